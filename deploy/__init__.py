@@ -1,0 +1,1 @@
+"""Run time: a bundle detects in scenes, and is measured."""

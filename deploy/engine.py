@@ -1,0 +1,154 @@
+"""The engine contract: a loaded model that answers `infer`, whatever runs it."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Literal, Self
+
+import numpy as np
+
+from export.bundle import Bundle
+from export.manifest import Precision
+from ifkd.detections import Array, Candidates, Detections
+from ifkd.errors import EngineError
+
+Backend = Literal["torch", "onnxruntime", "tensorrt"]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """What an engine is, for checks and for reports."""
+
+    backend: str
+    """`torch`, `onnxruntime`, `tensorrt` or `fake`."""
+    backend_version: str
+    device: str
+    """Where it computes, in words."""
+    precision: Precision
+    file: str
+    """The file in the bundle that was loaded."""
+    sha256: str
+    """Digest of that file."""
+    tile_px: tuple[int, int]
+    """(height, width)."""
+    max_batch: int
+    candidates: int
+    """Candidates per tile."""
+    classes: tuple[str, ...]
+
+
+class Engine(ABC):
+    """Answers tiles with candidates. Construction means ready; use it in a `with`, or `close` it."""
+
+    info: EngineInfo
+
+    def infer(self, tiles: Array) -> Candidates:
+        """Return the candidates of a batch of tiles, in arrays that belong to the caller.
+
+        Args:
+            tiles: uint8 [batch, 3, height, width], RGB.
+
+        Raises:
+            EngineError: The tiles are not what the engine takes; the runtime has not seen them.
+        """
+        self._check(tiles)
+        return self._run(tiles)
+
+    @abstractmethod
+    def _run(self, tiles: Array) -> Candidates:
+        """Answer tiles that were checked."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give back what the engine holds; a second call does nothing."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _check(self, tiles: Array) -> None:
+        height, width = self.info.tile_px
+        fits = (
+            isinstance(tiles, np.ndarray)
+            and tiles.dtype == np.uint8
+            and tiles.ndim == 4
+            and tiles.shape[1:] == (3, height, width)
+            and 1 <= len(tiles) <= self.info.max_batch
+        )
+        if not fits:
+            got = (
+                f"{tiles.dtype} {list(tiles.shape)}"
+                if isinstance(tiles, np.ndarray)
+                else type(tiles).__name__
+            )
+            raise EngineError(
+                "These tiles do not fit the engine",
+                got=got,
+                expected=f"uint8 [1..{self.info.max_batch}, 3, {height}, {width}]",
+            )
+
+
+def open_engine(
+    bundle: Bundle,
+    *,
+    backend: Backend = "onnxruntime",
+    precision: Precision = "fp32",
+    threads: int | None = None,
+) -> Engine:
+    """Load a bundle's model into a runtime.
+
+    Args:
+        bundle: Where the model is.
+        backend: The runtime.
+        precision: Which of the bundle's files.
+        threads: CPU threads of the runtime; by default all cores the process may use.
+
+    Raises:
+        BundleError: The bundle has no such file, or it was changed.
+        EngineError: The runtime is absent or this machine cannot run the file.
+    """
+    match backend:
+        case "onnxruntime":
+            from deploy.engines.onnxruntime_engine import OnnxRuntimeEngine  # noqa: PLC0415
+
+            return OnnxRuntimeEngine(bundle, precision=precision, threads=threads)
+        case "torch":
+            from deploy.engines.torch_engine import TorchEngine  # noqa: PLC0415
+
+            return TorchEngine(bundle, precision=precision, threads=threads)
+        case "tensorrt":
+            from deploy.engines.tensorrt_engine import TensorRTEngine  # noqa: PLC0415
+
+            return TensorRTEngine(bundle, precision=precision)
+    raise EngineError(f"There is no backend {backend!r}", expected="torch, onnxruntime or tensorrt")
+
+
+class FakeEngine(Engine):
+    """An engine for tests and dry runs: for each tile it answers what `find` returns, padded to k candidates."""
+
+    def __init__(self, info: EngineInfo, find: Callable[[Array], Detections]) -> None:
+        self.info = info
+        self._find = find
+
+    def _run(self, tiles: Array) -> Candidates:
+        k = self.info.candidates
+        boxes = np.zeros((len(tiles), k, 4), np.float32)
+        scores = np.zeros((len(tiles), k), np.float32)
+        labels = np.zeros((len(tiles), k), np.int64)
+        for row, tile in enumerate(tiles):
+            found = self._find(tile)
+            n = min(k, len(found))
+            boxes[row, :n], scores[row, :n], labels[row, :n] = (
+                found.boxes[:n],
+                found.scores[:n],
+                found.labels[:n],
+            )
+        return Candidates(boxes, scores, labels)
+
+    def close(self) -> None:
+        """Nothing is held."""

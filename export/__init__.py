@@ -1,0 +1,1 @@
+"""Build time: a checkpoint becomes a bundle of ONNX files and engines."""

@@ -1,0 +1,1 @@
+"""The verbs of this package, one module each: `configure(parser)` and `run(arguments)`."""

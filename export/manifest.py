@@ -1,0 +1,92 @@
+"""The schema of model.json, the manifest of a bundle."""
+
+from typing import Any, Literal
+
+from pydantic import PositiveFloat, PositiveInt
+
+from ifkd.config import Schema
+from ifkd.postprocess import Selection
+
+SCHEMA_VERSION = 1
+
+Precision = Literal["fp32", "fp16", "int8", "int8-cpu"]
+FileKind = Literal["weights", "onnx", "engine", "config", "check", "sidecar"]
+
+
+class InputSpec(Schema):
+    """What the engines take: uint8 RGB tiles, [batch, 3, height, width]."""
+
+    name: str = "tiles"
+    tile_px: tuple[PositiveInt, PositiveInt]
+    """Tile (height, width), pixels after scaling."""
+    max_batch: PositiveInt
+    scale: PositiveFloat = 1.0
+    """Factor from the scene's pixels to the engine's."""
+
+
+class OutputSpec(Schema):
+    """What the engines answer: `boxes` [batch, k, 4], `scores` [batch, k], `labels` [batch, k]."""
+
+    candidates: PositiveInt
+    """k."""
+
+
+class Defaults(Schema):
+    """Settings of detection when the user gives none."""
+
+    selection: Selection
+    overlap_px: int
+    """Overlap of neighbouring tiles, pixels after scaling."""
+    gsd_m: PositiveFloat | None = None
+    """Ground sample distance of the training images, metres."""
+
+
+class FileRecord(Schema):
+    """One file of the bundle."""
+
+    sha256: str
+    bytes: int
+    kind: FileKind
+    precision: Precision | None = None
+
+
+class TensorParity(Schema):
+    """Raw outputs of an ONNX file against the torch network of the same weights, matched box by box."""
+
+    tiles: int
+    """Images compared."""
+    candidates: int
+    """Candidates above the compared score."""
+    matched: float
+    """Share with a counterpart of the same label and an IoU of at least 0.99."""
+    max_score_difference: float
+    max_box_difference_px: float
+    tolerance: dict[str, float]
+    """Limits on the figures above."""
+    passed: bool
+
+
+class Manifest(Schema):
+    """model.json: what a bundle is, what is in it and how it came to be."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    name: str
+    created: str
+    """UTC, ISO 8601."""
+    producer: str
+    """Program and version."""
+    provenance: dict[str, Any]
+    """How the weights were made: recipe, data, method, teacher, seed, versions, and notes a reader must see."""
+    detector: dict[str, Any]
+    """The detector's configuration, as in the recipe."""
+    input: InputSpec
+    outputs: OutputSpec
+    classes: tuple[str, ...]
+    """Class names by label."""
+    category_ids: tuple[int, ...]
+    """The training file's category id by label; COCO results are written with it."""
+    defaults: Defaults
+    files: dict[str, FileRecord]
+    """By path inside the bundle."""
+    checks: dict[str, TensorParity] = {}
+    """By ONNX path inside the bundle."""

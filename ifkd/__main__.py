@@ -1,0 +1,7 @@
+"""`python -m ifkd`, for torchrun."""
+
+import sys
+
+from ifkd.cli import main
+
+sys.exit(main())

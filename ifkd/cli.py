@@ -1,0 +1,90 @@
+"""The `ifkd` command. One table names every verb; its code is imported when it is called, so help answers at once."""
+
+import argparse
+import difflib
+import importlib
+import json
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from ifkd import __version__
+from ifkd.errors import IfkdError, UsageError
+
+VERBS = {
+    "doctor": ("deploy.commands.doctor", "say what is installed, what will work here and what to install"),
+    "data": ("ifkd.commands.data", "make labelled data sets and scenes (synth)"),
+    "train": ("ifkd.commands.train", "train a recipe's teacher or student alone"),
+    "distill": ("ifkd.commands.distill", "train the student from the teacher"),
+    "evaluate": ("deploy.commands.evaluate", "COCO metrics of a checkpoint or a bundle on a data set"),
+    "export": ("export.commands.export", "turn a checkpoint into a bundle"),
+    "engine": ("export.commands.engine", "build engines from a bundle's ONNX files"),
+    "detect": ("deploy.commands.detect", "find objects in a scene"),
+    "bench": ("deploy.commands.bench", "measure the latency of a bundle's files"),
+    "parity": ("deploy.commands.parity", "compare a bundle's files with the torch reference"),
+    "report": ("deploy.commands.report", "render report.json as Markdown and HTML"),
+}
+"""Verb -> (module with `configure(parser)` and `run(arguments) -> dict | None`, what it does)."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a verb and return the exit code: 0 done, 1 a failed verdict, 2 a mistake the user can mend."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    parser = _parser()
+    try:
+        if not words or words[0] in {"-h", "--help", "--version"}:
+            parser.parse_args(words or ["--help"])
+        return _run(words)
+    except IfkdError as error:
+        if "-v" in words or "--verbose" in words:
+            logging.exception("The verb ended early")
+        print(f"ifkd: {error}", file=sys.stderr)  # noqa: T201
+        return error.exit_code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        print("ifkd: interrupted; the same command goes on where it can.", file=sys.stderr)  # noqa: T201
+        return 130
+
+
+def _run(words: list[str]) -> int:
+    verb = words[0]
+    if verb not in VERBS:
+        close = difflib.get_close_matches(verb, VERBS, n=1)
+        hint = f"Did you mean {close[0]!r}?" if close else "`ifkd --help` lists the verbs."
+        raise UsageError(f"There is no verb {verb!r}", expected=f"one of {', '.join(VERBS)}", mend=hint)
+    module_name, purpose = VERBS[verb]
+    module = importlib.import_module(module_name)
+    parser = argparse.ArgumentParser(prog=f"ifkd {verb}", description=f"{purpose[0].upper()}{purpose[1:]}.")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    parser.add_argument("-v", "--verbose", action="store_true", help="tell more, and show tracebacks")
+    module.configure(parser)
+    options = parser.parse_args(words[1:])
+    logging.basicConfig(
+        level=logging.INFO if options.verbose else logging.WARNING, format="%(message)s", stream=sys.stderr
+    )
+    result: dict[str, Any] | None = module.run(options)
+    if options.json and result is not None:
+        print(json.dumps(result, indent=2, ensure_ascii=False, default=str))  # noqa: T201
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    width = max(map(len, VERBS))
+    listing = "\n".join(f"  {verb:<{width}}  {purpose}" for verb, (_, purpose) in VERBS.items())
+    parser = argparse.ArgumentParser(
+        prog="ifkd",
+        usage="ifkd VERB …",
+        description="Distil fine-grained detectors, export them, run them on wide-swath scenes.",
+        epilog=f"verbs:\n{listing}\n\n`ifkd VERB --help` tells more.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"ifkd {__version__}")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

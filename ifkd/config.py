@@ -1,0 +1,120 @@
+"""Configuration files: TOML read into frozen schemas, with every mistake reported at once."""
+
+import difflib
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ifkd.errors import ConfigError
+
+
+class Schema(BaseModel):
+    """Base of everything that is a file: frozen, and no unknown key passes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+S = TypeVar("S", bound=Schema)
+
+
+def load(path: Path, schema: type[S], overrides: Sequence[str] = ()) -> S:
+    """Read a TOML file, lay `KEY=VALUE` overrides over it and validate both together.
+
+    Args:
+        path: The TOML file.
+        schema: What it must hold.
+        overrides: `a.b.c=VALUE` with VALUE written as TOML; a bare word is taken as a string.
+
+    Raises:
+        ConfigError: The file is absent or is not TOML, or any value is wrong; all mistakes are listed.
+    """
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"There is no file {path}", mend="Check the path.") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read ({error})") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is not TOML ({error})") from error
+    for override in overrides:
+        _apply(values, override)
+    return parse(values, schema, source=str(path))
+
+
+def parse(values: dict[str, Any], schema: type[S], *, source: str) -> S:
+    """Validate `values` against `schema`; `source` names them in the error.
+
+    Raises:
+        ConfigError: Any value is wrong; all mistakes are listed.
+    """
+    try:
+        return schema.model_validate(values)
+    except ValidationError as error:
+        mistakes = [_describe(mistake, schema) for mistake in error.errors()]
+        count = "1 mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
+        raise ConfigError(f"{source} has {count}:\n  " + "\n  ".join(mistakes)) from error
+
+
+def dump(schema: Schema) -> str:
+    """Return a schema as TOML; keys without a value are left out."""
+    return tomli_w.dumps(schema.model_dump(mode="json", exclude_none=True))
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(
+            f"The override {override!r} is not KEY=VALUE", mend="For example: training.epochs=3"
+        )
+    *parents, leaf = key.strip().split(".")
+    table = values
+    for parent in parents:
+        table = table.setdefault(parent, {})
+        if not isinstance(table, dict):
+            raise ConfigError(
+                f"The override {override!r} reaches into {parent!r}, which is a value, not a table"
+            )
+    try:
+        table[leaf] = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        table[leaf] = text
+
+
+def _describe(mistake: Any, schema: type[Schema]) -> str:
+    where = ".".join(str(part) for part in mistake["loc"]) or "(whole file)"
+    if mistake["type"] == "extra_forbidden":
+        return f"{where}: there is no such key.{_suggestion(mistake['loc'], schema)}"
+    if mistake["type"] == "missing":
+        return f"{where}: is required and absent."
+    message = mistake["msg"].removeprefix("Value error, ")
+    if isinstance(mistake["input"], dict):
+        return f"{where}: {message}"
+    return f"{where}: {message}; got {mistake['input']!r}"
+
+
+def _suggestion(location: tuple[int | str, ...], schema: type[Schema]) -> str:
+    known = _all_keys(schema)
+    close = difflib.get_close_matches(str(location[-1]), known, n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def _all_keys(schema: type[BaseModel]) -> set[str]:
+    """Return the keys of a schema and of every schema inside it."""
+    keys: set[str] = set()
+    waiting: list[Any] = [schema]
+    seen: set[Any] = set()
+    while waiting:
+        kind = waiting.pop()
+        if kind in seen:
+            continue
+        seen.add(kind)
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            keys |= set(kind.model_fields)
+            waiting += [field.annotation for field in kind.model_fields.values()]
+        else:
+            waiting += list(getattr(kind, "__args__", ()))
+    return keys

@@ -1,0 +1,147 @@
+"""What detectors answer: candidates before non-maximum suppression, detections after it.
+
+Boxes are `x1, y1, x2, y2`, float32, in pixels; (0, 0) is the outer corner of the first pixel.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Candidates:
+    """A fixed number of scored boxes for each tile of a batch, in no promised order."""
+
+    boxes: Array
+    """float32 [batch, k, 4], pixels of the tile."""
+    scores: Array
+    """float32 [batch, k], 0 to 1."""
+    labels: Array
+    """int64 [batch, k], indices into the class list."""
+
+    def __post_init__(self) -> None:
+        assert self.boxes.ndim == 3 and self.boxes.shape[2] == 4, self.boxes.shape  # noqa: PT018
+        assert self.scores.shape == self.labels.shape == self.boxes.shape[:2]
+
+    def __len__(self) -> int:
+        """Return the number of tiles."""
+        return len(self.boxes)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Detections:
+    """Objects found in one image or scene."""
+
+    boxes: Array
+    """float32 [n, 4], pixels."""
+    scores: Array
+    """float32 [n], 0 to 1."""
+    labels: Array
+    """int64 [n], indices into the class list."""
+
+    def __post_init__(self) -> None:
+        assert self.boxes.ndim == 2 and self.boxes.shape[1] == 4, self.boxes.shape  # noqa: PT018
+        assert len(self.boxes) == len(self.scores) == len(self.labels)
+
+    def __len__(self) -> int:
+        """Return the number of objects."""
+        return len(self.boxes)
+
+    @classmethod
+    def empty(cls) -> "Detections":
+        """Return no objects."""
+        return cls(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
+
+    @classmethod
+    def concatenate(cls, parts: Sequence["Detections"]) -> "Detections":
+        """Return the objects of all `parts`, in order."""
+        if not parts:
+            return cls.empty()
+        return cls(
+            np.concatenate([part.boxes for part in parts]),
+            np.concatenate([part.scores for part in parts]),
+            np.concatenate([part.labels for part in parts]),
+        )
+
+    def select(self, index: Array) -> "Detections":
+        """Return the objects at `index` (integers or a mask)."""
+        return Detections(self.boxes[index], self.scores[index], self.labels[index])
+
+    def moved(self, *, right: float = 0.0, down: float = 0.0) -> "Detections":
+        """Return the objects moved by whole or part pixels."""
+        shift = np.array([right, down, right, down], np.float32)
+        return Detections(self.boxes + shift, self.scores, self.labels)
+
+    def scaled(self, factor: float) -> "Detections":
+        """Return the objects with all coordinates multiplied by `factor`."""
+        return Detections((self.boxes * np.float32(factor)).astype(np.float32), self.scores, self.labels)
+
+    def clipped(self, size: tuple[int, int]) -> "Detections":
+        """Return the objects cut to an image of `size` (height, width); those left without area are gone."""
+        height, width = size
+        boxes = self.boxes.copy()
+        boxes[:, 0::2] = boxes[:, 0::2].clip(0, width)
+        boxes[:, 1::2] = boxes[:, 1::2].clip(0, height)
+        kept = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+        return Detections(boxes[kept], self.scores[kept], self.labels[kept])
+
+    def in_canonical_order(self) -> "Detections":
+        """Return the objects by falling score; ties by label and coordinates, so that the order is unique."""
+        x1, y1, x2, y2 = self.boxes.T
+        return self.select(np.lexsort((y2, x2, y1, x1, self.labels, -self.scores)))
+
+
+def pairwise_iou(boxes: Array, others: Array) -> Array:
+    """Return intersection over union, float64 [n, m], of boxes [n, 4] and [m, 4]; 0 where both have no area."""
+    boxes, others = boxes.astype(np.float64), others.astype(np.float64)
+    intersection = _pairwise_intersection(boxes, others)
+    union = _area(boxes)[:, None] + _area(others)[None, :] - intersection
+    return np.divide(intersection, union, out=np.zeros_like(intersection), where=union > 0)
+
+
+def nms(detections: Detections, *, iou_threshold: float) -> Detections:
+    """Return what class-wise non-maximum suppression keeps, in canonical order.
+
+    A box goes when its IoU with a kept box of its class is above `iou_threshold`. The result does not depend
+    on the order of the input.
+    """
+    ordered = detections.in_canonical_order()
+    kept = np.zeros(len(ordered), bool)
+    for label in np.unique(ordered.labels):
+        index = np.flatnonzero(ordered.labels == label)
+        kept[index[_nms_of_one_class(ordered.boxes[index], iou_threshold)]] = True
+    return ordered.select(kept)
+
+
+def _nms_of_one_class(boxes: Array, iou_threshold: float) -> Array:
+    boxes = boxes.astype(np.float64)
+    areas = _area(boxes)
+    remaining = np.arange(len(boxes))
+    kept = []
+    while len(remaining):
+        first, remaining = remaining[0], remaining[1:]
+        kept.append(first)
+        intersection = _pairwise_intersection(boxes[first : first + 1], boxes[remaining])[0]
+        remaining = remaining[
+            intersection <= iou_threshold * (areas[first] + areas[remaining] - intersection)
+        ]
+    return np.array(kept, np.int64)
+
+
+def _pairwise_intersection(boxes: Array, others: Array) -> Array:
+    low = np.maximum(boxes[:, None, :2], others[None, :, :2])
+    high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
+    extent = (high - low).clip(min=0)
+    product: Array = extent[..., 0] * extent[..., 1]
+    return product
+
+
+def _area(boxes: Array) -> Array:
+    extent = (boxes[:, 2:] - boxes[:, :2]).clip(min=0)
+    product: Array = extent[:, 0] * extent[:, 1]
+    return product

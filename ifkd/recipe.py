@@ -1,0 +1,233 @@
+"""A recipe: everything that one detector's way from data to bundle depends on. configs/ holds complete ones."""
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+
+from ifkd.config import Schema
+from ifkd.postprocess import Selection
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+NonNegative = Annotated[float, Field(ge=0.0)]
+LEVELS = ("p3", "p4", "p5", "p6", "p7")
+Level = Literal["p3", "p4", "p5", "p6", "p7"]
+
+
+class Augmentation(Schema):
+    """Random changes of a training image; aerial images have no up."""
+
+    flip: bool = True
+    """Mirror left-right and top-bottom, each with probability 0.5."""
+    quarter_turns: bool = True
+    """Turn by 0, 90, 180 or 270 degrees."""
+    scale_jitter: tuple[PositiveFloat, PositiveFloat] = (1.0, 1.0)
+    """Range of a random zoom around the recipe's scale."""
+    photometric: Share = 0.0
+    """Strength of random brightness, contrast and saturation; 0 leaves colours alone."""
+
+
+class Data(Schema):
+    """The images of a recipe, and how they are brought to a detector."""
+
+    train: Path
+    """COCO json of the training split."""
+    validation: Path
+    """COCO json on which checkpoints are chosen."""
+    test: Path
+    """COCO json on which results are reported."""
+    images: Path | None = None
+    """Image folder of all splits; by default `images` beside each json."""
+    merge_classes: dict[str, str] = {}
+    """Class name -> the class its objects are counted as."""
+    scale: PositiveFloat = 1.0
+    """Factor by which images are resized before anything else; scenes are scaled alike."""
+    tile_px: PositiveInt = 512
+    """Side of training crops and of the exported tiles, pixels after scaling; a multiple of 32."""
+    augmentation: Augmentation = Augmentation()
+    workers: Annotated[int, Field(ge=0)] = 0
+    """Processes that load images; 0 loads in the training process."""
+
+    @model_validator(mode="after")
+    def _tile_fits(self) -> Self:
+        if self.tile_px % 32:
+            raise ValueError(f"tile_px must be a multiple of 32, got {self.tile_px}")
+        if abs(self.tile_px / self.scale - round(self.tile_px / self.scale)) > 1e-6:
+            raise ValueError(f"tile_px / scale must be whole pixels, got {self.tile_px} / {self.scale}")
+        return self
+
+
+class Detector(Schema):
+    """The shape of a detector."""
+
+    family: Literal["retinanet"] = "retinanet"
+    backbone: Literal["resnet50", "resnet18", "mobilenet_v2"]
+    channels: PositiveInt = 256
+    """Width of the pyramid and of the head."""
+    backbone_weights: str = "none"
+    """`imagenet`, `none`, or the path of a torchvision state dict."""
+    frozen_stages: Annotated[int, Field(ge=0, le=4)] = 0
+    """Backbone stages, from the stem on, that do not learn (1 is stem and first stage)."""
+    norm: Literal["train", "frozen"] = "train"
+    """Batch-norm statistics: learned, or those of the loaded weights."""
+
+
+class Training(Schema):
+    """One training run."""
+
+    epochs: PositiveInt = 12
+    batch_size: PositiveInt = 8
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    learning_rate: PositiveFloat = 0.01
+    """At `learning_rate_batch` images a step; scaled linearly to the actual batch."""
+    learning_rate_batch: PositiveInt = 16
+    momentum: Share = 0.9
+    """SGD's momentum."""
+    weight_decay: NonNegative = 1e-4
+    schedule: Literal["step", "cosine"] = "step"
+    steps: tuple[PositiveInt, ...] = (8, 11)
+    """Epochs after which the step schedule divides the rate by ten."""
+    warmup_iters: Annotated[int, Field(ge=0)] = 500
+    warmup_factor: PositiveFloat = 0.001
+    """Share of the rate at iteration 0."""
+    grad_clip: PositiveFloat | None = None
+    """Largest norm of all gradients together."""
+    validate_every: PositiveInt = 1
+    """Epochs between validations; the last epoch is always validated."""
+
+
+class Role(Schema):
+    """A detector and how it is trained alone."""
+
+    detector: Detector
+    training: Training
+
+
+class Adapter(Schema):
+    """The convolution that carries student features to the teacher's space (section 3.1, phi)."""
+
+    kernel: Literal[1, 3] = 3
+    shared: bool = False
+    """One convolution for all levels instead of one each."""
+    bias: bool = True
+
+
+class Disturbance(Schema):
+    """EDE: MobileSAM's knowledge added to the teacher's (section 3.1)."""
+
+    enabled: bool = True
+    weight: NonNegative = 1.0
+    """Lambda of eq. 12."""
+    levels: tuple[Level, ...] = LEVELS
+    interp: Literal["bilinear", "area"] = "bilinear"
+    center: bool = False
+    """Subtract 0.5, the mean of a sigmoid."""
+    order: Literal["add_to_target", "ede_then_fdr"] = "add_to_target"
+    input_px: PositiveInt | Literal["native"] = 1024
+    """Long side of the encoder's input, a multiple of 16; `native` takes the training images as they are."""
+    weights: str = "mobile_sam"
+    """`mobile_sam` (the published checkpoint, at its place in the cache), `random` (seeded), or a path."""
+    cache: bool = False
+    """Keep embeddings on disk, by image and augmentation."""
+
+
+class Frequency(Schema):
+    """FDR: the teacher's low frequencies are kept where it is confident (section 3.2)."""
+
+    enabled: bool = True
+    r: Share = 0.1
+    """Half-side of the low-pass window as a share of the half map."""
+    r_range: tuple[NonNegative, NonNegative] | None = None
+    """When set, r is drawn uniformly for each call."""
+    p: Share = 0.5
+    """Probability of applying the mask in a training step."""
+    levels: tuple[Level, ...] = LEVELS
+    apply_to: Literal["teacher", "both"] = "teacher"
+    filter: Literal["grid", "channel", "none"] = "grid"
+    grid: tuple[PositiveInt, PositiveInt] = (16, 9)
+    filter_complex: bool = False
+    filter_init: Literal["ones", "gfnet"] = "ones"
+    filter_norm: Literal["rms", "none"] = "rms"
+    filter_trainable: bool = True
+
+
+class Similarity(Schema):
+    """HSM: locations are weighted by the hyperbolic distance of student and teacher (section 3.3)."""
+
+    enabled: bool = True
+    map: Literal["expmap0", "project", "raw"] = "expmap0"
+    scale: Literal["auto", "inv_sqrt_channels", "none"] = "auto"
+    target_radius: PositiveFloat = 1.0
+    curvature: PositiveFloat = 1.0
+    clip: PositiveFloat = 2.3
+    formula: Literal["asinh", "mobius"] = "asinh"
+    detach: bool = True
+
+
+class HeadLoss(Schema):
+    """L_head: the student's class logits follow the teacher's (eq. 13)."""
+
+    enabled: bool = True
+    kind: Literal["bce", "kl"] = "bce"
+
+
+class Ifkd(Schema):
+    """IFKD's options, named as in docs/method.md."""
+
+    name: Literal["ifkd"] = "ifkd"
+    alpha: NonNegative = 0.06
+    beta: NonNegative = 0.5
+    warmup_iters: Annotated[int, Field(ge=0)] = 500
+    adapter: Adapter = Adapter()
+    norm: Literal["mask", "image", "hw"] = "mask"
+    channel_reduction: Literal["sum", "mean"] = "sum"
+    with_at: bool = False
+    """Add attention transfer, as every row of the paper's Table 4 has it."""
+    feature_scale: Literal["auto", "none"] = "auto"
+    reference_rms: PositiveFloat = 0.3
+    """Root mean square to which `auto` brings the teacher's features, per level."""
+    ede: Disturbance = Disturbance()
+    fdr: Frequency = Frequency()
+    hsm: Similarity = Similarity()
+    head: HeadLoss = HeadLoss()
+
+
+class NoMethod(Schema):
+    """Plain training."""
+
+    name: Literal["none"] = "none"
+
+
+class Distillation(Schema):
+    """A distillation run: the student learns from the teacher by `method`."""
+
+    training: Training
+    method: Annotated[Ifkd | NoMethod, Field(discriminator="name")]
+    min_teacher_map: Share = 0.05
+    """A teacher below this on the validation split is refused before step 1."""
+
+
+class Export(Schema):
+    """What the bundle is made of."""
+
+    precisions: tuple[Literal["fp32", "fp16"], ...] = ("fp32", "fp16")
+    candidates_per_level: PositiveInt = 1000
+    """Top-k of each pyramid level; TensorRT allows at most 3840."""
+    max_batch: PositiveInt = 16
+    overlap_px: PositiveInt = 64
+    """Overlap of neighbouring tiles in scenes, pixels after scaling; larger than most objects."""
+    gsd_m: PositiveFloat | None = None
+    """Ground sample distance of the training images before scaling, metres."""
+
+
+class Recipe(Schema):
+    """A complete recipe."""
+
+    name: str
+    seed: int = 0
+    data: Data
+    teacher: Role
+    student: Role
+    distillation: Distillation
+    selection: Selection = Selection()
+    export: Export = Export()
