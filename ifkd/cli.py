@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _run(words)
     except IfkdError as error:
         if "-v" in words or "--verbose" in words:
-            logging.exception("The verb ended early")
+            logging.getLogger("ifkd").exception("The verb ended early")
         print(f"ifkd: {error}", file=sys.stderr)  # noqa: T201
         return error.exit_code
     except BrokenPipeError:

@@ -67,17 +67,13 @@ def dump(schema: Schema) -> str:
 def _apply(values: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key.strip():
-        raise ConfigError(
-            f"The override {override!r} is not KEY=VALUE", mend="For example: training.epochs=3"
-        )
+        raise ConfigError(f"The override {override!r} is not KEY=VALUE", mend="For example: training.epochs=3")
     *parents, leaf = key.strip().split(".")
     table = values
     for parent in parents:
         table = table.setdefault(parent, {})
         if not isinstance(table, dict):
-            raise ConfigError(
-                f"The override {override!r} reaches into {parent!r}, which is a value, not a table"
-            )
+            raise ConfigError(f"The override {override!r} reaches into {parent!r}, which is a value, not a table")
     try:
         table[leaf] = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:

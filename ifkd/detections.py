@@ -127,9 +127,7 @@ def _nms_of_one_class(boxes: Array, iou_threshold: float) -> Array:
         first, remaining = remaining[0], remaining[1:]
         kept.append(first)
         intersection = _pairwise_intersection(boxes[first : first + 1], boxes[remaining])[0]
-        remaining = remaining[
-            intersection <= iou_threshold * (areas[first] + areas[remaining] - intersection)
-        ]
+        remaining = remaining[intersection <= iou_threshold * (areas[first] + areas[remaining] - intersection)]
     return np.array(kept, np.int64)
 
 

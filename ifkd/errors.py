@@ -5,6 +5,7 @@
     ├── ConfigError         a recipe, with all its mistakes at once
     ├── DataError           images and annotations
     ├── CheckpointError     weights
+    ├── TrainingError       a run that cannot go on
     ├── BundleError         an artefact folder, its manifest or one of its files
     ├── EngineError         a runtime, a builder or an engine file
     ├── SceneError          a raster
@@ -28,9 +29,7 @@ class IfkdError(Exception):
 
     exit_code = 2
 
-    def __init__(
-        self, problem: str, *, got: object = None, expected: object = None, mend: str | None = None
-    ) -> None:
+    def __init__(self, problem: str, *, got: object = None, expected: object = None, mend: str | None = None) -> None:
         self.problem = problem
         self.got = got
         self.expected = expected
@@ -60,6 +59,10 @@ class DataError(IfkdError):
 
 class CheckpointError(IfkdError):
     """Weights that are absent, damaged or of another network."""
+
+
+class TrainingError(IfkdError):
+    """A training run that cannot go on: a useless teacher, a loss that is not finite."""
 
 
 class BundleError(IfkdError):

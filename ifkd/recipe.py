@@ -30,10 +30,12 @@ class Augmentation(Schema):
 class Data(Schema):
     """The images of a recipe, and how they are brought to a detector."""
 
+    root: Path | None = None
+    """Folder that the paths below are relative to; the one line to change on another machine."""
     train: Path
     """COCO json of the training split."""
-    validation: Path
-    """COCO json on which checkpoints are chosen."""
+    validation: Annotated[float, Field(gt=0.0, lt=1.0)] | Path
+    """COCO json on which checkpoints are chosen, or the share of training images to hold out for it by place."""
     test: Path
     """COCO json on which results are reported."""
     images: Path | None = None
@@ -45,6 +47,8 @@ class Data(Schema):
     tile_px: PositiveInt = 512
     """Side of training crops and of the exported tiles, pixels after scaling; a multiple of 32."""
     augmentation: Augmentation = Augmentation()
+    memory_mb: Annotated[int, Field(ge=0)] = 512
+    """Memory for keeping scaled images between epochs, megabytes for each loading process."""
     workers: Annotated[int, Field(ge=0)] = 0
     """Processes that load images; 0 loads in the training process."""
 
@@ -90,6 +94,9 @@ class Training(Schema):
     warmup_iters: Annotated[int, Field(ge=0)] = 500
     warmup_factor: PositiveFloat = 0.001
     """Share of the rate at iteration 0."""
+    amp: Literal["none", "auto", "bf16", "fp16"] = "none"
+    """Arithmetic of the networks' forward and backward; losses stay in float32. `auto` takes bf16 where the
+    processor computes in it, and float32 elsewhere; fp16 is for CUDA."""
     grad_clip: PositiveFloat | None = None
     """Largest norm of all gradients together."""
     validate_every: PositiveInt = 1
@@ -127,8 +134,10 @@ class Disturbance(Schema):
     """Long side of the encoder's input, a multiple of 16; `native` takes the training images as they are."""
     weights: str = "mobile_sam"
     """`mobile_sam` (the published checkpoint, at its place in the cache), `random` (seeded), or a path."""
+    fall_back_to_random: bool = False
+    """When the published checkpoint is not installed, run with `random` and say so, instead of refusing."""
     cache: bool = False
-    """Keep embeddings on disk, by image and augmentation."""
+    """Keep embeddings on disk, named by the digest of the pixels they belong to."""
 
 
 class Frequency(Schema):

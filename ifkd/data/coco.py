@@ -31,6 +31,8 @@ class LabelledImage:
     """float32 [n, 4], x1 y1 x2 y2, pixels."""
     labels: Array
     """int64 [n], indices into the data set's classes."""
+    place: str
+    """What it shows: the file's `scene` of the image where it has one, else the file name."""
     ignore: Array
     """bool [n]: regions that count neither as object nor as background (COCO's iscrowd)."""
 
@@ -58,9 +60,7 @@ class CocoDataset:
         return dict(zip(self.classes, counts.tolist(), strict=True))
 
 
-def read_coco(
-    path: Path, *, images: Path | None = None, merge_classes: Mapping[str, str] | None = None
-) -> CocoDataset:
+def read_coco(path: Path, *, images: Path | None = None, merge_classes: Mapping[str, str] | None = None) -> CocoDataset:
     """Read a COCO detection json.
 
     Args:
@@ -84,18 +84,15 @@ def read_coco(
     for annotation in content["annotations"]:
         name = f"annotation {annotation.get('id')}"
         if annotation.get("image_id") not in known:
-            mistakes.append(
-                f"{name} belongs to image {annotation.get('image_id')!r}, which the file does not list"
-            )
+            mistakes.append(f"{name} belongs to image {annotation.get('image_id')!r}, which the file does not list")
         elif annotation.get("category_id") not in label_of:
             mistakes.append(
-                f"{name} has category_id {annotation.get('category_id')!r}; the file's categories are {sorted(label_of)}"
+                f"{name} has category_id {annotation.get('category_id')!r}; the file's are {sorted(label_of)}"
             )
         else:
             by_image[annotation["image_id"]].append(annotation)
     labelled = [
-        _labelled_image(image, by_image[image["id"]], folder, label_of, mistakes)
-        for image in content["images"]
+        _labelled_image(image, by_image[image["id"]], folder, label_of, mistakes) for image in content["images"]
     ]
     if mistakes:
         shown = mistakes[:MISTAKES_SHOWN]
@@ -141,9 +138,7 @@ def write_coco(path: Path, dataset: CocoDataset) -> None:
     )
 
 
-def coco_results(
-    detections: Iterable[tuple[int, Detections]], category_ids: Sequence[int]
-) -> list[dict[str, Any]]:
+def coco_results(detections: Iterable[tuple[int, Detections]], category_ids: Sequence[int]) -> list[dict[str, Any]]:
     """Return detections of images, given with their ids, in COCO's results form."""
     return [
         {
@@ -161,15 +156,11 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise DataError(
-            f"There is no annotation file {path}", mend="Check the path in the recipe."
-        ) from error
+        raise DataError(f"There is no annotation file {path}", mend="Check the path in the recipe.") from error
     except (OSError, ValueError) as error:
         raise DataError(f"{path} is not a JSON file ({error})") from error
     absent = [
-        key
-        for key in ("images", "annotations", "categories")
-        if not isinstance(content, dict) or key not in content
+        key for key in ("images", "annotations", "categories") if not isinstance(content, dict) or key not in content
     ]
     if absent:
         raise DataError(f"{path} is not a COCO detection file: it has no {', '.join(absent)}")
@@ -186,10 +177,7 @@ def _labels(
         raise DataError(f"merge_classes names {unknown}, which {path} does not have; its classes are {names}")
     kept = [category for category in categories if category["name"] not in merge]
     label_of_name = {category["name"]: label for label, category in enumerate(kept)}
-    label_of = {
-        category["id"]: label_of_name[merge.get(category["name"], category["name"])]
-        for category in categories
-    }
+    label_of = {category["id"]: label_of_name[merge.get(category["name"], category["name"])] for category in categories}
     return label_of, tuple(label_of_name), tuple(category["id"] for category in kept)
 
 
@@ -212,6 +200,7 @@ def _labelled_image(
     return LabelledImage(
         id=image["id"],
         path=folder / image["file_name"],
+        place=str(image.get("scene", image["file_name"])),
         size=size,
         boxes=np.array(boxes, np.float32).reshape(-1, 4),
         labels=np.array([label_of[annotation["category_id"]] for annotation in annotations], np.int64),

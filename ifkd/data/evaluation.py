@@ -96,9 +96,7 @@ def _ground_truth(dataset: CocoDataset) -> dict[str, Any]:
             )
     return {
         "info": {},
-        "images": [
-            {"id": image.id, "height": image.size[0], "width": image.size[1]} for image in dataset.images
-        ],
+        "images": [{"id": image.id, "height": image.size[0], "width": image.size[1]} for image in dataset.images],
         "annotations": annotations,
         "categories": [{"id": label + 1, "name": name} for label, name in enumerate(dataset.classes)],
     }

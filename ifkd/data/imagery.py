@@ -13,19 +13,27 @@ PADDING_RGB = (124, 116, 104)
 """ImageNet's mean colour: what a tile holds where there is no image, so that it normalises to about 0."""
 
 
-def read_image(path: Path) -> Array:
+def read_image(path: Path, *, size: tuple[int, int] | None = None) -> Array:
     """Return an image file as uint8 [height, width, 3]; one channel is repeated.
 
+    Args:
+        path: The file.
+        size: When given, the (height, width) it must have.
+
     Raises:
-        DataError: The file is absent, broken, too large or not 8-bit.
+        DataError: The file is absent, broken, too large, not 8-bit or of another size.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as image:
                 if image.mode not in {"L", "RGB", "RGBA", "P", "1"}:
+                    raise DataError(f"{path} has pixels of mode {image.mode}", expected="8 bits, 1 or 3 channels")
+                if size is not None and (image.height, image.width) != size:
                     raise DataError(
-                        f"{path} has pixels of mode {image.mode}", expected="8 bits, 1 or 3 channels"
+                        f"{path} is not the image its annotations describe",
+                        got=f"{image.width}x{image.height} (width x height)",
+                        expected=f"{size[1]}x{size[0]}",
                     )
                 return np.asarray(image.convert("RGB"))
     except FileNotFoundError as error:

@@ -1,0 +1,184 @@
+"""Training images: read, augmented and cut to tiles. Every random choice depends on (seed, epoch, index) alone."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+from torchvision.transforms.v2 import functional as transforms
+
+from ifkd import recipe
+from ifkd.data.coco import CocoDataset, LabelledImage
+from ifkd.data.imagery import pad, read_image, resize
+from ifkd.detections import Array
+from ifkd.detectors import Targets
+
+KEPT_SHARE = 0.4
+"""An object cut by a crop stays one when this share of its area is visible; else its rest is ignored."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sample:
+    """One training tile."""
+
+    pixels: UInt8[Tensor, "3 height width"]
+    targets: Targets
+    image_id: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """Tiles of one step."""
+
+    pixels: UInt8[Tensor, "batch 3 height width"]
+    targets: list[Targets]
+    image_ids: list[int]
+
+    def __len__(self) -> int:
+        """Return the number of tiles."""
+        return len(self.targets)
+
+
+class TileDataset(Dataset[Sample]):
+    """A COCO data set as training tiles of one size."""
+
+    def __init__(self, dataset: CocoDataset, config: recipe.Data, *, seed: int) -> None:
+        self._images = dataset.images
+        self._config = config
+        self._seed = seed
+        self._kept: dict[int, tuple[Array, Array]] = {}
+        self._free_bytes = config.memory_mb * 1_000_000
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self._images)
+
+    def __getitem__(self, key: tuple[int, int]) -> Sample:
+        """Return the tile of image `index` in `epoch`, given as (epoch, index)."""
+        epoch, index = key
+        image = self._images[index]
+        random = np.random.default_rng((self._seed, epoch, index))
+        augmentation = self._config.augmentation
+        pixels, boxes = self._scaled(index, random.uniform(*augmentation.scale_jitter))
+        pixels, boxes = _turned(pixels, boxes, augmentation, random)
+        pixels, boxes, labels, ignored = _cropped(pixels, boxes, image, self._config.tile_px, random)
+        tensor = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+        targets = Targets(torch.from_numpy(boxes), torch.from_numpy(labels), torch.from_numpy(ignored))
+        return Sample(_recoloured(tensor, augmentation.photometric, random), targets, image.id)
+
+    def _scaled(self, index: int, zoom: float) -> tuple[Array, Array]:
+        """Return an image and its boxes at the recipe's scale times `zoom`; unzoomed ones are kept in memory."""
+        if index in self._kept:
+            return self._kept[index]
+        found = scaled(self._images[index], self._config.scale * zoom)
+        if zoom == 1.0 and found[0].nbytes <= self._free_bytes:
+            self._free_bytes -= found[0].nbytes
+            self._kept[index] = found
+        return found
+
+
+class EpochSampler(Sampler[list[tuple[int, int]]]):
+    """Batches of (epoch, index) in an order that depends on (seed, epoch) alone; the last short batch is left out."""
+
+    def __init__(self, length: int, batch_size: int, *, seed: int) -> None:
+        self._length, self._batch_size, self._seed = length, batch_size, seed
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        """Return the batches of an epoch."""
+        return max(1, self._length // self._batch_size)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        """Yield the batches of the current epoch."""
+        order = np.random.default_rng((self._seed, self.epoch)).permutation(self._length)
+        for start in range(0, len(self) * self._batch_size, self._batch_size):
+            yield [(self.epoch, int(index)) for index in order[start : start + self._batch_size]]
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Return samples of one tile size as a batch."""
+    return Batch(
+        torch.stack([sample.pixels for sample in samples]),
+        [sample.targets for sample in samples],
+        [sample.image_id for sample in samples],
+    )
+
+
+def scaled(image: LabelledImage, scale: float) -> tuple[Array, Array]:
+    """Return an image's pixels and boxes at `scale`, sizes rounded to whole pixels.
+
+    Raises:
+        DataError: The file is absent or broken, or its size is not the one the annotations state.
+    """
+    pixels = read_image(image.path, size=image.size)
+    size = (max(1, round(image.size[0] * scale)), max(1, round(image.size[1] * scale)))
+    by_axis = np.array([size[1] / image.size[1], size[0] / image.size[0]] * 2, np.float32)
+    return resize(pixels, size), image.boxes * by_axis
+
+
+def _turned(
+    pixels: Array, boxes: Array, augmentation: recipe.Augmentation, random: np.random.Generator
+) -> tuple[Array, Array]:
+    """Return pixels and boxes after one of the eight symmetries of the square, as far as the recipe allows them."""
+    transpose, mirror, upend = random.random(3) < 0.5  # noqa: PLR2004
+    if augmentation.quarter_turns and transpose:
+        pixels, boxes = pixels.transpose(1, 0, 2), boxes[:, [1, 0, 3, 2]]
+    if augmentation.flip and mirror:
+        pixels, boxes = pixels[:, ::-1], _reflected(boxes, 0, pixels.shape[1])
+    if augmentation.flip and upend:
+        pixels, boxes = pixels[::-1], _reflected(boxes, 1, pixels.shape[0])
+    return pixels, boxes
+
+
+def _reflected(boxes: Array, axis: int, length: int) -> Array:
+    boxes = boxes.copy()
+    boxes[:, [axis, axis + 2]] = length - boxes[:, [axis + 2, axis]]
+    return boxes
+
+
+def _cropped(
+    pixels: Array, boxes: Array, image: LabelledImage, tile_px: int, random: np.random.Generator
+) -> tuple[Array, Array, Array, Array]:
+    """Return a tile's pixels, boxes, labels and ignored regions; smaller images are padded.
+
+    Three crops in four show an object, when there is one, as empty water teaches little.
+    """
+    height, width = pixels.shape[:2]
+    room = (max(0, height - tile_px), max(0, width - tile_px))
+    top, left = (int(random.integers(0, space + 1)) for space in room)
+    objects = np.flatnonzero(~image.ignore)
+    if max(room) and len(objects) and random.random() < 0.75:  # noqa: PLR2004
+        x1, y1, x2, y2 = boxes[random.choice(objects)]
+        top = _start_around(y1, y2, tile_px, room[0], random)
+        left = _start_around(x1, x2, tile_px, room[1], random)
+    tile = pad(pixels[top : top + tile_px, left : left + tile_px], (tile_px, tile_px))
+    moved = boxes - np.array([left, top, left, top], np.float32)
+    cut = moved.clip(0, tile_px)
+    share = _areas(cut) / np.maximum(_areas(moved), 1e-6)
+    whole = share >= KEPT_SHARE
+    kept = whole & ~image.ignore
+    ignored = (share > 0) & ~kept
+    return tile, cut[kept].astype(np.float32), image.labels[kept], cut[ignored].astype(np.float32)
+
+
+def _start_around(low: float, high: float, tile_px: int, room: int, random: np.random.Generator) -> int:
+    """Return a crop's start such that the tile holds [low, high], as far as it fits and the image allows."""
+    first, last = sorted((int(high) - tile_px, int(low)))
+    return int(np.clip(random.integers(first, last + 1), 0, room))
+
+
+def _areas(boxes: Array) -> Array:
+    area: Array = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    return area
+
+
+def _recoloured(pixels: Tensor, strength: float, random: np.random.Generator) -> Tensor:
+    if strength == 0:
+        return pixels
+    brightness, contrast, saturation = random.uniform(1 - strength, 1 + strength, 3)
+    pixels = transforms.adjust_brightness(pixels, brightness)
+    pixels = transforms.adjust_contrast(pixels, contrast)
+    return transforms.adjust_saturation(pixels, saturation)

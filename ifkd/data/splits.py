@@ -1,0 +1,55 @@
+"""The splits of a recipe's data, wherever they lie."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from ifkd import recipe
+from ifkd.data.coco import CocoDataset, LabelledImage, read_coco
+
+Split = Literal["train", "validation", "test"]
+
+
+def read_split(data: recipe.Data, split: Split) -> CocoDataset:
+    """Return a split of a recipe's data.
+
+    When `data.validation` is a share, that part of the training images is held out by place: pictures of one
+    place are all in training or all in validation.
+
+    Raises:
+        DataError: A file is absent or holds mistakes.
+    """
+    if split == "test":
+        return _read(data, data.test)
+    if isinstance(data.validation, Path):
+        return _read(data, data.train if split == "train" else data.validation)
+    whole = _read(data, data.train)
+    held_out = _held_out_places(whole.images, data.validation)
+    wanted = split == "validation"
+    return replace(whole, images=tuple(image for image in whole.images if (image.place in held_out) == wanted))
+
+
+def path_of(data: recipe.Data, path: Path) -> Path:
+    """Return where a path of the recipe's data section lies."""
+    return data.root / path if data.root is not None else path
+
+
+def _read(data: recipe.Data, path: Path) -> CocoDataset:
+    images = None if data.images is None else path_of(data, data.images)
+    return read_coco(path_of(data, path), images=images, merge_classes=data.merge_classes)
+
+
+def _held_out_places(images: tuple[LabelledImage, ...], share: float) -> set[str]:
+    """Return places, drawn always alike, that together hold at least `share` of the images."""
+    places = sorted({image.place for image in images})
+    order = np.random.default_rng(0).permutation(len(places))
+    held_out: set[str] = set()
+    count = 0
+    for index in order:
+        if count >= share * len(images):
+            break
+        held_out.add(places[index])
+        count += sum(image.place == places[index] for image in images)
+    return held_out

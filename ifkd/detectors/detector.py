@@ -1,0 +1,80 @@
+"""What every detector is: one forward gives pyramid, logits and box deltas, so that nothing runs twice."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor, nn
+
+from ifkd import recipe
+
+MEAN_RGB = (123.675, 116.28, 103.53)
+STD_RGB = (58.395, 57.12, 57.375)
+"""ImageNet's statistics on 0-255, which torchvision's weights and MobileSAM both expect."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DetectorOutput:
+    """One forward of a detector on a batch, level by level, finest first."""
+
+    pyramid: tuple[Float[Tensor, "batch channels _ _"], ...]
+    """FPN maps, the tensors that enter the head."""
+    logits: tuple[Float[Tensor, "batch classes_by_anchor _ _"], ...]
+    """Dense classification logits before the sigmoid; channel a·K + k is anchor a, class k."""
+    deltas: tuple[Float[Tensor, "batch four_by_anchor _ _"], ...]
+    """Box regression, four values for each anchor."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Targets:
+    """The objects of one training image."""
+
+    boxes: Float[Tensor, "objects 4"]
+    """x1, y1, x2, y2, pixels."""
+    labels: Int64[Tensor, " objects"]
+    ignored: Float[Tensor, "regions 4"]
+    """Regions that are neither object nor background."""
+
+
+class Detector(nn.Module, ABC):
+    """A detector with a feature pyramid. Parameter names are torchvision's."""
+
+    config: recipe.Detector
+    num_classes: int
+    strides: tuple[int, ...]
+
+    @abstractmethod
+    def forward(self, images: Float[Tensor, "batch 3 height width"]) -> DetectorOutput:
+        """Return pyramid and head outputs of normalised images whose sides are multiples of 32."""
+
+    @abstractmethod
+    def task_losses(self, output: DetectorOutput, targets: list[Targets]) -> dict[str, Tensor]:
+        """Return the named detection losses (scalars) of a batch."""
+
+    @abstractmethod
+    def candidates(
+        self, output: DetectorOutput, *, size: tuple[int, int], per_level: int
+    ) -> tuple[Float[Tensor, "batch k 4"], Float[Tensor, "batch k"], Int64[Tensor, "batch k"]]:
+        """Return boxes (pixels), scores and labels: the best `per_level` anchor-class pairs of each level.
+
+        The number of candidates depends on `size` (height, width) alone, so that the graph can be exported.
+        """
+
+
+def build_detector(config: recipe.Detector, num_classes: int) -> Detector:
+    """Return a freshly initialised detector; initialisation draws from torch's global generator.
+
+    Raises:
+        CheckpointError: `config.backbone_weights` names weights that are absent or do not fit.
+    """
+    from ifkd.detectors.retinanet import RetinaNet  # noqa: PLC0415
+
+    return RetinaNet(config, num_classes)
+
+
+def normalise(tiles: UInt8[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 3 height width"]:
+    """Return uint8 RGB images as float32 with ImageNet's mean 0 and deviation 1."""
+    mean = torch.tensor(MEAN_RGB, device=tiles.device).view(1, 3, 1, 1)
+    std = torch.tensor(STD_RGB, device=tiles.device).view(1, 3, 1, 1)
+    return (tiles.to(torch.float32) - mean) / std

@@ -1,0 +1,1 @@
+"""IFKD's three modules as pure functions: EDE (disturbance), FDR (frequency), HSM (hyperbolic)."""

@@ -1,0 +1,119 @@
+"""FDR, frequency-domain reconstruction: low frequencies stay where the teacher is confident (eqs 3-8, Algorithm 1).
+
+Laws: with a mask of ones and no filter the result is the input, for every r; with r = 0 the mask weighs the
+per-channel mean alone; the map is linear in the features.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ifkd import recipe
+
+GFNET_DEVIATION = 0.02
+
+
+def richness(logits: Float[Tensor, "batch classes height width"]) -> Float[Tensor, "batch 1 height width"]:
+    """Return M_FRS, the largest class probability at each location, without gradient (ref. 8 of the paper)."""
+    return logits.detach().float().sigmoid().amax(dim=1, keepdim=True)
+
+
+def low_pass(
+    features: Float[Tensor, "batch channels height width"], r: float
+) -> Float[Tensor, "batch channels height width"]:
+    """Return the low frequencies of float32 maps: those with max(|u|, |v|) <= r·min(height, width)/2 (eq. 4).
+
+    u and v are signed whole frequencies, which for odd sizes keeps the window symmetric and the result real.
+    """
+    height, width = features.shape[2:]
+    limit = r * min(height, width) / 2
+    rows = torch.fft.fftfreq(height, 1 / height, device=features.device).abs() <= limit
+    columns = torch.fft.rfftfreq(width, 1 / width, device=features.device).abs() <= limit
+    spectrum = torch.fft.rfft2(features, norm="ortho")
+    return torch.fft.irfft2(spectrum * (rows[:, None] & columns[None, :]), s=(height, width), norm="ortho")
+
+
+def reconstruct(
+    features: Float[Tensor, "batch channels height width"],
+    mask: Float[Tensor, "batch 1 height width"] | None,
+    *,
+    r: float,
+    frequency_filter: "FrequencyFilter | None" = None,
+) -> Float[Tensor, "batch channels height width"]:
+    """Return FDR(features) in float32 (eqs 3-8).
+
+    Computed in closed form: by linearity the spectrum whose low part was weighted by `mask` is the spectrum of
+    `features - low·(1 - mask)`, so one transform pair suffices without a filter.
+
+    Args:
+        features: Maps of one level.
+        mask: M_FRS; None stands for ones.
+        r: Half-side of the low-pass window, as a share of the half map.
+        frequency_filter: W of eq. 8.
+    """
+    with torch.autocast(features.device.type, enabled=False):
+        result = features.float()
+        if mask is not None:
+            result = result - low_pass(result, r) * (1 - mask.float())
+        return result if frequency_filter is None else frequency_filter(result)
+
+
+class FrequencyFilter(nn.Module):
+    """W, the learnable filter of eq. 8, one factor for each channel and frequency.
+
+    `grid` holds the factors on a base grid of normalised frequencies (rows -1/2 to 1/2, columns 0 to 1/2) and
+    samples it bilinearly at the map's own, so that no parameter depends on the image size; `channel` holds one
+    factor for each channel.
+    """
+
+    def __init__(self, channels: int, config: recipe.Frequency) -> None:
+        """Make an identity filter, or GFNet's small random one.
+
+        Raises:
+            ValueError: The grid has an odd number of rows, so that no row is frequency 0.
+        """
+        super().__init__()
+        rows, columns = config.grid if config.filter == "grid" else (2, 1)
+        if rows % 2:
+            raise ValueError(f"the filter grid needs an even number of rows, got {rows}")
+        shape: tuple[int, ...] = (channels, rows, columns) if config.filter == "grid" else (channels, 1, 1)
+        parts = (*shape, 2) if config.filter_complex else shape
+        values = torch.randn(parts) * GFNET_DEVIATION
+        if config.filter_init == "ones":
+            values = torch.zeros(parts)
+            (values[..., 0] if config.filter_complex else values).fill_(1.0)
+        self.weight = nn.Parameter(values, requires_grad=config.filter_trainable)
+        self._normalised = config.filter_norm == "rms"
+        self._complex = config.filter_complex
+
+    def forward(
+        self, features: Float[Tensor, "batch channels height width"]
+    ) -> Float[Tensor, "batch channels height width"]:
+        """Return the filtered maps."""
+        height, width = features.shape[2:]
+        spectrum = torch.fft.rfft2(features, norm="ortho")
+        return torch.fft.irfft2(spectrum * self.factors(height, width), s=(height, width), norm="ortho")
+
+    def factors(self, height: int, width: int) -> Tensor:
+        """Return the factors of a map's half spectrum, [channels, height, width // 2 + 1] or [channels, 1, 1]."""
+        weight = torch.view_as_complex(self.weight) if self._complex else self.weight
+        if self._normalised:
+            weight = weight / weight.abs().square().mean(dim=(1, 2), keepdim=True).sqrt().clamp_min(1e-12)
+        if weight.shape[1:] == (1, 1):
+            return weight
+        rows, columns = weight.shape[1:]
+        row_place = (torch.fft.fftfreq(height, device=weight.device) + 0.5) * rows
+        column_place = torch.fft.rfftfreq(width, device=weight.device) * 2 * (columns - 1)
+        by_row = _linear_weights(row_place, rows, periodic=True).to(weight.dtype)
+        by_column = _linear_weights(column_place, columns, periodic=False).to(weight.dtype)
+        return by_row @ weight @ by_column.T
+
+
+def _linear_weights(places: Tensor, nodes: int, *, periodic: bool) -> Float[Tensor, "places nodes"]:
+    """Return the matrix that interpolates values at `nodes` 0, 1, 2… linearly at fractional `places`."""
+    below = places.floor()
+    share = places - below
+    low = below.long() % nodes
+    high = (low + 1) % nodes if periodic else (low + 1).clamp(max=nodes - 1)
+    return functional.one_hot(low, nodes) * (1 - share)[:, None] + functional.one_hot(high, nodes) * share[:, None]

@@ -1,0 +1,42 @@
+"""What every method is: given one batch's views, it answers with named, weighted loss terms."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from ifkd.knowledge import Views
+
+
+@dataclass(frozen=True, slots=True)
+class Student:
+    """The networks a method stands between, as far as it must know them."""
+
+    channels: int
+    """Width of the student's pyramid."""
+    teacher_channels: int
+    """Width of the teacher's pyramid."""
+    feature_rms: tuple[float, ...]
+    """Root mean square of the teacher's features on the training set, by level."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Term:
+    """One loss term: the total gets weight x value."""
+
+    value: Tensor
+    """Scalar."""
+    weight: float
+
+
+class Method(nn.Module, ABC):
+    """A distillation method. Its own parameters learn with the student and never reach the exported one."""
+
+    @abstractmethod
+    def losses(self, views: Views) -> dict[str, Term]:
+        """Return the loss terms of a batch, to be added to the student's task losses."""
+
+    def parameter_groups(self, weight_decay: float) -> list[dict[str, object]]:
+        """Return the optimiser's groups of the method's own parameters."""
+        learning = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        return [{"params": learning, "weight_decay": weight_decay}] if learning else []

@@ -1,0 +1,187 @@
+"""Training runs as a recipe states them: a role alone, or the student from the teacher."""
+
+import shutil
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from ifkd import __version__, recipe
+from ifkd.checkpoint import Checkpoint, CheckpointMeta, build_from, load_checkpoint
+from ifkd.data.coco import CocoDataset
+from ifkd.data.dataset import EpochSampler, TileDataset, collate
+from ifkd.data.splits import read_split
+from ifkd.detectors import Detector, build_detector, normalise
+from ifkd.errors import CheckpointError, OutputError, TrainingError
+from ifkd.files import sha256_of
+from ifkd.knowledge import Knowledge, measure_feature_rms
+from ifkd.methods import Student, build_method
+from ifkd.mobile_sam import available_weights
+from ifkd.prediction import validate
+from ifkd.trainer import Run, fit
+
+CALIBRATION_BATCHES = 8
+"""Batches over which the teacher's feature scale is measured."""
+
+RANDOM_ENCODER_NOTE = (
+    "EDE used MobileSAM's network with seeded random weights, as the published checkpoint is not installed: "
+    "its part of the method carries no knowledge of images here."
+)
+
+
+def train_role(
+    settings: recipe.Recipe, role: Literal["teacher", "student"], folder: Path, *, restart: bool = False
+) -> dict[str, Any]:
+    """Train the recipe's teacher or student alone and return the run's result."""
+    part = settings.teacher if role == "teacher" else settings.student
+    run = _run(settings, folder, role, part.detector, part.training, {"role": role, "method": "none"})
+    _clear(folder, restart=restart)
+    return fit(run, _fresh_detector(settings, part.detector, len(run.meta.classes)))
+
+
+def distill_student(
+    settings: recipe.Recipe, teacher_path: Path, folder: Path, *, restart: bool = False
+) -> dict[str, Any]:
+    """Train the recipe's student from a teacher's checkpoint and return the run's result.
+
+    The student starts from the very weights that plain training of the same seed starts from.
+
+    Raises:
+        CheckpointError: The teacher is absent or finds other classes.
+        TrainingError: The teacher is too weak to teach.
+    """
+    checkpoint = load_checkpoint(teacher_path)
+    method_config, notes = _with_available_encoder(settings.distillation.method)
+    student_config = settings.student.detector
+    run = _run(
+        settings,
+        folder,
+        "student",
+        student_config,
+        settings.distillation.training,
+        {
+            "role": "student",
+            "method": method_config.model_dump(mode="json", exclude_none=True),
+            "teacher": str(teacher_path),
+            "teacher_sha256": sha256_of(teacher_path),
+            "notes": notes,
+        },
+    )
+    _check_classes(checkpoint, run.train_data)
+    _clear(folder, restart=restart)
+    if (folder / "result.json").is_file():
+        return fit(run, _fresh_detector(settings, student_config, len(run.meta.classes)))
+    teacher = build_from(checkpoint)
+    _check_teacher(teacher, run, settings.distillation.min_teacher_map)
+    student = _fresh_detector(settings, student_config, len(run.meta.classes))
+    between = Student(
+        channels=student_config.channels,
+        teacher_channels=checkpoint.meta.detector.channels,
+        feature_rms=_feature_rms(teacher, run),
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed + 1)
+        method = build_method(method_config, between)
+    wants_sam = isinstance(method_config, recipe.Ifkd) and method_config.ede.enabled and method_config.ede.weight > 0
+    disturbance = method_config.ede if isinstance(method_config, recipe.Ifkd) and wants_sam else None
+    knowledge = Knowledge(teacher, disturbance, folder.parent / "cache")
+    return fit(run, student, method=method, knowledge=knowledge)
+
+
+def _run(
+    settings: recipe.Recipe,
+    folder: Path,
+    role: str,
+    detector: recipe.Detector,
+    training: recipe.Training,
+    provenance: dict[str, Any],
+) -> Run:
+    data = settings.data
+    train_data, validation_data = read_split(data, "train"), read_split(data, "validation")
+    if len(train_data) < training.batch_size:
+        raise TrainingError(
+            f"{data.train} has fewer images than one batch",
+            got=len(train_data),
+            expected=f"at least {training.batch_size}",
+        )
+    if train_data.classes != validation_data.classes:
+        raise TrainingError(
+            f"{data.train} and {data.validation} have different classes",
+            got=f"{list(train_data.classes)} and {list(validation_data.classes)}",
+        )
+    meta = CheckpointMeta(
+        detector=detector,
+        classes=train_data.classes,
+        category_ids=train_data.category_ids,
+        recipe=settings,
+        provenance={
+            **provenance,
+            "seed": settings.seed,
+            "train_sha256": sha256_of(train_data.path),
+            "training": training.model_dump(mode="json", exclude_none=True),
+            "versions": {"ifkd": __version__, "torch": str(torch.__version__)},
+        },
+    )
+    label = f"{settings.name} {role}" + (" distilled" if "teacher" in provenance else "")
+    return Run(folder, label, settings, training, meta, train_data, validation_data)
+
+
+def _fresh_detector(settings: recipe.Recipe, config: recipe.Detector, classes: int) -> Detector:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        return build_detector(config, classes)
+
+
+def _with_available_encoder(method: recipe.Ifkd | recipe.NoMethod) -> tuple[recipe.Ifkd | recipe.NoMethod, list[str]]:
+    """Return the method with the encoder that will really run, and the notes a reader must see."""
+    if not isinstance(method, recipe.Ifkd) or not method.ede.enabled:
+        return method, []
+    weights = available_weights(method.ede.weights) if method.ede.fall_back_to_random else method.ede.weights
+    ede = method.ede.model_copy(update={"weights": weights})
+    return method.model_copy(update={"ede": ede}), [RANDOM_ENCODER_NOTE] if weights == "random" else []
+
+
+def _check_classes(checkpoint: Checkpoint, dataset: CocoDataset) -> None:
+    if checkpoint.meta.classes != dataset.classes:
+        raise CheckpointError(
+            f"The teacher {checkpoint.path} finds other classes than the recipe's data has",
+            got=list(checkpoint.meta.classes),
+            expected=list(dataset.classes),
+        )
+
+
+def _check_teacher(teacher: Detector, run: Run, least: float) -> None:
+    metrics = validate(
+        teacher,
+        run.validation_data,
+        run.recipe.data,
+        run.recipe.selection,
+        per_level=run.recipe.export.candidates_per_level,
+    )
+    if metrics.mean_ap < least:
+        raise TrainingError(
+            "The teacher is too weak to teach",
+            got=f"validation mAP {metrics.mean_ap:.3f}",
+            expected=f"at least {least} (distillation.min_teacher_map)",
+            mend="Train the teacher longer, or check that its data and scale are the recipe's.",
+        )
+
+
+def _feature_rms(teacher: Detector, run: Run) -> tuple[float, ...]:
+    """Return the teacher's feature scale over the first batches of the training set."""
+    seed, batch_size = run.recipe.seed, run.training.batch_size
+    dataset = TileDataset(run.train_data, run.recipe.data, seed=seed)
+    keys = list(EpochSampler(len(run.train_data), batch_size, seed=seed))[:CALIBRATION_BATCHES]
+    batches = [normalise(collate([dataset[key] for key in batch]).pixels) for batch in keys]
+    return measure_feature_rms(teacher, batches)
+
+
+def _clear(folder: Path, *, restart: bool) -> None:
+    """Remove an earlier run when it is to begin anew; a folder that holds no run is never removed."""
+    if not restart or not folder.exists():
+        return
+    if not (folder / "config.toml").is_file() and any(folder.iterdir()):
+        raise OutputError(
+            f"{folder} holds files but no run, so --restart does not clear it", mend="Choose another folder."
+        )
+    shutil.rmtree(folder)
