@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Literal, Self
+from typing import Literal
 
 import numpy as np
 
@@ -63,7 +63,7 @@ class Engine(ABC):
     def close(self) -> None:
         """Give back what the engine holds; a second call does nothing."""
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Engine":  # noqa: PYI034 - beartype cannot check Self
         return self
 
     def __exit__(
@@ -81,11 +81,7 @@ class Engine(ABC):
             and 1 <= len(tiles) <= self.info.max_batch
         )
         if not fits:
-            got = (
-                f"{tiles.dtype} {list(tiles.shape)}"
-                if isinstance(tiles, np.ndarray)
-                else type(tiles).__name__
-            )
+            got = f"{tiles.dtype} {list(tiles.shape)}" if isinstance(tiles, np.ndarray) else type(tiles).__name__
             raise EngineError(
                 "These tiles do not fit the engine",
                 got=got,

@@ -47,9 +47,7 @@ class Bundle:
             )
         path = self.path / name
         if not path.is_file():
-            raise BundleError(
-                f"{path} is in the manifest but not in the folder", mend="Export the bundle again."
-            )
+            raise BundleError(f"{path} is in the manifest but not in the folder", mend="Export the bundle again.")
         digest = sha256_of(path)
         if digest != record.sha256:
             raise BundleError(
@@ -114,6 +112,8 @@ def new_bundle(path: Path) -> Iterator[Path]:
     Raises:
         OutputError: `path` holds something else, or cannot be written.
     """
+    if path.exists() and not path.is_dir():
+        raise OutputError(f"{path} is a file, and a bundle is a folder", mend="Choose another place.")
     if path.exists() and any(path.iterdir()) and not (path / MANIFEST_NAME).is_file():
         raise OutputError(f"{path} holds files but no bundle", mend="Choose another folder.")
     make_folder(path.parent)
@@ -154,9 +154,5 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 def _refuse_outside(folder: Path, name: str) -> None:
     pure = PurePosixPath(name)
-    if (
-        pure.is_absolute()
-        or ".." in pure.parts
-        or not (folder / name).resolve().is_relative_to(folder.resolve())
-    ):
+    if pure.is_absolute() or ".." in pure.parts or not (folder / name).resolve().is_relative_to(folder.resolve()):
         raise BundleError(f"The manifest of {folder} names {name!r}, which is outside the bundle")

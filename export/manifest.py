@@ -7,7 +7,7 @@ from pydantic import PositiveFloat, PositiveInt
 from ifkd.config import Schema
 from ifkd.postprocess import Selection
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Literal[1] = 1
 
 Precision = Literal["fp32", "fp16", "int8", "int8-cpu"]
 FileKind = Literal["weights", "onnx", "engine", "config", "check", "sidecar"]

@@ -62,7 +62,7 @@ def _run(words: list[str]) -> int:
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.add_argument("-v", "--verbose", action="store_true", help="tell more, and show tracebacks")
     module.configure(parser)
-    options = parser.parse_args(words[1:])
+    options = _options(parser, words[1:])
     logging.basicConfig(
         level=logging.INFO if options.verbose else logging.WARNING, format="%(message)s", stream=sys.stderr
     )
@@ -70,6 +70,14 @@ def _run(words: list[str]) -> int:
     if options.json and result is not None:
         print(json.dumps(result, indent=2, ensure_ascii=False, default=str))  # noqa: T201
     return 0
+
+
+def _options(parser: argparse.ArgumentParser, words: list[str]) -> argparse.Namespace:
+    """Return a verb's arguments; KEY=VALUE may stand before and after flags."""
+    try:
+        return parser.parse_intermixed_args(words)
+    except TypeError:  # a parser with verbs below it cannot mix
+        return parser.parse_args(words)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -54,9 +54,21 @@ def parse(values: dict[str, Any], schema: type[S], *, source: str) -> S:
     try:
         return schema.model_validate(values)
     except ValidationError as error:
-        mistakes = [_describe(mistake, schema) for mistake in error.errors()]
+        mistakes = _described(error.errors(), values, schema)
         count = "1 mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
         raise ConfigError(f"{source} has {count}:\n  " + "\n  ".join(mistakes)) from error
+
+
+def override(value: S, overrides: Sequence[str], *, source: str) -> S:
+    """Return `value` with `KEY=VALUE` overrides laid over it; `source` names it in the error.
+
+    Raises:
+        ConfigError: An override is wrong; all mistakes are listed.
+    """
+    values = value.model_dump(mode="json")
+    for text in overrides:
+        _apply(values, text)
+    return parse(values, type(value), source=source)
 
 
 def dump(schema: Schema) -> str:
@@ -80,16 +92,37 @@ def _apply(values: dict[str, Any], override: str) -> None:
         table[leaf] = text
 
 
-def _describe(mistake: Any, schema: type[Schema]) -> str:
-    where = ".".join(str(part) for part in mistake["loc"]) or "(whole file)"
-    if mistake["type"] == "extra_forbidden":
-        return f"{where}: there is no such key.{_suggestion(mistake['loc'], schema)}"
-    if mistake["type"] == "missing":
-        return f"{where}: is required and absent."
-    message = mistake["msg"].removeprefix("Value error, ")
-    if isinstance(mistake["input"], dict):
-        return f"{where}: {message}"
-    return f"{where}: {message}; got {mistake['input']!r}"
+def _described(mistakes: Sequence[Any], values: dict[str, Any], schema: type[Schema]) -> list[str]:
+    """Return a line for each mistaken place; where several kinds of value are allowed, it names all of them."""
+    places: dict[str, list[Any]] = {}
+    for mistake in mistakes:
+        places.setdefault(_place(mistake, values), []).append(mistake)
+    return [f"{where}: {_describe(found, schema)}" for where, found in places.items()]
+
+
+def _place(mistake: Any, values: Any) -> str:
+    """Return the key path as the file has it: pydantic's has the names of a union's branches between the keys."""
+    path = []
+    for position, part in enumerate(mistake["loc"]):
+        absent = mistake["type"] == "missing" and position == len(mistake["loc"]) - 1
+        if isinstance(values, dict) and part in values:
+            values = values[part]
+        elif isinstance(values, list) and isinstance(part, int):
+            values = values[part] if part < len(values) else None
+        elif not absent:
+            continue
+        path.append(str(part))
+    return ".".join(path) or "(whole file)"
+
+
+def _describe(mistakes: Sequence[Any], schema: type[Schema]) -> str:
+    first = mistakes[0]
+    if first["type"] == "extra_forbidden":
+        return f"there is no such key.{_suggestion(first['loc'], schema)}"
+    if first["type"] == "missing":
+        return "is required and absent."
+    message = ", or ".join(mistake["msg"].removeprefix("Value error, ") for mistake in mistakes)
+    return message if isinstance(first["input"], dict) else f"{message}; got {first['input']!r}"
 
 
 def _suggestion(location: tuple[int | str, ...], schema: type[Schema]) -> str:

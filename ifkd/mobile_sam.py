@@ -2,11 +2,11 @@
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
-from timm.layers import LayerNorm2d
+from timm.layers.norm import LayerNorm2d
 from timm.models.tiny_vit import TinyVit
 from torch import Tensor, nn
 from torch.nn import functional
@@ -29,7 +29,7 @@ class MobileSamEncoder(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.trunk = TinyVit(
+        trunk: Any = TinyVit(
             embed_dims=(64, 128, 160, 320),
             depths=(2, 2, 6, 2),
             num_heads=(2, 4, 5, 10),
@@ -38,9 +38,10 @@ class MobileSamEncoder(nn.Module):
             num_classes=0,
             global_pool="",
         )
-        self.trunk.head = nn.Identity()
+        trunk.head = nn.Identity()
         # SAM keeps stride 16 in the last stage, where TinyViT halves the map.
-        self.trunk.stages[3].downsample.conv2.conv.stride = (1, 1)
+        trunk.stages[3].downsample.conv2.conv.stride = (1, 1)
+        self.trunk = trunk
         self.neck = nn.Sequential(
             nn.Conv2d(320, EMBEDDING_CHANNELS, 1, bias=False),
             LayerNorm2d(EMBEDDING_CHANNELS, eps=1e-6),
@@ -96,8 +97,8 @@ def build_mobile_sam(weights: str) -> MobileSamEncoder:
     if not path.is_file():
         raise CheckpointError(
             f"MobileSAM's weights are not at {path}",
-            mend=f"Download {CHECKPOINT_URL} ({CHECKPOINT_BYTES:,} bytes, sha256 {CHECKPOINT_SHA256}) to that place, or "
-            'set distillation.method.ede.weights = "random" for a stand-in.',
+            mend=f"Download {CHECKPOINT_URL} ({CHECKPOINT_BYTES:,} bytes, sha256 {CHECKPOINT_SHA256}) "
+            'to that place, or set distillation.method.ede.weights = "random" for a stand-in.',
         )
     if weights == "mobile_sam" and (digest := sha256_of(path)) != CHECKPOINT_SHA256:
         raise CheckpointError(

@@ -31,7 +31,6 @@ def validate(
     return evaluate(dataset, found)
 
 
-@torch.inference_mode()
 def predict(
     detector: Detector, dataset: CocoDataset, data: recipe.Data, selection: Selection, *, per_level: int
 ) -> Iterator[tuple[int, Detections]]:
@@ -40,7 +39,8 @@ def predict(
     for images, pixels in _batches(dataset, data):
         tiles = torch.from_numpy(np.ascontiguousarray(np.stack(pixels).transpose(0, 3, 1, 2))).to(device)
         size = (tiles.shape[2], tiles.shape[3])
-        boxes, scores, labels = detector.candidates(detector(normalise(tiles)), size=size, per_level=per_level)
+        with torch.inference_mode():
+            boxes, scores, labels = detector.candidates(detector(normalise(tiles)), size=size, per_level=per_level)
         candidates = Candidates(boxes.float().cpu().numpy(), scores.float().cpu().numpy(), labels.cpu().numpy())
         for image, found in zip(images, select_detections(candidates, selection), strict=True):
             yield image.id, found.scaled(1 / data.scale).clipped(image.size)

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterable, Iterator
-from typing import TextIO, TypeVar
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
@@ -14,7 +14,7 @@ SECONDS_BETWEEN_PLAIN_LINES = 10.0
 class _PlainLines:
     """A stream that turns a bar's carriage returns into lines of their own."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: Any) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
@@ -25,7 +25,7 @@ class _PlainLines:
         self._stream.flush()
 
 
-def progress(total: int, label: str, *, unit: str = "it", initial: int = 0) -> "tqdm[None]":
+def progress(total: int, label: str, *, unit: str = "it", initial: int = 0) -> "tqdm[Any]":
     """Return a bar of `total` steps on stderr; call `update(n)` on it, and close it or use it in a `with`."""
     plain = not sys.stderr.isatty()
     return tqdm(

@@ -1,17 +1,31 @@
 """A recipe: everything that one detector's way from data to bundle depends on. configs/ holds complete ones."""
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, model_validator
 
 from ifkd.config import Schema
 from ifkd.postprocess import Selection
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 NonNegative = Annotated[float, Field(ge=0.0)]
-LEVELS = ("p3", "p4", "p5", "p6", "p7")
+
+
+def _rising(bounds: tuple[float, float]) -> tuple[float, float]:
+    if bounds[0] > bounds[1]:
+        raise ValueError("the range must not fall")
+    return bounds
+
+
+def _even_rows(grid: tuple[int, int]) -> tuple[int, int]:
+    if grid[0] % 2:
+        raise ValueError("the grid needs an even number of rows, so that one of them is frequency 0")
+    return grid
+
+
 Level = Literal["p3", "p4", "p5", "p6", "p7"]
+LEVELS: tuple[Level, ...] = ("p3", "p4", "p5", "p6", "p7")
 
 
 class Augmentation(Schema):
@@ -21,7 +35,7 @@ class Augmentation(Schema):
     """Mirror left-right and top-bottom, each with probability 0.5."""
     quarter_turns: bool = True
     """Turn by 0, 90, 180 or 270 degrees."""
-    scale_jitter: tuple[PositiveFloat, PositiveFloat] = (1.0, 1.0)
+    scale_jitter: Annotated[tuple[PositiveFloat, PositiveFloat], AfterValidator(_rising)] = (1.0, 1.0)
     """Range of a random zoom around the recipe's scale."""
     photometric: Share = 0.0
     """Strength of random brightness, contrast and saturation; 0 leaves colours alone."""
@@ -53,7 +67,7 @@ class Data(Schema):
     """Processes that load images; 0 loads in the training process."""
 
     @model_validator(mode="after")
-    def _tile_fits(self) -> Self:
+    def _tile_fits(self) -> "Data":
         if self.tile_px % 32:
             raise ValueError(f"tile_px must be a multiple of 32, got {self.tile_px}")
         if abs(self.tile_px / self.scale - round(self.tile_px / self.scale)) > 1e-6:
@@ -68,6 +82,9 @@ class Detector(Schema):
     backbone: Literal["resnet50", "resnet18", "mobilenet_v2"]
     channels: PositiveInt = 256
     """Width of the pyramid and of the head."""
+    head_init: Literal["normal", "kaiming"] = "normal"
+    """Initial weights of the head's towers: normal with deviation 0.01 suits a width of 256; a narrower head's
+    signal would all but vanish there, and `kaiming` keeps it."""
     backbone_weights: str = "none"
     """`imagenet`, `none`, or the path of a torchvision state dict."""
     frozen_stages: Annotated[int, Field(ge=0, le=4)] = 0
@@ -146,14 +163,15 @@ class Frequency(Schema):
     enabled: bool = True
     r: Share = 0.1
     """Half-side of the low-pass window as a share of the half map."""
-    r_range: tuple[NonNegative, NonNegative] | None = None
+    r_range: Annotated[tuple[NonNegative, NonNegative], AfterValidator(_rising)] | None = None
     """When set, r is drawn uniformly for each call."""
     p: Share = 0.5
     """Probability of applying the mask in a training step."""
     levels: tuple[Level, ...] = LEVELS
     apply_to: Literal["teacher", "both"] = "teacher"
     filter: Literal["grid", "channel", "none"] = "grid"
-    grid: tuple[PositiveInt, PositiveInt] = (16, 9)
+    grid: Annotated[tuple[PositiveInt, PositiveInt], AfterValidator(_even_rows)] = (16, 9)
+    """Rows and columns of the base grid; the rows are even in number."""
     filter_complex: bool = False
     filter_init: Literal["ones", "gfnet"] = "ones"
     filter_norm: Literal["rms", "none"] = "rms"
@@ -233,7 +251,7 @@ class Recipe(Schema):
     """A complete recipe."""
 
     name: str
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0)] = 0
     data: Data
     teacher: Role
     student: Role

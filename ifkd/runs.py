@@ -12,6 +12,7 @@ from ifkd.data.coco import CocoDataset
 from ifkd.data.dataset import EpochSampler, TileDataset, collate
 from ifkd.data.splits import read_split
 from ifkd.detectors import Detector, build_detector, normalise
+from ifkd.device import best_device
 from ifkd.errors import CheckpointError, OutputError, TrainingError
 from ifkd.files import sha256_of
 from ifkd.knowledge import Knowledge, measure_feature_rms
@@ -71,7 +72,7 @@ def distill_student(
     _clear(folder, restart=restart)
     if (folder / "result.json").is_file():
         return fit(run, _fresh_detector(settings, student_config, len(run.meta.classes)))
-    teacher = build_from(checkpoint)
+    teacher = build_from(checkpoint).to(best_device())
     _check_teacher(teacher, run, settings.distillation.min_teacher_map)
     student = _fresh_detector(settings, student_config, len(run.meta.classes))
     between = Student(
@@ -154,9 +155,9 @@ def _check_teacher(teacher: Detector, run: Run, least: float) -> None:
     metrics = validate(
         teacher,
         run.validation_data,
-        run.recipe.data,
-        run.recipe.selection,
-        per_level=run.recipe.export.candidates_per_level,
+        run.settings.data,
+        run.settings.selection,
+        per_level=run.settings.export.candidates_per_level,
     )
     if metrics.mean_ap < least:
         raise TrainingError(
@@ -169,10 +170,10 @@ def _check_teacher(teacher: Detector, run: Run, least: float) -> None:
 
 def _feature_rms(teacher: Detector, run: Run) -> tuple[float, ...]:
     """Return the teacher's feature scale over the first batches of the training set."""
-    seed, batch_size = run.recipe.seed, run.training.batch_size
-    dataset = TileDataset(run.train_data, run.recipe.data, seed=seed)
+    seed, batch_size = run.settings.seed, run.training.batch_size
+    dataset = TileDataset(run.train_data, run.settings.data, seed=seed)
     keys = list(EpochSampler(len(run.train_data), batch_size, seed=seed))[:CALIBRATION_BATCHES]
-    batches = [normalise(collate([dataset[key] for key in batch]).pixels) for batch in keys]
+    batches = [normalise(collate([dataset[key] for key in batch]).pixels.to(best_device())) for batch in keys]
     return measure_feature_rms(teacher, batches)
 
 

@@ -7,6 +7,8 @@ run that is stopped and resumed ends with the same weights as one that was not.
 import json
 import math
 import time
+import tomllib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,10 +21,11 @@ from torch.utils.data import DataLoader
 from ifkd import recipe
 from ifkd.checkpoint import CheckpointMeta, save_checkpoint
 from ifkd.data.coco import CocoDataset
-from ifkd.data.dataset import Batch, EpochSampler, TileDataset, collate
+from ifkd.data.dataset import Batch, BatchDataset, EpochSampler, TileDataset
 from ifkd.data.evaluation import Metrics
-from ifkd.detectors import Detector, DetectorOutput, normalise
-from ifkd.errors import OutputError, TrainingError
+from ifkd.detectors import Detector, DetectorOutput, Targets, normalise
+from ifkd.device import best_device, move_targets
+from ifkd.errors import DataError, OutputError, TrainingError
 from ifkd.files import atomic_path, make_folder, write_json, write_text
 from ifkd.knowledge import Knowledge, Views
 from ifkd.methods import Method
@@ -31,6 +34,7 @@ from ifkd.progress import progress
 
 BEST, LAST, STATE, RESULT, LOG = "best.safetensors", "last.safetensors", "state.pt", "result.json", "metrics.jsonl"
 LOG_EVERY = 10
+DIFFERENCES_SHOWN = 4
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,7 +44,7 @@ class Run:
     folder: Path
     label: str
     """Shown beside the progress bar."""
-    recipe: recipe.Recipe
+    settings: recipe.Recipe
     training: recipe.Training
     meta: CheckpointMeta
     """Of the checkpoints it writes."""
@@ -97,21 +101,25 @@ class _Loop:
     """The moving parts of a run."""
 
     def __init__(self, run: Run, detector: Detector, method: Method | None, knowledge: Knowledge | None) -> None:
-        self.run, self.method, self.knowledge = run, method, knowledge
-        self.detector = detector.to(memory_format=torch.channels_last)
+        self.run = run
+        self.device = best_device()
+        self.detector = detector.to(self.device, memory_format=torch.channels_last)
+        self.method = method.to(self.device) if method is not None else None
+        self.knowledge = knowledge.to(self.device) if knowledge is not None else None
         self.standing = _Standing()
-        training, seed = run.training, run.recipe.seed
+        training, seed = run.training, run.settings.seed
         self.sampler = EpochSampler(len(run.train_data), training.batch_size, seed=seed)
         self.loader: DataLoader[Any] = DataLoader(
-            TileDataset(run.train_data, run.recipe.data, seed=seed),
-            batch_sampler=self.sampler,
-            collate_fn=collate,
-            num_workers=run.recipe.data.workers,
-            persistent_workers=run.recipe.data.workers > 0,
+            BatchDataset(TileDataset(run.train_data, run.settings.data, seed=seed)),
+            batch_size=None,
+            sampler=self.sampler,
+            num_workers=run.settings.data.workers,
+            persistent_workers=run.settings.data.workers > 0,
         )
         self.total = training.epochs * len(self.sampler)
         self.optimizer = _optimizer(training, detector, method)
-        self.autocast = _autocast(training)
+        self.autocast = _autocast(training, self.device)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=training.amp == "fp16")
 
     def train(self) -> Metrics:
         """Run the remaining epochs and return the last validation's metrics."""
@@ -125,6 +133,8 @@ class _Loop:
                 started = time.perf_counter()
                 self.sampler.epoch = standing.epoch
                 for batch in self.loader:
+                    if isinstance(batch, DataError):
+                        raise batch
                     losses = self.step(batch)
                     if standing.iteration % LOG_EVERY == 0:
                         self.log({"iteration": standing.iteration, **losses})
@@ -133,21 +143,23 @@ class _Loop:
                     bar.update()
                 standing.epoch += 1
                 standing.seconds += time.perf_counter() - started
-                metrics = self.validated() or metrics
+                if self.validation_is_due():
+                    metrics = self.validate()
                 self.save()
-        return metrics or self.validated(always=True)
+        return metrics or self.validate()
 
     def step(self, batch: Batch) -> dict[str, float]:
         """Take one optimiser step and return every loss term's value, its weighted share and the total."""
         standing = self.standing
-        images = normalise(batch.pixels).to(memory_format=torch.channels_last)
+        pixels, targets = batch.pixels.to(self.device), move_targets(batch.targets, self.device)
+        images = normalise(pixels).to(memory_format=torch.channels_last)
         with self.autocast:
             output = self.detector(images)
-        shares = {f"task/{name}": value for name, value in self.detector.task_losses(output, batch.targets).items()}
+        shares = {f"task/{name}": value for name, value in self.detector.task_losses(output, targets).items()}
         raw: dict[str, Tensor] = {}
         if self.method is not None and self.knowledge is not None:
             with self.autocast:
-                terms = self.method.losses(self._views(images, batch, output))
+                terms = self.method.losses(self._views(images, pixels, targets, output))
             for name, term in terms.items():
                 shares[f"method/{name}"] = term.weight * term.value
                 raw[f"raw/{name}"] = term.value
@@ -157,25 +169,30 @@ class _Loop:
         for group in self.optimizer.param_groups:
             group["lr"] = group["base_lr"] * rate_factor(self.run.training, standing.iteration, len(self.sampler))
         self.optimizer.zero_grad(set_to_none=True)
-        total.backward()  # type: ignore[no-untyped-call]
+        self.scaler.scale(total).backward()
+        self.scaler.unscale_(self.optimizer)
         if self.run.training.grad_clip is not None:
             parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
             nn.utils.clip_grad_norm_(parameters, self.run.training.grad_clip)
-        self.optimizer.step()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         losses = {name: value.item() for name, value in {**shares, **raw}.items()}
         return {**losses, "total": total.item(), "rate": self.optimizer.param_groups[0]["lr"]}
 
-    def validated(self, *, always: bool = False) -> Metrics | None:
-        """Validate when it is due, keep the best checkpoint, and return the metrics."""
+    def validation_is_due(self) -> bool:
+        """Return whether the epoch just done is one to validate after."""
+        epoch, training = self.standing.epoch, self.run.training
+        return epoch % training.validate_every == 0 or epoch == training.epochs
+
+    def validate(self) -> Metrics:
+        """Validate, keep the best checkpoint, and return the metrics."""
         run, epoch = self.run, self.standing.epoch
-        if not always and epoch % run.training.validate_every and epoch != run.training.epochs:
-            return None
         metrics = validate(
             self.detector,
             run.validation_data,
-            run.recipe.data,
-            run.recipe.selection,
-            per_level=run.recipe.export.candidates_per_level,
+            run.settings.data,
+            run.settings.selection,
+            per_level=run.settings.export.candidates_per_level,
         )
         self.log(
             {"epoch": epoch, "validation": {"mean_ap": metrics.mean_ap, "ap50": metrics.ap50, "ap75": metrics.ap75}}
@@ -200,6 +217,7 @@ class _Loop:
                     "detector": self.detector.state_dict(),
                     "method": self.method.state_dict() if self.method is not None else {},
                     "optimizer": self.optimizer.state_dict(),
+                    "scaler": self.scaler.state_dict(),
                 },
                 temporary,
             )
@@ -221,19 +239,34 @@ class _Loop:
         if self.method is not None:
             self.method.load_state_dict(state["method"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.forget_later_lines()
+
+    def forget_later_lines(self) -> None:
+        """Take out of metrics.jsonl what was logged after the state was saved; those steps are taken again."""
+        path = self.run.folder / LOG
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
+        kept = []
+        for line in lines:
+            if not line.endswith("\n"):
+                break
+            entry = json.loads(line)
+            if entry.get("iteration", -1) < self.standing.iteration and entry.get("epoch", 0) <= self.standing.epoch:
+                kept.append(line)
+        write_text(path, "".join(kept))
 
     def log(self, entry: dict[str, Any]) -> None:
         """Append a line to metrics.jsonl."""
         with (self.run.folder / LOG).open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(entry) + "\n")
 
-    def _views(self, images: Tensor, batch: Batch, output: DetectorOutput) -> Views:
+    def _views(self, images: Tensor, pixels: Tensor, targets: list[Targets], output: DetectorOutput) -> Views:
         assert self.knowledge is not None
         return Views(
             student=output,
             teacher=self.knowledge(images),
-            embedding=self.knowledge.embed(images, batch.pixels),
-            targets=batch.targets,
+            embedding=self.knowledge.embed(images, pixels),
+            targets=targets,
             iteration=self.standing.iteration,
         )
 
@@ -243,7 +276,7 @@ class _Loop:
         return TrainingError(
             f"The loss is not finite at iteration {self.standing.iteration}",
             got=", ".join(f"{name} {value:.4g}" for name, value in losses.items()),
-            mend=f"The images are in {path} (ids {batch.image_ids}); lower the learning rate or set training.grad_clip.",
+            mend=f"The images {batch.image_ids} are in {path}; lower the learning rate or set training.grad_clip.",
         )
 
 
@@ -272,17 +305,18 @@ def _optimizer(training: recipe.Training, detector: nn.Module, method: Method | 
     return torch.optim.SGD(groups, lr=rate, momentum=training.momentum)
 
 
-def _autocast(training: recipe.Training) -> torch.autocast:
+def _autocast(training: recipe.Training, device: torch.device) -> torch.autocast:
     """Return the context of a training step's forward passes."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     choice = training.amp
     if choice == "auto":
-        native = torch.cuda.is_bf16_supported() if device == "cuda" else torch.ops.mkldnn._is_mkldnn_bf16_supported()  # noqa: SLF001
+        native = (
+            torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        )  # noqa: SLF001
         choice = "bf16" if native else "none"
-    if choice == "fp16" and device == "cpu":
+    if choice == "fp16" and device.type == "cpu":
         raise TrainingError('training.amp = "fp16" needs a GPU', mend='Use "bf16", "auto" or "none".')
     dtype = torch.float16 if choice == "fp16" else torch.bfloat16
-    return torch.autocast(device, dtype, enabled=choice != "none")
+    return torch.autocast(device.type, dtype, enabled=choice != "none")
 
 
 def _claim(run: Run) -> None:
@@ -292,11 +326,28 @@ def _claim(run: Run) -> None:
     text = f"# {run.label}\n{dump(run.meta)}"
     path = make_folder(run.folder) / "config.toml"
     if path.is_file() and (older := path.read_text(encoding="utf-8")) != text:
-        changed = sorted(set(older.splitlines()) ^ set(text.splitlines()))
         raise OutputError(
-            f"{run.folder} holds a run of other settings",
-            got="; ".join(line for line in changed[:6]),
+            f"{run.folder} holds a run of other settings: {_difference(older, text)}",
             mend="Choose another folder, or begin anew with --restart.",
         )
     if not path.is_file():
         write_text(path, text)
+
+
+def _difference(older: str, newer: str) -> str:
+    """Return the first settings in which two TOML texts differ, with the values of both."""
+    try:
+        there, here = (dict(_flat(tomllib.loads(text))) for text in (older, newer))
+    except tomllib.TOMLDecodeError as error:
+        return f"its config.toml is not TOML ({error})"
+    keys = [key for key in sorted(there.keys() | here.keys()) if there.get(key) != here.get(key)]
+    told = [f"{key} is {there.get(key, 'absent')} there and {here.get(key, 'absent')} here" for key in keys]
+    return "; ".join(told[:DIFFERENCES_SHOWN]) + ("; …" if len(told) > DIFFERENCES_SHOWN else "")
+
+
+def _flat(table: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in table.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

@@ -1,6 +1,7 @@
 """COCO json files of detection data sets, read into values whose boxes hold and written back."""
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,12 +75,18 @@ def read_coco(path: Path, *, images: Path | None = None, merge_classes: Mapping[
     """
     folder = path.parent / "images" if images is None else images
     content = _read_json(path)
+    try:
+        return _dataset(path, content, folder, merge_classes or {})
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        what = f"an entry has no {error}" if isinstance(error, KeyError) else f"an entry is malformed ({error})"
+        raise DataError(f"{path} is not a COCO detection file: {what}") from error
+
+
+def _dataset(path: Path, content: dict[str, Any], folder: Path, merge_classes: Mapping[str, str]) -> CocoDataset:
     categories = sorted(content["categories"], key=lambda category: category["id"])
-    label_of, classes, category_ids = _labels(path, categories, merge_classes or {})
-    mistakes: list[str] = []
-    known = {image["id"] for image in content["images"]}
-    if len(known) != len(content["images"]):
-        mistakes.append("two images share an id")
+    label_of, classes, category_ids = _labels(path, categories, merge_classes)
+    known = Counter(image["id"] for image in content["images"])
+    mistakes = [f"{count} images have the id {identity!r}" for identity, count in known.items() if count > 1]
     by_image: dict[int, list[dict[str, Any]]] = {identity: [] for identity in known}
     for annotation in content["annotations"]:
         name = f"annotation {annotation.get('id')}"
@@ -97,13 +104,14 @@ def read_coco(path: Path, *, images: Path | None = None, merge_classes: Mapping[
     if mistakes:
         shown = mistakes[:MISTAKES_SHOWN]
         more = f"\n  … and {len(mistakes) - len(shown)} more" if len(mistakes) > len(shown) else ""
-        raise DataError(f"{path} has {len(mistakes)} mistakes:\n  " + "\n  ".join(shown) + more)
+        count = "1 mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
+        raise DataError(f"{path} has {count}:\n  " + "\n  ".join(shown) + more)
     return CocoDataset(path, classes, category_ids, tuple(labelled))
 
 
 def write_coco(path: Path, dataset: CocoDataset) -> None:
     """Write a data set as COCO json; file names are the images' names, which lie in `images` beside it."""
-    annotations = []
+    annotations: list[dict[str, Any]] = []
     for image in dataset.images:
         for box, label, ignore in zip(image.boxes, image.labels, image.ignore, strict=True):
             x1, y1, x2, y2 = (float(value) for value in box)
@@ -172,9 +180,14 @@ def _labels(
 ) -> tuple[dict[int, int], tuple[str, ...], tuple[int, ...]]:
     """Return category id -> label, and names and category ids by label."""
     names = [category["name"] for category in categories]
+    if len(set(names)) < len(names) or len({category["id"] for category in categories}) < len(names):
+        raise DataError(f"{path} has two categories of one name or one id; its classes are {names}")
     unknown = sorted((set(merge) | set(merge.values())) - set(names))
     if unknown:
         raise DataError(f"merge_classes names {unknown}, which {path} does not have; its classes are {names}")
+    twice = sorted(set(merge) & set(merge.values()))
+    if twice:
+        raise DataError(f"merge_classes counts objects as {twice}, which it also merges", mend="Name the last class.")
     kept = [category for category in categories if category["name"] not in merge]
     label_of_name = {category["name"]: label for label, category in enumerate(kept)}
     label_of = {category["id"]: label_of_name[merge.get(category["name"], category["name"])] for category in categories}
@@ -193,10 +206,11 @@ def _labelled_image(
     for annotation in annotations:
         left, top, width, height = (float(value) for value in annotation["bbox"])
         box = np.array([left, top, left + width, top + height])
-        problem = _box_problem(box, size)
+        cut = box.clip(0, [size[1], size[0], size[1], size[0]]).astype(np.float32)
+        problem = _box_problem(box, cut, size)
         if problem:
             mistakes.append(f"annotation {annotation.get('id')} of {image['file_name']} {problem}")
-        boxes.append(box.clip(0, [size[1], size[0], size[1], size[0]]))
+        boxes.append(cut)
     return LabelledImage(
         id=image["id"],
         path=folder / image["file_name"],
@@ -208,13 +222,15 @@ def _labelled_image(
     )
 
 
-def _box_problem(box: Array, size: tuple[int, int]) -> str | None:
+def _box_problem(box: Array, cut: Array, size: tuple[int, int]) -> str | None:
+    """Return what is wrong with a box, given it as it is written and as it is cut to its image."""
     height, width = size
     shown = [round(float(value), 2) for value in box]
     if not np.isfinite(box).all():
         return f"has the box {shown}, which is not finite"
     if box[2] <= box[0] or box[3] <= box[1]:
         return f"has the box {shown}, which has no area"
-    if (box[:2] < -OVERSHOOT_PX).any() or box[2] > width + OVERSHOOT_PX or box[3] > height + OVERSHOOT_PX:
+    overshoot = max(-box[0], -box[1], box[2] - width, box[3] - height)
+    if overshoot > OVERSHOOT_PX or (cut[2:] <= cut[:2]).any():
         return f"has the box {shown}, which lies outside its image of {width}x{height} (width x height)"
     return None

@@ -15,6 +15,7 @@ from ifkd.data.coco import CocoDataset, LabelledImage
 from ifkd.data.imagery import pad, read_image, resize
 from ifkd.detections import Array
 from ifkd.detectors import Targets
+from ifkd.errors import DataError
 
 KEPT_SHARE = 0.4
 """An object cut by a crop stays one when this share of its area is visible; else its rest is ignored."""
@@ -80,6 +81,23 @@ class TileDataset(Dataset[Sample]):
         return found
 
 
+class BatchDataset(Dataset["Batch | DataError"]):
+    """Whole batches by the keys of their tiles.
+
+    A DataError is handed over instead of raised: a loading process would wrap it in a traceback of its own.
+    """
+
+    def __init__(self, tiles: TileDataset) -> None:
+        self._tiles = tiles
+
+    def __getitem__(self, keys: list[tuple[int, int]]) -> Batch | DataError:
+        """Return the tiles of `keys` as a batch, or what is wrong with one of them."""
+        try:
+            return collate([self._tiles[key] for key in keys])
+        except DataError as error:
+            return error
+
+
 class EpochSampler(Sampler[list[tuple[int, int]]]):
     """Batches of (epoch, index) in an order that depends on (seed, epoch) alone; the last short batch is left out."""
 
@@ -123,12 +141,18 @@ def _turned(
     pixels: Array, boxes: Array, augmentation: recipe.Augmentation, random: np.random.Generator
 ) -> tuple[Array, Array]:
     """Return pixels and boxes after one of the eight symmetries of the square, as far as the recipe allows them."""
-    transpose, mirror, upend = random.random(3) < 0.5  # noqa: PLR2004
-    if augmentation.quarter_turns and transpose:
+    transpose, mirror, upend = random.random(3) < 0.5
+    if not augmentation.flip:
+        upend = transpose ^ mirror  # a turn is an even number of reflections
+    if not augmentation.quarter_turns:
+        transpose = False
+    if not (augmentation.flip or augmentation.quarter_turns):
+        mirror = upend = False
+    if transpose:
         pixels, boxes = pixels.transpose(1, 0, 2), boxes[:, [1, 0, 3, 2]]
-    if augmentation.flip and mirror:
+    if mirror:
         pixels, boxes = pixels[:, ::-1], _reflected(boxes, 0, pixels.shape[1])
-    if augmentation.flip and upend:
+    if upend:
         pixels, boxes = pixels[::-1], _reflected(boxes, 1, pixels.shape[0])
     return pixels, boxes
 
@@ -150,8 +174,8 @@ def _cropped(
     room = (max(0, height - tile_px), max(0, width - tile_px))
     top, left = (int(random.integers(0, space + 1)) for space in room)
     objects = np.flatnonzero(~image.ignore)
-    if max(room) and len(objects) and random.random() < 0.75:  # noqa: PLR2004
-        x1, y1, x2, y2 = boxes[random.choice(objects)]
+    if max(room) and len(objects) and random.random() < 0.75:
+        x1, y1, x2, y2 = boxes[random.choice(objects)].tolist()
         top = _start_around(y1, y2, tile_px, room[0], random)
         left = _start_around(x1, x2, tile_px, room[1], random)
     tile = pad(pixels[top : top + tile_px, left : left + tile_px], (tile_px, tile_px))

@@ -22,7 +22,7 @@ def anchors_of_level(stride: int, shape: tuple[int, int], device: torch.device) 
         [stride * scale for scale in OCTAVE_SCALES],
         list(RATIOS),
         dtype=torch.float32,
-        device=device,  # type: ignore[arg-type]
+        device=device,
     )
     rows = torch.arange(shape[0], device=device, dtype=torch.float32) * stride
     columns = torch.arange(shape[1], device=device, dtype=torch.float32) * stride

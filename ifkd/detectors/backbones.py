@@ -96,8 +96,8 @@ def _load_weights(network: nn.Module, config: recipe.Detector) -> None:
     )
     if unfit:
         raise CheckpointError(
-            f"{config.backbone_weights} is not a {config.backbone}: {len(unfit)} tensors are absent or of another shape",
-            got=", ".join(unfit[:5]),
+            f"{config.backbone_weights} is not a {config.backbone}",
+            got=f"{len(unfit)} tensors absent or of another shape, first {', '.join(unfit[:5])}",
         )
     network.load_state_dict(
         {name: value for name, value in state.items() if name in known and value.shape == known[name].shape},

@@ -10,7 +10,7 @@ from ifkd import recipe
 from ifkd.detectors.backbones import Backbone
 
 
-class CoarseLevels(ExtraFPNBlock):
+class CoarseLevels(ExtraFPNBlock):  # type: ignore[misc]
     """P6 from C5 and P7 from P6, without an activation between them (mmdet's `on_input`)."""
 
     def __init__(self, c5_channels: int, channels: int) -> None:

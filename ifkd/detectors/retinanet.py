@@ -4,7 +4,7 @@ import math
 
 import torch
 from jaxtyping import Float, Int64
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.models.detection._utils import BoxCoder, Matcher
 from torchvision.models.detection.retinanet import RetinaNetHead
@@ -33,6 +33,8 @@ class RetinaNet(Detector):
         self.strides = RetinaNetPyramid.strides
         self.backbone = RetinaNetPyramid(config)
         self.head = RetinaNetHead(config.channels, anchors.PER_CELL, num_classes)
+        if config.head_init == "kaiming":
+            _init_towers(self.head)
         self._matcher = Matcher(POSITIVE_IOU, NEGATIVE_IOU, allow_low_quality_matches=True)
         self._coder = BoxCoder((1.0, 1.0, 1.0, 1.0), bbox_xform_clip=MAX_LOG_RATIO)
 
@@ -110,6 +112,14 @@ class RetinaNet(Detector):
         batch, _, height, width = level.shape
         split = level.view(batch, anchors.PER_CELL, values, height, width)
         return split.permute(0, 3, 4, 1, 2).reshape(batch, height * width * anchors.PER_CELL, values)
+
+
+def _init_towers(head: nn.Module) -> None:
+    """Give the convolutions before a ReLU weights that keep the signal's size (He et al. 2015)."""
+    for branch in head.children():
+        for module in branch.conv.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
 
 
 def _decode(boxes: Tensor, deltas: Tensor, size: tuple[int, int]) -> Tensor:

@@ -114,4 +114,4 @@ def _norm(x: Tensor) -> Tensor:
 
 def _tanh_over(t: Tensor) -> Tensor:
     """Return tanh(t)/t, by its series where t is tiny."""
-    return torch.where(t < 1e-4, 1 - t.square() / 3, t.tanh() / t.clamp_min(SMALLEST_NORM))  # noqa: PLR2004
+    return torch.where(t < 1e-4, 1 - t.square() / 3, t.tanh() / t.clamp_min(SMALLEST_NORM))

@@ -1,5 +1,7 @@
 """IFKD: information fusion with knowledge distillation (Zhang and Yang, ACM MM 2024)."""
 
+from typing import cast
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -35,10 +37,12 @@ class IfkdMethod(Method):
         self.filters = nn.ModuleDict()
         if config.fdr.enabled and config.fdr.filter != "none":
             self.filters.update({level: FrequencyFilter(width, config.fdr) for level in config.fdr.levels})
+        self.projection: Tensor | None
         self.register_buffer("projection", width_projection(width), persistent=False)
         automatic = config.feature_scale == "auto"
         self._scales = [config.reference_rms / max(rms, 1e-12) if automatic else 1.0 for rms in student.feature_rms]
-        self._channel_factor = REFERENCE_CHANNELS / width if automatic else 1.0
+        counts_channels = automatic and config.channel_reduction == "sum"
+        self._channel_factor = REFERENCE_CHANNELS / width if counts_channels else 1.0
 
     def losses(self, views: Views) -> dict[str, Term]:
         """Return alpha L_feat and beta L_head (eq. 14) with their warm-up; and AT's term when it is asked for."""
@@ -102,7 +106,7 @@ class IfkdMethod(Method):
             r = fdr.r if fdr.r_range is None else _uniform(*fdr.r_range, generator)
             applies = not self.training or _uniform(0.0, 1.0, generator) < fdr.p
             mask = richness(teacher_logits) if applies else None
-            filter_ = self.filters[name] if name in self.filters else None
+            filter_ = cast("FrequencyFilter", self.filters[name]) if fdr.filter != "none" else None
             teacher = reconstruct(teacher, mask, r=r, frequency_filter=filter_)
             if fdr.apply_to == "both":
                 adapted = reconstruct(adapted, mask, r=r, frequency_filter=filter_)

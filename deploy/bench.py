@@ -1,0 +1,300 @@
+"""The latency of a bundle's files on this machine: backends x precisions x batch sizes, measured in turns."""
+
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import psutil
+
+from deploy.engine import Backend, Engine, EngineInfo
+from deploy.images import Framing, tiles_of
+from deploy.latency import Contestant, Ground, Latency, Procedure, contestant, measure_interleaved, summarise
+from deploy.records import BundleRecord, EngineRecord
+from export.bundle import Bundle
+from export.manifest import Precision
+from ifkd.config import Schema
+from ifkd.data.coco import CocoDataset
+from ifkd.detections import Array
+from ifkd.errors import IfkdError
+from ifkd.progress import progress
+
+NOISE_SEED = 0
+MOST_TILES = 64
+BYTES_PER_MB = 1e6
+SCOPE = "one call of the engine, uint8 tiles in memory to candidates in memory; reading, selection and merging excluded"
+ORDER = "engines take turns, so that a machine that slows down slows them all"
+
+
+class TileSource(Schema):
+    """What was fed to the engines; latency can depend on it, as detections cost time."""
+
+    kind: Literal["images", "noise"]
+    description: str
+    tiles: int
+
+
+class BenchCell(Schema):
+    """One engine at one batch size."""
+
+    backend: str
+    precision: Precision
+    batch: int
+    engine: EngineRecord | None = None
+    """None when it did not open."""
+    file_mb: float | None = None
+    """Size of the file, 10^6 bytes."""
+    load_ms: float | None = None
+    """From a closed file to a ready engine."""
+    first_run_ms: float | None = None
+    """The first answer after loading, which often builds kernels or memory plans."""
+    memory_growth_mb: float | None = None
+    """How much the process grew by loading and the first answer, 10^6 bytes of resident memory."""
+    latency: Latency | None = None
+    """None when nothing was measured."""
+    failure: str | None = None
+    """Why nothing, or not all, was measured."""
+    remark: str | None = None
+    """What keeps the figure from meaning what it seems to."""
+
+
+class UnmeasuredFile(Schema):
+    """An engine file of the bundle that this machine did not run."""
+
+    file: str
+    precision: Precision | None
+    file_mb: float
+    sha256: str
+    builder: str | None
+    """Program and version that built it, as its sidecar says."""
+    built_for: str | None
+    """The device it was built for, as its sidecar says."""
+    reason: str
+
+
+class Bench(Schema):
+    """The result of `ifkd bench`."""
+
+    schema_version: Literal[1] = 1
+    kind: Literal["bench"] = "bench"
+    created: str
+    """UTC, ISO 8601."""
+    bundle: BundleRecord
+    scope: str = SCOPE
+    order: str = ORDER
+    procedure: Procedure
+    threads: int | None
+    """CPU threads given to the runtimes; None leaves the choice to them."""
+    tiles: TileSource
+    gsd_m: float | None
+    """Ground sample distance of the tiles, metres."""
+    overlap_px: int
+    """Overlap of tiles that the figure in square kilometres allows for."""
+    cells: tuple[BenchCell, ...]
+    not_measured: tuple[UnmeasuredFile, ...]
+    process_peak_mb: float
+    """Largest resident memory of the process, all engines together, 10^6 bytes."""
+    partial: bool
+    """It was interrupted; what was measured until then is here."""
+    environment: dict[str, Any]
+
+
+@dataclass(slots=True)
+class _Lane:
+    """A cell on its way."""
+
+    backend: Backend
+    precision: Precision
+    batch: int
+    opened: "_Opened | None" = None
+    runner: Contestant | None = None
+    failure: str | None = None
+
+
+@dataclass(slots=True)
+class _Opened:
+    """An engine that was loaded, with what loading cost."""
+
+    engine: Engine
+    load_ms: float
+    first_run_ms: float
+    growth_mb: float
+
+
+@dataclass(slots=True)
+class Race:
+    """Engines of a bundle that are loaded together and measured in turns.
+
+    Use it in a `with`; `run` may be interrupted at any time, `cells` holds what was measured until then.
+    """
+
+    bundle: Bundle
+    open_one: Callable[[Backend, Precision], Engine]
+    tiles: Array
+    """uint8 [n, 3, height, width]."""
+    procedure: Procedure
+    _lanes: list[_Lane] = field(default_factory=list)
+    _engines: dict[tuple[Backend, Precision], "_Opened | str"] = field(default_factory=dict)
+
+    def __enter__(self) -> "Race":  # noqa: PYI034 - beartype cannot check Self
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for opened in self._engines.values():
+            if isinstance(opened, _Opened):
+                opened.engine.close()
+
+    def run(self, combinations: Sequence[tuple[Backend, Precision, int]]) -> None:
+        """Load and measure; an engine that fails leaves its cell with the reason."""
+        self._lanes = [_Lane(*combination) for combination in combinations]
+        for lane in self._lanes:
+            self._prepare(lane)
+        runners = [lane.runner for lane in self._lanes if lane.runner is not None]
+        with progress(len(runners) * (self.procedure.rounds + 1), "bench", unit="turn") as bar:
+            measure_interleaved(runners, self.procedure, after_turn=lambda _: bar.update())
+
+    def cells(self, ground: Ground) -> tuple[BenchCell, ...]:
+        """Return every cell with what is known of it."""
+        return tuple(self._cell(lane, ground) for lane in self._lanes)
+
+    def _prepare(self, lane: _Lane) -> None:
+        key = (lane.backend, lane.precision)
+        if key not in self._engines:
+            self._engines[key] = self._open(*key)
+        opened = self._engines[key]
+        if isinstance(opened, str):
+            lane.failure = opened
+            return
+        lane.opened = opened
+        most = opened.engine.info.max_batch
+        if lane.batch > most:
+            lane.failure = f"The engine takes at most {most} tiles at once"
+            return
+        lane.runner = contestant(
+            f"{lane.backend} {lane.precision} batch {lane.batch}", opened.engine, self.tiles, batch=lane.batch
+        )
+
+    def _open(self, backend: Backend, precision: Precision) -> _Opened | str:
+        before = psutil.Process().memory_info().rss
+        try:
+            started = time.perf_counter_ns()
+            engine = self.open_one(backend, precision)
+            loaded = time.perf_counter_ns()
+        except Exception as error:  # noqa: BLE001 - a runtime may raise anything; the cell says what
+            return _words(error)
+        try:
+            engine.infer(self.tiles[:1])
+        except Exception as error:  # noqa: BLE001
+            engine.close()
+            return _words(error)
+        answered = time.perf_counter_ns()
+        growth = (psutil.Process().memory_info().rss - before) / BYTES_PER_MB
+        return _Opened(engine, (loaded - started) / 1e6, (answered - loaded) / 1e6, growth)
+
+    def _cell(self, lane: _Lane, ground: Ground) -> BenchCell:
+        cell = BenchCell(backend=lane.backend, precision=lane.precision, batch=lane.batch, failure=lane.failure)
+        if lane.opened is None:
+            return cell
+        opened, info = lane.opened, lane.opened.engine.info
+        record = self.bundle.manifest.files.get(info.file)
+        latency = None
+        failure = lane.failure
+        if lane.runner is not None:
+            failure = lane.runner.failure
+            if lane.runner.samples.all_ns:
+                latency = summarise(lane.runner.samples, self.procedure, ground)
+            elif failure is None:
+                failure = "Interrupted before it was measured"
+        return cell.model_copy(
+            update={
+                "engine": EngineRecord.of(info),
+                "file_mb": None if record is None else record.bytes / BYTES_PER_MB,
+                "load_ms": opened.load_ms,
+                "first_run_ms": opened.first_run_ms,
+                "memory_growth_mb": opened.growth_mb,
+                "latency": latency,
+                "failure": failure,
+                "remark": _remark(info),
+            }
+        )
+
+
+def bench_tiles(dataset: CocoDataset | None, framing: Framing) -> tuple[Array, TileSource]:
+    """Return tiles to measure on: of real images where there are some, else seeded noise, and which it was."""
+    height, width = framing.tile_px
+    if dataset is not None:
+        tiles = tiles_of(dataset.images, framing, most=MOST_TILES)
+        description = f"the first {len(tiles)} tiles of {dataset.path.name}, {height}x{width}"
+        return tiles, TileSource(kind="images", description=description, tiles=len(tiles))
+    tiles = np.random.default_rng(NOISE_SEED).integers(0, 256, (8, 3, height, width), np.uint8)
+    description = f"uniform noise, {height}x{width}: no labelled images were given or found"
+    return tiles, TileSource(kind="noise", description=description, tiles=len(tiles))
+
+
+def unmeasured_files(bundle: Bundle, cells: Sequence[BenchCell]) -> tuple[UnmeasuredFile, ...]:
+    """Return the bundle's engine files that no cell measured, with what their sidecars say."""
+    measured = {cell.engine.file for cell in cells if cell.engine is not None and cell.latency is not None}
+    result = []
+    for name in bundle.find("engine"):
+        if name in measured:
+            continue
+        record = bundle.manifest.files[name]
+        sidecar = _sidecar(bundle.path / Path(name).with_suffix(".json"))
+        result.append(
+            UnmeasuredFile(
+                file=name,
+                precision=record.precision,
+                file_mb=record.bytes / BYTES_PER_MB,
+                sha256=record.sha256,
+                builder=_builder(sidecar),
+                built_for=_text(sidecar.get("device")),
+                reason=_why_not(cells, record.precision),
+            )
+        )
+    return tuple(result)
+
+
+def process_peak_mb() -> float:
+    """Return the largest resident memory this process had, 10^6 bytes."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / BYTES_PER_MB
+
+
+def _remark(info: EngineInfo) -> str | None:
+    if info.backend == "onnxruntime" and info.precision == "fp16" and info.device.startswith("CPU"):
+        return "ONNX Runtime computes fp16 files in fp32 on a CPU: the file gives fp16's answers, not its speed"
+    return None
+
+
+def _why_not(cells: Sequence[BenchCell], precision: Precision | None) -> str:
+    for cell in cells:
+        if cell.backend == "tensorrt" and cell.precision == precision and cell.failure:
+            return f"not measured: {cell.failure}"
+    return "not measured: needs an NVIDIA GPU"
+
+
+def _sidecar(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _builder(sidecar: dict[str, Any]) -> str | None:
+    name = _text(sidecar.get("builder"))
+    version = _text(sidecar.get("builder_version"))
+    return " ".join(part for part in (name, version) if part) or None
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)
+
+
+def _words(error: Exception) -> str:
+    return str(error) if isinstance(error, IfkdError) else f"{type(error).__name__}: {error}"

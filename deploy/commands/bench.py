@@ -1,0 +1,165 @@
+"""`ifkd bench`: the latency of a bundle's files on this machine."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from deploy.bench import Bench
+    from deploy.engine import Backend
+    from export.bundle import Bundle
+    from export.manifest import Precision
+    from ifkd.data.coco import CocoDataset
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("bundle", type=Path, help="folder made by `ifkd export`")
+    parser.add_argument("--out", type=Path, default=Path("bench.json"), help="the result (bench.json)")
+    parser.add_argument(
+        "--backend",
+        nargs="+",
+        choices=["onnxruntime", "torch", "tensorrt"],
+        default=["onnxruntime"],
+        help="runtimes (onnxruntime)",
+    )
+    parser.add_argument(
+        "--precision",
+        nargs="+",
+        choices=["fp32", "fp16", "int8", "int8-cpu"],
+        help="precisions (all the bundle has)",
+    )
+    parser.add_argument("--batch", nargs="+", type=int, default=[1], metavar="N", help="tiles per run (1)")
+    parser.add_argument("--seconds", type=float, default=3.0, metavar="S", help="least time per engine and batch (3)")
+    parser.add_argument("--samples", type=int, default=30, metavar="N", help="least runs per engine and batch (30)")
+    parser.add_argument("--rounds", type=int, default=6, metavar="N", help="turns each engine gets (6)")
+    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads of the runtimes (their own choice)")
+    parser.add_argument("--data", type=Path, metavar="COCO.json", help="images to run (the recipe's test split)")
+    parser.add_argument("--images", type=Path, metavar="DIR", help="their folder (`images` beside the json)")
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Measure, write the result and print its table."""
+    from deploy.bench import Race, bench_tiles, unmeasured_files
+    from deploy.engine import open_engine
+    from deploy.latency import Ground
+    from deploy.subject import framing_of
+    from export.bundle import open_bundle
+    from ifkd.files import write_json
+
+    procedure = _procedure(options)
+    bundle = open_bundle(options.bundle)
+    framing = framing_of(bundle)
+    tiles, source = bench_tiles(_images(bundle, options), framing)
+    gsd_m = bundle.manifest.defaults.gsd_m
+    gsd_m = None if gsd_m is None else gsd_m / framing.scale
+    ground = Ground(framing.tile_px, framing.overlap_px, gsd_m)
+
+    def open_one(backend: "Backend", precision: "Precision") -> Any:
+        return open_engine(bundle, backend=backend, precision=precision, threads=options.threads)
+
+    interrupted = False
+    with Race(bundle, open_one, tiles, procedure) as race:
+        try:
+            race.run(_combinations(bundle, options))
+        except KeyboardInterrupt:
+            interrupted = True
+        cells = race.cells(ground)
+        bench = _result(
+            bundle,
+            procedure=procedure,
+            threads=options.threads,
+            tiles=source,
+            gsd_m=gsd_m,
+            overlap_px=framing.overlap_px,
+            cells=cells,
+            not_measured=unmeasured_files(bundle, cells),
+            partial=interrupted,
+        )
+    write_json(options.out, bench.model_dump(mode="json"))
+    if not options.json:
+        print(f"{_summary(bench)}\n{options.out}")  # noqa: T201
+    if interrupted:
+        raise KeyboardInterrupt
+    return {**bench.model_dump(mode="json"), "out": str(options.out)}
+
+
+def _procedure(options: argparse.Namespace) -> Any:
+    from deploy.latency import Procedure
+    from ifkd.errors import UsageError
+
+    for flag, value in (("--seconds", options.seconds), ("--samples", options.samples), ("--rounds", options.rounds)):
+        if value <= 0:
+            raise UsageError(f"{flag} must be above 0", got=value)
+    if min(options.batch) < 1:
+        raise UsageError("--batch must be at least 1", got=min(options.batch))
+    return Procedure(
+        warmup_s=min(0.5, options.seconds),
+        min_s=options.seconds,
+        min_samples=options.samples,
+        rounds=options.rounds,
+    )
+
+
+def _combinations(bundle: "Bundle", options: argparse.Namespace) -> "list[tuple[Backend, Precision, int]]":
+    """Return backend, precision and batch of every cell; torch is the fp32 reference and has no other precision."""
+    from deploy.subject import precisions_of
+
+    asked = options.precision or precisions_of(bundle)
+    return [
+        (backend, precision, batch)
+        for backend in dict.fromkeys(options.backend)
+        for precision in dict.fromkeys(asked)
+        if not (backend == "torch" and precision != "fp32" and options.precision is None)
+        for batch in sorted(set(options.batch))
+    ]
+
+
+def _images(bundle: "Bundle", options: argparse.Namespace) -> "CocoDataset | None":
+    """Return the images to run: those asked for, else the recipe's where they are at hand."""
+    from deploy.evaluation import open_data
+    from deploy.subject import recipe_of
+    from ifkd.errors import DataError
+
+    classes = bundle.manifest.classes
+    recipe = recipe_of(bundle)
+    try:
+        return open_data(options.data, images=options.images, recipe=recipe, classes=classes, needed_by="bench")
+    except DataError:
+        if options.data is not None:
+            raise
+        return None
+
+
+def _result(bundle: "Bundle", **facts: Any) -> "Bench":
+    from deploy.bench import Bench, process_peak_mb
+    from deploy.environment import describe
+    from deploy.records import BundleRecord, now
+
+    return Bench(
+        created=now(),
+        bundle=BundleRecord.of(bundle),
+        process_peak_mb=process_peak_mb(),
+        environment=describe(),
+        **facts,
+    )
+
+
+def _summary(bench: "Bench") -> str:
+    from deploy.report import assemble
+    from deploy.report_tables import device_of, engine_table
+
+    table = engine_table(assemble(title="", evaluations={}, benches=[bench]))
+    lines = [f"{bench.bundle.name} on {device_of(bench)}, fed with {bench.tiles.description}"]
+    lines += [table.plain()] if table is not None else ["There was nothing to measure."]
+    rules = []
+    for cell in bench.cells:
+        name = f"{cell.backend} {cell.precision} batch {cell.batch}"
+        if cell.failure is not None:
+            lines.append(f"{name}: {cell.failure}")
+        elif cell.latency is not None and not cell.latency.stability.stable:
+            lines.append(f"{name} is UNSTABLE: {cell.latency.stability.reason}")
+            rules.append(f"Stable means: {cell.latency.stability.rule}")
+    lines += rules[:1]
+    lines += dict.fromkeys(cell.remark for cell in bench.cells if cell.remark is not None)
+    return "\n".join(lines)

@@ -1,0 +1,187 @@
+"""`ifkd detect`: find the objects of a scene and write them as map files, tables and pictures."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ifkd.errors import VerdictError
+
+if TYPE_CHECKING:
+    from deploy.result import SceneResult
+    from deploy.truth import SceneTruth
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Describe the arguments."""
+    parser.add_argument("bundle", type=Path, help="folder made by `ifkd export`")
+    parser.add_argument("scene", type=Path, help="GeoTIFF, VRT, PNG, JPEG or another raster")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the results")
+    engine = parser.add_argument_group("engine")
+    engine.add_argument("--backend", choices=("onnxruntime", "torch", "tensorrt"), default="onnxruntime")
+    engine.add_argument("--precision", choices=("fp32", "fp16", "int8", "int8-cpu"), default="fp32")
+    engine.add_argument("--batch", type=int, metavar="N", help="tiles per call (default: the most the engine takes)")
+    engine.add_argument("--threads", type=int, metavar="N", help="CPU threads of the engine (default: all cores)")
+    reading = parser.add_argument_group("reading the scene")
+    reading.add_argument("--bands", type=int, nargs="+", metavar="B", help="one or three bands, from 1")
+    reading.add_argument(
+        "--scale-range",
+        type=float,
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+        help="values that become black and white (default: uint8 as it is, others by percentiles 2 and 98)",
+    )
+    reading.add_argument("--nodata", type=float, metavar="V", help="the value that means no data (default: the file's)")
+    reading.add_argument(
+        "--gsd-m", type=float, metavar="M", help="the scene's ground sample distance, if not that of training"
+    )
+    reading.add_argument("--strict", action="store_true", help="stop at the first part that cannot be read")
+    finding = parser.add_argument_group("finding objects")
+    finding.add_argument("--score", type=float, metavar="S", help="least score of an object (default: the bundle's)")
+    finding.add_argument(
+        "--overlap-px", type=int, metavar="N", help="overlap of tiles, engine pixels (default: the bundle's)"
+    )
+    finding.add_argument(
+        "--merge",
+        choices=("border", "nms", "nmm", "greedy_nmm"),
+        default="border",
+        help="how tiles are brought together (default: border)",
+    )
+    finding.add_argument("--metric", choices=("iou", "ios"), default="iou", help="overlap of boxes (default: iou)")
+    writing = parser.add_argument_group("results")
+    writing.add_argument(
+        "--format",
+        nargs="+",
+        choices=("geojson", "gpkg", "coco", "csv"),
+        metavar="F",
+        help="of geojson, gpkg, coco, csv (default: all that the scene can have)",
+    )
+    writing.add_argument("--truth", type=Path, metavar="COCO.json", help="labels of the scene, to score the result")
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Detect, write, and say what was found.
+
+    Raises:
+        VerdictError: Parts of the scene could not be read; everything else was written.
+    """
+    from deploy.engine import open_engine
+    from deploy.outputs import check_folder, choose_formats
+    from deploy.pipeline import detect_scene, grid_for, settings_for
+    from deploy.scene import Scene
+    from deploy.truth import SceneTruth
+    from export.bundle import open_bundle
+
+    bundle = open_bundle(options.bundle)
+    manifest = bundle.manifest
+    settings = settings_for(
+        manifest,
+        score=options.score,
+        overlap_px=options.overlap_px,
+        gsd_m=options.gsd_m,
+        merge=options.merge,
+        metric=options.metric,
+        strict=options.strict,
+    )
+    with Scene(
+        options.scene,
+        bands=None if options.bands is None else tuple(options.bands),
+        scale_range=None if options.scale_range is None else tuple(options.scale_range),
+        nodata=options.nodata,
+    ) as scene:
+        grid_for(scene.size, manifest.input.tile_px, settings)
+        formats, left_out = choose_formats(options.format, scene.info)
+        truth = None
+        if options.truth is not None:
+            truth = SceneTruth(options.truth, scene=scene.info.name, size=scene.size, classes=manifest.classes)
+        check_folder(options.out)
+        if left_out:
+            _say(left_out)
+        with open_engine(
+            bundle, backend=options.backend, precision=options.precision, threads=options.threads
+        ) as engine:
+            result = detect_scene(
+                engine,
+                scene,
+                settings,
+                category_ids=manifest.category_ids,
+                batch=options.batch,
+                show_progress=True,
+            )
+        record = _write(result, scene, options, formats, truth)
+    return _concluded(result, record, options)
+
+
+def _write(
+    result: "SceneResult",
+    scene: Any,
+    options: argparse.Namespace,
+    formats: tuple[str, ...],
+    truth: "SceneTruth | None",
+) -> dict[str, Any]:
+    """Write everything, and return what run.json holds."""
+    import time
+
+    from deploy.outputs import RUN_NAME, staged, write_results
+    from deploy.quicklook import write_quicklooks
+    from deploy.run_record import run_record
+    from ifkd.files import write_json
+
+    start = time.perf_counter()
+    with staged(options.out) as folder:
+        files = write_results(result, folder, formats, image_id=truth.image_id if truth else 1)
+        files += write_quicklooks(result, scene, folder)
+        record = run_record(
+            result,
+            bundle=options.bundle,
+            files=files,
+            score=None if truth is None else truth.score(result),
+            write_seconds=time.perf_counter() - start,
+        )
+        write_json(folder / RUN_NAME, record)
+    return record
+
+
+def _concluded(result: "SceneResult", record: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
+    """Print the summary, and raise the verdict when there are holes."""
+    if not options.json:
+        print(_summary(result, record, options.out))  # noqa: T201
+    if result.holes:
+        if options.json:  # the verdict ends the verb, so its result is printed here
+            print(json.dumps(record, indent=2, ensure_ascii=False))  # noqa: T201
+        first = result.holes[0]
+        raise VerdictError(
+            f"{len(result.holes)} of {len(result.grid)} tiles of {result.scene.name} could not be read; the rest was "
+            f"searched and written. The first is {first.tile}: {first.problem}",
+        )
+    return record
+
+
+def _summary(result: "SceneResult", record: dict[str, Any], out: Path) -> str:
+    height, width = result.scene.size
+    seconds = result.seconds
+    looked = len(result.grid) - result.skipped - len(result.holes)
+    head = (
+        f"{len(result.detections)} objects in {result.scene.name} ({width} x {height} px, {looked} tiles looked at, "
+        f"{result.skipped} empty) in {seconds['total']:.1f} s, of which inference {seconds.get('infer', 0.0):.1f} s"
+    )
+    lines = [head]
+    lines += [f"  {name}: {count}" for name, count in result.counts().items() if count]
+    score = record["score"]
+    if score is not None:
+        shown = [
+            f"{name} {score[key]:.3f}"
+            for name, key in (("AP50", "ap50"), ("precision", "precision"), ("recall", "recall"))
+            if score[key] is not None
+        ]
+        lines.append(
+            f"Against {score['objects']} labelled objects, at score {score['score_threshold']:g} and IoU 0.5: "
+            + (", ".join(shown) or "nothing to compare")
+        )
+    lines.append(f"Results: {out} ({', '.join(record['files'])})")
+    return "\n".join(lines)
+
+
+def _say(line: str) -> None:
+    print(f"ifkd: {line}", file=sys.stderr)  # noqa: T201

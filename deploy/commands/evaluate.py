@@ -1,0 +1,68 @@
+"""`ifkd evaluate`: COCO metrics of a checkpoint or a bundle on labelled images."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from deploy.engine import Backend
+    from deploy.evaluation import Evaluation
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("subject", type=Path, help="a checkpoint (.safetensors) or the folder of a bundle")
+    parser.add_argument("--data", type=Path, metavar="COCO.json", help="labelled images (the recipe's test split)")
+    parser.add_argument("--images", type=Path, metavar="DIR", help="their folder (`images` beside the json)")
+    parser.add_argument(
+        "--backend",
+        choices=["onnxruntime", "torch", "tensorrt"],
+        help="what computes (torch for a checkpoint, onnxruntime for a bundle)",
+    )
+    parser.add_argument("--precision", choices=["fp32", "fp16", "int8", "int8-cpu"], default="fp32")
+    parser.add_argument("--batch", type=int, default=4, metavar="N", help="tiles run together (4)")
+    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads of the runtime (its own choice)")
+    parser.add_argument("--out", type=Path, default=Path("evaluation.json"), help="the result (evaluation.json)")
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Evaluate, write the result and print its table."""
+    from deploy.evaluation import evaluate_subject, open_data
+    from deploy.subject import open_subject
+    from ifkd.errors import UsageError
+    from ifkd.files import write_json
+
+    if options.batch < 1:
+        raise UsageError("--batch must be at least 1", got=options.batch)
+    subject = open_subject(options.subject)
+    dataset = open_data(
+        options.data, images=options.images, recipe=subject.recipe, classes=subject.classes, needed_by="evaluate"
+    )
+    backend: Backend = options.backend or ("torch" if subject.record.kind == "checkpoint" else "onnxruntime")
+    with subject.open(backend, options.precision, options.threads) as engine:
+        evaluation = evaluate_subject(subject, engine, dataset, batch=options.batch)
+    write_json(options.out, evaluation.model_dump(mode="json"))
+    if not options.json:
+        print(f"{_table(evaluation)}\n{options.out}")  # noqa: T201
+    return {**evaluation.model_dump(mode="json"), "out": str(options.out)}
+
+
+def _table(evaluation: "Evaluation") -> str:
+    from deploy.report_tables import Table, ap
+
+    metrics = evaluation.metrics
+    rows = [("all", ap(metrics.mean_ap), ap(metrics.ap50), ap(metrics.ap75), str(metrics.objects))]
+    rows += [
+        (name, ap(one.mean_ap), ap(one.ap50), ap(one.ap75), str(one.objects)) for name, one in metrics.per_class.items()
+    ]
+    table = Table(
+        caption="",
+        headings=("Class", "mAP", "AP50", "AP75", "Objects"),
+        numeric=(False, True, True, True, True),
+        rows=tuple(rows),
+    )
+    engine = evaluation.engine
+    return (
+        f"{evaluation.subject.name}: {engine.backend} {engine.precision} on {engine.device}, "
+        f"{metrics.images} images of {evaluation.data.path} in {evaluation.seconds:.1f} s\n{table.plain()}"
+    )

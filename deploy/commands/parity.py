@@ -1,0 +1,111 @@
+"""`ifkd parity`: a bundle's engine files against the torch network they came from."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from deploy.engine import Backend, Engine
+    from deploy.parity import Parity
+    from export.manifest import Precision
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("bundle", type=Path, help="folder made by `ifkd export`")
+    parser.add_argument("--data", type=Path, metavar="COCO.json", help="labelled images (the recipe's test split)")
+    parser.add_argument("--images", type=Path, metavar="DIR", help="their folder (`images` beside the json)")
+    parser.add_argument("--out", type=Path, default=Path("parity.json"), help="the result (parity.json)")
+    parser.add_argument(
+        "--backend",
+        nargs="+",
+        choices=["onnxruntime", "torch", "tensorrt"],
+        default=["onnxruntime"],
+        help="runtimes to compare with torch fp32 (onnxruntime)",
+    )
+    parser.add_argument(
+        "--precision", nargs="+", choices=["fp32", "fp16", "int8", "int8-cpu"], help="precisions (all the bundle has)"
+    )
+    parser.add_argument("--batch", type=int, default=4, metavar="N", help="tiles run together (4)")
+    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads of the runtimes (their own choice)")
+    parser.add_argument("--gates", type=Path, metavar="TOML", help="gates by precision (docs/reports.md lists them)")
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Compare, write the result and print the verdict.
+
+    Raises:
+        VerdictError: A gate does not hold; the result is written all the same.
+    """
+    from ifkd.errors import VerdictError
+    from ifkd.files import write_json
+
+    parity = _compare(options)
+    write_json(options.out, parity.model_dump(mode="json"))
+    result = {**parity.model_dump(mode="json"), "out": str(options.out)}
+    if not options.json:
+        print(f"{_summary(parity)}\n{options.out}")  # noqa: T201
+    if not parity.passed:
+        if options.json:  # the verdict ends the verb, so its result is printed here
+            print(json.dumps(result, indent=2, ensure_ascii=False))  # noqa: T201
+        raise VerdictError(f"Parity failed ({parity.rule}). {parity.verdict}")
+    return result
+
+
+def _compare(options: argparse.Namespace) -> "Parity":
+    from deploy.engine import open_engine
+    from deploy.evaluation import open_data
+    from deploy.gates import Gates
+    from deploy.parity import Parity, Reference, run_parity, verdict_of
+    from deploy.records import BundleRecord, DataRecord, now
+    from deploy.subject import framing_of, precisions_of, recipe_of
+    from export.bundle import open_bundle
+    from ifkd.config import load
+    from ifkd.errors import UsageError
+
+    if options.batch < 1:
+        raise UsageError("--batch must be at least 1", got=options.batch)
+    gates = Gates() if options.gates is None else load(options.gates, Gates)
+    bundle = open_bundle(options.bundle)
+    dataset = open_data(
+        options.data,
+        images=options.images,
+        recipe=recipe_of(bundle),
+        classes=bundle.manifest.classes,
+        needed_by="parity",
+    )
+    framing = framing_of(bundle)
+    with open_engine(bundle, backend="torch", precision="fp32", threads=options.threads) as engine:
+        reference = Reference(engine, dataset, framing, batch=options.batch)
+    asked = options.precision or precisions_of(bundle)
+
+    def opener(backend: "Backend", precision: "Precision") -> "Engine":
+        return open_engine(bundle, backend=backend, precision=precision, threads=options.threads)
+
+    pairs = [(backend, precision) for backend in dict.fromkeys(options.backend) for precision in dict.fromkeys(asked)]
+    cells = run_parity(reference, pairs, opener, gates)
+    passed, verdict = verdict_of(cells)
+    return Parity(
+        created=now(),
+        bundle=BundleRecord.of(bundle),
+        data=DataRecord.of(dataset),
+        selection=framing.selection,
+        reference=reference.record,
+        reference_metrics=reference.metrics,
+        cells=cells,
+        passed=passed,
+        verdict=verdict,
+    )
+
+
+def _summary(parity: "Parity") -> str:
+    from deploy.report_tables import gate_table
+
+    data = parity.data
+    head = f"{data.images} images with {data.objects} objects of {data.path}"
+    lines = [f"{parity.bundle.name} against torch fp32, {head}"]
+    table = gate_table(parity.cells)
+    lines += [table.plain()] if table is not None else []
+    lines += [f"{cell.backend} {cell.precision}: {cell.verdict}" for cell in parity.cells]
+    return "\n".join(lines)

@@ -1,0 +1,136 @@
+"""The machine and the programs behind a number: what stands beside every measurement, and what `ifkd doctor` shows.
+
+Nothing here imports what it asks about, and whatever is absent is simply not there: a description never fails.
+"""
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+PACKAGES = (
+    "ifkd",
+    "numpy",
+    "torch",
+    "torchvision",
+    "timm",
+    "onnx",
+    "onnxscript",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "tensorrt",
+    "tensorrt-rtx",
+    "cuda-python",
+    "cuda-bindings",
+    "rasterio",
+    "pyogrio",
+    "pycocotools",
+    "jinja2",
+    "matplotlib",
+)
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
+CPU_FEATURES = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_int8", "asimd", "asimddp")
+"""Instructions that decide how fast a convolution runs."""
+SECONDS_FOR_A_PROGRAM = 10.0
+
+
+def describe() -> dict[str, Any]:
+    """Return versions, CPU, threads, governor, load, memory, GPUs and the state of the source, as JSON values."""
+    return {
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "packages": installed_packages(),
+        "cpu": _cpu(),
+        "load_average_1min": round(psutil.getloadavg()[0], 2),
+        "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
+        "memory_available_gb": round(psutil.virtual_memory().available / 1e9, 1),
+        "gpus": gpus(),
+        "variables": {name: os.environ[name] for name in THREAD_VARIABLES if name in os.environ},
+        "source": _source_state(),
+    }
+
+
+def installed_packages() -> dict[str, str]:
+    """Return the versions of the packages that matter here, as far as they are installed."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def gpus() -> list[dict[str, str]]:
+    """Return name, driver, memory and compute capability of each NVIDIA GPU, as nvidia-smi tells."""
+    fields = {
+        "name": "name",
+        "driver_version": "driver",
+        "memory.total": "memory",
+        "compute_cap": "compute_capability",
+        "clocks.max.sm": "largest_clock",
+    }
+    table = _output("nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader")
+    rows = [line.split(", ") for line in (table or "").splitlines() if line.strip()]
+    return [dict(zip(fields.values(), row, strict=True)) for row in rows if len(row) == len(fields)]
+
+
+def _cpu() -> dict[str, Any]:
+    return {
+        "model": _cpu_field("model name") or platform.processor() or "unknown",
+        "cores": psutil.cpu_count(logical=False),
+        "threads": psutil.cpu_count(),
+        "usable_threads": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "governor": _read(Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")) or "unknown",
+        "features": [name for name in CPU_FEATURES if name in _cpu_flags()],
+    }
+
+
+def _cpu_flags() -> set[str]:
+    return set((_cpu_field("flags") or _cpu_field("Features") or "").split())
+
+
+def _cpu_field(name: str) -> str | None:
+    for line in (_read(Path("/proc/cpuinfo")) or "").splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() == name:
+            return value.strip()
+    return None
+
+
+def _source_state() -> dict[str, Any] | None:
+    """Return commit and cleanliness of the checkout this code runs from; None when it is installed without one."""
+    folder = Path(__file__).resolve().parents[1]
+    if not (folder / ".git").exists():
+        return None
+    commit = _output("git", "-C", str(folder), "rev-parse", "HEAD")
+    changes = _output("git", "-C", str(folder), "status", "--porcelain")
+    if commit is None or changes is None:
+        return None
+    return {"commit": commit, "changed_files": len(changes.splitlines())}
+
+
+def _output(program: str, *arguments: str) -> str | None:
+    """Return what a program prints, or None when it is absent or fails."""
+    path = shutil.which(program)
+    if path is None:
+        return None
+    try:
+        done = subprocess.run(  # noqa: S603 (a fixed program with fixed arguments)
+            [path, *arguments], capture_output=True, text=True, timeout=SECONDS_FOR_A_PROGRAM, check=True
+        )
+    except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
+        return None
+    return done.stdout.strip()
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        return None

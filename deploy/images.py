@@ -1,0 +1,142 @@
+"""Whole images through an engine: scaled as in training, padded to a tile or cut into tiles, answers put together."""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from deploy.engine import Engine
+from deploy.merge import MergeSettings, TileDetections, merge
+from ifkd.data.coco import LabelledImage
+from ifkd.data.imagery import pad, read_image, resize
+from ifkd.detections import Array, Candidates, Detections
+from ifkd.postprocess import Selection, select_detections
+from ifkd.tiling import TileGrid, Window
+
+
+@dataclass(frozen=True, slots=True)
+class Framing:
+    """How images become tiles and candidates become detections."""
+
+    scale: float
+    """Factor from the image's pixels to the tile's."""
+    tile_px: tuple[int, int]
+    """(height, width)."""
+    overlap_px: int
+    """Overlap of neighbouring tiles, pixels after scaling."""
+    selection: Selection
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Answer:
+    """What was found in one image, in its own pixels."""
+
+    detections: Detections
+    candidates: Detections
+    """What the detections were chosen from, down to half the score threshold; empty unless asked for."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TiledImage:
+    """An image as tiles."""
+
+    size: tuple[int, int]
+    """(height, width), pixels of the image."""
+    scaled: tuple[int, int]
+    """(height, width) after scaling."""
+    windows: tuple[Window, ...]
+    """Of the scaled image; one that reaches beyond it was padded."""
+    tiles: Array
+    """uint8 [windows, 3, height, width]."""
+
+
+def cut(pixels: Array, framing: Framing) -> TiledImage:
+    """Return uint8 pixels [height, width, 3] as tiles: one if the scaled image fits a tile, else a grid."""
+    size = (pixels.shape[0], pixels.shape[1])
+    scaled = (max(1, round(size[0] * framing.scale)), max(1, round(size[1] * framing.scale)))
+    pixels = resize(pixels, scaled)
+    windows = tuple(TileGrid(scaled, framing.tile_px, framing.overlap_px))
+    tiles = [pad(pixels[w.top : w.bottom, w.left : w.right], framing.tile_px).transpose(2, 0, 1) for w in windows]
+    return TiledImage(size, scaled, windows, np.ascontiguousarray(np.stack(tiles)))
+
+
+def tiles_of(images: Sequence[LabelledImage], framing: Framing, *, most: int) -> Array:
+    """Return the first `most` tiles of images, uint8 [n, 3, height, width]."""
+    parts: list[Array] = []
+    for image in images:
+        if sum(map(len, parts)) >= most:
+            break
+        parts.append(cut(read_image(image.path), framing).tiles)
+    return np.concatenate(parts)[:most] if parts else np.zeros((0, 3, *framing.tile_px), np.uint8)
+
+
+def detect_images(
+    engine: Engine,
+    images: Sequence[LabelledImage],
+    framing: Framing,
+    *,
+    batch: int,
+    keep_candidates: bool = False,
+) -> Iterator[tuple[int, Answer]]:
+    """Yield each image's id and what `engine` finds in it, in order.
+
+    Args:
+        engine: The engine.
+        images: Image files.
+        framing: Scale, tiles and thresholds.
+        batch: Images read and tiles run together.
+        keep_candidates: Also return the candidates, down to half the score threshold.
+
+    Raises:
+        DataError: An image cannot be read, or is not of the size the annotation file says.
+        EngineError: The engine fails.
+    """
+    waiting = iter(images)
+    while group := list(itertools.islice(waiting, batch)):
+        tiled = [cut(read_image(image.path, size=image.size), framing) for image in group]
+        tiles = np.concatenate([one.tiles for one in tiled])
+        parts = [engine.infer(tiles[start : start + batch]) for start in range(0, len(tiles), batch)]
+        answers = Candidates(
+            np.concatenate([part.boxes for part in parts]),
+            np.concatenate([part.scores for part in parts]),
+            np.concatenate([part.labels for part in parts]),
+        )
+        start = 0
+        for image, one in zip(group, tiled, strict=True):
+            rows = slice(start, start + len(one.windows))
+            start = rows.stop
+            own = Candidates(answers.boxes[rows], answers.scores[rows], answers.labels[rows])
+            yield image.id, _answer(own, one, framing, keep_candidates=keep_candidates)
+
+
+def _answer(candidates: Candidates, image: TiledImage, framing: Framing, *, keep_candidates: bool) -> Answer:
+    selection = framing.selection
+    found = select_detections(candidates, selection, size=framing.tile_px)
+    placed = [
+        TileDetections.of_tile(
+            one.moved(right=float(window.left), down=float(window.top)), tile, window=window, size=image.scaled
+        )
+        for tile, (one, window) in enumerate(zip(found, image.windows, strict=True))
+    ]
+    settings = MergeSettings(threshold=selection.iou_threshold)
+    merged = placed[0] if len(placed) == 1 else merge(TileDetections.concatenate(placed), settings)
+    detections = _to_image(merged.detections, image)
+    detections = detections.select(np.arange(min(len(detections), selection.max_detections)))
+    return Answer(detections, _raw(candidates, image, selection) if keep_candidates else Detections.empty())
+
+
+def _raw(candidates: Candidates, image: TiledImage, selection: Selection) -> Detections:
+    parts = []
+    for row, window in enumerate(image.windows):
+        above = candidates.scores[row] > selection.score_threshold / 2
+        part = Detections(candidates.boxes[row][above], candidates.scores[row][above], candidates.labels[row][above])
+        parts.append(part.moved(right=float(window.left), down=float(window.top)))
+    return _to_image(Detections.concatenate(parts), image)
+
+
+def _to_image(detections: Detections, image: TiledImage) -> Detections:
+    """Return detections of the scaled image in pixels of the image, cut to it."""
+    down, right = image.size[0] / image.scaled[0], image.size[1] / image.scaled[1]
+    boxes = (detections.boxes * np.array([right, down, right, down])).astype(np.float32)
+    return Detections(boxes, detections.scores, detections.labels).clipped(image.size)

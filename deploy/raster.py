@@ -1,0 +1,224 @@
+"""Rasters as they lie on disk or in memory: values and validity of any window, in the raster's own type."""
+
+import warnings
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+from rasterio.enums import ColorInterp, MaskFlags, Resampling
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.windows import Window as RasterWindow
+
+from deploy.geo import Georeference, georeference_of
+from ifkd.detections import Array
+from ifkd.errors import SceneError
+from ifkd.tiling import Window
+
+SMOOTH = Resampling.average
+NEAREST = Resampling.nearest
+
+
+class Raster(ABC):
+    """What a scene reads from."""
+
+    name: str
+    """The file's name, for messages and outputs."""
+    driver: str
+    size: tuple[int, int]
+    """(height, width), pixels."""
+    dtype: str
+    bands: tuple[int, ...]
+    """Numbers of the bands that carry an image, from 1; alpha is left out."""
+    block_rows: int
+    """Rows that are decoded together."""
+    nodata: float | None
+    georeference: Georeference | None
+
+    @abstractmethod
+    def read(
+        self,
+        bands: tuple[int, ...],
+        window: Window,
+        *,
+        shape: tuple[int, int] | None = None,
+        smooth: bool = False,
+    ) -> tuple[Array, Array | None]:
+        """Return values [bands, height, width] of a window inside the raster and where they are valid.
+
+        Args:
+            bands: Which bands, from 1.
+            window: Which part.
+            shape: (height, width) to thin the window to.
+            smooth: Average when thinning, instead of picking pixels.
+
+        Returns:
+            The values, and bool [height, width] that is false where no band has data; None: all are valid.
+
+        Raises:
+            SceneError: The part cannot be read.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give back what is open."""
+
+
+class RasterFile(Raster):
+    """A raster that GDAL reads: GeoTIFF, COG, VRT, PNG, JPEG and the like."""
+
+    def __init__(self, path: Path, *, nodata: float | None = None) -> None:
+        self._path = path
+        self._dataset = _open(path)
+        dataset = self._dataset
+        self.name = path.name
+        self.driver = dataset.driver
+        self.size = (dataset.height, dataset.width)
+        self.block_rows = int(dataset.block_shapes[0][0])
+        self.nodata = dataset.nodata if nodata is None else nodata
+        self.georeference = georeference_of(dataset)
+        self._palette = _palette(dataset)
+        self.dtype = "uint8" if self._palette is not None else dataset.dtypes[0]
+        image = [b for b, role in zip(dataset.indexes, dataset.colorinterp, strict=True) if role != ColorInterp.alpha]
+        self.bands = (1, 2, 3) if self._palette is not None else tuple(image)
+        # A nodata value is compared here; masks and alpha bands are read from the file.
+        self._has_mask = any(MaskFlags.per_dataset in flags for flags in dataset.mask_flag_enums)
+
+    def read(
+        self,
+        bands: tuple[int, ...],
+        window: Window,
+        *,
+        shape: tuple[int, int] | None = None,
+        smooth: bool = False,
+    ) -> tuple[Array, Array | None]:
+        """Return values and validity; see `Raster.read`."""
+        part = RasterWindow(window.left, window.top, window.width, window.height)
+        paletted = self._palette is not None
+        how = SMOOTH if smooth and not paletted else NEAREST
+        indexes = [1] if paletted else list(bands)
+        try:
+            if shape is None:
+                values = self._dataset.read(indexes, window=part)
+                mask = self._dataset.read_masks(1, window=part) if self._has_mask else None
+            else:
+                out = (len(indexes), *shape)
+                values = self._dataset.read(indexes, window=part, out_shape=out, resampling=how)
+                mask = (
+                    self._dataset.read_masks(1, window=part, out_shape=shape, resampling=NEAREST)
+                    if self._has_mask
+                    else None
+                )
+        except (RasterioError, OSError) as error:
+            raise SceneError(
+                f"{self._path} cannot be read at rows {window.top} to {window.bottom}, columns {window.left} to "
+                f"{window.right} ({error.__cause__ or error})",
+                mend="The file may be truncated or damaged: compare its size with the source's, or copy it again.",
+            ) from error
+        valid = None if mask is None else mask > 0
+        if self.nodata is not None:
+            has_data = _has_data(values, self.nodata)
+            valid = has_data if valid is None else valid & has_data
+        if self._palette is not None:
+            colours = self._palette[values[0]].transpose(2, 0, 1)
+            values = colours[[band - 1 for band in bands]]
+        return values, valid
+
+    def close(self) -> None:
+        """Close the file."""
+        self._dataset.close()
+
+
+class RasterArray(Raster):
+    """A raster in memory."""
+
+    def __init__(self, pixels: Array, *, nodata: float | None = None) -> None:
+        if pixels.ndim not in {2, 3} or pixels.dtype.kind not in "uif" or 0 in pixels.shape:
+            raise SceneError(
+                "This array is no scene",
+                got=f"{pixels.dtype} {list(pixels.shape)}",
+                expected="numbers [height, width] or [height, width, bands], none of them 0",
+            )
+        self._pixels = pixels[:, :, None] if pixels.ndim == 2 else pixels
+        self.name = "array"
+        self.driver = "array"
+        self.size = (pixels.shape[0], pixels.shape[1])
+        self.dtype = str(pixels.dtype)
+        self.bands = tuple(range(1, self._pixels.shape[2] + 1))
+        self.block_rows = 1
+        self.nodata = nodata
+        self.georeference = None
+
+    def read(
+        self,
+        bands: tuple[int, ...],
+        window: Window,
+        *,
+        shape: tuple[int, int] | None = None,
+        smooth: bool = False,  # noqa: ARG002 - arrays are thinned by picking pixels
+    ) -> tuple[Array, Array | None]:
+        """Return values and validity; see `Raster.read`."""
+        part = self._pixels[window.top : window.bottom, window.left : window.right]
+        if shape is not None:
+            rows = (np.arange(shape[0]) + 0.5) * window.height / shape[0]
+            columns = (np.arange(shape[1]) + 0.5) * window.width / shape[1]
+            part = part[rows.astype(int)[:, None], columns.astype(int)]
+        values = part[:, :, [band - 1 for band in bands]].transpose(2, 0, 1)
+        return values, None if self.nodata is None else _has_data(values, self.nodata)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def _open(path: Path) -> Any:
+    if not path.exists():
+        raise SceneError(f"There is no scene {path}", mend="Check the path.")
+    if not path.is_file():
+        raise SceneError(f"{path} is a folder, not a scene", mend="Name a raster file, such as a GeoTIFF.")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            dataset = rasterio.open(path)
+    except (RasterioError, OSError) as error:
+        raise SceneError(
+            f"{path} is not a raster that can be read ({error})",
+            expected="a GeoTIFF, VRT, PNG, JPEG or another format of GDAL, whole from its first byte to its last",
+        ) from error
+    problem = _unfit(dataset)
+    if problem:
+        dataset.close()
+        raise SceneError(f"{path} {problem}")
+    return dataset
+
+
+def _unfit(dataset: Any) -> str | None:
+    if dataset.count == 0:
+        inner = len(dataset.subdatasets)
+        more = f"; it holds {inner} rasters inside, so extract one with gdal_translate" if inner else ""
+        return f"has no bands{more}"
+    kinds = {np.dtype(name).kind if name in np.sctypeDict else "?" for name in dataset.dtypes}
+    if not kinds <= set("uif"):
+        return f"has pixels of type {', '.join(sorted(set(dataset.dtypes)))}, where whole or real numbers are expected"
+    if len(set(dataset.dtypes)) > 1:
+        return f"has bands of several types ({', '.join(dataset.dtypes)}), where one is expected"
+    return None
+
+
+def _palette(dataset: Any) -> Array | None:
+    """Return the colours of a paletted raster, uint8 [256, 3], or None."""
+    if dataset.colorinterp[0] != ColorInterp.palette or dataset.dtypes[0] != "uint8":
+        return None
+    colours = np.zeros((256, 3), np.uint8)
+    for value, colour in dataset.colormap(1).items():
+        colours[value] = colour[:3]
+    return colours
+
+
+def _has_data(values: Array, nodata: float) -> Array:
+    """Return where at least one band holds something else than `nodata`: one dark band is no gap."""
+    if np.isnan(nodata):
+        gaps = np.isnan(values) if values.dtype.kind == "f" else np.zeros(values.shape, bool)
+    else:
+        gaps = values == nodata
+    return np.asarray(~gaps.all(axis=0))

@@ -1,0 +1,71 @@
+"""run.json: how the files beside it were made."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from deploy.outputs import PRODUCER
+from deploy.result import SceneResult
+from deploy.truth import SceneScore
+from export.bundle import MANIFEST_NAME
+from ifkd import __version__
+from ifkd.files import sha256_of
+
+
+def run_record(
+    result: SceneResult,
+    *,
+    bundle: Path,
+    files: Sequence[str],
+    score: SceneScore | None,
+    write_seconds: float,
+) -> dict[str, Any]:
+    """Return the content of run.json.
+
+    Args:
+        result: What was found.
+        bundle: The bundle's folder.
+        files: Names of the files written beside it.
+        score: The result against labels, where there are any.
+        write_seconds: Time spent on writing.
+    """
+    scene = result.scene
+    georeference = scene.georeference
+    seconds = {**result.seconds, "write": write_seconds}
+    seconds["total"] += write_seconds
+    return {
+        "schema_version": 1,
+        "producer": f"{PRODUCER} {__version__}",
+        "bundle": {"path": str(bundle), "manifest_sha256": sha256_of(bundle / MANIFEST_NAME)},
+        "engine": asdict(result.engine),
+        "scene": {
+            "name": scene.name,
+            "path": scene.path,
+            "driver": scene.driver,
+            "height_px": scene.size[0],
+            "width_px": scene.size[1],
+            "dtype": scene.dtype,
+            "bands": list(scene.bands),
+            "nodata": None if scene.nodata is None else repr(scene.nodata),
+            "scaling": asdict(scene.scaling),
+            "crs": None if georeference is None else georeference.crs.to_string(),
+            "georeference": None if georeference is None else ("gcps" if georeference.gcps else "transform"),
+            "gsd_m": None if georeference is None else georeference.gsd_m(scene.size),
+        },
+        "settings": result.settings.model_dump(mode="json"),
+        "tiles": {
+            "count": len(result.grid),
+            "side_px": list(result.grid.tile_px),
+            "overlap_px": result.grid.overlap_px,
+            "empty": result.skipped,
+            "holes": [
+                {"tile": hole.tile, "window": asdict(hole.window), "problem": hole.problem} for hole in result.holes
+            ],
+        },
+        "objects": len(result.detections),
+        "objects_per_class": result.counts(),
+        "score": None if score is None else score.model_dump(mode="json"),
+        "seconds": {stage: round(value, 6) for stage, value in seconds.items()},
+        "files": list(files),
+    }

@@ -1,0 +1,157 @@
+"""What can be evaluated, a checkpoint or a bundle, under one face."""
+
+import json
+import math
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from deploy.engine import Backend, Engine, open_engine
+from deploy.images import Framing
+from export.bundle import MANIFEST_NAME, Bundle, open_bundle
+from export.manifest import Precision
+from ifkd.config import Schema, load
+from ifkd.errors import CheckpointError, MissingExtraError, UsageError
+from ifkd.files import sha256_of
+from ifkd.recipe import Recipe
+
+HEADER_BYTES = 100_000_000
+"""The longest header the format allows."""
+RUNNING_STATISTICS = (".running_mean", ".running_var", ".num_batches_tracked")
+
+
+class SubjectRecord(Schema):
+    """The detector that accuracy was measured of."""
+
+    kind: Literal["checkpoint", "bundle"]
+    name: str
+    path: str
+    sha256: str
+    """Digest of the checkpoint, or of the bundle's manifest, which holds the digests of its files."""
+    detector: dict[str, Any]
+    """The detector's configuration."""
+    parameters: int | None
+    """Numbers that were learned; running statistics are left out. None when the bundle has no weights."""
+    provenance: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A detector that can be opened as an engine."""
+
+    record: SubjectRecord
+    classes: tuple[str, ...]
+    framing: Framing
+    recipe: Recipe | None
+    """The effective recipe, when it is known."""
+    open: Callable[[Backend, Precision, int | None], Engine]
+    """(backend, precision, threads) -> engine."""
+
+
+def open_subject(path: Path) -> Subject:
+    """Return the checkpoint or bundle at `path`.
+
+    Raises:
+        UsageError: There is neither at `path`.
+        CheckpointError: The checkpoint is damaged.
+        BundleError: The bundle's manifest does not hold.
+    """
+    if (path / MANIFEST_NAME).is_file():
+        return _bundle_subject(open_bundle(path))
+    if path.is_file() and path.suffix == ".safetensors":
+        return _checkpoint_subject(path)
+    got = "a folder without model.json" if path.is_dir() else "another file" if path.exists() else "nothing there"
+    raise UsageError(
+        f"{path} cannot be evaluated", got=got, expected="a checkpoint (.safetensors) or the folder of a bundle"
+    )
+
+
+def framing_of(bundle: Bundle) -> Framing:
+    """Return how a bundle's engines see images."""
+    manifest = bundle.manifest
+    return Framing(
+        scale=manifest.input.scale,
+        tile_px=manifest.input.tile_px,
+        overlap_px=manifest.defaults.overlap_px,
+        selection=manifest.defaults.selection,
+    )
+
+
+def precisions_of(bundle: Bundle) -> list[Precision]:
+    """Return the precisions of a bundle's ONNX files, the most exact first."""
+    have = {record.precision for record in bundle.manifest.files.values() if record.kind == "onnx"}
+    return [precision for precision in get_args(Precision) if precision in have]
+
+
+def recipe_of(bundle: Bundle) -> Recipe | None:
+    """Return the bundle's effective recipe, or None when it carries none."""
+    names = bundle.find("config")
+    return load(bundle.file(names[0]), Recipe) if names else None
+
+
+def count_parameters(weights: Path) -> int:
+    """Return how many numbers of a safetensors file were learned, read from its header alone.
+
+    Raises:
+        CheckpointError: The file is absent or is not safetensors.
+    """
+    try:
+        with weights.open("rb") as stream:
+            (length,) = struct.unpack("<Q", stream.read(8))
+            header = json.loads(stream.read(min(length, HEADER_BYTES)))
+        tensors = {name: tensor["shape"] for name, tensor in header.items() if name != "__metadata__"}
+    except (OSError, ValueError, struct.error, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{weights} is not a whole safetensors file ({error})") from error
+    return sum(math.prod(shape) for name, shape in tensors.items() if not name.endswith(RUNNING_STATISTICS))
+
+
+def _bundle_subject(bundle: Bundle) -> Subject:
+    manifest = bundle.manifest
+    weights = bundle.find("weights")
+    record = SubjectRecord(
+        kind="bundle",
+        name=manifest.name,
+        path=str(bundle.path),
+        sha256=sha256_of(bundle.path / MANIFEST_NAME),
+        detector=manifest.detector,
+        parameters=count_parameters(bundle.file(weights[0])) if weights else None,
+        provenance=manifest.provenance,
+    )
+
+    def open_one(backend: Backend, precision: Precision, threads: int | None) -> Engine:
+        return open_engine(bundle, backend=backend, precision=precision, threads=threads)
+
+    return Subject(record, manifest.classes, framing_of(bundle), recipe_of(bundle), open_one)
+
+
+def _checkpoint_subject(path: Path) -> Subject:
+    try:
+        from deploy.engines.torch_engine import TorchEngine  # noqa: PLC0415 - only a checkpoint needs torch
+        from ifkd.checkpoint import load_checkpoint  # noqa: PLC0415
+    except ImportError as error:
+        raise MissingExtraError(error.name or "torch", extra="train", need="A checkpoint") from error
+    meta = load_checkpoint(path).meta
+    data = meta.recipe.data
+    record = SubjectRecord(
+        kind="checkpoint",
+        name=" ".join(filter(None, (meta.recipe.name, str(meta.provenance.get("role", ""))))),
+        path=str(path),
+        sha256=sha256_of(path),
+        detector=meta.detector.model_dump(mode="json"),
+        parameters=count_parameters(path),
+        provenance=meta.provenance,
+    )
+    framing = Framing(data.scale, (data.tile_px, data.tile_px), meta.recipe.export.overlap_px, meta.recipe.selection)
+
+    def open_one(backend: Backend, precision: Precision, threads: int | None) -> Engine:
+        if backend != "torch" or precision != "fp32":
+            raise UsageError(
+                f"The checkpoint {path} runs in torch fp32 only",
+                got=f"{backend} {precision}",
+                mend="Export it with `ifkd export`, and evaluate the bundle.",
+            )
+        return TorchEngine.from_checkpoint(path, threads=threads)
+
+    return Subject(record, meta.classes, framing, meta.recipe, open_one)

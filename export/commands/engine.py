@@ -1,0 +1,55 @@
+"""`ifkd engine`: engines from a bundle's ONNX files."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("bundle", type=Path, help="the bundle's folder")
+    parser.add_argument(
+        "--builder",
+        choices=["tensorrt-rtx", "tensorrt"],
+        default="tensorrt-rtx",
+        help="tensorrt-rtx builds portable engines, without a GPU; tensorrt builds for the GPU here (tensorrt-rtx)",
+    )
+    parser.add_argument(
+        "--precision", nargs="+", choices=["fp32", "fp16"], help="which ONNX files (all the bundle has)"
+    )
+    parser.add_argument(
+        "--workspace-mib", type=_positive, default=4096, metavar="N", help="memory the builder may plan with (4096)"
+    )
+    parser.add_argument("--tf32", action="store_true", help="let FP32 engines round to TF32: faster, not quite FP32")
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Build, and say what came of it."""
+    from export.bundle import open_bundle
+    from export.engine_build import add_engine
+
+    bundle = open_bundle(options.bundle)
+    precisions = options.precision or [bundle.manifest.files[name].precision for name in bundle.find("onnx")]
+    built: dict[str, Any] = {}
+    for precision in sorted(set(precisions), key=precisions.index):
+        bundle, name, sidecar = add_engine(
+            bundle,
+            builder=options.builder.replace("-", "_"),
+            precision=precision,
+            workspace_mib=options.workspace_mib,
+            tf32=options.tf32,
+        )
+        built[name] = sidecar.model_dump(mode="json")
+        if not options.json:
+            print(  # noqa: T201
+                f"{precision}: {sidecar.engine_bytes / 1e6:.1f} MB in {sidecar.build_seconds:.1f} s, "
+                f"batch 1 to {sidecar.batch.max}, for {sidecar.device}\n{bundle.path / name}"
+            )
+    return {"bundle": str(bundle.path), "engines": built}
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
+    return value

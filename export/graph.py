@@ -1,0 +1,70 @@
+"""The deployable twin of a detector: uint8 tiles in, a fixed number of candidates out, nothing else to know.
+
+Normalisation, decoding and the top-k of each level are inside, non-maximum suppression is outside, so runtimes
+differ in arithmetic alone and no engine needs a plug-in or an output of unknown size.
+"""
+
+import torch
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor, nn
+
+from ifkd.detectors import Detector, normalise
+from ifkd.errors import ConfigError
+
+LARGEST_TOP_K = 3840
+"""What TensorRT's TopK layer takes."""
+
+
+class CandidateGraph(nn.Module):
+    """A detector as it is deployed; it borrows the trained modules and changes none."""
+
+    def __init__(self, detector: Detector, *, tile_px: tuple[int, int], per_level: int) -> None:
+        """Wrap a detector.
+
+        Args:
+            detector: Trained; it is set to eval mode.
+            tile_px: (height, width) of the tiles, multiples of 32.
+            per_level: Candidates of each pyramid level.
+
+        Raises:
+            ConfigError: TensorRT could not take so many candidates, or tiles of that size do not fit the pyramid.
+        """
+        super().__init__()
+        if not 1 <= per_level <= LARGEST_TOP_K:
+            raise ConfigError(
+                "export.candidates_per_level does not fit TensorRT's top-k",
+                got=per_level,
+                expected=f"1 to {LARGEST_TOP_K}",
+                mend="Set export.candidates_per_level lower; 1000 is plenty for most tiles.",
+            )
+        if any(side < 32 or side % 32 for side in tile_px):
+            raise ConfigError(
+                "Tiles of this size do not fit the feature pyramid",
+                got=f"{tile_px[0]} x {tile_px[1]} pixels (height x width)",
+                expected="multiples of 32",
+                mend="Change data.tile_px.",
+            )
+        self.detector = detector
+        self.tile_px = tile_px
+        self.per_level = per_level
+        self.eval()
+
+    def forward(
+        self, tiles: UInt8[Tensor, "batch 3 height width"]
+    ) -> tuple[Float[Tensor, "batch k 4"], Float[Tensor, "batch k"], Int64[Tensor, "batch k"]]:
+        """Return boxes (pixels of the tile), scores (0 to 1) and labels of RGB tiles."""
+        output = self.detector(normalise(tiles))
+        boxes, scores, labels = self.detector.candidates(output, size=self.tile_px, per_level=self.per_level)
+        return boxes, scores, labels
+
+    def level_sizes(self) -> tuple[tuple[int, bool], ...]:
+        """Return, level by level as candidates follow each other, their number and whether more were cut off."""
+        device = next(self.parameters()).device
+        blank = torch.zeros((1, 3, *self.tile_px), dtype=torch.uint8, device=device)
+        with torch.inference_mode():
+            pairs = [level[0].numel() for level in self.detector(normalise(blank)).logits]
+        return tuple((min(count, self.per_level), count > self.per_level) for count in pairs)
+
+    def count_candidates(self) -> int:
+        """Return k, the candidates of one tile."""
+        return sum(size for size, _ in self.level_sizes())

@@ -1,0 +1,173 @@
+"""A checkpoint becomes a bundle: weights, ONNX files, the recipe, and the proof that all of them answer alike."""
+
+import datetime as dt
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from export.bundle import Bundle, new_bundle, open_bundle, record_file, write_manifest
+from export.graph import CandidateGraph
+from export.manifest import (
+    Defaults,
+    FileRecord,
+    InputSpec,
+    Manifest,
+    OutputSpec,
+    Precision,
+    TensorParity,
+)
+from export.onnx_export import Essentials, export_onnx
+from export.precision import convert_to_fp16, require_precision
+from export.sample_tiles import sample_tiles
+from export.tensor_parity import check_tensor_parity
+from ifkd import __version__
+from ifkd.checkpoint import Checkpoint, build_from, load_checkpoint
+from ifkd.config import dump, override
+from ifkd.errors import VerdictError
+from ifkd.files import sha256_of, write_json, write_text
+from ifkd.progress import progress
+from ifkd.recipe import Export, Recipe
+
+PRODUCER = f"ifkd {__version__}"
+WEIGHTS_NAME = "model.safetensors"
+CONFIG_NAME = "config.toml"
+CHECK_NAME = "checks/tensor_parity.json"
+ONNX_NAMES: dict[Precision, str] = {"fp32": "model.onnx", "fp16": "model.fp16.onnx"}
+
+
+def export_checkpoint(
+    checkpoint_path: Path, out: Path, *, overrides: Sequence[str] = (), accept_drift: bool = False
+) -> Bundle:
+    """Write the bundle of a checkpoint; a bundle that was at `out` is replaced as a whole.
+
+    Args:
+        checkpoint_path: Weights with their recipe, as training writes them.
+        out: The bundle's folder.
+        overrides: `KEY=VALUE` of the recipe's `export` section, with or without the prefix `export.`.
+        accept_drift: Write the bundle even when tensor parity fails; the figures say so.
+
+    Raises:
+        CheckpointError: The checkpoint is absent or damaged.
+        ConfigError: A setting is wrong.
+        VerdictError: An ONNX file answers differently than the torch network; nothing is written.
+    """
+    checkpoint = load_checkpoint(checkpoint_path)
+    settings = _effective(checkpoint.meta.recipe, overrides)
+    side = settings.data.tile_px
+    graph = CandidateGraph(build_from(checkpoint), tile_px=(side, side), per_level=settings.export.candidates_per_level)
+    digest = sha256_of(checkpoint_path)
+    with new_bundle(out) as folder:
+        shutil.copyfile(checkpoint_path, folder / WEIGHTS_NAME)
+        write_text(folder / CONFIG_NAME, dump(settings))
+        precisions = _write_onnx(graph, folder, checkpoint, settings, digest)
+        checks, tiles_source = _check(graph, folder, settings, precisions)
+        _judge(checks, accept_drift=accept_drift)
+        write_json(
+            folder / CHECK_NAME,
+            {
+                "tiles": tiles_source,
+                "checks": {name: check.model_dump(mode="json") for name, check in checks.items()},
+            },
+        )
+        provenance = {
+            **checkpoint.meta.provenance,
+            "checkpoint_sha256": digest,
+            "parity_tiles": tiles_source,
+        }
+        manifest = _manifest(checkpoint, settings, graph, provenance=provenance)
+        write_manifest(folder, manifest.model_copy(update={"files": _records(folder, precisions), "checks": checks}))
+    return open_bundle(out)
+
+
+def _manifest(
+    checkpoint: Checkpoint, settings: Recipe, graph: CandidateGraph, *, provenance: dict[str, Any]
+) -> Manifest:
+    """Return the manifest of a bundle without its files."""
+    return Manifest(
+        name=settings.name,
+        created=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+        producer=PRODUCER,
+        provenance=provenance,
+        detector=checkpoint.meta.detector.model_dump(mode="json"),
+        input=InputSpec(tile_px=graph.tile_px, max_batch=settings.export.max_batch, scale=settings.data.scale),
+        outputs=OutputSpec(candidates=graph.count_candidates()),
+        classes=checkpoint.meta.classes,
+        category_ids=checkpoint.meta.category_ids,
+        defaults=Defaults(
+            selection=settings.selection, overlap_px=settings.export.overlap_px, gsd_m=settings.export.gsd_m
+        ),
+        files={},
+    )
+
+
+def _effective(settings: Recipe, overrides: Sequence[str]) -> Recipe:
+    keys = [text.removeprefix("export.") for text in overrides]
+    export: Export = override(settings.export, keys, source="export")
+    return settings.model_copy(update={"export": export})
+
+
+def _write_onnx(
+    graph: CandidateGraph, folder: Path, checkpoint: Checkpoint, settings: Recipe, digest: str
+) -> tuple[Precision, ...]:
+    """Write the ONNX files and return their precisions; FP32 is always among them, as the others come from it."""
+    precisions: tuple[Precision, ...] = ("fp32", *(one for one in settings.export.precisions if one != "fp32"))
+    essentials = Essentials(
+        name=settings.name,
+        producer=PRODUCER,
+        classes=checkpoint.meta.classes,
+        scale=settings.data.scale,
+        weights_sha256=digest,
+    )
+    with progress(len(precisions), "writing ONNX", unit="file") as bar:
+        export_onnx(graph, folder / ONNX_NAMES["fp32"], max_batch=settings.export.max_batch, essentials=essentials)
+        require_precision(folder / ONNX_NAMES["fp32"], "fp32")
+        bar.update()
+        if "fp16" in precisions:
+            convert_to_fp16(folder / ONNX_NAMES["fp32"], folder / ONNX_NAMES["fp16"])
+            bar.update()
+    return precisions
+
+
+def _check(
+    graph: CandidateGraph, folder: Path, settings: Recipe, precisions: Sequence[Precision]
+) -> tuple[dict[str, TensorParity], str]:
+    """Return the parity of each ONNX file, and which tiles it was measured on."""
+    sample = sample_tiles(settings.data)
+    checks = {}
+    with progress(len(precisions), "comparing with torch", unit="file") as bar:
+        for precision in precisions:
+            name = ONNX_NAMES[precision]
+            checks[name] = check_tensor_parity(graph, folder / name, sample.tiles, precision=precision)
+            bar.update()
+    return checks, sample.source
+
+
+def _judge(checks: dict[str, TensorParity], *, accept_drift: bool) -> None:
+    failed = {name: check for name, check in checks.items() if not check.passed}
+    if failed and not accept_drift:
+        figures = "; ".join(
+            f"{name}: {check.matched:.4f} of {check.candidates} candidates matched, scores differ by up to "
+            f"{check.max_score_difference:.2g}, boxes by up to {check.max_box_difference_px:.2g} px"
+            for name, check in failed.items()
+        )
+        raise VerdictError(
+            "Tensor parity failed, so no bundle was written",
+            got=figures,
+            expected=json.dumps(next(iter(failed.values())).tolerance),
+            mend="Look into the weights, leave the precision out, or accept the drift with --accept-drift.",
+        )
+
+
+def _records(folder: Path, precisions: Sequence[Precision]) -> dict[str, FileRecord]:
+    onnx = {
+        ONNX_NAMES[precision]: record_file(folder, ONNX_NAMES[precision], kind="onnx", precision=precision)
+        for precision in precisions
+    }
+    return {
+        WEIGHTS_NAME: record_file(folder, WEIGHTS_NAME, kind="weights", precision="fp32"),
+        **onnx,
+        CONFIG_NAME: record_file(folder, CONFIG_NAME, kind="config"),
+        CHECK_NAME: record_file(folder, CHECK_NAME, kind="check"),
+    }

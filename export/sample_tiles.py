@@ -1,0 +1,73 @@
+"""Tiles to compare two runtimes on: of the recipe's validation images, or structured noise where these are absent."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ifkd import recipe
+from ifkd.data.coco import LabelledImage
+from ifkd.data.imagery import pad, read_image, resize
+from ifkd.data.splits import read_split
+from ifkd.detections import Array
+from ifkd.errors import DataError
+
+DEFAULT_COUNT = 8
+NOISE_SEED = 7
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SampleTiles:
+    """Tiles and where they came from."""
+
+    tiles: Array
+    """uint8 [tiles, 3, height, width], RGB."""
+    source: str
+    """For the manifest, in words."""
+
+
+def sample_tiles(data: recipe.Data, *, count: int = DEFAULT_COUNT) -> SampleTiles:
+    """Return one tile of each of the first validation images, around its first object where it has one.
+
+    Where the recipe's images cannot be read, seeded noise stands in, and `source` says why.
+    """
+    size = (data.tile_px, data.tile_px)
+    try:
+        images = read_split(data, "validation").images[:count]
+        tiles = [_tile(image, data.scale, size) for image in images]
+        reason = "" if tiles else "the validation split is empty"
+    except DataError as error:
+        tiles, reason = [], f"the validation images cannot be read ({error})"
+    source = f"{len(tiles)} tiles of the validation split"
+    if reason:
+        tiles = [structured_noise(size, seed=NOISE_SEED + index) for index in range(count)]
+        source = f"{count} tiles of seeded noise, as {reason}"
+    return SampleTiles(np.ascontiguousarray(np.stack(tiles).transpose(0, 3, 1, 2)), source)
+
+
+def structured_noise(size: tuple[int, int], *, seed: int) -> Array:
+    """Return uint8 [height, width, 3]: noise of all sizes with bars on it, so that a detector has what to answer."""
+    rng = np.random.default_rng(seed)
+    total = np.zeros((*size, 3))
+    cells = 2
+    while cells <= min(size):
+        coarse = rng.integers(0, 256, (cells, cells, 3), dtype=np.uint8)
+        total += resize(coarse, size)
+        cells *= 4
+    span = np.ptp(total)
+    pixels = ((total - total.min()) * (200 / max(span, 1.0))).astype(np.uint8)
+    for _ in range(12):
+        top, left = rng.integers(0, size[0] * 3 // 4), rng.integers(0, size[1] * 3 // 4)
+        height, width = rng.integers(4, max(5, size[0] // 4)), rng.integers(4, max(5, size[1] // 4))
+        pixels[top : top + height, left : left + width] = rng.integers(0, 256, 3)
+    return pixels
+
+
+def _tile(image: LabelledImage, scale: float, size: tuple[int, int]) -> Array:
+    pixels = read_image(image.path)
+    pixels = resize(pixels, (round(pixels.shape[0] * scale), round(pixels.shape[1] * scale)))
+    start = [0, 0]
+    if len(image.boxes):
+        x1, y1, x2, y2 = image.boxes[0] * scale
+        for axis, middle in enumerate(((y1 + y2) / 2, (x1 + x2) / 2)):
+            start[axis] = int(np.clip(middle - size[axis] / 2, 0, max(0, pixels.shape[axis] - size[axis])))
+    return pad(pixels[start[0] : start[0] + size[0], start[1] : start[1] + size[1]], size)

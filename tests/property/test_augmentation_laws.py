@@ -1,0 +1,267 @@
+"""Augmentation: what is painted in the image is where the boxes say, whatever was turned, cut or scaled."""
+
+import json
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from ifkd import recipe
+from ifkd.data.coco import CocoDataset, read_coco
+from ifkd.data.dataset import EpochSampler, Sample, TileDataset, collate
+
+BOX = (7, 22, 31, 30)
+"""x1, y1, x2, y2 of the painted object; off centre, so that every symmetry puts it elsewhere."""
+SIZE = (40, 64)
+PAINT, TOP_LEFT, TOP_RIGHT = (250, 10, 10), (10, 250, 10), (10, 10, 250)
+
+
+def write(
+    folder: Path, pixels: np.ndarray, boxes: list[tuple[float, ...]], crowds: tuple[int, ...] = ()
+) -> CocoDataset:
+    """Write one image with boxes of one class and read it back."""
+    (folder / "images").mkdir(parents=True)
+    Image.fromarray(pixels).save(folder / "images" / "a.png")
+    annotations = [
+        {
+            "id": index + 1,
+            "image_id": 1,
+            "category_id": 1,
+            "bbox": [x1, y1, x2 - x1, y2 - y1],
+            "iscrowd": int(index in crowds),
+        }
+        for index, (x1, y1, x2, y2) in enumerate(boxes)
+    ]
+    image = {"id": 1, "file_name": "a.png", "height": pixels.shape[0], "width": pixels.shape[1]}
+    content = {"images": [image], "annotations": annotations, "categories": [{"id": 1, "name": "ship"}]}
+    (folder / "a.json").write_text(json.dumps(content))
+    return read_coco(folder / "a.json")
+
+
+@pytest.fixture(scope="module")
+def painted(tmp_path_factory: pytest.TempPathFactory) -> CocoDataset:
+    """An oblong image with one painted object and two marked corners."""
+    pixels = np.full((*SIZE, 3), 90, np.uint8)
+    x1, y1, x2, y2 = BOX
+    pixels[y1:y2, x1:x2] = PAINT
+    pixels[0, 0] = TOP_LEFT
+    pixels[0, -1] = TOP_RIGHT
+    return write(tmp_path_factory.mktemp("painted") / "set", pixels, [BOX])
+
+
+@pytest.fixture(scope="module")
+def located(tmp_path_factory: pytest.TempPathFactory) -> CocoDataset:
+    """An image whose red is the column and green the row, with boxes all over it; the last one is a crowd."""
+    rows, columns = np.mgrid[0:200, 0:240]
+    pixels = np.stack([columns, rows, np.zeros_like(rows)], axis=2).astype(np.uint8)
+    boxes = [(20, 20, 60, 44), (100, 10, 130, 40), (90, 90, 96, 99), (150, 120, 230, 190), (5, 150, 45, 195)]
+    return write(tmp_path_factory.mktemp("located") / "set", pixels, [*boxes, (60, 60, 120, 110)], crowds=(5,))
+
+
+def tiles(
+    dataset: CocoDataset, *, seed: int = 0, tile_px: int = 64, scale: float = 1.0, **augmentation: Any
+) -> TileDataset:
+    settings = {"flip": False, "quarter_turns": False, **augmentation}
+    config = recipe.Data(
+        train=dataset.path,
+        validation=0.5,
+        test=dataset.path,
+        tile_px=tile_px,
+        scale=scale,
+        augmentation=recipe.Augmentation(**settings),
+    )
+    return TileDataset(dataset, config, seed=seed)
+
+
+def cells(sample: Sample, colour: tuple[int, int, int]) -> np.ndarray:
+    """Return the (row, column) of every pixel of a colour."""
+    pixels = sample.pixels.permute(1, 2, 0).numpy()
+    return np.argwhere((pixels == np.array(colour)).all(axis=2))
+
+
+def extent(sample: Sample, colour: tuple[int, int, int]) -> list[float]:
+    """Return the x1, y1, x2, y2 of what is painted in a colour."""
+    found = cells(sample, colour)
+    (top, left), (bottom, right) = found.min(axis=0), found.max(axis=0)
+    return [left, top, right + 1, bottom + 1]
+
+
+def symmetry(sample: Sample) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return where the image's top left and top right corners went, as (lower, right) for each."""
+    corners = []
+    height, width = (SIZE[1], SIZE[0]) if _is_upright(sample) else SIZE
+    for colour in (TOP_LEFT, TOP_RIGHT):
+        ((row, column),) = cells(sample, colour)
+        assert row in {0, height - 1}
+        assert column in {0, width - 1}
+        corners.append((int(row > 0), int(column > 0)))
+    return corners[0], corners[1]
+
+
+def _is_upright(sample: Sample) -> bool:
+    (first,), (second,) = cells(sample, TOP_LEFT), cells(sample, TOP_RIGHT)
+    return bool(first[1] == second[1])
+
+
+SYMMETRIES = {
+    ((row, column), other)
+    for row, column in product((0, 1), repeat=2)
+    for other in ((row, 1 - column), (1 - row, column))
+}
+TURNS = {((0, 0), (0, 1)), ((0, 1), (1, 1)), ((1, 1), (1, 0)), ((1, 0), (0, 0))}
+MIRRORS = {((0, 0), (0, 1)), ((0, 1), (0, 0)), ((1, 0), (1, 1)), ((1, 1), (1, 0))}
+
+
+@pytest.mark.parametrize(
+    ("flip", "quarter_turns", "expected"),
+    [(True, True, SYMMETRIES), (False, True, TURNS), (True, False, MIRRORS), (False, False, {((0, 0), (0, 1))})],
+)
+def test_boxes_follow_every_symmetry_that_is_allowed(
+    painted: CocoDataset, flip: bool, quarter_turns: bool, expected: set[Any]
+) -> None:
+    dataset = tiles(painted, flip=flip, quarter_turns=quarter_turns)
+    seen = set()
+    for epoch in range(96):
+        sample = dataset[epoch, 0]
+        assert sample.targets.boxes.tolist() == [extent(sample, PAINT)]
+        assert sample.targets.labels.tolist() == [0]
+        assert len(sample.targets.ignored) == 0
+        seen.add(symmetry(sample))
+    assert len(SYMMETRIES) == 8
+    assert seen == expected
+
+
+@given(seed=st.integers(0, 2**31), epoch=st.integers(0, 1000))
+def test_crops_keep_and_ignore_by_the_visible_share(located: CocoDataset, seed: int, epoch: int) -> None:
+    sample = tiles(located, seed=seed)[epoch, 0]
+    left, top = (int(value) for value in sample.pixels[:2, 0, 0])
+    assert sample.pixels.shape == (3, 64, 64)
+    assert (sample.pixels[0, 5] == torch.arange(left, left + 64)).all()
+    kept, ignored = [], []
+    for box, crowd in zip(located.images[0].boxes.tolist(), located.images[0].ignore, strict=True):
+        x1, y1, x2, y2 = box
+        cut = [max(x1 - left, 0), max(y1 - top, 0), min(x2 - left, 64), min(y2 - top, 64)]
+        if cut[2] <= cut[0] or cut[3] <= cut[1]:
+            continue
+        share = (cut[2] - cut[0]) * (cut[3] - cut[1]) / ((x2 - x1) * (y2 - y1))
+        (kept if share >= 0.4 and not crowd else ignored).append(cut)
+    assert sample.targets.boxes.tolist() == kept
+    assert sample.targets.ignored.tolist() == ignored
+    assert len(sample.targets.labels) == len(kept)
+
+
+def test_crops_reach_every_border_and_usually_show_an_object(located: CocoDataset) -> None:
+    dataset = tiles(located)
+    samples = [dataset[epoch, 0] for epoch in range(3000)]
+    lefts, tops = ([int(sample.pixels[channel, 0, 0]) for sample in samples] for channel in (0, 1))
+    assert (min(lefts), max(lefts)) == (0, 240 - 64)
+    assert (min(tops), max(tops)) == (0, 200 - 64)
+    assert np.mean([len(sample.targets.boxes) > 0 for sample in samples]) >= 0.75
+
+
+def test_a_small_image_is_padded_at_the_right_and_bottom(painted: CocoDataset) -> None:
+    sample = tiles(painted, tile_px=96)[0, 0]
+    assert sample.pixels.shape == (3, 96, 96)
+    assert extent(sample, PAINT) == list(BOX)
+    assert (sample.pixels[:, 40:, :] == torch.tensor([124, 116, 104])[:, None, None]).all()
+    assert (sample.pixels[:, :, 64:] == torch.tensor([124, 116, 104])[:, None, None]).all()
+
+
+@given(seed=st.integers(0, 2**31), epoch=st.integers(0, 1000))
+def test_a_sample_depends_on_seed_epoch_and_index_alone(located: CocoDataset, seed: int, epoch: int) -> None:
+    everything = {"flip": True, "quarter_turns": True, "photometric": 0.4, "scale_jitter": (0.7, 1.3)}
+    fresh = tiles(located, seed=seed, **everything)
+    used = tiles(located, seed=seed, **everything)
+    for other in range(3):
+        used[other, 0]
+    first, second = fresh[epoch, 0], used[epoch, 0]
+    assert torch.equal(first.pixels, second.pixels)
+    assert torch.equal(first.targets.boxes, second.targets.boxes)
+    assert torch.equal(first.targets.ignored, second.targets.ignored)
+    assert not torch.equal(first.pixels, fresh[epoch + 1, 0].pixels)
+    assert not torch.equal(first.pixels, tiles(located, seed=seed + 1, **everything)[epoch, 0].pixels)
+
+
+def test_images_kept_in_memory_are_the_images_read(located: CocoDataset) -> None:
+    dataset = tiles(located, flip=True, quarter_turns=True, photometric=0.3)
+    first = dataset[3, 0]
+    for image in located.images:
+        assert dataset[3, 0] is not first
+        assert image.boxes[0].tolist() == [20, 20, 60, 44]
+    assert torch.equal(dataset[3, 0].pixels, first.pixels)
+    assert torch.equal(dataset[3, 0].targets.boxes, first.targets.boxes)
+
+
+def test_the_recipes_scale_scales_boxes_with_pixels(painted: CocoDataset) -> None:
+    sample = tiles(painted, tile_px=128, scale=2.0)[0, 0]
+    assert sample.targets.boxes.tolist() == [[2 * value for value in BOX]]
+    half = tiles(painted, tile_px=32, scale=0.5)
+    for epoch in range(20):
+        sample = half[epoch, 0]
+        red = sample.pixels[0].float() - sample.pixels[1].float() > 100
+        if len(sample.targets.boxes):
+            inside = torch.zeros_like(red)
+            x1, y1, x2, y2 = (round(value) for value in sample.targets.boxes[0].tolist())
+            inside[y1:y2, x1:x2] = True
+            assert (red != inside).sum() <= red.sum() * 0.35
+
+
+@given(seed=st.integers(0, 2**31))
+def test_zoomed_boxes_stay_on_their_paint(painted: CocoDataset, seed: int) -> None:
+    sample = tiles(painted, tile_px=128, seed=seed, scale_jitter=(0.6, 1.9), flip=True, quarter_turns=True)[0, 0]
+    red = (sample.pixels[0].int() - sample.pixels[1].int()) > 80
+    found = torch.nonzero(red)
+    (top, left), (bottom, right) = found.min(dim=0).values, found.max(dim=0).values
+    painted_box = torch.stack([left, top, right + 1, bottom + 1]).float()
+    assert (sample.targets.boxes[0] - painted_box).abs().max() <= 1.01
+
+
+def test_colours_change_only_when_asked(painted: CocoDataset) -> None:
+    plain, coloured = tiles(painted)[0, 0], tiles(painted, photometric=0.5)[0, 0]
+    assert not torch.equal(plain.pixels, coloured.pixels)
+    assert torch.equal(plain.targets.boxes, coloured.targets.boxes)
+    assert len(cells(plain, PAINT)) == (BOX[2] - BOX[0]) * (BOX[3] - BOX[1])
+
+
+@given(length=st.integers(1, 40), batch_size=st.integers(1, 9), seed=st.integers(0, 2**31), epoch=st.integers(0, 99))
+def test_an_epoch_is_a_shuffle_cut_into_whole_batches(length: int, batch_size: int, seed: int, epoch: int) -> None:
+    length = max(length, batch_size)
+    sampler = EpochSampler(length, batch_size, seed=seed)
+    sampler.epoch = epoch
+    batches = list(sampler)
+    assert len(batches) == len(sampler) == length // batch_size
+    assert all(len(batch) == batch_size for batch in batches)
+    keys = [key for batch in batches for key in batch]
+    assert {key[0] for key in keys} == {epoch}
+    indices = [key[1] for key in keys]
+    assert len(set(indices)) == len(indices)
+    assert set(indices) <= set(range(length))
+    again = EpochSampler(length, batch_size, seed=seed)
+    again.epoch = epoch
+    assert list(again) == batches
+
+
+def test_epochs_differ_in_order() -> None:
+    sampler = EpochSampler(30, 5, seed=0)
+    orders = []
+    for epoch in range(4):
+        sampler.epoch = epoch
+        orders.append(tuple(key[1] for batch in sampler for key in batch))
+    assert len(set(orders)) == 4
+
+
+def test_collated_tiles_keep_their_order(painted: CocoDataset) -> None:
+    dataset = tiles(painted, flip=True, quarter_turns=True)
+    samples = [dataset[epoch, 0] for epoch in range(3)]
+    batch = collate(samples)
+    assert len(batch) == 3
+    assert batch.image_ids == [1, 1, 1]
+    for row, sample in enumerate(samples):
+        assert torch.equal(batch.pixels[row], sample.pixels)
+        assert batch.targets[row] is sample.targets

@@ -1,0 +1,235 @@
+"""FDR's laws, and the closed form against the paper's own six steps."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from ifkd import recipe
+from ifkd.fusion.frequency import FrequencyFilter, low_pass, reconstruct, richness
+
+SHAPES = ((1, 1), (2, 3), (7, 11), (13, 21), (25, 42), (42, 25), (101, 67))
+CLOSE = {"rtol": 1e-5, "atol": 1e-5}
+
+seeds = st.integers(0, 2**31)
+shapes = st.sampled_from(SHAPES)
+shares = st.sampled_from((0.0, 0.05, 0.1, 0.35, 0.5, 1.0))
+
+
+def generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def features_and_mask(
+    seed: int, shape: tuple[int, int], dtype: torch.dtype = torch.float32, channels: int = 3
+) -> tuple[Tensor, Tensor]:
+    source = generator(seed)
+    features = torch.randn(2, channels, *shape, generator=source, dtype=dtype)
+    return features, torch.rand(2, 1, *shape, generator=source, dtype=dtype)
+
+
+def window(shape: tuple[int, int], r: float) -> Tensor:
+    """Return the low-pass window over the centre-shifted spectrum, cell by cell from its definition."""
+    height, width = shape
+    kept = torch.zeros(shape)
+    for row in range(height):
+        for column in range(width):
+            farthest = max(abs(row - height // 2), abs(column - width // 2))
+            kept[row, column] = float(farthest <= r * min(shape) / 2)
+    return kept
+
+
+def six_steps(features: Tensor, mask: Tensor, r: float, factors: Tensor | None) -> Tensor:
+    """Algorithm 1 as it is written: a shifted complex transform, the window, a spatial product, W."""
+    axes = (2, 3)
+    spectrum = torch.fft.fftshift(torch.fft.fft2(features), dim=axes)
+    kept = window((features.shape[2], features.shape[3]), r)
+    low = torch.fft.ifft2(torch.fft.ifftshift(kept * spectrum, dim=axes))
+    assert low.imag.abs().max() < 1e-4
+    weighted = low.real * mask
+    together = (1 - kept) * spectrum + torch.fft.fftshift(torch.fft.fft2(weighted), dim=axes)
+    if factors is not None:
+        together = together * factors
+    return torch.fft.ifft2(torch.fft.ifftshift(together, dim=axes)).real
+
+
+def full_spectrum(half: Tensor, width: int) -> Tensor:
+    """Return factors on the centre-shifted full spectrum from those on the half spectrum.
+
+    Half a spectrum speaks for the conjugate frequencies too, so the missing half has the mirrored factors.
+    """
+    mirrored = torch.roll(half.flip(1), 1, dims=1).conj()
+    columns = [half[:, :, k] if k <= width // 2 else mirrored[:, :, width - k] for k in range(width)]
+    return torch.fft.fftshift(torch.stack(columns, dim=2), dim=(1, 2))
+
+
+@given(seed=seeds, shape=shapes, r=shares)
+def test_a_mask_of_ones_changes_nothing(seed: int, shape: tuple[int, int], r: float) -> None:
+    features, mask = features_and_mask(seed, shape)
+    torch.testing.assert_close(reconstruct(features, torch.ones_like(mask), r=r), features, **CLOSE)
+    torch.testing.assert_close(reconstruct(features, None, r=r), features, rtol=0, atol=0)
+
+
+@given(seed=seeds, shape=shapes)
+def test_a_window_over_everything_multiplies_by_the_mask(seed: int, shape: tuple[int, int]) -> None:
+    features, mask = features_and_mask(seed, shape)
+    everything = 2 * max(shape[0] // 2, shape[1] // 2) / min(shape)
+    torch.testing.assert_close(reconstruct(features, mask, r=everything), features * mask, **CLOSE)
+
+
+def test_r_of_one_is_not_all_pass_on_oblong_maps() -> None:
+    features, mask = features_and_mask(0, (10, 17))
+    assert (reconstruct(features, mask, r=1.0) - features * mask).abs().max() > 0.1
+
+
+@given(seed=seeds, shape=shapes)
+def test_r_of_zero_weighs_the_mean_alone(seed: int, shape: tuple[int, int]) -> None:
+    features, mask = features_and_mask(seed, shape)
+    mean = features.mean(dim=(2, 3), keepdim=True)
+    torch.testing.assert_close(reconstruct(features, mask, r=0.0), features - mean + mean * mask, **CLOSE)
+
+
+@given(seed=seeds, shape=shapes, r=shares)
+def test_the_closed_form_is_the_algorithm(seed: int, shape: tuple[int, int], r: float) -> None:
+    features, mask = features_and_mask(seed, shape)
+    torch.testing.assert_close(reconstruct(features, mask, r=r), six_steps(features, mask, r, None), **CLOSE)
+
+
+@given(
+    seed=seeds,
+    shape=shapes,
+    r=shares,
+    kind=st.sampled_from(("grid", "channel")),
+    complex_=st.booleans(),
+    norm=st.sampled_from(("rms", "none")),
+)
+def test_the_closed_form_with_a_filter_is_the_algorithm(
+    seed: int, shape: tuple[int, int], r: float, kind: str, complex_: bool, norm: str
+) -> None:
+    features, mask = features_and_mask(seed, shape)
+    config = recipe.Frequency(filter=kind, grid=(4, 3), filter_complex=complex_, filter_norm=norm)
+    frequency_filter = FrequencyFilter(3, config)
+    with torch.no_grad():
+        frequency_filter.weight.add_(0.3 * torch.randn(frequency_filter.weight.shape, generator=generator(seed)))
+        half = frequency_filter.factors(*shape).expand(3, shape[0], shape[1] // 2 + 1)
+        ours = reconstruct(features, mask, r=r, frequency_filter=frequency_filter)
+    theirs = six_steps(features, mask, r, full_spectrum(half, shape[1]))
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=2e-5)
+
+
+@given(seed=seeds, shape=shapes, r=shares)
+def test_energies_of_low_and_high_add_up(seed: int, shape: tuple[int, int], r: float) -> None:
+    features, _ = features_and_mask(seed, shape, torch.float64)
+    low = low_pass(features, r)
+    high = features - low
+    torch.testing.assert_close(features.square().sum(), low.square().sum() + high.square().sum())
+    torch.testing.assert_close(low_pass(low, r), low, rtol=1e-10, atol=1e-10)
+    spectrum = torch.fft.fft2(features, norm="ortho")
+    torch.testing.assert_close(features.square().sum(), spectrum.abs().square().sum())
+
+
+@given(seed=seeds, shape=shapes, r=shares, a=st.floats(-3, 3), b=st.floats(-3, 3))
+def test_linear_in_the_features(seed: int, shape: tuple[int, int], r: float, a: float, b: float) -> None:
+    f, mask = features_and_mask(seed, shape)
+    g, _ = features_and_mask(seed + 1, shape)
+    together = reconstruct(a * f + b * g, mask, r=r)
+    apart = a * reconstruct(f, mask, r=r) + b * reconstruct(g, mask, r=r)
+    torch.testing.assert_close(together, apart, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(32, 32), (20, 31), (33, 24)])
+@pytest.mark.parametrize(("cycles", "is_low"), [((0, 0), True), ((1, 1), True), ((0, 2), True), ((2, 5), False)])
+def test_a_pure_wave_lands_on_one_side(shape: tuple[int, int], cycles: tuple[int, int], is_low: bool) -> None:
+    r = 2 * 2.5 / min(shape)  # keeps whole frequencies up to 2
+    rows = torch.arange(shape[0])[:, None] * cycles[0] / shape[0]
+    columns = torch.arange(shape[1])[None, :] * cycles[1] / shape[1]
+    wave = torch.cos(2 * math.pi * (rows + columns))[None, None]
+    torch.testing.assert_close(low_pass(wave, r), wave if is_low else torch.zeros_like(wave), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_result_is_real_float32_of_the_same_shape(shape: tuple[int, int], dtype: torch.dtype) -> None:
+    features, mask = features_and_mask(0, shape)
+    frequency_filter = FrequencyFilter(3, recipe.Frequency(grid=(4, 3)))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = reconstruct(features.to(dtype), mask, r=0.1, frequency_filter=frequency_filter)
+    assert found.shape == features.shape
+    assert found.dtype == torch.float32
+    assert found.isfinite().all()
+    plain = reconstruct(features.to(dtype), mask, r=0.1, frequency_filter=frequency_filter)
+    torch.testing.assert_close(found, plain, rtol=0, atol=0)
+
+
+@given(seed=seeds, shape=shapes)
+def test_richness_is_the_largest_probability(seed: int, shape: tuple[int, int]) -> None:
+    logits = (1.5 * torch.randn(2, 18, *shape, generator=generator(seed))).requires_grad_()
+    mask = richness(logits)
+    assert mask.shape == (2, 1, *shape)
+    assert not mask.requires_grad
+    assert ((mask > 0) & (mask < 1)).all()
+    torch.testing.assert_close(mask[:, 0], torch.stack([plane.sigmoid() for plane in logits.unbind(1)]).max(0).values)
+
+
+@given(shape=shapes, kind=st.sampled_from(("grid", "channel")), complex_=st.booleans())
+def test_a_new_filter_is_the_identity(shape: tuple[int, int], kind: str, complex_: bool) -> None:
+    features, _ = features_and_mask(0, shape)
+    frequency_filter = FrequencyFilter(3, recipe.Frequency(filter=kind, filter_complex=complex_))
+    torch.testing.assert_close(frequency_filter(features), features, **CLOSE)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_frequency_zero_of_the_map_is_frequency_zero_of_the_grid(shape: tuple[int, int]) -> None:
+    frequency_filter = FrequencyFilter(1, recipe.Frequency(grid=(16, 9), filter_norm="none"))
+    with torch.no_grad():
+        frequency_filter.weight.zero_()
+        frequency_filter.weight[0, 8, 0] = 5.0
+    factors = frequency_filter.factors(*shape)
+    assert factors.shape == (1, shape[0], shape[1] // 2 + 1)
+    assert factors[0, 0, 0].item() == 5.0
+    assert factors.sum() >= 5.0
+
+
+def test_the_grid_is_sampled_on_normalised_frequencies() -> None:
+    frequency_filter = FrequencyFilter(1, recipe.Frequency(grid=(16, 9), filter_norm="none"))
+    frequency_filter.weight.data = torch.rand(1, 16, 9, generator=generator(0))
+    # A map of the grid's own size (16 rows, 16 columns, whose half spectrum has 9) meets every node exactly.
+    at_nodes = torch.fft.ifftshift(frequency_filter.weight, dim=1)
+    torch.testing.assert_close(frequency_filter.factors(16, 16), at_nodes)
+    # Twice the size meets every second one, and the mean of two nodes between them.
+    double = frequency_filter.factors(32, 32)
+    torch.testing.assert_close(double[:, ::2, ::2], at_nodes)
+    torch.testing.assert_close(double[:, 0, 1], at_nodes[:, 0, :2].mean(dim=1))
+    torch.testing.assert_close(double[:, 1, 0], at_nodes[:, :2, 0].mean(dim=1))
+
+
+@given(seed=seeds, factor=st.floats(0.01, 100))
+def test_energy_normalisation_forgets_the_size_of_the_filter(seed: int, factor: float) -> None:
+    features, _ = features_and_mask(seed, (7, 11))
+    frequency_filter = FrequencyFilter(3, recipe.Frequency(grid=(4, 3)))
+    frequency_filter.weight.data = 1 + torch.rand(3, 4, 3, generator=generator(seed))
+    before = frequency_filter(features)
+    frequency_filter.weight.data = frequency_filter.weight.data * factor
+    torch.testing.assert_close(frequency_filter(features), before, rtol=1e-4, atol=1e-4)
+
+
+def test_gradients_reach_the_filter_alone() -> None:
+    features, mask = features_and_mask(0, (7, 11))
+    frequency_filter = FrequencyFilter(3, recipe.Frequency(grid=(4, 3)))
+    reconstruct(features, mask, r=0.1, frequency_filter=frequency_filter).square().sum().backward()
+    assert frequency_filter.weight.grad is not None
+    assert frequency_filter.weight.grad.isfinite().all()
+    assert frequency_filter.weight.grad.abs().sum() > 0
+    frozen = FrequencyFilter(3, recipe.Frequency(grid=(4, 3), filter_trainable=False))
+    assert not reconstruct(features, mask, r=0.1, frequency_filter=frozen).requires_grad
+
+
+def test_gfnet_filters_start_small() -> None:
+    torch.manual_seed(0)
+    config = recipe.Frequency(filter="channel", filter_init="gfnet", filter_norm="none", filter_complex=True)
+    weight = FrequencyFilter(256, config).weight
+    assert weight.shape == (256, 1, 1, 2)
+    assert weight.std().item() == pytest.approx(0.02, rel=0.15)

@@ -1,0 +1,283 @@
+"""The laws of merging, against a slow plain version that compares every box with every other."""
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from deploy.merge import MergeSettings, TileDetections, merge, overlapping_pairs
+from ifkd.detections import Detections, nms, pairwise_iou
+from ifkd.tiling import TileGrid
+
+SIZE = (150, 170)
+GRID = TileGrid(SIZE, (64, 64), 20)
+METHODS = ("border", "nms", "nmm", "greedy_nmm")
+coordinate = st.integers(0, 170)
+
+
+@st.composite
+def objects(draw):
+    """A few true boxes of a scene, some larger than the overlap, some close together."""
+    n = draw(st.integers(0, 7))
+    boxes = []
+    for _ in range(n):
+        x, y = draw(st.integers(0, 160)), draw(st.integers(0, 140))
+        w, h = draw(st.integers(3, 50)), draw(st.integers(3, 50))
+        boxes.append([x, y, min(x + w, 170), min(y + h, 150)])
+    return np.array(boxes, np.float32).reshape(-1, 4), draw(st.lists(st.integers(0, 1), min_size=n, max_size=n))
+
+
+worlds = st.tuples(objects(), st.integers(0, 2**32 - 1))
+
+
+def seen_by_tiles(world):
+    """What tiles would see of true objects, each with noise, a score of its own, and now and then not at all."""
+    (boxes, labels), seed = world
+    rng = np.random.default_rng(seed)
+    parts = []
+    for index, window in enumerate(GRID):
+        low, high = [window.left, window.top], [window.right, window.bottom]
+        seen, scores, kinds = [], [], []
+        for box, label in zip(boxes, labels, strict=True):
+            cut = np.concatenate([np.maximum(box[:2], low), np.minimum(box[2:], high)])
+            if (cut[2:] - cut[:2] < 2).any() or rng.random() < 0.1:
+                continue
+            noisy = cut + rng.choice([0, 0, 0, -1, 1, 3], 4)
+            noisy = np.concatenate([np.clip(noisy[:2], low, high), np.clip(noisy[2:], low, high)])
+            if (noisy[2:] <= noisy[:2]).any():
+                continue
+            seen.append(noisy)
+            scores.append(rng.choice([0.3, 0.5, 0.5, 0.7, 0.9]))
+            kinds.append(label)
+        found = Detections(
+            np.array(seen, np.float32).reshape(-1, 4), np.array(scores, np.float32), np.array(kinds, np.int64)
+        )
+        parts.append(TileDetections.of_tile(found, index, window=window, size=SIZE))
+    return TileDetections.concatenate(parts)
+
+
+any_settings = st.builds(
+    MergeSettings, method=st.sampled_from(METHODS), metric=st.sampled_from(["iou", "ios"]), threshold=st.just(0.5)
+)
+
+
+def rows(found):
+    d = found.detections
+    return [
+        (*map(float, box), float(score), int(label), int(tile), *map(float, bounds))
+        for box, score, label, tile, bounds in zip(d.boxes, d.scores, d.labels, found.tiles, found.bounds, strict=True)
+    ]
+
+
+# ---- the slow version: plain Python on lists of dicts, written from the docstring of deploy.merge ----
+
+
+def slow_merge(found, rule):
+    things = sorted(
+        ({"box": row[:4], "score": row[4], "label": row[5], "tile": row[6], "bounds": row[7:]} for row in rows(found)),
+        key=order_key,
+    )
+    if rule.method == "nms":
+        return slow_nms(things, [], rule)
+    if rule.method == "greedy_nmm":
+        free, out = things, []
+        while free:
+            group = [free[0], *(other for other in free[1:] if same(free[0], other, rule))]
+            free = [other for other in free if not any(other is one for one in group)]
+            out.append(hull(group))
+        return sorted(out, key=order_key)
+    if rule.method == "nmm":
+        groups = []
+        for thing in things:
+            near = [group for group in groups if any(same(thing, other, rule) for other in group)]
+            groups = [group for group in groups if not any(group is one for one in near)]
+            groups.append(sorted([thing, *(other for group in near for other in group)], key=order_key))
+        return sorted((hull(group) for group in groups), key=order_key)
+    whole = slow_nms([t for t in things if not is_piece(t, rule)], [], rule)
+    pieces = [t for t in things if is_piece(t, rule) and not any(explains(w, t, rule) for w in whole)]
+    joined = slow_join(pieces, rule)
+    rest = slow_nms(sorted(joined, key=order_key), whole, rule)
+    hulls = [t for t in rest if not is_piece(t, rule)]
+    single = [t for t in rest if is_piece(t, rule) and not any(explains(w, t, rule) for w in hulls)]
+    return sorted([*whole, *hulls, *single], key=order_key)
+
+
+def order_key(t):
+    x1, y1, x2, y2 = t["box"]
+    return (-t["score"], t["label"], x1, y1, x2, y2, t["tile"], tuple(reversed(t["bounds"])))
+
+
+def slow_nms(things, fixed, rule):
+    kept = []
+    for thing in things:
+        if not any(same(other, thing, rule) for other in [*fixed, *kept]):
+            kept.append(thing)
+    return kept
+
+
+def slow_join(pieces, rule):
+    pairs = [
+        (-agreement(a, b), i, j)
+        for (i, a), (j, b) in combinations(enumerate(pieces), 2)
+        if a["label"] == b["label"] and a["tile"] != b["tile"] and agreement(a, b) > rule.threshold
+    ]
+    groups = [{i} for i in range(len(pieces))]
+    for _, i, j in sorted(pairs):
+        one, other = (next(g for g in groups if k in g) for k in (i, j))
+        if one is other or {pieces[k]["tile"] for k in one} & {pieces[k]["tile"] for k in other}:
+            continue
+        groups.remove(other)
+        one |= other
+    return [hull([pieces[k] for k in sorted(group)]) for group in groups]
+
+
+def hull(group):
+    if len(group) == 1:
+        return group[0]
+    boxes = [t["box"] for t in group]
+    box = (
+        min(b[0] for b in boxes),
+        min(b[1] for b in boxes),
+        max(b[2] for b in boxes),
+        max(b[3] for b in boxes),
+    )
+    return {**group[0], "box": box, "bounds": (-np.inf, -np.inf, np.inf, np.inf)}
+
+
+def area(b):
+    return max(0.0, b[2] - b[0]) * max(0.0, b[3] - b[1])
+
+
+def common(a, b):
+    return area((max(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]), min(a[3], b[3])))
+
+
+def same(a, b, rule):
+    both = common(a["box"], b["box"])
+    whole = area(a["box"]) + area(b["box"]) - both if rule.metric == "iou" else min(area(a["box"]), area(b["box"]))
+    return a["label"] == b["label"] and both > rule.threshold * whole
+
+
+def is_piece(t, rule):
+    return any(abs(side - edge) <= rule.touch_px for side, edge in zip(t["box"], t["bounds"], strict=True))
+
+
+def explains(whole, piece, rule):
+    if whole["label"] != piece["label"]:
+        return False
+    if same(whole, piece, rule):
+        return True
+    w = whole["box"]
+    if whole["tile"] == piece["tile"] or not common(w, piece["box"]) > rule.cover * area(piece["box"]):
+        return False
+    for side, (mine, edge) in enumerate(zip(piece["box"], piece["bounds"], strict=True)):
+        if abs(mine - edge) <= rule.touch_px:
+            slack = rule.touch_px + 0.1 * (w[2] - w[0] if side % 2 == 0 else w[3] - w[1])
+            if (w[side] < edge - slack) if side > 1 else (w[side] > edge + slack):
+                return False
+    return True
+
+
+def agreement(a, b):
+    zone = [
+        *(max(p, q) for p, q in zip(a["bounds"][:2], b["bounds"][:2], strict=True)),
+        *(min(p, q) for p, q in zip(a["bounds"][2:], b["bounds"][2:], strict=True)),
+    ]
+
+    def seen(box):
+        return (max(box[0], zone[0]), max(box[1], zone[1]), min(box[2], zone[2]), min(box[3], zone[3]))
+
+    one, other = seen(a["box"]), seen(b["box"])
+    both = common(one, other)
+    union = area(one) + area(other) - both
+    return both / union if union > 0 else 0.0
+
+
+# ---- laws ----
+
+
+@given(worlds, any_settings)
+@settings(deadline=None, max_examples=150)
+def test_merge_equals_the_slow_version(world, rule):
+    found = seen_by_tiles(world)
+    slow = [(*t["box"], t["score"], t["label"], t["tile"], *t["bounds"]) for t in slow_merge(found, rule)]
+    assert rows(merge(found, rule)) == slow
+
+
+@given(worlds, any_settings, st.randoms(use_true_random=False))
+@settings(deadline=None, max_examples=60)
+def test_merge_does_not_depend_on_the_order(world, rule, random):
+    found = seen_by_tiles(world)
+    shuffled = list(range(len(found)))
+    random.shuffle(shuffled)
+    assert rows(merge(found.select(np.array(shuffled, np.int64)), rule)) == rows(merge(found, rule))
+
+
+@given(worlds, st.sampled_from(["iou", "ios"]), st.sampled_from(["border", "nms"]))
+@settings(deadline=None, max_examples=100)
+def test_merging_twice_changes_nothing(world, metric, method):
+    found = seen_by_tiles(world)
+    rule = MergeSettings(method=method, metric=metric)
+    once = merge(found, rule)
+    assert rows(merge(once, rule)) == rows(once)
+
+
+@given(objects(), st.sampled_from(["border", "nms"]), st.sampled_from([0.3, 0.5, 0.7]))
+@settings(deadline=None, max_examples=60)
+def test_one_tile_is_plain_suppression(true, method, threshold):
+    boxes, labels = true
+    found = Detections(boxes, np.linspace(0.9, 0.3, len(boxes), dtype=np.float32), np.array(labels, np.int64))
+    (window,) = TileGrid(SIZE, (200, 200), 20)
+    tiled = TileDetections.of_tile(found, 0, window=window, size=SIZE)
+    merged = merge(tiled, MergeSettings(method=method, threshold=threshold)).detections
+    plain = nms(found, iou_threshold=threshold)
+    assert np.array_equal(merged.boxes, plain.boxes)
+    assert np.array_equal(merged.scores, plain.scores)
+    assert np.array_equal(merged.labels, plain.labels)
+
+
+@given(worlds)
+@settings(deadline=None, max_examples=60)
+def test_every_merged_box_was_seen_or_is_the_hull_of_pieces(world):
+    found = seen_by_tiles(world)
+    inputs = {row[:6] for row in rows(found)}
+    assert {row[:6] for row in rows(merge(found, MergeSettings(method="nms")))} <= inputs
+    pieces = [t for t in rows(found) if is_piece({"box": t[:4], "bounds": t[7:]}, MergeSettings())]
+    for row in rows(merge(found, MergeSettings())):
+        if row[:6] in inputs:
+            continue
+        for side in range(4):
+            assert any(piece[side] == row[side] and piece[5] == row[5] for piece in pieces)
+
+
+@given(worlds)
+@settings(deadline=None, max_examples=60)
+def test_nothing_is_lost(world):
+    """Whatever a tile saw is touched by something of its class that remains."""
+    found = seen_by_tiles(world)
+    for method in METHODS:
+        merged = merge(found, MergeSettings(method=method))
+        for box, label in zip(found.detections.boxes, found.detections.labels, strict=True):
+            kept = merged.detections.boxes[merged.detections.labels == label]
+            assert pairwise_iou(box[None], kept).max(initial=0.0) > 0
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([5, 60, 400]))
+@settings(deadline=None, max_examples=25)
+def test_pairs_equal_all_against_all(seed, n):
+    rng = np.random.default_rng(seed)
+    centres, sides = rng.uniform(-50, 300, (n, 2)), rng.lognormal(2.5, 1.2, (n, 2))
+    boxes = np.concatenate([centres - sides / 2, centres + sides / 2], axis=1).astype(np.float32)
+    found = Detections(boxes, rng.random(n).astype(np.float32), rng.integers(0, 3, n))
+    iou = pairwise_iou(boxes, boxes)
+    i, j = overlapping_pairs(found, lambda i, j: iou[i, j] > 0)
+    expected = np.triu((iou > 0) & (found.labels[:, None] == found.labels), k=1)
+    assert sorted(zip(i.tolist(), j.tolist(), strict=True)) == list(map(tuple, np.argwhere(expected).tolist()))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_nothing_merges_to_nothing(method):
+    nothing = TileDetections.concatenate([])
+    assert len(merge(nothing, MergeSettings(method=method))) == 0

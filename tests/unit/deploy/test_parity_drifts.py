@@ -1,0 +1,267 @@
+import numpy as np
+import parity_world as world
+import pytest
+
+from deploy.evaluation import open_data
+from deploy.gates import Gates
+from deploy.images import Answer, Framing
+from deploy.matching import Pairing, greedy_pairs, match
+from deploy.parity import Reference, run_parity, verdict_of
+from ifkd.detections import Detections
+from ifkd.postprocess import Selection
+
+FRAMING = Framing(scale=1.0, tile_px=(world.TILE, world.TILE), overlap_px=24, selection=Selection())
+PAIRING = Pairing(twin_iou=0.99, twin_score=1e-3)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    path = world.write_world(tmp_path_factory.mktemp("world"), images=8)
+    return open_data(path, images=None, recipe=None, classes=world.CLASSES, needed_by="parity")
+
+
+@pytest.fixture(scope="module")
+def reference(data):
+    return Reference(world.engine(), data, FRAMING)
+
+
+def found(boxes, scores, labels):
+    return Detections(
+        np.array(boxes, np.float32).reshape(-1, 4), np.array(scores, np.float32), np.array(labels, np.int64)
+    )
+
+
+def answer(boxes, scores, labels, extra=None):
+    kept = found(boxes, scores, labels)
+    more = Detections.empty() if extra is None else found(*extra)
+    return Answer(kept, Detections.concatenate([kept, more]))
+
+
+class Once:
+    """A change that befalls the first detection of the first image only."""
+
+    def __init__(self, change):
+        self.change, self.done = change, False
+
+    def __call__(self, candidates):
+        if not self.done and (candidates.scores[0] > 0.05).any():
+            self.done = True
+            self.change(candidates)
+        return candidates
+
+
+def flip_one(candidates):
+    candidates.labels[0, 0] = (candidates.labels[0, 0] + 1) % 3
+
+
+def move_one(candidates):
+    candidates.boxes[0, 0] += 3
+
+
+def lose_one(candidates):
+    candidates.scores[0, 0] = 0
+
+
+def invent_one(candidates):
+    candidates.boxes[0, 60], candidates.scores[0, 60] = [70, 60, 90, 80], 0.6
+
+
+def scale_scores(candidates):
+    candidates.scores[:] *= 0.98
+    return candidates
+
+
+def shift(amount):
+    def change(candidates):
+        candidates.boxes[:] += amount
+        return candidates
+
+    return change
+
+
+def grow(candidates):
+    candidates.boxes[..., 2:] += 0.05 * (candidates.boxes[..., 2:] - candidates.boxes[..., :2])
+    return candidates
+
+
+def rounding(candidates):
+    noise = np.random.default_rng(5)
+    candidates.scores[:] += noise.normal(0, 1e-6, candidates.scores.shape).astype(np.float32) * (candidates.scores > 0)
+    candidates.boxes[:] += noise.normal(0, 1e-4, candidates.boxes.shape).astype(np.float32)
+    return candidates
+
+
+def half_precision(candidates):
+    candidates.scores[:] = candidates.scores.astype(np.float16)
+    candidates.boxes[:] = candidates.boxes.astype(np.float16)
+    return candidates
+
+
+DRIFTS = {
+    "one flipped class": (
+        lambda: {"change": Once(flip_one)},
+        {"class_flips"},
+        "1 box keeps its place but changes class",
+    ),
+    "one box moved 3 px": (
+        lambda: {"change": Once(move_one)},
+        {"iou_drift_max"},
+        "1 of 32 boxes moved, by up to 3.00 px",
+    ),
+    "all boxes moved 3 px": (
+        lambda: {"change": shift(3)},
+        {"shift_px"},
+        "shifted by +3.00 px to the right and +3.00 px down",
+    ),
+    "half a pixel": (lambda: {"change": shift(0.5)}, {"shift_px"}, "shifted by +0.50 px"),
+    "scores x 0.98": (lambda: {"change": scale_scores}, {"score_factor"}, "scores are 0.980 times"),
+    "boxes too large": (lambda: {"change": grow}, {"iou_drift_max"}, "boxes are 1.050 times as large"),
+    "BGR": (lambda: {"show": lambda tiles: tiles[:, ::-1]}, {"matched_share"}, "BGR instead of RGB"),
+    "one lost": (lambda: {"change": Once(lose_one)}, {"matched_share"}, None),
+    "one invented": (lambda: {"change": Once(invent_one)}, {"matched_share"}, None),
+}
+
+
+@pytest.mark.parametrize("drift", DRIFTS)
+def test_an_injected_drift_is_caught_and_named(reference, drift):
+    make, gates, words = DRIFTS[drift]
+    cell = reference.compare(world.Drifting(world.engine(), **make()), Gates().fp32)
+    assert not cell.passed
+    failed = {gate.name for gate in cell.gates if not gate.passed}
+    assert gates <= failed
+    assert all(name in cell.verdict for name in failed)
+    if words is None:
+        assert cell.unmatched_count == 1
+    else:
+        assert any(words in symptom for symptom in cell.symptoms), cell.symptoms
+        assert words in cell.verdict
+
+
+@pytest.mark.parametrize("drift", ["one flipped class", "all boxes moved 3 px", "half a pixel", "scores x 0.98", "BGR"])
+def test_systematic_drifts_do_not_hide_behind_the_wider_gates_of_fp16(reference, drift):
+    make, gates, words = DRIFTS[drift]
+    cell = reference.compare(world.Drifting(world.engine(precision="fp16"), **make()), Gates().fp16)
+    assert not cell.passed
+    assert gates <= {gate.name for gate in cell.gates if not gate.passed}
+    assert words in cell.verdict
+
+
+@pytest.mark.parametrize(("change", "precision"), [(None, "fp32"), (rounding, "fp32"), (half_precision, "fp16")])
+def test_rounding_passes(reference, change, precision):
+    inner = world.engine(precision=precision)
+    cell = reference.compare(inner if change is None else world.Drifting(inner, change), Gates().of(precision))
+    assert cell.passed, cell.verdict
+    assert cell.symptoms == ()
+    assert cell.matched_share == 1.0
+    assert cell.reference_detections == 32
+    assert cell.verdict == "passed: all 12 gates hold"
+
+
+def test_only_the_bgr_engine_is_called_bgr(reference):
+    for name, (make, _, _) in DRIFTS.items():
+        cell = reference.compare(world.Drifting(world.engine(), **make()), Gates().fp32)
+        assert any("BGR" in symptom for symptom in cell.symptoms) is (name == "BGR"), name
+
+
+def test_swapped_channels_are_named_only_when_they_explain_the_drift(reference):
+    def lose_two_classes(candidates):
+        candidates.scores[candidates.labels != 1] = 0
+        return candidates
+
+    broken = world.Drifting(world.engine(), lose_two_classes, show=lambda tiles: tiles[:, ::-1])
+    cell = reference.compare(broken, Gates().fp32)
+    assert not cell.passed
+    assert not any("BGR" in symptom for symptom in cell.symptoms)
+
+
+def test_a_detection_lost_to_a_tie_is_recognised():
+    a, b = [0, 0, 20, 20], [4, 0, 24, 20]
+    ours = answer([a], [0.9], [0], ([b], [0.8999], [0]))
+    theirs = answer([b], [0.8999], [0], ([a], [0.8995], [0]))
+    matching = match({1: ours}, {1: theirs}, PAIRING)
+    assert matching.tied_count == {0: 2}
+    assert matching.orphans == []
+    assert matching.labels == []
+    assert matching.matched_share() is None
+
+
+def test_what_only_looks_like_a_tie_is_none():
+    a, b = [0, 0, 20, 20], [4, 0, 24, 20]
+    ours = answer([a], [0.9], [0], ([b], [0.89], [0]))
+    theirs = answer([b], [0.9], [0], ([a], [0.7], [0]))  # the candidate is there, with another score
+    matching = match({1: ours}, {1: theirs}, PAIRING)
+    assert matching.tied_count == {}
+    assert len(matching.labels) == 1
+    assert matching.ious[0] == pytest.approx(320 / 480)
+
+
+def test_a_detection_at_the_threshold_is_a_tie():
+    ours = answer([[0, 0, 9, 9]], [0.0501], [2])
+    theirs = Answer(Detections.empty(), found([[0, 0, 9, 9]], [0.0499], [2]))
+    matching = match({1: ours}, {1: theirs}, PAIRING)
+    assert matching.tied_count == {2: 1}
+    assert matching.orphans == []
+
+
+def test_pairs_are_one_to_one_and_best_first():
+    boxes = np.array([[0, 0, 10, 10], [2, 0, 12, 10]], np.float32)
+    others = np.array([[1, 0, 11, 10], [2, 0, 12, 10], [50, 50, 60, 60]], np.float32)
+    ones = np.ones(3, np.float32)
+    assert sorted(greedy_pairs(boxes, others, ones[:2], ones, least_iou=0.5)) == [(0, 0), (1, 1)]
+
+
+def test_equal_boxes_pair_by_score():
+    boxes = np.array([[0, 0, 9, 9]] * 2, np.float32)
+    pairs = greedy_pairs(boxes, boxes, np.array([0.9, 0.3]), np.array([0.31, 0.88]), least_iou=0.5)
+    assert sorted(pairs) == [(0, 1), (1, 0)]
+
+
+def test_classes_never_pair_with_each_other():
+    matching = match({1: answer([[0, 0, 9, 9]], [0.9], [0])}, {1: answer([[0, 0, 9, 9]], [0.9], [1])}, PAIRING)
+    assert matching.labels == []
+    assert matching.matched_share() == 0.0
+    assert [(orphan.label, orphan.became) for orphan in matching.orphans] == [(0, 1), (1, 0)]
+    assert len(matching.flips) == 1
+
+
+def test_nothing_found_is_no_pass(data):
+    silent = Reference(world.engine(lambda _: Detections.empty()), data, FRAMING)
+    cell = silent.compare(world.engine(lambda _: Detections.empty()), Gates().fp32)
+    assert not cell.passed
+    assert "nothing to compare" in cell.verdict
+    assert cell.matched_share is None
+    assert cell.drift is None
+
+
+def test_one_engine_that_fails_does_not_stop_the_rest(reference):
+    def open_one(backend, precision):
+        if precision == "fp16":
+            raise RuntimeError("no such kernel")
+        return world.engine()
+
+    pairs = [("onnxruntime", "fp16"), ("onnxruntime", "fp32")]
+    cells = run_parity(reference, pairs, open_one, Gates())
+    assert cells[0].failure == "no such kernel"
+    assert cells[1].passed
+    passed, words = verdict_of(cells)
+    assert not passed
+    assert "onnxruntime fp16" in words
+    assert "no such kernel" in words
+
+
+def test_no_engine_is_no_pass():
+    assert verdict_of(()) == (False, "failed: there was no engine to compare")
+
+
+def test_the_change_of_a_class_is_given(reference):
+    def lose_tugs(candidates):
+        candidates.scores[candidates.labels == 2] = 0
+        return candidates
+
+    cell = reference.compare(world.Drifting(world.engine(), lose_tugs), Gates().fp32)
+    assert cell.per_class["tug"].engine == 0
+    assert cell.per_class["tug"].matched_share == 0.0
+    assert cell.per_class["tug"].mean_ap_change == pytest.approx(-reference.metrics.per_class["tug"].mean_ap)
+    assert cell.per_class["cargo"].mean_ap_change == pytest.approx(0)
+    assert {one.class_name for one in cell.unmatched} == {"tug"}
+    assert {one.missing_in for one in cell.unmatched} == {"engine"}

@@ -1,0 +1,215 @@
+import json
+
+import parity_world as world
+import pytest
+
+import deploy.engine
+import deploy.subject
+from export.bundle import record_file, write_manifest
+from export.manifest import Defaults, InputSpec, Manifest, OutputSpec
+from ifkd.cli import main
+from ifkd.postprocess import Selection
+
+FILES = {"fp32": "model.onnx", "fp16": "model.fp16.onnx"}
+QUICK = ["--seconds", "0.001", "--samples", "3", "--rounds", "3"]
+
+
+@pytest.fixture
+def bundle(tmp_path, monkeypatch):
+    folder = tmp_path / "bundle"
+    folder.mkdir()
+    for precision, name in FILES.items():
+        (folder / name).write_bytes(precision.encode())
+    records = {name: record_file(folder, name, kind="onnx", precision=key) for key, name in FILES.items()}
+    manifest = Manifest(
+        name="squares",
+        created="2026-11-20T10:00:00Z",
+        producer="test",
+        provenance={"notes": ["Random encoder."]},
+        detector={"family": "retinanet", "backbone": "resnet18"},
+        input=InputSpec(tile_px=(world.TILE, world.TILE), max_batch=4),
+        outputs=OutputSpec(candidates=64),
+        classes=world.CLASSES,
+        category_ids=(1, 2, 3),
+        defaults=Defaults(selection=Selection(), overlap_px=24),
+        files=records,
+    )
+    write_manifest(folder, manifest)
+    drifts = {}
+
+    def open_fake(_, *, backend="onnxruntime", precision="fp32", threads=None):
+        file = FILES[precision] if backend != "torch" else "model.safetensors"
+        sha256 = records[file].sha256 if file in records else "4" * 64
+        engine = world.engine(backend=backend, precision=precision, file=file, sha256=sha256)
+        return world.Drifting(engine, drifts.get(precision, lambda candidates: candidates))
+
+    monkeypatch.setattr(deploy.engine, "open_engine", open_fake)
+    monkeypatch.setattr(deploy.subject, "open_engine", open_fake)
+    monkeypatch.chdir(tmp_path)
+    open_fake.drifts = drifts
+    return open_fake
+
+
+@pytest.fixture
+def data(tmp_path):
+    return str(world.write_world(tmp_path / "world"))
+
+
+def darken(candidates):
+    candidates.scores[:] *= 0.9
+    return candidates
+
+
+def ifkd(capsys, *words):
+    code = main(list(words))
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def test_from_bundle_to_report(bundle, data, capsys, tmp_path):
+    code, out, _ = ifkd(capsys, "evaluate", "bundle", "--data", data)
+    assert code == 0
+    assert "all 1.000 1.000 1.000 24" in " ".join(out.split())
+    assert out.endswith("evaluation.json\n")
+    code, out, _ = ifkd(capsys, "bench", "bundle", "--data", data, "--batch", "1", "2", *QUICK)
+    assert code == 0
+    assert out.count("onnxruntime fp32") >= 2
+    code, out, _ = ifkd(capsys, "parity", "bundle", "--data", data)
+    assert code == 0
+    assert "onnxruntime fp16: passed: all 12 gates hold" in out
+    code, out, _ = ifkd(
+        capsys, "report", "--out", "report", "--evaluation", "student=evaluation.json", "--bench", "bench.json",
+        "--parity", "parity.json", "--note", "First.", "Second.",
+    )  # fmt: skip
+    assert code == 0
+    assert "model.fp16.onnx" in out
+    assert "report/report.html" in out
+    text = json.loads((tmp_path / "report/report.json").read_text())
+    assert text["notes"][:3] == ["First.", "Second.", "Random encoder."]
+    assert "fp16" in text["notes"][3]
+    assert text["environment"] == text["benches"][0]["environment"]
+    assert text["environment"]
+
+
+def test_a_report_is_drawn_again_from_its_file_alone(bundle, data, capsys, tmp_path):
+    ifkd(capsys, "evaluate", "bundle", "--data", data)
+    ifkd(capsys, "report", "--out", "report", "--evaluation", "student=evaluation.json")
+    before = (tmp_path / "report/report.html").read_bytes()
+    for name in ("report.html", "report.md"):
+        (tmp_path / "report" / name).unlink()
+    (tmp_path / "evaluation.json").unlink()
+    assert ifkd(capsys, "report", "report/report.json")[0] == 0
+    assert (tmp_path / "report/report.html").read_bytes() == before
+    assert ifkd(capsys, "report", "report", "--out", "elsewhere")[0] == 0
+    assert (tmp_path / "elsewhere/report.html").read_bytes() == before
+
+
+def test_a_failed_parity_ends_in_1_after_its_file_is_written(bundle, data, capsys, tmp_path):
+    bundle.drifts["fp16"] = darken
+    code, out, err = ifkd(capsys, "parity", "bundle", "--data", data)
+    assert code == 1
+    assert "score_factor" in err
+    assert "FAILED" in out
+    result = json.loads((tmp_path / "parity.json").read_text())
+    assert [cell["passed"] for cell in result["cells"]] == [True, False]
+    code, out, err = ifkd(capsys, "report", "--out", "report", "--parity", "parity.json")
+    assert code == 1
+    assert "scores are 0.900 times" in err
+    assert (tmp_path / "report/report.html").is_file()
+    code, out, _ = ifkd(capsys, "parity", "bundle", "--data", data, "--json")
+    assert code == 1
+    assert json.loads(out)["passed"] is False
+
+
+def test_gates_can_be_given(bundle, data, capsys, tmp_path):
+    bundle.drifts["fp16"] = darken
+    lenient = {
+        "matched_share": 0.9, "score_max": 1, "score_p99": 1, "score_factor": 0.2, "iou_drift_p99": 0.5,
+        "iou_drift_max": 0.5, "shift_px": 1, "mean_ap": 0.1, "ap50": 0.1, "ap75": 0.1,
+    }  # fmt: skip
+    text = "[fp16]\n" + "\n".join(f"{key} = {value}" for key, value in lenient.items())
+    (tmp_path / "gates.toml").write_text(text)
+    assert ifkd(capsys, "parity", "bundle", "--data", data, "--gates", "gates.toml")[0] == 0
+    (tmp_path / "gates.toml").write_text(text.replace("shift_px", "shift"))
+    code, _, err = ifkd(capsys, "parity", "bundle", "--data", data, "--gates", "gates.toml")
+    assert code == 2
+    assert "Did you mean 'shift_px'" in err
+
+
+def test_json_is_json(bundle, data, capsys):
+    for verb in (["evaluate"], ["bench", *QUICK], ["parity"]):
+        code, out, _ = ifkd(capsys, verb[0], "bundle", "--data", data, "--json", *verb[1:])
+        assert code == 0
+        assert json.loads(out)["schema_version"] == 1
+
+
+def test_bench_without_images_says_noise(bundle, capsys, tmp_path):
+    code, out, _ = ifkd(capsys, "bench", "bundle", *QUICK)
+    assert code == 0
+    assert "noise" in out
+    assert json.loads((tmp_path / "bench.json").read_text())["tiles"]["kind"] == "noise"
+
+
+def test_an_interrupted_bench_is_written(bundle, capsys, tmp_path, monkeypatch):
+    import deploy.latency
+
+    original, calls = deploy.latency._take_window, []
+
+    def interrupted(*arguments):
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        original(*arguments)
+
+    monkeypatch.setattr(deploy.latency, "_take_window", interrupted)
+    assert ifkd(capsys, "bench", "bundle", *QUICK)[0] == 130
+    result = json.loads((tmp_path / "bench.json").read_text())
+    assert result["partial"] is True
+    assert [cell["latency"]["runs"] for cell in result["cells"]] == [2, 1]
+
+
+def test_torch_is_measured_in_fp32_only_unless_asked(bundle, capsys, tmp_path):
+    ifkd(capsys, "bench", "bundle", "--backend", "onnxruntime", "torch", *QUICK)
+    cells = json.loads((tmp_path / "bench.json").read_text())["cells"]
+    assert [(cell["backend"], cell["precision"]) for cell in cells] == [
+        ("onnxruntime", "fp32"),
+        ("onnxruntime", "fp16"),
+        ("torch", "fp32"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["evaluate", "nowhere"], "nothing there"),
+        (["evaluate", "bundle"], "--data"),
+        (["evaluate", "bundle", "--data", "none.json"], "none.json"),
+        (["evaluate", "bundle", "--batch", "0"], "--batch"),
+        (["bench", "bundle", "--batch", "0"], "--batch"),
+        (["bench", "bundle", "--seconds", "0"], "--seconds"),
+        (["bench", "bundle", "--data", "none.json"], "none.json"),
+        (["parity", "bundle"], "--data"),
+        (["parity", "nowhere"], "nowhere"),
+        (["report"], "--out"),
+        (["report", "--out", "r"], "nothing to report"),
+        (["report", "--out", "r", "--evaluation", "x"], "NAME=PATH"),
+        (["report", "--out", "r", "--evaluation", "a=none.json"], "none.json"),
+        (["report", "--out", "r", "--bench", "bundle/model.json"], "ifkd bench"),
+        (["report", "none/report.json"], "none/report.json"),
+        (["report", "r/report.json", "--note", "x"], "as it is"),
+        (["report", "--out", "r", "--detection", "bundle"], "run.json"),
+    ],
+)
+def test_mistakes_are_named_and_end_in_2(bundle, capsys, words, said):
+    code, _, err = ifkd(capsys, *words)
+    assert code == 2
+    assert said in err
+    assert err.count("\n") == 1
+
+
+def test_other_classes_are_named(bundle, capsys, tmp_path):
+    path = world.write_world(tmp_path / "other", classes=("tanker", "cargo", "ferry"))
+    code, _, err = ifkd(capsys, "evaluate", "bundle", "--data", str(path))
+    assert code == 2
+    assert "ferry" in err
+    assert "tug" in err

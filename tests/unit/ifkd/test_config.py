@@ -1,0 +1,135 @@
+"""Recipes: read with overrides, every mistake told at once."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomli_w
+
+from ifkd.config import dump, load, parse
+from ifkd.errors import ConfigError
+from ifkd.recipe import Ifkd, NoMethod, Recipe
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+
+
+def write(path: Path, values: dict[str, Any]) -> Path:
+    path.write_text(tomli_w.dumps(values))
+    return path
+
+
+def problem(path: Path, overrides: tuple[str, ...] = ()) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load(path, Recipe, overrides)
+    return str(caught.value)
+
+
+def test_a_recipe_is_read_with_its_defaults(tmp_path: Path, recipe_values: dict[str, Any]) -> None:
+    recipe = load(write(tmp_path / "r.toml", recipe_values), Recipe)
+    assert recipe.student.detector.backbone == "mobilenet_v2"
+    assert recipe.selection.score_threshold == 0.05
+    method = recipe.distillation.method
+    assert isinstance(method, Ifkd)
+    assert (method.alpha, method.beta) == (0.06, 0.5)
+
+
+def test_overrides_are_toml_and_bare_words_are_strings(tmp_path: Path, recipe_values: dict[str, Any]) -> None:
+    path = write(tmp_path / "r.toml", recipe_values)
+    overrides = (
+        "student.training.epochs=7",
+        "data.augmentation.scale_jitter=[0.8, 1.25]",
+        "data.augmentation.flip=false",
+        "student.detector.backbone=resnet18",
+        "distillation.method.ede.weights=/a/b.pt",
+        " seed = 9",
+    )
+    recipe = load(path, Recipe, overrides)
+    assert recipe.student.training.epochs == 7
+    assert recipe.data.augmentation.scale_jitter == (0.8, 1.25)
+    assert recipe.data.augmentation.flip is False
+    assert recipe.student.detector.backbone == "resnet18"
+    assert recipe.seed == 9
+    assert recipe.teacher.training.epochs == 2
+
+
+def test_all_mistakes_are_told_at_once(tmp_path: Path, recipe_values: dict[str, Any]) -> None:
+    recipe_values["student"]["detector"]["chanels"] = 32
+    recipe_values["data"]["tile_px"] = 100
+    recipe_values["teacher"]["training"]["epochs"] = 0
+    del recipe_values["name"]
+    text = problem(write(tmp_path / "r.toml", recipe_values))
+    assert "r.toml has 4 mistakes" in text
+    assert "student.detector.chanels: there is no such key. Did you mean 'channels'?" in text
+    assert "tile_px must be a multiple of 32, got 100" in text
+    assert "teacher.training.epochs: Input should be greater than 0; got 0" in text
+    assert "name: is required and absent." in text
+
+
+def test_one_wrong_value_is_one_mistake(tmp_path: Path, recipe_values: dict[str, Any]) -> None:
+    path = write(tmp_path / "r.toml", recipe_values)
+    assert "has 1 mistake:" in problem(path, ("data.validation=1.5",))
+    assert "has 1 mistake:" in problem(path, ("distillation.method.ede.input_px=-3",))
+    assert "has 1 mistake:" in problem(path, ("distillation.method.name=magic",))
+
+
+def test_a_mistake_in_a_methods_options_is_placed_as_it_is_written(
+    tmp_path: Path, recipe_values: dict[str, Any]
+) -> None:
+    text = problem(write(tmp_path / "r.toml", recipe_values), ("distillation.method.hsm.clipp=3",))
+    assert "distillation.method.hsm.clipp: there is no such key. Did you mean 'clip'?" in text
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("student.trainig.epochs=3", "Did you mean 'training'?"),
+        ("epochs", "is not KEY=VALUE"),
+        ("=3", "is not KEY=VALUE"),
+        ("seed.deep=3", "reaches into 'seed', which is a value"),
+        ("seed=-1", "greater than or equal to 0"),
+        ("distillation.method.fdr.grid=[15, 9]", "even number of rows"),
+        ("data.augmentation.scale_jitter=[1.2, 0.8]", "must not fall"),
+        ("distillation.method.fdr.r_range=[1.0, 0.5]", "must not fall"),
+        ("student.training.learning_rate=fast", "got 'fast'"),
+        ("data.scale=0.3", "tile_px / scale must be whole pixels"),
+    ],
+)
+def test_an_override_can_be_wrong(tmp_path: Path, recipe_values: dict[str, Any], override: str, expected: str) -> None:
+    assert expected in problem(write(tmp_path / "r.toml", recipe_values), (override,))
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    assert "There is no file" in problem(tmp_path / "absent.toml")
+    (tmp_path / "broken.toml").write_text("name = ")
+    assert "broken.toml is not TOML" in problem(tmp_path / "broken.toml")
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
+    assert "binary.toml cannot be read" in problem(tmp_path / "binary.toml")
+    assert "cannot be read" in problem(tmp_path)
+
+
+def test_a_dumped_recipe_is_the_recipe(tmp_path: Path, recipe_values: dict[str, Any]) -> None:
+    recipe = parse(recipe_values, Recipe, source="values")
+    (tmp_path / "r.toml").write_text(dump(recipe))
+    assert load(tmp_path / "r.toml", Recipe) == recipe
+
+
+def test_schemas_are_frozen(recipe_values: dict[str, Any]) -> None:
+    recipe = parse(recipe_values, Recipe, source="values")
+    with pytest.raises(ValueError, match="frozen"):
+        recipe.name = "other"  # type: ignore[misc]
+
+
+def test_plain_training_is_a_method(recipe_values: dict[str, Any]) -> None:
+    recipe_values["distillation"]["method"] = {"name": "none"}
+    assert isinstance(parse(recipe_values, Recipe, source="values").distillation.method, NoMethod)
+
+
+def recipes() -> list[Path]:
+    return [path for path in sorted((REPOSITORY / "configs").glob("*.toml")) if "[distillation" in path.read_text()]
+
+
+@pytest.mark.parametrize("path", recipes(), ids=lambda path: path.stem)
+def test_every_recipe_we_ship_holds(path: Path) -> None:
+    recipe = load(path, Recipe)
+    assert recipe.name
+    assert recipe.data.tile_px % 32 == 0

@@ -1,0 +1,74 @@
+"""Detections: moved, cut, joined and put in order."""
+
+import numpy as np
+import pytest
+
+from ifkd.detections import Candidates, Detections, nms, pairwise_iou
+
+
+def some() -> Detections:
+    return Detections(
+        np.array([[0, 0, 10, 10], [5, 5, 20, 30], [-4, 2, 3, 9]], np.float32),
+        np.array([0.5, 0.9, 0.5], np.float32),
+        np.array([1, 0, 0], np.int64),
+    )
+
+
+def test_an_empty_set_has_its_shapes_and_types() -> None:
+    empty = Detections.empty()
+    assert (len(empty), empty.boxes.shape, empty.boxes.dtype, empty.labels.dtype) == (0, (0, 4), np.float32, np.int64)
+    assert len(Detections.concatenate([])) == 0
+    assert len(nms(empty, iou_threshold=0.5)) == 0
+    assert len(empty.clipped((10, 10)).in_canonical_order()) == 0
+
+
+def test_parts_are_joined_in_order() -> None:
+    joined = Detections.concatenate([some(), Detections.empty(), some().select(np.array([1]))])
+    assert joined.scores.tolist() == pytest.approx([0.5, 0.9, 0.5, 0.9])
+    assert joined.boxes[3].tolist() == [5, 5, 20, 30]
+
+
+def test_selection_takes_indices_and_masks() -> None:
+    assert some().select(np.array([2, 0])).labels.tolist() == [0, 1]
+    assert some().select(np.array([True, False, True])).labels.tolist() == [1, 0]
+
+
+def test_moving_and_scaling() -> None:
+    moved = some().moved(right=100.0, down=-2.5)
+    assert moved.boxes[0].tolist() == [100, -2.5, 110, 7.5]
+    assert some().scaled(0.5).boxes[1].tolist() == [2.5, 2.5, 10, 15]
+    assert moved.boxes.dtype == some().scaled(0.3).boxes.dtype == np.float32
+
+
+def test_cutting_drops_what_is_left_without_area() -> None:
+    cut = some().moved(right=-1.0).clipped((8, 12))
+    assert cut.boxes.tolist() == [[0, 0, 9, 8], [4, 5, 12, 8], [0, 2, 2, 8]]
+    assert len(some().moved(right=-3.0).clipped((30, 30))) == 2
+    assert some().boxes[2, 0] == -4  # the original is as it was
+
+
+def test_canonical_order_is_unique() -> None:
+    random = np.random.default_rng(0)
+    many = Detections(
+        random.integers(0, 3, (40, 4)).astype(np.float32),
+        random.choice([0.25, 0.5], 40).astype(np.float32),
+        random.integers(0, 2, 40),
+    )
+    ordered = many.in_canonical_order()
+    again = many.select(random.permutation(40)).in_canonical_order()
+    np.testing.assert_array_equal(ordered.boxes, again.boxes)
+    assert (np.diff(ordered.scores) <= 0).all()
+
+
+def test_iou_by_hand() -> None:
+    boxes = np.array([[0, 0, 10, 10], [0, 0, 0, 0], [20, 20, 30, 30]], np.float32)
+    others = np.array([[0, 0, 10, 5], [5, 0, 15, 10], [0, 0, 0, 0]], np.float32)
+    np.testing.assert_allclose(pairwise_iou(boxes, others), [[0.5, 1 / 3, 0], [0, 0, 0], [0, 0, 0]])
+
+
+def test_candidates_refuse_shapes_that_do_not_agree() -> None:
+    assert len(Candidates(np.zeros((2, 5, 4)), np.zeros((2, 5)), np.zeros((2, 5), np.int64))) == 2
+    with pytest.raises(AssertionError):
+        Candidates(np.zeros((2, 5, 4)), np.zeros((2, 4)), np.zeros((2, 5), np.int64))
+    with pytest.raises(AssertionError):
+        Detections(np.zeros((3, 4)), np.zeros(2), np.zeros(3, np.int64))

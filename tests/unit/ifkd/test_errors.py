@@ -1,0 +1,48 @@
+"""Errors: one readable line, and the exit code of their kind."""
+
+import pickle
+
+import pytest
+
+from ifkd import errors
+from ifkd.errors import ConfigError, DataError, IfkdError, MissingExtraError, VerdictError
+
+
+def test_a_message_has_problem_facts_and_remedy() -> None:
+    error = DataError("a.png is broken.", got="4 bytes", expected="an image", mend="Copy it again.")
+    assert str(error) == "a.png is broken: got 4 bytes, expected an image. Copy it again."
+    assert (error.problem, error.got, error.expected) == ("a.png is broken.", "4 bytes", "an image")
+
+
+@pytest.mark.parametrize(
+    ("facts", "line"),
+    [
+        ({}, "It is wrong."),
+        ({"got": 0}, "It is wrong: got 0."),
+        ({"expected": "1"}, "It is wrong: expected 1."),
+        ({"mend": "Mend it."}, "It is wrong. Mend it."),
+    ],
+)
+def test_parts_that_are_unknown_are_left_out(facts: dict[str, object], line: str) -> None:
+    assert str(ConfigError("It is wrong", **facts)) == line  # type: ignore[arg-type]
+
+
+def test_only_a_verdict_exits_with_one() -> None:
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, IfkdError)]
+    assert len(kinds) >= 11
+    assert {kind.exit_code for kind in kinds if kind is not VerdictError} == {2}
+    assert VerdictError.exit_code == 1
+    assert all(kind.__name__ in (errors.__doc__ or "") for kind in kinds)
+
+
+def test_a_missing_extra_says_what_to_install() -> None:
+    error = MissingExtraError("matplotlib", extra="report", need="The report")
+    assert str(error) == (
+        "The report needs the package matplotlib, which is not installed. Install it with: pip install 'ifkd[report]'"
+    )
+
+
+def test_an_error_survives_the_way_between_processes() -> None:
+    """Images are loaded in other processes, and their errors are told in this one."""
+    error = DataError("a.png is broken", got="4 bytes", expected="an image", mend="Copy it again.")
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)  # noqa: S301

@@ -1,0 +1,47 @@
+"""Candidates become detections."""
+
+import numpy as np
+import pytest
+
+from ifkd.detections import Candidates
+from ifkd.postprocess import Selection, select_detections
+
+
+def candidates() -> Candidates:
+    """Two tiles: overlapping boxes of one class, the same box of another class, a weak one; and an empty tile."""
+    boxes = np.zeros((2, 5, 4), np.float32)
+    boxes[0] = [[0, 0, 20, 20], [1, 0, 21, 20], [0, 0, 20, 20], [60, 60, 70, 70], [-5, 90, 10, 120]]
+    scores = np.zeros((2, 5), np.float32)
+    scores[0] = [0.8, 0.9, 0.7, 0.05, 0.3]
+    labels = np.array([[0, 0, 1, 0, 2], [0] * 5])
+    return Candidates(boxes, scores, labels)
+
+
+def test_the_best_of_each_class_and_place_stays() -> None:
+    first, second = select_detections(candidates(), Selection())
+    assert first.scores.tolist() == pytest.approx([0.9, 0.7, 0.3])
+    assert first.labels.tolist() == [0, 1, 2]
+    assert len(second) == 0
+
+
+def test_a_score_at_the_threshold_is_below_it() -> None:
+    lower = Selection(score_threshold=float(np.nextafter(np.float32(0.05), np.float32(0))))
+    assert len(select_detections(candidates(), lower)[0]) == 4
+
+
+def test_the_number_is_limited_best_first() -> None:
+    first, _ = select_detections(candidates(), Selection(max_detections=2))
+    assert first.scores.tolist() == pytest.approx([0.9, 0.7])
+
+
+def test_boxes_are_cut_to_a_given_size() -> None:
+    first, _ = select_detections(candidates(), Selection(), size=(100, 100))
+    assert first.boxes[2].tolist() == [0, 90, 10, 100]
+    uncut, _ = select_detections(candidates(), Selection())
+    assert uncut.boxes[2].tolist() == [-5, 90, 10, 120]
+
+
+def test_the_iou_threshold_decides() -> None:
+    # 19/21 = 0.905 of the two boxes of class 0 is shared.
+    assert len(select_detections(candidates(), Selection(iou_threshold=0.91))[0]) == 4
+    assert len(select_detections(candidates(), Selection(iou_threshold=0.90))[0]) == 3

@@ -1,0 +1,346 @@
+"""RetinaNet against torchvision's own, and its losses against a slow plain reading of their definitions."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor, nn
+from torchvision.models.detection import RetinaNet as TorchvisionRetinaNet
+from torchvision.models.detection import retinanet_resnet50_fpn
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.image_list import ImageList
+
+from ifkd import recipe
+from ifkd.detections import Candidates
+from ifkd.detectors import DetectorOutput, Targets, build_detector, normalise
+from ifkd.detectors.anchors import OCTAVE_SCALES, RATIOS, anchors_of_level
+from ifkd.detectors.retinanet import RetinaNet
+from ifkd.postprocess import Selection, select_detections
+
+STRIDES = (8, 16, 32, 64, 128)
+CLASSES = 3
+
+
+def detector(classes: int = CLASSES, **options: Any) -> RetinaNet:
+    settings: dict[str, Any] = {"backbone": "resnet18", "channels": 16, **options}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        built = build_detector(recipe.Detector(**settings), classes)
+    assert isinstance(built, RetinaNet)
+    return built
+
+
+def images(size: tuple[int, int], batch: int = 2, seed: int = 0) -> Tensor:
+    source = torch.Generator().manual_seed(seed)
+    return normalise(torch.randint(0, 256, (batch, 3, *size), generator=source, dtype=torch.uint8))
+
+
+def outspoken(size: tuple[int, int], batch: int = 2) -> tuple[RetinaNet, DetectorOutput]:
+    """Return a detector whose untrained head gives scores and deltas of every size, and a forward of it."""
+    built = detector().eval()
+    logits, deltas = built.head.classification_head.cls_logits, built.head.regression_head.bbox_reg
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        for layer in built.head.modules():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+        output = built(images(size, batch))
+        logits.weight.mul_(2 / output.logits[0].std())
+        deltas.weight.mul_(0.5 / output.deltas[0].std())
+        nn.init.constant_(logits.bias, -4.0)
+        return built, built(images(size, batch))
+
+
+# --- torchvision's names, anchors and selection ---------------------------------------------------------------------
+
+
+def test_parameters_are_torchvisions_by_name_and_shape() -> None:
+    with torch.device("meta"):
+        ours = build_detector(recipe.Detector(backbone="resnet50"), 91).state_dict()
+        theirs = retinanet_resnet50_fpn(weights=None, weights_backbone=None, num_classes=91).state_dict()
+    assert list(ours) == list(theirs)
+    different = {name for name in ours if ours[name].shape != theirs[name].shape}
+    # mmdet, and so the paper, takes P6 from C5; torchvision from P5.
+    assert different == {"backbone.fpn.extra_blocks.p6.weight"}
+    assert tuple(ours["backbone.fpn.extra_blocks.p6.weight"].shape) == (256, 2048, 3, 3)
+
+
+@pytest.mark.parametrize("size", [(128, 128), (128, 256), (384, 128)])
+def test_anchors_are_torchvisions_where_the_map_divides_the_image(size: tuple[int, int]) -> None:
+    sizes = tuple(tuple(stride * scale for scale in OCTAVE_SCALES) for stride in STRIDES)
+    generator = AnchorGenerator(sizes, (RATIOS,) * len(STRIDES))
+    maps = [torch.zeros(1, 1, size[0] // stride, size[1] // stride) for stride in STRIDES]
+    (theirs,) = generator(ImageList(torch.zeros(1, 3, *size), [size]), maps)
+    ours = [anchors_of_level(s, (m.shape[2], m.shape[3]), m.device) for s, m in zip(STRIDES, maps, strict=True)]
+    torch.testing.assert_close(torch.cat(ours), theirs, rtol=0, atol=0)
+
+
+def test_anchors_have_their_sizes_and_ratios() -> None:
+    anchors = anchors_of_level(32, (1, 2), torch.device("cpu"))
+    assert anchors.shape == (18, 4)
+    extents = anchors[:9, 2:] - anchors[:9, :2]
+    for index, (width, height) in enumerate(extents.tolist()):
+        side, ratio = 32 * 4 * 2 ** (index % 3 / 3), RATIOS[index // 3]
+        assert math.sqrt(width * height) == pytest.approx(side, rel=0.02)
+        assert height / width == pytest.approx(ratio, rel=0.02)
+    torch.testing.assert_close(anchors[9:] - anchors[:9], torch.tensor([32.0, 0.0, 32.0, 0.0]).expand(9, 4))
+
+
+@pytest.mark.parametrize("size", [(128, 128), (128, 256)])
+def test_detections_are_torchvisions(size: tuple[int, int]) -> None:
+    built, output = outspoken(size)
+    counts = [level.shape[2] * level.shape[3] * 9 for level in output.logits]
+    pyramid = list(output.pyramid)
+    with torch.no_grad():
+        head_outputs = {
+            "cls_logits": list(built.head.classification_head(pyramid).split(counts, dim=1)),
+            "bbox_regression": list(built.head.regression_head(pyramid).split(counts, dim=1)),
+        }
+    # The reference only lends its selection; anchors are the same on both sides, as the test above says.
+    trunk = nn.Conv2d(3, 16, 1)
+    trunk.out_channels = 16  # type: ignore[assignment]
+    reference = TorchvisionRetinaNet(
+        trunk, CLASSES, score_thresh=0.05, nms_thresh=0.5, detections_per_img=300, topk_candidates=1000
+    )
+    anchors = [built.anchors(output) for _ in range(2)]
+    theirs = reference.postprocess_detections(head_outputs, anchors, [size, size])
+    with torch.no_grad():
+        boxes, scores, labels = built.candidates(output, size=size, per_level=1000)
+    candidates = Candidates(boxes.numpy(), scores.numpy(), labels.numpy())
+    ours = select_detections(candidates, Selection(max_detections=300))
+    for found, expected in zip(ours, theirs, strict=True):
+        assert len(found) == len(expected["scores"]) > 50
+        for label in range(CLASSES):
+            chosen = expected["labels"].numpy() == label
+            mine = found.select(found.labels == label)
+            rows = np.column_stack([mine.boxes, 1000 * mine.scores])
+            others = np.column_stack([expected["boxes"].numpy()[chosen], 1000 * expected["scores"].numpy()[chosen]])
+            assert len(rows) == len(others)
+            _, partner = linear_sum_assignment(np.abs(rows[:, None] - others[None]).sum(axis=2))
+            np.testing.assert_allclose(mine.boxes, expected["boxes"].numpy()[chosen][partner], rtol=0, atol=1e-3)
+            np.testing.assert_allclose(mine.scores, expected["scores"].numpy()[chosen][partner], rtol=0, atol=1e-5)
+
+
+def test_the_number_of_candidates_depends_on_the_size_alone() -> None:
+    built, output = outspoken((128, 192))
+    boxes, scores, labels = built.candidates(output, size=(128, 192), per_level=200)
+    pairs = [level.shape[2] * level.shape[3] * 9 * CLASSES for level in output.logits]
+    expected = sum(min(200, count) for count in pairs)
+    assert boxes.shape == (2, expected, 4)
+    assert scores.shape == labels.shape == (2, expected)
+    assert ((scores >= 0) & (scores <= 1)).all()
+    assert ((labels >= 0) & (labels < CLASSES)).all()
+    assert (boxes.amin() >= 0) & (boxes[..., 0::2].amax() <= 192) & (boxes[..., 1::2].amax() <= 128)
+    assert (boxes[..., 2:] >= boxes[..., :2]).all()
+
+
+# --- outputs --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "mobilenet_v2"])
+def test_outputs_have_the_paper_s_levels(backbone: str) -> None:
+    built = detector(backbone=backbone).eval()
+    with torch.no_grad():
+        output = built(images((96, 160)))
+    assert [tuple(level.shape[1:]) for level in output.pyramid] == [
+        (16, 12, 20),
+        (16, 6, 10),
+        (16, 3, 5),
+        (16, 2, 3),
+        (16, 1, 2),
+    ]
+    assert {level.shape[1] for level in output.logits} == {9 * CLASSES}
+    assert {level.shape[1] for level in output.deltas} == {36}
+
+
+def test_a_fresh_detector_expects_background() -> None:
+    with torch.no_grad():
+        output = detector().eval()(images((64, 64)))
+    probability = torch.cat([level.flatten() for level in output.logits]).sigmoid()
+    assert probability.mean().item() == pytest.approx(0.01, rel=0.2)
+
+
+def test_kaiming_towers_keep_a_narrow_heads_signal() -> None:
+    sizes = {}
+    for head_init in ("normal", "kaiming"):
+        branch = detector(head_init=head_init).head.classification_head
+        signal = torch.randn(1, 16, 32, 32, generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            sizes[head_init] = branch.conv(signal).std().item()
+        assert branch.cls_logits.weight.std().item() == pytest.approx(0.01, rel=0.05)
+        assert branch.cls_logits.bias.detach().sigmoid().mean().item() == pytest.approx(0.01)
+    assert sizes["normal"] < 0.01
+    assert 0.2 < sizes["kaiming"] < 2
+
+
+def test_one_seed_makes_one_detector() -> None:
+    first, second = detector().state_dict(), detector().state_dict()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_normalised_images_have_imagenets_statistics() -> None:
+    pixels = torch.tensor([124, 116, 104], dtype=torch.uint8).view(1, 3, 1, 1).expand(1, 3, 2, 2)
+    assert normalise(pixels).abs().max() < 0.02
+    white = normalise(torch.full((1, 3, 1, 1), 255, dtype=torch.uint8)).flatten().tolist()
+    assert white == pytest.approx([(255 - 123.675) / 58.395, (255 - 116.28) / 57.12, (255 - 103.53) / 57.375])
+
+
+# --- losses ---------------------------------------------------------------------------------------------------------
+
+
+def target(boxes: Sequence[Sequence[float]], labels: Sequence[int], ignored: Sequence[Sequence[float]] = ()) -> Targets:
+    return Targets(
+        torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
+        torch.tensor(labels, dtype=torch.int64),
+        torch.tensor(ignored, dtype=torch.float32).reshape(-1, 4),
+    )
+
+
+def slow_iou(a: Sequence[float], b: Sequence[float]) -> float:
+    width = min(a[2], b[2]) - max(a[0], b[0])
+    height = min(a[3], b[3]) - max(a[1], b[1])
+    if width <= 0 or height <= 0:
+        return 0.0
+    shared = width * height
+    return shared / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared)
+
+
+def slow_matches(anchors: list[list[float]], wanted: Targets) -> list[int | None]:
+    """Return for each anchor its object, -1 for background, None for what teaches nothing (C.1 of mmdet's rules)."""
+    objects = wanted.boxes.tolist()
+    overlaps = [[slow_iou(box, anchor) for anchor in anchors] for box in objects]
+    matches: list[int | None] = []
+    for index, anchor in enumerate(anchors):
+        column = [row[index] for row in overlaps]
+        best = max(range(len(column)), key=column.__getitem__) if column else -1
+        iou = column[best] if column else 0.0
+        claimed = any(row[index] == max(row) and max(row) > 0 for row in overlaps)
+        if iou >= 0.5 or claimed:
+            matches.append(best)
+        elif iou >= 0.4:
+            matches.append(None)
+        else:
+            hidden = False
+            for region in wanted.ignored.tolist():
+                width = min(anchor[2], region[2]) - max(anchor[0], region[0])
+                height = min(anchor[3], region[3]) - max(anchor[1], region[1])
+                area = (anchor[2] - anchor[0]) * (anchor[3] - anchor[1])
+                hidden |= width > 0 and height > 0 and width * height > 0.5 * area
+            matches.append(None if hidden else -1)
+    return matches
+
+
+def slow_losses(built: RetinaNet, output: DetectorOutput, wanted: list[Targets]) -> tuple[float, float, int]:
+    """Return focal loss and L1 on deltas over the positives, and their number, one anchor and class at a time."""
+    focal, l1, positives = 0.0, 0.0, 0
+    for image, one in enumerate(wanted):
+        anchors, logits, deltas = [], [], []
+        for level, stride in enumerate(STRIDES):
+            _, _, height, width = output.logits[level].shape
+            anchors += anchors_of_level(stride, (height, width), torch.device("cpu")).tolist()
+            for row in range(height):
+                for column in range(width):
+                    for anchor in range(9):
+                        cell = output.logits[level][image, :, row, column].double()
+                        logits.append(cell[anchor * CLASSES : (anchor + 1) * CLASSES].tolist())
+                        cell = output.deltas[level][image, :, row, column].double()
+                        deltas.append(cell[anchor * 4 : anchor * 4 + 4].tolist())
+        for anchor, match, scores, delta in zip(anchors, slow_matches(anchors, one), logits, deltas, strict=True):
+            if match is None:
+                continue
+            for label, logit in enumerate(scores):
+                right = match >= 0 and int(one.labels[match]) == label
+                p = 1 / (1 + math.exp(-logit)) if right else 1 / (1 + math.exp(logit))
+                focal += (0.25 if right else 0.75) * (1 - p) ** 2 * -math.log(p)
+            if match >= 0:
+                positives += 1
+                x1, y1, x2, y2 = one.boxes[match].tolist()
+                w, h = anchor[2] - anchor[0], anchor[3] - anchor[1]
+                shift_x = ((x1 + x2) / 2 - (anchor[0] + anchor[2]) / 2) / w
+                shift_y = ((y1 + y2) / 2 - (anchor[1] + anchor[3]) / 2) / h
+                encoded = (shift_x, shift_y, math.log((x2 - x1) / w), math.log((y2 - y1) / h))
+                l1 += sum(abs(a - b) for a, b in zip(encoded, delta, strict=True))
+    return focal / max(1, positives), l1 / max(1, positives), positives
+
+
+WANTED = (
+    target([[4, 6, 40, 34], [30, 20, 62, 60], [33, 24, 64, 63]], [0, 2, 1]),
+    # A sliver that no anchor meets by half: its best anchors are its own all the same.
+    target([[10, 50, 16, 63]], [1], [[0, 0, 64, 40]]),
+    target([], []),
+    target([], [], [[0, 0, 64, 64]]),
+)
+
+
+def test_losses_are_their_definitions() -> None:
+    built = detector()
+    output = built(images((64, 64), batch=4))
+    losses = built.task_losses(output, list(WANTED))
+    focal, l1, positives = slow_losses(built, output, list(WANTED))
+    assert positives > 8
+    assert losses["classification"].item() == pytest.approx(focal, rel=1e-4)
+    assert losses["boxes"].item() == pytest.approx(l1, rel=1e-4)
+
+
+def test_every_object_has_an_anchor_of_its_own() -> None:
+    built = detector()
+    output = built(images((64, 64), batch=1))
+    anchors = torch.cat(built.anchors(output)).tolist()
+    for box in ([1, 1, 4, 3], [0, 0, 64, 64], [10, 30, 60, 34]):
+        assert 0 in slow_matches(anchors, target([box], [0]))
+        losses = built.task_losses(output, [target([box], [0])])
+        assert losses["boxes"].item() > 0
+
+
+def test_images_without_objects_have_finite_losses() -> None:
+    built = detector()
+    losses = built.task_losses(built(images((64, 64))), [target([], []), target([], [])])
+    assert losses["boxes"].item() == 0.0
+    assert 0 < losses["classification"].item() < 100
+    sum(losses.values()).backward()  # type: ignore[union-attr]
+    gradients = [parameter.grad for parameter in built.parameters() if parameter.grad is not None]
+    assert gradients
+    assert all(gradient.isfinite().all() for gradient in gradients)
+
+
+def test_ignored_regions_teach_nothing() -> None:
+    built = detector()
+    output = built(images((128, 128), batch=1))
+    logits = [level.detach().requires_grad_() for level in output.logits]
+    seen = DetectorOutput(output.pyramid, tuple(logits), output.deltas)
+    built.task_losses(seen, [target([], [], [[0, 0, 64, 128]])])["classification"].backward()
+    finest = logits[0].grad
+    assert finest is not None
+    # At stride 8 the anchors are 32 to 51 pixels: around (32, 64) all lie mostly in the left half, at (120, 64) none.
+    assert (finest[0, :, 8, 4] == 0).all()
+    assert (finest[0, :, 8, 15] != 0).all()
+
+
+def test_frozen_parts_do_not_change_in_a_training_step() -> None:
+    built = detector(frozen_stages=2, norm="frozen").train()
+    before = {name: value.clone() for name, value in built.state_dict().items()}
+    optimizer = torch.optim.SGD([p for p in built.parameters() if p.requires_grad], lr=0.1, weight_decay=0.1)
+    losses = built.task_losses(built(images((64, 64))), [WANTED[0], WANTED[2]])
+    (losses["classification"] + losses["boxes"]).backward()
+    optimizer.step()
+    changed = {name for name, value in built.state_dict().items() if not torch.equal(value, before[name])}
+    frozen = ("backbone.body.conv1", "backbone.body.bn1", "backbone.body.layer1", "backbone.body.layer2")
+    assert not {name for name in changed if name.startswith(frozen)}
+    assert not {name for name in changed if name.endswith(("running_mean", "running_var", "num_batches_tracked"))}
+    assert "backbone.body.layer3.0.conv1.weight" in changed
+    assert "backbone.body.layer4.0.bn1.weight" in changed
+    assert {name for name in before if name.startswith(("head", "backbone.fpn"))} <= changed
+
+
+def test_nothing_is_frozen_unless_asked() -> None:
+    built = detector().train()
+    before = {name: value.clone() for name, value in built.state_dict().items()}
+    optimizer = torch.optim.SGD(built.parameters(), lr=0.1, weight_decay=0.1)
+    losses = built.task_losses(built(images((64, 64))), [WANTED[0], WANTED[1]])
+    (losses["classification"] + losses["boxes"]).backward()
+    optimizer.step()
+    assert [name for name, value in built.state_dict().items() if torch.equal(value, before[name])] == []

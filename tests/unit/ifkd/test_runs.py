@@ -1,0 +1,209 @@
+"""Runs: what a recipe's words set in motion, and what a checkpoint says of where it came from."""
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from ifkd import recipe, runs
+from ifkd.checkpoint import load_checkpoint
+from ifkd.config import parse
+from ifkd.detectors import Detector
+from ifkd.errors import OutputError, TrainingError
+from ifkd.files import sha256_of
+from ifkd.knowledge import Knowledge
+from ifkd.methods import IfkdMethod, NoDistillation
+from ifkd.prediction import validate
+
+World = tuple[Path, dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory, make_recipe: Callable[..., dict[str, Any]]) -> World:
+    """Data, a recipe of one epoch, and its trained teacher and student."""
+    folder = tmp_path_factory.mktemp("runs")
+    values = make_recipe(folder)
+    for training in (values["teacher"]["training"], values["student"]["training"], values["distillation"]["training"]):
+        training["epochs"] = 1
+    settings = parse(values, recipe.Recipe, source="values")
+    runs.train_role(settings, "teacher", folder / "teacher")
+    runs.train_role(settings, "student", folder / "student")
+    return folder, values
+
+
+class Fitted(Exception):  # noqa: N818
+    """Ends a run where it would begin to train, and keeps what it was given."""
+
+    def __init__(self, run: Any, detector: Any, method: Any, knowledge: Any) -> None:
+        super().__init__()
+        self.run, self.detector, self.method, self.knowledge = run, detector, method, knowledge
+
+
+def prepared(
+    world: World, folder: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[dict[str, Any]], None]
+) -> Fitted:
+    """Return what a distillation hands to the trainer."""
+    values = copy.deepcopy(world[1])
+    change(values)
+
+    def fit(run: Any, detector: Any, *, method: Any = None, knowledge: Any = None) -> None:
+        raise Fitted(run, detector, method, knowledge)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "fit", fit)
+        settings = parse(values, recipe.Recipe, source="values")
+        with pytest.raises(Fitted) as caught:
+            runs.distill_student(settings, world[0] / "teacher" / "best.safetensors", folder)
+    return caught.value
+
+
+def test_a_role_is_trained_as_its_part_of_the_recipe(world: World) -> None:
+    teacher = load_checkpoint(world[0] / "teacher" / "best.safetensors").meta
+    student = load_checkpoint(world[0] / "student" / "best.safetensors").meta
+    assert (teacher.detector.backbone, student.detector.backbone) == ("resnet18", "mobilenet_v2")
+    assert teacher.category_ids == student.category_ids == (3, 7, 9)
+    assert (teacher.provenance["role"], teacher.provenance["method"]) == ("teacher", "none")
+    assert teacher.provenance["train_sha256"] == sha256_of(world[0] / "train.json")
+    assert teacher.provenance["versions"]["torch"] == str(torch.__version__)
+    assert teacher.recipe == parse(world[1], recipe.Recipe, source="values")
+
+
+def test_distillation_starts_from_the_plain_students_weights(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(123)
+    fitted = prepared(world, tmp_path / "run", monkeypatch, lambda _: None)
+    settings = parse(world[1], recipe.Recipe, source="values")
+    plain = runs._fresh_detector(settings, settings.student.detector, 3).state_dict()
+    assert all(torch.equal(value, plain[name]) for name, value in fitted.detector.state_dict().items())
+    teacher = load_file(world[0] / "teacher" / "best.safetensors")
+    assert all(torch.equal(value, teacher[name]) for name, value in fitted.knowledge.teacher.state_dict().items())
+
+
+def test_the_method_knows_the_teachers_feature_scale(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fitted = prepared(world, tmp_path / "run", monkeypatch, lambda _: None)
+    assert isinstance(fitted.method, IfkdMethod)
+    rms = runs._feature_rms(fitted.knowledge.teacher, fitted.run)
+    assert fitted.method._scales == pytest.approx([0.3 / value for value in rms])
+
+
+def test_a_checkpoint_tells_of_its_teacher_method_and_encoder(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = prepared(world, tmp_path / "run", monkeypatch, lambda _: None).run.meta.provenance
+    assert told["teacher_sha256"] == sha256_of(world[0] / "teacher" / "best.safetensors")
+    assert told["method"]["alpha"] == 0.06
+    assert told["notes"] == [runs.RANDOM_ENCODER_NOTE]
+
+
+def test_the_random_encoder_stands_in_only_when_asked(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("IFKD_CACHE", str(tmp_path / "cache"))
+
+    def fall_back(values: dict[str, Any]) -> None:
+        values["distillation"]["method"]["ede"].update(weights="mobile_sam", fall_back_to_random=True)
+
+    told = prepared(world, tmp_path / "run", monkeypatch, fall_back).run.meta.provenance
+    assert told["method"]["ede"]["weights"] == "random"
+    assert told["notes"] == [runs.RANDOM_ENCODER_NOTE]
+
+
+@pytest.mark.parametrize("ede", [{"enabled": False}, {"weight": 0.0}])
+def test_mobilesam_is_built_only_when_it_is_used(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ede: dict[str, Any]
+) -> None:
+    fitted = prepared(
+        world, tmp_path / "run", monkeypatch, lambda values: values["distillation"]["method"]["ede"].update(ede)
+    )
+    assert isinstance(fitted.knowledge, Knowledge)
+    assert fitted.knowledge.encoder is None
+
+
+def test_no_method_is_plain_training(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def change(values: dict[str, Any]) -> None:
+        values["distillation"]["method"] = {"name": "none"}
+
+    fitted = prepared(world, tmp_path / "run", monkeypatch, change)
+    assert isinstance(fitted.method, NoDistillation)
+    assert fitted.method.parameter_groups(0.1) == []
+    values = copy.deepcopy(world[1])
+    change(values)
+    settings = parse(values, recipe.Recipe, source="values")
+    runs.distill_student(settings, world[0] / "teacher" / "best.safetensors", tmp_path / "run")
+    ours, plain = (load_file(folder / "last.safetensors") for folder in (tmp_path / "run", world[0] / "student"))
+    assert all(torch.equal(ours[name], plain[name]) for name in plain)
+
+
+def test_embeddings_are_kept_beside_the_runs(world: World, tmp_path: Path) -> None:
+    values = copy.deepcopy(world[1])
+    values["data"]["augmentation"] = {"flip": False, "quarter_turns": False}
+    values["distillation"]["method"]["ede"]["cache"] = True
+    settings = parse(values, recipe.Recipe, source="values")
+    runs.distill_student(settings, world[0] / "teacher" / "best.safetensors", tmp_path / "distilled")
+    assert len(list((tmp_path / "cache").rglob("*.npy"))) == 8
+
+
+def test_a_weak_teacher_is_refused_before_the_first_step(world: World, tmp_path: Path) -> None:
+    values = copy.deepcopy(world[1])
+    values["distillation"]["min_teacher_map"] = 0.9
+    settings = parse(values, recipe.Recipe, source="values")
+    with pytest.raises(TrainingError, match="too weak to teach"):
+        runs.distill_student(settings, world[0] / "teacher" / "best.safetensors", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_restart_begins_anew(world: World, tmp_path: Path) -> None:
+    settings = parse(world[1], recipe.Recipe, source="values")
+    runs.train_role(settings, "student", tmp_path / "run")
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    runs.train_role(settings, "student", tmp_path / "run", restart=True)
+    assert not (tmp_path / "run" / "notes.txt").exists()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "photo.jpg").write_bytes(b"x")
+    with pytest.raises(OutputError, match="holds files but no run"):
+        runs.train_role(settings, "student", tmp_path / "other", restart=True)
+
+
+def test_validation_finds_what_the_detector_finds(world: World) -> None:
+    """A detector whose answers are the truth has an average precision of 1, whatever scale its images had."""
+    settings = parse(world[1], recipe.Recipe, source="values")
+    run = runs._run(settings, world[0] / "x", "student", settings.student.detector, settings.student.training, {})
+    for scale in (1.0, 2.0):
+        data = settings.data.model_copy(update={"scale": scale, "tile_px": 128})
+        oracle = Oracle(run.validation_data, scale)
+        metrics = validate(oracle, run.validation_data, data, settings.selection, per_level=10)
+        assert metrics.mean_ap == pytest.approx(1.0)
+        assert metrics.images == 4
+        assert oracle.training
+
+
+class Oracle(Detector):
+    """Answers with a data set's own boxes, image after image."""
+
+    def __init__(self, dataset: Any, scale: float) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.waiting = [
+            (torch.from_numpy(image.boxes) * scale, torch.from_numpy(image.labels)) for image in dataset.images
+        ]
+        self.side = 64 * scale
+
+    def forward(self, images: torch.Tensor) -> Any:
+        assert images.shape[2:] == (self.side, self.side)
+        assert not self.training
+        return len(images)
+
+    def task_losses(self, output: Any, targets: Any) -> dict[str, torch.Tensor]:
+        raise NotImplementedError
+
+    def candidates(self, output: Any, **_: Any) -> Any:
+        answers, self.waiting = self.waiting[:output], self.waiting[output:]
+        boxes, labels = (torch.stack(part) for part in zip(*answers, strict=True))
+        return boxes, torch.full(labels.shape, 0.9), labels

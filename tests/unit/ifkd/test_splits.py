@@ -1,0 +1,50 @@
+"""A recipe's splits: files as they are, or a share of the places held out."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ifkd import recipe
+from ifkd.data.splits import path_of, read_split
+
+
+def data(root: Path | None, **values: Any) -> recipe.Data:
+    base = {"train": "train.json", "validation": "val.json", "test": "val.json", "tile_px": 64}
+    return recipe.Data.model_validate(base | {"root": root} | values)
+
+
+def test_files_are_read_from_the_root(data_folder: Path) -> None:
+    settings = data(data_folder)
+    assert [len(read_split(settings, split)) for split in ("train", "validation", "test")] == [8, 4, 4]
+    assert read_split(settings, "train").images[0].path == data_folder / "images" / "train_000.png"
+    assert path_of(data(data_folder), Path("/elsewhere/a.json")) == Path("/elsewhere/a.json")
+    rootless = data(None, train=data_folder / "train.json")
+    assert path_of(rootless, Path("a.json")) == Path("a.json")
+    assert len(read_split(rootless, "train")) == 8
+
+
+def test_an_image_folder_of_its_own(data_folder: Path) -> None:
+    split = read_split(data(data_folder, images="pictures"), "test")
+    assert split.images[0].path == data_folder / "pictures" / "val_000.png"
+
+
+@pytest.mark.parametrize("share", [0.05, 0.2, 0.34, 0.5, 0.9])
+def test_a_share_is_held_out_by_place(tmp_path: Path, write_data_set: Callable[..., Path], share: float) -> None:
+    write_data_set(tmp_path, "train", images=30, size=(32, 64))  # ten places of three images
+    settings = data(tmp_path, validation=share)
+    train, validation = read_split(settings, "train"), read_split(settings, "validation")
+    assert not {image.place for image in train.images} & {image.place for image in validation.images}
+    assert len(train) + len(validation) == 30
+    assert {image.id for image in train.images} | {image.id for image in validation.images} == set(range(100, 130))
+    assert share * 30 <= len(validation) < share * 30 + 3
+    again = read_split(settings, "validation")
+    assert [image.id for image in again.images] == [image.id for image in validation.images]
+    assert train.classes == validation.classes
+
+
+def test_classes_are_merged_in_every_split(data_folder: Path) -> None:
+    settings = data(data_folder, merge_classes={"tug": "barge"})
+    for split in ("train", "validation", "test"):
+        assert read_split(settings, split).classes == ("barge", "ferry")

@@ -1,0 +1,442 @@
+"""The training loop: what it leaves in its folder, how it goes on, and when it stops."""
+
+import copy
+import itertools
+import json
+import math
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from ifkd import runs, trainer
+from ifkd.checkpoint import CheckpointMeta, build_from, load_checkpoint, save_checkpoint
+from ifkd.config import parse
+from ifkd.data.dataset import Batch
+from ifkd.detectors import build_detector
+from ifkd.errors import OutputError, TrainingError
+from ifkd.recipe import Recipe, Training
+
+World = tuple[Path, dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory, make_recipe: Callable[..., dict[str, Any]]) -> World:
+    """A folder with data and an untrained teacher, and the recipe's values; tests read it and change nothing."""
+    folder = tmp_path_factory.mktemp("world")
+    values = make_recipe(folder)
+    settings = parse(values, Recipe, source="values")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        teacher = build_detector(settings.teacher.detector, 3)
+    meta = CheckpointMeta(
+        detector=settings.teacher.detector,
+        classes=("barge", "ferry", "tug"),
+        category_ids=(3, 7, 9),
+        recipe=settings,
+        provenance={"role": "teacher"},
+    )
+    save_checkpoint(folder / "teacher.safetensors", teacher, meta)
+    return folder, values
+
+
+@pytest.fixture(scope="module", autouse=True)
+def every_step_is_logged() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer, "LOG_EVERY", 1)
+        yield
+
+
+@pytest.fixture(scope="module")
+def plain_run(world: World) -> Path:
+    """The folder of a finished plain run; tests change nothing in it."""
+    train(world, world[0] / "plain")
+    return world[0] / "plain"
+
+
+@pytest.fixture(scope="module")
+def distilled_run(world: World) -> Path:
+    """The folder of a finished distillation; tests change nothing in it."""
+    distill(world, world[0] / "distilled")
+    return world[0] / "distilled"
+
+
+def settings(world: World, change: Callable[[dict[str, Any]], None] | None = None) -> Recipe:
+    values = copy.deepcopy(world[1])
+    if change is not None:
+        change(values)
+    return parse(values, Recipe, source="values")
+
+
+def train(world: World, folder: Path, change: Callable[[dict[str, Any]], None] | None = None) -> dict[str, Any]:
+    return runs.train_role(settings(world, change), "student", folder)
+
+
+def distill(world: World, folder: Path, change: Callable[[dict[str, Any]], None] | None = None) -> dict[str, Any]:
+    return runs.distill_student(settings(world, change), world[0] / "teacher.safetensors", folder)
+
+
+START = {"train": train, "distill": distill}
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def interrupted_in(monkeypatch: pytest.MonkeyPatch, iteration: int) -> Iterator[None]:
+    """Make the step at an iteration end as an interruption does."""
+    step = trainer._Loop.step
+
+    def broken(loop: Any, batch: Batch) -> dict[str, float]:
+        if loop.standing.iteration == iteration:
+            raise KeyboardInterrupt
+        return step(loop, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer._Loop, "step", broken)
+        yield
+
+
+# --- results --------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_leaves_its_files_and_nothing_else(plain_run: Path) -> None:
+    assert {path.name for path in plain_run.iterdir()} == {
+        "best.safetensors",
+        "last.safetensors",
+        "config.toml",
+        "metrics.jsonl",
+        "result.json",
+    }
+    result = json.loads((plain_run / "result.json").read_text())
+    assert (result["epochs"], result["iterations"], result["checkpoint"]) == (2, 4, "best.safetensors")
+    told = lines(plain_run)
+    assert [entry["iteration"] for entry in told if "iteration" in entry] == [0, 1, 2, 3]
+    assert [entry["epoch"] for entry in told if "epoch" in entry] == [1, 2]
+    step = told[0]
+    assert step["total"] == pytest.approx(step["task/classification"] + step["task/boxes"], rel=1e-6)
+
+
+def test_the_last_checkpoint_is_the_trained_student(world: World, plain_run: Path) -> None:
+    last = load_checkpoint(plain_run / "last.safetensors")
+    assert last.meta.classes == ("barge", "ferry", "tug")
+    assert last.meta.provenance["seed"] == 5
+    started = runs._fresh_detector(settings(world), last.meta.detector, 3).state_dict()
+    moved = [name for name, value in build_from(last).state_dict().items() if not torch.equal(value, started[name])]
+    assert len(moved) > 0.9 * len(started)
+
+
+def test_training_learns_the_training_images(world: World, tmp_path: Path) -> None:
+    """The tiny student overfits: its loss falls well below the first epochs'."""
+
+    def longer(values: dict[str, Any]) -> None:
+        values["student"]["training"].update(epochs=10, validate_every=10, learning_rate=0.003)
+        values["data"]["augmentation"] = {"flip": False, "quarter_turns": False}
+
+    train(world, tmp_path / "run", longer)
+    totals = [entry["total"] for entry in lines(tmp_path / "run") if "total" in entry]
+    assert len(totals) == 20
+    assert sum(totals[-4:]) < 0.8 * sum(totals[:4])
+    assert [entry["epoch"] for entry in lines(tmp_path / "run") if "epoch" in entry] == [10]
+
+
+def test_a_finished_run_returns_at_once(
+    world: World, plain_run: Path, distilled_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer, "_Loop", None)
+    for start, folder in ((train, plain_run), (distill, distilled_run)):
+        before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+        assert start(world, folder) == json.loads((folder / "result.json").read_text())
+        assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+
+
+def test_loading_processes_change_nothing(world: World, plain_run: Path, tmp_path: Path) -> None:
+    train(world, tmp_path, lambda values: values["data"].update(workers=1))
+    alone, helped = (load_file(folder / "last.safetensors") for folder in (plain_run, tmp_path))
+    assert all(torch.equal(alone[name], helped[name]) for name in alone)
+
+
+def test_another_seed_gives_other_weights(world: World, plain_run: Path, tmp_path: Path) -> None:
+    train(world, tmp_path, lambda values: values.update(seed=6))
+    first, second = (load_file(folder / "last.safetensors") for folder in (plain_run, tmp_path))
+    assert not torch.equal(
+        first["backbone.fpn.inner_blocks.0.0.weight"], second["backbone.fpn.inner_blocks.0.0.weight"]
+    )
+
+
+def test_half_precision_trains(world: World, tmp_path: Path) -> None:
+    def half(values: dict[str, Any]) -> None:
+        values["distillation"]["training"].update(amp="bf16", epochs=1)
+
+    distill(world, tmp_path / "run", half)
+    assert all(math.isfinite(entry["total"]) for entry in lines(tmp_path / "run") if "total" in entry)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU can compute in fp16")
+def test_fp16_needs_a_gpu(world: World, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="needs a GPU"):
+        train(world, tmp_path / "run", lambda values: values["student"]["training"].update(amp="fp16"))
+
+
+# --- zero means zero ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_distillation_with_weights_of_zero_is_plain_training(world: World, tmp_path: Path, optimizer: str) -> None:
+    def change(values: dict[str, Any]) -> None:
+        values["student"]["training"]["optimizer"] = optimizer
+        values["distillation"]["training"]["optimizer"] = optimizer
+        values["distillation"]["method"].update(alpha=0.0, beta=0.0)
+
+    train(world, tmp_path / "plain", change)
+    distill(world, tmp_path / "zero", change)
+    plain, zero = ([entry for entry in lines(tmp_path / name) if "total" in entry] for name in ("plain", "zero"))
+    assert len(plain) == len(zero) == 4
+    for one, other in zip(plain, zero, strict=True):
+        assert {name: other[name] for name in one} == one
+        assert other["method/feature"] == other["method/head"] == 0.0
+        assert other["raw/feature"] > 0
+    first, second = (load_file(tmp_path / name / "last.safetensors") for name in ("plain", "zero"))
+    assert list(first) == list(second)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_distillation_changes_the_student_and_not_its_names(plain_run: Path, distilled_run: Path) -> None:
+    first, second = (load_file(folder / "last.safetensors") for folder in (plain_run, distilled_run))
+    assert list(first) == list(second)
+    assert any(not torch.equal(first[name], second[name]) for name in first)
+    steps = [entry for entry in lines(distilled_run) if "total" in entry]
+    assert all(entry["method/feature"] == pytest.approx(0.06 * entry["raw/feature"]) for entry in steps)
+    assert all(entry["method/head"] == pytest.approx(0.5 * entry["raw/head"]) for entry in steps)
+
+
+# --- going on -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("kind", "iteration"), [("train", 1), ("train", 2), ("distill", 3)])
+def test_an_interrupted_run_ends_as_an_uninterrupted_one(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, iteration: int
+) -> None:
+    """Interrupted in the first epoch nothing is left to go on from; in the second, the first is not done again."""
+
+    def changing(values: dict[str, Any]) -> None:
+        values["data"]["augmentation"] = {"photometric": 0.3, "scale_jitter": [0.8, 1.2]}
+        values["student"]["training"].update(
+            optimizer="sgd", schedule="step", steps=[1], warmup_iters=3, grad_clip=10.0
+        )
+
+    whole = tmp_path.parent / f"whole-{kind}"
+    if not whole.is_dir():
+        START[kind](world, whole, changing)
+    for _ in interrupted_in(monkeypatch, iteration):
+        with pytest.raises(KeyboardInterrupt):
+            START[kind](world, tmp_path / "run", changing)
+    assert (tmp_path / "run" / "state.pt").is_file() == (iteration >= 2)
+    taken = []
+    step = trainer._Loop.step
+
+    def counted(loop: Any, batch: Batch) -> dict[str, float]:
+        taken.append(loop.standing.iteration)
+        return step(loop, batch)
+
+    monkeypatch.setattr(trainer._Loop, "step", counted)
+    torch.manual_seed(99)  # what else the process draws is no part of a run
+    START[kind](world, tmp_path / "run", changing)
+    assert taken == ([0, 1, 2, 3] if iteration < 2 else [2, 3])
+    for name in ("last.safetensors", "best.safetensors", "metrics.jsonl"):
+        assert (tmp_path / "run" / name).read_bytes() == (whole / name).read_bytes(), name
+
+
+KILLED = """
+import json, os, signal, sys
+from pathlib import Path
+import torch
+from ifkd import recipe, runs, trainer
+from ifkd.config import parse
+
+values, teacher, folder, threads = json.loads(sys.argv[1])
+torch.set_num_threads(threads)
+trainer.LOG_EVERY = 1
+save, saved = torch.save, []
+
+def killing(state, path):
+    saved.append(path)
+    save(state, path)
+    if len(saved) == 2:
+        Path(path).write_bytes(Path(path).read_bytes()[:1000])
+        os.kill(os.getpid(), signal.SIGKILL)
+
+torch.save = killing
+runs.distill_student(parse(values, recipe.Recipe, source="values"), Path(teacher), Path(folder))
+"""
+
+
+def test_a_run_killed_while_it_saves_goes_on_from_the_save_before(world: World, tmp_path: Path) -> None:
+    """SIGKILL in the middle of the second state: half of it is on the disk, under another name."""
+
+    def three_epochs(values: dict[str, Any]) -> None:
+        values["distillation"]["training"]["epochs"] = 3
+
+    distill(world, tmp_path / "whole", three_epochs)
+    values = settings(world, three_epochs).model_dump(mode="json")
+    told = json.dumps(
+        [values, str(world[0] / "teacher.safetensors"), str(tmp_path / "killed"), torch.get_num_threads()]
+    )
+    done = subprocess.run([sys.executable, "-c", KILLED, told], capture_output=True, text=True, check=False)
+    assert done.returncode == -9, done.stderr
+    assert (tmp_path / "killed" / "state.pt").is_file()
+    assert not (tmp_path / "killed" / "result.json").exists()
+    state = torch.load(tmp_path / "killed" / "state.pt", weights_only=True)
+    assert state["standing"][:2] == [1, 2]
+    distill(world, tmp_path / "killed", three_epochs)
+    for name in ("last.safetensors", "metrics.jsonl"):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+
+
+def test_a_run_stopped_before_its_result_only_writes_it(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "write_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            train(world, tmp_path / "run")
+    monkeypatch.setattr(trainer._Loop, "step", None)
+    result = train(world, tmp_path / "run")
+    assert result["iterations"] == 4
+    assert (tmp_path / "run" / "result.json").is_file()
+
+
+def test_a_state_that_cannot_be_read_is_said_so(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for _ in interrupted_in(monkeypatch, 3):
+        with pytest.raises(KeyboardInterrupt):
+            train(world, tmp_path / "run")
+    (tmp_path / "run" / "state.pt").write_bytes(b"broken")
+    with pytest.raises(OutputError, match=r"state\.pt cannot be read"):
+        train(world, tmp_path / "run")
+
+
+def test_a_folder_of_another_recipe_is_refused_with_the_difference(
+    world: World, plain_run: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(plain_run, tmp_path / "run")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    def slower(values: dict[str, Any]) -> None:
+        values["student"]["training"].update(learning_rate=0.5, epochs=1)
+
+    with pytest.raises(OutputError, match="holds a run of other settings") as caught:
+        train(world, folder, slower)
+    assert "recipe.student.training.learning_rate is 0.001 there and 0.5 here" in str(caught.value)
+    assert "recipe.student.training.epochs is 2 there and 1 here" in str(caught.value)
+    assert "--restart" in str(caught.value)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    result = runs.train_role(settings(world, slower), "student", folder, restart=True)
+    assert result["iterations"] == 2
+
+
+# --- stopping -------------------------------------------------------------------------------------------------------
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_saves_the_batch(world: World, tmp_path: Path) -> None:
+    def wild(values: dict[str, Any]) -> None:
+        values["student"]["training"].update(optimizer="sgd", learning_rate=1e20)
+
+    with pytest.raises(TrainingError, match="The loss is not finite at iteration") as caught:
+        train(world, tmp_path / "run", wild)
+    assert "task/classification" in str(caught.value)
+    saved = load_file(tmp_path / "run" / "nonfinite_batch.safetensors")["pixels"]
+    assert saved.shape == (4, 3, 64, 64)
+    assert saved.dtype == torch.uint8
+    assert not (tmp_path / "run" / "result.json").exists()
+
+
+def test_gradients_are_clipped_together(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    norms: list[float] = []
+    clip = torch.nn.utils.clip_grad_norm_
+
+    def watched(parameters: Any, largest: float) -> torch.Tensor:
+        parameters = list(parameters)
+        before = clip(parameters, largest)
+        norms.append(math.sqrt(sum(float(p.grad.square().sum()) for p in parameters if p.grad is not None)))
+        assert len(parameters) > 150  # the student's, the adapters' and the filters'
+        return before
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", watched)
+    distill(world, tmp_path / "run", lambda values: values["distillation"]["training"].update(grad_clip=0.01, epochs=1))
+    assert len(norms) == 2
+    assert max(norms) <= 0.01001
+
+
+# --- the frozen part ------------------------------------------------------------------------------------------------
+
+
+def test_teacher_and_encoder_are_untouched_by_training(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+
+    class Watched(runs.Knowledge):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            made.append((self, {name: value.clone() for name, value in self.state_dict().items()}))
+
+    monkeypatch.setattr(runs, "Knowledge", Watched)
+    distill(world, tmp_path / "run")
+    ((knowledge, before),) = made
+    assert any(name.startswith("encoder.trunk") for name in before)
+    assert any(name.endswith("running_mean") for name in before)
+    for name, value in knowledge.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    assert all(parameter.grad is None for parameter in knowledge.parameters())
+    assert not any(parameter.requires_grad for parameter in knowledge.parameters())
+
+
+# --- the rate -------------------------------------------------------------------------------------------------------
+
+
+def rates(training: Training, epoch_length: int) -> list[float]:
+    return [trainer.rate_factor(training, i, epoch_length) for i in range(training.epochs * epoch_length)]
+
+
+def test_the_step_schedule_is_torchs() -> None:
+    training = Training(epochs=12, steps=(8, 11), warmup_iters=0)
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [80, 110])
+    for factor in rates(training, 10):
+        assert factor == pytest.approx(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+
+
+def test_the_cosine_schedule_is_torchs() -> None:
+    training = Training(epochs=5, schedule="cosine", warmup_iters=0)
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 50)
+    for factor in rates(training, 10):
+        assert factor == pytest.approx(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+
+
+def test_the_rate_warms_up_linearly() -> None:
+    training = Training(epochs=20, steps=(18,), warmup_iters=100, warmup_factor=0.001)
+    found = rates(training, 10)
+    assert found[0] == pytest.approx(0.001)
+    assert found[50] == pytest.approx(0.5005)
+    assert found[100] == 1.0
+    assert all(later - earlier == pytest.approx(0.00999) for earlier, later in itertools.pairwise(found[:100]))
+    assert found[180] == pytest.approx(0.1)
+
+
+def test_the_rate_grows_with_the_batch(world: World, tmp_path: Path) -> None:
+    def change(values: dict[str, Any]) -> None:
+        values["student"]["training"].update(learning_rate=0.004, learning_rate_batch=16, schedule="step", steps=[2])
+
+    train(world, tmp_path / "run", change)
+    assert lines(tmp_path / "run")[0]["rate"] == pytest.approx(0.004 * 4 / 16)
