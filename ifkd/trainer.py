@@ -103,7 +103,7 @@ class _Loop:
     def __init__(self, run: Run, detector: Detector, method: Method | None, knowledge: Knowledge | None) -> None:
         self.run = run
         self.device = best_device()
-        self.detector = detector.to(self.device, memory_format=torch.channels_last)
+        self.detector = detector.to(self.device).to(memory_format=torch.channels_last)
         self.method = method.to(self.device) if method is not None else None
         self.knowledge = knowledge.to(self.device) if knowledge is not None else None
         self.standing = _Standing()
@@ -169,7 +169,7 @@ class _Loop:
         for group in self.optimizer.param_groups:
             group["lr"] = group["base_lr"] * rate_factor(self.run.training, standing.iteration, len(self.sampler))
         self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(total).backward()
+        self.scaler.scale(total).backward()  # type: ignore[no-untyped-call]
         self.scaler.unscale_(self.optimizer)
         if self.run.training.grad_clip is not None:
             parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
@@ -309,9 +309,8 @@ def _autocast(training: recipe.Training, device: torch.device) -> torch.autocast
     """Return the context of a training step's forward passes."""
     choice = training.amp
     if choice == "auto":
-        native = (
-            torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.ops.mkldnn._is_mkldnn_bf16_supported()
-        )  # noqa: SLF001
+        on_cpu = torch.ops.mkldnn._is_mkldnn_bf16_supported  # noqa: SLF001
+        native = torch.cuda.is_bf16_supported() if device.type == "cuda" else on_cpu()
         choice = "bf16" if native else "none"
     if choice == "fp16" and device.type == "cpu":
         raise TrainingError('training.amp = "fp16" needs a GPU', mend='Use "bf16", "auto" or "none".')

@@ -114,10 +114,10 @@ class RetinaNet(Detector):
         return split.permute(0, 3, 4, 1, 2).reshape(batch, height * width * anchors.PER_CELL, values)
 
 
-def _init_towers(head: nn.Module) -> None:
+def _init_towers(head: RetinaNetHead) -> None:
     """Give the convolutions before a ReLU weights that keep the signal's size (He et al. 2015)."""
-    for branch in head.children():
-        for module in branch.conv.modules():
+    for tower in (head.classification_head.conv, head.regression_head.conv):
+        for module in tower.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
 

@@ -139,6 +139,13 @@ def test_mask_of_equal_maps_is_exactly_zero(seed: int, shape: tuple[int, int]) -
 
 
 @given(seed=seeds, shape=shapes)
+def test_both_formulas_give_one_mask(seed: int, shape: tuple[int, int]) -> None:
+    teacher, student = maps(seed, shape)
+    by_mobius = similarity_mask(teacher, student, recipe.Similarity(formula="mobius"))
+    torch.testing.assert_close(by_mobius, similarity_mask(teacher, student, recipe.Similarity()), rtol=1e-3, atol=1e-4)
+
+
+@given(seed=seeds, shape=shapes)
 def test_automatic_scale_forgets_a_common_factor(seed: int, shape: tuple[int, int]) -> None:
     teacher, student = maps(seed, shape)
     mask = similarity_mask(teacher, student, recipe.Similarity())

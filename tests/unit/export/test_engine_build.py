@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, numpy_helper
 
 from export import engine_build
 from export.bundle import Bundle, open_bundle
@@ -97,18 +97,18 @@ def test_a_precision_the_file_has_not_is_refused(whole_bundle: Path, tmp_path: P
 
 def test_the_builders_own_reason_is_in_the_error_and_nothing_is_left(tmp_path: Path) -> None:
     nodes = [
-        helper.make_node("Conv", ["tiles", "w"], ["y"], name="conv"),
-        helper.make_node("NonZero", ["y"], ["z"], name="refused"),
+        onnx.helper.make_node("Conv", ["tiles", "w"], ["y"], name="conv"),
+        onnx.helper.make_node("NonZero", ["y"], ["z"], name="refused"),
     ]
-    graph = helper.make_graph(
+    graph = onnx.helper.make_graph(
         nodes,
         "g",
-        [helper.make_tensor_value_info("tiles", TensorProto.FLOAT, ["b", 3, 32, 32])],
-        [helper.make_tensor_value_info("z", TensorProto.INT64, ["rank", "n"])],
+        [onnx.helper.make_tensor_value_info("tiles", TensorProto.FLOAT, ["b", 3, 32, 32])],
+        [onnx.helper.make_tensor_value_info("z", TensorProto.INT64, ["rank", "n"])],
         [numpy_helper.from_array(np.zeros((4, 3, 1, 1), np.float32), "w")],
     )
     path = tmp_path / "refused.onnx"
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), str(path))
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10), str(path))
     with pytest.raises(EngineError, match=r"cannot read refused\.onnx \(.*NonZero"):
         build_engine(path, builder="tensorrt_rtx", precision="fp32", max_batch=2, out=tmp_path / "a.engine")
     assert [entry.name for entry in tmp_path.iterdir()] == ["refused.onnx"]

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, numpy_helper
 
 from export.precision import between_convolutions, convert_to_fp16, count_precision, require_precision
 from ifkd.errors import EngineError
@@ -18,15 +18,15 @@ rng = np.random.default_rng(0)
 
 
 def save(path: Path, nodes: Sequence[onnx.NodeProto], weights: dict[str, np.ndarray], out: list[object]) -> Path:
-    graph = helper.make_graph(
+    graph = onnx.helper.make_graph(
         nodes,
         "g",
-        [helper.make_tensor_value_info("tiles", TensorProto.UINT8, ["b", 3, 8, 8])],
-        [helper.make_tensor_value_info("out", TensorProto.FLOAT, out)],
+        [onnx.helper.make_tensor_value_info("tiles", TensorProto.UINT8, ["b", 3, 8, 8])],
+        [onnx.helper.make_tensor_value_info("out", TensorProto.FLOAT, out)],
         [numpy_helper.from_array(value, name) for name, value in weights.items()],
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    helper.set_model_props(model, {"ifkd.precision": "fp32"})
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)
+    onnx.helper.set_model_props(model, {"ifkd.precision": "fp32"})
     onnx.save(model, str(path))
     return path
 
@@ -34,14 +34,14 @@ def save(path: Path, nodes: Sequence[onnx.NodeProto], weights: dict[str, np.ndar
 def small_network(path: Path, *, largest_weight: float = 1.0) -> Path:
     """Cast, shift, conv, resize, add, conv, then a decode that adds an offset which FP16 cannot hold."""
     nodes = [
-        helper.make_node("Cast", ["tiles"], ["float"], to=TensorProto.FLOAT, name="cast"),
-        helper.make_node("Sub", ["float", "mean"], ["shifted"], name="shift"),
-        helper.make_node("Conv", ["shifted", "w1"], ["first"], name="conv1", pads=[1, 1, 1, 1]),
-        helper.make_node("Resize", ["first", "", "scales"], ["resized"], name="resize", mode="nearest"),
-        helper.make_node("Mul", ["resized", "shared"], ["scaled"], name="scale"),
-        helper.make_node("Conv", ["scaled", "w2"], ["second"], name="conv2"),
-        helper.make_node("Mul", ["second", "shared"], ["decoded"], name="decode"),
-        helper.make_node("Add", ["decoded", "offset"], ["out"], name="offset_add"),
+        onnx.helper.make_node("Cast", ["tiles"], ["float"], to=TensorProto.FLOAT, name="cast"),
+        onnx.helper.make_node("Sub", ["float", "mean"], ["shifted"], name="shift"),
+        onnx.helper.make_node("Conv", ["shifted", "w1"], ["first"], name="conv1", pads=[1, 1, 1, 1]),
+        onnx.helper.make_node("Resize", ["first", "", "scales"], ["resized"], name="resize", mode="nearest"),
+        onnx.helper.make_node("Mul", ["resized", "shared"], ["scaled"], name="scale"),
+        onnx.helper.make_node("Conv", ["scaled", "w2"], ["second"], name="conv2"),
+        onnx.helper.make_node("Mul", ["second", "shared"], ["decoded"], name="decode"),
+        onnx.helper.make_node("Add", ["decoded", "offset"], ["out"], name="offset_add"),
     ]
     weights = {
         "mean": np.float32(123.675),
@@ -119,11 +119,11 @@ def test_a_file_that_is_not_what_was_asked_for_is_refused(tmp_path: Path) -> Non
 
 def test_a_mixed_file_has_no_precision(tmp_path: Path) -> None:
     nodes = [
-        helper.make_node("Cast", ["tiles"], ["float"], to=TensorProto.FLOAT, name="a"),
-        helper.make_node("Conv", ["float", "w1"], ["one"], name="b"),
-        helper.make_node("Cast", ["one"], ["half"], to=TensorProto.FLOAT16, name="c"),
-        helper.make_node("Conv", ["half", "w2"], ["two"], name="d"),
-        helper.make_node("Cast", ["two"], ["out"], to=TensorProto.FLOAT, name="e"),
+        onnx.helper.make_node("Cast", ["tiles"], ["float"], to=TensorProto.FLOAT, name="a"),
+        onnx.helper.make_node("Conv", ["float", "w1"], ["one"], name="b"),
+        onnx.helper.make_node("Cast", ["one"], ["half"], to=TensorProto.FLOAT16, name="c"),
+        onnx.helper.make_node("Conv", ["half", "w2"], ["two"], name="d"),
+        onnx.helper.make_node("Cast", ["two"], ["out"], to=TensorProto.FLOAT, name="e"),
     ]
     weights = {"w1": np.ones((2, 3, 1, 1), np.float32), "w2": np.ones((2, 2, 1, 1), np.float16)}
     census = count_precision(save(tmp_path / "a.onnx", nodes, weights, ["b", 2, 8, 8]))

@@ -34,6 +34,14 @@ def test_a_tile_has_pixels_objects_and_the_images_id(tiles: Callable[..., TileDa
     assert sample.targets.ignored.shape == (0, 4)
 
 
+def test_images_of_an_epoch_are_turned_each_its_own_way(tiles: Callable[..., TileDataset], data_folder: Path) -> None:
+    pixels = (data_folder / "images" / "train_000.png").read_bytes()
+    for path in (data_folder / "images").glob("train_*.png"):
+        path.write_bytes(pixels)
+    dataset = tiles()
+    assert len({dataset[0, index].pixels.numpy().tobytes() for index in range(8)}) >= 3
+
+
 def test_batches_are_tiles_by_their_keys(tiles: Callable[..., TileDataset]) -> None:
     dataset = tiles()
     batch = BatchDataset(dataset)[[(2, 5), (2, 0)]]
