@@ -13,7 +13,7 @@ import time
 import numpy as np
 
 from deploy.engine import EngineInfo, FakeEngine
-from deploy.latency import Procedure, measure
+from deploy.measure.latency import Procedure, measure
 from ifkd.detections import Array, Detections
 
 SIDE = 32

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from deploy.bench import Bench
     from deploy.engine import Backend
+    from deploy.measure.bench import Bench
     from export.bundle import Bundle
     from export.manifest import Precision
     from ifkd.data.coco import CocoDataset
@@ -40,10 +40,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Measure, write the result and print its table."""
-    from deploy.bench import Race, bench_tiles, unmeasured_files
     from deploy.engine import open_engine
-    from deploy.latency import Ground
-    from deploy.subject import framing_of
+    from deploy.measure.bench import Race, bench_tiles, unmeasured_files
+    from deploy.measure.latency import Ground
+    from deploy.measure.subject import framing_of
     from export.bundle import open_bundle
     from ifkd.files import write_json
 
@@ -85,7 +85,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _procedure(options: argparse.Namespace) -> Any:
-    from deploy.latency import Procedure
+    from deploy.measure.latency import Procedure
     from ifkd.errors import UsageError
 
     for flag, value in (("--seconds", options.seconds), ("--samples", options.samples), ("--rounds", options.rounds)):
@@ -103,7 +103,7 @@ def _procedure(options: argparse.Namespace) -> Any:
 
 def _combinations(bundle: "Bundle", options: argparse.Namespace) -> "list[tuple[Backend, Precision, int]]":
     """Return backend, precision and batch of every cell; torch is the fp32 reference and has no other precision."""
-    from deploy.subject import precisions_of
+    from deploy.measure.subject import precisions_of
 
     asked = options.precision or precisions_of(bundle)
     return [
@@ -117,8 +117,8 @@ def _combinations(bundle: "Bundle", options: argparse.Namespace) -> "list[tuple[
 
 def _images(bundle: "Bundle", options: argparse.Namespace) -> "CocoDataset | None":
     """Return the images to run: those asked for, else the recipe's where they are at hand."""
-    from deploy.evaluation import open_data
-    from deploy.subject import recipe_of
+    from deploy.measure.evaluation import open_data
+    from deploy.measure.subject import recipe_of
     from ifkd.errors import DataError
 
     classes = bundle.manifest.classes
@@ -132,9 +132,9 @@ def _images(bundle: "Bundle", options: argparse.Namespace) -> "CocoDataset | Non
 
 
 def _result(bundle: "Bundle", **facts: Any) -> "Bench":
-    from deploy.bench import Bench, process_peak_mb
     from deploy.environment import describe
-    from deploy.records import BundleRecord, now
+    from deploy.measure.bench import Bench, process_peak_mb
+    from deploy.measure.records import BundleRecord, now
 
     return Bench(
         created=now(),
@@ -146,8 +146,8 @@ def _result(bundle: "Bundle", **facts: Any) -> "Bench":
 
 
 def _summary(bench: "Bench") -> str:
-    from deploy.report import assemble
-    from deploy.report_tables import device_of, engine_table
+    from deploy.report.report import assemble
+    from deploy.report.tables import device_of, engine_table
 
     table = engine_table(assemble(title="", evaluations={}, benches=[bench]))
     lines = [f"{bench.bundle.name} on {device_of(bench)}, fed with {bench.tiles.description}"]

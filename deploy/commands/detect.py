@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from ifkd.errors import VerdictError
 
 if TYPE_CHECKING:
-    from deploy.result import SceneResult
-    from deploy.truth import SceneTruth
+    from deploy.scenes.result import SceneResult
+    from deploy.scenes.truth import SceneTruth
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -67,10 +67,10 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         VerdictError: Parts of the scene could not be read; everything else was written.
     """
     from deploy.engine import open_engine
-    from deploy.outputs import check_folder, choose_formats
-    from deploy.pipeline import detect_scene, grid_for, settings_for
-    from deploy.scene import Scene
-    from deploy.truth import SceneTruth
+    from deploy.scenes.outputs import check_folder, choose_formats
+    from deploy.scenes.pipeline import detect_scene, grid_for, settings_for
+    from deploy.scenes.scene import Scene
+    from deploy.scenes.truth import SceneTruth
     from export.bundle import open_bundle
 
     bundle = open_bundle(options.bundle)
@@ -123,9 +123,9 @@ def _write(
     """Write everything, and return what run.json holds."""
     import time
 
-    from deploy.outputs import RUN_NAME, staged, write_results
-    from deploy.quicklook import write_quicklooks
-    from deploy.run_record import run_record
+    from deploy.scenes.outputs import RUN_NAME, staged, write_results
+    from deploy.scenes.quicklook import write_quicklooks
+    from deploy.scenes.run_record import run_record
     from ifkd.files import write_json
 
     start = time.perf_counter()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from deploy.engine import Backend
-    from deploy.evaluation import Evaluation
+    from deploy.measure.evaluation import Evaluation
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -27,8 +27,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Evaluate, write the result and print its table."""
-    from deploy.evaluation import evaluate_subject, open_data
-    from deploy.subject import open_subject
+    from deploy.measure.evaluation import evaluate_subject, open_data
+    from deploy.measure.subject import open_subject
     from ifkd.errors import UsageError
     from ifkd.files import write_json
 
@@ -48,7 +48,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _table(evaluation: "Evaluation") -> str:
-    from deploy.report_tables import Table, ap
+    from deploy.report.tables import Table, ap
 
     metrics = evaluation.metrics
     rows = [("all", ap(metrics.mean_ap), ap(metrics.ap50), ap(metrics.ap75), str(metrics.objects))]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from deploy.engine import Backend, Engine
-    from deploy.parity import Parity
+    from deploy.measure.parity import Parity
     from export.manifest import Precision
 
 
@@ -55,11 +55,11 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 def _compare(options: argparse.Namespace) -> "Parity":
     from deploy.engine import open_engine
-    from deploy.evaluation import open_data
-    from deploy.gates import Gates
-    from deploy.parity import Parity, Reference, run_parity, verdict_of
-    from deploy.records import BundleRecord, DataRecord, now
-    from deploy.subject import framing_of, precisions_of, recipe_of
+    from deploy.measure.evaluation import open_data
+    from deploy.measure.gates import Gates
+    from deploy.measure.parity import Parity, Reference, run_parity, verdict_of
+    from deploy.measure.records import BundleRecord, DataRecord, now
+    from deploy.measure.subject import framing_of, precisions_of, recipe_of
     from export.bundle import open_bundle
     from ifkd.config import load
     from ifkd.errors import UsageError
@@ -100,7 +100,7 @@ def _compare(options: argparse.Namespace) -> "Parity":
 
 
 def _summary(parity: "Parity") -> str:
-    from deploy.report_tables import gate_table
+    from deploy.report.tables import gate_table
 
     data = parity.data
     head = f"{data.images} images with {data.objects} objects of {data.path}"

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from deploy.report import Report
+    from deploy.report.report import Report
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -41,7 +41,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     Raises:
         VerdictError: The report's verdict is `failed`; its files are written all the same.
     """
-    from deploy.report_page import console, write_report
+    from deploy.report.page import console, write_report
     from ifkd.errors import VerdictError
 
     report, folder = _read(options) if options.report is not None else _assemble(options)
@@ -63,8 +63,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _read(options: argparse.Namespace) -> "tuple[Report, Path]":
-    from deploy.records import read_result
-    from deploy.report import Report
+    from deploy.measure.records import read_result
+    from deploy.report.report import Report
     from ifkd.errors import UsageError
 
     if options.evaluation or options.bench or options.parity or options.detection or options.note:
@@ -78,11 +78,11 @@ def _read(options: argparse.Namespace) -> "tuple[Report, Path]":
 
 
 def _assemble(options: argparse.Namespace) -> "tuple[Report, Path]":
-    from deploy.bench import Bench
     from deploy.environment import describe
-    from deploy.parity import Parity
-    from deploy.records import read_result
-    from deploy.report import assemble, read_scene_run
+    from deploy.measure.bench import Bench
+    from deploy.measure.parity import Parity
+    from deploy.measure.records import read_result
+    from deploy.report.report import assemble, read_scene_run
     from ifkd.errors import UsageError
 
     if options.out is None:
@@ -104,8 +104,8 @@ def _assemble(options: argparse.Namespace) -> "tuple[Report, Path]":
 
 
 def _evaluations(words: list[str]) -> dict[str, Any]:
-    from deploy.evaluation import Evaluation
-    from deploy.records import read_result
+    from deploy.measure.evaluation import Evaluation
+    from deploy.measure.records import read_result
     from ifkd.errors import UsageError
 
     found: dict[str, Any] = {}

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deploy.merge import MergeSettings, TileDetections, merge, overlapping_pairs
+from deploy.scenes.merge import MergeSettings, TileDetections, merge, overlapping_pairs
 from ifkd.detections import Detections, nms, pairwise_iou
 from ifkd.tiling import TileGrid
 
@@ -71,7 +71,7 @@ def rows(found):
     ]
 
 
-# ---- the slow version: plain Python on lists of dicts, written from the docstring of deploy.merge ----
+# ---- the slow version: plain Python on lists of dicts, written from the docstring of deploy.scenes.merge ----
 
 
 def slow_merge(found, rule):

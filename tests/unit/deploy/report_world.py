@@ -6,15 +6,15 @@ import numpy as np
 import parity_world as world
 from PIL import Image, ImageDraw
 
-from deploy.bench import Bench, BenchCell, TileSource, UnmeasuredFile
-from deploy.evaluation import evaluate_subject, open_data
-from deploy.gates import Gates
-from deploy.images import Framing
-from deploy.latency import Ground, LatencySamples, Procedure, summarise
-from deploy.parity import Parity, Reference, verdict_of
-from deploy.records import BundleRecord, DataRecord, EngineRecord
-from deploy.report import assemble, read_scene_run
-from deploy.subject import Subject, SubjectRecord
+from deploy.measure.bench import Bench, BenchCell, TileSource, UnmeasuredFile
+from deploy.measure.evaluation import evaluate_subject, open_data
+from deploy.measure.gates import Gates
+from deploy.measure.images import Framing
+from deploy.measure.latency import Ground, LatencySamples, Procedure, summarise
+from deploy.measure.parity import Parity, Reference, verdict_of
+from deploy.measure.records import BundleRecord, DataRecord, EngineRecord
+from deploy.measure.subject import Subject, SubjectRecord
+from deploy.report.report import assemble, read_scene_run
 from ifkd.postprocess import Selection
 
 FRAMING = Framing(scale=1.0, tile_px=(world.TILE, world.TILE), overlap_px=24, selection=Selection())

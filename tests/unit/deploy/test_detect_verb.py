@@ -18,8 +18,8 @@ from rasterio.control import GroundControlPoint
 from rasterio.errors import NotGeoreferencedWarning
 from scene_world import CATEGORY_IDS, CLASSES, UTM, CountingEngine, as_set, sea, write_bundle, write_tif
 
-from deploy.outputs import FILE_NAMES, RUN_NAME, STAGE_NAME
-from deploy.pipeline import detect
+from deploy.scenes.outputs import FILE_NAMES, RUN_NAME, STAGE_NAME
+from deploy.scenes.pipeline import detect
 from ifkd.cli import main
 
 OBJECTS = [(5, 5, 17, 15, 0), (50, 40, 68, 52, 1), (120, 118, 140, 130, 0), (190, 160, 200, 170, 0)]
@@ -31,7 +31,7 @@ LOCAL = 'LOCAL_CS["drawing",UNIT["metre",1]]'
 @pytest.fixture(autouse=True)
 def fake_engine(monkeypatch):
     monkeypatch.setattr("deploy.engine.open_engine", lambda *_, **__: CountingEngine())
-    monkeypatch.setattr("deploy.pipeline.open_engine", lambda *_, **__: CountingEngine())
+    monkeypatch.setattr("deploy.scenes.pipeline.open_engine", lambda *_, **__: CountingEngine())
 
 
 @pytest.fixture

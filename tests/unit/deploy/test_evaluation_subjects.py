@@ -7,11 +7,11 @@ from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from deploy import subject as subjects
-from deploy.evaluation import Evaluation, aligned, detect_dataset, evaluate_subject, open_data
-from deploy.images import Framing, cut, detect_images
-from deploy.records import read_result
-from deploy.subject import Subject, SubjectRecord
+from deploy.measure import subject as subjects
+from deploy.measure.evaluation import Evaluation, aligned, detect_dataset, evaluate_subject, open_data
+from deploy.measure.images import Framing, cut, detect_images
+from deploy.measure.records import read_result
+from deploy.measure.subject import Subject, SubjectRecord
 from ifkd.config import Schema
 from ifkd.data.coco import read_coco
 from ifkd.errors import CheckpointError, DataError, UsageError

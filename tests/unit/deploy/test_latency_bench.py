@@ -5,10 +5,10 @@ import numpy as np
 import parity_world as world
 import pytest
 
-from deploy.bench import NOISE_SEED, Race, bench_tiles, unmeasured_files
-from deploy.evaluation import open_data
-from deploy.images import Framing
-from deploy.latency import Ground, Procedure
+from deploy.measure.bench import NOISE_SEED, Race, bench_tiles, unmeasured_files
+from deploy.measure.evaluation import open_data
+from deploy.measure.images import Framing
+from deploy.measure.latency import Ground, Procedure
 from export.bundle import Bundle, record_file
 from export.manifest import Defaults, InputSpec, Manifest, OutputSpec
 from ifkd.detections import Detections

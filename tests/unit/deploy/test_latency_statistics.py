@@ -4,9 +4,9 @@ import statistics
 import numpy as np
 import pytest
 
-from deploy import latency
 from deploy.engine import EngineInfo, FakeEngine
-from deploy.latency import Ground, LatencySamples, Procedure, judge_stability, spread, summarise
+from deploy.measure import latency
+from deploy.measure.latency import Ground, LatencySamples, Procedure, judge_stability, spread, summarise
 from ifkd.detections import Detections
 from ifkd.errors import UsageError
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from deploy.merge import MergeSettings, TileDetections, merge
+from deploy.scenes.merge import MergeSettings, TileDetections, merge
 from ifkd.detections import Detections
 from ifkd.tiling import TileGrid
 

@@ -2,11 +2,11 @@ import numpy as np
 import parity_world as world
 import pytest
 
-from deploy.evaluation import open_data
-from deploy.gates import Gates
-from deploy.images import Answer, Framing
-from deploy.matching import Pairing, greedy_pairs, match
-from deploy.parity import Reference, run_parity, verdict_of
+from deploy.measure.evaluation import open_data
+from deploy.measure.gates import Gates
+from deploy.measure.images import Answer, Framing
+from deploy.measure.matching import Pairing, greedy_pairs, match
+from deploy.measure.parity import Reference, run_parity, verdict_of
 from ifkd.detections import Detections
 from ifkd.postprocess import Selection
 

@@ -5,10 +5,10 @@ import pytest
 from scene_world import CLASSES, CountingEngine, as_set, find_any, find_bright, sea, write_bundle, write_tif
 
 import deploy
-from deploy.merge import MergeSettings
-from deploy.pipeline import detect, detect_scene, grid_for, settings_for
-from deploy.result import DetectionSettings
-from deploy.scene import Scene
+from deploy.scenes.merge import MergeSettings
+from deploy.scenes.pipeline import detect, detect_scene, grid_for, settings_for
+from deploy.scenes.result import DetectionSettings
+from deploy.scenes.scene import Scene
 from ifkd.data.imagery import PADDING_RGB, resize
 from ifkd.detections import Detections
 from ifkd.errors import BundleError, SceneError, UsageError
@@ -164,7 +164,7 @@ def test_errors_of_either_thread_come_out_and_no_thread_stays(scene, place, monk
     before = threading.active_count()
     engine = CountingEngine(find=fail) if place == "engine" else CountingEngine()
     if place == "reader":
-        monkeypatch.setattr("deploy.pipeline.resize", fail)
+        monkeypatch.setattr("deploy.scenes.pipeline.resize", fail)
     with pytest.raises(RuntimeError, match="broken"):
         detect_scene(engine, scene, rules())
     assert threading.active_count() == before
@@ -217,7 +217,7 @@ def test_settings_that_do_not_fit_are_refused(tmp_path):
 
 
 def test_detect_is_a_few_lines(tmp_path, monkeypatch):
-    monkeypatch.setattr("deploy.pipeline.open_engine", lambda *_, **__: CountingEngine())
+    monkeypatch.setattr("deploy.scenes.pipeline.open_engine", lambda *_, **__: CountingEngine())
     write_bundle(tmp_path / "b")
     pixels = sea(170, 200, OBJECTS)
     path = write_tif(tmp_path / "s.tif", pixels)
@@ -239,7 +239,8 @@ def test_importing_deploy_is_cheap():
     heavy = "{'numpy', 'rasterio', 'torch', 'PIL', 'pydantic', 'pycocotools'}"
     code = f"import deploy, sys; sys.exit(len({heavy} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-    code = "import deploy.pipeline, deploy.outputs, deploy.quicklook, sys; sys.exit('torch' in sys.modules)"
+    modules = ", ".join(f"deploy.scenes.{name}" for name in ("pipeline", "outputs", "quicklook"))
+    code = f"import {modules}, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -3,11 +3,11 @@ import pytest
 from PIL import Image
 from scene_world import CountingEngine, sea, write_tif
 
-from deploy.merge import MergeSettings
-from deploy.pipeline import detect_scene
-from deploy.quicklook import COLOURS, busiest_window, draw_detail, draw_overview, write_quicklooks
-from deploy.result import DetectionSettings
-from deploy.scene import Scene
+from deploy.scenes.merge import MergeSettings
+from deploy.scenes.pipeline import detect_scene
+from deploy.scenes.quicklook import COLOURS, busiest_window, draw_detail, draw_overview, write_quicklooks
+from deploy.scenes.result import DetectionSettings
+from deploy.scenes.scene import Scene
 from ifkd.detections import Detections
 from ifkd.postprocess import Selection
 from ifkd.tiling import Window

@@ -4,7 +4,7 @@ import parity_world as world
 import pytest
 
 import deploy.engine
-import deploy.subject
+import deploy.measure.subject
 from export.bundle import record_file, write_manifest
 from export.manifest import Defaults, InputSpec, Manifest, OutputSpec
 from ifkd.cli import main
@@ -44,7 +44,7 @@ def bundle(tmp_path, monkeypatch):
         return world.Drifting(engine, drifts.get(precision, lambda candidates: candidates))
 
     monkeypatch.setattr(deploy.engine, "open_engine", open_fake)
-    monkeypatch.setattr(deploy.subject, "open_engine", open_fake)
+    monkeypatch.setattr(deploy.measure.subject, "open_engine", open_fake)
     monkeypatch.chdir(tmp_path)
     open_fake.drifts = drifts
     return open_fake
@@ -151,9 +151,9 @@ def test_bench_without_images_says_noise(bundle, capsys, tmp_path):
 
 
 def test_an_interrupted_bench_is_written(bundle, capsys, tmp_path, monkeypatch):
-    import deploy.latency
+    import deploy.measure.latency
 
-    original, calls = deploy.latency._take_window, []
+    original, calls = deploy.measure.latency._take_window, []
 
     def interrupted(*arguments):
         calls.append(1)
@@ -161,7 +161,7 @@ def test_an_interrupted_bench_is_written(bundle, capsys, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         original(*arguments)
 
-    monkeypatch.setattr(deploy.latency, "_take_window", interrupted)
+    monkeypatch.setattr(deploy.measure.latency, "_take_window", interrupted)
     assert ifkd(capsys, "bench", "bundle", *QUICK)[0] == 130
     result = json.loads((tmp_path / "bench.json").read_text())
     assert result["partial"] is True

@@ -10,12 +10,12 @@ import pytest
 import report_world as parts
 from PIL import Image
 
-from deploy import charts
-from deploy.charts import Point, Series, Strip
-from deploy.records import read_result
-from deploy.report import Report, assemble, read_picture, read_scene_run
-from deploy.report_page import console, flatten, render, write_report
-from deploy.report_tables import Table, accuracy_table, engine_table
+from deploy.measure.records import read_result
+from deploy.report import charts
+from deploy.report.charts import Point, Series, Strip
+from deploy.report.page import console, flatten, render, write_report
+from deploy.report.report import Report, assemble, read_picture, read_scene_run
+from deploy.report.tables import Table, accuracy_table, engine_table
 from ifkd.errors import DataError, MissingExtraError
 
 VOID = {"meta", "img", "link", "br", "hr", "input", "rect", "circle", "line", "path"}

@@ -10,12 +10,12 @@ from rasterio.control import GroundControlPoint
 from rasterio.errors import NotGeoreferencedWarning
 from scene_world import sea, write_tif
 
-from deploy.scene import Scene, read_tiles
+from deploy.scenes.scene import Scene, read_tiles
 from ifkd.data.imagery import PADDING_RGB
 from ifkd.errors import SceneError, UsageError
 from ifkd.tiling import TileGrid, Window
 
-REAL = Path("/work/shared/data/geotiff")
+REAL = Path(__file__).parents[4] / "shared" / "data" / "geotiff"
 real = pytest.mark.skipif(not REAL.is_dir(), reason="the real rasters are only with developers and CI")
 RNG = np.random.default_rng(0)
 

@@ -170,6 +170,19 @@ def test_another_seed_gives_other_weights(world: World, plain_run: Path, tmp_pat
     )
 
 
+def test_every_epoch_sees_the_images_anew(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    step = trainer._Loop.step
+    seen: list[Batch] = []
+    monkeypatch.setattr(trainer._Loop, "step", lambda loop, batch: seen.append(batch) or step(loop, batch))
+    train(world, tmp_path)
+    first, second = seen[:2], seen[2:]
+    ids = [[identity for batch in epoch for identity in batch.image_ids] for epoch in (first, second)]
+    assert sorted(ids[0]) == sorted(ids[1]) == list(range(100, 108))
+    assert ids[0] != ids[1]
+    tiles = [{tile.numpy().tobytes() for batch in epoch for tile in batch.pixels} for epoch in (first, second)]
+    assert len(tiles[1] - tiles[0]) >= 4  # an image in eight is turned as before
+
+
 def test_half_precision_trains(world: World, tmp_path: Path) -> None:
     def half(values: dict[str, Any]) -> None:
         values["distillation"]["training"].update(amp="bf16", epochs=1)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from deploy.matching import Matching
+from deploy.measure.matching import Matching
 from ifkd.config import Schema
 from ifkd.detections import Array
 

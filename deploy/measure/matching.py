@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from pydantic import PositiveFloat
 
-from deploy.images import Answer
+from deploy.measure.images import Answer
 from ifkd.config import Schema
 from ifkd.detections import Array, Detections, pairwise_iou
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from deploy.result import SceneResult
+from deploy.scenes.result import SceneResult
 from ifkd.config import Schema
 from ifkd.data.coco import CocoDataset, LabelledImage, read_coco
 from ifkd.data.evaluation import evaluate

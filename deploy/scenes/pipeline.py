@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 
 from deploy.engine import Backend, Engine, open_engine
-from deploy.merge import MergeSettings, TileDetections, merge
-from deploy.result import DetectionSettings, Hole, SceneResult, tile_name
-from deploy.scene import Scene, TileRead, read_tiles
+from deploy.scenes.merge import MergeSettings, TileDetections, merge
+from deploy.scenes.result import DetectionSettings, Hole, SceneResult, tile_name
+from deploy.scenes.scene import Scene, TileRead, read_tiles
 from export.bundle import Bundle, open_bundle
 from export.manifest import Manifest, Precision
 from ifkd.data.imagery import resize

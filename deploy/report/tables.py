@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from deploy.bench import Bench, BenchCell
-from deploy.evaluation import Evaluation
-from deploy.gates import Gate
-from deploy.parity import Parity, ParityCell
-from deploy.report import Report
-from deploy.verdict import parts_of
+from deploy.measure.bench import Bench, BenchCell
+from deploy.measure.evaluation import Evaluation
+from deploy.measure.gates import Gate
+from deploy.measure.parity import Parity, ParityCell
+from deploy.report.report import Report
+from deploy.report.verdict import parts_of
 
 ABSENT = "–"
 LONGEST_REASON = 60

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from deploy.engine import Engine
-from deploy.merge import MergeSettings, TileDetections, merge
+from deploy.scenes.merge import MergeSettings, TileDetections, merge
 from ifkd.data.coco import LabelledImage
 from ifkd.data.imagery import pad, read_image, resize
 from ifkd.detections import Array, Candidates, Detections

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deploy import charts
-from deploy.charts import Chart, Point, Series, Strip
-from deploy.evaluation import Evaluation
-from deploy.report import Picture, Report, SceneRun
-from deploy.report_tables import (
+from deploy.measure.evaluation import Evaluation
+from deploy.report import charts
+from deploy.report.charts import Chart, Point, Series, Strip
+from deploy.report.report import Picture, Report, SceneRun
+from deploy.report.tables import (
     ABSENT,
     accuracy_table,
     device_of,
@@ -24,7 +24,7 @@ from deploy.report_tables import (
     parity_of,
     unmatched_table,
 )
-from deploy.verdict import Status, parts_of
+from deploy.report.verdict import Status, parts_of
 from ifkd.errors import MissingExtraError
 from ifkd.files import atomic_path, make_folder, write_json
 
@@ -118,7 +118,7 @@ def _environment() -> Any:
     except ImportError as error:
         raise MissingExtraError("jinja2", extra="report", need="`ifkd report`") from error
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("deploy", "templates"),
+        loader=jinja2.PackageLoader("deploy.report", "templates"),
         autoescape=jinja2.select_autoescape(enabled_extensions=("html.j2",), default=False),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

@@ -10,9 +10,9 @@ from typing import Literal
 import numpy as np
 
 from deploy.engine import Engine
-from deploy.images import Framing, detect_images
-from deploy.records import DataRecord, EngineRecord, now
-from deploy.subject import Subject, SubjectRecord
+from deploy.measure.images import Framing, detect_images
+from deploy.measure.records import DataRecord, EngineRecord, now
+from deploy.measure.subject import Subject, SubjectRecord
 from ifkd.config import Schema
 from ifkd.data.coco import CocoDataset, LabelledImage, read_coco
 from ifkd.data.evaluation import Metrics, evaluate

@@ -2,8 +2,8 @@
 
 from pydantic import NonNegativeFloat
 
-from deploy.drift import Drift
-from deploy.matching import Matching
+from deploy.measure.drift import Drift
+from deploy.measure.matching import Matching
 from export.manifest import Precision
 from ifkd.config import Schema
 from ifkd.data.evaluation import Metrics

@@ -13,9 +13,9 @@ import numpy as np
 import psutil
 
 from deploy.engine import Backend, Engine, EngineInfo
-from deploy.images import Framing, tiles_of
-from deploy.latency import Contestant, Ground, Latency, Procedure, contestant, measure_interleaved, summarise
-from deploy.records import BundleRecord, EngineRecord
+from deploy.measure.images import Framing, tiles_of
+from deploy.measure.latency import Contestant, Ground, Latency, Procedure, contestant, measure_interleaved, summarise
+from deploy.measure.records import BundleRecord, EngineRecord
 from export.bundle import Bundle
 from export.manifest import Precision
 from ifkd.config import Schema

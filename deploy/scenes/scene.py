@@ -8,8 +8,8 @@ from types import TracebackType
 
 import numpy as np
 
-from deploy.geo import Georeference
-from deploy.raster import Raster, RasterArray, RasterFile
+from deploy.scenes.geo import Georeference
+from deploy.scenes.raster import Raster, RasterArray, RasterFile
 from ifkd.data.imagery import PADDING_RGB
 from ifkd.detections import Array
 from ifkd.errors import SceneError, UsageError

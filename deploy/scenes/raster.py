@@ -11,7 +11,7 @@ from rasterio.enums import ColorInterp, MaskFlags, Resampling
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window as RasterWindow
 
-from deploy.geo import Georeference, georeference_of
+from deploy.scenes.geo import Georeference, georeference_of
 from ifkd.detections import Array
 from ifkd.errors import SceneError
 from ifkd.tiling import Window

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 
 from deploy.engine import EngineInfo
-from deploy.geo import map_rings
-from deploy.merge import MergeSettings
-from deploy.scene import SceneInfo
+from deploy.scenes.geo import map_rings
+from deploy.scenes.merge import MergeSettings
+from deploy.scenes.scene import SceneInfo
 from ifkd.config import Schema
 from ifkd.data.coco import coco_results
 from ifkd.detections import Array, Detections

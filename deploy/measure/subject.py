@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from deploy.engine import Backend, Engine, open_engine
-from deploy.images import Framing
+from deploy.measure.images import Framing
 from export.bundle import MANIFEST_NAME, Bundle, open_bundle
 from export.manifest import Precision
 from ifkd.config import Schema, load

@@ -14,9 +14,9 @@ import numpy as np
 import pyogrio
 import pyogrio.raw
 
-from deploy.geo import corners, geojson_bbox, geojson_geometry, map_rings
-from deploy.result import SceneResult
-from deploy.scene import SceneInfo
+from deploy.scenes.geo import corners, geojson_bbox, geojson_geometry, map_rings
+from deploy.scenes.result import SceneResult
+from deploy.scenes.scene import SceneInfo
 from ifkd.detections import Array
 from ifkd.errors import OutputError, SceneError
 from ifkd.files import atomic_path, make_folder, write_json, write_text

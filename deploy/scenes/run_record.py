@@ -5,9 +5,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from deploy.outputs import PRODUCER
-from deploy.result import SceneResult
-from deploy.truth import SceneScore
+from deploy.scenes.outputs import PRODUCER
+from deploy.scenes.result import SceneResult
+from deploy.scenes.truth import SceneScore
 from export.bundle import MANIFEST_NAME
 from ifkd import __version__
 from ifkd.files import sha256_of

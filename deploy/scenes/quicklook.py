@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from deploy.result import SceneResult
-from deploy.scene import Scene
+from deploy.scenes.result import SceneResult
+from deploy.scenes.scene import Scene
 from ifkd.detections import Array, Detections
 from ifkd.errors import SceneError
 from ifkd.files import atomic_path

@@ -10,12 +10,12 @@ from typing import Literal
 
 import numpy as np
 
-from deploy.drift import Drift, drift_of, symptoms_of
 from deploy.engine import Backend, Engine
-from deploy.gates import Gate, Gates, Tolerances, judge
-from deploy.images import Answer, Framing, detect_images
-from deploy.matching import Matching, Pairing, match
-from deploy.records import BundleRecord, DataRecord, EngineRecord
+from deploy.measure.drift import Drift, drift_of, symptoms_of
+from deploy.measure.gates import Gate, Gates, Tolerances, judge
+from deploy.measure.images import Answer, Framing, detect_images
+from deploy.measure.matching import Matching, Pairing, match
+from deploy.measure.records import BundleRecord, DataRecord, EngineRecord
 from export.manifest import Precision
 from ifkd.config import Schema
 from ifkd.data.coco import CocoDataset

@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from deploy.bench import Bench
-from deploy.evaluation import Evaluation
-from deploy.parity import Parity
+from deploy.measure.bench import Bench
+from deploy.measure.evaluation import Evaluation
+from deploy.measure.parity import Parity
 from ifkd.config import Schema
 
 Status = Literal["passed", "reserved", "failed", "open", "info"]

@@ -9,11 +9,11 @@ from typing import Any, Literal
 
 from PIL import Image
 
-from deploy.bench import Bench
-from deploy.evaluation import Evaluation
-from deploy.parity import Parity
-from deploy.records import now
-from deploy.verdict import Verdict, judge
+from deploy.measure.bench import Bench
+from deploy.measure.evaluation import Evaluation
+from deploy.measure.parity import Parity
+from deploy.measure.records import now
+from deploy.report.verdict import Verdict, judge
 from ifkd import __version__
 from ifkd.config import Schema
 from ifkd.errors import DataError

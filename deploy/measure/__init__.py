@@ -1,0 +1,1 @@
+"""How fast and how true: latency, parity with the reference, metrics."""

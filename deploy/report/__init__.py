@@ -1,0 +1,1 @@
+"""report.json, and the pages rendered from it alone."""

@@ -1,0 +1,1 @@
+"""From a raster to objects on the map: reading, tiling, merging, writing."""
