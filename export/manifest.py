@@ -35,6 +35,9 @@ class Defaults(Schema):
     """Settings of detection when the user gives none."""
 
     selection: Selection
+    """Test-time settings, under which metrics are measured."""
+    scene_score: float = 0.3
+    """Least score of an object on the map."""
     overlap_px: int
     """Overlap of neighbouring tiles, pixels after scaling."""
     gsd_m: PositiveFloat | None = None

@@ -96,7 +96,10 @@ def _manifest(
         classes=checkpoint.meta.classes,
         category_ids=checkpoint.meta.category_ids,
         defaults=Defaults(
-            selection=settings.selection, overlap_px=settings.export.overlap_px, gsd_m=settings.export.gsd_m
+            selection=settings.selection,
+            scene_score=settings.export.scene_score,
+            overlap_px=settings.export.overlap_px,
+            gsd_m=settings.export.gsd_m,
         ),
         files={},
     )

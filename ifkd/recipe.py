@@ -243,6 +243,8 @@ class Export(Schema):
     max_batch: PositiveInt = 16
     overlap_px: PositiveInt = 64
     """Overlap of neighbouring tiles in scenes, pixels after scaling; larger than most objects."""
+    scene_score: Share = 0.3
+    """Least score of an object on the map, when the user of the bundle names none."""
     gsd_m: PositiveFloat | None = None
     """Ground sample distance of the training images before scaling, metres."""
 

@@ -49,6 +49,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="how tiles are brought together (default: border)",
     )
     finding.add_argument("--metric", choices=("iou", "ios"), default="iou", help="overlap of boxes (default: iou)")
+    finding.add_argument(
+        "--one-class",
+        type=float,
+        default=0.8,
+        metavar="IOU",
+        help="of boxes of different classes that overlap more than this, keep the best (default: 0.8; 1 keeps all)",
+    )
     writing = parser.add_argument_group("results")
     writing.add_argument(
         "--format",
@@ -68,8 +75,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     """
     from deploy.engine import open_engine
     from deploy.scenes.outputs import check_folder, choose_formats
-    from deploy.scenes.pipeline import detect_scene, grid_for, settings_for
+    from deploy.scenes.pipeline import detect_scene
     from deploy.scenes.scene import Scene
+    from deploy.scenes.settings import grid_for, settings_for
     from deploy.scenes.truth import SceneTruth
     from export.bundle import open_bundle
 
@@ -82,6 +90,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         gsd_m=options.gsd_m,
         merge=options.merge,
         metric=options.metric,
+        one_class=options.one_class,
         strict=options.strict,
     )
     with Scene(

@@ -4,14 +4,17 @@ A tile sees only a part of an object that its edge cuts; a neighbour, by the ove
 treats a box that touches an inner edge (one that is not the scene's border) as a *piece*:
 
 1. Whole boxes are reconciled by class-wise non-maximum suppression, as within a tile.
-2. A piece gives way to a whole box of its class: when their overlap is above the threshold, or when they come
-   from different tiles, most of the piece lies in the whole box, and that box reaches the edge that cut the
-   piece. A box that ends short of the edge was seen whole by the piece's own tile, so it is a neighbour.
+2. A piece gives way to a whole box of its class when their overlap is above the threshold. It gives way to one
+   of any class, as half an object is easily taken for another thing, when they come from different tiles, most
+   of the piece lies in the whole box, and that box reaches the edge that cut the piece. A box that ends short of
+   the edge was seen whole by the piece's own tile, so it is a neighbour.
 3. Pieces that nobody saw whole belong to an object larger than the overlap. Two of them are joined when, in the
    part of the scene that both tiles see, they agree; their hull takes the best score. One object gives at most
    one piece per tile.
 4. What is left of the pieces passes non-maximum suppression under the whole boxes. A piece that nothing covers
    stays: nothing is lost.
+
+Last, of boxes of different classes that all but coincide, only the best stays where `one_class` asks for it.
 
 The result does not depend on the order of the input, merging twice changes nothing, and with one tile it is
 plain non-maximum suppression. The other methods are those SAHI users know: `nms`, `nmm` (every connected group
@@ -19,7 +22,7 @@ becomes its hull) and `greedy_nmm` (the best box becomes the hull of what it sup
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 import numpy as np
@@ -49,6 +52,8 @@ class MergeSettings(Schema):
     """Share of a piece that must lie in a whole box for the piece to give way."""
     touch_px: Annotated[float, Field(ge=0.0)] = 2.0
     """A box this close to an inner edge is a piece, scene pixels."""
+    one_class: Share = 1.0
+    """Of boxes of different classes with an IoU above this, the best stays: one object, one class. 1 keeps all."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -123,13 +128,21 @@ def merge(found: TileDetections, settings: MergeSettings) -> TileDetections:
     ordered = found.in_canonical_order()
     match settings.method:
         case "border":
-            return _border(ordered, settings)
+            merged = _border(ordered, settings)
         case "nms":
-            return _nms(ordered, settings)
+            merged = _nms(ordered, settings)
         case "nmm":
-            return _hulls(ordered, _connected(len(ordered), *_same(ordered, settings)))
+            merged = _hulls(ordered, _connected(len(ordered), *_same(ordered, settings)))
         case "greedy_nmm":
-            return _hulls(ordered, _absorbed(len(ordered), *_same(ordered, settings)))
+            merged = _hulls(ordered, _absorbed(len(ordered), *_same(ordered, settings)))
+    return _of_one_class(merged, settings.one_class) if settings.one_class < 1.0 else merged
+
+
+def _of_one_class(ordered: TileDetections, threshold: float) -> TileDetections:
+    """Return the best of the boxes that coincide, whatever their classes."""
+    anonymous = replace(ordered.detections, labels=np.zeros_like(ordered.detections.labels))
+    alike = MergeSettings(metric="iou", threshold=threshold)
+    return ordered.select(_kept(len(ordered), *_same(replace(ordered, detections=anonymous), alike)))
 
 
 def _border(ordered: TileDetections, settings: MergeSettings) -> TileDetections:
@@ -173,14 +186,16 @@ def _uncovered(pieces: TileDetections, whole: TileDetections, settings: MergeSet
         return pieces
     both = TileDetections.concatenate([whole, pieces])
     boxes = both.detections.boxes.astype(np.float64)
-    area = _area(boxes)
+    area, labels = _area(boxes), both.detections.labels
     first_piece = len(whole)
 
     def explains(i: Array, j: Array) -> Array:
         intersection = _intersection(boxes[i], boxes[j])
         union = area[i] + area[j] - intersection
         smaller = np.minimum(area[i], area[j])
-        above = intersection > settings.threshold * (union if settings.metric == "iou" else smaller)
+        above = (labels[i] == labels[j]) & (
+            intersection > settings.threshold * (union if settings.metric == "iou" else smaller)
+        )
         covers = (
             (intersection > settings.cover * area[j])
             & (both.tiles[i] != both.tiles[j])
@@ -189,7 +204,8 @@ def _uncovered(pieces: TileDetections, whole: TileDetections, settings: MergeSet
         explained: Array = (i < first_piece) & (j >= first_piece) & (above | covers)
         return explained
 
-    _, explained = overlapping_pairs(both.detections, explains)
+    anonymous = replace(both.detections, labels=np.zeros_like(labels))
+    _, explained = overlapping_pairs(anonymous, explains)
     left = np.ones(len(pieces), bool)
     left[explained - first_piece] = False
     return pieces.select(left)

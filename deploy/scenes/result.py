@@ -7,29 +7,12 @@ import numpy as np
 
 from deploy.engine import EngineInfo
 from deploy.scenes.geo import map_rings
-from deploy.scenes.merge import MergeSettings
 from deploy.scenes.scene import SceneInfo
-from ifkd.config import Schema
+from deploy.scenes.settings import DetectionSettings
 from ifkd.data.coco import coco_results
 from ifkd.detections import Array, Detections
 from ifkd.errors import MissingExtraError
-from ifkd.postprocess import Selection
 from ifkd.tiling import TileGrid, Window
-
-
-class DetectionSettings(Schema):
-    """Everything beside bundle and scene that the detections of a scene depend on."""
-
-    scale: float
-    """Factor from the scene's pixels to the engine's; a tile's side divided by it is whole."""
-    overlap_px: int
-    """Least overlap of neighbouring tiles, pixels of the engine's tiles."""
-    selection: Selection
-    """How detections are chosen within a tile."""
-    merge: MergeSettings
-    """How tiles are brought together; distances in scene pixels."""
-    strict: bool = False
-    """Stop at the first part of the scene that cannot be read."""
 
 
 @dataclass(frozen=True, slots=True)

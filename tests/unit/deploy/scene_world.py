@@ -99,7 +99,8 @@ def write_bundle(folder, *, tile=TILE, scale=1.0, overlap=20, gsd_m=None, score=
         "classes": CLASSES,
         "category_ids": CATEGORY_IDS,
         "defaults": {
-            "selection": {"score_threshold": score, "iou_threshold": 0.5, "max_detections": 50},
+            "selection": {"score_threshold": 0.05, "iou_threshold": 0.5, "max_detections": 50},
+            "scene_score": score,
             "overlap_px": overlap,
             "gsd_m": gsd_m,
         },

@@ -63,8 +63,20 @@ def test_a_piece_beside_a_whole_one_that_ends_before_the_edge_is_a_neighbour():
     assert merged(reaching, piece) == [(83, 10, 120, 60, 0.9, 0)]
 
 
-def test_classes_do_not_mix():
-    assert len(merged((0, 84, 10, 100, 30, 0.95, 0), (1, 84, 10, 110, 30, 0.6, 1))) == 2
+def test_whole_boxes_of_two_classes_stay_two():
+    assert len(merged((0, 84, 10, 95, 30, 0.95, 0), (1, 84, 10, 110, 30, 0.6, 1))) == 2
+
+
+def test_a_piece_taken_for_another_class_gives_way_to_the_whole():
+    piece, whole = (0, 84, 10, 100, 30, 0.95, 0), (1, 84, 10, 110, 30, 0.6, 1)
+    assert merged(piece, whole) == [(84, 10, 110, 30, 0.6, 1)]
+
+
+def test_one_object_keeps_its_best_class_where_that_is_asked_for():
+    ferry, frigate = (0, 20, 10, 40, 30, 0.9, 0), (0, 20, 10, 41, 30, 0.6, 1)
+    assert len(merged(ferry, frigate)) == 2
+    assert merged(ferry, frigate, one_class=0.8) == [(20, 10, 40, 30, 0.9, 0)]
+    assert len(merged(ferry, (0, 20, 10, 60, 30, 0.6, 1), one_class=0.8)) == 2
 
 
 def test_a_piece_that_nobody_else_saw_stays():

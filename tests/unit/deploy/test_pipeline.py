@@ -6,9 +6,9 @@ from scene_world import CLASSES, CountingEngine, as_set, find_any, find_bright, 
 
 import deploy
 from deploy.scenes.merge import MergeSettings
-from deploy.scenes.pipeline import detect, detect_scene, grid_for, settings_for
-from deploy.scenes.result import DetectionSettings
+from deploy.scenes.pipeline import detect, detect_scene
 from deploy.scenes.scene import Scene
+from deploy.scenes.settings import DetectionSettings, grid_for, settings_for
 from ifkd.data.imagery import PADDING_RGB, resize
 from ifkd.detections import Detections
 from ifkd.errors import BundleError, SceneError, UsageError
@@ -198,7 +198,7 @@ def test_settings_come_from_the_manifest(tmp_path):
     manifest = write_bundle(tmp_path / "b", scale=0.4, overlap=16, score=0.25, gsd_m=0.5).manifest
     chosen = settings_for(manifest)
     assert (chosen.scale, chosen.overlap_px, chosen.selection.score_threshold) == (0.4, 16, 0.25)
-    assert chosen.merge == MergeSettings(threshold=0.5, touch_px=5.0)
+    assert chosen.merge == MergeSettings(threshold=0.5, touch_px=5.0, one_class=0.8)
     assert settings_for(manifest, score=0.6, overlap_px=8, merge="nmm", metric="ios").merge.metric == "ios"
     assert settings_for(manifest, gsd_m=0.25).scale == 0.2
     assert 64 / settings_for(manifest, gsd_m=0.33).scale == pytest.approx(round(64 / (0.4 * 0.66)))
