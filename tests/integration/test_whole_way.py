@@ -1,0 +1,110 @@
+"""The main job in small: generated data, teacher, distillation, bundle, engines, scene, figures, report."""
+
+import json
+import tomllib
+from pathlib import Path
+
+import pyogrio
+import pytest
+import rasterio
+import tomli_w
+
+from ifkd.cli import main
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def whole_way(tmp_path_factory):
+    """Walk the Makefile's way with the demo's recipe, shrunk until it takes half a minute."""
+    folder = tmp_path_factory.mktemp("way")
+    data = tomllib.loads((ROOT / "configs/demo_data.toml").read_text())
+    data["images"].update(train=16, validation=4, test=4)
+    data["scenes"].update(size_px=[512, 640])
+    recipe = tomllib.loads((ROOT / "configs/demo.toml").read_text())
+    recipe["data"].update(root=str(folder / "data"), scale=0.5, tile_px=128)
+    for training in (recipe["teacher"], recipe["student"], recipe["distillation"]):
+        training["training"].update(epochs=1, batch_size=4, amp="none")
+    for role in ("teacher", "student"):
+        recipe[role]["detector"]["channels"] = 16
+    recipe["distillation"]["min_teacher_map"] = 0.0
+    recipe["distillation"]["method"]["ede"]["weights"] = "random"
+    recipe["export"].update(candidates_per_level=100, overlap_px=32, scene_score=0.001)
+    (folder / "data.toml").write_text(tomli_w.dumps(data))
+    (folder / "recipe.toml").write_text(tomli_w.dumps(recipe))
+    scene = folder / "data/scenes/scene_00.tif"
+    for words in (
+        ["data", "synth", folder / "data.toml", "--out", folder / "data", "--workers", "1"],
+        ["train", folder / "recipe.toml", "--role", "teacher", "--out", folder / "teacher"],
+        [
+            "distill",
+            folder / "recipe.toml",
+            "--teacher",
+            folder / "teacher/best.safetensors",
+            "--out",
+            folder / "distilled",
+        ],
+        ["evaluate", folder / "distilled/best.safetensors", "--out", folder / "distilled.json"],
+        ["export", folder / "distilled/best.safetensors", "--out", folder / "bundle", "--accept-drift"],
+        ["engine", folder / "bundle"],
+        ["detect", folder / "bundle", scene, "--truth", scene.with_suffix(".json"), "--out", folder / "detections"],
+        ["bench", folder / "bundle", "--seconds", "0.1", "--out", folder / "bench.json"],
+    ):
+        assert main([str(word) for word in words]) == 0, words
+    # An all but untrained detector may fail the parity gates on ties; the verdict is written all the same.
+    assert main(["parity", str(folder / "bundle"), "--out", str(folder / "parity.json")]) in (0, 1)
+    words = ["report", "--out", folder / "report", "--title", "small", "--detection", folder / "detections"]
+    words += ["--evaluation", f"distilled={folder / 'distilled.json'}", "--bench", folder / "bench.json"]
+    words += ["--parity", folder / "parity.json"]
+    assert main([str(word) for word in words]) in (0, 1)
+    return folder
+
+
+def test_every_station_leaves_its_artefact(whole_way):
+    for name in (
+        "teacher/best.safetensors",
+        "distilled/metrics.jsonl",
+        "bundle/model.onnx",
+        "bundle/model.fp16.onnx",
+        "detections/detections.gpkg",
+        "report/report.html",
+        "report/report.md",
+    ):
+        assert (whole_way / name).stat().st_size > 0, name
+
+
+def test_the_bundle_holds_engines_of_both_precisions(whole_way):
+    manifest = json.loads((whole_way / "bundle/model.json").read_text())
+    engines = [record["precision"] for record in manifest["files"].values() if record["kind"] == "engine"]
+    assert sorted(engines) == ["fp16", "fp32"]
+
+
+def test_the_student_was_distilled_with_a_stand_in_encoder_and_says_so(whole_way):
+    manifest = json.loads((whole_way / "bundle/model.json").read_text())
+    assert manifest["provenance"]["method"]["name"] == "ifkd"
+    assert "random weights" in " ".join(manifest["provenance"]["notes"])
+    assert "random weights" in (whole_way / "report/report.html").read_text()
+
+
+def test_detections_lie_on_the_scene(whole_way):
+    with rasterio.open(whole_way / "data/scenes/scene_00.tif") as scene:
+        left, bottom, right, top = scene.bounds
+        crs = scene.crs.to_epsg()
+    info = pyogrio.read_info(whole_way / "detections/detections.gpkg")
+    assert info["crs"] == f"EPSG:{crs}"
+    assert info["features"] > 0
+    x1, y1, x2, y2 = info["total_bounds"]
+    assert left <= x1 <= x2 <= right
+    assert bottom <= y1 <= y2 <= top
+
+
+def test_every_loss_term_was_logged(whole_way):
+    first = json.loads((whole_way / "distilled/metrics.jsonl").read_text().splitlines()[0])
+    assert {"task/classification", "task/boxes", "method/feature", "method/head", "total"} <= set(first)
+
+
+def test_the_same_commands_do_nothing_again(whole_way, capsys):
+    before = (whole_way / "distilled/best.safetensors").stat().st_mtime_ns
+    words = ["distill", "recipe.toml", "--teacher", "teacher/best.safetensors", "--out", "distilled"]
+    assert main([word if word in {"distill", "--teacher", "--out"} else str(whole_way / word) for word in words]) == 0
+    assert (whole_way / "distilled/best.safetensors").stat().st_mtime_ns == before
