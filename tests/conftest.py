@@ -1,6 +1,7 @@
 """What many tests share: a tiny labelled data set, a tiny recipe, and the place of the real imagery."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,9 @@ import pytest
 from PIL import Image
 
 pytest_plugins = ["bundle_fixtures"]
+
+# Tiny tensors gain nothing from threads, and on a busy machine threads that wait for each other cost tenfold.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
