@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ifkd import __version__
-from ifkd.errors import IfkdError, UsageError
+from ifkd.errors import IfkdError, MissingExtraError, UsageError
 
 VERBS = {
     "doctor": ("deploy.commands.doctor", "say what is installed, what will work here and what to install"),
@@ -28,6 +28,19 @@ VERBS = {
 }
 """Verb -> (module with `configure(parser)` and `run(arguments) -> dict | None`, what it does)."""
 
+EXTRA_OF = {
+    "torch": "train",
+    "torchvision": "train",
+    "timm": "train",
+    "safetensors": "train",
+    "jaxtyping": "train",
+    "onnx": "export",
+    "onnxscript": "export",
+    "onnxruntime": "cpu",
+    "jinja2": "report",
+}
+"""Package -> the extra that brings it."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a verb and return the exit code: 0 done, 1 a failed verdict, 2 a mistake the user can mend."""
@@ -42,6 +55,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             logging.getLogger("ifkd").exception("The verb ended early")
         print(f"ifkd: {error}", file=sys.stderr)  # noqa: T201
         return error.exit_code
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in EXTRA_OF:
+            raise
+        missing = MissingExtraError(package, extra=EXTRA_OF[package], need=f"ifkd {words[0]}")
+        print(f"ifkd: {missing}", file=sys.stderr)  # noqa: T201
+        return missing.exit_code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

@@ -24,6 +24,9 @@ from ifkd.trainer import Run, fit
 CALIBRATION_BATCHES = 8
 """Batches over which the teacher's feature scale is measured."""
 
+PLACE_AND_PACE = {"root", "images", "memory_mb", "workers"}
+"""Settings of the data that say where it lies and how fast it comes, not what is learned from it."""
+
 RANDOM_ENCODER_NOTE = (
     "EDE used MobileSAM's network with seeded random weights, as the published checkpoint is not installed: "
     "its part of the method carries no knowledge of images here."
@@ -119,6 +122,7 @@ def _run(
             **provenance,
             "seed": settings.seed,
             "train_sha256": sha256_of(train_data.path),
+            "data": data.model_dump(mode="json", exclude_none=True, exclude=PLACE_AND_PACE),
             "training": training.model_dump(mode="json", exclude_none=True),
             "versions": {"ifkd": __version__, "torch": str(torch.__version__)},
         },

@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 
 from ifkd import recipe
 from ifkd.checkpoint import CheckpointMeta, save_checkpoint
+from ifkd.config import dump
 from ifkd.data.coco import CocoDataset
 from ifkd.data.dataset import Batch, BatchDataset, EpochSampler, TileDataset
 from ifkd.data.evaluation import Metrics
@@ -35,6 +36,9 @@ from ifkd.progress import progress
 BEST, LAST, STATE, RESULT, LOG = "best.safetensors", "last.safetensors", "state.pt", "result.json", "metrics.jsonl"
 LOG_EVERY = 10
 DIFFERENCES_SHOWN = 4
+INDECISIVE = ("recipe.", "provenance.teacher", "provenance.versions")
+"""Parts of a run's record that its weights do not depend on, or that stand elsewhere in it: what decides is the
+detector, the data, the schedule, the seed, the method and the teacher's digest."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -320,27 +324,29 @@ def _autocast(training: recipe.Training, device: torch.device) -> torch.autocast
 
 def _claim(run: Run) -> None:
     """Take the folder for this run, or find that it holds this very run."""
-    from ifkd.config import dump  # noqa: PLC0415
-
     text = f"# {run.label}\n{dump(run.meta)}"
     path = make_folder(run.folder) / "config.toml"
-    if path.is_file() and (older := path.read_text(encoding="utf-8")) != text:
-        raise OutputError(
-            f"{run.folder} holds a run of other settings: {_difference(older, text)}",
-            mend="Choose another folder, or begin anew with --restart.",
-        )
     if not path.is_file():
         write_text(path, text)
+    elif difference := _difference(path.read_text(encoding="utf-8"), text):
+        raise OutputError(
+            f"{run.folder} holds a run of other settings: {difference}",
+            mend="Choose another folder, or begin anew with --restart.",
+        )
 
 
 def _difference(older: str, newer: str) -> str:
-    """Return the first settings in which two TOML texts differ, with the values of both."""
+    """Return the first settings that decide the weights in which two TOML texts differ, with the values of both."""
     try:
         there, here = (dict(_flat(tomllib.loads(text))) for text in (older, newer))
     except tomllib.TOMLDecodeError as error:
         return f"its config.toml is not TOML ({error})"
-    keys = [key for key in sorted(there.keys() | here.keys()) if there.get(key) != here.get(key)]
-    told = [f"{key} is {there.get(key, 'absent')} there and {here.get(key, 'absent')} here" for key in keys]
+    decisive = (key for key in sorted(there.keys() | here.keys()) if not key.startswith(INDECISIVE))
+    keys = [key for key in decisive if there.get(key) != here.get(key)]
+    told = [
+        f"{key.removeprefix('provenance.')} is {there.get(key, 'absent')} there and {here.get(key, 'absent')} here"
+        for key in keys
+    ]
     return "; ".join(told[:DIFFERENCES_SHOWN]) + ("; …" if len(told) > DIFFERENCES_SHOWN else "")
 
 

@@ -41,23 +41,24 @@ class IfkdMethod(Method):
         self.register_buffer("projection", width_projection(width), persistent=False)
         automatic = config.feature_scale == "auto"
         self._scales = [config.reference_rms / max(rms, 1e-12) if automatic else 1.0 for rms in student.feature_rms]
+        self._seed = int(torch.randint(1 << 40, ()))
         counts_channels = automatic and config.channel_reduction == "sum"
         self._channel_factor = REFERENCE_CHANNELS / width if counts_channels else 1.0
 
     def losses(self, views: Views) -> dict[str, Term]:
         """Return alpha L_feat and beta L_head (eq. 14) with their warm-up; and AT's term when it is asked for."""
         embedding = self._projected(views.embedding)
-        # Draws of FDR depend on the iteration alone, so that a resumed run repeats them.
-        generator = torch.Generator().manual_seed(views.iteration)
+        # Draws of FDR depend on seed and iteration alone, so that a resumed run repeats them.
+        generator = torch.Generator().manual_seed(self._seed + views.iteration)
         feature, head = views.student.logits[0].new_zeros(()), views.student.logits[0].new_zeros(())
         entropy = head.clone()
         for level, name in enumerate(recipe.LEVELS):
             teacher = views.teacher.pyramid[level].float() * self._scales[level]
             adapted = self.adapters[level % len(self.adapters)](views.student.pyramid[level])
+            mask = similarity_mask(teacher, adapted, self.config.hsm) if self.config.hsm.enabled else None
             target, adapted = self._reconstructed(
                 name, teacher, adapted, views.teacher.logits[level], embedding, generator
             )
-            mask = similarity_mask(teacher, adapted, self.config.hsm) if self.config.hsm.enabled else None
             error = (target - adapted.float()).square().sum(dim=1, keepdim=True)
             feature = feature + self._masked_mean(error, mask) * self._channel_factor
             if self.config.head.enabled:

@@ -334,6 +334,15 @@ def test_a_state_that_cannot_be_read_is_said_so(world: World, tmp_path: Path, mo
         train(world, tmp_path / "run")
 
 
+def test_settings_that_no_weight_depends_on_may_change(world: World, plain_run: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(plain_run, tmp_path / "run")
+
+    def other_export(values: dict[str, Any]) -> None:
+        values["export"] = {"overlap_px": 8}
+
+    assert train(world, folder, other_export) == json.loads((plain_run / "result.json").read_text())
+
+
 def test_a_folder_of_another_recipe_is_refused_with_the_difference(
     world: World, plain_run: Path, tmp_path: Path
 ) -> None:
@@ -345,8 +354,8 @@ def test_a_folder_of_another_recipe_is_refused_with_the_difference(
 
     with pytest.raises(OutputError, match="holds a run of other settings") as caught:
         train(world, folder, slower)
-    assert "recipe.student.training.learning_rate is 0.001 there and 0.5 here" in str(caught.value)
-    assert "recipe.student.training.epochs is 2 there and 1 here" in str(caught.value)
+    assert "training.learning_rate is 0.001 there and 0.5 here" in str(caught.value)
+    assert "training.epochs is 2 there and 1 here" in str(caught.value)
     assert "--restart" in str(caught.value)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     result = runs.train_role(settings(world, slower), "student", folder, restart=True)
