@@ -8,7 +8,6 @@ from typing import Literal
 
 import numpy as np
 
-from export.bundle import Bundle
 from export.manifest import Precision
 from ifkd.detections import Array, Candidates, Detections
 from ifkd.errors import EngineError
@@ -87,41 +86,6 @@ class Engine(ABC):
                 got=got,
                 expected=f"uint8 [1..{self.info.max_batch}, 3, {height}, {width}]",
             )
-
-
-def open_engine(
-    bundle: Bundle,
-    *,
-    backend: Backend = "onnxruntime",
-    precision: Precision = "fp32",
-    threads: int | None = None,
-) -> Engine:
-    """Load a bundle's model into a runtime.
-
-    Args:
-        bundle: Where the model is.
-        backend: The runtime.
-        precision: Which of the bundle's files.
-        threads: CPU threads of the runtime; by default all cores the process may use.
-
-    Raises:
-        BundleError: The bundle has no such file, or it was changed.
-        EngineError: The runtime is absent or this machine cannot run the file.
-    """
-    match backend:
-        case "onnxruntime":
-            from deploy.engines.onnxruntime_engine import OnnxRuntimeEngine  # noqa: PLC0415
-
-            return OnnxRuntimeEngine(bundle, precision=precision, threads=threads)
-        case "torch":
-            from deploy.engines.torch_engine import TorchEngine  # noqa: PLC0415
-
-            return TorchEngine(bundle, precision=precision, threads=threads)
-        case "tensorrt":
-            from deploy.engines.tensorrt_engine import TensorRTEngine  # noqa: PLC0415
-
-            return TensorRTEngine(bundle, precision=precision)
-    raise EngineError(f"There is no backend {backend!r}", expected="torch, onnxruntime or tensorrt")
 
 
 class FakeEngine(Engine):

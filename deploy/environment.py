@@ -39,6 +39,11 @@ CPU_FEATURES = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "am
 SECONDS_FOR_A_PROGRAM = 10.0
 
 
+def usable_cores() -> int:
+    """Return how many CPU cores this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def describe() -> dict[str, Any]:
     """Return versions, CPU, threads, governor, load, memory, GPUs and the state of the source, as JSON values."""
     return {

@@ -40,7 +40,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Measure, write the result and print its table."""
-    from deploy.engine import open_engine
+    from deploy.engines import open_engine
     from deploy.measure.bench import Race, bench_tiles, unmeasured_files
     from deploy.measure.latency import Ground
     from deploy.measure.subject import framing_of

@@ -73,7 +73,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     Raises:
         VerdictError: Parts of the scene could not be read; everything else was written.
     """
-    from deploy.engine import open_engine
+    from deploy.engines import open_engine
     from deploy.scenes.outputs import check_folder, choose_formats
     from deploy.scenes.pipeline import detect_scene
     from deploy.scenes.scene import Scene

@@ -54,7 +54,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _compare(options: argparse.Namespace) -> "Parity":
-    from deploy.engine import open_engine
+    from deploy.engines import open_engine
     from deploy.measure.evaluation import open_data
     from deploy.measure.gates import Gates
     from deploy.measure.parity import Parity, Reference, run_parity, verdict_of

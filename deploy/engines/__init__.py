@@ -1,1 +1,41 @@
-"""Engines, one module for each runtime."""
+"""Engines, one module for each runtime, imported when it is asked for."""
+
+from deploy.engine import Backend, Engine
+from export.bundle import Bundle
+from export.manifest import Precision
+from ifkd.errors import EngineError
+
+
+def open_engine(
+    bundle: Bundle,
+    *,
+    backend: Backend = "onnxruntime",
+    precision: Precision = "fp32",
+    threads: int | None = None,
+) -> Engine:
+    """Load a bundle's model into a runtime.
+
+    Args:
+        bundle: Where the model is.
+        backend: The runtime.
+        precision: Which of the bundle's files.
+        threads: CPU threads of the runtime; by default all cores the process may use.
+
+    Raises:
+        BundleError: The bundle has no such file, or it was changed.
+        EngineError: The runtime is absent or this machine cannot run the file.
+    """
+    match backend:
+        case "onnxruntime":
+            from deploy.engines.onnxruntime_engine import OnnxRuntimeEngine  # noqa: PLC0415
+
+            return OnnxRuntimeEngine(bundle, precision=precision, threads=threads)
+        case "torch":
+            from deploy.engines.torch_engine import TorchEngine  # noqa: PLC0415
+
+            return TorchEngine(bundle, precision=precision, threads=threads)
+        case "tensorrt":
+            from deploy.engines.tensorrt_engine import TensorRTEngine  # noqa: PLC0415
+
+            return TensorRTEngine(bundle, precision=precision)
+    raise EngineError(f"There is no backend {backend!r}", expected="torch, onnxruntime or tensorrt")

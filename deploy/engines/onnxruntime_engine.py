@@ -1,22 +1,17 @@
 """A bundle's ONNX file on the CPU, by ONNX Runtime."""
 
-import os
 from typing import Any
 
 import numpy as np
 
 from deploy.engine import Engine, EngineInfo
+from deploy.environment import usable_cores
 from export.bundle import Bundle
 from export.manifest import Precision
 from ifkd.detections import Array, Candidates
 from ifkd.errors import BundleError, EngineError, MissingExtraError
 
 OUTPUTS = ("boxes", "scores", "labels")
-
-
-def usable_cores() -> int:
-    """Return how many CPU cores this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class OnnxRuntimeEngine(Engine):

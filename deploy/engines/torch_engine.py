@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from deploy.engine import Engine, EngineInfo
-from deploy.engines.onnxruntime_engine import usable_cores
+from deploy.environment import usable_cores
 from export.bundle import Bundle
 from export.graph import CandidateGraph
 from export.manifest import Precision

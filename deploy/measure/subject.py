@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from deploy.engine import Backend, Engine, open_engine
+from deploy.engine import Backend, Engine
+from deploy.engines import open_engine
 from deploy.measure.images import Framing
 from export.bundle import MANIFEST_NAME, Bundle, open_bundle
 from export.manifest import Precision

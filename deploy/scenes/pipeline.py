@@ -19,7 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from deploy.engine import Backend, Engine, open_engine
+from deploy.engine import Backend, Engine
+from deploy.engines import open_engine
 from deploy.scenes.merge import TileDetections, merge
 from deploy.scenes.result import Hole, SceneResult, tile_name
 from deploy.scenes.scene import Scene, TileRead, read_tiles

@@ -1,5 +1,16 @@
 """Detectors: images -> pyramid -> head outputs -> task losses, and candidates for deployment."""
 
-from ifkd.detectors.detector import Detector, DetectorOutput, Targets, build_detector, normalise
+from ifkd import recipe
+from ifkd.detectors.detector import Detector, DetectorOutput, Targets, normalise
+from ifkd.detectors.retinanet import RetinaNet
 
 __all__ = ["Detector", "DetectorOutput", "Targets", "build_detector", "normalise"]
+
+
+def build_detector(config: recipe.Detector, num_classes: int) -> Detector:
+    """Return a freshly initialised detector; initialisation draws from torch's global generator.
+
+    Raises:
+        CheckpointError: `config.backbone_weights` names weights that are absent or do not fit.
+    """
+    return RetinaNet(config, num_classes)

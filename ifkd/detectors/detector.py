@@ -62,17 +62,6 @@ class Detector(nn.Module, ABC):
         """
 
 
-def build_detector(config: recipe.Detector, num_classes: int) -> Detector:
-    """Return a freshly initialised detector; initialisation draws from torch's global generator.
-
-    Raises:
-        CheckpointError: `config.backbone_weights` names weights that are absent or do not fit.
-    """
-    from ifkd.detectors.retinanet import RetinaNet  # noqa: PLC0415
-
-    return RetinaNet(config, num_classes)
-
-
 def normalise(tiles: UInt8[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 3 height width"]:
     """Return uint8 RGB images as float32 with ImageNet's mean 0 and deviation 1."""
     mean = torch.tensor(MEAN_RGB, device=tiles.device).view(1, 3, 1, 1)

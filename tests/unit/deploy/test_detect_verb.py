@@ -30,7 +30,7 @@ LOCAL = 'LOCAL_CS["drawing",UNIT["metre",1]]'
 
 @pytest.fixture(autouse=True)
 def fake_engine(monkeypatch):
-    monkeypatch.setattr("deploy.engine.open_engine", lambda *_, **__: CountingEngine())
+    monkeypatch.setattr("deploy.engines.open_engine", lambda *_, **__: CountingEngine())
     monkeypatch.setattr("deploy.scenes.pipeline.open_engine", lambda *_, **__: CountingEngine())
 
 
@@ -210,7 +210,7 @@ def test_a_run_that_was_cut_off_is_taken_over(call, scene, out):
 
 
 def test_a_place_that_cannot_be_written_is_said_before_the_work(call, scene, tmp_path, monkeypatch):
-    monkeypatch.setattr("deploy.engine.open_engine", lambda *_, **__: pytest.fail("work began"))
+    monkeypatch.setattr("deploy.engines.open_engine", lambda *_, **__: pytest.fail("work began"))
     (tmp_path / "file").write_text("no folder")
     code, _, said = call(scene, out=tmp_path / "file")
     assert code == 2

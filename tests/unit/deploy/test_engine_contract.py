@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deploy.engine import Engine, EngineInfo, FakeEngine, open_engine
+from deploy.engine import Engine, EngineInfo, FakeEngine
+from deploy.engines import open_engine
 from deploy.engines.tensorrt_engine import find_engine
 from export.bundle import Bundle, open_bundle
 from export.engine_build import add_engine, gpu_of_this_machine

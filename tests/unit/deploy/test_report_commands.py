@@ -3,7 +3,7 @@ import json
 import parity_world as world
 import pytest
 
-import deploy.engine
+import deploy.engines
 import deploy.measure.subject
 from export.bundle import record_file, write_manifest
 from export.manifest import Defaults, InputSpec, Manifest, OutputSpec
@@ -43,7 +43,7 @@ def bundle(tmp_path, monkeypatch):
         engine = world.engine(backend=backend, precision=precision, file=file, sha256=sha256)
         return world.Drifting(engine, drifts.get(precision, lambda candidates: candidates))
 
-    monkeypatch.setattr(deploy.engine, "open_engine", open_fake)
+    monkeypatch.setattr(deploy.engines, "open_engine", open_fake)
     monkeypatch.setattr(deploy.measure.subject, "open_engine", open_fake)
     monkeypatch.chdir(tmp_path)
     open_fake.drifts = drifts

@@ -13,7 +13,7 @@ import pytest
 
 import deploy.engines.tensorrt_engine as backend
 import export.engine_build
-from deploy.engine import open_engine
+from deploy.engines import open_engine
 from export.bundle import Bundle, add_file, open_bundle
 from export.engine_build import BatchProfile, DeliveredPrecision, EngineSidecar, sidecar_path
 from ifkd.errors import BundleError, EngineError
