@@ -41,7 +41,7 @@ def abilities(environment: dict[str, Any]) -> dict[str, dict[str, Any]]:
         "detect on the CPU (onnxruntime)": (_yes if isinstance(providers, list) else _no)(_words(providers)),
         "detect with torch": needs("torch"),
         "read scenes": _scenes(packages),
-        "write reports": needs("jinja2", "matplotlib"),
+        "write reports": needs("jinja2"),
     }
 
 
@@ -68,7 +68,7 @@ def advice(environment: dict[str, Any]) -> list[str]:
         found.append("There is a GPU. For TensorRT: pip install 'ifkd[tensorrt]' (from NVIDIA's own package index).")
     if "tensorrt" in packages and int(packages["tensorrt"].split(".")[0]) < 10:
         found.append(f"TensorRT {packages['tensorrt']} is too old: at least 10 is needed.")
-    if "jinja2" not in packages or "matplotlib" not in packages:
+    if "jinja2" not in packages:
         found.append("To write reports: pip install 'ifkd[report]'.")
     return found
 

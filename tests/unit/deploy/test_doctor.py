@@ -115,7 +115,6 @@ def test_a_whole_machine_gets_no_advice() -> None:
         "onnxruntime",
         "tensorrt-rtx",
         "jinja2",
-        "matplotlib",
     ]
     packages = dict.fromkeys(names, "1.0") | {"torch": "2.14.1", "torchvision": "0.29.1"}
     assert doctor.advice(machine(packages)) == []

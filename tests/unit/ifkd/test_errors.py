@@ -36,9 +36,9 @@ def test_only_a_verdict_exits_with_one() -> None:
 
 
 def test_a_missing_extra_says_what_to_install() -> None:
-    error = MissingExtraError("matplotlib", extra="report", need="The report")
+    error = MissingExtraError("jinja2", extra="report", need="The report")
     assert str(error) == (
-        "The report needs the package matplotlib, which is not installed. Install it with: pip install 'ifkd[report]'"
+        "The report needs the package jinja2, which is not installed. Install it with: pip install 'ifkd[report]'"
     )
 
 
