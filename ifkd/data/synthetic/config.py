@@ -32,13 +32,13 @@ class Ships(Schema):
     """In the order of the category ids, which start at 1."""
     weights: dict[ShipClass, PositiveFloat] = {}
     """Relative frequency of a class; 1 for those not named."""
-    per_tile: PositiveFloat = 4.5
+    per_tile: PositiveFloat = 9.0
     """Ships that a tile is meant to show, on average."""
     moored_share: Share = 0.5
     """Share of ships that lie in harbours, where there are harbours; the others are at sea."""
     under_way_share: Share = 0.5
     """Share of ships at sea that leave a wake."""
-    similarity: Share = 0.15
+    similarity: Share = 0.05
     """0: classes keep their own size and paint; 1: sizes and paints of look-alikes are mixed."""
 
     @model_validator(mode="after")
@@ -54,9 +54,9 @@ class Ships(Schema):
 class Conditions(Schema):
     """Weather, water and sensor."""
 
-    cloud_share: Share = 0.15
+    cloud_share: Share = 0.08
     """Share of places that lie partly under clouds."""
-    haze_share: Share = 0.2
+    haze_share: Share = 0.1
     """Share of places seen through thin haze."""
     glint: Share = 0.5
     """Strength of the sun's reflection on the sea."""
