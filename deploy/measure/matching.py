@@ -129,8 +129,8 @@ def _match_image(image_id: int, ours: Answer, theirs: Answer, pairing: Pairing, 
         )  # fmt: skip
         for row, column in ((rows[i], columns[j]) for i, j in found):
             iou = float(pairwise_iou(mine.boxes[row : row + 1], other.boxes[column : column + 1])[0, 0])
-            if iou < pairing.twin_iou and mine_twin[row] and other_twin[column]:
-                continue  # two neighbours of which each engine kept another one: both are ties
+            if iou < pairing.twin_iou and (mine_twin[row] or other_twin[column]):
+                continue  # neighbours, not one object: one of them is there on the other side, where it was suppressed
             mine_free[row] = other_free[column] = False
             matching.labels.append(int(label))
             matching.reference_boxes.append(mine.boxes[row])
