@@ -28,7 +28,7 @@ from ifkd.detectors import Detector, DetectorOutput, Targets, normalise
 from ifkd.device import best_device, move_targets
 from ifkd.errors import DataError, OutputError, TrainingError
 from ifkd.files import atomic_path, make_folder, write_json, write_text
-from ifkd.knowledge import Knowledge, Views
+from ifkd.knowledge import Knowledge, Taught, Views
 from ifkd.methods import Method
 from ifkd.prediction import validate
 from ifkd.progress import progress
@@ -266,10 +266,11 @@ class _Loop:
 
     def _views(self, images: Tensor, pixels: Tensor, targets: list[Targets], output: DetectorOutput) -> Views:
         assert self.knowledge is not None
+        taught: Taught = self.knowledge(images, pixels)
         return Views(
             student=output,
-            teacher=self.knowledge(images),
-            embedding=self.knowledge.embed(images, pixels),
+            teacher=taught.teacher,
+            embedding=taught.embedding,
             targets=targets,
             iteration=self.standing.iteration,
         )

@@ -11,7 +11,8 @@ from torch import Tensor
 from ifkd import recipe
 from ifkd.detectors import Detector, build_detector, normalise
 from ifkd.errors import ConfigError, OutputError
-from ifkd.knowledge import EmbeddingCache, Knowledge, measure_feature_rms
+from ifkd.knowledge import Knowledge, measure_feature_rms
+from ifkd.knowledge.store import EmbeddingCache
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,8 @@ def test_teacher_and_encoder_stay_frozen_and_in_eval_mode(teacher: Detector) -> 
     assert not any(parameter.requires_grad for parameter in knowledge.parameters())
     before = {name: value.clone() for name, value in knowledge.state_dict().items()}
     images = normalise(pixels()).requires_grad_()
-    output, embedding = knowledge(images), knowledge.embed(images, pixels())
+    taught = knowledge(images, pixels())
+    output, embedding = taught.teacher, taught.embedding
     assert embedding is not None
     assert not any(level.requires_grad for level in (*output.pyramid, *output.logits, *output.deltas, embedding))
     assert embedding.shape == (2, 256, 4, 6)
@@ -48,11 +50,11 @@ def test_teacher_and_encoder_stay_frozen_and_in_eval_mode(teacher: Detector) -> 
 def test_without_disturbance_there_is_no_encoder(teacher: Detector) -> None:
     knowledge = Knowledge(teacher, None, None)
     assert knowledge.encoder is None
-    assert knowledge.embed(normalise(pixels()), pixels()) is None
+    assert knowledge(normalise(pixels()), pixels()).embedding is None
 
 
 def test_the_asked_size_reaches_the_encoder(teacher: Detector) -> None:
-    embedding = Knowledge(teacher, disturbance(input_px=192), None).embed(normalise(pixels()), pixels())
+    embedding = Knowledge(teacher, disturbance(input_px=192), None)(normalise(pixels()), pixels()).embedding
     assert embedding is not None
     assert embedding.shape == (2, 256, 8, 12)
     with pytest.raises(ConfigError, match="multiple of 16"):
@@ -64,10 +66,10 @@ def test_embeddings_are_kept_by_what_the_image_shows(
 ) -> None:
     knowledge = Knowledge(teacher, disturbance(cache=True), tmp_path)
     seen = pixels()
-    fresh = Knowledge(teacher, disturbance(), None).embed(normalise(seen), seen)
+    fresh = Knowledge(teacher, disturbance(), None)(normalise(seen), seen).embedding
     assert fresh is not None
     assert not any(tmp_path.rglob("*.npy"))
-    kept = knowledge.embed(normalise(seen), seen)
+    kept = knowledge(normalise(seen), seen).embedding
     assert kept is not None
     torch.testing.assert_close(kept, fresh, rtol=1e-3, atol=1e-3)
     (folder,) = tmp_path.iterdir()
@@ -83,13 +85,13 @@ def test_embeddings_are_kept_by_what_the_image_shows(
         encoder, "forward", lambda images, **options: calls.append(len(images)) or forward(images, **options)
     )
     mixed = torch.cat([pixels(1, seed=5), seen.flip(0)])
-    again = knowledge.embed(normalise(mixed), mixed)
+    again = knowledge(normalise(mixed), mixed).embedding
     assert again is not None
     assert calls == [1]
     assert torch.equal(again[1:], kept.flip(0))
     later = Knowledge(teacher, disturbance(cache=True), tmp_path)
     monkeypatch.setattr(later, "_encode", None)
-    found = later.embed(normalise(mixed), mixed)
+    found = later(normalise(mixed), mixed).embedding
     assert found is not None
     assert torch.equal(found, again)
 
@@ -97,8 +99,8 @@ def test_embeddings_are_kept_by_what_the_image_shows(
 def test_a_mirrored_image_is_another_image(teacher: Detector, tmp_path: Path) -> None:
     knowledge = Knowledge(teacher, disturbance(cache=True), tmp_path)
     seen = pixels(1)
-    knowledge.embed(normalise(seen), seen)
-    knowledge.embed(normalise(seen.flip(3)), seen.flip(3))
+    knowledge(normalise(seen), seen)
+    knowledge(normalise(seen.flip(3)), seen.flip(3))
     assert len(list(tmp_path.rglob("*.npy"))) == 2
 
 

@@ -1,34 +1,18 @@
-"""What one training batch looks like to the student, to the teacher and to MobileSAM; the frozen part and its cache."""
+"""The frozen part of a distillation: teacher and MobileSAM, and what they say of a batch."""
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from ifkd import recipe
-from ifkd.detectors import Detector, DetectorOutput, Targets
-from ifkd.errors import OutputError
-from ifkd.files import make_folder
+from ifkd.detectors import Detector, DetectorOutput
+from ifkd.knowledge.store import EmbeddingCache
+from ifkd.knowledge.views import Taught
 from ifkd.mobile_sam import MobileSamEncoder, build_mobile_sam, check_input_px
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Views:
-    """One training step, as a method sees it."""
-
-    student: DetectorOutput
-    teacher: DetectorOutput
-    """Without gradient."""
-    embedding: Float[Tensor, "batch 256 rows columns"] | None
-    """MobileSAM's, without gradient; None when the method does not ask for it."""
-    targets: list[Targets]
-    iteration: int
-    """Steps done before this one."""
 
 
 class Knowledge(nn.Module):
@@ -62,16 +46,19 @@ class Knowledge(nn.Module):
         return super().train(mode=False)
 
     @torch.no_grad()
-    def forward(self, images: Float[Tensor, "batch 3 height width"]) -> DetectorOutput:
-        """Return the teacher's view of normalised images."""
-        output: DetectorOutput = self.teacher(images)
-        return output
-
-    @torch.no_grad()
-    def embed(
+    def forward(
         self, images: Float[Tensor, "batch 3 height width"], pixels: UInt8[Tensor, "batch 3 height width"]
-    ) -> Float[Tensor, "batch 256 rows columns"] | None:
-        """Return MobileSAM's embedding of normalised images; `pixels` are the same images before, for the cache."""
+    ) -> Taught:
+        """Return what teacher and MobileSAM say of a batch.
+
+        Args:
+            images: The batch, normalised, as the student takes it.
+            pixels: The same images before normalisation; their digests are the names under which answers are kept.
+        """
+        teacher: DetectorOutput = self.teacher(images)
+        return Taught(teacher, self._embedded(images, pixels))
+
+    def _embedded(self, images: Tensor, pixels: Tensor) -> Tensor | None:
         if self.encoder is None:
             return None
         if self._cache is None:
@@ -88,48 +75,6 @@ class Knowledge(nn.Module):
         assert self.encoder is not None
         embedding: Tensor = self.encoder(images, input_px=self._input_px)
         return embedding
-
-
-class EmbeddingCache:
-    """Embeddings on disk in float16, one file each, named by the digest of the pixels they belong to.
-
-    Content addressing makes it safe: another image, crop, turn or colour is another name. The folder's name
-    carries the encoder's digest and its input size.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = make_folder(folder)
-        self._known = {path.stem for path in folder.glob("*/*.npy")}
-
-    def __contains__(self, key: str) -> bool:
-        return key in self._known
-
-    def __len__(self) -> int:
-        """Return the number of embeddings."""
-        return len(self._known)
-
-    def add(self, key: str, embedding: Float[Tensor, "256 rows columns"]) -> None:
-        """Keep an embedding."""
-        path = self._path(key)
-        make_folder(path.parent)
-        temporary = path.with_suffix(".partial")
-        try:
-            with temporary.open("wb") as stream:
-                np.save(stream, embedding.to(torch.float16).cpu().numpy())
-            temporary.replace(path)
-        except OSError as error:
-            raise OutputError(
-                f"The embedding cache {self.folder} cannot be written ({error.strerror})",
-                mend="Free space, or set distillation.method.ede.cache = false.",
-            ) from error
-        self._known.add(key)
-
-    def read(self, keys: Sequence[str]) -> Float[Tensor, "batch 256 rows columns"]:
-        """Return the embeddings of `keys`, stacked."""
-        return torch.from_numpy(np.stack([np.load(self._path(key)) for key in keys])).float()
-
-    def _path(self, key: str) -> Path:
-        return self.folder / key[:2] / f"{key}.npy"
 
 
 @torch.no_grad()
