@@ -21,13 +21,23 @@ plain non-maximum suppression. The other methods are those SAHI users know: `nms
 becomes its hull) and `greedy_nmm` (the best box becomes the hull of what it suppresses).
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import Field
 
+from deploy.scenes.overlaps import (
+    Pairs,
+    area_of,
+    connected,
+    intersection,
+    overlapping_pairs,
+    owners,
+    pairs_between,
+    survivors,
+)
 from ifkd.config import Schema
 from ifkd.detections import Array, Detections
 from ifkd.tiling import Window
@@ -36,8 +46,6 @@ Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 REACH_SHARE = 0.1
 """A whole box may end short of a piece's edge by this share of its side: detectors are that exact."""
-PAIRS_AT_ONCE = 1 << 21
-CELLS_PER_BOX = 12
 
 
 class MergeSettings(Schema):
@@ -106,9 +114,14 @@ class TileDetections:
 
     def in_canonical_order(self) -> "TileDetections":
         """Return the detections by falling score; ties by label, coordinates and tile."""
-        found = self.detections
-        x1, y1, x2, y2 = found.boxes.T
-        return self.select(np.lexsort((*self.bounds.T, self.tiles, y2, x2, y1, x1, found.labels, -found.scores)))
+        scores = -self.detections.scores
+        order = np.argsort(scores, kind="stable")
+        ranked = scores[order]
+        level = ranked[1:] == ranked[:-1]
+        tied = np.flatnonzero(np.append(level, False) | np.append(False, level))  # only these need the other keys
+        if len(tied):
+            order[tied] = order[tied][_canonical(self.select(order[tied]))]
+        return self.select(order)
 
     def pieces(self, touch_px: float) -> Array:
         """Return which boxes touch an inner edge of their tile, bool [n]."""
@@ -116,8 +129,12 @@ class TileDetections:
         return touching
 
 
-Related = Callable[[Array, Array], Array]
-"""(i, j) of pairs -> bool [pairs]; false where the two boxes share no area."""
+def _canonical(found: TileDetections) -> Array:
+    """Return the order by falling score, then by everything else, so that it is unique."""
+    x1, y1, x2, y2 = found.detections.boxes.T
+    labels, scores = found.detections.labels, found.detections.scores
+    order: Array = np.lexsort((*found.bounds.T, found.tiles, y2, x2, y1, x1, labels, -scores))
+    return order
 
 
 def merge(found: TileDetections, settings: MergeSettings) -> TileDetections:
@@ -130,85 +147,99 @@ def merge(found: TileDetections, settings: MergeSettings) -> TileDetections:
         case "border":
             merged = _border(ordered, settings)
         case "nms":
-            merged = _nms(ordered, settings)
+            same = _same(ordered, overlapping_pairs(ordered.detections.boxes), settings)
+            merged = ordered.select(survivors(len(ordered), same.first, same.second))
         case "nmm":
-            merged = _hulls(ordered, _connected(len(ordered), *_same(ordered, settings)))
+            same = _same(ordered, overlapping_pairs(ordered.detections.boxes), settings)
+            merged = _hulls(ordered, connected(len(ordered), same.first, same.second))
         case "greedy_nmm":
-            merged = _hulls(ordered, _absorbed(len(ordered), *_same(ordered, settings)))
+            same = _same(ordered, overlapping_pairs(ordered.detections.boxes), settings)
+            merged = _hulls(ordered, owners(len(ordered), same.first, same.second))
     return _of_one_class(merged, settings.one_class) if settings.one_class < 1.0 else merged
 
 
 def _of_one_class(ordered: TileDetections, threshold: float) -> TileDetections:
     """Return the best of the boxes that coincide, whatever their classes."""
-    anonymous = replace(ordered.detections, labels=np.zeros_like(ordered.detections.labels))
-    alike = MergeSettings(metric="iou", threshold=threshold)
-    return ordered.select(_kept(len(ordered), *_same(replace(ordered, detections=anonymous), alike)))
+    boxes = ordered.detections.boxes.astype(np.float64)
+    pairs = overlapping_pairs(boxes)
+    area = area_of(boxes)
+    alike = pairs.shared > threshold * (area[pairs.first] + area[pairs.second] - pairs.shared)
+    return ordered.select(survivors(len(ordered), pairs.first[alike], pairs.second[alike]))
 
 
 def _border(ordered: TileDetections, settings: MergeSettings) -> TileDetections:
     cut = ordered.pieces(settings.touch_px)
-    whole = _nms(ordered.select(~cut), settings)
+    n = len(ordered)
+    pairs = overlapping_pairs(ordered.detections.boxes)
+    same = _same(ordered, pairs, settings)
+    among_whole = same.where(~cut[same.first] & ~cut[same.second])
+    whole = survivors(n, among_whole.first, among_whole.second) & ~cut
     if not cut.any():
-        return whole
-    pieces = _uncovered(ordered.select(cut), whole, settings)
-    joined = _join(pieces, settings)
-    # Whole boxes come first: among themselves they already agree, and pieces go under them.
-    contest = TileDetections.concatenate([whole, joined])
-    kept = _kept(len(contest), *_same(contest, settings))
-    rest = joined.select(kept[len(whole) :])
+        return ordered.select(whole)
+    left = cut & ~_explained(ordered, _from_whole_to_piece(pairs, whole, cut), settings)
+    among_left = pairs.where(left[pairs.first] & left[pairs.second])
+    group = _joined(ordered, among_left, settings)
+    sizes = np.unique(group[left], return_counts=True)[1]
+    if (sizes == 1).all():  # no object is larger than the overlap
+        rivals = same.where(left[same.first] & left[same.second])
+        return ordered.select(whole | (left & survivors(n, rivals.first, rivals.second)))
+    members = np.flatnonzero(left)
+    joined = _hulls(ordered.select(members), np.searchsorted(members, group[members]))
+    rest = _beside(joined, ordered.select(whole), settings)
+    return TileDetections.concatenate([ordered.select(whole), rest]).in_canonical_order()
+
+
+def _beside(joined: TileDetections, whole: TileDetections, settings: MergeSettings) -> TileDetections:
+    """Return what stays of hulls and single pieces, given the whole boxes, which stay in any case."""
+    hulls = joined.select(~joined.pieces(settings.touch_px))
+    # Single pieces that a whole box stands for are gone already, so only boxes near a hull matter.
+    near = np.unique(pairs_between(hulls.detections.boxes, whole.detections.boxes).second)
+    contest = TileDetections.concatenate([whole.select(near), joined])
+    same = _same(contest, overlapping_pairs(contest.detections.boxes), settings)
+    kept = survivors(len(contest), same.first, same.second)
+    rest = joined.select(kept[len(near) :])
     still_cut = rest.pieces(settings.touch_px)
-    hulls = rest.select(~still_cut)
-    single = _uncovered(rest.select(still_cut), hulls, settings)
-    return TileDetections.concatenate([whole, hulls, single]).in_canonical_order()
+    hulls, single = rest.select(~still_cut), rest.select(still_cut)
+    both = TileDetections.concatenate([hulls, single])
+    found = pairs_between(hulls.detections.boxes, single.detections.boxes)
+    explained = _explained(both, Pairs(found.first, found.second + len(hulls), found.shared), settings)
+    return both.select(~explained)
 
 
-def _nms(ordered: TileDetections, settings: MergeSettings) -> TileDetections:
-    return ordered.select(_kept(len(ordered), *_same(ordered, settings)))
+def _same(found: TileDetections, pairs: Pairs, settings: MergeSettings) -> Pairs:
+    """Return the pairs that are one object of one class by overlap."""
+    labels = found.detections.labels
+    alike = pairs.where(labels[pairs.first] == labels[pairs.second])
+    return alike.where(_above(found, alike, settings))
 
 
-def _same(found: TileDetections, settings: MergeSettings) -> tuple[Array, Array]:
-    """Return the pairs, i before j, that are one object by overlap."""
+def _above(found: TileDetections, pairs: Pairs, settings: MergeSettings) -> Array:
+    """Return for which pairs the overlap is above the threshold, bool [pairs]."""
+    area = area_of(found.detections.boxes.astype(np.float64))
+    one, other = area[pairs.first], area[pairs.second]
+    whole = one + other - pairs.shared if settings.metric == "iou" else np.minimum(one, other)
+    above: Array = pairs.shared > settings.threshold * whole
+    return above
+
+
+def _from_whole_to_piece(pairs: Pairs, whole: Array, cut: Array) -> Pairs:
+    """Return the pairs of a whole box (first) and a piece (second)."""
+    forth = pairs.where(whole[pairs.first] & cut[pairs.second])
+    back = pairs.where(cut[pairs.first] & whole[pairs.second])
+    return Pairs.concatenate([forth, Pairs(back.second, back.first, back.shared)])
+
+
+def _explained(found: TileDetections, pairs: Pairs, settings: MergeSettings) -> Array:
+    """Return which boxes are pieces that a whole box explains, bool [n]; pairs lead from whole boxes to pieces."""
     boxes = found.detections.boxes.astype(np.float64)
-    area = _area(boxes)
-
-    def related(i: Array, j: Array) -> Array:
-        intersection = _intersection(boxes[i], boxes[j])
-        whole = area[i] + area[j] - intersection if settings.metric == "iou" else np.minimum(area[i], area[j])
-        above: Array = intersection > settings.threshold * whole
-        return above
-
-    return overlapping_pairs(found.detections, related)
-
-
-def _uncovered(pieces: TileDetections, whole: TileDetections, settings: MergeSettings) -> TileDetections:
-    """Return the pieces that no whole box explains."""
-    if not len(pieces) or not len(whole):
-        return pieces
-    both = TileDetections.concatenate([whole, pieces])
-    boxes = both.detections.boxes.astype(np.float64)
-    area, labels = _area(boxes), both.detections.labels
-    first_piece = len(whole)
-
-    def explains(i: Array, j: Array) -> Array:
-        intersection = _intersection(boxes[i], boxes[j])
-        union = area[i] + area[j] - intersection
-        smaller = np.minimum(area[i], area[j])
-        above = (labels[i] == labels[j]) & (
-            intersection > settings.threshold * (union if settings.metric == "iou" else smaller)
-        )
-        covers = (
-            (intersection > settings.cover * area[j])
-            & (both.tiles[i] != both.tiles[j])
-            & _reaches(boxes[i], boxes[j], both.bounds[j], settings.touch_px)
-        )
-        explained: Array = (i < first_piece) & (j >= first_piece) & (above | covers)
-        return explained
-
-    anonymous = replace(both.detections, labels=np.zeros_like(labels))
-    _, explained = overlapping_pairs(anonymous, explains)
-    left = np.ones(len(pieces), bool)
-    left[explained - first_piece] = False
-    return pieces.select(left)
+    labels = found.detections.labels
+    i, j = pairs.first, pairs.second
+    above = (labels[i] == labels[j]) & _above(found, pairs, settings)
+    covers = (pairs.shared > settings.cover * area_of(boxes[j])) & (found.tiles[i] != found.tiles[j])
+    covers[covers] = _reaches(boxes[i[covers]], boxes[j[covers]], found.bounds[j[covers]], settings.touch_px)
+    explained = np.zeros(len(found), bool)
+    explained[j[above | covers]] = True
+    return explained
 
 
 def _reaches(whole: Array, piece: Array, bounds: Array, touch_px: float) -> Array:
@@ -222,14 +253,17 @@ def _reaches(whole: Array, piece: Array, bounds: Array, touch_px: float) -> Arra
     return ~short
 
 
-def _join(pieces: TileDetections, settings: MergeSettings) -> TileDetections:
-    """Return pieces of one object as their hull, other pieces as they are, in canonical order."""
-    n = len(pieces)
-    i, j = overlapping_pairs(pieces.detections, lambda i, j: _agreement(pieces, i, j) > settings.threshold)
-    agreement = _agreement(pieces, i, j)
-    group = np.arange(n)
-    members = {index: [index] for index in range(n)}
-    tiles = {index: {int(pieces.tiles[index])} for index in range(n)}
+def _joined(found: TileDetections, pairs: Pairs, settings: MergeSettings) -> Array:
+    """Return the first member of each piece's object, int64 [n]; pairs are of pieces that share area."""
+    group = np.arange(len(found))
+    labels = found.detections.labels
+    alike = pairs.where(labels[pairs.first] == labels[pairs.second])
+    agreement = _agreement(found, alike.first, alike.second)
+    agrees = agreement > settings.threshold
+    i, j, agreement = alike.first[agrees], alike.second[agrees], agreement[agrees]
+    touched = np.unique(np.concatenate([i, j])).tolist()
+    members = {index: [index] for index in touched}
+    tiles = {index: {int(found.tiles[index])} for index in touched}
     # The best agreement first: in a crowd, each piece finds its own counterpart.
     for pair in np.lexsort((j, i, -agreement)):
         a, b = int(group[i[pair]]), int(group[j[pair]])
@@ -238,7 +272,7 @@ def _join(pieces: TileDetections, settings: MergeSettings) -> TileDetections:
             group[members[b]] = a
             members[a] += members.pop(b)
             tiles[a] |= tiles.pop(b)
-    return _hulls(pieces, group)
+    return group
 
 
 def _agreement(pieces: TileDetections, i: Array, j: Array) -> Array:
@@ -249,9 +283,9 @@ def _agreement(pieces: TileDetections, i: Array, j: Array) -> Array:
         np.concatenate([np.maximum(box[:, :2], low), np.minimum(box[:, 2:], high)], axis=1)
         for box in (pieces.detections.boxes[i].astype(np.float64), pieces.detections.boxes[j].astype(np.float64))
     ]
-    intersection = _intersection(*seen)
-    union = _area(seen[0]) + _area(seen[1]) - intersection
-    iou = np.divide(intersection, union, out=np.zeros_like(intersection), where=union > 0)
+    shared = intersection(*seen)
+    union = area_of(seen[0]) + area_of(seen[1]) - shared
+    iou = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
     return np.where(pieces.tiles[i] == pieces.tiles[j], 0.0, iou)
 
 
@@ -266,119 +300,3 @@ def _hulls(ordered: TileDetections, group: Array) -> TileDetections:
     first = ordered.detections.select(heads)
     detections = Detections(boxes, first.scores, first.labels)
     return TileDetections(detections, ordered.tiles[heads], bounds).in_canonical_order()
-
-
-def _kept(n: int, better: Array, worse: Array) -> Array:
-    """Return bool [n]: what stays when, from the best on, each box that stays removes those it is paired with."""
-    kept = np.ones(n, bool)
-    for box, losers in _by_first(better, worse):
-        if kept[box]:
-            kept[losers] = False
-    return kept
-
-
-def _absorbed(n: int, better: Array, worse: Array) -> Array:
-    """Return each box's owner when, from the best on, each free box takes the free ones it is paired with."""
-    owner = np.arange(n)
-    for box, others in _by_first(better, worse):
-        if owner[box] == box:
-            owner[others[owner[others] == others]] = box
-    return owner
-
-
-def _connected(n: int, i: Array, j: Array) -> Array:
-    """Return the first member of each box's connected group, int64 [n]."""
-    group = np.arange(n)
-    while True:
-        low = np.minimum(group[i], group[j])
-        new = group.copy()
-        np.minimum.at(new, i, low)
-        np.minimum.at(new, j, low)
-        new = new[new]
-        if (new == group).all():
-            return group
-        group = new
-
-
-def _by_first(i: Array, j: Array) -> Iterator[tuple[int, Array]]:
-    order = np.argsort(i, kind="stable")
-    i, j = i[order], j[order]
-    heads, starts, sizes = np.unique(i, return_index=True, return_counts=True)
-    for head, start, size in zip(heads.tolist(), starts.tolist(), sizes.tolist(), strict=True):
-        yield head, j[start : start + size]
-
-
-def overlapping_pairs(detections: Detections, related: Related) -> tuple[Array, Array]:
-    """Return the pairs i < j of overlapping boxes of one label for which `related` holds, int64 [pairs] each.
-
-    Boxes are laid into the cells of a grid; only boxes that share a cell are compared, so time and memory
-    follow the number of overlaps and not the square of the number of boxes.
-    """
-    boxes = detections.boxes.astype(np.float64)
-    if len(boxes) < 2:
-        return np.zeros(0, np.int64), np.zeros(0, np.int64)
-    low, high = _cells(boxes)
-    columns, rows = (high.max(axis=0) - low.min(axis=0)) + 1
-    origin = low.min(axis=0)
-    spans = high - low + 1
-    counts = spans.prod(axis=1)
-    owner = np.repeat(np.arange(len(boxes)), counts)
-    within = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
-    x = low[owner, 0] - origin[0] + within % spans[owner, 0]
-    y = low[owner, 1] - origin[1] + within // spans[owner, 0]
-    key = (detections.labels[owner] * rows + y) * columns + x
-    order = np.argsort(key, kind="stable")  # within a cell, boxes stay in their order
-    owner, key, x, y = owner[order], key[order], x[order] + origin[0], y[order] + origin[1]
-    ends = np.searchsorted(key, key, side="right")
-    first_x, first_y = low.T.copy()
-    firsts, seconds = [], []
-    for one, other in _pairs_within(ends):
-        i, j = owner[one], owner[other]
-        # A pair meets in every cell that both boxes touch; it counts in the first cell of their intersection.
-        home = (np.maximum(first_x[i], first_x[j]) == x[one]) & (np.maximum(first_y[i], first_y[j]) == y[one])
-        i, j = i[home], j[home]
-        chosen = related(i, j)
-        firsts.append(i[chosen])
-        seconds.append(j[chosen])
-    return np.concatenate(firsts), np.concatenate(seconds)
-
-
-def _cells(boxes: Array) -> tuple[Array, Array]:
-    """Return the first and last cell (column, row) of each box, int64 [n, 2]."""
-    sides = (boxes[:, 2:] - boxes[:, :2]).max(axis=1)
-    cell = max(1.0, 1.5 * float(np.median(sides)))
-    while True:
-        low = np.floor(boxes[:, :2] / cell).astype(np.int64)
-        high = np.maximum(np.floor(boxes[:, 2:] / cell).astype(np.int64), low)
-        if (high - low + 1).prod(axis=1).sum() <= CELLS_PER_BOX * len(boxes):
-            return low, high
-        cell *= 2.0
-
-
-def _pairs_within(ends: Array) -> Iterator[tuple[Array, Array]]:
-    """Yield pairs (place, later place in its cell), some at a time; `ends` is each place's end of cell."""
-    places = np.arange(len(ends))
-    counts = ends - places - 1
-    total = np.cumsum(counts)
-    start = 0
-    while start < len(ends):
-        before = total[start - 1] if start else 0
-        stop = max(start + 1, int(np.searchsorted(total, before + PAIRS_AT_ONCE, side="right")))
-        some = counts[start:stop]
-        one = np.repeat(places[start:stop], some)
-        offset = np.arange(len(one)) - np.repeat(np.cumsum(some) - some, some)
-        yield one, one + 1 + offset
-        start = stop
-
-
-def _intersection(boxes: Array, others: Array) -> Array:
-    """Return the areas that boxes share, pair by pair, float64 [n]."""
-    extent = (np.minimum(boxes[:, 2:], others[:, 2:]) - np.maximum(boxes[:, :2], others[:, :2])).clip(min=0)
-    product: Array = extent[:, 0] * extent[:, 1]
-    return product
-
-
-def _area(boxes: Array) -> Array:
-    extent = (boxes[:, 2:] - boxes[:, :2]).clip(min=0)
-    product: Array = extent[:, 0] * extent[:, 1]
-    return product

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deploy.scenes.merge import MergeSettings, TileDetections, merge, overlapping_pairs
+from deploy.scenes.merge import MergeSettings, TileDetections, merge
+from deploy.scenes.overlaps import overlapping_pairs, pairs_between
 from ifkd.detections import Detections, nms, pairwise_iou
 from ifkd.tiling import TileGrid
 
@@ -285,11 +286,23 @@ def test_pairs_equal_all_against_all(seed, n):
     rng = np.random.default_rng(seed)
     centres, sides = rng.uniform(-50, 300, (n, 2)), rng.lognormal(2.5, 1.2, (n, 2))
     boxes = np.concatenate([centres - sides / 2, centres + sides / 2], axis=1).astype(np.float32)
-    found = Detections(boxes, rng.random(n).astype(np.float32), rng.integers(0, 3, n))
     iou = pairwise_iou(boxes, boxes)
-    i, j = overlapping_pairs(found, lambda i, j: iou[i, j] > 0)
-    expected = np.triu((iou > 0) & (found.labels[:, None] == found.labels), k=1)
-    assert sorted(zip(i.tolist(), j.tolist(), strict=True)) == list(map(tuple, np.argwhere(expected).tolist()))
+    pairs = overlapping_pairs(boxes)
+    expected = np.triu(iou > 0, k=1)
+    assert sorted(zip(pairs.first.tolist(), pairs.second.tolist(), strict=True)) == list(
+        map(tuple, np.argwhere(expected).tolist())
+    )
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([1, 9, 120]), st.sampled_from([1, 50]))
+@settings(deadline=None, max_examples=25)
+def test_pairs_between_equal_each_against_each(seed, n, m):
+    rng = np.random.default_rng(seed)
+    centres, sides = rng.uniform(-50, 300, (n + m, 2)), rng.lognormal(2.5, 1.2, (n + m, 2))
+    boxes = np.concatenate([centres - sides / 2, centres + sides / 2], axis=1).astype(np.float32)
+    pairs = pairs_between(boxes[:n], boxes[n:])
+    expected = np.argwhere(pairwise_iou(boxes[:n], boxes[n:]) > 0)
+    assert sorted(zip(pairs.first.tolist(), pairs.second.tolist(), strict=True)) == list(map(tuple, expected.tolist()))
 
 
 @pytest.mark.parametrize("method", METHODS)
