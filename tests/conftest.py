@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-pytest_plugins = ["bundle_fixtures"]
+pytest_plugins = ["browser_fixtures", "bundle_fixtures"]
 
 # Tiny tensors gain nothing from threads, and on a busy machine threads that wait for each other cost tenfold.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
