@@ -6,11 +6,17 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ifkd.errors import VerdictError
+from ifkd.errors import SceneError, VerdictError
 
 if TYPE_CHECKING:
+    from deploy.engine import Engine
     from deploy.scenes.result import SceneResult
+    from deploy.scenes.scene import Scene
+    from deploy.scenes.settings import DetectionSettings
     from deploy.scenes.truth import SceneTruth
+    from deploy.scenes.workspace import Workspace
+    from export.bundle import Bundle
+    from export.manifest import Manifest
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -35,6 +41,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     reading.add_argument("--nodata", type=float, metavar="V", help="the value that means no data (default: the file's)")
     reading.add_argument(
         "--gsd-m", type=float, metavar="M", help="the scene's ground sample distance, if not that of training"
+    )
+    reading.add_argument(
+        "--aoi", type=Path, metavar="AREA.geojson", help="look only here: polygons in longitude and latitude"
     )
     reading.add_argument("--strict", action="store_true", help="stop at the first part that cannot be read")
     finding = parser.add_argument_group("finding objects")
@@ -64,6 +73,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="F",
         help="of geojson, gpkg, coco, csv (default: all that the scene can have)",
     )
+    writing.add_argument(
+        "--restart", action="store_true", help="forget what an earlier run into this folder had done, and begin anew"
+    )
     writing.add_argument("--truth", type=Path, metavar="COCO.json", help="labels of the scene, to score the result")
 
 
@@ -73,17 +85,56 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     Raises:
         VerdictError: Parts of the scene could not be read; everything else was written.
     """
+    import rasterio
+
     from deploy.engines import open_engine
-    from deploy.scenes.outputs import check_folder, choose_formats
-    from deploy.scenes.pipeline import detect_scene
+    from deploy.scenes.area import reach_of
+    from deploy.scenes.outputs import RESULT_NAMES, choose_formats
+    from deploy.scenes.pipeline import CACHE_BYTES
     from deploy.scenes.scene import Scene
-    from deploy.scenes.settings import grid_for, settings_for
+    from deploy.scenes.settings import grid_for
     from deploy.scenes.truth import SceneTruth
+    from deploy.scenes.workspace import Workspace
     from export.bundle import open_bundle
 
     bundle = open_bundle(options.bundle)
     manifest = bundle.manifest
-    settings = settings_for(
+    settings = _settings(options, manifest)
+    with (
+        rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES),
+        Scene(
+            options.scene,
+            bands=None if options.bands is None else tuple(options.bands),
+            scale_range=None if options.scale_range is None else tuple(options.scale_range),
+            nodata=options.nodata,
+        ) as scene,
+    ):
+        grid = grid_for(scene.size, manifest.input.tile_px, settings)
+        reach_of(settings.area, scene.info, grid)
+        formats, left_out = choose_formats(options.format, scene.info)
+        truth = None
+        if options.truth is not None:
+            truth = SceneTruth(options.truth, scene=scene.info.name, size=scene.size, classes=manifest.classes)
+        with Workspace(options.out, RESULT_NAMES, restart=options.restart) as workspace:
+            if left_out:
+                _say(left_out)
+            with open_engine(
+                bundle, backend=options.backend, precision=options.precision, threads=options.threads
+            ) as engine:
+                try:
+                    result = _detect(bundle, scene, engine, settings, options, workspace)
+                except SceneError:  # going on would only come to the same place
+                    workspace.discard()
+                    raise
+            record = _write(result, scene, options, formats, truth, workspace)
+    return _concluded(result, record, options)
+
+
+def _settings(options: argparse.Namespace, manifest: "Manifest") -> "DetectionSettings":
+    from deploy.scenes.area import read_area
+    from deploy.scenes.settings import settings_for
+
+    return settings_for(
         manifest,
         score=options.score,
         overlap_px=options.overlap_px,
@@ -92,63 +143,72 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         metric=options.metric,
         one_class=options.one_class,
         strict=options.strict,
+        area=None if options.aoi is None else read_area(options.aoi),
     )
-    with Scene(
-        options.scene,
-        bands=None if options.bands is None else tuple(options.bands),
-        scale_range=None if options.scale_range is None else tuple(options.scale_range),
-        nodata=options.nodata,
-    ) as scene:
-        grid_for(scene.size, manifest.input.tile_px, settings)
-        formats, left_out = choose_formats(options.format, scene.info)
-        truth = None
-        if options.truth is not None:
-            truth = SceneTruth(options.truth, scene=scene.info.name, size=scene.size, classes=manifest.classes)
-        check_folder(options.out)
-        if left_out:
-            _say(left_out)
-        with open_engine(
-            bundle, backend=options.backend, precision=options.precision, threads=options.threads
-        ) as engine:
-            result = detect_scene(
-                engine,
-                scene,
-                settings,
-                category_ids=manifest.category_ids,
-                batch=options.batch,
-                show_progress=True,
-            )
-        record = _write(result, scene, options, formats, truth)
-    return _concluded(result, record, options)
+
+
+def _detect(
+    bundle: "Bundle",
+    scene: "Scene",
+    engine: "Engine",
+    settings: "DetectionSettings",
+    options: argparse.Namespace,
+    workspace: "Workspace",
+) -> "SceneResult":
+    """Detect, going on from the rows that an earlier run into the same folder had finished."""
+    from deploy.scenes.journal import Journal
+    from deploy.scenes.pipeline import batch_size, detect_scene
+    from deploy.scenes.run_record import run_identity
+
+    batch = batch_size(options.batch, engine.info.max_batch)
+    identity = run_identity(options.bundle, scene, engine.info, settings, batch)
+    with Journal(workspace.journal_path, identity) as journal:
+        if len(journal):
+            rows = "1 row" if len(journal) == 1 else f"{len(journal)} rows"
+            _say(f"An earlier run had finished {rows} of tiles; going on from there.")
+        return detect_scene(
+            engine,
+            scene,
+            settings,
+            category_ids=bundle.manifest.category_ids,
+            batch=batch,
+            show_progress=True,
+            journal=journal,
+        )
 
 
 def _write(
     result: "SceneResult",
-    scene: Any,
+    scene: "Scene",
     options: argparse.Namespace,
     formats: tuple[str, ...],
     truth: "SceneTruth | None",
+    workspace: "Workspace",
 ) -> dict[str, Any]:
     """Write everything, and return what run.json holds."""
     import time
 
-    from deploy.scenes.outputs import RUN_NAME, staged, write_results
+    from deploy.scenes.map_page import write_page
+    from deploy.scenes.outputs import write_results
     from deploy.scenes.quicklook import write_quicklooks
     from deploy.scenes.run_record import run_record
+    from deploy.scenes.workspace import RUN_NAME
     from ifkd.files import write_json
 
     start = time.perf_counter()
-    with staged(options.out) as folder:
-        files = write_results(result, folder, formats, image_id=truth.image_id if truth else 1)
-        files += write_quicklooks(result, scene, folder)
-        record = run_record(
-            result,
-            bundle=options.bundle,
-            files=files,
-            score=None if truth is None else truth.score(result),
-            write_seconds=time.perf_counter() - start,
-        )
-        write_json(folder / RUN_NAME, record)
+    folder = workspace.make_stage()
+    files = write_results(result, folder, formats, image_id=truth.image_id if truth else 1)
+    files += write_quicklooks(result, scene, folder)
+    files += write_page(result, scene, folder)
+    record = run_record(
+        result,
+        bundle=options.bundle,
+        files=files,
+        score=None if truth is None else truth.score(result),
+        write_seconds=time.perf_counter() - start,
+    )
+    write_json(folder / RUN_NAME, record)
+    workspace.commit()
     return record
 
 
@@ -170,10 +230,12 @@ def _concluded(result: "SceneResult", record: dict[str, Any], options: argparse.
 def _summary(result: "SceneResult", record: dict[str, Any], out: Path) -> str:
     height, width = result.scene.size
     seconds = result.seconds
-    looked = len(result.grid) - result.skipped - len(result.holes)
+    looked = len(result.grid) - result.skipped - result.outside - len(result.holes)
+    outside = f", {result.outside} outside the area" if result.outside else ""
     head = (
         f"{len(result.detections)} objects in {result.scene.name} ({width} x {height} px, {looked} tiles looked at, "
-        f"{result.skipped} empty) in {seconds['total']:.1f} s, of which inference {seconds.get('infer', 0.0):.1f} s"
+        f"{result.skipped} empty{outside}) in {seconds['total']:.1f} s, "
+        f"of which inference {seconds.get('infer', 0.0):.1f} s"
     )
     lines = [head]
     lines += [f"  {name}: {count}" for name, count in result.counts().items() if count]

@@ -65,6 +65,33 @@ class Georeference:
             raise SceneError(f"The coordinate system {self.name!r} has no path to WGS84") from error
         return np.stack([np.asarray(longitude), np.asarray(latitude)], axis=1)
 
+    def from_lonlat(self, points: Array) -> Array:
+        """Return pixel positions, float64 [n, 2] (column, row), of longitudes and latitudes [n, 2] in degrees.
+
+        Raises:
+            SceneError: The coordinate system has no path from WGS84.
+        """
+        mapped = points.astype(np.float64).reshape(-1, 2)
+        if len(mapped) and self.crs != WGS84:
+            try:
+                x, y = warp(WGS84, self.crs, mapped[:, 0].tolist(), mapped[:, 1].tolist())
+            except Exception as error:  # as in to_lonlat
+                raise SceneError(f"The coordinate system {self.name!r} has no path to WGS84") from error
+            mapped = np.stack([np.asarray(x, np.float64), np.asarray(y, np.float64)], axis=1)
+        return self.from_map(mapped)
+
+    def from_map(self, points: Array) -> Array:
+        """Return pixel positions, float64 [n, 2] (column, row), of map coordinates [n, 2] (x, y)."""
+        x, y = points.astype(np.float64).reshape(-1, 2).T
+        if self.transform is not None:
+            a, b, c, d, e, f = tuple(~self.transform)[:6]
+            return np.stack([a * x + b * y + c, d * x + e * y + f], axis=1)
+        if not len(x):
+            return np.zeros((0, 2))
+        with GCPTransformer(list(self.gcps), tps=True) as transformer:
+            rows, columns = transformer.rowcol(x.tolist(), y.tolist(), op=float)
+        return np.stack([np.asarray(columns, np.float64), np.asarray(rows, np.float64)], axis=1)
+
     def lonlat_problem(self, size: tuple[int, int]) -> str | None:
         """Return why a scene of `size` (height, width) cannot be given in WGS84, or None when it can."""
         height, width = size
@@ -139,21 +166,49 @@ def geojson_geometry(lonlat: Array) -> dict[str, Any] | None:
     return {"type": "MultiPolygon", "coordinates": [[_closed(west)], [_closed(east)]]}
 
 
+class GeoJsonExtent:
+    """The RFC 7946 bounding box of geometries that come one after another."""
+
+    def __init__(self) -> None:
+        self._spans = np.zeros((0, 2))
+        self._south, self._north = math.inf, -math.inf
+
+    def add(self, geometries: list[dict[str, Any]]) -> None:
+        """Take more geometries."""
+        rings = [ring for geometry in geometries for ring in _outer_rings(geometry)]
+        if not rings:
+            return
+        self._south = min(self._south, *(point[1] for ring in rings for point in ring))
+        self._north = max(self._north, *(point[1] for ring in rings for point in ring))
+        spans = [(min(p[0] for p in ring), max(p[0] for p in ring)) for ring in rings]
+        self._spans = _united(np.concatenate([self._spans, np.array(spans)]))
+
+    def bbox(self) -> list[float] | None:
+        """Return west, south, east, north; west is greater than east across the antimeridian."""
+        if not len(self._spans):
+            return None
+        west, east = float(self._spans[0, 0]), float(self._spans[-1, 1])
+        gaps = self._spans[1:, 0] - self._spans[:-1, 1]
+        if len(gaps) and gaps.max() > west + 360.0 - east:
+            place = int(gaps.argmax())  # the emptiest stretch lies between these two, not across 180 degrees
+            west, east = float(self._spans[place + 1, 0]), float(self._spans[place, 1])
+        return [west, self._south, east, self._north]
+
+
 def geojson_bbox(geometries: list[dict[str, Any]]) -> list[float] | None:
     """Return the RFC 7946 bounding box of geometries; west is greater than east across the antimeridian."""
-    rings = [ring for geometry in geometries for ring in _outer_rings(geometry)]
-    if not rings:
-        return None
-    south = min(point[1] for ring in rings for point in ring)
-    north = max(point[1] for ring in rings for point in ring)
-    spans = sorted((min(p[0] for p in ring), max(p[0] for p in ring)) for ring in rings)
-    west, east, reach = spans[0][0], max(high for _, high in spans), spans[0][1]
-    widest_gap = (west + 360.0) - east
-    for low, high in spans[1:]:
-        if low - reach > widest_gap:  # the emptiest stretch lies between these two, not across 180 degrees
-            widest_gap, west, east = low - reach, low, reach
-        reach = max(reach, high)
-    return [west, south, east, north]
+    extent = GeoJsonExtent()
+    extent.add(geometries)
+    return extent.bbox()
+
+
+def _united(spans: Array) -> Array:
+    """Return ranges [n, 2] in order, those that meet united."""
+    spans = spans[np.argsort(spans[:, 0], kind="stable")]
+    reach = np.maximum.accumulate(spans[:, 1])
+    first = np.append(True, spans[1:, 0] > reach[:-1])
+    last = np.append(first[1:], True)
+    return np.stack([spans[first, 0], reach[last]], axis=1)
 
 
 def _outer_rings(geometry: dict[str, Any]) -> list[Any]:

@@ -1,9 +1,7 @@
 """The files of a scene's detections: GeoJSON, GeoPackage, COCO results, CSV, pictures, and run.json beside them."""
 
 import csv
-import io
 import json
-import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,18 +12,14 @@ import numpy as np
 import pyogrio
 import pyogrio.raw
 
-from deploy.scenes.geo import corners, geojson_bbox, geojson_geometry, map_rings
+from deploy.scenes.geo import GeoJsonExtent, corners, geojson_geometry, map_rings
 from deploy.scenes.result import SceneResult
 from deploy.scenes.scene import SceneInfo
 from ifkd.detections import Array
 from ifkd.errors import OutputError, SceneError
-from ifkd.files import atomic_path, make_folder, write_json, write_text
+from ifkd.files import atomic_path
 
 FORMATS = ("geojson", "gpkg", "coco", "csv")
-RUN_NAME = "run.json"
-PRODUCER = "ifkd detect"
-STAGE_NAME = ".ifkd-detect"
-"""Where files lie until all are written; one left behind marks a folder of ours whose run was cut off."""
 FILE_NAMES = {
     "geojson": "detections.geojson",
     "gpkg": "detections.gpkg",
@@ -33,6 +27,9 @@ FILE_NAMES = {
     "csv": "detections.csv",
 }
 PICTURES = ("quicklook.png", "quicklook_detail.png")
+RESULT_NAMES = (*FILE_NAMES.values(), *PICTURES, "map.html")
+"""All files of a run, beside run.json."""
+OBJECTS_AT_ONCE = 10_000
 LAYER = "detections"
 FIXED_DATE = "2000-01-01T00:00:00.000Z"
 """The date a GeoPackage says it was made, so that the same detections give the same bytes."""
@@ -66,7 +63,7 @@ def write_results(result: SceneResult, folder: Path, formats: Sequence[str], *, 
     writers: dict[str, Callable[[Path], None]] = {
         "geojson": lambda path: write_geojson(result, path),
         "gpkg": lambda path: write_geopackage(result, path),
-        "coco": lambda path: write_json(path, result.to_coco(image_id)),
+        "coco": lambda path: write_coco(result, path, image_id=image_id),
         "csv": lambda path: write_csv(result, path),
     }
     for name in formats:
@@ -76,122 +73,104 @@ def write_results(result: SceneResult, folder: Path, formats: Sequence[str], *, 
 
 def write_geojson(result: SceneResult, path: Path) -> None:
     """Write RFC 7946 GeoJSON: WGS84, closed anticlockwise rings, 7 decimals; one feature a line."""
-    lonlat = _lonlat_corners(result)
-    geometries = [geojson_geometry(ring) for ring in lonlat]
-    bbox = geojson_bbox([geometry for geometry in geometries if geometry])
-    properties = result.properties()
-    features = [
-        json.dumps(
-            {
-                "type": "Feature",
-                "id": row,
-                "geometry": geometry,
-                "properties": {name: values[row] for name, values in properties.items()},
-            },
-            ensure_ascii=False,
-        )
-        for row, geometry in enumerate(geometries)
-    ]
-    head = '{"type": "FeatureCollection"' + (f', "bbox": {json.dumps(bbox)}' if bbox else "")
-    write_text(path, head + ', "features": [\n' + ",\n".join(features) + "\n]}\n")
+    extent = GeoJsonExtent()
+    for part in _parts(result):
+        extent.add([geometry for geometry in _geometries(part) if geometry])
+    bbox = extent.bbox()
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as stream:
+        stream.write('{"type": "FeatureCollection"' + (f', "bbox": {json.dumps(bbox)}' if bbox else ""))
+        stream.write(', "features": [')
+        row = 0
+        for part in _parts(result):
+            properties = part.properties()
+            for place, geometry in enumerate(_geometries(part)):
+                feature = {
+                    "type": "Feature",
+                    "id": row,
+                    "geometry": geometry,
+                    "properties": {name: values[place] for name, values in properties.items()},
+                }
+                stream.write((",\n" if row else "\n") + json.dumps(feature, ensure_ascii=False))
+                row += 1
+        stream.write("\n]}\n")
 
 
 def write_geopackage(result: SceneResult, path: Path) -> None:
     """Write a GeoPackage in the scene's own coordinate system; equal detections give equal bytes."""
     georeference = result.scene.georeference
     assert georeference is not None
-    rings = map_rings(georeference, result.detections.boxes)
     dtypes = {"class_id": np.int64, "score": np.float64}
-    properties = {
-        name: np.array(values, dtype=dtypes.get(name, object)) for name, values in result.properties().items()
-    }
     with atomic_path(path) as temporary, _fixed_date():
         temporary.unlink()  # GDAL makes the file itself
-        try:
-            pyogrio.raw.write(
-                temporary,
-                geometry=_wkb(rings),
-                field_data=list(properties.values()),
-                fields=list(properties),
-                layer=LAYER,
-                driver="GPKG",
-                geometry_type="Polygon",
-                crs=georeference.crs.to_wkt(),
-            )
-        except (pyogrio.errors.DataSourceError, RuntimeError) as error:
-            raise OutputError(f"Cannot write {path} ({error})", mend="Choose another place, or free space.") from error
+        for number, part in enumerate(_parts(result)):
+            properties = {
+                name: np.array(values, dtype=dtypes.get(name, object)) for name, values in part.properties().items()
+            }
+            try:
+                pyogrio.raw.write(
+                    temporary,
+                    geometry=_wkb(map_rings(georeference, part.detections.boxes)),
+                    field_data=list(properties.values()),
+                    fields=list(properties),
+                    layer=LAYER,
+                    driver="GPKG",
+                    geometry_type="Polygon",
+                    crs=georeference.crs.to_wkt(),
+                    append=number > 0,
+                )
+            except (pyogrio.errors.DataSourceError, RuntimeError) as error:
+                raise OutputError(
+                    f"Cannot write {path} ({error})", mend="Choose another place, or free space and rights."
+                ) from error
+
+
+def write_coco(result: SceneResult, path: Path, *, image_id: int = 1) -> None:
+    """Write COCO results, one object a line."""
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as stream:
+        start = "["
+        for part in _parts(result):
+            for row in part.to_coco(image_id):
+                stream.write(f"{start}\n{json.dumps(row, allow_nan=False)}")
+                start = ","
+        stream.write("[]\n" if start == "[" else "\n]\n")
 
 
 def write_csv(result: SceneResult, path: Path) -> None:
     """Write one line per object: class, score, box in pixels, tile, and the centre's longitude and latitude."""
-    properties = result.properties()
+    georeference = result.scene.georeference
+    placed = georeference is not None and georeference.lonlat_problem(result.scene.size) is None
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        for number, part in enumerate(_parts(result)):
+            columns = _columns(part, placed=placed)
+            if number == 0:
+                writer.writerow(columns)
+            writer.writerows(zip(*columns.values(), strict=True))
+
+
+def _columns(part: SceneResult, *, placed: bool) -> dict[str, list[Any]]:
+    properties = part.properties()
     columns: dict[str, list[Any]] = {name: properties[name] for name in ("class_id", "class_name", "score")}
-    for name, values in zip(("x1_px", "y1_px", "x2_px", "y2_px"), result.detections.boxes.T, strict=True):
+    for name, values in zip(("x1_px", "y1_px", "x2_px", "y2_px"), part.detections.boxes.T, strict=True):
         columns[name] = [round(float(value), 3) for value in values]
     columns["tile"] = properties["tile"]
-    georeference = result.scene.georeference
-    if georeference is not None and georeference.lonlat_problem(result.scene.size) is None:
-        boxes = result.detections.boxes.astype(np.float64)
+    georeference = part.scene.georeference
+    if placed and georeference is not None:
+        boxes = part.detections.boxes.astype(np.float64)
         centres = georeference.to_lonlat((boxes[:, :2] + boxes[:, 2:]) / 2.0)
         columns["longitude"] = [f"{value:.7f}" for value in centres[:, 0]]
         columns["latitude"] = [f"{value:.7f}" for value in centres[:, 1]]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(zip(*columns.values(), strict=True))
-    write_text(path, text.getvalue())
+    return columns
 
 
-def check_folder(folder: Path) -> None:
-    """Make sure that results may be put into `folder`, before any work is done.
-
-    Raises:
-        OutputError: It cannot be made or written, or holds files of these names that no detection wrote.
-    """
-    make_folder(folder)
-    if not _is_ours(folder):
-        foreign = [name for name in (RUN_NAME, *FILE_NAMES.values(), *PICTURES) if (folder / name).exists()]
-        if foreign:
-            raise OutputError(
-                f"{folder} holds {', '.join(foreign)}, not written by {PRODUCER}",
-                mend="Choose another folder with --out, or move them away.",
-            )
-    with atomic_path(folder / STAGE_NAME / "probe"):
-        pass
-    shutil.rmtree(folder / STAGE_NAME)
+def _parts(result: SceneResult) -> Iterator[SceneResult]:
+    """Yield the result in parts, so that writing takes little memory; one empty part when nothing was found."""
+    for start in range(0, max(1, len(result.detections)), OBJECTS_AT_ONCE):
+        yield result.part(start, start + OBJECTS_AT_ONCE)
 
 
-@contextmanager
-def staged(folder: Path) -> Iterator[Path]:
-    """Yield a folder for the files of a run; when the block ends well they take their places in `folder`.
-
-    Results of an earlier run that this one does not write are taken away. run.json comes last, so where it lies
-    the files beside it are whole and belong together.
-    """
-    stage = make_folder(folder / STAGE_NAME)
-    for old in stage.iterdir():
-        old.unlink()
-    yield stage
-    fresh = sorted(path.name for path in stage.iterdir() if path.name != RUN_NAME)
-    try:
-        for name in (*FILE_NAMES.values(), *PICTURES):
-            if name not in fresh:
-                (folder / name).unlink(missing_ok=True)
-        for name in [*fresh, RUN_NAME]:
-            (stage / name).replace(folder / name)
-        stage.rmdir()
-    except OSError as error:
-        raise OutputError(f"Cannot write into {folder} ({error.strerror or error})") from error
-
-
-def _is_ours(folder: Path) -> bool:
-    if (folder / STAGE_NAME).is_dir():
-        return True
-    try:
-        content = json.loads((folder / RUN_NAME).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(content, dict) and str(content.get("producer", "")).startswith(PRODUCER)
+def _geometries(part: SceneResult) -> list[dict[str, Any] | None]:
+    return [geojson_geometry(ring) for ring in _lonlat_corners(part)]
 
 
 def _refused(scene: SceneInfo) -> dict[str, str]:

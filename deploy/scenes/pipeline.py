@@ -1,40 +1,45 @@
-"""From a scene to its objects: read ahead, infer in batches, decode, merge.
+"""From a scene to its objects: read ahead, infer in batches, decode and merge behind.
 
-    reading thread: rows of the scene ─► tiles ─► scaled to the engine ─► bounded queue
-    calling thread: queue ─► batches (across rows) ─► engine ─► detections of tiles ─► merge
+    reading thread:   rows of the scene ─► tiles ─► scaled to the engine ─► bounded queue
+    calling thread:   queue ─► batches (across rows) ─► engine ─► bounded queue
+    finishing thread: queue ─► detections of tiles ─► finished row ─► journal ─► streaming merge
 
-Only the queue, one band of rows and the detections are held, so memory follows the width of the scene and the
-number of objects, not its area. The result does not depend on the batch size.
+Only the queues, one band of rows, the rows that still wait for a neighbour, and the objects are held, so memory follows
+the width of the scene and the number of objects, not its area. The result does not depend on the batch size; and a run
+that goes on from its journal gives the engine the same batches as one that was never cut off.
 """
 
-import queue
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
+import rasterio
 
 from deploy.engine import Backend, Engine
 from deploy.engines import open_engine
-from deploy.scenes.merge import TileDetections, merge
+from deploy.scenes.area import Reach, reach_of
+from deploy.scenes.journal import Journal, RowRecord
+from deploy.scenes.merge import TileDetections
 from deploy.scenes.result import Hole, SceneResult, tile_name
-from deploy.scenes.scene import Scene, TileRead, read_tiles
+from deploy.scenes.scene import Scene
 from deploy.scenes.settings import DetectionSettings, grid_for, settings_for
+from deploy.scenes.stages import Background, ReadAhead, ReadyTile, Stopwatch
+from deploy.scenes.streaming import StreamingMerge
+from deploy.scenes.tile_reader import read_tiles
 from export.bundle import Bundle, open_bundle
 from export.manifest import Precision
-from ifkd.data.imagery import resize
-from ifkd.detections import Array
+from ifkd.detections import Array, Candidates
 from ifkd.errors import SceneError, UsageError
 from ifkd.postprocess import select_detections
 from ifkd.progress import progress
-from ifkd.tiling import TileGrid, Window
+from ifkd.tiling import TileGrid
 
 BATCHES_AHEAD = 2
+BATCHES_BEHIND = 2
+CACHE_BYTES = 64 << 20
+"""GDAL's own cache of decoded blocks, which would otherwise take a twentieth of the machine's memory."""
 
 
 def detect(
@@ -58,7 +63,7 @@ def detect(
         threads: CPU threads of the runtime; by default all cores.
         batch: Tiles per call of the engine; by default the most it takes.
         show_progress: Show a bar on stderr.
-        **settings: Those of `settings_for`: score, overlap_px, gsd_m, merge, metric, strict.
+        **settings: Those of `settings_for`: score, overlap_px, gsd_m, merge, metric, area, strict.
 
     Raises:
         BundleError: The bundle does not hold.
@@ -94,6 +99,7 @@ def detect_scene(
     category_ids: tuple[int, ...] | None = None,
     batch: int | None = None,
     show_progress: bool = False,
+    journal: Journal | None = None,
 ) -> SceneResult:
     """Find the objects of a scene with an engine.
 
@@ -104,89 +110,244 @@ def detect_scene(
         category_ids: COCO category id by label; by default the labels, counted from 1.
         batch: Tiles per call; by default the most the engine takes.
         show_progress: Show a bar on stderr.
+        journal: Where finished rows are written down; those it already holds are taken from it.
 
     Raises:
         SceneError: No part of the scene can be read; with `settings.strict`, any part.
         UsageError: The batch or the overlap does not fit the engine.
     """
     began = time.perf_counter()
-    info = engine.info
-    grid = grid_for(scene.size, info.tile_px, settings)
-    size = _batch_size(batch, info.max_batch)
-    watch = _Watch()
-    found: list[TileDetections] = []
-    holes: list[Hole] = []
-    skipped = 0
+    grid = grid_for(scene.size, engine.info.tile_px, settings)
+    size = batch_size(batch, engine.info.max_batch)
+    reach = reach_of(settings.area, scene.info, grid)
+    watch = Stopwatch()
+    rows = _Rows(grid, settings, engine.info.tile_px, journal)
+    start = rows.resume(size)
     with (
-        _ReadAhead(scene, grid, info.tile_px, depth=BATCHES_AHEAD * size) as tiles,
-        progress(len(grid), f"Detecting in {scene.info.name}", unit="tile") if show_progress else _Silent() as bar,
+        rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES),
+        ReadAhead(
+            read_tiles(scene, grid, first_row=start.row, wanted=None if reach is None else reach.wanted),
+            engine.info.tile_px,
+            depth=BATCHES_AHEAD * size,
+        ) as tiles,
+        Background(rows.take, depth=BATCHES_BEHIND) as behind,
+        progress(len(grid), f"Detecting in {scene.info.name}", unit="tile", initial=start.row * rows.columns)
+        if show_progress
+        else _Silent() as bar,
     ):
-        waiting: list[_Tile] = []
+        look = _Batches(engine, behind, size=size, watch=watch, start=start)
         for tile in watch.waits(tiles):
-            if tile.problem is not None:
-                holes.append(_hole(tile, grid, strict=settings.strict))
-            elif tile.pixels is None:
-                skipped += 1
-            else:
-                waiting.append(tile)
-            if len(waiting) == size:
-                found += _look(engine, waiting, settings, scene.size, watch)
-                waiting.clear()
+            if tile.problem is not None and settings.strict:
+                raise SceneError(f"{tile.problem} This run is strict, so it stops here")
+            look.add(tile)
             bar.update()
-        if waiting:
-            found += _look(engine, waiting, settings, scene.size, watch)
+        look.flush()
         seconds = tiles.seconds
-    if len(holes) == len(grid):
-        raise SceneError(f"No tile of {scene.info.name} can be read. The first says: {holes[0].problem}")
-    with watch("merge"):
-        merged = merge(TileDetections.concatenate(found), settings.merge)
+    if rows.holes and len(rows.holes) + rows.outside == len(grid):
+        raise SceneError(f"No tile of {scene.info.name} can be read. The first says: {rows.holes[0].problem}")
+    found = rows.finish(reach)
     return SceneResult(
-        detections=merged.detections,
-        tiles=merged.tiles,
+        detections=found.detections,
+        tiles=found.tiles,
         scene=scene.info,
-        engine=info,
+        engine=engine.info,
         settings=settings,
         grid=grid,
-        category_ids=category_ids or tuple(range(1, len(info.classes) + 1)),
-        skipped=skipped,
-        holes=tuple(holes),
-        seconds={**seconds, **watch.seconds, "total": time.perf_counter() - began},
+        category_ids=category_ids or tuple(range(1, len(engine.info.classes) + 1)),
+        skipped=rows.empty,
+        outside=rows.outside,
+        holes=tuple(rows.holes),
+        resumed_rows=rows.resumed,
+        seconds={**seconds, **watch.seconds, **rows.watch.seconds, "total": time.perf_counter() - began},
     )
 
 
+def batch_size(asked: int | None, most: int) -> int:
+    """Return the tiles per call of an engine that takes at most `most`.
+
+    Raises:
+        UsageError: More were asked for, or none.
+    """
+    if asked is None:
+        return most
+    if not 1 <= asked <= most:
+        raise UsageError("The batch does not fit the engine", got=asked, expected=f"1 to {most}")
+    return asked
+
+
+@dataclass(frozen=True, slots=True)
+class _Start:
+    """Where reading begins, so that every batch holds the tiles it would hold in a run that began at the top."""
+
+    row: int
+    """The first row read."""
+    new_row: int
+    """The first row whose tiles count; those above are done, and only fill up the first batch."""
+    passed: int
+    """Tiles with data of the rows above `new_row` that belong to batches of old."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
-class _Tile:
-    """A tile that is ready for the engine; without pixels it is empty, or a hole."""
+class _Answered:
+    """Tiles in order, and what the engine said to those it saw."""
 
-    index: int
-    window: Window
-    pixels: Array | None
-    """uint8 [3, height, width]."""
-    problem: str | None = None
+    tiles: tuple[ReadyTile, ...]
+    candidates: Candidates | None
 
 
-class _Watch:
-    """Seconds by stage, of one thread."""
+class _Batches:
+    """Gathers tiles into batches, asks the engine, and hands its answers on with the tiles between."""
+
+    def __init__(
+        self, engine: Engine, behind: "Background[_Answered]", *, size: int, watch: Stopwatch, start: _Start
+    ) -> None:
+        self._engine = engine
+        self._behind = behind
+        self._size = size
+        self._watch = watch
+        self._to_pass = start.passed
+        self._tiles: list[ReadyTile] = []
+        self._pixels: list[Array] = []
+
+    def add(self, tile: ReadyTile) -> None:
+        """Take the next tile."""
+        if tile.pixels is not None and self._to_pass:
+            self._to_pass -= 1
+            return
+        self._tiles.append(tile)
+        if tile.pixels is not None:
+            self._pixels.append(tile.pixels)
+        if len(self._pixels) == self._size:
+            self.flush()
+
+    def flush(self) -> None:
+        """Ask the engine about what has gathered."""
+        candidates = None
+        if self._pixels:
+            with self._watch("infer"):
+                candidates = self._engine.infer(np.stack(self._pixels))
+        if self._tiles:
+            self._behind.put(_Answered(tuple(self._tiles), candidates))
+        self._tiles, self._pixels = [], []
+
+
+class _Rows:
+    """The finishing end: detections of tiles, gathered into rows, written down and merged."""
+
+    def __init__(
+        self, grid: TileGrid, settings: DetectionSettings, tile_px: tuple[int, int], journal: Journal | None
+    ) -> None:
+        self._grid = grid
+        self._settings = settings
+        self._tile_px = tile_px
+        self._journal = journal
+        self._merge = StreamingMerge(settings.merge)
+        self._tops = grid.tops
+        self._next = 0
+        self._record = _RowInTheMaking()
+        self.columns = len(grid.lefts)
+        self.watch = Stopwatch()
+        self.holes: list[Hole] = []
+        self.empty = 0
+        self.outside = 0
+        self.resumed = 0
+
+    def resume(self, batch: int) -> _Start:
+        """Take the rows that the journal holds, and return where to begin reading."""
+        looked: list[int] = []
+        for record in self._journal.records() if self._journal is not None else ():
+            self._close_row(record)
+            looked.append(record.looked)
+        self.resumed = self._next = len(looked)
+        # Tiles of finished rows that shared a batch with the first unfinished one.
+        carried = sum(looked) % batch if self._next < len(self._tops) else 0
+        row, above = self._next, 0
+        while above < carried:
+            row -= 1
+            above += looked[row]
+        return _Start(row, self._next, above - carried)
+
+    def take(self, answered: _Answered) -> None:
+        """Decode tiles, and close the rows that they complete."""
+        chosen: list[TileDetections | None] = []
+        if answered.candidates is not None:
+            with self.watch("decode"):
+                chosen = self._decoded(answered)
+        answers = iter(chosen)
+        for tile in answered.tiles:
+            found = next(answers) if tile.pixels is not None else None
+            row, column = divmod(tile.index, self.columns)
+            if row < self._next:  # it only filled up a batch
+                continue
+            self._record.add(tile, found, tile_name(tile.index, self.columns))
+            if column == self.columns - 1:
+                record = self._record.finished(row)
+                self._record = _RowInTheMaking()
+                self._next = row + 1
+                if self._journal is not None:
+                    with self.watch("journal"):
+                        self._journal.append(record)
+                self._close_row(record)
+
+    def finish(self, reach: Reach | None) -> TileDetections:
+        """Return the objects of the scene."""
+        with self.watch("merge"):
+            merged = self._merge.finish()
+            return merged if reach is None else merged.select(reach.holds(merged.detections.boxes))
+
+    def _close_row(self, record: RowRecord) -> None:
+        self.holes += record.holes
+        self.empty += record.empty
+        self.outside += record.outside
+        next_row = record.row + 1
+        with self.watch("merge"):
+            next_top = self._tops[next_row] if next_row < len(self._tops) else self._grid.size[0]
+            self._merge.add(record.found, next_top=next_top)
+
+    def _decoded(self, answered: _Answered) -> list[TileDetections | None]:
+        assert answered.candidates is not None
+        size = self._grid.size
+        factor = 1.0 / self._settings.scale
+        windows = [(tile.index, tile.window) for tile in answered.tiles if tile.pixels is not None]
+        chosen = select_detections(answered.candidates, self._settings.selection, size=self._tile_px)
+        return [
+            TileDetections.of_tile(
+                found.scaled(factor).moved(right=float(window.left), down=float(window.top)).clipped(size),
+                index,
+                window=window,
+                size=size,
+            )
+            if len(found)
+            else None
+            for (index, window), found in zip(windows, chosen, strict=True)
+        ]
+
+
+class _RowInTheMaking:
+    """What the tiles of a row have given so far."""
 
     def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
+        self._looked = self._empty = self._outside = 0
+        self._holes: list[Hole] = []
+        self._found: list[TileDetections] = []
 
-    @contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
+    def add(self, tile: ReadyTile, found: TileDetections | None, name: str) -> None:
+        """Count a tile, and keep what was found in it."""
+        if tile.problem is not None:
+            self._holes.append(Hole(name, tile.window, tile.problem))
+        elif tile.outside:
+            self._outside += 1
+        elif tile.pixels is None:
+            self._empty += 1
+        else:
+            self._looked += 1
+        if found is not None:
+            self._found.append(found)
 
-    def waits(self, items: Iterator["_Tile"]) -> Iterator["_Tile"]:
-        """Yield `items` and count the time spent on waiting for them."""
-        while True:
-            with self("wait"):
-                item = next(items, None)
-            if item is None:
-                return
-            yield item
+    def finished(self, row: int) -> RowRecord:
+        """Return the row."""
+        found = TileDetections.concatenate(self._found)
+        return RowRecord(row, self._looked, self._empty, self._outside, tuple(self._holes), found)
 
 
 class _Silent:
@@ -200,107 +361,3 @@ class _Silent:
 
     def update(self) -> None:
         """Nothing is shown."""
-
-
-class _ReadAhead:
-    """Tiles made ready by a thread of its own, a bounded number ahead; its errors come out of the iteration."""
-
-    def __init__(self, scene: Scene, grid: TileGrid, tile_px: tuple[int, int], *, depth: int) -> None:
-        self._queue: queue.Queue[_Tile | BaseException | None] = queue.Queue(maxsize=depth)
-        self._stopped = threading.Event()
-        self._watch = _Watch()
-        self._tiles = self._ready(read_tiles(scene, grid), tile_px)
-        self._thread = threading.Thread(target=self._work, name="scene-reader", daemon=True)
-
-    @property
-    def seconds(self) -> dict[str, float]:
-        """Seconds spent on reading and on preparing; complete when the iteration has ended."""
-        return self._watch.seconds
-
-    def __enter__(self) -> "_ReadAhead":  # noqa: PYI034 - beartype cannot check Self
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stopped.set()
-        self._thread.join()
-
-    def __iter__(self) -> Iterator[_Tile]:
-        return self
-
-    def __next__(self) -> _Tile:
-        item = self._queue.get()
-        if item is None:
-            raise StopIteration
-        if isinstance(item, BaseException):
-            raise item
-        return item
-
-    def _work(self) -> None:
-        try:
-            for tile in self._tiles:
-                if not self._put(tile):
-                    return
-            self._put(None)
-        except BaseException as error:  # noqa: BLE001 - the calling thread raises it
-            self._put(error)
-
-    def _put(self, item: "_Tile | BaseException | None") -> bool:
-        while not self._stopped.is_set():
-            try:
-                self._queue.put(item, timeout=0.1)
-            except queue.Full:
-                continue
-            return True
-        return False
-
-    def _ready(self, reads: Iterator[TileRead], tile_px: tuple[int, int]) -> Iterator[_Tile]:
-        while True:
-            with self._watch("read"):
-                read = next(reads, None)
-            if read is None:
-                return
-            with self._watch("preprocess"):
-                pixels = None
-                if read.patch is not None and read.patch.valid.any():
-                    scaled = resize(np.ascontiguousarray(read.patch.pixels), tile_px)
-                    pixels = np.ascontiguousarray(scaled.transpose(2, 0, 1))
-                tile = _Tile(read.index, read.window, pixels, read.problem)
-            yield tile
-
-
-def _look(
-    engine: Engine, tiles: list[_Tile], settings: DetectionSettings, size: tuple[int, int], watch: _Watch
-) -> list[TileDetections]:
-    """Return what an engine finds in some tiles, in scene pixels."""
-    with watch("infer"):
-        candidates = engine.infer(np.stack([tile.pixels for tile in tiles if tile.pixels is not None]))
-    with watch("decode"):
-        chosen = select_detections(candidates, settings.selection, size=engine.info.tile_px)
-        factor = 1.0 / settings.scale
-        return [
-            TileDetections.of_tile(
-                found.scaled(factor).moved(right=float(tile.window.left), down=float(tile.window.top)).clipped(size),
-                tile.index,
-                window=tile.window,
-                size=size,
-            )
-            for tile, found in zip(tiles, chosen, strict=True)
-            if len(found)
-        ]
-
-
-def _hole(tile: _Tile, grid: TileGrid, *, strict: bool) -> Hole:
-    if strict:
-        raise SceneError(f"{tile.problem} This run is strict, so it stops here")
-    return Hole(tile_name(tile.index, len(grid.lefts)), tile.window, tile.problem or "")
-
-
-def _batch_size(asked: int | None, most: int) -> int:
-    if asked is None:
-        return most
-    if not 1 <= asked <= most:
-        raise UsageError("The batch does not fit the engine", got=asked, expected=f"1 to {most}")
-    return asked

@@ -2,6 +2,7 @@
 
 import warnings
 from abc import ABC, abstractmethod
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,10 @@ class Raster(ABC):
     """Numbers of the bands that carry an image, from 1; alpha is left out."""
     block_rows: int
     """Rows that are decoded together."""
+    block_columns: int
+    """Columns that are decoded together."""
+    may_have_gaps: bool
+    """Whether some pixels may be without data."""
     nodata: float | None
     georeference: Georeference | None
 
@@ -60,6 +65,10 @@ class Raster(ABC):
             SceneError: The part cannot be read.
         """
 
+    def files(self) -> dict[str, str]:
+        """Return size and time of change of every file that this consists of, by name; nothing in memory."""
+        return {}
+
     @abstractmethod
     def close(self) -> None:
         """Give back what is open."""
@@ -75,7 +84,7 @@ class RasterFile(Raster):
         self.name = path.name
         self.driver = dataset.driver
         self.size = (dataset.height, dataset.width)
-        self.block_rows = int(dataset.block_shapes[0][0])
+        self.block_rows, self.block_columns = map(int, dataset.block_shapes[0])
         self.nodata = dataset.nodata if nodata is None else nodata
         self.georeference = georeference_of(dataset)
         self._palette = _palette(dataset)
@@ -84,6 +93,7 @@ class RasterFile(Raster):
         self.bands = (1, 2, 3) if self._palette is not None else tuple(image)
         # A nodata value is compared here; masks and alpha bands are read from the file.
         self._has_mask = any(MaskFlags.per_dataset in flags for flags in dataset.mask_flag_enums)
+        self.may_have_gaps = self._has_mask or self.nodata is not None or np.dtype(self.dtype).kind == "f"
 
     def read(
         self,
@@ -125,6 +135,14 @@ class RasterFile(Raster):
             values = colours[[band - 1 for band in bands]]
         return values, valid
 
+    def files(self) -> dict[str, str]:
+        """Return size and time of change of every file; see `Raster.files`."""
+        states = {name: Path(name).stat() for name in self._dataset.files if Path(name).is_file()}
+        return {
+            Path(name).name: f"{state.st_size} bytes of {datetime.fromtimestamp(state.st_mtime, UTC).isoformat()}"
+            for name, state in states.items()
+        }
+
     def close(self) -> None:
         """Close the file."""
         self._dataset.close()
@@ -146,8 +164,9 @@ class RasterArray(Raster):
         self.size = (pixels.shape[0], pixels.shape[1])
         self.dtype = str(pixels.dtype)
         self.bands = tuple(range(1, self._pixels.shape[2] + 1))
-        self.block_rows = 1
+        self.block_rows, self.block_columns = 1, pixels.shape[1]
         self.nodata = nodata
+        self.may_have_gaps = nodata is not None or pixels.dtype.kind == "f"
         self.georeference = None
 
     def read(

@@ -1,6 +1,6 @@
 """What detection in a scene answers, as a value."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -44,8 +44,13 @@ class SceneResult:
     """Tiles without any data, which no engine saw."""
     holes: tuple[Hole, ...]
     """Tiles that could not be read."""
+    outside: int = 0
+    """Tiles outside the area of interest."""
+    resumed_rows: int = 0
+    """Rows of tiles that an earlier run had finished."""
     seconds: dict[str, float] = field(default_factory=dict)
-    """By stage: read, preprocess (in the reading thread), wait, infer, decode, merge, total."""
+    """By stage: read, preprocess (in the reading thread), wait, infer (calling thread), decode,
+    journal, merge (finishing thread), total."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -56,6 +61,13 @@ class SceneResult:
         """Return the number of objects by class name."""
         counts = np.bincount(self.detections.labels, minlength=len(self.classes))
         return dict(zip(self.classes, counts.tolist(), strict=True))
+
+    def part(self, start: int, stop: int) -> "SceneResult":
+        """Return the same with only the objects from `start` to `stop`, so that files can be written in parts."""
+        rows = slice(start, stop)
+        found = self.detections
+        part = Detections(found.boxes[rows], found.scores[rows], found.labels[rows])
+        return replace(self, detections=part, tiles=self.tiles[rows])
 
     def tile_names(self) -> list[str]:
         """Return the tile of each detection as row and column in the grid, both from 0: `r3c12`."""

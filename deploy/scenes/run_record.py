@@ -5,12 +5,37 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from deploy.scenes.outputs import PRODUCER
+from deploy.engine import EngineInfo
 from deploy.scenes.result import SceneResult
+from deploy.scenes.scene import Scene
+from deploy.scenes.settings import DetectionSettings
 from deploy.scenes.truth import SceneScore
+from deploy.scenes.workspace import PRODUCER
 from export.bundle import MANIFEST_NAME
 from ifkd import __version__
 from ifkd.files import sha256_of
+
+
+def run_identity(
+    bundle: Path, scene: Scene, engine: EngineInfo, settings: DetectionSettings, batch: int
+) -> dict[str, Any]:
+    """Return what the detections of a run depend on: it may go on from a journal only where all of this is the same."""
+    info = scene.info
+    return {
+        "program": f"{PRODUCER} {__version__}",
+        "bundle": {"manifest_sha256": sha256_of(bundle / MANIFEST_NAME)},
+        "engine": asdict(engine),
+        "batch": batch,
+        "scene": {
+            "name": info.name,
+            "size": list(info.size),
+            "files": scene.files(),
+            "bands": list(info.bands),
+            "nodata": repr(info.nodata),
+            "scaling": asdict(info.scaling),
+        },
+        "settings": settings.model_dump(mode="json"),
+    }
 
 
 def run_record(
@@ -51,6 +76,9 @@ def run_record(
             "scaling": asdict(scene.scaling),
             "crs": None if georeference is None else georeference.crs.to_string(),
             "georeference": None if georeference is None else ("gcps" if georeference.gcps else "transform"),
+            "transform": None
+            if georeference is None or georeference.transform is None
+            else list(georeference.transform)[:6],
             "gsd_m": None if georeference is None else georeference.gsd_m(scene.size),
         },
         "settings": result.settings.model_dump(mode="json"),
@@ -59,6 +87,8 @@ def run_record(
             "side_px": list(result.grid.tile_px),
             "overlap_px": result.grid.overlap_px,
             "empty": result.skipped,
+            "outside": result.outside,
+            "rows_from_journal": result.resumed_rows,
             "holes": [
                 {"tile": hole.tile, "window": asdict(hole.window), "problem": hole.problem} for hole in result.holes
             ],

@@ -13,17 +13,17 @@ from deploy.scenes.raster import Raster, RasterArray, RasterFile
 from ifkd.data.imagery import PADDING_RGB
 from ifkd.detections import Array
 from ifkd.errors import SceneError, UsageError
-from ifkd.tiling import TileGrid, Window
+from ifkd.tiling import Window
 
 PERCENTILES = (2.0, 98.0)
 STATISTICS_PX = 1024
 """Longest side of the thinned copy from which percentiles are taken."""
 STATISTICS_BANDS = 16
 """Row bands in which a thinned copy is read, so that a damaged part does not hide the rest."""
-PIECE_BYTES = 32 << 20
+PIECE_BYTES = 8 << 20
 """Raw values converted at a time."""
-TALLEST_BLOCK_ROWS = 1024
-"""Blocks taller than this (one strip for the whole file, say) are not waited for."""
+ALL_VALID = np.ones((), bool)
+"""Shown in every pixel where a scene cannot have gaps, which costs no memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,19 +63,6 @@ class SceneInfo:
     nodata: float | None
     scaling: Scaling
     georeference: Georeference | None
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class TileRead:
-    """One window of a grid, as it was read."""
-
-    index: int
-    """Place in the grid, row by row."""
-    window: Window
-    patch: Patch | None
-    """None when it could not be read."""
-    problem: str | None = None
-    """Why not."""
 
 
 class Scene:
@@ -138,19 +125,45 @@ class Scene:
             SceneError: It cannot be read.
         """
         height, width = self.size
+        inside = window.top >= 0 and window.left >= 0 and window.bottom <= height and window.right <= width
         pixels = np.empty((window.height, window.width, 3), np.uint8)
-        pixels[:] = PADDING_RGB
-        valid = np.zeros((window.height, window.width), bool)
+        valid = ALL_VALID if inside and self.gapless else np.zeros((window.height, window.width), bool)
+        if not inside:
+            pixels[:] = PADDING_RGB
         top, left = max(window.top, 0), max(window.left, 0)
         bottom, right = min(window.bottom, height), min(window.right, width)
-        rows = self._rows_of_a_piece(right - left)
-        for start in range(top, bottom, rows) if right > left else ():
-            stop = min(start + rows, bottom)
-            part = Window(start, left, stop - start, right - left)
-            patch = self._convert(*self._raster.read(self._bands, part))
-            place = np.s_[start - window.top : stop - window.top, left - window.left : right - window.left]
-            pixels[place], valid[place] = patch.pixels, patch.valid
+        if bottom > top and right > left:
+            place = np.s_[top - window.top : bottom - window.top, left - window.left : right - window.left]
+            part = Window(top, left, bottom - top, right - left)
+            self.read_into(part, pixels[place], None if valid is ALL_VALID else valid[place])
+        if valid is ALL_VALID:
+            valid = np.broadcast_to(valid, (window.height, window.width))
         return Patch(pixels, valid)
+
+    @property
+    def gapless(self) -> bool:
+        """Whether every pixel is known to have data before it is read."""
+        return not self._raster.may_have_gaps
+
+    def read_into(self, window: Window, pixels: Array, valid: Array | None) -> None:
+        """Read a window inside the scene into uint8 [height, width, 3] and bool [height, width].
+
+        Args:
+            window: Inside the scene.
+            pixels: Filled.
+            valid: Filled; None when it is not wanted.
+
+        Raises:
+            SceneError: It cannot be read.
+        """
+        for part in self._pieces(window):
+            patch = self._convert(*self._raster.read(self._bands, part))
+            place = np.s_[
+                part.top - window.top : part.bottom - window.top, part.left - window.left : part.right - window.left
+            ]
+            pixels[place] = patch.pixels
+            if valid is not None:
+                valid[place] = patch.valid
 
     def overview(self, longest_px: int) -> Patch:
         """Return the whole scene thinned so that no side is above `longest_px`; unreadable parts are gaps."""
@@ -167,6 +180,10 @@ class Scene:
             pixels[start:stop], valid[start:stop] = patch.pixels, patch.valid
         return Patch(pixels, valid)
 
+    def files(self) -> dict[str, str]:
+        """Return size and time of change of every file that the scene consists of, by name."""
+        return self._raster.files()
+
     def close(self) -> None:
         """Close the file."""
         self._raster.close()
@@ -179,24 +196,36 @@ class Scene:
     ) -> None:
         self.close()
 
-    def _rows_of_a_piece(self, width: int) -> int:
-        row_bytes = max(1, width * len(self._bands) * np.dtype(self._raster.dtype).itemsize)
-        rows = max(1, PIECE_BYTES // row_bytes)
-        block = self._raster.block_rows
-        return rows // block * block if rows > block else rows
+    def _pieces(self, window: Window) -> Iterator[Window]:
+        """Yield parts of a window that are converted at a time: whole blocks, as far as memory allows."""
+        pixel_bytes = len(self._bands) * np.dtype(self._raster.dtype).itemsize
+        block_rows, block_columns = self._raster.block_rows, self._raster.block_columns
+        most = max(1, PIECE_BYTES // pixel_bytes)
+        rows = _in_blocks(most // window.width, block_rows)
+        columns = window.width
+        if rows < min(block_rows, window.height) and block_columns < self.size[1]:  # tall blocks: fewer side by side
+            rows = min(block_rows, window.height)
+            columns = _in_blocks(most // rows, block_columns)
+        for top, bottom in _steps(window.top, window.bottom, max(1, rows)):
+            for left, right in _steps(window.left, window.right, max(1, columns)):
+                yield Window(top, left, bottom - top, right - left)
 
     def _convert(self, values: Array, present: Array | None) -> Patch:
         finite = np.isfinite(values) if values.dtype.kind == "f" else None
-        valid = np.ones(values.shape[1:], bool) if present is None else present
+        valid = present
         if finite is not None:
-            valid = valid & finite.any(axis=0)
+            some: Array = np.asarray(finite.any(axis=0))
+            valid = some if valid is None else np.logical_and(valid, some)
         pixels = np.empty((*values.shape[1:], 3), np.uint8)
         for channel in range(3):
             band = channel if len(values) == 3 else 0
             pixels[..., channel] = _to_uint8(values[band], self._limits(band))
             if finite is not None:
                 pixels[..., channel][~finite[band]] = PADDING_RGB[channel]
-        pixels[~valid] = PADDING_RGB
+        if valid is None:
+            return Patch(pixels, np.broadcast_to(ALL_VALID, values.shape[1:]))
+        if not valid.all():
+            pixels[~valid] = PADDING_RGB
         return Patch(pixels, valid)
 
     def _limits(self, band: int) -> tuple[float, float] | None:
@@ -238,72 +267,17 @@ class Scene:
         return [np.concatenate(part) for part in parts]
 
 
-def read_tiles(scene: Scene, grid: TileGrid) -> Iterator[TileRead]:
-    """Yield the windows of a grid over a scene, row by row.
-
-    A row of tiles is cut from one band of the scene's full width, and what two bands share is kept, so every
-    strip or block of the file is decoded once. Where a band cannot be read, its tiles are tried one by one.
-    """
-    rows = _RollingRows(scene)
-    index = 0
-    for row in grid.rows():
-        band: Patch | None
-        try:
-            band = rows.read(row[0].top, row[0].bottom)
-        except SceneError:
-            band = None
-        for window in row:
-            yield _tile_of_a_band(index, window, band) if band else _tile_alone(scene, index, window)
-            index += 1
+def _in_blocks(length: int, block: int) -> int:
+    """Return the greatest multiple of a block that is at most `length`, or `length` below one block."""
+    return length // block * block if length > block else length
 
 
-def _tile_of_a_band(index: int, window: Window, band: Patch) -> TileRead:
-    """Cut a tile from a band that starts at its top; beyond the scene it is padded."""
-    cut = Patch(
-        band.pixels[: window.height, window.left : window.right],
-        band.valid[: window.height, window.left : window.right],
-    )
-    if cut.valid.shape != (window.height, window.width):
-        height, width = cut.valid.shape
-        pixels = np.empty((window.height, window.width, 3), np.uint8)
-        pixels[:] = PADDING_RGB
-        valid = np.zeros((window.height, window.width), bool)
-        pixels[:height, :width], valid[:height, :width] = cut.pixels, cut.valid
-        cut = Patch(pixels, valid)
-    return TileRead(index, window, cut)
-
-
-def _tile_alone(scene: Scene, index: int, window: Window) -> TileRead:
-    try:
-        return TileRead(index, window, scene.read(window))
-    except SceneError as error:
-        return TileRead(index, window, None, str(error))
-
-
-class _RollingRows:
-    """The rows of a scene that the present band of tiles needs, whole blocks at a time."""
-
-    def __init__(self, scene: Scene) -> None:
-        self._scene = scene
-        self._top = 0
-        self._held = Patch(np.zeros((0, scene.size[1], 3), np.uint8), np.zeros((0, scene.size[1]), bool))
-
-    def read(self, top: int, bottom: int) -> Patch:
-        """Return rows from `top` to `bottom` or the scene's end; `top` never falls from call to call."""
-        height, width = self._scene.size
-        held_bottom = self._top + len(self._held.valid)
-        keep = max(0, held_bottom - top) if top >= self._top else 0
-        start = top if keep == 0 else held_bottom
-        stop = min(max(bottom, start), height)
-        block = self._scene.block_rows
-        if block <= TALLEST_BLOCK_ROWS:
-            stop = min(-(-stop // block) * block, height)
-        new = self._scene.read(Window(start, 0, stop - start, width)) if stop > start else None
-        old = Patch(self._held.pixels[len(self._held.valid) - keep :], self._held.valid[len(self._held.valid) - keep :])
-        if new is not None:
-            old = Patch(np.concatenate([old.pixels, new.pixels]), np.concatenate([old.valid, new.valid]))
-        self._top, self._held = top, old
-        return Patch(old.pixels[: bottom - top], old.valid[: bottom - top])
+def _steps(start: int, stop: int, step: int) -> Iterator[tuple[int, int]]:
+    """Yield consecutive ranges that cover start to stop, cut at multiples of `step` where it is above 1."""
+    while start < stop:
+        end = min(stop, start + step - start % step)
+        yield start, end
+        start = end
 
 
 def _choose_bands(raster: Raster, asked: tuple[int, ...] | None) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from deploy.scenes.area import Area
 from deploy.scenes.merge import MergeSettings
 from export.manifest import Manifest
 from ifkd.config import Schema
@@ -28,6 +29,8 @@ class DetectionSettings(Schema):
     """How tiles are brought together; distances in scene pixels."""
     strict: bool = False
     """Stop at the first part of the scene that cannot be read."""
+    area: Area | None = None
+    """Where to look; everywhere by default."""
 
 
 def settings_for(
@@ -40,6 +43,7 @@ def settings_for(
     metric: str = "iou",
     one_class: float = ONE_CLASS_IOU,
     strict: bool = False,
+    area: Area | None = None,
 ) -> DetectionSettings:
     """Return a bundle's settings with those given in their place.
 
@@ -53,6 +57,7 @@ def settings_for(
         metric: `iou` or `ios`.
         one_class: Of boxes of different classes with an IoU above this, the best stays; 1 keeps all.
         strict: Stop at the first part of the scene that cannot be read.
+        area: Where to look; everywhere by default. `read_area` reads one from GeoJSON.
 
     Raises:
         UsageError: A setting does not fit.
@@ -77,6 +82,7 @@ def settings_for(
             one_class=one_class,
         ),
         strict=strict,
+        area=area,
     )
 
 

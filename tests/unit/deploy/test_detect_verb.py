@@ -18,13 +18,14 @@ from rasterio.control import GroundControlPoint
 from rasterio.errors import NotGeoreferencedWarning
 from scene_world import CATEGORY_IDS, CLASSES, UTM, CountingEngine, as_set, sea, write_bundle, write_tif
 
-from deploy.scenes.outputs import FILE_NAMES, RUN_NAME, STAGE_NAME
+from deploy.scenes.outputs import FILE_NAMES
 from deploy.scenes.pipeline import detect
+from deploy.scenes.workspace import RUN_NAME, STAGE_NAME
 from ifkd.cli import main
 
 OBJECTS = [(5, 5, 17, 15, 0), (50, 40, 68, 52, 1), (120, 118, 140, 130, 0), (190, 160, 200, 170, 0)]
 PIXELS = sea(170, 200, OBJECTS)
-EVERYTHING = {*FILE_NAMES.values(), RUN_NAME, "quicklook.png", "quicklook_detail.png"}
+EVERYTHING = {*FILE_NAMES.values(), RUN_NAME, "quicklook.png", "quicklook_detail.png", "map.html"}
 LOCAL = 'LOCAL_CS["drawing",UNIT["metre",1]]'
 
 
@@ -185,7 +186,8 @@ def test_formats_are_chosen_and_stale_ones_go(call, scene, out):
     code, _, _ = call(scene, "--format", "csv", "coco")
     assert code == 0
     assert {path.name for path in out.iterdir()} == {
-        "detections.csv", "detections.coco.json", "quicklook.png", "quicklook_detail.png", RUN_NAME, "notes.txt",
+        "detections.csv", "detections.coco.json", "quicklook.png", "quicklook_detail.png", "map.html", RUN_NAME,
+        "notes.txt",
     }  # fmt: skip
 
 

@@ -164,7 +164,7 @@ def test_errors_of_either_thread_come_out_and_no_thread_stays(scene, place, monk
     before = threading.active_count()
     engine = CountingEngine(find=fail) if place == "engine" else CountingEngine()
     if place == "reader":
-        monkeypatch.setattr("deploy.scenes.pipeline.resize", fail)
+        monkeypatch.setattr("deploy.scenes.stages.resize", fail)
     with pytest.raises(RuntimeError, match="broken"):
         detect_scene(engine, scene, rules())
     assert threading.active_count() == before

@@ -10,7 +10,8 @@ from rasterio.control import GroundControlPoint
 from rasterio.errors import NotGeoreferencedWarning
 from scene_world import sea, write_tif
 
-from deploy.scenes.scene import Scene, read_tiles
+from deploy.scenes.scene import Scene
+from deploy.scenes.tile_reader import read_tiles
 from ifkd.data.imagery import PADDING_RGB
 from ifkd.errors import SceneError, UsageError
 from ifkd.tiling import TileGrid, Window
