@@ -1,5 +1,6 @@
 """A recipe: everything that one detector's way from data to bundle depends on. configs/ holds complete ones."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -24,8 +25,20 @@ def _even_rows(grid: tuple[int, int]) -> tuple[int, int]:
     return grid
 
 
-Level = Literal["p3", "p4", "p5", "p6", "p7"]
-LEVELS: tuple[Level, ...] = ("p3", "p4", "p5", "p6", "p7")
+Family = Literal["retinanet", "faster_rcnn"]
+Level = Literal["p2", "p3", "p4", "p5", "p6", "p7"]
+LEVELS: dict[Family, tuple[Level, ...]] = {
+    "retinanet": ("p3", "p4", "p5", "p6", "p7"),
+    "faster_rcnn": ("p2", "p3", "p4", "p5", "p6"),
+}
+"""Each family's pyramid, finest level first; level pN has a stride of 2^N pixels."""
+LevelChoice = tuple[Level, ...] | Literal["all"]
+"""Some levels of the detector's pyramid, or all it has."""
+
+
+def chosen_levels(choice: LevelChoice, levels: tuple[Level, ...]) -> tuple[Level, ...]:
+    """Return those of a detector's `levels` that are chosen."""
+    return levels if choice == "all" else tuple(level for level in levels if level in choice)
 
 
 class Augmentation(Schema):
@@ -78,7 +91,7 @@ class Data(Schema):
 class Detector(Schema):
     """The shape of a detector."""
 
-    family: Literal["retinanet"] = "retinanet"
+    family: Family = "retinanet"
     backbone: Literal["resnet50", "resnet18", "mobilenet_v2"]
     channels: PositiveInt = 256
     """Width of the pyramid and of the head."""
@@ -91,6 +104,15 @@ class Detector(Schema):
     """Backbone stages, from the stem on, that do not learn (1 is stem and first stage)."""
     norm: Literal["train", "frozen"] = "train"
     """Batch-norm statistics: learned, or those of the loaded weights."""
+    box_head_width: PositiveInt = 1024
+    """Faster R-CNN: width of the two fully connected layers of its box head."""
+    proposals: PositiveInt = 1000
+    """Faster R-CNN: proposals kept for each image when it detects, and taken from each level before suppression."""
+
+    @property
+    def levels(self) -> tuple[Level, ...]:
+        """The names of the pyramid's levels, finest first."""
+        return LEVELS[self.family]
 
 
 class Training(Schema):
@@ -142,7 +164,7 @@ class Disturbance(Schema):
     enabled: bool = True
     weight: NonNegative = 1.0
     """Lambda of eq. 12."""
-    levels: tuple[Level, ...] = LEVELS
+    levels: LevelChoice = "all"
     interp: Literal["bilinear", "area"] = "bilinear"
     center: bool = False
     """Subtract 0.5, the mean of a sigmoid."""
@@ -167,7 +189,7 @@ class Frequency(Schema):
     """When set, r is drawn uniformly for each call."""
     p: Share = 0.5
     """Probability of applying the mask in a training step."""
-    levels: tuple[Level, ...] = LEVELS
+    levels: LevelChoice = "all"
     apply_to: Literal["teacher", "both"] = "teacher"
     filter: Literal["grid", "channel", "none"] = "grid"
     grid: Annotated[tuple[PositiveInt, PositiveInt], AfterValidator(_even_rows)] = (16, 9)
@@ -249,6 +271,16 @@ class Export(Schema):
     """Ground sample distance of the training images before scaling, metres."""
 
 
+def _named_levels(part: Schema, place: str) -> Iterator[tuple[str, LevelChoice]]:
+    """Yield every option called `levels` inside a method, with its place in the recipe."""
+    for name in type(part).model_fields:
+        value = getattr(part, name)
+        if name == "levels":
+            yield f"{place}.levels", value
+        elif isinstance(value, Schema):
+            yield from _named_levels(value, f"{place}.{name}")
+
+
 class Recipe(Schema):
     """A complete recipe."""
 
@@ -260,3 +292,20 @@ class Recipe(Schema):
     distillation: Distillation
     selection: Selection = Selection()
     export: Export = Export()
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> "Recipe":
+        teacher, student = self.teacher.detector, self.student.detector
+        if teacher.family != student.family:
+            raise ValueError(
+                f"teacher and student must be of one family; teacher.detector.family is {teacher.family!r} and "
+                f"student.detector.family {student.family!r}"
+            )
+        for place, choice in _named_levels(self.distillation.method, "distillation.method"):
+            absent = [] if choice == "all" else [level for level in choice if level not in student.levels]
+            if absent:
+                raise ValueError(
+                    f"{place} names {', '.join(absent)}, which a {student.family} lacks; "
+                    f"it has {', '.join(student.levels)}"
+                )
+        return self

@@ -71,6 +71,7 @@ def distill_student(
             "notes": notes,
         },
     )
+    _check_family(checkpoint, student_config)
     _check_classes(checkpoint, run.train_data)
     _clear(folder, restart=restart)
     if (folder / "result.json").is_file():
@@ -81,6 +82,7 @@ def distill_student(
     between = Student(
         channels=student_config.channels,
         teacher_channels=checkpoint.meta.detector.channels,
+        levels=student_config.levels,
         feature_rms=_feature_rms(teacher, run),
     )
     with torch.random.fork_rng(devices=[]):
@@ -144,6 +146,15 @@ def _with_available_encoder(method: recipe.Ifkd | recipe.NoMethod) -> tuple[reci
     weights = available_weights(method.ede.weights) if method.ede.fall_back_to_random else method.ede.weights
     ede = method.ede.model_copy(update={"weights": weights})
     return method.model_copy(update={"ede": ede}), [RANDOM_ENCODER_NOTE] if weights == "random" else []
+
+
+def _check_family(checkpoint: Checkpoint, student: recipe.Detector) -> None:
+    if checkpoint.meta.detector.family != student.family:
+        raise CheckpointError(
+            f"The teacher {checkpoint.path} has another pyramid than the recipe's student",
+            got=checkpoint.meta.detector.family,
+            expected=student.family,
+        )
 
 
 def _check_classes(checkpoint: Checkpoint, dataset: CocoDataset) -> None:

@@ -27,8 +27,9 @@ class IfkdMethod(Method):
     def __init__(self, config: recipe.Ifkd, student: Student) -> None:
         super().__init__()
         self.config = config
+        self.levels = student.levels
         width = student.teacher_channels
-        count = 1 if config.adapter.shared else len(recipe.LEVELS)
+        count = 1 if config.adapter.shared else len(student.levels)
         kernel = config.adapter.kernel
         self.adapters = nn.ModuleList(
             nn.Conv2d(student.channels, width, kernel, padding=kernel // 2, bias=config.adapter.bias)
@@ -36,7 +37,8 @@ class IfkdMethod(Method):
         )
         self.filters = nn.ModuleDict()
         if config.fdr.enabled and config.fdr.filter != "none":
-            self.filters.update({level: FrequencyFilter(width, config.fdr) for level in config.fdr.levels})
+            chosen = recipe.chosen_levels(config.fdr.levels, student.levels)
+            self.filters.update({level: FrequencyFilter(width, config.fdr) for level in chosen})
         self.projection: Tensor | None
         self.register_buffer("projection", width_projection(width), persistent=False)
         automatic = config.feature_scale == "auto"
@@ -52,7 +54,7 @@ class IfkdMethod(Method):
         generator = torch.Generator().manual_seed(self._seed + views.iteration)
         feature, head = views.student.logits[0].new_zeros(()), views.student.logits[0].new_zeros(())
         entropy = head.clone()
-        for level, name in enumerate(recipe.LEVELS):
+        for level, name in enumerate(self.levels):
             teacher = views.teacher.pyramid[level].float() * self._scales[level]
             adapted = self.adapters[level % len(self.adapters)](views.student.pyramid[level])
             mask = similarity_mask(teacher, adapted, self.config.hsm) if self.config.hsm.enabled else None
@@ -88,7 +90,7 @@ class IfkdMethod(Method):
 
     def _reconstructed(
         self,
-        name: str,
+        name: recipe.Level,
         teacher: Float[Tensor, "b c h w"],
         adapted: Float[Tensor, "b c h w"],
         teacher_logits: Tensor,
@@ -98,12 +100,12 @@ class IfkdMethod(Method):
         """Return T_l of eq. 12 and the student's side of it."""
         ede, fdr = self.config.ede, self.config.fdr
         added: Tensor | float = 0.0
-        if ede.enabled and name in ede.levels and embedding is not None:
+        if ede.enabled and name in recipe.chosen_levels(ede.levels, self.levels) and embedding is not None:
             shape = (teacher.shape[2], teacher.shape[3])
             added = ede.weight * disturbance(embedding, shape, interp=ede.interp, center=ede.center)
         if ede.order == "ede_then_fdr":
             teacher, added = teacher + added, 0.0
-        if fdr.enabled and name in fdr.levels:
+        if fdr.enabled and name in recipe.chosen_levels(fdr.levels, self.levels):
             r = fdr.r if fdr.r_range is None else _uniform(*fdr.r_range, generator)
             applies = not self.training or _uniform(0.0, 1.0, generator) < fdr.p
             mask = richness(teacher_logits) if applies else None

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from ifkd import recipe
 from ifkd.knowledge import Views
 
 
@@ -16,6 +17,8 @@ class Student:
     """Width of the student's pyramid."""
     teacher_channels: int
     """Width of the teacher's pyramid."""
+    levels: tuple[recipe.Level, ...]
+    """Names of both pyramids' levels, finest first."""
     feature_rms: tuple[float, ...]
     """Root mean square of the teacher's features on the training set, by level."""
 

@@ -20,6 +20,7 @@ from ifkd.methods.ifkd import IfkdMethod
 SHAPES = ((13, 21), (7, 11), (3, 5), (2, 3), (1, 2))
 """Levels of an oblong image, finest first."""
 CHANNELS, CLASS_CHANNELS = 8, 27
+LEVELS = recipe.LEVELS["retinanet"]
 RMS = (0.5, 1.0, 2.0, 3.0, 4.0)
 
 seeds = st.integers(0, 2**31)
@@ -54,7 +55,7 @@ def make(
     """Build the method in eval mode, where FDR always applies."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
-        method = build_method(config, Student(channels, teacher_channels, RMS))
+        method = build_method(config, Student(channels, teacher_channels, LEVELS, RMS))
     assert isinstance(method, IfkdMethod)
     if identity:
         for adapter in method.adapters:
@@ -208,7 +209,7 @@ def test_disturbance_reaches_only_its_levels() -> None:
     teacher, seen_embedding = output(0), embedding(1)
     options = {"hsm": {"enabled": False}}
     whole = make(plain(ede={"levels": ["p3", "p4", "p5", "p6", "p7"]}, **options), identity=True)
-    parts = [make(plain(ede={"levels": [level]}, **options), identity=True) for level in recipe.LEVELS]
+    parts = [make(plain(ede={"levels": [level]}, **options), identity=True) for level in LEVELS]
     seen = views(teacher, teacher, embedding=seen_embedding)
     values = [part.losses(seen)["feature"].value for part in parts]
     assert all(value > 0 for value in values)
@@ -375,7 +376,7 @@ def test_automatic_scale_forgets_the_teachers_feature_size(seed: int, factor: fl
     for seen_teacher, rms in ((teacher, RMS), (larger, tuple(factor * value for value in RMS))):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            method = build_method(recipe.Ifkd(), Student(CHANNELS, CHANNELS, rms)).eval()
+            method = build_method(recipe.Ifkd(), Student(CHANNELS, CHANNELS, LEVELS, rms)).eval()
         values.append(method.losses(views(student, seen_teacher, embedding=embedding(0)))["feature"].value)
     torch.testing.assert_close(values[0], values[1], rtol=1e-4, atol=1e-4)
 
