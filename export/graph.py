@@ -58,12 +58,11 @@ class CandidateGraph(nn.Module):
         return boxes, scores, labels
 
     def level_sizes(self) -> tuple[tuple[int, bool], ...]:
-        """Return, level by level as candidates follow each other, their number and whether more were cut off."""
+        """Return, group by group as candidates follow each other, their number and whether more were cut off."""
         device = next(self.parameters()).device
         blank = torch.zeros((1, 3, *self.tile_px), dtype=torch.uint8, device=device)
         with torch.inference_mode():
-            pairs = [level[0].numel() for level in self.detector(normalise(blank)).logits]
-        return tuple((min(count, self.per_level), count > self.per_level) for count in pairs)
+            return self.detector.candidate_groups(self.detector(normalise(blank)), per_level=self.per_level)
 
     def count_candidates(self) -> int:
         """Return k, the candidates of one tile."""

@@ -6,12 +6,16 @@ from torch import Tensor
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 
 OCTAVE_SCALES = (4.0, 4.0 * 2 ** (1 / 3), 4.0 * 2 ** (2 / 3))
+"""RetinaNet's side over stride, for a square anchor."""
+REGION_SCALES = (8.0,)
+"""Those of a region proposal network."""
 RATIOS = (0.5, 1.0, 2.0)
 """Height over width."""
-PER_CELL = len(OCTAVE_SCALES) * len(RATIOS)
 
 
-def anchors_of_level(stride: int, shape: tuple[int, int], device: torch.device) -> Float[Tensor, "anchors 4"]:
+def anchors_of_level(
+    stride: int, shape: tuple[int, int], device: torch.device, *, scales: tuple[float, ...] = OCTAVE_SCALES
+) -> Float[Tensor, "anchors 4"]:
     """Return the anchors of a level whose map has (height, width) cells of `stride` pixels.
 
     Ordered by row, column, ratio, scale, as the head's channels are. Base boxes are torchvision's, rounded to
@@ -19,7 +23,7 @@ def anchors_of_level(stride: int, shape: tuple[int, int], device: torch.device) 
     """
     generator = AnchorGenerator()
     base = generator.generate_anchors(
-        [stride * scale for scale in OCTAVE_SCALES],
+        [stride * scale for scale in scales],
         list(RATIOS),
         dtype=torch.float32,
         device=device,

@@ -1,7 +1,7 @@
 """What every detector is: one forward gives pyramid, logits and box deltas, so that nothing runs twice."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float, Int64, UInt8
@@ -24,6 +24,18 @@ class DetectorOutput:
     """Dense classification logits before the sigmoid; channel a·K + k is anchor a, class k."""
     deltas: tuple[Float[Tensor, "batch four_by_anchor _ _"], ...]
     """Box regression, four values for each anchor."""
+    sampled: list["SampledRois"] = field(default_factory=list)
+    """What `task_losses` looked at more closely, once it has: one entry of a two-stage detector, else none."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SampledRois:
+    """The regions a second stage was trained on in one step, and what it said of them."""
+
+    boxes: list[Float[Tensor, "_ 4"]]
+    """By image, pixels."""
+    class_logits: Float[Tensor, "rois classes_and_background"]
+    """Of all images' regions in order, before the softmax; background comes first."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,10 +68,15 @@ class Detector(nn.Module, ABC):
     def candidates(
         self, output: DetectorOutput, *, size: tuple[int, int], per_level: int
     ) -> tuple[Float[Tensor, "batch k 4"], Float[Tensor, "batch k"], Int64[Tensor, "batch k"]]:
-        """Return boxes (pixels), scores and labels: the best `per_level` anchor-class pairs of each level.
+        """Return boxes (pixels), scores and labels: the best `per_level` box-class pairs of each of a few groups.
 
-        The number of candidates depends on `size` (height, width) alone, so that the graph can be exported.
+        A one-stage detector's groups are its levels; a two-stage detector has one, its proposals. The number of
+        candidates depends on `size` (height, width) and `per_level` alone.
         """
+
+    @abstractmethod
+    def candidate_groups(self, output: DetectorOutput, *, per_level: int) -> tuple[tuple[int, bool], ...]:
+        """Return, in the order of `candidates`, each group's size and whether pairs were cut off to reach it."""
 
 
 def normalise(tiles: UInt8[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 3 height width"]:

@@ -1,10 +1,10 @@
-"""RetinaNet's feature pyramid: P3 to P5 by torchvision's FPN, P6 and P7 by strided convolutions on C5."""
+"""Feature pyramids on torchvision's FPN: P3 to P7 for RetinaNet, P2 to P6 for Faster R-CNN."""
 
 from collections import OrderedDict
 
 from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
-from torchvision.ops.feature_pyramid_network import ExtraFPNBlock
+from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, LastLevelMaxPool
 
 from ifkd import recipe
 from ifkd.detectors.backbones import Backbone
@@ -25,7 +25,7 @@ class CoarseLevels(ExtraFPNBlock):  # type: ignore[misc]
 
 
 class RetinaNetPyramid(nn.Module):
-    """Backbone and FPN; strides 8, 16, 32, 64, 128."""
+    """Backbone and FPN; strides 8, 16, 32, 64, 128. P6 and P7 are strided convolutions on C5."""
 
     strides = (8, 16, 32, 64, 128)
 
@@ -34,13 +34,34 @@ class RetinaNetPyramid(nn.Module):
         self.body = Backbone(config, stages=(1, 2, 3))
         coarse = CoarseLevels(self.body.out_channels[-1], config.channels)
         self.fpn = FeaturePyramidNetwork(self.body.out_channels, config.channels, extra_blocks=coarse)
-        for module in self.fpn.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.xavier_uniform_(module.weight)
-                assert module.bias is not None
-                nn.init.zeros_(module.bias)
+        _init_fpn(self.fpn)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return P3 to P7 of normalised images."""
         maps: OrderedDict[str, Tensor] = self.fpn(self.body(images))
         return tuple(maps.values())
+
+
+class FasterRcnnPyramid(nn.Module):
+    """Backbone and FPN; strides 4, 8, 16, 32, 64. P6 is every other cell of P5."""
+
+    strides = (4, 8, 16, 32, 64)
+
+    def __init__(self, config: recipe.Detector) -> None:
+        super().__init__()
+        self.body = Backbone(config, stages=(0, 1, 2, 3))
+        self.fpn = FeaturePyramidNetwork(self.body.out_channels, config.channels, extra_blocks=LastLevelMaxPool())
+        _init_fpn(self.fpn)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Return P2 to P6 of normalised images."""
+        maps: OrderedDict[str, Tensor] = self.fpn(self.body(images))
+        return tuple(maps.values())
+
+
+def _init_fpn(fpn: nn.Module) -> None:
+    for module in fpn.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.xavier_uniform_(module.weight)
+            assert module.bias is not None
+            nn.init.zeros_(module.bias)

@@ -1,26 +1,24 @@
 """RetinaNet (Lin et al. 2017) with mmdet's assignment and losses, which the paper's numbers come from."""
 
-import math
-
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional
-from torchvision.models.detection._utils import BoxCoder, Matcher
+from torchvision.models.detection._utils import BoxCoder
 from torchvision.models.detection.retinanet import RetinaNetHead
-from torchvision.ops import box_iou, sigmoid_focal_loss
+from torchvision.ops import sigmoid_focal_loss
 
 from ifkd import recipe
 from ifkd.detectors import anchors
+from ifkd.detectors.boxes import UNDECIDED, assign, by_anchor, decode
 from ifkd.detectors.detector import Detector, DetectorOutput, Targets
 from ifkd.detectors.pyramid import RetinaNetPyramid
+from ifkd.distributed import mean_over_ranks
 
 POSITIVE_IOU, NEGATIVE_IOU = 0.5, 0.4
-IGNORED_SHARE = 0.5
-"""An anchor with more than this share of its area in an ignored region teaches nothing."""
 FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2.0
-MAX_LOG_RATIO = abs(math.log(16 / 1000))
-"""Largest |dw| and |dh| in decoding."""
+PER_CELL = len(anchors.OCTAVE_SCALES) * len(anchors.RATIOS)
+"""Anchors of a cell."""
 
 
 class RetinaNet(Detector):
@@ -32,11 +30,10 @@ class RetinaNet(Detector):
         self.num_classes = num_classes
         self.strides = RetinaNetPyramid.strides
         self.backbone = RetinaNetPyramid(config)
-        self.head = RetinaNetHead(config.channels, anchors.PER_CELL, num_classes)
+        self.head = RetinaNetHead(config.channels, PER_CELL, num_classes)
         if config.head_init == "kaiming":
             _init_towers(self.head)
-        self._matcher = Matcher(POSITIVE_IOU, NEGATIVE_IOU, allow_low_quality_matches=True)
-        self._coder = BoxCoder((1.0, 1.0, 1.0, 1.0), bbox_xform_clip=MAX_LOG_RATIO)
+        self._coder = BoxCoder((1.0, 1.0, 1.0, 1.0))
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> DetectorOutput:
         """Return P3 to P7, class logits and box deltas."""
@@ -58,14 +55,14 @@ class RetinaNet(Detector):
     def task_losses(self, output: DetectorOutput, targets: list[Targets]) -> dict[str, Tensor]:
         """Return focal loss and L1 on deltas, both over the number of positive anchors of the batch (at least 1)."""
         every_anchor = torch.cat(self.anchors(output))
-        logits = torch.cat([self._by_anchor(level, self.num_classes) for level in output.logits], dim=1).float()
-        deltas = torch.cat([self._by_anchor(level, 4) for level in output.deltas], dim=1).float()
+        logits = torch.cat([by_anchor(level, PER_CELL) for level in output.logits], dim=1).float()
+        deltas = torch.cat([by_anchor(level, PER_CELL) for level in output.deltas], dim=1).float()
         classification = logits.new_zeros(())
         regression = logits.new_zeros(())
-        positives = 0
+        positives = logits.new_zeros(())
         for image, target in enumerate(targets):
-            matched = self._match(every_anchor, target)
-            positive, counted = matched >= 0, matched != Matcher.BETWEEN_THRESHOLDS
+            matched = assign(every_anchor, target, positive=POSITIVE_IOU, negative=NEGATIVE_IOU, least_claim=0.0)
+            positive, counted = matched >= 0, matched != UNDECIDED
             wanted = torch.zeros_like(logits[image])
             wanted[positive, target.labels[matched[positive]]] = 1.0
             classification = classification + sigmoid_focal_loss(
@@ -73,8 +70,9 @@ class RetinaNet(Detector):
             )
             wanted_deltas = self._coder.encode_single(target.boxes[matched[positive]], every_anchor[positive])
             regression = regression + functional.l1_loss(deltas[image][positive], wanted_deltas, reduction="sum")
-            positives += int(positive.sum())
-        return {"classification": classification / max(1, positives), "boxes": regression / max(1, positives)}
+            positives += positive.sum()
+        normaliser = mean_over_ranks(positives).clamp_min(1.0)
+        return {"classification": classification / normaliser, "boxes": regression / normaliser}
 
     def candidates(
         self, output: DetectorOutput, *, size: tuple[int, int], per_level: int
@@ -84,34 +82,20 @@ class RetinaNet(Detector):
         for level_anchors, level_logits, level_deltas in zip(
             self.anchors(output), output.logits, output.deltas, strict=True
         ):
-            logits = self._by_anchor(level_logits, self.num_classes).flatten(1)
-            deltas = self._by_anchor(level_deltas, 4)
+            logits = by_anchor(level_logits, PER_CELL).flatten(1)
+            deltas = by_anchor(level_deltas, PER_CELL)
             best, pair = logits.topk(min(per_level, logits.shape[1]), dim=1)
             anchor = pair // self.num_classes
             chosen_deltas = deltas.gather(1, anchor[:, :, None].expand(-1, -1, 4))
-            boxes.append(_decode(level_anchors[anchor], chosen_deltas.float(), size))
+            boxes.append(decode(level_anchors[anchor], chosen_deltas.float(), size))
             scores.append(best.float().sigmoid())
             labels.append(pair - anchor * self.num_classes)
         return torch.cat(boxes, dim=1), torch.cat(scores, dim=1), torch.cat(labels, dim=1)
 
-    def _match(self, every_anchor: Tensor, target: Targets) -> Int64[Tensor, " anchors"]:
-        """Return the object of each anchor, or one of Matcher's two negative codes."""
-        if len(target.boxes):
-            matched: Tensor = self._matcher(box_iou(target.boxes, every_anchor))
-        else:
-            matched = torch.full((len(every_anchor),), Matcher.BELOW_LOW_THRESHOLD, device=every_anchor.device)
-        if len(target.ignored):
-            share = _intersection_over_first(every_anchor, target.ignored).amax(dim=1)
-            hidden = (share > IGNORED_SHARE) & (matched == Matcher.BELOW_LOW_THRESHOLD)
-            matched = matched.masked_fill(hidden, Matcher.BETWEEN_THRESHOLDS)
-        return matched
-
-    @staticmethod
-    def _by_anchor(level: Tensor, values: int) -> Tensor:
-        """Return [batch, anchors·values, h, w] as [batch, h·w·anchors, values]."""
-        batch, _, height, width = level.shape
-        split = level.view(batch, anchors.PER_CELL, values, height, width)
-        return split.permute(0, 3, 4, 1, 2).reshape(batch, height * width * anchors.PER_CELL, values)
+    def candidate_groups(self, output: DetectorOutput, *, per_level: int) -> tuple[tuple[int, bool], ...]:
+        """Return each level's number of candidates, and whether it has more pairs than that."""
+        pairs = [level[0].numel() for level in output.logits]
+        return tuple((min(count, per_level), count > per_level) for count in pairs)
 
 
 def _init_towers(head: RetinaNetHead) -> None:
@@ -120,20 +104,3 @@ def _init_towers(head: RetinaNetHead) -> None:
         for module in tower.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-
-
-def _decode(boxes: Tensor, deltas: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return anchors [..., 4] moved and stretched by `deltas` [..., 4] (R-CNN's parametrisation), cut to `size`."""
-    extent = boxes[..., 2:] - boxes[..., :2]
-    centre = boxes[..., :2] + 0.5 * extent + deltas[..., :2] * extent
-    half = 0.5 * extent * deltas[..., 2:].clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
-    limit = boxes.new_tensor([size[1], size[0]])
-    zero = torch.zeros_like(limit)
-    return torch.cat([(centre - half).clamp(zero, limit), (centre + half).clamp(zero, limit)], dim=-1)
-
-
-def _intersection_over_first(boxes: Tensor, regions: Tensor) -> Float[Tensor, "n m"]:
-    low = torch.maximum(boxes[:, None, :2], regions[None, :, :2])
-    high = torch.minimum(boxes[:, None, 2:], regions[None, :, 2:])
-    shared = (high - low).clamp(min=0).prod(dim=-1)
-    return shared / (boxes[:, 2:] - boxes[:, :2]).prod(dim=-1)[:, None]

@@ -8,7 +8,7 @@ import tomli_w
 
 from ifkd.config import dump, load, parse
 from ifkd.errors import ConfigError
-from ifkd.recipe import Ifkd, NoMethod, Recipe
+from ifkd.recipe import Ifkd, NoMethod, Recipe, chosen_levels
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 
@@ -92,6 +92,12 @@ def test_a_mistake_in_a_methods_options_is_placed_as_it_is_written(
         ("distillation.method.fdr.r_range=[1.0, 0.5]", "must not fall"),
         ("student.training.learning_rate=fast", "got 'fast'"),
         ("data.scale=0.3", "tile_px / scale must be whole pixels"),
+        ("student.detector.family=faster_rcnn", "must be of one family; teacher.detector.family is 'retinanet'"),
+        (
+            'distillation.method.fdr.levels=["p2", "p3"]',
+            "distillation.method.fdr.levels names p2, which a retinanet lacks; it has p3, p4, p5, p6, p7",
+        ),
+        ('distillation.method.ede.levels=["p9"]', "distillation.method.ede.levels"),
     ],
 )
 def test_an_override_can_be_wrong(tmp_path: Path, recipe_values: dict[str, Any], override: str, expected: str) -> None:
@@ -117,6 +123,17 @@ def test_schemas_are_frozen(recipe_values: dict[str, Any]) -> None:
     recipe = parse(recipe_values, Recipe, source="values")
     with pytest.raises(ValueError, match="frozen"):
         recipe.name = "other"  # type: ignore[misc]
+
+
+def test_levels_are_those_of_the_family(recipe_values: dict[str, Any]) -> None:
+    for role in ("teacher", "student"):
+        recipe_values[role]["detector"]["family"] = "faster_rcnn"
+    recipe_values["distillation"]["method"]["fdr"]["levels"] = ["p3", "p2"]
+    recipe = parse(recipe_values, Recipe, source="values")
+    method = recipe.distillation.method
+    assert isinstance(method, Ifkd)
+    assert chosen_levels(method.fdr.levels, recipe.student.detector.levels) == ("p2", "p3")
+    assert chosen_levels(method.ede.levels, recipe.student.detector.levels) == ("p2", "p3", "p4", "p5", "p6")
 
 
 def test_plain_training_is_a_method(recipe_values: dict[str, Any]) -> None:

@@ -218,8 +218,10 @@ def slow_matches(anchors: list[list[float]], wanted: Targets) -> list[int | None
         column = [row[index] for row in overlaps]
         best = max(range(len(column)), key=column.__getitem__) if column else -1
         iou = column[best] if column else 0.0
-        claimed = any(row[index] == max(row) and max(row) > 0 for row in overlaps)
-        if iou >= 0.5 or claimed:
+        claimants = [number for number, row in enumerate(overlaps) if row[index] == max(row) > 0]
+        if claimants:
+            matches.append(claimants[-1])
+        elif iou >= 0.5:
             matches.append(best)
         elif iou >= 0.4:
             matches.append(None)
@@ -273,12 +275,14 @@ WANTED = (
     target([[10, 50, 16, 63]], [1], [[0, 0, 64, 40]]),
     target([], []),
     target([], [], [[0, 0, 64, 64]]),
+    # Both objects' best anchor is the same one.
+    target([[18, 18, 46, 46], [20, 20, 45, 45]], [2, 0]),
 )
 
 
 def test_losses_are_their_definitions() -> None:
     built = detector()
-    output = built(images((64, 64), batch=4))
+    output = built(images((64, 64), batch=len(WANTED)))
     losses = built.task_losses(output, list(WANTED))
     focal, l1, positives = slow_losses(built, output, list(WANTED))
     assert positives > 8

@@ -203,6 +203,9 @@ class Oracle(Detector):
     def task_losses(self, output: Any, targets: Any) -> dict[str, torch.Tensor]:
         raise NotImplementedError
 
+    def candidate_groups(self, output: Any, **_: Any) -> Any:
+        raise NotImplementedError
+
     def candidates(self, output: Any, **_: Any) -> Any:
         answers, self.waiting = self.waiting[:output], self.waiting[output:]
         boxes, labels = (torch.stack(part) for part in zip(*answers, strict=True))

@@ -1,0 +1,335 @@
+"""Faster R-CNN against torchvision's own, where the two define the same thing, and its own rules where they do not."""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor, nn
+from torch.nn import functional
+from torchvision.models.detection import FasterRCNN as TorchvisionFasterRCNN
+from torchvision.models.detection import fasterrcnn_resnet50_fpn
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.faster_rcnn import TwoMLPHead
+from torchvision.models.detection.image_list import ImageList
+from torchvision.ops import box_iou
+
+from ifkd import recipe
+from ifkd.detections import Candidates
+from ifkd.detectors import DetectorOutput, FasterRcnn, Targets, build_detector, normalise
+from ifkd.detectors.boxes import BACKGROUND, UNDECIDED, assign
+from ifkd.detectors.faster_rcnn import PROPOSALS_BEFORE_NMS, PROPOSALS_KEPT
+from ifkd.postprocess import Selection, select_detections
+
+CLASSES, CHANNELS, WIDTH = 3, 16, 32
+SIZE = (128, 192)
+
+
+def detector(**options: Any) -> FasterRcnn:
+    settings: dict[str, Any] = {
+        "family": "faster_rcnn",
+        "backbone": "resnet18",
+        "channels": CHANNELS,
+        "box_head_width": WIDTH,
+        "proposals": 60,
+        **options,
+    }
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        built = build_detector(recipe.Detector(**settings), CLASSES)
+    assert isinstance(built, FasterRcnn)
+    return built
+
+
+def images(size: tuple[int, int] = SIZE, batch: int = 2) -> Tensor:
+    source = torch.Generator().manual_seed(0)
+    return normalise(torch.randint(0, 256, (batch, 3, *size), generator=source, dtype=torch.uint8))
+
+
+def outspoken(size: tuple[int, int] = SIZE, **options: Any) -> tuple[FasterRcnn, DetectorOutput]:
+    """Return a detector whose untrained heads give scores and deltas of every size, and a forward of it."""
+    built = detector(**options).eval()
+    head, predictor = built.rpn.head, built.roi_heads.box_predictor
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        for layer in (*built.rpn.modules(), *built.roi_heads.modules()):
+            if isinstance(layer, nn.Conv2d | nn.Linear):
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+        output = built(images(size))
+        head.cls_logits.weight.mul_(2 / output.logits[0].std())
+        head.bbox_pred.weight.mul_(0.3 / output.deltas[0].std())
+        output = built(images(size))
+        boxes = built.propose(output, size=size, before_nms=100, kept=100)
+        logits, deltas = built.roi_heads(output.pyramid, boxes, size)
+        predictor.cls_score.weight.mul_(2 / logits.std())
+        predictor.bbox_pred.weight.mul_(2 / deltas.std())
+    return built, output
+
+
+def target(boxes: Sequence[Sequence[float]], labels: Sequence[int], ignored: Sequence[Sequence[float]] = ()) -> Targets:
+    return Targets(
+        torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
+        torch.tensor(labels, dtype=torch.int64),
+        torch.tensor(ignored, dtype=torch.float32).reshape(-1, 4),
+    )
+
+
+WANTED = [
+    target([[4, 6, 60, 34], [100, 60, 170, 120], [70, 10, 110, 50]], [0, 2, 1]),
+    target([[20, 20, 150, 110]], [1]),
+]
+
+
+def reference(ours: FasterRcnn, **options: Any) -> TorchvisionFasterRCNN:
+    """Return torchvision's Faster R-CNN with our heads' weights and settings."""
+    trunk = nn.Conv2d(3, CHANNELS, 1)
+    trunk.out_channels = CHANNELS  # type: ignore[assignment]
+    theirs = TorchvisionFasterRCNN(
+        trunk,
+        rpn_anchor_generator=AnchorGenerator(((32,), (64,), (128,), (256,), (512,)), ((0.5, 1.0, 2.0),) * 5),
+        box_head=TwoMLPHead(CHANNELS * 49, WIDTH),
+        box_predictor=None,
+        num_classes=CLASSES + 1,
+        rpn_pre_nms_top_n_train=PROPOSALS_BEFORE_NMS,
+        rpn_post_nms_top_n_train=PROPOSALS_KEPT,
+        rpn_pre_nms_top_n_test=ours.config.proposals,
+        rpn_post_nms_top_n_test=ours.config.proposals,
+        **options,
+    )
+    theirs.roi_heads.box_predictor = type(ours.roi_heads.box_predictor)(WIDTH, CLASSES + 1)
+    for name in ("rpn", "roi_heads"):
+        getattr(theirs, name).load_state_dict(getattr(ours, name).state_dict())
+    return theirs
+
+
+def their_view(output: DetectorOutput, size: tuple[int, int] = SIZE) -> tuple[ImageList, OrderedDict[str, Tensor]]:
+    names = ("0", "1", "2", "3", "pool")
+    return ImageList(images(size), [size, size]), OrderedDict(zip(names, output.pyramid, strict=True))
+
+
+def their_targets(offset: int) -> list[dict[str, Tensor]]:
+    return [{"boxes": one.boxes, "labels": one.labels + offset} for one in WANTED]
+
+
+# --- against torchvision --------------------------------------------------------------------------------------------
+
+
+def test_parameters_are_torchvisions_by_name_and_shape() -> None:
+    with torch.device("meta"):
+        ours = build_detector(recipe.Detector(family="faster_rcnn", backbone="resnet50"), 90).state_dict()
+        theirs = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=91).state_dict()
+    assert {name: value.shape for name, value in ours.items()} == {name: value.shape for name, value in theirs.items()}
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "mobilenet_v2"])
+def test_outputs_have_the_paper_s_levels(backbone: str) -> None:
+    built = detector(backbone=backbone).eval()
+    with torch.no_grad():
+        output = built(images((96, 160)))
+    assert [tuple(level.shape[1:]) for level in output.pyramid] == [
+        (CHANNELS, 24, 40),
+        (CHANNELS, 12, 20),
+        (CHANNELS, 6, 10),
+        (CHANNELS, 3, 5),
+        (CHANNELS, 2, 3),
+    ]
+    assert {level.shape[1] for level in output.logits} == {3}
+    assert {level.shape[1] for level in output.deltas} == {12}
+    torch.testing.assert_close(output.pyramid[4], output.pyramid[3][:, :, ::2, ::2])
+    assert len(built.config.levels) == len(output.pyramid)
+
+
+@pytest.mark.parametrize("proposals", [60, 1000])
+def test_proposals_are_torchvisions(proposals: int) -> None:
+    built, output = outspoken((128, 256), proposals=proposals)
+    theirs = reference(built).eval()
+    view, features = their_view(output, (128, 256))
+    with torch.no_grad():
+        expected, _ = theirs.rpn(view, features)
+        anchors = theirs.rpn.anchor_generator(view, list(features.values()))[0]
+        found = built.propose(output, size=(128, 256), before_nms=proposals, kept=proposals)
+    torch.testing.assert_close(torch.cat(built.anchors(output)), anchors, rtol=0, atol=0)
+    for mine, other in zip(found, expected, strict=True):
+        assert len(mine) > 50
+        torch.testing.assert_close(mine, other, rtol=0, atol=1e-3)
+
+
+def test_losses_are_torchvisions_with_plain_l1(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The object of no image claims an anchor that another object overlaps more, where the two would differ.
+    built, output = outspoken((128, 256))
+    theirs = reference(built).train()
+    view, features = their_view(output, (128, 256))
+
+    def plain_l1(answer: Tensor, wanted: Tensor, beta: float, reduction: str) -> Tensor:
+        assert beta == pytest.approx(1 / 9)
+        return functional.l1_loss(answer, wanted, reduction=reduction)
+
+    with torch.random.fork_rng(devices=[]), monkeypatch.context() as patch:
+        torch.manual_seed(5)
+        ours = built.task_losses(output, WANTED)
+        patch.setattr(functional, "smooth_l1_loss", plain_l1)
+        torch.manual_seed(5)
+        proposals, first = theirs.rpn(view, features, their_targets(0))
+        _, second = theirs.roi_heads(features, proposals, view.image_sizes, their_targets(1))
+    expected = {
+        "rpn_objectness": first["loss_objectness"],
+        "rpn_boxes": first["loss_rpn_box_reg"],
+        "classification": second["loss_classifier"],
+        "boxes": second["loss_box_reg"],
+    }
+    assert list(ours) == list(expected)
+    for name, value in expected.items():
+        assert value.item() > 0.01, name
+        assert ours[name].item() == pytest.approx(value.item(), rel=1e-5), name
+
+
+@pytest.mark.parametrize("proposals", [60, 300])
+def test_detections_are_torchvisions(proposals: int) -> None:
+    built, output = outspoken(proposals=proposals)
+    theirs = reference(built, box_score_thresh=0.05, box_nms_thresh=0.5, box_detections_per_img=500).eval()
+    with torch.no_grad():
+        boxes = built.propose(output, size=SIZE, before_nms=proposals, kept=proposals)
+        _, features = their_view(output)
+        expected, _ = theirs.roi_heads(features, boxes, [SIZE, SIZE])
+        answer = built.candidates(output, size=SIZE, per_level=proposals * CLASSES)
+    candidates = Candidates(*(part.numpy() for part in answer))
+    found = select_detections(candidates, Selection(max_detections=500))
+    for mine, other in zip(found, expected, strict=True):
+        assert len(mine) == len(other["scores"]) > 30
+        for label in range(CLASSES):
+            chosen = other["labels"].numpy() == label + 1
+            some = mine.select(mine.labels == label)
+            rows = np.column_stack([some.boxes, 1000 * some.scores])
+            others = np.column_stack([other["boxes"].numpy()[chosen], 1000 * other["scores"].numpy()[chosen]])
+            assert len(rows) == len(others)
+            _, partner = linear_sum_assignment(np.abs(rows[:, None] - others[None]).sum(axis=2))
+            np.testing.assert_allclose(rows, others[partner], rtol=0, atol=1e-2)
+
+
+# --- candidates -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("per_level", "count"), [(50, 50), (1000, 180)])
+def test_the_number_of_candidates_is_fixed(per_level: int, count: int) -> None:
+    built, output = outspoken((64, 64))
+    found = built.propose(output, size=(64, 64), before_nms=60, kept=60)
+    assert min(len(boxes) for boxes in found) < 60
+    boxes, scores, labels = built.candidates(output, size=(64, 64), per_level=per_level)
+    assert boxes.shape == (2, count, 4)
+    assert scores.shape == labels.shape == (2, count)
+    assert built.candidate_groups(output, per_level=per_level) == ((count, per_level < 180),)
+    assert ((scores >= 0) & (scores <= 1)).all()
+    assert ((labels >= 0) & (labels < CLASSES)).all()
+    assert (scores[:, 1:] <= scores[:, :-1]).all()
+    if count == 180:
+        # What was filled up is no object, and only that.
+        assert [(row > 0).sum().item() for row in scores] == [len(rows) * CLASSES for rows in found]
+
+
+# --- what is counted ------------------------------------------------------------------------------------------------
+
+
+def test_an_object_claims_its_best_anchors_from_others_but_not_by_a_sliver() -> None:
+    anchors = torch.tensor([[0.0, 0, 32, 32], [32, 0, 64, 32], [0, 32, 32, 64], [32, 32, 64, 64]])
+    one = target([[0, 0, 30, 32], [0, 0, 20, 32], [34, 32, 38, 36]], [0, 0, 0])
+    overlaps = box_iou(one.boxes, anchors)
+    assert overlaps.amax(dim=1).tolist() == pytest.approx([30 / 32, 20 / 32, 16 / 1024])
+    assert assign(anchors, one, positive=0.7, negative=0.3).tolist() == [0, -1, -1, -1]
+    assert assign(anchors, one, positive=0.7, negative=0.3, least_claim=0.3).tolist() == [1, -1, -1, -1]
+    assert assign(anchors, one, positive=0.7, negative=0.3, least_claim=0.0).tolist() == [1, -1, -1, 2]
+
+
+def test_an_object_no_anchor_meets_claims_none() -> None:
+    anchors = torch.tensor([[0.0, 0, 32, 32], [32, 0, 64, 32]])
+    outside = target([[100, 100, 120, 120]], [0])
+    assert assign(anchors, outside, positive=0.5, negative=0.4, least_claim=0.0).tolist() == [BACKGROUND] * 2
+
+
+def test_anchors_between_the_thresholds_and_in_ignored_regions_are_undecided() -> None:
+    anchors = torch.tensor([[0.0, 0, 32, 32], [32, 0, 64, 32], [64, 0, 96, 32]])
+    one = target([[0, 0, 16, 32], [0, 0, 32, 32]], [0, 0], [[60, 0, 96, 32]])
+    alone = target([[0, 0, 16, 32]], [0], [[60, 0, 96, 32]])
+    assert assign(anchors, alone, positive=0.7, negative=0.3).tolist() == [UNDECIDED, BACKGROUND, UNDECIDED]
+    # An ignored region hides background alone; what stands for an object goes on doing so.
+    covered = target([[0, 0, 32, 32]], [0], [[0, 0, 96, 32]])
+    assert assign(anchors, covered, positive=0.7, negative=0.3).tolist() == [0, UNDECIDED, UNDECIDED]
+    assert assign(anchors, one, positive=0.7, negative=0.3).tolist() == [1, BACKGROUND, UNDECIDED]
+    assert assign(anchors[:0], one, positive=0.7, negative=0.3).tolist() == []
+
+
+def test_ignored_regions_teach_neither_stage() -> None:
+    built = detector()
+    output = built(images(batch=1))
+    logits = [level.detach().requires_grad_() for level in output.logits]
+    seen = DetectorOutput(output.pyramid, tuple(logits), output.deltas)
+    losses = built.task_losses(seen, [target([], [], [[0, 0, 192, 64], [0, 64, 192, 100]])])
+    losses["rpn_objectness"].backward(retain_graph=True)
+    finest = logits[0].grad
+    assert finest is not None
+    # Anchors of P2 are 32 pixels or so; these lie inside the image, and mostly in the ignored part.
+    assert (finest[0, :, 4:12, 8:40] == 0).all()
+    assert (finest != 0).any()
+    (boxes,) = seen.sampled[0].boxes
+    assert len(boxes) > 10
+    hidden = torch.minimum(boxes[:, 3], torch.tensor(64.0)) - boxes[:, 1].clamp(max=64)
+    assert (hidden <= 0.5 * (boxes[:, 3] - boxes[:, 1])).all()
+
+
+def test_an_image_is_sampled_as_the_paper_s_settings_say() -> None:
+    built = detector()
+    output = built(images(batch=1))
+    wanted = target([[4, 6, 60, 34], [100, 60, 170, 120]], [0, 2])
+    proposals = built.propose(output, size=SIZE, before_nms=PROPOSALS_BEFORE_NMS, kept=PROPOSALS_KEPT)
+    assert len(proposals[0]) > 600
+    near = wanted.boxes.repeat(100, 1) + torch.randn(200, 4, generator=torch.Generator().manual_seed(0))
+    (lesson,) = built.roi_heads.sample([torch.cat([proposals[0], near])], [wanted])
+    assert len(lesson.boxes) == 512
+    assert (lesson.labels > 0).sum() == 128
+    assert set(lesson.labels.tolist()) == {0, 1, 3}
+    iou = box_iou(lesson.boxes, wanted.boxes).amax(dim=1)
+    assert ((iou >= 0.5) == (lesson.labels > 0)).all()
+
+
+def test_objects_themselves_are_proposals() -> None:
+    built = detector()
+    wanted = target([[4, 6, 60, 34]], [1])
+    (lesson,) = built.roi_heads.sample([torch.zeros(0, 4)], [wanted])
+    assert lesson.boxes.tolist() == [[4, 6, 60, 34]]
+    assert lesson.labels.tolist() == [2]
+    assert lesson.deltas.abs().max() < 1e-6
+
+
+def test_images_without_objects_have_finite_losses() -> None:
+    built = detector()
+    losses = built.task_losses(built(images()), [target([], []), target([], [])])
+    assert losses["rpn_boxes"].item() == losses["boxes"].item() == 0.0
+    sum(losses.values()).backward()  # type: ignore[union-attr]
+    gradients = [parameter.grad for parameter in built.parameters()]
+    assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients)
+
+
+def test_the_regions_of_the_second_stage_stay_with_the_output() -> None:
+    built, output = outspoken()
+    assert output.sampled == []
+    built.task_losses(output, WANTED)
+    built.task_losses(output, WANTED)
+    (sampled,) = output.sampled
+    assert [boxes.requires_grad for boxes in sampled.boxes] == [False, False]
+    assert len(sampled.class_logits) == sum(len(boxes) for boxes in sampled.boxes)
+    torch.testing.assert_close(built.classify(output, sampled.boxes), sampled.class_logits)
+
+
+def test_bfloat16_pyramids_are_taken() -> None:
+    built = detector()
+    with torch.autocast("cpu", torch.bfloat16):
+        output = built(images())
+    assert output.pyramid[0].dtype == torch.bfloat16
+    losses = built.task_losses(output, WANTED)
+    assert all(value.dtype == torch.float32 and value.isfinite() for value in losses.values())
+    assert output.sampled[0].class_logits.dtype == torch.float32
+    sum(losses.values()).backward()  # type: ignore[union-attr]
+    _, scores, _ = built.eval().candidates(output, size=SIZE, per_level=20)
+    assert scores.dtype == torch.float32
