@@ -218,6 +218,9 @@ class HeadLoss(Schema):
 
     enabled: bool = True
     kind: Literal["bce", "kl"] = "bce"
+    frcnn_head: Literal["rpn", "roi", "both"] = "rpn"
+    """Whose logits, in Faster R-CNN: the dense objectness of its first stage, the classes that its second stage
+    gives the student's sampled regions (always a KL divergence, without HSM), or both."""
 
 
 class Ifkd(Schema):
@@ -301,7 +304,13 @@ class Recipe(Schema):
                 f"teacher and student must be of one family; teacher.detector.family is {teacher.family!r} and "
                 f"student.detector.family {student.family!r}"
             )
-        for place, choice in _named_levels(self.distillation.method, "distillation.method"):
+        method = self.distillation.method
+        if isinstance(method, Ifkd) and method.head.frcnn_head != "rpn" and student.family != "faster_rcnn":
+            raise ValueError(
+                f"distillation.method.head.frcnn_head is {method.head.frcnn_head!r}, which only a faster_rcnn has; "
+                f"the student is a {student.family}"
+            )
+        for place, choice in _named_levels(method, "distillation.method"):
             absent = [] if choice == "all" else [level for level in choice if level not in student.levels]
             if absent:
                 raise ValueError(

@@ -11,7 +11,7 @@ from ifkd.checkpoint import Checkpoint, CheckpointMeta, build_from, load_checkpo
 from ifkd.data.coco import CocoDataset
 from ifkd.data.dataset import EpochSampler, TileDataset, collate
 from ifkd.data.splits import read_split
-from ifkd.detectors import Detector, build_detector, normalise
+from ifkd.detectors import Detector, FasterRcnn, build_detector, normalise
 from ifkd.device import best_device
 from ifkd.errors import CheckpointError, OutputError, TrainingError
 from ifkd.files import sha256_of
@@ -84,6 +84,7 @@ def distill_student(
         teacher_channels=checkpoint.meta.detector.channels,
         levels=student_config.levels,
         feature_rms=_feature_rms(teacher, run),
+        second_stage=teacher.classify if isinstance(teacher, FasterRcnn) else None,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed + 1)

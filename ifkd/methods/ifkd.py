@@ -15,6 +15,7 @@ from ifkd.knowledge import Views
 from ifkd.methods.attention import WEIGHT as AT_WEIGHT
 from ifkd.methods.attention import attention_transfer
 from ifkd.methods.method import Method, Student, Term
+from ifkd.methods.regions import region_divergence
 
 REFERENCE_CHANNELS = 256
 """The width that alpha was chosen for; with `feature_scale = auto` a narrower channel sum counts as this many."""
@@ -28,6 +29,9 @@ class IfkdMethod(Method):
         super().__init__()
         self.config = config
         self.levels = student.levels
+        self._second_stage = student.second_stage
+        self._dense_head = config.head.enabled and config.head.frcnn_head != "roi"
+        self._region_head = config.head.enabled and config.head.frcnn_head != "rpn"
         width = student.teacher_channels
         count = 1 if config.adapter.shared else len(student.levels)
         kernel = config.adapter.kernel
@@ -63,7 +67,7 @@ class IfkdMethod(Method):
             )
             error = (target - adapted.float()).square().sum(dim=1, keepdim=True)
             feature = feature + self._masked_mean(error, mask) * self._channel_factor
-            if self.config.head.enabled:
+            if self._dense_head:
                 divergence, level_entropy = _head_errors(views.student.logits[level], views.teacher.logits[level])
                 head = head + self._masked_mean(divergence + level_entropy, mask)
                 entropy = entropy + self._masked_mean(level_entropy, mask)
@@ -73,6 +77,10 @@ class IfkdMethod(Method):
         if self.config.head.kind == "kl":
             head = head - entropy
         terms = {"feature": Term(feature, warm * self.config.alpha), "head": Term(head, warm * self.config.beta)}
+        if self._region_head:
+            assert self._second_stage is not None, "recipes ask for the regions of two-stage detectors alone"
+            divergence = region_divergence(views.student.sampled[0], views.teacher, self._second_stage)
+            terms["regions"] = Term(divergence, warm * self.config.beta)
         if self.config.with_at:
             terms["attention"] = Term(attention_transfer(views.student.pyramid, views.teacher.pyramid), AT_WEIGHT)
         return terms

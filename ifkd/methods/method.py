@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ifkd import recipe
 from ifkd.knowledge import Views
+from ifkd.methods.regions import SecondStage
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +22,8 @@ class Student:
     """Names of both pyramids' levels, finest first."""
     feature_rms: tuple[float, ...]
     """Root mean square of the teacher's features on the training set, by level."""
+    second_stage: SecondStage | None = None
+    """The teacher's judgement of given regions, when it is a two-stage detector."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -97,6 +97,7 @@ def test_a_mistake_in_a_methods_options_is_placed_as_it_is_written(
             'distillation.method.fdr.levels=["p2", "p3"]',
             "distillation.method.fdr.levels names p2, which a retinanet lacks; it has p3, p4, p5, p6, p7",
         ),
+        ("distillation.method.head.frcnn_head=both", "frcnn_head is 'both', which only a faster_rcnn has"),
         ('distillation.method.ede.levels=["p9"]', "distillation.method.ede.levels"),
     ],
 )

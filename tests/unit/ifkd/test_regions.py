@@ -1,0 +1,89 @@
+"""IFKD's option for the second stage of Faster R-CNN."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch.distributions import Categorical, kl_divergence
+
+from ifkd import recipe
+from ifkd.detectors import FasterRcnn, Targets, build_detector
+from ifkd.knowledge import Views
+from ifkd.methods import Method, Student, build_method
+from ifkd.methods.regions import region_divergence
+
+CLASSES = 3
+
+
+def detector(seed: int, *, channels: int = 16, backbone: str = "resnet18") -> FasterRcnn:
+    settings: dict[str, Any] = {"family": "faster_rcnn", "backbone": backbone, "channels": channels}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        built = build_detector(recipe.Detector(**settings, box_head_width=24, proposals=30), CLASSES)
+        assert isinstance(built, FasterRcnn)
+        torch.nn.init.normal_(built.roi_heads.box_predictor.cls_score.weight)
+    return built.eval()
+
+
+def seen(student: FasterRcnn, teacher: FasterRcnn, iteration: int = 500) -> Views:
+    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(2))
+    boxes, labels = torch.tensor([[4.0, 6, 40, 34]]), torch.tensor([1])
+    targets = [Targets(boxes, labels, torch.zeros(0, 4)), Targets(boxes[:0], labels[:0], torch.zeros(0, 4))]
+    output = student(images)
+    student.task_losses(output, targets)
+    with torch.no_grad():
+        return Views(output, teacher(images), None, targets, iteration)
+
+
+def method(teacher: FasterRcnn, channels: int, **head: Any) -> Method:
+    config = recipe.Ifkd.model_validate({"ede": {"enabled": False}, "warmup_iters": 1000, "head": head})
+    between = Student(channels, 16, recipe.LEVELS["faster_rcnn"], (1.0,) * 5, second_stage=teacher.classify)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return build_method(config, between).eval()
+
+
+def test_the_divergence_is_torchs_of_two_categorical_distributions() -> None:
+    student, teacher = detector(0, channels=8, backbone="mobilenet_v2"), detector(1)
+    views = seen(student, teacher)
+    (sampled,) = views.student.sampled
+    with torch.no_grad():
+        wanted = teacher.classify(views.teacher, sampled.boxes)
+    slow = kl_divergence(Categorical(logits=wanted), Categorical(logits=sampled.class_logits)).mean()
+    found = region_divergence(sampled, views.teacher, teacher.classify)
+    assert slow.item() > 0.01
+    assert found.item() == pytest.approx(slow.item(), rel=1e-5)
+
+
+def test_a_student_that_is_its_teacher_has_nothing_to_learn() -> None:
+    teacher = detector(1)
+    views = seen(teacher, teacher)
+    found = region_divergence(views.student.sampled[0], views.teacher, teacher.classify)
+    assert abs(found.item()) < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("choice", "dense", "regions"), [("rpn", True, False), ("roi", False, True), ("both", True, True)]
+)
+def test_the_option_names_the_heads_that_teach(choice: str, dense: bool, regions: bool) -> None:
+    student, teacher = detector(0, channels=8, backbone="mobilenet_v2"), detector(1)
+    views = seen(student, teacher)
+    terms = method(teacher, 8, frcnn_head=choice).losses(views)
+    assert ("regions" in terms) == regions
+    assert (terms["head"].value.item() > 0) == dense
+    if regions:
+        assert terms["regions"].weight == pytest.approx(0.25)  # beta 0.5, half way through the warm-up
+        expected = region_divergence(views.student.sampled[0], views.teacher, teacher.classify)
+        torch.testing.assert_close(terms["regions"].value, expected)
+    assert set(method(teacher, 8, frcnn_head=choice, enabled=False).losses(views)) == {"feature", "head"}
+
+
+def test_the_students_second_stage_learns_and_the_teachers_does_not() -> None:
+    student, teacher = detector(0, channels=8, backbone="mobilenet_v2"), detector(1)
+    views = seen(student, teacher)
+    built = method(teacher, 8, frcnn_head="roi")
+    built.losses(views)["regions"].value.backward()
+    assert student.roi_heads.box_head.fc6.weight.grad is not None
+    assert student.backbone.fpn.layer_blocks[0][0].weight.grad is not None
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+    assert not [name for name in built.state_dict() if "teacher" in name or "stage" in name]
