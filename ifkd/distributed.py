@@ -4,8 +4,31 @@ A loss that divides by a count over the batch must divide by the count's mean ov
 over ranks, so that the result is that of one process with all the images. Counts are summed without gradient.
 """
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+import torch
 from jaxtyping import Shaped
 from torch import Tensor, distributed
+
+T = TypeVar("T")
+
+
+@contextmanager
+def peers() -> Iterator[None]:
+    """Join the processes that torchrun started, by NCCL on GPUs and by gloo on CPUs; alone, do nothing."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or _together():
+        yield
+        return
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    try:
+        yield
+    finally:
+        distributed.destroy_process_group()
 
 
 def world_size() -> int:
@@ -31,10 +54,22 @@ def mean_over_ranks(value: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*shape"]
     return sum_over_ranks(value) / world_size()
 
 
-def barrier() -> None:
-    """Wait until every rank is here."""
-    if _together():
-        distributed.barrier()
+def from_first(value: T) -> T:
+    """Return rank 0's `value`, of any kind that can be pickled; every rank must call it."""
+    if not _together():
+        return value
+    carried = [value]
+    distributed.broadcast_object_list(carried, src=0)
+    return carried[0]
+
+
+def from_all(value: T) -> list[T]:
+    """Return every rank's `value` in the order of ranks; every rank must call it."""
+    if not _together():
+        return [value]
+    gathered: list[T] = [value] * world_size()
+    distributed.all_gather_object(gathered, value)
+    return gathered
 
 
 def _together() -> bool:

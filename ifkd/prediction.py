@@ -7,11 +7,12 @@ import torch
 
 from ifkd import recipe
 from ifkd.data.coco import CocoDataset, LabelledImage
-from ifkd.data.dataset import scaled
+from ifkd.data.dataset import scaled, scaled_size
 from ifkd.data.evaluation import Metrics, evaluate
 from ifkd.data.imagery import pad
 from ifkd.detections import Array, Candidates, Detections
 from ifkd.detectors import Detector, normalise
+from ifkd.distributed import from_all, rank, world_size
 from ifkd.postprocess import Selection, select_detections
 
 STRIDE = 32
@@ -21,22 +22,35 @@ BATCH_SIZE = 8
 def validate(
     detector: Detector, dataset: CocoDataset, data: recipe.Data, selection: Selection, *, per_level: int
 ) -> Metrics:
-    """Return a detector's COCO metrics on whole images, padded to a multiple of 32; it is left in its mode."""
+    """Return a detector's COCO metrics on whole images, padded to a multiple of 32; it is left in its mode.
+
+    Data-parallel ranks share the batches out, and all of them get the metrics that one alone would.
+    """
     training = detector.training
     detector.eval()
     try:
-        found = dict(predict(detector, dataset, data, selection, per_level=per_level))
+        mine = dict(predict(detector, dataset, data, selection, per_level=per_level, share=(rank(), world_size())))
     finally:
         detector.train(training)
-    return evaluate(dataset, found)
+    return evaluate(dataset, {image: found for part in from_all(mine) for image, found in part.items()})
 
 
 def predict(
-    detector: Detector, dataset: CocoDataset, data: recipe.Data, selection: Selection, *, per_level: int
+    detector: Detector,
+    dataset: CocoDataset,
+    data: recipe.Data,
+    selection: Selection,
+    *,
+    per_level: int,
+    share: tuple[int, int] = (0, 1),
 ) -> Iterator[tuple[int, Detections]]:
-    """Yield (image id, detections in the image's own pixels) of a detector in eval mode."""
+    """Yield (image id, detections in the image's own pixels) of a detector in eval mode.
+
+    `share` (number, of how many) leaves out other ranks' batches; which images form a batch does not depend on it,
+    as arithmetic may depend on a batch's company in the last bit.
+    """
     device = next(detector.parameters()).device
-    for images, pixels in _batches(dataset, data):
+    for images, pixels in _batches(dataset, data, share):
         tiles = torch.from_numpy(np.ascontiguousarray(np.stack(pixels).transpose(0, 3, 1, 2))).to(device)
         size = (tiles.shape[2], tiles.shape[3])
         with torch.inference_mode():
@@ -46,15 +60,21 @@ def predict(
             yield image.id, found.scaled(1 / data.scale).clipped(image.size)
 
 
-def _batches(dataset: CocoDataset, data: recipe.Data) -> Iterator[tuple[list[LabelledImage], list[Array]]]:
-    """Yield images of one padded size, up to eight at a time."""
-    waiting: dict[tuple[int, int], tuple[list[LabelledImage], list[Array]]] = {}
+def _batches(
+    dataset: CocoDataset, data: recipe.Data, share: tuple[int, int]
+) -> Iterator[tuple[list[LabelledImage], list[Array]]]:
+    """Yield this share of the batches: images of one padded size, up to eight at a time."""
+    by_size: dict[tuple[int, int], list[LabelledImage]] = {}
     for image in dataset.images:
-        pixels, _ = scaled(image, data.scale)
-        size = (-(-pixels.shape[0] // STRIDE) * STRIDE, -(-pixels.shape[1] // STRIDE) * STRIDE)
-        images, canvases = waiting.setdefault(size, ([], []))
-        images.append(image)
-        canvases.append(pad(pixels, size))
-        if len(images) == BATCH_SIZE:
-            yield waiting.pop(size)
-    yield from waiting.values()
+        by_size.setdefault(_padded(scaled_size(image.size, data.scale)), []).append(image)
+    batches = [
+        (size, images[first : first + BATCH_SIZE])
+        for size, images in by_size.items()
+        for first in range(0, len(images), BATCH_SIZE)
+    ]
+    for size, images in batches[share[0] :: share[1]]:
+        yield images, [pad(scaled(image, data.scale)[0], size) for image in images]
+
+
+def _padded(size: tuple[int, int]) -> tuple[int, int]:
+    return -(-size[0] // STRIDE) * STRIDE, -(-size[1] // STRIDE) * STRIDE

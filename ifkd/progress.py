@@ -25,7 +25,9 @@ class _PlainLines:
         self._stream.flush()
 
 
-def progress(total: int, label: str, *, unit: str = "it", initial: int = 0) -> "tqdm[Any]":
+def progress(
+    total: int, label: str, *, unit: str = "it", initial: int = 0, silent: bool = False
+) -> "tqdm[Any]":
     """Return a bar of `total` steps on stderr; call `update(n)` on it, and close it or use it in a `with`."""
     plain = not sys.stderr.isatty()
     return tqdm(
@@ -33,6 +35,7 @@ def progress(total: int, label: str, *, unit: str = "it", initial: int = 0) -> "
         desc=label,
         unit=unit,
         initial=initial,
+        disable=silent,
         file=_PlainLines(sys.stderr) if plain else sys.stderr,
         mininterval=SECONDS_BETWEEN_PLAIN_LINES if plain else 0.2,
         ncols=100 if plain else None,

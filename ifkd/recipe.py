@@ -120,6 +120,9 @@ class Training(Schema):
 
     epochs: PositiveInt = 12
     batch_size: PositiveInt = 8
+    """Images a step, over all processes and accumulated parts together, so that a recipe means the same anywhere."""
+    accumulation: PositiveInt = 1
+    """Parts in which each process takes its share of a batch, for memory; gradients are those of the mean loss."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
     learning_rate: PositiveFloat = 0.01
     """At `learning_rate_batch` images a step; scaled linearly to the actual batch."""
@@ -138,8 +141,20 @@ class Training(Schema):
     processor computes in it, and float32 elsewhere; fp16 is for CUDA."""
     grad_clip: PositiveFloat | None = None
     """Largest norm of all gradients together."""
+    ema_decay: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
+    """Memory of a running mean of the weights, which is then what is validated and kept; for example 0.9998."""
+    channels_last: bool = True
+    """Keep images and weights with the channels innermost, which is faster on most processors."""
+    compile: bool = False
+    """Compile the detector's forward by torch.compile."""
+    sync_norm: bool = False
+    """Batch-norm statistics over all processes; for GPUs."""
     validate_every: PositiveInt = 1
     """Epochs between validations; the last epoch is always validated."""
+    patience: PositiveInt | None = None
+    """Validations without a better mAP after which the run ends."""
+    save_minutes: NonNegative = 10.0
+    """Time between states for resuming within an epoch; one is saved after every epoch as well."""
 
 
 class Role(Schema):

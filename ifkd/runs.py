@@ -13,19 +13,24 @@ from ifkd.data.dataset import EpochSampler, TileDataset, collate
 from ifkd.data.splits import read_split
 from ifkd.detectors import Detector, FasterRcnn, build_detector, normalise
 from ifkd.device import best_device
+from ifkd.distributed import from_first, rank
 from ifkd.errors import CheckpointError, OutputError, TrainingError
 from ifkd.files import sha256_of
 from ifkd.knowledge import Knowledge, measure_feature_rms
 from ifkd.methods import Student, build_method
 from ifkd.mobile_sam import available_weights
 from ifkd.prediction import validate
-from ifkd.trainer import Run, fit
+from ifkd.training.loop import fit
+from ifkd.training.run import RESULT, Run
 
 CALIBRATION_BATCHES = 8
 """Batches over which the teacher's feature scale is measured."""
 
 PLACE_AND_PACE = {"root", "images", "memory_mb", "workers"}
 """Settings of the data that say where it lies and how fast it comes, not what is learned from it."""
+
+PACE = {"save_minutes"}
+"""Settings of training that no weight depends on."""
 
 RANDOM_ENCODER_NOTE = (
     "EDE used MobileSAM's network with seeded random weights, as the published checkpoint is not installed: "
@@ -74,7 +79,7 @@ def distill_student(
     _check_family(checkpoint, student_config)
     _check_classes(checkpoint, run.train_data)
     _clear(folder, restart=restart)
-    if (folder / "result.json").is_file():
+    if from_first((folder / RESULT).is_file()):
         return fit(run, _fresh_detector(settings, student_config, len(run.meta.classes)))
     teacher = build_from(checkpoint).to(best_device())
     _check_teacher(teacher, run, settings.distillation.min_teacher_map)
@@ -126,7 +131,7 @@ def _run(
             "seed": settings.seed,
             "train_sha256": sha256_of(train_data.path),
             "data": data.model_dump(mode="json", exclude_none=True, exclude=PLACE_AND_PACE),
-            "training": training.model_dump(mode="json", exclude_none=True),
+            "training": training.model_dump(mode="json", exclude_none=True, exclude=PACE),
             "versions": {"ifkd": __version__, "torch": str(torch.__version__)},
         },
     )
@@ -195,7 +200,7 @@ def _feature_rms(teacher: Detector, run: Run) -> tuple[float, ...]:
 
 def _clear(folder: Path, *, restart: bool) -> None:
     """Remove an earlier run when it is to begin anew; a folder that holds no run is never removed."""
-    if not restart or not folder.exists():
+    if rank() > 0 or not restart or not folder.exists():
         return
     if not (folder / "config.toml").is_file() and any(folder.iterdir()):
         raise OutputError(

@@ -14,10 +14,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--restart", action="store_true", help="begin anew, deleting an earlier run in the folder")
 
 
-def run(options: argparse.Namespace) -> dict[str, Any]:
+def run(options: argparse.Namespace) -> dict[str, Any] | None:
     """Distil, or go on distilling."""
     from ifkd.commands.train import announce
     from ifkd.config import load
+    from ifkd.distributed import peers
     from ifkd.recipe import Recipe
     from ifkd.runs import distill_student
 
@@ -25,4 +26,6 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     runs = Path("runs") / recipe.name
     folder = options.out or runs / "distilled"
     teacher = options.teacher or runs / "teacher" / "best.safetensors"
-    return announce(distill_student(recipe, teacher, folder, restart=options.restart), folder, quiet=options.json)
+    with peers():
+        result = distill_student(recipe, teacher, folder, restart=options.restart)
+        return announce(result, folder, quiet=options.json)

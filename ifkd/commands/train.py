@@ -14,20 +14,26 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--restart", action="store_true", help="begin anew, deleting an earlier run in the folder")
 
 
-def run(options: argparse.Namespace) -> dict[str, Any]:
+def run(options: argparse.Namespace) -> dict[str, Any] | None:
     """Train, or go on training."""
     from ifkd.config import load
+    from ifkd.distributed import peers
     from ifkd.recipe import Recipe
     from ifkd.runs import train_role
 
     recipe = load(options.recipe, Recipe, options.overrides)
     folder = options.out or Path("runs") / recipe.name / options.role
-    result = train_role(recipe, options.role, folder, restart=options.restart)
-    return announce(result, folder, quiet=options.json)
+    with peers():
+        result = train_role(recipe, options.role, folder, restart=options.restart)
+        return announce(result, folder, quiet=options.json)
 
 
-def announce(result: dict[str, Any], folder: Path, *, quiet: bool) -> dict[str, Any]:
-    """Say what a run reached and where its checkpoint lies."""
+def announce(result: dict[str, Any], folder: Path, *, quiet: bool) -> dict[str, Any] | None:
+    """Say, on rank 0, what a run reached and where its checkpoint lies."""
+    from ifkd.distributed import rank
+
+    if rank() > 0:
+        return None
     result = {**result, "checkpoint": str(folder / result["checkpoint"])}
     if not quiet:
         print(  # noqa: T201

@@ -99,21 +99,34 @@ class BatchDataset(Dataset["Batch | DataError"]):
 
 
 class EpochSampler(Sampler[list[tuple[int, int]]]):
-    """Batches of (epoch, index) in an order that depends on (seed, epoch) alone; the last short batch is left out."""
+    """One process's share of the batches, as (epoch, index), in an order that depends on (seed, epoch) alone.
 
-    def __init__(self, length: int, batch_size: int, *, seed: int) -> None:
+    The last short batch is left out. Each batch is cut into `ranks * accumulation` equal parts; a process takes every
+    `ranks`-th of them, from its own number on, so that all processes together see the batches that one would.
+    """
+
+    def __init__(
+        self, length: int, batch_size: int, *, seed: int, accumulation: int = 1, rank: int = 0, ranks: int = 1
+    ) -> None:
+        assert batch_size % (accumulation * ranks) == 0, (batch_size, accumulation, ranks)
         self._length, self._batch_size, self._seed = length, batch_size, seed
+        self._parts, self._rank, self._ranks = accumulation * ranks, rank, ranks
         self.epoch = 0
+        self.start = 0
+        """Batches of the epoch to leave out at its beginning, as they were taken before."""
 
     def __len__(self) -> int:
         """Return the batches of an epoch."""
         return max(1, self._length // self._batch_size)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        """Yield the batches of the current epoch."""
+        """Yield this process's parts of the current epoch's batches."""
         order = np.random.default_rng((self._seed, self.epoch)).permutation(self._length)
-        for start in range(0, len(self) * self._batch_size, self._batch_size):
-            yield [(self.epoch, int(index)) for index in order[start : start + self._batch_size]]
+        each = self._batch_size // self._parts
+        for batch in range(self.start, len(self)):
+            for part in range(self._rank, self._parts, self._ranks):
+                first = batch * self._batch_size + part * each
+                yield [(self.epoch, int(index)) for index in order[first : first + each]]
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
@@ -125,6 +138,11 @@ def collate(samples: Sequence[Sample]) -> Batch:
     )
 
 
+def scaled_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
+    """Return an image's (height, width) at `scale`, in whole pixels."""
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
 def scaled(image: LabelledImage, scale: float) -> tuple[Array, Array]:
     """Return an image's pixels and boxes at `scale`, sizes rounded to whole pixels.
 
@@ -132,7 +150,7 @@ def scaled(image: LabelledImage, scale: float) -> tuple[Array, Array]:
         DataError: The file is absent or broken, or its size is not the one the annotations state.
     """
     pixels = read_image(image.path, size=image.size)
-    size = (max(1, round(image.size[0] * scale)), max(1, round(image.size[1] * scale)))
+    size = scaled_size(image.size, scale)
     by_axis = np.array([size[1] / image.size[1], size[0] / image.size[0]] * 2, np.float32)
     return resize(pixels, size), image.boxes * by_axis
 

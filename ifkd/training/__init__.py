@@ -1,0 +1,1 @@
+"""Training: a run's folder, its loop, its arithmetic and what it tells; nothing of any one method."""
