@@ -25,9 +25,7 @@ class _PlainLines:
         self._stream.flush()
 
 
-def progress(
-    total: int, label: str, *, unit: str = "it", initial: int = 0, silent: bool = False
-) -> "tqdm[Any]":
+def progress(total: int, label: str, *, unit: str = "it", initial: int = 0, silent: bool = False) -> "tqdm[Any]":
     """Return a bar of `total` steps on stderr; call `update(n)` on it, and close it or use it in a `with`."""
     plain = not sys.stderr.isatty()
     return tqdm(

@@ -10,13 +10,14 @@ import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import psutil
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.distributed.checkpoint.stateful import Stateful
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -37,7 +38,7 @@ from ifkd.progress import progress
 from ifkd.training.optimisation import build_autocast, build_average, build_optimizer, place, rate_factor
 from ifkd.training.record import Record
 from ifkd.training.run import BEST, LAST, RESULT, STATE, Run, claim
-from ifkd.training.state import Standing, Stateful, read_state, restore, save_state
+from ifkd.training.state import Standing, read_state, restore, save_state
 from ifkd.training.step import Step
 
 LOG_EVERY = 10
@@ -245,7 +246,7 @@ class _Loop:
         """Save the batch for inspection and return what to say."""
         path = self.run.folder / f"nonfinite_batch{f'_rank{rank()}' if world_size() > 1 else ''}.safetensors"
         save_file({f"pixels.{number}": part.pixels.contiguous() for number, part in enumerate(parts)}, path)
-        found = {name: term.weight * float(term.value) for part in terms for name, term in part.items()}
+        found = {name: term.weight * term.value.item() for part in terms for name, term in part.items()}
         return TrainingError(
             f"The {what} is not finite at iteration {self.standing.iteration}",
             got=", ".join(f"{name} {value:.4g}" for name, value in found.items()),
@@ -269,8 +270,7 @@ class _Loop:
         """Return the detector that is validated and kept: the mean of the weights when there is one."""
         if self.average is None or self.standing.iteration == 0:
             return self.detector
-        mean: Detector = self.average.module
-        return mean
+        return cast("Detector", self.average.module)
 
     def judge(self) -> Metrics:
         """Return the metrics of the detector as it stands."""

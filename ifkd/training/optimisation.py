@@ -87,7 +87,7 @@ def place(detector: Detector, training: recipe.Training, device: torch.device) -
     if training.sync_norm:
         if device.type == "cpu":
             raise TrainingError("training.sync_norm needs GPUs", mend='Set it to false, or use norm = "frozen".')
-        detector = nn.SyncBatchNorm.convert_sync_batchnorm(detector)
+        detector = nn.SyncBatchNorm.convert_sync_batchnorm(detector)  # type: ignore[no-untyped-call]
     detector = detector.to(device)
     if training.channels_last:
         detector = detector.to(memory_format=torch.channels_last)

@@ -73,7 +73,7 @@ class Record:
     def close(self) -> None:
         """Write out what is waiting."""
         if self._writer is not None:
-            self._writer.close()  # type: ignore[no-untyped-call]
+            self._writer.close()
 
     def _write(self, entry: dict[str, Any]) -> None:
         try:
@@ -86,7 +86,7 @@ class Record:
         assert self._writer is not None
         try:
             for name, value in values.items():
-                self._writer.add_scalar(name, value, iteration)  # type: ignore[no-untyped-call]
+                self._writer.add_scalar(name, value, iteration)
         except OSError as error:
             raise _unwritable(self._events, error) from error
 

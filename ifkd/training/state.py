@@ -3,9 +3,10 @@
 import io
 from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
+from torch.distributed.checkpoint.stateful import Stateful
 
 from ifkd.errors import OutputError
 from ifkd.files import atomic_path
@@ -25,16 +26,6 @@ class Standing:
     """Validations since the best one."""
     seconds: float = 0.0
     """Time spent in steps."""
-
-
-class Stateful(Protocol):
-    """What can be saved and restored."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the state."""
-
-    def load_state_dict(self, state_dict: dict[str, Any], /) -> Any:
-        """Take the state on."""
 
 
 def save_state(path: Path, standing: Standing, parts: dict[str, Stateful]) -> None:

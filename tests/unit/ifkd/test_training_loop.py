@@ -1,7 +1,6 @@
 """The training loop: what it leaves in its folder, how it goes on, and when it stops."""
 
 import copy
-import itertools
 import json
 import math
 import shutil
@@ -15,13 +14,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ifkd import runs, trainer
+from ifkd import runs
 from ifkd.checkpoint import CheckpointMeta, build_from, load_checkpoint, save_checkpoint
 from ifkd.config import parse
 from ifkd.data.dataset import Batch
 from ifkd.detectors import build_detector
 from ifkd.errors import OutputError, TrainingError
-from ifkd.recipe import Recipe, Training
+from ifkd.recipe import Recipe
+from ifkd.training import loop
 
 World = tuple[Path, dict[str, Any]]
 
@@ -49,7 +49,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, make_recipe: Callable[..., d
 @pytest.fixture(scope="module", autouse=True)
 def every_step_is_logged() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer, "LOG_EVERY", 1)
+        patch.setattr(loop, "LOG_EVERY", 1)
         yield
 
 
@@ -91,15 +91,15 @@ def lines(folder: Path) -> list[dict[str, Any]]:
 
 def interrupted_in(monkeypatch: pytest.MonkeyPatch, iteration: int) -> Iterator[None]:
     """Make the step at an iteration end as an interruption does."""
-    step = trainer._Loop.step
+    step = loop._Loop.step
 
-    def broken(loop: Any, batch: Batch) -> dict[str, float]:
-        if loop.standing.iteration == iteration:
+    def broken(self: Any, parts: list[Batch]) -> Any:
+        if self.standing.iteration == iteration:
             raise KeyboardInterrupt
-        return step(loop, batch)
+        return step(self, parts)
 
     with monkeypatch.context() as patch:
-        patch.setattr(trainer._Loop, "step", broken)
+        patch.setattr(loop._Loop, "step", broken)
         yield
 
 
@@ -112,6 +112,7 @@ def test_a_run_leaves_its_files_and_nothing_else(plain_run: Path) -> None:
         "last.safetensors",
         "config.toml",
         "metrics.jsonl",
+        "events",
         "result.json",
     }
     result = json.loads((plain_run / "result.json").read_text())
@@ -149,7 +150,7 @@ def test_training_learns_the_training_images(world: World, tmp_path: Path) -> No
 def test_a_finished_run_returns_at_once(
     world: World, plain_run: Path, distilled_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trainer, "_Loop", None)
+    monkeypatch.setattr(loop, "_Loop", None)
     for start, folder in ((train, plain_run), (distill, distilled_run)):
         before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
         assert start(world, folder) == json.loads((folder / "result.json").read_text())
@@ -171,9 +172,9 @@ def test_another_seed_gives_other_weights(world: World, plain_run: Path, tmp_pat
 
 
 def test_every_epoch_sees_the_images_anew(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    step = trainer._Loop.step
+    step = loop._Loop.step
     seen: list[Batch] = []
-    monkeypatch.setattr(trainer._Loop, "step", lambda loop, batch: seen.append(batch) or step(loop, batch))
+    monkeypatch.setattr(loop._Loop, "step", lambda self, parts: seen.extend(parts) or step(self, parts))
     train(world, tmp_path)
     first, second = seen[:2], seen[2:]
     ids = [[identity for batch in epoch for identity in batch.image_ids] for epoch in (first, second)]
@@ -252,13 +253,13 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(
             START[kind](world, tmp_path / "run", changing)
     assert (tmp_path / "run" / "state.pt").is_file() == (iteration >= 2)
     taken = []
-    step = trainer._Loop.step
+    step = loop._Loop.step
 
-    def counted(loop: Any, batch: Batch) -> dict[str, float]:
-        taken.append(loop.standing.iteration)
-        return step(loop, batch)
+    def counted(self: Any, parts: list[Batch]) -> Any:
+        taken.append(self.standing.iteration)
+        return step(self, parts)
 
-    monkeypatch.setattr(trainer._Loop, "step", counted)
+    monkeypatch.setattr(loop._Loop, "step", counted)
     torch.manual_seed(99)  # what else the process draws is no part of a run
     START[kind](world, tmp_path / "run", changing)
     assert taken == ([0, 1, 2, 3] if iteration < 2 else [2, 3])
@@ -270,22 +271,23 @@ KILLED = """
 import json, os, signal, sys
 from pathlib import Path
 import torch
-from ifkd import recipe, runs, trainer
+from ifkd import recipe, runs
 from ifkd.config import parse
+from ifkd.training import loop
 
 values, teacher, folder, threads = json.loads(sys.argv[1])
 torch.set_num_threads(threads)
-trainer.LOG_EVERY = 1
-save, saved = torch.save, []
+loop.LOG_EVERY = 1
+write, written = Path.write_bytes, []
 
-def killing(state, path):
-    saved.append(path)
-    save(state, path)
-    if len(saved) == 2:
-        Path(path).write_bytes(Path(path).read_bytes()[:1000])
+def killing(path, content):
+    written.append(path)
+    if len(written) == 2:
+        write(path, bytes(content)[:1000])
         os.kill(os.getpid(), signal.SIGKILL)
+    return write(path, content)
 
-torch.save = killing
+Path.write_bytes = killing
 runs.distill_student(parse(values, recipe.Recipe, source="values"), Path(teacher), Path(folder))
 """
 
@@ -316,10 +318,10 @@ def test_a_run_stopped_before_its_result_only_writes_it(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(trainer, "write_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(loop, "write_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             train(world, tmp_path / "run")
-    monkeypatch.setattr(trainer._Loop, "step", None)
+    monkeypatch.setattr(loop._Loop, "step", None)
     result = train(world, tmp_path / "run")
     assert result["iterations"] == 4
     assert (tmp_path / "run" / "result.json").is_file()
@@ -347,7 +349,7 @@ def test_a_folder_of_another_recipe_is_refused_with_the_difference(
     world: World, plain_run: Path, tmp_path: Path
 ) -> None:
     folder = shutil.copytree(plain_run, tmp_path / "run")
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
     def slower(values: dict[str, Any]) -> None:
         values["student"]["training"].update(learning_rate=0.5, epochs=1)
@@ -357,7 +359,7 @@ def test_a_folder_of_another_recipe_is_refused_with_the_difference(
     assert "training.learning_rate is 0.001 there and 0.5 here" in str(caught.value)
     assert "training.epochs is 2 there and 1 here" in str(caught.value)
     assert "--restart" in str(caught.value)
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
     result = runs.train_role(settings(world, slower), "student", folder, restart=True)
     assert result["iterations"] == 2
 
@@ -372,7 +374,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_saves_the_batch(world: Worl
     with pytest.raises(TrainingError, match="The loss is not finite at iteration") as caught:
         train(world, tmp_path / "run", wild)
     assert "task/classification" in str(caught.value)
-    saved = load_file(tmp_path / "run" / "nonfinite_batch.safetensors")["pixels"]
+    saved = load_file(tmp_path / "run" / "nonfinite_batch.safetensors")["pixels.0"]
     assert saved.shape == (4, 3, 64, 64)
     assert saved.dtype == torch.uint8
     assert not (tmp_path / "run" / "result.json").exists()
@@ -380,16 +382,14 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_saves_the_batch(world: Worl
 
 def test_gradients_are_clipped_together(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     norms: list[float] = []
-    clip = torch.nn.utils.clip_grad_norm_
+    clip = torch.nn.utils.clip_grads_with_norm_
 
-    def watched(parameters: Any, largest: float) -> torch.Tensor:
-        parameters = list(parameters)
-        before = clip(parameters, largest)
+    def watched(parameters: Any, largest: float, norm: torch.Tensor) -> None:
+        clip(parameters, largest, norm)
         norms.append(math.sqrt(sum(float(p.grad.square().sum()) for p in parameters if p.grad is not None)))
         assert len(parameters) > 150  # the student's, the adapters' and the filters'
-        return before
 
-    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", watched)
+    monkeypatch.setattr(torch.nn.utils, "clip_grads_with_norm_", watched)
     distill(world, tmp_path / "run", lambda values: values["distillation"]["training"].update(grad_clip=0.01, epochs=1))
     assert len(norms) == 2
     assert max(norms) <= 0.01001
@@ -417,43 +417,6 @@ def test_teacher_and_encoder_are_untouched_by_training(
         assert torch.equal(value, before[name]), name
     assert all(parameter.grad is None for parameter in knowledge.parameters())
     assert not any(parameter.requires_grad for parameter in knowledge.parameters())
-
-
-# --- the rate -------------------------------------------------------------------------------------------------------
-
-
-def rates(training: Training, epoch_length: int) -> list[float]:
-    return [trainer.rate_factor(training, i, epoch_length) for i in range(training.epochs * epoch_length)]
-
-
-def test_the_step_schedule_is_torchs() -> None:
-    training = Training(epochs=12, steps=(8, 11), warmup_iters=0)
-    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
-    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [80, 110])
-    for factor in rates(training, 10):
-        assert factor == pytest.approx(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        schedule.step()
-
-
-def test_the_cosine_schedule_is_torchs() -> None:
-    training = Training(epochs=5, schedule="cosine", warmup_iters=0)
-    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 50)
-    for factor in rates(training, 10):
-        assert factor == pytest.approx(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        schedule.step()
-
-
-def test_the_rate_warms_up_linearly() -> None:
-    training = Training(epochs=20, steps=(18,), warmup_iters=100, warmup_factor=0.001)
-    found = rates(training, 10)
-    assert found[0] == pytest.approx(0.001)
-    assert found[50] == pytest.approx(0.5005)
-    assert found[100] == 1.0
-    assert all(later - earlier == pytest.approx(0.00999) for earlier, later in itertools.pairwise(found[:100]))
-    assert found[180] == pytest.approx(0.1)
 
 
 def test_the_rate_grows_with_the_batch(world: World, tmp_path: Path) -> None:

@@ -1,0 +1,43 @@
+"""Learning rates and averaged weights against torch's own, and what a machine cannot do."""
+
+import itertools
+
+import pytest
+import torch
+
+from ifkd.recipe import Training
+from ifkd.training import optimisation
+
+
+def rates(training: Training, epoch_length: int) -> list[float]:
+    return [optimisation.rate_factor(training, i, epoch_length) for i in range(training.epochs * epoch_length)]
+
+
+def test_the_step_schedule_is_torchs() -> None:
+    training = Training(epochs=12, steps=(8, 11), warmup_iters=0)
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [80, 110])
+    for factor in rates(training, 10):
+        assert factor == pytest.approx(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+
+
+def test_the_cosine_schedule_is_torchs() -> None:
+    training = Training(epochs=5, schedule="cosine", warmup_iters=0)
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 50)
+    for factor in rates(training, 10):
+        assert factor == pytest.approx(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+
+
+def test_the_rate_warms_up_linearly() -> None:
+    training = Training(epochs=20, steps=(18,), warmup_iters=100, warmup_factor=0.001)
+    found = rates(training, 10)
+    assert found[0] == pytest.approx(0.001)
+    assert found[50] == pytest.approx(0.5005)
+    assert found[100] == 1.0
+    assert all(later - earlier == pytest.approx(0.00999) for earlier, later in itertools.pairwise(found[:100]))
+    assert found[180] == pytest.approx(0.1)
