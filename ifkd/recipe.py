@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from ifkd.config import Schema
 from ifkd.postprocess import Selection
@@ -115,6 +115,13 @@ class Detector(Schema):
         return LEVELS[self.family]
 
 
+SCHEDULES: dict[str, dict[str, Any]] = {
+    "1x": {"schedule": "step", "epochs": 12, "steps": (8, 11)},
+    "paper_100e": {"schedule": "step", "epochs": 100, "steps": (80, 90)},
+}
+"""Names that a recipe may give as `schedule`, and what they stand for; a value given beside the name wins."""
+
+
 class Training(Schema):
     """One training run."""
 
@@ -131,6 +138,8 @@ class Training(Schema):
     """SGD's momentum."""
     weight_decay: NonNegative = 1e-4
     schedule: Literal["step", "cosine"] = "step"
+    """How the rate falls; or `1x` (12 epochs, steps after 8 and 11) or `paper_100e` (100 epochs, steps after 80 and
+    90) for all three."""
     steps: tuple[PositiveInt, ...] = (8, 11)
     """Epochs after which the step schedule divides the rate by ten."""
     warmup_iters: Annotated[int, Field(ge=0)] = 500
@@ -155,6 +164,23 @@ class Training(Schema):
     """Validations without a better mAP after which the run ends."""
     save_minutes: NonNegative = 10.0
     """Time between states for resuming within an epoch; one is saved after every epoch as well."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named_schedule(cls, values: Any) -> Any:
+        """Put what a named schedule stands for in its place."""
+        name = values.get("schedule") if isinstance(values, dict) else None
+        if not isinstance(name, str) or name not in SCHEDULES:
+            return values
+        named = SCHEDULES[name]
+        return {**named, **values, "schedule": named["schedule"]}
+
+    @field_validator("schedule", mode="before")
+    @classmethod
+    def _known_schedule(cls, value: Any) -> Any:
+        if value not in ("step", "cosine"):
+            raise ValueError(f"must be step, cosine, {' or '.join(SCHEDULES)}")
+        return value
 
 
 class Role(Schema):

@@ -91,6 +91,7 @@ def test_a_mistake_in_a_methods_options_is_placed_as_it_is_written(
         ("data.augmentation.scale_jitter=[1.2, 0.8]", "must not fall"),
         ("distillation.method.fdr.r_range=[1.0, 0.5]", "must not fall"),
         ("student.training.learning_rate=fast", "got 'fast'"),
+        ("student.training.schedule=[1]", "must be step, cosine, 1x or paper_100e; got [1]"),
         ("data.scale=0.3", "tile_px / scale must be whole pixels"),
         ("student.detector.family=faster_rcnn", "must be of one family; teacher.detector.family is 'retinanet'"),
         (
@@ -143,7 +144,7 @@ def test_plain_training_is_a_method(recipe_values: dict[str, Any]) -> None:
 
 
 def recipes() -> list[Path]:
-    return [path for path in sorted((REPOSITORY / "configs").glob("*.toml")) if "[distillation" in path.read_text()]
+    return [path for path in sorted((REPOSITORY / "configs").rglob("*.toml")) if "[distillation" in path.read_text()]
 
 
 @pytest.mark.parametrize("path", recipes(), ids=lambda path: path.stem)
@@ -151,3 +152,53 @@ def test_every_recipe_we_ship_holds(path: Path) -> None:
     recipe = load(path, Recipe)
     assert recipe.name
     assert recipe.data.tile_px % 32 == 0
+
+
+@pytest.mark.parametrize("data", ["shiprsimagenet", "sar_aircraft"])
+@pytest.mark.parametrize("family", ["retinanet", "faster_rcnn"])
+@pytest.mark.parametrize("backbone", ["resnet18", "mobilenet_v2"])
+def test_the_papers_recipes_hold_what_their_names_say(data: str, family: str, backbone: str) -> None:
+    path = REPOSITORY / "configs" / "paper" / f"{data}_{family}_{backbone}.toml"
+    recipe = load(path, Recipe)
+    assert recipe.name == path.stem
+    teacher, student = recipe.teacher.detector, recipe.student.detector
+    assert (teacher.family, teacher.backbone, student.family, student.backbone) == (
+        family,
+        "resnet50",
+        family,
+        backbone,
+    )
+    for training in (recipe.teacher.training, recipe.student.training, recipe.distillation.training):
+        assert (training.schedule, training.epochs, training.steps) == ("step", 100, (80, 90))
+        # C.2's linear rule, at eight images a step.
+        rate = training.learning_rate * training.batch_size / training.learning_rate_batch
+        assert rate == pytest.approx(0.005 if family == "retinanet" else 0.01)
+    method = recipe.distillation.method
+    assert isinstance(method, Ifkd)
+    assert method == Ifkd()
+
+
+def test_the_papers_recipes_differ_in_nothing_else() -> None:
+    folder = REPOSITORY / "configs" / "paper"
+    texts = {path.stem: path.read_text().splitlines() for path in folder.glob("*.toml")}
+    assert len(texts) == 8
+    for data in ("shiprsimagenet", "sar_aircraft"):
+        for family in ("retinanet", "faster_rcnn"):
+            one, other = (texts[f"{data}_{family}_{backbone}"] for backbone in ("resnet18", "mobilenet_v2"))
+            different = [a for a, b in zip(one, other, strict=True) if a != b]
+            assert {line.split(" ")[0] for line in different} <= {"#", "name", "backbone", "frozen_stages", "norm"}
+
+
+def test_a_schedule_can_be_named(tmp_path: Path, recipe_values: dict[str, Any]) -> None:
+    for role in ("teacher", "student"):
+        del recipe_values[role]["training"]["epochs"]
+    path = write(tmp_path / "r.toml", recipe_values)
+    recipe = load(path, Recipe, ("teacher.training.schedule=paper_100e", "student.training.schedule=1x"))
+    assert recipe.teacher.training.epochs == 100
+    assert recipe.teacher.training.steps == (80, 90)
+    assert (recipe.student.training.epochs, recipe.student.training.steps) == (12, (8, 11))
+    assert recipe.student.training.schedule == "step"
+    shorter = load(path, Recipe, ("student.training.schedule=1x", "student.training.epochs=3"))
+    assert (shorter.student.training.epochs, shorter.student.training.steps) == (3, (8, 11))
+    told = problem(path, ("student.training.schedule=2x",))
+    assert "student.training.schedule: must be step, cosine, 1x or paper_100e; got '2x'" in told
