@@ -93,9 +93,9 @@ class Gate(Schema):
 
 
 def judge(
-    matching: Matching, drift: Drift | None, reference: Metrics, metrics: Metrics, limits: Tolerances
+    matching: Matching, drift: Drift | None, reference: Metrics | None, metrics: Metrics | None, limits: Tolerances
 ) -> list[Gate]:
-    """Return every gate with its value and whether it holds."""
+    """Return every gate with its value and whether it holds; without metrics, those of the detections alone."""
     share = matching.matched_share()
     compared = sum(matching.reference_count.values())
     gates = [
@@ -128,6 +128,8 @@ def judge(
                 "median displacement of box centres, pixels",
             ),
         ]
+    if reference is None or metrics is None:
+        return gates
     for name, words in (("mean_ap", "change of mAP"), ("ap50", "change of AP50"), ("ap75", "change of AP75")):
         change = abs(getattr(metrics, name) - getattr(reference, name))
         gates.append(_gate(name, change, getattr(limits, name), words))

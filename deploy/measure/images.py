@@ -1,8 +1,9 @@
 """Whole images through an engine: scaled as in training, padded to a tile or cut into tiles, answers put together."""
 
+import hashlib
 import itertools
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -35,6 +36,10 @@ class Answer:
     detections: Detections
     candidates: Detections
     """What the detections were chosen from, down to half the score threshold; empty unless asked for."""
+    selected: Detections = field(default_factory=Detections.empty)
+    """What was chosen tile by tile, before tiles were merged; empty unless candidates were asked for."""
+    tiles_sha256: str = ""
+    """Digest of the tiles that the engine saw; empty unless candidates were asked for."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,6 +66,23 @@ def cut(pixels: Array, framing: Framing) -> TiledImage:
     return TiledImage(size, scaled, windows, np.ascontiguousarray(np.stack(tiles)))
 
 
+def merged(found: TileDetections, selection: Selection) -> Detections:
+    """Return the detections of all tiles of an image as those of the image, best first."""
+    return merge(found, MergeSettings(threshold=selection.iou_threshold)).detections
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """The steps around an engine. Parity replaces one of them to see that it would notice."""
+
+    prepare: Callable[[Array, Framing], TiledImage] = cut
+    """uint8 pixels [height, width, 3] -> tiles."""
+    select: Callable[..., list[Detections]] = select_detections
+    """Candidates of a batch -> detections of each tile."""
+    merge: Callable[[TileDetections, Selection], Detections] = merged
+    """Detections of an image's tiles, when there are several -> detections of the image."""
+
+
 def tiles_of(images: Sequence[LabelledImage], framing: Framing, *, most: int) -> Array:
     """Return the first `most` tiles of images, uint8 [n, 3, height, width]."""
     parts: list[Array] = []
@@ -78,6 +100,7 @@ def detect_images(
     *,
     batch: int,
     keep_candidates: bool = False,
+    steps: Steps | None = None,
 ) -> Iterator[tuple[int, Answer]]:
     """Yield each image's id and what `engine` finds in it, in order.
 
@@ -86,15 +109,17 @@ def detect_images(
         images: Image files.
         framing: Scale, tiles and thresholds.
         batch: Images read and tiles run together.
-        keep_candidates: Also return the candidates, down to half the score threshold.
+        keep_candidates: Also return what the detections came from: candidates, choice by tile, digest of the tiles.
+        steps: Steps of another kind than usual.
 
     Raises:
         DataError: An image cannot be read, or is not of the size the annotation file says.
         EngineError: The engine fails.
     """
+    steps = steps or Steps()
     waiting = iter(images)
     while group := list(itertools.islice(waiting, batch)):
-        tiled = [cut(read_image(image.path, size=image.size), framing) for image in group]
+        tiled = [steps.prepare(read_image(image.path, size=image.size), framing) for image in group]
         tiles = np.concatenate([one.tiles for one in tiled])
         parts = [engine.infer(tiles[start : start + batch]) for start in range(0, len(tiles), batch)]
         answers = Candidates(
@@ -107,23 +132,33 @@ def detect_images(
             rows = slice(start, start + len(one.windows))
             start = rows.stop
             own = Candidates(answers.boxes[rows], answers.scores[rows], answers.labels[rows])
-            yield image.id, _answer(own, one, framing, keep_candidates=keep_candidates)
+            yield image.id, _answer(own, one, framing, steps, keep_candidates=keep_candidates)
 
 
-def _answer(candidates: Candidates, image: TiledImage, framing: Framing, *, keep_candidates: bool) -> Answer:
+def _answer(
+    candidates: Candidates, image: TiledImage, framing: Framing, steps: Steps, *, keep_candidates: bool
+) -> Answer:
     selection = framing.selection
-    found = select_detections(candidates, selection, size=framing.tile_px)
-    placed = [
-        TileDetections.of_tile(
-            one.moved(right=float(window.left), down=float(window.top)), tile, window=window, size=image.scaled
-        )
-        for tile, (one, window) in enumerate(zip(found, image.windows, strict=True))
-    ]
-    settings = MergeSettings(threshold=selection.iou_threshold)
-    merged = placed[0] if len(placed) == 1 else merge(TileDetections.concatenate(placed), settings)
-    detections = _to_image(merged.detections, image)
+    found = steps.select(candidates, selection, size=framing.tile_px)
+    placed = TileDetections.concatenate(
+        [
+            TileDetections.of_tile(
+                one.moved(right=float(window.left), down=float(window.top)), tile, window=window, size=image.scaled
+            )
+            for tile, (one, window) in enumerate(zip(found, image.windows, strict=True))
+        ]
+    )
+    whole = placed.detections if len(image.windows) == 1 else steps.merge(placed, selection)
+    detections = _to_image(whole, image)
     detections = detections.select(np.arange(min(len(detections), selection.max_detections)))
-    return Answer(detections, _raw(candidates, image, selection) if keep_candidates else Detections.empty())
+    if not keep_candidates:
+        return Answer(detections, Detections.empty())
+    return Answer(
+        detections,
+        _raw(candidates, image, selection),
+        _to_image(placed.detections, image),
+        hashlib.sha256(image.tiles.tobytes()).hexdigest(),
+    )
 
 
 def _raw(candidates: Candidates, image: TiledImage, selection: Selection) -> Detections:

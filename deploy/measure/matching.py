@@ -52,6 +52,7 @@ class Matching:
     """What pairing found over all images. Arrays of pairs run in parallel."""
 
     labels: list[int] = field(default_factory=list)
+    image_ids: list[int] = field(default_factory=list)
     reference_boxes: list[Array] = field(default_factory=list)
     subject_boxes: list[Array] = field(default_factory=list)
     reference_scores: list[float] = field(default_factory=list)
@@ -133,6 +134,7 @@ def _match_image(image_id: int, ours: Answer, theirs: Answer, pairing: Pairing, 
                 continue  # neighbours, not one object: one of them is there on the other side, where it was suppressed
             mine_free[row] = other_free[column] = False
             matching.labels.append(int(label))
+            matching.image_ids.append(image_id)
             matching.reference_boxes.append(mine.boxes[row])
             matching.subject_boxes.append(other.boxes[column])
             matching.reference_scores.append(float(mine.scores[row]))

@@ -2,7 +2,7 @@
 
 Both start from the bytes of the image files and end at detections. The pairs' drift and the change of the COCO
 metrics are held against gates; a gate that does not hold fails the file, and the report says which one and how the
-drift looks (a shift, a factor on the scores, swapped channels, changed classes).
+drift looks (a shift, a factor on the scores, swapped channels, changed classes) and at which stage it enters.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,9 +11,11 @@ from typing import Literal
 import numpy as np
 
 from deploy.engine import Backend, Engine
+from deploy.measure.crops import Crop, worst_crops
 from deploy.measure.drift import Drift, drift_of, symptoms_of
 from deploy.measure.gates import Gate, Gates, Tolerances, judge
-from deploy.measure.images import Answer, Framing, detect_images
+from deploy.measure.images import Answer, Framing, Steps, detect_images
+from deploy.measure.locate import Location, locate
 from deploy.measure.matching import Matching, Pairing, match
 from deploy.measure.records import BundleRecord, DataRecord, EngineRecord
 from export.manifest import Precision
@@ -78,6 +80,10 @@ class ParityCell(Schema):
     gates: tuple[Gate, ...] = ()
     symptoms: tuple[str, ...] = ()
     """What the drift looks like, where a gate failed."""
+    location: Location | None = None
+    """Both sides followed stage by stage, and where they part."""
+    crops: tuple[Crop, ...] = ()
+    """The worst drifts as pictures."""
     passed: bool
     verdict: str
     """The verdict and the gate that gave it."""
@@ -112,15 +118,20 @@ class Reference:
         self.answers = self._ask(engine, "parity: reference")
         self.metrics = evaluate(dataset, _detections(self.answers))
 
-    def compare(self, engine: Engine, tolerances: Tolerances) -> ParityCell:
+    def compare(self, engine: Engine, tolerances: Tolerances, *, steps: Steps | None = None) -> ParityCell:
         """Return how an engine compares with the reference.
+
+        Args:
+            engine: The engine.
+            tolerances: The gates of its precision.
+            steps: Its way from pixels to tiles and from candidates to detections, where it has one of its own.
 
         Raises:
             DataError: An image cannot be read.
             EngineError: The engine fails.
         """
         info = engine.info
-        answers = self._ask(engine, f"parity: {info.backend} {info.precision}")
+        answers = self._ask(engine, f"parity: {info.backend} {info.precision}", steps)
         pairing = Pairing(twin_iou=max(0.5, 1 - tolerances.iou_drift_p99), twin_score=tolerances.score_p99)
         matching = match(self.answers, answers, pairing)
         metrics = evaluate(self.dataset, _detections(answers))
@@ -128,8 +139,11 @@ class Reference:
         gates = judge(matching, drift, self.metrics, metrics, tolerances)
         failed = [gate for gate in gates if not gate.passed]
         symptoms = symptoms_of(matching, drift, self.dataset.classes) if failed else []
-        if failed and self._takes_bgr(engine, pairing):
-            symptoms.insert(0, "it agrees when the channels come in reverse order: it takes BGR instead of RGB")
+        location = locate(self.answers, answers, self.framing.selection, tolerances, info.precision)
+        if failed and steps is None and self._takes_bgr(engine, pairing):
+            reason = "it agrees when the channels come in reverse order: it takes BGR instead of RGB"
+            symptoms.insert(0, reason)
+            location = location.model_copy(update={"enters_at": "preprocess", "because": reason})
         return ParityCell(
             backend=info.backend,
             precision=info.precision,
@@ -146,17 +160,20 @@ class Reference:
             metrics=metrics,
             gates=tuple(gates),
             symptoms=tuple(symptoms),
+            location=location,
+            crops=worst_crops(matching, self.dataset),
             passed=not failed,
-            verdict=_verdict(gates, symptoms),
+            verdict=_verdict(gates, symptoms, location),
         )
 
-    def _ask(self, engine: Engine, label: str) -> dict[int, Answer]:
+    def _ask(self, engine: Engine, label: str, steps: Steps | None = None) -> dict[int, Answer]:
         answers = detect_images(
             engine,
             self.dataset.images,
             self.framing,
             batch=min(self.batch, engine.info.max_batch),
             keep_candidates=True,
+            steps=steps,
         )
         return dict(track(answers, label, total=len(self.dataset), unit="img"))
 
@@ -232,7 +249,7 @@ def run_parity(
     return tuple(cells)
 
 
-def _verdict(gates: list[Gate], symptoms: list[str]) -> str:
+def _verdict(gates: list[Gate], symptoms: list[str], location: Location) -> str:
     failed = [gate for gate in gates if not gate.passed]
     if not failed:
         return f"passed: all {len(gates)} gates hold"
@@ -242,7 +259,8 @@ def _verdict(gates: list[Gate], symptoms: list[str]) -> str:
         f"{gate.name} {gate.value:.3g} {'<' if gate.at_least else '>'} {gate.limit:.3g}" for gate in failed
     )
     gave_way = f"{len(failed)} of {len(gates)} gates do not hold: {values}"
-    return f"failed: {'; '.join(symptoms)} ({gave_way})" if symptoms else f"failed: {gave_way}"
+    words = f"{'; '.join(symptoms)} ({gave_way})" if symptoms else gave_way
+    return f"failed: {words}; the drift enters at {location.enters_at}" if location.enters_at else f"failed: {words}"
 
 
 def _detections(answers: Mapping[int, Answer]) -> dict[int, Detections]:

@@ -1,10 +1,15 @@
+import base64
+import io
+
 import numpy as np
 import parity_world as world
 import pytest
+from PIL import Image
 
+from deploy.measure.crops import ENGINE_RGB, REFERENCE_RGB
 from deploy.measure.evaluation import open_data
 from deploy.measure.gates import Gates
-from deploy.measure.images import Answer, Framing
+from deploy.measure.images import Answer, Framing, Steps, cut
 from deploy.measure.matching import Pairing, greedy_pairs, match
 from deploy.measure.parity import Reference, run_parity, verdict_of
 from ifkd.detections import Detections
@@ -135,6 +140,130 @@ def test_an_injected_drift_is_caught_and_named(reference, drift):
     else:
         assert any(words in symptom for symptom in cell.symptoms), cell.symptoms
         assert words in cell.verdict
+
+
+ENTERS_AT = {
+    "one flipped class": "raw head",
+    "one box moved 3 px": "decode",
+    "all boxes moved 3 px": "decode",
+    "half a pixel": "decode",
+    "scores x 0.98": "raw head",
+    "boxes too large": "decode",
+    "BGR": "preprocess",
+    "one lost": "raw head",
+    "one invented": "raw head",
+}
+
+
+@pytest.mark.parametrize("drift", DRIFTS)
+def test_the_stage_at_which_a_drift_enters_is_named(reference, drift):
+    make, _, _ = DRIFTS[drift]
+    cell = reference.compare(world.Drifting(world.engine(), **make()), Gates().fp32)
+    assert cell.location.enters_at == ENTERS_AT[drift], cell.location.because
+    assert f"the drift enters at {ENTERS_AT[drift]}" in cell.verdict
+    assert [stage.name for stage in cell.location.stages] == ["preprocess", "raw head", "decode", "select", "merge"]
+
+
+def half_a_pixel_off(pixels, framing):
+    """Prepare tiles as a resize does that takes pixels for points: half a pixel to the right and down."""
+    moved = (pixels.astype(np.float32) + np.roll(pixels, (1, 1), (0, 1))) / 2
+    return cut(moved.round().astype(np.uint8), framing)
+
+
+def channels_reversed(pixels, framing):
+    return cut(np.ascontiguousarray(pixels[..., ::-1]), framing)
+
+
+def no_suppression(candidates, selection, *, size):
+    """Choose by score alone."""
+    found = []
+    for boxes, scores, labels in zip(candidates.boxes, candidates.scores, candidates.labels, strict=True):
+        kept = np.flatnonzero(scores > selection.score_threshold)
+        found.append(Detections(boxes[kept], scores[kept], labels[kept]).in_canonical_order())
+    return found
+
+
+def no_merge(found, selection):
+    return found.detections.in_canonical_order()
+
+
+def doubled(candidates):
+    """Answer every candidate twice, a little less sure the second time, as anchors of a place do."""
+    boxes, scores, labels = candidates.boxes, candidates.scores, candidates.labels
+    half = scores.shape[1] // 2
+    boxes[:, half:], scores[:, half:], labels[:, half:] = boxes[:, :half], scores[:, :half] * 0.9, labels[:, :half]
+    return candidates
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory):
+    """Images that take several tiles, and a reference that answers every object twice before suppression."""
+    path = world.write_world(tmp_path_factory.mktemp("wide"), images=3, size=(200, 220), objects=40)
+    data = open_data(path, images=None, recipe=None, classes=world.CLASSES, needed_by="parity")
+    return Reference(world.Drifting(world.engine(), doubled), data, FRAMING)
+
+
+@pytest.mark.parametrize(
+    ("steps", "stage"),
+    [
+        (Steps(prepare=half_a_pixel_off), "preprocess"),
+        (Steps(prepare=channels_reversed), "preprocess"),
+        (Steps(merge=no_merge), "merge"),
+    ],
+)
+def test_a_step_of_another_kind_is_caught_and_named(wide, steps, stage):
+    engine = world.Drifting(world.engine(), doubled)
+    assert wide.compare(engine, Gates().fp32).passed
+    cell = wide.compare(engine, Gates().fp32, steps=steps)
+    assert not cell.passed
+    assert cell.location.enters_at == stage, cell.location
+
+
+def test_detections_that_are_not_suppressed_are_no_ties(data):
+    engine = world.Drifting(world.engine(), doubled)
+    cell = Reference(engine, data, FRAMING).compare(engine, Gates().fp32, steps=Steps(select=no_suppression))
+    assert not cell.passed
+    assert cell.location.enters_at == "select"
+    assert (cell.reference_detections, cell.engine_detections) == (32, 64)
+
+
+def test_an_image_resampled_inside_the_engine_is_preprocessing(reference):
+    def shifted_with_its_scores(candidates):
+        candidates.boxes[:] += 0.5
+        wobble = np.random.default_rng(2).normal(0, 0.01, candidates.scores.shape).astype(np.float32)
+        candidates.scores[:] += wobble * (candidates.scores > 0)
+        return candidates
+
+    cell = reference.compare(world.Drifting(world.engine(), shifted_with_its_scores), Gates().fp32)
+    assert cell.location.enters_at == "preprocess"
+
+
+def test_rounding_of_a_file_that_is_not_fp32_is_its_precision(reference):
+    def rough(candidates):
+        noise = np.random.default_rng(3)
+        candidates.scores[:] += noise.normal(0, 0.03, candidates.scores.shape).astype(np.float32) * (
+            candidates.scores > 0
+        )
+        candidates.boxes[:] += noise.normal(0, 0.02, candidates.boxes.shape).astype(np.float32)
+        return candidates
+
+    half = reference.compare(world.Drifting(world.engine(precision="fp16"), rough), Gates().fp16)
+    assert not half.passed
+    assert half.location.enters_at == "precision"
+    full = reference.compare(world.Drifting(world.engine(), rough), Gates().fp32)
+    assert full.location.enters_at == "raw head"
+
+
+def test_the_worst_drifts_are_pictured(reference):
+    cell = reference.compare(world.Drifting(world.engine(), Once(flip_one)), Gates().fp32)
+    (crop,) = cell.crops
+    assert "class changed from" in crop.what
+    with Image.open(io.BytesIO(base64.b64decode(crop.jpeg_base64))) as picture:
+        assert picture.size == (crop.side_px, crop.side_px)
+        pixels = np.asarray(picture.convert("RGB")).astype(int)
+    for colour in (REFERENCE_RGB, ENGINE_RGB):
+        assert (np.abs(pixels - colour).max(axis=2) < 60).sum() > 100
+    assert reference.compare(world.engine(), Gates().fp32).crops == ()
 
 
 @pytest.mark.parametrize("drift", ["one flipped class", "all boxes moved 3 px", "half a pixel", "scores x 0.98", "BGR"])
