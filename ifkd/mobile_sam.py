@@ -14,6 +14,8 @@ from torch.nn import functional
 from ifkd.errors import CheckpointError, ConfigError
 from ifkd.files import sha256_of
 
+InputSize = int | Literal["native"]
+"""Long side of the encoder's input, pixels, or the images as they are."""
 STRIDE = 16
 EMBEDDING_CHANNELS = 256
 CHECKPOINT_NAME = "mobile_sam.pt"
@@ -57,7 +59,7 @@ class MobileSamEncoder(nn.Module):
 
     @torch.no_grad()
     def forward(
-        self, images: Float[Tensor, "batch 3 height width"], *, input_px: int | Literal["native"]
+        self, images: Float[Tensor, "batch 3 height width"], *, input_px: InputSize
     ) -> Float[Tensor, "batch 256 rows columns"]:
         """Return the embedding of normalised images, cut to the part that shows them.
 
@@ -66,21 +68,25 @@ class MobileSamEncoder(nn.Module):
             input_px: The long side is brought to this (SAM was trained at 1024) and the short side padded with
                 zeros to it; `native` leaves the images as they are and pads to a multiple of 16.
         """
-        height, width = images.shape[2:]
-        if input_px == "native":
-            canvas = (_next_multiple(height), _next_multiple(width))
-        else:
-            scale = input_px / max(height, width)
-            height, width = int(scale * height + 0.5), int(scale * width + 0.5)
-            images = functional.interpolate(images, (height, width), mode="bilinear", antialias=True)
-            canvas = (input_px, input_px)
-        padded = functional.pad(images, (0, canvas[1] - width, 0, canvas[0] - height))
+        height, width = input_size((images.shape[2], images.shape[3]), input_px)
+        return self.padded(images, input_px=input_px)[:, :, : -(-height // STRIDE), : -(-width // STRIDE)]
+
+    @torch.no_grad()
+    def padded(
+        self, images: Float[Tensor, "batch 3 height width"], *, input_px: InputSize
+    ) -> Float[Tensor, "batch 256 rows columns"]:
+        """Return the embedding of normalised images with the padding, as SAM's mask decoder takes it."""
+        size = input_size((images.shape[2], images.shape[3]), input_px)
+        if size != images.shape[2:]:
+            images = functional.interpolate(images, size, mode="bilinear", antialias=True)
+        canvas = (_next_multiple(size[0]), _next_multiple(size[1])) if input_px == "native" else (input_px, input_px)
+        padded = functional.pad(images, (0, canvas[1] - size[1], 0, canvas[0] - size[0]))
         embedding: Tensor = self.neck(self.trunk.forward_features(padded))
-        return embedding[:, :, : -(-height // STRIDE), : -(-width // STRIDE)]
+        return embedding
 
 
 def build_mobile_sam(weights: str) -> MobileSamEncoder:
-    """Return the encoder with its weights.
+    """Return the image encoder with its weights.
 
     Args:
         weights: `mobile_sam` for the published checkpoint at `checkpoint_place()`, `random` for seeded stand-in
@@ -93,6 +99,18 @@ def build_mobile_sam(weights: str) -> MobileSamEncoder:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(RANDOM_SEED)
             return MobileSamEncoder()
+    path, state = read_weights(weights)
+    encoder = MobileSamEncoder()
+    load_part(encoder, encoder_state(state), path, "encoder")
+    return encoder
+
+
+def read_weights(weights: str) -> tuple[Path, dict[str, Tensor]]:
+    """Return the place and the tensors of MobileSAM's whole checkpoint: `mobile_sam`, the published one, or a path.
+
+    Raises:
+        CheckpointError: It is absent, not the published one, or not a checkpoint.
+    """
     path = checkpoint_place() if weights == "mobile_sam" else Path(weights)
     if not path.is_file():
         raise CheckpointError(
@@ -107,13 +125,23 @@ def build_mobile_sam(weights: str) -> MobileSamEncoder:
             expected=f"{CHECKPOINT_SHA256}, {CHECKPOINT_BYTES:,} bytes",
             mend=f"Download it again from {CHECKPOINT_URL}",
         )
-    encoder = MobileSamEncoder()
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        encoder.load_state_dict(encoder_state(state))
+        state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise CheckpointError(f"{path} does not hold MobileSAM's encoder ({error})") from error
-    return encoder
+        raise CheckpointError(f"{path} does not hold MobileSAM's weights ({error})") from error
+    return path, state
+
+
+def load_part(module: nn.Module, state: dict[str, Tensor], path: Path, part: str) -> None:
+    """Load a part of MobileSAM, every tensor of it.
+
+    Raises:
+        CheckpointError: Names or shapes do not fit.
+    """
+    try:
+        module.load_state_dict(state)
+    except RuntimeError as error:
+        raise CheckpointError(f"{path} does not hold MobileSAM's {part} ({error})") from error
 
 
 def checkpoint_place() -> Path:
@@ -153,11 +181,19 @@ def _renamed(name: str) -> str:
     return "trunk." + ".".join(parts)
 
 
+def input_size(size: tuple[int, int], input_px: InputSize) -> tuple[int, int]:
+    """Return the size to which images of `size` (height, width) are brought before they are padded, pixels."""
+    if input_px == "native":
+        return size
+    scale = input_px / max(size)
+    return int(scale * size[0] + 0.5), int(scale * size[1] + 0.5)
+
+
 def _next_multiple(length: int) -> int:
     return -(-length // STRIDE) * STRIDE
 
 
-def check_input_px(input_px: int | Literal["native"]) -> None:
+def check_input_px(input_px: InputSize) -> None:
     """Refuse a size the encoder cannot take.
 
     Raises:

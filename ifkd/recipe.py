@@ -205,6 +205,8 @@ class Disturbance(Schema):
     enabled: bool = True
     weight: NonNegative = 1.0
     """Lambda of eq. 12."""
+    source: Literal["embedding", "mask"] = "embedding"
+    """What of MobileSAM: its image embedding, or the mask it draws without a prompt."""
     levels: LevelChoice = "all"
     interp: Literal["bilinear", "area"] = "bilinear"
     center: bool = False
@@ -217,7 +219,7 @@ class Disturbance(Schema):
     fall_back_to_random: bool = False
     """When the published checkpoint is not installed, run with `random` and say so, instead of refusing."""
     cache: bool = False
-    """Keep embeddings on disk, named by the digest of the pixels they belong to."""
+    """Keep MobileSAM's answers on disk, by the digest of the pixels they belong to; needs whole images as tiles."""
 
 
 class Frequency(Schema):
@@ -298,6 +300,10 @@ class Distillation(Schema):
     method: Annotated[Ifkd | NoMethod, Field(discriminator="name")]
     min_teacher_map: Share = 0.05
     """A teacher below this on the validation split is refused before step 1."""
+    cache_teacher: bool = False
+    """Keep the teacher's pyramid, logits and box deltas on disk, as `ede.cache` keeps MobileSAM's answers."""
+    rebuild_cache: bool = False
+    """Make caches of another teacher, encoder, data set or preprocessing anew, instead of refusing them."""
 
 
 class Export(Schema):

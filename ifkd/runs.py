@@ -16,7 +16,7 @@ from ifkd.device import best_device
 from ifkd.distributed import from_first, rank
 from ifkd.errors import CheckpointError, OutputError, TrainingError
 from ifkd.files import sha256_of
-from ifkd.knowledge import Knowledge, measure_feature_rms
+from ifkd.knowledge import Knowledge, keeping_of, measure_feature_rms
 from ifkd.methods import Student, build_method
 from ifkd.mobile_sam import available_weights
 from ifkd.prediction import validate
@@ -73,6 +73,7 @@ def distill_student(
             "method": method_config.model_dump(mode="json", exclude_none=True),
             "teacher": str(teacher_path),
             "teacher_sha256": sha256_of(teacher_path),
+            **({"cached_teacher": True} if settings.distillation.cache_teacher else {}),
             "notes": notes,
         },
     )
@@ -96,8 +97,19 @@ def distill_student(
         method = build_method(method_config, between)
     wants_sam = isinstance(method_config, recipe.Ifkd) and method_config.ede.enabled and method_config.ede.weight > 0
     disturbance = method_config.ede if isinstance(method_config, recipe.Ifkd) and wants_sam else None
-    knowledge = Knowledge(teacher, disturbance, folder.parent / "cache")
+    knowledge = _knowledge(teacher, disturbance, run)
     return fit(run, student, method=method, knowledge=knowledge)
+
+
+def _knowledge(teacher: Detector, disturbance: recipe.Disturbance | None, run: Run) -> Knowledge:
+    """Return the frozen part of a run; its caches lie beside the run's folder."""
+    distillation = run.settings.distillation
+    if not (distillation.cache_teacher or (disturbance is not None and disturbance.cache)):
+        return Knowledge(teacher, disturbance)
+    keeping = keeping_of(
+        run.train_data, run.settings.data, run.folder.parent / "cache", rebuild=distillation.rebuild_cache
+    )
+    return Knowledge(teacher, disturbance, keeping=keeping, keep_teacher=distillation.cache_teacher)
 
 
 def _run(

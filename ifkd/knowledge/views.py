@@ -13,8 +13,9 @@ class Taught:
     """What the frozen networks say of a batch, without gradient."""
 
     teacher: DetectorOutput
-    embedding: Float[Tensor, "batch 256 rows columns"] | None
-    """MobileSAM's; None when the method does not ask for it."""
+    embedding: Float[Tensor, "batch _ rows columns"] | None
+    """MobileSAM's: 256 channels of stride 16, or the logits of its mask, one channel of stride 4; None when the
+    method does not ask for it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -24,8 +25,8 @@ class Views:
     student: DetectorOutput
     teacher: DetectorOutput
     """Without gradient."""
-    embedding: Float[Tensor, "batch 256 rows columns"] | None
-    """MobileSAM's, without gradient; None when the method does not ask for it."""
+    embedding: Float[Tensor, "batch _ rows columns"] | None
+    """MobileSAM's, as in `Taught`, without gradient."""
     targets: list[Targets]
     iteration: int
     """Steps done before this one."""

@@ -92,7 +92,7 @@ class IfkdMethod(Method):
         return [*groups, {"params": filters, "weight_decay": 0.0}] if filters else groups
 
     def _projected(self, embedding: Tensor | None) -> Tensor | None:
-        if embedding is None or self.projection is None:
+        if embedding is None or self.projection is None or self.config.ede.source == "mask":
             return embedding
         return functional.conv2d(embedding, self.projection)
 

@@ -1,18 +1,22 @@
 """The frozen part of a distillation, and the cache of MobileSAM's embeddings."""
 
+import copy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from ifkd import recipe
+from ifkd.data.coco import read_coco
+from ifkd.data.dataset import TileDataset
 from ifkd.detectors import Detector, build_detector, normalise
-from ifkd.errors import ConfigError, OutputError
-from ifkd.knowledge import Knowledge, measure_feature_rms
-from ifkd.knowledge.store import EmbeddingCache
+from ifkd.errors import CheckpointError, ConfigError, OutputError
+from ifkd.knowledge import Keeping, Knowledge, Taught, keeping_of, measure_feature_rms
+from ifkd.knowledge.keeping import distinct_tiles
+from ifkd.knowledge.memory import Memory, keys_of
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +36,7 @@ def disturbance(**options: Any) -> recipe.Disturbance:
 
 
 def test_teacher_and_encoder_stay_frozen_and_in_eval_mode(teacher: Detector) -> None:
-    knowledge = Knowledge(teacher, disturbance(), None)
+    knowledge = Knowledge(teacher, disturbance())
     for mode in (True, False):
         knowledge.train(mode)
         assert not any(module.training for module in knowledge.modules())
@@ -48,89 +52,149 @@ def test_teacher_and_encoder_stay_frozen_and_in_eval_mode(teacher: Detector) -> 
 
 
 def test_without_disturbance_there_is_no_encoder(teacher: Detector) -> None:
-    knowledge = Knowledge(teacher, None, None)
-    assert knowledge.encoder is None
+    knowledge = Knowledge(teacher)
+    assert knowledge.sam is None
     assert knowledge(normalise(pixels()), pixels()).embedding is None
 
 
 def test_the_asked_size_reaches_the_encoder(teacher: Detector) -> None:
-    embedding = Knowledge(teacher, disturbance(input_px=192), None)(normalise(pixels()), pixels()).embedding
+    embedding = Knowledge(teacher, disturbance(input_px=192))(normalise(pixels()), pixels()).embedding
     assert embedding is not None
     assert embedding.shape == (2, 256, 8, 12)
     with pytest.raises(ConfigError, match="multiple of 16"):
-        Knowledge(teacher, disturbance(input_px=100), None)
+        Knowledge(teacher, disturbance(input_px=100))
 
 
-def test_embeddings_are_kept_by_what_the_image_shows(
-    teacher: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def keeping(folder: Path, **options: Any) -> Keeping:
+    return Keeping(folder, **{"tile_px": 64, "tiles": 8, "depends_on": {"images": "eight"}, **options})
+
+
+def tiles(batch: int = 2, seed: int = 0) -> Tensor:
+    return pixels(batch, seed)[..., :64]
+
+
+def same(one: Taught, two: Taught) -> bool:
+    assert one.embedding is not None
+    assert two.embedding is not None
+    ours, theirs = ([*t.teacher.pyramid, *t.teacher.logits, *t.teacher.deltas, t.embedding] for t in (one, two))
+    return all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+@pytest.mark.parametrize("source", ["embedding", "mask"])
+def test_what_was_said_is_kept_by_what_the_image_shows(
+    teacher: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
 ) -> None:
-    knowledge = Knowledge(teacher, disturbance(cache=True), tmp_path)
-    seen = pixels()
-    fresh = Knowledge(teacher, disturbance(), None)(normalise(seen), seen).embedding
-    assert fresh is not None
-    assert not any(tmp_path.rglob("*.npy"))
-    kept = knowledge(normalise(seen), seen).embedding
-    assert kept is not None
-    torch.testing.assert_close(kept, fresh, rtol=1e-3, atol=1e-3)
-    (folder,) = tmp_path.iterdir()
-    assert folder.name.startswith("mobile_sam-")
-    assert folder.name.endswith("-native")
-    assert len(list(folder.rglob("*.npy"))) == 2
+    options = disturbance(cache=True, source=source)
+    knowledge = Knowledge(teacher, options, keeping=keeping(tmp_path), keep_teacher=True)
+    seen = tiles()
+    fresh = Knowledge(teacher, options)(normalise(seen), seen)
+    kept = knowledge(normalise(seen), seen)
+    assert fresh.embedding is not None
+    assert kept.embedding is not None
+    for ours, exact in zip(
+        [*kept.teacher.pyramid, *kept.teacher.logits, *kept.teacher.deltas, kept.embedding],
+        [*fresh.teacher.pyramid, *fresh.teacher.logits, *fresh.teacher.deltas, fresh.embedding],
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, exact, rtol=1e-3, atol=1e-3)
     # Another image of the batch is computed; the known ones are read, in the order that is asked for now.
-    calls = []
-    encoder = knowledge.encoder
-    assert encoder is not None
-    forward = encoder.forward
-    monkeypatch.setattr(
-        encoder, "forward", lambda images, **options: calls.append(len(images)) or forward(images, **options)
-    )
-    mixed = torch.cat([pixels(1, seed=5), seen.flip(0)])
-    again = knowledge(normalise(mixed), mixed).embedding
-    assert again is not None
-    assert calls == [1]
-    assert torch.equal(again[1:], kept.flip(0))
-    later = Knowledge(teacher, disturbance(cache=True), tmp_path)
-    monkeypatch.setattr(later, "_encode", None)
-    found = later(normalise(mixed), mixed).embedding
-    assert found is not None
-    assert torch.equal(found, again)
+    rows: list[int] = []
+    for network in (knowledge.teacher, knowledge.sam):
+        assert network is not None
+        forward = network.forward
+        monkeypatch.setattr(
+            network, "forward", lambda images, _f=forward, **given: rows.append(len(images)) or _f(images, **given)
+        )
+    mixed = torch.cat([tiles(1, seed=5), seen.flip(0)])
+    again = knowledge(normalise(mixed), mixed)
+    assert rows == [1, 1]
+    assert again.embedding is not None
+    assert torch.equal(again.embedding[1:], kept.embedding.flip(0))
+    assert all(torch.equal(a[1:], b.flip(0)) for a, b in zip(again.teacher.pyramid, kept.teacher.pyramid, strict=True))
+    # A later run computes nothing, and what it reads is what the first one went on with.
+    later = Knowledge(teacher, options, keeping=keeping(tmp_path), keep_teacher=True)
+    rows.clear()
+    assert same(later(normalise(mixed), mixed), again)
+    assert rows == []
+    turned = mixed.flip(3)
+    later(normalise(turned), turned)
+    assert rows == [3]
 
 
-def test_a_mirrored_image_is_another_image(teacher: Detector, tmp_path: Path) -> None:
-    knowledge = Knowledge(teacher, disturbance(cache=True), tmp_path)
-    seen = pixels(1)
-    knowledge(normalise(seen), seen)
-    knowledge(normalise(seen.flip(3)), seen.flip(3))
-    assert len(list(tmp_path.rglob("*.npy"))) == 2
+def test_autocast_does_not_reach_what_is_kept(teacher: Detector, tmp_path: Path) -> None:
+    seen = tiles()
+    found = []
+    for name, enabled in (("one", False), ("two", True)):
+        knowledge = Knowledge(teacher, disturbance(cache=True), keeping=keeping(tmp_path / name), keep_teacher=True)
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            found.append(knowledge(normalise(seen), seen))
+    assert same(*found)
 
 
-def test_encoders_and_sizes_do_not_share_embeddings(teacher: Detector, tmp_path: Path) -> None:
-    Knowledge(teacher, disturbance(cache=True), tmp_path)
-    Knowledge(teacher, disturbance(cache=True, input_px=128), tmp_path)
-    assert len(list(tmp_path.iterdir())) == 2
+def test_only_what_is_asked_for_is_kept(teacher: Detector, tmp_path: Path) -> None:
+    Knowledge(teacher, disturbance(cache=False), keeping=keeping(tmp_path), keep_teacher=False)
+    assert not any(tmp_path.iterdir())
+    Knowledge(teacher, disturbance(cache=True), keeping=keeping(tmp_path), keep_teacher=False)
+    assert {path.name for path in tmp_path.iterdir()} == {"mobile_sam_native"}
 
 
-def test_the_cache_forgets_what_was_half_written(tmp_path: Path) -> None:
-    cache = EmbeddingCache(tmp_path)
-    cache.add("ab12", torch.ones(256, 2, 3))
-    (tmp_path / "ab" / "ab99.partial").write_bytes(b"half")
-    again = EmbeddingCache(tmp_path)
-    assert len(again) == 1
-    assert "ab12" in again
-    assert "ab99" not in again
-    assert again.read(["ab12", "ab12"]).shape == (2, 256, 2, 3)
+def test_another_teacher_or_data_set_is_refused_or_made_anew(teacher: Detector, tmp_path: Path) -> None:
+    Knowledge(teacher, keeping=keeping(tmp_path), keep_teacher=True)
+    other = copy.deepcopy(teacher)
+    with torch.no_grad():
+        next(other.parameters()).add_(1e-3)
+    with pytest.raises(OutputError, match=r"made of something else: network is teacher \w+ there and teacher \w+ here"):
+        Knowledge(other, keeping=keeping(tmp_path), keep_teacher=True)
+    with pytest.raises(OutputError, match=r"images is eight there and nine here.*rebuild_cache = true"):
+        Knowledge(teacher, keeping=keeping(tmp_path, depends_on={"images": "nine"}), keep_teacher=True)
+    Knowledge(other, keeping=keeping(tmp_path, rebuild=True), keep_teacher=True)
+    Knowledge(other, keeping=keeping(tmp_path), keep_teacher=True)
 
 
-def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cache = EmbeddingCache(tmp_path)
+def test_answers_too_large_for_half_precision_are_refused(tmp_path: Path) -> None:
+    memory = Memory("loud", torch.nn.Identity(), [(1, 2, 2)], keeping(tmp_path))
+    with pytest.raises(CheckpointError, match="larger than float16 holds"):
+        memory.answers([bytes(32)], lambda rows: [torch.full((len(rows), 1, 2, 2), 1e5)], torch.device("cpu"))
 
-    def full(*_: Any) -> None:
-        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(np, "save", full)
-    with pytest.raises(OutputError, match=r"cannot be written \(No space left on device\)"):
-        cache.add("ab12", torch.ones(256, 2, 3))
-    assert "ab12" not in cache
+def data(**augmentation: Any) -> recipe.Data:
+    base: dict[str, Any] = {"train": "t.json", "validation": "v.json", "test": "t.json", "tile_px": 64}
+    return recipe.Data.model_validate(base | {"augmentation": augmentation})
+
+
+@pytest.mark.parametrize(
+    ("flip", "turns", "size"),
+    [(True, True, (48, 64)), (True, False, (64, 64)), (False, True, (40, 64)), (False, False, (64, 64))],
+)
+def test_the_count_of_distinct_tiles_is_what_training_makes(
+    tmp_path: Path, write_data_set: Callable[..., Path], flip: bool, turns: bool, size: tuple[int, int]
+) -> None:
+    dataset = read_coco(write_data_set(tmp_path, images=2, size=size))
+    config = data(flip=flip, quarter_turns=turns)
+    made = TileDataset(dataset, config, seed=0)
+    seen = {key for epoch in range(60) for key in keys_of(torch.stack([made[epoch, i].pixels for i in range(2)]))}
+    assert len(seen) == distinct_tiles(dataset.images, config)
+
+
+@pytest.mark.parametrize(
+    ("augmentation", "told"),
+    [
+        ({"scale_jitter": (0.9, 1.1)}, "scale_jitter"),
+        ({"photometric": 0.2}, "photometric = 0.2"),
+    ],
+)
+def test_endless_augmentation_is_refused(
+    tmp_path: Path, write_data_set: Callable[..., Path], augmentation: dict[str, Any], told: str
+) -> None:
+    dataset = read_coco(write_data_set(tmp_path, images=2))
+    with pytest.raises(ConfigError, match=told):
+        keeping_of(dataset, data(**augmentation), tmp_path, rebuild=False)
+
+
+def test_random_crops_are_refused(tmp_path: Path, write_data_set: Callable[..., Path]) -> None:
+    dataset = read_coco(write_data_set(tmp_path, images=2, size=(64, 96)))
+    with pytest.raises(ConfigError, match=r"random crops, as 2 of 2 images are larger than data.tile_px = 64"):
+        keeping_of(dataset, data(), tmp_path, rebuild=False)
 
 
 def test_the_teachers_feature_scale_is_its_root_mean_square(teacher: Detector) -> None:

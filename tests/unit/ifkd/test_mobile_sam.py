@@ -146,7 +146,7 @@ def test_a_file_that_is_not_the_encoder_is_refused(tmp_path: Path, encoder: Mobi
     with pytest.raises(CheckpointError, match="does not hold MobileSAM's encoder"):
         build_mobile_sam(str(tmp_path / "sam.pt"))
     (tmp_path / "text.pt").write_text("x")
-    with pytest.raises(CheckpointError, match="does not hold MobileSAM's encoder"):
+    with pytest.raises(CheckpointError, match="does not hold MobileSAM's weights"):
         build_mobile_sam(str(tmp_path / "text.pt"))
 
 

@@ -13,7 +13,7 @@ from ifkd import recipe, runs
 from ifkd.checkpoint import load_checkpoint
 from ifkd.config import parse
 from ifkd.detectors import Detector
-from ifkd.errors import OutputError, TrainingError
+from ifkd.errors import ConfigError, OutputError, TrainingError
 from ifkd.files import sha256_of
 from ifkd.knowledge import Knowledge
 from ifkd.methods import IfkdMethod, NoDistillation
@@ -123,7 +123,7 @@ def test_mobilesam_is_built_only_when_it_is_used(
         world, tmp_path / "run", monkeypatch, lambda values: values["distillation"]["method"]["ede"].update(ede)
     )
     assert isinstance(fitted.knowledge, Knowledge)
-    assert fitted.knowledge.encoder is None
+    assert fitted.knowledge.sam is None
 
 
 def test_no_method_is_plain_training(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,13 +141,28 @@ def test_no_method_is_plain_training(world: World, tmp_path: Path, monkeypatch: 
     assert all(torch.equal(ours[name], plain[name]) for name in plain)
 
 
-def test_embeddings_are_kept_beside_the_runs(world: World, tmp_path: Path) -> None:
+def test_knowledge_is_kept_beside_the_runs(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def change(values: dict[str, Any]) -> None:
+        values["data"]["augmentation"] = {"flip": False, "quarter_turns": False}
+        values["distillation"]["method"]["ede"]["cache"] = True
+        values["distillation"]["cache_teacher"] = True
+
     values = copy.deepcopy(world[1])
-    values["data"]["augmentation"] = {"flip": False, "quarter_turns": False}
-    values["distillation"]["method"]["ede"]["cache"] = True
+    change(values)
     settings = parse(values, recipe.Recipe, source="values")
     runs.distill_student(settings, world[0] / "teacher" / "best.safetensors", tmp_path / "distilled")
-    assert len(list((tmp_path / "cache").rglob("*.npy"))) == 8
+    assert {path.name for path in (tmp_path / "cache").iterdir()} == {"teacher", "mobile_sam_native"}
+    knowledge = prepared(world, tmp_path / "other", monkeypatch, change).knowledge
+    assert len(knowledge._teacher_memory.store) == len(knowledge._sam_memory.store) == 8
+
+
+def test_free_augmentation_cannot_be_kept(world: World, tmp_path: Path) -> None:
+    values = copy.deepcopy(world[1])
+    values["data"]["augmentation"] = {"scale_jitter": (0.8, 1.2)}
+    values["distillation"]["cache_teacher"] = True
+    settings = parse(values, recipe.Recipe, source="values")
+    with pytest.raises(ConfigError, match=r"cannot be kept.*scale_jitter"):
+        runs.distill_student(settings, world[0] / "teacher" / "best.safetensors", tmp_path / "distilled")
 
 
 def test_a_weak_teacher_is_refused_before_the_first_step(world: World, tmp_path: Path) -> None:

@@ -404,14 +404,14 @@ def test_teacher_and_encoder_are_untouched_by_training(
     made = []
 
     class Watched(runs.Knowledge):
-        def __init__(self, *arguments: Any) -> None:
-            super().__init__(*arguments)
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
             made.append((self, {name: value.clone() for name, value in self.state_dict().items()}))
 
     monkeypatch.setattr(runs, "Knowledge", Watched)
     distill(world, tmp_path / "run")
     ((knowledge, before),) = made
-    assert any(name.startswith("encoder.trunk") for name in before)
+    assert any(name.startswith("sam.trunk") for name in before)
     assert any(name.endswith("running_mean") for name in before)
     for name, value in knowledge.state_dict().items():
         assert torch.equal(value, before[name]), name
