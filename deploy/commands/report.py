@@ -1,4 +1,4 @@
-"""`ifkd report`: results become one report; or a report.json is drawn again."""
+"""`ifkd report`: results become one report; a report.json is drawn again; or reports are compared."""
 
 import argparse
 import json
@@ -13,9 +13,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.usage = (
         "ifkd report --out DIR [--title T] [--evaluation NAME=evaluation.json ...] [--bench bench.json ...] "
-        "[--parity parity.json ...] [--detection DIR ...] [--note TEXT ...]\n       ifkd report DIR/report.json"
+        "[--parity parity.json ...] [--detection DIR ...] [--note TEXT ...]\n       ifkd report DIR/report.json\n"
+        "       ifkd report compare A B ... [--limits TOML] [--out DIR]"
     )
-    parser.add_argument("report", type=Path, nargs="?", help="a report.json to draw again, where it lies or in --out")
+    parser.add_argument(
+        "report",
+        type=Path,
+        nargs="*",
+        help="a report.json to draw again, where it lies or in --out; or `compare` and two or more of them, the first "
+        "being the baseline: exit code 1 when a later one is worse beyond noise",
+    )
+    parser.add_argument(
+        "--limits", type=Path, metavar="TOML", help="how much worse a figure may become (docs/reports.md lists them)"
+    )
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the report")
     parser.add_argument("--title", default="Detector report", help="the page's title")
     parser.add_argument(
@@ -44,7 +54,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     from deploy.report.page import console, write_report
     from ifkd.errors import VerdictError
 
-    report, folder = _read(options) if options.report is not None else _assemble(options)
+    if options.report and str(options.report[0]) == "compare":
+        return _compare(options)
+    report, folder = _read(options) if options.report else _assemble(options)
     paths = write_report(report, folder)
     result = {
         "verdict": report.verdict.model_dump(mode="json"),
@@ -73,8 +85,56 @@ def _read(options: argparse.Namespace) -> "tuple[Report, Path]":
             got=f"{options.report} together with parts",
             mend="Name either the report.json alone, or its parts and --out.",
         )
-    path = options.report / "report.json" if options.report.is_dir() else options.report
+    if len(options.report) > 1:
+        raise UsageError(
+            "One report.json is drawn at a time",
+            got=[str(path) for path in options.report],
+            mend="To compare several, write `ifkd report compare A B`.",
+        )
+    path = _file_of(options.report[0])
     return read_result(path, Report), options.out or path.parent
+
+
+def _file_of(path: Path) -> Path:
+    return path / "report.json" if path.is_dir() else path
+
+
+def _compare(options: argparse.Namespace) -> dict[str, Any]:
+    """Compare reports, write comparison.json and comparison.md into --out, and print the Markdown.
+
+    Raises:
+        VerdictError: A later report is worse than the first; the files are written all the same.
+    """
+    from deploy.measure.records import read_result
+    from deploy.report.compare import Limits, compare, comparison_markdown
+    from deploy.report.report import Report
+    from ifkd.config import load
+    from ifkd.errors import UsageError, VerdictError
+    from ifkd.files import atomic_path, make_folder, write_json
+
+    paths = [_file_of(path) for path in options.report[1:]]
+    if len(paths) < 2 or len(set(paths)) < len(paths):
+        raise UsageError(
+            "A comparison needs two or more different reports",
+            got=[str(path) for path in paths],
+            expected="`ifkd report compare A B`, the baseline first",
+        )
+    limits = Limits() if options.limits is None else load(options.limits, Limits)
+    comparison = compare({str(path): read_result(path, Report) for path in paths}, limits)
+    summary = comparison_markdown(comparison)
+    result = comparison.model_dump(mode="json")
+    if options.out is not None:
+        make_folder(options.out)
+        write_json(options.out / "comparison.json", result)
+        with atomic_path(options.out / "comparison.md") as temporary:
+            temporary.write_text(summary, encoding="utf-8")
+    if not options.json:
+        print(summary)  # noqa: T201
+    if not comparison.passed:
+        if options.json:  # the verdict ends the verb, so its result is printed here
+            print(json.dumps(result, indent=2, ensure_ascii=False))  # noqa: T201
+        raise VerdictError(f"Worse than the baseline. {'; '.join(comparison.regressions)}")
+    return result
 
 
 def _assemble(options: argparse.Namespace) -> "tuple[Report, Path]":
