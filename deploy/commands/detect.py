@@ -76,7 +76,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     writing.add_argument(
         "--restart", action="store_true", help="forget what an earlier run into this folder had done, and begin anew"
     )
-    writing.add_argument("--truth", type=Path, metavar="COCO.json", help="labels of the scene, to score the result")
+    writing.add_argument(
+        "--truth", type=Path, metavar="LABELS", help="labels of the scene (COCO or GeoJSON), to score the result"
+    )
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
@@ -93,7 +95,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     from deploy.scenes.pipeline import CACHE_BYTES
     from deploy.scenes.scene import Scene
     from deploy.scenes.settings import grid_for
-    from deploy.scenes.truth import SceneTruth
+    from deploy.scenes.truth import read_truth
     from deploy.scenes.workspace import Workspace
     from export.bundle import open_bundle
 
@@ -114,7 +116,13 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         formats, left_out = choose_formats(options.format, scene.info)
         truth = None
         if options.truth is not None:
-            truth = SceneTruth(options.truth, scene=scene.info.name, size=scene.size, classes=manifest.classes)
+            truth = read_truth(
+                options.truth,
+                scene=scene.info.name,
+                size=scene.size,
+                classes=manifest.classes,
+                georeference=scene.info.georeference,
+            )
         with Workspace(options.out, RESULT_NAMES, restart=options.restart) as workspace:
             if left_out:
                 _say(left_out)
@@ -196,6 +204,7 @@ def _write(
     from ifkd.files import write_json
 
     start = time.perf_counter()
+    settings = result.settings
     folder = workspace.make_stage()
     files = write_results(result, folder, formats, image_id=truth.image_id if truth else 1)
     files += write_quicklooks(result, scene, folder)
@@ -204,7 +213,9 @@ def _write(
         result,
         bundle=options.bundle,
         files=files,
-        score=None if truth is None else truth.score(result),
+        score=None
+        if truth is None
+        else truth.score(result.detections, score_threshold=settings.selection.score_threshold),
         write_seconds=time.perf_counter() - start,
     )
     write_json(folder / RUN_NAME, record)
@@ -243,7 +254,7 @@ def _summary(result: "SceneResult", record: dict[str, Any], out: Path) -> str:
     if score is not None:
         shown = [
             f"{name} {score[key]:.3f}"
-            for name, key in (("AP50", "ap50"), ("precision", "precision"), ("recall", "recall"))
+            for name, key in (("AP50", "ap50"), ("precision", "precision"), ("recall", "recall"), ("F1", "f1"))
             if score[key] is not None
         ]
         lines.append(

@@ -1,4 +1,4 @@
-"""`ifkd evaluate`: COCO metrics of a checkpoint or a bundle on labelled images."""
+"""`ifkd evaluate`: COCO metrics of a checkpoint or a bundle on labelled images, or of a scene's detections."""
 
 import argparse
 from pathlib import Path
@@ -7,12 +7,23 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from deploy.engine import Backend
     from deploy.measure.evaluation import Evaluation
+    from deploy.scenes.truth import ClassScore, SceneScore
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("subject", type=Path, help="a checkpoint (.safetensors) or the folder of a bundle")
+    parser.add_argument(
+        "subject",
+        type=Path,
+        help="a checkpoint (.safetensors), the folder of a bundle, or with --scene that of `ifkd detect`",
+    )
     parser.add_argument("--data", type=Path, metavar="COCO.json", help="labelled images (the recipe's test split)")
+    parser.add_argument(
+        "--scene", type=Path, metavar="LABELS", help="compare a scene's detections with its labels (COCO or GeoJSON)"
+    )
+    parser.add_argument(
+        "--score", type=float, metavar="S", help="with --scene: precision, recall and F1 from this score on (the run's)"
+    )
     parser.add_argument("--images", type=Path, metavar="DIR", help="their folder (`images` beside the json)")
     parser.add_argument(
         "--backend",
@@ -27,6 +38,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Evaluate, write the result and print its table."""
+    return _run_scene(options) if options.scene is not None else _run_images(options)
+
+
+def _run_images(options: argparse.Namespace) -> dict[str, Any]:
     from deploy.measure.evaluation import evaluate_subject, open_data
     from deploy.measure.subject import open_subject
     from ifkd.errors import UsageError
@@ -45,6 +60,39 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     if not options.json:
         print(f"{_table(evaluation)}\n{options.out}")  # noqa: T201
     return {**evaluation.model_dump(mode="json"), "out": str(options.out)}
+
+
+def _run_scene(options: argparse.Namespace) -> dict[str, Any]:
+    from deploy.scenes.evaluation import evaluate_scene
+    from ifkd.errors import UsageError
+    from ifkd.files import write_json
+
+    if options.data is not None:
+        raise UsageError("--scene and --data do not go together", mend="Name the scene's labels with --scene alone.")
+    if options.score is not None and not 0.0 <= options.score <= 1.0:
+        raise UsageError("--score must be from 0 to 1", got=options.score)
+    score = evaluate_scene(options.subject, options.scene, score_threshold=options.score)
+    write_json(options.out, score.model_dump(mode="json"))
+    if not options.json:
+        print(f"{_scene_table(score)}\n{options.out}")  # noqa: T201
+    return {**score.model_dump(mode="json"), "out": str(options.out)}
+
+
+def _scene_table(score: "SceneScore") -> str:
+    from deploy.report.tables import Table, ap
+
+    def row(name: str, one: "SceneScore | ClassScore") -> tuple[str, ...]:
+        shares = (ap(value) for value in (one.ap50, one.precision, one.recall, one.f1))
+        return (name, *shares, str(one.objects), str(one.detections))
+
+    rows = [row("all", score), *(row(name, one) for name, one in score.per_class.items())]
+    table = Table(
+        caption="",
+        headings=("Class", "AP50", "Precision", "Recall", "F1", "Objects", "Detections"),
+        numeric=(False, True, True, True, True, True, True),
+        rows=tuple(rows),
+    )
+    return f"Against {score.truth}, at score {score.score_threshold:g} and IoU 0.5\n{table.plain()}"
 
 
 def _table(evaluation: "Evaluation") -> str:

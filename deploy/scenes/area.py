@@ -99,7 +99,7 @@ def reach_of(area: Area | None, scene: SceneInfo, grid: TileGrid) -> Reach | Non
             f"{scene.name} has no coordinate system, so an area of interest cannot be found in it",
             mend="Leave --aoi out, or give the scene a coordinate system (gdal_edit.py -a_srs).",
         )
-    edges = tuple(_edges(polygon, georeference) for polygon in area.polygons)
+    edges = tuple(_edges(polygon, georeference, scene.size) for polygon in area.polygons)
     wanted = np.array([any(_touches(some, window, scene.size) for some in edges) for window in grid])
     if not wanted.any():
         raise SceneError(
@@ -134,10 +134,10 @@ def _ring(positions: Any) -> Ring:
     return ring
 
 
-def _edges(polygon: tuple[Ring, ...], georeference: Georeference) -> Array:
+def _edges(polygon: tuple[Ring, ...], georeference: Georeference, size: tuple[int, int]) -> Array:
     parts = []
     for ring in polygon:
-        pixels = georeference.from_lonlat(_densified(np.array(ring)))
+        pixels = georeference.from_lonlat(_densified(np.array(ring)), size)
         parts.append(np.stack([pixels[:-1], pixels[1:]], axis=1))
     edges = np.concatenate(parts)
     return edges[np.isfinite(edges).all(axis=(1, 2))]

@@ -65,8 +65,12 @@ class Georeference:
             raise SceneError(f"The coordinate system {self.name!r} has no path to WGS84") from error
         return np.stack([np.asarray(longitude), np.asarray(latitude)], axis=1)
 
-    def from_lonlat(self, points: Array) -> Array:
+    def from_lonlat(self, points: Array, size: tuple[int, int]) -> Array:
         """Return pixel positions, float64 [n, 2] (column, row), of longitudes and latitudes [n, 2] in degrees.
+
+        Args:
+            points: Longitude and latitude.
+            size: The scene's (height, width): across the antimeridian, positions are those nearest to its middle.
 
         Raises:
             SceneError: The coordinate system has no path from WGS84.
@@ -78,6 +82,9 @@ class Georeference:
             except Exception as error:  # as in to_lonlat
                 raise SceneError(f"The coordinate system {self.name!r} has no path to WGS84") from error
             mapped = np.stack([np.asarray(x, np.float64), np.asarray(y, np.float64)], axis=1)
+        if self.crs.is_geographic:
+            middle = self.to_map(np.array([[size[1] / 2, size[0] / 2]]))[0, 0]
+            mapped = np.stack([mapped[:, 0] + 360.0 * np.rint((middle - mapped[:, 0]) / 360.0), mapped[:, 1]], axis=1)
         return self.from_map(mapped)
 
     def from_map(self, points: Array) -> Array:

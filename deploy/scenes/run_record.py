@@ -93,6 +93,7 @@ def run_record(
                 {"tile": hole.tile, "window": asdict(hole.window), "problem": hole.problem} for hole in result.holes
             ],
         },
+        "category_ids": list(result.category_ids),
         "objects": len(result.detections),
         "objects_per_class": result.counts(),
         "score": None if score is None else score.model_dump(mode="json"),

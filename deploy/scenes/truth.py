@@ -1,19 +1,27 @@
-"""Detections of a scene against its labels: so that tiling and merging themselves are measured."""
+"""Detections of a scene against its labels: so that tiling and merging themselves are measured.
 
+Labels lie in a COCO file, in pixels, or in GeoJSON, on the map. What is compared is upright in the scene's pixels: a
+georeference turns and stretches all boxes alike, so they overlap there by the same share as on the map.
+"""
+
+import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from deploy.scenes.result import SceneResult
+from deploy.scenes.geo import Georeference
 from ifkd.config import Schema
 from ifkd.data.coco import CocoDataset, LabelledImage, read_coco
 from ifkd.data.evaluation import evaluate
-from ifkd.detections import Array, pairwise_iou
+from ifkd.detections import Array, Detections, pairwise_iou
 from ifkd.errors import DataError
 
 MATCH_IOU = 0.5
 DETECTIONS_AT_ONCE = 2048
+NAMES = ("class_name", "class", "label", "name", "category")
+"""Properties of a GeoJSON feature that may hold its class, in the order they are looked for."""
 
 
 class ClassScore(Schema):
@@ -23,23 +31,26 @@ class ClassScore(Schema):
     precision: float | None
     """Share of the detections that are objects; None without detections."""
     recall: float | None
+    f1: float | None
+    """2 hits / (2 hits + misses + false alarms); None where there is neither an object nor a detection."""
     objects: int
     detections: int
 
 
 class SceneScore(Schema):
-    """How well the objects of a scene were found, at the score threshold of the run and an IoU of 0.5."""
+    """How well the objects of a scene were found, at an IoU of 0.5."""
 
     truth: str
     """The file of labels."""
     image_id: int
-    """The scene's id in it."""
+    """The scene's id in it; 1 where the file has none."""
     score_threshold: float
-    """Detections below it are not in any figure, so that AP50 is that of the listed detections."""
+    """Precision, recall and F1 are of the detections at or above it; AP50 is of all that are listed."""
     ap50: float | None
     """Mean over the classes that occur."""
     precision: float | None
     recall: float | None
+    f1: float | None
     objects: int
     detections: int
     unknown_objects: int
@@ -47,73 +58,107 @@ class SceneScore(Schema):
     per_class: dict[str, ClassScore]
 
 
-class SceneTruth:
-    """The labels of one scene.
+def read_truth(
+    path: Path,
+    *,
+    scene: str,
+    size: tuple[int, int],
+    classes: tuple[str, ...],
+    georeference: Georeference | None = None,
+) -> "SceneTruth":
+    """Read the labels of one scene.
 
     Args:
-        path: COCO json that lists the scene among its images, by file name, or that lists one image only.
+        path: COCO json that lists the scene among its images, by file name, or that lists one image only; or GeoJSON
+            (RFC 7946) whose polygons have their class in `class_name`.
         scene: The scene's file name.
         size: The scene's (height, width).
         classes: The detector's class names by label.
+        georeference: Where the scene lies; GeoJSON needs it.
 
     Raises:
         DataError: The file cannot be read, does not list the scene, or shares no class with the detector.
     """
-
-    def __init__(self, path: Path, *, scene: str, size: tuple[int, int], classes: tuple[str, ...]) -> None:
-        self._path = path
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"The labels {path} cannot be read ({error})") from error
+    if isinstance(content, dict) and content.get("type") == "FeatureCollection":
+        if georeference is None:
+            raise DataError(
+                f"{scene} has no coordinate system, so the labels of {path} have no place in it",
+                mend="Give labels in pixels, as a COCO file.",
+            )
+        image, known = _mapped_image(path, content, size, georeference)
+    else:
         dataset = read_coco(path)
-        image = _image_of(dataset, scene)
+        image, known = _image_of(dataset, scene), dataset.classes
         if image.size != size:
             raise DataError(
                 f"The labels of {scene} in {path} are those of another raster",
                 got=f"{image.size[1]}x{image.size[0]} (width x height)",
                 expected=f"{size[1]}x{size[0]}",
             )
-        if not set(classes) & set(dataset.classes):
-            raise DataError(
-                f"{path} has none of the detector's classes", got=list(dataset.classes), expected=list(classes)
-            )
-        label_of = np.array([classes.index(name) if name in classes else -1 for name in dataset.classes])
+    if not set(classes) & set(known):
+        raise DataError(f"{path} has none of the detector's classes", got=list(known), expected=list(classes))
+    return SceneTruth(path, image, known, classes=classes)
+
+
+class SceneTruth:
+    """The labels of one scene.
+
+    Args:
+        path: The file they came from.
+        image: The scene's labels, in pixels.
+        known: Class names by label of the file.
+        classes: The detector's class names by label.
+    """
+
+    def __init__(self, path: Path, image: LabelledImage, known: tuple[str, ...], *, classes: tuple[str, ...]) -> None:
+        self._path = path
+        self._classes = classes
+        label_of = np.array([classes.index(name) if name in classes else -1 for name in known])
         labels = label_of[image.labels] if len(image.labels) else image.labels
-        known = labels >= 0
+        familiar = labels >= 0
         self.image_id = image.id
-        self._unknown = int((~known & ~image.ignore).sum())
+        self._unknown = int((~familiar & ~image.ignore).sum())
         # An object of an unknown class is no reproach to any known one: its place is ignored in all of them.
-        repeated = [np.full(int((~known).sum()), label, np.int64) for label in range(len(classes))]
+        repeated = [np.full(int((~familiar).sum()), label, np.int64) for label in range(len(classes))]
         self._image = replace(
             image,
-            boxes=np.concatenate([image.boxes[known], *[image.boxes[~known]] * len(classes)]),
-            labels=np.concatenate([labels[known], *repeated]),
-            ignore=np.concatenate([image.ignore[known], np.ones(sum(map(len, repeated)), bool)]),
+            boxes=np.concatenate([image.boxes[familiar], *[image.boxes[~familiar]] * len(classes)]),
+            labels=np.concatenate([labels[familiar], *repeated]),
+            ignore=np.concatenate([image.ignore[familiar], np.ones(sum(map(len, repeated)), bool)]),
         )
         self._dataset = CocoDataset(path, classes, tuple(range(1, len(classes) + 1)), (self._image,))
 
-    def score(self, result: SceneResult) -> SceneScore:
-        """Return how well a result matches the labels."""
-        found = result.detections
-        counted = np.bincount(found.labels, minlength=len(result.classes))
-        metrics = evaluate(self._dataset, {self._image.id: found}, max_detections=max(100, int(counted.max(initial=0))))
+    def score(self, listed: Detections, *, score_threshold: float) -> SceneScore:
+        """Return how well detections match the labels: AP50 of all of them, the rest at or above a score."""
+        most = int(np.bincount(listed.labels, minlength=1).max())
+        metrics = evaluate(self._dataset, {self._image.id: listed}, max_detections=max(100, most))
+        found = listed.select(listed.scores >= np.float32(score_threshold))
         per_class: dict[str, ClassScore] = {}
         hits = alarms = 0
-        for label, name in enumerate(result.classes):
+        for label, name in enumerate(self._classes):
             right, wrong = self._matched(found.boxes[found.labels == label], label)
             objects = metrics.per_class[name].objects
             per_class[name] = ClassScore(
                 ap50=metrics.per_class[name].ap50,
                 precision=_share(right, right + wrong),
                 recall=_share(right, objects),
+                f1=_share(2 * right, right + wrong + objects),
                 objects=objects,
-                detections=int(counted[label]),
+                detections=int((found.labels == label).sum()),
             )
             hits, alarms = hits + right, alarms + wrong
         return SceneScore(
             truth=str(self._path),
             image_id=self._image.id,
-            score_threshold=result.settings.selection.score_threshold,
+            score_threshold=score_threshold,
             ap50=metrics.ap50 if metrics.objects else None,
             precision=_share(hits, hits + alarms),
             recall=_share(hits, metrics.objects),
+            f1=_share(2 * hits, hits + alarms + metrics.objects),
             objects=metrics.objects,
             detections=len(found),
             unknown_objects=self._unknown,
@@ -138,6 +183,51 @@ class SceneTruth:
                 elif not excused[row]:
                     wrong += 1
         return right, wrong
+
+
+def pixel_boxes(features: list[dict[str, Any]], georeference: Georeference, size: tuple[int, int]) -> Array:
+    """Return the upright boxes around GeoJSON polygons, float32 [n, 4], pixels of a scene; not finite off the map."""
+    boxes = np.full((len(features), 4), np.nan)
+    for row, feature in enumerate(features):
+        geometry = feature["geometry"]
+        if geometry["type"] not in {"Polygon", "MultiPolygon"}:
+            raise ValueError(f"a label is a {geometry['type']}")
+        polygons = [geometry["coordinates"]] if geometry["type"] == "Polygon" else geometry["coordinates"]
+        points = georeference.from_lonlat(np.array([point[:2] for polygon in polygons for point in polygon[0]]), size)
+        boxes[row] = [*points.min(axis=0), *points.max(axis=0)]
+    return boxes.astype(np.float32)
+
+
+def _mapped_image(
+    path: Path, content: dict[str, Any], size: tuple[int, int], georeference: Georeference
+) -> tuple[LabelledImage, tuple[str, ...]]:
+    """Return the labels on a scene, and their class names; those that lie beside the scene are left out."""
+    try:
+        features = [feature for feature in content["features"] if feature["geometry"] is not None]
+        names = [next(str(feature["properties"][key]) for key in NAMES if key in feature["properties"])
+                 for feature in features]  # fmt: skip
+        boxes = pixel_boxes(features, georeference, size)
+        ignore = np.array([bool(feature["properties"].get("ignore")) for feature in features], bool)
+    except (KeyError, TypeError, ValueError, IndexError, StopIteration) as error:
+        raise DataError(
+            f"{path} is not a file of labels ({error!r})",
+            expected="GeoJSON with polygons in longitude and latitude, each with its class in class_name",
+        ) from error
+    height, width = size
+    boxes = boxes.clip(0, np.array([width, height, width, height], np.float32))
+    on_scene = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+    known = tuple(sorted(set(names)))
+    labels = np.array([known.index(name) for name in names], np.int64)
+    image = LabelledImage(
+        id=1,
+        path=path,
+        size=size,
+        boxes=boxes[on_scene],
+        labels=labels[on_scene],
+        place=path.name,
+        ignore=ignore[on_scene],
+    )
+    return image, known
 
 
 def _image_of(dataset: CocoDataset, scene: str) -> LabelledImage:

@@ -105,7 +105,7 @@ function magnify(factor, x, y) {
 function visit(i) {
   const [x1, y1, x2, y2] = scene.boxes[i], room = free();
   const side = Math.max(x2 - x1, y2 - y1);
-  zoom = Math.min(Math.max(zoom, Math.min(room.width, room.height) / (side * 5)), 16);
+  zoom = Math.min(Math.max(zoom, Math.min(room.width, room.height) / (side * 8)), 8);
   left = (x1 + x2) / 2 - (room.x + room.width / 2) / zoom;
   top_ = (y1 + y2) / 2 - (room.y + room.height / 2) / zoom;
   pin(i);
@@ -281,7 +281,10 @@ canvas.addEventListener("keydown", (event) => {
 by("in").onclick = () => magnify(1.6, innerWidth / 2, innerHeight / 2);
 by("out").onclick = () => magnify(1 / 1.6, innerWidth / 2, innerHeight / 2);
 by("fit").onclick = fit;
-by("fold").onclick = () => by("fold").setAttribute("aria-expanded", String(!by("panel").classList.toggle("folded")));
+by("fold").onclick = () => {
+  by("fold").setAttribute("aria-expanded", String(!by("panel").classList.toggle("folded")));
+  if (zoom === whole) fit();
+};
 by("score").oninput = (event) => { least = Number(event.target.value); filter(); };
 by("all").onclick = () => {
   if (off.size) off.clear(); else scene.classes.forEach((_, label) => off.add(label));

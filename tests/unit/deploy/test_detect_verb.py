@@ -292,7 +292,7 @@ def test_labels_score_the_scene(call, scene, tmp_path, out):
     assert code == 0
     score = json.loads((out / RUN_NAME).read_text())["score"]
     assert (score["objects"], score["unknown_objects"], score["image_id"]) == (5, 1, 11)
-    assert (score["precision"], score["recall"]) == (1.0, 0.8)
+    assert (score["precision"], score["recall"], score["f1"]) == (1.0, 0.8, pytest.approx(8 / 9))
     assert score["per_class"]["cargo"]["recall"] == 0.75
     assert score["per_class"]["tanker"]["ap50"] == pytest.approx(1.0)
     assert score["ap50"] == pytest.approx((1.0 + 76 / 101) / 2)
@@ -310,7 +310,7 @@ def test_objects_of_unknown_classes_excuse_what_is_found_on_them(call, scene, tm
     score = json.loads((out / RUN_NAME).read_text())["score"]
     assert (score["precision"], score["recall"], score["ap50"]) == pytest.approx((1.0, 1.0, 1.0))
     assert score["per_class"]["tanker"] == {
-        "ap50": None, "precision": None, "recall": None, "objects": 0, "detections": 1,
+        "ap50": None, "precision": None, "recall": None, "f1": None, "objects": 0, "detections": 1,
     }  # fmt: skip
 
 
