@@ -69,6 +69,51 @@ class TensorParity(Schema):
     passed: bool
 
 
+class CalibrationRecord(Schema):
+    """What the ranges of an INT8 file's activations were found on."""
+
+    source: str
+    """In words."""
+    image_ids: tuple[int, ...]
+    """Of the training file; one tile of each image."""
+    tiles_sha256: str
+    """Digest of the tiles' pixels, uint8 [tiles, 3, height, width]."""
+    method: Literal["minmax", "entropy", "percentile"]
+    percentile: float | None
+    """Share of the values that a range holds, percent; None for the other methods."""
+
+
+class QuantisationStep(Schema):
+    """One step of the search for layers to leave in float."""
+
+    float_layers: int
+    """Layers in float besides the head's last ones."""
+    mean_ap: float
+    map_loss: float
+    """mAP of the FP32 file less that of this step."""
+
+
+class QuantisationRecord(Schema):
+    """How an INT8 file came to be, and what it costs."""
+
+    calibration: CalibrationRecord
+    layers: int
+    """Convolutions and fully connected layers of the network."""
+    float_layers: tuple[str, ...]
+    """Layers that the search left in float, the most sensitive first."""
+    ranking: dict[str, float]
+    """Layer -> error it makes alone in the head's values; empty when no search was needed."""
+    curve: tuple[QuantisationStep, ...]
+    """mAP on the validation split, step by step."""
+    max_map_loss: float
+    map_loss: float
+    per_class_loss: dict[str, float]
+    """Loss of AP by class."""
+    noise: float
+    """Error of the head's values as a share of their spread."""
+    passed: bool
+
+
 class Manifest(Schema):
     """model.json: what a bundle is, what is in it and how it came to be."""
 
@@ -92,4 +137,6 @@ class Manifest(Schema):
     files: dict[str, FileRecord]
     """By path inside the bundle."""
     checks: dict[str, TensorParity] = {}
-    """By ONNX path inside the bundle."""
+    """By ONNX path inside the bundle; FP32 and FP16."""
+    quantisation: dict[str, QuantisationRecord] = {}
+    """By ONNX path inside the bundle; INT8."""

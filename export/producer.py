@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from export.bundle import Bundle, new_bundle, open_bundle, record_file, write_manifest
+from export.calibration import CalibrationTiles, LabelledTiles, calibration_tiles, validation_tiles
 from export.graph import CandidateGraph
 from export.manifest import (
     Defaults,
@@ -16,11 +17,14 @@ from export.manifest import (
     Manifest,
     OutputSpec,
     Precision,
+    QuantisationRecord,
     TensorParity,
 )
 from export.onnx_export import Essentials, export_onnx
 from export.precision import convert_to_fp16, require_precision
+from export.quantisation import Quantiser
 from export.sample_tiles import sample_tiles
+from export.sensitivity import quantise_within
 from export.tensor_parity import check_tensor_parity
 from ifkd import __version__
 from ifkd.checkpoint import Checkpoint, build_from, load_checkpoint
@@ -34,7 +38,13 @@ PRODUCER = f"ifkd {__version__}"
 WEIGHTS_NAME = "model.safetensors"
 CONFIG_NAME = "config.toml"
 CHECK_NAME = "checks/tensor_parity.json"
-ONNX_NAMES: dict[Precision, str] = {"fp32": "model.onnx", "fp16": "model.fp16.onnx"}
+QUANTISATION_NAME = "checks/quantisation.json"
+ONNX_NAMES: dict[Precision, str] = {
+    "fp32": "model.onnx",
+    "fp16": "model.fp16.onnx",
+    "int8": "model.int8.onnx",
+    "int8-cpu": "model.int8-cpu.onnx",
+}
 
 
 def export_checkpoint(
@@ -51,10 +61,12 @@ def export_checkpoint(
     Raises:
         CheckpointError: The checkpoint is absent or damaged.
         ConfigError: A setting is wrong.
+        DataError: INT8 is asked for, and the training or validation images cannot be read or have other classes.
         VerdictError: An ONNX file answers differently than the torch network; nothing is written.
     """
     checkpoint = load_checkpoint(checkpoint_path)
     settings = _effective(checkpoint.meta.recipe, overrides)
+    images = _images_for_int8(settings, checkpoint.meta.classes)
     side = settings.data.tile_px
     graph = CandidateGraph(build_from(checkpoint), tile_px=(side, side), per_level=settings.export.candidates_per_level)
     digest = sha256_of(checkpoint_path)
@@ -64,6 +76,7 @@ def export_checkpoint(
         precisions = _write_onnx(graph, folder, checkpoint, settings, digest)
         checks, tiles_source = _check(graph, folder, settings, precisions)
         _judge(checks, accept_drift=accept_drift)
+        quantised = _quantise(folder, settings, precisions, images)
         write_json(
             folder / CHECK_NAME,
             {
@@ -77,7 +90,8 @@ def export_checkpoint(
             "parity_tiles": tiles_source,
         }
         manifest = _manifest(checkpoint, settings, graph, provenance=provenance)
-        write_manifest(folder, manifest.model_copy(update={"files": _records(folder, precisions), "checks": checks}))
+        facts = {"files": _records(folder, precisions), "checks": checks, "quantisation": quantised}
+        write_manifest(folder, manifest.model_copy(update=facts))
     return open_bundle(out)
 
 
@@ -139,12 +153,50 @@ def _check(
     """Return the parity of each ONNX file, and which tiles it was measured on."""
     sample = sample_tiles(settings.data)
     checks = {}
-    with progress(len(precisions), "comparing with torch", unit="file") as bar:
-        for precision in precisions:
+    compared = [precision for precision in precisions if precision in ("fp32", "fp16")]
+    with progress(len(compared), "comparing with torch", unit="file") as bar:
+        for precision in compared:
             name = ONNX_NAMES[precision]
             checks[name] = check_tensor_parity(graph, folder / name, sample.tiles, precision=precision)
             bar.update()
     return checks, sample.source
+
+
+def _images_for_int8(settings: Recipe, classes: Sequence[str]) -> tuple[CalibrationTiles, LabelledTiles] | None:
+    """Return what INT8 is fitted to and judged on, or None when it is not asked for."""
+    if not {"int8", "int8-cpu"} & set(settings.export.precisions):
+        return None
+    tiles = calibration_tiles(settings.data, settings.export.calibration, classes=classes)
+    return tiles, validation_tiles(settings.data, settings.selection, classes=classes)
+
+
+def _quantise(
+    folder: Path,
+    settings: Recipe,
+    precisions: Sequence[Precision],
+    images: tuple[CalibrationTiles, LabelledTiles] | None,
+) -> dict[str, QuantisationRecord]:
+    """Write the INT8 files and return how each came to be."""
+    if images is None:
+        return {}
+    fitted, labelled = images
+    calibration = settings.export.calibration
+    source = folder / ONNX_NAMES["fp32"]
+    records = {}
+    for precision in precisions:
+        if precision in ("fp32", "fp16"):
+            continue
+        with Quantiser(source, fitted.tiles, precision=precision, calibration=calibration) as quantiser:
+            records[ONNX_NAMES[precision]] = quantise_within(
+                quantiser,
+                source,
+                folder / ONNX_NAMES[precision],
+                images=labelled,
+                record=fitted.record,
+                limit=calibration.max_map_loss,
+            )
+    write_json(folder / QUANTISATION_NAME, {name: one.model_dump(mode="json") for name, one in records.items()})
+    return records
 
 
 def _judge(checks: dict[str, TensorParity], *, accept_drift: bool) -> None:
@@ -168,9 +220,10 @@ def _records(folder: Path, precisions: Sequence[Precision]) -> dict[str, FileRec
         ONNX_NAMES[precision]: record_file(folder, ONNX_NAMES[precision], kind="onnx", precision=precision)
         for precision in precisions
     }
+    written = [name for name in (CHECK_NAME, QUANTISATION_NAME) if (folder / name).is_file()]
     return {
         WEIGHTS_NAME: record_file(folder, WEIGHTS_NAME, kind="weights", precision="fp32"),
         **onnx,
         CONFIG_NAME: record_file(folder, CONFIG_NAME, kind="config"),
-        CHECK_NAME: record_file(folder, CHECK_NAME, kind="check"),
+        **{name: record_file(folder, name, kind="check") for name in written},
     }

@@ -1,6 +1,6 @@
 """Tiles to compare two runtimes on: of the recipe's validation images, or structured noise where these are absent."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -13,6 +13,8 @@ from ifkd.errors import DataError
 
 DEFAULT_COUNT = 8
 NOISE_SEED = 7
+VISIBLE_SHARE = 0.4
+"""An object cut by a tile counts when this share of its area is in it, as in training."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,7 +35,7 @@ def sample_tiles(data: recipe.Data, *, count: int = DEFAULT_COUNT) -> SampleTile
     size = (data.tile_px, data.tile_px)
     try:
         images = read_split(data, "validation").images[:count]
-        tiles = [_tile(image, data.scale, size) for image in images]
+        tiles = [cut_tile(image, data.scale, size).pixels for image in images]
         reason = "" if tiles else "the validation split is empty"
     except DataError as error:
         tiles, reason = [], f"the validation images cannot be read ({error})"
@@ -62,7 +64,22 @@ def structured_noise(size: tuple[int, int], *, seed: int) -> Array:
     return pixels
 
 
-def _tile(image: LabelledImage, scale: float, size: tuple[int, int]) -> Array:
+@dataclass(frozen=True, slots=True, eq=False)
+class CutTile:
+    """A tile of an image and what is labelled in it."""
+
+    pixels: Array
+    """uint8 [height, width, 3]."""
+    labelled: LabelledImage
+    """The tile as an image of its own: boxes cut to it; an object of which little is left counts as ignored."""
+
+
+def cut_tile(image: LabelledImage, scale: float, size: tuple[int, int]) -> CutTile:
+    """Return the tile around an image's first object, or its first corner where it has none, scaled and padded.
+
+    Raises:
+        DataError: The image cannot be read.
+    """
     pixels = read_image(image.path)
     pixels = resize(pixels, (round(pixels.shape[0] * scale), round(pixels.shape[1] * scale)))
     start = [0, 0]
@@ -70,4 +87,21 @@ def _tile(image: LabelledImage, scale: float, size: tuple[int, int]) -> Array:
         x1, y1, x2, y2 = image.boxes[0] * scale
         for axis, middle in enumerate(((y1 + y2) / 2, (x1 + x2) / 2)):
             start[axis] = int(np.clip(middle - size[axis] / 2, 0, max(0, pixels.shape[axis] - size[axis])))
-    return pad(pixels[start[0] : start[0] + size[0], start[1] : start[1] + size[1]], size)
+    tile = pad(pixels[start[0] : start[0] + size[0], start[1] : start[1] + size[1]], size)
+    whole = image.boxes * np.float32(scale) - np.array([start[1], start[0]] * 2, np.float32)
+    boxes = whole.clip(0, np.array([size[1], size[0]] * 2, np.float32))
+    share = _areas(boxes) / np.maximum(_areas(whole), 1e-6)
+    seen = share > 0
+    labelled = replace(
+        image,
+        size=size,
+        boxes=boxes[seen].astype(np.float32),
+        labels=image.labels[seen],
+        ignore=(image.ignore | (share < VISIBLE_SHARE))[seen],
+    )
+    return CutTile(tile, labelled)
+
+
+def _areas(boxes: Array) -> Array:
+    area: Array = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    return area

@@ -8,15 +8,14 @@ Where a level's top-k cuts, rounding decides who is in; candidates that close to
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from export.graph import CandidateGraph
 from export.manifest import Precision, TensorParity
+from export.runtime import open_session
 from ifkd.detections import Array, Candidates, pairwise_iou
-from ifkd.errors import MissingExtraError
 
 COMPARED_PER_TILE = 100
 """The best candidates of each tile that are compared, from each side."""
@@ -53,7 +52,7 @@ def check_tensor_parity(graph: CandidateGraph, onnx_path: Path, tiles: Array, *,
         precision: Chooses the tolerance.
     """
     reference = [_torch_candidates(graph, tile[None]) for tile in tiles]
-    session = _session(onnx_path)
+    session = open_session(onnx_path)
     other = [Candidates(*session.run(["boxes", "scores", "labels"], {"tiles": tile[None]})) for tile in tiles]
     return compare_candidates(
         _stack(reference), _stack(other), levels=graph.level_sizes(), tolerance=TOLERANCES[precision]
@@ -151,14 +150,3 @@ def _stack(answers: Sequence[Candidates]) -> Candidates:
         np.concatenate([answer.scores for answer in answers]),
         np.concatenate([answer.labels for answer in answers]),
     )
-
-
-def _session(path: Path) -> Any:
-    try:
-        import onnxruntime  # noqa: PLC0415
-    except ImportError as error:
-        raise MissingExtraError("onnxruntime", extra="cpu", need="Tensor parity") from error
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

@@ -306,10 +306,27 @@ class Distillation(Schema):
     """Make caches of another teacher, encoder, data set or preprocessing anew, instead of refusing them."""
 
 
+class Calibration(Schema):
+    """How the INT8 files are made; other precisions need none of it."""
+
+    tiles: PositiveInt = 128
+    """Tiles of training images on which the ranges of activations are found, one an image."""
+    method: Literal["minmax", "entropy", "percentile"] = "minmax"
+    percentile: Annotated[float, Field(gt=50.0, le=100.0)] = 99.99
+    """Share of the values that a range holds, percent; for `percentile`."""
+    float_head: bool = True
+    """Leave the head's last layers, which give scores and boxes, in float."""
+    reduce_range: bool = True
+    """7-bit weights in `int8-cpu`: processors without VNNI saturate when they add products of 8 bits."""
+    max_map_loss: Share = 0.005
+    """Largest loss of mAP on the validation split; layers stay in float until it holds."""
+
+
 class Export(Schema):
     """What the bundle is made of."""
 
-    precisions: tuple[Literal["fp32", "fp16"], ...] = ("fp32", "fp16")
+    precisions: tuple[Literal["fp32", "fp16", "int8", "int8-cpu"], ...] = ("fp32", "fp16")
+    calibration: Calibration = Calibration()
     candidates_per_level: PositiveInt = 1000
     """Top-k of each pyramid level; TensorRT allows at most 3840."""
     max_batch: PositiveInt = 16

@@ -15,7 +15,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="tensorrt-rtx builds portable engines, without a GPU; tensorrt builds for the GPU here (tensorrt-rtx)",
     )
     parser.add_argument(
-        "--precision", nargs="+", choices=["fp32", "fp16"], help="which ONNX files (all the bundle has)"
+        "--precision",
+        nargs="+",
+        choices=["fp32", "fp16", "int8"],
+        help="which ONNX files (all the bundle has but int8-cpu, which TensorRT does not read)",
     )
     parser.add_argument(
         "--workspace-mib", type=_positive, default=4096, metavar="N", help="memory the builder may plan with (4096)"
@@ -29,7 +32,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     from export.engine_build import add_engine
 
     bundle = open_bundle(options.bundle)
-    precisions = options.precision or [bundle.manifest.files[name].precision for name in bundle.find("onnx")]
+    have = [bundle.manifest.files[name].precision for name in bundle.find("onnx")]
+    precisions = options.precision or [one for one in have if one != "int8-cpu"]
     built: dict[str, Any] = {}
     for precision in sorted(set(precisions), key=precisions.index):
         bundle, name, sidecar = add_engine(

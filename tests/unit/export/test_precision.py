@@ -11,7 +11,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, numpy_helper
 
-from export.precision import between_convolutions, convert_to_fp16, count_precision, require_precision
+from export.precision import between_layers, convert_to_fp16, count_precision, require_precision
 from ifkd.errors import EngineError
 
 rng = np.random.default_rng(0)
@@ -60,8 +60,8 @@ def run(path: Path, tiles: np.ndarray) -> list[np.ndarray]:
 
 
 def test_fp16_is_what_lies_between_the_first_and_the_last_convolution(tmp_path: Path) -> None:
-    nodes = onnx.load(str(small_network(tmp_path / "a.onnx"))).graph.node
-    assert between_convolutions(nodes) == {"conv1", "resize", "scale", "conv2"}
+    graph = onnx.load(str(small_network(tmp_path / "a.onnx"))).graph
+    assert between_layers(graph) == {"conv1", "resize", "scale", "conv2"}
 
 
 def test_the_copy_answers_as_the_original_and_decodes_in_fp32(tmp_path: Path) -> None:
@@ -110,10 +110,8 @@ def test_a_weight_beyond_fp16_is_refused_and_nothing_is_written(tmp_path: Path) 
 
 def test_a_file_that_is_not_what_was_asked_for_is_refused(tmp_path: Path) -> None:
     source = small_network(tmp_path / "a.onnx")
-    assert require_precision(source, "fp32").convolutions == 2
-    with pytest.raises(
-        EngineError, match="not fp16 throughout: got convolution weights 2 FLOAT, expected all 2 in fp16"
-    ):
+    assert require_precision(source, "fp32").layers == 2
+    with pytest.raises(EngineError, match="not fp16 throughout: got layer weights 2 FLOAT, expected all 2 in fp16"):
         require_precision(source, "fp16")
 
 
@@ -133,7 +131,7 @@ def test_a_mixed_file_has_no_precision(tmp_path: Path) -> None:
 
 def test_a_whole_detector_has_every_convolution_in_fp16_and_its_top_k_in_fp32(whole_bundle: Path) -> None:
     census = count_precision(whole_bundle / "model.fp16.onnx")
-    assert census.weight_types == {"FLOAT16": count_precision(whole_bundle / "model.onnx").convolutions}
+    assert census.weight_types == {"FLOAT16": count_precision(whole_bundle / "model.onnx").layers}
     model = onnx.shape_inference.infer_shapes(onnx.load(str(whole_bundle / "model.fp16.onnx")))
     type_of = {value.name: value.type.tensor_type.elem_type for value in model.graph.value_info}
     post = [node for node in model.graph.node if node.op_type in {"TopK", "Sigmoid", "Exp"}]

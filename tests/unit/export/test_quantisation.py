@@ -1,0 +1,208 @@
+"""INT8 files: what is quantised and how, what a search leaves in float, and which images are refused."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from deploy.engines import open_engine
+from export.bundle import open_bundle
+from export.calibration import LabelledTiles, calibration_tiles, validation_tiles
+from export.engine_build import build_engine
+from export.producer import export_checkpoint
+from export.quantisation import Quantiser
+from export.sample_tiles import structured_noise
+from export.sensitivity import head_values, quantise_within, rank_layers, relative_error
+from ifkd.checkpoint import load_checkpoint, save_checkpoint
+from ifkd.cli import main
+from ifkd.config import parse
+from ifkd.data.evaluation import Metrics
+from ifkd.errors import DataError, EngineError, VerdictError
+from ifkd.recipe import Calibration, Recipe
+
+TILES = np.stack([structured_noise((64, 64), seed=seed).transpose(2, 0, 1) for seed in range(4)])
+
+
+def quantiser(whole_bundle: Path, precision: Any, **settings: Any) -> Quantiser:
+    return Quantiser(
+        whole_bundle / "model.onnx", TILES, precision=precision, calibration=Calibration.model_validate(settings)
+    )
+
+
+@pytest.fixture(scope="module", params=["int8", "int8-cpu"])
+def quantised(request: pytest.FixtureRequest, whole_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("int8") / f"{request.param}.onnx"
+    with quantiser(whole_bundle, request.param) as made:
+        made.write(path)
+    return path
+
+
+def test_all_layers_but_the_heads_last_are_int8_and_the_answer_stays_near(quantised: Path, whole_bundle: Path) -> None:
+    with quantiser(whole_bundle, quantised.stem) as made:
+        census, last, layers = made.write(quantised.parent / "again.onnx"), made.last_layers, made.layers
+    assert (quantised.parent / "again.onnx").read_bytes() == quantised.read_bytes()
+    assert len(last) == census.float_layers == census.weight_types["FLOAT"] == 10
+    assert census.precision == quantised.stem
+    assert census.layers == len(layers)
+    reference, other = (head_values(path, last, TILES) for path in (whole_bundle / "model.onnx", quantised))
+    assert 0 < relative_error(reference, other) < 0.2
+    assert quantised.stat().st_size < 0.3 * (whole_bundle / "model.onnx").stat().st_size
+
+
+def test_tensorrts_flavour_is_symmetric_with_a_float_bias_and_builds(whole_bundle: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
+    path = tmp_path / "a.onnx"
+    with quantiser(whole_bundle, "int8", float_head=False) as made:
+        assert made.write(path).float_layers == 0
+    graph = onnx.load(str(path)).graph
+    weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    pairs = [node for node in graph.node if node.op_type in {"QuantizeLinear", "DequantizeLinear"}]
+    assert pairs
+    assert all(not weights[node.input[2]].any() for node in pairs)
+    assert not any(array.dtype == np.int32 and array.size > 1 for array in weights.values())
+    side = build_engine(path, builder="tensorrt_rtx", precision="int8", max_batch=2, out=tmp_path / "a.engine")
+    assert set(side.precision_delivered.weight_types) == {"INT8"}
+
+
+def test_layers_named_stay_in_float_and_a_layer_alone_makes_a_smaller_error(whole_bundle: Path, tmp_path: Path) -> None:
+    source = whole_bundle / "model.onnx"
+    with quantiser(whole_bundle, "int8") as made:
+        first = made.layers[0]
+        census = made.write(tmp_path / "a.onnx", float_layers=[first])
+        assert census.weight_types["FLOAT"] == 11
+        reference = head_values(source, made.last_layers, TILES[:1])
+        all_layers = relative_error(reference, head_values(tmp_path / "a.onnx", made.last_layers, TILES[:1]))
+        made.write(tmp_path / "b.onnx", float_layers=set(made.layers) - {made.layers[1]})
+        alone = relative_error(reference, head_values(tmp_path / "b.onnx", made.last_layers, TILES[:1]))
+    assert 0 < alone < all_layers
+
+
+class Scored(LabelledTiles):
+    """Tiles on which the mAP is what the test says, file by file."""
+
+    def score(self, _path: Path) -> Metrics:
+        return Metrics(mean_ap=next(SCORES), ap50=0.9, ap75=0.5, images=4, objects=4, per_class={})
+
+
+SCORES: Any = iter(())
+
+
+def search(whole_bundle: Path, path: Path, scores: list[float], monkeypatch: pytest.MonkeyPatch, data: Path) -> Any:
+    values = parse({"train": str(data / "train.json"), "validation": str(data / "val.json"), "test": "t",
+                    "tile_px": 64}, Recipe.model_fields["data"].annotation, source="")  # fmt: skip
+    fitted = calibration_tiles(values, Calibration(tiles=2), classes=("barge", "ferry", "tug"))
+    labelled = validation_tiles(values, parse({}, Recipe.model_fields["selection"].annotation, source=""),
+                                classes=("barge", "ferry", "tug"))  # fmt: skip
+    monkeypatch.setitem(globals(), "SCORES", iter(scores))
+    images = Scored(labelled.tiles, labelled.dataset, labelled.selection)
+    with quantiser(whole_bundle, "int8") as made:
+        names = [name for name in made.layers if name not in made.last_layers]
+        ranking = [(name, float(len(names) - place)) for place, name in enumerate(names)]
+        monkeypatch.setattr("export.sensitivity.rank_layers", lambda *_: ranking)
+        # The file is written once: the search is told the scores and looks at nothing else of it.
+        made.write(path)
+        monkeypatch.setattr(Quantiser, "write", lambda *_, **__: None)
+        source = whole_bundle / "model.onnx"
+        return quantise_within(made, source, path, images=images, record=fitted.record, limit=0.005), names
+
+
+def test_the_worst_layers_stay_in_float_until_the_loss_holds(
+    whole_bundle: Path, tmp_path: Path, data_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = [0.5, 0.40, 0.45, 0.48, 0.496]
+    record, names = search(whole_bundle, tmp_path / "a.onnx", scores, monkeypatch, data_folder)
+    assert [step.float_layers for step in record.curve] == [0, 1, 2, 4]
+    assert [round(step.map_loss, 3) for step in record.curve] == [0.1, 0.05, 0.02, 0.004]
+    assert record.float_layers == tuple(names[:4])
+    assert record.passed
+    assert len(record.ranking) == len(names)
+
+
+def test_no_search_where_nothing_is_lost_and_a_verdict_where_too_much_is(
+    whole_bundle: Path, tmp_path: Path, data_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        record, _ = search(whole_bundle, tmp_path / "a.onnx", [0.5, 0.499], patch, data_folder)
+    assert (len(record.curve), record.ranking, record.float_layers) == (1, {}, ())
+    with pytest.raises(VerdictError, match=r"a\.onnx is not worth it: got a loss of mAP of 0\.1000 with 39 of 78"):
+        search(whole_bundle, tmp_path / "a.onnx", [0.5] + [0.4] * 9, monkeypatch, data_folder)
+
+
+def test_ranking_is_worst_first(whole_bundle: Path) -> None:
+    with quantiser(whole_bundle, "int8") as made:
+        ranking = rank_layers(made, whole_bundle / "model.onnx", TILES[:1], among=made.layers[:2])
+    assert len(ranking) == 2
+    assert ranking[0][1] > ranking[1][1] > 0
+
+
+@pytest.fixture
+def trained(checkpoint_path: Path, data_folder: Path, tmp_path: Path) -> Path:
+    """The tests' checkpoint as if it had learned the classes of `data_folder`."""
+    checkpoint = load_checkpoint(checkpoint_path)
+    from ifkd.checkpoint import build_from
+
+    values = checkpoint.meta.recipe.model_dump(mode="json")
+    values["data"] |= {"root": str(data_folder), "train": "train.json", "validation": "val.json", "test": "val.json"}
+    meta = checkpoint.meta.model_copy(
+        update={"classes": ("barge", "ferry", "tug"), "recipe": parse(values, Recipe, source="")}
+    )
+    save_checkpoint(tmp_path / "trained.safetensors", build_from(checkpoint), meta)
+    return tmp_path / "trained.safetensors"
+
+
+def test_a_bundle_has_both_int8_files_their_record_and_an_engine_that_runs_one(
+    trained: Path, tmp_path: Path, without_exporting: Callable[[], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    without_exporting()
+    words = ["precisions=['int8-cpu', 'int8']", "calibration.tiles=5", "--json"]
+    assert main(["export", str(trained), "--out", str(tmp_path / "b"), *words]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    bundle = open_bundle(tmp_path / "b")
+    bundle.verify()
+    assert (
+        set(answer["quantisation"]) == {"model.int8.onnx", "model.int8-cpu.onnx"} == set(bundle.manifest.quantisation)
+    )
+    record = bundle.manifest.quantisation["model.int8.onnx"]
+    assert record.calibration.source == "5 of 8 training images of train.json"
+    assert len(set(record.calibration.image_ids)) == 5
+    assert set(record.calibration.image_ids) <= set(range(100, 108))
+    assert json.loads(bundle.file("checks/quantisation.json").read_text())["model.int8.onnx"]["noise"] == record.noise
+    with open_engine(bundle, precision="int8-cpu", threads=1) as engine:
+        assert np.isfinite(engine.infer(TILES).boxes).all()
+
+
+def test_images_of_other_classes_and_absent_ones_are_refused_before_anything_is_written(
+    trained: Path, checkpoint_path: Path, data_folder: Path, tmp_path: Path
+) -> None:
+    content = json.loads((data_folder / "train.json").read_text())
+    content["categories"][0]["name"] = "lorry"
+    (data_folder / "train.json").write_text(json.dumps(content))
+    for checkpoint, message in ((trained, "are not the detector's: got .*'lorry'"), (checkpoint_path, "train.json")):
+        with pytest.raises(DataError, match=message):
+            export_checkpoint(checkpoint, tmp_path / "b", overrides=["precisions=['int8']"])
+        assert not (tmp_path / "b").exists()
+
+
+def test_calibration_is_always_the_same_and_its_digest_follows_the_pixels(data_folder: Path) -> None:
+    data = parse(
+        {"root": str(data_folder), "train": "train.json", "validation": "val.json", "test": "t", "tile_px": 64},
+        Recipe.model_fields["data"].annotation,
+        source="",
+    )
+    classes = ("barge", "ferry", "tug")
+    first, second = (calibration_tiles(data, Calibration(tiles=3), classes=classes) for _ in range(2))
+    assert first.record == second.record
+    np.testing.assert_array_equal(first.tiles, second.tiles)
+    assert (
+        calibration_tiles(data, Calibration(tiles=4), classes=classes).record.tiles_sha256 != first.record.tiles_sha256
+    )
+
+
+def test_another_precision_is_not_made_so(whole_bundle: Path) -> None:
+    with pytest.raises(EngineError, match="got fp16, expected int8 or int8-cpu"):
+        quantiser(whole_bundle, "fp16")
