@@ -81,7 +81,7 @@ def build_from(checkpoint: Checkpoint) -> Detector:
     Raises:
         CheckpointError: The weights are those of another network.
     """
-    config = checkpoint.meta.detector.model_copy(update={"backbone_weights": "none"})
+    config = checkpoint.meta.detector.model_copy(update={"backbone_weights": "none", "weights": "none"})
     detector = build_detector(config, len(checkpoint.meta.classes))
     wanted = detector.state_dict()
     unfit = sorted(

@@ -100,6 +100,9 @@ class Detector(Schema):
     signal would all but vanish there, and `kaiming` keeps it."""
     backbone_weights: str = "none"
     """`imagenet`, `none`, or the path of a torchvision state dict."""
+    weights: str = "none"
+    """Of the whole detector: `coco` (torchvision's, with a ResNet-50), `none`, or the path of a torchvision detector's
+    state dict. What fits is laid over the backbone's; what does not is told and stays fresh."""
     frozen_stages: Annotated[int, Field(ge=0, le=4)] = 0
     """Backbone stages, from the stem on, that do not learn (1 is stem and first stage)."""
     norm: Literal["train", "frozen"] = "train"
@@ -108,6 +111,12 @@ class Detector(Schema):
     """Faster R-CNN: width of the two fully connected layers of its box head."""
     proposals: PositiveInt = 1000
     """Faster R-CNN: proposals kept for each image when it detects, and taken from each level before suppression."""
+
+    @model_validator(mode="after")
+    def _weights_exist(self) -> "Detector":
+        if self.weights == "coco" and self.backbone != "resnet50":
+            raise ValueError(f'weights = "coco" exist for resnet50 alone, and the backbone is {self.backbone}')
+        return self
 
     @property
     def levels(self) -> tuple[Level, ...]:

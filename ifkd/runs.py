@@ -1,6 +1,7 @@
 """Training runs as a recipe states them: a role alone, or the student from the teacher."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -45,7 +46,8 @@ def train_role(
     part = settings.teacher if role == "teacher" else settings.student
     run = _run(settings, folder, role, part.detector, part.training, {"role": role, "method": "none"})
     _clear(folder, restart=restart)
-    return fit(run, _fresh_detector(settings, part.detector, len(run.meta.classes)))
+    detector = _fresh_detector(settings, part.detector, len(run.meta.classes))
+    return fit(_with_origin(run, detector), detector)
 
 
 def distill_student(
@@ -80,11 +82,12 @@ def distill_student(
     _check_family(checkpoint, student_config)
     _check_classes(checkpoint, run.train_data)
     _clear(folder, restart=restart)
+    student = _fresh_detector(settings, student_config, len(run.meta.classes))
+    run = _with_origin(run, student)
     if from_first((folder / RESULT).is_file()):
-        return fit(run, _fresh_detector(settings, student_config, len(run.meta.classes)))
+        return fit(run, student)
     teacher = build_from(checkpoint).to(best_device())
     _check_teacher(teacher, run, settings.distillation.min_teacher_map)
-    student = _fresh_detector(settings, student_config, len(run.meta.classes))
     between = Student(
         channels=student_config.channels,
         teacher_channels=checkpoint.meta.detector.channels,
@@ -155,6 +158,15 @@ def _fresh_detector(settings: recipe.Recipe, config: recipe.Detector, classes: i
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         return build_detector(config, classes)
+
+
+def _with_origin(run: Run, detector: Detector) -> Run:
+    """Return the run with what of published weights its detector began with noted in its checkpoints."""
+    if not detector.loaded:
+        return run
+    pretrained = [report.to_provenance() for report in detector.loaded]
+    meta = run.meta.model_copy(update={"provenance": {**run.meta.provenance, "pretrained": pretrained}})
+    return replace(run, meta=meta)
 
 
 def _with_available_encoder(method: recipe.Ifkd | recipe.NoMethod) -> tuple[recipe.Ifkd | recipe.NoMethod, list[str]]:

@@ -8,6 +8,7 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
 from ifkd import recipe
+from ifkd.detectors.pretrained import LoadReport
 
 MEAN_RGB = (123.675, 116.28, 103.53)
 STD_RGB = (58.395, 57.12, 57.375)
@@ -55,6 +56,8 @@ class Detector(nn.Module, ABC):
     config: recipe.Detector
     num_classes: int
     strides: tuple[int, ...]
+    loaded: tuple[LoadReport, ...] = ()
+    """What of published weights it began with."""
 
     @abstractmethod
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> DetectorOutput:

@@ -40,6 +40,12 @@ def test_weights_of_torchvision_give_torchvisions_features(tmp_path: Path, name:
     torch.save(network.state_dict(), tmp_path / "weights.pth")
     built = backbone(backbone=name, backbone_weights=str(tmp_path / "weights.pth")).eval()
     seen = torch.randn(1, 3, 64, 64)
+    report = built.report
+    assert report is not None
+    assert not report.absent
+    assert not report.mismatched
+    assert not report.unused
+    assert report.loaded == len([key for key in network.state_dict() if not key.endswith("num_batches_tracked")])
     with torch.no_grad():
         ours = built(seen)["c5"]
         if name == "mobilenet_v2":
@@ -60,7 +66,7 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     (tmp_path / "text.pth").write_text("no weights")
     with pytest.raises(CheckpointError, match="is not a torchvision state dict"):
         backbone(backbone_weights=str(tmp_path / "text.pth"))
-    with pytest.raises(CheckpointError, match="There are no backbone weights at"):
+    with pytest.raises(CheckpointError, match="There are no weights at"):
         backbone(backbone_weights=str(tmp_path / "absent.pth"))
 
 
@@ -71,7 +77,7 @@ def test_imagenet_weights_that_cannot_be_fetched_say_where_they_go(
         raise OSError("no network")
 
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    monkeypatch.setattr(torchvision.models.ResNet18_Weights, "get_state_dict", unreachable)
+    monkeypatch.setattr(torch.hub, "download_url_to_file", unreachable)
     with pytest.raises(CheckpointError) as caught:
         backbone(backbone_weights="imagenet")
     assert "no network" in str(caught.value)
