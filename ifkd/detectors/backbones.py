@@ -49,7 +49,7 @@ class Backbone(IntermediateLayerGetter):  # type: ignore[misc]
             layer.eval()
         if self._frozen_norm:
             for module in self.modules():
-                if isinstance(module, nn.BatchNorm2d):
+                if isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm):
                     module.eval()
         return self
 

@@ -87,3 +87,11 @@ def normalise(tiles: UInt8[Tensor, "batch 3 height width"]) -> Float[Tensor, "ba
     mean = torch.tensor(MEAN_RGB, device=tiles.device).view(1, 3, 1, 1)
     std = torch.tensor(STD_RGB, device=tiles.device).view(1, 3, 1, 1)
     return (tiles.to(torch.float32) - mean) / std
+
+
+def init_towers(*towers: nn.Module) -> None:
+    """Give the convolutions before a ReLU weights that keep the signal's size (He et al. 2015)."""
+    for tower in towers:
+        for module in tower.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")

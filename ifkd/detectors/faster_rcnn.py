@@ -24,7 +24,7 @@ class FasterRcnn(Detector):
         self.num_classes = num_classes
         self.strides = FasterRcnnPyramid.strides
         self.backbone = FasterRcnnPyramid(config)
-        self.rpn = RegionProposals(config.channels)
+        self.rpn = RegionProposals(config.channels, config.head_init)
         self.roi_heads = RoiHead(config, num_classes)
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> DetectorOutput:

@@ -1,5 +1,7 @@
 """Faster R-CNN's first stage: three anchors a cell, object or not, and the boxes worth a second look."""
 
+from typing import Literal
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -10,7 +12,7 @@ from torchvision.ops import batched_nms
 
 from ifkd.detectors.anchors import RATIOS, REGION_SCALES
 from ifkd.detectors.boxes import UNDECIDED, assign, by_anchor, decode
-from ifkd.detectors.detector import Targets
+from ifkd.detectors.detector import Targets, init_towers
 from ifkd.distributed import mean_over_ranks
 
 PER_CELL = len(REGION_SCALES) * len(RATIOS)
@@ -26,9 +28,11 @@ SMALLEST_SIDE = 1e-3
 class RegionProposals(nn.Module):
     """The region proposal network."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, head_init: Literal["normal", "kaiming"] = "normal") -> None:
         super().__init__()
         self.head = RPNHead(channels, PER_CELL)
+        if head_init == "kaiming":
+            init_towers(self.head.conv)
         self._coder = BoxCoder((1.0, 1.0, 1.0, 1.0))
         self._sampler = BalancedPositiveNegativeSampler(SAMPLED_ANCHORS, POSITIVE_SHARE)
 

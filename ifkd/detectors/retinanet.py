@@ -2,7 +2,7 @@
 
 import torch
 from jaxtyping import Float, Int64
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 from torchvision.models.detection._utils import BoxCoder
 from torchvision.models.detection.retinanet import RetinaNetHead
@@ -11,7 +11,7 @@ from torchvision.ops import sigmoid_focal_loss
 from ifkd import recipe
 from ifkd.detectors import anchors
 from ifkd.detectors.boxes import UNDECIDED, assign, by_anchor, decode
-from ifkd.detectors.detector import Detector, DetectorOutput, Targets
+from ifkd.detectors.detector import Detector, DetectorOutput, Targets, init_towers
 from ifkd.detectors.pyramid import RetinaNetPyramid
 from ifkd.distributed import mean_over_ranks
 
@@ -32,7 +32,7 @@ class RetinaNet(Detector):
         self.backbone = RetinaNetPyramid(config)
         self.head = RetinaNetHead(config.channels, PER_CELL, num_classes)
         if config.head_init == "kaiming":
-            _init_towers(self.head)
+            init_towers(self.head.classification_head.conv, self.head.regression_head.conv)
         self._coder = BoxCoder((1.0, 1.0, 1.0, 1.0))
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> DetectorOutput:
@@ -96,11 +96,3 @@ class RetinaNet(Detector):
         """Return each level's number of candidates, and whether it has more pairs than that."""
         pairs = [level[0].numel() for level in output.logits]
         return tuple((min(count, per_level), count > per_level) for count in pairs)
-
-
-def _init_towers(head: RetinaNetHead) -> None:
-    """Give the convolutions before a ReLU weights that keep the signal's size (He et al. 2015)."""
-    for tower in (head.classification_head.conv, head.regression_head.conv):
-        for module in tower.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")

@@ -47,6 +47,7 @@ class RoiHead(nn.Module):
         self.box_roi_pool = MultiScaleRoIAlign(names, output_size=POOLED_SIDE, sampling_ratio=SAMPLING_RATIO)
         self.box_head = TwoMLPHead(config.channels * POOLED_SIDE**2, config.box_head_width)
         self.box_predictor = FastRCNNPredictor(config.box_head_width, num_classes + 1)
+        _init_layers(self.box_head, self.box_predictor)
         self._coder = BoxCoder(DELTA_WEIGHTS)
         self._sampler = BalancedPositiveNegativeSampler(SAMPLED_ROIS, POSITIVE_SHARE)
 
@@ -99,3 +100,13 @@ class RoiHead(nn.Module):
             "classification": functional.cross_entropy(logits, labels, reduction="sum") / normaliser,
             "boxes": functional.l1_loss(answered, wanted[positive], reduction="sum") / normaliser,
         }
+
+
+def _init_layers(head: TwoMLPHead, predictor: FastRCNNPredictor) -> None:
+    """Start as mmdet does: every class about as likely as another, boxes where the proposals are."""
+    for layer in (head.fc6, head.fc7):
+        nn.init.xavier_uniform_(layer.weight)
+    nn.init.normal_(predictor.cls_score.weight, std=0.01)
+    nn.init.normal_(predictor.bbox_pred.weight, std=0.001)
+    for layer in (head.fc6, head.fc7, predictor.cls_score, predictor.bbox_pred):
+        nn.init.zeros_(layer.bias)

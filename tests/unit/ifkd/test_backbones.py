@@ -103,6 +103,13 @@ def test_frozen_stages_are_a_prefix(name: str, stages: int, first_learning: str 
             assert module.training == built.get_parameter(f"{key}.weight").requires_grad
 
 
+def test_frozen_statistics_stay_frozen_when_they_would_be_shared_by_processes() -> None:
+    built = nn.SyncBatchNorm.convert_sync_batchnorm(backbone(norm="frozen", frozen_stages=1)).train()
+    norms = [module for module in built.modules() if isinstance(module, nn.SyncBatchNorm)]
+    assert len(norms) == 20
+    assert not any(module.training for module in norms)
+
+
 def test_frozen_norm_keeps_statistics_but_learns_its_scale() -> None:
     built = backbone(norm="frozen").train()
     norms = [module for module in built.modules() if isinstance(module, nn.BatchNorm2d)]

@@ -333,3 +333,28 @@ def test_bfloat16_pyramids_are_taken() -> None:
     sum(losses.values()).backward()  # type: ignore[union-attr]
     _, scores, _ = built.eval().candidates(output, size=SIZE, per_level=20)
     assert scores.dtype == torch.float32
+
+
+# --- initial weights ------------------------------------------------------------------------------------------------
+
+
+def test_a_fresh_second_stage_knows_nothing_and_moves_nothing() -> None:
+    built = detector().eval()
+    with torch.no_grad():
+        output = built(images())
+        proposals = built.propose(output, size=SIZE, before_nms=60, kept=60)
+        logits, deltas = built.roi_heads(output.pyramid, proposals, SIZE)
+    assert (logits.softmax(dim=1) - 0.25).abs().max() < 0.15
+    assert deltas.abs().max() < 0.1
+
+
+def test_a_kaiming_first_stage_keeps_a_narrow_heads_signal() -> None:
+    sizes = {}
+    for head_init in ("normal", "kaiming"):
+        head = detector(head_init=head_init).rpn.head
+        signal = torch.randn(1, CHANNELS, 32, 32, generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            sizes[head_init] = head.conv(signal).std().item()
+        assert head.cls_logits.weight.std().item() == pytest.approx(0.01, rel=0.3)
+    assert sizes["normal"] < 0.1
+    assert 0.4 < sizes["kaiming"] < 2
