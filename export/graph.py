@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
-from ifkd.detectors import Detector, normalise
+from export import two_stage
+from ifkd.detectors import Detector, FasterRcnn, normalise
 from ifkd.errors import ConfigError
 
 LARGEST_TOP_K = 3840
@@ -37,6 +38,13 @@ class CandidateGraph(nn.Module):
                 expected=f"1 to {LARGEST_TOP_K}",
                 mend="Set export.candidates_per_level lower; 1000 is plenty for most tiles.",
             )
+        if isinstance(detector, FasterRcnn) and detector.config.proposals > LARGEST_TOP_K:
+            raise ConfigError(
+                "detector.proposals does not fit TensorRT's top-k",
+                got=detector.config.proposals,
+                expected=f"1 to {LARGEST_TOP_K}",
+                mend="Set proposals of the recipe's detector lower; 1000 is what it was made for.",
+            )
         if any(side < 32 or side % 32 for side in tile_px):
             raise ConfigError(
                 "Tiles of this size do not fit the feature pyramid",
@@ -54,8 +62,9 @@ class CandidateGraph(nn.Module):
     ) -> tuple[Float[Tensor, "batch k 4"], Float[Tensor, "batch k"], Int64[Tensor, "batch k"]]:
         """Return boxes (pixels of the tile), scores (0 to 1) and labels of RGB tiles."""
         output = self.detector(normalise(tiles))
-        boxes, scores, labels = self.detector.candidates(output, size=self.tile_px, per_level=self.per_level)
-        return boxes, scores, labels
+        if isinstance(self.detector, FasterRcnn):
+            return two_stage.candidates(self.detector, output, size=self.tile_px, per_level=self.per_level)
+        return self.detector.candidates(output, size=self.tile_px, per_level=self.per_level)
 
     def level_sizes(self) -> tuple[tuple[int, bool], ...]:
         """Return, group by group as candidates follow each other, their number and whether more were cut off."""

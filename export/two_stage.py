@@ -1,0 +1,155 @@
+"""Faster R-CNN as it is deployed: the same candidates as the trained detector's, by tensors of fixed size alone.
+
+The trained detector suppresses proposals and pools regions with torchvision's operators, whose shapes depend on the
+data and which a builder without a GPU refuses. Here suppression is a fixed number of matrix products, and pooling is
+one GridSample over an atlas of the pyramid's levels.
+"""
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+from torch.nn import functional
+
+from ifkd.detectors import DetectorOutput, FasterRcnn
+from ifkd.detectors.boxes import by_anchor, decode
+from ifkd.detectors.proposals import NMS_IOU, PER_CELL, SMALLEST_SIDE
+from ifkd.detectors.roi_head import DELTA_WEIGHTS, POOLED_LEVELS, POOLED_SIDE, SAMPLING_RATIO
+
+ROUNDS = 16
+"""Rounds of suppression. The result is exact when no chain of boxes, each suppressing the next, is longer."""
+CANONICAL_SIDE, CANONICAL_LEVEL = 224, 4
+"""A region of this side, pixels, is pooled from P4 (Lin et al. 2017, eq. 1)."""
+LEVEL_EPSILON = 1e-6
+"""What torchvision adds before rounding a level down."""
+
+
+def candidates(
+    detector: FasterRcnn, output: DetectorOutput, *, size: tuple[int, int], per_level: int
+) -> tuple[Float[Tensor, "batch k 4"], Float[Tensor, "batch k"], Int64[Tensor, "batch k"]]:
+    """Return what `detector.candidates` does, boxes in pixels of `size` (height, width)."""
+    room, classes = detector.config.proposals, detector.num_classes
+    boxes, real = propose(detector, output, size=size, room=room)
+    strides = detector.strides[:POOLED_LEVELS]
+    pooled = pool_regions([output.pyramid[level] for level in range(POOLED_LEVELS)], boxes, strides)
+    head = detector.roi_heads
+    logits, deltas = head.box_predictor(head.box_head(pooled))
+    scores = logits.softmax(dim=1)[:, 1:].reshape(-1, room, classes) * real[:, :, None]
+    moves = deltas.reshape(-1, room, classes + 1, 4)[:, :, 1:].reshape(-1, room * classes, 4)
+    best, pair = scores.flatten(1).topk(min(per_level, room * classes), dim=1)
+    region = pair // classes
+    chosen = moves.gather(1, pair[:, :, None].expand(-1, -1, 4))
+    start = boxes.gather(1, region[:, :, None].expand(-1, -1, 4))
+    return decode(start, chosen, size, weights=DELTA_WEIGHTS), best, pair - region * classes
+
+
+def propose(
+    detector: FasterRcnn, output: DetectorOutput, *, size: tuple[int, int], room: int
+) -> tuple[Float[Tensor, "batch room 4"], Float[Tensor, "batch room"]]:
+    """Return the `room` best proposals of each image, and 1 for each that is one; the rest are empty boxes."""
+    boxes, scores = [], []
+    for anchors, logits, deltas in zip(detector.anchors(output), output.logits, output.deltas, strict=True):
+        objectness = by_anchor(logits, PER_CELL)[:, :, 0]
+        best, index = objectness.topk(min(room, objectness.shape[1]), dim=1)
+        chosen = by_anchor(deltas, PER_CELL).gather(1, index[:, :, None].expand(-1, -1, 4))
+        level = decode(anchors[index], chosen, size)
+        kept = suppress(level, iou=NMS_IOU, smallest_side=SMALLEST_SIDE)
+        boxes.append(level)
+        scores.append(torch.where(kept, best.sigmoid(), -torch.ones_like(best)))
+    every_box, every_score = torch.cat(boxes, dim=1), torch.cat(scores, dim=1)
+    short = room - every_score.shape[1]
+    if short > 0:
+        every_box = functional.pad(every_box, (0, 0, 0, short))
+        every_score = functional.pad(every_score, (0, short), value=-1.0)
+    best, index = every_score.topk(room, dim=1)
+    real = (best >= 0).to(every_box.dtype)
+    return every_box.gather(1, index[:, :, None].expand(-1, -1, 4)) * real[:, :, None], real
+
+
+def suppress(
+    boxes: Float[Tensor, "batch n 4"], *, iou: float, smallest_side: float = 0.0, rounds: int = ROUNDS
+) -> Bool[Tensor, "batch n"]:
+    """Return which boxes non-maximum suppression keeps, of boxes that come best first.
+
+    Let S[i, j] = 1 where box i is better than j and overlaps it by more than `iou`. Starting with every box kept,
+    each round keeps those that no kept box suppresses. A box is decided after as many rounds as the longest chain
+    of suppressions that ends in it, so the result is exact where no chain is longer than `rounds`; beyond, what
+    was not decided may be kept or dropped wrongly.
+
+    Args:
+        boxes: Pixels, by falling score.
+        iou: A box goes when its IoU with a kept one is above this.
+        smallest_side: Boxes with a shorter side are dropped and suppress nothing.
+        rounds: How often to repeat.
+    """
+    extent = boxes[..., 2:] - boxes[..., :2]
+    large = ((extent[..., 0] >= smallest_side) & (extent[..., 1] >= smallest_side)).to(boxes.dtype)
+    area = extent[..., 0] * extent[..., 1]
+    low = torch.maximum(boxes[:, :, None, :2], boxes[:, None, :, :2])
+    high = torch.minimum(boxes[:, :, None, 2:], boxes[:, None, :, 2:])
+    shared = (high - low).clamp(min=0)
+    shared_area = shared[..., 0] * shared[..., 1]
+    over = shared_area > iou * (area[:, :, None] + area[:, None, :] - shared_area)
+    rank = torch.arange(boxes.shape[1], device=boxes.device)
+    suppresses = (over & (rank[:, None] < rank[None, :])).to(boxes.dtype)
+    kept = large
+    for _ in range(rounds):
+        kept = large * (torch.matmul(kept[:, None, :], suppresses)[:, 0] < 0.5).to(boxes.dtype)
+    return kept > 0.5
+
+
+def pool_regions(
+    maps: list[Tensor], boxes: Float[Tensor, "batch regions 4"], strides: tuple[int, ...]
+) -> Float[Tensor, "batch_regions channels side side"]:
+    """Return what torchvision's `MultiScaleRoIAlign(output_size=7, sampling_ratio=2)` does, within 1e-4.
+
+    Args:
+        maps: The pooled levels, finest first, float32 [batch, channels, h, w].
+        boxes: Pixels of the image.
+        strides: Pixels of the image for one cell, by level.
+    """
+    heights = [level.shape[2] for level in maps]
+    width = maps[0].shape[3]
+    atlas = torch.cat([functional.pad(level, (0, width - level.shape[3])) for level in maps], dim=2)
+    level = _levels(boxes, len(maps))
+    per_level = boxes.new_tensor(
+        [
+            [1 / stride, float(plane.shape[2]), float(plane.shape[3]), float(sum(heights[:index]))]
+            for index, (stride, plane) in enumerate(zip(strides, maps, strict=True))
+        ]
+    )[level]
+    y = _sample_points(boxes[..., 1] * per_level[..., 0], boxes[..., 3] * per_level[..., 0])
+    x = _sample_points(boxes[..., 0] * per_level[..., 0], boxes[..., 2] * per_level[..., 0])
+    high, wide, top = per_level[..., 1:2], per_level[..., 2:3], per_level[..., 3:4]
+    beyond = float(4 * (sum(heights) + width))  # samples outside of a level are 0, as GridSample's outside is
+    y = torch.where((y >= -1) & (y <= high), top + y.clamp(min=0).minimum(high - 1), torch.full_like(y, beyond))
+    x = torch.where((x >= -1) & (x <= wide), x.clamp(min=0).minimum(wide - 1), torch.full_like(x, beyond))
+    y = y * (2 / max(1, sum(heights) - 1)) - 1
+    x = x * (2 / max(1, width - 1)) - 1
+    regions, points = boxes.shape[1], POOLED_SIDE * SAMPLING_RATIO
+    grid = torch.stack(
+        [
+            x[:, :, None, :].expand(-1, -1, points, -1),
+            y[:, :, :, None].expand(-1, -1, -1, points),
+        ],
+        dim=-1,
+    ).reshape(-1, regions * points, points, 2)
+    sampled = functional.grid_sample(atlas, grid, mode="bilinear", padding_mode="zeros", align_corners=True)
+    pooled = functional.avg_pool2d(sampled, SAMPLING_RATIO)
+    channels = maps[0].shape[1]
+    split = pooled.reshape(-1, channels, regions, POOLED_SIDE, POOLED_SIDE)
+    return split.transpose(1, 2).reshape(-1, channels, POOLED_SIDE, POOLED_SIDE)
+
+
+def _levels(boxes: Float[Tensor, "batch regions 4"], count: int) -> Int64[Tensor, "batch regions"]:
+    """Return the level, 0 the finest, that each region is pooled from: by the root of its area."""
+    extent = boxes[..., 2:] - boxes[..., :2]
+    side = (extent[..., 0] * extent[..., 1]).sqrt().clamp(min=1e-12)
+    level = (CANONICAL_LEVEL + (side / CANONICAL_SIDE).log2() + LEVEL_EPSILON).floor() - 2
+    return level.clamp(0, count - 1).to(torch.int64)
+
+
+def _sample_points(low: Float[Tensor, "batch regions"], high: Float[Tensor, "batch regions"]) -> Tensor:
+    """Return the places of the samples along one side, in cells of the level; a region is at least a cell long."""
+    points = POOLED_SIDE * SAMPLING_RATIO
+    places = (torch.arange(points, dtype=low.dtype, device=low.device) + 0.5) / points
+    return low[..., None] + places * (high - low).clamp(min=1.0)[..., None]
