@@ -1,12 +1,15 @@
 """`ifkd bench`: the latency of a bundle's files on this machine."""
 
 import argparse
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from deploy.engine import Backend
+    from deploy.engine import Backend, Engine
     from deploy.measure.bench import Bench
+    from deploy.measure.images import Framing
+    from deploy.measure.stages import StageRun
     from export.bundle import Bundle
     from export.manifest import Precision
     from ifkd.data.coco import CocoDataset
@@ -34,6 +37,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--samples", type=int, default=30, metavar="N", help="least runs per engine and batch (30)")
     parser.add_argument("--rounds", type=int, default=6, metavar="N", help="turns each engine gets (6)")
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads of the runtimes (their own choice)")
+    parser.add_argument(
+        "--reference",
+        type=Path,
+        metavar="TEACHER",
+        help="a checkpoint or bundle whose torch network is measured in turns with the bundle's files, so that the "
+        "speed-up is a figure; the bundle's own torch network takes part as well",
+    )
     parser.add_argument("--data", type=Path, metavar="COCO.json", help="images to run (the recipe's test split)")
     parser.add_argument("--images", type=Path, metavar="DIR", help="their folder (`images` beside the json)")
 
@@ -41,16 +51,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Measure, write the result and print its table."""
     from deploy.engines import open_engine
-    from deploy.measure.bench import Race, bench_tiles, unmeasured_files
+    from deploy.measure.bench import Race, bench_tiles, ratios_of, unmeasured_files
     from deploy.measure.latency import Ground
-    from deploy.measure.subject import framing_of
+    from deploy.measure.subject import framing_of, open_subject
+    from deploy.measure.watch import Watch
     from export.bundle import open_bundle
     from ifkd.files import write_json
 
     procedure = _procedure(options)
     bundle = open_bundle(options.bundle)
     framing = framing_of(bundle)
-    tiles, source = bench_tiles(_images(bundle, options), framing)
+    dataset = _images(bundle, options)
+    tiles, source = bench_tiles(dataset, framing)
+    subject = open_subject(options.bundle)
+    reference = None if options.reference is None else open_subject(options.reference)
     gsd_m = bundle.manifest.defaults.gsd_m
     gsd_m = None if gsd_m is None else gsd_m / framing.scale
     ground = Ground(framing.tile_px, framing.overlap_px, gsd_m)
@@ -58,12 +72,20 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     def open_one(backend: "Backend", precision: "Precision") -> Any:
         return open_engine(bundle, backend=backend, precision=precision, threads=options.threads)
 
-    interrupted = False
-    with Race(bundle, open_one, tiles, procedure) as race:
-        try:
-            race.run(_combinations(bundle, options))
-        except KeyboardInterrupt:
-            interrupted = True
+    def open_reference() -> Any:
+        assert reference is not None
+        return reference.open("torch", "fp32", options.threads)
+
+    interrupted, stages = False, []
+    beside = None if reference is None else open_reference
+    with Race(bundle, open_one, tiles, procedure, beside) as race:
+        with Watch() as watch:
+            try:
+                race.run(_combinations(bundle, options))
+            except KeyboardInterrupt:
+                interrupted = True
+        if dataset is not None and not interrupted:
+            stages = _stages(race.engines(), dataset, framing)
         cells = race.cells(ground)
         bench = _result(
             bundle,
@@ -73,6 +95,11 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             gsd_m=gsd_m,
             overlap_px=framing.overlap_px,
             cells=cells,
+            subject=subject.with_complexity(),
+            reference=None if reference is None else reference.with_complexity(),
+            ratios=ratios_of(cells),
+            stages=tuple(stages),
+            machine=watch.result(),
             not_measured=unmeasured_files(bundle, cells),
             partial=interrupted,
         )
@@ -82,6 +109,21 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     if interrupted:
         raise KeyboardInterrupt
     return {**bench.model_dump(mode="json"), "out": str(options.out)}
+
+
+def _stages(engines: "list[Engine]", dataset: "CocoDataset", framing: "Framing") -> "list[StageRun]":
+    """Return the stages of every engine that gets through; what fails a timing has said so in its cell."""
+    from deploy.measure.stages import measure_stages
+
+    found = []
+    for engine in engines:
+        try:
+            found.append(measure_stages(engine, dataset.images, framing))
+        except Exception as error:  # noqa: BLE001 - a runtime may raise anything; the rest is measured
+            logging.getLogger("ifkd").warning(
+                "No stages of %s %s: %s", engine.info.backend, engine.info.precision, error
+            )
+    return found
 
 
 def _procedure(options: argparse.Namespace) -> Any:
@@ -108,7 +150,7 @@ def _combinations(bundle: "Bundle", options: argparse.Namespace) -> "list[tuple[
     asked = options.precision or precisions_of(bundle)
     return [
         (backend, precision, batch)
-        for backend in dict.fromkeys(options.backend)
+        for backend in dict.fromkeys([*options.backend, *(["torch"] if options.reference is not None else [])])
         for precision in dict.fromkeys(asked)
         if not (backend == "torch" and precision != "fp32" and options.precision is None)
         for batch in sorted(set(options.batch))
@@ -161,5 +203,12 @@ def _summary(bench: "Bench") -> str:
             lines.append(f"{name} is UNSTABLE: {cell.latency.stability.reason}")
             rules.append(f"Stable means: {cell.latency.stability.rule}")
     lines += rules[:1]
+    lines += [
+        f"{one.name} takes {one.ratio:.3f} times as long as {one.against} at batch {one.batch} "
+        f"({one.low:.3f} to {one.high:.3f} over {one.rounds} rounds): {one.speed_up:.2f} times as fast"
+        for one in bench.ratios
+    ]
+    if bench.machine is not None:
+        lines += [f"Reservation: {words}." for words in bench.machine.reservations()]
     lines += dict.fromkeys(cell.remark for cell in bench.cells if cell.remark is not None)
     return "\n".join(lines)

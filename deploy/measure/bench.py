@@ -15,7 +15,11 @@ import psutil
 from deploy.engine import Backend, Engine, EngineInfo
 from deploy.measure.images import Framing, tiles_of
 from deploy.measure.latency import Contestant, Ground, Latency, Procedure, contestant, measure_interleaved, summarise
+from deploy.measure.ratios import Ratio, ratio_of
 from deploy.measure.records import BundleRecord, EngineRecord
+from deploy.measure.stages import StageRun
+from deploy.measure.subject import SubjectRecord
+from deploy.measure.watch import MachineWatch
 from export.bundle import Bundle
 from export.manifest import Precision
 from ifkd.config import Schema
@@ -29,6 +33,9 @@ MOST_TILES = 64
 BYTES_PER_MB = 1e6
 SCOPE = "one call of the engine, uint8 tiles in memory to candidates in memory; reading, selection and merging excluded"
 ORDER = "engines take turns, so that a machine that slows down slows them all"
+
+
+Role = Literal["bundle", "reference"]
 
 
 class TileSource(Schema):
@@ -45,6 +52,8 @@ class BenchCell(Schema):
     backend: str
     precision: Precision
     batch: int
+    role: Role = "bundle"
+    """Whether it is the bundle's, or the reference that the bundle is measured beside."""
     engine: EngineRecord | None = None
     """None when it did not open."""
     file_mb: float | None = None
@@ -96,6 +105,16 @@ class Bench(Schema):
     overlap_px: int
     """Overlap of tiles that the figure in square kilometres allows for."""
     cells: tuple[BenchCell, ...]
+    subject: SubjectRecord | None = None
+    """The bundle's detector, with its size."""
+    reference: SubjectRecord | None = None
+    """The detector it was measured beside, such as its teacher."""
+    ratios: tuple[Ratio, ...] = ()
+    """Latencies against the reference, else against the first engine, of rounds taken in turns."""
+    stages: tuple[StageRun, ...] = ()
+    """Where the time of an image goes; empty where no labelled images were at hand."""
+    machine: MachineWatch | None = None
+    """What the machine did meanwhile."""
     not_measured: tuple[UnmeasuredFile, ...]
     process_peak_mb: float
     """Largest resident memory of the process, all engines together, 10^6 bytes."""
@@ -111,6 +130,7 @@ class _Lane:
     backend: Backend
     precision: Precision
     batch: int
+    role: Role = "bundle"
     opened: "_Opened | None" = None
     runner: Contestant | None = None
     failure: str | None = None
@@ -138,8 +158,10 @@ class Race:
     tiles: Array
     """uint8 [n, 3, height, width]."""
     procedure: Procedure
+    open_reference: Callable[[], Engine] | None = None
+    """Opens the torch network to measure beside the bundle, at every batch."""
     _lanes: list[_Lane] = field(default_factory=list)
-    _engines: dict[tuple[Backend, Precision], "_Opened | str"] = field(default_factory=dict)
+    _engines: dict[tuple[Role, Backend, Precision], "_Opened | str"] = field(default_factory=dict)
 
     def __enter__(self) -> "Race":  # noqa: PYI034 - beartype cannot check Self
         return self
@@ -151,7 +173,11 @@ class Race:
 
     def run(self, combinations: Sequence[tuple[Backend, Precision, int]]) -> None:
         """Load and measure; an engine that fails leaves its cell with the reason."""
-        self._lanes = [_Lane(*combination) for combination in combinations]
+        self._lanes = []
+        if self.open_reference is not None:
+            batches = sorted({batch for _, _, batch in combinations})
+            self._lanes += [_Lane("torch", "fp32", batch, "reference") for batch in batches]
+        self._lanes += [_Lane(*combination) for combination in combinations]
         for lane in self._lanes:
             self._prepare(lane)
         runners = [lane.runner for lane in self._lanes if lane.runner is not None]
@@ -162,8 +188,16 @@ class Race:
         """Return every cell with what is known of it."""
         return tuple(self._cell(lane, ground) for lane in self._lanes)
 
+    def engines(self) -> list[Engine]:
+        """Return the bundle's engines that are open."""
+        return [
+            opened.engine
+            for (role, _, _), opened in self._engines.items()
+            if role == "bundle" and isinstance(opened, _Opened)
+        ]
+
     def _prepare(self, lane: _Lane) -> None:
-        key = (lane.backend, lane.precision)
+        key = (lane.role, lane.backend, lane.precision)
         if key not in self._engines:
             self._engines[key] = self._open(*key)
         opened = self._engines[key]
@@ -176,14 +210,21 @@ class Race:
             lane.failure = f"The engine takes at most {most} tiles at once"
             return
         lane.runner = contestant(
-            f"{lane.backend} {lane.precision} batch {lane.batch}", opened.engine, self.tiles, batch=lane.batch
+            f"{lane.role} {lane.backend} {lane.precision} batch {lane.batch}",
+            opened.engine,
+            self.tiles,
+            batch=lane.batch,
         )
 
-    def _open(self, backend: Backend, precision: Precision) -> _Opened | str:
+    def _open(self, role: Role, backend: Backend, precision: Precision) -> _Opened | str:
         before = psutil.Process().memory_info().rss
         try:
             started = time.perf_counter_ns()
-            engine = self.open_one(backend, precision)
+            if role == "reference":
+                assert self.open_reference is not None
+                engine = self.open_reference()
+            else:
+                engine = self.open_one(backend, precision)
             loaded = time.perf_counter_ns()
         except Exception as error:  # noqa: BLE001 - a runtime may raise anything; the cell says what
             return _words(error)
@@ -197,11 +238,13 @@ class Race:
         return _Opened(engine, (loaded - started) / 1e6, (answered - loaded) / 1e6, growth)
 
     def _cell(self, lane: _Lane, ground: Ground) -> BenchCell:
-        cell = BenchCell(backend=lane.backend, precision=lane.precision, batch=lane.batch, failure=lane.failure)
+        cell = BenchCell(
+            backend=lane.backend, precision=lane.precision, batch=lane.batch, role=lane.role, failure=lane.failure
+        )
         if lane.opened is None:
             return cell
         opened, info = lane.opened, lane.opened.engine.info
-        record = self.bundle.manifest.files.get(info.file)
+        record = self.bundle.manifest.files.get(info.file) if lane.role == "bundle" else None
         latency = None
         failure = lane.failure
         if lane.runner is not None:
@@ -234,6 +277,34 @@ def bench_tiles(dataset: CocoDataset | None, framing: Framing) -> tuple[Array, T
     tiles = np.random.default_rng(NOISE_SEED).integers(0, 256, (8, 3, height, width), np.uint8)
     description = f"uniform noise, {height}x{width}: no labelled images were given or found"
     return tiles, TileSource(kind="noise", description=description, tiles=len(tiles))
+
+
+def ratios_of(cells: Sequence[BenchCell]) -> tuple[Ratio, ...]:
+    """Return every engine's latency against the reference's, else against the first engine's, batch by batch."""
+    found: list[Ratio | None] = []
+    for batch in sorted({cell.batch for cell in cells}):
+        measured = [cell for cell in cells if cell.batch == batch and cell.latency is not None]
+        if len(measured) < 2:
+            continue
+        base = next((cell for cell in measured if cell.role == "reference"), measured[0])
+        assert base.latency is not None
+        found += [
+            ratio_of(
+                name_of(cell),
+                cell.latency.windows_ns,
+                against=name_of(base),
+                others=base.latency.windows_ns,
+                batch=batch,
+            )
+            for cell in measured
+            if cell is not base and cell.latency is not None
+        ]
+    return tuple(ratio for ratio in found if ratio is not None)
+
+
+def name_of(cell: BenchCell) -> str:
+    """Return what a cell measured, without its batch."""
+    return ("reference " if cell.role == "reference" else "") + f"{cell.backend} {cell.precision}"
 
 
 def unmeasured_files(bundle: Bundle, cells: Sequence[BenchCell]) -> tuple[UnmeasuredFile, ...]:

@@ -57,7 +57,7 @@ def evaluate_subject(subject: Subject, engine: Engine, dataset: CocoDataset, *, 
     seconds = time.perf_counter() - started
     return Evaluation(
         created=now(),
-        subject=subject.record,
+        subject=subject.with_complexity(),
         data=DataRecord.of(dataset),
         engine=EngineRecord.of(engine.info),
         selection=subject.framing.selection,

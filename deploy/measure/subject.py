@@ -35,6 +35,11 @@ class SubjectRecord(Schema):
     """The detector's configuration."""
     parameters: int | None
     """Numbers that were learned; running statistics are left out. None when the bundle has no weights."""
+    weights_mb: float | None = None
+    """Size of the weights in fp32, 10^6 bytes."""
+    gflops_per_tile: float | None = None
+    """Floating point operations of a tile, 10^9, multiplications and additions counted apiece, of convolutions and
+    matrix products, as torch counts them; None where torch or the weights are absent."""
     provenance: dict[str, Any]
 
 
@@ -49,6 +54,25 @@ class Subject:
     """The effective recipe, when it is known."""
     open: Callable[[Backend, Precision, int | None], Engine]
     """(backend, precision, threads) -> engine."""
+    weights: Path | None = None
+    """Its learned numbers; None when the bundle ships without."""
+    per_level: int = 1000
+    """Candidates of each pyramid level."""
+
+    def with_complexity(self) -> SubjectRecord:
+        """Return the record with the operations of a tile, which takes a second to count.
+
+        Raises:
+            CheckpointError: The weights are damaged.
+        """
+        if self.weights is None:
+            return self.record
+        try:
+            from export.complexity import gflops_of  # noqa: PLC0415 - a machine that only detects has no torch
+        except ImportError:
+            return self.record
+        gflops = gflops_of(self.weights, tile_px=self.framing.tile_px, per_level=self.per_level)
+        return self.record.model_copy(update={"gflops_per_tile": gflops})
 
 
 def open_subject(path: Path) -> Subject:
@@ -110,21 +134,25 @@ def count_parameters(weights: Path) -> int:
 
 def _bundle_subject(bundle: Bundle) -> Subject:
     manifest = bundle.manifest
-    weights = bundle.find("weights")
+    names = bundle.find("weights")
+    weights = bundle.file(names[0]) if names else None
+    recipe = recipe_of(bundle)
     record = SubjectRecord(
         kind="bundle",
         name=manifest.name,
         path=str(bundle.path),
         sha256=sha256_of(bundle.path / MANIFEST_NAME),
         detector=manifest.detector,
-        parameters=count_parameters(bundle.file(weights[0])) if weights else None,
+        parameters=None if weights is None else count_parameters(weights),
+        weights_mb=None if weights is None else weights.stat().st_size / 1e6,
         provenance=manifest.provenance,
     )
 
     def open_one(backend: Backend, precision: Precision, threads: int | None) -> Engine:
         return open_engine(bundle, backend=backend, precision=precision, threads=threads)
 
-    return Subject(record, manifest.classes, framing_of(bundle), recipe_of(bundle), open_one)
+    per_level = 1000 if recipe is None else recipe.export.candidates_per_level
+    return Subject(record, manifest.classes, framing_of(bundle), recipe, open_one, weights, per_level)
 
 
 def _checkpoint_subject(path: Path) -> Subject:
@@ -142,6 +170,7 @@ def _checkpoint_subject(path: Path) -> Subject:
         sha256=sha256_of(path),
         detector=meta.detector.model_dump(mode="json"),
         parameters=count_parameters(path),
+        weights_mb=path.stat().st_size / 1e6,
         provenance=meta.provenance,
     )
     framing = Framing(data.scale, (data.tile_px, data.tile_px), meta.recipe.export.overlap_px, meta.recipe.selection)
@@ -155,4 +184,5 @@ def _checkpoint_subject(path: Path) -> Subject:
             )
         return TorchEngine.from_checkpoint(path, threads=threads)
 
-    return Subject(record, meta.classes, framing, meta.recipe, open_one)
+    per_level = meta.recipe.export.candidates_per_level
+    return Subject(record, meta.classes, framing, meta.recipe, open_one, path, per_level)

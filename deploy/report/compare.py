@@ -194,7 +194,7 @@ def _drop(value: float | None, before: float | None, limits: Limits, *, first: b
     return Change(value=value, shown=shown, change=f"{change:+.3f}", state=state, why=why)
 
 
-def _gone(regression: bool) -> Change:  # noqa: FBT001 - a helper of this module alone
+def _gone(regression: bool) -> Change:  # noqa: FBT001 - private, and read at a glance
     why = "the baseline has it" if regression else ""
     return Change(
         value=None, shown=ABSENT, change="missing" if regression else "", state="regression" if regression else "same",

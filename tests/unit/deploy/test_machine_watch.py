@@ -1,0 +1,90 @@
+import itertools
+import os
+from types import SimpleNamespace
+
+import pytest
+
+import deploy.measure.watch as module
+from deploy.measure.watch import Watch
+
+
+class FakeNvml:
+    """A GPU that gets hot: clocks fall, and the reasons say why."""
+
+    NVML_CLOCK_SM, NVML_TEMPERATURE_GPU = 1, 0
+
+    def __init__(self, reasons=0, *, fails_after=None):
+        self.clocks = itertools.chain([1980, 1410], itertools.repeat(1500))
+        self.reasons, self.left = reasons, fails_after
+
+    def nvmlDeviceGetCount(self, *_):  # noqa: N802
+        return 1
+
+    def nvmlDeviceGetHandleByIndex(self, index):  # noqa: N802
+        return index
+
+    def nvmlDeviceGetName(self, *_):  # noqa: N802
+        return b"NVIDIA Test"
+
+    def nvmlDeviceGetClockInfo(self, _, kind):  # noqa: N802
+        assert kind == self.NVML_CLOCK_SM
+        if self.left is not None:
+            self.left -= 1
+            if self.left < 0:
+                raise RuntimeError("GPU is lost")
+        return next(self.clocks)
+
+    def nvmlDeviceGetTemperature(self, *_):  # noqa: N802
+        return 81
+
+    def nvmlDeviceGetPowerUsage(self, *_):  # noqa: N802
+        return 350_500
+
+    def nvmlDeviceGetMemoryInfo(self, *_):  # noqa: N802
+        return SimpleNamespace(used=2_000_000_000)
+
+    def nvmlDeviceGetCurrentClocksThrottleReasons(self, *_):  # noqa: N802
+        return self.reasons
+
+
+def watched(nvml):
+    with Watch(nvml) as watch:
+        pass
+    return watch.result()
+
+
+def test_a_gpu_that_throttles_is_a_reservation():
+    seen = watched(FakeNvml(0x04 | 0x40))
+    (gpu,) = seen.gpus
+    assert (gpu.name, gpu.sm_clock_mhz_min, gpu.sm_clock_mhz_max) == ("NVIDIA Test", 1410, 1980)
+    assert (gpu.temperature_c_max, gpu.power_w_max, gpu.memory_mb_peak) == (81, 350.5, 2000.0)
+    assert gpu.throttled == ("power cap", "thermal limit (hardware)")
+    assert "NVIDIA Test throttled: power cap, thermal limit (hardware)" in seen.reservations()
+    assert seen.nvml == "watched"
+
+
+def test_a_gpu_that_idles_or_runs_free_is_none():
+    assert watched(FakeNvml(0x01)).gpus[0].throttled == ()
+
+
+def test_a_gpu_that_is_lost_is_told_and_ends_nothing():
+    seen = watched(FakeNvml(fails_after=1))
+    assert "GPU is lost" in seen.nvml
+    assert seen.gpus[0].sm_clock_mhz_min == 1980
+
+
+def test_without_nvml_nothing_of_a_gpu_is_claimed(monkeypatch):
+    monkeypatch.setattr(module, "_find_nvml", lambda: (None, "not watched: nvidia-ml-py is not installed"))
+    seen = watched(None)
+    assert seen.gpus == ()
+    assert seen.nvml.startswith("not watched")
+    assert seen.looks >= 2
+    assert seen.rss_mb_peak > 10
+    assert seen.load_before == pytest.approx(os.getloadavg()[0], abs=5)
+
+
+def test_stolen_time_and_busy_neighbours_are_reservations():
+    seen = watched(FakeNvml()).model_copy(update={"steal_share": 0.1, "others_cpu": 1.5})
+    words = " ".join(seen.reservations())
+    assert "10% of the CPU time" in words
+    assert "1.5 cores busy" in words
