@@ -104,7 +104,22 @@ def outspoken(backbone: str, **options: object) -> FasterRcnn:
         for layer in (*detector.rpn.modules(), *detector.roi_heads.modules()):
             if isinstance(layer, nn.Conv2d | nn.Linear):
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-    return detector.eval()
+        _spread(detector.eval())
+    return detector
+
+
+@torch.no_grad()
+def _spread(detector: FasterRcnn) -> None:
+    """Bring what the four last layers give to a deviation near 1, whatever the untrained backbone's signal is."""
+    pyramid = detector.backbone(normalise(torch.from_numpy(TILES)))
+    logits, deltas = detector.rpn.head(list(pyramid))
+    rpn, last = detector.rpn.head, detector.roi_heads.box_predictor
+    for layer, values in ((rpn.cls_logits, logits), (rpn.bbox_pred, deltas)):
+        layer.weight /= torch.cat([value.flatten() for value in values]).std()
+    boxes = [random_boxes(40, 40.0, seed) for seed in (3, 4)]
+    scores, moves = detector.roi_heads(pyramid, boxes, (64, 64))
+    last.cls_score.weight /= scores.std(dim=0).mean()
+    last.bbox_pred.weight /= moves.std()
 
 
 @pytest.mark.parametrize("backbone", ["resnet18", "mobilenet_v2", "resnet50"])
@@ -119,8 +134,7 @@ def test_the_twin_answers_as_the_detector_does(backbone: str, proposals: int) ->
     reference, other = (Candidates(*(value.numpy() for value in answer)) for answer in (theirs, ours))
     parity = compare_candidates(reference, other, levels=[(100, True)], tolerance=TOLERANCES["fp32"])
     assert parity.passed, parity
-    assert len(np.unique(reference.scores)) > 20
-    assert np.ptp(reference.boxes) > 30
+    assert len(np.unique(reference.scores)) > 100
 
 
 def test_the_exported_graph_answers_alike_takes_any_batch_and_builds(tmp_path: Path) -> None:
