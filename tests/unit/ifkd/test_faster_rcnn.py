@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.models.detection import FasterRCNN as TorchvisionFasterRCNN
 from torchvision.models.detection import fasterrcnn_resnet50_fpn
+from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import TwoMLPHead
 from torchvision.models.detection.image_list import ImageList
@@ -22,6 +23,7 @@ from ifkd.detections import Candidates
 from ifkd.detectors import DetectorOutput, FasterRcnn, Targets, build_detector, normalise
 from ifkd.detectors.boxes import BACKGROUND, UNDECIDED, assign
 from ifkd.detectors.faster_rcnn import PROPOSALS_BEFORE_NMS, PROPOSALS_KEPT
+from ifkd.detectors.roi_head import Lesson
 from ifkd.postprocess import Selection, select_detections
 
 CLASSES, CHANNELS, WIDTH = 3, 16, 32
@@ -333,6 +335,46 @@ def test_bfloat16_pyramids_are_taken() -> None:
     sum(losses.values()).backward()  # type: ignore[union-attr]
     _, scores, _ = built.eval().candidates(output, size=SIZE, per_level=20)
     assert scores.dtype == torch.float32
+
+
+# --- among other processes --------------------------------------------------------------------------------------------
+
+
+def test_shares_of_a_batch_average_to_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    built, output = outspoken()
+    anchors, proposals = built.anchors(output), built.propose(output, size=SIZE, before_nms=100, kept=100)
+    with torch.random.fork_rng(devices=[]):
+        lessons = built.roi_heads.sample(proposals, WANTED)
+    lessons[1] = Lesson(lessons[1].boxes[:40], lessons[1].labels[:40], lessons[1].deltas[:40])
+    boxes = [lesson.boxes for lesson in lessons]
+    logits, deltas = built.roi_heads(output.pyramid, boxes, SIZE)
+    parts = [slice(0, len(boxes[0])), slice(len(boxes[0]), None)]
+
+    def first_stage(images: slice) -> dict[str, Tensor]:
+        maps = [tuple(level[images] for level in levels) for levels in (output.logits, output.deltas)]
+        return built.rpn.losses(anchors, *maps, WANTED[images])
+
+    def second_stage(images: slice) -> dict[str, Tensor]:
+        rows = slice(None) if images == slice(None) else parts[images.start or 0]
+        return built.roi_heads.losses(logits[rows], deltas[rows], lessons[images])
+
+    # An image too small to give 256 anchors would be needed for counts to differ in the first stage.
+    monkeypatch.setattr(built.rpn, "_sampler", BalancedPositiveNegativeSampler(100_000, 0.5))
+    for name, losses in (("proposals", first_stage), ("roi_head", second_stage)):
+        whole = losses(slice(None))
+        counts: list[Tensor] = []
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                f"ifkd.detectors.{name}.mean_over_ranks", lambda count, counts=counts: counts.append(count) or count
+            )
+            for image in range(2):
+                losses(slice(image, image + 1))
+            assert len({float(count) for count in counts}) == 2 or name == "proposals"
+            mean = torch.stack(counts).mean()
+            patch.setattr(f"ifkd.detectors.{name}.mean_over_ranks", lambda _, mean=mean: mean)
+            shares = [losses(slice(image, image + 1)) for image in range(2)]
+        for term, value in whole.items():
+            torch.testing.assert_close(torch.stack([share[term] for share in shares]).mean(), value)
 
 
 # --- initial weights ------------------------------------------------------------------------------------------------

@@ -290,6 +290,32 @@ def test_losses_are_their_definitions() -> None:
     assert losses["boxes"].item() == pytest.approx(l1, rel=1e-4)
 
 
+def test_shares_of_a_batch_average_to_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    built = detector().eval()
+    output = built(images((64, 64)))
+    wanted = [WANTED[0], WANTED[1]]
+    whole = built.task_losses(output, wanted)
+    counts: list[Tensor] = []
+
+    def share(image: int) -> dict[str, Tensor]:
+        maps = (output.pyramid, output.logits, output.deltas)
+        cut = DetectorOutput(*(tuple(level[image : image + 1] for level in levels) for levels in maps))
+        return built.task_losses(cut, wanted[image : image + 1])
+
+    def count(value: Tensor) -> Tensor:
+        counts.append(value)
+        return value
+
+    monkeypatch.setattr("ifkd.detectors.retinanet.mean_over_ranks", count)
+    assert share(0)["boxes"] != share(1)["boxes"]
+    assert counts[0] != counts[1]
+    mean = torch.stack(counts).mean()
+    monkeypatch.setattr("ifkd.detectors.retinanet.mean_over_ranks", lambda _: mean)
+    shares = [share(0), share(1)]
+    for term, value in whole.items():
+        torch.testing.assert_close(torch.stack([one[term] for one in shares]).mean(), value)
+
+
 def test_every_object_has_an_anchor_of_its_own() -> None:
     built = detector()
     output = built(images((64, 64), batch=1))
