@@ -111,6 +111,8 @@ class Detector(Schema):
     """Faster R-CNN: width of the two fully connected layers of its box head."""
     proposals: PositiveInt = 1000
     """Faster R-CNN: proposals kept for each image when it detects, and taken from each level before suppression."""
+    sampled_rois: PositiveInt = 512
+    """Faster R-CNN: the most regions of an image that its second stage learns from, a quarter of them objects."""
 
     @model_validator(mode="after")
     def _weights_exist(self) -> "Detector":

@@ -17,8 +17,8 @@ from ifkd.detectors.detector import Targets
 from ifkd.distributed import mean_over_ranks
 
 POSITIVE_IOU = 0.5
-SAMPLED_ROIS, POSITIVE_SHARE = 512, 0.25
-"""Regions of an image that the loss counts, and the largest share of objects among them."""
+POSITIVE_SHARE = 0.25
+"""Largest share of objects among the regions of an image that the loss counts."""
 DELTA_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 """Inverse of the deltas' deviations, 0.1 and 0.2."""
 POOLED_LEVELS = 4
@@ -49,7 +49,7 @@ class RoiHead(nn.Module):
         self.box_predictor = FastRCNNPredictor(config.box_head_width, num_classes + 1)
         _init_layers(self.box_head, self.box_predictor)
         self._coder = BoxCoder(DELTA_WEIGHTS)
-        self._sampler = BalancedPositiveNegativeSampler(SAMPLED_ROIS, POSITIVE_SHARE)
+        self._sampler = BalancedPositiveNegativeSampler(config.sampled_rois, POSITIVE_SHARE)
 
     def forward(
         self, pyramid: tuple[Tensor, ...], boxes: list[Float[Tensor, "_ 4"]], size: tuple[int, int]

@@ -280,16 +280,17 @@ def test_ignored_regions_teach_neither_stage() -> None:
     assert (hidden <= 0.5 * (boxes[:, 3] - boxes[:, 1])).all()
 
 
-def test_an_image_is_sampled_as_the_paper_s_settings_say() -> None:
-    built = detector()
+@pytest.mark.parametrize(("options", "count"), [({}, 512), ({"sampled_rois": 40}, 40)])
+def test_an_image_is_sampled_as_the_settings_say(options: dict[str, int], count: int) -> None:
+    built = detector(**options)
     output = built(images(batch=1))
     wanted = target([[4, 6, 60, 34], [100, 60, 170, 120]], [0, 2])
     proposals = built.propose(output, size=SIZE, before_nms=PROPOSALS_BEFORE_NMS, kept=PROPOSALS_KEPT)
     assert len(proposals[0]) > 600
     near = wanted.boxes.repeat(100, 1) + torch.randn(200, 4, generator=torch.Generator().manual_seed(0))
     (lesson,) = built.roi_heads.sample([torch.cat([proposals[0], near])], [wanted])
-    assert len(lesson.boxes) == 512
-    assert (lesson.labels > 0).sum() == 128
+    assert len(lesson.boxes) == count
+    assert (lesson.labels > 0).sum() == count // 4
     assert set(lesson.labels.tolist()) == {0, 1, 3}
     iou = box_iou(lesson.boxes, wanted.boxes).amax(dim=1)
     assert ((iou >= 0.5) == (lesson.labels > 0)).all()
