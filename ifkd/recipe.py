@@ -7,7 +7,6 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from ifkd.config import Schema
-from ifkd.data.stretch import Imagery
 from ifkd.postprocess import Selection
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -33,13 +32,21 @@ LEVELS: dict[Family, tuple[Level, ...]] = {
     "faster_rcnn": ("p2", "p3", "p4", "p5", "p6"),
 }
 """Each family's pyramid, finest level first; level pN has a stride of 2^N pixels."""
-LevelChoice = tuple[Level, ...] | Literal["all"]
-"""Some levels of the detector's pyramid, or all it has."""
+LevelChoice = tuple[Level, ...] | Literal["all", "two_finest", "three_coarsest"]
+"""Some levels of the detector's pyramid, by name or by place, or all it has."""
 
 
 def chosen_levels(choice: LevelChoice, levels: tuple[Level, ...]) -> tuple[Level, ...]:
     """Return those of a detector's `levels` that are chosen."""
-    return levels if choice == "all" else tuple(level for level in levels if level in choice)
+    match choice:
+        case "all":
+            return levels
+        case "two_finest":
+            return levels[:2]
+        case "three_coarsest":
+            return levels[-3:]
+        case _:
+            return tuple(level for level in levels if level in choice)
 
 
 class Augmentation(Schema):
@@ -74,8 +81,6 @@ class Data(Schema):
     """Factor by which images are resized before anything else; scenes are scaled alike."""
     tile_px: PositiveInt = 512
     """Side of training crops and of the exported tiles, pixels after scaling; a multiple of 32."""
-    imagery: Imagery = Imagery()
-    """Which bands are seen and how values become uint8; scenes are read alike."""
     augmentation: Augmentation = Augmentation()
     memory_mb: Annotated[int, Field(ge=0)] = 512
     """Memory for keeping scaled images between epochs, megabytes for each loading process."""
@@ -221,6 +226,10 @@ class Disturbance(Schema):
     """Lambda of eq. 12."""
     source: Literal["embedding", "mask"] = "embedding"
     """What of MobileSAM: its image embedding, or the mask it draws without a prompt."""
+    form: Literal["add", "gate"] = "add"
+    """Added to the target, or multiplied with the features and followed by two convolutions that learn."""
+    residual: bool = True
+    """Of a gate: add its input to its result, as the released one-stage code does."""
     levels: LevelChoice = "all"
     interp: Literal["bilinear", "area"] = "bilinear"
     center: bool = False
@@ -280,10 +289,48 @@ class HeadLoss(Schema):
     gives the student's sampled regions (always a KL divergence, without HSM), or both."""
 
 
+Preset = Literal["ifkd", "ifkd_paper_literal", "ifkd_released"]
+PRESETS: dict[Preset, dict[str, Any]] = {
+    "ifkd": {},
+    "ifkd_paper_literal": {
+        "warmup_iters": 0,
+        "adapter": {"shared": True},
+        "fdr": {"filter_norm": "none", "r_range": (0.0, 1.0), "p": 1.0},
+    },
+    "ifkd_released": {
+        "alpha": 1e-4,
+        "beta": 1e-3,
+        "warmup_iters": 0,
+        "adapter": {"shared": True},
+        "ede": {"source": "mask", "form": "gate", "levels": "three_coarsest"},
+        "fdr": {
+            "apply_to": "both",
+            "levels": "two_finest",
+            "filter": "channel",
+            "filter_complex": True,
+            "filter_init": "gfnet",
+            "filter_norm": "none",
+        },
+    },
+}
+"""Values that a preset's name stands for; docs/method.md says where they come from."""
+
+
+def _overlaid(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Return `below` with the values of `above` over it, table by table."""
+    result = dict(below)
+    for key, value in above.items():
+        under = result.get(key)
+        result[key] = _overlaid(under, value) if isinstance(under, dict) and isinstance(value, dict) else value
+    return result
+
+
 class Ifkd(Schema):
     """IFKD's options, named as in docs/method.md."""
 
     name: Literal["ifkd"] = "ifkd"
+    preset: Preset = "ifkd"
+    """Where options that are not given take their values from: ours, the paper to the letter, or the released code."""
     alpha: NonNegative = 0.06
     beta: NonNegative = 0.5
     warmup_iters: Annotated[int, Field(ge=0)] = 500
@@ -299,6 +346,12 @@ class Ifkd(Schema):
     fdr: Frequency = Frequency()
     hsm: Similarity = Similarity()
     head: HeadLoss = HeadLoss()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_preset(cls, values: Any) -> Any:
+        preset = values.get("preset") if isinstance(values, dict) else None
+        return _overlaid(PRESETS[preset], values) if preset in PRESETS else values
 
 
 class NoMethod(Schema):
@@ -389,7 +442,7 @@ class Recipe(Schema):
                 f"the student is a {student.family}"
             )
         for place, choice in _named_levels(method, "distillation.method"):
-            absent = [] if choice == "all" else [level for level in choice if level not in student.levels]
+            absent = [] if isinstance(choice, str) else [level for level in choice if level not in student.levels]
             if absent:
                 raise ValueError(
                     f"{place} names {', '.join(absent)}, which a {student.family} lacks; "

@@ -30,15 +30,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     engine.add_argument("--batch", type=int, metavar="N", help="tiles per call (default: the most the engine takes)")
     engine.add_argument("--threads", type=int, metavar="N", help="CPU threads of the engine (default: all cores)")
     reading = parser.add_argument_group("reading the scene")
-    reading.add_argument(
-        "--bands", type=int, nargs="+", metavar="B", help="one or three bands, from 1 (default: the bundle's)"
-    )
+    reading.add_argument("--bands", type=int, nargs="+", metavar="B", help="one or three bands, from 1")
     reading.add_argument(
         "--scale-range",
         type=float,
         nargs=2,
         metavar=("LOW", "HIGH"),
-        help="values that become black and white (default: as the bundle's network was trained)",
+        help="values that become black and white (default: uint8 as it is, others by percentiles 2 and 98)",
     )
     reading.add_argument("--nodata", type=float, metavar="V", help="the value that means no data (default: the file's)")
     reading.add_argument(
@@ -94,7 +92,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     from deploy.engines import open_engine
     from deploy.scenes.area import reach_of
     from deploy.scenes.outputs import RESULT_NAMES, choose_formats
-    from deploy.scenes.scene import CACHE_BYTES, Scene
+    from deploy.scenes.pipeline import CACHE_BYTES
+    from deploy.scenes.scene import Scene
     from deploy.scenes.settings import grid_for
     from deploy.scenes.truth import read_truth
     from deploy.scenes.workspace import Workspace
@@ -107,7 +106,6 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES),
         Scene(
             options.scene,
-            imagery=manifest.input.imagery,
             bands=None if options.bands is None else tuple(options.bands),
             scale_range=None if options.scale_range is None else tuple(options.scale_range),
             nodata=options.nodata,

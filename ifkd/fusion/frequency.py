@@ -4,6 +4,9 @@ Laws: with a mask of ones and no filter the result is the input, for every r; wi
 per-channel mean alone; the map is linear in the features.
 """
 
+import math
+from functools import lru_cache
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -25,13 +28,25 @@ def low_pass(
     """Return the low frequencies of float32 maps: those with max(|u|, |v|) <= r·min(height, width)/2 (eq. 4).
 
     u and v are signed whole frequencies, which for odd sizes keeps the window symmetric and the result real.
+    Columns and rows are projected on the few sines and cosines of the window, which is far cheaper than a transform.
     """
     height, width = features.shape[2:]
-    limit = r * min(height, width) / 2
-    rows = torch.fft.fftfreq(height, 1 / height, device=features.device).abs() <= limit
-    columns = torch.fft.rfftfreq(width, 1 / width, device=features.device).abs() <= limit
-    spectrum = torch.fft.rfft2(features, norm="ortho")
-    return torch.fft.irfft2(spectrum * (rows[:, None] & columns[None, :]), s=(height, width), norm="ortho")
+    limit = int(r * min(height, width) / 2)
+    rows, columns = (_waves(length, limit, features.dtype, features.device) for length in (height, width))
+    coefficients = rows.T @ (features @ columns)
+    return (rows @ coefficients) @ columns.T
+
+
+@lru_cache(maxsize=64)
+def _waves(length: int, limit: int, dtype: torch.dtype, device: torch.device) -> Float[Tensor, "length waves"]:
+    """Return the sines and cosines of whole frequencies up to `limit` as orthonormal columns."""
+    place = torch.arange(length, dtype=torch.float64)[:, None] * (2 * math.pi / length)
+    inner = torch.arange(1, min(limit, (length - 1) // 2) + 1, dtype=torch.float64)
+    waves = [torch.full((length, 1), length**-0.5, dtype=torch.float64)]
+    waves += [wave(place * inner) * (2 / length) ** 0.5 for wave in (torch.cos, torch.sin)]
+    if length % 2 == 0 and limit >= length // 2:
+        waves.append((place * (length // 2)).cos() * length**-0.5)
+    return torch.cat(waves, dim=1).to(device, dtype)
 
 
 def reconstruct(
@@ -44,7 +59,7 @@ def reconstruct(
     """Return FDR(features) in float32 (eqs 3-8).
 
     Computed in closed form: by linearity the spectrum whose low part was weighted by `mask` is the spectrum of
-    `features - low·(1 - mask)`, so one transform pair suffices without a filter.
+    `features - low·(1 - mask)`, so that only a filter needs a transform.
 
     Args:
         features: Maps of one level.
@@ -55,7 +70,7 @@ def reconstruct(
     with torch.autocast(features.device.type, enabled=False):
         result = features.float()
         if mask is not None:
-            result = result - low_pass(result, r) * (1 - mask.float())
+            result = torch.addcmul(result, low_pass(result, r), mask.float() - 1)
         return result if frequency_filter is None else frequency_filter(result)
 
 

@@ -6,6 +6,8 @@ inequality; (-x) + (x + y) = y; d(exp(u), 0) = 2|u|; for c -> 0, d -> 2|u - v|.
 All functions take points along dimension 1, as feature maps have them.
 """
 
+import math
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -51,30 +53,35 @@ def tangent_distance(
     d = 2/sqrt(c)·asinh(sqrt(c)·|p - q|·cosh(t_u)·cosh(t_v)), which equals the Moebius form, has no singularity at
     the border, and is exactly 0 for equal points.
     """
-    root = curvature**0.5
-    t_u, t_v = root * _norm(u), root * _norm(v)
-    gap = (_tanh_over(t_u) * u - _tanh_over(t_v) * v).norm(dim=1, keepdim=True)
-    return 2 / root * torch.asinh(root * gap * t_u.cosh() * t_v.cosh())
+    return _tangent_distance(u, v, (_norm(u), _norm(v)), curvature=curvature, scale=u.new_tensor(1.0), clip=math.inf)
 
 
 def similarity_mask(
     teacher: Float[Tensor, "batch channels height width"],
     student: Float[Tensor, "batch channels height width"],
     config: recipe.Similarity,
+    *,
+    mean_norm: Float[Tensor, ""] | None = None,
 ) -> Float[Tensor, "batch 1 height width"]:
     """Return M_HSM of a level, the hyperbolic distance at each location, at least 0 (eq. 11 as a map).
 
     With `scale = auto` both sides are multiplied so that the teacher's mean norm is `target_radius` over sqrt(c);
     a common factor of the mask cancels in the losses, so that the radius alone shapes it.
+
+    Args:
+        teacher: Its features.
+        student: The student's, adapted.
+        config: HSM's settings.
+        mean_norm: The teacher's mean norm where this is not the whole batch; by default that of `teacher`.
     """
-    if config.detach:
-        teacher, student = teacher.detach(), student.detach()
-    with torch.autocast(teacher.device.type, enabled=False):
+    learning = torch.is_grad_enabled() and not config.detach
+    with torch.autocast(teacher.device.type, enabled=False), torch.set_grad_enabled(learning):
         u, v = teacher.float(), student.float()
-        scale = _scale(u, config)
-        u, v = _clipped(u * scale, config), _clipped(v * scale, config)
+        norms = (_norm(u), _norm(v))
+        scale = _scale(u, norms[0].mean() if mean_norm is None else mean_norm, config)
         if config.map == "expmap0" and config.formula == "asinh":
-            return tangent_distance(u, v, curvature=config.curvature)
+            return _tangent_distance(u, v, norms, curvature=config.curvature, scale=scale, clip=config.clip)
+        u, v = _clipped(u * scale, config), _clipped(v * scale, config)
         if config.map == "expmap0":
             u, v = expmap0(u, curvature=config.curvature), expmap0(v, curvature=config.curvature)
         if config.map != "raw":
@@ -82,10 +89,28 @@ def similarity_mask(
         return mobius_distance(u, v, curvature=config.curvature)
 
 
-def _scale(teacher: Tensor, config: recipe.Similarity) -> Tensor:
+def _tangent_distance(
+    u: Tensor, v: Tensor, norms: tuple[Tensor, Tensor], *, curvature: float, scale: Tensor, clip: float
+) -> Tensor:
+    """Return the distance of exp(scale·u) and exp(scale·v), either first shrunk to sqrt(c)·norm <= clip.
+
+    Scale, clip and exponential map are one factor for each location, so that features are multiplied once.
+    """
+    root = curvature**0.5
+    t_u, t_v = ((root * scale * norm).clamp(max=clip) for norm in norms)
+    factor_u, factor_v = (_tanh_over(t) * t / (root * norm) for t, norm in zip((t_u, t_v), norms, strict=True))
+    difference = factor_u * u
+    if difference.requires_grad:
+        difference = difference - factor_v * v
+    else:
+        difference.sub_(factor_v * v)
+    gap = torch.linalg.vector_norm(difference, dim=1, keepdim=True)
+    return 2 / root * torch.asinh(root * gap * t_u.cosh() * t_v.cosh())
+
+
+def _scale(teacher: Tensor, mean_norm: Tensor, config: recipe.Similarity) -> Tensor:
     match config.scale:
         case "auto":
-            mean_norm = teacher.norm(dim=1).mean()
             wanted = config.target_radius / config.curvature**0.5
             return torch.where(mean_norm > SMALLEST_NORM, wanted / mean_norm.clamp_min(SMALLEST_NORM), 1.0)
         case "inv_sqrt_channels":
@@ -109,7 +134,7 @@ def _projected(x: Tensor, curvature: float) -> Tensor:
 
 def _norm(x: Tensor) -> Tensor:
     """Return norms along dimension 1, with finite gradients at 0."""
-    return x.square().sum(dim=1, keepdim=True).clamp_min(SMALLEST_NORM**2).sqrt()
+    return torch.linalg.vector_norm(x, dim=1, keepdim=True).clamp_min(SMALLEST_NORM)
 
 
 def _tanh_over(t: Tensor) -> Tensor:

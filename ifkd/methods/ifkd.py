@@ -8,18 +8,22 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ifkd import recipe
-from ifkd.fusion.disturbance import disturbance, width_projection
+from ifkd.distributed import mean_over_ranks, world_size
+from ifkd.fusion.disturbance import Gate, activation, resized, width_projection
 from ifkd.fusion.frequency import FrequencyFilter, reconstruct, richness
 from ifkd.fusion.hyperbolic import similarity_mask
 from ifkd.knowledge import Views
 from ifkd.methods.attention import WEIGHT as AT_WEIGHT
 from ifkd.methods.attention import attention_transfer
+from ifkd.methods.errors_by_location import cross_entropy, entropy, squared_distance
 from ifkd.methods.method import Method, Student, Term
 from ifkd.methods.regions import region_divergence
 
 REFERENCE_CHANNELS = 256
 """The width that alpha was chosen for; with `feature_scale = auto` a narrower channel sum counts as this many."""
 SMALLEST_NORMALISER = 1e-6
+Maps = list[Tensor]
+"""One map for each level."""
 
 
 class IfkdMethod(Method):
@@ -43,40 +47,31 @@ class IfkdMethod(Method):
         if config.fdr.enabled and config.fdr.filter != "none":
             chosen = recipe.chosen_levels(config.fdr.levels, student.levels)
             self.filters.update({level: FrequencyFilter(width, config.fdr) for level in chosen})
+        gated = config.ede.enabled and config.ede.form == "gate"
+        self.gate = Gate(width, residual=config.ede.residual) if gated else None
         self.projection: Tensor | None
         self.register_buffer("projection", width_projection(width), persistent=False)
         automatic = config.feature_scale == "auto"
         self._scales = [config.reference_rms / max(rms, 1e-12) if automatic else 1.0 for rms in student.feature_rms]
         self._seed = int(torch.randint(1 << 40, ()))
-        counts_channels = automatic and config.channel_reduction == "sum"
-        self._channel_factor = REFERENCE_CHANNELS / width if counts_channels else 1.0
+        self._channel_factor = 1 / width
+        if config.channel_reduction == "sum":
+            self._channel_factor = REFERENCE_CHANNELS / width if automatic else 1.0
 
     def losses(self, views: Views) -> dict[str, Term]:
         """Return alpha L_feat and beta L_head (eq. 14) with their warm-up; and AT's term when it is asked for."""
-        embedding = self._projected(views.embedding)
-        # Draws of FDR depend on seed and iteration alone, so that a resumed run repeats them.
-        generator = torch.Generator().manual_seed(self._seed + views.iteration)
-        feature, head = views.student.logits[0].new_zeros(()), views.student.logits[0].new_zeros(())
-        entropy = head.clone()
-        for level, name in enumerate(self.levels):
-            teacher = views.teacher.pyramid[level].float() * self._scales[level]
-            adapted = self.adapters[level % len(self.adapters)](views.student.pyramid[level])
-            mask = similarity_mask(teacher, adapted, self.config.hsm) if self.config.hsm.enabled else None
-            target, adapted = self._reconstructed(
-                name, teacher, adapted, views.teacher.logits[level], embedding, generator
-            )
-            error = (target - adapted.float()).square().sum(dim=1, keepdim=True)
-            feature = feature + self._masked_mean(error, mask) * self._channel_factor
-            if self._dense_head:
-                divergence, level_entropy = _head_errors(views.student.logits[level], views.teacher.logits[level])
-                head = head + self._masked_mean(divergence + level_entropy, mask)
-                entropy = entropy + self._masked_mean(level_entropy, mask)
-        if self.config.channel_reduction == "mean":
-            feature = feature / adapted.shape[1]
+        teacher = [level.float() * scale for level, scale in zip(views.teacher.pyramid, self._scales, strict=True)]
+        adapted = [
+            self.adapters[level % len(self.adapters)](features).float()
+            for level, features in enumerate(views.student.pyramid)
+        ]
+        weights = self._weights(teacher, adapted)
+        feature = self._feature_loss(views, teacher, adapted, weights)
         warm = 1.0 if self.config.warmup_iters == 0 else min(1.0, views.iteration / self.config.warmup_iters)
-        if self.config.head.kind == "kl":
-            head = head - entropy
-        terms = {"feature": Term(feature, warm * self.config.alpha), "head": Term(head, warm * self.config.beta)}
+        terms = {
+            "feature": Term(feature, warm * self.config.alpha),
+            "head": Term(self._head_loss(views, weights), warm * self.config.beta),
+        }
         if self._region_head:
             assert self._second_stage is not None, "recipes ask for the regions of two-stage detectors alone"
             divergence = region_divergence(views.student.sampled[0], views.teacher, self._second_stage)
@@ -85,16 +80,73 @@ class IfkdMethod(Method):
             terms["attention"] = Term(attention_transfer(views.student.pyramid, views.teacher.pyramid), AT_WEIGHT)
         return terms
 
+    def _feature_loss(self, views: Views, teacher: Maps, adapted: Maps, weights: Maps) -> Tensor:
+        """Return L_feat (eq. 12)."""
+        # Draws of FDR depend on seed and iteration alone, so that a resumed run repeats them.
+        generator = torch.Generator().manual_seed(self._seed + views.iteration)
+        active = self._active(views.embedding)
+        total = teacher[0].new_zeros(())
+        for level, name in enumerate(self.levels):
+            target, student = self._reconstructed(
+                name, teacher[level], adapted[level], views.teacher.logits[level], active, generator
+            )
+            total = total + (weights[level] * squared_distance(target, student)).sum()
+        return total * self._channel_factor
+
+    def _head_loss(self, views: Views, weights: Maps) -> Tensor:
+        """Return L_head (eq. 13)."""
+        total = weights[0].new_zeros(())
+        if self._dense_head:
+            for weight, student, teacher in zip(weights, views.student.logits, views.teacher.logits, strict=True):
+                errors = cross_entropy(student, teacher)
+                if self.config.head.kind == "kl":
+                    errors = errors - entropy(teacher)
+                total = total + (weight * errors).sum()
+        return total
+
+    def _weights(self, teacher: Maps, adapted: Maps) -> Maps:
+        """Return M_HSM/N_l of each level, whose sum over a batch is 1 on average over the ranks.
+
+        N_l is a constant, and under data-parallel training its mean over the ranks; so is the norm that HSM's
+        automatic scale goes by. Gradients that are averaged over ranks are then those of all images in one process.
+        """
+        if not self.config.hsm.enabled:
+            return [level.new_full((1, 1, 1, 1), 1 / level[:, 0].numel()).expand_as(level[:, :1]) for level in teacher]
+        norms: list[Tensor | None] = [None] * len(teacher)
+        if world_size() > 1:
+            means = [torch.linalg.vector_norm(level, dim=1).mean() for level in teacher]
+            norms = list(mean_over_ranks(torch.stack(means)))
+        masks = [
+            similarity_mask(t, s, self.config.hsm, mean_norm=norm)
+            for t, s, norm in zip(teacher, adapted, norms, strict=True)
+        ]
+        match self.config.norm:
+            case "mask":
+                sums = mean_over_ranks(torch.stack([mask.detach().sum() for mask in masks]))
+                return [mask / total for mask, total in zip(masks, sums.clamp_min(SMALLEST_NORMALISER), strict=True)]
+            case "image":
+                sums_by_image = [mask.detach().sum((1, 2, 3), keepdim=True) for mask in masks]
+                return [
+                    mask / (total.clamp_min(SMALLEST_NORMALISER) * len(mask))
+                    for mask, total in zip(masks, sums_by_image, strict=True)
+                ]
+            case _:
+                return [mask / mask.numel() for mask in masks]
+
     def parameter_groups(self, weight_decay: float) -> list[dict[str, object]]:
-        """Return the adapters, and apart from them the filters, which decay would shrink towards a trivial target."""
-        groups: list[dict[str, object]] = [{"params": list(self.adapters.parameters()), "weight_decay": weight_decay}]
+        """Return the convolutions, and apart the filters, which decay would shrink towards a trivial target."""
+        learning = [*self.adapters.parameters(), *(self.gate.parameters() if self.gate is not None else ())]
+        groups: list[dict[str, object]] = [{"params": learning, "weight_decay": weight_decay}]
         filters = [parameter for parameter in self.filters.parameters() if parameter.requires_grad]
         return [*groups, {"params": filters, "weight_decay": 0.0}] if filters else groups
 
-    def _projected(self, embedding: Tensor | None) -> Tensor | None:
-        if embedding is None or self.projection is None or self.config.ede.source == "mask":
-            return embedding
-        return functional.conv2d(embedding, self.projection)
+    def _active(self, embedding: Tensor | None) -> Tensor | None:
+        """Return what EDE resizes to each level: the sigmoid of the embedding, projected to the pyramid's width."""
+        if embedding is None or not self.config.ede.enabled:
+            return None
+        if self.projection is not None and self.config.ede.source == "embedding":
+            embedding = functional.conv2d(embedding, self.projection)
+        return activation(embedding, center=self.config.ede.center)
 
     def _reconstructed(
         self,
@@ -102,17 +154,13 @@ class IfkdMethod(Method):
         teacher: Float[Tensor, "b c h w"],
         adapted: Float[Tensor, "b c h w"],
         teacher_logits: Tensor,
-        embedding: Tensor | None,
+        active: Tensor | None,
         generator: torch.Generator,
     ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c h w"]]:
         """Return T_l of eq. 12 and the student's side of it."""
         ede, fdr = self.config.ede, self.config.fdr
-        added: Tensor | float = 0.0
-        if ede.enabled and name in recipe.chosen_levels(ede.levels, self.levels) and embedding is not None:
-            shape = (teacher.shape[2], teacher.shape[3])
-            added = ede.weight * disturbance(embedding, shape, interp=ede.interp, center=ede.center)
         if ede.order == "ede_then_fdr":
-            teacher, added = teacher + added, 0.0
+            teacher = self._disturbed(name, teacher, active)
         if fdr.enabled and name in recipe.chosen_levels(fdr.levels, self.levels):
             r = fdr.r if fdr.r_range is None else _uniform(*fdr.r_range, generator)
             applies = not self.training or _uniform(0.0, 1.0, generator) < fdr.p
@@ -121,30 +169,20 @@ class IfkdMethod(Method):
             teacher = reconstruct(teacher, mask, r=r, frequency_filter=filter_)
             if fdr.apply_to == "both":
                 adapted = reconstruct(adapted, mask, r=r, frequency_filter=filter_)
-        return teacher + added, adapted
+        if ede.order == "add_to_target":
+            teacher = self._disturbed(name, teacher, active)
+        return teacher, adapted
 
-    def _masked_mean(self, values: Float[Tensor, "b 1 h w"], mask: Float[Tensor, "b 1 h w"] | None) -> Tensor:
-        """Return sum(mask·values)/N_l, with N_l as the recipe's `norm` says; a plain mean without a mask."""
-        if mask is None:
-            return values.mean()
-        weighted = mask * values
-        match self.config.norm:
-            case "mask":
-                return weighted.sum() / mask.sum().clamp_min(SMALLEST_NORMALISER)
-            case "image":
-                return (weighted.sum((1, 2, 3)) / mask.sum((1, 2, 3)).clamp_min(SMALLEST_NORMALISER)).mean()
-            case _:
-                return weighted.mean()
-
-
-def _head_errors(student: Tensor, teacher: Tensor) -> tuple[Float[Tensor, "b 1 h w"], Float[Tensor, "b 1 h w"]]:
-    """Return KL(teacher || student) and the teacher's entropy, summed over channels; their sum is the cross-entropy."""
-    soft = teacher.detach().float().sigmoid()
-    cross = functional.binary_cross_entropy_with_logits(student.float(), soft, reduction="none").sum(1, keepdim=True)
-    entropy = functional.binary_cross_entropy_with_logits(teacher.detach().float(), soft, reduction="none").sum(
-        1, keepdim=True
-    )
-    return cross - entropy, entropy
+    def _disturbed(self, name: recipe.Level, features: Tensor, active: Tensor | None) -> Tensor:
+        """Return a level's features with EDE, where it is on."""
+        ede = self.config.ede
+        if active is None or name not in recipe.chosen_levels(ede.levels, self.levels):
+            return features
+        share = resized(active, (features.shape[2], features.shape[3]), interp=ede.interp)
+        if self.gate is not None:
+            gated: Tensor = self.gate(features, ede.weight * share)
+            return gated
+        return torch.add(features, share, alpha=ede.weight)
 
 
 def _uniform(low: float, high: float, generator: torch.Generator) -> float:

@@ -2,7 +2,6 @@
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from rasterio.enums import ColorInterp, MaskFlags, Resampling
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window as RasterWindow
 
+from deploy.scenes.geo import Georeference, georeference_of
 from ifkd.detections import Array
 from ifkd.errors import SceneError
 from ifkd.tiling import Window
@@ -39,8 +39,7 @@ class Raster(ABC):
     may_have_gaps: bool
     """Whether some pixels may be without data."""
     nodata: float | None
-    handle: Any
-    """rasterio's open dataset, from which a georeference may be read; None in memory."""
+    georeference: Georeference | None
 
     @abstractmethod
     def read(
@@ -76,18 +75,18 @@ class Raster(ABC):
 
 
 class RasterFile(Raster):
-    """A raster that GDAL reads: GeoTIFF, COG, VRT, PNG, JPEG and the like; `drivers` narrows the formats."""
+    """A raster that GDAL reads: GeoTIFF, COG, VRT, PNG, JPEG and the like."""
 
-    def __init__(self, path: Path, *, nodata: float | None = None, drivers: Sequence[str] | None = None) -> None:
+    def __init__(self, path: Path, *, nodata: float | None = None) -> None:
         self._path = path
-        self._dataset = _open(path, drivers)
+        self._dataset = _open(path)
         dataset = self._dataset
         self.name = path.name
         self.driver = dataset.driver
         self.size = (dataset.height, dataset.width)
         self.block_rows, self.block_columns = map(int, dataset.block_shapes[0])
         self.nodata = dataset.nodata if nodata is None else nodata
-        self.handle = dataset
+        self.georeference = georeference_of(dataset)
         self._palette = _palette(dataset)
         self.dtype = "uint8" if self._palette is not None else dataset.dtypes[0]
         image = [b for b, role in zip(dataset.indexes, dataset.colorinterp, strict=True) if role != ColorInterp.alpha]
@@ -168,7 +167,7 @@ class RasterArray(Raster):
         self.block_rows, self.block_columns = 1, pixels.shape[1]
         self.nodata = nodata
         self.may_have_gaps = nodata is not None or pixels.dtype.kind == "f"
-        self.handle = None
+        self.georeference = None
 
     def read(
         self,
@@ -191,7 +190,7 @@ class RasterArray(Raster):
         """Nothing is open."""
 
 
-def _open(path: Path, drivers: Sequence[str] | None) -> Any:
+def _open(path: Path) -> Any:
     if not path.exists():
         raise SceneError(f"There is no scene {path}", mend="Check the path.")
     if not path.is_file():
@@ -206,8 +205,6 @@ def _open(path: Path, drivers: Sequence[str] | None) -> Any:
             expected="a GeoTIFF, VRT, PNG, JPEG or another format of GDAL, whole from its first byte to its last",
         ) from error
     problem = _unfit(dataset)
-    if drivers is not None and dataset.driver not in drivers:
-        problem = f"is a {dataset.driver} file, where one of {', '.join(drivers)} is expected"
     if problem:
         dataset.close()
         raise SceneError(f"{path} {problem}")

@@ -1,0 +1,197 @@
+"""IFKD's gate and presets, and its losses over several processes."""
+
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_ifkd_laws import CHANNELS, RMS, SHAPES, embedding, make, output, plain, views
+from torch import Tensor, multiprocessing, nn
+
+from ifkd import recipe
+from ifkd.config import dump, parse
+from ifkd.detectors import DetectorOutput
+from ifkd.methods import Student, build_method
+from ifkd.methods.ifkd import IfkdMethod
+
+
+def mask_logits(seed: int = 0) -> Tensor:
+    return 3 * torch.randn(2, 1, 20, 32, generator=torch.Generator().manual_seed(seed))
+
+
+# --- EDE from masks, and as a gate ---------------------------------------------------------------------------------
+
+
+def test_a_mask_is_added_to_every_channel() -> None:
+    teacher = output(0)
+    method = make(plain(ede={"source": "mask", "weight": 2.0}, hsm={"enabled": False}), identity=True)
+    found = method.losses(views(teacher, teacher, embedding=mask_logits()))["feature"].value
+    expected = torch.zeros(())
+    for shape in SHAPES:
+        share = nn.functional.interpolate(
+            mask_logits().sigmoid(), shape, mode="bilinear", align_corners=False, antialias=True
+        )
+        expected = expected + CHANNELS * (2.0 * share).square().mean()
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("residual", [True, False])
+@pytest.mark.parametrize("source", ["mask", "embedding"])
+def test_a_gate_multiplies_and_generates(residual: bool, source: str) -> None:
+    """With first convolutions that pass everything and second ones that double, a gate is 2·relu(f·share) (+ f)."""
+    teacher = output(0)
+    seen = mask_logits() if source == "mask" else embedding(1)
+    ede = {"source": source, "form": "gate", "residual": residual, "levels": "three_coarsest", "weight": 0.5}
+    method = make(plain(ede=ede, hsm={"enabled": False}), identity=True)
+    assert method.gate is not None
+    for convolution, factor in zip((method.gate.generation[0], method.gate.generation[2]), (1.0, 2.0), strict=True):
+        nn.init.dirac_(convolution.weight)
+        convolution.weight.data.mul_(factor)
+        nn.init.zeros_(convolution.bias)
+    found = method.losses(views(teacher, teacher, embedding=seen))["feature"].value
+    active = seen if source == "mask" else nn.functional.conv2d(seen, method.projection)
+    expected = torch.zeros(())
+    for features, shape in list(zip(teacher.pyramid, SHAPES, strict=True))[-3:]:
+        share = nn.functional.interpolate(active.sigmoid(), shape, mode="bilinear", antialias=True)
+        target = 2 * (features * 0.5 * share).relu() + (features if residual else 0)
+        expected = expected + (target - features).square().sum(1).mean()
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_gate_learns_with_decay_and_is_absent_where_it_is_not_asked_for() -> None:
+    method = make(plain(ede={"form": "gate"}))
+    found = method.losses(views(output(1), output(0), embedding=embedding(2)))["feature"].value
+    assert method.gate is not None
+    gradients = torch.autograd.grad(found, list(method.gate.parameters()))
+    assert all(gradient.abs().max() > 0 for gradient in gradients)
+    (group,) = method.parameter_groups(0.1)
+    assert len(group["params"]) == len(list(method.parameters()))  # type: ignore[arg-type]
+    assert make(plain()).gate is None
+    assert make(plain(ede={"form": "gate", "enabled": False})).gate is None
+
+
+def test_levels_are_chosen_by_place_in_either_family() -> None:
+    for levels in recipe.LEVELS.values():
+        assert recipe.chosen_levels("all", levels) == levels
+        assert recipe.chosen_levels("two_finest", levels) == levels[:2]
+        assert recipe.chosen_levels("three_coarsest", levels) == levels[2:]
+
+
+def test_filters_stand_at_the_chosen_levels_alone() -> None:
+    method = make(recipe.Ifkd.model_validate({"fdr": {"levels": "two_finest"}}))
+    assert list(method.filters) == ["p3", "p4"]
+
+
+# --- presets -------------------------------------------------------------------------------------------------------
+
+
+def test_a_preset_is_a_word_and_the_file_has_the_last_one() -> None:
+    config = recipe.Ifkd.model_validate({"preset": "ifkd_released", "beta": 0.7, "fdr": {"r": 0.2}})
+    assert (config.alpha, config.beta, config.warmup_iters) == (1e-4, 0.7, 0)
+    assert (config.ede.source, config.ede.form, config.ede.levels) == ("mask", "gate", "three_coarsest")
+    assert (config.fdr.r, config.fdr.apply_to, config.fdr.levels) == (0.2, "both", "two_finest")
+    assert (config.fdr.filter, config.fdr.filter_complex, config.fdr.filter_init) == ("channel", True, "gfnet")
+    literal = recipe.Ifkd(preset="ifkd_paper_literal")
+    assert (literal.fdr.filter_norm, literal.fdr.r_range, literal.fdr.p) == ("none", (0.0, 1.0), 1.0)
+    assert (literal.warmup_iters, literal.adapter.shared, literal.alpha) == (0, True, 0.06)
+    assert recipe.Ifkd(preset="ifkd") == recipe.Ifkd()
+    with pytest.raises(ValueError, match="ifkd_paper_literal"):
+        recipe.Ifkd.model_validate({"preset": "ifkd_relesed"})
+
+
+@pytest.mark.parametrize("preset", list(recipe.PRESETS))
+def test_a_preset_is_visible_in_the_effective_recipe(preset: recipe.Preset) -> None:
+    config = recipe.Ifkd(preset=preset)
+    text = dump(config)
+    assert f'preset = "{preset}"' in text
+    assert f"alpha = {config.alpha}" in text
+    assert f'apply_to = "{config.fdr.apply_to}"' in text
+    assert parse(config.model_dump(mode="json"), recipe.Ifkd, source="dump") == config
+
+
+@pytest.mark.parametrize("preset", list(recipe.PRESETS))
+def test_every_preset_distils(preset: recipe.Preset) -> None:
+    config = recipe.Ifkd(preset=preset)
+    method = make(config).train()
+    student = output(1)
+    leaves = [level.requires_grad_() for level in student.pyramid + student.logits]
+    seen = mask_logits() if config.ede.source == "mask" else embedding(2)
+    terms = method.losses(views(student, output(0), embedding=seen))
+    total = torch.stack([term.weight * term.value for term in terms.values()]).sum()
+    gradients = torch.autograd.grad(total, [*leaves, *method.parameters()])
+    assert all(gradient.isfinite().all() for gradient in gradients)
+    assert all(gradient.abs().max() > 0 for gradient in gradients[: len(leaves)])
+
+
+# --- several processes ---------------------------------------------------------------------------------------------
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "ours": {},
+    "image": {"norm": "image", "head": {"kind": "kl"}},
+    "hw": {"norm": "hw", "with_at": True},
+    "no mask": {"hsm": {"enabled": False}},
+    "moebius": {"hsm": {"formula": "mobius"}},
+    "released": {"preset": "ifkd_released"},
+}
+
+
+def gradients_of(config: recipe.Ifkd, rows: slice) -> list[Tensor]:
+    """Return the gradients of a share of four images, after FDR's draws of a training step."""
+
+    def part(whole: DetectorOutput) -> DetectorOutput:
+        parts = (tuple(level[rows] for level in group) for group in (whole.pyramid, whole.logits, whole.deltas))
+        return DetectorOutput(*parts)
+
+    torch.manual_seed(3)
+    method = build_method(config, Student(CHANNELS, CHANNELS, recipe.LEVELS["retinanet"], RMS)).train()
+    assert isinstance(method, IfkdMethod)
+    student, teacher = output(1, batch=4), output(0, batch=4)
+    # The images differ much, so that a mask normalised on each side alone would weigh them otherwise.
+    loud = torch.tensor([0.1, 0.5, 2.0, 5.0]).view(4, 1, 1, 1)
+    teacher = DetectorOutput(tuple(level * loud for level in teacher.pyramid), teacher.logits, teacher.deltas)
+    channels = 1 if config.ede.source == "mask" else 256
+    seen = torch.randn(4, channels, 5, 8, generator=torch.Generator().manual_seed(2))
+    terms = method.losses(views(part(student), part(teacher), embedding=seen[rows], iteration=700))
+    total = torch.stack([term.weight * term.value for term in terms.values()]).sum()
+    wanted = [parameter for parameter in method.parameters() if parameter.requires_grad]
+    return list(torch.autograd.grad(total, wanted, allow_unused=True))
+
+
+def _rank(rank: int, port: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    found = {}
+    for name, options in VARIANTS.items():
+        gradients = gradients_of(recipe.Ifkd.model_validate(options), slice(2 * rank, 2 * rank + 2))
+        found[name] = [gradient for gradient in gradients if gradient is not None]
+        for gradient in found[name]:
+            torch.distributed.all_reduce(gradient)
+            gradient.div_(2)
+    if rank == 0:
+        torch.save(found, Path(folder) / "gradients.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def of_two_processes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Tensor]]:
+    folder = tmp_path_factory.mktemp("ranks")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    multiprocessing.spawn(_rank, args=(port, str(folder)), nprocs=2)
+    found: dict[str, list[Tensor]] = torch.load(folder / "gradients.pt")
+    return found
+
+
+@pytest.mark.parametrize("variant", list(VARIANTS))
+def test_two_processes_give_the_gradients_of_one(of_two_processes: dict[str, list[Tensor]], variant: str) -> None:
+    alone = [
+        gradient
+        for gradient in gradients_of(recipe.Ifkd.model_validate(VARIANTS[variant]), slice(None))
+        if gradient is not None
+    ]
+    assert len(of_two_processes[variant]) == len(alone)
+    for ours, theirs in zip(of_two_processes[variant], alone, strict=True):
+        scale = theirs.abs().max().item()
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5 * scale + 1e-9)
