@@ -11,71 +11,30 @@ import logging
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
-
-from pydantic import ValidationError
+from typing import Any
 
 from export.bundle import Bundle, add_file
 from export.manifest import Precision
 from export.precision import require_precision
-from ifkd.config import Schema
+from export.sidecar import (
+    LARGEST_FIXED_BYTES,
+    PORTABLE,
+    BatchProfile,
+    Builder,
+    BuildOptions,
+    DeliveredPrecision,
+    EngineSidecar,
+    require_delivered,
+    sidecar_path,
+)
 from ifkd.errors import BundleError, EngineError, MissingExtraError
 from ifkd.files import atomic_path, sha256_of, write_json
 from ifkd.progress import progress
 
 logger = logging.getLogger(__name__)
 
-Builder = Literal["tensorrt_rtx", "tensorrt"]
-PORTABLE = "portable"
-"""The device of an engine that is not tied to one: TensorRT-RTX finishes it on the GPU that runs it."""
 OLDEST_TENSORRT = 10
-DEFAULT_WORKSPACE_MIB = 4096
 LARGEST_OPTIMAL_BATCH = 8
-
-
-class BatchProfile(Schema):
-    """Batch sizes an engine takes, and the one it was tuned for."""
-
-    min: int = 1
-    opt: int
-    max: int
-
-
-class DeliveredPrecision(Schema):
-    """What shows the precision of an engine."""
-
-    weight_types: dict[str, int]
-    """Type of the weights -> convolutions of the ONNX file; networks are strongly typed, so no builder changes it."""
-    engine_to_weights: float
-    """Size of the engine over size of the ONNX file's weights; near 1 when the weights kept their type."""
-    layers: dict[str, int] | None = None
-    """Output format -> number of layers, as the engine inspector tells; None where no GPU could load the engine."""
-
-
-class EngineSidecar(Schema):
-    """What is known of an engine file without opening it."""
-
-    schema_version: Literal[1] = 1
-    device: str
-    """`portable`, or the name of the GPU it was built on."""
-    compute_capability: str | None
-    """Of that GPU, such as 9.0."""
-    builder: Builder
-    builder_version: str
-    onnx: str
-    """The ONNX file it was built from."""
-    onnx_sha256: str
-    engine_sha256: str
-    engine_bytes: int
-    batch: BatchProfile
-    tile_px: tuple[int, int]
-    """(height, width)."""
-    workspace_mib: int
-    tf32: bool
-    """Whether FP32 convolutions may round their inputs to TF32."""
-    build_seconds: float
-    precision_asked: Precision
-    precision_delivered: DeliveredPrecision
 
 
 def build_engine(
@@ -85,10 +44,7 @@ def build_engine(
     precision: Precision,
     max_batch: int,
     out: Path,
-    opt_batch: int | None = None,
-    workspace_mib: int = DEFAULT_WORKSPACE_MIB,
-    tf32: bool = False,
-    timing_cache: Path | None = None,
+    options: BuildOptions | None = None,
 ) -> EngineSidecar:
     """Build an engine and write it to `out`, with its sidecar beside it.
 
@@ -98,38 +54,40 @@ def build_engine(
         precision: What the file is expected to be; checked, not converted.
         max_batch: Largest batch the engine takes.
         out: The engine file.
-        opt_batch: Batch to tune for; by default `max_batch`, at most 8.
-        workspace_mib: Device memory the builder may plan with.
-        tf32: Let FP32 convolutions use TF32 on GPUs that have it: faster, and no longer FP32.
-        timing_cache: TensorRT's timings are read from here and added to; TensorRT-RTX keeps none.
+        options: By default those of `BuildOptions`.
 
     Raises:
-        EngineError: The file has another precision, or the builder refuses it.
+        EngineError: The file has another precision, the builder refuses it, or delivers less than was asked.
         MissingExtraError: The builder is not installed.
     """
+    options = options or BuildOptions()
     census = require_precision(onnx_path, precision)
     trt, version = load_builder(builder)
     device, capability = (PORTABLE, None) if builder == "tensorrt_rtx" else gpu_of_this_machine()
-    batch = BatchProfile(opt=min(opt_batch or LARGEST_OPTIMAL_BATCH, max_batch), max=max_batch)
+    batch = BatchProfile(opt=min(options.opt_batch or LARGEST_OPTIMAL_BATCH, max_batch), max=max_batch)
     log = _Log()
     started = time.perf_counter()
     trt_builder = trt.Builder(log.of(trt))
     network = _parse(trt, trt_builder, onnx_path, log, version)
     config = trt_builder.create_builder_config()
-    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_mib << 20)
-    # TensorRT allows TF32 unless it is told not to, and an "FP32" engine would then not be one.
-    (config.set_flag if tf32 else config.clear_flag)(trt.BuilderFlag.TF32)
-    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    _configure(trt, config, builder, options)
     tile_px = _add_profile(trt_builder, config, network, batch)
-    cache = timing_cache if builder == "tensorrt" else None
+    cache = options.timing_cache if builder == "tensorrt" else None
     with _shown(trt, config, f"building {out.name}"), _timings(config, cache):
         plan = trt_builder.build_serialized_network(network, config)
         if plan is None:
             raise EngineError(f"{builder} {version} cannot build {onnx_path.name} ({log.first_error()})")
     seconds = time.perf_counter() - started
+    size = memoryview(plan).nbytes
+    delivered = DeliveredPrecision(
+        weight_types=dict(census.weight_types),
+        engine_to_weights=round(size / census.weight_bytes, 3),
+        layers=_layer_formats(trt, log, plan) if builder == "tensorrt" else None,
+    )
+    if size > census.weight_bytes + LARGEST_FIXED_BYTES or delivered.layers:
+        require_delivered(delivered, precision, out.name)
     with atomic_path(out) as temporary:
         temporary.write_bytes(memoryview(plan))
-    size = out.stat().st_size
     sidecar = EngineSidecar(
         device=device,
         compute_capability=capability,
@@ -141,15 +99,13 @@ def build_engine(
         engine_bytes=size,
         batch=batch,
         tile_px=tile_px,
-        workspace_mib=workspace_mib,
-        tf32=tf32,
+        workspace_mib=options.workspace_mib,
+        level=options.level,
+        compatibility=options.compatibility,
+        tf32=options.tf32,
         build_seconds=round(seconds, 3),
         precision_asked=precision,
-        precision_delivered=DeliveredPrecision(
-            weight_types=dict(census.weight_types),
-            engine_to_weights=round(size / census.weight_bytes, 3),
-            layers=_layer_formats(trt, log, plan) if builder == "tensorrt" else None,
-        ),
+        precision_delivered=delivered,
     )
     write_json(sidecar_path(out), sidecar.model_dump(mode="json"))
     return sidecar
@@ -160,8 +116,7 @@ def add_engine(
     *,
     builder: Builder,
     precision: Precision,
-    workspace_mib: int = DEFAULT_WORKSPACE_MIB,
-    tf32: bool = False,
+    options: BuildOptions | None = None,
 ) -> tuple[Bundle, str, EngineSidecar]:
     """Build an engine from a bundle's ONNX file and record it in the bundle.
 
@@ -172,6 +127,31 @@ def add_engine(
         BundleError: The bundle has no such ONNX file, or it was changed.
         EngineError: The builder refuses it.
     """
+    onnx_path = onnx_of(bundle, precision)
+    _, version = load_builder(builder)
+    device = PORTABLE if builder == "tensorrt_rtx" else _slug(gpu_of_this_machine()[0])
+    arithmetic = f"{precision}-tf32" if options is not None and options.tf32 else precision
+    stem = f"{device}-{builder.replace('_', '-')}{version}-{arithmetic}"
+    name = f"engines/{stem}.engine"
+    sidecar = build_engine(
+        onnx_path,
+        builder=builder,
+        precision=precision,
+        max_batch=bundle.manifest.input.max_batch,
+        out=bundle.path / name,
+        options=options,
+    )
+    bundle = add_file(bundle, name, kind="engine", precision=precision)
+    side_name = str(sidecar_path(Path(name)))
+    return add_file(bundle, side_name, kind="sidecar", precision=precision), name, sidecar
+
+
+def onnx_of(bundle: Bundle, precision: Precision) -> Path:
+    """Return a bundle's ONNX file of a precision.
+
+    Raises:
+        BundleError: There is none, or it was changed.
+    """
     names = bundle.find("onnx", precision)
     if not names:
         have = sorted({str(bundle.manifest.files[name].precision) for name in bundle.find("onnx")})
@@ -180,40 +160,7 @@ def add_engine(
             expected=f"one of {', '.join(have)}",
             mend="Export the checkpoint with this precision.",
         )
-    onnx_path = bundle.file(names[0])
-    _, version = load_builder(builder)
-    device = PORTABLE if builder == "tensorrt_rtx" else _slug(gpu_of_this_machine()[0])
-    stem = f"{device}-{builder.replace('_', '-')}{version}-{precision}"
-    name = f"engines/{stem}.engine"
-    sidecar = build_engine(
-        onnx_path,
-        builder=builder,
-        precision=precision,
-        max_batch=bundle.manifest.input.max_batch,
-        out=bundle.path / name,
-        workspace_mib=workspace_mib,
-        tf32=tf32,
-    )
-    bundle = add_file(bundle, name, kind="engine", precision=precision)
-    side_name = str(sidecar_path(Path(name)))
-    return add_file(bundle, side_name, kind="sidecar", precision=precision), name, sidecar
-
-
-def sidecar_path(path: Path) -> Path:
-    """Return where the sidecar of an engine file lies."""
-    return path.with_suffix(".json")
-
-
-def read_sidecar(path: Path) -> EngineSidecar:
-    """Read a sidecar.
-
-    Raises:
-        BundleError: It does not hold.
-    """
-    try:
-        return EngineSidecar.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
-        raise BundleError(f"{path} is not an engine's sidecar ({error})", mend="Build the engine again.") from error
+    return bundle.file(names[0])
 
 
 def load_builder(builder: Builder) -> tuple[Any, str]:
@@ -284,6 +231,18 @@ class _Log:
 
     def first_error(self) -> str:
         return self.errors[0].strip() if self.errors else "it gave no reason"
+
+
+def _configure(trt: Any, config: Any, builder: Builder, options: BuildOptions) -> None:
+    """Tell a builder the options."""
+    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mib << 20)
+    config.builder_optimization_level = options.level
+    # TensorRT allows TF32 unless it is told not to, and an "FP32" engine would then not be one.
+    (config.set_flag if options.tf32 else config.clear_flag)(trt.BuilderFlag.TF32)
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    if builder == "tensorrt" and options.compatibility != "none":
+        level = options.compatibility.upper()
+        config.hardware_compatibility_level = getattr(trt.HardwareCompatibilityLevel, level)
 
 
 def _parse(trt: Any, trt_builder: Any, onnx_path: Path, log: _Log, version: str) -> Any:

@@ -18,15 +18,9 @@ import numpy as np
 
 from deploy.engine import Engine, EngineInfo
 from export.bundle import Bundle
-from export.engine_build import (
-    PORTABLE,
-    EngineSidecar,
-    gpu_of_this_machine,
-    load_builder,
-    read_sidecar,
-    sidecar_path,
-)
+from export.engine_build import gpu_of_this_machine, load_builder
 from export.manifest import Precision
+from export.sidecar import PORTABLE, EngineSidecar, read_sidecar, sidecar_path
 from ifkd.detections import Array, Candidates
 from ifkd.errors import BundleError, EngineError, IfkdError, MissingExtraError
 

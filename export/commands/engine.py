@@ -24,24 +24,50 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--workspace-mib", type=_positive, default=4096, metavar="N", help="memory the builder may plan with (4096)"
     )
     parser.add_argument("--tf32", action="store_true", help="let FP32 engines round to TF32: faster, not quite FP32")
+    parser.add_argument("--opt-batch", type=_positive, metavar="N", help="batch to tune for (the largest, at most 8)")
+    parser.add_argument("--level", type=int, choices=range(6), default=3, help="how long kernels are searched for (3)")
+    parser.add_argument(
+        "--compatibility",
+        choices=["none", "ampere_plus", "same_compute_capability"],
+        default="none",
+        help="GPUs besides this one that the engine shall run on; for tensorrt (none)",
+    )
+    parser.add_argument("--timing-cache", type=Path, metavar="FILE", help="timings kept between builds; for tensorrt")
+    parser.add_argument(
+        "--explain", action="store_true", help="build nothing; print the same builds as trtexec and polygraphy commands"
+    )
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Build, and say what came of it."""
     from export.bundle import open_bundle
     from export.engine_build import add_engine
+    from export.explain import command_lines
+    from export.sidecar import BuildOptions
 
     bundle = open_bundle(options.bundle)
     have = [bundle.manifest.files[name].precision for name in bundle.find("onnx")]
     precisions = options.precision or [one for one in have if one != "int8-cpu"]
+    build_options = BuildOptions(
+        opt_batch=options.opt_batch,
+        workspace_mib=options.workspace_mib,
+        level=options.level,
+        tf32=options.tf32,
+        compatibility=options.compatibility,
+        timing_cache=options.timing_cache,
+    )
+    if options.explain:
+        lines = {one: command_lines(bundle, one, build_options) for one in sorted(set(precisions))}
+        if not options.json:
+            print("\n\n".join(line for pair in lines.values() for line in pair))  # noqa: T201
+        return {"bundle": str(bundle.path), "commands": lines}
     built: dict[str, Any] = {}
     for precision in sorted(set(precisions), key=precisions.index):
         bundle, name, sidecar = add_engine(
             bundle,
             builder=options.builder.replace("-", "_"),
             precision=precision,
-            workspace_mib=options.workspace_mib,
-            tf32=options.tf32,
+            options=build_options,
         )
         built[name] = sidecar.model_dump(mode="json")
         if not options.json:

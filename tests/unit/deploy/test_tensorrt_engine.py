@@ -15,7 +15,7 @@ import deploy.engines.tensorrt_engine as backend
 import export.engine_build
 from deploy.engines import open_engine
 from export.bundle import Bundle, add_file, open_bundle
-from export.engine_build import BatchProfile, DeliveredPrecision, EngineSidecar, sidecar_path
+from export.sidecar import BatchProfile, DeliveredPrecision, EngineSidecar, sidecar_path
 from ifkd.errors import BundleError, EngineError
 from ifkd.files import sha256_of, write_json
 

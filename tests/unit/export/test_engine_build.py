@@ -13,7 +13,8 @@ from onnx import TensorProto, numpy_helper
 
 from export import engine_build
 from export.bundle import Bundle, open_bundle
-from export.engine_build import add_engine, build_engine, read_sidecar, sidecar_path
+from export.engine_build import add_engine, build_engine
+from export.sidecar import BuildOptions, DeliveredPrecision, read_sidecar, require_delivered, sidecar_path
 from ifkd.cli import main
 from ifkd.errors import BundleError, EngineError, MissingExtraError
 from ifkd.files import sha256_of
@@ -119,9 +120,9 @@ def test_networks_are_strongly_typed_in_every_tensorrt(
     tensorrt: Any, bundle_copy: Bundle, version: str, flags: int
 ) -> None:
     stand_in = tensorrt(version)
-    _, name, side = add_engine(bundle_copy, builder="tensorrt", precision="fp16", tf32=True)
+    _, name, side = add_engine(bundle_copy, builder="tensorrt", precision="fp16", options=BuildOptions(tf32=True))
     assert stand_in.network_flags == [flags]
-    assert name == f"engines/nvidia-test-gpu-80gb-tensorrt{version}-fp16.engine"
+    assert name == f"engines/nvidia-test-gpu-80gb-tensorrt{version}-fp16-tf32.engine"
     assert (side.device, side.compute_capability, side.tf32) == ("NVIDIA Test GPU 80GB", "9.0", True)
     assert side.precision_delivered.layers == {"Half": 3}
 
@@ -230,3 +231,59 @@ def test_the_verb_builds_what_the_bundle_has_and_says_where(
     assert (bundle_copy.path / name).stat().st_size == answer["engines"][name]["engine_bytes"]
     assert main(["engine", str(bundle_copy.path), "--precision", "fp16"]) == 0
     assert str(bundle_copy.path / name) in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("precision", "ratio", "layers", "message"),
+    [
+        ("fp16", 2.0, None, r"weights were widened: got 2 times"),
+        ("int8", 4.0, None, r"weights were widened: got 4 times"),
+        ("fp16", 1.0, {"Float": 9}, r"no layer of it computes so: got 9 Float, expected Half or FP16"),
+        ("int8", 1.0, {"Half": 3, "Float": 9}, "no layer of it computes so"),
+    ],
+)
+def test_an_engine_that_is_less_than_was_asked_is_refused(
+    precision: Any, ratio: float, layers: dict[str, int] | None, message: str
+) -> None:
+    delivered = DeliveredPrecision(weight_types={}, engine_to_weights=ratio, layers=layers)
+    with pytest.raises(EngineError, match=message):
+        require_delivered(delivered, precision, "a.engine")
+    require_delivered(DeliveredPrecision(weight_types={}, engine_to_weights=1.1, layers={"Half": 1, "Int8": 2}),
+                      precision, "a.engine")  # fmt: skip
+
+
+def test_the_builder_is_told_every_option(bundle_copy: Bundle, tensorrt: Any) -> None:
+    told: dict[str, Any] = {}
+
+    class Config:
+        def set_memory_pool_limit(self, _pool: Any, size: int) -> None:
+            told["workspace"] = size
+
+        def clear_flag(self, flag: Any) -> None:
+            told["cleared"] = flag
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            told[name] = value
+
+    options = BuildOptions(level=5, workspace_mib=64, compatibility="ampere_plus")
+    engine_build._configure(tensorrt("11.4.0"), Config(), "tensorrt", options)
+    assert (told["workspace"], told["cleared"]) == (64 << 20, rtx.BuilderFlag.TF32)
+    assert told["builder_optimization_level"] == 5
+    assert told["hardware_compatibility_level"] == rtx.HardwareCompatibilityLevel.AMPERE_PLUS
+
+
+def test_a_build_is_explained_as_the_commands_of_nvidias_programs(
+    bundle_copy: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--explain", "--precision", "fp16", "--opt-batch", "2", "--level", "4"]
+    assert main(["engine", str(bundle_copy.path), *words]) == 0
+    trtexec, polygraphy = capsys.readouterr().out.strip().split("\n\n")
+    assert trtexec.startswith(f"trtexec --onnx={bundle_copy.path / 'model.fp16.onnx'} --saveEngine=")
+    for part in ("--minShapes=tiles:1x3x64x64", "--optShapes=tiles:2x3x64x64", "--maxShapes=tiles:4x3x64x64",
+                 "--noTF32", "--builderOptimizationLevel=4", "--memPoolSize=workspace:4096M"):  # fmt: skip
+        assert part in trtexec.split()
+    assert "--fp16" not in trtexec
+    assert polygraphy.startswith("polygraphy run ")
+    assert "--onnxrt --trt " in polygraphy
+    assert "'tiles:[4,3,64,64]'" in polygraphy
+    assert not bundle_copy.find("engine")
