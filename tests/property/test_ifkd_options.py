@@ -195,3 +195,39 @@ def test_two_processes_give_the_gradients_of_one(of_two_processes: dict[str, lis
     for ours, theirs in zip(of_two_processes[variant], alone, strict=True):
         scale = theirs.abs().max().item()
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5 * scale + 1e-9)
+
+
+# --- the second detector -------------------------------------------------------------------------------------------
+
+
+def test_two_stage_outputs_obey_the_same_laws() -> None:
+    """P2 to P6 with three channels of objectness: nothing is left to learn from an equal, and all of it otherwise."""
+    levels = recipe.LEVELS["faster_rcnn"]
+
+    def objectness(whole: DetectorOutput) -> DetectorOutput:
+        return DetectorOutput(whole.pyramid, tuple(level[:, :3] for level in whole.logits), whole.deltas)
+
+    def built(**options: Any) -> IfkdMethod:
+        torch.manual_seed(3)
+        method = build_method(plain(**options), Student(CHANNELS, CHANNELS, levels, RMS))
+        assert isinstance(method, IfkdMethod)
+        for adapter in method.adapters:
+            nn.init.dirac_(adapter.weight)
+            nn.init.zeros_(adapter.bias)
+        return method.eval()
+
+    teacher, student = objectness(output(0)), objectness(output(1))
+    same = built(head={"kind": "kl"}, hsm={"enabled": False}).losses(views(teacher, teacher))
+    assert same["feature"].value.item() == 0.0
+    assert same["head"].value.item() == pytest.approx(0.0, abs=1e-6)
+    found = built(head={"kind": "kl"}, hsm={"enabled": False}).losses(views(student, teacher))
+    expected = torch.zeros(())
+    for ours, theirs in zip(student.logits, teacher.logits, strict=True):
+        kl = torch.distributions.kl_divergence(
+            torch.distributions.Bernoulli(logits=theirs), torch.distributions.Bernoulli(logits=ours)
+        )
+        expected = expected + kl.sum(1).mean()
+    torch.testing.assert_close(found["head"].value, expected, rtol=1e-4, atol=1e-5)
+    method = built(fdr={"enabled": True, "levels": ["p2", "p6"]})
+    assert list(method.filters) == ["p2", "p6"]
+    assert method.losses(views(student, teacher))["feature"].value > 0

@@ -1,0 +1,105 @@
+"""What IFKD itself costs beside a plain training step: FDR, HSM, both losses and the adapters, at 256 channels.
+
+    python benchmarks/method_overhead.py [--px 256] [--batch 4] [--rounds 5]
+
+Teacher and MobileSAM are left out: their answers are given, as a warm cache gives them. Plain steps and the method's
+part take turns in one process; the least of each counts, as whoever shares the machine only adds. Exit code 1 when the
+method costs more than 15 % of a plain step of RetinaNet with ResNet-18.
+"""
+
+import argparse
+import sys
+import time
+from dataclasses import dataclass
+
+import torch
+
+from ifkd import recipe
+from ifkd.detectors import DetectorOutput, Targets, build_detector
+from ifkd.knowledge import Views
+from ifkd.methods import Student, build_method
+
+LIMIT = 0.15
+CHANNELS = 256
+EMBEDDING_SIDE = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Overhead:
+    """Seconds of every round."""
+
+    plain_s: list[float]
+    """Forward, task losses and backward of the detector alone."""
+    method_s: list[float]
+    """The method's forward and backward on maps that are there."""
+
+    @property
+    def share(self) -> float:
+        """The method's least time over the plain step's."""
+        return min(self.method_s) / min(self.plain_s)
+
+
+def method_overhead(px: int, *, batch: int = 4, rounds: int = 5, backbone: str = "resnet18") -> Overhead:
+    """Measure the method's own cost beside a plain RetinaNet step.
+
+    Args:
+        px: Side of the tiles.
+        batch: Tiles a step.
+        rounds: Times that either is measured, after one that is not.
+        backbone: The student's.
+    """
+    torch.manual_seed(0)
+    config = recipe.Detector.model_validate({"backbone": backbone, "channels": CHANNELS})
+    detector = build_detector(config, 3).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    method = build_method(recipe.Ifkd(warmup_iters=0), Student(CHANNELS, CHANNELS, config.levels, (0.3,) * 5)).train()
+    images = torch.randn(batch, 3, px, px).to(memory_format=torch.channels_last)
+    one = Targets(torch.tensor([[10.0, 10.0, 60.0, 60.0]]), torch.tensor([1]), torch.zeros(0, 4))
+    targets = [one] * batch
+    with torch.no_grad():
+        teacher: DetectorOutput = detector(images)
+    embedding = torch.randn(batch, 256, EMBEDDING_SIDE, EMBEDDING_SIDE)
+
+    def plain_step() -> float:
+        started = time.perf_counter()
+        losses = detector.task_losses(detector(images), targets)
+        torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
+        seconds = time.perf_counter() - started
+        detector.zero_grad()
+        return seconds
+
+    def method_step(iteration: int) -> float:
+        pyramid = tuple(torch.randn_like(level).requires_grad_() for level in teacher.pyramid)
+        logits = tuple(level.clone().requires_grad_() for level in teacher.logits)
+        views = Views(DetectorOutput(pyramid, logits, teacher.deltas), teacher, embedding, targets, iteration)
+        started = time.perf_counter()
+        terms = method.losses(views).values()
+        torch.stack([term.weight * term.value for term in terms]).sum().backward()  # type: ignore[no-untyped-call]
+        seconds = time.perf_counter() - started
+        method.zero_grad()
+        return seconds
+
+    plain_step(), method_step(0)
+    plain_s, method_s = [], []
+    for number in range(1, rounds + 1):
+        plain_s.append(plain_step())
+        method_s.append(method_step(number))
+    return Overhead(plain_s, method_s)
+
+
+def main() -> int:
+    """Measure and judge."""
+    parser = argparse.ArgumentParser(description="What IFKD itself costs beside a plain training step.")
+    parser.add_argument("--px", type=int, default=256)
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    found = method_overhead(options.px, batch=options.batch, rounds=options.rounds)
+    print(f"{options.px} px, batch {options.batch}, {CHANNELS} channels, {torch.get_num_threads()} threads")
+    print(f"plain step  {min(found.plain_s):.3f} s  of {', '.join(f'{value:.3f}' for value in found.plain_s)}")
+    print(f"IFKD itself {min(found.method_s):.3f} s  of {', '.join(f'{value:.3f}' for value in found.method_s)}")
+    print(f"share       {found.share:.1%} (limit {LIMIT:.0%})")
+    return int(found.share > LIMIT)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
