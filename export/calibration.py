@@ -70,7 +70,7 @@ def calibration_tiles(data: recipe.Data, settings: recipe.Calibration, *, classe
     order = np.random.default_rng(ORDER_SEED).permutation(len(dataset))[: settings.tiles]
     images = [dataset.images[index] for index in sorted(order.tolist())]
     size = (data.tile_px, data.tile_px)
-    tiles = _stacked([cut_tile(image, data.scale, size).pixels for image in images], size)
+    tiles = _stacked([cut_tile(image, data, size).pixels for image in images], size)
     record = CalibrationRecord(
         source=f"{len(images)} of {len(dataset)} training images of {dataset.path.name}",
         image_ids=tuple(image.id for image in images),
@@ -89,7 +89,7 @@ def validation_tiles(data: recipe.Data, selection: Selection, *, classes: Sequen
     """
     dataset = _aligned(read_split(data, "validation"), classes)
     size = (data.tile_px, data.tile_px)
-    cut = [cut_tile(image, data.scale, size) for image in dataset.images]
+    cut = [cut_tile(image, data, size) for image in dataset.images]
     images = tuple(one.labelled for one in cut)
     return LabelledTiles(_stacked([one.pixels for one in cut], size), replace(dataset, images=images), selection)
 

@@ -5,6 +5,7 @@ from typing import Any, Literal
 from pydantic import PositiveFloat, PositiveInt
 
 from ifkd.config import Schema
+from ifkd.data.stretch import Imagery
 from ifkd.postprocess import Selection
 
 SCHEMA_VERSION: Literal[1] = 1
@@ -22,6 +23,8 @@ class InputSpec(Schema):
     max_batch: PositiveInt
     scale: PositiveFloat = 1.0
     """Factor from the scene's pixels to the engine's."""
+    imagery: Imagery = Imagery()
+    """How the network's images became uint8 RGB; scenes are read alike."""
 
 
 class OutputSpec(Schema):

@@ -105,7 +105,12 @@ def _manifest(
         producer=PRODUCER,
         provenance=provenance,
         detector=checkpoint.meta.detector.model_dump(mode="json"),
-        input=InputSpec(tile_px=graph.tile_px, max_batch=settings.export.max_batch, scale=settings.data.scale),
+        input=InputSpec(
+            tile_px=graph.tile_px,
+            max_batch=settings.export.max_batch,
+            scale=settings.data.scale,
+            imagery=settings.data.imagery,
+        ),
         outputs=OutputSpec(candidates=graph.count_candidates()),
         classes=checkpoint.meta.classes,
         category_ids=checkpoint.meta.category_ids,

@@ -35,7 +35,7 @@ def sample_tiles(data: recipe.Data, *, count: int = DEFAULT_COUNT) -> SampleTile
     size = (data.tile_px, data.tile_px)
     try:
         images = read_split(data, "validation").images[:count]
-        tiles = [cut_tile(image, data.scale, size).pixels for image in images]
+        tiles = [cut_tile(image, data, size).pixels for image in images]
         reason = "" if tiles else "the validation split is empty"
     except DataError as error:
         tiles, reason = [], f"the validation images cannot be read ({error})"
@@ -74,13 +74,14 @@ class CutTile:
     """The tile as an image of its own: boxes cut to it; an object of which little is left counts as ignored."""
 
 
-def cut_tile(image: LabelledImage, scale: float, size: tuple[int, int]) -> CutTile:
+def cut_tile(image: LabelledImage, data: recipe.Data, size: tuple[int, int]) -> CutTile:
     """Return the tile around an image's first object, or its first corner where it has none, scaled and padded.
 
     Raises:
         DataError: The image cannot be read.
     """
-    pixels = read_image(image.path)
+    scale = data.scale
+    pixels = read_image(image.path, imagery=data.imagery)
     pixels = resize(pixels, (round(pixels.shape[0] * scale), round(pixels.shape[1] * scale)))
     start = [0, 0]
     if len(image.boxes):

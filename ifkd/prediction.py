@@ -73,7 +73,7 @@ def _batches(
         for first in range(0, len(images), BATCH_SIZE)
     ]
     for size, images in batches[share[0] :: share[1]]:
-        yield images, [pad(scaled(image, data.scale)[0], size) for image in images]
+        yield images, [pad(scaled(image, data.scale, imagery=data.imagery)[0], size) for image in images]
 
 
 def _padded(size: tuple[int, int]) -> tuple[int, int]:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from ifkd.config import Schema
+from ifkd.data.stretch import Imagery
 from ifkd.postprocess import Selection
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -81,6 +82,8 @@ class Data(Schema):
     """Factor by which images are resized before anything else; scenes are scaled alike."""
     tile_px: PositiveInt = 512
     """Side of training crops and of the exported tiles, pixels after scaling; a multiple of 32."""
+    imagery: Imagery = Imagery()
+    """Which bands are seen and how values become uint8; scenes are read alike."""
     augmentation: Augmentation = Augmentation()
     memory_mb: Annotated[int, Field(ge=0)] = 512
     """Memory for keeping scaled images between epochs, megabytes for each loading process."""

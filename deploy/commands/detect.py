@@ -30,13 +30,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     engine.add_argument("--batch", type=int, metavar="N", help="tiles per call (default: the most the engine takes)")
     engine.add_argument("--threads", type=int, metavar="N", help="CPU threads of the engine (default: all cores)")
     reading = parser.add_argument_group("reading the scene")
-    reading.add_argument("--bands", type=int, nargs="+", metavar="B", help="one or three bands, from 1")
+    reading.add_argument(
+        "--bands", type=int, nargs="+", metavar="B", help="one or three bands, from 1 (default: the bundle's)"
+    )
     reading.add_argument(
         "--scale-range",
         type=float,
         nargs=2,
         metavar=("LOW", "HIGH"),
-        help="values that become black and white (default: uint8 as it is, others by percentiles 2 and 98)",
+        help="values that become black and white (default: as the bundle's network was trained)",
     )
     reading.add_argument("--nodata", type=float, metavar="V", help="the value that means no data (default: the file's)")
     reading.add_argument(
@@ -106,6 +108,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES),
         Scene(
             options.scene,
+            imagery=manifest.input.imagery,
             bands=None if options.bands is None else tuple(options.bands),
             scale_range=None if options.scale_range is None else tuple(options.scale_range),
             nodata=options.nodata,

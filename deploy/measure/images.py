@@ -10,7 +10,7 @@ import numpy as np
 from deploy.engine import Engine
 from deploy.scenes.merge import MergeSettings, TileDetections, merge
 from ifkd.data.coco import LabelledImage
-from ifkd.data.imagery import pad, read_image, resize
+from ifkd.data.imagery import Imagery, pad, read_image, resize
 from ifkd.detections import Array, Candidates, Detections
 from ifkd.postprocess import Selection, select_detections
 from ifkd.tiling import TileGrid, Window
@@ -27,6 +27,8 @@ class Framing:
     overlap_px: int
     """Overlap of neighbouring tiles, pixels after scaling."""
     selection: Selection
+    imagery: Imagery = Imagery()  # noqa: RUF009 - frozen
+    """How files become uint8 RGB."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -89,7 +91,7 @@ def tiles_of(images: Sequence[LabelledImage], framing: Framing, *, most: int) ->
     for image in images:
         if sum(map(len, parts)) >= most:
             break
-        parts.append(cut(read_image(image.path), framing).tiles)
+        parts.append(cut(read_image(image.path, imagery=framing.imagery), framing).tiles)
     return np.concatenate(parts)[:most] if parts else np.zeros((0, 3, *framing.tile_px), np.uint8)
 
 
@@ -119,7 +121,9 @@ def detect_images(
     steps = steps or Steps()
     waiting = iter(images)
     while group := list(itertools.islice(waiting, batch)):
-        tiled = [steps.prepare(read_image(image.path, size=image.size), framing) for image in group]
+        tiled = [
+            steps.prepare(read_image(image.path, size=image.size, imagery=framing.imagery), framing) for image in group
+        ]
         tiles = np.concatenate([one.tiles for one in tiled])
         parts = [engine.infer(tiles[start : start + batch]) for start in range(0, len(tiles), batch)]
         answers = Candidates(

@@ -89,7 +89,7 @@ def _one(engine: Engine, image: LabelledImage, framing: Framing, path: Path) -> 
     """Return the moments between the stages of an image, nanoseconds, and its tiles."""
     steps = Steps()
     marks = [time.perf_counter_ns()]
-    pixels = read_image(image.path, size=image.size)
+    pixels = read_image(image.path, size=image.size, imagery=framing.imagery)
     marks.append(time.perf_counter_ns())
     tiled = steps.prepare(pixels, framing)
     marks.append(time.perf_counter_ns())

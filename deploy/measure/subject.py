@@ -101,6 +101,7 @@ def framing_of(bundle: Bundle) -> Framing:
         tile_px=manifest.input.tile_px,
         overlap_px=manifest.defaults.overlap_px,
         selection=manifest.defaults.selection,
+        imagery=manifest.input.imagery,
     )
 
 
@@ -173,7 +174,9 @@ def _checkpoint_subject(path: Path) -> Subject:
         weights_mb=path.stat().st_size / 1e6,
         provenance=meta.provenance,
     )
-    framing = Framing(data.scale, (data.tile_px, data.tile_px), meta.recipe.export.overlap_px, meta.recipe.selection)
+    framing = Framing(
+        data.scale, (data.tile_px, data.tile_px), meta.recipe.export.overlap_px, meta.recipe.selection, data.imagery
+    )
 
     def open_one(backend: Backend, precision: Precision, threads: int | None) -> Engine:
         if backend != "torch" or precision != "fp32":

@@ -12,7 +12,7 @@ from torchvision.transforms.v2 import functional as transforms
 
 from ifkd import recipe
 from ifkd.data.coco import CocoDataset, LabelledImage
-from ifkd.data.imagery import pad, read_image, resize
+from ifkd.data.imagery import Imagery, pad, read_image, resize
 from ifkd.detections import Array
 from ifkd.detectors import Targets
 from ifkd.errors import DataError
@@ -74,7 +74,7 @@ class TileDataset(Dataset[Sample]):
         """Return an image and its boxes at the recipe's scale times `zoom`; unzoomed ones are kept in memory."""
         if index in self._kept:
             return self._kept[index]
-        found = scaled(self._images[index], self._config.scale * zoom)
+        found = scaled(self._images[index], self._config.scale * zoom, imagery=self._config.imagery)
         if zoom == 1.0 and found[0].nbytes <= self._free_bytes:
             self._free_bytes -= found[0].nbytes
             self._kept[index] = found
@@ -143,13 +143,13 @@ def scaled_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
-def scaled(image: LabelledImage, scale: float) -> tuple[Array, Array]:
+def scaled(image: LabelledImage, scale: float, *, imagery: Imagery | None = None) -> tuple[Array, Array]:
     """Return an image's pixels and boxes at `scale`, sizes rounded to whole pixels.
 
     Raises:
         DataError: The file is absent or broken, or its size is not the one the annotations state.
     """
-    pixels = read_image(image.path, size=image.size)
+    pixels = read_image(image.path, size=image.size, imagery=imagery)
     size = scaled_size(image.size, scale)
     by_axis = np.array([size[1] / image.size[1], size[0] / image.size[0]] * 2, np.float32)
     return resize(pixels, size), image.boxes * by_axis

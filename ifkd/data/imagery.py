@@ -1,47 +1,56 @@
 """Pixels of image files as detectors take them: uint8, three channels, at the recipe's scale."""
 
+import os
 import warnings
 from pathlib import Path
 
 import numpy as np
+import simplejpeg
 from PIL import Image
 
+from ifkd.data.raster import RasterFile
+from ifkd.data.stretch import PADDING_RGB, Imagery, choose_bands, choose_scaling, sample, to_rgb
 from ifkd.detections import Array
-from ifkd.errors import DataError
+from ifkd.errors import DataError, SceneError
+from ifkd.tiling import Window
 
-PADDING_RGB = (124, 116, 104)
-"""ImageNet's mean colour: what a tile holds where there is no image, so that it normalises to about 0."""
+__all__ = ["PADDING_RGB", "Imagery", "pad", "read_image", "resize"]
+
+JPEG, PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
+"""How files of these formats begin; names may say anything."""
+PNG_END, PNG_END_BYTES = b"IEND\xaeB`\x82", 4096
+"""A PNG's last words, and how far before the file's end they may stand."""
+SMALL_FORMATS = (b"BM", b"GIF8")
+"""BMP and GIF, which Pillow reads more forgivingly than GDAL."""
+DRIVERS = ("GTiff", "PNG", "JPEG", "BMP", "GIF", "JP2OpenJPEG", "ENVI", "HFA", "NITF")
+"""GDAL's formats for training images: pixels only, none that names other files."""
 
 
-def read_image(path: Path, *, size: tuple[int, int] | None = None) -> Array:
-    """Return an image file as uint8 [height, width, 3]; one channel is repeated.
+def read_image(path: Path, *, size: tuple[int, int] | None = None, imagery: Imagery | None = None) -> Array:
+    """Return an image file as uint8 [height, width, 3]; one channel is repeated, what is not valid is padding.
 
     Args:
-        path: The file.
+        path: The file: JPEG, PNG, GeoTIFF and other formats of GDAL, of any number of bands and any type.
         size: When given, the (height, width) it must have.
+        imagery: Which bands, and how values become uint8.
 
     Raises:
-        DataError: The file is absent, broken, too large, not 8-bit or of another size.
+        DataError: The file is absent, broken, too large, has not the bands wanted or is of another size.
     """
+    imagery = imagery or Imagery()
+    head = _head(path)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                if image.mode not in {"L", "RGB", "RGBA", "P", "1"}:
-                    raise DataError(f"{path} has pixels of mode {image.mode}", expected="8 bits, 1 or 3 channels")
-                if size is not None and (image.height, image.width) != size:
-                    raise DataError(
-                        f"{path} is not the image its annotations describe",
-                        got=f"{image.width}x{image.height} (width x height)",
-                        expected=f"{size[1]}x{size[0]}",
-                    )
-                return np.asarray(image.convert("RGB"))
-    except FileNotFoundError as error:
-        raise DataError(f"There is no image {path}", mend="Check the image folder of the recipe.") from error
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise DataError(f"{path} is larger than an image for training may be ({error})") from error
-    except (OSError, SyntaxError, ValueError) as error:
+        if head.startswith(JPEG) and _is_plain(imagery):
+            return _read_jpeg(path, size, imagery)
+        if (head.startswith(SMALL_FORMATS) or _is_narrow_png(head)) and _is_plain(imagery):
+            return _read_small(path, size, imagery)
+        return _read_raster(path, size, imagery)
+    except _BrokenError as error:
         raise DataError(f"{path} is not an image that can be read ({error})") from error
+
+
+class _BrokenError(Exception):
+    """A reader gave up on a file; `read_image` names it."""
 
 
 def resize(pixels: Array, size: tuple[int, int]) -> Array:
@@ -62,3 +71,106 @@ def pad(pixels: Array, size: tuple[int, int]) -> Array:
     canvas[:] = PADDING_RGB
     canvas[: pixels.shape[0], : pixels.shape[1]] = pixels
     return canvas
+
+
+def _head(path: Path) -> bytes:
+    try:
+        with path.open("rb") as stream:
+            head = stream.read(32)
+    except FileNotFoundError as error:
+        raise DataError(f"There is no image {path}", mend="Check the image folder of the recipe.") from error
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} is not an image that can be read ({error})") from error
+    if not head:
+        raise DataError(f"{path} is not an image that can be read (it is empty)")
+    return head
+
+
+def _is_plain(imagery: Imagery) -> bool:
+    """Return whether 8-bit pixels are taken as they are."""
+    return imagery.bands is None and imagery.limits is None and imagery.nodata is None and not imagery.stretch_uint8
+
+
+def _is_narrow_png(head: bytes) -> bool:
+    """Return whether a PNG has 1, 2 or 4 bits, which GDAL leaves unscaled."""
+    return head.startswith(PNG) and len(head) > 24 and head[24] < 8
+
+
+def _check_png_end(path: Path) -> None:
+    """Refuse a PNG that was cut, which GDAL reads as far as it goes."""
+    with path.open("rb") as stream:
+        stream.seek(-min(PNG_END_BYTES, path.stat().st_size), os.SEEK_END)
+        if PNG_END not in stream.read():
+            raise _BrokenError("it ends before its last part")
+
+
+def _check_size(path: Path, found: tuple[int, int], size: tuple[int, int] | None, imagery: Imagery) -> None:
+    """Refuse an image by its header, before it is decoded."""
+    if found[0] * found[1] > imagery.max_pixels:
+        raise DataError(
+            f"{path} is larger than an image for training may be",
+            got=f"{found[1]}x{found[0]} (width x height)",
+            expected=f"at most {imagery.max_pixels} pixels (data.imagery.max_pixels)",
+            mend="Cut it with `ifkd data slice`, or raise the limit.",
+        )
+    if size is not None and found != size:
+        raise DataError(
+            f"{path} is not the image its annotations describe",
+            got=f"{found[1]}x{found[0]} (width x height)",
+            expected=f"{size[1]}x{size[0]}",
+        )
+
+
+def _read_jpeg(path: Path, size: tuple[int, int] | None, imagery: Imagery) -> Array:
+    try:
+        content = path.read_bytes()
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(content)
+        _check_size(path, (height, width), size, imagery)
+        if colours in {"CMYK", "YCCK"}:
+            return _read_raster(path, size, imagery)
+        pixels: Array = simplejpeg.decode_jpeg(content, "RGB")
+    except (OSError, ValueError) as error:
+        raise _BrokenError(error) from error
+    return pixels
+
+
+def _read_small(path: Path, size: tuple[int, int] | None, imagery: Imagery) -> Array:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit is checked here
+            with Image.open(path) as image:
+                _check_size(path, (image.height, image.width), size, imagery)
+                return np.asarray(image.convert("RGB"))
+    except (Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
+        raise _BrokenError(error) from error
+
+
+def _read_raster(path: Path, size: tuple[int, int] | None, imagery: Imagery) -> Array:
+    try:
+        raster = RasterFile(path, nodata=imagery.nodata, drivers=DRIVERS)
+    except SceneError as error:
+        raise _BrokenError(error.problem) from error
+    try:
+        _check_size(path, raster.size, size, imagery)
+        if raster.driver == "PNG":
+            _check_png_end(path)
+        try:
+            bands = choose_bands(raster.bands, imagery, name=str(path))
+            scaling = choose_scaling(
+                imagery,
+                dtype=raster.dtype,
+                bands=len(bands),
+                name=str(path),
+                sample=lambda: sample(
+                    lambda window, shape: raster.read(bands, window, shape=shape), raster.size, bands=len(bands)
+                ),
+            )
+        except SceneError as error:
+            raise DataError(error.problem, got=error.got, expected=error.expected, mend=error.mend) from error
+        try:
+            values, valid = raster.read(bands, Window(0, 0, *raster.size))
+        except SceneError as error:
+            raise _BrokenError(error.problem) from error
+        return to_rgb(values, valid, scaling)[0]
+    finally:
+        raster.close()

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import shapely
 from affine import Affine
+from deploy.scenes.raster import RasterFile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rasterio.crs import CRS
@@ -18,7 +19,6 @@ from scene_world import CountingEngine, as_set, sea, write_bundle, write_tif
 import deploy
 from deploy.scenes.area import _crosses, _inside, read_area
 from deploy.scenes.geo import Georeference
-from deploy.scenes.raster import RasterFile
 from deploy.scenes.workspace import RUN_NAME
 from ifkd.cli import main
 from ifkd.errors import SceneError, UsageError

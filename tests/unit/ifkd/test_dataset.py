@@ -67,9 +67,9 @@ def test_images_are_read_once_as_far_as_memory_goes(
 
     read = []
 
-    def counted(image: Any, scale: float) -> Any:
+    def counted(image: Any, scale: float, **imagery: Any) -> Any:
         read.append(image.id)
-        return scaled(image, scale)
+        return scaled(image, scale, **imagery)
 
     monkeypatch.setattr(module, "scaled", counted)
     for memory_mb, expected in ((512, [100, 101]), (0, [100, 101, 100, 101])):

@@ -1,13 +1,14 @@
 """Pixels of files, as detectors take them."""
 
 import warnings
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from ifkd.data.imagery import PADDING_RGB, pad, read_image, resize
+from ifkd.data.imagery import PADDING_RGB, Imagery, pad, read_image, resize
 from ifkd.errors import DataError
 
 
@@ -26,7 +27,32 @@ def test_one_channel_is_repeated_and_alpha_dropped(tmp_path: Path) -> None:
     Image.fromarray(grey).save(tmp_path / "grey.png")
     np.testing.assert_array_equal(read_image(tmp_path / "grey.png"), np.repeat(grey[:, :, None], 3, axis=2))
     Image.fromarray(np.dstack([noise(), grey])).save(tmp_path / "alpha.png")
-    np.testing.assert_array_equal(read_image(tmp_path / "alpha.png"), noise())
+    seen = np.where(grey[:, :, None] > 0, noise(), np.array(PADDING_RGB, np.uint8))
+    np.testing.assert_array_equal(read_image(tmp_path / "alpha.png"), seen)
+
+
+def test_a_jpeg_is_decoded_as_pillow_decodes_it(tmp_path: Path) -> None:
+    smooth = np.add.outer(np.arange(80), np.arange(120))[:, :, None] + np.array([0, 20, 40])
+    for name, pixels in (("rgb", smooth), ("grey", smooth[:, :, 0])):
+        Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / f"{name}.jpg", quality=90)
+        with Image.open(tmp_path / f"{name}.jpg") as image:
+            expected = np.asarray(image.convert("RGB"))
+        np.testing.assert_array_equal(read_image(tmp_path / f"{name}.jpg"), expected)
+
+
+def test_few_bits_are_black_and_white(tmp_path: Path) -> None:
+    bits = noise()[:, :, 0] > 127
+    Image.fromarray(bits).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png")[:, :, 0], bits * 255)
+
+
+def test_a_file_that_names_other_files_is_no_training_image(tmp_path: Path) -> None:
+    Image.fromarray(noise()).save(tmp_path / "secret.tif")
+    band = '<VRTRasterBand dataType="Byte" band="1"><SimpleSource><SourceFilename relativeToVRT="1">secret.tif'
+    vrt = f'<VRTDataset rasterXSize="30" rasterYSize="20">{band}</SourceFilename></SimpleSource></VRTRasterBand>'
+    (tmp_path / "a.png").write_text(vrt + "</VRTDataset>")
+    with pytest.raises(DataError, match=r"a\.png is not an image that can be read"):
+        read_image(tmp_path / "a.png")
 
 
 def test_a_missing_image(tmp_path: Path) -> None:
@@ -77,19 +103,22 @@ def test_another_size_than_the_annotations_say(tmp_path: Path) -> None:
         read_image(tmp_path / "a.png", size=(30, 20))
 
 
-def test_sixteen_bits_are_refused(tmp_path: Path) -> None:
-    Image.fromarray(np.zeros((4, 4), np.uint16)).save(tmp_path / "a.png")
-    with pytest.raises(DataError, match="expected 8 bits"):
-        read_image(tmp_path / "a.png")
+@pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "tif"])
+def test_an_enormous_image_is_refused_before_it_is_decoded(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a.{suffix}"
+    Image.fromarray(noise(300, 200)).save(path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 3 // 4] if suffix != "tif" else path.read_bytes())
+    with pytest.raises(DataError, match="is larger than an image for training may be: got 200x300"):
+        read_image(path, imagery=Imagery(max_pixels=59_999))  # the rest of the file is not even there
 
 
-def test_an_enormous_image_is_refused_before_it_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_png_that_claims_to_be_enormous_is_refused(tmp_path: Path) -> None:
     Image.fromarray(noise()).save(tmp_path / "a.png")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
-    with pytest.raises(DataError, match="is larger than an image for training may be"):
-        read_image(tmp_path / "a.png")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    with pytest.raises(DataError, match="is larger than an image for training may be"):
+    content = bytearray((tmp_path / "a.png").read_bytes())
+    content[16:24] = (60000).to_bytes(4, "big") * 2
+    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
+    (tmp_path / "a.png").write_bytes(content)
+    with pytest.raises(DataError, match="is larger than an image for training may be: got 60000x60000"):
         read_image(tmp_path / "a.png")
 
 

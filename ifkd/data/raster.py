@@ -2,6 +2,7 @@
 
 import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,6 @@ from rasterio.enums import ColorInterp, MaskFlags, Resampling
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window as RasterWindow
 
-from deploy.scenes.geo import Georeference, georeference_of
 from ifkd.detections import Array
 from ifkd.errors import SceneError
 from ifkd.tiling import Window
@@ -39,7 +39,8 @@ class Raster(ABC):
     may_have_gaps: bool
     """Whether some pixels may be without data."""
     nodata: float | None
-    georeference: Georeference | None
+    handle: Any
+    """rasterio's open dataset, from which a georeference may be read; None in memory."""
 
     @abstractmethod
     def read(
@@ -75,18 +76,18 @@ class Raster(ABC):
 
 
 class RasterFile(Raster):
-    """A raster that GDAL reads: GeoTIFF, COG, VRT, PNG, JPEG and the like."""
+    """A raster that GDAL reads: GeoTIFF, COG, VRT, PNG, JPEG and the like; `drivers` narrows the formats."""
 
-    def __init__(self, path: Path, *, nodata: float | None = None) -> None:
+    def __init__(self, path: Path, *, nodata: float | None = None, drivers: Sequence[str] | None = None) -> None:
         self._path = path
-        self._dataset = _open(path)
+        self._dataset = _open(path, drivers)
         dataset = self._dataset
         self.name = path.name
         self.driver = dataset.driver
         self.size = (dataset.height, dataset.width)
         self.block_rows, self.block_columns = map(int, dataset.block_shapes[0])
         self.nodata = dataset.nodata if nodata is None else nodata
-        self.georeference = georeference_of(dataset)
+        self.handle = dataset
         self._palette = _palette(dataset)
         self.dtype = "uint8" if self._palette is not None else dataset.dtypes[0]
         image = [b for b, role in zip(dataset.indexes, dataset.colorinterp, strict=True) if role != ColorInterp.alpha]
@@ -167,7 +168,7 @@ class RasterArray(Raster):
         self.block_rows, self.block_columns = 1, pixels.shape[1]
         self.nodata = nodata
         self.may_have_gaps = nodata is not None or pixels.dtype.kind == "f"
-        self.georeference = None
+        self.handle = None
 
     def read(
         self,
@@ -190,7 +191,7 @@ class RasterArray(Raster):
         """Nothing is open."""
 
 
-def _open(path: Path) -> Any:
+def _open(path: Path, drivers: Sequence[str] | None) -> Any:
     if not path.exists():
         raise SceneError(f"There is no scene {path}", mend="Check the path.")
     if not path.is_file():
@@ -205,6 +206,8 @@ def _open(path: Path) -> Any:
             expected="a GeoTIFF, VRT, PNG, JPEG or another format of GDAL, whole from its first byte to its last",
         ) from error
     problem = _unfit(dataset)
+    if drivers is not None and dataset.driver not in drivers:
+        problem = f"is a {dataset.driver} file, where one of {', '.join(drivers)} is expected"
     if problem:
         dataset.close()
         raise SceneError(f"{path} {problem}")
