@@ -1,4 +1,4 @@
-"""`ifkd data`: make labelled data sets and scenes."""
+"""`ifkd data`: make labelled data sets and scenes, and bring those of others into COCO form."""
 
 import argparse
 from pathlib import Path
@@ -20,9 +20,55 @@ def configure(parser: argparse.ArgumentParser) -> None:
     synth.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the data set")
     synth.add_argument("--workers", type=int, metavar="N", help="processes (default: one for each core)")
     synth.add_argument("--force", action="store_true", help="replace a data set of another configuration")
+    other = verbs.add_parser(
+        "convert",
+        help="turn a data set of another form into one COCO file",
+        description="Turn a data set of another form into one COCO file; images stay where they are.",
+    )
+    other.add_argument("form", choices=("coco", "voc", "yolo", "dota", "shiprsimagenet", "sar-aircraft"))
+    other.add_argument("source", type=Path, help="the data set's folder, or its COCO json")
+    other.add_argument("--out", type=Path, required=True, metavar="FILE", help="the COCO file to write")
+    other.add_argument("--split", metavar="NAME", help="which of its splits, such as trainval (default: all)")
+    other.add_argument("--level", type=int, choices=range(4), default=3, help="of ShipRSImageNet's class tree")
+    other.add_argument("--classes", type=Path, metavar="FILE", help="class names by label, one a line")
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Do what the sub-verb says."""
+    return _convert(options) if options.data_verb == "convert" else _synth(options)
+
+
+def _convert(options: argparse.Namespace) -> dict[str, Any]:
+    """Write the COCO file, say what it holds and where it lies."""
+    from ifkd.data.readers.convert import convert
+
+    done = convert(
+        options.form,
+        options.source,
+        options.out,
+        split=options.split,
+        level=options.level,
+        classes=options.classes,
+    )
+    if not options.json:
+        images = "1 image" if done.image_count == 1 else f"{done.image_count} images"
+        print(f"{done.path}: {images}, {sum(done.counts.values())} objects, {done.ignored} ignored")  # noqa: T201
+        for name, count in done.counts.items():
+            print(f"  {name}: {count}")  # noqa: T201
+        for note in done.notes:
+            print(note)  # noqa: T201
+        print(f'In the recipe: images = "{done.images}"')  # noqa: T201
+    return {
+        "file": str(done.path),
+        "image_folder": str(done.images),
+        "images": done.image_count,
+        "objects": done.counts,
+        "ignored": done.ignored,
+        "notes": list(done.notes),
+    }
+
+
+def _synth(options: argparse.Namespace) -> dict[str, Any]:
     """Make the data set, say what it holds and where it lies."""
     from ifkd import config
     from ifkd.data.synthetic.config import Synthetic

@@ -17,6 +17,8 @@ OVERSHOOT_PX = 2.0
 """How far a box may reach beyond its image, as label tools round; it is cut. Further out is a mistake."""
 
 MISTAKES_SHOWN = 10
+MOST_JSON_BYTES = 1_000_000_000
+"""A larger file would not fit the memory of many machines once it is read: Python needs about ten times its size."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,10 +76,14 @@ def read_coco(path: Path, *, images: Path | None = None, merge_classes: Mapping[
             them are listed.
     """
     folder = path.parent / "images" if images is None else images
-    content = _read_json(path)
+    content = read_json(path)
+    return _checked(path, content, folder, merge_classes or {})
+
+
+def _checked(path: Path, content: dict[str, Any], folder: Path, merge_classes: Mapping[str, str]) -> CocoDataset:
     try:
-        return _dataset(path, content, folder, merge_classes or {})
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        return _dataset(path, content, folder, merge_classes)
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         what = f"an entry has no {error}" if isinstance(error, KeyError) else f"an entry is malformed ({error})"
         raise DataError(f"{path} is not a COCO detection file: {what}") from error
 
@@ -107,6 +113,34 @@ def _dataset(path: Path, content: dict[str, Any], folder: Path, merge_classes: M
         count = "1 mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
         raise DataError(f"{path} has {count}:\n  " + "\n  ".join(shown) + more)
     return CocoDataset(path, classes, category_ids, tuple(labelled))
+
+
+def check_content(path: Path, content: dict[str, Any], images: Path) -> CocoDataset:
+    """Return COCO content that is about to be written to `path` as a data set, so that what is written can be read.
+
+    Raises:
+        DataError: It holds annotations that cannot be right.
+    """
+    return _checked(path, content, images, {})
+
+
+def inside(folder: Path, name: str) -> Path:
+    """Return a file's path inside a folder.
+
+    Raises:
+        DataError: The name, or a link it goes through, leads out of the folder.
+    """
+    path = folder / name
+    try:
+        held = path.resolve().is_relative_to(folder.resolve())
+    except (OSError, ValueError, RuntimeError) as error:
+        raise DataError(f"{name!r} is no file name ({error})") from error
+    if not held or not name.strip() or "\0" in name:
+        raise DataError(
+            f"The image {name!r} does not lie in {folder}",
+            mend="Name files inside the image folder, without links out of it.",
+        )
+    return path
 
 
 def write_coco(path: Path, dataset: CocoDataset) -> None:
@@ -160,12 +194,24 @@ def coco_results(detections: Iterable[tuple[int, Detections]], category_ids: Seq
     ]
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the content of a COCO json, of which only the three lists are known to be there.
+
+    Raises:
+        DataError: The file is absent, too large, or not such a file.
+    """
     try:
+        if path.stat().st_size > MOST_JSON_BYTES:
+            raise DataError(
+                f"{path} is larger than an annotation file may be",
+                got=f"{path.stat().st_size} bytes",
+                expected=f"at most {MOST_JSON_BYTES}",
+                mend="Split it into several data sets.",
+            )
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise DataError(f"There is no annotation file {path}", mend="Check the path in the recipe.") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} is not a JSON file ({error})") from error
     absent = [
         key for key in ("images", "annotations", "categories") if not isinstance(content, dict) or key not in content
@@ -213,7 +259,7 @@ def _labelled_image(
         boxes.append(cut)
     return LabelledImage(
         id=image["id"],
-        path=folder / image["file_name"],
+        path=inside(folder, image["file_name"]),
         place=str(image.get("scene", image["file_name"])),
         size=size,
         boxes=np.array(boxes, np.float32).reshape(-1, 4),
