@@ -6,8 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from deploy.engine import Backend, Engine
+    from deploy.measure.gates import Gates
     from deploy.measure.parity import Parity
+    from deploy.measure.scene_parity import SceneParity
+    from export.bundle import Bundle
     from export.manifest import Precision
 
 
@@ -29,6 +34,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--batch", type=int, default=4, metavar="N", help="tiles run together (4)")
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads of the runtimes (their own choice)")
+    parser.add_argument("--scene", type=Path, metavar="RASTER", help="a scene to compare on as well, tiled and merged")
+    parser.add_argument("--truth", type=Path, metavar="FILE", help="the scene's labels, COCO or GeoJSON")
     parser.add_argument("--gates", type=Path, metavar="TOML", help="gates by precision (docs/reports.md lists them)")
 
 
@@ -66,6 +73,8 @@ def _compare(options: argparse.Namespace) -> "Parity":
 
     if options.batch < 1:
         raise UsageError("--batch must be at least 1", got=options.batch)
+    if options.truth is not None and options.scene is None:
+        raise UsageError("--truth gives the labels of a scene", mend="Name the scene with --scene.")
     gates = Gates() if options.gates is None else load(options.gates, Gates)
     bundle = open_bundle(options.bundle)
     dataset = open_data(
@@ -85,7 +94,8 @@ def _compare(options: argparse.Namespace) -> "Parity":
 
     pairs = [(backend, precision) for backend in dict.fromkeys(options.backend) for precision in dict.fromkeys(asked)]
     cells = run_parity(reference, pairs, opener, gates)
-    passed, verdict = verdict_of(cells)
+    scenes = () if options.scene is None else _scene(options, bundle, pairs, opener, gates)
+    passed, verdict = verdict_of(cells, scenes)
     return Parity(
         created=now(),
         bundle=BundleRecord.of(bundle),
@@ -94,9 +104,30 @@ def _compare(options: argparse.Namespace) -> "Parity":
         reference=reference.record,
         reference_metrics=reference.metrics,
         cells=cells,
+        scenes=scenes,
         passed=passed,
         verdict=verdict,
     )
+
+
+def _scene(
+    options: argparse.Namespace,
+    bundle: "Bundle",
+    pairs: "list[tuple[Backend, Precision]]",
+    opener: "Callable[[Backend, Precision], Engine]",
+    gates: "Gates",
+) -> "tuple[SceneParity, ...]":
+    from deploy.engines import open_engine
+    from deploy.measure.parity import run_scene_parity
+    from deploy.measure.scene_parity import SceneReference, open_truth, settings_of
+    from deploy.scenes.scene import Scene
+
+    manifest = bundle.manifest
+    with Scene(options.scene, imagery=manifest.input.imagery) as scene:
+        truth = open_truth(options.truth, scene, manifest.classes)
+        with open_engine(bundle, backend="torch", precision="fp32", threads=options.threads) as engine:
+            reference = SceneReference(engine, scene, settings_of(bundle), truth=truth)
+        return run_scene_parity(reference, pairs, opener, gates)
 
 
 def _summary(parity: "Parity") -> str:
@@ -108,4 +139,9 @@ def _summary(parity: "Parity") -> str:
     table = gate_table(parity.cells)
     lines += [table.plain()] if table is not None else []
     lines += [f"{cell.backend} {cell.precision}: {cell.verdict}" for cell in parity.cells]
+    lines += [
+        f"{one.backend} {one.precision} on the scene {one.scene}: {'passed' if one.passed else 'FAILED'}, "
+        f"{one.engine_detections} detections against {one.reference_detections}, {one.verdict}"
+        for one in parity.scenes
+    ]
     return "\n".join(lines)

@@ -18,6 +18,7 @@ from deploy.measure.images import Answer, Framing, Steps, detect_images
 from deploy.measure.locate import Location, locate
 from deploy.measure.matching import Matching, Pairing, match
 from deploy.measure.records import BundleRecord, DataRecord, EngineRecord
+from deploy.measure.scene_parity import SceneParity, SceneReference
 from export.manifest import Precision
 from ifkd.config import Schema
 from ifkd.data.coco import CocoDataset
@@ -102,6 +103,8 @@ class Parity(Schema):
     reference: EngineRecord
     reference_metrics: Metrics
     cells: tuple[ParityCell, ...]
+    scenes: tuple[SceneParity, ...] = ()
+    """The engines on a whole scene, where one was named: after tiling and merging."""
     passed: bool
     rule: str = "every engine holds every gate of its precision"
     verdict: str
@@ -210,13 +213,19 @@ def _same(engine: Engine) -> Engine:
     return engine
 
 
-def verdict_of(cells: Sequence[ParityCell]) -> tuple[bool, str]:
+def verdict_of(cells: Sequence[ParityCell], scenes: Sequence[SceneParity] = ()) -> tuple[bool, str]:
     """Return the verdict over all engines, and its words."""
     if not cells:
         return False, "failed: there was no engine to compare"
-    failed = [cell for cell in cells if not cell.passed]
-    if failed:
-        return False, "; ".join(f"{cell.backend} {cell.precision} {cell.verdict}" for cell in failed)
+    words = [f"{cell.backend} {cell.precision} {cell.verdict}" for cell in cells if not cell.passed]
+    fine = {(cell.backend, cell.precision) for cell in cells if cell.passed}
+    for one in scenes:
+        if not one.passed:
+            alone = (one.backend, one.precision) in fine
+            where = "; images alone agree, so the drift enters at tiling or merge" if alone else ""
+            words.append(f"{one.backend} {one.precision} failed on the scene {one.scene}: {one.verdict}{where}")
+    if words:
+        return False, "; ".join(words)
     names = ", ".join(f"{cell.backend} {cell.precision}" for cell in cells)
     return True, f"passed: {names} agree with torch fp32 within their gates"
 
@@ -247,6 +256,33 @@ def run_parity(
         except Exception as error:  # noqa: BLE001 - a runtime may raise anything; the cell says what
             cells.append(failed_cell(backend, precision, error))
     return tuple(cells)
+
+
+def run_scene_parity(
+    reference: SceneReference,
+    pairs: Sequence[tuple[Backend, Precision]],
+    open_one: Callable[[Backend, Precision], Engine],
+    gates: Gates,
+) -> tuple[SceneParity, ...]:
+    """Compare engines with the reference on a scene; one that fails does not stop the rest."""
+    found = []
+    for backend, precision in pairs:
+        try:
+            with open_one(backend, precision) as engine:
+                found.append(reference.compare(engine, gates.of(precision)))
+        except Exception as error:  # noqa: BLE001 - a runtime may raise anything; the cell says what
+            found.append(
+                SceneParity(
+                    scene=reference.scene.info.name,
+                    size_px=reference.scene.size,
+                    backend=backend,
+                    precision=precision,
+                    failure=str(error),
+                    passed=False,
+                    verdict=f"it gave no figures ({error})",
+                )
+            )
+    return tuple(found)
 
 
 def _verdict(gates: list[Gate], symptoms: list[str], location: Location) -> str:
