@@ -24,6 +24,8 @@ from ifkd.errors import BundleError, OutputError
 from ifkd.files import make_folder, sha256_of, write_text
 
 MANIFEST_NAME = "model.json"
+LARGEST_ONNX_BYTES = 2**31 - 1
+"""What one protobuf message holds; our ONNX files are one message, without data beside them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,21 @@ class Bundle:
         path = self.path / name
         if not path.is_file():
             raise BundleError(f"{path} is in the manifest but not in the folder", mend="Export the bundle again.")
+        size = path.stat().st_size
+        if record.kind == "onnx" and size > LARGEST_ONNX_BYTES:
+            raise BundleError(
+                f"{path} is larger than an ONNX file can be",
+                got=f"{size / 1e9:.1f} GB",
+                expected=f"at most {LARGEST_ONNX_BYTES / 1e9:.1f} GB, the limit of its format",
+                mend="Export the bundle again.",
+            )
+        if size != record.bytes:
+            raise BundleError(
+                f"{path} is not the file the manifest describes",
+                got=f"{size} bytes",
+                expected=f"{record.bytes} bytes",
+                mend="Copy the bundle again, or export it anew.",
+            )
         digest = sha256_of(path)
         if digest != record.sha256:
             raise BundleError(

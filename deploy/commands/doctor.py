@@ -4,6 +4,11 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
+ONNX_RUNTIMES_TENSORRT = 10
+"""The TensorRT that the wheels of onnxruntime-gpu are linked with."""
+LEAST_DRIVER = {"12": 525, "13": 580}
+"""CUDA's major version -> the oldest driver's, as NVIDIA's release notes of CUDA 12.0 and 13.0 have it."""
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments: none but the common ones."""
@@ -68,8 +73,31 @@ def advice(environment: dict[str, Any]) -> list[str]:
         found.append("There is a GPU. For TensorRT: pip install 'ifkd[tensorrt]' (from NVIDIA's own package index).")
     if "tensorrt" in packages and int(packages["tensorrt"].split(".")[0]) < 10:
         found.append(f"TensorRT {packages['tensorrt']} is too old: at least 10 is needed.")
+    found += _pairings(packages, environment["gpus"])
     if "jinja2" not in packages:
         found.append("To write reports: pip install 'ifkd[report]'.")
+    return found
+
+
+def _pairings(packages: dict[str, str], gpus: list[dict[str, str]]) -> list[str]:
+    """Return which installed versions do not go together, a sentence each."""
+    found = []
+    major = int(packages.get("tensorrt", "0").split(".")[0])
+    if "onnxruntime-gpu" in packages and major not in (0, ONNX_RUNTIMES_TENSORRT):
+        found.append(
+            f"onnxruntime-gpu {packages['onnxruntime-gpu']} wants libnvinfer.so.{ONNX_RUNTIMES_TENSORRT} for its "
+            f"TensorRT provider, and TensorRT {packages['tensorrt']} has libnvinfer.so.{major}: "
+            "use the backend tensorrt."
+        )
+    cuda = packages.get("cuda-bindings", "").split(".")[0]
+    needed = LEAST_DRIVER.get(cuda)
+    for gpu in gpus:
+        driver = gpu["driver"].split(".")[0]
+        if needed is not None and driver.isdigit() and int(driver) < needed:
+            found.append(
+                f"The driver {gpu['driver']} of {gpu['name']} is too old for CUDA {cuda}, which cuda-bindings "
+                f"{packages['cuda-bindings']} is made for: at least {needed} is needed."
+            )
     return found
 
 

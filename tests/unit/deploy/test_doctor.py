@@ -163,3 +163,16 @@ def test_looking_needs_no_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert "MobileSAM's weights" in done.stdout
+
+
+def test_versions_that_do_not_go_together_are_named_and_those_that_do_are_not() -> None:
+    def told(packages: dict[str, str], driver: str) -> str:
+        gpu = {"name": "NVIDIA Test", "driver": driver, "memory": "1 MiB", "compute_capability": "9.0"}
+        return " ".join(doctor.advice(machine(packages, [gpu])))
+
+    unfit = {"onnxruntime-gpu": "1.31.1", "tensorrt": "11.4.0", "cuda-bindings": "13.0.1"}
+    assert "wants libnvinfer.so.10" in told(unfit, "550.54")
+    assert "driver 550.54 of NVIDIA Test is too old for CUDA 13" in told(unfit, "550.54")
+    fit = {"onnxruntime-gpu": "1.31.1", "tensorrt": "10.13.0", "cuda-bindings": "13.0.1"}
+    assert "libnvinfer" not in told(fit, "580.65")
+    assert "too old" not in told(fit, "580.65")

@@ -140,3 +140,21 @@ def test_added_files_are_recorded_with_their_digest(bundle_copy: Bundle) -> None
     assert open_bundle(bundle.path).manifest == bundle.manifest
     assert bundle.file("checks/more.json").read_text() == "{}"
     assert "checks/more.json" not in bundle_copy.manifest.files
+
+
+def test_a_file_of_another_length_or_beyond_the_format_is_refused_before_it_is_read(
+    bundle_copy: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unread(path: Path) -> str:
+        raise AssertionError(f"{path} was read")
+
+    monkeypatch.setattr("export.bundle.sha256_of", unread)
+    path = bundle_copy.path / "model.onnx"
+    with path.open("r+b") as stream:
+        stream.truncate(path.stat().st_size - 1)
+    with pytest.raises(BundleError, match=r"not the file the manifest describes: got \d+ bytes"):
+        bundle_copy.file("model.onnx")
+    with path.open("r+b") as stream:
+        stream.truncate(3_000_000_000)
+    with pytest.raises(BundleError, match=r"larger than an ONNX file can be: got 3\.0 GB"):
+        bundle_copy.file("model.onnx")
