@@ -78,7 +78,12 @@ class IfkdMethod(Method):
             terms["regions"] = Term(divergence, warm * self.config.beta)
         if self.config.with_at:
             terms["attention"] = Term(attention_transfer(views.student.pyramid, views.teacher.pyramid), AT_WEIGHT)
-        return terms
+        # A weight of 0 must not reach the student even as a sum of zeros, which can change the order of others.
+        return {name: term if self._counts(name) else Term(term.value.detach(), 0.0) for name, term in terms.items()}
+
+    def _counts(self, name: str) -> bool:
+        """Return whether the recipe gives a term any weight, after the warm-up."""
+        return name == "attention" or (self.config.alpha if name == "feature" else self.config.beta) > 0
 
     def _feature_loss(self, views: Views, teacher: Maps, adapted: Maps, weights: Maps) -> Tensor:
         """Return L_feat (eq. 12)."""

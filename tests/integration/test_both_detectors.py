@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torchvision
+from safetensors.torch import load_file
 
 from ifkd import recipe
 from ifkd.checkpoint import build_from, load_checkpoint
@@ -92,3 +93,24 @@ def test_a_teacher_of_the_other_family_is_refused(teacher: tuple[str, Path], val
     with pytest.raises(CheckpointError, match=f"has another pyramid .* got {family}, expected {other}"):
         distill_student(settings(values, other), folder / "last.safetensors", folder.parent / "refused")
     assert not (folder.parent / "refused" / "config.toml").exists()
+
+
+def test_weights_of_zero_are_plain_training(teacher: tuple[str, Path], values: dict[str, Any]) -> None:
+    """Step by step and to the last bit, with a teacher whose answers are kept, and under the same parameter names."""
+    family, folder = teacher
+    changed = json.loads(json.dumps(values))
+    changed["distillation"]["method"].update(alpha=0.0, beta=0.0)
+    changed["distillation"]["cache_teacher"] = True
+    changed["data"]["augmentation"] = {"flip": True, "quarter_turns": True}
+    recipe_ = settings(changed, family, "mobilenet_v2")
+    train_role(recipe_, "student", folder.parent / "zero" / "plain")
+    distill_student(recipe_, folder / "last.safetensors", folder.parent / "zero" / "distilled")
+    assert (folder.parent / "zero" / "cache" / "teacher" / "index.bin").stat().st_size > 0
+    plain, zero = (first_losses(folder.parent / "zero" / name) for name in ("plain", "distilled"))
+    assert {name: zero[name] for name in plain if name.startswith("task/")} == {
+        name: value for name, value in plain.items() if name.startswith("task/")
+    }
+    assert zero["raw/feature"] > 0
+    weights = [load_file(folder.parent / "zero" / name / "last.safetensors") for name in ("plain", "distilled")]
+    assert list(weights[0]) == list(weights[1])
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
