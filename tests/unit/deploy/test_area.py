@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import shapely
 from affine import Affine
-from deploy.scenes.raster import RasterFile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rasterio.crs import CRS
@@ -21,6 +20,7 @@ from deploy.scenes.area import _crosses, _inside, read_area
 from deploy.scenes.geo import Georeference
 from deploy.scenes.workspace import RUN_NAME
 from ifkd.cli import main
+from ifkd.data.raster import RasterFile
 from ifkd.errors import SceneError, UsageError
 
 OBJECTS = [(5, 5, 17, 15, 0), (50, 40, 68, 52, 1), (120, 118, 140, 130, 0), (190, 160, 200, 170, 0)]
