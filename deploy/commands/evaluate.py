@@ -15,7 +15,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "subject",
         type=Path,
-        help="a checkpoint (.safetensors), the folder of a bundle, or with --scene that of `ifkd detect`",
+        help="a checkpoint (.safetensors), a bundle's folder, an ONNX file or engine in it, or with --scene the folder "
+        "of `ifkd detect`",
     )
     parser.add_argument("--data", type=Path, metavar="COCO.json", help="labelled images (the recipe's test split)")
     parser.add_argument(
@@ -43,18 +44,26 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 def _run_images(options: argparse.Namespace) -> dict[str, Any]:
     from deploy.measure.evaluation import evaluate_subject, open_data
-    from deploy.measure.subject import open_subject
+    from deploy.measure.subject import bundle_file, open_subject
     from ifkd.errors import UsageError
     from ifkd.files import write_json
 
     if options.batch < 1:
         raise UsageError("--batch must be at least 1", got=options.batch)
-    subject = open_subject(options.subject)
+    file = bundle_file(options.subject)
+    subject = open_subject(file.folder if file else options.subject)
     dataset = open_data(
         options.data, images=options.images, recipe=subject.recipe, classes=subject.classes, needed_by="evaluate"
     )
     backend: Backend = options.backend or ("torch" if subject.record.kind == "checkpoint" else "onnxruntime")
-    with subject.open(backend, options.precision, options.threads) as engine:
+    precision = options.precision
+    if file is not None:
+        backend, precision = file.backend, file.precision
+        if options.backend not in (None, backend):
+            raise UsageError(f"{options.subject} runs by {backend}", got=f"--backend {options.backend}")
+    with subject.open(backend, precision, options.threads) as engine:
+        if file is not None and engine.info.file != file.name:
+            raise UsageError(f"{file.name} is not the file that would run here", got=engine.info.file)
         evaluation = evaluate_subject(subject, engine, dataset, batch=options.batch)
     write_json(options.out, evaluation.model_dump(mode="json"))
     if not options.json:

@@ -93,6 +93,40 @@ def open_subject(path: Path) -> Subject:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class BundleFile:
+    """One file of a bundle that an engine is made of."""
+
+    folder: Path
+    """The bundle."""
+    name: str
+    """Of the file, inside the bundle."""
+    backend: Backend
+    precision: Precision
+
+
+def bundle_file(path: Path) -> BundleFile | None:
+    """Return which file of which bundle `path` is, or None when it is no ONNX file and no engine.
+
+    Raises:
+        UsageError: It is one, and no bundle around it knows it.
+        BundleError: The bundle's manifest does not hold.
+    """
+    if not path.is_file() or path.suffix not in (".onnx", ".engine"):
+        return None
+    for folder in path.resolve().parents[:2]:
+        if (folder / MANIFEST_NAME).is_file():
+            name = path.resolve().relative_to(folder).as_posix()
+            record = open_bundle(folder).manifest.files.get(name)
+            if record is not None and record.precision is not None and record.kind in ("onnx", "engine"):
+                backend: Backend = "onnxruntime" if record.kind == "onnx" else "tensorrt"
+                return BundleFile(folder, name, backend, record.precision)
+    raise UsageError(
+        f"{path} is in no bundle that knows it",
+        mend="Name a file that a bundle's model.json lists: classes, scale and thresholds are read there.",
+    )
+
+
 def framing_of(bundle: Bundle) -> Framing:
     """Return how a bundle's engines see images."""
     manifest = bundle.manifest

@@ -12,6 +12,8 @@ from deploy.measure.evaluation import Evaluation, aligned, detect_dataset, evalu
 from deploy.measure.images import Framing, cut, detect_images
 from deploy.measure.records import read_result
 from deploy.measure.subject import Subject, SubjectRecord
+from export.bundle import write_manifest
+from ifkd.cli import main
 from ifkd.config import Schema
 from ifkd.data.coco import read_coco
 from ifkd.errors import CheckpointError, DataError, UsageError
@@ -219,3 +221,29 @@ def test_neither_checkpoint_nor_bundle_is_refused(tmp_path):
     for path, got in ((tmp_path, "model.json"), (tmp_path / "x.txt", "nothing there"), (tmp_path / "y", "nothing")):
         with pytest.raises(UsageError, match=got):
             subjects.open_subject(path)
+
+
+def test_an_onnx_file_is_evaluated_as_its_bundle_says(bundle_copy, tmp_path, write_data_set, capsys):
+    manifest = bundle_copy.manifest
+    defaults = manifest.defaults.model_copy(update={"overlap_px": 16})
+    write_manifest(bundle_copy.path, manifest.model_copy(update={"defaults": defaults}))
+    data = write_data_set(tmp_path, "test", images=2)
+    content = json.loads(data.read_text())
+    for category, name in zip(content["categories"], ("ship", "tug", "ferry"), strict=True):
+        category["name"] = name
+    data.write_text(json.dumps(content))
+    words = ["--data", str(data), "--threads", "1", "--json", "--out"]
+    results = []
+    for subject, more in ((bundle_copy.path / "model.fp16.onnx", []), (bundle_copy.path, ["--precision", "fp16"])):
+        assert main(["evaluate", str(subject), *words, str(tmp_path / "out.json"), *more]) == 0
+        results.append(json.loads(capsys.readouterr().out))
+    assert results[0]["engine"] == results[1]["engine"]
+    assert (results[0]["engine"]["precision"], results[0]["engine"]["file"]) == ("fp16", "model.fp16.onnx")
+    assert results[0]["metrics"] == results[1]["metrics"]
+
+
+def test_a_file_outside_of_a_bundle_is_refused(tmp_path, whole_bundle, capsys):
+    (tmp_path / "a.onnx").write_bytes(b"x")
+    assert main(["evaluate", str(tmp_path / "a.onnx")]) == 2
+    assert "is in no bundle that knows it" in capsys.readouterr().err
+    assert main(["evaluate", str(whole_bundle / "model.onnx"), "--backend", "torch"]) == 2
