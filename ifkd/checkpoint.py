@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from ifkd import recipe
@@ -43,10 +43,16 @@ class Checkpoint:
 
 
 def save_checkpoint(path: Path, module: nn.Module, meta: CheckpointMeta) -> None:
-    """Write a module's state, atomically."""
+    """Write a module's state, atomically.
+
+    Raises:
+        OutputError: It cannot be written; a checkpoint that was there stays whole.
+    """
     weights = {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
     with atomic_path(path) as temporary:
-        save_file(weights, temporary, metadata={HEADER_KEY: json.dumps(meta.model_dump(mode="json"), sort_keys=True)})
+        # Written by Python, whose OSError says what is wrong: a full disk, say.
+        header = {HEADER_KEY: json.dumps(meta.model_dump(mode="json"), sort_keys=True)}
+        temporary.write_bytes(save(weights, metadata=header))
 
 
 def load_checkpoint(path: Path) -> Checkpoint:

@@ -184,6 +184,8 @@ class Training(Schema):
     """Epochs between validations; the last epoch is always validated."""
     patience: PositiveInt | None = None
     """Validations without a better mAP after which the run ends."""
+    log_every: PositiveInt = 10
+    """Steps between lines of metrics.jsonl."""
     save_minutes: NonNegative = 10.0
     """Time between states for resuming within an epoch; one is saved after every epoch as well."""
 

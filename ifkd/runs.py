@@ -30,7 +30,7 @@ CALIBRATION_BATCHES = 8
 PLACE_AND_PACE = {"root", "images", "memory_mb", "workers"}
 """Settings of the data that say where it lies and how fast it comes, not what is learned from it."""
 
-PACE = {"save_minutes"}
+PACE = {"log_every", "save_minutes"}
 """Settings of training that no weight depends on."""
 
 RANDOM_ENCODER_NOTE = (

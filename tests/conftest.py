@@ -84,6 +84,7 @@ def tiny_recipe(root: Path) -> dict[str, Any]:
         "learning_rate_batch": 4,
         "warmup_iters": 0,
         "schedule": "cosine",
+        "log_every": 1,
     }
     return {
         "name": "tiny",

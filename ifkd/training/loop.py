@@ -15,7 +15,7 @@ from typing import Any, cast
 import numpy as np
 import psutil
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.distributed.checkpoint.stateful import Stateful
 from torch.nn.parallel import DistributedDataParallel
@@ -30,7 +30,7 @@ from ifkd.detectors import Detector, normalise
 from ifkd.device import best_device, move_targets
 from ifkd.distributed import from_first, mean_over_ranks, rank, world_size
 from ifkd.errors import DataError, TrainingError
-from ifkd.files import write_json
+from ifkd.files import atomic_path, write_json
 from ifkd.knowledge import Knowledge
 from ifkd.methods import Method, Term
 from ifkd.prediction import validate
@@ -40,8 +40,6 @@ from ifkd.training.record import Record
 from ifkd.training.run import BEST, LAST, RESULT, STATE, Run, claim
 from ifkd.training.state import Standing, read_state, restore, save_state
 from ifkd.training.step import Step
-
-LOG_EVERY = 10
 
 
 def fit(
@@ -150,7 +148,7 @@ class _Loop:
         for parts in self.batches():
             started = time.perf_counter()
             terms, norm = self.step(parts)
-            logged = standing.iteration % LOG_EVERY == 0
+            logged = standing.iteration % self.run.training.log_every == 0
             losses = self.losses(terms, norm) if logged else {}
             standing.seconds += (seconds := time.perf_counter() - started)
             if logged:
@@ -245,7 +243,8 @@ class _Loop:
     def not_finite(self, what: str, parts: list[Batch], terms: list[dict[str, Term]]) -> TrainingError:
         """Save the batch for inspection and return what to say."""
         path = self.run.folder / f"nonfinite_batch{f'_rank{rank()}' if world_size() > 1 else ''}.safetensors"
-        save_file({f"pixels.{number}": part.pixels.contiguous() for number, part in enumerate(parts)}, path)
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(save({f"pixels.{number}": part.pixels for number, part in enumerate(parts)}))
         found = {name: term.weight * term.value.item() for part in terms for name, term in part.items()}
         return TrainingError(
             f"The {what} is not finite at iteration {self.standing.iteration}",

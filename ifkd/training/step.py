@@ -28,7 +28,7 @@ class Step(nn.Module):
         """Return the terms of a batch: `task/…` of the detector and, with `taught`, `method/…` of the method."""
         with self._autocast:
             output = self.detector(images)
-        losses = self.detector.task_losses(output, targets)
+            losses = self.detector.task_losses(output, targets)
         terms = {f"task/{name}": Term(value, 1.0) for name, value in losses.items()}
         if self.method is not None and taught is not None:
             with self._autocast:

@@ -21,7 +21,7 @@ from ifkd.data.dataset import Batch
 from ifkd.detectors import build_detector
 from ifkd.errors import OutputError, TrainingError
 from ifkd.recipe import Recipe
-from ifkd.training import loop
+from ifkd.training import loop, state
 
 World = tuple[Path, dict[str, Any]]
 
@@ -44,13 +44,6 @@ def world(tmp_path_factory: pytest.TempPathFactory, make_recipe: Callable[..., d
     )
     save_checkpoint(folder / "teacher.safetensors", teacher, meta)
     return folder, values
-
-
-@pytest.fixture(scope="module", autouse=True)
-def every_step_is_logged() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "LOG_EVERY", 1)
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -273,11 +266,9 @@ from pathlib import Path
 import torch
 from ifkd import recipe, runs
 from ifkd.config import parse
-from ifkd.training import loop
 
 values, teacher, folder, threads = json.loads(sys.argv[1])
 torch.set_num_threads(threads)
-loop.LOG_EVERY = 1
 write, written = Path.write_bytes, []
 
 def killing(path, content):
@@ -425,3 +416,220 @@ def test_the_rate_grows_with_the_batch(world: World, tmp_path: Path) -> None:
 
     train(world, tmp_path / "run", change)
     assert lines(tmp_path / "run")[0]["rate"] == pytest.approx(0.004 * 4 / 16)
+
+
+# --- options of the loop --------------------------------------------------------------------------------------------
+
+
+def test_the_student_is_judged_before_the_first_step(plain_run: Path, distilled_run: Path) -> None:
+    assert lines(distilled_run)[0]["epoch"] == 0
+    assert set(lines(distilled_run)[0]["validation"]) == {"mean_ap", "ap50", "ap75"}
+    assert "iteration" in lines(plain_run)[0]
+
+
+def test_a_run_interrupted_within_an_epoch_goes_on_from_that_step(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Optimiser, schedule, averaged weights, draws and the place in the epoch are all taken up again."""
+
+    def changing(values: dict[str, Any]) -> None:
+        values["data"]["augmentation"] = {"photometric": 0.3, "scale_jitter": [0.8, 1.2]}
+        values["distillation"]["training"].update(
+            batch_size=2, warmup_iters=3, ema_decay=0.9, accumulation=2, save_minutes=0
+        )
+
+    distill(world, tmp_path / "whole", changing)
+    for _ in interrupted_in(monkeypatch, 2):
+        with pytest.raises(KeyboardInterrupt):
+            distill(world, tmp_path / "run", changing)
+    for _ in interrupted_in(monkeypatch, 5):
+        with pytest.raises(KeyboardInterrupt):
+            distill(world, tmp_path / "run", changing)
+    assert state.read_state(tmp_path / "run" / "state.pt")["standing"][:2] == [1, 5]
+    distill(world, tmp_path / "run", changing)
+    for name in ("last.safetensors", "best.safetensors", "metrics.jsonl"):
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+
+
+def test_accumulated_gradients_are_the_mean_of_the_parts(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against autograd on the mean of the parts' losses."""
+    found: dict[str, torch.Tensor] = {}
+    expected: dict[str, torch.Tensor] = {}
+    step, backward = loop._Loop.step, loop._Loop.backward
+
+    def watched_step(self: Any, parts: list[Batch]) -> Any:
+        assert [len(part) for part in parts] == [2, 2]
+        step(self, parts)
+        found.update({name: p.grad.clone() for name, p in self.detector.named_parameters() if p.grad is not None})
+        raise KeyboardInterrupt
+
+    def watched_backward(self: Any, part: Batch, *, share: float) -> Any:
+        output = self.detector(loop.normalise(part.pixels))
+        total = sum(self.detector.task_losses(output, part.targets).values())
+        named = dict(self.detector.named_parameters())
+        gradients = torch.autograd.grad(total, list(named.values()))
+        for name, gradient in zip(named, gradients, strict=True):
+            expected[name] = expected.get(name, 0) + gradient / 2
+        return backward(self, part, share=share)
+
+    monkeypatch.setattr(loop._Loop, "step", watched_step)
+    monkeypatch.setattr(loop._Loop, "backward", watched_backward)
+
+    def in_two_parts(values: dict[str, Any]) -> None:
+        values["student"]["training"].update(accumulation=2, channels_last=False)
+        values["student"]["detector"]["norm"] = "frozen"
+
+    with pytest.raises(KeyboardInterrupt):
+        train(world, tmp_path / "run", in_two_parts)
+    assert set(found) == set(expected)
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_a_batch_that_cannot_be_accumulated_is_refused(world: World, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"shared out evenly: got 4 images, expected a multiple of 3"):
+        train(world, tmp_path / "run", lambda values: values["student"]["training"].update(accumulation=3))
+
+
+def test_the_averaged_weights_are_validated_and_kept(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The mean follows its recursion over the weights after each step; the checkpoint holds it."""
+    name = "head.classification_head.cls_logits.weight"
+    seen: list[torch.Tensor] = []
+    step = loop._Loop.step
+
+    def watched(self: Any, parts: list[Batch]) -> Any:
+        told = step(self, parts)
+        seen.append(self.detector.state_dict()[name].clone())
+        return told
+
+    monkeypatch.setattr(loop._Loop, "step", watched)
+    train(world, tmp_path / "run", lambda values: values["student"]["training"].update(ema_decay=0.15))
+    mean = seen[0]
+    for done, weights in enumerate(seen[1:], start=1):
+        past = min(0.15, (1 + done) / (10 + done))
+        mean = past * mean + (1 - past) * weights
+    kept = load_file(tmp_path / "run" / "last.safetensors")[name]
+    torch.testing.assert_close(kept, mean)
+    assert not torch.equal(kept, seen[-1])
+
+
+def test_a_run_ends_early_when_waiting_does_not_help(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = iter([0.2, 0.3, 0.1, 0.3, 0.9])
+    real = loop.validate
+
+    def scored(*arguments: Any, **options: Any) -> Any:
+        return real(*arguments, **options).model_copy(update={"mean_ap": next(scores)})
+
+    monkeypatch.setattr(loop, "validate", scored)
+    result = train(world, tmp_path / "run", lambda values: values["student"]["training"].update(epochs=6, patience=2))
+    assert (result["epochs"], result["best_validation_map"]) == (4, 0.3)
+    assert [entry["epoch"] for entry in lines(tmp_path / "run") if "epoch" in entry] == [1, 2, 3, 4]
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run_before_it_spoils_the_weights(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = loop._Loop.step
+    before: dict[str, torch.Tensor] = {}
+
+    def spoilt(self: Any, parts: list[Batch]) -> Any:
+        before.update({name: value.clone() for name, value in self.detector.named_parameters()})
+        weight = self.detector.head.classification_head.cls_logits.weight
+        weight.register_hook(lambda gradient: gradient * math.nan)
+        try:
+            return step(self, parts)
+        finally:
+            assert all(torch.equal(value, before[name]) for name, value in self.detector.named_parameters())
+
+    monkeypatch.setattr(loop._Loop, "step", spoilt)
+    with pytest.raises(TrainingError, match="The gradient is not finite at iteration 0"):
+        train(world, tmp_path / "run")
+    assert (tmp_path / "run" / "nonfinite_batch.safetensors").is_file()
+
+
+COMPILED = """
+import json, sys
+from pathlib import Path
+import torch
+from ifkd import recipe, runs
+from ifkd.config import parse
+
+values, folder, threads = json.loads(sys.argv[1])
+torch.set_num_threads(threads)
+compiled_by, traced = torch.nn.Module.compile, []
+torch.nn.Module.compile = lambda module: traced.append(module) or compiled_by(module, backend="eager")
+runs.train_role(parse(values, recipe.Recipe, source="values"), "student", Path(folder))
+assert len(traced) == 1
+"""
+
+
+def test_a_compiled_detector_learns_the_same_under_the_same_names(
+    world: World, plain_run: Path, tmp_path: Path
+) -> None:
+    """Traced by torch.compile in a process without shape checks; building C++ from the trace would take a minute."""
+
+    def compiled(values: dict[str, Any]) -> None:
+        values["student"]["training"]["compile"] = True
+
+    told = json.dumps([settings(world, compiled).model_dump(mode="json"), str(tmp_path), torch.get_num_threads()])
+    done = subprocess.run([sys.executable, "-c", COMPILED, told], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    alone, traced = (load_file(folder / "last.safetensors") for folder in (plain_run, tmp_path))
+    assert list(alone) == list(traced)
+    for name, value in alone.items():
+        torch.testing.assert_close(traced[name], value, rtol=1e-3, atol=1e-4, msg=name)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU has batch norm over processes")
+def test_batch_norm_over_processes_needs_gpus(world: World, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="sync_norm needs GPUs"):
+        train(world, tmp_path / "run", lambda values: values["student"]["training"].update(sync_norm=True))
+
+
+FULL = """
+import json, resource, signal, sys
+from pathlib import Path
+import torch
+from ifkd import recipe, runs
+from ifkd.config import parse
+from ifkd.errors import OutputError
+from ifkd.training import loop, state
+
+values, folder, threads = json.loads(sys.argv[1])
+torch.set_num_threads(threads)
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+step = loop._Loop.step
+
+def filling(self, parts):
+    if self.standing.iteration == 2:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+    return step(self, parts)
+
+loop._Loop.step = filling
+try:
+    runs.train_role(parse(values, recipe.Recipe, source="values"), "student", Path(folder))
+except OutputError as error:
+    print(error)
+    sys.exit(error.exit_code)
+"""
+
+
+def test_a_full_disk_stops_the_run_and_leaves_the_last_checkpoint_whole(
+    world: World, plain_run: Path, tmp_path: Path
+) -> None:
+    """No file may grow beyond 100 kB from the second epoch on, which is how a full disk looks to a process."""
+    told = json.dumps([settings(world).model_dump(mode="json"), str(tmp_path / "run"), torch.get_num_threads()])
+    done = subprocess.run([sys.executable, "-c", FULL, told], capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert "Cannot write" in done.stdout
+    assert load_checkpoint(tmp_path / "run" / "last.safetensors").meta.classes == ("barge", "ferry", "tug")
+    assert torch.load(tmp_path / "run" / "state.pt", weights_only=True)["standing"][:2] == [1, 2]
+    assert not [path for path in (tmp_path / "run").iterdir() if path.name.startswith(".")]
+    train(world, tmp_path / "run")
+    assert (tmp_path / "run" / "last.safetensors").read_bytes() == (plain_run / "last.safetensors").read_bytes()
