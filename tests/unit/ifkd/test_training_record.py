@@ -2,6 +2,7 @@
 
 import json
 import logging
+import time
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,7 @@ def test_what_was_told_after_the_state_is_taken_back(tmp_path: Path) -> None:
     record.close()
     with (tmp_path / "metrics.jsonl").open("a") as stream:
         stream.write('{"iteration": 4, "to')
+    time.sleep(1.1)  # TensorBoard reads its files in the order of the seconds in their names
     record = record_of(tmp_path, epoch=1, iteration=2)
     record.step(2, {"total": 20.0}, pace=PACE)
     record.close()
