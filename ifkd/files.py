@@ -1,5 +1,6 @@
 """Files that are whole or absent: atomic writes and digests."""
 
+import fcntl
 import hashlib
 import json
 import os
@@ -49,6 +50,54 @@ def make_folder(folder: Path) -> Path:
     except OSError as error:
         raise _unwritable(folder, error) from error
     return folder
+
+
+@contextmanager
+def sole_user(path: Path) -> Iterator[None]:
+    """Hold the lock file `path` for the block, so that no other process works in its folder meanwhile.
+
+    The system gives the lock back when the process ends, however it does; the file is removed when the block ends.
+
+    Raises:
+        OutputError: Another process holds it, or the folder cannot be written.
+    """
+    handle = take_lock(path)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def take_lock(path: Path) -> int:
+    """Return the descriptor of the lock file `path`, held until it is closed.
+
+    Raises:
+        OutputError: Another process holds it, or the folder cannot be written.
+    """
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise _unwritable(path.parent, error) from error
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        held = path.exists() and path.stat().st_ino == os.fstat(handle).st_ino
+        if held:
+            os.ftruncate(handle, 0)
+            os.write(handle, str(os.getpid()).encode())
+    except BlockingIOError:
+        held = False
+    except OSError as error:
+        os.close(handle)
+        raise _unwritable(path.parent, error) from error
+    if not held:  # or who held it has just ended and taken it away
+        holder = os.pread(handle, 32, 0).decode(errors="replace") or "unknown"
+        os.close(handle)
+        raise OutputError(
+            f"Another run (process {holder}) is writing into {path.parent}",
+            mend="Wait for its end, or choose another folder with --out.",
+        )
+    return handle
 
 
 def write_text(path: Path, text: str) -> None:

@@ -4,7 +4,6 @@ Beside the results lies, while a run lasts or after it was cut off, the folder `
 journal and the files in the making.
 """
 
-import fcntl
 import json
 import os
 import shutil
@@ -13,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 
 from ifkd.errors import OutputError
-from ifkd.files import make_folder
+from ifkd.files import make_folder, take_lock
 
 RUN_NAME = "run.json"
 PRODUCER = "ifkd detect"
@@ -40,7 +39,7 @@ class Workspace:
         self._fresh = not self._stage.is_dir()
         self._refuse_foreign()
         make_folder(self._stage)
-        self._lock = self._locked()
+        self._lock = take_lock(self._stage / "lock")
         self.journal_path = self._stage / "journal"
         if restart:
             self.journal_path.unlink(missing_ok=True)
@@ -98,33 +97,6 @@ class Workspace:
                 f"{self._folder} holds {', '.join(foreign)}, not written by {PRODUCER}",
                 mend="Choose another folder with --out, or move them away.",
             )
-
-    def _locked(self) -> int:
-        """Return a locked file's descriptor; the system unlocks it when the process ends, however it does."""
-        path = self._stage / "lock"
-        try:
-            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        except OSError as error:
-            raise self._unwritable(error) from error
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            held = path.exists() and path.stat().st_ino == os.fstat(handle).st_ino
-            if held:
-                os.ftruncate(handle, 0)
-                os.write(handle, str(os.getpid()).encode())
-        except BlockingIOError:
-            held = False
-        except OSError as error:
-            os.close(handle)
-            raise self._unwritable(error) from error
-        if not held:  # or the run that held it has just ended and taken it away
-            holder = os.pread(handle, 32, 0).decode(errors="replace") or "unknown"
-            os.close(handle)
-            raise OutputError(
-                f"Another run (process {holder}) is writing into {self._folder}",
-                mend="Wait for its end, or choose another folder with --out.",
-            )
-        return handle
 
     def _unwritable(self, error: OSError) -> OutputError:
         return OutputError(

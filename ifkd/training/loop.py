@@ -30,14 +30,14 @@ from ifkd.detectors import Detector, normalise
 from ifkd.device import best_device, move_targets
 from ifkd.distributed import from_first, mean_over_ranks, rank, world_size
 from ifkd.errors import DataError, TrainingError
-from ifkd.files import atomic_path, write_json
+from ifkd.files import atomic_path, sole_user, write_json
 from ifkd.knowledge import Knowledge
 from ifkd.methods import Method, Term
 from ifkd.prediction import validate
 from ifkd.progress import progress
 from ifkd.training.optimisation import build_autocast, build_average, build_optimizer, place, rate_factor
 from ifkd.training.record import Record
-from ifkd.training.run import BEST, LAST, RESULT, STATE, Run, claim
+from ifkd.training.run import BEST, LAST, LOCK, RESULT, STATE, Run, claim
 from ifkd.training.state import Standing, read_state, restore, save_state
 from ifkd.training.step import Step
 
@@ -52,12 +52,17 @@ def fit(
     returned. A finished run returns at once. Under torchrun every process calls this, and rank 0 writes.
 
     Raises:
-        OutputError: The folder holds a run of other settings, or cannot be written.
+        OutputError: The folder holds a run of other settings, another process trains in it, or it cannot be written.
         TrainingError: A loss or a gradient is not finite (the batch is saved for inspection), or the batch cannot
             be shared out.
     """
     if rank() == 0:
         claim(run)
+    with sole_user(run.folder / LOCK) if rank() == 0 else nullcontext():
+        return _fit(run, detector, method, knowledge)
+
+
+def _fit(run: Run, detector: Detector, method: Method | None, knowledge: Knowledge | None) -> dict[str, Any]:
     result_path = run.folder / RESULT
     finished = json.loads(result_path.read_text(encoding="utf-8")) if result_path.is_file() else None
     finished = from_first(finished)

@@ -13,7 +13,7 @@ from ifkd.data.coco import CocoDataset
 from ifkd.errors import OutputError
 from ifkd.files import make_folder, write_text
 
-BEST, LAST, STATE, RESULT = "best.safetensors", "last.safetensors", "state.pt", "result.json"
+BEST, LAST, STATE, RESULT, LOCK = "best.safetensors", "last.safetensors", "state.pt", "result.json", "lock"
 DIFFERENCES_SHOWN = 4
 INDECISIVE = ("recipe.", "provenance.teacher", "provenance.versions")
 """Parts of a run's record that its weights do not depend on, or that stand elsewhere in it: what decides is the

@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -10,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import tomli_w
 import torch
@@ -113,13 +113,30 @@ def test_a_killed_run_of_two_processes_goes_on_with_one(world: Path) -> None:
     while not (world / "killed" / "state.pt").is_file():
         assert running.poll() is None
         time.sleep(0.05)
-    os.killpg(running.pid, signal.SIGKILL)
-    running.wait()
+    launcher = psutil.Process(running.pid)
+    everyone = [launcher, *launcher.children(recursive=True)]
+    for process in everyone:
+        process.kill()
+    psutil.wait_procs(everyone)
     assert not (world / "killed" / "result.json").exists()
     done = distil(world, "killed", *words, "distillation.training.epochs=30", processes=1)
     assert done.returncode == 0, done.stderr
     steps = [entry["iteration"] for entry in told(world / "killed") if "iteration" in entry]
     assert steps == list(range(60))
+
+
+def test_a_folder_in_which_another_process_trains_is_refused(world: Path) -> None:
+    words = ("distillation.training.epochs=40", "distillation.training.save_minutes=0")
+    running = start(world, "busy", *words, processes=1)
+    while not (world / "busy" / "state.pt").is_file():
+        assert running.poll() is None
+        time.sleep(0.05)
+    done = distil(world, "busy", *words, processes=1)
+    assert running.poll() is None
+    for process in psutil.Process(running.pid).children(recursive=True):
+        process.kill()
+    running.communicate()
+    assert "is writing into busy. Wait for its end" in done.stderr
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(world: Path) -> None:
