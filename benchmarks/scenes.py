@@ -32,8 +32,8 @@ from deploy.environment import usable_cores
 from deploy.scenes.journal import Journal
 from deploy.scenes.merge import MergeSettings, TileDetections, merge
 from deploy.scenes.outputs import write_results
-from deploy.scenes.pipeline import CACHE_BYTES, detect_scene
-from deploy.scenes.scene import Scene
+from deploy.scenes.pipeline import detect_scene
+from deploy.scenes.scene import CACHE_BYTES, Scene
 from deploy.scenes.settings import DetectionSettings, grid_for, settings_for
 from deploy.scenes.tile_reader import read_tiles
 from deploy.scenes.truth import read_truth

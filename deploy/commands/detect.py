@@ -94,8 +94,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     from deploy.engines import open_engine
     from deploy.scenes.area import reach_of
     from deploy.scenes.outputs import RESULT_NAMES, choose_formats
-    from deploy.scenes.pipeline import CACHE_BYTES
-    from deploy.scenes.scene import Scene
+    from deploy.scenes.scene import CACHE_BYTES, Scene
     from deploy.scenes.settings import grid_for
     from deploy.scenes.truth import read_truth
     from deploy.scenes.workspace import Workspace

@@ -112,8 +112,10 @@ def _drifted(matching: Matching) -> list[_Spot]:
 def _draw(pixels: Array, ours: Array | None, theirs: Array | None) -> Image.Image:
     boxes = np.stack([box for box in (ours, theirs) if box is not None])
     (x1, y1), (x2, y2) = boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)
+    height, width = pixels.shape[:2]
     side = max(LEAST_SOURCE_PX, 1.6 * max(x2 - x1, y2 - y1))
-    left, top = (x1 + x2 - side) / 2, (y1 + y2 - side) / 2
+    left = np.clip((x1 + x2 - side) / 2, 0, max(0, width - side))
+    top = np.clip((y1 + y2 - side) / 2, 0, max(0, height - side))
     picture = Image.fromarray(pixels).transform(
         (SIDE_PX, SIDE_PX),
         Image.Transform.AFFINE,

@@ -298,6 +298,32 @@ def bars(
     return pen.done(name, title, f"{x_label}. {told}.", bottom + 42)
 
 
+def diverging(name: str, title: str, groups: Sequence[str], series: Sequence[Series], *, x_label: str) -> Chart:
+    """Return horizontal bars to both sides of zero, one per series in each named group."""
+    pen, thick, left, right = _Pen(), 12.0, 8.0, WIDTH - 8.0
+    top = 10.0 + 18 * len(series)
+    _legend(pen, [one.label for one in series], left, 14.0)
+    most = max([0.002, *(abs(value) for one in series for value in one.values if value is not None)])
+    middle, half = (left + right) / 2, (right - left) / 2 - 54
+    height = 22 + len(series) * (thick + 3) + 6
+    bottom = top + height * len(groups)
+    pen.line(middle, top, middle, bottom, "axis")
+    told = []
+    for row, group in enumerate(groups):
+        pen.text(left, top + row * height + 14, group, "halo strong")
+        for index, one in enumerate(series):
+            value, y = one.values[row], top + row * height + 22 + index * (thick + 3)
+            if value is None:
+                continue
+            reach = abs(value) / most * half
+            pen.box(middle - reach if value < 0 else middle, y, max(reach, 1.0), thick, f"f{index % SERIES}")
+            css, edge = ("end ", middle - reach - 5) if value < 0 else ("", middle + max(reach, 1.0) + 5)
+            pen.text(edge, y + thick - 2, f"{value:+.3f}", f"{css}halo soft")
+            told.append(f"{group}, {one.label}: {value:+.4f}")
+    pen.text(right, bottom + 16, x_label, "soft end")
+    return pen.done(name, title, f"{x_label}. {'; '.join(told)}.", bottom + 24)
+
+
 def _legend(pen: _Pen, labels: Sequence[str], x: float, y: float) -> None:
     for index, label in enumerate(labels):
         pen.box(x, y - 9 + 18 * index, 10.0, 10.0, f"f{index % SERIES}")

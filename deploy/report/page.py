@@ -10,10 +10,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from deploy.measure.bench import name_of
 from deploy.measure.evaluation import Evaluation
 from deploy.report import charts
 from deploy.report.charts import Chart, Point, Series, Strip
 from deploy.report.report import Picture, Report, SceneRun
+from deploy.report.sections import (
+    batch_chart,
+    bench_stage_chart,
+    change_chart,
+    drift_table,
+    location_table,
+    machine_words,
+    ratio_table,
+    reference_table,
+)
 from deploy.report.tables import (
     ABSENT,
     accuracy_table,
@@ -153,9 +164,12 @@ def _view(report: Report) -> dict[str, Any]:
             {
                 "parity": parity,
                 "gates": gate_table(parity.cells),
+                "drift": drift_table(parity.cells),
+                "chart": change_chart(parity, index),
                 "cells": [(cell, unmatched_table(cell)) for cell in parity.cells],
+                "stages": [table for cell in parity.cells if (table := location_table(cell)) is not None],
             }
-            for parity in report.parities
+            for index, parity in enumerate(report.parities)
         ],
         "scenes": [
             {
@@ -166,6 +180,14 @@ def _view(report: Report) -> dict[str, Any]:
             }
             for index, scene in enumerate(report.scenes)
         ],
+        "beside": [
+            {
+                "reference": reference_table(bench, report),
+                "ratios": ratio_table(bench),
+                "machine": machine_words(bench.machine),
+            }
+            for bench in report.benches
+        ],
         "devices": [device_of(bench) for bench in report.benches],
         "conditions": _accuracy_conditions(report),
         "environment": flatten(report.environment),
@@ -174,7 +196,8 @@ def _view(report: Report) -> dict[str, Any]:
 
 def _all_charts(view: Mapping[str, Any]) -> list[Chart]:
     stages = [scene["chart"] for scene in view["scenes"] if scene["chart"] is not None]
-    return [*view["accuracy_charts"], *view["speed_charts"], *stages]
+    changes = [part["chart"] for part in view["parity"] if part["chart"] is not None]
+    return [*view["accuracy_charts"], *view["speed_charts"], *changes, *stages]
 
 
 def _style() -> str:
@@ -203,11 +226,11 @@ def _tiles(report: Report) -> list[Tile]:
             tiles.append(
                 Tile(f"{own / whole:.0%}", "of the teacher's parameters", f"{own / 1e6:.2f} of {whole / 1e6:.2f} M")
             )
-    cells = [cell for bench in report.benches for cell in bench.cells if cell.latency and cell.engine]
+    cells = [cell for bench in report.benches for cell in bench.cells if cell.latency and cell.role == "bundle"]
     if cells:
         cell = min(cells, key=lambda cell: cell.latency.per_tile.p50_ms if cell.latency else 0.0)
         assert cell.latency is not None
-        assert cell.engine is not None
+        assert cell.engine is not None  # a latency has an engine
         still = "" if cell.latency.stability.stable else ", unstable"
         condition = f"median, {cell.backend} {cell.precision}, batch {cell.batch}, {cell.engine.device}{still}"
         tiles.append(Tile(f"{milliseconds(cell.latency.per_tile.p50_ms)} ms", "per tile", condition))
@@ -253,7 +276,7 @@ def _speed_charts(report: Report) -> list[Chart]:
             if cell.latency is None:
                 continue
             label = f"{bench.bundle.name} " if several else ""
-            label += f"{cell.backend} {cell.precision}, batch {cell.batch}"
+            label += f"{name_of(cell)}, batch {cell.batch}"
             still = "" if cell.latency.stability.stable else " (unstable)"
             samples = [value / 1e6 / cell.batch for window in cell.latency.windows_ns for value in window]
             rows.append(Strip(label + still, tuple(samples)))
@@ -267,24 +290,10 @@ def _speed_charts(report: Report) -> list[Chart]:
         found.append(charts.scatter("accuracy-latency", title, points, x_label="p50 ms, batch 1", y_label="mAP"))
     if rows:
         found.append(charts.strips("latency", "Latency per tile, every run", rows, unit="ms"))
-    found += [chart for index, bench in enumerate(report.benches) if (chart := _batch_chart(bench, index)) is not None]
+    for index, bench in enumerate(report.benches):
+        more = (batch_chart(bench, index), bench_stage_chart(bench, index))
+        found += [chart for chart in more if chart is not None]
     return found
-
-
-def _batch_chart(bench: Any, index: int) -> Chart | None:
-    batches = sorted({cell.batch for cell in bench.cells if cell.latency is not None})
-    if len(batches) < 2:
-        return None
-    rates = {
-        (f"{cell.backend} {cell.precision}", cell.batch): cell.latency.throughput.tiles_per_s
-        for cell in bench.cells
-        if cell.latency is not None
-    }
-    labels = list(dict.fromkeys(label for label, _ in rates))
-    series = [Series(label, tuple(rates.get((label, batch)) for batch in batches)) for label in labels]
-    name = "batch" if index == 0 else f"batch-{index + 1}"
-    title = "Throughput by batch size"
-    return charts.lines(name, title, series, steps=batches, x_label="tiles per run", y_label="tiles per second")
 
 
 def _stage_chart(scene: SceneRun, index: int) -> Chart | None:

@@ -67,14 +67,25 @@ def accuracy_table(report: Report) -> Table | None:
                 ap(metrics.ap50),
                 ap(metrics.ap75),
                 millions(parameters),
+                ABSENT if evaluation.subject.gflops_per_tile is None else f"{evaluation.subject.gflops_per_tile:.2f}",
                 f"{parameters / whole:.0%}" if parameters and whole else ABSENT,
                 f"{evaluation.engine.backend} {evaluation.engine.precision}",
             )
         )
     return Table(
         caption="Detectors: accuracy and size",
-        headings=("Detector", "Network", "mAP", "AP50", "AP75", "Parameters", "Of teacher", "Computed by"),
-        numeric=(False, False, True, True, True, True, True, False),
+        headings=(
+            "Detector",
+            "Network",
+            "mAP",
+            "AP50",
+            "AP75",
+            "Parameters",
+            "GFLOPs/tile",
+            "Of teacher",
+            "Computed by",
+        ),
+        numeric=(False, False, True, True, True, True, True, True, False),
         rows=tuple(rows),
     )
 
@@ -243,6 +254,7 @@ def _gate_cell(gate: Gate | None) -> str:
 
 
 def _measured_row(cell: BenchCell, parities: Sequence[Parity], prefix: str) -> tuple[str, ...]:
+    prefix += "reference: " if cell.role == "reference" else ""
     name = f"{prefix}{cell.engine.file}" if cell.engine else f"{prefix}({cell.backend} {cell.precision})"
     parity = parity_of(cell, parities)
     word = parity_word(parity) if parity else "reference" if is_reference(cell, parities) else ABSENT

@@ -131,10 +131,33 @@ def _share(part: float, whole: float) -> str:
     return f"{part / whole:.0%}" if whole else "no comparable share"
 
 
+def _beside(bench: Bench) -> list[Finding]:
+    """Return what the bench says against its reference, and what the machine did meanwhile."""
+    findings = []
+    ours = [one for one in bench.ratios if one.against.startswith("reference") and one.name == "torch fp32"]
+    for one in ours[:1]:
+        assert bench.reference is not None
+        text = (
+            f"On the same runtime the student is {one.speed_up:.2f} times as fast as {bench.reference.name} "
+            f"({1 / one.high:.2f} to {1 / one.low:.2f} over {one.rounds} rounds)"
+        )
+        small = None if bench.subject is None else bench.subject.gflops_per_tile
+        large = bench.reference.gflops_per_tile
+        text += f" and computes {small / large:.0%} of its operations." if small and large else "."
+        rule = "torch fp32, both measured in turns; median of the rounds' ratios"
+        findings.append(Finding(status="info", text=text, rule=rule))
+    if bench.machine is not None:
+        findings += [
+            Finding(status="reserved", text=f"While latency was measured, {words}.", rule="a machine left to itself")
+            for words in bench.machine.reservations()
+        ]
+    return findings
+
+
 def _latency(benches: Sequence[Bench]) -> list[Finding]:
     findings = []
     for bench in benches:
-        measured = [cell for cell in bench.cells if cell.latency is not None]
+        measured = [cell for cell in bench.cells if cell.latency is not None and cell.role == "bundle"]
         if measured:
             best = min(measured, key=lambda cell: cell.latency.per_tile.p50_ms if cell.latency else 0.0)
             assert best.latency is not None
@@ -147,6 +170,7 @@ def _latency(benches: Sequence[Bench]) -> list[Finding]:
                     rule=bench.scope,
                 )
             )
+        findings += _beside(bench)
         for cell in bench.cells:
             name = f"{cell.backend} {cell.precision} at batch {cell.batch}"
             if cell.failure is not None:

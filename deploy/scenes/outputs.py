@@ -29,7 +29,7 @@ FILE_NAMES = {
 PICTURES = ("quicklook.png", "quicklook_detail.png")
 RESULT_NAMES = (*FILE_NAMES.values(), *PICTURES, "map.html")
 """All files of a run, beside run.json."""
-OBJECTS_AT_ONCE = 10_000
+OBJECTS_AT_ONCE = 2_000
 LAYER = "detections"
 FIXED_DATE = "2000-01-01T00:00:00.000Z"
 """The date a GeoPackage says it was made, so that the same detections give the same bytes."""

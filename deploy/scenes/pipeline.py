@@ -23,7 +23,7 @@ from deploy.scenes.area import Reach, reach_of
 from deploy.scenes.journal import Journal, RowRecord
 from deploy.scenes.merge import TileDetections
 from deploy.scenes.result import Hole, SceneResult, tile_name
-from deploy.scenes.scene import Scene
+from deploy.scenes.scene import CACHE_BYTES, Scene
 from deploy.scenes.settings import DetectionSettings, grid_for, settings_for
 from deploy.scenes.stages import Background, ReadAhead, ReadyTile, Stopwatch
 from deploy.scenes.streaming import StreamingMerge
@@ -38,8 +38,6 @@ from ifkd.tiling import TileGrid
 
 BATCHES_AHEAD = 2
 BATCHES_BEHIND = 2
-CACHE_BYTES = 64 << 20
-"""GDAL's own cache of decoded blocks, which would otherwise take a twentieth of the machine's memory."""
 
 
 def detect(

@@ -27,6 +27,8 @@ from ifkd.tiling import Window
 
 PIECE_BYTES = 8 << 20
 """Raw values converted at a time."""
+CACHE_BYTES = 64 << 20
+"""GDAL's own cache of decoded blocks, which would otherwise take a twentieth of the machine's memory."""
 ALL_VALID = np.ones((), bool)
 """Shown in every pixel where a scene cannot have gaps, which costs no memory."""
 
@@ -120,6 +122,14 @@ class Scene:
     def block_rows(self) -> int:
         """Rows of the file that are decoded together."""
         return self._raster.block_rows
+
+    @property
+    def caches_a_row_of_blocks(self) -> bool:
+        """Whether the blocks of the file are tiles, and those that lie side by side fit into GDAL's cache together."""
+        raster = self._raster
+        pixels = raster.block_rows * raster.size[1]
+        row_bytes = pixels * max(3, len(raster.bands)) * np.dtype(raster.dtype).itemsize
+        return raster.block_columns < raster.size[1] and row_bytes <= CACHE_BYTES * 7 // 8
 
     def read(self, window: Window) -> Patch:
         """Return a window; beyond the scene's border it is padded.

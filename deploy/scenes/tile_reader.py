@@ -74,7 +74,8 @@ class _RollingBand:
     def __init__(self, scene: Scene, left: int, right: int, *, most_rows: int) -> None:
         self._scene = scene
         self._left, self._right = left, right
-        block = scene.block_rows if scene.block_rows <= TALLEST_BLOCK_ROWS else 1
+        # Whole blocks are read and kept, unless GDAL's cache keeps the row of blocks that two bands share.
+        block = 1 if scene.block_rows > TALLEST_BLOCK_ROWS or scene.caches_a_row_of_blocks else scene.block_rows
         self._block = block
         rows = min(scene.size[0], most_rows + block - 1)
         self._pixels = np.empty((rows, right - left, 3), np.uint8)

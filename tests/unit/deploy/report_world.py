@@ -6,14 +6,16 @@ import numpy as np
 import parity_world as world
 from PIL import Image, ImageDraw
 
-from deploy.measure.bench import Bench, BenchCell, TileSource, UnmeasuredFile
+from deploy.measure.bench import Bench, BenchCell, TileSource, UnmeasuredFile, ratios_of
 from deploy.measure.evaluation import evaluate_subject, open_data
 from deploy.measure.gates import Gates
 from deploy.measure.images import Framing
 from deploy.measure.latency import Ground, LatencySamples, Procedure, summarise
 from deploy.measure.parity import Parity, Reference, verdict_of
 from deploy.measure.records import BundleRecord, DataRecord, EngineRecord
+from deploy.measure.stages import StageRun, StageTime
 from deploy.measure.subject import Subject, SubjectRecord
+from deploy.measure.watch import MachineWatch
 from deploy.report.report import assemble, read_scene_run
 from ifkd.postprocess import Selection
 
@@ -100,6 +102,58 @@ def latency(batch, median_ms, *, spread=0.04, runs=60, jump=1.0):
     return summarise(samples, Procedure(), Ground((world.TILE, world.TILE), 24, 0.5))
 
 
+def subject(role, name, parameters, gflops, sha256):
+    return SubjectRecord(
+        kind="bundle" if role == "student" else "checkpoint",
+        name=name,
+        path=f"runs/harbour/{name}",
+        sha256=sha256,
+        detector={"family": "retinanet"},
+        parameters=parameters,
+        weights_mb=parameters * 4 / 1e6,
+        gflops_per_tile=gflops,
+        provenance={"role": role},
+    )
+
+
+def stages(precision):
+    random = np.random.default_rng(8)
+    typical = {"read": 1.9, "preprocess": 0.4, "infer": 38.2, "decode": 0.9, "merge": 0.3, "write": 0.2}
+    samples = {stage: (value * 1e6 * random.uniform(0.9, 1.2, 24)).astype(int) for stage, value in typical.items()}
+    everything = sum(values.sum() for values in samples.values())
+    return StageRun(
+        backend="onnxruntime",
+        precision=precision,
+        images=24,
+        tiles=24,
+        stages=tuple(
+            StageTime(
+                stage=stage,
+                p50_ms=float(np.median(values)) / 1e6,
+                p95_ms=float(np.percentile(values, 95)) / 1e6,
+                share=float(values.sum() / everything),
+                samples_ns=values.tolist(),
+            )
+            for stage, values in samples.items()
+        ),
+    )
+
+
+MACHINE = MachineWatch(
+    seconds=41.0,
+    looks=82,
+    load_before=0.21,
+    load_after=1.93,
+    cpu_mhz_min=2394.0,
+    cpu_mhz_max=2401.0,
+    steal_share=0.001,
+    others_cpu=0.06,
+    rss_mb_peak=812.0,
+    gpus=(),
+    nvml="not watched: nvidia-ml-py is not installed",
+)
+
+
 def bench(*, partial=False):
     cells = [
         BenchCell(
@@ -121,6 +175,13 @@ def bench(*, partial=False):
         )
     ]
     cells.append(BenchCell(backend="torch", precision="fp16", batch=1, failure="torch fp16 needs a GPU <here>"))
+    student = world.info(backend="torch", file="model.safetensors", sha256="4" * 64, device="CPU (2 threads)")
+    teacher = world.info(backend="torch", file="best.safetensors", sha256="7" * 64, device="CPU (2 threads)")
+    for role, engine, median in (("reference", teacher, 171.0), ("bundle", student, 52.0)):
+        record = EngineRecord.of(engine)
+        cells.append(
+            BenchCell(backend="torch", precision="fp32", batch=1, role=role, engine=record, latency=latency(1, median))
+        )
     file = UnmeasuredFile(
         file="engines/generic-rtx1.7-fp16.engine",
         precision="fp16",
@@ -139,6 +200,11 @@ def bench(*, partial=False):
         gsd_m=0.5,
         overlap_px=24,
         cells=tuple(cells),
+        subject=subject("student", "harbour-student", 11_300_000, 9.41, "5" * 64),
+        reference=subject("teacher", "harbour teacher", 36_400_000, 41.7, "7" * 64),
+        ratios=ratios_of(cells),
+        stages=(stages("fp32"), stages("fp16")),
+        machine=MACHINE,
         not_measured=(file,),
         process_peak_mb=812.0,
         partial=partial,

@@ -110,7 +110,7 @@ def test_pictures_and_charts_can_be_read_aloud(pages):
     assert len(images) == 2
     assert all(len(facts["alt"]) > 20 and facts["width"] and facts["height"] for facts in images)
     drawings = [facts for tag, facts in page.elements if tag == "svg"]
-    assert len(drawings) == 6
+    assert len(drawings) == 8
     assert all(facts["role"] == "img" and len(facts["aria-labelledby"].split()) == 2 for facts in drawings)
     headings = [facts for tag, facts in page.elements if tag == "th"]
     assert all(facts.get("scope") in {"col", "row"} for facts in headings)
@@ -145,7 +145,7 @@ def test_the_figures_are_on_every_page(full, pages):
 
 def test_markdown_shows_the_charts_it_brings(pages):
     named = re.findall(r"\]\((figures/[^)]+)\)", pages["report.md"].decode())
-    assert len(named) == 8
+    assert len(named) == 10
     assert set(named) == set(pages) - {"report.html", "report.md"}
 
 
@@ -180,7 +180,7 @@ def test_foreign_text_stays_text(tmp_path):
     markdown = files["report.md"].decode()
     assert "<script>" not in markdown.replace("\\<", "")
     row = next(line for line in markdown.splitlines() if "retinanet" in line and line.startswith("|"))
-    assert len(re.findall(r"(?<!\\)\|", row)) == 9
+    assert len(re.findall(r"(?<!\\)\|", row)) == 10
     for name, content in files.items():
         if name.endswith(".svg"):
             ET.fromstring(content.decode())  # noqa: S314

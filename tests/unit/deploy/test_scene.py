@@ -2,6 +2,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import rasterio
 from affine import Affine
@@ -338,3 +339,17 @@ def test_real_rasters(path):
             np.testing.assert_allclose(tile.patch.pixels[mask, 0], expected[mask], atol=1)
         shown = scene.overview(256)
         assert 60 < shown.pixels[shown.valid].mean() < 190
+
+
+def test_each_block_of_a_tiled_file_is_decoded_once(tmp_path):
+    """Counted in bytes that this process reads: a block decoded twice is read twice."""
+    pixels = noise(300, 500)
+    path = write_tif(tmp_path / "s.tif", pixels, tiled=True, blockxsize=64, blockysize=64, compress="deflate")
+    with rasterio.Env(GDAL_CACHEMAX=64 << 20), Scene(path) as scene:
+        assert scene.caches_a_row_of_blocks
+        opened = psutil.Process().io_counters().read_chars
+        for tile in read_tiles(scene, TileGrid(scene.size, (90, 90), 20)):
+            assert (tile.patch.pixels[: 300 - tile.window.top] == pixels[tile.window.top : tile.window.bottom,
+                    tile.window.left : tile.window.right]).all()  # fmt: skip
+        fetched = psutil.Process().io_counters().read_chars - opened
+    assert fetched < 1.15 * path.stat().st_size

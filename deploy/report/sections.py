@@ -1,0 +1,236 @@
+"""Parts of the page that look at engines side by side: the reference, ratios, stages, the place of drift, crops."""
+
+from collections.abc import Mapping, Sequence
+
+from deploy.measure.bench import Bench, BenchCell, name_of
+from deploy.measure.parity import Parity, ParityCell
+from deploy.measure.ratios import Ratio
+from deploy.measure.subject import SubjectRecord
+from deploy.measure.watch import MachineWatch
+from deploy.report import charts
+from deploy.report.charts import Chart, Series
+from deploy.report.report import Report
+from deploy.report.tables import ABSENT, Table, ap, millions, milliseconds, parity_of
+
+STAGE_WORDS = {
+    "read": "read the file",
+    "preprocess": "prepare tiles",
+    "infer": "infer",
+    "decode": "select",
+    "merge": "merge",
+    "write": "write",
+}
+
+
+def reference_table(bench: Bench, report: Report) -> Table | None:
+    """Return the reference and the bundle's engines: size, operations, accuracy, speed; None without a reference."""
+    if bench.reference is None:
+        return None
+    ratios = {(ratio.name, ratio.batch): ratio for ratio in bench.ratios}
+    least = min(cell.batch for cell in bench.cells)
+    rows = []
+    for cell in sorted(bench.cells, key=lambda cell: cell.role != "reference"):
+        if cell.batch != least:
+            continue
+        subject = bench.reference if cell.role == "reference" else bench.subject
+        rows.append(_reference_row(cell, subject, bench.reference, ratios.get((name_of(cell), least)), report))
+    return Table(
+        caption=f"What the light detector saves against {bench.reference.name}, at batch {least}",
+        headings=(
+            "Engine",
+            "Parameters",
+            "GFLOPs/tile",
+            "MB",
+            "mAP",
+            "p50 ms",
+            "Speed-up",
+            "Over the rounds",
+        ),
+        numeric=(False, True, True, True, True, True, True, True),
+        rows=tuple(rows),
+    )
+
+
+def ratio_table(bench: Bench) -> Table | None:
+    """Return the ratios of engines measured in turns, or None without any."""
+    if not bench.ratios:
+        return None
+    return Table(
+        caption="Engines against each other, measured in turns",
+        headings=("Engine", "Against", "Batch", "Takes", "Over the rounds", "Speed-up", ""),
+        numeric=(False, False, True, True, True, True, False),
+        rows=tuple(
+            (
+                one.name,
+                one.against,
+                str(one.batch),
+                f"x{one.ratio:.3f}",
+                _between(one),
+                f"x{one.speed_up:.2f}",
+                "clear" if one.clear else "within noise",
+            )
+            for one in bench.ratios
+        ),
+    )
+
+
+def location_table(cell: ParityCell) -> Table | None:
+    """Return both sides followed stage by stage, or None when the engine gave no figures."""
+    if cell.location is None:
+        return None
+    return Table(
+        caption=f"Stage by stage: {cell.backend} {cell.precision} against the reference",
+        headings=("Stage", "Compared", "Values", "Largest", "Mean", "Cosine", "Found"),
+        numeric=(False, False, True, True, True, True, False),
+        rows=tuple(
+            (
+                stage.name,
+                stage.compares,
+                f"{stage.compared:,}",
+                _figure(stage.max),
+                _figure(stage.mean),
+                ABSENT if stage.cosine is None else f"{stage.cosine:.7f}",
+                stage.finding if stage.agrees else f"DIFFERS: {stage.finding}",
+            )
+            for stage in cell.location.stages
+        ),
+    )
+
+
+def drift_table(cells: Sequence[ParityCell]) -> Table | None:
+    """Return the distributions of drift of engines, or None without pairs."""
+    rows = []
+    for cell in cells:
+        if cell.drift is None:
+            continue
+        name = f"{cell.backend} {cell.precision}"
+        for words, one in (
+            ("1 - IoU", cell.drift.iou),
+            ("score", cell.drift.score),
+            ("box edge, px", cell.drift.corner_px),
+        ):
+            rows.append((name, words, *(f"{value:.3g}" for value in (one.mean, one.p50, one.p99, one.max))))
+    if not rows:
+        return None
+    return Table(
+        caption="How far paired detections lie apart",
+        headings=("Engine", "Difference", "Mean", "p50", "p99", "Largest"),
+        numeric=(False, False, True, True, True, True),
+        rows=tuple(rows),
+    )
+
+
+def change_chart(parity: Parity, index: int) -> Chart | None:
+    """Return the change of each class's AP under each engine, or None when nothing was compared."""
+    cells = [cell for cell in parity.cells if cell.metrics is not None]
+    names = [name for name, one in parity.reference_metrics.per_class.items() if one.mean_ap is not None]
+    if not cells or not names:
+        return None
+    series = [
+        Series(
+            f"{cell.backend} {cell.precision}",
+            tuple(None if (one := cell.per_class.get(name)) is None else one.mean_ap_change for name in names),
+        )
+        for cell in cells
+    ]
+    return charts.diverging(
+        f"class-change{'' if index == 0 else f'-{index + 1}'}", "Change of AP by class, against the torch network",
+        names, series, x_label="AP of the engine less AP of the reference",
+    )  # fmt: skip
+
+
+def batch_chart(bench: Bench, index: int) -> Chart | None:
+    """Return throughput by batch size, or None with fewer than two sizes."""
+    batches = sorted({cell.batch for cell in bench.cells if cell.latency is not None})
+    if len(batches) < 2:
+        return None
+    rates = {
+        (name_of(cell), cell.batch): cell.latency.throughput.tiles_per_s
+        for cell in bench.cells
+        if cell.latency is not None
+    }
+    labels = list(dict.fromkeys(label for label, _ in rates))
+    series = [Series(label, tuple(rates.get((label, batch)) for batch in batches)) for label in labels]
+    name = "batch" if index == 0 else f"batch-{index + 1}"
+    title = "Throughput by batch size"
+    return charts.lines(name, title, series, steps=batches, x_label="tiles per run", y_label="tiles per second")
+
+
+def bench_stage_chart(bench: Bench, index: int) -> Chart | None:
+    """Return the median time of each stage of an image for each engine, or None where it was not measured."""
+    if not bench.stages:
+        return None
+    names = [stage.stage for stage in bench.stages[0].stages]
+    series = [
+        Series(f"{run.backend} {run.precision}", tuple(stage.p50_ms for stage in run.stages)) for run in bench.stages
+    ]
+    most = max(value for one in series for value in one.values if value is not None)
+    name = "image-stages" if index == 0 else f"image-stages-{index + 1}"
+    title = "Where the time of an image goes"
+    groups = [STAGE_WORDS[stage] for stage in names]
+    return charts.bars(name, title, groups, series, most=most, x_label="median ms per image", decimals=2)
+
+
+def machine_words(machine: MachineWatch | None) -> str:
+    """Return what the machine did meanwhile, in a sentence or two."""
+    if machine is None:
+        return ""
+    frequency = (
+        ""
+        if machine.cpu_mhz_min is None or machine.cpu_mhz_max is None
+        else f", cores at {machine.cpu_mhz_min:.0f} to {machine.cpu_mhz_max:.0f} MHz"
+    )
+    steal = "" if machine.steal_share is None else f", {machine.steal_share:.1%} of CPU time given to other guests"
+    words = (
+        f"Meanwhile, over {machine.seconds:.0f} s: load average {machine.load_before:.2f} before and "
+        f"{machine.load_after:.2f} after{frequency}{steal}, other processes busy on {machine.others_cpu:.2f} cores."
+    )
+    for gpu in machine.gpus:
+        words += (
+            f" {gpu.name}: SM clock {gpu.sm_clock_mhz_min} to {gpu.sm_clock_mhz_max} MHz, at most "
+            f"{gpu.temperature_c_max} °C and {gpu.power_w_max:.0f} W, {gpu.memory_mb_peak:.0f} MB in use, "
+            f"{'throttled: ' + ', '.join(gpu.throttled) if gpu.throttled else 'not throttled'}."
+        )
+    return words if machine.gpus else f"{words} GPU {machine.nvml}."
+
+
+def _reference_row(
+    cell: BenchCell, subject: SubjectRecord | None, reference: SubjectRecord, ratio: Ratio | None, report: Report
+) -> tuple[str, ...]:
+    is_reference = cell.role == "reference"
+    own, whole = (None, None) if subject is None else (subject.parameters, reference.parameters)
+    parameters = millions(own)
+    if own and whole and not is_reference:
+        parameters += f" (x{own / whole:.2f})"
+    gflops = subject.gflops_per_tile if subject is not None else None
+    megabytes = subject.weights_mb if subject is not None and cell.file_mb is None else cell.file_mb
+    return (
+        "reference, torch fp32" if is_reference else name_of(cell),
+        parameters,
+        ABSENT if gflops is None else f"{gflops:.2f}",
+        ABSENT if megabytes is None else f"{megabytes:.1f}",
+        ap(_accuracy(cell, subject, report)),
+        ABSENT if cell.latency is None else milliseconds(cell.latency.per_batch.p50_ms),
+        "1" if is_reference else ABSENT if ratio is None else f"x{ratio.speed_up:.2f}",
+        ABSENT if ratio is None else f"x{1 / ratio.high:.2f} to x{1 / ratio.low:.2f}",
+    )
+
+
+def _accuracy(cell: BenchCell, subject: SubjectRecord | None, report: Report) -> float | None:
+    """Return the mAP of the very file that was timed, by its digest; None when it was not measured."""
+    parity = parity_of(cell, report.parities)
+    if parity is not None and parity.metrics is not None:
+        return parity.metrics.mean_ap
+    digests: Mapping[str, float] = {one.engine.sha256: one.metrics.mean_ap for one in report.evaluations.values()} | {
+        one.reference.sha256: one.reference_metrics.mean_ap for one in report.parities
+    }
+    digest = cell.engine.sha256 if cell.engine is not None else subject.sha256 if subject is not None else ""
+    return digests.get(digest)
+
+
+def _between(ratio: Ratio) -> str:
+    return f"x{ratio.low:.3f} to x{ratio.high:.3f}"
+
+
+def _figure(value: float | None) -> str:
+    return ABSENT if value is None else f"{value:.3g}"
