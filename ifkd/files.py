@@ -69,8 +69,12 @@ def sole_user(path: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def take_lock(path: Path) -> int:
+def take_lock(path: Path, *, folder: Path | None = None) -> int:
     """Return the descriptor of the lock file `path`, held until it is closed.
+
+    Args:
+        path: The lock file.
+        folder: The folder that is locked, as the user knows it; by default that of the file.
 
     Raises:
         OutputError: Another process holds it, or the folder cannot be written.
@@ -94,7 +98,7 @@ def take_lock(path: Path) -> int:
         holder = os.pread(handle, 32, 0).decode(errors="replace") or "unknown"
         os.close(handle)
         raise OutputError(
-            f"Another run (process {holder}) is writing into {path.parent}",
+            f"Another run (process {holder}) is writing into {folder or path.parent}",
             mend="Wait for its end, or choose another folder with --out.",
         )
     return handle

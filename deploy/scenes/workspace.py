@@ -39,7 +39,7 @@ class Workspace:
         self._fresh = not self._stage.is_dir()
         self._refuse_foreign()
         make_folder(self._stage)
-        self._lock = take_lock(self._stage / "lock")
+        self._lock = take_lock(self._stage / "lock", folder=folder)
         self.journal_path = self._stage / "journal"
         if restart:
             self.journal_path.unlink(missing_ok=True)
