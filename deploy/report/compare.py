@@ -12,7 +12,7 @@ from typing import Literal
 
 from pydantic import NonNegativeFloat, PositiveFloat
 
-from deploy.measure.bench import BenchCell
+from deploy.measure.bench import BenchCell, name_of
 from deploy.measure.records import now
 from deploy.report.report import Report
 from deploy.report.tables import Table
@@ -307,7 +307,7 @@ def _scenes(reports: Sequence[Report], limits: Limits) -> Iterator[Row]:
 def _bench_cells(report: Report) -> dict[str, BenchCell]:
     several = len(report.benches) > 1
     return {
-        (f"{bench.bundle.name}: " if several else "") + f"{cell.backend} {cell.precision}, batch {cell.batch}": cell
+        (f"{bench.bundle.name}: " if several else "") + f"{name_of(cell)}, batch {cell.batch}": cell
         for bench in report.benches
         for cell in bench.cells
     }

@@ -86,6 +86,10 @@ def _parity(parities: Sequence[Parity]) -> list[Finding]:
             status: Status = "passed" if cell.passed else "failed"
             text = f"{cell.backend} {cell.precision} against torch fp32: {cell.verdict}."
             findings.append(Finding(status=status, text=text, rule=about))
+        for one in parity.scenes:
+            status = "passed" if one.passed else "failed"
+            text = f"{one.backend} {one.precision} on the scene {one.scene}, tiled and merged: {one.verdict}."
+            findings.append(Finding(status=status, text=text, rule="the gates of the detections, on the whole scene"))
     return findings
 
 

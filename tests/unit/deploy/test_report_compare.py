@@ -158,3 +158,8 @@ def test_a_comparison_of_nothing_is_a_mistake(words, tmp_path, monkeypatch, caps
     monkeypatch.chdir(tmp_path)
     assert main(["report", *words]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_the_reference_and_the_bundles_own_network_are_two_rows(base):
+    names = {row.name for row in compare({"a": base, "b": base}).rows}
+    assert {"torch fp32, batch 1 p50", "reference torch fp32, batch 1 p50"} <= names

@@ -94,3 +94,17 @@ def test_an_engine_that_fails_leaves_the_reason(reference):
 
     (one,) = run_scene_parity(reference, [("onnxruntime", "fp16")], lambda *_: Drifting(broken), Gates())
     assert (one.passed, one.failure) == (False, "no memory left")
+
+
+def test_a_scene_that_fails_fails_the_report(reference, tmp_path):
+    import report_world as parts
+
+    from deploy.report.report import assemble
+
+    data = parts.dataset(tmp_path / "data")
+    parity = parts.parity(data)
+    assert assemble(title="t", evaluations={}, parities=[parity]).verdict.status == "passed"
+    lost = parity.model_copy(update={"scenes": (reference.compare(Drifting(lose_cargo), Gates().fp32),)})
+    verdict = assemble(title="t", evaluations={}, parities=[lost]).verdict
+    assert verdict.status == "failed"
+    assert any("tiled and merged" in finding.text for finding in verdict.findings)
