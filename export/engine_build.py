@@ -17,7 +17,8 @@ from export.bundle import Bundle, add_file
 from export.manifest import Precision
 from export.precision import require_precision
 from export.sidecar import (
-    LARGEST_FIXED_BYTES,
+    FIXED_BYTES,
+    KERNEL_BYTES,
     PORTABLE,
     BatchProfile,
     Builder,
@@ -82,10 +83,12 @@ def build_engine(
     delivered = DeliveredPrecision(
         weight_types=dict(census.weight_types),
         engine_to_weights=round(size / census.weight_bytes, 3),
+        weights_to_weights=round(
+            (size - FIXED_BYTES - KERNEL_BYTES.get(precision, 0) * census.layers) / census.weight_bytes, 3
+        ),
         layers=_layer_formats(trt, log, plan) if builder == "tensorrt" else None,
     )
-    if size > census.weight_bytes + LARGEST_FIXED_BYTES or delivered.layers:
-        require_delivered(delivered, precision, out.name)
+    require_delivered(delivered, precision, out.name)
     with atomic_path(out) as temporary:
         temporary.write_bytes(memoryview(plan))
     sidecar = EngineSidecar(

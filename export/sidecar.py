@@ -15,10 +15,12 @@ PORTABLE = "portable"
 DEFAULT_WORKSPACE_MIB = 4096
 WIDENED = ("fp16", "int8")
 """Precisions whose weights a builder could widen to FP32, unseen but for the engine's size."""
-LARGEST_ENGINE_TO_WEIGHTS = 1.9
-"""An engine may hold kernels and constants besides the weights; weights of twice the width make it twice as large."""
-LARGEST_FIXED_BYTES = 4_000_000
-"""What an engine may hold besides weights; in a small network it is more than these."""
+LARGEST_ENGINE_TO_WEIGHTS = 1.5
+"""Largest engine, less what kernels may take, over the ONNX file's weights; weights of twice the width give about 2."""
+KERNEL_BYTES = {"fp16": 50_000, "int8": 200_000}
+"""Precision -> what a layer's kernels may take in an engine. Seen in TensorRT-RTX 1.7: 35 kB and 120 to 150 kB."""
+FIXED_BYTES = 4_000_000
+"""What the rest of an engine may take."""
 LAYER_WORDS = {"fp16": ("Half", "FP16"), "int8": ("Int8", "INT8")}
 """Precision -> words of which the inspector's layer formats show one."""
 
@@ -38,6 +40,8 @@ class DeliveredPrecision(Schema):
     """Type of the weights -> convolutions of the ONNX file; networks are strongly typed, so no builder changes it."""
     engine_to_weights: float
     """Size of the engine over size of the ONNX file's weights; near 1 when the weights kept their type."""
+    weights_to_weights: float | None = None
+    """The same, less what kernels may take; an engine for which it is far above 1 has widened weights."""
     layers: dict[str, int] | None = None
     """Output format -> number of layers, as the engine inspector tells; None where no GPU could load the engine."""
 
@@ -112,10 +116,11 @@ def require_delivered(delivered: DeliveredPrecision, precision: Precision, name:
     Raises:
         EngineError: It is far larger than its weights, so they were widened; or no layer has the precision.
     """
-    if precision in WIDENED and delivered.engine_to_weights > LARGEST_ENGINE_TO_WEIGHTS:
+    ratio = delivered.weights_to_weights
+    if precision in WIDENED and ratio is not None and ratio > LARGEST_ENGINE_TO_WEIGHTS:
         raise EngineError(
             f"{name} would not be {precision}: its weights were widened",
-            got=f"{delivered.engine_to_weights:g} times the size of the ONNX file's weights",
+            got=f"{ratio:g} times the size of the ONNX file's weights, kernels left out",
             expected=f"at most {LARGEST_ENGINE_TO_WEIGHTS:g}",
             mend="Use another version of the builder, or another precision.",
         )

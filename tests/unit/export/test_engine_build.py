@@ -245,10 +245,14 @@ def test_the_verb_builds_what_the_bundle_has_and_says_where(
 def test_an_engine_that_is_less_than_was_asked_is_refused(
     precision: Any, ratio: float, layers: dict[str, int] | None, message: str
 ) -> None:
-    delivered = DeliveredPrecision(weight_types={}, engine_to_weights=ratio, layers=layers)
+    delivered = DeliveredPrecision(
+        weight_types={}, engine_to_weights=ratio + 1, weights_to_weights=ratio, layers=layers
+    )
     with pytest.raises(EngineError, match=message):
         require_delivered(delivered, precision, "a.engine")
-    require_delivered(DeliveredPrecision(weight_types={}, engine_to_weights=1.1, layers={"Half": 1, "Int8": 2}),
+    require_delivered(DeliveredPrecision(
+            weight_types={}, engine_to_weights=1.9, weights_to_weights=1.1, layers={"Half": 1, "Int8": 2}
+        ),
                       precision, "a.engine")  # fmt: skip
 
 
@@ -287,3 +291,20 @@ def test_a_build_is_explained_as_the_commands_of_nvidias_programs(
     assert "--onnxrt --trt " in polygraphy
     assert "'tiles:[4,3,64,64]'" in polygraphy
     assert not bundle_copy.find("engine")
+
+
+def test_weights_that_are_really_wider_are_seen_through_the_kernels(
+    whole_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The engine of the FP32 file, as if it had been asked for and counted as FP16: all its weights are too wide.
+    half = engine_build.require_precision(whole_bundle / "model.fp16.onnx", "fp16")
+    monkeypatch.setattr(engine_build, "require_precision", lambda *_: half)
+    with pytest.raises(EngineError, match=r"weights were widened: got 1\.\d+ times .*kernels left out"):
+        build_engine(
+            whole_bundle / "model.onnx",
+            builder="tensorrt_rtx",
+            precision="fp16",
+            max_batch=2,
+            out=tmp_path / "a.engine",
+        )
+    assert list(tmp_path.iterdir()) == []
