@@ -36,6 +36,7 @@ class Record:
         self._path = folder / LOG
         self._events = folder / EVENTS
         self._writer: SummaryWriter | None = None
+        self._begun_at = 0
         self._warm_after = warm_after
         self._ratios: dict[str, float] = {}
         self._warned: set[str] = set()
@@ -50,13 +51,11 @@ class Record:
             entry = json.loads(line)
             if iteration and entry.get("iteration", -1) < iteration and entry.get("epoch", 0) <= epoch:
                 kept.append(line)
-        write_text(self._path, "".join(kept))
+        if lines:
+            write_text(self._path, "".join(kept))
         for line in kept:
             self._follow(json.loads(line), warn=False)
-        try:
-            self._writer = SummaryWriter(str(self._events), purge_step=iteration)
-        except OSError as error:
-            raise _unwritable(self._events, error) from error
+        self._begun_at = iteration
 
     def step(self, iteration: int, losses: dict[str, float], *, pace: dict[str, float]) -> None:
         """Tell a step: loss terms, shares and ratios to both places; `pace` (images/s, MB) to TensorBoard."""
@@ -83,8 +82,9 @@ class Record:
             raise _unwritable(self._path, error) from error
 
     def _plot(self, values: dict[str, float], iteration: int) -> None:
-        assert self._writer is not None
         try:
+            if self._writer is None:
+                self._writer = SummaryWriter(str(self._events), purge_step=self._begun_at)
             for name, value in values.items():
                 self._writer.add_scalar(name, value, iteration)
         except OSError as error:

@@ -118,6 +118,7 @@ def test_a_killed_run_of_two_processes_goes_on_with_one(world: Path) -> None:
     for process in everyone:
         process.kill()
     psutil.wait_procs(everyone)
+    running.communicate()
     assert not (world / "killed" / "result.json").exists()
     done = distil(world, "killed", *words, "distillation.training.epochs=30", processes=1)
     assert done.returncode == 0, done.stderr

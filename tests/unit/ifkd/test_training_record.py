@@ -82,7 +82,6 @@ def test_a_ratio_that_jumps_for_one_step_does_not_warn(tmp_path: Path, caplog: p
 
 def test_a_folder_that_cannot_be_written_is_said_so(tmp_path: Path) -> None:
     record = record_of(tmp_path)
-    (tmp_path / "metrics.jsonl").unlink()
     (tmp_path / "metrics.jsonl").mkdir()
     with pytest.raises(OutputError, match=r"Cannot write .*metrics\.jsonl .*Is a directory"):
         record.step(0, {"total": 1.0}, pace=PACE)
