@@ -10,7 +10,6 @@ at the scene as a whole in addition. Every figure is printed beside its goal; ex
 
 import argparse
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -29,6 +28,7 @@ from scene_rivals import RIVAL_MERGES, detect_with_sahi, detect_with_supervision
 from deploy.engine import EngineInfo, FakeEngine
 from deploy.engines import open_engine
 from deploy.environment import usable_cores
+from deploy.measure.watch import process_peak_mb
 from deploy.scenes.journal import Journal
 from deploy.scenes.merge import MergeSettings, TileDetections, merge
 from deploy.scenes.outputs import write_results
@@ -205,7 +205,7 @@ def memory_child(path: Path) -> int:
     ):
         result = detect_scene(FakeEngine(info, lambda _: answer), scene, settings, journal=journal)
         write_results(result, Path(folder), ("geojson", "gpkg", "coco", "csv"))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return process_peak_mb() * 1e6
 
 
 def merging() -> list[Figure]:

@@ -4,14 +4,14 @@
 
 The teacher is a ResNet-50, both pyramids are 256 wide, MobileSAM's network has random weights (its time does not
 depend on them), images are noise with rectangles. The variants take turns within one process, so that whatever else
-the machine does meets all of them; a variant's figure is the median of its turns. Memory is the peak of a process of
-its own that takes two steps. Exit code 1 when a ratio misses its goal.
+the machine does meets all of them; a variant's seconds are the median of its turns, and its ratio to the plain step is
+the median of the turns' ratios. Memory is the peak of a process of its own that takes two steps. Exit code 1 when a
+ratio misses its goal.
 """
 
 import argparse
 import json
 import multiprocessing
-import resource
 import statistics
 import sys
 import tempfile
@@ -25,6 +25,7 @@ import torch
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
+from deploy.measure.watch import process_peak_mb
 from ifkd import recipe
 from ifkd.config import parse
 from ifkd.data.dataset import Batch, TileDataset, collate
@@ -203,7 +204,7 @@ def peak_mb(folder: str, setting: Setting, variant: str) -> float:
         step = World(Path(own), setting).step_of(variant)
         for _ in range(2):
             step()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    return process_peak_mb()
 
 
 def measure(setting: Setting, *, memory: bool) -> bool:
@@ -217,29 +218,33 @@ def measure(setting: Setting, *, memory: bool) -> bool:
     with tempfile.TemporaryDirectory() as folder:
         world = World(Path(folder), setting)
         samples = seconds_of(world, variants, setting.rounds)
-        plain = statistics.median(samples[PLAIN])
+        ratios = {variant: ratio_to_plain(samples, variant) for variant in variants}
         for variant in variants:
             middle, low, high = statistics.median(samples[variant]), min(samples[variant]), max(samples[variant])
             line = f"{variant:32} {middle:7.3f} s ({low:.3f} to {high:.3f}, n {len(samples[variant])})"
-            line += f" {middle / plain:6.2f} x plain {operations_of(world, variant):8.1f} GFLOP"
+            line += f" {ratios[variant]:6.2f} x plain {operations_of(world, variant):8.1f} GFLOP"
             if memory:
                 with multiprocessing.get_context("spawn").Pool(1) as pool:
                     line += f" {pool.apply(peak_mb, (folder, setting, variant)):7.0f} MB"
             print(line, flush=True)
-    return judge(setting, {variant: statistics.median(samples[variant]) for variant in variants})
+    return judge(setting, ratios)
 
 
-def judge(setting: Setting, seconds: dict[str, float]) -> bool:
+def ratio_to_plain(samples: dict[str, list[float]], variant: str) -> float:
+    """Return the median over the turns of a variant's time by the plain step's in the same turn."""
+    return statistics.median(one / plain for one, plain in zip(samples[variant], samples[PLAIN], strict=False))
+
+
+def judge(setting: Setting, ratios: dict[str, float]) -> bool:
     """Print each goal that this student has, with its figure, and return whether all are met."""
-    plain = seconds[PLAIN]
     if setting.student == "mobilenet_v2":
-        with_teacher = GOAL_ALL_KEPT + seconds[TEACHER] / plain
+        with_teacher = GOAL_ALL_KEPT + ratios[TEACHER]
         goals = [
-            ("all kept / plain", seconds[ALL] / plain, GOAL_ALL_KEPT),
-            ("MobileSAM's kept / plain", seconds[SAM] / plain, with_teacher),
+            ("all kept / plain", ratios[ALL], GOAL_ALL_KEPT),
+            ("MobileSAM's kept / plain", ratios[SAM], with_teacher),
         ]
     else:
-        goals = [("what the method adds / plain", seconds[METHOD] / plain - 1, GOAL_OVERHEAD)]
+        goals = [("what the method adds / plain", ratios[METHOD] - 1, GOAL_OVERHEAD)]
     for name, figure, limit in goals:
         print(f"{name}: {figure:.3f}, goal {limit:.3f}: {'met' if figure <= limit else 'MISSED'}", flush=True)
     return all(figure <= limit for _, figure, limit in goals)

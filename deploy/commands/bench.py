@@ -175,8 +175,9 @@ def _images(bundle: "Bundle", options: argparse.Namespace) -> "CocoDataset | Non
 
 def _result(bundle: "Bundle", **facts: Any) -> "Bench":
     from deploy.environment import describe
-    from deploy.measure.bench import Bench, process_peak_mb
+    from deploy.measure.bench import Bench
     from deploy.measure.records import BundleRecord, now
+    from deploy.measure.watch import process_peak_mb
 
     return Bench(
         created=now(),

@@ -1,8 +1,6 @@
 """The latency of a bundle's files on this machine: backends x precisions x batch sizes, measured in turns."""
 
 import json
-import resource
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +17,7 @@ from deploy.measure.ratios import Ratio, ratio_of
 from deploy.measure.records import BundleRecord, EngineRecord
 from deploy.measure.stages import StageRun
 from deploy.measure.subject import SubjectRecord
-from deploy.measure.watch import MachineWatch
+from deploy.measure.watch import BYTES_PER_MB, MachineWatch
 from export.bundle import Bundle
 from export.manifest import Precision
 from ifkd.config import Schema
@@ -30,7 +28,6 @@ from ifkd.progress import progress
 
 NOISE_SEED = 0
 MOST_TILES = 64
-BYTES_PER_MB = 1e6
 SCOPE = "one call of the engine, uint8 tiles in memory to candidates in memory; reading, selection and merging excluded"
 ORDER = "engines take turns, so that a machine that slows down slows them all"
 
@@ -328,12 +325,6 @@ def unmeasured_files(bundle: Bundle, cells: Sequence[BenchCell]) -> tuple[Unmeas
             )
         )
     return tuple(result)
-
-
-def process_peak_mb() -> float:
-    """Return the largest resident memory this process had, 10^6 bytes."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / BYTES_PER_MB
 
 
 def _remark(info: EngineInfo) -> str | None:

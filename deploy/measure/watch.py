@@ -4,8 +4,11 @@ A thread looks every half second, between samples as much as within them; it rea
 cannot be read is None: a description never fails, and never guesses.
 """
 
+import resource
+import sys
 import threading
 import time
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -14,6 +17,7 @@ import psutil
 from ifkd.config import Schema
 
 PERIOD_S = 0.5
+BYTES_PER_MB = 1e6
 THROTTLING = {
     0x04: "power cap",
     0x08: "hardware slowdown",
@@ -197,3 +201,17 @@ def _find_nvml() -> tuple[Any, str]:
     except pynvml.NVMLError as error:
         return None, f"not watched: NVML does not answer ({error})"
     return pynvml, "watched"
+
+
+def process_peak_mb() -> float:
+    """Return the largest resident memory this process had, 10^6 bytes.
+
+    Linux's getrusage also counts what the process had before it became this program, its parent's memory for example;
+    the high-water mark of the address space does not.
+    """
+    status = Path("/proc/self/status")
+    if status.is_file():
+        lines = status.read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) * 1024 / BYTES_PER_MB
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / BYTES_PER_MB

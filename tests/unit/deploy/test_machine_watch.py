@@ -1,7 +1,10 @@
 import itertools
 import os
+import subprocess
+import sys
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 import deploy.measure.watch as module
@@ -88,3 +91,12 @@ def test_stolen_time_and_busy_neighbours_are_reservations():
     words = " ".join(seen.reservations())
     assert "10% of the CPU time" in words
     assert "1.5 cores busy" in words
+
+
+def test_the_peak_of_a_process_is_not_its_parents():
+    """What the parent holds when it starts another program is none of that program's."""
+    ballast = np.ones(100_000_000)
+    code = "from deploy.measure.watch import process_peak_mb; print(process_peak_mb())"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 10 < float(told.stdout) < 400
+    assert module.process_peak_mb() > ballast.nbytes / 1e6
