@@ -233,3 +233,25 @@ def test_gfnet_filters_start_small() -> None:
     weight = FrequencyFilter(256, config).weight
     assert weight.shape == (256, 1, 1, 2)
     assert weight.std().item() == pytest.approx(0.02, rel=0.15)
+
+
+@given(seed=seeds, shape=shapes, r=st.floats(0, 8))
+def test_a_mask_and_a_filter_of_ones_change_nothing_for_any_r(seed: int, shape: tuple[int, int], r: float) -> None:
+    features, mask = features_and_mask(seed, shape)
+    identity = FrequencyFilter(3, recipe.Frequency())
+    found = reconstruct(features, torch.ones_like(mask), r=r, frequency_filter=identity)
+    torch.testing.assert_close(found, features, **CLOSE)
+
+
+@given(seed=seeds, side=st.integers(1, 40), r=st.floats(1, 4))
+def test_r_of_one_and_more_is_all_pass_on_square_maps(seed: int, side: int, r: float) -> None:
+    features, mask = features_and_mask(seed, (side, side))
+    torch.testing.assert_close(reconstruct(features, mask, r=r), features * mask, **CLOSE)
+
+
+@pytest.mark.parametrize(("shape", "share"), [((100, 168), 101 / 168), ((25, 42), 25 / 42), ((64, 64), 1.0)])
+def test_r_of_one_passes_its_share_of_the_frequencies(shape: tuple[int, int], share: float) -> None:
+    """An impulse keeps in its place as much of itself as the window passes of the spectrum."""
+    impulse = torch.zeros(1, 1, *shape, dtype=torch.float64)
+    impulse[0, 0, 17, 11] = 1.0
+    assert low_pass(impulse, 1.0)[0, 0, 17, 11].item() == pytest.approx(share)

@@ -108,17 +108,6 @@ def test_scaling_the_points_is_scaling_the_curvature(seed: int, c: float, factor
     torch.testing.assert_close(scaled, factor * mobius_distance(x, y, curvature=c), rtol=1e-10, atol=1e-12)
 
 
-@given(seed=seeds, norm=st.floats(0.1, 20))
-def test_float32_is_enough(seed: int, norm: float) -> None:
-    teacher, student = maps(seed, (3, 5), channels=32)
-    teacher = norm * torch.nn.functional.normalize(teacher, dim=1)
-    student = norm * torch.nn.functional.normalize(student, dim=1)
-    mask = similarity_mask(teacher, student, recipe.Similarity())
-    scale = 1 / teacher.double().norm(dim=1).mean()
-    exact = tangent_distance(teacher.double() * scale, student.double() * scale, curvature=1.0)
-    torch.testing.assert_close(mask.double(), exact, rtol=1e-5, atol=0)
-
-
 @pytest.mark.parametrize("size", [0.0, 1e-30, 1e-6, 1.0, 1e4])
 @pytest.mark.parametrize("scale", ["auto", "none", "inv_sqrt_channels"])
 @pytest.mark.parametrize(("form", "formula"), [("expmap0", "asinh"), ("expmap0", "mobius"), ("project", "mobius")])
@@ -228,3 +217,58 @@ def test_mask_works_under_autocast() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         mask = similarity_mask(teacher, student, recipe.Similarity())
     torch.testing.assert_close(mask, similarity_mask(teacher, student, recipe.Similarity()), rtol=0, atol=0)
+
+
+@given(seed=seeds)
+def test_flat_limit_is_left_by_its_first_correction(seed: int) -> None:
+    """By the law of cosines in curvature -c: the square of a side grows by c/3 times (2|u|·2|v|·sin)²."""
+    source = generator(seed)
+    u, v = (torch.randn(8, 256, generator=source, dtype=torch.float64) for _ in range(2))
+    c = 1e-8
+    gap = (u - v).square().sum(dim=1, keepdim=True)
+    uu, vv, uv = ((a * b).sum(dim=1, keepdim=True) for a, b in ((u, u), (v, v), (u, v)))
+    ratio = tangent_distance(u, v, curvature=c) / (2 * gap.sqrt())
+    torch.testing.assert_close(ratio, 1 + 2 * c / 3 * (uu * vv - uv.square()) / gap, rtol=0, atol=1e-10)
+    assert (ratio - 1).mean() < 1e-6
+
+
+@given(seed=seeds, c=curvatures)
+def test_float32_is_enough_from_short_to_long_vectors(seed: int, c: float) -> None:
+    """Lengths t = sqrt(c)·|u| from 0.1 to 20, short ones beside long ones; the mask clips them at 2.3."""
+    source = generator(seed)
+    lengths = torch.logspace(-1, math.log10(20), 64, dtype=torch.float64)
+    vectors = []
+    for _ in range(2):
+        direction = torch.randn(64, 32, generator=source, dtype=torch.float64)
+        direction = torch.nn.functional.normalize(direction, dim=1)
+        vectors.append(lengths[torch.randperm(64, generator=source)][:, None] * direction / math.sqrt(c))
+    u, v = vectors
+    found = tangent_distance(u.float(), v.float(), curvature=c)
+    torch.testing.assert_close(found.double(), tangent_distance(u, v, curvature=c), rtol=1e-5, atol=0)
+    teacher, student = (each.T.reshape(1, 32, 4, 16) for each in (u, v))
+    mask = similarity_mask(teacher.float(), student.float(), recipe.Similarity())
+    scale = 1 / teacher.norm(dim=1).mean()
+    clipped = []
+    for each in (teacher, student):
+        scaled = scale * each
+        clipped.append(scaled * (2.3 / scaled.norm(dim=1, keepdim=True).clamp_min(2.3)))
+    assert (scale * teacher.norm(dim=1) > 2.3).any()
+    torch.testing.assert_close(mask.double(), tangent_distance(*clipped, curvature=1.0), rtol=1e-5, atol=0)
+
+
+@given(seed=seeds, c=curvatures)
+def test_mask_weighs_the_same_error_more_where_features_are_large(seed: int, c: float) -> None:
+    """At a radius of 1, whatever the features' unit; at a tiny radius the mask is the Euclidean difference."""
+    source = generator(seed)
+    direction, aside = (torch.randn(1, 16, 1, 9, generator=source) for _ in range(2))
+    direction = torch.nn.functional.normalize(direction, dim=1)
+    aside = aside - (aside * direction).sum(dim=1, keepdim=True) * direction
+    aside = torch.nn.functional.normalize(aside, dim=1)
+    for unit in (0.05, 1.0, 40.0):
+        teacher = unit * torch.linspace(0.2, 1.8, 9) * direction
+        student = teacher + 0.1 * unit * aside
+        mask = similarity_mask(teacher, student, recipe.Similarity(curvature=c))[0, 0, 0].tolist()
+        assert all(larger > smaller for smaller, larger in itertools.pairwise(mask))
+        assert mask[-1] > 2.5 * mask[0]
+        flat = similarity_mask(teacher, student, recipe.Similarity(curvature=c, target_radius=1e-3))
+        torch.testing.assert_close(flat, flat.mean().expand_as(flat), rtol=1e-3, atol=0)

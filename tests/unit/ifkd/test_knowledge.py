@@ -206,3 +206,18 @@ def test_the_teachers_feature_scale_is_its_root_mean_square(teacher: Detector) -
     for level in range(5):
         values = torch.cat([pyramid[level].flatten() for pyramid in pyramids]).double()
         assert found[level] == pytest.approx(values.square().mean().sqrt().item(), rel=1e-5)
+
+
+def test_teacher_and_encoder_see_the_very_same_images(teacher: Detector, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that what is added to a teacher's map lies where the teacher's objects lie, however tiles were turned."""
+    knowledge = Knowledge(teacher, disturbance())
+    seen: list[Tensor] = []
+    for network in (knowledge.teacher, knowledge.sam):
+        assert network is not None
+        forward = network.forward
+        monkeypatch.setattr(
+            network, "forward", lambda images, _f=forward, **given: seen.append(images) or _f(images, **given)
+        )
+    images = normalise(pixels())
+    knowledge(images, pixels())
+    assert [each is images for each in seen] == [True, True]

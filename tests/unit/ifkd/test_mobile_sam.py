@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ifkd.detectors import normalise
 from ifkd.errors import CheckpointError, ConfigError
+from ifkd.fusion.disturbance import disturbance
 from ifkd.mobile_sam import (
     CHECKPOINT_NAME,
     MobileSamEncoder,
@@ -216,3 +217,23 @@ def test_the_encoder_is_mobilesams_own() -> None:
     done = subprocess.run([sys.executable, "-c", ORIGINAL], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "largest difference" in done.stdout
+
+
+def test_identical_images_have_identical_disturbances(encoder: MobileSamEncoder) -> None:
+    seen = images((64, 96)).repeat(2, 1, 1, 1)
+    first, again = (encoder(seen, input_px="native") for _ in range(2))
+    for shape in ((8, 12), (4, 6), (1, 2)):
+        share = disturbance(first, shape)
+        assert torch.equal(disturbance(again, shape), share)
+        torch.testing.assert_close(share[0], share[1], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("size", "input_px"), [((64, 96), "native"), ((64, 96), 192), ((96, 64), 192)])
+def test_a_flipped_image_has_the_flipped_disturbance(size: tuple[int, int], input_px: int | str) -> None:
+    """With a trunk that knows no left and right, nothing on the way from image to level does."""
+    seen, sam = images(size), geometry()
+    for shape in ((13, 21), (8, 12), (3, 5), (1, 1)):
+        straight, turned = (disturbance(sam(each, input_px=input_px), shape) for each in (seen, seen.flip(3)))
+        torch.testing.assert_close(turned, straight.flip(3), rtol=1e-4, atol=1e-5)
+        if shape[1] > 1:
+            assert (turned - straight).abs().max() > 1e-3

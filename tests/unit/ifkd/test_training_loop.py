@@ -634,3 +634,73 @@ def test_a_full_disk_stops_the_run_and_leaves_the_last_checkpoint_whole(
     assert not [path for path in (tmp_path / "run").iterdir() if path.name.startswith(".")]
     train(world, tmp_path / "run")
     assert (tmp_path / "run" / "last.safetensors").read_bytes() == (plain_run / "last.safetensors").read_bytes()
+
+
+def test_student_and_frozen_networks_see_the_very_same_batch(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    know, learn = runs.Knowledge.forward, loop.Step.forward
+    told: list[torch.Tensor] = []
+    learned: list[torch.Tensor] = []
+
+    def watched_knowledge(self: Any, images: torch.Tensor, pixels: torch.Tensor) -> Any:
+        told.append(images)
+        return know(self, images, pixels)
+
+    def watched_step(self: Any, images: torch.Tensor, *given: Any) -> Any:
+        learned.append(images)
+        return learn(self, images, *given)
+
+    monkeypatch.setattr(runs.Knowledge, "forward", watched_knowledge)
+    monkeypatch.setattr(loop.Step, "forward", watched_step)
+    distill(world, tmp_path / "run", lambda values: values["distillation"]["training"].update(epochs=1))
+    assert len(told) == len(learned) == 2
+    assert all(one is other for one, other in zip(told, learned, strict=True))
+
+
+def test_alpha_scales_the_logged_term_and_warm_up_begins_at_nothing(
+    world: World, distilled_run: Path, tmp_path: Path
+) -> None:
+    def change(**options: Any) -> Any:
+        def changing(values: dict[str, Any]) -> None:
+            values["distillation"]["training"]["epochs"] = 1
+            values["distillation"]["method"].update(options)
+
+        return changing
+
+    distill(world, tmp_path / "doubled", change(alpha=0.12))
+    distill(world, tmp_path / "warm", change(warmup_iters=2))
+    once, doubled, warm = (
+        [entry for entry in lines(folder) if "total" in entry]
+        for folder in (distilled_run, tmp_path / "doubled", tmp_path / "warm")
+    )
+    assert doubled[0]["method/feature"] == pytest.approx(2 * once[0]["method/feature"])
+    assert doubled[0]["method/head"] == pytest.approx(once[0]["method/head"])
+    assert warm[0]["method/feature"] == warm[0]["method/head"] == 0.0
+    assert warm[0]["raw/feature"] == pytest.approx(once[0]["raw/feature"])
+    assert warm[0]["total"] == pytest.approx(warm[0]["task/classification"] + warm[0]["task/boxes"], rel=1e-6)
+    assert warm[1]["method/feature"] == pytest.approx(0.03 * warm[1]["raw/feature"])
+
+
+def test_the_kept_student_predicts_as_the_one_that_learned_and_has_a_plain_ones_names(
+    world: World, plain_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Adapters and filters learned beside the student; leaving them behind changes nothing it says."""
+    made = []
+    fit = runs.fit
+
+    def watched(run: Any, student: Any, **given: Any) -> dict[str, Any]:
+        made.append((student, given["method"]))
+        return fit(run, student, **given)
+
+    monkeypatch.setattr(runs, "fit", watched)
+    distill(world, tmp_path / "run")
+    ((student, method),) = made
+    assert {name.split(".")[0] for name, _ in method.named_parameters()} == {"adapters", "filters"}
+    checkpoint = load_checkpoint(tmp_path / "run" / "last.safetensors")
+    assert checkpoint.weights.keys() == load_file(plain_run / "last.safetensors").keys()
+    images = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        kept, learned = build_from(checkpoint)(images), student.cpu().eval()(images)
+    for ours, theirs in zip((*kept.logits, *kept.deltas), (*learned.logits, *learned.deltas), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
