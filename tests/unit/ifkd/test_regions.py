@@ -1,5 +1,6 @@
 """IFKD's option for the second stage of Faster R-CNN."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,8 +8,8 @@ import torch
 from torch.distributions import Categorical, kl_divergence
 
 from ifkd import recipe
-from ifkd.detectors import FasterRcnn, Targets, build_detector
-from ifkd.knowledge import Views
+from ifkd.detectors import FasterRcnn, Targets, build_detector, normalise
+from ifkd.knowledge import Keeping, Knowledge, Views
 from ifkd.methods import Method, Student, build_method
 from ifkd.methods.regions import region_divergence
 
@@ -87,3 +88,18 @@ def test_the_students_second_stage_learns_and_the_teachers_does_not() -> None:
     assert student.backbone.fpn.layer_blocks[0][0].weight.grad is not None
     assert all(parameter.grad is None for parameter in teacher.parameters())
     assert not [name for name in built.state_dict() if "teacher" in name or "stage" in name]
+
+
+def test_a_teacher_that_is_kept_judges_regions_as_the_live_one(tmp_path: Path) -> None:
+    """What is kept is its pyramid, in half precision; its second stage runs on that."""
+    student, teacher = detector(0, channels=8, backbone="mobilenet_v2"), detector(1)
+    pixels = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
+    keeping = Keeping(tmp_path, tile_px=64, tiles=2, depends_on={"images": "two"})
+    views, images = seen(student, teacher), normalise(pixels)
+    live, first, later = (
+        Knowledge(teacher, None, keeping=keeping if keep else None, keep_teacher=keep) for keep in (False, True, True)
+    )
+    answers = [knowledge(images, pixels).teacher for knowledge in (live, first, later)]
+    exact, *found = (region_divergence(views.student.sampled[0], answer, teacher.classify).item() for answer in answers)
+    assert exact > 0.01
+    assert found == pytest.approx([exact, exact], rel=2e-3)
