@@ -1,7 +1,7 @@
 """The engine contract: a loaded model that answers `infer`, whatever runs it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Literal
@@ -12,7 +12,7 @@ from export.manifest import Precision
 from ifkd.detections import Array, Candidates, Detections
 from ifkd.errors import EngineError
 
-Backend = Literal["torch", "onnxruntime", "tensorrt"]
+Backend = Literal["torch", "onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt", "tensorrt"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,7 @@ class EngineInfo:
     """What an engine is, for checks and for reports."""
 
     backend: str
-    """`torch`, `onnxruntime`, `tensorrt` or `fake`."""
+    """One of `Backend`, or `fake`."""
     backend_version: str
     device: str
     """Where it computes, in words."""
@@ -35,6 +35,17 @@ class EngineInfo:
     candidates: int
     """Candidates per tile."""
     classes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class InferenceParts:
+    """What one inference was made of, for an engine that computes elsewhere than where the tiles are."""
+
+    upload_ms: float
+    """Tiles to the device."""
+    compute_ms: float
+    download_ms: float
+    """Candidates back from it."""
 
 
 class Engine(ABC):
@@ -53,6 +64,24 @@ class Engine(ABC):
         """
         self._check(tiles)
         return self._run(tiles)
+
+    def infer_each(self, batches: Iterable[Array]) -> Iterator[Candidates]:
+        """Yield the candidates of each batch, in order; an engine may take the next one before it answers the last.
+
+        Raises:
+            EngineError: A batch is not what the engine takes.
+        """
+        for tiles in batches:
+            yield self.infer(tiles)
+
+    @property
+    def parts(self) -> InferenceParts | None:
+        """The parts of the last inference that was answered.
+
+        None before the first one, and always where tiles are computed in the memory that they lie in, as on a CPU:
+        nothing is uploaded there.
+        """
+        return None
 
     @abstractmethod
     def _run(self, tiles: Array) -> Candidates:

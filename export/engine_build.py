@@ -5,16 +5,16 @@ from which ONNX file, and which precision was asked for and delivered. Who opens
 """
 
 import contextlib
-import importlib
 import json
-import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from export import nvidia
 from export.bundle import Bundle, add_file
 from export.manifest import Precision
+from export.nvidia import MessageLog, gpu_of_this_machine, load_tensorrt, release_of
 from export.precision import require_precision
 from export.sidecar import (
     FIXED_BYTES,
@@ -28,14 +28,13 @@ from export.sidecar import (
     require_delivered,
     sidecar_path,
 )
-from ifkd.errors import BundleError, EngineError, MissingExtraError
+from ifkd.errors import BundleError, EngineError
 from ifkd.files import atomic_path, sha256_of, write_json
 from ifkd.progress import progress
 
-logger = logging.getLogger(__name__)
-
-OLDEST_TENSORRT = 10
 LARGEST_OPTIMAL_BATCH = 8
+LAST_WEAKLY_TYPED = 10
+"""TensorRT's last major version whose networks are weakly typed unless told."""
 
 
 def build_engine(
@@ -63,16 +62,16 @@ def build_engine(
     """
     options = options or BuildOptions()
     census = require_precision(onnx_path, precision)
-    trt, version = load_builder(builder)
-    device, capability = (PORTABLE, None) if builder == "tensorrt_rtx" else gpu_of_this_machine()
-    batch = BatchProfile(opt=min(options.opt_batch or LARGEST_OPTIMAL_BATCH, max_batch), max=max_batch)
-    log = _Log()
+    trt, version = load_tensorrt(builder)
+    gpu = None if builder == "tensorrt_rtx" else gpu_of_this_machine()
+    profiles = batch_profiles(options.opt_batch, max_batch)
+    log = MessageLog()
     started = time.perf_counter()
     trt_builder = trt.Builder(log.of(trt))
     network = _parse(trt, trt_builder, onnx_path, log, version)
     config = trt_builder.create_builder_config()
     _configure(trt, config, builder, options)
-    tile_px = _add_profile(trt_builder, config, network, batch)
+    tile_px = _add_profiles(trt_builder, config, network, profiles)
     cache = options.timing_cache if builder == "tensorrt" else None
     with _shown(trt, config, f"building {out.name}"), _timings(config, cache):
         plan = trt_builder.build_serialized_network(network, config)
@@ -92,15 +91,17 @@ def build_engine(
     with atomic_path(out) as temporary:
         temporary.write_bytes(memoryview(plan))
     sidecar = EngineSidecar(
-        device=device,
-        compute_capability=capability,
+        device=PORTABLE if gpu is None else gpu.name,
+        compute_capability=None if gpu is None else gpu.capability,
+        driver_cuda=None if gpu is None else gpu.driver_cuda,
         builder=builder,
         builder_version=version,
         onnx=onnx_path.name,
         onnx_sha256=sha256_of(onnx_path),
         engine_sha256=sha256_of(out),
         engine_bytes=size,
-        batch=batch,
+        batch=BatchProfile(opt=profiles[-1].opt, max=max_batch),
+        profiles=profiles,
         tile_px=tile_px,
         workspace_mib=options.workspace_mib,
         level=options.level,
@@ -131,8 +132,8 @@ def add_engine(
         EngineError: The builder refuses it.
     """
     onnx_path = onnx_of(bundle, precision)
-    _, version = load_builder(builder)
-    device = PORTABLE if builder == "tensorrt_rtx" else _slug(gpu_of_this_machine()[0])
+    _, version = load_tensorrt(builder)
+    device = PORTABLE if builder == "tensorrt_rtx" else _slug(gpu_of_this_machine().name)
     arithmetic = f"{precision}-tf32" if options is not None and options.tf32 else precision
     stem = f"{device}-{builder.replace('_', '-')}{version}-{arithmetic}"
     name = f"engines/{stem}.engine"
@@ -166,77 +167,7 @@ def onnx_of(bundle: Bundle, precision: Precision) -> Path:
     return bundle.file(names[0])
 
 
-def load_builder(builder: Builder) -> tuple[Any, str]:
-    """Return the module of a builder and its version.
-
-    Raises:
-        MissingExtraError: It is not installed.
-        EngineError: Its libraries cannot be loaded, or it is too old.
-    """
-    try:
-        module = importlib.import_module(builder)
-    except ImportError as error:
-        if error.name == builder:
-            extra = "export" if builder == "tensorrt_rtx" else "tensorrt"
-            need = f"Building and running {builder} engines"
-            raise MissingExtraError(builder.replace("_", "-"), extra=extra, need=need) from error
-        raise EngineError(f"{builder} is installed but cannot be loaded ({error})") from error
-    except OSError as error:
-        raise EngineError(f"{builder} is installed but its libraries cannot be loaded ({error})") from error
-    version = str(module.__version__)
-    if builder == "tensorrt" and _major(version) < OLDEST_TENSORRT:
-        raise EngineError("This TensorRT is too old", got=version, expected=f"at least {OLDEST_TENSORRT}.0")
-    return module, version
-
-
-def gpu_of_this_machine() -> tuple[str, str]:
-    """Return name and compute capability of the first GPU.
-
-    Raises:
-        EngineError: There is no GPU or no driver.
-        MissingExtraError: cuda-python is not installed.
-    """
-    try:
-        from cuda.bindings import runtime as cuda  # noqa: PLC0415
-    except ImportError as error:
-        raise MissingExtraError("cuda-python", extra="tensorrt", need="Asking for the GPU") from error
-    status, properties = cuda.cudaGetDeviceProperties(0)
-    if status != cuda.cudaError_t.cudaSuccess:
-        raise EngineError(
-            f"There is no GPU to use here ({status.name})",
-            mend="TensorRT builds and runs on an NVIDIA GPU with a driver; TensorRT-RTX builds without one.",
-        )
-    name = properties.name.decode() if isinstance(properties.name, bytes) else str(properties.name)
-    return name.strip("\0 "), f"{properties.major}.{properties.minor}"
-
-
-class _Log:
-    """A builder's messages: errors are kept for our own error, the rest goes to logging."""
-
-    def __init__(self) -> None:
-        self.errors: list[str] = []
-
-    def of(self, trt: Any) -> Any:
-        """Return the logger object of a builder module."""
-        outer = self
-        grave = (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR)
-
-        class Bridge(trt.ILogger):  # type: ignore[misc]
-            def __init__(self) -> None:
-                trt.ILogger.__init__(self)
-
-            def log(self, severity: Any, message: str) -> None:
-                if severity in grave:
-                    outer.errors.append(message)
-                logger.debug("%s: %s", severity, message)
-
-        return Bridge()
-
-    def first_error(self) -> str:
-        return self.errors[0].strip() if self.errors else "it gave no reason"
-
-
-def _configure(trt: Any, config: Any, builder: Builder, options: BuildOptions) -> None:
+def _configure(trt: nvidia.Module, config: nvidia.IBuilderConfig, builder: Builder, options: BuildOptions) -> None:
     """Tell a builder the options."""
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mib << 20)
     config.builder_optimization_level = options.level
@@ -246,12 +177,18 @@ def _configure(trt: Any, config: Any, builder: Builder, options: BuildOptions) -
     if builder == "tensorrt" and options.compatibility != "none":
         level = options.compatibility.upper()
         config.hardware_compatibility_level = getattr(trt.HardwareCompatibilityLevel, level)
+    # TensorRT-RTX alone has this flag: without it, an engine's work cannot be recorded as a CUDA graph.
+    user_allocation = getattr(trt.BuilderFlag, "REQUIRE_USER_ALLOCATION", None)
+    if user_allocation is not None:
+        config.set_flag(user_allocation)
 
 
-def _parse(trt: Any, trt_builder: Any, onnx_path: Path, log: _Log, version: str) -> Any:
+def _parse(
+    trt: nvidia.Module, trt_builder: nvidia.TrtBuilder, onnx_path: Path, log: MessageLog, version: str
+) -> nvidia.INetworkDefinition:
     """Return the network of an ONNX file, strongly typed."""
     flags = 0
-    if trt.__name__ == "tensorrt" and _major(version) == OLDEST_TENSORRT:
+    if trt.__name__ == "tensorrt" and release_of(version)[0] == LAST_WEAKLY_TYPED:
         # TensorRT 10 types weakly unless told; TensorRT 11 and RTX know nothing else.
         flags = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
     network = trt_builder.create_network(flags)
@@ -262,18 +199,30 @@ def _parse(trt: Any, trt_builder: Any, onnx_path: Path, log: _Log, version: str)
     return network
 
 
-def _add_profile(trt_builder: Any, config: Any, network: Any, batch: BatchProfile) -> tuple[int, int]:
+def batch_profiles(opt_batches: Sequence[int], max_batch: int) -> tuple[BatchProfile, ...]:
+    """Return what an engine is tuned for: each profile takes batches from 1, the last one up to the largest."""
+    wanted = sorted({min(opt, max_batch) for opt in opt_batches or (LARGEST_OPTIMAL_BATCH,)})
+    return tuple(BatchProfile(opt=opt, max=max_batch if opt == wanted[-1] else opt) for opt in wanted)
+
+
+def _add_profiles(
+    trt_builder: nvidia.TrtBuilder,
+    config: nvidia.IBuilderConfig,
+    network: nvidia.INetworkDefinition,
+    profiles: Sequence[BatchProfile],
+) -> tuple[int, int]:
     """Tell the batch sizes and return the tile's (height, width)."""
     tiles = network.get_input(0)
     _, channels, height, width = tuple(tiles.shape)
-    profile = trt_builder.create_optimization_profile()
-    profile.set_shape(tiles.name, *((size, channels, height, width) for size in (batch.min, batch.opt, batch.max)))
-    config.add_optimization_profile(profile)
+    for batch in profiles:
+        profile = trt_builder.create_optimization_profile()
+        profile.set_shape(tiles.name, *((size, channels, height, width) for size in (batch.min, batch.opt, batch.max)))
+        config.add_optimization_profile(profile)
     return int(height), int(width)
 
 
 @contextlib.contextmanager
-def _shown(trt: Any, config: Any, label: str) -> Iterator[None]:
+def _shown(trt: nvidia.Module, config: nvidia.IBuilderConfig, label: str) -> Iterator[None]:
     """Show the builder's outermost phase as progress."""
     with contextlib.ExitStack() as stack:
         bars: dict[str, Any] = {}
@@ -304,7 +253,7 @@ def _shown(trt: Any, config: Any, label: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _timings(config: Any, path: Path | None) -> Iterator[None]:
+def _timings(config: nvidia.IBuilderConfig, path: Path | None) -> Iterator[None]:
     """Give TensorRT the timings of earlier builds, and keep those of this one."""
     if path is None:
         yield
@@ -318,7 +267,7 @@ def _timings(config: Any, path: Path | None) -> Iterator[None]:
         temporary.write_bytes(memoryview(config.get_timing_cache().serialize()))
 
 
-def _layer_formats(trt: Any, log: _Log, plan: Any) -> dict[str, int] | None:
+def _layer_formats(trt: nvidia.Module, log: MessageLog, plan: nvidia.IHostMemory) -> dict[str, int] | None:
     """Return the output formats of an engine's layers and how many layers have each."""
     engine = trt.Runtime(log.of(trt)).deserialize_cuda_engine(plan)
     if engine is None:
@@ -333,10 +282,6 @@ def _layer_formats(trt: Any, log: _Log, plan: Any) -> dict[str, int] | None:
             kind = str(output.get("Datatype") or output.get("Format/Datatype") or "unknown")
             counts[kind] = counts.get(kind, 0) + 1
     return dict(sorted(counts.items()))
-
-
-def _major(version: str) -> int:
-    return int(version.split(".", 1)[0])
 
 
 def _slug(text: str) -> str:

@@ -4,7 +4,7 @@ import shlex
 from pathlib import Path
 
 from export.bundle import Bundle
-from export.engine_build import LARGEST_OPTIMAL_BATCH, onnx_of
+from export.engine_build import batch_profiles, onnx_of
 from export.manifest import Precision
 from export.sidecar import BuildOptions
 
@@ -22,14 +22,16 @@ def command_lines(bundle: Bundle, precision: Precision, options: BuildOptions) -
     """
     path = onnx_of(bundle, precision)
     source, largest = str(path), bundle.manifest.input.max_batch
-    opt = min(options.opt_batch or LARGEST_OPTIMAL_BATCH, largest)
     height, width = bundle.manifest.input.tile_px
     name = bundle.manifest.input.name
-    shapes = {
-        kind: f"{name}:{batch}x3x{height}x{width}" for kind, batch in (("min", 1), ("opt", opt), ("max", largest))
-    }
+    profiles = batch_profiles(options.opt_batch, largest)
     trtexec = ["trtexec", f"--onnx={source}", f"--saveEngine={Path(source).with_suffix('.engine')}", "--stronglyTyped"]
-    trtexec += [f"--{kind}Shapes={shape}" for kind, shape in shapes.items()] if largest > 1 else []
+    polygraphy = ["polygraphy", "run", source, "--onnxrt", "--trt"]
+    for number, profile in enumerate(profiles if largest > 1 else ()):
+        trtexec += [f"--profile={number}"] if len(profiles) > 1 else []
+        for kind, batch in (("min", profile.min), ("opt", profile.opt), ("max", profile.max)):
+            trtexec.append(f"--{kind}Shapes={name}:{batch}x3x{height}x{width}")
+            polygraphy += [f"--trt-{kind}-shapes", f"{name}:[{batch},3,{height},{width}]"]
     trtexec += [f"--memPoolSize=workspace:{options.workspace_mib}M", f"--builderOptimizationLevel={options.level}"]
     trtexec += [] if options.tf32 else ["--noTF32"]
     trtexec += ["--profilingVerbosity=detailed", "--dumpLayerInfo"]
@@ -37,12 +39,6 @@ def command_lines(bundle: Bundle, precision: Precision, options: BuildOptions) -
         trtexec.append(f"--hardwareCompatibilityLevel={COMPATIBILITY[options.compatibility]}")
     if options.timing_cache is not None:
         trtexec.append(f"--timingCacheFile={options.timing_cache}")
-    polygraphy = ["polygraphy", "run", source, "--onnxrt", "--trt"]
-    dimensions = {
-        kind: f"{name}:[{batch},3,{height},{width}]" for kind, batch in (("min", 1), ("opt", opt), ("max", largest))
-    }
-    for kind, shape in dimensions.items() if largest > 1 else ():
-        polygraphy += [f"--trt-{kind}-shapes", shape]
     polygraphy += ["--builder-optimization-level", str(options.level), *(["--tf32"] if options.tf32 else [])]
-    polygraphy += ["--input-shapes", f"{name}:[{opt},3,{height},{width}]"]
+    polygraphy += ["--input-shapes", f"{name}:[{profiles[-1].opt},3,{height},{width}]"]
     return [shlex.join(trtexec), shlex.join(polygraphy)]

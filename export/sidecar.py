@@ -49,8 +49,8 @@ class DeliveredPrecision(Schema):
 class BuildOptions(Schema):
     """What the user of a builder chooses."""
 
-    opt_batch: PositiveInt | None = None
-    """Batch to tune for; by default the largest, at most 8."""
+    opt_batch: tuple[PositiveInt, ...] = ()
+    """Batches to tune for, an optimisation profile each; by default the largest, at most 8."""
     workspace_mib: PositiveInt = DEFAULT_WORKSPACE_MIB
     """Device memory the builder may plan with."""
     level: Annotated[int, Field(ge=0, le=5)] = 3
@@ -71,6 +71,8 @@ class EngineSidecar(Schema):
     """`portable`, or the name of the GPU it was built on."""
     compute_capability: str | None
     """Of that GPU, such as 9.0."""
+    driver_cuda: str | None = None
+    """The newest CUDA that its driver could run, such as 13.0."""
     builder: Builder
     builder_version: str
     onnx: str
@@ -79,6 +81,9 @@ class EngineSidecar(Schema):
     engine_sha256: str
     engine_bytes: int
     batch: BatchProfile
+    """All batches it takes."""
+    profiles: tuple[BatchProfile, ...] = ()
+    """Its optimisation profiles, by their largest batch; none stands for `batch` alone."""
     tile_px: tuple[int, int]
     """(height, width)."""
     workspace_mib: int

@@ -25,7 +25,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("scene", type=Path, help="GeoTIFF, VRT, PNG, JPEG or another raster")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the results")
     engine = parser.add_argument_group("engine")
-    engine.add_argument("--backend", choices=("onnxruntime", "torch", "tensorrt"), default="onnxruntime")
+    engine.add_argument(
+        "--backend",
+        choices=("onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt", "torch", "tensorrt"),
+        default="onnxruntime",
+    )
     engine.add_argument("--precision", choices=("fp32", "fp16", "int8", "int8-cpu"), default="fp32")
     engine.add_argument("--batch", type=int, metavar="N", help="tiles per call (default: the most the engine takes)")
     engine.add_argument("--threads", type=int, metavar="N", help="CPU threads of the engine (default: all cores)")

@@ -4,6 +4,8 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
+from export.nvidia import OLDEST_TENSORRT, release_of
+
 ONNX_RUNTIMES_TENSORRT = 10
 """The TensorRT that the wheels of onnxruntime-gpu are linked with."""
 LEAST_DRIVER = {"12": 525, "13": 580}
@@ -71,8 +73,9 @@ def advice(environment: dict[str, Any]) -> list[str]:
         found.append("To export: pip install 'ifkd[export]'.")
     if environment["gpus"] and "tensorrt" not in packages:
         found.append("There is a GPU. For TensorRT: pip install 'ifkd[tensorrt]' (from NVIDIA's own package index).")
-    if "tensorrt" in packages and int(packages["tensorrt"].split(".")[0]) < 10:
-        found.append(f"TensorRT {packages['tensorrt']} is too old: at least 10 is needed.")
+    if "tensorrt" in packages and release_of(packages["tensorrt"]) < OLDEST_TENSORRT:
+        oldest = ".".join(map(str, OLDEST_TENSORRT))
+        found.append(f"TensorRT {packages['tensorrt']} is too old: at least {oldest} is needed.")
     found += _pairings(packages, environment["gpus"])
     if "jinja2" not in packages:
         found.append("To write reports: pip install 'ifkd[report]'.")

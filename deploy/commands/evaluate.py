@@ -28,7 +28,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--images", type=Path, metavar="DIR", help="their folder (`images` beside the json)")
     parser.add_argument(
         "--backend",
-        choices=["onnxruntime", "torch", "tensorrt"],
+        choices=["onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt", "torch", "tensorrt"],
         help="what computes (torch for a checkpoint, onnxruntime for a bundle)",
     )
     parser.add_argument("--precision", choices=["fp32", "fp16", "int8", "int8-cpu"], default="fp32")

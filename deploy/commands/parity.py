@@ -25,7 +25,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--backend",
         nargs="+",
-        choices=["onnxruntime", "torch", "tensorrt"],
+        choices=["onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt", "torch", "tensorrt"],
         default=["onnxruntime"],
         help="runtimes to compare with torch fp32 (onnxruntime)",
     )

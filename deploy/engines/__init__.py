@@ -1,5 +1,7 @@
 """Engines, one module for each runtime, imported when it is asked for."""
 
+from typing import get_args
+
 from deploy.engine import Backend, Engine
 from export.bundle import Bundle
 from export.manifest import Precision
@@ -26,10 +28,11 @@ def open_engine(
         EngineError: The runtime is absent or this machine cannot run the file.
     """
     match backend:
-        case "onnxruntime":
-            from deploy.engines.onnxruntime_engine import OnnxRuntimeEngine  # noqa: PLC0415
+        case "onnxruntime" | "onnxruntime-cuda" | "onnxruntime-tensorrt":
+            from deploy.engines.onnxruntime_engine import BACKENDS, OnnxRuntimeEngine  # noqa: PLC0415
 
-            return OnnxRuntimeEngine(bundle, precision=precision, threads=threads)
+            provider = next(name for name, one in BACKENDS.items() if one == backend)
+            return OnnxRuntimeEngine(bundle, precision=precision, provider=provider, threads=threads)
         case "torch":
             from deploy.engines.torch_engine import TorchEngine  # noqa: PLC0415
 
@@ -38,4 +41,4 @@ def open_engine(
             from deploy.engines.tensorrt_engine import TensorRTEngine  # noqa: PLC0415
 
             return TensorRTEngine(bundle, precision=precision)
-    raise EngineError(f"There is no backend {backend!r}", expected="torch, onnxruntime or tensorrt")
+    raise EngineError(f"There is no backend {backend!r}", expected=", ".join(get_args(Backend)))

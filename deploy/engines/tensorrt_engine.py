@@ -1,28 +1,34 @@
-"""A bundle's TensorRT engine on an NVIDIA GPU: one stream, pinned memory on the host, buffers of the largest batch.
+"""A bundle's TensorRT engine on an NVIDIA GPU.
 
-Whether an engine fits this machine is read from its sidecar before the engine itself is opened, because opening a
-plan of another version or GPU fails late and says little. TensorRT-RTX engines are opened by the same code: the two
-modules share their interface.
+Two streams: one uploads tiles, the other computes and downloads. Two slots of pinned memory take turns, so that a
+batch is copied and uploaded while the one before it is computed. The engine itself has one set of tensors on the GPU,
+at fixed addresses; a batch is moved there from its slot, which takes next to no time on the GPU. For each batch size
+there is one execution context, which runs once and is then recorded as a CUDA graph and replayed; all contexts share
+one block of memory, as they never run at the same time.
+
+Whether an engine fits this machine is read from its sidecar before the engine itself is opened
+(`engine_choice.py`). TensorRT-RTX engines are opened by the same code: the two modules share their interface.
 """
 
 import contextlib
-import ctypes
 import logging
-import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from deploy.engine import Engine, EngineInfo
+from deploy.engine import Engine, EngineInfo, InferenceParts
+from deploy.engines.cuda_stream import Buffer, Cuda
+from deploy.engines.engine_choice import Fit, find_engine
+from export import nvidia
 from export.bundle import Bundle
-from export.engine_build import gpu_of_this_machine, load_builder
 from export.manifest import Precision
-from export.sidecar import PORTABLE, EngineSidecar, read_sidecar, sidecar_path
+from export.nvidia import MessageLog, gpu_of_this_machine
+from export.sidecar import BatchProfile
 from ifkd.detections import Array, Candidates
-from ifkd.errors import BundleError, EngineError, IfkdError, MissingExtraError
+from ifkd.errors import BundleError, EngineError
 
 logger = logging.getLogger(__name__)
 
@@ -31,25 +37,47 @@ OUTPUTS: dict[str, np.dtype[Any]] = {
     "scores": np.dtype(np.float32),
     "labels": np.dtype(np.int64),
 }
-PORTABLE_CAPABILITIES = "8.0, 8.6, 8.9, 12.0 and later"
-"""GPUs that TensorRT-RTX's documentation names for portable engines."""
+SLOTS = 2
+REPLAYED = "replayed"
 
 
-@dataclass(frozen=True, slots=True)
-class _Fit:
-    """An engine file that this machine should be able to run."""
+@dataclass(slots=True, eq=False)
+class _Slot:
+    """Memory of one batch on its way through, and the events on that way."""
 
-    name: str
-    sidecar: EngineSidecar
-    trt: Any
-    """The runtime's module."""
+    tiles: Buffer
+    answers: dict[str, Array]
+    """Pinned."""
+    begun: nvidia.CudaEvent
+    uploaded: nvidia.CudaEvent
+    started: nvidia.CudaEvent
+    """The batch before it is done."""
+    computed: nvidia.CudaEvent
+    downloaded: nvidia.CudaEvent
+    batch: int = 0
+    """Tiles it holds; 0 when it is free."""
+
+
+@dataclass(slots=True, eq=False)
+class _Shape:
+    """How batches of one size are run."""
+
+    context: nvidia.IExecutionContext
+    graph: nvidia.CudaGraph | None = None
+    why: str = ""
+    """`replayed`, or why there is no graph; empty before the first run."""
 
 
 class TensorRTEngine(Engine):
     """TensorRT 10 or 11, or TensorRT-RTX, on the first GPU."""
 
-    def __init__(self, bundle: Bundle, *, precision: Precision = "fp32") -> None:
+    def __init__(self, bundle: Bundle, *, precision: Precision = "fp32", graphs: bool = True) -> None:
         """Load the bundle's engine of a precision that was built for this machine.
+
+        Args:
+            bundle: Where the engine is.
+            precision: Which engine.
+            graphs: Replay CUDA graphs where the engine can be recorded.
 
         Raises:
             BundleError: An engine's file or sidecar does not hold.
@@ -57,14 +85,18 @@ class TensorRTEngine(Engine):
             MissingExtraError: cuda-python is not installed.
         """
         self._open = contextlib.ExitStack()
-        self._context: Any = None
+        self._shapes: dict[int, _Shape] = {}
+        self._slots: list[_Slot] = []
+        self._engine: nvidia.ICudaEngine = None
+        self._with_graphs = graphs
+        self._parts: InferenceParts | None = None
         gpu = gpu_of_this_machine()
         fit = find_engine(bundle, precision=precision, gpu=gpu)
         manifest = bundle.manifest
         self.info = EngineInfo(
             backend="tensorrt",
             backend_version=f"{fit.sidecar.builder} {fit.sidecar.builder_version}",
-            device=gpu[0],
+            device=gpu.name,
             precision=precision,
             file=fit.name,
             sha256=manifest.files[fit.name].sha256,
@@ -74,61 +106,177 @@ class TensorRTEngine(Engine):
             classes=manifest.classes,
         )
         self._input = manifest.input.name
+        self._profiles = fit.sidecar.profiles or (fit.sidecar.batch,)
         try:
-            self._start(fit.trt, bundle.file(fit.name))
+            self._start(fit, bundle.file(fit.name))
         except BaseException:
             self.close()
             raise
 
+    @property
+    def parts(self) -> InferenceParts | None:
+        """The parts of the last inference that was answered, by the GPU's own clock; None before the first."""
+        return self._parts
+
+    @property
+    def graphs(self) -> dict[int, str]:
+        """Batch size that was run -> `replayed`, or why its work is given to the GPU step by step."""
+        return {batch: shape.why for batch, shape in self._shapes.items()}
+
+    def infer_each(self, batches: Iterable[Array]) -> Iterator[Candidates]:
+        """Yield the candidates of each batch; the next one is taken and uploaded while the GPU computes the last."""
+        waiting: list[_Slot] = []
+        try:
+            for tiles in batches:
+                self._check(tiles)
+                waiting.append(self._begin(tiles))
+                if len(waiting) == SLOTS:
+                    yield self._answer(waiting.pop(0))
+            while waiting:
+                yield self._answer(waiting.pop(0))
+        finally:
+            if waiting and self._slots:
+                self._abandon()
+
     def close(self) -> None:
-        """Free buffers and stream, then context, engine and runtime; a second call does nothing."""
-        self._context = None
+        """Free graphs, contexts, memory and streams, then engine and runtime; a second call does nothing."""
+        if self._slots:
+            self._abandon()
+        self._shapes, self._slots, self._engine = {}, [], None
         self._open.close()
 
-    def _start(self, trt: Any, path: Path) -> None:
+    def _run(self, tiles: Array) -> Candidates:
+        return self._answer(self._begin(tiles))
+
+    def _start(self, fit: Fit, path: Path) -> None:
         """Open the plan, check its tensors and reserve memory for the largest batch."""
-        log = trt.Logger(trt.Logger.ERROR)
-        runtime = trt.Runtime(log)
-        engine = runtime.deserialize_cuda_engine(path.read_bytes())
+        self._trt: nvidia.Module = fit.trt
+        log = MessageLog()
+        trt_log = log.of(self._trt)
+        runtime = self._trt.Runtime(trt_log)
+        engine: nvidia.ICudaEngine = runtime.deserialize_cuda_engine(path.read_bytes())
         if engine is None:
-            raise EngineError(f"The runtime refuses {path}", mend=f"Build it again here: ifkd engine {path.parents[1]}")
-        context = engine.create_execution_context()
+            raise EngineError(
+                f"The runtime refuses {path} ({log.first_error()})",
+                mend=f"Build it again here: ifkd engine {path.parents[1]}",
+            )
+        # Released in reverse: contexts must go before their engine, and the engine before its runtime.
+        self._open.callback(_forget, [trt_log, runtime, engine])
+        self._check_tensors(engine)
+        self._engine = engine
+        cuda = self._cuda = Cuda()
+        self._uploads, self._stream = cuda.stream(self._open), cuda.stream(self._open)
+        k, batch = self.info.candidates, self.info.max_batch
+        shapes = {"boxes": (batch, k, 4), "scores": (batch, k), "labels": (batch, k)}
+        tiles = (batch, 3, *self.info.tile_px)
+        for _ in range(SLOTS):
+            answers = {name: cuda.pinned(self._open, shapes[name], OUTPUTS[name]) for name in OUTPUTS}
+            events = [cuda.event(self._open) for _ in range(5)]
+            self._slots.append(_Slot(cuda.buffer(self._open, tiles, np.dtype(np.uint8)), answers, *events))
+        sizes = {self._input: self._slots[0].tiles.host.nbytes}
+        sizes |= {name: array.nbytes for name, array in self._slots[0].answers.items()}
+        self._tensors = {name: cuda.memory(self._open, size) for name, size in sizes.items()}
+        self._scratch_bytes = max(256, int(engine.device_memory_size_v2))
+        self._scratch = cuda.memory(self._open, self._scratch_bytes)
+
+    def _begin(self, tiles: Array) -> _Slot:
+        """Hand a batch to the GPU, and return the slot whose answer is to be waited for."""
+        if not self._slots:
+            raise EngineError("This engine is closed", mend="Open it again.")
+        free = [slot for slot in self._slots if not slot.batch]
+        if not free:
+            raise EngineError("This engine is busy with batches that nobody has fetched", mend="Fetch their answers.")
+        try:
+            self._hand_over(free[0], tiles)
+        except BaseException:
+            self._abandon()
+            raise
+        return free[0]
+
+    def _hand_over(self, slot: _Slot, tiles: Array) -> None:
+        """Give a batch's way through the GPU to the streams."""
+        batch, cuda = len(tiles), self._cuda
+        shape = self._shape_of(batch)
+        slot.batch = batch
+        slot.tiles.host[:batch] = tiles
+        cuda.record(slot.begun, self._uploads)
+        cuda.upload(slot.tiles, batch, self._uploads)
+        cuda.record(slot.uploaded, self._uploads)
+        cuda.follow(self._stream, slot.uploaded)
+        cuda.record(slot.started, self._stream)
+        cuda.move(slot.tiles.device, self._tensors[self._input], slot.tiles.bytes_of(batch), self._stream)
+        self._execute(shape, batch)
+        cuda.record(slot.computed, self._stream)
+        for name, array in slot.answers.items():
+            cuda.download(self._tensors[name], array[:batch], self._stream)
+        cuda.record(slot.downloaded, self._stream)
+
+    def _abandon(self) -> None:
+        """Wait until the GPU uses no slot, and free them all."""
+        self._cuda.settle([self._uploads, self._stream])
+        for slot in self._slots:
+            slot.batch = 0
+
+    def _answer(self, slot: _Slot) -> Candidates:
+        """Wait for a slot and free it."""
+        batch, slot.batch = slot.batch, 0
+        if not batch:
+            raise EngineError("This batch was given up when another one failed or the engine was closed")
+        self._cuda.wait_for(slot.downloaded)
+        time_between = self._cuda.milliseconds
+        self._parts = InferenceParts(
+            upload_ms=time_between(slot.begun, slot.uploaded),
+            compute_ms=time_between(slot.started, slot.computed),
+            download_ms=time_between(slot.computed, slot.downloaded),
+        )
+        # The pinned memory is overwritten by a later batch, so the caller gets copies.
+        return Candidates(*(slot.answers[name][:batch].copy() for name in OUTPUTS))
+
+    def _execute(self, shape: _Shape, batch: int) -> None:
+        """Run a context once step by step, then as the graph that was recorded of it."""
+        if shape.graph is not None:
+            self._cuda.launch(shape.graph, self._stream)
+            return
+        if not shape.context.execute_async_v3(self._stream):
+            raise EngineError(f"{self.info.file} could not be run on {self.info.device}")
+        if not shape.why:
+            shape.graph, shape.why = self._record(shape.context)
+            if shape.graph is None and self._with_graphs:
+                logger.warning("%s: no CUDA graph for a batch of %d: %s", self.info.file, batch, shape.why)
+
+    def _record(self, context: nvidia.IExecutionContext) -> tuple[nvidia.CudaGraph | None, str]:
+        """Return the graph of a context that was run, or None and why there is none."""
+        if not self._with_graphs:
+            return None, "graphs are switched off"
+        # TensorRT-RTX alone says beforehand whether it can be recorded.
+        capturable = getattr(context, "is_stream_capturable", None)
+        if capturable is not None and not capturable(self._stream):
+            return None, "the runtime says that it cannot be recorded"
+        graph, why = self._cuda.recorded(self._open, lambda: context.execute_async_v3(self._stream), self._stream)
+        return graph, why if graph is None else REPLAYED
+
+    def _shape_of(self, batch: int) -> _Shape:
+        """Return how a batch size is run; its context is made when the size comes first."""
+        if batch in self._shapes:
+            return self._shapes[batch]
+        engine = self._engine
+        context = engine.create_execution_context(self._trt.ExecutionContextAllocationStrategy.USER_MANAGED)
         if context is None:
             raise EngineError(
-                f"The GPU has no memory left for {path}", mend="Free memory, or build with less workspace."
+                f"The GPU has no memory left for {self.info.file}", mend="Free memory, or build with less workspace."
             )
-        # Released in reverse: the context must go before its engine, and the engine before its runtime.
-        self._open.callback(_forget, [log, runtime, engine])
-        self._check_tensors(trt, engine)
-        cuda = _Cuda()
-        self._stream = cuda.stream(self._open)
-        k, batch = self.info.candidates, self.info.max_batch
-        shapes = {self._input: (batch, 3, *self.info.tile_px), "boxes": (batch, k, 4), "scores": (batch, k)}
-        shapes["labels"] = (batch, k)
-        dtypes: dict[str, np.dtype[Any]] = {self._input: np.dtype(np.uint8), **OUTPUTS}
-        self._buffers = {name: cuda.buffer(self._open, shapes[name], dtypes[name]) for name in shapes}
-        for name, buffer in self._buffers.items():
-            context.set_tensor_address(name, buffer.device)
-        self._cuda, self._context = cuda, context
-
-    def _run(self, tiles: Array) -> Candidates:
-        if self._context is None:
-            raise EngineError("This engine is closed", mend="Open it again.")
-        batch = len(tiles)
-        source = self._buffers[self._input]
-        source.host[:batch] = tiles
-        if not self._context.set_input_shape(self._input, tuple(tiles.shape)):
+        self._open.callback(_forget, [engine, context])
+        context.set_device_memory(self._scratch, self._scratch_bytes)
+        number = profile_for(batch, self._profiles)
+        taken = context.set_optimization_profile_async(number, self._stream)
+        if not taken or not context.set_input_shape(self._input, (batch, 3, *self.info.tile_px)):
             raise EngineError(f"{self.info.file} refuses a batch of {batch}", mend="Build the engine again.")
-        self._cuda.to_device(source, batch, self._stream)
-        if not self._context.execute_async_v3(self._stream):
-            raise EngineError(f"{self.info.file} could not be run on {self.info.device}")
-        for name in OUTPUTS:
-            self._cuda.to_host(self._buffers[name], batch, self._stream)
-        self._cuda.wait(self._stream)
-        # The pinned buffers are overwritten by the next call, so the caller gets copies.
-        return Candidates(*(self._buffers[name].host[:batch].copy() for name in OUTPUTS))
+        for name, address in self._tensors.items():
+            context.set_tensor_address(name, address)
+        self._shapes[batch] = _Shape(context)
+        return self._shapes[batch]
 
-    def _check_tensors(self, trt: Any, engine: Any) -> None:
+    def _check_tensors(self, engine: nvidia.ICudaEngine) -> None:
         """Refuse a plan whose tensors are not what the manifest promises; memory is reserved by these shapes."""
         k, (height, width) = self.info.candidates, self.info.tile_px
         expected = {
@@ -139,7 +287,7 @@ class TensorRTEngine(Engine):
         }
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
         got = {
-            name: (np.dtype(trt.nptype(engine.get_tensor_dtype(name))), tuple(engine.get_tensor_shape(name))[1:])
+            name: (np.dtype(self._trt.nptype(engine.get_tensor_dtype(name))), tuple(engine.get_tensor_shape(name))[1:])
             for name in names
         }
         if got != expected:
@@ -149,137 +297,24 @@ class TensorRTEngine(Engine):
                 expected=expected,
                 mend="Build the engine again.",
             )
-        largest = tuple(engine.get_tensor_profile_shape(self._input, 0)[2])
-        if largest[0] < self.info.max_batch:
+        largest = [
+            engine.get_tensor_profile_shape(self._input, number)[2][0]
+            for number in range(engine.num_optimization_profiles)
+        ]
+        if largest != [profile.max for profile in self._profiles]:
             raise BundleError(
-                f"{self.info.file} takes smaller batches than its sidecar says",
-                got=largest[0],
-                expected=self.info.max_batch,
+                f"{self.info.file} takes other batches than its sidecar says",
+                got=largest,
+                expected=[profile.max for profile in self._profiles],
+                mend="Build the engine again.",
             )
 
 
-def find_engine(bundle: Bundle, *, precision: Precision, gpu: tuple[str, str]) -> _Fit:
-    """Return the engine of a bundle that fits this machine, from sidecars alone; one built for this GPU goes first.
-
-    Args:
-        bundle: Where the engines are.
-        precision: Which engines.
-        gpu: Name and compute capability.
-
-    Raises:
-        BundleError: A sidecar does not hold.
-        EngineError: None fits; the message says why, engine by engine.
-    """
-    reasons, fits = [], []
-    for name in bundle.find("engine", precision):
-        sidecar = read_sidecar(bundle.file(str(sidecar_path(Path(name)))))
-        try:
-            trt, version = load_builder(sidecar.builder)
-        except IfkdError as error:
-            reasons.append(f"{name}: {error}")
-            continue
-        reason = unfit_because(sidecar, bundle, name, version=version, gpu=gpu)
-        if reason is None:
-            fits.append(_Fit(name, sidecar, trt))
-        else:
-            reasons.append(f"{name}: {reason}")
-    if not fits:
-        raise EngineError(
-            f"No {precision} engine of {bundle.path} fits this machine",
-            got="; ".join(reasons) or "a bundle without such an engine",
-            expected=f"an engine for {gpu[0]} (compute capability {gpu[1]})",
-            mend=f"Build one here: ifkd engine {bundle.path} --builder tensorrt --precision {precision}",
-        )
-    return min(fits, key=lambda fit: fit.sidecar.device == PORTABLE)
-
-
-def unfit_because(
-    sidecar: EngineSidecar, bundle: Bundle, name: str, *, version: str, gpu: tuple[str, str]
-) -> str | None:
-    """Return why an engine cannot be opened here, or None when nothing speaks against it."""
-    here, capability = gpu
-    if sidecar.engine_sha256 != bundle.manifest.files[name].sha256:
-        return "its sidecar describes another file"
-    sources = [bundle.manifest.files[file].sha256 for file in bundle.find("onnx")]
-    if sidecar.onnx_sha256 not in sources:
-        return "it was built from another ONNX file than the bundle has"
-    if sidecar.builder_version != version:
-        return f"it was built by {sidecar.builder} {sidecar.builder_version}, here is {version}"
-    if sidecar.device == PORTABLE:
-        major, minor = (int(part) for part in capability.split("."))
-        if (major, minor) not in {(8, 0), (8, 6), (8, 9)} and major < 12:
-            return f"portable engines run on compute capability {PORTABLE_CAPABILITIES}, here is {capability}"
-    elif (sidecar.device, sidecar.compute_capability) != gpu:
-        return f"it was built for {sidecar.device} ({sidecar.compute_capability}), here is {here} ({capability})"
-    return None
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Buffer:
-    """The same array on the host, in pinned memory, and on the GPU."""
-
-    host: Array
-    device: int
-    """Address."""
-
-    def bytes_of(self, batch: int) -> int:
-        """Return the size of the first `batch` rows."""
-        return self.host[:batch].nbytes
-
-
-class _Cuda:
-    """The few calls of the CUDA runtime that an engine makes; every failure is an error."""
-
-    def __init__(self) -> None:
-        try:
-            from cuda.bindings import runtime  # noqa: PLC0415
-        except ImportError as error:
-            raise MissingExtraError("cuda-python", extra="tensorrt", need="The backend tensorrt") from error
-        self._runtime: Any = runtime
-
-    def stream(self, owner: contextlib.ExitStack) -> int:
-        """Return a stream that `owner` destroys."""
-        (stream,) = self._call("cudaStreamCreate")
-        owner.callback(self._give_back, "cudaStreamDestroy", stream)
-        return int(stream)
-
-    def buffer(self, owner: contextlib.ExitStack, shape: Sequence[int], dtype: np.dtype[Any]) -> _Buffer:
-        """Return memory on both sides that `owner` frees."""
-        size = math.prod(shape) * dtype.itemsize
-        (device,) = self._call("cudaMalloc", size)
-        owner.callback(self._give_back, "cudaFree", device)
-        (host,) = self._call("cudaMallocHost", size)
-        owner.callback(self._give_back, "cudaFreeHost", host)
-        raw = (ctypes.c_ubyte * size).from_address(int(host))
-        return _Buffer(np.frombuffer(memoryview(raw), dtype).reshape(shape), int(device))
-
-    def to_device(self, buffer: _Buffer, batch: int, stream: int) -> None:
-        """Start copying the first `batch` rows to the GPU."""
-        kind = self._runtime.cudaMemcpyKind.cudaMemcpyHostToDevice
-        size = buffer.bytes_of(batch)
-        self._call("cudaMemcpyAsync", buffer.device, buffer.host.ctypes.data, size, kind, stream)
-
-    def to_host(self, buffer: _Buffer, batch: int, stream: int) -> None:
-        """Start copying the first `batch` rows from the GPU."""
-        kind = self._runtime.cudaMemcpyKind.cudaMemcpyDeviceToHost
-        size = buffer.bytes_of(batch)
-        self._call("cudaMemcpyAsync", buffer.host.ctypes.data, buffer.device, size, kind, stream)
-
-    def wait(self, stream: int) -> None:
-        """Wait until everything given to the stream is done."""
-        self._call("cudaStreamSynchronize", stream)
-
-    def _call(self, name: str, *arguments: Any) -> tuple[Any, ...]:
-        status, *values = getattr(self._runtime, name)(*arguments)
-        if status != self._runtime.cudaError_t.cudaSuccess:
-            raise EngineError(f"The GPU refused {name} ({status.name})", mend="Free GPU memory, or look at nvidia-smi.")
-        return tuple(values)
-
-    def _give_back(self, name: str, handle: Any) -> None:
-        """Free a handle; closing goes on when that fails, as nothing else can be done about it."""
-        (status,) = getattr(self._runtime, name)(handle)
-        if status != self._runtime.cudaError_t.cudaSuccess:
-            logger.warning("%s failed (%s)", name, status.name)
+def profile_for(batch: int, profiles: tuple[BatchProfile, ...]) -> int:
+    """Return the number of the profile with the smallest largest batch that takes `batch`."""
+    fitting = [number for number, profile in enumerate(profiles) if profile.min <= batch <= profile.max]
+    assert fitting, "the last profile takes every batch up to the engine's largest"
+    return min(fitting, key=lambda number: profiles[number].max)
 
 
 def _forget(objects: list[Any]) -> None:

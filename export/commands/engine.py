@@ -24,7 +24,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--workspace-mib", type=_positive, default=4096, metavar="N", help="memory the builder may plan with (4096)"
     )
     parser.add_argument("--tf32", action="store_true", help="let FP32 engines round to TF32: faster, not quite FP32")
-    parser.add_argument("--opt-batch", type=_positive, metavar="N", help="batch to tune for (the largest, at most 8)")
+    parser.add_argument(
+        "--opt-batch",
+        type=_positive,
+        nargs="+",
+        default=[],
+        metavar="N",
+        help="batches to tune for, one profile each (the largest, at most 8)",
+    )
     parser.add_argument("--level", type=int, choices=range(6), default=3, help="how long kernels are searched for (3)")
     parser.add_argument(
         "--compatibility",
@@ -49,7 +56,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     have = [bundle.manifest.files[name].precision for name in bundle.find("onnx")]
     precisions = options.precision or [one for one in have if one != "int8-cpu"]
     build_options = BuildOptions(
-        opt_batch=options.opt_batch,
+        opt_batch=tuple(options.opt_batch),
         workspace_mib=options.workspace_mib,
         level=options.level,
         tf32=options.tf32,

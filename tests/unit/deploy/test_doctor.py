@@ -96,7 +96,7 @@ def test_a_bare_machine_gets_advice_and_no_crash() -> None:
     [
         ({"onnxruntime": "1.31", "onnxruntime-gpu": "1.31"}, [], "overwrite each other"),
         ({"torch": "2.14.1+cu130", "torchvision": "0.28.0"}, [], "torchvision 0.28.0 is not the one made for torch"),
-        ({"tensorrt": "8.6.1"}, [], "TensorRT 8.6.1 is too old"),
+        ({"tensorrt": "10.0.1"}, [], "TensorRT 10.0.1 is too old: at least 10.1"),
         ({"torch": "2.14.1"}, [GPU], "For TensorRT"),
         ({"torch": "2.14.1"}, [], "ifkd[export]"),
     ],

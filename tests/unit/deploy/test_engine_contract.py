@@ -13,9 +13,10 @@ import pytest
 
 from deploy.engine import Engine, EngineInfo, FakeEngine
 from deploy.engines import open_engine
-from deploy.engines.tensorrt_engine import find_engine
+from deploy.engines.engine_choice import find_engine
 from export.bundle import Bundle, open_bundle
-from export.engine_build import add_engine, gpu_of_this_machine
+from export.engine_build import add_engine
+from export.nvidia import gpu_of_this_machine
 from export.sample_tiles import structured_noise
 from export.tensor_parity import TOLERANCES, compare_candidates
 from ifkd.detections import Candidates, Detections
@@ -148,6 +149,22 @@ def test_a_batch_answers_as_its_tiles_one_by_one(engine: Engine) -> None:
     levels = [(354, False)]
     parity = compare_candidates(alone, together, levels=levels, tolerance=TOLERANCES["fp32"])
     assert parity.passed, parity
+
+
+def test_parts_are_told_where_tiles_are_carried_to_a_device_and_nowhere_else(engine: Engine) -> None:
+    engine.infer(noise(2))
+    if engine.info.backend != "tensorrt":
+        assert engine.parts is None
+        return
+    assert engine.parts is not None
+    assert min(engine.parts.upload_ms, engine.parts.compute_ms, engine.parts.download_ms) > 0
+
+
+def test_batches_one_after_another_are_answered_in_order(engine: Engine) -> None:
+    batches = [noise(count) for count in (2, 1, 3)]
+    found = list(engine.infer_each(iter(batches)))
+    for batch, answer in zip(batches, found, strict=True):
+        np.testing.assert_array_equal(answer.scores, engine.infer(batch).scores)
 
 
 def test_info_tells_what_runs(engine: Engine) -> None:

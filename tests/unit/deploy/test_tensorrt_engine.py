@@ -1,26 +1,28 @@
-"""The TensorRT backend where there is no GPU: what it chooses and refuses, that TensorRT has every name it uses, and
-its order of work on a recording stand-in for the GPU."""
+"""The TensorRT backend where there is no GPU: what it chooses and refuses, and its order of work on a stand-in."""
 
-import ast
-import ctypes
+import logging
 import sys
 import types
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from gpu_world import FakeTensorRT, Gpu
 
+import deploy.engines.engine_choice as choice
 import deploy.engines.tensorrt_engine as backend
-import export.engine_build
+from deploy.engine import InferenceParts
 from deploy.engines import open_engine
+from export import nvidia
 from export.bundle import Bundle, add_file, open_bundle
 from export.sidecar import BatchProfile, DeliveredPrecision, EngineSidecar, sidecar_path
 from ifkd.errors import BundleError, EngineError
 from ifkd.files import sha256_of, write_json
 
-H100 = ("NVIDIA H100 80GB HBM3", "9.0")
-RTX_4090 = ("NVIDIA GeForce RTX 4090", "8.9")
+H100 = nvidia.Gpu("NVIDIA H100 80GB HBM3", "9.0", "12.9")
+RTX_4090 = nvidia.Gpu("NVIDIA GeForce RTX 4090", "8.9", "13.0")
 
 
 def with_engine(bundle: Bundle, name: str = "made", **values: Any) -> Bundle:
@@ -29,8 +31,9 @@ def with_engine(bundle: Bundle, name: str = "made", **values: Any) -> Bundle:
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(b"plan " + name.encode())
     facts: dict[str, Any] = {
-        "device": H100[0],
-        "compute_capability": H100[1],
+        "device": H100.name,
+        "compute_capability": H100.capability,
+        "driver_cuda": "12.4",
         "builder": "tensorrt",
         "builder_version": "11.4.0",
         "onnx": "model.fp16.onnx",
@@ -54,12 +57,12 @@ def with_engine(bundle: Bundle, name: str = "made", **values: Any) -> Bundle:
 def installed(monkeypatch: pytest.MonkeyPatch) -> None:
     """TensorRT 11.4.0 and TensorRT-RTX 1.7.1 seem to be installed."""
     versions = {"tensorrt": "11.4.0", "tensorrt_rtx": "1.7.1"}
-    monkeypatch.setattr(backend, "load_builder", lambda builder: (object(), versions[builder]))
+    monkeypatch.setattr(choice, "load_tensorrt", lambda builder: (object(), versions[builder]))
 
 
 def test_without_a_gpu_the_error_says_so(whole_bundle: Path) -> None:
     try:
-        export.engine_build.gpu_of_this_machine()
+        nvidia.gpu_of_this_machine()
     except EngineError:
         pass
     else:
@@ -70,7 +73,7 @@ def test_without_a_gpu_the_error_says_so(whole_bundle: Path) -> None:
 
 def test_a_bundle_without_engines_says_how_to_build_one(whole_bundle: Path) -> None:
     with pytest.raises(EngineError, match=r"No fp16 engine .* Build one here: ifkd engine .* --builder tensorrt"):
-        backend.find_engine(open_bundle(whole_bundle), precision="fp16", gpu=H100)
+        choice.find_engine(open_bundle(whole_bundle), precision="fp16", gpu=H100)
 
 
 @pytest.mark.parametrize(
@@ -79,6 +82,7 @@ def test_a_bundle_without_engines_says_how_to_build_one(whole_bundle: Path) -> N
         ({"device": "NVIDIA A100"}, r"built for NVIDIA A100 \(9\.0\), here is NVIDIA H100"),
         ({"compute_capability": "8.0"}, r"\(8\.0\), here is NVIDIA H100 80GB HBM3 \(9\.0\)"),
         ({"builder_version": "10.13.3"}, r"built by tensorrt 10\.13\.3, here is 11\.4\.0"),
+        ({"driver_cuda": "13.0"}, r"built under a driver for CUDA 13\.0, the driver here goes up to CUDA 12\.9"),
         ({"onnx_sha256": "0" * 64}, "built from another ONNX file"),
         ({"engine_sha256": "0" * 64}, "its sidecar describes another file"),
         (
@@ -92,22 +96,22 @@ def test_an_engine_that_does_not_fit_is_refused_by_its_sidecar(
     bundle_copy: Bundle, values: dict[str, Any], reason: str
 ) -> None:
     with pytest.raises(EngineError, match=reason):
-        backend.find_engine(with_engine(bundle_copy, **values), precision="fp16", gpu=H100)
+        choice.find_engine(with_engine(bundle_copy, **values), precision="fp16", gpu=H100)
 
 
 @pytest.mark.usefixtures("installed")
 def test_of_two_engines_that_fit_the_one_for_this_gpu_is_taken(bundle_copy: Bundle) -> None:
     portable = {"device": "portable", "compute_capability": None, "builder": "tensorrt_rtx", "builder_version": "1.7.1"}
     bundle = with_engine(bundle_copy, "a_portable", **portable)
-    assert backend.find_engine(bundle, precision="fp16", gpu=RTX_4090).name == "engines/a_portable.engine"
-    bundle = with_engine(bundle, "b_own", device=RTX_4090[0], compute_capability=RTX_4090[1])
-    assert backend.find_engine(bundle, precision="fp16", gpu=RTX_4090).name == "engines/b_own.engine"
+    assert choice.find_engine(bundle, precision="fp16", gpu=RTX_4090).name == "engines/a_portable.engine"
+    bundle = with_engine(bundle, "b_own", device=RTX_4090.name, compute_capability=RTX_4090.capability)
+    assert choice.find_engine(bundle, precision="fp16", gpu=RTX_4090).name == "engines/b_own.engine"
 
 
 def test_a_runtime_that_is_absent_is_one_of_the_reasons(bundle_copy: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     with pytest.raises(EngineError, match=r"made\.engine: .*needs the package tensorrt"):
-        backend.find_engine(with_engine(bundle_copy), precision="fp16", gpu=H100)
+        choice.find_engine(with_engine(bundle_copy), precision="fp16", gpu=H100)
 
 
 @pytest.mark.usefixtures("installed")
@@ -116,211 +120,178 @@ def test_a_changed_sidecar_is_refused(bundle_copy: Bundle) -> None:
     path = bundle.path / "engines" / "made.json"
     path.write_text(path.read_text().replace("H100", "H200"))
     with pytest.raises(BundleError, match="not the file the manifest describes"):
-        backend.find_engine(bundle, precision="fp16", gpu=H100)
-
-
-OWNERS = {
-    "trt": None,
-    "trt_builder": "Builder",
-    "network": "INetworkDefinition",
-    "parser": "OnnxParser",
-    "config": "IBuilderConfig",
-    "profile": "IOptimizationProfile",
-    "tiles": "ITensor",
-    "runtime": "Runtime",
-    "engine": "ICudaEngine",
-    "inspector": "EngineInspector",
-    "context": "IExecutionContext",
-    "_context": "IExecutionContext",
-}
-"""Name of a variable in our code -> TensorRT's class of what it holds; None is the module."""
-
-
-def used_names(module: types.ModuleType) -> set[tuple[str, str]]:
-    """Return (variable, attribute path) of everything our code asks TensorRT's objects for."""
-    found = set()
-    for node in ast.walk(ast.parse(Path(str(module.__file__)).read_text(encoding="utf-8"))):
-        owner, path = node, []
-        while isinstance(owner, ast.Attribute):
-            path.insert(0, owner.attr)
-            owner = owner.value
-        name = owner.id if isinstance(owner, ast.Name) else ""
-        if name == "self" and path:
-            name = path.pop(0)
-        if name in OWNERS and path and not path[0].startswith("__"):
-            found.add((name, ".".join(path)))
-    return found
-
-
-@pytest.mark.parametrize("module", [backend, export.engine_build], ids=["run", "build"])
-def test_tensorrt_has_every_name_our_code_uses(module: types.ModuleType) -> None:
-    rtx = pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
-    names = used_names(module)
-    expected = {
-        backend: {("_context", "execute_async_v3"), ("context", "set_tensor_address"), ("trt", "Logger.ERROR")},
-        export.engine_build: {("config", "set_memory_pool_limit"), ("trt", "BuilderFlag.TF32"), ("tiles", "shape")},
-    }
-    assert expected[module] <= names
-    for owner, path in sorted(names):
-        value: Any = rtx if OWNERS[owner] is None else getattr(rtx, str(OWNERS[owner]))
-        for part in path.split("."):
-            assert hasattr(value, part), f"{owner}.{path}"
-            value = getattr(value, part)
-
-
-def test_the_cuda_runtime_has_every_function_our_code_calls() -> None:
-    runtime = pytest.importorskip("cuda.bindings.runtime", reason="cuda-python is not installed")
-    source = Path(backend.__file__).read_text(encoding="utf-8")
-    strings = {node.value for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Constant)}
-    names = {value for value in strings if isinstance(value, str) and value.startswith("cuda") and value.isalnum()}
-    assert {"cudaMalloc", "cudaFree", "cudaMallocHost", "cudaFreeHost", "cudaMemcpyAsync"} <= names
-    for name in names:
-        assert callable(getattr(runtime, name)), name
-    assert runtime.cudaMemcpyKind.cudaMemcpyHostToDevice != runtime.cudaMemcpyKind.cudaMemcpyDeviceToHost
-
-
-class Gpu:
-    """Host memory that plays the GPU: it records calls, refuses what is wrong, and doubles as runtime module."""
-
-    class cudaMemcpyKind:  # noqa: N801
-        cudaMemcpyHostToDevice = 1  # noqa: N815
-        cudaMemcpyDeviceToHost = 2  # noqa: N815
-
-    class cudaError_t:  # noqa: N801
-        cudaSuccess = types.SimpleNamespace(name="cudaSuccess")  # noqa: N815
-
-    def __init__(self) -> None:
-        self.calls: list[str] = []
-        self.memory: dict[int, Any] = {}
-        self.failing = ""
-
-    def __getattr__(self, name: str) -> Any:
-        def call(*arguments: Any) -> tuple[Any, ...]:
-            self.calls.append(name)
-            if name == self.failing:
-                return (types.SimpleNamespace(name="cudaErrorMemoryAllocation"), None)
-            return (self.cudaError_t.cudaSuccess, *self._answer(name, arguments))
-
-        return call
-
-    def _answer(self, name: str, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-        if name in {"cudaMalloc", "cudaMallocHost"}:
-            block = ctypes.create_string_buffer(arguments[0])
-            self.memory[ctypes.addressof(block)] = block
-            return (ctypes.addressof(block),)
-        if name in {"cudaFree", "cudaFreeHost"}:
-            del self.memory[arguments[0]]
-        if name == "cudaMemcpyAsync":
-            ctypes.memmove(arguments[0], arguments[1], arguments[2])
-        return (77,) if name == "cudaStreamCreate" else ()
-
-
-class FakeTensorRT:
-    """A runtime whose engine marks each tile's first byte as the only score above 0."""
-
-    def __init__(self, k: int = 354, refuse: str = "") -> None:
-        self.k, self.refuse = k, refuse
-        self.addresses: dict[str, int] = {}
-        self.shape: tuple[int, ...] = ()
-        self.Logger = type("Logger", (), {"ERROR": 0, "__init__": lambda *_: None})
-        self.num_io_tensors = 4
-        self.names = ["tiles", "boxes", "scores", "labels"]
-
-    def Runtime(self, _log: Any) -> Any:  # noqa: N802
-        return self
-
-    def deserialize_cuda_engine(self, _plan: bytes) -> Any:
-        return None if self.refuse == "plan" else self
-
-    def create_execution_context(self) -> Any:
-        return None if self.refuse == "memory" else self
-
-    def get_tensor_name(self, index: int) -> str:
-        return self.names[index]
-
-    def get_tensor_dtype(self, name: str) -> Any:
-        return {"tiles": np.uint8, "labels": np.int64}.get(name, np.float32)
-
-    def nptype(self, dtype: Any) -> Any:
-        return dtype
-
-    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-        return {"tiles": (-1, 3, 64, 64), "boxes": (-1, self.k, 4)}.get(name, (-1, self.k))
-
-    def get_tensor_profile_shape(self, _name: str, _profile: int) -> Any:
-        largest = 1 if self.refuse == "batch" else 4
-        return [(1, 3, 64, 64), (4, 3, 64, 64), (largest, 3, 64, 64)]
-
-    def set_tensor_address(self, name: str, address: int) -> bool:
-        self.addresses[name] = address
-        return True
-
-    def set_input_shape(self, _name: str, shape: tuple[int, ...]) -> bool:
-        self.shape = shape
-        return True
-
-    def execute_async_v3(self, stream: int) -> bool:
-        assert stream == 77
-        batch = self.shape[0]
-        tiles = np.frombuffer(ctypes.string_at(self.addresses["tiles"], batch * 3 * 64 * 64), np.uint8)
-        scores = np.zeros((batch, self.k), np.float32)
-        scores[:, 0] = tiles.reshape(batch, -1)[:, 0] / 255
-        ctypes.memmove(self.addresses["scores"], scores.ctypes.data, scores.nbytes)
-        return self.refuse != "run"
+        choice.find_engine(bundle, precision="fp16", gpu=H100)
 
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Gpu:
     gpu = Gpu()
-    monkeypatch.setitem(sys.modules, "cuda.bindings", types.SimpleNamespace(runtime=gpu))
+    monkeypatch.setattr(nvidia, "load_cuda", lambda _need: gpu)
     monkeypatch.setattr(backend, "gpu_of_this_machine", lambda: H100)
     return gpu
 
 
-def opened(bundle: Bundle, monkeypatch: pytest.MonkeyPatch, trt: FakeTensorRT) -> Any:
-    monkeypatch.setattr(backend, "load_builder", lambda _: (trt, "11.4.0"))
-    return open_engine(with_engine(bundle), backend="tensorrt", precision="fp16")
+def opened(bundle: Bundle, monkeypatch: pytest.MonkeyPatch, trt: FakeTensorRT, **sidecar: Any) -> Any:
+    monkeypatch.setattr(choice, "load_tensorrt", lambda _: (trt, "11.4.0"))
+    return open_engine(with_engine(bundle, **sidecar), backend="tensorrt", precision="fp16")
+
+
+def tiles_of(*values: int) -> np.ndarray:
+    return np.stack([np.full((3, 64, 64), value, np.uint8) for value in values])
+
+
+def seen(candidates: Any) -> list[int]:
+    assert candidates.labels[:, 0].tolist() == list(range(len(candidates.labels)))
+    return [round(255 * score) for score in candidates.scores[:, 0].tolist()]
 
 
 def test_tiles_go_in_answers_come_out_and_everything_is_given_back(
     bundle_copy: Bundle, monkeypatch: pytest.MonkeyPatch, machine: Gpu
 ) -> None:
-    with opened(bundle_copy, monkeypatch, FakeTensorRT()) as engine:
-        assert (engine.info.device, engine.info.max_batch) == (H100[0], 4)
-        tiles = np.full((3, 3, 64, 64), 51, np.uint8)
-        tiles[2] = 255
-        machine.calls.clear()
-        first = engine.infer(tiles)
-        assert machine.calls == ["cudaMemcpyAsync"] * 4 + ["cudaStreamSynchronize"]
-        np.testing.assert_allclose(first.scores[:, 0], [0.2, 0.2, 1.0])
-        engine.infer(np.zeros((1, 3, 64, 64), np.uint8))
-        np.testing.assert_allclose(first.scores[:, 0], [0.2, 0.2, 1.0])
+    with opened(bundle_copy, monkeypatch, FakeTensorRT(machine)) as engine:
+        assert (engine.info.device, engine.info.max_batch) == (H100.name, 4)
+        first = engine.infer(tiles_of(51, 51, 255))
+        assert seen(first) == [51, 51, 255]
+        assert seen(engine.infer(tiles_of(7))) == [7]
+        assert seen(first) == [51, 51, 255]
         assert first.boxes.flags.owndata
-        assert len(machine.memory) == 8
     assert machine.memory == {}
-    assert machine.calls[-1] == "cudaStreamDestroy"
+    assert machine.alive == set()
     engine.close()
     with pytest.raises(EngineError, match="closed"):
-        engine.infer(tiles)
+        engine.infer(tiles_of(1))
+
+
+def test_the_parts_of_an_inference_are_told_by_the_gpus_events(
+    bundle_copy: Bundle, monkeypatch: pytest.MonkeyPatch, machine: Gpu
+) -> None:
+    with opened(bundle_copy, monkeypatch, FakeTensorRT(machine)) as engine:
+        assert engine.parts is None
+        engine.infer(tiles_of(1, 2))
+        # The stand-in counts pieces of work as milliseconds: one copy up; one move and one run; three copies down.
+        assert engine.parts == InferenceParts(upload_ms=1.0, compute_ms=2.0, download_ms=3.0)
+
+
+def test_a_batch_size_is_run_once_and_then_replayed(
+    bundle_copy: Bundle, monkeypatch: pytest.MonkeyPatch, machine: Gpu
+) -> None:
+    trt = FakeTensorRT(machine)
+    with opened(bundle_copy, monkeypatch, trt) as engine:
+        assert [seen(engine.infer(tiles_of(value, 9))) for value in (1, 2, 3)] == [[1, 9], [2, 9], [3, 9]]
+        assert machine.calls.count("cudaGraphLaunch") == 2
+        assert seen(engine.infer(tiles_of(4))) == [4]
+        assert seen(engine.infer(tiles_of(5, 6))) == [5, 6]
+        assert engine.graphs == {2: "replayed", 1: "replayed"}
+        assert [context.batch for context in trt.contexts] == [2, 1]
+        assert len({context.scratch for context in trt.contexts}) == 1
+    assert machine.alive == set()
+
+
+@pytest.mark.parametrize(
+    ("failing", "refuse", "rtx", "why"),
+    [
+        ("cudaStreamBeginCapture", "", None, "cudaStreamBeginCapture gave cudaErrorOfTheTest"),
+        ("cudaStreamEndCapture", "", None, "cudaStreamEndCapture gave cudaErrorOfTheTest"),
+        ("cudaGraphInstantiate", "", None, "cudaGraphInstantiate gave cudaErrorOfTheTest"),
+        ("", "recording", None, "the engine cannot be recorded"),
+        ("", "", False, "the runtime says that it cannot be recorded"),
+    ],
+)
+def test_an_engine_that_cannot_be_recorded_runs_step_by_step_and_says_why(
+    bundle_copy: Bundle,
+    monkeypatch: pytest.MonkeyPatch,
+    machine: Gpu,
+    caplog: pytest.LogCaptureFixture,
+    failing: str,
+    refuse: str,
+    rtx: bool | None,
+    why: str,
+) -> None:
+    machine.failing = failing
+    with (
+        caplog.at_level(logging.WARNING),
+        opened(bundle_copy, monkeypatch, FakeTensorRT(machine, refuse=refuse, rtx=rtx)) as engine,
+    ):
+        assert [seen(engine.infer(tiles_of(value))) for value in (1, 2, 3)] == [[1], [2], [3]]
+        assert engine.graphs == {1: why}
+        assert [record.getMessage() for record in caplog.records] == [
+            f"engines/made.engine: no CUDA graph for a batch of 1: {why}"
+        ]
+    assert "cudaGraphLaunch" not in machine.calls
+    assert machine.alive == set()
+
+
+def test_graphs_can_be_switched_off(bundle_copy: Bundle, monkeypatch: pytest.MonkeyPatch, machine: Gpu) -> None:
+    monkeypatch.setattr(choice, "load_tensorrt", lambda _: (FakeTensorRT(machine, rtx=True), "11.4.0"))
+    with backend.TensorRTEngine(with_engine(bundle_copy), precision="fp16", graphs=False) as engine:
+        assert [seen(engine.infer(tiles_of(value))) for value in (1, 2)] == [[1], [2]]
+    assert "cudaStreamBeginCapture" not in machine.calls
+
+
+def test_each_batch_runs_under_the_smallest_profile_that_takes_it(
+    bundle_copy: Bundle, monkeypatch: pytest.MonkeyPatch, machine: Gpu
+) -> None:
+    profiles = (BatchProfile(opt=1, max=1), BatchProfile(opt=4, max=4))
+    trt = FakeTensorRT(machine, profiles=(1, 4))
+    with opened(bundle_copy, monkeypatch, trt, profiles=profiles) as engine:
+        for values in ([3], [4, 5], [6, 7, 8, 9]):
+            assert seen(engine.infer(tiles_of(*values))) == values
+        assert [(context.batch, context.profile) for context in trt.contexts] == [(1, 0), (2, 1), (4, 1)]
+
+
+def test_the_next_batch_is_uploaded_before_the_last_is_fetched(
+    bundle_copy: Bundle, monkeypatch: pytest.MonkeyPatch, machine: Gpu
+) -> None:
+    with opened(bundle_copy, monkeypatch, FakeTensorRT(machine)) as engine:
+        batches = [tiles_of(1, 2), tiles_of(3), tiles_of(4, 5, 6), tiles_of(7, 8)]
+        assert [seen(found) for found in engine.infer_each(iter(batches))] == [[1, 2], [3], [4, 5, 6], [7, 8]]
+        machine.calls.clear()
+        answers = engine.infer_each(iter(batches))
+        next(answers)
+        first_wait = machine.calls.index("cudaEventSynchronize")
+        assert machine.calls[:first_wait].count("cudaGraphLaunch") == 2
+        # An answer that is waited for does not keep the engine from others, nor is one that nobody fetches in its way.
+        assert seen(engine.infer(tiles_of(9))) == [9]
+        assert seen(next(answers)) == [3]
+        answers.close()
+        assert [seen(found) for found in engine.infer_each(iter(batches))][1:] == [[3], [4, 5, 6], [7, 8]]
+
+
+def test_a_wrong_batch_among_others_ends_them_and_the_engine_goes_on(
+    bundle_copy: Bundle, monkeypatch: pytest.MonkeyPatch, machine: Gpu
+) -> None:
+    def batches() -> Iterator[np.ndarray]:
+        yield tiles_of(1)
+        yield np.zeros((1, 3, 32, 32), np.uint8)
+
+    with opened(bundle_copy, monkeypatch, FakeTensorRT(machine)) as engine:
+        with pytest.raises(EngineError, match="do not fit the engine"):
+            list(engine.infer_each(batches()))
+        both = [engine.infer_each(iter([tiles_of(value)] * 3)) for value in (1, 2)]
+        assert [seen(next(one)) for one in both[:1]] == [[1]]
+        with pytest.raises(EngineError, match="busy with batches that nobody has fetched"):
+            next(both[1])
+        assert seen(engine.infer(tiles_of(3))) == [3]
 
 
 @pytest.mark.parametrize(
     ("refuse", "message"),
-    [("plan", "The runtime refuses"), ("memory", "no memory left"), ("batch", "smaller batches than its sidecar")],
+    [("plan", r"The runtime refuses .* \(Magic tag does not match\)"), ("batch", "other batches than its sidecar")],
 )
 def test_an_engine_that_cannot_start_is_refused_and_leaves_no_memory(
     bundle_copy: Bundle, monkeypatch: pytest.MonkeyPatch, machine: Gpu, refuse: str, message: str
 ) -> None:
     with pytest.raises((EngineError, BundleError), match=message):
-        opened(bundle_copy, monkeypatch, FakeTensorRT(refuse=refuse))
+        opened(bundle_copy, monkeypatch, FakeTensorRT(machine, refuse=refuse))
     assert machine.memory == {}
+    assert machine.alive == set()
 
 
 def test_a_plan_of_other_tensors_is_refused_before_memory_is_reserved(
     bundle_copy: Bundle, monkeypatch: pytest.MonkeyPatch, machine: Gpu
 ) -> None:
     with pytest.raises(BundleError, match="is not what the manifest says"):
-        opened(bundle_copy, monkeypatch, FakeTensorRT(k=353))
+        opened(bundle_copy, monkeypatch, FakeTensorRT(machine, k=353))
     assert "cudaMalloc" not in machine.calls
 
 
@@ -328,15 +299,34 @@ def test_a_full_gpu_is_an_engine_error_and_what_was_taken_is_given_back(
     bundle_copy: Bundle, monkeypatch: pytest.MonkeyPatch, machine: Gpu
 ) -> None:
     machine.failing = "cudaMallocHost"
-    with pytest.raises(EngineError, match=r"refused cudaMallocHost \(cudaErrorMemoryAllocation\)"):
-        opened(bundle_copy, monkeypatch, FakeTensorRT())
-    assert machine.memory == {}
+    with pytest.raises(EngineError, match=r"refused cudaMallocHost \(cudaErrorOfTheTest\)"):
+        opened(bundle_copy, monkeypatch, FakeTensorRT(machine))
+    assert (machine.memory, machine.alive) == ({}, set())
 
 
-def test_a_failed_run_is_an_engine_error(bundle_copy: Bundle, monkeypatch: pytest.MonkeyPatch, machine: Gpu) -> None:
-    with (
-        opened(bundle_copy, monkeypatch, FakeTensorRT(refuse="run")) as engine,
-        pytest.raises(EngineError, match="could not be run on NVIDIA H100"),
-    ):
-        engine.infer(np.zeros((1, 3, 64, 64), np.uint8))
-    assert machine.memory == {}
+@pytest.mark.parametrize(
+    ("refuse", "message"), [("run", "could not be run on NVIDIA H100"), ("memory", "no memory left")]
+)
+def test_a_failed_run_is_an_engine_error_and_the_engine_can_be_closed(
+    bundle_copy: Bundle, monkeypatch: pytest.MonkeyPatch, machine: Gpu, refuse: str, message: str
+) -> None:
+    trt = FakeTensorRT(machine, refuse=refuse)
+    with opened(bundle_copy, monkeypatch, trt) as engine:
+        with pytest.raises(EngineError, match=message):
+            engine.infer(tiles_of(1))
+        trt.refuse = ""
+        assert seen(engine.infer(tiles_of(2))) == [2]
+    assert (machine.memory, machine.alive) == ({}, set())
+
+
+def test_a_driver_that_is_too_old_is_told_with_both_versions(monkeypatch: pytest.MonkeyPatch) -> None:
+    status = types.SimpleNamespace(cudaSuccess="yes", cudaErrorInsufficientDriver="no")
+    cuda = types.SimpleNamespace(
+        cudaError_t=status,
+        cudaDriverGetVersion=lambda: ("yes", 12040),
+        cudaRuntimeGetVersion=lambda: ("yes", 13050),
+        cudaGetDeviceProperties=lambda _: ("no", None),
+    )
+    monkeypatch.setattr(nvidia, "load_cuda", lambda _need: cuda)
+    with pytest.raises(EngineError, match=r"got a driver for CUDA 12\.4, expected one for CUDA 13\.5"):
+        nvidia.gpu_of_this_machine()

@@ -11,9 +11,10 @@ import onnx
 import pytest
 from onnx import TensorProto, numpy_helper
 
-from export import engine_build
+from export import engine_build, nvidia
 from export.bundle import Bundle, open_bundle
 from export.engine_build import add_engine, build_engine
+from export.nvidia import Gpu
 from export.sidecar import BuildOptions, DeliveredPrecision, read_sidecar, require_delivered, sidecar_path
 from ifkd.cli import main
 from ifkd.errors import BundleError, EngineError, MissingExtraError
@@ -57,7 +58,7 @@ def tensorrt(monkeypatch: pytest.MonkeyPatch) -> Any:
     def install(version: str) -> StandIn:
         stand_in = StandIn(version)
         monkeypatch.setitem(sys.modules, "tensorrt", stand_in)
-        monkeypatch.setattr(engine_build, "gpu_of_this_machine", lambda: ("NVIDIA Test GPU 80GB", "9.0"))
+        monkeypatch.setattr(engine_build, "gpu_of_this_machine", lambda: Gpu("NVIDIA Test GPU 80GB", "9.0", "13.0"))
         # Reading an engine needs a driver, which the stand-in has not.
         monkeypatch.setattr(engine_build, "_layer_formats", lambda *_: {"Half": 3})
         return stand_in
@@ -128,8 +129,8 @@ def test_networks_are_strongly_typed_in_every_tensorrt(
 
 
 def test_an_old_tensorrt_is_refused(tensorrt: Any, bundle_copy: Bundle) -> None:
-    tensorrt("8.6.1")
-    with pytest.raises(EngineError, match=r"too old: got 8\.6\.1, expected at least 10\.0"):
+    tensorrt("10.0.1")
+    with pytest.raises(EngineError, match=r"too old: got 10\.0\.1, expected at least 10\.1"):
         add_engine(bundle_copy, builder="tensorrt", precision="fp16")
 
 
@@ -189,7 +190,7 @@ def test_layer_formats_are_read_from_both_inspectors(monkeypatch: pytest.MonkeyP
         def Runtime(_log: Any) -> Found:  # noqa: N802
             return Found()
 
-    assert engine_build._layer_formats(Module, engine_build._Log(), b"plan") == {"Float": 1, "Half": 2}
+    assert engine_build._layer_formats(Module, nvidia.MessageLog(), b"plan") == {"Float": 1, "Half": 2}
 
 
 def test_tensorrt_absent_says_what_to_install(bundle_copy: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,7 +205,7 @@ def test_broken_libraries_are_an_error_of_their_own(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(importlib, "import_module", broken)
     with pytest.raises(EngineError, match=r"libraries cannot be loaded \(libnvinfer"):
-        engine_build.load_builder("tensorrt")
+        nvidia.load_tensorrt("tensorrt")
 
 
 def test_a_precision_the_bundle_lacks_and_a_changed_file_are_refused(bundle_copy: Bundle) -> None:
@@ -266,12 +267,16 @@ def test_the_builder_is_told_every_option(bundle_copy: Bundle, tensorrt: Any) ->
         def clear_flag(self, flag: Any) -> None:
             told["cleared"] = flag
 
+        def set_flag(self, flag: Any) -> None:
+            told["set"] = flag
+
         def __setattr__(self, name: str, value: Any) -> None:
             told[name] = value
 
     options = BuildOptions(level=5, workspace_mib=64, compatibility="ampere_plus")
     engine_build._configure(tensorrt("11.4.0"), Config(), "tensorrt", options)
     assert (told["workspace"], told["cleared"]) == (64 << 20, rtx.BuilderFlag.TF32)
+    assert told["set"] == rtx.BuilderFlag.REQUIRE_USER_ALLOCATION
     assert told["builder_optimization_level"] == 5
     assert told["hardware_compatibility_level"] == rtx.HardwareCompatibilityLevel.AMPERE_PLUS
 
@@ -291,6 +296,21 @@ def test_a_build_is_explained_as_the_commands_of_nvidias_programs(
     assert "--onnxrt --trt " in polygraphy
     assert "'tiles:[4,3,64,64]'" in polygraphy
     assert not bundle_copy.find("engine")
+
+
+def test_several_batches_to_tune_for_are_profiles_that_reach_the_largest(
+    bundle_copy: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = BuildOptions(opt_batch=(9, 1, 2))
+    _, _, side = add_engine(bundle_copy, builder="tensorrt_rtx", precision="fp16", options=options)
+    assert [(one.min, one.opt, one.max) for one in side.profiles] == [(1, 1, 1), (1, 2, 2), (1, 4, 4)]
+    assert (side.batch.opt, side.batch.max) == (4, 4)
+    assert main(["engine", str(bundle_copy.path), "--explain", "--precision", "fp16", "--opt-batch", "1", "3"]) == 0
+    trtexec, polygraphy = capsys.readouterr().out.strip().split("\n\n")
+    shapes = ["--profile=0", *(f"--{kind}Shapes=tiles:1x3x64x64" for kind in ("min", "opt", "max"))]
+    shapes += ["--profile=1", "--minShapes=tiles:1x3x64x64", "--optShapes=tiles:3x3x64x64"]
+    assert " ".join([*shapes, "--maxShapes=tiles:4x3x64x64"]) in trtexec
+    assert polygraphy.count("--trt-max-shapes") == 2
 
 
 def test_weights_that_are_really_wider_are_seen_through_the_kernels(

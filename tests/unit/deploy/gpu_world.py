@@ -1,0 +1,266 @@
+# ruff: noqa: N802, N815, ARG002 - names and arguments are CUDA's
+"""A stand-in for a GPU and for TensorRT: work waits in streams and is done as late as CUDA may do it.
+
+A stream's work is done only when somebody waits for it, so an engine that forgets to wait reads what is not there
+yet, and one that lets two streams run without an order between them reads what was there before.
+"""
+
+import ctypes
+import types
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+BOX = 64 * 64 * 3
+
+
+class Gpu:
+    """Plays `cuda.bindings.runtime`; memory of the host plays the GPU's."""
+
+    cudaMemcpyKind = types.SimpleNamespace(
+        cudaMemcpyHostToDevice=1, cudaMemcpyDeviceToHost=2, cudaMemcpyDeviceToDevice=3
+    )
+    cudaStreamCaptureMode = types.SimpleNamespace(cudaStreamCaptureModeThreadLocal=1)
+    cudaStreamNonBlocking = 1
+
+    def __init__(self) -> None:
+        self.cudaError_t = types.SimpleNamespace(
+            cudaSuccess=types.SimpleNamespace(name="cudaSuccess"),
+            cudaErrorInsufficientDriver=types.SimpleNamespace(name="cudaErrorInsufficientDriver"),
+        )
+        self.calls: list[str] = []
+        self.memory: dict[int, Any] = {}
+        self.alive: set[str] = set()
+        """Streams, events and graphs that were not given back."""
+        self.streams: dict[int, list[Callable[[], None]]] = {}
+        self.events: dict[str, tuple[int, int] | None] = {}
+        """Event -> stream, and how much of its work comes before."""
+        self.done: dict[int, int] = {}
+        self.graphs: dict[str, list[Callable[[], None]]] = {}
+        self.recording: list[Callable[[], None]] | None = None
+        self.failing = ""
+
+    def __getattr__(self, name: str) -> Any:
+        if not name.startswith("cuda"):
+            raise AttributeError(name)
+
+        def call(*arguments: Any) -> tuple[Any, ...]:
+            self.calls.append(name)
+            if name == self.failing:
+                if name == "cudaStreamEndCapture":
+                    self.recording = None
+                status = types.SimpleNamespace(name="cudaErrorOfTheTest")
+                return (status,) if name == "cudaStreamBeginCapture" else (status, None)
+            return (self.cudaError_t.cudaSuccess, *getattr(self, f"_{name}", lambda *_: ())(*arguments))
+
+        call.__name__ = name
+        return call
+
+    def enqueue(self, stream: int, work: Callable[[], None]) -> None:
+        assert stream in self.streams
+        (self.streams[stream] if self.recording is None else self.recording).append(work)
+
+    def run(self, stream: int, count: int | None = None) -> None:
+        """Do a stream's work, all of it or the first `count` pieces."""
+        count = len(self.streams[stream]) if count is None else count
+        while self.done[stream] < count:
+            piece = self.streams[stream][self.done[stream]]
+            self.done[stream] += 1
+            piece()
+
+    def _make(self, kind: str) -> str:
+        name = f"{kind} {len(self.calls)}"
+        self.alive.add(name)
+        return name
+
+    def _cudaStreamCreateWithFlags(self, flags: int) -> tuple[int]:
+        assert flags == self.cudaStreamNonBlocking
+        stream = 100 + len(self.streams)
+        self.streams[stream], self.done[stream] = [], 0
+        self.alive.add(str(stream))
+        return (stream,)
+
+    def _cudaStreamDestroy(self, stream: int) -> tuple[()]:
+        self.alive.remove(str(stream))
+        return ()
+
+    def _cudaEventCreate(self) -> tuple[str]:
+        event = self._make("event")
+        self.events[event] = None
+        return (event,)
+
+    def _cudaEventDestroy(self, event: str) -> tuple[()]:
+        self.alive.remove(event)
+        return ()
+
+    _cudaGraphExecDestroy = _cudaGraphDestroy = _cudaEventDestroy
+
+    def _cudaMalloc(self, size: int) -> tuple[int]:
+        block = ctypes.create_string_buffer(b"\xa5" * size, size)
+        self.memory[ctypes.addressof(block)] = block
+        return (ctypes.addressof(block),)
+
+    _cudaMallocHost = _cudaMalloc
+
+    def _cudaFree(self, address: int) -> tuple[()]:
+        del self.memory[address]
+        return ()
+
+    _cudaFreeHost = _cudaFree
+
+    def _cudaMemcpyAsync(self, target: int, source: int, size: int, kind: int, stream: int) -> tuple[()]:
+        self.enqueue(stream, lambda: ctypes.memmove(target, source, size) and None)
+        return ()
+
+    def _cudaEventRecord(self, event: str, stream: int) -> tuple[()]:
+        self.events[event] = (stream, len(self.streams[stream]))
+        return ()
+
+    def _cudaStreamWaitEvent(self, stream: int, event: str, flags: int) -> tuple[()]:
+        recorded = self.events[event]
+        assert recorded is not None
+        assert flags == 0
+        self.enqueue(stream, lambda: self.run(*recorded))
+        return ()
+
+    def _cudaEventSynchronize(self, event: str) -> tuple[()]:
+        recorded = self.events[event]
+        assert recorded is not None
+        self.run(*recorded)
+        return ()
+
+    def _cudaStreamSynchronize(self, stream: int) -> tuple[()]:
+        self.run(stream)
+        return ()
+
+    def _cudaEventElapsedTime(self, first: str, second: str) -> tuple[float]:
+        one, two = self.events[first], self.events[second]
+        assert one is not None
+        assert two is not None
+        assert self.done[two[0]] >= two[1], "this event has not happened yet"
+        return (float(two[1] - one[1]),)
+
+    def _cudaStreamBeginCapture(self, stream: int, mode: int) -> tuple[()]:
+        assert mode == self.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+        assert self.recording is None
+        self.recording = []
+        return ()
+
+    def _cudaStreamEndCapture(self, stream: int) -> tuple[str]:
+        graph = self._make("graph")
+        assert self.recording is not None
+        self.graphs[graph], self.recording = self.recording, None
+        return (graph,)
+
+    def _cudaGraphInstantiate(self, graph: str, flags: int) -> tuple[str]:
+        assert flags == 0
+        executable = self._make("executable")
+        self.graphs[executable] = self.graphs[graph]
+        return (executable,)
+
+    def _cudaGraphLaunch(self, graph: str, stream: int) -> tuple[()]:
+        for work in self.graphs[graph]:
+            self.enqueue(stream, work)
+        return ()
+
+
+class FakeTensorRT:
+    """Runtime and engine in one: each tile's first byte becomes the only score above 0, and its number its label."""
+
+    ExecutionContextAllocationStrategy = types.SimpleNamespace(USER_MANAGED="ours")
+    device_memory_size_v2 = 5000
+
+    def __init__(
+        self, gpu: Gpu, *, k: int = 354, refuse: str = "", profiles: tuple[int, ...] = (4,), rtx: bool | None = None
+    ) -> None:
+        self.gpu, self.k, self.refuse, self.profiles, self.rtx = gpu, k, refuse, profiles, rtx
+        self.contexts: list[FakeContext] = []
+        self.num_io_tensors = 4
+        self.num_optimization_profiles = len(profiles)
+
+        class ILogger:
+            INTERNAL_ERROR, ERROR = "internal", "error"
+
+        self.ILogger = ILogger
+
+    def Runtime(self, log: Any) -> Any:
+        self.log = log
+        return self
+
+    def deserialize_cuda_engine(self, _plan: bytes) -> Any:
+        if self.refuse == "plan":
+            self.log.log("error", "Magic tag does not match")
+            return None
+        return self
+
+    def create_execution_context(self, strategy: str) -> Any:
+        assert strategy == self.ExecutionContextAllocationStrategy.USER_MANAGED
+        if self.refuse == "memory":
+            return None
+        self.contexts.append(FakeContext(self))
+        return self.contexts[-1]
+
+    def get_tensor_name(self, index: int) -> str:
+        return ["tiles", "boxes", "scores", "labels"][index]
+
+    def get_tensor_dtype(self, name: str) -> Any:
+        return {"tiles": np.uint8, "labels": np.int64}.get(name, np.float32)
+
+    def nptype(self, dtype: Any) -> Any:
+        return dtype
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        return {"tiles": (-1, 3, 64, 64), "boxes": (-1, self.k, 4)}.get(name, (-1, self.k))
+
+    def get_tensor_profile_shape(self, _name: str, profile: int) -> Any:
+        largest = 1 if self.refuse == "batch" else self.profiles[profile]
+        return [(1, 3, 64, 64), (1, 3, 64, 64), (largest, 3, 64, 64)]
+
+
+class FakeContext:
+    """An execution context that refuses to be run before it is told everything, and to be recorded before it ran."""
+
+    def __init__(self, engine: FakeTensorRT) -> None:
+        self.engine, self.gpu = engine, engine.gpu
+        self.addresses: dict[str, int] = {}
+        self.batch, self.profile, self.ran, self.scratch = 0, -1, False, 0
+        if engine.rtx is not None:
+            self.is_stream_capturable = lambda _stream: engine.rtx
+
+    def set_device_memory(self, address: int, size: int) -> None:
+        assert size >= self.engine.device_memory_size_v2
+        self.scratch = address
+
+    def set_optimization_profile_async(self, number: int, stream: int) -> bool:
+        assert stream in self.gpu.streams
+        self.profile = number
+        return True
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        assert (name, shape[1:]) == ("tiles", (3, 64, 64))
+        self.batch, self.ran = shape[0], False
+        return shape[0] <= self.engine.profiles[self.profile]
+
+    def set_tensor_address(self, name: str, address: int) -> bool:
+        self.addresses[name] = address
+        return True
+
+    def execute_async_v3(self, stream: int) -> bool:
+        assert self.scratch in self.gpu.memory
+        assert set(self.addresses) == {"tiles", "boxes", "scores", "labels"}
+        recording = self.gpu.recording is not None
+        assert not (recording and not self.ran), "a context is run before it is recorded"
+        if self.engine.refuse == "run" or (recording and self.engine.refuse == "recording"):
+            return False
+        self.ran = True
+        self.gpu.enqueue(stream, self.compute)
+        return True
+
+    def compute(self) -> None:
+        batch, k = self.batch, self.engine.k
+        tiles = np.frombuffer(ctypes.string_at(self.addresses["tiles"], batch * BOX), np.uint8).reshape(batch, -1)
+        scores, labels = np.zeros((batch, k), np.float32), np.zeros((batch, k), np.int64)
+        scores[:, 0], labels[:, 0] = tiles[:, 0] / 255, np.arange(batch)
+        for name, array in (("scores", scores), ("labels", labels), ("boxes", np.zeros((batch, k, 4), np.float32))):
+            ctypes.memmove(self.addresses[name], array.ctypes.data, array.nbytes)
