@@ -1,7 +1,7 @@
 """From a scene to its objects: read ahead, infer in batches, decode and merge behind.
 
     reading thread:   rows of the scene ─► tiles ─► scaled to the engine ─► bounded queue
-    calling thread:   queue ─► batches (across rows) ─► engine ─► bounded queue
+    calling thread:   queue ─► batches (across rows) ─► engine, one batch ahead on a GPU ─► bounded queue
     finishing thread: queue ─► detections of tiles ─► finished row ─► journal ─► streaming merge
 
 Only the queues, one band of rows, the rows that still wait for a neighbour, and the objects are held, so memory follows
@@ -10,6 +10,8 @@ that goes on from its journal gives the engine the same batches as one that was 
 """
 
 import time
+from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -133,13 +135,10 @@ def detect_scene(
         if show_progress
         else _Silent() as bar,
     ):
-        look = _Batches(engine, behind, size=size, watch=watch, start=start)
-        for tile in watch.waits(tiles):
-            if tile.problem is not None and settings.strict:
-                raise SceneError(f"{tile.problem} This run is strict, so it stops here")
-            look.add(tile)
-            bar.update()
-        look.flush()
+        look = _Batches(_shown(watch.waits(tiles), bar, strict=settings.strict), size=size, watch=watch, start=start)
+        for candidates in watch.waits(engine.infer_each(look.batches()), "infer"):
+            behind.put(_Answered(look.asked.popleft(), candidates))
+        behind.put(_Answered(look.rest(), None))
         seconds = tiles.seconds
     if rows.holes and len(rows.holes) + rows.outside == len(grid):
         raise SceneError(f"No tile of {scene.info.name} can be read. The first says: {rows.holes[0].problem}")
@@ -194,39 +193,47 @@ class _Answered:
 
 
 class _Batches:
-    """Gathers tiles into batches, asks the engine, and hands its answers on with the tiles between."""
+    """Gathers tiles into batches; tiles wait here for the engine's answer, which comes in order."""
 
-    def __init__(
-        self, engine: Engine, behind: "Background[_Answered]", *, size: int, watch: Stopwatch, start: _Start
-    ) -> None:
-        self._engine = engine
-        self._behind = behind
+    def __init__(self, tiles: Iterator[ReadyTile], *, size: int, watch: Stopwatch, start: _Start) -> None:
+        self._source = tiles
         self._size = size
         self._watch = watch
         self._to_pass = start.passed
         self._tiles: list[ReadyTile] = []
-        self._pixels: list[Array] = []
+        self.asked: deque[tuple[ReadyTile, ...]] = deque()
+        """Tiles of each batch that was not answered yet, those without pixels between."""
 
-    def add(self, tile: ReadyTile) -> None:
-        """Take the next tile."""
-        if tile.pixels is not None and self._to_pass:
-            self._to_pass -= 1
-            return
-        self._tiles.append(tile)
-        if tile.pixels is not None:
-            self._pixels.append(tile.pixels)
-        if len(self._pixels) == self._size:
-            self.flush()
+    def batches(self) -> Iterator[Array]:
+        """Yield the pixels of batch after batch; an engine may take the next one before it answers the last."""
+        while True:
+            # The engine asks while its time is counted, and waiting for tiles is none of its time.
+            with self._watch.outside("infer"):
+                pixels = self._gather()
+            if not pixels:
+                return
+            yield np.stack(pixels)
 
-    def flush(self) -> None:
-        """Ask the engine about what has gathered."""
-        candidates = None
-        if self._pixels:
-            with self._watch("infer"):
-                candidates = self._engine.infer(np.stack(self._pixels))
-        if self._tiles:
-            self._behind.put(_Answered(tuple(self._tiles), candidates))
-        self._tiles, self._pixels = [], []
+    def rest(self) -> tuple[ReadyTile, ...]:
+        """Return the tiles after the last batch; none of them has pixels."""
+        return tuple(self._tiles)
+
+    def _gather(self) -> list[Array]:
+        """Return the pixels of the next batch, none at the end."""
+        pixels: list[Array] = []
+        for tile in self._source:
+            if tile.pixels is not None and self._to_pass:
+                self._to_pass -= 1
+                continue
+            self._tiles.append(tile)
+            if tile.pixels is not None:
+                pixels.append(tile.pixels)
+            if len(pixels) == self._size:
+                break
+        if pixels:
+            self.asked.append(tuple(self._tiles))
+            self._tiles = []
+        return pixels
 
 
 class _Rows:
@@ -346,6 +353,15 @@ class _RowInTheMaking:
         """Return the row."""
         found = TileDetections.concatenate(self._found)
         return RowRecord(row, self._looked, self._empty, self._outside, tuple(self._holes), found)
+
+
+def _shown(tiles: Iterator[ReadyTile], bar: Any, *, strict: bool) -> Iterator[ReadyTile]:
+    """Yield tiles and count them on a bar; where a run is strict, one that cannot be read ends it."""
+    for tile in tiles:
+        if tile.problem is not None and strict:
+            raise SceneError(f"{tile.problem} This run is strict, so it stops here")
+        yield tile
+        bar.update()
 
 
 class _Silent:

@@ -50,6 +50,15 @@ class Stopwatch:
         finally:
             self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
 
+    @contextmanager
+    def outside(self, stage: str) -> Iterator[None]:
+        """Take the seconds of a block from a stage within which it runs."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] = self.seconds.get(stage, 0.0) - (time.perf_counter() - start)
+
     def waits(self, items: Iterator[T], stage: str = "wait") -> Iterator[T]:
         """Yield `items` and count the time spent on waiting for them."""
         end = object()

@@ -9,6 +9,7 @@ from deploy.scenes.merge import MergeSettings
 from deploy.scenes.pipeline import detect, detect_scene
 from deploy.scenes.scene import Scene
 from deploy.scenes.settings import DetectionSettings, grid_for, settings_for
+from deploy.scenes.stages import Stopwatch
 from ifkd.data.imagery import PADDING_RGB, resize
 from ifkd.detections import Detections
 from ifkd.errors import BundleError, SceneError, UsageError
@@ -67,6 +68,51 @@ def test_the_batch_changes_nothing_and_runs_across_rows(scene, batch):
     sizes = [len(tiles) for tiles in engine.batches]
     assert set(sizes[:-1]) <= {batch or 4}
     assert sum(sizes) == len(result.grid)
+
+
+class AheadEngine(CountingEngine):
+    """Takes a batch before it answers the one before, as an engine on a GPU does."""
+
+    def infer_each(self, batches):
+        waiting = None
+        for tiles in batches:
+            if waiting is not None:
+                yield waiting
+            waiting = self.infer(tiles)
+        if waiting is not None:
+            yield waiting
+
+
+def test_an_engine_that_takes_the_next_batch_first_gives_the_same_answer(tmp_path):
+    pixels = sea(170, 200, OBJECTS)
+    pixels[:, 70:] = 0  # tiles without data lie between the batches
+    path = write_tif(tmp_path / "s.tif", pixels, nodata=0)
+    with Scene(path) as scene:
+        plain, ahead = (detect_scene(kind(), scene, rules(), batch=3) for kind in (CountingEngine, AheadEngine))
+    assert (plain.skipped, len(plain.detections)) == (12, 3)
+    np.testing.assert_array_equal(ahead.detections.boxes, plain.detections.boxes)
+    np.testing.assert_array_equal(ahead.tiles, plain.tiles)
+    assert ahead.skipped == plain.skipped
+
+
+def test_waiting_for_tiles_is_no_time_of_the_engine(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr("deploy.scenes.stages.time.perf_counter", lambda: clock[0])
+    watch = Stopwatch()
+
+    def batches():
+        for _ in range(3):
+            with watch.outside("infer"):
+                clock[0] += 10.0
+            yield
+
+    def engine():
+        for _ in batches():
+            clock[0] += 1.0
+            yield
+
+    assert len(list(watch.waits(engine(), "infer"))) == 3
+    assert watch.seconds == {"infer": 3.0}
 
 
 def test_engines_see_the_scene_at_their_own_scale(tmp_path):
