@@ -1,6 +1,7 @@
 """`ifkd bench`: the latency of a bundle's files on this machine."""
 
 import argparse
+import json
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,14 +50,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Measure, write the result and print its table."""
+    """Measure, write the result and print its table.
+
+    Raises:
+        VerdictError: An engine that was asked for gave no figures, or broke off; the result is written all the same.
+        KeyboardInterrupt: It was interrupted; what was measured until then is written and marked partial.
+    """
     from deploy.engines import open_engine
     from deploy.measure.bench import Race, bench_tiles, ratios_of, unmeasured_files
     from deploy.measure.latency import Ground
     from deploy.measure.subject import framing_of, open_subject
     from deploy.measure.watch import Watch
     from export.bundle import open_bundle
-    from ifkd.files import write_json
 
     procedure = _procedure(options)
     bundle = open_bundle(options.bundle)
@@ -76,16 +81,21 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         assert reference is not None
         return reference.open("torch", "fp32", options.threads)
 
-    interrupted, stages = False, []
+    combinations = _combinations(bundle, options)
+    interrupted = False
+    stages: list[StageRun] = []
     beside = None if reference is None else open_reference
     with Race(bundle, open_one, tiles, procedure, beside) as race:
         with Watch() as watch:
             try:
-                race.run(_combinations(bundle, options))
+                race.run(combinations)
             except KeyboardInterrupt:
                 interrupted = True
-        if dataset is not None and not interrupted:
-            stages = _stages(race.engines(), dataset, framing)
+        try:
+            for engine in () if interrupted else race.engines():
+                stages += _stages(engine, dataset, framing)
+        except KeyboardInterrupt:
+            interrupted = True
         cells = race.cells(ground)
         bench = _result(
             bundle,
@@ -103,27 +113,42 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             not_measured=unmeasured_files(bundle, cells),
             partial=interrupted,
         )
+    return _tell(bench, options)
+
+
+def _tell(bench: "Bench", options: argparse.Namespace) -> dict[str, Any]:
+    """Write and print the result; what is wrong with it ends the verb afterwards."""
+    from ifkd.errors import VerdictError
+    from ifkd.files import write_json
+
     write_json(options.out, bench.model_dump(mode="json"))
+    result = {**bench.model_dump(mode="json"), "out": str(options.out)}
     if not options.json:
         print(f"{_summary(bench)}\n{options.out}")  # noqa: T201
-    if interrupted:
+    if bench.partial:
         raise KeyboardInterrupt
-    return {**bench.model_dump(mode="json"), "out": str(options.out)}
+    failures = [
+        f"{cell.backend} {cell.precision} batch {cell.batch}: {cell.failure}" for cell in bench.cells if cell.failure
+    ]
+    if failures:
+        if options.json:  # the verdict ends the verb, so its result is printed here
+            print(json.dumps(result, indent=2, ensure_ascii=False))  # noqa: T201
+        words = "; ".join(" ".join(failure.split()) for failure in failures)
+        raise VerdictError(f"{len(failures)} of {len(bench.cells)} measurements failed. {words}")
+    return result
 
 
-def _stages(engines: "list[Engine]", dataset: "CocoDataset", framing: "Framing") -> "list[StageRun]":
-    """Return the stages of every engine that gets through; what fails a timing has said so in its cell."""
+def _stages(engine: "Engine", dataset: "CocoDataset | None", framing: "Framing") -> "list[StageRun]":
+    """Return an engine's stages; none without images, or when it does not get through: its cell has said so."""
     from deploy.measure.stages import measure_stages
 
-    found = []
-    for engine in engines:
-        try:
-            found.append(measure_stages(engine, dataset.images, framing))
-        except Exception as error:  # noqa: BLE001 - a runtime may raise anything; the rest is measured
-            logging.getLogger("ifkd").warning(
-                "No stages of %s %s: %s", engine.info.backend, engine.info.precision, error
-            )
-    return found
+    if dataset is None:
+        return []
+    try:
+        return [measure_stages(engine, dataset.images, framing)]
+    except Exception as error:  # noqa: BLE001 - a runtime may raise anything; the rest is measured
+        logging.getLogger("ifkd").warning("No stages of %s %s: %s", engine.info.backend, engine.info.precision, error)
+        return []
 
 
 def _procedure(options: argparse.Namespace) -> Any:
@@ -145,13 +170,13 @@ def _procedure(options: argparse.Namespace) -> Any:
 
 def _combinations(bundle: "Bundle", options: argparse.Namespace) -> "list[tuple[Backend, Precision, int]]":
     """Return backend, precision and batch of every cell; torch is the fp32 reference and has no other precision."""
-    from deploy.measure.subject import precisions_of
+    from deploy.measure.subject import precisions_to_run
 
-    asked = options.precision or precisions_of(bundle)
+    asked = precisions_to_run(bundle, options.precision)
     return [
         (backend, precision, batch)
         for backend in dict.fromkeys([*options.backend, *(["torch"] if options.reference is not None else [])])
-        for precision in dict.fromkeys(asked)
+        for precision in asked
         if not (backend == "torch" and precision != "fp32" and options.precision is None)
         for batch in sorted(set(options.batch))
     ]

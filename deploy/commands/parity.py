@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from deploy.engine import Backend, Engine
     from deploy.measure.gates import Gates
@@ -44,6 +44,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
     Raises:
         VerdictError: A gate does not hold; the result is written all the same.
+        KeyboardInterrupt: It was interrupted; what was compared until then is written and marked partial.
     """
     from ifkd.errors import VerdictError
     from ifkd.files import write_json
@@ -53,6 +54,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     result = {**parity.model_dump(mode="json"), "out": str(options.out)}
     if not options.json:
         print(f"{_summary(parity)}\n{options.out}")  # noqa: T201
+    if parity.partial:
+        raise KeyboardInterrupt
     if not parity.passed:
         if options.json:  # the verdict ends the verb, so its result is printed here
             print(json.dumps(result, indent=2, ensure_ascii=False))  # noqa: T201
@@ -64,9 +67,10 @@ def _compare(options: argparse.Namespace) -> "Parity":
     from deploy.engines import open_engine
     from deploy.measure.evaluation import open_data
     from deploy.measure.gates import Gates
-    from deploy.measure.parity import Parity, Reference, run_parity, verdict_of
+    from deploy.measure.parity import Parity, ParityCell, Reference, run_parity, verdict_of
     from deploy.measure.records import BundleRecord, DataRecord, now
-    from deploy.measure.subject import framing_of, precisions_of, recipe_of
+    from deploy.measure.scene_parity import SceneParity
+    from deploy.measure.subject import framing_of, precisions_to_run, recipe_of
     from export.bundle import open_bundle
     from ifkd.config import load
     from ifkd.errors import UsageError
@@ -77,6 +81,7 @@ def _compare(options: argparse.Namespace) -> "Parity":
         raise UsageError("--truth gives the labels of a scene", mend="Name the scene with --scene.")
     gates = Gates() if options.gates is None else load(options.gates, Gates)
     bundle = open_bundle(options.bundle)
+    asked = precisions_to_run(bundle, options.precision)
     dataset = open_data(
         options.data,
         images=options.images,
@@ -87,15 +92,22 @@ def _compare(options: argparse.Namespace) -> "Parity":
     framing = framing_of(bundle)
     with open_engine(bundle, backend="torch", precision="fp32", threads=options.threads) as engine:
         reference = Reference(engine, dataset, framing, batch=options.batch)
-    asked = options.precision or precisions_of(bundle)
 
     def opener(backend: "Backend", precision: "Precision") -> "Engine":
         return open_engine(bundle, backend=backend, precision=precision, threads=options.threads)
 
     pairs = [(backend, precision) for backend in dict.fromkeys(options.backend) for precision in dict.fromkeys(asked)]
-    cells = run_parity(reference, pairs, opener, gates)
-    scenes = () if options.scene is None else _scene(options, bundle, pairs, opener, gates)
-    passed, verdict = verdict_of(cells, scenes)
+    cells: list[ParityCell] = []
+    scenes: list[SceneParity] = []
+    partial = False
+    try:
+        for cell in run_parity(reference, pairs, opener, gates):
+            cells.append(cell)  # noqa: PERF402 - an interruption keeps what was compared
+        for found in () if options.scene is None else _scene(options, bundle, pairs, opener, gates):
+            scenes.append(found)  # noqa: PERF402 - likewise
+    except KeyboardInterrupt:
+        partial = True
+    passed, verdict = verdict_of(cells, scenes, partial=partial)
     return Parity(
         created=now(),
         bundle=BundleRecord.of(bundle),
@@ -103,8 +115,9 @@ def _compare(options: argparse.Namespace) -> "Parity":
         selection=framing.selection,
         reference=reference.record,
         reference_metrics=reference.metrics,
-        cells=cells,
-        scenes=scenes,
+        cells=tuple(cells),
+        scenes=tuple(scenes),
+        partial=partial,
         passed=passed,
         verdict=verdict,
     )
@@ -116,7 +129,7 @@ def _scene(
     pairs: "list[tuple[Backend, Precision]]",
     opener: "Callable[[Backend, Precision], Engine]",
     gates: "Gates",
-) -> "tuple[SceneParity, ...]":
+) -> "Iterator[SceneParity]":
     from deploy.engines import open_engine
     from deploy.measure.parity import run_scene_parity
     from deploy.measure.scene_parity import SceneReference, open_truth, settings_of
@@ -127,7 +140,7 @@ def _scene(
         truth = open_truth(options.truth, scene, manifest.classes)
         with open_engine(bundle, backend="torch", precision="fp32", threads=options.threads) as engine:
             reference = SceneReference(engine, scene, settings_of(bundle), truth=truth)
-        return run_scene_parity(reference, pairs, opener, gates)
+        yield from run_scene_parity(reference, pairs, opener, gates)
 
 
 def _summary(parity: "Parity") -> str:

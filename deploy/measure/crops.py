@@ -10,10 +10,11 @@ from PIL import Image, ImageDraw
 from deploy.measure.matching import Matching
 from ifkd.config import Schema
 from ifkd.data.coco import CocoDataset
-from ifkd.data.imagery import read_image
+from ifkd.data.imagery import Imagery, read_image
 from ifkd.detections import Array
 
-MOST_CROPS = 6
+MOST_LOST = 6
+MOST_MOVED = 6
 SIDE_PX = 240
 LEAST_SOURCE_PX = 32
 REFERENCE_RGB = (64, 156, 255)
@@ -51,20 +52,35 @@ class _Spot:
     """The engine's box [4]."""
 
 
-def worst_crops(matching: Matching, dataset: CocoDataset, *, most: int = MOST_CROPS) -> tuple[Crop, ...]:
-    """Return pictures of the worst drifts, the worst first: lost and invented detections, then pairs.
+def worst_crops(
+    matching: Matching,
+    dataset: CocoDataset,
+    imagery: Imagery | None = None,
+    *,
+    lost: int = MOST_LOST,
+    moved: int = MOST_MOVED,
+) -> tuple[Crop, ...]:
+    """Return pictures of detections that one side lacks, the surest first, and then of the pairs that drifted most.
 
     Pairs that agree to the last bit are not shown.
+
+    Args:
+        matching: What pairing found.
+        dataset: The images.
+        imagery: How their files become uint8 RGB: as the detector itself saw them.
+        lost: Most pictures of detections without a partner.
+        moved: Most pictures of pairs.
 
     Raises:
         DataError: An image cannot be read.
     """
     images = {image.id: image.path for image in dataset.images}
     shown = []
-    for spot in sorted([*_orphans(matching, dataset), *_drifted(matching)], key=lambda spot: -spot.drift)[:most]:
+    pairs = sorted(_drifted(matching), key=lambda spot: -spot.drift)
+    for spot in [*_orphans(matching, dataset)[:lost], *pairs[:moved]]:
         path = images[spot.image_id]
         stream = io.BytesIO()
-        _draw(read_image(path), spot.ours, spot.theirs).save(stream, "JPEG", quality=88)
+        _draw(read_image(path, imagery=imagery), spot.ours, spot.theirs).save(stream, "JPEG", quality=88)
         name = dataset.classes[spot.label]
         shown.append(
             Crop(

@@ -9,7 +9,8 @@ head from the decoding: a mistake in decoding moves boxes and leaves scores as t
 direction and touches nearly every candidate of a file that is not fp32 is that of its *precision*.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -60,6 +61,42 @@ class Location(Schema):
     because: str
 
 
+@dataclass(frozen=True, slots=True)
+class TileDrift:
+    """How far the tiles that two engines were given lie apart."""
+
+    images: int
+    """Images whose tiles were compared, by the digest of their bytes."""
+    other: int
+    """Images whose tiles are not the same bytes; the figures are those of their tiles, grey values of 0 to 255."""
+    max: float
+    """Largest absolute difference; 0 where all bytes are the same."""
+    mean: float
+    cosine: float
+
+
+def tile_drift(sides: Iterable[tuple[Array, ...]], *, images: int, other: int) -> TileDrift:
+    """Return how far tiles lie apart.
+
+    Args:
+        sides: For each image whose bytes differ, the tiles of the reference and of the subject, uint8 of any shape; two
+            of another shape differ by the whole range.
+        images: Images that were compared.
+        other: How many of them differ.
+    """
+    most = total = count = inner = ours_squared = theirs_squared = 0.0
+    for ours, theirs in sides:
+        if ours.shape != theirs.shape:
+            return TileDrift(images, other, 255.0, 255.0, 0.0)
+        mine, its = ours.astype(np.float64).ravel(), theirs.astype(np.float64).ravel()
+        apart = np.abs(mine - its)
+        most, total, count = max(most, float(apart.max())), total + float(apart.sum()), count + apart.size
+        inner += float(mine @ its)
+        ours_squared, theirs_squared = ours_squared + float(mine @ mine), theirs_squared + float(its @ its)
+    norm = (ours_squared * theirs_squared) ** 0.5
+    return TileDrift(images, other, most, total / count if count else 0.0, inner / norm if norm else 1.0)
+
+
 class _Aligned:
     """Candidates of all images, paired; arrays run in parallel."""
 
@@ -90,6 +127,8 @@ def locate(
     selection: Selection,
     limits: Tolerances,
     precision: Precision,
+    *,
+    tiles: TileDrift,
 ) -> Location:
     """Return where a subject parts from the reference.
 
@@ -99,10 +138,11 @@ def locate(
         selection: The thresholds both used.
         limits: The worst that passes.
         precision: The subject's.
+        tiles: How far the tiles lie apart.
     """
     aligned = _Aligned(reference, subject, selection)
     stages = (
-        _preprocess(reference, subject),
+        _preprocess(tiles),
         _raw_head(aligned, limits),
         _decode(aligned, limits),
         _chosen("select", "detections of each tile, lost or invented", _by_tile(reference), _by_tile(subject), limits),
@@ -167,18 +207,17 @@ def _alone(candidates: Detections, used: Array, selection: Selection) -> int:
     return int((candidates.scores[rest] > selection.score_threshold * 1.1).sum())
 
 
-def _preprocess(reference: Mapping[int, Answer], subject: Mapping[int, Answer]) -> Stage:
-    other = sum(answer.tiles_sha256 != subject[image_id].tiles_sha256 for image_id, answer in reference.items())
-    finding = f"the tiles of {other} of {len(reference)} images are not the same bytes" if other else "same bytes"
+def _preprocess(tiles: TileDrift) -> Stage:
+    words = f"the tiles of {tiles.other} of {tiles.images} images differ, by up to {tiles.max:g} grey values"
     return Stage(
         name="preprocess",
-        compares="tiles, by the digest of their bytes",
-        compared=len(reference),
-        max=None,
-        mean=None,
-        cosine=None,
-        agrees=not other,
-        finding=finding,
+        compares="tiles of images, by the digest of their bytes; grey values where it differs",
+        compared=tiles.images,
+        max=tiles.max,
+        mean=tiles.mean,
+        cosine=tiles.cosine,
+        agrees=not tiles.other,
+        finding=words if tiles.other else "same bytes",
     )
 
 

@@ -5,7 +5,7 @@ metrics are held against gates; a gate that does not hold fails the file, and th
 drift looks (a shift, a factor on the scores, swapped channels, changed classes) and at which stage it enters.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -15,7 +15,7 @@ from deploy.measure.crops import Crop, worst_crops
 from deploy.measure.drift import Drift, drift_of, symptoms_of
 from deploy.measure.gates import Gate, Gates, Tolerances, judge
 from deploy.measure.images import Answer, Framing, Steps, detect_images
-from deploy.measure.locate import Location, locate
+from deploy.measure.locate import Location, TileDrift, locate, tile_drift
 from deploy.measure.matching import Matching, Pairing, match
 from deploy.measure.records import BundleRecord, DataRecord, EngineRecord
 from deploy.measure.scene_parity import SceneParity, SceneReference
@@ -23,6 +23,7 @@ from export.manifest import Precision
 from ifkd.config import Schema
 from ifkd.data.coco import CocoDataset
 from ifkd.data.evaluation import Metrics, evaluate
+from ifkd.data.imagery import read_image
 from ifkd.detections import Array, Candidates, Detections
 from ifkd.postprocess import Selection
 from ifkd.progress import track
@@ -105,6 +106,8 @@ class Parity(Schema):
     cells: tuple[ParityCell, ...]
     scenes: tuple[SceneParity, ...] = ()
     """The engines on a whole scene, where one was named: after tiling and merging."""
+    partial: bool = False
+    """It was interrupted; what was compared until then is here."""
     passed: bool
     rule: str = "every engine holds every gate of its precision"
     verdict: str
@@ -142,7 +145,8 @@ class Reference:
         gates = judge(matching, drift, self.metrics, metrics, tolerances)
         failed = [gate for gate in gates if not gate.passed]
         symptoms = symptoms_of(matching, drift, self.dataset.classes) if failed else []
-        location = locate(self.answers, answers, self.framing.selection, tolerances, info.precision)
+        tiles = self._tiles_apart(answers, steps)
+        location = locate(self.answers, answers, self.framing.selection, tolerances, info.precision, tiles=tiles)
         if failed and steps is None and self._takes_bgr(engine, pairing):
             reason = "it agrees when the channels come in reverse order: it takes BGR instead of RGB"
             symptoms.insert(0, reason)
@@ -164,7 +168,7 @@ class Reference:
             gates=tuple(gates),
             symptoms=tuple(symptoms),
             location=location,
-            crops=worst_crops(matching, self.dataset),
+            crops=worst_crops(matching, self.dataset, self.framing.imagery),
             passed=not failed,
             verdict=_verdict(gates, symptoms, location),
         )
@@ -179,6 +183,20 @@ class Reference:
             steps=steps,
         )
         return dict(track(answers, label, total=len(self.dataset), unit="img"))
+
+    def _tiles_apart(self, answers: Mapping[int, Answer], steps: Steps | None) -> TileDrift:
+        """Return how far the engine's tiles lie from the reference's; where bytes differ, both are made again."""
+        other = [
+            one for one in self.dataset.images if answers[one.id].tiles_sha256 != self.answers[one.id].tiles_sha256
+        ]
+        sides = (
+            tuple(
+                prepare(read_image(image.path, size=image.size, imagery=self.framing.imagery), self.framing).tiles
+                for prepare in (Steps().prepare, (steps or Steps()).prepare)
+            )
+            for image in other
+        )
+        return tile_drift(sides, images=len(self.dataset), other=len(other))
 
     def _takes_bgr(self, engine: Engine, pairing: Pairing) -> bool:
         """Return whether far more detections agree, on a few images, when the engine is given BGR."""
@@ -213,9 +231,11 @@ def _same(engine: Engine) -> Engine:
     return engine
 
 
-def verdict_of(cells: Sequence[ParityCell], scenes: Sequence[SceneParity] = ()) -> tuple[bool, str]:
-    """Return the verdict over all engines, and its words."""
-    if not cells:
+def verdict_of(
+    cells: Sequence[ParityCell], scenes: Sequence[SceneParity] = (), *, partial: bool = False
+) -> tuple[bool, str]:
+    """Return the verdict over all engines, and its words; what was interrupted passes nothing."""
+    if not cells and not partial:
         return False, "failed: there was no engine to compare"
     words = [f"{cell.backend} {cell.precision} {cell.verdict}" for cell in cells if not cell.passed]
     fine = {(cell.backend, cell.precision) for cell in cells if cell.passed}
@@ -224,6 +244,8 @@ def verdict_of(cells: Sequence[ParityCell], scenes: Sequence[SceneParity] = ()) 
             alone = (one.backend, one.precision) in fine
             where = "; images alone agree, so the drift enters at tiling or merge" if alone else ""
             words.append(f"{one.backend} {one.precision} failed on the scene {one.scene}: {one.verdict}{where}")
+    if partial:
+        words.append(f"interrupted after {len(cells)} engines on images and {len(scenes)} on the scene")
     if words:
         return False, "; ".join(words)
     names = ", ".join(f"{cell.backend} {cell.precision}" for cell in cells)
@@ -246,16 +268,15 @@ def run_parity(
     pairs: Sequence[tuple[Backend, Precision]],
     open_one: Callable[[Backend, Precision], Engine],
     gates: Gates,
-) -> tuple[ParityCell, ...]:
-    """Compare engines, opened one after the other, with the reference; one that fails does not stop the rest."""
-    cells = []
+) -> Iterator[ParityCell]:
+    """Yield how engines, opened one after the other, compare with the reference; one that fails stops no other."""
     for backend, precision in pairs:
         try:
             with open_one(backend, precision) as engine:
-                cells.append(reference.compare(engine, gates.of(precision)))
+                cell = reference.compare(engine, gates.of(precision))
         except Exception as error:  # noqa: BLE001 - a runtime may raise anything; the cell says what
-            cells.append(failed_cell(backend, precision, error))
-    return tuple(cells)
+            cell = failed_cell(backend, precision, error)
+        yield cell
 
 
 def run_scene_parity(
@@ -263,26 +284,23 @@ def run_scene_parity(
     pairs: Sequence[tuple[Backend, Precision]],
     open_one: Callable[[Backend, Precision], Engine],
     gates: Gates,
-) -> tuple[SceneParity, ...]:
-    """Compare engines with the reference on a scene; one that fails does not stop the rest."""
-    found = []
+) -> Iterator[SceneParity]:
+    """Yield how engines compare with the reference on a scene; one that fails stops no other."""
     for backend, precision in pairs:
         try:
             with open_one(backend, precision) as engine:
-                found.append(reference.compare(engine, gates.of(precision)))
+                found = reference.compare(engine, gates.of(precision))
         except Exception as error:  # noqa: BLE001 - a runtime may raise anything; the cell says what
-            found.append(
-                SceneParity(
-                    scene=reference.scene.info.name,
-                    size_px=reference.scene.size,
-                    backend=backend,
-                    precision=precision,
-                    failure=str(error),
-                    passed=False,
-                    verdict=f"it gave no figures ({error})",
-                )
+            found = SceneParity(
+                scene=reference.scene.info.name,
+                size_px=reference.scene.size,
+                backend=backend,
+                precision=precision,
+                failure=str(error),
+                passed=False,
+                verdict=f"it gave no figures ({error})",
             )
-    return tuple(found)
+        yield found
 
 
 def _verdict(gates: list[Gate], symptoms: list[str], location: Location) -> str:

@@ -3,7 +3,7 @@
 import json
 import math
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -14,7 +14,7 @@ from deploy.measure.images import Framing
 from export.bundle import MANIFEST_NAME, Bundle, open_bundle
 from export.manifest import Precision
 from ifkd.config import Schema, load
-from ifkd.errors import CheckpointError, MissingExtraError, UsageError
+from ifkd.errors import BundleError, CheckpointError, MissingExtraError, UsageError
 from ifkd.files import sha256_of
 from ifkd.recipe import Recipe
 
@@ -143,6 +143,26 @@ def precisions_of(bundle: Bundle) -> list[Precision]:
     """Return the precisions of a bundle's ONNX files, the most exact first."""
     have = {record.precision for record in bundle.manifest.files.values() if record.kind == "onnx"}
     return [precision for precision in get_args(Precision) if precision in have]
+
+
+def precisions_to_run(bundle: Bundle, asked: Sequence[Precision] | None) -> list[Precision]:
+    """Return the precisions that were asked for, each once, or by default all of the bundle's ONNX files.
+
+    Raises:
+        BundleError: One was asked for in which the bundle has neither an ONNX file nor an engine.
+    """
+    if not asked:
+        return precisions_of(bundle)
+    have = {record.precision for record in bundle.manifest.files.values() if record.kind in ("onnx", "engine")}
+    absent = [precision for precision in dict.fromkeys(asked) if precision not in have]
+    if absent:
+        raise BundleError(
+            f"{bundle.path} has no file in a precision that was asked for",
+            got=", ".join(absent),
+            expected=f"some of {', '.join(one for one in get_args(Precision) if one in have)}",
+            mend="Export the checkpoint with this precision, or ask for another.",
+        )
+    return list(dict.fromkeys(asked))
 
 
 def recipe_of(bundle: Bundle) -> Recipe | None:

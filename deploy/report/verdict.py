@@ -49,6 +49,8 @@ def judge(evaluations: Mapping[str, Evaluation], benches: Sequence[Bench], parit
         headline = "The engine files do not all match the trained network."
     elif not parities:
         status, headline = "open", "No parity was measured, so there is no verdict on the engine files."
+    elif any(parity.partial for parity in parities):
+        status, headline = "open", "The comparison was interrupted, so there is no verdict on all engine files."
     elif "reserved" in states:
         status = "reserved"
         headline = "The engine files match the trained network; read the reservations before quoting speeds."
@@ -90,6 +92,9 @@ def _parity(parities: Sequence[Parity]) -> list[Finding]:
             status = "passed" if one.passed else "failed"
             text = f"{one.backend} {one.precision} on the scene {one.scene}, tiled and merged: {one.verdict}."
             findings.append(Finding(status=status, text=text, rule="the gates of the detections, on the whole scene"))
+        if parity.partial:
+            text = "The comparison with torch fp32 was interrupted; what it came to until then is here."
+            findings.append(Finding(status="open", text=text, rule="every engine compared"))
     return findings
 
 

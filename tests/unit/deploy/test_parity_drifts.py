@@ -4,14 +4,18 @@ import io
 import numpy as np
 import parity_world as world
 import pytest
+import rasterio
 from PIL import Image
 
-from deploy.measure.crops import ENGINE_RGB, REFERENCE_RGB
+from deploy.measure.crops import ENGINE_RGB, REFERENCE_RGB, worst_crops
 from deploy.measure.evaluation import open_data
 from deploy.measure.gates import Gates
 from deploy.measure.images import Answer, Framing, Steps, cut
+from deploy.measure.locate import TileDrift, tile_drift
 from deploy.measure.matching import Pairing, greedy_pairs, match
 from deploy.measure.parity import Reference, run_parity, verdict_of
+from ifkd.data.coco import CocoDataset, LabelledImage
+from ifkd.data.imagery import Imagery
 from ifkd.detections import Detections
 from ifkd.postprocess import Selection
 
@@ -213,10 +217,38 @@ def wide(tmp_path_factory):
 )
 def test_a_step_of_another_kind_is_caught_and_named(wide, steps, stage):
     engine = world.Drifting(world.engine(), doubled)
-    assert wide.compare(engine, Gates().fp32).passed
+    same = wide.compare(engine, Gates().fp32)
+    assert same.passed
+    assert (same.location.stages[0].max, same.location.stages[0].mean, same.location.stages[0].cosine) == (0, 0, 1)
     cell = wide.compare(engine, Gates().fp32, steps=steps)
     assert not cell.passed
     assert cell.location.enters_at == stage, cell.location
+
+
+def test_the_drift_of_tiles_is_that_of_a_plain_count(wide):
+    engine = world.Drifting(world.engine(), doubled)
+    stage = wide.compare(engine, Gates().fp32, steps=Steps(prepare=half_a_pixel_off)).location.stages[0]
+    ours, theirs = (
+        np.concatenate(
+            [prepare(np.asarray(Image.open(image.path)), FRAMING).tiles.ravel() for image in wide.dataset.images]
+        ).astype(np.float64)
+        for prepare in (cut, half_a_pixel_off)
+    )
+    assert stage.max == np.abs(ours - theirs).max() > 1
+    assert stage.mean == pytest.approx(np.abs(ours - theirs).mean(), rel=1e-12)
+    cosine = ours @ theirs / np.linalg.norm(ours) / np.linalg.norm(theirs)
+    assert stage.cosine == pytest.approx(cosine, rel=1e-12)
+    assert 0.9 < stage.cosine < 0.99999
+    assert "3 of 3 images differ" in stage.finding
+
+
+def test_only_the_images_that_differ_count_towards_the_drift_of_tiles():
+    same, other = np.full((1, 3, 4, 4), 7, np.uint8), np.full((1, 3, 4, 4), 9, np.uint8)
+    assert tile_drift([], images=4, other=0) == TileDrift(4, 0, 0.0, 0.0, 1.0)
+    drift = tile_drift([(same, other)], images=4, other=1)
+    assert (drift.max, drift.mean) == (2.0, 2.0)
+    assert drift.cosine == pytest.approx(1)
+    assert tile_drift([(same, other[:, :, :2])], images=1, other=1).max == 255
 
 
 def test_detections_that_are_not_suppressed_are_no_ties(data):
@@ -264,6 +296,40 @@ def test_the_worst_drifts_are_pictured(reference):
     for colour in (REFERENCE_RGB, ENGINE_RGB):
         assert (np.abs(pixels - colour).max(axis=2) < 60).sum() > 100
     assert reference.compare(world.engine(), Gates().fp32).crops == ()
+
+
+def test_crops_show_an_image_as_the_detector_saw_it(tmp_path):
+    """16-bit pixels are scaled by the limits the bundle states, not by percentiles of their own."""
+    values = np.full((1, 80, 96), 300, np.uint16)
+    values[0, 20:40, 30:50] = 900
+    shape = {"width": 96, "height": 80, "count": 1, "dtype": "uint16"}
+    place = {"crs": "EPSG:32631", "transform": rasterio.Affine(0.5, 0, 0, 0, -0.5, 0)}
+    with rasterio.open(tmp_path / "0.tif", "w", driver="GTiff", **shape, **place) as file:
+        file.write(values)
+    box = np.array([30, 20, 50, 40], np.float32)
+    image = LabelledImage(id=1, path=tmp_path / "0.tif", size=(80, 96), boxes=box[None], labels=np.zeros(1, np.int64),
+                          place="a", ignore=np.zeros(1, bool))  # fmt: skip
+    dataset = CocoDataset(tmp_path / "a.json", world.CLASSES, (1, 2, 3), (image,))
+    matching = match({1: answer([box], [0.9], [0])}, {1: answer([box], [0.5], [0])}, PAIRING)
+    (crop,) = worst_crops(matching, dataset, Imagery(limits=(0.0, 1000.0)))
+    with Image.open(io.BytesIO(base64.b64decode(crop.jpeg_base64))) as picture:
+        middle = np.asarray(picture.convert("RGB"))[115:125, 115:125].astype(float)
+    assert middle.mean() == pytest.approx(0.9 * 255, abs=3)
+    (plain,) = worst_crops(matching, dataset)
+    assert plain.jpeg_base64 != crop.jpeg_base64
+
+
+def test_detections_without_a_partner_do_not_crowd_out_the_pairs_that_drifted(reference):
+    def lose_tugs_and_move_the_rest(candidates):
+        candidates.scores[candidates.labels == 2] = 0
+        candidates.boxes[:] += 1
+        return candidates
+
+    cell = reference.compare(world.Drifting(world.engine(), lose_tugs_and_move_the_rest), Gates().fp32)
+    kinds = ["missing in the engine" in crop.what for crop in cell.crops]
+    assert kinds == [True] * 6 + [False] * 6
+    moved = [crop.drift for crop in cell.crops[6:]]
+    assert moved == sorted(moved, reverse=True)
 
 
 @pytest.mark.parametrize("drift", ["one flipped class", "all boxes moved 3 px", "half a pixel", "scores x 0.98", "BGR"])
@@ -369,7 +435,7 @@ def test_one_engine_that_fails_does_not_stop_the_rest(reference):
         return world.engine()
 
     pairs = [("onnxruntime", "fp16"), ("onnxruntime", "fp32")]
-    cells = run_parity(reference, pairs, open_one, Gates())
+    cells = list(run_parity(reference, pairs, open_one, Gates()))
     assert cells[0].failure == "no such kernel"
     assert cells[1].passed
     passed, words = verdict_of(cells)

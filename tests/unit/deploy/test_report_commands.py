@@ -66,6 +66,14 @@ def ifkd(capsys, *words):
     return code, out, err
 
 
+def complaint(err):
+    """Return the one line that a verb ends with; what stands before it is progress."""
+    *before, last = err.splitlines()
+    assert last.startswith("ifkd: ")
+    assert not any(line.startswith(("ifkd: ", "Traceback")) for line in before)
+    return last
+
+
 def test_from_bundle_to_report(bundle, data, capsys, tmp_path):
     code, out, _ = ifkd(capsys, "evaluate", "bundle", "--data", data)
     assert code == 0
@@ -213,3 +221,139 @@ def test_other_classes_are_named(bundle, capsys, tmp_path):
     assert code == 2
     assert "ferry" in err
     assert "tug" in err
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "bench", "parity"])
+def test_data_of_other_classes_stops_every_verb_before_it_measures(bundle, capsys, tmp_path, verb):
+    path = world.write_world(tmp_path / "other", classes=("tanker", "cargo", "ferry"))
+    code, out, err = ifkd(capsys, verb, "bundle", "--data", str(path))
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "'ferry'" in err
+    assert "'tug'" in err
+    assert "merge_classes" in err
+    assert not (tmp_path / f"{verb}.json").exists()
+
+
+@pytest.mark.parametrize("verb", ["bench", "parity"])
+def test_a_precision_that_the_bundle_lacks_stops_the_verb(bundle, data, capsys, tmp_path, verb):
+    code, out, err = ifkd(capsys, verb, "bundle", "--data", data, "--precision", "int8", "fp32")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "got int8, expected some of fp32, fp16" in err
+    assert not list(tmp_path.glob("*.json"))
+
+
+def test_evaluate_names_the_precisions_that_a_bundle_has(whole_bundle, data, capsys, tmp_path, write_data_set):
+    path = write_data_set(tmp_path / "d", images=1)
+    path.write_text(path.read_text().replace("barge", "ship"))
+    code, _, err = ifkd(capsys, "evaluate", str(whole_bundle), "--data", str(path), "--precision", "int8")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "no ONNX file in int8" in err
+    assert "fp16, fp32" in err
+
+
+def test_one_image_is_enough(bundle, capsys, tmp_path):
+    path = str(world.write_world(tmp_path / "one", images=1))
+    for words in (["evaluate"], ["bench", *QUICK], ["parity"]):
+        assert ifkd(capsys, words[0], "bundle", "--data", path, *words[1:])[0] == 0
+    assert json.loads((tmp_path / "bench.json").read_text())["stages"][0]["images"] == 1
+    assert json.loads((tmp_path / "parity.json").read_text())["data"]["images"] == 1
+    words = ["--evaluation", "a=evaluation.json", "--bench", "bench.json", "--parity", "parity.json"]
+    assert ifkd(capsys, "report", "--out", "report", *words)[0] == 0
+
+
+def blind(candidates):
+    candidates.scores[:] = 0
+    return candidates
+
+
+def test_no_detection_at_all_is_measured_and_passes_no_parity(bundle, data, capsys, tmp_path):
+    bundle.drifts.update(fp32=blind, fp16=blind)
+    code, out, _ = ifkd(capsys, "evaluate", "bundle", "--data", data)
+    assert code == 0
+    assert "all 0.000 0.000 0.000 24" in " ".join(out.split())
+    assert ifkd(capsys, "bench", "bundle", "--data", data, *QUICK)[0] == 0
+    code, _, err = ifkd(capsys, "parity", "bundle", "--data", data)
+    assert code == 1
+    assert "the reference found nothing in these images, so there is nothing to compare" in complaint(err)
+    words = ["--evaluation", "a=evaluation.json", "--bench", "bench.json", "--parity", "parity.json"]
+    assert ifkd(capsys, "report", "--out", "report", *words)[0] == 1
+    assert "nothing to compare" in (tmp_path / "report/report.html").read_text()
+
+
+class Tiring:
+    """Candidates pass until the engine has had enough."""
+
+    def __init__(self, calls, error):
+        self.left, self.error = calls, error
+
+    def __call__(self, candidates):
+        self.left -= 1
+        if self.left < 0:
+            raise self.error
+        return candidates
+
+
+def test_an_engine_that_fails_half_way_leaves_the_rest_of_the_bench(bundle, data, capsys, tmp_path):
+    bundle.drifts["fp16"] = Tiring(6, RuntimeError("out of memory\non line two"))
+    code, out, err = ifkd(capsys, "bench", "bundle", "--data", data, *QUICK)
+    assert code == 1
+    words = "1 of 2 measurements failed. onnxruntime fp16 batch 1: RuntimeError: out of memory on line two"
+    assert words in complaint(err)
+    assert "broken off" in out
+    result = json.loads((tmp_path / "bench.json").read_text())
+    whole, broken = result["cells"]
+    assert (whole["failure"], whole["latency"]["runs"]) == (None, 3)
+    assert (broken["failure"], broken["latency"]["runs"]) == ("RuntimeError: out of memory\non line two", 2)
+    assert [run["precision"] for run in result["stages"]] == ["fp32"]
+    assert result["partial"] is False
+    assert ifkd(capsys, "report", "--out", "report", "--bench", "bench.json")[0] == 0
+    page = (tmp_path / "report/report.html").read_text()
+    assert "out of memory" in page
+    assert "broken off, n=2" in page
+    bundle.drifts["fp16"] = Tiring(6, RuntimeError("out of memory"))
+    code, out, _ = ifkd(capsys, "bench", "bundle", "--data", data, *QUICK, "--json")
+    assert (code, json.loads(out)["cells"][1]["failure"]) == (1, "RuntimeError: out of memory")
+
+
+def test_an_engine_that_fails_half_way_leaves_the_rest_of_the_parity(bundle, data, capsys, tmp_path):
+    bundle.drifts["fp16"] = Tiring(1, RuntimeError("out of memory"))
+    code, out, err = ifkd(capsys, "parity", "bundle", "--data", data, "--batch", "1")
+    assert code == 1
+    assert "onnxruntime fp16 failed: it gave no figures (out of memory)" in complaint(err)
+    assert "onnxruntime fp32: passed" in out
+    whole, broken = json.loads((tmp_path / "parity.json").read_text())["cells"]
+    assert (whole["passed"], broken["passed"], broken["failure"]) == (True, False, "out of memory")
+    assert ifkd(capsys, "report", "--out", "report", "--parity", "parity.json")[0] == 1
+    assert "it gave no figures: out of memory" in (tmp_path / "report/report.html").read_text()
+
+
+def test_an_interrupted_parity_is_written_and_marked(bundle, data, capsys, tmp_path):
+    bundle.drifts["fp16"] = Tiring(1, KeyboardInterrupt())
+    code, out, err = ifkd(capsys, "parity", "bundle", "--data", data, "--batch", "1")
+    assert code == 130
+    assert "interrupted" in complaint(err)
+    assert "onnxruntime fp32: passed" in out
+    result = json.loads((tmp_path / "parity.json").read_text())
+    assert (result["partial"], result["passed"]) == (True, False)
+    assert [cell["precision"] for cell in result["cells"]] == ["fp32"]
+    assert result["verdict"] == "interrupted after 1 engines on images and 0 on the scene"
+    assert ifkd(capsys, "report", "--out", "report", "--parity", "parity.json")[0] == 0
+    page = (tmp_path / "report/report.html").read_text()
+    assert "No verdict" in page
+    assert "Interrupted: not every engine was compared." in page
+    assert "Interrupted" in (tmp_path / "report/report.md").read_text()
+
+
+def test_a_parity_interrupted_before_anything_was_compared_leaves_no_file(bundle, data, capsys, tmp_path):
+    bundle.drifts["fp32"] = Tiring(1, KeyboardInterrupt())
+    assert ifkd(capsys, "parity", "bundle", "--data", data, "--batch", "1")[0] == 130
+    assert not (tmp_path / "parity.json").exists()
+
+
+def test_a_bench_interrupted_while_it_follows_images_keeps_its_latencies(bundle, data, capsys, tmp_path):
+    bundle.drifts["fp16"] = Tiring(9, KeyboardInterrupt())  # 1 after loading, 3 to warm up, 3 that count, 2 of stages
+    assert ifkd(capsys, "bench", "bundle", "--data", data, *QUICK)[0] == 130
+    result = json.loads((tmp_path / "bench.json").read_text())
+    assert result["partial"] is True
+    assert [cell["latency"]["runs"] for cell in result["cells"]] == [3, 3]
+    assert [run["precision"] for run in result["stages"]] == ["fp32"]
