@@ -15,7 +15,10 @@ from ifkd.errors import IfkdError, MissingExtraError, UsageError
 
 VERBS = {
     "doctor": ("deploy.commands.doctor", "say what is installed, what will work here and what to install"),
-    "data": ("ifkd.commands.data", "make labelled data sets and scenes (synth), bring others into COCO form (convert)"),
+    "data": (
+        "ifkd.commands.data",
+        "make labelled data sets and scenes (synth), bring others into COCO form (convert), cut (slice)",
+    ),
     "train": ("ifkd.commands.train", "train a recipe's teacher or student alone"),
     "distill": ("ifkd.commands.distill", "train the student from the teacher"),
     "evaluate": ("deploy.commands.evaluate", "COCO metrics of a checkpoint or a bundle on a data set"),

@@ -1,8 +1,10 @@
-"""`ifkd data`: make labelled data sets and scenes, and bring those of others into COCO form."""
+"""`ifkd data`: make labelled data sets and scenes, bring those of others into COCO form, cut large images."""
 
 import argparse
 from pathlib import Path
 from typing import Any
+
+from ifkd.commands import data_slice
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -31,11 +33,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
     other.add_argument("--split", metavar="NAME", help="which of its splits, such as trainval (default: all)")
     other.add_argument("--level", type=int, choices=range(4), default=3, help="of ShipRSImageNet's class tree")
     other.add_argument("--classes", type=Path, metavar="FILE", help="class names by label, one a line")
+    data_slice.configure(
+        verbs.add_parser(
+            "slice",
+            help="cut large images into tiles for training",
+            description="Cut large labelled images into tiles for training, with the map back to their source.",
+        )
+    )
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Do what the sub-verb says."""
-    return _convert(options) if options.data_verb == "convert" else _synth(options)
+    return {"synth": _synth, "convert": _convert, "slice": data_slice.run}[options.data_verb](options)
 
 
 def _convert(options: argparse.Namespace) -> dict[str, Any]:

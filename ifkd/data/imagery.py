@@ -8,13 +8,13 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-from ifkd.data.raster import RasterFile
+from ifkd.data.raster import Raster, RasterArray, RasterFile
 from ifkd.data.stretch import PADDING_RGB, Imagery, choose_bands, choose_scaling, sample, to_rgb
 from ifkd.detections import Array
 from ifkd.errors import DataError, SceneError
 from ifkd.tiling import Window
 
-__all__ = ["PADDING_RGB", "Imagery", "pad", "read_image", "resize"]
+__all__ = ["PADDING_RGB", "Imagery", "open_image", "pad", "read_image", "resize"]
 
 JPEG, PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 """How files of these formats begin; names may say anything."""
@@ -49,8 +49,31 @@ def read_image(path: Path, *, size: tuple[int, int] | None = None, imagery: Imag
         raise DataError(f"{path} is not an image that can be read ({error})") from error
 
 
+def open_image(path: Path, *, nodata: float | None = None) -> Raster:
+    """Return an image file of any size, open for reading its values window by window.
+
+    Formats that only come small, and must be read whole, are held in memory.
+
+    Args:
+        path: The file, of the formats that `read_image` takes.
+        nodata: The value that means "no data", where the file does not say.
+
+    Raises:
+        DataError: The file is absent or broken.
+    """
+    head = _head(path)
+    if head.startswith(SMALL_FORMATS) or _is_narrow_png(head):
+        return RasterArray(read_image(path), nodata=nodata)
+    try:
+        if head.startswith(PNG):
+            _check_png_end(path)
+        return _open_raster(path, nodata)
+    except _BrokenError as error:
+        raise DataError(f"{path} is not an image that can be read ({error})") from error
+
+
 class _BrokenError(Exception):
-    """A reader gave up on a file; `read_image` names it."""
+    """A reader gave up on a file; its caller names it."""
 
 
 def resize(pixels: Array, size: tuple[int, int]) -> Array:
@@ -145,11 +168,15 @@ def _read_small(path: Path, size: tuple[int, int] | None, imagery: Imagery) -> A
         raise _BrokenError(error) from error
 
 
-def _read_raster(path: Path, size: tuple[int, int] | None, imagery: Imagery) -> Array:
+def _open_raster(path: Path, nodata: float | None) -> RasterFile:
     try:
-        raster = RasterFile(path, nodata=imagery.nodata, drivers=DRIVERS)
+        return RasterFile(path, nodata=nodata, drivers=DRIVERS)
     except SceneError as error:
         raise _BrokenError(error.problem) from error
+
+
+def _read_raster(path: Path, size: tuple[int, int] | None, imagery: Imagery) -> Array:
+    raster = _open_raster(path, imagery.nodata)
     try:
         _check_size(path, raster.size, size, imagery)
         if raster.driver == "PNG":

@@ -1,9 +1,6 @@
 """A synthetic data set on disk: made whole or not at all, and not made twice."""
 
-import json
 import os
-import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -11,13 +8,13 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ifkd.data.folder import Kind, made_once
 from ifkd.data.synthetic.annotation import coco_file
 from ifkd.data.synthetic.config import SPLITS, Synthetic
 from ifkd.data.synthetic.picture import Truth
 from ifkd.data.synthetic.scene import check_crs, paint_block, scene_blocks, scene_truths, write_scene
 from ifkd.data.synthetic.tiles import Place, Tile, places, write_place
 from ifkd.detections import Array
-from ifkd.errors import OutputError
 from ifkd.files import make_folder, write_json
 from ifkd.progress import progress, track
 from ifkd.tiling import Window
@@ -49,27 +46,12 @@ def make_dataset(config: Synthetic, folder: Path, *, workers: int | None = None,
     if config.scenes.count:
         check_crs(config)
     wanted = {"generator_version": GENERATOR_VERSION, "config": config.model_dump(mode="json")}
-    present = _present(folder)
-    if present is not None:
-        differences = _differences(present, wanted)
-        if not differences:
-            return {**present, "made": False}
-        if not force:
-            raise OutputError(
-                f"{folder} holds a data set that was made otherwise:\n  " + "\n  ".join(differences),
-                mend="Choose another folder, or replace the data set with --force.",
-            )
-    make_folder(folder.parent)
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    try:
+
+    def make(temporary: Path) -> dict[str, Any]:
         with _mapper(os.cpu_count() or 1 if workers is None else workers) as in_order:
-            record = {**wanted, "contents": _make(config, temporary, in_order)}
-        write_json(temporary / RECORD, record)
-        temporary.chmod(0o755)
-        _take_place(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return {**record, "made": True}
+            return {"contents": _make(config, temporary, in_order)}
+
+    return made_once(folder, Kind("a synthetic data set", RECORD), wanted, make=make, force=force)
 
 
 Mapper = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]
@@ -132,57 +114,3 @@ def _summary(content: dict[str, Any]) -> dict[str, Any]:
         names[annotation["category_id"]] for annotation in content["annotations"] if not annotation["iscrowd"]
     )
     return {"images": len(content["images"]), "objects": {name: counts[name] for name in names.values()}}
-
-
-def _present(folder: Path) -> dict[str, Any] | None:
-    """Return the record of the data set in `folder`, or nothing if the folder is free.
-
-    Raises:
-        OutputError: It is neither.
-    """
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return None
-    try:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        record = None
-    if not isinstance(record, dict) or "config" not in record:
-        raise OutputError(
-            f"{folder} holds something that is not a synthetic data set",
-            mend="Choose a folder that is absent or empty.",
-        )
-    return record
-
-
-def _differences(present: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
-    """Return lines on what of `wanted` the present record has otherwise."""
-    old, new = _flat({key: present.get(key) for key in wanted}), _flat(wanted)
-    return [
-        f"{key}: there {old.get(key)!r}, wanted {new.get(key)!r}"
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key)
-    ]
-
-
-def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, item in value.items():
-        if isinstance(item, dict):
-            flat |= _flat(item, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = item
-    return flat
-
-
-def _take_place(temporary: Path, folder: Path) -> None:
-    """Move a finished folder to its place; an older one there disappears."""
-    try:
-        if folder.exists():
-            old = temporary.with_name(f"{temporary.name}.old")
-            folder.rename(old)
-            temporary.rename(folder)
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            temporary.rename(folder)
-    except OSError as error:
-        raise OutputError(f"Cannot write {folder} ({error.strerror or error})", mend="Choose another place.") from error

@@ -1,0 +1,271 @@
+"""`ifkd data slice` on files: types, bands, gaps, bad input, memory, and what is left when it is cut off."""
+
+import json
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rasterio
+from PIL import Image
+from rasterio.enums import ColorInterp
+from rasterio.errors import NotGeoreferencedWarning
+
+from ifkd.cli import main
+from ifkd.config import parse
+from ifkd.data.coco import read_coco
+from ifkd.data.imagery import read_image
+from ifkd.data.tiles import make as module
+from ifkd.data.tiles.make import make_tiles
+from ifkd.data.tiles.plan import TileRules
+from ifkd.errors import ConfigError, DataError, OutputError
+
+SIZE = (100, 140)
+RULES = TileRules(tile_px=64, overlap_px=16, empty_share=1.0)
+
+
+def write_labels(folder: Path, name: str, boxes: list[tuple[float, ...]], size: tuple[int, int] = SIZE) -> Path:
+    annotations = [
+        {"id": n, "image_id": 1, "category_id": 1, "bbox": list(box), "iscrowd": 0} for n, box in enumerate(boxes)
+    ]
+    image = {"id": 1, "file_name": name, "height": size[0], "width": size[1]}
+    content = {"images": [image], "annotations": annotations, "categories": [{"id": 1, "name": "ship"}]}
+    (folder / "a.json").write_text(json.dumps(content))
+    return folder / "a.json"
+
+
+def write_raster(path: Path, pixels: np.ndarray, mask: np.ndarray | None = None, **profile: Any) -> None:
+    path.parent.mkdir(exist_ok=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        count, height, width = pixels.shape
+        with rasterio.open(
+            path, "w", driver="GTiff", count=count, height=height, width=width, dtype=pixels.dtype, **profile
+        ) as dataset:
+            dataset.write(pixels)
+            if mask is not None:
+                dataset.write_mask(mask)
+
+
+def noise(bands: int, dtype: str = "uint8", top: int = 250) -> np.ndarray:
+    return np.random.default_rng(0).integers(1, top, (bands, *SIZE)).astype(dtype)
+
+
+def tiles_in(folder: Path) -> dict[tuple[int, int], Path]:
+    content = json.loads((folder / "tiles.json").read_text())
+    return {
+        (image["source"]["top"], image["source"]["left"]): folder / "images" / image["file_name"]
+        for image in content["images"]
+    }
+
+
+def test_tiles_are_seen_as_their_part_of_the_source_is_seen(tmp_path: Path) -> None:
+    write_raster(tmp_path / "images" / "a.tif", noise(3))
+    labels = write_labels(tmp_path, "a.tif", [(10, 10, 20, 12)])
+    make_tiles(labels, tmp_path / "out", RULES)
+    whole = read_image(tmp_path / "images" / "a.tif")
+    found = tiles_in(tmp_path / "out")
+    assert sorted(found) == [(0, 0), (0, 48), (0, 76), (36, 0), (36, 48), (36, 76)]
+    for (top, left), path in found.items():
+        np.testing.assert_array_equal(read_image(path), whole[top : top + 64, left : left + 64])
+    dataset = read_coco(tmp_path / "out" / "tiles.json")
+    assert {image.place for image in dataset.images} == {"a.tif"}
+
+
+def test_a_fourth_band_stays_a_band_and_alpha_becomes_a_mask(tmp_path: Path) -> None:
+    pixels = noise(4)
+    write_raster(tmp_path / "images" / "nir.tif", pixels, photometric="MINISBLACK")
+    pixels[3, :, 70:] = 0
+    pixels[3, :, :70] = 255
+    write_raster(tmp_path / "images" / "alpha.tif", pixels, photometric="RGB", alpha="YES")
+    for name, bands in (("nir", 4), ("alpha", 3)):
+        make_tiles(write_labels(tmp_path, f"{name}.tif", [(10, 10, 20, 12)]), tmp_path / name, RULES)
+        for path in tiles_in(tmp_path / name).values():
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", NotGeoreferencedWarning)
+                with rasterio.open(path) as dataset:
+                    assert dataset.count == bands
+                    assert ColorInterp.alpha not in dataset.colorinterp
+    seen = read_image(tiles_in(tmp_path / "alpha")[0, 48])
+    assert (seen[:, 22:] == (124, 116, 104)).all()
+    np.testing.assert_array_equal(seen[:, :22], pixels[:3, :64, 48:70].transpose(1, 2, 0))
+    assert (36, 76) not in tiles_in(tmp_path / "alpha")
+
+
+@pytest.mark.parametrize(("dtype", "nodata"), [("uint16", 0.0), ("int16", -9.0), ("float32", None), ("uint8", 255.0)])
+def test_tiles_without_data_are_left_out_and_gaps_stay_gaps(tmp_path: Path, dtype: str, nodata: float | None) -> None:
+    pixels = noise(1, dtype)
+    pixels[:, :, 60:] = np.nan if nodata is None else nodata
+    write_raster(tmp_path / "images" / "a.tif", pixels, **({} if nodata in {None, 255.0} else {"nodata": nodata}))
+    labels = write_labels(tmp_path, "a.tif", [(10, 10, 20, 12), (115, 70, 20, 20)])
+    rules = RULES.model_copy(update={"nodata": 255.0 if nodata == 255.0 else None})
+    record = make_tiles(labels, tmp_path / "out", rules)
+    assert sorted(tiles_in(tmp_path / "out")) == [(0, 0), (0, 48), (36, 0), (36, 48)]
+    assert record["contents"]["without_data"] == 2
+    assert (record["contents"]["objects"], record["contents"]["objects_shown"]) == (2, 1)
+    seen = read_image(tiles_in(tmp_path / "out")[0, 48])
+    assert (seen[:, 12:] == (124, 116, 104)).all()
+    assert not (seen[:, :12] == (124, 116, 104)).all()
+    half = make_tiles(labels, tmp_path / "half", rules.model_copy(update={"data_share": 0.5}))
+    assert half["contents"]["without_data"] == 4
+
+
+def test_percentiles_are_told_for_16_bits_and_not_for_8(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_raster(tmp_path / "images" / "a.tif", noise(1, "uint16", 5000))
+    labels = write_labels(tmp_path, "a.tif", [(10, 10, 20, 12)])
+    command = ["data", "slice", str(labels), "--out", str(tmp_path / "out"), "--tile-px", "64"]
+    assert main(command) == 0
+    low, high = np.percentile(noise(1, "uint16", 5000), (2, 98))
+    assert f"data.imagery.limits = [{low:g}, {high:g}]" in capsys.readouterr().out
+    assert main(command) == 0
+    assert "complete already" in capsys.readouterr().out
+    write_raster(tmp_path / "images" / "a.tif", noise(1))
+    assert main(command) == 2
+    assert "made otherwise" in capsys.readouterr().err
+    assert main([*command, "--force"]) == 0
+    assert "limits" not in capsys.readouterr().out
+
+
+def test_what_became_of_every_object_is_said(tmp_path: Path) -> None:
+    write_raster(tmp_path / "images" / "a.tif", noise(1))
+    boxes = [(10, 10, 20, 12), (5, 5, 90, 10), (0, 0, 140, 100)]
+    labels = write_labels(tmp_path, "a.tif", boxes)
+    record = make_tiles(labels, tmp_path / "out", RULES.model_copy(update={"rest": "drop"}))["contents"]
+    assert (record["tiles"], record["objects"], record["objects_shown"], record["objects_whole"]) == (6, 3, 2, 1)
+    assert (record["boxes"], record["boxes_restored"]) == (3, 2)
+
+
+def test_names_are_told_apart_where_case_does_not_count(tmp_path: Path) -> None:
+    for name in ("a.tif", "A.png", "ä b.tif"):
+        (tmp_path / "images").mkdir(exist_ok=True)
+        Image.fromarray(noise(1)[0]).save(tmp_path / "images" / name)
+    labels = write_labels(tmp_path, "a.tif", [(10, 10, 20, 12)])
+    content = json.loads(labels.read_text())
+    content["images"] += [
+        {**content["images"][0], "id": n, "file_name": name} for n, name in ((2, "A.png"), (3, "ä b.tif"))
+    ]
+    labels.write_text(json.dumps(content))
+    make_tiles(labels, tmp_path / "out", RULES)
+    names = [path.name.casefold() for path in (tmp_path / "out" / "images").iterdir()]
+    assert len(set(names)) == len(names) == 18
+    assert len(read_coco(tmp_path / "out" / "tiles.json")) == 18
+
+
+def _damaged(path: Path, kind: str) -> None:
+    """Write an image that was cut at two thirds, or whose middle was overwritten."""
+    Image.fromarray(noise(3).transpose(1, 2, 0)).save(path, format=kind.partition(" ")[0])
+    content = path.read_bytes()
+    half = len(content) // 2
+    middle = content[:half] + b"\xff\xd0" * 20 + content[half + 40 :]
+    path.write_bytes(middle if kind.endswith("middle") else content[: len(content) * 2 // 3])
+
+
+@pytest.mark.parametrize("kind", ["png", "jpeg", "tiff", "bmp", "jpeg middle"])
+def test_a_damaged_image_is_refused_and_leaves_nothing(
+    tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "images").mkdir()
+    _damaged(tmp_path / "images" / "a.img", kind)
+    labels = write_labels(tmp_path, "a.img", [(10, 10, 20, 12)])
+    assert (
+        main(["data", "slice", str(labels), "--out", str(tmp_path / "out"), "--tile-px", "64", "--empty-share", "1"])
+        == 2
+    )
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert message.startswith("ifkd: ")
+    assert "a.img" in message
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "images"]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda c: c["images"][0].update(file_name="../a.tif"), "does not lie in"),
+        (lambda c: c["images"][0].update(file_name="b.tif"), "There is no image"),
+        (lambda c: c["images"][0].update(height=99), "another size"),
+        (lambda c: c["annotations"][0].update(bbox=[float("nan"), 1, 2, 3]), "not finite"),
+        (lambda c: c["annotations"][0].update(bbox=[200, 1, 2, 3]), "outside its image"),
+        (lambda c: c["annotations"][0].update(category_id=4), "category_id"),
+        (lambda c: c["annotations"][1].update(id=0), "cannot be told apart"),
+        (lambda c: c["annotations"].clear(), "No tile would be written"),
+        (lambda c: c.pop("images"), "no images"),
+    ],
+)
+def test_labels_that_do_not_hold_are_refused_and_leave_nothing(tmp_path: Path, spoil: Any, words: str) -> None:
+    write_raster(tmp_path / "images" / "a.tif", noise(1))
+    labels = write_labels(tmp_path, "a.tif", [(10, 10, 20, 12), (40, 40, 20, 12)])
+    content = json.loads(labels.read_text())
+    spoil(content)
+    labels.write_text(json.dumps(content))
+    with pytest.raises(DataError, match=words):
+        make_tiles(labels, tmp_path / "out", TileRules(tile_px=64, overlap_px=16))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "images"]
+
+
+def test_rules_that_do_not_hold_are_all_told() -> None:
+    wrong = {"tile_px": 0, "keep_share": 1.5, "empty_share": float("nan"), "seed": -1}
+    with pytest.raises(ConfigError, match=r"4 mistakes[\s\S]*tile_px[\s\S]*keep_share[\s\S]*empty_share[\s\S]*seed"):
+        parse(wrong, TileRules, source="here")
+    with pytest.raises(ConfigError, match="overlap_px must be below tile_px, got 64 and 64"):
+        parse({"tile_px": 64, "overlap_px": 64}, TileRules, source="here")
+
+
+def test_a_folder_of_other_things_is_never_touched(tmp_path: Path) -> None:
+    write_raster(tmp_path / "images" / "a.tif", noise(1))
+    labels = write_labels(tmp_path, "a.tif", [(10, 10, 20, 12)])
+    with pytest.raises(OutputError, match="not a folder of tiles"):
+        make_tiles(labels, tmp_path / "images", RULES, force=True)
+    assert [path.name for path in (tmp_path / "images").iterdir()] == ["a.tif"]
+
+
+def test_a_run_that_is_cut_off_leaves_nothing_or_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_raster(tmp_path / "images" / "a.tif", noise(1))
+    labels = write_labels(tmp_path, "a.tif", [(10, 10, 20, 12)])
+    make_tiles(labels, tmp_path / "out", RULES)
+    before = sorted((tmp_path / "out").rglob("*"))
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "content_of", interrupted)
+    for name in ("out", "new"):
+        with pytest.raises(KeyboardInterrupt):
+            make_tiles(labels, tmp_path / name, RULES.model_copy(update={"seed": 5}), force=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "images", "out"]
+    assert sorted((tmp_path / "out").rglob("*")) == before
+
+
+def test_memory_does_not_follow_the_image(tmp_path: Path) -> None:
+    side = 30_000  # 900 MB of pixels; the file is sparse, and every window of it is read
+    (tmp_path / "images").mkdir()
+    profile = {
+        "tiled": True,
+        "blockxsize": 1024,
+        "blockysize": 1024,
+        "sparse_ok": True,
+        "nodata": 255,
+        "dtype": "uint8",
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with rasterio.open(
+            tmp_path / "images" / "a.tif", "w", driver="GTiff", count=1, height=side, width=side, **profile
+        ) as dataset:
+            dataset.write(np.full((1, 4, 4), 9, np.uint8), window=((20_000, 20_004), (20_000, 20_004)))
+    labels = write_labels(tmp_path, "a.tif", [(19_990, 19_990, 40, 40)], size=(side, side))
+    code = (
+        "import sys; from pathlib import Path; from ifkd.data.tiles.make import make_tiles;"
+        "from ifkd.data.tiles.plan import TileRules; from deploy.measure.watch import process_peak_mb;"
+        "rules = TileRules(tile_px=1024, overlap_px=64, data_share=0);"
+        "record = make_tiles(Path(sys.argv[1]), Path(sys.argv[2]), rules);"
+        "print(record['contents']['tiles'], process_peak_mb())"
+    )
+    command = [sys.executable, "-c", code, str(labels), str(tmp_path / "out")]
+    answer = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    assert int(answer[0]) == 1
+    assert float(answer[1]) < 450
