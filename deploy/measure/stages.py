@@ -1,11 +1,15 @@
-"""Where the time of an image goes: each stage from its file to its detections, one image after the other."""
+"""Where the time of an image goes: each stage from its file to its detections, one image after the other.
+
+An engine that computes elsewhere than where the tiles are tells what it copied (`Engine.parts`): upload and download
+are its figures, infer is the rest of the call, so that the stages add up to the whole.
+"""
 
 import json
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -16,11 +20,13 @@ from export.manifest import Precision
 from ifkd.config import Schema
 from ifkd.data.coco import LabelledImage
 from ifkd.data.imagery import read_image
+from ifkd.detections import Detections
 
-StageName = Literal["read", "preprocess", "infer", "decode", "merge", "write"]
-STAGES: tuple[StageName, ...] = ("read", "preprocess", "infer", "decode", "merge", "write")
+StageName = Literal["read", "preprocess", "upload", "infer", "download", "decode", "merge", "write"]
+STAGES: tuple[StageName, ...] = get_args(StageName)
 MOST_IMAGES = 24
-TRANSFERS = "upload and download are part of infer; on a CPU there are none"
+COPIED = "upload and download as the engine tells them; infer is the rest of its call"
+NOT_COPIED = "tiles are computed in the memory they lie in, so nothing is uploaded or downloaded"
 
 
 class StageTime(Schema):
@@ -44,7 +50,10 @@ class StageRun(Schema):
     tiles: int
     batch: Literal[1] = 1
     stages: tuple[StageTime, ...]
-    transfers: str = TRANSFERS
+    """Those that the engine has, in order."""
+    device: str = ""
+    """Where the engine computes; the other stages are the CPU's."""
+    transfers: str = NOT_COPIED
 
 
 def measure_stages(
@@ -61,17 +70,19 @@ def measure_stages(
     tiles = 0
     with tempfile.TemporaryDirectory(prefix="ifkd-stages-") as folder:
         for index, image in enumerate([chosen[0], *chosen]):
-            marks, count = _one(engine, image, framing, Path(folder) / "answer.json")
+            durations, count = _one(engine, image, framing, Path(folder) / "answer.json")
             if index:
                 tiles += count
-                for stage, duration in zip(STAGES, np.diff(marks).tolist(), strict=True):
-                    samples[stage].append(int(duration))
+                for stage, duration in durations.items():
+                    samples[stage].append(duration)
     everything = sum(map(sum, samples.values()))
     return StageRun(
         backend=engine.info.backend,
         precision=engine.info.precision,
         images=len(chosen),
         tiles=tiles,
+        device=engine.info.device,
+        transfers=COPIED if samples["upload"] else NOT_COPIED,
         stages=tuple(
             StageTime(
                 stage=stage,
@@ -81,19 +92,23 @@ def measure_stages(
                 samples_ns=values,
             )
             for stage, values in samples.items()
+            if values
         ),
     )
 
 
-def _one(engine: Engine, image: LabelledImage, framing: Framing, path: Path) -> tuple[list[int], int]:
-    """Return the moments between the stages of an image, nanoseconds, and its tiles."""
+def _one(engine: Engine, image: LabelledImage, framing: Framing, path: Path) -> tuple[dict[StageName, int], int]:
+    """Return the duration of each stage of an image, nanoseconds, and its tiles."""
     steps = Steps()
     marks = [time.perf_counter_ns()]
     pixels = read_image(image.path, size=image.size, imagery=framing.imagery)
     marks.append(time.perf_counter_ns())
     tiled = steps.prepare(pixels, framing)
     marks.append(time.perf_counter_ns())
-    parts = [engine.infer(tiled.tiles[index : index + 1]) for index in range(len(tiled.tiles))]
+    parts, copies = [], []
+    for index in range(len(tiled.tiles)):
+        parts.append(engine.infer(tiled.tiles[index : index + 1]))
+        copies.append(engine.parts)
     marks.append(time.perf_counter_ns())
     found = [steps.select(part, framing.selection, size=framing.tile_px)[0] for part in parts]
     marks.append(time.perf_counter_ns())
@@ -106,14 +121,18 @@ def _one(engine: Engine, image: LabelledImage, framing: Framing, path: Path) -> 
     whole = TileDetections.concatenate(placed)
     detections = whole.detections if len(placed) == 1 else steps.merge(whole, framing.selection)
     marks.append(time.perf_counter_ns())
-    path.write_text(
-        json.dumps(
-            [
-                {"category": int(label), "score": float(score), "bbox": box.tolist()}
-                for box, score, label in zip(detections.boxes, detections.scores, detections.labels, strict=True)
-            ]
-        ),
-        encoding="utf-8",
-    )
+    _write(detections, path)
     marks.append(time.perf_counter_ns())
-    return marks, len(tiled.tiles)
+    read, preprocess, infer, decode, merge, write = (int(value) for value in np.diff(marks))
+    durations: dict[StageName, int] = {"read": read, "preprocess": preprocess, "infer": infer}
+    if told := [one for one in copies if one is not None]:
+        upload = round(1e6 * sum(one.upload_ms for one in told))
+        download = round(1e6 * sum(one.download_ms for one in told))
+        durations |= {"upload": upload, "download": download, "infer": max(0, infer - upload - download)}
+    return durations | {"decode": decode, "merge": merge, "write": write}, len(tiled.tiles)
+
+
+def _write(detections: Detections, path: Path) -> None:
+    rows = zip(detections.boxes, detections.scores, detections.labels, strict=True)
+    answer = [{"category": int(label), "score": float(score), "bbox": box.tolist()} for box, score, label in rows]
+    path.write_text(json.dumps(answer), encoding="utf-8")

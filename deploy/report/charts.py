@@ -261,8 +261,9 @@ def bars(
     most: float,
     x_label: str,
     decimals: int = 3,
+    absent: str = "no object of this class",
 ) -> Chart:
-    """Return horizontal bars, one per series in each named group; a missing value leaves its place empty."""
+    """Return horizontal bars, one per series in each named group; `absent` stands for a missing value."""
     pen = _Pen()
     thick, gap = (11.0, 3.0) if len(series) > 1 else (14.0, 3.0)
     group_height = 20 + len(series) * (thick + gap) + 8
@@ -283,7 +284,7 @@ def bars(
         for index, one in enumerate(series):
             y, value = base + 20 + index * (thick + gap), one.values[row]
             if value is None:
-                pen.text(left + 4, y + thick - 1, "no object of this class", "soft")
+                pen.text(left + 4, y + thick - 1, absent, "soft")
                 continue
             x = _scaled(value, ticks[0], ticks[-1], left, right)
             pen.box(left, y, x - left, thick, f"f{index % SERIES}")

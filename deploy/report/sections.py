@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from deploy.measure.bench import Bench, BenchCell, name_of
 from deploy.measure.parity import Parity, ParityCell
 from deploy.measure.ratios import Ratio
+from deploy.measure.stages import StageName
 from deploy.measure.subject import SubjectRecord
 from deploy.measure.watch import MachineWatch
 from deploy.report import charts
@@ -12,10 +13,12 @@ from deploy.report.charts import Chart, Series
 from deploy.report.report import Report
 from deploy.report.tables import ABSENT, Table, ap, millions, milliseconds, parity_of
 
-STAGE_WORDS = {
+STAGE_WORDS: dict[StageName, str] = {
     "read": "read the file",
     "preprocess": "prepare tiles",
+    "upload": "upload",
     "infer": "infer",
+    "download": "download",
     "decode": "select",
     "merge": "merge",
     "write": "write",
@@ -160,15 +163,19 @@ def bench_stage_chart(bench: Bench, index: int) -> Chart | None:
     """Return the median time of each stage of an image for each engine, or None where it was not measured."""
     if not bench.stages:
         return None
-    names = [stage.stage for stage in bench.stages[0].stages]
+    times = [{stage.stage: stage.p50_ms for stage in run.stages} for run in bench.stages]
+    names = [stage for stage in STAGE_WORDS if any(stage in one for one in times)]
     series = [
-        Series(f"{run.backend} {run.precision}", tuple(stage.p50_ms for stage in run.stages)) for run in bench.stages
+        Series(f"{run.backend} {run.precision}", tuple(one.get(stage) for stage in names))
+        for run, one in zip(bench.stages, times, strict=True)
     ]
     most = max(value for one in series for value in one.values if value is not None)
     name = "image-stages" if index == 0 else f"image-stages-{index + 1}"
     title = "Where the time of an image goes"
     groups = [STAGE_WORDS[stage] for stage in names]
-    return charts.bars(name, title, groups, series, most=most, x_label="median ms per image", decimals=2)
+    return charts.bars(name, title, groups, series, most=most, x_label="median ms per image", decimals=2,
+        absent="nothing to copy",
+    )  # fmt: skip
 
 
 def machine_words(machine: MachineWatch | None) -> str:

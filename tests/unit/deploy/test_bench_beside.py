@@ -7,13 +7,16 @@ import parity_world as world
 import pytest
 
 import deploy.measure.latency as clockwork
+import deploy.measure.stages as stage_clock
+from deploy.engine import InferenceParts
 from deploy.measure.bench import ratios_of
 from deploy.measure.evaluation import open_data
 from deploy.measure.images import Framing
 from deploy.measure.latency import Procedure, contestant, measure, measure_interleaved
 from deploy.measure.ratios import ratio_of
-from deploy.measure.stages import STAGES, measure_stages
+from deploy.measure.stages import COPIED, NOT_COPIED, STAGES, measure_stages
 from deploy.measure.subject import open_subject
+from deploy.report.sections import bench_stage_chart
 from ifkd.detections import Detections
 from ifkd.postprocess import Selection
 
@@ -97,10 +100,58 @@ def test_stages_cover_the_way_from_file_to_file(tmp_path):
     path = world.write_world(tmp_path / "world", images=5, size=(150, 150))
     data = open_data(path, images=None, recipe=None, classes=world.CLASSES, needed_by="bench")
     run = measure_stages(world.engine(), data.images, FRAMING, most=4)
-    assert [stage.stage for stage in run.stages] == list(STAGES)
+    assert [stage.stage for stage in run.stages] == [stage for stage in STAGES if stage not in {"upload", "download"}]
+    assert (run.transfers, run.device) == (NOT_COPIED, "CPU")
     assert (run.images, run.tiles) == (4, 16)
     assert sum(stage.share for stage in run.stages) == pytest.approx(1)
     assert all(len(stage.samples_ns) == 4 and min(stage.samples_ns) > 0 for stage in run.stages)
+
+
+class Remote(world.Drifting):
+    """An engine that tells what it copied: its clock moves by 10 ms a tile, of which 3 go up and 2 come down."""
+
+    def __init__(self, clock):
+        super().__init__(world.engine(device="NVIDIA H100"))
+        self.clock, self.told = clock, None
+
+    def _run(self, tiles):
+        self.clock.now += 10_000_000
+        self.told = InferenceParts(upload_ms=3.0, compute_ms=4.0, download_ms=2.0)
+        return super()._run(tiles)
+
+    @property
+    def parts(self):
+        return self.told
+
+
+def test_what_an_engine_copies_is_a_stage_and_the_stages_add_up(tmp_path, monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(stage_clock, "time", clock)
+    path = world.write_world(tmp_path / "world", images=3, size=(150, 150))
+    data = open_data(path, images=None, recipe=None, classes=world.CLASSES, needed_by="bench")
+    run = measure_stages(Remote(clock), data.images, FRAMING)
+    found = {stage.stage: stage for stage in run.stages}
+    assert tuple(found) == STAGES
+    tiles = 4
+    assert found["upload"].samples_ns == [tiles * 3_000_000] * 3
+    assert found["download"].samples_ns == [tiles * 2_000_000] * 3
+    assert found["infer"].samples_ns == [tiles * 5_000_000] * 3
+    assert sum(sum(stage.samples_ns) for stage in run.stages) == 3 * tiles * 10_000_000
+    assert (run.transfers, run.device) == (COPIED, "NVIDIA H100")
+
+
+def test_engines_with_and_without_copies_stand_in_one_chart():
+    import report_world as parts
+
+    bench = parts.bench()
+    near = bench.stages[0]
+    more = [near.stages[2].model_copy(update={"stage": name, "p50_ms": 0.7}) for name in ("upload", "download")]
+    ordered = sorted([*near.stages, *more], key=lambda stage: STAGES.index(stage.stage))
+    far = near.model_copy(update={"backend": "tensorrt", "stages": tuple(ordered)})
+    chart = bench_stage_chart(bench.model_copy(update={"stages": (near, far)}), 0)
+    assert "upload: onnxruntime fp32 none, tensorrt fp32 0.70" in chart.description
+    assert chart.body.count("nothing to copy") == 2
+    assert "upload" not in bench_stage_chart(bench, 0).description
 
 
 def test_operations_are_those_of_a_plain_count(checkpoint_path):
