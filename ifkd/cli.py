@@ -17,7 +17,7 @@ VERBS = {
     "doctor": ("deploy.commands.doctor", "say what is installed, what will work here and what to install"),
     "data": (
         "ifkd.commands.data",
-        "make labelled data sets and scenes (synth), bring others into COCO form (convert), cut (slice)",
+        "make labelled data sets (synth), bring others into COCO form (convert), check them (check), cut them (slice)",
     ),
     "train": ("ifkd.commands.train", "train a recipe's teacher or student alone"),
     "distill": ("ifkd.commands.distill", "train the student from the teacher"),

@@ -88,7 +88,8 @@ def _run_scene(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _scene_table(score: "SceneScore") -> str:
-    from deploy.report.tables import Table, ap
+    from deploy.report.tables import ap
+    from ifkd.pages.table import Table
 
     def row(name: str, one: "SceneScore | ClassScore") -> tuple[str, ...]:
         shares = (ap(value) for value in (one.ap50, one.precision, one.recall, one.f1))
@@ -105,7 +106,8 @@ def _scene_table(score: "SceneScore") -> str:
 
 
 def _table(evaluation: "Evaluation") -> str:
-    from deploy.report.tables import Table, ap
+    from deploy.report.tables import ap
+    from ifkd.pages.table import Table
 
     metrics = evaluation.metrics
     rows = [("all", ap(metrics.mean_ap), ap(metrics.ap50), ap(metrics.ap75), str(metrics.objects))]

@@ -15,9 +15,9 @@ from pydantic import NonNegativeFloat, PositiveFloat
 from deploy.measure.bench import BenchCell, name_of
 from deploy.measure.records import now
 from deploy.report.report import Report
-from deploy.report.tables import Table
 from ifkd import __version__
 from ifkd.config import Schema
+from ifkd.pages.table import Table
 
 State = Literal["same", "better", "regression", "not judged"]
 ABSENT = "–"

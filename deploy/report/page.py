@@ -13,7 +13,7 @@ from typing import Any
 from deploy.measure.bench import name_of
 from deploy.measure.evaluation import Evaluation
 from deploy.report import charts
-from deploy.report.charts import Chart, Point, Series, Strip
+from deploy.report.charts import Point, Strip
 from deploy.report.report import Picture, Report, SceneRun
 from deploy.report.sections import (
     batch_chart,
@@ -36,8 +36,10 @@ from deploy.report.tables import (
     unmatched_table,
 )
 from deploy.report.verdict import Status, parts_of
-from ifkd.errors import MissingExtraError
 from ifkd.files import atomic_path, make_folder, write_json
+from ifkd.pages import chart
+from ifkd.pages.chart import Chart, Series
+from ifkd.pages.document import environment, style
 
 WORDS: dict[Status, str] = {
     "passed": "Passed",
@@ -97,10 +99,10 @@ def render(report: Report) -> dict[str, bytes]:
         MissingExtraError: jinja2 is not installed.
     """
     view = _view(report)
-    environment = _environment()
+    templates = _environment()
     pages = {
-        "report.html": environment.get_template("report.html.j2").render(view),
-        "report.md": environment.get_template("report.md.j2").render(view),
+        "report.html": templates.get_template("report.html.j2").render(view),
+        "report.md": templates.get_template("report.md.j2").render(view),
     }
     pages |= {f"figures/{chart.name}.svg": chart.svg(standalone=True) + "\n" for chart in _all_charts(view)}
     files = {name: text.encode() for name, text in pages.items()}
@@ -124,20 +126,9 @@ def console(report: Report) -> str:
 
 
 def _environment() -> Any:
-    try:
-        import jinja2  # noqa: PLC0415 - an optional package
-    except ImportError as error:
-        raise MissingExtraError("jinja2", extra="report", need="`ifkd report`") from error
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("deploy.report", "templates"),
-        autoescape=jinja2.select_autoescape(enabled_extensions=("html.j2",), default=False),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["md"] = markdown_text
-    return environment
+    made = environment("deploy.report", need="`ifkd report`")
+    made.filters["md"] = markdown_text
+    return made
 
 
 def markdown_text(text: str) -> str:
@@ -154,7 +145,7 @@ def _view(report: Report) -> dict[str, Any]:
         "words": WORDS,
         "finding_words": FINDING_WORDS,
         "marks": MARKS,
-        "style": _style(),
+        "style": style(),
         "tiles": _tiles(report),
         "accuracy": accuracy_table(report),
         "engines": engine_table(report),
@@ -198,15 +189,6 @@ def _all_charts(view: Mapping[str, Any]) -> list[Chart]:
     stages = [scene["chart"] for scene in view["scenes"] if scene["chart"] is not None]
     changes = [part["chart"] for part in view["parity"] if part["chart"] is not None]
     return [*view["accuracy_charts"], *view["speed_charts"], *changes, *stages]
-
-
-def _style() -> str:
-    page = (Path(__file__).parent / "templates" / "report.css").read_text(encoding="utf-8")
-    return (
-        page.replace("/*LIGHT*/", charts.PALETTE_LIGHT).replace("/*DARK*/", charts.PALETTE_DARK)
-        + charts.STYLE.strip()
-        + "\n"
-    )
 
 
 def _tiles(report: Report) -> list[Tile]:
@@ -263,7 +245,7 @@ def _accuracy_charts(report: Report) -> list[Chart]:
             )
             for label, evaluation in report.evaluations.items()
         ]
-        found.append(charts.bars("class-ap", "Average precision by class", names, series, most=1.0, x_label="AP"))
+        found.append(chart.bars("class-ap", "Average precision by class", names, series, most=1.0, x_label="AP"))
     return found
 
 
@@ -303,7 +285,7 @@ def _stage_chart(scene: SceneRun, index: int) -> Chart | None:
     most = max(1e-3, *stages.values())
     name = "stages" if index == 0 else f"stages-{index + 1}"
     series = [Series("seconds", tuple(stages.values()))]
-    return charts.bars(
+    return chart.bars(
         name, "Where the time of the scene went", list(stages), series, most=most, x_label="seconds", decimals=2
     )
 

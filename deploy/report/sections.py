@@ -9,9 +9,11 @@ from deploy.measure.stages import StageName
 from deploy.measure.subject import SubjectRecord
 from deploy.measure.watch import MachineWatch
 from deploy.report import charts
-from deploy.report.charts import Chart, Series
 from deploy.report.report import Report
-from deploy.report.tables import ABSENT, Table, ap, millions, milliseconds, parity_of
+from deploy.report.tables import ABSENT, ap, millions, milliseconds, parity_of
+from ifkd.pages import chart
+from ifkd.pages.chart import Chart, Series
+from ifkd.pages.table import Table
 
 STAGE_WORDS: dict[StageName, str] = {
     "read": "read the file",
@@ -173,7 +175,7 @@ def bench_stage_chart(bench: Bench, index: int) -> Chart | None:
     name = "image-stages" if index == 0 else f"image-stages-{index + 1}"
     title = "Where the time of an image goes"
     groups = [STAGE_WORDS[stage] for stage in names]
-    return charts.bars(name, title, groups, series, most=most, x_label="median ms per image", decimals=2,
+    return chart.bars(name, title, groups, series, most=most, x_label="median ms per image", decimals=2,
         absent="nothing to copy",
     )  # fmt: skip
 

@@ -1,7 +1,6 @@
 """The tables of a report as text cells, the same for the page, the Markdown and the terminal."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from deploy.measure.bench import Bench, BenchCell
@@ -10,44 +9,10 @@ from deploy.measure.gates import Gate
 from deploy.measure.parity import Parity, ParityCell
 from deploy.report.report import Report
 from deploy.report.verdict import parts_of
+from ifkd.pages.table import Table
 
 ABSENT = "–"
 LONGEST_REASON = 60
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """Cells of text under headings; the first column names the rows."""
-
-    caption: str
-    headings: tuple[str, ...]
-    numeric: tuple[bool, ...]
-    """Columns that hold figures and are set to the right."""
-    rows: tuple[tuple[str, ...], ...]
-
-    def plain(self) -> str:
-        """Return the table as aligned lines for a terminal."""
-        lines = [self.headings, *self.rows]
-        widths = [max(len(line[column]) for line in lines) for column in range(len(self.headings))]
-        shown = [
-            "  ".join(
-                cell.rjust(width) if right else cell.ljust(width)
-                for cell, width, right in zip(line, widths, self.numeric, strict=True)
-            ).rstrip()
-            for line in lines
-        ]
-        return "\n".join([shown[0], "  ".join("-" * width for width in widths), *shown[1:]])
-
-    def markdown(self) -> str:
-        """Return the table in GitHub's Markdown."""
-        rule = [("---:" if right else "---") for right in self.numeric]
-        lines = [self.headings, tuple(rule), *self.rows]
-        return "\n".join(f"| {' | '.join(markdown_cell(cell) for cell in line)} |" for line in lines)
-
-
-def markdown_cell(text: str) -> str:
-    """Return text that stays one cell of a Markdown table."""
-    return text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")
 
 
 def accuracy_table(report: Report) -> Table | None:

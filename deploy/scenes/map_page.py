@@ -5,7 +5,6 @@ pointer. What is filtered and chosen stands in the address after `#`, so a view 
 """
 
 import base64
-import colorsys
 import html
 import io
 import json
@@ -17,16 +16,15 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from deploy.scenes.quicklook import COLOURS
 from deploy.scenes.result import SceneResult
 from deploy.scenes.scene import Scene
 from ifkd.detections import Array
 from ifkd.files import write_text
+from ifkd.pages.colours import colour_of, hexadecimal
 
 PAGE_NAME = "map.html"
 OVERVIEW_PX = 3072
 JPEG_QUALITY = 85
-GOLDEN_ANGLE = 0.618034
 
 
 def write_page(result: SceneResult, scene: Scene, folder: Path) -> list[str]:
@@ -57,7 +55,9 @@ def page_data(result: SceneResult) -> dict[str, Any]:
         "gsd_m": None if gsd is None else round(gsd, 6),
         "least": math.floor(result.settings.selection.score_threshold * 100) / 100,
         "columns": len(result.grid.lefts),
-        "classes": [{"name": name, "colour": _colour(label)} for label, name in enumerate(result.classes)],
+        "classes": [
+            {"name": name, "colour": hexadecimal(colour_of(label))} for label, name in enumerate(result.classes)
+        ],
         "boxes": np.round(found.boxes.astype(np.float64), 1).tolist(),
         "scores": np.round(found.scores.astype(np.float64), 4).tolist(),
         "labels": found.labels.tolist(),
@@ -109,15 +109,6 @@ def _picture(scene: Scene) -> str:
     stream = io.BytesIO()
     Image.fromarray(scene.overview(OVERVIEW_PX).pixels).save(stream, format="JPEG", quality=JPEG_QUALITY)
     return base64.b64encode(stream.getvalue()).decode()
-
-
-def _colour(label: int) -> str:
-    if label < len(COLOURS):
-        red, green, blue = COLOURS[label]
-    else:
-        hue = label * GOLDEN_ANGLE % 1.0
-        red, green, blue = (round(255 * part) for part in colorsys.hls_to_rgb(hue, 0.66, 0.7))
-    return f"#{red:02x}{green:02x}{blue:02x}"
 
 
 def _as_script(value: Any) -> str:

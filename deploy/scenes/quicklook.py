@@ -11,6 +11,7 @@ from deploy.scenes.scene import Scene
 from ifkd.detections import Array, Detections
 from ifkd.errors import SceneError
 from ifkd.files import atomic_path
+from ifkd.pages.colours import colour_of
 from ifkd.tiling import Window
 
 OVERVIEW_PX = 2048
@@ -24,17 +25,6 @@ BAND_RGB = (24, 26, 30)
 TEXT_RGB = (240, 240, 240)
 HALO_RGB = (0, 0, 0)
 HOLE_RGB = (190, 190, 190)
-COLOURS = (
-    (230, 159, 0),
-    (86, 180, 233),
-    (0, 158, 115),
-    (240, 228, 66),
-    (213, 94, 0),
-    (204, 121, 167),
-    (120, 160, 255),
-    (255, 255, 255),
-)
-"""Told apart with any colour vision (after Okabe and Ito, the dark blue lightened for dark water)."""
 
 
 def write_quicklooks(result: SceneResult, scene: Scene, folder: Path) -> list[str]:
@@ -151,18 +141,20 @@ class _Sheet:
         rects = [_at_least(_Rect(*map(float, box)), LEAST_BOX_PX) for box in boxes]
         for rect, label in reversed(list(zip(rects, detections.labels.tolist(), strict=True))):
             self._draw.rectangle((rect.x1 - 2, rect.y1 - 2, rect.x2 + 2, rect.y2 + 2), outline=HALO_RGB, width=4)
-            self._draw.rectangle((rect.x1 - 1, rect.y1 - 1, rect.x2 + 1, rect.y2 + 1), outline=_colour(label), width=2)
+            self._draw.rectangle(
+                (rect.x1 - 1, rect.y1 - 1, rect.x2 + 1, rect.y2 + 1), outline=colour_of(label), width=2
+            )
         taken: list[_Rect] = []
         drawn = np.array([[rect.x1, rect.y1, rect.x2, rect.y2] for rect in rects[:MOST_NAMES]]).reshape(-1, 4)
         for rect, label, score in zip(rects, detections.labels.tolist(), detections.scores.tolist(), strict=True):
             if len(taken) < MOST_NAMES:
-                self._name(rect, f"{self._classes[label]} {score:.2f}", _colour(label), taken, drawn)
+                self._name(rect, f"{self._classes[label]} {score:.2f}", colour_of(label), taken, drawn)
 
     def finished(self, title: str, notes: list[str]) -> Image.Image:
         """Return the picture with its title above and its legend below."""
         width = max(self._picture.width, SMALLEST_CANVAS_PX)
         entries = [
-            (name, int(count), _colour(label))
+            (name, int(count), colour_of(label))
             for label, (name, count) in enumerate(zip(self._classes, self._counts, strict=True))
         ]
         rows = self._laid_out(entries, width)
@@ -214,10 +206,6 @@ class _Sheet:
             self._draw.rectangle((place.x1, place.y1, place.x2, place.y2), fill=HALO_RGB)
             self._draw.text((place.x1 + 3, place.y1), text, fill=colour, font=self._font)
             return
-
-
-def _colour(label: int) -> tuple[int, int, int]:
-    return COLOURS[label % len(COLOURS)]
 
 
 def _counted(n: int) -> str:

@@ -1,10 +1,10 @@
-"""`ifkd data`: make labelled data sets and scenes, bring those of others into COCO form, cut large images."""
+"""`ifkd data`: make labelled data sets and scenes, bring those of others into COCO form, check and cut them."""
 
 import argparse
 from pathlib import Path
 from typing import Any
 
-from ifkd.commands import data_slice
+from ifkd.commands import data_check, data_slice
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -40,11 +40,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
             description="Cut large labelled images into tiles for training, with the map back to their source.",
         )
     )
+    check = verbs.add_parser("check", help=data_check.PURPOSE, description=data_check.DESCRIPTION)
+    data_check.configure(check)
+    for one in verbs.choices.values():  # so that they may stand after the sub-verb as well
+        one.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print the result as JSON")
+        one.add_argument("-v", "--verbose", action="store_true", default=argparse.SUPPRESS, help="tell more")
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Do what the sub-verb says."""
-    return {"synth": _synth, "convert": _convert, "slice": data_slice.run}[options.data_verb](options)
+    sub_verbs = {"synth": _synth, "convert": _convert, "check": data_check.run, "slice": data_slice.run}
+    return sub_verbs[options.data_verb](options)
 
 
 def _convert(options: argparse.Namespace) -> dict[str, Any]:

@@ -17,6 +17,8 @@ OVERSHOOT_PX = 2.0
 """How far a box may reach beyond its image, as label tools round; it is cut. Further out is a mistake."""
 
 MISTAKES_SHOWN = 10
+LISTS = ("images", "annotations", "categories")
+"""What every COCO detection file holds."""
 MOST_JSON_BYTES = 1_000_000_000
 """A larger file would not fit the memory of many machines once it is read: Python needs about ten times its size."""
 
@@ -200,6 +202,19 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         DataError: The file is absent, too large, or not such a file.
     """
+    content = parse_json(path)
+    absent = [key for key in LISTS if not isinstance(content, dict) or key not in content]
+    if absent:
+        raise DataError(f"{path} is not a COCO detection file: it has no {', '.join(absent)}")
+    return content
+
+
+def parse_json(path: Path, *, encoding: str = "utf-8") -> Any:
+    """Return what a JSON file of unknown origin holds.
+
+    Raises:
+        DataError: The file is absent, too large, or not JSON.
+    """
     try:
         if path.stat().st_size > MOST_JSON_BYTES:
             raise DataError(
@@ -208,17 +223,11 @@ def read_json(path: Path) -> dict[str, Any]:
                 expected=f"at most {MOST_JSON_BYTES}",
                 mend="Split it into several data sets.",
             )
-        content = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding=encoding))
     except FileNotFoundError as error:
-        raise DataError(f"There is no annotation file {path}", mend="Check the path in the recipe.") from error
+        raise DataError(f"There is no annotation file {path}", mend="Check the path.") from error
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} is not a JSON file ({error})") from error
-    absent = [
-        key for key in ("images", "annotations", "categories") if not isinstance(content, dict) or key not in content
-    ]
-    if absent:
-        raise DataError(f"{path} is not a COCO detection file: it has no {', '.join(absent)}")
-    return content
 
 
 def _labels(

@@ -1,5 +1,7 @@
 """The splits of a recipe's data, wherever they lie."""
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -7,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from ifkd import recipe
-from ifkd.data.coco import CocoDataset, LabelledImage, read_coco
+from ifkd.data.coco import CocoDataset, read_coco
 
 Split = Literal["train", "validation", "test"]
 
@@ -26,7 +28,7 @@ def read_split(data: recipe.Data, split: Split) -> CocoDataset:
     if isinstance(data.validation, Path):
         return _read(data, data.train if split == "train" else data.validation)
     whole = _read(data, data.train)
-    held_out = _held_out_places(whole.images, data.validation)
+    held_out = held_out_places([image.place for image in whole.images], data.validation)
     wanted = split == "validation"
     return replace(whole, images=tuple(image for image in whole.images if (image.place in held_out) == wanted))
 
@@ -41,15 +43,16 @@ def _read(data: recipe.Data, path: Path) -> CocoDataset:
     return read_coco(path_of(data, path), images=images, merge_classes=data.merge_classes)
 
 
-def _held_out_places(images: tuple[LabelledImage, ...], share: float) -> set[str]:
-    """Return places, drawn always alike, that together hold at least `share` of the images."""
-    places = sorted({image.place for image in images})
-    order = np.random.default_rng(0).permutation(len(places))
+def held_out_places(places: Sequence[str], share: float) -> set[str]:
+    """Return places, drawn always alike, that together hold at least `share` of the images; `places` is of each."""
+    images_of = Counter(places)
+    order = np.random.default_rng(0).permutation(len(images_of))
+    known = sorted(images_of)
     held_out: set[str] = set()
     count = 0
     for index in order:
-        if count >= share * len(images):
+        if count >= share * len(places):
             break
-        held_out.add(places[index])
-        count += sum(image.place == places[index] for image in images)
+        held_out.add(known[index])
+        count += images_of[known[index]]
     return held_out

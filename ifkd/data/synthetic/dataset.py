@@ -2,11 +2,8 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from ifkd.data.folder import Kind, made_once
 from ifkd.data.synthetic.annotation import coco_file
@@ -18,13 +15,11 @@ from ifkd.detections import Array
 from ifkd.files import make_folder, write_json
 from ifkd.progress import progress, track
 from ifkd.tiling import Window
+from ifkd.workers import Mapper, mapper
 
 RECORD = "synthetic.json"
 GENERATOR_VERSION = 1
 """Counts up whenever the same configuration gives other pixels or labels."""
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 
 def make_dataset(config: Synthetic, folder: Path, *, workers: int | None = None, force: bool = False) -> dict[str, Any]:
@@ -48,13 +43,10 @@ def make_dataset(config: Synthetic, folder: Path, *, workers: int | None = None,
     wanted = {"generator_version": GENERATOR_VERSION, "config": config.model_dump(mode="json")}
 
     def make(temporary: Path) -> dict[str, Any]:
-        with _mapper(os.cpu_count() or 1 if workers is None else workers) as in_order:
+        with mapper(os.cpu_count() or 1 if workers is None else workers) as in_order:
             return {"contents": _make(config, temporary, in_order)}
 
     return made_once(folder, Kind("a synthetic data set", RECORD), wanted, make=make, force=force)
-
-
-Mapper = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]
 
 
 def _make(config: Synthetic, folder: Path, in_order: Mapper) -> dict[str, Any]:
@@ -94,17 +86,6 @@ def _block_job(job: tuple[Synthetic, int, Window]) -> Array:
 
 def _truth_job(job: tuple[Synthetic, int]) -> list[Truth]:
     return scene_truths(*job)
-
-
-@contextmanager
-def _mapper(workers: int) -> Iterator[Mapper]:
-    """Yield a `map` that keeps order and uses so many processes; one worker is this process."""
-    if workers <= 1:
-        yield map
-        return
-    # Fresh processes: a fork of a process with threads may hang.
-    with get_context("spawn").Pool(workers) as pool:
-        yield pool.imap
 
 
 def _summary(content: dict[str, Any]) -> dict[str, Any]:

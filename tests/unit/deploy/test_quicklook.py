@@ -5,10 +5,11 @@ from scene_world import CountingEngine, sea, write_tif
 
 from deploy.scenes.merge import MergeSettings
 from deploy.scenes.pipeline import detect_scene
-from deploy.scenes.quicklook import COLOURS, busiest_window, draw_detail, draw_overview, write_quicklooks
+from deploy.scenes.quicklook import busiest_window, draw_detail, draw_overview, write_quicklooks
 from deploy.scenes.scene import Scene
 from deploy.scenes.settings import DetectionSettings
 from ifkd.detections import Detections
+from ifkd.pages.colours import COLOURS
 from ifkd.postprocess import Selection
 from ifkd.tiling import Window
 

@@ -1,0 +1,1 @@
+"""Pages that open anywhere without a network: what all of them share."""

@@ -1,0 +1,383 @@
+"""A data set is looked at leniently: every mistake is found and told, and the cleaned copy is one the strict reader
+takes."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tomli_w
+from PIL import Image
+
+from ifkd.cli import main
+from ifkd.data.check.check import Plan, Source, check
+from ifkd.data.check.cleaned import write_cleaned
+from ifkd.data.check.finding import KINDS
+from ifkd.data.coco import read_coco
+from ifkd.data.imagery import Imagery, read_image
+from ifkd.errors import DataError, OutputError
+
+
+@pytest.fixture
+def train(tmp_path, write_data_set):
+    return write_data_set(tmp_path / "data", "train", images=6)
+
+
+def edit(path, change):
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def found(*paths, imagery=None, **options):
+    plan = Plan(tuple(Source(path.stem, path) for path in paths), imagery or Imagery(), **options)
+    return check(plan, workers=1)
+
+
+def kinds(checked, *, notes=False):
+    return {one.kind: one.count for one in checked.record.findings if notes or one.severity != "note"}
+
+
+def reads(path, images=None):
+    """Read a file and all its images as training does."""
+    for image in read_coco(path, images=images).images:
+        read_image(image.path, size=image.size)
+
+
+def test_a_clean_set_is_clean(train):
+    checked = found(train)
+    assert kinds(checked) == {}
+    assert checked.record.clean
+    split = checked.record.splits[0]
+    assert (split.listed, split.images, split.objects, split.ignored) == (6, 6, 12, 0)
+    assert split.per_class == read_coco(train).objects_per_class()
+    assert [(one.height, one.width, one.images) for one in checked.record.sizes] == [(64, 64, 6)]
+    assert checked.record.forms[0].form == "PNG, uint8, 3 bands"
+
+
+# --- annotation files ---------------------------------------------------------------------------------------------
+
+
+def box(content, bbox, index=0):
+    content["annotations"][index]["bbox"] = bbox
+
+
+def swap_name(content):
+    content["images"][1]["file_name"] = content["images"][0]["file_name"]
+
+
+def repeat(content, key, **changes):
+    content[key].append({**content[key][0], **changes})
+
+
+MISTAKES = {
+    "boxes_not_finite": lambda c: box(c, [math.nan, 0, 4, 4]),
+    "boxes_without_area": lambda c: box(c, [3, 3, 0, 4]),
+    "boxes_outside": lambda c: box(c, [70, 3, 9, 9]),
+    "boxes_reach_out": lambda c: box(c, [50, 3, 20, 9]),
+    "boxes_tiny": lambda c: box(c, [5, 5, 0.5, 9]),
+    "boxes_repeated": lambda c: repeat(c, "annotations", id=999),
+    "boxes_of_two_classes": lambda c: repeat(
+        c, "annotations", id=999, category_id=next(k for k in (3, 7) if k != c["annotations"][0]["category_id"])
+    ),
+    "annotations_malformed": lambda c: box(c, [1, 2, 3]),
+    "annotation_ids_repeated": lambda c: c["annotations"][1].update(id=1),
+    "image_unknown": lambda c: c["annotations"][0].update(image_id=12345),
+    "category_unknown": lambda c: c["annotations"][0].update(category_id=12345),
+    "images_malformed": lambda c: c["images"].append({"file_name": None, "id": 5}),
+    "image_ids_repeated": lambda c: c["images"][1].update(id=c["images"][0]["id"]),
+    "images_listed_twice": swap_name,
+    "sizes_malformed": lambda c: c["images"][0].update(height="tall"),
+    "sizes_differ": lambda c: c["images"][0].update(height=63),
+    "files_outside": lambda c: c["images"][0].update(file_name="../secret.png"),
+    "files_absent": lambda c: c["images"][0].update(file_name="gone.png"),
+    "names_in_other_case": lambda c: c["images"][0].update(file_name="TRAIN_000.PNG"),
+    "categories_malformed": lambda c: c["categories"].append({"id": 11}),
+    "category_ids_repeated": lambda c: c["categories"].append({"id": 3, "name": "raft"}),
+    "category_names_repeated": lambda c: c["categories"].append({"id": 11, "name": "ferry"}),
+    "classes_absent": lambda c: c["categories"].append({"id": 11, "name": "raft"}),
+    "ids_no_number": lambda c: c["categories"].append({"id": "x", "name": "raft"}),
+    "lists_absent": lambda c: c.pop("annotations"),
+}
+REFUSED_BY_PIXELS_OR_NOT_AT_ALL = {"names_in_other_case"}
+"""A file system may not tell upper and lower case apart."""
+
+
+@pytest.mark.parametrize("kind", MISTAKES)
+def test_each_mistake_is_found_and_told(train, kind):
+    edit(train, MISTAKES[kind])
+    checked = found(train)
+    told = next(one for one in checked.record.findings if one.kind == kind)
+    assert told.count >= 1
+    assert told.examples
+    assert told.mend == KINDS[kind].mend
+
+
+@pytest.mark.parametrize("kind", [kind for kind in MISTAKES if KINDS[kind].severity == "error"])
+def test_what_is_called_an_error_is_refused_by_training(train, kind):
+    edit(train, MISTAKES[kind])
+    with pytest.raises(DataError):
+        reads(train)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in MISTAKES if KINDS[kind].severity == "warning"])
+def test_what_is_called_a_warning_is_read_by_training(train, kind):
+    edit(train, MISTAKES[kind])
+    if kind != "ids_no_number":  # ids that are text and numbers cannot be sorted
+        reads(train)
+
+
+@pytest.mark.parametrize("kind", MISTAKES)
+def test_the_cleaned_copy_is_read_and_clean(train, tmp_path, kind):
+    edit(train, MISTAKES[kind])
+    record = write_cleaned(found(train), tmp_path / "clean", names=["train"])
+    copy = tmp_path / "clean" / "train.json"
+    reads(copy, Path(record.images))
+    again = check(Plan((Source("train", copy, Path(record.images)),)), workers=1)
+    left = kinds(again)
+    assert kind not in left or KINDS[kind].fix is None
+    assert {name for name in left if KINDS[name].fix is not None} == set()
+
+
+def test_the_cleaned_copy_of_a_clean_set_says_the_same(train, tmp_path):
+    record = write_cleaned(found(train), tmp_path / "clean", names=["train"])
+    before, after = json.loads(train.read_text()), json.loads((tmp_path / "clean" / "train.json").read_text())
+    assert after["images"] == before["images"]
+    assert after["annotations"] == before["annotations"]
+    assert after["categories"] == before["categories"]
+    assert after["info"]["cleaned_from"]["sha256"] == found(train).record.sources[0].sha256
+    assert record.splits[0].images_left_out == {}
+
+
+def test_only_the_broken_box_is_left_out(train, tmp_path):
+    edit(train, MISTAKES["boxes_not_finite"])
+    record = write_cleaned(found(train), tmp_path / "clean", names=["train"])
+    assert record.splits[0].boxes_left_out == {"boxes_not_finite": 1}
+    assert (record.splits[0].images, record.splits[0].objects) == (6, 11)
+
+
+def test_a_box_that_reaches_out_is_cut(train, tmp_path):
+    edit(train, MISTAKES["boxes_reach_out"])
+    write_cleaned(found(train), tmp_path / "clean", names=["train"])
+    cut = json.loads((tmp_path / "clean" / "train.json").read_text())["annotations"][0]
+    assert cut["bbox"] == [50, 3, 14, 9]
+    assert cut["area"] == 14 * 9
+
+
+def test_a_wrong_size_is_corrected_only_where_the_boxes_fit(train, tmp_path):
+    edit(train, lambda c: [image.update(height=200, width=300) for image in c["images"]])
+    edit(train, lambda c: box(c, [150, 100, 30, 30]))
+    record = write_cleaned(found(train), tmp_path / "clean", names=["train"])
+    assert record.splits[0].images_left_out == {"sizes_differ": 1}
+    assert record.splits[0].images == 5
+    reads(tmp_path / "clean" / "train.json", Path(record.images))
+
+
+def test_what_the_numbers_suggest_is_told(train):
+    def corners(content):
+        for one in content["annotations"]:
+            x, y, w, h = one["bbox"]
+            one["bbox"] = [x, y, x + w, y + h]
+
+    edit(train, corners)
+    hints = [one.hint for one in found(train).record.findings if one.kind == "boxes_reach_out"]
+    assert hints
+    assert "corners, not widths" in hints[0]
+
+
+def test_shares_instead_of_pixels_are_recognised(train):
+    edit(train, lambda c: [one.update(bbox=[v / 64 for v in one["bbox"]]) for one in c["annotations"]])
+    hints = [one.hint for one in found(train).record.findings if one.kind == "boxes_tiny"]
+    assert hints
+    assert "shares of the image" in hints[0]
+
+
+def test_a_byte_order_mark_is_told_and_read(train, tmp_path):
+    train.write_bytes(b"\xef\xbb\xbf" + train.read_bytes())
+    with pytest.raises(DataError):
+        read_coco(train)
+    checked = found(train)
+    assert kinds(checked) == {"byte_order_mark": 1}
+    write_cleaned(checked, tmp_path / "clean", names=["train"])
+    assert len(read_coco(tmp_path / "clean" / "train.json", images=train.parent / "images")) == 6
+
+
+def test_holes_in_category_ids_and_boxes_rounded_over_the_rim_are_notes(train):
+    edit(train, lambda c: box(c, [-1, 3, 20, 9]))
+    checked = found(train)
+    assert checked.record.clean
+    assert kinds(checked, notes=True) == {"category_ids_with_holes": 6, "boxes_overshoot": 1}
+
+
+def test_names_of_any_script_and_with_spaces(train):
+    name = "höhe 港 1.PNG"
+    (train.parent / "images" / "train_000.png").rename(train.parent / "images" / name)
+    edit(train, lambda c: c["images"][0].update(file_name=name))
+    assert kinds(found(train)) == {}
+
+
+# --- image files --------------------------------------------------------------------------------------------------
+
+
+def test_unreadable_files_are_told_one_by_one(train):
+    folder = train.parent / "images"
+    (folder / "train_000.png").write_bytes(b"")
+    whole = (folder / "train_001.png").read_bytes()
+    (folder / "train_001.png").write_bytes(whole[: len(whole) // 2])
+    (folder / "train_002.png").write_text("no picture")
+    told = next(one for one in found(train).record.findings if one.kind == "files_unreadable")
+    assert told.count == 3
+    assert "it is empty" in told.examples[0]
+
+
+def test_a_link_out_of_the_folder_is_not_followed(train, tmp_path):
+    secret = tmp_path / "secret.png"
+    target = train.parent / "images" / "train_000.png"
+    target.rename(secret)
+    target.symlink_to(secret)
+    assert kinds(found(train))["files_outside"] == 1
+
+
+def test_an_image_beyond_the_limit_is_told_before_it_is_decoded(train):
+    checked = found(train, imagery=Imagery(max_pixels=64 * 64 - 1))
+    assert kinds(checked)["files_too_large"] == 6
+
+
+def test_bit_depths_and_bands_are_counted(train):
+    folder = train.parent / "images"
+    Image.fromarray(np.arange(64 * 64, dtype=np.uint16).reshape(64, 64)).save(folder / "train_000.png")
+    Image.fromarray(np.zeros((64, 64), bool)).save(folder / "train_001.png")
+    forms = {one.form: one.images for one in found(train).record.forms}
+    assert forms == {"PNG, uint8, 3 bands": 4, "PNG, uint16, 1 band": 1, "PNG, uint8 of 1 bits, 1 band": 1}
+
+
+# --- splits -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def splits(train, write_data_set):
+    return train, write_data_set(train.parent, "test", images=4, seed=1)
+
+
+def test_splits_without_a_common_image(splits):
+    assert kinds(found(*splits)) == {}
+
+
+def test_an_image_in_two_splits_is_kept_for_testing(splits, tmp_path):
+    train, test = splits
+    Image.open(train.parent / "images" / "train_003.png").save(train.parent / "images" / "test_001.bmp")
+    edit(test, lambda c: c["images"][1].update(file_name="test_001.bmp"))
+    checked = found(*splits)
+    told = next(one for one in checked.record.findings if one.kind == "images_shared")
+    assert (told.split, told.count, told.examples) == ("train and test", 1, ("train_003.png and test_001.bmp",))
+    record = write_cleaned(checked, tmp_path / "clean", names=["train", "test"])
+    assert record.splits[0].images_left_out == {"images_shared": 1}
+    assert record.splits[1].images_left_out == {}
+
+
+def test_a_turned_shrunk_and_recompressed_image_in_another_split_looks_alike(splits):
+    images = splits[0].parent / "images"
+    coarse = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    scene = Image.fromarray(coarse).resize((64, 64), Image.Resampling.BICUBIC)
+    scene.save(images / "train_003.png")
+    scene.transpose(Image.Transpose.ROTATE_90).resize((48, 48)).save(images / "test_001.jpg", quality=60)
+    edit(splits[1], lambda c: c["images"][1].update(file_name="test_001.jpg", height=48, width=48))
+    found_kinds = kinds(found(*splits))
+    assert found_kinds["images_alike_shared"] == 1
+    assert "images_shared" not in found_kinds
+
+
+def test_a_place_in_two_splits_is_told(splits):
+    _train, test = splits
+    edit(test, lambda c: c["images"][0].update(scene="train 0"))
+    told = next(one for one in found(*splits).record.findings if one.kind == "places_shared")
+    assert (told.split, told.examples) == ("train and test", ("train 0",))
+
+
+def test_splits_must_agree_on_their_classes(splits, tmp_path):
+    train, test = splits
+    edit(test, lambda c: c["categories"].reverse() or [k.update(id=i + 1) for i, k in enumerate(c["categories"])])
+    edit(test, lambda c: c.update(annotations=[]))
+    checked = found(*splits)
+    assert kinds(checked)["categories_differ"] == 1
+    write_cleaned(checked, tmp_path / "clean", names=["train", "test"])
+    images = train.parent / "images"
+    first, second = (read_coco(tmp_path / "clean" / f"{name}.json", images=images) for name in ("train", "test"))
+    assert first.classes == second.classes
+
+
+def test_images_of_two_folders_are_found_by_one_recipe(train, tmp_path, write_data_set):
+    test = write_data_set(tmp_path / "data" / "more", "test", images=4, seed=1)
+    record = write_cleaned(found(train, test), tmp_path / "clean", names=["train", "test"])
+    for name in ("train", "test"):
+        reads(tmp_path / "clean" / f"{name}.json", Path(record.images))
+
+
+def test_images_are_copied_when_asked(splits, tmp_path):
+    write_cleaned(found(*splits), tmp_path / "clean", names=["train", "test"], copy_images=True)
+    for name in ("train", "test"):
+        reads(tmp_path / "clean" / f"{name}.json")
+    assert len(list((tmp_path / "clean" / "images").iterdir())) == 10
+
+
+def test_a_folder_that_holds_something_is_left_alone(train):
+    before = train.read_bytes()
+    with pytest.raises(OutputError, match="holds something"):
+        write_cleaned(found(train), train.parent, names=["train"])
+    assert train.read_bytes() == before
+
+
+# --- the verb -----------------------------------------------------------------------------------------------------
+
+
+def test_exit_codes_say_clean_found_or_not_begun(train, tmp_path, capsys):
+    out = ["--out", str(tmp_path / "out")]
+    assert main(["data", "check", str(train), *out]) == 0
+    assert "nothing was found" in capsys.readouterr().out
+    edit(train, MISTAKES["boxes_outside"])
+    assert main(["data", "check", f"train={train}", *out, "--json"]) == 1
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["findings"][0]["kind"] == "boxes_outside"
+    assert json.loads((tmp_path / "out" / "check.json").read_text())["clean"] is False
+    train.write_text("[1, 2]")
+    assert main(["data", "check", str(train), *out]) == 2
+    assert "is not a COCO detection file: got a list" in capsys.readouterr().err
+
+
+def test_a_recipe_names_the_splits(recipe_values, data_folder, tmp_path, capsys):
+    recipe_values["data"]["validation"] = 0.25
+    recipe_values["data"]["merge_classes"] = {"tug": "ferry"}
+    path = tmp_path / "tiny.toml"
+    path.write_text(tomli_w.dumps(recipe_values))
+    code = main(["data", "check", str(path), "--out", str(tmp_path / "out"), "--json"])
+    record = json.loads(capsys.readouterr().out)
+    assert code == 0, [one["title"] for one in record["findings"]]
+    assert [(one["name"], one["listed"]) for one in record["splits"]] == [("train", 6), ("validation", 2), ("test", 4)]
+    assert record["classes"] == ["barge", "ferry"]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["a.json", "b/a.json"], "Two files are one split"),
+        (["/x=a.json"], "is no name of a split"),
+        (["absent.json"], "There is no annotation file absent.json"),
+        (["a.json", "--copy-images"], "belongs to a cleaned copy"),
+        (["a.toml", "--images", "."], "A recipe names the folder"),
+    ],
+)
+def test_what_cannot_begin_is_told_in_a_line(words, told, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["data", "check", *words]) == 2
+    assert told in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_verb_writes_a_cleaned_copy_and_says_how_to_use_it(train, tmp_path, capsys):
+    edit(train, MISTAKES["boxes_outside"])
+    clean = tmp_path / "clean"
+    assert main(["data", "check", str(train), "--out", str(tmp_path / "out"), "--fix", str(clean)]) == 1
+    assert f'root = "{clean}", images = "{train.parent / "images"}"' in capsys.readouterr().out
+    record = json.loads((tmp_path / "out" / "check.json").read_text())
+    assert record["cleaned"]["splits"][0]["boxes_left_out"] == {"boxes_outside": 1}

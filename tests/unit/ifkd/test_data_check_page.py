@@ -1,0 +1,86 @@
+"""check.html as a reader sees it: in a browser, on a phone and a desk, in light and dark, without a network."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from ifkd.cli import main
+
+MISTAKES = [[70, 3, 9, 9], [50, 3, 40, 9], [3, 3, 0, 4], [5, 5, 0.5, 9]]
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory, write_data_set):
+    """Pages of a clean set and of one with every sort of finding that has pictures."""
+    root = tmp_path_factory.mktemp("check")
+    clean = write_data_set(root / "clean", "train", images=6)
+    main(["data", "check", str(clean), "--out", str(root / "clean-page")])
+    train = write_data_set(root / "bad", "train", images=8)
+    test = write_data_set(root / "bad", "test", images=5, seed=1)
+    content = json.loads(train.read_text())
+    for annotation, bbox in zip(content["annotations"], MISTAKES, strict=False):
+        annotation["bbox"] = bbox
+    content["images"][-1]["file_name"] = (
+        "a very long name of an image that is not there at all <b>bold</b>" * 3 + ".png"
+    )
+    content["categories"].append({"id": 11, "name": "raft <i>&amp; float</i>"})
+    train.write_text(json.dumps(content))
+    content = json.loads(test.read_text())
+    images = train.parent / "images"
+    Image.open(images / "train_003.png").save(images / "test_000.png")
+    Image.open(images / "train_004.png").save(images / "test_001.jpg", quality=50)
+    content["images"][1]["file_name"] = "test_001.jpg"
+    test.write_text(json.dumps(content))
+    words = [f"train={train}", f"test={test}", "--out", str(root / "bad-page"), "--fix", str(root / "fixed")]
+    assert main(["data", "check", *words]) == 1
+    return {"clean": root / "clean-page" / "check.html", "bad": root / "bad-page" / "check.html"}
+
+
+@pytest.mark.parametrize("name", ["clean", "bad"])
+@pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (390, "dark"), (1280, "light"), (1280, "dark")])
+def test_the_page_fits_its_window_and_complains_of_nothing(open_page, pages, name, width, scheme):
+    visit = open_page(pages[name], width=width, scheme=scheme, scripts=False)
+    assert visit.errors == []
+    assert open_page(pages[name], width=width).overflow_px() == 0
+
+
+def test_the_pages_are_valid_html(html_errors, pages):
+    assert html_errors(*pages.values()) == []
+
+
+def test_the_verdict_comes_first(open_page, pages):
+    good = open_page(pages["clean"]).page
+    assert "Clean" in good.locator("h2").first.inner_text()
+    assert good.locator("#findings .failed, #findings .reserved").count() == 0  # notes are none of both
+    bad = open_page(pages["bad"]).page
+    assert "Findings" in bad.locator("h2").first.inner_text()
+    assert bad.locator("h2").first.bounding_box()["y"] < 300
+
+
+def test_findings_charts_and_pictures_are_there(open_page, pages):
+    page = open_page(pages["bad"]).page
+    words = page.locator("#findings").inner_text()
+    for told in (
+        "boxes that lie wholly outside",
+        "images that are not there",
+        "pixel for pixel, in two splits",
+        "--fix",
+    ):
+        assert told in words
+    assert "raft <i>&amp; float</i>" in page.locator("#contents").inner_text()
+    for title in ("Objects by class", "Box sizes", "Samples", "Boxes that are wrong", "Images shared by splits"):
+        assert page.get_by_role("heading", name=title).count() == 1, title
+    assert "The cleaned copy" in page.locator("main").inner_text()
+    pictures = page.evaluate("[...document.images].map(i => [i.naturalWidth > 0, i.alt.length > 10])")
+    assert len(pictures) >= 12
+    assert all(all(facts) for facts in pictures)
+    axes = page.locator("svg[aria-labelledby^=boxes] desc").text_content()
+    assert "both logarithmic" in axes
+
+
+def test_what_files_say_is_never_markup(open_page, pages):
+    page = open_page(pages["bad"]).page
+    assert page.locator("main b b, main li > b > i, #contents i").count() == 0
+    page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
+    assert "<b>bold</b>" in page.locator("#findings").inner_text()
