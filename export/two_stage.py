@@ -46,16 +46,23 @@ def propose(
     detector: FasterRcnn, output: DetectorOutput, *, size: tuple[int, int], room: int
 ) -> tuple[Float[Tensor, "batch room 4"], Float[Tensor, "batch room"]]:
     """Return the `room` best proposals of each image, and 1 for each that is one; the rest are empty boxes."""
-    boxes, scores = [], []
-    for anchors, logits, deltas in zip(detector.anchors(output), output.logits, output.deltas, strict=True):
+    starts, moves, bests = [], [], []
+    levels = detector.anchors(output)
+    width = min(room, max(len(anchors) for anchors in levels))
+    for anchors, logits, deltas in zip(levels, output.logits, output.deltas, strict=True):
         objectness = by_anchor(logits, PER_CELL)[:, :, 0]
         best, index = objectness.topk(min(room, objectness.shape[1]), dim=1)
         chosen = by_anchor(deltas, PER_CELL).gather(1, index[:, :, None].expand(-1, -1, 4))
-        level = decode(anchors[index], chosen, size)
-        kept = suppress(level, iou=NMS_IOU, smallest_side=SMALLEST_SIDE)
-        boxes.append(level)
-        scores.append(torch.where(kept, best.sigmoid(), -torch.ones_like(best)))
-    every_box, every_score = torch.cat(boxes, dim=1), torch.cat(scores, dim=1)
+        # Levels are filled up to one length, so that all are decoded and suppressed at once; boxes without a side,
+        # as these are, are no proposals.
+        short = width - best.shape[1]
+        starts.append(functional.pad(anchors[index], (0, 0, 0, short)))
+        moves.append(functional.pad(chosen, (0, 0, 0, short)))
+        bests.append(functional.pad(best, (0, short)))
+    every_box = decode(torch.cat(starts, dim=1), torch.cat(moves, dim=1), size)
+    every_score = torch.cat(bests, dim=1).sigmoid()
+    kept = suppress(every_box.reshape(-1, width, 4), iou=NMS_IOU, smallest_side=SMALLEST_SIDE)
+    every_score = torch.where(kept.reshape(-1, width * len(levels)), every_score, -torch.ones_like(every_score))
     short = room - every_score.shape[1]
     if short > 0:
         every_box = functional.pad(every_box, (0, 0, 0, short))
@@ -91,10 +98,11 @@ def suppress(
     over = shared_area > iou * (area[:, :, None] + area[:, None, :] - shared_area)
     rank = torch.arange(boxes.shape[1], device=boxes.device)
     suppresses = (over & (rank[:, None] < rank[None, :])).to(boxes.dtype)
+    large = large[:, None]
     kept = large
     for _ in range(rounds):
-        kept = large * (torch.matmul(kept[:, None, :], suppresses)[:, 0] < 0.5).to(boxes.dtype)
-    return kept > 0.5
+        kept = large * (torch.matmul(kept, suppresses) < 0.5).to(boxes.dtype)
+    return kept[:, 0] > 0.5
 
 
 def pool_regions(
