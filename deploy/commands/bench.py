@@ -58,6 +58,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     """
     from deploy.engines import open_engine
     from deploy.measure.bench import Race, bench_tiles, ratios_of, unmeasured_files
+    from deploy.measure.footprint import footprint_of
     from deploy.measure.latency import Ground
     from deploy.measure.subject import framing_of, open_subject
     from deploy.measure.watch import Watch
@@ -81,6 +82,10 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         assert reference is not None
         return reference.open("torch", "fp32", options.threads)
 
+    def weigh_one(role: str, backend: "Backend", precision: "Precision", batch: int) -> Any:
+        path = options.reference if role == "reference" else options.bundle
+        return footprint_of(path, backend, precision, batch=batch, threads=options.threads)
+
     combinations = _combinations(bundle, options)
     interrupted = False
     stages: list[StageRun] = []
@@ -94,6 +99,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         try:
             for engine in () if interrupted else race.engines():
                 stages += _stages(engine, dataset, framing)
+            if not interrupted:
+                race.weigh(weigh_one)
         except KeyboardInterrupt:
             interrupted = True
         cells = race.cells(ground)

@@ -1,16 +1,15 @@
 """The latency of a bundle's files on this machine: backends x precisions x batch sizes, measured in turns."""
 
 import json
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import psutil
 
 from deploy.engine import Backend, Engine, EngineInfo
+from deploy.measure.footprint import Footprint
 from deploy.measure.images import Framing, tiles_of
 from deploy.measure.latency import Contestant, Ground, Latency, Procedure, contestant, measure_interleaved, summarise
 from deploy.measure.ratios import Ratio, ratio_of
@@ -24,7 +23,7 @@ from ifkd.config import Schema
 from ifkd.data.coco import CocoDataset
 from ifkd.detections import Array
 from ifkd.errors import IfkdError
-from ifkd.progress import progress
+from ifkd.progress import progress, track
 
 NOISE_SEED = 0
 MOST_TILES = 64
@@ -33,6 +32,7 @@ ORDER = "engines take turns, so that a machine that slows down slows them all"
 
 
 Role = Literal["bundle", "reference"]
+Key = tuple[Role, Backend, Precision]
 
 
 class TileSource(Schema):
@@ -55,12 +55,10 @@ class BenchCell(Schema):
     """None when it did not open."""
     file_mb: float | None = None
     """Size of the file, 10^6 bytes."""
-    load_ms: float | None = None
-    """From a closed file to a ready engine."""
-    first_run_ms: float | None = None
-    """The first answer after loading, which often builds kernels or memory plans."""
-    memory_growth_mb: float | None = None
-    """How much the process grew by loading and the first answer, 10^6 bytes of resident memory."""
+    footprint: Footprint | None = None
+    """The same engine alone in a process, at the largest batch it was timed with; None when that was not measured."""
+    footprint_failure: str | None = None
+    """Why not."""
     latency: Latency | None = None
     """None when nothing was measured."""
     failure: str | None = None
@@ -128,19 +126,14 @@ class _Lane:
     precision: Precision
     batch: int
     role: Role = "bundle"
-    opened: "_Opened | None" = None
+    engine: Engine | None = None
     runner: Contestant | None = None
     failure: str | None = None
 
-
-@dataclass(slots=True)
-class _Opened:
-    """An engine that was loaded, with what loading cost."""
-
-    engine: Engine
-    load_ms: float
-    first_run_ms: float
-    growth_mb: float
+    @property
+    def key(self) -> "Key":
+        """What the engine is known by, whatever the batch."""
+        return (self.role, self.backend, self.precision)
 
 
 @dataclass(slots=True)
@@ -158,15 +151,17 @@ class Race:
     open_reference: Callable[[], Engine] | None = None
     """Opens the torch network to measure beside the bundle, at every batch."""
     _lanes: list[_Lane] = field(default_factory=list)
-    _engines: dict[tuple[Role, Backend, Precision], "_Opened | str"] = field(default_factory=dict)
+    _engines: dict[Key, Engine | str] = field(default_factory=dict)
+    """Those that opened, and why the others did not."""
+    _footprints: dict[Key, Footprint | str] = field(default_factory=dict)
 
     def __enter__(self) -> "Race":  # noqa: PYI034 - beartype cannot check Self
         return self
 
     def __exit__(self, *_: object) -> None:
-        for opened in self._engines.values():
-            if isinstance(opened, _Opened):
-                opened.engine.close()
+        for engine in self._engines.values():
+            if isinstance(engine, Engine):
+                engine.close()
 
     def run(self, combinations: Sequence[tuple[Backend, Precision, int]]) -> None:
         """Load and measure; an engine that fails leaves its cell with the reason."""
@@ -181,48 +176,53 @@ class Race:
         with progress(len(runners) * (self.procedure.rounds + 1), "bench", unit="turn") as bar:
             measure_interleaved(runners, self.procedure, after_turn=lambda _: bar.update())
 
+    def weigh(self, weigh_one: Callable[[Role, Backend, Precision, int], Footprint]) -> None:
+        """Measure each engine that answered once more, alone in a process, at its largest batch.
+
+        Args:
+            weigh_one: (role, backend, precision, batch) -> what it costs alone.
+        """
+        batches: dict[Key, int] = {}
+        for lane in self._lanes:
+            if lane.runner is not None and lane.runner.failure is None:
+                batches[lane.key] = max(lane.batch, batches.get(lane.key, 0))
+        for key, batch in track(batches.items(), "bench: each engine alone", total=len(batches), unit="engine"):
+            try:
+                self._footprints[key] = weigh_one(*key, batch)
+            except Exception as error:  # noqa: BLE001 - a process may end in any way; the cell says how
+                self._footprints[key] = _words(error)
+
     def cells(self, ground: Ground) -> tuple[BenchCell, ...]:
         """Return every cell with what is known of it."""
         return tuple(self._cell(lane, ground) for lane in self._lanes)
 
     def engines(self) -> list[Engine]:
         """Return the bundle's engines that are open."""
-        return [
-            opened.engine
-            for (role, _, _), opened in self._engines.items()
-            if role == "bundle" and isinstance(opened, _Opened)
-        ]
+        return [one for (role, _, _), one in self._engines.items() if role == "bundle" and isinstance(one, Engine)]
 
     def _prepare(self, lane: _Lane) -> None:
-        key = (lane.role, lane.backend, lane.precision)
-        if key not in self._engines:
-            self._engines[key] = self._open(*key)
-        opened = self._engines[key]
-        if isinstance(opened, str):
-            lane.failure = opened
+        if lane.key not in self._engines:
+            self._engines[lane.key] = self._open(*lane.key)
+        engine = self._engines[lane.key]
+        if isinstance(engine, str):
+            lane.failure = engine
             return
-        lane.opened = opened
-        most = opened.engine.info.max_batch
+        lane.engine = engine
+        most = engine.info.max_batch
         if lane.batch > most:
             lane.failure = f"The engine takes at most {most} tiles at once"
             return
-        lane.runner = contestant(
-            f"{lane.role} {lane.backend} {lane.precision} batch {lane.batch}",
-            opened.engine,
-            self.tiles,
-            batch=lane.batch,
-        )
+        name = f"{lane.role} {lane.backend} {lane.precision} batch {lane.batch}"
+        lane.runner = contestant(name, engine, self.tiles, batch=lane.batch)
 
-    def _open(self, role: Role, backend: Backend, precision: Precision) -> _Opened | str:
-        before = psutil.Process().memory_info().rss
+    def _open(self, role: Role, backend: Backend, precision: Precision) -> Engine | str:
+        """Return an engine that has answered once, or why there is none."""
         try:
-            started = time.perf_counter_ns()
             if role == "reference":
                 assert self.open_reference is not None
                 engine = self.open_reference()
             else:
                 engine = self.open_one(backend, precision)
-            loaded = time.perf_counter_ns()
         except Exception as error:  # noqa: BLE001 - a runtime may raise anything; the cell says what
             return _words(error)
         try:
@@ -230,17 +230,15 @@ class Race:
         except Exception as error:  # noqa: BLE001
             engine.close()
             return _words(error)
-        answered = time.perf_counter_ns()
-        growth = (psutil.Process().memory_info().rss - before) / BYTES_PER_MB
-        return _Opened(engine, (loaded - started) / 1e6, (answered - loaded) / 1e6, growth)
+        return engine
 
     def _cell(self, lane: _Lane, ground: Ground) -> BenchCell:
         cell = BenchCell(
             backend=lane.backend, precision=lane.precision, batch=lane.batch, role=lane.role, failure=lane.failure
         )
-        if lane.opened is None:
+        if lane.engine is None:
             return cell
-        opened, info = lane.opened, lane.opened.engine.info
+        info, footprint = lane.engine.info, self._footprints.get(lane.key)
         record = self.bundle.manifest.files.get(info.file) if lane.role == "bundle" else None
         latency = None
         failure = lane.failure
@@ -254,9 +252,8 @@ class Race:
             update={
                 "engine": EngineRecord.of(info),
                 "file_mb": None if record is None else record.bytes / BYTES_PER_MB,
-                "load_ms": opened.load_ms,
-                "first_run_ms": opened.first_run_ms,
-                "memory_growth_mb": opened.growth_mb,
+                "footprint": footprint if isinstance(footprint, Footprint) else None,
+                "footprint_failure": footprint if isinstance(footprint, str) else None,
                 "latency": latency,
                 "failure": failure,
                 "remark": _remark(info),

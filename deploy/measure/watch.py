@@ -82,7 +82,7 @@ class Watch:
     """
 
     def __init__(self, nvml: Any = None) -> None:
-        self._nvml, self._why = (nvml, "watched") if nvml is not None else _find_nvml()
+        self._nvml, self._why = (nvml, "watched") if nvml is not None else find_nvml()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._work, name="machine-watch", daemon=True)
         self._process = psutil.Process()
@@ -190,7 +190,7 @@ def _busy(times: Any) -> float:
     return float(times.user + times.system + getattr(times, "nice", 0.0))
 
 
-def _find_nvml() -> tuple[Any, str]:
+def find_nvml() -> tuple[Any, str]:
     """Return NVIDIA's management library when it answers, and why not otherwise."""
     try:
         import pynvml  # noqa: PLC0415 - only a machine with an NVIDIA GPU has it

@@ -8,6 +8,7 @@ from PIL import Image, ImageDraw
 
 from deploy.measure.bench import Bench, BenchCell, TileSource, UnmeasuredFile, ratios_of
 from deploy.measure.evaluation import evaluate_subject, open_data
+from deploy.measure.footprint import Footprint
 from deploy.measure.gates import Gates
 from deploy.measure.images import Framing
 from deploy.measure.latency import Ground, LatencySamples, Procedure, summarise
@@ -154,6 +155,18 @@ MACHINE = MachineWatch(
 )
 
 
+def footprint(megabytes):
+    return Footprint(
+        batch=4,
+        start_up_ms=1180.0,
+        load_ms=120.0,
+        first_run_ms=61.0,
+        bare_rss_mb=104.0,
+        peak_rss_mb=193.0 + 3 * megabytes,
+        gpu_memory_mb=None,
+    )
+
+
 def bench(*, partial=False):
     cells = [
         BenchCell(
@@ -162,9 +175,7 @@ def bench(*, partial=False):
             batch=batch,
             engine=EngineRecord.of(engine_info(precision)),
             file_mb=size,
-            load_ms=120.0,
-            first_run_ms=60.0,
-            memory_growth_mb=88.0,
+            footprint=footprint(size),
             latency=latency(batch, median, jump=1.4 if (precision, batch) == ("fp16", 4) else 1.0),
         )
         for precision, size, batch, median in (

@@ -77,7 +77,7 @@ def test_a_gpu_that_is_lost_is_told_and_ends_nothing():
 
 
 def test_without_nvml_nothing_of_a_gpu_is_claimed(monkeypatch):
-    monkeypatch.setattr(module, "_find_nvml", lambda: (None, "not watched: nvidia-ml-py is not installed"))
+    monkeypatch.setattr(module, "find_nvml", lambda: (None, "not watched: nvidia-ml-py is not installed"))
     seen = watched(None)
     assert seen.gpus == ()
     assert seen.nvml.startswith("not watched")

@@ -2,8 +2,10 @@ import json
 
 import parity_world as world
 import pytest
+import report_world as parts
 
 import deploy.engines
+import deploy.measure.footprint
 import deploy.measure.subject
 from export.bundle import record_file, write_manifest
 from export.manifest import Defaults, InputSpec, Manifest, OutputSpec
@@ -45,6 +47,7 @@ def bundle(tmp_path, monkeypatch):
 
     monkeypatch.setattr(deploy.engines, "open_engine", open_fake)
     monkeypatch.setattr(deploy.measure.subject, "open_engine", open_fake)
+    monkeypatch.setattr(deploy.measure.footprint, "footprint_of", lambda *_, **__: parts.footprint(3.0))
     monkeypatch.chdir(tmp_path)
     open_fake.drifts = drifts
     return open_fake
