@@ -10,7 +10,7 @@ BIN  := .venv/bin
 IFKD := $(BIN)/ifkd
 READY := .venv/.ready
 
-.PHONY: help setup demo data train distill evaluate export engine detect bench parity report test lint types arch check clean
+.PHONY: help setup demo data train distill evaluate export engine detect bench parity report test fuzz lint types arch check clean
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
@@ -74,6 +74,8 @@ $(RUN)/report/report.json: $(foreach name,teacher student distilled,$(RUN)/evalu
 
 test: $(READY) ## all tests
 	$(BIN)/python -m pytest
+fuzz: $(READY) ## 2,000 scrambled annotation and image files
+	IFKD_FUZZED_FILES=2000 $(BIN)/python -m pytest tests/unit/ifkd/test_data_check_fuzz.py
 lint: $(READY) ## ruff
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .

@@ -12,6 +12,8 @@ from ifkd.detections import Array, pairwise_iou
 
 TINY_PX = 1.0
 SAME_IOU = 0.95
+FARTHEST_PX = 1e9
+"""Boxes are compared within this, so that no area overflows."""
 ROWS = 256
 """Boxes compared with all others at once, which bounds the memory of a crowded image."""
 HINT_SHARE = 0.5
@@ -84,6 +86,7 @@ def _pairs(image: ImageEntry, whole: Sequence[int]) -> list[tuple[int, int, str]
     if len(whole) < 2:
         return found
     boxes: Array = np.array([image.boxes[index].corners for index in whole], np.float64)
+    boxes = boxes.clip(-FARTHEST_PX, FARTHEST_PX)
     repeated: set[int] = set()
     for start in range(0, len(whole), ROWS):
         rows, columns = np.nonzero(pairwise_iou(boxes[start : start + ROWS], boxes) >= SAME_IOU)

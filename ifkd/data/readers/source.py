@@ -145,6 +145,18 @@ def number_of(text: str, path: Path, what: str) -> float:
         raise DataError(f"{path} has a {what} that is no number", got=repr(text)) from error
 
 
+def whole_number_of(text: str, path: Path, what: str) -> int:
+    """Return a whole number that a file states as text, `7` or `7.0`.
+
+    Raises:
+        DataError: It is none.
+    """
+    number = number_of(text, path, what)
+    if not number.is_integer():
+        raise DataError(f"{path} has a {what} that is no whole number", got=repr(text))
+    return int(number)
+
+
 def read_lines(path: Path) -> list[str]:
     """Return the lines of a text file that hold something, stripped.
 

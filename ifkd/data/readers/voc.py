@@ -16,6 +16,7 @@ from ifkd.data.readers.source import (
     read_lines,
     read_xml,
     text_of,
+    whole_number_of,
 )
 from ifkd.errors import DataError
 
@@ -104,7 +105,7 @@ def _read(
         size = element.find("size")
         if size is None:
             raise DataError(f"{path} does not state the image's <size>")
-        height, width = (int(number_of(text_of(size, key, path), path, key)) for key in ("height", "width"))
+        height, width = (whole_number_of(text_of(size, key, path), path, key) for key in ("height", "width"))
         objects = tuple(_object(one, path, level, difficult_counts) for one in element.findall("object"))
         found.append(SourceImage(stem, pictures[stem].name, (height, width), objects))
     return tuple(found)
@@ -125,10 +126,10 @@ def _ship_name(element: Element, path: Path, level: int) -> str:
     names = LEVEL_NAMES[level]
     stated = (element.findtext(f"level_{level}") or "").strip()
     if stated:
-        number = number_of(stated, path, f"level_{level}")
-        if number != int(number) or not 1 <= number <= len(names):
+        number = whole_number_of(stated, path, f"level_{level}")
+        if not 1 <= number <= len(names):
             raise DataError(f"{path} has a level_{level} that is no class", got=stated, expected=f"1 to {len(names)}")
-        return names[int(number) - 1]
+        return names[number - 1]
     name = text_of(element, "name", path)
     for ship in CLASSES:
         if ship.name == name:
