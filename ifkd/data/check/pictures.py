@@ -157,10 +157,10 @@ def _picture(
     draw = ImageDraw.Draw(picture)
     for box in boxes:
         x1, y1, x2, y2 = _limited(box.corners, framed.shape[:2], (left, top), factor)
-        draw.rectangle((x1 - 1, y1 - 1, x2 + 1, y2 + 1), outline=HALO_RGB, width=3)
-        draw.rectangle((x1, y1, x2, y2), outline=box.colour, width=1)
+        draw.rectangle((x1 - 2, y1 - 2, x2 + 2, y2 + 2), outline=HALO_RGB, width=4)
+        draw.rectangle((x1 - 1, y1 - 1, x2 + 1, y2 + 1), outline=box.colour, width=2)
         if box.wrong:
-            draw.line((x1, y1, x2, y2), fill=box.colour, width=1)
+            draw.line((x1, y1, x2, y2), fill=box.colour, width=2)
     name = shown(image.entry.name)
     return _encoded(picture, f"{name} ({image.split})", words, f"{name} with {what}: {words}.")
 

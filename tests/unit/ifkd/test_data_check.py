@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tomli_w
 from PIL import Image
+from pycocotools.coco import COCO
 
 from ifkd.cli import main
 from ifkd.data.check.check import Plan, Source, check
@@ -381,3 +382,32 @@ def test_the_verb_writes_a_cleaned_copy_and_says_how_to_use_it(train, tmp_path, 
     assert f'root = "{clean}", images = "{train.parent / "images"}"' in capsys.readouterr().out
     record = json.loads((tmp_path / "out" / "check.json").read_text())
     assert record["cleaned"]["splits"][0]["boxes_left_out"] == {"boxes_outside": 1}
+
+
+# --- real imagery -------------------------------------------------------------------------------------------------
+
+
+REAL = (
+    "airplanes_airbus_pleiades",
+    "fair1m_mini",
+    "sar_aircraft_composite",
+    "sar_aircraft_real9",
+    "sar_ships_mini",
+    "ships_wu_googleearth",
+)
+
+
+@pytest.mark.shared_data
+@pytest.mark.parametrize("name", REAL)
+def test_real_sets_are_counted_as_pycocotools_counts_them(shared_data, name):
+    paths = [shared_data / name / "train.json", shared_data / name / "test.json"]
+    checked = found(*paths)
+    assert all(one.severity != "error" for one in checked.record.findings)
+    repeated = sum(one.count for one in checked.record.findings if one.kind == "boxes_repeated")
+    assert repeated == (17 if name == "airplanes_airbus_pleiades" else 0)
+    for path, split in zip(paths, checked.record.splits, strict=True):
+        truth = COCO(str(path))
+        assert split.images == len(truth.getImgIds())
+        for category in truth.loadCats(truth.getCatIds()):
+            labelled = len(truth.getAnnIds(catIds=category["id"], iscrowd=False))
+            assert 0 <= labelled - split.per_class[category["name"]] <= repeated

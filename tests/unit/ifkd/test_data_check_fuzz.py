@@ -22,7 +22,7 @@ from ifkd.data.imagery import read_image
 from ifkd.errors import DataError
 
 FILES = int(os.environ.get("IFKD_FUZZED_FILES", "200"))
-GROUPS = 8
+GROUPS = 4
 COCO_FILES, IMAGES_OF_FORM, FILES_OF_FORM = (FILES * 2 // 5 // GROUPS, FILES * 2 // 5 // 5, FILES // 5 // 5)
 """COCO files in each group, images in each format, annotation files in each of the other forms."""
 JUNK = (
