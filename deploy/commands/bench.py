@@ -221,6 +221,7 @@ def _result(bundle: "Bundle", **facts: Any) -> "Bench":
 
 
 def _summary(bench: "Bench") -> str:
+    from deploy.measure.bench import reservations
     from deploy.report.report import assemble
     from deploy.report.tables import device_of, engine_table
 
@@ -241,7 +242,6 @@ def _summary(bench: "Bench") -> str:
         f"({one.low:.3f} to {one.high:.3f} over {one.rounds} rounds): {one.speed_up:.2f} times as fast"
         for one in bench.ratios
     ]
-    if bench.machine is not None:
-        lines += [f"Reservation: {words}." for words in bench.machine.reservations()]
+    lines += [f"Reservation: {words}." for words in reservations(bench)]
     lines += dict.fromkeys(cell.remark for cell in bench.cells if cell.remark is not None)
     return "\n".join(lines)

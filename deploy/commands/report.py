@@ -100,13 +100,14 @@ def _file_of(path: Path) -> Path:
 
 
 def _compare(options: argparse.Namespace) -> dict[str, Any]:
-    """Compare reports, write comparison.json and comparison.md into --out, and print the Markdown.
+    """Compare reports, write comparison.json, .md and .html into --out, and print the Markdown.
 
     Raises:
         VerdictError: A later report is worse than the first; the files are written all the same.
     """
     from deploy.measure.records import read_result
     from deploy.report.compare import Limits, compare, comparison_markdown
+    from deploy.report.comparison_page import comparison_page
     from deploy.report.report import Report
     from ifkd.config import load
     from ifkd.errors import UsageError, VerdictError
@@ -124,10 +125,12 @@ def _compare(options: argparse.Namespace) -> dict[str, Any]:
     summary = comparison_markdown(comparison)
     result = comparison.model_dump(mode="json")
     if options.out is not None:
+        pages = {"comparison.md": summary, "comparison.html": comparison_page(comparison)}
         make_folder(options.out)
         write_json(options.out / "comparison.json", result)
-        with atomic_path(options.out / "comparison.md") as temporary:
-            temporary.write_text(summary, encoding="utf-8")
+        for name, text in pages.items():
+            with atomic_path(options.out / name) as temporary:
+                temporary.write_text(text, encoding="utf-8")
     if not options.json:
         print(summary)  # noqa: T201
     if not comparison.passed:

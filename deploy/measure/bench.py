@@ -296,6 +296,19 @@ def ratios_of(cells: Sequence[BenchCell]) -> tuple[Ratio, ...]:
     return tuple(ratio for ratio in found if ratio is not None)
 
 
+def on_gpu(bench: Bench) -> bool:
+    """Return whether any engine of a bench computed elsewhere than on a CPU."""
+    return any(cell.engine is not None and not cell.engine.device.startswith("CPU") for cell in bench.cells)
+
+
+def reservations(bench: Bench) -> list[str]:
+    """Return what a reader must know of the machine before quoting the timings; a GPU counts where it was used."""
+    if bench.machine is None:
+        return []
+    machine = bench.machine if on_gpu(bench) else bench.machine.model_copy(update={"gpus": ()})
+    return machine.reservations()
+
+
 def name_of(cell: BenchCell) -> str:
     """Return what a cell measured, without its batch."""
     return ("reference " if cell.role == "reference" else "") + f"{cell.backend} {cell.precision}"

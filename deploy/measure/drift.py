@@ -10,6 +10,19 @@ SHOWN_SHIFT_PX = 0.05
 SHOWN_FACTOR = 0.002
 
 
+HISTOGRAM_EDGES = (1e-6, 1e-5, 1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3)
+"""Differences range from rounding to another object, so the bins grow with them."""
+
+
+class Histogram(Schema):
+    """How many differences are how large."""
+
+    edges: tuple[float, ...]
+    """Where bins meet, rising."""
+    counts: tuple[int, ...]
+    """One more than edges: below the first, from each to the next, and from the last on."""
+
+
 class Distribution(Schema):
     """A distribution of differences; larger is worse."""
 
@@ -17,6 +30,7 @@ class Distribution(Schema):
     p50: float
     p99: float
     max: float
+    histogram: Histogram | None = None
 
 
 class Drift(Schema):
@@ -52,9 +66,9 @@ def drift_of(matching: Matching) -> Drift | None:
     right, down = np.median(centres, axis=0)
     return Drift(
         pairs=len(before),
-        iou=_distribution(1 - np.array(matching.ious)),
-        score=_distribution(np.abs(scores_after - scores_before)),
-        corner_px=_distribution(np.abs(moved).max(axis=1)),
+        iou=distribution(1 - np.array(matching.ious)),
+        score=distribution(np.abs(scores_after - scores_before)),
+        corner_px=distribution(np.abs(moved).max(axis=1)),
         score_ratio=float(np.median(scores_after / scores_before)),
         shift_right_px=float(right),
         shift_down_px=float(down),
@@ -97,6 +111,15 @@ def _largest_move(matching: Matching) -> Array:
     return moved
 
 
-def _distribution(values: Array) -> Distribution:
+def distribution(values: Array) -> Distribution:
+    """Return the distribution of differences [n], at least one."""
     p50, p99 = np.percentile(values, [50, 99])
-    return Distribution(mean=float(values.mean()), p50=float(p50), p99=float(p99), max=float(values.max()))
+    bins = np.searchsorted(HISTOGRAM_EDGES, values, side="right")
+    counts = tuple(np.bincount(bins, minlength=len(HISTOGRAM_EDGES) + 1).tolist())
+    return Distribution(
+        mean=float(values.mean()),
+        p50=float(p50),
+        p99=float(p99),
+        max=float(values.max()),
+        histogram=Histogram(edges=HISTOGRAM_EDGES, counts=counts),
+    )

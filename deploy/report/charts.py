@@ -207,3 +207,48 @@ def _thinned(samples: Sequence[float]) -> list[float]:
 def _jitter(index: int) -> float:
     """Return an even spread over [-1, 1] by the golden ratio, always alike."""
     return 2 * ((index * 0.6180339887498949) % 1) - 1
+
+
+def histogram(name: str, title: str, edges: Sequence[float], series: Sequence[Series], *, x_label: str) -> Chart:
+    """Return shares by bin as upright bars, one per series in each bin.
+
+    Args:
+        name: For its file.
+        title: What is counted.
+        edges: Where bins meet, rising.
+        series: Shares of each bin, one more than edges: below the first edge, between edges, from the last on.
+        x_label: What the edges measure.
+    """
+    pen = Pen()
+    left, right, top = 50.0, WIDTH - 8.0, 30.0 + 18 * len(series)
+    bottom = top + 170.0
+    legend(pen, [one.label for one in series], left, 14.0)
+    highest = max(value for one in series for value in one.values if value is not None)
+    ticks = round_ticks(0.0, min(1.0, max(highest, 0.1)))
+    for tick in ticks:
+        y = scaled(tick, ticks[0], ticks[-1], bottom, top)
+        pen.line(left, y, right, y, "grid")
+        pen.text(left - 8, y + 4, f"{tick:.0%}", "soft end")
+    wide = (right - left) / (len(edges) + 1)
+    thick = (wide - 6) / len(series)
+    for index, one in enumerate(series):
+        for place, value in enumerate(one.values):
+            if value:
+                y = scaled(value, ticks[0], ticks[-1], bottom, top)
+                pen.box(left + place * wide + 3 + index * thick, y, thick - 1, bottom - y, f"f{index % SERIES}")
+    pen.line(left, bottom, right, bottom, "axis")
+    for place, edge in enumerate(edges, 1):
+        pen.text(left + place * wide, bottom + 16, _edge_word(edge), "soft mid")
+    pen.text(right, bottom + 34, x_label, "soft end")
+    bins = [f"below {_edge_word(edges[0])}", *(f"from {_edge_word(edge)}" for edge in edges)]
+    told = "; ".join(
+        f"{one.label}: "
+        + ", ".join(f"{value:.1%} {where}" for where, value in zip(bins, one.values, strict=True) if value)
+        for one in series
+    )
+    return pen.done(name, title, f"Share of all by {x_label}. {told}.", bottom + 42)
+
+
+def _edge_word(value: float) -> str:
+    """Return 1e-4 and 0.03 as they are written by hand."""
+    return f"{value:g}" if value >= 0.001 else f"{value:.0e}".replace("e-0", "e-")

@@ -132,8 +132,7 @@ def comparison_table(comparison: Comparison) -> Table:
             mark = MARKS[change.state]
             words = f"{change.shown} ({change.change})" if change.change else change.shown
             cells.append(f"{words} {mark}".strip())
-        notes = "; ".join(dict.fromkeys(part for change in row.values for part in (change.noise, change.why) if part))
-        rows.append((row.name, row.unit, *cells, notes or ABSENT))
+        rows.append((row.name, row.unit, *cells, notes_of(row) or ABSENT))
     headings = ("Figure", "Unit", *(report.letter for report in comparison.reports), "Read with")
     return Table(
         caption="Figures side by side, A the baseline",
@@ -141,6 +140,11 @@ def comparison_table(comparison: Comparison) -> Table:
         numeric=(False, False, *(True for _ in comparison.reports), False),
         rows=tuple(rows),
     )
+
+
+def notes_of(row: Row) -> str:
+    """Return what a row's changes must be read with, each thing once."""
+    return "; ".join(dict.fromkeys(part for change in row.values for part in (change.noise, change.why) if part))
 
 
 def comparison_markdown(comparison: Comparison) -> str:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deploy.measure.bench import name_of
 from deploy.measure.evaluation import Evaluation
 from deploy.report import charts
 from deploy.report.charts import Point, Strip
@@ -19,11 +18,15 @@ from deploy.report.sections import (
     batch_chart,
     bench_stage_chart,
     change_chart,
+    cost_table,
+    drift_charts,
     drift_table,
     location_table,
     machine_words,
     ratio_table,
     reference_table,
+    shown_name,
+    timing_table,
 )
 from deploy.report.tables import (
     ABSENT,
@@ -156,7 +159,9 @@ def _view(report: Report) -> dict[str, Any]:
                 "parity": parity,
                 "gates": gate_table(parity.cells),
                 "drift": drift_table(parity.cells),
-                "chart": change_chart(parity, index),
+                "charts": [
+                    one for one in (change_chart(parity, index), *drift_charts(parity, index)) if one is not None
+                ],
                 "cells": [(cell, unmatched_table(cell)) for cell in parity.cells],
                 "stages": [table for cell in parity.cells if (table := location_table(cell)) is not None],
             }
@@ -175,7 +180,9 @@ def _view(report: Report) -> dict[str, Any]:
             {
                 "reference": reference_table(bench, report),
                 "ratios": ratio_table(bench),
-                "machine": machine_words(bench.machine),
+                "timing": timing_table(bench),
+                "cost": cost_table(bench),
+                "machine": machine_words(bench),
             }
             for bench in report.benches
         ],
@@ -187,7 +194,7 @@ def _view(report: Report) -> dict[str, Any]:
 
 def _all_charts(view: Mapping[str, Any]) -> list[Chart]:
     stages = [scene["chart"] for scene in view["scenes"] if scene["chart"] is not None]
-    changes = [part["chart"] for part in view["parity"] if part["chart"] is not None]
+    changes = [chart for part in view["parity"] for chart in part["charts"]]
     return [*view["accuracy_charts"], *view["speed_charts"], *changes, *stages]
 
 
@@ -258,15 +265,13 @@ def _speed_charts(report: Report) -> list[Chart]:
             if cell.latency is None:
                 continue
             label = f"{bench.bundle.name} " if several else ""
-            label += f"{name_of(cell)}, batch {cell.batch}"
+            label += f"{shown_name(cell, bench)}, batch {cell.batch}"
             still = "" if cell.latency.stability.stable else " (unstable)"
             samples = [value / 1e6 / cell.batch for window in cell.latency.windows_ns for value in window]
             rows.append(Strip(label + still, tuple(samples)))
             parity = parity_of(cell, report.parities)
             if parity is not None and parity.metrics is not None and cell.batch == 1:
-                points.append(
-                    Point(f"{cell.backend} {cell.precision}", cell.latency.per_tile.p50_ms, parity.metrics.mean_ap)
-                )
+                points.append(Point(shown_name(cell, bench), cell.latency.per_tile.p50_ms, parity.metrics.mean_ap))
     if len(points) > 1:
         title = "Accuracy against latency"
         found.append(charts.scatter("accuracy-latency", title, points, x_label="p50 ms, batch 1", y_label="mAP"))

@@ -2,15 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 
-from deploy.measure.bench import Bench, BenchCell, name_of
+from deploy.measure.bench import Bench, BenchCell, name_of, on_gpu
 from deploy.measure.parity import Parity, ParityCell
 from deploy.measure.ratios import Ratio
 from deploy.measure.stages import StageName
 from deploy.measure.subject import SubjectRecord
-from deploy.measure.watch import MachineWatch
 from deploy.report import charts
 from deploy.report.report import Report
-from deploy.report.tables import ABSENT, ap, millions, milliseconds, parity_of
+from deploy.report.tables import ABSENT, ap, millions, milliseconds, parity_of, rate, size
 from ifkd.pages import chart
 from ifkd.pages.chart import Chart, Series
 from ifkd.pages.table import Table
@@ -38,11 +37,13 @@ def reference_table(bench: Bench, report: Report) -> Table | None:
         if cell.batch != least:
             continue
         subject = bench.reference if cell.role == "reference" else bench.subject
-        rows.append(_reference_row(cell, subject, bench.reference, ratios.get((name_of(cell), least)), report))
+        row = _reference_row(cell, subject, bench.reference, ratios.get((name_of(cell), least)), report)
+        rows.append((row[0], ABSENT if cell.engine is None else cell.engine.device, *row[1:]))
     return Table(
         caption=f"What the light detector saves against {bench.reference.name}, at batch {least}",
         headings=(
             "Engine",
+            "On",
             "Parameters",
             "GFLOPs/tile",
             "MB",
@@ -51,7 +52,7 @@ def reference_table(bench: Bench, report: Report) -> Table | None:
             "Speed-up",
             "Over the rounds",
         ),
-        numeric=(False, True, True, True, True, True, True, True),
+        numeric=(False, False, True, True, True, True, True, True, True),
         rows=tuple(rows),
     )
 
@@ -60,14 +61,15 @@ def ratio_table(bench: Bench) -> Table | None:
     """Return the ratios of engines measured in turns, or None without any."""
     if not bench.ratios:
         return None
+    names = {name_of(cell): shown_name(cell, bench) for cell in bench.cells}
     return Table(
         caption="Engines against each other, measured in turns",
         headings=("Engine", "Against", "Batch", "Takes", "Over the rounds", "Speed-up", ""),
         numeric=(False, False, True, True, True, True, False),
         rows=tuple(
             (
-                one.name,
-                one.against,
+                names[one.name],
+                names[one.against],
                 str(one.batch),
                 f"x{one.ratio:.3f}",
                 _between(one),
@@ -125,6 +127,91 @@ def drift_table(cells: Sequence[ParityCell]) -> Table | None:
     )
 
 
+def drift_charts(parity: Parity, index: int) -> list[Chart]:
+    """Return how the differences of pairs are distributed, of IoU and of scores; nothing without pairs."""
+    found = []
+    for key, title, x_label in (
+        ("iou", "How far boxes of pairs drift", "1 - IoU, bins growing"),
+        ("score", "How far scores of pairs drift", "score difference, bins growing"),
+    ):
+        series, edges = [], ()
+        for cell in parity.cells:
+            one = None if cell.drift is None else getattr(cell.drift, key).histogram
+            if one is not None:
+                edges = one.edges
+                shares = tuple(count / sum(one.counts) for count in one.counts)
+                series.append(Series(f"{cell.backend} {cell.precision}", shares))
+        if series:
+            name = f"drift-{key}{'' if index == 0 else f'-{index + 1}'}"
+            found.append(charts.histogram(name, title, edges, series, x_label=x_label))
+    return found
+
+
+def timing_table(bench: Bench) -> Table | None:
+    """Return all that was made of the samples of each engine, or None when nothing was timed."""
+    rows = []
+    for cell in bench.cells:
+        if cell.latency is None or cell.engine is None:
+            continue
+        run, rates = cell.latency.per_batch, cell.latency.throughput
+        figures = (run.p50_ms, run.p90_ms, run.p95_ms, run.p99_ms, run.mean_ms)
+        rows.append(
+            (
+                name_of(cell),
+                cell.engine.device,
+                str(cell.batch),
+                str(cell.latency.runs),
+                *(milliseconds(value) for value in figures),
+                f"{cell.latency.stability.cov:.1%}" + ("" if cell.latency.stability.stable else " UNSTABLE"),
+                milliseconds(cell.latency.per_tile.p50_ms),
+                rate(rates.mpix_per_s),
+                ABSENT if rates.km2_per_h is None else f"{rates.km2_per_h:,.0f}",
+            )
+        )
+    if not rows:
+        return None
+    return Table(
+        caption="Latency of a run in full, ms; the last three columns are per tile and of the engine alone",
+        headings=("Engine", "On", "Batch", "Runs", "p50", "p90", "p95", "p99", "Mean", "CoV", "p50/tile", "MPix/s",
+                  "km²/h"),
+        numeric=(False, False, *(True,) * 11),
+        rows=tuple(rows),
+    )  # fmt: skip
+
+
+def cost_table(bench: Bench) -> Table | None:
+    """Return what each engine costs alone in a process, with its file's digest; None where no engine ran."""
+    rows = {}
+    for cell in bench.cells:
+        if cell.engine is None:
+            continue
+        one = cell.footprint
+        figures: tuple[str, ...] = (ABSENT,) * 6
+        if one is not None:
+            gpu = ABSENT if one.gpu_memory_mb is None else f"{one.gpu_memory_mb:.0f}"
+            figures = (*(f"{value:.0f}" for value in (one.start_up_ms, one.load_ms, one.first_run_ms)), str(one.batch),
+                       f"{one.peak_rss_mb:.0f} (of it {one.bare_rss_mb:.0f})", gpu)  # fmt: skip
+        digest = cell.engine.sha256[:12]
+        rows[name_of(cell)] = (name_of(cell), cell.engine.device, digest, size(cell.file_mb), *figures)
+    if not rows:
+        return None
+    return Table(
+        caption="Each engine alone in a process: start-up, and memory at its largest batch",
+        headings=("Engine", "On", "File's SHA-256", "File MB", "Start-up ms", "Of it load", "First answer ms", "Batch",
+                  "Peak MB (before loading)", "On GPUs MB"),
+        numeric=(False, False, False, *(True,) * 7),
+        rows=tuple(rows.values()),
+    )  # fmt: skip
+
+
+def shown_name(cell: BenchCell, bench: Bench) -> str:
+    """Return a cell's name; with its device, in short, where the bench's engines computed on several."""
+    devices = {one.engine.device for one in bench.cells if one.engine is not None}
+    if len(devices) < 2 or cell.engine is None:
+        return name_of(cell)
+    return f"{name_of(cell)} on {cell.engine.device.split(',')[0]}"
+
+
 def change_chart(parity: Parity, index: int) -> Chart | None:
     """Return the change of each class's AP under each engine, or None when nothing was compared."""
     cells = [cell for cell in parity.cells if cell.metrics is not None]
@@ -150,7 +237,7 @@ def batch_chart(bench: Bench, index: int) -> Chart | None:
     if len(batches) < 2:
         return None
     rates = {
-        (name_of(cell), cell.batch): cell.latency.throughput.tiles_per_s
+        (shown_name(cell, bench), cell.batch): cell.latency.throughput.tiles_per_s
         for cell in bench.cells
         if cell.latency is not None
     }
@@ -180,8 +267,9 @@ def bench_stage_chart(bench: Bench, index: int) -> Chart | None:
     )  # fmt: skip
 
 
-def machine_words(machine: MachineWatch | None) -> str:
-    """Return what the machine did meanwhile, in a sentence or two."""
+def machine_words(bench: Bench) -> str:
+    """Return what the machine did while the bench ran, in a sentence or two."""
+    machine = bench.machine
     if machine is None:
         return ""
     frequency = (
@@ -194,13 +282,17 @@ def machine_words(machine: MachineWatch | None) -> str:
         f"Meanwhile, over {machine.seconds:.0f} s: load average {machine.load_before:.2f} before and "
         f"{machine.load_after:.2f} after{frequency}{steal}, other processes busy on {machine.others_cpu:.2f} cores."
     )
+    if not machine.gpus:
+        return f"{words} GPU {machine.nvml}."
+    if not on_gpu(bench):
+        return f"{words} A GPU was there ({', '.join(gpu.name for gpu in machine.gpus)}), and nothing here ran on it."
     for gpu in machine.gpus:
         words += (
             f" {gpu.name}: SM clock {gpu.sm_clock_mhz_min} to {gpu.sm_clock_mhz_max} MHz, at most "
             f"{gpu.temperature_c_max} °C and {gpu.power_w_max:.0f} W, {gpu.memory_mb_peak:.0f} MB in use, "
             f"{'throttled: ' + ', '.join(gpu.throttled) if gpu.throttled else 'not throttled'}."
         )
-    return words if machine.gpus else f"{words} GPU {machine.nvml}."
+    return words
 
 
 def _reference_row(

@@ -66,6 +66,7 @@ def engine_table(report: Report) -> Table | None:
             (
                 f"{prefix}{PurePosixPath(file.file).name}",
                 f"{(file.builder or 'engine').split()[0]} {file.precision or ''}".strip(),
+                ABSENT,
                 size(file.file_mb),
                 *(ABSENT,) * 6,
                 file.reason,
@@ -77,6 +78,7 @@ def engine_table(report: Report) -> Table | None:
             (
                 cell.engine.file if cell.engine else ABSENT,
                 f"{cell.backend} {cell.precision}",
+                ABSENT if cell.engine is None else cell.engine.device,
                 *(ABSENT,) * 6,
                 parity_word(cell),
                 "not measured",
@@ -91,6 +93,7 @@ def engine_table(report: Report) -> Table | None:
         headings=(
             "File",
             "Runs in",
+            "On",
             "MB",
             "Batch",
             "p50 ms",
@@ -100,7 +103,7 @@ def engine_table(report: Report) -> Table | None:
             "Parity",
             "Timing",
         ),
-        numeric=(False, False, True, True, True, True, True, True, False, False),
+        numeric=(False, False, False, True, True, True, True, True, True, False, False),
         rows=tuple(rows),
     )
 
@@ -208,7 +211,7 @@ def rate(value: float) -> str:
 
 def device_of(bench: Bench) -> str:
     """Return where a bench computed, in words."""
-    return ", ".join(dict.fromkeys(cell.engine.device for cell in bench.cells if cell.engine)) or "no engine ran"
+    return "; ".join(dict.fromkeys(cell.engine.device for cell in bench.cells if cell.engine)) or "no engine ran"
 
 
 def _gate_cell(gate: Gate | None) -> str:
@@ -235,7 +238,9 @@ def _measured_row(cell: BenchCell, parities: Sequence[Parity], prefix: str) -> t
         )
         timing = "stable" if latency.stability.stable else "UNSTABLE"
         timing = f"{'broken off' if cell.failure else timing}, n={latency.runs}"
-    return (name, f"{cell.backend} {cell.precision}", size(cell.file_mb), str(cell.batch), *figures, word, timing)
+    device = ABSENT if cell.engine is None else cell.engine.device
+    engine = f"{cell.backend} {cell.precision}"
+    return (name, engine, device, size(cell.file_mb), str(cell.batch), *figures, word, timing)
 
 
 def _first_line(text: str) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from deploy.measure.bench import Bench
+from deploy.measure.bench import Bench, reservations
 from deploy.measure.evaluation import Evaluation
 from deploy.measure.parity import Parity
 from ifkd.config import Schema
@@ -155,11 +155,10 @@ def _beside(bench: Bench) -> list[Finding]:
         text += f" and computes {small / large:.0%} of its operations." if small and large else "."
         rule = "torch fp32, both measured in turns; median of the rounds' ratios"
         findings.append(Finding(status="info", text=text, rule=rule))
-    if bench.machine is not None:
-        findings += [
-            Finding(status="reserved", text=f"While latency was measured, {words}.", rule="a machine left to itself")
-            for words in bench.machine.reservations()
-        ]
+    findings += [
+        Finding(status="reserved", text=f"While latency was measured, {words}.", rule="a machine left to itself")
+        for words in reservations(bench)
+    ]
     return findings
 
 

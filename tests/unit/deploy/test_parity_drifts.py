@@ -8,6 +8,7 @@ import rasterio
 from PIL import Image
 
 from deploy.measure.crops import ENGINE_RGB, REFERENCE_RGB, worst_crops
+from deploy.measure.drift import HISTOGRAM_EDGES, distribution
 from deploy.measure.evaluation import open_data
 from deploy.measure.gates import Gates
 from deploy.measure.images import Answer, Framing, Steps, cut
@@ -317,6 +318,29 @@ def test_crops_show_an_image_as_the_detector_saw_it(tmp_path):
     assert middle.mean() == pytest.approx(0.9 * 255, abs=3)
     (plain,) = worst_crops(matching, dataset)
     assert plain.jpeg_base64 != crop.jpeg_base64
+
+
+def test_histograms_count_every_pair_once(reference):
+    noise = np.random.default_rng(6)
+
+    def wobble(candidates):
+        size = candidates.scores.shape
+        candidates.scores[:] += 10 ** noise.uniform(-7, -0.5, size).astype(np.float32) * (candidates.scores > 0)
+        return candidates
+
+    drift = reference.compare(world.Drifting(world.engine(), wobble), Gates().fp32).drift
+    told = drift.score.histogram
+    assert told.edges == HISTOGRAM_EDGES
+    assert sum(told.counts) == drift.pairs == 32
+    assert sum(count > 0 for count in told.counts) > 5
+    assert told.counts[-1] == 0 or drift.score.max >= 0.3
+    assert drift.iou.histogram.counts == (32, *[0] * 10)  # boxes stayed
+
+
+def test_bins_are_those_of_numpy():
+    values = np.array([0, 1e-7, 1e-6, 2e-5, 3e-3, 0.0299, 0.03, 0.3, 1.0])
+    inside = np.histogram(values, [-np.inf, *HISTOGRAM_EDGES, np.inf])[0]
+    assert distribution(values).histogram.counts == tuple(inside)
 
 
 def test_detections_without_a_partner_do_not_crowd_out_the_pairs_that_drifted(reference):

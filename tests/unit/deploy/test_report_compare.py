@@ -1,10 +1,12 @@
 import json
+import re
 
 import pytest
 import report_world as parts
 
 from deploy.measure.latency import Ground, LatencySamples, Procedure, summarise
-from deploy.report.compare import Limits, compare, comparison_markdown, comparison_table
+from deploy.report.compare import Comparison, Limits, compare, comparison_markdown, comparison_table
+from deploy.report.comparison_page import comparison_page
 from deploy.report.report import assemble
 from ifkd.cli import main
 
@@ -145,6 +147,9 @@ def test_the_verb_is_a_gate(base, tmp_path, capsys):
     assert "Worse than the baseline" in printed.err
     assert json.loads((out / "comparison.json").read_text())["passed"] is False
     assert (out / "comparison.md").read_text() == printed.out.removesuffix("\n")
+    page = (out / "comparison.html").read_text()
+    assert "1 regression." in page
+    assert "distilled student mAP -0.020, an AP may drop by 0.005" in page
     assert main(["report", "compare", b, a]) == 0
     assert "No regression" in capsys.readouterr().out
     (tmp_path / "limits.toml").write_text("accuracy_drop = 0.05\n")
@@ -163,3 +168,23 @@ def test_a_comparison_of_nothing_is_a_mistake(words, tmp_path, monkeypatch, caps
 def test_the_reference_and_the_bundles_own_network_are_two_rows(base):
     names = {row.name for row in compare({"a": base, "b": base}).rows}
     assert {"torch fp32, batch 1 p50", "reference torch fp32, batch 1 p50"} <= names
+
+
+def test_the_page_of_a_comparison_holds_every_figure_and_nothing_from_elsewhere(base):
+    comparison = compare({"a": base, "b<": lower(base, 0.02)})
+    text = comparison_page(comparison)
+    assert text == comparison_page(Comparison.model_validate_json(comparison.model_dump_json()))
+    assert not re.search(r"https?:|//\w+\.|@import|url\(|<script", text)
+    assert "b&lt;" in text
+    for row in comparison.rows:
+        assert f'<th scope="row">{row.name}</th>' in text
+        assert all(change.shown in text for change in row.values)
+    assert text.count('class="badge failed"') == 1  # the verdict's badge takes its tone from its card
+
+
+def test_a_comparison_of_reports_without_benches_has_no_empty_section(base):
+    bare = base.model_copy(update={"benches": ()})
+    text = comparison_page(compare({"a": bare, "b": bare}))
+    assert 'id="accuracy"' in text
+    assert 'id="latency"' not in text
+    assert "No regression." in text

@@ -3,6 +3,8 @@
 import pytest
 import report_world as parts
 
+from deploy.report.compare import compare
+from deploy.report.comparison_page import comparison_page
 from deploy.report.page import write_report
 
 
@@ -14,12 +16,16 @@ def half_off(candidates):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     root = tmp_path_factory.mktemp("pages")
-    write_report(parts.full_report(root / "good"), root / "passed")
-    write_report(parts.full_report(root / "bad", drift=half_off), root / "failed")
+    good = parts.full_report(root / "good")
+    bad = parts.full_report(root / "bad", drift=half_off)
+    write_report(good, root / "passed")
+    write_report(bad, root / "failed")
+    (root / "compared").mkdir()
+    (root / "compared" / "report.html").write_text(comparison_page(compare({"main": good, "new": bad})))
     return root
 
 
-@pytest.mark.parametrize("name", ["passed", "failed"])
+@pytest.mark.parametrize("name", ["passed", "failed", "compared"])
 @pytest.mark.parametrize("width", [390, 1280])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_page_fits_its_window_and_complains_of_nothing(open_page, folder, name, width, scheme):
@@ -29,14 +35,15 @@ def test_the_page_fits_its_window_and_complains_of_nothing(open_page, folder, na
 
 
 @pytest.mark.parametrize("width", [320, 390, 768, 1280])
-def test_nothing_must_be_scrolled_sideways_but_wide_tables(open_page, folder, width):
-    visit = open_page(folder / "failed" / "report.html", width=width)
+@pytest.mark.parametrize("name", ["failed", "compared"])
+def test_nothing_must_be_scrolled_sideways_but_wide_tables(open_page, folder, name, width):
+    visit = open_page(folder / name / "report.html", width=width)
     assert visit.overflow_px() == 0
     assert visit.page.locator(".scroll[tabindex='0']").count() == visit.page.locator("table").count()
 
 
 def test_the_pages_are_valid_html(html_errors, folder):
-    assert html_errors(folder / "passed" / "report.html", folder / "failed" / "report.html") == []
+    assert html_errors(*(folder / name / "report.html" for name in ("passed", "failed", "compared"))) == []
 
 
 def test_verdict_comes_first_and_everything_is_there(open_page, folder):
@@ -55,6 +62,8 @@ def test_verdict_comes_first_and_everything_is_there(open_page, folder):
         "Where the time of an image goes",
         "Change of AP by class, against the torch network",
         "Where onnxruntime fp16 differs most",
+        "How far boxes of pairs drift",
+        "How far scores of pairs drift",
     ):
         assert page.get_by_role("heading", name=title).count() == 1, title
 
@@ -91,8 +100,9 @@ CONTRAST = """() => {
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_all_words_have_the_contrast_that_reading_needs(open_page, folder, scheme):
-    assert open_page(folder / "failed" / "report.html", scheme=scheme).page.evaluate(CONTRAST) == []
+@pytest.mark.parametrize("name", ["failed", "compared"])
+def test_all_words_have_the_contrast_that_reading_needs(open_page, folder, name, scheme):
+    assert open_page(folder / name / "report.html", scheme=scheme).page.evaluate(CONTRAST) == []
 
 
 def test_the_keyboard_reaches_everything(open_page, folder):

@@ -113,7 +113,7 @@ def test_pictures_and_charts_can_be_read_aloud(pages):
     assert len(images) == 2
     assert all(len(facts["alt"]) > 20 and facts["width"] and facts["height"] for facts in images)
     drawings = [facts for tag, facts in page.elements if tag == "svg"]
-    assert len(drawings) == 8
+    assert len(drawings) == 10
     assert all(facts["role"] == "img" and len(facts["aria-labelledby"].split()) == 2 for facts in drawings)
     headings = [facts for tag, facts in page.elements if tag == "th"]
     assert all(facts.get("scope") in {"col", "row"} for facts in headings)
@@ -148,7 +148,7 @@ def test_the_figures_are_on_every_page(full, pages):
 
 def test_markdown_shows_the_charts_it_brings(pages):
     named = re.findall(r"\]\((figures/[^)]+)\)", pages["report.md"].decode())
-    assert len(named) == 10
+    assert len(named) == 12
     assert set(named) == set(pages) - {"report.html", "report.md"}
 
 
@@ -245,15 +245,15 @@ def test_a_failed_parity_heads_the_report(tmp_path):
     assert "FAILED 0.1 (≤ 0.01)" in text
     fp16 = [row for row in engine_table(report).rows if row[0] == "model.fp16.onnx"]
     fp32 = [row for row in engine_table(report).rows if row[0] == "model.onnx"]
-    assert {row[8] for row in fp16} == {"FAILED"}
-    assert {row[8] for row in fp32} == {"passed"}
+    assert {row[9] for row in fp16} == {"FAILED"}
+    assert {row[9] for row in fp32} == {"passed"}
 
 
 def test_parity_stands_only_beside_the_file_it_was_measured_on(full):
     cell = full.benches[0].cells[0]
     other = cell.model_copy(update={"engine": cell.engine.model_copy(update={"sha256": "9" * 64})})
     bench = full.benches[0].model_copy(update={"cells": (other,)})
-    assert engine_table(full.model_copy(update={"benches": (bench,)})).rows[0][8] == "–"
+    assert engine_table(full.model_copy(update={"benches": (bench,)})).rows[0][9] == "–"
 
 
 def test_an_interrupted_measurement_says_so(tmp_path):
