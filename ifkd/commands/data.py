@@ -12,8 +12,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     verbs = parser.add_subparsers(dest="data_verb", required=True, metavar="VERB")
     synth = verbs.add_parser(
         "synth",
-        help="make a procedural data set of ships: labelled tiles and wide-swath scenes",
-        description="Make a procedural data set of ships: labelled tiles and wide-swath scenes.",
+        help="make a procedural data set of ships, or of aircraft seen by radar: labelled tiles and wide-swath scenes",
+        description="Make a procedural data set of ships, or of aircraft seen by radar: labelled tiles and scenes.",
     )
     synth.add_argument("config", type=Path, help="TOML file, for example configs/demo_data.toml")
     synth.add_argument(
@@ -85,11 +85,10 @@ def _convert(options: argparse.Namespace) -> dict[str, Any]:
 
 def _synth(options: argparse.Namespace) -> dict[str, Any]:
     """Make the data set, say what it holds and where it lies."""
-    from ifkd import config
-    from ifkd.data.synthetic.config import Synthetic
     from ifkd.data.synthetic.dataset import make_dataset
+    from ifkd.data.synthetic.painters import load_synthetic
 
-    wanted = config.load(options.config, Synthetic, options.overrides)
+    wanted = load_synthetic(options.config, options.overrides)
     record = make_dataset(wanted, options.out, workers=options.workers, force=options.force)
     result = {"folder": str(options.out), "made": record["made"], "contents": record["contents"]}
     if not options.json:
@@ -102,6 +101,6 @@ def _print(result: dict[str, Any]) -> None:
         objects = part["objects"]
         images = "1 image" if part["images"] == 1 else f"{part['images']} images"
         listing = ", ".join(f"{count} {kind}" for kind, count in objects.items())
-        print(f"{name}: {images}, {sum(objects.values())} ships ({listing})")  # noqa: T201
+        print(f"{name}: {images}, {sum(objects.values())} objects ({listing})")  # noqa: T201
     state = "made" if result["made"] else "was complete already"
     print(f"{result['folder']} {state}")  # noqa: T201

@@ -72,20 +72,25 @@ class Conditions(Schema):
     """Standard deviation of the sensor's noise in grey levels of 0 to 255."""
 
 
-class Scenes(Schema):
-    """Wide-swath GeoTIFF scenes of the same world."""
+class SceneLayout(Schema):
+    """How wide-swath GeoTIFF scenes lie on the map and on disk."""
 
     count: Count = 1
     size_px: tuple[Annotated[int, Field(ge=64)], Annotated[int, Field(ge=64)]] = (4096, 4096)
     """Height and width."""
-    ships_per_km2: PositiveFloat = 4.0
-    """Ships by area of the whole scene, land included."""
     crs: str = "EPSG:32633"
     """A projected coordinate reference system in metres."""
     origin: tuple[float, float] = (392000.0, 5060000.0)
     """Easting and northing of the first scene's north-western corner; the next ones lie east of it."""
     block_px: Annotated[int, Field(ge=16, multiple_of=16)] = 512
     """Side of the blocks in which a scene is made and stored; its pixels do not depend on it."""
+
+
+class Scenes(SceneLayout):
+    """Wide-swath GeoTIFF scenes of the same world."""
+
+    ships_per_km2: PositiveFloat = 4.0
+    """Ships by area of the whole scene, land included."""
 
 
 class Synthetic(Schema):
@@ -99,3 +104,28 @@ class Synthetic(Schema):
     ships: Ships = Ships()
     conditions: Conditions = Conditions()
     scenes: Scenes = Scenes()
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Class names in the order of the category ids."""
+        return self.ships.classes
+
+    @property
+    def per_tile(self) -> float:
+        """Objects that a tile is meant to show."""
+        return self.ships.per_tile
+
+    @property
+    def anywhere_share(self) -> float:
+        """Share of tiles cut anywhere."""
+        return self.images.without_ships
+
+    @property
+    def per_km2(self) -> float:
+        """Objects by area of a scene."""
+        return self.scenes.ships_per_km2
+
+    @property
+    def pixel(self) -> tuple[str, int]:
+        """Type and number of bands."""
+        return "uint8", 3

@@ -7,7 +7,8 @@ from typing import Any
 
 from ifkd.data.folder import Kind, made_once
 from ifkd.data.synthetic.annotation import coco_file
-from ifkd.data.synthetic.config import SPLITS, Synthetic
+from ifkd.data.synthetic.config import SPLITS
+from ifkd.data.synthetic.painters import AnySynthetic
 from ifkd.data.synthetic.picture import Truth
 from ifkd.data.synthetic.scene import check_crs, paint_block, scene_blocks, scene_truths, write_scene
 from ifkd.data.synthetic.tiles import Place, Tile, places, write_place
@@ -22,7 +23,9 @@ GENERATOR_VERSION = 1
 """Counts up whenever the same configuration gives other pixels or labels."""
 
 
-def make_dataset(config: Synthetic, folder: Path, *, workers: int | None = None, force: bool = False) -> dict[str, Any]:
+def make_dataset(
+    config: AnySynthetic, folder: Path, *, workers: int | None = None, force: bool = False
+) -> dict[str, Any]:
     """Write the data set into `folder`, unless it is there already.
 
     Args:
@@ -49,7 +52,7 @@ def make_dataset(config: Synthetic, folder: Path, *, workers: int | None = None,
     return made_once(folder, Kind("a synthetic data set", RECORD), wanted, make=make, force=force)
 
 
-def _make(config: Synthetic, folder: Path, in_order: Mapper) -> dict[str, Any]:
+def _make(config: AnySynthetic, folder: Path, in_order: Mapper) -> dict[str, Any]:
     """Write all files of the data set, and return what they hold."""
     images = make_folder(folder / "images")
     plan = places(config)
@@ -62,7 +65,7 @@ def _make(config: Synthetic, folder: Path, in_order: Mapper) -> dict[str, Any]:
     contents: dict[str, Any] = {}
     size = (config.tile_px, config.tile_px)
     for split, tiles in split_of.items():
-        content = coco_file([(tile.file_name, size, tile.annotations) for tile in tiles], config.ships.classes)
+        content = coco_file([(tile.file_name, size, tile.annotations) for tile in tiles], config.class_names)
         write_json(folder / f"{split}.json", content)
         contents[split] = _summary(content)
     blocks = scene_blocks(config)
@@ -76,15 +79,15 @@ def _make(config: Synthetic, folder: Path, in_order: Mapper) -> dict[str, Any]:
     return contents
 
 
-def _place_job(job: tuple[Synthetic, Place, Path]) -> list[Tile]:
+def _place_job(job: tuple[AnySynthetic, Place, Path]) -> list[Tile]:
     return write_place(*job)
 
 
-def _block_job(job: tuple[Synthetic, int, Window]) -> Array:
+def _block_job(job: tuple[AnySynthetic, int, Window]) -> Array:
     return paint_block(*job)
 
 
-def _truth_job(job: tuple[Synthetic, int]) -> list[Truth]:
+def _truth_job(job: tuple[AnySynthetic, int]) -> list[Truth]:
     return scene_truths(*job)
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ifkd.data.synthetic.config import ShipClass, Synthetic
+from ifkd.data.synthetic.config import Synthetic
 from ifkd.data.synthetic.drawing import Sketch, Stamp
 from ifkd.data.synthetic.land import land_colour, with_harbour_ground
 from ifkd.data.synthetic.noise import Fractal
@@ -28,9 +28,9 @@ LEAST_CLEAR = 0.5
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Truth:
-    """One ship as seen in a picture."""
+    """One ship or aircraft as seen in a picture."""
 
-    kind: ShipClass
+    kind: str
     box: tuple[float, float, float, float]
     """x1, y1, x2, y2, pixels of the picture: the bounds of the silhouette inside it."""
     outline: Array
@@ -53,6 +53,11 @@ class Painter:
         self._stamps: OrderedDict[int, Stamp] = OrderedDict()
         self._sailing = [ship for ship in (*world.ships, *world.small_wakes) if ship.speed > 0]
         self._wake_bounds = np.array([wake_bounds(ship) for ship in self._sailing]).reshape(-1, 4)
+
+    @property
+    def boxes(self) -> Array:
+        """The ships' boxes, float64 [n, 4], x1 y1 x2 y2, pixels of the world."""
+        return np.array([ship.bounds for ship in self.world.ships]).reshape(-1, 4) / self._config.gsd_m
 
     def paint(self, window: Window) -> Array:
         """Return a window as uint8 [height, width, 3]."""
@@ -82,7 +87,7 @@ class Painter:
             colour = np.zeros((*height.shape, 3), np.float32)
         else:
             colour = sea_colour(grid, height, world.weather, world.seed)
-            for index in np.flatnonzero(_touching(self._wake_bounds, grid)):
+            for index in np.flatnonzero(touching(self._wake_bounds, grid)):
                 part, here = _part_of(grid, self._wake_bounds[index])
                 cover = wake_cover(self._sailing[index], part, world.seed)[..., None]
                 colour[here] += (FOAM - colour[here]) * cover
@@ -94,13 +99,13 @@ class Painter:
 
     def _lay_stamps(self, grid: Grid, colour: Array) -> None:
         """Lay all drawings that touch the grid on `colour`, in place."""
-        touching = np.flatnonzero(_touching(self._bounds, grid))
-        if not len(touching):
+        here_drawn = np.flatnonzero(touching(self._bounds, grid))
+        if not len(here_drawn):
             return
         wear = Fractal(self.world.seed + 45, 24.0, 4, 0.8).grid(grid.y, grid.x)
         wear = (1.0 + 0.055 * wear).astype(np.float32)[..., None]
         top, left = int(grid.rows[0]), int(grid.columns[0])
-        for index in touching:
+        for index in here_drawn:
             stamp = self._stamp(int(index))
             high, wide = stamp.transmission.shape
             row0, row1 = max(stamp.top, top), min(stamp.top + high, top + len(grid.rows))
@@ -184,10 +189,10 @@ def _part_of(grid: Grid, bounds: Array) -> tuple[Grid, tuple[slice, slice]]:
     return Grid(grid.rows[here[0]], grid.columns[here[1]], grid.gsd_m), here
 
 
-def _touching(bounds: Array, grid: Grid) -> Array:
-    """Return which bounds [n, 4] in metres touch the grid, a pixel of room allowed."""
+def touching(bounds: Array, grid: Grid, *, room_px: int = 2) -> Array:
+    """Return which bounds [n, 4] in metres touch the grid, some room allowed."""
     x1, y1, x2, y2 = grid.bounds
-    room = 2 * grid.gsd_m
+    room = room_px * grid.gsd_m
     result: Array = (
         (bounds[:, 0] < x2 + room)
         & (bounds[:, 2] > x1 - room)

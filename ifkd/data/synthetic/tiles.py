@@ -8,9 +8,8 @@ import numpy as np
 from PIL import Image
 
 from ifkd.data.synthetic.annotation import coco_annotation
-from ifkd.data.synthetic.config import SPLITS, Synthetic
-from ifkd.data.synthetic.picture import Painter
-from ifkd.data.synthetic.world import World, make_world
+from ifkd.data.synthetic.config import SPLITS
+from ifkd.data.synthetic.painters import AnySynthetic, painter_of
 from ifkd.detections import Array
 from ifkd.tiling import Window
 
@@ -38,7 +37,7 @@ class Tile:
     annotations: tuple[dict[str, Any], ...]
 
 
-def places(config: Synthetic) -> list[Place]:
+def places(config: AnySynthetic) -> list[Place]:
     """Return all places of all splits."""
     found = []
     for split in SPLITS:
@@ -48,37 +47,39 @@ def places(config: Synthetic) -> list[Place]:
     return found
 
 
-def write_place(config: Synthetic, place: Place, folder: Path) -> list[Tile]:
+def write_place(config: AnySynthetic, place: Place, folder: Path) -> list[Tile]:
     """Paint the tiles of a place into `folder` as PNG, and return them."""
     key = (1 + SPLITS.index(place.split), place.number)
     side = PLACE_TILES * config.tile_px
-    ships = round(config.ships.per_tile * config.images.per_place * 1.4)
-    world = make_world(config, place=key, size_px=(side, side), ships=ships, wide=False)
-    painter = Painter(world, config)
+    objects = round(config.per_tile * config.images.per_place * 1.4)
+    painter = painter_of(config, place=key, size_px=(side, side), objects=objects, wide=False)
     rng = np.random.default_rng([config.seed, *key, 1])
     tiles = []
-    for index, window in enumerate(choose_windows(config, world, place.tiles, rng)):
+    for index, window in enumerate(choose_windows(config, painter.boxes, place.tiles, rng)):
         name = f"{place.split}_{place.first_tile + index:05d}.png"
-        Image.fromarray(painter.paint(window)).save(folder / name, compress_level=4)
+        Image.fromarray(_picture(painter.paint(window))).save(folder / name, compress_level=4)
         truths = painter.truths(window)
-        annotations = tuple(coco_annotation(truth, config.ships.classes.index(truth.kind) + 1) for truth in truths)
+        annotations = tuple(coco_annotation(truth, config.class_names.index(truth.kind) + 1) for truth in truths)
         tiles.append(Tile(name, annotations))
     return tiles
 
 
-def choose_windows(config: Synthetic, world: World, number: int, rng: np.random.Generator) -> list[Window]:
-    """Return windows that do not overlap and show about as many ships as wished, few of them cut."""
+def _picture(pixels: Array) -> Array:
+    return pixels[..., 0] if pixels.shape[2] == 1 else pixels
+
+
+def choose_windows(config: AnySynthetic, boxes: Array, number: int, rng: np.random.Generator) -> list[Window]:
+    """Return windows that do not overlap and show about as many of the objects' boxes as wished, few of them cut."""
     side, tile = PLACE_TILES * config.tile_px, config.tile_px
-    boxes = np.array([ship.bounds for ship in world.ships]).reshape(-1, 4) / config.gsd_m
     chosen: list[Window] = []
     for _ in range(number):
         corners = rng.integers(0, side - tile + 1, (CANDIDATES, 2))
-        if len(boxes) and rng.random() >= config.images.without_ships:
+        if len(boxes) and rng.random() >= config.anywhere_share:
             anchors = boxes[rng.integers(len(boxes), size=CANDIDATES // 2)]
             middles = (anchors[:, :2] + anchors[:, 2:])[:, ::-1] / 2
             near = middles - rng.uniform(0.25, 0.75, middles.shape) * tile
             corners[: len(near)] = near.astype(np.int64).clip(0, side - tile)
-            wanted = min(1 + rng.poisson(config.ships.per_tile - 1), 10) if config.ships.per_tile > 1 else 1
+            wanted = min(1 + rng.poisson(config.per_tile - 1), 10) if config.per_tile > 1 else 1
             costs = [_cost(boxes, corner, tile, int(wanted)) for corner in corners]
             corners = corners[np.argsort(costs, kind="stable")]
         free = [corner for corner in corners if _is_free(corner, chosen, tile)]

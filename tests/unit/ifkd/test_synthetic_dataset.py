@@ -21,6 +21,7 @@ from ifkd.data.coco import read_coco
 from ifkd.data.synthetic import dataset as dataset_module
 from ifkd.data.synthetic.config import SPLITS, Synthetic
 from ifkd.data.synthetic.dataset import make_dataset
+from ifkd.data.synthetic.picture import Painter
 from ifkd.data.synthetic.scene import paint_block, scene_blocks, scene_painter
 from ifkd.data.synthetic.tiles import choose_windows, places
 from ifkd.data.synthetic.world import make_world
@@ -197,7 +198,7 @@ def test_an_interrupted_run_leaves_nothing(tmp_path, monkeypatch):
 def test_windows_of_a_place_do_not_overlap_and_show_ships():
     setting = Synthetic()
     world = make_world(setting, place=(1, 4), size_px=(1024, 1024), ships=32, wide=False)
-    windows = choose_windows(setting, world, 5, np.random.default_rng(0))
+    windows = choose_windows(setting, Painter(world, setting).boxes, 5, np.random.default_rng(0))
     covered = np.zeros((1024, 1024), int)
     for window in windows:
         covered[window.top : window.bottom, window.left : window.right] += 1
