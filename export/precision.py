@@ -64,21 +64,22 @@ INT8, INT8_CPU = "INT8", "INT8 by UINT8"
 """Weights and activations: both signed, as TensorRT wants them; or unsigned activations, as CPUs multiply them."""
 
 
-def convert_to_fp16(source: Path, path: Path, *, float_layers: Collection[str] = ()) -> Census:
+def convert_to_fp16(source: Path, path: Path, *, float_nodes: Collection[str] = ()) -> Census:
     """Write an FP32 ONNX file in FP16; inputs and outputs keep their types.
 
     Args:
         source: The FP32 file.
         path: The FP16 file.
-        float_layers: Nodes that stay FP32, such as those whose values FP16 cannot hold.
+        float_nodes: Names of nodes that stay FP32, such as those whose values FP16 cannot hold.
 
     Raises:
         EngineError: A weight is beyond FP16, or a layer was left in another precision.
     """
     onnx = load_onnx()
     model = onnx.shape_inference.infer_shapes(onnx.load(str(source)), strict_mode=True, data_prop=True)
-    _Caster(onnx, model.graph, between_layers(model.graph) - set(float_layers)).cast()
-    save_as(model, path, precision="fp16", float_layers=float_layers)
+    layers = set(layers_of(model.graph))
+    _Caster(onnx, model.graph, between_layers(model.graph) - set(float_nodes)).cast()
+    save_as(model, path, precision="fp16", float_layers=layers & set(float_nodes))
     return require_precision(path, "fp16")
 
 
@@ -228,7 +229,7 @@ class _Caster:
                 f"The weight {name} does not fit FP16",
                 got=f"a value of {largest:g}",
                 expected=f"at most {LARGEST_FP16:g}",
-                mend="Export with precisions=['fp32'].",
+                mend="Leave its node in FP32, or export with precisions=['fp32'].",
             )
         return self.onnx.numpy_helper.from_array(values.astype(np.float16), alias)
 

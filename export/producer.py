@@ -10,6 +10,7 @@ from typing import Any
 from export.bundle import Bundle, new_bundle, open_bundle, record_file, write_manifest
 from export.calibration import CalibrationTiles, LabelledTiles, calibration_tiles, validation_tiles
 from export.graph import CandidateGraph
+from export.half_range import nodes_beyond_fp16
 from export.manifest import (
     Defaults,
     FileRecord,
@@ -29,6 +30,7 @@ from export.tensor_parity import check_tensor_parity
 from ifkd import __version__
 from ifkd.checkpoint import Checkpoint, build_from, load_checkpoint
 from ifkd.config import dump, override
+from ifkd.detections import Array
 from ifkd.errors import VerdictError
 from ifkd.files import sha256_of, write_json, write_text
 from ifkd.progress import progress
@@ -39,6 +41,8 @@ WEIGHTS_NAME = "model.safetensors"
 CONFIG_NAME = "config.toml"
 CHECK_NAME = "checks/tensor_parity.json"
 QUANTISATION_NAME = "checks/quantisation.json"
+MEASURED_ON = 4
+"""Tiles on which it is seen what FP16 can hold."""
 ONNX_NAMES: dict[Precision, str] = {
     "fp32": "model.onnx",
     "fp16": "model.fp16.onnx",
@@ -73,21 +77,23 @@ def export_checkpoint(
     with new_bundle(out) as folder:
         shutil.copyfile(checkpoint_path, folder / WEIGHTS_NAME)
         write_text(folder / CONFIG_NAME, dump(settings))
-        precisions = _write_onnx(graph, folder, checkpoint, settings, digest)
-        checks, tiles_source = _check(graph, folder, settings, precisions)
+        sample = sample_tiles(settings.data)
+        precisions, kept = _write_onnx(graph, folder, checkpoint, settings, digest=digest, tiles=sample.tiles)
+        checks = _check(graph, folder, sample.tiles, precisions)
         _judge(checks, accept_drift=accept_drift)
         quantised = _quantise(folder, settings, precisions, images)
         write_json(
             folder / CHECK_NAME,
             {
-                "tiles": tiles_source,
+                "tiles": sample.source,
+                "kept_in_fp32": kept,
                 "checks": {name: check.model_dump(mode="json") for name, check in checks.items()},
             },
         )
         provenance = {
             **checkpoint.meta.provenance,
             "checkpoint_sha256": digest,
-            "parity_tiles": tiles_source,
+            "parity_tiles": sample.source,
         }
         manifest = _manifest(checkpoint, settings, graph, provenance=provenance)
         facts = {"files": _records(folder, precisions), "checks": checks, "quantisation": quantised}
@@ -131,9 +137,12 @@ def _effective(settings: Recipe, overrides: Sequence[str]) -> Recipe:
 
 
 def _write_onnx(
-    graph: CandidateGraph, folder: Path, checkpoint: Checkpoint, settings: Recipe, digest: str
-) -> tuple[Precision, ...]:
-    """Write the ONNX files and return their precisions; FP32 is always among them, as the others come from it."""
+    graph: CandidateGraph, folder: Path, checkpoint: Checkpoint, settings: Recipe, *, digest: str, tiles: Array
+) -> tuple[tuple[Precision, ...], dict[str, float]]:
+    """Write the ONNX files; return their precisions and the nodes of the FP16 file that FP16 could not hold.
+
+    FP32 is always among them, as the others come from it.
+    """
     precisions: tuple[Precision, ...] = ("fp32", *(one for one in settings.export.precisions if one != "fp32"))
     essentials = Essentials(
         name=settings.name,
@@ -146,25 +155,26 @@ def _write_onnx(
         export_onnx(graph, folder / ONNX_NAMES["fp32"], max_batch=settings.export.max_batch, essentials=essentials)
         require_precision(folder / ONNX_NAMES["fp32"], "fp32")
         bar.update()
+        kept: dict[str, float] = {}
         if "fp16" in precisions:
-            convert_to_fp16(folder / ONNX_NAMES["fp32"], folder / ONNX_NAMES["fp16"])
+            kept = nodes_beyond_fp16(folder / ONNX_NAMES["fp32"], tiles[:MEASURED_ON])
+            convert_to_fp16(folder / ONNX_NAMES["fp32"], folder / ONNX_NAMES["fp16"], float_nodes=kept)
             bar.update()
-    return precisions
+    return precisions, kept
 
 
 def _check(
-    graph: CandidateGraph, folder: Path, settings: Recipe, precisions: Sequence[Precision]
-) -> tuple[dict[str, TensorParity], str]:
-    """Return the parity of each ONNX file, and which tiles it was measured on."""
-    sample = sample_tiles(settings.data)
+    graph: CandidateGraph, folder: Path, tiles: Array, precisions: Sequence[Precision]
+) -> dict[str, TensorParity]:
+    """Return the parity of each ONNX file on some tiles."""
     checks = {}
     compared = [precision for precision in precisions if precision in ("fp32", "fp16")]
     with progress(len(compared), "comparing with torch", unit="file") as bar:
         for precision in compared:
             name = ONNX_NAMES[precision]
-            checks[name] = check_tensor_parity(graph, folder / name, sample.tiles, precision=precision)
+            checks[name] = check_tensor_parity(graph, folder / name, tiles, precision=precision)
             bar.update()
-    return checks, sample.source
+    return checks
 
 
 def _images_for_int8(settings: Recipe, classes: Sequence[str]) -> tuple[CalibrationTiles, LabelledTiles] | None:

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any
 
 from export.manifest import Precision
-from export.precision import Census, between_layers, layers_of, load_onnx, require_precision, save_as
+from export.precision import FLOAT_FRONTIER, Census, between_layers, layers_of, load_onnx, require_precision, save_as
 from ifkd.detections import Array
 from ifkd.errors import EngineError, MissingExtraError
 from ifkd.recipe import Calibration
@@ -147,12 +147,15 @@ class _Reader:
 
 
 def last_layers(graph: Any) -> tuple[str, ...]:
-    """Return the names of the layers that no other layer follows, in order, looking past scores and boxes."""
+    """Return the names of the layers that no other layer follows before scores or boxes are made, in order.
+
+    Those of a two-stage detector are the last of its proposals and the last of its box head.
+    """
     layers = set(layers_of(graph))
     followed: set[str] = set()
     last = []
     for node in reversed(graph.node):
-        feeds = any(name in followed for name in node.output)
+        feeds = any(name in followed for name in node.output) and node.op_type not in FLOAT_FRONTIER
         if node.name in layers and not feeds:
             last.append(node.name)
         if feeds or node.name in layers:

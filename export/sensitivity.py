@@ -7,6 +7,7 @@ the loss of mAP is within its limit; every step is kept as a point of the curve.
 import tempfile
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -22,6 +23,10 @@ from ifkd.progress import progress
 
 RANKED_ON = 4
 """Tiles on which the error of a layer is measured."""
+SAMPLER = "GridSample"
+"""The operator by which a second stage looks at places of the pyramid, its second input."""
+Places: TypeAlias = list[Array]
+"""Of one tile: the second input of each such operator."""
 LARGEST_NOISE = 0.5
 """Largest error of the head's values as a share of the values themselves; beyond, a file answers at random."""
 
@@ -94,30 +99,49 @@ def rank_layers(
         among: Names of layers; by default all but the head's last.
     """
     own = [name for name in quantiser.layers if name not in quantiser.last_layers] if among is None else list(among)
-    reference = head_values(source, quantiser.last_layers, tiles)
+    reference, places = head_values(source, quantiser.last_layers, tiles), places_of(source, tiles)
     found = []
     with tempfile.TemporaryDirectory(prefix="ifkd.ranking.") as folder, progress(len(own), "ranking layers") as bar:
         path = Path(folder) / "alone.onnx"
         for name in own:
             quantiser.write(path, float_layers=set(quantiser.layers) - {name})
-            found.append((name, relative_error(reference, head_values(path, quantiser.last_layers, tiles))))
+            values = head_values(path, quantiser.last_layers, tiles, places=places)
+            found.append((name, relative_error(reference, values)))
             bar.update()
     return sorted(found, key=lambda pair: (-pair[1], pair[0]))
 
 
-def head_values(path: Path, last: Collection[str], tiles: Array) -> list[Array]:
-    """Return what the last layers of an ONNX file give for some tiles, before any choice is made among them."""
+def head_values(path: Path, last: Collection[str], tiles: Array, *, places: Sequence[Places] = ()) -> list[Array]:
+    """Return what the last layers of an ONNX file give for some tiles, before any choice is made among them.
+
+    Args:
+        path: The file.
+        last: Names of the layers.
+        tiles: uint8 [tiles, 3, height, width].
+        places: Where the second stage looks, tile by tile; by default where the file's own proposals are.
+    """
     onnx = load_onnx()
     model = onnx.load(str(path))
     names = head_outputs(model.graph, list(last))
-    known = {value.name for value in model.graph.output}
-    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in known)
-    with tempfile.TemporaryDirectory(prefix="ifkd.head.") as folder:
-        probe = Path(folder) / "probe.onnx"
-        probe.write_bytes(model.SerializeToString())
-        session = open_session(probe)
-    answers = [session.run(names, {"tiles": tile[None]}) for tile in tiles]
+    samplers = [node for node in model.graph.node if node.op_type == SAMPLER]
+    for number, node in enumerate(samplers if places else ()):
+        node.input[1] = f"places_{number}"
+        given = onnx.helper.make_tensor_value_info(node.input[1], onnx.TensorProto.FLOAT, None)
+        model.graph.input.append(given)
+    feeds = [{f"places_{number}": grid for number, grid in enumerate(one)} for one in places] or [{}] * len(tiles)
+    answers = _probe(model, names, [{"tiles": tile[None], **feed} for tile, feed in zip(tiles, feeds, strict=True)])
     return [np.concatenate([answer[index] for answer in answers]) for index in range(len(names))]
+
+
+def places_of(path: Path, tiles: Array) -> list[Places]:
+    """Return where the second stage of an ONNX file looks in each tile; nowhere in a detector of one stage.
+
+    A file that is a little off has its proposals in another order, or others. Two files can be compared region by
+    region only when both look at the same places.
+    """
+    model = load_onnx().load(str(path))
+    names = [node.input[1] for node in model.graph.node if node.op_type == SAMPLER]
+    return _probe(model, names, [{"tiles": tile[None]} for tile in tiles]) if names else []
 
 
 def relative_error(reference: Sequence[Array], other: Sequence[Array]) -> float:
@@ -131,7 +155,21 @@ def relative_error(reference: Sequence[Array], other: Sequence[Array]) -> float:
 
 
 def _noise(source: Path, path: Path, last: Collection[str], tiles: Array) -> float:
-    return relative_error(head_values(source, last, tiles), head_values(path, last, tiles))
+    places = places_of(source, tiles)
+    return relative_error(head_values(source, last, tiles), head_values(path, last, tiles, places=places))
+
+
+def _probe(model: Any, names: Sequence[str], feeds: Sequence[dict[str, Array]]) -> list[list[Array]]:
+    """Return the values of these names, for each feed; nothing else is computed."""
+    onnx = load_onnx()
+    del model.graph.output[:]
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    with tempfile.TemporaryDirectory(prefix="ifkd.probe.") as folder:
+        path = Path(folder) / "probe.onnx"
+        path.write_bytes(model.SerializeToString())
+        session = open_session(path)
+    known = {given.name for given in session.get_inputs()}
+    return [session.run(list(names), {name: feed[name] for name in known}) for feed in feeds]
 
 
 def _per_class_loss(reference: Metrics, metrics: Metrics) -> dict[str, float]:

@@ -10,7 +10,9 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto, numpy_helper
+from onnx.reference import ReferenceEvaluator
 
+from export.half_range import nodes_beyond_fp16
 from export.precision import between_layers, convert_to_fp16, count_precision, require_precision
 from ifkd.errors import EngineError
 
@@ -106,6 +108,69 @@ def test_a_weight_beyond_fp16_is_refused_and_nothing_is_written(tmp_path: Path) 
     with pytest.raises(EngineError, match="w1 does not fit FP16: got a value of 70000, expected at most 65504"):
         convert_to_fp16(source, tmp_path / "b.onnx")
     assert not (tmp_path / "b.onnx").exists()
+
+
+@pytest.mark.parametrize(
+    ("largest_weight", "kept"),
+    [
+        (1.0, set()),
+        (100.0, {"conv1", "resize", "scale"}),  # 13,000, with room for other tiles, is too much for FP16
+        (70000.0, {"conv1", "resize", "scale", "conv2"}),
+    ],
+)
+def test_what_fp16_cannot_hold_is_found_on_tiles_and_stays_fp32(
+    tmp_path: Path, largest_weight: float, kept: set[str]
+) -> None:
+    source = small_network(tmp_path / "a.onnx", largest_weight=largest_weight)
+    tiles = np.full((2, 3, 8, 8), 255, np.uint8)
+    tiles[0] = 120
+    found = nodes_beyond_fp16(source, tiles)
+    assert set(found) == kept
+    if kept:
+        model = onnx.load(str(source))
+        names = ["first", "resized", "scaled", "second"]
+        model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+        onnx.save(model, str(tmp_path / "all.onnx"))
+        largest = {
+            name: float(np.abs(value).max())
+            for name, value in zip(names, run(tmp_path / "all.onnx", tiles)[1:], strict=True)
+        }
+        assert found["resize"] == pytest.approx(max(largest["first"], largest["resized"]))
+
+
+def test_the_copy_of_a_network_too_large_for_fp16_answers_as_the_original_where_a_blind_cast_does_not(
+    tmp_path: Path,
+) -> None:
+    nodes = [
+        onnx.helper.make_node("Cast", ["tiles"], ["float"], to=TensorProto.FLOAT, name="cast"),
+        onnx.helper.make_node("Conv", ["float", "grow"], ["large"], name="conv1"),
+        onnx.helper.make_node("Mul", ["large", "less"], ["small"], name="shrink"),
+        onnx.helper.make_node("Conv", ["small", "even"], ["mixed"], name="conv2"),
+        onnx.helper.make_node("Relu", ["mixed"], ["positive"], name="relu"),
+        onnx.helper.make_node("Conv", ["positive", "even"], ["last"], name="conv3"),
+        onnx.helper.make_node("Mul", ["last", "less"], ["out"], name="decode"),
+    ]
+    weights = {
+        "grow": np.full((2, 3, 1, 1), 500.0, np.float32),
+        "less": np.float32(1e-5),
+        "even": np.ones((2, 2, 1, 1), np.float32),
+    }
+    source = save(tmp_path / "a.onnx", nodes, weights, ["b", 2, 8, 8])
+    tiles = np.full((1, 3, 8, 8), 200, np.uint8)
+    found = nodes_beyond_fp16(source, tiles)
+    assert set(found) == {"conv1", "shrink"}
+    assert found["conv1"] == pytest.approx(3e5)
+    convert_to_fp16(source, tmp_path / "blind.onnx")
+    census = convert_to_fp16(source, tmp_path / "seen.onnx", float_nodes=found)
+    assert (census.precision, census.float_layers, dict(census.weight_types)) == ("fp16", 1, {"FLOAT": 1, "FLOAT16": 2})
+    # ONNX Runtime leaves the casts out where it has no FP16 kernels; onnx's own evaluator takes every one at its word.
+    with np.errstate(over="ignore"):
+        (expected,), (blind,), (seen,) = (
+            ReferenceEvaluator(str(path)).run(None, {"tiles": tiles})
+            for path in (source, tmp_path / "blind.onnx", tmp_path / "seen.onnx")
+        )
+    assert not np.isfinite(blind).any()
+    np.testing.assert_allclose(seen, expected, rtol=2e-3)
 
 
 def test_a_file_that_is_not_what_was_asked_for_is_refused(tmp_path: Path) -> None:

@@ -14,7 +14,9 @@ from export.engine_build import build_engine
 from export.graph import CandidateGraph
 from export.onnx_export import Essentials, export_onnx
 from export.precision import convert_to_fp16
+from export.quantisation import Quantiser
 from export.sample_tiles import structured_noise
+from export.sensitivity import head_values, places_of, relative_error
 from export.tensor_parity import TOLERANCES, compare_candidates
 from export.two_stage import ROUNDS, pool_regions, suppress
 from ifkd import recipe
@@ -137,11 +139,42 @@ def test_the_twin_answers_as_the_detector_does(backbone: str, proposals: int) ->
     assert len(np.unique(reference.scores)) > 100
 
 
-def test_the_exported_graph_answers_alike_takes_any_batch_and_builds(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[CandidateGraph, Path]:
+    """A graph and the FP32 file that was made of it."""
     graph = CandidateGraph(outspoken("resnet18"), tile_px=(64, 64), per_level=100)
     essentials = Essentials("tiny", "ifkd 0", ("a", "b", "c"), 1.0, "0" * 64)
-    export_onnx(graph, tmp_path / "a.onnx", max_batch=4, essentials=essentials)
-    convert_to_fp16(tmp_path / "a.onnx", tmp_path / "b.onnx")
+    path = tmp_path_factory.mktemp("two_stage") / "a.onnx"
+    export_onnx(graph, path, max_batch=4, essentials=essentials)
+    return graph, path
+
+
+def test_both_int8_files_leave_scores_and_boxes_of_both_stages_in_float_and_stay_near(
+    exported: tuple[CandidateGraph, Path], tmp_path: Path
+) -> None:
+    _, source = exported
+    for precision in ("int8", "int8-cpu"):
+        path = tmp_path / f"{precision}.onnx"
+        with Quantiser(source, TILES, precision=precision, calibration=recipe.Calibration()) as quantiser:
+            census, last = quantiser.write(path), quantiser.last_layers
+        assert census.precision == precision
+        assert len(last) == census.float_layers == 2 * 5 + 2, "objectness and deltas of five levels, the box head's two"
+        places = places_of(source, TILES)
+        assert [len(one) for one in places] == [1, 1], "one look at the pyramid, tile by tile"
+        values = head_values(source, last, TILES)
+        assert relative_error(values, head_values(source, last, TILES, places=places)) == 0
+        near = relative_error(values, head_values(path, last, TILES, places=places))
+        own = relative_error(values, head_values(path, last, TILES))
+        assert 0 < near < 0.2
+        assert near < own, "proposals that lie elsewhere are no error of the layers"
+
+
+def test_the_exported_graph_answers_alike_takes_any_batch_and_builds(
+    exported: tuple[CandidateGraph, Path], tmp_path: Path
+) -> None:
+    graph, source = exported
+    (tmp_path / "a.onnx").write_bytes(source.read_bytes())
+    convert_to_fp16(source, tmp_path / "b.onnx")
     with torch.inference_mode():
         expected = Candidates(*(value.numpy() for value in graph(torch.from_numpy(TILES))))
     for name, precision in (("a.onnx", "fp32"), ("b.onnx", "fp16")):
