@@ -19,6 +19,7 @@ from ifkd.errors import CheckpointError, OutputError, TrainingError
 from ifkd.files import sha256_of
 from ifkd.knowledge import Knowledge, keeping_of, measure_feature_rms
 from ifkd.methods import Student, build_method
+from ifkd.methods.fgd import inherit
 from ifkd.mobile_sam import available_weights
 from ifkd.prediction import validate
 from ifkd.training.loop import fit
@@ -55,7 +56,8 @@ def distill_student(
 ) -> dict[str, Any]:
     """Train the recipe's student from a teacher's checkpoint and return the run's result.
 
-    The student starts from the very weights that plain training of the same seed starts from.
+    The student starts from the very weights that plain training of the same seed starts from; with FGD it may
+    inherit some of the teacher's.
 
     Raises:
         CheckpointError: The teacher is absent or finds other classes.
@@ -92,9 +94,12 @@ def distill_student(
         channels=student_config.channels,
         teacher_channels=checkpoint.meta.detector.channels,
         levels=student_config.levels,
-        feature_rms=_feature_rms(teacher, run),
+        feature_rms=_feature_rms(teacher, run) if isinstance(method_config, recipe.Ifkd) else (),
         second_stage=teacher.classify if isinstance(teacher, FasterRcnn) else None,
+        detectors=(student, teacher),
     )
+    if isinstance(method_config, recipe.Fgd) and method_config.inherit:
+        inherit(student, teacher)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed + 1)
         method = build_method(method_config, between)
@@ -169,7 +174,7 @@ def _with_origin(run: Run, detector: Detector) -> Run:
     return replace(run, meta=meta)
 
 
-def _with_available_encoder(method: recipe.Ifkd | recipe.NoMethod) -> tuple[recipe.Ifkd | recipe.NoMethod, list[str]]:
+def _with_available_encoder(method: recipe.MethodOptions) -> tuple[recipe.MethodOptions, list[str]]:
     """Return the method with the encoder that will really run, and the notes a reader must see."""
     if not isinstance(method, recipe.Ifkd) or not method.ede.enabled:
         return method, []

@@ -56,11 +56,11 @@ def assign(
 def decode(
     boxes: Float[Tensor, "*shape 4"],
     deltas: Float[Tensor, "*shape 4"],
-    size: tuple[int, int],
+    size: tuple[int, int] | None,
     *,
     weights: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0),
 ) -> Float[Tensor, "*shape 4"]:
-    """Return boxes moved and stretched by `deltas` (R-CNN's parametrisation), cut to `size` (height, width).
+    """Return boxes moved and stretched by `deltas` (R-CNN's parametrisation), cut to `size` (height, width) if given.
 
     `weights` divide the deltas; they are the inverse of the deviations that the regression was trained with.
     """
@@ -69,6 +69,8 @@ def decode(
         deltas = deltas / deltas.new_tensor(weights)
     centre = boxes[..., :2] + 0.5 * extent + deltas[..., :2] * extent
     half = 0.5 * extent * deltas[..., 2:].clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
+    if size is None:
+        return torch.cat([centre - half, centre + half], dim=-1)
     limit = boxes.new_tensor([size[1], size[0]])
     zero = torch.zeros_like(limit)
     return torch.cat([(centre - half).clamp(zero, limit), (centre + half).clamp(zero, limit)], dim=-1)

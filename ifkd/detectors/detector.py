@@ -64,6 +64,14 @@ class Detector(nn.Module, ABC):
         """Return pyramid and head outputs of normalised images whose sides are multiples of 32."""
 
     @abstractmethod
+    def anchors(self, output: DetectorOutput) -> list[Float[Tensor, "_ 4"]]:
+        """Return the anchors of each level of a forward, pixels; ordered by row, column and anchor of a cell."""
+
+    @abstractmethod
+    def matches(self, anchors: Float[Tensor, "anchors 4"], target: Targets) -> Int64[Tensor, " anchors"]:
+        """Return the row of the object that each anchor learns from, or a code of `boxes.assign`."""
+
+    @abstractmethod
     def task_losses(self, output: DetectorOutput, targets: list[Targets]) -> dict[str, Tensor]:
         """Return the named detection losses (scalars) of a batch."""
 

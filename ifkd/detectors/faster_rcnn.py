@@ -40,6 +40,10 @@ class FasterRcnn(Detector):
             for stride, logits in zip(self.strides, output.logits, strict=True)
         ]
 
+    def matches(self, anchors: Float[Tensor, "anchors 4"], target: Targets) -> Int64[Tensor, " anchors"]:
+        """Return the row of the object that each anchor of the first stage learns from."""
+        return self.rpn.matches(anchors, target)
+
     def propose(
         self, output: DetectorOutput, *, size: tuple[int, int], before_nms: int, kept: int
     ) -> list[Float[Tensor, "_ 4"]]:

@@ -3,7 +3,7 @@
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.models.detection._utils import BalancedPositiveNegativeSampler, BoxCoder
@@ -36,6 +36,10 @@ class RegionProposals(nn.Module):
         self._coder = BoxCoder((1.0, 1.0, 1.0, 1.0))
         self._sampler = BalancedPositiveNegativeSampler(SAMPLED_ANCHORS, POSITIVE_SHARE)
 
+    def matches(self, anchors: Float[Tensor, "anchors 4"], target: Targets) -> Int64[Tensor, " anchors"]:
+        """Return the row of the object that each anchor learns from, or a code of `boxes.assign`."""
+        return assign(anchors, target, positive=POSITIVE_IOU, negative=NEGATIVE_IOU, least_claim=LEAST_CLAIM)
+
     def losses(
         self,
         anchors: list[Float[Tensor, "_ 4"]],
@@ -47,10 +51,7 @@ class RegionProposals(nn.Module):
         every_anchor = torch.cat(anchors)
         scores = torch.cat([by_anchor(level, PER_CELL) for level in logits], dim=1).float()[:, :, 0]
         boxes = torch.cat([by_anchor(level, PER_CELL) for level in deltas], dim=1).float()
-        matches = [
-            assign(every_anchor, target, positive=POSITIVE_IOU, negative=NEGATIVE_IOU, least_claim=LEAST_CLAIM)
-            for target in targets
-        ]
+        matches = [self.matches(every_anchor, target) for target in targets]
         # The sampler takes 1 for an object, 0 for background, and leaves -1 alone.
         objects, background = self._sampler([matched.clamp(UNDECIDED, 0) + 1 for matched in matches])
         objectness, regression = scores.new_zeros(()), scores.new_zeros(())

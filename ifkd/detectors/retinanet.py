@@ -52,6 +52,10 @@ class RetinaNet(Detector):
             for stride, logits in zip(self.strides, output.logits, strict=True)
         ]
 
+    def matches(self, anchors: Float[Tensor, "anchors 4"], target: Targets) -> Int64[Tensor, " anchors"]:
+        """Return the row of the object that each anchor learns from, or a code of `boxes.assign`."""
+        return assign(anchors, target, positive=POSITIVE_IOU, negative=NEGATIVE_IOU, least_claim=0.0)
+
     def task_losses(self, output: DetectorOutput, targets: list[Targets]) -> dict[str, Tensor]:
         """Return focal loss and L1 on deltas, both over the number of positive anchors of the batch (at least 1)."""
         every_anchor = torch.cat(self.anchors(output))
@@ -61,7 +65,7 @@ class RetinaNet(Detector):
         regression = logits.new_zeros(())
         positives = logits.new_zeros(())
         for image, target in enumerate(targets):
-            matched = assign(every_anchor, target, positive=POSITIVE_IOU, negative=NEGATIVE_IOU, least_claim=0.0)
+            matched = self.matches(every_anchor, target)
             positive, counted = matched >= 0, matched != UNDECIDED
             wanted = torch.zeros_like(logits[image])
             wanted[positive, target.labels[matched[positive]]] = 1.0

@@ -5,7 +5,22 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-WEIGHT = 1000.0
+from ifkd import recipe
+from ifkd.knowledge import Views
+from ifkd.methods.method import Method, Student, Term, weighted
+
+
+class AttentionTransfer(Method):
+    """The difference of the two networks' attention; nothing in it learns, and widths may differ."""
+
+    def __init__(self, config: recipe.AttentionTransfer, student: Student) -> None:  # noqa: ARG002
+        super().__init__()
+        self.config = config
+
+    def losses(self, views: Views) -> dict[str, Term]:
+        """Return the mean squared difference of attention maps."""
+        difference = attention_transfer(views.student.pyramid, views.teacher.pyramid)
+        return {"attention": weighted(difference, self.config.weight)}
 
 
 def attention(features: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch cells"]:

@@ -13,10 +13,10 @@ from ifkd.fusion.disturbance import Gate, activation, resized, width_projection
 from ifkd.fusion.frequency import FrequencyFilter, reconstruct, richness
 from ifkd.fusion.hyperbolic import similarity_mask
 from ifkd.knowledge import Views
-from ifkd.methods.attention import WEIGHT as AT_WEIGHT
+from ifkd.methods.adapters import Adapters, in_float
 from ifkd.methods.attention import attention_transfer
 from ifkd.methods.errors_by_location import cross_entropy, entropy, squared_distance
-from ifkd.methods.method import Method, Student, Term
+from ifkd.methods.method import Method, Student, Term, warm_share, weighted
 from ifkd.methods.regions import region_divergence
 
 REFERENCE_CHANNELS = 256
@@ -37,11 +37,8 @@ class IfkdMethod(Method):
         self._dense_head = config.head.enabled and config.head.frcnn_head != "roi"
         self._region_head = config.head.enabled and config.head.frcnn_head != "rpn"
         width = student.teacher_channels
-        count = 1 if config.adapter.shared else len(student.levels)
-        kernel = config.adapter.kernel
-        self.adapters = nn.ModuleList(
-            nn.Conv2d(student.channels, width, kernel, padding=kernel // 2, bias=config.adapter.bias)
-            for _ in range(count)
+        self.adapters = Adapters(
+            student, kernel=config.adapter.kernel, shared=config.adapter.shared, bias=config.adapter.bias
         )
         self.filters = nn.ModuleDict()
         if config.fdr.enabled and config.fdr.filter != "none":
@@ -60,30 +57,23 @@ class IfkdMethod(Method):
 
     def losses(self, views: Views) -> dict[str, Term]:
         """Return alpha L_feat and beta L_head (eq. 14) with their warm-up; and AT's term when it is asked for."""
-        teacher = [level.float() * scale for level, scale in zip(views.teacher.pyramid, self._scales, strict=True)]
-        adapted = [
-            self.adapters[level % len(self.adapters)](features).float()
-            for level, features in enumerate(views.student.pyramid)
-        ]
+        teacher = [level * scale for level, scale in zip(in_float(views.teacher.pyramid), self._scales, strict=True)]
+        adapted = self.adapters(views.student.pyramid)
         weights = self._weights(teacher, adapted)
         feature = self._feature_loss(views, teacher, adapted, weights)
-        warm = 1.0 if self.config.warmup_iters == 0 else min(1.0, views.iteration / self.config.warmup_iters)
+        warm = warm_share(views.iteration, self.config.warmup_iters)
         terms = {
-            "feature": Term(feature, warm * self.config.alpha),
-            "head": Term(self._head_loss(views, weights), warm * self.config.beta),
+            "feature": weighted(feature, self.config.alpha, warm=warm),
+            "head": weighted(self._head_loss(views, weights), self.config.beta, warm=warm),
         }
         if self._region_head:
             assert self._second_stage is not None, "recipes ask for the regions of two-stage detectors alone"
             divergence = region_divergence(views.student.sampled[0], views.teacher, self._second_stage)
-            terms["regions"] = Term(divergence, warm * self.config.beta)
+            terms["regions"] = weighted(divergence, self.config.beta, warm=warm)
         if self.config.with_at:
-            terms["attention"] = Term(attention_transfer(views.student.pyramid, views.teacher.pyramid), AT_WEIGHT)
-        # A weight of 0 must not reach the student even as a sum of zeros, which can change the order of others.
-        return {name: term if self._counts(name) else Term(term.value.detach(), 0.0) for name, term in terms.items()}
-
-    def _counts(self, name: str) -> bool:
-        """Return whether the recipe gives a term any weight, after the warm-up."""
-        return name == "attention" or (self.config.alpha if name == "feature" else self.config.beta) > 0
+            difference = attention_transfer(views.student.pyramid, views.teacher.pyramid)
+            terms["attention"] = weighted(difference, recipe.AttentionTransfer().weight)
+        return terms
 
     def _feature_loss(self, views: Views, teacher: Maps, adapted: Maps, weights: Maps) -> Tensor:
         """Return L_feat (eq. 12)."""

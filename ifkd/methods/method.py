@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from ifkd import recipe
+from ifkd.detectors import Detector
 from ifkd.knowledge import Views
 from ifkd.methods.regions import SecondStage
 
@@ -24,6 +25,13 @@ class Student:
     """Root mean square of the teacher's features on the training set, by level."""
     second_stage: SecondStage | None = None
     """The teacher's judgement of given regions, when it is a two-stage detector."""
+    detectors: tuple[Detector, Detector] | None = None
+    """The student and the teacher themselves, for methods that look at anchors or into heads."""
+
+    @property
+    def family(self) -> recipe.Family:
+        """The detectors' family, which their pyramid tells."""
+        return next(family for family, levels in recipe.LEVELS.items() if levels == self.levels)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,6 +41,19 @@ class Term:
     value: Tensor
     """Scalar."""
     weight: float
+
+
+def weighted(value: Tensor, weight: float, *, warm: float = 1.0) -> Term:
+    """Return a term of a recipe's weight, of which `warm` counts as yet.
+
+    A weight of 0 must not reach the student even as a sum of zeros, which can change the order of others.
+    """
+    return Term(value, warm * weight) if weight > 0 else Term(value.detach(), 0.0)
+
+
+def warm_share(iteration: int, warmup_iters: int) -> float:
+    """Return the share of a term that counts after some steps: it rises linearly from 0."""
+    return 1.0 if warmup_iters == 0 else min(1.0, iteration / warmup_iters)
 
 
 class Method(nn.Module, ABC):

@@ -9,45 +9,10 @@ from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, field_va
 from ifkd.config import Schema
 from ifkd.data.stretch import Imagery
 from ifkd.postprocess import Selection
-
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
-NonNegative = Annotated[float, Field(ge=0.0)]
-
-
-def _rising(bounds: tuple[float, float]) -> tuple[float, float]:
-    if bounds[0] > bounds[1]:
-        raise ValueError("the range must not fall")
-    return bounds
-
-
-def _even_rows(grid: tuple[int, int]) -> tuple[int, int]:
-    if grid[0] % 2:
-        raise ValueError("the grid needs an even number of rows, so that one of them is frequency 0")
-    return grid
-
-
-Family = Literal["retinanet", "faster_rcnn"]
-Level = Literal["p2", "p3", "p4", "p5", "p6", "p7"]
-LEVELS: dict[Family, tuple[Level, ...]] = {
-    "retinanet": ("p3", "p4", "p5", "p6", "p7"),
-    "faster_rcnn": ("p2", "p3", "p4", "p5", "p6"),
-}
-"""Each family's pyramid, finest level first; level pN has a stride of 2^N pixels."""
-LevelChoice = tuple[Level, ...] | Literal["all", "two_finest", "three_coarsest"]
-"""Some levels of the detector's pyramid, by name or by place, or all it has."""
-
-
-def chosen_levels(choice: LevelChoice, levels: tuple[Level, ...]) -> tuple[Level, ...]:
-    """Return those of a detector's `levels` that are chosen."""
-    match choice:
-        case "all":
-            return levels
-        case "two_finest":
-            return levels[:2]
-        case "three_coarsest":
-            return levels[-3:]
-        case _:
-            return tuple(level for level in levels if level in choice)
+from ifkd.recipe.ifkd import Ifkd
+from ifkd.recipe.levels import LEVELS, Family, Level, LevelChoice
+from ifkd.recipe.methods import CrossKd, Cwd, MethodOptions, Pkd
+from ifkd.recipe.ranges import NonNegative, Share, rising
 
 
 class Augmentation(Schema):
@@ -57,7 +22,7 @@ class Augmentation(Schema):
     """Mirror left-right and top-bottom, each with probability 0.5."""
     quarter_turns: bool = True
     """Turn by 0, 90, 180 or 270 degrees."""
-    scale_jitter: Annotated[tuple[PositiveFloat, PositiveFloat], AfterValidator(_rising)] = (1.0, 1.0)
+    scale_jitter: Annotated[tuple[PositiveFloat, PositiveFloat], AfterValidator(rising)] = (1.0, 1.0)
     """Range of a random zoom around the recipe's scale."""
     photometric: Share = 0.0
     """Strength of random brightness, contrast and saturation; 0 leaves colours alone."""
@@ -214,162 +179,11 @@ class Role(Schema):
     training: Training
 
 
-class Adapter(Schema):
-    """The convolution that carries student features to the teacher's space (section 3.1, phi)."""
-
-    kernel: Literal[1, 3] = 3
-    shared: bool = False
-    """One convolution for all levels instead of one each."""
-    bias: bool = True
-
-
-class Disturbance(Schema):
-    """EDE: MobileSAM's knowledge added to the teacher's (section 3.1)."""
-
-    enabled: bool = True
-    weight: NonNegative = 1.0
-    """Lambda of eq. 12."""
-    source: Literal["embedding", "mask"] = "embedding"
-    """What of MobileSAM: its image embedding, or the mask it draws without a prompt."""
-    form: Literal["add", "gate"] = "add"
-    """Added to the target, or multiplied with the features and followed by two convolutions that learn."""
-    residual: bool = True
-    """Of a gate: add its input to its result, as the released one-stage code does."""
-    levels: LevelChoice = "all"
-    interp: Literal["bilinear", "area"] = "bilinear"
-    center: bool = False
-    """Subtract 0.5, the mean of a sigmoid."""
-    order: Literal["add_to_target", "ede_then_fdr"] = "add_to_target"
-    input_px: PositiveInt | Literal["native"] = 1024
-    """Long side of the encoder's input, a multiple of 16; `native` takes the training images as they are."""
-    weights: str = "mobile_sam"
-    """`mobile_sam` (the published checkpoint, at its place in the cache), `random` (seeded), or a path."""
-    fall_back_to_random: bool = False
-    """When the published checkpoint is not installed, run with `random` and say so, instead of refusing."""
-    cache: bool = False
-    """Keep MobileSAM's answers on disk, by the digest of the pixels they belong to; needs whole images as tiles."""
-
-
-class Frequency(Schema):
-    """FDR: the teacher's low frequencies are kept where it is confident (section 3.2)."""
-
-    enabled: bool = True
-    r: Share = 0.1
-    """Half-side of the low-pass window as a share of the half map."""
-    r_range: Annotated[tuple[NonNegative, NonNegative], AfterValidator(_rising)] | None = None
-    """When set, r is drawn uniformly for each call."""
-    p: Share = 0.5
-    """Probability of applying the mask in a training step."""
-    levels: LevelChoice = "all"
-    apply_to: Literal["teacher", "both"] = "teacher"
-    filter: Literal["grid", "channel", "none"] = "grid"
-    grid: Annotated[tuple[PositiveInt, PositiveInt], AfterValidator(_even_rows)] = (16, 9)
-    """Rows and columns of the base grid; the rows are even in number."""
-    filter_complex: bool = False
-    filter_init: Literal["ones", "gfnet"] = "ones"
-    filter_norm: Literal["rms", "none"] = "rms"
-    filter_trainable: bool = True
-
-
-class Similarity(Schema):
-    """HSM: locations are weighted by the hyperbolic distance of student and teacher (section 3.3)."""
-
-    enabled: bool = True
-    map: Literal["expmap0", "project", "raw"] = "expmap0"
-    scale: Literal["auto", "inv_sqrt_channels", "none"] = "auto"
-    target_radius: PositiveFloat = 1.0
-    curvature: PositiveFloat = 1.0
-    clip: PositiveFloat = 2.3
-    formula: Literal["asinh", "mobius"] = "asinh"
-    detach: bool = True
-
-
-class HeadLoss(Schema):
-    """L_head: the student's class logits follow the teacher's (eq. 13)."""
-
-    enabled: bool = True
-    kind: Literal["bce", "kl"] = "bce"
-    frcnn_head: Literal["rpn", "roi", "both"] = "rpn"
-    """Whose logits, in Faster R-CNN: the dense objectness of its first stage, the classes that its second stage
-    gives the student's sampled regions (always a KL divergence, without HSM), or both."""
-
-
-Preset = Literal["ifkd", "ifkd_paper_literal", "ifkd_released"]
-PRESETS: dict[Preset, dict[str, Any]] = {
-    "ifkd": {},
-    "ifkd_paper_literal": {
-        "warmup_iters": 0,
-        "adapter": {"shared": True},
-        "fdr": {"filter_norm": "none", "r_range": (0.0, 1.0), "p": 1.0},
-    },
-    "ifkd_released": {
-        "alpha": 1e-4,
-        "beta": 1e-3,
-        "warmup_iters": 0,
-        "adapter": {"shared": True},
-        "ede": {"source": "mask", "form": "gate", "levels": "three_coarsest"},
-        "fdr": {
-            "apply_to": "both",
-            "levels": "two_finest",
-            "filter": "channel",
-            "filter_complex": True,
-            "filter_init": "gfnet",
-            "filter_norm": "none",
-        },
-    },
-}
-"""Values that a preset's name stands for; docs/method.md says where they come from."""
-
-
-def _overlaid(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """Return `below` with the values of `above` over it, table by table."""
-    result = dict(below)
-    for key, value in above.items():
-        under = result.get(key)
-        result[key] = _overlaid(under, value) if isinstance(under, dict) and isinstance(value, dict) else value
-    return result
-
-
-class Ifkd(Schema):
-    """IFKD's options, named as in docs/method.md."""
-
-    name: Literal["ifkd"] = "ifkd"
-    preset: Preset = "ifkd"
-    """Where options that are not given take their values from: ours, the paper to the letter, or the released code."""
-    alpha: NonNegative = 0.06
-    beta: NonNegative = 0.5
-    warmup_iters: Annotated[int, Field(ge=0)] = 500
-    adapter: Adapter = Adapter()
-    norm: Literal["mask", "image", "hw"] = "mask"
-    channel_reduction: Literal["sum", "mean"] = "sum"
-    with_at: bool = False
-    """Add attention transfer, as every row of the paper's Table 4 has it."""
-    feature_scale: Literal["auto", "none"] = "auto"
-    reference_rms: PositiveFloat = 0.3
-    """Root mean square to which `auto` brings the teacher's features, per level."""
-    ede: Disturbance = Disturbance()
-    fdr: Frequency = Frequency()
-    hsm: Similarity = Similarity()
-    head: HeadLoss = HeadLoss()
-
-    @model_validator(mode="before")
-    @classmethod
-    def _with_preset(cls, values: Any) -> Any:
-        preset = values.get("preset") if isinstance(values, dict) else None
-        return _overlaid(PRESETS[preset], values) if preset in PRESETS else values
-
-
-class NoMethod(Schema):
-    """Plain training."""
-
-    name: Literal["none"] = "none"
-
-
 class Distillation(Schema):
     """A distillation run: the student learns from the teacher by `method`."""
 
     training: Training
-    method: Annotated[Ifkd | NoMethod, Field(discriminator="name")]
+    method: MethodOptions
     min_teacher_map: Share = 0.05
     """A teacher below this on the validation split is refused before step 1."""
     cache_teacher: bool = False
@@ -414,7 +228,7 @@ def _named_levels(part: Schema, place: str) -> Iterator[tuple[str, LevelChoice]]
     """Yield every option called `levels` inside a method, with its place in the recipe."""
     for name in type(part).model_fields:
         value = getattr(part, name)
-        if name == "levels":
+        if name == "levels" and value is not None:
             yield f"{place}.levels", value
         elif isinstance(value, Schema):
             yield from _named_levels(value, f"{place}.{name}")
@@ -445,6 +259,15 @@ class Recipe(Schema):
             raise ValueError(
                 f"distillation.method.head.frcnn_head is {method.head.frcnn_head!r}, which only a faster_rcnn has; "
                 f"the student is a {student.family}"
+            )
+        if isinstance(method, CrossKd) and student.family != "retinanet":
+            raise ValueError(
+                f"distillation.method is crosskd, which is for retinanet; the student is a {student.family}"
+            )
+        if isinstance(method, Pkd | Cwd | CrossKd) and teacher.channels != student.channels:
+            raise ValueError(
+                f"distillation.method is {method.name}, which compares channel by channel and wants pyramids of one "
+                f"width; teacher.detector.channels is {teacher.channels}, student.detector.channels {student.channels}"
             )
         for place, choice in _named_levels(method, "distillation.method"):
             absent = [] if isinstance(choice, str) else [level for level in choice if level not in student.levels]

@@ -1,0 +1,177 @@
+"""Laws of the methods that IFKD is compared with."""
+
+import pytest
+import torch
+from method_fixtures import (
+    BOXES,
+    FAMILIES,
+    cases,
+    detectors,
+    method,
+    output,
+    targets,
+    views,
+    with_identity,
+)
+from torchvision.models.detection.retinanet import RetinaNetHead
+
+from ifkd import recipe
+from ifkd.detectors import DetectorOutput
+from ifkd.methods.arsd import area_weight, level_of_object
+from ifkd.methods.attention import attention_transfer
+from ifkd.methods.cwd import channel_divergence
+from ifkd.methods.fgd import inherit, object_masks
+from ifkd.methods.pkd import standardised
+
+WEIGHTS = {
+    "fitnet": ("weight",),
+    "at": ("weight",),
+    "fkd": ("feature", "attention", "non_local"),
+    "fgd": ("foreground", "background", "attention", "context"),
+    "frs": ("feature", "head"),
+    "arsd": ("feature", "head", "boxes"),
+    "insdist": ("foreground", "background", "relation"),
+    "pkd": ("weight",),
+    "cwd": ("weight",),
+    "crosskd": ("classes", "boxes"),
+}
+"""Names of each method's weights."""
+ROOTS = ("fkd", "insdist", "pkd", "arsd")
+"""Methods whose terms are no means over images: roots and deviations of whole batches; ARSD divides by 2 n + 1."""
+
+
+@pytest.mark.parametrize(("name", "family"), cases())
+def test_nothing_is_to_be_learned_from_ones_equal(name: str, family: recipe.Family) -> None:
+    """At equal features and logits with adapters that pass on, every term is at its least: none pulls anywhere."""
+    networks = detectors(family)
+    networks = (networks[1], networks[1])
+    built = with_identity(method(name, family, between=networks)).eval()
+    teacher = output(family, 1)
+    if name == "crosskd":  # its least value wants logits that are the head's own
+        with torch.no_grad():
+            head = networks[1].head
+            assert isinstance(head, RetinaNetHead)
+            classes, boxes = head.classification_head, head.regression_head
+            teacher = DetectorOutput(
+                teacher.pyramid,
+                tuple(classes.cls_logits(classes.conv(level)) for level in teacher.pyramid),
+                tuple(boxes.bbox_reg(boxes.conv(level)) for level in teacher.pyramid),
+            )
+    student = DetectorOutput(
+        *(tuple(level.clone().requires_grad_() for level in part) for part in (
+            teacher.pyramid, teacher.logits, teacher.deltas,
+        ))
+    )  # fmt: skip
+    terms = built.losses(views(student, teacher))
+    if name != "frs":  # the head's cross-entropy has the teacher's entropy as its least value
+        assert all(term.value.item() == pytest.approx(0.0, abs=2e-3) for term in terms.values())
+    sum(term.value for term in terms.values()).backward()  # type: ignore[union-attr]
+    gradients = [level.grad for part in (student.pyramid, student.logits) for level in part if level.grad is not None]
+    if name not in ("fkd", "insdist", "crosskd"):  # a root and GIoU have a kink at their least value
+        assert all(gradient.abs().amax() <= 1e-5 for gradient in gradients)
+
+
+@pytest.mark.parametrize(("name", "family"), cases())
+@pytest.mark.parametrize(
+    "boxes",
+    [((), ()), (((5.0, 5.0, 6.0, 6.0),), ((159.0, 95.0, 160.0, 96.0),)), (BOXES, BOXES[:1]), (BOXES * 2, ())],
+    ids=["no objects", "one pixel", "overlapping", "doubled"],
+)
+def test_losses_and_gradients_are_finite(name: str, family: recipe.Family, boxes: tuple[()]) -> None:
+    built = method(name, family)
+    student = output(family, 2, leaf=True)
+    terms = built.losses(views(student, output(family, 3), targets(*boxes)))
+    total = torch.stack([term.weight * term.value for term in terms.values()]).sum()
+    assert total.isfinite()
+    total.backward()
+    assert all(level.grad is None or level.grad.isfinite().all() for level in student.pyramid)
+    learns = any(level.grad is not None and level.grad.abs().sum() > 0 for level in student.pyramid)
+    assert learns == (total > 0) == (name != "arsd" or any(boxes))  # ARSD looks at objects alone
+    assert all(parameter.grad is None or parameter.grad.isfinite().all() for parameter in built.parameters())
+
+
+@pytest.mark.parametrize(("name", "family"), cases())
+def test_the_teacher_stays_as_it_is(name: str, family: recipe.Family) -> None:
+    networks = detectors(family)
+    built = method(name, family, between=networks)
+    for part in networks:
+        part.requires_grad_(requires_grad=False)
+    teacher = output(family, 4, leaf=False)
+    terms = built.losses(views(output(family, 5, leaf=True), teacher))
+    torch.stack([term.value for term in terms.values()]).sum().backward()
+    assert all(parameter.grad is None for parameter in networks[1].parameters())
+    assert not [name for name in built.state_dict() if name.startswith(("_student", "_teacher", "_networks", "_detec"))]
+
+
+@pytest.mark.parametrize(("name", "family"), cases())
+def test_a_weight_of_0_is_cut_off_from_the_student(name: str, family: recipe.Family) -> None:
+    built = method(name, family, **dict.fromkeys(WEIGHTS[name], 0.0))
+    terms = built.losses(views(output(family, 6, leaf=True), output(family, 7)))
+    assert terms
+    assert all(term.weight == 0.0 and not term.value.requires_grad for term in terms.values())
+
+
+@pytest.mark.parametrize(("name", "family"), [case for case in cases() if case[0] not in ROOTS])
+def test_a_batch_of_two_alike_is_one(name: str, family: recipe.Family) -> None:
+    built = method(name, family)
+
+    def doubled(one: DetectorOutput) -> DetectorOutput:
+        return DetectorOutput(
+            *(tuple(torch.cat([level] * 2) for level in part) for part in (one.pyramid, one.logits, one.deltas))
+        )
+
+    student, teacher = output(family, 8, batch=1), output(family, 9, batch=1)
+    once = built.losses(views(student, teacher, targets(BOXES)))
+    twice = built.losses(views(doubled(student), doubled(teacher), targets(BOXES, BOXES)))
+    for term, value in once.items():
+        assert twice[term].value.item() == pytest.approx(value.value.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("factor", [0.01, 13.0])
+def test_at_and_pkd_look_past_a_factor(factor: float) -> None:
+    student, teacher = output("retinanet", 10).pyramid[:3], output("retinanet", 11).pyramid[:3]
+    grown = tuple(factor * level for level in student)
+    torch.testing.assert_close(attention_transfer(grown, teacher), attention_transfer(student, teacher))
+    torch.testing.assert_close(standardised(grown[0]), standardised(student[0]), atol=1e-3, rtol=1e-3)
+
+
+def test_pkd_looks_past_each_channels_own_scale_and_offset() -> None:
+    features = output("retinanet", 12).pyramid[0]
+    scale, offset = torch.rand(1, features.shape[1], 1, 1) + 0.5, torch.randn(1, features.shape[1], 1, 1)
+    torch.testing.assert_close(standardised(scale * features + offset), standardised(features), atol=1e-4, rtol=1e-4)
+
+
+def test_cwd_looks_past_each_channels_own_offset() -> None:
+    student, teacher = output("retinanet", 13).pyramid[0], output("retinanet", 14).pyramid[0]
+    offset = torch.randn(len(student), student.shape[1], 1, 1)
+    torch.testing.assert_close(
+        channel_divergence(student + offset, teacher, 1.0), channel_divergence(student, teacher, 1.0)
+    )
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_fgd_counts_each_image_once_on_either_side(family: recipe.Family) -> None:
+    shape = (12, 20)
+    foreground, background = object_masks(targets(BOXES[2:], BOXES, ()), shape, (96, 160))
+    torch.testing.assert_close(background.sum(dim=(1, 2)), torch.ones(3))
+    cells = foreground[0] > 0
+    assert foreground[0].sum().item() == pytest.approx(1.0)
+    assert set(foreground[0][cells].tolist()) == {1 / int(cells.sum())}
+    assert not ((foreground > 0) & (background > 0)).any()
+    networks = detectors(family)
+    taken = inherit(*networks)
+    own, given = networks[0].state_dict(), networks[1].state_dict()
+    assert taken
+    assert all(torch.equal(own[name], given[name]) for name in taken)
+    assert not [name for name in taken if name.startswith("backbone.body")]
+
+
+def test_arsd_weighs_small_objects_more_and_places_large_ones_coarser() -> None:
+    sides = torch.tensor([1.0, 4, 16, 40, 64, 90, 128, 256, 512])
+    boxes = torch.stack([torch.zeros(9), torch.zeros(9), sides, sides], dim=1)
+    weights, levels = area_weight(boxes, (512, 512)), level_of_object(boxes, (512, 512), 5)
+    assert (weights > 1).all()
+    assert (weights <= 2).all()
+    assert (weights.diff() < 0).all()
+    assert (levels.diff() >= 0).all()
+    assert (levels[0], levels[-1]) == (0, 4)
