@@ -121,12 +121,17 @@ def _describe(mistakes: Sequence[Any], schema: type[Schema]) -> str:
         return f"there is no such key.{_suggestion(first['loc'], schema)}"
     if first["type"] == "missing":
         return "is required and absent."
+    if first["type"] == "union_tag_invalid":
+        tags = [tag.strip("' ") for tag in first["ctx"]["expected_tags"].split(",")]
+        close = difflib.get_close_matches(first["ctx"]["tag"], tags, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        return f"there is no {first['ctx']['tag']!r}.{hint} There are {', '.join(tags)}"
     message = ", or ".join(mistake["msg"].removeprefix("Value error, ") for mistake in mistakes)
     return message if isinstance(first["input"], dict) else f"{message}; got {first['input']!r}"
 
 
 def _suggestion(location: tuple[int | str, ...], schema: type[Schema]) -> str:
-    known = _all_keys(schema)
+    known = _all_keys(schema) - {str(location[-1])}  # the same key may be right elsewhere
     close = difflib.get_close_matches(str(location[-1]), known, n=1)
     return f" Did you mean {close[0]!r}?" if close else ""
 

@@ -202,3 +202,42 @@ def test_a_schedule_can_be_named(tmp_path: Path, recipe_values: dict[str, Any]) 
     assert (shorter.student.training.epochs, shorter.student.training.steps) == (3, (8, 11))
     told = problem(path, ("student.training.schedule=2x",))
     assert "student.training.schedule: must be step, cosine, 1x or paper_100e; got '2x'" in told
+
+
+@pytest.mark.parametrize(
+    ("method", "expected"),
+    [
+        ({"name": "fdg"}, "distillation.method: there is no 'fdg'. Did you mean 'fgd'? There are ifkd, none, fitnet"),
+        ({"name": "fgd", "alpha": 3.0}, "distillation.method.alpha: there is no such key."),
+        ({"name": "frs", "temperature": 3.0}, "distillation.method.temperature: there is no such key."),
+    ],
+)
+def test_another_methods_options_are_refused(
+    tmp_path: Path, recipe_values: dict[str, Any], method: dict[str, Any], expected: str
+) -> None:
+    recipe_values["distillation"]["method"] = method
+    said = problem(write(tmp_path / "r.toml", recipe_values))
+    assert expected in said
+    assert "Did you mean 'alpha'" not in said
+
+
+def test_methods_that_compare_channel_by_channel_want_equal_widths(
+    tmp_path: Path, recipe_values: dict[str, Any]
+) -> None:
+    recipe_values["distillation"]["method"] = {"name": "pkd"}
+    recipe_values["teacher"]["detector"]["channels"] = 8
+    recipe_values["student"]["detector"]["channels"] = 16
+    assert "wants pyramids of one width; teacher.detector.channels is 8" in problem(
+        write(tmp_path / "r.toml", recipe_values)
+    )
+    recipe_values["student"]["detector"]["channels"] = 8
+    load(write(tmp_path / "r.toml", recipe_values), Recipe)
+
+
+def test_crosskd_is_for_retinanet(tmp_path: Path, recipe_values: dict[str, Any]) -> None:
+    recipe_values["distillation"]["method"] = {"name": "crosskd"}
+    for role in ("teacher", "student"):
+        recipe_values[role]["detector"]["family"] = "faster_rcnn"
+    assert "crosskd, which is for retinanet; the student is a faster_rcnn" in problem(
+        write(tmp_path / "r.toml", recipe_values)
+    )

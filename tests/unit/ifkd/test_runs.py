@@ -141,6 +141,27 @@ def test_no_method_is_plain_training(world: World, tmp_path: Path, monkeypatch: 
     assert all(torch.equal(ours[name], plain[name]) for name in plain)
 
 
+@pytest.mark.parametrize("name", ["arsd", "fkd"])
+def test_a_method_without_weight_is_plain_training(name: str, world: World, tmp_path: Path) -> None:
+    weights = {"arsd": ("feature", "head", "boxes"), "fkd": ("feature", "attention", "non_local")}[name]
+    values = copy.deepcopy(world[1])
+    values["distillation"]["method"] = {"name": name, **dict.fromkeys(weights, 0.0)}
+    settings = parse(values, recipe.Recipe, source="values")
+    runs.distill_student(settings, world[0] / "teacher" / "best.safetensors", tmp_path / "run")
+    ours, plain = (load_file(folder / "last.safetensors") for folder in (tmp_path / "run", world[0] / "student"))
+    assert set(ours) == set(plain)
+    assert all(torch.equal(ours[name], plain[name]) for name in plain)
+
+
+def test_fgds_student_inherits_the_teachers_head(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def change(values: dict[str, Any]) -> None:
+        values["distillation"]["method"] = {"name": "fgd"}
+
+    fitted = prepared(world, tmp_path / "run", monkeypatch, change)
+    teacher, student = fitted.knowledge.teacher.state_dict(), fitted.detector.state_dict()
+    assert all(torch.equal(student[name], teacher[name]) for name in student if name.startswith("head."))
+
+
 def test_knowledge_is_kept_beside_the_runs(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def change(values: dict[str, Any]) -> None:
         values["data"]["augmentation"] = {"flip": False, "quarter_turns": False}
