@@ -207,7 +207,7 @@ def test_a_schedule_can_be_named(tmp_path: Path, recipe_values: dict[str, Any]) 
 @pytest.mark.parametrize(
     ("method", "expected"),
     [
-        ({"name": "fdg"}, "distillation.method: there is no 'fdg'. Did you mean 'fgd'? There are ifkd, none, fitnet"),
+        ({"name": "fgdd"}, "distillation.method: there is no 'fgdd'. Did you mean 'fgd'? There are ifkd, none, fitnet"),
         ({"name": "fgd", "alpha": 3.0}, "distillation.method.alpha: there is no such key."),
         ({"name": "frs", "temperature": 3.0}, "distillation.method.temperature: there is no such key."),
     ],

@@ -236,6 +236,12 @@ class Oracle(Detector):
         assert not self.training
         return len(images)
 
+    def anchors(self, output: Any) -> Any:
+        raise NotImplementedError
+
+    def matches(self, anchors: Any, target: Any) -> Any:
+        raise NotImplementedError
+
     def task_losses(self, output: Any, targets: Any) -> dict[str, torch.Tensor]:
         raise NotImplementedError
 
