@@ -72,8 +72,8 @@ $(RUN)/report/report.json: $(foreach name,teacher student distilled,$(RUN)/evalu
 		$(foreach name,teacher student distilled,--evaluation $(name)=$(RUN)/evaluation/$(name).json) \
 		--bench $(RUN)/bench.json --parity $(RUN)/parity.json > /dev/null || test -s $@
 
-test: $(READY) ## all tests
-	$(BIN)/python -m pytest
+test: $(READY) ## all tests, file by file on several cores
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 fuzz: $(READY) ## 2,000 scrambled annotation and image files
 	IFKD_FUZZED_FILES=2000 $(BIN)/python -m pytest tests/unit/ifkd/test_data_check_fuzz.py
 lint: $(READY) ## ruff
