@@ -2,7 +2,7 @@
 
 import difflib
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -10,6 +10,8 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ifkd.errors import ConfigError
+
+DIFFERENCES_SHOWN = 4
 
 
 class Schema(BaseModel):
@@ -74,6 +76,32 @@ def override(value: S, overrides: Sequence[str], *, source: str) -> S:
 def dump(schema: Schema) -> str:
     """Return a schema as TOML; keys without a value are left out."""
     return tomli_w.dumps(schema.model_dump(mode="json", exclude_none=True))
+
+
+def differences(older: str, newer: str, *, besides: tuple[str, ...] = ()) -> str:
+    """Return the first values in which two TOML texts differ, with the values of both; nothing when there are none.
+
+    Keys that begin with one of `besides` do not count.
+    """
+    try:
+        there, here = (dict(_flat(tomllib.loads(text))) for text in (older, newer))
+    except tomllib.TOMLDecodeError as error:
+        return f"its config.toml is not TOML ({error})"
+    keys = [key for key in sorted(there.keys() | here.keys()) if not key.startswith(besides)]
+    told = [
+        f"{key.removeprefix('provenance.')} is {there.get(key, 'absent')} there and {here.get(key, 'absent')} here"
+        for key in keys
+        if there.get(key) != here.get(key)
+    ]
+    return "; ".join(told[:DIFFERENCES_SHOWN]) + ("; …" if len(told) > DIFFERENCES_SHOWN else "")
+
+
+def _flat(table: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in table.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def _apply(values: dict[str, Any], override: str) -> None:

@@ -1,20 +1,16 @@
 """A training run: its settings, and the folder that is claimed for them."""
 
-import tomllib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ifkd import recipe
 from ifkd.checkpoint import CheckpointMeta
-from ifkd.config import dump
+from ifkd.config import differences, dump
 from ifkd.data.coco import CocoDataset
 from ifkd.errors import OutputError
 from ifkd.files import make_folder, write_text
 
 BEST, LAST, STATE, RESULT, LOCK = "best.safetensors", "last.safetensors", "state.pt", "result.json", "lock"
-DIFFERENCES_SHOWN = 4
 INDECISIVE = ("recipe.", "provenance.teacher", "provenance.versions")
 """Parts of a run's record that its weights do not depend on, or that stand elsewhere in it: what decides is the
 detector, the data, the schedule, the seed, the method and the teacher's digest."""
@@ -45,31 +41,8 @@ def claim(run: Run) -> None:
     path = make_folder(run.folder) / "config.toml"
     if not path.is_file():
         write_text(path, text)
-    elif difference := _difference(path.read_text(encoding="utf-8"), text):
+    elif difference := differences(path.read_text(encoding="utf-8"), text, besides=INDECISIVE):
         raise OutputError(
             f"{run.folder} holds a run of other settings: {difference}",
             mend="Choose another folder, or begin anew with --restart.",
         )
-
-
-def _difference(older: str, newer: str) -> str:
-    """Return the first settings that decide the weights in which two TOML texts differ, with the values of both."""
-    try:
-        there, here = (dict(_flat(tomllib.loads(text))) for text in (older, newer))
-    except tomllib.TOMLDecodeError as error:
-        return f"its config.toml is not TOML ({error})"
-    decisive = (key for key in sorted(there.keys() | here.keys()) if not key.startswith(INDECISIVE))
-    keys = [key for key in decisive if there.get(key) != here.get(key)]
-    told = [
-        f"{key.removeprefix('provenance.')} is {there.get(key, 'absent')} there and {here.get(key, 'absent')} here"
-        for key in keys
-    ]
-    return "; ".join(told[:DIFFERENCES_SHOWN]) + ("; …" if len(told) > DIFFERENCES_SHOWN else "")
-
-
-def _flat(table: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in table.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value

@@ -1,0 +1,160 @@
+"""The runs of a study: one teacher, then every variant with every seed; what is done is not done again."""
+
+import json
+import logging
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from ifkd.checkpoint import build_from, load_checkpoint
+from ifkd.config import Schema, differences, dump
+from ifkd.config import load as load_config
+from ifkd.data.evaluation import Metrics
+from ifkd.data.splits import read_split
+from ifkd.device import best_device
+from ifkd.errors import OutputError, TrainingError
+from ifkd.files import make_folder, sha256_of, sole_user, write_json, write_text
+from ifkd.prediction import validate
+from ifkd.recipe import Recipe
+from ifkd.study.variant import Variant
+from ifkd.training.run import BEST, RESULT
+
+logger = logging.getLogger(__name__)
+
+RECIPE, TESTED = "recipe.toml", "test.json"
+
+
+class Outcome(Schema):
+    """What one trained detector reached on the test split."""
+
+    metrics: Metrics
+    seconds: float
+    """Of its training."""
+    checkpoint_sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """Where a study runs, and of what recipe."""
+
+    folder: Path
+    recipe_path: Path
+    overrides: tuple[str, ...]
+    seeds: int
+    jobs: int = 1
+    """Runs at once."""
+    processes: int = 1
+    """Of one run, by torchrun."""
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe with the overrides that all runs share."""
+        return load_config(self.recipe_path, Recipe, self.overrides)
+
+    def run(self, variants: Sequence[Variant]) -> tuple[Outcome, dict[str, list[Outcome]]]:
+        """Train and test the teacher once and every variant with every seed; return what they reached.
+
+        Raises:
+            ConfigError: A variant does not fit the recipe; nothing is trained then.
+            OutputError: The folder holds a study of another recipe.
+            TrainingError: Runs failed; the others are finished first.
+        """
+        settings = self.recipe
+        for variant in variants:
+            load_config(self.recipe_path, Recipe, (*self.overrides, *variant.overrides))
+        with sole_user(make_folder(self.folder) / "lock"):
+            self._claim(settings)
+            teacher = self._teacher(settings)
+            self._all_at_once(
+                {
+                    f"{variant.label}-{seed}": self._distilling(variant, seed)
+                    for seed in self._seeds(settings)
+                    for variant in variants
+                }
+            )
+            return teacher, {
+                variant.label: [self._tested(f"{variant.label}-{seed}", settings) for seed in self._seeds(settings)]
+                for variant in variants
+            }
+
+    def _seeds(self, settings: Recipe) -> range:
+        return range(settings.seed, settings.seed + self.seeds)
+
+    def _claim(self, settings: Recipe) -> None:
+        text, path = dump(settings), self.folder / RECIPE
+        if not path.is_file():
+            write_text(path, text)
+        elif difference := differences(path.read_text(encoding="utf-8"), text):
+            raise OutputError(
+                f"{self.folder} holds a study of another recipe: {difference}", mend="Choose another folder."
+            )
+
+    def _teacher(self, settings: Recipe) -> Outcome:
+        if not (self.folder / "teacher" / RESULT).is_file():
+            self._all_at_once({"teacher": ["train", str(self.recipe_path), *self.overrides, "--role", "teacher"]})
+        return self._tested("teacher", settings)
+
+    def _distilling(self, variant: Variant, seed: int) -> list[str]:
+        overrides = (*self.overrides, *variant.overrides, f"seed={seed}")
+        teacher = self.folder / "teacher" / BEST
+        return ["distill", str(self.recipe_path), *overrides, "--teacher", str(teacher)]
+
+    def _all_at_once(self, runs: dict[str, list[str]]) -> None:
+        """Run verbs whose folders hold no result yet, `jobs` at a time."""
+        waiting = {name: words for name, words in runs.items() if not (self.folder / name / RESULT).is_file()}
+        if len(runs) > len(waiting):
+            logger.info("%d of %d runs are done already", len(runs) - len(waiting), len(runs))
+        with ThreadPoolExecutor(self.jobs) as pool:
+            codes = dict(zip(waiting, pool.map(self._verb, waiting, waiting.values()), strict=True))
+        failed = [name for name, code in codes.items() if code]
+        if failed:
+            raise TrainingError(
+                f"{len(failed)} of {len(waiting)} runs failed: {', '.join(failed)}",
+                mend=f"{self._log(failed[0])} tells why; the same command goes on with what is missing.",
+            )
+
+    def _verb(self, name: str, words: list[str]) -> int:
+        """Run one verb of ours in a process of its own, its output in a file, and return its exit code."""
+        command = [sys.executable, "-m", "ifkd"]
+        if self.processes > 1:
+            command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(self.processes)]
+            command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", "-m", "ifkd"]
+        logger.info("%s begins", name)
+        make_folder(self._log(name).parent)
+        with self._log(name).open("a", encoding="utf-8") as log:
+            done = subprocess.run(  # noqa: S603 - our own verbs
+                [*command, *words, "--out", str(self.folder / name)], stdout=log, stderr=log, check=False
+            )
+        return done.returncode
+
+    def _log(self, name: str) -> Path:
+        return self.folder / "logs" / f"{name}.txt"
+
+    def _tested(self, name: str, settings: Recipe) -> Outcome:
+        """Return what a run's best checkpoint reaches on the test split, computed once."""
+        checkpoint, path = self.folder / name / BEST, self.folder / name / TESTED
+        digest = sha256_of(checkpoint)
+        if path.is_file():
+            known = Outcome.model_validate_json(path.read_bytes())
+            if known.checkpoint_sha256 == digest:
+                return known
+        detector = build_from(load_checkpoint(checkpoint)).to(best_device())
+        metrics = validate(
+            detector,
+            read_split(settings.data, "test"),
+            settings.data,
+            settings.selection,
+            per_level=settings.export.candidates_per_level,
+        )
+        result = _read_json(self.folder / name / RESULT)
+        tested = Outcome(metrics=metrics, seconds=result["seconds"], checkpoint_sha256=digest)
+        write_json(path, tested.model_dump(mode="json"))
+        return tested
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    return cast("dict[str, Any]", json.loads(path.read_text(encoding="utf-8")))

@@ -1,0 +1,166 @@
+"""Studies: what they train, that nothing is trained twice, and what their tables say."""
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tomli_w
+
+from ifkd.cli import main
+from ifkd.data.evaluation import ClassMetrics, Metrics
+from ifkd.errors import CheckpointError, ConfigError, OutputError, TrainingError, UsageError
+from ifkd.methods import METHODS as BUILT
+from ifkd.study.report import StudyRecord, class_table, gains, spread, study_table, write_study
+from ifkd.study.study import Outcome, Study
+from ifkd.study.variant import METHODS, PLAIN, ablated, compared, swept
+
+
+def reached(*shares: float) -> Outcome:
+    """Return what a detector reached: mAP, AP50 and AP75."""
+    mean_ap, ap50, ap75 = shares
+    per_class = {
+        "ferry": ClassMetrics(mean_ap=mean_ap, ap50=ap50, ap75=ap75, objects=3),
+        "tug": ClassMetrics(mean_ap=None, ap50=None, ap75=None, objects=0),
+    }
+    metrics = Metrics(mean_ap=mean_ap, ap50=ap50, ap75=ap75, images=2, objects=3, per_class=per_class)
+    return Outcome(metrics=metrics, seconds=60.0, checkpoint_sha256="0" * 64)
+
+
+def record(**changes: Any) -> StudyRecord:
+    """Return a study of two seeds."""
+    students = {
+        "student": (reached(0.30, 0.50, 0.31), reached(0.34, 0.56, 0.33)),
+        "fgd": (reached(0.33, 0.55, 0.35), reached(0.35, 0.57, 0.34)),
+        "ifkd": (reached(0.36, 0.60, 0.38), reached(0.41, 0.62, 0.41)),
+    }
+    values = {"title": "Methods <compared>", "recipe": "harbour", "recipe_toml": 'name = "harbour"', "seeds": (4, 5)}
+    return StudyRecord(**values, teacher=reached(0.40, 0.61, 0.40), students=students, **changes)
+
+
+def test_every_method_can_be_compared() -> None:
+    assert set(METHODS) == set(BUILT) - {"none"}
+    variants = compared(METHODS, own="ifkd")
+    assert [one.label for one in variants] == ["student", *METHODS]
+    assert variants[-1].overrides == ()
+    assert variants[3].overrides == ('distillation.method={name="fkd"}',)
+
+
+def test_an_unknown_method_is_refused_with_a_hint() -> None:
+    with pytest.raises(UsageError, match=r"no method 'fdg'.*Did you mean 'f[gk]d'"):
+        compared(["ifkd", "fdg"], own="ifkd")
+    with pytest.raises(UsageError, match="alpha or beta"):
+        swept("gamma")
+
+
+def test_the_ablation_has_table_4s_rows() -> None:
+    labels = [one.label for one in ablated(with_at=True)]
+    assert labels == ["student", "at", "at+ede", "at+fdr", "at+hsm", "at+ede+fdr", "at+ede+hsm", "at+fdr+hsm",
+                      "at+ede+fdr+hsm"]  # fmt: skip
+    row = ablated(with_at=False)[2]
+    assert row.label == "ede"
+    assert set(row.overrides) == {
+        "distillation.method.ede.enabled=true", "distillation.method.fdr.enabled=false",
+        "distillation.method.hsm.enabled=false", "distillation.method.with_at=false",
+    }  # fmt: skip
+    assert [one.value for one in swept("beta", [0.2, 0.4])] == [None, 0.2, 0.4]
+
+
+def test_spreads_are_numpys() -> None:
+    values = [0.31, 0.35, 0.30]
+    assert spread(values).mean == pytest.approx(100 * np.mean(values))
+    assert spread(values).deviation == pytest.approx(100 * np.std(values, ddof=1))
+    assert spread([0.5]).deviation is None
+    assert str(spread([0.5])) == "50.0"
+
+
+def test_gains_are_paired_by_seed() -> None:
+    gain = gains(record(), "ifkd")
+    assert (gain.mean, gain.deviation) == (pytest.approx(6.5), pytest.approx(np.std([6.0, 7.0], ddof=1)))
+    table = study_table(record(data_set="shiprsimagenet"))
+    assert table.headings[-1] == "paper"
+    rows = {row[0]: row for row in table.rows}
+    assert rows["ifkd"] == ("ifkd", "38.5 ± 3.5", "61.0 ± 1.4", "39.5 ± 2.1", "+6.5 ± 0.7", "-1.5", "1.0",
+                            "46.1 / 59.8 / 51.5")  # fmt: skip
+    assert rows["student"][4] == ""
+    assert "paper" not in study_table(record()).headings
+    assert class_table(record()).headings == ("", "ferry")
+
+
+def test_the_page_is_valid_and_says_the_same(tmp_path: Path, html_errors: Callable[..., list[str]]) -> None:
+    paths = write_study(record(), tmp_path)
+    assert StudyRecord.model_validate_json(paths[0].read_bytes()) == record()
+    assert "| ifkd | 38.5 ± 3.5 |" in paths[1].read_text(encoding="utf-8")
+    assert "Methods &lt;compared&gt;" in paths[2].read_text(encoding="utf-8")
+    assert html_errors(paths[2]) == []
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, recipe_values: dict[str, Any]) -> Path:
+    """Return a recipe over tiny data, by IFKD without MobileSAM."""
+    values = recipe_values
+    values["distillation"]["method"] = {"name": "ifkd", "ede": {"enabled": False}}
+    for part in (values["teacher"], values["student"], values["distillation"]):
+        part["training"]["epochs"] = 1
+    path = tmp_path / "recipe.toml"
+    path.write_text(tomli_w.dumps(values))
+    return path
+
+
+def test_a_study_trains_once_and_refuses_another_recipe(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "study"
+    words = ["study", "compare", str(recipe), "--methods", "pkd", "--seeds", "1", "--out", str(folder), "--json"]
+    assert main(words) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert list(told["students"]) == ["student", "pkd"]
+    assert {path.name for path in folder.iterdir()} >= {"teacher", "student-5", "pkd-5", "study.html", "study.md"}
+    assert (folder / "pkd-5" / "config.toml").read_text().count('name = "pkd"')
+
+    def forbidden(*_: Any, **__: Any) -> None:
+        raise AssertionError("nothing is left to train")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(subprocess, "run", forbidden)
+        assert main(words) == 0
+        assert json.loads(capsys.readouterr().out) == told
+        with pytest.raises(OutputError, match=r"study of another recipe: data\.scale is 1\.0 there and 2\.0 here"):
+            Study(folder, recipe, ("data.scale=2.0",), seeds=1).run([PLAIN])
+    (folder / "teacher" / "best.safetensors").write_bytes(b"no weights")
+    with pytest.raises(CheckpointError, match=r"best\.safetensors"):
+        Study(folder, recipe, (), seeds=1).run([PLAIN])
+
+
+def test_a_variant_that_does_not_fit_stops_before_training(recipe: Path, tmp_path: Path) -> None:
+    study = Study(tmp_path / "study", recipe, ("teacher.detector.channels=8",), seeds=1)
+    with pytest.raises(ConfigError, match="pyramids of one width"):
+        study.run(compared(["pkd"], own="ifkd"))
+    assert not (tmp_path / "study").exists()
+
+
+def test_failed_runs_are_named_with_their_log(recipe: Path, tmp_path: Path) -> None:
+    """The data are found when the recipe is read, and not when it runs."""
+    (tmp_path / "data" / "train.json").write_text("{}")
+    with pytest.raises(TrainingError, match=r"1 of 1 runs failed: teacher\. .*logs.teacher\.txt tells why"):
+        Study(tmp_path / "study", recipe, (), seeds=1).run([PLAIN])
+    assert "ifkd: " in (tmp_path / "study" / "logs" / "teacher.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--seeds", "0"], "--seeds must be at least 1: got 0"),
+        (["--set", 'distillation.method={name="frs"}'], "must name IFKD as its method"),
+        (["--methods", "frss"], "Did you mean 'frs'?"),
+    ],
+)
+def test_wrong_words_are_told(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    assert main(["study", "compare", str(recipe), "--out", str(tmp_path / "study"), *words]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "study").exists()
