@@ -19,6 +19,8 @@ from ifkd.errors import DataError
 
 KEPT_SHARE = 0.4
 """An object cut by a crop stays one when this share of its area is visible; else its rest is ignored."""
+LEAST_SPECKLE = 1e-3
+"""Deviation of speckle below which nothing would be seen of it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,7 +70,8 @@ class TileDataset(Dataset[Sample]):
         pixels, boxes, labels, ignored = _cropped(pixels, boxes, image, self._config.tile_px, random)
         tensor = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
         targets = Targets(torch.from_numpy(boxes), torch.from_numpy(labels), torch.from_numpy(ignored))
-        return Sample(_recoloured(tensor, augmentation.photometric, random), targets, image.id)
+        tensor = _recoloured(tensor, augmentation.photometric, random)
+        return Sample(_speckled(tensor, augmentation.speckle, random), targets, image.id)
 
     def _scaled(self, index: int, zoom: float) -> tuple[Array, Array]:
         """Return an image and its boxes at the recipe's scale times `zoom`; unzoomed ones are kept in memory."""
@@ -224,3 +227,12 @@ def _recoloured(pixels: Tensor, strength: float, random: np.random.Generator) ->
     pixels = transforms.adjust_brightness(pixels, brightness)
     pixels = transforms.adjust_contrast(pixels, contrast)
     return transforms.adjust_saturation(pixels, saturation)
+
+
+def _speckled(pixels: Tensor, most: float, random: np.random.Generator) -> Tensor:
+    """Return pixels times gamma noise of mean 1, whose deviation is drawn up to `most`: a radar's speckle."""
+    if most == 0:
+        return pixels
+    deviation = max(float(random.uniform(0.0, most)), LEAST_SPECKLE)
+    gain = random.standard_gamma(deviation**-2, pixels.shape[1:], dtype=np.float32) * np.float32(deviation**2)
+    return (pixels * torch.from_numpy(gain)).round().clamp(0, 255).to(torch.uint8)

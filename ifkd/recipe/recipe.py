@@ -26,6 +26,8 @@ class Augmentation(Schema):
     """Range of a random zoom around the recipe's scale."""
     photometric: Share = 0.0
     """Strength of random brightness, contrast and saturation; 0 leaves colours alone."""
+    speckle: Share = 0.0
+    """SAR: greatest deviation of random noise by which pixels are multiplied, one for all channels; 0 adds none."""
 
 
 class Data(Schema):

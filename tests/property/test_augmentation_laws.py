@@ -11,10 +11,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from torchvision import tv_tensors
+from torchvision.transforms.v2 import functional as transforms
 
 from ifkd import recipe
 from ifkd.data.coco import CocoDataset, read_coco
-from ifkd.data.dataset import EpochSampler, Sample, TileDataset, collate
+from ifkd.data.dataset import EpochSampler, Sample, TileDataset, collate, scaled
+from ifkd.data.imagery import read_image
 
 BOX = (7, 22, 31, 30)
 """x1, y1, x2, y2 of the painted object; off centre, so that every symmetry puts it elsewhere."""
@@ -265,3 +268,81 @@ def test_collated_tiles_keep_their_order(painted: CocoDataset) -> None:
     for row, sample in enumerate(samples):
         assert torch.equal(batch.pixels[row], sample.pixels)
         assert batch.targets[row] is sample.targets
+
+
+def as_torchvision(dataset: CocoDataset) -> tuple[tv_tensors.Image, tv_tensors.BoundingBoxes]:
+    """Return the only image of a data set and its boxes in torchvision's own types."""
+    (image,) = dataset.images
+    pixels = torch.from_numpy(read_image(image.path)).permute(2, 0, 1)
+    boxes = tv_tensors.BoundingBoxes(torch.from_numpy(image.boxes), format="XYXY", canvas_size=image.size)
+    return tv_tensors.Image(pixels), boxes
+
+
+def test_flips_and_turns_are_those_of_torchvision(painted: CocoDataset) -> None:
+    pixels, boxes = as_torchvision(painted)
+    known = []
+    for turns, mirrored in product(range(4), (False, True)):
+        turned = [transforms.rotate(part, 90.0 * turns, expand=True) for part in (pixels, boxes)]
+        known.append([transforms.horizontal_flip(part) for part in turned] if mirrored else turned)
+    dataset = tiles(painted, flip=True, quarter_turns=True)
+    met = set()
+    for epoch in range(64):
+        sample = dataset[epoch, 0]
+        same = []
+        for number, (image, expected) in enumerate(known):
+            height, width = image.shape[1:]
+            inside = sample.pixels[:, :height, :width]
+            if torch.equal(inside, image.as_subclass(torch.Tensor)):
+                same.append(number)
+                torch.testing.assert_close(sample.targets.boxes, expected.as_subclass(torch.Tensor), rtol=0, atol=1e-4)
+        assert len(same) == 1
+        met.add(same[0])
+    assert len(met) == 8
+
+
+@given(seed=st.integers(0, 2**31), epoch=st.integers(0, 1000))
+def test_crops_are_those_of_torchvision(located: CocoDataset, seed: int, epoch: int) -> None:
+    sample = tiles(located, seed=seed)[epoch, 0]
+    left, top = (int(value) for value in sample.pixels[:2, 0, 0])
+    pixels, boxes = as_torchvision(located)
+    assert torch.equal(sample.pixels, transforms.crop(pixels, top, left, 64, 64).as_subclass(torch.Tensor))
+    cut = transforms.crop(boxes, top, left, 64, 64).as_subclass(torch.Tensor)
+    shown = cut[(cut[:, 2] > cut[:, 0]) & (cut[:, 3] > cut[:, 1])].tolist()
+    assert sorted(shown) == sorted(sample.targets.boxes.tolist() + sample.targets.ignored.tolist())
+
+
+@given(zoom=st.floats(0.3, 3.0))
+def test_scaled_boxes_are_those_of_torchvision(located: CocoDataset, zoom: float) -> None:
+    pixels, boxes = scaled(located.images[0], zoom)
+    expected = transforms.resize(as_torchvision(located)[1], list(pixels.shape[:2])).as_subclass(torch.Tensor)
+    torch.testing.assert_close(torch.from_numpy(boxes), expected, rtol=1e-5, atol=1e-4)
+
+
+@given(seed=st.integers(0, 2**31), most=st.floats(0.05, 1.0))
+def test_speckle_multiplies_around_one_and_moves_no_box(
+    tmp_path_factory: pytest.TempPathFactory, seed: int, most: float
+) -> None:
+    grey = write(tmp_path_factory.mktemp("grey") / "set", np.full((128, 128, 3), 60, np.uint8), [(10, 10, 40, 50)])
+    plain = tiles(grey, tile_px=128, seed=seed)
+    noisy = tiles(grey, tile_px=128, seed=seed, speckle=most)
+    deviations = []
+    for epoch in range(8):
+        sample = noisy[epoch, 0]
+        assert torch.equal(sample.targets.boxes, plain[epoch, 0].targets.boxes)
+        assert torch.equal(sample.pixels[0], sample.pixels[1])
+        assert torch.equal(sample.pixels[0], sample.pixels[2])
+        values = sample.pixels[0].double()
+        assert float(values.mean()) == pytest.approx(60, rel=0.05)
+        deviations.append(float(values.std()) / 60)
+    assert max(deviations) <= 1.1 * most + 0.01
+    assert len({round(value, 4) for value in deviations}) > 1
+
+
+def test_speckle_at_zero_draws_nothing_and_changes_nothing(located: CocoDataset) -> None:
+    everything = {"flip": True, "quarter_turns": True, "photometric": 0.4, "scale_jitter": (0.7, 1.3)}
+    for epoch in range(5):
+        plain, with_zero = tiles(located, **everything)[epoch, 0], tiles(located, **everything, speckle=0.0)[epoch, 0]
+        noisy = tiles(located, **everything, speckle=0.3)[epoch, 0]
+        assert torch.equal(plain.pixels, with_zero.pixels)
+        assert torch.equal(plain.targets.boxes, noisy.targets.boxes)
+        assert not torch.equal(plain.pixels, noisy.pixels)

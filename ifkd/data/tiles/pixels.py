@@ -93,6 +93,7 @@ class TileWriter:
             "count": len(raster.bands),
             "dtype": raster.dtype,
             "compress": "deflate",
+            "zlevel": 2,  # a third faster than the default, for a few percent of size
             "predictor": 3 if kind == "f" else 2,
             "photometric": "RGB" if len(raster.bands) == 3 and raster.dtype == "uint8" else "MINISBLACK",
         }

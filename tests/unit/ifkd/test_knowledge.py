@@ -181,6 +181,7 @@ def test_the_count_of_distinct_tiles_is_what_training_makes(
     [
         ({"scale_jitter": (0.9, 1.1)}, "scale_jitter"),
         ({"photometric": 0.2}, "photometric = 0.2"),
+        ({"speckle": 0.2}, "speckle = 0.2"),
     ],
 )
 def test_endless_augmentation_is_refused(
