@@ -19,6 +19,8 @@ OVERSHOOT_PX = 2.0
 MISTAKES_SHOWN = 10
 LISTS = ("images", "annotations", "categories")
 """What every COCO detection file holds."""
+MOST_SIDE_PX = 2**24
+"""The largest image, by its side: beyond, single precision no longer tells pixels apart."""
 MOST_JSON_BYTES = 1_000_000_000
 """A larger file would not fit the memory of many machines once it is read: Python needs about ten times its size."""
 
@@ -258,6 +260,10 @@ def _labelled_image(
 ) -> LabelledImage:
     size = (int(image["height"]), int(image["width"]))
     boxes = []
+    if not all(0 < side <= MOST_SIDE_PX for side in size):
+        stated = f"height {image['height']!r:.20} and width {image['width']!r:.20}"
+        mistakes.append(f"{image['file_name']} has {stated}; they must lie between 1 and {MOST_SIDE_PX}")
+        annotations = []  # of which nothing can be said
     for annotation in annotations:
         left, top, width, height = (float(value) for value in annotation["bbox"])
         box = np.array([left, top, left + width, top + height])

@@ -82,6 +82,13 @@ def test_classes_cannot_be_merged_into_nothing(tmp_path: Path) -> None:
     assert "counts objects as ['barge'], which it also merges" in problem(tmp_path, lambda _: None, merge_classes=chain)
 
 
+@pytest.mark.parametrize("side", [0, -1e308, 2**24 + 1, 10**400])
+def test_a_size_that_no_image_has(tmp_path: Path, side: float) -> None:
+    told = problem(tmp_path, lambda values: values["images"][0].update(width=side))
+    assert "a.png has height 30 and width" in told
+    assert "between 1 and 16777216" in told
+
+
 def test_every_mistake_is_listed_with_its_annotation(tmp_path: Path) -> None:
     def change(values: dict[str, Any]) -> None:
         values["annotations"][0]["bbox"] = [35, 2, 10, 5]
