@@ -57,6 +57,11 @@ class Quantiser:
         """Names of all layers, in order."""
         self.last_layers = last_layers(graph)
         """Those that no other layer follows: what they give is decoded to scores and boxes."""
+        weight_of = {node.name: node.input[1] for node in graph.node if node.name in self.layers}
+        self.sharing = {
+            name: tuple(one for one in self.layers if weight_of[one] == weight_of[name]) for name in self.layers
+        }
+        """Layer -> all that have its weight, as a head has one for every level; they are integer together or not."""
 
     def write(self, path: Path, *, float_layers: Collection[str] = ()) -> Census:
         """Write the file with some layers in float, besides the last ones where the recipe leaves those in float.
@@ -65,7 +70,7 @@ class Quantiser:
             EngineError: A layer became something else than was asked.
         """
         kept = set(float_layers) | (set(self.last_layers) if self._calibration.float_head else set())
-        kept &= set(self.layers)
+        kept = {one for name in kept & set(self.layers) for one in self.sharing[name]}
         self._quantise(Path(self._folder.name) / "quantised.onnx", kept)
         model = load_onnx().load(str(Path(self._folder.name) / "quantised.onnx"))
         for part in [model.graph, *model.graph.node]:

@@ -5,7 +5,7 @@ the loss of mAP is within its limit; every step is kept as a point of the curve.
 """
 
 import tempfile
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -50,6 +50,7 @@ def quantise_within(
     reference = images.score(source)
     ranking: list[tuple[str, float]] = []
     kept: list[str] = []
+    count, full = 0, False
     curve: list[QuantisationStep] = []
     allowed = len(quantiser.layers) // 2
     while True:
@@ -57,12 +58,12 @@ def quantise_within(
         metrics = images.score(path)
         loss = reference.mean_ap - metrics.mean_ap
         curve.append(QuantisationStep(float_layers=len(kept), mean_ap=metrics.mean_ap, map_loss=loss))
-        if loss <= limit or len(kept) >= allowed:
+        if loss <= limit or full or (ranking and count >= len(ranking)):
             break
         if not ranking:
             ranking = rank_layers(quantiser, source, images.tiles[:RANKED_ON])
-        count = min(allowed, max(1, 2 * len(kept)))
-        kept = [name for name, _ in ranking[:count]]
+        count = 2 * count or 1
+        kept, full = _worst(ranking[:count], quantiser.sharing, allowed)
     noise = _noise(source, path, quantiser.last_layers, images.tiles[:RANKED_ON])
     answer = QuantisationRecord(
         calibration=record,
@@ -92,19 +93,22 @@ def rank_layers(
 ) -> list[tuple[str, float]]:
     """Return layers and the error that each makes alone in the head's values, the worst first.
 
+    Layers that share a weight make one error together, and the first of them stands for all.
+
     Args:
         quantiser: Of the FP32 file.
         source: The FP32 file.
         tiles: uint8 [tiles, 3, height, width].
         among: Names of layers; by default all but the head's last.
     """
-    own = [name for name in quantiser.layers if name not in quantiser.last_layers] if among is None else list(among)
+    names = [name for name in quantiser.layers if name not in quantiser.last_layers] if among is None else among
+    own = list(dict.fromkeys(quantiser.sharing[name][0] for name in names))
     reference, places = head_values(source, quantiser.last_layers, tiles), places_of(source, tiles)
     found = []
     with tempfile.TemporaryDirectory(prefix="ifkd.ranking.") as folder, progress(len(own), "ranking layers") as bar:
         path = Path(folder) / "alone.onnx"
         for name in own:
-            quantiser.write(path, float_layers=set(quantiser.layers) - {name})
+            quantiser.write(path, float_layers=set(quantiser.layers) - set(quantiser.sharing[name]))
             values = head_values(path, quantiser.last_layers, tiles, places=places)
             found.append((name, relative_error(reference, values)))
             bar.update()
@@ -152,6 +156,19 @@ def relative_error(reference: Sequence[Array], other: Sequence[Array]) -> float:
         error = float(np.sqrt(np.mean((that - this) ** 2)))
         shares.append(error / max(spread, 1e-12) if error else 0.0)
     return float(np.mean(shares))
+
+
+def _worst(
+    ranking: Sequence[tuple[str, float]], sharing: Mapping[str, tuple[str, ...]], allowed: int
+) -> tuple[list[str], bool]:
+    """Return the layers of a ranking with all that share their weights, and whether more would be too many."""
+    kept: dict[str, None] = {}
+    for name, _ in ranking:
+        more = kept | dict.fromkeys(sharing[name])
+        if len(more) > allowed:
+            return list(kept), True
+        kept = more
+    return list(kept), len(kept) == allowed
 
 
 def _noise(source: Path, path: Path, last: Collection[str], tiles: Array) -> float:

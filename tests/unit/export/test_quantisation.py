@@ -129,7 +129,7 @@ def test_no_search_where_nothing_is_lost_and_a_verdict_where_too_much_is(
     with monkeypatch.context() as patch:
         record, _ = search(whole_bundle, tmp_path / "a.onnx", [0.5, 0.499], patch, data_folder)
     assert (len(record.curve), record.ranking, record.float_layers) == (1, {}, ())
-    with pytest.raises(VerdictError, match=r"a\.onnx is not worth it: got a loss of mAP of 0\.1000 with 39 of 78"):
+    with pytest.raises(VerdictError, match=r"a\.onnx is not worth it: got a loss of mAP of 0\.1000 with 38 of 78"):
         search(whole_bundle, tmp_path / "a.onnx", [0.5] + [0.4] * 9, monkeypatch, data_folder)
 
 
@@ -138,6 +138,17 @@ def test_ranking_is_worst_first(whole_bundle: Path) -> None:
         ranking = rank_layers(made, whole_bundle / "model.onnx", TILES[:1], among=made.layers[:2])
     assert len(ranking) == 2
     assert ranking[0][1] > ranking[1][1] > 0
+
+
+def test_layers_that_share_a_weight_are_integer_together_or_not(whole_bundle: Path, tmp_path: Path) -> None:
+    with quantiser(whole_bundle, "int8") as made:
+        own = [name for name in made.layers if name not in made.last_layers]
+        shared = next(made.sharing[name] for name in own if len(made.sharing[name]) == 5)
+        census = made.write(tmp_path / "a.onnx", float_layers=[shared[2]])
+        assert census.float_layers == census.weight_types["FLOAT"] == 10 + 5
+        ranking = rank_layers(made, whole_bundle / "model.onnx", TILES[:1], among=shared)
+    assert [name for name, _ in ranking] == [shared[0]]
+    assert ranking[0][1] > 0
 
 
 @pytest.fixture
