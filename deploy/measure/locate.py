@@ -211,7 +211,7 @@ def _preprocess(tiles: TileDrift) -> Stage:
     words = f"the tiles of {tiles.other} of {tiles.images} images differ, by up to {tiles.max:g} grey values"
     return Stage(
         name="preprocess",
-        compares="tiles of images, by the digest of their bytes; grey values where it differs",
+        compares="tiles of images, grey values 0 to 255",
         compared=tiles.images,
         max=tiles.max,
         mean=tiles.mean,

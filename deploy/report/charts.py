@@ -250,5 +250,5 @@ def histogram(name: str, title: str, edges: Sequence[float], series: Sequence[Se
 
 
 def _edge_word(value: float) -> str:
-    """Return 1e-4 and 0.03 as they are written by hand."""
-    return f"{value:g}" if value >= 0.001 else f"{value:.0e}".replace("e-0", "e-")
+    """Return an edge in at most four characters, so that neighbours keep apart."""
+    return f"{value:g}" if value >= 0.01 else f"{value:.0e}".replace("e-0", "e-")

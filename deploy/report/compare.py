@@ -94,6 +94,7 @@ def compare(reports: Mapping[str, Report], limits: Limits | None = None) -> Comp
     everything = list(reports.values())
     rows = [*_accuracy(everything, limits), *_parity(everything), *_cells(everything, limits)]
     rows += _scenes(everything, limits)
+    rows = [row for row in rows if any(change.value is not None for change in row.values)]
     regressions = tuple(
         f"{LETTERS[index]}: {row.name} {change.change}, {change.why}"
         for row in rows

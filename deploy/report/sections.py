@@ -153,16 +153,15 @@ def timing_table(bench: Bench) -> Table | None:
     for cell in bench.cells:
         if cell.latency is None or cell.engine is None:
             continue
-        run, rates = cell.latency.per_batch, cell.latency.throughput
+        run, rates, stability = cell.latency.per_batch, cell.latency.throughput, cell.latency.stability
         figures = (run.p50_ms, run.p90_ms, run.p95_ms, run.p99_ms, run.mean_ms)
         rows.append(
             (
-                name_of(cell),
+                name_of(cell) + ("" if stability.stable else " (unstable)"),
                 cell.engine.device,
                 str(cell.batch),
-                str(cell.latency.runs),
                 *(milliseconds(value) for value in figures),
-                f"{cell.latency.stability.cov:.1%}" + ("" if cell.latency.stability.stable else " UNSTABLE"),
+                f"{stability.cov:.1%}",
                 milliseconds(cell.latency.per_tile.p50_ms),
                 rate(rates.mpix_per_s),
                 ABSENT if rates.km2_per_h is None else f"{rates.km2_per_h:,.0f}",
@@ -171,12 +170,11 @@ def timing_table(bench: Bench) -> Table | None:
     if not rows:
         return None
     return Table(
-        caption="Latency of a run in full, ms; the last three columns are per tile and of the engine alone",
-        headings=("Engine", "On", "Batch", "Runs", "p50", "p90", "p95", "p99", "Mean", "CoV", "p50/tile", "MPix/s",
-                  "km²/h"),
-        numeric=(False, False, *(True,) * 11),
+        caption="Latency of a run in full, ms, and what comes of it per tile; of the engine alone",
+        headings=("Engine", "On", "Batch", "p50", "p90", "p95", "p99", "Mean", "CoV", "p50/tile", "MPix/s", "km²/h"),
+        numeric=(False, False, *(True,) * 10),
         rows=tuple(rows),
-    )  # fmt: skip
+    )
 
 
 def cost_table(bench: Bench) -> Table | None:
@@ -186,20 +184,21 @@ def cost_table(bench: Bench) -> Table | None:
         if cell.engine is None:
             continue
         one = cell.footprint
-        figures: tuple[str, ...] = (ABSENT,) * 6
+        figures: tuple[str, ...] = (ABSENT,) * 7
         if one is not None:
-            gpu = ABSENT if one.gpu_memory_mb is None else f"{one.gpu_memory_mb:.0f}"
-            figures = (*(f"{value:.0f}" for value in (one.start_up_ms, one.load_ms, one.first_run_ms)), str(one.batch),
-                       f"{one.peak_rss_mb:.0f} (of it {one.bare_rss_mb:.0f})", gpu)  # fmt: skip
+            times = (one.start_up_ms, one.load_ms, one.first_run_ms)
+            memory = (one.bare_rss_mb, one.peak_rss_mb, one.gpu_memory_mb)
+            figures = (*(f"{value:.0f}" for value in times), str(one.batch),
+                       *(ABSENT if value is None else f"{value:.0f}" for value in memory))  # fmt: skip
         digest = cell.engine.sha256[:12]
         rows[name_of(cell)] = (name_of(cell), cell.engine.device, digest, size(cell.file_mb), *figures)
     if not rows:
         return None
     return Table(
-        caption="Each engine alone in a process: start-up, and memory at its largest batch",
-        headings=("Engine", "On", "File's SHA-256", "File MB", "Start-up ms", "Of it load", "First answer ms", "Batch",
-                  "Peak MB (before loading)", "On GPUs MB"),
-        numeric=(False, False, False, *(True,) * 7),
+        caption="Each engine alone in a process: times, ms, and resident memory, MB, before loading and at its peak",
+        headings=("Engine", "On", "SHA-256", "File MB", "Start-up", "Of it load", "First answer", "Batch", "Before",
+                  "Peak", "On GPUs"),
+        numeric=(False, False, False, *(True,) * 8),
         rows=tuple(rows.values()),
     )  # fmt: skip
 

@@ -68,7 +68,7 @@ def engine_table(report: Report) -> Table | None:
                 f"{(file.builder or 'engine').split()[0]} {file.precision or ''}".strip(),
                 ABSENT,
                 size(file.file_mb),
-                *(ABSENT,) * 6,
+                *(ABSENT,) * 5,
                 file.reason,
             )
             for file in bench.not_measured
@@ -79,7 +79,7 @@ def engine_table(report: Report) -> Table | None:
                 cell.engine.file if cell.engine else ABSENT,
                 f"{cell.backend} {cell.precision}",
                 ABSENT if cell.engine is None else cell.engine.device,
-                *(ABSENT,) * 6,
+                *(ABSENT,) * 5,
                 parity_word(cell),
                 "not measured",
             )
@@ -98,12 +98,11 @@ def engine_table(report: Report) -> Table | None:
             "Batch",
             "p50 ms",
             "p95 ms",
-            "ms/tile",
             "Tiles/s",
             "Parity",
             "Timing",
         ),
-        numeric=(False, False, False, True, True, True, True, True, True, False, False),
+        numeric=(False, False, False, True, True, True, True, True, False, False),
         rows=tuple(rows),
     )
 
@@ -226,14 +225,13 @@ def _measured_row(cell: BenchCell, parities: Sequence[Parity], prefix: str) -> t
     name = f"{prefix}{cell.engine.file}" if cell.engine else f"{prefix}({cell.backend} {cell.precision})"
     parity = parity_of(cell, parities)
     word = parity_word(parity) if parity else "reference" if is_reference(cell, parities) else ABSENT
-    figures: tuple[str, ...] = (ABSENT,) * 4
+    figures: tuple[str, ...] = (ABSENT,) * 3
     timing = f"not measured: {_first_line(cell.failure)}" if cell.failure else "not measured"
     if cell.latency is not None:
         latency = cell.latency
         figures = (
             milliseconds(latency.per_batch.p50_ms),
             milliseconds(latency.per_batch.p95_ms),
-            milliseconds(latency.per_tile.p50_ms),
             rate(latency.throughput.tiles_per_s),
         )
         timing = "stable" if latency.stability.stable else "UNSTABLE"

@@ -87,7 +87,7 @@ def engine_info(precision):
     return world.info(
         backend="onnxruntime",
         backend_version="1.24.0",
-        device="CPU (2 threads)",
+        device="CPU, 2 threads",
         precision=precision,
         file=file,
         sha256={"fp32": "1", "fp16": "2"}[precision] * 64,
@@ -186,8 +186,8 @@ def bench(*, partial=False):
         )
     ]
     cells.append(BenchCell(backend="torch", precision="fp16", batch=1, failure="torch fp16 needs a GPU <here>"))
-    student = world.info(backend="torch", file="model.safetensors", sha256="4" * 64, device="CPU (2 threads)")
-    teacher = world.info(backend="torch", file="best.safetensors", sha256="7" * 64, device="CPU (2 threads)")
+    student = world.info(backend="torch", file="model.safetensors", sha256="4" * 64, device="CPU, 2 threads")
+    teacher = world.info(backend="torch", file="best.safetensors", sha256="7" * 64, device="CPU, 2 threads")
     for role, engine, median in (("reference", teacher, 171.0), ("bundle", student, 52.0)):
         record = EngineRecord.of(engine)
         cells.append(
@@ -251,7 +251,7 @@ def scene_folder(folder, *, objects=37, pictures=True):
     folder.mkdir(parents=True)
     run = {
         "schema_version": 1,
-        "engine": {"backend": "onnxruntime", "precision": "fp32", "device": "CPU (2 threads)"},
+        "engine": {"backend": "onnxruntime", "precision": "fp32", "device": "CPU, 2 threads"},
         "scene": {"name": "harbour.tif", "height_px": 2400, "width_px": 3200, "crs": "EPSG:32633", "gsd_m": 0.5},
         "tiles": {"count": 48, "empty": 6, "holes": []},
         "objects": objects,

@@ -245,15 +245,15 @@ def test_a_failed_parity_heads_the_report(tmp_path):
     assert "FAILED 0.1 (≤ 0.01)" in text
     fp16 = [row for row in engine_table(report).rows if row[0] == "model.fp16.onnx"]
     fp32 = [row for row in engine_table(report).rows if row[0] == "model.onnx"]
-    assert {row[9] for row in fp16} == {"FAILED"}
-    assert {row[9] for row in fp32} == {"passed"}
+    assert {row[8] for row in fp16} == {"FAILED"}
+    assert {row[8] for row in fp32} == {"passed"}
 
 
 def test_parity_stands_only_beside_the_file_it_was_measured_on(full):
     cell = full.benches[0].cells[0]
     other = cell.model_copy(update={"engine": cell.engine.model_copy(update={"sha256": "9" * 64})})
     bench = full.benches[0].model_copy(update={"cells": (other,)})
-    assert engine_table(full.model_copy(update={"benches": (bench,)})).rows[0][9] == "–"
+    assert engine_table(full.model_copy(update={"benches": (bench,)})).rows[0][8] == "–"
 
 
 def test_an_interrupted_measurement_says_so(tmp_path):
