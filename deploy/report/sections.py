@@ -196,8 +196,8 @@ def cost_table(bench: Bench) -> Table | None:
         return None
     return Table(
         caption="Each engine alone in a process: times, ms, and resident memory, MB, before loading and at its peak",
-        headings=("Engine", "On", "SHA-256", "File MB", "Start-up", "Of it load", "First answer", "Batch", "Before",
-                  "Peak", "On GPUs"),
+        headings=("Engine", "On", "SHA-256", "File MB", "Start-up", "Of it load", "First", "Batch", "Before",
+                  "Peak", "GPU"),
         numeric=(False, False, False, *(True,) * 8),
         rows=tuple(rows.values()),
     )  # fmt: skip

@@ -1,13 +1,16 @@
 import itertools
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import deploy.measure.watch as module
+from deploy.measure import footprint
 from deploy.measure.watch import Watch
 
 
@@ -100,3 +103,19 @@ def test_the_peak_of_a_process_is_not_its_parents():
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert 10 < float(told.stdout) < 400
     assert module.process_peak_mb() > ballast.nbytes / 1e6
+
+
+def test_nvidia_s_own_binding_has_the_names_and_the_bits_that_are_read():
+    pynvml = pytest.importorskip("pynvml", reason="nvidia-ml-py is not installed")
+    source = Path(module.__file__).read_text() + Path(footprint.__file__).read_text()
+    names = set(re.findall(r"nvml\.(nvml\w+|NVML\w+)", source))
+    assert {"nvmlDeviceGetClockInfo", "nvmlDeviceGetComputeRunningProcesses", "NVML_CLOCK_SM"} <= names
+    assert [name for name in sorted(names) if not hasattr(pynvml, name)] == []
+    assert set(module.THROTTLING) == {
+        pynvml.nvmlClocksThrottleReasonSwPowerCap,
+        pynvml.nvmlClocksThrottleReasonHwSlowdown,
+        pynvml.nvmlClocksThrottleReasonSwThermalSlowdown,
+        pynvml.nvmlClocksThrottleReasonHwThermalSlowdown,
+        pynvml.nvmlClocksThrottleReasonHwPowerBrakeSlowdown,
+    }
+    assert module.THROTTLING[pynvml.nvmlClocksThrottleReasonHwThermalSlowdown] == "thermal limit (hardware)"
