@@ -76,6 +76,8 @@ test: $(READY) ## all tests, file by file on several cores
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 fuzz: $(READY) ## 2,000 scrambled annotation and image files
 	IFKD_FUZZED_FILES=2000 $(BIN)/python -m pytest tests/unit/ifkd/test_data_check_fuzz.py
+bundles: $(READY) ## both detectors with every backbone, untrained: all ONNX files and portable engines, built and run
+	$(BIN)/python benchmarks/engines.py --nano --out runs/bundles
 lint: $(READY) ## ruff
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .

@@ -9,7 +9,10 @@ bundle/
 └── checks/
 """
 
+import fcntl
 import json
+import mmap
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -26,6 +29,9 @@ from ifkd.files import make_folder, sha256_of, write_text
 MANIFEST_NAME = "model.json"
 LARGEST_ONNX_BYTES = 2**31 - 1
 """What one protobuf message holds; our ONNX files are one message, without data beside them."""
+
+EXTERNAL_LOCATION = b"\x0a\x08location\x12"
+"""How the place of a tensor's data in another file begins: field 1, eight letters, field 2."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +78,12 @@ class Bundle:
                 got=f"sha256 {digest}",
                 expected=record.sha256,
                 mend="Copy the bundle again, or export it anew.",
+            )
+        if record.kind == "onnx" and _has_data_elsewhere(path):
+            raise BundleError(
+                f"{path} keeps weights in another file, which no digest covers",
+                expected="one file with all its weights",
+                mend="Export the bundle again.",
             )
         return path
 
@@ -139,12 +151,24 @@ def new_bundle(path: Path) -> Iterator[Path]:
         temporary.chmod(0o755)
         yield temporary
         retired = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old."))
-        if path.exists():
-            path.replace(retired / "bundle")
-        temporary.replace(path)
+        with _alone_in(path.parent):  # of two exports that end at once, the second replaces the first as a whole
+            if path.exists():
+                path.replace(retired / "bundle")
+            temporary.replace(path)
         shutil.rmtree(retired)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Wait until no other process renames bundles in a folder."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def add_file(bundle: Bundle, name: str, *, kind: FileKind, precision: Precision | None = None) -> Bundle:
@@ -167,6 +191,12 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
         folder / MANIFEST_NAME,
         json.dumps(manifest.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n",
     )
+
+
+def _has_data_elsewhere(path: Path) -> bool:
+    """Return whether an ONNX file names files beside it; found by the bytes of such a name's key, without a parser."""
+    with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return content.find(EXTERNAL_LOCATION) >= 0
 
 
 def _refuse_outside(folder: Path, name: str) -> None:

@@ -287,6 +287,22 @@ def test_an_engine_that_cannot_start_is_refused_and_leaves_no_memory(
     assert machine.alive == set()
 
 
+def test_a_truncated_plan_is_refused_before_the_runtime_sees_it(
+    bundle_copy: Bundle, monkeypatch: pytest.MonkeyPatch, machine: Gpu
+) -> None:
+    trt = FakeTensorRT(machine)
+    monkeypatch.setattr(choice, "load_tensorrt", lambda _: (trt, "11.4.0"))
+    bundle = with_engine(bundle_copy)
+    path = bundle.path / "engines" / "made.engine"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(
+        BundleError, match=r"made\.engine is not the file the manifest describes: got 8 bytes, expected 9"
+    ):
+        open_engine(bundle, backend="tensorrt", precision="fp16")
+    assert not hasattr(trt, "log")
+    assert machine.calls == []
+
+
 def test_a_plan_of_other_tensors_is_refused_before_memory_is_reserved(
     bundle_copy: Bundle, monkeypatch: pytest.MonkeyPatch, machine: Gpu
 ) -> None:

@@ -1,11 +1,17 @@
 """Bundles: whole or absent, and refused when anything in them is not what the manifest says."""
 
+import ast
 import json
+import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 
+from deploy.engines import open_engine
 from export.bundle import Bundle, add_file, new_bundle, open_bundle
 from ifkd.cli import main
 from ifkd.errors import BundleError, OutputError
@@ -158,3 +164,59 @@ def test_a_file_of_another_length_or_beyond_the_format_is_refused_before_it_is_r
         stream.truncate(3_000_000_000)
     with pytest.raises(BundleError, match=r"larger than an ONNX file can be: got 3\.0 GB"):
         bundle_copy.file("model.onnx")
+
+
+def test_weights_outside_the_onnx_file_are_refused_before_a_runtime_follows_them(bundle_copy: Bundle) -> None:
+    path = bundle_copy.path / "model.onnx"
+    model = onnx.load(str(path))
+    onnx.external_data_helper.convert_model_to_external_data(model, location="weights.bin", size_threshold=0)
+    onnx.save(model, str(path))
+    content = path.read_bytes()
+    for place in (b"weights.bin", b"../../key.pm"):  # the name's length stays what the file says it is
+        path.write_bytes(content.replace(b"\x12\x0bweights.bin", b"\x12" + bytes([len(place)]) + place))
+        bundle = add_file(bundle_copy, "model.onnx", kind="onnx", precision="fp32")
+        with pytest.raises(
+            BundleError, match=r"keeps weights in another file, which no digest covers: expected one file"
+        ):
+            bundle.file("model.onnx")
+        with pytest.raises(BundleError, match="keeps weights in another file"):
+            open_engine(bundle)
+
+
+def test_two_exports_to_one_folder_at_once_do_not_mix(whole_bundle: Path, tmp_path: Path) -> None:
+    out = tmp_path / "bundle"
+
+    def export(mark: str) -> None:
+        with new_bundle(out) as folder:
+            shutil.copytree(whole_bundle, folder, dirs_exist_ok=True)
+            both.wait()
+            (folder / "model.safetensors").write_bytes(mark.encode() * 100)
+            add_file(Bundle(folder, open_bundle(folder).manifest), "model.safetensors", kind="weights")
+            both.wait()
+
+    for _ in range(5):
+        both = threading.Barrier(2)
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(export, ("a", "b")))
+        bundle = open_bundle(out)
+        bundle.verify()
+        assert (out / "model.safetensors").read_bytes() in (b"a" * 100, b"b" * 100)
+        assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_no_pickle_is_read_anywhere() -> None:
+    readers = {"pickle.load", "pickle.loads", "joblib.load", "dill.load", "torch.load", "np.load", "numpy.load"}
+    safe = {"torch.load": ("weights_only", True), "np.load": ("allow_pickle", False)}
+    found = []
+    for package in ("ifkd", "export", "deploy"):
+        for path in (Path(__file__).parents[3] / package).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                name = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
+                if name not in readers:
+                    continue
+                given = {keyword.arg: ast.literal_eval(keyword.value) for keyword in node.keywords
+                         if isinstance(keyword.value, ast.Constant)}  # fmt: skip
+                option, value = safe.get(name, ("", None))
+                found.append((f"{path.name}:{node.lineno}", given.get(option) is value and option != ""))
+    assert found, "readers of arrays and published weights are looked at"
+    assert [place for place, harmless in found if not harmless] == []

@@ -7,6 +7,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from foreign_runtimes import by_openvino, shapeless
 from torch import nn
 from torchvision.ops import MultiScaleRoIAlign, batched_nms, nms
 
@@ -193,6 +194,20 @@ def test_the_exported_graph_answers_alike_takes_any_batch_and_builds(
             tmp_path / name, builder="tensorrt_rtx", precision=precision, max_batch=4, out=tmp_path / f"{name}.engine"
         )
         assert side.engine_bytes > 0
+
+
+def test_full_shape_inference_tells_every_value(exported: tuple[CandidateGraph, Path]) -> None:
+    assert shapeless(exported[1]) == []
+
+
+def test_another_runtime_answers_alike(exported: tuple[CandidateGraph, Path]) -> None:
+    # onnx's own evaluator agrees as well, but samples the pyramid point by point for more than a minute.
+    _, path = exported
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    expected = Candidates(*session.run(["boxes", "scores", "labels"], {"tiles": TILES}))
+    found = by_openvino(path, TILES)
+    parity = compare_candidates(expected, found, levels=[(100, True)], tolerance=TOLERANCES["fp32"])
+    assert parity.passed, parity
 
 
 def test_more_proposals_than_a_builder_takes_are_refused_with_the_setting() -> None:
