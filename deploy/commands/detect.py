@@ -260,7 +260,13 @@ def _summary(result: "SceneResult", record: dict[str, Any], out: Path) -> str:
     if score is not None:
         shown = [
             f"{name} {score[key]:.3f}"
-            for name, key in (("AP50", "ap50"), ("precision", "precision"), ("recall", "recall"), ("F1", "f1"))
+            for name, key in (
+                ("mAP", "mean_ap"),
+                ("AP50", "ap50"),
+                ("precision", "precision"),
+                ("recall", "recall"),
+                ("F1", "f1"),
+            )
             if score[key] is not None
         ]
         lines.append(

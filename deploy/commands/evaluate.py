@@ -92,14 +92,14 @@ def _scene_table(score: "SceneScore") -> str:
     from ifkd.pages.table import Table
 
     def row(name: str, one: "SceneScore | ClassScore") -> tuple[str, ...]:
-        shares = (ap(value) for value in (one.ap50, one.precision, one.recall, one.f1))
+        shares = (ap(value) for value in (one.mean_ap, one.ap50, one.ap75, one.precision, one.recall, one.f1))
         return (name, *shares, str(one.objects), str(one.detections))
 
     rows = [row("all", score), *(row(name, one) for name, one in score.per_class.items())]
     table = Table(
         caption="",
-        headings=("Class", "AP50", "Precision", "Recall", "F1", "Objects", "Detections"),
-        numeric=(False, True, True, True, True, True, True),
+        headings=("Class", "mAP", "AP50", "AP75", "Precision", "Recall", "F1", "Objects", "Detections"),
+        numeric=(False, True, True, True, True, True, True, True, True),
         rows=tuple(rows),
     )
     return f"Against {score.truth}, at score {score.score_threshold:g} and IoU 0.5\n{table.plain()}"

@@ -77,19 +77,8 @@ class SceneReference:
         drift = drift_of(matching)
         gates = judge(matching, drift, None, None, limits)
         ours, theirs = self._score(self.answer), self._score(answer)
-        if ours is not None and theirs is not None and ours.ap50 is not None and theirs.ap50 is not None:
-            change = abs(theirs.ap50 - ours.ap50)
-            words = f"change of the scene's AP50: {change:.4g} (≤ {limits.ap50:.4g})"
-            gates.append(
-                Gate(
-                    name="ap50",
-                    value=change,
-                    limit=limits.ap50,
-                    at_least=False,
-                    passed=change <= limits.ap50,
-                    meaning=words,
-                )
-            )
+        if ours is not None and theirs is not None:
+            gates += _accuracy_gates(ours, theirs, limits)
         failed = [gate for gate in gates if not gate.passed]
         return SceneParity(
             scene=self.scene.info.name,
@@ -169,3 +158,17 @@ def _windows_looked_at(scene: Scene, tile_px: tuple[int, int], settings: Detecti
         for tile in read_tiles(scene, grid_for(scene.size, tile_px, settings))
         if tile.patch is not None and tile.patch.valid.any()
     ]
+
+
+def _accuracy_gates(ours: SceneScore, theirs: SceneScore, limits: Tolerances) -> list[Gate]:
+    """Return a gate for the change of each average precision that both scores have."""
+    gates = []
+    for name, words in (("mean_ap", "mAP"), ("ap50", "AP50"), ("ap75", "AP75")):
+        before, after, limit = getattr(ours, name), getattr(theirs, name), getattr(limits, name)
+        if before is not None and after is not None:
+            change = abs(after - before)
+            meaning = f"change of the scene's {words}: {change:.4g} (≤ {limit:.4g})"
+            gates.append(
+                Gate(name=name, value=change, limit=limit, at_least=False, passed=change <= limit, meaning=meaning)
+            )
+    return gates

@@ -330,14 +330,16 @@ def _table(run: Mapping[str, Any], key: str) -> dict[str, Any]:
     return part if isinstance(part, dict) else {}
 
 
+SCORE_WORDS = (
+    ("mAP", "mean_ap"), ("AP50", "ap50"), ("AP75", "ap75"), ("precision", "precision"), ("recall", "recall"),
+)  # fmt: skip
+"""What is shown of a scene's score, and its key; a run of an older version lacks some."""
+
+
 def _truth_facts(score: Any) -> list[tuple[str, str]]:
     if not isinstance(score, dict):
         return []
-    shown = [
-        f"{word} {score[key]:.3f}"
-        for word, key in (("AP50", "ap50"), ("precision", "precision"), ("recall", "recall"))
-        if isinstance(score.get(key), int | float)
-    ]
+    shown = [f"{word} {score[key]:.3f}" for word, key in SCORE_WORDS if isinstance(score.get(key), int | float)]
     conditions = (
         f"{score.get('objects', ABSENT)} labelled objects, score above {score.get('score_threshold', ABSENT)}, IoU 0.5"
     )

@@ -27,7 +27,9 @@ NAMES = ("class_name", "class", "label", "name", "category")
 class ClassScore(Schema):
     """How well objects of one class were found; None where the labels have none."""
 
+    mean_ap: float | None
     ap50: float | None
+    ap75: float | None
     precision: float | None
     """Share of the detections that are objects; None without detections."""
     recall: float | None
@@ -38,16 +40,18 @@ class ClassScore(Schema):
 
 
 class SceneScore(Schema):
-    """How well the objects of a scene were found, at an IoU of 0.5."""
+    """How well the objects of a scene were found; precision, recall and F1 at an IoU of 0.5."""
 
     truth: str
     """The file of labels."""
     image_id: int
     """The scene's id in it; 1 where the file has none."""
     score_threshold: float
-    """Precision, recall and F1 are of the detections at or above it; AP50 is of all that are listed."""
+    """Precision, recall and F1 are of the detections at or above it; average precisions are of all that are listed."""
+    mean_ap: float | None
+    """Mean over IoU 0.50 to 0.95 and over the classes that occur; the next two as well."""
     ap50: float | None
-    """Mean over the classes that occur."""
+    ap75: float | None
     precision: float | None
     recall: float | None
     f1: float | None
@@ -133,7 +137,7 @@ class SceneTruth:
         self._dataset = CocoDataset(path, classes, tuple(range(1, len(classes) + 1)), (self._image,))
 
     def score(self, listed: Detections, *, score_threshold: float) -> SceneScore:
-        """Return how well detections match the labels: AP50 of all of them, the rest at or above a score."""
+        """Return how well detections match the labels: average precisions of all, the rest at or above a score."""
         most = int(np.bincount(listed.labels, minlength=1).max())
         metrics = evaluate(self._dataset, {self._image.id: listed}, max_detections=max(100, most))
         found = listed.select(listed.scores >= np.float32(score_threshold))
@@ -143,7 +147,9 @@ class SceneTruth:
             right, wrong = self._matched(found.boxes[found.labels == label], label)
             objects = metrics.per_class[name].objects
             per_class[name] = ClassScore(
+                mean_ap=metrics.per_class[name].mean_ap,
                 ap50=metrics.per_class[name].ap50,
+                ap75=metrics.per_class[name].ap75,
                 precision=_share(right, right + wrong),
                 recall=_share(right, objects),
                 f1=_share(2 * right, right + wrong + objects),
@@ -155,7 +161,9 @@ class SceneTruth:
             truth=str(self._path),
             image_id=self._image.id,
             score_threshold=score_threshold,
+            mean_ap=metrics.mean_ap if metrics.objects else None,
             ap50=metrics.ap50 if metrics.objects else None,
+            ap75=metrics.ap75 if metrics.objects else None,
             precision=_share(hits, hits + alarms),
             recall=_share(hits, metrics.objects),
             f1=_share(2 * hits, hits + alarms + metrics.objects),
