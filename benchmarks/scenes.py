@@ -86,9 +86,22 @@ def seconds_of(work: Callable[[], Any], *, rounds: int = ROUNDS) -> float:
 
 
 def throughput(bundle: Bundle, path: Path) -> list[Figure]:
-    """Return MPix/s of the three, and the pipeline's time beside the engine's own."""
-    figures = []
+    """Return MPix/s of the three, and the pipeline's time beside the engine's own.
+
+    Once at the bundle's scale; and where that shrinks the scene, also as a scene that comes at the detector's own
+    resolution, whose pixels are tiles' pixels.
+    """
     settings = settings_for(bundle.manifest)
+    figures = throughput_at(bundle, path, settings)
+    if settings.scale != 1.0:
+        figures += throughput_at(bundle, path, settings.model_copy(update={"scale": 1.0}))
+    return figures
+
+
+def throughput_at(bundle: Bundle, path: Path, settings: DetectionSettings) -> list[Figure]:
+    """Return MPix/s of the three at one scale, and the pipeline's time beside the engine's own."""
+    figures = []
+    how = f"scale {settings.scale:g}"
     with Scene(path) as scene:
         megapixels = scene.size[0] * scene.size[1] / 1e6
         grid = grid_for(scene.size, bundle.manifest.input.tile_px, settings)
@@ -102,20 +115,23 @@ def throughput(bundle: Bundle, path: Path) -> list[Figure]:
                     detect_scene(engine, scene, settings)
 
             taken = seconds_of(ours)
-            figures.append(Figure("throughput", f"ours, {precision}", megapixels / taken, "MPix/s"))
+            figures.append(Figure("throughput", f"{how}: ours, {precision}", megapixels / taken, "MPix/s"))
             alone = engine_seconds(engine, path, grid)
             figures.append(
-                Figure("throughput", f"wall time beside {len(grid)} tiles of the engine alone, {precision}",
+                Figure("throughput", f"{how}: wall time beside {len(grid)} tiles of the engine alone, {precision}",
                        taken / alone, "x", at_most=1.08 if precision == "fp32" else None)
             )  # fmt: skip
             if precision == "fp32":
                 rivals |= rivals_seconds(engine, "on our ONNX Runtime session", path, settings, grid)
                 with open_engine(bundle, backend="torch") as checkpoint:
                     rivals |= rivals_seconds(checkpoint, "on the checkpoint in torch", path, settings, grid)
-                figures += [Figure("throughput", f"{n}, fp32", megapixels / s, "MPix/s") for n, s in rivals.items()]
+                figures += [
+                    Figure("throughput", f"{how}: {name}, fp32", megapixels / seconds, "MPix/s")
+                    for name, seconds in rivals.items()
+                ]
             goals = {"fp32": {"SAHI": 2.2, "supervision": 1.6}, "int8-cpu": {"SAHI": 6.0}}[precision]
             figures += [
-                Figure("throughput", f"ours {precision} beside {name} fp32", seconds / taken, "x", at_least=goal)
+                Figure("throughput", f"{how}: ours {precision} beside {name} fp32", seconds / taken, "x", at_least=goal)
                 for name, seconds in rivals.items()
                 for rival, goal in goals.items()
                 if name.startswith(rival)
