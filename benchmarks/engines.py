@@ -29,7 +29,6 @@ from torch import nn
 from deploy.engine import Engine
 from deploy.engines import open_engine
 from deploy.engines.torch_engine import TorchEngine
-from deploy.environment import usable_cores
 from deploy.measure.latency import Contestant, Procedure, contestant, measure_interleaved, spread
 from deploy.measure.ratios import ratio_of
 from export.bundle import open_bundle
@@ -41,6 +40,7 @@ from ifkd.checkpoint import CheckpointMeta, load_checkpoint, save_checkpoint
 from ifkd.config import parse
 from ifkd.detections import Array
 from ifkd.detectors import build_detector
+from ifkd.environment import usable_cores
 from ifkd.errors import IfkdError
 from ifkd.files import write_json
 from ifkd.recipe import Detector, Family, Recipe

@@ -28,7 +28,6 @@ from scene_rivals import RIVAL_MERGES, detect_with_sahi, detect_with_supervision
 
 from deploy.engine import EngineInfo, FakeEngine
 from deploy.engines import open_engine
-from deploy.environment import usable_cores
 from deploy.measure.watch import process_peak_mb
 from deploy.scenes.journal import Journal
 from deploy.scenes.merge import MergeSettings, TileDetections, merge
@@ -41,6 +40,7 @@ from deploy.scenes.truth import read_truth
 from export.bundle import Bundle, open_bundle
 from ifkd.data.imagery import resize
 from ifkd.detections import Array, Detections
+from ifkd.environment import usable_cores
 from ifkd.files import write_json
 from ifkd.postprocess import Selection
 from ifkd.tiling import TileGrid

@@ -206,10 +206,10 @@ def _images(bundle: "Bundle", options: argparse.Namespace) -> "CocoDataset | Non
 
 
 def _result(bundle: "Bundle", **facts: Any) -> "Bench":
-    from deploy.environment import describe
     from deploy.measure.bench import Bench
     from deploy.measure.records import BundleRecord, now
     from deploy.measure.watch import process_peak_mb
+    from ifkd.environment import describe
 
     return Bench(
         created=now(),

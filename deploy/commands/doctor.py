@@ -19,7 +19,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Look, and say what was found. Absence is an answer, never an error."""
-    from deploy.environment import describe
+    from ifkd.environment import describe
 
     environment = describe()
     answer = {"environment": environment, "abilities": abilities(environment), "advice": advice(environment)}

@@ -141,11 +141,11 @@ def _compare(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _assemble(options: argparse.Namespace) -> "tuple[Report, Path]":
-    from deploy.environment import describe
     from deploy.measure.bench import Bench
     from deploy.measure.parity import Parity
     from deploy.measure.records import read_result
     from deploy.report.report import assemble, read_scene_run
+    from ifkd.environment import describe
     from ifkd.errors import UsageError
 
     if options.out is None:

@@ -14,10 +14,10 @@ from typing import Any, Literal
 import numpy as np
 
 from deploy.engine import Backend, Engine, EngineInfo, InferenceParts
-from deploy.environment import installed_packages, usable_cores
 from export.bundle import Bundle
 from export.manifest import Manifest, Precision
 from ifkd.detections import Array, Candidates
+from ifkd.environment import installed_packages, usable_cores
 from ifkd.errors import BundleError, EngineError, MissingExtraError
 
 Provider = Literal["cpu", "cuda", "tensorrt"]

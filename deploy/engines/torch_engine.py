@@ -8,13 +8,13 @@ import numpy as np
 import torch
 
 from deploy.engine import Engine, EngineInfo
-from deploy.environment import usable_cores
 from export.bundle import Bundle
 from export.graph import CandidateGraph
 from export.manifest import Precision
 from ifkd.checkpoint import build_from, load_checkpoint
 from ifkd.config import load
 from ifkd.detections import Array, Candidates
+from ifkd.environment import usable_cores
 from ifkd.errors import BundleError, EngineError
 from ifkd.files import sha256_of
 from ifkd.recipe import Recipe

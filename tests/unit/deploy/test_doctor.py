@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from deploy import environment
 from deploy.commands import doctor
+from ifkd import environment
 from ifkd.cli import main
 
 GPU = {
@@ -69,9 +69,9 @@ def test_the_commit_is_told_and_whether_files_were_changed(tmp_path: Path, monke
         done = subprocess.run(["git", "-C", str(tmp_path), *who, *words], capture_output=True, text=True, check=True)
         return done.stdout.strip()
 
-    (tmp_path / "deploy").mkdir()
-    (tmp_path / "deploy" / "environment.py").write_text("")
-    monkeypatch.setattr(environment, "__file__", str(tmp_path / "deploy" / "environment.py"))
+    (tmp_path / "ifkd").mkdir()
+    (tmp_path / "ifkd" / "environment.py").write_text("")
+    monkeypatch.setattr(environment, "__file__", str(tmp_path / "ifkd" / "environment.py"))
     assert environment.describe()["source"] is None
     git("init", "-q")
     git("add", ".")
