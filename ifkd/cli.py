@@ -42,6 +42,7 @@ EXTRA_OF = {
     "onnxscript": "export",
     "onnxruntime": "cpu",
     "jinja2": "report",
+    "matplotlib": "figures",
 }
 """Package -> the extra that brings it."""
 

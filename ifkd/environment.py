@@ -60,6 +60,14 @@ def describe() -> dict[str, Any]:
     }
 
 
+def machine() -> str:
+    """Return in one line what a duration depends on: processor, threads, GPUs, and the versions that computed."""
+    cpu, packages = _cpu(), installed_packages()
+    parts = [f"{cpu['model']}, {usable_cores()} threads", *(gpu["name"] for gpu in gpus())]
+    versions = [f"{name} {packages[name]}" for name in ("ifkd", "torch") if name in packages]
+    return "; ".join([*parts, ", ".join([*versions, f"Python {platform.python_version()}"])])
+
+
 def installed_packages() -> dict[str, str]:
     """Return the versions of the packages that matter here, as far as they are installed."""
     found = {}

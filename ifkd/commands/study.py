@@ -31,15 +31,23 @@ def configure(parser: argparse.ArgumentParser) -> None:
         one.add_argument(
             "--paper", choices=("sar_aircraft", "shiprsimagenet"), help="print the paper's figures for this set beside"
         )
+        one.add_argument(
+            "--report-only",
+            action="store_true",
+            help="train nothing: report what is finished, and what is not",
+        )
         one.add_argument("--out", type=Path, help="the study's folder (runs/NAME/compare, ablate or sweep)")
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Train what is missing, test everything, and write the tables."""
-    from ifkd.config import dump, load
+    from ifkd.config import load
     from ifkd.errors import UsageError
     from ifkd.recipe import Ifkd, Recipe
-    from ifkd.study.report import StudyRecord, study_table, write_study
+    from ifkd.study.curves import learning
+    from ifkd.study.figures.drawing import need_matplotlib
+    from ifkd.study.figures.sensitivity import draw_sensitivity
+    from ifkd.study.report import TEACHER, study_table, write_study
     from ifkd.study.study import Study
 
     for name in ("seeds", "jobs", "processes"):
@@ -59,19 +67,19 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         jobs=options.jobs,
         processes=options.processes,
     )
-    teacher, students = study.run(_variants(options))
-    record = StudyRecord(
-        title=TITLES[options.study],
-        recipe=recipe.name,
-        recipe_toml=dump(recipe),
-        data_set=options.paper,
-        seeds=tuple(range(recipe.seed, recipe.seed + options.seeds)),
-        teacher=teacher,
-        students={label: tuple(runs) for label, runs in students.items()},
-    )
-    paths = write_study(record, study.folder)
+    variants = _variants(options)
+    if options.study == "sweep":
+        need_matplotlib()  # before hours of training, not after
+    found = study.finished(variants) if options.report_only else study.run(variants)
+    record = study.record(found, variants, title=TITLES[options.study], data_set=options.paper)
+    learned = {label: learning(study.folders(label)) for label in (TEACHER, *record.students)}
+    paths = write_study(record, study.folder, learned)
+    if any(record.finished(label) for label in record.values):
+        draw_sensitivity(record, study.folder / "figures")
     if not options.json:
         print(study_table(record).plain())  # noqa: T201
+        if record.missing:
+            print(f"not finished: {', '.join(record.missing)}")  # noqa: T201
         print(paths[-1])  # noqa: T201
     return record.model_dump(mode="json")
 

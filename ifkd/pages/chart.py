@@ -100,6 +100,11 @@ class Pen:
         steps = " L".join(f"{_n(x)} {_n(y)}" for x, y in points)
         self.parts.append(f'<path d="M{steps}" class="{css}"/>')
 
+    def area(self, points: Sequence[tuple[float, float]], css: str, *, opacity: float) -> None:
+        """Fill what a line through points encloses."""
+        steps = " L".join(f"{_n(x)} {_n(y)}" for x, y in points)
+        self.parts.append(f'<path d="M{steps}Z" class="{css}" opacity="{opacity:g}"/>')
+
     def dots(self, points: Sequence[tuple[float, float]], css: str) -> None:
         """Draw many points as one element; those that fall together are drawn once."""
         steps = "".join(dict.fromkeys(f"M{_n(x)} {_n(y)}h0" for x, y in points))

@@ -4,6 +4,7 @@ import json
 import logging
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,30 +12,32 @@ from pathlib import Path
 from typing import Any, cast
 
 from ifkd.checkpoint import build_from, load_checkpoint
-from ifkd.config import Schema, differences, dump
+from ifkd.config import differences, dump
 from ifkd.config import load as load_config
-from ifkd.data.evaluation import Metrics
 from ifkd.data.splits import read_split
 from ifkd.device import best_device
 from ifkd.errors import OutputError, TrainingError
 from ifkd.files import make_folder, sha256_of, sole_user, write_json, write_text
 from ifkd.prediction import validate
 from ifkd.recipe import Recipe
+from ifkd.study.paper import DataSet
+from ifkd.study.record import Outcome, StudyRecord, run_name
 from ifkd.study.variant import Variant
 from ifkd.training.run import BEST, RESULT
 
 logger = logging.getLogger(__name__)
 
 RECIPE, TESTED = "recipe.toml", "test.json"
+UNTOLD = "machines that the runs do not tell"
 
 
-class Outcome(Schema):
-    """What one trained detector reached on the test split."""
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What a study's runs reached."""
 
-    metrics: Metrics
-    seconds: float
-    """Of its training."""
-    checkpoint_sha256: str
+    teacher: Outcome
+    students: dict[str, list[Outcome | None]]
+    """By variant, one for each seed in order; None where a run is not finished."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +58,7 @@ class Study:
         """The recipe with the overrides that all runs share."""
         return load_config(self.recipe_path, Recipe, self.overrides)
 
-    def run(self, variants: Sequence[Variant]) -> tuple[Outcome, dict[str, list[Outcome]]]:
+    def run(self, variants: Sequence[Variant]) -> Findings:
         """Train and test the teacher once and every variant with every seed; return what they reached.
 
         Raises:
@@ -71,15 +74,68 @@ class Study:
             teacher = self._teacher(settings)
             self._all_at_once(
                 {
-                    f"{variant.label}-{seed}": self._distilling(variant, seed)
+                    run_name(variant.label, seed): self._distilling(variant, seed)
                     for seed in self._seeds(settings)
                     for variant in variants
                 }
             )
-            return teacher, {
-                variant.label: [self._tested(f"{variant.label}-{seed}", settings) for seed in self._seeds(settings)]
-                for variant in variants
-            }
+            return self._findings(variants, settings, teacher)
+
+    def finished(self, variants: Sequence[Variant]) -> Findings:
+        """Return what the finished runs reached, tested now where they were not; nothing is trained.
+
+        Raises:
+            OutputError: The folder holds no study, one of another recipe, or one whose teacher is not finished.
+        """
+        settings = self.recipe
+        if not (self.folder / RECIPE).is_file():
+            raise OutputError(
+                f"{self.folder} holds no study", mend="Begin one with the same command without --report-only."
+            )
+        self._claim(settings)
+        teacher = self._tested_if_finished("teacher", settings)
+        if teacher is None:
+            raise OutputError(f"The teacher of {self.folder} is not finished, and nothing can be told before it is")
+        return self._findings(variants, settings, teacher)
+
+    def _findings(self, variants: Sequence[Variant], settings: Recipe, teacher: Outcome) -> Findings:
+        students = {
+            variant.label: [
+                self._tested_if_finished(run_name(variant.label, seed), settings) for seed in self._seeds(settings)
+            ]
+            for variant in variants
+        }
+        return Findings(teacher, students)
+
+    def record(
+        self, found: Findings, variants: Sequence[Variant], *, title: str, data_set: DataSet | None = None
+    ) -> StudyRecord:
+        """Return what study.json holds of the study."""
+        settings = self.recipe
+        return StudyRecord(
+            title=title,
+            recipe=settings.name,
+            recipe_toml=dump(settings),
+            data_set=data_set,
+            seeds=tuple(self._seeds(settings)),
+            teacher=found.teacher,
+            students={label: tuple(runs) for label, runs in found.students.items()},
+            parameter=next((one.parameter for one in variants if one.parameter is not None), None),
+            values={one.label: one.value for one in variants if one.value is not None},
+            conditions=_conditions(settings, found),
+            machines=self.machines(),
+        )
+
+    def folders(self, label: str) -> list[Path]:
+        """Return the folders of a variant's finished runs, in the order of seeds; the teacher has one."""
+        settings = self.recipe
+        names = ["teacher"] if label == "teacher" else [run_name(label, seed) for seed in self._seeds(settings)]
+        return [self.folder / name for name in names if (self.folder / name / RESULT).is_file()]
+
+    def machines(self) -> dict[str, int]:
+        """Return where the finished runs were trained, and how many each machine did."""
+        results = sorted(self.folder.glob(f"*/{RESULT}"))
+        return dict(Counter(_read_json(path).get("machine", UNTOLD) for path in results))
 
     def _seeds(self, settings: Recipe) -> range:
         return range(settings.seed, settings.seed + self.seeds)
@@ -88,7 +144,7 @@ class Study:
         text, path = dump(settings), self.folder / RECIPE
         if not path.is_file():
             write_text(path, text)
-        elif difference := differences(path.read_text(encoding="utf-8"), text):
+        elif difference := differences(dump(load_config(path, Recipe)), text):  # what is newer has its default there
             raise OutputError(
                 f"{self.folder} holds a study of another recipe: {difference}", mend="Choose another folder."
             )
@@ -134,6 +190,9 @@ class Study:
     def _log(self, name: str) -> Path:
         return self.folder / "logs" / f"{name}.txt"
 
+    def _tested_if_finished(self, name: str, settings: Recipe) -> Outcome | None:
+        return self._tested(name, settings) if (self.folder / name / RESULT).is_file() else None
+
     def _tested(self, name: str, settings: Recipe) -> Outcome:
         """Return what a run's best checkpoint reaches on the test split, computed once."""
         checkpoint, path = self.folder / name / BEST, self.folder / name / TESTED
@@ -154,6 +213,25 @@ class Study:
         tested = Outcome(metrics=metrics, seconds=result["seconds"], checkpoint_sha256=digest)
         write_json(path, tested.model_dump(mode="json"))
         return tested
+
+
+def _conditions(settings: Recipe, found: Findings) -> dict[str, str]:
+    """Return what was run, in words."""
+    teacher, student, data = settings.teacher.detector, settings.student.detector, settings.data
+    training, tested = settings.distillation.training, found.teacher.metrics
+    runs = [run for runs in found.students.values() for run in runs if run is not None]
+    hours = (found.teacher.seconds + sum(run.seconds for run in runs)) / 3600
+    held_out = data.validation if isinstance(data.validation, Path) else f"{data.validation:.0%} of it, by place"
+    rate = training.learning_rate * training.batch_size / training.learning_rate_batch
+    return {
+        "networks": f"{student.family}: {teacher.backbone} teaches {student.backbone}, pyramid {student.channels} wide",
+        "data": f"{data.root or '.'}: trained on {data.train}, checkpoints chosen on {held_out}",
+        "test split": f"{data.test}: {tested.images} images, {tested.objects} objects",
+        "images": f"scaled by {data.scale:g}, cut to {data.tile_px} px",
+        "schedule": f"{training.epochs} epochs, {training.batch_size} images a step, {training.optimizer}, "
+        f"rate {rate:g}, {training.schedule}",
+        "training time": f"{hours:.1f} hours in all, {1 + len(runs)} runs",
+    }
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -11,7 +11,10 @@ METHODS = ("fitnet", "at", "fkd", "fgd", "frs", "arsd", "insdist", "pkd", "cwd",
 PARTS = ("ede", "fdr", "hsm")
 ABLATION = ((), ("ede",), ("fdr",), ("hsm",), ("ede", "fdr"), ("ede", "hsm"), ("fdr", "hsm"), PARTS)
 """The rows of the paper's Table 4: which of IFKD's parts are on."""
-SWEEPS = {"alpha": (0.01, 0.02, 0.04, 0.06, 0.08, 0.1), "beta": (0.1, 0.3, 0.5, 0.7, 0.9)}
+SWEEPS: dict[str, tuple[float, ...]] = {
+    "alpha": (0.01, 0.02, 0.04, 0.06, 0.08, 0.1),
+    "beta": (0.1, 0.3, 0.5, 0.7, 0.9),
+}
 """The grids of the paper's Figure 5, as far as they are known."""
 
 
@@ -23,8 +26,10 @@ class Variant:
     """Also its folder's name."""
     overrides: tuple[str, ...]
     """KEY=VALUE laid over the recipe."""
+    parameter: str | None = None
+    """Of a sweep: what it varies."""
     value: float | None = None
-    """Of a sweep."""
+    """Of a sweep: the parameter's value here."""
 
 
 PLAIN = Variant("student", ('distillation.method={name="none"}',))
@@ -75,7 +80,7 @@ def swept(parameter: str, values: Sequence[float] = ()) -> list[Variant]:
     return [
         PLAIN,
         *(
-            Variant(f"{parameter}={value:g}", (f"distillation.method.{parameter}={value!r}",), value)
+            Variant(f"{parameter}={value:g}", (f"distillation.method.{parameter}={value!r}",), parameter, value)
             for value in values or SWEEPS[parameter]
         ),
     ]

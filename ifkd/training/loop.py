@@ -29,6 +29,7 @@ from ifkd.data.evaluation import Metrics
 from ifkd.detectors import Detector, normalise
 from ifkd.device import best_device, move_targets
 from ifkd.distributed import from_first, mean_over_ranks, rank, world_size
+from ifkd.environment import machine
 from ifkd.errors import DataError, TrainingError
 from ifkd.files import atomic_path, sole_user, write_json
 from ifkd.knowledge import Knowledge
@@ -83,6 +84,7 @@ def _fit(run: Run, detector: Detector, method: Method | None, knowledge: Knowled
         "epochs": standing.epoch,
         "iterations": standing.iteration,
         "seconds": round(standing.seconds, 1),
+        "machine": machine(),
     }
     if rank() == 0:
         write_json(result_path, result)

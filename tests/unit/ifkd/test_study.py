@@ -11,11 +11,15 @@ import pytest
 import tomli_w
 
 from ifkd.cli import main
+from ifkd.config import dump, load
 from ifkd.data.evaluation import ClassMetrics, Metrics
 from ifkd.errors import CheckpointError, ConfigError, OutputError, TrainingError, UsageError
 from ifkd.methods import METHODS as BUILT
-from ifkd.study.report import StudyRecord, class_table, gains, spread, study_table, write_study
-from ifkd.study.study import Outcome, Study
+from ifkd.recipe import Recipe
+from ifkd.study.curves import Curve, Learning, learning, over_runs, thinned
+from ifkd.study.record import Outcome, StudyRecord, gains, spread
+from ifkd.study.report import class_tables, study_table, write_study
+from ifkd.study.study import Study
 from ifkd.study.variant import METHODS, PLAIN, ablated, compared, swept
 
 
@@ -79,6 +83,7 @@ def test_spreads_are_numpys() -> None:
 
 def test_gains_are_paired_by_seed() -> None:
     gain = gains(record(), "ifkd")
+    assert gain is not None
     assert (gain.mean, gain.deviation) == (pytest.approx(6.5), pytest.approx(np.std([6.0, 7.0], ddof=1)))
     table = study_table(record(data_set="shiprsimagenet"))
     assert table.headings[-1] == "paper"
@@ -87,15 +92,97 @@ def test_gains_are_paired_by_seed() -> None:
                             "46.1 / 59.8 / 51.5")  # fmt: skip
     assert rows["student"][4] == ""
     assert "paper" not in study_table(record()).headings
-    assert class_table(record()).headings == ("", "ferry")
+
+
+def test_classes_are_told_one_by_one_with_their_mean_over_seeds() -> None:
+    whole, at_50 = class_tables(record())
+    assert whole.headings == at_50.headings == ("class", "objects", "teacher", "student", "fgd", "ifkd")
+    assert whole.rows == (("ferry", "3", "40.0", "32.0", "34.0", "38.5"),)
+    assert at_50.rows == (("ferry", "3", "61.0", "53.0", "56.0", "61.0"),)
+
+
+def test_what_is_not_finished_is_told_and_left_out_of_means() -> None:
+    partial = record()
+    second = (partial.students["ifkd"][0], None)
+    partial = partial.model_copy(update={"students": {**partial.students, "ifkd": second, "pkd": (None, None)}})
+    assert partial.missing == ["ifkd-5", "pkd-4", "pkd-5"]
+    rows = {row[0]: row for row in study_table(partial).rows}
+    assert rows["ifkd"][1:5] == ("36.0", "60.0", "38.0", "+6.0")
+    assert rows["ifkd"][-1] == "1 of 2"
+    assert rows["pkd"][1:] == (*["–"] * 6, "0 of 2")
+    assert gains(partial, "pkd") is None
+    assert "pkd" not in class_tables(partial)[0].headings
+
+
+def test_a_record_of_an_older_version_is_read() -> None:
+    newer = {"parameter", "values", "conditions", "machines"}
+    assert StudyRecord.model_validate(record().model_dump(mode="json", exclude=newer)) == record()
+
+
+def test_curves_are_numpys_means_over_runs(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    folders = [tmp_path / "a", tmp_path / "b"]
+    losses = random.uniform(0.5, 2.0, (2, 90, 3))
+    scores = random.uniform(0.0, 0.5, (2, 4))
+    for folder, terms, reached_ in zip(folders, losses, scores, strict=True):
+        folder.mkdir()
+        lines: list[dict[str, Any]] = [
+            {"iteration": 10 * i, "task/classes": a, "task/boxes": b, "method/feature": c, "raw/feature": 9.0}
+            for i, (a, b, c) in enumerate(terms.tolist())
+        ]
+        lines += [{"epoch": epoch, "validation": {"mean_ap": value}} for epoch, value in enumerate(reached_.tolist())]
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"iteration": 9')
+    found = learning(folders)
+    assert found.validation.places == (0, 1, 2, 3)
+    assert found.validation.mean == pytest.approx(100 * scores.mean(0))
+    assert found.validation.least == pytest.approx(100 * scores.min(0))
+    assert list(found.losses) == ["task", "feature"]
+    task = losses[:, :, :2].sum(-1)
+    assert found.losses["task"].mean == pytest.approx(task.mean(0).reshape(-1, 2).mean(1))
+    assert found.losses["task"].greatest == pytest.approx(task.max(0).reshape(-1, 2).mean(1))
+    assert found.losses["feature"].places == pytest.approx(np.arange(0, 900, 10).reshape(-1, 2).mean(1))
+    assert learning([tmp_path / "none"]) == Learning(over_runs([]), {})
+    assert thinned(over_runs([{1.0: 2.0}])) == Curve((1.0,), (2.0,), (2.0,), (2.0,))
+
+
+def learned() -> dict[str, Learning]:
+    """Return curves of the record's students."""
+    curve = over_runs([{1.0: 10.0, 2.0: 20.0}, {1.0: 14.0, 2.0: 26.0}])
+    loss = over_runs([{0.0: 2.0, 10.0: 0.5}])
+    return {label: Learning(curve, {"task": loss, "feature": loss}) for label in ("teacher", *record().students)}
+
+
+def sweep() -> StudyRecord:
+    """Return a sweep of alpha over two seeds, one run of which is missing."""
+    runs = {"student": (reached(0.30, 0.5, 0.3), reached(0.34, 0.5, 0.3)),
+            "alpha=0.02": (reached(0.35, 0.5, 0.3), reached(0.37, 0.5, 0.3)),
+            "alpha=0.06": (reached(0.38, 0.5, 0.3), None)}  # fmt: skip
+    values = {"alpha=0.02": 0.02, "alpha=0.06": 0.06}
+    return record().model_copy(update={"students": runs, "parameter": "alpha", "values": values})
+
+
+def test_the_page_looks_right_on_a_phone_and_a_desk(open_page: Callable[..., Any], tmp_path: Path) -> None:
+    write_study(sweep(), tmp_path / "sweep", learned())
+    write_study(record(), tmp_path / "compared", learned())
+    for name, width, scheme in (("compared", 1280, "light"), ("compared", 390, "dark"), ("sweep", 390, "light")):
+        visit = open_page(tmp_path / name / "study.html", width=width, scheme=scheme)
+        assert visit.errors == []
+        assert visit.overflow_px() == 0
+        assert visit.page.locator("svg.chart").count() == 2 + 4  # results, validation, and each variant's losses
+        visit.page.locator("summary").first.click()
+        assert visit.page.locator("svg.chart").last.is_visible()
+        assert visit.overflow_px() == 0
+    assert "alpha=0.06-5" in visit.page.locator(".notes").inner_text()
 
 
 def test_the_page_is_valid_and_says_the_same(tmp_path: Path, html_errors: Callable[..., list[str]]) -> None:
-    paths = write_study(record(), tmp_path)
-    assert StudyRecord.model_validate_json(paths[0].read_bytes()) == record()
+    paths = write_study(record(machines={"a <machine>": 7}, conditions={"data": "a & b"}), tmp_path, learned())
+    assert StudyRecord.model_validate_json(paths[0].read_bytes()).students == record().students
     assert "| ifkd | 38.5 ± 3.5 |" in paths[1].read_text(encoding="utf-8")
     assert "Methods &lt;compared&gt;" in paths[2].read_text(encoding="utf-8")
-    assert html_errors(paths[2]) == []
+    assert "- data: a & b\n- trained on: a <machine> (7 runs)" in paths[1].read_text(encoding="utf-8")
+    write_study(sweep(), tmp_path / "sweep")
+    assert html_errors(paths[2], tmp_path / "sweep" / "study.html") == []
 
 
 @pytest.fixture
@@ -128,11 +215,33 @@ def test_a_study_trains_once_and_refuses_another_recipe(
         patch.setattr(subprocess, "run", forbidden)
         assert main(words) == 0
         assert json.loads(capsys.readouterr().out) == told
-        with pytest.raises(OutputError, match=r"study of another recipe: data\.scale is 1\.0 there and 2\.0 here"):
-            Study(folder, recipe, ("data.scale=2.0",), seeds=1).run([PLAIN])
+        assert main([*words, "--seeds", "2", "--report-only"]) == 0
+        partial = StudyRecord.model_validate_json(capsys.readouterr().out)
+        assert partial.missing == ["student-6", "pkd-6"]
+        assert partial.students["pkd"][0] == Outcome.model_validate(told["students"]["pkd"][0])
+        assert sum(partial.machines.values()) == 3
+        assert "torch" in next(iter(partial.machines))
+        for verb in (Study.run, Study.finished):
+            with pytest.raises(OutputError, match=r"study of another recipe: data\.scale is 1\.0 there and 2\.0 here"):
+                verb(Study(folder, recipe, ("data.scale=2.0",), seeds=1), [PLAIN])
     (folder / "teacher" / "best.safetensors").write_bytes(b"no weights")
     with pytest.raises(CheckpointError, match=r"best\.safetensors"):
         Study(folder, recipe, (), seeds=1).run([PLAIN])
+
+
+def test_nothing_is_reported_where_nothing_was_run(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "study"
+    words = ["study", "compare", str(recipe), "--report-only", "--out", str(folder)]
+    assert main(words) == 2
+    assert f"{folder} holds no study" in capsys.readouterr().err
+    assert not folder.exists()
+    folder.mkdir()
+    (folder / "recipe.toml").write_text(dump(load(recipe, Recipe)))
+    assert main(words) == 2
+    assert "The teacher of" in capsys.readouterr().err
+    assert [path.name for path in folder.iterdir()] == ["recipe.toml"]
 
 
 def test_a_variant_that_does_not_fit_stops_before_training(recipe: Path, tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""The paper's figures of a study, drawn for print: PNG, SVG and PDF, and the numbers behind each as CSV."""
