@@ -12,7 +12,7 @@ from export.manifest import Precision
 from ifkd.detections import Array, Candidates, Detections
 from ifkd.errors import EngineError
 
-Backend = Literal["torch", "onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt", "tensorrt"]
+Backend = Literal["torch", "onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt", "tensorrt", "triton"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ class Engine(ABC):
         """The parts of the last inference that was answered.
 
         None before the first one, and always where tiles are computed in the memory that they lie in, as on a CPU:
-        nothing is uploaded there.
+        nothing is uploaded there; nor does a Triton server tell its parts.
         """
         return None
 

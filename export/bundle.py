@@ -9,10 +9,8 @@ bundle/
 └── checks/
 """
 
-import fcntl
 import json
 import mmap
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -24,7 +22,7 @@ from pydantic import ValidationError
 
 from export.manifest import FileKind, FileRecord, Manifest, Precision
 from ifkd.errors import BundleError, OutputError
-from ifkd.files import make_folder, sha256_of, write_text
+from ifkd.files import make_folder, put_in_place, sha256_of, write_text
 
 MANIFEST_NAME = "model.json"
 LARGEST_ONNX_BYTES = 2**31 - 1
@@ -150,25 +148,9 @@ def new_bundle(path: Path) -> Iterator[Path]:
     try:
         temporary.chmod(0o755)
         yield temporary
-        retired = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old."))
-        with _alone_in(path.parent):  # of two exports that end at once, the second replaces the first as a whole
-            if path.exists():
-                path.replace(retired / "bundle")
-            temporary.replace(path)
-        shutil.rmtree(retired)
+        put_in_place(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-@contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Wait until no other process renames bundles in a folder."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
 
 
 def add_file(bundle: Bundle, name: str, *, kind: FileKind, precision: Precision | None = None) -> Bundle:

@@ -23,7 +23,7 @@ VERBS = {
     "distill": ("ifkd.commands.distill", "train the student from the teacher"),
     "study": ("ifkd.commands.study", "compare methods, switch IFKD's parts, vary its weights: seeds, spread, tables"),
     "evaluate": ("deploy.commands.evaluate", "COCO metrics of a checkpoint or a bundle on a data set"),
-    "export": ("export.commands.export", "turn a checkpoint into a bundle"),
+    "export": ("export.commands.export", "turn a checkpoint into a bundle, and a bundle into models for Triton"),
     "engine": ("export.commands.engine", "build engines from a bundle's ONNX files"),
     "detect": ("deploy.commands.detect", "find objects in a scene"),
     "bench": ("deploy.commands.bench", "measure the latency of a bundle's files"),
@@ -43,6 +43,7 @@ EXTRA_OF = {
     "onnxruntime": "cpu",
     "jinja2": "report",
     "matplotlib": "figures",
+    "tritonclient": "triton",
 }
 """Package -> the extra that brings it."""
 

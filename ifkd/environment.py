@@ -27,6 +27,7 @@ PACKAGES = (
     "tensorrt-rtx",
     "cuda-python",
     "cuda-bindings",
+    "tritonclient",
     "rasterio",
     "pyogrio",
     "pycocotools",

@@ -4,6 +4,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -50,6 +51,23 @@ def make_folder(folder: Path) -> Path:
     except OSError as error:
         raise _unwritable(folder, error) from error
     return folder
+
+
+def put_in_place(made: Path, place: Path) -> None:
+    """Let the folder `made`, on the same file system, take the place of whatever is at `place`, as a whole.
+
+    Of two processes that end at once, the second replaces the first as a whole.
+    """
+    retired = Path(tempfile.mkdtemp(dir=made.parent, prefix=f"{made.name}.old."))
+    handle = os.open(place.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        if place.exists():
+            place.replace(retired / place.name)
+        made.replace(place)
+    finally:
+        os.close(handle)
+    shutil.rmtree(retired)
 
 
 @contextmanager

@@ -27,8 +27,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     engine = parser.add_argument_group("engine")
     engine.add_argument(
         "--backend",
-        choices=("onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt", "torch", "tensorrt"),
+        choices=("onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt", "torch", "tensorrt", "triton"),
         default="onnxruntime",
+    )
+    engine.add_argument(
+        "--server", metavar="URL", help="of Triton, or of a model there (default: http://localhost:8000)"
     )
     engine.add_argument("--precision", choices=("fp32", "fp16", "int8", "int8-cpu"), default="fp32")
     engine.add_argument("--batch", type=int, metavar="N", help="tiles per call (default: the most the engine takes)")
@@ -133,7 +136,11 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             if left_out:
                 _say(left_out)
             with open_engine(
-                bundle, backend=options.backend, precision=options.precision, threads=options.threads
+                bundle,
+                backend=options.backend,
+                precision=options.precision,
+                threads=options.threads,
+                server=options.server,
             ) as engine:
                 try:
                     result = _detect(bundle, scene, engine, settings, options, workspace)

@@ -47,6 +47,7 @@ def abilities(environment: dict[str, Any]) -> dict[str, dict[str, Any]]:
         "build and run TensorRT engines": _tensorrt(packages, gpus),
         "detect on the CPU (onnxruntime)": (_yes if isinstance(providers, list) else _no)(_words(providers)),
         "detect with torch": needs("torch"),
+        "detect through a Triton server": needs("tritonclient"),
         "read scenes": _scenes(packages),
         "write reports": needs("jinja2"),
     }

@@ -28,9 +28,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--images", type=Path, metavar="DIR", help="their folder (`images` beside the json)")
     parser.add_argument(
         "--backend",
-        choices=["onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt", "torch", "tensorrt"],
+        choices=["onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt", "torch", "tensorrt", "triton"],
         help="what computes (torch for a checkpoint, onnxruntime for a bundle)",
     )
+    parser.add_argument("--server", metavar="URL", help="of Triton, or of a model there (http://localhost:8000)")
     parser.add_argument("--precision", choices=["fp32", "fp16", "int8", "int8-cpu"], default="fp32")
     parser.add_argument("--batch", type=int, default=4, metavar="N", help="tiles run together (4)")
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads of the runtime (its own choice)")
@@ -51,7 +52,7 @@ def _run_images(options: argparse.Namespace) -> dict[str, Any]:
     if options.batch < 1:
         raise UsageError("--batch must be at least 1", got=options.batch)
     file = bundle_file(options.subject)
-    subject = open_subject(file.folder if file else options.subject)
+    subject = open_subject(file.folder if file else options.subject, server=options.server)
     dataset = open_data(
         options.data, images=options.images, recipe=subject.recipe, classes=subject.classes, needed_by="evaluate"
     )

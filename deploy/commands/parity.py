@@ -25,10 +25,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--backend",
         nargs="+",
-        choices=["onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt", "torch", "tensorrt"],
+        choices=["onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt", "torch", "tensorrt", "triton"],
         default=["onnxruntime"],
         help="runtimes to compare with torch fp32 (onnxruntime)",
     )
+    parser.add_argument("--server", metavar="URL", help="of Triton, or of a model there (http://localhost:8000)")
     parser.add_argument(
         "--precision", nargs="+", choices=["fp32", "fp16", "int8", "int8-cpu"], help="precisions (all the bundle has)"
     )
@@ -94,7 +95,8 @@ def _compare(options: argparse.Namespace) -> "Parity":
         reference = Reference(engine, dataset, framing, batch=options.batch)
 
     def opener(backend: "Backend", precision: "Precision") -> "Engine":
-        return open_engine(bundle, backend=backend, precision=precision, threads=options.threads)
+        server = options.server if backend == "triton" else None
+        return open_engine(bundle, backend=backend, precision=precision, threads=options.threads, server=server)
 
     pairs = [(backend, precision) for backend in dict.fromkeys(options.backend) for precision in dict.fromkeys(asked)]
     cells: list[ParityCell] = []

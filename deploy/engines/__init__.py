@@ -5,7 +5,7 @@ from typing import get_args
 from deploy.engine import Backend, Engine
 from export.bundle import Bundle
 from export.manifest import Precision
-from ifkd.errors import EngineError
+from ifkd.errors import EngineError, UsageError
 
 
 def open_engine(
@@ -14,6 +14,7 @@ def open_engine(
     backend: Backend = "onnxruntime",
     precision: Precision = "fp32",
     threads: int | None = None,
+    server: str | None = None,
 ) -> Engine:
     """Load a bundle's model into a runtime.
 
@@ -22,11 +23,15 @@ def open_engine(
         backend: The runtime.
         precision: Which of the bundle's files.
         threads: CPU threads of the runtime; by default all cores the process may use.
+        server: URL of the Triton server, or of a model on it; by default the one on this machine.
 
     Raises:
         BundleError: The bundle has no such file, or it was changed.
         EngineError: The runtime is absent or this machine cannot run the file.
+        UsageError: A server is named for a backend that asks none, or by no address.
     """
+    if server is not None and backend != "triton":
+        raise UsageError(f"The backend {backend} asks no server", got=server, mend="Choose the backend triton.")
     match backend:
         case "onnxruntime" | "onnxruntime-cuda" | "onnxruntime-tensorrt":
             from deploy.engines.onnxruntime_engine import BACKENDS, OnnxRuntimeEngine  # noqa: PLC0415
@@ -41,4 +46,8 @@ def open_engine(
             from deploy.engines.tensorrt_engine import TensorRTEngine  # noqa: PLC0415
 
             return TensorRTEngine(bundle, precision=precision)
+        case "triton":
+            from deploy.engines.triton_engine import DEFAULT_SERVER, TritonEngine  # noqa: PLC0415
+
+            return TritonEngine(bundle, precision=precision, server=server or DEFAULT_SERVER)
     raise EngineError(f"There is no backend {backend!r}", expected=", ".join(get_args(Backend)))

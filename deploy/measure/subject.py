@@ -75,8 +75,12 @@ class Subject:
         return self.record.model_copy(update={"gflops_per_tile": gflops})
 
 
-def open_subject(path: Path) -> Subject:
+def open_subject(path: Path, *, server: str | None = None) -> Subject:
     """Return the checkpoint or bundle at `path`.
+
+    Args:
+        path: Of its file or folder.
+        server: URL of the Triton server on which a bundle is opened by the backend triton.
 
     Raises:
         UsageError: There is neither at `path`.
@@ -84,7 +88,7 @@ def open_subject(path: Path) -> Subject:
         BundleError: The bundle's manifest does not hold.
     """
     if (path / MANIFEST_NAME).is_file():
-        return _bundle_subject(open_bundle(path))
+        return _bundle_subject(open_bundle(path), server)
     if path.is_file() and path.suffix == ".safetensors":
         return _checkpoint_subject(path)
     got = "a folder without model.json" if path.is_dir() else "another file" if path.exists() else "nothing there"
@@ -187,7 +191,7 @@ def count_parameters(weights: Path) -> int:
     return sum(math.prod(shape) for name, shape in tensors.items() if not name.endswith(RUNNING_STATISTICS))
 
 
-def _bundle_subject(bundle: Bundle) -> Subject:
+def _bundle_subject(bundle: Bundle, server: str | None) -> Subject:
     manifest = bundle.manifest
     names = bundle.find("weights")
     weights = bundle.file(names[0]) if names else None
@@ -204,7 +208,7 @@ def _bundle_subject(bundle: Bundle) -> Subject:
     )
 
     def open_one(backend: Backend, precision: Precision, threads: int | None) -> Engine:
-        return open_engine(bundle, backend=backend, precision=precision, threads=threads)
+        return open_engine(bundle, backend=backend, precision=precision, threads=threads, server=server)
 
     per_level = 1000 if recipe is None else recipe.export.candidates_per_level
     return Subject(record, manifest.classes, framing_of(bundle), recipe, open_one, weights, per_level)

@@ -49,6 +49,7 @@ def detect(
     backend: Backend = "onnxruntime",
     precision: Precision = "fp32",
     threads: int | None = None,
+    server: str | None = None,
     batch: int | None = None,
     show_progress: bool = False,
     **settings: Any,
@@ -61,6 +62,7 @@ def detect(
         backend: The runtime.
         precision: Which of the bundle's files.
         threads: CPU threads of the runtime; by default all cores.
+        server: URL of the Triton server, or of a model on it, for the backend triton.
         batch: Tiles per call of the engine; by default the most it takes.
         show_progress: Show a bar on stderr.
         **settings: Those of `settings_for`: score, overlap_px, gsd_m, merge, metric, area, strict.
@@ -77,7 +79,7 @@ def detect(
     raster = scene if isinstance(scene, Scene) else Scene(Path(scene) if isinstance(scene, str) else scene)
     try:
         grid_for(raster.size, opened.manifest.input.tile_px, chosen)
-        with open_engine(opened, backend=backend, precision=precision, threads=threads) as engine:
+        with open_engine(opened, backend=backend, precision=precision, threads=threads, server=server) as engine:
             return detect_scene(
                 engine,
                 raster,

@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from kserve_server import Server, serve
+
 from deploy.engine import Engine, EngineInfo, FakeEngine
 from deploy.engines import open_engine
 from deploy.engines.engine_choice import find_engine
@@ -19,10 +21,20 @@ from export.engine_build import add_engine
 from export.nvidia import gpu_of_this_machine
 from export.sample_tiles import structured_noise
 from export.tensor_parity import TOLERANCES, compare_candidates
+from export.triton import write_repository
 from ifkd.detections import Candidates, Detections
 from ifkd.errors import BundleError, EngineError, IfkdError, MissingExtraError
 
-KINDS = ["fake", "torch", "onnxruntime-fp32", "onnxruntime-fp16", "tensorrt-fp32", "tensorrt-fp16"]
+KINDS = [
+    "fake",
+    "torch",
+    "onnxruntime-fp32",
+    "onnxruntime-fp16",
+    "tensorrt-fp32",
+    "tensorrt-fp16",
+    "triton-fp32",
+    "triton-fp16",
+]
 
 
 def fake_engine() -> FakeEngine:
@@ -61,19 +73,35 @@ def bundle_with_engines(whole_bundle: Path, tmp_path_factory: pytest.TempPathFac
     return build_or_skip
 
 
-def open_kind(kind: str, whole_bundle: Path, bundle_with_engines: Callable[[], Bundle]) -> Engine:
-    if kind == "fake":
-        return fake_engine()
-    backend, _, precision = kind.partition("-")
-    bundle = bundle_with_engines() if backend == "tensorrt" else open_bundle(whole_bundle)
-    return open_engine(bundle, backend=backend, precision=precision or "fp32", threads=1)
+@pytest.fixture(scope="module")
+def triton(whole_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A stand-in for Triton that serves the bundle."""
+    repository = tmp_path_factory.mktemp("triton") / "models"
+    write_repository(open_bundle(whole_bundle), repository)
+    with serve(repository) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def open_kind(
+    whole_bundle: Path, bundle_with_engines: Callable[[], Bundle], request: pytest.FixtureRequest
+) -> Callable[[str], Engine]:
+    """Call it with one of `KINDS`."""
+
+    def open_one(kind: str) -> Engine:
+        if kind == "fake":
+            return fake_engine()
+        backend, _, precision = kind.partition("-")
+        bundle = bundle_with_engines() if backend == "tensorrt" else open_bundle(whole_bundle)
+        server = request.getfixturevalue("triton").url if backend == "triton" else None
+        return open_engine(bundle, backend=backend, precision=precision or "fp32", threads=1, server=server)
+
+    return open_one
 
 
 @pytest.fixture(scope="module", params=KINDS)
-def engine(
-    request: pytest.FixtureRequest, whole_bundle: Path, bundle_with_engines: Callable[[], Bundle]
-) -> Iterator[Engine]:
-    with open_kind(request.param, whole_bundle, bundle_with_engines) as opened:
+def engine(request: pytest.FixtureRequest, open_kind: Callable[[str], Engine]) -> Iterator[Engine]:
+    with open_kind(request.param) as opened:
         yield opened
 
 
@@ -169,7 +197,7 @@ def test_batches_one_after_another_are_answered_in_order(engine: Engine) -> None
 
 def test_info_tells_what_runs(engine: Engine) -> None:
     info = engine.info
-    assert info.backend in {"fake", "torch", "onnxruntime", "tensorrt"}
+    assert info.backend in {"fake", "torch", "onnxruntime", "tensorrt", "triton"}
     assert info.backend_version
     assert info.device
     assert (info.tile_px, info.max_batch, info.candidates) == ((64, 64), 4, 354)
@@ -178,10 +206,8 @@ def test_info_tells_what_runs(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_closing_twice_is_allowed_and_a_closed_engine_says_so(
-    kind: str, whole_bundle: Path, bundle_with_engines: Callable[[], Bundle]
-) -> None:
-    engine = open_kind(kind, whole_bundle, bundle_with_engines)
+def test_closing_twice_is_allowed_and_a_closed_engine_says_so(kind: str, open_kind: Callable[[str], Engine]) -> None:
+    engine = open_kind(kind)
     with engine as entered:
         assert entered is engine
     engine.close()
@@ -267,7 +293,13 @@ def test_absent_onnxruntime_says_what_to_install(whole_bundle: Path, monkeypatch
 
 
 @pytest.mark.parametrize(
-    "module", ["deploy.engine", "deploy.engines.onnxruntime_engine", "deploy.engines.tensorrt_engine"]
+    "module",
+    [
+        "deploy.engine",
+        "deploy.engines.onnxruntime_engine",
+        "deploy.engines.tensorrt_engine",
+        "deploy.engines.triton_engine",
+    ],
 )
 def test_detecting_needs_no_torch(module: str) -> None:
     program = f"import sys; sys.modules.update(torch=None, torchvision=None, timm=None, onnx=None); import {module}"
