@@ -15,7 +15,7 @@ def as_text(message: Mapping[str, Any], *, indent: int = 0) -> str:
     """Return a message as text: mappings are messages, a list repeats its field, and so does a `Word` in one.
 
     Args:
-        message: Field -> its value: a mapping, text, a `Word`, a number, a truth value, or a list of these.
+        message: Field -> its value: a mapping, text, a `Word`, a whole number, a truth value, or a list of these.
         indent: Spaces before each line.
     """
     lines: list[str] = []
@@ -34,7 +34,7 @@ def entries(values: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [{"key": key, "value": value} for key, value in values.items()]
 
 
-def _scalar(value: str | float) -> str:
+def _scalar(value: str | int) -> str:
     if isinstance(value, Word):
         return str(value)
     # JSON's escapes of text are among those that the text format knows.

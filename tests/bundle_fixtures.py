@@ -2,10 +2,13 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from export.bundle import Bundle, open_bundle
+from export.bundle import Bundle, add_file, open_bundle
+from export.sidecar import BatchProfile, DeliveredPrecision, EngineSidecar, sidecar_path
+from ifkd.files import sha256_of, write_json
 
 
 @pytest.fixture(scope="session")
@@ -82,3 +85,31 @@ def without_exporting(whole_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Ca
         )
 
     return arrange
+
+
+def with_engine(bundle: Bundle, name: str = "made", **values: Any) -> Bundle:
+    """Return the bundle with an FP16 engine file of no content and a sidecar of our wording, for an H100."""
+    path = bundle.path / "engines" / f"{name}.engine"
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"plan " + name.encode())
+    facts: dict[str, Any] = {
+        "device": "NVIDIA H100 80GB HBM3",
+        "compute_capability": "9.0",
+        "driver_cuda": "12.4",
+        "builder": "tensorrt",
+        "builder_version": "11.4.0",
+        "onnx": "model.fp16.onnx",
+        "onnx_sha256": bundle.manifest.files["model.fp16.onnx"].sha256,
+        "engine_sha256": sha256_of(path),
+        "engine_bytes": path.stat().st_size,
+        "batch": BatchProfile(opt=4, max=4),
+        "tile_px": (64, 64),
+        "workspace_mib": 64,
+        "tf32": False,
+        "build_seconds": 1.0,
+        "precision_asked": "fp16",
+        "precision_delivered": DeliveredPrecision(weight_types={"FLOAT16": 1}, engine_to_weights=1.0),
+    }
+    write_json(sidecar_path(path), EngineSidecar(**{**facts, **values}).model_dump(mode="json"))
+    bundle = add_file(bundle, f"engines/{name}.engine", kind="engine", precision="fp16")
+    return add_file(bundle, f"engines/{name}.json", kind="sidecar", precision="fp16")

@@ -118,16 +118,15 @@ class TritonEngine(Engine):
         except BaseException:
             self.close()
             raise
-        served = found.metadata["versions"][-1] if found.metadata.get("versions") else self._version
         self.info = EngineInfo(
             backend="triton",
             backend_version=found.server,
-            device=f"Triton at {address}, model {self._model}, version {served}",
+            device=f"Triton at {address}, model {self._model}, version {found.version}",
             precision=precision,
             file=names[0],
             sha256=manifest.files[names[0]].sha256,
             tile_px=manifest.input.tile_px,
-            max_batch=min(manifest.input.max_batch, int(found.config["max_batch_size"])),
+            max_batch=min(manifest.input.max_batch, found.max_batch),
             candidates=manifest.outputs.candidates,
             classes=manifest.classes,
         )
@@ -188,14 +187,24 @@ class TritonEngine(Engine):
 
     def _look(self, client: Any) -> "_Served":
         """Return what the server says of itself and of the model."""
-        server = client.get_server_metadata()
-        if not client.is_model_ready(self._model, self._version):
-            raise self._not_ready(client)
-        return _Served(
-            server=str(server["version"]),
-            metadata=client.get_model_metadata(self._model, self._version),
-            config=client.get_model_config(self._model, self._version),
-        )
+        try:
+            server = str(client.get_server_metadata()["version"])
+            if not client.is_model_ready(self._model, self._version):
+                raise self._not_ready(client)
+            metadata = client.get_model_metadata(self._model, self._version)
+            config = client.get_model_config(self._model, self._version)
+            return _Served(
+                server=server,
+                version=self._version or str(metadata["versions"][-1]),
+                tensors={
+                    str(one["name"]): (str(one["datatype"]), [int(size) for size in one["shape"]])
+                    for one in [*metadata["inputs"], *metadata["outputs"]]
+                },
+                max_batch=int(config["max_batch_size"]),
+                source=config.get("parameters", {}).get(SOURCE_KEY, {}).get("string_value"),
+            )
+        except (LookupError, TypeError, AttributeError) as error:
+            raise EngineError(f"What answers at {self._address} is no Triton server ({error!r})") from error
 
     def _not_ready(self, client: Any) -> EngineError:
         """Return why a model cannot be asked, as far as the server tells."""
@@ -225,21 +234,18 @@ class TritonEngine(Engine):
             "scores": (ANSWERS["scores"][0], [-1, k]),
             "labels": (ANSWERS["labels"][0], [-1, k]),
         }
-        told = [*found.metadata["inputs"], *found.metadata["outputs"]]
-        got = {str(one["name"]): (str(one["datatype"]), [int(size) for size in one["shape"]]) for one in told}
         mend = "Write the repository anew with `ifkd export BUNDLE --triton DIR`, and let the server load it."
-        if got != expected:
+        if found.tensors != expected:
             raise EngineError(
                 f"Triton's model {self._model} is not the bundle's: it takes and answers something else",
-                got=_signature(got),
+                got=_signature(found.tensors),
                 expected=_signature(expected),
                 mend=mend,
             )
-        parameter = found.config.get("parameters", {}).get(SOURCE_KEY, {}).get("string_value")
-        if parameter != source:
+        if found.source != source:
             raise EngineError(
                 f"Triton's model {self._model} is not the bundle's: it comes from another ONNX file",
-                got=f"sha256 {parameter}" if parameter else f"a model without the parameter {SOURCE_KEY}",
+                got=f"sha256 {found.source}" if found.source else f"a model without the parameter {SOURCE_KEY}",
                 expected=source,
                 mend=mend,
             )
@@ -251,8 +257,13 @@ class _Served:
 
     server: str
     """The server's version."""
-    metadata: dict[str, Any]
-    config: dict[str, Any]
+    version: str
+    """The model's."""
+    tensors: dict[str, tuple[str, list[int]]]
+    """Input or output -> type and shape, in the protocol's words; -1 stands for the batch."""
+    max_batch: int
+    source: str | None
+    """Digest of the ONNX file that the model says to come from."""
 
 
 class _Connection:
@@ -287,7 +298,7 @@ class _Connection:
                 f"Triton at {self._address} cannot be reached ({getattr(error, 'strerror', None) or error})",
                 mend="Start the server, or name its address with --server.",
             ) from error
-        except (self._triton.InferenceServerException, ValueError, KeyError) as error:
+        except (self._triton.InferenceServerException, ValueError) as error:
             raise EngineError(f"Triton at {self._address} refused or answered what is no answer ({error})") from error
 
     def _dial(self) -> Any:

@@ -94,7 +94,7 @@ class Server:
     """A running server; `before` is called with the path of every request and may raise or wait."""
 
     models: dict[str, Model]
-    before: Callable[[str], None] = lambda _: None
+    before: Callable[[str], Any] = lambda _: None
     port: int = 0
     infers: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -168,10 +168,10 @@ def handler_of(server: Server) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
-        def do_GET(self) -> None:  # noqa: N802 - http.server's name
+        def do_GET(self) -> None:
             self.answer(lambda: (json.dumps(server.get(self.path)).encode(), None))
 
-        def do_POST(self) -> None:  # noqa: N802 - http.server's name
+        def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             if self.path == "/v2/repository/index":
                 self.answer(lambda: (json.dumps(server.index()).encode(), None))

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from kserve_server import Server, serve
 
 from deploy.engine import Engine, EngineInfo, FakeEngine

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from bundle_fixtures import with_engine
 from gpu_world import FakeTensorRT, Gpu
 
 import deploy.engines.engine_choice as choice
@@ -16,41 +17,12 @@ import deploy.engines.tensorrt_engine as backend
 from deploy.engine import InferenceParts
 from deploy.engines import open_engine
 from export import nvidia
-from export.bundle import Bundle, add_file, open_bundle
-from export.sidecar import BatchProfile, DeliveredPrecision, EngineSidecar, sidecar_path
+from export.bundle import Bundle, open_bundle
+from export.sidecar import BatchProfile
 from ifkd.errors import BundleError, EngineError
-from ifkd.files import sha256_of, write_json
 
 H100 = nvidia.Gpu("NVIDIA H100 80GB HBM3", "9.0", "12.9")
 RTX_4090 = nvidia.Gpu("NVIDIA GeForce RTX 4090", "8.9", "13.0")
-
-
-def with_engine(bundle: Bundle, name: str = "made", **values: Any) -> Bundle:
-    """Return the bundle with an engine file of no content and a sidecar of our wording."""
-    path = bundle.path / "engines" / f"{name}.engine"
-    path.parent.mkdir(exist_ok=True)
-    path.write_bytes(b"plan " + name.encode())
-    facts: dict[str, Any] = {
-        "device": H100.name,
-        "compute_capability": H100.capability,
-        "driver_cuda": "12.4",
-        "builder": "tensorrt",
-        "builder_version": "11.4.0",
-        "onnx": "model.fp16.onnx",
-        "onnx_sha256": bundle.manifest.files["model.fp16.onnx"].sha256,
-        "engine_sha256": sha256_of(path),
-        "engine_bytes": path.stat().st_size,
-        "batch": BatchProfile(opt=4, max=4),
-        "tile_px": (64, 64),
-        "workspace_mib": 64,
-        "tf32": False,
-        "build_seconds": 1.0,
-        "precision_asked": "fp16",
-        "precision_delivered": DeliveredPrecision(weight_types={"FLOAT16": 1}, engine_to_weights=1.0),
-    }
-    write_json(sidecar_path(path), EngineSidecar(**{**facts, **values}).model_dump(mode="json"))
-    bundle = add_file(bundle, f"engines/{name}.engine", kind="engine", precision="fp16")
-    return add_file(bundle, f"engines/{name}.json", kind="sidecar", precision="fp16")
 
 
 @pytest.fixture
