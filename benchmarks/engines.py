@@ -106,6 +106,7 @@ def build(work: Work) -> dict[str, Any]:
                 "layers": one.layers,
                 "float_layers": len(one.float_layers),
                 "noise": one.noise,
+                "verdict": None if one.verdict is None else one.verdict.model_dump(mode="json"),
             }
             for name, one in manifest.quantisation.items()
         },

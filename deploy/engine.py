@@ -11,6 +11,7 @@ import numpy as np
 from export.manifest import Precision
 from ifkd.detections import Array, Candidates, Detections
 from ifkd.errors import EngineError
+from ifkd.tile_sizes import TileSizes
 
 Backend = Literal["torch", "onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt", "tensorrt", "triton"]
 
@@ -35,6 +36,13 @@ class EngineInfo:
     candidates: int
     """Candidates per tile."""
     classes: tuple[str, ...]
+    tile_sides_px: tuple[int, int] | None = None
+    """Least and largest height and width, where it takes tiles of several sizes; None where of `tile_px` alone."""
+
+    @property
+    def sizes(self) -> TileSizes:
+        """The tiles it takes."""
+        return TileSizes(self.tile_px, self.tile_sides_px)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +65,7 @@ class Engine(ABC):
         """Return the candidates of a batch of tiles, in arrays that belong to the caller.
 
         Args:
-            tiles: uint8 [batch, 3, height, width], RGB.
+            tiles: uint8 [batch, 3, height, width], RGB, of a size that `info.sizes` takes.
 
         Raises:
             EngineError: The tiles are not what the engine takes; the runtime has not seen them.
@@ -100,12 +108,13 @@ class Engine(ABC):
         self.close()
 
     def _check(self, tiles: Array) -> None:
-        height, width = self.info.tile_px
+        sizes = self.info.sizes
         fits = (
             isinstance(tiles, np.ndarray)
             and tiles.dtype == np.uint8
             and tiles.ndim == 4
-            and tiles.shape[1:] == (3, height, width)
+            and tiles.shape[1] == 3
+            and sizes.takes(tiles.shape[2:])
             and 1 <= len(tiles) <= self.info.max_batch
         )
         if not fits:
@@ -113,7 +122,9 @@ class Engine(ABC):
             raise EngineError(
                 "These tiles do not fit the engine",
                 got=got,
-                expected=f"uint8 [1..{self.info.max_batch}, 3, {height}, {width}]",
+                expected=f"uint8 [1..{self.info.max_batch}, 3, {sizes.usual[0]}, {sizes.usual[1]}]"
+                if sizes.sides is None
+                else f"uint8 [1..{self.info.max_batch}, 3, height, width] with {sizes}",
             )
 
 

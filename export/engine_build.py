@@ -25,12 +25,14 @@ from export.sidecar import (
     BuildOptions,
     DeliveredPrecision,
     EngineSidecar,
+    TileProfile,
     require_delivered,
     sidecar_path,
 )
 from ifkd.errors import BundleError, EngineError
 from ifkd.files import atomic_path, sha256_of, write_json
 from ifkd.progress import progress
+from ifkd.tile_sizes import TileSizes
 
 LARGEST_OPTIMAL_BATCH = 8
 LAST_WEAKLY_TYPED = 10
@@ -45,6 +47,7 @@ def build_engine(
     max_batch: int,
     out: Path,
     options: BuildOptions | None = None,
+    sizes: TileSizes | None = None,
 ) -> EngineSidecar:
     """Build an engine and write it to `out`, with its sidecar beside it.
 
@@ -55,6 +58,7 @@ def build_engine(
         max_batch: Largest batch the engine takes.
         out: The engine file.
         options: By default those of `BuildOptions`.
+        sizes: Tiles that the file takes; may be left out where it takes one size alone.
 
     Raises:
         EngineError: The file has another precision, the builder refuses it, or delivers less than was asked.
@@ -71,7 +75,7 @@ def build_engine(
     network = _parse(trt, trt_builder, onnx_path, log, version)
     config = trt_builder.create_builder_config()
     _configure(trt, config, builder, options)
-    tile_px = _add_profiles(trt_builder, config, network, profiles)
+    sizes = _add_profiles(trt_builder, config, network, profiles, sizes)
     cache = options.timing_cache if builder == "tensorrt" else None
     with _shown(trt, config, f"building {out.name}"), _timings(config, cache):
         plan = trt_builder.build_serialized_network(network, config)
@@ -102,7 +106,8 @@ def build_engine(
         engine_bytes=size,
         batch=BatchProfile(opt=profiles[-1].opt, max=max_batch),
         profiles=profiles,
-        tile_px=tile_px,
+        tile_px=sizes.usual,
+        tiles=None if sizes.sides is None else TileProfile(min=sizes.smallest, opt=sizes.usual, max=sizes.largest),
         workspace_mib=options.workspace_mib,
         level=options.level,
         compatibility=options.compatibility,
@@ -144,6 +149,7 @@ def add_engine(
         max_batch=bundle.manifest.input.max_batch,
         out=bundle.path / name,
         options=options,
+        sizes=bundle.manifest.input.sizes,
     )
     bundle = add_file(bundle, name, kind="engine", precision=precision)
     side_name = str(sidecar_path(Path(name)))
@@ -210,15 +216,26 @@ def _add_profiles(
     config: nvidia.IBuilderConfig,
     network: nvidia.INetworkDefinition,
     profiles: Sequence[BatchProfile],
-) -> tuple[int, int]:
-    """Tell the batch sizes and return the tile's (height, width)."""
+    sizes: TileSizes | None,
+) -> TileSizes:
+    """Tell the batches and the sizes of tiles, and return these."""
     tiles = network.get_input(0)
-    _, channels, height, width = tuple(tiles.shape)
+    _, channels, height, width = (int(length) for length in tiles.shape)
+    if sizes is None:
+        sizes = TileSizes((height, width))
+    if (height, width) != sizes.axes:
+        raise EngineError(
+            "The ONNX file takes other tiles than its bundle says",
+            got=f"{height} x {width} px, -1 for any",
+            expected=str(sizes),
+            mend="Export the bundle again.",
+        )
     for batch in profiles:
         profile = trt_builder.create_optimization_profile()
-        profile.set_shape(tiles.name, *((size, channels, height, width) for size in (batch.min, batch.opt, batch.max)))
+        shapes = ((batch.min, sizes.smallest), (batch.opt, sizes.usual), (batch.max, sizes.largest))
+        profile.set_shape(tiles.name, *((count, channels, *size) for count, size in shapes))
         config.add_optimization_profile(profile)
-    return int(height), int(width)
+    return sizes
 
 
 @contextlib.contextmanager

@@ -22,14 +22,18 @@ def command_lines(bundle: Bundle, precision: Precision, options: BuildOptions) -
     """
     path = onnx_of(bundle, precision)
     source, largest = str(path), bundle.manifest.input.max_batch
-    height, width = bundle.manifest.input.tile_px
+    sizes = bundle.manifest.input.sizes
     name = bundle.manifest.input.name
     profiles = batch_profiles(options.opt_batch, largest)
     trtexec = ["trtexec", f"--onnx={source}", f"--saveEngine={Path(source).with_suffix('.engine')}", "--stronglyTyped"]
     polygraphy = ["polygraphy", "run", source, "--onnxrt", "--trt"]
-    for number, profile in enumerate(profiles if largest > 1 else ()):
+    for number, profile in enumerate(profiles if largest > 1 or sizes.sides else ()):
         trtexec += [f"--profile={number}"] if len(profiles) > 1 else []
-        for kind, batch in (("min", profile.min), ("opt", profile.opt), ("max", profile.max)):
+        for kind, batch, (height, width) in (
+            ("min", profile.min, sizes.smallest),
+            ("opt", profile.opt, sizes.usual),
+            ("max", profile.max, sizes.largest),
+        ):
             trtexec.append(f"--{kind}Shapes={name}:{batch}x3x{height}x{width}")
             polygraphy += [f"--trt-{kind}-shapes", f"{name}:[{batch},3,{height},{width}]"]
     trtexec += [f"--memPoolSize=workspace:{options.workspace_mib}M", f"--builderOptimizationLevel={options.level}"]
@@ -40,5 +44,5 @@ def command_lines(bundle: Bundle, precision: Precision, options: BuildOptions) -
     if options.timing_cache is not None:
         trtexec.append(f"--timingCacheFile={options.timing_cache}")
     polygraphy += ["--builder-optimization-level", str(options.level), *(["--tf32"] if options.tf32 else [])]
-    polygraphy += ["--input-shapes", f"{name}:[{profiles[-1].opt},3,{height},{width}]"]
+    polygraphy += ["--input-shapes", f"{name}:[{profiles[-1].opt},3,{sizes.usual[0]},{sizes.usual[1]}]"]
     return [shlex.join(trtexec), shlex.join(polygraphy)]

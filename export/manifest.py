@@ -7,6 +7,7 @@ from pydantic import PositiveFloat, PositiveInt
 from ifkd.config import Schema
 from ifkd.data.stretch import Imagery
 from ifkd.postprocess import Selection
+from ifkd.tile_sizes import TileSizes
 
 SCHEMA_VERSION: Literal[1] = 1
 
@@ -20,11 +21,18 @@ class InputSpec(Schema):
     name: str = "tiles"
     tile_px: tuple[PositiveInt, PositiveInt]
     """Tile (height, width), pixels after scaling."""
+    tile_sides_px: tuple[PositiveInt, PositiveInt] | None = None
+    """Least and largest height and width, where files take tiles of several sizes; None where of `tile_px` alone."""
     max_batch: PositiveInt
     scale: PositiveFloat = 1.0
     """Factor from the scene's pixels to the engine's."""
     imagery: Imagery = Imagery()
     """How the network's images became uint8 RGB; scenes are read alike."""
+
+    @property
+    def sizes(self) -> TileSizes:
+        """The tiles that the engines take."""
+        return TileSizes(self.tile_px, self.tile_sides_px)
 
 
 class OutputSpec(Schema):
@@ -96,6 +104,41 @@ class QuantisationStep(Schema):
     """mAP of the FP32 file less that of this step."""
 
 
+class Speed(Schema):
+    """What a file took for one tile on the CPU that exported it, milliseconds."""
+
+    median_ms: float
+    rounds_ms: tuple[float, ...]
+    """Median of each turn; the files that are compared took turns."""
+
+
+class SpeedUp(Schema):
+    """How many times as fast as another file an INT8 file is, round by round."""
+
+    median: float
+    least: float
+    most: float
+
+
+class QuantisationVerdict(Schema):
+    """Whether an INT8 file is worth it against the file one would take otherwise."""
+
+    against: Precision
+    map_loss: float
+    """mAP of that file less that of the INT8 file."""
+    per_class_loss: dict[str, float]
+    """Loss of AP by class."""
+    latency: dict[Precision, Speed] = {}
+    """Of this file and of those in float, by ONNX Runtime on the CPU that exported; empty for a file that is meant
+    for a GPU."""
+    threads: int | None = None
+    speed_up: dict[Precision, SpeedUp] = {}
+    """By the file it is compared with."""
+    worth_it: bool | None
+    """None where accuracy holds and speed is unmeasured."""
+    reason: str
+
+
 class QuantisationRecord(Schema):
     """How an INT8 file came to be, and what it costs."""
 
@@ -115,6 +158,8 @@ class QuantisationRecord(Schema):
     noise: float
     """Error of the head's values as a share of their spread."""
     passed: bool
+    verdict: QuantisationVerdict | None = None
+    """Against FP16 where the bundle has it, else against FP32."""
 
 
 class Manifest(Schema):

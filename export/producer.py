@@ -19,18 +19,22 @@ from export.manifest import (
     OutputSpec,
     Precision,
     QuantisationRecord,
+    QuantisationVerdict,
     TensorParity,
 )
 from export.onnx_export import Essentials, export_onnx
 from export.precision import convert_to_fp16, require_precision
 from export.quantisation import Quantiser
 from export.sample_tiles import sample_tiles
-from export.sensitivity import quantise_within
+from export.sensitivity import per_class_loss, quantise_within
+from export.speed import measure_speed, speed_up
 from export.tensor_parity import check_tensor_parity
+from export.verdict import judge
 from ifkd import __version__
 from ifkd.checkpoint import Checkpoint, build_from, load_checkpoint
 from ifkd.config import dump, override
 from ifkd.detections import Array
+from ifkd.environment import usable_cores
 from ifkd.errors import VerdictError
 from ifkd.files import sha256_of, write_json, write_text
 from ifkd.progress import progress
@@ -72,7 +76,12 @@ def export_checkpoint(
     settings = _effective(checkpoint.meta.recipe, overrides)
     images = _images_for_int8(settings, checkpoint.meta.classes)
     side = settings.data.tile_px
-    graph = CandidateGraph(build_from(checkpoint), tile_px=(side, side), per_level=settings.export.candidates_per_level)
+    graph = CandidateGraph(
+        build_from(checkpoint),
+        tile_px=(side, side),
+        per_level=settings.export.candidates_per_level,
+        sides_px=settings.export.tile_sides_px,
+    )
     digest = sha256_of(checkpoint_path)
     with new_bundle(out) as folder:
         shutil.copyfile(checkpoint_path, folder / WEIGHTS_NAME)
@@ -113,6 +122,7 @@ def _manifest(
         detector=checkpoint.meta.detector.model_dump(mode="json"),
         input=InputSpec(
             tile_px=graph.tile_px,
+            tile_sides_px=graph.sizes.sides,
             max_batch=settings.export.max_batch,
             scale=settings.data.scale,
             imagery=settings.data.imagery,
@@ -198,6 +208,8 @@ def _quantise(
     calibration = settings.export.calibration
     source = folder / ONNX_NAMES["fp32"]
     records = {}
+    against: Precision = "fp16" if "fp16" in precisions else "fp32"
+    rival = _Rival(against, {one: folder / ONNX_NAMES[one] for one in precisions if one in ("fp32", "fp16")}, labelled)
     for precision in precisions:
         if precision in ("fp32", "fp16"):
             continue
@@ -210,8 +222,36 @@ def _quantise(
                 record=fitted.record,
                 limit=calibration.max_map_loss,
             )
+        verdict = rival.compared_with(folder / ONNX_NAMES[precision], records[ONNX_NAMES[precision]], precision)
+        records[ONNX_NAMES[precision]] = records[ONNX_NAMES[precision]].model_copy(update={"verdict": verdict})
     write_json(folder / QUANTISATION_NAME, {name: one.model_dump(mode="json") for name, one in records.items()})
     return records
+
+
+class _Rival:
+    """The file that one would take if there were no INT8."""
+
+    def __init__(self, precision: Precision, paths: dict[Precision, Path], images: LabelledTiles) -> None:
+        """Measure the file of `precision`; `paths` has all files in float."""
+        self._precision, self._paths, self._tile = precision, paths, images.tiles[0]
+        reference = images.score(paths["fp32"])
+        metrics = reference if precision == "fp32" else images.score(paths[precision])
+        self._loss = reference.mean_ap - metrics.mean_ap
+        self._class_loss = per_class_loss(reference, metrics)
+
+    def compared_with(self, path: Path, record: QuantisationRecord, precision: Precision) -> QuantisationVerdict:
+        """Return the verdict on an INT8 file; both losses of its record are against FP32."""
+        # The file for TensorRT runs on a CPU too, but its speed there says nothing.
+        timed = precision == "int8-cpu"
+        speeds = measure_speed({precision: path, **self._paths}, self._tile) if timed else {}
+        verdict = judge(
+            against=self._precision,
+            map_loss=record.map_loss - self._loss,
+            per_class_loss={name: loss - self._class_loss[name] for name, loss in record.per_class_loss.items()},
+            max_map_loss=record.max_map_loss,
+            speed_up={name: speed_up(speeds[precision], one) for name, one in speeds.items() if name != precision},
+        )
+        return verdict.model_copy(update={"latency": speeds, "threads": usable_cores() if timed else None})
 
 
 def _judge(checks: dict[str, TensorParity], *, accept_drift: bool) -> None:

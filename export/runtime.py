@@ -6,8 +6,12 @@ from typing import Any
 from ifkd.errors import EngineError, MissingExtraError
 
 
-def open_session(path: Path) -> Any:
-    """Return a session of an ONNX file on the CPU whose threads sleep between operators.
+def open_session(path: Path, *, awake: bool = False) -> Any:
+    """Return a session of an ONNX file on the CPU.
+
+    Args:
+        path: The file.
+        awake: Let threads wait actively between operators, as engines do, instead of sleeping.
 
     Raises:
         EngineError: ONNX Runtime cannot load the file.
@@ -19,7 +23,8 @@ def open_session(path: Path) -> Any:
         raise MissingExtraError("onnxruntime", extra="cpu", need="Checking ONNX files") from error
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(awake)))
+    options.add_session_config_entry("session.force_spinning_stop", "1")  # between calls they always sleep
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's own exceptions share no base class.

@@ -73,7 +73,7 @@ def quantise_within(
         curve=tuple(curve),
         max_map_loss=limit,
         map_loss=curve[-1].map_loss,
-        per_class_loss=_per_class_loss(reference, metrics),
+        per_class_loss=per_class_loss(reference, metrics),
         noise=noise,
         passed=curve[-1].map_loss <= limit and noise <= LARGEST_NOISE,
     )
@@ -189,7 +189,8 @@ def _probe(model: Any, names: Sequence[str], feeds: Sequence[dict[str, Array]]) 
     return [session.run(list(names), {name: feed[name] for name in known}) for feed in feeds]
 
 
-def _per_class_loss(reference: Metrics, metrics: Metrics) -> dict[str, float]:
+def per_class_loss(reference: Metrics, metrics: Metrics) -> dict[str, float]:
+    """Return how much less AP each class has than in the reference; classes without objects are left out."""
     return {
         name: one.mean_ap - (metrics.per_class[name].mean_ap or 0.0)
         for name, one in reference.per_class.items()

@@ -33,6 +33,14 @@ class BatchProfile(Schema):
     max: int
 
 
+class TileProfile(Schema):
+    """Tiles (height, width), pixels, that an engine takes, and the one it was tuned for."""
+
+    min: tuple[int, int]
+    opt: tuple[int, int]
+    max: tuple[int, int]
+
+
 class DeliveredPrecision(Schema):
     """What shows the precision of an engine."""
 
@@ -86,6 +94,8 @@ class EngineSidecar(Schema):
     """Its optimisation profiles, by their largest batch; none stands for `batch` alone."""
     tile_px: tuple[int, int]
     """(height, width)."""
+    tiles: TileProfile | None = None
+    """Where it takes tiles of several sizes."""
     workspace_mib: int
     level: int = 3
     """The builder's optimisation level."""

@@ -231,8 +231,8 @@ def _config(
     """
     manifest = bundle.manifest
     (onnx,) = bundle.find("onnx", precision)
-    k, tile = manifest.outputs.candidates, [3, *manifest.input.tile_px]
-    tiles = {"data_type": Word("TYPE_UINT8"), "dims": tile}
+    k, sizes = manifest.outputs.candidates, manifest.input.sizes
+    kind = {"data_type": Word("TYPE_UINT8")}
     parameters = {
         "ifkd.bundle": manifest.name,
         "ifkd.manifest_sha256": sha256_of(bundle.path / MANIFEST_NAME),
@@ -245,7 +245,7 @@ def _config(
         "name": model_name(manifest, runtime, precision),
         "platform": {"onnx": "onnxruntime_onnx", "tensorrt": "tensorrt_plan"}[runtime],
         "max_batch_size": max_batch,
-        "input": {"name": manifest.input.name, **tiles},
+        "input": {"name": manifest.input.name, **kind, "dims": [3, *sizes.axes]},
         "output": [
             {"name": "boxes", "data_type": Word("TYPE_FP32"), "dims": [k, 4]},
             {"name": "scores", "data_type": Word("TYPE_FP32"), "dims": [k]},
@@ -256,7 +256,10 @@ def _config(
             {
                 "name": f"batch of {size}",
                 "batch_size": size,
-                "inputs": {"key": manifest.input.name, "value": {**tiles, "random_data": True}},
+                "inputs": {
+                    "key": manifest.input.name,
+                    "value": {**kind, "dims": [3, *sizes.usual], "random_data": True},
+                },
             }
             for size in sorted({1, *batches})
         ],
@@ -271,10 +274,14 @@ def _accelerator(bundle: Bundle, precision: Precision) -> dict[str, Any]:
     """Return how ONNX Runtime computes on a GPU: by CUDA without TF32, or by the TensorRT that a file was made for."""
     if precision not in FOR_TENSORRT:
         return {"name": "cuda", "parameters": entries({"use_tf32": "0"})}
-    (height, width), largest = bundle.manifest.input.tile_px, bundle.manifest.input.max_batch
-    shape = f"{bundle.manifest.input.name}:{{}}x3x{height}x{width}".format
+    sizes, largest = bundle.manifest.input.sizes, bundle.manifest.input.max_batch
+    shape = f"{bundle.manifest.input.name}:{{0}}x3x{{1[0]}}x{{1[1]}}".format
     # No precision_mode: the file's types are to hold, and any would leave TensorRT the choice.
-    shapes = {"min": shape(1), "opt": shape(largest), "max": shape(largest)}
+    shapes = {
+        "min": shape(1, sizes.smallest),
+        "opt": shape(largest, sizes.usual),
+        "max": shape(largest, sizes.largest),
+    }
     return {
         "name": "tensorrt",
         "parameters": entries({f"trt_profile_{which}_shapes": text for which, text in shapes.items()}),

@@ -5,13 +5,16 @@ data and which a builder without a GPU refuses. Here suppression is a fixed numb
 one GridSample over an atlas of the pyramid's levels.
 """
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.nn import functional
 
+from export.level_rooms import UNWANTED, LevelRoom
 from ifkd.detectors import DetectorOutput, FasterRcnn
-from ifkd.detectors.boxes import by_anchor, decode
+from ifkd.detectors.boxes import Side, by_anchor, decode
 from ifkd.detectors.proposals import NMS_IOU, PER_CELL, SMALLEST_SIDE
 from ifkd.detectors.roi_head import DELTA_WEIGHTS, POOLED_LEVELS, POOLED_SIDE, SAMPLING_RATIO
 
@@ -19,16 +22,26 @@ ROUNDS = 16
 """Rounds of suppression. The result is exact when no chain of boxes, each suppressing the next, is longer."""
 CANONICAL_SIDE, CANONICAL_LEVEL = 224, 4
 """A region of this side, pixels, is pooled from P4 (Lin et al. 2017, eq. 1)."""
+BEYOND = 8.0
+"""A place outside of the atlas, whose sides are at -1 and 1: samples outside of a level are 0, as GridSample's are."""
 LEVEL_EPSILON = 1e-6
 """What torchvision adds before rounding a level down."""
 
 
 def candidates(
-    detector: FasterRcnn, output: DetectorOutput, *, size: tuple[int, int], per_level: int
+    detector: FasterRcnn,
+    output: DetectorOutput,
+    *,
+    size: tuple[Side, Side],
+    per_level: int,
+    rooms: Sequence[LevelRoom],
 ) -> tuple[Float[Tensor, "batch k 4"], Float[Tensor, "batch k"], Int64[Tensor, "batch k"]]:
-    """Return what `detector.candidates` does, boxes in pixels of `size` (height, width)."""
+    """Return what `detector.candidates` does, boxes in pixels of `size` (height, width).
+
+    `rooms` tells how many anchors of each level may become proposals.
+    """
     room, classes = detector.config.proposals, detector.num_classes
-    boxes, real = propose(detector, output, size=size, room=room)
+    boxes, real = propose(detector, output, size=size, room=room, rooms=rooms)
     strides = detector.strides[:POOLED_LEVELS]
     pooled = pool_regions([output.pyramid[level] for level in range(POOLED_LEVELS)], boxes, strides)
     head = detector.roi_heads
@@ -43,20 +56,26 @@ def candidates(
 
 
 def propose(
-    detector: FasterRcnn, output: DetectorOutput, *, size: tuple[int, int], room: int
+    detector: FasterRcnn,
+    output: DetectorOutput,
+    *,
+    size: tuple[Side, Side],
+    room: int,
+    rooms: Sequence[LevelRoom],
 ) -> tuple[Float[Tensor, "batch room 4"], Float[Tensor, "batch room"]]:
     """Return the `room` best proposals of each image, and 1 for each that is one; the rest are empty boxes."""
     starts, moves, bests = [], [], []
     levels = detector.anchors(output)
-    width = min(room, max(len(anchors) for anchors in levels))
-    for anchors, logits, deltas in zip(levels, output.logits, output.deltas, strict=True):
-        objectness = by_anchor(logits, PER_CELL)[:, :, 0]
-        best, index = objectness.topk(min(room, objectness.shape[1]), dim=1)
-        chosen = by_anchor(deltas, PER_CELL).gather(1, index[:, :, None].expand(-1, -1, 4))
-        # Levels are filled up to one length, so that all are decoded and suppressed at once; boxes without a side,
-        # as these are, are no proposals.
-        short = width - best.shape[1]
-        starts.append(functional.pad(anchors[index], (0, 0, 0, short)))
+    width = max(level.kept for level in rooms)
+    for level, anchors, logits, deltas in zip(rooms, levels, output.logits, output.deltas, strict=True):
+        # Anchors that fill a level up are boxes without a side, and so no proposals.
+        objectness = level.filled(by_anchor(logits, PER_CELL)[:, :, 0], UNWANTED, axis=-1)
+        best, index = objectness.topk(level.kept, dim=1)
+        every_move = level.filled(by_anchor(deltas, PER_CELL), axis=-2)
+        chosen = every_move.gather(1, index[:, :, None].expand(-1, -1, 4))
+        # Levels come to one length, so that all are decoded and suppressed at once.
+        short = width - level.kept
+        starts.append(functional.pad(level.filled(anchors, axis=-2)[index], (0, 0, 0, short)))
         moves.append(functional.pad(chosen, (0, 0, 0, short)))
         bests.append(functional.pad(best, (0, short)))
     every_box = decode(torch.cat(starts, dim=1), torch.cat(moves, dim=1), size)
@@ -119,20 +138,19 @@ def pool_regions(
     width = maps[0].shape[3]
     atlas = torch.cat([functional.pad(level, (0, width - level.shape[3])) for level in maps], dim=2)
     level = _levels(boxes, len(maps))
-    per_level = boxes.new_tensor(
-        [
-            [1 / stride, float(plane.shape[2]), float(plane.shape[3]), float(sum(heights[:index]))]
-            for index, (stride, plane) in enumerate(zip(strides, maps, strict=True))
-        ]
-    )[level]
+    every_level = [
+        torch.stack([boxes.new_full((), value) for value in (1 / stride, *plane.shape[2:], sum(heights[:index]))])
+        for index, (stride, plane) in enumerate(zip(strides, maps, strict=True))
+    ]
+    per_level = torch.stack(every_level)[level]
     y = _sample_points(boxes[..., 1] * per_level[..., 0], boxes[..., 3] * per_level[..., 0])
     x = _sample_points(boxes[..., 0] * per_level[..., 0], boxes[..., 2] * per_level[..., 0])
     high, wide, top = per_level[..., 1:2], per_level[..., 2:3], per_level[..., 3:4]
-    beyond = float(4 * (sum(heights) + width))  # samples outside of a level are 0, as GridSample's outside is
-    y = torch.where((y >= -1) & (y <= high), top + y.clamp(min=0).minimum(high - 1), torch.full_like(y, beyond))
-    x = torch.where((x >= -1) & (x <= wide), x.clamp(min=0).minimum(wide - 1), torch.full_like(x, beyond))
-    y = y * (2 / max(1, sum(heights) - 1)) - 1
-    x = x * (2 / max(1, width - 1)) - 1
+    inside_y, inside_x = (y >= -1) & (y <= high), (x >= -1) & (x <= wide)
+    y = (top + y.clamp(min=0).minimum(high - 1)) * (2 / boxes.new_full((), sum(heights) - 1)) - 1
+    x = x.clamp(min=0).minimum(wide - 1) * (2 / boxes.new_full((), width - 1)) - 1
+    y = torch.where(inside_y, y, torch.full_like(y, BEYOND))
+    x = torch.where(inside_x, x, torch.full_like(x, BEYOND))
     regions, points = boxes.shape[1], POOLED_SIDE * SAMPLING_RATIO
     grid = torch.stack(
         [

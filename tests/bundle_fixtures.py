@@ -66,6 +66,15 @@ def whole_bundle(checkpoint_path: Path, tmp_path_factory: pytest.TempPathFactory
     return export_checkpoint(checkpoint_path, tmp_path_factory.mktemp("bundles") / "tiny").path
 
 
+@pytest.fixture(scope="session")
+def free_bundle(checkpoint_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a bundle in FP32 that takes tiles of 32 to 128 px; not to be changed."""
+    from export.producer import export_checkpoint
+
+    words = ["precisions=['fp32']", "tile_sides_px=[32, 128]"]
+    return export_checkpoint(checkpoint_path, tmp_path_factory.mktemp("bundles") / "free", overrides=words).path
+
+
 @pytest.fixture
 def bundle_copy(whole_bundle: Path, tmp_path: Path) -> Bundle:
     """A copy of the bundle for this test alone."""

@@ -61,6 +61,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--overlap-px", type=int, metavar="N", help="overlap of tiles, engine pixels (default: the bundle's)"
     )
     finding.add_argument(
+        "--tile",
+        type=int,
+        metavar="PX",
+        help="side of the tiles, engine pixels, for a bundle that takes several (default: the bundle's)",
+    )
+    finding.add_argument(
         "--merge",
         choices=("border", "nms", "nmm", "greedy_nmm"),
         default="border",
@@ -102,7 +108,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     from deploy.scenes.area import reach_of
     from deploy.scenes.outputs import RESULT_NAMES, choose_formats
     from deploy.scenes.scene import CACHE_BYTES, Scene
-    from deploy.scenes.settings import grid_for
+    from deploy.scenes.settings import grid_for, tile_for
     from deploy.scenes.truth import read_truth
     from deploy.scenes.workspace import Workspace
     from export.bundle import open_bundle
@@ -120,7 +126,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             nodata=options.nodata,
         ) as scene,
     ):
-        grid = grid_for(scene.size, manifest.input.tile_px, settings)
+        grid = grid_for(scene.size, tile_for(scene.size, manifest.input.sizes, settings), settings)
         reach_of(settings.area, scene.info, grid)
         formats, left_out = choose_formats(options.format, scene.info)
         truth = None
@@ -165,6 +171,7 @@ def _settings(options: argparse.Namespace, manifest: "Manifest") -> "DetectionSe
         one_class=options.one_class,
         strict=options.strict,
         area=None if options.aoi is None else read_area(options.aoi),
+        tile_px=options.tile,
     )
 
 

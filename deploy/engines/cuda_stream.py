@@ -25,9 +25,9 @@ class Buffer:
     device: int
     """Address."""
 
-    def bytes_of(self, batch: int) -> int:
-        """Return the size of the first `batch` rows."""
-        return self.host[:batch].nbytes
+    def first(self, shape: tuple[int, ...]) -> Array:
+        """Return the host's memory, from its start, as an array of a shape that is no larger than the whole."""
+        return self.host.reshape(-1)[: math.prod(shape)].reshape(shape)
 
 
 class Cuda:
@@ -67,10 +67,9 @@ class Cuda:
         device = self.memory(owner, math.prod(shape) * dtype.itemsize)
         return Buffer(self.pinned(owner, shape, dtype), device)
 
-    def upload(self, buffer: Buffer, batch: int, stream: int) -> None:
-        """Start copying the first `batch` rows to the GPU."""
+    def upload(self, buffer: Buffer, size: int, stream: int) -> None:
+        """Start copying the first `size` bytes to the GPU."""
         kind = self._runtime.cudaMemcpyKind.cudaMemcpyHostToDevice
-        size = buffer.bytes_of(batch)
         self._call(self._runtime.cudaMemcpyAsync, buffer.device, buffer.host.ctypes.data, size, kind, stream)
 
     def download(self, device: int, host: Array, stream: int) -> None:

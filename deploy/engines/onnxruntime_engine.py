@@ -1,6 +1,6 @@
 """A bundle's ONNX file by ONNX Runtime: on the CPU, on a GPU by CUDA, or there by the TensorRT it was made for.
 
-Inputs and outputs are bound to memory of the device that computes, one set for each batch size, so that nothing is
+Inputs and outputs are bound to memory of the device that computes, one set for each shape of tiles, so that nothing is
 reserved in a call and every copy is one that the engine asks for.
 """
 
@@ -38,7 +38,7 @@ NAMES: dict[Provider, str] = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Bound:
-    """What a batch size is run with."""
+    """What tiles of one shape are run with."""
 
     binding: Any
     tiles: Any
@@ -88,7 +88,7 @@ class OnnxRuntimeEngine(Engine):
         self._session: Any = _open(
             onnxruntime, bundle.file(names[0]), provider_options(provider, manifest), threads=count
         )
-        self._bound: dict[int, _Bound] = {}
+        self._bound: dict[tuple[int, ...], _Bound] = {}
         self._parts: InferenceParts | None = None
         self.info = EngineInfo(
             backend=BACKENDS[provider],
@@ -101,6 +101,7 @@ class OnnxRuntimeEngine(Engine):
             max_batch=manifest.input.max_batch,
             candidates=manifest.outputs.candidates,
             classes=manifest.classes,
+            tile_sides_px=manifest.input.tile_sides_px,
         )
         self._input = manifest.input.name
         self._check_signature()
@@ -113,9 +114,9 @@ class OnnxRuntimeEngine(Engine):
     def _run(self, tiles: Array) -> Candidates:
         if self._session is None:
             raise EngineError("This engine is closed", mend="Open it again.")
-        bound = self._bound.get(len(tiles))
+        bound = self._bound.get(tiles.shape)
         if bound is None:
-            bound = self._bound[len(tiles)] = self._bind(len(tiles))
+            bound = self._bound[tiles.shape] = self._bind(tiles.shape)
         # Each of the three returns when the device is done.
         moments = [time.perf_counter()]
         bound.tiles.update_inplace(np.ascontiguousarray(tiles))
@@ -134,16 +135,16 @@ class OnnxRuntimeEngine(Engine):
         self._bound = {}
         self._session = None
 
-    def _bind(self, batch: int) -> _Bound:
-        """Return memory for a batch size on the device that computes."""
-        k = self.info.candidates
+    def _bind(self, shape: tuple[int, ...]) -> _Bound:
+        """Return memory for tiles of a shape on the device that computes."""
+        batch, k = shape[0], self.info.candidates
         shapes = {"boxes": [batch, k, 4], "scores": [batch, k], "labels": [batch, k]}
         device = "cpu" if self._provider == "cpu" else "cuda"
 
         def memory(shape: Sequence[int], kind: Any) -> Any:
             return self._ort.OrtValue.ortvalue_from_shape_and_type(list(shape), kind, device, 0)
 
-        tiles = memory((batch, 3, *self.info.tile_px), np.uint8)
+        tiles = memory(shape, np.uint8)
         answers = {name: memory(shapes[name], kind) for name, kind in OUTPUTS.items()}
         binding = self._session.io_binding()
         binding.bind_ortvalue_input(self._input, tiles)
@@ -153,15 +154,19 @@ class OnnxRuntimeEngine(Engine):
 
     def _check_signature(self) -> None:
         """Refuse a file whose inputs and outputs are not what the manifest promises."""
-        k, (height, width) = self.info.candidates, self.info.tile_px
+        k, sizes = self.info.candidates, self.info.sizes
         expected = {
-            self._input: ("tensor(uint8)", [3, height, width]),
+            self._input: ("tensor(uint8)", [3, *sizes.axes]),
             "boxes": ("tensor(float)", [k, 4]),
             "scores": ("tensor(float)", [k]),
             "labels": ("tensor(int64)", [k]),
         }
         values = [*self._session.get_inputs(), *self._session.get_outputs()]
-        got = {value.name: (value.type, list(value.shape[1:])) for value in values}
+        # ONNX Runtime gives the name of an axis that is free.
+        lengths = {
+            value.name: [-1 if isinstance(length, str) else length for length in value.shape[1:]] for value in values
+        }
+        got = {value.name: (value.type, lengths[value.name]) for value in values}
         if got != expected:
             raise BundleError(
                 f"{self.info.file} is not what the manifest says",
@@ -179,17 +184,17 @@ def provider_options(provider: Provider, manifest: Manifest) -> list[tuple[str, 
     # TF32 is what CUDA takes for FP32 unless it is told not to.
     options.insert(0, (NAMES["cuda"], {"device_id": "0", "use_tf32": "0"}))
     if provider == "tensorrt":
-        (height, width), largest = manifest.input.tile_px, manifest.input.max_batch
-        shape = f"{manifest.input.name}:{{}}x3x{height}x{width}".format
+        sizes, largest = manifest.input.sizes, manifest.input.max_batch
+        shape = f"{manifest.input.name}:{{0}}x3x{{1[0]}}x{{1[1]}}".format
         wanted = {
             "device_id": "0",
             # Either of the two would make the network weakly typed, and TensorRT free to choose other types than the
             # file's; with neither, FP16 and INT8 are what the file says.
             "trt_fp16_enable": "0",
             "trt_int8_enable": "0",
-            "trt_profile_min_shapes": shape(1),
-            "trt_profile_opt_shapes": shape(largest),
-            "trt_profile_max_shapes": shape(largest),
+            "trt_profile_min_shapes": shape(1, sizes.smallest),
+            "trt_profile_opt_shapes": shape(largest, sizes.usual),
+            "trt_profile_max_shapes": shape(largest, sizes.largest),
         }
         options.insert(0, (NAMES["tensorrt"], wanted))
     return options

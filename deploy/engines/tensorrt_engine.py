@@ -2,9 +2,9 @@
 
 Two streams: one uploads tiles, the other computes and downloads. Two slots of pinned memory take turns, so that a
 batch is copied and uploaded while the one before it is computed. The engine itself has one set of tensors on the GPU,
-at fixed addresses; a batch is moved there from its slot, which takes next to no time on the GPU. For each batch size
-there is one execution context, which runs once and is then recorded as a CUDA graph and replayed; all contexts share
-one block of memory, as they never run at the same time.
+at fixed addresses; a batch is moved there from its slot, which takes next to no time on the GPU. For each shape of
+tiles there is one execution context, which runs once and is then recorded as a CUDA graph and replayed; all contexts
+share one block of memory, as they never run at the same time.
 
 Whether an engine fits this machine is read from its sidecar before the engine itself is opened
 (`engine_choice.py`). TensorRT-RTX engines are opened by the same code: the two modules share their interface.
@@ -60,7 +60,7 @@ class _Slot:
 
 @dataclass(slots=True, eq=False)
 class _Shape:
-    """How batches of one size are run."""
+    """How batches of one shape are run."""
 
     context: nvidia.IExecutionContext
     graph: nvidia.CudaGraph | None = None
@@ -85,7 +85,7 @@ class TensorRTEngine(Engine):
             MissingExtraError: cuda-python is not installed.
         """
         self._open = contextlib.ExitStack()
-        self._shapes: dict[int, _Shape] = {}
+        self._shapes: dict[tuple[int, ...], _Shape] = {}
         self._slots: list[_Slot] = []
         self._engine: nvidia.ICudaEngine = None
         self._with_graphs = graphs
@@ -104,6 +104,7 @@ class TensorRTEngine(Engine):
             max_batch=fit.sidecar.batch.max,
             candidates=manifest.outputs.candidates,
             classes=manifest.classes,
+            tile_sides_px=manifest.input.tile_sides_px,
         )
         self._input = manifest.input.name
         self._profiles = fit.sidecar.profiles or (fit.sidecar.batch,)
@@ -119,9 +120,9 @@ class TensorRTEngine(Engine):
         return self._parts
 
     @property
-    def graphs(self) -> dict[int, str]:
-        """Batch size that was run -> `replayed`, or why its work is given to the GPU step by step."""
-        return {batch: shape.why for batch, shape in self._shapes.items()}
+    def graphs(self) -> dict[tuple[int, ...], str]:
+        """Shape of tiles that was run -> `replayed`, or why its work is given to the GPU step by step."""
+        return {tiles: shape.why for tiles, shape in self._shapes.items()}
 
     def infer_each(self, batches: Iterable[Array]) -> Iterator[Candidates]:
         """Yield the candidates of each batch; the next one is taken and uploaded while the GPU computes the last."""
@@ -168,7 +169,7 @@ class TensorRTEngine(Engine):
         self._uploads, self._stream = cuda.stream(self._open), cuda.stream(self._open)
         k, batch = self.info.candidates, self.info.max_batch
         shapes = {"boxes": (batch, k, 4), "scores": (batch, k), "labels": (batch, k)}
-        tiles = (batch, 3, *self.info.tile_px)
+        tiles = (batch, 3, *self.info.sizes.largest)
         for _ in range(SLOTS):
             answers = {name: cuda.pinned(self._open, shapes[name], OUTPUTS[name]) for name in OUTPUTS}
             events = [cuda.event(self._open) for _ in range(5)]
@@ -196,16 +197,16 @@ class TensorRTEngine(Engine):
     def _hand_over(self, slot: _Slot, tiles: Array) -> None:
         """Give a batch's way through the GPU to the streams."""
         batch, cuda = len(tiles), self._cuda
-        shape = self._shape_of(batch)
+        shape = self._shape_of(tiles.shape)
         slot.batch = batch
-        slot.tiles.host[:batch] = tiles
+        slot.tiles.first(tiles.shape)[:] = tiles
         cuda.record(slot.begun, self._uploads)
-        cuda.upload(slot.tiles, batch, self._uploads)
+        cuda.upload(slot.tiles, tiles.nbytes, self._uploads)
         cuda.record(slot.uploaded, self._uploads)
         cuda.follow(self._stream, slot.uploaded)
         cuda.record(slot.started, self._stream)
-        cuda.move(slot.tiles.device, self._tensors[self._input], slot.tiles.bytes_of(batch), self._stream)
-        self._execute(shape, batch)
+        cuda.move(slot.tiles.device, self._tensors[self._input], tiles.nbytes, self._stream)
+        self._execute(shape, tiles.shape)
         cuda.record(slot.computed, self._stream)
         for name, array in slot.answers.items():
             cuda.download(self._tensors[name], array[:batch], self._stream)
@@ -232,7 +233,7 @@ class TensorRTEngine(Engine):
         # The pinned memory is overwritten by a later batch, so the caller gets copies.
         return Candidates(*(slot.answers[name][:batch].copy() for name in OUTPUTS))
 
-    def _execute(self, shape: _Shape, batch: int) -> None:
+    def _execute(self, shape: _Shape, tiles: tuple[int, ...]) -> None:
         """Run a context once step by step, then as the graph that was recorded of it."""
         if shape.graph is not None:
             self._cuda.launch(shape.graph, self._stream)
@@ -242,7 +243,7 @@ class TensorRTEngine(Engine):
         if not shape.why:
             shape.graph, shape.why = self._record(shape.context)
             if shape.graph is None and self._with_graphs:
-                logger.warning("%s: no CUDA graph for a batch of %d: %s", self.info.file, batch, shape.why)
+                logger.warning("%s: no CUDA graph for tiles of %s: %s", self.info.file, list(tiles), shape.why)
 
     def _record(self, context: nvidia.IExecutionContext) -> tuple[nvidia.CudaGraph | None, str]:
         """Return the graph of a context that was run, or None and why there is none."""
@@ -255,10 +256,10 @@ class TensorRTEngine(Engine):
         graph, why = self._cuda.recorded(self._open, lambda: context.execute_async_v3(self._stream), self._stream)
         return graph, why if graph is None else REPLAYED
 
-    def _shape_of(self, batch: int) -> _Shape:
-        """Return how a batch size is run; its context is made when the size comes first."""
-        if batch in self._shapes:
-            return self._shapes[batch]
+    def _shape_of(self, tiles: tuple[int, ...]) -> _Shape:
+        """Return how tiles of a shape are run; its context is made when the shape comes first."""
+        if tiles in self._shapes:
+            return self._shapes[tiles]
         engine = self._engine
         context = engine.create_execution_context(self._trt.ExecutionContextAllocationStrategy.USER_MANAGED)
         if context is None:
@@ -267,20 +268,20 @@ class TensorRTEngine(Engine):
             )
         self._open.callback(_forget, [engine, context])
         context.set_device_memory(self._scratch, self._scratch_bytes)
-        number = profile_for(batch, self._profiles)
+        number = profile_for(tiles[0], self._profiles)
         taken = context.set_optimization_profile_async(number, self._stream)
-        if not taken or not context.set_input_shape(self._input, (batch, 3, *self.info.tile_px)):
-            raise EngineError(f"{self.info.file} refuses a batch of {batch}", mend="Build the engine again.")
+        if not taken or not context.set_input_shape(self._input, tiles):
+            raise EngineError(f"{self.info.file} refuses tiles of {list(tiles)}", mend="Build the engine again.")
         for name, address in self._tensors.items():
             context.set_tensor_address(name, address)
-        self._shapes[batch] = _Shape(context)
-        return self._shapes[batch]
+        self._shapes[tiles] = _Shape(context)
+        return self._shapes[tiles]
 
     def _check_tensors(self, engine: nvidia.ICudaEngine) -> None:
         """Refuse a plan whose tensors are not what the manifest promises; memory is reserved by these shapes."""
-        k, (height, width) = self.info.candidates, self.info.tile_px
+        k, sizes = self.info.candidates, self.info.sizes
         expected = {
-            self._input: (np.dtype(np.uint8), (3, height, width)),
+            self._input: (np.dtype(np.uint8), (3, *sizes.axes)),
             "boxes": (OUTPUTS["boxes"], (k, 4)),
             "scores": (OUTPUTS["scores"], (k,)),
             "labels": (OUTPUTS["labels"], (k,)),
@@ -297,15 +298,16 @@ class TensorRTEngine(Engine):
                 expected=expected,
                 mend="Build the engine again.",
             )
-        largest = [
-            engine.get_tensor_profile_shape(self._input, number)[2][0]
+        reaches = [
+            [tuple(shape) for shape in engine.get_tensor_profile_shape(self._input, number)[::2]]
             for number in range(engine.num_optimization_profiles)
         ]
-        if largest != [profile.max for profile in self._profiles]:
+        promised = [[(profile.min, 3, *sizes.smallest), (profile.max, 3, *sizes.largest)] for profile in self._profiles]
+        if reaches != promised:
             raise BundleError(
-                f"{self.info.file} takes other batches than its sidecar says",
-                got=largest,
-                expected=[profile.max for profile in self._profiles],
+                f"{self.info.file} takes other batches or tiles than its sidecar says",
+                got=reaches,
+                expected=promised,
                 mend="Build the engine again.",
             )
 

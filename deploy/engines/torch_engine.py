@@ -49,6 +49,7 @@ class TorchEngine(Engine):
             tile_px=bundle.manifest.input.tile_px,
             per_level=settings.export.candidates_per_level,
             max_batch=bundle.manifest.input.max_batch,
+            sides_px=bundle.manifest.input.tile_sides_px,
             threads=threads,
         )
         if self.info.candidates != bundle.manifest.outputs.candidates:
@@ -86,6 +87,7 @@ class TorchEngine(Engine):
         tile_px: tuple[int, int] | None = None,
         per_level: int | None = None,
         max_batch: int | None = None,
+        sides_px: tuple[int, int] | None = None,
         threads: int | None = None,
     ) -> None:
         """Build the graph; what is not given is the recipe's."""
@@ -95,6 +97,7 @@ class TorchEngine(Engine):
             build_from(checkpoint),
             tile_px=tile_px or (recipe.data.tile_px, recipe.data.tile_px),
             per_level=per_level or recipe.export.candidates_per_level,
+            sides_px=sides_px,
         )
         self._graph: CandidateGraph | None = graph
         self._threads = threads or usable_cores()
@@ -109,6 +112,7 @@ class TorchEngine(Engine):
             max_batch=max_batch or recipe.export.max_batch,
             candidates=graph.count_candidates(),
             classes=checkpoint.meta.classes,
+            tile_sides_px=graph.sizes.sides,
         )
 
     def _run(self, tiles: Array) -> Candidates:

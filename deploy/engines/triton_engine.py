@@ -129,6 +129,7 @@ class TritonEngine(Engine):
             max_batch=min(manifest.input.max_batch, found.max_batch),
             candidates=manifest.outputs.candidates,
             classes=manifest.classes,
+            tile_sides_px=manifest.input.tile_sides_px,
         )
 
     def infer_each(self, batches: Iterable[Array]) -> Iterator[Candidates]:
@@ -227,9 +228,9 @@ class TritonEngine(Engine):
 
     def _check_model(self, found: "_Served", manifest: Manifest, *, source: str) -> None:
         """Refuse a model that is not the bundle's: by its shapes, its batches and the digest it carries."""
-        k, (height, width) = manifest.outputs.candidates, manifest.input.tile_px
+        k, axes = manifest.outputs.candidates, manifest.input.sizes.axes
         expected = {
-            manifest.input.name: ("UINT8", [-1, 3, height, width]),
+            manifest.input.name: ("UINT8", [-1, 3, *axes]),
             "boxes": (ANSWERS["boxes"][0], [-1, k, 4]),
             "scores": (ANSWERS["scores"][0], [-1, k]),
             "labels": (ANSWERS["labels"][0], [-1, k]),

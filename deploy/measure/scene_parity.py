@@ -11,13 +11,14 @@ from deploy.measure.images import Answer
 from deploy.measure.matching import Pairing, match
 from deploy.scenes.pipeline import detect_scene
 from deploy.scenes.scene import Scene
-from deploy.scenes.settings import DetectionSettings, grid_for, settings_for
+from deploy.scenes.settings import DetectionSettings, grid_for, settings_for, tile_for
 from deploy.scenes.tile_reader import read_tiles
 from deploy.scenes.truth import SceneScore, SceneTruth, read_truth
 from export.bundle import Bundle
 from export.manifest import Precision
 from ifkd.config import Schema
 from ifkd.detections import Array, Candidates, Detections
+from ifkd.tile_sizes import TileSizes
 from ifkd.tiling import Window
 
 SCENE = 0
@@ -66,7 +67,7 @@ class SceneReference:
         self, engine: Engine, scene: Scene, settings: DetectionSettings, *, truth: SceneTruth | None = None
     ) -> None:
         self.scene, self.settings, self.truth = scene, settings, truth
-        self._windows = _windows_looked_at(scene, engine.info.tile_px, settings)
+        self._windows = _windows_looked_at(scene, engine.info.sizes, settings)
         self.answer = self._ask(engine)
 
     def compare(self, engine: Engine, limits: Tolerances) -> SceneParity:
@@ -151,11 +152,11 @@ def settings_of(bundle: Bundle) -> DetectionSettings:
     return settings_for(bundle.manifest)
 
 
-def _windows_looked_at(scene: Scene, tile_px: tuple[int, int], settings: DetectionSettings) -> list[Window]:
+def _windows_looked_at(scene: Scene, sizes: TileSizes, settings: DetectionSettings) -> list[Window]:
     """Return the windows that hold pixels, in the order in which engines see them."""
     return [
         tile.window
-        for tile in read_tiles(scene, grid_for(scene.size, tile_px, settings))
+        for tile in read_tiles(scene, grid_for(scene.size, tile_for(scene.size, sizes, settings), settings))
         if tile.patch is not None and tile.patch.valid.any()
     ]
 

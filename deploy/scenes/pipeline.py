@@ -26,7 +26,7 @@ from deploy.scenes.journal import Journal, RowRecord
 from deploy.scenes.merge import TileDetections
 from deploy.scenes.result import Hole, SceneResult, tile_name
 from deploy.scenes.scene import CACHE_BYTES, Scene
-from deploy.scenes.settings import DetectionSettings, grid_for, settings_for
+from deploy.scenes.settings import DetectionSettings, grid_for, settings_for, tile_for
 from deploy.scenes.stages import Background, ReadAhead, ReadyTile, Stopwatch
 from deploy.scenes.streaming import StreamingMerge
 from deploy.scenes.tile_reader import read_tiles
@@ -65,7 +65,7 @@ def detect(
         server: URL of the Triton server, or of a model on it, for the backend triton.
         batch: Tiles per call of the engine; by default the most it takes.
         show_progress: Show a bar on stderr.
-        **settings: Those of `settings_for`: score, overlap_px, gsd_m, merge, metric, area, strict.
+        **settings: Those of `settings_for`: score, overlap_px, gsd_m, merge, metric, area, strict, tile_px.
 
     Raises:
         BundleError: The bundle does not hold.
@@ -78,7 +78,7 @@ def detect(
     own = not isinstance(scene, Scene)
     raster = scene if isinstance(scene, Scene) else Scene(Path(scene) if isinstance(scene, str) else scene)
     try:
-        grid_for(raster.size, opened.manifest.input.tile_px, chosen)
+        grid_for(raster.size, tile_for(raster.size, opened.manifest.input.sizes, chosen), chosen)
         with open_engine(opened, backend=backend, precision=precision, threads=threads, server=server) as engine:
             return detect_scene(
                 engine,
@@ -119,17 +119,18 @@ def detect_scene(
         UsageError: The batch or the overlap does not fit the engine.
     """
     began = time.perf_counter()
-    grid = grid_for(scene.size, engine.info.tile_px, settings)
+    tile_px = tile_for(scene.size, engine.info.sizes, settings)
+    grid = grid_for(scene.size, tile_px, settings)
     size = batch_size(batch, engine.info.max_batch)
     reach = reach_of(settings.area, scene.info, grid)
     watch = Stopwatch()
-    rows = _Rows(grid, settings, engine.info.tile_px, journal)
+    rows = _Rows(grid, settings, tile_px, journal)
     start = rows.resume(size)
     with (
         rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES),
         ReadAhead(
             read_tiles(scene, grid, first_row=start.row, wanted=None if reach is None else reach.wanted),
-            engine.info.tile_px,
+            tile_px,
             depth=BATCHES_AHEAD * size,
         ) as tiles,
         Background(rows.take, depth=BATCHES_BEHIND) as behind,

@@ -8,10 +8,13 @@ from export.manifest import Manifest
 from ifkd.config import Schema
 from ifkd.errors import BundleError, UsageError
 from ifkd.postprocess import Selection
+from ifkd.tile_sizes import STEP_PX, TileSizes
 from ifkd.tiling import TileGrid
 
 TOUCH_ENGINE_PX = 2.0
 """A box this close to a tile's edge is taken to be cut by it, pixels of the engine's tiles."""
+WHOLE = 1e-6
+"""A number this close to a whole one is taken for it."""
 ONE_CLASS_IOU = 0.8
 """Boxes of different classes that overlap more than this are one object on the map, of its likeliest class."""
 
@@ -31,6 +34,8 @@ class DetectionSettings(Schema):
     """Stop at the first part of the scene that cannot be read."""
     area: Area | None = None
     """Where to look; everywhere by default."""
+    tile_px: tuple[int, int] | None = None
+    """Tile (height, width), pixels of the engine; by default its usual one."""
 
 
 def settings_for(
@@ -44,6 +49,7 @@ def settings_for(
     one_class: float = ONE_CLASS_IOU,
     strict: bool = False,
     area: Area | None = None,
+    tile_px: int | None = None,
 ) -> DetectionSettings:
     """Return a bundle's settings with those given in their place.
 
@@ -58,6 +64,7 @@ def settings_for(
         one_class: Of boxes of different classes with an IoU above this, the best stays; 1 keeps all.
         strict: Stop at the first part of the scene that cannot be read.
         area: Where to look; everywhere by default. `read_area` reads one from GeoJSON.
+        tile_px: Height and width of the tiles, pixels of the engine, where the bundle takes several.
 
     Raises:
         UsageError: A setting does not fit.
@@ -69,7 +76,15 @@ def settings_for(
         raise UsageError("one_class must be from 0 to 1", got=one_class)
     least = manifest.defaults.scene_score if score is None else score
     selection = manifest.defaults.selection.model_copy(update={"score_threshold": least})
-    scale = _scale(manifest, gsd_m)
+    tile = manifest.input.tile_px if tile_px is None else (tile_px, tile_px)
+    if not manifest.input.sizes.takes(tile):
+        raise UsageError(
+            "The bundle's files do not take tiles of this size",
+            got=f"{tile[0]} x {tile[1]} px",
+            expected=str(manifest.input.sizes),
+            mend="Leave --tile out, or export the checkpoint with tile_sides_px=[LEAST, LARGEST].",
+        )
+    scale = _scale(manifest, tile, gsd_m)
     return DetectionSettings(
         scale=scale,
         overlap_px=manifest.defaults.overlap_px if overlap_px is None else overlap_px,
@@ -83,7 +98,28 @@ def settings_for(
         ),
         strict=strict,
         area=area,
+        tile_px=None if tile_px is None else tile,
     )
+
+
+def tile_for(size: tuple[int, int], sizes: TileSizes, settings: DetectionSettings) -> tuple[int, int]:
+    """Return the (height, width) of the tiles for a scene of `size`, pixels of the engine.
+
+    Where an engine takes tiles of several sizes, a side that the scene does not fill is cut down to what it needs.
+    """
+    height, width = settings.tile_px or sizes.usual
+    if sizes.sides is None:
+        return height, width
+    return tuple(_enough(*pair, sizes.sides[0], settings) for pair in zip(size, (height, width), strict=True))  # type: ignore[return-value]
+
+
+def _enough(length: int, side: int, least: int, settings: DetectionSettings) -> int:
+    """Return the smallest side that covers `length` pixels of a scene with whole pixels, at most `side`."""
+    for shorter in range(least, side, STEP_PX):
+        window = shorter / settings.scale
+        if window >= length and abs(window - round(window)) <= WHOLE and shorter > settings.overlap_px:
+            return shorter
+    return side
 
 
 def grid_for(size: tuple[int, int], tile_px: tuple[int, int], settings: DetectionSettings) -> TileGrid:
@@ -102,12 +138,12 @@ def grid_for(size: tuple[int, int], tile_px: tuple[int, int], settings: Detectio
     return TileGrid(size, window, min(round(settings.overlap_px / settings.scale), min(window) - 1))
 
 
-def _scale(manifest: Manifest, gsd_m: float | None) -> float:
-    height, width = manifest.input.tile_px
+def _scale(manifest: Manifest, tile: tuple[int, int], gsd_m: float | None) -> float:
+    height, width = tile
     scale = manifest.input.scale
     if gsd_m is None:
         sides = (height / scale, width / scale)
-        if any(abs(side - round(side)) > 1e-6 or round(side) < 1 for side in sides):
+        if any(abs(side - round(side)) > WHOLE or round(side) < 1 for side in sides):
             raise BundleError(
                 "The bundle's scale gives no whole window",
                 got=f"tile {height}x{width} and scale {scale:g}",

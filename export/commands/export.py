@@ -103,6 +103,9 @@ def _export(options: argparse.Namespace) -> "tuple[Bundle, dict[str, Any]]":
                 f"the validation split with {len(made.float_layers)} of {made.layers} layers left in float; "
                 f"calibrated by {made.calibration.method} on {made.calibration.source}"
             )
+            if made.verdict is not None:
+                worth = {True: "is worth it", False: "is not worth it", None: "may be worth it"}[made.verdict.worth_it]
+                print(f"{name} {worth} against {made.verdict.against}: {made.verdict.reason}")  # noqa: T201
         print(f"Compared on {manifest.provenance['parity_tiles']}.\n{bundle.path}")  # noqa: T201
     return bundle, {
         "bundle": str(bundle.path),

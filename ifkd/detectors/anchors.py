@@ -5,6 +5,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 
+from ifkd.detectors.boxes import Side
+
 OCTAVE_SCALES = (4.0, 4.0 * 2 ** (1 / 3), 4.0 * 2 ** (2 / 3))
 """RetinaNet's side over stride, for a square anchor."""
 REGION_SCALES = (8.0,)
@@ -14,7 +16,7 @@ RATIOS = (0.5, 1.0, 2.0)
 
 
 def anchors_of_level(
-    stride: int, shape: tuple[int, int], device: torch.device, *, scales: tuple[float, ...] = OCTAVE_SCALES
+    stride: int, shape: tuple[Side, Side], device: torch.device, *, scales: tuple[float, ...] = OCTAVE_SCALES
 ) -> Float[Tensor, "anchors 4"]:
     """Return the anchors of a level whose map has (height, width) cells of `stride` pixels.
 

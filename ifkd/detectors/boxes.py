@@ -1,6 +1,7 @@
 """Arithmetic of boxes that every detector shares: decoding, assignment, regions to ignore."""
 
 import math
+from typing import TypeAlias
 
 import torch
 from jaxtyping import Float, Int64
@@ -14,6 +15,8 @@ MAX_LOG_RATIO = abs(math.log(16 / 1000))
 """Largest |dw| and |dh| in decoding."""
 IGNORED_SHARE = 0.5
 """A background box with more than this share of its area in an ignored region teaches nothing."""
+Side: TypeAlias = int | torch.SymInt
+"""A length in pixels or cells; a symbol while a graph is exported for tiles of several sizes."""
 BACKGROUND, UNDECIDED = -1, -2
 """What `assign` answers instead of an object's row; torchvision's Matcher has the same codes."""
 
@@ -56,7 +59,7 @@ def assign(
 def decode(
     boxes: Float[Tensor, "*shape 4"],
     deltas: Float[Tensor, "*shape 4"],
-    size: tuple[int, int] | None,
+    size: tuple[Side, Side] | None,
     *,
     weights: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0),
 ) -> Float[Tensor, "*shape 4"]:
@@ -71,7 +74,7 @@ def decode(
     half = 0.5 * extent * deltas[..., 2:].clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
     if size is None:
         return torch.cat([centre - half, centre + half], dim=-1)
-    limit = boxes.new_tensor([size[1], size[0]])
+    limit = torch.stack([boxes.new_full((), size[1]), boxes.new_full((), size[0])])
     zero = torch.zeros_like(limit)
     return torch.cat([(centre - half).clamp(zero, limit), (centre + half).clamp(zero, limit)], dim=-1)
 

@@ -13,6 +13,7 @@ from ifkd.recipe.ifkd import Ifkd
 from ifkd.recipe.levels import LEVELS, Family, Level, LevelChoice
 from ifkd.recipe.methods import CrossKd, Cwd, MethodOptions, Pkd
 from ifkd.recipe.ranges import NonNegative, Share, rising
+from ifkd.tile_sizes import STEP_PX
 
 
 class Augmentation(Schema):
@@ -59,8 +60,8 @@ class Data(Schema):
 
     @model_validator(mode="after")
     def _tile_fits(self) -> "Data":
-        if self.tile_px % 32:
-            raise ValueError(f"tile_px must be a multiple of 32, got {self.tile_px}")
+        if self.tile_px % STEP_PX:
+            raise ValueError(f"tile_px must be a multiple of {STEP_PX}, got {self.tile_px}")
         if abs(self.tile_px / self.scale - round(self.tile_px / self.scale)) > 1e-6:
             raise ValueError(f"tile_px / scale must be whole pixels, got {self.tile_px} / {self.scale}")
         return self
@@ -218,12 +219,22 @@ class Export(Schema):
     candidates_per_level: PositiveInt = 1000
     """Top-k of each pyramid level; TensorRT allows at most 3840."""
     max_batch: PositiveInt = 16
+    tile_sides_px: tuple[PositiveInt, PositiveInt] | None = None
+    """Least and largest height and width of tiles, multiples of 32 with `data.tile_px` between them, for files that
+    take all of those sizes; by default they take `data.tile_px` alone."""
     overlap_px: PositiveInt = 64
     """Overlap of neighbouring tiles in scenes, pixels after scaling; larger than most objects."""
     scene_score: Share = 0.3
     """Least score of an object on the map, when the user of the bundle names none."""
     gsd_m: PositiveFloat | None = None
     """Ground sample distance of the training images before scaling, metres."""
+
+    @field_validator("tile_sides_px")
+    @classmethod
+    def _whole_steps(cls, value: tuple[int, int] | None) -> tuple[int, int] | None:
+        if value is not None and (value[0] > value[1] or any(side % STEP_PX for side in value)):
+            raise ValueError(f"must be multiples of {STEP_PX}, the least first, got {list(value)}")
+        return value
 
 
 def _named_levels(part: Schema, place: str) -> Iterator[tuple[str, LevelChoice]]:

@@ -6,13 +6,12 @@ yet, and one that lets two streams run without an order between them reads what 
 """
 
 import ctypes
+import math
 import types
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-
-BOX = 64 * 64 * 3
 
 
 class Gpu:
@@ -172,8 +171,16 @@ class FakeTensorRT:
     device_memory_size_v2 = 5000
 
     def __init__(
-        self, gpu: Gpu, *, k: int = 354, refuse: str = "", profiles: tuple[int, ...] = (4,), rtx: bool | None = None
+        self,
+        gpu: Gpu,
+        *,
+        k: int = 354,
+        refuse: str = "",
+        profiles: tuple[int, ...] = (4,),
+        rtx: bool | None = None,
+        sides: tuple[int, int] | None = None,
     ) -> None:
+        self.sides = sides
         self.gpu, self.k, self.refuse, self.profiles, self.rtx = gpu, k, refuse, profiles, rtx
         self.contexts: list[FakeContext] = []
         self.num_io_tensors = 4
@@ -211,11 +218,13 @@ class FakeTensorRT:
         return dtype
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-        return {"tiles": (-1, 3, 64, 64), "boxes": (-1, self.k, 4)}.get(name, (-1, self.k))
+        tile = (64, 64) if self.sides is None else (-1, -1)
+        return {"tiles": (-1, 3, *tile), "boxes": (-1, self.k, 4)}.get(name, (-1, self.k))
 
     def get_tensor_profile_shape(self, _name: str, profile: int) -> Any:
         largest = 1 if self.refuse == "batch" else self.profiles[profile]
-        return [(1, 3, 64, 64), (1, 3, 64, 64), (largest, 3, 64, 64)]
+        low, high = self.sides or (64, 64)
+        return [(1, 3, low, low), (1, 3, 64, 64), (largest, 3, high, high)]
 
 
 class FakeContext:
@@ -238,8 +247,10 @@ class FakeContext:
         return True
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
-        assert (name, shape[1:]) == ("tiles", (3, 64, 64))
-        self.batch, self.ran = shape[0], False
+        assert (name, shape[1]) == ("tiles", 3)
+        low, high = self.engine.sides or (64, 64)
+        assert all(low <= side <= high for side in shape[2:])
+        self.batch, self.tile_bytes, self.ran = shape[0], math.prod(shape[1:]), False
         return shape[0] <= self.engine.profiles[self.profile]
 
     def set_tensor_address(self, name: str, address: int) -> bool:
@@ -259,7 +270,9 @@ class FakeContext:
 
     def compute(self) -> None:
         batch, k = self.batch, self.engine.k
-        tiles = np.frombuffer(ctypes.string_at(self.addresses["tiles"], batch * BOX), np.uint8).reshape(batch, -1)
+        tiles = np.frombuffer(ctypes.string_at(self.addresses["tiles"], batch * self.tile_bytes), np.uint8).reshape(
+            batch, -1
+        )
         scores, labels = np.zeros((batch, k), np.float32), np.zeros((batch, k), np.int64)
         scores[:, 0], labels[:, 0] = tiles[:, 0] / 255, np.arange(batch)
         for name, array in (("scores", scores), ("labels", labels), ("boxes", np.zeros((batch, k, 4), np.float32))):

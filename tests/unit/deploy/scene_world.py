@@ -45,8 +45,9 @@ def find_any(tile):
 class CountingEngine(FakeEngine):
     """A fake engine that remembers the size of each batch and what it saw."""
 
-    def __init__(self, *, find=find_bright, tile=TILE, max_batch=4):
-        info = EngineInfo("fake", "0", "nowhere", "fp32", "model.onnx", "f" * 64, (tile, tile), max_batch, 50, CLASSES)
+    def __init__(self, *, find=find_bright, tile=TILE, max_batch=4, sides=None):
+        file = ("fake", "0", "nowhere", "fp32", "model.onnx", "f" * 64)
+        info = EngineInfo(*file, (tile, tile), max_batch, 50, CLASSES, sides)
         super().__init__(info, find)
         self.batches = []
 
@@ -85,7 +86,7 @@ def write_tif(path, pixels, *, crs=UTM, transform=None, **profile):
     return Path(path)
 
 
-def write_bundle(folder, *, tile=TILE, scale=1.0, overlap=20, gsd_m=None, score=0.3):
+def write_bundle(folder, *, tile=TILE, scale=1.0, overlap=20, gsd_m=None, score=0.3, sides=None):
     """Write a manifest of a model that does not exist, and open it."""
     folder.mkdir(parents=True, exist_ok=True)
     manifest = {
@@ -94,7 +95,7 @@ def write_bundle(folder, *, tile=TILE, scale=1.0, overlap=20, gsd_m=None, score=
         "producer": "test",
         "provenance": {},
         "detector": {},
-        "input": {"tile_px": [tile, tile], "max_batch": 4, "scale": scale},
+        "input": {"tile_px": [tile, tile], "max_batch": 4, "scale": scale, "tile_sides_px": sides},
         "outputs": {"candidates": 50},
         "classes": CLASSES,
         "category_ids": CATEGORY_IDS,

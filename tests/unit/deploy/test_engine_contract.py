@@ -204,6 +204,44 @@ def test_info_tells_what_runs(engine: Engine) -> None:
     assert len(info.sha256) == 64
 
 
+@pytest.mark.parametrize("size", [(32, 32), (64, 64), (128, 32)])
+def test_an_engine_for_several_sizes_answers_each_as_torch_does_for_that_size_alone(
+    checkpoint_path: Path, free_bundle: Path, size: tuple[int, int]
+) -> None:
+    from deploy.engines.torch_engine import TorchEngine
+
+    tiles = np.ascontiguousarray(structured_noise(size, seed=0).transpose(2, 0, 1)[None])
+    with TorchEngine.from_checkpoint(checkpoint_path, tile_px=size, threads=1) as fixed:
+        expected = fixed.infer(tiles)
+    for backend in ("torch", "onnxruntime"):
+        with open_engine(open_bundle(free_bundle), backend=backend, threads=1) as engine:
+            assert engine.info.sizes.sides == (32, 128)
+            found = engine.infer(tiles)
+            assert found.scores.shape == (1, engine.info.candidates)
+            best = np.sort(found.scores[0])[::-1]
+            np.testing.assert_allclose(best[:40], np.sort(expected.scores[0])[::-1][:40], atol=1e-4)
+            assert found.boxes[..., 0::2].max() <= size[1]
+            assert found.boxes[..., 1::2].max() <= size[0]
+
+
+@pytest.mark.parametrize("size", [(48, 64), (160, 64), (0, 64), (64, 100)])
+def test_tiles_beyond_the_sizes_of_an_engine_are_refused(free_bundle: Path, size: tuple[int, int]) -> None:
+    for backend in ("torch", "onnxruntime"):
+        with (
+            open_engine(open_bundle(free_bundle), backend=backend, threads=1) as engine,
+            pytest.raises(EngineError, match=r"3, height, width\] with sides of 32 to 128 px, multiples of 32"),
+        ):
+            engine.infer(np.zeros((1, 3, *size), np.uint8))
+
+
+def test_a_manifest_that_promises_free_tiles_of_a_fixed_file_is_refused(bundle_copy: Bundle) -> None:
+    manifest = bundle_copy.manifest
+    wider = manifest.input.model_copy(update={"tile_sides_px": (32, 128)})
+    lying = Bundle(bundle_copy.path, manifest.model_copy(update={"input": wider}))
+    with pytest.raises(BundleError, match="is not what the manifest says"):
+        open_engine(lying)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_closing_twice_is_allowed_and_a_closed_engine_says_so(kind: str, open_kind: Callable[[str], Engine]) -> None:
     engine = open_kind(kind)

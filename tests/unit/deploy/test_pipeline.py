@@ -8,7 +8,7 @@ import deploy
 from deploy.scenes.merge import MergeSettings
 from deploy.scenes.pipeline import detect, detect_scene
 from deploy.scenes.scene import Scene
-from deploy.scenes.settings import DetectionSettings, grid_for, settings_for
+from deploy.scenes.settings import DetectionSettings, grid_for, settings_for, tile_for
 from deploy.scenes.stages import Stopwatch
 from ifkd.data.imagery import PADDING_RGB, resize
 from ifkd.detections import Detections
@@ -55,6 +55,40 @@ def test_tiled_detection_equals_detection_of_the_whole_scene(scene):
     untiled = detect_scene(CountingEngine(tile=256), scene, rules())
     assert len(untiled.grid) == 1
     assert as_set(tiled.detections) == as_set(untiled.detections)
+
+
+def test_a_scene_is_searched_alike_with_tiles_of_another_size(scene):
+    usual = detect_scene(CountingEngine(), scene, rules())
+    engine = CountingEngine(sides=(32, 128))
+    larger = detect_scene(engine, scene, rules().model_copy(update={"tile_px": (128, 96)}))
+    assert {tiles.shape[2:] for tiles in engine.batches} == {(128, 96)}
+    assert larger.grid.tile_px == (128, 96)
+    assert as_set(larger.detections) == as_set(usual.detections)
+
+
+def test_tiles_are_cut_down_to_a_scene_they_would_reach_beyond_where_the_engine_takes_it():
+    with Scene(sea(40, 200, [(5, 5, 17, 15, 0), (50, 20, 68, 36, 1)])) as narrow:
+        engine, fixed = CountingEngine(sides=(32, 128)), CountingEngine()
+        found = [detect_scene(one, narrow, rules()) for one in (engine, fixed)]
+    assert {tiles.shape[2:] for tiles in engine.batches} == {(64, 64)}
+    assert as_set(found[0].detections) == as_set(found[1].detections)
+    sizes = engine.info.sizes
+    assert tile_for((30, 200), sizes, rules()) == (32, 64)
+    assert tile_for((33, 32), sizes, rules()) == (64, 32)
+    assert tile_for((30, 30), sizes, rules(overlap=40)) == (64, 64), "never as small as the overlap"
+    assert tile_for((30, 30), sizes, rules(scale=0.4)) == (32, 32)
+    assert tile_for((30, 30), sizes, rules(scale=0.3)) == (64, 64), "32 / 0.3 is no whole number of pixels"
+    assert tile_for((30, 30), fixed.info.sizes, rules()) == (64, 64)
+
+
+def test_a_tile_is_chosen_among_those_the_bundle_takes(tmp_path):
+    several = write_bundle(tmp_path / "a", sides=[32, 128]).manifest
+    assert settings_for(several, tile_px=96).tile_px == (96, 96)
+    assert settings_for(several).tile_px is None
+    with pytest.raises(UsageError, match=r"got 80 x 80 px, expected sides of 32 to 128 px"):
+        settings_for(several, tile_px=80)
+    with pytest.raises(UsageError, match=r"got 96 x 96 px, expected 64 x 64 px .*tile_sides_px="):
+        settings_for(write_bundle(tmp_path / "b").manifest, tile_px=96)
 
 
 @pytest.mark.parametrize("batch", [1, 2, 3, 4, None])

@@ -153,10 +153,34 @@ def test_a_batch_size_is_run_once_and_then_replayed(
         assert machine.calls.count("cudaGraphLaunch") == 2
         assert seen(engine.infer(tiles_of(4))) == [4]
         assert seen(engine.infer(tiles_of(5, 6))) == [5, 6]
-        assert engine.graphs == {2: "replayed", 1: "replayed"}
+        assert engine.graphs == {(2, 3, 64, 64): "replayed", (1, 3, 64, 64): "replayed"}
         assert [context.batch for context in trt.contexts] == [2, 1]
         assert len({context.scratch for context in trt.contexts}) == 1
     assert machine.alive == set()
+
+
+def test_tiles_of_several_sizes_go_through_one_memory_each_shape_with_a_graph_of_its_own(
+    bundle_copy: Bundle, monkeypatch: pytest.MonkeyPatch, machine: Gpu
+) -> None:
+    manifest = bundle_copy.manifest
+    taken = manifest.input.model_copy(update={"tile_sides_px": (32, 96)})
+    bundle = Bundle(bundle_copy.path, manifest.model_copy(update={"input": taken}))
+
+    def tiles(size: tuple[int, int], *values: int) -> np.ndarray:
+        return np.stack([np.full((3, *size), value, np.uint8) for value in values])
+
+    trt = FakeTensorRT(machine, sides=(32, 96))
+    with opened(bundle, monkeypatch, trt) as engine:
+        for turn in (0, 100):
+            assert seen(engine.infer(tiles((32, 32), 1 + turn, 2 + turn))) == [1 + turn, 2 + turn]
+            assert seen(engine.infer(tiles((96, 96), 3 + turn, 4 + turn, 5, 6))) == [3 + turn, 4 + turn, 5, 6]
+            assert seen(engine.infer(tiles((32, 96), 7 + turn, 8 + turn))) == [7 + turn, 8 + turn]
+        assert set(engine.graphs) == {(2, 3, 32, 32), (4, 3, 96, 96), (2, 3, 32, 96)}
+        with pytest.raises(EngineError, match="sides of 32 to 96 px"):
+            engine.infer(tiles((32, 128), 1))
+    assert machine.memory == {}
+    with pytest.raises(BundleError, match="other batches or tiles than its sidecar"):
+        opened(bundle, monkeypatch, FakeTensorRT(machine, sides=(64, 96)))
 
 
 @pytest.mark.parametrize(
@@ -185,9 +209,9 @@ def test_an_engine_that_cannot_be_recorded_runs_step_by_step_and_says_why(
         opened(bundle_copy, monkeypatch, FakeTensorRT(machine, refuse=refuse, rtx=rtx)) as engine,
     ):
         assert [seen(engine.infer(tiles_of(value))) for value in (1, 2, 3)] == [[1], [2], [3]]
-        assert engine.graphs == {1: why}
+        assert engine.graphs == {(1, 3, 64, 64): why}
         assert [record.getMessage() for record in caplog.records] == [
-            f"engines/made.engine: no CUDA graph for a batch of 1: {why}"
+            f"engines/made.engine: no CUDA graph for tiles of [1, 3, 64, 64]: {why}"
         ]
     assert "cudaGraphLaunch" not in machine.calls
     assert machine.alive == set()
@@ -248,7 +272,10 @@ def test_a_wrong_batch_among_others_ends_them_and_the_engine_goes_on(
 
 @pytest.mark.parametrize(
     ("refuse", "message"),
-    [("plan", r"The runtime refuses .* \(Magic tag does not match\)"), ("batch", "other batches than its sidecar")],
+    [
+        ("plan", r"The runtime refuses .* \(Magic tag does not match\)"),
+        ("batch", "other batches or tiles than its sidecar"),
+    ],
 )
 def test_an_engine_that_cannot_start_is_refused_and_leaves_no_memory(
     bundle_copy: Bundle, monkeypatch: pytest.MonkeyPatch, machine: Gpu, refuse: str, message: str

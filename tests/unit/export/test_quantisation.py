@@ -18,6 +18,7 @@ from export.producer import export_checkpoint
 from export.quantisation import Quantiser
 from export.sample_tiles import structured_noise
 from export.sensitivity import head_values, quantise_within, rank_layers, relative_error
+from export.speed import ROUNDS
 from ifkd.checkpoint import load_checkpoint, save_checkpoint
 from ifkd.cli import main
 from ifkd.config import parse
@@ -183,6 +184,17 @@ def test_a_bundle_has_both_int8_files_their_record_and_an_engine_that_runs_one(
     assert len(set(record.calibration.image_ids)) == 5
     assert set(record.calibration.image_ids) <= set(range(100, 108))
     assert json.loads(bundle.file("checks/quantisation.json").read_text())["model.int8.onnx"]["noise"] == record.noise
+    portable, fast = (bundle.manifest.quantisation[f"model.{name}.onnx"].verdict for name in ("int8", "int8-cpu"))
+    assert portable is not None
+    assert fast is not None
+    assert (portable.against, portable.latency, portable.worth_it in (None, False)) == ("fp32", {}, True)
+    assert "unmeasured" in portable.reason or portable.worth_it is False
+    # What the times are is no matter of a test; that they are of both files, taken in turns, is.
+    assert set(fast.latency) == {"int8-cpu", "fp32"}
+    assert {len(one.rounds_ms) for one in fast.latency.values()} == {ROUNDS}
+    assert min(min(one.rounds_ms) for one in fast.latency.values()) > 0
+    assert fast.speed_up["fp32"].least <= fast.speed_up["fp32"].median <= fast.speed_up["fp32"].most
+    assert isinstance(fast.worth_it, bool)
     with open_engine(bundle, precision="int8-cpu", threads=1) as engine:
         assert np.isfinite(engine.infer(TILES).boxes).all()
 
