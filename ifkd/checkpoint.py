@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
@@ -17,6 +17,7 @@ from ifkd.errors import CheckpointError
 from ifkd.files import atomic_path
 
 HEADER_KEY = "ifkd"
+S = TypeVar("S", bound=Schema)
 
 
 class CheckpointMeta(Schema):
@@ -42,8 +43,8 @@ class Checkpoint:
     meta: CheckpointMeta
 
 
-def save_checkpoint(path: Path, module: nn.Module, meta: CheckpointMeta) -> None:
-    """Write a module's state, atomically.
+def save_checkpoint(path: Path, module: nn.Module, meta: Schema) -> None:
+    """Write a module's state with what is known of it, atomically.
 
     Raises:
         OutputError: It cannot be written; a checkpoint that was there stays whole.
@@ -56,10 +57,19 @@ def save_checkpoint(path: Path, module: nn.Module, meta: CheckpointMeta) -> None
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint.
+    """Read a detector's checkpoint.
 
     Raises:
         CheckpointError: It is absent, damaged or was not written by this program.
+    """
+    return Checkpoint(path, *read_checkpoint(path, CheckpointMeta))
+
+
+def read_checkpoint(path: Path, schema: type[S]) -> tuple[dict[str, Tensor], S]:
+    """Return the weights that `save_checkpoint` wrote, and what is known of them.
+
+    Raises:
+        CheckpointError: The file is absent, damaged or was not written by this program, or its header is no `schema`.
     """
     try:
         with safe_open(path, framework="pt") as stream:
@@ -75,10 +85,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
             mend="Use a checkpoint written by `ifkd train` or `ifkd distill`.",
         )
     try:
-        meta = CheckpointMeta.model_validate_json(header)
+        return weights, schema.model_validate_json(header)
     except ValidationError as error:
         raise CheckpointError(f"The header of {path} does not hold ({error.errors()[0]['msg']})") from error
-    return Checkpoint(path, weights, meta)
 
 
 def build_from(checkpoint: Checkpoint) -> Detector:

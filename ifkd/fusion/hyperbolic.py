@@ -81,12 +81,28 @@ def similarity_mask(
         scale = _scale(u, norms[0].mean() if mean_norm is None else mean_norm, config)
         if config.map == "expmap0" and config.formula == "asinh":
             return _tangent_distance(u, v, norms, curvature=config.curvature, scale=scale, clip=config.clip)
-        u, v = _clipped(u * scale, config), _clipped(v * scale, config)
-        if config.map == "expmap0":
-            u, v = expmap0(u, curvature=config.curvature), expmap0(v, curvature=config.curvature)
-        if config.map != "raw":
-            u, v = _projected(u, config.curvature), _projected(v, config.curvature)
-        return mobius_distance(u, v, curvature=config.curvature)
+        return mobius_distance(_mapped(u * scale, config), _mapped(v * scale, config), curvature=config.curvature)
+
+
+def in_ball(
+    features: Float[Tensor, "n c *m"], config: recipe.Similarity, *, mean_norm: Float[Tensor, ""]
+) -> Float[Tensor, "n c *m"]:
+    """Return where HSM sees features: scaled, cut and mapped into the ball.
+
+    Args:
+        features: A network's features.
+        config: HSM's settings.
+        mean_norm: Of the features whose norms the automatic scale goes by.
+    """
+    return _mapped(features * _scale(features, mean_norm, config), config)
+
+
+def _mapped(u: Tensor, config: recipe.Similarity) -> Tensor:
+    """Return scaled features as points of the ball; `raw` ones stay where they are."""
+    u = _clipped(u, config)
+    if config.map == "expmap0":
+        u = expmap0(u, curvature=config.curvature)
+    return u if config.map == "raw" else _projected(u, config.curvature)
 
 
 def _tangent_distance(

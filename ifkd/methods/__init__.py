@@ -39,4 +39,6 @@ METHODS: dict[str, Callable[[Any, Student], Method]] = {
 
 def build_method(config: recipe.MethodOptions, student: Student) -> Method:
     """Return the method a recipe names."""
-    return METHODS[config.name](config, student)
+    method = METHODS[config.name](config, student)
+    method.between = student
+    return method

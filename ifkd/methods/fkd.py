@@ -26,6 +26,7 @@ class Fkd(Method):
 
     def __init__(self, config: recipe.Fkd, student: Student) -> None:
         super().__init__()
+        self.config = config
         family = student.family
         self._weights = WEIGHTS[family] | config.model_dump(include=set(WEIGHTS[family]), exclude_none=True)
         self._temperature = config.temperature or TEMPERATURES[family]

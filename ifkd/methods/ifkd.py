@@ -29,6 +29,8 @@ Maps = list[Tensor]
 class IfkdMethod(Method):
     """L_feat and L_head, weighted by HSM; the feature target is the teacher's features through FDR plus EDE."""
 
+    config: recipe.Ifkd
+
     def __init__(self, config: recipe.Ifkd, student: Student) -> None:
         super().__init__()
         self.config = config
@@ -57,7 +59,7 @@ class IfkdMethod(Method):
 
     def losses(self, views: Views) -> dict[str, Term]:
         """Return alpha L_feat and beta L_head (eq. 14) with their warm-up; and AT's term when it is asked for."""
-        teacher = [level * scale for level, scale in zip(in_float(views.teacher.pyramid), self._scales, strict=True)]
+        teacher = self.scaled(views.teacher.pyramid)
         adapted = self.adapters(views.student.pyramid)
         weights = self._weights(teacher, adapted)
         feature = self._feature_loss(views, teacher, adapted, weights)
@@ -75,14 +77,18 @@ class IfkdMethod(Method):
             terms["attention"] = weighted(difference, recipe.AttentionTransfer().weight)
         return terms
 
+    def scaled(self, pyramid: tuple[Tensor, ...]) -> Maps:
+        """Return the teacher's maps in float32, at the scale that the losses work at."""
+        return [level * scale for level, scale in zip(in_float(pyramid), self._scales, strict=True)]
+
     def _feature_loss(self, views: Views, teacher: Maps, adapted: Maps, weights: Maps) -> Tensor:
         """Return L_feat (eq. 12)."""
         # Draws of FDR depend on seed and iteration alone, so that a resumed run repeats them.
         generator = torch.Generator().manual_seed(self._seed + views.iteration)
-        active = self._active(views.embedding)
+        active = self.active(views.embedding)
         total = teacher[0].new_zeros(())
         for level, name in enumerate(self.levels):
-            target, student = self._reconstructed(
+            target, student = self.reconstructed(
                 name, teacher[level], adapted[level], views.teacher.logits[level], active, generator
             )
             total = total + (weights[level] * squared_distance(target, student)).sum()
@@ -107,14 +113,7 @@ class IfkdMethod(Method):
         """
         if not self.config.hsm.enabled:
             return [level.new_full((1, 1, 1, 1), 1 / level[:, 0].numel()).expand_as(level[:, :1]) for level in teacher]
-        norms: list[Tensor | None] = [None] * len(teacher)
-        if world_size() > 1:
-            means = [torch.linalg.vector_norm(level, dim=1).mean() for level in teacher]
-            norms = list(mean_over_ranks(torch.stack(means)))
-        masks = [
-            similarity_mask(t, s, self.config.hsm, mean_norm=norm)
-            for t, s, norm in zip(teacher, adapted, norms, strict=True)
-        ]
+        masks = self.masks(teacher, adapted)
         match self.config.norm:
             case "mask":
                 sums = mean_over_ranks(torch.stack([mask.detach().sum() for mask in masks]))
@@ -128,6 +127,17 @@ class IfkdMethod(Method):
             case _:
                 return [mask / mask.numel() for mask in masks]
 
+    def masks(self, teacher: Maps, adapted: Maps) -> Maps:
+        """Return M_HSM of each level (eq. 11), before it is divided by N_l."""
+        norms: list[Tensor | None] = [None] * len(teacher)
+        if world_size() > 1:
+            means = [torch.linalg.vector_norm(level, dim=1).mean() for level in teacher]
+            norms = list(mean_over_ranks(torch.stack(means)))
+        return [
+            similarity_mask(t, s, self.config.hsm, mean_norm=norm)
+            for t, s, norm in zip(teacher, adapted, norms, strict=True)
+        ]
+
     def parameter_groups(self, weight_decay: float) -> list[dict[str, object]]:
         """Return the convolutions, and apart the filters, which decay would shrink towards a trivial target."""
         learning = [*self.adapters.parameters(), *(self.gate.parameters() if self.gate is not None else ())]
@@ -135,7 +145,7 @@ class IfkdMethod(Method):
         filters = [parameter for parameter in self.filters.parameters() if parameter.requires_grad]
         return [*groups, {"params": filters, "weight_decay": 0.0}] if filters else groups
 
-    def _active(self, embedding: Tensor | None) -> Tensor | None:
+    def active(self, embedding: Tensor | None) -> Tensor | None:
         """Return what EDE resizes to each level: the sigmoid of the embedding, projected to the pyramid's width."""
         if embedding is None or not self.config.ede.enabled:
             return None
@@ -143,7 +153,7 @@ class IfkdMethod(Method):
             embedding = functional.conv2d(embedding, self.projection)
         return activation(embedding, center=self.config.ede.center)
 
-    def _reconstructed(
+    def reconstructed(
         self,
         name: recipe.Level,
         teacher: Float[Tensor, "b c h w"],
@@ -168,12 +178,18 @@ class IfkdMethod(Method):
             teacher = self._disturbed(name, teacher, active)
         return teacher, adapted
 
+    def share(self, name: recipe.Level, shape: tuple[int, int], active: Tensor | None) -> Tensor | None:
+        """Return phi_EDE at a level's size (eq. 2); None where EDE is off."""
+        if active is None or name not in recipe.chosen_levels(self.config.ede.levels, self.levels):
+            return None
+        return resized(active, shape, interp=self.config.ede.interp)
+
     def _disturbed(self, name: recipe.Level, features: Tensor, active: Tensor | None) -> Tensor:
         """Return a level's features with EDE, where it is on."""
         ede = self.config.ede
-        if active is None or name not in recipe.chosen_levels(ede.levels, self.levels):
+        share = self.share(name, (features.shape[2], features.shape[3]), active)
+        if share is None:
             return features
-        share = resized(active, (features.shape[2], features.shape[3]), interp=ede.interp)
         if self.gate is not None:
             gated: Tensor = self.gate(features, ede.weight * share)
             return gated

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -58,6 +59,11 @@ def warm_share(iteration: int, warmup_iters: int) -> float:
 
 class Method(nn.Module, ABC):
     """A distillation method. Its own parameters learn with the student and never reach the exported one."""
+
+    config: Any
+    """Its options."""
+    between: Student
+    """The networks it was built for; `build_method` says it."""
 
     @abstractmethod
     def losses(self, views: Views) -> dict[str, Term]:

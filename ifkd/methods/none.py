@@ -10,6 +10,7 @@ class NoDistillation(Method):
 
     def __init__(self, config: recipe.NoMethod, student: Student) -> None:  # noqa: ARG002
         super().__init__()
+        self.config = config
 
     def losses(self, views: Views) -> dict[str, Term]:  # noqa: ARG002
         """Return no terms."""

@@ -17,6 +17,7 @@ class Pkd(Method):
 
     def __init__(self, config: recipe.Pkd, student: Student) -> None:
         super().__init__()
+        self.config = config
         self._weight = WEIGHTS[student.family] if config.weight is None else config.weight
         chosen = recipe.chosen_levels(config.levels, student.levels)
         self._levels = [student.levels.index(level) for level in chosen]

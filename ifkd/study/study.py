@@ -88,11 +88,13 @@ class Study:
             OutputError: The folder holds no study, one of another recipe, or one whose teacher is not finished.
         """
         settings = self.recipe
-        if not (self.folder / RECIPE).is_file():
+        known = self.folder / RECIPE, self.folder / "teacher" / RESULT
+        if not any(path.is_file() for path in known):
             raise OutputError(
                 f"{self.folder} holds no study", mend="Begin one with the same command without --report-only."
             )
-        self._claim(settings)
+        if known[0].is_file():
+            self._claim(settings)
         teacher = self._tested_if_finished("teacher", settings)
         if teacher is None:
             raise OutputError(f"The teacher of {self.folder} is not finished, and nothing can be told before it is")

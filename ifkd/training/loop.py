@@ -34,11 +34,12 @@ from ifkd.errors import DataError, TrainingError
 from ifkd.files import atomic_path, sole_user, write_json
 from ifkd.knowledge import Knowledge
 from ifkd.methods import Method, Term
+from ifkd.methods.learned import save_learned
 from ifkd.prediction import validate
 from ifkd.progress import progress
 from ifkd.training.optimisation import build_autocast, build_average, build_optimizer, place, rate_factor
 from ifkd.training.record import Record
-from ifkd.training.run import BEST, LAST, LOCK, RESULT, STATE, Run, claim
+from ifkd.training.run import BEST, LAST, LEARNED, LOCK, RESULT, STATE, Run, claim
 from ifkd.training.state import Standing, read_state, restore, save_state
 from ifkd.training.step import Step
 
@@ -48,7 +49,8 @@ def fit(
 ) -> dict[str, Any]:
     """Train a detector, going on where an earlier call with the same settings stopped.
 
-    The folder gets `best.safetensors` (highest validation mAP), `last.safetensors`, `state.pt` (for resume),
+    The folder gets `best.safetensors` (highest validation mAP) and, where the method itself learns something, what
+    that was by then as `method.safetensors`; `last.safetensors`, `state.pt` (for resume),
     `metrics.jsonl`, `events/` for TensorBoard, `config.toml` and, at the end, `result.json`, whose content is
     returned. A finished run returns at once. Under torchrun every process calls this, and rank 0 writes.
 
@@ -298,6 +300,8 @@ class _Loop:
             standing.best, standing.waited = metrics.mean_ap, 0
             if rank() == 0:
                 save_checkpoint(self.run.folder / BEST, self.kept(), self.run.meta)
+                if self.method is not None:
+                    save_learned(self.run.folder / LEARNED, self.method)
         return metrics
 
     def tell_validation(self, metrics: Metrics) -> None:

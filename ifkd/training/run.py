@@ -11,6 +11,8 @@ from ifkd.errors import OutputError
 from ifkd.files import make_folder, write_text
 
 BEST, LAST, STATE, RESULT, LOCK = "best.safetensors", "last.safetensors", "state.pt", "result.json", "lock"
+LEARNED = "method.safetensors"
+"""What the method had learned when the best checkpoint was kept."""
 INDECISIVE = ("recipe.", "provenance.teacher", "provenance.versions")
 """Parts of a run's record that its weights do not depend on, or that stand elsewhere in it: what decides is the
 detector, the data, the schedule, the seed, the method and the teacher's digest."""

@@ -20,6 +20,8 @@ from ifkd.config import parse
 from ifkd.data.dataset import Batch
 from ifkd.detectors import build_detector
 from ifkd.errors import OutputError, TrainingError
+from ifkd.methods import IfkdMethod
+from ifkd.methods.learned import load_learned
 from ifkd.recipe import Recipe
 from ifkd.training import loop, state
 
@@ -109,6 +111,7 @@ def test_a_run_leaves_its_files_and_nothing_else(plain_run: Path) -> None:
         "result.json",
     }
     result = json.loads((plain_run / "result.json").read_text())
+    assert f"torch {torch.__version__.split('+')[0]}" in result["machine"]
     assert (result["epochs"], result["iterations"], result["checkpoint"]) == (2, 4, "best.safetensors")
     told = lines(plain_run)
     assert [entry["iteration"] for entry in told if "iteration" in entry] == [0, 1, 2, 3]
@@ -212,6 +215,17 @@ def test_distillation_with_weights_of_zero_is_plain_training(world: World, tmp_p
     first, second = (load_file(tmp_path / name / "last.safetensors") for name in ("plain", "zero"))
     assert list(first) == list(second)
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_what_the_method_had_learned_is_kept_with_the_best_checkpoint(distilled_run: Path) -> None:
+    learned = load_learned(distilled_run / "method.safetensors")
+    assert isinstance(learned, IfkdMethod)
+    assert len(learned.between.feature_rms) == 5
+    assert min(learned.between.feature_rms) > 0
+    weights = load_file(distilled_run / "method.safetensors")
+    assert {name.partition(".")[0] for name in weights} == {"adapters", "filters"}
+    assert not weights.keys() & load_file(distilled_run / "best.safetensors").keys()
+    assert any(float((weights[name] - 1).abs().max()) > 0 for name in weights if name.startswith("filters."))
 
 
 def test_distillation_changes_the_student_and_not_its_names(plain_run: Path, distilled_run: Path) -> None:

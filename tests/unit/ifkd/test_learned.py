@@ -1,0 +1,110 @@
+"""What a method learned, kept beside its student; and what IFKD makes of a batch on the way to its losses."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from method_fixtures import method, options, output, views
+from scipy import fft
+from scipy.spatial.distance import cosine
+
+from ifkd.checkpoint import load_checkpoint
+from ifkd.errors import CheckpointError
+from ifkd.knowledge import Views
+from ifkd.methods import IfkdMethod, Method
+from ifkd.methods.inner_maps import InnerMaps, inner_maps
+from ifkd.methods.learned import load_learned, save_learned
+
+BATCH = views(output("retinanet", 1), output("retinanet", 2))
+
+
+def stirred(built: Method) -> Method:
+    """Return a method whose every parameter has moved, in eval mode."""
+    source = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in built.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=source))
+    return built.eval()
+
+
+def maps(built: Method, seen: Views = BATCH) -> list[InnerMaps]:
+    assert isinstance(built, IfkdMethod)
+    return inner_maps(built, seen)
+
+
+@pytest.mark.parametrize("name", ["ifkd", "frs", "fkd", "fgd", "fitnet"])
+def test_a_method_is_built_again_as_it_was(name: str, tmp_path: Path) -> None:
+    built = stirred(method(name, "retinanet"))
+    save_learned(tmp_path / "method.safetensors", built)
+    again = load_learned(tmp_path / "method.safetensors")
+    assert again.config == built.config
+    assert not again.training
+    assert all(torch.equal(value, again.state_dict()[key]) for key, value in built.state_dict().items())
+    for key, term in built.losses(BATCH).items():
+        assert torch.equal(term.value, again.losses(BATCH)[key].value)
+
+
+@pytest.mark.parametrize("name", ["at", "pkd", "cwd"])
+def test_a_method_in_which_nothing_learns_leaves_no_file(name: str, tmp_path: Path) -> None:
+    save_learned(tmp_path / "method.safetensors", method(name, "retinanet"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_other_files_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "method.safetensors"
+    with pytest.raises(CheckpointError, match="There is no checkpoint"):
+        load_learned(path)
+    save_learned(path, method("ifkd", "retinanet"))
+    with pytest.raises(CheckpointError, match="header"):
+        load_checkpoint(path)
+    narrow = method("ifkd", "retinanet")
+    narrow.config = options("ifkd", adapter={"kernel": 1})
+    save_learned(path, narrow)
+    with pytest.raises(CheckpointError, match="does not fit its own header"):
+        load_learned(path)
+
+
+def test_the_loss_follows_from_the_maps() -> None:
+    """Equation 12, from the maps alone: its factor is 256 over the width, 16."""
+    built = stirred(method("ifkd", "retinanet"))
+    total = 0.0
+    for level in maps(built):
+        weight = level.similarity.double() / level.similarity.double().sum()
+        total += float((weight * (level.target.double() - level.student.double()) ** 2).sum()) * 256 / 16
+    assert float(built.losses(BATCH)["feature"].value.detach()) == pytest.approx(total, rel=1e-5)
+
+
+def test_low_frequencies_are_scipys_and_leave_where_the_teacher_is_unsure() -> None:
+    built = method("ifkd", "retinanet", fdr={"r": 0.4, "filter": "none"}).eval()
+    for level, features, logits in zip(maps(built), BATCH.teacher.pyramid, BATCH.teacher.logits, strict=True):
+        taken = features.double().numpy() * 0.3  # the recipe's reference over the fixture's root mean square of 1
+        height, width = taken.shape[2:]
+        limit = 0.4 * min(height, width) / 2
+        rows, columns = (np.abs(fft.fftfreq(side, 1 / side)) <= limit for side in (height, width))
+        low = fft.ifft2(fft.fft2(taken) * (rows[:, None] & columns[None])).real
+        sure = 1 / (1 + np.exp(-logits.double().numpy().max(1, keepdims=True)))
+        assert level.teacher.numpy() == pytest.approx(taken, abs=1e-5)
+        assert level.low.numpy() == pytest.approx(low, abs=1e-5)
+        assert level.richness.numpy() == pytest.approx(sure, abs=1e-6)
+        assert level.target.numpy() == pytest.approx(taken - low * (1 - sure), abs=1e-5)
+        assert level.disturbance is None
+
+
+def test_the_disturbance_is_what_the_target_has_more() -> None:
+    embedding = torch.randn(2, 256, 6, 10, generator=torch.Generator().manual_seed(0))
+    seen = Views(BATCH.student, BATCH.teacher, embedding, BATCH.targets, 0)
+    built = method("ifkd", "retinanet", ede={"levels": ["p3", "p4"]}).eval()
+    for with_it, without in zip(maps(built, seen), maps(built), strict=True):
+        if with_it.disturbance is None:
+            assert with_it.level in {"p5", "p6", "p7"}
+            assert torch.equal(with_it.target, without.target)
+            continue
+        assert 0 < float(with_it.disturbance.min()) < float(with_it.disturbance.max()) < 1
+        gained = (with_it.target - without.target).flatten().double().numpy()
+        assert cosine(gained, with_it.disturbance.flatten().double().numpy()) < 1e-6
+
+
+def test_a_method_in_training_has_no_maps_to_show() -> None:
+    with pytest.raises(AssertionError, match="at random"):
+        maps(method("ifkd", "retinanet").train())
