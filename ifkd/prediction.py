@@ -1,9 +1,10 @@
 """Detections of a torch detector on the images of a data set, as used for validation while training."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
+from jaxtyping import UInt8
 
 from ifkd import recipe
 from ifkd.data.coco import CocoDataset, LabelledImage
@@ -49,15 +50,25 @@ def predict(
     `share` (number, of how many) leaves out other ranks' batches; which images form a batch does not depend on it,
     as arithmetic may depend on a batch's company in the last bit.
     """
-    device = next(detector.parameters()).device
     for images, pixels in _batches(dataset, data, share):
-        tiles = torch.from_numpy(np.ascontiguousarray(np.stack(pixels).transpose(0, 3, 1, 2))).to(device)
-        size = (tiles.shape[2], tiles.shape[3])
-        with torch.inference_mode():
-            boxes, scores, labels = detector.candidates(detector(normalise(tiles)), size=size, per_level=per_level)
-        candidates = Candidates(boxes.float().cpu().numpy(), scores.float().cpu().numpy(), labels.cpu().numpy())
-        for image, found in zip(images, select_detections(candidates, selection), strict=True):
+        detections = detect(detector, pixels, selection, per_level=per_level)
+        for image, found in zip(images, detections, strict=True):
             yield image.id, found.scaled(1 / data.scale).clipped(image.size)
+
+
+def detect(detector: Detector, pixels: Sequence[Array], selection: Selection, *, per_level: int) -> list[Detections]:
+    """Return what a detector in eval mode finds in images: uint8 [height, width, 3] of one size, sides of 32."""
+    tiles = as_batch(pixels).to(next(detector.parameters()).device)
+    size = (tiles.shape[2], tiles.shape[3])
+    with torch.inference_mode():
+        boxes, scores, labels = detector.candidates(detector(normalise(tiles)), size=size, per_level=per_level)
+    candidates = Candidates(boxes.float().cpu().numpy(), scores.float().cpu().numpy(), labels.cpu().numpy())
+    return select_detections(candidates, selection)
+
+
+def as_batch(pixels: Sequence[Array]) -> UInt8[torch.Tensor, "batch 3 height width"]:
+    """Return images, uint8 [height, width, 3] of one size, as a tensor."""
+    return torch.from_numpy(np.ascontiguousarray(np.stack(pixels).transpose(0, 3, 1, 2)))
 
 
 def _batches(
@@ -66,7 +77,7 @@ def _batches(
     """Yield this share of the batches: images of one padded size, up to eight at a time."""
     by_size: dict[tuple[int, int], list[LabelledImage]] = {}
     for image in dataset.images:
-        by_size.setdefault(_padded(scaled_size(image.size, data.scale)), []).append(image)
+        by_size.setdefault(padded_size(scaled_size(image.size, data.scale)), []).append(image)
     batches = [
         (size, images[first : first + BATCH_SIZE])
         for size, images in by_size.items()
@@ -76,5 +87,6 @@ def _batches(
         yield images, [pad(scaled(image, data.scale, imagery=data.imagery)[0], size) for image in images]
 
 
-def _padded(size: tuple[int, int]) -> tuple[int, int]:
+def padded_size(size: tuple[int, int]) -> tuple[int, int]:
+    """Return an image's (height, width) filled up to multiples of the networks' stride."""
     return -(-size[0] // STRIDE) * STRIDE, -(-size[1] // STRIDE) * STRIDE

@@ -94,7 +94,7 @@ def distill_student(
         channels=student_config.channels,
         teacher_channels=checkpoint.meta.detector.channels,
         levels=student_config.levels,
-        feature_rms=_feature_rms(teacher, run) if isinstance(method_config, recipe.Ifkd) else (),
+        feature_rms=feature_rms(teacher, run.train_data, settings) if isinstance(method_config, recipe.Ifkd) else (),
         second_stage=teacher.classify if isinstance(teacher, FasterRcnn) else None,
         detectors=(student, teacher),
     )
@@ -218,11 +218,11 @@ def _check_teacher(teacher: Detector, run: Run, least: float) -> None:
         )
 
 
-def _feature_rms(teacher: Detector, run: Run) -> tuple[float, ...]:
-    """Return the teacher's feature scale over the first batches of the training set."""
-    seed, batch_size = run.settings.seed, run.training.batch_size
-    dataset = TileDataset(run.train_data, run.settings.data, seed=seed)
-    keys = list(EpochSampler(len(run.train_data), batch_size, seed=seed))[:CALIBRATION_BATCHES]
+def feature_rms(teacher: Detector, train_data: CocoDataset, settings: recipe.Recipe) -> tuple[float, ...]:
+    """Return the teacher's feature scale over the first batches of a distillation's training set."""
+    seed, batch_size = settings.seed, settings.distillation.training.batch_size
+    dataset = TileDataset(train_data, settings.data, seed=seed)
+    keys = list(EpochSampler(len(train_data), batch_size, seed=seed))[:CALIBRATION_BATCHES]
     batches = [normalise(collate([dataset[key] for key in batch]).pixels.to(best_device())) for batch in keys]
     return measure_feature_rms(teacher, batches)
 

@@ -1,4 +1,4 @@
-"""`ifkd study`: many students under one recipe, and the table they give."""
+"""`ifkd study`: many students under one recipe, and the tables and figures they give."""
 
 import argparse
 from pathlib import Path
@@ -17,10 +17,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     sweep = studies.add_parser("sweep", help="IFKD under several alpha or beta, as in the paper's Figure 5")
     sweep.add_argument("--parameter", default="alpha", choices=("alpha", "beta"))
     sweep.add_argument("--values", nargs="+", type=float, metavar="V", default=[], help="by default the paper's range")
-    for one in (compare, ablate, sweep):
+    figures = studies.add_parser("figures", help="the paper's Figures 3 to 6 and diagnostics, of a study's folder")
+    _configure_figures(figures)
+    for one in (compare, ablate, sweep, figures):
         # so that they may stand after the study's name as well
         one.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print the result as JSON")
         one.add_argument("-v", "--verbose", action="store_true", default=argparse.SUPPRESS, help="tell more")
+    for one in (compare, ablate, sweep):
         one.add_argument("recipe", type=Path, help="the recipe, a TOML file; its method is IFKD with its options")
         one.add_argument("--set", nargs="+", metavar="KEY=VALUE", default=[], help="values that replace the recipe's")
         one.add_argument(
@@ -39,7 +42,51 @@ def configure(parser: argparse.ArgumentParser) -> None:
         one.add_argument("--out", type=Path, help="the study's folder (runs/NAME/compare, ablate or sweep)")
 
 
+def _configure_figures(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", type=Path, help="the study's folder, with its teacher's run and its students'")
+    parser.add_argument("--images", nargs="+", metavar="ID", default=[], help="image ids or file names to show")
+    parser.add_argument("--count", type=int, default=3, metavar="N", help="images to choose where none are named (3)")
+    parser.add_argument("--split", default="test", choices=("train", "validation", "test"), help="whose images (test)")
+    parser.add_argument("--seed", type=int, metavar="S", help="whose students (the lowest)")
+    parser.add_argument("--ifkd", metavar="LABEL", help="the variant that stands for IFKD (the whole method)")
+    parser.add_argument("--level", choices=("p2", "p3", "p4", "p5", "p6", "p7"), help="of the maps (the finest)")
+    parser.add_argument("--threshold", type=float, default=0.3, metavar="T", help="least score of a detection (0.3)")
+    parser.add_argument("--out", type=Path, help="where (FOLDER/figures)")
+
+
 def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Run a study and write its tables, or draw its figures."""
+    return _figures(options) if options.study == "figures" else _study(options)
+
+
+def _figures(options: argparse.Namespace) -> dict[str, Any]:
+    from ifkd.errors import UsageError
+    from ifkd.study.figures.write import Wishes, write_figures
+
+    if options.count < 1:
+        raise UsageError("--count must be at least 1", got=options.count)
+    if not 0 <= options.threshold <= 1:
+        raise UsageError("--threshold must lie between 0 and 1", got=options.threshold)
+    folder = options.out or options.folder / "figures"
+    wishes = Wishes(
+        seed=options.seed,
+        label=options.ifkd,
+        split=options.split,
+        images=tuple(options.images),
+        count=options.count,
+        level=options.level,
+        least_score=options.threshold,
+    )
+    record = write_figures(options.folder, folder, wishes)
+    if not options.json:
+        for files in record.figures.values():
+            print(folder / files[0], *(Path(name).suffix for name in files[1:]))  # noqa: T201
+        for name, reason in record.left_out.items():
+            print(f"left out: {name}, as {reason}")  # noqa: T201
+    return record.model_dump(mode="json")
+
+
+def _study(options: argparse.Namespace) -> dict[str, Any]:
     """Train what is missing, test everything, and write the tables."""
     from ifkd.config import load
     from ifkd.errors import UsageError

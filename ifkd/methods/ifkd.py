@@ -165,7 +165,7 @@ class IfkdMethod(Method):
         """Return T_l of eq. 12 and the student's side of it."""
         ede, fdr = self.config.ede, self.config.fdr
         if ede.order == "ede_then_fdr":
-            teacher = self._disturbed(name, teacher, active)
+            teacher = self.disturbed(name, teacher, active)
         if fdr.enabled and name in recipe.chosen_levels(fdr.levels, self.levels):
             r = fdr.r if fdr.r_range is None else _uniform(*fdr.r_range, generator)
             applies = not self.training or _uniform(0.0, 1.0, generator) < fdr.p
@@ -175,7 +175,7 @@ class IfkdMethod(Method):
             if fdr.apply_to == "both":
                 adapted = reconstruct(adapted, mask, r=r, frequency_filter=filter_)
         if ede.order == "add_to_target":
-            teacher = self._disturbed(name, teacher, active)
+            teacher = self.disturbed(name, teacher, active)
         return teacher, adapted
 
     def share(self, name: recipe.Level, shape: tuple[int, int], active: Tensor | None) -> Tensor | None:
@@ -184,8 +184,8 @@ class IfkdMethod(Method):
             return None
         return resized(active, shape, interp=self.config.ede.interp)
 
-    def _disturbed(self, name: recipe.Level, features: Tensor, active: Tensor | None) -> Tensor:
-        """Return a level's features with EDE, where it is on."""
+    def disturbed(self, name: recipe.Level, features: Tensor, active: Tensor | None) -> Tensor:
+        """Return a level's features with EDE, where it is on (eq. 1)."""
         ede = self.config.ede
         share = self.share(name, (features.shape[2], features.shape[3]), active)
         if share is None:

@@ -25,6 +25,8 @@ class InnerMaps:
     """M_FRS."""
     disturbance: Float[Tensor, "batch _ height width"] | None
     """phi_EDE; None where EDE is off."""
+    disturbed: Float[Tensor, "batch channels height width"]
+    """`teacher` with EDE, as eq. 1 has it."""
     target: Float[Tensor, "batch channels height width"]
     """T of eq. 12."""
     student: Float[Tensor, "batch channels height width"]
@@ -52,6 +54,7 @@ def inner_maps(method: IfkdMethod, views: Views) -> list[InnerMaps]:
                 low=low_pass(teacher[level], method.config.fdr.r),
                 richness=richness(logits),
                 disturbance=method.share(name, shape, active),
+                disturbed=method.disturbed(name, teacher[level], active),
                 target=target,
                 student=student,
                 similarity=masks[level],

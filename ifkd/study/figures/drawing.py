@@ -80,6 +80,15 @@ class Numbers:
         writer.writerows([f"{cell:.9g}" if isinstance(cell, float) else cell for cell in row] for row in self.rows)
         return stream.getvalue()
 
+    def write(self, path: Path) -> Path:
+        """Write them, and return the path.
+
+        Raises:
+            OutputError: The file cannot be written.
+        """
+        write_text(path, self.csv())
+        return path
+
 
 def need_matplotlib() -> None:
     """Find that figures can be drawn, before anything is computed for them.
@@ -127,6 +136,4 @@ def save(figure: "Figure", numbers: Numbers, folder: Path, name: str) -> list[Pa
     for path, form in zip(paths, FORMATS, strict=True):
         with atomic_path(path) as temporary:
             figure.savefig(temporary, format=form, metadata=UNDATED[form])
-    data = folder / f"{name}.csv"
-    write_text(data, numbers.csv())
-    return [*paths, data]
+    return [*paths, numbers.write(folder / f"{name}.csv")]

@@ -89,7 +89,7 @@ def test_the_method_knows_the_teachers_feature_scale(
 ) -> None:
     fitted = prepared(world, tmp_path / "run", monkeypatch, lambda _: None)
     assert isinstance(fitted.method, IfkdMethod)
-    rms = runs._feature_rms(fitted.knowledge.teacher, fitted.run)
+    rms = runs.feature_rms(fitted.knowledge.teacher, fitted.run.train_data, fitted.run.settings)
     assert fitted.method._scales == pytest.approx([0.3 / value for value in rms])
 
 
