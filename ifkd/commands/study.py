@@ -79,10 +79,11 @@ def _figures(options: argparse.Namespace) -> dict[str, Any]:
     )
     record = write_figures(options.folder, folder, wishes)
     if not options.json:
-        for files in record.figures.values():
-            print(folder / files[0], *(Path(name).suffix for name in files[1:]))  # noqa: T201
+        for name, files in record.figures.items():
+            print(f"{name}: {', '.join(files)}")  # noqa: T201
         for name, reason in record.left_out.items():
             print(f"left out: {name}, as {reason}")  # noqa: T201
+        print(folder)  # noqa: T201
     return record.model_dump(mode="json")
 
 

@@ -18,7 +18,7 @@ from ifkd.detections import Array
 from ifkd.detectors import Detector, normalise
 from ifkd.fusion.hyperbolic import expmap0, in_ball, mobius_distance, tangent_distance
 from ifkd.prediction import as_batch, padded_size
-from ifkd.study.figures.drawing import MARKERS, OKABE_ITO, PAGE_INCHES, Numbers, Row, bare, save, sheet
+from ifkd.study.figures.drawing import MARKERS, OKABE_ITO, PAGE_INCHES, Numbers, Row, save, sheet
 
 NAME = "figure4-embeddings"
 MOST_OF_A_CLASS, MOST_OBJECTS = 40, 400
@@ -209,7 +209,9 @@ def _words(apart: Separation) -> str:
 
 
 def _scatter(axes: Any, places: Array, labels: Array, title: str, words: str) -> None:
-    bare(axes, title=f"{title}\n{words}")
+    axes.set_title(f"{title}\n{words}", pad=4)
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_color("0.85")
     for label in sorted(set(labels.tolist())):
         mine = places[labels == label]
         axes.scatter(mine[:, 0], mine[:, 1], s=9, marker=_marker(label), color=_colour(label), linewidths=0, alpha=0.8)
@@ -220,6 +222,7 @@ def _circle(axes: Any) -> None:
     """Draw the disk's border, which lies infinitely far away."""
     from matplotlib.patches import Circle  # noqa: PLC0415 - an optional package
 
+    axes.set_axis_off()
     axes.add_patch(Circle((0, 0), 1, fill=False, edgecolor="0.4", linewidth=0.8))
     axes.set_aspect("equal", adjustable="box")
     axes.set_xlim(-1.03, 1.03)

@@ -49,9 +49,13 @@ def draw_masks(insight: Insight, shown: Sequence[Example], level: recipe.Level, 
     The second needs the layers that the run learned, and is left out where it did not keep them.
     """
     found = insight.at(level)
-    panels = [Panel("m_frs", "M_FRS, where the teacher is sure", [plane(one.richness) for one in found], (0.0, 1.0))]
+    panels = [
+        Panel(
+            "m_frs", r"$M_\mathrm{FRS}$, where the teacher is sure", [plane(one.richness) for one in found], (0.0, 1.0)
+        )
+    ]
     if insight.unlearned is None:
-        panels.append(Panel("m_hsm", "M_HSM, where both differ", [plane(one.similarity) for one in found]))
+        panels.append(Panel("m_hsm", r"$M_\mathrm{HSM}$, where both differ", [plane(one.similarity) for one in found]))
     return draw_maps(shown, panels, folder, f"{MASKS}-{level}", level)
 
 
@@ -61,7 +65,7 @@ def draw_bands(insight: Insight, shown: Sequence[Example], level: recipe.Level, 
     panels = [
         Panel("features", "features", [activity(one.teacher) for one in found]),
         Panel("low", "low frequencies", [activity(one.low) for one in found]),
-        Panel("low_kept", "low, kept by M_FRS", [activity(one.low * one.richness) for one in found]),
+        Panel("low_kept", r"low, kept by $M_\mathrm{FRS}$", [activity(one.low * one.richness) for one in found]),
         Panel("high", "high frequencies", [activity(one.teacher - one.low) for one in found]),
     ]
     return draw_maps(shown, panels, folder, f"{BANDS}-{level}", level)

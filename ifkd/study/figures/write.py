@@ -163,7 +163,8 @@ def _draw_insight(easel: _Easel, runs: Runs, shown: Sequence[Example], level: re
     elif not insight.method.filters:
         easel.left_out[filters.NAME] = "the run has FDR, or its filter, switched off"
     else:
-        easel.draw(filters.NAME, lambda: filters.draw_filters(insight.method, folder))
+        found = filters.spectra(insight.method, runs.ifkd.recipe.data.tile_px)
+        easel.draw(filters.NAME, lambda: filters.draw_filters(found, folder))
 
 
 def _similarity(run: Trained) -> recipe.Similarity:

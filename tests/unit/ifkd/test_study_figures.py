@@ -315,16 +315,25 @@ def drawing_batch(example: Example) -> torch.Tensor:
 
 
 def test_filters_in_the_csv_are_the_learned_ones(study: Path, figures: Path) -> None:
+    """Tiles of 64 px have maps of 4x4 at P4."""
     learned: Any = load_learned(study / "ifkd-5" / "method.safetensors")
     told = [row for row in rows(figures / "filters.csv") if row["level"] == "p4"]
-    factors = learned.filters["p4"].factors(filters.SIDE, filters.SIDE).detach().numpy()
+    factors = learned.filters["p4"].factors(4, 4).detach().numpy()
     by_place = {(row["vertical_frequency"], row["horizontal_frequency"]): row for row in told}
-    assert len(by_place) == filters.SIDE * (filters.SIDE // 2 + 1)
+    assert len(by_place) == 4 * 3
     assert float(by_place["0", "0"]["mean"]) == pytest.approx(factors[:, 0, 0].mean(), rel=1e-5)
-    assert float(by_place["-0.25", "0.125"]["mean"]) == pytest.approx(factors[:, 48, 8].mean(), rel=1e-5)
-    radius, mean = filters.by_radius(filters.factors_of(learned)["p4"] * 0 + 3.0)
-    assert mean == pytest.approx(np.full(filters.RINGS, 3.0))
-    assert radius[[0, -1]] == pytest.approx([1 / 96, 0.5 - 1 / 96])
+    assert float(by_place["-0.25", "0.5"]["mean"]) == pytest.approx(factors[:, 3, 2].mean(), rel=1e-5)
+    assert float(by_place["-0.5", "0"]["deviation_over_channels"]) == pytest.approx(factors[:, 2, 0].std(), abs=1e-6)
+
+
+def test_radial_frequencies_are_means_over_rings() -> None:
+    factors = np.random.default_rng(0).normal(1, 0.1, (3, 8, 5))
+    radius, mean = filters.Spectrum(8, factors).by_radius()
+    assert radius == pytest.approx(np.arange(5) / 8)
+    vertical, horizontal = np.meshgrid(np.arange(-4, 4), np.arange(5), indexing="ij")
+    for waves in range(5):
+        ring = np.abs(np.hypot(vertical, horizontal) - waves) < 0.5
+        assert mean[waves] == pytest.approx(factors[:, ring].mean())
 
 
 def test_distances_in_the_csv_are_those_of_the_objects(study: Path, figures: Path) -> None:
