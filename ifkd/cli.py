@@ -21,7 +21,7 @@ VERBS = {
     ),
     "train": ("ifkd.commands.train", "train a recipe's teacher or student alone"),
     "distill": ("ifkd.commands.distill", "train the student from the teacher"),
-    "study": ("ifkd.commands.study", "compare methods, switch IFKD's parts, vary its weights: seeds, spread, tables"),
+    "study": ("ifkd.commands.study", "compare methods, switch IFKD's parts, vary its weights: seeds, tables, figures"),
     "evaluate": ("deploy.commands.evaluate", "COCO metrics of a checkpoint or a bundle on a data set"),
     "export": ("export.commands.export", "turn a checkpoint into a bundle, and a bundle into models for Triton"),
     "engine": ("export.commands.engine", "build engines from a bundle's ONNX files"),
