@@ -72,10 +72,12 @@ def draw_filters(found: Mapping[str, Spectrum], folder: Path) -> list[Path]:
         for axes, (level, mean) in zip(grid[0], means.items(), strict=False):
             half = 0.5 / found[level].side
             extent = (-half, 0.5 + half, 0.5 - half, -0.5 - half)
-            images.append(axes.imshow(mean, cmap=AROUND, vmin=1 - spread, vmax=1 + spread, extent=extent))
+            images.append(
+                axes.imshow(mean, cmap=AROUND, vmin=1 - spread, vmax=1 + spread, extent=extent, aspect="auto")
+            )
             axes.set_title(level.upper())
             axes.set_xticks([0, 0.5])
-            axes.set_yticks([-0.5, 0, 0.5] if axes is grid[0, 0] else [])
+            axes.set_yticks([-0.5, -0.25, 0, 0.25] if axes is grid[0, 0] else [])
         grid[0, 0].set_ylabel("vertical frequency")
         grid[0, len(found) // 2].set_xlabel("horizontal frequency, cycles per cell")
         figure.colorbar(images[0], ax=list(grid[0, : len(found)]), shrink=0.8, pad=0.02)
