@@ -232,7 +232,7 @@ def memory_child(path: Path) -> int:
     ):
         result = detect_scene(FakeEngine(info, lambda _: answer), scene, settings, journal=journal)
         write_results(result, Path(folder), ("geojson", "gpkg", "coco", "csv"))
-    return process_peak_mb() * 1e6
+    return round(process_peak_mb() * 1e6)
 
 
 def merging() -> list[Figure]:

@@ -83,7 +83,7 @@ def pairs_between(boxes: Array, others: Array) -> Pairs:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Entries:
-    """Boxes, each once for every cell of a grid that it touches, cell by cell; within a cell in their order."""
+    """Boxes, each once for every cell of a grid that it touches, cell by cell."""
 
     owner: Array
     """int64 [n]: index of the box."""
@@ -99,9 +99,13 @@ class _Entries:
     @classmethod
     def of(cls, boxes: Array) -> "_Entries":
         """Lay a grid under boxes, so coarse that they touch few cells."""
-        sides = (boxes[:, 2:] - boxes[:, :2]).max(axis=1)
+        sides = np.maximum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1])
         cell = max(1.0, CELL_SIDES * float(np.median(sides)))
-        origin = boxes[:, :2].min(axis=0)
+        origin = np.array([boxes[:, 0].min(), boxes[:, 1].min()])
+        # Neighbours in space become neighbours in memory, or most of the time would go into fetching them.
+        across, down = ((boxes[:, axis] - origin[axis]) // cell for axis in (0, 1))
+        place = np.argsort(down * (across.max() + 1) + across)
+        boxes = boxes[place]
         while True:
             low = ((boxes[:, :2] - origin) / cell).astype(np.int64)
             high = np.maximum(((boxes[:, 2:] - origin) / cell).astype(np.int64), low)
@@ -117,16 +121,20 @@ class _Entries:
         key = (low[owner, 1] + down) * columns + low[owner, 0] + right
         order = np.argsort(key, kind="stable")
         owner = owner[order]
-        return cls(owner, key[order], boxes[owner], low[owner].astype(np.int32), columns)
+        return cls(place[owner], key[order], boxes[owner], low[owner].astype(np.int32), columns)
 
     def meet(self, one: Array, other: Array) -> Pairs:
-        """Return the pairs of entries of one cell that share area, each pair in the first cell that both touch."""
+        """Return the pairs of entries of one cell that share area, each pair in the first cell that both touch.
+
+        `first` is below `second`.
+        """
         shared = intersection(self.boxes[one], self.boxes[other])
         some = shared > 0
         one, other, shared = one[some], other[some], shared[some]
         first = np.maximum(self.home[one], self.home[other]).astype(np.int64)
         here = first[:, 1] * self.columns + first[:, 0] == self.key[one]
-        return Pairs(self.owner[one[here]], self.owner[other[here]], shared[here])
+        owner, other_owner = self.owner[one[here]], self.owner[other[here]]
+        return Pairs(np.minimum(owner, other_owner), np.maximum(owner, other_owner), shared[here])
 
 
 def intersection(boxes: Array, others: Array) -> Array:
