@@ -201,6 +201,9 @@ def table(out: Path) -> bool:
                 f"  {name}: mAP {one['mean_ap']:.4f}, {100 * one['map_loss']:+.2f} points lost "
                 f"({one['float_layers']} of {one['layers']} layers searched into float): {'met' if holds else 'MISSED'}"
             )
+            if one["verdict"] is not None:
+                worth = {True: "worth it", False: "not worth it", None: "undecided"}[one["verdict"]["worth_it"]]
+                print(f"    {worth} against {one['verdict']['against']}: {one['verdict']['reason']}")
         if (folder / "raced.json").is_file():
             met &= print_race(built, json.loads((folder / "raced.json").read_text(encoding="utf-8")))
     return met

@@ -23,7 +23,7 @@ def candidates(
         logits = room.filled(by_anchor(level_logits, PER_CELL), UNWANTED, axis=-2).flatten(1)
         deltas = room.filled(by_anchor(level_deltas, PER_CELL), axis=-2)
         best, pair = logits.topk(room.kept, dim=1)
-        anchor = pair // detector.num_classes
+        anchor = torch.div(pair, detector.num_classes, rounding_mode="trunc")  # as // here, and one operator in ONNX
         chosen = deltas.gather(1, anchor[:, :, None].expand(-1, -1, 4))
         boxes.append(decode(room.filled(anchors, axis=-2)[anchor], chosen, size))
         scores.append(torch.where(best > UNWANTED / 2, best.sigmoid(), torch.zeros_like(best)))

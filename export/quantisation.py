@@ -53,6 +53,7 @@ class Quantiser:
         graph = self._model.graph
         self._between = between_layers(graph)
         self._operators = {node.name: node.op_type for node in graph.node}
+        self._depthwise = depthwise_weights(graph)
         self.layers = tuple(layers_of(graph))
         """Names of all layers, in order."""
         self.last_layers = last_layers(graph)
@@ -102,6 +103,10 @@ class Quantiser:
         if not on_cpu:
             extra |= {"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False}
             extra["OpTypesToExcludeOutputQuantization"] = list(WITH_WEIGHTS)
+        elif settings.reduce_range:
+            # What is multiplied by these is not added in pairs of 16 bits, so that nothing saturates.
+            whole = [{"quant_type": ort.QuantType.QInt8, "axis": 0, "reduce_range": False}]
+            extra["TensorQuantOverrides"] = dict.fromkeys(self._depthwise, whole)
         methods = ort.CalibrationMethod
         method = {"minmax": methods.MinMax, "entropy": methods.Entropy, "percentile": methods.Percentile}
         try:
@@ -149,6 +154,17 @@ class _Reader:
             return None
         self._next += 1
         return {"tiles": self._tiles[self._next - 1 : self._next]}
+
+
+def depthwise_weights(graph: Any) -> tuple[str, ...]:
+    """Return the names of the weights of convolutions that see each channel alone."""
+    weights = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    found: dict[str, None] = {}
+    for node in graph.node:
+        group = next((attribute.i for attribute in node.attribute if attribute.name == "group"), 1)
+        if node.op_type == "Conv" and group > 1 and weights.get(node.input[1], ())[:2] == (group, 1):
+            found[node.input[1]] = None
+    return tuple(found)
 
 
 def last_layers(graph: Any) -> tuple[str, ...]:

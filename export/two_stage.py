@@ -49,7 +49,7 @@ def candidates(
     scores = logits.softmax(dim=1)[:, 1:].reshape(-1, room, classes) * real[:, :, None]
     moves = deltas.reshape(-1, room, classes + 1, 4)[:, :, 1:].reshape(-1, room * classes, 4)
     best, pair = scores.flatten(1).topk(min(per_level, room * classes), dim=1)
-    region = pair // classes
+    region = torch.div(pair, classes, rounding_mode="trunc")  # as // here, and one operator in ONNX
     chosen = moves.gather(1, pair[:, :, None].expand(-1, -1, 4))
     start = boxes.gather(1, region[:, :, None].expand(-1, -1, 4))
     return decode(start, chosen, size, weights=DELTA_WEIGHTS), best, pair - region * classes

@@ -89,7 +89,7 @@ class RetinaNet(Detector):
             logits = by_anchor(level_logits, PER_CELL).flatten(1)
             deltas = by_anchor(level_deltas, PER_CELL)
             best, pair = logits.topk(min(per_level, logits.shape[1]), dim=1)
-            anchor = pair // self.num_classes
+            anchor = torch.div(pair, self.num_classes, rounding_mode="trunc")  # as // here, and one operator in ONNX
             chosen_deltas = deltas.gather(1, anchor[:, :, None].expand(-1, -1, 4))
             boxes.append(decode(level_anchors[anchor], chosen_deltas.float(), size))
             scores.append(best.float().sigmoid())
