@@ -28,6 +28,11 @@ from ifkd.training.run import BEST, RESULT
 logger = logging.getLogger(__name__)
 
 RECIPE, TESTED = "recipe.toml", "test.json"
+NOT_TRAINED_BY = (
+    "name", "seed", "data.root", "data.images", "data.test", "data.workers", "data.memory_mb", "distillation.method",
+    "distillation.cache_teacher", "distillation.rebuild_cache", "selection", "export",
+)  # fmt: skip
+"""Parts of a recipe that may differ between a study's runs, or that weights do not depend on."""
 UNTOLD = "machines that the runs do not tell"
 
 
@@ -98,6 +103,9 @@ class Study:
         teacher = self._tested_if_finished("teacher", settings)
         if teacher is None:
             raise OutputError(f"The teacher of {self.folder} is not finished, and nothing can be told before it is")
+        names = ["teacher", *(run_name(variant.label, seed) for variant in variants for seed in self._seeds(settings))]
+        for name in names:
+            self._check_trained(name, settings)
         return self._findings(variants, settings, teacher)
 
     def _findings(self, variants: Sequence[Variant], settings: Recipe, teacher: Outcome) -> Findings:
@@ -149,6 +157,18 @@ class Study:
         elif difference := differences(dump(load_config(path, Recipe)), text):  # what is newer has its default there
             raise OutputError(
                 f"{self.folder} holds a study of another recipe: {difference}", mend="Choose another folder."
+            )
+
+    def _check_trained(self, name: str, settings: Recipe) -> None:
+        """Refuse a finished run of another recipe, as far as its weights depend on it and the method does not."""
+        if not (self.folder / name / RESULT).is_file():
+            return
+        known = load_checkpoint(self.folder / name / BEST).meta.recipe
+        others = ("student", "distillation") if name == "teacher" else ("teacher", "student.training")
+        if difference := differences(dump(known), dump(settings), besides=(*NOT_TRAINED_BY, *others)):
+            raise OutputError(
+                f"{self.folder / name} was trained by another recipe: {difference}",
+                mend="Give the recipe and the --set values that it was trained by.",
             )
 
     def _teacher(self, settings: Recipe) -> Outcome:

@@ -224,6 +224,9 @@ def test_a_study_trains_once_and_refuses_another_recipe(
         for verb in (Study.run, Study.finished):
             with pytest.raises(OutputError, match=r"study of another recipe: data\.scale is 1\.0 there and 2\.0 here"):
                 verb(Study(folder, recipe, ("data.scale=2.0",), seeds=1), [PLAIN])
+    (folder / "recipe.toml").unlink()
+    with pytest.raises(OutputError, match=r"pkd-5 was trained by another recipe: .*epochs is 1 there and 3 here"):
+        Study(folder, recipe, ("distillation.training.epochs=3",), seeds=1).finished(compared(["pkd"], own="ifkd")[1:])
     (folder / "teacher" / "best.safetensors").write_bytes(b"no weights")
     with pytest.raises(CheckpointError, match=r"best\.safetensors"):
         Study(folder, recipe, (), seeds=1).run([PLAIN])
