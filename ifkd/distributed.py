@@ -13,15 +13,22 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor, distributed
 
+from ifkd.errors import TrainingError
+
 T = TypeVar("T")
 
 
 @contextmanager
 def peers() -> Iterator[None]:
-    """Join the processes that torchrun started, by NCCL on GPUs and by gloo on CPUs; alone, do nothing."""
+    """Join the processes that torchrun started, by NCCL on GPUs and by gloo on CPUs; alone, do nothing.
+
+    Raises:
+        TrainingError: torchrun is to restart processes in a way that would leave them waiting for each other.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or _together():
         yield
         return
+    _require_fresh_store()
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
@@ -70,6 +77,21 @@ def from_all(value: T) -> list[T]:
     gathered: list[T] = [value] * world_size()
     distributed.all_gather_object(gathered, value)
     return gathered
+
+
+def _require_fresh_store() -> None:
+    """Refuse restarts that meet over the store of the attempt before.
+
+    The store still holds the addresses of processes that are gone, and the new ones wait for these until a timeout
+    of half an hour (github.com/pytorch/pytorch/issues/135712). Better told before the first step than found then.
+    """
+    restarts = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0"))
+    if restarts > 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        raise TrainingError(
+            "Processes that torchrun restarts would wait for those that are gone",
+            got=f"--max-restarts {restarts} with a store that all attempts share",
+            mend="Set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 for torchrun, and --rdzv-backend c10d.",
+        )
 
 
 def _together() -> bool:
