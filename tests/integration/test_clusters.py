@@ -27,6 +27,9 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from ifkd.distributed import peers
+from ifkd.errors import TrainingError
+
 CLUSTERS = Path(__file__).parents[2] / "configs" / "clusters"
 WORDS = ("train", "tiny.toml", "student.training.epochs=8", "student.training.save_minutes=0")
 LONGEST_S = 240
@@ -212,15 +215,31 @@ def test_a_killed_worker_is_replaced_and_the_weights_are_those_of_an_undisturbed
     assert_equal(folder, undisturbed)
 
 
-def test_restarts_that_would_hang_are_refused_before_the_first_step(world: Path) -> None:
-    """Attempts that share a store: the new processes would look for those that are gone."""
-    command = ["torchrun", "--standalone", "--nproc-per-node", "2", "--max-restarts", "1", "-m", "ifkd", *WORDS]
-    shared = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "0"}
-    with started([*command, "--out", "shared"], world, **shared) as running:
-        _, errors = running.communicate(timeout=LONGEST_S)
-    assert running.returncode != 0
-    assert "Set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 for torchrun" in errors
-    assert not (world / "shared").exists()
+@pytest.mark.parametrize("shared", [True, False])
+def test_restarts_that_would_hang_are_refused_before_the_first_step(
+    world: Path, monkeypatch: pytest.MonkeyPatch, shared: bool
+) -> None:
+    """Attempts that share a store: the new processes would look for those that are gone. torchrun says which."""
+    command = ["torchrun", "--standalone", "--nproc-per-node", "1", "--max-restarts", "1", "--no-python", "env"]
+    variables = environment(world, TORCH_DISABLE_SHARE_RDZV_TCP_STORE=str(int(not shared)))
+    told = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=LONGEST_S, check=True).stdout
+    for name, value in re.findall(r"^(TORCHELASTIC_\w+)=(.*)$", told, flags=re.MULTILINE):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    joined = pytest.raises(Reached)
+    if shared:
+        joined = pytest.raises(TrainingError, match="Set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 for torchrun")
+    monkeypatch.setattr("torch.distributed.init_process_group", Reached.now)
+    with joined, peers():
+        pass
+
+
+class Reached(Exception):  # noqa: N818 - not an error
+    """The processes would meet now."""
+
+    @classmethod
+    def now(cls, *_: Any) -> None:
+        raise cls
 
 
 # --- SLURM -----------------------------------------------------------------------------------------------------------
