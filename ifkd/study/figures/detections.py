@@ -7,7 +7,7 @@ from typing import Any
 from ifkd import recipe
 from ifkd.detections import Array, Detections
 from ifkd.prediction import detect
-from ifkd.study.figures.drawing import PAGE_INCHES, PREDICTED, TRUE, Numbers, Row, bare, save, sheet
+from ifkd.study.figures.drawing import PAGE_INCHES, PREDICTED, TRUE, Numbers, Row, bare, picture, save, sheet
 from ifkd.study.figures.examples import Example
 from ifkd.study.figures.runs import Trained
 
@@ -51,7 +51,7 @@ def draw_detections(
             for row, example in enumerate(shown):
                 axes = grid[row, column]
                 bare(axes, title=name if row == 0 else "")
-                axes.imshow(example.pixels)
+                picture(axes, example.pixels)
                 _outline(axes, example.boxes, TRUE, width=0.8)
                 _outline(axes, detections[row].boxes, PREDICTED, width=0.9)
                 _label(axes, detections[row], classes, example)

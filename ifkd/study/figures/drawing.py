@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ifkd.detections import Array
 from ifkd.errors import MissingExtraError
 from ifkd.files import atomic_path, write_text
 
@@ -124,6 +125,12 @@ def bare(axes: "Axes", *, title: str = "") -> None:
     """Take the frame and the ticks from axes that show an image."""
     axes.set_axis_off()
     axes.set_title(title, pad=3)
+
+
+def picture(axes: "Axes", pixels: Array, **options: Any) -> None:
+    """Show an image so that (0, 0) is the outer corner of its first pixel, as it is for boxes."""
+    height, width = pixels.shape[:2]
+    axes.imshow(pixels, extent=(0, width, height, 0), **options)
 
 
 def save(figure: "Figure", numbers: Numbers, folder: Path, name: str) -> list[Path]:

@@ -211,7 +211,7 @@ def _words(apart: Separation) -> str:
 def _scatter(axes: Any, places: Array, labels: Array, title: str, words: str) -> None:
     axes.set_title(f"{title}\n{words}", pad=4)
     axes.set(xticks=[], yticks=[])
-    axes.spines[:].set_color("0.85")
+    axes.spines[:].set(visible=True, color="0.85")
     for label in sorted(set(labels.tolist())):
         mine = places[labels == label]
         axes.scatter(mine[:, 0], mine[:, 1], s=9, marker=_marker(label), color=_colour(label), linewidths=0, alpha=0.8)

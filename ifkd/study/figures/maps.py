@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ifkd import recipe
 from ifkd.detections import Array
-from ifkd.study.figures.drawing import HEAT, PAGE_INCHES, Numbers, Row, bare, save, sheet
+from ifkd.study.figures.drawing import HEAT, PAGE_INCHES, Numbers, Row, bare, picture, save, sheet
 from ifkd.study.figures.examples import Example
 from ifkd.study.figures.insight import Insight
 
@@ -98,7 +98,7 @@ def draw_maps(
     with sheet(PAGE_INCHES, len(shown) * side * tallest + 0.3, rows=len(shown), columns=columns) as (figure, grid):
         for row, example in enumerate(shown):
             bare(grid[row, 0], title="image" if row == 0 else "")
-            grid[row, 0].imshow(example.pixels)
+            picture(grid[row, 0], example.pixels)
             for column, panel in enumerate(panels, start=1):
                 bare(grid[row, column], title=panel.title if row == 0 else "")
                 overlay(grid[row, column], example, panel.maps[row], level, panel.limits)
@@ -110,8 +110,7 @@ def overlay(
 ) -> None:
     """Draw a level's map over its image, each cell where it looks; what pads the image is cut off."""
     height, width = example.size
-    grey = example.pixels.mean(axis=2)
-    axes.imshow(grey, cmap="gray", vmin=0, vmax=255)
+    picture(axes, example.pixels.mean(axis=2), cmap="gray", vmin=0, vmax=255)
     stride = 2 ** int(level[1:])
     rows, columns = -(-height // stride), -(-width // stride)
     least, greatest = limits or (float(values[:rows, :columns].min()), float(values[:rows, :columns].max()))

@@ -28,7 +28,7 @@ from ifkd.prediction import predict
 from ifkd.recipe import Recipe
 from ifkd.runs import distill_student, train_role
 from ifkd.study.figures import drawing, embeddings, filters
-from ifkd.study.figures.detections import detection_numbers, found_by
+from ifkd.study.figures.detections import detection_numbers, draw_detections, found_by
 from ifkd.study.figures.drawing import Numbers
 from ifkd.study.figures.examples import Example, examples
 from ifkd.study.figures.insight import look_inside
@@ -221,6 +221,21 @@ def test_an_unknown_image_is_refused_with_a_hint(data_folder: Path) -> None:
     settings = recipe.Data(train="t.json", validation=0.5, test="t.json", tile_px=64)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match=r"no image 'val_01'.*Did you mean 'val_001'\? .*100 \(val_000\)"):
         examples(data_set(data_folder), settings, names=["val_01"])
+
+
+def test_boxes_lie_on_the_pixels_they_enclose(tmp_path: Path) -> None:
+    """A green block with its true box, seen by its colours in the finished PNG."""
+    pixels = np.full((20, 24, 3), 255, np.uint8)
+    pixels[5:15, 4:12] = (0, 255, 0)
+    example = Example("a", pixels, np.array([[4, 5, 12, 15]], np.float32), np.array([0]))
+    draw_detections({"teacher": [Detections.empty()]}, [example], ("ferry",), tmp_path)
+    drawn = np.asarray(Image.open(tmp_path / "figure6-detections.png").convert("RGB")).astype(int)
+    drawn = drawn[: int(0.85 * len(drawn))]  # without the legend
+    green = np.argwhere((np.abs(drawn - (0, 255, 0)) < 9).all(2))
+    blue = np.argwhere((np.abs(drawn - (0, 0x72, 0xB2)) < 9).all(2))
+    scale = (green.max(0) - green.min(0)) / (10, 8)
+    assert np.abs(blue.min(0) - green.min(0)).max() < 0.2 * scale.min()
+    assert np.abs(blue.max(0) - green.max(0)).max() < 0.2 * scale.min()
 
 
 def test_numbers_of_detections_are_the_boxes_drawn() -> None:
