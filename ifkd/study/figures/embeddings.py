@@ -18,6 +18,7 @@ from ifkd.detections import Array
 from ifkd.detectors import Detector, normalise
 from ifkd.fusion.hyperbolic import expmap0, in_ball, mobius_distance, tangent_distance
 from ifkd.prediction import as_batch, padded_size
+from ifkd.progress import track
 from ifkd.study.figures.drawing import MARKERS, OKABE_ITO, PAGE_INCHES, Numbers, Row, save, sheet
 
 NAME = "figure4-embeddings"
@@ -77,7 +78,7 @@ def objects_of(detector: Detector, dataset: CocoDataset, data: recipe.Data, leve
     device, index = next(detector.parameters()).device, detector.config.levels.index(level)
     features, labels, norms, cells = [], list[int](), 0.0, 0
     counts: dict[int, int] = {}
-    for image in dataset.images:
+    for image in track(dataset.images, "objects", total=len(dataset), unit="image"):
         pixels, boxes = scaled(image, data.scale, imagery=data.imagery)
         kept = []
         for row in np.flatnonzero(~image.ignore).tolist():
@@ -99,7 +100,10 @@ def objects_of(detector: Detector, dataset: CocoDataset, data: recipe.Data, leve
         labels += image.labels[kept].tolist()
         norms += float(torch.linalg.vector_norm(found, dim=1).sum())
         cells += found[0, 0].numel()
-    return Objects(torch.cat(features), np.array(labels, np.int64), torch.tensor(norms / max(1, cells)).double())
+    none = torch.zeros(0, detector.config.channels, dtype=torch.float64)
+    return Objects(
+        torch.cat([none, *features]), np.array(labels, np.int64), torch.tensor(norms / max(1, cells)).double()
+    )
 
 
 def euclidean_distances(points: Tensor) -> Tensor:

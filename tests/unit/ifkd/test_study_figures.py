@@ -277,6 +277,26 @@ def figures(study: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_the_whole_method_is_found_in_every_kind_of_study(study: Path, tmp_path: Path) -> None:
+    """Of an ablation the row with all parts; of a sweep the first that is IFKD; of two seeds the one that has it."""
+
+    def linked(name: str, runs: dict[str, str]) -> Path:
+        (tmp_path / name).mkdir()
+        for label, run in {"teacher": "teacher", **runs}.items():
+            (tmp_path / name / label).symlink_to(study / run)
+        return tmp_path / name
+
+    ablation = linked("ablation", {"student-5": "student-5", "at-5": "at-5", "at+ede+fdr+hsm-5": "ifkd-5"})
+    assert find_runs(ablation).whole == "at+ede+fdr+hsm"
+    two = find_runs(linked("sweep", {"student-4": "student-5", "student-7": "student-5", "alpha=0.06-7": "ifkd-5"}))
+    assert (two.seed, two.whole, two.attention) == (7, "alpha=0.06", None)
+    assert find_runs(tmp_path / "sweep", seed=4).whole is None
+    with pytest.raises(UsageError, match=r"no finished run alpha=0\.06-4\. There are student"):
+        find_runs(tmp_path / "sweep", seed=4, label="alpha=0.06")
+    alone = find_runs(linked("alone", {}))
+    assert (alone.students, alone.ifkd) == ({}, None)
+
+
 def test_every_figure_is_there_and_opens(study: Path, figures: Path, tmp_path: Path) -> None:
     record = json.loads((figures / "figures.json").read_text())
     assert set(record["figures"]) == set(FIGURES)
@@ -371,6 +391,19 @@ def test_distances_in_the_csv_are_those_of_the_objects(study: Path, figures: Pat
     assert max(np.hypot(column(disk, "x"), column(disk, "y"))) < 1
     ball = seen.in_ball(recipe.Similarity()).norm(dim=1)
     assert ball.max() < 1
+
+
+def test_a_split_without_objects_has_no_points(
+    study: Path, write_data_set: Callable[..., Path], tmp_path: Path
+) -> None:
+    path = write_data_set(tmp_path, images=2)
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "annotations": []}))
+    empty = read_coco(path)
+    run = find_runs(study).teacher
+    seen = embeddings.objects_of(run.detector, embeddings.chosen(empty), run.recipe.data, "p3")
+    assert seen.features.shape == (0, 16)
+    assert len(seen.labels) == 0
 
 
 def test_detections_are_those_of_prediction(study: Path) -> None:
