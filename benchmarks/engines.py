@@ -68,7 +68,7 @@ class Work:
     folder: Path
     overrides: tuple[str, ...]
     accept_drift: bool = False
-    """An untrained network's answers hang on its last bits, and FP16 has fewer."""
+    """The answers of a network that learned little or nothing hang on its last bits, and FP16 has fewer."""
 
 
 def build(work: Work) -> dict[str, Any]:
@@ -323,12 +323,12 @@ def build_nano(out: Path) -> bool:
     return not bad and in_time
 
 
-def work_of(checkpoint: Path, out: Path, overrides: Sequence[str]) -> Work:
+def work_of(checkpoint: Path, out: Path, overrides: Sequence[str], *, accept_drift: bool) -> Work:
     """Return where the bundle of a checkpoint goes: a folder named after detector and backbone."""
     detector = load_checkpoint(checkpoint).meta.detector
     folder = out / f"{detector.family}_{detector.backbone}"
     folder.mkdir(parents=True, exist_ok=True)
-    return Work(checkpoint, folder, tuple(overrides))
+    return Work(checkpoint, folder, tuple(overrides), accept_drift)
 
 
 def main() -> int:
@@ -337,6 +337,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     parser.add_argument("--checkpoint", type=Path, nargs="+", default=[], metavar="PATH")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="of the recipes' export section")
+    parser.add_argument("--accept-drift", action="store_true", help="build although FP16 answers otherwise than torch")
     parser.add_argument("--race", nargs="*", metavar="CELL", help="cells, such as retinanet_resnet18 (all)")
     parser.add_argument("--nano", action="store_true")
     parser.add_argument("--threads", type=int, default=usable_cores())
@@ -344,7 +345,7 @@ def main() -> int:
     if options.nano:
         return int(not build_nano(options.out))
     for checkpoint in options.checkpoint:
-        build(work_of(checkpoint, options.out, options.set))
+        build(work_of(checkpoint, options.out, options.set, accept_drift=options.accept_drift))
     if options.race is not None:
         cells = options.race or sorted(path.parent.name for path in options.out.glob("*/built.json"))
         for cell in cells:
