@@ -40,6 +40,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def clear_halves(path: Path) -> None:
+    """Remove what processes that were killed while they wrote `path` left beside it; nobody else may be writing it."""
+    for half in path.parent.glob(f".{path.stem}.*{path.suffix}"):
+        half.unlink(missing_ok=True)
+
+
 def make_folder(folder: Path) -> Path:
     """Make `folder` and its parents, and return it.
 

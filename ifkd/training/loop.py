@@ -31,7 +31,7 @@ from ifkd.device import best_device, move_targets
 from ifkd.distributed import from_first, mean_over_ranks, rank, world_size
 from ifkd.environment import machine
 from ifkd.errors import DataError, TrainingError
-from ifkd.files import atomic_path, sole_user, write_json
+from ifkd.files import atomic_path, clear_halves, sole_user, write_json
 from ifkd.knowledge import Knowledge
 from ifkd.methods import Method, Term
 from ifkd.methods.learned import save_learned
@@ -59,9 +59,12 @@ def fit(
         TrainingError: A loss or a gradient is not finite (the batch is saved for inspection), or the batch cannot
             be shared out.
     """
-    if rank() == 0:
-        claim(run)
-    with sole_user(run.folder / LOCK) if rank() == 0 else nullcontext():
+    if rank() > 0:
+        return _fit(run, detector, method, knowledge)
+    claim(run)
+    with sole_user(run.folder / LOCK):
+        for name in (BEST, LAST, LEARNED, STATE):
+            clear_halves(run.folder / name)
         return _fit(run, detector, method, knowledge)
 
 

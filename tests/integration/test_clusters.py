@@ -126,6 +126,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def assert_equal(folder: Path, expected: Path) -> None:
+    assert {path.name for path in folder.iterdir()} == {path.name for path in expected.iterdir()}
     found, wanted = weights(folder), weights(expected)
     assert list(found) == list(wanted)
     for name, value in wanted.items():

@@ -319,6 +319,7 @@ def test_a_run_killed_while_it_saves_goes_on_from_the_save_before(world: World, 
     distill(world, tmp_path / "killed", three_epochs)
     for name in ("last.safetensors", "metrics.jsonl"):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+    assert not list((tmp_path / "killed").glob(".*")), "the half is cleared away"
 
 
 def test_a_run_stopped_before_its_result_only_writes_it(
