@@ -7,7 +7,7 @@ from typing import Any
 from ifkd import recipe
 from ifkd.detections import Array, Detections
 from ifkd.prediction import detect
-from ifkd.study.figures.drawing import PAGE_INCHES, PREDICTED, TRUE, Numbers, Row, bare, picture, save, sheet
+from ifkd.study.figures.drawing import PREDICTED, TRUE, Numbers, Row, bare, panel_widths, picture, save, sheet
 from ifkd.study.figures.examples import Example
 from ifkd.study.figures.runs import Trained
 
@@ -43,10 +43,10 @@ def draw_detections(
         MissingExtraError: Matplotlib is not installed.
         OutputError: The folder cannot be written.
     """
-    side = PAGE_INCHES / max(len(found), 2)
+    width, side = panel_widths(len(found))
     tallest = max(example.size[0] / example.size[1] for example in shown)
     height = len(shown) * side * tallest + 0.45
-    with sheet(PAGE_INCHES, height, rows=len(shown), columns=len(found)) as (figure, grid):
+    with sheet(width, height, rows=len(shown), columns=len(found)) as (figure, grid):
         for column, (name, detections) in enumerate(found.items()):
             for row, example in enumerate(shown):
                 axes = grid[row, column]

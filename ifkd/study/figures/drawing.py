@@ -127,6 +127,12 @@ def bare(axes: "Axes", *, title: str = "") -> None:
     axes.set_title(title, pad=3)
 
 
+def panel_widths(columns: int) -> tuple[float, float]:
+    """Return the width of a figure of square panels and of one of them, inches; few panels do not fill a page."""
+    side = PAGE_INCHES / max(columns, 3)
+    return max(columns * side, COLUMN_INCHES), side
+
+
 def picture(axes: "Axes", pixels: Array, **options: Any) -> None:
     """Show an image so that (0, 0) is the outer corner of its first pixel, as it is for boxes."""
     height, width = pixels.shape[:2]

@@ -19,7 +19,7 @@ from ifkd.detectors import Detector, normalise
 from ifkd.fusion.hyperbolic import expmap0, in_ball, mobius_distance, tangent_distance
 from ifkd.prediction import as_batch, padded_size
 from ifkd.progress import track
-from ifkd.study.figures.drawing import MARKERS, OKABE_ITO, PAGE_INCHES, Numbers, Row, save, sheet
+from ifkd.study.figures.drawing import MARKERS, OKABE_ITO, Numbers, Row, panel_widths, save, sheet
 
 NAME = "figure4-embeddings"
 MOST_OF_A_CLASS, MOST_OBJECTS = 40, 400
@@ -183,8 +183,8 @@ def draw_embeddings(
     """
     points: list[Row] = []
     distances: list[Row] = []
-    side = PAGE_INCHES / max(len(seen), 2)
-    with sheet(PAGE_INCHES, 2 * side + 0.9, rows=2, columns=len(seen)) as (figure, grid):
+    width, side = panel_widths(len(seen))
+    with sheet(width, 2 * side + 0.9, rows=2, columns=len(seen)) as (figure, grid):
         for column, (name, objects) in enumerate(seen.items()):
             ball = objects.in_ball(config)
             flat, bent = euclidean_distances(objects.features), ball_distances(ball, curvature=config.curvature)

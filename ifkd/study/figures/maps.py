@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ifkd import recipe
 from ifkd.detections import Array
-from ifkd.study.figures.drawing import HEAT, PAGE_INCHES, Numbers, Row, bare, picture, save, sheet
+from ifkd.study.figures.drawing import HEAT, Numbers, Row, bare, panel_widths, picture, save, sheet
 from ifkd.study.figures.examples import Example
 from ifkd.study.figures.insight import Insight
 
@@ -93,9 +93,9 @@ def draw_maps(
         OutputError: The folder cannot be written.
     """
     columns = 1 + len(panels)
-    side = PAGE_INCHES / columns
+    width, side = panel_widths(columns)
     tallest = max(example.size[0] / example.size[1] for example in shown)
-    with sheet(PAGE_INCHES, len(shown) * side * tallest + 0.3, rows=len(shown), columns=columns) as (figure, grid):
+    with sheet(width, len(shown) * side * tallest + 0.3, rows=len(shown), columns=columns) as (figure, grid):
         for row, example in enumerate(shown):
             bare(grid[row, 0], title="image" if row == 0 else "")
             picture(grid[row, 0], example.pixels)
