@@ -1,20 +1,22 @@
-"""`ifkd detect`: find the objects of a scene and write them as map files, tables and pictures."""
+"""`ifkd detect`: find the objects of scenes and write them as map files, tables and pictures."""
 
 import argparse
 import json
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ifkd.errors import SceneError, VerdictError
+from ifkd.errors import UsageError, VerdictError
 
 if TYPE_CHECKING:
-    from deploy.engine import Engine
+    from deploy.scale.campaign import Engines
+    from deploy.scale.scene_list import SceneSource
+    from deploy.scale.summary import Summary
     from deploy.scenes.result import SceneResult
-    from deploy.scenes.scene import Scene
+    from deploy.scenes.scene_run import Wish
     from deploy.scenes.settings import DetectionSettings
-    from deploy.scenes.truth import SceneTruth
-    from deploy.scenes.workspace import Workspace
     from export.bundle import Bundle
     from export.manifest import Manifest
 
@@ -22,8 +24,19 @@ if TYPE_CHECKING:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Describe the arguments."""
     parser.add_argument("bundle", type=Path, help="folder made by `ifkd export`")
-    parser.add_argument("scene", type=Path, help="GeoTIFF, VRT, PNG, JPEG or another raster")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the results")
+    parser.add_argument(
+        "scenes",
+        nargs="+",
+        metavar="SCENE",
+        help="GeoTIFF, VRT, PNG, JPEG or another raster: a path, a glob or an address (s3://, https://); a text list "
+        "(@FILE or FILE.txt); a STAC item or item collection (FILE.json)",
+    )
+    parser.add_argument(
+        "--out",
+        required=True,
+        metavar="DIR",
+        help="folder for the results, one inside it for each scene where there are several; or an address of fsspec",
+    )
     engine = parser.add_argument_group("engine")
     engine.add_argument(
         "--backend",
@@ -35,7 +48,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     engine.add_argument("--precision", choices=("fp32", "fp16", "int8", "int8-cpu"), default="fp32")
     engine.add_argument("--batch", type=int, metavar="N", help="tiles per call (default: the most the engine takes)")
-    engine.add_argument("--threads", type=int, metavar="N", help="CPU threads of the engine (default: all cores)")
+    engine.add_argument(
+        "--threads",
+        type=int,
+        metavar="N",
+        help="CPU threads of the engine (default: all cores; with --scale-out, those of --cores-per-actor)",
+    )
+    engine.add_argument(
+        "--scale-out",
+        choices=("ray",),
+        help="share scenes and parts of scenes out to an engine on every GPU, or on every --cores-per-actor cores, of "
+        "this machine or of the cluster that RAY_ADDRESS names",
+    )
+    engine.add_argument(
+        "--cores-per-actor", type=_core_count, default=1, metavar="N", help="with --scale-out (default: 1)"
+    )
     reading = parser.add_argument_group("reading the scene")
     reading.add_argument(
         "--bands", type=int, nargs="+", metavar="B", help="one or three bands, from 1 (default: the bundle's)"
@@ -54,6 +81,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     reading.add_argument(
         "--aoi", type=Path, metavar="AREA.geojson", help="look only here: polygons in longitude and latitude"
     )
+    reading.add_argument("--asset", metavar="KEY", help="which asset of STAC items (default: their only image)")
     reading.add_argument("--strict", action="store_true", help="stop at the first part that cannot be read")
     finding = parser.add_argument_group("finding objects")
     finding.add_argument("--score", type=float, metavar="S", help="least score of an object (default: the bundle's)")
@@ -92,69 +120,131 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--restart", action="store_true", help="forget what an earlier run into this folder had done, and begin anew"
     )
     writing.add_argument(
+        "--work",
+        type=Path,
+        metavar="DIR",
+        help="where results are made before they go to an address (default: ifkd-work, here)",
+    )
+    writing.add_argument(
         "--truth", type=Path, metavar="LABELS", help="labels of the scene (COCO or GeoJSON), to score the result"
     )
+
+
+def _core_count(text: str) -> int:
+    """Return a number of cores, for argparse."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is no number of cores, such as 2")
+    return int(text)
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Detect, write, and say what was found.
 
     Raises:
-        VerdictError: Parts of the scene could not be read; everything else was written.
+        VerdictError: Scenes, or parts of one, could not be searched; everything else was written.
     """
     import rasterio
 
-    from deploy.engines import open_engine
-    from deploy.scenes.area import reach_of
-    from deploy.scenes.outputs import RESULT_NAMES, choose_formats
-    from deploy.scenes.scene import CACHE_BYTES, Scene
-    from deploy.scenes.settings import grid_for, tile_for
-    from deploy.scenes.truth import read_truth
-    from deploy.scenes.workspace import Workspace
+    from deploy.scale.cluster import require_ray
+    from deploy.scale.scene_list import is_single, read_sources
+    from deploy.scenes.scene import CACHE_BYTES
+    from deploy.scenes.scene_run import Wish
     from export.bundle import open_bundle
+    from ifkd.data.raster import HTTP_OPTIONS
 
+    if options.scale_out:
+        require_ray()
+    sources = read_sources(options.scenes, asset=options.asset)
     bundle = open_bundle(options.bundle)
-    manifest = bundle.manifest
-    settings = _settings(options, manifest)
-    with (
-        rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES),
-        Scene(
-            options.scene,
-            imagery=manifest.input.imagery,
-            bands=None if options.bands is None else tuple(options.bands),
-            scale_range=None if options.scale_range is None else tuple(options.scale_range),
-            nodata=options.nodata,
-        ) as scene,
-    ):
-        grid = grid_for(scene.size, tile_for(scene.size, manifest.input.sizes, settings), settings)
-        reach_of(settings.area, scene.info, grid)
-        formats, left_out = choose_formats(options.format, scene.info)
-        truth = None
-        if options.truth is not None:
-            truth = read_truth(
-                options.truth,
-                scene=scene.info.name,
-                size=scene.size,
-                classes=manifest.classes,
-                georeference=scene.info.georeference,
-            )
-        with Workspace(options.out, RESULT_NAMES, restart=options.restart) as workspace:
-            if left_out:
-                _say(left_out)
-            with open_engine(
-                bundle,
-                backend=options.backend,
-                precision=options.precision,
-                threads=options.threads,
-                server=options.server,
-            ) as engine:
-                try:
-                    result = _detect(bundle, scene, engine, settings, options, workspace)
-                except SceneError:  # going on would only come to the same place
-                    workspace.discard()
-                    raise
-            record = _write(result, scene, options, formats, truth, workspace)
-    return _concluded(result, record, options)
+    wish = Wish(
+        bundle,
+        _settings(options, bundle.manifest),
+        bands=None if options.bands is None else tuple(options.bands),
+        scale_range=None if options.scale_range is None else tuple(options.scale_range),
+        nodata=options.nodata,
+        formats=options.format,
+        batch=options.batch,
+        restart=options.restart,
+        truth=options.truth,
+    )
+    with rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES, **HTTP_OPTIONS):
+        if is_single(options.scenes):
+            return _one(options, wish, sources[0])
+        return _many(options, wish, sources)
+
+
+def _one(options: argparse.Namespace, wish: "Wish", source: "SceneSource") -> dict[str, Any]:
+    """Look at one scene, whose results lie in the folder itself."""
+    from deploy.scale.store import open_store
+    from deploy.scenes.scene_run import run_scene
+
+    store = open_store(options.out, work=options.work)
+    store.require_access()
+    with ExitStack() as held:
+        run = run_scene(
+            wish,
+            source.place,
+            store.work,
+            searcher=lambda: held.enter_context(_engines(options, wish.bundle)).searcher,
+            say=_say,
+        )
+    store.publish()
+    return _concluded(run.result, run.record, options)
+
+
+def _many(options: argparse.Namespace, wish: "Wish", sources: "Sequence[SceneSource]") -> dict[str, Any]:
+    """Look at scenes, each into a folder of its own, and sum up."""
+    from deploy.scale.campaign import Campaign
+    from deploy.scale.store import open_store
+    from deploy.scale.summary_page import require_templates
+
+    if wish.truth is not None:
+        raise UsageError(
+            "--truth has the labels of one scene",
+            got=f"{len(sources)} scenes",
+            mend="Score each with `ifkd evaluate RESULTS --scene LABELS`.",
+        )
+    require_templates()
+    store = open_store(options.out, work=options.work)
+    facts = {"backend": options.backend, "precision": options.precision, "threads": options.threads}
+    campaign = Campaign(wish, sources, store, engine_facts=facts, say=_say)
+    summary = campaign.run(lambda: _engines(options, wish.bundle))
+    record = summary.model_dump(mode="json")
+    if not options.json:
+        print(_campaign_summary(summary, str(store)))  # noqa: T201
+    if summary.verdict:
+        if options.json:  # the verdict ends the verb, so its result is printed here
+            print(json.dumps(record, indent=2, ensure_ascii=False))  # noqa: T201
+        raise VerdictError(f"{summary.verdict}. The rest was searched and written; see {store}/summary.html")
+    return record
+
+
+@contextmanager
+def _engines(options: argparse.Namespace, bundle: "Bundle") -> "Iterator[Engines]":
+    """Open who looks at the scenes."""
+    from functools import partial
+
+    from deploy.engines import ON_GPU, open_engine
+    from deploy.scale.campaign import Engines
+    from deploy.scenes.pipeline import LocalSearcher
+
+    opens = partial(
+        open_engine,
+        backend=options.backend,
+        precision=options.precision,
+        threads=options.threads or (options.cores_per_actor if options.scale_out else None),
+        server=options.server,
+    )
+    if options.scale_out:
+        from deploy.scale.ray_pool import ray_engines
+
+        cores = options.cores_per_actor
+        with ray_engines(bundle, opens, on_gpu=options.backend in ON_GPU, cores_per_engine=cores, say=_say) as engines:
+            yield engines
+        return
+    with opens(bundle) as engine:
+        facts = {"scale_out": None, "backend": engine.info.backend, "device": engine.info.device, "engines": 1}
+        yield Engines(LocalSearcher(engine), facts, scenes_at_once=1)
 
 
 def _settings(options: argparse.Namespace, manifest: "Manifest") -> "DetectionSettings":
@@ -175,74 +265,6 @@ def _settings(options: argparse.Namespace, manifest: "Manifest") -> "DetectionSe
     )
 
 
-def _detect(
-    bundle: "Bundle",
-    scene: "Scene",
-    engine: "Engine",
-    settings: "DetectionSettings",
-    options: argparse.Namespace,
-    workspace: "Workspace",
-) -> "SceneResult":
-    """Detect, going on from the rows that an earlier run into the same folder had finished."""
-    from deploy.scenes.journal import Journal
-    from deploy.scenes.pipeline import batch_size, detect_scene
-    from deploy.scenes.run_record import run_identity
-
-    batch = batch_size(options.batch, engine.info.max_batch)
-    identity = run_identity(options.bundle, scene, engine.info, settings, batch)
-    with Journal(workspace.journal_path, identity) as journal:
-        if len(journal):
-            rows = "1 row" if len(journal) == 1 else f"{len(journal)} rows"
-            _say(f"An earlier run had finished {rows} of tiles; going on from there.")
-        return detect_scene(
-            engine,
-            scene,
-            settings,
-            category_ids=bundle.manifest.category_ids,
-            batch=batch,
-            show_progress=True,
-            journal=journal,
-        )
-
-
-def _write(
-    result: "SceneResult",
-    scene: "Scene",
-    options: argparse.Namespace,
-    formats: tuple[str, ...],
-    truth: "SceneTruth | None",
-    workspace: "Workspace",
-) -> dict[str, Any]:
-    """Write everything, and return what run.json holds."""
-    import time
-
-    from deploy.scenes.map_page import write_page
-    from deploy.scenes.outputs import write_results
-    from deploy.scenes.quicklook import write_quicklooks
-    from deploy.scenes.run_record import run_record
-    from deploy.scenes.workspace import RUN_NAME
-    from ifkd.files import write_json
-
-    start = time.perf_counter()
-    settings = result.settings
-    folder = workspace.make_stage()
-    files = write_results(result, folder, formats, image_id=truth.image_id if truth else 1)
-    files += write_quicklooks(result, scene, folder)
-    files += write_page(result, scene, folder)
-    record = run_record(
-        result,
-        bundle=options.bundle,
-        files=files,
-        score=None
-        if truth is None
-        else truth.score(result.detections, score_threshold=settings.selection.score_threshold),
-        write_seconds=time.perf_counter() - start,
-    )
-    write_json(folder / RUN_NAME, record)
-    workspace.commit()
-    return record
-
-
 def _concluded(result: "SceneResult", record: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
     """Print the summary, and raise the verdict when there are holes."""
     if not options.json:
@@ -258,7 +280,19 @@ def _concluded(result: "SceneResult", record: dict[str, Any], options: argparse.
     return record
 
 
-def _summary(result: "SceneResult", record: dict[str, Any], out: Path) -> str:
+def _campaign_summary(summary: "Summary", out: str) -> str:
+    again = f", {summary.retries} bands looked at again" if summary.retries else ""
+    head = (
+        f"{summary.objects} objects in {summary.done} of {summary.scenes} scenes in {summary.seconds:.1f} s: "
+        f"{summary.km2:.1f} km2, {summary.km2_per_hour:.0f} km2 an hour, {summary.megapixels_per_second:.1f} million "
+        f"pixels a second{again}"
+    )
+    lines = [head, *(f"  {name}: {count}" for name, count in summary.objects_per_class.items() if count)]
+    lines.append(f"Results: {out} (a folder for each scene, summary.json, summary.html)")
+    return "\n".join(lines)
+
+
+def _summary(result: "SceneResult", record: dict[str, Any], out: str) -> str:
     height, width = result.scene.size
     seconds = result.seconds
     looked = len(result.grid) - result.skipped - result.outside - len(result.holes)

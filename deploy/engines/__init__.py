@@ -7,6 +7,9 @@ from export.bundle import Bundle
 from export.manifest import Precision
 from ifkd.errors import EngineError, UsageError
 
+ON_GPU: tuple[Backend, ...] = ("onnxruntime-cuda", "onnxruntime-tensorrt", "tensorrt")
+"""Backends that need a GPU where they are opened."""
+
 
 def open_engine(
     bundle: Bundle,

@@ -66,6 +66,12 @@ class RowRecord:
         )
         return stream.getvalue()
 
+    @staticmethod
+    def row_of(content: bytes) -> int:
+        """Return the row that a record is of."""
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+            return int(json.loads(arrays["facts"].tobytes())["row"])
+
     @classmethod
     def from_bytes(cls, content: bytes) -> "RowRecord":
         """Return the record that `to_bytes` wrote."""
@@ -92,9 +98,8 @@ class Journal:
     def __init__(self, path: Path, identity: dict[str, Any]) -> None:
         self._path = path
         identity = json.loads(json.dumps(identity))
-        self._start = 0
         self._end = 0
-        self._rows = 0
+        self._places: dict[int, int] = {}  # where each row's record begins
         try:
             self._stream = path.open("a+b", buffering=0)  # what could not be written must not wait in a buffer
             self._open(identity)
@@ -103,31 +108,34 @@ class Journal:
 
     def __len__(self) -> int:
         """Return the number of finished rows."""
-        return self._rows
+        return len(self._places)
 
     def records(self) -> Iterator[RowRecord]:
         """Yield the finished rows from the top, one at a time."""
-        position = self._start
-        while position < self._end:
-            self._stream.seek(position)
-            content = self._read_record()
-            assert content is not None
-            position = self._stream.tell()
-            yield RowRecord.from_bytes(content)
+        for row in sorted(self._places):
+            yield self.record(row)
+
+    def record(self, row: int) -> RowRecord:
+        """Return a finished row."""
+        self._stream.seek(self._places[row])
+        content = self._read_record()
+        assert content is not None
+        return RowRecord.from_bytes(content)
 
     def append(self, record: RowRecord) -> None:
-        """Put a row at the end; when this returns, it is on the disk.
+        """Write a row down, in whatever order rows are finished; when this returns, it is on the disk.
 
         Raises:
             OutputError: There is no room.
         """
-        assert record.row == self._rows
+        assert record.row not in self._places
+        place = self._end
         content = record.to_bytes()
         try:
             self._write(HEADER.pack(MARK, zlib.crc32(content), len(content)) + content)
         except OSError as error:
             raise self._unwritable(error) from error
-        self._rows += 1
+        self._places[record.row] = place
 
     def close(self) -> None:
         """Close the file; a second call does nothing."""
@@ -141,7 +149,7 @@ class Journal:
     ) -> None:
         """Close the file; a run that failed before its first row leaves none."""
         self.close()
-        if kind is not None and not self._rows:
+        if kind is not None and not self._places:
             self._path.unlink(missing_ok=True)
 
     def _open(self, identity: dict[str, Any]) -> None:
@@ -150,7 +158,6 @@ class Journal:
         if not line.endswith(b"\n"):  # new, or cut off in its first line
             self._stream.truncate(0)
             self._write(json.dumps(identity).encode() + b"\n")
-            self._start = self._end
             return
         there = json.loads(line)
         if there != identity:
@@ -160,9 +167,9 @@ class Journal:
                 f"{self._path.parent.parent} holds an unfinished run that differs from this one: {differences}",
                 mend=ANEW.replace("the same command again", "the command of that run"),
             )
-        self._start = self._end = self._stream.tell()
-        while self._read_record() is not None:
-            self._rows += 1
+        self._end = self._stream.tell()
+        while (content := self._read_record()) is not None:
+            self._places[RowRecord.row_of(content)] = self._end
             self._end = self._stream.tell()
         self._stream.truncate(self._end)
 

@@ -1,45 +1,109 @@
-"""From a scene to its objects: read ahead, infer in batches, decode and merge behind.
+"""From a scene to its objects: its rows of tiles are searched, written down and merged.
 
-    reading thread:   rows of the scene ─► tiles ─► scaled to the engine ─► bounded queue
-    calling thread:   queue ─► batches (across rows) ─► engine, one batch ahead on a GPU ─► bounded queue
-    finishing thread: queue ─► detections of tiles ─► finished row ─► journal ─► streaming merge
+    searcher: rows of tiles ─► engine, here or elsewhere ─► finished rows
+    assembly: finished rows ─► journal ─► streaming merge ─► objects
 
-Only the queues, one band of rows, the rows that still wait for a neighbour, and the objects are held, so memory follows
-the width of the scene and the number of objects, not its area. The result does not depend on the batch size; and a run
-that goes on from its journal gives the engine the same batches as one that was never cut off.
+Only the rows that still wait for a neighbour and the objects are held, so memory follows the width of the scene and the
+number of objects, not its area. The result does not depend on the batch size; and a run that goes on from its journal
+gives the engine the same batches as one that was never cut off.
 """
 
 import time
-from collections import deque
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import rasterio
 
-from deploy.engine import Backend, Engine
+from deploy.engine import Backend, Engine, EngineInfo
 from deploy.engines import open_engine
-from deploy.scenes.area import Reach, reach_of
-from deploy.scenes.journal import Journal, RowRecord
-from deploy.scenes.merge import TileDetections
-from deploy.scenes.result import Hole, SceneResult, tile_name
+from deploy.scenes.area import reach_of
+from deploy.scenes.assembly import Assembly
+from deploy.scenes.bands import Stretch, joined, unfinished
+from deploy.scenes.journal import Journal
+from deploy.scenes.result import SceneResult
 from deploy.scenes.scene import CACHE_BYTES, Scene
+from deploy.scenes.search import Plan, search_rows
 from deploy.scenes.settings import DetectionSettings, grid_for, settings_for, tile_for
-from deploy.scenes.stages import Background, ReadAhead, ReadyTile, Stopwatch
-from deploy.scenes.streaming import StreamingMerge
-from deploy.scenes.tile_reader import read_tiles
 from export.bundle import Bundle, open_bundle
 from export.manifest import Precision
-from ifkd.detections import Array, Candidates
+from ifkd.detections import Array
 from ifkd.errors import SceneError, UsageError
-from ifkd.postprocess import select_detections
 from ifkd.progress import progress
-from ifkd.tiling import TileGrid
 
-BATCHES_AHEAD = 2
-BATCHES_BEHIND = 2
+BarOpener = Callable[[int, int], AbstractContextManager[Any]]
+"""Opens a bar of so many tiles, of which so many are done; it has `update(n)`."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Spent:
+    """What a search took."""
+
+    seconds: dict[str, float]
+    """By stage; where several engines look at once, the sum over them."""
+    retries: int = 0
+    """Bands that were looked at again, as who looked at them was lost."""
+
+
+class Searcher(ABC):
+    """Looks at bands of scenes, here or elsewhere."""
+
+    info: EngineInfo
+    """The engine that looks; where there are several, they are alike."""
+
+    @abstractmethod
+    def search(
+        self,
+        scene: Scene,
+        plan: Plan,
+        stretches: Sequence[Stretch],
+        assembly: Assembly,
+        *,
+        step: Callable[[int], object],
+    ) -> Spent:
+        """Put the rows of stretches into the assembly, in any order, and return what it took.
+
+        Args:
+            scene: What to look at.
+            plan: How.
+            stretches: What is left of each of its bands.
+            assembly: Where rows go.
+            step: Told how many tiles more were looked at.
+        """
+
+    @abstractmethod
+    def stop(self) -> None:
+        """End the searches that other threads wait for, with an error."""
+
+
+class LocalSearcher(Searcher):
+    """Looks with an engine of this process, band after band without a pause."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.info = engine.info
+        self._engine = engine
+
+    def search(
+        self,
+        scene: Scene,
+        plan: Plan,
+        stretches: Sequence[Stretch],
+        assembly: Assembly,
+        *,
+        step: Callable[[int], object],
+    ) -> Spent:
+        """Put the rows of stretches into the assembly; see `Searcher.search`."""
+        total: Counter[str] = Counter()
+        for stretch in joined(iter(stretches)):
+            total.update(search_rows(self._engine, scene, plan, stretch, take=assembly.put, step=lambda: step(1)))
+        return Spent(dict(total))
+
+    def stop(self) -> None:
+        """Do nothing: only the calling thread searches."""
 
 
 def detect(
@@ -58,7 +122,7 @@ def detect(
 
     Args:
         bundle: A bundle, or its folder.
-        scene: A raster file, an array [height, width(, bands)], or an opened `Scene`.
+        scene: A raster file or address, an array [height, width(, bands)], or an opened `Scene`.
         backend: The runtime.
         precision: Which of the bundle's files.
         threads: CPU threads of the runtime; by default all cores.
@@ -76,7 +140,7 @@ def detect(
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(Path(bundle))
     chosen = settings_for(opened.manifest, **settings)
     own = not isinstance(scene, Scene)
-    raster = scene if isinstance(scene, Scene) else Scene(Path(scene) if isinstance(scene, str) else scene)
+    raster = scene if isinstance(scene, Scene) else Scene(scene)
     try:
         grid_for(raster.size, tile_for(raster.size, opened.manifest.input.sizes, chosen), chosen)
         with open_engine(opened, backend=backend, precision=precision, threads=threads, server=server) as engine:
@@ -94,24 +158,24 @@ def detect(
 
 
 def detect_scene(
-    engine: Engine,
+    engine: Engine | Searcher,
     scene: Scene,
     settings: DetectionSettings,
     *,
     category_ids: tuple[int, ...] | None = None,
     batch: int | None = None,
-    show_progress: bool = False,
+    show_progress: bool | BarOpener = False,
     journal: Journal | None = None,
 ) -> SceneResult:
-    """Find the objects of a scene with an engine.
+    """Find the objects of a scene.
 
     Args:
-        engine: Answers tiles.
+        engine: Answers tiles; or a searcher, which looks at bands.
         scene: What to look at.
         settings: How.
         category_ids: COCO category id by label; by default the labels, counted from 1.
         batch: Tiles per call; by default the most the engine takes.
-        show_progress: Show a bar on stderr.
+        show_progress: Show a bar on stderr, or on what this opens.
         journal: Where finished rows are written down; those it already holds are taken from it.
 
     Raises:
@@ -119,46 +183,37 @@ def detect_scene(
         UsageError: The batch or the overlap does not fit the engine.
     """
     began = time.perf_counter()
-    tile_px = tile_for(scene.size, engine.info.sizes, settings)
+    searcher = LocalSearcher(engine) if isinstance(engine, Engine) else engine
+    tile_px = tile_for(scene.size, searcher.info.sizes, settings)
     grid = grid_for(scene.size, tile_px, settings)
-    size = batch_size(batch, engine.info.max_batch)
     reach = reach_of(settings.area, scene.info, grid)
-    watch = Stopwatch()
-    rows = _Rows(grid, settings, tile_px, journal)
-    start = rows.resume(size)
+    size = batch_size(batch, searcher.info.max_batch)
+    plan = Plan(grid, tile_px, settings, size, None if reach is None else reach.wanted)
+    assembly = Assembly(grid, settings, journal)
+    done = len(assembly.looked) * plan.columns
+    stretches = tuple(unfinished(len(grid.tops), plan.columns, batch=size, looked=assembly.looked))
     with (
         rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES),
-        ReadAhead(
-            read_tiles(scene, grid, first_row=start.row, wanted=None if reach is None else reach.wanted),
-            tile_px,
-            depth=BATCHES_AHEAD * size,
-        ) as tiles,
-        Background(rows.take, depth=BATCHES_BEHIND) as behind,
-        progress(len(grid), f"Detecting in {scene.info.name}", unit="tile", initial=start.row * rows.columns)
-        if show_progress
-        else _Silent() as bar,
+        _bar(len(grid), f"Detecting in {scene.info.name}", initial=done, shown=show_progress) as bar,
     ):
-        look = _Batches(_shown(watch.waits(tiles), bar, strict=settings.strict), size=size, watch=watch, start=start)
-        for candidates in watch.waits(engine.infer_each(look.batches()), "infer"):
-            behind.put(_Answered(look.asked.popleft(), candidates))
-        behind.put(_Answered(look.rest(), None))
-        seconds = tiles.seconds
-    if rows.holes and len(rows.holes) + rows.outside == len(grid):
-        raise SceneError(f"No tile of {scene.info.name} can be read. The first says: {rows.holes[0].problem}")
-    found = rows.finish(reach)
+        spent = searcher.search(scene, plan, stretches, assembly, step=bar.update if bar else lambda _: None)
+    if assembly.holes and len(assembly.holes) + assembly.outside == len(grid):
+        raise SceneError(f"No tile of {scene.info.name} can be read. The first says: {assembly.holes[0].problem}")
+    found = assembly.finish(reach)
     return SceneResult(
         detections=found.detections,
         tiles=found.tiles,
         scene=scene.info,
-        engine=engine.info,
+        engine=searcher.info,
         settings=settings,
         grid=grid,
-        category_ids=category_ids or tuple(range(1, len(engine.info.classes) + 1)),
-        skipped=rows.empty,
-        outside=rows.outside,
-        holes=tuple(rows.holes),
-        resumed_rows=rows.resumed,
-        seconds={**seconds, **watch.seconds, **rows.watch.seconds, "total": time.perf_counter() - began},
+        category_ids=category_ids or tuple(range(1, len(searcher.info.classes) + 1)),
+        skipped=assembly.empty,
+        outside=assembly.outside,
+        holes=tuple(assembly.holes),
+        resumed_rows=assembly.resumed,
+        retries=spent.retries,
+        seconds={**spent.seconds, **assembly.watch.seconds, "total": time.perf_counter() - began},
     )
 
 
@@ -175,206 +230,7 @@ def batch_size(asked: int | None, most: int) -> int:
     return asked
 
 
-@dataclass(frozen=True, slots=True)
-class _Start:
-    """Where reading begins, so that every batch holds the tiles it would hold in a run that began at the top."""
-
-    row: int
-    """The first row read."""
-    new_row: int
-    """The first row whose tiles count; those above are done, and only fill up the first batch."""
-    passed: int
-    """Tiles with data of the rows above `new_row` that belong to batches of old."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Answered:
-    """Tiles in order, and what the engine said to those it saw."""
-
-    tiles: tuple[ReadyTile, ...]
-    candidates: Candidates | None
-
-
-class _Batches:
-    """Gathers tiles into batches; tiles wait here for the engine's answer, which comes in order."""
-
-    def __init__(self, tiles: Iterator[ReadyTile], *, size: int, watch: Stopwatch, start: _Start) -> None:
-        self._source = tiles
-        self._size = size
-        self._watch = watch
-        self._to_pass = start.passed
-        self._tiles: list[ReadyTile] = []
-        self.asked: deque[tuple[ReadyTile, ...]] = deque()
-        """Tiles of each batch that was not answered yet, those without pixels between."""
-
-    def batches(self) -> Iterator[Array]:
-        """Yield the pixels of batch after batch; an engine may take the next one before it answers the last."""
-        while True:
-            # The engine asks while its time is counted, and waiting for tiles is none of its time.
-            with self._watch.outside("infer"):
-                pixels = self._gather()
-            if not pixels:
-                return
-            yield np.stack(pixels)
-
-    def rest(self) -> tuple[ReadyTile, ...]:
-        """Return the tiles after the last batch; none of them has pixels."""
-        return tuple(self._tiles)
-
-    def _gather(self) -> list[Array]:
-        """Return the pixels of the next batch, none at the end."""
-        pixels: list[Array] = []
-        for tile in self._source:
-            if tile.pixels is not None and self._to_pass:
-                self._to_pass -= 1
-                continue
-            self._tiles.append(tile)
-            if tile.pixels is not None:
-                pixels.append(tile.pixels)
-            if len(pixels) == self._size:
-                break
-        if pixels:
-            self.asked.append(tuple(self._tiles))
-            self._tiles = []
-        return pixels
-
-
-class _Rows:
-    """The finishing end: detections of tiles, gathered into rows, written down and merged."""
-
-    def __init__(
-        self, grid: TileGrid, settings: DetectionSettings, tile_px: tuple[int, int], journal: Journal | None
-    ) -> None:
-        self._grid = grid
-        self._settings = settings
-        self._tile_px = tile_px
-        self._journal = journal
-        self._merge = StreamingMerge(settings.merge)
-        self._tops = grid.tops
-        self._next = 0
-        self._record = _RowInTheMaking()
-        self.columns = len(grid.lefts)
-        self.watch = Stopwatch()
-        self.holes: list[Hole] = []
-        self.empty = 0
-        self.outside = 0
-        self.resumed = 0
-
-    def resume(self, batch: int) -> _Start:
-        """Take the rows that the journal holds, and return where to begin reading."""
-        looked: list[int] = []
-        for record in self._journal.records() if self._journal is not None else ():
-            self._close_row(record)
-            looked.append(record.looked)
-        self.resumed = self._next = len(looked)
-        # Tiles of finished rows that shared a batch with the first unfinished one.
-        carried = sum(looked) % batch if self._next < len(self._tops) else 0
-        row, above = self._next, 0
-        while above < carried:
-            row -= 1
-            above += looked[row]
-        return _Start(row, self._next, above - carried)
-
-    def take(self, answered: _Answered) -> None:
-        """Decode tiles, and close the rows that they complete."""
-        chosen: list[TileDetections | None] = []
-        if answered.candidates is not None:
-            with self.watch("decode"):
-                chosen = self._decoded(answered)
-        answers = iter(chosen)
-        for tile in answered.tiles:
-            found = next(answers) if tile.pixels is not None else None
-            row, column = divmod(tile.index, self.columns)
-            if row < self._next:  # it only filled up a batch
-                continue
-            self._record.add(tile, found, tile_name(tile.index, self.columns))
-            if column == self.columns - 1:
-                record = self._record.finished(row)
-                self._record = _RowInTheMaking()
-                self._next = row + 1
-                if self._journal is not None:
-                    with self.watch("journal"):
-                        self._journal.append(record)
-                self._close_row(record)
-
-    def finish(self, reach: Reach | None) -> TileDetections:
-        """Return the objects of the scene."""
-        with self.watch("merge"):
-            merged = self._merge.finish()
-            return merged if reach is None else merged.select(reach.holds(merged.detections.boxes))
-
-    def _close_row(self, record: RowRecord) -> None:
-        self.holes += record.holes
-        self.empty += record.empty
-        self.outside += record.outside
-        next_row = record.row + 1
-        with self.watch("merge"):
-            next_top = self._tops[next_row] if next_row < len(self._tops) else self._grid.size[0]
-            self._merge.add(record.found, next_top=next_top)
-
-    def _decoded(self, answered: _Answered) -> list[TileDetections | None]:
-        assert answered.candidates is not None
-        size = self._grid.size
-        factor = 1.0 / self._settings.scale
-        windows = [(tile.index, tile.window) for tile in answered.tiles if tile.pixels is not None]
-        chosen = select_detections(answered.candidates, self._settings.selection, size=self._tile_px)
-        return [
-            TileDetections.of_tile(
-                found.scaled(factor).moved(right=float(window.left), down=float(window.top)).clipped(size),
-                index,
-                window=window,
-                size=size,
-            )
-            if len(found)
-            else None
-            for (index, window), found in zip(windows, chosen, strict=True)
-        ]
-
-
-class _RowInTheMaking:
-    """What the tiles of a row have given so far."""
-
-    def __init__(self) -> None:
-        self._looked = self._empty = self._outside = 0
-        self._holes: list[Hole] = []
-        self._found: list[TileDetections] = []
-
-    def add(self, tile: ReadyTile, found: TileDetections | None, name: str) -> None:
-        """Count a tile, and keep what was found in it."""
-        if tile.problem is not None:
-            self._holes.append(Hole(name, tile.window, tile.problem))
-        elif tile.outside:
-            self._outside += 1
-        elif tile.pixels is None:
-            self._empty += 1
-        else:
-            self._looked += 1
-        if found is not None:
-            self._found.append(found)
-
-    def finished(self, row: int) -> RowRecord:
-        """Return the row."""
-        found = TileDetections.concatenate(self._found)
-        return RowRecord(row, self._looked, self._empty, self._outside, tuple(self._holes), found)
-
-
-def _shown(tiles: Iterator[ReadyTile], bar: Any, *, strict: bool) -> Iterator[ReadyTile]:
-    """Yield tiles and count them on a bar; where a run is strict, one that cannot be read ends it."""
-    for tile in tiles:
-        if tile.problem is not None and strict:
-            raise SceneError(f"{tile.problem} This run is strict, so it stops here")
-        yield tile
-        bar.update()
-
-
-class _Silent:
-    """A progress bar that nobody sees."""
-
-    def __enter__(self) -> "_Silent":  # noqa: PYI034 - beartype cannot check Self
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Nothing is shown."""
-
-    def update(self) -> None:
-        """Nothing is shown."""
+def _bar(total: int, label: str, *, initial: int, shown: bool | BarOpener) -> AbstractContextManager[Any]:
+    if callable(shown):
+        return shown(total, initial)
+    return progress(total, label, unit="tile", initial=initial) if shown else nullcontext()

@@ -48,6 +48,8 @@ class SceneResult:
     """Tiles outside the area of interest."""
     resumed_rows: int = 0
     """Rows of tiles that an earlier run had finished."""
+    retries: int = 0
+    """Bands of tile rows that were looked at again, as who looked at them was lost."""
     seconds: dict[str, float] = field(default_factory=dict)
     """By stage: read, preprocess (in the reading thread), wait, infer (calling thread), decode,
     journal, merge (finishing thread), total."""

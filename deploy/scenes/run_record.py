@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from deploy.engine import EngineInfo
+from deploy.scenes.bands import BATCHES_PER_BAND
 from deploy.scenes.result import SceneResult
 from deploy.scenes.scene import Scene
 from deploy.scenes.settings import DetectionSettings
@@ -26,6 +27,7 @@ def run_identity(
         "bundle": {"manifest_sha256": sha256_of(bundle / MANIFEST_NAME)},
         "engine": asdict(engine),
         "batch": batch,
+        "batches_per_band": BATCHES_PER_BAND,
         "scene": {
             "name": info.name,
             "size": list(info.size),
@@ -89,6 +91,7 @@ def run_record(
             "empty": result.skipped,
             "outside": result.outside,
             "rows_from_journal": result.resumed_rows,
+            "retries": result.retries,
             "holes": [
                 {"tile": hole.tile, "window": asdict(hole.window), "problem": hole.problem} for hole in result.holes
             ],

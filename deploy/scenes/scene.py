@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from deploy.scenes.geo import Georeference, georeference_of
-from ifkd.data.raster import Raster, RasterArray, RasterFile
+from ifkd.data.raster import Address, Raster, RasterArray, RasterFile, located
 from ifkd.data.stretch import (
     PADDING_RGB,
     Imagery,
@@ -65,11 +65,12 @@ class Scene:
     """A raster opened for detection. Use it in a `with`, or `close` it.
 
     Args:
-        source: A file, or an array [height, width] or [height, width, bands].
+        source: A file, an address, or an array [height, width] or [height, width, bands].
         imagery: How its values become uint8 RGB; a bundle's manifest says how its network's images did.
         bands: One or three band numbers, from 1, in place of the imagery's.
         scale_range: The values that become 0 and 255, in place of the imagery's limits.
         nodata: The value that means "no data", when the file does not say, in place of the imagery's.
+        scaling: How values become uint8, where that was chosen before: it is not looked for again.
 
     Raises:
         SceneError: It cannot be read or shown as RGB.
@@ -77,21 +78,25 @@ class Scene:
 
     def __init__(
         self,
-        source: Path | Array,
+        source: Path | Address | str | Array,
         *,
         imagery: Imagery | None = None,
         bands: tuple[int, ...] | None = None,
         scale_range: tuple[float, float] | None = None,
         nodata: float | None = None,
+        scaling: Scaling | None = None,
     ) -> None:
         imagery = _laid_over(imagery or Imagery(), bands=bands, limits=scale_range, nodata=nodata)
         nodata = imagery.nodata
+        source = located(source) if isinstance(source, str) else source
+        self.place = None if isinstance(source, np.ndarray) else source
+        """Where it lies; None in memory."""
         self._raster: Raster = (
             RasterArray(source, nodata=nodata) if isinstance(source, np.ndarray) else RasterFile(source, nodata=nodata)
         )
         try:
             self._bands = choose_bands(self._raster.bands, imagery, name=self._raster.name)
-            scaling = choose_scaling(
+            scaling = scaling or choose_scaling(
                 imagery,
                 dtype=self._raster.dtype,
                 bands=len(self._bands),

@@ -4,10 +4,10 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
@@ -58,6 +58,14 @@ class Stopwatch:
             yield
         finally:
             self.seconds[stage] = self.seconds.get(stage, 0.0) - (time.perf_counter() - start)
+
+    @contextmanager
+    def entering(self, what: AbstractContextManager[Any], stage: str) -> Iterator[None]:
+        """Enter what a block needs, and count the time until it is had."""
+        with ExitStack() as held:
+            with self(stage):
+                held.enter_context(what)
+            yield
 
     def waits(self, items: Iterator[T], stage: str = "wait") -> Iterator[T]:
         """Yield `items` and count the time spent on waiting for them."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 
@@ -28,7 +29,14 @@ class TileRead:
     """Why not."""
 
 
-def read_tiles(scene: Scene, grid: TileGrid, *, first_row: int = 0, wanted: Array | None = None) -> Iterator[TileRead]:
+def read_tiles(
+    scene: Scene,
+    grid: TileGrid,
+    *,
+    first_row: int = 0,
+    stop_row: int | None = None,
+    wanted: Array | None = None,
+) -> Iterator[TileRead]:
     """Yield the windows of a grid over a scene, row by row.
 
     A row of tiles is cut from one band of the scene, and what two bands share is kept, so every strip or block of
@@ -38,6 +46,7 @@ def read_tiles(scene: Scene, grid: TileGrid, *, first_row: int = 0, wanted: Arra
         scene: What to read.
         grid: Its windows.
         first_row: The row of tiles to begin with.
+        stop_row: The row of tiles to stop before; by default the grid's end.
         wanted: bool [tiles]; the others are not read, and come with neither patch nor problem.
     """
     columns = len(grid.lefts)
@@ -47,9 +56,7 @@ def read_tiles(scene: Scene, grid: TileGrid, *, first_row: int = 0, wanted: Arra
         used = np.array([0])
     left, right = grid.lefts[used[0]], min(grid.lefts[used[-1]] + grid.tile_px[1], scene.size[1])
     band = _RollingBand(scene, left, right, most_rows=grid.tile_px[0])
-    for number, row in enumerate(grid.rows()):
-        if number < first_row:
-            continue
+    for number, row in enumerate(islice(grid.rows(), first_row, stop_row), start=first_row):
         indexes = range(number * columns, (number + 1) * columns)
         readable = asked[indexes.start : indexes.stop].any() and band.moved_to(row[0].top, row[0].bottom)
         for index, window in zip(indexes, row, strict=True):

@@ -37,7 +37,8 @@ class Workspace:
         self._names = tuple(names)
         self._stage = folder / STAGE_NAME
         self._fresh = not self._stage.is_dir()
-        self._refuse_foreign()
+        if self._fresh:
+            require_own(folder, self._names)
         make_folder(self._stage)
         self._lock = take_lock(self._stage / "lock", folder=folder)
         self.journal_path = self._stage / "journal"
@@ -88,16 +89,6 @@ class Workspace:
                 self.discard()
         os.close(self._lock)
 
-    def _refuse_foreign(self) -> None:
-        if not self._fresh or _is_ours(self._folder):
-            return
-        foreign = [name for name in (RUN_NAME, *self._names) if (self._folder / name).exists()]
-        if foreign:
-            raise OutputError(
-                f"{self._folder} holds {', '.join(foreign)}, not written by {PRODUCER}",
-                mend="Choose another folder with --out, or move them away.",
-            )
-
     def _unwritable(self, error: OSError) -> OutputError:
         return OutputError(
             f"Cannot write into {self._folder} ({error.strerror or error})",
@@ -105,9 +96,28 @@ class Workspace:
         )
 
 
-def _is_ours(folder: Path) -> bool:
+def require_own(folder: Path, names: Sequence[str], *, record: str = RUN_NAME) -> None:
+    """Refuse a folder with files of these names that no detection wrote.
+
+    Args:
+        folder: May be absent.
+        names: Of files beside the record.
+        record: The file that says who wrote them.
+
+    Raises:
+        OutputError: It holds some.
+    """
+    foreign = [name for name in dict.fromkeys((record, *names)) if (folder / name).exists()]
+    if foreign and not _is_ours(folder / record):
+        raise OutputError(
+            f"{folder} holds {', '.join(foreign)}, not written by {PRODUCER}",
+            mend="Choose another folder with --out, or move them away.",
+        )
+
+
+def _is_ours(record: Path) -> bool:
     try:
-        content = json.loads((folder / RUN_NAME).read_text(encoding="utf-8"))
+        content = json.loads(record.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
     return isinstance(content, dict) and str(content.get("producer", "")).startswith(PRODUCER)

@@ -1,10 +1,12 @@
 """Rasters as they lie on disk or in memory: values and validity of any window, in the raster's own type."""
 
+import hashlib
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,57 @@ from ifkd.tiling import Window
 
 SMOOTH = Resampling.average
 NEAREST = Resampling.nearest
+
+
+ADDRESS_ROOTS = {
+    "s3": "/vsis3/",
+    "gs": "/vsigs/",
+    "az": "/vsiaz/",
+    "http": "/vsicurl/http://",
+    "https": "/vsicurl/https://",
+}
+"""How GDAL calls the places that an address may begin with."""
+HTTP_OPTIONS = {"GDAL_HTTP_MAX_RETRY": "4", "GDAL_HTTP_RETRY_DELAY": "0.5"}
+"""A network that fails for a moment leaves no hole in a scene."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a raster lies that is no file of this machine; make one with `located`."""
+
+    gdal_path: str
+    """As GDAL opens it, `/vsicurl/https://...` for example."""
+
+    @property
+    def name(self) -> str:
+        """The last part of the path."""
+        return PurePosixPath(str(self)).name
+
+    def __str__(self) -> str:
+        """Return it without what follows a question mark, which may hold a key."""
+        return self.gdal_path.split("?", 1)[0]
+
+
+def located(source: str) -> Path | Address:
+    """Return where a raster lies: a file of this machine, or an address (s3://, https://, /vsis3/ and the like).
+
+    Raises:
+        SceneError: It begins with a scheme that nothing here reads.
+    """
+    if source.startswith("/vsi"):
+        return Address(source)
+    scheme, mark, rest = source.partition("://")
+    if not mark:
+        return Path(source)
+    if scheme == "file":
+        return Path(rest)
+    if scheme not in ADDRESS_ROOTS:
+        raise SceneError(
+            f"Scenes cannot be read from {scheme}://",
+            got=source,
+            expected=f"a path, one of {', '.join(f'{name}://' for name in ADDRESS_ROOTS)}, or a path of GDAL (/vsi...)",
+        )
+    return Address(ADDRESS_ROOTS[scheme] + rest)
 
 
 class Raster(ABC):
@@ -78,9 +131,11 @@ class Raster(ABC):
 class RasterFile(Raster):
     """A raster that GDAL reads: GeoTIFF, COG, VRT, PNG, JPEG and the like; `drivers` narrows the formats."""
 
-    def __init__(self, path: Path, *, nodata: float | None = None, drivers: Sequence[str] | None = None) -> None:
+    def __init__(
+        self, path: Path | Address, *, nodata: float | None = None, drivers: Sequence[str] | None = None
+    ) -> None:
         self._path = path
-        self._dataset = _open(path, drivers)
+        self._dataset = _open(path, drivers) if isinstance(path, Path) else _open_address(path)
         dataset = self._dataset
         self.name = path.name
         self.driver = dataset.driver
@@ -138,6 +193,8 @@ class RasterFile(Raster):
 
     def files(self) -> dict[str, str]:
         """Return size and time of change of every file; see `Raster.files`."""
+        if isinstance(self._path, Address):
+            return {self.name: f"{self._digest_of_blocks()} in its first, middle and last block"}
         states = {name: Path(name).stat() for name in self._dataset.files if Path(name).is_file()}
         return {
             Path(name).name: f"{state.st_size} bytes of {datetime.fromtimestamp(state.st_mtime, UTC).isoformat()}"
@@ -147,6 +204,20 @@ class RasterFile(Raster):
     def close(self) -> None:
         """Close the file."""
         self._dataset.close()
+
+    def _digest_of_blocks(self) -> str:
+        """Return the SHA-256 of three blocks, by which a file elsewhere is known again without reading all of it."""
+        height, width = self.size
+        digest = hashlib.sha256()
+        for share in (0.0, 0.5, 1.0):
+            top, left = int(share * (height - 1)), int(share * (width - 1))
+            top, left = top - top % self.block_rows, left - left % self.block_columns
+            part = Window(top, left, min(self.block_rows, height - top), min(self.block_columns, width - left))
+            try:
+                digest.update(np.ascontiguousarray(self.read(self.bands[:1], part)[0]).tobytes())
+            except SceneError:
+                digest.update(b"unreadable")
+        return digest.hexdigest()
 
 
 class RasterArray(Raster):
@@ -191,15 +262,36 @@ class RasterArray(Raster):
         """Nothing is open."""
 
 
+def _open_address(address: Address) -> Any:
+    # Files beside it are looked for by name: listing what lies there may take longer than the scene.
+    with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="TRUE", **HTTP_OPTIONS):
+        try:
+            dataset = _opened(address.gdal_path)
+        except (RasterioError, OSError) as error:
+            raise SceneError(
+                f"{address} cannot be opened ({str(error).replace(address.gdal_path, str(address))})",
+                mend="Check the address and the rights; GDAL takes keys from its own variables, such as "
+                "AWS_ACCESS_KEY_ID.",
+            ) from error
+    if problem := _unfit(dataset):
+        dataset.close()
+        raise SceneError(f"{address} {problem}")
+    return dataset
+
+
+def _opened(path: Path | str) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        return rasterio.open(path)
+
+
 def _open(path: Path, drivers: Sequence[str] | None) -> Any:
     if not path.exists():
         raise SceneError(f"There is no scene {path}", mend="Check the path.")
     if not path.is_file():
         raise SceneError(f"{path} is a folder, not a scene", mend="Name a raster file, such as a GeoTIFF.")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            dataset = rasterio.open(path)
+        dataset = _opened(path)
     except (RasterioError, OSError) as error:
         raise SceneError(
             f"{path} is not a raster that can be read ({error})",

@@ -136,9 +136,7 @@ def test_a_run_cut_off_while_writing_goes_on(call, tmp_path, place, monkeypatch)
                 lambda self, to: stop() if to.parent == out and next(moves, None) is None else replace(self, to),
             )
         else:
-            patch.setattr(
-                {"write_json": "ifkd.files", "write_quicklooks": "deploy.scenes.quicklook"}[place] + f".{place}", stop
-            )
+            patch.setattr(f"deploy.scenes.scene_run.{place}", stop)
         with pytest.raises(StopError):
             call(out)
     assert not (out / RUN_NAME).exists()

@@ -1,0 +1,1 @@
+"""Many scenes, and many engines: in this process one after another, or on Ray."""
