@@ -8,6 +8,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from foreign_runtimes import by_onnx, shapeless
 from test_two_stage import outspoken
 
 from export.bundle import open_bundle
@@ -114,6 +115,19 @@ def test_the_graph_and_its_file_answer_at_each_size_as_the_detector_does(
         assert parity.passed, parity
         assert not filling.scores.any()
         assert not filling.boxes.any()
+
+
+@pytest.mark.parametrize("size", [(32, 96), (64, 64)])
+def test_the_standards_own_evaluator_answers_alike(free_bundle: Path, size: tuple[int, int]) -> None:
+    path, tiles = free_bundle / "model.onnx", noise(size, 1)
+    assert shapeless(path) == []
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    by_file = Candidates(*session.run(["boxes", "scores", "labels"], {"tiles": tiles}))
+    with np.errstate(over="ignore"):  # of a logit that only fills up, which is 0 as a score
+        by_standard = by_onnx(path, tiles)
+    k = by_file.scores.shape[1]
+    parity = compare_candidates(by_file, by_standard, levels=[(k, True)], tolerance=TOLERANCES["fp32"])
+    assert parity.passed, parity
 
 
 def test_no_shape_of_the_answer_hangs_on_the_tiles(graph: CandidateGraph, source: Path) -> None:
