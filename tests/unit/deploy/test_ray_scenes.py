@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from contextlib import redirect_stdout
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from scene_world import CountingEngine, sea, write_bundle, write_tif
 
 from deploy.scale.bundle_copy import BundleCopy
 from deploy.scenes.outputs import RESULT_NAMES
+from deploy.scenes.workspace import STAGE_NAME
 from export.bundle import open_bundle
 from ifkd.cli import main
 from ifkd.errors import BundleError
@@ -118,6 +120,59 @@ def test_an_engine_that_is_killed_loses_nothing_and_doubles_nothing(call, tmp_pa
     summary = summary_of(tmp_path / "out")
     assert 1 <= summary["retries"] <= 2
     assert "looked at again" in printed
+
+
+def test_kill_9_of_the_driver_and_the_same_command_goes_on(call, bundle, tmp_path):
+    folder = write_scenes(tmp_path / "scenes", 4, size=(700, 260))
+    call(folder / "*.tif", out=tmp_path / "whole", ray=False)
+    out, log = tmp_path / "out", tmp_path / "log"
+    # Two scenes have 192 tiles: where the engines stop, the first to begin is done, and of the second a band or two.
+    names = [f"s{number:02d}" for number in range(4)]
+    command = [sys.executable, HERE / "ray_driver.py", log, 180, bundle, folder / "*.tif", "--out", out]
+    with subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as driver:
+        try:
+            deadline = time.monotonic() + 120
+            while not list(out.glob("*/run.json")) or not any(_journalled_rows(out, name) for name in names):
+                assert driver.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+        finally:
+            driver.kill()
+    done = {path.parent.name for path in out.glob("*/run.json")}
+    journalled = {name: _journalled_rows(out, name) for name in names if name not in done}
+    assert len(done) == 1
+    assert any(journalled.values())
+    log.unlink()
+    code, _, said = call(folder / "*.tif", engine=functools.partial(LoggingEngine, log))
+    assert code == 0
+    assert "going on from there" in said
+    assert files(out) == files(tmp_path / "whole")
+    runs = {path.parent.name: json.loads(path.read_text()) for path in out.glob("*/run.json")}
+    for name, rows in journalled.items():
+        assert runs[name]["tiles"]["rows_from_journal"] == len(rows)
+    # Every tile of a row in a journal is not looked at again, but for those that fill up a first batch.
+    looked = len(log.read_text().splitlines())
+    per_scene = runs["s00"]["tiles"]["count"]
+    columns = 6
+    rest = sum(per_scene - len(rows) * columns for rows in journalled.values())
+    earlier = summary_of(out)["from_earlier_run"]
+    fresh = (4 - earlier - len(journalled)) * per_scene
+    assert rest + fresh <= looked <= rest + fresh + len(journalled) * 8 * 4
+    assert not (out / STAGE_NAME).exists()
+
+
+def _journalled_rows(out, name):
+    from deploy.scenes.journal import Journal
+
+    """Return the rows in a scene's journal, of which a copy is read, as its run may still write it."""
+    path = out / name / STAGE_NAME / "journal"
+    content = path.read_bytes() if path.exists() else b""
+    if b"\n" not in content:
+        return set()
+    copy = out.with_name("journal")
+    copy.write_bytes(content)
+    with Journal(copy, json.loads(content.split(b"\n", 1)[0])) as journal:
+        return {record.row for record in journal.records()}
 
 
 def test_a_scene_that_kills_every_engine_is_reported_and_the_others_go_on(call, tmp_path):
