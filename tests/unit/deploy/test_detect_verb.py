@@ -429,3 +429,16 @@ def test_a_missing_geopandas_is_named(bundle, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "geopandas", None)
     with pytest.raises(MissingExtraError, match="needs the package geopandas"):
         result.to_geodataframe()
+
+
+def test_tiles_of_another_size_are_taken_where_the_bundle_takes_them(scene, tmp_path, out, monkeypatch, capsys):
+    engine = CountingEngine(sides=(32, 128))
+    monkeypatch.setattr("deploy.engines.open_engine", lambda *_, **__: engine)
+    several = write_bundle(tmp_path / "several", sides=[32, 128]).path
+    assert main(["detect", str(several), str(scene), "--out", str(out), "--tile", "96"]) == 0
+    record = json.loads((out / RUN_NAME).read_text())
+    assert (record["tiles"]["side_px"], record["settings"]["tile_px"], record["objects"]) == ([96, 96], [96, 96], 4)
+    assert {tiles.shape[2:] for tiles in engine.batches} == {(96, 96)}
+    capsys.readouterr()
+    assert main(["detect", str(several), str(scene), "--out", str(out), "--tile", "160"]) == 2
+    assert "got 160 x 160 px, expected sides of 32 to 128 px, multiples of 32" in capsys.readouterr().err
