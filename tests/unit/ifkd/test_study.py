@@ -224,6 +224,27 @@ def test_a_study_trains_once_and_refuses_another_recipe(
         for verb in (Study.run, Study.finished):
             with pytest.raises(OutputError, match=r"study of another recipe: data\.scale is 1\.0 there and 2\.0 here"):
                 verb(Study(folder, recipe, ("data.scale=2.0",), seeds=1), [PLAIN])
+    swept_folder = tmp_path / "sweep"
+    swept_folder.mkdir()
+    for name, run in {"teacher": "teacher", "student-5": "student-5", "beta=0.3-5": "pkd-5"}.items():
+        (swept_folder / name).symlink_to(folder / run)
+    words = [
+        "study",
+        "sweep",
+        str(recipe),
+        "--parameter",
+        "beta",
+        "--values",
+        "0.3",
+        "0.5",
+        "--seeds",
+        "1",
+        "--report-only",
+    ]
+    assert main([*words, "--out", str(swept_folder)]) == 0
+    assert "not finished: beta=0.5-5" in capsys.readouterr().out
+    assert "mAP against beta" in (swept_folder / "study.html").read_text(encoding="utf-8")
+    assert {path.suffix for path in (swept_folder / "figures").iterdir()} == {".png", ".svg", ".pdf", ".csv"}
     (folder / "recipe.toml").unlink()
     with pytest.raises(OutputError, match=r"pkd-5 was trained by another recipe: .*epochs is 1 there and 3 here"):
         Study(folder, recipe, ("distillation.training.epochs=3",), seeds=1).finished(compared(["pkd"], own="ifkd")[1:])
