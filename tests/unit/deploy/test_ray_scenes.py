@@ -4,6 +4,7 @@ import functools
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -129,7 +130,8 @@ def test_kill_9_of_the_driver_and_the_same_command_goes_on(call, bundle, tmp_pat
     # Two scenes have 192 tiles: where the engines stop, the first to begin is done, and of the second a band or two.
     names = [f"s{number:02d}" for number in range(4)]
     command = [sys.executable, HERE / "ray_driver.py", log, 180, bundle, folder / "*.tif", "--out", out]
-    with subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as driver:
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(list(map(str, command)), start_new_session=True, **quiet) as driver:
         try:
             deadline = time.monotonic() + 120
             while not list(out.glob("*/run.json")) or not any(_journalled_rows(out, name) for name in names):
@@ -138,6 +140,8 @@ def test_kill_9_of_the_driver_and_the_same_command_goes_on(call, bundle, tmp_pat
                 time.sleep(0.1)
         finally:
             driver.kill()
+            driver.wait()
+            os.killpg(driver.pid, signal.SIGKILL)  # agents of its Ray would stay for a while
     done = {path.parent.name for path in out.glob("*/run.json")}
     journalled = {name: _journalled_rows(out, name) for name in names if name not in done}
     assert len(done) == 1
