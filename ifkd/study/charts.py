@@ -31,8 +31,12 @@ FEWEST_DECADES = 1.0
 
 
 def validation_chart(learned: Mapping[str, Learning]) -> Chart:
-    """Return validation mAP by epoch, one panel for each variant, the plain student's in all of them."""
-    curves = {label: one.validation for label, one in learned.items() if len(one.validation.places) > 1}
+    """Return validation mAP by epoch, one panel for each variant, the plain student's in all of them.
+
+    Args:
+        learned: By variant; one that was validated once has no line, and one at least has more.
+    """
+    curves = {label: one.validation for label, one in learned.items() if one.validation.is_line}
     panels = {label: curve for label, curve in curves.items() if label != PLAIN.label} or curves
     pen, plain = Pen(), curves.get(PLAIN.label)
     y_ticks = round_ticks(0.0, max(max(curve.greatest) for curve in curves.values()))
@@ -62,8 +66,14 @@ def validation_chart(learned: Mapping[str, Learning]) -> Chart:
 
 
 def loss_chart(number: int, label: str, losses: Mapping[str, Curve]) -> Chart:
-    """Return a variant's weighted loss terms by step, on a logarithmic axis; `number` tells charts apart."""
-    felt = [(name, curve) for name, curve in losses.items() if max(curve.mean) > 0]
+    """Return a variant's weighted loss terms by step, on a logarithmic axis.
+
+    Args:
+        number: Tells the page's charts apart.
+        label: The variant's.
+        losses: By term; those that are never above 0 are left out, and one at least is.
+    """
+    felt = [(name, curve) for name, curve in losses.items() if curve.is_felt]
     pen, shown = Pen(), dict(felt[:SERIES])
     left, right, top, bottom = 50.0, WIDTH - 16.0, 30.0, 196.0
     values = [value for curve in shown.values() for value in curve.mean if value > 0]

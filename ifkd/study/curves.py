@@ -22,6 +22,16 @@ class Curve:
     least: tuple[float, ...]
     greatest: tuple[float, ...]
 
+    @property
+    def is_line(self) -> bool:
+        """Whether there are places to join."""
+        return len(self.places) > 1
+
+    @property
+    def is_felt(self) -> bool:
+        """Whether it is ever above 0, as a loss must be to be drawn on a logarithmic axis."""
+        return any(value > 0 for value in self.mean)
+
 
 @dataclass(frozen=True, slots=True)
 class Learning:

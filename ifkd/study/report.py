@@ -101,7 +101,9 @@ def write_study(record: StudyRecord, folder: Path, learned: Mapping[str, Learnin
         MissingExtraError: jinja2 is not installed.
         OutputError: The folder cannot be written.
     """
-    learned = {label: one for label, one in (learned or {}).items() if one.validation.places}
+    learned = learned or {}
+    lines = {label: one for label, one in learned.items() if one.validation.is_line}
+    losses = {label: one.losses for label, one in learned.items() if any(curve.is_felt for curve in one.losses.values())}
     table, classes = study_table(record), class_tables(record)
     page = (
         environment("ifkd.study", need="The page of `ifkd study`")
@@ -111,8 +113,8 @@ def write_study(record: StudyRecord, folder: Path, learned: Mapping[str, Learnin
             table_of_all=table,
             class_tables=classes,
             charts=_charts(record),
-            learning=[validation_chart(learned)] if learned else [],
-            losses=[loss_chart(n, label, one.losses) for n, (label, one) in enumerate(learned.items()) if one.losses],
+            learning=[validation_chart(lines)] if lines else [],
+            losses=[loss_chart(number, label, terms) for number, (label, terms) in enumerate(losses.items())],
             style=style(),
         )
     )

@@ -185,6 +185,15 @@ def test_the_page_is_valid_and_says_the_same(tmp_path: Path, html_errors: Callab
     assert html_errors(paths[2], tmp_path / "sweep" / "study.html") == []
 
 
+def test_what_gives_no_line_is_left_out_of_the_page(tmp_path: Path) -> None:
+    """Runs of a single epoch were validated once, and a term of weight 0 has no logarithm."""
+    once = Learning(over_runs([{1.0: 10.0}]), {"task": over_runs([{0.0: 0.0, 10.0: 0.0}])})
+    page = write_study(record(), tmp_path, {"teacher": once})[-1].read_text(encoding="utf-8")
+    assert (page.count('class="chart"'), "Validation mAP by epoch" in page) == (1, False)
+    page = write_study(record(), tmp_path, {"teacher": once, "pkd": learned()["ifkd"]})[-1].read_text(encoding="utf-8")
+    assert (page.count('class="chart"'), "Validation mAP by epoch" in page) == (3, True)
+
+
 @pytest.fixture
 def recipe(tmp_path: Path, recipe_values: dict[str, Any]) -> Path:
     """Return a recipe over tiny data, by IFKD without MobileSAM."""
