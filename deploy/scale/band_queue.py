@@ -25,13 +25,12 @@ class SceneJob:
         self._lock = threading.Lock()
         self._open = True
 
-    def deliver(self, answer: BandAnswer) -> bool:
-        """Put the rows of a band into the assembly; return whether the scene still wants them."""
+    def deliver(self, answer: BandAnswer) -> None:
+        """Put the rows of a band into the assembly, if the scene still wants them."""
         with self._lock:
             if self._open:
                 for record in answer.rows:
                     self._assembly.put(record)
-            return self._open
 
     def count_retry(self) -> None:
         """Count a band that is looked at again."""

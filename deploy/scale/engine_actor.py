@@ -67,10 +67,6 @@ class EngineActor:
         """Return what the engine is; whoever answers is ready."""
         return self._engine.info
 
-    def process(self) -> int:
-        """Return the number of this process."""
-        return os.getpid()
-
     def look(self, scene: ScenePlan, stretch: Stretch) -> BandAnswer:
         """Return the rows of a stretch.
 

@@ -30,7 +30,12 @@ class SceneSource:
 
 def is_single(arguments: Sequence[str]) -> bool:
     """Return whether a command line names just one scene, by its path or address."""
-    return len(arguments) == 1 and not _is_list(arguments[0]) and not _is_stac(arguments[0]) and not _glob(arguments[0])
+    return (
+        len(arguments) == 1
+        and not _is_list(arguments[0])
+        and not _is_stac(arguments[0])
+        and not _is_pattern(arguments[0])
+    )
 
 
 def read_sources(arguments: Sequence[str], *, asset: str | None = None) -> tuple[SceneSource, ...]:
@@ -57,7 +62,7 @@ def _sources(argument: str, asset: str | None) -> Iterator[SceneSource]:
         yield from _listed(Path(argument.removeprefix("@")))
     elif _is_stac(argument):
         yield from _stac_items(Path(argument), asset)
-    elif _glob(argument):
+    elif _is_pattern(argument):
         if _scheme(argument) is not None:
             raise UsageError(
                 "Globs find files of this machine only", got=argument, mend="Name the scenes in a text list."
@@ -189,7 +194,7 @@ def _is_stac(argument: str) -> bool:
     return argument.endswith((".json", ".geojson")) and _scheme(argument) is None
 
 
-def _glob(argument: str) -> bool:
+def _is_pattern(argument: str) -> bool:
     """Return whether an argument is a pattern; a file of that very name is none."""
     query_free = argument.split("?", 1)[0] if _scheme(argument) else argument
     return glob.has_magic(query_free) and not (_scheme(argument) is None and Path(argument).exists())

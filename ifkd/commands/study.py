@@ -95,7 +95,8 @@ def _study(options: argparse.Namespace) -> dict[str, Any]:
     from ifkd.study.curves import learning
     from ifkd.study.figures.drawing import need_matplotlib
     from ifkd.study.figures.sensitivity import draw_sensitivity
-    from ifkd.study.report import TEACHER, study_table, write_study
+    from ifkd.study.record import TEACHER
+    from ifkd.study.report import study_table, write_study
     from ifkd.study.study import Study
 
     for name in ("seeds", "jobs", "processes"):

@@ -10,6 +10,8 @@ from ifkd.study.paper import DataSet
 from ifkd.study.variant import PLAIN
 
 RECORD = "study.json"
+TEACHER = "teacher"
+"""Label and folder of the teacher's run, of which a study has one."""
 
 
 class Outcome(Schema):

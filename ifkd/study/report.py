@@ -12,12 +12,11 @@ from ifkd.pages.table import Table
 from ifkd.study.charts import loss_chart, sweep_chart, validation_chart
 from ifkd.study.curves import Learning
 from ifkd.study.paper import figures
-from ifkd.study.record import RECORD, Outcome, Spread, StudyRecord, gains, mean_ap, spread
+from ifkd.study.record import RECORD, TEACHER, Outcome, Spread, StudyRecord, gains, mean_ap, spread
 from ifkd.study.variant import PLAIN
 
 MARKDOWN, PAGE = "study.md", "study.html"
 ABSENT = "–"
-TEACHER = "teacher"
 
 
 def study_table(record: StudyRecord) -> Table:
@@ -103,7 +102,9 @@ def write_study(record: StudyRecord, folder: Path, learned: Mapping[str, Learnin
     """
     learned = learned or {}
     lines = {label: one for label, one in learned.items() if one.validation.is_line}
-    losses = {label: one.losses for label, one in learned.items() if any(curve.is_felt for curve in one.losses.values())}
+    losses = {
+        label: one.losses for label, one in learned.items() if any(curve.is_felt for curve in one.losses.values())
+    }
     table, classes = study_table(record), class_tables(record)
     page = (
         environment("ifkd.study", need="The page of `ifkd study`")

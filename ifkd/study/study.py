@@ -21,7 +21,7 @@ from ifkd.files import make_folder, sha256_of, sole_user, write_json, write_text
 from ifkd.prediction import validate
 from ifkd.recipe import Recipe
 from ifkd.study.paper import DataSet
-from ifkd.study.record import Outcome, StudyRecord, run_name
+from ifkd.study.record import TEACHER, Outcome, StudyRecord, run_name
 from ifkd.study.variant import Variant
 from ifkd.training.run import BEST, RESULT
 
@@ -93,17 +93,17 @@ class Study:
             OutputError: The folder holds no study, one of another recipe, or one whose teacher is not finished.
         """
         settings = self.recipe
-        known = self.folder / RECIPE, self.folder / "teacher" / RESULT
+        known = self.folder / RECIPE, self.folder / TEACHER / RESULT
         if not any(path.is_file() for path in known):
             raise OutputError(
                 f"{self.folder} holds no study", mend="Begin one with the same command without --report-only."
             )
         if known[0].is_file():
             self._claim(settings)
-        teacher = self._tested_if_finished("teacher", settings)
+        teacher = self._tested_if_finished(TEACHER, settings)
         if teacher is None:
             raise OutputError(f"The teacher of {self.folder} is not finished, and nothing can be told before it is")
-        names = ["teacher", *(run_name(variant.label, seed) for variant in variants for seed in self._seeds(settings))]
+        names = [TEACHER, *(run_name(variant.label, seed) for variant in variants for seed in self._seeds(settings))]
         for name in names:
             self._check_trained(name, settings)
         return self._findings(variants, settings, teacher)
@@ -139,7 +139,7 @@ class Study:
     def folders(self, label: str) -> list[Path]:
         """Return the folders of a variant's finished runs, in the order of seeds; the teacher has one."""
         settings = self.recipe
-        names = ["teacher"] if label == "teacher" else [run_name(label, seed) for seed in self._seeds(settings)]
+        names = [TEACHER] if label == TEACHER else [run_name(label, seed) for seed in self._seeds(settings)]
         return [self.folder / name for name in names if (self.folder / name / RESULT).is_file()]
 
     def machines(self) -> dict[str, int]:
@@ -164,7 +164,7 @@ class Study:
         if not (self.folder / name / RESULT).is_file():
             return
         known = load_checkpoint(self.folder / name / BEST).meta.recipe
-        others = ("student", "distillation") if name == "teacher" else ("teacher", "student.training")
+        others = ("student", "distillation") if name == TEACHER else ("teacher", "student.training")
         if difference := differences(dump(known), dump(settings), besides=(*NOT_TRAINED_BY, *others)):
             raise OutputError(
                 f"{self.folder / name} was trained by another recipe: {difference}",
@@ -172,13 +172,13 @@ class Study:
             )
 
     def _teacher(self, settings: Recipe) -> Outcome:
-        if not (self.folder / "teacher" / RESULT).is_file():
-            self._all_at_once({"teacher": ["train", str(self.recipe_path), *self.overrides, "--role", "teacher"]})
-        return self._tested("teacher", settings)
+        if not (self.folder / TEACHER / RESULT).is_file():
+            self._all_at_once({TEACHER: ["train", str(self.recipe_path), *self.overrides, "--role", "teacher"]})
+        return self._tested(TEACHER, settings)
 
     def _distilling(self, variant: Variant, seed: int) -> list[str]:
         overrides = (*self.overrides, *variant.overrides, f"seed={seed}")
-        teacher = self.folder / "teacher" / BEST
+        teacher = self.folder / TEACHER / BEST
         return ["distill", str(self.recipe_path), *overrides, "--teacher", str(teacher)]
 
     def _all_at_once(self, runs: dict[str, list[str]]) -> None:

@@ -13,7 +13,7 @@ from ifkd.detectors import Detector
 from ifkd.device import best_device
 from ifkd.errors import UsageError
 from ifkd.recipe import Recipe
-from ifkd.study.report import TEACHER
+from ifkd.study.record import TEACHER
 from ifkd.study.variant import PARTS, PLAIN
 from ifkd.training.run import BEST, RESULT
 
