@@ -122,7 +122,7 @@ def throughput_at(bundle: Bundle, path: Path, settings: DetectionSettings) -> li
                        taken / alone, "x", at_most=1.08 if precision == "fp32" else None)
             )  # fmt: skip
             if precision == "fp32":
-                rivals |= rivals_seconds(engine, "on our ONNX Runtime session", path, settings, grid)
+                rivals |= rivals_seconds(engine, "on our ONNX Runtime engine", path, settings, grid)
                 with open_engine(bundle, backend="torch") as checkpoint:
                     rivals |= rivals_seconds(checkpoint, "on the checkpoint in torch", path, settings, grid)
                 figures += [
