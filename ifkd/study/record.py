@@ -2,10 +2,14 @@
 
 import statistics
 from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from pydantic import ValidationError
 
 from ifkd import __version__
 from ifkd.config import Schema
 from ifkd.data.evaluation import Metrics
+from ifkd.errors import DataError
 from ifkd.study.paper import DataSet
 from ifkd.study.variant import PLAIN
 
@@ -60,6 +64,26 @@ class StudyRecord(Schema):
     def finished(self, label: str) -> list[Outcome]:
         """Return what the finished runs of a variant reached."""
         return [run for run in self.students[label] if run is not None]
+
+
+def read_record(path: Path) -> StudyRecord:
+    """Read a study.json.
+
+    Raises:
+        DataError: The file cannot be read, or is no record of this version.
+    """
+    try:
+        return StudyRecord.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror or error})") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        raise DataError(
+            f"{path} is no record of a study of this version, at {where}",
+            expected=first["msg"],
+            mend="Write it anew: the study's command with --report-only.",
+        ) from error
 
 
 class Spread(Schema):

@@ -16,7 +16,7 @@ from ifkd.study.figures.insight import look_inside
 from ifkd.study.figures.runs import Runs, Trained, find_runs
 from ifkd.study.figures.sensitivity import NAME as SENSITIVITY
 from ifkd.study.figures.sensitivity import draw_sensitivity
-from ifkd.study.record import RECORD, StudyRecord
+from ifkd.study.record import RECORD, read_record
 from ifkd.training.run import BEST
 
 INDEX = "figures.json"
@@ -60,7 +60,7 @@ def write_figures(study: Path, folder: Path, wishes: Wishes) -> FiguresRecord:
         UsageError: `study` is no study, or has not the run, image or level asked for.
         MissingExtraError: Matplotlib is not installed.
         CheckpointError: A checkpoint is damaged.
-        DataError: The recipe's images cannot be read.
+        DataError: study.json is damaged or of another version, or the recipe's images cannot be read.
         OutputError: The folder cannot be written.
     """
     need_matplotlib()
@@ -117,7 +117,7 @@ class _Easel:
 def _draw_sensitivity(easel: _Easel, study: Path) -> None:
     """Draw Figure 5 where the folder holds a sweep that was reported."""
     path = study / RECORD
-    record = StudyRecord.model_validate_json(path.read_bytes()) if path.is_file() else None
+    record = read_record(path) if path.is_file() else None
     if record is None or not any(record.finished(label) for label in record.values):
         easel.left_out[SENSITIVITY] = "the folder holds no sweep with results; `ifkd study sweep` makes one"
         return

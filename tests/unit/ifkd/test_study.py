@@ -13,11 +13,11 @@ import tomli_w
 from ifkd.cli import main
 from ifkd.config import dump, load
 from ifkd.data.evaluation import ClassMetrics, Metrics
-from ifkd.errors import CheckpointError, ConfigError, OutputError, TrainingError, UsageError
+from ifkd.errors import CheckpointError, ConfigError, DataError, OutputError, TrainingError, UsageError
 from ifkd.methods import METHODS as BUILT
 from ifkd.recipe import Recipe
 from ifkd.study.curves import Curve, Learning, learning, over_runs, thinned
-from ifkd.study.record import Outcome, StudyRecord, gains, spread
+from ifkd.study.record import Outcome, StudyRecord, gains, read_record, spread
 from ifkd.study.report import class_tables, study_table, write_study
 from ifkd.study.study import Study
 from ifkd.study.variant import METHODS, PLAIN, ablated, compared, swept
@@ -183,6 +183,21 @@ def test_the_page_is_valid_and_says_the_same(tmp_path: Path, html_errors: Callab
     assert "- data: a & b\n- trained on: a <machine> (7 runs)" in paths[1].read_text(encoding="utf-8")
     write_study(sweep(), tmp_path / "sweep")
     assert html_errors(paths[2], tmp_path / "sweep" / "study.html") == []
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{}", r"at title: expected Field required\. Write it anew: the study's command with --report-only"),
+        ("torn {", "at the file: expected Invalid JSON"),
+    ],
+)
+def test_a_record_of_another_version_is_refused_with_its_place(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "study.json").write_text(content)
+    with pytest.raises(DataError, match=rf"study\.json is no record of a study of this version, {message}"):
+        read_record(tmp_path / "study.json")
+    with pytest.raises(DataError, match=r"absent\.json cannot be read"):
+        read_record(tmp_path / "absent.json")
 
 
 def test_what_gives_no_line_is_left_out_of_the_page(tmp_path: Path) -> None:
