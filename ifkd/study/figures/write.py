@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ifkd import __version__, recipe
 from ifkd.config import Schema
+from ifkd.data.coco import CocoDataset
 from ifkd.data.splits import Split, read_split
 from ifkd.errors import UsageError
 from ifkd.files import sha256_of, write_json
@@ -74,20 +75,7 @@ def write_figures(study: Path, folder: Path, wishes: Wishes) -> FiguresRecord:
     easel = _Easel(folder)
     _draw_sensitivity(easel, study)
     _draw_detections(easel, runs, shown, dataset.classes, wishes.least_score)
-    networks = {"teacher": runs.teacher, "student": runs.plain, "IFKD": runs.ifkd}
-    some = embeddings.chosen(dataset)
-    seen = {
-        name: embeddings.objects_of(run.detector, some, settings.data, level)
-        for name, run in networks.items()
-        if run is not None
-    }
-    similarity = _similarity(runs.ifkd or runs.teacher)
-    if similarity.map == "raw":
-        easel.left_out[embeddings.NAME] = "HSM takes raw features here, which lie outside the ball"
-    elif len(next(iter(seen.values())).labels) < 2:
-        easel.left_out[embeddings.NAME] = "the split has fewer than two objects"
-    else:
-        easel.draw(embeddings.NAME, lambda: embeddings.draw_embeddings(seen, dataset.classes, similarity, folder))
+    _draw_embeddings(easel, runs, dataset, level)
     _draw_insight(easel, runs, shown, level)
     looked_at = [run for run in (runs.teacher, runs.plain, runs.attention, runs.ifkd) if run is not None]
     record = FiguresRecord(
@@ -136,6 +124,25 @@ def _draw_detections(
             settings = runs.teacher.recipe
             found[name] = detections.found_by(run, shown, settings, least_score=least_score)
     easel.draw(detections.NAME, lambda: detections.draw_detections(found, shown, classes, easel.folder))
+
+
+def _draw_embeddings(easel: _Easel, runs: Runs, dataset: CocoDataset, level: recipe.Level) -> None:
+    """Draw Figure 4, where HSM sees features in the ball."""
+    similarity = _similarity(runs.ifkd or runs.teacher)
+    if similarity.map == "raw":
+        easel.left_out[embeddings.NAME] = "HSM takes raw features here, which lie outside the ball"
+        return
+    networks = {"teacher": runs.teacher, "student": runs.plain, "IFKD": runs.ifkd}
+    some, data = embeddings.chosen(dataset), runs.teacher.recipe.data
+    seen = {
+        name: embeddings.objects_of(run.detector, some, data, level)
+        for name, run in networks.items()
+        if run is not None
+    }
+    if len(seen["teacher"].labels) < 2:
+        easel.left_out[embeddings.NAME] = "the split has fewer than two objects"
+        return
+    easel.draw(embeddings.NAME, lambda: embeddings.draw_embeddings(seen, dataset.classes, similarity, easel.folder))
 
 
 def _draw_insight(easel: _Easel, runs: Runs, shown: Sequence[Example], level: recipe.Level) -> None:
