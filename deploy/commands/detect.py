@@ -226,7 +226,7 @@ def _engines(options: argparse.Namespace, bundle: "Bundle") -> "Iterator[Engines
 
     from deploy.engines import ON_GPU, open_engine
     from deploy.scale.campaign import Engines
-    from deploy.scenes.pipeline import LocalSearcher
+    from deploy.scenes.searcher import LocalSearcher
 
     opens = partial(
         open_engine,

@@ -24,9 +24,10 @@ from deploy.scale.scene_list import SceneSource
 from deploy.scale.store import Store
 from deploy.scale.summary import SceneEntry, Summary, summarise
 from deploy.scale.summary_page import SUMMARY_NAMES, write_summary
-from deploy.scenes.pipeline import BarOpener, Searcher, batch_size
+from deploy.scenes.pipeline import BarOpener, batch_size
 from deploy.scenes.scene import CACHE_BYTES
 from deploy.scenes.scene_run import Wish, run_scene
+from deploy.scenes.searcher import Searcher
 from deploy.scenes.settings import grid_for, tile_for
 from deploy.scenes.workspace import PRODUCER, STAGE_NAME, require_own
 from export.bundle import MANIFEST_NAME

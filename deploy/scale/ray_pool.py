@@ -24,9 +24,9 @@ from deploy.scale.cluster import Node, connected, nodes_of, require_alike
 from deploy.scale.engine_actor import BandAnswer, EngineActor, OpenEngine, ScenePlan
 from deploy.scenes.assembly import Assembly
 from deploy.scenes.bands import Stretch
-from deploy.scenes.pipeline import Searcher, Spent
 from deploy.scenes.scene import Scene
 from deploy.scenes.search import Plan
+from deploy.scenes.searcher import Searcher, Spent
 from export.bundle import Bundle
 from ifkd.errors import EngineError, SceneError, UsageError
 

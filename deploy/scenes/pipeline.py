@@ -9,25 +9,23 @@ gives the engine the same batches as one that was never cut off.
 """
 
 import time
-from abc import ABC, abstractmethod
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import rasterio
 
-from deploy.engine import Backend, Engine, EngineInfo
+from deploy.engine import Backend, Engine
 from deploy.engines import open_engine
 from deploy.scenes.area import reach_of
 from deploy.scenes.assembly import Assembly
-from deploy.scenes.bands import Stretch, joined, unfinished
+from deploy.scenes.bands import unfinished
 from deploy.scenes.journal import Journal
 from deploy.scenes.result import SceneResult
 from deploy.scenes.scene import CACHE_BYTES, Scene
-from deploy.scenes.search import Plan, search_rows
+from deploy.scenes.search import Plan
+from deploy.scenes.searcher import LocalSearcher, Searcher
 from deploy.scenes.settings import DetectionSettings, grid_for, settings_for, tile_for
 from export.bundle import Bundle, open_bundle
 from export.manifest import Precision
@@ -37,73 +35,6 @@ from ifkd.progress import progress
 
 BarOpener = Callable[[int, int], AbstractContextManager[Any]]
 """Opens a bar of so many tiles, of which so many are done; it has `update(n)`."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Spent:
-    """What a search took."""
-
-    seconds: dict[str, float]
-    """By stage; where several engines look at once, the sum over them."""
-    retries: int = 0
-    """Bands that were looked at again, as who looked at them was lost."""
-
-
-class Searcher(ABC):
-    """Looks at bands of scenes, here or elsewhere."""
-
-    info: EngineInfo
-    """The engine that looks; where there are several, they are alike."""
-
-    @abstractmethod
-    def search(
-        self,
-        scene: Scene,
-        plan: Plan,
-        stretches: Sequence[Stretch],
-        assembly: Assembly,
-        *,
-        step: Callable[[int], object],
-    ) -> Spent:
-        """Put the rows of stretches into the assembly, in any order, and return what it took.
-
-        Args:
-            scene: What to look at.
-            plan: How.
-            stretches: What is left of each of its bands.
-            assembly: Where rows go.
-            step: Told how many tiles more were looked at.
-        """
-
-    @abstractmethod
-    def stop(self) -> None:
-        """End the searches that other threads wait for, with an error."""
-
-
-class LocalSearcher(Searcher):
-    """Looks with an engine of this process, band after band without a pause."""
-
-    def __init__(self, engine: Engine) -> None:
-        self.info = engine.info
-        self._engine = engine
-
-    def search(
-        self,
-        scene: Scene,
-        plan: Plan,
-        stretches: Sequence[Stretch],
-        assembly: Assembly,
-        *,
-        step: Callable[[int], object],
-    ) -> Spent:
-        """Put the rows of stretches into the assembly; see `Searcher.search`."""
-        total: Counter[str] = Counter()
-        for stretch in joined(iter(stretches)):
-            total.update(search_rows(self._engine, scene, plan, stretch, take=assembly.put, step=lambda: step(1)))
-        return Spent(dict(total))
-
-    def stop(self) -> None:
-        """Do nothing: only the calling thread searches."""
 
 
 def detect(

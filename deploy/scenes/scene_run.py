@@ -10,11 +10,12 @@ from deploy.scenes.area import reach_of
 from deploy.scenes.journal import Journal
 from deploy.scenes.map_page import write_page
 from deploy.scenes.outputs import RESULT_NAMES, choose_formats, write_results
-from deploy.scenes.pipeline import BarOpener, Searcher, batch_size, detect_scene
+from deploy.scenes.pipeline import BarOpener, batch_size, detect_scene
 from deploy.scenes.quicklook import write_quicklooks
 from deploy.scenes.result import SceneResult
 from deploy.scenes.run_record import run_identity, run_record
 from deploy.scenes.scene import Scene
+from deploy.scenes.searcher import Searcher
 from deploy.scenes.settings import DetectionSettings, grid_for, tile_for
 from deploy.scenes.truth import SceneTruth, read_truth
 from deploy.scenes.workspace import RUN_NAME, Workspace
