@@ -97,10 +97,10 @@ def write_repository(bundle: Bundle, folder: Path, hosting: Hosting = Hosting())
             f"{bundle.path} has nothing that Triton could serve",
             got="; ".join(f"{name}: {reason}" for name, reason in offer.left_out.items()) or "no ONNX file",
         )
-    for model in offer.models:
-        _refuse_foreign(folder / model.name)
-    make_folder(folder.parent)
     try:
+        for model in offer.models:
+            _refuse_foreign(folder / model.name)
+        make_folder(folder.parent)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as stage:
             for model in offer.models:
                 _fill(Path(stage) / model.name, model, bundle)

@@ -145,8 +145,9 @@ def require_alike(ray: Any, nodes: tuple[Node, ...], bundle: Bundle) -> bool:
     try:
         reports = ray.get(answers, timeout=INSPECTION_S)
     except ray.exceptions.RayError as error:
+        said = str(error).strip().partition("\n")[0]
         raise EngineError(
-            f"The nodes of the cluster do not answer ({type(error).__name__}: {str(error).splitlines()[0]})",
+            f"The nodes of the cluster do not answer ({type(error).__name__}: {said})",
             mend="Look at `ray status`, and at the nodes' logs.",
         ) from error
     mine = versions_here(path)

@@ -298,7 +298,7 @@ def _info_of(ray: Any, actors: Sequence[Any]) -> EngineInfo:
 
 
 def _last_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[-1]
+    return next(reversed(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _counted(number: int, what: str) -> str:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from pydantic import ValidationError
+
 from ifkd.checkpoint import build_from, load_checkpoint
 from ifkd.config import differences, dump
 from ifkd.config import load as load_config
@@ -219,10 +221,9 @@ class Study:
         """Return what a run's best checkpoint reaches on the test split, computed once."""
         checkpoint, path = self.folder / name / BEST, self.folder / name / TESTED
         digest = sha256_of(checkpoint)
-        if path.is_file():
-            known = Outcome.model_validate_json(path.read_bytes())
-            if known.checkpoint_sha256 == digest:
-                return known
+        known = _outcome_at(path)
+        if known is not None and known.checkpoint_sha256 == digest:
+            return known
         detector = build_from(load_checkpoint(checkpoint)).to(best_device())
         metrics = validate(
             detector,
@@ -235,6 +236,17 @@ class Study:
         tested = Outcome(metrics=metrics, seconds=result["seconds"], checkpoint_sha256=digest)
         write_json(path, tested.model_dump(mode="json"))
         return tested
+
+
+def _outcome_at(path: Path) -> Outcome | None:
+    """Return what a file of a test says; None when it is absent, or damaged, as it can be made again."""
+    if not path.is_file():
+        return None
+    try:
+        return Outcome.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        logger.warning("%s is damaged and is made again (%s)", path, error.errors()[0]["msg"])
+        return None
 
 
 def _conditions(settings: Recipe, found: Findings) -> dict[str, str]:

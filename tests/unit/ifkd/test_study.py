@@ -239,6 +239,9 @@ def test_a_study_trains_once_and_refuses_another_recipe(
         patch.setattr(subprocess, "run", forbidden)
         assert main(words) == 0
         assert json.loads(capsys.readouterr().out) == told
+        (folder / "pkd-5" / "test.json").write_text("{")  # it can be made again
+        assert main(words) == 0
+        assert json.loads(capsys.readouterr().out) == told
         assert main([*words, "--seeds", "2", "--report-only"]) == 0
         partial = StudyRecord.model_validate_json(capsys.readouterr().out)
         assert partial.missing == ["student-6", "pkd-6"]
