@@ -221,13 +221,14 @@ def _add_profiles(
     """Tell the batches and the sizes of tiles, and return these."""
     tiles = network.get_input(0)
     _, channels, height, width = (int(length) for length in tiles.shape)
+    expected = "one size, as no other was told" if sizes is None else str(sizes)
     if sizes is None:
         sizes = TileSizes((height, width))
-    if (height, width) != sizes.axes:
+    if (height, width) != sizes.axes or min(sizes.smallest) < 1:
         raise EngineError(
             "The ONNX file takes other tiles than its bundle says",
             got=f"{height} x {width} px, -1 for any",
-            expected=str(sizes),
+            expected=expected,
             mend="Export the bundle again.",
         )
     for batch in profiles:

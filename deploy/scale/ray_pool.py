@@ -80,30 +80,26 @@ def ray_engines(
         say(f"Opening {_counted(count, 'engine')} on Ray ({_counted(len(nodes), 'node')}).")
         actors = [kind.remote(fetch, open_engine) for _ in range(count)]
         searcher = RaySearcher(ray, actors, _info_of(ray, actors))
-        try:
-            with searcher:
-                yield Engines(
-                    searcher,
-                    {
-                        "scale_out": f"ray {ray.__version__}",
-                        "backend": searcher.info.backend,
-                        "device": searcher.info.device,
-                        "engines": count,
-                        "cores_per_engine": cores_per_engine,
-                        "nodes": len(nodes),
-                    },
-                    scenes_at_once=BANDS_PER_ENGINE * count + 2,
-                )
-        finally:
-            for actor in actors:
-                ray.kill(actor)
+        with searcher:
+            yield Engines(
+                searcher,
+                {
+                    "scale_out": f"ray {ray.__version__}",
+                    "backend": searcher.info.backend,
+                    "device": searcher.info.device,
+                    "engines": count,
+                    "cores_per_engine": cores_per_engine,
+                    "nodes": len(nodes),
+                },
+                scenes_at_once=BANDS_PER_ENGINE * count + 2,
+            )
 
 
 class RaySearcher(Searcher):
-    """Shares bands out to actors. Use it in a `with`.
+    """Shares bands out to actors. Use it in a `with`: at its end the actors and the threads that asked them are gone.
 
     Args:
-        ray: Ray, connected.
+        ray: Ray, connected; it must stay so until then, as Ray starts a cluster for a thread that asks it later.
         actors: Engine actors that are ready.
         info: What their engines are.
     """
@@ -113,7 +109,9 @@ class RaySearcher(Searcher):
         self._ray = ray
         self._queue = BandQueue()
         self._numbers = itertools.count()
-        places = [_ActorPlace(ray, actor) for actor in actors]
+        self._actors = actors
+        self._stopped = threading.Event()
+        places = [_ActorPlace(ray, actor, self._stopped) for actor in actors]
         self._threads = [
             threading.Thread(target=self._serve, args=(place,), name=f"engine-{number}", daemon=True)
             for number, place in enumerate(places)
@@ -159,6 +157,7 @@ class RaySearcher(Searcher):
 
     def stop(self) -> None:
         """End all searches with an error."""
+        self._stopped.set()
         self._queue.close(EngineError("The run was stopped"))
 
     def __enter__(self) -> "RaySearcher":  # noqa: PYI034 - beartype cannot check Self
@@ -168,6 +167,10 @@ class RaySearcher(Searcher):
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+        for actor in self._actors:
+            self._ray.kill(actor)
+        for thread in self._threads:
+            thread.join()
 
     def _serve(self, actor: "_ActorPlace") -> None:
         """Hand bands to an actor, one after another, until the queue is closed or the actor is lost for good."""
@@ -218,9 +221,10 @@ class _ActorLostError(Exception):
 class _ActorPlace:
     """An actor, which two threads ask."""
 
-    def __init__(self, ray: Any, actor: Any) -> None:
+    def __init__(self, ray: Any, actor: Any, stopped: threading.Event) -> None:
         self._ray = ray
         self._actor = actor
+        self._stopped = stopped
         self._gate = threading.Lock()
         self._room = threading.Semaphore(BANDS_PER_ENGINE)
         self._lost = False
@@ -252,13 +256,13 @@ class _ActorPlace:
         return answer
 
     def revived(self) -> bool:
-        """Wait until the actor answers again, if it was lost; return whether it does."""
+        """Wait until the actor answers again, if it was lost; return whether it does. None is waited for at the end."""
         end = time.monotonic() + REVIVAL_S
-        while self._lost and (left := end - time.monotonic()) > 0:
+        while self._lost and not self._stopped.is_set() and (left := end - time.monotonic()) > 0:
             try:
                 self._ray.get(self._actor.info.remote(), timeout=left)
             except self._ray.exceptions.RayError:
-                time.sleep(POLL_S)
+                self._stopped.wait(POLL_S)
                 continue
             self._lost = False
         return not self._lost

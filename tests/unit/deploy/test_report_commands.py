@@ -39,7 +39,7 @@ def bundle(tmp_path, monkeypatch):
     write_manifest(folder, manifest)
     drifts = {}
 
-    def open_fake(_, *, backend="onnxruntime", precision="fp32", threads=None):
+    def open_fake(_, *, backend="onnxruntime", precision="fp32", threads=None, server=None):
         file = FILES[precision] if backend != "torch" else "model.safetensors"
         sha256 = records[file].sha256 if file in records else "4" * 64
         engine = world.engine(backend=backend, precision=precision, file=file, sha256=sha256)
