@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 
+import torch
 from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, LastLevelMaxPool
@@ -20,8 +21,20 @@ class CoarseLevels(ExtraFPNBlock):  # type: ignore[misc]
 
     def forward(self, results: list[Tensor], x: list[Tensor], names: list[str]) -> tuple[list[Tensor], list[str]]:
         """Append P6 and P7 to the pyramid."""
-        p6 = self.p6(x[-1])
-        return [*results, p6, self.p7(p6)], [*names, "p6", "p7"]
+        p6 = _halved(self.p6, x[-1])
+        return [*results, p6, _halved(self.p7, p6)], [*names, "p6", "p7"]
+
+
+def _halved(layer: nn.Conv2d, features: Tensor) -> Tensor:
+    """Return a strided convolution's map.
+
+    oneDNN leaves parts of a bfloat16 gradient of the weights unset when the map is a single pixel (torch 2.14 on
+    processors with AVX-512), so there, as in tiles of 64 px, the layer stays in float32.
+    """
+    if torch.is_autocast_enabled("cpu") and features.device.type == "cpu" and features.shape[2:] == (1, 1):
+        with torch.autocast("cpu", enabled=False):
+            return layer(features.float())
+    return layer(features)
 
 
 class RetinaNetPyramid(nn.Module):
