@@ -17,7 +17,7 @@ from ifkd.device import best_device
 from ifkd.distributed import from_first, rank
 from ifkd.errors import CheckpointError, OutputError, TrainingError
 from ifkd.files import sha256_of
-from ifkd.knowledge import Knowledge, keeping_of, measure_feature_rms
+from ifkd.knowledge import Draws, Knowledge, keeping_of, measure_feature_rms
 from ifkd.methods import Student, build_method
 from ifkd.methods.fgd import inherit
 from ifkd.mobile_sam import available_weights
@@ -115,7 +115,11 @@ def _knowledge(teacher: Detector, disturbance: recipe.Disturbance | None, run: R
     if not (distillation.cache_teacher or (disturbance is not None and disturbance.cache)):
         return Knowledge(teacher, disturbance)
     keeping = keeping_of(
-        run.train_data, run.settings.data, run.folder.parent / "cache", rebuild=distillation.rebuild_cache
+        run.train_data,
+        run.settings.data,
+        run.folder.parent / "cache",
+        rebuild=distillation.rebuild_cache,
+        draws=Draws(run.settings.seed, run.training.epochs) if distillation.cache_for == "seed" else None,
     )
     return Knowledge(teacher, disturbance, keeping=keeping, keep_teacher=distillation.cache_teacher)
 

@@ -19,6 +19,14 @@ SYMMETRIES = {"flip", "quarter_turns"}
 
 
 @dataclass(frozen=True, slots=True)
+class Draws:
+    """By what training draws its tiles: runs that have both in common, and the recipe's data, see the same ones."""
+
+    seed: int
+    epochs: int
+
+
+@dataclass(frozen=True, slots=True)
 class Keeping:
     """Where a run's answers are kept, and of what tiles."""
 
@@ -33,11 +41,21 @@ class Keeping:
     """Replace stores of other networks or images, instead of refusing them."""
 
 
-def keeping_of(dataset: CocoDataset, data: recipe.Data, folder: Path, *, rebuild: bool) -> Keeping:
+def keeping_of(
+    dataset: CocoDataset, data: recipe.Data, folder: Path, *, rebuild: bool, draws: Draws | None = None
+) -> Keeping:
     """Return how a run over `dataset` keeps what frozen networks say of its tiles.
 
+    Args:
+        dataset: The training images.
+        data: Their preprocessing and augmentation.
+        folder: Where the caches lie.
+        rebuild: Replace caches of something else.
+        draws: Keep every tile that training draws by these, for other runs that draw the same; None keeps those that
+            come again within a run.
+
     Raises:
-        ConfigError: Its augmentation makes new tiles without end.
+        ConfigError: Without `draws`, augmentation makes new tiles without end.
     """
     names = "\n".join(f"{image.id} {image.path.name} {image.size}" for image in dataset.images)
     depends_on = {
@@ -47,7 +65,11 @@ def keeping_of(dataset: CocoDataset, data: recipe.Data, folder: Path, *, rebuild
         "turns": [name for name in sorted(SYMMETRIES) if getattr(data.augmentation, name)],
         "pillow": pillow_version,
     }
-    return Keeping(folder, data.tile_px, distinct_tiles(dataset.images, data), depends_on, rebuild)
+    if draws is None:
+        return Keeping(folder, data.tile_px, distinct_tiles(dataset.images, data), depends_on, rebuild)
+    drawn = {"augmentation": data.augmentation.model_dump(mode="json"), "seed": draws.seed, "epochs": draws.epochs}
+    folder = folder / f"seed_{draws.seed}"
+    return Keeping(folder, data.tile_px, len(dataset) * draws.epochs, depends_on | drawn, rebuild)
 
 
 def distinct_tiles(images: Sequence[LabelledImage], data: recipe.Data) -> int:
@@ -70,7 +92,8 @@ def distinct_tiles(images: Sequence[LabelledImage], data: recipe.Data) -> int:
             got="; ".join(free),
             expected="whole images with flips and quarter turns at most",
             mend="Cut the images to tiles beforehand and leave out the rest, or train without the cache "
-            "(distillation.method.ede.cache and distillation.cache_teacher).",
+            "(distillation.method.ede.cache and distillation.cache_teacher); or keep them for other runs of the same "
+            'seed, as a study has them (distillation.cache_for = "seed").',
         )
     turns = 2 if data.augmentation.flip and data.augmentation.quarter_turns else 1
     return len(images) * turns * (4 if data.augmentation.flip or data.augmentation.quarter_turns else 1)

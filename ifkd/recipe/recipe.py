@@ -191,6 +191,9 @@ class Distillation(Schema):
     """A teacher below this on the validation split is refused before step 1."""
     cache_teacher: bool = False
     """Keep the teacher's pyramid, logits and box deltas on disk, as `ede.cache` keeps MobileSAM's answers."""
+    cache_for: Literal["run", "seed"] = "run"
+    """Which tiles caches are made for: those that come again within a run, or all that the runs of one seed draw, be
+    it by crops and colours without end; then the first run of a study computes, and those beside it read."""
     rebuild_cache: bool = False
     """Make caches of another teacher, encoder, data set or preprocessing anew, instead of refusing them."""
 

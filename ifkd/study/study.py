@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 RECIPE, TESTED = "recipe.toml", "test.json"
 NOT_TRAINED_BY = (
     "name", "seed", "data.root", "data.images", "data.test", "data.workers", "data.memory_mb", "distillation.method",
-    "distillation.cache_teacher", "distillation.rebuild_cache", "selection", "export",
+    "distillation.cache_teacher", "distillation.cache_for", "distillation.rebuild_cache", "selection", "export",
 )  # fmt: skip
 """Parts of a recipe that may differ between a study's runs, or that weights do not depend on."""
 UNTOLD = "machines that the runs do not tell"

@@ -7,9 +7,10 @@ import pytest
 import torch
 import torchvision
 from torch import nn
+from torch.nn import functional
 
 from ifkd import recipe
-from ifkd.detectors.backbones import STAGES, Backbone
+from ifkd.detectors.backbones import STAGES, Backbone, StridedDepthwise
 from ifkd.errors import CheckpointError
 
 
@@ -117,3 +118,23 @@ def test_frozen_norm_keeps_statistics_but_learns_its_scale() -> None:
     assert not any(module.training for module in norms)
     assert all(module.weight.requires_grad for module in norms)
     assert not built.eval().training
+
+
+def test_strided_depthwise_layers_work_in_float32_under_autocast() -> None:
+    torch.manual_seed(0)
+    body = Backbone(recipe.Detector(backbone="mobilenet_v2", channels=16), stages=(3,))
+    layers = [layer for layer in body.modules() if isinstance(layer, StridedDepthwise)]
+    assert [layer.in_channels for layer in layers] == [96, 144, 192, 576]
+    layer = layers[0]
+    features = torch.randn(2, 96, 9, 12).bfloat16().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = layer(features)
+    assert found.dtype == torch.bfloat16
+    found.sum().backward()
+    exact = features.detach().double().requires_grad_()
+    weight = layer.weight.detach().double().requires_grad_()
+    expected = functional.conv2d(exact, weight, stride=2, padding=1, groups=96)
+    expected.sum().backward()
+    assert torch.equal(found, expected.bfloat16())
+    torch.testing.assert_close(features.grad, exact.grad.bfloat16(), rtol=0, atol=0)
+    torch.testing.assert_close(layer.weight.grad.double(), weight.grad, rtol=1e-5, atol=1e-5)

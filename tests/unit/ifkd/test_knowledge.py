@@ -14,7 +14,7 @@ from ifkd.data.coco import read_coco
 from ifkd.data.dataset import TileDataset
 from ifkd.detectors import Detector, build_detector, normalise
 from ifkd.errors import CheckpointError, ConfigError, OutputError
-from ifkd.knowledge import Keeping, Knowledge, Taught, keeping_of, measure_feature_rms
+from ifkd.knowledge import Draws, Keeping, Knowledge, Taught, keeping_of, measure_feature_rms
 from ifkd.knowledge.keeping import distinct_tiles
 from ifkd.knowledge.memory import Memory, keys_of
 
@@ -222,3 +222,34 @@ def test_teacher_and_encoder_see_the_very_same_images(teacher: Detector, monkeyp
     images = normalise(pixels())
     knowledge(images, pixels())
     assert [each is images for each in seen] == [True, True]
+
+
+def test_runs_of_one_seed_share_even_endless_tiles(tmp_path: Path, write_data_set: Callable[..., Path]) -> None:
+    """Crops and colours without end are drawn alike by all runs of a seed, and so is what is kept of them."""
+    dataset = read_coco(write_data_set(tmp_path, images=3, size=(64, 96)))
+    config = data(photometric=0.2, scale_jitter=(0.8, 1.2))
+    kept = keeping_of(dataset, config, tmp_path, rebuild=False, draws=Draws(seed=5, epochs=4))
+    runs = [
+        {key for e in range(4) for key in keys_of(torch.stack([made[e, i].pixels for i in range(3)]))}
+        for made in (TileDataset(dataset, config, seed=seed) for seed in (5, 5, 6))
+    ]
+    assert len(runs[0]) == kept.tiles == 12
+    assert runs[0] == runs[1]
+    assert not runs[0] & runs[2]
+
+
+def test_draws_of_another_seed_have_a_cache_of_their_own(
+    teacher: Detector, tmp_path: Path, write_data_set: Callable[..., Path]
+) -> None:
+    dataset = read_coco(write_data_set(tmp_path, images=2))
+
+    def knowledge(seed: int, epochs: int, **augmentation: Any) -> Knowledge:
+        draws = Draws(seed, epochs)
+        kept = keeping_of(dataset, data(**augmentation), tmp_path / "cache", rebuild=False, draws=draws)
+        return Knowledge(teacher, keeping=kept, keep_teacher=True)
+
+    knowledge(1, 3), knowledge(2, 3)
+    with pytest.raises(OutputError, match=r"made of something else: .*epochs is 3 there and 4 here"):
+        knowledge(1, 4)
+    with pytest.raises(OutputError, match=r"made of something else: .*photometric"):
+        knowledge(1, 3, photometric=0.2)

@@ -186,6 +186,31 @@ def test_free_augmentation_cannot_be_kept(world: World, tmp_path: Path) -> None:
         runs.distill_student(settings, world[0] / "teacher" / "best.safetensors", tmp_path / "distilled")
 
 
+def test_the_runs_of_a_seed_share_what_is_kept_of_free_augmentation(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def change(values: dict[str, Any]) -> None:
+        values["data"]["augmentation"] = {"scale_jitter": (0.8, 1.2), "photometric": 0.2}
+        values["distillation"] |= {"cache_teacher": True, "cache_for": "seed"}
+
+    def asked(method: str, folder: Path) -> list[int]:
+        """Return how many tiles the teacher is asked about by a run."""
+        values = copy.deepcopy(world[1])
+        change(values)
+        values["distillation"]["method"] = {"name": method}
+        rows: list[int] = []
+        taught = Knowledge._teacher_maps
+        monkeypatch.setattr(Knowledge, "_teacher_maps", lambda self, x: rows.append(len(x)) or taught(self, x))
+        settings = parse(values, recipe.Recipe, source="values")
+        runs.distill_student(settings, world[0] / "teacher" / "best.safetensors", folder)
+        monkeypatch.setattr(Knowledge, "_teacher_maps", taught)
+        return rows
+
+    blank = [1]  # what a store's shapes are taken from
+    assert sum(asked("frs", tmp_path / "frs-1")) > 8
+    assert asked("pkd", tmp_path / "pkd-1") == blank
+
+
 def test_a_weak_teacher_is_refused_before_the_first_step(world: World, tmp_path: Path) -> None:
     values = copy.deepcopy(world[1])
     values["distillation"]["min_teacher_map"] = 0.9
