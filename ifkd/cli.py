@@ -1,7 +1,6 @@
 """The `ifkd` command. One table names every verb; its code is imported when it is called, so help answers at once."""
 
 import argparse
-import difflib
 import importlib
 import json
 import logging
@@ -11,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ifkd import __version__
-from ifkd.errors import IfkdError, MissingExtraError, UsageError
+from ifkd.errors import IfkdError, MissingExtraError, UsageError, did_you_mean
 
 VERBS = {
     "doctor": ("deploy.commands.doctor", "say what is installed, what will work here and what to install"),
@@ -79,8 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(words: list[str]) -> int:
     verb = words[0]
     if verb not in VERBS:
-        close = difflib.get_close_matches(verb, VERBS, n=1)
-        hint = f"Did you mean {close[0]!r}?" if close else "`ifkd --help` lists the verbs."
+        hint = did_you_mean(verb, VERBS) or "`ifkd --help` lists the verbs."
         raise UsageError(f"There is no verb {verb!r}", expected=f"one of {', '.join(VERBS)}", mend=hint)
     module_name, purpose = VERBS[verb]
     module = importlib.import_module(module_name)

@@ -1,6 +1,5 @@
 """Configuration files: TOML read into frozen schemas, with every mistake reported at once."""
 
-import difflib
 import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any, TypeVar
 import tomli_w
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from ifkd.errors import ConfigError
+from ifkd.errors import ConfigError, did_you_mean
 
 DIFFERENCES_SHOWN = 4
 
@@ -146,22 +145,21 @@ def _place(mistake: Any, values: Any) -> str:
 def _describe(mistakes: Sequence[Any], schema: type[Schema]) -> str:
     first = mistakes[0]
     if first["type"] == "extra_forbidden":
-        return f"there is no such key.{_suggestion(first['loc'], schema)}"
+        return f"there is no such key. {_suggestion(first['loc'], schema)}".rstrip()
     if first["type"] == "missing":
         return "is required and absent."
     if first["type"] == "union_tag_invalid":
         tags = [tag.strip("' ") for tag in first["ctx"]["expected_tags"].split(",")]
-        close = difflib.get_close_matches(first["ctx"]["tag"], tags, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        return f"there is no {first['ctx']['tag']!r}.{hint} There are {', '.join(tags)}"
+        tag = first["ctx"]["tag"]
+        told = (f"there is no {tag!r}.", did_you_mean(tag, tags), f"There are {', '.join(tags)}")
+        return " ".join(part for part in told if part)
     message = ", or ".join(mistake["msg"].removeprefix("Value error, ") for mistake in mistakes)
     return message if isinstance(first["input"], dict) else f"{message}; got {first['input']!r}"
 
 
 def _suggestion(location: tuple[int | str, ...], schema: type[Schema]) -> str:
     known = _all_keys(schema) - {str(location[-1])}  # the same key may be right elsewhere
-    close = difflib.get_close_matches(str(location[-1]), known, n=1)
-    return f" Did you mean {close[0]!r}?" if close else ""
+    return did_you_mean(str(location[-1]), known)
 
 
 def _all_keys(schema: type[BaseModel]) -> set[str]:

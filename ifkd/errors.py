@@ -16,6 +16,9 @@
 Everything else is a defect of ours and ends in a traceback.
 """
 
+import difflib
+from collections.abc import Iterable
+
 
 class IfkdError(Exception):
     """Something a user can cause and mend.
@@ -43,6 +46,12 @@ class IfkdError(Exception):
         if facts:
             line += ": " + ", ".join(facts)
         return f"{line}. {self.mend}" if self.mend else f"{line}."
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return a question that names the known word nearest to a mistaken one, or nothing where none is near."""
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f"Did you mean {close[0]!r}?" if close else ""
 
 
 class UsageError(IfkdError):

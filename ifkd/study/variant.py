@@ -1,10 +1,9 @@
 """What a study trains: the recipe with a few values changed."""
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ifkd.errors import UsageError
+from ifkd.errors import UsageError, did_you_mean
 
 METHODS = ("fitnet", "at", "fkd", "fgd", "frs", "arsd", "insdist", "pkd", "cwd", "crosskd", "ifkd")
 """All methods, IFKD last."""
@@ -44,11 +43,10 @@ def compared(methods: Sequence[str], *, own: str) -> list[Variant]:
     """
     for name in methods:
         if name not in METHODS:
-            close = difflib.get_close_matches(name, METHODS, n=1)
             raise UsageError(
                 f"There is no method {name!r}",
                 expected=f"some of {', '.join(METHODS)}",
-                mend=f"Did you mean {close[0]!r}?" if close else None,
+                mend=did_you_mean(name, METHODS) or None,
             )
     return [
         PLAIN,

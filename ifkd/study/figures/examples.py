@@ -1,6 +1,5 @@
 """The images that figures show: a window of each as training has it, with the objects in it."""
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,7 +11,7 @@ from ifkd.data.coco import CocoDataset, LabelledImage
 from ifkd.data.dataset import scaled
 from ifkd.data.imagery import pad
 from ifkd.detections import Array
-from ifkd.errors import UsageError
+from ifkd.errors import UsageError, did_you_mean
 from ifkd.prediction import padded_size
 
 TELLING_OBJECTS = 8
@@ -66,10 +65,9 @@ def _named(dataset: CocoDataset, name: str) -> LabelledImage:
         known |= {str(image.id): image, image.path.name: image, image.path.stem: image}
     if name not in known:
         stems = [image.path.stem for image in dataset.images]
-        close = difflib.get_close_matches(name, [*stems, *(str(image.id) for image in dataset.images)], n=1)
+        hint = did_you_mean(name, [*stems, *(str(image.id) for image in dataset.images)])
         first = ", ".join(f"{image.id} ({image.path.stem})" for image in dataset.images[:HINTS])
-        hint = f"Did you mean {close[0]!r}? " if close else ""
-        raise UsageError(f"{dataset.path} has no image {name!r}", mend=f"{hint}The first of them are {first}")
+        raise UsageError(f"{dataset.path} has no image {name!r}", mend=f"{hint} The first of them are {first}".lstrip())
     return known[name]
 
 

@@ -1,6 +1,5 @@
 """The runs of a study's folder that figures show: its teacher, and of one seed the students they compare."""
 
-import difflib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import Any
 from ifkd.checkpoint import Checkpoint, build_from, load_checkpoint
 from ifkd.detectors import Detector
 from ifkd.device import best_device
-from ifkd.errors import UsageError
+from ifkd.errors import UsageError, did_you_mean
 from ifkd.recipe import Recipe
 from ifkd.study.record import TEACHER
 from ifkd.study.variant import PARTS, PLAIN
@@ -123,8 +122,7 @@ def _whole(students: dict[str, Trained], label: str | None) -> str | None:
 
 
 def _hint(wrong: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(wrong, list(known), n=1)
-    return (f"Did you mean {close[0]!r}? " if close else "") + f"There are {_listed(known)}"
+    return f"{did_you_mean(wrong, known)} There are {_listed(known)}".lstrip()
 
 
 def _listed(words: Iterable[str]) -> str:
