@@ -20,15 +20,16 @@ class Adapters(nn.ModuleList):
             bias: Whether they have a bias.
             identity: Start by handing the student's channels on as they are, as far as both widths go; else at random.
         """
-        super().__init__(
+        convolutions = [
             nn.Conv2d(student.channels, student.teacher_channels, kernel, padding=kernel // 2, bias=bias)
             for _ in range(1 if shared else len(student.levels))
-        )
+        ]
         if identity:
-            for convolution in self:
+            for convolution in convolutions:
                 nn.init.dirac_(convolution.weight)
-                if bias:
+                if convolution.bias is not None:
                     nn.init.zeros_(convolution.bias)
+        super().__init__(convolutions)
 
     def forward(self, pyramid: tuple[Tensor, ...]) -> list[Tensor]:
         """Return the levels of a student's pyramid, in the teacher's width and float32."""
