@@ -105,8 +105,8 @@ def distill_student(
         method = build_method(method_config, between)
     wants_sam = isinstance(method_config, recipe.Ifkd) and method_config.ede.enabled and method_config.ede.weight > 0
     disturbance = method_config.ede if isinstance(method_config, recipe.Ifkd) and wants_sam else None
-    knowledge = _knowledge(teacher, disturbance, run)
-    return fit(run, student, method=method, knowledge=knowledge)
+    asks = not isinstance(method_config, recipe.NoMethod)
+    return fit(run, student, method=method, knowledge=_knowledge(teacher, disturbance, run) if asks else None)
 
 
 def _knowledge(teacher: Detector, disturbance: recipe.Disturbance | None, run: Run) -> Knowledge:

@@ -132,6 +132,7 @@ def test_no_method_is_plain_training(world: World, tmp_path: Path, monkeypatch: 
 
     fitted = prepared(world, tmp_path / "run", monkeypatch, change)
     assert isinstance(fitted.method, NoDistillation)
+    assert fitted.knowledge is None, "no teacher is asked what nobody follows"
     assert fitted.method.parameter_groups(0.1) == []
     values = copy.deepcopy(world[1])
     change(values)
