@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from deploy.scale.scene_list import SceneSource
     from deploy.scale.summary import Summary
     from deploy.scenes.result import SceneResult
-    from deploy.scenes.scene_run import Wish
+    from deploy.scenes.scene_run import SceneRequest
     from deploy.scenes.settings import DetectionSettings
     from export.bundle import Bundle
     from export.manifest import Manifest
@@ -148,7 +148,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     from deploy.scale.cluster import require_ray
     from deploy.scale.scene_list import is_single, read_sources
     from deploy.scenes.scene import CACHE_BYTES
-    from deploy.scenes.scene_run import Wish
+    from deploy.scenes.scene_run import SceneRequest
     from export.bundle import open_bundle
     from ifkd.data.raster import HTTP_OPTIONS
 
@@ -156,7 +156,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         require_ray()
     sources = read_sources(options.scenes, asset=options.asset)
     bundle = open_bundle(options.bundle)
-    wish = Wish(
+    request = SceneRequest(
         bundle,
         _settings(options, bundle.manifest),
         bands=None if options.bands is None else tuple(options.bands),
@@ -169,11 +169,11 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     )
     with rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES, **HTTP_OPTIONS):
         if is_single(options.scenes):
-            return _one(options, wish, sources[0])
-        return _many(options, wish, sources)
+            return _one(options, request, sources[0])
+        return _many(options, request, sources)
 
 
-def _one(options: argparse.Namespace, wish: "Wish", source: "SceneSource") -> dict[str, Any]:
+def _one(options: argparse.Namespace, request: "SceneRequest", source: "SceneSource") -> dict[str, Any]:
     """Look at one scene, whose results lie in the folder itself."""
     from deploy.scale.store import open_store
     from deploy.scenes.scene_run import run_scene
@@ -182,23 +182,23 @@ def _one(options: argparse.Namespace, wish: "Wish", source: "SceneSource") -> di
     store.require_access()
     with ExitStack() as held:
         run = run_scene(
-            wish,
+            request,
             source.place,
             store.work,
-            searcher=lambda: held.enter_context(_engines(options, wish.bundle)).searcher,
+            searcher=lambda: held.enter_context(_engines(options, request.bundle)).searcher,
             say=_say,
         )
     store.publish()
     return _concluded(run.result, run.record, options)
 
 
-def _many(options: argparse.Namespace, wish: "Wish", sources: "Sequence[SceneSource]") -> dict[str, Any]:
+def _many(options: argparse.Namespace, request: "SceneRequest", sources: "Sequence[SceneSource]") -> dict[str, Any]:
     """Look at scenes, each into a folder of its own, and sum up."""
     from deploy.scale.campaign import Campaign
     from deploy.scale.store import open_store
     from deploy.scale.summary_page import require_templates
 
-    if wish.truth is not None:
+    if request.truth is not None:
         raise UsageError(
             "--truth has the labels of one scene",
             got=f"{len(sources)} scenes",
@@ -207,8 +207,8 @@ def _many(options: argparse.Namespace, wish: "Wish", sources: "Sequence[SceneSou
     require_templates()
     store = open_store(options.out, work=options.work)
     facts = {"backend": options.backend, "precision": options.precision, "threads": options.threads}
-    campaign = Campaign(wish, sources, store, engine_facts=facts, say=_say)
-    summary = campaign.run(lambda: _engines(options, wish.bundle))
+    campaign = Campaign(request, sources, store, engine_facts=facts, say=_say)
+    summary = campaign.run(lambda: _engines(options, request.bundle))
     record = summary.model_dump(mode="json")
     if not options.json:
         print(_campaign_summary(summary, str(store)))  # noqa: T201

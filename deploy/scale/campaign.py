@@ -26,7 +26,7 @@ from deploy.scale.summary import SceneEntry, Summary, summarise
 from deploy.scale.summary_page import SUMMARY_NAMES, write_summary
 from deploy.scenes.pipeline import BarOpener, batch_size
 from deploy.scenes.scene import CACHE_BYTES
-from deploy.scenes.scene_run import Wish, run_scene
+from deploy.scenes.scene_run import SceneRequest, run_scene
 from deploy.scenes.searcher import Searcher
 from deploy.scenes.settings import grid_for, tile_for
 from deploy.scenes.workspace import PRODUCER, STAGE_NAME, require_own
@@ -58,7 +58,7 @@ class Campaign:
     """The scenes of a run and their places.
 
     Args:
-        wish: What is asked of each scene.
+        request: What is asked of each scene.
         sources: The scenes.
         store: Where results go.
         engine_facts: What the choice of an engine depends on: backend, precision, threads.
@@ -67,32 +67,32 @@ class Campaign:
 
     def __init__(
         self,
-        wish: Wish,
+        request: SceneRequest,
         sources: Sequence[SceneSource],
         store: Store,
         *,
         engine_facts: dict[str, Any],
         say: Callable[[str], object],
     ) -> None:
-        self._wish = wish
+        self._wish = request
         self._sources = tuple(sources)
         self._store = store
         self._say = say
         self._stage = store.work / STAGE_NAME
         self._bundle = {
-            "path": str(wish.bundle.path),
-            "manifest_sha256": sha256_of(wish.bundle.path / MANIFEST_NAME),
+            "path": str(request.bundle.path),
+            "manifest_sha256": sha256_of(request.bundle.path / MANIFEST_NAME),
         }
         self._identity = {
             "program": f"{PRODUCER} {__version__}",
             "bundle": {"manifest_sha256": self._bundle["manifest_sha256"]},
             "engine": engine_facts,
-            "batch": wish.batch,
-            "bands": wish.bands,
-            "scale_range": wish.scale_range,
-            "nodata": wish.nodata,
-            "formats": wish.formats,
-            "settings": wish.settings.model_dump(mode="json"),
+            "batch": request.batch,
+            "bands": request.bands,
+            "scale_range": request.scale_range,
+            "nodata": request.nodata,
+            "formats": request.formats,
+            "settings": request.settings.model_dump(mode="json"),
         }
 
     def run(self, engines: Callable[[], AbstractContextManager[Engines]]) -> Summary:

@@ -26,7 +26,7 @@ from ifkd.files import write_json
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Wish:
+class SceneRequest:
     """What is asked of every scene of a run."""
 
     bundle: Bundle
@@ -56,7 +56,7 @@ class SceneRun:
 
 
 def run_scene(
-    wish: Wish,
+    request: SceneRequest,
     place: Path | Address,
     folder: Path,
     *,
@@ -67,7 +67,7 @@ def run_scene(
     """Look at a scene and write what was found, going on from what an earlier run into the same folder had done.
 
     Args:
-        wish: What is asked.
+        request: What is asked.
         place: Where the scene lies.
         folder: Where the results will.
         searcher: Gives who looks; asked when everything else is known to fit.
@@ -80,43 +80,43 @@ def run_scene(
         SceneError: The scene cannot be read.
         UsageError: A setting does not fit.
     """
-    manifest, settings = wish.bundle.manifest, wish.settings
+    manifest, settings = request.bundle.manifest, request.settings
     with Scene(
         place,
         imagery=manifest.input.imagery,
-        bands=wish.bands,
-        scale_range=wish.scale_range,
-        nodata=wish.nodata,
+        bands=request.bands,
+        scale_range=request.scale_range,
+        nodata=request.nodata,
     ) as scene:
         tile_px = tile_for(scene.size, manifest.input.sizes, settings)
         reach_of(settings.area, scene.info, grid_for(scene.size, tile_px, settings))
-        formats, left_out = choose_formats(wish.formats, scene.info)
-        truth = _truth(wish, scene)
-        with Workspace(folder, RESULT_NAMES, restart=wish.restart) as workspace:
+        formats, left_out = choose_formats(request.formats, scene.info)
+        truth = _truth(request, scene)
+        with Workspace(folder, RESULT_NAMES, restart=request.restart) as workspace:
             if left_out:
                 say(left_out)
             try:
-                result = _detect(wish, scene, searcher(), workspace, say=say, show_progress=show_progress)
+                result = _detect(request, scene, searcher(), workspace, say=say, show_progress=show_progress)
             except SceneError:  # going on would only come to the same place
                 workspace.discard()
                 raise
-            return SceneRun(result, _write(wish, result, scene, formats, truth, workspace))
+            return SceneRun(result, _write(request, result, scene, formats, truth, workspace))
 
 
-def _truth(wish: Wish, scene: Scene) -> SceneTruth | None:
-    if wish.truth is None:
+def _truth(request: SceneRequest, scene: Scene) -> SceneTruth | None:
+    if request.truth is None:
         return None
     return read_truth(
-        wish.truth,
+        request.truth,
         scene=scene.info.name,
         size=scene.size,
-        classes=wish.bundle.manifest.classes,
+        classes=request.bundle.manifest.classes,
         georeference=scene.info.georeference,
     )
 
 
 def _detect(
-    wish: Wish,
+    request: SceneRequest,
     scene: Scene,
     searcher: Searcher,
     workspace: Workspace,
@@ -124,8 +124,8 @@ def _detect(
     say: Callable[[str], object],
     show_progress: bool | BarOpener,
 ) -> SceneResult:
-    batch = batch_size(wish.batch, searcher.info.max_batch)
-    identity = run_identity(wish.bundle.path, scene, searcher.info, wish.settings, batch)
+    batch = batch_size(request.batch, searcher.info.max_batch)
+    identity = run_identity(request.bundle.path, scene, searcher.info, request.settings, batch)
     with Journal(workspace.journal_path, identity) as journal:
         if len(journal):
             rows = "1 row" if len(journal) == 1 else f"{len(journal)} rows"
@@ -133,8 +133,8 @@ def _detect(
         return detect_scene(
             searcher,
             scene,
-            wish.settings,
-            category_ids=wish.bundle.manifest.category_ids,
+            request.settings,
+            category_ids=request.bundle.manifest.category_ids,
             batch=batch,
             show_progress=show_progress,
             journal=journal,
@@ -142,7 +142,7 @@ def _detect(
 
 
 def _write(
-    wish: Wish,
+    request: SceneRequest,
     result: SceneResult,
     scene: Scene,
     formats: Sequence[str],
@@ -155,10 +155,10 @@ def _write(
     files = write_results(result, folder, formats, image_id=truth.image_id if truth else 1)
     files += write_quicklooks(result, scene, folder)
     files += write_page(result, scene, folder)
-    least = wish.settings.selection.score_threshold
+    least = request.settings.selection.score_threshold
     record = run_record(
         result,
-        bundle=wish.bundle.path,
+        bundle=request.bundle.path,
         files=files,
         score=None if truth is None else truth.score(result.detections, score_threshold=least),
         write_seconds=time.perf_counter() - start,

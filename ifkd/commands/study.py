@@ -61,14 +61,14 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 def _figures(options: argparse.Namespace) -> dict[str, Any]:
     from ifkd.errors import UsageError
-    from ifkd.study.figures.write import Wishes, write_figures
+    from ifkd.study.figures.write import FigureRequest, write_figures
 
     if options.count < 1:
         raise UsageError("--count must be at least 1", got=options.count)
     if not 0 <= options.threshold <= 1:
         raise UsageError("--threshold must lie between 0 and 1", got=options.threshold)
     folder = options.out or options.folder / "figures"
-    wishes = Wishes(
+    request = FigureRequest(
         seed=options.seed,
         label=options.ifkd,
         split=options.split,
@@ -77,7 +77,7 @@ def _figures(options: argparse.Namespace) -> dict[str, Any]:
         level=options.level,
         least_score=options.threshold,
     )
-    record = write_figures(options.folder, folder, wishes)
+    record = write_figures(options.folder, folder, request)
     if not options.json:
         for name, files in record.figures.items():
             print(f"{name}: {', '.join(files)}")  # noqa: T201

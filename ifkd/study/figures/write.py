@@ -39,7 +39,7 @@ class FiguresRecord(Schema):
 
 
 @dataclass(frozen=True, slots=True)
-class Wishes:
+class FigureRequest:
     """Which figures are wanted, and of what."""
 
     seed: int | None = None
@@ -54,7 +54,7 @@ class Wishes:
     least_score: float = detections.LEAST_SCORE
 
 
-def write_figures(study: Path, folder: Path, wishes: Wishes) -> FiguresRecord:
+def write_figures(study: Path, folder: Path, request: FigureRequest) -> FiguresRecord:
     """Write every figure that a study's folder gives into `folder`, with figures.json.
 
     Raises:
@@ -65,16 +65,16 @@ def write_figures(study: Path, folder: Path, wishes: Wishes) -> FiguresRecord:
         OutputError: The folder cannot be written.
     """
     need_matplotlib()
-    runs = find_runs(study, seed=wishes.seed, label=wishes.label)
+    runs = find_runs(study, seed=request.seed, label=request.label)
     settings = runs.teacher.recipe
-    level = _level(runs, wishes.level)
-    dataset = read_split(settings.data, wishes.split)
-    shown = examples(dataset, settings.data, names=wishes.images, count=wishes.count)
+    level = _level(runs, request.level)
+    dataset = read_split(settings.data, request.split)
+    shown = examples(dataset, settings.data, names=request.images, count=request.count)
     if not shown:
         raise UsageError(f"{dataset.path} has no image with an object in it, and figures show objects")
     easel = _Easel(folder)
     _draw_sensitivity(easel, study)
-    _draw_detections(easel, runs, shown, dataset.classes, wishes.least_score)
+    _draw_detections(easel, runs, shown, dataset.classes, request.least_score)
     _draw_embeddings(easel, runs, dataset, level)
     _draw_insight(easel, runs, shown, level)
     looked_at = [run for run in (runs.teacher, runs.plain, runs.attention, runs.ifkd) if run is not None]
