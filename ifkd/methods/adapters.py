@@ -20,16 +20,15 @@ class Adapters(nn.ModuleList):
             bias: Whether they have a bias.
             identity: Start by handing the student's channels on as they are, as far as both widths go; else at random.
         """
-        convolutions = [
+        super().__init__(
             nn.Conv2d(student.channels, student.teacher_channels, kernel, padding=kernel // 2, bias=bias)
             for _ in range(1 if shared else len(student.levels))
-        ]
+        )
         if identity:
-            for convolution in convolutions:
+            for convolution in self:
                 nn.init.dirac_(convolution.weight)
-                if convolution.bias is not None:
+                if bias:
                     nn.init.zeros_(convolution.bias)
-        super().__init__(convolutions)
 
     def forward(self, pyramid: tuple[Tensor, ...]) -> list[Tensor]:
         """Return the levels of a student's pyramid, in the teacher's width and float32."""
