@@ -8,27 +8,11 @@ from ifkd.methods.method import Student
 class Adapters(nn.ModuleList):
     """One convolution for each level, or one for all."""
 
-    def __init__(
-        self, student: Student, *, kernel: int, shared: bool = False, bias: bool = True, identity: bool = False
-    ) -> None:
-        """Build them.
-
-        Args:
-            student: Both widths, and the levels.
-            kernel: Side of the convolutions.
-            shared: One for all levels.
-            bias: Whether they have a bias.
-            identity: Start by handing the student's channels on as they are, as far as both widths go; else at random.
-        """
+    def __init__(self, student: Student, *, kernel: int, shared: bool = False, bias: bool = True) -> None:
         super().__init__(
             nn.Conv2d(student.channels, student.teacher_channels, kernel, padding=kernel // 2, bias=bias)
             for _ in range(1 if shared else len(student.levels))
         )
-        if identity:
-            for convolution in self:
-                nn.init.dirac_(convolution.weight)
-                if bias:
-                    nn.init.zeros_(convolution.bias)
 
     def forward(self, pyramid: tuple[Tensor, ...]) -> list[Tensor]:
         """Return the levels of a student's pyramid, in the teacher's width and float32."""

@@ -40,11 +40,7 @@ class IfkdMethod(Method):
         self._region_head = config.head.enabled and config.head.frcnn_head != "rpn"
         width = student.teacher_channels
         self.adapters = Adapters(
-            student,
-            kernel=config.adapter.kernel,
-            shared=config.adapter.shared,
-            bias=config.adapter.bias,
-            identity=config.adapter.init == "identity",
+            student, kernel=config.adapter.kernel, shared=config.adapter.shared, bias=config.adapter.bias
         )
         self.filters = nn.ModuleDict()
         if config.fdr.enabled and config.fdr.filter != "none":

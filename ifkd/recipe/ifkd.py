@@ -16,8 +16,6 @@ class Adapter(Schema):
     shared: bool = False
     """One convolution for all levels instead of one each."""
     bias: bool = True
-    init: Literal["random", "identity"] = "random"
-    """Where it starts: at random, or at the student's features as they are."""
 
 
 class Disturbance(Schema):

@@ -14,7 +14,6 @@ from ifkd.detectors import DetectorOutput, Targets
 from ifkd.fusion.disturbance import disturbance, width_projection
 from ifkd.knowledge import Views
 from ifkd.methods import Student, build_method
-from ifkd.methods.adapters import Adapters
 from ifkd.methods.attention import attention_transfer
 from ifkd.methods.ifkd import IfkdMethod
 
@@ -428,19 +427,6 @@ def test_filters_are_not_decayed_and_may_be_frozen() -> None:
     assert len(listed) == len(list(method.parameters()))
     frozen = make(recipe.Ifkd.model_validate({"fdr": {"filter_trainable": False}}))
     assert [group["weight_decay"] for group in frozen.parameter_groups(0.1)] == [0.1]
-
-
-@pytest.mark.parametrize("kernel", [1, 3])
-@pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("widths", [(CHANNELS, CHANNELS), (CHANNELS, 2 * CHANNELS), (2 * CHANNELS, CHANNELS)])
-def test_an_adapter_can_start_at_the_students_features(kernel: int, bias: bool, widths: tuple[int, int]) -> None:
-    student = Student(*widths, ("p3", "p4"), (1.0, 1.0))
-    adapters = Adapters(student, kernel=kernel, bias=bias, identity=True)
-    pyramid = (torch.randn(2, widths[0], 5, 7), torch.randn(2, widths[0], 3, 4))
-    common = min(widths)
-    for level, found in zip(pyramid, adapters(pyramid), strict=True):
-        assert torch.equal(found[:, :common], level[:, :common])
-        assert not found[:, common:].any()
 
 
 def test_a_shared_adapter_is_one_convolution() -> None:
