@@ -11,6 +11,8 @@ from ifkd.data.splits import Split, read_split
 from ifkd.errors import UsageError
 from ifkd.files import sha256_of, write_json
 from ifkd.study.figures import detections, embeddings, filters, maps
+from ifkd.study.figures.comparison import NAME as COMPARISON
+from ifkd.study.figures.comparison import draw_comparison
 from ifkd.study.figures.drawing import need_matplotlib
 from ifkd.study.figures.examples import Example, examples
 from ifkd.study.figures.insight import look_inside
@@ -73,7 +75,7 @@ def write_figures(study: Path, folder: Path, request: FigureRequest) -> FiguresR
     if not shown:
         raise UsageError(f"{dataset.path} has no image with an object in it, and figures show objects")
     easel = _Easel(folder)
-    _draw_sensitivity(easel, study)
+    _draw_results(easel, study)
     _draw_detections(easel, runs, shown, dataset.classes, request.least_score)
     _draw_embeddings(easel, runs, dataset, level)
     _draw_insight(easel, runs, shown, level)
@@ -102,14 +104,18 @@ class _Easel:
         self.drawn[name] = tuple(path.name for path in figure())
 
 
-def _draw_sensitivity(easel: _Easel, study: Path) -> None:
-    """Draw Figure 5 where the folder holds a sweep that was reported."""
+def _draw_results(easel: _Easel, study: Path) -> None:
+    """Draw what a reported study found: Figure 5 of a sweep, the variants beside each other of others."""
     path = study / RECORD
     record = read_record(path) if path.is_file() else None
+    if record is None or not any(record.finished(label) for label in record.students):
+        easel.left_out[COMPARISON] = "the folder holds no results; `ifkd study compare … --report-only` writes them"
+    elif not record.values:
+        easel.draw(COMPARISON, lambda: draw_comparison(record, easel.folder))
     if record is None or not any(record.finished(label) for label in record.values):
         easel.left_out[SENSITIVITY] = "the folder holds no sweep with results; `ifkd study sweep` makes one"
-        return
-    easel.draw(f"{SENSITIVITY}-{record.parameter}", lambda: draw_sensitivity(record, easel.folder))
+    else:
+        easel.draw(f"{SENSITIVITY}-{record.parameter}", lambda: draw_sensitivity(record, easel.folder))
 
 
 def _draw_detections(

@@ -28,6 +28,7 @@ from ifkd.prediction import predict
 from ifkd.recipe import Recipe
 from ifkd.runs import distill_student, train_role
 from ifkd.study.figures import drawing, embeddings, filters
+from ifkd.study.figures.comparison import draw_comparison
 from ifkd.study.figures.detections import detection_numbers, draw_detections, found_by
 from ifkd.study.figures.drawing import Numbers
 from ifkd.study.figures.examples import Example, examples
@@ -111,6 +112,27 @@ def test_a_sweep_is_drawn_with_the_numbers_behind_it(tmp_path: Path) -> None:
     ]
     for one, other in zip(paths, draw_sensitivity(sweep(), tmp_path / "b"), strict=True):
         assert one.read_bytes() == other.read_bytes(), one.suffix
+
+
+def test_a_comparison_is_drawn_in_the_order_of_its_means(tmp_path: Path) -> None:
+    record = sweep().model_copy(update={"parameter": None, "values": {}})
+    record.students["ifkd"] = (reached(0.41), reached(0.29))
+    record.students["absent"] = (None, None)
+    paths = draw_comparison(record, tmp_path)
+    assert_opens(tmp_path, "comparison")
+    told = [(row["variant"], row["seed"], float(row["map_points"])) for row in rows(paths[-1])]
+    assert told == [
+        ("teacher", "1", 40.0),
+        ("beta=0.1", "1", 35.0),
+        ("beta=0.1", "2", 37.0),
+        ("beta=0.5", "1", 36.0),
+        ("ifkd", "1", 41.0),
+        ("ifkd", "2", 29.0),
+        ("student", "1", 30.0),
+        ("student", "2", 34.0),
+    ]
+    alone = record.model_copy(update={"students": {"ifkd": record.students["ifkd"]}})
+    assert len(draw_comparison(alone, tmp_path / "without_the_plain_student")) == 4
 
 
 def test_numbers_keep_what_float32_tells_apart() -> None:
@@ -300,7 +322,7 @@ def test_the_whole_method_is_found_in_every_kind_of_study(study: Path, tmp_path:
 def test_every_figure_is_there_and_opens(study: Path, figures: Path, tmp_path: Path) -> None:
     record = json.loads((figures / "figures.json").read_text())
     assert set(record["figures"]) == set(FIGURES)
-    assert set(record["left_out"]) == {"figure5-sensitivity"}
+    assert set(record["left_out"]) == {"figure5-sensitivity", "comparison"}
     assert record["images"] == ["val_000", "val_002"]
     assert set(record["checkpoints"]) == {"teacher", "student", "at", "ifkd"}
     for name in DRAWN:
@@ -314,6 +336,11 @@ def test_every_figure_is_there_and_opens(study: Path, figures: Path, tmp_path: P
     for path in figures.glob("figure*.svg"):
         assert path.read_bytes() == (again / path.name).read_bytes(), path.name
     assert_opens(again, "figure5-sensitivity-beta")
+    assert not (again / "comparison.png").exists()
+    compared = sweep().model_copy(update={"parameter": None, "values": {}})
+    (tmp_path / "study.json").write_text(compared.model_dump_json())
+    assert main([*words[:-1], str(tmp_path / "third")]) == 0
+    assert_opens(tmp_path / "third", "comparison")
 
 
 def test_maps_in_the_csv_are_those_of_the_method(study: Path, figures: Path) -> None:
