@@ -140,7 +140,7 @@ class Ifkd(Schema):
     with_at: bool = False
     """Add attention transfer, as every row of the paper's Table 4 has it."""
     feature_scale: Literal["auto", "none"] = "auto"
-    reference_rms: PositiveFloat = 0.3
+    reference_rms: PositiveFloat = 1.0
     """Root mean square to which `auto` brings the teacher's features, per level."""
     ede: Disturbance = Disturbance()
     fdr: Frequency = Frequency()
