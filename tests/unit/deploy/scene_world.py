@@ -56,6 +56,24 @@ class CountingEngine(FakeEngine):
         return super()._run(tiles)
 
 
+class StopError(Exception):
+    """What an engine raises in place of being killed."""
+
+
+class BrittleEngine(CountingEngine):
+    """An engine that fails at call number `calls`."""
+
+    def __init__(self, calls):
+        super().__init__()
+        self._calls = calls
+
+    def _run(self, tiles):
+        if self._calls == 0:
+            raise StopError
+        self._calls -= 1
+        return super()._run(tiles)
+
+
 def sea(height, width, objects):
     """Return uint8 [height, width, 3] of sea with (x1, y1, x2, y2, label) rectangles on it."""
     pixels = np.full((height, width, 3), SEA, np.uint8)

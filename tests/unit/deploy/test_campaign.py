@@ -9,7 +9,7 @@ import fsspec
 import numpy as np
 import pytest
 from range_server import served
-from scene_world import CountingEngine, sea, write_bundle, write_tif
+from scene_world import BrittleEngine, CountingEngine, StopError, sea, write_bundle, write_tif
 
 from deploy.scale.ledger import Ledger
 from deploy.scale.scene_list import read_sources
@@ -21,24 +21,6 @@ from deploy.scenes.workspace import RUN_NAME, STAGE_NAME
 from ifkd.cli import main
 from ifkd.data.raster import RasterFile, located
 from ifkd.errors import OutputError
-
-
-class StopError(Exception):
-    """What an engine raises in place of being killed."""
-
-
-class BrittleEngine(CountingEngine):
-    """An engine that fails at call number `calls`."""
-
-    def __init__(self, calls):
-        super().__init__()
-        self._calls = calls
-
-    def _run(self, tiles):
-        if self._calls == 0:
-            raise StopError
-        self._calls -= 1
-        return super()._run(tiles)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scene_world import CountingEngine, sea, write_bundle, write_tif
+from scene_world import BrittleEngine, CountingEngine, StopError, sea, write_bundle, write_tif
 
 from deploy.scenes.journal import Journal, RowRecord, describe_difference
 from deploy.scenes.merge import TileDetections
@@ -31,24 +31,6 @@ OBJECTS = [
 ]
 PIXELS = sea(300, 200, OBJECTS)  # 7 rows of 5 tiles
 SCRIPT = Path(__file__).parent / "killable_detection.py"
-
-
-class StopError(Exception):
-    """What an engine raises in place of being killed."""
-
-
-class BrittleEngine(CountingEngine):
-    """An engine that fails at call number `calls`."""
-
-    def __init__(self, calls):
-        super().__init__()
-        self._calls = calls
-
-    def _run(self, tiles):
-        if self._calls == 0:
-            raise StopError
-        self._calls -= 1
-        return super()._run(tiles)
 
 
 @pytest.fixture
