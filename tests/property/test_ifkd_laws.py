@@ -111,7 +111,7 @@ def slow_losses(method: IfkdMethod, seen: Views) -> tuple[Tensor, Tensor]:
     feature, head = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
     width = seen.teacher.pyramid[0].shape[1]
     for level in range(5):
-        rms = RMS[level] / 0.3 if config.feature_scale == "auto" else 1.0
+        rms = RMS[level] / config.reference_rms if config.feature_scale == "auto" else 1.0
         teacher = seen.teacher.pyramid[level].double() / rms
         adapter = method.adapters[level]
         adapted = nn.functional.conv2d(

@@ -76,9 +76,9 @@ def test_the_loss_follows_from_the_maps() -> None:
 
 
 def test_low_frequencies_are_scipys_and_leave_where_the_teacher_is_unsure() -> None:
-    built = method("ifkd", "retinanet", fdr={"r": 0.4, "filter": "none"}).eval()
+    built = method("ifkd", "retinanet", reference_rms=0.3, fdr={"r": 0.4, "filter": "none"}).eval()
     for level, features, logits in zip(maps(built), BATCH.teacher.pyramid, BATCH.teacher.logits, strict=True):
-        taken = features.double().numpy() * 0.3  # the recipe's reference over the fixture's root mean square of 1
+        taken = features.double().numpy() * 0.3  # the reference over the fixture's root mean square of 1
         height, width = taken.shape[2:]
         limit = 0.4 * min(height, width) / 2
         rows, columns = (np.abs(fft.fftfreq(side, 1 / side)) <= limit for side in (height, width))

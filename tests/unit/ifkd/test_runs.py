@@ -87,7 +87,10 @@ def test_distillation_starts_from_the_plain_students_weights(
 def test_the_method_knows_the_teachers_feature_scale(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fitted = prepared(world, tmp_path / "run", monkeypatch, lambda _: None)
+    def change(values: dict[str, Any]) -> None:
+        values["distillation"]["method"]["reference_rms"] = 0.3
+
+    fitted = prepared(world, tmp_path / "run", monkeypatch, change)
     assert isinstance(fitted.method, IfkdMethod)
     rms = runs.feature_rms(fitted.knowledge.teacher, fitted.run.train_data, fitted.run.settings)
     assert fitted.method._scales == pytest.approx([0.3 / value for value in rms])
