@@ -14,6 +14,6 @@ from ray_world import LoggingEngine, opened
 
 deploy.scale.cluster.usable_cores = lambda: 2
 os.environ["PYTHONPATH"] = str(Path(__file__).parent)
-engine = functools.partial(LoggingEngine, sys.argv[1], most=int(sys.argv[2]))
+engine = functools.partial(LoggingEngine, sys.argv[1], most=int(sys.argv[2]), engines=2)
 deploy.engines.open_engine = functools.partial(opened, engine)
 sys.exit(main(["detect", *sys.argv[3:], "--scale-out", "ray"]))

@@ -18,14 +18,22 @@ def opened(engine, _bundle, **_):
 
 
 class LoggingEngine(CountingEngine):
-    """Appends the process and the digest of every tile to a file; after `most` tiles of all engines it only waits."""
+    """Appends the process and the digest of every tile to a file; after `most` tiles of all engines it only waits.
 
-    def __init__(self, log, *, most=None):
+    It begins when there are `engines` of them: one that came late would find the others done, and stop in its
+    first band.
+    """
+
+    def __init__(self, log, *, most=None, engines=1):
         super().__init__()
         self._log = Path(log)
         self._most = most
+        self._engines = engines
+        self._log.with_name(f"{self._log.name}.{os.getpid()}").touch()
 
     def _run(self, tiles):
+        while len(list(self._log.parent.glob(f"{self._log.name}.*"))) < self._engines:
+            time.sleep(0.05)
         if self._most is not None and self._log.exists() and self._log.read_text().count("\n") >= self._most:
             time.sleep(600)  # until its process is ended
         lines = "".join(f"{os.getpid()} {hash(tile.tobytes()) & 0xFFFFFFFF:08x}\n" for tile in tiles)
