@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -9,6 +10,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, cast
 
 from pydantic import ValidationError
@@ -17,7 +19,7 @@ from ifkd.checkpoint import build_from, load_checkpoint
 from ifkd.config import differences, dump
 from ifkd.config import load as load_config
 from ifkd.data.splits import read_split
-from ifkd.device import best_device
+from ifkd.device import best_device, gpu_groups
 from ifkd.errors import OutputError, TrainingError
 from ifkd.files import make_folder, sha256_of, sole_user, write_json, write_text
 from ifkd.prediction import validate
@@ -184,12 +186,24 @@ class Study:
         return ["distill", str(self.recipe_path), *overrides, "--teacher", str(teacher)]
 
     def _all_at_once(self, runs: dict[str, list[str]]) -> None:
-        """Run verbs whose folders hold no result yet, `jobs` at a time."""
+        """Run verbs whose folders hold no result yet, `jobs` at a time, each on GPUs of its own as far as they go."""
         waiting = {name: words for name, words in runs.items() if not (self.folder / name / RESULT).is_file()}
         if len(runs) > len(waiting):
             logger.info("%d of %d runs are done already", len(runs) - len(waiting), len(runs))
+        groups: list[str] = gpu_groups(self.processes)
+        places: SimpleQueue[str | None] = SimpleQueue()
+        for number in range(self.jobs):
+            places.put(groups[number % len(groups)] if groups else None)
+
+        def run(name: str) -> int:
+            place = places.get()
+            try:
+                return self._verb(name, waiting[name], gpus=place)
+            finally:
+                places.put(place)
+
         with ThreadPoolExecutor(self.jobs) as pool:
-            codes = dict(zip(waiting, pool.map(self._verb, waiting, waiting.values()), strict=True))
+            codes = dict(zip(waiting, pool.map(run, waiting), strict=True))
         failed = [name for name, code in codes.items() if code]
         if failed:
             raise TrainingError(
@@ -197,7 +211,7 @@ class Study:
                 mend=f"{self._log(failed[0])} tells why; the same command goes on with what is missing.",
             )
 
-    def _verb(self, name: str, words: list[str]) -> int:
+    def _verb(self, name: str, words: list[str], *, gpus: str | None) -> int:
         """Run one verb of ours in a process of its own, its output in a file, and return its exit code."""
         command = [sys.executable, "-m", "ifkd"]
         if self.processes > 1:
@@ -205,9 +219,14 @@ class Study:
             command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", "-m", "ifkd"]
         logger.info("%s begins", name)
         make_folder(self._log(name).parent)
+        visible = {} if gpus is None else {"CUDA_VISIBLE_DEVICES": gpus}
         with self._log(name).open("a", encoding="utf-8") as log:
             done = subprocess.run(  # noqa: S603 - our own verbs
-                [*command, *words, "--out", str(self.folder / name)], stdout=log, stderr=log, check=False
+                [*command, *words, "--out", str(self.folder / name)],
+                stdout=log,
+                stderr=log,
+                check=False,
+                env=os.environ | visible,
             )
         return done.returncode
 

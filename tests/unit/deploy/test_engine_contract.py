@@ -9,11 +9,12 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 from kserve_server import Server, serve
 
 from deploy.engine import Engine, EngineInfo, FakeEngine
-from deploy.engines import open_engine
+from deploy.engines import ON_GPU, open_engine
 from deploy.engines.engine_choice import find_engine
 from export.bundle import Bundle, open_bundle
 from export.engine_build import add_engine
@@ -29,6 +30,8 @@ KINDS = [
     "torch",
     "onnxruntime-fp32",
     "onnxruntime-fp16",
+    "onnxruntime-cuda-fp32",
+    "onnxruntime-cuda-fp16",
     "tensorrt-fp32",
     "tensorrt-fp16",
     "triton-fp32",
@@ -88,12 +91,17 @@ def open_kind(
     """Call it with one of `KINDS`."""
 
     def open_one(kind: str) -> Engine:
-        if kind == "fake":
-            return fake_engine()
-        backend, _, precision = kind.partition("-")
+        if kind in {"fake", "torch"}:
+            return fake_engine() if kind == "fake" else open_engine(open_bundle(whole_bundle), backend=kind, threads=1)
+        backend, _, precision = kind.rpartition("-")
         bundle = bundle_with_engines() if backend == "tensorrt" else open_bundle(whole_bundle)
         server = request.getfixturevalue("triton").url if backend == "triton" else None
-        return open_engine(bundle, backend=backend, precision=precision or "fp32", threads=1, server=server)
+        try:
+            return open_engine(bundle, backend=backend, precision=precision, threads=1, server=server)
+        except EngineError as error:
+            if backend != "onnxruntime-cuda" or has_cuda():
+                raise
+            pytest.skip(f"ONNX Runtime has no GPU here: {error}")
 
     return open_one
 
@@ -102,6 +110,15 @@ def open_kind(
 def engine(request: pytest.FixtureRequest, open_kind: Callable[[str], Engine]) -> Iterator[Engine]:
     with open_kind(request.param) as opened:
         yield opened
+
+
+def has_cuda() -> bool:
+    """Whether ONNX Runtime's package and a GPU are there, so that its provider has to work."""
+    try:
+        gpu_of_this_machine()
+    except IfkdError:
+        return False
+    return "CUDAExecutionProvider" in onnxruntime.get_available_providers()
 
 
 def noise(count: int) -> np.ndarray:
@@ -173,14 +190,15 @@ def test_a_batch_answers_as_its_tiles_one_by_one(engine: Engine) -> None:
     alone = Candidates(
         *(np.concatenate([getattr(one, name) for one in singly]) for name in ("boxes", "scores", "labels"))
     )
-    levels = [(354, False)]
-    parity = compare_candidates(alone, together, levels=levels, tolerance=TOLERANCES["fp32"])
+    # A GPU computes FP16 in FP16, and other batches by other kernels.
+    precision = engine.info.precision if engine.info.backend in ON_GPU else "fp32"
+    parity = compare_candidates(alone, together, levels=[(354, False)], tolerance=TOLERANCES[precision])
     assert parity.passed, parity
 
 
 def test_parts_are_told_where_tiles_are_carried_to_a_device_and_nowhere_else(engine: Engine) -> None:
     engine.infer(noise(2))
-    if engine.info.backend != "tensorrt":
+    if engine.info.backend not in ON_GPU:
         assert engine.parts is None
         return
     assert engine.parts is not None
@@ -196,7 +214,7 @@ def test_batches_one_after_another_are_answered_in_order(engine: Engine) -> None
 
 def test_info_tells_what_runs(engine: Engine) -> None:
     info = engine.info
-    assert info.backend in {"fake", "torch", "onnxruntime", "tensorrt", "triton"}
+    assert info.backend in {"fake", "torch", "onnxruntime", "onnxruntime-cuda", "tensorrt", "triton"}
     assert info.backend_version
     assert info.device
     assert (info.tile_px, info.max_batch, info.candidates) == ((64, 64), 4, 354)

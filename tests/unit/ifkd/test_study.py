@@ -4,11 +4,13 @@ import json
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import numpy as np
 import pytest
 import tomli_w
+import torch
 
 from ifkd.cli import main
 from ifkd.config import dump, load
@@ -308,6 +310,25 @@ def test_failed_runs_are_named_with_their_log(recipe: Path, tmp_path: Path) -> N
     with pytest.raises(TrainingError, match=r"1 of 1 runs failed: teacher\. .*logs.teacher\.txt tells why"):
         Study(tmp_path / "study", recipe, (), seeds=1).run([PLAIN])
     assert "ifkd: " in (tmp_path / "study" / "logs" / "teacher.txt").read_text()
+
+
+@pytest.mark.parametrize(("gpus", "seen"), [(4, {"0,1", "2,3"}), (2, {"0,1"}), (0, {None})])
+def test_runs_at_once_see_gpus_of_their_own_as_far_as_they_go(
+    gpus: int, seen: set[str | None], recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together, told = Barrier(2, timeout=60), []
+
+    def run(_: list[str], *, env: dict[str, str], **__: Any) -> subprocess.CompletedProcess[bytes]:
+        told.append(env.get("CUDA_VISIBLE_DEVICES"))
+        together.wait()
+        return subprocess.CompletedProcess([], 0)
+
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(subprocess, "run", run)
+    study = Study(tmp_path / "study", recipe, (), seeds=1, jobs=2, processes=2)
+    study._all_at_once({name: ["distill"] for name in ("a", "b", "c", "d")})
+    assert (set(told[:2]), set(told), len(told)) == (seen, seen, 4)
 
 
 @pytest.mark.parametrize(

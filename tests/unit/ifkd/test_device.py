@@ -1,0 +1,28 @@
+"""Where networks compute."""
+
+import pytest
+import torch
+
+from ifkd.device import gpu_groups
+
+
+@pytest.mark.parametrize(
+    ("gpus", "visible", "size", "groups"),
+    [
+        (0, None, 1, []),
+        (4, None, 1, ["0", "1", "2", "3"]),
+        (5, None, 2, ["0,1", "2,3"]),
+        (2, "6,7", 1, ["6", "7"]),
+        (2, "GPU-a,GPU-b", 2, ["GPU-a,GPU-b"]),
+        (1, "3,-1,4", 1, ["3"]),  # CUDA ends at the first that there is not
+        (1, None, 2, []),
+    ],
+)
+def test_gpus_are_grouped_under_the_names_that_cuda_knows_them_by(
+    gpus: int, visible: str | None, size: int, groups: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert gpu_groups(size) == groups
