@@ -53,7 +53,7 @@ class Frequency(Schema):
     """Half-side of the low-pass window as a share of the half map."""
     r_range: Annotated[tuple[NonNegative, NonNegative], AfterValidator(rising)] | None = None
     """When set, r is drawn uniformly for each call."""
-    p: Share = 0.5
+    p: Share = 1.0
     """Probability of applying the mask in a training step."""
     levels: LevelChoice = "all"
     apply_to: Literal["teacher", "both"] = "teacher"
@@ -95,7 +95,7 @@ PRESETS: dict[Preset, dict[str, Any]] = {
     "ifkd_paper_literal": {
         "warmup_iters": 0,
         "adapter": {"shared": True},
-        "fdr": {"filter_norm": "none", "r_range": (0.0, 1.0), "p": 1.0},
+        "fdr": {"filter_norm": "none", "r_range": (0.0, 1.0)},
     },
     "ifkd_released": {
         "alpha": 1e-4,
@@ -104,6 +104,7 @@ PRESETS: dict[Preset, dict[str, Any]] = {
         "adapter": {"shared": True},
         "ede": {"source": "mask", "form": "gate", "levels": "three_coarsest"},
         "fdr": {
+            "p": 0.5,
             "apply_to": "both",
             "levels": "two_finest",
             "filter": "channel",

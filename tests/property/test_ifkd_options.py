@@ -90,7 +90,7 @@ def test_a_preset_is_a_word_and_the_file_has_the_last_one() -> None:
     config = recipe.Ifkd.model_validate({"preset": "ifkd_released", "beta": 0.7, "fdr": {"r": 0.2}})
     assert (config.alpha, config.beta, config.warmup_iters) == (1e-4, 0.7, 0)
     assert (config.ede.source, config.ede.form, config.ede.levels) == ("mask", "gate", "three_coarsest")
-    assert (config.fdr.r, config.fdr.apply_to, config.fdr.levels) == (0.2, "both", "two_finest")
+    assert (config.fdr.r, config.fdr.p, config.fdr.apply_to, config.fdr.levels) == (0.2, 0.5, "both", "two_finest")
     assert (config.fdr.filter, config.fdr.filter_complex, config.fdr.filter_init) == ("channel", True, "gfnet")
     literal = recipe.Ifkd(preset="ifkd_paper_literal")
     assert (literal.fdr.filter_norm, literal.fdr.r_range, literal.fdr.p) == ("none", (0.0, 1.0), 1.0)
