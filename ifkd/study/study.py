@@ -20,6 +20,7 @@ from ifkd.config import differences, dump
 from ifkd.config import load as load_config
 from ifkd.data.splits import read_split
 from ifkd.device import best_device, gpu_groups
+from ifkd.environment import usable_cores
 from ifkd.errors import OutputError, TrainingError
 from ifkd.files import make_folder, sha256_of, sole_user, write_json, write_text
 from ifkd.prediction import validate
@@ -37,6 +38,7 @@ NOT_TRAINED_BY = (
     "distillation.cache_teacher", "distillation.cache_for", "distillation.rebuild_cache", "selection", "export",
 )  # fmt: skip
 """Parts of a recipe that may differ between a study's runs, or that weights do not depend on."""
+OMP_THREADS = "OMP_NUM_THREADS"
 UNTOLD = "machines that the runs do not tell"
 
 
@@ -226,9 +228,16 @@ class Study:
                 stdout=log,
                 stderr=log,
                 check=False,
-                env=os.environ | visible,
+                env=os.environ | visible | self._threads(),
             )
         return done.returncode
+
+    def _threads(self) -> dict[str, str]:
+        """Return what keeps processes that run at once from each claiming every core; the user's own word stands."""
+        at_once = self.jobs * self.processes
+        if at_once == 1 or OMP_THREADS in os.environ:
+            return {}
+        return {OMP_THREADS: str(max(1, usable_cores() // at_once))}
 
     def _log(self, name: str) -> Path:
         return self.folder / "logs" / f"{name}.txt"

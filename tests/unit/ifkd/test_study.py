@@ -332,6 +332,30 @@ def test_runs_at_once_see_gpus_of_their_own_as_far_as_they_go(
 
 
 @pytest.mark.parametrize(
+    ("jobs", "processes", "said", "seen"),
+    [(2, 1, None, "4"), (2, 2, None, "2"), (5, 3, None, "1"), (1, 1, None, None), (2, 1, "6", "6")],
+)
+def test_runs_at_once_share_the_cores_unless_the_user_says_otherwise(
+    jobs: int, processes: int, said: str | None, seen: str | None,
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    told: list[str | None] = []
+
+    def run(_: list[str], *, env: dict[str, str], **__: Any) -> subprocess.CompletedProcess[bytes]:
+        told.append(env.get("OMP_NUM_THREADS"))
+        return subprocess.CompletedProcess([], 0)
+
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if said is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", said)
+    monkeypatch.setattr("ifkd.study.study.usable_cores", lambda: 8)
+    monkeypatch.setattr(subprocess, "run", run)
+    study = Study(tmp_path / "study", recipe, (), seeds=1, jobs=jobs, processes=processes)
+    study._all_at_once({name: ["distill"] for name in ("a", "b")})
+    assert told == [seen, seen]
+
+
+@pytest.mark.parametrize(
     ("words", "message"),
     [
         (["--seeds", "0"], "--seeds must be at least 1: got 0"),
