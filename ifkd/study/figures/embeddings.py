@@ -184,7 +184,7 @@ def draw_embeddings(
     points: list[Row] = []
     distances: list[Row] = []
     width, side = panel_widths(len(seen))
-    with sheet(width, 2 * side + 0.9, rows=2, columns=len(seen)) as (figure, grid):
+    with sheet(width, 2 * side + 1.2, rows=2, columns=len(seen)) as (figure, grid):
         for column, (name, objects) in enumerate(seen.items()):
             ball = objects.in_ball(config)
             flat, bent = euclidean_distances(objects.features), ball_distances(ball, curvature=config.curvature)
@@ -209,7 +209,7 @@ def draw_embeddings(
 
 def _words(apart: Separation) -> str:
     inter = "no second class" if np.isnan(apart.inter) else f"between classes {apart.inter:.2f}"
-    return f"within a class {apart.intra:.2f}, {inter}"
+    return f"within a class {apart.intra:.2f}\n{inter}"
 
 
 def _scatter(axes: Any, places: Array, labels: Array, title: str, words: str) -> None:

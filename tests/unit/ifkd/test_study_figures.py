@@ -5,6 +5,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -207,6 +208,23 @@ def test_a_flat_disk_is_found_again() -> None:
     again = embeddings.ball_distances(torch.from_numpy(laid), curvature=1.0)
     assert again.numpy() == pytest.approx(wanted.numpy(), abs=0.05)
     assert (embeddings.on_disk(wanted, start) == laid).all()
+
+
+def test_titles_of_embeddings_keep_to_their_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Features of a teacher trained from scratch lie tens apart, so that distances have many digits."""
+    boxes = []
+
+    def keep(figure: Any, *_: Any) -> list[Path]:
+        figure.draw_without_rendering()
+        boxes.extend([axes.title.get_window_extent() for axes in figure.axes])
+        return []
+
+    monkeypatch.setattr(embeddings, "save", keep)
+    labels = np.arange(12) % 3
+    seen = {name: embeddings.Objects(90 * points(12, 4), labels, torch.tensor(90.0)) for name in ("a", "b", "c")}
+    embeddings.draw_embeddings(seen, ("x", "y", "z"), recipe.Similarity(), tmp_path)
+    rows = boxes[:3], boxes[3:]
+    assert all(left.x1 < right.x0 for row in rows for left, right in pairwise(row))
 
 
 # --- examples -------------------------------------------------------------------------------------------------------
