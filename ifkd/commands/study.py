@@ -46,6 +46,7 @@ def _configure_figures(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", type=Path, help="the study's folder, with its teacher's run and its students'")
     parser.add_argument("--images", nargs="+", metavar="ID", default=[], help="image ids or file names to show")
     parser.add_argument("--count", type=int, default=3, metavar="N", help="images to choose where none are named (3)")
+    parser.add_argument("--root", type=Path, metavar="DIR", help="where the data set lies (where the recipe says)")
     parser.add_argument("--split", default="test", choices=("train", "validation", "test"), help="whose images (test)")
     parser.add_argument("--seed", type=int, metavar="S", help="whose students (the lowest)")
     parser.add_argument("--ifkd", metavar="LABEL", help="the variant that stands for IFKD (the whole method)")
@@ -71,6 +72,7 @@ def _figures(options: argparse.Namespace) -> dict[str, Any]:
     request = FigureRequest(
         seed=options.seed,
         label=options.ifkd,
+        root=options.root,
         split=options.split,
         images=tuple(options.images),
         count=options.count,

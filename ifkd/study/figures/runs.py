@@ -28,6 +28,8 @@ class Trained:
     label: str
     """As the study's table has it."""
     folder: Path
+    root: Path | None = None
+    """Where its data set lies by now, if not where the recipe says."""
 
     @cached_property
     def checkpoint(self) -> Checkpoint:
@@ -41,8 +43,11 @@ class Trained:
 
     @property
     def recipe(self) -> Recipe:
-        """The effective recipe it was trained by."""
-        return self.checkpoint.meta.recipe
+        """The effective recipe it was trained by, with the data set's present place."""
+        told = self.checkpoint.meta.recipe
+        if self.root is None:
+            return told
+        return told.model_copy(update={"data": told.data.model_copy(update={"root": self.root})})
 
     @property
     def method(self) -> dict[str, Any]:
@@ -78,13 +83,16 @@ class Runs:
         return self.students.get("at")
 
 
-def find_runs(folder: Path, *, seed: int | None = None, label: str | None = None) -> Runs:
+def find_runs(
+    folder: Path, *, seed: int | None = None, label: str | None = None, root: Path | None = None
+) -> Runs:
     """Return the runs of a study's folder.
 
     Args:
         folder: A folder of `ifkd study`.
         seed: Whose students; by default the lowest seed by which IFKD was trained, else the lowest there is.
         label: The variant that stands for IFKD; by default the whole method.
+        root: Where the data set lies by now; by default where each run's recipe says.
 
     Raises:
         UsageError: The folder holds no study, or it has no such seed or variant.
@@ -98,7 +106,7 @@ def find_runs(folder: Path, *, seed: int | None = None, label: str | None = None
     by_seed: dict[int, dict[str, Trained]] = {}
     for name, place in finished.items():
         if found := RUN_NAME.fullmatch(name):
-            by_seed.setdefault(int(found["seed"]), {})[found["label"]] = Trained(found["label"], place)
+            by_seed.setdefault(int(found["seed"]), {})[found["label"]] = Trained(found["label"], place, root)
     labels = {one for students in by_seed.values() for one in students}
     if label is not None and label not in labels:
         raise UsageError(f"{folder} has no finished run of {label!r}", mend=_hint(label, labels))
@@ -110,7 +118,7 @@ def find_runs(folder: Path, *, seed: int | None = None, label: str | None = None
     students = by_seed.get(seed, {})
     if label is not None and label not in students:
         raise UsageError(f"{folder} has no finished run {label}-{seed}", mend=_hint(label, students))
-    return Runs(Trained(TEACHER, finished[TEACHER]), seed, students, _whole(students, label))
+    return Runs(Trained(TEACHER, finished[TEACHER], root), seed, students, _whole(students, label))
 
 
 def _whole(students: dict[str, Trained], label: str | None) -> str | None:

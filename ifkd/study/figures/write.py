@@ -47,6 +47,8 @@ class FigureRequest:
     seed: int | None = None
     label: str | None = None
     """The variant that stands for IFKD."""
+    root: Path | None = None
+    """Where the data set lies by now; by default where the recipe says."""
     split: Split = "test"
     images: tuple[str, ...] = ()
     count: int = 3
@@ -67,7 +69,7 @@ def write_figures(study: Path, folder: Path, request: FigureRequest) -> FiguresR
         OutputError: The folder cannot be written.
     """
     need_matplotlib()
-    runs = find_runs(study, seed=request.seed, label=request.label)
+    runs = find_runs(study, seed=request.seed, label=request.label, root=request.root)
     settings = runs.teacher.recipe
     level = _level(runs, request.level)
     dataset = read_split(settings.data, request.split)

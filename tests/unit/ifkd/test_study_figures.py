@@ -479,6 +479,27 @@ def test_what_cannot_be_drawn_is_told(study: Path, tmp_path: Path, capsys: pytes
     assert_opens(tmp_path / "figures", "figure3-disturbance-p4")
 
 
+def test_images_may_have_moved_since_the_training(
+    study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As when students were trained on one machine and are drawn on another."""
+    for name in ("teacher", "student-5", "ifkd-5"):
+        shutil.copytree(study / name, tmp_path / name)
+    moved = tmp_path / "moved"
+    words = ["study", "figures", str(tmp_path), "--count", "1", "--root", str(moved)]
+    assert main(words) == 2
+    assert f"no annotation file {moved / 'val.json'}" in capsys.readouterr().err
+    shutil.copytree(study.parent / "data", moved)
+    for image in (moved / "images").iterdir():  # so that none of the first place can have been read
+        Image.new("RGB", Image.open(image).size, "white").save(image)
+    assert main(words) == 0
+    assert set(json.loads((tmp_path / "figures" / "figures.json").read_text())["figures"]) == set(FIGURES)
+    assert main([*words[:-2], "--out", str(tmp_path / "unmoved")]) == 0
+    pictures = [Image.open(tmp_path / name / "figure6-detections.png").convert("L") for name in ("figures", "unmoved")]
+    white, coloured = (np.mean(np.asarray(picture) > 250) for picture in pictures)
+    assert white > coloured + 0.2
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
