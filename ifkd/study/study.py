@@ -78,6 +78,8 @@ class Study:
             TrainingError: Runs failed; the others are finished first.
         """
         settings = self.recipe
+        if told := _plain_training(settings):
+            logger.warning("The plain student learns by %s", told)
         for variant in variants:
             load_config(self.recipe_path, Recipe, (*self.overrides, *variant.overrides))
         with sole_user(make_folder(self.folder) / "lock"):
@@ -285,6 +287,7 @@ def _conditions(settings: Recipe, found: Findings) -> dict[str, str]:
     hours = (found.teacher.seconds + sum(run.seconds for run in runs)) / 3600
     held_out = data.validation if isinstance(data.validation, Path) else f"{data.validation:.0%} of it, by place"
     rate = training.learning_rate * training.batch_size / training.learning_rate_batch
+    told = _plain_training(settings)
     return {
         "networks": f"{student.family}: {teacher.backbone} teaches {student.backbone}, pyramid {student.channels} wide",
         "data": f"{data.root or '.'}: trained on {data.train}, checkpoints chosen on {held_out}",
@@ -292,8 +295,15 @@ def _conditions(settings: Recipe, found: Findings) -> dict[str, str]:
         "images": f"scaled by {data.scale:g}, cut to {data.tile_px} px",
         "schedule": f"{training.epochs} epochs, {training.batch_size} images a step, {training.optimizer}, "
         f"rate {rate:g}, {training.schedule}",
+        **({"plain student": f"learned by {told}"} if told else {}),
         "training time": f"{hours:.1f} hours in all, {1 + len(runs)} runs",
     }
+
+
+def _plain_training(settings: Recipe) -> str:
+    """Return how the plain student of a study is trained if `ifkd train` would train it otherwise, in words."""
+    difference = differences(dump(settings.student.training), dump(settings.distillation.training))
+    return difference and f"distillation.training, as all students do; student.training is another: {difference}"
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -83,9 +83,7 @@ class Runs:
         return self.students.get("at")
 
 
-def find_runs(
-    folder: Path, *, seed: int | None = None, label: str | None = None, root: Path | None = None
-) -> Runs:
+def find_runs(folder: Path, *, seed: int | None = None, label: str | None = None, root: Path | None = None) -> Runs:
     """Return the runs of a study's folder.
 
     Args:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from threading import Barrier
 from typing import Any
@@ -21,7 +22,7 @@ from ifkd.recipe import Recipe
 from ifkd.study.curves import Curve, Learning, learning, over_runs, thinned
 from ifkd.study.record import Outcome, StudyRecord, gains, read_record, spread
 from ifkd.study.report import class_tables, study_table, write_study
-from ifkd.study.study import Study
+from ifkd.study.study import Findings, Study
 from ifkd.study.variant import METHODS, PLAIN, ablated, compared, swept
 
 
@@ -302,6 +303,23 @@ def test_a_variant_that_does_not_fit_stops_before_training(recipe: Path, tmp_pat
     with pytest.raises(ConfigError, match="pyramids of one width"):
         study.run(compared(["pkd"], own="ifkd"))
     assert not (tmp_path / "study").exists()
+
+
+def test_a_plain_student_that_learns_otherwise_than_alone_is_told(
+    recipe: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A study's students all learn by distillation.training, so that another student.training would be left out."""
+    found, alike = (
+        Findings(reached(0.4, 0.6, 0.4), {}),
+        ("student.training.grad_clip=3", "distillation.training.grad_clip=3"),
+    )
+    assert "plain student" not in Study(tmp_path, recipe, alike, seeds=1).record(found, [], title="").conditions
+    other = Study(tmp_path, recipe, (alike[0], "distillation.training.grad_clip=35"), seeds=1)
+    told = "student.training is another: grad_clip is 3.0 there and 35.0 here"
+    assert told in other.record(found, [], title="").conditions["plain student"]
+    with pytest.raises(ConfigError, match="pyramids of one width"):
+        replace(other, overrides=(*other.overrides, "teacher.detector.channels=8")).run(compared(["pkd"], own="ifkd"))
+    assert told in caplog.text
 
 
 def test_failed_runs_are_named_with_their_log(recipe: Path, tmp_path: Path) -> None:
