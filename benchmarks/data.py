@@ -31,11 +31,11 @@ from torch.utils.data import DataLoader
 from training import CLASSES, PLAIN, Setting, World
 
 from ifkd import recipe
-from ifkd.config import load, parse
-from ifkd.data.dataset import Batch, BatchDataset, EpochSampler, TileDataset
+from ifkd.core.config import load, parse
+from ifkd.core.detections import Array
 from ifkd.data.splits import read_split
-from ifkd.detections import Array
 from ifkd.recipe import Recipe
+from ifkd.training.dataset import Batch, BatchDataset, EpochSampler, TileDataset
 
 GOAL = 1.5
 """Least ratio of what one worker loads to what the plain step consumes."""

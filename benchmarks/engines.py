@@ -26,23 +26,23 @@ import torch
 from PIL import Image
 from torch import nn
 
-from deploy.engine import Engine
+from deploy.bench.latency import Contestant, Procedure, contestant, measure_interleaved, spread
+from deploy.bench.speedup import ratio_of
 from deploy.engines import open_engine
+from deploy.engines.engine import Engine
 from deploy.engines.torch_engine import TorchEngine
-from deploy.measure.latency import Contestant, Procedure, contestant, measure_interleaved, spread
-from deploy.measure.ratios import ratio_of
-from export.bundle import open_bundle
-from export.engine_build import add_engine
-from export.manifest import Precision
-from export.producer import export_checkpoint
+from export.bundle.bundle import open_bundle
+from export.bundle.manifest import Precision
+from export.export_bundle import export_checkpoint
 from export.sample_tiles import structured_noise
-from ifkd.checkpoint import CheckpointMeta, load_checkpoint, save_checkpoint
-from ifkd.config import parse
-from ifkd.detections import Array
-from ifkd.detectors import build_detector
-from ifkd.environment import usable_cores
-from ifkd.errors import IfkdError
-from ifkd.files import write_json
+from export.tensorrt.build import add_engine
+from ifkd.core.config import parse
+from ifkd.core.detections import Array
+from ifkd.core.environment import usable_cores
+from ifkd.core.errors import IfkdError
+from ifkd.core.files import write_json
+from ifkd.models import build_detector
+from ifkd.models.checkpoint import CheckpointMeta, load_checkpoint, save_checkpoint
 from ifkd.recipe import Detector, Family, Recipe
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8", "int8-cpu")

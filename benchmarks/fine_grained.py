@@ -23,9 +23,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ifkd.data.imagery import read_image
-from ifkd.detections import Array
-from ifkd.files import write_json
+from ifkd.core.detections import Array
+from ifkd.core.files import write_json
+from ifkd.imagery.image_files import read_image
 
 SIDE = 32
 

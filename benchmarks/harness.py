@@ -12,9 +12,9 @@ import time
 
 import numpy as np
 
-from deploy.engine import EngineInfo, FakeEngine
-from deploy.measure.latency import Procedure, measure
-from ifkd.detections import Array, Detections
+from deploy.bench.latency import Procedure, measure
+from deploy.engines.engine import EngineInfo, FakeEngine
+from ifkd.core.detections import Array, Detections
 
 SIDE = 32
 CHUNKS = 60

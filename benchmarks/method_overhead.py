@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import torch
 
 from ifkd import recipe
-from ifkd.detectors import DetectorOutput, Targets, build_detector
-from ifkd.knowledge import Views
-from ifkd.methods import Student, build_method
+from ifkd.distillation import Views
+from ifkd.distillation.methods import Student, build_method
+from ifkd.models import DetectorOutput, Targets, build_detector
 
 LIMIT = 0.15
 CHANNELS = 256

@@ -27,12 +27,12 @@ import numpy as np
 import rasterio
 from affine import Affine
 
-from deploy.engine import EngineInfo, FakeEngine
-from deploy.measure.watch import process_peak_mb
-from deploy.scenes.outputs import RESULT_NAMES
-from ifkd.detections import Array, Detections
-from ifkd.environment import describe, usable_cores
-from ifkd.files import write_json
+from deploy.bench.system_monitor import process_peak_mb
+from deploy.engines.engine import EngineInfo, FakeEngine
+from deploy.scene.write.writers import RESULT_NAMES
+from ifkd.core.detections import Array, Detections
+from ifkd.core.environment import describe, usable_cores
+from ifkd.core.files import write_json
 
 SECTIONS = ("overhead", "model", "memory")
 STAGES = ("read", "preprocess", "infer", "decode", "journal", "merge", "write")
@@ -201,7 +201,7 @@ def open_fake(_: Any, **__: Any) -> FakeEngine:
 def memory_child(count: int) -> float:
     """Look at tiny scenes on Ray, and return the peak of this process's memory, MB."""
     import deploy.engines  # noqa: PLC0415 - the place that is changed
-    from ifkd.cli import main as ifkd  # noqa: PLC0415
+    from deploy.cli.main import main as ifkd  # noqa: PLC0415
 
     deploy.engines.open_engine = functools.partial(open_fake)  # type: ignore[assignment]
     with tempfile.TemporaryDirectory() as name:

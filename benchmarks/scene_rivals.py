@@ -12,12 +12,12 @@ from sahi.postprocess.combine import GreedyNMMPostprocess, NMMPostprocess, NMSPo
 from sahi.predict import get_sliced_prediction
 from sahi.prediction import ObjectPrediction
 
-from deploy.engine import Engine
-from deploy.scenes.settings import DetectionSettings
-from ifkd.data.imagery import pad, resize
-from ifkd.detections import Array, Detections
-from ifkd.postprocess import select_detections
-from ifkd.tiling import TileGrid
+from deploy.engines.engine import Engine
+from deploy.scene.settings import DetectionSettings
+from ifkd.core.detections import Array, Detections
+from ifkd.core.postprocess import select_detections
+from ifkd.core.tiling import TileGrid
+from ifkd.imagery.image_files import pad, resize
 
 THRESHOLD = 0.5
 

@@ -26,24 +26,24 @@ import rasterio
 from affine import Affine
 from scene_rivals import RIVAL_MERGES, detect_with_sahi, detect_with_supervision
 
-from deploy.engine import EngineInfo, FakeEngine
+from deploy.bench.system_monitor import process_peak_mb
 from deploy.engines import open_engine
-from deploy.measure.watch import process_peak_mb
-from deploy.scenes.journal import Journal
-from deploy.scenes.merge import MergeSettings, TileDetections, merge
-from deploy.scenes.outputs import write_results
-from deploy.scenes.pipeline import detect_scene
-from deploy.scenes.scene import CACHE_BYTES, Scene
-from deploy.scenes.settings import DetectionSettings, grid_for, settings_for
-from deploy.scenes.tile_reader import read_tiles
-from deploy.scenes.truth import read_truth
-from export.bundle import Bundle, open_bundle
-from ifkd.data.imagery import resize
-from ifkd.detections import Array, Detections
-from ifkd.environment import usable_cores
-from ifkd.files import write_json
-from ifkd.postprocess import Selection
-from ifkd.tiling import TileGrid
+from deploy.engines.engine import EngineInfo, FakeEngine
+from deploy.scene.ground_truth import read_truth
+from deploy.scene.merge.merge import MergeSettings, TileDetections, merge
+from deploy.scene.read.scene import CACHE_BYTES, Scene
+from deploy.scene.read.tile_reader import read_tiles
+from deploy.scene.run.pipeline import detect_scene
+from deploy.scene.run.row_journal import Journal
+from deploy.scene.settings import DetectionSettings, grid_for, settings_for
+from deploy.scene.write.writers import write_results
+from export.bundle.bundle import Bundle, open_bundle
+from ifkd.core.detections import Array, Detections
+from ifkd.core.environment import usable_cores
+from ifkd.core.files import write_json
+from ifkd.core.postprocess import Selection
+from ifkd.core.tiling import TileGrid
+from ifkd.imagery.image_files import resize
 
 SECTIONS = ("throughput", "accuracy", "memory", "merge", "start")
 ROUNDS = 3
@@ -309,8 +309,8 @@ def starting(bundle: Bundle, path: Path) -> list[Figure]:
 
 def start_child(bundle: str, scene: str, folder: str) -> None:
     """Run `ifkd detect` until the engine is asked for the first time."""
+    from deploy.cli.main import main as ifkd  # noqa: PLC0415 - likewise
     from deploy.engines.onnxruntime_engine import OnnxRuntimeEngine  # noqa: PLC0415 - its import is part of the start
-    from ifkd.cli import main as ifkd  # noqa: PLC0415 - likewise
 
     def stop(_: OnnxRuntimeEngine, tiles: Array) -> None:
         os._exit(0 if len(tiles) else 1)

@@ -18,9 +18,9 @@ import numpy as np
 import rasterio
 from rasterio.windows import Window
 
-from deploy.measure.watch import process_peak_mb
-from ifkd.data.tiles.make import make_tiles
-from ifkd.data.tiles.plan import TileRules
+from deploy.bench.system_monitor import process_peak_mb
+from ifkd.data.slicing.slice_dataset import make_tiles
+from ifkd.data.slicing.tile_plan import TileRules
 
 LIMIT_MB = 500.0
 

@@ -26,18 +26,18 @@ import torch
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
-from deploy.measure.watch import process_peak_mb
+from deploy.bench.system_monitor import process_peak_mb
 from ifkd import recipe
-from ifkd.config import parse
-from ifkd.data.dataset import Batch, TileDataset, collate
+from ifkd.core.config import parse
 from ifkd.data.splits import read_split
-from ifkd.detectors import build_detector, normalise
-from ifkd.detectors.faster_rcnn import FasterRcnn
-from ifkd.knowledge import Knowledge, Taught
-from ifkd.knowledge.keeping import keeping_of
-from ifkd.methods import Student, build_method
-from ifkd.training.optimisation import build_autocast, build_optimizer, place
-from ifkd.training.step import Step
+from ifkd.distillation import Knowledge, Taught
+from ifkd.distillation.cache_spec import keeping_of
+from ifkd.distillation.methods import Student, build_method
+from ifkd.models import build_detector, normalise
+from ifkd.models.faster_rcnn import FasterRcnn
+from ifkd.training.dataset import Batch, TileDataset, collate
+from ifkd.training.optim import build_autocast, build_optimizer, place
+from ifkd.training.train_step import Step
 
 CLASSES = 7
 GOAL_ALL_KEPT = 1.35

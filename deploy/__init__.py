@@ -8,7 +8,7 @@ result = detect("runs/ships/bundle", "scene.tif", score=0.3)
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from deploy.scenes.pipeline import detect
+    from deploy.scene.run.pipeline import detect
 
 __all__ = ["detect"]
 
@@ -16,7 +16,7 @@ __all__ = ["detect"]
 def __getattr__(name: str) -> Any:
     """Load `detect` when it is first asked for, so that importing any part of this package stays cheap."""
     if name == "detect":
-        from deploy.scenes.pipeline import detect  # noqa: PLC0415
+        from deploy.scene.run.pipeline import detect  # noqa: PLC0415
 
         return detect
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

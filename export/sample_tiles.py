@@ -5,11 +5,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ifkd import recipe
+from ifkd.core.detections import Array
+from ifkd.core.errors import DataError
 from ifkd.data.coco import LabelledImage
-from ifkd.data.imagery import pad, read_image, resize
 from ifkd.data.splits import read_split
-from ifkd.detections import Array
-from ifkd.errors import DataError
+from ifkd.imagery.image_files import pad, read_image, resize
 
 DEFAULT_COUNT = 8
 NOISE_SEED = 7

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from export.bundle import Bundle, add_file, open_bundle
-from export.sidecar import BatchProfile, DeliveredPrecision, EngineSidecar, sidecar_path
-from ifkd.files import sha256_of, write_json
+from export.bundle.bundle import Bundle, add_file, open_bundle
+from export.bundle.engine_metadata import BatchProfile, DeliveredPrecision, EngineSidecar, sidecar_path
+from ifkd.core.files import sha256_of, write_json
 
 
 @pytest.fixture(scope="session")
@@ -16,9 +16,9 @@ def checkpoint_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained detector of 64 px tiles whose scores and boxes spread, with its recipe; there are no images."""
     import torch
 
-    from ifkd.checkpoint import CheckpointMeta, save_checkpoint
-    from ifkd.config import parse
-    from ifkd.detectors import build_detector
+    from ifkd.core.config import parse
+    from ifkd.models import build_detector
+    from ifkd.models.checkpoint import CheckpointMeta, save_checkpoint
     from ifkd.recipe import Recipe
 
     folder = tmp_path_factory.mktemp("checkpoint")
@@ -61,7 +61,7 @@ def checkpoint_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def whole_bundle(checkpoint_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the exported bundle, FP32 and FP16; not to be changed."""
-    from export.producer import export_checkpoint
+    from export.export_bundle import export_checkpoint
 
     return export_checkpoint(checkpoint_path, tmp_path_factory.mktemp("bundles") / "tiny").path
 
@@ -69,7 +69,7 @@ def whole_bundle(checkpoint_path: Path, tmp_path_factory: pytest.TempPathFactory
 @pytest.fixture(scope="session")
 def free_bundle(checkpoint_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a bundle in FP32 that takes tiles of 32 to 128 px; not to be changed."""
-    from export.producer import export_checkpoint
+    from export.export_bundle import export_checkpoint
 
     words = ["precisions=['fp32']", "tile_sides_px=[32, 128]"]
     return export_checkpoint(checkpoint_path, tmp_path_factory.mktemp("bundles") / "free", overrides=words).path
@@ -90,7 +90,8 @@ def without_exporting(whole_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Ca
 
     def arrange() -> None:
         monkeypatch.setattr(
-            "export.producer.export_onnx", lambda _graph, path, **_: shutil.copyfile(whole_bundle / "model.onnx", path)
+            "export.export_bundle.export_onnx",
+            lambda _graph, path, **_: shutil.copyfile(whole_bundle / "model.onnx", path),
         )
 
     return arrange

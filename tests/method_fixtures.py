@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from ifkd import recipe
-from ifkd.detectors import Detector, DetectorOutput, Targets, build_detector
-from ifkd.knowledge import Views
-from ifkd.methods import Method, Student, build_method
+from ifkd.distillation import Views
+from ifkd.distillation.methods import Method, Student, build_method
+from ifkd.models import Detector, DetectorOutput, Targets, build_detector
 from ifkd.recipe import Distillation
 
 RIVALS = ("fitnet", "at", "fkd", "fgd", "frs", "arsd", "insdist", "pkd", "cwd", "crosskd")

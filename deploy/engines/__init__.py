@@ -2,10 +2,10 @@
 
 from typing import get_args
 
-from deploy.engine import Backend, Engine
-from export.bundle import Bundle
-from export.manifest import Precision
-from ifkd.errors import EngineError, UsageError
+from deploy.engines.engine import Backend, Engine
+from export.bundle.bundle import Bundle
+from export.bundle.manifest import Precision
+from ifkd.core.errors import EngineError, UsageError
 
 ON_GPU: tuple[Backend, ...] = ("onnxruntime-cuda", "onnxruntime-tensorrt", "tensorrt")
 """Backends that need a GPU where they are opened."""

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from export import nvidia
-from ifkd.detections import Array
-from ifkd.errors import EngineError
+from export.tensorrt import tensorrt_api
+from ifkd.core.detections import Array
+from ifkd.core.errors import EngineError
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ class Cuda:
     """The few calls of the CUDA runtime that an engine makes. What is made belongs to an `owner` that frees it."""
 
     def __init__(self) -> None:
-        self._runtime: nvidia.CudaRuntime = nvidia.load_cuda("The backend tensorrt")
+        self._runtime: tensorrt_api.CudaRuntime = tensorrt_api.load_cuda("The backend tensorrt")
 
     def stream(self, owner: contextlib.ExitStack) -> int:
         """Return a stream that does not wait for the default one."""
@@ -42,7 +42,7 @@ class Cuda:
         owner.callback(self._give_back, self._runtime.cudaStreamDestroy, stream)
         return int(stream)
 
-    def event(self, owner: contextlib.ExitStack) -> nvidia.CudaEvent:
+    def event(self, owner: contextlib.ExitStack) -> tensorrt_api.CudaEvent:
         """Return an event that notes its time."""
         (event,) = self._call(self._runtime.cudaEventCreate)
         owner.callback(self._give_back, self._runtime.cudaEventDestroy, event)
@@ -82,15 +82,15 @@ class Cuda:
         kind = self._runtime.cudaMemcpyKind.cudaMemcpyDeviceToDevice
         self._call(self._runtime.cudaMemcpyAsync, target, source, size, kind, stream)
 
-    def record(self, event: nvidia.CudaEvent, stream: int) -> None:
+    def record(self, event: tensorrt_api.CudaEvent, stream: int) -> None:
         """Let an event happen when everything given to the stream so far is done."""
         self._call(self._runtime.cudaEventRecord, event, stream)
 
-    def follow(self, stream: int, event: nvidia.CudaEvent) -> None:
+    def follow(self, stream: int, event: tensorrt_api.CudaEvent) -> None:
         """Let a stream go on only when an event has happened."""
         self._call(self._runtime.cudaStreamWaitEvent, stream, event, 0)
 
-    def wait_for(self, event: nvidia.CudaEvent) -> None:
+    def wait_for(self, event: tensorrt_api.CudaEvent) -> None:
         """Wait until an event has happened."""
         self._call(self._runtime.cudaEventSynchronize, event)
 
@@ -99,19 +99,19 @@ class Cuda:
         for stream in streams:
             self._give_back(self._runtime.cudaStreamSynchronize, stream)
 
-    def milliseconds(self, first: nvidia.CudaEvent, second: nvidia.CudaEvent) -> float:
+    def milliseconds(self, first: tensorrt_api.CudaEvent, second: tensorrt_api.CudaEvent) -> float:
         """Return the time between two events that have happened."""
         (elapsed,) = self._call(self._runtime.cudaEventElapsedTime, first, second)
         return float(elapsed)
 
     def recorded(
         self, owner: contextlib.ExitStack, work: Callable[[], bool], stream: int
-    ) -> tuple[nvidia.CudaGraph | None, str]:
+    ) -> tuple[tensorrt_api.CudaGraph | None, str]:
         """Return what `work` gives to the stream as a graph to be launched again, or None and why there is none.
 
         Nothing of it runs. Work of other threads on the GPU does not disturb the recording.
         """
-        runtime: nvidia.CudaRuntime = self._runtime
+        runtime: tensorrt_api.CudaRuntime = self._runtime
         ok = runtime.cudaError_t.cudaSuccess
         (status,) = runtime.cudaStreamBeginCapture(
             stream, runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
@@ -137,11 +137,11 @@ class Cuda:
         owner.callback(self._give_back, runtime.cudaGraphExecDestroy, executable)
         return executable, "recorded"
 
-    def launch(self, graph: nvidia.CudaGraph, stream: int) -> None:
+    def launch(self, graph: tensorrt_api.CudaGraph, stream: int) -> None:
         """Start a graph's work."""
         self._call(self._runtime.cudaGraphLaunch, graph, stream)
 
-    def _call(self, function: nvidia.CudaFunction, *arguments: Any) -> tuple[Any, ...]:
+    def _call(self, function: tensorrt_api.CudaFunction, *arguments: Any) -> tuple[Any, ...]:
         status, *values = function(*arguments)
         if status != self._runtime.cudaError_t.cudaSuccess:
             raise EngineError(
@@ -150,7 +150,7 @@ class Cuda:
             )
         return tuple(values)
 
-    def _give_back(self, function: nvidia.CudaFunction, handle: Any) -> None:
+    def _give_back(self, function: tensorrt_api.CudaFunction, handle: Any) -> None:
         """Free a handle; closing goes on when that fails, as nothing else can be done about it."""
         (status,) = function(handle)
         if status != self._runtime.cudaError_t.cudaSuccess:

@@ -6,12 +6,12 @@ Opening a plan of another version or GPU fails late and says little, so nothing 
 from dataclasses import dataclass
 from pathlib import Path
 
-from export import nvidia
-from export.bundle import Bundle
-from export.manifest import Precision
-from export.nvidia import Gpu, load_tensorrt, release_of
-from export.sidecar import PORTABLE, EngineSidecar, read_sidecar, sidecar_path
-from ifkd.errors import EngineError, IfkdError
+from export.bundle.bundle import Bundle
+from export.bundle.engine_metadata import PORTABLE, EngineSidecar, read_sidecar, sidecar_path
+from export.bundle.manifest import Precision
+from export.tensorrt import tensorrt_api
+from export.tensorrt.tensorrt_api import Gpu, load_tensorrt, release_of
+from ifkd.core.errors import EngineError, IfkdError
 
 PORTABLE_CAPABILITIES = "8.0, 8.6, 8.9, 12.0 and later"
 """GPUs that TensorRT-RTX's documentation names for portable engines."""
@@ -23,7 +23,7 @@ class Fit:
 
     name: str
     sidecar: EngineSidecar
-    trt: nvidia.Module
+    trt: tensorrt_api.Module
     """The runtime's module."""
 
 

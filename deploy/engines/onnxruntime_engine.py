@@ -13,12 +13,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from deploy.engine import Backend, Engine, EngineInfo, InferenceParts
-from export.bundle import Bundle
-from export.manifest import Manifest, Precision
-from ifkd.detections import Array, Candidates
-from ifkd.environment import installed_packages, usable_cores
-from ifkd.errors import BundleError, EngineError, MissingExtraError
+from deploy.engines.engine import Backend, Engine, EngineInfo, InferenceParts
+from export.bundle.bundle import Bundle
+from export.bundle.manifest import Manifest, Precision
+from ifkd.core.detections import Array, Candidates
+from ifkd.core.environment import installed_packages, usable_cores
+from ifkd.core.errors import BundleError, EngineError, MissingExtraError
 
 Provider = Literal["cpu", "cuda", "tensorrt"]
 

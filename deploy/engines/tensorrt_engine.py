@@ -19,16 +19,16 @@ from typing import Any
 
 import numpy as np
 
-from deploy.engine import Engine, EngineInfo, InferenceParts
 from deploy.engines.cuda_stream import Buffer, Cuda
+from deploy.engines.engine import Engine, EngineInfo, InferenceParts
 from deploy.engines.engine_choice import Fit, find_engine
-from export import nvidia
-from export.bundle import Bundle
-from export.manifest import Precision
-from export.nvidia import MessageLog, gpu_of_this_machine
-from export.sidecar import BatchProfile
-from ifkd.detections import Array, Candidates
-from ifkd.errors import BundleError, EngineError
+from export.bundle.bundle import Bundle
+from export.bundle.engine_metadata import BatchProfile
+from export.bundle.manifest import Precision
+from export.tensorrt import tensorrt_api
+from export.tensorrt.tensorrt_api import MessageLog, gpu_of_this_machine
+from ifkd.core.detections import Array, Candidates
+from ifkd.core.errors import BundleError, EngineError
 
 logger = logging.getLogger(__name__)
 
@@ -48,12 +48,12 @@ class _Slot:
     tiles: Buffer
     answers: dict[str, Array]
     """Pinned."""
-    begun: nvidia.CudaEvent
-    uploaded: nvidia.CudaEvent
-    started: nvidia.CudaEvent
+    begun: tensorrt_api.CudaEvent
+    uploaded: tensorrt_api.CudaEvent
+    started: tensorrt_api.CudaEvent
     """The batch before it is done."""
-    computed: nvidia.CudaEvent
-    downloaded: nvidia.CudaEvent
+    computed: tensorrt_api.CudaEvent
+    downloaded: tensorrt_api.CudaEvent
     batch: int = 0
     """Tiles it holds; 0 when it is free."""
 
@@ -62,8 +62,8 @@ class _Slot:
 class _Shape:
     """How batches of one shape are run."""
 
-    context: nvidia.IExecutionContext
-    graph: nvidia.CudaGraph | None = None
+    context: tensorrt_api.IExecutionContext
+    graph: tensorrt_api.CudaGraph | None = None
     why: str = ""
     """`replayed`, or why there is no graph; empty before the first run."""
 
@@ -87,7 +87,7 @@ class TensorRTEngine(Engine):
         self._open = contextlib.ExitStack()
         self._shapes: dict[tuple[int, ...], _Shape] = {}
         self._slots: list[_Slot] = []
-        self._engine: nvidia.ICudaEngine = None
+        self._engine: tensorrt_api.ICudaEngine = None
         self._with_graphs = graphs
         self._parts: InferenceParts | None = None
         gpu = gpu_of_this_machine()
@@ -151,11 +151,11 @@ class TensorRTEngine(Engine):
 
     def _start(self, fit: Fit, path: Path) -> None:
         """Open the plan, check its tensors and reserve memory for the largest batch."""
-        self._trt: nvidia.Module = fit.trt
+        self._trt: tensorrt_api.Module = fit.trt
         log = MessageLog()
         trt_log = log.of(self._trt)
         runtime = self._trt.Runtime(trt_log)
-        engine: nvidia.ICudaEngine = runtime.deserialize_cuda_engine(path.read_bytes())
+        engine: tensorrt_api.ICudaEngine = runtime.deserialize_cuda_engine(path.read_bytes())
         if engine is None:
             raise EngineError(
                 f"The runtime refuses {path} ({log.first_error()})",
@@ -245,7 +245,7 @@ class TensorRTEngine(Engine):
             if shape.graph is None and self._with_graphs:
                 logger.warning("%s: no CUDA graph for tiles of %s: %s", self.info.file, list(tiles), shape.why)
 
-    def _record(self, context: nvidia.IExecutionContext) -> tuple[nvidia.CudaGraph | None, str]:
+    def _record(self, context: tensorrt_api.IExecutionContext) -> tuple[tensorrt_api.CudaGraph | None, str]:
         """Return the graph of a context that was run, or None and why there is none."""
         if not self._with_graphs:
             return None, "graphs are switched off"
@@ -277,7 +277,7 @@ class TensorRTEngine(Engine):
         self._shapes[tiles] = _Shape(context)
         return self._shapes[tiles]
 
-    def _check_tensors(self, engine: nvidia.ICudaEngine) -> None:
+    def _check_tensors(self, engine: tensorrt_api.ICudaEngine) -> None:
         """Refuse a plan whose tensors are not what the manifest promises; memory is reserved by these shapes."""
         k, sizes = self.info.candidates, self.info.sizes
         expected = {

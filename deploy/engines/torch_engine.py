@@ -7,16 +7,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from deploy.engine import Engine, EngineInfo
-from export.bundle import Bundle
-from export.graph import CandidateGraph
-from export.manifest import Precision
-from ifkd.checkpoint import build_from, load_checkpoint
-from ifkd.config import load
-from ifkd.detections import Array, Candidates
-from ifkd.environment import usable_cores
-from ifkd.errors import BundleError, EngineError
-from ifkd.files import sha256_of
+from deploy.engines.engine import Engine, EngineInfo
+from export.bundle.bundle import Bundle
+from export.bundle.manifest import Precision
+from export.onnx.exportable import CandidateGraph
+from ifkd.core.config import load
+from ifkd.core.detections import Array, Candidates
+from ifkd.core.environment import usable_cores
+from ifkd.core.errors import BundleError, EngineError
+from ifkd.core.files import sha256_of
+from ifkd.models.checkpoint import build_from, load_checkpoint
 from ifkd.recipe import Recipe
 
 

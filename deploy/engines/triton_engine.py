@@ -17,12 +17,12 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from deploy.engine import Engine, EngineInfo
-from export.bundle import Bundle
-from export.manifest import Manifest, Precision
-from export.triton import SOURCE_KEY, model_name
-from ifkd.detections import Array, Candidates
-from ifkd.errors import BundleError, EngineError, MissingExtraError, UsageError
+from deploy.engines.engine import Engine, EngineInfo
+from export.bundle.bundle import Bundle
+from export.bundle.manifest import Manifest, Precision
+from export.triton.repository import SOURCE_KEY, model_name
+from ifkd.core.detections import Array, Candidates
+from ifkd.core.errors import BundleError, EngineError, MissingExtraError, UsageError
 
 T = TypeVar("T")
 

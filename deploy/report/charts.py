@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ifkd.pages.chart import (
+from ifkd.core.html.chart import (
     GLYPH,
     SERIES,
     WIDTH,

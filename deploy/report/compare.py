@@ -12,12 +12,12 @@ from typing import Literal
 
 from pydantic import NonNegativeFloat, PositiveFloat
 
-from deploy.measure.bench import BenchCell, name_of
-from deploy.measure.records import now
+from deploy.accuracy.provenance import now
+from deploy.bench.bench import BenchCell, name_of
 from deploy.report.report import Report
 from ifkd import __version__
-from ifkd.config import Schema
-from ifkd.pages.table import Table
+from ifkd.core.config import Schema
+from ifkd.core.html.table import Table
 
 State = Literal["same", "better", "regression", "not judged"]
 ABSENT = "–"

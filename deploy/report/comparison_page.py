@@ -6,7 +6,7 @@ It is drawn from the comparison alone, needs no network, and equal input gives e
 from typing import Any
 
 from deploy.report.compare import ABSENT, MARKS, Change, Comparison, State, notes_of
-from ifkd.pages.document import environment, style
+from ifkd.core.html.document import environment, style
 
 STATES: dict[State, str] = {
     "same": "",

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deploy.measure.evaluation import Evaluation
+from deploy.accuracy.evaluation import Evaluation
 from deploy.report import charts
 from deploy.report.charts import Point, Strip
 from deploy.report.report import Picture, Report, SceneRun
@@ -39,10 +39,10 @@ from deploy.report.tables import (
     unmatched_table,
 )
 from deploy.report.verdict import Status, parts_of
-from ifkd.files import atomic_path, make_folder, write_json
-from ifkd.pages import chart
-from ifkd.pages.chart import Chart, Series
-from ifkd.pages.document import environment, style
+from ifkd.core.files import atomic_path, make_folder, write_json
+from ifkd.core.html import chart
+from ifkd.core.html.chart import Chart, Series
+from ifkd.core.html.document import environment, style
 
 WORDS: dict[Status, str] = {
     "passed": "Passed",

@@ -9,14 +9,14 @@ from typing import Any, Literal
 
 from PIL import Image
 
-from deploy.measure.bench import Bench
-from deploy.measure.evaluation import Evaluation
-from deploy.measure.parity import Parity
-from deploy.measure.records import now
+from deploy.accuracy.evaluation import Evaluation
+from deploy.accuracy.provenance import now
+from deploy.bench.bench import Bench
+from deploy.parity.parity import Parity
 from deploy.report.verdict import Verdict, judge
 from ifkd import __version__
-from ifkd.config import Schema
-from ifkd.errors import DataError
+from ifkd.core.config import Schema
+from ifkd.core.errors import DataError
 
 RUN_NAME = "run.json"
 PICTURES = {"quicklook.png": "overview", "quicklook_detail.png": "detail"}

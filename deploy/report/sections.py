@@ -2,17 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 
-from deploy.measure.bench import Bench, BenchCell, name_of, on_gpu
-from deploy.measure.parity import Parity, ParityCell
-from deploy.measure.ratios import Ratio
-from deploy.measure.stages import StageName
-from deploy.measure.subject import SubjectRecord
+from deploy.accuracy.evaluated_model import SubjectRecord
+from deploy.bench.bench import Bench, BenchCell, name_of, on_gpu
+from deploy.bench.speedup import Ratio
+from deploy.bench.stage_timing import StageName
+from deploy.parity.parity import Parity, ParityCell
 from deploy.report import charts
 from deploy.report.report import Report
 from deploy.report.tables import ABSENT, ap, millions, milliseconds, parity_of, rate, size
-from ifkd.pages import chart
-from ifkd.pages.chart import Chart, Series
-from ifkd.pages.table import Table
+from ifkd.core.html import chart
+from ifkd.core.html.chart import Chart, Series
+from ifkd.core.html.table import Table
 
 STAGE_WORDS: dict[StageName, str] = {
     "read": "read the file",

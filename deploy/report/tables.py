@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
-from deploy.measure.bench import Bench, BenchCell
-from deploy.measure.evaluation import Evaluation
-from deploy.measure.gates import Gate
-from deploy.measure.parity import Parity, ParityCell
+from deploy.accuracy.evaluation import Evaluation
+from deploy.bench.bench import Bench, BenchCell
+from deploy.parity.parity import Parity, ParityCell
+from deploy.parity.tolerances import Gate
 from deploy.report.report import Report
 from deploy.report.verdict import parts_of
-from ifkd.pages.table import Table
+from ifkd.core.html.table import Table
 
 ABSENT = "–"
 LONGEST_REASON = 60

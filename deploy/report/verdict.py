@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from deploy.measure.bench import Bench, reservations
-from deploy.measure.evaluation import Evaluation
-from deploy.measure.parity import Parity
-from ifkd.config import Schema
+from deploy.accuracy.evaluation import Evaluation
+from deploy.bench.bench import Bench, reservations
+from deploy.parity.parity import Parity
+from ifkd.core.config import Schema
 
 Status = Literal["passed", "reserved", "failed", "open", "info"]
 Part = Literal["teacher", "plain", "distilled"]

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from ifkd.detections import Array, Detections
-from ifkd.errors import DataError
-from ifkd.files import write_json
+from ifkd.core.detections import Array, Detections
+from ifkd.core.errors import DataError
+from ifkd.core.files import write_json
 
 OVERSHOOT_PX = 2.0
 """How far a box may reach beyond its image, as label tools round; it is cut. Further out is a mistake."""

@@ -1,8 +1,8 @@
 """What a recipe holds: every option, its meaning and its default. configs/ holds complete ones."""
 
-from ifkd.recipe.ifkd import PRESETS, Adapter, Disturbance, Frequency, HeadLoss, Ifkd, Preset, Similarity
+from ifkd.recipe.ifkd_options import PRESETS, Adapter, Disturbance, Frequency, HeadLoss, Ifkd, Preset, Similarity
 from ifkd.recipe.levels import LEVELS, Family, Level, LevelChoice, chosen_levels
-from ifkd.recipe.methods import (
+from ifkd.recipe.method_options import (
     Arsd,
     AttentionTransfer,
     CrossKd,
@@ -16,7 +16,6 @@ from ifkd.recipe.methods import (
     NoMethod,
     Pkd,
 )
-from ifkd.recipe.ranges import NonNegative, Share
 from ifkd.recipe.recipe import (
     SCHEDULES,
     Augmentation,
@@ -29,6 +28,7 @@ from ifkd.recipe.recipe import (
     Role,
     Training,
 )
+from ifkd.recipe.validators import NonNegative, Share
 
 __all__ = [
     "LEVELS",

@@ -6,14 +6,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
-from ifkd.config import Schema
-from ifkd.data.stretch import Imagery
-from ifkd.postprocess import Selection
-from ifkd.recipe.ifkd import Ifkd
+from ifkd.core.config import Schema
+from ifkd.core.input_shapes import STEP_PX
+from ifkd.core.postprocess import Selection
+from ifkd.imagery.contrast import Imagery
+from ifkd.recipe.ifkd_options import Ifkd
 from ifkd.recipe.levels import LEVELS, Family, Level, LevelChoice
-from ifkd.recipe.methods import CrossKd, Cwd, MethodOptions, Pkd
-from ifkd.recipe.ranges import NonNegative, Share, rising
-from ifkd.tile_sizes import STEP_PX
+from ifkd.recipe.method_options import CrossKd, Cwd, MethodOptions, Pkd
+from ifkd.recipe.validators import NonNegative, Share, rising
 
 
 class Augmentation(Schema):

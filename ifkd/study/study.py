@@ -15,20 +15,20 @@ from typing import Any, cast
 
 from pydantic import ValidationError
 
-from ifkd.checkpoint import build_from, load_checkpoint
-from ifkd.config import differences, dump
-from ifkd.config import load as load_config
+from ifkd.compute.device import best_device, gpu_groups
+from ifkd.core.config import differences, dump
+from ifkd.core.config import load as load_config
+from ifkd.core.environment import usable_cores
+from ifkd.core.errors import OutputError, TrainingError
+from ifkd.core.files import make_folder, sha256_of, sole_user, write_json, write_text
 from ifkd.data.splits import read_split
-from ifkd.device import best_device, gpu_groups
-from ifkd.environment import usable_cores
-from ifkd.errors import OutputError, TrainingError
-from ifkd.files import make_folder, sha256_of, sole_user, write_json, write_text
-from ifkd.prediction import validate
+from ifkd.models.checkpoint import build_from, load_checkpoint
 from ifkd.recipe import Recipe
-from ifkd.study.paper import DataSet
-from ifkd.study.record import TEACHER, Outcome, StudyRecord, run_name
+from ifkd.study.paper_tables import DataSet
+from ifkd.study.study_record import TEACHER, Outcome, StudyRecord, run_name
 from ifkd.study.variant import Variant
-from ifkd.training.run import BEST, RESULT
+from ifkd.training.prediction import validate
+from ifkd.training.run_folder import BEST, RESULT
 
 logger = logging.getLogger(__name__)
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ifkd.errors import UsageError, did_you_mean
+from ifkd.core.errors import UsageError, did_you_mean
 
 METHODS = ("fitnet", "at", "fkd", "fgd", "frs", "arsd", "insdist", "pkd", "cwd", "crosskd", "ifkd")
 """All methods, IFKD last."""

@@ -11,10 +11,10 @@ import torchvision
 from safetensors.torch import load_file
 
 from ifkd import recipe
-from ifkd.checkpoint import build_from, load_checkpoint
-from ifkd.config import parse
-from ifkd.errors import CheckpointError
-from ifkd.runs import distill_student, train_role
+from ifkd.core.config import parse
+from ifkd.core.errors import CheckpointError
+from ifkd.models.checkpoint import build_from, load_checkpoint
+from ifkd.training.pipelines import distill_student, train_role
 
 FAMILIES = ("retinanet", "faster_rcnn")
 

@@ -27,8 +27,8 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from ifkd.distributed import peers
-from ifkd.errors import TrainingError
+from ifkd.compute.distributed import peers
+from ifkd.core.errors import TrainingError
 
 CLUSTERS = Path(__file__).parents[2] / "configs" / "clusters"
 WORDS = ("train", "tiny.toml", "student.training.epochs=8", "student.training.save_minutes=0")

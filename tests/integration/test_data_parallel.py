@@ -15,9 +15,9 @@ import tomli_w
 import torch
 from safetensors.torch import load_file
 
-from ifkd.checkpoint import CheckpointMeta, save_checkpoint
-from ifkd.config import parse
-from ifkd.detectors import build_detector
+from ifkd.core.config import parse
+from ifkd.models import build_detector
+from ifkd.models.checkpoint import CheckpointMeta, save_checkpoint
 from ifkd.recipe import Recipe
 
 

@@ -12,9 +12,9 @@ import tomli_w
 from conftest import tiny_recipe
 from PIL import Image
 
-from ifkd.checkpoint import load_checkpoint
-from ifkd.cli import main
+from deploy.cli.main import main
 from ifkd.data.readers.ship_classes import LEVEL_NAMES
+from ifkd.models.checkpoint import load_checkpoint
 
 SIZE = (64, 96)
 SHIPS = {"Arleigh Burke DD": (1, 2, 6, 11), "Dock": (2, 4, 25, 50)}

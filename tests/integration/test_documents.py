@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
+from deploy.cli.main import VERBS
 from ifkd import recipe
-from ifkd.cli import VERBS
-from ifkd.mobile_sam import CHECKPOINT_BYTES, CHECKPOINT_SHA256, CHECKPOINT_URL
+from ifkd.models.mobile_sam.encoder import CHECKPOINT_BYTES, CHECKPOINT_SHA256, CHECKPOINT_URL
 
 ROOT = Path(__file__).parents[2]
 ARCHITECTURE = ROOT / "docs" / "architecture.md"

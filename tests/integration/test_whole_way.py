@@ -9,7 +9,7 @@ import pytest
 import rasterio
 import tomli_w
 
-from ifkd.cli import main
+from deploy.cli.main import main
 
 ROOT = Path(__file__).parents[2]
 

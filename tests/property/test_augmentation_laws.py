@@ -16,8 +16,8 @@ from torchvision.transforms.v2 import functional as transforms
 
 from ifkd import recipe
 from ifkd.data.coco import CocoDataset, read_coco
-from ifkd.data.dataset import EpochSampler, Sample, TileDataset, collate, scaled
-from ifkd.data.imagery import read_image
+from ifkd.imagery.image_files import read_image
+from ifkd.training.dataset import EpochSampler, Sample, TileDataset, collate, scaled
 
 BOX = (7, 22, 31, 30)
 """x1, y1, x2, y2 of the painted object; off centre, so that every symmetry puts it elsewhere."""

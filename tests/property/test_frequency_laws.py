@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ifkd import recipe
-from ifkd.fusion.frequency import FrequencyFilter, low_pass, reconstruct, richness
+from ifkd.distillation.fdr import FrequencyFilter, low_pass, reconstruct, richness
 
 SHAPES = ((1, 1), (2, 3), (7, 11), (13, 21), (25, 42), (42, 25), (101, 67))
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ifkd import recipe
-from ifkd.fusion.hyperbolic import expmap0, mobius_add, mobius_distance, similarity_mask, tangent_distance
+from ifkd.distillation.hsm import expmap0, mobius_add, mobius_distance, similarity_mask, tangent_distance
 
 SHAPES = ((1, 1), (2, 3), (7, 11), (13, 21), (25, 42), (101, 67))
 CURVATURES = (1.0, 0.1, 0.01, 1 / 256)

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from ifkd import recipe
-from ifkd.detectors import DetectorOutput, Targets
-from ifkd.fusion.disturbance import disturbance, width_projection
-from ifkd.knowledge import Views
-from ifkd.methods import Student, build_method
-from ifkd.methods.attention import attention_transfer
-from ifkd.methods.ifkd import IfkdMethod
+from ifkd.distillation import Views
+from ifkd.distillation.ede import disturbance, width_projection
+from ifkd.distillation.methods import Student, build_method
+from ifkd.distillation.methods.attention_transfer import attention_transfer
+from ifkd.distillation.methods.ifkd import IfkdMethod
+from ifkd.models import DetectorOutput, Targets
 
 SHAPES = ((13, 21), (7, 11), (3, 5), (2, 3), (1, 2))
 """Levels of an oblong image, finest first."""

@@ -10,10 +10,10 @@ from test_ifkd_laws import CHANNELS, RMS, SHAPES, embedding, make, output, plain
 from torch import Tensor, multiprocessing, nn
 
 from ifkd import recipe
-from ifkd.config import dump, parse
-from ifkd.detectors import DetectorOutput
-from ifkd.methods import Student, build_method
-from ifkd.methods.ifkd import IfkdMethod
+from ifkd.core.config import dump, parse
+from ifkd.distillation.methods import Student, build_method
+from ifkd.distillation.methods.ifkd import IfkdMethod
+from ifkd.models import DetectorOutput
 
 
 def mask_logits(seed: int = 0) -> Tensor:

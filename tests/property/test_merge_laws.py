@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deploy.scenes.merge import MergeSettings, TileDetections, merge
-from deploy.scenes.overlaps import overlapping_pairs, pairs_between
-from ifkd.detections import Detections, nms, pairwise_iou
-from ifkd.tiling import TileGrid
+from deploy.scene.merge.merge import MergeSettings, TileDetections, merge
+from deploy.scene.merge.overlaps import overlapping_pairs, pairs_between
+from ifkd.core.detections import Detections, nms, pairwise_iou
+from ifkd.core.tiling import TileGrid
 
 SIZE = (150, 170)
 GRID = TileGrid(SIZE, (64, 64), 20)
@@ -76,7 +76,7 @@ def rows(found):
     ]
 
 
-# ---- the slow version: plain Python on lists of dicts, written from the docstring of deploy.scenes.merge ----
+# ---- the slow version: plain Python on lists of dicts, written from the docstring of deploy.scene.merge.merge ----
 
 
 def slow_merge(found, rule):

@@ -16,12 +16,12 @@ from method_fixtures import (
 from torchvision.models.detection.retinanet import RetinaNetHead
 
 from ifkd import recipe
-from ifkd.detectors import DetectorOutput
-from ifkd.methods.arsd import area_weight, level_of_object
-from ifkd.methods.attention import attention_transfer
-from ifkd.methods.cwd import channel_divergence
-from ifkd.methods.fgd import inherit, object_masks
-from ifkd.methods.pkd import standardised
+from ifkd.distillation.methods.arsd import area_weight, level_of_object
+from ifkd.distillation.methods.attention_transfer import attention_transfer
+from ifkd.distillation.methods.cwd import channel_divergence
+from ifkd.distillation.methods.fgd import inherit, object_masks
+from ifkd.distillation.methods.pkd import standardised
+from ifkd.models import DetectorOutput
 
 WEIGHTS = {
     "fitnet": ("weight",),

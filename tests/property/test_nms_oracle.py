@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ifkd.detections import Detections, nms, pairwise_iou
+from ifkd.core.detections import Detections, nms, pairwise_iou
 
 torch = pytest.importorskip("torch")
 ops = pytest.importorskip("torchvision.ops")

@@ -11,13 +11,13 @@ from affine import Affine
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deploy.scenes.merge import MergeSettings, TileDetections, merge
+from deploy.scene.merge.merge import MergeSettings, TileDetections, merge
+from ifkd.core.detections import Detections
+from ifkd.core.tiling import TileGrid, Window
 from ifkd.data.coco import check_content, read_coco
-from ifkd.data.tiles.labels import put_together
-from ifkd.data.tiles.make import content_of, make_tiles
-from ifkd.data.tiles.plan import PlannedTile, TileRules, chosen, sources_of, tiles_of
-from ifkd.detections import Detections
-from ifkd.tiling import TileGrid, Window
+from ifkd.data.slicing.slice_dataset import content_of, make_tiles
+from ifkd.data.slicing.tile_labels import put_together
+from ifkd.data.slicing.tile_plan import PlannedTile, TileRules, chosen, sources_of, tiles_of
 
 EVERYTHING = {"empty_share": 1.0, "keep_share": 1e-9}
 CATEGORIES = [{"id": 7, "name": "ship"}, {"id": 9, "name": "aircraft"}]

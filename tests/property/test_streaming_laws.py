@@ -5,10 +5,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_merge_laws import GRID, any_settings, rows, seen_by_tiles, worlds
 
-from deploy.scenes.merge import MergeSettings, TileDetections, merge
-from deploy.scenes.streaming import StreamingMerge, closed_islands
-from ifkd.detections import Detections, pairwise_iou
-from ifkd.tiling import TileGrid
+from deploy.scene.merge.merge import MergeSettings, TileDetections, merge
+from deploy.scene.merge.streaming_merge import StreamingMerge, closed_islands
+from ifkd.core.detections import Detections, pairwise_iou
+from ifkd.core.tiling import TileGrid
 
 
 def streamed(found, rule, grid):

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ifkd.errors import ConfigError
-from ifkd.tiling import TileGrid
+from ifkd.core.errors import ConfigError
+from ifkd.core.tiling import TileGrid
 
 
 @st.composite

@@ -10,12 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from ifkd import __version__, recipe
-from ifkd.data.check.boxes import cut, hint_at_form, judge_boxes
-from ifkd.data.check.entries import AnnotationFile, BoxEntry, ImageEntry, read_entries
-from ifkd.data.check.files import FileFacts, inspect_files
-from ifkd.data.check.finding import DROPS_BOX, Findings, shown
-from ifkd.data.check.likeness import Pair, alike, copies
-from ifkd.data.check.record import (
+from ifkd.data.check.box_checks import cut, hint_at_form, judge_boxes
+from ifkd.data.check.check_record import (
     CheckRecord,
     FormRecord,
     PairRecord,
@@ -24,8 +20,12 @@ from ifkd.data.check.record import (
     SourceRecord,
     SplitRecord,
 )
-from ifkd.data.imagery import Imagery
+from ifkd.data.check.finding import DROPS_BOX, Findings, shown
+from ifkd.data.check.image_inspection import FileFacts, inspect_files
+from ifkd.data.check.lenient_coco import AnnotationFile, BoxEntry, ImageEntry, read_entries
+from ifkd.data.check.near_duplicates import Pair, alike, copies
 from ifkd.data.splits import held_out_places, path_of
+from ifkd.imagery.image_files import Imagery
 
 SMALL_PX, LARGE_PX = 32.0, 96.0
 """COCO's bounds between small, medium and large objects: roots of their areas."""

@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from ifkd.core.errors import DataError, UsageError
+from ifkd.core.files import write_json
 from ifkd.data.coco import check_content, read_json
 from ifkd.data.readers.ship_classes import LEVEL_NAMES
 from ifkd.data.readers.source import Source, SourceObject, coco_content, read_lines
 from ifkd.data.readers.text import read_dota, read_yolo
 from ifkd.data.readers.voc import read_sar_aircraft, read_ship_rs, read_voc
-from ifkd.errors import DataError, UsageError
-from ifkd.files import write_json
 
 Form = Literal["coco", "voc", "yolo", "dota", "shiprsimagenet", "sar-aircraft"]
 

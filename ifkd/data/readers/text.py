@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ifkd.data.raster import RasterFile
+from ifkd.core.errors import DataError, SceneError
 from ifkd.data.readers.source import (
     Source,
     SourceImage,
@@ -14,7 +14,7 @@ from ifkd.data.readers.source import (
     number_of,
     read_lines,
 )
-from ifkd.errors import DataError, SceneError
+from ifkd.imagery.raster import RasterFile
 
 DOTA_HEADERS = ("imagesource:", "gsd:")
 

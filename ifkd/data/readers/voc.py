@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from xml.etree.ElementTree import Element
 
+from ifkd.core.errors import DataError
 from ifkd.data.readers.ship_classes import CLASSES, LEVEL_NAMES
 from ifkd.data.readers.source import (
     Source,
@@ -18,7 +19,6 @@ from ifkd.data.readers.source import (
     text_of,
     whole_number_of,
 )
-from ifkd.errors import DataError
 
 SAR_AIRCRAFT_CLASSES = ("A220", "A320/321", "A330", "ARJ21", "Boeing737", "Boeing787", "other")
 EDGES = ("xmin", "ymin", "xmax", "ymax")

@@ -5,18 +5,18 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from ifkd.data.folder import Kind, made_once
+from ifkd.core.detections import Array
+from ifkd.core.files import make_folder, write_json
+from ifkd.core.progress import progress, track
+from ifkd.core.tiling import Window
+from ifkd.core.workers import Mapper, mapper
+from ifkd.data.generated_folder import Kind, made_once
 from ifkd.data.synthetic.annotation import coco_file
 from ifkd.data.synthetic.config import SPLITS
 from ifkd.data.synthetic.painters import AnySynthetic
 from ifkd.data.synthetic.picture import Truth
 from ifkd.data.synthetic.scene import check_crs, paint_block, scene_blocks, scene_truths, write_scene
 from ifkd.data.synthetic.tiles import Place, Tile, places, write_place
-from ifkd.detections import Array
-from ifkd.files import make_folder, write_json
-from ifkd.progress import progress, track
-from ifkd.tiling import Window
-from ifkd.workers import Mapper, mapper
 
 RECORD = "synthetic.json"
 GENERATOR_VERSION = 1

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw
 
-from ifkd.detections import Array
+from ifkd.core.detections import Array
 
 SUPERSAMPLING = 4
 SHADE = 105

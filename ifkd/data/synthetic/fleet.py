@@ -5,12 +5,12 @@ from collections import Counter
 
 import numpy as np
 
+from ifkd.core.detections import Array
 from ifkd.data.synthetic.config import ShipClass, Ships
 from ifkd.data.synthetic.drawing import Frame
 from ifkd.data.synthetic.harbour import Berth, Harbour, HarbourKind
 from ifkd.data.synthetic.ships import Build, Ship, build_ship
 from ifkd.data.synthetic.terrain import Terrain
-from ifkd.detections import Array
 
 CUSTOMERS: dict[HarbourKind, tuple[ShipClass, ...]] = {
     "naval": ("aircraft_carrier", "destroyer", "frigate"),

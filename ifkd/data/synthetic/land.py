@@ -2,12 +2,12 @@
 
 import numpy as np
 
+from ifkd.core.detections import Array
 from ifkd.data.synthetic.drawing import Frame
 from ifkd.data.synthetic.noise import Fractal, Noise, smoothstep, uniform
 from ifkd.data.synthetic.sea import Grid
 from ifkd.data.synthetic.terrain import APRON_M, Terrain
 from ifkd.data.synthetic.weather import Weather
-from ifkd.detections import Array
 
 SAND = np.array([194, 180, 146], np.float32)
 WET_SAND = np.array([136, 124, 100], np.float32)

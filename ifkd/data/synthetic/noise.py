@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ifkd.detections import Array
+from ifkd.core.detections import Array
 
 UNIT_STD = 3.61
 """Brings the spline of uniform lattice values in [-1, 1] to a standard deviation of about 1."""

@@ -4,7 +4,7 @@ import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
-from ifkd import config as configuration
+from ifkd.core import config as configuration
 from ifkd.data.synthetic.config import Synthetic
 from ifkd.data.synthetic.picture import Painter
 from ifkd.data.synthetic.sar.airfield import make_airfields

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ifkd.core.detections import Array
+from ifkd.core.tiling import Window
 from ifkd.data.synthetic.config import Synthetic
 from ifkd.data.synthetic.drawing import Sketch, Stamp
 from ifkd.data.synthetic.land import land_colour, with_harbour_ground
@@ -14,8 +16,6 @@ from ifkd.data.synthetic.ships import Ship
 from ifkd.data.synthetic.sky import blur_margin, cloud_cover, sensed, with_sky
 from ifkd.data.synthetic.wakes import FOAM, wake_bounds, wake_cover
 from ifkd.data.synthetic.world import World
-from ifkd.detections import Array
-from ifkd.tiling import Window
 
 STAMPS_KEPT = 512
 LEAST_VISIBLE = 0.4

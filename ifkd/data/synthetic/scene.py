@@ -12,13 +12,13 @@ from rasterio.crs import CRS
 from rasterio.errors import CRSError
 from rasterio.windows import Window as RasterWindow
 
+from ifkd.core.detections import Array
+from ifkd.core.errors import ConfigError
+from ifkd.core.files import write_json
+from ifkd.core.tiling import Window
 from ifkd.data.synthetic.annotation import coco_annotation, coco_file, geojson_file
 from ifkd.data.synthetic.painters import AnySynthetic, WorldPainter, painter_of
 from ifkd.data.synthetic.picture import Truth
-from ifkd.detections import Array
-from ifkd.errors import ConfigError
-from ifkd.files import write_json
-from ifkd.tiling import Window
 
 CACHE_BYTES = 64 << 20
 """GDAL's own cache of written blocks, which would otherwise take a twentieth of the machine's memory."""

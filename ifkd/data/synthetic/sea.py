@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ifkd.core.detections import Array
 from ifkd.data.synthetic.noise import Fractal, Noise, Streaks, smoothstep, uniform
 from ifkd.data.synthetic.weather import Weather
-from ifkd.detections import Array
 
 SURF = np.array([206, 214, 210], np.float32)
 GLINT = np.array([214, 216, 206], np.float32)

@@ -4,12 +4,12 @@ import math
 
 import numpy as np
 
+from ifkd.core.detections import Array
 from ifkd.data.synthetic.drawing import Colour, Frame, Sketch, shaded, varied
 from ifkd.data.synthetic.fleet import Fleet
 from ifkd.data.synthetic.harbour import Harbour
 from ifkd.data.synthetic.ships import Ship
 from ifkd.data.synthetic.terrain import APRON_M, Terrain
-from ifkd.detections import Array
 
 ROAD: Colour = (128, 126, 122)
 HOUSES: tuple[Colour, ...] = (

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ifkd.core.detections import Array
 from ifkd.data.synthetic.config import ShipClass
 from ifkd.data.synthetic.drawing import Colour, Frame, varied
-from ifkd.detections import Array
 
 Profile = tuple[tuple[float, float], ...]
 """Half-breadths along a hull: (station from 0 at the stern to 1 at the bow, share of the half beam)."""

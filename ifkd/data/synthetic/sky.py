@@ -4,10 +4,10 @@ import math
 
 import numpy as np
 
+from ifkd.core.detections import Array
 from ifkd.data.synthetic.noise import Fractal, pixel_noise, smoothstep
 from ifkd.data.synthetic.sea import Grid
 from ifkd.data.synthetic.weather import Weather
-from ifkd.detections import Array
 
 CLOUD = np.array([226, 229, 233], np.float32)
 HAZE = np.array([150, 164, 176], np.float32)

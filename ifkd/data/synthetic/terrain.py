@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ifkd.core.detections import Array
 from ifkd.data.synthetic.drawing import Frame
 from ifkd.data.synthetic.noise import Fractal, smoothstep
-from ifkd.detections import Array
 
 FADE_M = 90.0
 """Width of the belt in which a harbour's straight shore turns into the natural one."""

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ifkd.core.detections import Array
+from ifkd.core.tiling import Window
 from ifkd.data.synthetic.annotation import coco_annotation
 from ifkd.data.synthetic.config import SPLITS
 from ifkd.data.synthetic.painters import AnySynthetic, painter_of
-from ifkd.detections import Array
-from ifkd.tiling import Window
 
 PLACE_TILES = 4
 """A place is this many tiles wide and high."""

@@ -4,10 +4,10 @@ import math
 
 import numpy as np
 
+from ifkd.core.detections import Array
 from ifkd.data.synthetic.noise import Fractal, smoothstep
 from ifkd.data.synthetic.sea import Grid
 from ifkd.data.synthetic.ships import Ship
-from ifkd.detections import Array
 
 FOAM = np.array([208, 218, 218], np.float32)
 

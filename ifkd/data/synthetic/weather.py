@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ifkd.core.detections import Array
 from ifkd.data.synthetic.config import Conditions
 from ifkd.data.synthetic.drawing import Sun
-from ifkd.detections import Array
 
 _WATERS = (
     # deep and shallow colour

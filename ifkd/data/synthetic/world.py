@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ifkd.core.detections import Array
 from ifkd.data.synthetic.config import Synthetic
 from ifkd.data.synthetic.decks import ship_sketch
 from ifkd.data.synthetic.drawing import Frame, Sketch
@@ -14,7 +15,6 @@ from ifkd.data.synthetic.settlement import make_roads, make_small_boats, make_to
 from ifkd.data.synthetic.ships import Ship
 from ifkd.data.synthetic.terrain import Basin, Terrain
 from ifkd.data.synthetic.weather import Weather, make_weather
-from ifkd.detections import Array
 
 SHIPS_PER_HARBOUR = 11
 COAST_STEP_M = 16.0

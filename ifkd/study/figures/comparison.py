@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from ifkd.study.figures.drawing import COLUMN_INCHES, OKABE_ITO, Numbers, save, sheet
-from ifkd.study.record import TEACHER, Outcome, StudyRecord, mean_ap
+from ifkd.study.study_record import TEACHER, Outcome, StudyRecord, mean_ap
 from ifkd.study.variant import PLAIN
 
 NAME = "comparison"

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from ifkd import recipe
-from ifkd.detections import Array, Detections
-from ifkd.prediction import detect
+from ifkd.core.detections import Array, Detections
 from ifkd.study.figures.drawing import PREDICTED, TRUE, Numbers, Row, bare, panel_widths, picture, save, sheet
 from ifkd.study.figures.examples import Example
-from ifkd.study.figures.runs import Trained
+from ifkd.study.figures.trained_runs import Trained
+from ifkd.training.prediction import detect
 
 NAME = "figure6-detections"
 LEAST_SCORE = 0.3

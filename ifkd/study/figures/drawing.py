@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ifkd.detections import Array
-from ifkd.errors import MissingExtraError
-from ifkd.files import atomic_path, write_text
+from ifkd.core.detections import Array
+from ifkd.core.errors import MissingExtraError
+from ifkd.core.files import atomic_path, write_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,15 +11,15 @@ from torch import Tensor
 from torchvision.ops import roi_align
 
 from ifkd import recipe
+from ifkd.core.detections import Array
+from ifkd.core.progress import track
 from ifkd.data.coco import CocoDataset
-from ifkd.data.dataset import scaled
-from ifkd.data.imagery import pad
-from ifkd.detections import Array
-from ifkd.detectors import Detector, normalise
-from ifkd.fusion.hyperbolic import expmap0, in_ball, mobius_distance, tangent_distance
-from ifkd.prediction import as_batch, padded_size
-from ifkd.progress import track
+from ifkd.distillation.hsm import expmap0, in_ball, mobius_distance, tangent_distance
+from ifkd.imagery.image_files import pad
+from ifkd.models import Detector, normalise
 from ifkd.study.figures.drawing import MARKERS, OKABE_ITO, Numbers, Row, panel_widths, save, sheet
+from ifkd.training.dataset import scaled
+from ifkd.training.prediction import as_batch, padded_size
 
 NAME = "figure4-embeddings"
 MOST_OF_A_CLASS, MOST_OBJECTS = 40, 400

@@ -7,12 +7,12 @@ from functools import partial
 import numpy as np
 
 from ifkd import recipe
+from ifkd.core.detections import Array
+from ifkd.core.errors import UsageError, did_you_mean
 from ifkd.data.coco import CocoDataset, LabelledImage
-from ifkd.data.dataset import scaled
-from ifkd.data.imagery import pad
-from ifkd.detections import Array
-from ifkd.errors import UsageError, did_you_mean
-from ifkd.prediction import padded_size
+from ifkd.imagery.image_files import pad
+from ifkd.training.dataset import scaled
+from ifkd.training.prediction import padded_size
 
 TELLING_OBJECTS = 8
 """Objects that make a good picture; of images alike in classes, that with a number nearest to this is shown."""

@@ -1,7 +1,7 @@
 # ruff: noqa: C901, PLR0911, PLR0912 - a branch for each kind of syntax
 """Follows the values of foreign, untyped packages through our sources, and looks up what is asked of them.
 
-Types begin at annotations that name a `TypeAlias` of `export/nvidia.py`, and go on through attributes, calls,
+Types begin at annotations that name a `TypeAlias` of `export/tensorrt/tensorrt_api.py`, and go on through attributes, calls,
 assignments and loops by what the real packages' own signatures say. An attribute that the real class lacks, a call
 that no signature takes, and an attribute of a value whose type cannot be told are all faults.
 """

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import deploy.engines
-from ifkd.cli import main
+from deploy.cli.main import main
 
 sys.path.insert(0, str(Path(__file__).parent))
 from scene_world import CountingEngine

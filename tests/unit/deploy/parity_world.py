@@ -5,8 +5,8 @@ import json
 import numpy as np
 from PIL import Image
 
-from deploy.engine import Engine, EngineInfo, FakeEngine
-from ifkd.detections import Candidates, Detections
+from deploy.engines.engine import Engine, EngineInfo, FakeEngine
+from ifkd.core.detections import Candidates, Detections
 
 TILE = 96
 CLASSES = ("tanker", "cargo", "tug")

@@ -5,14 +5,15 @@ import os
 import sys
 from pathlib import Path
 
-import deploy.engines
 import deploy.scale.cluster
-from ifkd.cli import main
+
+import deploy.engines
+from deploy.cli.main import main
 
 sys.path.insert(0, str(Path(__file__).parent))
 from ray_world import LoggingEngine, opened
 
-deploy.scale.cluster.usable_cores = lambda: 2
+deploy.cluster.ray_cluster.usable_cores = lambda: 2
 os.environ["PYTHONPATH"] = str(Path(__file__).parent)
 engine = functools.partial(LoggingEngine, sys.argv[1], most=int(sys.argv[2]), engines=2)
 deploy.engines.open_engine = functools.partial(opened, engine)

@@ -6,19 +6,19 @@ import numpy as np
 import parity_world as world
 from PIL import Image, ImageDraw
 
-from deploy.measure.bench import Bench, BenchCell, TileSource, UnmeasuredFile, ratios_of
-from deploy.measure.evaluation import evaluate_subject, open_data
-from deploy.measure.footprint import Footprint
-from deploy.measure.gates import Gates
-from deploy.measure.images import Framing
-from deploy.measure.latency import Ground, LatencySamples, Procedure, summarise
-from deploy.measure.parity import Parity, Reference, verdict_of
-from deploy.measure.records import BundleRecord, DataRecord, EngineRecord
-from deploy.measure.stages import StageRun, StageTime
-from deploy.measure.subject import Subject, SubjectRecord
-from deploy.measure.watch import MachineWatch
+from deploy.accuracy.evaluated_model import Subject, SubjectRecord
+from deploy.accuracy.evaluation import evaluate_subject, open_data
+from deploy.accuracy.image_detection import Framing
+from deploy.accuracy.provenance import BundleRecord, DataRecord, EngineRecord
+from deploy.bench.bench import Bench, BenchCell, TileSource, UnmeasuredFile, ratios_of
+from deploy.bench.latency import Ground, LatencySamples, Procedure, summarise
+from deploy.bench.process_cost import Footprint
+from deploy.bench.stage_timing import StageRun, StageTime
+from deploy.bench.system_monitor import MachineWatch
+from deploy.parity.parity import Parity, Reference, verdict_of
+from deploy.parity.tolerances import Gates
 from deploy.report.report import assemble, read_scene_run
-from ifkd.postprocess import Selection
+from ifkd.core.postprocess import Selection
 
 FRAMING = Framing(scale=1.0, tile_px=(world.TILE, world.TILE), overlap_px=24, selection=Selection())
 BUNDLE = BundleRecord(

@@ -8,9 +8,9 @@ import rasterio
 from affine import Affine
 from scipy import ndimage
 
-from deploy.engine import EngineInfo, FakeEngine
-from export.bundle import open_bundle
-from ifkd.detections import Detections
+from deploy.engines.engine import EngineInfo, FakeEngine
+from export.bundle.bundle import open_bundle
+from ifkd.core.detections import Detections
 
 CLASSES = ("cargo", "tanker")
 SHADES = (170, 230)

@@ -16,12 +16,12 @@ from rasterio.warp import transform as warp
 from scene_world import CountingEngine, as_set, sea, write_bundle, write_tif
 
 import deploy
-from deploy.scenes.area import _crosses, _inside, read_area
-from deploy.scenes.geo import Georeference
-from deploy.scenes.workspace import RUN_NAME
-from ifkd.cli import main
-from ifkd.data.raster import RasterFile
-from ifkd.errors import SceneError, UsageError
+from deploy.cli.main import main
+from deploy.scene.read.aoi import _crosses, _inside, read_area
+from deploy.scene.read.georeference import Georeference
+from deploy.scene.write.output_folder import RUN_NAME
+from ifkd.core.errors import SceneError, UsageError
+from ifkd.imagery.raster import RasterFile
 
 OBJECTS = [(5, 5, 17, 15, 0), (50, 40, 68, 52, 1), (120, 118, 140, 130, 0), (190, 160, 200, 170, 0)]
 NORTH_UP = Affine(2.0, 0.0, 500_000.0, 0.0, -2.0, 4_500_000.0)
@@ -32,7 +32,7 @@ TURNED = Affine(1.6, 1.2, 500_000, 1.2, -1.6, 4_500_000)
 def fake_engine(monkeypatch):
     engine = CountingEngine()
     monkeypatch.setattr("deploy.engines.open_engine", lambda *_, **__: engine)
-    monkeypatch.setattr("deploy.scenes.pipeline.open_engine", lambda *_, **__: engine)
+    monkeypatch.setattr("deploy.scene.run.pipeline.open_engine", lambda *_, **__: engine)
     return engine
 
 

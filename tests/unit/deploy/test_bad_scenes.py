@@ -14,9 +14,9 @@ from rasterio.errors import NotGeoreferencedWarning
 from rasterio.windows import Window
 from scene_world import CountingEngine, sea, write_bundle, write_tif
 
-from deploy.scenes.outputs import RESULT_NAMES
-from deploy.scenes.workspace import RUN_NAME
-from ifkd.cli import main
+from deploy.cli.main import main
+from deploy.scene.write.output_folder import RUN_NAME
+from deploy.scene.write.writers import RESULT_NAMES
 
 OBJECTS = [(5, 5, 17, 15, 0), (50, 40, 68, 52, 1), (120, 118, 140, 130, 0), (190, 160, 200, 170, 0)]
 

@@ -7,15 +7,15 @@ from hypothesis import strategies as st
 from ray_world import noise
 from scene_world import CountingEngine, write_tif
 
-from deploy.scenes.assembly import Assembly
-from deploy.scenes.bands import BATCHES_PER_BAND, joined, rows_per_band, unfinished
-from deploy.scenes.journal import Journal
-from deploy.scenes.merge import MergeSettings
-from deploy.scenes.pipeline import detect_scene
-from deploy.scenes.scene import Scene
-from deploy.scenes.search import Plan, search_rows
-from deploy.scenes.settings import DetectionSettings, grid_for
-from ifkd.postprocess import Selection
+from deploy.scene.merge.merge import MergeSettings
+from deploy.scene.read.scene import Scene
+from deploy.scene.run.assembly import Assembly
+from deploy.scene.run.pipeline import detect_scene
+from deploy.scene.run.row_journal import Journal
+from deploy.scene.run.row_ranges import BATCHES_PER_BAND, joined, rows_per_band, unfinished
+from deploy.scene.run.run_rows import Plan, search_rows
+from deploy.scene.settings import DetectionSettings, grid_for
+from ifkd.core.postprocess import Selection
 
 SETTINGS = DetectionSettings(scale=1.0, overlap_px=20, selection=Selection(score_threshold=0.3), merge=MergeSettings())
 

@@ -2,23 +2,23 @@
 
 import json
 
+import deploy.measure.latency as clockwork
+import deploy.measure.stages as stage_clock
 import numpy as np
 import parity_world as world
 import pytest
 
-import deploy.measure.latency as clockwork
-import deploy.measure.stages as stage_clock
-from deploy.engine import InferenceParts
-from deploy.measure.bench import ratios_of
-from deploy.measure.evaluation import open_data
-from deploy.measure.images import Framing
-from deploy.measure.latency import Procedure, contestant, measure, measure_interleaved
-from deploy.measure.ratios import ratio_of
-from deploy.measure.stages import COPIED, NOT_COPIED, STAGES, measure_stages
-from deploy.measure.subject import open_subject
+from deploy.accuracy.evaluated_model import open_subject
+from deploy.accuracy.evaluation import open_data
+from deploy.accuracy.image_detection import Framing
+from deploy.bench.bench import ratios_of
+from deploy.bench.latency import Procedure, contestant, measure, measure_interleaved
+from deploy.bench.speedup import ratio_of
+from deploy.bench.stage_timing import COPIED, NOT_COPIED, STAGES, measure_stages
+from deploy.engines.engine import InferenceParts
 from deploy.report.sections import bench_stage_chart
-from ifkd.detections import Detections
-from ifkd.postprocess import Selection
+from ifkd.core.detections import Detections
+from ifkd.core.postprocess import Selection
 
 FRAMING = Framing(1.0, (world.TILE, world.TILE), 24, Selection())
 
@@ -158,8 +158,8 @@ def test_operations_are_those_of_a_plain_count(checkpoint_path):
     """A multiplication and an addition for each weight that meets a pixel, counted at every convolution by a hook."""
     import torch
 
-    from ifkd.checkpoint import build_from, load_checkpoint
-    from ifkd.detectors import normalise
+    from ifkd.models import normalise
+    from ifkd.models.checkpoint import build_from, load_checkpoint
 
     counted = open_subject(checkpoint_path).with_complexity()
     detector = build_from(load_checkpoint(checkpoint_path)).eval()

@@ -11,16 +11,16 @@ import pytest
 from range_server import served
 from scene_world import BrittleEngine, CountingEngine, StopError, sea, write_bundle, write_tif
 
-from deploy.scale.ledger import Ledger
-from deploy.scale.scene_list import read_sources
-from deploy.scale.store import RemoteStore
-from deploy.scale.summary import SceneEntry, summarise
-from deploy.scale.summary_page import SUMMARY_NAMES, render
-from deploy.scenes.outputs import RESULT_NAMES
-from deploy.scenes.workspace import RUN_NAME, STAGE_NAME
-from ifkd.cli import main
-from ifkd.data.raster import RasterFile, located
-from ifkd.errors import OutputError
+from deploy.cli.main import main
+from deploy.cluster.completed_scenes import Ledger
+from deploy.cluster.result_store import RemoteStore
+from deploy.cluster.scene_list import read_sources
+from deploy.cluster.summary import SceneEntry, summarise
+from deploy.cluster.summary_page import SUMMARY_NAMES, render
+from deploy.scene.write.output_folder import RUN_NAME, STAGE_NAME
+from deploy.scene.write.writers import RESULT_NAMES
+from ifkd.core.errors import OutputError
+from ifkd.imagery.raster import RasterFile, located
 
 
 @pytest.fixture

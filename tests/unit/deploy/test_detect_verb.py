@@ -18,10 +18,10 @@ from rasterio.control import GroundControlPoint
 from rasterio.errors import NotGeoreferencedWarning
 from scene_world import CATEGORY_IDS, CLASSES, UTM, CountingEngine, as_set, sea, write_bundle, write_tif
 
-from deploy.scenes.outputs import FILE_NAMES
-from deploy.scenes.pipeline import detect
-from deploy.scenes.workspace import RUN_NAME, STAGE_NAME
-from ifkd.cli import main
+from deploy.cli.main import main
+from deploy.scene.run.pipeline import detect
+from deploy.scene.write.output_folder import RUN_NAME, STAGE_NAME
+from deploy.scene.write.writers import FILE_NAMES
 
 OBJECTS = [(5, 5, 17, 15, 0), (50, 40, 68, 52, 1), (120, 118, 140, 130, 0), (190, 160, 200, 170, 0)]
 PIXELS = sea(170, 200, OBJECTS)
@@ -32,7 +32,7 @@ LOCAL = 'LOCAL_CS["drawing",UNIT["metre",1]]'
 @pytest.fixture(autouse=True)
 def fake_engine(monkeypatch):
     monkeypatch.setattr("deploy.engines.open_engine", lambda *_, **__: CountingEngine())
-    monkeypatch.setattr("deploy.scenes.pipeline.open_engine", lambda *_, **__: CountingEngine())
+    monkeypatch.setattr("deploy.scene.run.pipeline.open_engine", lambda *_, **__: CountingEngine())
 
 
 @pytest.fixture
@@ -423,7 +423,7 @@ def test_a_geodataframe_is_the_geopackage(bundle, scene, call, out):
 
 
 def test_a_missing_geopandas_is_named(bundle, monkeypatch):
-    from ifkd.errors import MissingExtraError
+    from ifkd.core.errors import MissingExtraError
 
     result = detect(bundle, PIXELS)
     monkeypatch.setitem(__import__("sys").modules, "geopandas", None)

@@ -6,15 +6,15 @@ from html.parser import HTMLParser
 import pytest
 import report_world as parts
 
-from deploy.commands.bench import _summary
+from deploy.accuracy.provenance import EngineRecord
+from deploy.bench.bench import ratios_of
+from deploy.bench.system_monitor import GpuWatch
+from deploy.cli.bench import _summary
 from deploy.engines import open_engine
-from deploy.measure.bench import ratios_of
-from deploy.measure.records import EngineRecord
-from deploy.measure.watch import GpuWatch
 from deploy.report.page import console, render
 from deploy.report.report import assemble
-from export.bundle import open_bundle
-from ifkd.environment import describe
+from export.bundle.bundle import open_bundle
+from ifkd.core.environment import describe
 
 GPU = "NVIDIA H100 80GB HBM3"
 WATCHED = GpuWatch(
@@ -122,7 +122,7 @@ def test_a_gpu_that_computed_nothing_lends_neither_its_clocks_nor_its_throttling
 
 def test_engines_on_a_cpu_say_so_on_a_machine_with_a_gpu(whole_bundle, monkeypatch):
     monkeypatch.setattr(
-        "ifkd.environment._output", lambda program, *_: f"{GPU}, 1, 2, 9.0, 3" if program == "nvidia-smi" else None
+        "ifkd.core.environment._output", lambda program, *_: f"{GPU}, 1, 2, 9.0, 3" if program == "nvidia-smi" else None
     )
     assert describe()["gpus"][0]["name"] == GPU
     bundle = open_bundle(whole_bundle)

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from deploy.commands import doctor
-from ifkd import environment
-from ifkd.cli import main
+from deploy.cli import doctor
+from deploy.cli.main import main
+from ifkd.core import environment
 
 GPU = {
     "name": "NVIDIA L4",
@@ -159,7 +159,7 @@ def test_the_verb_answers_in_words_and_as_json(capsys: pytest.CaptureFixture[str
 def test_looking_needs_no_torch() -> None:
     program = (
         "import sys; sys.modules.update(torch=None, torchvision=None, timm=None, onnx=None)\n"
-        "from ifkd.cli import main; sys.exit(main(['doctor']))"
+        "from deploy.cli.main import main; sys.exit(main(['doctor']))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert "MobileSAM's weights" in done.stdout

@@ -13,17 +13,17 @@ import onnxruntime
 import pytest
 from kserve_server import Server, serve
 
-from deploy.engine import Engine, EngineInfo, FakeEngine
 from deploy.engines import ON_GPU, open_engine
+from deploy.engines.engine import Engine, EngineInfo, FakeEngine
 from deploy.engines.engine_choice import find_engine
-from export.bundle import Bundle, open_bundle
-from export.engine_build import add_engine
-from export.nvidia import gpu_of_this_machine
+from export.bundle.bundle import Bundle, open_bundle
+from export.onnx.tensor_parity import TOLERANCES, compare_candidates
 from export.sample_tiles import structured_noise
-from export.tensor_parity import TOLERANCES, compare_candidates
-from export.triton import write_repository
-from ifkd.detections import Candidates, Detections
-from ifkd.errors import BundleError, EngineError, IfkdError, MissingExtraError
+from export.tensorrt.build import add_engine
+from export.tensorrt.tensorrt_api import gpu_of_this_machine
+from export.triton.repository import write_repository
+from ifkd.core.detections import Candidates, Detections
+from ifkd.core.errors import BundleError, EngineError, IfkdError, MissingExtraError
 
 KINDS = [
     "fake",
@@ -333,7 +333,7 @@ def test_a_file_of_another_shape_than_the_manifest_is_refused(bundle_copy: Bundl
 
 
 def test_rubbish_under_a_right_digest_is_an_engine_error(bundle_copy: Bundle) -> None:
-    from export.bundle import add_file
+    from export.bundle.bundle import add_file
 
     (bundle_copy.path / "model.onnx").write_bytes(b"not a protobuf at all")
     bundle = add_file(bundle_copy, "model.onnx", kind="onnx", precision="fp32")
@@ -350,7 +350,7 @@ def test_absent_onnxruntime_says_what_to_install(whole_bundle: Path, monkeypatch
 @pytest.mark.parametrize(
     "module",
     [
-        "deploy.engine",
+        "deploy.engines.engine",
         "deploy.engines.onnxruntime_engine",
         "deploy.engines.tensorrt_engine",
         "deploy.engines.triton_engine",

@@ -7,17 +7,17 @@ from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from deploy.measure import subject as subjects
-from deploy.measure.evaluation import Evaluation, aligned, detect_dataset, evaluate_subject, open_data
-from deploy.measure.images import Framing, cut, detect_images
-from deploy.measure.records import read_result
-from deploy.measure.subject import Subject, SubjectRecord
-from export.bundle import write_manifest
-from ifkd.cli import main
-from ifkd.config import Schema
+from deploy.accuracy import evaluated_model as subjects
+from deploy.accuracy.evaluated_model import Subject, SubjectRecord
+from deploy.accuracy.evaluation import Evaluation, aligned, detect_dataset, evaluate_subject, open_data
+from deploy.accuracy.image_detection import Framing, cut, detect_images
+from deploy.accuracy.provenance import read_result
+from deploy.cli.main import main
+from export.bundle.bundle import write_manifest
+from ifkd.core.config import Schema
+from ifkd.core.errors import CheckpointError, DataError, UsageError
+from ifkd.core.postprocess import Selection
 from ifkd.data.coco import read_coco
-from ifkd.errors import CheckpointError, DataError, UsageError
-from ifkd.postprocess import Selection
 
 RECORD = SubjectRecord(
     kind="bundle", name="made up", path="x", sha256="0" * 64, detector={}, parameters=7, provenance={}

@@ -4,18 +4,18 @@ import json
 import sys
 from types import SimpleNamespace
 
+import deploy.measure.footprint as module
 import numpy as np
 import parity_world as world
 import pytest
 import report_world as parts
 
-import deploy.measure.footprint as module
-from deploy.measure.bench import Race
-from deploy.measure.footprint import footprint_of, held_on_gpus_mb
-from deploy.measure.latency import Ground, Procedure
-from export.bundle import open_bundle
-from ifkd.cli import main
-from ifkd.errors import EngineError
+from deploy.bench.bench import Race
+from deploy.bench.latency import Ground, Procedure
+from deploy.bench.process_cost import footprint_of, held_on_gpus_mb
+from deploy.cli.main import main
+from export.bundle.bundle import open_bundle
+from ifkd.core.errors import EngineError
 
 QUICK = Procedure(warmup_s=0.0, warmup_runs=1, min_s=1e-9, min_samples=1, rounds=1)
 

@@ -6,7 +6,7 @@ from affine import Affine
 from rasterio.crs import CRS
 from shapely.geometry import shape
 
-from deploy.scenes.geo import WGS84, Georeference, geojson_bbox, geojson_geometry, map_rings
+from deploy.scene.read.georeference import WGS84, Georeference, geojson_bbox, geojson_geometry, map_rings
 
 UTM = CRS.from_epsg(32633)
 MOON = CRS.from_wkt(

@@ -5,15 +5,15 @@ import numpy as np
 import parity_world as world
 import pytest
 
-from deploy.measure.bench import NOISE_SEED, Race, bench_tiles, unmeasured_files
-from deploy.measure.evaluation import open_data
-from deploy.measure.images import Framing
-from deploy.measure.latency import Ground, Procedure
-from export.bundle import Bundle, record_file
-from export.manifest import Defaults, InputSpec, Manifest, OutputSpec
-from ifkd.detections import Detections
-from ifkd.errors import EngineError
-from ifkd.postprocess import Selection
+from deploy.accuracy.evaluation import open_data
+from deploy.accuracy.image_detection import Framing
+from deploy.bench.bench import NOISE_SEED, Race, bench_tiles, unmeasured_files
+from deploy.bench.latency import Ground, Procedure
+from export.bundle.bundle import Bundle, record_file
+from export.bundle.manifest import Defaults, InputSpec, Manifest, OutputSpec
+from ifkd.core.detections import Detections
+from ifkd.core.errors import EngineError
+from ifkd.core.postprocess import Selection
 
 QUICK = Procedure(warmup_s=0.0, warmup_runs=1, min_s=1e-9, min_samples=3, rounds=3)
 GROUND = Ground((world.TILE, world.TILE), 24, 0.5)

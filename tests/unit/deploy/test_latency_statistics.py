@@ -4,11 +4,11 @@ import statistics
 import numpy as np
 import pytest
 
-from deploy.engine import EngineInfo, FakeEngine
-from deploy.measure import latency
-from deploy.measure.latency import Ground, LatencySamples, Procedure, judge_stability, spread, summarise
-from ifkd.detections import Detections
-from ifkd.errors import UsageError
+from deploy.bench import latency
+from deploy.bench.latency import Ground, LatencySamples, Procedure, judge_stability, spread, summarise
+from deploy.engines.engine import EngineInfo, FakeEngine
+from ifkd.core.detections import Detections
+from ifkd.core.errors import UsageError
 
 QUICK = Procedure(warmup_s=0.0, warmup_runs=2, min_s=1e-9, min_samples=6, rounds=3)
 

@@ -6,12 +6,12 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import deploy.measure.watch as module
 import numpy as np
 import pytest
 
-import deploy.measure.watch as module
-from deploy.measure import footprint
-from deploy.measure.watch import Watch
+from deploy.bench import process_cost
+from deploy.bench.system_monitor import Watch
 
 
 class FakeNvml:
@@ -99,7 +99,7 @@ def test_stolen_time_and_busy_neighbours_are_reservations():
 def test_the_peak_of_a_process_is_not_its_parents():
     """What the parent holds when it starts another program is none of that program's."""
     ballast = np.ones(100_000_000)
-    code = "from deploy.measure.watch import process_peak_mb; print(process_peak_mb())"
+    code = "from deploy.bench.system_monitor import process_peak_mb; print(process_peak_mb())"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert 10 < float(told.stdout) < 400
     assert module.process_peak_mb() > ballast.nbytes / 1e6
@@ -107,7 +107,7 @@ def test_the_peak_of_a_process_is_not_its_parents():
 
 def test_nvidia_s_own_binding_has_the_names_and_the_bits_that_are_read():
     pynvml = pytest.importorskip("pynvml", reason="nvidia-ml-py is not installed")
-    source = Path(module.__file__).read_text() + Path(footprint.__file__).read_text()
+    source = Path(module.__file__).read_text() + Path(process_cost.__file__).read_text()
     names = set(re.findall(r"nvml\.(nvml\w+|NVML\w+)", source))
     assert {"nvmlDeviceGetClockInfo", "nvmlDeviceGetComputeRunningProcesses", "NVML_CLOCK_SM"} <= names
     assert [name for name in sorted(names) if not hasattr(pynvml, name)] == []

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from scene_world import CLASSES, CountingEngine, sea, write_tif
 
-from deploy.scenes.map_page import page_data, write_page
-from deploy.scenes.merge import MergeSettings
-from deploy.scenes.pipeline import detect_scene
-from deploy.scenes.scene import Scene
-from deploy.scenes.settings import DetectionSettings
-from ifkd.postprocess import Selection
+from deploy.scene.merge.merge import MergeSettings
+from deploy.scene.read.scene import Scene
+from deploy.scene.run.pipeline import detect_scene
+from deploy.scene.settings import DetectionSettings
+from deploy.scene.write.map_page import page_data, write_page
+from ifkd.core.postprocess import Selection
 
 OBJECTS = [(5, 5, 17, 15, 0), (50, 40, 68, 52, 1), (120, 118, 150, 140, 0), (190, 160, 200, 170, 0)]
 SETTINGS = DetectionSettings(

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from deploy.scenes.merge import MergeSettings, TileDetections, merge
-from ifkd.detections import Detections
-from ifkd.tiling import TileGrid
+from deploy.scene.merge.merge import MergeSettings, TileDetections, merge
+from ifkd.core.detections import Detections
+from ifkd.core.tiling import TileGrid
 
 SIZE = (100, 260)
 WINDOWS = list(TileGrid(SIZE, (100, 100), 20))

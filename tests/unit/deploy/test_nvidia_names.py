@@ -72,7 +72,7 @@ def sources() -> dict[str, ast.Module]:
 def aliases(trees: dict[str, ast.Module]) -> frozenset[str]:
     return frozenset(
         node.target.id
-        for node in ast.walk(trees["export/nvidia.py"])
+        for node in ast.walk(trees["export/tensorrt/tensorrt_api.py"])
         if isinstance(node, ast.AnnAssign)
         and isinstance(node.target, ast.Name)
         and getattr(node.annotation, "id", "") == "TypeAlias"
@@ -134,7 +134,7 @@ def test_every_release_of_tensorrt_10_and_11_has_them_too(trees: dict[str, ast.M
 
 
 def test_only_one_module_of_ours_imports_them() -> None:
-    assert {name for name, tree in sources().items() if imports(tree) & FOREIGN} == {"export/nvidia.py"}
+    assert {name for name, tree in sources().items() if imports(tree) & FOREIGN} == {"export/tensorrt/tensorrt_api.py"}
 
 
 def test_each_name_is_missed_when_it_is_misspelt(trees: dict[str, ast.Module]) -> None:
@@ -170,6 +170,8 @@ def test_each_name_is_missed_when_it_is_misspelt(trees: dict[str, ast.Module]) -
     ],
 )
 def test_calls_and_types_are_looked_at_as_well(trees: dict[str, ast.Module], source: str, fault: str) -> None:
-    found = followed({"export/nvidia.py": trees["export/nvidia.py"], "a": ast.parse(source)})
+    found = followed(
+        {"export/tensorrt/tensorrt_api.py": trees["export/tensorrt/tensorrt_api.py"], "a": ast.parse(source)}
+    )
     assert len(found.faults) == 1
     assert re.search(fault, found.faults[0]), found.faults

@@ -11,8 +11,8 @@ import pytest
 
 import deploy.engines.onnxruntime_engine as backend
 from deploy.engines import open_engine
-from export.bundle import Bundle, open_bundle
-from ifkd.errors import EngineError, MissingExtraError
+from export.bundle.bundle import Bundle, open_bundle
+from ifkd.core.errors import EngineError, MissingExtraError
 
 CUDA, TENSORRT, CPU = "CUDAExecutionProvider", "TensorrtExecutionProvider", "CPUExecutionProvider"
 

@@ -7,18 +7,18 @@ import pytest
 import rasterio
 from PIL import Image
 
-from deploy.measure.crops import ENGINE_RGB, REFERENCE_RGB, worst_crops
-from deploy.measure.drift import HISTOGRAM_EDGES, distribution
-from deploy.measure.evaluation import open_data
-from deploy.measure.gates import Gates
-from deploy.measure.images import Answer, Framing, Steps, cut
-from deploy.measure.locate import TileDrift, tile_drift
-from deploy.measure.matching import Pairing, greedy_pairs, match
-from deploy.measure.parity import Reference, run_parity, verdict_of
+from deploy.accuracy.evaluation import open_data
+from deploy.accuracy.image_detection import Answer, Framing, Steps, cut
+from deploy.parity.drift import HISTOGRAM_EDGES, distribution
+from deploy.parity.drift_crops import ENGINE_RGB, REFERENCE_RGB, worst_crops
+from deploy.parity.drift_source import TileDrift, tile_drift
+from deploy.parity.matching import Pairing, greedy_pairs, match
+from deploy.parity.parity import Reference, run_parity, verdict_of
+from deploy.parity.tolerances import Gates
+from ifkd.core.detections import Detections
+from ifkd.core.postprocess import Selection
 from ifkd.data.coco import CocoDataset, LabelledImage
-from ifkd.data.imagery import Imagery
-from ifkd.detections import Detections
-from ifkd.postprocess import Selection
+from ifkd.imagery.image_files import Imagery
 
 FRAMING = Framing(scale=1.0, tile_px=(world.TILE, world.TILE), overlap_px=24, selection=Selection())
 PAIRING = Pairing(twin_iou=0.99, twin_score=1e-3)

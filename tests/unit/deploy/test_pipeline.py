@@ -5,16 +5,16 @@ import pytest
 from scene_world import CLASSES, CountingEngine, as_set, find_any, find_bright, sea, write_bundle, write_tif
 
 import deploy
-from deploy.scenes.merge import MergeSettings
-from deploy.scenes.pipeline import detect, detect_scene
-from deploy.scenes.scene import Scene
-from deploy.scenes.settings import DetectionSettings, grid_for, settings_for, tile_for
-from deploy.scenes.stages import Stopwatch
-from ifkd.data.imagery import PADDING_RGB, resize
-from ifkd.detections import Detections
-from ifkd.errors import BundleError, SceneError, UsageError
-from ifkd.postprocess import Selection
-from ifkd.tiling import TileGrid
+from deploy.scene.merge.merge import MergeSettings
+from deploy.scene.read.scene import Scene
+from deploy.scene.run.pipeline import detect, detect_scene
+from deploy.scene.run.prefetch import Stopwatch
+from deploy.scene.settings import DetectionSettings, grid_for, settings_for, tile_for
+from ifkd.core.detections import Detections
+from ifkd.core.errors import BundleError, SceneError, UsageError
+from ifkd.core.postprocess import Selection
+from ifkd.core.tiling import TileGrid
+from ifkd.imagery.image_files import PADDING_RGB, resize
 
 OBJECTS = [
     (5, 5, 17, 15, 0),
@@ -131,7 +131,7 @@ def test_an_engine_that_takes_the_next_batch_first_gives_the_same_answer(tmp_pat
 
 def test_waiting_for_tiles_is_no_time_of_the_engine(monkeypatch):
     clock = [0.0]
-    monkeypatch.setattr("deploy.scenes.stages.time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr("deploy.scene.run.prefetch.time.perf_counter", lambda: clock[0])
     watch = Stopwatch()
 
     def batches():
@@ -244,7 +244,7 @@ def test_errors_of_either_thread_come_out_and_no_thread_stays(scene, place, monk
     before = threading.active_count()
     engine = CountingEngine(find=fail) if place == "engine" else CountingEngine()
     if place == "reader":
-        monkeypatch.setattr("deploy.scenes.stages.resize", fail)
+        monkeypatch.setattr("deploy.scene.run.prefetch.resize", fail)
     with pytest.raises(RuntimeError, match="broken"):
         detect_scene(engine, scene, rules())
     assert threading.active_count() == before
@@ -297,7 +297,7 @@ def test_settings_that_do_not_fit_are_refused(tmp_path):
 
 
 def test_detect_is_a_few_lines(tmp_path, monkeypatch):
-    monkeypatch.setattr("deploy.scenes.pipeline.open_engine", lambda *_, **__: CountingEngine())
+    monkeypatch.setattr("deploy.scene.run.pipeline.open_engine", lambda *_, **__: CountingEngine())
     write_bundle(tmp_path / "b")
     pixels = sea(170, 200, OBJECTS)
     path = write_tif(tmp_path / "s.tif", pixels)
@@ -319,7 +319,7 @@ def test_importing_deploy_is_cheap():
     heavy = "{'numpy', 'rasterio', 'torch', 'PIL', 'pydantic', 'pycocotools'}"
     code = f"import deploy, sys; sys.exit(len({heavy} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-    modules = ", ".join(f"deploy.scenes.{name}" for name in ("pipeline", "outputs", "quicklook"))
+    modules = ", ".join(f"deploy.scene.{name}" for name in ("pipeline", "outputs", "quicklook"))
     code = f"import {modules}, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

@@ -3,15 +3,15 @@ import pytest
 from PIL import Image
 from scene_world import CountingEngine, sea, write_tif
 
-from deploy.scenes.merge import MergeSettings
-from deploy.scenes.pipeline import detect_scene
-from deploy.scenes.quicklook import busiest_window, draw_detail, draw_overview, write_quicklooks
-from deploy.scenes.scene import Scene
-from deploy.scenes.settings import DetectionSettings
-from ifkd.detections import Detections
-from ifkd.pages.colours import COLOURS
-from ifkd.postprocess import Selection
-from ifkd.tiling import Window
+from deploy.scene.merge.merge import MergeSettings
+from deploy.scene.read.scene import Scene
+from deploy.scene.run.pipeline import detect_scene
+from deploy.scene.settings import DetectionSettings
+from deploy.scene.write.quicklook import busiest_window, draw_detail, draw_overview, write_quicklooks
+from ifkd.core.detections import Detections
+from ifkd.core.html.colors import COLOURS
+from ifkd.core.postprocess import Selection
+from ifkd.core.tiling import Window
 
 SETTINGS = DetectionSettings(
     scale=1.0,

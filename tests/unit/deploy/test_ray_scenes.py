@@ -16,12 +16,12 @@ import ray_world
 from ray_world import DoomedOnceEngine, FirstBatchEngine, LoggingEngine, PoisonedEngine, noise
 from scene_world import CountingEngine, sea, write_bundle, write_tif
 
-from deploy.scale.bundle_copy import BundleCopy
-from deploy.scenes.outputs import RESULT_NAMES
-from deploy.scenes.workspace import STAGE_NAME
-from export.bundle import open_bundle
-from ifkd.cli import main
-from ifkd.errors import BundleError
+from deploy.cli.main import main
+from deploy.cluster.bundle_copy import BundleCopy
+from deploy.scene.write.output_folder import STAGE_NAME
+from deploy.scene.write.writers import RESULT_NAMES
+from export.bundle.bundle import open_bundle
+from ifkd.core.errors import BundleError
 
 ray = pytest.importorskip("ray", reason="ray is not installed (pip install 'ifkd[ray]')")
 HERE = Path(__file__).parent
@@ -30,10 +30,10 @@ HERE = Path(__file__).parent
 @pytest.fixture(scope="module")
 def cluster():
     """Ray on this machine, once for all tests of this file."""
-    from deploy.scale.cluster import connected
+    from deploy.cluster.ray_cluster import connected
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("deploy.scale.cluster.usable_cores", lambda: 2)
+        patch.setattr("deploy.cluster.ray_cluster.usable_cores", lambda: 2)
         patch.setenv("PYTHONPATH", str(HERE))  # workers find the engines of `ray_world` there
         with connected() as started, redirect_stdout(sys.__stdout__):  # each test captures what it prints
             yield started
@@ -166,7 +166,7 @@ def test_kill_9_of_the_driver_and_the_same_command_goes_on(call, bundle, tmp_pat
 
 
 def _journalled_rows(out, name):
-    from deploy.scenes.journal import Journal
+    from deploy.scene.run.row_journal import Journal
 
     """Return the rows in a scene's journal, of which a copy is read, as its run may still write it."""
     path = out / name / STAGE_NAME / "journal"
@@ -236,17 +236,17 @@ def test_a_node_without_the_bundle_gets_its_files(bundle_copy, tmp_path, monkeyp
 
 def test_a_bundle_travels_to_the_engines(call, bundle, tmp_path, monkeypatch):
     """The engines are told a place where nothing lies."""
-    monkeypatch.setattr("deploy.scale.ray_pool.require_alike", lambda *_: False)
+    monkeypatch.setattr("deploy.cluster.ray_pool.require_alike", lambda *_: False)
     travelled = BundleCopy.of(open_bundle(bundle), travels=True)
     elsewhere = BundleCopy(tmp_path / "absent", travelled.manifest_sha256, travelled.content)
-    monkeypatch.setattr("deploy.scale.ray_pool.BundleCopy.of", lambda *_, **__: elsewhere)
+    monkeypatch.setattr("deploy.cluster.ray_pool.BundleCopy.of", lambda *_, **__: elsewhere)
     assert call(write_tif(tmp_path / "scene.tif", noise(0)))[0] == 0
 
 
 @pytest.mark.parametrize(
     ("options", "patch", "message"),
     [
-        ((), ("deploy.scale.cluster.versions_here", lambda _: {"onnxruntime": "1.0", "python": "3.11"}),
+        ((), ("deploy.cluster.ray_cluster.versions_here", lambda _: {"onnxruntime": "1.0", "python": "3.11"}),
          r"versions are not those of this machine: got .*onnxruntime 1\.0 here, .* on .*; python 3\.11 here"),
         (("--cores-per-actor", "64"), None, "no room for an engine: got .* with 2 cores and 0 GPUs, expected 64 cores"),
         (("--backend", "tensorrt"), None, "no room for an engine: .* expected 1 cores and a GPU on one node"),
@@ -282,7 +282,7 @@ def test_ray_that_is_not_installed_is_said_with_its_extra(bundle, tmp_path, monk
 
 def test_a_cluster_that_is_not_there_is_said(bundle, tmp_path):
     scene = write_tif(tmp_path / "scene.tif", noise(0))
-    code = "import sys\nfrom ifkd.cli import main\nsys.exit(main(sys.argv[1:]))"
+    code = "import sys\nfrom deploy.cli.main import main\nsys.exit(main(sys.argv[1:]))"
     command = [sys.executable, "-c", code, "detect", bundle, scene, "--out", tmp_path / "out", "--scale-out", "ray"]
     environment = {**os.environ, "RAY_ADDRESS": "127.0.0.1:9"}
     ended = subprocess.run(list(map(str, command)), check=False, capture_output=True, text=True, env=environment)

@@ -1,16 +1,16 @@
 import json
 
+import deploy.measure.footprint
+import deploy.measure.subject
 import parity_world as world
 import pytest
 import report_world as parts
 
 import deploy.engines
-import deploy.measure.footprint
-import deploy.measure.subject
-from export.bundle import record_file, write_manifest
-from export.manifest import Defaults, InputSpec, Manifest, OutputSpec
-from ifkd.cli import main
-from ifkd.postprocess import Selection
+from deploy.cli.main import main
+from export.bundle.bundle import record_file, write_manifest
+from export.bundle.manifest import Defaults, InputSpec, Manifest, OutputSpec
+from ifkd.core.postprocess import Selection
 
 FILES = {"fp32": "model.onnx", "fp16": "model.fp16.onnx"}
 QUICK = ["--seconds", "0.001", "--samples", "3", "--rounds", "3"]
@@ -46,8 +46,8 @@ def bundle(tmp_path, monkeypatch):
         return world.Drifting(engine, drifts.get(precision, lambda candidates: candidates))
 
     monkeypatch.setattr(deploy.engines, "open_engine", open_fake)
-    monkeypatch.setattr(deploy.measure.subject, "open_engine", open_fake)
-    monkeypatch.setattr(deploy.measure.footprint, "footprint_of", lambda *_, **__: parts.footprint(3.0))
+    monkeypatch.setattr(deploy.accuracy.evaluated_model, "open_engine", open_fake)
+    monkeypatch.setattr(deploy.bench.process_cost, "footprint_of", lambda *_, **__: parts.footprint(3.0))
     monkeypatch.chdir(tmp_path)
     open_fake.drifts = drifts
     return open_fake
@@ -164,7 +164,7 @@ def test_bench_without_images_says_noise(bundle, capsys, tmp_path):
 def test_an_interrupted_bench_is_written(bundle, capsys, tmp_path, monkeypatch):
     import deploy.measure.latency
 
-    original, calls = deploy.measure.latency._take_window, []
+    original, calls = deploy.bench.latency._take_window, []
 
     def interrupted(*arguments):
         calls.append(1)
@@ -172,7 +172,7 @@ def test_an_interrupted_bench_is_written(bundle, capsys, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         original(*arguments)
 
-    monkeypatch.setattr(deploy.measure.latency, "_take_window", interrupted)
+    monkeypatch.setattr(deploy.bench.latency, "_take_window", interrupted)
     assert ifkd(capsys, "bench", "bundle", *QUICK)[0] == 130
     result = json.loads((tmp_path / "bench.json").read_text())
     assert result["partial"] is True

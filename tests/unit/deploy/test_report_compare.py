@@ -4,11 +4,11 @@ import re
 import pytest
 import report_world as parts
 
-from deploy.measure.latency import Ground, LatencySamples, Procedure, summarise
+from deploy.bench.latency import Ground, LatencySamples, Procedure, summarise
+from deploy.cli.main import main
 from deploy.report.compare import Comparison, Limits, compare, comparison_markdown, comparison_table
 from deploy.report.comparison_page import comparison_page
 from deploy.report.report import assemble
-from ifkd.cli import main
 
 WINDOW = (1.0, 1.01, 0.99, 1.0, 1.02)
 

@@ -10,16 +10,16 @@ import pytest
 import report_world as parts
 from PIL import Image
 
-from deploy.measure.records import read_result
+from deploy.accuracy.provenance import read_result
 from deploy.report import charts
 from deploy.report.charts import Point, Strip
 from deploy.report.page import console, flatten, render, write_report
 from deploy.report.report import Report, assemble, read_picture, read_scene_run
 from deploy.report.tables import accuracy_table, engine_table
-from ifkd.errors import DataError, MissingExtraError
-from ifkd.pages import chart
-from ifkd.pages.chart import Series
-from ifkd.pages.table import Table
+from ifkd.core.errors import DataError, MissingExtraError
+from ifkd.core.html import chart
+from ifkd.core.html.chart import Series
+from ifkd.core.html.table import Table
 
 VOID = {"meta", "img", "link", "br", "hr", "input", "rect", "circle", "line", "path"}
 

@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 from scene_world import BrittleEngine, CountingEngine, StopError, sea, write_bundle, write_tif
 
-from deploy.scenes.journal import Journal, RowRecord, describe_difference
-from deploy.scenes.merge import TileDetections
-from deploy.scenes.outputs import RESULT_NAMES
-from deploy.scenes.result import Hole
-from deploy.scenes.workspace import RUN_NAME, STAGE_NAME, Workspace
-from ifkd.cli import main
-from ifkd.detections import Detections
-from ifkd.errors import OutputError
-from ifkd.tiling import Window
+from deploy.cli.main import main
+from deploy.scene.merge.merge import TileDetections
+from deploy.scene.result import Hole
+from deploy.scene.run.row_journal import Journal, RowRecord, describe_difference
+from deploy.scene.write.output_folder import RUN_NAME, STAGE_NAME, Workspace
+from deploy.scene.write.writers import RESULT_NAMES
+from ifkd.core.detections import Detections
+from ifkd.core.errors import OutputError
+from ifkd.core.tiling import Window
 
 OBJECTS = [
     (5, 5, 17, 15, 0),
@@ -118,7 +118,7 @@ def test_a_run_cut_off_while_writing_goes_on(call, tmp_path, place, monkeypatch)
                 lambda self, to: stop() if to.parent == out and next(moves, None) is None else replace(self, to),
             )
         else:
-            patch.setattr(f"deploy.scenes.scene_run.{place}", stop)
+            patch.setattr(f"deploy.scene.scene_run.{place}", stop)
         with pytest.raises(StopError):
             call(out)
     assert not (out / RUN_NAME).exists()

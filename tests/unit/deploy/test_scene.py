@@ -11,11 +11,11 @@ from rasterio.control import GroundControlPoint
 from rasterio.errors import NotGeoreferencedWarning
 from scene_world import sea, write_tif
 
-from deploy.scenes.scene import Scene
-from deploy.scenes.tile_reader import read_tiles
-from ifkd.data.imagery import PADDING_RGB
-from ifkd.errors import SceneError, UsageError
-from ifkd.tiling import TileGrid, Window
+from deploy.scene.read.scene import Scene
+from deploy.scene.read.tile_reader import read_tiles
+from ifkd.core.errors import SceneError, UsageError
+from ifkd.core.tiling import TileGrid, Window
+from ifkd.imagery.image_files import PADDING_RGB
 
 REAL = Path(__file__).parents[4] / "shared" / "data" / "geotiff"
 real = pytest.mark.skipif(not REAL.is_dir(), reason="the real rasters are only with developers and CI")

@@ -7,9 +7,9 @@ from affine import Affine
 from rasterio.warp import transform as warp
 from scene_world import CATEGORY_IDS, CLASSES, CountingEngine, sea, write_bundle, write_tif
 
-from deploy.scenes.evaluation import evaluate_scene
-from ifkd.cli import main
-from ifkd.errors import DataError
+from deploy.accuracy.scene_evaluation import evaluate_scene
+from deploy.cli.main import main
+from ifkd.core.errors import DataError
 
 OBJECTS = [(5, 5, 17, 15, 0), (50, 40, 68, 52, 1), (120, 118, 140, 130, 0), (190, 160, 200, 170, 0)]
 MISSED = (150, 20, 160, 30, 0)

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from deploy.scale.scene_list import is_single, read_sources
-from ifkd.data.raster import Address, located
-from ifkd.errors import DataError, IfkdError, SceneError, UsageError
+from deploy.cluster.scene_list import is_single, read_sources
+from ifkd.core.errors import DataError, IfkdError, SceneError, UsageError
+from ifkd.imagery.raster import Address, located
 
 TIFF = "image/tiff; application=geotiff; profile=cloud-optimized"
 

@@ -5,11 +5,11 @@ import json
 import pytest
 import scene_world as world
 
-from deploy.measure.gates import Gates
-from deploy.measure.parity import run_scene_parity, verdict_of
-from deploy.measure.scene_parity import SceneReference, open_truth, settings_of
-from deploy.scenes.scene import Scene
-from ifkd.detections import Candidates
+from deploy.parity.parity import run_scene_parity, verdict_of
+from deploy.parity.scene_parity import SceneReference, open_truth, settings_of
+from deploy.parity.tolerances import Gates
+from deploy.scene.read.scene import Scene
+from ifkd.core.detections import Candidates
 
 OBJECTS = [
     (20, 20, 44, 30, 0),
@@ -82,7 +82,7 @@ def test_a_drift_is_caught_on_a_scene(reference, change, gate):
 
 
 def test_what_only_the_scene_shows_is_laid_to_tiling_or_merge(reference):
-    from deploy.measure.parity import ParityCell
+    from deploy.parity.parity import ParityCell
 
     cell = ParityCell(backend="fake", precision="fp32", passed=True, verdict="passed: all 12 gates hold")
     scenes = (reference.compare(Drifting(lose_cargo), Gates().fp32),)

@@ -14,15 +14,15 @@ from gpu_world import FakeTensorRT, Gpu
 
 import deploy.engines.engine_choice as choice
 import deploy.engines.tensorrt_engine as backend
-from deploy.engine import InferenceParts
 from deploy.engines import open_engine
-from export import nvidia
-from export.bundle import Bundle, open_bundle
-from export.sidecar import BatchProfile
-from ifkd.errors import BundleError, EngineError
+from deploy.engines.engine import InferenceParts
+from export.bundle.bundle import Bundle, open_bundle
+from export.bundle.engine_metadata import BatchProfile
+from export.tensorrt import tensorrt_api
+from ifkd.core.errors import BundleError, EngineError
 
-H100 = nvidia.Gpu("NVIDIA H100 80GB HBM3", "9.0", "12.9")
-RTX_4090 = nvidia.Gpu("NVIDIA GeForce RTX 4090", "8.9", "13.0")
+H100 = tensorrt_api.Gpu("NVIDIA H100 80GB HBM3", "9.0", "12.9")
+RTX_4090 = tensorrt_api.Gpu("NVIDIA GeForce RTX 4090", "8.9", "13.0")
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_without_a_gpu_the_error_says_so(whole_bundle: Path) -> None:
     try:
-        nvidia.gpu_of_this_machine()
+        tensorrt_api.gpu_of_this_machine()
     except EngineError:
         pass
     else:
@@ -98,7 +98,7 @@ def test_a_changed_sidecar_is_refused(bundle_copy: Bundle) -> None:
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Gpu:
     gpu = Gpu()
-    monkeypatch.setattr(nvidia, "load_cuda", lambda _need: gpu)
+    monkeypatch.setattr(tensorrt_api, "load_cuda", lambda _need: gpu)
     monkeypatch.setattr(backend, "gpu_of_this_machine", lambda: H100)
     return gpu
 
@@ -342,6 +342,6 @@ def test_a_driver_that_is_too_old_is_told_with_both_versions(monkeypatch: pytest
         cudaRuntimeGetVersion=lambda: ("yes", 13050),
         cudaGetDeviceProperties=lambda _: ("no", None),
     )
-    monkeypatch.setattr(nvidia, "load_cuda", lambda _need: cuda)
+    monkeypatch.setattr(tensorrt_api, "load_cuda", lambda _need: cuda)
     with pytest.raises(EngineError, match=r"got a driver for CUDA 12\.4, expected one for CUDA 13\.5"):
-        nvidia.gpu_of_this_machine()
+        tensorrt_api.gpu_of_this_machine()

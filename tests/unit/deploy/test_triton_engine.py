@@ -13,14 +13,14 @@ import pytest
 from kserve_server import Server, serve
 from scene_world import sea, write_tif
 
-from deploy.engine import Engine
+from deploy.cli.main import main
 from deploy.engines import open_engine
+from deploy.engines.engine import Engine
 from deploy.engines.triton_engine import TritonEngine, parse_address
-from export.bundle import Bundle, open_bundle
+from export.bundle.bundle import Bundle, open_bundle
 from export.sample_tiles import structured_noise
-from export.triton import SOURCE_KEY, write_repository
-from ifkd.cli import main
-from ifkd.errors import EngineError, IfkdError, MissingExtraError, UsageError
+from export.triton.repository import SOURCE_KEY, write_repository
+from ifkd.core.errors import EngineError, IfkdError, MissingExtraError, UsageError
 
 MODEL = "tiny_onnx_fp32"
 

@@ -9,7 +9,7 @@ import pytest
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
-from ifkd.detections import Candidates
+from ifkd.core.detections import Candidates
 
 NAMES = ["boxes", "scores", "labels"]
 

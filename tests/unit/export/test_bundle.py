@@ -11,11 +11,11 @@ from typing import Any
 import onnx
 import pytest
 
+from deploy.cli.main import main
 from deploy.engines import open_engine
-from export.bundle import Bundle, add_file, new_bundle, open_bundle
-from ifkd.cli import main
-from ifkd.errors import BundleError, OutputError
-from ifkd.files import sha256_of
+from export.bundle.bundle import Bundle, add_file, new_bundle, open_bundle
+from ifkd.core.errors import BundleError, OutputError
+from ifkd.core.files import sha256_of
 
 
 def edit_manifest(bundle: Bundle, change: Any) -> None:
@@ -154,7 +154,7 @@ def test_a_file_of_another_length_or_beyond_the_format_is_refused_before_it_is_r
     def unread(path: Path) -> str:
         raise AssertionError(f"{path} was read")
 
-    monkeypatch.setattr("export.bundle.sha256_of", unread)
+    monkeypatch.setattr("export.bundle.bundle.sha256_of", unread)
     path = bundle_copy.path / "model.onnx"
     with path.open("r+b") as stream:
         stream.truncate(path.stat().st_size - 1)

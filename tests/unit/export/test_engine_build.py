@@ -11,14 +11,20 @@ import onnx
 import pytest
 from onnx import TensorProto, numpy_helper
 
-from export import engine_build, nvidia
-from export.bundle import Bundle, open_bundle
-from export.engine_build import add_engine, build_engine
-from export.nvidia import Gpu
-from export.sidecar import BuildOptions, DeliveredPrecision, read_sidecar, require_delivered, sidecar_path
-from ifkd.cli import main
-from ifkd.errors import BundleError, EngineError, MissingExtraError
-from ifkd.files import sha256_of
+from deploy.cli.main import main
+from export.bundle.bundle import Bundle, open_bundle
+from export.bundle.engine_metadata import (
+    BuildOptions,
+    DeliveredPrecision,
+    read_sidecar,
+    require_delivered,
+    sidecar_path,
+)
+from export.tensorrt import build, tensorrt_api
+from export.tensorrt.build import add_engine, build_engine
+from export.tensorrt.tensorrt_api import Gpu
+from ifkd.core.errors import BundleError, EngineError, MissingExtraError
+from ifkd.core.files import sha256_of
 
 rtx = pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
 
@@ -58,9 +64,9 @@ def tensorrt(monkeypatch: pytest.MonkeyPatch) -> Any:
     def install(version: str) -> StandIn:
         stand_in = StandIn(version)
         monkeypatch.setitem(sys.modules, "tensorrt", stand_in)
-        monkeypatch.setattr(engine_build, "gpu_of_this_machine", lambda: Gpu("NVIDIA Test GPU 80GB", "9.0", "13.0"))
+        monkeypatch.setattr(build, "gpu_of_this_machine", lambda: Gpu("NVIDIA Test GPU 80GB", "9.0", "13.0"))
         # Reading an engine needs a driver, which the stand-in has not.
-        monkeypatch.setattr(engine_build, "_layer_formats", lambda *_: {"Half": 3})
+        monkeypatch.setattr(build, "_layer_formats", lambda *_: {"Half": 3})
         return stand_in
 
     return install
@@ -158,14 +164,14 @@ def test_timings_are_kept_and_given_to_the_next_build(tmp_path: Path) -> None:
 
     path = tmp_path / "timings"
     config = Config()
-    with engine_build._timings(config, path):
+    with build._timings(config, path):
         assert config.cache.content == b""
         config.cache = Cache(b"learned")
     assert path.read_bytes() == b"learned"
-    with engine_build._timings(config, path):
+    with build._timings(config, path):
         assert config.cache.content == b"learned"
     path.write_bytes(b"of another GPU")
-    with engine_build._timings(config, path):
+    with build._timings(config, path):
         assert config.cache.content == b""
 
 
@@ -190,7 +196,7 @@ def test_layer_formats_are_read_from_both_inspectors(monkeypatch: pytest.MonkeyP
         def Runtime(_log: Any) -> Found:  # noqa: N802
             return Found()
 
-    assert engine_build._layer_formats(Module, nvidia.MessageLog(), b"plan") == {"Float": 1, "Half": 2}
+    assert build._layer_formats(Module, tensorrt_api.MessageLog(), b"plan") == {"Float": 1, "Half": 2}
 
 
 def test_tensorrt_absent_says_what_to_install(bundle_copy: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,7 +211,7 @@ def test_broken_libraries_are_an_error_of_their_own(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(importlib, "import_module", broken)
     with pytest.raises(EngineError, match=r"libraries cannot be loaded \(libnvinfer"):
-        nvidia.load_tensorrt("tensorrt")
+        tensorrt_api.load_tensorrt("tensorrt")
 
 
 def test_a_precision_the_bundle_lacks_and_a_changed_file_are_refused(bundle_copy: Bundle) -> None:
@@ -274,7 +280,7 @@ def test_the_builder_is_told_every_option(bundle_copy: Bundle, tensorrt: Any) ->
             told[name] = value
 
     options = BuildOptions(level=5, workspace_mib=64, compatibility="ampere_plus")
-    engine_build._configure(tensorrt("11.4.0"), Config(), "tensorrt", options)
+    build._configure(tensorrt("11.4.0"), Config(), "tensorrt", options)
     assert (told["workspace"], told["cleared"]) == (64 << 20, rtx.BuilderFlag.TF32)
     assert told["set"] == rtx.BuilderFlag.REQUIRE_USER_ALLOCATION
     assert told["builder_optimization_level"] == 5
@@ -317,8 +323,8 @@ def test_weights_that_are_really_wider_are_seen_through_the_kernels(
     whole_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The engine of the FP32 file, as if it had been asked for and counted as FP16: all its weights are too wide.
-    half = engine_build.require_precision(whole_bundle / "model.fp16.onnx", "fp16")
-    monkeypatch.setattr(engine_build, "require_precision", lambda *_: half)
+    half = build.require_precision(whole_bundle / "model.fp16.onnx", "fp16")
+    monkeypatch.setattr(build, "require_precision", lambda *_: half)
     with pytest.raises(EngineError, match=r"weights were widened: got 1\.\d+ times .*kernels left out"):
         build_engine(
             whole_bundle / "model.onnx",

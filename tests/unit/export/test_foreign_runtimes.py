@@ -7,10 +7,10 @@ import onnxruntime
 import pytest
 from foreign_runtimes import FOREIGN, NAMES, shapeless
 
-from export.quantisation import Quantiser
+from export.int8.quantize import Quantiser
+from export.onnx.tensor_parity import TOLERANCES, compare_candidates
 from export.sample_tiles import structured_noise
-from export.tensor_parity import TOLERANCES, compare_candidates
-from ifkd.detections import Candidates
+from ifkd.core.detections import Candidates
 from ifkd.recipe import Calibration
 
 TILES = np.stack([structured_noise((64, 64), seed=seed).transpose(2, 0, 1) for seed in range(2)])

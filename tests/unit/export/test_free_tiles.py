@@ -11,25 +11,25 @@ import torch
 from foreign_runtimes import by_onnx, shapeless
 from test_two_stage import outspoken
 
-from export.bundle import open_bundle
-from export.engine_build import build_engine
-from export.explain import command_lines
-from export.graph import CandidateGraph
-from export.level_rooms import level_rooms
-from export.onnx_export import Essentials, export_onnx
-from export.precision import convert_to_fp16
-from export.quantisation import Quantiser
+from export.bundle.bundle import open_bundle
+from export.bundle.engine_metadata import BuildOptions
+from export.int8.quantize import Quantiser
+from export.int8.sensitivity import LARGEST_NOISE, head_values, relative_error
+from export.onnx.exportable import CandidateGraph
+from export.onnx.onnx_export import Essentials, export_onnx
+from export.onnx.tensor_parity import TOLERANCES, compare_candidates
+from export.onnx.topk import level_rooms
+from export.precision.fp16 import convert_to_fp16
 from export.sample_tiles import structured_noise
-from export.sensitivity import LARGEST_NOISE, head_values, relative_error
-from export.sidecar import BuildOptions
-from export.tensor_parity import TOLERANCES, compare_candidates
-from ifkd.checkpoint import build_from, load_checkpoint
-from ifkd.detections import Array, Candidates
-from ifkd.detectors import Detector, normalise
-from ifkd.detectors.retinanet import RetinaNet
-from ifkd.errors import ConfigError, EngineError
+from export.tensorrt.build import build_engine
+from export.tensorrt.trtexec_commands import command_lines
+from ifkd.core.detections import Array, Candidates
+from ifkd.core.errors import ConfigError, EngineError
+from ifkd.core.input_shapes import TileSizes
+from ifkd.models import Detector, normalise
+from ifkd.models.checkpoint import build_from, load_checkpoint
+from ifkd.models.retinanet import RetinaNet
 from ifkd.recipe import Calibration
-from ifkd.tile_sizes import TileSizes
 
 SIDES = (32, 128)
 SIZES = [(32, 32), (64, 64), (32, 128), (128, 96), (128, 128)]

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from export.graph import LARGEST_TOP_K, CandidateGraph
+from export.onnx.exportable import LARGEST_TOP_K, CandidateGraph
 from export.sample_tiles import structured_noise
-from ifkd.checkpoint import build_from, load_checkpoint
-from ifkd.detectors import Detector
-from ifkd.errors import ConfigError
+from ifkd.core.errors import ConfigError
+from ifkd.models import Detector
+from ifkd.models.checkpoint import build_from, load_checkpoint
 
 
 @pytest.fixture(scope="module")

@@ -8,11 +8,11 @@ import onnx
 import onnxruntime
 import pytest
 
-from export.graph import CandidateGraph
-from export.onnx_export import Essentials, export_onnx
-from export.producer import PRODUCER
-from ifkd.checkpoint import build_from, load_checkpoint
-from ifkd.files import sha256_of
+from export.export_bundle import PRODUCER
+from export.onnx.exportable import CandidateGraph
+from export.onnx.onnx_export import Essentials, export_onnx
+from ifkd.core.files import sha256_of
+from ifkd.models.checkpoint import build_from, load_checkpoint
 
 
 @pytest.fixture(scope="module")

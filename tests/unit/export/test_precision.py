@@ -12,9 +12,9 @@ import pytest
 from onnx import TensorProto, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from export.half_range import nodes_beyond_fp16
-from export.precision import between_layers, convert_to_fp16, count_precision, require_precision
-from ifkd.errors import EngineError
+from export.precision.fp16 import between_layers, convert_to_fp16, count_precision, require_precision
+from export.precision.fp16_overflow import nodes_beyond_fp16
+from ifkd.core.errors import EngineError
 
 rng = np.random.default_rng(0)
 
@@ -210,7 +210,7 @@ def test_it_works_where_torch_is_not_installed(tmp_path: Path) -> None:
     source = small_network(tmp_path / "a.onnx")
     program = (
         "import sys; sys.modules.update(torch=None, torchvision=None)\n"
-        "from pathlib import Path; from export.precision import convert_to_fp16; import export.engine_build\n"
+        "from pathlib import Path; from export.precision import convert_to_fp16; import export.tensorrt.build\n"
         f"print(convert_to_fp16(Path({str(source)!r}), Path({str(tmp_path / 'b.onnx')!r})).precision)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from export.bundle import open_bundle
-from export.producer import export_checkpoint
+from deploy.cli.main import main
+from export.bundle.bundle import open_bundle
+from export.export_bundle import export_checkpoint
+from export.onnx.tensor_parity import TOLERANCES, Tolerance
 from export.sample_tiles import sample_tiles
-from export.tensor_parity import TOLERANCES, Tolerance
-from ifkd.cli import main
-from ifkd.config import load, parse
-from ifkd.data.imagery import PADDING_RGB
-from ifkd.errors import CheckpointError, ConfigError, VerdictError
-from ifkd.files import sha256_of
+from ifkd.core.config import load, parse
+from ifkd.core.errors import CheckpointError, ConfigError, VerdictError
+from ifkd.core.files import sha256_of
+from ifkd.imagery.image_files import PADDING_RGB
 from ifkd.recipe import Data, Recipe
 
 IMPOSSIBLE: dict[str, Tolerance] = {
@@ -99,7 +99,7 @@ def test_failed_parity_writes_nothing_and_ends_in_1(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     without_exporting()
-    monkeypatch.setattr("export.tensor_parity.TOLERANCES", IMPOSSIBLE)
+    monkeypatch.setattr("export.onnx.tensor_parity.TOLERANCES", IMPOSSIBLE)
     words = ["export", str(checkpoint_path), "--out", str(tmp_path / "b")]
     assert main(words) == VerdictError.exit_code == 1
     told = capsys.readouterr().err

@@ -10,20 +10,20 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from deploy.cli.main import main
 from deploy.engines import open_engine
-from export.bundle import open_bundle
-from export.calibration import LabelledTiles, calibration_tiles, validation_tiles
-from export.engine_build import build_engine
-from export.producer import export_checkpoint
-from export.quantisation import Quantiser
+from export.bundle.bundle import open_bundle
+from export.export_bundle import export_checkpoint
+from export.int8.benchmark import ROUNDS
+from export.int8.calibration import LabelledTiles, calibration_tiles, validation_tiles
+from export.int8.quantize import Quantiser
+from export.int8.sensitivity import head_values, quantise_within, rank_layers, relative_error
 from export.sample_tiles import structured_noise
-from export.sensitivity import head_values, quantise_within, rank_layers, relative_error
-from export.speed import ROUNDS
-from ifkd.checkpoint import load_checkpoint, save_checkpoint
-from ifkd.cli import main
-from ifkd.config import parse
-from ifkd.data.evaluation import Metrics
-from ifkd.errors import DataError, EngineError, VerdictError
+from export.tensorrt.build import build_engine
+from ifkd.core.config import parse
+from ifkd.core.errors import DataError, EngineError, VerdictError
+from ifkd.data.metrics import Metrics
+from ifkd.models.checkpoint import load_checkpoint, save_checkpoint
 from ifkd.recipe import Calibration, Recipe
 
 TILES = np.stack([structured_noise((64, 64), seed=seed).transpose(2, 0, 1) for seed in range(4)])
@@ -104,7 +104,7 @@ def search(whole_bundle: Path, path: Path, scores: list[float], monkeypatch: pyt
     with quantiser(whole_bundle, "int8") as made:
         names = [name for name in made.layers if name not in made.last_layers]
         ranking = [(name, float(len(names) - place)) for place, name in enumerate(names)]
-        monkeypatch.setattr("export.sensitivity.rank_layers", lambda *_: ranking)
+        monkeypatch.setattr("export.int8.sensitivity.rank_layers", lambda *_: ranking)
         # The file is written once: the search is told the scores and looks at nothing else of it.
         made.write(path)
         monkeypatch.setattr(Quantiser, "write", lambda *_, **__: None)
@@ -156,7 +156,7 @@ def test_layers_that_share_a_weight_are_integer_together_or_not(whole_bundle: Pa
 def trained(checkpoint_path: Path, data_folder: Path, tmp_path: Path) -> Path:
     """The tests' checkpoint as if it had learned the classes of `data_folder`."""
     checkpoint = load_checkpoint(checkpoint_path)
-    from ifkd.checkpoint import build_from
+    from ifkd.models.checkpoint import build_from
 
     values = checkpoint.meta.recipe.model_dump(mode="json")
     values["data"] |= {"root": str(data_folder), "train": "train.json", "validation": "val.json", "test": "val.json"}

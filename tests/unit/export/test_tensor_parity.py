@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from export.graph import CandidateGraph
+from export.onnx.exportable import CandidateGraph
+from export.onnx.tensor_parity import TOLERANCES, check_tensor_parity, compare_candidates
 from export.sample_tiles import structured_noise
-from export.tensor_parity import TOLERANCES, check_tensor_parity, compare_candidates
-from ifkd.checkpoint import build_from, load_checkpoint
-from ifkd.detections import Candidates
+from ifkd.core.detections import Candidates
+from ifkd.models.checkpoint import build_from, load_checkpoint
 
 FP32, FP16 = TOLERANCES["fp32"], TOLERANCES["fp16"]
 UNCUT = [(60, False)]

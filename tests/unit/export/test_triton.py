@@ -12,14 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tritonclient.grpc import model_config_pb2
 
-from export.bundle import Bundle, add_file, open_bundle, write_manifest
-from export.manifest import Manifest, Precision
-from export.protobuf_text import as_text, entries
-from export.sidecar import BatchProfile
-from export.triton import Hosting, write_repository
-from ifkd.cli import main
-from ifkd.errors import BundleError, OutputError
-from ifkd.files import sha256_of
+from deploy.cli.main import main
+from export.bundle.bundle import Bundle, add_file, open_bundle, write_manifest
+from export.bundle.engine_metadata import BatchProfile
+from export.bundle.manifest import Manifest, Precision
+from export.triton.protobuf_text import as_text, entries
+from export.triton.repository import Hosting, write_repository
+from ifkd.core.errors import BundleError, OutputError
+from ifkd.core.files import sha256_of
 
 CLASSES = ("cargo ship", "tanker", "remorqueur à quai")
 

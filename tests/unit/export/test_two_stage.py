@@ -11,19 +11,19 @@ from foreign_runtimes import by_openvino, shapeless
 from torch import nn
 from torchvision.ops import MultiScaleRoIAlign, batched_nms, nms
 
-from export.engine_build import build_engine
-from export.graph import CandidateGraph
-from export.onnx_export import Essentials, export_onnx
-from export.precision import convert_to_fp16
-from export.quantisation import Quantiser
+from export.int8.quantize import Quantiser
+from export.int8.sensitivity import head_values, places_of, relative_error
+from export.onnx.exportable import CandidateGraph
+from export.onnx.faster_rcnn_candidates import ROUNDS, pool_regions, suppress
+from export.onnx.onnx_export import Essentials, export_onnx
+from export.onnx.tensor_parity import TOLERANCES, compare_candidates
+from export.precision.fp16 import convert_to_fp16
 from export.sample_tiles import structured_noise
-from export.sensitivity import head_values, places_of, relative_error
-from export.tensor_parity import TOLERANCES, compare_candidates
-from export.two_stage import ROUNDS, pool_regions, suppress
+from export.tensorrt.build import build_engine
 from ifkd import recipe
-from ifkd.detections import Candidates
-from ifkd.detectors import FasterRcnn, build_detector, normalise
-from ifkd.errors import ConfigError
+from ifkd.core.detections import Candidates
+from ifkd.core.errors import ConfigError
+from ifkd.models import FasterRcnn, build_detector, normalise
 
 TILES = np.stack([structured_noise((64, 64), seed=seed).transpose(2, 0, 1) for seed in range(2)])
 

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from export.manifest import Precision, QuantisationVerdict, Speed, SpeedUp
-from export.speed import speed_up
-from export.verdict import LARGEST_CLASS_LOSS, LEAST_SPEED_UP, judge
+from export.bundle.manifest import Precision, QuantisationVerdict, Speed, SpeedUp
+from export.int8.benchmark import speed_up
+from export.int8.decision import LARGEST_CLASS_LOSS, LEAST_SPEED_UP, judge
 
 
 def verdict(**changes: Any) -> QuantisationVerdict:

@@ -10,8 +10,8 @@ from torch import nn
 from torch.nn import functional
 
 from ifkd import recipe
-from ifkd.detectors.backbones import STAGES, Backbone, StridedDepthwise
-from ifkd.errors import CheckpointError
+from ifkd.core.errors import CheckpointError
+from ifkd.models.backbones import STAGES, Backbone, StridedDepthwise
 
 
 def backbone(stages: tuple[int, ...] = (0, 1, 2, 3), **options: Any) -> Backbone:

@@ -9,10 +9,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from ifkd.checkpoint import HEADER_KEY, CheckpointMeta, build_from, load_checkpoint, save_checkpoint
-from ifkd.config import parse
-from ifkd.detectors import Detector, build_detector
-from ifkd.errors import CheckpointError
+from ifkd.core.config import parse
+from ifkd.core.errors import CheckpointError
+from ifkd.models import Detector, build_detector
+from ifkd.models.checkpoint import HEADER_KEY, CheckpointMeta, build_from, load_checkpoint, save_checkpoint
 from ifkd.recipe import Recipe
 
 

@@ -12,11 +12,11 @@ import tomli_w
 import torch
 from safetensors.torch import save_file
 
+from deploy.cli.main import VERBS, main
 from ifkd import __version__
-from ifkd.checkpoint import CheckpointMeta, save_checkpoint
-from ifkd.cli import VERBS, main
-from ifkd.config import parse
-from ifkd.detectors import build_detector
+from ifkd.core.config import parse
+from ifkd.models import build_detector
+from ifkd.models.checkpoint import CheckpointMeta, save_checkpoint
 from ifkd.recipe import Detector, Recipe
 
 Fails = Callable[..., str]
@@ -79,7 +79,7 @@ def checkpoint(path: Path, recipe_values: dict[str, Any], **different: Any) -> P
 
 def test_help_lists_every_verb_and_imports_nothing_heavy() -> None:
     code = (
-        "import sys\nfrom ifkd.cli import main\n"
+        "import sys\nfrom deploy.cli.main import main\n"
         "try:\n    main(['--help'])\n"
         "except SystemExit as end:\n    assert end.code == 0\n"
         "heavy = {'torch', 'numpy', 'pydantic', 'tqdm', 'PIL'} & set(sys.modules)\n"

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 
+from ifkd.core.detections import Detections
+from ifkd.core.errors import DataError
 from ifkd.data.coco import coco_results, read_coco, write_coco
-from ifkd.detections import Detections
-from ifkd.errors import DataError
 
 Change = Callable[[dict[str, Any]], None]
 

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import tomli_w
 
-from ifkd.config import dump, load, parse
-from ifkd.errors import ConfigError
+from ifkd.core.config import dump, load, parse
+from ifkd.core.errors import ConfigError
 from ifkd.recipe import Ifkd, NoMethod, Recipe, chosen_levels
 
 REPOSITORY = Path(__file__).resolve().parents[3]

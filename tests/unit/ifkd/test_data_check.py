@@ -11,13 +11,13 @@ import tomli_w
 from PIL import Image
 from pycocotools.coco import COCO
 
-from ifkd.cli import main
+from deploy.cli.main import main
+from ifkd.core.errors import DataError, OutputError
 from ifkd.data.check.check import Plan, Source, check
-from ifkd.data.check.cleaned import write_cleaned
 from ifkd.data.check.finding import KINDS
+from ifkd.data.check.fix import write_cleaned
 from ifkd.data.coco import read_coco
-from ifkd.data.imagery import Imagery, read_image
-from ifkd.errors import DataError, OutputError
+from ifkd.imagery.image_files import Imagery, read_image
 
 
 @pytest.fixture

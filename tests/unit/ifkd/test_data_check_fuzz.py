@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ifkd.cli import main
+from deploy.cli.main import main
+from ifkd.core.errors import DataError
 from ifkd.data.coco import read_coco
-from ifkd.data.imagery import read_image
-from ifkd.errors import DataError
+from ifkd.imagery.image_files import read_image
 
 FILES = int(os.environ.get("IFKD_FUZZED_FILES", "200"))
 GROUPS = 4

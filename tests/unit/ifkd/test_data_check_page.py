@@ -5,7 +5,7 @@ import json
 import pytest
 from PIL import Image
 
-from ifkd.cli import main
+from deploy.cli.main import main
 
 MISTAKES = [[70, 3, 9, 9], [50, 3, 40, 9], [3, 3, 0, 4], [5, 5, 0.5, 9]]
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from ifkd import recipe
+from ifkd.core.errors import DataError
 from ifkd.data.coco import read_coco
-from ifkd.data.dataset import Batch, BatchDataset, TileDataset, scaled
-from ifkd.errors import DataError
+from ifkd.training.dataset import Batch, BatchDataset, TileDataset, scaled
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def test_a_mistake_in_an_image_is_handed_over(tiles: Callable[..., TileDataset],
 def test_images_are_read_once_as_far_as_memory_goes(
     tiles: Callable[..., TileDataset], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ifkd.data import dataset as module
+    from ifkd.training import dataset as module
 
     read = []
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ifkd.detections import Candidates, Detections, nms, pairwise_iou
+from ifkd.core.detections import Candidates, Detections, nms, pairwise_iou
 
 
 def some() -> Detections:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ifkd.device import gpu_groups
+from ifkd.compute.device import gpu_groups
 
 
 @pytest.mark.parametrize(

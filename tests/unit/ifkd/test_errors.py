@@ -4,8 +4,8 @@ import pickle
 
 import pytest
 
-from ifkd import errors
-from ifkd.errors import ConfigError, DataError, IfkdError, MissingExtraError, VerdictError
+from ifkd.core import errors
+from ifkd.core.errors import ConfigError, DataError, IfkdError, MissingExtraError, VerdictError
 
 
 def test_a_message_has_problem_facts_and_remedy() -> None:

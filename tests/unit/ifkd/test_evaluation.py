@@ -10,9 +10,9 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from ifkd.core.detections import Detections
 from ifkd.data.coco import CocoDataset, LabelledImage, coco_results, write_coco
-from ifkd.data.evaluation import evaluate
-from ifkd.detections import Detections
+from ifkd.data.metrics import evaluate
 
 
 def dataset(objects: list[list[tuple[float, float, float, float, int, bool]]], classes: int = 3) -> CocoDataset:

@@ -19,12 +19,12 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import box_iou
 
 from ifkd import recipe
-from ifkd.detections import Candidates
-from ifkd.detectors import DetectorOutput, FasterRcnn, Targets, build_detector, normalise
-from ifkd.detectors.boxes import BACKGROUND, UNDECIDED, assign
-from ifkd.detectors.faster_rcnn import PROPOSALS_BEFORE_NMS, PROPOSALS_KEPT
-from ifkd.detectors.roi_head import Lesson
-from ifkd.postprocess import Selection, select_detections
+from ifkd.core.detections import Candidates
+from ifkd.core.postprocess import Selection, select_detections
+from ifkd.models import DetectorOutput, FasterRcnn, Targets, build_detector, normalise
+from ifkd.models.anchor_assignment import BACKGROUND, UNDECIDED, assign
+from ifkd.models.faster_rcnn import PROPOSALS_BEFORE_NMS, PROPOSALS_KEPT
+from ifkd.models.roi_head import Lesson
 
 CLASSES, CHANNELS, WIDTH = 3, 16, 32
 SIZE = (128, 192)
@@ -366,13 +366,13 @@ def test_shares_of_a_batch_average_to_the_whole(monkeypatch: pytest.MonkeyPatch)
         counts: list[Tensor] = []
         with monkeypatch.context() as patch:
             patch.setattr(
-                f"ifkd.detectors.{name}.mean_over_ranks", lambda count, counts=counts: counts.append(count) or count
+                f"ifkd.models.{name}.mean_over_ranks", lambda count, counts=counts: counts.append(count) or count
             )
             for image in range(2):
                 losses(slice(image, image + 1))
             assert len({float(count) for count in counts}) == 2 or name == "proposals"
             mean = torch.stack(counts).mean()
-            patch.setattr(f"ifkd.detectors.{name}.mean_over_ranks", lambda _, mean=mean: mean)
+            patch.setattr(f"ifkd.models.{name}.mean_over_ranks", lambda _, mean=mean: mean)
             shares = [losses(slice(image, image + 1)) for image in range(2)]
         for term, value in whole.items():
             torch.testing.assert_close(torch.stack([share[term] for share in shares]).mean(), value)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from ifkd.errors import OutputError
-from ifkd.files import atomic_path, make_folder, sha256_of, write_json, write_text
+from ifkd.core.errors import OutputError
+from ifkd.core.files import atomic_path, make_folder, sha256_of, write_json, write_text
 
 
 def names(folder: Path) -> list[str]:

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ifkd.data.imagery import PADDING_RGB, Imagery, pad, read_image, resize
-from ifkd.errors import DataError
+from ifkd.core.errors import DataError
+from ifkd.imagery.image_files import PADDING_RGB, Imagery, pad, read_image, resize
 
 
 def noise(height: int = 20, width: int = 30) -> np.ndarray:

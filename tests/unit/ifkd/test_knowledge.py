@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from ifkd import recipe
+from ifkd.core.errors import CheckpointError, ConfigError, OutputError
 from ifkd.data.coco import read_coco
-from ifkd.data.dataset import TileDataset
-from ifkd.detectors import Detector, build_detector, normalise
-from ifkd.errors import CheckpointError, ConfigError, OutputError
-from ifkd.knowledge import Draws, Keeping, Knowledge, Taught, keeping_of, measure_feature_rms
-from ifkd.knowledge.keeping import distinct_tiles
-from ifkd.knowledge.memory import Memory, keys_of
+from ifkd.distillation import Draws, Keeping, Knowledge, Taught, keeping_of, measure_feature_rms
+from ifkd.distillation.cache_spec import distinct_tiles
+from ifkd.distillation.output_cache import Memory, keys_of
+from ifkd.models import Detector, build_detector, normalise
+from ifkd.training.dataset import TileDataset
 
 
 @pytest.fixture(scope="module")

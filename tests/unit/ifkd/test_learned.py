@@ -9,12 +9,12 @@ from method_fixtures import method, options, output, views
 from scipy import fft
 from scipy.spatial.distance import cosine
 
-from ifkd.checkpoint import load_checkpoint
-from ifkd.errors import CheckpointError
-from ifkd.knowledge import Views
-from ifkd.methods import IfkdMethod, Method
-from ifkd.methods.inner_maps import InnerMaps, inner_maps
-from ifkd.methods.learned import load_learned, save_learned
+from ifkd.core.errors import CheckpointError
+from ifkd.distillation import Views
+from ifkd.distillation.method_checkpoint import load_learned, save_learned
+from ifkd.distillation.methods import IfkdMethod, Method
+from ifkd.distillation.methods.intermediates import InnerMaps, inner_maps
+from ifkd.models.checkpoint import load_checkpoint
 
 BATCH = views(output("retinanet", 1), output("retinanet", 2))
 

@@ -12,15 +12,15 @@ from torchvision.models.detection._utils import BoxCoder
 from torchvision.ops import MultiScaleRoIAlign, generalized_box_iou
 
 from ifkd import recipe
-from ifkd.detectors import DetectorOutput
-from ifkd.errors import ConfigError
-from ifkd.methods import Student, build_method
-from ifkd.methods.adapters import Adapters
-from ifkd.methods.arsd import Arsd
-from ifkd.methods.crosskd import CrossKd
-from ifkd.methods.fgd import Fgd, GlobalContext
-from ifkd.methods.fkd import Fkd, FkdLevel
-from ifkd.methods.insdist import InsDist
+from ifkd.core.errors import ConfigError
+from ifkd.distillation.adapters import Adapters
+from ifkd.distillation.methods import Student, build_method
+from ifkd.distillation.methods.arsd import Arsd
+from ifkd.distillation.methods.crosskd import CrossKd
+from ifkd.distillation.methods.fgd import Fgd, GlobalContext
+from ifkd.distillation.methods.fkd import Fkd, FkdLevel
+from ifkd.distillation.methods.insdist import InsDist
+from ifkd.models import DetectorOutput
 
 SEEN = targets(BOXES, BOXES[1:2])
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ifkd.detectors import normalise
-from ifkd.errors import CheckpointError, ConfigError
-from ifkd.fusion.disturbance import disturbance
-from ifkd.mobile_sam import (
+from ifkd.core.errors import CheckpointError, ConfigError
+from ifkd.distillation.ede import disturbance
+from ifkd.models import normalise
+from ifkd.models.mobile_sam.encoder import (
     CHECKPOINT_NAME,
     MobileSamEncoder,
     available_weights,

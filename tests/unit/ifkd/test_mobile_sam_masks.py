@@ -9,9 +9,9 @@ import torch
 from segment_anything.modeling import MaskDecoder, PromptEncoder, TwoWayTransformer
 from torch import Tensor, nn
 
-from ifkd.errors import CheckpointError, MissingExtraError
-from ifkd.mobile_sam import MobileSamEncoder
-from ifkd.mobile_sam_masks import MobileSamMasks, build_mobile_sam_masks
+from ifkd.core.errors import CheckpointError, MissingExtraError
+from ifkd.models.mobile_sam.encoder import MobileSamEncoder
+from ifkd.models.mobile_sam.masks import MobileSamMasks, build_mobile_sam_masks
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def test_the_published_names_load(tmp_path: Path, masks: MobileSamMasks, monkeyp
     assert len([name for name in state if name.startswith("prompt_encoder.")]) == 17
     assert len([name for name in state if name.startswith("mask_decoder.")]) == 120
     torch.save(state, tmp_path / "sam.pt")
-    monkeypatch.setattr("ifkd.mobile_sam_masks.build_mobile_sam", lambda _: MobileSamEncoder())
+    monkeypatch.setattr("ifkd.models.mobile_sam.masks.build_mobile_sam", lambda _: MobileSamEncoder())
     loaded = build_mobile_sam_masks(str(tmp_path / "sam.pt"))
     for part in ("prompt_encoder", "mask_decoder"):
         for name, value in getattr(loaded, part).state_dict().items():

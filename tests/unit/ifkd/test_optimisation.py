@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from ifkd.recipe import Training
-from ifkd.training import optimisation
+from ifkd.training import optim
 
 
 def rates(training: Training, epoch_length: int) -> list[float]:
-    return [optimisation.rate_factor(training, i, epoch_length) for i in range(training.epochs * epoch_length)]
+    return [optim.rate_factor(training, i, epoch_length) for i in range(training.epochs * epoch_length)]
 
 
 def test_the_step_schedule_is_torchs() -> None:

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from ifkd.detections import Candidates
-from ifkd.postprocess import Selection, select_detections
+from ifkd.core.detections import Candidates
+from ifkd.core.postprocess import Selection, select_detections
 
 
 def candidates() -> Candidates:

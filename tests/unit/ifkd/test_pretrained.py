@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torchvision.models import detection
 
 from ifkd import recipe
-from ifkd.config import parse
-from ifkd.detectors import Detector, FasterRcnn, build_detector, pretrained
-from ifkd.detectors.retinanet import RetinaNet
-from ifkd.errors import CheckpointError, ConfigError
+from ifkd.core.config import parse
+from ifkd.core.errors import CheckpointError, ConfigError
+from ifkd.models import Detector, FasterRcnn, build_detector, pretrained
+from ifkd.models.retinanet import RetinaNet
 
 BUILDERS = {"retinanet": detection.retinanet_resnet50_fpn, "faster_rcnn": detection.fasterrcnn_resnet50_fpn}
 COCO_CLASSES = 91

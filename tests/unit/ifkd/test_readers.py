@@ -9,12 +9,12 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from ifkd.cli import main
+from deploy.cli.main import main
+from ifkd.core.errors import DataError, UsageError
 from ifkd.data.coco import read_coco
 from ifkd.data.readers import convert as module
 from ifkd.data.readers.convert import convert
 from ifkd.data.readers.ship_classes import LEVEL_NAMES
-from ifkd.errors import DataError, UsageError
 
 SIZE = (40, 60)
 

@@ -8,10 +8,10 @@ import torch
 from torch.distributions import Categorical, kl_divergence
 
 from ifkd import recipe
-from ifkd.detectors import FasterRcnn, Targets, build_detector, normalise
-from ifkd.knowledge import Keeping, Knowledge, Views
-from ifkd.methods import Method, Student, build_method
-from ifkd.methods.regions import region_divergence
+from ifkd.distillation import Keeping, Knowledge, Views
+from ifkd.distillation.methods import Method, Student, build_method
+from ifkd.distillation.methods.roi_distillation import region_divergence
+from ifkd.models import FasterRcnn, Targets, build_detector, normalise
 
 CLASSES = 3
 

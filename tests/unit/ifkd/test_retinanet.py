@@ -15,11 +15,11 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 
 from ifkd import recipe
-from ifkd.detections import Candidates
-from ifkd.detectors import DetectorOutput, Targets, build_detector, normalise
-from ifkd.detectors.anchors import OCTAVE_SCALES, RATIOS, anchors_of_level
-from ifkd.detectors.retinanet import RetinaNet
-from ifkd.postprocess import Selection, select_detections
+from ifkd.core.detections import Candidates
+from ifkd.core.postprocess import Selection, select_detections
+from ifkd.models import DetectorOutput, Targets, build_detector, normalise
+from ifkd.models.anchors import OCTAVE_SCALES, RATIOS, anchors_of_level
+from ifkd.models.retinanet import RetinaNet
 
 STRIDES = (8, 16, 32, 64, 128)
 CLASSES = 3
@@ -306,11 +306,11 @@ def test_shares_of_a_batch_average_to_the_whole(monkeypatch: pytest.MonkeyPatch)
         counts.append(value)
         return value
 
-    monkeypatch.setattr("ifkd.detectors.retinanet.mean_over_ranks", count)
+    monkeypatch.setattr("ifkd.models.retinanet.mean_over_ranks", count)
     assert share(0)["boxes"] != share(1)["boxes"]
     assert counts[0] != counts[1]
     mean = torch.stack(counts).mean()
-    monkeypatch.setattr("ifkd.detectors.retinanet.mean_over_ranks", lambda _: mean)
+    monkeypatch.setattr("ifkd.models.retinanet.mean_over_ranks", lambda _: mean)
     shares = [share(0), share(1)]
     for term, value in whole.items():
         torch.testing.assert_close(torch.stack([one[term] for one in shares]).mean(), value)

@@ -9,15 +9,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ifkd import recipe, runs
-from ifkd.checkpoint import load_checkpoint
-from ifkd.config import parse
-from ifkd.detectors import Detector
-from ifkd.errors import ConfigError, OutputError, TrainingError
-from ifkd.files import sha256_of
-from ifkd.knowledge import Knowledge
-from ifkd.methods import IfkdMethod, NoDistillation
-from ifkd.prediction import validate
+from ifkd import recipe
+from ifkd.core.config import parse
+from ifkd.core.errors import ConfigError, OutputError, TrainingError
+from ifkd.core.files import sha256_of
+from ifkd.distillation import Knowledge
+from ifkd.distillation.methods import IfkdMethod, NoDistillation
+from ifkd.models import Detector
+from ifkd.models.checkpoint import load_checkpoint
+from ifkd.training import pipelines
+from ifkd.training.prediction import validate
 
 World = tuple[Path, dict[str, Any]]
 
@@ -30,8 +31,8 @@ def world(tmp_path_factory: pytest.TempPathFactory, make_recipe: Callable[..., d
     for training in (values["teacher"]["training"], values["student"]["training"], values["distillation"]["training"]):
         training["epochs"] = 1
     settings = parse(values, recipe.Recipe, source="values")
-    runs.train_role(settings, "teacher", folder / "teacher")
-    runs.train_role(settings, "student", folder / "student")
+    pipelines.train_role(settings, "teacher", folder / "teacher")
+    pipelines.train_role(settings, "student", folder / "student")
     return folder, values
 
 
@@ -54,10 +55,10 @@ def prepared(
         raise Fitted(run, detector, method, knowledge)
 
     with monkeypatch.context() as patch:
-        patch.setattr(runs, "fit", fit)
+        patch.setattr(pipelines, "fit", fit)
         settings = parse(values, recipe.Recipe, source="values")
         with pytest.raises(Fitted) as caught:
-            runs.distill_student(settings, world[0] / "teacher" / "best.safetensors", folder)
+            pipelines.distill_student(settings, world[0] / "teacher" / "best.safetensors", folder)
     return caught.value
 
 
@@ -78,7 +79,7 @@ def test_distillation_starts_from_the_plain_students_weights(
     torch.manual_seed(123)
     fitted = prepared(world, tmp_path / "run", monkeypatch, lambda _: None)
     settings = parse(world[1], recipe.Recipe, source="values")
-    plain = runs._fresh_detector(settings, settings.student.detector, 3).state_dict()
+    plain = pipelines._fresh_detector(settings, settings.student.detector, 3).state_dict()
     assert all(torch.equal(value, plain[name]) for name, value in fitted.detector.state_dict().items())
     teacher = load_file(world[0] / "teacher" / "best.safetensors")
     assert all(torch.equal(value, teacher[name]) for name, value in fitted.knowledge.teacher.state_dict().items())
@@ -92,7 +93,7 @@ def test_the_method_knows_the_teachers_feature_scale(
 
     fitted = prepared(world, tmp_path / "run", monkeypatch, change)
     assert isinstance(fitted.method, IfkdMethod)
-    rms = runs.feature_rms(fitted.knowledge.teacher, fitted.run.train_data, fitted.run.settings)
+    rms = pipelines.feature_rms(fitted.knowledge.teacher, fitted.run.train_data, fitted.run.settings)
     assert fitted.method._scales == pytest.approx([0.3 / value for value in rms])
 
 
@@ -102,7 +103,7 @@ def test_a_checkpoint_tells_of_its_teacher_method_and_encoder(
     told = prepared(world, tmp_path / "run", monkeypatch, lambda _: None).run.meta.provenance
     assert told["teacher_sha256"] == sha256_of(world[0] / "teacher" / "best.safetensors")
     assert told["method"]["alpha"] == 0.06
-    assert told["notes"] == [runs.RANDOM_ENCODER_NOTE]
+    assert told["notes"] == [pipelines.RANDOM_ENCODER_NOTE]
 
 
 def test_the_random_encoder_stands_in_only_when_asked(
@@ -115,7 +116,7 @@ def test_the_random_encoder_stands_in_only_when_asked(
 
     told = prepared(world, tmp_path / "run", monkeypatch, fall_back).run.meta.provenance
     assert told["method"]["ede"]["weights"] == "random"
-    assert told["notes"] == [runs.RANDOM_ENCODER_NOTE]
+    assert told["notes"] == [pipelines.RANDOM_ENCODER_NOTE]
 
 
 @pytest.mark.parametrize("ede", [{"enabled": False}, {"weight": 0.0}])
@@ -140,7 +141,7 @@ def test_no_method_is_plain_training(world: World, tmp_path: Path, monkeypatch: 
     values = copy.deepcopy(world[1])
     change(values)
     settings = parse(values, recipe.Recipe, source="values")
-    runs.distill_student(settings, world[0] / "teacher" / "best.safetensors", tmp_path / "run")
+    pipelines.distill_student(settings, world[0] / "teacher" / "best.safetensors", tmp_path / "run")
     ours, plain = (load_file(folder / "last.safetensors") for folder in (tmp_path / "run", world[0] / "student"))
     assert all(torch.equal(ours[name], plain[name]) for name in plain)
 
@@ -151,7 +152,7 @@ def test_a_method_without_weight_is_plain_training(name: str, world: World, tmp_
     values = copy.deepcopy(world[1])
     values["distillation"]["method"] = {"name": name, **dict.fromkeys(weights, 0.0)}
     settings = parse(values, recipe.Recipe, source="values")
-    runs.distill_student(settings, world[0] / "teacher" / "best.safetensors", tmp_path / "run")
+    pipelines.distill_student(settings, world[0] / "teacher" / "best.safetensors", tmp_path / "run")
     ours, plain = (load_file(folder / "last.safetensors") for folder in (tmp_path / "run", world[0] / "student"))
     assert set(ours) == set(plain)
     assert all(torch.equal(ours[name], plain[name]) for name in plain)
@@ -175,7 +176,7 @@ def test_knowledge_is_kept_beside_the_runs(world: World, tmp_path: Path, monkeyp
     values = copy.deepcopy(world[1])
     change(values)
     settings = parse(values, recipe.Recipe, source="values")
-    runs.distill_student(settings, world[0] / "teacher" / "best.safetensors", tmp_path / "distilled")
+    pipelines.distill_student(settings, world[0] / "teacher" / "best.safetensors", tmp_path / "distilled")
     assert {path.name for path in (tmp_path / "cache").iterdir()} == {"teacher", "mobile_sam_native"}
     knowledge = prepared(world, tmp_path / "other", monkeypatch, change).knowledge
     assert len(knowledge._teacher_memory.store) == len(knowledge._sam_memory.store) == 8
@@ -187,7 +188,7 @@ def test_free_augmentation_cannot_be_kept(world: World, tmp_path: Path) -> None:
     values["distillation"]["cache_teacher"] = True
     settings = parse(values, recipe.Recipe, source="values")
     with pytest.raises(ConfigError, match=r"cannot be kept.*scale_jitter"):
-        runs.distill_student(settings, world[0] / "teacher" / "best.safetensors", tmp_path / "distilled")
+        pipelines.distill_student(settings, world[0] / "teacher" / "best.safetensors", tmp_path / "distilled")
 
 
 def test_the_runs_of_a_seed_share_what_is_kept_of_free_augmentation(
@@ -206,7 +207,7 @@ def test_the_runs_of_a_seed_share_what_is_kept_of_free_augmentation(
         taught = Knowledge._teacher_maps
         monkeypatch.setattr(Knowledge, "_teacher_maps", lambda self, x: rows.append(len(x)) or taught(self, x))
         settings = parse(values, recipe.Recipe, source="values")
-        runs.distill_student(settings, world[0] / "teacher" / "best.safetensors", folder)
+        pipelines.distill_student(settings, world[0] / "teacher" / "best.safetensors", folder)
         monkeypatch.setattr(Knowledge, "_teacher_maps", taught)
         return rows
 
@@ -220,26 +221,26 @@ def test_a_weak_teacher_is_refused_before_the_first_step(world: World, tmp_path:
     values["distillation"]["min_teacher_map"] = 0.9
     settings = parse(values, recipe.Recipe, source="values")
     with pytest.raises(TrainingError, match="too weak to teach"):
-        runs.distill_student(settings, world[0] / "teacher" / "best.safetensors", tmp_path / "run")
+        pipelines.distill_student(settings, world[0] / "teacher" / "best.safetensors", tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 def test_restart_begins_anew(world: World, tmp_path: Path) -> None:
     settings = parse(world[1], recipe.Recipe, source="values")
-    runs.train_role(settings, "student", tmp_path / "run")
+    pipelines.train_role(settings, "student", tmp_path / "run")
     (tmp_path / "run" / "notes.txt").write_text("mine")
-    runs.train_role(settings, "student", tmp_path / "run", restart=True)
+    pipelines.train_role(settings, "student", tmp_path / "run", restart=True)
     assert not (tmp_path / "run" / "notes.txt").exists()
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "photo.jpg").write_bytes(b"x")
     with pytest.raises(OutputError, match="holds files but no run"):
-        runs.train_role(settings, "student", tmp_path / "other", restart=True)
+        pipelines.train_role(settings, "student", tmp_path / "other", restart=True)
 
 
 def test_validation_finds_what_the_detector_finds(world: World) -> None:
     """A detector whose answers are the truth has an average precision of 1, whatever scale its images had."""
     settings = parse(world[1], recipe.Recipe, source="values")
-    run = runs._run(settings, world[0] / "x", "student", settings.student.detector, settings.student.training, {})
+    run = pipelines._run(settings, world[0] / "x", "student", settings.student.detector, settings.student.training, {})
     for scale in (1.0, 2.0):
         data = settings.data.model_copy(update={"scale": scale, "tile_px": 128})
         oracle = Oracle(run.validation_data, scale)

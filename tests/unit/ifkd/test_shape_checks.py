@@ -5,9 +5,9 @@ import torch
 from jaxtyping import TypeCheckError
 
 from ifkd import recipe
-from ifkd.detectors import Targets, normalise
-from ifkd.fusion.frequency import reconstruct, richness
-from ifkd.fusion.hyperbolic import similarity_mask
+from ifkd.distillation.fdr import reconstruct, richness
+from ifkd.distillation.hsm import similarity_mask
+from ifkd.models import Targets, normalise
 
 
 def test_a_wrong_number_of_axes_is_refused() -> None:

@@ -14,14 +14,14 @@ from PIL import Image
 from rasterio.enums import ColorInterp
 from rasterio.errors import NotGeoreferencedWarning
 
-from ifkd.cli import main
-from ifkd.config import parse
+from deploy.cli.main import main
+from ifkd.core.config import parse
+from ifkd.core.errors import ConfigError, DataError, OutputError
 from ifkd.data.coco import read_coco
-from ifkd.data.imagery import read_image
-from ifkd.data.tiles import make as module
-from ifkd.data.tiles.make import make_tiles
-from ifkd.data.tiles.plan import TileRules
-from ifkd.errors import ConfigError, DataError, OutputError
+from ifkd.data.slicing import slice_dataset as module
+from ifkd.data.slicing.slice_dataset import make_tiles
+from ifkd.data.slicing.tile_plan import TileRules
+from ifkd.imagery.image_files import read_image
 
 SIZE = (100, 140)
 RULES = TileRules(tile_px=64, overlap_px=16, empty_share=1.0)
@@ -259,8 +259,8 @@ def test_memory_does_not_follow_the_image(tmp_path: Path) -> None:
             dataset.write(np.full((1, 4, 4), 9, np.uint8), window=((20_000, 20_004), (20_000, 20_004)))
     labels = write_labels(tmp_path, "a.tif", [(19_990, 19_990, 40, 40)], size=(side, side))
     code = (
-        "import sys; from pathlib import Path; from ifkd.data.tiles.make import make_tiles;"
-        "from ifkd.data.tiles.plan import TileRules; from deploy.measure.watch import process_peak_mb;"
+        "import sys; from pathlib import Path; from ifkd.data.slicing.slice_dataset import make_tiles;"
+        "from ifkd.data.slicing.tile_plan import TileRules; from deploy.bench.system_monitor import process_peak_mb;"
         "rules = TileRules(tile_px=1024, overlap_px=64, data_share=0);"
         "record = make_tiles(Path(sys.argv[1]), Path(sys.argv[2]), rules);"
         "print(record['contents']['tiles'], process_peak_mb())"

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ifkd.errors import OutputError
-from ifkd.knowledge import store as store_module
-from ifkd.knowledge.store import Store
+from ifkd.core.errors import OutputError
+from ifkd.distillation import record_store as store_module
+from ifkd.distillation.record_store import Store
 
 VALUES = 1000
 

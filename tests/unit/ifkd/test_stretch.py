@@ -7,12 +7,12 @@ import pytest
 import rasterio
 from pydantic import ValidationError
 
-from deploy.scenes.scene import Scene
-from export.manifest import InputSpec
-from ifkd.data.imagery import PADDING_RGB, Imagery, read_image
-from ifkd.data.stretch import choose_scaling, to_rgb
-from ifkd.errors import DataError, SceneError
-from ifkd.tiling import Window
+from deploy.scene.read.scene import Scene
+from export.bundle.manifest import InputSpec
+from ifkd.core.errors import DataError, SceneError
+from ifkd.core.tiling import Window
+from ifkd.imagery.contrast import choose_scaling, to_rgb
+from ifkd.imagery.image_files import PADDING_RGB, Imagery, read_image
 
 RNG = np.random.default_rng(3)
 

@@ -13,16 +13,16 @@ import pytest
 import tomli_w
 import torch
 
-from ifkd.cli import main
-from ifkd.config import dump, load
-from ifkd.data.evaluation import ClassMetrics, Metrics
-from ifkd.errors import CheckpointError, ConfigError, DataError, OutputError, TrainingError, UsageError
-from ifkd.methods import METHODS as BUILT
+from deploy.cli.main import main
+from ifkd.core.config import dump, load
+from ifkd.core.errors import CheckpointError, ConfigError, DataError, OutputError, TrainingError, UsageError
+from ifkd.data.metrics import ClassMetrics, Metrics
+from ifkd.distillation.methods import METHODS as BUILT
 from ifkd.recipe import Recipe
-from ifkd.study.curves import Curve, Learning, learning, over_runs, thinned
-from ifkd.study.record import Outcome, StudyRecord, gains, read_record, spread
-from ifkd.study.report import class_tables, study_table, write_study
+from ifkd.study.learning_curves import Curve, Learning, learning, over_runs, thinned
 from ifkd.study.study import Findings, Study
+from ifkd.study.study_record import Outcome, StudyRecord, gains, read_record, spread
+from ifkd.study.study_report import class_tables, study_table, write_study
 from ifkd.study.variant import METHODS, PLAIN, ablated, compared, swept
 
 

@@ -17,26 +17,26 @@ from defusedxml import ElementTree
 from PIL import Image
 from scipy.spatial.distance import cdist, pdist, squareform
 
+from deploy.cli.main import main
 from ifkd import recipe
-from ifkd.cli import main
-from ifkd.config import parse
+from ifkd.core.config import parse
+from ifkd.core.detections import Detections
+from ifkd.core.errors import MissingExtraError, UsageError
 from ifkd.data.coco import CocoDataset, read_coco
-from ifkd.data.evaluation import Metrics
-from ifkd.detections import Detections
-from ifkd.errors import MissingExtraError, UsageError
-from ifkd.methods.learned import load_learned
-from ifkd.prediction import predict
+from ifkd.data.metrics import Metrics
+from ifkd.distillation.method_checkpoint import load_learned
 from ifkd.recipe import Recipe
-from ifkd.runs import distill_student, train_role
-from ifkd.study.figures import drawing, embeddings, filters
+from ifkd.study.figures import drawing, embeddings, fdr_filters
 from ifkd.study.figures.comparison import draw_comparison
 from ifkd.study.figures.detections import detection_numbers, draw_detections, found_by
 from ifkd.study.figures.drawing import Numbers
+from ifkd.study.figures.example_intermediates import look_inside
 from ifkd.study.figures.examples import Example, examples
-from ifkd.study.figures.insight import look_inside
-from ifkd.study.figures.runs import find_runs
 from ifkd.study.figures.sensitivity import draw_sensitivity
-from ifkd.study.record import Outcome, StudyRecord
+from ifkd.study.figures.trained_runs import find_runs
+from ifkd.study.study_record import Outcome, StudyRecord
+from ifkd.training.pipelines import distill_student, train_role
+from ifkd.training.prediction import predict
 
 SVG = "{http://www.w3.org/2000/svg}"
 FIGURES = ("figure3-disturbance", "figure4-embeddings", "figure6-detections", "frequency-bands", "masks", "filters")
@@ -408,7 +408,7 @@ def test_filters_in_the_csv_are_the_learned_ones(study: Path, figures: Path) -> 
 
 def test_radial_frequencies_are_means_over_rings() -> None:
     factors = np.random.default_rng(0).normal(1, 0.1, (3, 8, 5))
-    radius, mean = filters.Spectrum(8, factors).by_radius()
+    radius, mean = fdr_filters.Spectrum(8, factors).by_radius()
     assert radius == pytest.approx(np.arange(5) / 8)
     vertical, horizontal = np.meshgrid(np.arange(-4, 4), np.arange(5), indexing="ij")
     for waves in range(5):

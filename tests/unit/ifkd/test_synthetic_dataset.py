@@ -16,7 +16,10 @@ from pycocotools import mask as mask_tools
 from pycocotools.coco import COCO
 from shapely.geometry import Polygon
 
-from ifkd import cli, config
+from deploy.cli import main
+from ifkd.core import config
+from ifkd.core.errors import ConfigError, OutputError
+from ifkd.core.tiling import Window
 from ifkd.data.coco import read_coco
 from ifkd.data.synthetic import dataset as dataset_module
 from ifkd.data.synthetic.config import SPLITS, Synthetic
@@ -25,8 +28,6 @@ from ifkd.data.synthetic.picture import Painter
 from ifkd.data.synthetic.scene import paint_block, scene_blocks, scene_painter
 from ifkd.data.synthetic.tiles import choose_windows, places
 from ifkd.data.synthetic.world import make_world
-from ifkd.errors import ConfigError, OutputError
-from ifkd.tiling import Window
 
 DEMO = Path(__file__).parents[3] / "configs" / "demo_data.toml"
 
@@ -242,9 +243,9 @@ def test_classes_can_be_chosen_and_weighted():
 def test_the_command_makes_a_data_set_and_says_where(tmp_path, capsys):
     overrides = ["images.train=1", "images.validation=0", "images.test=0", "scenes.count=0", "tile_px=64"]
     words = ["data", "synth", str(DEMO), *overrides, "--out", str(tmp_path / "data"), "--workers", "1"]
-    assert cli.main(words) == 0
+    assert main.main(words) == 0
     assert f"{tmp_path / 'data'} made" in capsys.readouterr().out
-    assert cli.main(words) == 0
+    assert main.main(words) == 0
     assert "was complete already" in capsys.readouterr().out
-    assert cli.main([*words[:3], "tile_px=64", *words[-4:]]) == 2
+    assert main.main([*words[:3], "tile_px=64", *words[-4:]]) == 2
     assert "images.train: there 1, wanted 480" in capsys.readouterr().err

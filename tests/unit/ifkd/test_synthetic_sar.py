@@ -16,10 +16,11 @@ from scipy import stats
 from scipy.spatial import ConvexHull, QhullError
 from shapely import Polygon
 
-from ifkd import cli
-from ifkd.config import load, override
+from deploy.cli import main
+from ifkd.core.config import load, override
+from ifkd.core.errors import ConfigError
+from ifkd.core.tiling import Window
 from ifkd.data.coco import read_coco
-from ifkd.data.imagery import read_image
 from ifkd.data.synthetic.dataset import make_dataset
 from ifkd.data.synthetic.drawing import Frame
 from ifkd.data.synthetic.painters import load_synthetic, painter_of
@@ -29,8 +30,7 @@ from ifkd.data.synthetic.sar.config import AIRCRAFT_CLASSES, SarAircraft
 from ifkd.data.synthetic.sar.echoes import REACH_PX, echoes_of, point_response, speckled
 from ifkd.data.synthetic.sar.picture import SarPainter
 from ifkd.data.synthetic.scene import paint_block, scene_blocks, scene_painter
-from ifkd.errors import ConfigError
-from ifkd.tiling import Window
+from ifkd.imagery.image_files import read_image
 
 ROOT = Path(__file__).parents[3]
 PLAIN = SarAircraft(modality="sar_aircraft")
@@ -251,7 +251,7 @@ def test_the_file_of_the_configuration_is_complete_and_says_the_defaults() -> No
 
 def test_mistakes_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "a.toml").write_text('modality = "sonar"\ntile_px = 3\n[radar]\nbits = 12\nlooks = 0\nmode = 1\n')
-    assert cli.main(["data", "synth", str(tmp_path / "a.toml"), "--out", str(tmp_path / "out")]) == 2
+    assert main.main(["data", "synth", str(tmp_path / "a.toml"), "--out", str(tmp_path / "out")]) == 2
     message = capsys.readouterr().err
     assert "5 mistakes" in message
     for key in ("modality", "tile_px", "radar.bits", "radar.looks", "radar.mode"):

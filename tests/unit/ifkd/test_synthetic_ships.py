@@ -7,13 +7,13 @@ import pytest
 import rasterio.features
 from shapely.geometry import Polygon, box
 
+from ifkd.core.tiling import Window
 from ifkd.data.synthetic.config import SHIP_CLASSES, Synthetic
 from ifkd.data.synthetic.decks import ship_sketch
 from ifkd.data.synthetic.drawing import Frame, Sun
 from ifkd.data.synthetic.picture import Painter, clip_polygon, polygon_area
 from ifkd.data.synthetic.ships import DESIGNS, build_ship
 from ifkd.data.synthetic.world import make_world
-from ifkd.tiling import Window
 
 NO_SHADOW = Sun(0.0, 0.0)
 

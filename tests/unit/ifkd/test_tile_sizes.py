@@ -2,10 +2,10 @@
 
 import pytest
 
-from ifkd.config import parse
-from ifkd.errors import ConfigError
+from ifkd.core.config import parse
+from ifkd.core.errors import ConfigError
+from ifkd.core.input_shapes import TileSizes
 from ifkd.recipe import Export
-from ifkd.tile_sizes import TileSizes
 
 
 def test_one_size_is_taken_alone() -> None:

@@ -14,16 +14,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ifkd import runs
-from ifkd.checkpoint import CheckpointMeta, build_from, load_checkpoint, save_checkpoint
-from ifkd.config import parse
-from ifkd.data.dataset import Batch
-from ifkd.detectors import build_detector
-from ifkd.errors import OutputError, TrainingError
-from ifkd.methods import IfkdMethod
-from ifkd.methods.learned import load_learned
+from ifkd.core.config import parse
+from ifkd.core.errors import OutputError, TrainingError
+from ifkd.distillation.method_checkpoint import load_learned
+from ifkd.distillation.methods import IfkdMethod
+from ifkd.models import build_detector
+from ifkd.models.checkpoint import CheckpointMeta, build_from, load_checkpoint, save_checkpoint
 from ifkd.recipe import Recipe
-from ifkd.training import loop, state
+from ifkd.training import pipelines, train_state, trainer
+from ifkd.training.dataset import Batch
 
 World = tuple[Path, dict[str, Any]]
 
@@ -70,11 +69,11 @@ def settings(world: World, change: Callable[[dict[str, Any]], None] | None = Non
 
 
 def train(world: World, folder: Path, change: Callable[[dict[str, Any]], None] | None = None) -> dict[str, Any]:
-    return runs.train_role(settings(world, change), "student", folder)
+    return pipelines.train_role(settings(world, change), "student", folder)
 
 
 def distill(world: World, folder: Path, change: Callable[[dict[str, Any]], None] | None = None) -> dict[str, Any]:
-    return runs.distill_student(settings(world, change), world[0] / "teacher.safetensors", folder)
+    return pipelines.distill_student(settings(world, change), world[0] / "teacher.safetensors", folder)
 
 
 START = {"train": train, "distill": distill}
@@ -86,7 +85,7 @@ def lines(folder: Path) -> list[dict[str, Any]]:
 
 def interrupted_in(monkeypatch: pytest.MonkeyPatch, iteration: int) -> Iterator[None]:
     """Make the step at an iteration end as an interruption does."""
-    step = loop._Loop.step
+    step = trainer._Loop.step
 
     def broken(self: Any, parts: list[Batch]) -> Any:
         if self.standing.iteration == iteration:
@@ -94,7 +93,7 @@ def interrupted_in(monkeypatch: pytest.MonkeyPatch, iteration: int) -> Iterator[
         return step(self, parts)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop._Loop, "step", broken)
+        patch.setattr(trainer._Loop, "step", broken)
         yield
 
 
@@ -124,7 +123,7 @@ def test_the_last_checkpoint_is_the_trained_student(world: World, plain_run: Pat
     last = load_checkpoint(plain_run / "last.safetensors")
     assert last.meta.classes == ("barge", "ferry", "tug")
     assert last.meta.provenance["seed"] == 5
-    started = runs._fresh_detector(settings(world), last.meta.detector, 3).state_dict()
+    started = pipelines._fresh_detector(settings(world), last.meta.detector, 3).state_dict()
     moved = [name for name, value in build_from(last).state_dict().items() if not torch.equal(value, started[name])]
     assert len(moved) > 0.9 * len(started)
 
@@ -146,7 +145,7 @@ def test_training_learns_the_training_images(world: World, tmp_path: Path) -> No
 def test_a_finished_run_returns_at_once(
     world: World, plain_run: Path, distilled_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "_Loop", None)
+    monkeypatch.setattr(trainer, "_Loop", None)
     for start, folder in ((train, plain_run), (distill, distilled_run)):
         before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
         assert start(world, folder) == json.loads((folder / "result.json").read_text())
@@ -168,9 +167,9 @@ def test_another_seed_gives_other_weights(world: World, plain_run: Path, tmp_pat
 
 
 def test_every_epoch_sees_the_images_anew(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    step = loop._Loop.step
+    step = trainer._Loop.step
     seen: list[Batch] = []
-    monkeypatch.setattr(loop._Loop, "step", lambda self, parts: seen.extend(parts) or step(self, parts))
+    monkeypatch.setattr(trainer._Loop, "step", lambda self, parts: seen.extend(parts) or step(self, parts))
     train(world, tmp_path)
     first, second = seen[:2], seen[2:]
     ids = [[identity for batch in epoch for identity in batch.image_ids] for epoch in (first, second)]
@@ -260,13 +259,13 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(
             START[kind](world, tmp_path / "run", changing)
     assert (tmp_path / "run" / "state.pt").is_file() == (iteration >= 2)
     taken = []
-    step = loop._Loop.step
+    step = trainer._Loop.step
 
     def counted(self: Any, parts: list[Batch]) -> Any:
         taken.append(self.standing.iteration)
         return step(self, parts)
 
-    monkeypatch.setattr(loop._Loop, "step", counted)
+    monkeypatch.setattr(trainer._Loop, "step", counted)
     torch.manual_seed(99)  # what else the process draws is no part of a run
     START[kind](world, tmp_path / "run", changing)
     assert taken == ([0, 1, 2, 3] if iteration < 2 else [2, 3])
@@ -314,8 +313,8 @@ def test_a_run_killed_while_it_saves_goes_on_from_the_save_before(world: World, 
     assert done.returncode == -9, done.stderr
     assert (tmp_path / "killed" / "state.pt").is_file()
     assert not (tmp_path / "killed" / "result.json").exists()
-    state = torch.load(tmp_path / "killed" / "state.pt", weights_only=True)
-    assert state["standing"][:2] == [1, 2]
+    train_state = torch.load(tmp_path / "killed" / "state.pt", weights_only=True)
+    assert train_state["standing"][:2] == [1, 2]
     distill(world, tmp_path / "killed", three_epochs)
     for name in ("last.safetensors", "metrics.jsonl"):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
@@ -326,10 +325,10 @@ def test_a_run_stopped_before_its_result_only_writes_it(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "write_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(trainer, "write_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             train(world, tmp_path / "run")
-    monkeypatch.setattr(loop._Loop, "step", None)
+    monkeypatch.setattr(trainer._Loop, "step", None)
     result = train(world, tmp_path / "run")
     assert result["iterations"] == 4
     assert (tmp_path / "run" / "result.json").is_file()
@@ -368,7 +367,7 @@ def test_a_folder_of_another_recipe_is_refused_with_the_difference(
     assert "training.epochs is 2 there and 1 here" in str(caught.value)
     assert "--restart" in str(caught.value)
     assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
-    result = runs.train_role(settings(world, slower), "student", folder, restart=True)
+    result = pipelines.train_role(settings(world, slower), "student", folder, restart=True)
     assert result["iterations"] == 2
 
 
@@ -411,12 +410,12 @@ def test_teacher_and_encoder_are_untouched_by_training(
 ) -> None:
     made = []
 
-    class Watched(runs.Knowledge):
+    class Watched(pipelines.Knowledge):
         def __init__(self, *arguments: Any, **options: Any) -> None:
             super().__init__(*arguments, **options)
             made.append((self, {name: value.clone() for name, value in self.state_dict().items()}))
 
-    monkeypatch.setattr(runs, "Knowledge", Watched)
+    monkeypatch.setattr(pipelines, "Knowledge", Watched)
     distill(world, tmp_path / "run")
     ((knowledge, before),) = made
     assert any(name.startswith("sam.trunk") for name in before)
@@ -462,7 +461,7 @@ def test_a_run_interrupted_within_an_epoch_goes_on_from_that_step(
     for _ in interrupted_in(monkeypatch, 5):
         with pytest.raises(KeyboardInterrupt):
             distill(world, tmp_path / "run", changing)
-    assert state.read_state(tmp_path / "run" / "state.pt")["standing"][:2] == [1, 5]
+    assert train_state.read_state(tmp_path / "run" / "state.pt")["standing"][:2] == [1, 5]
     distill(world, tmp_path / "run", changing)
     for name in ("last.safetensors", "best.safetensors", "metrics.jsonl"):
         assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
@@ -474,7 +473,7 @@ def test_accumulated_gradients_are_the_mean_of_the_parts(
     """Against autograd on the mean of the parts' losses."""
     found: dict[str, torch.Tensor] = {}
     expected: dict[str, torch.Tensor] = {}
-    step, backward = loop._Loop.step, loop._Loop.backward
+    step, backward = trainer._Loop.step, trainer._Loop.backward
 
     def watched_step(self: Any, parts: list[Batch]) -> Any:
         assert [len(part) for part in parts] == [2, 2]
@@ -483,7 +482,7 @@ def test_accumulated_gradients_are_the_mean_of_the_parts(
         raise KeyboardInterrupt
 
     def watched_backward(self: Any, part: Batch, *, share: float) -> Any:
-        output = self.detector(loop.normalise(part.pixels))
+        output = self.detector(trainer.normalise(part.pixels))
         total = sum(self.detector.task_losses(output, part.targets).values())
         named = dict(self.detector.named_parameters())
         gradients = torch.autograd.grad(total, list(named.values()))
@@ -491,8 +490,8 @@ def test_accumulated_gradients_are_the_mean_of_the_parts(
             expected[name] = expected.get(name, 0) + gradient / 2
         return backward(self, part, share=share)
 
-    monkeypatch.setattr(loop._Loop, "step", watched_step)
-    monkeypatch.setattr(loop._Loop, "backward", watched_backward)
+    monkeypatch.setattr(trainer._Loop, "step", watched_step)
+    monkeypatch.setattr(trainer._Loop, "backward", watched_backward)
 
     def in_two_parts(values: dict[str, Any]) -> None:
         values["student"]["training"].update(accumulation=2, channels_last=False)
@@ -516,14 +515,14 @@ def test_the_averaged_weights_are_validated_and_kept(
     """The mean follows its recursion over the weights after each step; the checkpoint holds it."""
     name = "head.classification_head.cls_logits.weight"
     seen: list[torch.Tensor] = []
-    step = loop._Loop.step
+    step = trainer._Loop.step
 
     def watched(self: Any, parts: list[Batch]) -> Any:
         told = step(self, parts)
         seen.append(self.detector.state_dict()[name].clone())
         return told
 
-    monkeypatch.setattr(loop._Loop, "step", watched)
+    monkeypatch.setattr(trainer._Loop, "step", watched)
     train(world, tmp_path / "run", lambda values: values["student"]["training"].update(ema_decay=0.15))
     mean = seen[0]
     for done, weights in enumerate(seen[1:], start=1):
@@ -538,12 +537,12 @@ def test_a_run_ends_early_when_waiting_does_not_help(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scores = iter([0.2, 0.3, 0.1, 0.3, 0.9])
-    real = loop.validate
+    real = trainer.validate
 
     def scored(*arguments: Any, **options: Any) -> Any:
         return real(*arguments, **options).model_copy(update={"mean_ap": next(scores)})
 
-    monkeypatch.setattr(loop, "validate", scored)
+    monkeypatch.setattr(trainer, "validate", scored)
     result = train(world, tmp_path / "run", lambda values: values["student"]["training"].update(epochs=6, patience=2))
     assert (result["epochs"], result["best_validation_map"]) == (4, 0.3)
     assert [entry["epoch"] for entry in lines(tmp_path / "run") if "epoch" in entry] == [1, 2, 3, 4]
@@ -552,7 +551,7 @@ def test_a_run_ends_early_when_waiting_does_not_help(
 def test_a_gradient_that_is_not_finite_stops_the_run_before_it_spoils_the_weights(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    step = loop._Loop.step
+    step = trainer._Loop.step
     before: dict[str, torch.Tensor] = {}
 
     def spoilt(self: Any, parts: list[Batch]) -> Any:
@@ -564,7 +563,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run_before_it_spoils_the_weight
         finally:
             assert all(torch.equal(value, before[name]) for name, value in self.detector.named_parameters())
 
-    monkeypatch.setattr(loop._Loop, "step", spoilt)
+    monkeypatch.setattr(trainer._Loop, "step", spoilt)
     with pytest.raises(TrainingError, match="The gradient is not finite at iteration 0"):
         train(world, tmp_path / "run")
     assert (tmp_path / "run" / "nonfinite_batch.safetensors").is_file()
@@ -655,7 +654,7 @@ def test_a_full_disk_stops_the_run_and_leaves_the_last_checkpoint_whole(
 def test_student_and_frozen_networks_see_the_very_same_batch(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    know, learn = runs.Knowledge.forward, loop.Step.forward
+    know, learn = pipelines.Knowledge.forward, trainer.Step.forward
     told: list[torch.Tensor] = []
     learned: list[torch.Tensor] = []
 
@@ -667,8 +666,8 @@ def test_student_and_frozen_networks_see_the_very_same_batch(
         learned.append(images)
         return learn(self, images, *given)
 
-    monkeypatch.setattr(runs.Knowledge, "forward", watched_knowledge)
-    monkeypatch.setattr(loop.Step, "forward", watched_step)
+    monkeypatch.setattr(pipelines.Knowledge, "forward", watched_knowledge)
+    monkeypatch.setattr(trainer.Step, "forward", watched_step)
     distill(world, tmp_path / "run", lambda values: values["distillation"]["training"].update(epochs=1))
     assert len(told) == len(learned) == 2
     assert all(one is other for one, other in zip(told, learned, strict=True))
@@ -703,13 +702,13 @@ def test_the_kept_student_predicts_as_the_one_that_learned_and_has_a_plain_ones_
 ) -> None:
     """Adapters and filters learned beside the student; leaving them behind changes nothing it says."""
     made = []
-    fit = runs.fit
+    fit = pipelines.fit
 
     def watched(run: Any, student: Any, **given: Any) -> dict[str, Any]:
         made.append((student, given["method"]))
         return fit(run, student, **given)
 
-    monkeypatch.setattr(runs, "fit", watched)
+    monkeypatch.setattr(pipelines, "fit", watched)
     distill(world, tmp_path / "run")
     ((student, method),) = made
     assert {name.split(".")[0] for name, _ in method.named_parameters()} == {"adapters", "filters"}

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from ifkd.errors import OutputError
-from ifkd.training.record import Record
+from ifkd.core.errors import OutputError
+from ifkd.training.metrics_logger import Record
 
 PACE = {"images_per_s": 8.0, "memory_mb": 900.0}
 
@@ -60,7 +60,7 @@ def test_an_unhealthy_ratio_warns_once_and_only_when_warm(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, ratio: float, warns: bool
 ) -> None:
     record = record_of(tmp_path, warm_after=5)
-    with caplog.at_level(logging.WARNING, logger="ifkd.training.record"):
+    with caplog.at_level(logging.WARNING, logger="ifkd.training.metrics_logger"):
         for iteration in range(5):
             record.step(iteration, {"ratio/feature": ratio}, pace=PACE)
         assert not caplog.records

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ifkd.core.detections import Array
 from ifkd.data.synthetic.drawing import Frame
 from ifkd.data.synthetic.sar.config import AircraftClass
-from ifkd.detections import Array
 
 SPACING_M = 1.8
 """Distance of centres along fuselage and edges."""

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ifkd.core.detections import Array
 from ifkd.data.synthetic.drawing import Frame
 from ifkd.data.synthetic.sar.aircraft import TYPES, ParkedAircraft, park
 from ifkd.data.synthetic.sar.config import AircraftClass, SarAircraft
-from ifkd.detections import Array
 
 EDGE_M = 8.0
 """Aircraft keep this far inside the world."""

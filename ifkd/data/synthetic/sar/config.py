@@ -4,7 +4,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from ifkd.config import Schema
+from ifkd.core.config import Schema
 from ifkd.data.synthetic.config import Count, SceneLayout, Share
 
 AircraftClass = Literal["a220", "a320", "a330", "arj21", "boeing737", "boeing787"]

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw
 
+from ifkd.core.detections import Array
 from ifkd.data.synthetic.noise import hashed
-from ifkd.detections import Array
 
 REACH_PX = 5
 """How far a point's echo is followed."""

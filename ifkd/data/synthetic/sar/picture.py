@@ -5,14 +5,14 @@ from collections import OrderedDict
 
 import numpy as np
 
+from ifkd.core.detections import Array
+from ifkd.core.tiling import Window
 from ifkd.data.synthetic.noise import Fractal, smoothstep
 from ifkd.data.synthetic.picture import LEAST_EXTENT_PX, LEAST_VISIBLE, Truth, clip_polygon, polygon_area, touching
 from ifkd.data.synthetic.sar.airfield import Airfields, Strip
 from ifkd.data.synthetic.sar.config import SarAircraft
 from ifkd.data.synthetic.sar.echoes import REACH_PX, Echoes, echoes_of, speckled
 from ifkd.data.synthetic.sea import Grid
-from ifkd.detections import Array
-from ifkd.tiling import Window
 
 KEPT = 512
 """Groups of echoes that are kept for the next window."""

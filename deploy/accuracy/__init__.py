@@ -1,0 +1,1 @@
+"""COCO metrics of checkpoints, bundles and scenes."""

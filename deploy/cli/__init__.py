@@ -1,0 +1,1 @@
+"""The `ifkd` command, one module per subcommand."""

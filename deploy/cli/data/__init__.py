@@ -1,0 +1,1 @@
+"""The `ifkd data` subcommands."""

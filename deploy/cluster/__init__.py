@@ -1,0 +1,1 @@
+"""Many scenes on many engines, with Ray."""

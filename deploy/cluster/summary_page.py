@@ -1,0 +1,105 @@
+"""summary.json and summary.html, beside the scenes' folders."""
+
+from pathlib import Path
+from urllib.parse import quote
+
+from deploy.cluster.summary import SceneEntry, Summary
+from ifkd.core.files import write_json, write_text
+from ifkd.core.html import chart
+from ifkd.core.html.chart import Series
+from ifkd.core.html.document import environment, style
+from ifkd.core.html.table import Table
+
+SUMMARY_NAMES = ("summary.json", "summary.html")
+MOST_CLASSES_DRAWN = 40
+
+
+def write_summary(summary: Summary, folder: Path) -> None:
+    """Write summary.json and summary.html into `folder`.
+
+    Raises:
+        MissingExtraError: jinja2 is not installed.
+        OutputError: The folder cannot be written.
+    """
+    write_text(folder / SUMMARY_NAMES[1], render(summary))
+    write_json(folder / SUMMARY_NAMES[0], summary.model_dump(mode="json"))
+
+
+def require_templates() -> None:
+    """Refuse a machine that cannot make the page.
+
+    Raises:
+        MissingExtraError: jinja2 is not installed.
+    """
+    environment("deploy.scale", need="The summary of many scenes")
+
+
+def render(summary: Summary) -> str:
+    """Return the page as HTML."""
+    template = environment("deploy.scale", need="The summary of many scenes").get_template("summary.html.j2")
+    counts = sorted(summary.objects_per_class.items(), key=lambda item: (-item[1], item[0]))[:MOST_CLASSES_DRAWN]
+    charts = []
+    if any(count for _, count in counts):
+        series = [Series("objects", tuple(float(count) for _, count in counts))]
+        charts.append(
+            chart.bars(
+                "classes",
+                "Objects by class",
+                [name for name, _ in counts],
+                series,
+                most=float(counts[0][1]),
+                x_label="objects",
+                decimals=0,
+            )
+        )
+    return template.render(
+        style=style(),
+        summary=summary,
+        tone="passed" if summary.verdict is None else ("failed" if summary.failed else "reserved"),
+        badge="Done" if summary.verdict is None else "With losses",
+        headline=summary.verdict or f"All {summary.scenes} scenes were searched",
+        tiles=_tiles(summary),
+        failed=[entry for entry in summary.entries if entry.state == "failed"],
+        torn=[entry for entry in summary.entries if entry.holes],
+        scenes=_scenes(summary),
+        engines={name: value for name, value in summary.engines.items() if value not in (None, "")},
+        links={entry.name: quote(entry.name) for entry in summary.entries},
+        charts=charts,
+    )
+
+
+def _tiles(summary: Summary) -> list[dict[str, str]]:
+    earlier = f", {summary.from_earlier_run} of them by an earlier run" if summary.from_earlier_run else ""
+    return [
+        {"figure": f"{summary.done}", "label": "scenes searched", "condition": f"of {summary.scenes}{earlier}"},
+        {"figure": f"{summary.objects}", "label": "objects", "condition": f"in {summary.tiles} tiles"},
+        {"figure": f"{summary.km2:,.0f}", "label": "km²", "condition": f"{summary.megapixels:,.0f} million pixels"},
+        {
+            "figure": f"{summary.km2_per_hour:,.0f}",
+            "label": "km² an hour",
+            "condition": f"{summary.megapixels_per_second:.1f} million pixels a second, {summary.seconds:.0f} s in all",
+        },
+        {"figure": f"{summary.retries}", "label": "bands looked at again", "condition": "as an engine was lost"},
+        {"figure": f"{summary.holes}", "label": "holes", "condition": "tiles that could not be read"},
+    ]
+
+
+def _scenes(summary: Summary) -> Table:
+    headings = ("Scene", "State", "Pixels", "km²", "Objects", "Holes", "Again", "Seconds")
+    rows = tuple(_row(entry) for entry in summary.entries)
+    return Table("Scenes", headings, (False, False, True, True, True, True, True, True), rows)
+
+
+def _row(entry: SceneEntry) -> tuple[str, ...]:
+    if entry.state == "failed":
+        return (entry.name, "failed", "–", "–", "–", "–", "–", "–")
+    return (
+        entry.name,
+        "done",
+        f"{entry.width_px} × {entry.height_px}",
+        "–" if entry.km2 is None else f"{entry.km2:.3g}",
+        f"{entry.objects}",
+        f"{entry.holes}",
+        f"{entry.retries}",
+        f"{entry.seconds.get('total', 0.0):.1f}",
+    )

@@ -1,1 +1,0 @@
-"""How fast and how true: latency, parity with the reference, metrics."""

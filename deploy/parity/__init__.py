@@ -1,0 +1,1 @@
+"""Comparison of engine files with the torch reference."""

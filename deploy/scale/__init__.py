@@ -1,1 +1,0 @@
-"""Many scenes, and many engines: in this process one after another, or on Ray."""

@@ -1,0 +1,1 @@
+"""Scenes as tiles: rasters, georeferences, areas of interest."""

@@ -1,0 +1,120 @@
+"""What detection in a scene answers, as a value."""
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from deploy.engines.engine import EngineInfo
+from deploy.scene.read.georeference import map_rings
+from deploy.scene.read.scene import SceneInfo
+from deploy.scene.settings import DetectionSettings
+from ifkd.core.detections import Array, Detections
+from ifkd.core.errors import MissingExtraError
+from ifkd.core.tiling import TileGrid, Window
+from ifkd.data.coco import coco_results
+
+
+@dataclass(frozen=True, slots=True)
+class Hole:
+    """A tile that could not be read."""
+
+    tile: str
+    """Row and column in the grid."""
+    window: Window
+    problem: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SceneResult:
+    """The objects of a scene, and how they were found."""
+
+    detections: Detections
+    """Scene pixels, best first."""
+    tiles: Array
+    """int64 [n]: the tile each detection came from, counted row by row."""
+    scene: SceneInfo
+    engine: EngineInfo
+    settings: DetectionSettings
+    grid: TileGrid
+    """The tiles, in scene pixels."""
+    category_ids: tuple[int, ...]
+    """COCO category id by label."""
+    skipped: int
+    """Tiles without any data, which no engine saw."""
+    holes: tuple[Hole, ...]
+    """Tiles that could not be read."""
+    outside: int = 0
+    """Tiles outside the area of interest."""
+    resumed_rows: int = 0
+    """Rows of tiles that an earlier run had finished."""
+    retries: int = 0
+    """Bands of tile rows that were looked at again, as who looked at them was lost."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """By stage: read, preprocess (in the reading thread), wait, infer (calling thread), decode,
+    journal, merge (finishing thread), total."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names by label."""
+        return self.engine.classes
+
+    def counts(self) -> dict[str, int]:
+        """Return the number of objects by class name."""
+        counts = np.bincount(self.detections.labels, minlength=len(self.classes))
+        return dict(zip(self.classes, counts.tolist(), strict=True))
+
+    def part(self, start: int, stop: int) -> "SceneResult":
+        """Return the same with only the objects from `start` to `stop`, so that files can be written in parts."""
+        rows = slice(start, stop)
+        found = self.detections
+        part = Detections(found.boxes[rows], found.scores[rows], found.labels[rows])
+        return replace(self, detections=part, tiles=self.tiles[rows])
+
+    def tile_names(self) -> list[str]:
+        """Return the tile of each detection as row and column in the grid, both from 0: `r3c12`."""
+        columns = len(self.grid.lefts)
+        return [tile_name(index, columns) for index in self.tiles.tolist()]
+
+    def to_coco(self, image_id: int = 1) -> list[dict[str, Any]]:
+        """Return the objects in COCO's results form, with the category ids of the training data."""
+        return coco_results([(image_id, self.detections)], self.category_ids)
+
+    def properties(self) -> dict[str, list[Any]]:
+        """Return the properties of the features, by name: what every map file carries."""
+        labels = self.detections.labels.tolist()
+        n = len(labels)
+        return {
+            "class_id": [self.category_ids[label] for label in labels],
+            "class_name": [self.classes[label] for label in labels],
+            "score": [round(float(score), 6) for score in self.detections.scores],
+            "scene": [self.scene.name] * n,
+            "tile": self.tile_names(),
+            "model_sha256": [self.engine.sha256] * n,
+        }
+
+    def to_geodataframe(self) -> Any:
+        """Return a geopandas GeoDataFrame of the objects; without a georeference, in pixels with y downwards.
+
+        Raises:
+            MissingExtraError: geopandas is not installed.
+        """
+        try:
+            import geopandas  # noqa: PLC0415 - only who asks for a table needs it
+            from shapely.geometry import Polygon  # noqa: PLC0415
+        except ImportError as error:
+            raise MissingExtraError("geopandas", extra="dev", need="SceneResult.to_geodataframe") from error
+        georeference = self.scene.georeference
+        if georeference is None:
+            x1, y1, x2, y2 = self.detections.boxes.astype(np.float64).T
+            rings = np.stack([x1, y1, x2, y1, x2, y2, x1, y2], axis=1).reshape(-1, 4, 2)
+            crs = None
+        else:
+            rings, crs = map_rings(georeference, self.detections.boxes), georeference.crs.to_wkt()
+        return geopandas.GeoDataFrame(self.properties(), geometry=[Polygon(ring) for ring in rings], crs=crs)
+
+
+def tile_name(index: int, columns: int) -> str:
+    """Return the name of a tile counted row by row, in a grid of `columns`."""
+    row, column = divmod(index, columns)
+    return f"r{row}c{column}"

@@ -1,0 +1,1 @@
+"""Rows of tiles through an engine, resumable."""

@@ -1,0 +1,1 @@
+"""The bundle on disk: what export writes and deploy reads. Imports no torch."""

@@ -1,0 +1,1 @@
+"""INT8 quantization: calibration, sensitivity, and the decision whether to ship."""

@@ -1,0 +1,1 @@
+"""A trained detector as an ONNX file."""

@@ -1,0 +1,1 @@
+"""FP16 models and the precision of the layers in an ONNX file."""

@@ -1,0 +1,1 @@
+"""Engines built by TensorRT or TensorRT-RTX."""

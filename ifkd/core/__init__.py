@@ -1,0 +1,1 @@
+"""Foundations of all packages: errors, files, configuration, boxes, tiles. Imports no torch."""

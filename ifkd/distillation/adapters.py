@@ -1,0 +1,24 @@
+"""The convolutions that carry a student's pyramid to the teacher's width."""
+
+from torch import Tensor, nn
+
+from ifkd.distillation.methods.method import Student
+
+
+class Adapters(nn.ModuleList):
+    """One convolution for each level, or one for all."""
+
+    def __init__(self, student: Student, *, kernel: int, shared: bool = False, bias: bool = True) -> None:
+        super().__init__(
+            nn.Conv2d(student.channels, student.teacher_channels, kernel, padding=kernel // 2, bias=bias)
+            for _ in range(1 if shared else len(student.levels))
+        )
+
+    def forward(self, pyramid: tuple[Tensor, ...]) -> list[Tensor]:
+        """Return the levels of a student's pyramid, in the teacher's width and float32."""
+        return [self[level % len(self)](features).float() for level, features in enumerate(pyramid)]
+
+
+def in_float(pyramid: tuple[Tensor, ...]) -> list[Tensor]:
+    """Return the levels of a pyramid in float32."""
+    return [features.float() for features in pyramid]

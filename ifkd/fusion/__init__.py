@@ -1,1 +1,0 @@
-"""IFKD's three modules as pure functions: EDE (disturbance), FDR (frequency), HSM (hyperbolic)."""

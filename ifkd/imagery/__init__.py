@@ -1,0 +1,1 @@
+"""Image files and rasters as uint8 RGB arrays. Imports no torch."""

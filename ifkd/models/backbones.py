@@ -1,0 +1,82 @@
+"""Backbones by name, from torchvision: maps of stride 4, 8, 16 and 32."""
+
+from collections.abc import Iterator
+
+import torch
+import torchvision
+from torch import Tensor, nn
+from torchvision.models._utils import IntermediateLayerGetter
+
+from ifkd import recipe
+from ifkd.models.pretrained import load_backbone_weights
+
+STAGES = {
+    "resnet50": {"layer1": 256, "layer2": 512, "layer3": 1024, "layer4": 2048},
+    "resnet18": {"layer1": 64, "layer2": 128, "layer3": 256, "layer4": 512},
+    "mobilenet_v2": {"3": 24, "6": 32, "13": 96, "18": 1280},
+}
+"""Backbone -> torchvision's layer that ends each stage, and its channels."""
+
+
+class StridedDepthwise(nn.Conv2d):
+    """MobileNetV2's strided depthwise convolution, in float32 where autocast on a CPU would take bfloat16.
+
+    oneDNN's bfloat16 gradient of its input takes 4 to 100 times as long as the float32 one (torch 2.14, AVX-512), and
+    with it four such layers a third of a training step.
+    """
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return the map, of the type that autocast gives."""
+        if features.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
+            return super().forward(features)
+        with torch.autocast("cpu", enabled=False):
+            return super().forward(features.float()).to(torch.get_autocast_dtype("cpu"))
+
+
+class Backbone(IntermediateLayerGetter):  # type: ignore[misc]
+    """A classification network up to its last stage, as torchvision names it; calling it gives the stages' maps."""
+
+    def __init__(self, config: recipe.Detector, stages: tuple[int, ...]) -> None:
+        """Build the network.
+
+        Args:
+            config: Name, weights and what is frozen.
+            stages: Which of the four stages to return, 0 (stride 4) to 3 (stride 32).
+
+        Raises:
+            CheckpointError: The weights are absent or do not fit.
+        """
+        network = torchvision.models.get_model(config.backbone, weights=None)
+        report = load_backbone_weights(network, config)
+        trunk = network.features if config.backbone == "mobilenet_v2" else network
+        for layer in trunk.modules():
+            if isinstance(layer, nn.Conv2d) and layer.groups > 1 and layer.stride == (2, 2):
+                layer.__class__ = StridedDepthwise
+        layers = list(STAGES[config.backbone].items())
+        super().__init__(trunk, {layers[stage][0]: f"c{stage + 2}" for stage in stages})
+        self.report = report
+        self.out_channels = [layers[stage][1] for stage in stages]
+        self._frozen_norm = config.norm == "frozen"
+        self._frozen_layers = list(self._layers_of_first_stages(layers, config.frozen_stages))
+        for layer in self._frozen_layers:
+            layer.requires_grad_(requires_grad=False)
+
+    def train(self, mode: bool = True) -> "Backbone":  # noqa: FBT001, FBT002
+        """Set training mode, except for what is frozen."""
+        super().train(mode)
+        for layer in self._frozen_layers:
+            layer.eval()
+        if self._frozen_norm:
+            for module in self.modules():
+                if isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm):
+                    module.eval()
+        return self
+
+    def _layers_of_first_stages(self, layers: list[tuple[str, int]], frozen_stages: int) -> Iterator[nn.Module]:
+        if frozen_stages == 0:
+            return
+        last = layers[frozen_stages - 1][0]
+        for name, layer in self.items():
+            yield layer
+            if name == last:
+                return

@@ -1,0 +1,1 @@
+"""MobileSAM's frozen encoder and its prompt-free mask decoder."""

@@ -1,0 +1,112 @@
+"""Faster R-CNN's second stage: what each proposal shows, and where exactly it lies."""
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+from torch.nn import functional
+from torchvision.models.detection._utils import BalancedPositiveNegativeSampler, BoxCoder
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.ops import MultiScaleRoIAlign
+
+from ifkd import recipe
+from ifkd.compute.distributed import mean_over_ranks
+from ifkd.models.anchor_assignment import UNDECIDED, assign
+from ifkd.models.detector import Targets
+
+POSITIVE_IOU = 0.5
+POSITIVE_SHARE = 0.25
+"""Largest share of objects among the regions of an image that the loss counts."""
+DELTA_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
+"""Inverse of the deltas' deviations, 0.1 and 0.2."""
+POOLED_LEVELS = 4
+"""P2 to P5 are pooled from; the coarser level only proposes."""
+POOLED_SIDE, SAMPLING_RATIO = 7, 2
+"""Cells of a pooled region along a side, and samples of a cell along a side."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Lesson:
+    """The regions of one image to learn from."""
+
+    boxes: Float[Tensor, "rois 4"]
+    labels: Int64[Tensor, " rois"]
+    """0 is background, c + 1 is class c."""
+    deltas: Float[Tensor, "rois 4"]
+    """Where the object lies as seen from the region; without meaning for background."""
+
+
+class RoiHead(nn.Module):
+    """RoIAlign on the level that suits a region's size, two fully connected layers, classes and boxes."""
+
+    def __init__(self, config: recipe.Detector, num_classes: int) -> None:
+        super().__init__()
+        names = [str(level) for level in range(POOLED_LEVELS)]
+        self.box_roi_pool = MultiScaleRoIAlign(names, output_size=POOLED_SIDE, sampling_ratio=SAMPLING_RATIO)
+        self.box_head = TwoMLPHead(config.channels * POOLED_SIDE**2, config.box_head_width)
+        self.box_predictor = FastRCNNPredictor(config.box_head_width, num_classes + 1)
+        _init_layers(self.box_head, self.box_predictor)
+        self._coder = BoxCoder(DELTA_WEIGHTS)
+        self._sampler = BalancedPositiveNegativeSampler(config.sampled_rois, POSITIVE_SHARE)
+
+    def forward(
+        self, pyramid: tuple[Tensor, ...], boxes: list[Float[Tensor, "_ 4"]], size: tuple[int, int]
+    ) -> tuple[Float[Tensor, "rois classes_and_background"], Float[Tensor, "rois classes_by_four"]]:
+        """Return class logits and class-wise deltas, float32, of each image's regions, one image after the other.
+
+        `size` is the images' (height, width). Pooling is in float32, the layers in the pyramid's own precision.
+        """
+        maps = OrderedDict((str(level), pyramid[level].float()) for level in range(POOLED_LEVELS))
+        pooled = self.box_roi_pool(maps, boxes, [size] * len(boxes))
+        precision = pyramid[0].dtype
+        with torch.autocast(pooled.device.type, precision, enabled=precision != torch.float32):
+            logits, deltas = self.box_predictor(self.box_head(pooled))
+        return logits.float(), deltas.float()
+
+    def sample(self, proposals: list[Float[Tensor, "_ 4"]], targets: list[Targets]) -> list[Lesson]:
+        """Return the regions of each image to learn from, drawn from its proposals and its objects themselves."""
+        candidates = [torch.cat([boxes, target.boxes]) for boxes, target in zip(proposals, targets, strict=True)]
+        matches = [
+            assign(boxes, target, positive=POSITIVE_IOU, negative=POSITIVE_IOU)
+            for boxes, target in zip(candidates, targets, strict=True)
+        ]
+        objects, background = self._sampler([matched.clamp(UNDECIDED, 0) + 1 for matched in matches])
+        lessons = []
+        for image, target in enumerate(targets):
+            drawn = objects[image].bool() | background[image].bool()
+            boxes, matched = candidates[image][drawn], matches[image][drawn]
+            positive = matched >= 0
+            labels = torch.zeros_like(matched)
+            labels[positive] = target.labels[matched[positive]] + 1
+            deltas = torch.zeros_like(boxes)
+            deltas[positive] = self._coder.encode_single(target.boxes[matched[positive]], boxes[positive])
+            lessons.append(Lesson(boxes, labels, deltas))
+        return lessons
+
+    @staticmethod
+    def losses(logits: Tensor, deltas: Tensor, lessons: list[Lesson]) -> dict[str, Tensor]:
+        """Return cross-entropy over classes and background, and L1 on the deltas of each object's class.
+
+        Both are over the number of sampled regions of the batch.
+        """
+        labels = torch.cat([lesson.labels for lesson in lessons])
+        wanted = torch.cat([lesson.deltas for lesson in lessons])
+        positive = torch.nonzero(labels > 0)[:, 0]
+        answered = deltas.reshape(len(labels), -1, 4)[positive, labels[positive]]
+        normaliser = mean_over_ranks(logits.new_tensor(float(len(labels)))).clamp_min(1.0)
+        return {
+            "classification": functional.cross_entropy(logits, labels, reduction="sum") / normaliser,
+            "boxes": functional.l1_loss(answered, wanted[positive], reduction="sum") / normaliser,
+        }
+
+
+def _init_layers(head: TwoMLPHead, predictor: FastRCNNPredictor) -> None:
+    """Start as mmdet does: every class about as likely as another, boxes where the proposals are."""
+    for layer in (head.fc6, head.fc7):
+        nn.init.xavier_uniform_(layer.weight)
+    nn.init.normal_(predictor.cls_score.weight, std=0.01)
+    nn.init.normal_(predictor.bbox_pred.weight, std=0.001)
+    for layer in (head.fc6, head.fc7, predictor.cls_score, predictor.bbox_pred):
+        nn.init.zeros_(layer.bias)
