@@ -6,7 +6,7 @@
 The loader is the trainer's own, with flips, quarter turns, zoom and photometric changes, and keeps no image in memory:
 every image is decoded every time, from files that the system has in its cache after the first, unmeasured round.
 Without a recipe the images are a smooth field with rectangles and grain, in the sizes and forms of real sets. The step
-is that of benchmarks/training.py: RetinaNet, MobileNetV2, a pyramid of 256, forward, backward and optimiser, on as many
+is that of benchmarks/training.py: RetinaNet, MobileNetV2, a pyramid of 256, forward, backward and optimizer, on as many
 threads as torch takes. Step and loaders take turns, each alone; a rate is the median of the rounds, and a ratio the
 median of the rounds' ratios. Exit code 1 when one worker gives less than 1.5 times what the step consumes.
 """
@@ -90,7 +90,7 @@ def write_file(path: Path, pixels: Array) -> None:
 
 
 def write_set(folder: Path, form: Form, images: int) -> int:
-    """Write labelled images as a COCO data set, and return the bytes of their files."""
+    """Write labeled images as a COCO data set, and return the bytes of their files."""
     random = np.random.default_rng(0)
     (folder / "images").mkdir(parents=True)
     entries, annotations = [], []
@@ -109,7 +109,7 @@ def write_set(folder: Path, form: Form, images: int) -> int:
     return sum(path.stat().st_size for path in (folder / "images").iterdir())
 
 
-def data_of(folder: Path, form: Form, px: int) -> recipe.Data:
+def data_of(folder: Path, form: Form, px: int) -> recipe.DataOptions:
     """Return the recipe's data over a set that was written."""
     values: dict[str, Any] = {
         "root": str(folder),
@@ -123,10 +123,10 @@ def data_of(folder: Path, form: Form, px: int) -> recipe.Data:
     }
     if form.suffix == "tif":
         values["imagery"] = {"limits": [0, 4080]}
-    return parse(values, recipe.Data, source="the benchmark's data")
+    return parse(values, recipe.DataOptions, source="the benchmark's data")
 
 
-def loader_of(data: recipe.Data, batch: int, workers: int) -> Callable[[], float]:
+def loader_of(data: recipe.DataOptions, batch: int, workers: int) -> Callable[[], float]:
     """Return a function that loads an epoch as training does, and returns images a second."""
     images = read_split(data, "train")
     sampler = EpochSampler(len(images), batch, seed=0)
@@ -164,7 +164,7 @@ def steps_of(folder: Path, px: int, batch: int) -> Callable[[], float]:
     return take
 
 
-def measure(data: recipe.Data, step: Callable[[], float], options: argparse.Namespace) -> float | None:
+def measure(data: recipe.DataOptions, step: Callable[[], float], options: argparse.Namespace) -> float | None:
     """Print a set's rates, and return one worker's ratio to the step, or nothing where it was not measured."""
     loaders = {workers: loader_of(data, options.batch, workers) for workers in options.workers}
     rates: dict[int, list[float]] = {workers: [] for workers in loaders}

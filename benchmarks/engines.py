@@ -26,8 +26,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from deploy.bench.latency import Contestant, Procedure, contestant, measure_interleaved, spread
-from deploy.bench.speedup import ratio_of
+from deploy.bench.latency import BenchmarkCase, TimingConfig, benchmark_case, measure_interleaved, sample_spread
+from deploy.bench.speedup import speedup_of
 from deploy.engines import open_engine
 from deploy.engines.engine import Engine
 from deploy.engines.torch_engine import TorchEngine
@@ -43,7 +43,7 @@ from ifkd.core.errors import IfkdError
 from ifkd.core.files import write_json
 from ifkd.models import build_detector
 from ifkd.models.checkpoint import CheckpointMeta, load_checkpoint, save_checkpoint
-from ifkd.recipe import Detector, Family, Recipe
+from ifkd.recipe import DetectorOptions, Family, Recipe
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8", "int8-cpu")
 ENGINES: tuple[Precision, ...] = ("fp32", "fp16", "int8")
@@ -56,7 +56,7 @@ GOALS = {
 """(contestant, whom it is compared with) -> least speed-up by student; the second is for RetinaNet."""
 MAP_LOSS_GOAL = 0.005
 NANO_SECONDS = 360.0
-PROCEDURE = Procedure(warmup_s=1.0, min_s=12.0, min_samples=30, rounds=6)
+PROCEDURE = TimingConfig(warmup_s=1.0, min_s=12.0, min_samples=30, rounds=6)
 NANO_IMAGES, NANO_PX = 6, 64
 
 
@@ -99,7 +99,7 @@ def build(work: Work) -> dict[str, Any]:
         "matched": {name: check.matched for name, check in manifest.checks.items()},
         "onnx_bytes": onnx,
         "engines": engines,
-        "quantisation": {
+        "quantization": {
             name: {
                 "map_loss": one.map_loss,
                 "mean_ap": one.curve[-1].mean_ap,
@@ -108,7 +108,7 @@ def build(work: Work) -> dict[str, Any]:
                 "noise": one.noise,
                 "verdict": None if one.verdict is None else one.verdict.model_dump(mode="json"),
             }
-            for name, one in manifest.quantisation.items()
+            for name, one in manifest.quantization.items()
         },
     }
     write_json(work.folder / "built.json", figures)
@@ -153,7 +153,7 @@ def race(folder: Path, threads: int) -> dict[str, Any]:
     started = time.perf_counter()
     engines[COMPILED].infer(tiles[:1])
     compiling = time.perf_counter() - started
-    runners = {name: contestant(name, engine, tiles, batch=1) for name, engine in engines.items()}
+    runners = {name: benchmark_case(name, engine, tiles, batch=1) for name, engine in engines.items()}
     measure_interleaved(list(runners.values()), PROCEDURE)
     failures = {name: runner.failure for name, runner in runners.items() if runner.failure}
     assert not failures, failures
@@ -162,7 +162,7 @@ def race(folder: Path, threads: int) -> dict[str, Any]:
         "compile_seconds": compiling,
         "latency": {
             name: {
-                **spread(np.array(runner.samples.all_ns) / 1e6).model_dump(),
+                **sample_spread(np.array(runner.samples.all_ns) / 1e6).model_dump(),
                 "windows_ns": runner.samples.windows_ns,
             }
             for name, runner in runners.items()
@@ -175,10 +175,10 @@ def race(folder: Path, threads: int) -> dict[str, Any]:
     return figures
 
 
-def speed_up(runners: dict[str, Contestant], name: str, against: str) -> dict[str, Any] | None:
+def speed_up(runners: dict[str, BenchmarkCase], name: str, against: str) -> dict[str, Any] | None:
     """Return how much faster one contestant is than another, from the turns they took side by side."""
     windows = {one: runners[one].samples.windows_ns for one in (name, against)}
-    ratio = ratio_of(name, windows[name], against=against, others=windows[against], batch=1)
+    ratio = speedup_of(name, windows[name], against=against, others=windows[against], batch=1)
     return None if ratio is None else ratio.model_dump()
 
 
@@ -194,7 +194,7 @@ def table(out: Path) -> bool:
                 engine = built["engines"][precision]
                 line += f"   engine {engine['bytes'] / 1e6:7.2f} MB in {engine['seconds']:.1f} s"
             print(line)
-        for name, one in built["quantisation"].items():
+        for name, one in built["quantization"].items():
             holds = one["map_loss"] <= MAP_LOSS_GOAL
             met &= holds
             print(
@@ -262,7 +262,7 @@ def nano(out: Path) -> list[Work]:
     return works
 
 
-def outspoken(settings: Detector) -> nn.Module:
+def outspoken(settings: DetectorOptions) -> nn.Module:
     """Return an untrained detector whose head keeps the signal, so that scores differ, and whose backbone adds little.
 
     A deep backbone with random weights is chaotic: the last bit of its input decides about its output.
@@ -277,7 +277,7 @@ def outspoken(settings: Detector) -> nn.Module:
 
 
 def write_noise(folder: Path) -> dict[str, str]:
-    """Write images of noise with a labelled square each, and return them as a recipe's data."""
+    """Write images of noise with a labeled square each, and return them as a recipe's data."""
     (folder / "images").mkdir(parents=True, exist_ok=True)
     images, annotations = [], []
     for index in range(NANO_IMAGES):

@@ -72,12 +72,12 @@ def _is_whole(annotation: dict[str, Any], image: dict[str, Any]) -> bool:
     return min(x, y) > 0.5 and x + width < image["width"] - 0.5 and y + height < image["height"] - 0.5
 
 
-def _turned(picture: Image.Image, centre: tuple[float, float], heading_deg: float, side: float) -> Image.Image:
-    """Return a window of `side` pixels around a centre, in which the heading points up."""
+def _turned(picture: Image.Image, center: tuple[float, float], heading_deg: float, side: float) -> Image.Image:
+    """Return a window of `side` pixels around a center, in which the heading points up."""
     angle, scale = np.radians(heading_deg), side / SIDE
     cosine, sine = np.cos(angle) * scale, np.sin(angle) * scale
-    start_x = centre[0] - (cosine - sine) * SIDE / 2
-    start_y = centre[1] - (sine + cosine) * SIDE / 2
+    start_x = center[0] - (cosine - sine) * SIDE / 2
+    start_y = center[1] - (sine + cosine) * SIDE / 2
     move = (cosine, -sine, start_x, sine, cosine, start_y)
     return picture.transform((SIDE, SIDE), Image.Transform.AFFINE, move, Image.Resampling.BILINEAR)
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import torch
 
 from ifkd import recipe
-from ifkd.distillation import Views
-from ifkd.distillation.methods import Student, build_method
+from ifkd.distillation import DistillationBatch
+from ifkd.distillation.methods import NetworkPair, build_method
 from ifkd.models import DetectorOutput, Targets, build_detector
 
 LIMIT = 0.15
@@ -49,9 +49,11 @@ def method_overhead(px: int, *, batch: int = 4, rounds: int = 5, backbone: str =
         backbone: The student's.
     """
     torch.manual_seed(0)
-    config = recipe.Detector.model_validate({"backbone": backbone, "channels": CHANNELS})
+    config = recipe.DetectorOptions.model_validate({"backbone": backbone, "channels": CHANNELS})
     detector = build_detector(config, 3).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-    method = build_method(recipe.Ifkd(warmup_iters=0), Student(CHANNELS, CHANNELS, config.levels, (0.3,) * 5)).train()
+    method = build_method(
+        recipe.IfkdOptions(warmup_iters=0), NetworkPair(CHANNELS, CHANNELS, config.levels, (0.3,) * 5)
+    ).train()
     images = torch.randn(batch, 3, px, px).to(memory_format=torch.channels_last)
     one = Targets(torch.tensor([[10.0, 10.0, 60.0, 60.0]]), torch.tensor([1]), torch.zeros(0, 4))
     targets = [one] * batch
@@ -70,7 +72,9 @@ def method_overhead(px: int, *, batch: int = 4, rounds: int = 5, backbone: str =
     def method_step(iteration: int) -> float:
         pyramid = tuple(torch.randn_like(level).requires_grad_() for level in teacher.pyramid)
         logits = tuple(level.clone().requires_grad_() for level in teacher.logits)
-        views = Views(DetectorOutput(pyramid, logits, teacher.deltas), teacher, embedding, targets, iteration)
+        views = DistillationBatch(
+            DetectorOutput(pyramid, logits, teacher.deltas), teacher, embedding, targets, iteration
+        )
         started = time.perf_counter()
         terms = method.losses(views).values()
         torch.stack([term.weight * term.value for term in terms]).sum().backward()  # type: ignore[no-untyped-call]

@@ -15,7 +15,7 @@ from sahi.prediction import ObjectPrediction
 from deploy.engines.engine import Engine
 from deploy.scene.settings import DetectionSettings
 from ifkd.core.detections import Array, Detections
-from ifkd.core.postprocess import select_detections
+from ifkd.core.postprocess import postprocess
 from ifkd.core.tiling import TileGrid
 from ifkd.imagery.image_files import pad, resize
 
@@ -26,7 +26,7 @@ def look(engine: Engine, settings: DetectionSettings, window: Array, grid: TileG
     """Return what the engine finds in a window [height, width, 3], in its pixels."""
     tile = resize(np.ascontiguousarray(pad(window, grid.tile_px)), engine.info.tile_px)
     candidates = engine.infer(np.ascontiguousarray(tile.transpose(2, 0, 1))[None])
-    (found,) = select_detections(candidates, settings.selection, size=engine.info.tile_px)
+    (found,) = postprocess(candidates, settings.selection, size=engine.info.tile_px)
     return found.scaled(1.0 / settings.scale)
 
 

@@ -29,19 +29,19 @@ from scene_rivals import RIVAL_MERGES, detect_with_sahi, detect_with_supervision
 from deploy.bench.system_monitor import process_peak_mb
 from deploy.engines import open_engine
 from deploy.engines.engine import EngineInfo, FakeEngine
-from deploy.scene.ground_truth import read_truth
+from deploy.scene.ground_truth import read_ground_truth
 from deploy.scene.merge.merge import MergeSettings, TileDetections, merge
 from deploy.scene.read.scene import CACHE_BYTES, Scene
 from deploy.scene.read.tile_reader import read_tiles
 from deploy.scene.run.pipeline import detect_scene
-from deploy.scene.run.row_journal import Journal
+from deploy.scene.run.row_journal import RowJournal
 from deploy.scene.settings import DetectionSettings, grid_for, settings_for
 from deploy.scene.write.writers import write_results
 from export.bundle.bundle import Bundle, open_bundle
 from ifkd.core.detections import Array, Detections
 from ifkd.core.environment import usable_cores
 from ifkd.core.files import write_json
-from ifkd.core.postprocess import Selection
+from ifkd.core.postprocess import PostprocessConfig
 from ifkd.core.tiling import TileGrid
 from ifkd.imagery.image_files import resize
 
@@ -165,10 +165,10 @@ def accuracy(bundle: Bundle, path: Path, labels: Path) -> list[Figure]:
     """Return AP50 of the merges on the same candidates."""
     settings = settings_for(bundle.manifest)
     with tempfile.TemporaryDirectory() as folder, Scene(path) as scene, open_engine(bundle) as engine:
-        with Journal(Path(folder) / "journal", {}) as journal:
+        with RowJournal(Path(folder) / "journal", {}) as journal:
             result = detect_scene(engine, scene, settings, journal=journal)
             candidates = TileDetections.concatenate([record.found for record in journal.records()])
-        truth = read_truth(labels, scene=scene.info.name, size=scene.size, classes=bundle.manifest.classes,
+        truth = read_ground_truth(labels, scene=scene.info.name, size=scene.size, classes=bundle.manifest.classes,
                            georeference=scene.info.georeference)  # fmt: skip
     least = settings.selection.score_threshold
     found: dict[str, Detections] = {"ours, border": result.detections}
@@ -222,13 +222,13 @@ def memory_child(path: Path) -> int:
     answer = Detections(boxes, np.array([0.9, 0.8, 0.7], np.float32), np.array([0, 1, 0], np.int64))
     info = EngineInfo("fake", "0", "nowhere", "fp32", "none", "0" * 64, (512, 512), 8, 50, ("one", "two"))
     settings = DetectionSettings(
-        scale=1.0, overlap_px=96, selection=Selection(score_threshold=0.3), merge=MergeSettings(one_class=0.8)
+        scale=1.0, overlap_px=96, selection=PostprocessConfig(score_threshold=0.3), merge=MergeSettings(one_class=0.8)
     )
     with (
         rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES),
         tempfile.TemporaryDirectory() as folder,
         Scene(path) as scene,
-        Journal(Path(folder) / "journal", {}) as journal,
+        RowJournal(Path(folder) / "journal", {}) as journal,
     ):
         result = detect_scene(FakeEngine(info, lambda _: answer), scene, settings, journal=journal)
         write_results(result, Path(folder), ("geojson", "gpkg", "coco", "csv"))
@@ -263,11 +263,11 @@ def many_candidates(n: int) -> TileDetections:
     objects = round(n / 1.65)
     side = int(np.sqrt(objects * 2400))
     grid = TileGrid((side, side), (512, 512), 96)
-    centres = rng.uniform(0, side, (objects, 2))
+    centers = rng.uniform(0, side, (objects, 2))
     long, wide = rng.uniform(8, 60, objects), rng.uniform(6, 24, objects)
     across = rng.random(objects) < 0.5
     sides = np.where(across[:, None], np.stack([long, wide], axis=1), np.stack([wide, long], axis=1))
-    boxes = np.concatenate([centres - sides / 2, centres + sides / 2], axis=1).clip(0, side)
+    boxes = np.concatenate([centers - sides / 2, centers + sides / 2], axis=1).clip(0, side)
     labels = rng.integers(0, 7, objects)
     starts = np.array(grid.lefts)
     parts = []

@@ -30,14 +30,14 @@ from deploy.bench.system_monitor import process_peak_mb
 from ifkd import recipe
 from ifkd.core.config import parse
 from ifkd.data.splits import read_split
-from ifkd.distillation import Knowledge, Taught
-from ifkd.distillation.cache_spec import keeping_of
-from ifkd.distillation.methods import Student, build_method
-from ifkd.models import build_detector, normalise
+from ifkd.distillation import FrozenModels, TeacherOutputs
+from ifkd.distillation.cache_spec import cache_spec_of
+from ifkd.distillation.methods import NetworkPair, build_method
+from ifkd.models import build_detector, normalize
 from ifkd.models.faster_rcnn import FasterRcnn
 from ifkd.training.dataset import Batch, TileDataset, collate
 from ifkd.training.optim import build_autocast, build_optimizer, place
-from ifkd.training.train_step import Step
+from ifkd.training.train_step import TrainStep
 
 CLASSES = 7
 GOAL_ALL_KEPT = 1.35
@@ -66,7 +66,7 @@ class Setting:
 
 
 def write_images(folder: Path, setting: Setting) -> None:
-    """Write one batch of labelled images as a COCO data set."""
+    """Write one batch of labeled images as a COCO data set."""
     random = np.random.default_rng(0)
     images, annotations = [], []
     (folder / "images").mkdir()
@@ -125,7 +125,7 @@ class World:
         self.batch: Batch = collate([tiles[0, index] for index in range(setting.batch)])
         torch.manual_seed(0)
         self.teacher = build_detector(self.settings.teacher.detector, CLASSES).eval()
-        self.images = normalise(self.batch.pixels).to(memory_format=torch.channels_last)
+        self.images = normalize(self.batch.pixels).to(memory_format=torch.channels_last)
 
     def step_of(self, variant: str) -> Callable[[], None]:
         """Return a function that takes one step of a variant."""
@@ -135,7 +135,7 @@ class World:
         torch.manual_seed(0)
         student = place(build_detector(self.settings.student.detector, CLASSES), training, torch.device("cpu"))
         method = build_method(self.settings.distillation.method, self._between()) if variant != PLAIN else None
-        step = Step(student, method, build_autocast(training, torch.device("cpu"))).train()
+        step = TrainStep(student, method, build_autocast(training, torch.device("cpu"))).train()
         optimizer = build_optimizer(training, student, method)
         taught = self._taught_by(variant)
 
@@ -152,13 +152,13 @@ class World:
         with torch.no_grad():
             self.teacher(self.images)
 
-    def _taught_by(self, variant: str) -> Callable[[], Taught] | None:
+    def _taught_by(self, variant: str) -> Callable[[], TeacherOutputs] | None:
         if variant == PLAIN:
             return None
         method = self.settings.distillation.method
-        assert isinstance(method, recipe.Ifkd)
-        keeping = keeping_of(self.data, self.settings.data, self.folder / "cache", rebuild=False)
-        knowledge = Knowledge(
+        assert isinstance(method, recipe.IfkdOptions)
+        keeping = cache_spec_of(self.data, self.settings.data, self.folder / "cache", rebuild=False)
+        knowledge = FrozenModels(
             self.teacher,
             method.ede,
             keeping=None if variant == LIVE else keeping,
@@ -169,10 +169,10 @@ class World:
             return lambda: known
         return lambda: knowledge(self.images, self.batch.pixels)
 
-    def _between(self) -> Student:
+    def _between(self) -> NetworkPair:
         student, teacher = self.settings.student.detector, self.settings.teacher.detector
         second = self.teacher.classify if isinstance(self.teacher, FasterRcnn) else None
-        return Student(student.channels, teacher.channels, student.levels, (0.3,) * 5, second)
+        return NetworkPair(student.channels, teacher.channels, student.levels, (0.3,) * 5, second)
 
 
 def seconds_of(world: World, variants: list[str], rounds: int) -> dict[str, list[float]]:

@@ -15,20 +15,20 @@ from export.bundle.manifest import (
     Manifest,
     OutputSpec,
     Precision,
-    QuantisationRecord,
-    QuantisationVerdict,
+    QuantizationDecision,
+    QuantizationRecord,
     TensorParity,
 )
-from export.int8.benchmark import measure_speed, speed_up
-from export.int8.calibration import CalibrationTiles, LabelledTiles, calibration_tiles, validation_tiles
-from export.int8.decision import judge
-from export.int8.quantize import Quantiser
-from export.int8.sensitivity import per_class_loss, quantise_within
-from export.onnx.exportable import CandidateGraph
-from export.onnx.onnx_export import Essentials, export_onnx
+from export.int8.benchmark import measure_latency_ms, speedup
+from export.int8.calibration import CalibrationTiles, LabeledTiles, calibration_tiles, validation_tiles
+from export.int8.decision import decide
+from export.int8.quantize import Quantizer
+from export.int8.sensitivity import per_class_loss, quantize_within
+from export.onnx.exportable import ExportableDetector
+from export.onnx.onnx_export import OnnxMetadata, export_onnx
 from export.onnx.tensor_parity import check_tensor_parity
 from export.precision.fp16 import convert_to_fp16, require_precision
-from export.precision.fp16_overflow import nodes_beyond_fp16
+from export.precision.fp16_overflow import fp16_overflow_nodes
 from export.sample_tiles import sample_tiles
 from ifkd import __version__
 from ifkd.core.config import dump, override
@@ -38,13 +38,13 @@ from ifkd.core.errors import VerdictError
 from ifkd.core.files import sha256_of, write_json, write_text
 from ifkd.core.progress import progress
 from ifkd.models.checkpoint import Checkpoint, build_from, load_checkpoint
-from ifkd.recipe import Export, Recipe
+from ifkd.recipe import ExportOptions, Recipe
 
 PRODUCER = f"ifkd {__version__}"
 WEIGHTS_NAME = "model.safetensors"
 CONFIG_NAME = "config.toml"
 CHECK_NAME = "checks/tensor_parity.json"
-QUANTISATION_NAME = "checks/quantisation.json"
+QUANTIZATION_NAME = "checks/quantization.json"
 MEASURED_ON = 4
 """Tiles on which it is seen what FP16 can hold."""
 ONNX_NAMES: dict[Precision, str] = {
@@ -76,7 +76,7 @@ def export_checkpoint(
     settings = _effective(checkpoint.meta.recipe, overrides)
     images = _images_for_int8(settings, checkpoint.meta.classes)
     side = settings.data.tile_px
-    graph = CandidateGraph(
+    graph = ExportableDetector(
         build_from(checkpoint),
         tile_px=(side, side),
         per_level=settings.export.candidates_per_level,
@@ -90,7 +90,7 @@ def export_checkpoint(
         precisions, kept = _write_onnx(graph, folder, checkpoint, settings, digest=digest, tiles=sample.tiles)
         checks = _check(graph, folder, sample.tiles, precisions)
         _judge(checks, accept_drift=accept_drift)
-        quantised = _quantise(folder, settings, precisions, images)
+        quantized = _quantize(folder, settings, precisions, images)
         write_json(
             folder / CHECK_NAME,
             {
@@ -105,13 +105,13 @@ def export_checkpoint(
             "parity_tiles": sample.source,
         }
         manifest = _manifest(checkpoint, settings, graph, provenance=provenance)
-        facts = {"files": _records(folder, precisions), "checks": checks, "quantisation": quantised}
+        facts = {"files": _records(folder, precisions), "checks": checks, "quantization": quantized}
         write_manifest(folder, manifest.model_copy(update=facts))
     return open_bundle(out)
 
 
 def _manifest(
-    checkpoint: Checkpoint, settings: Recipe, graph: CandidateGraph, *, provenance: dict[str, Any]
+    checkpoint: Checkpoint, settings: Recipe, graph: ExportableDetector, *, provenance: dict[str, Any]
 ) -> Manifest:
     """Return the manifest of a bundle without its files."""
     return Manifest(
@@ -142,19 +142,19 @@ def _manifest(
 
 def _effective(settings: Recipe, overrides: Sequence[str]) -> Recipe:
     keys = [text.removeprefix("export.") for text in overrides]
-    export: Export = override(settings.export, keys, source="export")
+    export: ExportOptions = override(settings.export, keys, source="export")
     return settings.model_copy(update={"export": export})
 
 
 def _write_onnx(
-    graph: CandidateGraph, folder: Path, checkpoint: Checkpoint, settings: Recipe, *, digest: str, tiles: Array
+    graph: ExportableDetector, folder: Path, checkpoint: Checkpoint, settings: Recipe, *, digest: str, tiles: Array
 ) -> tuple[tuple[Precision, ...], dict[str, float]]:
     """Write the ONNX files; return their precisions and the nodes of the FP16 file that FP16 could not hold.
 
     FP32 is always among them, as the others come from it.
     """
     precisions: tuple[Precision, ...] = ("fp32", *(one for one in settings.export.precisions if one != "fp32"))
-    essentials = Essentials(
+    essentials = OnnxMetadata(
         name=settings.name,
         producer=PRODUCER,
         classes=checkpoint.meta.classes,
@@ -167,14 +167,14 @@ def _write_onnx(
         bar.update()
         kept: dict[str, float] = {}
         if "fp16" in precisions:
-            kept = nodes_beyond_fp16(folder / ONNX_NAMES["fp32"], tiles[:MEASURED_ON])
+            kept = fp16_overflow_nodes(folder / ONNX_NAMES["fp32"], tiles[:MEASURED_ON])
             convert_to_fp16(folder / ONNX_NAMES["fp32"], folder / ONNX_NAMES["fp16"], float_nodes=kept)
             bar.update()
     return precisions, kept
 
 
 def _check(
-    graph: CandidateGraph, folder: Path, tiles: Array, precisions: Sequence[Precision]
+    graph: ExportableDetector, folder: Path, tiles: Array, precisions: Sequence[Precision]
 ) -> dict[str, TensorParity]:
     """Return the parity of each ONNX file on some tiles."""
     checks = {}
@@ -187,7 +187,7 @@ def _check(
     return checks
 
 
-def _images_for_int8(settings: Recipe, classes: Sequence[str]) -> tuple[CalibrationTiles, LabelledTiles] | None:
+def _images_for_int8(settings: Recipe, classes: Sequence[str]) -> tuple[CalibrationTiles, LabeledTiles] | None:
     """Return what INT8 is fitted to and judged on, or None when it is not asked for."""
     if not {"int8", "int8-cpu"} & set(settings.export.precisions):
         return None
@@ -195,43 +195,43 @@ def _images_for_int8(settings: Recipe, classes: Sequence[str]) -> tuple[Calibrat
     return tiles, validation_tiles(settings.data, settings.selection, classes=classes)
 
 
-def _quantise(
+def _quantize(
     folder: Path,
     settings: Recipe,
     precisions: Sequence[Precision],
-    images: tuple[CalibrationTiles, LabelledTiles] | None,
-) -> dict[str, QuantisationRecord]:
+    images: tuple[CalibrationTiles, LabeledTiles] | None,
+) -> dict[str, QuantizationRecord]:
     """Write the INT8 files and return how each came to be."""
     if images is None:
         return {}
-    fitted, labelled = images
+    fitted, labeled = images
     calibration = settings.export.calibration
     source = folder / ONNX_NAMES["fp32"]
     records = {}
     against: Precision = "fp16" if "fp16" in precisions else "fp32"
-    rival = _Rival(against, {one: folder / ONNX_NAMES[one] for one in precisions if one in ("fp32", "fp16")}, labelled)
+    rival = _Rival(against, {one: folder / ONNX_NAMES[one] for one in precisions if one in ("fp32", "fp16")}, labeled)
     for precision in precisions:
         if precision in ("fp32", "fp16"):
             continue
-        with Quantiser(source, fitted.tiles, precision=precision, calibration=calibration) as quantiser:
-            records[ONNX_NAMES[precision]] = quantise_within(
-                quantiser,
+        with Quantizer(source, fitted.tiles, precision=precision, calibration=calibration) as quantizer:
+            records[ONNX_NAMES[precision]] = quantize_within(
+                quantizer,
                 source,
                 folder / ONNX_NAMES[precision],
-                images=labelled,
+                images=labeled,
                 record=fitted.record,
                 limit=calibration.max_map_loss,
             )
         verdict = rival.compared_with(folder / ONNX_NAMES[precision], records[ONNX_NAMES[precision]], precision)
         records[ONNX_NAMES[precision]] = records[ONNX_NAMES[precision]].model_copy(update={"verdict": verdict})
-    write_json(folder / QUANTISATION_NAME, {name: one.model_dump(mode="json") for name, one in records.items()})
+    write_json(folder / QUANTIZATION_NAME, {name: one.model_dump(mode="json") for name, one in records.items()})
     return records
 
 
 class _Rival:
     """The file that one would take if there were no INT8."""
 
-    def __init__(self, precision: Precision, paths: dict[Precision, Path], images: LabelledTiles) -> None:
+    def __init__(self, precision: Precision, paths: dict[Precision, Path], images: LabeledTiles) -> None:
         """Measure the file of `precision`; `paths` has all files in float."""
         self._precision, self._paths, self._tile = precision, paths, images.tiles[0]
         reference = images.score(paths["fp32"])
@@ -239,17 +239,17 @@ class _Rival:
         self._loss = reference.mean_ap - metrics.mean_ap
         self._class_loss = per_class_loss(reference, metrics)
 
-    def compared_with(self, path: Path, record: QuantisationRecord, precision: Precision) -> QuantisationVerdict:
+    def compared_with(self, path: Path, record: QuantizationRecord, precision: Precision) -> QuantizationDecision:
         """Return the verdict on an INT8 file; both losses of its record are against FP32."""
         # The file for TensorRT runs on a CPU too, but its speed there says nothing.
         timed = precision == "int8-cpu"
-        speeds = measure_speed({precision: path, **self._paths}, self._tile) if timed else {}
-        verdict = judge(
+        speeds = measure_latency_ms({precision: path, **self._paths}, self._tile) if timed else {}
+        verdict = decide(
             against=self._precision,
             map_loss=record.map_loss - self._loss,
             per_class_loss={name: loss - self._class_loss[name] for name, loss in record.per_class_loss.items()},
             max_map_loss=record.max_map_loss,
-            speed_up={name: speed_up(speeds[precision], one) for name, one in speeds.items() if name != precision},
+            speed_up={name: speedup(speeds[precision], one) for name, one in speeds.items() if name != precision},
         )
         return verdict.model_copy(update={"latency": speeds, "threads": usable_cores() if timed else None})
 
@@ -275,7 +275,7 @@ def _records(folder: Path, precisions: Sequence[Precision]) -> dict[str, FileRec
         ONNX_NAMES[precision]: record_file(folder, ONNX_NAMES[precision], kind="onnx", precision=precision)
         for precision in precisions
     }
-    written = [name for name in (CHECK_NAME, QUANTISATION_NAME) if (folder / name).is_file()]
+    written = [name for name in (CHECK_NAME, QUANTIZATION_NAME) if (folder / name).is_file()]
     return {
         WEIGHTS_NAME: record_file(folder, WEIGHTS_NAME, kind="weights", precision="fp32"),
         **onnx,

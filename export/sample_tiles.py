@@ -7,7 +7,7 @@ import numpy as np
 from ifkd import recipe
 from ifkd.core.detections import Array
 from ifkd.core.errors import DataError
-from ifkd.data.coco import LabelledImage
+from ifkd.data.coco import LabeledImage
 from ifkd.data.splits import read_split
 from ifkd.imagery.image_files import pad, read_image, resize
 
@@ -27,7 +27,7 @@ class SampleTiles:
     """For the manifest, in words."""
 
 
-def sample_tiles(data: recipe.Data, *, count: int = DEFAULT_COUNT) -> SampleTiles:
+def sample_tiles(data: recipe.DataOptions, *, count: int = DEFAULT_COUNT) -> SampleTiles:
     """Return one tile of each of the first validation images, around its first object where it has one.
 
     Where the recipe's images cannot be read, seeded noise stands in, and `source` says why.
@@ -66,15 +66,15 @@ def structured_noise(size: tuple[int, int], *, seed: int) -> Array:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CutTile:
-    """A tile of an image and what is labelled in it."""
+    """A tile of an image and what is labeled in it."""
 
     pixels: Array
     """uint8 [height, width, 3]."""
-    labelled: LabelledImage
+    labeled: LabeledImage
     """The tile as an image of its own: boxes cut to it; an object of which little is left counts as ignored."""
 
 
-def cut_tile(image: LabelledImage, data: recipe.Data, size: tuple[int, int]) -> CutTile:
+def cut_tile(image: LabeledImage, data: recipe.DataOptions, size: tuple[int, int]) -> CutTile:
     """Return the tile around an image's first object, or its first corner where it has none, scaled and padded.
 
     Raises:
@@ -93,14 +93,14 @@ def cut_tile(image: LabelledImage, data: recipe.Data, size: tuple[int, int]) -> 
     boxes = whole.clip(0, np.array([size[1], size[0]] * 2, np.float32))
     share = _areas(boxes) / np.maximum(_areas(whole), 1e-6)
     seen = share > 0
-    labelled = replace(
+    labeled = replace(
         image,
         size=size,
         boxes=boxes[seen].astype(np.float32),
         labels=image.labels[seen],
         ignore=(image.ignore | (share < VISIBLE_SHARE))[seen],
     )
-    return CutTile(tile, labelled)
+    return CutTile(tile, labeled)
 
 
 def _areas(boxes: Array) -> Array:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from export.bundle.bundle import Bundle, add_file, open_bundle
-from export.bundle.engine_metadata import BatchProfile, DeliveredPrecision, EngineSidecar, sidecar_path
+from export.bundle.engine_metadata import BatchProfile, DeliveredPrecision, EngineMetadata, engine_metadata_path
 from ifkd.core.files import sha256_of, write_json
 
 
@@ -120,6 +120,6 @@ def with_engine(bundle: Bundle, name: str = "made", **values: Any) -> Bundle:
         "precision_asked": "fp16",
         "precision_delivered": DeliveredPrecision(weight_types={"FLOAT16": 1}, engine_to_weights=1.0),
     }
-    write_json(sidecar_path(path), EngineSidecar(**{**facts, **values}).model_dump(mode="json"))
+    write_json(engine_metadata_path(path), EngineMetadata(**{**facts, **values}).model_dump(mode="json"))
     bundle = add_file(bundle, f"engines/{name}.engine", kind="engine", precision="fp16")
     return add_file(bundle, f"engines/{name}.json", kind="sidecar", precision="fp16")

@@ -1,4 +1,4 @@
-"""What many tests share: a tiny labelled data set, a tiny recipe, and the place of the real imagery."""
+"""What many tests share: a tiny labeled data set, a tiny recipe, and the place of the real imagery."""
 
 import json
 import os
@@ -30,7 +30,7 @@ hypothesis.settings.load_profile("ifkd")
 
 CLASSES = {3: "barge", 7: "ferry", 9: "tug"}
 """Category id -> name; the ids have gaps, as those of real files do."""
-COLOURS = {3: (230, 60, 40), 7: (40, 220, 60), 9: (50, 70, 235)}
+COLORS = {3: (230, 60, 40), 7: (40, 220, 60), 9: (50, 70, 235)}
 EXTENTS = {3: (26, 12), 7: (12, 26), 9: (16, 16)}
 """Width and height of each class's rectangle, pixels."""
 
@@ -38,7 +38,7 @@ EXTENTS = {3: (26, 12), 7: (12, 26), 9: (16, 16)}
 def write_tiny_data_set(
     folder: Path, name: str = "train", *, images: int = 8, size: tuple[int, int] = (64, 64), seed: int = 0
 ) -> Path:
-    """Write a COCO data set of coloured rectangles on noise and return its json; three images share a place."""
+    """Write a COCO data set of colored rectangles on noise and return its json; three images share a place."""
     random = np.random.default_rng(seed)
     height, width = size
     (folder / "images").mkdir(parents=True, exist_ok=True)
@@ -57,7 +57,7 @@ def write_tiny_data_set(
             w, h = EXTENTS[category]
             left = column * width // 2 + int(random.integers(0, width // 2 - w + 1))
             top = int(random.integers(0, height - h + 1))
-            pixels[top : top + h, left : left + w] = COLOURS[category]
+            pixels[top : top + h, left : left + w] = COLORS[category]
             content["annotations"].append(
                 {
                     "id": len(content["annotations"]) + 1,

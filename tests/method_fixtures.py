@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from ifkd import recipe
-from ifkd.distillation import Views
-from ifkd.distillation.methods import Method, Student, build_method
+from ifkd.distillation import DistillationBatch
+from ifkd.distillation.methods import Method, NetworkPair, build_method
 from ifkd.models import Detector, DetectorOutput, Targets, build_detector
-from ifkd.recipe import Distillation
+from ifkd.recipe import DistillationOptions
 
 RIVALS = ("fitnet", "at", "fkd", "fgd", "frs", "arsd", "insdist", "pkd", "cwd", "crosskd")
 """The methods that IFKD is compared with."""
@@ -29,7 +29,7 @@ def detectors(family: recipe.Family) -> tuple[Detector, Detector]:
     """Return a student and a teacher with weights of their own, in eval mode."""
     made = []
     for seed, backbone in enumerate(("mobilenet_v2", "resnet18")):
-        config = recipe.Detector.model_validate(
+        config = recipe.DetectorOptions.model_validate(
             {"family": family, "backbone": backbone, "channels": CHANNELS, "head_init": "kaiming", "box_head_width": 8}
         )
         with torch.random.fork_rng(devices=[]):
@@ -40,8 +40,8 @@ def detectors(family: recipe.Family) -> tuple[Detector, Detector]:
 
 def options(name: str, **values: Any) -> Any:
     """Return a method's options."""
-    training = recipe.Training().model_dump()
-    made = Distillation.model_validate({"training": training, "method": {"name": name, **values}})
+    training = recipe.TrainingOptions().model_dump()
+    made = DistillationOptions.model_validate({"training": training, "method": {"name": name, **values}})
     return made.method
 
 
@@ -49,7 +49,7 @@ def method(
     name: str, family: recipe.Family, *, between: tuple[Detector, Detector] | None = None, **values: Any
 ) -> Method:
     """Return a seeded method in training mode; every adapter passes its input on as it is, when widths allow."""
-    student = Student(CHANNELS, CHANNELS, recipe.LEVELS[family], (1.0,) * 5, detectors=between or detectors(family))
+    student = NetworkPair(CHANNELS, CHANNELS, recipe.LEVELS[family], (1.0,) * 5, detectors=between or detectors(family))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(5)
         return build_method(options(name, **values), student)
@@ -92,6 +92,6 @@ def targets(*images: tuple[tuple[float, float, float, float], ...]) -> list[Targ
     ]
 
 
-def views(student: DetectorOutput, teacher: DetectorOutput, seen: list[Targets] | None = None) -> Views:
+def views(student: DetectorOutput, teacher: DetectorOutput, seen: list[Targets] | None = None) -> DistillationBatch:
     """Return a late step's views; by default of one image with three objects and one with none."""
-    return Views(student, teacher, None, targets(BOXES, ()) if seen is None else seen, 10_000)
+    return DistillationBatch(student, teacher, None, targets(BOXES, ()) if seen is None else seen, 10_000)

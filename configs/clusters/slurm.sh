@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Training on several machines under SLURM; everything after the script's name is given to `ifkd`:
 #
-#   sbatch --nodes 4 configs/clusters/slurm.sh distill configs/harbour.toml --out /storage/runs/harbour/distilled
+#   sbatch --nodes 4 configs/clusters/slurm.sh distill configs/harbor.toml --out /storage/runs/harbor/distilled
 #
 # Submit it with the environment active in which ifkd is installed, and give the folders of data and run on storage that
 # all machines see. When the job was stopped, submit it again: it goes on from its last state.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from deploy.accuracy.image_detection import Framing
+from deploy.accuracy.image_detection import TilingConfig
 from deploy.engines import open_engine
 from deploy.engines.engine import Backend, Engine
 from export.bundle.bundle import MANIFEST_NAME, Bundle, open_bundle
@@ -23,7 +23,7 @@ HEADER_BYTES = 100_000_000
 RUNNING_STATISTICS = (".running_mean", ".running_var", ".num_batches_tracked")
 
 
-class SubjectRecord(Schema):
+class EvaluatedModelRecord(Schema):
     """The detector that accuracy was measured of."""
 
     kind: Literal["checkpoint", "bundle"]
@@ -44,12 +44,12 @@ class SubjectRecord(Schema):
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
+class EvaluatedModel:
     """A detector that can be opened as an engine."""
 
-    record: SubjectRecord
+    record: EvaluatedModelRecord
     classes: tuple[str, ...]
-    framing: Framing
+    framing: TilingConfig
     recipe: Recipe | None
     """The effective recipe, when it is known."""
     open: Callable[[Backend, Precision, int | None], Engine]
@@ -59,7 +59,7 @@ class Subject:
     per_level: int = 1000
     """Candidates of each pyramid level."""
 
-    def with_complexity(self) -> SubjectRecord:
+    def with_complexity(self) -> EvaluatedModelRecord:
         """Return the record with the operations of a tile, which takes a second to count.
 
         Raises:
@@ -75,7 +75,7 @@ class Subject:
         return self.record.model_copy(update={"gflops_per_tile": gflops})
 
 
-def open_subject(path: Path, *, server: str | None = None) -> Subject:
+def open_model(path: Path, *, server: str | None = None) -> EvaluatedModel:
     """Return the checkpoint or bundle at `path`.
 
     Args:
@@ -131,10 +131,10 @@ def bundle_file(path: Path) -> BundleFile | None:
     )
 
 
-def framing_of(bundle: Bundle) -> Framing:
+def tiling_of(bundle: Bundle) -> TilingConfig:
     """Return how a bundle's engines see images."""
     manifest = bundle.manifest
-    return Framing(
+    return TilingConfig(
         scale=manifest.input.scale,
         tile_px=manifest.input.tile_px,
         overlap_px=manifest.defaults.overlap_px,
@@ -191,12 +191,12 @@ def count_parameters(weights: Path) -> int:
     return sum(math.prod(shape) for name, shape in tensors.items() if not name.endswith(RUNNING_STATISTICS))
 
 
-def _bundle_subject(bundle: Bundle, server: str | None) -> Subject:
+def _bundle_subject(bundle: Bundle, server: str | None) -> EvaluatedModel:
     manifest = bundle.manifest
     names = bundle.find("weights")
     weights = bundle.file(names[0]) if names else None
     recipe = recipe_of(bundle)
-    record = SubjectRecord(
+    record = EvaluatedModelRecord(
         kind="bundle",
         name=manifest.name,
         path=str(bundle.path),
@@ -211,10 +211,10 @@ def _bundle_subject(bundle: Bundle, server: str | None) -> Subject:
         return open_engine(bundle, backend=backend, precision=precision, threads=threads, server=server)
 
     per_level = 1000 if recipe is None else recipe.export.candidates_per_level
-    return Subject(record, manifest.classes, framing_of(bundle), recipe, open_one, weights, per_level)
+    return EvaluatedModel(record, manifest.classes, tiling_of(bundle), recipe, open_one, weights, per_level)
 
 
-def _checkpoint_subject(path: Path) -> Subject:
+def _checkpoint_subject(path: Path) -> EvaluatedModel:
     try:
         from deploy.engines.torch_engine import TorchEngine  # noqa: PLC0415 - only a checkpoint needs torch
         from ifkd.models.checkpoint import load_checkpoint  # noqa: PLC0415
@@ -222,7 +222,7 @@ def _checkpoint_subject(path: Path) -> Subject:
         raise MissingExtraError(error.name or "torch", extra="train", need="A checkpoint") from error
     meta = load_checkpoint(path).meta
     data = meta.recipe.data
-    record = SubjectRecord(
+    record = EvaluatedModelRecord(
         kind="checkpoint",
         name=" ".join(filter(None, (meta.recipe.name, str(meta.provenance.get("role", ""))))),
         path=str(path),
@@ -232,7 +232,7 @@ def _checkpoint_subject(path: Path) -> Subject:
         weights_mb=path.stat().st_size / 1e6,
         provenance=meta.provenance,
     )
-    framing = Framing(
+    framing = TilingConfig(
         data.scale, (data.tile_px, data.tile_px), meta.recipe.export.overlap_px, meta.recipe.selection, data.imagery
     )
 
@@ -246,4 +246,4 @@ def _checkpoint_subject(path: Path) -> Subject:
         return TorchEngine.from_checkpoint(path, threads=threads)
 
     per_level = meta.recipe.export.candidates_per_level
-    return Subject(record, meta.classes, framing, meta.recipe, open_one, path, per_level)
+    return EvaluatedModel(record, meta.classes, framing, meta.recipe, open_one, path, per_level)

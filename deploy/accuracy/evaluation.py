@@ -9,32 +9,32 @@ from typing import Literal
 
 import numpy as np
 
-from deploy.accuracy.evaluated_model import Subject, SubjectRecord
-from deploy.accuracy.image_detection import Framing, detect_images
+from deploy.accuracy.evaluated_model import EvaluatedModel, EvaluatedModelRecord
+from deploy.accuracy.image_detection import TilingConfig, detect_images
 from deploy.accuracy.provenance import DataRecord, EngineRecord, now
 from deploy.engines.engine import Engine
 from ifkd.core.config import Schema
 from ifkd.core.detections import Array, Detections
 from ifkd.core.errors import DataError
-from ifkd.core.postprocess import Selection
+from ifkd.core.postprocess import PostprocessConfig
 from ifkd.core.progress import track
-from ifkd.data.coco import CocoDataset, LabelledImage, read_coco
+from ifkd.data.coco import CocoDataset, LabeledImage, read_coco
 from ifkd.data.metrics import Metrics, evaluate
 from ifkd.data.splits import read_split
 from ifkd.recipe import Recipe
 
 
 class Evaluation(Schema):
-    """The result of `ifkd evaluate`: how well one detector finds what is labelled."""
+    """The result of `ifkd evaluate`: how well one detector finds what is labeled."""
 
     schema_version: Literal[1] = 1
     kind: Literal["evaluation"] = "evaluation"
     created: str
     """UTC, ISO 8601."""
-    subject: SubjectRecord
+    subject: EvaluatedModelRecord
     data: DataRecord
     engine: EngineRecord
-    selection: Selection
+    selection: PostprocessConfig
     """The thresholds that were applied."""
     scale: float
     """Factor by which images were resized."""
@@ -45,7 +45,7 @@ class Evaluation(Schema):
     """Time for reading, inference and selection of all images."""
 
 
-def evaluate_subject(subject: Subject, engine: Engine, dataset: CocoDataset, *, batch: int = 4) -> Evaluation:
+def evaluate_model(subject: EvaluatedModel, engine: Engine, dataset: CocoDataset, *, batch: int = 4) -> Evaluation:
     """Run a subject's engine over a data set and return its metrics.
 
     Raises:
@@ -69,7 +69,7 @@ def evaluate_subject(subject: Subject, engine: Engine, dataset: CocoDataset, *, 
 
 
 def detect_dataset(
-    engine: Engine, dataset: CocoDataset, framing: Framing, *, batch: int, label: str
+    engine: Engine, dataset: CocoDataset, framing: TilingConfig, *, batch: int, label: str
 ) -> dict[int, Detections]:
     """Return what an engine finds in each image of a data set, by image id."""
     answers = detect_images(engine, dataset.images, framing, batch=min(batch, engine.info.max_batch))
@@ -79,7 +79,7 @@ def detect_dataset(
 def open_data(
     path: Path | None, *, images: Path | None, recipe: Recipe | None, classes: Sequence[str], needed_by: str
 ) -> CocoDataset:
-    """Return the labelled images to measure on, with labels in the order of the detector's classes.
+    """Return the labeled images to measure on, with labels in the order of the detector's classes.
 
     Args:
         path: COCO json; by default the test split of the recipe.
@@ -97,7 +97,7 @@ def open_data(
         dataset = read_split(recipe.data, "test")
     else:
         raise DataError(
-            f"`ifkd {needed_by}` needs labelled images, and the recipe that names a test split is not known",
+            f"`ifkd {needed_by}` needs labeled images, and the recipe that names a test split is not known",
             mend="Name a COCO json with --data.",
         )
     if not len(dataset):
@@ -124,7 +124,7 @@ def aligned(dataset: CocoDataset, classes: Sequence[str]) -> CocoDataset:
         dataset,
         classes=tuple(classes),
         category_ids=tuple(ids[name] for name in classes),
-        images=tuple(_relabelled(image, label_of) for image in dataset.images),
+        images=tuple(_relabeled(image, label_of) for image in dataset.images),
     )
 
 
@@ -136,7 +136,7 @@ def _given(path: Path, images: Path | None, recipe: Recipe | None) -> CocoDatase
     return read_coco(path, images=images, merge_classes=merge)
 
 
-def _relabelled(image: LabelledImage, label_of: Array) -> LabelledImage:
+def _relabeled(image: LabeledImage, label_of: Array) -> LabeledImage:
     return replace(image, labels=label_of[image.labels])
 
 

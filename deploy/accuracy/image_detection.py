@@ -10,14 +10,14 @@ import numpy as np
 from deploy.engines.engine import Engine
 from deploy.scene.merge.merge import MergeSettings, TileDetections, merge
 from ifkd.core.detections import Array, Candidates, Detections
-from ifkd.core.postprocess import Selection, select_detections
+from ifkd.core.postprocess import PostprocessConfig, postprocess
 from ifkd.core.tiling import TileGrid, Window
-from ifkd.data.coco import LabelledImage
+from ifkd.data.coco import LabeledImage
 from ifkd.imagery.image_files import Imagery, pad, read_image, resize
 
 
 @dataclass(frozen=True, slots=True)
-class Framing:
+class TilingConfig:
     """How images become tiles and candidates become detections."""
 
     scale: float
@@ -25,14 +25,14 @@ class Framing:
     tile_px: tuple[int, int]
     """(height, width)."""
     overlap_px: int
-    """Overlap of neighbouring tiles, pixels after scaling."""
-    selection: Selection
+    """Overlap of neighboring tiles, pixels after scaling."""
+    selection: PostprocessConfig
     imagery: Imagery = Imagery()  # noqa: RUF009 - frozen
     """How files become uint8 RGB."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Answer:
+class ImageResult:
     """What was found in one image, in its own pixels."""
 
     detections: Detections
@@ -58,7 +58,7 @@ class TiledImage:
     """uint8 [windows, 3, height, width]."""
 
 
-def cut(pixels: Array, framing: Framing) -> TiledImage:
+def cut(pixels: Array, framing: TilingConfig) -> TiledImage:
     """Return uint8 pixels [height, width, 3] as tiles: one if the scaled image fits a tile, else a grid."""
     size = (pixels.shape[0], pixels.shape[1])
     scaled = (max(1, round(size[0] * framing.scale)), max(1, round(size[1] * framing.scale)))
@@ -68,24 +68,24 @@ def cut(pixels: Array, framing: Framing) -> TiledImage:
     return TiledImage(size, scaled, windows, np.ascontiguousarray(np.stack(tiles)))
 
 
-def merged(found: TileDetections, selection: Selection) -> Detections:
+def merged(found: TileDetections, selection: PostprocessConfig) -> Detections:
     """Return the detections of all tiles of an image as those of the image, best first."""
     return merge(found, MergeSettings(threshold=selection.iou_threshold)).detections
 
 
 @dataclass(frozen=True, slots=True)
-class Steps:
+class PipelineHooks:
     """The steps around an engine. Parity replaces one of them to see that it would notice."""
 
-    prepare: Callable[[Array, Framing], TiledImage] = cut
+    prepare: Callable[[Array, TilingConfig], TiledImage] = cut
     """uint8 pixels [height, width, 3] -> tiles."""
-    select: Callable[..., list[Detections]] = select_detections
+    select: Callable[..., list[Detections]] = postprocess
     """Candidates of a batch -> detections of each tile."""
-    merge: Callable[[TileDetections, Selection], Detections] = merged
+    merge: Callable[[TileDetections, PostprocessConfig], Detections] = merged
     """Detections of an image's tiles, when there are several -> detections of the image."""
 
 
-def tiles_of(images: Sequence[LabelledImage], framing: Framing, *, most: int) -> Array:
+def tiles_of(images: Sequence[LabeledImage], framing: TilingConfig, *, most: int) -> Array:
     """Return the first `most` tiles of images, uint8 [n, 3, height, width]."""
     parts: list[Array] = []
     for image in images:
@@ -97,13 +97,13 @@ def tiles_of(images: Sequence[LabelledImage], framing: Framing, *, most: int) ->
 
 def detect_images(
     engine: Engine,
-    images: Sequence[LabelledImage],
-    framing: Framing,
+    images: Sequence[LabeledImage],
+    framing: TilingConfig,
     *,
     batch: int,
     keep_candidates: bool = False,
-    steps: Steps | None = None,
-) -> Iterator[tuple[int, Answer]]:
+    steps: PipelineHooks | None = None,
+) -> Iterator[tuple[int, ImageResult]]:
     """Yield each image's id and what `engine` finds in it, in order.
 
     Args:
@@ -118,7 +118,7 @@ def detect_images(
         DataError: An image cannot be read, or is not of the size the annotation file says.
         EngineError: The engine fails.
     """
-    steps = steps or Steps()
+    steps = steps or PipelineHooks()
     waiting = iter(images)
     while group := list(itertools.islice(waiting, batch)):
         tiled = [
@@ -140,8 +140,8 @@ def detect_images(
 
 
 def _answer(
-    candidates: Candidates, image: TiledImage, framing: Framing, steps: Steps, *, keep_candidates: bool
-) -> Answer:
+    candidates: Candidates, image: TiledImage, framing: TilingConfig, steps: PipelineHooks, *, keep_candidates: bool
+) -> ImageResult:
     selection = framing.selection
     found = steps.select(candidates, selection, size=framing.tile_px)
     placed = TileDetections.concatenate(
@@ -156,8 +156,8 @@ def _answer(
     detections = _to_image(whole, image)
     detections = detections.select(np.arange(min(len(detections), selection.max_detections)))
     if not keep_candidates:
-        return Answer(detections, Detections.empty())
-    return Answer(
+        return ImageResult(detections, Detections.empty())
+    return ImageResult(
         detections,
         _raw(candidates, image, selection),
         _to_image(placed.detections, image),
@@ -165,7 +165,7 @@ def _answer(
     )
 
 
-def _raw(candidates: Candidates, image: TiledImage, selection: Selection) -> Detections:
+def _raw(candidates: Candidates, image: TiledImage, selection: PostprocessConfig) -> Detections:
     parts = []
     for row, window in enumerate(image.windows):
         above = candidates.scores[row] > selection.score_threshold / 2

@@ -72,7 +72,7 @@ class BundleRecord(Schema):
 
 
 class DataRecord(Schema):
-    """The labelled images that accuracy was measured on."""
+    """The labeled images that accuracy was measured on."""
 
     path: str
     sha256: str

@@ -8,7 +8,7 @@ import numpy as np
 from affine import Affine
 from rasterio.crs import CRS
 
-from deploy.scene.ground_truth import SceneScore, pixel_boxes, read_truth
+from deploy.scene.ground_truth import SceneScore, pixel_boxes, read_ground_truth
 from deploy.scene.read.georeference import Georeference
 from deploy.scene.write.output_folder import PRODUCER, RUN_NAME
 from deploy.scene.write.writers import FILE_NAMES
@@ -24,7 +24,7 @@ def evaluate_scene(folder: Path, labels: Path, *, score_threshold: float | None 
 
     Args:
         folder: What `ifkd detect --out` named.
-        labels: COCO or GeoJSON; see `read_truth`.
+        labels: COCO or GeoJSON; see `read_ground_truth`.
         score_threshold: For precision, recall and F1; by default the least score of the run.
 
     Raises:
@@ -37,7 +37,7 @@ def evaluate_scene(folder: Path, labels: Path, *, score_threshold: float | None 
     georeference = None
     if scene["transform"] is not None:
         georeference = Georeference(CRS.from_user_input(scene["crs"]), Affine(*scene["transform"]))
-    truth = read_truth(labels, scene=scene["name"], size=size, classes=classes, georeference=georeference)
+    truth = read_ground_truth(labels, scene=scene["name"], size=size, classes=classes, georeference=georeference)
     found = _detections(folder, run, classes, size, georeference)
     least = run["settings"]["selection"]["score_threshold"]
     return truth.score(found, score_threshold=least if score_threshold is None else score_threshold)

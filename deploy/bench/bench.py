@@ -8,14 +8,22 @@ from typing import Any, Literal
 
 import numpy as np
 
-from deploy.accuracy.evaluated_model import SubjectRecord
-from deploy.accuracy.image_detection import Framing, tiles_of
+from deploy.accuracy.evaluated_model import EvaluatedModelRecord
+from deploy.accuracy.image_detection import TilingConfig, tiles_of
 from deploy.accuracy.provenance import BundleRecord, EngineRecord
-from deploy.bench.latency import Contestant, Ground, Latency, Procedure, contestant, measure_interleaved, summarise
-from deploy.bench.process_cost import Footprint
-from deploy.bench.speedup import Ratio, ratio_of
+from deploy.bench.latency import (
+    BenchmarkCase,
+    GroundCoverage,
+    Latency,
+    TimingConfig,
+    benchmark_case,
+    measure_interleaved,
+    summarize,
+)
+from deploy.bench.process_cost import ProcessCost
+from deploy.bench.speedup import Speedup, speedup_of
 from deploy.bench.stage_timing import StageRun
-from deploy.bench.system_monitor import BYTES_PER_MB, MachineWatch
+from deploy.bench.system_monitor import BYTES_PER_MB, SystemRecord
 from deploy.engines.engine import Backend, Engine, EngineInfo
 from export.bundle.bundle import Bundle
 from export.bundle.manifest import Precision
@@ -55,7 +63,7 @@ class BenchCell(Schema):
     """None when it did not open."""
     file_mb: float | None = None
     """Size of the file, 10^6 bytes."""
-    footprint: Footprint | None = None
+    footprint: ProcessCost | None = None
     """The same engine alone in a process, at the largest batch it was timed with; None when that was not measured."""
     footprint_failure: str | None = None
     """Why not."""
@@ -91,24 +99,24 @@ class Bench(Schema):
     bundle: BundleRecord
     scope: str = SCOPE
     order: str = ORDER
-    procedure: Procedure
+    procedure: TimingConfig
     threads: int | None
     """CPU threads given to the runtimes; None leaves the choice to them."""
     tiles: TileSource
     gsd_m: float | None
-    """Ground sample distance of the tiles, metres."""
+    """Ground sample distance of the tiles, meters."""
     overlap_px: int
-    """Overlap of tiles that the figure in square kilometres allows for."""
+    """Overlap of tiles that the figure in square kilometers allows for."""
     cells: tuple[BenchCell, ...]
-    subject: SubjectRecord | None = None
+    subject: EvaluatedModelRecord | None = None
     """The bundle's detector, with its size."""
-    reference: SubjectRecord | None = None
+    reference: EvaluatedModelRecord | None = None
     """The detector it was measured beside, such as its teacher."""
-    ratios: tuple[Ratio, ...] = ()
+    ratios: tuple[Speedup, ...] = ()
     """Latencies against the reference, else against the first engine, of rounds taken in turns."""
     stages: tuple[StageRun, ...] = ()
-    """Where the time of an image goes; empty where no labelled images were at hand."""
-    machine: MachineWatch | None = None
+    """Where the time of an image goes; empty where no labeled images were at hand."""
+    machine: SystemRecord | None = None
     """What the machine did meanwhile."""
     not_measured: tuple[UnmeasuredFile, ...]
     process_peak_mb: float
@@ -119,7 +127,7 @@ class Bench(Schema):
 
 
 @dataclass(slots=True)
-class _Lane:
+class TimedEngine:
     """A cell on its way."""
 
     backend: Backend
@@ -127,7 +135,7 @@ class _Lane:
     batch: int
     role: Role = "bundle"
     engine: Engine | None = None
-    runner: Contestant | None = None
+    runner: BenchmarkCase | None = None
     failure: str | None = None
 
     @property
@@ -137,7 +145,7 @@ class _Lane:
 
 
 @dataclass(slots=True)
-class Race:
+class BenchmarkSession:
     """Engines of a bundle that are loaded together and measured in turns.
 
     Use it in a `with`; `run` may be interrupted at any time, `cells` holds what was measured until then.
@@ -147,15 +155,15 @@ class Race:
     open_one: Callable[[Backend, Precision], Engine]
     tiles: Array
     """uint8 [n, 3, height, width]."""
-    procedure: Procedure
+    procedure: TimingConfig
     open_reference: Callable[[], Engine] | None = None
     """Opens the torch network to measure beside the bundle, at every batch."""
-    _lanes: list[_Lane] = field(default_factory=list)
+    _lanes: list[TimedEngine] = field(default_factory=list)
     _engines: dict[Key, Engine | str] = field(default_factory=dict)
     """Those that opened, and why the others did not."""
-    _footprints: dict[Key, Footprint | str] = field(default_factory=dict)
+    _footprints: dict[Key, ProcessCost | str] = field(default_factory=dict)
 
-    def __enter__(self) -> "Race":  # noqa: PYI034 - beartype cannot check Self
+    def __enter__(self) -> "BenchmarkSession":  # noqa: PYI034 - beartype cannot check Self
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -168,15 +176,15 @@ class Race:
         self._lanes = []
         if self.open_reference is not None:
             batches = sorted({batch for _, _, batch in combinations})
-            self._lanes += [_Lane("torch", "fp32", batch, "reference") for batch in batches]
-        self._lanes += [_Lane(*combination) for combination in combinations]
+            self._lanes += [TimedEngine("torch", "fp32", batch, "reference") for batch in batches]
+        self._lanes += [TimedEngine(*combination) for combination in combinations]
         for lane in self._lanes:
             self._prepare(lane)
         runners = [lane.runner for lane in self._lanes if lane.runner is not None]
         with progress(len(runners) * (self.procedure.rounds + 1), "bench", unit="turn") as bar:
             measure_interleaved(runners, self.procedure, after_turn=lambda _: bar.update())
 
-    def weigh(self, weigh_one: Callable[[Role, Backend, Precision, int], Footprint]) -> None:
+    def weigh(self, weigh_one: Callable[[Role, Backend, Precision, int], ProcessCost]) -> None:
         """Measure each engine that answered once more, alone in a process, at its largest batch.
 
         Args:
@@ -192,7 +200,7 @@ class Race:
             except Exception as error:  # noqa: BLE001 - a process may end in any way; the cell says how
                 self._footprints[key] = _words(error)
 
-    def cells(self, ground: Ground) -> tuple[BenchCell, ...]:
+    def cells(self, ground: GroundCoverage) -> tuple[BenchCell, ...]:
         """Return every cell with what is known of it."""
         return tuple(self._cell(lane, ground) for lane in self._lanes)
 
@@ -200,7 +208,7 @@ class Race:
         """Return the bundle's engines that are open."""
         return [one for (role, _, _), one in self._engines.items() if role == "bundle" and isinstance(one, Engine)]
 
-    def _prepare(self, lane: _Lane) -> None:
+    def _prepare(self, lane: TimedEngine) -> None:
         if lane.key not in self._engines:
             self._engines[lane.key] = self._open(*lane.key)
         engine = self._engines[lane.key]
@@ -213,7 +221,7 @@ class Race:
             lane.failure = f"The engine takes at most {most} tiles at once"
             return
         name = f"{lane.role} {lane.backend} {lane.precision} batch {lane.batch}"
-        lane.runner = contestant(name, engine, self.tiles, batch=lane.batch)
+        lane.runner = benchmark_case(name, engine, self.tiles, batch=lane.batch)
 
     def _open(self, role: Role, backend: Backend, precision: Precision) -> Engine | str:
         """Return an engine that has answered once, or why there is none."""
@@ -232,7 +240,7 @@ class Race:
             return _words(error)
         return engine
 
-    def _cell(self, lane: _Lane, ground: Ground) -> BenchCell:
+    def _cell(self, lane: TimedEngine, ground: GroundCoverage) -> BenchCell:
         cell = BenchCell(
             backend=lane.backend, precision=lane.precision, batch=lane.batch, role=lane.role, failure=lane.failure
         )
@@ -245,14 +253,14 @@ class Race:
         if lane.runner is not None:
             failure = lane.runner.failure
             if lane.runner.samples.all_ns:
-                latency = summarise(lane.runner.samples, self.procedure, ground)
+                latency = summarize(lane.runner.samples, self.procedure, ground)
             elif failure is None:
                 failure = "Interrupted before it was measured"
         return cell.model_copy(
             update={
                 "engine": EngineRecord.of(info),
                 "file_mb": None if record is None else record.bytes / BYTES_PER_MB,
-                "footprint": footprint if isinstance(footprint, Footprint) else None,
+                "footprint": footprint if isinstance(footprint, ProcessCost) else None,
                 "footprint_failure": footprint if isinstance(footprint, str) else None,
                 "latency": latency,
                 "failure": failure,
@@ -261,7 +269,7 @@ class Race:
         )
 
 
-def bench_tiles(dataset: CocoDataset | None, framing: Framing) -> tuple[Array, TileSource]:
+def bench_tiles(dataset: CocoDataset | None, framing: TilingConfig) -> tuple[Array, TileSource]:
     """Return tiles to measure on: of real images where there are some, else seeded noise, and which it was."""
     height, width = framing.tile_px
     if dataset is not None:
@@ -269,13 +277,13 @@ def bench_tiles(dataset: CocoDataset | None, framing: Framing) -> tuple[Array, T
         description = f"the first {len(tiles)} tiles of {dataset.path.name}, {height}x{width}"
         return tiles, TileSource(kind="images", description=description, tiles=len(tiles))
     tiles = np.random.default_rng(NOISE_SEED).integers(0, 256, (8, 3, height, width), np.uint8)
-    description = f"uniform noise, {height}x{width}: no labelled images were given or found"
+    description = f"uniform noise, {height}x{width}: no labeled images were given or found"
     return tiles, TileSource(kind="noise", description=description, tiles=len(tiles))
 
 
-def ratios_of(cells: Sequence[BenchCell]) -> tuple[Ratio, ...]:
+def speedups_of(cells: Sequence[BenchCell]) -> tuple[Speedup, ...]:
     """Return every engine's latency against the reference's, else against the first engine's, batch by batch."""
-    found: list[Ratio | None] = []
+    found: list[Speedup | None] = []
     for batch in sorted({cell.batch for cell in cells}):
         measured = [cell for cell in cells if cell.batch == batch and cell.latency is not None]
         if len(measured) < 2:
@@ -283,7 +291,7 @@ def ratios_of(cells: Sequence[BenchCell]) -> tuple[Ratio, ...]:
         base = next((cell for cell in measured if cell.role == "reference"), measured[0])
         assert base.latency is not None
         found += [
-            ratio_of(
+            speedup_of(
                 name_of(cell),
                 cell.latency.windows_ns,
                 against=name_of(base),

@@ -20,10 +20,10 @@ from ifkd.core.detections import Array
 from ifkd.core.errors import UsageError
 
 WINDOWS_COMPARED = 3
-SQUARE_METRES_PER_KM2 = 1e6
+SQUARE_METERS_PER_KM2 = 1e6
 
 
-class Procedure(Schema):
+class TimingConfig(Schema):
     """How a measurement is taken."""
 
     warmup_s: NonNegativeFloat = 0.5
@@ -60,7 +60,7 @@ class LatencySamples:
 
 
 @dataclass(slots=True)
-class Contestant:
+class BenchmarkCase:
     """An engine with the batches it is measured on."""
 
     name: str
@@ -76,7 +76,7 @@ class Contestant:
         self.cycle = itertools.cycle(self.batches)
 
 
-class Spread(Schema):
+class SampleSpread(Schema):
     """A distribution of durations, milliseconds."""
 
     p50_ms: float
@@ -109,7 +109,7 @@ class Throughput(Schema):
     mpix_per_s: float
     """Million tile pixels a second."""
     km2_per_h: float | None
-    """Ground covered, overlap of neighbouring tiles counted once; None when the sample distance is unknown."""
+    """Ground covered, overlap of neighboring tiles counted once; None when the sample distance is unknown."""
 
 
 class Latency(Schema):
@@ -119,9 +119,9 @@ class Latency(Schema):
     """Tiles per run."""
     runs: int
     """Samples taken."""
-    per_batch: Spread
+    per_batch: SampleSpread
     """Duration of a run."""
-    per_tile: Spread
+    per_tile: SampleSpread
     """Duration of a run divided by its tiles."""
     throughput: Throughput
     stability: Stability
@@ -132,18 +132,18 @@ class Latency(Schema):
 
 
 @dataclass(frozen=True, slots=True)
-class Ground:
-    """What a tile covers, for throughput in square kilometres."""
+class GroundCoverage:
+    """What a tile covers, for throughput in square kilometers."""
 
     tile_px: tuple[int, int]
     """(height, width)."""
     overlap_px: int = 0
-    """Overlap of neighbouring tiles, pixels of the tile."""
+    """Overlap of neighboring tiles, pixels of the tile."""
     gsd_m: float | None = None
-    """Ground sample distance of the tile's pixels, metres."""
+    """Ground sample distance of the tile's pixels, meters."""
 
 
-def contestant(name: str, engine: Engine, tiles: Array, *, batch: int, distinct: int = 8) -> Contestant:
+def benchmark_case(name: str, engine: Engine, tiles: Array, *, batch: int, distinct: int = 8) -> BenchmarkCase:
     """Return an engine ready to be measured on `tiles`, cut into at most `distinct` batches that are run in turn.
 
     Args:
@@ -161,26 +161,26 @@ def contestant(name: str, engine: Engine, tiles: Array, *, batch: int, distinct:
     count = max(1, min(distinct, len(tiles) // batch))
     order = np.arange(count * batch) % len(tiles)
     batches = [np.ascontiguousarray(tiles[index]) for index in order.reshape(count, batch)]
-    return Contestant(name, engine, batches, LatencySamples(batch))
+    return BenchmarkCase(name, engine, batches, LatencySamples(batch))
 
 
-def measure(engine: Engine, tiles: Array, *, batch: int, procedure: Procedure | None = None) -> LatencySamples:
+def measure(engine: Engine, tiles: Array, *, batch: int, procedure: TimingConfig | None = None) -> LatencySamples:
     """Measure one engine alone.
 
     Raises:
         EngineError: The engine refuses the tiles.
     """
-    alone = contestant("engine", engine, tiles, batch=batch)
-    for _ in _turns([alone], procedure or Procedure(), give_up=False):
+    alone = benchmark_case("engine", engine, tiles, batch=batch)
+    for _ in _turns([alone], procedure or TimingConfig(), give_up=False):
         pass
     return alone.samples
 
 
 def measure_interleaved(
-    contestants: Sequence[Contestant],
-    procedure: Procedure,
+    contestants: Sequence[BenchmarkCase],
+    procedure: TimingConfig,
     *,
-    after_turn: Callable[[Contestant], object] | None = None,
+    after_turn: Callable[[BenchmarkCase], object] | None = None,
 ) -> None:
     """Measure engines in turns; their samples grow in place, so that an interruption loses nothing.
 
@@ -191,7 +191,7 @@ def measure_interleaved(
             after_turn(turn)
 
 
-def summarise(samples: LatencySamples, procedure: Procedure, ground: Ground) -> Latency:
+def summarize(samples: LatencySamples, procedure: TimingConfig, ground: GroundCoverage) -> Latency:
     """Return the statistics of samples; percentiles interpolate linearly between order statistics."""
     durations = np.array(samples.all_ns, np.float64)
     seconds = durations.sum() / 1e9
@@ -200,12 +200,12 @@ def summarise(samples: LatencySamples, procedure: Procedure, ground: Ground) -> 
     km2 = None
     if ground.gsd_m is not None:
         fresh = (height - ground.overlap_px) * (width - ground.overlap_px) * ground.gsd_m**2
-        km2 = tiles_per_s * 3600 * fresh / SQUARE_METRES_PER_KM2
+        km2 = tiles_per_s * 3600 * fresh / SQUARE_METERS_PER_KM2
     return Latency(
         batch=samples.batch,
         runs=len(durations),
-        per_batch=spread(durations / 1e6),
-        per_tile=spread(durations / 1e6 / samples.batch),
+        per_batch=sample_spread(durations / 1e6),
+        per_tile=sample_spread(durations / 1e6 / samples.batch),
         throughput=Throughput(tiles_per_s=tiles_per_s, mpix_per_s=tiles_per_s * height * width / 1e6, km2_per_h=km2),
         stability=judge_stability(samples.windows_ns, procedure),
         windows_ns=samples.windows_ns,
@@ -213,10 +213,10 @@ def summarise(samples: LatencySamples, procedure: Procedure, ground: Ground) -> 
     )
 
 
-def spread(durations_ms: Array) -> Spread:
+def sample_spread(durations_ms: Array) -> SampleSpread:
     """Return percentiles, mean and extremes of durations [n], milliseconds."""
     p50, p90, p95, p99 = np.percentile(durations_ms, [50, 90, 95, 99])
-    return Spread(
+    return SampleSpread(
         p50_ms=float(p50),
         p90_ms=float(p90),
         p95_ms=float(p95),
@@ -227,7 +227,7 @@ def spread(durations_ms: Array) -> Spread:
     )
 
 
-def judge_stability(windows: Sequence[Sequence[int]], procedure: Procedure) -> Stability:
+def judge_stability(windows: Sequence[Sequence[int]], procedure: TimingConfig) -> Stability:
     """Return whether samples, given by window, are those of a machine that held still.
 
     Args:
@@ -255,7 +255,7 @@ def judge_stability(windows: Sequence[Sequence[int]], procedure: Procedure) -> S
     return Stability(stable=not findings, rule=rule, reason=reason, median_ratio=ratio, cov=cov)
 
 
-def _turns(contestants: Sequence[Contestant], procedure: Procedure, *, give_up: bool) -> Iterator[Contestant]:
+def _turns(contestants: Sequence[BenchmarkCase], procedure: TimingConfig, *, give_up: bool) -> Iterator[BenchmarkCase]:
     """Warm every contestant up, then run the rounds; yield after each turn."""
     for warming in (True, *[False] * procedure.rounds):
         for runner in contestants:
@@ -271,13 +271,13 @@ def _turns(contestants: Sequence[Contestant], procedure: Procedure, *, give_up: 
             yield runner
 
 
-def _warm_up(runner: Contestant, procedure: Procedure) -> None:
+def _warm_up(runner: BenchmarkCase, procedure: TimingConfig) -> None:
     end = time.perf_counter_ns() + procedure.warmup_s * 1e9
     while len(runner.samples.warmup_ns) < procedure.warmup_runs or time.perf_counter_ns() < end:
         runner.samples.warmup_ns.append(_timed_run(runner))
 
 
-def _take_window(runner: Contestant, procedure: Procedure) -> None:
+def _take_window(runner: BenchmarkCase, procedure: TimingConfig) -> None:
     window: list[int] = []
     runner.samples.windows_ns.append(window)
     least = -(-procedure.min_samples // procedure.rounds)
@@ -286,7 +286,7 @@ def _take_window(runner: Contestant, procedure: Procedure) -> None:
         window.append(_timed_run(runner))
 
 
-def _timed_run(runner: Contestant) -> int:
+def _timed_run(runner: BenchmarkCase) -> int:
     tiles = next(runner.cycle)
     started = time.perf_counter_ns()
     runner.engine.infer(tiles)

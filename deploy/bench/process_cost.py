@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import psutil
 
-from deploy.accuracy.evaluated_model import open_subject
+from deploy.accuracy.evaluated_model import open_model
 from deploy.bench.system_monitor import BYTES_PER_MB, find_nvml, process_peak_mb
 from deploy.engines.engine import Backend, Engine
 from export.bundle.manifest import Precision
@@ -28,7 +28,7 @@ MOST_SECONDS = 900
 """A runtime may build kernels when it opens an engine."""
 
 
-class Footprint(Schema):
+class ProcessCost(Schema):
     """One engine, alone in a process."""
 
     batch: int
@@ -47,7 +47,7 @@ class Footprint(Schema):
     """Memory the process then held on GPUs, 10^6 bytes; None where NVML does not tell."""
 
 
-class Request(Schema):
+class ProcessCostRequest(Schema):
     """What the process is asked to open."""
 
     subject: Path
@@ -60,9 +60,9 @@ class Request(Schema):
     """When the process was started, seconds since 1970."""
 
 
-def footprint_of(
+def measure_process_cost(
     subject: Path, backend: Backend, precision: Precision, *, batch: int, threads: int | None = None
-) -> Footprint:
+) -> ProcessCost:
     """Return what an engine costs in a process of its own.
 
     Args:
@@ -75,7 +75,7 @@ def footprint_of(
     Raises:
         EngineError: The process ended without an answer; the message has its last words.
     """
-    request = Request(
+    request = ProcessCostRequest(
         subject=subject, backend=backend, precision=precision, batch=batch, threads=threads, started_s=time.time()
     )
     command = [sys.executable, "-m", "deploy.bench.process_cost", request.model_dump_json()]
@@ -86,7 +86,7 @@ def footprint_of(
     if done.returncode != 0:
         words = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         raise EngineError(f"Alone in a process, the engine failed ({words})")
-    return Footprint.model_validate_json(done.stdout.splitlines()[-1])
+    return ProcessCost.model_validate_json(done.stdout.splitlines()[-1])
 
 
 def held_on_gpus_mb(nvml: Any, process: int) -> float | None:
@@ -104,8 +104,8 @@ def held_on_gpus_mb(nvml: Any, process: int) -> float | None:
     return sum(held) / BYTES_PER_MB if held else None
 
 
-def _weigh(request: Request) -> Footprint:
-    subject = open_subject(request.subject)
+def _weigh(request: ProcessCostRequest) -> ProcessCost:
+    subject = open_model(request.subject)
     bare = psutil.Process().memory_info().rss / BYTES_PER_MB
     opened = time.perf_counter()
     with subject.open(request.backend, request.precision, request.threads) as engine:
@@ -117,7 +117,7 @@ def _weigh(request: Request) -> Footprint:
         answered = time.perf_counter()
         for _ in range(RUNS):
             engine.infer(tiles)
-        return Footprint(
+        return ProcessCost(
             batch=request.batch,
             start_up_ms=1e3 * start_up_s,
             load_ms=1e3 * (ready - opened),
@@ -134,7 +134,7 @@ def _noise(engine: Engine, batch: int) -> Any:
 
 def main(words: list[str]) -> int:
     """Answer one request on standard output."""
-    print(_weigh(Request.model_validate_json(words[0])).model_dump_json())  # noqa: T201
+    print(_weigh(ProcessCostRequest.model_validate_json(words[0])).model_dump_json())  # noqa: T201
     return 0
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from ifkd.core.config import Schema
 
 
-class Ratio(Schema):
+class Speedup(Schema):
     """The latency of one engine over that of another, both measured in turns."""
 
     name: str
@@ -33,9 +33,9 @@ class Ratio(Schema):
     """All rounds agree on which is faster."""
 
 
-def ratio_of(
+def speedup_of(
     name: str, windows: Sequence[Sequence[int]], *, against: str, others: Sequence[Sequence[int]], batch: int
-) -> Ratio | None:
+) -> Speedup | None:
     """Return the ratio of two engines measured in turns, or None when no round has both.
 
     Args:
@@ -53,7 +53,7 @@ def ratio_of(
     if not ratios:
         return None
     middle = statistics.median(ratios)
-    return Ratio(
+    return Speedup(
         name=name,
         against=against,
         batch=batch,

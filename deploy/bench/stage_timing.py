@@ -13,13 +13,13 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from deploy.accuracy.image_detection import Framing, Steps
+from deploy.accuracy.image_detection import PipelineHooks, TilingConfig
 from deploy.engines.engine import Engine
 from deploy.scene.merge.merge import TileDetections
 from export.bundle.manifest import Precision
 from ifkd.core.config import Schema
 from ifkd.core.detections import Detections
-from ifkd.data.coco import LabelledImage
+from ifkd.data.coco import LabeledImage
 from ifkd.imagery.image_files import read_image
 
 StageName = Literal["read", "preprocess", "upload", "infer", "download", "decode", "merge", "write"]
@@ -57,7 +57,7 @@ class StageRun(Schema):
 
 
 def measure_stages(
-    engine: Engine, images: Sequence[LabelledImage], framing: Framing, *, most: int = MOST_IMAGES
+    engine: Engine, images: Sequence[LabeledImage], framing: TilingConfig, *, most: int = MOST_IMAGES
 ) -> StageRun:
     """Return the stages of the first `most` images, after one that warms up.
 
@@ -97,9 +97,9 @@ def measure_stages(
     )
 
 
-def _one(engine: Engine, image: LabelledImage, framing: Framing, path: Path) -> tuple[dict[StageName, int], int]:
+def _one(engine: Engine, image: LabeledImage, framing: TilingConfig, path: Path) -> tuple[dict[StageName, int], int]:
     """Return the duration of each stage of an image, nanoseconds, and its tiles."""
-    steps = Steps()
+    steps = PipelineHooks()
     marks = [time.perf_counter_ns()]
     pixels = read_image(image.path, size=image.size, imagery=framing.imagery)
     marks.append(time.perf_counter_ns())

@@ -28,7 +28,7 @@ THROTTLING = {
 """NVML's reasons that lower a clock, by their bit."""
 
 
-class GpuWatch(Schema):
+class GpuRecord(Schema):
     """One GPU while it was measured."""
 
     name: str
@@ -42,7 +42,7 @@ class GpuWatch(Schema):
     """Reasons that lowered the clock at any time."""
 
 
-class MachineWatch(Schema):
+class SystemRecord(Schema):
     """The machine from the first sample to the last."""
 
     seconds: float
@@ -60,7 +60,7 @@ class MachineWatch(Schema):
     """CPU cores that other processes kept busy, on average."""
     rss_mb_peak: float
     """Largest resident memory of this process seen, 10^6 bytes."""
-    gpus: tuple[GpuWatch, ...]
+    gpus: tuple[GpuRecord, ...]
     nvml: str
     """`watched`, or why there is nothing of a GPU."""
 
@@ -74,7 +74,7 @@ class MachineWatch(Schema):
         return found
 
 
-class Watch:
+class SystemMonitor:
     """Looks at the machine while its `with` runs; `result` says what was seen.
 
     Args:
@@ -91,7 +91,7 @@ class Watch:
         self._gpus: list[list[_Look]] = []
         self._looks = 0
 
-    def __enter__(self) -> "Watch":  # noqa: PYI034 - beartype cannot check Self
+    def __enter__(self) -> "SystemMonitor":  # noqa: PYI034 - beartype cannot check Self
         self._started = time.perf_counter()
         self._load = psutil.getloadavg()[0]
         self._cpu, self._own = psutil.cpu_times(), self._process.cpu_times()
@@ -108,14 +108,14 @@ class Watch:
         self._thread.join()
         self._look()
 
-    def result(self) -> MachineWatch:
+    def result(self) -> SystemRecord:
         """Return what was seen until now."""
         seconds = time.perf_counter() - self._started
         cpu, own = psutil.cpu_times(), self._process.cpu_times()
         busy = _busy(cpu) - _busy(self._cpu) - (own.user + own.system - self._own.user - self._own.system)
         total = sum(cpu) - sum(self._cpu)
         steal = getattr(cpu, "steal", None)
-        return MachineWatch(
+        return SystemRecord(
             seconds=seconds,
             looks=self._looks,
             load_before=self._load,
@@ -170,11 +170,11 @@ class _Look:
         self.reasons = int(nvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle))
 
 
-def _summary(name: str, looks: list[_Look]) -> GpuWatch:
+def _summary(name: str, looks: list[_Look]) -> GpuRecord:
     reasons = 0
     for look in looks:
         reasons |= look.reasons
-    return GpuWatch(
+    return GpuRecord(
         name=name,
         sm_clock_mhz_min=min(look.clock for look in looks),
         sm_clock_mhz_max=max(look.clock for look in looks),

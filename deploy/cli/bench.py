@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from deploy.accuracy.image_detection import Framing
+    from deploy.accuracy.image_detection import TilingConfig
     from deploy.bench.bench import Bench
     from deploy.bench.stage_timing import StageRun
     from deploy.engines.engine import Backend, Engine
@@ -56,24 +56,24 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         VerdictError: An engine that was asked for gave no figures, or broke off; the result is written all the same.
         KeyboardInterrupt: It was interrupted; what was measured until then is written and marked partial.
     """
-    from deploy.accuracy.evaluated_model import framing_of, open_subject
-    from deploy.bench.bench import Race, bench_tiles, ratios_of, unmeasured_files
-    from deploy.bench.latency import Ground
-    from deploy.bench.process_cost import footprint_of
-    from deploy.bench.system_monitor import Watch
+    from deploy.accuracy.evaluated_model import open_model, tiling_of
+    from deploy.bench.bench import BenchmarkSession, bench_tiles, speedups_of, unmeasured_files
+    from deploy.bench.latency import GroundCoverage
+    from deploy.bench.process_cost import measure_process_cost
+    from deploy.bench.system_monitor import SystemMonitor
     from deploy.engines import open_engine
     from export.bundle.bundle import open_bundle
 
     procedure = _procedure(options)
     bundle = open_bundle(options.bundle)
-    framing = framing_of(bundle)
+    framing = tiling_of(bundle)
     dataset = _images(bundle, options)
     tiles, source = bench_tiles(dataset, framing)
-    subject = open_subject(options.bundle)
-    reference = None if options.reference is None else open_subject(options.reference)
+    subject = open_model(options.bundle)
+    reference = None if options.reference is None else open_model(options.reference)
     gsd_m = bundle.manifest.defaults.gsd_m
     gsd_m = None if gsd_m is None else gsd_m / framing.scale
-    ground = Ground(framing.tile_px, framing.overlap_px, gsd_m)
+    ground = GroundCoverage(framing.tile_px, framing.overlap_px, gsd_m)
 
     def open_one(backend: "Backend", precision: "Precision") -> Any:
         return open_engine(bundle, backend=backend, precision=precision, threads=options.threads)
@@ -84,14 +84,14 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
     def weigh_one(role: str, backend: "Backend", precision: "Precision", batch: int) -> Any:
         path = options.reference if role == "reference" else options.bundle
-        return footprint_of(path, backend, precision, batch=batch, threads=options.threads)
+        return measure_process_cost(path, backend, precision, batch=batch, threads=options.threads)
 
     combinations = _combinations(bundle, options)
     interrupted = False
     stages: list[StageRun] = []
     beside = None if reference is None else open_reference
-    with Race(bundle, open_one, tiles, procedure, beside) as race:
-        with Watch() as watch:
+    with BenchmarkSession(bundle, open_one, tiles, procedure, beside) as race:
+        with SystemMonitor() as watch:
             try:
                 race.run(combinations)
             except KeyboardInterrupt:
@@ -114,7 +114,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             cells=cells,
             subject=subject.with_complexity(),
             reference=None if reference is None else reference.with_complexity(),
-            ratios=ratios_of(cells),
+            ratios=speedups_of(cells),
             stages=tuple(stages),
             machine=watch.result(),
             not_measured=unmeasured_files(bundle, cells),
@@ -145,7 +145,7 @@ def _tell(bench: "Bench", options: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
-def _stages(engine: "Engine", dataset: "CocoDataset | None", framing: "Framing") -> "list[StageRun]":
+def _stages(engine: "Engine", dataset: "CocoDataset | None", framing: "TilingConfig") -> "list[StageRun]":
     """Return an engine's stages; none without images, or when it does not get through: its cell has said so."""
     from deploy.bench.stage_timing import measure_stages
 
@@ -159,7 +159,7 @@ def _stages(engine: "Engine", dataset: "CocoDataset | None", framing: "Framing")
 
 
 def _procedure(options: argparse.Namespace) -> Any:
-    from deploy.bench.latency import Procedure
+    from deploy.bench.latency import TimingConfig
     from ifkd.core.errors import UsageError
 
     for flag, value in (("--seconds", options.seconds), ("--samples", options.samples), ("--rounds", options.rounds)):
@@ -167,7 +167,7 @@ def _procedure(options: argparse.Namespace) -> Any:
             raise UsageError(f"{flag} must be above 0", got=value)
     if min(options.batch) < 1:
         raise UsageError("--batch must be at least 1", got=min(options.batch))
-    return Procedure(
+    return TimingConfig(
         warmup_s=min(0.5, options.seconds),
         min_s=options.seconds,
         min_samples=options.samples,

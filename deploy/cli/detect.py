@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ifkd.core.errors import UsageError, VerdictError
 
 if TYPE_CHECKING:
-    from deploy.cluster.batch_run import Engines
+    from deploy.cluster.batch_run import EnginePool
     from deploy.cluster.scene_list import SceneSource
     from deploy.cluster.summary import Summary
     from deploy.scene.result import SceneResult
@@ -194,7 +194,7 @@ def _one(options: argparse.Namespace, request: "SceneRequest", source: "SceneSou
 
 def _many(options: argparse.Namespace, request: "SceneRequest", sources: "Sequence[SceneSource]") -> dict[str, Any]:
     """Look at scenes, each into a folder of its own, and sum up."""
-    from deploy.cluster.batch_run import Campaign
+    from deploy.cluster.batch_run import BatchRun
     from deploy.cluster.result_store import open_store
     from deploy.cluster.summary_page import require_templates
 
@@ -207,7 +207,7 @@ def _many(options: argparse.Namespace, request: "SceneRequest", sources: "Sequen
     require_templates()
     store = open_store(options.out, work=options.work)
     facts = {"backend": options.backend, "precision": options.precision, "threads": options.threads}
-    campaign = Campaign(request, sources, store, engine_facts=facts, say=_say)
+    campaign = BatchRun(request, sources, store, engine_facts=facts, say=_say)
     summary = campaign.run(lambda: _engines(options, request.bundle))
     record = summary.model_dump(mode="json")
     if not options.json:
@@ -220,13 +220,13 @@ def _many(options: argparse.Namespace, request: "SceneRequest", sources: "Sequen
 
 
 @contextmanager
-def _engines(options: argparse.Namespace, bundle: "Bundle") -> "Iterator[Engines]":
+def _engines(options: argparse.Namespace, bundle: "Bundle") -> "Iterator[EnginePool]":
     """Open who looks at the scenes."""
     from functools import partial
 
-    from deploy.cluster.batch_run import Engines
+    from deploy.cluster.batch_run import EnginePool
     from deploy.engines import ON_GPU, open_engine
-    from deploy.scene.run.executor import LocalSearcher
+    from deploy.scene.run.executor import LocalExecutor
 
     opens = partial(
         open_engine,
@@ -244,11 +244,11 @@ def _engines(options: argparse.Namespace, bundle: "Bundle") -> "Iterator[Engines
         return
     with opens(bundle) as engine:
         facts = {"scale_out": None, "backend": engine.info.backend, "device": engine.info.device, "engines": 1}
-        yield Engines(LocalSearcher(engine), facts, scenes_at_once=1)
+        yield EnginePool(LocalExecutor(engine), facts, scenes_at_once=1)
 
 
 def _settings(options: argparse.Namespace, manifest: "Manifest") -> "DetectionSettings":
-    from deploy.scene.read.aoi import read_area
+    from deploy.scene.read.aoi import read_aoi
     from deploy.scene.settings import settings_for
 
     return settings_for(
@@ -260,7 +260,7 @@ def _settings(options: argparse.Namespace, manifest: "Manifest") -> "DetectionSe
         metric=options.metric,
         one_class=options.one_class,
         strict=options.strict,
-        area=None if options.aoi is None else read_area(options.aoi),
+        area=None if options.aoi is None else read_aoi(options.aoi),
         tile_px=options.tile,
     )
 
@@ -318,7 +318,7 @@ def _summary(result: "SceneResult", record: dict[str, Any], out: str) -> str:
             if score[key] is not None
         ]
         lines.append(
-            f"Against {score['objects']} labelled objects, at score {score['score_threshold']:g} and IoU 0.5: "
+            f"Against {score['objects']} labeled objects, at score {score['score_threshold']:g} and IoU 0.5: "
             + (", ".join(shown) or "nothing to compare")
         )
     lines.append(f"Results: {out} ({', '.join(record['files'])})")

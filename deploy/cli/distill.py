@@ -15,7 +15,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> dict[str, Any] | None:
-    """Distil, or go on distilling."""
+    """Distill, or go on distilling."""
     from deploy.cli.train import announce
     from ifkd.compute.distributed import peers
     from ifkd.core.config import load

@@ -39,7 +39,7 @@ def abilities(environment: dict[str, Any]) -> dict[str, dict[str, Any]]:
     runtime = next((name for name in ("onnxruntime", "onnxruntime-gpu") if name in packages), None)
     providers = _providers() if runtime else "onnxruntime absent"
     return {
-        "train and distil": needs("torch", "torchvision", "timm"),
+        "train and distill": needs("torch", "torchvision", "timm"),
         "train on a GPU": (_yes if gpus and "torch" in packages else _no)(_gpu_words(gpus)),
         "MobileSAM's weights": _mobile_sam() if "torch" in packages else _no("torch absent"),
         "export": needs("torch", "onnx", "onnxscript", *([] if runtime else ["onnxruntime"])),

@@ -1,4 +1,4 @@
-"""`ifkd evaluate`: COCO metrics of a checkpoint or a bundle on labelled images, or of a scene's detections."""
+"""`ifkd evaluate`: COCO metrics of a checkpoint or a bundle on labeled images, or of a scene's detections."""
 
 import argparse
 from pathlib import Path
@@ -18,7 +18,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="a checkpoint (.safetensors), a bundle's folder, an ONNX file or engine in it, or with --scene the folder "
         "of `ifkd detect`",
     )
-    parser.add_argument("--data", type=Path, metavar="COCO.json", help="labelled images (the recipe's test split)")
+    parser.add_argument("--data", type=Path, metavar="COCO.json", help="labeled images (the recipe's test split)")
     parser.add_argument(
         "--scene", type=Path, metavar="LABELS", help="compare a scene's detections with its labels (COCO or GeoJSON)"
     )
@@ -44,15 +44,15 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _run_images(options: argparse.Namespace) -> dict[str, Any]:
-    from deploy.accuracy.evaluated_model import bundle_file, open_subject
-    from deploy.accuracy.evaluation import evaluate_subject, open_data
+    from deploy.accuracy.evaluated_model import bundle_file, open_model
+    from deploy.accuracy.evaluation import evaluate_model, open_data
     from ifkd.core.errors import UsageError
     from ifkd.core.files import write_json
 
     if options.batch < 1:
         raise UsageError("--batch must be at least 1", got=options.batch)
     file = bundle_file(options.subject)
-    subject = open_subject(file.folder if file else options.subject, server=options.server)
+    subject = open_model(file.folder if file else options.subject, server=options.server)
     dataset = open_data(
         options.data, images=options.images, recipe=subject.recipe, classes=subject.classes, needed_by="evaluate"
     )
@@ -65,7 +65,7 @@ def _run_images(options: argparse.Namespace) -> dict[str, Any]:
     with subject.open(backend, precision, options.threads) as engine:
         if file is not None and engine.info.file != file.name:
             raise UsageError(f"{file.name} is not the file that would run here", got=engine.info.file)
-        evaluation = evaluate_subject(subject, engine, dataset, batch=options.batch)
+        evaluation = evaluate_model(subject, engine, dataset, batch=options.batch)
     write_json(options.out, evaluation.model_dump(mode="json"))
     if not options.json:
         print(f"{_table(evaluation)}\n{options.out}")  # noqa: T201

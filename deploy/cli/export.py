@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from export.bundle.bundle import Bundle
-    from export.triton.repository import Hosting, Offer
+    from export.triton.repository import InstanceConfig, RepositoryPlan
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -31,9 +31,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Export, serve what was exported, and say what came of it."""
     from export.bundle.bundle import open_bundle
-    from export.triton.repository import Hosting
+    from export.triton.repository import InstanceConfig
 
-    hosting = Hosting(options.device, options.instances)
+    hosting = InstanceConfig(options.device, options.instances)
     answer: dict[str, Any] = {}
     if options.source.is_dir():
         _refuse_export(options)
@@ -60,11 +60,11 @@ def _refuse_export(options: argparse.Namespace) -> None:
         )
 
 
-def _serve(options: argparse.Namespace, bundle: "Bundle", hosting: "Hosting") -> dict[str, Any]:
+def _serve(options: argparse.Namespace, bundle: "Bundle", hosting: "InstanceConfig") -> dict[str, Any]:
     """Write the models, and say which."""
     from export.triton.repository import write_repository
 
-    offer: Offer = write_repository(bundle, options.triton, hosting)
+    offer: RepositoryPlan = write_repository(bundle, options.triton, hosting)
     if not options.json:
         for model in offer.models:
             print(f"{model.name}: {', '.join(model.files)}")  # noqa: T201
@@ -97,7 +97,7 @@ def _export(options: argparse.Namespace) -> "tuple[Bundle, dict[str, Any]]":
                 f"{check.candidates} candidates matched, scores within {check.max_score_difference:.1g}, "
                 f"boxes within {check.max_box_difference_px:.1g} px"
             )
-        for name, made in manifest.quantisation.items():
+        for name, made in manifest.quantization.items():
             print(  # noqa: T201
                 f"{name}: {manifest.files[name].bytes / 1e6:.1f} MB, loses {100 * made.map_loss:.2f} points of mAP on "
                 f"the validation split with {len(made.float_layers)} of {made.layers} layers left in float; "
@@ -111,6 +111,6 @@ def _export(options: argparse.Namespace) -> "tuple[Bundle, dict[str, Any]]":
         "bundle": str(bundle.path),
         "files": {name: record.model_dump(mode="json") for name, record in manifest.files.items()},
         "checks": {name: check.model_dump(mode="json") for name, check in manifest.checks.items()},
-        "quantisation": {name: made.model_dump(mode="json") for name, made in manifest.quantisation.items()},
+        "quantization": {name: made.model_dump(mode="json") for name, made in manifest.quantization.items()},
         "parity_tiles": manifest.provenance["parity_tiles"],
     }

@@ -16,7 +16,7 @@ VERBS = {
     "doctor": ("deploy.cli.doctor", "say what is installed, what will work here and what to install"),
     "data": (
         "deploy.cli.data.commands",
-        "make labelled data sets (synth), bring others into COCO form (convert), check them (check), cut them (slice)",
+        "make labeled data sets (synth), bring others into COCO form (convert), check them (check), cut them (slice)",
     ),
     "train": ("deploy.cli.train", "train a recipe's teacher or student alone"),
     "distill": ("deploy.cli.distill", "train the student from the teacher"),
@@ -110,7 +110,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ifkd",
         usage="ifkd VERB …",
-        description="Distil fine-grained detectors, export them, run them on wide-swath scenes.",
+        description="Distill fine-grained detectors, export them, run them on wide-swath scenes.",
         epilog=f"verbs:\n{listing}\n\n`ifkd VERB --help` tells more.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

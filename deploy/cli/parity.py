@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from deploy.engines.engine import Backend, Engine
     from deploy.parity.parity import Parity
     from deploy.parity.scene_parity import SceneParity
-    from deploy.parity.tolerances import Gates
+    from deploy.parity.tolerances import PrecisionTolerances
     from export.bundle.bundle import Bundle
     from export.bundle.manifest import Precision
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("bundle", type=Path, help="folder made by `ifkd export`")
-    parser.add_argument("--data", type=Path, metavar="COCO.json", help="labelled images (the recipe's test split)")
+    parser.add_argument("--data", type=Path, metavar="COCO.json", help="labeled images (the recipe's test split)")
     parser.add_argument("--images", type=Path, metavar="DIR", help="their folder (`images` beside the json)")
     parser.add_argument("--out", type=Path, default=Path("parity.json"), help="the result (parity.json)")
     parser.add_argument(
@@ -65,13 +65,13 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _compare(options: argparse.Namespace) -> "Parity":
-    from deploy.accuracy.evaluated_model import framing_of, precisions_to_run, recipe_of
+    from deploy.accuracy.evaluated_model import precisions_to_run, recipe_of, tiling_of
     from deploy.accuracy.evaluation import open_data
     from deploy.accuracy.provenance import BundleRecord, DataRecord, now
     from deploy.engines import open_engine
     from deploy.parity.parity import Parity, ParityCell, Reference, run_parity, verdict_of
     from deploy.parity.scene_parity import SceneParity
-    from deploy.parity.tolerances import Gates
+    from deploy.parity.tolerances import PrecisionTolerances
     from export.bundle.bundle import open_bundle
     from ifkd.core.config import load
     from ifkd.core.errors import UsageError
@@ -80,7 +80,7 @@ def _compare(options: argparse.Namespace) -> "Parity":
         raise UsageError("--batch must be at least 1", got=options.batch)
     if options.truth is not None and options.scene is None:
         raise UsageError("--truth gives the labels of a scene", mend="Name the scene with --scene.")
-    gates = Gates() if options.gates is None else load(options.gates, Gates)
+    gates = PrecisionTolerances() if options.gates is None else load(options.gates, PrecisionTolerances)
     bundle = open_bundle(options.bundle)
     asked = precisions_to_run(bundle, options.precision)
     dataset = open_data(
@@ -90,7 +90,7 @@ def _compare(options: argparse.Namespace) -> "Parity":
         classes=bundle.manifest.classes,
         needed_by="parity",
     )
-    framing = framing_of(bundle)
+    framing = tiling_of(bundle)
     with open_engine(bundle, backend="torch", precision="fp32", threads=options.threads) as engine:
         reference = Reference(engine, dataset, framing, batch=options.batch)
 
@@ -130,7 +130,7 @@ def _scene(
     bundle: "Bundle",
     pairs: "list[tuple[Backend, Precision]]",
     opener: "Callable[[Backend, Precision], Engine]",
-    gates: "Gates",
+    gates: "PrecisionTolerances",
 ) -> "Iterator[SceneParity]":
     from deploy.engines import open_engine
     from deploy.parity.parity import run_scene_parity

@@ -93,7 +93,7 @@ def _study(options: argparse.Namespace) -> dict[str, Any]:
     """Train what is missing, test everything, and write the tables."""
     from ifkd.core.config import load
     from ifkd.core.errors import UsageError
-    from ifkd.recipe import Ifkd, Recipe
+    from ifkd.recipe import IfkdOptions, Recipe
     from ifkd.study.figures.drawing import need_matplotlib
     from ifkd.study.figures.sensitivity import draw_sensitivity
     from ifkd.study.learning_curves import learning
@@ -105,7 +105,7 @@ def _study(options: argparse.Namespace) -> dict[str, Any]:
         if getattr(options, name) < 1:
             raise UsageError(f"--{name} must be at least 1", got=getattr(options, name))
     recipe = load(options.recipe, Recipe, options.set)
-    if not isinstance(recipe.distillation.method, Ifkd):
+    if not isinstance(recipe.distillation.method, IfkdOptions):
         raise UsageError(
             f"{options.recipe} must name IFKD as its method, whose options the study keeps",
             got=recipe.distillation.method.name,

@@ -19,13 +19,13 @@ from typing import Any
 
 import rasterio
 
-from deploy.cluster.completed_scenes import Ledger
-from deploy.cluster.result_store import Store
+from deploy.cluster.completed_scenes import CompletedScenes
+from deploy.cluster.result_store import ResultStore
 from deploy.cluster.scene_list import SceneSource
-from deploy.cluster.summary import SceneEntry, Summary, summarise
+from deploy.cluster.summary import SceneEntry, Summary, summarize
 from deploy.cluster.summary_page import SUMMARY_NAMES, write_summary
 from deploy.scene.read.scene import CACHE_BYTES
-from deploy.scene.run.executor import Searcher
+from deploy.scene.run.executor import SceneExecutor
 from deploy.scene.run.pipeline import BarOpener, batch_size
 from deploy.scene.scene_run import SceneRequest, run_scene
 from deploy.scene.settings import grid_for, tile_for
@@ -44,17 +44,17 @@ SCENES_SHOWN = 3
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Engines:
+class EnginePool:
     """Who looks at the scenes of a campaign."""
 
-    searcher: Searcher
+    searcher: SceneExecutor
     facts: dict[str, Any]
     """What the summary says of them."""
     scenes_at_once: int
     """Scenes that are open at a time; one is looked at by the calling thread, with a bar of its own."""
 
 
-class Campaign:
+class BatchRun:
     """The scenes of a run and their places.
 
     Args:
@@ -69,7 +69,7 @@ class Campaign:
         self,
         request: SceneRequest,
         sources: Sequence[SceneSource],
-        store: Store,
+        store: ResultStore,
         *,
         engine_facts: dict[str, Any],
         say: Callable[[str], object],
@@ -95,7 +95,7 @@ class Campaign:
             "settings": request.settings.model_dump(mode="json"),
         }
 
-    def run(self, engines: Callable[[], AbstractContextManager[Engines]]) -> Summary:
+    def run(self, engines: Callable[[], AbstractContextManager[EnginePool]]) -> Summary:
         """Look at all scenes that no earlier run had done, write everything, and return the summary.
 
         Args:
@@ -118,7 +118,7 @@ class Campaign:
             path = self._stage / "ledger"
             if self._wish.restart:
                 path.unlink(missing_ok=True)
-            ledger = held.enter_context(Ledger(path, self._identity))
+            ledger = held.enter_context(CompletedScenes(path, self._identity))
             done = {source.name: entry for source in self._sources if (entry := ledger.entry(source)) is not None}
             if done:
                 self._say(
@@ -129,7 +129,7 @@ class Campaign:
                 began = time.perf_counter()
                 entries = {**done, **self._look(chosen, ledger, done)}
                 seconds = time.perf_counter() - began
-            summary = summarise(
+            summary = summarize(
                 [entries[source.name] for source in self._sources],
                 earlier=frozenset(done),
                 bundle=self._bundle,
@@ -141,7 +141,7 @@ class Campaign:
         shutil.rmtree(self._stage)
         return summary
 
-    def _look(self, engines: Engines, ledger: Ledger, done: dict[str, SceneEntry]) -> dict[str, SceneEntry]:
+    def _look(self, engines: EnginePool, ledger: CompletedScenes, done: dict[str, SceneEntry]) -> dict[str, SceneEntry]:
         """Return the entries of the scenes that are not done."""
         waiting = [source for source in self._sources if source.name not in done]
         found: dict[str, SceneEntry] = {}
@@ -160,7 +160,7 @@ class Campaign:
         return found
 
     def _entries(
-        self, engines: Engines, waiting: Sequence[SceneSource], board: "_Board"
+        self, engines: EnginePool, waiting: Sequence[SceneSource], board: "_Board"
     ) -> Iterator[tuple[SceneSource, SceneEntry]]:
         """Yield scenes as they end; when anything but a scene fails, no other begins."""
         if engines.scenes_at_once == 1:
@@ -184,7 +184,7 @@ class Campaign:
                 engines.searcher.stop()  # or the threads would wait for their scenes' end
                 raise
 
-    def _entry(self, engines: Engines, source: SceneSource, *, show_progress: bool | BarOpener) -> SceneEntry:
+    def _entry(self, engines: EnginePool, source: SceneSource, *, show_progress: bool | BarOpener) -> SceneEntry:
         folder = self._store.work / source.name
         try:
             run = run_scene(

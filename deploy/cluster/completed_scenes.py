@@ -18,7 +18,7 @@ from deploy.scene.run.row_journal import describe_difference
 from ifkd.core.errors import OutputError
 
 
-class Ledger:
+class CompletedScenes:
     """The finished scenes of one run. Use it in a `with`.
 
     Args:
@@ -63,7 +63,7 @@ class Ledger:
         """Close the file."""
         self._stream.close()
 
-    def __enter__(self) -> "Ledger":  # noqa: PYI034 - beartype cannot check Self
+    def __enter__(self) -> "CompletedScenes":  # noqa: PYI034 - beartype cannot check Self
         return self
 
     def __exit__(

@@ -13,12 +13,12 @@ from deploy.cluster.bundle_copy import BundleCopy
 from deploy.engines.engine import Engine, EngineInfo
 from deploy.scene.read.scene import CACHE_BYTES, Scene
 from deploy.scene.run.row_journal import RowRecord
-from deploy.scene.run.row_ranges import Stretch
-from deploy.scene.run.run_rows import Plan, search_rows
+from deploy.scene.run.row_ranges import RowRange
+from deploy.scene.run.run_rows import RowPlan, run_rows
 from export.bundle.bundle import Bundle
 from ifkd.core.errors import SceneError
 from ifkd.imagery.contrast import Scaling
-from ifkd.imagery.raster import HTTP_OPTIONS, Address
+from ifkd.imagery.raster import HTTP_OPTIONS, RasterAddress
 
 OpenEngine = Callable[[Bundle], Engine]
 
@@ -27,17 +27,17 @@ OpenEngine = Callable[[Bundle], Engine]
 class ScenePlan:
     """A scene and how it is searched: all that is needed to look at any band of it."""
 
-    place: Path | Address
+    place: Path | RasterAddress
     """Absolute."""
     bands: tuple[int, ...]
     nodata: float | None
     scaling: Scaling
     """As the whole scene's, so that nobody samples it again."""
-    plan: Plan
+    plan: RowPlan
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class BandAnswer:
+class RangeResult:
     """What a band gave."""
 
     rows: tuple[RowRecord, ...]
@@ -67,7 +67,7 @@ class EngineActor:
         """Return what the engine is; whoever answers is ready."""
         return self._engine.info
 
-    def look(self, scene: ScenePlan, stretch: Stretch) -> BandAnswer:
+    def look(self, scene: ScenePlan, stretch: RowRange) -> RangeResult:
         """Return the rows of a stretch.
 
         Raises:
@@ -75,8 +75,8 @@ class EngineActor:
         """
         rows: list[RowRecord] = []
         with rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES, **HTTP_OPTIONS), self._opened(scene) as opened:
-            seconds = search_rows(self._engine, opened, scene.plan, stretch, take=rows.append, turn=self._turn)
-        return BandAnswer(tuple(rows), seconds)
+            seconds = run_rows(self._engine, opened, scene.plan, stretch, take=rows.append, turn=self._turn)
+        return RangeResult(tuple(rows), seconds)
 
     def _opened(self, scene: ScenePlan) -> Scene:
         try:

@@ -5,9 +5,9 @@ import threading
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-from deploy.cluster.engine_actor import BandAnswer
+from deploy.cluster.engine_actor import RangeResult
 from deploy.scene.run.assembly import Assembly
-from deploy.scene.run.row_ranges import Stretch
+from deploy.scene.run.row_ranges import RowRange
 
 
 class SceneJob:
@@ -25,7 +25,7 @@ class SceneJob:
         self._lock = threading.Lock()
         self._open = True
 
-    def deliver(self, answer: BandAnswer) -> None:
+    def deliver(self, answer: RangeResult) -> None:
         """Put the rows of a band into the assembly, if the scene still wants them."""
         with self._lock:
             if self._open:
@@ -44,28 +44,28 @@ class SceneJob:
 
 
 @dataclass(order=True, slots=True)
-class WaitingBand:
+class WaitingRange:
     """A stretch of a scene, and who waits for it."""
 
     place: tuple[int, int]
     """Number of the scene, and of the band in it."""
     job: SceneJob = field(compare=False)
-    stretch: Stretch = field(compare=False)
+    stretch: RowRange = field(compare=False)
     done: "Future[dict[str, float]]" = field(compare=False, default_factory=Future)
     """The seconds by stage, when its rows are in the assembly."""
     losses: int = field(compare=False, default=0)
     """Engines that were lost while they looked at it."""
 
 
-class BandQueue:
+class RangeQueue:
     """Bands in order; any thread may put and take."""
 
     def __init__(self) -> None:
-        self._bands: list[WaitingBand] = []
+        self._bands: list[WaitingRange] = []
         self._changed = threading.Condition()
         self._error: BaseException | None = None
 
-    def put(self, band: WaitingBand) -> None:
+    def put(self, band: WaitingRange) -> None:
         """Let a band wait."""
         with self._changed:
             if self._error is not None:
@@ -74,7 +74,7 @@ class BandQueue:
             heapq.heappush(self._bands, band)
             self._changed.notify()
 
-    def take(self) -> WaitingBand | None:
+    def take(self) -> WaitingRange | None:
         """Return the first band, when there is one; None when the queue was closed."""
         with self._changed:
             while not self._bands and self._error is None:

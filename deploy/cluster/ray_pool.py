@@ -16,17 +16,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from deploy.cluster.batch_run import Engines
+from deploy.cluster.batch_run import EnginePool
 from deploy.cluster.bundle_copy import BundleCopy
-from deploy.cluster.engine_actor import BandAnswer, EngineActor, OpenEngine, ScenePlan
-from deploy.cluster.range_queue import BandQueue, SceneJob, WaitingBand
+from deploy.cluster.engine_actor import EngineActor, OpenEngine, RangeResult, ScenePlan
+from deploy.cluster.range_queue import RangeQueue, SceneJob, WaitingRange
 from deploy.cluster.ray_cluster import Node, connected, nodes_of, require_alike
 from deploy.engines.engine import EngineInfo
 from deploy.scene.read.scene import Scene
 from deploy.scene.run.assembly import Assembly
-from deploy.scene.run.executor import Searcher, Spent
-from deploy.scene.run.row_ranges import Stretch
-from deploy.scene.run.run_rows import Plan
+from deploy.scene.run.executor import ExecutionStats, SceneExecutor
+from deploy.scene.run.row_ranges import RowRange
+from deploy.scene.run.run_rows import RowPlan
 from export.bundle.bundle import Bundle
 from ifkd.core.errors import EngineError, SceneError, UsageError
 
@@ -42,7 +42,7 @@ POLL_S = 0.5
 @contextmanager
 def ray_engines(
     bundle: Bundle, open_engine: OpenEngine, *, on_gpu: bool, cores_per_engine: int, say: Callable[[str], object]
-) -> Iterator[Engines]:
+) -> Iterator[EnginePool]:
     """Open an engine on every GPU of the cluster, or on so many of its CPU cores each.
 
     Args:
@@ -79,9 +79,9 @@ def ray_engines(
         )
         say(f"Opening {_counted(count, 'engine')} on Ray ({_counted(len(nodes), 'node')}).")
         actors = [kind.remote(fetch, open_engine) for _ in range(count)]
-        searcher = RaySearcher(ray, actors, _info_of(ray, actors))
+        searcher = RayExecutor(ray, actors, _info_of(ray, actors))
         with searcher:
-            yield Engines(
+            yield EnginePool(
                 searcher,
                 {
                     "scale_out": f"ray {ray.__version__}",
@@ -95,7 +95,7 @@ def ray_engines(
             )
 
 
-class RaySearcher(Searcher):
+class RayExecutor(SceneExecutor):
     """Shares bands out to actors. Use it in a `with`: at its end the actors and the threads that asked them are gone.
 
     Args:
@@ -107,7 +107,7 @@ class RaySearcher(Searcher):
     def __init__(self, ray: Any, actors: Sequence[Any], info: EngineInfo) -> None:
         self.info = info
         self._ray = ray
-        self._queue = BandQueue()
+        self._queue = RangeQueue()
         self._numbers = itertools.count()
         self._actors = actors
         self._stopped = threading.Event()
@@ -123,12 +123,12 @@ class RaySearcher(Searcher):
     def search(
         self,
         scene: Scene,
-        plan: Plan,
-        stretches: Sequence[Stretch],
+        plan: RowPlan,
+        stretches: Sequence[RowRange],
         assembly: Assembly,
         *,
         step: Callable[[int], object],
-    ) -> Spent:
+    ) -> ExecutionStats:
         """Put the rows of stretches into the assembly; see `Searcher.search`.
 
         Raises:
@@ -142,7 +142,7 @@ class RaySearcher(Searcher):
         place = place.absolute() if isinstance(place, Path) else place
         job = SceneJob(assembly, ScenePlan(place, info.bands, info.nodata, info.scaling, plan))
         number = next(self._numbers)
-        bands = [WaitingBand((number, index), job, stretch) for index, stretch in enumerate(stretches)]
+        bands = [WaitingRange((number, index), job, stretch) for index, stretch in enumerate(stretches)]
         seconds: Counter[str] = Counter()
         try:
             for band in bands:
@@ -153,14 +153,14 @@ class RaySearcher(Searcher):
         finally:
             self._queue.drop(job)
             job.close()
-        return Spent(dict(seconds), job.retries)
+        return ExecutionStats(dict(seconds), job.retries)
 
     def stop(self) -> None:
         """End all searches with an error."""
         self._stopped.set()
         self._queue.close(EngineError("The run was stopped"))
 
-    def __enter__(self) -> "RaySearcher":  # noqa: PYI034 - beartype cannot check Self
+    def __enter__(self) -> "RayExecutor":  # noqa: PYI034 - beartype cannot check Self
         for thread in self._threads:
             thread.start()
         return self
@@ -193,7 +193,7 @@ class RaySearcher(Searcher):
                     )
                 )
 
-    def _give_back(self, band: WaitingBand, *, counts: bool) -> None:
+    def _give_back(self, band: WaitingRange, *, counts: bool) -> None:
         """Put a band back into the queue, or give it up."""
         band.losses += counts
         if band.losses < MOST_LOSSES:
@@ -229,7 +229,7 @@ class _ActorPlace:
         self._room = threading.Semaphore(BANDS_PER_ENGINE)
         self._lost = False
 
-    def look(self, band: WaitingBand) -> BandAnswer:
+    def look(self, band: WaitingRange) -> RangeResult:
         """Return a band's answer; what the actor raises comes out.
 
         Raises:
@@ -244,7 +244,7 @@ class _ActorPlace:
         try:
             if self._lost:
                 raise _ActorLostError(while_looking=False)
-            answer: BandAnswer = self._ray.get(self._actor.look.remote(band.job.plan, band.stretch))
+            answer: RangeResult = self._ray.get(self._actor.look.remote(band.job.plan, band.stretch))
         except errors.RayTaskError as error:
             raise error.cause from error
         except errors.RayError as error:

@@ -22,7 +22,7 @@ PROBE_NAME = ".ifkd-write-check"
 WORK_FOLDER = "ifkd-work"
 
 
-class Store(ABC):
+class ResultStore(ABC):
     """Where the results of a run go: those of one scene, or a folder for each of several."""
 
     work: Path
@@ -57,7 +57,7 @@ class Store(ABC):
         """Return where it is, as the user named it."""
 
 
-class FolderStore(Store):
+class FolderStore(ResultStore):
     """A folder of this machine: results are made where they stay."""
 
     def __init__(self, folder: Path) -> None:
@@ -86,7 +86,7 @@ class FolderStore(Store):
         return str(self.work)
 
 
-class RemoteStore(Store):
+class RemoteStore(ResultStore):
     """A store that fsspec knows.
 
     Args:
@@ -166,7 +166,7 @@ class RemoteStore(Store):
         return isinstance(content, dict) and str(content.get("producer", "")).startswith(PRODUCER)
 
 
-def open_store(out: str, *, work: Path | None = None) -> Store:
+def open_store(out: str, *, work: Path | None = None) -> ResultStore:
     """Return the store of an `--out`: a path, or an address of fsspec.
 
     Raises:

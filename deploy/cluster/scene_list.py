@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 from ifkd.core.errors import DataError, SceneError, UsageError
-from ifkd.imagery.raster import ADDRESS_ROOTS, Address, located
+from ifkd.imagery.raster import ADDRESS_ROOTS, RasterAddress, located
 
 IMAGE_TYPES = ("image/tiff", "image/jp2", "image/png", "image/jpeg", "image/vnd.stac.geotiff")
 """Media types of rasters, as STAC names them; what follows a semicolon does not matter."""
@@ -23,7 +23,7 @@ class SceneSource:
 
     name: str
     """Unique in its run; that of the folder for its results."""
-    place: Path | Address
+    place: Path | RasterAddress
     origin: str
     """Where the run heard of it, for messages."""
 
@@ -142,7 +142,7 @@ def _assets(item: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {name: one for name, one in assets.items() if isinstance(one, dict) and isinstance(one.get("href"), str)}
 
 
-def _placed(where: str, listing: Path, entry: str) -> Path | Address:
+def _placed(where: str, listing: Path, entry: str) -> Path | RasterAddress:
     """Return a place that a list names; paths are relative to the list."""
     try:
         place = located(where)
@@ -163,7 +163,7 @@ def _require_own_names(sources: Sequence[SceneSource]) -> None:
             )
 
 
-def _name(place: Path | Address) -> str:
+def _name(place: Path | RasterAddress) -> str:
     return PurePosixPath(place.name).stem or "scene"
 
 

@@ -26,7 +26,7 @@ class SceneEntry(Schema):
     width_px: int = 0
     height_px: int = 0
     km2: float | None = None
-    """What the raster covers on the ground, square kilometres; None where it has no place on the map."""
+    """What the raster covers on the ground, square kilometers; None where it has no place on the map."""
     objects: int = 0
     objects_per_class: dict[str, int] = {}
     tiles: int = 0
@@ -116,7 +116,7 @@ class Summary(Schema):
         return "; ".join(parts) or None
 
 
-def summarise(
+def summarize(
     entries: Sequence[SceneEntry],
     *,
     earlier: frozenset[str],

@@ -11,7 +11,7 @@ import numpy as np
 from export.bundle.manifest import Precision
 from ifkd.core.detections import Array, Candidates, Detections
 from ifkd.core.errors import EngineError
-from ifkd.core.input_shapes import TileSizes
+from ifkd.core.input_shapes import InputShapes
 
 Backend = Literal["torch", "onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt", "tensorrt", "triton"]
 
@@ -40,9 +40,9 @@ class EngineInfo:
     """Least and largest height and width, where it takes tiles of several sizes; None where of `tile_px` alone."""
 
     @property
-    def sizes(self) -> TileSizes:
+    def sizes(self) -> InputShapes:
         """The tiles it takes."""
-        return TileSizes(self.tile_px, self.tile_sides_px)
+        return InputShapes(self.tile_px, self.tile_sides_px)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from export.bundle.bundle import Bundle
-from export.bundle.engine_metadata import PORTABLE, EngineSidecar, read_sidecar, sidecar_path
+from export.bundle.engine_metadata import PORTABLE, EngineMetadata, engine_metadata_path, read_engine_metadata
 from export.bundle.manifest import Precision
 from export.tensorrt import tensorrt_api
 from export.tensorrt.tensorrt_api import Gpu, load_tensorrt, release_of
@@ -22,7 +22,7 @@ class Fit:
     """An engine file that this machine should be able to run."""
 
     name: str
-    sidecar: EngineSidecar
+    sidecar: EngineMetadata
     trt: tensorrt_api.Module
     """The runtime's module."""
 
@@ -41,7 +41,7 @@ def find_engine(bundle: Bundle, *, precision: Precision, gpu: Gpu) -> Fit:
     """
     reasons, fits = [], []
     for name in bundle.find("engine", precision):
-        sidecar = read_sidecar(bundle.file(str(sidecar_path(Path(name)))))
+        sidecar = read_engine_metadata(bundle.file(str(engine_metadata_path(Path(name)))))
         try:
             trt, version = load_tensorrt(sidecar.builder)
         except IfkdError as error:
@@ -62,7 +62,7 @@ def find_engine(bundle: Bundle, *, precision: Precision, gpu: Gpu) -> Fit:
     return min(fits, key=lambda fit: fit.sidecar.device == PORTABLE)
 
 
-def unfit_because(sidecar: EngineSidecar, bundle: Bundle, name: str, *, version: str, gpu: Gpu) -> str | None:
+def unfit_because(sidecar: EngineMetadata, bundle: Bundle, name: str, *, version: str, gpu: Gpu) -> str | None:
     """Return why an engine cannot be opened here, or None when nothing speaks against it."""
     if sidecar.engine_sha256 != bundle.manifest.files[name].sha256:
         return "its sidecar describes another file"
@@ -74,7 +74,7 @@ def unfit_because(sidecar: EngineSidecar, bundle: Bundle, name: str, *, version:
     return _other_machine(sidecar, gpu)
 
 
-def _other_machine(sidecar: EngineSidecar, gpu: Gpu) -> str | None:
+def _other_machine(sidecar: EngineMetadata, gpu: Gpu) -> str | None:
     """Return why an engine does not fit the GPU and its driver, or None."""
     if sidecar.device == PORTABLE:
         major, minor = (int(part) for part in gpu.capability.split("."))

@@ -10,7 +10,7 @@ import torch
 from deploy.engines.engine import Engine, EngineInfo
 from export.bundle.bundle import Bundle
 from export.bundle.manifest import Precision
-from export.onnx.exportable import CandidateGraph
+from export.onnx.exportable import ExportableDetector
 from ifkd.core.config import load
 from ifkd.core.detections import Array, Candidates
 from ifkd.core.environment import usable_cores
@@ -93,13 +93,13 @@ class TorchEngine(Engine):
         """Build the graph; what is not given is the recipe's."""
         checkpoint = load_checkpoint(path)
         recipe = checkpoint.meta.recipe
-        graph = CandidateGraph(
+        graph = ExportableDetector(
             build_from(checkpoint),
             tile_px=tile_px or (recipe.data.tile_px, recipe.data.tile_px),
             per_level=per_level or recipe.export.candidates_per_level,
             sides_px=sides_px,
         )
-        self._graph: CandidateGraph | None = graph
+        self._graph: ExportableDetector | None = graph
         self._threads = threads or usable_cores()
         self.info = EngineInfo(
             backend="torch",

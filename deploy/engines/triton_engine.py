@@ -40,7 +40,7 @@ ANSWERS: dict[str, tuple[str, Any]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Address:
+class ServerAddress:
     """Where a server is, and which of its models is meant."""
 
     host: str
@@ -55,7 +55,7 @@ class Address:
         return f"{'https' if self.secure else 'http'}://{self.host}"
 
 
-def parse_address(url: str) -> Address:
+def parse_server_address(url: str) -> ServerAddress:
     """Return what a URL names: a server, or a model of it in the protocol's own words.
 
     Args:
@@ -71,7 +71,7 @@ def parse_address(url: str) -> Address:
             f"{url!r} is no address of a Triton server",
             expected="http://HOST:PORT, or http://HOST:PORT/v2/models/NAME for one of its models",
         )
-    return Address(parts.netloc + found["base"], parts.scheme == "https", found["model"], found["version"] or "")
+    return ServerAddress(parts.netloc + found["base"], parts.scheme == "https", found["model"], found["version"] or "")
 
 
 class TritonEngine(Engine):
@@ -100,7 +100,7 @@ class TritonEngine(Engine):
             EngineError: No server answers, or its model is absent, not ready, or not the bundle's.
             MissingExtraError: Triton's client is not installed.
         """
-        address = parse_address(server)
+        address = parse_server_address(server)
         manifest = bundle.manifest
         names = bundle.find("onnx", precision)
         if not names:
@@ -270,7 +270,7 @@ class _Served:
 class _Connection:
     """A client in a thread of its own."""
 
-    def __init__(self, triton: Any, address: Address, timeout_s: float) -> None:
+    def __init__(self, triton: Any, address: ServerAddress, timeout_s: float) -> None:
         self._triton, self._address, self._timeout_s = triton, address, timeout_s
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="triton")
         self._own = threading.local()

@@ -46,7 +46,7 @@ class Drift(Schema):
     score_ratio: float
     """Median of the engine's score over the reference's; 1 without a common factor."""
     shift_right_px: float
-    """Median displacement of box centres, pixels."""
+    """Median displacement of box centers, pixels."""
     shift_down_px: float
     size_ratio: float
     """Median of the engine's box side over the reference's."""
@@ -61,9 +61,9 @@ def drift_of(matching: Matching) -> Drift | None:
     scores_before = np.array(matching.reference_scores)
     scores_after = np.array(matching.subject_scores)
     moved = after - before
-    centres = (moved[:, :2] + moved[:, 2:]) / 2
+    centers = (moved[:, :2] + moved[:, 2:]) / 2
     sides_before, sides_after = before[:, 2:] - before[:, :2], after[:, 2:] - after[:, :2]
-    right, down = np.median(centres, axis=0)
+    right, down = np.median(centers, axis=0)
     return Drift(
         pairs=len(before),
         iou=distribution(1 - np.array(matching.ious)),

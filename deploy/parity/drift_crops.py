@@ -139,11 +139,11 @@ def _draw(pixels: Array, ours: Array | None, theirs: Array | None) -> Image.Imag
         Image.Resampling.BILINEAR,
     )
     pen, zoom = ImageDraw.Draw(picture), SIDE_PX / side
-    for box, colour, inset in ((ours, REFERENCE_RGB, 0), (theirs, ENGINE_RGB, 3)):
+    for box, color, inset in ((ours, REFERENCE_RGB, 0), (theirs, ENGINE_RGB, 3)):
         if box is None:
             continue
         a, b, c, d = ((box - np.array([left, top, left, top])) * zoom).tolist()
         frame = (a + inset, b + inset, max(a + inset, c - inset), max(b + inset, d - inset))
         pen.rectangle((frame[0] - 1, frame[1] - 1, frame[2] + 1, frame[3] + 1), outline=HALO_RGB, width=4)
-        pen.rectangle(frame, outline=colour, width=2)
+        pen.rectangle(frame, outline=color, width=2)
     return picture

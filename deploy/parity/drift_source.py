@@ -15,13 +15,13 @@ from typing import Literal
 
 import numpy as np
 
-from deploy.accuracy.image_detection import Answer
+from deploy.accuracy.image_detection import ImageResult
 from deploy.parity.matching import Pairing, greedy_pairs, match
 from deploy.parity.tolerances import Tolerances
 from export.bundle.manifest import Precision
 from ifkd.core.config import Schema
 from ifkd.core.detections import Array, Detections, pairwise_iou
-from ifkd.core.postprocess import Selection
+from ifkd.core.postprocess import PostprocessConfig
 
 StageName = Literal["preprocess", "raw head", "decode", "select", "merge"]
 Source = Literal["preprocess", "raw head", "decode", "select", "merge", "precision"]
@@ -68,7 +68,7 @@ class TileDrift:
     images: int
     """Images whose tiles were compared, by the digest of their bytes."""
     other: int
-    """Images whose tiles are not the same bytes; the figures are those of their tiles, grey values of 0 to 255."""
+    """Images whose tiles are not the same bytes; the figures are those of their tiles, gray values of 0 to 255."""
     max: float
     """Largest absolute difference; 0 where all bytes are the same."""
     mean: float
@@ -100,7 +100,9 @@ def tile_drift(sides: Iterable[tuple[Array, ...]], *, images: int, other: int) -
 class _Aligned:
     """Candidates of all images, paired; arrays run in parallel."""
 
-    def __init__(self, reference: Mapping[int, Answer], subject: Mapping[int, Answer], selection: Selection) -> None:
+    def __init__(
+        self, reference: Mapping[int, ImageResult], subject: Mapping[int, ImageResult], selection: PostprocessConfig
+    ) -> None:
         self.flips = self.missing = self.extra = 0
         ours: list[Detections] = []
         theirs: list[Detections] = []
@@ -121,10 +123,10 @@ class _Aligned:
         return len(self.reference)
 
 
-def locate(
-    reference: Mapping[int, Answer],
-    subject: Mapping[int, Answer],
-    selection: Selection,
+def locate_drift(
+    reference: Mapping[int, ImageResult],
+    subject: Mapping[int, ImageResult],
+    selection: PostprocessConfig,
     limits: Tolerances,
     precision: Precision,
     *,
@@ -201,17 +203,17 @@ def _rest(count: int, used: Array) -> Array:
     return np.setdiff1d(np.arange(count), used)
 
 
-def _alone(candidates: Detections, used: Array, selection: Selection) -> int:
+def _alone(candidates: Detections, used: Array, selection: PostprocessConfig) -> int:
     """Return how many candidates above the score threshold have no partner."""
     rest = _rest(len(candidates), used)
     return int((candidates.scores[rest] > selection.score_threshold * 1.1).sum())
 
 
 def _preprocess(tiles: TileDrift) -> Stage:
-    words = f"the tiles of {tiles.other} of {tiles.images} images differ, by up to {tiles.max:g} grey values"
+    words = f"the tiles of {tiles.other} of {tiles.images} images differ, by up to {tiles.max:g} gray values"
     return Stage(
         name="preprocess",
-        compares="tiles of images, grey values 0 to 255",
+        compares="tiles of images, gray values 0 to 255",
         compared=tiles.images,
         max=tiles.max,
         mean=tiles.mean,
@@ -270,8 +272,8 @@ def _stage(name: StageName, compares: str, ours: Array, theirs: Array, findings:
 def _chosen(
     name: StageName,
     compares: str,
-    reference: Mapping[int, Answer],
-    subject: Mapping[int, Answer],
+    reference: Mapping[int, ImageResult],
+    subject: Mapping[int, ImageResult],
     limits: Tolerances,
 ) -> Stage:
     pairing = Pairing(twin_iou=max(0.5, 1 - limits.iou_drift_p99), twin_score=limits.score_p99)
@@ -301,8 +303,8 @@ def _excess(counts: Mapping[int, int], limits: Tolerances) -> float:
     return max(1.0, (1 - limits.matched_share + 0.02) * sum(counts.values()))
 
 
-def _by_tile(answers: Mapping[int, Answer]) -> dict[int, Answer]:
-    return {key: Answer(answer.selected, answer.candidates) for key, answer in answers.items()}
+def _by_tile(answers: Mapping[int, ImageResult]) -> dict[int, ImageResult]:
+    return {key: ImageResult(answer.selected, answer.candidates) for key, answer in answers.items()}
 
 
 def _ratios(aligned: _Aligned) -> Array:
@@ -312,7 +314,7 @@ def _ratios(aligned: _Aligned) -> Array:
 
 
 def _shifts(aligned: _Aligned) -> Array:
-    """Return the displacement of box centres, right and down, pixels. float [n, 2]."""
+    """Return the displacement of box centers, right and down, pixels. float [n, 2]."""
     moved = aligned.subject.boxes.astype(np.float64) - aligned.reference.boxes
     shifts: Array = (moved[:, :2] + moved[:, 2:]) / 2
     return shifts

@@ -1,7 +1,7 @@
 """Detections of two engines on the same images, paired one to one, and how far the pairs have drifted apart.
 
 A detection without a partner is not always a fault of the engine: where two candidates overlap and score alike, the
-last bit decides which of them suppression keeps. Such a *tie* is recognised, never assumed: the other engine must
+last bit decides which of them suppression keeps. Such a *tie* is recognized, never assumed: the other engine must
 have the same candidate, by class, box and score, among those it chose from.
 """
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from pydantic import PositiveFloat
 
-from deploy.accuracy.image_detection import Answer
+from deploy.accuracy.image_detection import ImageResult
 from ifkd.core.config import Schema
 from ifkd.core.detections import Array, Detections, pairwise_iou
 
@@ -33,7 +33,7 @@ class Pairing(Schema):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Orphan:
+class UnmatchedDetection:
     """A detection without a partner and without a tie to explain it."""
 
     image_id: int
@@ -58,7 +58,7 @@ class Matching:
     reference_scores: list[float] = field(default_factory=list)
     subject_scores: list[float] = field(default_factory=list)
     ious: list[float] = field(default_factory=list)
-    orphans: list[Orphan] = field(default_factory=list)
+    orphans: list[UnmatchedDetection] = field(default_factory=list)
     reference_count: dict[int, int] = field(default_factory=dict)
     """Detections of the reference, by label."""
     subject_count: dict[int, int] = field(default_factory=dict)
@@ -66,7 +66,7 @@ class Matching:
     """Detections of either engine that a tie explains, by label."""
 
     @property
-    def flips(self) -> list[Orphan]:
+    def flips(self) -> list[UnmatchedDetection]:
         """The reference's detections whose class changed."""
         return [orphan for orphan in self.orphans if orphan.in_reference and orphan.became is not None]
 
@@ -81,7 +81,7 @@ class Matching:
         return 2 * pairs / counted if counted else None
 
 
-def match(reference: Mapping[int, Answer], subject: Mapping[int, Answer], pairing: Pairing) -> Matching:
+def match(reference: Mapping[int, ImageResult], subject: Mapping[int, ImageResult], pairing: Pairing) -> Matching:
     """Pair the detections of two engines, image by image.
 
     Args:
@@ -115,7 +115,7 @@ def greedy_pairs(
     return pairs
 
 
-def _match_image(image_id: int, ours: Answer, theirs: Answer, pairing: Pairing, matching: Matching) -> None:
+def _match_image(image_id: int, ours: ImageResult, theirs: ImageResult, pairing: Pairing, matching: Matching) -> None:
     mine, other = ours.detections, theirs.detections
     _count(mine.labels, matching.reference_count)
     _count(other.labels, matching.subject_count)
@@ -131,7 +131,7 @@ def _match_image(image_id: int, ours: Answer, theirs: Answer, pairing: Pairing, 
         for row, column in ((rows[i], columns[j]) for i, j in found):
             iou = float(pairwise_iou(mine.boxes[row : row + 1], other.boxes[column : column + 1])[0, 0])
             if iou < pairing.twin_iou and (mine_twin[row] or other_twin[column]):
-                continue  # neighbours, not one object: one of them is there on the other side, where it was suppressed
+                continue  # neighbors, not one object: one of them is there on the other side, where it was suppressed
             mine_free[row] = other_free[column] = False
             matching.labels.append(int(label))
             matching.image_ids.append(image_id)
@@ -158,7 +158,7 @@ def _has_twin(detections: Detections, candidates: Detections, pairing: Pairing) 
     return found
 
 
-def _orphans(image_id: int, alone: Detections, others: Detections, *, in_reference: bool) -> list[Orphan]:
+def _orphans(image_id: int, alone: Detections, others: Detections, *, in_reference: bool) -> list[UnmatchedDetection]:
     iou = pairwise_iou(alone.boxes, others.boxes)
     orphans = []
     for row in range(len(alone)):
@@ -166,7 +166,7 @@ def _orphans(image_id: int, alone: Detections, others: Detections, *, in_referen
         best = near[np.argmax(iou[row][near])] if len(near) else None
         x1, y1, x2, y2 = (float(value) for value in alone.boxes[row])
         orphans.append(
-            Orphan(
+            UnmatchedDetection(
                 image_id=image_id,
                 in_reference=in_reference,
                 label=int(alone.labels[row]),

@@ -10,19 +10,19 @@ from typing import Literal
 
 import numpy as np
 
-from deploy.accuracy.image_detection import Answer, Framing, Steps, detect_images
+from deploy.accuracy.image_detection import ImageResult, PipelineHooks, TilingConfig, detect_images
 from deploy.accuracy.provenance import BundleRecord, DataRecord, EngineRecord
 from deploy.engines.engine import Backend, Engine
 from deploy.parity.drift import Drift, drift_of, symptoms_of
 from deploy.parity.drift_crops import Crop, worst_crops
-from deploy.parity.drift_source import Location, TileDrift, locate, tile_drift
+from deploy.parity.drift_source import Location, TileDrift, locate_drift, tile_drift
 from deploy.parity.matching import Matching, Pairing, match
 from deploy.parity.scene_parity import SceneParity, SceneReference
-from deploy.parity.tolerances import Gate, Gates, Tolerances, judge
+from deploy.parity.tolerances import PrecisionTolerances, ToleranceCheck, Tolerances, check_tolerances
 from export.bundle.manifest import Precision
 from ifkd.core.config import Schema
 from ifkd.core.detections import Array, Candidates, Detections
-from ifkd.core.postprocess import Selection
+from ifkd.core.postprocess import PostprocessConfig
 from ifkd.core.progress import track
 from ifkd.data.coco import CocoDataset
 from ifkd.data.metrics import Metrics, evaluate
@@ -32,7 +32,7 @@ UNMATCHED_LISTED = 100
 PROBED_IMAGES = 4
 
 
-class Unmatched(Schema):
+class UnmatchedCounts(Schema):
     """A detection of one side that the other side lacks, with no tie to explain it."""
 
     image: str
@@ -74,12 +74,12 @@ class ParityCell(Schema):
     matched_share: float | None = None
     drift: Drift | None = None
     """None without pairs."""
-    unmatched: tuple[Unmatched, ...] = ()
+    unmatched: tuple[UnmatchedCounts, ...] = ()
     """Highest scores first, the first hundred."""
     unmatched_count: int = 0
     per_class: dict[str, ClassParity] = {}
     metrics: Metrics | None = None
-    gates: tuple[Gate, ...] = ()
+    gates: tuple[ToleranceCheck, ...] = ()
     symptoms: tuple[str, ...] = ()
     """What the drift looks like, where a gate failed."""
     location: Location | None = None
@@ -100,7 +100,7 @@ class Parity(Schema):
     """UTC, ISO 8601."""
     bundle: BundleRecord
     data: DataRecord
-    selection: Selection
+    selection: PostprocessConfig
     reference: EngineRecord
     reference_metrics: Metrics
     cells: tuple[ParityCell, ...]
@@ -116,7 +116,7 @@ class Parity(Schema):
 class Reference:
     """The torch network's answers to a data set, computed once and compared with any number of engines."""
 
-    def __init__(self, engine: Engine, dataset: CocoDataset, framing: Framing, *, batch: int = 4) -> None:
+    def __init__(self, engine: Engine, dataset: CocoDataset, framing: TilingConfig, *, batch: int = 4) -> None:
         self.record = EngineRecord.of(engine.info)
         self.dataset = dataset
         self.framing = framing
@@ -124,7 +124,7 @@ class Reference:
         self.answers = self._ask(engine, "parity: reference")
         self.metrics = evaluate(dataset, _detections(self.answers))
 
-    def compare(self, engine: Engine, tolerances: Tolerances, *, steps: Steps | None = None) -> ParityCell:
+    def compare(self, engine: Engine, tolerances: Tolerances, *, steps: PipelineHooks | None = None) -> ParityCell:
         """Return how an engine compares with the reference.
 
         Args:
@@ -142,11 +142,11 @@ class Reference:
         matching = match(self.answers, answers, pairing)
         metrics = evaluate(self.dataset, _detections(answers))
         drift = drift_of(matching)
-        gates = judge(matching, drift, self.metrics, metrics, tolerances)
+        gates = check_tolerances(matching, drift, self.metrics, metrics, tolerances)
         failed = [gate for gate in gates if not gate.passed]
         symptoms = symptoms_of(matching, drift, self.dataset.classes) if failed else []
         tiles = self._tiles_apart(answers, steps)
-        location = locate(self.answers, answers, self.framing.selection, tolerances, info.precision, tiles=tiles)
+        location = locate_drift(self.answers, answers, self.framing.selection, tolerances, info.precision, tiles=tiles)
         if failed and steps is None and self._takes_bgr(engine, pairing):
             reason = "it agrees when the channels come in reverse order: it takes BGR instead of RGB"
             symptoms.insert(0, reason)
@@ -173,7 +173,7 @@ class Reference:
             verdict=_verdict(gates, symptoms, location),
         )
 
-    def _ask(self, engine: Engine, label: str, steps: Steps | None = None) -> dict[int, Answer]:
+    def _ask(self, engine: Engine, label: str, steps: PipelineHooks | None = None) -> dict[int, ImageResult]:
         answers = detect_images(
             engine,
             self.dataset.images,
@@ -184,7 +184,7 @@ class Reference:
         )
         return dict(track(answers, label, total=len(self.dataset), unit="img"))
 
-    def _tiles_apart(self, answers: Mapping[int, Answer], steps: Steps | None) -> TileDrift:
+    def _tiles_apart(self, answers: Mapping[int, ImageResult], steps: PipelineHooks | None) -> TileDrift:
         """Return how far the engine's tiles lie from the reference's; where bytes differ, both are made again."""
         other = [
             one for one in self.dataset.images if answers[one.id].tiles_sha256 != self.answers[one.id].tiles_sha256
@@ -192,7 +192,7 @@ class Reference:
         sides = (
             tuple(
                 prepare(read_image(image.path, size=image.size, imagery=self.framing.imagery), self.framing).tiles
-                for prepare in (Steps().prepare, (steps or Steps()).prepare)
+                for prepare in (PipelineHooks().prepare, (steps or PipelineHooks()).prepare)
             )
             for image in other
         )
@@ -267,7 +267,7 @@ def run_parity(
     reference: Reference,
     pairs: Sequence[tuple[Backend, Precision]],
     open_one: Callable[[Backend, Precision], Engine],
-    gates: Gates,
+    gates: PrecisionTolerances,
 ) -> Iterator[ParityCell]:
     """Yield how engines, opened one after the other, compare with the reference; one that fails stops no other."""
     for backend, precision in pairs:
@@ -283,7 +283,7 @@ def run_scene_parity(
     reference: SceneReference,
     pairs: Sequence[tuple[Backend, Precision]],
     open_one: Callable[[Backend, Precision], Engine],
-    gates: Gates,
+    gates: PrecisionTolerances,
 ) -> Iterator[SceneParity]:
     """Yield how engines compare with the reference on a scene; one that fails stops no other."""
     for backend, precision in pairs:
@@ -303,7 +303,7 @@ def run_scene_parity(
         yield found
 
 
-def _verdict(gates: list[Gate], symptoms: list[str], location: Location) -> str:
+def _verdict(gates: list[ToleranceCheck], symptoms: list[str], location: Location) -> str:
     failed = [gate for gate in gates if not gate.passed]
     if not failed:
         return f"passed: all {len(gates)} gates hold"
@@ -317,15 +317,15 @@ def _verdict(gates: list[Gate], symptoms: list[str], location: Location) -> str:
     return f"failed: {words}; the drift enters at {location.enters_at}" if location.enters_at else f"failed: {words}"
 
 
-def _detections(answers: Mapping[int, Answer]) -> dict[int, Detections]:
+def _detections(answers: Mapping[int, ImageResult]) -> dict[int, Detections]:
     return {image_id: answer.detections for image_id, answer in answers.items()}
 
 
-def _unmatched(matching: Matching, dataset: CocoDataset) -> tuple[Unmatched, ...]:
+def _unmatched(matching: Matching, dataset: CocoDataset) -> tuple[UnmatchedCounts, ...]:
     names = {image.id: image.path.name for image in dataset.images}
     ordered = sorted(matching.orphans, key=lambda orphan: -orphan.score)
     return tuple(
-        Unmatched(
+        UnmatchedCounts(
             image=names[orphan.image_id],
             missing_in="engine" if orphan.in_reference else "reference",
             class_name=dataset.classes[orphan.label],

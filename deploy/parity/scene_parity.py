@@ -4,12 +4,12 @@ from pathlib import Path
 
 import numpy as np
 
-from deploy.accuracy.image_detection import Answer
+from deploy.accuracy.image_detection import ImageResult
 from deploy.engines.engine import Engine
 from deploy.parity.drift import Drift, drift_of
 from deploy.parity.matching import Pairing, match
-from deploy.parity.tolerances import Gate, Tolerances, judge
-from deploy.scene.ground_truth import SceneScore, SceneTruth, read_truth
+from deploy.parity.tolerances import ToleranceCheck, Tolerances, check_tolerances
+from deploy.scene.ground_truth import SceneGroundTruth, SceneScore, read_ground_truth
 from deploy.scene.read.scene import Scene
 from deploy.scene.read.tile_reader import read_tiles
 from deploy.scene.run.pipeline import detect_scene
@@ -18,7 +18,7 @@ from export.bundle.bundle import Bundle
 from export.bundle.manifest import Precision
 from ifkd.core.config import Schema
 from ifkd.core.detections import Array, Candidates, Detections
-from ifkd.core.input_shapes import TileSizes
+from ifkd.core.input_shapes import InputShapes
 from ifkd.core.tiling import Window
 
 SCENE = 0
@@ -42,7 +42,7 @@ class SceneParity(Schema):
     """Detections of both sides that a tie explains."""
     matched_share: float | None = None
     drift: Drift | None = None
-    gates: tuple[Gate, ...] = ()
+    gates: tuple[ToleranceCheck, ...] = ()
     reference_score: SceneScore | None = None
     """Against labels, where they were given."""
     engine_score: SceneScore | None = None
@@ -64,7 +64,7 @@ class SceneReference:
     """
 
     def __init__(
-        self, engine: Engine, scene: Scene, settings: DetectionSettings, *, truth: SceneTruth | None = None
+        self, engine: Engine, scene: Scene, settings: DetectionSettings, *, truth: SceneGroundTruth | None = None
     ) -> None:
         self.scene, self.settings, self.truth = scene, settings, truth
         self._windows = _windows_looked_at(scene, engine.info.sizes, settings)
@@ -76,7 +76,7 @@ class SceneReference:
         pairing = Pairing(twin_iou=max(0.5, 1 - limits.iou_drift_p99), twin_score=limits.score_p99)
         matching = match({SCENE: self.answer}, {SCENE: answer}, pairing)
         drift = drift_of(matching)
-        gates = judge(matching, drift, None, None, limits)
+        gates = check_tolerances(matching, drift, None, None, limits)
         ours, theirs = self._score(self.answer), self._score(answer)
         if ours is not None and theirs is not None:
             gates += _accuracy_gates(ours, theirs, limits)
@@ -99,12 +99,12 @@ class SceneReference:
             verdict="; ".join(gate.meaning for gate in failed) or f"all {len(gates)} gates hold",
         )
 
-    def _score(self, answer: Answer) -> SceneScore | None:
+    def _score(self, answer: ImageResult) -> SceneScore | None:
         if self.truth is None:
             return None
         return self.truth.score(answer.detections, score_threshold=self.settings.selection.score_threshold)
 
-    def _ask(self, engine: Engine) -> Answer:
+    def _ask(self, engine: Engine) -> ImageResult:
         least = self.settings.selection.score_threshold / 2
         recorder = _Recorder(engine, least)
         found = detect_scene(recorder, self.scene, self.settings, show_progress=True)
@@ -113,7 +113,7 @@ class SceneReference:
             one.scaled(factor).moved(right=float(window.left), down=float(window.top)).clipped(self.scene.size)
             for one, window in zip(recorder.seen, self._windows, strict=True)
         ]
-        return Answer(found.detections, Detections.concatenate(placed) if placed else Detections.empty())
+        return ImageResult(found.detections, Detections.concatenate(placed) if placed else Detections.empty())
 
 
 class _Recorder(Engine):
@@ -135,7 +135,7 @@ class _Recorder(Engine):
         """The engine belongs to another."""
 
 
-def open_truth(path: Path | None, scene: Scene, classes: tuple[str, ...]) -> SceneTruth | None:
+def open_truth(path: Path | None, scene: Scene, classes: tuple[str, ...]) -> SceneGroundTruth | None:
     """Return a scene's labels, or None when no file was named.
 
     Raises:
@@ -144,7 +144,7 @@ def open_truth(path: Path | None, scene: Scene, classes: tuple[str, ...]) -> Sce
     if path is None:
         return None
     info = scene.info
-    return read_truth(path, scene=info.name, size=scene.size, classes=classes, georeference=info.georeference)
+    return read_ground_truth(path, scene=info.name, size=scene.size, classes=classes, georeference=info.georeference)
 
 
 def settings_of(bundle: Bundle) -> DetectionSettings:
@@ -152,7 +152,7 @@ def settings_of(bundle: Bundle) -> DetectionSettings:
     return settings_for(bundle.manifest)
 
 
-def _windows_looked_at(scene: Scene, sizes: TileSizes, settings: DetectionSettings) -> list[Window]:
+def _windows_looked_at(scene: Scene, sizes: InputShapes, settings: DetectionSettings) -> list[Window]:
     """Return the windows that hold pixels, in the order in which engines see them."""
     return [
         tile.window
@@ -161,7 +161,7 @@ def _windows_looked_at(scene: Scene, sizes: TileSizes, settings: DetectionSettin
     ]
 
 
-def _accuracy_gates(ours: SceneScore, theirs: SceneScore, limits: Tolerances) -> list[Gate]:
+def _accuracy_gates(ours: SceneScore, theirs: SceneScore, limits: Tolerances) -> list[ToleranceCheck]:
     """Return a gate for the change of each average precision that both scores have."""
     gates = []
     for name, words in (("mean_ap", "mAP"), ("ap50", "AP50"), ("ap75", "AP75")):
@@ -170,6 +170,8 @@ def _accuracy_gates(ours: SceneScore, theirs: SceneScore, limits: Tolerances) ->
             change = abs(after - before)
             meaning = f"change of the scene's {words}: {change:.4g} (≤ {limit:.4g})"
             gates.append(
-                Gate(name=name, value=change, limit=limit, at_least=False, passed=change <= limit, meaning=meaning)
+                ToleranceCheck(
+                    name=name, value=change, limit=limit, at_least=False, passed=change <= limit, meaning=meaning
+                )
             )
     return gates

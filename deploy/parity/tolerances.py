@@ -7,13 +7,13 @@ from deploy.parity.matching import Matching
 from export.bundle.manifest import Precision
 from ifkd.core.config import Schema
 from ifkd.data.metrics import Metrics
-from ifkd.recipe import Share
+from ifkd.recipe import Fraction
 
 
 class Tolerances(Schema):
     """Gates of one precision; each is the worst value that passes."""
 
-    matched_share: Share
+    matched_share: Fraction
     """Least share of detections with a partner, ties left out."""
     class_flips: int = 0
     """Most detections whose box stayed and whose class changed."""
@@ -27,14 +27,14 @@ class Tolerances(Schema):
     """Largest 99th percentile of 1 - IoU of the pairs."""
     iou_drift_max: NonNegativeFloat
     shift_px: NonNegativeFloat
-    """Largest median displacement of box centres, pixels: a common shift is no rounding."""
+    """Largest median displacement of box centers, pixels: a common shift is no rounding."""
     mean_ap: NonNegativeFloat
     """Largest change of the mean AP."""
     ap50: NonNegativeFloat
     ap75: NonNegativeFloat
 
 
-class Gates(Schema):
+class PrecisionTolerances(Schema):
     """The gates of every precision."""
 
     fp32: Tolerances = Tolerances(
@@ -79,7 +79,7 @@ class Gates(Schema):
         return {"fp32": self.fp32, "fp16": self.fp16, "int8": self.int8, "int8-cpu": self.int8}[precision]
 
 
-class Gate(Schema):
+class ToleranceCheck(Schema):
     """One gate and what came."""
 
     name: str
@@ -92,9 +92,9 @@ class Gate(Schema):
     """The gate in words, with its figures."""
 
 
-def judge(
+def check_tolerances(
     matching: Matching, drift: Drift | None, reference: Metrics | None, metrics: Metrics | None, limits: Tolerances
-) -> list[Gate]:
+) -> list[ToleranceCheck]:
     """Return every gate with its value and whether it holds; without metrics, those of the detections alone."""
     share = matching.matched_share()
     compared = sum(matching.reference_count.values())
@@ -125,7 +125,7 @@ def judge(
                 "shift_px",
                 max(abs(drift.shift_right_px), abs(drift.shift_down_px)),
                 limits.shift_px,
-                "median displacement of box centres, pixels",
+                "median displacement of box centers, pixels",
             ),
         ]
     if reference is None or metrics is None:
@@ -136,10 +136,10 @@ def judge(
     return gates
 
 
-def _gate(name: str, value: float, limit: float, meaning: str, *, at_least: bool = False) -> Gate:
+def _gate(name: str, value: float, limit: float, meaning: str, *, at_least: bool = False) -> ToleranceCheck:
     passed = value >= limit if at_least else value <= limit
     sign = "≥" if at_least else "≤"
-    return Gate(
+    return ToleranceCheck(
         name=name,
         value=float(value),
         limit=float(limit),

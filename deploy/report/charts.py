@@ -36,7 +36,7 @@ class Point:
 
 
 @dataclass(frozen=True, slots=True)
-class Strip:
+class StripSeries:
     """All samples of one measurement."""
 
     label: str
@@ -96,7 +96,7 @@ def pareto(points: Sequence[Point]) -> list[Point]:
     return front
 
 
-def strips(name: str, title: str, rows: Sequence[Strip], *, unit: str) -> Chart:
+def strips(name: str, title: str, rows: Sequence[StripSeries], *, unit: str) -> Chart:
     """Return every measurement as a row: its samples as dots, the middle half as a band, the median as a line."""
     pen = Pen()
     row_height, top = 46.0, 14.0
@@ -250,5 +250,5 @@ def histogram(name: str, title: str, edges: Sequence[float], series: Sequence[Se
 
 
 def _edge_word(value: float) -> str:
-    """Return an edge in at most four characters, so that neighbours keep apart."""
+    """Return an edge in at most four characters, so that neighbors keep apart."""
     return f"{value:g}" if value >= 0.01 else f"{value:.0e}".replace("e-0", "e-")

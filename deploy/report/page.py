@@ -12,8 +12,8 @@ from typing import Any
 
 from deploy.accuracy.evaluation import Evaluation
 from deploy.report import charts
-from deploy.report.charts import Point, Strip
-from deploy.report.report import Picture, Report, SceneRun
+from deploy.report.charts import Point, StripSeries
+from deploy.report.report import Report, ReportedScene, ReportPicture
 from deploy.report.sections import (
     batch_chart,
     bench_stage_chart,
@@ -71,7 +71,7 @@ STAGES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Tile:
+class SummaryTile:
     """A figure to see first."""
 
     figure: str
@@ -114,7 +114,7 @@ def render(report: Report) -> dict[str, bytes]:
     return files
 
 
-def picture_file(scene: int, picture: Picture) -> str:
+def picture_file(scene: int, picture: ReportPicture) -> str:
     """Return where a picture of the scene of that index lies in the report's folder."""
     ending = "jpg" if picture.media_type == "image/jpeg" else "png"
     return f"figures/scene{scene + 1}-{Path(picture.name).stem}.{ending}"
@@ -198,7 +198,7 @@ def _all_charts(view: Mapping[str, Any]) -> list[Chart]:
     return [*view["accuracy_charts"], *view["speed_charts"], *changes, *stages]
 
 
-def _tiles(report: Report) -> list[Tile]:
+def _tiles(report: Report) -> list[SummaryTile]:
     tiles = []
     parts = parts_of(report.evaluations)
     best = parts.get("distilled") or next(iter(report.evaluations), None)
@@ -208,12 +208,14 @@ def _tiles(report: Report) -> list[Tile]:
         if "plain" in parts and parts["plain"] != best:
             gain = evaluation.metrics.mean_ap - report.evaluations[parts["plain"]].metrics.mean_ap
             condition = f"{best}; {gain:+.3f} to the plain student"
-        tiles.append(Tile(f"{evaluation.metrics.mean_ap:.3f}", "mAP", condition))
+        tiles.append(SummaryTile(f"{evaluation.metrics.mean_ap:.3f}", "mAP", condition))
         whole = report.evaluations[parts["teacher"]].subject.parameters if "teacher" in parts else None
         own = evaluation.subject.parameters
         if own and whole and parts["teacher"] != best:
             tiles.append(
-                Tile(f"{own / whole:.0%}", "of the teacher's parameters", f"{own / 1e6:.2f} of {whole / 1e6:.2f} M")
+                SummaryTile(
+                    f"{own / whole:.0%}", "of the teacher's parameters", f"{own / 1e6:.2f} of {whole / 1e6:.2f} M"
+                )
             )
     cells = [cell for bench in report.benches for cell in bench.cells if cell.latency and cell.role == "bundle"]
     if cells:
@@ -222,12 +224,12 @@ def _tiles(report: Report) -> list[Tile]:
         assert cell.engine is not None  # a latency has an engine
         still = "" if cell.latency.stability.stable else ", unstable"
         condition = f"median, {cell.backend} {cell.precision}, batch {cell.batch}, {cell.engine.device}{still}"
-        tiles.append(Tile(f"{milliseconds(cell.latency.per_tile.p50_ms)} ms", "per tile", condition))
+        tiles.append(SummaryTile(f"{milliseconds(cell.latency.per_tile.p50_ms)} ms", "per tile", condition))
     if report.scenes and report.scenes[0].objects is not None:
         scene = report.scenes[0]
         seconds = scene.seconds.get("total")
         took = f" in {seconds:.1f} s" if seconds is not None else ""
-        tiles.append(Tile(f"{scene.objects:,}", "objects in the scene", f"{scene.name}{took}"))
+        tiles.append(SummaryTile(f"{scene.objects:,}", "objects in the scene", f"{scene.name}{took}"))
     return tiles
 
 
@@ -268,7 +270,7 @@ def _speed_charts(report: Report) -> list[Chart]:
             label += f"{shown_name(cell, bench)}, batch {cell.batch}"
             still = "" if cell.latency.stability.stable else " (unstable)"
             samples = [value / 1e6 / cell.batch for window in cell.latency.windows_ns for value in window]
-            rows.append(Strip(label + still, tuple(samples)))
+            rows.append(StripSeries(label + still, tuple(samples)))
             parity = parity_of(cell, report.parities)
             if parity is not None and parity.metrics is not None and cell.batch == 1:
                 points.append(Point(shown_name(cell, bench), cell.latency.per_tile.p50_ms, parity.metrics.mean_ap))
@@ -283,7 +285,7 @@ def _speed_charts(report: Report) -> list[Chart]:
     return found
 
 
-def _stage_chart(scene: SceneRun, index: int) -> Chart | None:
+def _stage_chart(scene: ReportedScene, index: int) -> Chart | None:
     stages = {STAGES[stage]: value for stage, value in scene.seconds.items() if stage in STAGES}
     if not stages:
         return None
@@ -295,7 +297,7 @@ def _stage_chart(scene: SceneRun, index: int) -> Chart | None:
     )
 
 
-def _scene_facts(scene: SceneRun) -> list[tuple[str, str]]:
+def _scene_facts(scene: ReportedScene) -> list[tuple[str, str]]:
     """Return what is known of a scene run, as pairs of name and words."""
     run = scene.run
     where, tiles, engine = _table(run, "scene"), _table(run, "tiles"), _table(run, "engine")
@@ -341,7 +343,7 @@ def _truth_facts(score: Any) -> list[tuple[str, str]]:
         return []
     shown = [f"{word} {score[key]:.3f}" for word, key in SCORE_WORDS if isinstance(score.get(key), int | float)]
     conditions = (
-        f"{score.get('objects', ABSENT)} labelled objects, score above {score.get('score_threshold', ABSENT)}, IoU 0.5"
+        f"{score.get('objects', ABSENT)} labeled objects, score above {score.get('score_threshold', ABSENT)}, IoU 0.5"
     )
     return [("Against labels", f"{', '.join(shown) or 'nothing to compare'} ({conditions})")]
 

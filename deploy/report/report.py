@@ -13,7 +13,7 @@ from deploy.accuracy.evaluation import Evaluation
 from deploy.accuracy.provenance import now
 from deploy.bench.bench import Bench
 from deploy.parity.parity import Parity
-from deploy.report.verdict import Verdict, judge
+from deploy.report.verdict import Verdict, reach_verdict
 from ifkd import __version__
 from ifkd.core.config import Schema
 from ifkd.core.errors import DataError
@@ -25,7 +25,7 @@ LARGEST_PNG_BYTES = 600_000
 JPEG_QUALITY = 86
 
 
-class Picture(Schema):
+class ReportPicture(Schema):
     """An image file inside the report."""
 
     name: str
@@ -37,13 +37,13 @@ class Picture(Schema):
     """What it shows, for those who cannot see it."""
 
 
-class SceneRun(Schema):
+class ReportedScene(Schema):
     """One run of `ifkd detect`."""
 
     folder: str
     run: dict[str, Any]
     """run.json as it was written: engine, scene, settings, tiles, objects, seconds by stage."""
-    pictures: tuple[Picture, ...]
+    pictures: tuple[ReportPicture, ...]
     files: tuple[str, ...]
     """Paths of the files that were written."""
 
@@ -84,7 +84,7 @@ class Report(Schema):
     """By the name the table shows."""
     benches: tuple[Bench, ...]
     parities: tuple[Parity, ...]
-    scenes: tuple[SceneRun, ...]
+    scenes: tuple[ReportedScene, ...]
     environment: dict[str, Any]
     """Of the measurements of latency; of the report itself when there are none."""
 
@@ -95,7 +95,7 @@ def assemble(
     evaluations: Mapping[str, Evaluation],
     benches: Sequence[Bench] = (),
     parities: Sequence[Parity] = (),
-    scenes: Sequence[SceneRun] = (),
+    scenes: Sequence[ReportedScene] = (),
     notes: Sequence[str] = (),
     environment: Mapping[str, Any] | None = None,
 ) -> Report:
@@ -109,7 +109,7 @@ def assemble(
         title=title,
         created=now(),
         producer=f"ifkd {__version__}",
-        verdict=judge(evaluations, benches, parities),
+        verdict=reach_verdict(evaluations, benches, parities),
         notes=tuple(dict.fromkeys([*notes, *_recorded_notes(provenances), *(f"{remark}." for remark in remarks)])),
         evaluations=dict(evaluations),
         benches=tuple(benches),
@@ -119,7 +119,7 @@ def assemble(
     )
 
 
-def read_scene_run(folder: Path) -> SceneRun:
+def read_scene_run(folder: Path) -> ReportedScene:
     """Read what `ifkd detect` wrote into a folder.
 
     Raises:
@@ -140,16 +140,16 @@ def read_scene_run(folder: Path) -> SceneRun:
     for name, view in PICTURES.items():
         if (folder / name).is_file():
             alt = (
-                f"The whole of {scene} with {objects} detected objects outlined in the colours of their classes"
+                f"The whole of {scene} with {objects} detected objects outlined in the colors of their classes"
                 if view == "overview"
                 else f"The busiest part of {scene}, enlarged, with each detected object outlined and named"
             )
             pictures.append(read_picture(folder / name, alt=alt))
     files = tuple(str(folder / name) for name in run.get("files", ()) if (folder / str(name)).is_file())
-    return SceneRun(folder=str(folder), run=run, pictures=tuple(pictures), files=files)
+    return ReportedScene(folder=str(folder), run=run, pictures=tuple(pictures), files=files)
 
 
-def read_picture(path: Path, *, alt: str) -> Picture:
+def read_picture(path: Path, *, alt: str) -> ReportPicture:
     """Read an image file; a large one is made smaller, as a page must stay light.
 
     Raises:
@@ -168,7 +168,7 @@ def read_picture(path: Path, *, alt: str) -> Picture:
             width, height = image.size
     except (OSError, SyntaxError, ValueError) as error:
         raise DataError(f"{path} is not an image that can be read ({error})") from error
-    return Picture(
+    return ReportPicture(
         name=path.name,
         media_type=media,
         data_base64=base64.b64encode(content).decode("ascii"),

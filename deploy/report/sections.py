@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
-from deploy.accuracy.evaluated_model import SubjectRecord
+from deploy.accuracy.evaluated_model import EvaluatedModelRecord
 from deploy.bench.bench import Bench, BenchCell, name_of, on_gpu
-from deploy.bench.speedup import Ratio
+from deploy.bench.speedup import Speedup
 from deploy.bench.stage_timing import StageName
 from deploy.parity.parity import Parity, ParityCell
 from deploy.report import charts
@@ -295,7 +295,11 @@ def machine_words(bench: Bench) -> str:
 
 
 def _reference_row(
-    cell: BenchCell, subject: SubjectRecord | None, reference: SubjectRecord, ratio: Ratio | None, report: Report
+    cell: BenchCell,
+    subject: EvaluatedModelRecord | None,
+    reference: EvaluatedModelRecord,
+    ratio: Speedup | None,
+    report: Report,
 ) -> tuple[str, ...]:
     is_reference = cell.role == "reference"
     own, whole = (None, None) if subject is None else (subject.parameters, reference.parameters)
@@ -316,7 +320,7 @@ def _reference_row(
     )
 
 
-def _accuracy(cell: BenchCell, subject: SubjectRecord | None, report: Report) -> float | None:
+def _accuracy(cell: BenchCell, subject: EvaluatedModelRecord | None, report: Report) -> float | None:
     """Return the mAP of the very file that was timed, by its digest; None when it was not measured."""
     parity = parity_of(cell, report.parities)
     if parity is not None and parity.metrics is not None:
@@ -328,7 +332,7 @@ def _accuracy(cell: BenchCell, subject: SubjectRecord | None, report: Report) ->
     return digests.get(digest)
 
 
-def _between(ratio: Ratio) -> str:
+def _between(ratio: Speedup) -> str:
     return f"x{ratio.low:.3f} to x{ratio.high:.3f}"
 
 

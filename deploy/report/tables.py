@@ -6,7 +6,7 @@ from pathlib import PurePosixPath
 from deploy.accuracy.evaluation import Evaluation
 from deploy.bench.bench import Bench, BenchCell
 from deploy.parity.parity import Parity, ParityCell
-from deploy.parity.tolerances import Gate
+from deploy.parity.tolerances import ToleranceCheck
 from deploy.report.report import Report
 from deploy.report.verdict import parts_of
 from ifkd.core.html.table import Table
@@ -120,7 +120,7 @@ def gate_table(cells: Sequence[ParityCell]) -> Table | None:
         rows.append((meaning.rsplit(":", 1)[0], *(_gate_cell(gate) for gate in found)))
     return Table(
         caption="Gates: measured, and the worst that passes",
-        headings=("Gate", *(f"{cell.backend} {cell.precision}" for cell in judged)),
+        headings=("ToleranceCheck", *(f"{cell.backend} {cell.precision}" for cell in judged)),
         numeric=(False, *(True for _ in judged)),
         rows=tuple(rows),
     )
@@ -213,7 +213,7 @@ def device_of(bench: Bench) -> str:
     return "; ".join(dict.fromkeys(cell.engine.device for cell in bench.cells if cell.engine)) or "no engine ran"
 
 
-def _gate_cell(gate: Gate | None) -> str:
+def _gate_cell(gate: ToleranceCheck | None) -> str:
     if gate is None:
         return ABSENT
     words = f"{gate.value:.3g} ({'≥' if gate.at_least else '≤'} {gate.limit:.3g})"

@@ -22,7 +22,7 @@ PARTS_BY_NAME: dict[str, Part] = {
 }
 
 
-class Finding(Schema):
+class VerdictReason(Schema):
     """One statement."""
 
     status: Status
@@ -37,10 +37,12 @@ class Verdict(Schema):
     status: Status
     """`passed` and `failed` are those of parity; `reserved` passed, with something to know; `open` has no gate."""
     headline: str
-    findings: tuple[Finding, ...]
+    findings: tuple[VerdictReason, ...]
 
 
-def judge(evaluations: Mapping[str, Evaluation], benches: Sequence[Bench], parities: Sequence[Parity]) -> Verdict:
+def reach_verdict(
+    evaluations: Mapping[str, Evaluation], benches: Sequence[Bench], parities: Sequence[Parity]
+) -> Verdict:
     """Return the verdict over everything that was measured."""
     findings = [*_parity(parities), *_accuracy(evaluations), *_latency(benches)]
     states = {finding.status for finding in findings}
@@ -80,32 +82,34 @@ def _part(provenance: Mapping[str, Any]) -> Part | None:
     return None
 
 
-def _parity(parities: Sequence[Parity]) -> list[Finding]:
+def _parity(parities: Sequence[Parity]) -> list[VerdictReason]:
     findings = []
     for parity in parities:
         about = f"{parity.rule}; {parity.data.images} images with {parity.data.objects} objects"
         for cell in parity.cells:
             status: Status = "passed" if cell.passed else "failed"
             text = f"{cell.backend} {cell.precision} against torch fp32: {cell.verdict}."
-            findings.append(Finding(status=status, text=text, rule=about))
+            findings.append(VerdictReason(status=status, text=text, rule=about))
         for one in parity.scenes:
             status = "passed" if one.passed else "failed"
             text = f"{one.backend} {one.precision} on the scene {one.scene}, tiled and merged: {one.verdict}."
-            findings.append(Finding(status=status, text=text, rule="the gates of the detections, on the whole scene"))
+            findings.append(
+                VerdictReason(status=status, text=text, rule="the gates of the detections, on the whole scene")
+            )
         if parity.partial:
             text = "The comparison with torch fp32 was interrupted; what it came to until then is here."
-            findings.append(Finding(status="open", text=text, rule="every engine compared"))
+            findings.append(VerdictReason(status="open", text=text, rule="every engine compared"))
     return findings
 
 
-def _accuracy(evaluations: Mapping[str, Evaluation]) -> list[Finding]:
+def _accuracy(evaluations: Mapping[str, Evaluation]) -> list[VerdictReason]:
     parts = parts_of(evaluations)
     findings = []
     if "distilled" in parts and "plain" in parts:
         distilled, plain = evaluations[parts["distilled"]], evaluations[parts["plain"]]
         gain = distilled.metrics.mean_ap - plain.metrics.mean_ap
         findings.append(
-            Finding(
+            VerdictReason(
                 status="info",
                 text=f"Distillation changes the student's mAP by {gain:+.3f}, from {plain.metrics.mean_ap:.3f} "
                 f"to {distilled.metrics.mean_ap:.3f}.",
@@ -118,7 +122,7 @@ def _accuracy(evaluations: Mapping[str, Evaluation]) -> list[Finding]:
         small, large = distilled.subject.parameters, teacher.subject.parameters
         if small and large:
             findings.append(
-                Finding(
+                VerdictReason(
                     status="info",
                     text=f"The student has {small / large:.0%} of the teacher's parameters "
                     f"and {_share(distilled.metrics.mean_ap, teacher.metrics.mean_ap)} of its mAP.",
@@ -127,7 +131,7 @@ def _accuracy(evaluations: Mapping[str, Evaluation]) -> list[Finding]:
             )
     if len({evaluation.data.sha256 for evaluation in evaluations.values()}) > 1:
         findings.append(
-            Finding(
+            VerdictReason(
                 status="reserved",
                 text="The evaluations used different annotation files, so their figures do not compare.",
                 rule="equal digests of the annotation files",
@@ -140,7 +144,7 @@ def _share(part: float, whole: float) -> str:
     return f"{part / whole:.0%}" if whole else "no comparable share"
 
 
-def _beside(bench: Bench) -> list[Finding]:
+def _beside(bench: Bench) -> list[VerdictReason]:
     """Return what the bench says against its reference, and what the machine did meanwhile."""
     findings = []
     ours = [one for one in bench.ratios if one.against.startswith("reference") and one.name == "torch fp32"]
@@ -154,15 +158,15 @@ def _beside(bench: Bench) -> list[Finding]:
         large = bench.reference.gflops_per_tile
         text += f" and computes {small / large:.0%} of its operations." if small and large else "."
         rule = "torch fp32, both measured in turns; median of the rounds' ratios"
-        findings.append(Finding(status="info", text=text, rule=rule))
+        findings.append(VerdictReason(status="info", text=text, rule=rule))
     findings += [
-        Finding(status="reserved", text=f"While latency was measured, {words}.", rule="a machine left to itself")
+        VerdictReason(status="reserved", text=f"While latency was measured, {words}.", rule="a machine left to itself")
         for words in reservations(bench)
     ]
     return findings
 
 
-def _latency(benches: Sequence[Bench]) -> list[Finding]:
+def _latency(benches: Sequence[Bench]) -> list[VerdictReason]:
     findings = []
     for bench in benches:
         measured = [cell for cell in bench.cells if cell.latency is not None and cell.role == "bundle"]
@@ -171,7 +175,7 @@ def _latency(benches: Sequence[Bench]) -> list[Finding]:
             assert best.latency is not None
             device = best.engine.device if best.engine else "an unknown device"
             findings.append(
-                Finding(
+                VerdictReason(
                     status="info",
                     text=f"The fastest engine measured, {best.backend} {best.precision} at batch {best.batch}, takes "
                     f"{best.latency.per_tile.p50_ms:.3g} ms per tile (median) on {device}.",
@@ -182,13 +186,17 @@ def _latency(benches: Sequence[Bench]) -> list[Finding]:
         for cell in bench.cells:
             name = f"{cell.backend} {cell.precision} at batch {cell.batch}"
             if cell.failure is not None:
-                findings.append(Finding(status="reserved", text=f"{name}: {cell.failure}", rule="every cell measured"))
+                findings.append(
+                    VerdictReason(status="reserved", text=f"{name}: {cell.failure}", rule="every cell measured")
+                )
             elif cell.latency is not None and not cell.latency.stability.stable:
                 stability = cell.latency.stability
                 text = f"{name} was measured on a machine that did not hold still: {stability.reason}."
-                findings.append(Finding(status="reserved", text=text, rule=stability.rule))
+                findings.append(VerdictReason(status="reserved", text=text, rule=stability.rule))
         if bench.partial:
             findings.append(
-                Finding(status="reserved", text="The measurement of latency was interrupted.", rule="all rounds taken")
+                VerdictReason(
+                    status="reserved", text="The measurement of latency was interrupted.", rule="all rounds taken"
+                )
             )
     return findings

@@ -15,7 +15,7 @@ from deploy.scene.read.georeference import Georeference
 from ifkd.core.config import Schema
 from ifkd.core.detections import Array, Detections, pairwise_iou
 from ifkd.core.errors import DataError
-from ifkd.data.coco import CocoDataset, LabelledImage, read_coco
+from ifkd.data.coco import CocoDataset, LabeledImage, read_coco
 from ifkd.data.metrics import evaluate
 
 MATCH_IOU = 0.5
@@ -58,18 +58,18 @@ class SceneScore(Schema):
     objects: int
     detections: int
     unknown_objects: int
-    """Labelled objects of classes the detector does not know; they count neither for it nor against it."""
+    """Labeled objects of classes the detector does not know; they count neither for it nor against it."""
     per_class: dict[str, ClassScore]
 
 
-def read_truth(
+def read_ground_truth(
     path: Path,
     *,
     scene: str,
     size: tuple[int, int],
     classes: tuple[str, ...],
     georeference: Georeference | None = None,
-) -> "SceneTruth":
+) -> "SceneGroundTruth":
     """Read the labels of one scene.
 
     Args:
@@ -105,10 +105,10 @@ def read_truth(
             )
     if not set(classes) & set(known):
         raise DataError(f"{path} has none of the detector's classes", got=list(known), expected=list(classes))
-    return SceneTruth(path, image, known, classes=classes)
+    return SceneGroundTruth(path, image, known, classes=classes)
 
 
-class SceneTruth:
+class SceneGroundTruth:
     """The labels of one scene.
 
     Args:
@@ -118,7 +118,7 @@ class SceneTruth:
         classes: The detector's class names by label.
     """
 
-    def __init__(self, path: Path, image: LabelledImage, known: tuple[str, ...], *, classes: tuple[str, ...]) -> None:
+    def __init__(self, path: Path, image: LabeledImage, known: tuple[str, ...], *, classes: tuple[str, ...]) -> None:
         self._path = path
         self._classes = classes
         label_of = np.array([classes.index(name) if name in classes else -1 for name in known])
@@ -208,7 +208,7 @@ def pixel_boxes(features: list[dict[str, Any]], georeference: Georeference, size
 
 def _mapped_image(
     path: Path, content: dict[str, Any], size: tuple[int, int], georeference: Georeference
-) -> tuple[LabelledImage, tuple[str, ...]]:
+) -> tuple[LabeledImage, tuple[str, ...]]:
     """Return the labels on a scene, and their class names; those that lie beside the scene are left out."""
     try:
         features = [feature for feature in content["features"] if feature["geometry"] is not None]
@@ -226,7 +226,7 @@ def _mapped_image(
     on_scene = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
     known = tuple(sorted(set(names)))
     labels = np.array([known.index(name) for name in names], np.int64)
-    image = LabelledImage(
+    image = LabeledImage(
         id=1,
         path=path,
         size=size,
@@ -238,7 +238,7 @@ def _mapped_image(
     return image, known
 
 
-def _image_of(dataset: CocoDataset, scene: str) -> LabelledImage:
+def _image_of(dataset: CocoDataset, scene: str) -> LabeledImage:
     named = [image for image in dataset.images if image.path.name == scene]
     if not named:
         named = [image for image in dataset.images if image.path.stem == Path(scene).stem]

@@ -16,7 +16,7 @@ from ifkd.data.coco import coco_results
 
 
 @dataclass(frozen=True, slots=True)
-class Hole:
+class UnreadableTile:
     """A tile that could not be read."""
 
     tile: str
@@ -42,7 +42,7 @@ class SceneResult:
     """COCO category id by label."""
     skipped: int
     """Tiles without any data, which no engine saw."""
-    holes: tuple[Hole, ...]
+    holes: tuple[UnreadableTile, ...]
     """Tiles that could not be read."""
     outside: int = 0
     """Tiles outside the area of interest."""

@@ -6,23 +6,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deploy.scene.ground_truth import SceneTruth, read_truth
-from deploy.scene.read.aoi import reach_of
+from deploy.scene.ground_truth import SceneGroundTruth, read_ground_truth
+from deploy.scene.read.aoi import aoi_mask_of
 from deploy.scene.read.scene import Scene
 from deploy.scene.result import SceneResult
-from deploy.scene.run.executor import Searcher
+from deploy.scene.run.executor import SceneExecutor
 from deploy.scene.run.pipeline import BarOpener, batch_size, detect_scene
-from deploy.scene.run.row_journal import Journal
+from deploy.scene.run.row_journal import RowJournal
 from deploy.scene.settings import DetectionSettings, grid_for, tile_for
 from deploy.scene.write.map_page import write_page
-from deploy.scene.write.output_folder import RUN_NAME, Workspace
+from deploy.scene.write.output_folder import RUN_NAME, OutputFolder
 from deploy.scene.write.quicklook import write_quicklooks
 from deploy.scene.write.run_record import run_identity, run_record
 from deploy.scene.write.writers import RESULT_NAMES, choose_formats, write_results
 from export.bundle.bundle import Bundle
 from ifkd.core.errors import SceneError
 from ifkd.core.files import write_json
-from ifkd.imagery.raster import Address
+from ifkd.imagery.raster import RasterAddress
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,10 +57,10 @@ class SceneRun:
 
 def run_scene(
     request: SceneRequest,
-    place: Path | Address,
+    place: Path | RasterAddress,
     folder: Path,
     *,
-    searcher: Callable[[], Searcher],
+    searcher: Callable[[], SceneExecutor],
     say: Callable[[str], object],
     show_progress: bool | BarOpener = True,
 ) -> SceneRun:
@@ -89,10 +89,10 @@ def run_scene(
         nodata=request.nodata,
     ) as scene:
         tile_px = tile_for(scene.size, manifest.input.sizes, settings)
-        reach_of(settings.area, scene.info, grid_for(scene.size, tile_px, settings))
+        aoi_mask_of(settings.area, scene.info, grid_for(scene.size, tile_px, settings))
         formats, left_out = choose_formats(request.formats, scene.info)
         truth = _truth(request, scene)
-        with Workspace(folder, RESULT_NAMES, restart=request.restart) as workspace:
+        with OutputFolder(folder, RESULT_NAMES, restart=request.restart) as workspace:
             if left_out:
                 say(left_out)
             try:
@@ -103,10 +103,10 @@ def run_scene(
             return SceneRun(result, _write(request, result, scene, formats, truth, workspace))
 
 
-def _truth(request: SceneRequest, scene: Scene) -> SceneTruth | None:
+def _truth(request: SceneRequest, scene: Scene) -> SceneGroundTruth | None:
     if request.truth is None:
         return None
-    return read_truth(
+    return read_ground_truth(
         request.truth,
         scene=scene.info.name,
         size=scene.size,
@@ -118,15 +118,15 @@ def _truth(request: SceneRequest, scene: Scene) -> SceneTruth | None:
 def _detect(
     request: SceneRequest,
     scene: Scene,
-    searcher: Searcher,
-    workspace: Workspace,
+    searcher: SceneExecutor,
+    workspace: OutputFolder,
     *,
     say: Callable[[str], object],
     show_progress: bool | BarOpener,
 ) -> SceneResult:
     batch = batch_size(request.batch, searcher.info.max_batch)
     identity = run_identity(request.bundle.path, scene, searcher.info, request.settings, batch)
-    with Journal(workspace.journal_path, identity) as journal:
+    with RowJournal(workspace.journal_path, identity) as journal:
         if len(journal):
             rows = "1 row" if len(journal) == 1 else f"{len(journal)} rows"
             say(f"An earlier run had finished {rows} of tiles; going on from there.")
@@ -146,8 +146,8 @@ def _write(
     result: SceneResult,
     scene: Scene,
     formats: Sequence[str],
-    truth: SceneTruth | None,
-    workspace: Workspace,
+    truth: SceneGroundTruth | None,
+    workspace: OutputFolder,
 ) -> dict[str, Any]:
     """Write everything, and return what run.json holds."""
     start = time.perf_counter()

@@ -3,12 +3,12 @@
 from typing import Any
 
 from deploy.scene.merge.merge import MergeSettings
-from deploy.scene.read.aoi import Area
+from deploy.scene.read.aoi import AreaOfInterest
 from export.bundle.manifest import Manifest
 from ifkd.core.config import Schema
 from ifkd.core.errors import BundleError, UsageError
-from ifkd.core.input_shapes import STEP_PX, TileSizes
-from ifkd.core.postprocess import Selection
+from ifkd.core.input_shapes import STEP_PX, InputShapes
+from ifkd.core.postprocess import PostprocessConfig
 from ifkd.core.tiling import TileGrid
 
 TOUCH_ENGINE_PX = 2.0
@@ -25,14 +25,14 @@ class DetectionSettings(Schema):
     scale: float
     """Factor from the scene's pixels to the engine's; a tile's side divided by it is whole."""
     overlap_px: int
-    """Least overlap of neighbouring tiles, pixels of the engine's tiles."""
-    selection: Selection
+    """Least overlap of neighboring tiles, pixels of the engine's tiles."""
+    selection: PostprocessConfig
     """How detections are chosen within a tile."""
     merge: MergeSettings
     """How tiles are brought together; distances in scene pixels."""
     strict: bool = False
     """Stop at the first part of the scene that cannot be read."""
-    area: Area | None = None
+    area: AreaOfInterest | None = None
     """Where to look; everywhere by default."""
     tile_px: tuple[int, int] | None = None
     """Tile (height, width), pixels of the engine; by default its usual one."""
@@ -48,7 +48,7 @@ def settings_for(
     metric: str = "iou",
     one_class: float = ONE_CLASS_IOU,
     strict: bool = False,
-    area: Area | None = None,
+    area: AreaOfInterest | None = None,
     tile_px: int | None = None,
 ) -> DetectionSettings:
     """Return a bundle's settings with those given in their place.
@@ -57,7 +57,7 @@ def settings_for(
         manifest: The bundle's manifest.
         score: Least score of an object.
         overlap_px: Overlap of tiles, pixels of the engine's tiles.
-        gsd_m: The scene's ground sample distance, metres, when it differs from that of the training images: the
+        gsd_m: The scene's ground sample distance, meters, when it differs from that of the training images: the
             scene is scaled so that objects have the size they had there.
         merge: `border`, `nms`, `nmm` or `greedy_nmm`.
         metric: `iou` or `ios`.
@@ -102,7 +102,7 @@ def settings_for(
     )
 
 
-def tile_for(size: tuple[int, int], sizes: TileSizes, settings: DetectionSettings) -> tuple[int, int]:
+def tile_for(size: tuple[int, int], sizes: InputShapes, settings: DetectionSettings) -> tuple[int, int]:
     """Return the (height, width) of the tiles for a scene of `size`, pixels of the engine.
 
     Where an engine takes tiles of several sizes, a side that the scene does not fill is cut down to what it needs.
@@ -158,7 +158,7 @@ def _scale(manifest: Manifest, tile: tuple[int, int], gsd_m: float | None) -> fl
             mend="Leave --gsd-m out.",
         )
     if not gsd_m > 0:
-        raise UsageError("The ground sample distance must be above 0 metres", got=f"{gsd_m:g}")
+        raise UsageError("The ground sample distance must be above 0 meters", got=f"{gsd_m:g}")
     side = max(1, round(height / (scale * gsd_m / trained)))
     return height / side  # the nearest scale whose window is whole
 

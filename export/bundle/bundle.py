@@ -1,4 +1,4 @@
-"""The artefact folder: made whole, extended file by file, and opened only when every digest holds.
+"""The artifact folder: made whole, extended file by file, and opened only when every digest holds.
 
 bundle/
 ├── model.json                     the manifest

@@ -58,7 +58,7 @@ class BuildOptions(Schema):
     """What the user of a builder chooses."""
 
     opt_batch: tuple[PositiveInt, ...] = ()
-    """Batches to tune for, an optimisation profile each; by default the largest, at most 8."""
+    """Batches to tune for, an optimization profile each; by default the largest, at most 8."""
     workspace_mib: PositiveInt = DEFAULT_WORKSPACE_MIB
     """Device memory the builder may plan with."""
     level: Annotated[int, Field(ge=0, le=5)] = 3
@@ -71,7 +71,7 @@ class BuildOptions(Schema):
     """TensorRT's timings are read from here and added to; TensorRT-RTX keeps none."""
 
 
-class EngineSidecar(Schema):
+class EngineMetadata(Schema):
     """What is known of an engine file without opening it."""
 
     schema_version: Literal[1] = 1
@@ -91,14 +91,14 @@ class EngineSidecar(Schema):
     batch: BatchProfile
     """All batches it takes."""
     profiles: tuple[BatchProfile, ...] = ()
-    """Its optimisation profiles, by their largest batch; none stands for `batch` alone."""
+    """Its optimization profiles, by their largest batch; none stands for `batch` alone."""
     tile_px: tuple[int, int]
     """(height, width)."""
     tiles: TileProfile | None = None
     """Where it takes tiles of several sizes."""
     workspace_mib: int
     level: int = 3
-    """The builder's optimisation level."""
+    """The builder's optimization level."""
     compatibility: str = "none"
     """GPUs besides the one it was built on that it runs on."""
     tf32: bool
@@ -108,19 +108,19 @@ class EngineSidecar(Schema):
     precision_delivered: DeliveredPrecision
 
 
-def sidecar_path(path: Path) -> Path:
+def engine_metadata_path(path: Path) -> Path:
     """Return where the sidecar of an engine file lies."""
     return path.with_suffix(".json")
 
 
-def read_sidecar(path: Path) -> EngineSidecar:
+def read_engine_metadata(path: Path) -> EngineMetadata:
     """Read a sidecar.
 
     Raises:
         BundleError: It does not hold.
     """
     try:
-        return EngineSidecar.model_validate_json(path.read_bytes())
+        return EngineMetadata.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
         raise BundleError(f"{path} is not an engine's sidecar ({error})", mend="Build the engine again.") from error
 

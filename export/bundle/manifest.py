@@ -5,8 +5,8 @@ from typing import Any, Literal
 from pydantic import PositiveFloat, PositiveInt
 
 from ifkd.core.config import Schema
-from ifkd.core.input_shapes import TileSizes
-from ifkd.core.postprocess import Selection
+from ifkd.core.input_shapes import InputShapes
+from ifkd.core.postprocess import PostprocessConfig
 from ifkd.imagery.contrast import Imagery
 
 SCHEMA_VERSION: Literal[1] = 1
@@ -30,9 +30,9 @@ class InputSpec(Schema):
     """How the network's images became uint8 RGB; scenes are read alike."""
 
     @property
-    def sizes(self) -> TileSizes:
+    def sizes(self) -> InputShapes:
         """The tiles that the engines take."""
-        return TileSizes(self.tile_px, self.tile_sides_px)
+        return InputShapes(self.tile_px, self.tile_sides_px)
 
 
 class OutputSpec(Schema):
@@ -45,14 +45,14 @@ class OutputSpec(Schema):
 class Defaults(Schema):
     """Settings of detection when the user gives none."""
 
-    selection: Selection
+    selection: PostprocessConfig
     """Test-time settings, under which metrics are measured."""
     scene_score: float = 0.3
     """Least score of an object on the map."""
     overlap_px: int
-    """Overlap of neighbouring tiles, pixels after scaling."""
+    """Overlap of neighboring tiles, pixels after scaling."""
     gsd_m: PositiveFloat | None = None
-    """Ground sample distance of the training images, metres."""
+    """Ground sample distance of the training images, meters."""
 
 
 class FileRecord(Schema):
@@ -94,7 +94,7 @@ class CalibrationRecord(Schema):
     """Share of the values that a range holds, percent; None for the other methods."""
 
 
-class QuantisationStep(Schema):
+class QuantizationStep(Schema):
     """One step of the search for layers to leave in float."""
 
     float_layers: int
@@ -112,7 +112,7 @@ class Speed(Schema):
     """Median of each turn; the files that are compared took turns."""
 
 
-class SpeedUp(Schema):
+class Speedup(Schema):
     """How many times as fast as another file an INT8 file is, round by round."""
 
     median: float
@@ -120,7 +120,7 @@ class SpeedUp(Schema):
     most: float
 
 
-class QuantisationVerdict(Schema):
+class QuantizationDecision(Schema):
     """Whether an INT8 file is worth it against the file one would take otherwise."""
 
     against: Precision
@@ -132,14 +132,14 @@ class QuantisationVerdict(Schema):
     """Of this file and of those in float, by ONNX Runtime on the CPU that exported; empty for a file that is meant
     for a GPU."""
     threads: int | None = None
-    speed_up: dict[Precision, SpeedUp] = {}
+    speed_up: dict[Precision, Speedup] = {}
     """By the file it is compared with."""
     worth_it: bool | None
     """None where accuracy holds and speed is unmeasured."""
     reason: str
 
 
-class QuantisationRecord(Schema):
+class QuantizationRecord(Schema):
     """How an INT8 file came to be, and what it costs."""
 
     calibration: CalibrationRecord
@@ -149,7 +149,7 @@ class QuantisationRecord(Schema):
     """Layers that the search left in float, the most sensitive first."""
     ranking: dict[str, float]
     """Layer -> error it makes alone in the head's values; empty when no search was needed."""
-    curve: tuple[QuantisationStep, ...]
+    curve: tuple[QuantizationStep, ...]
     """mAP on the validation split, step by step."""
     max_map_loss: float
     map_loss: float
@@ -158,7 +158,7 @@ class QuantisationRecord(Schema):
     noise: float
     """Error of the head's values as a share of their spread."""
     passed: bool
-    verdict: QuantisationVerdict | None = None
+    verdict: QuantizationDecision | None = None
     """Against FP16 where the bundle has it, else against FP32."""
 
 
@@ -186,5 +186,5 @@ class Manifest(Schema):
     """By path inside the bundle."""
     checks: dict[str, TensorParity] = {}
     """By ONNX path inside the bundle; FP32 and FP16."""
-    quantisation: dict[str, QuantisationRecord] = {}
+    quantization: dict[str, QuantizationRecord] = {}
     """By ONNX path inside the bundle; INT8."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from export.bundle.manifest import Precision, Speed, SpeedUp
+from export.bundle.manifest import Precision, Speed, Speedup
 from export.precision.ort_session import open_session
 from ifkd.core.detections import Array
 
@@ -17,7 +17,7 @@ LEAST_RUNS = 2
 """Runs of a turn at least."""
 
 
-def measure_speed(paths: Mapping[Precision, Path], tile: Array) -> dict[Precision, Speed]:
+def measure_latency_ms(paths: Mapping[Precision, Path], tile: Array) -> dict[Precision, Speed]:
     """Return the time that each file takes for one tile, on all cores this process may use.
 
     Args:
@@ -43,8 +43,8 @@ def measure_speed(paths: Mapping[Precision, Path], tile: Array) -> dict[Precisio
     return {name: Speed(median_ms=float(np.median(one)), rounds_ms=tuple(one)) for name, one in turns.items()}
 
 
-def speed_up(own: Speed, other: Speed) -> SpeedUp:
+def speedup(own: Speed, other: Speed) -> Speedup:
     """Return how many times as fast as another file one is, from the rounds in which they ran side by side."""
     ratios = np.array(other.rounds_ms) / np.array(own.rounds_ms)
     median, least, most = (round(float(value), 4) for value in (np.median(ratios), ratios.min(), ratios.max()))
-    return SpeedUp(median=median, least=least, most=most)
+    return Speedup(median=median, least=least, most=most)

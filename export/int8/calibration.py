@@ -13,7 +13,7 @@ from export.sample_tiles import cut_tile
 from ifkd import recipe
 from ifkd.core.detections import Array, Candidates
 from ifkd.core.errors import DataError
-from ifkd.core.postprocess import Selection, select_detections
+from ifkd.core.postprocess import PostprocessConfig, postprocess
 from ifkd.data.coco import CocoDataset
 from ifkd.data.metrics import Metrics, evaluate
 from ifkd.data.splits import read_split
@@ -32,14 +32,14 @@ class CalibrationTiles:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class LabelledTiles:
+class LabeledTiles:
     """Tiles on which a file's mAP is measured."""
 
     tiles: Array
     """uint8 [tiles, 3, height, width]."""
     dataset: CocoDataset
     """One image for each tile, in order."""
-    selection: Selection
+    selection: PostprocessConfig
 
     def score(self, path: Path) -> Metrics:
         """Return the COCO metrics of an ONNX file, run on the CPU.
@@ -51,11 +51,13 @@ class LabelledTiles:
         found = {}
         for image, tile in zip(self.dataset.images, self.tiles, strict=True):
             answer = Candidates(*session.run(["boxes", "scores", "labels"], {"tiles": tile[None]}))
-            (found[image.id],) = select_detections(answer, self.selection, size=image.size)
+            (found[image.id],) = postprocess(answer, self.selection, size=image.size)
         return evaluate(self.dataset, found)
 
 
-def calibration_tiles(data: recipe.Data, settings: recipe.Calibration, *, classes: Sequence[str]) -> CalibrationTiles:
+def calibration_tiles(
+    data: recipe.DataOptions, settings: recipe.CalibrationOptions, *, classes: Sequence[str]
+) -> CalibrationTiles:
     """Return a tile of each of some training images, drawn always alike.
 
     Args:
@@ -81,7 +83,7 @@ def calibration_tiles(data: recipe.Data, settings: recipe.Calibration, *, classe
     return CalibrationTiles(tiles, record)
 
 
-def validation_tiles(data: recipe.Data, selection: Selection, *, classes: Sequence[str]) -> LabelledTiles:
+def validation_tiles(data: recipe.DataOptions, selection: PostprocessConfig, *, classes: Sequence[str]) -> LabeledTiles:
     """Return a tile of every validation image with its labels.
 
     Raises:
@@ -90,8 +92,8 @@ def validation_tiles(data: recipe.Data, selection: Selection, *, classes: Sequen
     dataset = _aligned(read_split(data, "validation"), classes)
     size = (data.tile_px, data.tile_px)
     cut = [cut_tile(image, data, size) for image in dataset.images]
-    images = tuple(one.labelled for one in cut)
-    return LabelledTiles(_stacked([one.pixels for one in cut], size), replace(dataset, images=images), selection)
+    images = tuple(one.labeled for one in cut)
+    return LabeledTiles(_stacked([one.pixels for one in cut], size), replace(dataset, images=images), selection)
 
 
 def _stacked(pixels: Sequence[Array], size: tuple[int, int]) -> Array:

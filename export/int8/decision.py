@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from export.bundle.manifest import Precision, QuantisationVerdict, SpeedUp
+from export.bundle.manifest import Precision, QuantizationDecision, Speedup
 
 LEAST_SPEED_UP = 1.1
 """A file that is not faster by this is not worth a second look at its accuracy."""
@@ -10,14 +10,14 @@ LARGEST_CLASS_LOSS = 0.02
 """Largest loss of AP of any class."""
 
 
-def judge(
+def decide(
     *,
     against: Precision,
     map_loss: float,
     per_class_loss: Mapping[str, float],
     max_map_loss: float,
-    speed_up: Mapping[Precision, SpeedUp],
-) -> QuantisationVerdict:
+    speed_up: Mapping[Precision, Speedup],
+) -> QuantizationDecision:
     """Return the verdict on an INT8 file.
 
     It is worth it when mAP and the AP of each class hold and it is faster than every file in float, in the slowest
@@ -43,7 +43,7 @@ def judge(
         (told if one.median >= LEAST_SPEED_UP and one.least > 1 else reasons).append(line)
     if not speed_up:
         told.append("its speed is unmeasured, as it is meant for a GPU")
-    return QuantisationVerdict(
+    return QuantizationDecision(
         against=against,
         map_loss=map_loss,
         per_class_loss=dict(per_class_loss),

@@ -2,7 +2,7 @@
 
 TensorRT wants both factors symmetric and the bias in float, and fuses by itself what lies between two layers, so
 Q/DQ pairs stand at the layers' inputs alone. A CPU is fastest with unsigned activations, an integer bias, and the
-operators between two layers in integers as well. ONNX Runtime's quantiser does both; ranges are found once, and the
+operators between two layers in integers as well. ONNX Runtime's quantizer does both; ranges are found once, and the
 file is then written as often as a search asks for it, each time with other layers left in float.
 """
 
@@ -18,7 +18,7 @@ from typing import Any
 from export.bundle.manifest import Precision
 from export.precision.fp16 import (
     FLOAT_FRONTIER,
-    Census,
+    PrecisionSummary,
     between_layers,
     layers_of,
     load_onnx,
@@ -27,17 +27,17 @@ from export.precision.fp16 import (
 )
 from ifkd.core.detections import Array
 from ifkd.core.errors import EngineError, MissingExtraError
-from ifkd.recipe import Calibration
+from ifkd.recipe import CalibrationOptions
 
 WITH_WEIGHTS = ("Conv", "Gemm", "MatMul")
 BETWEEN = ("Add", "Clip", "MaxPool", "Relu", "Resize")
 """What a CPU also computes in integers between two layers."""
 
 
-class Quantiser:
+class Quantizer:
     """Writes INT8 copies of one FP32 file; use it in a `with`, as it keeps ranges in a temporary folder."""
 
-    def __init__(self, source: Path, tiles: Array, *, precision: Precision, calibration: Calibration) -> None:
+    def __init__(self, source: Path, tiles: Array, *, precision: Precision, calibration: CalibrationOptions) -> None:
         """Read the file; ranges are found at the first `write`.
 
         Args:
@@ -51,7 +51,7 @@ class Quantiser:
             MissingExtraError: ONNX or ONNX Runtime is not installed.
         """
         if precision not in ("int8", "int8-cpu"):
-            raise EngineError("This precision is not made by quantisation", got=precision, expected="int8 or int8-cpu")
+            raise EngineError("This precision is not made by quantization", got=precision, expected="int8 or int8-cpu")
         onnx = load_onnx()
         self._quantization = _quantization()
         self._model = onnx.shape_inference.infer_shapes(onnx.load(str(source)), strict_mode=True, data_prop=True)
@@ -72,7 +72,7 @@ class Quantiser:
         }
         """Layer -> all that have its weight, as a head has one for every level; they are integer together or not."""
 
-    def write(self, path: Path, *, float_layers: Collection[str] = ()) -> Census:
+    def write(self, path: Path, *, float_layers: Collection[str] = ()) -> PrecisionSummary:
         """Write the file with some layers in float, besides the last ones where the recipe leaves those in float.
 
         Raises:
@@ -80,8 +80,8 @@ class Quantiser:
         """
         kept = set(float_layers) | (set(self.last_layers) if self._calibration.float_head else set())
         kept = {one for name in kept & set(self.layers) for one in self.sharing[name]}
-        self._quantise(Path(self._folder.name) / "quantised.onnx", kept)
-        model = load_onnx().load(str(Path(self._folder.name) / "quantised.onnx"))
+        self._quantize(Path(self._folder.name) / "quantized.onnx", kept)
+        model = load_onnx().load(str(Path(self._folder.name) / "quantized.onnx"))
         for part in [model.graph, *model.graph.node]:
             part.ClearField("doc_string")
         producer = self._model
@@ -93,7 +93,7 @@ class Quantiser:
         """Forget the ranges; a second call does nothing."""
         self._folder.cleanup()
 
-    def __enter__(self) -> "Quantiser":  # noqa: PYI034 - beartype cannot check Self
+    def __enter__(self) -> "Quantizer":  # noqa: PYI034 - beartype cannot check Self
         return self
 
     def __exit__(
@@ -101,7 +101,7 @@ class Quantiser:
     ) -> None:
         self.close()
 
-    def _quantise(self, path: Path, kept: Collection[str]) -> None:
+    def _quantize(self, path: Path, kept: Collection[str]) -> None:
         ort, settings = self._quantization, self._calibration
         on_cpu = self._precision == "int8-cpu"
         operators = [*WITH_WEIGHTS, *(BETWEEN if on_cpu else ())]
@@ -118,7 +118,7 @@ class Quantiser:
         methods = ort.CalibrationMethod
         method = {"minmax": methods.MinMax, "entropy": methods.Entropy, "percentile": methods.Percentile}
         try:
-            # The quantiser prints what it does, and standard output belongs to the verb's result.
+            # The quantizer prints what it does, and standard output belongs to the verb's result.
             with contextlib.redirect_stdout(io.StringIO()), _silent_logging():
                 ort.quantize_static(
                     self._source,
@@ -202,13 +202,13 @@ def _quantization() -> Any:
     try:
         import onnxruntime.quantization  # noqa: PLC0415
     except ImportError as error:
-        raise MissingExtraError("onnxruntime", extra="cpu", need="Quantisation") from error
+        raise MissingExtraError("onnxruntime", extra="cpu", need="Quantization") from error
     return onnxruntime.quantization
 
 
 @contextlib.contextmanager
 def _silent_logging() -> Iterator[None]:
-    """Keep the quantiser's advice, which is about steps of its own, from the console."""
+    """Keep the quantizer's advice, which is about steps of its own, from the console."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

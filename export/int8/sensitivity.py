@@ -11,9 +11,9 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from export.bundle.manifest import CalibrationRecord, QuantisationRecord, QuantisationStep
-from export.int8.calibration import LabelledTiles
-from export.int8.quantize import Quantiser, head_outputs
+from export.bundle.manifest import CalibrationRecord, QuantizationRecord, QuantizationStep
+from export.int8.calibration import LabeledTiles
+from export.int8.quantize import Quantizer, head_outputs
 from export.precision.fp16 import load_onnx
 from export.precision.ort_session import open_session
 from ifkd.core.detections import Array
@@ -31,13 +31,13 @@ LARGEST_NOISE = 0.5
 """Largest error of the head's values as a share of the values themselves; beyond, a file answers at random."""
 
 
-def quantise_within(
-    quantiser: Quantiser, source: Path, path: Path, *, images: LabelledTiles, record: CalibrationRecord, limit: float
-) -> QuantisationRecord:
+def quantize_within(
+    quantizer: Quantizer, source: Path, path: Path, *, images: LabeledTiles, record: CalibrationRecord, limit: float
+) -> QuantizationRecord:
     """Write an INT8 copy that loses at most `limit` of mAP, and return how it came to be.
 
     Args:
-        quantiser: Of the FP32 file.
+        quantizer: Of the FP32 file.
         source: The FP32 file.
         path: The INT8 file.
         images: What mAP is measured on.
@@ -51,23 +51,23 @@ def quantise_within(
     ranking: list[tuple[str, float]] = []
     kept: list[str] = []
     count, full = 0, False
-    curve: list[QuantisationStep] = []
-    allowed = len(quantiser.layers) // 2
+    curve: list[QuantizationStep] = []
+    allowed = len(quantizer.layers) // 2
     while True:
-        quantiser.write(path, float_layers=kept)
+        quantizer.write(path, float_layers=kept)
         metrics = images.score(path)
         loss = reference.mean_ap - metrics.mean_ap
-        curve.append(QuantisationStep(float_layers=len(kept), mean_ap=metrics.mean_ap, map_loss=loss))
+        curve.append(QuantizationStep(float_layers=len(kept), mean_ap=metrics.mean_ap, map_loss=loss))
         if loss <= limit or full or (ranking and count >= len(ranking)):
             break
         if not ranking:
-            ranking = rank_layers(quantiser, source, images.tiles[:RANKED_ON])
+            ranking = rank_layers(quantizer, source, images.tiles[:RANKED_ON])
         count = 2 * count or 1
-        kept, full = _worst(ranking[:count], quantiser.sharing, allowed)
-    noise = _noise(source, path, quantiser.last_layers, images.tiles[:RANKED_ON])
-    answer = QuantisationRecord(
+        kept, full = _worst(ranking[:count], quantizer.sharing, allowed)
+    noise = _noise(source, path, quantizer.last_layers, images.tiles[:RANKED_ON])
+    answer = QuantizationRecord(
         calibration=record,
-        layers=len(quantiser.layers),
+        layers=len(quantizer.layers),
         float_layers=tuple(kept),
         ranking={name: round(error, 6) for name, error in ranking},
         curve=tuple(curve),
@@ -90,27 +90,27 @@ def quantise_within(
 
 
 def rank_layers(
-    quantiser: Quantiser, source: Path, tiles: Array, *, among: Sequence[str] | None = None
+    quantizer: Quantizer, source: Path, tiles: Array, *, among: Sequence[str] | None = None
 ) -> list[tuple[str, float]]:
     """Return layers and the error that each makes alone in the head's values, the worst first.
 
     Layers that share a weight make one error together, and the first of them stands for all.
 
     Args:
-        quantiser: Of the FP32 file.
+        quantizer: Of the FP32 file.
         source: The FP32 file.
         tiles: uint8 [tiles, 3, height, width].
         among: Names of layers; by default all but the head's last.
     """
-    names = [name for name in quantiser.layers if name not in quantiser.last_layers] if among is None else among
-    own = list(dict.fromkeys(quantiser.sharing[name][0] for name in names))
-    reference, places = head_values(source, quantiser.last_layers, tiles), places_of(source, tiles)
+    names = [name for name in quantizer.layers if name not in quantizer.last_layers] if among is None else among
+    own = list(dict.fromkeys(quantizer.sharing[name][0] for name in names))
+    reference, places = head_values(source, quantizer.last_layers, tiles), places_of(source, tiles)
     found = []
     with tempfile.TemporaryDirectory(prefix="ifkd.ranking.") as folder, progress(len(own), "ranking layers") as bar:
         path = Path(folder) / "alone.onnx"
         for name in own:
-            quantiser.write(path, float_layers=set(quantiser.layers) - set(quantiser.sharing[name]))
-            values = head_values(path, quantiser.last_layers, tiles, places=places)
+            quantizer.write(path, float_layers=set(quantizer.layers) - set(quantizer.sharing[name]))
+            values = head_values(path, quantizer.last_layers, tiles, places=places)
             found.append((name, relative_error(reference, values)))
             bar.update()
     return sorted(found, key=lambda pair: (-pair[1], pair[0]))

@@ -1,6 +1,6 @@
 """The deployable twin of a detector: uint8 tiles in, a fixed number of candidates out, nothing else to know.
 
-Normalisation, decoding and the top-k of each level are inside, non-maximum suppression is outside, so runtimes
+Normalization, decoding and the top-k of each level are inside, non-maximum suppression is outside, so runtimes
 differ in arithmetic alone and no engine needs a plug-in or an output of unknown size.
 """
 
@@ -9,16 +9,16 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
 from export.onnx import faster_rcnn_candidates, retinanet_candidates
-from export.onnx.topk import LevelRoom, level_rooms
+from export.onnx.topk import LevelTopK, level_topk
 from ifkd.core.errors import ConfigError
-from ifkd.core.input_shapes import STEP_PX, TileSizes
-from ifkd.models import Detector, FasterRcnn, normalise, retinanet, rpn
+from ifkd.core.input_shapes import STEP_PX, InputShapes
+from ifkd.models import Detector, FasterRcnn, normalize, retinanet, rpn
 
 LARGEST_TOP_K = 3840
 """What TensorRT's TopK layer takes."""
 
 
-class CandidateGraph(nn.Module):
+class ExportableDetector(nn.Module):
     """A detector as it is deployed; it borrows the trained modules and changes none."""
 
     def __init__(
@@ -62,7 +62,7 @@ class CandidateGraph(nn.Module):
                 expected=f"multiples of {STEP_PX}",
                 mend="Change data.tile_px.",
             )
-        self.sizes = TileSizes(tile_px, sides_px)
+        self.sizes = InputShapes(tile_px, sides_px)
         if not self.sizes.takes(tile_px):
             raise ConfigError(
                 "export.tile_sides_px leaves out the tile that the detector was trained on",
@@ -79,7 +79,7 @@ class CandidateGraph(nn.Module):
         self, tiles: UInt8[Tensor, "batch 3 height width"]
     ) -> tuple[Float[Tensor, "batch k 4"], Float[Tensor, "batch k"], Int64[Tensor, "batch k"]]:
         """Return boxes (pixels of the tile), scores (0 to 1) and labels of RGB tiles."""
-        output, rooms = self.detector(normalise(tiles)), self._rooms()
+        output, rooms = self.detector(normalize(tiles)), self._rooms()
         size = self.tile_px if self.sizes.sides is None else (tiles.shape[2], tiles.shape[3])
         if isinstance(self.detector, FasterRcnn):
             return faster_rcnn_candidates.candidates(
@@ -97,7 +97,7 @@ class CandidateGraph(nn.Module):
         device = next(self.parameters()).device
         blank = torch.zeros((1, 3, *self.tile_px), dtype=torch.uint8, device=device)
         with torch.inference_mode():
-            groups = self.detector.candidate_groups(self.detector(normalise(blank)), per_level=self.per_level)
+            groups = self.detector.candidate_groups(self.detector(normalize(blank)), per_level=self.per_level)
         if isinstance(self.detector, FasterRcnn):
             return groups
         return tuple((room.kept, cut) for room, (_, cut) in zip(self._rooms(), groups, strict=True))
@@ -106,13 +106,13 @@ class CandidateGraph(nn.Module):
         """Return k, the candidates of one tile."""
         return sum(size for size, _ in self.level_sizes())
 
-    def _rooms(self) -> tuple[LevelRoom, ...]:
+    def _rooms(self) -> tuple[LevelTopK, ...]:
         """Return what is looked at of each level: pairs of anchor and class, or the first stage's anchors."""
         detector = self.detector
         if isinstance(detector, FasterRcnn):
             most = detector.config.proposals
-            return level_rooms(detector.strides, self.sizes, per_cell=rpn.PER_CELL, most=most)
-        return level_rooms(
+            return level_topk(detector.strides, self.sizes, per_cell=rpn.PER_CELL, most=most)
+        return level_topk(
             detector.strides,
             self.sizes,
             per_cell=retinanet.PER_CELL,

@@ -12,9 +12,9 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.nn import functional
 
-from export.onnx.topk import UNWANTED, LevelRoom
+from export.onnx.topk import UNWANTED, LevelTopK
 from ifkd.models import DetectorOutput, FasterRcnn
-from ifkd.models.anchor_assignment import Side, by_anchor, decode
+from ifkd.models.anchor_assignment import Side, decode, flatten_predictions
 from ifkd.models.roi_head import DELTA_WEIGHTS, POOLED_LEVELS, POOLED_SIDE, SAMPLING_RATIO
 from ifkd.models.rpn import NMS_IOU, PER_CELL, SMALLEST_SIDE
 
@@ -34,7 +34,7 @@ def candidates(
     *,
     size: tuple[Side, Side],
     per_level: int,
-    rooms: Sequence[LevelRoom],
+    rooms: Sequence[LevelTopK],
 ) -> tuple[Float[Tensor, "batch k 4"], Float[Tensor, "batch k"], Int64[Tensor, "batch k"]]:
     """Return what `detector.candidates` does, boxes in pixels of `size` (height, width).
 
@@ -61,7 +61,7 @@ def propose(
     *,
     size: tuple[Side, Side],
     room: int,
-    rooms: Sequence[LevelRoom],
+    rooms: Sequence[LevelTopK],
 ) -> tuple[Float[Tensor, "batch room 4"], Float[Tensor, "batch room"]]:
     """Return the `room` best proposals of each image, and 1 for each that is one; the rest are empty boxes."""
     starts, moves, bests = [], [], []
@@ -69,9 +69,9 @@ def propose(
     width = max(level.kept for level in rooms)
     for level, anchors, logits, deltas in zip(rooms, levels, output.logits, output.deltas, strict=True):
         # Anchors that fill a level up are boxes without a side, and so no proposals.
-        objectness = level.filled(by_anchor(logits, PER_CELL)[:, :, 0], UNWANTED, axis=-1)
+        objectness = level.filled(flatten_predictions(logits, PER_CELL)[:, :, 0], UNWANTED, axis=-1)
         best, index = objectness.topk(level.kept, dim=1)
-        every_move = level.filled(by_anchor(deltas, PER_CELL), axis=-2)
+        every_move = level.filled(flatten_predictions(deltas, PER_CELL), axis=-2)
         chosen = every_move.gather(1, index[:, :, None].expand(-1, -1, 4))
         # Levels come to one length, so that all are decoded and suppressed at once.
         short = width - level.kept

@@ -8,9 +8,9 @@ from typing import Any
 import onnx
 import torch
 
-from export.onnx.exportable import CandidateGraph
+from export.onnx.exportable import ExportableDetector
 from ifkd.core.files import atomic_path
-from ifkd.core.input_shapes import STEP_PX, TileSizes
+from ifkd.core.input_shapes import STEP_PX, InputShapes
 
 OPSET = 20
 INPUT_NAME = "tiles"
@@ -19,7 +19,7 @@ METADATA_PREFIX = "ifkd."
 
 
 @dataclass(frozen=True, slots=True)
-class Essentials:
+class OnnxMetadata:
     """What an ONNX file tells of itself where it is found without its bundle."""
 
     name: str
@@ -34,7 +34,7 @@ class Essentials:
     """Digest of the checkpoint."""
 
 
-def export_onnx(graph: CandidateGraph, path: Path, *, max_batch: int, essentials: Essentials) -> None:
+def export_onnx(graph: ExportableDetector, path: Path, *, max_batch: int, essentials: OnnxMetadata) -> None:
     """Write a graph as ONNX, check it whole, and put it at `path` atomically.
 
     Nothing in the file depends on the time, the machine or the folder it was made in: equal weights and
@@ -67,7 +67,7 @@ def export_onnx(graph: CandidateGraph, path: Path, *, max_batch: int, essentials
         temporary.write_bytes(model.SerializeToString(deterministic=True))
 
 
-def _symbols(graph: CandidateGraph, max_batch: int) -> tuple[tuple[int, ...], dict[int, Any]]:
+def _symbols(graph: ExportableDetector, max_batch: int) -> tuple[tuple[int, ...], dict[int, Any]]:
     """Return the shape of the tiles that a graph is exported with, and the axes that stay free, each with its symbol.
 
     The lengths of free axes differ from each other, so that none is taken for another.
@@ -92,7 +92,7 @@ def _forget_the_making(model: onnx.ModelProto) -> None:
         part.ClearField("doc_string")
 
 
-def _write_essentials(model: onnx.ModelProto, essentials: Essentials, *, sizes: TileSizes, max_batch: int) -> None:
+def _write_essentials(model: onnx.ModelProto, essentials: OnnxMetadata, *, sizes: InputShapes, max_batch: int) -> None:
     name, _, version = essentials.producer.partition(" ")
     model.producer_name, model.producer_version = name, version
     model.graph.name = essentials.name

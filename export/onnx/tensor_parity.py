@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from export.bundle.manifest import Precision, TensorParity
-from export.onnx.exportable import CandidateGraph
+from export.onnx.exportable import ExportableDetector
 from export.precision.ort_session import open_session
 from ifkd.core.detections import Array, Candidates, pairwise_iou
 
@@ -42,7 +42,9 @@ TOLERANCES: dict[Precision, Tolerance] = {
 }
 
 
-def check_tensor_parity(graph: CandidateGraph, onnx_path: Path, tiles: Array, *, precision: Precision) -> TensorParity:
+def check_tensor_parity(
+    graph: ExportableDetector, onnx_path: Path, tiles: Array, *, precision: Precision
+) -> TensorParity:
     """Run torch and ONNX Runtime on the same uint8 tiles and compare their candidates.
 
     Args:
@@ -138,7 +140,7 @@ def _nearest(
     return float(score_difference[best]), float(box_difference[best])
 
 
-def _torch_candidates(graph: CandidateGraph, tiles: Array) -> Candidates:
+def _torch_candidates(graph: ExportableDetector, tiles: Array) -> Candidates:
     with torch.inference_mode():
         boxes, scores, labels = graph(torch.from_numpy(np.ascontiguousarray(tiles)))
     return Candidates(boxes.numpy(), scores.numpy(), labels.numpy())

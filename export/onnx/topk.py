@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional
 
-from ifkd.core.input_shapes import TileSizes
+from ifkd.core.input_shapes import InputShapes
 
 UNWANTED = -1e30
 """The logit of an anchor that only fills up."""
 
 
 @dataclass(frozen=True, slots=True)
-class LevelRoom:
+class LevelTopK:
     """What a graph looks at of one level."""
 
     kept: int
@@ -36,9 +36,9 @@ class LevelRoom:
         return functional.pad(anchors, (0, 0) * (-1 - axis) + (0, self.short), value=value) if self.short else anchors
 
 
-def level_rooms(
-    strides: Sequence[int], sizes: TileSizes, *, per_cell: int, values: int = 1, most: int
-) -> tuple[LevelRoom, ...]:
+def level_topk(
+    strides: Sequence[int], sizes: InputShapes, *, per_cell: int, values: int = 1, most: int
+) -> tuple[LevelTopK, ...]:
     """Return the room of each level.
 
     Args:
@@ -52,7 +52,7 @@ def level_rooms(
     for stride in strides:
         largest, smallest = (cells(size, stride) * per_cell for size in (sizes.largest, sizes.smallest))
         kept = min(most, largest * values)
-        rooms.append(LevelRoom(kept, max(0, -(-kept // values) - smallest)))
+        rooms.append(LevelTopK(kept, max(0, -(-kept // values) - smallest)))
     return tuple(rooms)
 
 

@@ -2,8 +2,8 @@
 
 Precision is a property of the file, not a flag of a builder: TensorRT-RTX and TensorRT 11 know strongly typed
 networks only. FP16 is everything between the first and the last layer with weights. What comes before (the
-normalisation of 0 to 255) and after (top-k, sigmoid, box decoding) stays FP32: it costs next to nothing, and in
-FP16 neighbouring scores tie and a box at pixel 1500 moves in steps of a whole pixel. The file is cast here and not
+normalization of 0 to 255) and after (top-k, sigmoid, box decoding) stays FP32: it costs next to nothing, and in
+FP16 neighboring scores tie and a box at pixel 1500 moves in steps of a whole pixel. The file is cast here and not
 by ONNX Runtime's converter, which sends every value between two FP32 nodes through FP16 as well.
 
 A layer that was left in FP32 on purpose is named in the file's metadata; any other one is a reason to refuse it.
@@ -34,13 +34,13 @@ FLOAT_FRONTIER = {"TopK", "Sigmoid", "Softmax", "Exp", "GridSample", "ArgMax", "
 
 
 @dataclass(frozen=True, slots=True)
-class Census:
+class PrecisionSummary:
     """How the layers of an ONNX file, its convolutions and fully connected layers, are typed."""
 
     weight_types: Mapping[str, int]
     """Type, such as FLOAT16 or INT8 -> number of layers with weights of that type."""
     weight_bytes: int
-    """Size of all initialisers."""
+    """Size of all initializers."""
     float_layers: int = 0
     """Layers that are FP32 on purpose, by the file's own metadata; they are in `weight_types` too."""
 
@@ -64,7 +64,7 @@ INT8, INT8_CPU = "INT8", "INT8 by UINT8"
 """Weights and activations: both signed, as TensorRT wants them; or unsigned activations, as CPUs multiply them."""
 
 
-def convert_to_fp16(source: Path, path: Path, *, float_nodes: Collection[str] = ()) -> Census:
+def convert_to_fp16(source: Path, path: Path, *, float_nodes: Collection[str] = ()) -> PrecisionSummary:
     """Write an FP32 ONNX file in FP16; inputs and outputs keep their types.
 
     Args:
@@ -116,7 +116,7 @@ def between_layers(graph: Any) -> set[str]:
     return after & before
 
 
-def count_precision(path: Path) -> Census:
+def count_precision(path: Path) -> PrecisionSummary:
     """Return how the layers of an ONNX file are typed, whatever the file's name says."""
     onnx = load_onnx()
     model = onnx.load(str(path))
@@ -134,10 +134,10 @@ def count_precision(path: Path) -> Census:
             counts[onnx.TensorProto.DataType.Name(type_of.get(node.input[1], onnx.TensorProto.UNDEFINED))] += 1
     meant = [json.loads(entry.value) for entry in model.metadata_props if entry.key == FLOAT_LAYERS_KEY]
     size = sum(onnx.numpy_helper.to_array(tensor).nbytes for tensor in graph.initializer)
-    return Census(dict(counts), size, len(meant[0]) if meant else 0)
+    return PrecisionSummary(dict(counts), size, len(meant[0]) if meant else 0)
 
 
-def require_precision(path: Path, precision: Precision) -> Census:
+def require_precision(path: Path, precision: Precision) -> PrecisionSummary:
     """Return the census of an ONNX file that has the precision asked for.
 
     Raises:
@@ -166,7 +166,7 @@ class _Caster:
     floats: set[str] = field(init=False)
     """FP32 values of the graph as it was."""
     weights: dict[str, Any] = field(init=False)
-    """FP32 initialisers by name."""
+    """FP32 initializers by name."""
     made_low: set[str] = field(init=False)
     """FP32 values that a low node makes, and that are FP16 afterwards."""
     known: dict[tuple[str, int], str] = field(default_factory=dict)

@@ -19,7 +19,7 @@ HEADROOM = 8.0
 """How many times larger a value may be on a tile that was not measured."""
 
 
-def nodes_beyond_fp16(path: Path, tiles: Array) -> dict[str, float]:
+def fp16_overflow_nodes(path: Path, tiles: Array) -> dict[str, float]:
     """Return the nodes that must stay FP32 and the largest magnitude that each of them takes, gives or weighs with.
 
     Args:

@@ -20,10 +20,10 @@ from export.bundle.engine_metadata import (
     Builder,
     BuildOptions,
     DeliveredPrecision,
-    EngineSidecar,
+    EngineMetadata,
     TileProfile,
+    engine_metadata_path,
     require_delivered,
-    sidecar_path,
 )
 from export.bundle.manifest import Precision
 from export.precision.fp16 import require_precision
@@ -31,7 +31,7 @@ from export.tensorrt import tensorrt_api
 from export.tensorrt.tensorrt_api import MessageLog, gpu_of_this_machine, load_tensorrt, release_of
 from ifkd.core.errors import BundleError, EngineError
 from ifkd.core.files import atomic_path, sha256_of, write_json
-from ifkd.core.input_shapes import TileSizes
+from ifkd.core.input_shapes import InputShapes
 from ifkd.core.progress import progress
 
 LARGEST_OPTIMAL_BATCH = 8
@@ -47,8 +47,8 @@ def build_engine(
     max_batch: int,
     out: Path,
     options: BuildOptions | None = None,
-    sizes: TileSizes | None = None,
-) -> EngineSidecar:
+    sizes: InputShapes | None = None,
+) -> EngineMetadata:
     """Build an engine and write it to `out`, with its sidecar beside it.
 
     Args:
@@ -94,7 +94,7 @@ def build_engine(
     require_delivered(delivered, precision, out.name)
     with atomic_path(out) as temporary:
         temporary.write_bytes(memoryview(plan))
-    sidecar = EngineSidecar(
+    sidecar = EngineMetadata(
         device=PORTABLE if gpu is None else gpu.name,
         compute_capability=None if gpu is None else gpu.capability,
         driver_cuda=None if gpu is None else gpu.driver_cuda,
@@ -116,7 +116,7 @@ def build_engine(
         precision_asked=precision,
         precision_delivered=delivered,
     )
-    write_json(sidecar_path(out), sidecar.model_dump(mode="json"))
+    write_json(engine_metadata_path(out), sidecar.model_dump(mode="json"))
     return sidecar
 
 
@@ -126,7 +126,7 @@ def add_engine(
     builder: Builder,
     precision: Precision,
     options: BuildOptions | None = None,
-) -> tuple[Bundle, str, EngineSidecar]:
+) -> tuple[Bundle, str, EngineMetadata]:
     """Build an engine from a bundle's ONNX file and record it in the bundle.
 
     Returns:
@@ -152,7 +152,7 @@ def add_engine(
         sizes=bundle.manifest.input.sizes,
     )
     bundle = add_file(bundle, name, kind="engine", precision=precision)
-    side_name = str(sidecar_path(Path(name)))
+    side_name = str(engine_metadata_path(Path(name)))
     return add_file(bundle, side_name, kind="sidecar", precision=precision), name, sidecar
 
 
@@ -218,14 +218,14 @@ def _add_profiles(
     config: tensorrt_api.IBuilderConfig,
     network: tensorrt_api.INetworkDefinition,
     profiles: Sequence[BatchProfile],
-    sizes: TileSizes | None,
-) -> TileSizes:
+    sizes: InputShapes | None,
+) -> InputShapes:
     """Tell the batches and the sizes of tiles, and return these."""
     tiles = network.get_input(0)
     _, channels, height, width = (int(length) for length in tiles.shape)
     expected = "one size, as no other was told" if sizes is None else str(sizes)
     if sizes is None:
-        sizes = TileSizes((height, width))
+        sizes = InputShapes((height, width))
     if (height, width) != sizes.axes or min(sizes.smallest) < 1:
         raise EngineError(
             "The ONNX file takes other tiles than its bundle says",

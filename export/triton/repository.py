@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from export.bundle.bundle import MANIFEST_NAME, Bundle
-from export.bundle.engine_metadata import BatchProfile, EngineSidecar, read_sidecar, sidecar_path
+from export.bundle.engine_metadata import BatchProfile, EngineMetadata, engine_metadata_path, read_engine_metadata
 from export.bundle.manifest import Manifest, Precision
 from export.triton.protobuf_text import Word, as_text, entries
 from ifkd.core.errors import BundleError, OutputError, UsageError
@@ -51,7 +51,7 @@ class ServedModel:
 
 
 @dataclass(frozen=True, slots=True)
-class Offer:
+class RepositoryPlan:
     """What of a bundle can be served."""
 
     models: tuple[ServedModel, ...]
@@ -60,7 +60,7 @@ class Offer:
 
 
 @dataclass(frozen=True, slots=True)
-class Hosting:
+class InstanceConfig:
     """Where models compute, and how often at once."""
 
     device: Device = "gpu"
@@ -77,7 +77,7 @@ def model_name(manifest: Manifest, runtime: Runtime, precision: Precision) -> st
     return f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', manifest.name)}_{runtime}_{precision}"
 
 
-def write_repository(bundle: Bundle, folder: Path, hosting: Hosting = Hosting()) -> Offer:
+def write_repository(bundle: Bundle, folder: Path, hosting: InstanceConfig = InstanceConfig()) -> RepositoryPlan:
     """Write a bundle's models into a repository, each whole or not at all; models of other names are left alone.
 
     A model of the same name is replaced. Files are copied, and compared with their digests before.
@@ -91,7 +91,7 @@ def write_repository(bundle: Bundle, folder: Path, hosting: Hosting = Hosting())
         BundleError: A file of the bundle is absent or changed, or none can be served.
         OutputError: A folder of a model's name holds something else, or the repository cannot be written.
     """
-    offer = offer_of(bundle, hosting)
+    offer = repository_plan(bundle, hosting)
     if not offer.models:
         raise BundleError(
             f"{bundle.path} has nothing that Triton could serve",
@@ -114,7 +114,7 @@ def write_repository(bundle: Bundle, folder: Path, hosting: Hosting = Hosting())
     return offer
 
 
-def offer_of(bundle: Bundle, hosting: Hosting) -> Offer:
+def repository_plan(bundle: Bundle, hosting: InstanceConfig) -> RepositoryPlan:
     """Return a bundle's models and what is left out of them.
 
     Raises:
@@ -137,12 +137,12 @@ def offer_of(bundle: Bundle, hosting: Hosting) -> Offer:
         left_out |= refused
         if chosen:
             models.append(_tensorrt_model(bundle, chosen, precision, hosting))
-    return Offer(tuple(models), left_out)
+    return RepositoryPlan(tuple(models), left_out)
 
 
 def _servable(
-    engines: Mapping[str, EngineSidecar], sources: Sequence[str], device: Device
-) -> tuple[dict[str, EngineSidecar], dict[str, str]]:
+    engines: Mapping[str, EngineMetadata], sources: Sequence[str], device: Device
+) -> tuple[dict[str, EngineMetadata], dict[str, str]]:
     """Return the engines of a precision that one model can hold, and why it cannot hold the others.
 
     Args:
@@ -150,7 +150,7 @@ def _servable(
         sources: Digests of the ONNX files that they may have been built from.
         device: Where models compute.
     """
-    chosen: dict[str, EngineSidecar] = {}
+    chosen: dict[str, EngineMetadata] = {}
     refused: dict[str, str] = {}
     for name in sorted(engines, key=lambda one: (engines[one].tf32, engines[one].compatibility == "ampere_plus", one)):
         engine = engines[name]
@@ -171,7 +171,7 @@ def _servable(
     return chosen, refused
 
 
-def _onnx_model(bundle: Bundle, name: str, precision: Precision, hosting: Hosting) -> ServedModel:
+def _onnx_model(bundle: Bundle, name: str, precision: Precision, hosting: InstanceConfig) -> ServedModel:
     largest = bundle.manifest.input.max_batch
     device: Device = "cpu" if precision in FOR_CPU else hosting.device
     config = _config(
@@ -186,7 +186,7 @@ def _onnx_model(bundle: Bundle, name: str, precision: Precision, hosting: Hostin
 
 
 def _tensorrt_model(
-    bundle: Bundle, engines: Mapping[str, EngineSidecar], precision: Precision, hosting: Hosting
+    bundle: Bundle, engines: Mapping[str, EngineMetadata], precision: Precision, hosting: InstanceConfig
 ) -> ServedModel:
     first = next(iter(engines.values()))
     profiles = _profiles(first)
@@ -292,22 +292,22 @@ def _group(device: Device, instances: int) -> dict[str, Any]:
     return {"kind": Word("KIND_GPU" if device == "gpu" else "KIND_CPU"), "count": instances}
 
 
-def _place(engine: EngineSidecar) -> str:
+def _place(engine: EngineMetadata) -> str:
     """Return the compute capability an engine is for; empty for one that all GPUs from Ampere on can run."""
     return "" if engine.compatibility == "ampere_plus" else str(engine.compute_capability)
 
 
-def _make(engine: EngineSidecar) -> tuple[str, int, int]:
+def _make(engine: EngineMetadata) -> tuple[str, int, int]:
     """Return what all engines of a model share: TensorRT's version, the largest batch and the number of profiles."""
     return engine.builder_version, engine.batch.max, len(_profiles(engine))
 
 
-def _profiles(engine: EngineSidecar) -> tuple[BatchProfile, ...]:
+def _profiles(engine: EngineMetadata) -> tuple[BatchProfile, ...]:
     return engine.profiles or (engine.batch,)
 
 
-def _sidecar(bundle: Bundle, name: str) -> EngineSidecar:
-    return read_sidecar(bundle.file(str(sidecar_path(Path(name)))))
+def _sidecar(bundle: Bundle, name: str) -> EngineMetadata:
+    return read_engine_metadata(bundle.file(str(engine_metadata_path(Path(name)))))
 
 
 def _refuse_foreign(place: Path) -> None:

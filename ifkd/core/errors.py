@@ -6,7 +6,7 @@
     ├── DataError           images and annotations
     ├── CheckpointError     weights
     ├── TrainingError       a run that cannot go on
-    ├── BundleError         an artefact folder, its manifest or one of its files
+    ├── BundleError         an artifact folder, its manifest or one of its files
     ├── EngineError         a runtime, a builder or an engine file
     ├── SceneError          a raster
     ├── OutputError         a place that cannot be written
@@ -75,7 +75,7 @@ class TrainingError(IfkdError):
 
 
 class BundleError(IfkdError):
-    """An artefact folder whose manifest or files do not hold."""
+    """An artifact folder whose manifest or files do not hold."""
 
 
 class EngineError(IfkdError):

@@ -7,7 +7,7 @@ STEP_PX = 32
 
 
 @dataclass(frozen=True, slots=True)
-class TileSizes:
+class InputShapes:
     """The (height, width) of the tiles that a detector's file takes, pixels."""
 
     usual: tuple[int, int]

@@ -6,7 +6,7 @@ from ifkd.core.config import Schema
 from ifkd.core.detections import Candidates, Detections, nms
 
 
-class Selection(Schema):
+class PostprocessConfig(Schema):
     """How detections are chosen among candidates (test-time settings)."""
 
     score_threshold: float = 0.05
@@ -17,8 +17,8 @@ class Selection(Schema):
     """Detections kept per image or tile, best first."""
 
 
-def select_detections(
-    candidates: Candidates, selection: Selection, *, size: tuple[int, int] | None = None
+def postprocess(
+    candidates: Candidates, selection: PostprocessConfig, *, size: tuple[int, int] | None = None
 ) -> list[Detections]:
     """Return the detections of each tile, by falling score.
 

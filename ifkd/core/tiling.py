@@ -32,7 +32,7 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class TileGrid:
-    """Windows of `tile_px` that cover a scene, row by row, sharing at least `overlap_px` with their neighbours.
+    """Windows of `tile_px` that cover a scene, row by row, sharing at least `overlap_px` with their neighbors.
 
     The last window of a row or column is moved back to end at the scene's border; in a scene smaller than a
     tile the only window starts at 0 and reaches beyond it. Every window has the full tile size.
@@ -43,7 +43,7 @@ class TileGrid:
     tile_px: tuple[int, int]
     """Tile (height, width), pixels."""
     overlap_px: int
-    """Least overlap of neighbours, pixels, in both directions."""
+    """Least overlap of neighbors, pixels, in both directions."""
 
     def __post_init__(self) -> None:
         if min(self.size) < 1 or min(self.tile_px) < 1:

@@ -1,1 +1,1 @@
-"""Labelled images: reading, making, evaluating."""
+"""Labeled images: reading, making, evaluating."""

@@ -26,7 +26,7 @@ MOST_JSON_BYTES = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class LabelledImage:
+class LabeledImage:
     """One image of a data set and the objects in it."""
 
     id: int
@@ -54,7 +54,7 @@ class CocoDataset:
     """Class names by label."""
     category_ids: tuple[int, ...]
     """The file's category id by label; results are written with it."""
-    images: tuple[LabelledImage, ...]
+    images: tuple[LabeledImage, ...]
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -108,15 +108,13 @@ def _dataset(path: Path, content: dict[str, Any], folder: Path, merge_classes: M
             )
         else:
             by_image[annotation["image_id"]].append(annotation)
-    labelled = [
-        _labelled_image(image, by_image[image["id"]], folder, label_of, mistakes) for image in content["images"]
-    ]
+    labeled = [_labeled_image(image, by_image[image["id"]], folder, label_of, mistakes) for image in content["images"]]
     if mistakes:
         shown = mistakes[:MISTAKES_SHOWN]
         more = f"\n  … and {len(mistakes) - len(shown)} more" if len(mistakes) > len(shown) else ""
         count = "1 mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
         raise DataError(f"{path} has {count}:\n  " + "\n  ".join(shown) + more)
-    return CocoDataset(path, classes, category_ids, tuple(labelled))
+    return CocoDataset(path, classes, category_ids, tuple(labeled))
 
 
 def check_content(path: Path, content: dict[str, Any], images: Path) -> CocoDataset:
@@ -251,13 +249,13 @@ def _labels(
     return label_of, tuple(label_of_name), tuple(category["id"] for category in kept)
 
 
-def _labelled_image(
+def _labeled_image(
     image: dict[str, Any],
     annotations: list[dict[str, Any]],
     folder: Path,
     label_of: Mapping[int, int],
     mistakes: list[str],
-) -> LabelledImage:
+) -> LabeledImage:
     size = (int(image["height"]), int(image["width"]))
     boxes = []
     if not all(0 < side <= MOST_SIDE_PX for side in size):
@@ -272,7 +270,7 @@ def _labelled_image(
         if problem:
             mistakes.append(f"annotation {annotation.get('id')} of {image['file_name']} {problem}")
         boxes.append(cut)
-    return LabelledImage(
+    return LabeledImage(
         id=image["id"],
         path=inside(folder, image["file_name"]),
         place=str(image.get("scene", image["file_name"])),

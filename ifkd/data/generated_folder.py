@@ -13,7 +13,7 @@ from ifkd.core.files import make_folder, write_json
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class FolderKind:
     """A kind of folder."""
 
     name: str
@@ -23,7 +23,12 @@ class Kind:
 
 
 def made_once(
-    folder: Path, kind: Kind, wanted: dict[str, Any], *, make: Callable[[Path], dict[str, Any]], force: bool = False
+    folder: Path,
+    kind: FolderKind,
+    wanted: dict[str, Any],
+    *,
+    make: Callable[[Path], dict[str, Any]],
+    force: bool = False,
 ) -> dict[str, Any]:
     """Have `folder` filled, unless it was filled the same way before.
 
@@ -63,7 +68,7 @@ def made_once(
     return {**record, "made": True}
 
 
-def _present(folder: Path, kind: Kind, wanted: dict[str, Any]) -> dict[str, Any] | None:
+def _present(folder: Path, kind: FolderKind, wanted: dict[str, Any]) -> dict[str, Any] | None:
     """Return the record of `folder`, or nothing if the folder is free.
 
     Raises:

@@ -14,7 +14,7 @@ from ifkd.data.coco import CocoDataset, read_coco
 Split = Literal["train", "validation", "test"]
 
 
-def read_split(data: recipe.Data, split: Split) -> CocoDataset:
+def read_split(data: recipe.DataOptions, split: Split) -> CocoDataset:
     """Return a split of a recipe's data.
 
     When `data.validation` is a share, that part of the training images is held out by place: pictures of one
@@ -33,12 +33,12 @@ def read_split(data: recipe.Data, split: Split) -> CocoDataset:
     return replace(whole, images=tuple(image for image in whole.images if (image.place in held_out) == wanted))
 
 
-def path_of(data: recipe.Data, path: Path) -> Path:
+def path_of(data: recipe.DataOptions, path: Path) -> Path:
     """Return where a path of the recipe's data section lies."""
     return data.root / path if data.root is not None else path
 
 
-def _read(data: recipe.Data, path: Path) -> CocoDataset:
+def _read(data: recipe.DataOptions, path: Path) -> CocoDataset:
     images = None if data.images is None else path_of(data, data.images)
     return read_coco(path_of(data, path), images=images, merge_classes=data.merge_classes)
 

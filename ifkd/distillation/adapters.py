@@ -2,13 +2,13 @@
 
 from torch import Tensor, nn
 
-from ifkd.distillation.methods.method import Student
+from ifkd.distillation.methods.method import NetworkPair
 
 
 class Adapters(nn.ModuleList):
     """One convolution for each level, or one for all."""
 
-    def __init__(self, student: Student, *, kernel: int, shared: bool = False, bias: bool = True) -> None:
+    def __init__(self, student: NetworkPair, *, kernel: int, shared: bool = False, bias: bool = True) -> None:
         super().__init__(
             nn.Conv2d(student.channels, student.teacher_channels, kernel, padding=kernel // 2, bias=bias)
             for _ in range(1 if shared else len(student.levels))

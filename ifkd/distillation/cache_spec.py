@@ -10,7 +10,7 @@ from PIL import __version__ as pillow_version
 
 from ifkd import recipe
 from ifkd.core.errors import ConfigError
-from ifkd.data.coco import CocoDataset, LabelledImage
+from ifkd.data.coco import CocoDataset, LabeledImage
 
 NEUTRAL = {"scale_jitter": (1.0, 1.0)}
 """Values of an augmentation that change nothing; others change nothing when they are 0 or false."""
@@ -27,7 +27,7 @@ class Draws:
 
 
 @dataclass(frozen=True, slots=True)
-class Keeping:
+class CacheSpec:
     """Where a run's answers are kept, and of what tiles."""
 
     folder: Path
@@ -41,9 +41,9 @@ class Keeping:
     """Replace stores of other networks or images, instead of refusing them."""
 
 
-def keeping_of(
-    dataset: CocoDataset, data: recipe.Data, folder: Path, *, rebuild: bool, draws: Draws | None = None
-) -> Keeping:
+def cache_spec_of(
+    dataset: CocoDataset, data: recipe.DataOptions, folder: Path, *, rebuild: bool, draws: Draws | None = None
+) -> CacheSpec:
     """Return how a run over `dataset` keeps what frozen networks say of its tiles.
 
     Args:
@@ -66,13 +66,13 @@ def keeping_of(
         "pillow": pillow_version,
     }
     if draws is None:
-        return Keeping(folder, data.tile_px, distinct_tiles(dataset.images, data), depends_on, rebuild)
+        return CacheSpec(folder, data.tile_px, distinct_tiles(dataset.images, data), depends_on, rebuild)
     drawn = {"augmentation": data.augmentation.model_dump(mode="json"), "seed": draws.seed, "epochs": draws.epochs}
     folder = folder / f"seed_{draws.seed}"
-    return Keeping(folder, data.tile_px, len(dataset) * draws.epochs, depends_on | drawn, rebuild)
+    return CacheSpec(folder, data.tile_px, len(dataset) * draws.epochs, depends_on | drawn, rebuild)
 
 
-def distinct_tiles(images: Sequence[LabelledImage], data: recipe.Data) -> int:
+def distinct_tiles(images: Sequence[LabeledImage], data: recipe.DataOptions) -> int:
     """Return how many distinct tiles training can see: the images times their flips and quarter turns.
 
     Raises:

@@ -9,7 +9,7 @@ from ifkd.models import DetectorOutput, Targets
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Taught:
+class TeacherOutputs:
     """What the frozen networks say of a batch, without gradient."""
 
     teacher: DetectorOutput
@@ -19,14 +19,14 @@ class Taught:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Views:
+class DistillationBatch:
     """One training step, as a method sees it."""
 
     student: DetectorOutput
     teacher: DetectorOutput
     """Without gradient."""
     embedding: Float[Tensor, "batch _ rows columns"] | None
-    """MobileSAM's, as in `Taught`, without gradient."""
+    """MobileSAM's, as in `TeacherOutputs`, without gradient."""
     targets: list[Targets]
     iteration: int
     """Steps done before this one."""

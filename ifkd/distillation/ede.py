@@ -35,7 +35,7 @@ def disturbance(
 def activation(
     embedding: Float[Tensor, "batch channels rows columns"], *, center: bool = False
 ) -> Float[Tensor, "batch channels rows columns"]:
-    """Return the embedding's sigmoid in float32, less 0.5 when centred; one map serves all levels."""
+    """Return the embedding's sigmoid in float32, less 0.5 when centerd; one map serves all levels."""
     share = embedding.float().sigmoid()
     return share.sub_(0.5) if center else share
 
@@ -51,7 +51,7 @@ def resized(
         return functional.interpolate(active, shape, mode="bilinear", align_corners=False, antialias=True)
 
 
-class Gate(nn.Module):
+class EdeGate(nn.Module):
     """The released code's other way to disturb: features times phi_EDE, and two convolutions that learn."""
 
     def __init__(self, channels: int, *, residual: bool) -> None:

@@ -17,7 +17,7 @@ from ifkd import recipe
 GFNET_DEVIATION = 0.02
 
 
-def richness(logits: Float[Tensor, "batch classes height width"]) -> Float[Tensor, "batch 1 height width"]:
+def feature_richness(logits: Float[Tensor, "batch classes height width"]) -> Float[Tensor, "batch 1 height width"]:
     """Return M_FRS, the largest class probability at each location, without gradient (ref. 8 of the paper)."""
     return logits.detach().float().sigmoid().amax(dim=1, keepdim=True)
 
@@ -77,12 +77,12 @@ def reconstruct(
 class FrequencyFilter(nn.Module):
     """W, the learnable filter of eq. 8, one factor for each channel and frequency.
 
-    `grid` holds the factors on a base grid of normalised frequencies (rows -1/2 to 1/2, columns 0 to 1/2) and
+    `grid` holds the factors on a base grid of normalized frequencies (rows -1/2 to 1/2, columns 0 to 1/2) and
     samples it bilinearly at the map's own, so that no parameter depends on the image size; `channel` holds one
     factor for each channel.
     """
 
-    def __init__(self, channels: int, config: recipe.Frequency) -> None:
+    def __init__(self, channels: int, config: recipe.FdrOptions) -> None:
         """Make an identity filter, or GFNet's small random one.
 
         Raises:
@@ -99,7 +99,7 @@ class FrequencyFilter(nn.Module):
             values = torch.zeros(parts)
             (values[..., 0] if config.filter_complex else values).fill_(1.0)
         self.weight = nn.Parameter(values, requires_grad=config.filter_trainable)
-        self._normalised = config.filter_norm == "rms"
+        self._normalized = config.filter_norm == "rms"
         self._complex = config.filter_complex
 
     def forward(
@@ -113,7 +113,7 @@ class FrequencyFilter(nn.Module):
     def factors(self, height: int, width: int) -> Tensor:
         """Return the factors of a map's half spectrum, [channels, height, width // 2 + 1] or [channels, 1, 1]."""
         weight = torch.view_as_complex(self.weight) if self._complex else self.weight
-        if self._normalised:
+        if self._normalized:
             weight = weight / weight.abs().square().mean(dim=(1, 2), keepdim=True).sqrt().clamp_min(1e-12)
         if weight.shape[1:] == (1, 1):
             return weight

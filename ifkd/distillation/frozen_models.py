@@ -7,9 +7,9 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from ifkd import recipe
-from ifkd.distillation.cache_spec import Keeping
-from ifkd.distillation.distillation_batch import Taught
-from ifkd.distillation.output_cache import Memory, keys_of
+from ifkd.distillation.cache_spec import CacheSpec
+from ifkd.distillation.distillation_batch import TeacherOutputs
+from ifkd.distillation.output_cache import OutputCache, keys_of
 from ifkd.models import Detector, DetectorOutput
 from ifkd.models.mobile_sam.encoder import (
     EMBEDDING_CHANNELS,
@@ -23,15 +23,15 @@ from ifkd.models.mobile_sam.encoder import (
 from ifkd.models.mobile_sam.masks import MASK_STRIDE, MobileSamMasks, build_mobile_sam_masks
 
 
-class Knowledge(nn.Module):
+class FrozenModels(nn.Module):
     """The frozen part of a distillation: teacher and MobileSAM. Neither ever learns or changes its statistics."""
 
     def __init__(
         self,
         teacher: Detector,
-        disturbance: recipe.Disturbance | None = None,
+        disturbance: recipe.EdeOptions | None = None,
         *,
-        keeping: Keeping | None = None,
+        keeping: CacheSpec | None = None,
         keep_teacher: bool = False,
     ) -> None:
         """Take a trained teacher, and build MobileSAM when `disturbance` is wanted.
@@ -50,8 +50,8 @@ class Knowledge(nn.Module):
         self.teacher = teacher.requires_grad_(requires_grad=False).eval()
         self.sam: MobileSamEncoder | MobileSamMasks | None = None
         self._input_px: InputSize = "native"
-        self._teacher_memory: Memory | None = None
-        self._sam_memory: Memory | None = None
+        self._teacher_memory: OutputCache | None = None
+        self._sam_memory: OutputCache | None = None
         if disturbance is not None:
             check_input_px(disturbance.input_px)
             build = build_mobile_sam if disturbance.source == "embedding" else build_mobile_sam_masks
@@ -61,27 +61,27 @@ class Knowledge(nn.Module):
                 self._sam_memory = self._open_sam_memory(self.sam, keeping)
         if keep_teacher and keeping is not None:
             shapes = [tuple(part.shape[1:]) for part in self._teacher_maps(self._blank(keeping))]
-            self._teacher_memory = Memory("teacher", self.teacher, shapes, keeping)
+            self._teacher_memory = OutputCache("teacher", self.teacher, shapes, keeping)
 
-    def train(self, mode: bool = True) -> "Knowledge":  # noqa: ARG002, FBT001, FBT002
+    def train(self, mode: bool = True) -> "FrozenModels":  # noqa: ARG002, FBT001, FBT002
         """Stay in eval mode, whatever is asked."""
         return super().train(mode=False)
 
     @torch.no_grad()
     def forward(
         self, images: Float[Tensor, "batch 3 height width"], pixels: UInt8[Tensor, "batch 3 height width"]
-    ) -> Taught:
+    ) -> TeacherOutputs:
         """Return what teacher and MobileSAM say of a batch.
 
         Args:
-            images: The batch, normalised, as the student takes it.
-            pixels: The same images before normalisation; their digests are the keys under which answers are kept.
+            images: The batch, normalized, as the student takes it.
+            pixels: The same images before normalization; their digests are the keys under which answers are kept.
 
         Raises:
             OutputError: A cache cannot be written, or was made of something else.
         """
         keys = keys_of(pixels) if self._teacher_memory or self._sam_memory else []
-        return Taught(self._taught(images, keys), self._embedded(images, keys))
+        return TeacherOutputs(self._taught(images, keys), self._embedded(images, keys))
 
     def _taught(self, images: Tensor, keys: list[bytes]) -> DetectorOutput:
         if self._teacher_memory is None:
@@ -108,11 +108,11 @@ class Knowledge(nn.Module):
         maps: Tensor = self.sam(images, input_px=self._input_px)
         return maps
 
-    def _blank(self, keeping: Keeping) -> Tensor:
+    def _blank(self, keeping: CacheSpec) -> Tensor:
         side = keeping.tile_px
         return torch.zeros(1, 3, side, side, device=next(self.teacher.parameters()).device)
 
-    def _open_sam_memory(self, sam: MobileSamEncoder | MobileSamMasks, keeping: Keeping) -> Memory:
+    def _open_sam_memory(self, sam: MobileSamEncoder | MobileSamMasks, keeping: CacheSpec) -> OutputCache:
         name, channels, stride = (
             ("mobile_sam", EMBEDDING_CHANNELS, STRIDE)
             if isinstance(sam, MobileSamEncoder)
@@ -120,14 +120,14 @@ class Knowledge(nn.Module):
         )
         height, width = input_size((keeping.tile_px, keeping.tile_px), self._input_px)
         shape = (channels, -(-height // stride), -(-width // stride))
-        return Memory(f"{name}_{self._input_px}", sam, [shape], keeping)
+        return OutputCache(f"{name}_{self._input_px}", sam, [shape], keeping)
 
 
 @torch.no_grad()
 def measure_feature_rms(
     teacher: Detector, batches: Sequence[Float[Tensor, "batch 3 height width"]]
 ) -> tuple[float, ...]:
-    """Return the root mean square of the teacher's features at each level over normalised `batches`."""
+    """Return the root mean square of the teacher's features at each level over normalized `batches`."""
     sums = [0.0] * len(teacher.strides)
     for images in batches:
         for level, features in enumerate(teacher(images).pyramid):

@@ -59,7 +59,7 @@ def tangent_distance(
 def similarity_mask(
     teacher: Float[Tensor, "batch channels height width"],
     student: Float[Tensor, "batch channels height width"],
-    config: recipe.Similarity,
+    config: recipe.HsmOptions,
     *,
     mean_norm: Float[Tensor, ""] | None = None,
 ) -> Float[Tensor, "batch 1 height width"]:
@@ -85,7 +85,7 @@ def similarity_mask(
 
 
 def in_ball(
-    features: Float[Tensor, "n c *m"], config: recipe.Similarity, *, mean_norm: Float[Tensor, ""]
+    features: Float[Tensor, "n c *m"], config: recipe.HsmOptions, *, mean_norm: Float[Tensor, ""]
 ) -> Float[Tensor, "n c *m"]:
     """Return where HSM sees features: scaled, cut and mapped into the ball.
 
@@ -97,7 +97,7 @@ def in_ball(
     return _mapped(features * _scale(features, mean_norm, config), config)
 
 
-def _mapped(u: Tensor, config: recipe.Similarity) -> Tensor:
+def _mapped(u: Tensor, config: recipe.HsmOptions) -> Tensor:
     """Return scaled features as points of the ball; `raw` ones stay where they are."""
     u = _clipped(u, config)
     if config.map == "expmap0":
@@ -124,7 +124,7 @@ def _tangent_distance(
     return 2 / root * torch.asinh(root * gap * t_u.cosh() * t_v.cosh())
 
 
-def _scale(teacher: Tensor, mean_norm: Tensor, config: recipe.Similarity) -> Tensor:
+def _scale(teacher: Tensor, mean_norm: Tensor, config: recipe.HsmOptions) -> Tensor:
     match config.scale:
         case "auto":
             wanted = config.target_radius / config.curvature**0.5
@@ -135,7 +135,7 @@ def _scale(teacher: Tensor, mean_norm: Tensor, config: recipe.Similarity) -> Ten
             return teacher.new_tensor(1.0)
 
 
-def _clipped(u: Tensor, config: recipe.Similarity) -> Tensor:
+def _clipped(u: Tensor, config: recipe.HsmOptions) -> Tensor:
     """Return u shrunk to sqrt(c)·|u| <= clip; raw points are left alone."""
     if config.map == "raw":
         return u

@@ -8,11 +8,11 @@ from ifkd import recipe
 from ifkd.core.config import Schema
 from ifkd.core.errors import CheckpointError
 from ifkd.distillation.methods import build_method
-from ifkd.distillation.methods.method import Method, Student
+from ifkd.distillation.methods.method import Method, NetworkPair
 from ifkd.models.checkpoint import read_checkpoint, save_checkpoint
 
 
-class LearnedMeta(Schema):
+class MethodCheckpointMeta(Schema):
     """What a method must know to be built again."""
 
     method: recipe.MethodOptions
@@ -20,10 +20,10 @@ class LearnedMeta(Schema):
     teacher_channels: int
     levels: tuple[recipe.Level, ...]
     feature_rms: tuple[float, ...]
-    """As in `Student`."""
+    """As in `NetworkPair`."""
 
 
-def save_learned(path: Path, method: Method) -> None:
+def save_method_checkpoint(path: Path, method: Method) -> None:
     """Write what a method has learned, atomically; nothing when nothing in it learns.
 
     Raises:
@@ -32,7 +32,7 @@ def save_learned(path: Path, method: Method) -> None:
     if not method.state_dict():
         return
     between = method.between
-    meta = LearnedMeta(
+    meta = MethodCheckpointMeta(
         method=method.config,
         channels=between.channels,
         teacher_channels=between.teacher_channels,
@@ -42,16 +42,16 @@ def save_learned(path: Path, method: Method) -> None:
     save_checkpoint(path, method, meta)
 
 
-def load_learned(path: Path) -> Method:
+def load_method_checkpoint(path: Path) -> Method:
     """Return a method as it was when its file was written, in eval mode; it knows no detectors.
 
     Raises:
         CheckpointError: The file is absent, damaged, or does not fit its own header.
     """
-    weights, meta = read_checkpoint(path, LearnedMeta)
+    weights, meta = read_checkpoint(path, MethodCheckpointMeta)
     facts = meta.model_dump(exclude={"method"})
     with torch.random.fork_rng(devices=[]):
-        method = build_method(meta.method, Student(**facts))
+        method = build_method(meta.method, NetworkPair(**facts))
     try:
         method.load_state_dict(weights)
     except RuntimeError as error:

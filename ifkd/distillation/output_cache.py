@@ -11,20 +11,20 @@ from jaxtyping import UInt8
 from torch import Tensor, nn
 
 from ifkd.core.errors import CheckpointError
-from ifkd.distillation.cache_spec import Keeping
-from ifkd.distillation.record_store import Store
+from ifkd.distillation.cache_spec import CacheSpec
+from ifkd.distillation.record_store import RecordStore
 
 Compute = Callable[[list[int]], Sequence[Tensor]]
 """Rows of a batch -> the network's output maps for them."""
 
 
-class Memory:
+class OutputCache:
     """A network's output maps for tiles, in float16 on disk.
 
     What is computed now is rounded as what was kept before, so that a run does not depend on how much of it was kept.
     """
 
-    def __init__(self, name: str, network: nn.Module, shapes: Sequence[tuple[int, ...]], keeping: Keeping) -> None:
+    def __init__(self, name: str, network: nn.Module, shapes: Sequence[tuple[int, ...]], keeping: CacheSpec) -> None:
         """Open the store `name`, or make it.
 
         Args:
@@ -40,7 +40,7 @@ class Memory:
             "shapes": [list(shape) for shape in self._shapes],
             **keeping.depends_on,
         }
-        self.store = Store(
+        self.store = RecordStore(
             keeping.folder / name,
             depends_on,
             values=sum(self._sizes),
@@ -81,7 +81,7 @@ class Memory:
 
 
 def keys_of(pixels: UInt8[Tensor, "batch 3 height width"]) -> list[bytes]:
-    """Return the SHA-256 of each tile's pixels: another image, crop, turn or colour is another key."""
+    """Return the SHA-256 of each tile's pixels: another image, crop, turn or color is another key."""
     return [hashlib.sha256(tile.tobytes()).digest() for tile in pixels.contiguous().cpu().numpy()]
 
 

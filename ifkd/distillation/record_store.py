@@ -39,7 +39,7 @@ _VALUE_BYTES = 2
 _log = logging.getLogger(__name__)
 
 
-class Store:
+class RecordStore:
     """Float16 records of one length, by 32-byte keys."""
 
     def __init__(

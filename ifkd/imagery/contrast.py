@@ -14,7 +14,7 @@ from ifkd.core.errors import SceneError
 from ifkd.core.tiling import Window
 
 PADDING_RGB = (124, 116, 104)
-"""ImageNet's mean colour: what a tile holds where there is no image, so that it normalises to about 0."""
+"""ImageNet's mean color: what a tile holds where there is no image, so that it normalizes to about 0."""
 ALL_VALID = np.ones((), bool)
 """Shown in every pixel where an image cannot have gaps, which costs no memory."""
 STATISTICS_PX = 1024
@@ -133,10 +133,10 @@ def sample(read: Read, size: tuple[int, int], *, bands: int) -> list[Array]:
     Raises:
         SceneError: No part can be read.
     """
-    height, width = thinned(size, STATISTICS_PX)
+    height, width = decimated(size, STATISTICS_PX)
     parts: list[list[Array]] = [[] for _ in range(bands)]
     problem: SceneError | None = None
-    for window, start, stop in row_bands(size, height):
+    for window, start, stop in row_blocks(size, height):
         try:
             values, present = read(window, (stop - start, width))
         except SceneError as error:
@@ -153,7 +153,7 @@ def sample(read: Read, size: tuple[int, int], *, bands: int) -> list[Array]:
 def to_rgb(values: Array, present: Array | None, scaling: Scaling) -> tuple[Array, Array]:
     """Return uint8 [height, width, 3] of values [1 or 3, height, width], and bool [height, width]: where there is data.
 
-    What is not valid, or not finite, gets the padding colour. `present` None means that all is valid.
+    What is not valid, or not finite, gets the padding color. `present` None means that all is valid.
     """
     finite = np.isfinite(values) if values.dtype.kind == "f" else None
     valid = np.broadcast_to(ALL_VALID, values.shape[1:]) if present is None else present
@@ -171,13 +171,13 @@ def to_rgb(values: Array, present: Array | None, scaling: Scaling) -> tuple[Arra
     return pixels, valid
 
 
-def thinned(size: tuple[int, int], longest_px: int) -> tuple[int, int]:
+def decimated(size: tuple[int, int], longest_px: int) -> tuple[int, int]:
     """Return the (height, width) of a copy none of whose sides is above `longest_px`."""
     factor = min(1.0, longest_px / max(size))
     return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
 
 
-def row_bands(size: tuple[int, int], rows: int) -> Iterator[tuple[Window, int, int]]:
+def row_blocks(size: tuple[int, int], rows: int) -> Iterator[tuple[Window, int, int]]:
     """Yield windows of the full width, and the rows from start to stop of a copy with `rows` rows they fill."""
     height, width = size
     count = min(STATISTICS_BANDS, rows)

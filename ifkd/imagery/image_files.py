@@ -87,7 +87,7 @@ def resize(pixels: Array, size: tuple[int, int]) -> Array:
 
 
 def pad(pixels: Array, size: tuple[int, int]) -> Array:
-    """Return `pixels` in the top left of a canvas of (height, width) filled with the mean colour."""
+    """Return `pixels` in the top left of a canvas of (height, width) filled with the mean color."""
     if pixels.shape[:2] == size:
         return pixels
     canvas = np.empty((*size, 3), np.uint8)
@@ -147,9 +147,9 @@ def _check_size(path: Path, found: tuple[int, int], size: tuple[int, int] | None
 def _read_jpeg(path: Path, size: tuple[int, int] | None, imagery: Imagery) -> Array:
     try:
         content = path.read_bytes()
-        height, width, colours, _ = simplejpeg.decode_jpeg_header(content)
+        height, width, colors, _ = simplejpeg.decode_jpeg_header(content)
         _check_size(path, (height, width), size, imagery)
-        if colours in {"CMYK", "YCCK"}:
+        if colors in {"CMYK", "YCCK"}:
             return _read_raster(path, size, imagery)
         pixels: Array = simplejpeg.decode_jpeg(content, "RGB")
     except (OSError, ValueError) as error:

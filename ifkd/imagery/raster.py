@@ -36,7 +36,7 @@ HTTP_OPTIONS = {"GDAL_HTTP_MAX_RETRY": "4", "GDAL_HTTP_RETRY_DELAY": "0.5"}
 
 
 @dataclass(frozen=True, slots=True)
-class Address:
+class RasterAddress:
     """Where a raster lies that is no file of this machine; make one with `located`."""
 
     gdal_path: str
@@ -52,14 +52,14 @@ class Address:
         return self.gdal_path.split("?", 1)[0]
 
 
-def located(source: str) -> Path | Address:
+def located(source: str) -> Path | RasterAddress:
     """Return where a raster lies: a file of this machine, or an address (s3://, https://, /vsis3/ and the like).
 
     Raises:
         SceneError: It begins with a scheme that nothing here reads.
     """
     if source.startswith("/vsi"):
-        return Address(source)
+        return RasterAddress(source)
     scheme, mark, rest = source.partition("://")
     if not mark:
         return Path(source)
@@ -71,7 +71,7 @@ def located(source: str) -> Path | Address:
             got=source,
             expected=f"a path, one of {', '.join(f'{name}://' for name in ADDRESS_ROOTS)}, or a path of GDAL (/vsi...)",
         )
-    return Address(ADDRESS_ROOTS[scheme] + rest)
+    return RasterAddress(ADDRESS_ROOTS[scheme] + rest)
 
 
 class Raster(ABC):
@@ -132,7 +132,7 @@ class RasterFile(Raster):
     """A raster that GDAL reads: GeoTIFF, COG, VRT, PNG, JPEG and the like; `drivers` narrows the formats."""
 
     def __init__(
-        self, path: Path | Address, *, nodata: float | None = None, drivers: Sequence[str] | None = None
+        self, path: Path | RasterAddress, *, nodata: float | None = None, drivers: Sequence[str] | None = None
     ) -> None:
         self._path = path
         self._dataset = _open(path, drivers) if isinstance(path, Path) else _open_address(path)
@@ -187,13 +187,13 @@ class RasterFile(Raster):
             has_data = _has_data(values, self.nodata)
             valid = has_data if valid is None else valid & has_data
         if self._palette is not None:
-            colours = self._palette[values[0]].transpose(2, 0, 1)
-            values = colours[[band - 1 for band in bands]]
+            colors = self._palette[values[0]].transpose(2, 0, 1)
+            values = colors[[band - 1 for band in bands]]
         return values, valid
 
     def files(self) -> dict[str, str]:
         """Return size and time of change of every file; see `Raster.files`."""
-        if isinstance(self._path, Address):
+        if isinstance(self._path, RasterAddress):
             return {self.name: f"{self._digest_of_blocks()} in its first, middle and last block"}
         states = {name: Path(name).stat() for name in self._dataset.files if Path(name).is_file()}
         return {
@@ -262,7 +262,7 @@ class RasterArray(Raster):
         """Nothing is open."""
 
 
-def _open_address(address: Address) -> Any:
+def _open_address(address: RasterAddress) -> Any:
     # Files beside it are looked for by name: listing what lies there may take longer than the scene.
     with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="TRUE", **HTTP_OPTIONS):
         try:
@@ -320,13 +320,13 @@ def _unfit(dataset: Any) -> str | None:
 
 
 def _palette(dataset: Any) -> Array | None:
-    """Return the colours of a paletted raster, uint8 [256, 3], or None."""
+    """Return the colors of a paletted raster, uint8 [256, 3], or None."""
     if dataset.colorinterp[0] != ColorInterp.palette or dataset.dtypes[0] != "uint8":
         return None
-    colours = np.zeros((256, 3), np.uint8)
-    for value, colour in dataset.colormap(1).items():
-        colours[value] = colour[:3]
-    return colours
+    colors = np.zeros((256, 3), np.uint8)
+    for value, color in dataset.colormap(1).items():
+        colors[value] = color[:3]
+    return colors
 
 
 def _has_data(values: Array, nodata: float) -> Array:

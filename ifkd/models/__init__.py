@@ -3,7 +3,7 @@
 import logging
 
 from ifkd import recipe
-from ifkd.models.detector import Detector, DetectorOutput, SampledRois, Targets, normalise
+from ifkd.models.detector import Detector, DetectorOutput, SampledRois, Targets, normalize
 from ifkd.models.faster_rcnn import FasterRcnn
 from ifkd.models.pretrained import LoadReport, load_detector_weights
 from ifkd.models.retinanet import RetinaNet
@@ -16,7 +16,7 @@ __all__ = [
     "SampledRois",
     "Targets",
     "build_detector",
-    "normalise",
+    "normalize",
 ]
 
 logger = logging.getLogger(__name__)
@@ -24,10 +24,10 @@ logger = logging.getLogger(__name__)
 FAMILIES: dict[recipe.Family, type[RetinaNet | FasterRcnn]] = {"retinanet": RetinaNet, "faster_rcnn": FasterRcnn}
 
 
-def build_detector(config: recipe.Detector, num_classes: int) -> Detector:
+def build_detector(config: recipe.DetectorOptions, num_classes: int) -> Detector:
     """Return a detector, fresh but for the weights its configuration names; what of them did not fit is logged.
 
-    Initialisation draws from torch's global generator.
+    Initialization draws from torch's global generator.
 
     Raises:
         CheckpointError: `config` names weights that are absent or of another network.

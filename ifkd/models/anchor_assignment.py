@@ -70,16 +70,16 @@ def decode(
     extent = boxes[..., 2:] - boxes[..., :2]
     if weights != (1.0, 1.0, 1.0, 1.0):
         deltas = deltas / deltas.new_tensor(weights)
-    centre = boxes[..., :2] + 0.5 * extent + deltas[..., :2] * extent
+    center = boxes[..., :2] + 0.5 * extent + deltas[..., :2] * extent
     half = 0.5 * extent * deltas[..., 2:].clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
     if size is None:
-        return torch.cat([centre - half, centre + half], dim=-1)
+        return torch.cat([center - half, center + half], dim=-1)
     limit = torch.stack([boxes.new_full((), size[1]), boxes.new_full((), size[0])])
     zero = torch.zeros_like(limit)
-    return torch.cat([(centre - half).clamp(zero, limit), (centre + half).clamp(zero, limit)], dim=-1)
+    return torch.cat([(center - half).clamp(zero, limit), (center + half).clamp(zero, limit)], dim=-1)
 
 
-def by_anchor(level: Float[Tensor, "batch _ h w"], per_cell: int) -> Float[Tensor, "batch anchors values"]:
+def flatten_predictions(level: Float[Tensor, "batch _ h w"], per_cell: int) -> Float[Tensor, "batch anchors values"]:
     """Return a head's map [batch, per_cell·values, h, w] as [batch, h·w·per_cell, values]."""
     batch, channels, height, width = level.shape
     split = level.view(batch, per_cell, channels // per_cell, height, width)

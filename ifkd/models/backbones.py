@@ -36,7 +36,7 @@ class StridedDepthwise(nn.Conv2d):
 class Backbone(IntermediateLayerGetter):  # type: ignore[misc]
     """A classification network up to its last stage, as torchvision names it; calling it gives the stages' maps."""
 
-    def __init__(self, config: recipe.Detector, stages: tuple[int, ...]) -> None:
+    def __init__(self, config: recipe.DetectorOptions, stages: tuple[int, ...]) -> None:
         """Build the network.
 
         Args:

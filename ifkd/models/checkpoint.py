@@ -23,7 +23,7 @@ S = TypeVar("S", bound=Schema)
 class CheckpointMeta(Schema):
     """What a checkpoint knows of itself."""
 
-    detector: recipe.Detector
+    detector: recipe.DetectorOptions
     classes: tuple[str, ...]
     """Class names by label."""
     category_ids: tuple[int, ...]

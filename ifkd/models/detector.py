@@ -57,7 +57,7 @@ class Targets:
 class Detector(nn.Module, ABC):
     """A detector with a feature pyramid. Parameter names are torchvision's."""
 
-    config: recipe.Detector
+    config: recipe.DetectorOptions
     num_classes: int
     strides: tuple[int, ...]
     loaded: tuple[LoadReport, ...] = ()
@@ -65,7 +65,7 @@ class Detector(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> DetectorOutput:
-        """Return pyramid and head outputs of normalised images whose sides are multiples of 32."""
+        """Return pyramid and head outputs of normalized images whose sides are multiples of 32."""
 
     @abstractmethod
     def anchors(self, output: DetectorOutput) -> list[Float[Tensor, "_ 4"]]:
@@ -94,7 +94,7 @@ class Detector(nn.Module, ABC):
         """Return, in the order of `candidates`, each group's size and whether pairs were cut off to reach it."""
 
 
-def normalise(tiles: UInt8[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 3 height width"]:
+def normalize(tiles: UInt8[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 3 height width"]:
     """Return uint8 RGB images as float32 with ImageNet's mean 0 and deviation 1."""
     mean = torch.tensor(MEAN_RGB, device=tiles.device).view(1, 3, 1, 1)
     std = torch.tensor(STD_RGB, device=tiles.device).view(1, 3, 1, 1)

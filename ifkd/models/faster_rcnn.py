@@ -18,7 +18,7 @@ PROPOSALS_BEFORE_NMS, PROPOSALS_KEPT = 2000, 1000
 class FasterRcnn(Detector):
     """Two-stage detector: the pyramid's logits are objectness, and classes come from a second look at proposals."""
 
-    def __init__(self, config: recipe.Detector, num_classes: int) -> None:
+    def __init__(self, config: recipe.DetectorOptions, num_classes: int) -> None:
         super().__init__()
         self.config = config
         self.num_classes = num_classes

@@ -42,7 +42,7 @@ class RetinaNetPyramid(nn.Module):
 
     strides = (8, 16, 32, 64, 128)
 
-    def __init__(self, config: recipe.Detector) -> None:
+    def __init__(self, config: recipe.DetectorOptions) -> None:
         super().__init__()
         self.body = Backbone(config, stages=(1, 2, 3))
         coarse = CoarseLevels(self.body.out_channels[-1], config.channels)
@@ -50,7 +50,7 @@ class RetinaNetPyramid(nn.Module):
         _init_fpn(self.fpn)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Return P3 to P7 of normalised images."""
+        """Return P3 to P7 of normalized images."""
         maps: OrderedDict[str, Tensor] = self.fpn(self.body(images))
         return tuple(maps.values())
 
@@ -60,14 +60,14 @@ class FasterRcnnPyramid(nn.Module):
 
     strides = (4, 8, 16, 32, 64)
 
-    def __init__(self, config: recipe.Detector) -> None:
+    def __init__(self, config: recipe.DetectorOptions) -> None:
         super().__init__()
         self.body = Backbone(config, stages=(0, 1, 2, 3))
         self.fpn = FeaturePyramidNetwork(self.body.out_channels, config.channels, extra_blocks=LastLevelMaxPool())
         _init_fpn(self.fpn)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Return P2 to P6 of normalised images."""
+        """Return P2 to P6 of normalized images."""
         maps: OrderedDict[str, Tensor] = self.fpn(self.body(images))
         return tuple(maps.values())
 

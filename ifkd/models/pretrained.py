@@ -75,7 +75,7 @@ class LoadReport:
         }
 
 
-def load_backbone_weights(network: nn.Module, config: recipe.Detector) -> LoadReport | None:
+def load_backbone_weights(network: nn.Module, config: recipe.DetectorOptions) -> LoadReport | None:
     """Lay the weights a recipe names into a classification network; None when it names none.
 
     Raises:
@@ -95,7 +95,7 @@ def load_backbone_weights(network: nn.Module, config: recipe.Detector) -> LoadRe
     return report
 
 
-def load_detector_weights(detector: nn.Module, config: recipe.Detector) -> LoadReport | None:
+def load_detector_weights(detector: nn.Module, config: recipe.DetectorOptions) -> LoadReport | None:
     """Lay the weights of a torchvision detector into one of ours; None when the recipe names none.
 
     Heads for other classes do not fit and stay fresh; so does RetinaNet's P6, which is made of C5 here.

@@ -11,7 +11,7 @@ from torchvision.ops import sigmoid_focal_loss
 from ifkd import recipe
 from ifkd.compute.distributed import mean_over_ranks
 from ifkd.models import anchors
-from ifkd.models.anchor_assignment import UNDECIDED, assign, by_anchor, decode
+from ifkd.models.anchor_assignment import UNDECIDED, assign, decode, flatten_predictions
 from ifkd.models.detector import Detector, DetectorOutput, Targets, init_towers
 from ifkd.models.fpn import RetinaNetPyramid
 
@@ -24,7 +24,7 @@ PER_CELL = len(anchors.OCTAVE_SCALES) * len(anchors.RATIOS)
 class RetinaNet(Detector):
     """One-stage detector on P3 to P7 with nine anchors a cell."""
 
-    def __init__(self, config: recipe.Detector, num_classes: int) -> None:
+    def __init__(self, config: recipe.DetectorOptions, num_classes: int) -> None:
         super().__init__()
         self.config = config
         self.num_classes = num_classes
@@ -59,8 +59,8 @@ class RetinaNet(Detector):
     def task_losses(self, output: DetectorOutput, targets: list[Targets]) -> dict[str, Tensor]:
         """Return focal loss and L1 on deltas, both over the number of positive anchors of the batch (at least 1)."""
         every_anchor = torch.cat(self.anchors(output))
-        logits = torch.cat([by_anchor(level, PER_CELL) for level in output.logits], dim=1).float()
-        deltas = torch.cat([by_anchor(level, PER_CELL) for level in output.deltas], dim=1).float()
+        logits = torch.cat([flatten_predictions(level, PER_CELL) for level in output.logits], dim=1).float()
+        deltas = torch.cat([flatten_predictions(level, PER_CELL) for level in output.deltas], dim=1).float()
         classification = logits.new_zeros(())
         regression = logits.new_zeros(())
         positives = logits.new_zeros(())
@@ -75,8 +75,8 @@ class RetinaNet(Detector):
             wanted_deltas = self._coder.encode_single(target.boxes[matched[positive]], every_anchor[positive])
             regression = regression + functional.l1_loss(deltas[image][positive], wanted_deltas, reduction="sum")
             positives += positive.sum()
-        normaliser = mean_over_ranks(positives).clamp_min(1.0)
-        return {"classification": classification / normaliser, "boxes": regression / normaliser}
+        normalizer = mean_over_ranks(positives).clamp_min(1.0)
+        return {"classification": classification / normalizer, "boxes": regression / normalizer}
 
     def candidates(
         self, output: DetectorOutput, *, size: tuple[int, int], per_level: int
@@ -86,8 +86,8 @@ class RetinaNet(Detector):
         for level_anchors, level_logits, level_deltas in zip(
             self.anchors(output), output.logits, output.deltas, strict=True
         ):
-            logits = by_anchor(level_logits, PER_CELL).flatten(1)
-            deltas = by_anchor(level_deltas, PER_CELL)
+            logits = flatten_predictions(level_logits, PER_CELL).flatten(1)
+            deltas = flatten_predictions(level_deltas, PER_CELL)
             best, pair = logits.topk(min(per_level, logits.shape[1]), dim=1)
             anchor = torch.div(pair, self.num_classes, rounding_mode="trunc")  # as // here, and one operator in ONNX
             chosen_deltas = deltas.gather(1, anchor[:, :, None].expand(-1, -1, 4))

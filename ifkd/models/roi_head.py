@@ -28,7 +28,7 @@ POOLED_SIDE, SAMPLING_RATIO = 7, 2
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Lesson:
+class RoiTargets:
     """The regions of one image to learn from."""
 
     boxes: Float[Tensor, "rois 4"]
@@ -41,7 +41,7 @@ class Lesson:
 class RoiHead(nn.Module):
     """RoIAlign on the level that suits a region's size, two fully connected layers, classes and boxes."""
 
-    def __init__(self, config: recipe.Detector, num_classes: int) -> None:
+    def __init__(self, config: recipe.DetectorOptions, num_classes: int) -> None:
         super().__init__()
         names = [str(level) for level in range(POOLED_LEVELS)]
         self.box_roi_pool = MultiScaleRoIAlign(names, output_size=POOLED_SIDE, sampling_ratio=SAMPLING_RATIO)
@@ -65,7 +65,7 @@ class RoiHead(nn.Module):
             logits, deltas = self.box_predictor(self.box_head(pooled))
         return logits.float(), deltas.float()
 
-    def sample(self, proposals: list[Float[Tensor, "_ 4"]], targets: list[Targets]) -> list[Lesson]:
+    def sample(self, proposals: list[Float[Tensor, "_ 4"]], targets: list[Targets]) -> list[RoiTargets]:
         """Return the regions of each image to learn from, drawn from its proposals and its objects themselves."""
         candidates = [torch.cat([boxes, target.boxes]) for boxes, target in zip(proposals, targets, strict=True)]
         matches = [
@@ -82,11 +82,11 @@ class RoiHead(nn.Module):
             labels[positive] = target.labels[matched[positive]] + 1
             deltas = torch.zeros_like(boxes)
             deltas[positive] = self._coder.encode_single(target.boxes[matched[positive]], boxes[positive])
-            lessons.append(Lesson(boxes, labels, deltas))
+            lessons.append(RoiTargets(boxes, labels, deltas))
         return lessons
 
     @staticmethod
-    def losses(logits: Tensor, deltas: Tensor, lessons: list[Lesson]) -> dict[str, Tensor]:
+    def losses(logits: Tensor, deltas: Tensor, lessons: list[RoiTargets]) -> dict[str, Tensor]:
         """Return cross-entropy over classes and background, and L1 on the deltas of each object's class.
 
         Both are over the number of sampled regions of the batch.
@@ -95,10 +95,10 @@ class RoiHead(nn.Module):
         wanted = torch.cat([lesson.deltas for lesson in lessons])
         positive = torch.nonzero(labels > 0)[:, 0]
         answered = deltas.reshape(len(labels), -1, 4)[positive, labels[positive]]
-        normaliser = mean_over_ranks(logits.new_tensor(float(len(labels)))).clamp_min(1.0)
+        normalizer = mean_over_ranks(logits.new_tensor(float(len(labels)))).clamp_min(1.0)
         return {
-            "classification": functional.cross_entropy(logits, labels, reduction="sum") / normaliser,
-            "boxes": functional.l1_loss(answered, wanted[positive], reduction="sum") / normaliser,
+            "classification": functional.cross_entropy(logits, labels, reduction="sum") / normalizer,
+            "boxes": functional.l1_loss(answered, wanted[positive], reduction="sum") / normalizer,
         }
 
 

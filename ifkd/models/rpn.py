@@ -11,7 +11,7 @@ from torchvision.models.detection.rpn import RPNHead
 from torchvision.ops import batched_nms
 
 from ifkd.compute.distributed import mean_over_ranks
-from ifkd.models.anchor_assignment import UNDECIDED, assign, by_anchor, decode
+from ifkd.models.anchor_assignment import UNDECIDED, assign, decode, flatten_predictions
 from ifkd.models.anchors import RATIOS, REGION_SCALES
 from ifkd.models.detector import Targets, init_towers
 
@@ -49,8 +49,8 @@ class RegionProposals(nn.Module):
     ) -> dict[str, Tensor]:
         """Return cross-entropy of objectness and L1 on deltas, both over the number of sampled anchors of the batch."""
         every_anchor = torch.cat(anchors)
-        scores = torch.cat([by_anchor(level, PER_CELL) for level in logits], dim=1).float()[:, :, 0]
-        boxes = torch.cat([by_anchor(level, PER_CELL) for level in deltas], dim=1).float()
+        scores = torch.cat([flatten_predictions(level, PER_CELL) for level in logits], dim=1).float()[:, :, 0]
+        boxes = torch.cat([flatten_predictions(level, PER_CELL) for level in deltas], dim=1).float()
         matches = [self.matches(every_anchor, target) for target in targets]
         # The sampler takes 1 for an object, 0 for background, and leaves -1 alone.
         objects, background = self._sampler([matched.clamp(UNDECIDED, 0) + 1 for matched in matches])
@@ -65,8 +65,8 @@ class RegionProposals(nn.Module):
             wanted = self._coder.encode_single(target.boxes[matched[positive]], every_anchor[positive])
             regression = regression + functional.l1_loss(boxes[image][positive], wanted, reduction="sum")
             count += sampled.sum()
-        normaliser = mean_over_ranks(count).clamp_min(1.0)
-        return {"rpn_objectness": objectness / normaliser, "rpn_boxes": regression / normaliser}
+        normalizer = mean_over_ranks(count).clamp_min(1.0)
+        return {"rpn_objectness": objectness / normalizer, "rpn_boxes": regression / normalizer}
 
 
 @torch.no_grad()
@@ -91,9 +91,9 @@ def propose(
     """
     boxes, scores, levels = [], [], []
     for level, (level_anchors, level_logits, level_deltas) in enumerate(zip(anchors, logits, deltas, strict=True)):
-        objectness = by_anchor(level_logits, PER_CELL)[:, :, 0].float()
+        objectness = flatten_predictions(level_logits, PER_CELL)[:, :, 0].float()
         best, index = objectness.topk(min(before_nms, objectness.shape[1]), dim=1)
-        chosen = by_anchor(level_deltas, PER_CELL).float().gather(1, index[:, :, None].expand(-1, -1, 4))
+        chosen = flatten_predictions(level_deltas, PER_CELL).float().gather(1, index[:, :, None].expand(-1, -1, 4))
         boxes.append(decode(level_anchors[index], chosen, size))
         scores.append(best.sigmoid())
         levels.append(torch.full_like(index, level))

@@ -6,10 +6,10 @@ from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, model_va
 
 from ifkd.core.config import Schema
 from ifkd.recipe.levels import LevelChoice
-from ifkd.recipe.validators import NonNegative, Share, even_rows, rising
+from ifkd.recipe.validators import Fraction, NonNegative, even_rows, rising
 
 
-class Adapter(Schema):
+class AdapterOptions(Schema):
     """The convolution that carries student features to the teacher's space (section 3.1, phi)."""
 
     kernel: Literal[1, 3] = 3
@@ -18,7 +18,7 @@ class Adapter(Schema):
     bias: bool = True
 
 
-class Disturbance(Schema):
+class EdeOptions(Schema):
     """EDE: MobileSAM's knowledge added to the teacher's (section 3.1)."""
 
     enabled: bool = True
@@ -45,15 +45,15 @@ class Disturbance(Schema):
     """Keep MobileSAM's answers on disk, by the digest of the pixels they belong to; needs whole images as tiles."""
 
 
-class Frequency(Schema):
+class FdrOptions(Schema):
     """FDR: the teacher's low frequencies are kept where it is confident (section 3.2)."""
 
     enabled: bool = True
-    r: Share = 0.1
+    r: Fraction = 0.1
     """Half-side of the low-pass window as a share of the half map."""
     r_range: Annotated[tuple[NonNegative, NonNegative], AfterValidator(rising)] | None = None
     """When set, r is drawn uniformly for each call."""
-    p: Share = 1.0
+    p: Fraction = 1.0
     """Probability of applying the mask in a training step."""
     levels: LevelChoice = "all"
     apply_to: Literal["teacher", "both"] = "teacher"
@@ -66,7 +66,7 @@ class Frequency(Schema):
     filter_trainable: bool = True
 
 
-class Similarity(Schema):
+class HsmOptions(Schema):
     """HSM: locations are weighted by the hyperbolic distance of student and teacher (section 3.3)."""
 
     enabled: bool = True
@@ -79,7 +79,7 @@ class Similarity(Schema):
     detach: bool = True
 
 
-class HeadLoss(Schema):
+class HeadLossOptions(Schema):
     """L_head: the student's class logits follow the teacher's (eq. 13)."""
 
     enabled: bool = True
@@ -126,7 +126,7 @@ def _overlaid(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-class Ifkd(Schema):
+class IfkdOptions(Schema):
     """IFKD's options, named as in docs/method.md."""
 
     name: Literal["ifkd"] = "ifkd"
@@ -135,7 +135,7 @@ class Ifkd(Schema):
     alpha: NonNegative = 0.06
     beta: NonNegative = 0.5
     warmup_iters: Annotated[int, Field(ge=0)] = 500
-    adapter: Adapter = Adapter()
+    adapter: AdapterOptions = AdapterOptions()
     norm: Literal["mask", "image", "hw"] = "mask"
     channel_reduction: Literal["sum", "mean"] = "sum"
     with_at: bool = False
@@ -143,10 +143,10 @@ class Ifkd(Schema):
     feature_scale: Literal["auto", "none"] = "auto"
     reference_rms: PositiveFloat = 1.0
     """Root mean square to which `auto` brings the teacher's features, per level."""
-    ede: Disturbance = Disturbance()
-    fdr: Frequency = Frequency()
-    hsm: Similarity = Similarity()
-    head: HeadLoss = HeadLoss()
+    ede: EdeOptions = EdeOptions()
+    fdr: FdrOptions = FdrOptions()
+    hsm: HsmOptions = HsmOptions()
+    head: HeadLossOptions = HeadLossOptions()
 
     @model_validator(mode="before")
     @classmethod

@@ -8,18 +8,18 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from ifkd.core.config import Schema
-from ifkd.recipe.ifkd_options import Ifkd
+from ifkd.recipe.ifkd_options import IfkdOptions
 from ifkd.recipe.levels import LevelChoice
-from ifkd.recipe.validators import NonNegative, Share
+from ifkd.recipe.validators import Fraction, NonNegative
 
 
-class NoMethod(Schema):
+class NoMethodOptions(Schema):
     """Plain training."""
 
     name: Literal["none"] = "none"
 
 
-class FitNet(Schema):
+class FitNetOptions(Schema):
     """FitNet: the student's features equal the teacher's."""
 
     name: Literal["fitnet"] = "fitnet"
@@ -31,14 +31,14 @@ class FitNet(Schema):
     """Divide the sum over levels by their number."""
 
 
-class AttentionTransfer(Schema):
+class AttentionTransferOptions(Schema):
     """AT: the student is active where the teacher is."""
 
     name: Literal["at"] = "at"
     weight: NonNegative = 1000.0
 
 
-class Fkd(Schema):
+class FkdOptions(Schema):
     """FKD: features under attention, attention itself, and relations between places."""
 
     name: Literal["fkd"] = "fkd"
@@ -54,7 +54,7 @@ class Fkd(Schema):
     """Weight channels as well as places; by default in RetinaNet alone."""
 
 
-class Fgd(Schema):
+class FgdOptions(Schema):
     """FGD: objects and background apart, and the context of the whole image."""
 
     name: Literal["fgd"] = "fgd"
@@ -73,7 +73,7 @@ class Fgd(Schema):
     """All levels, or the four finest for Faster R-CNN."""
 
 
-class Frs(Schema):
+class FrsOptions(Schema):
     """FRS: features and logits where the teacher finds any class likely."""
 
     name: Literal["frs"] = "frs"
@@ -84,7 +84,7 @@ class Frs(Schema):
     warmup_iters: Annotated[int, Field(ge=0)] = 500
 
 
-class Arsd(Schema):
+class ArsdOptions(Schema):
     """ARSD: core features of each object on one level, and boxes where the teacher's are better."""
 
     name: Literal["arsd"] = "arsd"
@@ -97,7 +97,7 @@ class Arsd(Schema):
     """Weigh an anchor's box by how central the anchor is in its object."""
 
 
-class InsDist(Schema):
+class InsDistOptions(Schema):
     """InsDist: features by instance, and relations between instances."""
 
     name: Literal["insdist"] = "insdist"
@@ -106,11 +106,11 @@ class InsDist(Schema):
     background: NonNegative | None = None
     """2.1e-4, or 3.5e-5 for Faster R-CNN."""
     relation: NonNegative = 1.0
-    threshold: Share = 0.5
+    threshold: Fraction = 0.5
     """Energy above which a cell belongs to an instance."""
 
 
-class Pkd(Schema):
+class PkdOptions(Schema):
     """PKD: features equal but for each channel's mean and deviation."""
 
     name: Literal["pkd"] = "pkd"
@@ -119,7 +119,7 @@ class Pkd(Schema):
     levels: LevelChoice = "four_finest"
 
 
-class Cwd(Schema):
+class CwdOptions(Schema):
     """CWD: where each channel is active."""
 
     name: Literal["cwd"] = "cwd"
@@ -128,7 +128,7 @@ class Cwd(Schema):
     levels: LevelChoice = "all"
 
 
-class CrossKd(Schema):
+class CrossKdOptions(Schema):
     """CrossKD, for RetinaNet: the student's features through the teacher's head."""
 
     name: Literal["crosskd"] = "crosskd"
@@ -139,7 +139,18 @@ class CrossKd(Schema):
 
 
 MethodOptions = Annotated[
-    Ifkd | NoMethod | FitNet | AttentionTransfer | Fkd | Fgd | Frs | Arsd | InsDist | Pkd | Cwd | CrossKd,
+    IfkdOptions
+    | NoMethodOptions
+    | FitNetOptions
+    | AttentionTransferOptions
+    | FkdOptions
+    | FgdOptions
+    | FrsOptions
+    | ArsdOptions
+    | InsDistOptions
+    | PkdOptions
+    | CwdOptions
+    | CrossKdOptions,
     Field(discriminator="name"),
 ]
 """The options of one method, told apart by its name."""

@@ -8,15 +8,15 @@ from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, field_va
 
 from ifkd.core.config import Schema
 from ifkd.core.input_shapes import STEP_PX
-from ifkd.core.postprocess import Selection
+from ifkd.core.postprocess import PostprocessConfig
 from ifkd.imagery.contrast import Imagery
-from ifkd.recipe.ifkd_options import Ifkd
+from ifkd.recipe.ifkd_options import IfkdOptions
 from ifkd.recipe.levels import LEVELS, Family, Level, LevelChoice
-from ifkd.recipe.method_options import CrossKd, Cwd, MethodOptions, Pkd
-from ifkd.recipe.validators import NonNegative, Share, rising
+from ifkd.recipe.method_options import CrossKdOptions, CwdOptions, MethodOptions, PkdOptions
+from ifkd.recipe.validators import Fraction, NonNegative, rising
 
 
-class Augmentation(Schema):
+class AugmentationOptions(Schema):
     """Random changes of a training image; aerial images have no up."""
 
     flip: bool = True
@@ -25,13 +25,13 @@ class Augmentation(Schema):
     """Turn by 0, 90, 180 or 270 degrees."""
     scale_jitter: Annotated[tuple[PositiveFloat, PositiveFloat], AfterValidator(rising)] = (1.0, 1.0)
     """Range of a random zoom around the recipe's scale."""
-    photometric: Share = 0.0
-    """Strength of random brightness, contrast and saturation; 0 leaves colours alone."""
-    speckle: Share = 0.0
+    photometric: Fraction = 0.0
+    """Strength of random brightness, contrast and saturation; 0 leaves colors alone."""
+    speckle: Fraction = 0.0
     """SAR: greatest deviation of random noise by which pixels are multiplied, one for all channels; 0 adds none."""
 
 
-class Data(Schema):
+class DataOptions(Schema):
     """The images of a recipe, and how they are brought to a detector."""
 
     root: Path | None = None
@@ -52,14 +52,14 @@ class Data(Schema):
     """Side of training crops and of the exported tiles, pixels after scaling; a multiple of 32."""
     imagery: Imagery = Imagery()
     """Which bands are seen and how values become uint8; scenes are read alike."""
-    augmentation: Augmentation = Augmentation()
+    augmentation: AugmentationOptions = AugmentationOptions()
     memory_mb: Annotated[int, Field(ge=0)] = 512
     """Memory for keeping scaled images between epochs, megabytes for each loading process."""
     workers: Annotated[int, Field(ge=0)] = 0
     """Processes that load images; 0 loads in the training process."""
 
     @model_validator(mode="after")
-    def _tile_fits(self) -> "Data":
+    def _tile_fits(self) -> "DataOptions":
         if self.tile_px % STEP_PX:
             raise ValueError(f"tile_px must be a multiple of {STEP_PX}, got {self.tile_px}")
         if abs(self.tile_px / self.scale - round(self.tile_px / self.scale)) > 1e-6:
@@ -67,7 +67,7 @@ class Data(Schema):
         return self
 
 
-class Detector(Schema):
+class DetectorOptions(Schema):
     """The shape of a detector."""
 
     family: Family = "retinanet"
@@ -94,7 +94,7 @@ class Detector(Schema):
     """Faster R-CNN: the most regions of an image that its second stage learns from, a quarter of them objects."""
 
     @model_validator(mode="after")
-    def _weights_exist(self) -> "Detector":
+    def _weights_exist(self) -> "DetectorOptions":
         if self.weights == "coco" and self.backbone != "resnet50":
             raise ValueError(f'weights = "coco" exist for resnet50 alone, and the backbone is {self.backbone}')
         return self
@@ -112,7 +112,7 @@ SCHEDULES: dict[str, dict[str, Any]] = {
 """Names that a recipe may give as `schedule`, and what they stand for; a value given beside the name wins."""
 
 
-class Training(Schema):
+class TrainingOptions(Schema):
     """One training run."""
 
     epochs: PositiveInt = 12
@@ -124,7 +124,7 @@ class Training(Schema):
     learning_rate: PositiveFloat = 0.01
     """At `learning_rate_batch` images a step; scaled linearly to the actual batch."""
     learning_rate_batch: PositiveInt = 16
-    momentum: Share = 0.9
+    momentum: Fraction = 0.9
     """SGD's momentum."""
     weight_decay: NonNegative = 1e-4
     schedule: Literal["step", "cosine"] = "step"
@@ -175,30 +175,30 @@ class Training(Schema):
         return value
 
 
-class Role(Schema):
+class RoleOptions(Schema):
     """A detector and how it is trained alone."""
 
-    detector: Detector
-    training: Training
+    detector: DetectorOptions
+    training: TrainingOptions
 
 
-class Distillation(Schema):
+class DistillationOptions(Schema):
     """A distillation run: the student learns from the teacher by `method`."""
 
-    training: Training
+    training: TrainingOptions
     method: MethodOptions
-    min_teacher_map: Share = 0.05
+    min_teacher_map: Fraction = 0.05
     """A teacher below this on the validation split is refused before step 1."""
     cache_teacher: bool = False
     """Keep the teacher's pyramid, logits and box deltas on disk, as `ede.cache` keeps MobileSAM's answers."""
     cache_for: Literal["run", "seed"] = "run"
     """Which tiles caches are made for: those that come again within a run, or all that the runs of one seed draw, be
-    it by crops and colours without end; then the first run of a study computes, and those beside it read."""
+    it by crops and colors without end; then the first run of a study computes, and those beside it read."""
     rebuild_cache: bool = False
     """Make caches of another teacher, encoder, data set or preprocessing anew, instead of refusing them."""
 
 
-class Calibration(Schema):
+class CalibrationOptions(Schema):
     """How the INT8 files are made; other precisions need none of it."""
 
     tiles: PositiveInt = 128
@@ -210,15 +210,15 @@ class Calibration(Schema):
     """Leave the head's last layers, which give scores and boxes, in float."""
     reduce_range: bool = True
     """7-bit weights in `int8-cpu`: processors without VNNI saturate when they add products of 8 bits."""
-    max_map_loss: Share = 0.005
+    max_map_loss: Fraction = 0.005
     """Largest loss of mAP on the validation split; layers stay in float until it holds."""
 
 
-class Export(Schema):
+class ExportOptions(Schema):
     """What the bundle is made of."""
 
     precisions: tuple[Literal["fp32", "fp16", "int8", "int8-cpu"], ...] = ("fp32", "fp16")
-    calibration: Calibration = Calibration()
+    calibration: CalibrationOptions = CalibrationOptions()
     candidates_per_level: PositiveInt = 1000
     """Top-k of each pyramid level; TensorRT allows at most 3840."""
     max_batch: PositiveInt = 16
@@ -226,11 +226,11 @@ class Export(Schema):
     """Least and largest height and width of tiles, multiples of 32 with `data.tile_px` between them, for files that
     take all of those sizes; by default they take `data.tile_px` alone."""
     overlap_px: PositiveInt = 64
-    """Overlap of neighbouring tiles in scenes, pixels after scaling; larger than most objects."""
-    scene_score: Share = 0.3
+    """Overlap of neighboring tiles in scenes, pixels after scaling; larger than most objects."""
+    scene_score: Fraction = 0.3
     """Least score of an object on the map, when the user of the bundle names none."""
     gsd_m: PositiveFloat | None = None
-    """Ground sample distance of the training images before scaling, metres."""
+    """Ground sample distance of the training images before scaling, meters."""
 
     @field_validator("tile_sides_px")
     @classmethod
@@ -255,12 +255,12 @@ class Recipe(Schema):
 
     name: str
     seed: Annotated[int, Field(ge=0)] = 0
-    data: Data
-    teacher: Role
-    student: Role
-    distillation: Distillation
-    selection: Selection = Selection()
-    export: Export = Export()
+    data: DataOptions
+    teacher: RoleOptions
+    student: RoleOptions
+    distillation: DistillationOptions
+    selection: PostprocessConfig = PostprocessConfig()
+    export: ExportOptions = ExportOptions()
 
     @model_validator(mode="after")
     def _parts_fit(self) -> "Recipe":
@@ -271,16 +271,16 @@ class Recipe(Schema):
                 f"student.detector.family {student.family!r}"
             )
         method = self.distillation.method
-        if isinstance(method, Ifkd) and method.head.frcnn_head != "rpn" and student.family != "faster_rcnn":
+        if isinstance(method, IfkdOptions) and method.head.frcnn_head != "rpn" and student.family != "faster_rcnn":
             raise ValueError(
                 f"distillation.method.head.frcnn_head is {method.head.frcnn_head!r}, which only a faster_rcnn has; "
                 f"the student is a {student.family}"
             )
-        if isinstance(method, CrossKd) and student.family != "retinanet":
+        if isinstance(method, CrossKdOptions) and student.family != "retinanet":
             raise ValueError(
                 f"distillation.method is crosskd, which is for retinanet; the student is a {student.family}"
             )
-        if isinstance(method, Pkd | Cwd | CrossKd) and teacher.channels != student.channels:
+        if isinstance(method, PkdOptions | CwdOptions | CrossKdOptions) and teacher.channels != student.channels:
             raise ValueError(
                 f"distillation.method is {method.name}, which compares channel by channel and wants pyramids of one "
                 f"width; teacher.detector.channels is {teacher.channels}, student.detector.channels {student.channels}"

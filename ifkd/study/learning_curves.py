@@ -10,7 +10,7 @@ from typing import Any
 from ifkd.training.metrics_logger import LOG
 
 MOST_POINTS = 60
-"""Of a loss curve; neighbouring steps are averaged to as many."""
+"""Of a loss curve; neighboring steps are averaged to as many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ def over_runs(runs: Sequence[dict[float, float]]) -> Curve:
 
 
 def thinned(curve: Curve, most: int = MOST_POINTS) -> Curve:
-    """Return a curve of at most so many points, each the mean of neighbours: their places and their values."""
+    """Return a curve of at most so many points, each the mean of neighbors: their places and their values."""
     size = max(1, -(-len(curve.places) // most))
     starts = range(0, len(curve.places), size)
 

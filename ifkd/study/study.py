@@ -43,7 +43,7 @@ UNTOLD = "machines that the runs do not tell"
 
 
 @dataclass(frozen=True, slots=True)
-class Findings:
+class StudyFindings:
     """What a study's runs reached."""
 
     teacher: Outcome
@@ -69,7 +69,7 @@ class Study:
         """The recipe with the overrides that all runs share."""
         return load_config(self.recipe_path, Recipe, self.overrides)
 
-    def run(self, variants: Sequence[Variant]) -> Findings:
+    def run(self, variants: Sequence[Variant]) -> StudyFindings:
         """Train and test the teacher once and every variant with every seed; return what they reached.
 
         Raises:
@@ -94,7 +94,7 @@ class Study:
             )
             return self._findings(variants, settings, teacher)
 
-    def finished(self, variants: Sequence[Variant]) -> Findings:
+    def finished(self, variants: Sequence[Variant]) -> StudyFindings:
         """Return what the finished runs reached, tested now where they were not; nothing is trained.
 
         Raises:
@@ -116,17 +116,17 @@ class Study:
             self._check_trained(name, settings)
         return self._findings(variants, settings, teacher)
 
-    def _findings(self, variants: Sequence[Variant], settings: Recipe, teacher: Outcome) -> Findings:
+    def _findings(self, variants: Sequence[Variant], settings: Recipe, teacher: Outcome) -> StudyFindings:
         students = {
             variant.label: [
                 self._tested_if_finished(run_name(variant.label, seed), settings) for seed in self._seeds(settings)
             ]
             for variant in variants
         }
-        return Findings(teacher, students)
+        return StudyFindings(teacher, students)
 
     def record(
-        self, found: Findings, variants: Sequence[Variant], *, title: str, data_set: DataSet | None = None
+        self, found: StudyFindings, variants: Sequence[Variant], *, title: str, data_set: DataSet | None = None
     ) -> StudyRecord:
         """Return what study.json holds of the study."""
         settings = self.recipe
@@ -279,7 +279,7 @@ def _outcome_at(path: Path) -> Outcome | None:
         return None
 
 
-def _conditions(settings: Recipe, found: Findings) -> dict[str, str]:
+def _conditions(settings: Recipe, found: StudyFindings) -> dict[str, str]:
     """Return what was run, in words."""
     teacher, student, data = settings.teacher.detector, settings.student.detector, settings.data
     training, tested = settings.distillation.training, found.teacher.metrics

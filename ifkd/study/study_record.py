@@ -86,7 +86,7 @@ def read_record(path: Path) -> StudyRecord:
         ) from error
 
 
-class Spread(Schema):
+class SeedSpread(Schema):
     """Mean and standard deviation over seeds; one seed has no deviation."""
 
     mean: float
@@ -102,19 +102,19 @@ def run_name(label: str, seed: int) -> str:
     return f"{label}-{seed}"
 
 
-def spread(values: Iterable[float]) -> Spread:
+def seed_spread(values: Iterable[float]) -> SeedSpread:
     """Return the spread of shares in points of a hundred; the deviation is that of a sample."""
     points = [100 * value for value in values]
-    return Spread(mean=statistics.fmean(points), deviation=statistics.stdev(points) if len(points) > 1 else None)
+    return SeedSpread(mean=statistics.fmean(points), deviation=statistics.stdev(points) if len(points) > 1 else None)
 
 
-def mean_ap(runs: Sequence[Outcome]) -> Spread | None:
+def mean_ap(runs: Sequence[Outcome]) -> SeedSpread | None:
     """Return the spread of mAP over finished runs; None when there are none."""
-    return spread(run.metrics.mean_ap for run in runs) if runs else None
+    return seed_spread(run.metrics.mean_ap for run in runs) if runs else None
 
 
-def gains(record: StudyRecord, label: str) -> Spread | None:
+def gains(record: StudyRecord, label: str) -> SeedSpread | None:
     """Return a variant's gain in mAP over the plain student, paired by seed, in points; None without a pair."""
     pairs = zip(record.students[label], record.students[PLAIN.label], strict=True)
     differences = [own.metrics.mean_ap - plain.metrics.mean_ap for own, plain in pairs if own and plain]
-    return spread(differences) if differences else None
+    return seed_spread(differences) if differences else None

@@ -12,7 +12,7 @@ from ifkd.data.metrics import ClassMetrics
 from ifkd.study.learning_curves import Learning
 from ifkd.study.paper_tables import figures
 from ifkd.study.study_charts import loss_chart, sweep_chart, validation_chart
-from ifkd.study.study_record import RECORD, TEACHER, Outcome, Spread, StudyRecord, gains, mean_ap, spread
+from ifkd.study.study_record import RECORD, TEACHER, Outcome, SeedSpread, StudyRecord, gains, mean_ap, seed_spread
 from ifkd.study.variant import PLAIN
 
 MARKDOWN, PAGE = "study.md", "study.html"
@@ -44,18 +44,18 @@ def study_table(record: StudyRecord) -> Table:
 
 def _student_cells(record: StudyRecord, label: str, runs: list[Outcome]) -> list[str]:
     metrics = [run.metrics for run in runs]
-    mean, gain = spread(one.mean_ap for one in metrics), gains(record, label)
+    mean, gain = seed_spread(one.mean_ap for one in metrics), gains(record, label)
     return [
         str(mean),
-        str(spread(one.ap50 for one in metrics)),
-        str(spread(one.ap75 for one in metrics)),
+        str(seed_spread(one.ap50 for one in metrics)),
+        str(seed_spread(one.ap75 for one in metrics)),
         "" if label == PLAIN.label else _signed(gain),
         f"{mean.mean - 100 * record.teacher.metrics.mean_ap:+.1f}",
         f"{statistics.fmean(run.seconds for run in runs) / 60:.1f}",
     ]
 
 
-def _signed(gain: Spread | None) -> str:
+def _signed(gain: SeedSpread | None) -> str:
     return ABSENT if gain is None else f"{'+' if gain.mean >= 0 else ''}{gain}"
 
 
@@ -73,7 +73,7 @@ def _class_table(record: StudyRecord, name: str, figure: Callable[[ClassMetrics]
     occurring = {label: found for label, found in record.teacher.metrics.per_class.items() if found.objects}
 
     def mean(label: str, runs: list[Outcome]) -> str:
-        return f"{spread(figure(run.metrics.per_class[label]) or 0.0 for run in runs).mean:.1f}"
+        return f"{seed_spread(figure(run.metrics.per_class[label]) or 0.0 for run in runs).mean:.1f}"
 
     rows = tuple(
         (label, str(found.objects), *(mean(label, runs) for runs in columns.values()))

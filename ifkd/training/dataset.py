@@ -13,7 +13,7 @@ from torchvision.transforms.v2 import functional as transforms
 from ifkd import recipe
 from ifkd.core.detections import Array
 from ifkd.core.errors import DataError
-from ifkd.data.coco import CocoDataset, LabelledImage
+from ifkd.data.coco import CocoDataset, LabeledImage
 from ifkd.imagery.image_files import Imagery, pad, read_image, resize
 from ifkd.models import Targets
 
@@ -48,7 +48,7 @@ class Batch:
 class TileDataset(Dataset[Sample]):
     """A COCO data set as training tiles of one size."""
 
-    def __init__(self, dataset: CocoDataset, config: recipe.Data, *, seed: int) -> None:
+    def __init__(self, dataset: CocoDataset, config: recipe.DataOptions, *, seed: int) -> None:
         self._images = dataset.images
         self._config = config
         self._seed = seed
@@ -70,7 +70,7 @@ class TileDataset(Dataset[Sample]):
         pixels, boxes, labels, ignored = _cropped(pixels, boxes, image, self._config.tile_px, random)
         tensor = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
         targets = Targets(torch.from_numpy(boxes), torch.from_numpy(labels), torch.from_numpy(ignored))
-        tensor = _recoloured(tensor, augmentation.photometric, random)
+        tensor = _recolored(tensor, augmentation.photometric, random)
         return Sample(_speckled(tensor, augmentation.speckle, random), targets, image.id)
 
     def _scaled(self, index: int, zoom: float) -> tuple[Array, Array]:
@@ -146,7 +146,7 @@ def scaled_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
-def scaled(image: LabelledImage, scale: float, *, imagery: Imagery | None = None) -> tuple[Array, Array]:
+def scaled(image: LabeledImage, scale: float, *, imagery: Imagery | None = None) -> tuple[Array, Array]:
     """Return an image's pixels and boxes at `scale`, sizes rounded to whole pixels.
 
     Raises:
@@ -159,7 +159,7 @@ def scaled(image: LabelledImage, scale: float, *, imagery: Imagery | None = None
 
 
 def _turned(
-    pixels: Array, boxes: Array, augmentation: recipe.Augmentation, random: np.random.Generator
+    pixels: Array, boxes: Array, augmentation: recipe.AugmentationOptions, random: np.random.Generator
 ) -> tuple[Array, Array]:
     """Return pixels and boxes after one of the eight symmetries of the square, as far as the recipe allows them."""
     transpose, mirror, upend = random.random(3) < 0.5
@@ -185,7 +185,7 @@ def _reflected(boxes: Array, axis: int, length: int) -> Array:
 
 
 def _cropped(
-    pixels: Array, boxes: Array, image: LabelledImage, tile_px: int, random: np.random.Generator
+    pixels: Array, boxes: Array, image: LabeledImage, tile_px: int, random: np.random.Generator
 ) -> tuple[Array, Array, Array, Array]:
     """Return a tile's pixels, boxes, labels and ignored regions; smaller images are padded.
 
@@ -220,7 +220,7 @@ def _areas(boxes: Array) -> Array:
     return area
 
 
-def _recoloured(pixels: Tensor, strength: float, random: np.random.Generator) -> Tensor:
+def _recolored(pixels: Tensor, strength: float, random: np.random.Generator) -> Tensor:
     if strength == 0:
         return pixels
     brightness, contrast, saturation = random.uniform(1 - strength, 1 + strength, 3)

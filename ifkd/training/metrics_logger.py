@@ -19,7 +19,7 @@ RATIO_MEMORY = 0.95
 logger = logging.getLogger(__name__)
 
 
-class Record:
+class MetricsLogger:
     """The record of a run in its folder; rank 0 keeps it.
 
     metrics.jsonl holds nothing that depends on the clock, so that a resumed run writes the very same lines;

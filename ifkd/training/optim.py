@@ -1,4 +1,4 @@
-"""The arithmetic of a run: optimiser, learning rate, half precision, averaged weights."""
+"""The arithmetic of a run: optimizer, learning rate, half precision, averaged weights."""
 
 import math
 from typing import Any
@@ -13,8 +13,10 @@ from ifkd.distillation.methods import Method
 from ifkd.models import Detector
 
 
-def build_optimizer(training: recipe.Training, detector: nn.Module, method: Method | None) -> torch.optim.Optimizer:
-    """Return the optimiser of a detector and of what its method learns; each group's full rate is its `base_lr`.
+def build_optimizer(
+    training: recipe.TrainingOptions, detector: nn.Module, method: Method | None
+) -> torch.optim.Optimizer:
+    """Return the optimizer of a detector and of what its method learns; each group's full rate is its `base_lr`.
 
     The rate follows the linear rule: `learning_rate` is meant for `learning_rate_batch` images a step.
     """
@@ -30,7 +32,7 @@ def build_optimizer(training: recipe.Training, detector: nn.Module, method: Meth
     return torch.optim.SGD(groups, lr=rate, momentum=training.momentum)
 
 
-def rate_factor(training: recipe.Training, iteration: int, epoch_length: int) -> float:
+def lr_factor(training: recipe.TrainingOptions, iteration: int, epoch_length: int) -> float:
     """Return the share of the full learning rate at an iteration: linear warm-up, then the schedule."""
     if training.schedule == "step":
         factor = 0.1 ** sum(iteration >= step * epoch_length for step in training.steps)
@@ -42,7 +44,7 @@ def rate_factor(training: recipe.Training, iteration: int, epoch_length: int) ->
     return factor
 
 
-def build_autocast(training: recipe.Training, device: torch.device) -> torch.autocast:
+def build_autocast(training: recipe.TrainingOptions, device: torch.device) -> torch.autocast:
     """Return the context of a training step's forward passes.
 
     Raises:
@@ -59,7 +61,7 @@ def build_autocast(training: recipe.Training, device: torch.device) -> torch.aut
     return torch.autocast(device.type, dtype, enabled=choice != "none")
 
 
-def build_average(training: recipe.Training, detector: Detector) -> AveragedModel | None:
+def build_average(training: recipe.TrainingOptions, detector: Detector) -> AveragedModel | None:
     """Return the running mean of a detector's weights, or None when the run keeps none.
 
     The mean forgets with `ema_decay`, and sooner at first: step n weighs the past by (1 + n)/(10 + n) until that
@@ -78,7 +80,7 @@ def build_average(training: recipe.Training, detector: Detector) -> AveragedMode
     return AveragedModel(detector, avg_fn=averaged, use_buffers=True)
 
 
-def place(detector: Detector, training: recipe.Training, device: torch.device) -> Detector:
+def place(detector: Detector, training: recipe.TrainingOptions, device: torch.device) -> Detector:
     """Return a detector on its device, in the memory format and with the batch norm that its run asks for.
 
     Raises:

@@ -14,15 +14,15 @@ from ifkd.core.errors import CheckpointError, OutputError, TrainingError
 from ifkd.core.files import sha256_of
 from ifkd.data.coco import CocoDataset
 from ifkd.data.splits import read_split
-from ifkd.distillation import Draws, Knowledge, keeping_of, measure_feature_rms
-from ifkd.distillation.methods import Student, build_method
+from ifkd.distillation import Draws, FrozenModels, cache_spec_of, measure_feature_rms
+from ifkd.distillation.methods import NetworkPair, build_method
 from ifkd.distillation.methods.fgd import inherit
-from ifkd.models import Detector, FasterRcnn, build_detector, normalise
+from ifkd.models import Detector, FasterRcnn, build_detector, normalize
 from ifkd.models.checkpoint import Checkpoint, CheckpointMeta, build_from, load_checkpoint
 from ifkd.models.mobile_sam.encoder import available_weights
 from ifkd.training.dataset import EpochSampler, TileDataset, collate
 from ifkd.training.prediction import validate
-from ifkd.training.run_folder import RESULT, Run
+from ifkd.training.run_folder import RESULT, RunFolder
 from ifkd.training.trainer import fit
 
 CALIBRATION_BATCHES = 8
@@ -90,48 +90,52 @@ def distill_student(
         return fit(run, student)
     teacher = build_from(checkpoint).to(best_device())
     _check_teacher(teacher, run, settings.distillation.min_teacher_map)
-    between = Student(
+    between = NetworkPair(
         channels=student_config.channels,
         teacher_channels=checkpoint.meta.detector.channels,
         levels=student_config.levels,
-        feature_rms=feature_rms(teacher, run.train_data, settings) if isinstance(method_config, recipe.Ifkd) else (),
+        feature_rms=feature_rms(teacher, run.train_data, settings)
+        if isinstance(method_config, recipe.IfkdOptions)
+        else (),
         second_stage=teacher.classify if isinstance(teacher, FasterRcnn) else None,
         detectors=(student, teacher),
     )
-    if isinstance(method_config, recipe.Fgd) and method_config.inherit:
+    if isinstance(method_config, recipe.FgdOptions) and method_config.inherit:
         inherit(student, teacher)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed + 1)
         method = build_method(method_config, between)
-    wants_sam = isinstance(method_config, recipe.Ifkd) and method_config.ede.enabled and method_config.ede.weight > 0
-    disturbance = method_config.ede if isinstance(method_config, recipe.Ifkd) and wants_sam else None
-    asks = not isinstance(method_config, recipe.NoMethod)
+    wants_sam = (
+        isinstance(method_config, recipe.IfkdOptions) and method_config.ede.enabled and method_config.ede.weight > 0
+    )
+    disturbance = method_config.ede if isinstance(method_config, recipe.IfkdOptions) and wants_sam else None
+    asks = not isinstance(method_config, recipe.NoMethodOptions)
     return fit(run, student, method=method, knowledge=_knowledge(teacher, disturbance, run) if asks else None)
 
 
-def _knowledge(teacher: Detector, disturbance: recipe.Disturbance | None, run: Run) -> Knowledge:
+def _knowledge(teacher: Detector, disturbance: recipe.EdeOptions | None, run: RunFolder) -> FrozenModels:
     """Return the frozen part of a run; its caches lie beside the run's folder."""
     distillation = run.settings.distillation
     if not (distillation.cache_teacher or (disturbance is not None and disturbance.cache)):
-        return Knowledge(teacher, disturbance)
-    keeping = keeping_of(
+        return FrozenModels(teacher, disturbance)
+    keeping = cache_spec_of(
         run.train_data,
         run.settings.data,
         run.folder.parent / "cache",
         rebuild=distillation.rebuild_cache,
         draws=Draws(run.settings.seed, run.training.epochs) if distillation.cache_for == "seed" else None,
     )
-    return Knowledge(teacher, disturbance, keeping=keeping, keep_teacher=distillation.cache_teacher)
+    return FrozenModels(teacher, disturbance, keeping=keeping, keep_teacher=distillation.cache_teacher)
 
 
 def _run(
     settings: recipe.Recipe,
     folder: Path,
     role: str,
-    detector: recipe.Detector,
-    training: recipe.Training,
+    detector: recipe.DetectorOptions,
+    training: recipe.TrainingOptions,
     provenance: dict[str, Any],
-) -> Run:
+) -> RunFolder:
     data = settings.data
     train_data, validation_data = read_split(data, "train"), read_split(data, "validation")
     if len(train_data) < training.batch_size:
@@ -160,16 +164,16 @@ def _run(
         },
     )
     label = f"{settings.name} {role}" + (" distilled" if "teacher" in provenance else "")
-    return Run(folder, label, settings, training, meta, train_data, validation_data)
+    return RunFolder(folder, label, settings, training, meta, train_data, validation_data)
 
 
-def _fresh_detector(settings: recipe.Recipe, config: recipe.Detector, classes: int) -> Detector:
+def _fresh_detector(settings: recipe.Recipe, config: recipe.DetectorOptions, classes: int) -> Detector:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         return build_detector(config, classes)
 
 
-def _with_origin(run: Run, detector: Detector) -> Run:
+def _with_origin(run: RunFolder, detector: Detector) -> RunFolder:
     """Return the run with what of published weights its detector began with noted in its checkpoints."""
     if not detector.loaded:
         return run
@@ -180,14 +184,14 @@ def _with_origin(run: Run, detector: Detector) -> Run:
 
 def _with_available_encoder(method: recipe.MethodOptions) -> tuple[recipe.MethodOptions, list[str]]:
     """Return the method with the encoder that will really run, and the notes a reader must see."""
-    if not isinstance(method, recipe.Ifkd) or not method.ede.enabled:
+    if not isinstance(method, recipe.IfkdOptions) or not method.ede.enabled:
         return method, []
     weights = available_weights(method.ede.weights) if method.ede.fall_back_to_random else method.ede.weights
     ede = method.ede.model_copy(update={"weights": weights})
     return method.model_copy(update={"ede": ede}), [RANDOM_ENCODER_NOTE] if weights == "random" else []
 
 
-def _check_family(checkpoint: Checkpoint, student: recipe.Detector) -> None:
+def _check_family(checkpoint: Checkpoint, student: recipe.DetectorOptions) -> None:
     if checkpoint.meta.detector.family != student.family:
         raise CheckpointError(
             f"The teacher {checkpoint.path} has another pyramid than the recipe's student",
@@ -205,7 +209,7 @@ def _check_classes(checkpoint: Checkpoint, dataset: CocoDataset) -> None:
         )
 
 
-def _check_teacher(teacher: Detector, run: Run, least: float) -> None:
+def _check_teacher(teacher: Detector, run: RunFolder, least: float) -> None:
     metrics = validate(
         teacher,
         run.validation_data,
@@ -227,7 +231,7 @@ def feature_rms(teacher: Detector, train_data: CocoDataset, settings: recipe.Rec
     seed, batch_size = settings.seed, settings.distillation.training.batch_size
     dataset = TileDataset(train_data, settings.data, seed=seed)
     keys = list(EpochSampler(len(train_data), batch_size, seed=seed))[:CALIBRATION_BATCHES]
-    batches = [normalise(collate([dataset[key] for key in batch]).pixels.to(best_device())) for batch in keys]
+    batches = [normalize(collate([dataset[key] for key in batch]).pixels.to(best_device())) for batch in keys]
     return measure_feature_rms(teacher, batches)
 
 

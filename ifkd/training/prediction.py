@@ -9,11 +9,11 @@ from jaxtyping import UInt8
 from ifkd import recipe
 from ifkd.compute.distributed import from_all, rank, world_size
 from ifkd.core.detections import Array, Candidates, Detections
-from ifkd.core.postprocess import Selection, select_detections
-from ifkd.data.coco import CocoDataset, LabelledImage
+from ifkd.core.postprocess import PostprocessConfig, postprocess
+from ifkd.data.coco import CocoDataset, LabeledImage
 from ifkd.data.metrics import Metrics, evaluate
 from ifkd.imagery.image_files import pad
-from ifkd.models import Detector, normalise
+from ifkd.models import Detector, normalize
 from ifkd.training.dataset import scaled, scaled_size
 
 STRIDE = 32
@@ -21,7 +21,7 @@ BATCH_SIZE = 8
 
 
 def validate(
-    detector: Detector, dataset: CocoDataset, data: recipe.Data, selection: Selection, *, per_level: int
+    detector: Detector, dataset: CocoDataset, data: recipe.DataOptions, selection: PostprocessConfig, *, per_level: int
 ) -> Metrics:
     """Return a detector's COCO metrics on whole images, padded to a multiple of 32; it is left in its mode.
 
@@ -39,8 +39,8 @@ def validate(
 def predict(
     detector: Detector,
     dataset: CocoDataset,
-    data: recipe.Data,
-    selection: Selection,
+    data: recipe.DataOptions,
+    selection: PostprocessConfig,
     *,
     per_level: int,
     share: tuple[int, int] = (0, 1),
@@ -56,14 +56,16 @@ def predict(
             yield image.id, found.scaled(1 / data.scale).clipped(image.size)
 
 
-def detect(detector: Detector, pixels: Sequence[Array], selection: Selection, *, per_level: int) -> list[Detections]:
+def detect(
+    detector: Detector, pixels: Sequence[Array], selection: PostprocessConfig, *, per_level: int
+) -> list[Detections]:
     """Return what a detector in eval mode finds in images: uint8 [height, width, 3] of one size, sides of 32."""
     tiles = as_batch(pixels).to(next(detector.parameters()).device)
     size = (tiles.shape[2], tiles.shape[3])
     with torch.inference_mode():
-        boxes, scores, labels = detector.candidates(detector(normalise(tiles)), size=size, per_level=per_level)
+        boxes, scores, labels = detector.candidates(detector(normalize(tiles)), size=size, per_level=per_level)
     candidates = Candidates(boxes.float().cpu().numpy(), scores.float().cpu().numpy(), labels.cpu().numpy())
-    return select_detections(candidates, selection)
+    return postprocess(candidates, selection)
 
 
 def as_batch(pixels: Sequence[Array]) -> UInt8[torch.Tensor, "batch 3 height width"]:
@@ -72,10 +74,10 @@ def as_batch(pixels: Sequence[Array]) -> UInt8[torch.Tensor, "batch 3 height wid
 
 
 def _batches(
-    dataset: CocoDataset, data: recipe.Data, share: tuple[int, int]
-) -> Iterator[tuple[list[LabelledImage], list[Array]]]:
+    dataset: CocoDataset, data: recipe.DataOptions, share: tuple[int, int]
+) -> Iterator[tuple[list[LabeledImage], list[Array]]]:
     """Yield this share of the batches: images of one padded size, up to eight at a time."""
-    by_size: dict[tuple[int, int], list[LabelledImage]] = {}
+    by_size: dict[tuple[int, int], list[LabeledImage]] = {}
     for image in dataset.images:
         by_size.setdefault(padded_size(scaled_size(image.size, data.scale)), []).append(image)
     batches = [

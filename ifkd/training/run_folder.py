@@ -19,21 +19,21 @@ detector, the data, the schedule, the seed, the method and the teacher's digest.
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Run:
+class RunFolder:
     """One training run."""
 
     folder: Path
     label: str
     """Shown beside the progress bar."""
     settings: recipe.Recipe
-    training: recipe.Training
+    training: recipe.TrainingOptions
     meta: CheckpointMeta
     """Of the checkpoints it writes."""
     train_data: CocoDataset
     validation_data: CocoDataset
 
 
-def claim(run: Run) -> None:
+def claim(run: RunFolder) -> None:
     """Take the folder for this run, or find that it holds this very run.
 
     Raises:

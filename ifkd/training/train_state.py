@@ -13,13 +13,13 @@ from ifkd.core.files import atomic_path
 
 
 @dataclass(slots=True)
-class Standing:
+class TrainState:
     """How far a run is."""
 
     epoch: int = 0
     """Epochs done."""
     iteration: int = 0
-    """Optimiser steps done; those beyond whole epochs say where in the epoch it stands."""
+    """Optimizer steps done; those beyond whole epochs say where in the epoch it stands."""
     best: float = -1.0
     """Highest validation mAP."""
     waited: int = 0
@@ -28,7 +28,7 @@ class Standing:
     """Time spent in steps."""
 
 
-def save_state(path: Path, standing: Standing, parts: dict[str, Stateful]) -> None:
+def save_state(path: Path, standing: TrainState, parts: dict[str, Stateful]) -> None:
     """Write a state, whole or not at all.
 
     Raises:
@@ -57,8 +57,8 @@ def read_state(path: Path) -> dict[str, Any] | None:
     return state
 
 
-def restore(state: dict[str, Any], parts: dict[str, Stateful]) -> Standing:
+def restore(state: dict[str, Any], parts: dict[str, Stateful]) -> TrainState:
     """Give each part its state back and return how far the run was."""
     for name, part in parts.items():
         part.load_state_dict(state[name])
-    return Standing(*state["standing"])
+    return TrainState(*state["standing"])

@@ -30,22 +30,22 @@ from ifkd.core.errors import DataError, TrainingError
 from ifkd.core.files import atomic_path, clear_halves, sole_user, write_json
 from ifkd.core.progress import progress
 from ifkd.data.metrics import Metrics
-from ifkd.distillation import Knowledge
-from ifkd.distillation.method_checkpoint import save_learned
+from ifkd.distillation import FrozenModels
+from ifkd.distillation.method_checkpoint import save_method_checkpoint
 from ifkd.distillation.methods import Method, Term
-from ifkd.models import Detector, normalise
+from ifkd.models import Detector, normalize
 from ifkd.models.checkpoint import save_checkpoint
 from ifkd.training.dataset import Batch, BatchDataset, EpochSampler, TileDataset
-from ifkd.training.metrics_logger import Record
-from ifkd.training.optim import build_autocast, build_average, build_optimizer, place, rate_factor
+from ifkd.training.metrics_logger import MetricsLogger
+from ifkd.training.optim import build_autocast, build_average, build_optimizer, lr_factor, place
 from ifkd.training.prediction import validate
-from ifkd.training.run_folder import BEST, LAST, LEARNED, LOCK, RESULT, STATE, Run, claim
-from ifkd.training.train_state import Standing, read_state, restore, save_state
-from ifkd.training.train_step import Step
+from ifkd.training.run_folder import BEST, LAST, LEARNED, LOCK, RESULT, STATE, RunFolder, claim
+from ifkd.training.train_state import TrainState, read_state, restore, save_state
+from ifkd.training.train_step import TrainStep
 
 
 def fit(
-    run: Run, detector: Detector, *, method: Method | None = None, knowledge: Knowledge | None = None
+    run: RunFolder, detector: Detector, *, method: Method | None = None, knowledge: FrozenModels | None = None
 ) -> dict[str, Any]:
     """Train a detector, going on where an earlier call with the same settings stopped.
 
@@ -68,7 +68,7 @@ def fit(
         return _fit(run, detector, method, knowledge)
 
 
-def _fit(run: Run, detector: Detector, method: Method | None, knowledge: Knowledge | None) -> dict[str, Any]:
+def _fit(run: RunFolder, detector: Detector, method: Method | None, knowledge: FrozenModels | None) -> dict[str, Any]:
     result_path = run.folder / RESULT
     finished = json.loads(result_path.read_text(encoding="utf-8")) if result_path.is_file() else None
     finished = from_first(finished)
@@ -100,7 +100,9 @@ def _fit(run: Run, detector: Detector, method: Method | None, knowledge: Knowled
 class _Loop:
     """The moving parts of a run."""
 
-    def __init__(self, run: Run, detector: Detector, method: Method | None, knowledge: Knowledge | None) -> None:
+    def __init__(
+        self, run: RunFolder, detector: Detector, method: Method | None, knowledge: FrozenModels | None
+    ) -> None:
         training, seed = run.training, run.settings.seed
         self.run = run
         self.device = best_device()
@@ -108,7 +110,7 @@ class _Loop:
         self.method = method.to(self.device) if method is not None else None
         self.knowledge = knowledge.to(self.device) if knowledge is not None else None
         self.average = build_average(training, self.detector)
-        self.standing = Standing()
+        self.standing = TrainState()
         _check_shares(training)
         self.sampler = EpochSampler(
             len(run.train_data),
@@ -128,9 +130,9 @@ class _Loop:
         self.optimizer = build_optimizer(training, self.detector, self.method)
         self.autocast = build_autocast(training, self.device)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=training.amp == "fp16")
-        self.step_module = Step(self.detector, self.method, self.autocast)
+        self.step_module = TrainStep(self.detector, self.method, self.autocast)
         self.parallel = DistributedDataParallel(self.step_module) if world_size() > 1 else self.step_module
-        self.record = Record(run.folder, warm_after=_warm_after(run, method))
+        self.record = MetricsLogger(run.folder, warm_after=_warm_after(run, method))
         self.saved_at = time.monotonic()
 
     # --- going through the epochs -----------------------------------------------------------------------------------
@@ -188,10 +190,10 @@ class _Loop:
     # --- one step ---------------------------------------------------------------------------------------------------
 
     def step(self, parts: list[Batch]) -> tuple[list[dict[str, Term]], Tensor]:
-        """Take one optimiser step; return the loss terms of each part, without graph, and the gradient's norm."""
+        """Take one optimizer step; return the loss terms of each part, without graph, and the gradient's norm."""
         training, iteration = self.run.training, self.standing.iteration
         for group in self.optimizer.param_groups:
-            group["lr"] = group["base_lr"] * rate_factor(training, iteration, len(self.sampler))
+            group["lr"] = group["base_lr"] * lr_factor(training, iteration, len(self.sampler))
         self.optimizer.zero_grad(set_to_none=True)
         told = []
         for number, part in enumerate(parts):
@@ -217,7 +219,7 @@ class _Loop:
     def backward(self, part: Batch, *, share: float) -> dict[str, Term]:
         """Add the gradient of `share` of a part's loss, and return its terms."""
         pixels, targets = part.pixels.to(self.device), [one.to(self.device) for one in part.targets]
-        images = normalise(pixels)
+        images = normalize(pixels)
         if self.run.training.channels_last:
             images = images.to(memory_format=torch.channels_last)
         taught = None
@@ -304,7 +306,7 @@ class _Loop:
             if rank() == 0:
                 save_checkpoint(self.run.folder / BEST, self.kept(), self.run.meta)
                 if self.method is not None:
-                    save_learned(self.run.folder / LEARNED, self.method)
+                    save_method_checkpoint(self.run.folder / LEARNED, self.method)
         return metrics
 
     def tell_validation(self, metrics: Metrics) -> None:
@@ -348,7 +350,7 @@ class _Loop:
             self.record.begin(epoch=self.standing.epoch, iteration=self.standing.iteration)
 
 
-def _check_shares(training: recipe.Training) -> None:
+def _check_shares(training: recipe.TrainingOptions) -> None:
     """Refuse a batch that cannot be shared out evenly."""
     parts = world_size() * training.accumulation
     if training.batch_size % parts:
@@ -359,7 +361,7 @@ def _check_shares(training: recipe.Training) -> None:
         )
 
 
-def _warm_after(run: Run, method: Method | None) -> int:
+def _warm_after(run: RunFolder, method: Method | None) -> int:
     """Return the iteration after which the method's weights are whole and the rate is full."""
     own = getattr(getattr(method, "config", None), "warmup_iters", 0)
     return max(run.training.warmup_iters, int(own))

@@ -59,7 +59,7 @@ def start(world: Path, name: str, *words: str, processes: int) -> "subprocess.Po
     )
 
 
-def distil(world: Path, name: str, *words: str, processes: int) -> "subprocess.CompletedProcess[str]":
+def distill(world: Path, name: str, *words: str, processes: int) -> "subprocess.CompletedProcess[str]":
     """Run `ifkd distill` in so many processes to its end."""
     running = start(world, name, *words, processes=processes)
     output, errors = running.communicate()
@@ -74,13 +74,13 @@ def told(folder: Path) -> list[dict[str, Any]]:
 def runs(world: Path) -> tuple[Path, Path]:
     """The folders of one process's run and of two processes' run."""
     for name, processes in (("one", 1), ("two", 2)):
-        done = distil(world, name, processes=processes)
+        done = distill(world, name, processes=processes)
         assert done.returncode == 0, done.stderr
     return world / "one", world / "two"
 
 
 def test_two_processes_take_the_steps_of_one(runs: tuple[Path, Path]) -> None:
-    """Same losses and same gradient at the first step, hence the same normalisers; and the same weights at the end."""
+    """Same losses and same gradient at the first step, hence the same normalizers; and the same weights at the end."""
     one, two = (told(folder) for folder in runs)
     assert [set(entry) for entry in one] == [set(entry) for entry in two]
     first, second = (next(entry for entry in lines if "total" in entry) for lines in (one, two))
@@ -120,7 +120,7 @@ def test_a_killed_run_of_two_processes_goes_on_with_one(world: Path) -> None:
     psutil.wait_procs(everyone)
     running.communicate()
     assert not (world / "killed" / "result.json").exists()
-    done = distil(world, "killed", *words, "distillation.training.epochs=30", processes=1)
+    done = distill(world, "killed", *words, "distillation.training.epochs=30", processes=1)
     assert done.returncode == 0, done.stderr
     steps = [entry["iteration"] for entry in told(world / "killed") if "iteration" in entry]
     assert steps == list(range(60))
@@ -132,7 +132,7 @@ def test_a_folder_in_which_another_process_trains_is_refused(world: Path) -> Non
     while not (world / "busy" / "state.pt").is_file():
         assert running.poll() is None
         time.sleep(0.05)
-    done = distil(world, "busy", *words, processes=1)
+    done = distill(world, "busy", *words, processes=1)
     assert running.poll() is None
     for process in psutil.Process(running.pid).children(recursive=True):
         process.kill()
@@ -141,7 +141,7 @@ def test_a_folder_in_which_another_process_trains_is_refused(world: Path) -> Non
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(world: Path) -> None:
-    done = distil(world, "odd", "distillation.training.batch_size=3", processes=2)
+    done = distill(world, "odd", "distillation.training.batch_size=3", processes=2)
     assert done.returncode != 0
     assert "training.batch_size cannot be shared out evenly: got 3 images" in done.stderr
     assert not (world / "odd" / "metrics.jsonl").exists()

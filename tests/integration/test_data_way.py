@@ -49,13 +49,13 @@ def boxes_of(seed: int) -> list[tuple[int, int, int, int]]:
     return found
 
 
-def picture(path: Path, *, grey: bool, seed: int) -> None:
+def picture(path: Path, *, gray: bool, seed: int) -> None:
     random = np.random.default_rng(seed)
     pixels = random.integers(20, 90, (*SIZE, 3), dtype=np.uint8)
     for x1, y1, x2, y2 in boxes_of(seed):
         pixels[y1:y2, x1:x2] = random.integers(120, 255, 3)
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels[:, :, 0] if grey else pixels).save(path)
+    Image.fromarray(pixels[:, :, 0] if gray else pixels).save(path)
 
 
 def xml(names: Sequence[str], *, seed: int) -> str:
@@ -75,7 +75,7 @@ def write(voc: Path, annotations: str, lists: Path, suffix: str, names: Sequence
     for split, count in SPLITS.items():
         stems = [f"{100000001 + number + index}" for index in range(count)]
         for stem in stems:
-            picture(voc / "JPEGImages" / f"{stem}{suffix}", grey=suffix == ".jpg", seed=int(stem))
+            picture(voc / "JPEGImages" / f"{stem}{suffix}", gray=suffix == ".jpg", seed=int(stem))
             (voc / annotations / f"{stem}.xml").write_text(xml(names, seed=int(stem)))
         listed = [f"{stem}.bmp" if suffix == ".bmp" else stem for stem in stems]
         (lists / f"{split}.txt").write_text("\n".join(listed) + "\n")

@@ -174,7 +174,7 @@ def test_functions_named_in_the_method_page_exist() -> None:
 def method_options() -> set[str]:
     """Return IFKD's options as the method page writes them."""
     options: set[str] = set()
-    for name, field in recipe.Ifkd.model_fields.items():
+    for name, field in recipe.IfkdOptions.model_fields.items():
         kind = field.annotation
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             options |= {f"{name}.{part}" for part in kind.model_fields}

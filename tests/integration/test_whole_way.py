@@ -60,7 +60,7 @@ def whole_way(tmp_path_factory):
     return folder
 
 
-def test_every_station_leaves_its_artefact(whole_way):
+def test_every_station_leaves_its_artifact(whole_way):
     for name in (
         "teacher/best.safetensors",
         "distilled/metrics.jsonl",

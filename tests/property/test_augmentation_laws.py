@@ -20,7 +20,7 @@ from ifkd.imagery.image_files import read_image
 from ifkd.training.dataset import EpochSampler, Sample, TileDataset, collate, scaled
 
 BOX = (7, 22, 31, 30)
-"""x1, y1, x2, y2 of the painted object; off centre, so that every symmetry puts it elsewhere."""
+"""x1, y1, x2, y2 of the painted object; off center, so that every symmetry puts it elsewhere."""
 SIZE = (40, 64)
 PAINT, TOP_LEFT, TOP_RIGHT = (250, 10, 10), (10, 250, 10), (10, 10, 250)
 
@@ -71,26 +71,26 @@ def tiles(
     dataset: CocoDataset, *, seed: int = 0, tile_px: int = 64, scale: float = 1.0, **augmentation: Any
 ) -> TileDataset:
     settings = {"flip": False, "quarter_turns": False, **augmentation}
-    config = recipe.Data(
+    config = recipe.DataOptions(
         train=dataset.path,
         validation=0.5,
         test=dataset.path,
         tile_px=tile_px,
         scale=scale,
-        augmentation=recipe.Augmentation(**settings),
+        augmentation=recipe.AugmentationOptions(**settings),
     )
     return TileDataset(dataset, config, seed=seed)
 
 
-def cells(sample: Sample, colour: tuple[int, int, int]) -> np.ndarray:
-    """Return the (row, column) of every pixel of a colour."""
+def cells(sample: Sample, color: tuple[int, int, int]) -> np.ndarray:
+    """Return the (row, column) of every pixel of a color."""
     pixels = sample.pixels.permute(1, 2, 0).numpy()
-    return np.argwhere((pixels == np.array(colour)).all(axis=2))
+    return np.argwhere((pixels == np.array(color)).all(axis=2))
 
 
-def extent(sample: Sample, colour: tuple[int, int, int]) -> list[float]:
-    """Return the x1, y1, x2, y2 of what is painted in a colour."""
-    found = cells(sample, colour)
+def extent(sample: Sample, color: tuple[int, int, int]) -> list[float]:
+    """Return the x1, y1, x2, y2 of what is painted in a color."""
+    found = cells(sample, color)
     (top, left), (bottom, right) = found.min(axis=0), found.max(axis=0)
     return [left, top, right + 1, bottom + 1]
 
@@ -99,8 +99,8 @@ def symmetry(sample: Sample) -> tuple[tuple[int, int], tuple[int, int]]:
     """Return where the image's top left and top right corners went, as (lower, right) for each."""
     corners = []
     height, width = (SIZE[1], SIZE[0]) if _is_upright(sample) else SIZE
-    for colour in (TOP_LEFT, TOP_RIGHT):
-        ((row, column),) = cells(sample, colour)
+    for color in (TOP_LEFT, TOP_RIGHT):
+        ((row, column),) = cells(sample, color)
         assert row in {0, height - 1}
         assert column in {0, width - 1}
         corners.append((int(row > 0), int(column > 0)))
@@ -225,10 +225,10 @@ def test_zoomed_boxes_stay_on_their_paint(painted: CocoDataset, seed: int) -> No
     assert (sample.targets.boxes[0] - painted_box).abs().max() <= 1.01
 
 
-def test_colours_change_only_when_asked(painted: CocoDataset) -> None:
-    plain, coloured = tiles(painted)[0, 0], tiles(painted, photometric=0.5)[0, 0]
-    assert not torch.equal(plain.pixels, coloured.pixels)
-    assert torch.equal(plain.targets.boxes, coloured.targets.boxes)
+def test_colors_change_only_when_asked(painted: CocoDataset) -> None:
+    plain, colored = tiles(painted)[0, 0], tiles(painted, photometric=0.5)[0, 0]
+    assert not torch.equal(plain.pixels, colored.pixels)
+    assert torch.equal(plain.targets.boxes, colored.targets.boxes)
     assert len(cells(plain, PAINT)) == (BOX[2] - BOX[0]) * (BOX[3] - BOX[1])
 
 
@@ -322,9 +322,9 @@ def test_scaled_boxes_are_those_of_torchvision(located: CocoDataset, zoom: float
 def test_speckle_multiplies_around_one_and_moves_no_box(
     tmp_path_factory: pytest.TempPathFactory, seed: int, most: float
 ) -> None:
-    grey = write(tmp_path_factory.mktemp("grey") / "set", np.full((128, 128, 3), 60, np.uint8), [(10, 10, 40, 50)])
-    plain = tiles(grey, tile_px=128, seed=seed)
-    noisy = tiles(grey, tile_px=128, seed=seed, speckle=most)
+    gray = write(tmp_path_factory.mktemp("gray") / "set", np.full((128, 128, 3), 60, np.uint8), [(10, 10, 40, 50)])
+    plain = tiles(gray, tile_px=128, seed=seed)
+    noisy = tiles(gray, tile_px=128, seed=seed, speckle=most)
     deviations = []
     for epoch in range(8):
         sample = noisy[epoch, 0]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ifkd import recipe
-from ifkd.distillation.fdr import FrequencyFilter, low_pass, reconstruct, richness
+from ifkd.distillation.fdr import FrequencyFilter, feature_richness, low_pass, reconstruct
 
 SHAPES = ((1, 1), (2, 3), (7, 11), (13, 21), (25, 42), (42, 25), (101, 67))
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
@@ -32,7 +32,7 @@ def features_and_mask(
 
 
 def window(shape: tuple[int, int], r: float) -> Tensor:
-    """Return the low-pass window over the centre-shifted spectrum, cell by cell from its definition."""
+    """Return the low-pass window over the center-shifted spectrum, cell by cell from its definition."""
     height, width = shape
     kept = torch.zeros(shape)
     for row in range(height):
@@ -57,7 +57,7 @@ def six_steps(features: Tensor, mask: Tensor, r: float, factors: Tensor | None) 
 
 
 def full_spectrum(half: Tensor, width: int) -> Tensor:
-    """Return factors on the centre-shifted full spectrum from those on the half spectrum.
+    """Return factors on the center-shifted full spectrum from those on the half spectrum.
 
     Half a spectrum speaks for the conjugate frequencies too, so the missing half has the mirrored factors.
     """
@@ -110,7 +110,7 @@ def test_the_closed_form_with_a_filter_is_the_algorithm(
     seed: int, shape: tuple[int, int], r: float, kind: str, complex_: bool, norm: str
 ) -> None:
     features, mask = features_and_mask(seed, shape)
-    config = recipe.Frequency(filter=kind, grid=(4, 3), filter_complex=complex_, filter_norm=norm)
+    config = recipe.FdrOptions(filter=kind, grid=(4, 3), filter_complex=complex_, filter_norm=norm)
     frequency_filter = FrequencyFilter(3, config)
     with torch.no_grad():
         frequency_filter.weight.add_(0.3 * torch.randn(frequency_filter.weight.shape, generator=generator(seed)))
@@ -154,7 +154,7 @@ def test_a_pure_wave_lands_on_one_side(shape: tuple[int, int], cycles: tuple[int
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_result_is_real_float32_of_the_same_shape(shape: tuple[int, int], dtype: torch.dtype) -> None:
     features, mask = features_and_mask(0, shape)
-    frequency_filter = FrequencyFilter(3, recipe.Frequency(grid=(4, 3)))
+    frequency_filter = FrequencyFilter(3, recipe.FdrOptions(grid=(4, 3)))
     with torch.autocast("cpu", torch.bfloat16):
         found = reconstruct(features.to(dtype), mask, r=0.1, frequency_filter=frequency_filter)
     assert found.shape == features.shape
@@ -167,7 +167,7 @@ def test_result_is_real_float32_of_the_same_shape(shape: tuple[int, int], dtype:
 @given(seed=seeds, shape=shapes)
 def test_richness_is_the_largest_probability(seed: int, shape: tuple[int, int]) -> None:
     logits = (1.5 * torch.randn(2, 18, *shape, generator=generator(seed))).requires_grad_()
-    mask = richness(logits)
+    mask = feature_richness(logits)
     assert mask.shape == (2, 1, *shape)
     assert not mask.requires_grad
     assert ((mask > 0) & (mask < 1)).all()
@@ -177,13 +177,13 @@ def test_richness_is_the_largest_probability(seed: int, shape: tuple[int, int]) 
 @given(shape=shapes, kind=st.sampled_from(("grid", "channel")), complex_=st.booleans())
 def test_a_new_filter_is_the_identity(shape: tuple[int, int], kind: str, complex_: bool) -> None:
     features, _ = features_and_mask(0, shape)
-    frequency_filter = FrequencyFilter(3, recipe.Frequency(filter=kind, filter_complex=complex_))
+    frequency_filter = FrequencyFilter(3, recipe.FdrOptions(filter=kind, filter_complex=complex_))
     torch.testing.assert_close(frequency_filter(features), features, **CLOSE)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_frequency_zero_of_the_map_is_frequency_zero_of_the_grid(shape: tuple[int, int]) -> None:
-    frequency_filter = FrequencyFilter(1, recipe.Frequency(grid=(16, 9), filter_norm="none"))
+    frequency_filter = FrequencyFilter(1, recipe.FdrOptions(grid=(16, 9), filter_norm="none"))
     with torch.no_grad():
         frequency_filter.weight.zero_()
         frequency_filter.weight[0, 8, 0] = 5.0
@@ -193,8 +193,8 @@ def test_frequency_zero_of_the_map_is_frequency_zero_of_the_grid(shape: tuple[in
     assert factors.sum() >= 5.0
 
 
-def test_the_grid_is_sampled_on_normalised_frequencies() -> None:
-    frequency_filter = FrequencyFilter(1, recipe.Frequency(grid=(16, 9), filter_norm="none"))
+def test_the_grid_is_sampled_on_normalized_frequencies() -> None:
+    frequency_filter = FrequencyFilter(1, recipe.FdrOptions(grid=(16, 9), filter_norm="none"))
     frequency_filter.weight.data = torch.rand(1, 16, 9, generator=generator(0))
     # A map of the grid's own size (16 rows, 16 columns, whose half spectrum has 9) meets every node exactly.
     at_nodes = torch.fft.ifftshift(frequency_filter.weight, dim=1)
@@ -207,9 +207,9 @@ def test_the_grid_is_sampled_on_normalised_frequencies() -> None:
 
 
 @given(seed=seeds, factor=st.floats(0.01, 100))
-def test_energy_normalisation_forgets_the_size_of_the_filter(seed: int, factor: float) -> None:
+def test_energy_normalization_forgets_the_size_of_the_filter(seed: int, factor: float) -> None:
     features, _ = features_and_mask(seed, (7, 11))
-    frequency_filter = FrequencyFilter(3, recipe.Frequency(grid=(4, 3)))
+    frequency_filter = FrequencyFilter(3, recipe.FdrOptions(grid=(4, 3)))
     frequency_filter.weight.data = 1 + torch.rand(3, 4, 3, generator=generator(seed))
     before = frequency_filter(features)
     frequency_filter.weight.data = frequency_filter.weight.data * factor
@@ -218,18 +218,18 @@ def test_energy_normalisation_forgets_the_size_of_the_filter(seed: int, factor: 
 
 def test_gradients_reach_the_filter_alone() -> None:
     features, mask = features_and_mask(0, (7, 11))
-    frequency_filter = FrequencyFilter(3, recipe.Frequency(grid=(4, 3)))
+    frequency_filter = FrequencyFilter(3, recipe.FdrOptions(grid=(4, 3)))
     reconstruct(features, mask, r=0.1, frequency_filter=frequency_filter).square().sum().backward()
     assert frequency_filter.weight.grad is not None
     assert frequency_filter.weight.grad.isfinite().all()
     assert frequency_filter.weight.grad.abs().sum() > 0
-    frozen = FrequencyFilter(3, recipe.Frequency(grid=(4, 3), filter_trainable=False))
+    frozen = FrequencyFilter(3, recipe.FdrOptions(grid=(4, 3), filter_trainable=False))
     assert not reconstruct(features, mask, r=0.1, frequency_filter=frozen).requires_grad
 
 
 def test_gfnet_filters_start_small() -> None:
     torch.manual_seed(0)
-    config = recipe.Frequency(filter="channel", filter_init="gfnet", filter_norm="none", filter_complex=True)
+    config = recipe.FdrOptions(filter="channel", filter_init="gfnet", filter_norm="none", filter_complex=True)
     weight = FrequencyFilter(256, config).weight
     assert weight.shape == (256, 1, 1, 2)
     assert weight.std().item() == pytest.approx(0.02, rel=0.15)
@@ -238,7 +238,7 @@ def test_gfnet_filters_start_small() -> None:
 @given(seed=seeds, shape=shapes, r=st.floats(0, 8))
 def test_a_mask_and_a_filter_of_ones_change_nothing_for_any_r(seed: int, shape: tuple[int, int], r: float) -> None:
     features, mask = features_and_mask(seed, shape)
-    identity = FrequencyFilter(3, recipe.Frequency())
+    identity = FrequencyFilter(3, recipe.FdrOptions())
     found = reconstruct(features, torch.ones_like(mask), r=r, frequency_filter=identity)
     torch.testing.assert_close(found, features, **CLOSE)
 

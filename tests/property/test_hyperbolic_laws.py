@@ -62,8 +62,8 @@ def test_mobius_sum_has_a_neutral_element_inverses_and_left_cancellation(seed: i
     torch.testing.assert_close(mobius_add(zero, x, curvature=c), x, rtol=0, atol=0)
     torch.testing.assert_close(mobius_add(x, zero, curvature=c), x, rtol=1e-14, atol=0)
     assert mobius_add(-x, x, curvature=c).abs().max() < 1e-12 / math.sqrt(c)
-    cancelled = mobius_add(-x, mobius_add(x, y, curvature=c), curvature=c)
-    torch.testing.assert_close(cancelled, y, rtol=1e-10, atol=1e-10)
+    canceled = mobius_add(-x, mobius_add(x, y, curvature=c), curvature=c)
+    torch.testing.assert_close(canceled, y, rtol=1e-10, atol=1e-10)
 
 
 @given(seed=seeds, c=curvatures)
@@ -113,7 +113,7 @@ def test_scaling_the_points_is_scaling_the_curvature(seed: int, c: float, factor
 @pytest.mark.parametrize(("form", "formula"), [("expmap0", "asinh"), ("expmap0", "mobius"), ("project", "mobius")])
 def test_mask_is_finite_at_any_size(size: float, scale: str, form: str, formula: str) -> None:
     teacher, student = maps(0, (4, 3), channels=16)
-    config = recipe.Similarity(scale=scale, map=form, formula=formula)
+    config = recipe.HsmOptions(scale=scale, map=form, formula=formula)
     mask = similarity_mask(size * teacher, size * student, config)
     assert mask.isfinite().all()
     assert (mask >= 0).all()
@@ -122,7 +122,7 @@ def test_mask_is_finite_at_any_size(size: float, scale: str, form: str, formula:
 @given(seed=seeds, shape=shapes)
 def test_mask_of_equal_maps_is_exactly_zero(seed: int, shape: tuple[int, int]) -> None:
     teacher, _ = maps(seed, shape)
-    mask = similarity_mask(teacher, teacher.clone(), recipe.Similarity())
+    mask = similarity_mask(teacher, teacher.clone(), recipe.HsmOptions())
     assert mask.shape == (2, 1, *shape)
     assert (mask == 0).all()
 
@@ -130,24 +130,24 @@ def test_mask_of_equal_maps_is_exactly_zero(seed: int, shape: tuple[int, int]) -
 @given(seed=seeds, shape=shapes)
 def test_both_formulas_give_one_mask(seed: int, shape: tuple[int, int]) -> None:
     teacher, student = maps(seed, shape)
-    by_mobius = similarity_mask(teacher, student, recipe.Similarity(formula="mobius"))
-    torch.testing.assert_close(by_mobius, similarity_mask(teacher, student, recipe.Similarity()), rtol=1e-3, atol=1e-4)
+    by_mobius = similarity_mask(teacher, student, recipe.HsmOptions(formula="mobius"))
+    torch.testing.assert_close(by_mobius, similarity_mask(teacher, student, recipe.HsmOptions()), rtol=1e-3, atol=1e-4)
 
 
 @given(seed=seeds, shape=shapes)
 def test_automatic_scale_forgets_a_common_factor(seed: int, shape: tuple[int, int]) -> None:
     teacher, student = maps(seed, shape)
-    mask = similarity_mask(teacher, student, recipe.Similarity())
+    mask = similarity_mask(teacher, student, recipe.HsmOptions())
     torch.testing.assert_close(
-        similarity_mask(13 * teacher, 13 * student, recipe.Similarity()), mask, rtol=2e-6, atol=1e-6
+        similarity_mask(13 * teacher, 13 * student, recipe.HsmOptions()), mask, rtol=2e-6, atol=1e-6
     )
 
 
 @given(seed=seeds, shape=shapes)
 def test_curvature_only_rescales_under_the_automatic_scale(seed: int, shape: tuple[int, int]) -> None:
     teacher, student = maps(seed, shape)
-    mask = similarity_mask(teacher, student, recipe.Similarity(curvature=1.0))
-    quarter = similarity_mask(teacher, student, recipe.Similarity(curvature=0.25))
+    mask = similarity_mask(teacher, student, recipe.HsmOptions(curvature=1.0))
+    quarter = similarity_mask(teacher, student, recipe.HsmOptions(curvature=0.25))
     torch.testing.assert_close(quarter, 2 * mask, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(quarter / quarter.sum(), mask / mask.sum(), rtol=1e-5, atol=1e-6)
 
@@ -173,9 +173,9 @@ def test_mask_does_not_see_rotated_channels(seed: int, shape: tuple[int, int]) -
     rotated = similarity_mask(
         torch.einsum("dc,bchw->bdhw", turn, teacher),
         torch.einsum("dc,bchw->bdhw", turn, student),
-        recipe.Similarity(),
+        recipe.HsmOptions(),
     )
-    torch.testing.assert_close(rotated, similarity_mask(teacher, student, recipe.Similarity()), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(rotated, similarity_mask(teacher, student, recipe.HsmOptions()), rtol=1e-4, atol=1e-5)
 
 
 @given(seed=seeds, shape=shapes)
@@ -186,17 +186,17 @@ def test_mask_moves_with_its_locations(seed: int, shape: tuple[int, int]) -> Non
     def moved(values: Tensor) -> Tensor:
         return values.flatten(2)[:, :, order].view(values.shape)
 
-    mask = similarity_mask(teacher, student, recipe.Similarity())
+    mask = similarity_mask(teacher, student, recipe.HsmOptions())
     torch.testing.assert_close(
-        similarity_mask(moved(teacher), moved(student), recipe.Similarity()), moved(mask), rtol=1e-5, atol=1e-6
+        similarity_mask(moved(teacher), moved(student), recipe.HsmOptions()), moved(mask), rtol=1e-5, atol=1e-6
     )
 
 
 def test_mask_has_no_gradient_unless_asked() -> None:
     teacher, student = maps(0, (3, 4))
     student.requires_grad_()
-    assert not similarity_mask(teacher, student, recipe.Similarity()).requires_grad
-    attached = similarity_mask(teacher, student, recipe.Similarity(detach=False))
+    assert not similarity_mask(teacher, student, recipe.HsmOptions()).requires_grad
+    attached = similarity_mask(teacher, student, recipe.HsmOptions(detach=False))
     attached.sum().backward()
     assert student.grad is not None
     assert student.grad.isfinite().all()
@@ -207,7 +207,7 @@ def test_mask_has_no_gradient_unless_asked() -> None:
 def test_attached_gradients_are_finite_where_the_maps_agree(same: float) -> None:
     teacher, _ = maps(0, (3, 4))
     student = (same * teacher).clone().requires_grad_()
-    similarity_mask(same * teacher, student, recipe.Similarity(detach=False)).sum().backward()
+    similarity_mask(same * teacher, student, recipe.HsmOptions(detach=False)).sum().backward()
     assert student.grad is not None
     assert student.grad.isfinite().all()
 
@@ -215,8 +215,8 @@ def test_attached_gradients_are_finite_where_the_maps_agree(same: float) -> None
 def test_mask_works_under_autocast() -> None:
     teacher, student = maps(0, (5, 7))
     with torch.autocast("cpu", torch.bfloat16):
-        mask = similarity_mask(teacher, student, recipe.Similarity())
-    torch.testing.assert_close(mask, similarity_mask(teacher, student, recipe.Similarity()), rtol=0, atol=0)
+        mask = similarity_mask(teacher, student, recipe.HsmOptions())
+    torch.testing.assert_close(mask, similarity_mask(teacher, student, recipe.HsmOptions()), rtol=0, atol=0)
 
 
 @given(seed=seeds)
@@ -246,7 +246,7 @@ def test_float32_is_enough_from_short_to_long_vectors(seed: int, c: float) -> No
     found = tangent_distance(u.float(), v.float(), curvature=c)
     torch.testing.assert_close(found.double(), tangent_distance(u, v, curvature=c), rtol=1e-5, atol=0)
     teacher, student = (each.T.reshape(1, 32, 4, 16) for each in (u, v))
-    mask = similarity_mask(teacher.float(), student.float(), recipe.Similarity())
+    mask = similarity_mask(teacher.float(), student.float(), recipe.HsmOptions())
     scale = 1 / teacher.norm(dim=1).mean()
     clipped = []
     for each in (teacher, student):
@@ -267,8 +267,8 @@ def test_mask_weighs_the_same_error_more_where_features_are_large(seed: int, c: 
     for unit in (0.05, 1.0, 40.0):
         teacher = unit * torch.linspace(0.2, 1.8, 9) * direction
         student = teacher + 0.1 * unit * aside
-        mask = similarity_mask(teacher, student, recipe.Similarity(curvature=c))[0, 0, 0].tolist()
+        mask = similarity_mask(teacher, student, recipe.HsmOptions(curvature=c))[0, 0, 0].tolist()
         assert all(larger > smaller for smaller, larger in itertools.pairwise(mask))
         assert mask[-1] > 2.5 * mask[0]
-        flat = similarity_mask(teacher, student, recipe.Similarity(curvature=c, target_radius=1e-3))
+        flat = similarity_mask(teacher, student, recipe.HsmOptions(curvature=c, target_radius=1e-3))
         torch.testing.assert_close(flat, flat.mean().expand_as(flat), rtol=1e-3, atol=0)

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from ifkd import recipe
-from ifkd.distillation import Views
+from ifkd.distillation import DistillationBatch
 from ifkd.distillation.ede import disturbance, width_projection
-from ifkd.distillation.methods import Student, build_method
+from ifkd.distillation.methods import NetworkPair, build_method
 from ifkd.distillation.methods.attention_transfer import attention_transfer
 from ifkd.distillation.methods.ifkd import IfkdMethod
 from ifkd.models import DetectorOutput, Targets
@@ -41,8 +41,8 @@ def no_targets(batch: int) -> list[Targets]:
 
 def views(
     student: DetectorOutput, teacher: DetectorOutput, *, embedding: Tensor | None = None, iteration: int = 10_000
-) -> Views:
-    return Views(student, teacher, embedding, no_targets(len(student.logits[0])), iteration)
+) -> DistillationBatch:
+    return DistillationBatch(student, teacher, embedding, no_targets(len(student.logits[0])), iteration)
 
 
 def embedding(seed: int, *, batch: int = 2) -> Tensor:
@@ -50,12 +50,12 @@ def embedding(seed: int, *, batch: int = 2) -> Tensor:
 
 
 def make(
-    config: recipe.Ifkd, *, channels: int = CHANNELS, teacher_channels: int = CHANNELS, identity: bool = False
+    config: recipe.IfkdOptions, *, channels: int = CHANNELS, teacher_channels: int = CHANNELS, identity: bool = False
 ) -> IfkdMethod:
     """Build the method in eval mode, where FDR always applies."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
-        method = build_method(config, Student(channels, teacher_channels, LEVELS, RMS))
+        method = build_method(config, NetworkPair(channels, teacher_channels, LEVELS, RMS))
     assert isinstance(method, IfkdMethod)
     if identity:
         for adapter in method.adapters:
@@ -64,10 +64,10 @@ def make(
     return method.eval()
 
 
-def plain(**options: Any) -> recipe.Ifkd:
+def plain(**options: Any) -> recipe.IfkdOptions:
     """IFKD without EDE, FDR and scaling, so that the target is the teacher itself."""
     base: dict[str, Any] = {"ede": {"enabled": False}, "fdr": {"enabled": False}, "feature_scale": "none"}
-    return recipe.Ifkd.model_validate(base | options)
+    return recipe.IfkdOptions.model_validate(base | options)
 
 
 # --- the slow reading ---------------------------------------------------------------------------------------------
@@ -105,8 +105,8 @@ def slow_mask(teacher: Tensor, student: Tensor, clip: float = 2.3) -> Tensor:
     return mask
 
 
-def slow_losses(method: IfkdMethod, seen: Views) -> tuple[Tensor, Tensor]:
-    """L_feat and L_head (eqs 12 and 13) of a method with a 3x3 adapter per level and no learnt filter, in float64."""
+def slow_losses(method: IfkdMethod, seen: DistillationBatch) -> tuple[Tensor, Tensor]:
+    """L_feat and L_head (eqs 12 and 13) of a method with a 3x3 adapter per level and no learned filter, in float64."""
     config = method.config
     feature, head = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
     width = seen.teacher.pyramid[0].shape[1]
@@ -147,7 +147,7 @@ def slow_losses(method: IfkdMethod, seen: Views) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("kind", ["bce", "kl"])
 @pytest.mark.parametrize("scale", ["auto", "none"])
 def test_losses_are_the_papers_equations(hsm: bool, norm: str, kind: str, scale: str) -> None:
-    config = recipe.Ifkd.model_validate(
+    config = recipe.IfkdOptions.model_validate(
         {
             "norm": norm,
             "feature_scale": scale,
@@ -232,8 +232,8 @@ def test_order_ede_then_fdr_reconstructs_the_sum() -> None:
     expected = {"add_to_target": torch.zeros(()), "ede_then_fdr": torch.zeros(())}
     for level, shape in enumerate(SHAPES):
         added = disturbance(projected, shape)
-        centred = teacher.pyramid[level] - teacher.pyramid[level].mean(dim=(2, 3), keepdim=True)
-        targets = {"add_to_target": centred + added, "ede_then_fdr": centred + added - added.mean((2, 3), keepdim=True)}
+        centerd = teacher.pyramid[level] - teacher.pyramid[level].mean(dim=(2, 3), keepdim=True)
+        targets = {"add_to_target": centerd + added, "ede_then_fdr": centerd + added - added.mean((2, 3), keepdim=True)}
         for order, target in targets.items():
             error = (target - student.pyramid[level]).square().sum(dim=1).mean()
             expected[order] = expected[order] + error
@@ -292,7 +292,7 @@ def test_an_image_twice_is_the_image_once(norm: str) -> None:
         return DetectorOutput(*(tuple(part) for part in parts))
 
     teacher, student, seen_embedding = output(0, batch=1), output(1, batch=1), embedding(2, batch=1)
-    method = make(recipe.Ifkd(norm=norm))
+    method = make(recipe.IfkdOptions(norm=norm))
     once = method.losses(views(student, teacher, embedding=seen_embedding))
     both = method.losses(views(twice(student), twice(teacher), embedding=seen_embedding.repeat(2, 1, 1, 1)))
     for name in ("feature", "head"):
@@ -319,17 +319,17 @@ def test_channel_mean_does_not_count_channels_under_the_automatic_scale() -> Non
 
 def test_weights_and_warm_up() -> None:
     seen = views(output(1), output(0), embedding=embedding(2))
-    one, two = (make(recipe.Ifkd(alpha=alpha, beta=0.5)).losses(seen) for alpha in (0.06, 0.12))
+    one, two = (make(recipe.IfkdOptions(alpha=alpha, beta=0.5)).losses(seen) for alpha in (0.06, 0.12))
     assert one["feature"].weight == 0.06
     assert two["feature"].weight == 0.12
     assert one["head"].weight == two["head"].weight == 0.5
     torch.testing.assert_close(one["feature"].value, two["feature"].value, rtol=0, atol=0)
-    method = make(recipe.Ifkd(warmup_iters=500))
+    method = make(recipe.IfkdOptions(warmup_iters=500))
     for iteration, share in ((0, 0.0), (1, 1 / 500), (250, 0.5), (500, 1.0), (9999, 1.0)):
         terms = method.losses(views(output(1), output(0), embedding=embedding(2), iteration=iteration))
         assert terms["feature"].weight == pytest.approx(0.06 * share)
         assert terms["head"].weight == pytest.approx(0.5 * share)
-    unwarmed = make(recipe.Ifkd(warmup_iters=0))
+    unwarmed = make(recipe.IfkdOptions(warmup_iters=0))
     assert unwarmed.losses(views(output(1), output(0), iteration=0))["feature"].weight == 0.06
 
 
@@ -337,7 +337,7 @@ def test_adapters_and_filters_learn_and_the_teacher_does_not() -> None:
     teacher, student = output(0), output(1)
     for level in teacher.pyramid + teacher.logits:
         level.requires_grad_()
-    method = make(recipe.Ifkd())
+    method = make(recipe.IfkdOptions())
     seen_embedding = embedding(2).requires_grad_()
     terms = method.losses(views(student, teacher, embedding=seen_embedding))
     (terms["feature"].value + terms["head"].value).backward()
@@ -376,7 +376,7 @@ def test_automatic_scale_forgets_the_teachers_feature_size(seed: int, factor: fl
     for seen_teacher, rms in ((teacher, RMS), (larger, tuple(factor * value for value in RMS))):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            method = build_method(recipe.Ifkd(), Student(CHANNELS, CHANNELS, LEVELS, rms)).eval()
+            method = build_method(recipe.IfkdOptions(), NetworkPair(CHANNELS, CHANNELS, LEVELS, rms)).eval()
         values.append(method.losses(views(student, seen_teacher, embedding=embedding(0)))["feature"].value)
     torch.testing.assert_close(values[0], values[1], rtol=1e-4, atol=1e-4)
 
@@ -420,17 +420,17 @@ def test_apply_to_both_reconstructs_the_student_too() -> None:
 
 
 def test_filters_are_not_decayed_and_may_be_frozen() -> None:
-    groups = make(recipe.Ifkd()).parameter_groups(0.1)
+    groups = make(recipe.IfkdOptions()).parameter_groups(0.1)
     assert [group["weight_decay"] for group in groups] == [0.1, 0.0]
-    method = make(recipe.Ifkd())
+    method = make(recipe.IfkdOptions())
     listed = [parameter for group in groups for parameter in group["params"]]  # type: ignore[attr-defined]
     assert len(listed) == len(list(method.parameters()))
-    frozen = make(recipe.Ifkd.model_validate({"fdr": {"filter_trainable": False}}))
+    frozen = make(recipe.IfkdOptions.model_validate({"fdr": {"filter_trainable": False}}))
     assert [group["weight_decay"] for group in frozen.parameter_groups(0.1)] == [0.1]
 
 
 def test_a_shared_adapter_is_one_convolution() -> None:
-    shared = make(recipe.Ifkd.model_validate({"adapter": {"shared": True, "kernel": 1, "bias": False}}))
+    shared = make(recipe.IfkdOptions.model_validate({"adapter": {"shared": True, "kernel": 1, "bias": False}}))
     assert [tuple(parameter.shape) for parameter in shared.adapters.parameters()] == [(CHANNELS, CHANNELS, 1, 1)]
     assert shared.losses(views(output(1), output(0), embedding=embedding(2)))["feature"].value.isfinite()
 
@@ -483,7 +483,7 @@ def test_projection_to_another_width_is_orthogonal_frozen_and_the_same_everywher
     assert torch.equal(first, second)
     rows = first[:, :, 0, 0]
     torch.testing.assert_close(rows @ rows.T, torch.eye(channels), rtol=0, atol=1e-5)
-    method = make(recipe.Ifkd(), channels=channels, teacher_channels=channels)
+    method = make(recipe.IfkdOptions(), channels=channels, teacher_channels=channels)
     assert "projection" not in dict(method.named_parameters())
     assert "projection" not in method.state_dict()
     assert torch.equal(method.projection, first)
@@ -491,12 +491,12 @@ def test_projection_to_another_width_is_orthogonal_frozen_and_the_same_everywher
 
 def test_the_papers_width_needs_no_projection() -> None:
     assert width_projection(256) is None
-    assert make(recipe.Ifkd(), channels=16, teacher_channels=256).projection is None
+    assert make(recipe.IfkdOptions(), channels=16, teacher_channels=256).projection is None
 
 
 @pytest.mark.parametrize(("student_width", "teacher_width"), [(8, 8), (8, 24), (24, 8), (8, 320), (16, 256)])
 def test_any_pair_of_widths_distils(student_width: int, teacher_width: int) -> None:
-    method = make(recipe.Ifkd(), channels=student_width, teacher_channels=teacher_width)
+    method = make(recipe.IfkdOptions(), channels=student_width, teacher_channels=teacher_width)
     student, teacher = output(1, channels=student_width), output(0, channels=teacher_width)
     terms = method.losses(views(student, teacher, embedding=embedding(2)))
     assert terms["feature"].value.isfinite()
@@ -504,7 +504,7 @@ def test_any_pair_of_widths_distils(student_width: int, teacher_width: int) -> N
 
 
 def test_losses_work_under_autocast() -> None:
-    method = make(recipe.Ifkd())
+    method = make(recipe.IfkdOptions())
     seen = views(output(1), output(0), embedding=embedding(2))
     exact = method.losses(seen)
     with torch.autocast("cpu", torch.bfloat16):

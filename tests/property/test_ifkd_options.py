@@ -11,7 +11,7 @@ from torch import Tensor, multiprocessing, nn
 
 from ifkd import recipe
 from ifkd.core.config import dump, parse
-from ifkd.distillation.methods import Student, build_method
+from ifkd.distillation.methods import NetworkPair, build_method
 from ifkd.distillation.methods.ifkd import IfkdMethod
 from ifkd.models import DetectorOutput
 
@@ -79,7 +79,7 @@ def test_levels_are_chosen_by_place_in_either_family() -> None:
 
 
 def test_filters_stand_at_the_chosen_levels_alone() -> None:
-    method = make(recipe.Ifkd.model_validate({"fdr": {"levels": "two_finest"}}))
+    method = make(recipe.IfkdOptions.model_validate({"fdr": {"levels": "two_finest"}}))
     assert list(method.filters) == ["p3", "p4"]
 
 
@@ -87,32 +87,32 @@ def test_filters_stand_at_the_chosen_levels_alone() -> None:
 
 
 def test_a_preset_is_a_word_and_the_file_has_the_last_one() -> None:
-    config = recipe.Ifkd.model_validate({"preset": "ifkd_released", "beta": 0.7, "fdr": {"r": 0.2}})
+    config = recipe.IfkdOptions.model_validate({"preset": "ifkd_released", "beta": 0.7, "fdr": {"r": 0.2}})
     assert (config.alpha, config.beta, config.warmup_iters) == (1e-4, 0.7, 0)
     assert (config.ede.source, config.ede.form, config.ede.levels) == ("mask", "gate", "three_coarsest")
     assert (config.fdr.r, config.fdr.p, config.fdr.apply_to, config.fdr.levels) == (0.2, 0.5, "both", "two_finest")
     assert (config.fdr.filter, config.fdr.filter_complex, config.fdr.filter_init) == ("channel", True, "gfnet")
-    literal = recipe.Ifkd(preset="ifkd_paper_literal")
+    literal = recipe.IfkdOptions(preset="ifkd_paper_literal")
     assert (literal.fdr.filter_norm, literal.fdr.r_range, literal.fdr.p) == ("none", (0.0, 1.0), 1.0)
     assert (literal.warmup_iters, literal.adapter.shared, literal.alpha) == (0, True, 0.06)
-    assert recipe.Ifkd(preset="ifkd") == recipe.Ifkd()
+    assert recipe.IfkdOptions(preset="ifkd") == recipe.IfkdOptions()
     with pytest.raises(ValueError, match="ifkd_paper_literal"):
-        recipe.Ifkd.model_validate({"preset": "ifkd_relesed"})
+        recipe.IfkdOptions.model_validate({"preset": "ifkd_relesed"})
 
 
 @pytest.mark.parametrize("preset", list(recipe.PRESETS))
 def test_a_preset_is_visible_in_the_effective_recipe(preset: recipe.Preset) -> None:
-    config = recipe.Ifkd(preset=preset)
+    config = recipe.IfkdOptions(preset=preset)
     text = dump(config)
     assert f'preset = "{preset}"' in text
     assert f"alpha = {config.alpha}" in text
     assert f'apply_to = "{config.fdr.apply_to}"' in text
-    assert parse(config.model_dump(mode="json"), recipe.Ifkd, source="dump") == config
+    assert parse(config.model_dump(mode="json"), recipe.IfkdOptions, source="dump") == config
 
 
 @pytest.mark.parametrize("preset", list(recipe.PRESETS))
 def test_every_preset_distils(preset: recipe.Preset) -> None:
-    config = recipe.Ifkd(preset=preset)
+    config = recipe.IfkdOptions(preset=preset)
     method = make(config).train()
     student = output(1)
     leaves = [level.requires_grad_() for level in student.pyramid + student.logits]
@@ -136,7 +136,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-def gradients_of(config: recipe.Ifkd, rows: slice) -> list[Tensor]:
+def gradients_of(config: recipe.IfkdOptions, rows: slice) -> list[Tensor]:
     """Return the gradients of a share of four images, after FDR's draws of a training step."""
 
     def part(whole: DetectorOutput) -> DetectorOutput:
@@ -144,10 +144,10 @@ def gradients_of(config: recipe.Ifkd, rows: slice) -> list[Tensor]:
         return DetectorOutput(*parts)
 
     torch.manual_seed(3)
-    method = build_method(config, Student(CHANNELS, CHANNELS, recipe.LEVELS["retinanet"], RMS)).train()
+    method = build_method(config, NetworkPair(CHANNELS, CHANNELS, recipe.LEVELS["retinanet"], RMS)).train()
     assert isinstance(method, IfkdMethod)
     student, teacher = output(1, batch=4), output(0, batch=4)
-    # The images differ much, so that a mask normalised on each side alone would weigh them otherwise.
+    # The images differ much, so that a mask normalized on each side alone would weigh them otherwise.
     loud = torch.tensor([0.1, 0.5, 2.0, 5.0]).view(4, 1, 1, 1)
     teacher = DetectorOutput(tuple(level * loud for level in teacher.pyramid), teacher.logits, teacher.deltas)
     channels = 1 if config.ede.source == "mask" else 256
@@ -163,7 +163,7 @@ def _rank(rank: int, port: int, folder: str) -> None:
     torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     found = {}
     for name, options in VARIANTS.items():
-        gradients = gradients_of(recipe.Ifkd.model_validate(options), slice(2 * rank, 2 * rank + 2))
+        gradients = gradients_of(recipe.IfkdOptions.model_validate(options), slice(2 * rank, 2 * rank + 2))
         found[name] = [gradient for gradient in gradients if gradient is not None]
         for gradient in found[name]:
             torch.distributed.all_reduce(gradient)
@@ -188,7 +188,7 @@ def of_two_processes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list
 def test_two_processes_give_the_gradients_of_one(of_two_processes: dict[str, list[Tensor]], variant: str) -> None:
     alone = [
         gradient
-        for gradient in gradients_of(recipe.Ifkd.model_validate(VARIANTS[variant]), slice(None))
+        for gradient in gradients_of(recipe.IfkdOptions.model_validate(VARIANTS[variant]), slice(None))
         if gradient is not None
     ]
     assert len(of_two_processes[variant]) == len(alone)
@@ -209,7 +209,7 @@ def test_two_stage_outputs_obey_the_same_laws() -> None:
 
     def built(**options: Any) -> IfkdMethod:
         torch.manual_seed(3)
-        method = build_method(plain(**options), Student(CHANNELS, CHANNELS, levels, RMS))
+        method = build_method(plain(**options), NetworkPair(CHANNELS, CHANNELS, levels, RMS))
         assert isinstance(method, IfkdMethod)
         for adapter in method.adapters:
             nn.init.dirac_(adapter.weight)

@@ -284,8 +284,8 @@ def test_nothing_is_lost(world):
 @settings(deadline=None, max_examples=25)
 def test_pairs_equal_all_against_all(seed, n):
     rng = np.random.default_rng(seed)
-    centres, sides = rng.uniform(-50, 300, (n, 2)), rng.lognormal(2.5, 1.2, (n, 2))
-    boxes = np.concatenate([centres - sides / 2, centres + sides / 2], axis=1).astype(np.float32)
+    centers, sides = rng.uniform(-50, 300, (n, 2)), rng.lognormal(2.5, 1.2, (n, 2))
+    boxes = np.concatenate([centers - sides / 2, centers + sides / 2], axis=1).astype(np.float32)
     iou = pairwise_iou(boxes, boxes)
     pairs = overlapping_pairs(boxes)
     expected = np.triu(iou > 0, k=1)
@@ -298,8 +298,8 @@ def test_pairs_equal_all_against_all(seed, n):
 @settings(deadline=None, max_examples=25)
 def test_pairs_between_equal_each_against_each(seed, n, m):
     rng = np.random.default_rng(seed)
-    centres, sides = rng.uniform(-50, 300, (n + m, 2)), rng.lognormal(2.5, 1.2, (n + m, 2))
-    boxes = np.concatenate([centres - sides / 2, centres + sides / 2], axis=1).astype(np.float32)
+    centers, sides = rng.uniform(-50, 300, (n + m, 2)), rng.lognormal(2.5, 1.2, (n + m, 2))
+    boxes = np.concatenate([centers - sides / 2, centers + sides / 2], axis=1).astype(np.float32)
     pairs = pairs_between(boxes[:n], boxes[n:])
     expected = np.argwhere(pairwise_iou(boxes[:n], boxes[n:]) > 0)
     assert sorted(zip(pairs.first.tolist(), pairs.second.tolist(), strict=True)) == list(map(tuple, expected.tolist()))

@@ -20,7 +20,7 @@ from ifkd.distillation.methods.arsd import area_weight, level_of_object
 from ifkd.distillation.methods.attention_transfer import attention_transfer
 from ifkd.distillation.methods.cwd import channel_divergence
 from ifkd.distillation.methods.fgd import inherit, object_masks
-from ifkd.distillation.methods.pkd import standardised
+from ifkd.distillation.methods.pkd import standardized
 from ifkd.models import DetectorOutput
 
 WEIGHTS = {
@@ -132,13 +132,13 @@ def test_at_and_pkd_look_past_a_factor(factor: float) -> None:
     student, teacher = output("retinanet", 10).pyramid[:3], output("retinanet", 11).pyramid[:3]
     grown = tuple(factor * level for level in student)
     torch.testing.assert_close(attention_transfer(grown, teacher), attention_transfer(student, teacher))
-    torch.testing.assert_close(standardised(grown[0]), standardised(student[0]), atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(standardized(grown[0]), standardized(student[0]), atol=1e-3, rtol=1e-3)
 
 
 def test_pkd_looks_past_each_channels_own_scale_and_offset() -> None:
     features = output("retinanet", 12).pyramid[0]
     scale, offset = torch.rand(1, features.shape[1], 1, 1) + 0.5, torch.randn(1, features.shape[1], 1, 1)
-    torch.testing.assert_close(standardised(scale * features + offset), standardised(features), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(standardized(scale * features + offset), standardized(features), atol=1e-4, rtol=1e-4)
 
 
 def test_cwd_looks_past_each_channels_own_offset() -> None:

@@ -47,7 +47,7 @@ def coco(images: list[tuple[int, int]], boxes: list[list[tuple[float, ...]]], cr
 
 
 @st.composite
-def labelled(draw: Any, most_side: int | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
+def labeled(draw: Any, most_side: int | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
     """Draw COCO content whose boxes lie on eighths of pixels, and rules of cutting."""
     tile = draw(st.integers(16, 60))
     overlap = draw(st.integers(1, tile - 8))
@@ -76,7 +76,7 @@ def corners(annotation: dict[str, Any]) -> list[float]:
     return [x, y, x + width, y + height]
 
 
-@given(labelled(), st.sampled_from([0.0, 0.4, 1.0]))
+@given(labeled(), st.sampled_from([0.0, 0.4, 1.0]))
 @settings(deadline=None)
 def test_pieces_put_together_are_the_sources_boxes(case: Any, keep_share: float) -> None:
     content, sizes = case
@@ -85,7 +85,7 @@ def test_pieces_put_together_are_the_sources_boxes(case: Any, keep_share: float)
     assert found == {annotation["id"]: corners(annotation) for annotation in content["annotations"]}
 
 
-@given(labelled(most_side=1), st.sampled_from([0.0, 0.4, 1.0]))
+@given(labeled(most_side=1), st.sampled_from([0.0, 0.4, 1.0]))
 @settings(deadline=None)
 def test_objects_no_larger_than_the_overlap_survive_the_strictest_rule(case: Any, keep_share: float) -> None:
     content, sizes = case
@@ -98,7 +98,7 @@ def test_objects_no_larger_than_the_overlap_survive_the_strictest_rule(case: Any
     }
 
 
-@given(labelled(most_side=1))
+@given(labeled(most_side=1))
 @settings(deadline=None)
 def test_perfect_detections_in_tiles_merge_into_the_sources_objects(case: Any) -> None:
     content, sizes = case
@@ -134,7 +134,7 @@ def _far_apart(boxes: np.ndarray) -> bool:
     )
 
 
-@given(labelled(), st.sampled_from([0.2, 0.4, 0.7]), st.sampled_from(["ignore", "drop"]))
+@given(labeled(), st.sampled_from([0.2, 0.4, 0.7]), st.sampled_from(["ignore", "drop"]))
 @settings(deadline=None)
 def test_each_piece_is_what_a_plain_count_says(case: Any, keep_share: float, rest: Any) -> None:
     content, sizes = case
@@ -168,7 +168,7 @@ def test_each_piece_is_what_a_plain_count_says(case: Any, keep_share: float, res
         ] == wanted
 
 
-@given(labelled(), st.sampled_from([0.0, 0.1, 0.5, 0.9]), st.integers(0, 9))
+@given(labeled(), st.sampled_from([0.0, 0.1, 0.5, 0.9]), st.integers(0, 9))
 @settings(deadline=None)
 def test_the_share_of_empty_tiles_is_kept_and_as_many_as_it_allows(case: Any, share: float, seed: int) -> None:
     content, sizes = case

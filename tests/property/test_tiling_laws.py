@@ -19,7 +19,7 @@ def grids(draw):
 
 @given(grids())
 @settings(deadline=None)
-def test_every_pixel_is_in_a_tile_and_neighbours_overlap(grid):
+def test_every_pixel_is_in_a_tile_and_neighbors_overlap(grid):
     for length, tile, starts in zip(grid.size, grid.tile_px, (grid.tops, grid.lefts), strict=True):
         assert starts[0] == 0
         assert starts[-1] + tile >= length

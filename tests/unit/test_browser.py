@@ -24,11 +24,11 @@ def test_a_page_is_seen(open_page, tmp_path):
         assert picture.height > 3000
 
 
-@pytest.mark.parametrize(("scheme", "colour"), [("light", (255, 255, 255)), ("dark", (0, 0, 0))])
-def test_the_colour_scheme_is_obeyed(open_page, tmp_path, scheme, colour):
+@pytest.mark.parametrize(("scheme", "color"), [("light", (255, 255, 255)), ("dark", (0, 0, 0))])
+def test_the_color_scheme_is_obeyed(open_page, tmp_path, scheme, color):
     shot = open_page(write(tmp_path), scheme=scheme).screenshot(tmp_path / "page.png", whole=False)
     with Image.open(shot) as picture:
-        assert picture.convert("RGB").getpixel((1200, 800)) == colour
+        assert picture.convert("RGB").getpixel((1200, 800)) == color
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ifkd.data.check.check import Plan
+    from ifkd.data.check.check import CheckPlan
     from ifkd.data.check.check_record import CheckRecord
 
 PURPOSE = "say what a data set holds, what is wrong with it and how to mend it"
@@ -71,11 +71,11 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
-def _plan(options: argparse.Namespace) -> "tuple[Plan, Path]":
+def _plan(options: argparse.Namespace) -> "tuple[CheckPlan, Path]":
     """Return what is to be checked, and the folder of the results."""
     from ifkd.core.config import load
     from ifkd.core.errors import UsageError
-    from ifkd.data.check.check import Plan, Source, plan_of, rank
+    from ifkd.data.check.check import CheckPlan, CheckSource, check_plan, rank
     from ifkd.recipe import Recipe
 
     first, *rest = options.sources
@@ -83,14 +83,14 @@ def _plan(options: argparse.Namespace) -> "tuple[Plan, Path]":
         if options.images is not None:
             raise UsageError("A recipe names the folder of its images", mend="Write data.images=DIR instead.")
         recipe = load(Path(first), Recipe, rest)
-        return plan_of(recipe.data), options.out or Path("runs") / recipe.name / "check"
-    sources = [Source(*_named(word), images=options.images) for word in options.sources]
+        return check_plan(recipe.data), options.out or Path("runs") / recipe.name / "check"
+    sources = [CheckSource(*_named(word), images=options.images) for word in options.sources]
     names = [source.split for source in sources]
     if len(set(names)) < len(names):
         raise UsageError(
             "Two files are one split", got=", ".join(names), mend="Name them: train=FILE validation=FILE test=FILE."
         )
-    return Plan(tuple(sorted(sources, key=lambda source: rank(source.split)))), options.out or Path("check")
+    return CheckPlan(tuple(sorted(sources, key=lambda source: rank(source.split)))), options.out or Path("check")
 
 
 def _named(word: str) -> tuple[str, Path]:

@@ -1,4 +1,4 @@
-"""`ifkd data`: make labelled data sets and scenes, bring those of others into COCO form, check and cut them."""
+"""`ifkd data`: make labeled data sets and scenes, bring those of others into COCO form, check and cut them."""
 
 import argparse
 from pathlib import Path
@@ -13,8 +13,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     verbs = parser.add_subparsers(dest="data_verb", required=True, metavar="VERB")
     synth = verbs.add_parser(
         "synth",
-        help="make a procedural data set of ships, or of aircraft seen by radar: labelled tiles and wide-swath scenes",
-        description="Make a procedural data set of ships, or of aircraft seen by radar: labelled tiles and scenes.",
+        help="make a procedural data set of ships, or of aircraft seen by radar: labeled tiles and wide-swath scenes",
+        description="Make a procedural data set of ships, or of aircraft seen by radar: labeled tiles and scenes.",
     )
     synth.add_argument("config", type=Path, help="TOML file, for example configs/demo_data.toml")
     synth.add_argument(
@@ -38,7 +38,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         verbs.add_parser(
             "slice",
             help="cut large images into tiles for training",
-            description="Cut large labelled images into tiles for training, with the map back to their source.",
+            description="Cut large labeled images into tiles for training, with the map back to their source.",
         )
     )
     check = verbs.add_parser("check", help=check_command.PURPOSE, description=check_command.DESCRIPTION)

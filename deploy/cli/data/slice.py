@@ -1,4 +1,4 @@
-"""`ifkd data slice`: large labelled images become tiles for training."""
+"""`ifkd data slice`: large labeled images become tiles for training."""
 
 import argparse
 from pathlib import Path
@@ -13,7 +13,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the tiles")
     parser.add_argument("--images", type=Path, metavar="DIR", help="folder of the images (`images` beside the labels)")
     parser.add_argument("--tile-px", type=int, default=512, metavar="N", help="side of a tile, source pixels (512)")
-    parser.add_argument("--overlap-px", type=int, metavar="N", help="what neighbours share (a quarter of a tile)")
+    parser.add_argument("--overlap-px", type=int, metavar="N", help="what neighbors share (a quarter of a tile)")
     parser.add_argument(
         "--keep-share",
         type=float,

@@ -1,13 +1,13 @@
 """Detections of overlapping tiles become those of the scene.
 
-A tile sees only a part of an object that its edge cuts; a neighbour, by the overlap, sees it whole. So `border`
+A tile sees only a part of an object that its edge cuts; a neighbor, by the overlap, sees it whole. So `border`
 treats a box that touches an inner edge (one that is not the scene's border) as a *piece*:
 
 1. Whole boxes are reconciled by class-wise non-maximum suppression, as within a tile.
 2. A piece gives way to a whole box of its class when their overlap is above the threshold. It gives way to one
    of any class, as half an object is easily taken for another thing, when they come from different tiles, most
    of the piece lies in the whole box, and that box reaches the edge that cut the piece. A box that ends short of
-   the edge was seen whole by the piece's own tile, so it is a neighbour.
+   the edge was seen whole by the piece's own tile, so it is a neighbor.
 3. Pieces that nobody saw whole belong to an object larger than the overlap. Two of them are joined when, in the
    part of the scene that both tiles see, they agree; their hull takes the best score. One object gives at most
    one piece per tile.
@@ -29,7 +29,7 @@ import numpy as np
 from pydantic import Field
 
 from deploy.scene.merge.overlaps import (
-    Pairs,
+    OverlappingPairs,
     area_of,
     connected,
     intersection,
@@ -202,18 +202,18 @@ def _beside(joined: TileDetections, whole: TileDetections, settings: MergeSettin
     hulls, single = rest.select(~still_cut), rest.select(still_cut)
     both = TileDetections.concatenate([hulls, single])
     found = pairs_between(hulls.detections.boxes, single.detections.boxes)
-    explained = _explained(both, Pairs(found.first, found.second + len(hulls), found.shared), settings)
+    explained = _explained(both, OverlappingPairs(found.first, found.second + len(hulls), found.shared), settings)
     return both.select(~explained)
 
 
-def _same(found: TileDetections, pairs: Pairs, settings: MergeSettings) -> Pairs:
+def _same(found: TileDetections, pairs: OverlappingPairs, settings: MergeSettings) -> OverlappingPairs:
     """Return the pairs that are one object of one class by overlap."""
     labels = found.detections.labels
     alike = pairs.where(labels[pairs.first] == labels[pairs.second])
     return alike.where(_above(found, alike, settings))
 
 
-def _above(found: TileDetections, pairs: Pairs, settings: MergeSettings) -> Array:
+def _above(found: TileDetections, pairs: OverlappingPairs, settings: MergeSettings) -> Array:
     """Return for which pairs the overlap is above the threshold, bool [pairs]."""
     area = area_of(found.detections.boxes.astype(np.float64))
     one, other = area[pairs.first], area[pairs.second]
@@ -222,14 +222,14 @@ def _above(found: TileDetections, pairs: Pairs, settings: MergeSettings) -> Arra
     return above
 
 
-def _from_whole_to_piece(pairs: Pairs, whole: Array, cut: Array) -> Pairs:
+def _from_whole_to_piece(pairs: OverlappingPairs, whole: Array, cut: Array) -> OverlappingPairs:
     """Return the pairs of a whole box (first) and a piece (second)."""
     forth = pairs.where(whole[pairs.first] & cut[pairs.second])
     back = pairs.where(cut[pairs.first] & whole[pairs.second])
-    return Pairs.concatenate([forth, Pairs(back.second, back.first, back.shared)])
+    return OverlappingPairs.concatenate([forth, OverlappingPairs(back.second, back.first, back.shared)])
 
 
-def _explained(found: TileDetections, pairs: Pairs, settings: MergeSettings) -> Array:
+def _explained(found: TileDetections, pairs: OverlappingPairs, settings: MergeSettings) -> Array:
     """Return which boxes are pieces that a whole box explains, bool [n]; pairs lead from whole boxes to pieces."""
     boxes = found.detections.boxes.astype(np.float64)
     labels = found.detections.labels
@@ -253,7 +253,7 @@ def _reaches(whole: Array, piece: Array, bounds: Array, touch_px: float) -> Arra
     return ~short
 
 
-def _joined(found: TileDetections, pairs: Pairs, settings: MergeSettings) -> Array:
+def _joined(found: TileDetections, pairs: OverlappingPairs, settings: MergeSettings) -> Array:
     """Return the first member of each piece's object, int64 [n]; pairs are of pieces that share area."""
     group = np.arange(len(found))
     labels = found.detections.labels

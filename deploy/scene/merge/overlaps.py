@@ -18,7 +18,7 @@ CELL_SIDES = 2.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Pairs:
+class OverlappingPairs:
     """Boxes that share area, two by two."""
 
     first: Array
@@ -32,17 +32,17 @@ class Pairs:
         """Return the number of pairs."""
         return len(self.first)
 
-    def where(self, mask: Array) -> "Pairs":
+    def where(self, mask: Array) -> "OverlappingPairs":
         """Return the pairs for which `mask`, bool [n], holds."""
-        return Pairs(self.first[mask], self.second[mask], self.shared[mask])
+        return OverlappingPairs(self.first[mask], self.second[mask], self.shared[mask])
 
     @classmethod
-    def none(cls) -> "Pairs":
+    def none(cls) -> "OverlappingPairs":
         """Return no pairs."""
         return cls(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
 
     @classmethod
-    def concatenate(cls, parts: "list[Pairs]") -> "Pairs":
+    def concatenate(cls, parts: "list[OverlappingPairs]") -> "OverlappingPairs":
         """Return the pairs of all parts, in order."""
         if not parts:
             return cls.none()
@@ -53,23 +53,25 @@ class Pairs:
         )
 
 
-def overlapping_pairs(boxes: Array) -> Pairs:
+def overlapping_pairs(boxes: Array) -> OverlappingPairs:
     """Return all pairs of boxes [n, 4] that share area; `first` is below `second`."""
     if len(boxes) < 2:
-        return Pairs.none()
+        return OverlappingPairs.none()
     entries = _Entries.of(boxes.astype(np.float64))
     key = entries.key
     starts = np.flatnonzero(np.append(True, key[1:] != key[:-1]))
     sizes = np.diff(np.append(starts, len(key)))
     ends = np.repeat(starts + sizes, sizes)
     places = np.flatnonzero(np.arange(1, len(key) + 1) < ends)
-    return Pairs.concatenate([entries.meet(one, other) for one, other in _ranges(places, places + 1, ends[places])])
+    return OverlappingPairs.concatenate(
+        [entries.meet(one, other) for one, other in _ranges(places, places + 1, ends[places])]
+    )
 
 
-def pairs_between(boxes: Array, others: Array) -> Pairs:
+def pairs_between(boxes: Array, others: Array) -> OverlappingPairs:
     """Return all pairs of a box [n, 4] (`first`) and one of the others [m, 4] (`second`) that share area."""
     if not len(boxes) or not len(others):
-        return Pairs.none()
+        return OverlappingPairs.none()
     n = len(boxes)
     entries = _Entries.of(np.concatenate([boxes, others]).astype(np.float64))
     mine, theirs = np.flatnonzero(entries.owner < n), np.flatnonzero(entries.owner >= n)
@@ -77,8 +79,8 @@ def pairs_between(boxes: Array, others: Array) -> Pairs:
     high = np.searchsorted(entries.key[mine], entries.key[theirs], side="right")
     some = high > low
     parts = [entries.meet(mine[of_mine], their) for their, of_mine in _ranges(theirs[some], low[some], high[some])]
-    found = Pairs.concatenate(parts)
-    return Pairs(found.first, found.second - n, found.shared)
+    found = OverlappingPairs.concatenate(parts)
+    return OverlappingPairs(found.first, found.second - n, found.shared)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,7 +92,7 @@ class _Entries:
     key: Array
     """int64 [n]: number of the cell."""
     boxes: Array
-    """float64 [n, 4]: the box again; neighbours in space lie side by side, which is what makes this fast."""
+    """float64 [n, 4]: the box again; neighbors in space lie side by side, which is what makes this fast."""
     home: Array
     """int32 [n, 2]: the first column and row that the box touches."""
     columns: int
@@ -102,7 +104,7 @@ class _Entries:
         sides = np.maximum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1])
         cell = max(1.0, CELL_SIDES * float(np.median(sides)))
         origin = np.array([boxes[:, 0].min(), boxes[:, 1].min()])
-        # Neighbours in space become neighbours in memory, or most of the time would go into fetching them.
+        # Neighbors in space become neighbors in memory, or most of the time would go into fetching them.
         across, down = ((boxes[:, axis] - origin[axis]) // cell for axis in (0, 1))
         place = np.argsort(down * (across.max() + 1) + across)
         boxes = boxes[place]
@@ -123,7 +125,7 @@ class _Entries:
         owner = owner[order]
         return cls(place[owner], key[order], boxes[owner], low[owner].astype(np.int32), columns)
 
-    def meet(self, one: Array, other: Array) -> Pairs:
+    def meet(self, one: Array, other: Array) -> OverlappingPairs:
         """Return the pairs of entries of one cell that share area, each pair in the first cell that both touch.
 
         `first` is below `second`.
@@ -134,7 +136,7 @@ class _Entries:
         first = np.maximum(self.home[one], self.home[other]).astype(np.int64)
         here = first[:, 1] * self.columns + first[:, 0] == self.key[one]
         owner, other_owner = self.owner[one[here]], self.owner[other[here]]
-        return Pairs(np.minimum(owner, other_owner), np.maximum(owner, other_owner), shared[here])
+        return OverlappingPairs(np.minimum(owner, other_owner), np.maximum(owner, other_owner), shared[here])
 
 
 def intersection(boxes: Array, others: Array) -> Array:

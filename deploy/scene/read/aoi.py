@@ -1,7 +1,7 @@
 """An area of interest: which tiles of a scene are looked at, and which objects are kept.
 
-A tile is looked at when it shares any part with the area; an object is kept when its centre lies inside. So an object
-at the area's edge is still seen by every tile that holds its centre, and the answer is that of the whole scene, cut.
+A tile is looked at when it shares any part with the area; an object is kept when its center lies inside. So an object
+at the area's edge is still seen by every tile that holds its center, and the answer is that of the whole scene, cut.
 """
 
 import json
@@ -29,7 +29,7 @@ Position = tuple[float, float]
 Ring = tuple[Position, ...]
 
 
-class Area(Schema):
+class AreaOfInterest(Schema):
     """Polygons in longitude and latitude (WGS84)."""
 
     source: str
@@ -39,7 +39,7 @@ class Area(Schema):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Reach:
+class AoiMask:
     """An area on one scene."""
 
     wanted: Array
@@ -48,15 +48,15 @@ class Reach:
     """By polygon, the edges of its rings: float64 [n, 2, 2], pixels (column, row) of both ends."""
 
     def holds(self, boxes: Array) -> Array:
-        """Return which boxes [n, 4] have their centre inside, bool [n]."""
-        centres = (boxes[:, :2].astype(np.float64) + boxes[:, 2:]) / 2.0
+        """Return which boxes [n, 4] have their center inside, bool [n]."""
+        centers = (boxes[:, :2].astype(np.float64) + boxes[:, 2:]) / 2.0
         inside = np.zeros(len(boxes), bool)
         for edges in self.edges:
-            inside |= _inside(centres, edges)
+            inside |= _inside(centers, edges)
         return inside
 
 
-def read_area(path: Path) -> Area:
+def read_aoi(path: Path) -> AreaOfInterest:
     """Read the polygons of a GeoJSON file (RFC 7946).
 
     Raises:
@@ -82,10 +82,10 @@ def read_area(path: Path) -> Area:
                 expected="degrees, as RFC 7946 asks",
                 mend="Convert it: ogr2ogr -t_srs EPSG:4326 area_wgs84.geojson area.geojson.",
             )
-    return Area(source=path.name, polygons=polygons)
+    return AreaOfInterest(source=path.name, polygons=polygons)
 
 
-def reach_of(area: Area | None, scene: SceneInfo, grid: TileGrid) -> Reach | None:
+def aoi_mask_of(area: AreaOfInterest | None, scene: SceneInfo, grid: TileGrid) -> AoiMask | None:
     """Return which tiles and places of a scene an area reaches, or None without an area.
 
     Raises:
@@ -107,7 +107,7 @@ def reach_of(area: Area | None, scene: SceneInfo, grid: TileGrid) -> Reach | Non
             got=_extent(np.array([position for polygon in area.polygons for position in polygon[0]])),
             expected=f"something within {_extent(_outline(georeference, scene.size))}",
         )
-    return Reach(wanted, edges)
+    return AoiMask(wanted, edges)
 
 
 def _polygons(content: Any) -> Iterator[Any]:

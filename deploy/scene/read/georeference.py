@@ -19,7 +19,7 @@ from ifkd.core.errors import SceneError
 WGS84 = CRS.from_epsg(4326)
 EARTH_RADIUS_M = 6_371_008.8
 DECIMALS = 7
-"""Of degrees: about a centimetre."""
+"""Of degrees: about a centimeter."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -112,11 +112,11 @@ class Georeference:
         return None
 
     def gsd_m(self, size: tuple[int, int]) -> float | None:
-        """Return the ground sample distance at the centre of a scene of `size`, metres, or None."""
+        """Return the ground sample distance at the center of a scene of `size`, meters, or None."""
         height, width = size
-        neighbours = np.array([[0, 0], [1, 0], [0, 1]])
+        neighbors = np.array([[0, 0], [1, 0], [0, 1]])
         try:
-            lonlat = self.to_lonlat(neighbours + np.array([width / 2, height / 2]))
+            lonlat = self.to_lonlat(neighbors + np.array([width / 2, height / 2]))
         except SceneError:
             return None
         across, along = _distance_m(lonlat[0], lonlat[1]), _distance_m(lonlat[0], lonlat[2])
@@ -260,8 +260,8 @@ def _around_pole(ring: Array) -> Array:
 
 
 def _signed_area(rings: Array) -> Array:
-    centred = rings - rings.mean(axis=1, keepdims=True)  # map coordinates are large beside a ship
-    x, y = centred[..., 0], centred[..., 1]
+    centerd = rings - rings.mean(axis=1, keepdims=True)  # map coordinates are large beside a ship
+    x, y = centerd[..., 0], centerd[..., 1]
     area: Array = (x * np.roll(y, -1, axis=-1) - np.roll(x, -1, axis=-1) * y).sum(axis=-1) / 2.0
     return area
 

@@ -18,12 +18,12 @@ from ifkd.imagery.contrast import (
     Scaling,
     choose_bands,
     choose_scaling,
-    row_bands,
+    decimated,
+    row_blocks,
     sample,
-    thinned,
     to_rgb,
 )
-from ifkd.imagery.raster import Address, Raster, RasterArray, RasterFile, located
+from ifkd.imagery.raster import Raster, RasterAddress, RasterArray, RasterFile, located
 
 PIECE_BYTES = 8 << 20
 """Raw values converted at a time."""
@@ -38,7 +38,7 @@ class Patch:
     """A part of a scene, ready to look at."""
 
     pixels: Array
-    """uint8 [height, width, 3]; the padding colour where there is no data."""
+    """uint8 [height, width, 3]; the padding color where there is no data."""
     valid: Array
     """bool [height, width]: where the scene has data."""
 
@@ -78,7 +78,7 @@ class Scene:
 
     def __init__(
         self,
-        source: Path | Address | str | Array,
+        source: Path | RasterAddress | str | Array,
         *,
         imagery: Imagery | None = None,
         bands: tuple[int, ...] | None = None,
@@ -185,11 +185,11 @@ class Scene:
 
     def overview(self, longest_px: int) -> Patch:
         """Return the whole scene thinned so that no side is above `longest_px`; unreadable parts are gaps."""
-        height, width = thinned(self.size, longest_px)
+        height, width = decimated(self.size, longest_px)
         pixels = np.empty((height, width, 3), np.uint8)
         pixels[:] = PADDING_RGB
         valid = np.zeros((height, width), bool)
-        for window, start, stop in row_bands(self.size, height):
+        for window, start, stop in row_blocks(self.size, height):
             try:
                 values, present = self._raster.read(self._bands, window, shape=(stop - start, width), smooth=True)
             except SceneError:

@@ -55,7 +55,7 @@ def read_tiles(
     if not len(used):
         used = np.array([0])
     left, right = grid.lefts[used[0]], min(grid.lefts[used[-1]] + grid.tile_px[1], scene.size[1])
-    band = _RollingBand(scene, left, right, most_rows=grid.tile_px[0])
+    band = _RollingRows(scene, left, right, most_rows=grid.tile_px[0])
     for number, row in enumerate(islice(grid.rows(), first_row, stop_row), start=first_row):
         indexes = range(number * columns, (number + 1) * columns)
         readable = asked[indexes.start : indexes.stop].any() and band.moved_to(row[0].top, row[0].bottom)
@@ -75,7 +75,7 @@ def _tile_alone(scene: Scene, index: int, window: Window) -> TileRead:
         return TileRead(index, window, None, str(error))
 
 
-class _RollingBand:
+class _RollingRows:
     """The rows of a scene that the present row of tiles needs, whole blocks at a time, in one buffer."""
 
     def __init__(self, scene: Scene, left: int, right: int, *, most_rows: int) -> None:

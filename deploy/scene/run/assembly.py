@@ -4,10 +4,10 @@ import threading
 
 from deploy.scene.merge.merge import TileDetections
 from deploy.scene.merge.streaming_merge import StreamingMerge
-from deploy.scene.read.aoi import Reach
-from deploy.scene.result import Hole
+from deploy.scene.read.aoi import AoiMask
+from deploy.scene.result import UnreadableTile
 from deploy.scene.run.prefetch import Stopwatch
-from deploy.scene.run.row_journal import Journal, RowRecord
+from deploy.scene.run.row_journal import RowJournal, RowRecord
 from deploy.scene.settings import DetectionSettings
 from ifkd.core.tiling import TileGrid
 
@@ -22,7 +22,7 @@ class Assembly:
             as those that come early wait in it.
     """
 
-    def __init__(self, grid: TileGrid, settings: DetectionSettings, journal: Journal | None) -> None:
+    def __init__(self, grid: TileGrid, settings: DetectionSettings, journal: RowJournal | None) -> None:
         self._grid = grid
         self._tops = grid.tops
         self._journal = journal
@@ -30,7 +30,7 @@ class Assembly:
         self._next = 0
         self._lock = threading.Lock()
         self.watch = Stopwatch()
-        self.holes: list[Hole] = []
+        self.holes: list[UnreadableTile] = []
         self.empty = 0
         self.outside = 0
         self.looked: dict[int, int] = {}
@@ -57,7 +57,7 @@ class Assembly:
                 assert self._journal is not None
                 self._close(self._journal.record(self._next))
 
-    def finish(self, reach: Reach | None) -> TileDetections:
+    def finish(self, reach: AoiMask | None) -> TileDetections:
         """Return the objects of the scene, of which every row was handed over."""
         assert self._next == len(self._tops)
         with self.watch("merge"):

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from deploy.engines.engine import Engine, EngineInfo
 from deploy.scene.read.scene import Scene
 from deploy.scene.run.assembly import Assembly
-from deploy.scene.run.row_ranges import Stretch, joined
-from deploy.scene.run.run_rows import Plan, search_rows
+from deploy.scene.run.row_ranges import RowRange, joined
+from deploy.scene.run.run_rows import RowPlan, run_rows
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Spent:
+class ExecutionStats:
     """What a search took."""
 
     seconds: dict[str, float]
@@ -22,7 +22,7 @@ class Spent:
     """Bands that were looked at again, as who looked at them was lost."""
 
 
-class Searcher(ABC):
+class SceneExecutor(ABC):
     """Looks at bands of scenes, here or elsewhere."""
 
     info: EngineInfo
@@ -32,12 +32,12 @@ class Searcher(ABC):
     def search(
         self,
         scene: Scene,
-        plan: Plan,
-        stretches: Sequence[Stretch],
+        plan: RowPlan,
+        stretches: Sequence[RowRange],
         assembly: Assembly,
         *,
         step: Callable[[int], object],
-    ) -> Spent:
+    ) -> ExecutionStats:
         """Put the rows of stretches into the assembly, in any order, and return what it took.
 
         Args:
@@ -53,7 +53,7 @@ class Searcher(ABC):
         """End the searches that other threads wait for, with an error."""
 
 
-class LocalSearcher(Searcher):
+class LocalExecutor(SceneExecutor):
     """Looks with an engine of this process, band after band without a pause."""
 
     def __init__(self, engine: Engine) -> None:
@@ -63,17 +63,17 @@ class LocalSearcher(Searcher):
     def search(
         self,
         scene: Scene,
-        plan: Plan,
-        stretches: Sequence[Stretch],
+        plan: RowPlan,
+        stretches: Sequence[RowRange],
         assembly: Assembly,
         *,
         step: Callable[[int], object],
-    ) -> Spent:
+    ) -> ExecutionStats:
         """Put the rows of stretches into the assembly; see `Searcher.search`."""
         total: Counter[str] = Counter()
         for stretch in joined(iter(stretches)):
-            total.update(search_rows(self._engine, scene, plan, stretch, take=assembly.put, step=lambda: step(1)))
-        return Spent(dict(total))
+            total.update(run_rows(self._engine, scene, plan, stretch, take=assembly.put, step=lambda: step(1)))
+        return ExecutionStats(dict(total))
 
     def stop(self) -> None:
         """Do nothing: only the calling thread searches."""

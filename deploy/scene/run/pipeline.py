@@ -3,7 +3,7 @@
     searcher: rows of tiles ─► engine, here or elsewhere ─► finished rows
     assembly: finished rows ─► journal ─► streaming merge ─► objects
 
-Only the rows that still wait for a neighbour and the objects are held, so memory follows the width of the scene and the
+Only the rows that still wait for a neighbor and the objects are held, so memory follows the width of the scene and the
 number of objects, not its area. The result does not depend on the batch size; and a run that goes on from its journal
 gives the engine the same batches as one that was never cut off.
 """
@@ -18,14 +18,14 @@ import rasterio
 
 from deploy.engines import open_engine
 from deploy.engines.engine import Backend, Engine
-from deploy.scene.read.aoi import reach_of
+from deploy.scene.read.aoi import aoi_mask_of
 from deploy.scene.read.scene import CACHE_BYTES, Scene
 from deploy.scene.result import SceneResult
 from deploy.scene.run.assembly import Assembly
-from deploy.scene.run.executor import LocalSearcher, Searcher
-from deploy.scene.run.row_journal import Journal
+from deploy.scene.run.executor import LocalExecutor, SceneExecutor
+from deploy.scene.run.row_journal import RowJournal
 from deploy.scene.run.row_ranges import unfinished
-from deploy.scene.run.run_rows import Plan
+from deploy.scene.run.run_rows import RowPlan
 from deploy.scene.settings import DetectionSettings, grid_for, settings_for, tile_for
 from export.bundle.bundle import Bundle, open_bundle
 from export.bundle.manifest import Precision
@@ -89,14 +89,14 @@ def detect(
 
 
 def detect_scene(
-    engine: Engine | Searcher,
+    engine: Engine | SceneExecutor,
     scene: Scene,
     settings: DetectionSettings,
     *,
     category_ids: tuple[int, ...] | None = None,
     batch: int | None = None,
     show_progress: bool | BarOpener = False,
-    journal: Journal | None = None,
+    journal: RowJournal | None = None,
 ) -> SceneResult:
     """Find the objects of a scene.
 
@@ -114,12 +114,12 @@ def detect_scene(
         UsageError: The batch or the overlap does not fit the engine.
     """
     began = time.perf_counter()
-    searcher = LocalSearcher(engine) if isinstance(engine, Engine) else engine
+    searcher = LocalExecutor(engine) if isinstance(engine, Engine) else engine
     tile_px = tile_for(scene.size, searcher.info.sizes, settings)
     grid = grid_for(scene.size, tile_px, settings)
-    reach = reach_of(settings.area, scene.info, grid)
+    reach = aoi_mask_of(settings.area, scene.info, grid)
     size = batch_size(batch, searcher.info.max_batch)
-    plan = Plan(grid, tile_px, settings, size, None if reach is None else reach.wanted)
+    plan = RowPlan(grid, tile_px, settings, size, None if reach is None else reach.wanted)
     assembly = Assembly(grid, settings, journal)
     done = len(assembly.looked) * plan.columns
     stretches = tuple(unfinished(len(grid.tops), plan.columns, batch=size, looked=assembly.looked))

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from deploy.scene.merge.merge import TileDetections
-from deploy.scene.result import Hole
+from deploy.scene.result import UnreadableTile
 from ifkd.core.detections import Detections
 from ifkd.core.errors import OutputError
 from ifkd.core.tiling import Window
@@ -42,7 +42,7 @@ class RowRecord:
     """Tiles without data."""
     outside: int
     """Tiles outside the area of interest."""
-    holes: tuple[Hole, ...]
+    holes: tuple[UnreadableTile, ...]
     found: TileDetections
 
     def to_bytes(self) -> bytes:
@@ -80,11 +80,13 @@ class RowRecord:
             found = TileDetections(
                 Detections(arrays["boxes"], arrays["scores"], arrays["labels"]), arrays["tiles"], arrays["bounds"]
             )
-        holes = tuple(Hole(hole["tile"], Window(**hole["window"]), hole["problem"]) for hole in facts["holes"])
+        holes = tuple(
+            UnreadableTile(hole["tile"], Window(**hole["window"]), hole["problem"]) for hole in facts["holes"]
+        )
         return cls(facts["row"], facts["looked"], facts["empty"], facts["outside"], holes, found)
 
 
-class Journal:
+class RowJournal:
     """The journal of one run, open for going on. Use it in a `with`, or `close` it.
 
     Args:
@@ -141,7 +143,7 @@ class Journal:
         """Close the file; a second call does nothing."""
         self._stream.close()
 
-    def __enter__(self) -> "Journal":  # noqa: PYI034 - beartype cannot check Self
+    def __enter__(self) -> "RowJournal":  # noqa: PYI034 - beartype cannot check Self
         return self
 
     def __exit__(

@@ -13,7 +13,7 @@ BATCHES_PER_BAND = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Stretch:
+class RowRange:
     """Rows of tiles to look at, and where to begin so that every batch is that of an unbroken run."""
 
     row: int
@@ -26,12 +26,12 @@ class Stretch:
     """The row after the last one."""
 
 
-def rows_per_band(columns: int, batch: int) -> int:
+def rows_per_range(columns: int, batch: int) -> int:
     """Return the height of a band, in rows of so many tiles, for batches of so many."""
     return -(-BATCHES_PER_BAND * batch // columns)
 
 
-def unfinished(rows: int, columns: int, *, batch: int, looked: Mapping[int, int]) -> Iterator[Stretch]:
+def unfinished(rows: int, columns: int, *, batch: int, looked: Mapping[int, int]) -> Iterator[RowRange]:
     """Yield what is left of each band of a grid, from the top.
 
     Args:
@@ -40,7 +40,7 @@ def unfinished(rows: int, columns: int, *, batch: int, looked: Mapping[int, int]
         batch: Tiles per call of the engine.
         looked: The tiles that the engine saw, by finished row.
     """
-    height = rows_per_band(columns, batch)
+    height = rows_per_range(columns, batch)
     for top in range(0, rows, height):
         stop = min(top + height, rows)
         left = next((row for row in range(top, stop) if row not in looked), None)
@@ -52,15 +52,15 @@ def unfinished(rows: int, columns: int, *, batch: int, looked: Mapping[int, int]
         while above < carried:
             row -= 1
             above += looked[row]
-        yield Stretch(row, left, above - carried, stop)
+        yield RowRange(row, left, above - carried, stop)
 
 
-def joined(stretches: Iterator[Stretch]) -> Iterator[Stretch]:
+def joined(stretches: Iterator[RowRange]) -> Iterator[RowRange]:
     """Yield stretches with those put together that follow each other without a gap."""
-    last: Stretch | None = None
+    last: RowRange | None = None
     for one in stretches:
         if last is not None and one.row == one.new_row == last.stop_row:
-            last = Stretch(last.row, last.new_row, last.passed, one.stop_row)
+            last = RowRange(last.row, last.new_row, last.passed, one.stop_row)
             continue
         if last is not None:
             yield last

@@ -19,14 +19,14 @@ from deploy.engines.engine import Engine
 from deploy.scene.merge.merge import TileDetections
 from deploy.scene.read.scene import Scene
 from deploy.scene.read.tile_reader import read_tiles
-from deploy.scene.result import Hole, tile_name
+from deploy.scene.result import UnreadableTile, tile_name
 from deploy.scene.run.prefetch import Background, ReadAhead, ReadyTile, Stopwatch
 from deploy.scene.run.row_journal import RowRecord
-from deploy.scene.run.row_ranges import Stretch, rows_per_band
+from deploy.scene.run.row_ranges import RowRange, rows_per_range
 from deploy.scene.settings import DetectionSettings
 from ifkd.core.detections import Array, Candidates
 from ifkd.core.errors import SceneError
-from ifkd.core.postprocess import select_detections
+from ifkd.core.postprocess import postprocess
 from ifkd.core.tiling import TileGrid
 
 BATCHES_AHEAD = 2
@@ -34,7 +34,7 @@ BATCHES_BEHIND = 2
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Plan:
+class RowPlan:
     """How a scene is searched, wherever its rows are looked at."""
 
     grid: TileGrid
@@ -53,11 +53,11 @@ class Plan:
         return len(self.grid.lefts)
 
 
-def search_rows(
+def run_rows(
     engine: Engine,
     scene: Scene,
-    plan: Plan,
-    stretch: Stretch,
+    plan: RowPlan,
+    stretch: RowRange,
     *,
     take: Callable[[RowRecord], None],
     step: Callable[[], object] = lambda: None,
@@ -88,14 +88,14 @@ def search_rows(
         shown = _shown(watch.waits(tiles), step, strict=plan.settings.strict)
         look = _Batches(shown, plan=plan, watch=watch, passed=stretch.passed)
         for candidates in watch.waits(engine.infer_each(look.batches()), "infer"):
-            behind.put(_Answered(look.asked.popleft(), candidates))
-        behind.put(_Answered(look.rest(), None))
+            behind.put(_RowResults(look.asked.popleft(), candidates))
+        behind.put(_RowResults(look.rest(), None))
         seconds = tiles.seconds
     return {**seconds, **watch.seconds, **rows.watch.seconds}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Answered:
+class _RowResults:
     """Tiles in order, and what the engine said to those it saw."""
 
     tiles: tuple[ReadyTile, ...]
@@ -105,10 +105,10 @@ class _Answered:
 class _Batches:
     """Gathers tiles into batches; tiles wait here for the engine's answer, which comes in order."""
 
-    def __init__(self, tiles: Iterator[ReadyTile], *, plan: Plan, watch: Stopwatch, passed: int) -> None:
+    def __init__(self, tiles: Iterator[ReadyTile], *, plan: RowPlan, watch: Stopwatch, passed: int) -> None:
         self._source = tiles
         self._size = plan.batch
-        self._band_tiles = plan.columns * rows_per_band(plan.columns, plan.batch)
+        self._band_tiles = plan.columns * rows_per_range(plan.columns, plan.batch)
         self._watch = watch
         self._to_pass = passed
         self._tiles: list[ReadyTile] = []
@@ -151,14 +151,14 @@ class _Batches:
 class _Rows:
     """The finishing end: detections of tiles, gathered into rows and handed over."""
 
-    def __init__(self, plan: Plan, stretch: Stretch, take: Callable[[RowRecord], None]) -> None:
+    def __init__(self, plan: RowPlan, stretch: RowRange, take: Callable[[RowRecord], None]) -> None:
         self._plan = plan
         self._hand_over = take
         self._next = stretch.new_row
         self._record = _RowInTheMaking()
         self.watch = Stopwatch()
 
-    def take(self, answered: _Answered) -> None:
+    def take(self, answered: _RowResults) -> None:
         """Decode tiles, and hand over the rows that they complete."""
         chosen: list[TileDetections | None] = []
         if answered.candidates is not None:
@@ -178,12 +178,12 @@ class _Rows:
                 self._next = row + 1
                 self._hand_over(record)
 
-    def _decoded(self, answered: _Answered) -> list[TileDetections | None]:
+    def _decoded(self, answered: _RowResults) -> list[TileDetections | None]:
         assert answered.candidates is not None
         size, settings = self._plan.grid.size, self._plan.settings
         factor = 1.0 / settings.scale
         windows = [(tile.index, tile.window) for tile in answered.tiles if tile.pixels is not None]
-        chosen = select_detections(answered.candidates, settings.selection, size=self._plan.tile_px)
+        chosen = postprocess(answered.candidates, settings.selection, size=self._plan.tile_px)
         return [
             TileDetections.of_tile(
                 found.scaled(factor).moved(right=float(window.left), down=float(window.top)).clipped(size),
@@ -202,13 +202,13 @@ class _RowInTheMaking:
 
     def __init__(self) -> None:
         self._looked = self._empty = self._outside = 0
-        self._holes: list[Hole] = []
+        self._holes: list[UnreadableTile] = []
         self._found: list[TileDetections] = []
 
     def add(self, tile: ReadyTile, found: TileDetections | None, name: str) -> None:
         """Count a tile, and keep what was found in it."""
         if tile.problem is not None:
-            self._holes.append(Hole(name, tile.window, tile.problem))
+            self._holes.append(UnreadableTile(name, tile.window, tile.problem))
         elif tile.outside:
             self._outside += 1
         elif tile.pixels is None:

@@ -20,7 +20,7 @@ from deploy.scene.read.scene import Scene
 from deploy.scene.result import SceneResult
 from ifkd.core.detections import Array
 from ifkd.core.files import write_text
-from ifkd.core.html.colors import colour_of, hexadecimal
+from ifkd.core.html.colors import class_color, hexadecimal
 
 PAGE_NAME = "map.html"
 OVERVIEW_PX = 3072
@@ -56,7 +56,7 @@ def page_data(result: SceneResult) -> dict[str, Any]:
         "least": math.floor(result.settings.selection.score_threshold * 100) / 100,
         "columns": len(result.grid.lefts),
         "classes": [
-            {"name": name, "colour": hexadecimal(colour_of(label))} for label, name in enumerate(result.classes)
+            {"name": name, "color": hexadecimal(class_color(label))} for label, name in enumerate(result.classes)
         ],
         "boxes": np.round(found.boxes.astype(np.float64), 1).tolist(),
         "scores": np.round(found.scores.astype(np.float64), 4).tolist(),
@@ -72,7 +72,7 @@ def page_data(result: SceneResult) -> dict[str, Any]:
 
 
 def _places(result: SceneResult) -> list[list[float] | None] | None:
-    """Return longitude and latitude of the objects' centres, or None where the scene has none."""
+    """Return longitude and latitude of the objects' centers, or None where the scene has none."""
     georeference = result.scene.georeference
     if georeference is None or georeference.lonlat_problem(result.scene.size) is not None:
         return None
@@ -118,4 +118,4 @@ def _as_script(value: Any) -> str:
 
 
 def _template(name: str) -> str:
-    return resources.files("deploy.scene").joinpath("templates", name).read_text(encoding="utf-8")
+    return resources.files("deploy.scene.write").joinpath("templates", name).read_text(encoding="utf-8")

@@ -19,7 +19,7 @@ PRODUCER = "ifkd detect"
 STAGE_NAME = ".ifkd-detect"
 
 
-class Workspace:
+class OutputFolder:
     """A folder for results, held by this run. Use it in a `with`.
 
     Args:
@@ -76,7 +76,7 @@ class Workspace:
         """Forget what this run did."""
         shutil.rmtree(self._stage, ignore_errors=True)
 
-    def __enter__(self) -> "Workspace":  # noqa: PYI034 - beartype cannot check Self
+    def __enter__(self) -> "OutputFolder":  # noqa: PYI034 - beartype cannot check Self
         return self
 
     def __exit__(

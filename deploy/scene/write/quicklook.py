@@ -11,7 +11,7 @@ from deploy.scene.result import SceneResult
 from ifkd.core.detections import Array, Detections
 from ifkd.core.errors import SceneError
 from ifkd.core.files import atomic_path
-from ifkd.core.html.colors import colour_of
+from ifkd.core.html.colors import class_color
 from ifkd.core.tiling import Window
 
 OVERVIEW_PX = 2048
@@ -82,16 +82,16 @@ def busiest_window(detections: Detections, size: tuple[int, int]) -> Window:
     height, width = min(DETAIL_PX, size[0]), min(DETAIL_PX, size[1])
     if not len(detections):
         return Window((size[0] - height) // 2, (size[1] - width) // 2, height, width)
-    centres = (detections.boxes[:, :2] + detections.boxes[:, 2:]) / 2.0
+    centers = (detections.boxes[:, :2] + detections.boxes[:, 2:]) / 2.0
     step = DETAIL_PX // 4
-    cells = (centres // step).astype(np.int64)
+    cells = (centers // step).astype(np.int64)
     columns, rows = size[1] // step + 1, size[0] // step + 1
     weights = np.zeros((rows + 3, columns + 3))
     np.add.at(weights, (cells[:, 1].clip(0, rows - 1), cells[:, 0].clip(0, columns - 1)), detections.scores)
     sums = np.lib.stride_tricks.sliding_window_view(weights, (4, 4)).sum(axis=(2, 3))
     row, column = np.unravel_index(int(np.argmax(sums)), sums.shape)
     inside = (cells[:, 1] >= row) & (cells[:, 1] < row + 4) & (cells[:, 0] >= column) & (cells[:, 0] < column + 4)
-    middle = (centres[inside].min(axis=0) + centres[inside].max(axis=0)) / 2.0
+    middle = (centers[inside].min(axis=0) + centers[inside].max(axis=0)) / 2.0
     top = int(np.clip(round(float(middle[1]) - height / 2), 0, size[0] - height))
     left = int(np.clip(round(float(middle[0]) - width / 2), 0, size[1] - width))
     return Window(top, left, height, width)
@@ -127,13 +127,13 @@ class _Sheet:
         self._legend = ImageFont.load_default(15 * self._unit)
         self._title = ImageFont.load_default(19 * self._unit)
 
-    def outline(self, box: _Rect, colour: tuple[int, int, int], *, crossed: bool = False) -> None:
+    def outline(self, box: _Rect, color: tuple[int, int, int], *, crossed: bool = False) -> None:
         """Draw a frame, and a cross through it when asked."""
         self._draw.rectangle((box.x1 - 1, box.y1 - 1, box.x2 + 1, box.y2 + 1), outline=HALO_RGB, width=4)
-        self._draw.rectangle((box.x1, box.y1, box.x2, box.y2), outline=colour, width=2)
+        self._draw.rectangle((box.x1, box.y1, box.x2, box.y2), outline=color, width=2)
         if crossed:
-            self._draw.line((box.x1, box.y1, box.x2, box.y2), fill=colour, width=2)
-            self._draw.line((box.x1, box.y2, box.x2, box.y1), fill=colour, width=2)
+            self._draw.line((box.x1, box.y1, box.x2, box.y2), fill=color, width=2)
+            self._draw.line((box.x1, box.y2, box.x2, box.y1), fill=color, width=2)
 
     def objects(self, boxes: Array, detections: Detections) -> None:
         """Draw boxes, and the names of as many as have room, the surest first."""
@@ -142,19 +142,19 @@ class _Sheet:
         for rect, label in reversed(list(zip(rects, detections.labels.tolist(), strict=True))):
             self._draw.rectangle((rect.x1 - 2, rect.y1 - 2, rect.x2 + 2, rect.y2 + 2), outline=HALO_RGB, width=4)
             self._draw.rectangle(
-                (rect.x1 - 1, rect.y1 - 1, rect.x2 + 1, rect.y2 + 1), outline=colour_of(label), width=2
+                (rect.x1 - 1, rect.y1 - 1, rect.x2 + 1, rect.y2 + 1), outline=class_color(label), width=2
             )
         taken: list[_Rect] = []
         drawn = np.array([[rect.x1, rect.y1, rect.x2, rect.y2] for rect in rects[:MOST_NAMES]]).reshape(-1, 4)
         for rect, label, score in zip(rects, detections.labels.tolist(), detections.scores.tolist(), strict=True):
             if len(taken) < MOST_NAMES:
-                self._name(rect, f"{self._classes[label]} {score:.2f}", colour_of(label), taken, drawn)
+                self._name(rect, f"{self._classes[label]} {score:.2f}", class_color(label), taken, drawn)
 
     def finished(self, title: str, notes: list[str]) -> Image.Image:
         """Return the picture with its title above and its legend below."""
         width = max(self._picture.width, SMALLEST_CANVAS_PX)
         entries = [
-            (name, int(count), colour_of(label))
+            (name, int(count), class_color(label))
             for label, (name, count) in enumerate(zip(self._classes, self._counts, strict=True))
         ]
         rows = self._laid_out(entries, width)
@@ -167,8 +167,8 @@ class _Sheet:
         draw.text((margin, margin // 2), title, fill=TEXT_RGB, font=self._title)
         y, mark = head + self._picture.height + margin, round(14 * self._unit)
         for row in rows:
-            for x, text, colour in row:
-                draw.rectangle((x, y + 3, x + mark, y + 3 + mark), outline=colour, width=mark // 4)
+            for x, text, color in row:
+                draw.rectangle((x, y + 3, x + mark, y + 3 + mark), outline=color, width=mark // 4)
                 draw.text((x + mark + 8, y), text, fill=TEXT_RGB, font=self._legend)
             y += line
         for note in notes:
@@ -179,21 +179,21 @@ class _Sheet:
     def _laid_out(
         self, entries: list[tuple[str, int, tuple[int, int, int]]], width: int
     ) -> list[list[tuple[float, str, tuple[int, int, int]]]]:
-        """Return the legend's rows: where each entry starts, its text and its colour."""
+        """Return the legend's rows: where each entry starts, its text and its color."""
         rows: list[list[tuple[float, str, tuple[int, int, int]]]] = [[]]
         start = float(round(MARGIN_PX * self._unit))
         x = start
-        for name, count, colour in entries:
+        for name, count, color in entries:
             text = f"{name} ({count})"
             needed = 46 * self._unit + self._legend.getlength(text)
             if rows[-1] and x + needed > width:
                 rows.append([])
                 x = start
-            rows[-1].append((x, text, colour))
+            rows[-1].append((x, text, color))
             x += needed
         return rows
 
-    def _name(self, box: _Rect, text: str, colour: tuple[int, int, int], taken: list[_Rect], drawn: Array) -> None:
+    def _name(self, box: _Rect, text: str, color: tuple[int, int, int], taken: list[_Rect], drawn: Array) -> None:
         length, height = self._font.getlength(text) + 6, 19
         x = min(max(0.0, box.x1 - 2), max(0.0, self._picture.width - length))
         for y in (box.y1 - height - 3, box.y2 + 3):
@@ -204,7 +204,7 @@ class _Sheet:
                 continue
             taken.append(place)
             self._draw.rectangle((place.x1, place.y1, place.x2, place.y2), fill=HALO_RGB)
-            self._draw.text((place.x1 + 3, place.y1), text, fill=colour, font=self._font)
+            self._draw.text((place.x1 + 3, place.y1), text, fill=color, font=self._font)
             return
 
 
@@ -225,13 +225,13 @@ def _scaled(window: Window, factors: tuple[float, float]) -> _Rect:
 
 
 def _at_least(rect: _Rect, side: float) -> _Rect:
-    """Return a rectangle of at least `side` each way, around the same centre."""
+    """Return a rectangle of at least `side` each way, around the same center."""
     right, down = max(0.0, side - (rect.x2 - rect.x1)) / 2, max(0.0, side - (rect.y2 - rect.y1)) / 2
     return _Rect(rect.x1 - right, rect.y1 - down, rect.x2 + right, rect.y2 + down)
 
 
 def _inside(boxes: Array, window: Window) -> Array:
-    centres = (boxes[:, :2] + boxes[:, 2:]) / 2.0
+    centers = (boxes[:, :2] + boxes[:, 2:]) / 2.0
     low = np.array([window.left, window.top])
     high = np.array([window.right, window.bottom])
-    return np.asarray(((centres >= low) & (centres < high)).all(axis=1))
+    return np.asarray(((centers >= low) & (centers < high)).all(axis=1))

@@ -136,7 +136,7 @@ def write_coco(result: SceneResult, path: Path, *, image_id: int = 1) -> None:
 
 
 def write_csv(result: SceneResult, path: Path) -> None:
-    """Write one line per object: class, score, box in pixels, tile, and the centre's longitude and latitude."""
+    """Write one line per object: class, score, box in pixels, tile, and the center's longitude and latitude."""
     georeference = result.scene.georeference
     placed = georeference is not None and georeference.lonlat_problem(result.scene.size) is None
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
@@ -157,9 +157,9 @@ def _columns(part: SceneResult, *, placed: bool) -> dict[str, list[Any]]:
     georeference = part.scene.georeference
     if placed and georeference is not None:
         boxes = part.detections.boxes.astype(np.float64)
-        centres = georeference.to_lonlat((boxes[:, :2] + boxes[:, 2:]) / 2.0)
-        columns["longitude"] = [f"{value:.7f}" for value in centres[:, 0]]
-        columns["latitude"] = [f"{value:.7f}" for value in centres[:, 1]]
+        centers = georeference.to_lonlat((boxes[:, :2] + boxes[:, 2:]) / 2.0)
+        columns["longitude"] = [f"{value:.7f}" for value in centers[:, 0]]
+        columns["latitude"] = [f"{value:.7f}" for value in centers[:, 1]]
     return columns
 
 

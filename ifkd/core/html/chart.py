@@ -1,6 +1,6 @@
-"""What charts are made of: SVG whose text scales and can be read aloud, in colours that follow light and dark.
+"""What charts are made of: SVG whose text scales and can be read aloud, in colors that follow light and dark.
 
-A chart is drawn for a width of 440 units, which a phone shows at nearly its full size. Colour never stands alone:
+A chart is drawn for a width of 440 units, which a phone shows at nearly its full size. Color never stands alone:
 every series is also named beside its mark or in a legend.
 """
 
@@ -49,7 +49,7 @@ class Chart:
     body: str
 
     def svg(self, *, standalone: bool = False) -> str:
-        """Return the chart as an SVG element; a standalone one brings its colours along."""
+        """Return the chart as an SVG element; a standalone one brings its colors along."""
         style = ""
         head = 'class="chart"'
         if standalone:

@@ -23,7 +23,7 @@ from ifkd.data.check.check_record import (
 from ifkd.data.check.finding import DROPS_BOX, Findings, shown
 from ifkd.data.check.image_inspection import FileFacts, inspect_files
 from ifkd.data.check.lenient_coco import AnnotationFile, BoxEntry, ImageEntry, read_entries
-from ifkd.data.check.near_duplicates import Pair, alike, copies
+from ifkd.data.check.near_duplicates import DuplicatePair, copies, near_duplicates
 from ifkd.data.splits import held_out_places, path_of
 from ifkd.imagery.image_files import Imagery
 
@@ -35,7 +35,7 @@ RANKS = {"train": 0, "val": 1, "valid": 1, "validation": 1, "test": 2}
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class CheckSource:
     """An annotation file and the split it holds."""
 
     split: str
@@ -47,10 +47,10 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class CheckPlan:
     """What is looked at."""
 
-    sources: tuple[Source, ...]
+    sources: tuple[CheckSource, ...]
     imagery: Imagery = field(default_factory=Imagery)
     merge_classes: Mapping[str, str] = field(default_factory=dict)
     """Class name -> the class its objects are counted as."""
@@ -94,25 +94,25 @@ class Checked:
     images: tuple[CheckedImage, ...]
     copies: tuple[tuple[int, ...], ...]
     """Groups of images that are alike pixel for pixel, as indices."""
-    across: tuple[Pair, ...]
+    across: tuple[DuplicatePair, ...]
     """Images that look like one of another split."""
-    within: tuple[Pair, ...]
+    within: tuple[DuplicatePair, ...]
     """Images that look like one of their own split."""
     record: CheckRecord
 
 
-def plan_of(data: recipe.Data) -> Plan:
+def check_plan(data: recipe.DataOptions) -> CheckPlan:
     """Return what of a recipe's data is looked at."""
     images = None if data.images is None else path_of(data, data.images)
     share = None if isinstance(data.validation, Path) else data.validation
-    sources = [Source("train", path_of(data, data.train), images, held_out=share)]
+    sources = [CheckSource("train", path_of(data, data.train), images, held_out=share)]
     if isinstance(data.validation, Path):
-        sources.append(Source("validation", path_of(data, data.validation), images))
-    sources.append(Source("test", path_of(data, data.test), images))
-    return Plan(tuple(sources), data.imagery, data.merge_classes)
+        sources.append(CheckSource("validation", path_of(data, data.validation), images))
+    sources.append(CheckSource("test", path_of(data, data.test), images))
+    return CheckPlan(tuple(sources), data.imagery, data.merge_classes)
 
 
-def check(plan: Plan, *, workers: int | None = None) -> Checked:
+def check(plan: CheckPlan, *, workers: int | None = None) -> Checked:
     """Look at a data set: its annotations, every image file, and all of them together.
 
     Args:
@@ -138,8 +138,8 @@ def check(plan: Plan, *, workers: int | None = None) -> Checked:
     classes = _classes(plan, files, findings)
     facts, of_split = [image.facts for image in images], [image.split for image in images]
     groups = tuple(tuple(group) for group in copies(facts))
-    across = tuple(alike(facts, of_split, across=True))
-    within = tuple(alike(facts, of_split, across=False))
+    across = tuple(near_duplicates(facts, of_split, across=True))
+    within = tuple(near_duplicates(facts, of_split, across=False))
     _note_likeness(images, groups, across, within, findings)
     _note_places(images, splits, findings)
     records = tuple(_split_record(split, files, plan, images, classes) for split in splits)
@@ -174,7 +174,7 @@ def rank(split: str) -> int:
     return RANKS.get(split.casefold(), 0)
 
 
-def _splits(plan: Plan) -> tuple[str, ...]:
+def _splits(plan: CheckPlan) -> tuple[str, ...]:
     names = []
     for source in plan.sources:
         names += [source.split] if source.held_out is None else [source.split, "validation"]
@@ -182,7 +182,7 @@ def _splits(plan: Plan) -> tuple[str, ...]:
 
 
 def _looked_at(
-    index: int, file: AnnotationFile, plan: Plan, *, workers: int | None, findings: Findings
+    index: int, file: AnnotationFile, plan: CheckPlan, *, workers: int | None, findings: Findings
 ) -> list[CheckedImage]:
     source = plan.sources[index]
     held_out: set[str] = set()
@@ -215,7 +215,7 @@ def _note_file(entry: ImageEntry, facts: FileFacts, split: str, findings: Findin
             findings.hint("sizes_differ", split, "Height and width are exchanged: the file may be turned by its Exif.")
 
 
-def _classes(plan: Plan, files: Sequence[AnnotationFile], findings: Findings) -> tuple[str, ...]:
+def _classes(plan: CheckPlan, files: Sequence[AnnotationFile], findings: Findings) -> tuple[str, ...]:
     """Return all classes by label, the first file's first, and note files that have others."""
     lists = [tuple(dict.fromkeys(_class_name(name, plan) for name in file.classes.values())) for file in files]
     for source, names in zip(plan.sources, lists, strict=True):
@@ -228,7 +228,7 @@ def _classes(plan: Plan, files: Sequence[AnnotationFile], findings: Findings) ->
     return tuple(dict.fromkeys(name for names in lists for name in names))
 
 
-def _class_name(name: str, plan: Plan) -> str:
+def _class_name(name: str, plan: CheckPlan) -> str:
     """Return the class that objects of a category are counted as, as any terminal can show it."""
     return shown(plan.merge_classes.get(name, name))
 
@@ -236,8 +236,8 @@ def _class_name(name: str, plan: Plan) -> str:
 def _note_likeness(
     images: Sequence[CheckedImage],
     groups: Sequence[Sequence[int]],
-    across: Sequence[Pair],
-    within: Sequence[Pair],
+    across: Sequence[DuplicatePair],
+    within: Sequence[DuplicatePair],
     findings: Findings,
 ) -> None:
     for group in groups:
@@ -274,7 +274,7 @@ def _note_places(images: Sequence[CheckedImage], splits: Sequence[str], findings
 def _split_record(
     split: str,
     files: Sequence[AnnotationFile],
-    plan: Plan,
+    plan: CheckPlan,
     images: Sequence[CheckedImage],
     classes: Sequence[str],
 ) -> SplitRecord:
@@ -344,9 +344,9 @@ def _side(split: str, images: Sequence[CheckedImage]) -> SideRecord | None:
 
 
 def _pair_records(
-    images: Sequence[CheckedImage], groups: Sequence[Sequence[int]], pairs: Sequence[Pair]
+    images: Sequence[CheckedImage], groups: Sequence[Sequence[int]], pairs: Sequence[DuplicatePair]
 ) -> tuple[PairRecord, ...]:
-    copied = [Pair(group[0], other, 1.0) for group in groups for other in group[1:]]
+    copied = [DuplicatePair(group[0], other, 1.0) for group in groups for other in group[1:]]
     equal = len(copied)
     return tuple(
         PairRecord(

@@ -7,13 +7,13 @@ from typing import Any
 from ifkd.core.files import write_json, write_text
 from ifkd.core.html import chart
 from ifkd.core.html.chart import Chart, Cloud, Series
-from ifkd.core.html.colors import colour_of, hexadecimal
+from ifkd.core.html.colors import class_color, hexadecimal
 from ifkd.core.html.document import environment, style
 from ifkd.core.html.table import Table
 from ifkd.data.check.check import LARGE_PX, SMALL_PX, Checked, object_sides
 from ifkd.data.check.check_record import CheckRecord
 from ifkd.data.check.finding import Finding, Severity
-from ifkd.data.check.page_pictures import Picture, pairs, samples, troubled
+from ifkd.data.check.page_pictures import PagePicture, pairs, samples, troubled
 from ifkd.imagery.image_files import Imagery
 
 PAGE, RECORD = "check.html", "check.json"
@@ -32,7 +32,7 @@ class Sheet:
     anchor: str
     title: str
     words: str
-    pictures: tuple[Picture, ...]
+    pictures: tuple[PagePicture, ...]
 
 
 def templates() -> Any:
@@ -69,7 +69,7 @@ def render(checked: Checked, record: CheckRecord, imagery: Imagery) -> str:
         Sheet(
             "troubled",
             "Boxes that are wrong",
-            "A few images of each kind; the boxes concerned are red and crossed, the others grey.",
+            "A few images of each kind; the boxes concerned are red and crossed, the others gray.",
             tuple(troubled(checked, imagery)),
         ),
         Sheet(
@@ -87,7 +87,7 @@ def render(checked: Checked, record: CheckRecord, imagery: Imagery) -> str:
         Sheet(
             "samples",
             "Samples",
-            "Chosen so that every class of every split is seen as far as there is room. Ignored regions are grey.",
+            "Chosen so that every class of every split is seen as far as there is room. Ignored regions are gray.",
             tuple(samples(checked, imagery)),
         ),
     )
@@ -106,7 +106,7 @@ def render(checked: Checked, record: CheckRecord, imagery: Imagery) -> str:
         "classes": class_table(record),
         "files": [_size_table(record), _form_table(record)],
         "charts": _charts(checked, record),
-        "swatches": [(name, hexadecimal(colour_of(label))) for label, name in enumerate(record.classes)],
+        "swatches": [(name, hexadecimal(class_color(label))) for label, name in enumerate(record.classes)],
         "sheets": [sheet for sheet in sheets if sheet.pictures],
     }
     page: str = templates().get_template("check.html.j2").render(view)

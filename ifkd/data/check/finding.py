@@ -13,7 +13,7 @@ LONGEST_EXAMPLE = 300
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class FindingKind:
     """A kind of finding."""
 
     severity: Severity
@@ -29,192 +29,192 @@ class Kind:
 LEFT_OUT = "left out"
 KINDS = {
     # the file
-    "byte_order_mark": Kind(
+    "byte_order_mark": FindingKind(
         "error", "byte order marks before the JSON", "Save the file as UTF-8 without one.", "written without"
     ),
-    "lists_absent": Kind(
+    "lists_absent": FindingKind(
         "error",
         "lists that a COCO file has and this one has not",
         "Write `images`, `annotations` and `categories`, each a list.",
         "written, empty",
     ),
     # categories
-    "categories_malformed": Kind(
+    "categories_malformed": FindingKind(
         "error",
         "categories without a usable id or name",
         "Give each an `id` that is a whole number, and a `name`.",
         LEFT_OUT,
     ),
-    "category_ids_repeated": Kind(
+    "category_ids_repeated": FindingKind(
         "error",
         "category ids with two names",
         "Nobody but you can say which name its objects have: give each class an id of its own.",
         "left out with their objects",
     ),
-    "category_names_repeated": Kind(
+    "category_names_repeated": FindingKind(
         "error", "names of several categories", "Merge the categories that have one name.", "merged into the first"
     ),
-    "category_ids_with_holes": Kind(
+    "category_ids_with_holes": FindingKind(
         "note", "category ids that are missing between 1 and the last", "Nothing: labels are numbered by order."
     ),
-    "categories_differ": Kind(
+    "categories_differ": FindingKind(
         "error",
         "files whose classes or their order differ from the first one's",
         "Give all splits one list of categories, else a label means another class in each.",
         "one list for all",
     ),
     # images
-    "images_malformed": Kind(
+    "images_malformed": FindingKind(
         "error",
         "entries of `images` without a usable id or file_name",
         "Give each an `id` that is a whole number, and a `file_name`.",
         "left out with their objects",
     ),
-    "ids_no_number": Kind(
+    "ids_no_number": FindingKind(
         "warning",
         "images and categories whose id is text",
         "Number them: COCO's programs expect whole numbers.",
         "numbered anew",
     ),
-    "image_ids_repeated": Kind(
+    "image_ids_repeated": FindingKind(
         "error",
         "image ids that stand for several files",
         "Number the images anew, and the `image_id` of their annotations with them.",
         "left out with their objects, as nobody can say whose they are",
     ),
-    "images_listed_twice": Kind(
+    "images_listed_twice": FindingKind(
         "warning", "entries that list a file again", "List every file once.", "merged into the first entry"
     ),
-    "sizes_malformed": Kind(
+    "sizes_malformed": FindingKind(
         "error",
         "images whose height or width is no whole number above 0",
         "State the file's height and width in pixels.",
         "the file's size is stated",
     ),
-    "sizes_differ": Kind(
+    "sizes_differ": FindingKind(
         "error",
         "images whose stated size is not the file's",
         "Look whether the boxes belong to the file: it may have been resized, turned (Exif) or replaced.",
         "the file's size is stated where all boxes fit into it, else the image is left out",
     ),
-    "files_outside": Kind(
+    "files_outside": FindingKind(
         "error",
         "names that lead out of the image folder",
         "Name files inside the image folder, without links out of it.",
         LEFT_OUT,
     ),
-    "files_absent": Kind(
+    "files_absent": FindingKind(
         "error", "images that are not there", "Copy them, or name the right folder with --images.", LEFT_OUT
     ),
-    "names_in_other_case": Kind(
+    "names_in_other_case": FindingKind(
         "error",
         "names that differ from the file's in upper and lower case",
         "Write them as the files are named; some systems see a difference.",
         "written as the file is named",
     ),
-    "files_unreadable": Kind(
+    "files_unreadable": FindingKind(
         "error",
         "image files that are empty, cut short or damaged",
         "Copy them again from their source; compare sizes or digests.",
         LEFT_OUT,
     ),
-    "files_too_large": Kind(
+    "files_too_large": FindingKind(
         "error",
         "images with more pixels than training takes",
         "Cut them into tiles with `ifkd data slice`, or raise data.imagery.max_pixels in the recipe.",
         LEFT_OUT,
     ),
-    "split_empty": Kind("warning", "splits without an image that can be used", "Look at the findings above."),
+    "split_empty": FindingKind("warning", "splits without an image that can be used", "Look at the findings above."),
     # annotations
-    "annotations_malformed": Kind(
+    "annotations_malformed": FindingKind(
         "error",
         "annotations that are no objects, or whose bbox is not four numbers",
         "Write `bbox` as [x, y, width, height] in pixels.",
         LEFT_OUT,
     ),
-    "annotation_ids_repeated": Kind(
+    "annotation_ids_repeated": FindingKind(
         "warning",
         "annotations without an id of their own",
         "Number them anew: some programs keep one annotation for each id.",
         "numbered anew",
     ),
-    "image_unknown": Kind(
+    "image_unknown": FindingKind(
         "error",
         "annotations of images that the file does not list",
         "List the image, or delete its annotations.",
         LEFT_OUT,
     ),
-    "category_unknown": Kind(
+    "category_unknown": FindingKind(
         "error",
         "annotations of a category that the file does not list",
         "List the category, or correct their category_id.",
         LEFT_OUT,
     ),
-    "boxes_not_finite": Kind("error", "boxes with NaN or infinity", "Draw them again.", LEFT_OUT),
-    "boxes_without_area": Kind(
+    "boxes_not_finite": FindingKind("error", "boxes with NaN or infinity", "Draw them again.", LEFT_OUT),
+    "boxes_without_area": FindingKind(
         "error", "boxes whose width or height is 0 or below", "Draw them again, or delete them.", LEFT_OUT
     ),
-    "boxes_outside": Kind(
+    "boxes_outside": FindingKind(
         "error", "boxes that lie wholly outside their image", "Look whether they belong to another image.", LEFT_OUT
     ),
-    "boxes_reach_out": Kind(
+    "boxes_reach_out": FindingKind(
         "error",
         "boxes that reach more than 2 pixels out of their image",
-        "Look whether the image was cut or resized after it was labelled.",
+        "Look whether the image was cut or resized after it was labeled.",
         "cut to the image",
     ),
-    "boxes_overshoot": Kind(
+    "boxes_overshoot": FindingKind(
         "note",
         "boxes that reach up to 2 pixels out of their image, as label tools round",
         "Nothing: they are cut when they are read.",
         "cut to the image",
     ),
-    "boxes_tiny": Kind(
+    "boxes_tiny": FindingKind(
         "warning",
         "boxes less than 1 pixel wide or high",
         "Delete them: no network can learn what no pixel shows.",
         LEFT_OUT,
     ),
-    "boxes_repeated": Kind(
+    "boxes_repeated": FindingKind(
         "warning",
         "boxes that repeat another of their class (IoU of 0.95 or more)",
         "Delete one of each two.",
         "the first is kept",
     ),
-    "boxes_of_two_classes": Kind(
+    "boxes_of_two_classes": FindingKind(
         "warning",
         "boxes that share their place with one of another class (IoU of 0.95 or more)",
         "Decide for one class, or merge the two by data.merge_classes.",
     ),
     # splits
-    "images_shared": Kind(
+    "images_shared": FindingKind(
         "warning",
         "images that are, pixel for pixel, in two splits",
         "Take them out of training, else what is measured on the other split is flattered.",
         "kept in the later split alone (test before validation before training)",
     ),
-    "images_alike_shared": Kind(
+    "images_alike_shared": FindingKind(
         "warning",
         "images that look like one of another split",
         "Compare each pair on the page; where they show one place, move both to one split.",
     ),
-    "images_repeated": Kind(
+    "images_repeated": FindingKind(
         "warning",
         "images that are, pixel for pixel, one of the same split again",
         "Delete the copies, else they weigh double.",
         "the copy with the most boxes is kept",
     ),
-    "images_alike": Kind(
+    "images_alike": FindingKind(
         "note",
         "images that look like one of the same split",
         "Nothing, unless they are copies: then delete them. Never part them between splits.",
     ),
-    "places_shared": Kind(
+    "places_shared": FindingKind(
         "warning",
         "places (`scene`) that are in two splits",
         "Split by place, else what is measured on the other split is flattered.",
     ),
-    "classes_absent": Kind(
+    "classes_absent": FindingKind(
         "warning",
         "classes without an object in the split",
         "Add images of them, move some from another split, or merge the class by data.merge_classes.",

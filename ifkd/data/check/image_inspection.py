@@ -25,7 +25,7 @@ from ifkd.imagery.image_files import DRIVERS, Imagery, read_image
 SKETCH_PX = 32
 """Side of the sketch by which pictures are compared."""
 FLAT_STEPS = 2.0
-"""A sketch that deviates less than this from a plane, in grey levels, shows nothing to compare."""
+"""A sketch that deviates less than this from a plane, in gray levels, shows nothing to compare."""
 WORTH_PROCESSES = 400
 """So many images are looked at before starting further processes pays."""
 
@@ -49,7 +49,7 @@ class FileFacts:
     digest: str | None = None
     """SHA-256 of the decoded pixels."""
     sketch: Array | None = None
-    """float32 [32, 32]: the picture at that size, grey, without its plane, of length 1; None for a flat one."""
+    """float32 [32, 32]: the picture at that size, gray, without its plane, of length 1; None for a flat one."""
 
 
 def inspect_files(file: AnnotationFile, imagery: Imagery, *, workers: int | None = None) -> list[FileFacts]:
@@ -104,7 +104,7 @@ def _decoded(path: Path, name: str, renamed: str | None, imagery: Imagery) -> Fi
 def sketch(pixels: Array) -> Array | None:
     """Return what a picture looks like in few numbers; see `FileFacts.sketch`.
 
-    Brightness, contrast, size and compression hardly change it: it is the grey picture shrunk to 32x32 pixels, less
+    Brightness, contrast, size and compression hardly change it: it is the gray picture shrunk to 32x32 pixels, less
     the plane that fits it best (a gradient of light is no content), divided by its length.
     """
     small = Image.fromarray(pixels).convert("L").resize((SKETCH_PX, SKETCH_PX), Image.Resampling.BOX)
@@ -140,8 +140,8 @@ def _form(dataset: Any) -> str:
     if roles[0] == ColorInterp.palette:
         bands = "palette"
     else:
-        colours = sum(role != ColorInterp.alpha for role in roles)
-        bands = f"{colours} band{'s' if colours != 1 else ''}{' and alpha' if colours < len(roles) else ''}"
+        colors = sum(role != ColorInterp.alpha for role in roles)
+        bands = f"{colors} band{'s' if colors != 1 else ''}{' and alpha' if colors < len(roles) else ''}"
     return f"{dataset.driver}, {kinds}{f' of {bits} bits' if bits else ''}, {bands}"
 
 

@@ -15,7 +15,7 @@ ROWS = 512
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class DuplicatePair:
     """Two images that look alike."""
 
     first: int
@@ -34,7 +34,9 @@ def copies(facts: Sequence[FileFacts]) -> list[list[int]]:
     return [group for group in groups.values() if len(group) > 1]
 
 
-def alike(facts: Sequence[FileFacts], splits: Sequence[str], *, across: bool, least: float = ALIKE) -> list[Pair]:
+def near_duplicates(
+    facts: Sequence[FileFacts], splits: Sequence[str], *, across: bool, least: float = ALIKE
+) -> list[DuplicatePair]:
     """Return for each image its most alike one, where that is alike enough; no pair twice, the most alike first.
 
     Copies pixel for pixel are left out, and so are flat pictures, which have nothing to compare.
@@ -64,7 +66,7 @@ def alike(facts: Sequence[FileFacts], splits: Sequence[str], *, across: bool, le
             if value >= least:
                 first, second = sorted((shown[start + row], shown[column]))
                 found[first, second] = max(value, found.get((first, second), 0.0))
-    pairs = [Pair(first, second, min(value, 1.0)) for (first, second), value in found.items()]
+    pairs = [DuplicatePair(first, second, min(value, 1.0)) for (first, second), value in found.items()]
     return sorted(pairs, key=lambda pair: (-pair.correlation, pair.first, pair.second))
 
 

@@ -10,10 +10,10 @@ from PIL import Image, ImageDraw
 
 from ifkd.core.detections import Array
 from ifkd.core.errors import DataError
-from ifkd.core.html.colors import colour_of
+from ifkd.core.html.colors import class_color
 from ifkd.data.check.check import Checked, CheckedImage
 from ifkd.data.check.finding import DROPS_BOX, KINDS, shown
-from ifkd.data.check.near_duplicates import Pair
+from ifkd.data.check.near_duplicates import DuplicatePair
 from ifkd.imagery.image_files import Imagery, read_image
 
 SAMPLES = 24
@@ -36,7 +36,7 @@ Corners = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class PagePicture:
     """A picture and what it says."""
 
     caption: str
@@ -50,17 +50,17 @@ class Picture:
 @dataclass(frozen=True, slots=True)
 class _Drawn:
     corners: Corners
-    colour: tuple[int, int, int]
+    color: tuple[int, int, int]
     wrong: bool = False
 
 
-def samples(checked: Checked, imagery: Imagery, *, most: int = SAMPLES) -> list[Picture]:
+def samples(checked: Checked, imagery: Imagery, *, most: int = SAMPLES) -> list[PagePicture]:
     """Return images that together show every class of every split, as far as `most` reach."""
     label_of = {name: label for label, name in enumerate(checked.record.classes)}
     found = []
     for image in _chosen(checked, most):
         drawn = [
-            _Drawn(box.corners, IGNORED_RGB if box.ignore else colour_of(label_of[name]))
+            _Drawn(box.corners, IGNORED_RGB if box.ignore else class_color(label_of[name]))
             for box, name, verdict in zip(image.entry.boxes, image.classes, image.verdicts, strict=True)
             if verdict not in DROPS_BOX
         ]
@@ -72,10 +72,10 @@ def samples(checked: Checked, imagery: Imagery, *, most: int = SAMPLES) -> list[
     return found
 
 
-def troubled(checked: Checked, imagery: Imagery) -> list[Picture]:
+def troubled(checked: Checked, imagery: Imagery) -> list[PagePicture]:
     """Return images with boxes that are wrong, a few of each kind; the wrong ones are red and crossed."""
     shown_of: dict[str, int] = {}
-    found: list[Picture] = []
+    found: list[PagePicture] = []
     for image in checked.images:
         kinds = [kind for kind in dict.fromkeys(image.verdicts) if kind is not None and KINDS[kind].severity != "note"]
         fresh = [kind for kind in kinds if shown_of.get(kind, 0) < TROUBLED_OF_KIND]
@@ -96,10 +96,10 @@ def troubled(checked: Checked, imagery: Imagery) -> list[Picture]:
     return found
 
 
-def pairs(checked: Checked, imagery: Imagery, *, across: bool) -> list[Picture]:
+def pairs(checked: Checked, imagery: Imagery, *, across: bool) -> list[PagePicture]:
     """Return pairs of images that are one or look alike, side by side; `across`: of two splits, else of one."""
     copied = [
-        Pair(group[0], other, 1.0)
+        DuplicatePair(group[0], other, 1.0)
         for group in checked.copies
         for other in group[1:]
         if (checked.images[group[0]].split != checked.images[other].split) == across
@@ -148,7 +148,7 @@ def _has(image: CheckedImage, name: str) -> bool:
 
 def _picture(
     image: CheckedImage, imagery: Imagery, boxes: Sequence[_Drawn], words: str, *, what: str
-) -> Picture | None:
+) -> PagePicture | None:
     pixels = _read(image, imagery)
     if pixels is None:
         return None
@@ -158,9 +158,9 @@ def _picture(
     for box in boxes:
         x1, y1, x2, y2 = _limited(box.corners, framed.shape[:2], (left, top), factor)
         draw.rectangle((x1 - 2, y1 - 2, x2 + 2, y2 + 2), outline=HALO_RGB, width=4)
-        draw.rectangle((x1 - 1, y1 - 1, x2 + 1, y2 + 1), outline=box.colour, width=2)
+        draw.rectangle((x1 - 1, y1 - 1, x2 + 1, y2 + 1), outline=box.color, width=2)
         if box.wrong:
-            draw.line((x1, y1, x2, y2), fill=box.colour, width=2)
+            draw.line((x1, y1, x2, y2), fill=box.color, width=2)
     name = shown(image.entry.name)
     return _encoded(picture, f"{name} ({image.split})", words, f"{name} with {what}: {words}.")
 
@@ -211,7 +211,9 @@ def _limited(corners: Corners, size: tuple[int, int], origin: tuple[int, int], f
     return x1 - wide, y1 - high, x2 + wide, y2 + high
 
 
-def _encoded(picture: Image.Image, caption: str, detail: str, alt: str) -> Picture:
+def _encoded(picture: Image.Image, caption: str, detail: str, alt: str) -> PagePicture:
     stream = io.BytesIO()
     picture.save(stream, format="JPEG", quality=JPEG_QUALITY)
-    return Picture(caption, detail, alt, base64.b64encode(stream.getvalue()).decode(), (picture.height, picture.width))
+    return PagePicture(
+        caption, detail, alt, base64.b64encode(stream.getvalue()).decode(), (picture.height, picture.width)
+    )

@@ -1,4 +1,4 @@
-"""Any known form of labelled images becomes one COCO file that `read_coco` reads."""
+"""Any known form of labeled images becomes one COCO file that `read_coco` reads."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -10,7 +10,7 @@ from ifkd.core.errors import DataError, UsageError
 from ifkd.core.files import write_json
 from ifkd.data.coco import check_content, read_json
 from ifkd.data.readers.ship_classes import LEVEL_NAMES
-from ifkd.data.readers.source import Source, SourceObject, coco_content, read_lines
+from ifkd.data.readers.source import ReaderObject, ReaderResult, coco_content, read_lines
 from ifkd.data.readers.text import read_dota, read_yolo
 from ifkd.data.readers.voc import read_sar_aircraft, read_ship_rs, read_voc
 
@@ -78,8 +78,8 @@ def convert(
 
 def _reader(
     form: Form, root: Path, split: str | None, level: int, classes: Sequence[str] | None
-) -> Callable[[], Source]:
-    readers: dict[str, Callable[[], Source]] = {
+) -> Callable[[], ReaderResult]:
+    readers: dict[str, Callable[[], ReaderResult]] = {
         "voc": lambda: read_voc(root, split=split, classes=classes),
         "yolo": lambda: read_yolo(root, split=split, classes=classes),
         "dota": lambda: read_dota(root, split=split, classes=classes),
@@ -89,7 +89,7 @@ def _reader(
     return readers[form]
 
 
-def _cut(source: Source) -> Source:
+def _cut(source: ReaderResult) -> ReaderResult:
     """Cut rotated boxes' bounds, which may leave the image at its border, to the image."""
     if not source.notes:
         return source
@@ -100,7 +100,7 @@ def _cut(source: Source) -> Source:
         for one in image.objects:
             x1, y1, x2, y2 = one.box
             box = (max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height)))
-            kept.append(SourceObject(one.name, box, one.ignore))
+            kept.append(ReaderObject(one.name, box, one.ignore))
         images.append(replace(image, objects=tuple(kept)))
     return replace(source, images=tuple(images))
 

@@ -19,8 +19,8 @@ MOST_XML_BYTES = 64_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class SourceObject:
-    """One labelled object as its source states it."""
+class ReaderObject:
+    """One labeled object as its source states it."""
 
     name: str
     """The class."""
@@ -31,7 +31,7 @@ class SourceObject:
 
 
 @dataclass(frozen=True, slots=True)
-class SourceImage:
+class ReaderImage:
     """One image as its source states it."""
 
     source_id: str
@@ -40,23 +40,23 @@ class SourceImage:
     """Inside the image folder."""
     size: tuple[int, int]
     """(height, width), pixels."""
-    objects: tuple[SourceObject, ...]
+    objects: tuple[ReaderObject, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class ReaderResult:
     """A data set in another form."""
 
     folder: Path
     """Of the images."""
     classes: tuple[str, ...]
     """By label."""
-    images: tuple[SourceImage, ...]
+    images: tuple[ReaderImage, ...]
     notes: tuple[str, ...] = field(default=())
     """What a user should know of the conversion."""
 
 
-def coco_content(source: Source) -> dict[str, Any]:
+def coco_content(source: ReaderResult) -> dict[str, Any]:
     """Return a source as the content of a COCO file; category ids count from 1 in the order of the classes.
 
     Raises:

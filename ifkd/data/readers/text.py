@@ -5,9 +5,9 @@ from pathlib import Path
 
 from ifkd.core.errors import DataError, SceneError
 from ifkd.data.readers.source import (
-    Source,
-    SourceImage,
-    SourceObject,
+    ReaderImage,
+    ReaderObject,
+    ReaderResult,
     folder_named,
     images_by_stem,
     in_natural_order,
@@ -19,7 +19,7 @@ from ifkd.imagery.raster import RasterFile
 DOTA_HEADERS = ("imagesource:", "gsd:")
 
 
-def read_yolo(root: Path, *, split: str | None = None, classes: Sequence[str] | None = None) -> Source:
+def read_yolo(root: Path, *, split: str | None = None, classes: Sequence[str] | None = None) -> ReaderResult:
     """Read a YOLO folder: `images` and `labels`, in either of them a folder for each split where there are splits.
 
     Args:
@@ -37,11 +37,11 @@ def read_yolo(root: Path, *, split: str | None = None, classes: Sequence[str] | 
         size = _size_of(path)
         lines = labels / f"{stem}.txt"
         objects = tuple(_yolo_objects(lines, size, names)) if lines.is_file() else ()
-        found.append(SourceImage(stem, path.name, size, objects))
-    return Source(images, names, tuple(found))
+        found.append(ReaderImage(stem, path.name, size, objects))
+    return ReaderResult(images, names, tuple(found))
 
 
-def read_dota(root: Path, *, split: str | None = None, classes: Sequence[str] | None = None) -> Source:
+def read_dota(root: Path, *, split: str | None = None, classes: Sequence[str] | None = None) -> ReaderResult:
     """Read a DOTA folder: `images` and `labelTxt`; rotated boxes become the upright boxes that hold them.
 
     Objects marked difficult count as ignored.
@@ -54,11 +54,11 @@ def read_dota(root: Path, *, split: str | None = None, classes: Sequence[str] | 
     for stem, path in images_by_stem(images).items():
         lines = labels / f"{stem}.txt"
         objects = tuple(_dota_objects(lines)) if lines.is_file() else ()
-        found.append(SourceImage(stem, path.name, _size_of(path), objects))
+        found.append(ReaderImage(stem, path.name, _size_of(path), objects))
     if classes is None:
         classes = in_natural_order(one.name for image in found for one in image.objects)
     note = "Rotated boxes became the upright boxes that hold them; a box that leaves its image was cut to it."
-    return Source(images, tuple(classes), tuple(found), (note,))
+    return ReaderResult(images, tuple(classes), tuple(found), (note,))
 
 
 def _sides(root: Path, images: Sequence[str], labels: Sequence[str], split: str | None) -> tuple[Path, Path]:
@@ -92,7 +92,7 @@ def _yolo_names(root: Path) -> tuple[str, ...]:
     )
 
 
-def _yolo_objects(path: Path, size: tuple[int, int], names: Sequence[str]) -> Iterator[SourceObject]:
+def _yolo_objects(path: Path, size: tuple[int, int], names: Sequence[str]) -> Iterator[ReaderObject]:
     height, width = size
     for line in read_lines(path):
         words = line.split()
@@ -103,10 +103,10 @@ def _yolo_objects(path: Path, size: tuple[int, int], names: Sequence[str]) -> It
             raise DataError(f"{path} has a class that has no name", got=words[0], expected=f"0 to {len(names) - 1}")
         x, y, w, h = (number_of(word, path, "box") for word in words[1:5])
         box = ((x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height)
-        yield SourceObject(names[int(number)], box)
+        yield ReaderObject(names[int(number)], box)
 
 
-def _dota_objects(path: Path) -> Iterator[SourceObject]:
+def _dota_objects(path: Path) -> Iterator[ReaderObject]:
     for line in read_lines(path):
         if line.lower().startswith(DOTA_HEADERS):
             continue
@@ -117,4 +117,4 @@ def _dota_objects(path: Path) -> Iterator[SourceObject]:
             )
         corners = [number_of(word, path, "corner") for word in words[:8]]
         box = (min(corners[::2]), min(corners[1::2]), max(corners[::2]), max(corners[1::2]))
-        yield SourceObject(words[8], box, ignore=len(words) == 10 and words[9] != "0")
+        yield ReaderObject(words[8], box, ignore=len(words) == 10 and words[9] != "0")

@@ -7,9 +7,9 @@ from xml.etree.ElementTree import Element
 from ifkd.core.errors import DataError
 from ifkd.data.readers.ship_classes import CLASSES, LEVEL_NAMES
 from ifkd.data.readers.source import (
-    Source,
-    SourceImage,
-    SourceObject,
+    ReaderImage,
+    ReaderObject,
+    ReaderResult,
     folder_named,
     images_by_stem,
     in_natural_order,
@@ -24,7 +24,7 @@ SAR_AIRCRAFT_CLASSES = ("A220", "A320/321", "A330", "ARJ21", "Boeing737", "Boein
 EDGES = ("xmin", "ymin", "xmax", "ymax")
 
 
-def read_voc(root: Path, *, split: str | None = None, classes: Sequence[str] | None = None) -> Source:
+def read_voc(root: Path, *, split: str | None = None, classes: Sequence[str] | None = None) -> ReaderResult:
     """Read a Pascal VOC folder; box edges are taken as written, objects marked difficult count as ignored.
 
     Args:
@@ -41,10 +41,10 @@ def read_voc(root: Path, *, split: str | None = None, classes: Sequence[str] | N
     if classes is None:
         every = images if split is None else _read(root, annotations, _all_stems(annotations), difficult_counts=False)
         classes = in_natural_order(one.name for image in every for one in image.objects)
-    return Source(folder_named(root, ("JPEGImages",)), tuple(classes), images)
+    return ReaderResult(folder_named(root, ("JPEGImages",)), tuple(classes), images)
 
 
-def read_sar_aircraft(root: Path, *, split: str | None = None) -> Source:
+def read_sar_aircraft(root: Path, *, split: str | None = None) -> ReaderResult:
     """Read SAR-AIRcraft-1.0: VOC form, seven classes mapped by name; the paper trains on `trainval`.
 
     Raises:
@@ -52,10 +52,10 @@ def read_sar_aircraft(root: Path, *, split: str | None = None) -> Source:
     """
     annotations = folder_named(root, ("Annotations",))
     images = _read(root, annotations, _stems(root, annotations, split), difficult_counts=True)
-    return Source(folder_named(root, ("JPEGImages",)), SAR_AIRCRAFT_CLASSES, images)
+    return ReaderResult(folder_named(root, ("JPEGImages",)), SAR_AIRCRAFT_CLASSES, images)
 
 
-def read_ship_rs(root: Path, *, split: str | None = None, level: int = 3) -> Source:
+def read_ship_rs(root: Path, *, split: str | None = None, level: int = 3) -> ReaderResult:
     """Read ShipRSImageNet's VOC form at a level of its class tree, 0 (ship or dock) to 3 (50 types).
 
     Raises:
@@ -65,7 +65,7 @@ def read_ship_rs(root: Path, *, split: str | None = None, level: int = 3) -> Sou
     annotations = folder_named(voc, ("Annotations",))
     stems = _stems(voc, annotations, split)
     images = _read(voc, annotations, stems, difficult_counts=True, level=level)
-    return Source(folder_named(voc, ("JPEGImages",)), LEVEL_NAMES[level], images)
+    return ReaderResult(folder_named(voc, ("JPEGImages",)), LEVEL_NAMES[level], images)
 
 
 def _stems(root: Path, annotations: Path, split: str | None) -> list[str]:
@@ -93,7 +93,7 @@ def _all_stems(annotations: Path) -> list[str]:
 
 def _read(
     root: Path, annotations: Path, stems: Sequence[str], *, difficult_counts: bool, level: int | None = None
-) -> tuple[SourceImage, ...]:
+) -> tuple[ReaderImage, ...]:
     files = {one.stem: one for one in annotations.iterdir() if one.suffix.lower() == ".xml"}
     pictures = images_by_stem(folder_named(root, ("JPEGImages",)))
     found = []
@@ -107,18 +107,18 @@ def _read(
             raise DataError(f"{path} does not state the image's <size>")
         height, width = (whole_number_of(text_of(size, key, path), path, key) for key in ("height", "width"))
         objects = tuple(_object(one, path, level, difficult_counts) for one in element.findall("object"))
-        found.append(SourceImage(stem, pictures[stem].name, (height, width), objects))
+        found.append(ReaderImage(stem, pictures[stem].name, (height, width), objects))
     return tuple(found)
 
 
-def _object(element: Element, path: Path, level: int | None, difficult_counts: bool) -> SourceObject:  # noqa: FBT001
+def _object(element: Element, path: Path, level: int | None, difficult_counts: bool) -> ReaderObject:  # noqa: FBT001
     box = element.find("bndbox")
     if box is None:
         raise DataError(f"{path} has an <object> without <bndbox>")
     x1, y1, x2, y2 = (number_of(text_of(box, edge, path), path, edge) for edge in EDGES)
     difficult = (element.findtext("difficult") or "0").strip() not in {"", "0"}
     name = text_of(element, "name", path) if level is None else _ship_name(element, path, level)
-    return SourceObject(name, (x1, y1, x2, y2), ignore=difficult and not difficult_counts)
+    return ReaderObject(name, (x1, y1, x2, y2), ignore=difficult and not difficult_counts)
 
 
 def _ship_name(element: Element, path: Path, level: int) -> str:

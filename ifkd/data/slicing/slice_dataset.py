@@ -12,13 +12,13 @@ from ifkd.core.errors import DataError
 from ifkd.core.files import make_folder, sha256_of, write_json
 from ifkd.core.progress import progress
 from ifkd.data.coco import check_content, read_json
-from ifkd.data.generated_folder import Kind, made_once
+from ifkd.data.generated_folder import FolderKind, made_once
 from ifkd.data.slicing.tile_labels import put_together, tile_annotation
 from ifkd.data.slicing.tile_pixels import TileWriter, limits_of, opened, read
 from ifkd.data.slicing.tile_plan import PlannedTile, SourceImage, TileRules, chosen, sources_of, tiles_of
 from ifkd.imagery.contrast import Imagery
 
-KIND = Kind("a folder of tiles", "slice.json")
+KIND = FolderKind("a folder of tiles", "slice.json")
 TILES = "tiles.json"
 VERSION = 1
 """Counts up whenever the same source and rules give other tiles."""

@@ -24,7 +24,7 @@ class TileRules(Schema):
     tile_px: PositiveInt = 512
     """Side of the tiles, pixels of the source; an image that is smaller gives a smaller tile."""
     overlap_px: Annotated[int, Field(ge=0)] = 128
-    """What neighbouring tiles share at least. An object no larger is whole in some tile."""
+    """What neighboring tiles share at least. An object no larger is whole in some tile."""
     keep_share: Share = 0.4
     """An object that an edge cuts stays one where at least this share of its area is visible."""
     rest: Literal["ignore", "drop"] = "ignore"

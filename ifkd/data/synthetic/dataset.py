@@ -10,7 +10,7 @@ from ifkd.core.files import make_folder, write_json
 from ifkd.core.progress import progress, track
 from ifkd.core.tiling import Window
 from ifkd.core.workers import Mapper, mapper
-from ifkd.data.generated_folder import Kind, made_once
+from ifkd.data.generated_folder import FolderKind, made_once
 from ifkd.data.synthetic.annotation import coco_file
 from ifkd.data.synthetic.config import SPLITS
 from ifkd.data.synthetic.painters import AnySynthetic
@@ -49,7 +49,7 @@ def make_dataset(
         with mapper(os.cpu_count() or 1 if workers is None else workers) as in_order:
             return {"contents": _make(config, temporary, in_order)}
 
-    return made_once(folder, Kind("a synthetic data set", RECORD), wanted, make=make, force=force)
+    return made_once(folder, FolderKind("a synthetic data set", RECORD), wanted, make=make, force=force)
 
 
 def _make(config: AnySynthetic, folder: Path, in_order: Mapper) -> dict[str, Any]:

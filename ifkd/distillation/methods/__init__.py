@@ -14,13 +14,13 @@ from ifkd.distillation.methods.fkd import Fkd
 from ifkd.distillation.methods.frs import Frs
 from ifkd.distillation.methods.ifkd import IfkdMethod
 from ifkd.distillation.methods.insdist import InsDist
-from ifkd.distillation.methods.method import Method, Student, Term
+from ifkd.distillation.methods.method import Method, NetworkPair, Term
 from ifkd.distillation.methods.none import NoDistillation
 from ifkd.distillation.methods.pkd import Pkd
 
-__all__ = ["METHODS", "Method", "Student", "Term", "build_method"]
+__all__ = ["METHODS", "Method", "NetworkPair", "Term", "build_method"]
 
-METHODS: dict[str, Callable[[Any, Student], Method]] = {
+METHODS: dict[str, Callable[[Any, NetworkPair], Method]] = {
     "ifkd": IfkdMethod,
     "none": NoDistillation,
     "fitnet": FitNet,
@@ -37,7 +37,7 @@ METHODS: dict[str, Callable[[Any, Student], Method]] = {
 """Name in a recipe -> how the method is built from its options and the networks it stands between."""
 
 
-def build_method(config: recipe.MethodOptions, student: Student) -> Method:
+def build_method(config: recipe.MethodOptions, student: NetworkPair) -> Method:
     """Return the method a recipe names."""
     method = METHODS[config.name](config, student)
     method.between = student

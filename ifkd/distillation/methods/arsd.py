@@ -8,13 +8,13 @@ from torchvision.ops import box_iou, generalized_box_iou_loss
 from ifkd import recipe
 from ifkd.compute.distributed import mean_over_ranks
 from ifkd.core.errors import ConfigError
-from ifkd.distillation import Views
+from ifkd.distillation import DistillationBatch
 from ifkd.distillation.adapters import Adapters, in_float
 from ifkd.distillation.box_masks import image_size, in_cells
-from ifkd.distillation.methods.method import Method, Student, Term, weighted
+from ifkd.distillation.methods.method import Method, NetworkPair, Term, weighted
 from ifkd.distillation.pixelwise_losses import squared_distance
 from ifkd.models import Targets
-from ifkd.models.anchor_assignment import by_anchor, decode
+from ifkd.models.anchor_assignment import decode, flatten_predictions
 
 BOX_FACTOR = 2.0
 """Of the GIoU loss, in the published code."""
@@ -23,7 +23,7 @@ BOX_FACTOR = 2.0
 class Arsd(Method):
     """Adaptive reinforcement supervision distillation: MCFI on features and logits, SSRD on boxes."""
 
-    def __init__(self, config: recipe.Arsd, student: Student) -> None:
+    def __init__(self, config: recipe.ArsdOptions, student: NetworkPair) -> None:
         super().__init__()
         if student.detectors is None:
             raise ConfigError("ARSD looks at anchors, and so needs the detectors themselves")
@@ -32,13 +32,13 @@ class Arsd(Method):
         self.adapters = Adapters(student, kernel=1, shared=True)
         self._detectors = student.detectors  # in a tuple, so that they are not parts of this module
 
-    def losses(self, views: Views) -> dict[str, Term]:
+    def losses(self, views: DistillationBatch) -> dict[str, Term]:
         """Return the terms of features, logits and boxes."""
         shapes = [(features.shape[2], features.shape[3]) for features in views.student.pyramid]
         size = image_size(views.student, self.names)
         masks = core_masks(views.targets, shapes, size, binary=self.config.binary_mask)
         cells = torch.stack([(mask > 0).sum() for mask in masks]).sum().float()
-        normaliser = 2 * mean_over_ranks(cells) + 1
+        normalizer = 2 * mean_over_ranks(cells) + 1
         adapted, teacher = self.adapters(views.student.pyramid), in_float(views.teacher.pyramid)
         feature = [
             (mask * squared_distance(t, s)[:, 0]).sum() for mask, t, s in zip(masks, teacher, adapted, strict=True)
@@ -48,13 +48,13 @@ class Arsd(Method):
             for mask, t, s in zip(masks, views.teacher.logits, views.student.logits, strict=True)
         ]
         return {
-            "feature": weighted(torch.stack(feature).sum() / normaliser, self.config.feature),
-            "head": weighted(torch.stack(head).sum() / normaliser, self.config.head),
+            "feature": weighted(torch.stack(feature).sum() / normalizer, self.config.feature),
+            "head": weighted(torch.stack(head).sum() / normalizer, self.config.head),
             "boxes": weighted(self._box_loss(views), self.config.boxes),
         }
 
-    def _box_loss(self, views: Views) -> Float[Tensor, ""]:
-        """Return the sum over levels of the weighted mean of the GIoU loss towards the teacher's boxes (SSRD)."""
+    def _box_loss(self, views: DistillationBatch) -> Float[Tensor, ""]:
+        """Return the sum over levels of the weighted mean of the GIoU loss toward the teacher's boxes (SSRD)."""
         by_level = self._detectors[0].anchors(views.student)
         anchors = torch.cat(by_level)
         level_of = torch.cat([torch.full((len(level),), n, device=anchors.device) for n, level in enumerate(by_level)])
@@ -116,9 +116,9 @@ def is_worth_following(
 
 
 def centerness(anchors: Float[Tensor, "n 4"], objects: Float[Tensor, "n 4"]) -> Float[Tensor, " n"]:
-    """Return how central each anchor's centre is in its object: 1 in the middle, 0 at the border and outside."""
-    centre = (anchors[:, :2] + anchors[:, 2:]) / 2
-    before, after = (centre - objects[:, :2]).clamp_min(0.0), (objects[:, 2:] - centre).clamp_min(0.0)
+    """Return how central each anchor's center is in its object: 1 in the middle, 0 at the border and outside."""
+    center = (anchors[:, :2] + anchors[:, 2:]) / 2
+    before, after = (center - objects[:, :2]).clamp_min(0.0), (objects[:, 2:] - center).clamp_min(0.0)
     return (torch.minimum(before, after) / torch.maximum(before, after).clamp_min(1e-6)).prod(dim=1).sqrt()
 
 
@@ -131,5 +131,5 @@ def _paired_iou(first: Float[Tensor, "n 4"], second: Float[Tensor, "n 4"]) -> Fl
 
 
 def _decoded(deltas: tuple[Tensor, ...], anchors: Float[Tensor, "anchors 4"]) -> list[Float[Tensor, "anchors 4"]]:
-    every = torch.cat([by_anchor(level, level.shape[1] // 4) for level in deltas], dim=1).float()
+    every = torch.cat([flatten_predictions(level, level.shape[1] // 4) for level in deltas], dim=1).float()
     return [decode(anchors, of_image, None) for of_image in every]

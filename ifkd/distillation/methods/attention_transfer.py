@@ -6,18 +6,18 @@ from torch import Tensor
 from torch.nn import functional
 
 from ifkd import recipe
-from ifkd.distillation import Views
-from ifkd.distillation.methods.method import Method, Student, Term, weighted
+from ifkd.distillation import DistillationBatch
+from ifkd.distillation.methods.method import Method, NetworkPair, Term, weighted
 
 
 class AttentionTransfer(Method):
     """The difference of the two networks' attention; nothing in it learns, and widths may differ."""
 
-    def __init__(self, config: recipe.AttentionTransfer, student: Student) -> None:  # noqa: ARG002
+    def __init__(self, config: recipe.AttentionTransferOptions, student: NetworkPair) -> None:  # noqa: ARG002
         super().__init__()
         self.config = config
 
-    def losses(self, views: Views) -> dict[str, Term]:
+    def losses(self, views: DistillationBatch) -> dict[str, Term]:
         """Return the mean squared difference of attention maps."""
         difference = attention_transfer(views.student.pyramid, views.teacher.pyramid)
         return {"attention": weighted(difference, self.config.weight)}

@@ -11,9 +11,9 @@ from torchvision.ops import generalized_box_iou_loss
 from ifkd import recipe
 from ifkd.compute.distributed import mean_over_ranks
 from ifkd.core.errors import ConfigError
-from ifkd.distillation import Views
-from ifkd.distillation.methods.method import Method, Student, Term, weighted
-from ifkd.models.anchor_assignment import UNDECIDED, by_anchor, decode
+from ifkd.distillation import DistillationBatch
+from ifkd.distillation.methods.method import Method, NetworkPair, Term, weighted
+from ifkd.models.anchor_assignment import UNDECIDED, decode, flatten_predictions
 from ifkd.models.retinanet import PER_CELL, RetinaNet
 
 EPSILON = 1e-6
@@ -22,7 +22,7 @@ EPSILON = 1e-6
 class CrossKd(Method):
     """The teacher's own answers are the targets of what its head says of the student's features."""
 
-    def __init__(self, config: recipe.CrossKd, student: Student) -> None:
+    def __init__(self, config: recipe.CrossKdOptions, student: NetworkPair) -> None:
         super().__init__()
         detectors = student.detectors
         if detectors is None or not all(isinstance(detector, RetinaNet) for detector in detectors):
@@ -30,7 +30,7 @@ class CrossKd(Method):
         self.config = config
         self._networks = cast("tuple[RetinaNet, RetinaNet]", detectors)  # in a tuple: they are not parts of this module
 
-    def losses(self, views: Views) -> dict[str, Term]:
+    def losses(self, views: DistillationBatch) -> dict[str, Term]:
         """Return both terms, over the number of positive anchors of the batch (at least 1)."""
         student, _ = self._networks
         every = torch.cat(student.anchors(views.student))
@@ -40,18 +40,20 @@ class CrossKd(Method):
         matches = [student.matches(every, target) for target in views.targets]
         positives = torch.stack([(matched >= 0).sum() for matched in matches]).sum().float()
         counted = torch.stack([matched != UNDECIDED for matched in matches])
-        normaliser = mean_over_ranks(positives).clamp_min(1.0)
+        normalizer = mean_over_ranks(positives).clamp_min(1.0)
         soft = wanted_logits.sigmoid()
         distance = (logits.sigmoid() - soft).abs()
         classes = functional.binary_cross_entropy_with_logits(logits, soft, reduction="none") * distance
         own, wanted = (decode(every.expand_as(moves), moves, None) for moves in (deltas, wanted_deltas))
         boxes = generalized_box_iou_loss(own, wanted) * soft.amax(dim=2)
         return {
-            "classes": weighted((classes * counted[:, :, None]).sum() / normaliser, self.config.classes),
-            "boxes": weighted((boxes * counted).sum() / normaliser, self.config.boxes),
+            "classes": weighted((classes * counted[:, :, None]).sum() / normalizer, self.config.classes),
+            "boxes": weighted((boxes * counted).sum() / normalizer, self.config.boxes),
         }
 
-    def _crossed(self, views: Views) -> tuple[Float[Tensor, "batch anchors classes"], Float[Tensor, "batch anchors 4"]]:
+    def _crossed(
+        self, views: DistillationBatch
+    ) -> tuple[Float[Tensor, "batch anchors classes"], Float[Tensor, "batch anchors 4"]]:
         """Return logits and deltas of the student's features from the teacher's head."""
         student, teacher = (network.head for network in self._networks)
         ways = (
@@ -95,9 +97,9 @@ def as_spread(
     own, wanted = features.float(), goal.float()
     axes = (0, 2, 3)
     deviation = (own.var(axes, keepdim=True, correction=0) + EPSILON).sqrt()
-    centred = (own - own.mean(axes, keepdim=True)) / deviation
-    return centred * wanted.std(axes, keepdim=True, correction=0) + wanted.mean(axes, keepdim=True)
+    centerd = (own - own.mean(axes, keepdim=True)) / deviation
+    return centerd * wanted.std(axes, keepdim=True, correction=0) + wanted.mean(axes, keepdim=True)
 
 
 def _rows(levels: tuple[Tensor, ...]) -> Float[Tensor, "batch anchors values"]:
-    return torch.cat([by_anchor(level, PER_CELL) for level in levels], dim=1).float()
+    return torch.cat([flatten_predictions(level, PER_CELL) for level in levels], dim=1).float()

@@ -6,20 +6,20 @@ from torch import Tensor
 from torch.nn import functional
 
 from ifkd import recipe
-from ifkd.distillation import Views
-from ifkd.distillation.methods.method import Method, Student, Term, weighted
+from ifkd.distillation import DistillationBatch
+from ifkd.distillation.methods.method import Method, NetworkPair, Term, weighted
 
 
 class Cwd(Method):
     """The divergence of each channel's softmax over places; nothing in it learns."""
 
-    def __init__(self, config: recipe.Cwd, student: Student) -> None:
+    def __init__(self, config: recipe.CwdOptions, student: NetworkPair) -> None:
         super().__init__()
         self.config = config
         chosen = recipe.chosen_levels(config.levels, student.levels)
         self._levels = [student.levels.index(level) for level in chosen]
 
-    def losses(self, views: Views) -> dict[str, Term]:
+    def losses(self, views: DistillationBatch) -> dict[str, Term]:
         """Return the sum over levels of KL(teacher || student), mean over images and channels, times T²."""
         divergences = [
             channel_divergence(views.student.pyramid[level], views.teacher.pyramid[level], self.config.temperature)

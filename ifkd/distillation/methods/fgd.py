@@ -6,9 +6,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ifkd import recipe
-from ifkd.distillation import Views
+from ifkd.distillation import DistillationBatch
 from ifkd.distillation.box_masks import image_size, touched_cells
-from ifkd.distillation.methods.method import Method, Student, Term, weighted
+from ifkd.distillation.methods.method import Method, NetworkPair, Term, weighted
 from ifkd.models import Detector, Targets
 
 WEIGHTS: dict[recipe.Family, dict[str, float]] = {
@@ -21,7 +21,7 @@ LEVELS: dict[recipe.Family, recipe.LevelChoice] = {"retinanet": "all", "faster_r
 class Fgd(Method):
     """Focal and global distillation. Sums run over channels and places, means over images."""
 
-    def __init__(self, config: recipe.Fgd, student: Student) -> None:
+    def __init__(self, config: recipe.FgdOptions, student: NetworkPair) -> None:
         super().__init__()
         self.config = config
         self.names = student.levels
@@ -35,7 +35,7 @@ class Fgd(Method):
         self.of_teacher = nn.ModuleList(GlobalContext(width) for _ in chosen)
         self.of_student = nn.ModuleList(GlobalContext(width) for _ in chosen)
 
-    def losses(self, views: Views) -> dict[str, Term]:
+    def losses(self, views: DistillationBatch) -> dict[str, Term]:
         """Return the four terms, summed over levels."""
         sums = {name: views.student.pyramid[0].new_zeros((), dtype=torch.float32) for name in self._weights}
         size = image_size(views.student, self.names)

@@ -6,9 +6,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ifkd import recipe
-from ifkd.distillation import Views
+from ifkd.distillation import DistillationBatch
 from ifkd.distillation.methods.fgd import channel_attention, spatial_attention
-from ifkd.distillation.methods.method import Method, Student, Term, weighted
+from ifkd.distillation.methods.method import Method, NetworkPair, Term, weighted
 
 WEIGHTS: dict[recipe.Family, dict[str, float]] = {
     "retinanet": {"feature": 4.2e-4, "attention": 2.4e-2, "non_local": 4.2e-4},
@@ -24,7 +24,7 @@ EPSILON = 1e-12
 class Fkd(Method):
     """Feature-based knowledge distillation. Its norms are of whole batches, as published: of a process's own images."""
 
-    def __init__(self, config: recipe.Fkd, student: Student) -> None:
+    def __init__(self, config: recipe.FkdOptions, student: NetworkPair) -> None:
         super().__init__()
         self.config = config
         family = student.family
@@ -36,7 +36,7 @@ class Fkd(Method):
             for inner, pool in zip(INNER_WIDTHS, POOL_SIDES, strict=True)
         )
 
-    def losses(self, views: Views) -> dict[str, Term]:
+    def losses(self, views: DistillationBatch) -> dict[str, Term]:
         """Return the three terms, summed over levels."""
         sums = {name: views.student.pyramid[0].new_zeros((), dtype=torch.float32) for name in self._weights}
         for part, student, teacher in zip(self.of_levels, views.student.pyramid, views.teacher.pyramid, strict=True):

@@ -9,19 +9,19 @@ from torch.nn import functional
 
 from ifkd import recipe
 from ifkd.compute.distributed import mean_over_ranks, world_size
-from ifkd.distillation import Views
+from ifkd.distillation import DistillationBatch
 from ifkd.distillation.adapters import Adapters, in_float
-from ifkd.distillation.ede import Gate, activation, resized, width_projection
-from ifkd.distillation.fdr import FrequencyFilter, reconstruct, richness
+from ifkd.distillation.ede import EdeGate, activation, resized, width_projection
+from ifkd.distillation.fdr import FrequencyFilter, feature_richness, reconstruct
 from ifkd.distillation.hsm import similarity_mask
 from ifkd.distillation.methods.attention_transfer import attention_transfer
-from ifkd.distillation.methods.method import Method, Student, Term, warm_share, weighted
-from ifkd.distillation.methods.roi_distillation import region_divergence
+from ifkd.distillation.methods.method import Method, NetworkPair, Term, warmup_factor, weighted
+from ifkd.distillation.methods.roi_distillation import roi_divergence
 from ifkd.distillation.pixelwise_losses import cross_entropy, entropy, squared_distance
 
 REFERENCE_CHANNELS = 256
 """The width that alpha was chosen for; with `feature_scale = auto` a narrower channel sum counts as this many."""
-SMALLEST_NORMALISER = 1e-6
+SMALLEST_NORMALIZER = 1e-6
 Maps = list[Tensor]
 """One map for each level."""
 
@@ -29,9 +29,9 @@ Maps = list[Tensor]
 class IfkdMethod(Method):
     """L_feat and L_head, weighted by HSM; the feature target is the teacher's features through FDR plus EDE."""
 
-    config: recipe.Ifkd
+    config: recipe.IfkdOptions
 
-    def __init__(self, config: recipe.Ifkd, student: Student) -> None:
+    def __init__(self, config: recipe.IfkdOptions, student: NetworkPair) -> None:
         super().__init__()
         self.config = config
         self.levels = student.levels
@@ -47,7 +47,7 @@ class IfkdMethod(Method):
             chosen = recipe.chosen_levels(config.fdr.levels, student.levels)
             self.filters.update({level: FrequencyFilter(width, config.fdr) for level in chosen})
         gated = config.ede.enabled and config.ede.form == "gate"
-        self.gate = Gate(width, residual=config.ede.residual) if gated else None
+        self.gate = EdeGate(width, residual=config.ede.residual) if gated else None
         self.projection: Tensor | None
         self.register_buffer("projection", width_projection(width), persistent=False)
         automatic = config.feature_scale == "auto"
@@ -57,31 +57,31 @@ class IfkdMethod(Method):
         if config.channel_reduction == "sum":
             self._channel_factor = REFERENCE_CHANNELS / width if automatic else 1.0
 
-    def losses(self, views: Views) -> dict[str, Term]:
+    def losses(self, views: DistillationBatch) -> dict[str, Term]:
         """Return alpha L_feat and beta L_head (eq. 14) with their warm-up; and AT's term when it is asked for."""
         teacher = self.scaled(views.teacher.pyramid)
         adapted = self.adapters(views.student.pyramid)
         weights = self._weights(teacher, adapted)
         feature = self._feature_loss(views, teacher, adapted, weights)
-        warm = warm_share(views.iteration, self.config.warmup_iters)
+        warm = warmup_factor(views.iteration, self.config.warmup_iters)
         terms = {
             "feature": weighted(feature, self.config.alpha, warm=warm),
             "head": weighted(self._head_loss(views, weights), self.config.beta, warm=warm),
         }
         if self._region_head:
             assert self._second_stage is not None, "recipes ask for the regions of two-stage detectors alone"
-            divergence = region_divergence(views.student.sampled[0], views.teacher, self._second_stage)
+            divergence = roi_divergence(views.student.sampled[0], views.teacher, self._second_stage)
             terms["regions"] = weighted(divergence, self.config.beta, warm=warm)
         if self.config.with_at:
             difference = attention_transfer(views.student.pyramid, views.teacher.pyramid)
-            terms["attention"] = weighted(difference, recipe.AttentionTransfer().weight)
+            terms["attention"] = weighted(difference, recipe.AttentionTransferOptions().weight)
         return terms
 
     def scaled(self, pyramid: tuple[Tensor, ...]) -> Maps:
         """Return the teacher's maps in float32, at the scale that the losses work at."""
         return [level * scale for level, scale in zip(in_float(pyramid), self._scales, strict=True)]
 
-    def _feature_loss(self, views: Views, teacher: Maps, adapted: Maps, weights: Maps) -> Tensor:
+    def _feature_loss(self, views: DistillationBatch, teacher: Maps, adapted: Maps, weights: Maps) -> Tensor:
         """Return L_feat (eq. 12)."""
         # Draws of FDR depend on seed and iteration alone, so that a resumed run repeats them.
         generator = torch.Generator().manual_seed(self._seed + views.iteration)
@@ -94,7 +94,7 @@ class IfkdMethod(Method):
             total = total + (weights[level] * squared_distance(target, student)).sum()
         return total * self._channel_factor
 
-    def _head_loss(self, views: Views, weights: Maps) -> Tensor:
+    def _head_loss(self, views: DistillationBatch, weights: Maps) -> Tensor:
         """Return L_head (eq. 13)."""
         total = weights[0].new_zeros(())
         if self._dense_head:
@@ -117,11 +117,11 @@ class IfkdMethod(Method):
         match self.config.norm:
             case "mask":
                 sums = mean_over_ranks(torch.stack([mask.detach().sum() for mask in masks]))
-                return [mask / total for mask, total in zip(masks, sums.clamp_min(SMALLEST_NORMALISER), strict=True)]
+                return [mask / total for mask, total in zip(masks, sums.clamp_min(SMALLEST_NORMALIZER), strict=True)]
             case "image":
                 sums_by_image = [mask.detach().sum((1, 2, 3), keepdim=True) for mask in masks]
                 return [
-                    mask / (total.clamp_min(SMALLEST_NORMALISER) * len(mask))
+                    mask / (total.clamp_min(SMALLEST_NORMALIZER) * len(mask))
                     for mask, total in zip(masks, sums_by_image, strict=True)
                 ]
             case _:
@@ -139,7 +139,7 @@ class IfkdMethod(Method):
         ]
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, object]]:
-        """Return the convolutions, and apart the filters, which decay would shrink towards a trivial target."""
+        """Return the convolutions, and apart the filters, which decay would shrink toward a trivial target."""
         learning = [*self.adapters.parameters(), *(self.gate.parameters() if self.gate is not None else ())]
         groups: list[dict[str, object]] = [{"params": learning, "weight_decay": weight_decay}]
         filters = [parameter for parameter in self.filters.parameters() if parameter.requires_grad]
@@ -169,7 +169,7 @@ class IfkdMethod(Method):
         if fdr.enabled and name in recipe.chosen_levels(fdr.levels, self.levels):
             r = fdr.r if fdr.r_range is None else _uniform(*fdr.r_range, generator)
             applies = not self.training or _uniform(0.0, 1.0, generator) < fdr.p
-            mask = richness(teacher_logits) if applies else None
+            mask = feature_richness(teacher_logits) if applies else None
             filter_ = cast("FrequencyFilter", self.filters[name]) if fdr.filter != "none" else None
             teacher = reconstruct(teacher, mask, r=r, frequency_filter=filter_)
             if fdr.apply_to == "both":

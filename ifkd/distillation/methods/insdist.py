@@ -10,10 +10,10 @@ from torch.nn import functional
 from torchvision.ops import roi_align
 
 from ifkd import recipe
-from ifkd.distillation import Views
+from ifkd.distillation import DistillationBatch
 from ifkd.distillation.adapters import Adapters, in_float
 from ifkd.distillation.box_masks import image_size, in_cells
-from ifkd.distillation.methods.method import Method, Student, Term, weighted
+from ifkd.distillation.methods.method import Method, NetworkPair, Term, weighted
 from ifkd.distillation.pixelwise_losses import squared_distance
 from ifkd.models import Targets
 
@@ -33,7 +33,7 @@ CANONICAL_PX, CANONICAL_LEVEL = 224, 4
 class InsDist(Method):
     """Instance-wise distillation. Its roots are of whole batches: of a process's own images."""
 
-    def __init__(self, config: recipe.InsDist, student: Student) -> None:
+    def __init__(self, config: recipe.InsDistOptions, student: NetworkPair) -> None:
         super().__init__()
         self.config = config
         self.names = student.levels
@@ -41,7 +41,7 @@ class InsDist(Method):
         family = student.family
         self._weights = WEIGHTS[family] | config.model_dump(include=set(WEIGHTS[family]), exclude_none=True)
 
-    def losses(self, views: Views) -> dict[str, Term]:
+    def losses(self, views: DistillationBatch) -> dict[str, Term]:
         """Return the terms of instances, of the rest, and of relations."""
         adapted, teacher = self.adapters(views.student.pyramid), in_float(views.teacher.pyramid)
         size = image_size(views.student, self.names)

@@ -7,13 +7,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ifkd import recipe
-from ifkd.distillation import Views
-from ifkd.distillation.fdr import low_pass, richness
+from ifkd.distillation import DistillationBatch
+from ifkd.distillation.fdr import feature_richness, low_pass
 from ifkd.distillation.methods.ifkd import IfkdMethod
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class InnerMaps:
+class Intermediates:
     """One level of a batch as IFKD sees it, in float32."""
 
     level: recipe.Level
@@ -32,11 +32,11 @@ class InnerMaps:
     student: Float[Tensor, "batch channels height width"]
     """Its features, adapted."""
     similarity: Float[Tensor, "batch 1 height width"]
-    """M_HSM, before it is normalised."""
+    """M_HSM, before it is normalized."""
 
 
 @torch.no_grad()
-def inner_maps(method: IfkdMethod, views: Views) -> list[InnerMaps]:
+def compute_intermediates(method: IfkdMethod, views: DistillationBatch) -> list[Intermediates]:
     """Return the maps of every level, finest first; the method must be in eval mode, where FDR always applies."""
     assert not method.training, "in training FDR is applied at random"
     teacher, adapted = method.scaled(views.teacher.pyramid), method.adapters(views.student.pyramid)
@@ -48,11 +48,11 @@ def inner_maps(method: IfkdMethod, views: Views) -> list[InnerMaps]:
         target, student = method.reconstructed(name, teacher[level], adapted[level], logits, active, generator)
         shape = (target.shape[2], target.shape[3])
         found.append(
-            InnerMaps(
+            Intermediates(
                 level=name,
                 teacher=teacher[level],
                 low=low_pass(teacher[level], method.config.fdr.r),
-                richness=richness(logits),
+                richness=feature_richness(logits),
                 disturbance=method.share(name, shape, active),
                 disturbed=method.disturbed(name, teacher[level], active),
                 target=target,

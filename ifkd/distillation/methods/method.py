@@ -7,13 +7,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from ifkd import recipe
-from ifkd.distillation import Views
+from ifkd.distillation import DistillationBatch
 from ifkd.distillation.methods.roi_distillation import SecondStage
 from ifkd.models import Detector
 
 
 @dataclass(frozen=True, slots=True)
-class Student:
+class NetworkPair:
     """The networks a method stands between, as far as it must know them."""
 
     channels: int
@@ -25,7 +25,7 @@ class Student:
     feature_rms: tuple[float, ...]
     """Root mean square of the teacher's features on the training set, by level."""
     second_stage: SecondStage | None = None
-    """The teacher's judgement of given regions, when it is a two-stage detector."""
+    """The teacher's judgment of given regions, when it is a two-stage detector."""
     detectors: tuple[Detector, Detector] | None = None
     """The student and the teacher themselves, for methods that look at anchors or into heads."""
 
@@ -52,7 +52,7 @@ def weighted(value: Tensor, weight: float, *, warm: float = 1.0) -> Term:
     return Term(value, warm * weight) if weight > 0 else Term(value.detach(), 0.0)
 
 
-def warm_share(iteration: int, warmup_iters: int) -> float:
+def warmup_factor(iteration: int, warmup_iters: int) -> float:
     """Return the share of a term that counts after some steps: it rises linearly from 0."""
     return 1.0 if warmup_iters == 0 else min(1.0, iteration / warmup_iters)
 
@@ -62,14 +62,14 @@ class Method(nn.Module, ABC):
 
     config: Any
     """Its options."""
-    between: Student
+    between: NetworkPair
     """The networks it was built for; `build_method` says it."""
 
     @abstractmethod
-    def losses(self, views: Views) -> dict[str, Term]:
+    def losses(self, views: DistillationBatch) -> dict[str, Term]:
         """Return the loss terms of a batch, to be added to the student's task losses."""
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, object]]:
-        """Return the optimiser's groups of the method's own parameters."""
+        """Return the optimizer's groups of the method's own parameters."""
         learning = [parameter for parameter in self.parameters() if parameter.requires_grad]
         return [{"params": learning, "weight_decay": weight_decay}] if learning else []

@@ -1,17 +1,17 @@
 """No method: the student learns from its targets alone."""
 
 from ifkd import recipe
-from ifkd.distillation import Views
-from ifkd.distillation.methods.method import Method, Student, Term
+from ifkd.distillation import DistillationBatch
+from ifkd.distillation.methods.method import Method, NetworkPair, Term
 
 
 class NoDistillation(Method):
     """Adds nothing."""
 
-    def __init__(self, config: recipe.NoMethod, student: Student) -> None:  # noqa: ARG002
+    def __init__(self, config: recipe.NoMethodOptions, student: NetworkPair) -> None:  # noqa: ARG002
         super().__init__()
         self.config = config
 
-    def losses(self, views: Views) -> dict[str, Term]:  # noqa: ARG002
+    def losses(self, views: DistillationBatch) -> dict[str, Term]:  # noqa: ARG002
         """Return no terms."""
         return {}

@@ -14,7 +14,7 @@ SecondStage = Callable[[DetectorOutput, list[Tensor]], Tensor]
 """A detector's output and regions of each image -> the class logits of those regions; background comes first."""
 
 
-def region_divergence(sampled: SampledRois, teacher: DetectorOutput, second_stage: SecondStage) -> Float[Tensor, ""]:
+def roi_divergence(sampled: SampledRois, teacher: DetectorOutput, second_stage: SecondStage) -> Float[Tensor, ""]:
     """Return KL(teacher || student) of the classes of the regions the student was trained on, mean over regions.
 
     The student's side was computed with its own losses; only the teacher's head runs here, on the teacher's pyramid.

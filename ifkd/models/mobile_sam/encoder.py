@@ -61,10 +61,10 @@ class MobileSamEncoder(nn.Module):
     def forward(
         self, images: Float[Tensor, "batch 3 height width"], *, input_px: InputSize
     ) -> Float[Tensor, "batch 256 rows columns"]:
-        """Return the embedding of normalised images, cut to the part that shows them.
+        """Return the embedding of normalized images, cut to the part that shows them.
 
         Args:
-            images: Normalised with ImageNet's statistics, as the detectors take them.
+            images: Normalized with ImageNet's statistics, as the detectors take them.
             input_px: The long side is brought to this (SAM was trained at 1024) and the short side padded with
                 zeros to it; `native` leaves the images as they are and pads to a multiple of 16.
         """
@@ -75,7 +75,7 @@ class MobileSamEncoder(nn.Module):
     def padded(
         self, images: Float[Tensor, "batch 3 height width"], *, input_px: InputSize
     ) -> Float[Tensor, "batch 256 rows columns"]:
-        """Return the embedding of normalised images with the padding, as SAM's mask decoder takes it."""
+        """Return the embedding of normalized images with the padding, as SAM's mask decoder takes it."""
         size = input_size((images.shape[2], images.shape[3]), input_px)
         if size != images.shape[2:]:
             images = functional.interpolate(images, size, mode="bilinear", antialias=True)

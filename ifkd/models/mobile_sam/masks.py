@@ -59,9 +59,9 @@ class MobileSamMasks(nn.Module):
     def forward(
         self, images: Float[Tensor, "batch 3 height width"], *, input_px: InputSize
     ) -> Float[Tensor, "batch 1 rows columns"]:
-        """Return mask logits of normalised images, cut to the part that shows them.
+        """Return mask logits of normalized images, cut to the part that shows them.
 
-        The decoder gets no point or box and the learnt embedding of "no mask"; it answers for one image at a time.
+        The decoder gets no point or box and the learned embedding of "no mask"; it answers for one image at a time.
         """
         embedding = self.encoder.padded(images, input_px=input_px)
         masks = torch.cat([self.decode(embedding[row : row + 1]) for row in range(len(embedding))])

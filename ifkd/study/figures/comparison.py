@@ -41,11 +41,11 @@ def draw_comparison(record: StudyRecord, folder: Path) -> list[Path]:
         axes = grid[0, 0]
         for row, label in enumerate(labels):
             runs = record.finished(label)
-            colour = OURS if "ifkd" in label else OTHERS
+            color = OURS if "ifkd" in label else OTHERS
             values = [100 * run.metrics.mean_ap for run in runs]
             mean = sum(values) / len(values)
-            axes.plot([mean, mean], [row - 0.32, row + 0.32], color=colour, linewidth=2)
-            axes.plot(values, [row] * len(values), "o", color=colour, markersize=3.5, alpha=0.6, markeredgewidth=0)
+            axes.plot([mean, mean], [row - 0.32, row + 0.32], color=color, linewidth=2)
+            axes.plot(values, [row] * len(values), "o", color=color, markersize=3.5, alpha=0.6, markeredgewidth=0)
         axes.axvline(
             100 * record.teacher.metrics.mean_ap,
             color=OKABE_ITO[7],

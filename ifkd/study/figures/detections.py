@@ -8,7 +8,7 @@ from ifkd import recipe
 from ifkd.core.detections import Array, Detections
 from ifkd.study.figures.drawing import PREDICTED, TRUE, Numbers, Row, bare, panel_widths, picture, save, sheet
 from ifkd.study.figures.examples import Example
-from ifkd.study.figures.trained_runs import Trained
+from ifkd.study.figures.trained_runs import TrainedRun
 from ifkd.training.prediction import detect
 
 NAME = "figure6-detections"
@@ -17,7 +17,7 @@ HALO = {"facecolor": "white", "alpha": 0.72, "edgecolor": "none", "pad": 0.6}
 
 
 def found_by(
-    run: Trained, shown: Sequence[Example], settings: recipe.Recipe, *, least_score: float = LEAST_SCORE
+    run: TrainedRun, shown: Sequence[Example], settings: recipe.Recipe, *, least_score: float = LEAST_SCORE
 ) -> list[Detections]:
     """Return what a run's detector finds in each example, of scores above `least_score`."""
     selection = settings.selection.model_copy(update={"score_threshold": least_score})
@@ -76,11 +76,11 @@ def detection_numbers(
     return Numbers(("image", "source", "class", "score", "x1", "y1", "x2", "y2"), rows)
 
 
-def _outline(axes: Any, boxes: Array, colour: str, *, width: float) -> None:
+def _outline(axes: Any, boxes: Array, color: str, *, width: float) -> None:
     from matplotlib.patches import Rectangle  # noqa: PLC0415 - an optional package
 
     for x1, y1, x2, y2 in boxes.tolist():
-        axes.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=colour, linewidth=width))
+        axes.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=color, linewidth=width))
 
 
 def _label(axes: Any, found: Detections, classes: Sequence[str], example: Example) -> None:

@@ -1,4 +1,4 @@
-"""What all figures share: their look, their colours, and how one becomes files with the numbers behind it.
+"""What all figures share: their look, their colors, and how one becomes files with the numbers behind it.
 
 Matplotlib draws without a display and without its global state. Equal numbers give equal bytes: nothing in a file
 tells when it was made, and the ids in an SVG are digests of what they name.
@@ -26,14 +26,14 @@ DPI = 300
 COLUMN_INCHES, PAGE_INCHES = 3.4, 7.0
 """Widths of one column and of both in a two-column paper."""
 OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442", "#000000")
-"""Told apart with any colour vision (Okabe and Ito 2008)."""
+"""Told apart with any color vision (Okabe and Ito 2008)."""
 MARKERS = "osD^vPXd"
 PREDICTED, TRUE = "#D55E00", "#0072B2"
-"""The paper's red and blue, in the shades of them that are told apart with any colour vision."""
+"""The paper's red and blue, in the shades of them that are told apart with any color vision."""
 HEAT = "cividis"
-"""The colour map of values that begin at 0: even, and the same with any colour vision."""
+"""The color map of values that begin at 0: even, and the same with any color vision."""
 AROUND = "PuOr"
-"""The colour map of values around a middle."""
+"""The color map of values around a middle."""
 STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 7.5,

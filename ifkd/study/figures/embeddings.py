@@ -1,4 +1,4 @@
-"""Figure 4 of the paper: objects as points, coloured by class, before and after the map into the Poincaré ball."""
+"""Figure 4 of the paper: objects as points, colored by class, before and after the map into the Poincaré ball."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from ifkd.core.progress import track
 from ifkd.data.coco import CocoDataset
 from ifkd.distillation.hsm import expmap0, in_ball, mobius_distance, tangent_distance
 from ifkd.imagery.image_files import pad
-from ifkd.models import Detector, normalise
+from ifkd.models import Detector, normalize
 from ifkd.study.figures.drawing import MARKERS, OKABE_ITO, Numbers, Row, panel_widths, save, sheet
 from ifkd.training.dataset import scaled
 from ifkd.training.prediction import as_batch, padded_size
@@ -40,7 +40,7 @@ class Objects:
     mean_norm: Tensor
     """Mean norm of that level's features over all places, which HSM's automatic scale goes by."""
 
-    def in_ball(self, config: recipe.Similarity) -> Tensor:
+    def in_ball(self, config: recipe.HsmOptions) -> Tensor:
         """Return the objects where HSM sees features."""
         return in_ball(self.features, config, mean_norm=self.mean_norm)
 
@@ -69,7 +69,7 @@ def chosen(dataset: CocoDataset) -> CocoDataset:
 
 
 @torch.inference_mode()
-def objects_of(detector: Detector, dataset: CocoDataset, data: recipe.Data, level: recipe.Level) -> Objects:
+def objects_of(detector: Detector, dataset: CocoDataset, data: recipe.DataOptions, level: recipe.Level) -> Objects:
     """Return the objects of a data set, at most `MOST_OF_A_CLASS` of each class, as a detector's level sees them.
 
     Raises:
@@ -87,7 +87,7 @@ def objects_of(detector: Detector, dataset: CocoDataset, data: recipe.Data, leve
                 counts[label] = counts.get(label, 0) + 1
                 kept.append(row)
         tiles = as_batch([pad(pixels, padded_size((pixels.shape[0], pixels.shape[1])))]).to(device)
-        found = detector(normalise(tiles)).pyramid[index].float()
+        found = detector(normalize(tiles)).pyramid[index].float()
         pooled = roi_align(
             found,
             [torch.from_numpy(boxes[kept]).to(device)],
@@ -126,12 +126,12 @@ def separation(distances: Tensor, labels: Array) -> Separation:
 
 def principal(points: Tensor) -> Array:
     """Return points [n, channels] along their two directions of most variance, whose largest shares are positive."""
-    centred = (points - points.mean(dim=0)).numpy()
-    _, _, directions = np.linalg.svd(centred, full_matrices=False)
-    two = np.zeros((2, centred.shape[1]))
+    centerd = (points - points.mean(dim=0)).numpy()
+    _, _, directions = np.linalg.svd(centerd, full_matrices=False)
+    two = np.zeros((2, centerd.shape[1]))
     two[: len(directions[:2])] = directions[:2]
     signs = np.sign(two[np.arange(2), np.abs(two).argmax(1)])
-    found: Array = centred @ (two * np.where(signs == 0, 1, signs)[:, None]).T
+    found: Array = centerd @ (two * np.where(signs == 0, 1, signs)[:, None]).T
     return found
 
 
@@ -145,16 +145,16 @@ def on_disk(distances: Tensor, start: Array) -> Array:
     spread = float(euclidean_distances(tangents).mean())
     tangents = tangents * (float(wanted.mean()) / 2 / max(spread, 1e-12))
     tangents.requires_grad_()
-    optimiser = torch.optim.LBFGS([tangents], max_iter=STEPS, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS([tangents], max_iter=STEPS, line_search_fn="strong_wolfe")
     upper = torch.ones_like(wanted, dtype=torch.bool).triu(diagonal=1)
 
     def closure() -> Tensor:
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         stress = (disk_distances(tangents)[upper] - wanted[upper]).square().mean()
         stress.backward()  # type: ignore[no-untyped-call]
         return stress
 
-    optimiser.step(closure)  # type: ignore[no-untyped-call]
+    optimizer.step(closure)  # type: ignore[no-untyped-call]
     found: Array = expmap0(tangents.detach(), curvature=1.0).numpy()
     return found
 
@@ -167,7 +167,7 @@ def disk_distances(tangents: Tensor) -> Tensor:
 
 
 def draw_embeddings(
-    seen: Mapping[str, Objects], classes: Sequence[str], config: recipe.Similarity, folder: Path
+    seen: Mapping[str, Objects], classes: Sequence[str], config: recipe.HsmOptions, folder: Path
 ) -> list[Path]:
     """Write a column for each network: its objects by principal components above, on the Poincaré disk below.
 
@@ -218,7 +218,7 @@ def _scatter(axes: Any, places: Array, labels: Array, title: str, words: str) ->
     axes.spines[:].set(visible=True, color="0.85")
     for label in sorted(set(labels.tolist())):
         mine = places[labels == label]
-        axes.scatter(mine[:, 0], mine[:, 1], s=9, marker=_marker(label), color=_colour(label), linewidths=0, alpha=0.8)
+        axes.scatter(mine[:, 0], mine[:, 1], s=9, marker=_marker(label), color=_color(label), linewidths=0, alpha=0.8)
     axes.set_aspect("equal", adjustable="datalim")
 
 
@@ -233,7 +233,7 @@ def _circle(axes: Any) -> None:
     axes.set_ylim(-1.03, 1.03)
 
 
-def _colour(label: int) -> str:
+def _color(label: int) -> str:
     return OKABE_ITO[label % len(OKABE_ITO)]
 
 
@@ -244,4 +244,4 @@ def _marker(label: int) -> str:
 def _handle(label: int, name: str) -> Any:
     from matplotlib.lines import Line2D  # noqa: PLC0415 - an optional package
 
-    return Line2D([], [], linestyle="", marker=_marker(label), color=_colour(label), markersize=4, label=name)
+    return Line2D([], [], linestyle="", marker=_marker(label), color=_color(label), markersize=4, label=name)

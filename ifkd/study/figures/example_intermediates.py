@@ -8,25 +8,25 @@ import torch
 from ifkd import recipe
 from ifkd.core.errors import CheckpointError
 from ifkd.data.splits import read_split
-from ifkd.distillation import Knowledge, Views
-from ifkd.distillation.method_checkpoint import load_learned
-from ifkd.distillation.methods import Student, build_method
+from ifkd.distillation import DistillationBatch, FrozenModels
+from ifkd.distillation.method_checkpoint import load_method_checkpoint
+from ifkd.distillation.methods import NetworkPair, build_method
 from ifkd.distillation.methods.ifkd import IfkdMethod
-from ifkd.distillation.methods.intermediates import InnerMaps, inner_maps
-from ifkd.models import Detector, normalise
+from ifkd.distillation.methods.intermediates import Intermediates, compute_intermediates
+from ifkd.models import Detector, normalize
 from ifkd.study.figures.examples import Example
-from ifkd.study.figures.trained_runs import Trained
+from ifkd.study.figures.trained_runs import TrainedRun
 from ifkd.training.pipelines import feature_rms
 from ifkd.training.prediction import as_batch
 from ifkd.training.run_folder import LEARNED
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Insight:
+class ExampleIntermediates:
     """What IFKD makes of examples."""
 
     method: IfkdMethod
-    maps: list[list[InnerMaps]]
+    maps: list[list[Intermediates]]
     """By example and level."""
     unlearned: str | None
     """Why the method's own layers are not those it learned; None when they are."""
@@ -35,12 +35,12 @@ class Insight:
     encoder: str
     """What stands for MobileSAM, for a caption."""
 
-    def at(self, level: recipe.Level) -> list[InnerMaps]:
+    def at(self, level: recipe.Level) -> list[Intermediates]:
         """Return the maps of one level, by example."""
         return [next(one for one in levels if one.level == level) for levels in self.maps]
 
 
-def look_inside(teacher: Trained, student: Trained, shown: Sequence[Example]) -> Insight:
+def example_intermediates(teacher: TrainedRun, student: TrainedRun, shown: Sequence[Example]) -> ExampleIntermediates:
     """Return what IFKD makes of examples with a teacher and the student it taught.
 
     Raises:
@@ -54,40 +54,40 @@ def look_inside(teacher: Trained, student: Trained, shown: Sequence[Example]) ->
     found = []
     for example in shown:
         pixels = as_batch([example.padded]).to(device)
-        images = normalise(pixels)
+        images = normalize(pixels)
         taught = knowledge(images, pixels)
         with torch.no_grad():
             output = student.detector(images)
-        found.append(inner_maps(method, Views(output, taught.teacher, taught.embedding, [], 0)))
+        found.append(compute_intermediates(method, DistillationBatch(output, taught.teacher, taught.embedding, [], 0)))
     encoder = "random weights" if method.config.ede.weights == "random" else "MobileSAM"
-    return Insight(method, found, unlearned, undisturbed, encoder)
+    return ExampleIntermediates(method, found, unlearned, undisturbed, encoder)
 
 
-def _method(teacher: Trained, student: Trained) -> tuple[IfkdMethod, str | None]:
+def _method(teacher: TrainedRun, student: TrainedRun) -> tuple[IfkdMethod, str | None]:
     """Return the method as the run left it; or unlearned, with the reason, when the run did not keep it."""
     path = student.folder / LEARNED
     if path.is_file():
-        method, reason = load_learned(path), None
+        method, reason = load_method_checkpoint(path), None
     else:
         settings, detector = student.recipe, student.checkpoint.meta.detector
-        between = Student(
+        between = NetworkPair(
             channels=detector.channels,
             teacher_channels=teacher.checkpoint.meta.detector.channels,
             levels=detector.levels,
             feature_rms=feature_rms(teacher.detector, read_split(settings.data, "train"), settings),
         )
         with torch.random.fork_rng(devices=[]):
-            method = build_method(recipe.Ifkd.model_validate(student.method), between).eval()
+            method = build_method(recipe.IfkdOptions.model_validate(student.method), between).eval()
         reason = f"{path} is absent: the run was made before runs kept what the method learned"
     assert isinstance(method, IfkdMethod)
     return method, reason
 
 
-def _knowledge(teacher: Detector, ede: recipe.Disturbance) -> tuple[Knowledge, str | None]:
+def _knowledge(teacher: Detector, ede: recipe.EdeOptions) -> tuple[FrozenModels, str | None]:
     """Return the frozen networks; without MobileSAM, and with the reason, where EDE is off or lacks its weights."""
     if not ede.enabled or ede.weight == 0:
-        return Knowledge(teacher), "the run has EDE switched off"
+        return FrozenModels(teacher), "the run has EDE switched off"
     try:
-        return Knowledge(teacher, ede.model_copy(update={"cache": False})), None
+        return FrozenModels(teacher, ede.model_copy(update={"cache": False})), None
     except CheckpointError as error:
-        return Knowledge(teacher), str(error)
+        return FrozenModels(teacher), str(error)

@@ -9,7 +9,7 @@ import numpy as np
 from ifkd import recipe
 from ifkd.core.detections import Array
 from ifkd.core.errors import UsageError, did_you_mean
-from ifkd.data.coco import CocoDataset, LabelledImage
+from ifkd.data.coco import CocoDataset, LabeledImage
 from ifkd.imagery.image_files import pad
 from ifkd.training.dataset import scaled
 from ifkd.training.prediction import padded_size
@@ -42,7 +42,9 @@ class Example:
         return pad(self.pixels, padded_size(self.size))
 
 
-def examples(dataset: CocoDataset, data: recipe.Data, *, names: Sequence[str] = (), count: int = 3) -> list[Example]:
+def examples(
+    dataset: CocoDataset, data: recipe.DataOptions, *, names: Sequence[str] = (), count: int = 3
+) -> list[Example]:
     """Return the images named, or `count` that together show many classes.
 
     Args:
@@ -59,8 +61,8 @@ def examples(dataset: CocoDataset, data: recipe.Data, *, names: Sequence[str] = 
     return [_example(image, data) for image in chosen]
 
 
-def _named(dataset: CocoDataset, name: str) -> LabelledImage:
-    known: dict[str, LabelledImage] = {}
+def _named(dataset: CocoDataset, name: str) -> LabeledImage:
+    known: dict[str, LabeledImage] = {}
     for image in dataset.images:
         known |= {str(image.id): image, image.path.name: image, image.path.stem: image}
     if name not in known:
@@ -71,9 +73,9 @@ def _named(dataset: CocoDataset, name: str) -> LabelledImage:
     return known[name]
 
 
-def _telling(images: Sequence[LabelledImage], count: int) -> list[LabelledImage]:
+def _telling(images: Sequence[LabeledImage], count: int) -> list[LabeledImage]:
     """Return images one by one, each with as many classes as possible that no earlier one shows."""
-    rest, chosen = [image for image in images if _objects(image)], list[LabelledImage]()
+    rest, chosen = [image for image in images if _objects(image)], list[LabeledImage]()
     seen: set[int] = set()
     while rest and len(chosen) < count:
         best = min(rest, key=partial(_rank, seen=frozenset(seen)))
@@ -84,38 +86,38 @@ def _telling(images: Sequence[LabelledImage], count: int) -> list[LabelledImage]
     return chosen
 
 
-def _rank(image: LabelledImage, *, seen: frozenset[int]) -> tuple[int, int]:
+def _rank(image: LabeledImage, *, seen: frozenset[int]) -> tuple[int, int]:
     """Return how late an image comes: by the classes it adds, then by its number of objects."""
     return -len(_classes(image) - seen), abs(_objects(image) - TELLING_OBJECTS)
 
 
-def _objects(image: LabelledImage) -> int:
+def _objects(image: LabeledImage) -> int:
     return int((~image.ignore).sum())
 
 
-def _classes(image: LabelledImage) -> set[int]:
+def _classes(image: LabeledImage) -> set[int]:
     return set(image.labels[~image.ignore].tolist())
 
 
-def _example(image: LabelledImage, data: recipe.Data) -> Example:
+def _example(image: LabeledImage, data: recipe.DataOptions) -> Example:
     pixels, boxes = scaled(image, data.scale, imagery=data.imagery)
     boxes, labels = boxes[~image.ignore], image.labels[~image.ignore]
-    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
-    left, top = _window(centres, (pixels.shape[1], pixels.shape[0]), data.tile_px)
+    centers = (boxes[:, :2] + boxes[:, 2:]) / 2
+    left, top = _window(centers, (pixels.shape[1], pixels.shape[0]), data.tile_px)
     pixels = np.ascontiguousarray(pixels[top : top + data.tile_px, left : left + data.tile_px])
     corner = np.array([left, top], np.float32)
-    inside = ((centres >= corner) & (centres < corner + data.tile_px)).all(1)
+    inside = ((centers >= corner) & (centers < corner + data.tile_px)).all(1)
     side = np.array([pixels.shape[1], pixels.shape[0]] * 2, np.float32)
     moved = np.clip(boxes[inside] - np.tile(corner, 2), 0, side).astype(np.float32)
     return Example(image.path.stem, pixels, moved, labels[inside])
 
 
-def _window(centres: Array, size: tuple[int, int], side: int) -> tuple[int, int]:
-    """Return the corner (x, y) of the window of an image (width, height) that holds most centres: one is its middle."""
+def _window(centers: Array, size: tuple[int, int], side: int) -> tuple[int, int]:
+    """Return the corner (x, y) of the window of an image (width, height) that holds most centers: one is its middle."""
     most = np.maximum(np.array(size) - side, 0)
-    corners = np.clip(np.round(centres - side / 2), 0, most).astype(int)
+    corners = np.clip(np.round(centers - side / 2), 0, most).astype(int)
     if not len(corners):
         corners = most[None] // 2
-    held = [int(((centres >= corner) & (centres < corner + side)).all(1).sum()) for corner in corners]
+    held = [int(((centers >= corner) & (centers < corner + side)).all(1).sum()) for corner in corners]
     left, top = corners[int(np.argmax(held))].tolist()
     return left, top

@@ -14,7 +14,7 @@ from ifkd.study.figures.drawing import AROUND, MARKERS, OKABE_ITO, PAGE_INCHES, 
 
 NAME = "filters"
 MINIMAL_SPREAD = 0.02
-"""Least range of the colours around 1, so that a filter that learned nothing looks it."""
+"""Least range of the colors around 1, so that a filter that learned nothing looks it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -11,7 +11,7 @@ from torch import Tensor
 from ifkd import recipe
 from ifkd.core.detections import Array
 from ifkd.study.figures.drawing import HEAT, Numbers, Row, bare, panel_widths, picture, save, sheet
-from ifkd.study.figures.example_intermediates import Insight
+from ifkd.study.figures.example_intermediates import ExampleIntermediates
 from ifkd.study.figures.examples import Example
 
 STRENGTH = 0.62
@@ -29,10 +29,12 @@ class Panel:
     maps: Sequence[Array]
     """By example, [height, width]."""
     limits: tuple[float, float] | None = None
-    """Values at the ends of the colours; by default each map's least and greatest."""
+    """Values at the ends of the colors; by default each map's least and greatest."""
 
 
-def draw_disturbance(insight: Insight, shown: Sequence[Example], level: recipe.Level, folder: Path) -> list[Path]:
+def draw_disturbance(
+    insight: ExampleIntermediates, shown: Sequence[Example], level: recipe.Level, folder: Path
+) -> list[Path]:
     """Write Figure 3: where the teacher is active at a level, alone and with EDE, and EDE itself."""
     found = insight.at(level)
     panels = [
@@ -43,7 +45,9 @@ def draw_disturbance(insight: Insight, shown: Sequence[Example], level: recipe.L
     return draw_maps(shown, panels, folder, f"{HEATS}-{level}", level)
 
 
-def draw_masks(insight: Insight, shown: Sequence[Example], level: recipe.Level, folder: Path) -> list[Path]:
+def draw_masks(
+    insight: ExampleIntermediates, shown: Sequence[Example], level: recipe.Level, folder: Path
+) -> list[Path]:
     """Write the masks of a level: where the teacher finds any class likely, and where teacher and student differ.
 
     The second needs the layers that the run learned, and is left out where it did not keep them.
@@ -59,7 +63,9 @@ def draw_masks(insight: Insight, shown: Sequence[Example], level: recipe.Level, 
     return draw_maps(shown, panels, folder, f"{MASKS}-{level}", level)
 
 
-def draw_bands(insight: Insight, shown: Sequence[Example], level: recipe.Level, folder: Path) -> list[Path]:
+def draw_bands(
+    insight: ExampleIntermediates, shown: Sequence[Example], level: recipe.Level, folder: Path
+) -> list[Path]:
     """Write what FDR takes apart and puts together at a level."""
     found = insight.at(level)
     panels = [

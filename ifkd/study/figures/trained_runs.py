@@ -22,7 +22,7 @@ WHOLE = ("ifkd", "+".join(("at", *PARTS)), "+".join(PARTS))
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedRun:
     """A finished run."""
 
     label: str
@@ -57,33 +57,35 @@ class Trained:
 
 
 @dataclass(frozen=True, slots=True)
-class Runs:
+class TrainedRuns:
     """What figures are drawn of."""
 
-    teacher: Trained
+    teacher: TrainedRun
     seed: int
-    students: dict[str, Trained]
+    students: dict[str, TrainedRun]
     """The finished runs of this seed, by label."""
     whole: str | None
     """The label of the whole method, IFKD."""
 
     @property
-    def ifkd(self) -> Trained | None:
+    def ifkd(self) -> TrainedRun | None:
         """The student that IFKD taught."""
         return None if self.whole is None else self.students[self.whole]
 
     @property
-    def plain(self) -> Trained | None:
+    def plain(self) -> TrainedRun | None:
         """The student that nobody taught."""
         return self.students.get(PLAIN.label)
 
     @property
-    def attention(self) -> Trained | None:
+    def attention(self) -> TrainedRun | None:
         """The student that attention transfer taught."""
         return self.students.get("at")
 
 
-def find_runs(folder: Path, *, seed: int | None = None, label: str | None = None, root: Path | None = None) -> Runs:
+def find_runs(
+    folder: Path, *, seed: int | None = None, label: str | None = None, root: Path | None = None
+) -> TrainedRuns:
     """Return the runs of a study's folder.
 
     Args:
@@ -101,10 +103,10 @@ def find_runs(folder: Path, *, seed: int | None = None, label: str | None = None
             f"{folder} holds no study whose teacher is trained",
             expected="a folder of `ifkd study compare`, `ablate` or `sweep`",
         )
-    by_seed: dict[int, dict[str, Trained]] = {}
+    by_seed: dict[int, dict[str, TrainedRun]] = {}
     for name, place in finished.items():
         if found := RUN_NAME.fullmatch(name):
-            by_seed.setdefault(int(found["seed"]), {})[found["label"]] = Trained(found["label"], place, root)
+            by_seed.setdefault(int(found["seed"]), {})[found["label"]] = TrainedRun(found["label"], place, root)
     labels = {one for students in by_seed.values() for one in students}
     if label is not None and label not in labels:
         raise UsageError(f"{folder} has no finished run of {label!r}", mend=_hint(label, labels))
@@ -116,10 +118,10 @@ def find_runs(folder: Path, *, seed: int | None = None, label: str | None = None
     students = by_seed.get(seed, {})
     if label is not None and label not in students:
         raise UsageError(f"{folder} has no finished run {label}-{seed}", mend=_hint(label, students))
-    return Runs(Trained(TEACHER, finished[TEACHER], root), seed, students, _whole(students, label))
+    return TrainedRuns(TrainedRun(TEACHER, finished[TEACHER], root), seed, students, _whole(students, label))
 
 
-def _whole(students: dict[str, Trained], label: str | None) -> str | None:
+def _whole(students: dict[str, TrainedRun], label: str | None) -> str | None:
     """Return the label that stands for IFKD: the one asked for, a usual one, or the first that is IFKD at all."""
     if label is not None:
         return label if label in students else None

@@ -14,11 +14,11 @@ from ifkd.study.figures import detections, embeddings, fdr_filters, feature_maps
 from ifkd.study.figures.comparison import NAME as COMPARISON
 from ifkd.study.figures.comparison import draw_comparison
 from ifkd.study.figures.drawing import need_matplotlib
-from ifkd.study.figures.example_intermediates import look_inside
+from ifkd.study.figures.example_intermediates import example_intermediates
 from ifkd.study.figures.examples import Example, examples
 from ifkd.study.figures.sensitivity import NAME as SENSITIVITY
 from ifkd.study.figures.sensitivity import draw_sensitivity
-from ifkd.study.figures.trained_runs import Runs, Trained, find_runs
+from ifkd.study.figures.trained_runs import TrainedRun, TrainedRuns, find_runs
 from ifkd.study.study_record import RECORD, read_record
 from ifkd.training.run_folder import BEST
 
@@ -121,7 +121,7 @@ def _draw_results(easel: _Easel, study: Path) -> None:
 
 
 def _draw_detections(
-    easel: _Easel, runs: Runs, shown: Sequence[Example], classes: Sequence[str], least_score: float
+    easel: _Easel, runs: TrainedRuns, shown: Sequence[Example], classes: Sequence[str], least_score: float
 ) -> None:
     found = {}
     wanted = {"teacher": runs.teacher, "student": runs.plain, "AT": runs.attention, "IFKD": runs.ifkd}
@@ -134,7 +134,7 @@ def _draw_detections(
     easel.draw(detections.NAME, lambda: detections.draw_detections(found, shown, classes, easel.folder))
 
 
-def _draw_embeddings(easel: _Easel, runs: Runs, dataset: CocoDataset, level: recipe.Level) -> None:
+def _draw_embeddings(easel: _Easel, runs: TrainedRuns, dataset: CocoDataset, level: recipe.Level) -> None:
     """Draw Figure 4, where HSM sees features in the ball."""
     similarity = _similarity(runs.ifkd or runs.teacher)
     if similarity.map == "raw":
@@ -153,7 +153,7 @@ def _draw_embeddings(easel: _Easel, runs: Runs, dataset: CocoDataset, level: rec
     easel.draw(embeddings.NAME, lambda: embeddings.draw_embeddings(seen, dataset.classes, similarity, easel.folder))
 
 
-def _draw_insight(easel: _Easel, runs: Runs, shown: Sequence[Example], level: recipe.Level) -> None:
+def _draw_insight(easel: _Easel, runs: TrainedRuns, shown: Sequence[Example], level: recipe.Level) -> None:
     """Draw what needs the method itself: EDE, FDR and its filters, the masks."""
     inner = (feature_maps.HEATS, feature_maps.BANDS, feature_maps.MASKS, fdr_filters.NAME)
     if runs.ifkd is None:
@@ -164,7 +164,7 @@ def _draw_insight(easel: _Easel, runs: Runs, shown: Sequence[Example], level: re
         reason = f"{runs.ifkd.label} is no run of IFKD"
         easel.left_out |= dict.fromkeys(inner, reason)
         return
-    insight = look_inside(runs.teacher, runs.ifkd, shown)
+    insight = example_intermediates(runs.teacher, runs.ifkd, shown)
     folder = easel.folder
     if insight.undisturbed is not None or insight.at(level)[0].disturbance is None:
         easel.left_out[feature_maps.HEATS] = insight.undisturbed or f"the run has EDE off at {level}"
@@ -182,15 +182,15 @@ def _draw_insight(easel: _Easel, runs: Runs, shown: Sequence[Example], level: re
         easel.draw(fdr_filters.NAME, lambda: fdr_filters.draw_filters(found, folder))
 
 
-def _similarity(run: Trained) -> recipe.Similarity:
+def _similarity(run: TrainedRun) -> recipe.HsmOptions:
     """Return HSM's settings of an IFKD run, or else of the recipe."""
     if run.method.get("name") == "ifkd":
-        return recipe.Ifkd.model_validate(run.method).hsm
+        return recipe.IfkdOptions.model_validate(run.method).hsm
     method = run.recipe.distillation.method
-    return method.hsm if isinstance(method, recipe.Ifkd) else recipe.Similarity()
+    return method.hsm if isinstance(method, recipe.IfkdOptions) else recipe.HsmOptions()
 
 
-def _level(runs: Runs, wanted: recipe.Level | None) -> recipe.Level:
+def _level(runs: TrainedRuns, wanted: recipe.Level | None) -> recipe.Level:
     levels = runs.teacher.checkpoint.meta.detector.levels
     if wanted is not None and wanted not in levels:
         raise UsageError(f"The study's pyramids have no level {wanted}", expected=", ".join(levels))

@@ -1,4 +1,4 @@
-"""A small made-up world for tests: coloured squares on grey, and engines that find them."""
+"""A small made-up world for tests: colored squares on gray, and engines that find them."""
 
 import json
 
@@ -10,8 +10,8 @@ from ifkd.core.detections import Candidates, Detections
 
 TILE = 96
 CLASSES = ("tanker", "cargo", "tug")
-COLOURS = np.array([[200, 40, 90], [60, 180, 20], [30, 70, 220]], np.int64)
-GREY = 128
+COLORS = np.array([[200, 40, 90], [60, 180, 20], [30, 70, 220]], np.int64)
+GRAY = 128
 
 
 def write_world(folder, *, images=6, size=(80, 96), seed=0, objects=4, classes=CLASSES):
@@ -21,13 +21,13 @@ def write_world(folder, *, images=6, size=(80, 96), seed=0, objects=4, classes=C
     content = {"images": [], "annotations": [], "categories": []}
     content["categories"] = [{"id": 10 * (label + 1), "name": name} for label, name in enumerate(classes)]
     for index in range(images):
-        pixels = np.full((*size, 3), GREY, np.uint8)
+        pixels = np.full((*size, 3), GRAY, np.uint8)
         cells = random.permutation((size[0] // 20) * (size[1] // 20))[:objects]
         for cell in cells:
             row, column = divmod(int(cell), size[1] // 20)
             label, side = int(random.integers(3)), int(random.integers(9, 15))
             top, left = row * 20 + 2, column * 20 + 3
-            pixels[top : top + side, left : left + side] = COLOURS[label]
+            pixels[top : top + side, left : left + side] = COLORS[label]
             content["annotations"].append(
                 {
                     "id": len(content["annotations"]) + 1,
@@ -50,8 +50,8 @@ def squares(tile):
     """Return the squares of a tile [3, h, w]; the score follows the size and place, so that no two are alike."""
     pixels = tile.transpose(1, 2, 0).astype(np.int64)
     found = []
-    for label, colour in enumerate(COLOURS):
-        mask = np.abs(pixels - colour).sum(axis=2) < 60
+    for label, color in enumerate(COLORS):
+        mask = np.abs(pixels - color).sum(axis=2) < 60
         while mask.any():
             rows, columns = np.nonzero(mask)
             top, left = int(rows[0]), int(columns[0])

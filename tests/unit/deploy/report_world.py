@@ -6,24 +6,24 @@ import numpy as np
 import parity_world as world
 from PIL import Image, ImageDraw
 
-from deploy.accuracy.evaluated_model import Subject, SubjectRecord
-from deploy.accuracy.evaluation import evaluate_subject, open_data
-from deploy.accuracy.image_detection import Framing
+from deploy.accuracy.evaluated_model import EvaluatedModel, EvaluatedModelRecord
+from deploy.accuracy.evaluation import evaluate_model, open_data
+from deploy.accuracy.image_detection import TilingConfig
 from deploy.accuracy.provenance import BundleRecord, DataRecord, EngineRecord
-from deploy.bench.bench import Bench, BenchCell, TileSource, UnmeasuredFile, ratios_of
-from deploy.bench.latency import Ground, LatencySamples, Procedure, summarise
-from deploy.bench.process_cost import Footprint
+from deploy.bench.bench import Bench, BenchCell, TileSource, UnmeasuredFile, speedups_of
+from deploy.bench.latency import GroundCoverage, LatencySamples, TimingConfig, summarize
+from deploy.bench.process_cost import ProcessCost
 from deploy.bench.stage_timing import StageRun, StageTime
-from deploy.bench.system_monitor import MachineWatch
+from deploy.bench.system_monitor import SystemRecord
 from deploy.parity.parity import Parity, Reference, verdict_of
-from deploy.parity.tolerances import Gates
+from deploy.parity.tolerances import PrecisionTolerances
 from deploy.report.report import assemble, read_scene_run
-from ifkd.core.postprocess import Selection
+from ifkd.core.postprocess import PostprocessConfig
 
-FRAMING = Framing(scale=1.0, tile_px=(world.TILE, world.TILE), overlap_px=24, selection=Selection())
+FRAMING = TilingConfig(scale=1.0, tile_px=(world.TILE, world.TILE), overlap_px=24, selection=PostprocessConfig())
 BUNDLE = BundleRecord(
-    name="harbour-student",
-    path="runs/harbour/bundle",
+    name="harbor-student",
+    path="runs/harbor/bundle",
     manifest_sha256="b" * 64,
     created="2026-11-20T10:00:00Z",
     producer="ifkd 0.1.0",
@@ -55,18 +55,18 @@ def dataset(folder):
 
 
 def evaluation(data, name, *, role, method, backbone, parameters, keep, noise):
-    record = SubjectRecord(
+    record = EvaluatedModelRecord(
         kind="checkpoint",
         name=name,
-        path=f"runs/harbour/{name}/best.safetensors",
+        path=f"runs/harbor/{name}/best.safetensors",
         sha256=(name[0].encode().hex() * 64)[:64],
         detector={"family": "retinanet", "backbone": backbone, "channels": 256},
         parameters=parameters,
         provenance={"role": role, "method": method},
     )
-    subject = Subject(record, world.CLASSES, FRAMING, None, lambda *_: world.engine())
+    subject = EvaluatedModel(record, world.CLASSES, FRAMING, None, lambda *_: world.engine())
     engine = world.engine(shaky(keep, noise), backend="torch", backend_version="2.9")
-    result = evaluate_subject(subject, engine, data)
+    result = evaluate_model(subject, engine, data)
     return result.model_copy(update={"created": "2026-11-20T10:00:00Z", "seconds": 1.0})
 
 
@@ -100,14 +100,14 @@ def latency(batch, median_ms, *, spread=0.04, runs=60, jump=1.0):
     values[-runs // 6 :] *= jump
     windows = [[int(value) for value in window] for window in values.reshape(6, -1)]
     samples = LatencySamples(batch, [int(median_ms * 2e6)], windows)
-    return summarise(samples, Procedure(), Ground((world.TILE, world.TILE), 24, 0.5))
+    return summarize(samples, TimingConfig(), GroundCoverage((world.TILE, world.TILE), 24, 0.5))
 
 
 def subject(role, name, parameters, gflops, sha256):
-    return SubjectRecord(
+    return EvaluatedModelRecord(
         kind="bundle" if role == "student" else "checkpoint",
         name=name,
-        path=f"runs/harbour/{name}",
+        path=f"runs/harbor/{name}",
         sha256=sha256,
         detector={"family": "retinanet"},
         parameters=parameters,
@@ -140,7 +140,7 @@ def stages(precision):
     )
 
 
-MACHINE = MachineWatch(
+MACHINE = SystemRecord(
     seconds=41.0,
     looks=82,
     load_before=0.21,
@@ -156,7 +156,7 @@ MACHINE = MachineWatch(
 
 
 def footprint(megabytes):
-    return Footprint(
+    return ProcessCost(
         batch=4,
         start_up_ms=1180.0,
         load_ms=120.0,
@@ -205,15 +205,15 @@ def bench(*, partial=False):
     return Bench(
         created="2026-11-20T10:05:00Z",
         bundle=BUNDLE,
-        procedure=Procedure(),
+        procedure=TimingConfig(),
         threads=2,
         tiles=TileSource(kind="images", description="the first 12 tiles of test.json, 96x96", tiles=12),
         gsd_m=0.5,
         overlap_px=24,
         cells=tuple(cells),
-        subject=subject("student", "harbour-student", 11_300_000, 9.41, "5" * 64),
-        reference=subject("teacher", "harbour teacher", 36_400_000, 41.7, "7" * 64),
-        ratios=ratios_of(cells),
+        subject=subject("student", "harbor-student", 11_300_000, 9.41, "5" * 64),
+        reference=subject("teacher", "harbor teacher", 36_400_000, 41.7, "7" * 64),
+        ratios=speedups_of(cells),
         stages=(stages("fp32"), stages("fp16")),
         machine=MACHINE,
         not_measured=(file,),
@@ -232,13 +232,13 @@ def parity(data, *, drift=None):
         engine.info = engine_info(precision)
         if drift is not None and precision == "fp16":
             engine = world.Drifting(engine, drift)
-        cells.append(reference.compare(engine, Gates().of(precision)))
+        cells.append(reference.compare(engine, PrecisionTolerances().of(precision)))
     passed, words = verdict_of(tuple(cells))
     return Parity(
         created="2026-11-20T10:06:00Z",
         bundle=BUNDLE,
         data=DataRecord.of(data),
-        selection=Selection(),
+        selection=PostprocessConfig(),
         reference=reference.record,
         reference_metrics=reference.metrics,
         cells=tuple(cells),
@@ -252,7 +252,7 @@ def scene_folder(folder, *, objects=37, pictures=True):
     run = {
         "schema_version": 1,
         "engine": {"backend": "onnxruntime", "precision": "fp32", "device": "CPU, 2 threads"},
-        "scene": {"name": "harbour.tif", "height_px": 2400, "width_px": 3200, "crs": "EPSG:32633", "gsd_m": 0.5},
+        "scene": {"name": "harbor.tif", "height_px": 2400, "width_px": 3200, "crs": "EPSG:32633", "gsd_m": 0.5},
         "tiles": {"count": 48, "empty": 6, "holes": []},
         "objects": objects,
         "objects_per_class": {"tanker": 4, "cargo": objects - 4 if objects else 0, "tug": 0} if objects else {},
@@ -274,7 +274,7 @@ def scene_folder(folder, *, objects=37, pictures=True):
     return folder
 
 
-def full_report(folder, *, drift=None, title="Ships in harbours: from teacher to engine"):
+def full_report(folder, *, drift=None, title="Ships in harbors: from teacher to engine"):
     data = dataset(folder)
     return assemble(
         title=title,

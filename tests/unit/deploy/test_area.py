@@ -17,7 +17,7 @@ from scene_world import CountingEngine, as_set, sea, write_bundle, write_tif
 
 import deploy
 from deploy.cli.main import main
-from deploy.scene.read.aoi import _crosses, _inside, read_area
+from deploy.scene.read.aoi import _crosses, _inside, read_aoi
 from deploy.scene.read.georeference import Georeference
 from deploy.scene.write.output_folder import RUN_NAME
 from ifkd.core.errors import SceneError, UsageError
@@ -55,13 +55,13 @@ def geojson(path, *rings, transform=NORTH_UP, crs="EPSG:32633", wrap="FeatureCol
 
 @pytest.mark.parametrize("transform", [NORTH_UP, TURNED])
 @pytest.mark.parametrize("wrap", ["FeatureCollection", "Feature", "MultiPolygon"])
-def test_objects_with_their_centre_inside_stay_and_other_tiles_are_not_looked_at(
+def test_objects_with_their_center_inside_stay_and_other_tiles_are_not_looked_at(
     tmp_path, fake_engine, transform, wrap
 ):
     scene = write_tif(tmp_path / "s.tif", sea(170, 200, OBJECTS), transform=transform)
     area = geojson(tmp_path / "a.geojson", [(40, 30), (61, 30), (61, 60), (40, 60)], transform=transform, wrap=wrap)
     bundle = write_bundle(tmp_path / "b").path
-    result = deploy.detect(bundle, scene, area=read_area(area))
+    result = deploy.detect(bundle, scene, area=read_aoi(area))
     assert as_set(result.detections) == {OBJECTS[1]}
     grid = list(result.grid)
     touched = [
@@ -87,7 +87,7 @@ def test_an_area_reads_only_its_part_of_the_file(tmp_path, monkeypatch):
 
     monkeypatch.setattr(RasterFile, "read", noting)
     area = geojson(tmp_path / "a.geojson", [(200, 200), (210, 200), (210, 210), (200, 210)])
-    deploy.detect(write_bundle(tmp_path / "b").path, scene, area=read_area(area))
+    deploy.detect(write_bundle(tmp_path / "b").path, scene, area=read_aoi(area))
     assert min(window.left for window in read) > 100
     assert max(window.right for window in read) < 300
     assert min(window.top for window in read) > 100
@@ -155,7 +155,7 @@ def test_areas_that_cannot_be_are_refused(tmp_path, content, message):
     if content is not None:
         path.write_text(content)
     with pytest.raises(UsageError, match=message):
-        read_area(path)
+        read_aoi(path)
 
 
 def test_an_area_across_the_antimeridian(tmp_path, fake_engine):
@@ -164,7 +164,7 @@ def test_an_area_across_the_antimeridian(tmp_path, fake_engine):
     east = [[-180, 9.83], [-179.9, 9.83], [-179.9, 10], [-180, 10], [-180, 9.83]]  # columns 60 to 160
     path = tmp_path / "a.geojson"
     path.write_text(json.dumps({"type": "Polygon", "coordinates": [east]}))
-    result = deploy.detect(write_bundle(tmp_path / "b").path, scene, area=read_area(path))
+    result = deploy.detect(write_bundle(tmp_path / "b").path, scene, area=read_aoi(path))
     assert as_set(result.detections) == {OBJECTS[2]}
 
 
@@ -199,6 +199,6 @@ def test_pixels_to_degrees_and_back(crs, transform):
 def test_a_scene_without_a_path_to_wgs84_has_no_area(tmp_path):
     local = 'LOCAL_CS["drawing",UNIT["metre",1]]'
     scene = write_tif(tmp_path / "s.tif", sea(170, 200, []), crs=local, transform=Affine(1, 0, 100, 0, -1, 200))
-    area = read_area(geojson(tmp_path / "a.geojson", [(0, 0), (30, 0), (30, 30), (0, 30)]))
+    area = read_aoi(geojson(tmp_path / "a.geojson", [(0, 0), (30, 0), (30, 30), (0, 30)]))
     with pytest.raises(SceneError, match="'drawing' has no path to WGS84"):
         deploy.detect(write_bundle(tmp_path / "b").path, scene, area=area)

@@ -11,13 +11,15 @@ from deploy.scene.merge.merge import MergeSettings
 from deploy.scene.read.scene import Scene
 from deploy.scene.run.assembly import Assembly
 from deploy.scene.run.pipeline import detect_scene
-from deploy.scene.run.row_journal import Journal
-from deploy.scene.run.row_ranges import BATCHES_PER_BAND, joined, rows_per_band, unfinished
-from deploy.scene.run.run_rows import Plan, search_rows
+from deploy.scene.run.row_journal import RowJournal
+from deploy.scene.run.row_ranges import BATCHES_PER_BAND, joined, rows_per_range, unfinished
+from deploy.scene.run.run_rows import RowPlan, run_rows
 from deploy.scene.settings import DetectionSettings, grid_for
-from ifkd.core.postprocess import Selection
+from ifkd.core.postprocess import PostprocessConfig
 
-SETTINGS = DetectionSettings(scale=1.0, overlap_px=20, selection=Selection(score_threshold=0.3), merge=MergeSettings())
+SETTINGS = DetectionSettings(
+    scale=1.0, overlap_px=20, selection=PostprocessConfig(score_threshold=0.3), merge=MergeSettings()
+)
 
 
 @pytest.fixture
@@ -29,7 +31,7 @@ def scene(tmp_path):
 
 
 def plan_of(scene, batch):
-    return Plan(grid_for(scene.size, (64, 64), SETTINGS), (64, 64), SETTINGS, batch, None)
+    return RowPlan(grid_for(scene.size, (64, 64), SETTINGS), (64, 64), SETTINGS, batch, None)
 
 
 def digests(engine):
@@ -51,10 +53,10 @@ def test_bands_in_any_order_give_the_batches_and_objects_of_one_run(scene, tmp_p
     stretches = list(unfinished(len(plan.grid.tops), plan.columns, batch=batch, looked={}))
     assert len(stretches) > 2
     engine = CountingEngine()
-    with Journal(tmp_path / "journal", {}) as journal:
+    with RowJournal(tmp_path / "journal", {}) as journal:
         assembly = Assembly(plan.grid, SETTINGS, journal)
         for number in np.random.default_rng(batch).permutation(len(stretches)):
-            search_rows(engine, scene, plan, stretches[number], take=assembly.put)
+            run_rows(engine, scene, plan, stretches[number], take=assembly.put)
         assert_same(assembly.finish(None), result)
     assert digests(engine) == digests(whole)
     assert (assembly.empty, assembly.holes) == (result.skipped, list(result.holes))
@@ -66,12 +68,12 @@ def test_one_process_goes_on_from_a_journal_with_gaps(scene, tmp_path):
     plan = plan_of(scene, 3)
     stretches = list(unfinished(len(plan.grid.tops), plan.columns, batch=3, looked={}))
     early = CountingEngine()
-    with Journal(tmp_path / "journal", {}) as journal:
+    with RowJournal(tmp_path / "journal", {}) as journal:
         assembly = Assembly(plan.grid, SETTINGS, journal)
         for stretch in (stretches[2], stretches[1]):
-            search_rows(early, scene, plan, stretch, take=assembly.put)
+            run_rows(early, scene, plan, stretch, take=assembly.put)
     late = CountingEngine()
-    with Journal(tmp_path / "journal", {}) as journal:
+    with RowJournal(tmp_path / "journal", {}) as journal:
         rest = detect_scene(late, scene, SETTINGS, batch=3, journal=journal)
     assert rest.resumed_rows == sum(one.stop_row - one.row for one in stretches[1:3])
     assert sorted(digests(early) + digests(late)) == digests(whole)
@@ -85,7 +87,7 @@ def test_one_process_goes_on_from_a_journal_with_gaps(scene, tmp_path):
     data=st.data(),
 )
 def test_what_is_unfinished_and_what_is_done_are_all_rows_once(rows, columns, batch, data):
-    height = rows_per_band(columns, batch)
+    height = rows_per_range(columns, batch)
     assert height * columns >= BATCHES_PER_BAND * batch > (height - 1) * columns
     looked = {}
     for top in range(0, rows, height):  # of each band, some rows from its top

@@ -8,19 +8,19 @@ import numpy as np
 import parity_world as world
 import pytest
 
-from deploy.accuracy.evaluated_model import open_subject
+from deploy.accuracy.evaluated_model import open_model
 from deploy.accuracy.evaluation import open_data
-from deploy.accuracy.image_detection import Framing
-from deploy.bench.bench import ratios_of
-from deploy.bench.latency import Procedure, contestant, measure, measure_interleaved
-from deploy.bench.speedup import ratio_of
+from deploy.accuracy.image_detection import TilingConfig
+from deploy.bench.bench import speedups_of
+from deploy.bench.latency import TimingConfig, benchmark_case, measure, measure_interleaved
+from deploy.bench.speedup import speedup_of
 from deploy.bench.stage_timing import COPIED, NOT_COPIED, STAGES, measure_stages
 from deploy.engines.engine import InferenceParts
 from deploy.report.sections import bench_stage_chart
 from ifkd.core.detections import Detections
-from ifkd.core.postprocess import Selection
+from ifkd.core.postprocess import PostprocessConfig
 
-FRAMING = Framing(1.0, (world.TILE, world.TILE), 24, Selection())
+FRAMING = TilingConfig(1.0, (world.TILE, world.TILE), 24, PostprocessConfig())
 
 
 class Clock:
@@ -47,7 +47,7 @@ def test_known_durations_are_recovered_exactly(monkeypatch):
     clock = Clock()
     monkeypatch.setattr(clockwork, "time", clock)
     known = np.random.default_rng(4).integers(1_000_000, 9_000_000, 400).tolist()
-    procedure = Procedure(warmup_s=0.01, warmup_runs=3, min_s=0.6, min_samples=30, rounds=6)
+    procedure = TimingConfig(warmup_s=0.01, warmup_runs=3, min_s=0.6, min_samples=30, rounds=6)
     samples = measure(taking(clock, known), np.zeros((4, 3, 96, 96), np.uint8), batch=1, procedure=procedure)
     taken = [*samples.warmup_ns, *samples.all_ns]
     assert taken == known[: len(taken)]
@@ -59,37 +59,37 @@ def test_variants_take_turns_and_a_slow_spell_slows_both(monkeypatch):
     clock = Clock()
     monkeypatch.setattr(clockwork, "time", clock)
     spell = [1.0, 1.0, 3.0, 3.0, 1.0, 1.0]
-    procedure = Procedure(warmup_s=0, warmup_runs=1, min_s=1e-9, min_samples=30, rounds=6)
+    procedure = TimingConfig(warmup_s=0, warmup_runs=1, min_s=1e-9, min_samples=30, rounds=6)
     tiles = np.zeros((2, 3, 96, 96), np.uint8)
     order = []
 
     def durations(factor):
         return [int(factor * 1e6)] + [int(factor * 1e6 * slow) for slow in spell for _ in range(5)]
 
-    a, b = (contestant(name, taking(clock, durations(f)), tiles, batch=1) for name, f in (("a", 2.0), ("b", 1.0)))
+    a, b = (benchmark_case(name, taking(clock, durations(f)), tiles, batch=1) for name, f in (("a", 2.0), ("b", 1.0)))
     measure_interleaved([a, b], procedure, after_turn=lambda turn: order.append(turn.name))
     assert order == ["a", "b"] * 7  # warm-up and six rounds
-    ratio = ratio_of("b", b.samples.windows_ns, against="a", others=a.samples.windows_ns, batch=1)
+    ratio = speedup_of("b", b.samples.windows_ns, against="a", others=a.samples.windows_ns, batch=1)
     assert (ratio.ratio, ratio.low, ratio.high, ratio.speed_up) == (0.5, 0.5, 0.5, 2.0)
     assert ratio.clear
     assert ratio.rounds == 6
 
 
 def test_a_ratio_that_rounds_disagree_on_is_not_clear():
-    ratio = ratio_of("b", [[90], [110], [100]], against="a", others=[[100], [100], [100]], batch=1)
+    ratio = speedup_of("b", [[90], [110], [100]], against="a", others=[[100], [100], [100]], batch=1)
     assert (ratio.low, ratio.ratio, ratio.high) == (0.9, 1.0, 1.1)
     assert not ratio.clear
-    assert ratio_of("b", [[], [1]], against="a", others=[[1], []], batch=1) is None
+    assert speedup_of("b", [[], [1]], against="a", others=[[1], []], batch=1) is None
 
 
 def test_the_reference_is_what_everything_is_held_against():
     import report_world as parts
 
     cells = [cell for cell in parts.bench().cells if cell.backend == "onnxruntime"]
-    first = {ratio.against for ratio in ratios_of(cells)}
+    first = {ratio.against for ratio in speedups_of(cells)}
     assert first == {"onnxruntime fp32"}
     teacher = cells[0].model_copy(update={"role": "reference", "backend": "torch", "latency": parts.latency(1, 152.0)})
-    ratios = [ratio for ratio in ratios_of([*cells, teacher]) if ratio.batch == 1]
+    ratios = [ratio for ratio in speedups_of([*cells, teacher]) if ratio.batch == 1]
     assert {ratio.against for ratio in ratios} == {"reference torch fp32"}
     fp32 = next(ratio for ratio in ratios if ratio.name == "onnxruntime fp32")
     assert fp32.speed_up == pytest.approx(152 / 38, rel=0.05)
@@ -158,10 +158,10 @@ def test_operations_are_those_of_a_plain_count(checkpoint_path):
     """A multiplication and an addition for each weight that meets a pixel, counted at every convolution by a hook."""
     import torch
 
-    from ifkd.models import normalise
+    from ifkd.models import normalize
     from ifkd.models.checkpoint import build_from, load_checkpoint
 
-    counted = open_subject(checkpoint_path).with_complexity()
+    counted = open_model(checkpoint_path).with_complexity()
     detector = build_from(load_checkpoint(checkpoint_path)).eval()
     total = 0
 
@@ -173,7 +173,7 @@ def test_operations_are_those_of_a_plain_count(checkpoint_path):
         if isinstance(module, torch.nn.Conv2d):
             module.register_forward_hook(count)
     with torch.inference_mode():
-        detector(normalise(torch.zeros((1, 3, 64, 64), dtype=torch.uint8)))
+        detector(normalize(torch.zeros((1, 3, 64, 64), dtype=torch.uint8)))
     assert total > 1e8
     assert counted.gflops_per_tile == pytest.approx(total / 1e9, rel=1e-9)
     assert counted.parameters == sum(parameter.numel() for parameter in detector.parameters())

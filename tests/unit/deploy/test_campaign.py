@@ -12,10 +12,10 @@ from range_server import served
 from scene_world import BrittleEngine, CountingEngine, StopError, sea, write_bundle, write_tif
 
 from deploy.cli.main import main
-from deploy.cluster.completed_scenes import Ledger
+from deploy.cluster.completed_scenes import CompletedScenes
 from deploy.cluster.result_store import RemoteStore
 from deploy.cluster.scene_list import read_sources
-from deploy.cluster.summary import SceneEntry, summarise
+from deploy.cluster.summary import SceneEntry, summarize
 from deploy.cluster.summary_page import SUMMARY_NAMES, render
 from deploy.scene.write.output_folder import RUN_NAME, STAGE_NAME
 from deploy.scene.write.writers import RESULT_NAMES
@@ -131,7 +131,7 @@ def test_a_ledger_cut_at_any_byte_goes_on(tmp_path, scenes):
     sources = read_sources([str(scenes / "*.tif")])
     path = tmp_path / "stage" / "ledger"
     path.parent.mkdir()
-    with Ledger(path, {"a": 1}) as ledger:
+    with CompletedScenes(path, {"a": 1}) as ledger:
         for source in sources:
             ledger.append(source, SceneEntry(name=source.name, source=str(source.place), state="done"))
     content = path.read_bytes()
@@ -139,14 +139,14 @@ def test_a_ledger_cut_at_any_byte_goes_on(tmp_path, scenes):
     for length in [*range(0, len(content), 23), len(content)]:
         path.write_bytes(content[:length])
         whole = max(0, sum(end <= length for end in ends) - 1)
-        with Ledger(path, {"a": 1}) as ledger:
+        with CompletedScenes(path, {"a": 1}) as ledger:
             assert len(ledger) == whole
             assert [ledger.entry(source) is not None for source in sources] == [n < whole for n in range(4)]
             ledger.append(sources[0], SceneEntry(name="s0", source="x", state="done"))
-        with Ledger(path, {"a": 1}) as ledger:
+        with CompletedScenes(path, {"a": 1}) as ledger:
             assert len(ledger) == max(whole, 1)
     with pytest.raises(OutputError, match="a was 1, is 2"):
-        Ledger(path, {"a": 2})
+        CompletedScenes(path, {"a": 2})
 
 
 @pytest.mark.parametrize(
@@ -304,7 +304,7 @@ def example():
                    retries=1, seconds={"total": 2.5}),
         SceneEntry.of_failure(read_sources(["b.tif"])[0], "b.tif is not a raster"),
     ]  # fmt: skip
-    return summarise(
+    return summarize(
         entries, earlier=frozenset(), bundle={"path": "b", "manifest_sha256": "0" * 64},
         engines={"backend": "fake", "engines": 2}, seconds=10.0,
     )  # fmt: skip

@@ -42,7 +42,7 @@ def bundle(tmp_path):
 
 @pytest.fixture
 def scene(tmp_path):
-    return write_tif(tmp_path / "harbour.tif", PIXELS)
+    return write_tif(tmp_path / "harbor.tif", PIXELS)
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def test_everything_is_written_and_said(call, scene, out):
     code, printed, _ = call(scene)
     assert code == 0
     assert {path.name for path in out.iterdir()} == EVERYTHING
-    assert "4 objects in harbour.tif (200 x 170 px, 20 tiles looked at, 0 empty)" in printed
+    assert "4 objects in harbor.tif (200 x 170 px, 20 tiles looked at, 0 empty)" in printed
     assert "  cargo: 3\n  tanker: 1\n" in printed
     assert f"Results: {out} (detections.geojson, " in printed
 
@@ -91,7 +91,7 @@ def test_geojson_is_what_gdal_and_shapely_make_of_the_boxes(call, scene, out):
         assert all(len(repr(value).split(".")[1]) <= 7 for point in ring for value in point)
         properties = feature["properties"]
         assert set(properties) == {"class_id", "class_name", "score", "scene", "tile", "model_sha256"}
-        assert (properties["scene"], properties["model_sha256"]) == ("harbour.tif", "f" * 64)
+        assert (properties["scene"], properties["model_sha256"]) == ("harbor.tif", "f" * 64)
         assert re.fullmatch(r"r[0-3]c[0-4]", properties["tile"])
         assert 0.3 < properties["score"] <= 1
 
@@ -113,7 +113,7 @@ def test_coco_results_are_scored_by_pycocotools(call, scene, out):
     call(scene)
     results = json.loads((out / "detections.coco.json").read_text())
     truth = COCO()
-    truth.dataset = labels("harbour.tif", image_id=1)
+    truth.dataset = labels("harbor.tif", image_id=1)
     truth.createIndex()
     evaluator = COCOeval(truth, truth.loadRes(results), "bbox")
     evaluator.evaluate()
@@ -287,7 +287,7 @@ def test_labels_score_the_scene(call, scene, tmp_path, out):
     truth = tmp_path / "truth.json"
     kayak = (100, 20, 110, 30, 9)
     missed = (150, 20, 160, 30, 7)
-    truth.write_text(json.dumps(labels("harbour.tif", extra=[kayak, missed])))
+    truth.write_text(json.dumps(labels("harbor.tif", extra=[kayak, missed])))
     code, printed, _ = call(scene, "--truth", truth)
     assert code == 0
     score = json.loads((out / RUN_NAME).read_text())["score"]
@@ -295,16 +295,16 @@ def test_labels_score_the_scene(call, scene, tmp_path, out):
     assert (score["precision"], score["recall"], score["f1"]) == (1.0, 0.8, pytest.approx(8 / 9))
     assert score["per_class"]["cargo"]["recall"] == 0.75
     assert score["per_class"]["tanker"]["ap50"] == pytest.approx(1.0)
-    # Boxes found are those labelled, so that every IoU tells the same: 3 of 4 and 1 of 1 recalled.
+    # Boxes found are those labeled, so that every IoU tells the same: 3 of 4 and 1 of 1 recalled.
     shares = [score[key] for key in ("mean_ap", "ap50", "ap75")]
     assert shares == pytest.approx([(1.0 + 76 / 101) / 2] * 3)
-    assert "Against 5 labelled objects, at score 0.3 and IoU 0.5: mAP" in printed
+    assert "Against 5 labeled objects, at score 0.3 and IoU 0.5: mAP" in printed
     results = json.loads((out / "detections.coco.json").read_text())
     assert {row["image_id"] for row in results} == {11}
 
 
 def test_objects_of_unknown_classes_excuse_what_is_found_on_them(call, scene, tmp_path, out):
-    content = labels("harbour.tif")
+    content = labels("harbor.tif")
     content["annotations"][1]["category_id"] = 9
     truth = tmp_path / "truth.json"
     truth.write_text(json.dumps(content))
@@ -325,7 +325,7 @@ def test_objects_of_unknown_classes_excuse_what_is_found_on_them(call, scene, tm
     ],
 )
 def test_labels_of_another_scene_are_refused_before_the_work(call, scene, tmp_path, change, message):
-    content = labels("harbour.tif")
+    content = labels("harbor.tif")
     content["images"][0].update(change)
     truth = tmp_path / "truth.json"
     truth.write_text(json.dumps(content))
@@ -337,7 +337,7 @@ def test_labels_of_another_scene_are_refused_before_the_work(call, scene, tmp_pa
     truth.write_text(json.dumps(content))
     code, _, said = call(scene, "--truth", truth)
     assert code == 2
-    assert "lists no images of the name harbour.tif: expected one" in said
+    assert "lists no images of the name harbor.tif: expected one" in said
 
 
 def test_a_truncated_scene_is_searched_as_far_as_it_goes(call, tmp_path, out):

@@ -7,8 +7,8 @@ import pytest
 import report_world as parts
 
 from deploy.accuracy.provenance import EngineRecord
-from deploy.bench.bench import ratios_of
-from deploy.bench.system_monitor import GpuWatch
+from deploy.bench.bench import speedups_of
+from deploy.bench.system_monitor import GpuRecord
 from deploy.cli.bench import _summary
 from deploy.engines import open_engine
 from deploy.report.page import console, render
@@ -17,7 +17,7 @@ from export.bundle.bundle import open_bundle
 from ifkd.core.environment import describe
 
 GPU = "NVIDIA H100 80GB HBM3"
-WATCHED = GpuWatch(
+WATCHED = GpuRecord(
     name=GPU,
     sm_clock_mhz_min=1410,
     sm_clock_mhz_max=1980,
@@ -63,7 +63,7 @@ def both():
         more = {"backend": "tensorrt", "engine": engine, "latency": parts.latency(batch, median), "footprint": None}
         cells.append(cells[2].model_copy(update={"batch": batch, **more}))
     machine = bench.machine.model_copy(update={"gpus": (WATCHED,), "nvml": "watched"})
-    return bench.model_copy(update={"cells": tuple(cells), "ratios": ratios_of(cells), "machine": machine})
+    return bench.model_copy(update={"cells": tuple(cells), "ratios": speedups_of(cells), "machine": machine})
 
 
 def only_cpu():

@@ -8,28 +8,28 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from deploy.accuracy import evaluated_model as subjects
-from deploy.accuracy.evaluated_model import Subject, SubjectRecord
-from deploy.accuracy.evaluation import Evaluation, aligned, detect_dataset, evaluate_subject, open_data
-from deploy.accuracy.image_detection import Framing, cut, detect_images
+from deploy.accuracy.evaluated_model import EvaluatedModel, EvaluatedModelRecord
+from deploy.accuracy.evaluation import Evaluation, aligned, detect_dataset, evaluate_model, open_data
+from deploy.accuracy.image_detection import TilingConfig, cut, detect_images
 from deploy.accuracy.provenance import read_result
 from deploy.cli.main import main
 from export.bundle.bundle import write_manifest
 from ifkd.core.config import Schema
 from ifkd.core.errors import CheckpointError, DataError, UsageError
-from ifkd.core.postprocess import Selection
+from ifkd.core.postprocess import PostprocessConfig
 from ifkd.data.coco import read_coco
 
-RECORD = SubjectRecord(
+RECORD = EvaluatedModelRecord(
     kind="bundle", name="made up", path="x", sha256="0" * 64, detector={}, parameters=7, provenance={}
 )
 
 
 def framing(scale=1.0, **selection):
-    return Framing(scale, (world.TILE, world.TILE), 24, Selection(**selection))
+    return TilingConfig(scale, (world.TILE, world.TILE), 24, PostprocessConfig(**selection))
 
 
 def subject(scale=1.0):
-    return Subject(RECORD, world.CLASSES, framing(scale), None, lambda *_: world.engine())
+    return EvaluatedModel(RECORD, world.CLASSES, framing(scale), None, lambda *_: world.engine())
 
 
 def data_at(path, classes=world.CLASSES):
@@ -54,7 +54,7 @@ def test_metrics_are_those_pycocotools_gives_for_the_same_boxes(tmp_path, capsys
         results.append(found)
         return found
 
-    evaluation = evaluate_subject(subject(), world.engine(remember), dataset, batch=1)
+    evaluation = evaluate_model(subject(), world.engine(remember), dataset, batch=1)
     truth = COCO(str(path))
     rows = [
         {
@@ -81,11 +81,11 @@ def test_metrics_are_those_pycocotools_gives_for_the_same_boxes(tmp_path, capsys
 
 def test_a_perfect_engine_scores_one_and_a_blind_one_nothing(tmp_path):
     dataset = data_at(world.write_world(tmp_path / "w"))
-    perfect = evaluate_subject(subject(), world.engine(), dataset)
+    perfect = evaluate_model(subject(), world.engine(), dataset)
     assert (perfect.metrics.mean_ap, perfect.metrics.ap50) == pytest.approx((1.0, 1.0))
     assert perfect.detections == perfect.data.objects == 24
     assert perfect.data.images == 6
-    blind = evaluate_subject(subject(), world.engine(lambda _: world.Detections.empty()), dataset)
+    blind = evaluate_model(subject(), world.engine(lambda _: world.Detections.empty()), dataset)
     assert (blind.metrics.mean_ap, blind.detections) == (0.0, 0)
 
 
@@ -93,7 +93,7 @@ def test_large_images_are_tiled_and_put_together(tmp_path):
     path = world.write_world(tmp_path / "w", images=2, size=(200, 260), objects=30)
     dataset = data_at(path)
     assert len(cut(np.zeros((200, 260, 3), np.uint8), framing()).windows) == 12
-    evaluation = evaluate_subject(subject(), world.engine(), dataset)
+    evaluation = evaluate_model(subject(), world.engine(), dataset)
     assert evaluation.detections == 60
     assert evaluation.metrics.mean_ap == pytest.approx(1.0)
 
@@ -168,11 +168,11 @@ def test_an_image_of_another_size_is_refused(tmp_path):
     path = world.write_world(tmp_path / "w", images=1)
     Image.new("RGB", (50, 50)).save(path.parent / "images" / "0.png")
     with pytest.raises(DataError, match="50"):
-        evaluate_subject(subject(), world.engine(), data_at(path))
+        evaluate_model(subject(), world.engine(), data_at(path))
 
 
 def test_an_evaluation_survives_its_file(tmp_path):
-    evaluation = evaluate_subject(subject(), world.engine(), data_at(world.write_world(tmp_path / "w", images=1)))
+    evaluation = evaluate_model(subject(), world.engine(), data_at(world.write_world(tmp_path / "w", images=1)))
     path = tmp_path / "evaluation.json"
     path.write_text(json.dumps(evaluation.model_dump(mode="json")))
     assert read_result(path, Evaluation) == evaluation
@@ -220,7 +220,7 @@ def test_broken_weights_are_refused(tmp_path, content):
 def test_neither_checkpoint_nor_bundle_is_refused(tmp_path):
     for path, got in ((tmp_path, "model.json"), (tmp_path / "x.txt", "nothing there"), (tmp_path / "y", "nothing")):
         with pytest.raises(UsageError, match=got):
-            subjects.open_subject(path)
+            subjects.open_model(path)
 
 
 def test_an_onnx_file_is_evaluated_as_its_bundle_says(bundle_copy, tmp_path, write_data_set, capsys):

@@ -10,14 +10,14 @@ import parity_world as world
 import pytest
 import report_world as parts
 
-from deploy.bench.bench import Race
-from deploy.bench.latency import Ground, Procedure
-from deploy.bench.process_cost import footprint_of, held_on_gpus_mb
+from deploy.bench.bench import BenchmarkSession
+from deploy.bench.latency import GroundCoverage, TimingConfig
+from deploy.bench.process_cost import held_on_gpus_mb, measure_process_cost
 from deploy.cli.main import main
 from export.bundle.bundle import open_bundle
 from ifkd.core.errors import EngineError
 
-QUICK = Procedure(warmup_s=0.0, warmup_runs=1, min_s=1e-9, min_samples=1, rounds=1)
+QUICK = TimingConfig(warmup_s=0.0, warmup_runs=1, min_s=1e-9, min_samples=1, rounds=1)
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def bundle(whole_bundle):
 
 def test_an_engine_is_weighed_in_a_process_of_its_own(whole_bundle):
     ballast = np.ones(100_000_000)
-    found = footprint_of(whole_bundle, "onnxruntime", "fp32", batch=4, threads=1)
+    found = measure_process_cost(whole_bundle, "onnxruntime", "fp32", batch=4, threads=1)
     assert found.batch == 4
     assert 20 < found.bare_rss_mb < found.peak_rss_mb < ballast.nbytes / 1e6
     assert 0 < found.load_ms < found.start_up_ms
@@ -37,20 +37,20 @@ def test_an_engine_is_weighed_in_a_process_of_its_own(whole_bundle):
 
 def test_a_process_that_fails_says_why(whole_bundle):
     with pytest.raises(EngineError, match=r"Alone in a process, .*no ONNX file in int8"):
-        footprint_of(whole_bundle, "onnxruntime", "int8", batch=1)
+        measure_process_cost(whole_bundle, "onnxruntime", "int8", batch=1)
 
 
 def test_a_process_that_hangs_or_dies_is_given_up(whole_bundle, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "MOST_SECONDS", 0.01)
     with pytest.raises(EngineError, match="was not ready after"):
-        footprint_of(whole_bundle, "onnxruntime", "fp32", batch=1)
+        measure_process_cost(whole_bundle, "onnxruntime", "fp32", batch=1)
     monkeypatch.setattr(module, "MOST_SECONDS", 60)
     dying = tmp_path / "python"
     dying.write_text("#!/bin/sh\nkill -9 $$\n")
     dying.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(dying))
     with pytest.raises(EngineError, match="exit code -9"):
-        footprint_of(whole_bundle, "onnxruntime", "fp32", batch=1)
+        measure_process_cost(whole_bundle, "onnxruntime", "fp32", batch=1)
 
 
 def test_each_engine_is_weighed_once_at_its_largest_batch(bundle):
@@ -63,10 +63,10 @@ def test_each_engine_is_weighed_once_at_its_largest_batch(bundle):
         return parts.footprint(3.0)
 
     tiles = np.zeros((4, 3, world.TILE, world.TILE), np.uint8)
-    with Race(bundle, lambda *_: world.engine(), tiles, QUICK, world.engine) as race:
+    with BenchmarkSession(bundle, lambda *_: world.engine(), tiles, QUICK, world.engine) as race:
         race.run([("onnxruntime", precision, batch) for precision in ("fp32", "fp16") for batch in (1, 4, 8)])
         race.weigh(weigh_one)
-        cells = race.cells(Ground((96, 96)))
+        cells = race.cells(GroundCoverage((96, 96)))
     assert asked == [
         ("reference", "torch", "fp32", 4),
         ("bundle", "onnxruntime", "fp32", 4),

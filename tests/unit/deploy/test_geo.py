@@ -43,7 +43,7 @@ def test_axes_are_longitude_then_latitude_whatever_the_authority_says():
     np.testing.assert_allclose(georeference.to_lonlat(np.array([[100.0, 200.0]])), [[10.1, 49.8]], atol=1e-6)
 
 
-def test_ground_sample_distance_is_in_metres_in_any_system():
+def test_ground_sample_distance_is_in_meters_in_any_system():
     assert Georeference(UTM, Affine(2, 0, 5e5, 0, -2, 4.5e6)).gsd_m((100, 100)) == pytest.approx(2, rel=5e-3)
     degrees = Georeference(WGS84, Affine(1e-4, 0, 10, 0, -1e-4, 60))
     assert degrees.gsd_m((10, 10)) == pytest.approx(11.12 * np.sqrt(0.5), rel=5e-3)

@@ -6,18 +6,18 @@ import parity_world as world
 import pytest
 
 from deploy.accuracy.evaluation import open_data
-from deploy.accuracy.image_detection import Framing
-from deploy.bench.bench import NOISE_SEED, Race, bench_tiles, unmeasured_files
-from deploy.bench.latency import Ground, Procedure
+from deploy.accuracy.image_detection import TilingConfig
+from deploy.bench.bench import NOISE_SEED, BenchmarkSession, bench_tiles, unmeasured_files
+from deploy.bench.latency import GroundCoverage, TimingConfig
 from export.bundle.bundle import Bundle, record_file
 from export.bundle.manifest import Defaults, InputSpec, Manifest, OutputSpec
 from ifkd.core.detections import Detections
 from ifkd.core.errors import EngineError
-from ifkd.core.postprocess import Selection
+from ifkd.core.postprocess import PostprocessConfig
 
-QUICK = Procedure(warmup_s=0.0, warmup_runs=1, min_s=1e-9, min_samples=3, rounds=3)
-GROUND = Ground((world.TILE, world.TILE), 24, 0.5)
-FRAMING = Framing(1.0, (world.TILE, world.TILE), 24, Selection())
+QUICK = TimingConfig(warmup_s=0.0, warmup_runs=1, min_s=1e-9, min_samples=3, rounds=3)
+GROUND = GroundCoverage((world.TILE, world.TILE), 24, 0.5)
+FRAMING = TilingConfig(1.0, (world.TILE, world.TILE), 24, PostprocessConfig())
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def bundle(tmp_path):
         outputs=OutputSpec(candidates=64),
         classes=world.CLASSES,
         category_ids=(1, 2, 3),
-        defaults=Defaults(selection=Selection(), overlap_px=24),
+        defaults=Defaults(selection=PostprocessConfig(), overlap_px=24),
         files=files,
     )
     return Bundle(tmp_path, manifest)
@@ -61,7 +61,7 @@ def test_every_cell_is_measured_or_says_why_not(bundle):
             raise EngineError("No GPU answers")
         return world.engine()
 
-    with Race(bundle, open_one, tiles(), QUICK) as race:
+    with BenchmarkSession(bundle, open_one, tiles(), QUICK) as race:
         race.run([("onnxruntime", precision, batch) for precision in ("fp32", "fp16") for batch in (1, 4, 8)])
         cells = race.cells(GROUND)
     one, four, eight, *half = cells
@@ -89,7 +89,7 @@ def test_an_engine_is_loaded_once_for_all_batches_and_closed(bundle):
         opened.append(Counting(world.engine()))
         return opened[-1]
 
-    with Race(bundle, open_one, tiles(), QUICK) as race:
+    with BenchmarkSession(bundle, open_one, tiles(), QUICK) as race:
         race.run([("onnxruntime", "fp32", 1), ("onnxruntime", "fp32", 2)])
     assert len(opened) == 1
     assert opened[0].closed
@@ -103,7 +103,7 @@ def test_a_failure_half_way_keeps_the_samples_and_the_reason(bundle):
             raise MemoryError("no memory left")
         return Detections.empty()
 
-    with Race(bundle, lambda *_: world.engine(tiring), tiles(), QUICK) as race:
+    with BenchmarkSession(bundle, lambda *_: world.engine(tiring), tiles(), QUICK) as race:
         race.run([("onnxruntime", "fp32", 1)])
         (cell,) = race.cells(GROUND)
     assert cell.failure == "MemoryError: no memory left"
@@ -119,7 +119,7 @@ def test_an_interruption_loses_nothing(bundle):
             raise KeyboardInterrupt
         return Detections.empty()
 
-    with Race(bundle, lambda *_: world.engine(interrupted), tiles(), QUICK) as race:
+    with BenchmarkSession(bundle, lambda *_: world.engine(interrupted), tiles(), QUICK) as race:
         with pytest.raises(KeyboardInterrupt):
             race.run([("onnxruntime", "fp32", 1), ("torch", "fp32", 1)])
         first, second = race.cells(GROUND)

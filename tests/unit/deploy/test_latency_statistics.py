@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 
 from deploy.bench import latency
-from deploy.bench.latency import Ground, LatencySamples, Procedure, judge_stability, spread, summarise
+from deploy.bench.latency import GroundCoverage, LatencySamples, TimingConfig, judge_stability, sample_spread, summarize
 from deploy.engines.engine import EngineInfo, FakeEngine
 from ifkd.core.detections import Detections
 from ifkd.core.errors import UsageError
 
-QUICK = Procedure(warmup_s=0.0, warmup_runs=2, min_s=1e-9, min_samples=6, rounds=3)
+QUICK = TimingConfig(warmup_s=0.0, warmup_runs=2, min_s=1e-9, min_samples=6, rounds=3)
 
 
 def fake(name="a", *, fail_at=None, log=None, max_batch=8):
@@ -34,7 +34,7 @@ def tiles(n):
 def test_percentiles_are_those_of_the_standard_library():
     values = np.random.default_rng(1).gamma(3.0, 2.0, 257)
     cuts = statistics.quantiles(values.tolist(), n=100, method="inclusive")
-    found = spread(values)
+    found = sample_spread(values)
     assert [found.p50_ms, found.p90_ms, found.p95_ms, found.p99_ms] == pytest.approx(
         [cuts[49], cuts[89], cuts[94], cuts[98]]
     )
@@ -44,7 +44,7 @@ def test_percentiles_are_those_of_the_standard_library():
 
 def test_rates_follow_from_the_samples():
     samples = LatencySamples(4, [9], [[100_000_000, 300_000_000], [200_000_000]])  # 3 runs of 4 tiles in 0.6 s
-    found = summarise(samples, Procedure(), Ground((500, 1000), 100, 2.0))
+    found = summarize(samples, TimingConfig(), GroundCoverage((500, 1000), 100, 2.0))
     assert found.runs == 3
     assert found.per_batch.p50_ms == pytest.approx(200)
     assert found.per_tile.p50_ms == pytest.approx(50)
@@ -56,8 +56,10 @@ def test_rates_follow_from_the_samples():
     assert found.warmup_ns == [9]
 
 
-def test_without_a_sample_distance_there_are_no_square_kilometres():
-    assert summarise(LatencySamples(1, [], [[1, 1]]), Procedure(), Ground((4, 4))).throughput.km2_per_h is None
+def test_without_a_sample_distance_there_are_no_square_kilometers():
+    assert (
+        summarize(LatencySamples(1, [], [[1, 1]]), TimingConfig(), GroundCoverage((4, 4))).throughput.km2_per_h is None
+    )
 
 
 @pytest.mark.parametrize(
@@ -74,7 +76,7 @@ def test_without_a_sample_distance_there_are_no_square_kilometres():
     ],
 )
 def test_three_windows_decide_on_stability(windows, stable, said):
-    verdict = judge_stability(windows, Procedure())
+    verdict = judge_stability(windows, TimingConfig())
     assert verdict.stable is stable
     assert said in verdict.reason
     assert "10%" in verdict.rule
@@ -83,7 +85,7 @@ def test_three_windows_decide_on_stability(windows, stable, said):
 
 def test_engines_take_turns_and_keep_every_sample():
     log = []
-    both = [latency.contestant(name, fake(name, log=log), tiles(2), batch=1) for name in ("a", "b")]
+    both = [latency.benchmark_case(name, fake(name, log=log), tiles(2), batch=1) for name in ("a", "b")]
     latency.measure_interleaved(both, QUICK)
     turns = [name for name, _ in itertools.groupby(name for name, _ in log)]
     assert turns == ["a", "b"] * 4  # warm-up and three rounds
@@ -105,8 +107,8 @@ def test_batches_go_through_all_tiles_and_repeat_them_where_needed():
 
 def test_an_engine_that_fails_leaves_the_race_and_keeps_its_samples():
     runners = [
-        latency.contestant("bad", fake(fail_at=5), tiles(1), batch=1),
-        latency.contestant("good", fake(), tiles(1), batch=1),
+        latency.benchmark_case("bad", fake(fail_at=5), tiles(1), batch=1),
+        latency.benchmark_case("good", fake(), tiles(1), batch=1),
     ]
     latency.measure_interleaved(runners, QUICK)
     assert runners[0].failure == "RuntimeError: out of memory"
@@ -123,4 +125,4 @@ def test_measured_alone_a_failure_is_raised():
 @pytest.mark.parametrize(("n", "batch"), [(0, 1), (1, 0)])
 def test_nothing_to_measure_is_refused(n, batch):
     with pytest.raises(UsageError, match="at least 1"):
-        latency.contestant("x", fake(), tiles(n), batch=batch)
+        latency.benchmark_case("x", fake(), tiles(n), batch=batch)

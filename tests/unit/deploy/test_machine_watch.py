@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from deploy.bench import process_cost
-from deploy.bench.system_monitor import Watch
+from deploy.bench.system_monitor import SystemMonitor
 
 
 class FakeNvml:
@@ -54,7 +54,7 @@ class FakeNvml:
 
 
 def watched(nvml):
-    with Watch(nvml) as watch:
+    with SystemMonitor(nvml) as watch:
         pass
     return watch.result()
 
@@ -89,7 +89,7 @@ def test_without_nvml_nothing_of_a_gpu_is_claimed(monkeypatch):
     assert seen.load_before == pytest.approx(os.getloadavg()[0], abs=5)
 
 
-def test_stolen_time_and_busy_neighbours_are_reservations():
+def test_stolen_time_and_busy_neighbors_are_reservations():
     seen = watched(FakeNvml()).model_copy(update={"steal_share": 0.1, "others_cpu": 1.5})
     words = " ".join(seen.reservations())
     assert "10% of the CPU time" in words

@@ -12,18 +12,18 @@ from deploy.scene.read.scene import Scene
 from deploy.scene.run.pipeline import detect_scene
 from deploy.scene.settings import DetectionSettings
 from deploy.scene.write.map_page import page_data, write_page
-from ifkd.core.postprocess import Selection
+from ifkd.core.postprocess import PostprocessConfig
 
 OBJECTS = [(5, 5, 17, 15, 0), (50, 40, 68, 52, 1), (120, 118, 150, 140, 0), (190, 160, 200, 170, 0)]
 SETTINGS = DetectionSettings(
     scale=1.0,
     overlap_px=20,
-    selection=Selection(score_threshold=0.3, iou_threshold=0.5, max_detections=50),
+    selection=PostprocessConfig(score_threshold=0.3, iou_threshold=0.5, max_detections=50),
     merge=MergeSettings(),
 )
 
 
-def make(tmp_path, *, pixels=None, name="harbour.tif", crs="EPSG:32633", damaged=False):
+def make(tmp_path, *, pixels=None, name="harbor.tif", crs="EPSG:32633", damaged=False):
     path = write_tif(tmp_path / name, sea(170, 200, OBJECTS) if pixels is None else pixels, crs=crs, blockysize=10)
     if damaged:
         path.write_bytes(path.read_bytes()[: int(path.stat().st_size * 0.7)])
@@ -43,7 +43,7 @@ def test_the_page_shows_the_objects_offline(open_page, tmp_path):
     visit = open_page(path)
     page = ready(visit)
     assert visit.errors == []
-    assert page.title() == "harbour.tif"
+    assert page.title() == "harbor.tif"
     assert page.locator("#count").inner_text() == "4 objects"
     assert page.locator("#list button").count() == 4
     scores = [float(text) for text in page.locator("#list .number").all_inner_texts()]

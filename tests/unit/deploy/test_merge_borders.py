@@ -1,4 +1,4 @@
-"""What two tiles make of one harbour: columns 0-100 seen by tile 0, 80-180 by tile 1, 160-260 by tile 2."""
+"""What two tiles make of one harbor: columns 0-100 seen by tile 0, 80-180 by tile 1, 160-260 by tile 2."""
 
 import numpy as np
 import pytest
@@ -50,12 +50,12 @@ def test_twins_in_the_overlap_become_one():
     assert merged((0, 82, 10, 97, 30, 0.8, 1), (1, 83, 10, 97, 30, 0.9, 1)) == [(83, 10, 97, 30, 0.9, 1)]
 
 
-def test_true_neighbours_stay_two():
+def test_true_neighbors_stay_two():
     one, other = (0, 80.5, 10, 90, 30, 0.8, 0), (1, 91, 10, 99, 30, 0.7, 0)
     assert len(merged(one, other)) == 2
 
 
-def test_a_piece_beside_a_whole_one_that_ends_before_the_edge_is_a_neighbour():
+def test_a_piece_beside_a_whole_one_that_ends_before_the_edge_is_a_neighbor():
     """The large box was seen whole by the piece's tile too: the piece is something else."""
     large, piece = (1, 83, 10, 94, 60, 0.9, 0), (0, 84, 40, 100, 50, 0.6, 0)
     assert len(merged(large, piece)) == 2

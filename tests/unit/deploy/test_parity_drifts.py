@@ -8,19 +8,19 @@ import rasterio
 from PIL import Image
 
 from deploy.accuracy.evaluation import open_data
-from deploy.accuracy.image_detection import Answer, Framing, Steps, cut
+from deploy.accuracy.image_detection import ImageResult, PipelineHooks, TilingConfig, cut
 from deploy.parity.drift import HISTOGRAM_EDGES, distribution
 from deploy.parity.drift_crops import ENGINE_RGB, REFERENCE_RGB, worst_crops
 from deploy.parity.drift_source import TileDrift, tile_drift
 from deploy.parity.matching import Pairing, greedy_pairs, match
 from deploy.parity.parity import Reference, run_parity, verdict_of
-from deploy.parity.tolerances import Gates
+from deploy.parity.tolerances import PrecisionTolerances
 from ifkd.core.detections import Detections
-from ifkd.core.postprocess import Selection
-from ifkd.data.coco import CocoDataset, LabelledImage
+from ifkd.core.postprocess import PostprocessConfig
+from ifkd.data.coco import CocoDataset, LabeledImage
 from ifkd.imagery.image_files import Imagery
 
-FRAMING = Framing(scale=1.0, tile_px=(world.TILE, world.TILE), overlap_px=24, selection=Selection())
+FRAMING = TilingConfig(scale=1.0, tile_px=(world.TILE, world.TILE), overlap_px=24, selection=PostprocessConfig())
 PAIRING = Pairing(twin_iou=0.99, twin_score=1e-3)
 
 
@@ -44,7 +44,7 @@ def found(boxes, scores, labels):
 def answer(boxes, scores, labels, extra=None):
     kept = found(boxes, scores, labels)
     more = Detections.empty() if extra is None else found(*extra)
-    return Answer(kept, Detections.concatenate([kept, more]))
+    return ImageResult(kept, Detections.concatenate([kept, more]))
 
 
 class Once:
@@ -135,7 +135,7 @@ DRIFTS = {
 @pytest.mark.parametrize("drift", DRIFTS)
 def test_an_injected_drift_is_caught_and_named(reference, drift):
     make, gates, words = DRIFTS[drift]
-    cell = reference.compare(world.Drifting(world.engine(), **make()), Gates().fp32)
+    cell = reference.compare(world.Drifting(world.engine(), **make()), PrecisionTolerances().fp32)
     assert not cell.passed
     failed = {gate.name for gate in cell.gates if not gate.passed}
     assert gates <= failed
@@ -163,7 +163,7 @@ ENTERS_AT = {
 @pytest.mark.parametrize("drift", DRIFTS)
 def test_the_stage_at_which_a_drift_enters_is_named(reference, drift):
     make, _, _ = DRIFTS[drift]
-    cell = reference.compare(world.Drifting(world.engine(), **make()), Gates().fp32)
+    cell = reference.compare(world.Drifting(world.engine(), **make()), PrecisionTolerances().fp32)
     assert cell.location.enters_at == ENTERS_AT[drift], cell.location.because
     assert f"the drift enters at {ENTERS_AT[drift]}" in cell.verdict
     assert [stage.name for stage in cell.location.stages] == ["preprocess", "raw head", "decode", "select", "merge"]
@@ -211,24 +211,26 @@ def wide(tmp_path_factory):
 @pytest.mark.parametrize(
     ("steps", "stage"),
     [
-        (Steps(prepare=half_a_pixel_off), "preprocess"),
-        (Steps(prepare=channels_reversed), "preprocess"),
-        (Steps(merge=no_merge), "merge"),
+        (PipelineHooks(prepare=half_a_pixel_off), "preprocess"),
+        (PipelineHooks(prepare=channels_reversed), "preprocess"),
+        (PipelineHooks(merge=no_merge), "merge"),
     ],
 )
 def test_a_step_of_another_kind_is_caught_and_named(wide, steps, stage):
     engine = world.Drifting(world.engine(), doubled)
-    same = wide.compare(engine, Gates().fp32)
+    same = wide.compare(engine, PrecisionTolerances().fp32)
     assert same.passed
     assert (same.location.stages[0].max, same.location.stages[0].mean, same.location.stages[0].cosine) == (0, 0, 1)
-    cell = wide.compare(engine, Gates().fp32, steps=steps)
+    cell = wide.compare(engine, PrecisionTolerances().fp32, steps=steps)
     assert not cell.passed
     assert cell.location.enters_at == stage, cell.location
 
 
 def test_the_drift_of_tiles_is_that_of_a_plain_count(wide):
     engine = world.Drifting(world.engine(), doubled)
-    stage = wide.compare(engine, Gates().fp32, steps=Steps(prepare=half_a_pixel_off)).location.stages[0]
+    stage = wide.compare(
+        engine, PrecisionTolerances().fp32, steps=PipelineHooks(prepare=half_a_pixel_off)
+    ).location.stages[0]
     ours, theirs = (
         np.concatenate(
             [prepare(np.asarray(Image.open(image.path)), FRAMING).tiles.ravel() for image in wide.dataset.images]
@@ -243,7 +245,7 @@ def test_the_drift_of_tiles_is_that_of_a_plain_count(wide):
     assert "3 of 3 images differ" in stage.finding
 
 
-def test_only_the_images_that_differ_count_towards_the_drift_of_tiles():
+def test_only_the_images_that_differ_count_toward_the_drift_of_tiles():
     same, other = np.full((1, 3, 4, 4), 7, np.uint8), np.full((1, 3, 4, 4), 9, np.uint8)
     assert tile_drift([], images=4, other=0) == TileDrift(4, 0, 0.0, 0.0, 1.0)
     drift = tile_drift([(same, other)], images=4, other=1)
@@ -254,7 +256,9 @@ def test_only_the_images_that_differ_count_towards_the_drift_of_tiles():
 
 def test_detections_that_are_not_suppressed_are_no_ties(data):
     engine = world.Drifting(world.engine(), doubled)
-    cell = Reference(engine, data, FRAMING).compare(engine, Gates().fp32, steps=Steps(select=no_suppression))
+    cell = Reference(engine, data, FRAMING).compare(
+        engine, PrecisionTolerances().fp32, steps=PipelineHooks(select=no_suppression)
+    )
     assert not cell.passed
     assert cell.location.enters_at == "select"
     assert (cell.reference_detections, cell.engine_detections) == (32, 64)
@@ -267,7 +271,7 @@ def test_an_image_resampled_inside_the_engine_is_preprocessing(reference):
         candidates.scores[:] += wobble * (candidates.scores > 0)
         return candidates
 
-    cell = reference.compare(world.Drifting(world.engine(), shifted_with_its_scores), Gates().fp32)
+    cell = reference.compare(world.Drifting(world.engine(), shifted_with_its_scores), PrecisionTolerances().fp32)
     assert cell.location.enters_at == "preprocess"
 
 
@@ -280,23 +284,23 @@ def test_rounding_of_a_file_that_is_not_fp32_is_its_precision(reference):
         candidates.boxes[:] += noise.normal(0, 0.02, candidates.boxes.shape).astype(np.float32)
         return candidates
 
-    half = reference.compare(world.Drifting(world.engine(precision="fp16"), rough), Gates().fp16)
+    half = reference.compare(world.Drifting(world.engine(precision="fp16"), rough), PrecisionTolerances().fp16)
     assert not half.passed
     assert half.location.enters_at == "precision"
-    full = reference.compare(world.Drifting(world.engine(), rough), Gates().fp32)
+    full = reference.compare(world.Drifting(world.engine(), rough), PrecisionTolerances().fp32)
     assert full.location.enters_at == "raw head"
 
 
 def test_the_worst_drifts_are_pictured(reference):
-    cell = reference.compare(world.Drifting(world.engine(), Once(flip_one)), Gates().fp32)
+    cell = reference.compare(world.Drifting(world.engine(), Once(flip_one)), PrecisionTolerances().fp32)
     (crop,) = cell.crops
     assert "class changed from" in crop.what
     with Image.open(io.BytesIO(base64.b64decode(crop.jpeg_base64))) as picture:
         assert picture.size == (crop.side_px, crop.side_px)
         pixels = np.asarray(picture.convert("RGB")).astype(int)
-    for colour in (REFERENCE_RGB, ENGINE_RGB):
-        assert (np.abs(pixels - colour).max(axis=2) < 60).sum() > 100
-    assert reference.compare(world.engine(), Gates().fp32).crops == ()
+    for color in (REFERENCE_RGB, ENGINE_RGB):
+        assert (np.abs(pixels - color).max(axis=2) < 60).sum() > 100
+    assert reference.compare(world.engine(), PrecisionTolerances().fp32).crops == ()
 
 
 def test_crops_show_an_image_as_the_detector_saw_it(tmp_path):
@@ -308,7 +312,7 @@ def test_crops_show_an_image_as_the_detector_saw_it(tmp_path):
     with rasterio.open(tmp_path / "0.tif", "w", driver="GTiff", **shape, **place) as file:
         file.write(values)
     box = np.array([30, 20, 50, 40], np.float32)
-    image = LabelledImage(id=1, path=tmp_path / "0.tif", size=(80, 96), boxes=box[None], labels=np.zeros(1, np.int64),
+    image = LabeledImage(id=1, path=tmp_path / "0.tif", size=(80, 96), boxes=box[None], labels=np.zeros(1, np.int64),
                           place="a", ignore=np.zeros(1, bool))  # fmt: skip
     dataset = CocoDataset(tmp_path / "a.json", world.CLASSES, (1, 2, 3), (image,))
     matching = match({1: answer([box], [0.9], [0])}, {1: answer([box], [0.5], [0])}, PAIRING)
@@ -328,7 +332,7 @@ def test_histograms_count_every_pair_once(reference):
         candidates.scores[:] += 10 ** noise.uniform(-7, -0.5, size).astype(np.float32) * (candidates.scores > 0)
         return candidates
 
-    drift = reference.compare(world.Drifting(world.engine(), wobble), Gates().fp32).drift
+    drift = reference.compare(world.Drifting(world.engine(), wobble), PrecisionTolerances().fp32).drift
     told = drift.score.histogram
     assert told.edges == HISTOGRAM_EDGES
     assert sum(told.counts) == drift.pairs == 32
@@ -349,7 +353,7 @@ def test_detections_without_a_partner_do_not_crowd_out_the_pairs_that_drifted(re
         candidates.boxes[:] += 1
         return candidates
 
-    cell = reference.compare(world.Drifting(world.engine(), lose_tugs_and_move_the_rest), Gates().fp32)
+    cell = reference.compare(world.Drifting(world.engine(), lose_tugs_and_move_the_rest), PrecisionTolerances().fp32)
     kinds = ["missing in the engine" in crop.what for crop in cell.crops]
     assert kinds == [True] * 6 + [False] * 6
     moved = [crop.drift for crop in cell.crops[6:]]
@@ -359,7 +363,7 @@ def test_detections_without_a_partner_do_not_crowd_out_the_pairs_that_drifted(re
 @pytest.mark.parametrize("drift", ["one flipped class", "all boxes moved 3 px", "half a pixel", "scores x 0.98", "BGR"])
 def test_systematic_drifts_do_not_hide_behind_the_wider_gates_of_fp16(reference, drift):
     make, gates, words = DRIFTS[drift]
-    cell = reference.compare(world.Drifting(world.engine(precision="fp16"), **make()), Gates().fp16)
+    cell = reference.compare(world.Drifting(world.engine(precision="fp16"), **make()), PrecisionTolerances().fp16)
     assert not cell.passed
     assert gates <= {gate.name for gate in cell.gates if not gate.passed}
     assert words in cell.verdict
@@ -368,7 +372,9 @@ def test_systematic_drifts_do_not_hide_behind_the_wider_gates_of_fp16(reference,
 @pytest.mark.parametrize(("change", "precision"), [(None, "fp32"), (rounding, "fp32"), (half_precision, "fp16")])
 def test_rounding_passes(reference, change, precision):
     inner = world.engine(precision=precision)
-    cell = reference.compare(inner if change is None else world.Drifting(inner, change), Gates().of(precision))
+    cell = reference.compare(
+        inner if change is None else world.Drifting(inner, change), PrecisionTolerances().of(precision)
+    )
     assert cell.passed, cell.verdict
     assert cell.symptoms == ()
     assert cell.matched_share == 1.0
@@ -378,7 +384,7 @@ def test_rounding_passes(reference, change, precision):
 
 def test_only_the_bgr_engine_is_called_bgr(reference):
     for name, (make, _, _) in DRIFTS.items():
-        cell = reference.compare(world.Drifting(world.engine(), **make()), Gates().fp32)
+        cell = reference.compare(world.Drifting(world.engine(), **make()), PrecisionTolerances().fp32)
         assert any("BGR" in symptom for symptom in cell.symptoms) is (name == "BGR"), name
 
 
@@ -388,12 +394,12 @@ def test_swapped_channels_are_named_only_when_they_explain_the_drift(reference):
         return candidates
 
     broken = world.Drifting(world.engine(), lose_two_classes, show=lambda tiles: tiles[:, ::-1])
-    cell = reference.compare(broken, Gates().fp32)
+    cell = reference.compare(broken, PrecisionTolerances().fp32)
     assert not cell.passed
     assert not any("BGR" in symptom for symptom in cell.symptoms)
 
 
-def test_a_detection_lost_to_a_tie_is_recognised():
+def test_a_detection_lost_to_a_tie_is_recognized():
     a, b = [0, 0, 20, 20], [4, 0, 24, 20]
     ours = answer([a], [0.9], [0], ([b], [0.8999], [0]))
     theirs = answer([b], [0.8999], [0], ([a], [0.8995], [0]))
@@ -416,7 +422,7 @@ def test_what_only_looks_like_a_tie_is_none():
 
 def test_a_detection_at_the_threshold_is_a_tie():
     ours = answer([[0, 0, 9, 9]], [0.0501], [2])
-    theirs = Answer(Detections.empty(), found([[0, 0, 9, 9]], [0.0499], [2]))
+    theirs = ImageResult(Detections.empty(), found([[0, 0, 9, 9]], [0.0499], [2]))
     matching = match({1: ours}, {1: theirs}, PAIRING)
     assert matching.tied_count == {2: 1}
     assert matching.orphans == []
@@ -445,7 +451,7 @@ def test_classes_never_pair_with_each_other():
 
 def test_nothing_found_is_no_pass(data):
     silent = Reference(world.engine(lambda _: Detections.empty()), data, FRAMING)
-    cell = silent.compare(world.engine(lambda _: Detections.empty()), Gates().fp32)
+    cell = silent.compare(world.engine(lambda _: Detections.empty()), PrecisionTolerances().fp32)
     assert not cell.passed
     assert "nothing to compare" in cell.verdict
     assert cell.matched_share is None
@@ -459,7 +465,7 @@ def test_one_engine_that_fails_does_not_stop_the_rest(reference):
         return world.engine()
 
     pairs = [("onnxruntime", "fp16"), ("onnxruntime", "fp32")]
-    cells = list(run_parity(reference, pairs, open_one, Gates()))
+    cells = list(run_parity(reference, pairs, open_one, PrecisionTolerances()))
     assert cells[0].failure == "no such kernel"
     assert cells[1].passed
     passed, words = verdict_of(cells)
@@ -477,7 +483,7 @@ def test_the_change_of_a_class_is_given(reference):
         candidates.scores[candidates.labels == 2] = 0
         return candidates
 
-    cell = reference.compare(world.Drifting(world.engine(), lose_tugs), Gates().fp32)
+    cell = reference.compare(world.Drifting(world.engine(), lose_tugs), PrecisionTolerances().fp32)
     assert cell.per_class["tug"].engine == 0
     assert cell.per_class["tug"].matched_share == 0.0
     assert cell.per_class["tug"].mean_ap_change == pytest.approx(-reference.metrics.per_class["tug"].mean_ap)

@@ -12,7 +12,7 @@ from deploy.scene.run.prefetch import Stopwatch
 from deploy.scene.settings import DetectionSettings, grid_for, settings_for, tile_for
 from ifkd.core.detections import Detections
 from ifkd.core.errors import BundleError, SceneError, UsageError
-from ifkd.core.postprocess import Selection
+from ifkd.core.postprocess import PostprocessConfig
 from ifkd.core.tiling import TileGrid
 from ifkd.imagery.image_files import PADDING_RGB, resize
 
@@ -29,7 +29,7 @@ def rules(*, scale=1.0, overlap=20, strict=False, **merge):
     return DetectionSettings(
         scale=scale,
         overlap_px=overlap,
-        selection=Selection(score_threshold=0.3, iou_threshold=0.5, max_detections=50),
+        selection=PostprocessConfig(score_threshold=0.3, iou_threshold=0.5, max_detections=50),
         merge=MergeSettings(**merge),
         strict=strict,
     )

@@ -9,14 +9,14 @@ from deploy.scene.run.pipeline import detect_scene
 from deploy.scene.settings import DetectionSettings
 from deploy.scene.write.quicklook import busiest_window, draw_detail, draw_overview, write_quicklooks
 from ifkd.core.detections import Detections
-from ifkd.core.html.colors import COLOURS
-from ifkd.core.postprocess import Selection
+from ifkd.core.html.colors import COLORS
+from ifkd.core.postprocess import PostprocessConfig
 from ifkd.core.tiling import Window
 
 SETTINGS = DetectionSettings(
     scale=1.0,
     overlap_px=20,
-    selection=Selection(score_threshold=0.3, iou_threshold=0.5, max_detections=50),
+    selection=PostprocessConfig(score_threshold=0.3, iou_threshold=0.5, max_detections=50),
     merge=MergeSettings(),
 )
 
@@ -53,17 +53,17 @@ def looked_at(path):
         return picture.copy()
 
 
-def has(picture, colour):
-    return (np.asarray(picture) == colour).all(axis=2).any()
+def has(picture, color):
+    return (np.asarray(picture) == color).all(axis=2).any()
 
 
-def test_pictures_show_every_class_in_its_colour_and_the_sea_as_it_is(tmp_path):
+def test_pictures_show_every_class_in_its_color_and_the_sea_as_it_is(tmp_path):
     result, scene = looked(sea(600, 800, [(50, 60, 70, 75, 0), (600, 500, 640, 540, 1)]))
     assert write_quicklooks(result, scene, tmp_path) == ["quicklook.png", "quicklook_detail.png"]
     overview, detail = (looked_at(tmp_path / name) for name in ("quicklook.png", "quicklook_detail.png"))
     assert overview.width >= 800
     assert detail.width == 1024
-    assert all(has(overview, colour) for colour in COLOURS[:2])
+    assert all(has(overview, color) for color in COLORS[:2])
     array = np.asarray(overview)
     assert (array[200:300, 100:250] == 30).all()
 
@@ -71,7 +71,7 @@ def test_pictures_show_every_class_in_its_colour_and_the_sea_as_it_is(tmp_path):
 def test_a_box_is_drawn_around_its_object():
     result, scene = looked(sea(720, 720, [(300, 400, 320, 415, 1)]))
     overview = np.asarray(draw_overview(result, scene, Window(0, 0, 1, 1)))
-    rows, columns = np.nonzero((overview[40:760] == COLOURS[1]).all(axis=2))
+    rows, columns = np.nonzero((overview[40:760] == COLORS[1]).all(axis=2))
     near = (rows > 385) & (rows < 430)  # the name stands above or below
     assert 296 <= columns[near].min() <= 300
     frame = columns[(rows >= 402) & (rows <= 413)]

@@ -166,7 +166,7 @@ def test_kill_9_of_the_driver_and_the_same_command_goes_on(call, bundle, tmp_pat
 
 
 def _journalled_rows(out, name):
-    from deploy.scene.run.row_journal import Journal
+    from deploy.scene.run.row_journal import RowJournal
 
     """Return the rows in a scene's journal, of which a copy is read, as its run may still write it."""
     path = out / name / STAGE_NAME / "journal"
@@ -175,7 +175,7 @@ def _journalled_rows(out, name):
         return set()
     copy = out.with_name("journal")
     copy.write_bytes(content)
-    with Journal(copy, json.loads(content.split(b"\n", 1)[0])) as journal:
+    with RowJournal(copy, json.loads(content.split(b"\n", 1)[0])) as journal:
         return {record.row for record in journal.records()}
 
 
@@ -237,8 +237,8 @@ def test_a_node_without_the_bundle_gets_its_files(bundle_copy, tmp_path, monkeyp
 def test_a_bundle_travels_to_the_engines(call, bundle, tmp_path, monkeypatch):
     """The engines are told a place where nothing lies."""
     monkeypatch.setattr("deploy.cluster.ray_pool.require_alike", lambda *_: False)
-    travelled = BundleCopy.of(open_bundle(bundle), travels=True)
-    elsewhere = BundleCopy(tmp_path / "absent", travelled.manifest_sha256, travelled.content)
+    traveled = BundleCopy.of(open_bundle(bundle), travels=True)
+    elsewhere = BundleCopy(tmp_path / "absent", traveled.manifest_sha256, traveled.content)
     monkeypatch.setattr("deploy.cluster.ray_pool.BundleCopy.of", lambda *_, **__: elsewhere)
     assert call(write_tif(tmp_path / "scene.tif", noise(0)))[0] == 0
 

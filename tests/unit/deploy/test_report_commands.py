@@ -10,7 +10,7 @@ import deploy.engines
 from deploy.cli.main import main
 from export.bundle.bundle import record_file, write_manifest
 from export.bundle.manifest import Defaults, InputSpec, Manifest, OutputSpec
-from ifkd.core.postprocess import Selection
+from ifkd.core.postprocess import PostprocessConfig
 
 FILES = {"fp32": "model.onnx", "fp16": "model.fp16.onnx"}
 QUICK = ["--seconds", "0.001", "--samples", "3", "--rounds", "3"]
@@ -33,7 +33,7 @@ def bundle(tmp_path, monkeypatch):
         outputs=OutputSpec(candidates=64),
         classes=world.CLASSES,
         category_ids=(1, 2, 3),
-        defaults=Defaults(selection=Selection(), overlap_px=24),
+        defaults=Defaults(selection=PostprocessConfig(), overlap_px=24),
         files=records,
     )
     write_manifest(folder, manifest)

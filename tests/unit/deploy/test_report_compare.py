@@ -4,7 +4,7 @@ import re
 import pytest
 import report_world as parts
 
-from deploy.bench.latency import Ground, LatencySamples, Procedure, summarise
+from deploy.bench.latency import GroundCoverage, LatencySamples, TimingConfig, summarize
 from deploy.cli.main import main
 from deploy.report.compare import Comparison, Limits, compare, comparison_markdown, comparison_table
 from deploy.report.comparison_page import comparison_page
@@ -27,7 +27,7 @@ def slower(report, factor, *, index=0, jitter=(1.0,) * 6):
     cell = bench.cells[index]
     median = cell.latency.per_batch.p50_ms * 1e6
     windows = [[int(median * factor * one * each) for each in WINDOW] for one in jitter]
-    latency = summarise(LatencySamples(cell.batch, [1], windows), Procedure(), Ground((96, 96)))
+    latency = summarize(LatencySamples(cell.batch, [1], windows), TimingConfig(), GroundCoverage((96, 96)))
     cells = list(bench.cells)
     cells[index] = cell.model_copy(update={"latency": latency})
     return report.model_copy(update={"benches": (bench.model_copy(update={"cells": tuple(cells)}),)})

@@ -53,7 +53,7 @@ def test_verdict_comes_first_and_everything_is_there(open_page, folder):
     assert first.bounding_box()["y"] < 300
     words = page.locator("main").inner_text()
     assert "Enters at decode" in words
-    assert "What the light detector saves against harbour teacher" in words
+    assert "What the light detector saves against harbor teacher" in words
     assert "GPU not watched" in words
     for title in (
         "Accuracy against latency",

@@ -12,7 +12,7 @@ from PIL import Image
 
 from deploy.accuracy.provenance import read_result
 from deploy.report import charts
-from deploy.report.charts import Point, Strip
+from deploy.report.charts import Point, StripSeries
 from deploy.report.page import console, flatten, render, write_report
 from deploy.report.report import Report, assemble, read_picture, read_scene_run
 from deploy.report.tables import accuracy_table, engine_table
@@ -348,8 +348,8 @@ def test_logarithmic_ticks_enclose(low, high):
 
 def test_charts_take_extreme_values():
     charts.scatter("s", "t", [Point("a", 0.0, 0.0), Point("b", 0.0, 0.0)], x_label="x", y_label="y")
-    charts.strips("s", "t", [Strip("a", (5.0,)), Strip("b", (5.0, 5.0))], unit="ms")
-    wide = charts.strips("s", "t", [Strip("a", (0.5, 0.6)), Strip("b", (700.0, 800.0))], unit="ms")
+    charts.strips("s", "t", [StripSeries("a", (5.0,)), StripSeries("b", (5.0, 5.0))], unit="ms")
+    wide = charts.strips("s", "t", [StripSeries("a", (0.5, 0.6)), StripSeries("b", (700.0, 800.0))], unit="ms")
     assert "logarithmic" in wide.body
     chart.bars("s", "t", ["a"], [Series("x", (None,))], most=1.0, x_label="x")
     charts.lines("s", "t", [Series("x", (0.0,))], steps=[1], x_label="x", y_label="y")

@@ -14,9 +14,9 @@ from scene_world import BrittleEngine, CountingEngine, StopError, sea, write_bun
 
 from deploy.cli.main import main
 from deploy.scene.merge.merge import TileDetections
-from deploy.scene.result import Hole
-from deploy.scene.run.row_journal import Journal, RowRecord, describe_difference
-from deploy.scene.write.output_folder import RUN_NAME, STAGE_NAME, Workspace
+from deploy.scene.result import UnreadableTile
+from deploy.scene.run.row_journal import RowJournal, RowRecord, describe_difference
+from deploy.scene.write.output_folder import RUN_NAME, STAGE_NAME, OutputFolder
 from deploy.scene.write.writers import RESULT_NAMES
 from ifkd.core.detections import Detections
 from ifkd.core.errors import OutputError
@@ -42,7 +42,7 @@ def bundle(tmp_path):
 def scene(tmp_path):
     pixels = PIXELS.copy()
     pixels[100:170, 100:] = 0  # some tiles are empty, so that batches and rows never coincide
-    return write_tif(tmp_path / "harbour.tif", pixels, nodata=0)
+    return write_tif(tmp_path / "harbor.tif", pixels, nodata=0)
 
 
 @pytest.fixture
@@ -177,11 +177,11 @@ def test_another_bundle_or_scene_is_refused_with_the_difference(call, tmp_path, 
     write_tif(scene, PIXELS, nodata=0)
     code, said, _ = call(out)
     assert code == 2
-    assert "scene.files.harbour.tif was" in said
+    assert "scene.files.harbor.tif was" in said
 
 
 def hold(folder, held, done):
-    with Workspace(folder, RESULT_NAMES):
+    with OutputFolder(folder, RESULT_NAMES):
         held.set()
         done.wait(30)
 
@@ -242,16 +242,16 @@ def test_limits_on_files_are_known_here():
 def record(row, n=3):
     rng = np.random.default_rng(row)
     found = Detections(rng.random((n, 4), np.float32), rng.random(n, np.float32), rng.integers(0, 2, n))
-    hole = Hole(f"r{row}c1", Window(row, 2, 3, 4), "torn, “badly”")
+    hole = UnreadableTile(f"r{row}c1", Window(row, 2, 3, 4), "torn, “badly”")
     return RowRecord(row, 4, 1, 2, (hole,), TileDetections(found, rng.integers(0, 9, n), rng.random((n, 4))))
 
 
 def test_records_come_back_as_they_were(tmp_path):
-    with Journal(tmp_path / "journal", {"a": 1}) as journal:
+    with RowJournal(tmp_path / "journal", {"a": 1}) as journal:
         for row in range(3):
             journal.append(record(row, n=row))
         assert len(journal) == 3
-    with Journal(tmp_path / "journal", {"a": 1}) as journal:
+    with RowJournal(tmp_path / "journal", {"a": 1}) as journal:
         assert len(journal) == 3
         for row, back in enumerate(journal.records()):
             one = record(row, n=row)
@@ -263,14 +263,14 @@ def test_records_come_back_as_they_were(tmp_path):
 
 def test_a_damaged_record_and_all_after_it_are_forgotten(tmp_path):
     path = tmp_path / "journal"
-    with Journal(path, {}) as journal:
+    with RowJournal(path, {}) as journal:
         for row in range(3):
             journal.append(record(row))
         size = path.stat().st_size
     content = bytearray(path.read_bytes())
     content[size * 2 // 3 - 200] ^= 1
     path.write_bytes(content)
-    with Journal(path, {}) as journal:
+    with RowJournal(path, {}) as journal:
         assert len(journal) == 1
         journal.append(record(1))
         assert [one.row for one in journal.records()] == [0, 1]
@@ -283,4 +283,4 @@ def test_differences_are_told_by_name():
 
 def test_a_journal_without_room_is_an_output_error(tmp_path):
     with pytest.raises(OutputError, match="Cannot write"):
-        Journal(tmp_path / "absent" / "journal", {})
+        RowJournal(tmp_path / "absent" / "journal", {})

@@ -79,7 +79,7 @@ def test_other_formats_equal_what_pillow_or_rasterio_reads(tmp_path, suffix):
         assert scene.info.georeference is None
 
 
-def test_a_window_beyond_the_border_is_padded_with_the_mean_colour(tmp_path):
+def test_a_window_beyond_the_border_is_padded_with_the_mean_color(tmp_path):
     pixels = noise(20, 30)
     with Scene(write_tif(tmp_path / "s.tif", pixels)) as scene:
         patch = scene.read(Window(-5, -4, 40, 50))
@@ -105,17 +105,17 @@ def test_one_band_is_repeated_and_bands_are_chosen(tmp_path):
             Scene(path, bands=wrong)
 
 
-def test_a_palette_becomes_its_colours(tmp_path):
-    colours = noise(1, 256)[0]
+def test_a_palette_becomes_its_colors(tmp_path):
+    colors = noise(1, 256)[0]
     index = noise(20, 30, bands=1)[..., 0]
     image = Image.frombytes("P", (30, 20), index.tobytes())
-    image.putpalette(colours.tobytes())
+    image.putpalette(colors.tobytes())
     image.save(tmp_path / "s.png")
     with Scene(tmp_path / "s.png") as scene:
-        np.testing.assert_array_equal(whole(scene).pixels, colours[index])
+        np.testing.assert_array_equal(whole(scene).pixels, colors[index])
 
 
-def test_alpha_is_no_colour_but_says_what_is_valid(tmp_path):
+def test_alpha_is_no_color_but_says_what_is_valid(tmp_path):
     rgba = noise(20, 30, bands=4)
     rgba[..., 3] = np.where(np.arange(30) < 12, 0, 255)
     Image.fromarray(rgba).save(tmp_path / "s.png")

@@ -30,7 +30,7 @@ def place(request):
 def detections(tmp_path, place, monkeypatch):
     monkeypatch.setattr("deploy.engines.open_engine", lambda *_, **__: CountingEngine())
     crs, transform = place
-    scene = write_tif(tmp_path / "harbour.tif", sea(170, 200, [*OBJECTS, ALARM]), crs=crs, transform=transform)
+    scene = write_tif(tmp_path / "harbor.tif", sea(170, 200, [*OBJECTS, ALARM]), crs=crs, transform=transform)
     out = tmp_path / "out"
     assert main(["detect", str(write_bundle(tmp_path / "b").path), str(scene), "--out", str(out)]) == 0
     return out
@@ -40,7 +40,7 @@ def coco(path, boxes, *, size=(170, 200)):
     path.write_text(
         json.dumps(
             {
-                "images": [{"id": 4, "file_name": "harbour.tif", "height": size[0], "width": size[1]}],
+                "images": [{"id": 4, "file_name": "harbor.tif", "height": size[0], "width": size[1]}],
                 "categories": [{"id": i, "name": name} for i, name in zip(CATEGORY_IDS, CLASSES, strict=True)],
                 "annotations": [
                     {

@@ -7,7 +7,7 @@ import pytest
 
 from deploy.cluster.scene_list import is_single, read_sources
 from ifkd.core.errors import DataError, IfkdError, SceneError, UsageError
-from ifkd.imagery.raster import Address, located
+from ifkd.imagery.raster import RasterAddress, located
 
 TIFF = "image/tiff; application=geotiff; profile=cloud-optimized"
 
@@ -47,10 +47,10 @@ def test_one_scene_by_its_path_is_single_and_nothing_else_is(files):
 
 def test_a_text_list_has_comments_names_and_paths_relative_to_it(files):
     listing = files / "scenes.txt"
-    listing.write_text("# of today\n\na.tif\ndeep/c.tif\tharbour north\nhttps://host/x/B04.tif?key=secret\tB04 of x\n")
+    listing.write_text("# of today\n\na.tif\ndeep/c.tif\tharbor north\nhttps://host/x/B04.tif?key=secret\tB04 of x\n")
     expected = [
         ("a", str(files / "a.tif")),
-        ("harbour north", str(files / "deep/c.tif")),
+        ("harbor north", str(files / "deep/c.tif")),
         ("B04 of x", "/vsicurl/https://host/x/B04.tif"),
     ]
     assert named(listing) == expected
@@ -150,10 +150,10 @@ def test_nothing_is_no_scene(files):
 
 
 def test_addresses_are_gdals_and_keys_are_not_shown():
-    assert located("https://host/a.tif?key=1") == Address("/vsicurl/https://host/a.tif?key=1")
+    assert located("https://host/a.tif?key=1") == RasterAddress("/vsicurl/https://host/a.tif?key=1")
     assert str(located("https://host/a.tif?key=1")) == "/vsicurl/https://host/a.tif"
     assert located("https://host/dir/a.tif?key=1").name == "a.tif"
-    assert located("/vsizip/a.zip/b.tif") == Address("/vsizip/a.zip/b.tif")
+    assert located("/vsizip/a.zip/b.tif") == RasterAddress("/vsizip/a.zip/b.tif")
     assert located("gs://b/a.tif").gdal_path == "/vsigs/b/a.tif"
     assert located("file:///x/a.tif") == Path("/x/a.tif")
     with pytest.raises(SceneError, match="cannot be read from ftp"):

@@ -7,7 +7,7 @@ import scene_world as world
 
 from deploy.parity.parity import run_scene_parity, verdict_of
 from deploy.parity.scene_parity import SceneReference, open_truth, settings_of
-from deploy.parity.tolerances import Gates
+from deploy.parity.tolerances import PrecisionTolerances
 from deploy.scene.read.scene import Scene
 from ifkd.core.detections import Candidates
 
@@ -52,7 +52,7 @@ def reference(tmp_path):
 
 
 def test_an_engine_agrees_with_itself_on_a_scene(reference):
-    one = reference.compare(world.CountingEngine(max_batch=3), Gates().fp32)
+    one = reference.compare(world.CountingEngine(max_batch=3), PrecisionTolerances().fp32)
     assert one.passed, one.verdict
     assert (one.reference_detections, one.engine_detections, one.matched_share) == (5, 5, 1.0)
     assert one.tiles > 4
@@ -70,7 +70,7 @@ def lose_cargo(found):
 
 @pytest.mark.parametrize(("change", "gate"), [(shift, "shift_px"), (lose_cargo, "matched_share")])
 def test_a_drift_is_caught_on_a_scene(reference, change, gate):
-    one = reference.compare(Drifting(change), Gates().fp32)
+    one = reference.compare(Drifting(change), PrecisionTolerances().fp32)
     assert not one.passed
     assert gate in {gate.name for gate in one.gates if not gate.passed}
     if change is lose_cargo:
@@ -85,7 +85,7 @@ def test_what_only_the_scene_shows_is_laid_to_tiling_or_merge(reference):
     from deploy.parity.parity import ParityCell
 
     cell = ParityCell(backend="fake", precision="fp32", passed=True, verdict="passed: all 12 gates hold")
-    scenes = (reference.compare(Drifting(lose_cargo), Gates().fp32),)
+    scenes = (reference.compare(Drifting(lose_cargo), PrecisionTolerances().fp32),)
     passed, words = verdict_of((cell,), scenes)
     assert not passed
     assert "enters at tiling or merge" in words
@@ -95,7 +95,7 @@ def test_an_engine_that_fails_leaves_the_reason(reference):
     def broken(found):
         raise RuntimeError("no memory left")
 
-    (one,) = run_scene_parity(reference, [("onnxruntime", "fp16")], lambda *_: Drifting(broken), Gates())
+    (one,) = run_scene_parity(reference, [("onnxruntime", "fp16")], lambda *_: Drifting(broken), PrecisionTolerances())
     assert (one.passed, one.failure) == (False, "no memory left")
 
 
@@ -107,7 +107,7 @@ def test_a_scene_that_fails_fails_the_report(reference, tmp_path):
     data = parts.dataset(tmp_path / "data")
     parity = parts.parity(data)
     assert assemble(title="t", evaluations={}, parities=[parity]).verdict.status == "passed"
-    lost = parity.model_copy(update={"scenes": (reference.compare(Drifting(lose_cargo), Gates().fp32),)})
+    lost = parity.model_copy(update={"scenes": (reference.compare(Drifting(lose_cargo), PrecisionTolerances().fp32),)})
     verdict = assemble(title="t", evaluations={}, parities=[lost]).verdict
     assert verdict.status == "failed"
     assert any("tiled and merged" in finding.text for finding in verdict.findings)

@@ -16,7 +16,7 @@ from scene_world import sea, write_tif
 from deploy.cli.main import main
 from deploy.engines import open_engine
 from deploy.engines.engine import Engine
-from deploy.engines.triton_engine import TritonEngine, parse_address
+from deploy.engines.triton_engine import TritonEngine, parse_server_address
 from export.bundle.bundle import Bundle, open_bundle
 from export.sample_tiles import structured_noise
 from export.triton.repository import SOURCE_KEY, write_repository
@@ -87,7 +87,7 @@ def test_a_model_may_be_named_by_its_address(bundle: Bundle, server: Server, pat
     ],
 )
 def test_addresses(url: str, host: str, model: str | None, version: str) -> None:
-    found = parse_address(url)
+    found = parse_server_address(url)
     assert (found.host, found.model, found.version) == (host, model, version)
     assert found.secure == url.startswith("https")
 
@@ -119,8 +119,8 @@ def test_a_host_that_does_not_exist_is_told(bundle: Bundle) -> None:
 
 
 def test_an_absent_model_is_told_with_those_that_are_there(bundle: Bundle, server: Server) -> None:
-    with pytest.raises(EngineError, match="has no model harbour: got tiny_onnx_fp16, tiny_onnx_fp32"):
-        open_here(bundle, server, "/v2/models/harbour")
+    with pytest.raises(EngineError, match="has no model harbor: got tiny_onnx_fp16, tiny_onnx_fp32"):
+        open_here(bundle, server, "/v2/models/harbor")
 
 
 def test_a_version_that_is_absent_is_told(bundle: Bundle, server: Server) -> None:
@@ -247,7 +247,7 @@ def test_a_scene_is_searched_through_the_server_to_the_same_bytes(
     whole_bundle: Path, server: Server, tmp_path: Path
 ) -> None:
     pixels = sea(150, 200, [(5, 5, 17, 15, 0), (50, 40, 68, 52, 1), (120, 118, 140, 130, 0)])
-    scene = write_tif(tmp_path / "harbour.tif", pixels)
+    scene = write_tif(tmp_path / "harbor.tif", pixels)
     words = [
         "detect",
         str(whole_bundle),
@@ -272,7 +272,7 @@ def test_a_scene_is_searched_through_the_server_to_the_same_bytes(
 def test_the_verb_ends_in_2_when_the_server_is_away(
     whole_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    scene = write_tif(tmp_path / "harbour.tif", sea(64, 64, []))
+    scene = write_tif(tmp_path / "harbor.tif", sea(64, 64, []))
     words = [
         "detect",
         str(whole_bundle),

@@ -16,9 +16,9 @@ from export.bundle.bundle import Bundle, open_bundle
 from export.bundle.engine_metadata import (
     BuildOptions,
     DeliveredPrecision,
-    read_sidecar,
+    engine_metadata_path,
+    read_engine_metadata,
     require_delivered,
-    sidecar_path,
 )
 from export.tensorrt import build, tensorrt_api
 from export.tensorrt.build import add_engine, build_engine
@@ -78,7 +78,7 @@ def test_both_precisions_build_and_the_sidecars_tell_what_they_are(bundle_copy: 
         bundle, name, sidecars[precision] = add_engine(bundle, builder="tensorrt_rtx", precision=precision)
         assert name == f"engines/portable-tensorrt-rtx{rtx.__version__}-{precision}.engine"
         side = sidecars[precision]
-        assert read_sidecar(sidecar_path(bundle.path / name)) == side
+        assert read_engine_metadata(engine_metadata_path(bundle.path / name)) == side
         assert side.onnx_sha256 == bundle.manifest.files[side.onnx].sha256
         assert side.engine_sha256 == sha256_of(bundle.path / name) == bundle.manifest.files[name].sha256
         assert (side.batch.min, side.batch.opt, side.batch.max, side.tile_px) == (1, 4, 4, (64, 64))
@@ -226,7 +226,7 @@ def test_a_precision_the_bundle_lacks_and_a_changed_file_are_refused(bundle_copy
 def test_a_damaged_sidecar_is_a_bundle_error(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text('{"device": 1}')
     with pytest.raises(BundleError, match="not an engine's sidecar"):
-        read_sidecar(tmp_path / "a.json")
+        read_engine_metadata(tmp_path / "a.json")
 
 
 def test_the_verb_builds_what_the_bundle_has_and_says_where(

@@ -7,11 +7,11 @@ import onnxruntime
 import pytest
 from foreign_runtimes import FOREIGN, NAMES, shapeless
 
-from export.int8.quantize import Quantiser
+from export.int8.quantize import Quantizer
 from export.onnx.tensor_parity import TOLERANCES, compare_candidates
 from export.sample_tiles import structured_noise
 from ifkd.core.detections import Candidates
-from ifkd.recipe import Calibration
+from ifkd.recipe import CalibrationOptions
 
 TILES = np.stack([structured_noise((64, 64), seed=seed).transpose(2, 0, 1) for seed in range(2)])
 LEVELS = [(100, True), (100, True), (100, True), (27, False), (27, False)]
@@ -35,8 +35,8 @@ def test_another_runtime_answers_alike(whole_bundle: Path, runtime: str, name: s
 @pytest.mark.parametrize("precision", ["int8", "int8-cpu"])
 def test_integers_mean_the_same_elsewhere(whole_bundle: Path, tmp_path: Path, precision: str) -> None:
     path = tmp_path / "a.onnx"
-    settings = Calibration(reduce_range=True)
-    with Quantiser(whole_bundle / "model.onnx", TILES, precision=precision, calibration=settings) as made:
+    settings = CalibrationOptions(reduce_range=True)
+    with Quantizer(whole_bundle / "model.onnx", TILES, precision=precision, calibration=settings) as made:
         made.write(path)
     assert shapeless(path) == []
     found = FOREIGN["onnx"](path, TILES)

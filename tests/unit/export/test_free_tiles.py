@@ -13,23 +13,23 @@ from test_two_stage import outspoken
 
 from export.bundle.bundle import open_bundle
 from export.bundle.engine_metadata import BuildOptions
-from export.int8.quantize import Quantiser
+from export.int8.quantize import Quantizer
 from export.int8.sensitivity import LARGEST_NOISE, head_values, relative_error
-from export.onnx.exportable import CandidateGraph
-from export.onnx.onnx_export import Essentials, export_onnx
+from export.onnx.exportable import ExportableDetector
+from export.onnx.onnx_export import OnnxMetadata, export_onnx
 from export.onnx.tensor_parity import TOLERANCES, compare_candidates
-from export.onnx.topk import level_rooms
+from export.onnx.topk import level_topk
 from export.precision.fp16 import convert_to_fp16
 from export.sample_tiles import structured_noise
 from export.tensorrt.build import build_engine
 from export.tensorrt.trtexec_commands import command_lines
 from ifkd.core.detections import Array, Candidates
 from ifkd.core.errors import ConfigError, EngineError
-from ifkd.core.input_shapes import TileSizes
-from ifkd.models import Detector, normalise
+from ifkd.core.input_shapes import InputShapes
+from ifkd.models import Detector, normalize
 from ifkd.models.checkpoint import build_from, load_checkpoint
 from ifkd.models.retinanet import RetinaNet
-from ifkd.recipe import Calibration
+from ifkd.recipe import CalibrationOptions
 
 SIDES = (32, 128)
 SIZES = [(32, 32), (64, 64), (32, 128), (128, 96), (128, 128)]
@@ -59,18 +59,18 @@ def detector(request: pytest.FixtureRequest) -> Detector:
 
 
 @pytest.fixture(scope="module")
-def graph(detector: Detector) -> CandidateGraph:
-    return CandidateGraph(detector, tile_px=(64, 64), per_level=PER_LEVEL, sides_px=SIDES)
+def graph(detector: Detector) -> ExportableDetector:
+    return ExportableDetector(detector, tile_px=(64, 64), per_level=PER_LEVEL, sides_px=SIDES)
 
 
 @pytest.fixture(scope="module")
-def source(graph: CandidateGraph, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
+def source(graph: ExportableDetector, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
     """The FP32 file of the graph."""
     if isinstance(graph.detector, RetinaNet):
         bundle: Path = request.getfixturevalue("free_bundle")
         return bundle / "model.onnx"
     path = tmp_path_factory.mktemp("free_tiles") / "model.onnx"
-    export_onnx(graph, path, max_batch=4, essentials=Essentials("tiny", "ifkd 0", ("a", "b", "c"), 1.0, "0" * 64))
+    export_onnx(graph, path, max_batch=4, essentials=OnnxMetadata("tiny", "ifkd 0", ("a", "b", "c"), 1.0, "0" * 64))
     return path
 
 
@@ -78,7 +78,7 @@ def fixed(detector: Detector, tiles: Array) -> tuple[Candidates, tuple[tuple[int
     """Return what the trained detector itself says of tiles, and how its candidates follow each other."""
     height, width = tiles.shape[2:]
     with torch.inference_mode():
-        output = detector(normalise(torch.from_numpy(tiles)))
+        output = detector(normalize(torch.from_numpy(tiles)))
         answer = detector.candidates(output, size=(height, width), per_level=PER_LEVEL)
         groups = detector.candidate_groups(output, per_level=PER_LEVEL)
     return Candidates(*(value.numpy() for value in answer)), groups
@@ -100,7 +100,7 @@ def parted(
 
 @pytest.mark.parametrize("size", SIZES)
 def test_the_graph_and_its_file_answer_at_each_size_as_the_detector_does(
-    detector: Detector, graph: CandidateGraph, source: Path, size: tuple[int, int]
+    detector: Detector, graph: ExportableDetector, source: Path, size: tuple[int, int]
 ) -> None:
     tiles = noise(size)
     reference, groups = fixed(detector, tiles)
@@ -130,7 +130,7 @@ def test_the_standards_own_evaluator_answers_alike(free_bundle: Path, size: tupl
     assert parity.passed, parity
 
 
-def test_no_shape_of_the_answer_hangs_on_the_tiles(graph: CandidateGraph, source: Path) -> None:
+def test_no_shape_of_the_answer_hangs_on_the_tiles(graph: ExportableDetector, source: Path) -> None:
     k = graph.count_candidates()
     model = onnx.load(str(source))
     shapes = {
@@ -144,10 +144,10 @@ def test_no_shape_of_the_answer_hangs_on_the_tiles(graph: CandidateGraph, source
 
 
 def test_rooms_hold_what_the_largest_tile_needs_and_the_smallest_lacks() -> None:
-    sizes = TileSizes((64, 64), SIDES)
+    sizes = InputShapes((64, 64), SIDES)
     for values in (1, 3, 7):
         for most in (1, 50, 1000, 100_000):
-            rooms = level_rooms((8, 16, 32, 64, 128), sizes, per_cell=9, values=values, most=most)
+            rooms = level_topk((8, 16, 32, 64, 128), sizes, per_cell=9, values=values, most=most)
             for stride, room in zip((8, 16, 32, 64, 128), rooms, strict=True):
                 large, small = ((-(-side // stride)) ** 2 * 9 for side in (128, 32))
                 assert room.kept == min(most, large * values)
@@ -158,9 +158,9 @@ def test_rooms_hold_what_the_largest_tile_needs_and_the_smallest_lacks() -> None
 def test_lower_precisions_take_every_size_too(source: Path, tmp_path: Path) -> None:
     convert_to_fp16(source, tmp_path / "fp16.onnx")
     for precision in ("int8", "int8-cpu"):
-        with Quantiser(source, noise((64, 64)), precision=precision, calibration=Calibration()) as quantiser:
-            quantiser.write(tmp_path / f"{precision}.onnx")
-            last = quantiser.last_layers[:2]  # those of the finest level, which hang on no choice of proposals
+        with Quantizer(source, noise((64, 64)), precision=precision, calibration=CalibrationOptions()) as quantizer:
+            quantizer.write(tmp_path / f"{precision}.onnx")
+            last = quantizer.last_layers[:2]  # those of the finest level, which hang on no choice of proposals
     for size in ((32, 64), (128, 96)):
         tiles = noise(size, 1)
         reference = head_values(source, last, tiles)
@@ -168,7 +168,7 @@ def test_lower_precisions_take_every_size_too(source: Path, tmp_path: Path) -> N
             assert 0 < relative_error(reference, head_values(tmp_path / f"{name}.onnx", last, tiles)) < limit, name
 
 
-def test_an_engine_is_built_for_all_sizes(graph: CandidateGraph, source: Path, tmp_path: Path) -> None:
+def test_an_engine_is_built_for_all_sizes(graph: ExportableDetector, source: Path, tmp_path: Path) -> None:
     pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
     wanted = {"builder": "tensorrt_rtx", "precision": "fp32", "max_batch": 4}
     side = build_engine(source, **wanted, out=tmp_path / "a.engine", sizes=graph.sizes)
@@ -198,13 +198,13 @@ def test_a_fixed_file_is_no_file_for_several_sizes(tmp_path: Path) -> None:
             precision="fp32",
             max_batch=4,
             out=tmp_path / "a.engine",
-            sizes=TileSizes((64, 64), SIDES),
+            sizes=InputShapes((64, 64), SIDES),
         )
 
 
 def test_the_trained_size_must_be_among_those_taken(retinanet: Detector) -> None:
     with pytest.raises(ConfigError, match=r"export\.tile_sides_px leaves out the tile .*got \(96, 160\)"):
-        CandidateGraph(retinanet, tile_px=(64, 64), per_level=10, sides_px=(96, 160))
+        ExportableDetector(retinanet, tile_px=(64, 64), per_level=10, sides_px=(96, 160))
 
 
 def test_the_builds_of_a_bundle_of_free_tiles_are_explained_with_their_sizes(free_bundle: Path) -> None:

@@ -9,8 +9,8 @@ import onnxruntime
 import pytest
 
 from export.export_bundle import PRODUCER
-from export.onnx.exportable import CandidateGraph
-from export.onnx.onnx_export import Essentials, export_onnx
+from export.onnx.exportable import ExportableDetector
+from export.onnx.onnx_export import OnnxMetadata, export_onnx
 from ifkd.core.files import sha256_of
 from ifkd.models.checkpoint import build_from, load_checkpoint
 
@@ -62,8 +62,8 @@ def test_nothing_of_the_exporting_machine_is_in_the_file(model: onnx.ModelProto)
 
 def test_a_second_export_gives_the_same_bytes(checkpoint_path: Path, whole_bundle: Path, tmp_path: Path) -> None:
     checkpoint = load_checkpoint(checkpoint_path)
-    graph = CandidateGraph(build_from(checkpoint), tile_px=(64, 64), per_level=100)
-    essentials = Essentials("tiny", PRODUCER, checkpoint.meta.classes, 1.0, sha256_of(checkpoint_path))
+    graph = ExportableDetector(build_from(checkpoint), tile_px=(64, 64), per_level=100)
+    essentials = OnnxMetadata("tiny", PRODUCER, checkpoint.meta.classes, 1.0, sha256_of(checkpoint_path))
     export_onnx(graph, tmp_path / "again.onnx", max_batch=4, essentials=essentials)
     assert sha256_of(tmp_path / "again.onnx") == sha256_of(whole_bundle / "model.onnx")
 

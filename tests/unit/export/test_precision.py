@@ -13,7 +13,7 @@ from onnx import TensorProto, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from export.precision.fp16 import between_layers, convert_to_fp16, count_precision, require_precision
-from export.precision.fp16_overflow import nodes_beyond_fp16
+from export.precision.fp16_overflow import fp16_overflow_nodes
 from ifkd.core.errors import EngineError
 
 rng = np.random.default_rng(0)
@@ -74,7 +74,7 @@ def test_the_copy_answers_as_the_original_and_decodes_in_fp32(tmp_path: Path) ->
     tiles = rng.integers(0, 256, (2, 3, 8, 8), dtype=np.uint8)
     (reference,), (half,) = run(source, tiles), run(tmp_path / "b.onnx", tiles)
     difference = np.abs(half - reference).max()
-    # Neighbouring FP16 numbers near 4001 are 2 apart; a decode in FP16 would be off by up to 1.
+    # Neighboring FP16 numbers near 4001 are 2 apart; a decode in FP16 would be off by up to 1.
     assert 0 < difference < 0.02
 
 
@@ -124,7 +124,7 @@ def test_what_fp16_cannot_hold_is_found_on_tiles_and_stays_fp32(
     source = small_network(tmp_path / "a.onnx", largest_weight=largest_weight)
     tiles = np.full((2, 3, 8, 8), 255, np.uint8)
     tiles[0] = 120
-    found = nodes_beyond_fp16(source, tiles)
+    found = fp16_overflow_nodes(source, tiles)
     assert set(found) == kept
     if kept:
         model = onnx.load(str(source))
@@ -157,7 +157,7 @@ def test_the_copy_of_a_network_too_large_for_fp16_answers_as_the_original_where_
     }
     source = save(tmp_path / "a.onnx", nodes, weights, ["b", 2, 8, 8])
     tiles = np.full((1, 3, 8, 8), 200, np.uint8)
-    found = nodes_beyond_fp16(source, tiles)
+    found = fp16_overflow_nodes(source, tiles)
     assert set(found) == {"conv1", "shrink"}
     assert found["conv1"] == pytest.approx(3e5)
     convert_to_fp16(source, tmp_path / "blind.onnx")

@@ -18,16 +18,16 @@ from ifkd.core.config import load, parse
 from ifkd.core.errors import CheckpointError, ConfigError, VerdictError
 from ifkd.core.files import sha256_of
 from ifkd.imagery.image_files import PADDING_RGB
-from ifkd.recipe import Data, Recipe
+from ifkd.recipe import DataOptions, Recipe
 
 IMPOSSIBLE: dict[str, Tolerance] = {
     name: Tolerance(score=1e-12, box_px=1e-12, matched=1.0, cut_margin=0.05) for name in TOLERANCES
 }
 
 
-def data_of(root: Path, **values: Any) -> Data:
+def data_of(root: Path, **values: Any) -> DataOptions:
     return parse(
-        {"root": str(root), "train": "train.json", "test": "val.json", "tile_px": 64} | values, Data, source=""
+        {"root": str(root), "train": "train.json", "test": "val.json", "tile_px": 64} | values, DataOptions, source=""
     )
 
 
@@ -118,7 +118,7 @@ def test_sample_tiles_are_the_validation_images_around_an_object(
     sample = sample_tiles(data_of(tmp_path, validation="val.json"))
     assert sample.source == "3 tiles of the validation split"
     assert (sample.tiles.shape, sample.tiles.dtype) == ((3, 3, 64, 64), np.uint8)
-    # Every tile shows the saturated colours of an object, not the grey of the ground alone.
+    # Every tile shows the saturated colors of an object, not the gray of the ground alone.
     assert all(np.ptp(tile.astype(int), axis=0).max() > 150 for tile in sample.tiles)
 
 

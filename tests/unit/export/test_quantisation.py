@@ -1,4 +1,4 @@
-"""INT8 files: what is quantised and how, what a search leaves in float, and which images are refused."""
+"""INT8 files: what is quantized and how, what a search leaves in float, and which images are refused."""
 
 import json
 from collections.abc import Callable
@@ -15,50 +15,50 @@ from deploy.engines import open_engine
 from export.bundle.bundle import open_bundle
 from export.export_bundle import export_checkpoint
 from export.int8.benchmark import ROUNDS
-from export.int8.calibration import LabelledTiles, calibration_tiles, validation_tiles
-from export.int8.quantize import Quantiser
-from export.int8.sensitivity import head_values, quantise_within, rank_layers, relative_error
+from export.int8.calibration import LabeledTiles, calibration_tiles, validation_tiles
+from export.int8.quantize import Quantizer
+from export.int8.sensitivity import head_values, quantize_within, rank_layers, relative_error
 from export.sample_tiles import structured_noise
 from export.tensorrt.build import build_engine
 from ifkd.core.config import parse
 from ifkd.core.errors import DataError, EngineError, VerdictError
 from ifkd.data.metrics import Metrics
 from ifkd.models.checkpoint import load_checkpoint, save_checkpoint
-from ifkd.recipe import Calibration, Recipe
+from ifkd.recipe import CalibrationOptions, Recipe
 
 TILES = np.stack([structured_noise((64, 64), seed=seed).transpose(2, 0, 1) for seed in range(4)])
 
 
-def quantiser(whole_bundle: Path, precision: Any, **settings: Any) -> Quantiser:
-    return Quantiser(
-        whole_bundle / "model.onnx", TILES, precision=precision, calibration=Calibration.model_validate(settings)
+def quantizer(whole_bundle: Path, precision: Any, **settings: Any) -> Quantizer:
+    return Quantizer(
+        whole_bundle / "model.onnx", TILES, precision=precision, calibration=CalibrationOptions.model_validate(settings)
     )
 
 
 @pytest.fixture(scope="module", params=["int8", "int8-cpu"])
-def quantised(request: pytest.FixtureRequest, whole_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def quantized(request: pytest.FixtureRequest, whole_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("int8") / f"{request.param}.onnx"
-    with quantiser(whole_bundle, request.param) as made:
+    with quantizer(whole_bundle, request.param) as made:
         made.write(path)
     return path
 
 
-def test_all_layers_but_the_heads_last_are_int8_and_the_answer_stays_near(quantised: Path, whole_bundle: Path) -> None:
-    with quantiser(whole_bundle, quantised.stem) as made:
-        census, last, layers = made.write(quantised.parent / "again.onnx"), made.last_layers, made.layers
-    assert (quantised.parent / "again.onnx").read_bytes() == quantised.read_bytes()
+def test_all_layers_but_the_heads_last_are_int8_and_the_answer_stays_near(quantized: Path, whole_bundle: Path) -> None:
+    with quantizer(whole_bundle, quantized.stem) as made:
+        census, last, layers = made.write(quantized.parent / "again.onnx"), made.last_layers, made.layers
+    assert (quantized.parent / "again.onnx").read_bytes() == quantized.read_bytes()
     assert len(last) == census.float_layers == census.weight_types["FLOAT"] == 10
-    assert census.precision == quantised.stem
+    assert census.precision == quantized.stem
     assert census.layers == len(layers)
-    reference, other = (head_values(path, last, TILES) for path in (whole_bundle / "model.onnx", quantised))
+    reference, other = (head_values(path, last, TILES) for path in (whole_bundle / "model.onnx", quantized))
     assert 0 < relative_error(reference, other) < 0.2
-    assert quantised.stat().st_size < 0.3 * (whole_bundle / "model.onnx").stat().st_size
+    assert quantized.stat().st_size < 0.3 * (whole_bundle / "model.onnx").stat().st_size
 
 
 def test_tensorrts_flavour_is_symmetric_with_a_float_bias_and_builds(whole_bundle: Path, tmp_path: Path) -> None:
     pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
     path = tmp_path / "a.onnx"
-    with quantiser(whole_bundle, "int8", float_head=False) as made:
+    with quantizer(whole_bundle, "int8", float_head=False) as made:
         assert made.write(path).float_layers == 0
     graph = onnx.load(str(path)).graph
     weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
@@ -72,7 +72,7 @@ def test_tensorrts_flavour_is_symmetric_with_a_float_bias_and_builds(whole_bundl
 
 def test_layers_named_stay_in_float_and_a_layer_alone_makes_a_smaller_error(whole_bundle: Path, tmp_path: Path) -> None:
     source = whole_bundle / "model.onnx"
-    with quantiser(whole_bundle, "int8") as made:
+    with quantizer(whole_bundle, "int8") as made:
         first = made.layers[0]
         census = made.write(tmp_path / "a.onnx", float_layers=[first])
         assert census.weight_types["FLOAT"] == 11
@@ -83,7 +83,7 @@ def test_layers_named_stay_in_float_and_a_layer_alone_makes_a_smaller_error(whol
     assert 0 < alone < all_layers
 
 
-class Scored(LabelledTiles):
+class Scored(LabeledTiles):
     """Tiles on which the mAP is what the test says, file by file."""
 
     def score(self, _path: Path) -> Metrics:
@@ -96,20 +96,20 @@ SCORES: Any = iter(())
 def search(whole_bundle: Path, path: Path, scores: list[float], monkeypatch: pytest.MonkeyPatch, data: Path) -> Any:
     values = parse({"train": str(data / "train.json"), "validation": str(data / "val.json"), "test": "t",
                     "tile_px": 64}, Recipe.model_fields["data"].annotation, source="")  # fmt: skip
-    fitted = calibration_tiles(values, Calibration(tiles=2), classes=("barge", "ferry", "tug"))
-    labelled = validation_tiles(values, parse({}, Recipe.model_fields["selection"].annotation, source=""),
+    fitted = calibration_tiles(values, CalibrationOptions(tiles=2), classes=("barge", "ferry", "tug"))
+    labeled = validation_tiles(values, parse({}, Recipe.model_fields["selection"].annotation, source=""),
                                 classes=("barge", "ferry", "tug"))  # fmt: skip
     monkeypatch.setitem(globals(), "SCORES", iter(scores))
-    images = Scored(labelled.tiles, labelled.dataset, labelled.selection)
-    with quantiser(whole_bundle, "int8") as made:
+    images = Scored(labeled.tiles, labeled.dataset, labeled.selection)
+    with quantizer(whole_bundle, "int8") as made:
         names = [name for name in made.layers if name not in made.last_layers]
         ranking = [(name, float(len(names) - place)) for place, name in enumerate(names)]
         monkeypatch.setattr("export.int8.sensitivity.rank_layers", lambda *_: ranking)
         # The file is written once: the search is told the scores and looks at nothing else of it.
         made.write(path)
-        monkeypatch.setattr(Quantiser, "write", lambda *_, **__: None)
+        monkeypatch.setattr(Quantizer, "write", lambda *_, **__: None)
         source = whole_bundle / "model.onnx"
-        return quantise_within(made, source, path, images=images, record=fitted.record, limit=0.005), names
+        return quantize_within(made, source, path, images=images, record=fitted.record, limit=0.005), names
 
 
 def test_the_worst_layers_stay_in_float_until_the_loss_holds(
@@ -135,14 +135,14 @@ def test_no_search_where_nothing_is_lost_and_a_verdict_where_too_much_is(
 
 
 def test_ranking_is_worst_first(whole_bundle: Path) -> None:
-    with quantiser(whole_bundle, "int8") as made:
+    with quantizer(whole_bundle, "int8") as made:
         ranking = rank_layers(made, whole_bundle / "model.onnx", TILES[:1], among=made.layers[:2])
     assert len(ranking) == 2
     assert ranking[0][1] > ranking[1][1] > 0
 
 
 def test_layers_that_share_a_weight_are_integer_together_or_not(whole_bundle: Path, tmp_path: Path) -> None:
-    with quantiser(whole_bundle, "int8") as made:
+    with quantizer(whole_bundle, "int8") as made:
         own = [name for name in made.layers if name not in made.last_layers]
         shared = next(made.sharing[name] for name in own if len(made.sharing[name]) == 5)
         census = made.write(tmp_path / "a.onnx", float_layers=[shared[2]])
@@ -177,14 +177,14 @@ def test_a_bundle_has_both_int8_files_their_record_and_an_engine_that_runs_one(
     bundle = open_bundle(tmp_path / "b")
     bundle.verify()
     assert (
-        set(answer["quantisation"]) == {"model.int8.onnx", "model.int8-cpu.onnx"} == set(bundle.manifest.quantisation)
+        set(answer["quantization"]) == {"model.int8.onnx", "model.int8-cpu.onnx"} == set(bundle.manifest.quantization)
     )
-    record = bundle.manifest.quantisation["model.int8.onnx"]
+    record = bundle.manifest.quantization["model.int8.onnx"]
     assert record.calibration.source == "5 of 8 training images of train.json"
     assert len(set(record.calibration.image_ids)) == 5
     assert set(record.calibration.image_ids) <= set(range(100, 108))
-    assert json.loads(bundle.file("checks/quantisation.json").read_text())["model.int8.onnx"]["noise"] == record.noise
-    portable, fast = (bundle.manifest.quantisation[f"model.{name}.onnx"].verdict for name in ("int8", "int8-cpu"))
+    assert json.loads(bundle.file("checks/quantization.json").read_text())["model.int8.onnx"]["noise"] == record.noise
+    portable, fast = (bundle.manifest.quantization[f"model.{name}.onnx"].verdict for name in ("int8", "int8-cpu"))
     assert portable is not None
     assert fast is not None
     assert (portable.against, portable.latency, portable.worth_it in (None, False)) == ("fp32", {}, True)
@@ -218,17 +218,18 @@ def test_calibration_is_always_the_same_and_its_digest_follows_the_pixels(data_f
         source="",
     )
     classes = ("barge", "ferry", "tug")
-    first, second = (calibration_tiles(data, Calibration(tiles=3), classes=classes) for _ in range(2))
+    first, second = (calibration_tiles(data, CalibrationOptions(tiles=3), classes=classes) for _ in range(2))
     assert first.record == second.record
     np.testing.assert_array_equal(first.tiles, second.tiles)
     assert (
-        calibration_tiles(data, Calibration(tiles=4), classes=classes).record.tiles_sha256 != first.record.tiles_sha256
+        calibration_tiles(data, CalibrationOptions(tiles=4), classes=classes).record.tiles_sha256
+        != first.record.tiles_sha256
     )
 
 
 def test_another_precision_is_not_made_so(whole_bundle: Path) -> None:
     with pytest.raises(EngineError, match="got fp16, expected int8 or int8-cpu"):
-        quantiser(whole_bundle, "fp16")
+        quantizer(whole_bundle, "fp16")
 
 
 @pytest.mark.parametrize("reduce_range", [True, False])
@@ -254,8 +255,8 @@ def test_weights_have_seven_bits_where_products_could_saturate_and_eight_elsewhe
     )
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)
     onnx.save(onnx.shape_inference.infer_shapes(model), tmp_path / "a.onnx")
-    settings = Calibration(float_head=False, reduce_range=reduce_range)
-    with Quantiser(tmp_path / "a.onnx", TILES, precision="int8-cpu", calibration=settings) as made:
+    settings = CalibrationOptions(float_head=False, reduce_range=reduce_range)
+    with Quantizer(tmp_path / "a.onnx", TILES, precision="int8-cpu", calibration=settings) as made:
         made.write(tmp_path / "b.onnx")
     written = {one.name: numpy_helper.to_array(one) for one in onnx.load(tmp_path / "b.onnx").graph.initializer}
     largest = {name: int(np.abs(written[f"{name}_quantized"]).max()) for name in shapes}

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from export.onnx.exportable import CandidateGraph
+from export.onnx.exportable import ExportableDetector
 from export.onnx.tensor_parity import TOLERANCES, check_tensor_parity, compare_candidates
 from export.sample_tiles import structured_noise
 from ifkd.core.detections import Candidates
@@ -119,7 +119,7 @@ def test_a_box_cut_to_a_line_matches_itself() -> None:
 def test_the_exported_files_pass_and_are_not_equal_by_accident(
     checkpoint_path: Path, whole_bundle: Path, name: str, precision: str
 ) -> None:
-    graph = CandidateGraph(build_from(load_checkpoint(checkpoint_path)), tile_px=(64, 64), per_level=100)
+    graph = ExportableDetector(build_from(load_checkpoint(checkpoint_path)), tile_px=(64, 64), per_level=100)
     tiles = np.stack([structured_noise((64, 64), seed=seed).transpose(2, 0, 1) for seed in (20, 21)])
     parity = check_tensor_parity(graph, whole_bundle / name, np.ascontiguousarray(tiles), precision=precision)
     assert parity.passed, parity
@@ -134,7 +134,7 @@ def test_other_weights_fail(checkpoint_path: Path, whole_bundle: Path) -> None:
     detector = build_from(load_checkpoint(checkpoint_path))
     with torch.no_grad():
         detector.get_parameter("head.classification_head.cls_logits.bias")[0] += 0.1
-    graph = CandidateGraph(detector, tile_px=(64, 64), per_level=100)
+    graph = ExportableDetector(detector, tile_px=(64, 64), per_level=100)
     tiles = structured_noise((64, 64), seed=20).transpose(2, 0, 1)[None]
     parity = check_tensor_parity(graph, whole_bundle / "model.onnx", np.ascontiguousarray(tiles), precision="fp32")
     assert not parity.passed

@@ -17,7 +17,7 @@ from export.bundle.bundle import Bundle, add_file, open_bundle, write_manifest
 from export.bundle.engine_metadata import BatchProfile
 from export.bundle.manifest import Manifest, Precision
 from export.triton.protobuf_text import as_text, entries
-from export.triton.repository import Hosting, write_repository
+from export.triton.repository import InstanceConfig, write_repository
 from ifkd.core.errors import BundleError, OutputError
 from ifkd.core.files import sha256_of
 
@@ -34,7 +34,7 @@ def make_bundle(folder: Path, **given: Any) -> Bundle:
     folder.mkdir()
     selection = {"score_threshold": 0.05, "iou_threshold": 0.5, "max_detections": 50}
     manifest: dict[str, Any] = {
-        "name": "harbour, winter",
+        "name": "harbor, winter",
         "created": "2026-01-01T00:00:00Z",
         "producer": "test",
         "provenance": {},
@@ -73,11 +73,11 @@ def test_a_model_says_what_the_manifest_says(bundle: Bundle, tmp_path: Path) -> 
     repository = tmp_path / "models"
     write_repository(bundle, repository)
     assert sorted(path.name for path in repository.iterdir()) == [
-        "harbour_winter_onnx_fp16",
-        "harbour_winter_onnx_fp32",
+        "harbor_winter_onnx_fp16",
+        "harbor_winter_onnx_fp32",
     ]
-    config = config_of(repository, "harbour_winter_onnx_fp16")
-    assert (config.name, config.platform) == ("harbour_winter_onnx_fp16", "onnxruntime_onnx")
+    config = config_of(repository, "harbor_winter_onnx_fp16")
+    assert (config.name, config.platform) == ("harbor_winter_onnx_fp16", "onnxruntime_onnx")
     assert (config.max_batch_size, config.default_model_filename) == (6, "model.fp16.onnx")
     assert [(one.name, type_of(one), list(one.dims)) for one in config.input] == [("tiles", "TYPE_UINT8", [3, 96, 160])]
     assert [(one.name, type_of(one), list(one.dims)) for one in config.output] == [
@@ -87,7 +87,7 @@ def test_a_model_says_what_the_manifest_says(bundle: Bundle, tmp_path: Path) -> 
     ]
     assert list(config.dynamic_batching.preferred_batch_size) == [6]
     assert {name: one.string_value for name, one in config.parameters.items()} == {
-        "ifkd.bundle": "harbour, winter",
+        "ifkd.bundle": "harbor, winter",
         "ifkd.manifest_sha256": sha256_of(bundle.path / "model.json"),
         "ifkd.precision": "fp16",
         "ifkd.onnx": "model.fp16.onnx",
@@ -99,16 +99,16 @@ def test_a_model_says_what_the_manifest_says(bundle: Bundle, tmp_path: Path) -> 
 
 def test_the_version_holds_the_file_and_the_labels_are_the_classes(bundle: Bundle, tmp_path: Path) -> None:
     write_repository(bundle, tmp_path / "models")
-    model = tmp_path / "models" / "harbour_winter_onnx_fp32"
+    model = tmp_path / "models" / "harbor_winter_onnx_fp32"
     assert (model / "1" / "model.onnx").read_bytes() == bundle.file("model.onnx").read_bytes()
-    (labelled,) = [one for one in config_of(model.parent, model.name).output if one.label_filename]
-    assert labelled.name == "labels"
-    assert (model / labelled.label_filename).read_text("utf-8").splitlines() == list(CLASSES)
+    (labeled,) = [one for one in config_of(model.parent, model.name).output if one.label_filename]
+    assert labeled.name == "labels"
+    assert (model / labeled.label_filename).read_text("utf-8").splitlines() == list(CLASSES)
 
 
 def test_every_model_is_warmed_up_with_the_batches_it_is_tuned_for(bundle: Bundle, tmp_path: Path) -> None:
     write_repository(bundle, tmp_path / "models")
-    warmups = config_of(tmp_path / "models", "harbour_winter_onnx_fp32").model_warmup
+    warmups = config_of(tmp_path / "models", "harbor_winter_onnx_fp32").model_warmup
     assert [one.batch_size for one in warmups] == [1, 6]
     for one in warmups:
         tiles = one.inputs["tiles"]
@@ -118,26 +118,26 @@ def test_every_model_is_warmed_up_with_the_batches_it_is_tuned_for(bundle: Bundl
 def test_one_tile_at_a_time_is_not_batched(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "single", input={"name": "image", "tile_px": (64, 64), "max_batch": 1})
     write_repository(bundle, tmp_path / "models")
-    config = config_of(tmp_path / "models", "harbour_winter_onnx_fp32")
+    config = config_of(tmp_path / "models", "harbor_winter_onnx_fp32")
     assert (config.max_batch_size, config.HasField("dynamic_batching"), config.input[0].name) == (1, False, "image")
     assert [one.batch_size for one in config.model_warmup] == [1]
 
 
 def test_int8_runs_where_it_is_made_for(bundle: Bundle, tmp_path: Path) -> None:
     bundle = with_onnx(with_onnx(bundle, "int8"), "int8-cpu")
-    write_repository(bundle, tmp_path / "models", Hosting(instances=2))
+    write_repository(bundle, tmp_path / "models", InstanceConfig(instances=2))
     groups = {
         path.name: [(group.kind, group.count) for group in config_of(path.parent, path.name).instance_group]
         for path in (tmp_path / "models").iterdir()
     }
     gpu, cpu = model_config_pb2.ModelInstanceGroup.KIND_GPU, model_config_pb2.ModelInstanceGroup.KIND_CPU
     assert groups == {
-        "harbour_winter_onnx_fp32": [(gpu, 2)],
-        "harbour_winter_onnx_fp16": [(gpu, 2)],
-        "harbour_winter_onnx_int8": [(gpu, 2)],
-        "harbour_winter_onnx_int8-cpu": [(cpu, 2)],
+        "harbor_winter_onnx_fp32": [(gpu, 2)],
+        "harbor_winter_onnx_fp16": [(gpu, 2)],
+        "harbor_winter_onnx_int8": [(gpu, 2)],
+        "harbor_winter_onnx_int8-cpu": [(cpu, 2)],
     }
-    config = config_of(tmp_path / "models", "harbour_winter_onnx_int8")
+    config = config_of(tmp_path / "models", "harbor_winter_onnx_int8")
     (tensorrt,) = config.optimization.execution_accelerators.gpu_execution_accelerator
     assert tensorrt.name == "tensorrt"
     assert dict(tensorrt.parameters) == {
@@ -149,13 +149,13 @@ def test_int8_runs_where_it_is_made_for(bundle: Bundle, tmp_path: Path) -> None:
 
 def test_a_server_without_a_gpu_gets_what_it_can_run(bundle: Bundle, tmp_path: Path) -> None:
     bundle = with_engine(with_onnx(bundle, "int8"))
-    offer = write_repository(bundle, tmp_path / "models", Hosting(device="cpu"))
+    offer = write_repository(bundle, tmp_path / "models", InstanceConfig(device="cpu"))
     assert [model.precision for model in offer.models] == ["fp16", "fp32"]
     assert offer.left_out == {
         "model.int8.onnx": "it is made for TensorRT, which needs a GPU",
         "engines/made.engine": "engines need a GPU",
     }
-    config = config_of(tmp_path / "models", "harbour_winter_onnx_fp32")
+    config = config_of(tmp_path / "models", "harbor_winter_onnx_fp32")
     assert config.instance_group[0].kind == model_config_pb2.ModelInstanceGroup.KIND_CPU
     assert not config.HasField("optimization")
 
@@ -167,7 +167,7 @@ def test_engines_of_a_precision_are_one_model_that_chooses_by_the_gpu(bundle: Bu
     anywhere = {"device": "NVIDIA L4", "compute_capability": "8.9", "compatibility": "ampere_plus"}
     bundle = with_engine(bundle, "anywhere", profiles=profiles, **anywhere)
     write_repository(bundle, tmp_path / "models")
-    model = tmp_path / "models" / "harbour_winter_tensorrt_fp16"
+    model = tmp_path / "models" / "harbor_winter_tensorrt_fp16"
     config = config_of(model.parent, model.name)
     assert config.platform == "tensorrt_plan"
     assert dict(config.cc_model_filenames) == {"9.0": "h100.engine", "8.6": "a10.engine"}
@@ -198,7 +198,7 @@ def test_engines_that_a_model_cannot_hold_are_named_with_the_reason(
     ((name, told),) = offer.left_out.items()
     assert "second" in name
     assert reason in told
-    assert dict(config_of(tmp_path / "models", "harbour_winter_tensorrt_fp16").cc_model_filenames) == {
+    assert dict(config_of(tmp_path / "models", "harbor_winter_tensorrt_fp16").cc_model_filenames) == {
         "9.0": "first.engine"
     }
 
@@ -217,7 +217,7 @@ def test_models_of_others_stay_and_ours_are_replaced_whole(bundle: Bundle, tmp_p
     (repository / "resnet" / "config.pbtxt").write_text('platform: "onnxruntime_onnx"')
     write_repository(bundle, repository)
     first = tree(repository)
-    (repository / "harbour_winter_onnx_fp32" / "1" / "model.old").write_bytes(b"x")
+    (repository / "harbor_winter_onnx_fp32" / "1" / "model.old").write_bytes(b"x")
     write_repository(bundle, repository)
     assert tree(repository) == first
     assert "resnet/config.pbtxt" in first
@@ -228,10 +228,10 @@ def test_a_folder_that_is_no_model_of_ours_is_refused_before_anything_is_written
     bundle: Bundle, tmp_path: Path
 ) -> None:
     repository = tmp_path / "models"
-    (repository / "harbour_winter_onnx_fp32").mkdir(parents=True)
+    (repository / "harbor_winter_onnx_fp32").mkdir(parents=True)
     with pytest.raises(OutputError, match="was not written by ifkd export"):
         write_repository(bundle, repository)
-    assert [path.name for path in repository.iterdir()] == ["harbour_winter_onnx_fp32"]
+    assert [path.name for path in repository.iterdir()] == ["harbor_winter_onnx_fp32"]
 
 
 def test_a_changed_file_leaves_the_repository_as_it_was(bundle: Bundle, tmp_path: Path) -> None:
@@ -257,14 +257,14 @@ def test_a_finished_bundle_needs_no_second_export(
     words = ["export", str(bundle.path), "--triton", str(tmp_path / "models")]
     assert main(words) == 0
     assert capsys.readouterr().out.splitlines() == [
-        "harbour_winter_onnx_fp16: model.fp16.onnx",
-        "harbour_winter_onnx_fp32: model.onnx",
+        "harbor_winter_onnx_fp16: model.fp16.onnx",
+        "harbor_winter_onnx_fp32: model.onnx",
         str(tmp_path / "models"),
     ]
     assert main([*words, "--json", "--device", "cpu"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["bundle"] == str(bundle.path)
-    assert told["triton"]["models"]["harbour_winter_onnx_fp32"] == ["model.onnx"]
+    assert told["triton"]["models"]["harbor_winter_onnx_fp32"] == ["model.onnx"]
 
 
 def test_a_checkpoint_becomes_bundle_and_models_at_once(

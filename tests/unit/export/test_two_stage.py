@@ -11,11 +11,11 @@ from foreign_runtimes import by_openvino, shapeless
 from torch import nn
 from torchvision.ops import MultiScaleRoIAlign, batched_nms, nms
 
-from export.int8.quantize import Quantiser
+from export.int8.quantize import Quantizer
 from export.int8.sensitivity import head_values, places_of, relative_error
-from export.onnx.exportable import CandidateGraph
+from export.onnx.exportable import ExportableDetector
 from export.onnx.faster_rcnn_candidates import ROUNDS, pool_regions, suppress
-from export.onnx.onnx_export import Essentials, export_onnx
+from export.onnx.onnx_export import OnnxMetadata, export_onnx
 from export.onnx.tensor_parity import TOLERANCES, compare_candidates
 from export.precision.fp16 import convert_to_fp16
 from export.sample_tiles import structured_noise
@@ -23,7 +23,7 @@ from export.tensorrt.build import build_engine
 from ifkd import recipe
 from ifkd.core.detections import Candidates
 from ifkd.core.errors import ConfigError
-from ifkd.models import FasterRcnn, build_detector, normalise
+from ifkd.models import FasterRcnn, build_detector, normalize
 
 TILES = np.stack([structured_noise((64, 64), seed=seed).transpose(2, 0, 1) for seed in range(2)])
 
@@ -50,7 +50,7 @@ def test_suppression_is_torchvisions(iou: float, seed: int) -> None:
 
 
 def chain(length: int) -> torch.Tensor:
-    """Boxes each of which overlaps its neighbours by IoU 0.8 / 1.2 and nothing that suppression at 0.6 would see."""
+    """Boxes each of which overlaps its neighbors by IoU 0.8 / 1.2 and nothing that suppression at 0.6 would see."""
     left = torch.arange(length) * 20.0
     return torch.stack([left, torch.zeros(length), left + 100, torch.full((length,), 100.0)], dim=1)
 
@@ -98,7 +98,7 @@ def outspoken(backbone: str, **options: object) -> FasterRcnn:
     """A detector whose untrained heads give scores and deltas of every size."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        settings = recipe.Detector.model_validate(
+        settings = recipe.DetectorOptions.model_validate(
             {"family": "faster_rcnn", "backbone": backbone, "channels": 16, "box_head_width": 32, "proposals": 60}
             | options
         )
@@ -114,7 +114,7 @@ def outspoken(backbone: str, **options: object) -> FasterRcnn:
 @torch.no_grad()
 def _spread(detector: FasterRcnn) -> None:
     """Bring what the four last layers give to a deviation near 1, whatever the untrained backbone's signal is."""
-    pyramid = detector.backbone(normalise(torch.from_numpy(TILES)))
+    pyramid = detector.backbone(normalize(torch.from_numpy(TILES)))
     logits, deltas = detector.rpn.head(list(pyramid))
     rpn, last = detector.rpn.head, detector.roi_heads.box_predictor
     for layer, values in ((rpn.cls_logits, logits), (rpn.bbox_pred, deltas)):
@@ -129,10 +129,10 @@ def _spread(detector: FasterRcnn) -> None:
 @pytest.mark.parametrize("proposals", [60, 1200])
 def test_the_twin_answers_as_the_detector_does(backbone: str, proposals: int) -> None:
     detector = outspoken(backbone, proposals=proposals)
-    graph = CandidateGraph(detector, tile_px=(64, 64), per_level=100)
+    graph = ExportableDetector(detector, tile_px=(64, 64), per_level=100)
     tiles = torch.from_numpy(TILES)
     with torch.inference_mode():
-        theirs = detector.candidates(detector(normalise(tiles)), size=(64, 64), per_level=100)
+        theirs = detector.candidates(detector(normalize(tiles)), size=(64, 64), per_level=100)
         ours = graph(tiles)
     reference, other = (Candidates(*(value.numpy() for value in answer)) for answer in (theirs, ours))
     parity = compare_candidates(reference, other, levels=[(100, True)], tolerance=TOLERANCES["fp32"])
@@ -141,23 +141,23 @@ def test_the_twin_answers_as_the_detector_does(backbone: str, proposals: int) ->
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[CandidateGraph, Path]:
+def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[ExportableDetector, Path]:
     """A graph and the FP32 file that was made of it."""
-    graph = CandidateGraph(outspoken("resnet18"), tile_px=(64, 64), per_level=100)
-    essentials = Essentials("tiny", "ifkd 0", ("a", "b", "c"), 1.0, "0" * 64)
+    graph = ExportableDetector(outspoken("resnet18"), tile_px=(64, 64), per_level=100)
+    essentials = OnnxMetadata("tiny", "ifkd 0", ("a", "b", "c"), 1.0, "0" * 64)
     path = tmp_path_factory.mktemp("two_stage") / "a.onnx"
     export_onnx(graph, path, max_batch=4, essentials=essentials)
     return graph, path
 
 
 def test_both_int8_files_leave_scores_and_boxes_of_both_stages_in_float_and_stay_near(
-    exported: tuple[CandidateGraph, Path], tmp_path: Path
+    exported: tuple[ExportableDetector, Path], tmp_path: Path
 ) -> None:
     _, source = exported
     for precision in ("int8", "int8-cpu"):
         path = tmp_path / f"{precision}.onnx"
-        with Quantiser(source, TILES, precision=precision, calibration=recipe.Calibration()) as quantiser:
-            census, last = quantiser.write(path), quantiser.last_layers
+        with Quantizer(source, TILES, precision=precision, calibration=recipe.CalibrationOptions()) as quantizer:
+            census, last = quantizer.write(path), quantizer.last_layers
         assert census.precision == precision
         assert len(last) == census.float_layers == 2 * 5 + 2, "objectness and deltas of five levels, the box head's two"
         places = places_of(source, TILES)
@@ -171,7 +171,7 @@ def test_both_int8_files_leave_scores_and_boxes_of_both_stages_in_float_and_stay
 
 
 def test_the_exported_graph_answers_alike_takes_any_batch_and_builds(
-    exported: tuple[CandidateGraph, Path], tmp_path: Path
+    exported: tuple[ExportableDetector, Path], tmp_path: Path
 ) -> None:
     graph, source = exported
     (tmp_path / "a.onnx").write_bytes(source.read_bytes())
@@ -196,11 +196,11 @@ def test_the_exported_graph_answers_alike_takes_any_batch_and_builds(
         assert side.engine_bytes > 0
 
 
-def test_full_shape_inference_tells_every_value(exported: tuple[CandidateGraph, Path]) -> None:
+def test_full_shape_inference_tells_every_value(exported: tuple[ExportableDetector, Path]) -> None:
     assert shapeless(exported[1]) == []
 
 
-def test_another_runtime_answers_alike(exported: tuple[CandidateGraph, Path]) -> None:
+def test_another_runtime_answers_alike(exported: tuple[ExportableDetector, Path]) -> None:
     # onnx's own evaluator agrees as well, but samples the pyramid point by point for more than a minute.
     _, path = exported
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
@@ -212,7 +212,7 @@ def test_another_runtime_answers_alike(exported: tuple[CandidateGraph, Path]) ->
 
 def test_more_proposals_than_a_builder_takes_are_refused_with_the_setting() -> None:
     with pytest.raises(ConfigError, match=r"detector\.proposals .*got 3841, expected 1 to 3840"):
-        CandidateGraph(outspoken("resnet18", proposals=3841), tile_px=(64, 64), per_level=100)
+        ExportableDetector(outspoken("resnet18", proposals=3841), tile_px=(64, 64), per_level=100)
 
 
 def test_torchvisions_levels_do_not_suppress_each_other_and_ours_neither() -> None:

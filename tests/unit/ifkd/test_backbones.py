@@ -15,7 +15,7 @@ from ifkd.models.backbones import STAGES, Backbone, StridedDepthwise
 
 
 def backbone(stages: tuple[int, ...] = (0, 1, 2, 3), **options: Any) -> Backbone:
-    return Backbone(recipe.Detector(**{"backbone": "resnet18", **options}), stages)
+    return Backbone(recipe.DetectorOptions(**{"backbone": "resnet18", **options}), stages)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50", "mobilenet_v2"])
@@ -122,7 +122,7 @@ def test_frozen_norm_keeps_statistics_but_learns_its_scale() -> None:
 
 def test_strided_depthwise_layers_work_in_float32_under_autocast() -> None:
     torch.manual_seed(0)
-    body = Backbone(recipe.Detector(backbone="mobilenet_v2", channels=16), stages=(3,))
+    body = Backbone(recipe.DetectorOptions(backbone="mobilenet_v2", channels=16), stages=(3,))
     layers = [layer for layer in body.modules() if isinstance(layer, StridedDepthwise)]
     assert [layer.in_channels for layer in layers] == [96, 144, 192, 576]
     layer = layers[0]

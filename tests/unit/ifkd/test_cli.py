@@ -17,7 +17,7 @@ from ifkd import __version__
 from ifkd.core.config import parse
 from ifkd.models import build_detector
 from ifkd.models.checkpoint import CheckpointMeta, save_checkpoint
-from ifkd.recipe import Detector, Recipe
+from ifkd.recipe import DetectorOptions, Recipe
 
 Fails = Callable[..., str]
 
@@ -59,7 +59,7 @@ def change(path: Path, **changes: Callable[[Any], Any]) -> None:
 
 
 def checkpoint(path: Path, recipe_values: dict[str, Any], **different: Any) -> Path:
-    """Write a freshly initialised teacher's checkpoint."""
+    """Write a freshly initialized teacher's checkpoint."""
     recipe = parse(recipe_values, Recipe, source="values")
     classes = different.get("classes", ("barge", "ferry", "tug"))
     detector = build_detector(different.get("built", recipe.teacher.detector), len(classes))
@@ -211,7 +211,7 @@ def test_a_missing_teacher(fails: Fails, recipe_path: Path) -> None:
 def test_a_checkpoint_of_another_detector(
     fails: Fails, recipe_path: Path, tmp_path: Path, recipe_values: dict[str, Any]
 ) -> None:
-    other = Detector(backbone="mobilenet_v2", channels=16)
+    other = DetectorOptions(backbone="mobilenet_v2", channels=16)
     path = checkpoint(tmp_path / "other.safetensors", recipe_values, built=other)
     told = fails("distill", str(recipe_path), "--teacher", str(path))
     assert "does not fit its own header's resnet18 retinanet" in told

@@ -20,7 +20,7 @@ def content() -> dict[str, Any]:
     """Two images of 40x30 (width x height), classes with gaps in their ids and out of order."""
     return {
         "images": [
-            {"id": 7, "file_name": "a.png", "height": 30, "width": 40, "scene": "harbour"},
+            {"id": 7, "file_name": "a.png", "height": 30, "width": 40, "scene": "harbor"},
             {"id": 5, "file_name": "b.png", "height": 30, "width": 40},
         ],
         "annotations": [
@@ -51,7 +51,7 @@ def test_a_file_is_read(tmp_path: Path) -> None:
     assert dataset.classes == ("barge", "ferry", "tug")
     assert dataset.category_ids == (4, 9, 20)
     first, second = dataset.images
-    assert (first.id, first.size, first.place) == (7, (30, 40), "harbour")
+    assert (first.id, first.size, first.place) == (7, (30, 40), "harbor")
     assert first.path == tmp_path / "images" / "a.png"
     assert first.boxes.tolist() == [[1, 2, 11, 7], [0.5, 0.5, 3.75, 4.5], [20, 20, 30, 25]]
     assert first.boxes.dtype == np.float32

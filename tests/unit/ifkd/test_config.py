@@ -8,7 +8,7 @@ import tomli_w
 
 from ifkd.core.config import dump, load, parse
 from ifkd.core.errors import ConfigError
-from ifkd.recipe import Ifkd, NoMethod, Recipe, chosen_levels
+from ifkd.recipe import IfkdOptions, NoMethodOptions, Recipe, chosen_levels
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 
@@ -29,7 +29,7 @@ def test_a_recipe_is_read_with_its_defaults(tmp_path: Path, recipe_values: dict[
     assert recipe.student.detector.backbone == "mobilenet_v2"
     assert recipe.selection.score_threshold == 0.05
     method = recipe.distillation.method
-    assert isinstance(method, Ifkd)
+    assert isinstance(method, IfkdOptions)
     assert (method.alpha, method.beta) == (0.06, 0.5)
 
 
@@ -133,14 +133,14 @@ def test_levels_are_those_of_the_family(recipe_values: dict[str, Any]) -> None:
     recipe_values["distillation"]["method"]["fdr"]["levels"] = ["p3", "p2"]
     recipe = parse(recipe_values, Recipe, source="values")
     method = recipe.distillation.method
-    assert isinstance(method, Ifkd)
+    assert isinstance(method, IfkdOptions)
     assert chosen_levels(method.fdr.levels, recipe.student.detector.levels) == ("p2", "p3")
     assert chosen_levels(method.ede.levels, recipe.student.detector.levels) == ("p2", "p3", "p4", "p5", "p6")
 
 
 def test_plain_training_is_a_method(recipe_values: dict[str, Any]) -> None:
     recipe_values["distillation"]["method"] = {"name": "none"}
-    assert isinstance(parse(recipe_values, Recipe, source="values").distillation.method, NoMethod)
+    assert isinstance(parse(recipe_values, Recipe, source="values").distillation.method, NoMethodOptions)
 
 
 def recipes() -> list[Path]:
@@ -174,8 +174,8 @@ def test_the_papers_recipes_hold_what_their_names_say(data: str, family: str, ba
         rate = training.learning_rate * training.batch_size / training.learning_rate_batch
         assert rate == pytest.approx(0.005 if family == "retinanet" else 0.01)
     method = recipe.distillation.method
-    assert isinstance(method, Ifkd)
-    assert method == Ifkd()
+    assert isinstance(method, IfkdOptions)
+    assert method == IfkdOptions()
 
 
 def test_the_papers_recipes_differ_in_nothing_else() -> None:

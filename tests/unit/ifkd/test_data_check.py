@@ -13,7 +13,7 @@ from pycocotools.coco import COCO
 
 from deploy.cli.main import main
 from ifkd.core.errors import DataError, OutputError
-from ifkd.data.check.check import Plan, Source, check
+from ifkd.data.check.check import CheckPlan, CheckSource, check
 from ifkd.data.check.finding import KINDS
 from ifkd.data.check.fix import write_cleaned
 from ifkd.data.coco import read_coco
@@ -32,7 +32,7 @@ def edit(path, change):
 
 
 def found(*paths, imagery=None, **options):
-    plan = Plan(tuple(Source(path.stem, path) for path in paths), imagery or Imagery(), **options)
+    plan = CheckPlan(tuple(CheckSource(path.stem, path) for path in paths), imagery or Imagery(), **options)
     return check(plan, workers=1)
 
 
@@ -135,7 +135,7 @@ def test_the_cleaned_copy_is_read_and_clean(train, tmp_path, kind):
     record = write_cleaned(found(train), tmp_path / "clean", names=["train"])
     copy = tmp_path / "clean" / "train.json"
     reads(copy, Path(record.images))
-    again = check(Plan((Source("train", copy, Path(record.images)),)), workers=1)
+    again = check(CheckPlan((CheckSource("train", copy, Path(record.images)),)), workers=1)
     left = kinds(again)
     assert kind not in left or KINDS[kind].fix is None
     assert {name for name in left if KINDS[name].fix is not None} == set()
@@ -187,7 +187,7 @@ def test_what_the_numbers_suggest_is_told(train):
     assert "corners, not widths" in hints[0]
 
 
-def test_shares_instead_of_pixels_are_recognised(train):
+def test_shares_instead_of_pixels_are_recognized(train):
     edit(train, lambda c: [one.update(bbox=[v / 64 for v in one["bbox"]]) for one in c["annotations"]])
     hints = [one.hint for one in found(train).record.findings if one.kind == "boxes_tiny"]
     assert hints
@@ -409,5 +409,5 @@ def test_real_sets_are_counted_as_pycocotools_counts_them(shared_data, name):
         truth = COCO(str(path))
         assert split.images == len(truth.getImgIds())
         for category in truth.loadCats(truth.getCatIds()):
-            labelled = len(truth.getAnnIds(catIds=category["id"], iscrowd=False))
-            assert 0 <= labelled - split.per_class[category["name"]] <= repeated
+            labeled = len(truth.getAnnIds(catIds=category["id"], iscrowd=False))
+            assert 0 <= labeled - split.per_class[category["name"]] <= repeated

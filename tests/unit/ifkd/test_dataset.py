@@ -18,7 +18,9 @@ from ifkd.training.dataset import Batch, BatchDataset, TileDataset, scaled
 def tiles(data_folder: Path) -> Callable[..., TileDataset]:
     def make(**values: Any) -> TileDataset:
         base = {"train": "train.json", "validation": "val.json", "test": "val.json", "tile_px": 64}
-        return TileDataset(read_coco(data_folder / "train.json"), recipe.Data.model_validate(base | values), seed=0)
+        return TileDataset(
+            read_coco(data_folder / "train.json"), recipe.DataOptions.model_validate(base | values), seed=0
+        )
 
     return make
 

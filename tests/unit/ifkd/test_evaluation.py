@@ -11,7 +11,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from ifkd.core.detections import Detections
-from ifkd.data.coco import CocoDataset, LabelledImage, coco_results, write_coco
+from ifkd.data.coco import CocoDataset, LabeledImage, coco_results, write_coco
 from ifkd.data.metrics import evaluate
 
 
@@ -21,7 +21,7 @@ def dataset(objects: list[list[tuple[float, float, float, float, int, bool]]], c
     for index, found in enumerate(objects):
         values = np.array([entry[:4] for entry in found], np.float32).reshape(-1, 4)
         images.append(
-            LabelledImage(
+            LabeledImage(
                 id=index + 11,
                 path=Path(f"images/{index}.png"),
                 size=(100, 100),

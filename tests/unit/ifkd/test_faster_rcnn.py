@@ -20,11 +20,11 @@ from torchvision.ops import box_iou
 
 from ifkd import recipe
 from ifkd.core.detections import Candidates
-from ifkd.core.postprocess import Selection, select_detections
-from ifkd.models import DetectorOutput, FasterRcnn, Targets, build_detector, normalise
+from ifkd.core.postprocess import PostprocessConfig, postprocess
+from ifkd.models import DetectorOutput, FasterRcnn, Targets, build_detector, normalize
 from ifkd.models.anchor_assignment import BACKGROUND, UNDECIDED, assign
 from ifkd.models.faster_rcnn import PROPOSALS_BEFORE_NMS, PROPOSALS_KEPT
-from ifkd.models.roi_head import Lesson
+from ifkd.models.roi_head import RoiTargets
 
 CLASSES, CHANNELS, WIDTH = 3, 16, 32
 SIZE = (128, 192)
@@ -41,14 +41,14 @@ def detector(**options: Any) -> FasterRcnn:
     }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        built = build_detector(recipe.Detector(**settings), CLASSES)
+        built = build_detector(recipe.DetectorOptions(**settings), CLASSES)
     assert isinstance(built, FasterRcnn)
     return built
 
 
 def images(size: tuple[int, int] = SIZE, batch: int = 2) -> Tensor:
     source = torch.Generator().manual_seed(0)
-    return normalise(torch.randint(0, 256, (batch, 3, *size), generator=source, dtype=torch.uint8))
+    return normalize(torch.randint(0, 256, (batch, 3, *size), generator=source, dtype=torch.uint8))
 
 
 def outspoken(size: tuple[int, int] = SIZE, **options: Any) -> tuple[FasterRcnn, DetectorOutput]:
@@ -121,7 +121,7 @@ def their_targets(offset: int) -> list[dict[str, Tensor]]:
 
 def test_parameters_are_torchvisions_by_name_and_shape() -> None:
     with torch.device("meta"):
-        ours = build_detector(recipe.Detector(family="faster_rcnn", backbone="resnet50"), 90).state_dict()
+        ours = build_detector(recipe.DetectorOptions(family="faster_rcnn", backbone="resnet50"), 90).state_dict()
         theirs = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=91).state_dict()
     assert {name: value.shape for name, value in ours.items()} == {name: value.shape for name, value in theirs.items()}
 
@@ -198,7 +198,7 @@ def test_detections_are_torchvisions(proposals: int) -> None:
         expected, _ = theirs.roi_heads(features, boxes, [SIZE, SIZE])
         answer = built.candidates(output, size=SIZE, per_level=proposals * CLASSES)
     candidates = Candidates(*(part.numpy() for part in answer))
-    found = select_detections(candidates, Selection(max_detections=500))
+    found = postprocess(candidates, PostprocessConfig(max_detections=500))
     for mine, other in zip(found, expected, strict=True):
         assert len(mine) == len(other["scores"]) > 30
         for label in range(CLASSES):
@@ -346,7 +346,7 @@ def test_shares_of_a_batch_average_to_the_whole(monkeypatch: pytest.MonkeyPatch)
     anchors, proposals = built.anchors(output), built.propose(output, size=SIZE, before_nms=100, kept=100)
     with torch.random.fork_rng(devices=[]):
         lessons = built.roi_heads.sample(proposals, WANTED)
-    lessons[1] = Lesson(lessons[1].boxes[:40], lessons[1].labels[:40], lessons[1].deltas[:40])
+    lessons[1] = RoiTargets(lessons[1].boxes[:40], lessons[1].labels[:40], lessons[1].deltas[:40])
     boxes = [lesson.boxes for lesson in lessons]
     logits, deltas = built.roi_heads(output.pyramid, boxes, SIZE)
     parts = [slice(0, len(boxes[0])), slice(len(boxes[0]), None)]

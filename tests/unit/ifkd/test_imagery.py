@@ -23,17 +23,17 @@ def test_pixels_are_those_of_the_file(tmp_path: Path, suffix: str) -> None:
 
 
 def test_one_channel_is_repeated_and_alpha_dropped(tmp_path: Path) -> None:
-    grey = noise()[:, :, 0]
-    Image.fromarray(grey).save(tmp_path / "grey.png")
-    np.testing.assert_array_equal(read_image(tmp_path / "grey.png"), np.repeat(grey[:, :, None], 3, axis=2))
-    Image.fromarray(np.dstack([noise(), grey])).save(tmp_path / "alpha.png")
-    seen = np.where(grey[:, :, None] > 0, noise(), np.array(PADDING_RGB, np.uint8))
+    gray = noise()[:, :, 0]
+    Image.fromarray(gray).save(tmp_path / "gray.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "gray.png"), np.repeat(gray[:, :, None], 3, axis=2))
+    Image.fromarray(np.dstack([noise(), gray])).save(tmp_path / "alpha.png")
+    seen = np.where(gray[:, :, None] > 0, noise(), np.array(PADDING_RGB, np.uint8))
     np.testing.assert_array_equal(read_image(tmp_path / "alpha.png"), seen)
 
 
 def test_a_jpeg_is_decoded_as_pillow_decodes_it(tmp_path: Path) -> None:
     smooth = np.add.outer(np.arange(80), np.arange(120))[:, :, None] + np.array([0, 20, 40])
-    for name, pixels in (("rgb", smooth), ("grey", smooth[:, :, 0])):
+    for name, pixels in (("rgb", smooth), ("gray", smooth[:, :, 0])):
         Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / f"{name}.jpg", quality=90)
         with Image.open(tmp_path / f"{name}.jpg") as image:
             expected = np.asarray(image.convert("RGB"))
@@ -140,7 +140,7 @@ def test_shrinking_averages_what_it_covers() -> None:
     assert np.abs(small.astype(int) - [100, 50, 25]).max() <= 2
 
 
-def test_pad_fills_the_right_and_bottom_with_the_mean_colour() -> None:
+def test_pad_fills_the_right_and_bottom_with_the_mean_color() -> None:
     pixels = noise()
     assert pad(pixels, (20, 30)) is pixels
     padded = pad(pixels, (32, 64))

@@ -10,10 +10,10 @@ from scipy import fft
 from scipy.spatial.distance import cosine
 
 from ifkd.core.errors import CheckpointError
-from ifkd.distillation import Views
-from ifkd.distillation.method_checkpoint import load_learned, save_learned
+from ifkd.distillation import DistillationBatch
+from ifkd.distillation.method_checkpoint import load_method_checkpoint, save_method_checkpoint
 from ifkd.distillation.methods import IfkdMethod, Method
-from ifkd.distillation.methods.intermediates import InnerMaps, inner_maps
+from ifkd.distillation.methods.intermediates import Intermediates, compute_intermediates
 from ifkd.models.checkpoint import load_checkpoint
 
 BATCH = views(output("retinanet", 1), output("retinanet", 2))
@@ -28,16 +28,16 @@ def stirred(built: Method) -> Method:
     return built.eval()
 
 
-def maps(built: Method, seen: Views = BATCH) -> list[InnerMaps]:
+def maps(built: Method, seen: DistillationBatch = BATCH) -> list[Intermediates]:
     assert isinstance(built, IfkdMethod)
-    return inner_maps(built, seen)
+    return compute_intermediates(built, seen)
 
 
 @pytest.mark.parametrize("name", ["ifkd", "frs", "fkd", "fgd", "fitnet"])
 def test_a_method_is_built_again_as_it_was(name: str, tmp_path: Path) -> None:
     built = stirred(method(name, "retinanet"))
-    save_learned(tmp_path / "method.safetensors", built)
-    again = load_learned(tmp_path / "method.safetensors")
+    save_method_checkpoint(tmp_path / "method.safetensors", built)
+    again = load_method_checkpoint(tmp_path / "method.safetensors")
     assert again.config == built.config
     assert not again.training
     assert all(torch.equal(value, again.state_dict()[key]) for key, value in built.state_dict().items())
@@ -47,22 +47,22 @@ def test_a_method_is_built_again_as_it_was(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["at", "pkd", "cwd"])
 def test_a_method_in_which_nothing_learns_leaves_no_file(name: str, tmp_path: Path) -> None:
-    save_learned(tmp_path / "method.safetensors", method(name, "retinanet"))
+    save_method_checkpoint(tmp_path / "method.safetensors", method(name, "retinanet"))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "method.safetensors"
     with pytest.raises(CheckpointError, match="There is no checkpoint"):
-        load_learned(path)
-    save_learned(path, method("ifkd", "retinanet"))
+        load_method_checkpoint(path)
+    save_method_checkpoint(path, method("ifkd", "retinanet"))
     with pytest.raises(CheckpointError, match="header"):
         load_checkpoint(path)
     narrow = method("ifkd", "retinanet")
     narrow.config = options("ifkd", adapter={"kernel": 1})
-    save_learned(path, narrow)
+    save_method_checkpoint(path, narrow)
     with pytest.raises(CheckpointError, match="does not fit its own header"):
-        load_learned(path)
+        load_method_checkpoint(path)
 
 
 def test_the_loss_follows_from_the_maps() -> None:
@@ -93,7 +93,7 @@ def test_low_frequencies_are_scipys_and_leave_where_the_teacher_is_unsure() -> N
 
 def test_the_disturbance_is_what_the_target_has_more() -> None:
     embedding = torch.randn(2, 256, 6, 10, generator=torch.Generator().manual_seed(0))
-    seen = Views(BATCH.student, BATCH.teacher, embedding, BATCH.targets, 0)
+    seen = DistillationBatch(BATCH.student, BATCH.teacher, embedding, BATCH.targets, 0)
     built = method("ifkd", "retinanet", ede={"levels": ["p3", "p4"]}).eval()
     for with_it, without in zip(maps(built, seen), maps(built), strict=True):
         if with_it.disturbance is None:

@@ -14,7 +14,7 @@ from torchvision.ops import MultiScaleRoIAlign, generalized_box_iou
 from ifkd import recipe
 from ifkd.core.errors import ConfigError
 from ifkd.distillation.adapters import Adapters
-from ifkd.distillation.methods import Student, build_method
+from ifkd.distillation.methods import NetworkPair, build_method
 from ifkd.distillation.methods.arsd import Arsd
 from ifkd.distillation.methods.crosskd import CrossKd
 from ifkd.distillation.methods.fgd import Fgd, GlobalContext
@@ -380,4 +380,4 @@ def test_crosskd() -> None:
 def test_methods_of_anchors_ask_for_the_detectors() -> None:
     for name in ("arsd", "crosskd"):
         with pytest.raises(ConfigError, match="detectors themselves"):
-            build_method(options(name), Student(16, 16, recipe.LEVELS["retinanet"], ()))
+            build_method(options(name), NetworkPair(16, 16, recipe.LEVELS["retinanet"], ()))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ifkd.core.errors import CheckpointError, ConfigError
 from ifkd.distillation.ede import disturbance
-from ifkd.models import normalise
+from ifkd.models import normalize
 from ifkd.models.mobile_sam.encoder import (
     CHECKPOINT_NAME,
     MobileSamEncoder,
@@ -30,7 +30,7 @@ def encoder() -> MobileSamEncoder:
 
 def images(size: tuple[int, int], batch: int = 1, seed: int = 0) -> Tensor:
     source = torch.Generator().manual_seed(seed)
-    return normalise(torch.randint(0, 256, (batch, 3, *size), generator=source, dtype=torch.uint8))
+    return normalize(torch.randint(0, 256, (batch, 3, *size), generator=source, dtype=torch.uint8))
 
 
 def published_form(encoder: MobileSamEncoder) -> dict[str, Tensor]:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ifkd.core.detections import Candidates
-from ifkd.core.postprocess import Selection, select_detections
+from ifkd.core.postprocess import PostprocessConfig, postprocess
 
 
 def candidates() -> Candidates:
@@ -18,30 +18,30 @@ def candidates() -> Candidates:
 
 
 def test_the_best_of_each_class_and_place_stays() -> None:
-    first, second = select_detections(candidates(), Selection())
+    first, second = postprocess(candidates(), PostprocessConfig())
     assert first.scores.tolist() == pytest.approx([0.9, 0.7, 0.3])
     assert first.labels.tolist() == [0, 1, 2]
     assert len(second) == 0
 
 
 def test_a_score_at_the_threshold_is_below_it() -> None:
-    lower = Selection(score_threshold=float(np.nextafter(np.float32(0.05), np.float32(0))))
-    assert len(select_detections(candidates(), lower)[0]) == 4
+    lower = PostprocessConfig(score_threshold=float(np.nextafter(np.float32(0.05), np.float32(0))))
+    assert len(postprocess(candidates(), lower)[0]) == 4
 
 
 def test_the_number_is_limited_best_first() -> None:
-    first, _ = select_detections(candidates(), Selection(max_detections=2))
+    first, _ = postprocess(candidates(), PostprocessConfig(max_detections=2))
     assert first.scores.tolist() == pytest.approx([0.9, 0.7])
 
 
 def test_boxes_are_cut_to_a_given_size() -> None:
-    first, _ = select_detections(candidates(), Selection(), size=(100, 100))
+    first, _ = postprocess(candidates(), PostprocessConfig(), size=(100, 100))
     assert first.boxes[2].tolist() == [0, 90, 10, 100]
-    uncut, _ = select_detections(candidates(), Selection())
+    uncut, _ = postprocess(candidates(), PostprocessConfig())
     assert uncut.boxes[2].tolist() == [-5, 90, 10, 120]
 
 
 def test_the_iou_threshold_decides() -> None:
     # 19/21 = 0.905 of the two boxes of class 0 is shared.
-    assert len(select_detections(candidates(), Selection(iou_threshold=0.91))[0]) == 4
-    assert len(select_detections(candidates(), Selection(iou_threshold=0.90))[0]) == 3
+    assert len(postprocess(candidates(), PostprocessConfig(iou_threshold=0.91))[0]) == 4
+    assert len(postprocess(candidates(), PostprocessConfig(iou_threshold=0.90))[0]) == 3

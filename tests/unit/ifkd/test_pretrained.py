@@ -53,7 +53,7 @@ def build(name: str, weights: object, *, classes: int = 4, **options: Any) -> De
     settings = {"family": name, "backbone": "resnet50", "weights": str(weights), **options}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        return build_detector(recipe.Detector(**settings), classes)
+        return build_detector(recipe.DetectorOptions(**settings), classes)
 
 
 def head_logits(network: Any, pyramid: list[Tensor]) -> list[Tensor]:
@@ -202,4 +202,4 @@ def test_a_download_is_checked_by_the_digest_in_its_name(
 
 def test_coco_weights_exist_for_a_resnet50_alone() -> None:
     with pytest.raises(ConfigError, match='weights = "coco" exist for resnet50 alone, and the backbone is resnet18'):
-        parse({"backbone": "resnet18", "weights": "coco"}, recipe.Detector, source="values")
+        parse({"backbone": "resnet18", "weights": "coco"}, recipe.DetectorOptions, source="values")

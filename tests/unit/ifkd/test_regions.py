@@ -8,10 +8,10 @@ import torch
 from torch.distributions import Categorical, kl_divergence
 
 from ifkd import recipe
-from ifkd.distillation import Keeping, Knowledge, Views
-from ifkd.distillation.methods import Method, Student, build_method
-from ifkd.distillation.methods.roi_distillation import region_divergence
-from ifkd.models import FasterRcnn, Targets, build_detector, normalise
+from ifkd.distillation import CacheSpec, DistillationBatch, FrozenModels
+from ifkd.distillation.methods import Method, NetworkPair, build_method
+from ifkd.distillation.methods.roi_distillation import roi_divergence
+from ifkd.models import FasterRcnn, Targets, build_detector, normalize
 
 CLASSES = 3
 
@@ -20,25 +20,25 @@ def detector(seed: int, *, channels: int = 16, backbone: str = "resnet18") -> Fa
     settings: dict[str, Any] = {"family": "faster_rcnn", "backbone": backbone, "channels": channels}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        built = build_detector(recipe.Detector(**settings, box_head_width=24, proposals=30), CLASSES)
+        built = build_detector(recipe.DetectorOptions(**settings, box_head_width=24, proposals=30), CLASSES)
         assert isinstance(built, FasterRcnn)
         torch.nn.init.normal_(built.roi_heads.box_predictor.cls_score.weight)
     return built.eval()
 
 
-def seen(student: FasterRcnn, teacher: FasterRcnn, iteration: int = 500) -> Views:
+def seen(student: FasterRcnn, teacher: FasterRcnn, iteration: int = 500) -> DistillationBatch:
     images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(2))
     boxes, labels = torch.tensor([[4.0, 6, 40, 34]]), torch.tensor([1])
     targets = [Targets(boxes, labels, torch.zeros(0, 4)), Targets(boxes[:0], labels[:0], torch.zeros(0, 4))]
     output = student(images)
     student.task_losses(output, targets)
     with torch.no_grad():
-        return Views(output, teacher(images), None, targets, iteration)
+        return DistillationBatch(output, teacher(images), None, targets, iteration)
 
 
 def method(teacher: FasterRcnn, channels: int, **head: Any) -> Method:
-    config = recipe.Ifkd.model_validate({"ede": {"enabled": False}, "warmup_iters": 1000, "head": head})
-    between = Student(channels, 16, recipe.LEVELS["faster_rcnn"], (1.0,) * 5, second_stage=teacher.classify)
+    config = recipe.IfkdOptions.model_validate({"ede": {"enabled": False}, "warmup_iters": 1000, "head": head})
+    between = NetworkPair(channels, 16, recipe.LEVELS["faster_rcnn"], (1.0,) * 5, second_stage=teacher.classify)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return build_method(config, between).eval()
@@ -51,7 +51,7 @@ def test_the_divergence_is_torchs_of_two_categorical_distributions() -> None:
     with torch.no_grad():
         wanted = teacher.classify(views.teacher, sampled.boxes)
     slow = kl_divergence(Categorical(logits=wanted), Categorical(logits=sampled.class_logits)).mean()
-    found = region_divergence(sampled, views.teacher, teacher.classify)
+    found = roi_divergence(sampled, views.teacher, teacher.classify)
     assert slow.item() > 0.01
     assert found.item() == pytest.approx(slow.item(), rel=1e-5)
 
@@ -59,7 +59,7 @@ def test_the_divergence_is_torchs_of_two_categorical_distributions() -> None:
 def test_a_student_that_is_its_teacher_has_nothing_to_learn() -> None:
     teacher = detector(1)
     views = seen(teacher, teacher)
-    found = region_divergence(views.student.sampled[0], views.teacher, teacher.classify)
+    found = roi_divergence(views.student.sampled[0], views.teacher, teacher.classify)
     assert abs(found.item()) < 1e-6
 
 
@@ -74,7 +74,7 @@ def test_the_option_names_the_heads_that_teach(choice: str, dense: bool, regions
     assert (terms["head"].value.item() > 0) == dense
     if regions:
         assert terms["regions"].weight == pytest.approx(0.25)  # beta 0.5, half way through the warm-up
-        expected = region_divergence(views.student.sampled[0], views.teacher, teacher.classify)
+        expected = roi_divergence(views.student.sampled[0], views.teacher, teacher.classify)
         torch.testing.assert_close(terms["regions"].value, expected)
     assert set(method(teacher, 8, frcnn_head=choice, enabled=False).losses(views)) == {"feature", "head"}
 
@@ -94,12 +94,13 @@ def test_a_teacher_that_is_kept_judges_regions_as_the_live_one(tmp_path: Path) -
     """What is kept is its pyramid, in half precision; its second stage runs on that."""
     student, teacher = detector(0, channels=8, backbone="mobilenet_v2"), detector(1)
     pixels = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
-    keeping = Keeping(tmp_path, tile_px=64, tiles=2, depends_on={"images": "two"})
-    views, images = seen(student, teacher), normalise(pixels)
+    keeping = CacheSpec(tmp_path, tile_px=64, tiles=2, depends_on={"images": "two"})
+    views, images = seen(student, teacher), normalize(pixels)
     live, first, later = (
-        Knowledge(teacher, None, keeping=keeping if keep else None, keep_teacher=keep) for keep in (False, True, True)
+        FrozenModels(teacher, None, keeping=keeping if keep else None, keep_teacher=keep)
+        for keep in (False, True, True)
     )
     answers = [knowledge(images, pixels).teacher for knowledge in (live, first, later)]
-    exact, *found = (region_divergence(views.student.sampled[0], answer, teacher.classify).item() for answer in answers)
+    exact, *found = (roi_divergence(views.student.sampled[0], answer, teacher.classify).item() for answer in answers)
     assert exact > 0.01
     assert found == pytest.approx([exact, exact], rel=2e-3)

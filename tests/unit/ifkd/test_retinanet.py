@@ -16,8 +16,8 @@ from torchvision.models.detection.image_list import ImageList
 
 from ifkd import recipe
 from ifkd.core.detections import Candidates
-from ifkd.core.postprocess import Selection, select_detections
-from ifkd.models import DetectorOutput, Targets, build_detector, normalise
+from ifkd.core.postprocess import PostprocessConfig, postprocess
+from ifkd.models import DetectorOutput, Targets, build_detector, normalize
 from ifkd.models.anchors import OCTAVE_SCALES, RATIOS, anchors_of_level
 from ifkd.models.retinanet import RetinaNet
 
@@ -29,14 +29,14 @@ def detector(classes: int = CLASSES, **options: Any) -> RetinaNet:
     settings: dict[str, Any] = {"backbone": "resnet18", "channels": 16, **options}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        built = build_detector(recipe.Detector(**settings), classes)
+        built = build_detector(recipe.DetectorOptions(**settings), classes)
     assert isinstance(built, RetinaNet)
     return built
 
 
 def images(size: tuple[int, int], batch: int = 2, seed: int = 0) -> Tensor:
     source = torch.Generator().manual_seed(seed)
-    return normalise(torch.randint(0, 256, (batch, 3, *size), generator=source, dtype=torch.uint8))
+    return normalize(torch.randint(0, 256, (batch, 3, *size), generator=source, dtype=torch.uint8))
 
 
 def outspoken(size: tuple[int, int], batch: int = 2) -> tuple[RetinaNet, DetectorOutput]:
@@ -60,7 +60,7 @@ def outspoken(size: tuple[int, int], batch: int = 2) -> tuple[RetinaNet, Detecto
 
 def test_parameters_are_torchvisions_by_name_and_shape() -> None:
     with torch.device("meta"):
-        ours = build_detector(recipe.Detector(backbone="resnet50"), 91).state_dict()
+        ours = build_detector(recipe.DetectorOptions(backbone="resnet50"), 91).state_dict()
         theirs = retinanet_resnet50_fpn(weights=None, weights_backbone=None, num_classes=91).state_dict()
     assert list(ours) == list(theirs)
     different = {name for name in ours if ours[name].shape != theirs[name].shape}
@@ -111,7 +111,7 @@ def test_detections_are_torchvisions(size: tuple[int, int]) -> None:
     with torch.no_grad():
         boxes, scores, labels = built.candidates(output, size=size, per_level=1000)
     candidates = Candidates(boxes.numpy(), scores.numpy(), labels.numpy())
-    ours = select_detections(candidates, Selection(max_detections=300))
+    ours = postprocess(candidates, PostprocessConfig(max_detections=300))
     for found, expected in zip(ours, theirs, strict=True):
         assert len(found) == len(expected["scores"]) > 50
         for label in range(CLASSES):
@@ -182,10 +182,10 @@ def test_one_seed_makes_one_detector() -> None:
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_normalised_images_have_imagenets_statistics() -> None:
+def test_normalized_images_have_imagenets_statistics() -> None:
     pixels = torch.tensor([124, 116, 104], dtype=torch.uint8).view(1, 3, 1, 1).expand(1, 3, 2, 2)
-    assert normalise(pixels).abs().max() < 0.02
-    white = normalise(torch.full((1, 3, 1, 1), 255, dtype=torch.uint8)).flatten().tolist()
+    assert normalize(pixels).abs().max() < 0.02
+    white = normalize(torch.full((1, 3, 1, 1), 255, dtype=torch.uint8)).flatten().tolist()
     assert white == pytest.approx([(255 - 123.675) / 58.395, (255 - 116.28) / 57.12, (255 - 103.53) / 57.375])
 
 

@@ -13,7 +13,7 @@ from ifkd import recipe
 from ifkd.core.config import parse
 from ifkd.core.errors import ConfigError, OutputError, TrainingError
 from ifkd.core.files import sha256_of
-from ifkd.distillation import Knowledge
+from ifkd.distillation import FrozenModels
 from ifkd.distillation.methods import IfkdMethod, NoDistillation
 from ifkd.models import Detector
 from ifkd.models.checkpoint import load_checkpoint
@@ -126,7 +126,7 @@ def test_mobilesam_is_built_only_when_it_is_used(
     fitted = prepared(
         world, tmp_path / "run", monkeypatch, lambda values: values["distillation"]["method"]["ede"].update(ede)
     )
-    assert isinstance(fitted.knowledge, Knowledge)
+    assert isinstance(fitted.knowledge, FrozenModels)
     assert fitted.knowledge.sam is None
 
 
@@ -204,11 +204,11 @@ def test_the_runs_of_a_seed_share_what_is_kept_of_free_augmentation(
         change(values)
         values["distillation"]["method"] = {"name": method}
         rows: list[int] = []
-        taught = Knowledge._teacher_maps
-        monkeypatch.setattr(Knowledge, "_teacher_maps", lambda self, x: rows.append(len(x)) or taught(self, x))
+        taught = FrozenModels._teacher_maps
+        monkeypatch.setattr(FrozenModels, "_teacher_maps", lambda self, x: rows.append(len(x)) or taught(self, x))
         settings = parse(values, recipe.Recipe, source="values")
         pipelines.distill_student(settings, world[0] / "teacher" / "best.safetensors", folder)
-        monkeypatch.setattr(Knowledge, "_teacher_maps", taught)
+        monkeypatch.setattr(FrozenModels, "_teacher_maps", taught)
         return rows
 
     blank = [1]  # what a store's shapes are taken from

@@ -5,26 +5,26 @@ import torch
 from jaxtyping import TypeCheckError
 
 from ifkd import recipe
-from ifkd.distillation.fdr import reconstruct, richness
+from ifkd.distillation.fdr import feature_richness, reconstruct
 from ifkd.distillation.hsm import similarity_mask
-from ifkd.models import Targets, normalise
+from ifkd.models import Targets, normalize
 
 
 def test_a_wrong_number_of_axes_is_refused() -> None:
     with pytest.raises(TypeCheckError, match="richness"):
-        richness(torch.zeros(3, 4))
+        feature_richness(torch.zeros(3, 4))
 
 
 def test_axes_that_should_agree_must_agree() -> None:
     with pytest.raises(TypeCheckError, match="mask"):
         reconstruct(torch.zeros(2, 8, 5, 7), torch.zeros(2, 1, 7, 5), r=0.1)
     with pytest.raises(TypeCheckError, match="student"):
-        similarity_mask(torch.zeros(2, 8, 5, 7), torch.zeros(2, 6, 5, 7), recipe.Similarity())
+        similarity_mask(torch.zeros(2, 8, 5, 7), torch.zeros(2, 6, 5, 7), recipe.HsmOptions())
 
 
 def test_a_wrong_type_of_number_is_refused() -> None:
     with pytest.raises(TypeCheckError, match="tiles"):
-        normalise(torch.zeros(1, 3, 4, 4))
+        normalize(torch.zeros(1, 3, 4, 4))
 
 
 def test_values_are_checked_where_they_are_made() -> None:

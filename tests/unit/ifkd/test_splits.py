@@ -10,9 +10,9 @@ from ifkd import recipe
 from ifkd.data.splits import path_of, read_split
 
 
-def data(root: Path | None, **values: Any) -> recipe.Data:
+def data(root: Path | None, **values: Any) -> recipe.DataOptions:
     base = {"train": "train.json", "validation": "val.json", "test": "val.json", "tile_px": 64}
-    return recipe.Data.model_validate(base | {"root": root} | values)
+    return recipe.DataOptions.model_validate(base | {"root": root} | values)
 
 
 def test_files_are_read_from_the_root(data_folder: Path) -> None:

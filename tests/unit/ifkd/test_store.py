@@ -14,7 +14,7 @@ import pytest
 
 from ifkd.core.errors import OutputError
 from ifkd.distillation import record_store as store_module
-from ifkd.distillation.record_store import Store
+from ifkd.distillation.record_store import RecordStore
 
 VALUES = 1000
 
@@ -27,15 +27,15 @@ def record(number: int) -> Any:
     return np.random.default_rng(number).standard_normal(VALUES).astype(np.float16)
 
 
-def opened(folder: Path, **options: Any) -> Store:
-    return Store(folder, **{"depends_on": {"network": "a"}, "values": VALUES, "capacity": 64, **options})
+def opened(folder: Path, **options: Any) -> RecordStore:
+    return RecordStore(folder, **{"depends_on": {"network": "a"}, "values": VALUES, "capacity": 64, **options})
 
 
-def add(store: Store, *numbers: int) -> None:
+def add(store: RecordStore, *numbers: int) -> None:
     store.add([key(number) for number in numbers], np.stack([record(number) for number in numbers]))
 
 
-def found(store: Store, *numbers: int) -> list[bool]:
+def found(store: RecordStore, *numbers: int) -> list[bool]:
     """Return which records are there, after checking that those are right."""
     answers = store.find([key(number) for number in numbers])
     for number, answer in zip(numbers, answers, strict=True):
@@ -196,7 +196,7 @@ def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(store_module.Store, "_write_record", full)
+    monkeypatch.setattr(store_module.RecordStore, "_write_record", full)
     with pytest.raises(OutputError, match=r"cannot be written \(No space left on device\)"):
         add(store, 2)
     assert found(opened(tmp_path), 1, 2) == [True, False]

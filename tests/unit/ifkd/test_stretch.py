@@ -86,7 +86,7 @@ def test_a_sixteen_bit_png_is_read(tmp_path):
     np.testing.assert_array_equal(got[..., 1], np.rint(pixels / 257.0))
 
 
-def test_gaps_get_the_padding_colour_and_do_not_count(tmp_path):
+def test_gaps_get_the_padding_color_and_do_not_count(tmp_path):
     pixels = np.full((1, 40, 40), 500.0, np.float32)
     pixels[0, :20] = RNG.normal(1000, 10, (20, 40))
     pixels[0, 20:30], pixels[0, 30:] = np.nan, -9999.0

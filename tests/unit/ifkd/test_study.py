@@ -20,8 +20,8 @@ from ifkd.data.metrics import ClassMetrics, Metrics
 from ifkd.distillation.methods import METHODS as BUILT
 from ifkd.recipe import Recipe
 from ifkd.study.learning_curves import Curve, Learning, learning, over_runs, thinned
-from ifkd.study.study import Findings, Study
-from ifkd.study.study_record import Outcome, StudyRecord, gains, read_record, spread
+from ifkd.study.study import Study, StudyFindings
+from ifkd.study.study_record import Outcome, StudyRecord, gains, read_record, seed_spread
 from ifkd.study.study_report import class_tables, study_table, write_study
 from ifkd.study.variant import METHODS, PLAIN, ablated, compared, swept
 
@@ -44,7 +44,7 @@ def record(**changes: Any) -> StudyRecord:
         "fgd": (reached(0.33, 0.55, 0.35), reached(0.35, 0.57, 0.34)),
         "ifkd": (reached(0.36, 0.60, 0.38), reached(0.41, 0.62, 0.41)),
     }
-    values = {"title": "Methods <compared>", "recipe": "harbour", "recipe_toml": 'name = "harbour"', "seeds": (4, 5)}
+    values = {"title": "Methods <compared>", "recipe": "harbor", "recipe_toml": 'name = "harbor"', "seeds": (4, 5)}
     return StudyRecord(**values, teacher=reached(0.40, 0.61, 0.40), students=students, **changes)
 
 
@@ -78,10 +78,10 @@ def test_the_ablation_has_table_4s_rows() -> None:
 
 def test_spreads_are_numpys() -> None:
     values = [0.31, 0.35, 0.30]
-    assert spread(values).mean == pytest.approx(100 * np.mean(values))
-    assert spread(values).deviation == pytest.approx(100 * np.std(values, ddof=1))
-    assert spread([0.5]).deviation is None
-    assert str(spread([0.5])) == "50.0"
+    assert seed_spread(values).mean == pytest.approx(100 * np.mean(values))
+    assert seed_spread(values).deviation == pytest.approx(100 * np.std(values, ddof=1))
+    assert seed_spread([0.5]).deviation is None
+    assert str(seed_spread([0.5])) == "50.0"
 
 
 def test_gains_are_paired_by_seed() -> None:
@@ -310,7 +310,7 @@ def test_a_plain_student_that_learns_otherwise_than_alone_is_told(
 ) -> None:
     """A study's students all learn by distillation.training, so that another student.training would be left out."""
     found, alike = (
-        Findings(reached(0.4, 0.6, 0.4), {}),
+        StudyFindings(reached(0.4, 0.6, 0.4), {}),
         ("student.training.grad_clip=3", "distillation.training.grad_clip=3"),
     )
     assert "plain student" not in Study(tmp_path, recipe, alike, seeds=1).record(found, [], title="").conditions

@@ -24,13 +24,13 @@ from ifkd.core.detections import Detections
 from ifkd.core.errors import MissingExtraError, UsageError
 from ifkd.data.coco import CocoDataset, read_coco
 from ifkd.data.metrics import Metrics
-from ifkd.distillation.method_checkpoint import load_learned
+from ifkd.distillation.method_checkpoint import load_method_checkpoint
 from ifkd.recipe import Recipe
 from ifkd.study.figures import drawing, embeddings, fdr_filters
 from ifkd.study.figures.comparison import draw_comparison
 from ifkd.study.figures.detections import detection_numbers, draw_detections, found_by
 from ifkd.study.figures.drawing import Numbers
-from ifkd.study.figures.example_intermediates import look_inside
+from ifkd.study.figures.example_intermediates import example_intermediates
 from ifkd.study.figures.examples import Example, examples
 from ifkd.study.figures.sensitivity import draw_sensitivity
 from ifkd.study.figures.trained_runs import find_runs
@@ -222,7 +222,7 @@ def test_titles_of_embeddings_keep_to_their_columns(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(embeddings, "save", keep)
     labels = np.arange(12) % 3
     seen = {name: embeddings.Objects(90 * points(12, 4), labels, torch.tensor(90.0)) for name in ("a", "b", "c")}
-    embeddings.draw_embeddings(seen, ("x", "y", "z"), recipe.Similarity(), tmp_path)
+    embeddings.draw_embeddings(seen, ("x", "y", "z"), recipe.HsmOptions(), tmp_path)
     rows = boxes[:3], boxes[3:]
     assert all(left.x1 < right.x0 for row in rows for left, right in pairwise(row))
 
@@ -237,7 +237,7 @@ def data_set(folder: Path, name: str = "val") -> CocoDataset:
 def test_examples_are_windows_with_their_objects(data_folder: Path, write_data_set: Callable[..., Path]) -> None:
     write_data_set(data_folder, "large", images=2, size=(200, 150))
     dataset = data_set(data_folder, "large")
-    settings = recipe.Data(train="t.json", validation=0.5, test="t.json", tile_px=64)  # type: ignore[arg-type]
+    settings = recipe.DataOptions(train="t.json", validation=0.5, test="t.json", tile_px=64)  # type: ignore[arg-type]
     for image, example in zip(dataset.images, examples(dataset, settings, names=["100", "large_001.png"]), strict=True):
         assert example.name == image.path.stem
         assert example.size == (64, 64)
@@ -247,24 +247,24 @@ def test_examples_are_windows_with_their_objects(data_folder: Path, write_data_s
             x1, y1, x2, y2 = box.round().astype(int)
             shown = example.pixels[(y1 + y2) // 2, (x1 + x2) // 2]
             row = np.flatnonzero(image.labels == label)
-            colours = [whole[int(b[1] + b[3]) // 2, int(b[0] + b[2]) // 2] for b in image.boxes[row]]
-            assert any((shown == colour).all() for colour in colours)
+            colors = [whole[int(b[1] + b[3]) // 2, int(b[0] + b[2]) // 2] for b in image.boxes[row]]
+            assert any((shown == color).all() for color in colors)
 
 
 def test_chosen_examples_show_many_classes(data_folder: Path) -> None:
-    settings = recipe.Data(train="t.json", validation=0.5, test="t.json", tile_px=64)  # type: ignore[arg-type]
+    settings = recipe.DataOptions(train="t.json", validation=0.5, test="t.json", tile_px=64)  # type: ignore[arg-type]
     chosen = examples(data_set(data_folder, "train"), settings, count=2)
     assert {label for example in chosen for label in example.labels.tolist()} == {0, 1, 2}
 
 
 def test_an_unknown_image_is_refused_with_a_hint(data_folder: Path) -> None:
-    settings = recipe.Data(train="t.json", validation=0.5, test="t.json", tile_px=64)  # type: ignore[arg-type]
+    settings = recipe.DataOptions(train="t.json", validation=0.5, test="t.json", tile_px=64)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match=r"no image 'val_01'.*Did you mean 'val_001'\? .*100 \(val_000\)"):
         examples(data_set(data_folder), settings, names=["val_01"])
 
 
 def test_boxes_lie_on_the_pixels_they_enclose(tmp_path: Path) -> None:
-    """A green block with its true box, seen by its colours in the finished PNG."""
+    """A green block with its true box, seen by its colors in the finished PNG."""
     pixels = np.full((20, 24, 3), 255, np.uint8)
     pixels[5:15, 4:12] = (0, 255, 0)
     example = Example("a", pixels, np.array([[4, 5, 12, 15]], np.float32), np.array([0]))
@@ -365,7 +365,7 @@ def test_maps_in_the_csv_are_those_of_the_method(study: Path, figures: Path) -> 
     runs = find_runs(study)
     assert runs.ifkd is not None
     shown = examples(data_set(study.parent / "data"), runs.teacher.recipe.data, names=["100", "102"])
-    insight = look_inside(runs.teacher, runs.ifkd, shown)
+    insight = example_intermediates(runs.teacher, runs.ifkd, shown)
     assert (insight.unlearned, insight.undisturbed, insight.encoder) == (None, None, "random weights")
     second = insight.at("p3")[1]
     with torch.inference_mode():
@@ -396,7 +396,7 @@ def drawing_batch(example: Example) -> torch.Tensor:
 
 def test_filters_in_the_csv_are_the_learned_ones(study: Path, figures: Path) -> None:
     """Tiles of 64 px have maps of 4x4 at P4."""
-    learned: Any = load_learned(study / "ifkd-5" / "method.safetensors")
+    learned: Any = load_method_checkpoint(study / "ifkd-5" / "method.safetensors")
     told = [row for row in rows(figures / "filters.csv") if row["level"] == "p4"]
     factors = learned.filters["p4"].factors(4, 4).detach().numpy()
     by_place = {(row["vertical_frequency"], row["horizontal_frequency"]): row for row in told}
@@ -434,7 +434,7 @@ def test_distances_in_the_csv_are_those_of_the_objects(study: Path, figures: Pat
     disk = [row for row in places if row["space"] == "Poincaré"]
     assert len(disk) == len(seen.labels)
     assert max(np.hypot(column(disk, "x"), column(disk, "y"))) < 1
-    ball = seen.in_ball(recipe.Similarity()).norm(dim=1)
+    ball = seen.in_ball(recipe.HsmOptions()).norm(dim=1)
     assert ball.max() < 1
 
 
@@ -500,8 +500,8 @@ def test_images_may_have_moved_since_the_training(
     assert main(words) == 0
     assert set(json.loads((tmp_path / "figures" / "figures.json").read_text())["figures"]) == set(FIGURES)
     assert main([*words[:-2], "--out", str(tmp_path / "unmoved")]) == 0
-    white, coloured = (white_share(tmp_path / name / "figure6-detections.png") for name in ("figures", "unmoved"))
-    assert white > coloured + 0.2
+    white, colored = (white_share(tmp_path / name / "figure6-detections.png") for name in ("figures", "unmoved"))
+    assert white > colored + 0.2
 
 
 @pytest.mark.parametrize(

@@ -4,19 +4,19 @@ import pytest
 
 from ifkd.core.config import parse
 from ifkd.core.errors import ConfigError
-from ifkd.core.input_shapes import TileSizes
-from ifkd.recipe import Export
+from ifkd.core.input_shapes import InputShapes
+from ifkd.recipe import ExportOptions
 
 
 def test_one_size_is_taken_alone() -> None:
-    sizes = TileSizes((64, 96))
+    sizes = InputShapes((64, 96))
     assert sizes.takes((64, 96))
     assert not any(sizes.takes(other) for other in ((96, 64), (64, 64), (64, 96, 3), (64,)))
     assert sizes.smallest == sizes.largest == (64, 96)
 
 
 def test_every_multiple_of_32_in_the_range_is_taken_and_nothing_else() -> None:
-    sizes = TileSizes((64, 64), (32, 128))
+    sizes = InputShapes((64, 64), (32, 128))
     taken = {(h, w) for h in range(200) for w in range(200) if sizes.takes((h, w))}
     assert taken == {(h, w) for h in (32, 64, 96, 128) for w in (32, 64, 96, 128)}
     assert (sizes.smallest, sizes.largest) == ((32, 32), (128, 128))
@@ -26,4 +26,4 @@ def test_every_multiple_of_32_in_the_range_is_taken_and_nothing_else() -> None:
 @pytest.mark.parametrize("sides", [[96, 64], [32, 100], [0, 64]])
 def test_a_recipe_with_other_sides_is_refused(sides: list[int]) -> None:
     with pytest.raises(ConfigError, match=r"tile_sides_px"):
-        parse({"tile_sides_px": sides}, Export, source="export")
+        parse({"tile_sides_px": sides}, ExportOptions, source="export")

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from ifkd.core.config import parse
 from ifkd.core.errors import OutputError, TrainingError
-from ifkd.distillation.method_checkpoint import load_learned
+from ifkd.distillation.method_checkpoint import load_method_checkpoint
 from ifkd.distillation.methods import IfkdMethod
 from ifkd.models import build_detector
 from ifkd.models.checkpoint import CheckpointMeta, build_from, load_checkpoint, save_checkpoint
@@ -217,7 +217,7 @@ def test_distillation_with_weights_of_zero_is_plain_training(world: World, tmp_p
 
 
 def test_what_the_method_had_learned_is_kept_with_the_best_checkpoint(distilled_run: Path) -> None:
-    learned = load_learned(distilled_run / "method.safetensors")
+    learned = load_method_checkpoint(distilled_run / "method.safetensors")
     assert isinstance(learned, IfkdMethod)
     assert len(learned.between.feature_rms) == 5
     assert min(learned.between.feature_rms) > 0
@@ -410,7 +410,7 @@ def test_teacher_and_encoder_are_untouched_by_training(
 ) -> None:
     made = []
 
-    class Watched(pipelines.Knowledge):
+    class Watched(pipelines.FrozenModels):
         def __init__(self, *arguments: Any, **options: Any) -> None:
             super().__init__(*arguments, **options)
             made.append((self, {name: value.clone() for name, value in self.state_dict().items()}))
@@ -446,7 +446,7 @@ def test_the_student_is_judged_before_the_first_step(plain_run: Path, distilled_
 def test_a_run_interrupted_within_an_epoch_goes_on_from_that_step(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Optimiser, schedule, averaged weights, draws and the place in the epoch are all taken up again."""
+    """Optimizer, schedule, averaged weights, draws and the place in the epoch are all taken up again."""
 
     def changing(values: dict[str, Any]) -> None:
         values["data"]["augmentation"] = {"photometric": 0.3, "scale_jitter": [0.8, 1.2]}
@@ -482,7 +482,7 @@ def test_accumulated_gradients_are_the_mean_of_the_parts(
         raise KeyboardInterrupt
 
     def watched_backward(self: Any, part: Batch, *, share: float) -> Any:
-        output = self.detector(trainer.normalise(part.pixels))
+        output = self.detector(trainer.normalize(part.pixels))
         total = sum(self.detector.task_losses(output, part.targets).values())
         named = dict(self.detector.named_parameters())
         gradients = torch.autograd.grad(total, list(named.values()))
@@ -654,7 +654,7 @@ def test_a_full_disk_stops_the_run_and_leaves_the_last_checkpoint_whole(
 def test_student_and_frozen_networks_see_the_very_same_batch(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    know, learn = pipelines.Knowledge.forward, trainer.Step.forward
+    know, learn = pipelines.FrozenModels.forward, trainer.TrainStep.forward
     told: list[torch.Tensor] = []
     learned: list[torch.Tensor] = []
 
@@ -666,8 +666,8 @@ def test_student_and_frozen_networks_see_the_very_same_batch(
         learned.append(images)
         return learn(self, images, *given)
 
-    monkeypatch.setattr(pipelines.Knowledge, "forward", watched_knowledge)
-    monkeypatch.setattr(trainer.Step, "forward", watched_step)
+    monkeypatch.setattr(pipelines.FrozenModels, "forward", watched_knowledge)
+    monkeypatch.setattr(trainer.TrainStep, "forward", watched_step)
     distill(world, tmp_path / "run", lambda values: values["distillation"]["training"].update(epochs=1))
     assert len(told) == len(learned) == 2
     assert all(one is other for one, other in zip(told, learned, strict=True))

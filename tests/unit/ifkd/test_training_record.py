@@ -9,13 +9,13 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ifkd.core.errors import OutputError
-from ifkd.training.metrics_logger import Record
+from ifkd.training.metrics_logger import MetricsLogger
 
 PACE = {"images_per_s": 8.0, "memory_mb": 900.0}
 
 
-def record_of(folder: Path, *, warm_after: int = 0, epoch: int = 0, iteration: int = 0) -> Record:
-    record = Record(folder, warm_after=warm_after)
+def record_of(folder: Path, *, warm_after: int = 0, epoch: int = 0, iteration: int = 0) -> MetricsLogger:
+    record = MetricsLogger(folder, warm_after=warm_after)
     record.begin(epoch=epoch, iteration=iteration)
     return record
 

@@ -22,7 +22,7 @@ function part(tag, options, ...inner) {
 
 function mark(label) {
   const made = part("i", { className: "mark" });
-  made.style.setProperty("--of-class", scene.classes[label].colour);
+  made.style.setProperty("--of-class", scene.classes[label].color);
   return made;
 }
 
@@ -165,7 +165,7 @@ function outline(i, edge, width) {
     pen.lineWidth = width + 2 * edge;
     pen.strokeRect(x, y, w, h);
   }
-  pen.strokeStyle = scene.classes[scene.labels[i]].colour;
+  pen.strokeStyle = scene.classes[scene.labels[i]].color;
   pen.lineWidth = width;
   pen.strokeRect(x, y, w, h);
 }
@@ -218,7 +218,7 @@ function place() {
 }
 
 function ruler() {
-  const unit = scene.gsd_m ? zoom / scene.gsd_m : zoom; // window pixels per metre, or per scene pixel
+  const unit = scene.gsd_m ? zoom / scene.gsd_m : zoom; // window pixels per meter, or per scene pixel
   const aim = Math.min(120, innerWidth / 4) / unit, power = 10 ** Math.floor(Math.log10(aim));
   const length = [5, 2, 1].find((step) => step * power <= aim) * power;
   const text = !scene.gsd_m ? `${words(length, length < 1 ? 1 : 0)} px`
@@ -228,11 +228,11 @@ function ruler() {
 }
 
 const fingers = new Map();
-let travelled = 0;
+let traveled = 0;
 canvas.addEventListener("pointerdown", (event) => {
   canvas.setPointerCapture(event.pointerId);
   fingers.set(event.pointerId, event);
-  travelled = fingers.size > 1 ? Infinity : 0;
+  traveled = fingers.size > 1 ? Infinity : 0;
 });
 canvas.addEventListener("pointermove", (event) => {
   const before = fingers.get(event.pointerId);
@@ -243,7 +243,7 @@ canvas.addEventListener("pointermove", (event) => {
     return;
   }
   const dx = event.clientX - before.clientX, dy = event.clientY - before.clientY;
-  travelled += Math.abs(dx) + Math.abs(dy);
+  traveled += Math.abs(dx) + Math.abs(dy);
   if (fingers.size === 2) {
     const other = [...fingers.values()].find((finger) => finger.pointerId !== event.pointerId);
     const was = Math.hypot(before.clientX - other.clientX, before.clientY - other.clientY);
@@ -260,7 +260,7 @@ for (const name of ["pointerup", "pointercancel"]) {
   canvas.addEventListener(name, (event) => {
     fingers.delete(event.pointerId);
     canvas.classList.remove("moving");
-    if (name === "pointerup" && travelled < 5) pin(under(event.clientX, event.clientY, event.pointerType === "mouse" ? 2 : 12));
+    if (name === "pointerup" && traveled < 5) pin(under(event.clientX, event.clientY, event.pointerType === "mouse" ? 2 : 12));
   });
 }
 canvas.addEventListener("pointerleave", () => { if (hovered >= 0) { hovered = -1; tell(); draw(); } });

@@ -1,10 +1,10 @@
 """Many scenes on several engines: what Ray costs beside one process, what a run's time is made of, the driver's memory.
 
-    python benchmarks/scale.py --bundle BUNDLE [--only overhead memory] [--scenes 8] [--side 8192] [--out scale.json]
+    python benchmarks/cluster.py --bundle BUNDLE [--only overhead memory] [--scenes 8] [--side 8192] [--out scale.json]
 
 Scenes are made when they are absent. `overhead` looks at them in one process with every core, and with an engine on
 every core by Ray; files must be equal byte by byte. `model` looks at them with one engine of one core, and compares
-what the model of docs/scale.md makes of it with one engine and with all. Every figure is printed beside its goal; exit
+what the model of docs/cluster.md makes of it with one engine and with all. Every figure is printed beside its goal; exit
 code 1 when one is missed.
 """
 
@@ -169,7 +169,7 @@ def model(bundle: Path, scenes: Sequence[Path], folder: Path) -> list[Figure]:
 
 
 def predicted(stages: dict[str, float], *, engines: int, cores: int) -> float:
-    """Return the seconds of a run by the law of docs/scale.md: its slowest stage, or all work over all cores."""
+    """Return the seconds of a run by the law of docs/cluster.md: its slowest stage, or all work over all cores."""
     reading = stages["read"] + stages["preprocess"]
     driver = stages["journal"] + stages["merge"] + stages["write"]
     return max(stages["infer"] / engines, reading / engines, driver, sum(stages.values()) / cores)
