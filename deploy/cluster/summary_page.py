@@ -31,12 +31,12 @@ def require_templates() -> None:
     Raises:
         MissingExtraError: jinja2 is not installed.
     """
-    environment("deploy.scale", need="The summary of many scenes")
+    environment("deploy.cluster", need="The summary of many scenes")
 
 
 def render(summary: Summary) -> str:
     """Return the page as HTML."""
-    template = environment("deploy.scale", need="The summary of many scenes").get_template("summary.html.j2")
+    template = environment("deploy.cluster", need="The summary of many scenes").get_template("summary.html.j2")
     counts = sorted(summary.objects_per_class.items(), key=lambda item: (-item[1], item[0]))[:MOST_CLASSES_DRAWN]
     charts = []
     if any(count for _, count in counts):

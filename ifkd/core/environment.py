@@ -121,7 +121,7 @@ def _cpu_field(name: str) -> str | None:
 
 def _source_state() -> dict[str, Any] | None:
     """Return commit and cleanliness of the checkout this code runs from; None when it is installed without one."""
-    folder = Path(__file__).resolve().parents[1]
+    folder = Path(__file__).resolve().parents[2]
     if not (folder / ".git").exists():
         return None
     commit = _output("git", "-C", str(folder), "rev-parse", "HEAD")

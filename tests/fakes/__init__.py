@@ -1,0 +1,1 @@
+"""Stand-ins that tests share: engines, scenes, runtimes and servers."""

@@ -1,0 +1,139 @@
+"""`ifkd evaluate DETECTIONS --scene LABELS`: the same figures from labels in pixels and on the map."""
+
+import json
+
+import pytest
+from affine import Affine
+from fakes.fake_scene import CATEGORY_IDS, CLASSES, CountingEngine, sea, write_bundle, write_tif
+from rasterio.warp import transform as warp
+
+from deploy.accuracy.scene_evaluation import evaluate_scene
+from deploy.cli.main import main
+from ifkd.core.errors import DataError
+
+OBJECTS = [(5, 5, 17, 15, 0), (50, 40, 68, 52, 1), (120, 118, 140, 130, 0), (190, 160, 200, 170, 0)]
+MISSED = (150, 20, 160, 30, 0)
+ALARM = (20, 60, 30, 66, 1)
+TURNED = Affine(1.6, 1.2, 500_000, 1.2, -1.6, 4_500_000)
+
+
+@pytest.fixture(params=["north_up", "turned", "antimeridian"])
+def place(request):
+    return {
+        "north_up": ("EPSG:32633", Affine(2.0, 0.0, 500_000.0, 0.0, -2.0, 4_500_000.0)),
+        "turned": ("EPSG:32633", TURNED),
+        "antimeridian": ("EPSG:4326", Affine(0.001, 0, 179.94, 0, -0.001, 10)),
+    }[request.param]
+
+
+@pytest.fixture
+def detections(tmp_path, place, monkeypatch):
+    monkeypatch.setattr("deploy.engines.open_engine", lambda *_, **__: CountingEngine())
+    crs, transform = place
+    scene = write_tif(tmp_path / "harbor.tif", sea(170, 200, [*OBJECTS, ALARM]), crs=crs, transform=transform)
+    out = tmp_path / "out"
+    assert main(["detect", str(write_bundle(tmp_path / "b").path), str(scene), "--out", str(out)]) == 0
+    return out
+
+
+def coco(path, boxes, *, size=(170, 200)):
+    path.write_text(
+        json.dumps(
+            {
+                "images": [{"id": 4, "file_name": "harbor.tif", "height": size[0], "width": size[1]}],
+                "categories": [{"id": i, "name": name} for i, name in zip(CATEGORY_IDS, CLASSES, strict=True)],
+                "annotations": [
+                    {
+                        "id": n, "image_id": 4, "category_id": CATEGORY_IDS[label], "iscrowd": 0,
+                        "bbox": [x1, y1, x2 - x1, y2 - y1], "area": (x2 - x1) * (y2 - y1),
+                    }
+                    for n, (x1, y1, x2, y2, label) in enumerate(boxes, start=1)
+                ],
+            }
+        )
+    )  # fmt: skip
+    return path
+
+
+def geojson(path, boxes, place, *, ignore=(), key="class_name"):
+    crs, transform = place
+    features = []
+    for box in boxes:
+        x1, y1, x2, y2, label = box
+        ring = [(x1, y1), (x1, y2), (x2, y2), (x2, y1), (x1, y1)]
+        x, y = zip(*(transform @ point for point in ring), strict=True)
+        longitude, latitude = warp(crs, "EPSG:4326", list(x), list(y))
+        geometry = {
+            "type": "Polygon",
+            "coordinates": [[[(lon + 180) % 360 - 180, lat] for lon, lat in zip(longitude, latitude, strict=True)]],
+        }
+        properties = {key: CLASSES[label], "ignore": box in ignore}
+        features.append({"type": "Feature", "properties": properties, "geometry": geometry})
+    path.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+    return path
+
+
+def test_labels_in_pixels_and_on_the_map_give_the_same_figures(detections, place, tmp_path):
+    labels = [*OBJECTS, MISSED]
+    one = evaluate_scene(detections, coco(tmp_path / "t.json", labels))
+    other = evaluate_scene(detections, geojson(tmp_path / "t.geojson", labels, place, key="class"))
+    assert one.model_dump(exclude={"truth", "image_id"}) == other.model_dump(exclude={"truth", "image_id"})
+    assert (one.objects, one.detections) == (5, 5)
+    assert (one.precision, one.recall, one.f1) == (0.8, 0.8, pytest.approx(0.8))
+    assert one.per_class["cargo"].f1 == pytest.approx(6 / 7)
+    assert one.per_class["tanker"].precision == 0.5
+    assert one.per_class["cargo"].ap50 == pytest.approx(76 / 101)  # recall 3/4 at precision 1, of 101 points
+
+
+def test_the_threshold_is_for_precision_recall_and_f1_alone(detections, tmp_path):
+    truth = coco(tmp_path / "t.json", OBJECTS)
+    all_of_them, best = evaluate_scene(detections, truth), evaluate_scene(detections, truth, score_threshold=0.7)
+    assert best.ap50 == all_of_them.ap50
+    assert best.detections < all_of_them.detections
+    assert best.recall < all_of_them.recall
+    assert evaluate_scene(detections, truth, score_threshold=1.0).precision is None
+
+
+def test_labels_to_be_ignored_neither_count_nor_reproach(detections, place, tmp_path):
+    score = evaluate_scene(detections, geojson(tmp_path / "t.geojson", [*OBJECTS, ALARM], place, ignore=[ALARM]))
+    assert (score.objects, score.precision, score.recall) == (4, 1.0, 1.0)
+
+
+def test_the_verb_writes_and_prints_a_table(detections, tmp_path, capsys):
+    truth, out = coco(tmp_path / "t.json", [*OBJECTS, MISSED]), tmp_path / "e.json"
+    assert main(["evaluate", str(detections), "--scene", str(truth), "--out", str(out), "--score", "0.4"]) == 0
+    printed = capsys.readouterr().out
+    assert f"Against {truth}, at score 0.4 and IoU 0.5" in printed
+    assert [line.split()[0] for line in printed.splitlines() if line.split()[0] in {"all", *CLASSES}] == [
+        "all", *CLASSES,
+    ]  # fmt: skip
+    assert json.loads(out.read_text())["recall"] == 0.8
+
+
+def test_without_geojson_the_coco_file_is_taken(detections, tmp_path):
+    truth = coco(tmp_path / "t.json", OBJECTS)
+    before = evaluate_scene(detections, truth)
+    (detections / "detections.geojson").unlink()
+    assert evaluate_scene(detections, truth) == before
+    (detections / "detections.coco.json").unlink()
+    with pytest.raises(DataError, match=r"holds neither detections\.geojson nor detections\.coco\.json"):
+        evaluate_scene(detections, truth)
+
+
+def test_what_does_not_fit_is_said(detections, place, tmp_path, capsys):
+    def said(*arguments):
+        assert main(["evaluate", *map(str, arguments), "--out", str(tmp_path / "e.json")]) == 2
+        assert not (tmp_path / "e.json").exists()
+        return capsys.readouterr().err
+
+    truth = coco(tmp_path / "t.json", OBJECTS)
+    assert "holds no detections of a scene" in said(tmp_path / "absent", "--scene", truth)
+    assert "--scene and --data do not go together" in said(detections, "--scene", truth, "--data", truth)
+    assert "--score must be from 0 to 1: got 3.0" in said(detections, "--scene", truth, "--score", 3)
+    other = coco(tmp_path / "o.json", OBJECTS, size=(171, 200))
+    assert "are those of another raster: got 200x171" in said(detections, "--scene", other)
+    (tmp_path / "bad.geojson").write_text('{"type": "FeatureCollection", "features": [{"geometry": {}}]}')
+    assert "is not a file of labels" in said(detections, "--scene", tmp_path / "bad.geojson")
+    nothing = geojson(tmp_path / "n.geojson", [], place)
+    assert "has none of the detector's classes: got []" in said(detections, "--scene", nothing)
+    assert "cannot be read" in said(detections, "--scene", tmp_path / "absent.json")

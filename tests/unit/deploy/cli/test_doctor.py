@@ -1,0 +1,178 @@
+"""`ifkd doctor` on machines that lack things, and the description of the machine that stands beside numbers."""
+
+import importlib.metadata
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deploy.cli import doctor
+from deploy.cli.main import main
+from ifkd.core import environment
+
+GPU = {
+    "name": "NVIDIA L4",
+    "driver": "580.1",
+    "memory": "23034 MiB",
+    "compute_capability": "8.9",
+    "largest_clock": "2040 MHz",
+}
+
+
+def machine(packages: dict[str, str], gpus: list[dict[str, str]] | None = None) -> dict[str, Any]:
+    return {"packages": packages, "gpus": gpus or []}
+
+
+def test_the_description_is_json_and_holds_what_a_number_needs() -> None:
+    found = environment.describe()
+    assert json.loads(json.dumps(found)) == found
+    assert found["packages"]["numpy"] == importlib.metadata.version("numpy")
+    assert found["cpu"]["usable_threads"] >= 1
+    assert {"python", "system", "load_average_1min", "memory_gb", "gpus", "source"} <= set(found)
+
+
+def test_the_description_tells_nothing_of_who_runs_it() -> None:
+    text = json.dumps(environment.describe())
+    assert str(Path.home()) not in text
+    assert str(Path.cwd()) not in text
+
+
+def test_programs_that_are_absent_or_fail_are_simply_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nonexistent")
+    found = environment.describe()
+    assert found["gpus"] == []
+    assert found["source"] is None
+    monkeypatch.setattr(environment, "_read", lambda _: None)
+    cpu = environment.describe()["cpu"]
+    assert cpu["governor"] == "unknown"
+    assert cpu["features"] == []
+
+
+def test_gpus_are_read_from_nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "nvidia-smi"
+    program.write_text('#!/bin/sh\necho "NVIDIA L4, 580.1, 23034 MiB, 8.9, 2040 MHz"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    assert environment.gpus() == [GPU]
+    program.write_text("#!/bin/sh\necho 'no devices were found'; exit 6\n")
+    assert environment.gpus() == []
+    program.write_text("#!/bin/sh\necho 'another format'\n")
+    assert environment.gpus() == []
+
+
+def test_the_commit_is_told_and_whether_files_were_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def git(*words: str) -> str:
+        who = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+        done = subprocess.run(["git", "-C", str(tmp_path), *who, *words], capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    (tmp_path / "ifkd" / "core").mkdir(parents=True)
+    (tmp_path / "ifkd" / "core" / "environment.py").write_text("")
+    monkeypatch.setattr(environment, "__file__", str(tmp_path / "ifkd" / "core" / "environment.py"))
+    assert environment.describe()["source"] is None
+    git("init", "-q")
+    git("add", ".")
+    git("commit", "-qm", "one")
+    assert environment.describe()["source"] == {"commit": git("rev-parse", "HEAD"), "changed_files": 0}
+    (tmp_path / "new").write_text("x")
+    assert environment.describe()["source"]["changed_files"] == 1
+
+
+def test_a_bare_machine_gets_advice_and_no_crash() -> None:
+    bare = machine({"numpy": "2.4"})
+    abilities = doctor.abilities(bare)
+    assert not any(ability["works"] for ability in abilities.values())
+    assert abilities["export"]["because"] == "torch and onnx and onnxscript and onnxruntime absent"
+    advice = " ".join(doctor.advice(bare))
+    for extra in ("ifkd[cpu]", "ifkd[train]", "ifkd[report]"):
+        assert extra in advice
+
+
+@pytest.mark.parametrize(
+    ("packages", "gpus", "words"),
+    [
+        ({"onnxruntime": "1.31", "onnxruntime-gpu": "1.31"}, [], "overwrite each other"),
+        ({"torch": "2.14.1+cu130", "torchvision": "0.28.0"}, [], "torchvision 0.28.0 is not the one made for torch"),
+        ({"tensorrt": "10.0.1"}, [], "TensorRT 10.0.1 is too old: at least 10.1"),
+        ({"torch": "2.14.1"}, [GPU], "For TensorRT"),
+        ({"torch": "2.14.1"}, [], "ifkd[export]"),
+    ],
+)
+def test_traps_are_pointed_out(packages: dict[str, str], gpus: list[dict[str, str]], words: str) -> None:
+    assert any(words in line for line in doctor.advice(machine(packages, gpus)))
+
+
+def test_a_whole_machine_gets_no_advice() -> None:
+    names = [
+        "torch",
+        "torchvision",
+        "timm",
+        "onnx",
+        "onnxscript",
+        "onnxruntime",
+        "tensorrt-rtx",
+        "jinja2",
+    ]
+    packages = dict.fromkeys(names, "1.0") | {"torch": "2.14.1", "torchvision": "0.29.1"}
+    assert doctor.advice(machine(packages)) == []
+
+
+def test_tensorrt_needs_package_bindings_and_gpu() -> None:
+    both = {"tensorrt": "11.4.0", "cuda-python": "13.0"}
+    name = "build and run TensorRT engines"
+    assert doctor.abilities(machine(both, [GPU]))[name]["works"]
+    assert doctor.abilities(machine(both))[name]["because"] == "no NVIDIA GPU with a driver"
+    assert doctor.abilities(machine({"tensorrt": "11.4.0"}, [GPU]))[name]["because"] == "cuda-python absent"
+
+
+def test_an_installed_but_broken_package_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    monkeypatch.setitem(sys.modules, "rasterio", None)
+    found = doctor.abilities(machine({"onnxruntime": "1.31", "rasterio": "1.4"}))
+    for name in ("detect on the CPU (onnxruntime)", "read scenes"):
+        assert not found[name]["works"]
+        assert "cannot be loaded" in found[name]["because"]
+
+
+def test_mobilesams_place_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("IFKD_CACHE", str(tmp_path))
+    absent = doctor.abilities(machine({"torch": "2.14.1"}))["MobileSAM's weights"]
+    assert not absent["works"]
+    assert str(tmp_path / "mobile_sam.pt") in absent["because"]
+    (tmp_path / "mobile_sam.pt").write_bytes(b"x")
+    assert doctor.abilities(machine({"torch": "2.14.1"}))["MobileSAM's weights"]["works"]
+
+
+def test_the_verb_answers_in_words_and_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor"]) == 0
+    words = capsys.readouterr().out
+    assert main(["doctor", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    for name, ability in answer["abilities"].items():
+        assert name in words
+        assert ability["because"] in words
+
+
+def test_looking_needs_no_torch() -> None:
+    program = (
+        "import sys; sys.modules.update(torch=None, torchvision=None, timm=None, onnx=None)\n"
+        "from deploy.cli.main import main; sys.exit(main(['doctor']))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert "MobileSAM's weights" in done.stdout
+
+
+def test_versions_that_do_not_go_together_are_named_and_those_that_do_are_not() -> None:
+    def told(packages: dict[str, str], driver: str) -> str:
+        gpu = {"name": "NVIDIA Test", "driver": driver, "memory": "1 MiB", "compute_capability": "9.0"}
+        return " ".join(doctor.advice(machine(packages, [gpu])))
+
+    unfit = {"onnxruntime-gpu": "1.31.1", "tensorrt": "11.4.0", "cuda-bindings": "13.0.1"}
+    assert "wants libnvinfer.so.10" in told(unfit, "550.54")
+    assert "driver 550.54 of NVIDIA Test is too old for CUDA 13" in told(unfit, "550.54")
+    fit = {"onnxruntime-gpu": "1.31.1", "tensorrt": "10.13.0", "cuda-bindings": "13.0.1"}
+    assert "libnvinfer" not in told(fit, "580.65")
+    assert "too old" not in told(fit, "580.65")

@@ -1,0 +1,329 @@
+"""Many scenes in one process: each into its folder, failures by name, one summary, and going on after a kill."""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pytest
+from fakes.fake_scene import BrittleEngine, CountingEngine, StopError, sea, write_bundle, write_tif
+from fakes.http_range_server import served
+
+from deploy.cli.main import main
+from deploy.cluster.completed_scenes import CompletedScenes
+from deploy.cluster.result_store import RemoteStore
+from deploy.cluster.scene_list import read_sources
+from deploy.cluster.summary import SceneEntry, summarize
+from deploy.cluster.summary_page import SUMMARY_NAMES, render
+from deploy.scene.write.output_folder import RUN_NAME, STAGE_NAME
+from deploy.scene.write.writers import RESULT_NAMES
+from ifkd.core.errors import OutputError
+from ifkd.imagery.raster import RasterFile, located
+
+
+@pytest.fixture
+def scenes(tmp_path):
+    folder = tmp_path / "scenes"
+    folder.mkdir()
+    for number in range(4):
+        objects = [(5 + 9 * number, 5, 17 + 9 * number, 15, 0), (120, 118, 140, 130, number % 2)]
+        write_tif(folder / f"s{number}.tif", sea(170, 200, objects))
+    return folder
+
+
+@pytest.fixture
+def bundle(tmp_path):
+    return write_bundle(tmp_path / "bundle").path
+
+
+@pytest.fixture
+def call(bundle, tmp_path, monkeypatch, capsys):
+    def run(*arguments, out=None, engine=None):
+        engine = engine or CountingEngine()
+        monkeypatch.setattr("deploy.engines.open_engine", lambda *_, **__: engine)
+        code = main(["detect", str(bundle), "--out", str(out or tmp_path / "out"), *map(str, arguments)])
+        return code, *capsys.readouterr(), engine
+
+    return run
+
+
+def files(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.name in RESULT_NAMES}
+
+
+def test_every_scene_gets_the_files_of_a_run_of_its_own(call, scenes, tmp_path):
+    code, printed, said, _ = call(scenes / "*.tif")
+    assert code == 0
+    out = tmp_path / "out"
+    assert {path.name for path in out.iterdir()} == {"s0", "s1", "s2", "s3", *SUMMARY_NAMES}
+    for name in ("s0", "s1", "s2", "s3"):
+        call(scenes / f"{name}.tif", out=tmp_path / name)
+        assert files(out / name) == files(tmp_path / name)
+        assert set(files(out / name)) == set(RESULT_NAMES)
+    assert "8 objects in 4 of 4 scenes" in printed
+    assert re.search(r"ifkd: \[4/4\] s3: 2 objects in ", said)
+    summary = json.loads((out / "summary.json").read_text())
+    assert (summary["scenes"], summary["done"], summary["failed"], summary["holes"]) == (4, 4, 0, 0)
+    assert summary["objects_per_class"] == {"cargo": 6, "tanker": 2}
+    # The pixels of the scenes are 2 m in UTM, which near the central meridian is 2 m on the ground.
+    assert summary["km2"] == pytest.approx(4 * 170 * 200 * 4e-6, rel=0.01)
+    assert summary["km2_per_hour"] == pytest.approx(summary["km2"] / summary["seconds"] * 3600, rel=0.01)
+    assert [entry["name"] for entry in summary["entries"]] == ["s0", "s1", "s2", "s3"]
+
+
+def test_a_broken_scene_is_named_and_the_others_go_on(call, scenes, tmp_path):
+    (scenes / "s1.tif").write_text("no raster")
+    torn = write_tif(scenes / "s4.tif", sea(170, 200, []), blockysize=10)
+    torn.write_bytes(torn.read_bytes()[: int(torn.stat().st_size * 0.7)])
+    code, printed, said, _ = call(scenes / "*.tif", "--json")
+    assert code == 1
+    summary = json.loads(printed)
+    assert summary == json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert [(entry["name"], entry["state"], entry["holes"]) for entry in summary["entries"]] == [
+        ("s0", "done", 0), ("s1", "failed", 0), ("s2", "done", 0), ("s3", "done", 0), ("s4", "done", 10),
+    ]  # fmt: skip
+    assert re.search(r"1 of 5 scenes failed \(s1: .*s1\.tif is not a raster", said)
+    assert "10 tiles of 1 scenes could not be read (s4 10)" in said
+    assert not (tmp_path / "out" / "s1").exists()
+    assert "s1 failed" in (tmp_path / "out" / "summary.html").read_text()
+
+
+def test_a_run_that_was_cut_off_goes_on_without_looking_twice(call, scenes, tmp_path):
+    call(scenes / "*.tif", out=tmp_path / "whole")
+    out = tmp_path / "out"
+    with pytest.raises(StopError):
+        call(scenes / "*.tif", engine=BrittleEngine(13))  # two scenes of 5 batches, and a part of the third
+    assert not (out / "summary.json").exists()
+    code, _, said, engine = call(scenes / "*.tif")
+    assert code == 0
+    assert "An earlier run had finished 2 of 4 scenes; going on from there." in said
+    assert "s2: An earlier run had finished " in said
+    assert sum(map(len, engine.batches)) <= 2 * 20 - 5
+    assert files(out) == files(tmp_path / "whole")
+    summary = json.loads((out / "summary.json").read_text())
+    assert (summary["done"], summary["from_earlier_run"], summary["objects"]) == (4, 2, 8)
+    assert not (out / STAGE_NAME).exists()
+    assert sum(map(len, call(scenes / "*.tif")[3].batches)) == 80  # a run that was done begins anew
+
+
+def test_a_scene_that_changed_meanwhile_is_looked_at_again(call, scenes, tmp_path):
+    with pytest.raises(StopError):
+        call(scenes / "*.tif", engine=BrittleEngine(13))
+    write_tif(scenes / "s0.tif", sea(170, 200, [(5, 5, 17, 15, 1)]))
+    assert "had finished 1 of 4 scenes" in call(scenes / "*.tif")[2]
+    csv = (tmp_path / "out" / "s0" / "detections.csv").read_text()
+    assert csv.count("\n") == 2
+
+
+def test_other_settings_are_refused_with_the_difference(call, scenes, tmp_path):
+    with pytest.raises(StopError):
+        call(scenes / "*.tif", engine=BrittleEngine(13))
+    code, _, said, engine = call(scenes / "*.tif", "--score", 0.5)
+    assert (code, engine.batches) == (2, [])
+    assert "settings.selection.score_threshold was 0.3, is 0.5. Give the command of that run to go on" in said
+    code, _, said, engine = call(scenes / "*.tif", "--score", 0.5, "--restart")
+    assert (code, sum(map(len, engine.batches))) == (0, 80)
+
+
+def test_a_ledger_cut_at_any_byte_goes_on(tmp_path, scenes):
+    sources = read_sources([str(scenes / "*.tif")])
+    path = tmp_path / "stage" / "ledger"
+    path.parent.mkdir()
+    with CompletedScenes(path, {"a": 1}) as ledger:
+        for source in sources:
+            ledger.append(source, SceneEntry(name=source.name, source=str(source.place), state="done"))
+    content = path.read_bytes()
+    ends = [place + 1 for place, byte in enumerate(content) if byte == 10]
+    for length in [*range(0, len(content), 23), len(content)]:
+        path.write_bytes(content[:length])
+        whole = max(0, sum(end <= length for end in ends) - 1)
+        with CompletedScenes(path, {"a": 1}) as ledger:
+            assert len(ledger) == whole
+            assert [ledger.entry(source) is not None for source in sources] == [n < whole for n in range(4)]
+            ledger.append(sources[0], SceneEntry(name="s0", source="x", state="done"))
+        with CompletedScenes(path, {"a": 1}) as ledger:
+            assert len(ledger) == max(whole, 1)
+    with pytest.raises(OutputError, match="a was 1, is 2"):
+        CompletedScenes(path, {"a": 2})
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda out: out.write_text("a file"), "Cannot write"),
+        (
+            lambda out: (out / "s2").mkdir(parents=True) or (out / "s2" / "detections.csv").write_text("mine"),
+            "s2 holds",
+        ),
+        (lambda out: out.mkdir() or (out / "summary.json").write_text("{}"), r"holds summary\.json, not written by"),
+    ],
+)
+def test_places_that_do_not_fit_are_said_before_the_work(call, scenes, tmp_path, make, message):
+    make(tmp_path / "out")
+    code, _, said, engine = call(scenes / "*.tif")
+    assert (code, engine.batches) == (2, [])
+    assert re.search(message, said)
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [("--batch", 9, "The batch does not fit the engine"), ("--overlap-px", 64, "The overlap must be at least 0")],
+)
+def test_a_setting_that_fits_no_scene_is_no_failure_of_each(call, scenes, tmp_path, option, value, message):
+    code, printed, said, engine = call(scenes / "*.tif", option, value)
+    assert (code, printed, engine.batches) == (2, "", [])
+    assert said.startswith(f"ifkd: {message}")
+    assert said.count("\n") == 1
+    assert not (tmp_path / "out" / "summary.json").exists()
+
+
+def test_labels_are_those_of_one_scene(call, scenes):
+    code, _, said, _ = call(scenes / "*.tif", "--truth", "labels.json")
+    assert code == 2
+    assert "--truth has the labels of one scene: got 4 scenes. Score each with" in said
+
+
+def test_scenes_are_read_over_http_in_ranges(call, scenes, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 90, (512, 512, 3), np.uint8)
+    pixels[200:210, 300:320] = 170
+    big = write_tif(scenes / "big.tif", pixels, tiled=True, blockxsize=64, blockysize=64)
+    call(big, out=tmp_path / "local")
+    with served(scenes) as address:
+        code, _, _, _ = call(f"{address}/big.tif?key=secret", out=tmp_path / "remote")
+    assert code == 0
+    assert len((scenes / "big.ranges").read_text().splitlines()) > 2
+    assert files(tmp_path / "remote") == files(tmp_path / "local")
+    run = (tmp_path / "remote" / RUN_NAME).read_text()
+    assert json.loads(run)["scene"]["path"].endswith("/big.tif")
+    assert "secret" not in run
+
+
+def test_a_remote_scene_that_is_not_there_is_said_without_its_key(call, scenes, tmp_path):
+    with served(scenes) as address:
+        code, _, said, _ = call(f"{address}/absent.tif?key=secret")
+    assert code == 2
+    assert "/absent.tif cannot be opened" in said
+    assert "secret" not in said
+
+
+def test_a_remote_scene_is_known_again_by_some_of_its_blocks(scenes):
+    with served(scenes) as address:
+        place = located(f"{address}/s0.tif")
+        before = RasterFile(place).files()
+        assert RasterFile(place).files() == before
+    pixels = sea(170, 200, [(0, 0, 17, 15, 1)])
+    write_tif(scenes / "s9.tif", pixels)
+    with served(scenes) as address:
+        other = RasterFile(located(f"{address}/s9.tif")).files()
+    assert list(other.values()) != list(before.values())
+
+
+@pytest.fixture
+def memory():
+    files = fsspec.filesystem("memory")
+    files.store.clear()
+    yield files
+    files.store.clear()
+
+
+def in_memory(store, root):
+    return {name: store.cat_file(name) for name in store.find(root)}
+
+
+def test_results_go_to_a_store(call, scenes, tmp_path, memory):
+    call(scenes / "*.tif")
+    code, printed, _, _ = call(scenes / "*.tif", "--work", tmp_path / "work", out="memory://bucket/day")
+    assert code == 0
+    assert "Results: memory://bucket/day (a folder for each scene" in printed
+    stored = in_memory(memory, "/bucket/day")
+    expected = files(tmp_path / "out")
+    assert {
+        name.removeprefix("/bucket/day/"): content
+        for name, content in stored.items()
+        if Path(name).name in RESULT_NAMES
+    } == expected
+    assert "/bucket/day/summary.json" in stored
+    assert "/bucket/day/s3/run.json" in stored
+    assert not [path for path in (tmp_path / "work").rglob("*") if path.name in RESULT_NAMES]
+    code, _, _, _ = call(
+        scenes / "s0.tif", "--work", tmp_path / "work", "--format", "csv", out="memory://bucket/day/s0"
+    )
+    assert code == 0
+    assert "/bucket/day/s0/detections.geojson" not in in_memory(memory, "/bucket/day/s0")
+
+
+def test_a_store_of_files_takes_results_too(call, scenes, tmp_path):
+    call(scenes / "s0.tif")
+    assert call(scenes / "s0.tif", "--work", tmp_path / "work", out=f"file://{tmp_path}/stored")[0] == 0
+    assert files(tmp_path / "stored") == files(tmp_path / "out")
+
+
+def test_a_run_into_a_store_goes_on(call, scenes, tmp_path, memory):
+    options = (scenes / "*.tif", "--work", tmp_path / "work")
+    with pytest.raises(StopError):
+        call(*options, out="memory://b/o", engine=BrittleEngine(13))
+    assert "/b/o/s1/run.json" in in_memory(memory, "/b/o")
+    code, _, said, engine = call(*options, out="memory://b/o")
+    assert code == 0
+    assert "had finished 2 of 4 scenes" in said
+    assert sum(map(len, engine.batches)) <= 35
+
+
+def test_stores_that_cannot_be_written_are_said_before_the_work(call, scenes, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    for out, message in (
+        (f"file://{tmp_path}/file/deeper", "Cannot write file://"),
+        ("nowhere://bucket", "Results cannot be written to nowhere://bucket"),
+    ):
+        code, _, said, engine = call(scenes / "*.tif", "--work", tmp_path / "work", out=out)
+        assert (code, engine.batches) == (2, [])
+        assert message in said
+    monkeypatch.setitem(sys.modules, "fsspec", None)
+    code, _, said, _ = call(scenes / "*.tif", out="s3://bucket")
+    assert code == 2
+    assert "pip install 'ifkd[ray]'" in said
+
+
+def test_a_stores_own_files_are_not_overwritten(tmp_path, memory):
+    memory.pipe_file("/b/s0/detections.csv", b"precious")
+    store = RemoteStore("memory://b", work=tmp_path)
+    (store.work / "s0").mkdir(parents=True)
+    (store.work / "s0" / "detections.csv").write_text("new")
+    with pytest.raises(OutputError, match=r"memory://b/s0 holds detections\.csv, not written by ifkd detect"):
+        store.publish("s0")
+    assert memory.cat_file("/b/s0/detections.csv") == b"precious"
+
+
+def example():
+    entries = [
+        SceneEntry(name="häfen & co", source="a.tif", state="done", width_px=900, height_px=900, km2=3.24, objects=3,
+                   objects_per_class={"cargo": 2, "<tanker>": 1}, tiles=9, holes=2, first_hole="torn <here>",
+                   retries=1, seconds={"total": 2.5}),
+        SceneEntry.of_failure(read_sources(["b.tif"])[0], "b.tif is not a raster"),
+    ]  # fmt: skip
+    return summarize(
+        entries, earlier=frozenset(), bundle={"path": "b", "manifest_sha256": "0" * 64},
+        engines={"backend": "fake", "engines": 2}, seconds=10.0,
+    )  # fmt: skip
+
+
+def test_figures_of_a_summary():
+    summary = example()
+    assert (summary.km2_per_hour, summary.megapixels_per_second) == (pytest.approx(1166.4), 0.081)
+    assert (summary.retries, summary.holes, summary.failed) == (1, 2, 1)
+    assert summary.verdict == (
+        "1 of 2 scenes failed (b: b.tif is not a raster); 2 tiles of 1 scenes could not be read (häfen & co 2)"
+    )
+
+
+def test_the_page_opens_in_a_browser_and_is_valid(open_page, html_errors, tmp_path):
+    path = tmp_path / "summary.html"
+    path.write_text(render(example()), encoding="utf-8")
+    assert html_errors([path]) == []
+    visit = open_page(path, width=390, scheme="dark")
+    assert visit.page.get_by_text("häfen & co: 2 of 9 tiles could not be read").count() == 1
+    assert visit.page.get_by_text("torn <here>").count() == 1
+    assert (visit.errors, visit.overflow_px()) == ([], 0)

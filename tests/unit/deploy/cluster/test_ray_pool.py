@@ -1,0 +1,290 @@
+"""Scenes on Ray: the files of the single process, whoever is lost on the way."""
+
+import functools
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from contextlib import redirect_stdout
+from pathlib import Path
+
+import pytest
+from fakes import ray_engines
+from fakes.fake_scene import CountingEngine, sea, write_bundle, write_tif
+from fakes.ray_engines import DoomedOnceEngine, FirstBatchEngine, LoggingEngine, PoisonedEngine, noise
+
+from deploy.cli.main import main
+from deploy.cluster.bundle_copy import BundleCopy
+from deploy.scene.write.output_folder import STAGE_NAME
+from deploy.scene.write.writers import RESULT_NAMES
+from export.bundle.bundle import open_bundle
+from ifkd.core.errors import BundleError
+
+ray = pytest.importorskip("ray", reason="ray is not installed (pip install 'ifkd[ray]')")
+TESTS = Path(__file__).parents[4]
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """Ray on this machine, once for all tests of this file."""
+    from deploy.cluster.ray_cluster import connected
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("deploy.cluster.ray_cluster.usable_cores", lambda: 2)
+        patch.setenv("PYTHONPATH", str(TESTS))  # workers find the engines of `ray_engines` there
+        with connected() as started, redirect_stdout(sys.__stdout__):  # each test captures what it prints
+            yield started
+
+
+@pytest.fixture
+def bundle(tmp_path):
+    return write_bundle(tmp_path / "bundle").path
+
+
+@pytest.fixture
+def call(bundle, tmp_path, monkeypatch, capsys, cluster):
+    def run(*arguments, out=None, engine=CountingEngine, ray=True):
+        monkeypatch.setattr("deploy.engines.open_engine", functools.partial(ray_engines.opened, engine))
+        options = ["--scale-out", "ray"] if ray else []
+        out = str(out or tmp_path / "out")
+        code = main(["detect", str(bundle), "--out", out, *options, *map(str, arguments)])
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def files(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.name in RESULT_NAMES}
+
+
+def summary_of(out):
+    return json.loads((out / "summary.json").read_text())
+
+
+def write_scenes(folder, count, *, size=(170, 200)):
+    folder.mkdir()
+    for number in range(count):
+        write_tif(folder / f"s{number:02d}.tif", noise(number, *size))
+    return folder
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_one_scene_gives_the_files_of_the_single_process(call, tmp_path, batch):
+    """The engine's answers depend on the batch, so equal files mean equal batches."""
+    pixels = noise(0, 700, 260)
+    pixels[100:400, 100:] = 0  # some tiles are empty, so that batches and rows never coincide
+    scene = write_tif(tmp_path / "scene.tif", pixels, nodata=0)
+    whole, shared = tmp_path / "whole", tmp_path / "shared"
+    assert call(scene, "--batch", batch, out=whole, engine=FirstBatchEngine, ray=False)[0] == 0
+    code, _, said = call(scene, "--batch", batch, out=shared, engine=FirstBatchEngine)
+    assert code == 0, said
+    assert "Opening 2 engines on Ray" in said
+    assert set(files(whole)) == set(RESULT_NAMES)
+    assert files(shared) == files(whole)
+    assert (whole / "detections.csv").read_text().count("\n") > 4
+    assert call(scene, "--batch", 3, out=tmp_path / "other", engine=FirstBatchEngine)[0] == 0
+    assert files(tmp_path / "other") != files(whole)  # or the engine would not have told
+
+
+def test_fifty_scenes_with_three_broken_ones(call, tmp_path):
+    folder = write_scenes(tmp_path / "scenes", 50, size=(70, 80))
+    for name in ("s07", "s20", "s49"):
+        (folder / f"{name}.tif").write_bytes(b"II*\0no raster")
+    code, printed, said = call(folder / "*.tif")
+    assert code == 1
+    summary = summary_of(tmp_path / "out")
+    assert (summary["done"], summary["failed"], summary["scenes"]) == (47, 3, 50)
+    failed = {entry["name"]: entry["problem"] for entry in summary["entries"] if entry["state"] == "failed"}
+    assert set(failed) == {"s07", "s20", "s49"}
+    assert all(f"{name}.tif is not a raster" in problem for name, problem in failed.items())
+    assert len(list((tmp_path / "out").glob("*/run.json"))) == 47
+    assert re.search(r"3 of 50 scenes failed \(s07: ", said)
+    assert summary["engines"]["engines"] == 2
+    assert "in 47 of 50 scenes" in printed
+    call(*sorted(folder.glob("s0[0-3].tif")), out=tmp_path / "alone", ray=False)
+    alone = files(tmp_path / "alone")
+    assert len(alone) == 4 * len(RESULT_NAMES)
+    assert {name: content for name, content in files(tmp_path / "out").items() if name in alone} == alone
+
+
+def test_an_engine_that_is_killed_loses_nothing_and_doubles_nothing(call, tmp_path):
+    folder = write_scenes(tmp_path / "scenes", 3, size=(700, 260))
+    call(folder / "*.tif", out=tmp_path / "whole", ray=False)
+    engine = functools.partial(DoomedOnceEngine, tmp_path / "killed", 9)
+    code, printed, _ = call(folder / "*.tif", engine=engine)
+    assert code == 0
+    assert (tmp_path / "killed").exists()
+    assert files(tmp_path / "out") == files(tmp_path / "whole")
+    summary = summary_of(tmp_path / "out")
+    assert 1 <= summary["retries"] <= 2
+    assert "looked at again" in printed
+
+
+def test_kill_9_of_the_driver_and_the_same_command_goes_on(call, bundle, tmp_path):
+    folder = write_scenes(tmp_path / "scenes", 4, size=(700, 260))
+    call(folder / "*.tif", out=tmp_path / "whole", ray=False)
+    out, log = tmp_path / "out", tmp_path / "log"
+    # Two scenes have 192 tiles: where the engines stop, the first to begin is done, and of the second a band or two.
+    names = [f"s{number:02d}" for number in range(4)]
+    command = [sys.executable, TESTS / "fakes" / "ray_driver.py", log, 180, bundle, folder / "*.tif", "--out", out]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(list(map(str, command)), start_new_session=True, **quiet) as driver:
+        try:
+            deadline = time.monotonic() + 120
+            while not list(out.glob("*/run.json")) or not any(_journalled_rows(out, name) for name in names):
+                assert driver.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+        finally:
+            driver.kill()
+            driver.wait()
+            os.killpg(driver.pid, signal.SIGKILL)  # agents of its Ray would stay for a while
+    done = {path.parent.name for path in out.glob("*/run.json")}
+    journalled = {name: _journalled_rows(out, name) for name in names if name not in done}
+    assert len(done) == 1
+    assert any(journalled.values())
+    log.unlink()
+    code, _, said = call(folder / "*.tif", engine=functools.partial(LoggingEngine, log))
+    assert code == 0
+    assert "going on from there" in said
+    assert files(out) == files(tmp_path / "whole")
+    runs = {path.parent.name: json.loads(path.read_text()) for path in out.glob("*/run.json")}
+    for name, rows in journalled.items():
+        assert runs[name]["tiles"]["rows_from_journal"] == len(rows)
+    # Every tile of a row in a journal is not looked at again, but for those that fill up a first batch.
+    looked = len(log.read_text().splitlines())
+    per_scene = runs["s00"]["tiles"]["count"]
+    columns = 6
+    rest = sum(per_scene - len(rows) * columns for rows in journalled.values())
+    earlier = summary_of(out)["from_earlier_run"]
+    fresh = (4 - earlier - len(journalled)) * per_scene
+    assert rest + fresh <= looked <= rest + fresh + len(journalled) * 8 * 4
+    assert not (out / STAGE_NAME).exists()
+
+
+def _journalled_rows(out, name):
+    from deploy.scene.run.row_journal import RowJournal
+
+    """Return the rows in a scene's journal, of which a copy is read, as its run may still write it."""
+    path = out / name / STAGE_NAME / "journal"
+    content = path.read_bytes() if path.exists() else b""
+    if b"\n" not in content:
+        return set()
+    copy = out.with_name("journal")
+    copy.write_bytes(content)
+    with RowJournal(copy, json.loads(content.split(b"\n", 1)[0])) as journal:
+        return {record.row for record in journal.records()}
+
+
+def test_a_scene_that_kills_every_engine_is_reported_and_the_others_go_on(call, tmp_path):
+    folder = write_scenes(tmp_path / "scenes", 3)
+    poisoned = noise(9)
+    poisoned[100, 100] = ray_engines.POISON
+    write_tif(folder / "poison.tif", poisoned)
+    code, _, said = call(folder / "*.tif", engine=PoisonedEngine)
+    assert code == 1
+    summary = summary_of(tmp_path / "out")
+    failed = [(entry["name"], entry["problem"]) for entry in summary["entries"] if entry["state"] == "failed"]
+    assert [name for name, _ in failed] == ["poison"]
+    assert failed[0][1].startswith("3 engines were lost while they looked at rows 0 to ")
+    assert summary["done"] == 3
+    assert "poison failed" in said
+
+
+def test_strict_stops_a_torn_scene_and_holes_are_those_of_the_single_process(call, tmp_path):
+    folder = write_scenes(tmp_path / "scenes", 1)
+    torn = write_tif(folder / "torn.tif", sea(700, 260, [(5, 5, 17, 15, 0)]), blockysize=10)
+    torn.write_bytes(torn.read_bytes()[: int(torn.stat().st_size * 0.7)])
+    assert call(folder / "*.tif")[0] == call(folder / "*.tif", out=tmp_path / "whole", ray=False)[0] == 1
+    ours, theirs = (json.loads((tmp_path / out / "torn" / "run.json").read_text()) for out in ("out", "whole"))
+    assert ours["tiles"]["holes"] == theirs["tiles"]["holes"]
+    assert files(tmp_path / "out") == files(tmp_path / "whole")
+    assert call(folder / "*.tif", "--strict", out=tmp_path / "strict")[0] == 1
+    failed = [entry["problem"] for entry in summary_of(tmp_path / "strict")["entries"] if entry["state"] == "failed"]
+    assert len(failed) == 1
+    assert "This run is strict" in failed[0]
+
+
+def test_the_bundles_own_engine_gives_the_same_files(whole_bundle, tmp_path, cluster, capsys):
+    """A real network by ONNX Runtime, and what it finds in noise."""
+    scene = write_tif(tmp_path / "scene.tif", noise(3, 500, 300))
+    options = [str(whole_bundle), str(scene), "--threads", "1", "--score", "0.01", "--overlap-px", "16"]
+    assert main(["detect", *options, "--out", str(tmp_path / "whole")]) == 0
+    assert main(["detect", *options, "--out", str(tmp_path / "out"), "--scale-out", "ray"]) == 0
+    assert files(tmp_path / "out") == files(tmp_path / "whole")
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["objects"] > 0
+
+
+def test_a_node_without_the_bundle_gets_its_files(bundle_copy, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path / "node"))
+    (tmp_path / "node").mkdir()
+    copy = BundleCopy.of(bundle_copy, travels=True)
+    here = BundleCopy(tmp_path / "absent", copy.manifest_sha256, copy.content)
+    unpacked = here.unpacked()
+    assert unpacked.path.is_relative_to(tmp_path / "node")
+    assert unpacked.file("model.onnx").read_bytes() == bundle_copy.file("model.onnx").read_bytes()
+    assert here.unpacked().path == unpacked.path
+    assert copy.unpacked().path == bundle_copy.path
+    with pytest.raises(BundleError, match=r"absent is not on this machine, or is another one: expected a manifest"):
+        BundleCopy(tmp_path / "absent", copy.manifest_sha256, None).unpacked()
+    with pytest.raises(BundleError, match="did not arrive as it was sent"):
+        BundleCopy(tmp_path / "absent", "0" * 64, copy.content).unpacked()
+
+
+def test_a_bundle_travels_to_the_engines(call, bundle, tmp_path, monkeypatch):
+    """The engines are told a place where nothing lies."""
+    monkeypatch.setattr("deploy.cluster.ray_pool.require_alike", lambda *_: False)
+    traveled = BundleCopy.of(open_bundle(bundle), travels=True)
+    elsewhere = BundleCopy(tmp_path / "absent", traveled.manifest_sha256, traveled.content)
+    monkeypatch.setattr("deploy.cluster.ray_pool.BundleCopy.of", lambda *_, **__: elsewhere)
+    assert call(write_tif(tmp_path / "scene.tif", noise(0)))[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "patch", "message"),
+    [
+        ((), ("deploy.cluster.ray_cluster.versions_here", lambda _: {"onnxruntime": "1.0", "python": "3.11"}),
+         r"versions are not those of this machine: got .*onnxruntime 1\.0 here, .* on .*; python 3\.11 here"),
+        (("--cores-per-actor", "64"), None, "no room for an engine: got .* with 2 cores and 0 GPUs, expected 64 cores"),
+        (("--backend", "tensorrt"), None, "no room for an engine: .* expected 1 cores and a GPU on one node"),
+    ],
+)  # fmt: skip
+def test_clusters_that_do_not_fit_are_said_before_the_work(call, tmp_path, monkeypatch, options, patch, message):
+    if patch is not None:
+        monkeypatch.setattr(*patch)
+    engine = functools.partial(LoggingEngine, tmp_path / "log")
+    code, _, said = call(write_tif(tmp_path / "scene.tif", noise(0)), *options, engine=engine)
+    assert code == 2
+    assert re.search(message, said)
+    assert not (tmp_path / "log").exists()
+
+
+def test_an_engine_that_cannot_start_is_said(bundle, tmp_path, cluster, capsys):
+    code = main(
+        ["detect", str(bundle), str(write_tif(tmp_path / "s.tif", noise(0))), "--out", str(tmp_path / "out"),
+         "--scale-out", "ray"]
+    )  # fmt: skip
+    assert code == 2
+    assert re.search(r"An engine cannot start on Ray \(.*BundleError: .* has no ONNX file", capsys.readouterr().err)
+
+
+def test_ray_that_is_not_installed_is_said_with_its_extra(bundle, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert main(["detect", str(bundle), "a.tif", "--out", str(tmp_path / "out"), "--scale-out", "ray"]) == 2
+    said = capsys.readouterr().err
+    assert "--scale-out ray needs the package ray" in said
+    assert "pip install 'ifkd[ray]'" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_cluster_that_is_not_there_is_said(bundle, tmp_path):
+    scene = write_tif(tmp_path / "scene.tif", noise(0))
+    code = "import sys\nfrom deploy.cli.main import main\nsys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", code, "detect", bundle, scene, "--out", tmp_path / "out", "--scale-out", "ray"]
+    environment = {**os.environ, "RAY_ADDRESS": "127.0.0.1:9"}
+    ended = subprocess.run(list(map(str, command)), check=False, capture_output=True, text=True, env=environment)
+    assert ended.returncode == 2
+    assert "There is no Ray cluster at 127.0.0.1:9" in ended.stderr

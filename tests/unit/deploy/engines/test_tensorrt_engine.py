@@ -1,0 +1,347 @@
+"""The TensorRT backend where there is no GPU: what it chooses and refuses, and its order of work on a stand-in."""
+
+import logging
+import sys
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from bundle_fixtures import with_engine
+from fakes.fake_cuda import FakeTensorRT, Gpu
+
+import deploy.engines.engine_choice as choice
+import deploy.engines.tensorrt_engine as backend
+from deploy.engines import open_engine
+from deploy.engines.engine import InferenceParts
+from export.bundle.bundle import Bundle, open_bundle
+from export.bundle.engine_metadata import BatchProfile
+from export.tensorrt import tensorrt_api
+from ifkd.core.errors import BundleError, EngineError
+
+H100 = tensorrt_api.Gpu("NVIDIA H100 80GB HBM3", "9.0", "12.9")
+RTX_4090 = tensorrt_api.Gpu("NVIDIA GeForce RTX 4090", "8.9", "13.0")
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorRT 11.4.0 and TensorRT-RTX 1.7.1 seem to be installed."""
+    versions = {"tensorrt": "11.4.0", "tensorrt_rtx": "1.7.1"}
+    monkeypatch.setattr(choice, "load_tensorrt", lambda builder: (object(), versions[builder]))
+
+
+def test_without_a_gpu_the_error_says_so(whole_bundle: Path) -> None:
+    try:
+        tensorrt_api.gpu_of_this_machine()
+    except EngineError:
+        pass
+    else:
+        pytest.skip("there is a GPU here")
+    with pytest.raises(EngineError, match="no GPU to use here"):
+        open_engine(open_bundle(whole_bundle), backend="tensorrt", precision="fp16")
+
+
+def test_a_bundle_without_engines_says_how_to_build_one(whole_bundle: Path) -> None:
+    with pytest.raises(EngineError, match=r"No fp16 engine .* Build one here: ifkd engine .* --builder tensorrt"):
+        choice.find_engine(open_bundle(whole_bundle), precision="fp16", gpu=H100)
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"device": "NVIDIA A100"}, r"built for NVIDIA A100 \(9\.0\), here is NVIDIA H100"),
+        ({"compute_capability": "8.0"}, r"\(8\.0\), here is NVIDIA H100 80GB HBM3 \(9\.0\)"),
+        ({"builder_version": "10.13.3"}, r"built by tensorrt 10\.13\.3, here is 11\.4\.0"),
+        ({"driver_cuda": "13.0"}, r"built under a driver for CUDA 13\.0, the driver here goes up to CUDA 12\.9"),
+        ({"onnx_sha256": "0" * 64}, "built from another ONNX file"),
+        ({"engine_sha256": "0" * 64}, "its sidecar describes another file"),
+        (
+            {"device": "portable", "compute_capability": None, "builder": "tensorrt_rtx", "builder_version": "1.7.1"},
+            r"portable engines run on compute capability 8\.0, 8\.6, 8\.9, 12\.0 and later, here is 9\.0",
+        ),
+    ],
+)
+@pytest.mark.usefixtures("installed")
+def test_an_engine_that_does_not_fit_is_refused_by_its_sidecar(
+    bundle_copy: Bundle, values: dict[str, Any], reason: str
+) -> None:
+    with pytest.raises(EngineError, match=reason):
+        choice.find_engine(with_engine(bundle_copy, **values), precision="fp16", gpu=H100)
+
+
+@pytest.mark.usefixtures("installed")
+def test_of_two_engines_that_fit_the_one_for_this_gpu_is_taken(bundle_copy: Bundle) -> None:
+    portable = {"device": "portable", "compute_capability": None, "builder": "tensorrt_rtx", "builder_version": "1.7.1"}
+    bundle = with_engine(bundle_copy, "a_portable", **portable)
+    assert choice.find_engine(bundle, precision="fp16", gpu=RTX_4090).name == "engines/a_portable.engine"
+    bundle = with_engine(bundle, "b_own", device=RTX_4090.name, compute_capability=RTX_4090.capability)
+    assert choice.find_engine(bundle, precision="fp16", gpu=RTX_4090).name == "engines/b_own.engine"
+
+
+def test_a_runtime_that_is_absent_is_one_of_the_reasons(bundle_copy: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    with pytest.raises(EngineError, match=r"made\.engine: .*needs the package tensorrt"):
+        choice.find_engine(with_engine(bundle_copy), precision="fp16", gpu=H100)
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_changed_sidecar_is_refused(bundle_copy: Bundle) -> None:
+    bundle = with_engine(bundle_copy)
+    path = bundle.path / "engines" / "made.json"
+    path.write_text(path.read_text().replace("H100", "H200"))
+    with pytest.raises(BundleError, match="not the file the manifest describes"):
+        choice.find_engine(bundle, precision="fp16", gpu=H100)
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Gpu:
+    gpu = Gpu()
+    monkeypatch.setattr(tensorrt_api, "load_cuda", lambda _need: gpu)
+    monkeypatch.setattr(backend, "gpu_of_this_machine", lambda: H100)
+    return gpu
+
+
+def opened(bundle: Bundle, monkeypatch: pytest.MonkeyPatch, trt: FakeTensorRT, **sidecar: Any) -> Any:
+    monkeypatch.setattr(choice, "load_tensorrt", lambda _: (trt, "11.4.0"))
+    return open_engine(with_engine(bundle, **sidecar), backend="tensorrt", precision="fp16")
+
+
+def tiles_of(*values: int) -> np.ndarray:
+    return np.stack([np.full((3, 64, 64), value, np.uint8) for value in values])
+
+
+def seen(candidates: Any) -> list[int]:
+    assert candidates.labels[:, 0].tolist() == list(range(len(candidates.labels)))
+    return [round(255 * score) for score in candidates.scores[:, 0].tolist()]
+
+
+def test_tiles_go_in_answers_come_out_and_everything_is_given_back(
+    bundle_copy: Bundle, monkeypatch: pytest.MonkeyPatch, machine: Gpu
+) -> None:
+    with opened(bundle_copy, monkeypatch, FakeTensorRT(machine)) as engine:
+        assert (engine.info.device, engine.info.max_batch) == (H100.name, 4)
+        first = engine.infer(tiles_of(51, 51, 255))
+        assert seen(first) == [51, 51, 255]
+        assert seen(engine.infer(tiles_of(7))) == [7]
+        assert seen(first) == [51, 51, 255]
+        assert first.boxes.flags.owndata
+    assert machine.memory == {}
+    assert machine.alive == set()
+    engine.close()
+    with pytest.raises(EngineError, match="closed"):
+        engine.infer(tiles_of(1))
+
+
+def test_the_parts_of_an_inference_are_told_by_the_gpus_events(
+    bundle_copy: Bundle, monkeypatch: pytest.MonkeyPatch, machine: Gpu
+) -> None:
+    with opened(bundle_copy, monkeypatch, FakeTensorRT(machine)) as engine:
+        assert engine.parts is None
+        engine.infer(tiles_of(1, 2))
+        # The stand-in counts pieces of work as milliseconds: one copy up; one move and one run; three copies down.
+        assert engine.parts == InferenceParts(upload_ms=1.0, compute_ms=2.0, download_ms=3.0)
+
+
+def test_a_batch_size_is_run_once_and_then_replayed(
+    bundle_copy: Bundle, monkeypatch: pytest.MonkeyPatch, machine: Gpu
+) -> None:
+    trt = FakeTensorRT(machine)
+    with opened(bundle_copy, monkeypatch, trt) as engine:
+        assert [seen(engine.infer(tiles_of(value, 9))) for value in (1, 2, 3)] == [[1, 9], [2, 9], [3, 9]]
+        assert machine.calls.count("cudaGraphLaunch") == 2
+        assert seen(engine.infer(tiles_of(4))) == [4]
+        assert seen(engine.infer(tiles_of(5, 6))) == [5, 6]
+        assert engine.graphs == {(2, 3, 64, 64): "replayed", (1, 3, 64, 64): "replayed"}
+        assert [context.batch for context in trt.contexts] == [2, 1]
+        assert len({context.scratch for context in trt.contexts}) == 1
+    assert machine.alive == set()
+
+
+def test_tiles_of_several_sizes_go_through_one_memory_each_shape_with_a_graph_of_its_own(
+    bundle_copy: Bundle, monkeypatch: pytest.MonkeyPatch, machine: Gpu
+) -> None:
+    manifest = bundle_copy.manifest
+    taken = manifest.input.model_copy(update={"tile_sides_px": (32, 96)})
+    bundle = Bundle(bundle_copy.path, manifest.model_copy(update={"input": taken}))
+
+    def tiles(size: tuple[int, int], *values: int) -> np.ndarray:
+        return np.stack([np.full((3, *size), value, np.uint8) for value in values])
+
+    trt = FakeTensorRT(machine, sides=(32, 96))
+    with opened(bundle, monkeypatch, trt) as engine:
+        for turn in (0, 100):
+            assert seen(engine.infer(tiles((32, 32), 1 + turn, 2 + turn))) == [1 + turn, 2 + turn]
+            assert seen(engine.infer(tiles((96, 96), 3 + turn, 4 + turn, 5, 6))) == [3 + turn, 4 + turn, 5, 6]
+            assert seen(engine.infer(tiles((32, 96), 7 + turn, 8 + turn))) == [7 + turn, 8 + turn]
+        assert set(engine.graphs) == {(2, 3, 32, 32), (4, 3, 96, 96), (2, 3, 32, 96)}
+        with pytest.raises(EngineError, match="sides of 32 to 96 px"):
+            engine.infer(tiles((32, 128), 1))
+    assert machine.memory == {}
+    with pytest.raises(BundleError, match="other batches or tiles than its sidecar"):
+        opened(bundle, monkeypatch, FakeTensorRT(machine, sides=(64, 96)))
+
+
+@pytest.mark.parametrize(
+    ("failing", "refuse", "rtx", "why"),
+    [
+        ("cudaStreamBeginCapture", "", None, "cudaStreamBeginCapture gave cudaErrorOfTheTest"),
+        ("cudaStreamEndCapture", "", None, "cudaStreamEndCapture gave cudaErrorOfTheTest"),
+        ("cudaGraphInstantiate", "", None, "cudaGraphInstantiate gave cudaErrorOfTheTest"),
+        ("", "recording", None, "the engine cannot be recorded"),
+        ("", "", False, "the runtime says that it cannot be recorded"),
+    ],
+)
+def test_an_engine_that_cannot_be_recorded_runs_step_by_step_and_says_why(
+    bundle_copy: Bundle,
+    monkeypatch: pytest.MonkeyPatch,
+    machine: Gpu,
+    caplog: pytest.LogCaptureFixture,
+    failing: str,
+    refuse: str,
+    rtx: bool | None,
+    why: str,
+) -> None:
+    machine.failing = failing
+    with (
+        caplog.at_level(logging.WARNING),
+        opened(bundle_copy, monkeypatch, FakeTensorRT(machine, refuse=refuse, rtx=rtx)) as engine,
+    ):
+        assert [seen(engine.infer(tiles_of(value))) for value in (1, 2, 3)] == [[1], [2], [3]]
+        assert engine.graphs == {(1, 3, 64, 64): why}
+        assert [record.getMessage() for record in caplog.records] == [
+            f"engines/made.engine: no CUDA graph for tiles of [1, 3, 64, 64]: {why}"
+        ]
+    assert "cudaGraphLaunch" not in machine.calls
+    assert machine.alive == set()
+
+
+def test_graphs_can_be_switched_off(bundle_copy: Bundle, monkeypatch: pytest.MonkeyPatch, machine: Gpu) -> None:
+    monkeypatch.setattr(choice, "load_tensorrt", lambda _: (FakeTensorRT(machine, rtx=True), "11.4.0"))
+    with backend.TensorRTEngine(with_engine(bundle_copy), precision="fp16", graphs=False) as engine:
+        assert [seen(engine.infer(tiles_of(value))) for value in (1, 2)] == [[1], [2]]
+    assert "cudaStreamBeginCapture" not in machine.calls
+
+
+def test_each_batch_runs_under_the_smallest_profile_that_takes_it(
+    bundle_copy: Bundle, monkeypatch: pytest.MonkeyPatch, machine: Gpu
+) -> None:
+    profiles = (BatchProfile(opt=1, max=1), BatchProfile(opt=4, max=4))
+    trt = FakeTensorRT(machine, profiles=(1, 4))
+    with opened(bundle_copy, monkeypatch, trt, profiles=profiles) as engine:
+        for values in ([3], [4, 5], [6, 7, 8, 9]):
+            assert seen(engine.infer(tiles_of(*values))) == values
+        assert [(context.batch, context.profile) for context in trt.contexts] == [(1, 0), (2, 1), (4, 1)]
+
+
+def test_the_next_batch_is_uploaded_before_the_last_is_fetched(
+    bundle_copy: Bundle, monkeypatch: pytest.MonkeyPatch, machine: Gpu
+) -> None:
+    with opened(bundle_copy, monkeypatch, FakeTensorRT(machine)) as engine:
+        batches = [tiles_of(1, 2), tiles_of(3), tiles_of(4, 5, 6), tiles_of(7, 8)]
+        assert [seen(found) for found in engine.infer_each(iter(batches))] == [[1, 2], [3], [4, 5, 6], [7, 8]]
+        machine.calls.clear()
+        answers = engine.infer_each(iter(batches))
+        next(answers)
+        first_wait = machine.calls.index("cudaEventSynchronize")
+        assert machine.calls[:first_wait].count("cudaGraphLaunch") == 2
+        # An answer that is waited for does not keep the engine from others, nor is one that nobody fetches in its way.
+        assert seen(engine.infer(tiles_of(9))) == [9]
+        assert seen(next(answers)) == [3]
+        answers.close()
+        assert [seen(found) for found in engine.infer_each(iter(batches))][1:] == [[3], [4, 5, 6], [7, 8]]
+
+
+def test_a_wrong_batch_among_others_ends_them_and_the_engine_goes_on(
+    bundle_copy: Bundle, monkeypatch: pytest.MonkeyPatch, machine: Gpu
+) -> None:
+    def batches() -> Iterator[np.ndarray]:
+        yield tiles_of(1)
+        yield np.zeros((1, 3, 32, 32), np.uint8)
+
+    with opened(bundle_copy, monkeypatch, FakeTensorRT(machine)) as engine:
+        with pytest.raises(EngineError, match="do not fit the engine"):
+            list(engine.infer_each(batches()))
+        both = [engine.infer_each(iter([tiles_of(value)] * 3)) for value in (1, 2)]
+        assert [seen(next(one)) for one in both[:1]] == [[1]]
+        with pytest.raises(EngineError, match="busy with batches that nobody has fetched"):
+            next(both[1])
+        assert seen(engine.infer(tiles_of(3))) == [3]
+
+
+@pytest.mark.parametrize(
+    ("refuse", "message"),
+    [
+        ("plan", r"The runtime refuses .* \(Magic tag does not match\)"),
+        ("batch", "other batches or tiles than its sidecar"),
+    ],
+)
+def test_an_engine_that_cannot_start_is_refused_and_leaves_no_memory(
+    bundle_copy: Bundle, monkeypatch: pytest.MonkeyPatch, machine: Gpu, refuse: str, message: str
+) -> None:
+    with pytest.raises((EngineError, BundleError), match=message):
+        opened(bundle_copy, monkeypatch, FakeTensorRT(machine, refuse=refuse))
+    assert machine.memory == {}
+    assert machine.alive == set()
+
+
+def test_a_truncated_plan_is_refused_before_the_runtime_sees_it(
+    bundle_copy: Bundle, monkeypatch: pytest.MonkeyPatch, machine: Gpu
+) -> None:
+    trt = FakeTensorRT(machine)
+    monkeypatch.setattr(choice, "load_tensorrt", lambda _: (trt, "11.4.0"))
+    bundle = with_engine(bundle_copy)
+    path = bundle.path / "engines" / "made.engine"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(
+        BundleError, match=r"made\.engine is not the file the manifest describes: got 8 bytes, expected 9"
+    ):
+        open_engine(bundle, backend="tensorrt", precision="fp16")
+    assert not hasattr(trt, "log")
+    assert machine.calls == []
+
+
+def test_a_plan_of_other_tensors_is_refused_before_memory_is_reserved(
+    bundle_copy: Bundle, monkeypatch: pytest.MonkeyPatch, machine: Gpu
+) -> None:
+    with pytest.raises(BundleError, match="is not what the manifest says"):
+        opened(bundle_copy, monkeypatch, FakeTensorRT(machine, k=353))
+    assert "cudaMalloc" not in machine.calls
+
+
+def test_a_full_gpu_is_an_engine_error_and_what_was_taken_is_given_back(
+    bundle_copy: Bundle, monkeypatch: pytest.MonkeyPatch, machine: Gpu
+) -> None:
+    machine.failing = "cudaMallocHost"
+    with pytest.raises(EngineError, match=r"refused cudaMallocHost \(cudaErrorOfTheTest\)"):
+        opened(bundle_copy, monkeypatch, FakeTensorRT(machine))
+    assert (machine.memory, machine.alive) == ({}, set())
+
+
+@pytest.mark.parametrize(
+    ("refuse", "message"), [("run", "could not be run on NVIDIA H100"), ("memory", "no memory left")]
+)
+def test_a_failed_run_is_an_engine_error_and_the_engine_can_be_closed(
+    bundle_copy: Bundle, monkeypatch: pytest.MonkeyPatch, machine: Gpu, refuse: str, message: str
+) -> None:
+    trt = FakeTensorRT(machine, refuse=refuse)
+    with opened(bundle_copy, monkeypatch, trt) as engine:
+        with pytest.raises(EngineError, match=message):
+            engine.infer(tiles_of(1))
+        trt.refuse = ""
+        assert seen(engine.infer(tiles_of(2))) == [2]
+    assert (machine.memory, machine.alive) == ({}, set())
+
+
+def test_a_driver_that_is_too_old_is_told_with_both_versions(monkeypatch: pytest.MonkeyPatch) -> None:
+    status = types.SimpleNamespace(cudaSuccess="yes", cudaErrorInsufficientDriver="no")
+    cuda = types.SimpleNamespace(
+        cudaError_t=status,
+        cudaDriverGetVersion=lambda: ("yes", 12040),
+        cudaRuntimeGetVersion=lambda: ("yes", 13050),
+        cudaGetDeviceProperties=lambda _: ("no", None),
+    )
+    monkeypatch.setattr(tensorrt_api, "load_cuda", lambda _need: cuda)
+    with pytest.raises(EngineError, match=r"got a driver for CUDA 12\.4, expected one for CUDA 13\.5"):
+        tensorrt_api.gpu_of_this_machine()

@@ -1,0 +1,362 @@
+import base64
+import builtins
+import json
+import re
+from html.parser import HTMLParser
+from xml.etree import ElementTree as ET
+
+import pytest
+from fakes import drifting_engine as world
+from fakes import report_inputs as parts
+from PIL import Image
+
+from deploy.accuracy.provenance import read_result
+from deploy.report import charts
+from deploy.report.charts import Point, StripSeries
+from deploy.report.page import console, flatten, render, write_report
+from deploy.report.report import Report, assemble, read_picture, read_scene_run
+from deploy.report.tables import accuracy_table, engine_table
+from ifkd.core.errors import DataError, MissingExtraError
+from ifkd.core.html import chart
+from ifkd.core.html.chart import Series
+from ifkd.core.html.table import Table
+
+VOID = {"meta", "img", "link", "br", "hr", "input", "rect", "circle", "line", "path"}
+
+
+class Page(HTMLParser):
+    """Reads a page strictly: every element is closed in order, identities are unique, labels lead somewhere."""
+
+    def __init__(self, text):
+        super().__init__(convert_charrefs=True)
+        self.open, self.identities, self.references = [], [], []
+        self.elements, self.words = [], []
+        self.feed(text)
+        self.close()
+        assert not self.open, self.open
+
+    def handle_starttag(self, tag, attributes):
+        facts = dict(attributes)
+        assert len(facts) == len(attributes), (tag, attributes)
+        self.elements.append((tag, facts))
+        if "id" in facts:
+            self.identities.append(facts["id"])
+        self.references += facts.get("aria-labelledby", "").split()
+        if facts.get("href", "").startswith("#"):
+            self.references.append(facts["href"][1:])
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag):
+        assert self.open, tag
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+    @property
+    def text(self):
+        return " ".join(" ".join(self.words).split())
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory):
+    return parts.full_report(tmp_path_factory.mktemp("report"))
+
+
+@pytest.fixture(scope="module")
+def pages(full):
+    return render(full)
+
+
+def page_of(report):
+    return Page(render(report)["report.html"].decode())
+
+
+def test_equal_input_gives_equal_bytes(full, pages, tmp_path):
+    assert render(full) == pages
+    write_report(full, tmp_path / "a")
+    again = read_result(tmp_path / "a" / "report.json", Report)
+    assert again == full
+    write_report(again, tmp_path / "b")
+    for path in (tmp_path / "a").rglob("*.*"):
+        assert path.read_bytes() == (tmp_path / "b" / path.relative_to(tmp_path / "a")).read_bytes()
+
+
+def test_the_page_is_well_formed_and_its_labels_lead_somewhere(pages):
+    text = pages["report.html"].decode()
+    assert text.lstrip().startswith("<!doctype html>")
+    page = Page(text)
+    assert len(page.identities) == len(set(page.identities))
+    assert set(page.references) <= set(page.identities)
+    tags = [tag for tag, _ in page.elements]
+    assert tags.count("h1") == tags.count("main") == tags.count("title") - tags.count("svg") == 1
+    assert dict(page.elements)["html"]["lang"] == "en"
+
+
+def test_the_page_needs_nothing_from_elsewhere(pages):
+    text = pages["report.html"].decode()
+    assert not re.search(r"https?:|//\w+\.|@import|url\(", text)
+    page = Page(text)
+    assert not {"script", "link", "iframe", "object"} & {tag for tag, _ in page.elements}
+    for _, facts in page.elements:
+        assert facts.get("src", "data:").startswith("data:")
+        assert facts.get("href", "#").startswith("#")
+
+
+def test_pictures_and_charts_can_be_read_aloud(pages):
+    page = Page(pages["report.html"].decode())
+    images = [facts for tag, facts in page.elements if tag == "img"]
+    assert len(images) == 2
+    assert all(len(facts["alt"]) > 20 and facts["width"] and facts["height"] for facts in images)
+    drawings = [facts for tag, facts in page.elements if tag == "svg"]
+    assert len(drawings) == 10
+    assert all(facts["role"] == "img" and len(facts["aria-labelledby"].split()) == 2 for facts in drawings)
+    headings = [facts for tag, facts in page.elements if tag == "th"]
+    assert all(facts.get("scope") in {"col", "row"} for facts in headings)
+    regions = [facts for tag, facts in page.elements if facts.get("role") == "region"]
+    assert all(facts["tabindex"] == "0" for facts in regions)
+
+
+def test_the_figures_are_on_every_page(full, pages):
+    html = page_of(full).text
+    markdown = pages["report.md"].decode()
+    terminal = console(full)
+    for evaluation in full.evaluations.values():
+        for text in (html, markdown, terminal):
+            assert f"{evaluation.metrics.mean_ap:.3f}" in text
+            assert f"{evaluation.metrics.ap75:.3f}" in text
+    for text in (html, markdown, terminal):
+        assert "36.40 M" in text
+        assert "31%" in text
+        assert "stable, n=60" in text
+        assert "UNSTABLE" in text
+        assert "needs an NVIDIA GPU" in text
+        assert "24.9" in text
+        assert "reservations" in text
+    for text in (html, markdown.replace("\\", "")):
+        assert "The encoder of EDE had random weights." in text
+        assert "Demonstration on made-up squares." in text
+        assert "Warm-up of at least 0.5 s" in text
+        assert "12 images with 48 objects" in text
+        assert "tanker 4, cargo 33" in text
+        assert "Example CPU @ 2.4 GHz" in text
+
+
+def test_markdown_shows_the_charts_it_brings(pages):
+    named = re.findall(r"\]\((figures/[^)]+)\)", pages["report.md"].decode())
+    assert len(named) == 12
+    assert set(named) == set(pages) - {"report.html", "report.md"}
+
+
+def test_charts_stand_alone_as_svg(pages):
+    for name, content in pages.items():
+        if name.endswith(".svg"):
+            root = ET.fromstring(content.decode())  # noqa: S314
+            assert root.tag == "{http://www.w3.org/2000/svg}svg"
+            assert root[0].text
+            assert "prefers-color-scheme:dark" in content.decode()
+
+
+def test_all_samples_are_in_the_file(full, tmp_path):
+    write_report(full, tmp_path)
+    content = json.loads((tmp_path / "report.json").read_text())
+    assert content["schema_version"] == 1
+    cell = content["benches"][0]["cells"][0]
+    assert sum(map(len, cell["latency"]["windows_ns"])) == 60
+    picture = content["scenes"][0]["pictures"][0]
+    assert base64.b64decode(picture["data_base64"]).startswith(b"\x89PNG")
+
+
+def test_foreign_text_stays_text(tmp_path):
+    evil = '<script>alert("x")</script> | `*_'
+    found = parts.evaluations(parts.dataset(tmp_path))
+    evaluations = {evil: found["teacher"], f"{evil} 2": found["plain student"]}
+    report = assemble(title=evil, evaluations=evaluations, benches=[parts.bench()], notes=[evil])
+    files = render(report)
+    page = Page(files["report.html"].decode())
+    assert not any(tag == "script" for tag, _ in page.elements)
+    assert page.text.count('alert("x")') > 3
+    markdown = files["report.md"].decode()
+    assert "<script>" not in markdown.replace("\\<", "")
+    row = next(line for line in markdown.splitlines() if "retinanet" in line and line.startswith("|"))
+    assert len(re.findall(r"(?<!\\)\|", row)) == 10
+    for name, content in files.items():
+        if name.endswith(".svg"):
+            ET.fromstring(content.decode())  # noqa: S314
+
+
+@pytest.mark.parametrize("missing", ["evaluations", "benches", "parities", "scenes", "environment"])
+def test_a_missing_part_is_left_out(full, missing):
+    empty = {} if missing in {"evaluations", "environment"} else ()
+    report = full.model_copy(update={missing: empty})
+    page = page_of(report)
+    anchor = {"evaluations": "accuracy", "parities": "parity", "scenes": "scene", "environment": "environment"}
+    assert anchor.get(missing, "") not in page.identities
+    assert set(page.references) <= set(page.identities)
+    assert console(report)
+
+
+def test_one_evaluation_alone_makes_a_report(tmp_path):
+    data = parts.dataset(tmp_path)
+    report = assemble(title="One", evaluations={"student": parts.evaluations(data)["plain student"]})
+    page = page_of(report)
+    assert report.verdict.status == "open"
+    assert "No verdict" in page.text
+    assert "#engines" not in str(page.elements)
+    assert engine_table(report) is None
+
+
+def test_a_scene_without_objects_or_pictures_makes_a_report(tmp_path):
+    scene = read_scene_run(parts.scene_folder(tmp_path / "s", objects=0, pictures=False))
+    text = page_of(assemble(title="Empty", evaluations={}, scenes=[scene])).text
+    assert "Objects 0" in text
+    assert "By class none" in text
+
+
+def test_a_run_of_another_shape_does_not_break_the_page(tmp_path):
+    folder = tmp_path / "s"
+    folder.mkdir()
+    (folder / "run.json").write_text(json.dumps({"scene": {"name": "x.tif"}, "tiles": 3, "seconds": []}))
+    assert "x.tif" in page_of(assemble(title="T", evaluations={}, scenes=[read_scene_run(folder)])).text
+
+
+@pytest.mark.parametrize("content", [None, "", "[]", "{}"])
+def test_a_folder_of_no_detection_is_refused(tmp_path, content):
+    if content is not None:
+        (tmp_path / "run.json").write_text(content)
+    with pytest.raises(DataError, match=r"run\.json"):
+        read_scene_run(tmp_path)
+
+
+def test_a_failed_parity_heads_the_report(tmp_path):
+    def darken(candidates):
+        candidates.scores[:] *= 0.9
+        return candidates
+
+    report = parts.full_report(tmp_path, drift=darken)
+    assert report.verdict.status == "failed"
+    text = page_of(report).text
+    assert text.index("Failed") < text.index("Accuracy")
+    assert "scores are 0.900 times the reference's" in text
+    assert "FAILED 0.1 (≤ 0.01)" in text
+    fp16 = [row for row in engine_table(report).rows if row[0] == "model.fp16.onnx"]
+    fp32 = [row for row in engine_table(report).rows if row[0] == "model.onnx"]
+    assert {row[8] for row in fp16} == {"FAILED"}
+    assert {row[8] for row in fp32} == {"passed"}
+
+
+def test_parity_stands_only_beside_the_file_it_was_measured_on(full):
+    cell = full.benches[0].cells[0]
+    other = cell.model_copy(update={"engine": cell.engine.model_copy(update={"sha256": "9" * 64})})
+    bench = full.benches[0].model_copy(update={"cells": (other,)})
+    assert engine_table(full.model_copy(update={"benches": (bench,)})).rows[0][8] == "–"
+
+
+def test_an_interrupted_measurement_says_so(tmp_path):
+    report = assemble(title="T", evaluations={}, benches=[parts.bench(partial=True)])
+    assert "Interrupted: not all rounds were taken." in page_of(report).text
+    assert any("interrupted" in finding.text for finding in report.verdict.findings)
+
+
+def test_different_data_is_a_reservation(tmp_path):
+    one, two = (parts.evaluations(parts.dataset(tmp_path / name)) for name in ("a", "b"))
+    changed = two["teacher"].data.model_copy(update={"sha256": "5" * 64})
+    evaluations = {"student": one["plain student"], "teacher": two["teacher"].model_copy(update={"data": changed})}
+    report = assemble(title="T", evaluations=evaluations)
+    assert any("different annotation files" in finding.text for finding in report.verdict.findings)
+
+
+def test_what_distillation_bought_is_said(full):
+    text = " ".join(finding.text for finding in full.verdict.findings)
+    plain, distilled = (full.evaluations[name].metrics.mean_ap for name in ("plain student", "distilled student"))
+    assert f"{distilled - plain:+.3f}" in text
+    assert "31% of the teacher's parameters" in text
+
+
+def test_large_pictures_are_made_smaller(tmp_path):
+    path = tmp_path / "large.png"
+    Image.effect_noise((2400, 1200), 60).save(path)
+    picture = read_picture(path, alt="Noise")
+    assert (picture.width_px, picture.height_px) == (1600, 800)
+    assert picture.media_type == "image/jpeg"
+    assert base64.b64decode(picture.data_base64).startswith(b"\xff\xd8")
+    path.write_bytes(b"no image")
+    with pytest.raises(DataError, match="not an image"):
+        read_picture(path, alt="x")
+
+
+def test_without_jinja_the_extra_is_named(full, monkeypatch):
+    original = builtins.__import__
+
+    def without(name, *arguments, **more):
+        if name == "jinja2":
+            raise ImportError(name="jinja2")
+        return original(name, *arguments, **more)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(MissingExtraError, match=r"ifkd\[report\]"):
+        render(full)
+
+
+def test_tables_align_in_a_terminal():
+    table = Table("C", ("Name", "Value"), (False, True), (("a", "1.0"), ("longer", "123.45")))
+    assert table.plain().splitlines() == ["Name     Value", "------  ------", "a          1.0", "longer  123.45"]
+
+
+def test_a_table_cell_cannot_break_a_markdown_row():
+    table = Table("C", ("A", "B"), (False, False), (("x|y", "1\n2"),))
+    assert table.markdown().splitlines()[-1] == "| x\\|y | 1 2 |"
+
+
+def test_nested_facts_become_pairs():
+    facts = {"a": {"b": 1, "c": None}, "d": [1, 2], "e": [], "f": [{"g": 1}]}
+    assert flatten(facts) == [("a.b", "1"), ("a.c", "unknown"), ("d", "1, 2"), ("e", "none"), ("f", '[{"g": 1}]')]
+
+
+@pytest.mark.parametrize(
+    ("points", "front"),
+    [
+        ([(1, 0.5), (2, 0.6), (3, 0.55)], [(1, 0.5), (2, 0.6)]),
+        ([(1, 0.5), (1, 0.6)], [(1, 0.6)]),
+        ([(5, 0.1)], [(5, 0.1)]),
+    ],
+)
+def test_the_front_is_what_nothing_beats(points, front):
+    found = charts.pareto([Point("", float(x), y) for x, y in points])
+    assert [(point.x, point.y) for point in found] == front
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "ticks"),
+    [(0, 1, [0, 0.2, 0.4, 0.6, 0.8, 1]), (0, 41.7, [0, 10, 20, 30, 40, 50]), (0, 0.003, [0, 0.001, 0.002, 0.003])],
+)
+def test_ticks_are_round_and_enclose(low, high, ticks):
+    assert chart.round_ticks(float(low), float(high)) == pytest.approx(ticks)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.9, 41), (1, 100), (0.0123, 900), (3, 3)])
+def test_logarithmic_ticks_enclose(low, high):
+    ticks = chart.log_ticks(float(low), float(high))
+    assert ticks[0] <= low * 1.001
+    assert ticks[-1] >= high * 0.999
+    assert ticks == sorted(set(ticks))
+
+
+def test_charts_take_extreme_values():
+    charts.scatter("s", "t", [Point("a", 0.0, 0.0), Point("b", 0.0, 0.0)], x_label="x", y_label="y")
+    charts.strips("s", "t", [StripSeries("a", (5.0,)), StripSeries("b", (5.0, 5.0))], unit="ms")
+    wide = charts.strips("s", "t", [StripSeries("a", (0.5, 0.6)), StripSeries("b", (700.0, 800.0))], unit="ms")
+    assert "logarithmic" in wide.body
+    chart.bars("s", "t", ["a"], [Series("x", (None,))], most=1.0, x_label="x")
+    charts.lines("s", "t", [Series("x", (0.0,))], steps=[1], x_label="x", y_label="y")
+
+
+def test_the_accuracy_table_has_a_row_per_detector(full):
+    table = accuracy_table(full)
+    assert [row[0] for row in table.rows] == ["teacher", "plain student", "distilled student"]
+    assert table.rows[0][1] == "retinanet resnet50, 256 channels"
+    assert len(world.CLASSES) == 3

@@ -1,0 +1,204 @@
+"""Areas of interest: which tiles are looked at, which objects stay. Oracles: shapely, and the whole scene's answer."""
+
+import json
+import re
+import warnings
+
+import numpy as np
+import pytest
+import shapely
+from affine import Affine
+from fakes.fake_scene import CountingEngine, as_set, sea, write_bundle, write_tif
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rasterio.crs import CRS
+from rasterio.errors import NotGeoreferencedWarning
+from rasterio.warp import transform as warp
+
+import deploy
+from deploy.cli.main import main
+from deploy.scene.read.aoi import _crosses, _inside, read_aoi
+from deploy.scene.read.georeference import Georeference
+from deploy.scene.write.output_folder import RUN_NAME
+from ifkd.core.errors import SceneError, UsageError
+from ifkd.imagery.raster import RasterFile
+
+OBJECTS = [(5, 5, 17, 15, 0), (50, 40, 68, 52, 1), (120, 118, 140, 130, 0), (190, 160, 200, 170, 0)]
+NORTH_UP = Affine(2.0, 0.0, 500_000.0, 0.0, -2.0, 4_500_000.0)
+TURNED = Affine(1.6, 1.2, 500_000, 1.2, -1.6, 4_500_000)
+
+
+@pytest.fixture(autouse=True)
+def fake_engine(monkeypatch):
+    engine = CountingEngine()
+    monkeypatch.setattr("deploy.engines.open_engine", lambda *_, **__: engine)
+    monkeypatch.setattr("deploy.scene.run.pipeline.open_engine", lambda *_, **__: engine)
+    return engine
+
+
+def geojson(path, *rings, transform=NORTH_UP, crs="EPSG:32633", wrap="FeatureCollection"):
+    """Write rings given in pixels as GeoJSON in degrees."""
+    polygons = []
+    for ring in rings:
+        x, y = zip(*(transform @ point for point in [*ring, ring[0]]), strict=True)
+        polygons.append([list(map(list, zip(*warp(crs, "EPSG:4326", list(x), list(y)), strict=True)))])
+    geometry = {"type": "MultiPolygon", "coordinates": polygons}
+    feature = {"type": "Feature", "properties": {}, "geometry": geometry}
+    content = {
+        "FeatureCollection": {"type": "FeatureCollection", "features": [feature]},
+        "Feature": feature,
+        "MultiPolygon": geometry,
+    }[wrap]
+    path.write_text(json.dumps(content))
+    return path
+
+
+@pytest.mark.parametrize("transform", [NORTH_UP, TURNED])
+@pytest.mark.parametrize("wrap", ["FeatureCollection", "Feature", "MultiPolygon"])
+def test_objects_with_their_center_inside_stay_and_other_tiles_are_not_looked_at(
+    tmp_path, fake_engine, transform, wrap
+):
+    scene = write_tif(tmp_path / "s.tif", sea(170, 200, OBJECTS), transform=transform)
+    area = geojson(tmp_path / "a.geojson", [(40, 30), (61, 30), (61, 60), (40, 60)], transform=transform, wrap=wrap)
+    bundle = write_bundle(tmp_path / "b").path
+    result = deploy.detect(bundle, scene, area=read_aoi(area))
+    assert as_set(result.detections) == {OBJECTS[1]}
+    grid = list(result.grid)
+    touched = [
+        window
+        for window in grid
+        if window.left <= 61 and window.right >= 40 and window.top <= 60 and window.bottom >= 30
+    ]
+    assert sum(map(len, fake_engine.batches)) == len(touched) < len(grid)
+    assert result.outside == len(grid) - len(touched)
+    whole = deploy.detect(bundle, scene)
+    mine = whole.detections.select(np.array([box == OBJECTS[1][:4] for box in map(tuple, whole.detections.boxes)]))
+    np.testing.assert_array_equal(result.detections.scores, mine.scores)
+
+
+def test_an_area_reads_only_its_part_of_the_file(tmp_path, monkeypatch):
+    scene = write_tif(tmp_path / "s.tif", sea(340, 400, OBJECTS), tiled=True, blockxsize=16, blockysize=16)
+    read = []
+    original = RasterFile.read
+
+    def noting(self, bands, window, **more):
+        read.append(window)
+        return original(self, bands, window, **more)
+
+    monkeypatch.setattr(RasterFile, "read", noting)
+    area = geojson(tmp_path / "a.geojson", [(200, 200), (210, 200), (210, 210), (200, 210)])
+    deploy.detect(write_bundle(tmp_path / "b").path, scene, area=read_aoi(area))
+    assert min(window.left for window in read) > 100
+    assert max(window.right for window in read) < 300
+    assert min(window.top for window in read) > 100
+    assert max(window.bottom for window in read) < 300
+
+
+def test_the_verb_takes_it_and_says_how_much_lay_outside(tmp_path, capsys):
+    scene = write_tif(tmp_path / "s.tif", sea(170, 200, OBJECTS))
+    area = geojson(tmp_path / "a.geojson", [(0, 0), (30, 0), (30, 30), (0, 30)])
+    bundle = write_bundle(tmp_path / "b").path
+    assert main(["detect", str(bundle), str(scene), "--out", str(tmp_path / "o"), "--aoi", str(area)]) == 0
+    assert (
+        "1 objects in s.tif (200 x 170 px, 1 tiles looked at, 0 empty, 19 outside the area)" in capsys.readouterr().out
+    )
+    run = json.loads((tmp_path / "o" / RUN_NAME).read_text())
+    assert run["tiles"]["outside"] == 19
+    assert run["settings"]["area"]["source"] == "a.geojson"
+
+
+def refused(tmp_path, capsys, area, scene=None):
+    scene = scene or write_tif(tmp_path / "s.tif", sea(170, 200, OBJECTS))
+    bundle = write_bundle(tmp_path / "b").path
+    code = main(["detect", str(bundle), str(scene), "--out", str(tmp_path / "o"), "--aoi", str(area)])
+    assert code == 2
+    assert not (tmp_path / "o").exists()
+    return capsys.readouterr().err
+
+
+def test_an_area_outside_the_scene_is_said(tmp_path, capsys):
+    area = geojson(tmp_path / "a.geojson", [(5000, 5000), (5100, 5000), (5100, 5100), (5000, 5100)])
+    said = refused(tmp_path, capsys, area)
+    assert re.match(
+        r"ifkd: The area of interest a\.geojson lies outside s\.tif: got longitude 15\.\d{4} to 15\.\d{4}, latitude "
+        r"40\.\d{4} to 40\.\d{4}, expected something within longitude 15\.0000 to 15\.0047, latitude 40\.64",
+        said,
+    )
+
+
+def test_an_area_needs_a_scene_on_the_map(tmp_path, capsys):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        scene = write_tif(tmp_path / "plain.tif", sea(170, 200, []), crs=None)
+    area = geojson(tmp_path / "a.geojson", [(0, 0), (30, 0), (30, 30), (0, 30)])
+    said = refused(tmp_path, capsys, area, scene)
+    assert "plain.tif has no coordinate system, so an area of interest cannot be found in it" in said
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, r"The area of interest .*a\.geojson cannot be read \(No such file"),
+        ("{", r"is no GeoJSON \("),
+        ("[1]", r"is no GeoJSON with polygons"),
+        ('{"type": "Point", "coordinates": [1, 2]}', r"holds no polygon: expected a Polygon or a MultiPolygon"),
+        ('{"type": "Polygon", "coordinates": [[[1, 2], [3, 4]]]}', r"a ring needs at least four positions"),
+        ('{"type": "Polygon", "coordinates": [[["a", 2], [3, 4], [1, 1], ["a", 2]]]}', r"is no GeoJSON with polygons"),
+        (
+            '{"type": "Polygon", "coordinates": [[[5e5, 2], [5e5, 4], [1, 1], [5e5, 2]]]}',
+            r"is not in longitude and latitude: got 500000, 2, expected degrees.*ogr2ogr -t_srs EPSG:4326",
+        ),
+    ],
+)
+def test_areas_that_cannot_be_are_refused(tmp_path, content, message):
+    path = tmp_path / "a.geojson"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(UsageError, match=message):
+        read_aoi(path)
+
+
+def test_an_area_across_the_antimeridian(tmp_path, fake_engine):
+    transform = Affine(0.001, 0, 179.94, 0, -0.001, 10)
+    scene = write_tif(tmp_path / "s.tif", sea(170, 200, OBJECTS), crs="EPSG:4326", transform=transform)
+    east = [[-180, 9.83], [-179.9, 9.83], [-179.9, 10], [-180, 10], [-180, 9.83]]  # columns 60 to 160
+    path = tmp_path / "a.geojson"
+    path.write_text(json.dumps({"type": "Polygon", "coordinates": [east]}))
+    result = deploy.detect(write_bundle(tmp_path / "b").path, scene, area=read_aoi(path))
+    assert as_set(result.detections) == {OBJECTS[2]}
+
+
+point = st.tuples(st.integers(-20, 120), st.integers(-20, 120))
+
+
+@given(st.lists(point, min_size=3, max_size=9, unique=True), st.integers(0, 2**32 - 1))
+@settings(deadline=None, max_examples=150)
+def test_inside_and_crossing_are_what_shapely_says(ring, seed):
+    polygon = shapely.Polygon(ring)
+    closed = np.array([*ring, ring[0]], float)
+    edges = np.stack([closed[:-1], closed[1:]], axis=1)
+    low, high = np.array([10.5, 20.5]), np.array([60.5, 50.5])
+    lines = shapely.linestrings(edges)
+    expected = shapely.intersects(lines, shapely.box(*low, *high))
+    np.testing.assert_array_equal(_crosses(edges, low, high), expected)
+    if polygon.is_valid:
+        points = np.random.default_rng(seed).uniform(-30, 130, (40, 2))
+        np.testing.assert_array_equal(_inside(points, edges), shapely.contains_xy(polygon, *points.T))
+
+
+@pytest.mark.parametrize(
+    ("crs", "transform"), [("EPSG:32633", TURNED), ("EPSG:4326", Affine(1e-3, 0, 10, 0, -1e-3, 50))]
+)
+def test_pixels_to_degrees_and_back(crs, transform):
+    georeference = Georeference(CRS.from_user_input(crs), transform)
+    points = np.random.default_rng(0).uniform(0, 500, (30, 2))
+    back = georeference.from_lonlat(georeference.to_lonlat(points), (500, 500))
+    np.testing.assert_allclose(back, points, atol=1e-4)
+
+
+def test_a_scene_without_a_path_to_wgs84_has_no_area(tmp_path):
+    local = 'LOCAL_CS["drawing",UNIT["metre",1]]'
+    scene = write_tif(tmp_path / "s.tif", sea(170, 200, []), crs=local, transform=Affine(1, 0, 100, 0, -1, 200))
+    area = read_aoi(geojson(tmp_path / "a.geojson", [(0, 0), (30, 0), (30, 30), (0, 30)]))
+    with pytest.raises(SceneError, match="'drawing' has no path to WGS84"):
+        deploy.detect(write_bundle(tmp_path / "b").path, scene, area=area)
