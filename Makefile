@@ -60,7 +60,7 @@ $(RUN)/bundle/model.json: $(RUN)/distilled/result.json | $(READY)
 $(RUN)/engines.json: $(RUN)/bundle/model.json
 	$(IFKD) engine $(RUN)/bundle --json > $@
 $(RUN)/detections/run.json: $(RUN)/engines.json
-	$(IFKD) detect $(RUN)/bundle $(SCENE) --out $(RUN)/detections $(if $(TRUTH),--truth $(TRUTH))
+	$(IFKD) detect $(RUN)/bundle $(SCENE) --out $(RUN)/detections $(if $(TRUTH),--ground-truth $(TRUTH))
 $(RUN)/bench.json: $(RUN)/engines.json $(RUN)/teacher/result.json
 	$(IFKD) bench $(RUN)/bundle --batch 1 4 --reference $(RUN)/teacher/best.safetensors --out $@ \
 		|| test -s $@  # an engine that failed is told in the report

@@ -123,7 +123,7 @@ def overhead(bundle: Path, scenes: Sequence[Path], folder: Path) -> list[Figure]
     """Return the time on Ray beside that of one process, with as many cores."""
     cores = usable_cores()
     alone = detect(bundle, scenes, folder / "alone", "--threads", str(cores))
-    shared = detect(bundle, scenes, folder / "shared", "--scale-out", "ray")
+    shared = detect(bundle, scenes, folder / "shared", "--cluster", "ray")
     rate = shared.summary["megapixels_per_second"]
     return [
         Figure("overhead", f"one process, {cores} threads", alone.wall_s, "s"),
@@ -143,10 +143,8 @@ def start_of(run: Run) -> float:
 def model(bundle: Path, scenes: Sequence[Path], folder: Path) -> list[Figure]:
     """Return the constants of the model, from one engine of one core, and what it says of two beside what two take."""
     cores = usable_cores()
-    one = detect(
-        bundle, scenes, folder / "one", "--scale-out", "ray", "--cores-per-actor", str(cores), "--threads", "1"
-    )
-    two = detect(bundle, scenes, folder / "two", "--scale-out", "ray")
+    one = detect(bundle, scenes, folder / "one", "--cluster", "ray", "--cores-per-actor", str(cores), "--threads", "1")
+    two = detect(bundle, scenes, folder / "two", "--cluster", "ray")
     megapixels, tiles = one.summary["megapixels"], one.summary["tiles"]
     figures = [Figure("model", f"{stage}, one engine", seconds, "s in all") for stage, seconds in one.stages.items()]
     stages = one.stages
@@ -223,7 +221,7 @@ def memory_child(count: int) -> float:
             *map(str, scenes),
             "--out",
             str(folder / "out"),
-            "--scale-out",
+            "--cluster",
             "ray",
         ]
         with redirect_stdout(sys.stderr):

@@ -1,7 +1,7 @@
 """Detection in scenes beside SAHI and supervision: throughput, accuracy of the merges, memory, merge time, start.
 
     pip install '.[cpu,benchmark]'      # an environment of its own: both bring OpenCV
-    python benchmarks/scenes.py --bundle BUNDLE [--scene SCENE --truth LABELS] [--only merge memory] [--out scenes.json]
+    python benchmarks/scenes.py --bundle BUNDLE [--scene SCENE --ground-truth LABELS] [--only merge memory] [--out scenes.json]
 
 Without --scene it takes that of `ifkd data synth configs/demo_data.toml --out runs/scenes_benchmark`, made when it is
 absent. All three search with the same weights, tiles, overlap and thresholds: the rivals once with our ONNX Runtime
@@ -335,7 +335,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", type=Path)
     parser.add_argument("--scene", type=Path)
-    parser.add_argument("--truth", type=Path)
+    parser.add_argument("--ground-truth", type=Path)
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=SECTIONS)
     parser.add_argument("--out", type=Path, default=Path("scenes.json"))
     parser.add_argument("--child-memory", type=Path, help=argparse.SUPPRESS)
@@ -356,7 +356,7 @@ def main(arguments: Sequence[str]) -> int:
     figures: list[Figure] = []
     for section in options.only:
         if section == "accuracy" and truth is None:
-            print("  accuracy  left out: no --truth")
+            print("  accuracy  left out: no --ground-truth")
             continue
         work: dict[str, Callable[[], list[Figure]]] = {
             "throughput": lambda: throughput(bundle, scene),  # type: ignore[arg-type]

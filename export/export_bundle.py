@@ -266,7 +266,7 @@ def _judge(checks: dict[str, TensorParity], *, accept_drift: bool) -> None:
             "Tensor parity failed, so no bundle was written",
             got=figures,
             expected=json.dumps(next(iter(failed.values())).tolerance),
-            mend="Look into the weights, leave the precision out, or accept the drift with --accept-drift.",
+            hint="Look into the weights, leave the precision out, or accept the drift with --accept-drift.",
         )
 
 

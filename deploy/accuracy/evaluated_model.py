@@ -127,7 +127,7 @@ def bundle_file(path: Path) -> BundleFile | None:
                 return BundleFile(folder, name, backend, record.precision)
     raise UsageError(
         f"{path} is in no bundle that knows it",
-        mend="Name a file that a bundle's model.json lists: classes, scale and thresholds are read there.",
+        hint="Name a file that a bundle's model.json lists: classes, scale and thresholds are read there.",
     )
 
 
@@ -164,7 +164,7 @@ def precisions_to_run(bundle: Bundle, asked: Sequence[Precision] | None) -> list
             f"{bundle.path} has no file in a precision that was asked for",
             got=", ".join(absent),
             expected=f"some of {', '.join(one for one in get_args(Precision) if one in have)}",
-            mend="Export the checkpoint with this precision, or ask for another.",
+            hint="Export the checkpoint with this precision, or ask for another.",
         )
     return list(dict.fromkeys(asked))
 
@@ -241,7 +241,7 @@ def _checkpoint_subject(path: Path) -> EvaluatedModel:
             raise UsageError(
                 f"The checkpoint {path} runs in torch fp32 only",
                 got=f"{backend} {precision}",
-                mend="Export it with `ifkd export`, and evaluate the bundle.",
+                hint="Export it with `ifkd export`, and evaluate the bundle.",
             )
         return TorchEngine.from_checkpoint(path, threads=threads)
 

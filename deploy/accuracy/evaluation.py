@@ -98,10 +98,10 @@ def open_data(
     else:
         raise DataError(
             f"`ifkd {needed_by}` needs labeled images, and the recipe that names a test split is not known",
-            mend="Name a COCO json with --data.",
+            hint="Name a COCO json with --data.",
         )
     if not len(dataset):
-        raise DataError(f"{dataset.path} lists no image", mend="Name a data set with images.")
+        raise DataError(f"{dataset.path} lists no image", hint="Name a data set with images.")
     return aligned(dataset, classes)
 
 
@@ -116,7 +116,7 @@ def aligned(dataset: CocoDataset, classes: Sequence[str]) -> CocoDataset:
             f"The classes of {dataset.path} are not the detector's",
             got=list(dataset.classes),
             expected=list(classes),
-            mend="Use data with these classes, or merge classes in the recipe (data.merge_classes).",
+            hint="Use data with these classes, or merge classes in the recipe (data.merge_classes).",
         )
     label_of = np.array([list(classes).index(name) for name in dataset.classes], np.int64)
     ids = dict(zip(dataset.classes, dataset.category_ids, strict=True))

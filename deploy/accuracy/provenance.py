@@ -115,7 +115,7 @@ def read_result(path: Path, schema: type[R]) -> R:
             f"{path} is not a result of `ifkd {verb}` of this version, at {where}",
             got=_short(first["input"]),
             expected=first["msg"],
-            mend="Check that the right file was named, or make it anew with this version.",
+            hint="Check that the right file was named, or make it anew with this version.",
         ) from error
 
 

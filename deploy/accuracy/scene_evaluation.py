@@ -49,13 +49,13 @@ def _run_of(folder: Path) -> dict[str, Any]:
         run: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(
-            f"{folder} holds no detections of a scene ({error})", mend="Name a folder that `ifkd detect` has written."
+            f"{folder} holds no detections of a scene ({error})", hint="Name a folder that `ifkd detect` has written."
         ) from error
     if not str(run.get("producer", "")).startswith(PRODUCER) or "transform" not in run.get("scene", {}):
         raise DataError(
             f"{path} was not written by this version of {PRODUCER}",
             got=run.get("producer"),
-            mend="Detect in the scene again.",
+            hint="Detect in the scene again.",
         )
     return run
 
@@ -82,7 +82,7 @@ def _detections(
         scores = [row["score"] for row in rows]
     else:
         raise DataError(
-            f"{folder} holds neither {mapped.name} nor {listed.name}", mend="Detect again, with --format geojson coco."
+            f"{folder} holds neither {mapped.name} nor {listed.name}", hint="Detect again, with --format geojson coco."
         )
     labels = np.array([classes.index(name) for name in names], np.int64)
     return Detections(boxes, np.array(scores, np.float32), labels)

@@ -1,7 +1,6 @@
 """`ifkd bench`: the latency of a bundle's files on this machine."""
 
 import argparse
-import json
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -138,10 +137,8 @@ def _tell(bench: "Bench", options: argparse.Namespace) -> dict[str, Any]:
         f"{cell.backend} {cell.precision} batch {cell.batch}: {cell.failure}" for cell in bench.cells if cell.failure
     ]
     if failures:
-        if options.json:  # the verdict ends the verb, so its result is printed here
-            print(json.dumps(result, indent=2, ensure_ascii=False))  # noqa: T201
         words = "; ".join(" ".join(failure.split()) for failure in failures)
-        raise VerdictError(f"{len(failures)} of {len(bench.cells)} measurements failed. {words}")
+        raise VerdictError(f"{len(failures)} of {len(bench.cells)} measurements failed. {words}", result=result)
     return result
 
 

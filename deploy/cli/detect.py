@@ -1,7 +1,6 @@
 """`ifkd detect`: find the objects of scenes and write them as map files, tables and pictures."""
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -52,16 +51,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--threads",
         type=int,
         metavar="N",
-        help="CPU threads of the engine (default: all cores; with --scale-out, those of --cores-per-actor)",
+        help="CPU threads of the engine (default: all cores; with --cluster, those of --cores-per-actor)",
     )
     engine.add_argument(
-        "--scale-out",
+        "--cluster",
         choices=("ray",),
         help="share scenes and parts of scenes out to an engine on every GPU, or on every --cores-per-actor cores, of "
         "this machine or of the cluster that RAY_ADDRESS names",
     )
     engine.add_argument(
-        "--cores-per-actor", type=_core_count, default=1, metavar="N", help="with --scale-out (default: 1)"
+        "--cores-per-actor", type=_core_count, default=1, metavar="N", help="with --cluster (default: 1)"
     )
     reading = parser.add_argument_group("reading the scene")
     reading.add_argument(
@@ -84,7 +83,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     reading.add_argument("--asset", metavar="KEY", help="which asset of STAC items (default: their only image)")
     reading.add_argument("--strict", action="store_true", help="stop at the first part that cannot be read")
     finding = parser.add_argument_group("finding objects")
-    finding.add_argument("--score", type=float, metavar="S", help="least score of an object (default: the bundle's)")
+    finding.add_argument(
+        "--score-threshold", type=float, metavar="S", help="least score of an object (default: the bundle's)"
+    )
     finding.add_argument(
         "--overlap-px", type=int, metavar="N", help="overlap of tiles, engine pixels (default: the bundle's)"
     )
@@ -102,7 +103,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     finding.add_argument("--metric", choices=("iou", "ios"), default="iou", help="overlap of boxes (default: iou)")
     finding.add_argument(
-        "--one-class",
+        "--class-agnostic-iou",
         type=float,
         default=0.8,
         metavar="IOU",
@@ -117,16 +118,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="of geojson, gpkg, coco, csv (default: all that the scene can have)",
     )
     writing.add_argument(
-        "--restart", action="store_true", help="forget what an earlier run into this folder had done, and begin anew"
+        "--no-resume", action="store_true", help="forget what an earlier run into this folder had done, and begin anew"
     )
     writing.add_argument(
-        "--work",
+        "--work-dir",
         type=Path,
         metavar="DIR",
         help="where results are made before they go to an address (default: ifkd-work, here)",
     )
     writing.add_argument(
-        "--truth", type=Path, metavar="LABELS", help="labels of the scene (COCO or GeoJSON), to score the result"
+        "--ground-truth", type=Path, metavar="LABELS", help="labels of the scene (COCO or GeoJSON), to score the result"
     )
 
 
@@ -152,7 +153,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     from export.bundle.bundle import open_bundle
     from ifkd.imagery.raster import HTTP_OPTIONS
 
-    if options.scale_out:
+    if options.cluster:
         require_ray()
     sources = read_sources(options.scenes, asset=options.asset)
     bundle = open_bundle(options.bundle)
@@ -164,8 +165,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         nodata=options.nodata,
         formats=options.format,
         batch=options.batch,
-        restart=options.restart,
-        truth=options.truth,
+        restart=options.no_resume,
+        truth=options.ground_truth,
     )
     with rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES, **HTTP_OPTIONS):
         if is_single(options.scenes):
@@ -178,7 +179,7 @@ def _one(options: argparse.Namespace, request: "SceneRequest", source: "SceneSou
     from deploy.cluster.result_store import open_store
     from deploy.scene.scene_run import run_scene
 
-    store = open_store(options.out, work=options.work)
+    store = open_store(options.out, work=options.work_dir)
     store.require_access()
     with ExitStack() as held:
         run = run_scene(
@@ -200,12 +201,12 @@ def _many(options: argparse.Namespace, request: "SceneRequest", sources: "Sequen
 
     if request.truth is not None:
         raise UsageError(
-            "--truth has the labels of one scene",
+            "--ground-truth has the labels of one scene",
             got=f"{len(sources)} scenes",
-            mend="Score each with `ifkd evaluate RESULTS --scene LABELS`.",
+            hint="Score each with `ifkd evaluate RESULTS --scene LABELS`.",
         )
     require_templates()
-    store = open_store(options.out, work=options.work)
+    store = open_store(options.out, work=options.work_dir)
     facts = {"backend": options.backend, "precision": options.precision, "threads": options.threads}
     campaign = BatchRun(request, sources, store, engine_facts=facts, say=_say)
     summary = campaign.run(lambda: _engines(options, request.bundle))
@@ -213,9 +214,9 @@ def _many(options: argparse.Namespace, request: "SceneRequest", sources: "Sequen
     if not options.json:
         print(_campaign_summary(summary, str(store)))  # noqa: T201
     if summary.verdict:
-        if options.json:  # the verdict ends the verb, so its result is printed here
-            print(json.dumps(record, indent=2, ensure_ascii=False))  # noqa: T201
-        raise VerdictError(f"{summary.verdict}. The rest was searched and written; see {store}/summary.html")
+        raise VerdictError(
+            f"{summary.verdict}. The rest was searched and written; see {store}/summary.html", result=record
+        )
     return record
 
 
@@ -232,10 +233,10 @@ def _engines(options: argparse.Namespace, bundle: "Bundle") -> "Iterator[EngineP
         open_engine,
         backend=options.backend,
         precision=options.precision,
-        threads=options.threads or (options.cores_per_actor if options.scale_out else None),
+        threads=options.threads or (options.cores_per_actor if options.cluster else None),
         server=options.server,
     )
-    if options.scale_out:
+    if options.cluster:
         from deploy.cluster.ray_pool import ray_engines
 
         cores = options.cores_per_actor
@@ -253,12 +254,12 @@ def _settings(options: argparse.Namespace, manifest: "Manifest") -> "DetectionSe
 
     return settings_for(
         manifest,
-        score=options.score,
+        score=options.score_threshold,
         overlap_px=options.overlap_px,
         gsd_m=options.gsd_m,
         merge=options.merge,
         metric=options.metric,
-        one_class=options.one_class,
+        one_class=options.class_agnostic_iou,
         strict=options.strict,
         area=None if options.aoi is None else read_aoi(options.aoi),
         tile_px=options.tile,
@@ -270,12 +271,11 @@ def _concluded(result: "SceneResult", record: dict[str, Any], options: argparse.
     if not options.json:
         print(_summary(result, record, options.out))  # noqa: T201
     if result.holes:
-        if options.json:  # the verdict ends the verb, so its result is printed here
-            print(json.dumps(record, indent=2, ensure_ascii=False))  # noqa: T201
         first = result.holes[0]
         raise VerdictError(
             f"{len(result.holes)} of {len(result.grid)} tiles of {result.scene.name} could not be read; the rest was "
             f"searched and written. The first is {first.tile}: {first.problem}",
+            result=record,
         )
     return record
 

@@ -11,7 +11,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="values that replace the recipe's")
     parser.add_argument("--teacher", type=Path, help="the teacher's checkpoint (runs/NAME/teacher/best.safetensors)")
     parser.add_argument("--out", type=Path, help="the run's folder (runs/NAME/distilled)")
-    parser.add_argument("--restart", action="store_true", help="begin anew, deleting an earlier run in the folder")
+    parser.add_argument("--no-resume", action="store_true", help="begin anew, deleting an earlier run in the folder")
 
 
 def run(options: argparse.Namespace) -> dict[str, Any] | None:
@@ -27,5 +27,5 @@ def run(options: argparse.Namespace) -> dict[str, Any] | None:
     folder = options.out or runs / "distilled"
     teacher = options.teacher or runs / "teacher" / "best.safetensors"
     with peers():
-        result = distill_student(recipe, teacher, folder, restart=options.restart)
+        result = distill_student(recipe, teacher, folder, restart=options.no_resume)
         return announce(result, folder, quiet=options.json)

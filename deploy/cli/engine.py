@@ -32,7 +32,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="batches to tune for, one profile each (the largest, at most 8)",
     )
-    parser.add_argument("--level", type=int, choices=range(6), default=3, help="how long kernels are searched for (3)")
+    parser.add_argument(
+        "--optimization-level", type=int, choices=range(6), default=3, help="how long kernels are searched for (3)"
+    )
     parser.add_argument(
         "--compatibility",
         choices=["none", "ampere_plus", "same_compute_capability"],
@@ -41,7 +43,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--timing-cache", type=Path, metavar="FILE", help="timings kept between builds; for tensorrt")
     parser.add_argument(
-        "--explain", action="store_true", help="build nothing; print the same builds as trtexec and polygraphy commands"
+        "--print-commands",
+        action="store_true",
+        help="build nothing; print the same builds as trtexec and polygraphy commands",
     )
 
 
@@ -58,12 +62,12 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     build_options = BuildOptions(
         opt_batch=tuple(options.opt_batch),
         workspace_mib=options.workspace_mib,
-        level=options.level,
+        level=options.optimization_level,
         tf32=options.tf32,
         compatibility=options.compatibility,
         timing_cache=options.timing_cache,
     )
-    if options.explain:
+    if options.print_commands:
         lines = {one: command_lines(bundle, one, build_options) for one in sorted(set(precisions))}
         if not options.json:
             print("\n\n".join(line for pair in lines.values() for line in pair))  # noqa: T201

@@ -23,7 +23,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--scene", type=Path, metavar="LABELS", help="compare a scene's detections with its labels (COCO or GeoJSON)"
     )
     parser.add_argument(
-        "--score", type=float, metavar="S", help="with --scene: precision, recall and F1 from this score on (the run's)"
+        "--score-threshold",
+        type=float,
+        metavar="S",
+        help="with --scene: precision, recall and F1 from this score on (the run's)",
     )
     parser.add_argument("--images", type=Path, metavar="DIR", help="their folder (`images` beside the json)")
     parser.add_argument(
@@ -78,10 +81,10 @@ def _run_scene(options: argparse.Namespace) -> dict[str, Any]:
     from ifkd.core.files import write_json
 
     if options.data is not None:
-        raise UsageError("--scene and --data do not go together", mend="Name the scene's labels with --scene alone.")
-    if options.score is not None and not 0.0 <= options.score <= 1.0:
-        raise UsageError("--score must be from 0 to 1", got=options.score)
-    score = evaluate_scene(options.subject, options.scene, score_threshold=options.score)
+        raise UsageError("--scene and --data do not go together", hint="Name the scene's labels with --scene alone.")
+    if options.score_threshold is not None and not 0.0 <= options.score_threshold <= 1.0:
+        raise UsageError("--score-threshold must be from 0 to 1", got=options.score_threshold)
+    score = evaluate_scene(options.subject, options.scene, score_threshold=options.score_threshold)
     write_json(options.out, score.model_dump(mode="json"))
     if not options.json:
         print(f"{_scene_table(score)}\n{options.out}")  # noqa: T201

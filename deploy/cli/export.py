@@ -56,7 +56,7 @@ def _refuse_export(options: argparse.Namespace) -> None:
         raise UsageError(
             f"{options.source} is exported already",
             got=" ".join(given),
-            mend="Name its checkpoint to export it anew.",
+            hint="Name its checkpoint to export it anew.",
         )
 
 
@@ -84,7 +84,7 @@ def _export(options: argparse.Namespace) -> "tuple[Bundle, dict[str, Any]]":
     from ifkd.core.errors import UsageError
 
     if options.out is None:
-        raise UsageError("A checkpoint is exported into a folder", mend="Name it with --out.")
+        raise UsageError("A checkpoint is exported into a folder", hint="Name it with --out.")
     bundle = export_checkpoint(
         options.source, options.out, overrides=options.overrides, accept_drift=options.accept_drift
     )

@@ -1,4 +1,4 @@
-"""The `ifkd` command. One table names every verb; its code is imported when it is called, so help answers at once."""
+"""The `ifkd` command: a table of subcommands, each imported when it runs, so that `--help` is fast."""
 
 import argparse
 import importlib
@@ -9,27 +9,25 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from deploy.cli.arguments import Arguments
 from ifkd import __version__
-from ifkd.core.errors import IfkdError, MissingExtraError, UsageError, did_you_mean
+from ifkd.core.errors import IfkdError, MissingExtraError, UsageError, VerdictError, did_you_mean
 
-VERBS = {
-    "doctor": ("deploy.cli.doctor", "say what is installed, what will work here and what to install"),
-    "data": (
-        "deploy.cli.data.commands",
-        "make labeled data sets (synth), bring others into COCO form (convert), check them (check), cut them (slice)",
-    ),
-    "train": ("deploy.cli.train", "train a recipe's teacher or student alone"),
-    "distill": ("deploy.cli.distill", "train the student from the teacher"),
-    "study": ("deploy.cli.study", "compare methods, switch IFKD's parts, vary its weights: seeds, tables, figures"),
-    "evaluate": ("deploy.cli.evaluate", "COCO metrics of a checkpoint or a bundle on a data set"),
-    "export": ("deploy.cli.export", "turn a checkpoint into a bundle, and a bundle into models for Triton"),
-    "engine": ("deploy.cli.engine", "build engines from a bundle's ONNX files"),
-    "detect": ("deploy.cli.detect", "find objects in a scene"),
-    "bench": ("deploy.cli.bench", "measure the latency of a bundle's files"),
-    "parity": ("deploy.cli.parity", "compare a bundle's files with the torch reference"),
-    "report": ("deploy.cli.report", "render report.json as Markdown and HTML"),
+COMMANDS = {
+    "doctor": "report what is installed, what works on this machine and what to install",
+    "data": "generate labeled data sets (synth), convert others to COCO (convert), check them (check), tile them (slice)",
+    "train": "train a recipe's teacher or student alone",
+    "distill": "train the student from the teacher",
+    "study": "compare methods, ablate IFKD, sweep its weights; over seeds, with tables and figures",
+    "evaluate": "compute COCO metrics of a checkpoint, a bundle or the detections of a scene",
+    "export": "convert a checkpoint to a bundle, and a bundle to a Triton model repository",
+    "engine": "build engines from a bundle's ONNX files",
+    "detect": "detect objects in scenes",
+    "bench": "measure the latency of a bundle's files",
+    "parity": "compare a bundle's files with the torch reference",
+    "report": "render report.json as Markdown and HTML, or compare several reports",
 }
-"""Verb -> (module with `configure(parser)` and `run(arguments) -> dict | None`, what it does)."""
+"""Command -> what it does. Its module `deploy.cli.<command>` has `configure(parser)`, `run(arguments)` and `Arguments`."""
 
 EXTRA_OF = {
     "torch": "train",
@@ -44,74 +42,90 @@ EXTRA_OF = {
     "matplotlib": "figures",
     "tritonclient": "triton",
 }
-"""Package -> the extra that brings it."""
+"""Package -> the extra that installs it."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a verb and return the exit code: 0 done, 1 a failed verdict, 2 a mistake the user can mend."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    parser = _parser()
+def main(words: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        words: The command line without the program's name; by default that of this process.
+
+    Returns:
+        The exit code: 0 done; 1 the result fails a stated limit; 2 an error that the user can fix; 130 interrupted.
+    """
+    words = list(sys.argv[1:] if words is None else words)
     try:
         if not words or words[0] in {"-h", "--help", "--version"}:
-            parser.parse_args(words or ["--help"])
-        return _run(words)
+            _parser().parse_args(words or ["--help"])
+        return _run(words[0], words[1:])
     except IfkdError as error:
-        if "-v" in words or "--verbose" in words:
-            logging.getLogger("ifkd").exception("The verb ended early")
-        print(f"ifkd: {error}", file=sys.stderr)  # noqa: T201
-        return error.exit_code
+        return _fail(error, verbose="-v" in words or "--verbose" in words)
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package not in EXTRA_OF:
             raise
-        missing = MissingExtraError(package, extra=EXTRA_OF[package], need=f"ifkd {words[0]}")
-        print(f"ifkd: {missing}", file=sys.stderr)  # noqa: T201
-        return missing.exit_code
+        return _fail(MissingExtraError(package, extra=EXTRA_OF[package], need=f"ifkd {words[0]}"))
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
-        print("ifkd: interrupted; the same command goes on where it can.", file=sys.stderr)  # noqa: T201
+        print("Interrupted. Run the same command again to resume.", file=sys.stderr)  # noqa: T201
         return 130
 
 
-def _run(words: list[str]) -> int:
-    verb = words[0]
-    if verb not in VERBS:
-        hint = did_you_mean(verb, VERBS) or "`ifkd --help` lists the verbs."
-        raise UsageError(f"There is no verb {verb!r}", expected=f"one of {', '.join(VERBS)}", mend=hint)
-    module_name, purpose = VERBS[verb]
-    module = importlib.import_module(module_name)
-    parser = argparse.ArgumentParser(prog=f"ifkd {verb}", description=f"{purpose[0].upper()}{purpose[1:]}.")
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
-    parser.add_argument("-v", "--verbose", action="store_true", help="tell more, and show tracebacks")
-    module.configure(parser)
-    options = _options(parser, words[1:])
-    logging.basicConfig(
-        level=logging.INFO if options.verbose else logging.WARNING, format="%(message)s", stream=sys.stderr
+def _run(command: str, words: list[str]) -> int:
+    if command not in COMMANDS:
+        hint = did_you_mean(command, COMMANDS) or "`ifkd --help` lists the commands."
+        raise UsageError(f"There is no command {command!r}", expected=f"one of {', '.join(COMMANDS)}", hint=hint)
+    purpose = COMMANDS[command]
+    module = importlib.import_module(f"deploy.cli.{command}")
+    parser = argparse.ArgumentParser(
+        prog=f"ifkd {command}", description=f"{purpose[0].upper()}{purpose[1:]}.", allow_abbrev=False
     )
-    result: dict[str, Any] | None = module.run(options)
-    if options.json and result is not None:
-        print(json.dumps(result, indent=2, ensure_ascii=False, default=str))  # noqa: T201
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    parser.add_argument("-v", "--verbose", action="store_true", help="log progress, show tracebacks")
+    module.configure(parser)
+    arguments = _parse(parser, words, getattr(module, "Arguments", Arguments)())
+    logging.basicConfig(
+        level=logging.INFO if arguments.verbose else logging.WARNING, format="%(message)s", stream=sys.stderr
+    )
+    try:
+        _print_json(module.run(arguments), arguments)
+    except VerdictError as error:
+        _print_json(error.result, arguments)
+        raise
     return 0
 
 
-def _options(parser: argparse.ArgumentParser, words: list[str]) -> argparse.Namespace:
-    """Return a verb's arguments; KEY=VALUE may stand before and after flags."""
+def _parse(parser: argparse.ArgumentParser, words: list[str], arguments: Arguments) -> Arguments:
+    """Return a command's arguments; KEY=VALUE may stand before and after options."""
     try:
-        return parser.parse_intermixed_args(words)
-    except TypeError:  # a parser with verbs below it cannot mix
-        return parser.parse_args(words)
+        return parser.parse_intermixed_args(words, arguments)
+    except TypeError:  # argparse cannot intermix where there are subcommands
+        return parser.parse_args(words, arguments)
+
+
+def _print_json(result: dict[str, Any] | None, arguments: Arguments) -> None:
+    if arguments.json and result is not None:
+        print(json.dumps(result, indent=2, ensure_ascii=False, default=str))  # noqa: T201
+
+
+def _fail(error: IfkdError, *, verbose: bool = False) -> int:
+    if verbose:
+        logging.getLogger("ifkd").exception("Traceback of the error below")
+    print(error.report(), file=sys.stderr)  # noqa: T201
+    return error.exit_code
 
 
 def _parser() -> argparse.ArgumentParser:
-    width = max(map(len, VERBS))
-    listing = "\n".join(f"  {verb:<{width}}  {purpose}" for verb, (_, purpose) in VERBS.items())
+    width = max(map(len, COMMANDS))
+    listing = "\n".join(f"  {command:<{width}}  {purpose}" for command, purpose in COMMANDS.items())
     parser = argparse.ArgumentParser(
         prog="ifkd",
-        usage="ifkd VERB …",
+        usage="ifkd COMMAND …",
         description="Distill fine-grained detectors, export them, run them on wide-swath scenes.",
-        epilog=f"verbs:\n{listing}\n\n`ifkd VERB --help` tells more.",
+        epilog=f"commands:\n{listing}\n\nRun `ifkd COMMAND --help` for its options.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"ifkd {__version__}")

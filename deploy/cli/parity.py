@@ -1,7 +1,6 @@
 """`ifkd parity`: a bundle's engine files against the torch network they came from."""
 
 import argparse
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,8 +35,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=int, default=4, metavar="N", help="tiles run together (4)")
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads of the runtimes (their own choice)")
     parser.add_argument("--scene", type=Path, metavar="RASTER", help="a scene to compare on as well, tiled and merged")
-    parser.add_argument("--truth", type=Path, metavar="FILE", help="the scene's labels, COCO or GeoJSON")
-    parser.add_argument("--gates", type=Path, metavar="TOML", help="gates by precision (docs/reports.md lists them)")
+    parser.add_argument("--ground-truth", type=Path, metavar="FILE", help="the scene's labels, COCO or GeoJSON")
+    parser.add_argument(
+        "--tolerances", type=Path, metavar="TOML", help="gates by precision (docs/reports.md lists them)"
+    )
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
@@ -58,9 +59,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     if parity.partial:
         raise KeyboardInterrupt
     if not parity.passed:
-        if options.json:  # the verdict ends the verb, so its result is printed here
-            print(json.dumps(result, indent=2, ensure_ascii=False))  # noqa: T201
-        raise VerdictError(f"Parity failed ({parity.rule}). {parity.verdict}")
+        raise VerdictError(f"Parity failed ({parity.rule}). {parity.verdict}", result=result)
     return result
 
 
@@ -78,9 +77,9 @@ def _compare(options: argparse.Namespace) -> "Parity":
 
     if options.batch < 1:
         raise UsageError("--batch must be at least 1", got=options.batch)
-    if options.truth is not None and options.scene is None:
-        raise UsageError("--truth gives the labels of a scene", mend="Name the scene with --scene.")
-    gates = PrecisionTolerances() if options.gates is None else load(options.gates, PrecisionTolerances)
+    if options.ground_truth is not None and options.scene is None:
+        raise UsageError("--ground-truth gives the labels of a scene", hint="Name the scene with --scene.")
+    gates = PrecisionTolerances() if options.tolerances is None else load(options.tolerances, PrecisionTolerances)
     bundle = open_bundle(options.bundle)
     asked = precisions_to_run(bundle, options.precision)
     dataset = open_data(
@@ -139,7 +138,7 @@ def _scene(
 
     manifest = bundle.manifest
     with Scene(options.scene, imagery=manifest.input.imagery) as scene:
-        truth = open_truth(options.truth, scene, manifest.classes)
+        truth = open_truth(options.ground_truth, scene, manifest.classes)
         with open_engine(bundle, backend="torch", precision="fp32", threads=options.threads) as engine:
             reference = SceneReference(engine, scene, settings_of(bundle), truth=truth)
         yield from run_scene_parity(reference, pairs, opener, gates)

@@ -1,7 +1,6 @@
 """`ifkd report`: results become one report; a report.json is drawn again; or reports are compared."""
 
 import argparse
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,13 +63,11 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         "files": [str(path) for path in paths],
     }
     failed = report.verdict.status == "failed"
-    if options.json and failed:  # the verdict ends the verb, so its result is printed here
-        print(json.dumps(result, indent=2, ensure_ascii=False))  # noqa: T201
     if not options.json:
         print(f"{console(report)}\n\n{_places(report, folder)}")  # noqa: T201
     if failed:
         causes = "; ".join(finding.text for finding in report.verdict.findings if finding.status == "failed")
-        raise VerdictError(f"{report.verdict.headline} {causes}")
+        raise VerdictError(f"{report.verdict.headline} {causes}", result=result)
     return result
 
 
@@ -83,13 +80,13 @@ def _read(options: argparse.Namespace) -> "tuple[Report, Path]":
         raise UsageError(
             "A report.json is drawn as it is",
             got=f"{options.report} together with parts",
-            mend="Name either the report.json alone, or its parts and --out.",
+            hint="Name either the report.json alone, or its parts and --out.",
         )
     if len(options.report) > 1:
         raise UsageError(
             "One report.json is drawn at a time",
             got=[str(path) for path in options.report],
-            mend="To compare several, write `ifkd report compare A B`.",
+            hint="To compare several, write `ifkd report compare A B`.",
         )
     path = _file_of(options.report[0])
     return read_result(path, Report), options.out or path.parent
@@ -134,9 +131,7 @@ def _compare(options: argparse.Namespace) -> dict[str, Any]:
     if not options.json:
         print(summary)  # noqa: T201
     if not comparison.passed:
-        if options.json:  # the verdict ends the verb, so its result is printed here
-            print(json.dumps(result, indent=2, ensure_ascii=False))  # noqa: T201
-        raise VerdictError(f"Worse than the baseline. {'; '.join(comparison.regressions)}")
+        raise VerdictError(f"Worse than the baseline. {'; '.join(comparison.regressions)}", result=result)
     return result
 
 
@@ -179,7 +174,7 @@ def _evaluations(words: list[str]) -> dict[str, Any]:
                 f"--evaluation {word!r} is not NAME=PATH", expected="for example teacher=teacher/evaluation.json"
             )
         if name.strip() in found:
-            raise UsageError(f"Two evaluations are called {name.strip()!r}", mend="Give each its own name.")
+            raise UsageError(f"Two evaluations are called {name.strip()!r}", hint="Give each its own name.")
         found[name.strip()] = read_result(Path(path), Evaluation)
     return found
 

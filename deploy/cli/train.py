@@ -11,7 +11,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="values that replace the recipe's")
     parser.add_argument("--role", choices=["teacher", "student"], default="student", help="which detector (student)")
     parser.add_argument("--out", type=Path, help="the run's folder (runs/NAME/ROLE)")
-    parser.add_argument("--restart", action="store_true", help="begin anew, deleting an earlier run in the folder")
+    parser.add_argument("--no-resume", action="store_true", help="begin anew, deleting an earlier run in the folder")
 
 
 def run(options: argparse.Namespace) -> dict[str, Any] | None:
@@ -24,7 +24,7 @@ def run(options: argparse.Namespace) -> dict[str, Any] | None:
     recipe = load(options.recipe, Recipe, options.overrides)
     folder = options.out or Path("runs") / recipe.name / options.role
     with peers():
-        result = train_role(recipe, options.role, folder, restart=options.restart)
+        result = train_role(recipe, options.role, folder, restart=options.no_resume)
         return announce(result, folder, quiet=options.json)
 
 

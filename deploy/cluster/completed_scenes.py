@@ -85,7 +85,7 @@ class CompletedScenes:
             raise OutputError(
                 f"{self._path.parent.parent} holds an unfinished run that differs from this one: "
                 f"{describe_difference(there, identity)}",
-                mend="Give the command of that run to go on, or --restart to begin anew.",
+                hint="Give the command of that run to go on, or --no-resume to begin anew.",
             )
         for line in whole[1:]:
             content = json.loads(line)
@@ -105,7 +105,7 @@ class CompletedScenes:
     def _unwritable(self, error: OSError) -> OutputError:
         return OutputError(
             f"Cannot write {self._path} ({error.strerror or error})",
-            mend="Free space and rights, then give the same command again: it goes on where it stopped.",
+            hint="Free space and rights, then give the same command again: it goes on where it stopped.",
         )
 
 

@@ -84,7 +84,7 @@ class EngineActor:
         except SceneError as error:
             raise SceneError(
                 f"The scene cannot be opened on {platform.node()}: {error}",
-                mend="Every node needs it at the same path, or at an address (s3://, https://).",
+                hint="Every node needs it at the same path, or at an address (s3://, https://).",
             ) from error
         if opened.size != scene.plan.grid.size:
             opened.close()

@@ -70,7 +70,7 @@ def connected() -> Iterator[Any]:
             raise
         raise UsageError(
             f"The cluster's versions are not those of this machine ({' '.join(str(error).split())})",
-            mend="Install the same Python and the same packages on every node.",
+            hint="Install the same Python and the same packages on every node.",
         ) from error
     try:
         with redirect_stdout(sys.stderr):  # what Ray says of lost workers is no result
@@ -93,7 +93,7 @@ def _require_listener(address: str) -> None:
 def _no_cluster(address: str, error: Exception) -> EngineError:
     return EngineError(
         f"There is no Ray cluster at {address} ({error})",
-        mend=f"Start it, or unset {ADDRESS_VARIABLE} to use this machine alone.",
+        hint=f"Start it, or unset {ADDRESS_VARIABLE} to use this machine alone.",
     )
 
 
@@ -106,7 +106,7 @@ def require_ray() -> Any:
     try:
         import ray  # noqa: PLC0415 - an optional package
     except ImportError as error:
-        raise MissingExtraError("ray", extra="ray", need="--scale-out ray") from error
+        raise MissingExtraError("ray", extra="ray", need="--cluster ray") from error
     return ray
 
 
@@ -148,7 +148,7 @@ def require_alike(ray: Any, nodes: tuple[Node, ...], bundle: Bundle) -> bool:
         said = str(error).strip().partition("\n")[0]
         raise EngineError(
             f"The nodes of the cluster do not answer ({type(error).__name__}: {said})",
-            mend="Look at `ray status`, and at the nodes' logs.",
+            hint="Look at `ray status`, and at the nodes' logs.",
         ) from error
     mine = versions_here(path)
     differences = [
@@ -161,7 +161,7 @@ def require_alike(ray: Any, nodes: tuple[Node, ...], bundle: Bundle) -> bool:
         raise UsageError(
             "The cluster's versions are not those of this machine",
             got="; ".join(differences),
-            mend="Install the same Python and the same packages on every node.",
+            hint="Install the same Python and the same packages on every node.",
         )
     digest = sha256_of(Path(path))
     return all(found == digest for _, found in reports)

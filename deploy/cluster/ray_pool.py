@@ -65,7 +65,7 @@ def ray_engines(
                 "The cluster has no room for an engine",
                 got=", ".join(f"{node.name} with {node.cores} cores and {node.gpus} GPUs" for node in nodes),
                 expected=f"{cores_per_engine} cores{' and a GPU' if on_gpu else ''} on one node",
-                mend="Lower --cores-per-actor, or add nodes.",
+                hint="Lower --cores-per-actor, or add nodes.",
             )
         have_bundle = require_alike(ray, nodes, bundle)
         copy = BundleCopy.of(bundle, travels=not have_bundle)
@@ -138,7 +138,7 @@ class RayExecutor(SceneExecutor):
         """
         info, place = scene.info, scene.place
         if place is None:
-            raise UsageError("A scene in memory cannot be looked at elsewhere", mend="Write it to a file.")
+            raise UsageError("A scene in memory cannot be looked at elsewhere", hint="Write it to a file.")
         place = place.absolute() if isinstance(place, Path) else place
         job = SceneJob(assembly, ScenePlan(place, info.bands, info.nodata, info.scaling, plan))
         number = next(self._numbers)
@@ -189,7 +189,7 @@ class RayExecutor(SceneExecutor):
                 self._queue.close(
                     EngineError(
                         "No engine is left",
-                        mend="Look at `ray status`, then give the same command again: it goes on where it stopped.",
+                        hint="Look at `ray status`, then give the same command again: it goes on where it stopped.",
                     )
                 )
 
@@ -205,7 +205,7 @@ class RayExecutor(SceneExecutor):
         band.done.set_exception(
             SceneError(
                 f"{band.losses} engines were lost while they looked at {rows}",
-                mend="The file may bring its decoder down, or the machines may have too little memory.",
+                hint="The file may bring its decoder down, or the machines may have too little memory.",
             )
         )
 
@@ -296,7 +296,7 @@ def _info_of(ray: Any, actors: Sequence[Any]) -> EngineInfo:
         raise UsageError(
             "The engines of the cluster are not alike, so their answers would differ",
             got="; ".join([str(infos[0]), *sorted(others)]),
-            mend="Choose nodes of one kind.",
+            hint="Choose nodes of one kind.",
         )
     return infos[0]
 

@@ -108,7 +108,7 @@ class RemoteStore(ResultStore):
         except ImportError as error:
             raise UsageError(
                 f"Writing to {address} needs a package that is not installed ({error})",
-                mend="Install it beside ifkd: s3fs for s3://, gcsfs for gs://, adlfs for az://.",
+                hint="Install it beside ifkd: s3fs for s3://, gcsfs for gs://, adlfs for az://.",
             ) from error
         except ValueError as error:
             raise UsageError(f"Results cannot be written to {address} ({error})") from error
@@ -153,7 +153,7 @@ class RemoteStore(ResultStore):
         if there and not self._is_ours(root):
             raise OutputError(
                 f"{address} holds {', '.join(there)}, not written by {PRODUCER}",
-                mend="Choose another place with --out, or move them away.",
+                hint="Choose another place with --out, or move them away.",
             )
         for name in there:
             self._files.rm_file(f"{root}/{name}")
@@ -189,4 +189,4 @@ def _reported(place: str) -> Iterator[None]:
 
 def _unwritable(place: str, error: Exception) -> OutputError:
     said = str(error) or type(error).__name__
-    return OutputError(f"Cannot write {place} ({said})", mend="Choose another place, or free space and rights.")
+    return OutputError(f"Cannot write {place} ({said})", hint="Choose another place, or free space and rights.")

@@ -65,11 +65,11 @@ def _sources(argument: str, asset: str | None) -> Iterator[SceneSource]:
     elif _is_pattern(argument):
         if _scheme(argument) is not None:
             raise UsageError(
-                "Globs find files of this machine only", got=argument, mend="Name the scenes in a text list."
+                "Globs find files of this machine only", got=argument, hint="Name the scenes in a text list."
             )
         found = sorted(path for path in map(Path, glob.glob(argument, recursive=True)) if path.is_file())  # noqa: PTH207 - the pattern may be absolute
         if not found:
-            raise UsageError("There are no scenes of this pattern", got=argument, mend="Check the path.")
+            raise UsageError("There are no scenes of this pattern", got=argument, hint="Check the path.")
         yield from (SceneSource(_name(path), path, argument) for path in found)
     else:
         place = located(argument)
@@ -77,7 +77,7 @@ def _sources(argument: str, asset: str | None) -> Iterator[SceneSource]:
 
 
 def _listed(path: Path) -> Iterator[SceneSource]:
-    text = _text(path, "list of scenes", mend=f"Make it a text file with {LIST_FORM}.")
+    text = _text(path, "list of scenes", hint=f"Make it a text file with {LIST_FORM}.")
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
@@ -127,7 +127,7 @@ def _href(item: dict[str, Any], asset: str | None, path: Path) -> str:
             raise DataError(
                 f"{path}: item {item['id']} has not just one image to look at",
                 got=", ".join(f"{name} ({one.get('type', 'no type')})" for name, one in assets.items()),
-                mend="Name the asset with --asset.",
+                hint="Name the asset with --asset.",
             )
         chosen = only[0]
     href = str(assets[chosen]["href"])
@@ -159,7 +159,7 @@ def _require_own_names(sources: Sequence[SceneSource]) -> None:
             raise UsageError(
                 f"Two scenes have the name {source.name}, which their results would share",
                 got=f"{other.place} ({other.origin}) and {source.place} ({source.origin})",
-                mend=f"Leave one out, or give names of their own in a text list: {LIST_FORM}.",
+                hint=f"Leave one out, or give names of their own in a text list: {LIST_FORM}.",
             )
 
 
@@ -177,13 +177,13 @@ def _checked_name(name: str, source: Path) -> str:
     return name
 
 
-def _text(path: Path, what: str, *, mend: str | None = None) -> str:
+def _text(path: Path, what: str, *, hint: str | None = None) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
-        raise DataError(f"There is no {what} {path}", mend="Check the path.") from error
+        raise DataError(f"There is no {what} {path}", hint="Check the path.") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"The {what} {path} cannot be read ({error})", mend=mend) from error
+        raise DataError(f"The {what} {path} cannot be read ({error})", hint=hint) from error
 
 
 def _is_list(argument: str) -> bool:

@@ -34,7 +34,7 @@ def open_engine(
         UsageError: A server is named for a backend that asks none, or by no address.
     """
     if server is not None and backend != "triton":
-        raise UsageError(f"The backend {backend} asks no server", got=server, mend="Choose the backend triton.")
+        raise UsageError(f"The backend {backend} asks no server", got=server, hint="Choose the backend triton.")
     match backend:
         case "onnxruntime" | "onnxruntime-cuda" | "onnxruntime-tensorrt":
             from deploy.engines.onnxruntime_engine import BACKENDS, OnnxRuntimeEngine  # noqa: PLC0415

@@ -146,7 +146,7 @@ class Cuda:
         if status != self._runtime.cudaError_t.cudaSuccess:
             raise EngineError(
                 f"The GPU refused {function.__name__} ({status.name})",
-                mend="Free GPU memory, or look at nvidia-smi.",
+                hint="Free GPU memory, or look at nvidia-smi.",
             )
         return tuple(values)
 

@@ -57,7 +57,7 @@ def find_engine(bundle: Bundle, *, precision: Precision, gpu: Gpu) -> Fit:
             f"No {precision} engine of {bundle.path} fits this machine",
             got="; ".join(reasons) or "a bundle without such an engine",
             expected=f"an engine for {gpu.name} (compute capability {gpu.capability})",
-            mend=f"Build one here: ifkd engine {bundle.path} --builder tensorrt --precision {precision}",
+            hint=f"Build one here: ifkd engine {bundle.path} --builder tensorrt --precision {precision}",
         )
     return min(fits, key=lambda fit: fit.sidecar.device == PORTABLE)
 

@@ -81,7 +81,7 @@ class OnnxRuntimeEngine(Engine):
             raise BundleError(
                 f"{bundle.path} has no ONNX file in {precision}",
                 expected=f"one of {', '.join(sorted(have))}" if have else None,
-                mend="Export the checkpoint with this precision.",
+                hint="Export the checkpoint with this precision.",
             )
         manifest, count = bundle.manifest, threads or usable_cores()
         self._ort, self._provider = onnxruntime, provider
@@ -113,7 +113,7 @@ class OnnxRuntimeEngine(Engine):
 
     def _run(self, tiles: Array) -> Candidates:
         if self._session is None:
-            raise EngineError("This engine is closed", mend="Open it again.")
+            raise EngineError("This engine is closed", hint="Open it again.")
         bound = self._bound.get(tiles.shape)
         if bound is None:
             bound = self._bound[tiles.shape] = self._bind(tiles.shape)
@@ -172,7 +172,7 @@ class OnnxRuntimeEngine(Engine):
                 f"{self.info.file} is not what the manifest says",
                 got=got,
                 expected=expected,
-                mend="Export the bundle again.",
+                hint="Export the bundle again.",
             )
 
 
@@ -216,7 +216,7 @@ def _require_provider(onnxruntime: Any, provider: Provider) -> None:
         raise EngineError(
             f"This ONNX Runtime has no {NAMES[provider]}",
             got=", ".join(have),
-            mend="Install onnxruntime-gpu in the place of onnxruntime: pip install 'ifkd[gpu]'",
+            hint="Install onnxruntime-gpu in the place of onnxruntime: pip install 'ifkd[gpu]'",
         )
     if provider != "tensorrt":
         return
@@ -227,7 +227,7 @@ def _require_provider(onnxruntime: Any, provider: Provider) -> None:
             "ONNX Runtime's TensorRT provider and TensorRT do not go together",
             got=f"TensorRT {version}" if version else "no TensorRT",
             expected=f"TensorRT {wanted}, which it is linked with" if wanted else "a provider linked with TensorRT",
-            mend="Use the backend tensorrt, or onnxruntime-cuda.",
+            hint="Use the backend tensorrt, or onnxruntime-cuda.",
         )
 
 
@@ -238,14 +238,14 @@ def _open(onnxruntime: Any, path: Path, providers: Sequence[tuple[str, dict[str,
     try:
         session = onnxruntime.InferenceSession(str(path), _options(onnxruntime, threads), providers=list(providers))
     except Exception as error:  # ONNX Runtime's own exceptions share no base class.
-        raise EngineError(f"ONNX Runtime cannot load {path} ({error})", mend="Export the bundle again.") from error
+        raise EngineError(f"ONNX Runtime cannot load {path} ({error})", hint="Export the bundle again.") from error
     # A provider that cannot start is left out without an error.
     taken = session.get_providers()
     if taken[0] != providers[0][0]:
         raise EngineError(
             f"ONNX Runtime could not start {providers[0][0]}",
             got=f"{', '.join(taken)} instead",
-            mend="Run `ifkd doctor`, which compares the driver, CUDA and the packages.",
+            hint="Run `ifkd doctor`, which compares the driver, CUDA and the packages.",
         )
     return session
 

@@ -159,7 +159,7 @@ class TensorRTEngine(Engine):
         if engine is None:
             raise EngineError(
                 f"The runtime refuses {path} ({log.first_error()})",
-                mend=f"Build it again here: ifkd engine {path.parents[1]}",
+                hint=f"Build it again here: ifkd engine {path.parents[1]}",
             )
         # Released in reverse: contexts must go before their engine, and the engine before its runtime.
         self._open.callback(_forget, [trt_log, runtime, engine])
@@ -183,10 +183,10 @@ class TensorRTEngine(Engine):
     def _begin(self, tiles: Array) -> _Slot:
         """Hand a batch to the GPU, and return the slot whose answer is to be waited for."""
         if not self._slots:
-            raise EngineError("This engine is closed", mend="Open it again.")
+            raise EngineError("This engine is closed", hint="Open it again.")
         free = [slot for slot in self._slots if not slot.batch]
         if not free:
-            raise EngineError("This engine is busy with batches that nobody has fetched", mend="Fetch their answers.")
+            raise EngineError("This engine is busy with batches that nobody has fetched", hint="Fetch their answers.")
         try:
             self._hand_over(free[0], tiles)
         except BaseException:
@@ -264,14 +264,14 @@ class TensorRTEngine(Engine):
         context = engine.create_execution_context(self._trt.ExecutionContextAllocationStrategy.USER_MANAGED)
         if context is None:
             raise EngineError(
-                f"The GPU has no memory left for {self.info.file}", mend="Free memory, or build with less workspace."
+                f"The GPU has no memory left for {self.info.file}", hint="Free memory, or build with less workspace."
             )
         self._open.callback(_forget, [engine, context])
         context.set_device_memory(self._scratch, self._scratch_bytes)
         number = profile_for(tiles[0], self._profiles)
         taken = context.set_optimization_profile_async(number, self._stream)
         if not taken or not context.set_input_shape(self._input, tiles):
-            raise EngineError(f"{self.info.file} refuses tiles of {list(tiles)}", mend="Build the engine again.")
+            raise EngineError(f"{self.info.file} refuses tiles of {list(tiles)}", hint="Build the engine again.")
         for name, address in self._tensors.items():
             context.set_tensor_address(name, address)
         self._shapes[tiles] = _Shape(context)
@@ -296,7 +296,7 @@ class TensorRTEngine(Engine):
                 f"{self.info.file} is not what the manifest says",
                 got=got,
                 expected=expected,
-                mend="Build the engine again.",
+                hint="Build the engine again.",
             )
         reaches = [
             [tuple(shape) for shape in engine.get_tensor_profile_shape(self._input, number)[::2]]
@@ -308,7 +308,7 @@ class TensorRTEngine(Engine):
                 f"{self.info.file} takes other batches or tiles than its sidecar says",
                 got=reaches,
                 expected=promised,
-                mend="Build the engine again.",
+                hint="Build the engine again.",
             )
 
 

@@ -40,7 +40,7 @@ class TorchEngine(Engine):
             raise EngineError("The torch reference computes in fp32", got=precision, expected="fp32")
         weights, configs = bundle.find("weights"), bundle.find("config")
         if not weights or not configs:
-            raise BundleError(f"{bundle.path} has no weights or no recipe for torch", mend="Export the bundle again.")
+            raise BundleError(f"{bundle.path} has no weights or no recipe for torch", hint="Export the bundle again.")
         # The bundle's recipe, not the one in the weights: settings of the export may have been overridden.
         settings = load(bundle.file(configs[0]), Recipe)
         self._load(
@@ -57,7 +57,7 @@ class TorchEngine(Engine):
                 f"The weights of {bundle.path} do not answer what the manifest says",
                 got=f"{self.info.candidates} candidates",
                 expected=bundle.manifest.outputs.candidates,
-                mend="Export the bundle again.",
+                hint="Export the bundle again.",
             )
 
     @classmethod
@@ -117,7 +117,7 @@ class TorchEngine(Engine):
 
     def _run(self, tiles: Array) -> Candidates:
         if self._graph is None:
-            raise EngineError("This engine is closed", mend="Open it again.")
+            raise EngineError("This engine is closed", hint="Open it again.")
         # torch shares the array's memory and warns where it may not write to it, so the tiles are copied.
         with _threads(self._threads), torch.inference_mode():
             boxes, scores, labels = self._graph(torch.from_numpy(np.array(tiles, order="C")))

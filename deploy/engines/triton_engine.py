@@ -105,7 +105,7 @@ class TritonEngine(Engine):
         names = bundle.find("onnx", precision)
         if not names:
             raise BundleError(
-                f"{bundle.path} has no ONNX file in {precision}", mend="Export the checkpoint with this precision."
+                f"{bundle.path} has no ONNX file in {precision}", hint="Export the checkpoint with this precision."
             )
         self._triton = _tritonclient()
         self._model = address.model or model_name(manifest, "onnx", precision)
@@ -160,7 +160,7 @@ class TritonEngine(Engine):
 
     def _send(self, tiles: Array) -> "Future[Candidates]":
         if not self._open:
-            raise EngineError("This engine is closed", mend="Open it again.")
+            raise EngineError("This engine is closed", hint="Open it again.")
         return next(self._turn).ask(lambda client: self._infer(client, tiles))
 
     def _ask(self, question: Callable[[Any], T]) -> T:
@@ -216,14 +216,14 @@ class TritonEngine(Engine):
             return EngineError(
                 f"Triton at {self._address} has no model {self._model}",
                 got=", ".join(sorted({str(one["name"]) for one in index})) or "a server without models",
-                mend="Write it with `ifkd export BUNDLE --triton DIR`, or name another: --server URL/v2/models/NAME.",
+                hint="Write it with `ifkd export BUNDLE --triton DIR`, or name another: --server URL/v2/models/NAME.",
             )
         states = [" ".join(str(one[key]) for key in ("version", "state", "reason") if one.get(key)) for one in versions]
         return EngineError(
             f"Triton at {self._address} cannot run {wanted}",
             got="; ".join(states),
             expected="READY",
-            mend="The server's log says more.",
+            hint="The server's log says more.",
         )
 
     def _check_model(self, found: "_Served", manifest: Manifest, *, source: str) -> None:
@@ -235,20 +235,20 @@ class TritonEngine(Engine):
             "scores": (ANSWERS["scores"][0], [-1, k]),
             "labels": (ANSWERS["labels"][0], [-1, k]),
         }
-        mend = "Write the repository anew with `ifkd export BUNDLE --triton DIR`, and let the server load it."
+        hint = "Write the repository anew with `ifkd export BUNDLE --triton DIR`, and let the server load it."
         if found.tensors != expected:
             raise EngineError(
                 f"Triton's model {self._model} is not the bundle's: it takes and answers something else",
                 got=_signature(found.tensors),
                 expected=_signature(expected),
-                mend=mend,
+                hint=hint,
             )
         if found.source != source:
             raise EngineError(
                 f"Triton's model {self._model} is not the bundle's: it comes from another ONNX file",
                 got=f"sha256 {found.source}" if found.source else f"a model without the parameter {SOURCE_KEY}",
                 expected=source,
-                mend=mend,
+                hint=hint,
             )
 
 
@@ -292,12 +292,12 @@ class _Connection:
         except TimeoutError as error:
             raise EngineError(
                 f"Triton at {self._address} did not answer within {self._timeout_s:g} s",
-                mend="See its log and its load; smaller batches are answered sooner.",
+                hint="See its log and its load; smaller batches are answered sooner.",
             ) from error
         except (OSError, HTTPException) as error:
             raise EngineError(
                 f"Triton at {self._address} cannot be reached ({getattr(error, 'strerror', None) or error})",
-                mend="Start the server, or name its address with --server.",
+                hint="Start the server, or name its address with --server.",
             ) from error
         except (self._triton.InferenceServerException, ValueError) as error:
             raise EngineError(f"Triton at {self._address} refused or answered what is no answer ({error})") from error

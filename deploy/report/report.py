@@ -133,7 +133,7 @@ def read_scene_run(folder: Path) -> ReportedScene:
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read ({error})") from error
     if not isinstance(run, dict) or not isinstance(run.get("scene"), dict):
-        raise DataError(f"{path} is not what `ifkd detect` writes", mend="Run `ifkd detect` again.")
+        raise DataError(f"{path} is not what `ifkd detect` writes", hint="Run `ifkd detect` again.")
     scene = run["scene"].get("name", "the scene")
     objects = run.get("objects", "the")
     pictures = []

@@ -91,7 +91,7 @@ def read_ground_truth(
         if georeference is None:
             raise DataError(
                 f"{scene} has no coordinate system, so the labels of {path} have no place in it",
-                mend="Give labels in pixels, as a COCO file.",
+                hint="Give labels in pixels, as a COCO file.",
             )
         image, known = _mapped_image(path, content, size, georeference)
     else:
@@ -248,7 +248,7 @@ def _image_of(dataset: CocoDataset, scene: str) -> LabeledImage:
         raise DataError(
             f"{dataset.path} lists {len(named) or 'no'} images of the name {scene}",
             expected="one",
-            mend="Name the COCO file whose images include the scene.",
+            hint="Name the COCO file whose images include the scene.",
         )
     return named[0]
 

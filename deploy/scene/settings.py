@@ -82,7 +82,7 @@ def settings_for(
             "The bundle's files do not take tiles of this size",
             got=f"{tile[0]} x {tile[1]} px",
             expected=str(manifest.input.sizes),
-            mend="Leave --tile out, or export the checkpoint with tile_sides_px=[LEAST, LARGEST].",
+            hint="Leave --tile out, or export the checkpoint with tile_sides_px=[LEAST, LARGEST].",
         )
     scale = _scale(manifest, tile, gsd_m)
     return DetectionSettings(
@@ -132,7 +132,7 @@ def grid_for(size: tuple[int, int], tile_px: tuple[int, int], settings: Detectio
         raise UsageError(
             "The overlap must be at least 0 and smaller than the engine's tile",
             got=f"{settings.overlap_px} with tiles of {tile_px[0]}x{tile_px[1]}",
-            mend="Lower --overlap-px.",
+            hint="Lower --overlap-px.",
         )
     window = (round(tile_px[0] / settings.scale), round(tile_px[1] / settings.scale))
     return TileGrid(size, window, min(round(settings.overlap_px / settings.scale), min(window) - 1))
@@ -147,7 +147,7 @@ def _scale(manifest: Manifest, tile: tuple[int, int], gsd_m: float | None) -> fl
             raise BundleError(
                 "The bundle's scale gives no whole window",
                 got=f"tile {height}x{width} and scale {scale:g}",
-                mend="Export it again with a scale that divides the tile.",
+                hint="Export it again with a scale that divides the tile.",
             )
         return scale
     trained = manifest.defaults.gsd_m
@@ -155,7 +155,7 @@ def _scale(manifest: Manifest, tile: tuple[int, int], gsd_m: float | None) -> fl
         raise UsageError(
             "The bundle does not say the ground sample distance it was trained at, so a scene's cannot be compared",
             got=f"gsd_m {gsd_m:g}",
-            mend="Leave --gsd-m out.",
+            hint="Leave --gsd-m out.",
         )
     if not gsd_m > 0:
         raise UsageError("The ground sample distance must be above 0 meters", got=f"{gsd_m:g}")

@@ -53,21 +53,21 @@ class Bundle:
             )
         path = self.path / name
         if not path.is_file():
-            raise BundleError(f"{path} is in the manifest but not in the folder", mend="Export the bundle again.")
+            raise BundleError(f"{path} is in the manifest but not in the folder", hint="Export the bundle again.")
         size = path.stat().st_size
         if record.kind == "onnx" and size > LARGEST_ONNX_BYTES:
             raise BundleError(
                 f"{path} is larger than an ONNX file can be",
                 got=f"{size / 1e9:.1f} GB",
                 expected=f"at most {LARGEST_ONNX_BYTES / 1e9:.1f} GB, the limit of its format",
-                mend="Export the bundle again.",
+                hint="Export the bundle again.",
             )
         if size != record.bytes:
             raise BundleError(
                 f"{path} is not the file the manifest describes",
                 got=f"{size} bytes",
                 expected=f"{record.bytes} bytes",
-                mend="Copy the bundle again, or export it anew.",
+                hint="Copy the bundle again, or export it anew.",
             )
         digest = sha256_of(path)
         if digest != record.sha256:
@@ -75,13 +75,13 @@ class Bundle:
                 f"{path} is not the file the manifest describes",
                 got=f"sha256 {digest}",
                 expected=record.sha256,
-                mend="Copy the bundle again, or export it anew.",
+                hint="Copy the bundle again, or export it anew.",
             )
         if record.kind == "onnx" and _has_data_elsewhere(path):
             raise BundleError(
                 f"{path} keeps weights in another file, which no digest covers",
                 expected="one file with all its weights",
-                mend="Export the bundle again.",
+                hint="Export the bundle again.",
             )
         return path
 
@@ -114,7 +114,7 @@ def open_bundle(path: Path) -> Bundle:
         manifest = Manifest.model_validate_json(manifest_path.read_bytes())
     except FileNotFoundError as error:
         raise BundleError(
-            f"{path} is not a bundle: it has no {MANIFEST_NAME}", mend="Make one with: ifkd export"
+            f"{path} is not a bundle: it has no {MANIFEST_NAME}", hint="Make one with: ifkd export"
         ) from error
     except OSError as error:
         raise BundleError(f"{manifest_path} cannot be read ({error.strerror})") from error
@@ -122,7 +122,7 @@ def open_bundle(path: Path) -> Bundle:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
         raise BundleError(
-            f"{manifest_path} does not hold at {where} ({first['msg']})", mend="Export the bundle again."
+            f"{manifest_path} does not hold at {where} ({first['msg']})", hint="Export the bundle again."
         ) from error
     for name in manifest.files:
         _refuse_outside(path, name)
@@ -140,9 +140,9 @@ def new_bundle(path: Path) -> Iterator[Path]:
         OutputError: `path` holds something else, or cannot be written.
     """
     if path.exists() and not path.is_dir():
-        raise OutputError(f"{path} is a file, and a bundle is a folder", mend="Choose another place.")
+        raise OutputError(f"{path} is a file, and a bundle is a folder", hint="Choose another place.")
     if path.exists() and any(path.iterdir()) and not (path / MANIFEST_NAME).is_file():
-        raise OutputError(f"{path} holds files but no bundle", mend="Choose another folder.")
+        raise OutputError(f"{path} holds files but no bundle", hint="Choose another folder.")
     make_folder(path.parent)
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     try:

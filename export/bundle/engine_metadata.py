@@ -122,7 +122,7 @@ def read_engine_metadata(path: Path) -> EngineMetadata:
     try:
         return EngineMetadata.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
-        raise BundleError(f"{path} is not an engine's sidecar ({error})", mend="Build the engine again.") from error
+        raise BundleError(f"{path} is not an engine's sidecar ({error})", hint="Build the engine again.") from error
 
 
 def require_delivered(delivered: DeliveredPrecision, precision: Precision, name: str) -> None:
@@ -137,7 +137,7 @@ def require_delivered(delivered: DeliveredPrecision, precision: Precision, name:
             f"{name} would not be {precision}: its weights were widened",
             got=f"{ratio:g} times the size of the ONNX file's weights, kernels left out",
             expected=f"at most {LARGEST_ENGINE_TO_WEIGHTS:g}",
-            mend="Use another version of the builder, or another precision.",
+            hint="Use another version of the builder, or another precision.",
         )
     words = LAYER_WORDS.get(precision)
     if delivered.layers and words and not any(word in kind for kind in delivered.layers for word in words):
@@ -145,5 +145,5 @@ def require_delivered(delivered: DeliveredPrecision, precision: Precision, name:
             f"{name} would not be {precision}: no layer of it computes so",
             got=", ".join(f"{count} {kind}" for kind, count in delivered.layers.items()),
             expected=" or ".join(words),
-            mend="Use another version of the builder, or another precision.",
+            hint="Use another version of the builder, or another precision.",
         )

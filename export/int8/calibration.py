@@ -104,12 +104,12 @@ def _stacked(pixels: Sequence[Array], size: tuple[int, int]) -> Array:
 
 def _aligned(dataset: CocoDataset, classes: Sequence[str]) -> CocoDataset:
     if not len(dataset):
-        raise DataError(f"{dataset.path} lists no image", mend="INT8 needs images; or leave it out of the precisions.")
+        raise DataError(f"{dataset.path} lists no image", hint="INT8 needs images; or leave it out of the precisions.")
     if tuple(dataset.classes) != tuple(classes):
         raise DataError(
             f"The classes of {dataset.path} are not the detector's",
             got=list(dataset.classes),
             expected=list(classes),
-            mend="INT8 is fitted to the images the detector learned from; or leave it out of the precisions.",
+            hint="INT8 is fitted to the images the detector learned from; or leave it out of the precisions.",
         )
     return dataset

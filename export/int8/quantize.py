@@ -138,7 +138,7 @@ class Quantizer:
         except ValueError as error:
             raise EngineError(
                 f"The ranges of {self._source.name} cannot be found by {settings.method} ({error})",
-                mend="Set export.calibration.method to minmax; an untrained network has values that hardly differ.",
+                hint="Set export.calibration.method to minmax; an untrained network has values that hardly differ.",
             ) from error
 
 

@@ -83,7 +83,7 @@ def quantize_within(
             got=f"a loss of mAP of {answer.map_loss:.4f} with {len(kept)} of {answer.layers} layers in float, "
             f"and an error of {noise:.3f} of the head's values",
             expected=f"at most {limit:g} and {LARGEST_NOISE:g}",
-            mend="Leave this precision out, calibrate on more tiles, by another export.calibration.method, or, for "
+            hint="Leave this precision out, calibrate on more tiles, by another export.calibration.method, or, for "
             "processors with VNNI alone, with export.calibration.reduce_range=false.",
         )
     return answer

@@ -46,21 +46,21 @@ class ExportableDetector(nn.Module):
                 "export.candidates_per_level does not fit TensorRT's top-k",
                 got=per_level,
                 expected=f"1 to {LARGEST_TOP_K}",
-                mend="Set export.candidates_per_level lower; 1000 is plenty for most tiles.",
+                hint="Set export.candidates_per_level lower; 1000 is plenty for most tiles.",
             )
         if isinstance(detector, FasterRcnn) and detector.config.proposals > LARGEST_TOP_K:
             raise ConfigError(
                 "detector.proposals does not fit TensorRT's top-k",
                 got=detector.config.proposals,
                 expected=f"1 to {LARGEST_TOP_K}",
-                mend="Set proposals of the recipe's detector lower; 1000 is what it was made for.",
+                hint="Set proposals of the recipe's detector lower; 1000 is what it was made for.",
             )
         if any(side < STEP_PX or side % STEP_PX for side in tile_px):
             raise ConfigError(
                 "Tiles of this size do not fit the feature pyramid",
                 got=f"{tile_px[0]} x {tile_px[1]} pixels (height x width)",
                 expected=f"multiples of {STEP_PX}",
-                mend="Change data.tile_px.",
+                hint="Change data.tile_px.",
             )
         self.sizes = InputShapes(tile_px, sides_px)
         if not self.sizes.takes(tile_px):
@@ -68,7 +68,7 @@ class ExportableDetector(nn.Module):
                 "export.tile_sides_px leaves out the tile that the detector was trained on",
                 got=sides_px,
                 expected=f"a least and a largest side with {max(tile_px)} between them",
-                mend="Change export.tile_sides_px.",
+                hint="Change export.tile_sides_px.",
             )
         self.detector = detector
         self.tile_px = tile_px

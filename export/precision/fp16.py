@@ -150,7 +150,7 @@ def require_precision(path: Path, precision: Precision) -> PrecisionSummary:
             f"{path.name} is not {precision} throughout",
             got=f"layer weights {found or 'nowhere'}",
             expected=f"all {census.layers - census.float_layers} in {precision}",
-            mend="Export the bundle again.",
+            hint="Export the bundle again.",
         )
     return census
 
@@ -229,7 +229,7 @@ class _Caster:
                 f"The weight {name} does not fit FP16",
                 got=f"a value of {largest:g}",
                 expected=f"at most {LARGEST_FP16:g}",
-                mend="Leave its node in FP32, or export with precisions=['fp32'].",
+                hint="Leave its node in FP32, or export with precisions=['fp32'].",
             )
         return self.onnx.numpy_helper.from_array(values.astype(np.float16), alias)
 

@@ -28,4 +28,4 @@ def open_session(path: Path, *, awake: bool = False) -> Any:
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's own exceptions share no base class.
-        raise EngineError(f"ONNX Runtime cannot load {path} ({error})", mend="Export the bundle again.") from error
+        raise EngineError(f"ONNX Runtime cannot load {path} ({error})", hint="Export the bundle again.") from error

@@ -168,7 +168,7 @@ def onnx_of(bundle: Bundle, precision: Precision) -> Path:
         raise BundleError(
             f"{bundle.path} has no ONNX file in {precision}",
             expected=f"one of {', '.join(have)}",
-            mend="Export the checkpoint with this precision.",
+            hint="Export the checkpoint with this precision.",
         )
     return bundle.file(names[0])
 
@@ -231,7 +231,7 @@ def _add_profiles(
             "The ONNX file takes other tiles than its bundle says",
             got=f"{height} x {width} px, -1 for any",
             expected=expected,
-            mend="Export the bundle again.",
+            hint="Export the bundle again.",
         )
     for batch in profiles:
         profile = trt_builder.create_optimization_profile()

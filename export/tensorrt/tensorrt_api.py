@@ -129,12 +129,12 @@ def gpu_of_this_machine() -> Gpu:
             "The GPU's driver is too old for cuda-python",
             got=f"a driver for CUDA {_cuda_version(number)}",
             expected=f"one for CUDA {_cuda_version(wanted)}",
-            mend="Update the driver, or install cuda-python of the driver's major version.",
+            hint="Update the driver, or install cuda-python of the driver's major version.",
         )
     if status != cuda.cudaError_t.cudaSuccess:
         raise EngineError(
             f"There is no GPU to use here ({status.name})",
-            mend="TensorRT builds and runs on an NVIDIA GPU with a driver; TensorRT-RTX builds without one.",
+            hint="TensorRT builds and runs on an NVIDIA GPU with a driver; TensorRT-RTX builds without one.",
         )
     name = properties.name.decode() if isinstance(properties.name, bytes) else str(properties.name)
     return Gpu(name.strip("\0 "), f"{properties.major}.{properties.minor}", _cuda_version(number))

@@ -109,7 +109,7 @@ def write_repository(bundle: Bundle, folder: Path, hosting: InstanceConfig = Ins
                 put_in_place(Path(stage) / model.name, folder / model.name)
     except OSError as error:
         raise OutputError(
-            f"Cannot write {folder} ({error.strerror or error})", mend="Choose another place, or free space and rights."
+            f"Cannot write {folder} ({error.strerror or error})", hint="Choose another place, or free space and rights."
         ) from error
     return offer
 
@@ -315,7 +315,7 @@ def _refuse_foreign(place: Path) -> None:
     config = place / CONFIG_NAME
     if place.exists() and not (config.is_file() and SOURCE_KEY in config.read_text("utf-8", errors="replace")):
         raise OutputError(
-            f"{place} is there and was not written by ifkd export", mend="Choose another repository, or move it away."
+            f"{place} is there and was not written by ifkd export", hint="Choose another repository, or move it away."
         )
 
 

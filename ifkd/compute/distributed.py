@@ -90,7 +90,7 @@ def _require_fresh_store() -> None:
         raise TrainingError(
             "Processes that torchrun restarts would wait for those that are gone",
             got=f"--max-restarts {restarts} with a store that all attempts share",
-            mend="Set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 for torchrun, and --rdzv-backend c10d.",
+            hint="Set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 for torchrun, and --rdzv-backend c10d.",
         )
 
 

@@ -36,7 +36,7 @@ def load(path: Path, schema: type[S], overrides: Sequence[str] = ()) -> S:
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise ConfigError(f"There is no file {path}", mend="Check the path.") from error
+        raise ConfigError(f"There is no file {path}", hint="Check the path.") from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read ({error})") from error
     except tomllib.TOMLDecodeError as error:
@@ -106,7 +106,7 @@ def _flat(table: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
 def _apply(values: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key.strip():
-        raise ConfigError(f"The override {override!r} is not KEY=VALUE", mend="For example: training.epochs=3")
+        raise ConfigError(f"The override {override!r} is not KEY=VALUE", hint="For example: training.epochs=3")
     *parents, leaf = key.strip().split(".")
     table = values
     for parent in parents:

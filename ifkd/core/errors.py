@@ -1,85 +1,88 @@
-"""The errors a user can cause, and the exit code each ends in.
+"""Errors that a user can cause, with the exit code of each.
 
     IfkdError               2
-    ├── UsageError          a verb, flag or argument that does not exist or does not fit
-    ├── ConfigError         a recipe, with all its mistakes at once
+    ├── UsageError          an unknown or invalid command, option or argument
+    ├── ConfigError         an invalid recipe; the message lists all mistakes
     ├── DataError           images and annotations
     ├── CheckpointError     weights
-    ├── TrainingError       a run that cannot go on
-    ├── BundleError         an artifact folder, its manifest or one of its files
+    ├── TrainingError       a training run that cannot continue
+    ├── BundleError         a bundle, its manifest or one of its files
     ├── EngineError         a runtime, a builder or an engine file
     ├── SceneError          a raster
-    ├── OutputError         a place that cannot be written
+    ├── OutputError         a path that cannot be written
     ├── MissingExtraError   a package of an optional extra
-    └── VerdictError        1: the work was done, and its result failed a stated gate
+    └── VerdictError        1: the command finished, and its result fails a stated limit
 
-Everything else is a defect of ours and ends in a traceback.
+Any other exception is a bug and ends in a traceback.
 """
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class IfkdError(Exception):
-    """Something a user can cause and mend.
+    """An error that a user can cause and fix.
 
     Args:
         problem: What is wrong, naming the file or setting.
         got: The value received.
-        expected: What would have been right.
-        mend: What to do about it, as a sentence.
+        expected: The values that are valid.
+        hint: How to fix it, as a sentence.
     """
 
     exit_code = 2
 
-    def __init__(self, problem: str, *, got: object = None, expected: object = None, mend: str | None = None) -> None:
+    def __init__(self, problem: str, *, got: object = None, expected: object = None, hint: str | None = None) -> None:
         self.problem = problem
         self.got = got
         self.expected = expected
-        self.mend = mend
-        super().__init__(self._line())
+        self.hint = hint
+        super().__init__(f"{self._sentence()} {hint}" if hint else self._sentence())
 
-    def _line(self) -> str:
-        line = self.problem.rstrip(".")
+    def report(self) -> str:
+        """Return the message for a terminal: a line `error: …`, and a line `hint: …` where there is a hint."""
+        return f"error: {self._sentence()}" + (f"\nhint: {self.hint}" if self.hint else "")
+
+    def _sentence(self) -> str:
         facts = [f"got {self.got}"] if self.got is not None else []
         facts += [f"expected {self.expected}"] if self.expected is not None else []
-        if facts:
-            line += ": " + ", ".join(facts)
-        return f"{line}. {self.mend}" if self.mend else f"{line}."
+        problem = self.problem.rstrip(".")
+        return f"{problem}: {', '.join(facts)}." if facts else f"{problem}."
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return a question that names the known word nearest to a mistaken one, or nothing where none is near."""
+    """Return the question "Did you mean …?" with the known word most similar to `word`; empty where none is similar."""
     close = difflib.get_close_matches(word, list(known), n=1)
     return f"Did you mean {close[0]!r}?" if close else ""
 
 
 class UsageError(IfkdError):
-    """A verb, flag or argument that does not exist or does not fit."""
+    """An unknown or invalid command, option or argument."""
 
 
 class ConfigError(IfkdError):
-    """A recipe with mistakes; the message lists all of them."""
+    """An invalid recipe; the message lists all mistakes."""
 
 
 class DataError(IfkdError):
-    """An image or an annotation that cannot be used."""
+    """An invalid image or annotation."""
 
 
 class CheckpointError(IfkdError):
-    """Weights that are absent, damaged or of another network."""
+    """Weights that are missing, damaged or of another network."""
 
 
 class TrainingError(IfkdError):
-    """A training run that cannot go on: a useless teacher, a loss that is not finite."""
+    """A training run that cannot continue: a useless teacher, a loss that is not finite."""
 
 
 class BundleError(IfkdError):
-    """An artifact folder whose manifest or files do not hold."""
+    """A bundle whose manifest or files are invalid."""
 
 
 class EngineError(IfkdError):
-    """A runtime, builder or engine that is absent, unfit or was asked wrongly."""
+    """A missing or incompatible runtime, builder or engine, or invalid input for one."""
 
 
 class SceneError(IfkdError):
@@ -87,20 +90,35 @@ class SceneError(IfkdError):
 
 
 class OutputError(IfkdError):
-    """A place that cannot be written, or that holds something else."""
+    """A path that cannot be written, or that holds other files."""
 
 
 class MissingExtraError(IfkdError):
-    """A package that belongs to an optional extra and is not installed."""
+    """A missing package of an optional extra."""
 
     def __init__(self, package: str, *, extra: str, need: str) -> None:
         super().__init__(
             f"{need} needs the package {package}, which is not installed",
-            mend=f"Install it with: pip install 'ifkd[{extra}]'",
+            hint=f"Install it with: pip install 'ifkd[{extra}]'",
         )
 
 
 class VerdictError(IfkdError):
-    """The work was done and its result is below a stated gate."""
+    """A finished command whose result fails a stated limit.
+
+    `result` is the command's result, which `--json` prints all the same; the other arguments are those of IfkdError.
+    """
 
     exit_code = 1
+
+    def __init__(
+        self,
+        problem: str,
+        *,
+        got: object = None,
+        expected: object = None,
+        hint: str | None = None,
+        result: dict[str, Any] | None = None,
+    ) -> None:
+        self.result = result
+        super().__init__(problem, got=got, expected=expected, hint=hint)

@@ -123,7 +123,7 @@ def take_lock(path: Path, *, folder: Path | None = None) -> int:
         os.close(handle)
         raise OutputError(
             f"Another run (process {holder}) is writing into {folder or path.parent}",
-            mend="Wait for its end, or choose another folder with --out.",
+            hint="Wait for its end, or choose another folder with --out.",
         )
     return handle
 
@@ -154,5 +154,5 @@ def _umask() -> int:
 def _unwritable(path: Path, error: OSError) -> OutputError:
     return OutputError(
         f"Cannot write {path} ({error.strerror or error})",
-        mend="Choose another place, or free space and rights.",
+        hint="Choose another place, or free space and rights.",
     )

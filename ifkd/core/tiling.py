@@ -54,7 +54,7 @@ class TileGrid:
             raise ConfigError(
                 "overlap_px must be at least 0 and smaller than the tile",
                 got=f"{self.overlap_px} with tiles of {self.tile_px[0]}x{self.tile_px[1]}",
-                mend="Lower the overlap or raise the tile size.",
+                hint="Lower the overlap or raise the tile size.",
             )
 
     @property

@@ -140,7 +140,7 @@ def inside(folder: Path, name: str) -> Path:
     if not held or not name.strip() or "\0" in name:
         raise DataError(
             f"The image {name!r} does not lie in {folder}",
-            mend="Name files inside the image folder, without links out of it.",
+            hint="Name files inside the image folder, without links out of it.",
         )
     return path
 
@@ -221,11 +221,11 @@ def parse_json(path: Path, *, encoding: str = "utf-8") -> Any:
                 f"{path} is larger than an annotation file may be",
                 got=f"{path.stat().st_size} bytes",
                 expected=f"at most {MOST_JSON_BYTES}",
-                mend="Split it into several data sets.",
+                hint="Split it into several data sets.",
             )
         return json.loads(path.read_text(encoding=encoding))
     except FileNotFoundError as error:
-        raise DataError(f"There is no annotation file {path}", mend="Check the path.") from error
+        raise DataError(f"There is no annotation file {path}", hint="Check the path.") from error
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} is not a JSON file ({error})") from error
 
@@ -242,7 +242,7 @@ def _labels(
         raise DataError(f"merge_classes names {unknown}, which {path} does not have; its classes are {names}")
     twice = sorted(set(merge) & set(merge.values()))
     if twice:
-        raise DataError(f"merge_classes counts objects as {twice}, which it also merges", mend="Name the last class.")
+        raise DataError(f"merge_classes counts objects as {twice}, which it also merges", hint="Name the last class.")
     kept = [category for category in categories if category["name"] not in merge]
     label_of_name = {category["name"]: label for label, category in enumerate(kept)}
     label_of = {category["id"]: label_of_name[merge.get(category["name"], category["name"])] for category in categories}

@@ -54,7 +54,7 @@ def made_once(
         if not force:
             raise OutputError(
                 f"{folder} holds {kind.name} that was made otherwise:\n  " + "\n  ".join(differences),
-                mend="Choose another folder, or replace this one with --force.",
+                hint="Choose another folder, or replace this one with --force.",
             )
     make_folder(folder.parent)
     temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
@@ -83,7 +83,7 @@ def _present(folder: Path, kind: FolderKind, wanted: dict[str, Any]) -> dict[str
     if not isinstance(record, dict) or not set(wanted) <= set(record):
         raise OutputError(
             f"{folder} holds something that is not {kind.name}",
-            mend="Choose a folder that is absent or empty.",
+            hint="Choose a folder that is absent or empty.",
         )
     return record
 
@@ -119,4 +119,4 @@ def _take_place(temporary: Path, folder: Path) -> None:
         else:
             temporary.rename(folder)
     except OSError as error:
-        raise OutputError(f"Cannot write {folder} ({error.strerror or error})", mend="Choose another place.") from error
+        raise OutputError(f"Cannot write {folder} ({error.strerror or error})", hint="Choose another place.") from error

@@ -91,7 +91,7 @@ def distinct_tiles(images: Sequence[LabeledImage], data: recipe.DataOptions) -> 
             "What frozen networks say cannot be kept, as training makes new tiles without end",
             got="; ".join(free),
             expected="whole images with flips and quarter turns at most",
-            mend="Cut the images to tiles beforehand and leave out the rest, or train without the cache "
+            hint="Cut the images to tiles beforehand and leave out the rest, or train without the cache "
             "(distillation.method.ede.cache and distillation.cache_teacher); or keep them for other runs of the same "
             'seed, as a study has them (distillation.cache_for = "seed").',
         )

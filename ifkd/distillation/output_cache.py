@@ -74,7 +74,7 @@ class OutputCache:
         if not records.isfinite().all():
             raise CheckpointError(
                 f"Answers of {self._name} are larger than float16 holds, so they cannot be kept",
-                mend="Train without the cache: distillation.cache_teacher = false, "
+                hint="Train without the cache: distillation.cache_teacher = false, "
                 "distillation.method.ede.cache = false.",
             )
         return records.cpu().numpy()

@@ -65,7 +65,7 @@ class RecordStore:
         self._seen_bytes = 0
         with self._writing():
             self._claim(rebuild=rebuild)
-            self._mend()
+            self._repair()
         self._records = np.memmap(self._records_path, np.float16, mode="r", shape=(capacity, values))
 
     def __len__(self) -> int:
@@ -97,7 +97,7 @@ class RecordStore:
                     raise OutputError(
                         f"The cache {self.folder} is full",
                         got=f"more than {self._capacity} distinct tiles",
-                        mend="It was filled by other versions of the libraries that read images: delete the folder.",
+                        hint="It was filled by other versions of the libraries that read images: delete the folder.",
                     )
                 content = record.tobytes()
                 self._write_record(content, slot)
@@ -124,7 +124,7 @@ class RecordStore:
         except OSError as error:
             raise OutputError(
                 f"The cache {self.folder} cannot be written ({error.strerror or error})",
-                mend="Free space, choose another place, or train without the cache.",
+                hint="Free space, choose another place, or train without the cache.",
             ) from error
 
     def _claim(self, *, rebuild: bool) -> None:
@@ -137,7 +137,7 @@ class RecordStore:
             if not rebuild:
                 raise OutputError(
                     f"The cache {self.folder} was made of something else: {different}",
-                    mend="Set distillation.rebuild_cache = true to make it anew, or delete the folder.",
+                    hint="Set distillation.rebuild_cache = true to make it anew, or delete the folder.",
                 )
             for old in (path, self._index_path, self._records_path):
                 old.unlink(missing_ok=True)
@@ -149,14 +149,14 @@ class RecordStore:
                 f"The cache {self.folder} does not fit its disk",
                 got=f"{_readable(free)} free",
                 expected=size,
-                mend="Free space, or train without the cache.",
+                hint="Free space, or train without the cache.",
             )
         _log.warning("The cache %s will take up to %s.", self.folder, size)
         self._index_path.write_bytes(b"")
         self._records_path.write_bytes(b"")
         write_json(path, self._header)
 
-    def _mend(self) -> None:
+    def _repair(self) -> None:
         """Cut a torn entry off the index, and give the file of records its full, sparse length."""
         self._index_path.touch()
         self._catch_up()

@@ -113,7 +113,7 @@ def choose_scaling(
                 f"{name} has 8 bits, and the limits for its values are those of another type",
                 got=f"{low:g} to {high:g}",
                 expected="at most 255",
-                mend="Give limits that fit its values, such as 0 to 255.",
+                hint="Give limits that fit its values, such as 0 to 255.",
             )
         return Scaling("given", (low,) * bands, (high,) * bands)
     if dtype == "uint8" and not imagery.stretch_uint8:

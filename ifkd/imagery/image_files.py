@@ -101,7 +101,7 @@ def _head(path: Path) -> bytes:
         with path.open("rb") as stream:
             head = stream.read(32)
     except FileNotFoundError as error:
-        raise DataError(f"There is no image {path}", mend="Check the image folder of the recipe.") from error
+        raise DataError(f"There is no image {path}", hint="Check the image folder of the recipe.") from error
     except (OSError, ValueError) as error:
         raise DataError(f"{path} is not an image that can be read ({error})") from error
     if not head:
@@ -134,7 +134,7 @@ def _check_size(path: Path, found: tuple[int, int], size: tuple[int, int] | None
             f"{path} is larger than an image for training may be",
             got=f"{found[1]}x{found[0]} (width x height)",
             expected=f"at most {imagery.max_pixels} pixels (data.imagery.max_pixels)",
-            mend="Cut it with `ifkd data slice`, or raise the limit.",
+            hint="Cut it with `ifkd data slice`, or raise the limit.",
         )
     if size is not None and found != size:
         raise DataError(
@@ -193,7 +193,7 @@ def _read_raster(path: Path, size: tuple[int, int] | None, imagery: Imagery) -> 
                 ),
             )
         except SceneError as error:
-            raise DataError(error.problem, got=error.got, expected=error.expected, mend=error.mend) from error
+            raise DataError(error.problem, got=error.got, expected=error.expected, hint=error.hint) from error
         try:
             values, valid = raster.read(bands, Window(0, 0, *raster.size))
         except SceneError as error:

@@ -180,7 +180,7 @@ class RasterFile(Raster):
             raise SceneError(
                 f"{self._path} cannot be read at rows {window.top} to {window.bottom}, columns {window.left} to "
                 f"{window.right} ({error.__cause__ or error})",
-                mend="The file may be truncated or damaged: compare its size with the source's, or copy it again.",
+                hint="The file may be truncated or damaged: compare its size with the source's, or copy it again.",
             ) from error
         valid = None if mask is None else mask > 0
         if self.nodata is not None:
@@ -270,7 +270,7 @@ def _open_address(address: RasterAddress) -> Any:
         except (RasterioError, OSError) as error:
             raise SceneError(
                 f"{address} cannot be opened ({str(error).replace(address.gdal_path, str(address))})",
-                mend="Check the address and the rights; GDAL takes keys from its own variables, such as "
+                hint="Check the address and the rights; GDAL takes keys from its own variables, such as "
                 "AWS_ACCESS_KEY_ID.",
             ) from error
     if problem := _unfit(dataset):
@@ -287,9 +287,9 @@ def _opened(path: Path | str) -> Any:
 
 def _open(path: Path, drivers: Sequence[str] | None) -> Any:
     if not path.exists():
-        raise SceneError(f"There is no scene {path}", mend="Check the path.")
+        raise SceneError(f"There is no scene {path}", hint="Check the path.")
     if not path.is_file():
-        raise SceneError(f"{path} is a folder, not a scene", mend="Name a raster file, such as a GeoTIFF.")
+        raise SceneError(f"{path} is a folder, not a scene", hint="Name a raster file, such as a GeoTIFF.")
     try:
         dataset = _opened(path)
     except (RasterioError, OSError) as error:

@@ -76,13 +76,13 @@ def read_checkpoint(path: Path, schema: type[S]) -> tuple[dict[str, Tensor], S]:
             header = (stream.metadata() or {}).get(HEADER_KEY)
             weights = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
     except FileNotFoundError as error:
-        raise CheckpointError(f"There is no checkpoint {path}", mend="Train it first, or check the path.") from error
+        raise CheckpointError(f"There is no checkpoint {path}", hint="Train it first, or check the path.") from error
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} is not a whole safetensors file ({error})") from error
     if header is None:
         raise CheckpointError(
             f"{path} holds weights but no IFKD header",
-            mend="Use a checkpoint written by `ifkd train` or `ifkd distill`.",
+            hint="Use a checkpoint written by `ifkd train` or `ifkd distill`.",
         )
     try:
         return weights, schema.model_validate_json(header)

@@ -133,7 +133,7 @@ def fetched(weights: Any, what: str, option: str) -> Path:
     except (OSError, RuntimeError) as error:
         raise CheckpointError(
             f"The {what} cannot be fetched ({error})",
-            mend=f"Download {weights.url} to {place}, or give a path as {option}.",
+            hint=f"Download {weights.url} to {place}, or give a path as {option}.",
         ) from error
     return place
 
@@ -147,7 +147,7 @@ def read_state(path: Path, option: str) -> dict[str, Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
-        raise CheckpointError(f"There are no weights at {path}", mend=f"Check detector.{option}.") from error
+        raise CheckpointError(f"There are no weights at {path}", hint=f"Check detector.{option}.") from error
     except Exception as error:
         raise CheckpointError(f"{path} is not a torchvision state dict ({error})") from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):

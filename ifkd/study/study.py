@@ -104,7 +104,7 @@ class Study:
         known = self.folder / RECIPE, self.folder / TEACHER / RESULT
         if not any(path.is_file() for path in known):
             raise OutputError(
-                f"{self.folder} holds no study", mend="Begin one with the same command without --report-only."
+                f"{self.folder} holds no study", hint="Begin one with the same command without --report-only."
             )
         if known[0].is_file():
             self._claim(settings)
@@ -164,7 +164,7 @@ class Study:
             write_text(path, text)
         elif difference := differences(dump(load_config(path, Recipe)), text):  # what is newer has its default there
             raise OutputError(
-                f"{self.folder} holds a study of another recipe: {difference}", mend="Choose another folder."
+                f"{self.folder} holds a study of another recipe: {difference}", hint="Choose another folder."
             )
 
     def _check_trained(self, name: str, settings: Recipe) -> None:
@@ -176,7 +176,7 @@ class Study:
         if difference := differences(dump(known), dump(settings), besides=(*NOT_TRAINED_BY, *others)):
             raise OutputError(
                 f"{self.folder / name} was trained by another recipe: {difference}",
-                mend="Give the recipe and the --set values that it was trained by.",
+                hint="Give the recipe and the --set values that it was trained by.",
             )
 
     def _teacher(self, settings: Recipe) -> Outcome:
@@ -212,7 +212,7 @@ class Study:
         if failed:
             raise TrainingError(
                 f"{len(failed)} of {len(waiting)} runs failed: {', '.join(failed)}",
-                mend=f"{self._log(failed[0])} tells why; the same command goes on with what is missing.",
+                hint=f"{self._log(failed[0])} tells why; the same command goes on with what is missing.",
             )
 
     def _verb(self, name: str, words: list[str], *, gpus: str | None) -> int:

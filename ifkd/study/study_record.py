@@ -82,7 +82,7 @@ def read_record(path: Path) -> StudyRecord:
         raise DataError(
             f"{path} is no record of a study of this version, at {where}",
             expected=first["msg"],
-            mend="Write it anew: the study's command with --report-only.",
+            hint="Write it anew: the study's command with --report-only.",
         ) from error
 
 

@@ -46,7 +46,7 @@ def compared(methods: Sequence[str], *, own: str) -> list[Variant]:
             raise UsageError(
                 f"There is no method {name!r}",
                 expected=f"some of {', '.join(METHODS)}",
-                mend=did_you_mean(name, METHODS) or None,
+                hint=did_you_mean(name, METHODS) or None,
             )
     return [
         PLAIN,

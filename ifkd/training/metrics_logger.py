@@ -116,5 +116,5 @@ class MetricsLogger:
 def _unwritable(path: Path, error: OSError) -> OutputError:
     return OutputError(
         f"Cannot write {path} ({error.strerror or error})",
-        mend="Free space and rights; the same command goes on from the last saved state.",
+        hint="Free space and rights; the same command goes on from the last saved state.",
     )

@@ -56,7 +56,7 @@ def build_autocast(training: recipe.TrainingOptions, device: torch.device) -> to
         native = torch.cuda.is_bf16_supported() if device.type == "cuda" else on_cpu()
         choice = "bf16" if native else "none"
     if choice == "fp16" and device.type == "cpu":
-        raise TrainingError('training.amp = "fp16" needs a GPU', mend='Use "bf16", "auto" or "none".')
+        raise TrainingError('training.amp = "fp16" needs a GPU', hint='Use "bf16", "auto" or "none".')
     dtype = torch.float16 if choice == "fp16" else torch.bfloat16
     return torch.autocast(device.type, dtype, enabled=choice != "none")
 
@@ -88,7 +88,7 @@ def place(detector: Detector, training: recipe.TrainingOptions, device: torch.de
     """
     if training.sync_norm:
         if device.type == "cpu":
-            raise TrainingError("training.sync_norm needs GPUs", mend='Set it to false, or use norm = "frozen".')
+            raise TrainingError("training.sync_norm needs GPUs", hint='Set it to false, or use norm = "frozen".')
         detector = nn.SyncBatchNorm.convert_sync_batchnorm(detector)  # type: ignore[no-untyped-call]
     detector = detector.to(device)
     if training.channels_last:

@@ -222,7 +222,7 @@ def _check_teacher(teacher: Detector, run: RunFolder, least: float) -> None:
             "The teacher is too weak to teach",
             got=f"validation mAP {metrics.mean_ap:.3f}",
             expected=f"at least {least} (distillation.min_teacher_map)",
-            mend="Train the teacher longer, or check that its data and scale are the recipe's.",
+            hint="Train the teacher longer, or check that its data and scale are the recipe's.",
         )
 
 
@@ -241,6 +241,6 @@ def _clear(folder: Path, *, restart: bool) -> None:
         return
     if not (folder / "config.toml").is_file() and any(folder.iterdir()):
         raise OutputError(
-            f"{folder} holds files but no run, so --restart does not clear it", mend="Choose another folder."
+            f"{folder} holds files but no run, so --no-resume does not clear it", hint="Choose another folder."
         )
     shutil.rmtree(folder)

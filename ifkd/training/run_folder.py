@@ -46,5 +46,5 @@ def claim(run: RunFolder) -> None:
     elif difference := differences(path.read_text(encoding="utf-8"), text, besides=INDECISIVE):
         raise OutputError(
             f"{run.folder} holds a run of other settings: {difference}",
-            mend="Choose another folder, or begin anew with --restart.",
+            hint="Choose another folder, or begin anew with --no-resume.",
         )

@@ -53,7 +53,7 @@ def read_state(path: Path) -> dict[str, Any] | None:
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise OutputError(f"{path} cannot be read ({error})", mend="Delete the run's folder to begin anew.") from error
+        raise OutputError(f"{path} cannot be read ({error})", hint="Delete the run's folder to begin anew.") from error
     return state
 
 

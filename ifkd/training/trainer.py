@@ -263,7 +263,7 @@ class _Loop:
         return TrainingError(
             f"The {what} is not finite at iteration {self.standing.iteration}",
             got=", ".join(f"{name} {value:.4g}" for name, value in found.items()),
-            mend=f"The images {[identity for part in parts for identity in part.image_ids]} are in {path}; lower the "
+            hint=f"The images {[identity for part in parts for identity in part.image_ids]} are in {path}; lower the "
             "learning rate, set training.grad_clip, or choose another training.amp.",
         )
 

@@ -1,4 +1,4 @@
-"""`ifkd detect --scale-out ray` with engines that stop after so many tiles: `python ray_driver.py LOG TILES ARGS`."""
+"""`ifkd detect --cluster ray` with engines that stop after so many tiles: `python ray_driver.py LOG TILES ARGS`."""
 
 import functools
 import os
@@ -16,4 +16,4 @@ deploy.cluster.ray_cluster.usable_cores = lambda: 2
 os.environ["PYTHONPATH"] = str(Path(__file__).parents[1])
 engine = functools.partial(LoggingEngine, sys.argv[1], most=int(sys.argv[2]), engines=2)
 deploy.engines.open_engine = functools.partial(opened, engine)
-sys.exit(main(["detect", *sys.argv[3:], "--scale-out", "ray"]))
+sys.exit(main(["detect", *sys.argv[3:], "--cluster", "ray"]))

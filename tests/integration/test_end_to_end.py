@@ -47,7 +47,15 @@ def whole_way(tmp_path_factory):
         ["evaluate", folder / "distilled/best.safetensors", "--out", folder / "distilled.json"],
         ["export", folder / "distilled/best.safetensors", "--out", folder / "bundle", "--accept-drift"],
         ["engine", folder / "bundle"],
-        ["detect", folder / "bundle", scene, "--truth", scene.with_suffix(".json"), "--out", folder / "detections"],
+        [
+            "detect",
+            folder / "bundle",
+            scene,
+            "--ground-truth",
+            scene.with_suffix(".json"),
+            "--out",
+            folder / "detections",
+        ],
         ["bench", folder / "bundle", "--seconds", "0.1", "--out", folder / "bench.json"],
     ):
         assert main([str(word) for word in words]) == 0, words

@@ -1,7 +1,6 @@
 """`ifkd data check`: say what a data set holds, what is wrong with it and how to mend it."""
 
 import argparse
-import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,7 +45,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     from ifkd.data.check.fix import require_free, write_cleaned
 
     if options.copy_images and options.fix is None:
-        raise UsageError("--copy-images belongs to a cleaned copy", mend="Name its folder with --fix.")
+        raise UsageError("--copy-images belongs to a cleaned copy", hint="Name its folder with --fix.")
     plan, folder = _plan(options)
     templates()
     if options.fix is not None:
@@ -65,9 +64,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             print(line)  # noqa: T201
         print(folder / PAGE)  # noqa: T201
     if not record.clean:
-        if options.json:  # the verdict ends the verb, so its result is printed here
-            print(json.dumps(result, indent=2, ensure_ascii=False))  # noqa: T201
-        raise VerdictError(f"{headline(record).rstrip('.')}, told in {folder / PAGE}")
+        raise VerdictError(f"{headline(record).rstrip('.')}, told in {folder / PAGE}", result=result)
     return result
 
 
@@ -81,14 +78,14 @@ def _plan(options: argparse.Namespace) -> "tuple[CheckPlan, Path]":
     first, *rest = options.sources
     if Path(first).suffix.lower() == ".toml":
         if options.images is not None:
-            raise UsageError("A recipe names the folder of its images", mend="Write data.images=DIR instead.")
+            raise UsageError("A recipe names the folder of its images", hint="Write data.images=DIR instead.")
         recipe = load(Path(first), Recipe, rest)
         return check_plan(recipe.data), options.out or Path("runs") / recipe.name / "check"
     sources = [CheckSource(*_named(word), images=options.images) for word in options.sources]
     names = [source.split for source in sources]
     if len(set(names)) < len(names):
         raise UsageError(
-            "Two files are one split", got=", ".join(names), mend="Name them: train=FILE validation=FILE test=FILE."
+            "Two files are one split", got=", ".join(names), hint="Name them: train=FILE validation=FILE test=FILE."
         )
     return CheckPlan(tuple(sorted(sources, key=lambda source: rank(source.split)))), options.out or Path("check")
 

@@ -15,20 +15,31 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tile-px", type=int, default=512, metavar="N", help="side of a tile, source pixels (512)")
     parser.add_argument("--overlap-px", type=int, metavar="N", help="what neighbors share (a quarter of a tile)")
     parser.add_argument(
-        "--keep-share",
+        "--min-visibility",
         type=float,
         default=0.4,
         metavar="X",
         help="an object that an edge cuts stays one when this share of it is visible (0.4)",
     )
     parser.add_argument(
-        "--rest", choices=("ignore", "drop"), default="ignore", help="what smaller pieces become (ignore: iscrowd)"
+        "--cut-objects",
+        choices=("ignore", "drop"),
+        default="ignore",
+        help="what smaller pieces become (ignore: iscrowd)",
     )
     parser.add_argument(
-        "--empty-share", type=float, default=0.1, metavar="X", help="tiles without objects, at most; 1 keeps all (0.1)"
+        "--max-empty-fraction",
+        type=float,
+        default=0.1,
+        metavar="X",
+        help="tiles without objects, at most; 1 keeps all (0.1)",
     )
     parser.add_argument(
-        "--data-share", type=float, default=0.05, metavar="X", help="leave out tiles with less data than this (0.05)"
+        "--min-valid-fraction",
+        type=float,
+        default=0.05,
+        metavar="X",
+        help="leave out tiles with less data than this (0.05)",
     )
     parser.add_argument("--nodata", type=float, metavar="X", help='the value that means "no data" (the file says)')
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="decides which empty tiles are kept (0)")

@@ -80,7 +80,7 @@ def read_aoi(path: Path) -> AreaOfInterest:
                 f"The area of interest {path} is not in longitude and latitude",
                 got=f"{longitude:g}, {latitude:g}",
                 expected="degrees, as RFC 7946 asks",
-                mend="Convert it: ogr2ogr -t_srs EPSG:4326 area_wgs84.geojson area.geojson.",
+                hint="Convert it: ogr2ogr -t_srs EPSG:4326 area_wgs84.geojson area.geojson.",
             )
     return AreaOfInterest(source=path.name, polygons=polygons)
 
@@ -97,7 +97,7 @@ def aoi_mask_of(area: AreaOfInterest | None, scene: SceneInfo, grid: TileGrid) -
     if georeference is None:
         raise SceneError(
             f"{scene.name} has no coordinate system, so an area of interest cannot be found in it",
-            mend="Leave --aoi out, or give the scene a coordinate system (gdal_edit.py -a_srs).",
+            hint="Leave --aoi out, or give the scene a coordinate system (gdal_edit.py -a_srs).",
         )
     edges = tuple(_edges(polygon, georeference, scene.size) for polygon in area.polygons)
     wanted = np.array([any(_touches(some, window, scene.size) for some in edges) for window in grid])

@@ -27,7 +27,7 @@ from ifkd.core.tiling import Window
 HEADER = struct.Struct("<4sIQ")
 """Mark, CRC-32 and length of what follows."""
 MARK = b"IFKR"
-ANEW = "Give the same command again to go on, or --restart to begin anew."
+ANEW = "Give the same command again to go on, or --no-resume to begin anew."
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -167,7 +167,7 @@ class RowJournal:
             differences = describe_difference(there, identity)
             raise OutputError(
                 f"{self._path.parent.parent} holds an unfinished run that differs from this one: {differences}",
-                mend=ANEW.replace("the same command again", "the command of that run"),
+                hint=ANEW.replace("the same command again", "the command of that run"),
             )
         self._end = self._stream.tell()
         while (content := self._read_record()) is not None:
@@ -194,7 +194,7 @@ class RowJournal:
     def _unwritable(self, error: OSError) -> OutputError:
         return OutputError(
             f"Cannot write {self._path} ({error.strerror or error})",
-            mend="Free space and rights, then give the same command again: it goes on where it stopped.",
+            hint="Free space and rights, then give the same command again: it goes on where it stopped.",
         )
 
 

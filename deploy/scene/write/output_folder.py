@@ -92,7 +92,7 @@ class OutputFolder:
     def _unwritable(self, error: OSError) -> OutputError:
         return OutputError(
             f"Cannot write into {self._folder} ({error.strerror or error})",
-            mend="Choose another place, or free space and rights.",
+            hint="Choose another place, or free space and rights.",
         )
 
 
@@ -111,7 +111,7 @@ def require_own(folder: Path, names: Sequence[str], *, record: str = RUN_NAME) -
     if foreign and not _is_ours(folder / record):
         raise OutputError(
             f"{folder} holds {', '.join(foreign)}, not written by {PRODUCER}",
-            mend="Choose another folder with --out, or move them away.",
+            hint="Choose another folder with --out, or move them away.",
         )
 
 

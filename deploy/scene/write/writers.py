@@ -48,7 +48,7 @@ def choose_formats(asked: Sequence[str] | None, scene: SceneInfo) -> tuple[tuple
             if name in refused:
                 raise SceneError(
                     f"{scene.name} cannot be written as {name}: {refused[name]}",
-                    mend="Ask for --format coco csv, which are in pixels, or give the scene a coordinate system "
+                    hint="Ask for --format coco csv, which are in pixels, or give the scene a coordinate system "
                     "(gdal_edit.py -a_srs).",
                 )
         return tuple(name for name in FORMATS if name in asked), None
@@ -120,7 +120,7 @@ def write_geopackage(result: SceneResult, path: Path) -> None:
                 )
             except (pyogrio.errors.DataSourceError, RuntimeError) as error:
                 raise OutputError(
-                    f"Cannot write {path} ({error})", mend="Choose another place, or free space and rights."
+                    f"Cannot write {path} ({error})", hint="Choose another place, or free space and rights."
                 ) from error
 
 

@@ -122,10 +122,10 @@ def hint_at_form(images: Sequence[tuple[ImageEntry, tuple[int, int] | None]], sp
                 corners_fit += fits((x1, y1, x2 - x1, y2 - y1), size)
     if wrong and corners_fit > HINT_SHARE * wrong:
         text = f"{corners_fit} of {wrong} would fit as x1, y1, x2, y2: the file may hold corners, not widths."
-        findings.hint("boxes_reach_out", split, text)
-        findings.hint("boxes_outside", split, text)
+        findings.suggest("boxes_reach_out", split, text)
+        findings.suggest("boxes_outside", split, text)
     if boxes and shares > HINT_SHARE * boxes:
-        findings.hint(
+        findings.suggest(
             "boxes_tiny",
             split,
             f"{shares} of {boxes} hold numbers up to 1: they may be shares of the image, not pixels.",

@@ -212,7 +212,9 @@ def _note_file(entry: ImageEntry, facts: FileFacts, split: str, findings: Findin
             f"{entry.name}: {width}x{height} (width x height), stated {stated_width}x{stated_height}",
         )
         if facts.size == entry.size[::-1]:
-            findings.hint("sizes_differ", split, "Height and width are exchanged: the file may be turned by its Exif.")
+            findings.suggest(
+                "sizes_differ", split, "Height and width are exchanged: the file may be turned by its Exif."
+            )
 
 
 def _classes(plan: CheckPlan, files: Sequence[AnnotationFile], findings: Findings) -> tuple[str, ...]:

@@ -142,13 +142,13 @@ def _lines(finding: Finding) -> list[str]:
     lines += [f"    {one}" for one in finding.examples[:3]]
     if finding.count > 3:
         lines.append(f"    … {finding.count - 3} more")
-    lines += [f"  {finding.hint}"] if finding.hint else []
-    return [*lines, f"  {mend_words(finding)}"]
+    lines += [f"  {finding.suggestion}"] if finding.suggestion else []
+    return [*lines, f"  {hint_words(finding)}"]
 
 
-def mend_words(finding: Finding) -> str:
+def hint_words(finding: Finding) -> str:
     """Return how to mend a finding, and what --fix does."""
-    return finding.mend if finding.fix is None else f"{finding.mend} With --fix: {finding.fix}."
+    return finding.hint if finding.fix is None else f"{finding.hint} With --fix: {finding.fix}."
 
 
 def split_table(record: CheckRecord) -> Table:

@@ -20,7 +20,7 @@ class FindingKind:
     """error: training or evaluation would refuse the file; warning: they would run, and mislead; note: harmless."""
     title: str
     """What was counted, in the plural."""
-    mend: str
+    hint: str
     """What a person does about it."""
     fix: str | None = None
     """What the cleaned copy does about it; None: it leaves that to a person."""
@@ -239,9 +239,9 @@ class Finding(Schema):
     """What was counted."""
     examples: tuple[str, ...]
     """The first of them."""
-    hint: str | None = None
+    suggestion: str | None = None
     """What this data set's own numbers suggest."""
-    mend: str
+    hint: str
     fix: str | None
     """What the cleaned copy does about it; None: it leaves that to a person."""
 
@@ -252,7 +252,7 @@ class Findings:
 
     _counts: dict[str, dict[str, int]] = field(default_factory=dict)
     _examples: dict[str, dict[str, list[str]]] = field(default_factory=dict)
-    _hints: dict[tuple[str, str], str] = field(default_factory=dict)
+    _suggestions: dict[tuple[str, str], str] = field(default_factory=dict)
 
     def add(self, kind: str, split: str, example: str) -> None:
         """Note one of a kind."""
@@ -262,9 +262,9 @@ class Findings:
         if len(examples) < EXAMPLES:
             examples.append(shown(example))
 
-    def hint(self, kind: str, split: str, text: str) -> None:
+    def suggest(self, kind: str, split: str, text: str) -> None:
         """Note what the findings of a kind suggest."""
-        self._hints[kind, split] = text
+        self._suggestions[kind, split] = text
 
     def all(self) -> tuple[Finding, ...]:
         """Return what was found, the gravest first."""
@@ -277,8 +277,8 @@ class Findings:
                 count=count,
                 title=KINDS[kind].title,
                 examples=tuple(self._examples[kind][split]),
-                hint=self._hints.get((kind, split)),
-                mend=KINDS[kind].mend,
+                suggestion=self._suggestions.get((kind, split)),
+                hint=KINDS[kind].hint,
                 fix=KINDS[kind].fix,
             )
             for kind, by_split in self._counts.items()

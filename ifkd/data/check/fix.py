@@ -67,7 +67,7 @@ def write_cleaned(checked: Checked, folder: Path, *, names: Sequence[str], copy_
         temporary.chmod(0o755)
         temporary.replace(folder)
     except OSError as error:
-        raise OutputError(f"Cannot write {folder} ({error.strerror or error})", mend="Choose another place.") from error
+        raise OutputError(f"Cannot write {folder} ({error.strerror or error})", hint="Choose another place.") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return CleanedRecord(
@@ -97,9 +97,9 @@ def require_free(folder: Path) -> None:
     try:
         held = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
     except OSError as error:
-        raise OutputError(f"Cannot write {folder} ({error.strerror or error})", mend="Choose another place.") from error
+        raise OutputError(f"Cannot write {folder} ({error.strerror or error})", hint="Choose another place.") from error
     if held:
-        raise OutputError(f"{folder} holds something", mend="Choose a folder for --fix that is absent or empty.")
+        raise OutputError(f"{folder} holds something", hint="Choose a folder for --fix that is absent or empty.")
 
 
 def _common_folder(checked: Checked) -> Path:

@@ -56,7 +56,7 @@ def convert(
         UsageError: An option does not fit the form.
     """
     if classes is not None and form not in {"voc", "yolo", "dota"}:
-        raise UsageError(f"{form} has classes of its own", mend="Leave --classes out.")
+        raise UsageError(f"{form} has classes of its own", hint="Leave --classes out.")
     names = None if classes is None else tuple(read_lines(classes))
     notes: tuple[str, ...] = ()
     if form == "coco" or (form == "shiprsimagenet" and root.is_file()):
@@ -111,7 +111,7 @@ def _from_coco(path: Path, *, ship_level: int | None) -> tuple[dict[str, Any], P
     if ship_level is not None:
         stated = re.search(r"level_(\d)", path.name)
         if stated is not None and int(stated[1]) != ship_level:
-            raise UsageError(f"{path.name} holds level {stated[1]}", got=f"--level {ship_level}")
+            raise UsageError(f"{path.name} holds level {stated[1]}", got=f"--class-level {ship_level}")
         images = next(iter(sorted(path.parent.parent.glob("VOC_Format/JPEGImages"))), images)
         # the devkit writes the 50 types as categories whatever the level, and polygons as flat lists
         content["categories"] = [{"id": n + 1, "name": name} for n, name in enumerate(LEVEL_NAMES[ship_level])]

@@ -111,7 +111,7 @@ def read_xml(path: Path) -> Element:
             raise DataError(f"{path} is no annotation of one image", got=f"{path.stat().st_size} bytes")
         root: Element | None = parse_xml(path, forbid_dtd=True).getroot()
     except FileNotFoundError as error:
-        raise DataError(f"There is no annotation {path}", mend="Check the list of images.") from error
+        raise DataError(f"There is no annotation {path}", hint="Check the list of images.") from error
     except DefusedXmlException as error:
         raise DataError(f"{path} defines entities or a document type, which an annotation never needs") from error
     except (ParseError, OSError, ValueError, LookupError) as error:
@@ -166,7 +166,7 @@ def read_lines(path: Path) -> list[str]:
     try:
         return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except FileNotFoundError as error:
-        raise DataError(f"There is no file {path}", mend="Check the path and the name of the split.") from error
+        raise DataError(f"There is no file {path}", hint="Check the path and the name of the split.") from error
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read as text ({error})") from error
 
@@ -178,7 +178,7 @@ def folder_named(root: Path, names: Sequence[str]) -> Path:
         DataError: None does.
     """
     if not root.is_dir():
-        raise DataError(f"There is no folder {root}", mend="Check the path.")
+        raise DataError(f"There is no folder {root}", hint="Check the path.")
     there = {one.name.lower(): one for one in sorted(root.iterdir()) if one.is_dir()}
     for name in names:
         if name.lower() in there:

@@ -88,7 +88,7 @@ def _yolo_names(root: Path) -> tuple[str, ...]:
     raise DataError(
         f"{root} does not say what its class numbers mean",
         expected="classes.txt or obj.names, one name a line",
-        mend="Write it, or give --classes FILE.",
+        hint="Write it, or give --classes FILE.",
     )
 
 

@@ -71,7 +71,7 @@ def _state_of(sources: Sequence[SourceImage]) -> str:
             state = source.path.stat()
         except OSError as error:
             raise DataError(
-                f"There is no image {source.path}", mend="Name the folder of the images with --images."
+                f"There is no image {source.path}", hint="Name the folder of the images with --images."
             ) from error
         digest.update(f"{source.file_name}\0{state.st_size}\0{state.st_mtime_ns}\n".encode())
     return digest.hexdigest()
@@ -88,7 +88,7 @@ def _make(
         raise DataError(
             "No tile would be written",
             got=f"{len(every)} tiles, {len(with_data)} with data, none with an object",
-            mend="Keep empty tiles with --empty-share 1, or look at the labels.",
+            hint="Keep empty tiles with --max-empty-fraction 1, or look at the labels.",
         )
     limits = _write_pixels(tiles, sources, rules, make_folder(folder / "images"))
     content = content_of(tiles, sources, categories)

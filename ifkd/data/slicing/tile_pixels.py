@@ -53,7 +53,7 @@ def read(raster: Raster, window: Window) -> tuple[Array, Array | None]:
     try:
         values, valid = raster.read(raster.bands, window)
     except SceneError as error:
-        raise DataError(error.problem, mend=error.mend) from error
+        raise DataError(error.problem, hint=error.hint) from error
     if values.dtype.kind == "f":
         finite: Array = np.asarray(np.isfinite(values).any(axis=0))
         valid = finite if valid is None else valid & finite
@@ -72,7 +72,7 @@ def limits_of(raster: Raster, imagery: Imagery) -> tuple[float, float] | None:
     try:
         found = sample(lambda window, shape: raster.read(bands, window, shape=shape), raster.size, bands=len(bands))
     except SceneError as error:
-        raise DataError(error.problem, mend=error.mend) from error
+        raise DataError(error.problem, hint=error.hint) from error
     values = np.concatenate(found)
     if not len(values):
         return None
@@ -124,7 +124,7 @@ class TileWriter:
                     if valid is not None and not valid.all():
                         dataset.write_mask(valid)
         except (RasterioError, OSError) as error:
-            raise OutputError(f"Cannot write {path} ({error})", mend="Free space, or choose another place.") from error
+            raise OutputError(f"Cannot write {path} ({error})", hint="Free space, or choose another place.") from error
 
 
 def _holds(dtype: str, value: float) -> bool:

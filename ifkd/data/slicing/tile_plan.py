@@ -84,7 +84,7 @@ def sources_of(content: dict[str, Any], dataset: CocoDataset) -> list[SourceImag
         raise DataError(
             f"The annotations of {dataset.path} cannot be told apart, which the map back to it needs",
             got="annotations without an id, or several with one id",
-            mend="Number them from 1.",
+            hint="Number them from 1.",
         )
     by_image: dict[Any, list[dict[str, Any]]] = {image.id: [] for image in dataset.images}
     for annotation in content["annotations"]:

@@ -54,7 +54,7 @@ def check_crs(config: AnySynthetic) -> None:
         ) from error
     if not crs.is_projected or crs.linear_units not in {"metre", "meter"}:
         raise ConfigError(
-            "scenes.crs must be projected in metres", got=name, mend="Take a UTM zone, for example EPSG:32633."
+            "scenes.crs must be projected in metres", got=name, hint="Take a UTM zone, for example EPSG:32633."
         )
 
 

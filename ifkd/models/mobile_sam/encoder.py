@@ -115,7 +115,7 @@ def read_weights(weights: str) -> tuple[Path, dict[str, Tensor]]:
     if not path.is_file():
         raise CheckpointError(
             f"MobileSAM's weights are not at {path}",
-            mend=f"Download {CHECKPOINT_URL} ({CHECKPOINT_BYTES:,} bytes, sha256 {CHECKPOINT_SHA256}) "
+            hint=f"Download {CHECKPOINT_URL} ({CHECKPOINT_BYTES:,} bytes, sha256 {CHECKPOINT_SHA256}) "
             'to that place, or set distillation.method.ede.weights = "random" for a stand-in.',
         )
     if weights == "mobile_sam" and (digest := sha256_of(path)) != CHECKPOINT_SHA256:
@@ -123,7 +123,7 @@ def read_weights(weights: str) -> tuple[Path, dict[str, Tensor]]:
             f"{path} is not MobileSAM's published checkpoint",
             got=f"sha256 {digest}, {path.stat().st_size:,} bytes",
             expected=f"{CHECKPOINT_SHA256}, {CHECKPOINT_BYTES:,} bytes",
-            mend=f"Download it again from {CHECKPOINT_URL}",
+            hint=f"Download it again from {CHECKPOINT_URL}",
         )
     try:
         state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)

@@ -69,7 +69,7 @@ def _named(dataset: CocoDataset, name: str) -> LabeledImage:
         stems = [image.path.stem for image in dataset.images]
         hint = did_you_mean(name, [*stems, *(str(image.id) for image in dataset.images)])
         first = ", ".join(f"{image.id} ({image.path.stem})" for image in dataset.images[:HINTS])
-        raise UsageError(f"{dataset.path} has no image {name!r}", mend=f"{hint} The first of them are {first}".lstrip())
+        raise UsageError(f"{dataset.path} has no image {name!r}", hint=f"{hint} The first of them are {first}".lstrip())
     return known[name]
 
 

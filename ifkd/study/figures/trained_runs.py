@@ -109,7 +109,7 @@ def find_runs(
             by_seed.setdefault(int(found["seed"]), {})[found["label"]] = TrainedRun(found["label"], place, root)
     labels = {one for students in by_seed.values() for one in students}
     if label is not None and label not in labels:
-        raise UsageError(f"{folder} has no finished run of {label!r}", mend=_hint(label, labels))
+        raise UsageError(f"{folder} has no finished run of {label!r}", hint=_hint(label, labels))
     if seed is not None and seed not in by_seed:
         raise UsageError(f"{folder} has no finished run of seed {seed}", expected=_listed(map(str, sorted(by_seed))))
     if seed is None:
@@ -117,7 +117,7 @@ def find_runs(
         seed = next(iter(having or sorted(by_seed)), 0)
     students = by_seed.get(seed, {})
     if label is not None and label not in students:
-        raise UsageError(f"{folder} has no finished run {label}-{seed}", mend=_hint(label, students))
+        raise UsageError(f"{folder} has no finished run {label}-{seed}", hint=_hint(label, students))
     return TrainedRuns(TrainedRun(TEACHER, finished[TEACHER], root), seed, students, _whole(students, label))
 
 

@@ -101,7 +101,9 @@ def test_labels_to_be_ignored_neither_count_nor_reproach(detections, place, tmp_
 
 def test_the_verb_writes_and_prints_a_table(detections, tmp_path, capsys):
     truth, out = coco(tmp_path / "t.json", [*OBJECTS, MISSED]), tmp_path / "e.json"
-    assert main(["evaluate", str(detections), "--scene", str(truth), "--out", str(out), "--score", "0.4"]) == 0
+    assert (
+        main(["evaluate", str(detections), "--scene", str(truth), "--out", str(out), "--score-threshold", "0.4"]) == 0
+    )
     printed = capsys.readouterr().out
     assert f"Against {truth}, at score 0.4 and IoU 0.5" in printed
     assert [line.split()[0] for line in printed.splitlines() if line.split()[0] in {"all", *CLASSES}] == [
@@ -129,7 +131,9 @@ def test_what_does_not_fit_is_said(detections, place, tmp_path, capsys):
     truth = coco(tmp_path / "t.json", OBJECTS)
     assert "holds no detections of a scene" in said(tmp_path / "absent", "--scene", truth)
     assert "--scene and --data do not go together" in said(detections, "--scene", truth, "--data", truth)
-    assert "--score must be from 0 to 1: got 3.0" in said(detections, "--scene", truth, "--score", 3)
+    assert "--score-threshold must be from 0 to 1: got 3.0" in said(
+        detections, "--scene", truth, "--score-threshold", 3
+    )
     other = coco(tmp_path / "o.json", OBJECTS, size=(171, 200))
     assert "are those of another raster: got 200x171" in said(detections, "--scene", other)
     (tmp_path / "bad.geojson").write_text('{"type": "FeatureCollection", "features": [{"geometry": {}}]}')

@@ -152,7 +152,7 @@ def test_csv_has_pixels_and_places(call, scene, out):
 
 
 def test_run_json_says_how_it_was_made(call, scene, out, bundle):
-    call(scene, "--score", 0.4, "--overlap-px", 24, "--batch", 2)
+    call(scene, "--score-threshold", 0.4, "--overlap-px", 24, "--batch", 2)
     run = json.loads((out / RUN_NAME).read_text())
     assert run["producer"].startswith("ifkd detect ")
     assert run["settings"]["overlap_px"] == 24
@@ -288,7 +288,7 @@ def test_labels_score_the_scene(call, scene, tmp_path, out):
     kayak = (100, 20, 110, 30, 9)
     missed = (150, 20, 160, 30, 7)
     truth.write_text(json.dumps(labels("harbor.tif", extra=[kayak, missed])))
-    code, printed, _ = call(scene, "--truth", truth)
+    code, printed, _ = call(scene, "--ground-truth", truth)
     assert code == 0
     score = json.loads((out / RUN_NAME).read_text())["score"]
     assert (score["objects"], score["unknown_objects"], score["image_id"]) == (5, 1, 11)
@@ -308,7 +308,7 @@ def test_objects_of_unknown_classes_excuse_what_is_found_on_them(call, scene, tm
     content["annotations"][1]["category_id"] = 9
     truth = tmp_path / "truth.json"
     truth.write_text(json.dumps(content))
-    call(scene, "--truth", truth)
+    call(scene, "--ground-truth", truth)
     score = json.loads((out / RUN_NAME).read_text())["score"]
     assert (score["precision"], score["recall"], score["ap50"]) == pytest.approx((1.0, 1.0, 1.0))
     assert score["per_class"]["tanker"] == {
@@ -329,13 +329,13 @@ def test_labels_of_another_scene_are_refused_before_the_work(call, scene, tmp_pa
     content["images"][0].update(change)
     truth = tmp_path / "truth.json"
     truth.write_text(json.dumps(content))
-    code, _, said = call(scene, "--truth", truth)
+    code, _, said = call(scene, "--ground-truth", truth)
     assert code == (0 if message is None else 2)
     if message:
         assert re.search(message, said)
     content["images"] = [{**content["images"][0], "id": n, "file_name": f"{n}.png"} for n in (11, 12)]
     truth.write_text(json.dumps(content))
-    code, _, said = call(scene, "--truth", truth)
+    code, _, said = call(scene, "--ground-truth", truth)
     assert code == 2
     assert "lists no images of the name harbor.tif: expected one" in said
 
@@ -380,7 +380,7 @@ def test_bad_scenes_are_said_in_one_line(call, tmp_path, out, make, message):
     ("options", "message"),
     [
         (("--overlap-px", 64), "smaller than the engine's tile: got 64 with tiles of 64x64"),
-        (("--score", 2), "at least 0 and below 1: got 2.0"),
+        (("--score-threshold", 2), "at least 0 and below 1: got 2.0"),
         (("--batch", 9), "The batch does not fit the engine: got 9, expected 1 to 4"),
         (("--bands", 1, 2), "got 1 2, expected one or three of 1 2 3"),
         (("--scale-range", 9, 1), "the lower first: got 9 1"),

@@ -281,5 +281,5 @@ def test_restart_clears_a_run_and_nothing_else(fails: Fails, recipe_path: Path, 
     keep = tmp_path / "holiday"
     keep.mkdir()
     (keep / "photo.jpg").write_bytes(b"x")
-    assert "holds files but no run" in fails("train", str(recipe_path), "--out", str(keep), "--restart")
+    assert "holds files but no run" in fails("train", str(recipe_path), "--out", str(keep), "--no-resume")
     assert [path.name for path in keep.iterdir()] == ["photo.jpg"]

@@ -140,9 +140,9 @@ def test_gates_can_be_given(bundle, data, capsys, tmp_path):
     }  # fmt: skip
     text = "[fp16]\n" + "\n".join(f"{key} = {value}" for key, value in lenient.items())
     (tmp_path / "gates.toml").write_text(text)
-    assert ifkd(capsys, "parity", "bundle", "--data", data, "--gates", "gates.toml")[0] == 0
+    assert ifkd(capsys, "parity", "bundle", "--data", data, "--tolerances", "gates.toml")[0] == 0
     (tmp_path / "gates.toml").write_text(text.replace("shift_px", "shift"))
-    code, _, err = ifkd(capsys, "parity", "bundle", "--data", data, "--gates", "gates.toml")
+    code, _, err = ifkd(capsys, "parity", "bundle", "--data", data, "--tolerances", "gates.toml")
     assert code == 2
     assert "Did you mean 'shift_px'" in err
 

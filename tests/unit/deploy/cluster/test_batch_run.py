@@ -120,10 +120,10 @@ def test_a_scene_that_changed_meanwhile_is_looked_at_again(call, scenes, tmp_pat
 def test_other_settings_are_refused_with_the_difference(call, scenes, tmp_path):
     with pytest.raises(StopError):
         call(scenes / "*.tif", engine=BrittleEngine(13))
-    code, _, said, engine = call(scenes / "*.tif", "--score", 0.5)
+    code, _, said, engine = call(scenes / "*.tif", "--score-threshold", 0.5)
     assert (code, engine.batches) == (2, [])
     assert "settings.selection.score_threshold was 0.3, is 0.5. Give the command of that run to go on" in said
-    code, _, said, engine = call(scenes / "*.tif", "--score", 0.5, "--restart")
+    code, _, said, engine = call(scenes / "*.tif", "--score-threshold", 0.5, "--no-resume")
     assert (code, sum(map(len, engine.batches))) == (0, 80)
 
 
@@ -181,9 +181,9 @@ def test_a_setting_that_fits_no_scene_is_no_failure_of_each(call, scenes, tmp_pa
 
 
 def test_labels_are_those_of_one_scene(call, scenes):
-    code, _, said, _ = call(scenes / "*.tif", "--truth", "labels.json")
+    code, _, said, _ = call(scenes / "*.tif", "--ground-truth", "labels.json")
     assert code == 2
-    assert "--truth has the labels of one scene: got 4 scenes. Score each with" in said
+    assert "--ground-truth has the labels of one scene: got 4 scenes. Score each with" in said
 
 
 def test_scenes_are_read_over_http_in_ranges(call, scenes, tmp_path):
@@ -235,7 +235,7 @@ def in_memory(store, root):
 
 def test_results_go_to_a_store(call, scenes, tmp_path, memory):
     call(scenes / "*.tif")
-    code, printed, _, _ = call(scenes / "*.tif", "--work", tmp_path / "work", out="memory://bucket/day")
+    code, printed, _, _ = call(scenes / "*.tif", "--work-dir", tmp_path / "work", out="memory://bucket/day")
     assert code == 0
     assert "Results: memory://bucket/day (a folder for each scene" in printed
     stored = in_memory(memory, "/bucket/day")
@@ -249,7 +249,7 @@ def test_results_go_to_a_store(call, scenes, tmp_path, memory):
     assert "/bucket/day/s3/run.json" in stored
     assert not [path for path in (tmp_path / "work").rglob("*") if path.name in RESULT_NAMES]
     code, _, _, _ = call(
-        scenes / "s0.tif", "--work", tmp_path / "work", "--format", "csv", out="memory://bucket/day/s0"
+        scenes / "s0.tif", "--work-dir", tmp_path / "work", "--format", "csv", out="memory://bucket/day/s0"
     )
     assert code == 0
     assert "/bucket/day/s0/detections.geojson" not in in_memory(memory, "/bucket/day/s0")
@@ -257,12 +257,12 @@ def test_results_go_to_a_store(call, scenes, tmp_path, memory):
 
 def test_a_store_of_files_takes_results_too(call, scenes, tmp_path):
     call(scenes / "s0.tif")
-    assert call(scenes / "s0.tif", "--work", tmp_path / "work", out=f"file://{tmp_path}/stored")[0] == 0
+    assert call(scenes / "s0.tif", "--work-dir", tmp_path / "work", out=f"file://{tmp_path}/stored")[0] == 0
     assert files(tmp_path / "stored") == files(tmp_path / "out")
 
 
 def test_a_run_into_a_store_goes_on(call, scenes, tmp_path, memory):
-    options = (scenes / "*.tif", "--work", tmp_path / "work")
+    options = (scenes / "*.tif", "--work-dir", tmp_path / "work")
     with pytest.raises(StopError):
         call(*options, out="memory://b/o", engine=BrittleEngine(13))
     assert "/b/o/s1/run.json" in in_memory(memory, "/b/o")
@@ -278,7 +278,7 @@ def test_stores_that_cannot_be_written_are_said_before_the_work(call, scenes, tm
         (f"file://{tmp_path}/file/deeper", "Cannot write file://"),
         ("nowhere://bucket", "Results cannot be written to nowhere://bucket"),
     ):
-        code, _, said, engine = call(scenes / "*.tif", "--work", tmp_path / "work", out=out)
+        code, _, said, engine = call(scenes / "*.tif", "--work-dir", tmp_path / "work", out=out)
         assert (code, engine.batches) == (2, [])
         assert message in said
     monkeypatch.setitem(sys.modules, "fsspec", None)

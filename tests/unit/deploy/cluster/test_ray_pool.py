@@ -48,7 +48,7 @@ def bundle(tmp_path):
 def call(bundle, tmp_path, monkeypatch, capsys, cluster):
     def run(*arguments, out=None, engine=CountingEngine, ray=True):
         monkeypatch.setattr("deploy.engines.open_engine", functools.partial(ray_engines.opened, engine))
-        options = ["--scale-out", "ray"] if ray else []
+        options = ["--cluster", "ray"] if ray else []
         out = str(out or tmp_path / "out")
         code = main(["detect", str(bundle), "--out", out, *options, *map(str, arguments)])
         return code, *capsys.readouterr()
@@ -211,9 +211,9 @@ def test_strict_stops_a_torn_scene_and_holes_are_those_of_the_single_process(cal
 def test_the_bundles_own_engine_gives_the_same_files(whole_bundle, tmp_path, cluster, capsys):
     """A real network by ONNX Runtime, and what it finds in noise."""
     scene = write_tif(tmp_path / "scene.tif", noise(3, 500, 300))
-    options = [str(whole_bundle), str(scene), "--threads", "1", "--score", "0.01", "--overlap-px", "16"]
+    options = [str(whole_bundle), str(scene), "--threads", "1", "--score-threshold", "0.01", "--overlap-px", "16"]
     assert main(["detect", *options, "--out", str(tmp_path / "whole")]) == 0
-    assert main(["detect", *options, "--out", str(tmp_path / "out"), "--scale-out", "ray"]) == 0
+    assert main(["detect", *options, "--out", str(tmp_path / "out"), "--cluster", "ray"]) == 0
     assert files(tmp_path / "out") == files(tmp_path / "whole")
     assert json.loads((tmp_path / "out" / "run.json").read_text())["objects"] > 0
 
@@ -265,7 +265,7 @@ def test_clusters_that_do_not_fit_are_said_before_the_work(call, tmp_path, monke
 def test_an_engine_that_cannot_start_is_said(bundle, tmp_path, cluster, capsys):
     code = main(
         ["detect", str(bundle), str(write_tif(tmp_path / "s.tif", noise(0))), "--out", str(tmp_path / "out"),
-         "--scale-out", "ray"]
+         "--cluster", "ray"]
     )  # fmt: skip
     assert code == 2
     assert re.search(r"An engine cannot start on Ray \(.*BundleError: .* has no ONNX file", capsys.readouterr().err)
@@ -273,9 +273,9 @@ def test_an_engine_that_cannot_start_is_said(bundle, tmp_path, cluster, capsys):
 
 def test_ray_that_is_not_installed_is_said_with_its_extra(bundle, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "ray", None)
-    assert main(["detect", str(bundle), "a.tif", "--out", str(tmp_path / "out"), "--scale-out", "ray"]) == 2
+    assert main(["detect", str(bundle), "a.tif", "--out", str(tmp_path / "out"), "--cluster", "ray"]) == 2
     said = capsys.readouterr().err
-    assert "--scale-out ray needs the package ray" in said
+    assert "--cluster ray needs the package ray" in said
     assert "pip install 'ifkd[ray]'" in said
     assert not (tmp_path / "out").exists()
 
@@ -283,7 +283,7 @@ def test_ray_that_is_not_installed_is_said_with_its_extra(bundle, tmp_path, monk
 def test_a_cluster_that_is_not_there_is_said(bundle, tmp_path):
     scene = write_tif(tmp_path / "scene.tif", noise(0))
     code = "import sys\nfrom deploy.cli.main import main\nsys.exit(main(sys.argv[1:]))"
-    command = [sys.executable, "-c", code, "detect", bundle, scene, "--out", tmp_path / "out", "--scale-out", "ray"]
+    command = [sys.executable, "-c", code, "detect", bundle, scene, "--out", tmp_path / "out", "--cluster", "ray"]
     environment = {**os.environ, "RAY_ADDRESS": "127.0.0.1:9"}
     ended = subprocess.run(list(map(str, command)), check=False, capture_output=True, text=True, env=environment)
     assert ended.returncode == 2

@@ -255,7 +255,7 @@ def test_a_scene_is_searched_through_the_server_to_the_same_bytes(
         "--format",
         "csv",
         "geojson",
-        "--score",
+        "--score-threshold",
         "0.1",
         "--overlap-px",
         "16",

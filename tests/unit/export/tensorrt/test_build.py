@@ -290,7 +290,7 @@ def test_the_builder_is_told_every_option(bundle_copy: Bundle, tensorrt: Any) ->
 def test_a_build_is_explained_as_the_commands_of_nvidias_programs(
     bundle_copy: Bundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["--explain", "--precision", "fp16", "--opt-batch", "2", "--level", "4"]
+    words = ["--print-commands", "--precision", "fp16", "--opt-batch", "2", "--optimization-level", "4"]
     assert main(["engine", str(bundle_copy.path), *words]) == 0
     trtexec, polygraphy = capsys.readouterr().out.strip().split("\n\n")
     assert trtexec.startswith(f"trtexec --onnx={bundle_copy.path / 'model.fp16.onnx'} --saveEngine=")
@@ -311,7 +311,9 @@ def test_several_batches_to_tune_for_are_profiles_that_reach_the_largest(
     _, _, side = add_engine(bundle_copy, builder="tensorrt_rtx", precision="fp16", options=options)
     assert [(one.min, one.opt, one.max) for one in side.profiles] == [(1, 1, 1), (1, 2, 2), (1, 4, 4)]
     assert (side.batch.opt, side.batch.max) == (4, 4)
-    assert main(["engine", str(bundle_copy.path), "--explain", "--precision", "fp16", "--opt-batch", "1", "3"]) == 0
+    assert (
+        main(["engine", str(bundle_copy.path), "--print-commands", "--precision", "fp16", "--opt-batch", "1", "3"]) == 0
+    )
     trtexec, polygraphy = capsys.readouterr().out.strip().split("\n\n")
     shapes = ["--profile=0", *(f"--{kind}Shapes=tiles:1x3x64x64" for kind in ("min", "opt", "max"))]
     shapes += ["--profile=1", "--minShapes=tiles:1x3x64x64", "--optShapes=tiles:3x3x64x64"]

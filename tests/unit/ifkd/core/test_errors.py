@@ -9,7 +9,7 @@ from ifkd.core.errors import ConfigError, DataError, IfkdError, MissingExtraErro
 
 
 def test_a_message_has_problem_facts_and_remedy() -> None:
-    error = DataError("a.png is broken.", got="4 bytes", expected="an image", mend="Copy it again.")
+    error = DataError("a.png is broken.", got="4 bytes", expected="an image", hint="Copy it again.")
     assert str(error) == "a.png is broken: got 4 bytes, expected an image. Copy it again."
     assert (error.problem, error.got, error.expected) == ("a.png is broken.", "4 bytes", "an image")
 
@@ -20,7 +20,7 @@ def test_a_message_has_problem_facts_and_remedy() -> None:
         ({}, "It is wrong."),
         ({"got": 0}, "It is wrong: got 0."),
         ({"expected": "1"}, "It is wrong: expected 1."),
-        ({"mend": "Mend it."}, "It is wrong. Mend it."),
+        ({"hint": "Mend it."}, "It is wrong. Mend it."),
     ],
 )
 def test_parts_that_are_unknown_are_left_out(facts: dict[str, object], line: str) -> None:
@@ -44,5 +44,5 @@ def test_a_missing_extra_says_what_to_install() -> None:
 
 def test_an_error_survives_the_way_between_processes() -> None:
     """Images are loaded in other processes, and their errors are told in this one."""
-    error = DataError("a.png is broken", got="4 bytes", expected="an image", mend="Copy it again.")
+    error = DataError("a.png is broken", got="4 bytes", expected="an image", hint="Copy it again.")
     assert str(pickle.loads(pickle.dumps(error))) == str(error)  # noqa: S301

@@ -365,7 +365,7 @@ def test_a_folder_of_another_recipe_is_refused_with_the_difference(
         train(world, folder, slower)
     assert "training.learning_rate is 0.001 there and 0.5 here" in str(caught.value)
     assert "training.epochs is 2 there and 1 here" in str(caught.value)
-    assert "--restart" in str(caught.value)
+    assert "--no-resume" in str(caught.value)
     assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
     result = pipelines.train_role(settings(world, slower), "student", folder, restart=True)
     assert result["iterations"] == 2

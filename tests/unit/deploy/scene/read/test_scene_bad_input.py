@@ -64,7 +64,7 @@ def test_an_unreadable_block_is_a_hole_and_everything_else_is_found(call, tmp_pa
     assert "cannot be read at rows" in run["tiles"]["holes"][0]["problem"]
     assert {path.name for path in call.out.iterdir()} == {*RESULT_NAMES, RUN_NAME}
     assert run["objects"] == len(OBJECTS)
-    code, _, said, run = call(path, "--strict", "--restart")
+    code, _, said, run = call(path, "--strict", "--no-resume")
     assert code == 2
     assert "This run is strict, so it stops here" in said
 
@@ -165,7 +165,7 @@ def test_a_vrt_whose_source_has_gone_is_said(call, tmp_path):
     }</VRTDataset>""")
     assert call(vrt)[0] == 0
     source.unlink()
-    code, _, said, _ = call(vrt, "--restart")
+    code, _, said, _ = call(vrt, "--no-resume")
     assert code == 2
     assert re.search(r"No tile of s\.vrt can be read\. The first says: .*part\.tif", said)
 

@@ -144,7 +144,7 @@ def test_a_journal_cut_at_any_byte_goes_on(call, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--score", 0.5), r"settings\.selection\.score_threshold was 0\.3, is 0\.5"),
+        (("--score-threshold", 0.5), r"settings\.selection\.score_threshold was 0\.3, is 0\.5"),
         (("--batch", 2), r"batch was 4, is 2"),
         (("--overlap-px", 24), r"settings\.overlap_px was 20, is 24"),
         (("--bands", 1), r"scene\.bands was \[1, 2, 3\], is \[1\]"),
@@ -156,9 +156,9 @@ def test_other_settings_are_refused_with_the_difference(call, tmp_path, options,
     code, said, engine = call(out, *options)
     assert code == 2
     assert re.search(rf"holds an unfinished run that differs from this one: .*{message}", said)
-    assert "or --restart to begin anew" in said
+    assert "or --no-resume to begin anew" in said
     assert engine.batches == []
-    code, said, _ = call(out, *options, "--restart")
+    code, said, _ = call(out, *options, "--no-resume")
     assert (code, "going on" in said) == (0, False)
     call(tmp_path / "whole", *options)
     assert files(out) == files(tmp_path / "whole")

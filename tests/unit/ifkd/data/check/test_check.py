@@ -112,7 +112,7 @@ def test_each_mistake_is_found_and_told(train, kind):
     told = next(one for one in checked.record.findings if one.kind == kind)
     assert told.count >= 1
     assert told.examples
-    assert told.mend == KINDS[kind].mend
+    assert told.hint == KINDS[kind].hint
 
 
 @pytest.mark.parametrize("kind", [kind for kind in MISTAKES if KINDS[kind].severity == "error"])
@@ -182,14 +182,14 @@ def test_what_the_numbers_suggest_is_told(train):
             one["bbox"] = [x, y, x + w, y + h]
 
     edit(train, corners)
-    hints = [one.hint for one in found(train).record.findings if one.kind == "boxes_reach_out"]
+    hints = [one.suggestion for one in found(train).record.findings if one.kind == "boxes_reach_out"]
     assert hints
     assert "corners, not widths" in hints[0]
 
 
 def test_shares_instead_of_pixels_are_recognized(train):
     edit(train, lambda c: [one.update(bbox=[v / 64 for v in one["bbox"]]) for one in c["annotations"]])
-    hints = [one.hint for one in found(train).record.findings if one.kind == "boxes_tiny"]
+    hints = [one.suggestion for one in found(train).record.findings if one.kind == "boxes_tiny"]
     assert hints
     assert "shares of the image" in hints[0]
 

@@ -201,7 +201,7 @@ def test_scrambled_annotations_of_other_forms(tmp_path, capsys, form):
         content = scrambled_words(whole, dice).encode() if dice.random() < 0.8 else whole.encode()
         (tmp_path / name).write_bytes(content if dice.random() < 0.8 else scrambled_bytes(content, dice))
         out = tmp_path / f"{index}.json"
-        level = ["--level", str(dice.randrange(4))] if form == "shiprsimagenet" else []
+        level = ["--class-level", str(dice.randrange(4))] if form == "shiprsimagenet" else []
         codes.append(main(["data", "convert", form, str(tmp_path), "--out", str(out), *level]))
         assert "Traceback" not in capsys.readouterr().err
         assert out.exists() == (codes[-1] == 0)

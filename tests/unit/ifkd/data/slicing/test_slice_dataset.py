@@ -171,7 +171,19 @@ def test_a_damaged_image_is_refused_and_leaves_nothing(
     _damaged(tmp_path / "images" / "a.img", kind)
     labels = write_labels(tmp_path, "a.img", [(10, 10, 20, 12)])
     assert (
-        main(["data", "slice", str(labels), "--out", str(tmp_path / "out"), "--tile-px", "64", "--empty-share", "1"])
+        main(
+            [
+                "data",
+                "slice",
+                str(labels),
+                "--out",
+                str(tmp_path / "out"),
+                "--tile-px",
+                "64",
+                "--max-empty-fraction",
+                "1",
+            ]
+        )
         == 2
     )
     message = capsys.readouterr().err.splitlines()[-1]
