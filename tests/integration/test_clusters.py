@@ -31,7 +31,7 @@ from ifkd.compute.distributed import peers
 from ifkd.core.errors import TrainingError
 
 CLUSTERS = Path(__file__).parents[2] / "configs" / "clusters"
-WORDS = ("train", "tiny.toml", "student.training.epochs=8", "student.training.save_minutes=0")
+WORDS = ("train", "tiny.toml", "student.training.epochs=8", "student.training.save_every_minutes=0")
 LONGEST_S = 240
 
 

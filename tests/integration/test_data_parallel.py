@@ -27,7 +27,8 @@ def world(tmp_path_factory: pytest.TempPathFactory, make_recipe: Callable[..., d
     folder = tmp_path_factory.mktemp("parallel")
     values = make_recipe(folder)
     values["student"]["detector"].update(norm="frozen")
-    values["distillation"]["training"].update(optimizer="sgd", learning_rate=0.01, grad_clip=1.0, ema_decay=0.9)
+    values["distillation"]["training"]["optimizer"].update(name="sgd", learning_rate=0.01, grad_clip=1.0)
+    values["distillation"]["training"]["ema_decay"] = 0.9
     settings = parse(values, Recipe, source="values")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
@@ -108,7 +109,7 @@ def test_rank_0_alone_writes(runs: tuple[Path, Path]) -> None:
 
 def test_a_killed_run_of_two_processes_goes_on_with_one(world: Path) -> None:
     """SIGKILL to launcher and processes in the middle; what the state holds does not depend on how many made it."""
-    words = ("distillation.training.epochs=30", "distillation.training.save_minutes=0")
+    words = ("distillation.training.epochs=30", "distillation.training.save_every_minutes=0")
     running = start(world, "killed", *words, processes=2)
     while not (world / "killed" / "state.pt").is_file():
         assert running.poll() is None
@@ -127,7 +128,7 @@ def test_a_killed_run_of_two_processes_goes_on_with_one(world: Path) -> None:
 
 
 def test_a_folder_in_which_another_process_trains_is_refused(world: Path) -> None:
-    words = ("distillation.training.epochs=40", "distillation.training.save_minutes=0")
+    words = ("distillation.training.epochs=40", "distillation.training.save_every_minutes=0")
     running = start(world, "busy", *words, processes=1)
     while not (world / "busy" / "state.pt").is_file():
         assert running.poll() is None

@@ -1,4 +1,4 @@
-"""The documents say what is there: links, verbs, paths, functions and options are compared with the code."""
+"""Compare the documents with the code: links, commands, paths, functions and options."""
 
 import ast
 import re
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from deploy.cli.main import VERBS
+from deploy.cli.main import COMMANDS
 from ifkd import recipe
 from ifkd.models.mobile_sam.encoder import CHECKPOINT_BYTES, CHECKPOINT_SHA256, CHECKPOINT_URL
 
@@ -25,7 +25,7 @@ MARK = re.compile(r"^ +n( |$)")
 
 @cache
 def tracked_files() -> tuple[Path, ...]:
-    """Return the files git knows or would take."""
+    """Return the files that git tracks or would add."""
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
     listing = subprocess.run(command, cwd=ROOT, capture_output=True, check=False)
     if listing.returncode:
@@ -46,12 +46,12 @@ def documents() -> list[Path]:
 
 
 def inline_code(path: Path) -> list[str]:
-    """Return what stands between single backticks, fenced blocks left out."""
+    """Return the text between single backticks, outside fenced blocks."""
     return re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", path.read_text("utf-8"), flags=re.DOTALL))
 
 
 def tree_entries() -> dict[str, bool]:
-    """Return path -> whether it is marked `n`, of the tree in the architecture page; folders end in a slash."""
+    """Return path -> whether it is marked `n`, for the tree of the architecture page; folders end in a slash."""
     block = re.search(r"```\n(pyproject.*?)```", ARCHITECTURE.read_text("utf-8"), flags=re.DOTALL)
     assert block is not None
     entries: dict[str, bool] = {}
@@ -85,7 +85,7 @@ def test_relative_links_resolve(document: Path) -> None:
     targets = re.findall(r"\]\(([^)\s]+)\)", document.read_text("utf-8"))
     relative = [target.split("#")[0] for target in targets if "://" not in target]
     dead = [target for target in relative if target and not (document.parent / target).exists()]
-    assert not dead, f"{document.name} links to what is not there: {dead}"
+    assert not dead, f"{document.name} has dead links: {dead}"
 
 
 @pytest.mark.parametrize("document", documents(), ids=lambda path: path.name)
@@ -94,19 +94,20 @@ def test_paths_in_code_exist(document: Path) -> None:
         code for code in inline_code(document) if re.fullmatch(r"(ifkd|export|deploy|configs|tests)/[\w/.]*", code)
     ]
     missing = [path for path in paths if not (ROOT / path).exists()]
-    assert not missing, f"{document.name} names paths that are not there: {missing}"
+    assert not missing, f"{document.name} names paths that do not exist: {missing}"
 
 
 @pytest.mark.parametrize("document", documents(), ids=lambda path: path.name)
-def test_verbs_exist(document: Path) -> None:
+def test_commands_exist(document: Path) -> None:
     text = document.read_text("utf-8")
-    verbs = set(re.findall(r"(?:^|`|/)ifkd ([a-z]+)\b", text, flags=re.MULTILINE))
-    assert verbs <= VERBS.keys(), f"{document.name} names verbs that are not there: {sorted(verbs - VERBS.keys())}"
+    commands = set(re.findall(r"(?:^|`|/)ifkd ([a-z]+)\b", text, flags=re.MULTILINE))
+    unknown = sorted(commands - COMMANDS.keys())
+    assert not unknown, f"{document.name} names commands that do not exist: {unknown}"
 
 
-def test_readme_lists_every_verb() -> None:
+def test_readme_lists_every_command() -> None:
     rows = re.findall(r"^\| `ifkd ([a-z]+)` \|", README.read_text("utf-8"), flags=re.MULTILINE)
-    assert rows == list(VERBS)
+    assert rows == list(COMMANDS)
 
 
 def test_readme_states_the_published_checkpoint() -> None:
@@ -125,18 +126,18 @@ def test_make_targets_named_in_documents_exist() -> None:
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text("utf-8"), flags=re.MULTILINE))
     for document in documents():
         named = set(re.findall(r"(?:^|`)make ([a-z]+)\b", document.read_text("utf-8"), flags=re.MULTILINE))
-        assert named <= targets, f"{document.name} names targets that are not there: {sorted(named - targets)}"
+        assert named <= targets, f"{document.name} names targets that do not exist: {sorted(named - targets)}"
 
 
-def test_tree_holds_only_what_exists() -> None:
+def test_tree_has_no_missing_paths() -> None:
     entries = tree_entries()
     missing = [entry for entry in entries if not (ROOT / entry).exists()]
     assert len(entries) > 50
-    assert not missing, f"docs/architecture.md draws what is not there: {missing}"
+    assert not missing, f"docs/architecture.md lists paths that do not exist: {missing}"
 
 
-def test_tree_holds_every_module() -> None:
-    """A folder drawn without its contents stands for all of them."""
+def test_tree_has_every_module() -> None:
+    """A folder listed without its modules counts for all of them."""
     entries = tree_entries()
     closed = [
         entry for entry in entries if entry.endswith("/") and sum(other.startswith(entry) for other in entries) == 1
@@ -149,7 +150,7 @@ def test_tree_holds_every_module() -> None:
         and module not in entries
         and not any(module.startswith(folder) for folder in closed)
     ]
-    assert not absent, f"docs/architecture.md does not draw {sorted(absent)}"
+    assert not absent, f"docs/architecture.md does not list {sorted(absent)}"
 
 
 def test_modules_marked_n_import_without_torch() -> None:
@@ -159,20 +160,20 @@ def test_modules_marked_n_import_without_torch() -> None:
         f"import importlib, sys\nfor name in {modules!r}:\n    importlib.import_module(name)\n"
         "print(sorted({'torch', 'torchvision', 'timm'} & sys.modules.keys()))"
     )
-    answer = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    imported = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
     assert len(modules) > 20
-    assert answer.stdout.strip() == "[]", answer.stdout + answer.stderr
+    assert imported.stdout.strip() == "[]", imported.stdout + imported.stderr
 
 
 def test_functions_named_in_the_method_page_exist() -> None:
     references = [code.split("::") for code in inline_code(METHOD) if "::" in code and code != "file::name"]
     assert len(references) > 20
     missing = [f"{path}::{name}" for path, name in references if name not in names_in(ROOT / path)]
-    assert not missing, f"docs/method.md names what is not there: {missing}"
+    assert not missing, f"docs/method.md names functions that do not exist: {missing}"
 
 
 def method_options() -> set[str]:
-    """Return IFKD's options as the method page writes them."""
+    """Return IFKD's options in the notation of the method page."""
     options: set[str] = set()
     for name, field in recipe.IfkdOptions.model_fields.items():
         kind = field.annotation
@@ -186,14 +187,14 @@ def method_options() -> set[str]:
 def test_options_named_in_the_method_page_exist() -> None:
     dotted = {code for code in inline_code(METHOD) if re.fullmatch(r"(ede|fdr|hsm|head|adapter)\.\w+", code)}
     unknown = dotted - method_options()
-    assert not unknown, f"docs/method.md names options that are not there: {sorted(unknown)}"
+    assert not unknown, f"docs/method.md names options that do not exist: {sorted(unknown)}"
 
 
 def test_method_page_names_every_option_that_is_a_choice() -> None:
-    told = set(inline_code(METHOD))
+    named = set(inline_code(METHOD))
     house_keeping = {"name", "ede.cache", "ede.weights", "ede.fall_back_to_random"}
-    absent = method_options() - told - house_keeping
-    assert not absent, f"docs/method.md says nothing of {sorted(absent)}"
+    absent = method_options() - named - house_keeping
+    assert not absent, f"docs/method.md does not mention {sorted(absent)}"
 
 
 FORBIDDEN = {
@@ -203,7 +204,7 @@ FORBIDDEN = {
     "the folder of shared imagery": re.compile(r"shared/"),
 }
 EXCEPTIONS = {
-    # ONNX Runtime's own word for a loaded model
+    # ONNX Runtime's word for a loaded model, and that of the benchmarks
     "session": lambda path, text: path.suffix == ".py" and ("onnxruntime" in text or "open_session" in text),
     "the folder of shared imagery": lambda path, _: path.name == "CONTRIBUTING.md" or "tests" in path.parts,
 }
@@ -219,4 +220,4 @@ def test_the_project_speaks_of_itself_alone(what: str) -> None:
             continue
         lines = enumerate(text.splitlines(), 1)
         found += [f"{path.relative_to(ROOT)}:{number}" for number, line in lines if FORBIDDEN[what].search(line)]
-    assert not found, f"{what} stands in {found}"
+    assert not found, f"{what} is mentioned in {found}"

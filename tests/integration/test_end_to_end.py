@@ -24,12 +24,12 @@ def whole_way(tmp_path_factory):
     recipe = tomllib.loads((ROOT / "configs/demo.toml").read_text())
     recipe["data"].update(root=str(folder / "data"), scale=0.5, tile_px=128)
     for training in (recipe["teacher"], recipe["student"], recipe["distillation"]):
-        training["training"].update(epochs=1, batch_size=4, amp="none")
+        training["training"].update(epochs=1, batch_size=4, compute={"amp": "none"})
     for role in ("teacher", "student"):
         recipe[role]["detector"]["channels"] = 16
     recipe["distillation"]["min_teacher_map"] = 0.0
     recipe["distillation"]["method"]["ede"]["weights"] = "random"
-    recipe["export"].update(candidates_per_level=100, overlap_px=32, scene_score=0.001)
+    recipe["export"].update(candidates_per_level=100, overlap_px=32, scene_score_threshold=0.001)
     (folder / "data.toml").write_text(tomli_w.dumps(data))
     (folder / "recipe.toml").write_text(tomli_w.dumps(recipe))
     scene = folder / "data/scenes/scene_00.tif"
