@@ -118,7 +118,7 @@ def data_of(folder: Path, form: Form, px: int) -> recipe.DataOptions:
         "test": "train.json",
         "scale": form.scale,
         "tile_px": px,
-        "memory_mb": 0,
+        "cache_mb": 0,
         "augmentation": AUGMENTATION,
     }
     if form.suffix == "tif":
@@ -212,7 +212,7 @@ def main() -> int:
         if options.recipe is not None:
             data = load(options.recipe, Recipe, options.overrides).data
             print(f"\n{options.recipe}")
-            ratios.append(measure(data.model_copy(update={"memory_mb": 0}), step, options))
+            ratios.append(measure(data.model_copy(update={"cache_mb": 0}), step, options))
         forms = [form for form in FORMS if options.recipe is None and options.only in form.name]
         for index, form in enumerate(forms):
             own = folder / str(index)

@@ -88,7 +88,11 @@ def write_images(folder: Path, setting: Setting) -> None:
 
 def read_recipe(folder: Path, setting: Setting) -> recipe.Recipe:
     """Return the recipe of the paper's networks over the images."""
-    training = {"batch_size": setting.batch, "warmup_iters": 0, "learning_rate": 1e-12}
+    training = {
+        "batch_size": setting.batch,
+        "optimizer": {"learning_rate": 1e-12},
+        "schedule": {"warmup_iters": 0},
+    }
 
     def role(backbone: str) -> dict[str, object]:
         return {"detector": {"family": setting.detector, "backbone": backbone}, "training": training}

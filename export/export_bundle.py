@@ -131,8 +131,8 @@ def _manifest(
         classes=checkpoint.meta.classes,
         category_ids=checkpoint.meta.category_ids,
         defaults=Defaults(
-            selection=settings.selection,
-            scene_score=settings.export.scene_score,
+            selection=settings.postprocess,
+            scene_score=settings.export.scene_score_threshold,
             overlap_px=settings.export.overlap_px,
             gsd_m=settings.export.gsd_m,
         ),
@@ -192,7 +192,7 @@ def _images_for_int8(settings: Recipe, classes: Sequence[str]) -> tuple[Calibrat
     if not {"int8", "int8-cpu"} & set(settings.export.precisions):
         return None
     tiles = calibration_tiles(settings.data, settings.export.calibration, classes=classes)
-    return tiles, validation_tiles(settings.data, settings.selection, classes=classes)
+    return tiles, validation_tiles(settings.data, settings.postprocess, classes=classes)
 
 
 def _quantize(

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -79,21 +80,18 @@ def tiny_recipe(root: Path) -> dict[str, Any]:
     training = {
         "epochs": 2,
         "batch_size": 4,
-        "optimizer": "adamw",
-        "learning_rate": 0.001,
-        "learning_rate_batch": 4,
-        "warmup_iters": 0,
-        "schedule": "cosine",
+        "optimizer": {"name": "adamw", "learning_rate": 0.001, "base_batch_size": 4},
+        "schedule": {"name": "cosine", "warmup_iters": 0},
         "log_every": 1,
     }
     return {
         "name": "tiny",
         "seed": 5,
         "data": {"root": str(root), "train": "train.json", "validation": "val.json", "test": "val.json", "tile_px": 64},
-        "teacher": {"detector": {"backbone": "resnet18", "channels": 16}, "training": dict(training)},
-        "student": {"detector": {"backbone": "mobilenet_v2", "channels": 16}, "training": dict(training)},
+        "teacher": {"detector": {"backbone": "resnet18", "channels": 16}, "training": deepcopy(training)},
+        "student": {"detector": {"backbone": "mobilenet_v2", "channels": 16}, "training": deepcopy(training)},
         "distillation": {
-            "training": dict(training),
+            "training": deepcopy(training),
             "min_teacher_map": 0.0,
             "method": {
                 "name": "ifkd",

@@ -1,4 +1,4 @@
-"""What can be evaluated, a checkpoint or a bundle, under one face."""
+"""Open a checkpoint or a bundle as a model to evaluate."""
 
 import json
 import math
@@ -18,28 +18,29 @@ from ifkd.core.errors import BundleError, CheckpointError, MissingExtraError, Us
 from ifkd.core.files import sha256_of
 from ifkd.recipe import Recipe
 
-HEADER_BYTES = 100_000_000
-"""The longest header the format allows."""
+MAX_HEADER_BYTES = 100_000_000
+"""Longest header that the safetensors format allows."""
 RUNNING_STATISTICS = (".running_mean", ".running_var", ".num_batches_tracked")
+DEFAULT_CANDIDATES_PER_LEVEL = 1000
 
 
 class EvaluatedModelRecord(Schema):
-    """The detector that accuracy was measured of."""
+    """The detector that results belong to."""
 
     kind: Literal["checkpoint", "bundle"]
     name: str
     path: str
     sha256: str
-    """Digest of the checkpoint, or of the bundle's manifest, which holds the digests of its files."""
+    """Digest of the checkpoint, or of the bundle's manifest, which contains the digests of its files."""
     detector: dict[str, Any]
-    """The detector's configuration."""
+    """Configuration of the detector."""
     parameters: int | None
-    """Numbers that were learned; running statistics are left out. None when the bundle has no weights."""
+    """Number of trained parameters, without running statistics; None for a bundle without weights."""
     weights_mb: float | None = None
     """Size of the weights in fp32, 10^6 bytes."""
     gflops_per_tile: float | None = None
-    """Floating point operations of a tile, 10^9, multiplications and additions counted apiece, of convolutions and
-    matrix products, as torch counts them; None where torch or the weights are absent."""
+    """Floating point operations of a tile, 10^9: convolutions and matrix products as torch counts them, a
+    multiplication and an addition being two; None without torch or without weights."""
     provenance: dict[str, Any]
 
 
@@ -49,18 +50,18 @@ class EvaluatedModel:
 
     record: EvaluatedModelRecord
     classes: tuple[str, ...]
-    framing: TilingConfig
+    tiling: TilingConfig
     recipe: Recipe | None
-    """The effective recipe, when it is known."""
+    """The effective recipe; None for a bundle without one."""
     open: Callable[[Backend, Precision, int | None], Engine]
     """(backend, precision, threads) -> engine."""
     weights: Path | None = None
-    """Its learned numbers; None when the bundle ships without."""
-    per_level: int = 1000
+    """Weights in safetensors format; None for a bundle without them."""
+    candidates_per_level: int = DEFAULT_CANDIDATES_PER_LEVEL
     """Candidates of each pyramid level."""
 
-    def with_complexity(self) -> EvaluatedModelRecord:
-        """Return the record with the operations of a tile, which takes a second to count.
+    def with_flops(self) -> EvaluatedModelRecord:
+        """Return the record with the operations of a tile, which takes about a second to count.
 
         Raises:
             CheckpointError: The weights are damaged.
@@ -68,10 +69,10 @@ class EvaluatedModel:
         if self.weights is None:
             return self.record
         try:
-            from export.onnx.flops import gflops_of  # noqa: PLC0415 - a machine that only detects has no torch
+            from export.onnx.flops import gflops_of  # noqa: PLC0415 - torch is absent on machines that only detect
         except ImportError:
             return self.record
-        gflops = gflops_of(self.weights, tile_px=self.framing.tile_px, per_level=self.per_level)
+        gflops = gflops_of(self.weights, tile_px=self.tiling.tile_px, per_level=self.candidates_per_level)
         return self.record.model_copy(update={"gflops_per_tile": gflops})
 
 
@@ -79,42 +80,78 @@ def open_model(path: Path, *, server: str | None = None) -> EvaluatedModel:
     """Return the checkpoint or bundle at `path`.
 
     Args:
-        path: Of its file or folder.
-        server: URL of the Triton server on which a bundle is opened by the backend triton.
+        path: File of the checkpoint or folder of the bundle.
+        server: URL of the Triton server for the backend triton.
 
     Raises:
-        UsageError: There is neither at `path`.
+        UsageError: There is no checkpoint or bundle at `path`.
         CheckpointError: The checkpoint is damaged.
-        BundleError: The bundle's manifest does not hold.
+        BundleError: The bundle's manifest is invalid.
     """
     if (path / MANIFEST_NAME).is_file():
-        return _bundle_subject(open_bundle(path), server)
+        return bundle_model(open_bundle(path), server=server)
     if path.is_file() and path.suffix == ".safetensors":
-        return _checkpoint_subject(path)
-    got = "a folder without model.json" if path.is_dir() else "another file" if path.exists() else "nothing there"
+        return _checkpoint_model(path)
+    got = f"a folder without {MANIFEST_NAME}" if path.is_dir() else "another file" if path.exists() else "no such path"
     raise UsageError(
         f"{path} cannot be evaluated", got=got, expected="a checkpoint (.safetensors) or the folder of a bundle"
     )
 
 
+def bundle_model(bundle: Bundle, *, server: str | None = None) -> EvaluatedModel:
+    """Return an open bundle as a model; `server` is the URL of the Triton server for the backend triton.
+
+    Raises:
+        BundleError: A file of the bundle is missing or damaged.
+    """
+    manifest = bundle.manifest
+    weights = _file_of_kind(bundle, "weights")
+    config = _file_of_kind(bundle, "config")
+    recipe = None if config is None else load(config, Recipe)
+    record = EvaluatedModelRecord(
+        kind="bundle",
+        name=manifest.name,
+        path=str(bundle.path),
+        sha256=sha256_of(bundle.path / MANIFEST_NAME),
+        detector=manifest.detector,
+        parameters=None if weights is None else count_parameters(weights),
+        weights_mb=None if weights is None else weights.stat().st_size / 1e6,
+        provenance=manifest.provenance,
+    )
+    tiling = TilingConfig(
+        scale=manifest.input.scale,
+        tile_px=manifest.input.tile_px,
+        overlap_px=manifest.defaults.overlap_px,
+        postprocess=manifest.defaults.selection,
+        imagery=manifest.input.imagery,
+    )
+
+    def open_backend(backend: Backend, precision: Precision, threads: int | None) -> Engine:
+        address = server if backend == "triton" else None
+        return open_engine(bundle, backend=backend, precision=precision, threads=threads, server=address)
+
+    per_level = DEFAULT_CANDIDATES_PER_LEVEL if recipe is None else recipe.export.candidates_per_level
+    return EvaluatedModel(record, manifest.classes, tiling, recipe, open_backend, weights, per_level)
+
+
 @dataclass(frozen=True, slots=True)
 class BundleFile:
-    """One file of a bundle that an engine is made of."""
+    """An ONNX file or engine of a bundle."""
 
     folder: Path
-    """The bundle."""
+    """Folder of the bundle."""
     name: str
-    """Of the file, inside the bundle."""
+    """Path of the file in the bundle."""
     backend: Backend
     precision: Precision
 
 
 def bundle_file(path: Path) -> BundleFile | None:
-    """Return which file of which bundle `path` is, or None when it is no ONNX file and no engine.
+    """Return the bundle that the ONNX file or engine at `path` belongs to, or None for any other path.
 
     Raises:
-        UsageError: It is one, and no bundle around it knows it.
-        BundleError: The bundle's manifest does not hold.
+        UsageError: No bundle around the file lists it.
+        BundleError: The bundle's manifest is invalid.
     """
     if not path.is_file() or path.suffix not in (".onnx", ".engine"):
         return None
@@ -126,95 +163,55 @@ def bundle_file(path: Path) -> BundleFile | None:
                 backend: Backend = "onnxruntime" if record.kind == "onnx" else "tensorrt"
                 return BundleFile(folder, name, backend, record.precision)
     raise UsageError(
-        f"{path} is in no bundle that knows it",
-        hint="Name a file that a bundle's model.json lists: classes, scale and thresholds are read there.",
+        f"No bundle lists {path}",
+        hint=f"Name a file that the {MANIFEST_NAME} of a bundle lists: it states classes, scale and thresholds.",
     )
 
 
-def tiling_of(bundle: Bundle) -> TilingConfig:
-    """Return how a bundle's engines see images."""
-    manifest = bundle.manifest
-    return TilingConfig(
-        scale=manifest.input.scale,
-        tile_px=manifest.input.tile_px,
-        overlap_px=manifest.defaults.overlap_px,
-        selection=manifest.defaults.selection,
-        imagery=manifest.input.imagery,
-    )
-
-
-def precisions_of(bundle: Bundle) -> list[Precision]:
-    """Return the precisions of a bundle's ONNX files, the most exact first."""
-    have = {record.precision for record in bundle.manifest.files.values() if record.kind == "onnx"}
-    return [precision for precision in get_args(Precision) if precision in have]
-
-
-def precisions_to_run(bundle: Bundle, asked: Sequence[Precision] | None) -> list[Precision]:
-    """Return the precisions that were asked for, each once, or by default all of the bundle's ONNX files.
+def choose_precisions(bundle: Bundle, requested: Sequence[Precision] | None) -> list[Precision]:
+    """Return the requested precisions, each once, or by default those of the bundle's ONNX files, fp32 first.
 
     Raises:
-        BundleError: One was asked for in which the bundle has neither an ONNX file nor an engine.
+        BundleError: The bundle has neither an ONNX file nor an engine in a requested precision.
     """
-    if not asked:
-        return precisions_of(bundle)
-    have = {record.precision for record in bundle.manifest.files.values() if record.kind in ("onnx", "engine")}
-    absent = [precision for precision in dict.fromkeys(asked) if precision not in have]
+    files = bundle.manifest.files.values()
+    if not requested:
+        exported = {record.precision for record in files if record.kind == "onnx"}
+        return [precision for precision in get_args(Precision) if precision in exported]
+    available = {record.precision for record in files if record.kind in ("onnx", "engine")}
+    absent = [precision for precision in dict.fromkeys(requested) if precision not in available]
     if absent:
         raise BundleError(
-            f"{bundle.path} has no file in a precision that was asked for",
+            f"{bundle.path} has no file in a requested precision",
             got=", ".join(absent),
-            expected=f"some of {', '.join(one for one in get_args(Precision) if one in have)}",
-            hint="Export the checkpoint with this precision, or ask for another.",
+            expected=f"some of {', '.join(one for one in get_args(Precision) if one in available)}",
+            hint="Export the checkpoint in this precision, or choose another one.",
         )
-    return list(dict.fromkeys(asked))
-
-
-def recipe_of(bundle: Bundle) -> Recipe | None:
-    """Return the bundle's effective recipe, or None when it carries none."""
-    names = bundle.find("config")
-    return load(bundle.file(names[0]), Recipe) if names else None
+    return list(dict.fromkeys(requested))
 
 
 def count_parameters(weights: Path) -> int:
-    """Return how many numbers of a safetensors file were learned, read from its header alone.
+    """Return the number of trained parameters in a safetensors file; only its header is read.
 
     Raises:
-        CheckpointError: The file is absent or is not safetensors.
+        CheckpointError: The file is absent or not in safetensors format.
     """
     try:
         with weights.open("rb") as stream:
             (length,) = struct.unpack("<Q", stream.read(8))
-            header = json.loads(stream.read(min(length, HEADER_BYTES)))
-        tensors = {name: tensor["shape"] for name, tensor in header.items() if name != "__metadata__"}
+            header = json.loads(stream.read(min(length, MAX_HEADER_BYTES)))
+        shapes = {name: tensor["shape"] for name, tensor in header.items() if name != "__metadata__"}
     except (OSError, ValueError, struct.error, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{weights} is not a whole safetensors file ({error})") from error
-    return sum(math.prod(shape) for name, shape in tensors.items() if not name.endswith(RUNNING_STATISTICS))
+        raise CheckpointError(f"{weights} is not a complete safetensors file ({error})") from error
+    return sum(math.prod(shape) for name, shape in shapes.items() if not name.endswith(RUNNING_STATISTICS))
 
 
-def _bundle_subject(bundle: Bundle, server: str | None) -> EvaluatedModel:
-    manifest = bundle.manifest
-    names = bundle.find("weights")
-    weights = bundle.file(names[0]) if names else None
-    recipe = recipe_of(bundle)
-    record = EvaluatedModelRecord(
-        kind="bundle",
-        name=manifest.name,
-        path=str(bundle.path),
-        sha256=sha256_of(bundle.path / MANIFEST_NAME),
-        detector=manifest.detector,
-        parameters=None if weights is None else count_parameters(weights),
-        weights_mb=None if weights is None else weights.stat().st_size / 1e6,
-        provenance=manifest.provenance,
-    )
-
-    def open_one(backend: Backend, precision: Precision, threads: int | None) -> Engine:
-        return open_engine(bundle, backend=backend, precision=precision, threads=threads, server=server)
-
-    per_level = 1000 if recipe is None else recipe.export.candidates_per_level
-    return EvaluatedModel(record, manifest.classes, tiling_of(bundle), recipe, open_one, weights, per_level)
+def _file_of_kind(bundle: Bundle, kind: Literal["weights", "config"]) -> Path | None:
+    names = bundle.find(kind)
+    return bundle.file(names[0]) if names else None
 
 
-def _checkpoint_subject(path: Path) -> EvaluatedModel:
+def _checkpoint_model(path: Path) -> EvaluatedModel:
     try:
         from deploy.engines.torch_engine import TorchEngine  # noqa: PLC0415 - only a checkpoint needs torch
         from ifkd.models.checkpoint import load_checkpoint  # noqa: PLC0415
@@ -232,18 +229,18 @@ def _checkpoint_subject(path: Path) -> EvaluatedModel:
         weights_mb=path.stat().st_size / 1e6,
         provenance=meta.provenance,
     )
-    framing = TilingConfig(
+    tiling = TilingConfig(
         data.scale, (data.tile_px, data.tile_px), meta.recipe.export.overlap_px, meta.recipe.selection, data.imagery
     )
 
-    def open_one(backend: Backend, precision: Precision, threads: int | None) -> Engine:
+    def open_torch(backend: Backend, precision: Precision, threads: int | None) -> Engine:
         if backend != "torch" or precision != "fp32":
             raise UsageError(
                 f"The checkpoint {path} runs in torch fp32 only",
                 got=f"{backend} {precision}",
-                hint="Export it with `ifkd export`, and evaluate the bundle.",
+                hint="Export it with `ifkd export` and evaluate the bundle.",
             )
         return TorchEngine.from_checkpoint(path, threads=threads)
 
     per_level = meta.recipe.export.candidates_per_level
-    return EvaluatedModel(record, meta.classes, framing, meta.recipe, open_one, path, per_level)
+    return EvaluatedModel(record, meta.classes, tiling, meta.recipe, open_torch, path, per_level)

@@ -11,6 +11,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from ifkd.core.errors import ConfigError, did_you_mean
 
 DIFFERENCES_SHOWN = 4
+EARLIER_VERSION = "earlier_version"
+"""Type of the validation error for values of an earlier version; its context has a `hint`."""
 
 
 class Schema(BaseModel):
@@ -55,6 +57,8 @@ def parse(values: dict[str, Any], schema: type[S], *, source: str) -> S:
     try:
         return schema.model_validate(values)
     except ValidationError as error:
+        if (first := error.errors()[0])["type"] == EARLIER_VERSION:
+            raise ConfigError(f"{source} {first['msg']}", hint=first["ctx"]["hint"]) from error
         mistakes = _described(error.errors(), values, schema)
         count = "1 mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
         raise ConfigError(f"{source} has {count}:\n  " + "\n  ".join(mistakes)) from error

@@ -93,7 +93,7 @@ def distinct_tiles(images: Sequence[LabeledImage], data: recipe.DataOptions) -> 
             expected="whole images with flips and quarter turns at most",
             hint="Cut the images to tiles beforehand and leave out the rest, or train without the cache "
             "(distillation.method.ede.cache and distillation.cache_teacher); or keep them for other runs of the same "
-            'seed, as a study has them (distillation.cache_for = "seed").',
+            'seed, as a study has them (distillation.cache_scope = "seed").',
         )
     turns = 2 if data.augmentation.flip and data.augmentation.quarter_turns else 1
     return len(images) * turns * (4 if data.augmentation.flip or data.augmentation.quarter_turns else 1)

@@ -1,4 +1,4 @@
-"""A checkpoint is one safetensors file: weights, and in its header the recipe, the classes and where it came from."""
+"""Checkpoints: one safetensors file with weights, whose header has the recipe, the classes and the provenance."""
 
 import json
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from ifkd import recipe
-from ifkd.core.config import Schema
+from ifkd.core.config import EARLIER_VERSION, Schema
 from ifkd.core.errors import CheckpointError
 from ifkd.core.files import atomic_path
 from ifkd.models import Detector, build_detector
@@ -21,22 +21,22 @@ S = TypeVar("S", bound=Schema)
 
 
 class CheckpointMeta(Schema):
-    """What a checkpoint knows of itself."""
+    """Metadata in the header of a detector's checkpoint."""
 
     detector: recipe.DetectorOptions
     classes: tuple[str, ...]
     """Class names by label."""
     category_ids: tuple[int, ...]
-    """The training file's category id by label."""
+    """Category id in the training file, by label."""
     recipe: recipe.Recipe
     """The effective recipe."""
     provenance: dict[str, Any]
-    """Role, method, teacher's digest, data digests, seed, epochs, versions, notes."""
+    """Role, method, digest of the teacher, digests of the data, seed, epochs, versions and notes."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Checkpoint:
-    """Weights and what is known of them."""
+    """Weights and metadata of a detector."""
 
     path: Path
     weights: dict[str, Tensor]
@@ -44,14 +44,14 @@ class Checkpoint:
 
 
 def save_checkpoint(path: Path, module: nn.Module, meta: Schema) -> None:
-    """Write a module's state with what is known of it, atomically.
+    """Write a module's state and its metadata atomically.
 
     Raises:
-        OutputError: It cannot be written; a checkpoint that was there stays whole.
+        OutputError: The file cannot be written; an existing checkpoint is left unchanged.
     """
     weights = {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
     with atomic_path(path) as temporary:
-        # Written by Python, whose OSError says what is wrong: a full disk, say.
+        # Written by Python, because its OSError states the cause, such as a full disk.
         header = {HEADER_KEY: json.dumps(meta.model_dump(mode="json"), sort_keys=True)}
         temporary.write_bytes(save(weights, metadata=header))
 
@@ -60,16 +60,16 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """Read a detector's checkpoint.
 
     Raises:
-        CheckpointError: It is absent, damaged or was not written by this program.
+        CheckpointError: The file is missing, damaged or was not written by IFKD.
     """
     return Checkpoint(path, *read_checkpoint(path, CheckpointMeta))
 
 
 def read_checkpoint(path: Path, schema: type[S]) -> tuple[dict[str, Tensor], S]:
-    """Return the weights that `save_checkpoint` wrote, and what is known of them.
+    """Return the weights and metadata that `save_checkpoint` wrote.
 
     Raises:
-        CheckpointError: The file is absent, damaged or was not written by this program, or its header is no `schema`.
+        CheckpointError: The file is missing, damaged or was not written by IFKD, or its header is not a `schema`.
     """
     try:
         with safe_open(path, framework="pt") as stream:
@@ -78,36 +78,37 @@ def read_checkpoint(path: Path, schema: type[S]) -> tuple[dict[str, Tensor], S]:
     except FileNotFoundError as error:
         raise CheckpointError(f"There is no checkpoint {path}", hint="Train it first, or check the path.") from error
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is not a whole safetensors file ({error})") from error
+        raise CheckpointError(f"{path} is not a complete safetensors file ({error})") from error
     if header is None:
         raise CheckpointError(
-            f"{path} holds weights but no IFKD header",
+            f"{path} has weights but no IFKD header",
             hint="Use a checkpoint written by `ifkd train` or `ifkd distill`.",
         )
     try:
         return weights, schema.model_validate_json(header)
     except ValidationError as error:
-        raise CheckpointError(f"The header of {path} does not hold ({error.errors()[0]['msg']})") from error
+        if error.errors()[0]["type"] == EARLIER_VERSION:
+            raise CheckpointError(
+                f"The recipe in {path} has keys of an earlier version", hint="Train again."
+            ) from error
+        raise CheckpointError(f"The header of {path} is invalid ({error.errors()[0]['msg']})") from error
 
 
 def build_from(checkpoint: Checkpoint) -> Detector:
     """Return the checkpoint's detector in eval mode.
 
     Raises:
-        CheckpointError: The weights are those of another network.
+        CheckpointError: The weights belong to another network.
     """
     config = checkpoint.meta.detector.model_copy(update={"backbone_weights": "none", "weights": "none"})
     detector = build_detector(config, len(checkpoint.meta.classes))
-    wanted = detector.state_dict()
-    unfit = sorted(
-        name
-        for name in wanted.keys() | checkpoint.weights.keys()
-        if name not in wanted or name not in checkpoint.weights or wanted[name].shape != checkpoint.weights[name].shape
-    )
-    if unfit:
+    expected = {name: value.shape for name, value in detector.state_dict().items()}
+    found = {name: value.shape for name, value in checkpoint.weights.items()}
+    mismatched = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+    if mismatched:
         raise CheckpointError(
-            f"{checkpoint.path} does not fit its own header's {config.backbone} {config.family}",
-            got=f"{len(unfit)} tensors absent or of another shape, first {unfit[0]}",
+            f"The weights in {checkpoint.path} do not match the {config.backbone} {config.family} in its header",
+            got=f"{len(mismatched)} tensors missing or of another shape, first {mismatched[0]}",
         )
     detector.load_state_dict(checkpoint.weights)
     return detector.eval()

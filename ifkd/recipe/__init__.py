@@ -1,4 +1,4 @@
-"""What a recipe holds: every option, its meaning and its default. configs/ holds complete ones."""
+"""Recipe schemas: every option, its meaning and its default. Complete recipes are in configs/."""
 
 from ifkd.recipe.ifkd_options import (
     PRESETS,
@@ -10,7 +10,7 @@ from ifkd.recipe.ifkd_options import (
     IfkdOptions,
     Preset,
 )
-from ifkd.recipe.levels import LEVELS, Family, Level, LevelChoice, chosen_levels
+from ifkd.recipe.levels import LEVELS, Family, Level, LevelChoice, select_levels
 from ifkd.recipe.method_options import (
     ArsdOptions,
     AttentionTransferOptions,
@@ -26,7 +26,6 @@ from ifkd.recipe.method_options import (
     PkdOptions,
 )
 from ifkd.recipe.recipe import (
-    SCHEDULES,
     AugmentationOptions,
     CalibrationOptions,
     DataOptions,
@@ -35,9 +34,15 @@ from ifkd.recipe.recipe import (
     ExportOptions,
     Recipe,
     RoleOptions,
+)
+from ifkd.recipe.training_options import (
+    SCHEDULES,
+    ComputeOptions,
+    OptimizerOptions,
+    ScheduleOptions,
     TrainingOptions,
 )
-from ifkd.recipe.validators import Fraction, NonNegative
+from ifkd.recipe.value_types import Fraction
 
 __all__ = [
     "LEVELS",
@@ -48,6 +53,7 @@ __all__ = [
     "AttentionTransferOptions",
     "AugmentationOptions",
     "CalibrationOptions",
+    "ComputeOptions",
     "CrossKdOptions",
     "CwdOptions",
     "DataOptions",
@@ -70,11 +76,12 @@ __all__ = [
     "LevelChoice",
     "MethodOptions",
     "NoMethodOptions",
-    "NonNegative",
+    "OptimizerOptions",
     "PkdOptions",
     "Preset",
     "Recipe",
     "RoleOptions",
+    "ScheduleOptions",
     "TrainingOptions",
-    "chosen_levels",
+    "select_levels",
 ]

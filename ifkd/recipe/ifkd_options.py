@@ -1,65 +1,65 @@
-"""IFKD's options, part by part, and the presets they can come from."""
+"""Options of the IFKD method and their presets."""
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from ifkd.core.config import Schema
 from ifkd.recipe.levels import LevelChoice
-from ifkd.recipe.validators import Fraction, NonNegative, even_rows, rising
+from ifkd.recipe.value_types import FilterGrid, Fraction, NonNegativeRange
 
 
 class AdapterOptions(Schema):
-    """The convolution that carries student features to the teacher's space (section 3.1, phi)."""
+    """Convolution that maps student features to the teacher's feature space (section 3.1, phi)."""
 
     kernel: Literal[1, 3] = 3
     shared: bool = False
-    """One convolution for all levels instead of one each."""
+    """Use one convolution for all levels instead of one per level."""
     bias: bool = True
 
 
 class EdeOptions(Schema):
-    """EDE: MobileSAM's knowledge added to the teacher's (section 3.1)."""
+    """EDE: MobileSAM features added to the teacher's (section 3.1)."""
 
     enabled: bool = True
-    weight: NonNegative = 1.0
+    weight: NonNegativeFloat = 1.0
     """Lambda of eq. 12."""
     source: Literal["embedding", "mask"] = "embedding"
-    """What of MobileSAM: its image embedding, or the mask it draws without a prompt."""
+    """MobileSAM output: the image embedding, or the mask predicted without a prompt."""
     form: Literal["add", "gate"] = "add"
-    """Added to the target, or multiplied with the features and followed by two convolutions that learn."""
+    """Add it to the target, or multiply the features by it and apply two learned convolutions."""
     residual: bool = True
-    """Of a gate: add its input to its result, as the released one-stage code does."""
+    """Add the input of the gate to its output, as the released code for one-stage detectors does."""
     levels: LevelChoice = "all"
     interp: Literal["bilinear", "area"] = "bilinear"
     center: bool = False
     """Subtract 0.5, the mean of a sigmoid."""
     order: Literal["add_to_target", "ede_then_fdr"] = "add_to_target"
     input_px: PositiveInt | Literal["native"] = 1024
-    """Long side of the encoder's input, a multiple of 16; `native` takes the training images as they are."""
+    """Longer side of the encoder's input, a multiple of 16; `native` uses the size of the training images."""
     weights: str = "mobile_sam"
-    """`mobile_sam` (the published checkpoint, at its place in the cache), `random` (seeded), or a path."""
+    """`mobile_sam` (the published checkpoint in the cache folder), `random` (seeded), or a path."""
     fall_back_to_random: bool = False
-    """When the published checkpoint is not installed, run with `random` and say so, instead of refusing."""
+    """Use `random` weights with a warning, instead of an error, when the published checkpoint is not installed."""
     cache: bool = False
-    """Keep MobileSAM's answers on disk, by the digest of the pixels they belong to; needs whole images as tiles."""
+    """Cache MobileSAM's outputs on disk by the digest of the pixels; needs tiles that are complete images."""
 
 
 class FdrOptions(Schema):
-    """FDR: the teacher's low frequencies are kept where it is confident (section 3.2)."""
+    """FDR: low-pass filtering of the teacher's features (section 3.2)."""
 
     enabled: bool = True
     r: Fraction = 0.1
-    """Half-side of the low-pass window as a share of the half map."""
-    r_range: Annotated[tuple[NonNegative, NonNegative], AfterValidator(rising)] | None = None
-    """When set, r is drawn uniformly for each call."""
+    """Half side of the low-pass window as a fraction of the half map."""
+    r_range: NonNegativeRange | None = None
+    """Range from which r is drawn uniformly at each call; replaces `r`."""
     p: Fraction = 1.0
     """Probability of applying the mask in a training step."""
     levels: LevelChoice = "all"
     apply_to: Literal["teacher", "both"] = "teacher"
     filter: Literal["grid", "channel", "none"] = "grid"
-    grid: Annotated[tuple[PositiveInt, PositiveInt], AfterValidator(even_rows)] = (16, 9)
-    """Rows and columns of the base grid; the rows are even in number."""
+    grid: FilterGrid = (16, 9)
+    """Rows and columns of the base grid; the number of rows is even."""
     filter_complex: bool = False
     filter_init: Literal["ones", "gfnet"] = "ones"
     filter_norm: Literal["rms", "none"] = "rms"
@@ -67,7 +67,7 @@ class FdrOptions(Schema):
 
 
 class HsmOptions(Schema):
-    """HSM: locations are weighted by the hyperbolic distance of student and teacher (section 3.3)."""
+    """HSM: locations weighted by the hyperbolic distance of student and teacher (section 3.3)."""
 
     enabled: bool = True
     map: Literal["expmap0", "project", "raw"] = "expmap0"
@@ -80,13 +80,13 @@ class HsmOptions(Schema):
 
 
 class HeadLossOptions(Schema):
-    """L_head: the student's class logits follow the teacher's (eq. 13)."""
+    """L_head: distillation of class logits (eq. 13)."""
 
     enabled: bool = True
     kind: Literal["bce", "kl"] = "bce"
     frcnn_head: Literal["rpn", "roi", "both"] = "rpn"
-    """Whose logits, in Faster R-CNN: the dense objectness of its first stage, the classes that its second stage
-    gives the student's sampled regions (always a KL divergence, without HSM), or both."""
+    """Logits that Faster R-CNN distills: objectness of the RPN, classes of the student's sampled regions (always a KL
+    divergence, without HSM), or both."""
 
 
 Preset = Literal["ifkd", "ifkd_paper_literal", "ifkd_released"]
@@ -114,35 +114,35 @@ PRESETS: dict[Preset, dict[str, Any]] = {
         },
     },
 }
-"""Values that a preset's name stands for; docs/method.md says where they come from."""
+"""Values of each preset; docs/method.md explains their origin."""
 
 
-def _overlaid(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """Return `below` with the values of `above` over it, table by table."""
-    result = dict(below)
-    for key, value in above.items():
-        under = result.get(key)
-        result[key] = _overlaid(under, value) if isinstance(under, dict) and isinstance(value, dict) else value
+def _merged(defaults: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    """Return `defaults` updated by `values`, recursively."""
+    result = dict(defaults)
+    for key, value in values.items():
+        default = result.get(key)
+        result[key] = _merged(default, value) if isinstance(default, dict) and isinstance(value, dict) else value
     return result
 
 
 class IfkdOptions(Schema):
-    """IFKD's options, named as in docs/method.md."""
+    """Options of IFKD, named as in docs/method.md."""
 
     name: Literal["ifkd"] = "ifkd"
     preset: Preset = "ifkd"
-    """Where options that are not given take their values from: ours, the paper to the letter, or the released code."""
-    alpha: NonNegative = 0.06
-    beta: NonNegative = 0.5
-    warmup_iters: Annotated[int, Field(ge=0)] = 500
+    """Default values of all other options: this implementation, the literal paper, or the released code."""
+    alpha: NonNegativeFloat = 0.06
+    beta: NonNegativeFloat = 0.5
+    warmup_iters: NonNegativeInt = 500
     adapter: AdapterOptions = AdapterOptions()
     norm: Literal["mask", "image", "hw"] = "mask"
     channel_reduction: Literal["sum", "mean"] = "sum"
     with_at: bool = False
-    """Add attention transfer, as every row of the paper's Table 4 has it."""
+    """Add attention transfer, as in every row of Table 4 of the paper."""
     feature_scale: Literal["auto", "none"] = "auto"
     reference_rms: PositiveFloat = 1.0
-    """Root mean square to which `auto` brings the teacher's features, per level."""
+    """Root mean square to which `auto` scales the teacher's features, per level."""
     ede: EdeOptions = EdeOptions()
     fdr: FdrOptions = FdrOptions()
     hsm: HsmOptions = HsmOptions()
@@ -152,4 +152,4 @@ class IfkdOptions(Schema):
     @classmethod
     def _with_preset(cls, values: Any) -> Any:
         preset = values.get("preset") if isinstance(values, dict) else None
-        return _overlaid(PRESETS[preset], values) if preset in PRESETS else values
+        return _merged(PRESETS[preset], values) if preset in PRESETS else values

@@ -1,4 +1,4 @@
-"""The levels of a detector's pyramid, and the choice of some of them."""
+"""Feature pyramid levels of each detector family, and selections of them."""
 
 from typing import Literal
 
@@ -8,13 +8,13 @@ LEVELS: dict[Family, tuple[Level, ...]] = {
     "retinanet": ("p3", "p4", "p5", "p6", "p7"),
     "faster_rcnn": ("p2", "p3", "p4", "p5", "p6"),
 }
-"""Each family's pyramid, finest level first; level pN has a stride of 2^N pixels."""
+"""Levels of each family, finest first; level pN has a stride of 2^N pixels."""
 LevelChoice = tuple[Level, ...] | Literal["all", "two_finest", "four_finest", "three_coarsest"]
-"""Some levels of the detector's pyramid, by name or by place, or all it has."""
+"""Levels by name, or a named subset."""
 
 
-def chosen_levels(choice: LevelChoice, levels: tuple[Level, ...]) -> tuple[Level, ...]:
-    """Return those of a detector's `levels` that are chosen."""
+def select_levels(choice: LevelChoice, levels: tuple[Level, ...]) -> tuple[Level, ...]:
+    """Return the chosen levels of a detector that has `levels`, finest first."""
     match choice:
         case "all":
             return levels

@@ -1,310 +1,235 @@
-"""The runs of a study: one teacher, then every variant with every seed; what is done is not done again."""
+"""Train and evaluate the runs of a study: one teacher, and each variant of the student with each seed."""
 
-import json
 import logging
-import os
-import subprocess
-import sys
 from collections import Counter
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from queue import SimpleQueue
-from typing import Any, cast
 
 from pydantic import ValidationError
 
-from ifkd.compute.device import best_device, gpu_groups
+from ifkd.compute.device import best_device
 from ifkd.core.config import differences, dump
 from ifkd.core.config import load as load_config
-from ifkd.core.environment import usable_cores
-from ifkd.core.errors import OutputError, TrainingError
+from ifkd.core.errors import OutputError
 from ifkd.core.files import make_folder, sha256_of, sole_user, write_json, write_text
 from ifkd.data.splits import read_split
 from ifkd.models.checkpoint import build_from, load_checkpoint
 from ifkd.recipe import Recipe
-from ifkd.study.paper_tables import DataSet
-from ifkd.study.study_record import TEACHER, Outcome, StudyRecord, run_name
-from ifkd.study.variant import Variant
+from ifkd.study.paper_tables import PaperDataset
+from ifkd.study.run_launcher import RunLauncher
+from ifkd.study.study_record import TEACHER, EvaluatedRun, StudyRecord, run_name
+from ifkd.study.variants import Variant
 from ifkd.training.prediction import validate
-from ifkd.training.run_folder import BEST, RESULT
+from ifkd.training.run_folder import RESULT, RunFolder
 
 logger = logging.getLogger(__name__)
 
-RECIPE, TESTED = "recipe.toml", "test.json"
-NOT_TRAINED_BY = (
-    "name", "seed", "data.root", "data.images", "data.test", "data.workers", "data.memory_mb", "distillation.method",
-    "distillation.cache_teacher", "distillation.cache_for", "distillation.rebuild_cache", "selection", "export",
+RECIPE, TEST_METRICS = "recipe.toml", "test.json"
+NOT_COMPARED = (
+    "name", "seed", "data.root", "data.images", "data.test", "data.workers", "data.cache_mb", "distillation.method",
+    "distillation.cache_teacher", "distillation.cache_scope", "distillation.rebuild_cache", "postprocess", "export",
 )  # fmt: skip
-"""Parts of a recipe that may differ between a study's runs, or that weights do not depend on."""
-OMP_THREADS = "OMP_NUM_THREADS"
-UNTOLD = "machines that the runs do not tell"
+"""Keys of a recipe that may differ between the runs of a study, or that do not affect the weights."""
 
 
-@dataclass(frozen=True, slots=True)
-class StudyFindings:
-    """What a study's runs reached."""
-
-    teacher: Outcome
-    students: dict[str, list[Outcome | None]]
-    """By variant, one for each seed in order; None where a run is not finished."""
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Study:
-    """Where a study runs, and of what recipe."""
+    """The plan of a study."""
 
     folder: Path
     recipe_path: Path
     overrides: tuple[str, ...]
+    """KEY=VALUE overrides of the recipe for all runs."""
+    variants: tuple[Variant, ...]
     seeds: int
+    """Number of seeds; the recipe's seed is the first."""
+    title: str = ""
+    dataset: PaperDataset | None = None
+    """The paper's data set to compare with."""
     jobs: int = 1
-    """Runs at once."""
+    """Number of runs at once."""
     processes: int = 1
-    """Of one run, by torchrun."""
+    """Number of processes of one run, started by torchrun."""
 
-    @property
+    @cached_property
     def recipe(self) -> Recipe:
-        """The recipe with the overrides that all runs share."""
+        """The recipe with the overrides for all runs."""
         return load_config(self.recipe_path, Recipe, self.overrides)
 
-    def run(self, variants: Sequence[Variant]) -> StudyFindings:
-        """Train and test the teacher once and every variant with every seed; return what they reached.
+    def run(self) -> StudyRecord:
+        """Train and evaluate the teacher once and each variant with each seed; finished runs are not repeated.
 
         Raises:
-            ConfigError: A variant does not fit the recipe; nothing is trained then.
-            OutputError: The folder holds a study of another recipe.
-            TrainingError: Runs failed; the others are finished first.
+            ConfigError: A variant does not fit the recipe. Nothing is trained.
+            OutputError: The folder contains a study of another recipe.
+            TrainingError: Some runs failed; the others are finished.
         """
-        settings = self.recipe
-        if told := _plain_training(settings):
-            logger.warning("The plain student learns by %s", told)
-        for variant in variants:
+        if note := self._student_training_note():
+            logger.warning("The plain student is trained with %s", note)
+        for variant in self.variants:
             load_config(self.recipe_path, Recipe, (*self.overrides, *variant.overrides))
         with sole_user(make_folder(self.folder) / "lock"):
-            self._claim(settings)
-            teacher = self._teacher(settings)
-            self._all_at_once(
+            self._claim_folder()
+            launcher = RunLauncher(self.folder, self.jobs, self.processes)
+            recipe = (str(self.recipe_path), *self.overrides)
+            if not self._run_folder(TEACHER).is_finished:
+                launcher.launch({TEACHER: ["train", *recipe, "--role", "teacher"]})
+            teacher = self._evaluate(TEACHER)
+            checkpoint = str(self._run_folder(TEACHER).best)
+            launcher.launch(
                 {
-                    run_name(variant.label, seed): self._distilling(variant, seed)
-                    for seed in self._seeds(settings)
-                    for variant in variants
+                    run_name(variant.label, seed): [
+                        *("distill", *recipe, *variant.overrides, f"seed={seed}", "--teacher", checkpoint)
+                    ]
+                    for seed in self._seeds
+                    for variant in self.variants
                 }
             )
-            return self._findings(variants, settings, teacher)
+            return self._record(teacher)
 
-    def finished(self, variants: Sequence[Variant]) -> StudyFindings:
-        """Return what the finished runs reached, tested now where they were not; nothing is trained.
+    def report(self) -> StudyRecord:
+        """Evaluate the finished runs; train nothing.
 
         Raises:
-            OutputError: The folder holds no study, one of another recipe, or one whose teacher is not finished.
+            OutputError: The folder contains no study, a study of another recipe, or an unfinished teacher.
         """
-        settings = self.recipe
-        known = self.folder / RECIPE, self.folder / TEACHER / RESULT
-        if not any(path.is_file() for path in known):
+        known_recipe = (self.folder / RECIPE).is_file()
+        if not known_recipe and not self._run_folder(TEACHER).is_finished:
             raise OutputError(
-                f"{self.folder} holds no study", hint="Begin one with the same command without --report-only."
+                f"{self.folder} contains no study", hint="Start one: run the command without --report-only."
             )
-        if known[0].is_file():
-            self._claim(settings)
-        teacher = self._tested_if_finished(TEACHER, settings)
-        if teacher is None:
-            raise OutputError(f"The teacher of {self.folder} is not finished, and nothing can be told before it is")
-        names = [TEACHER, *(run_name(variant.label, seed) for variant in variants for seed in self._seeds(settings))]
-        for name in names:
-            self._check_trained(name, settings)
-        return self._findings(variants, settings, teacher)
+        if known_recipe:
+            self._claim_folder()
+        if not self._run_folder(TEACHER).is_finished:
+            raise OutputError(f"The teacher of {self.folder} is not finished, so there is nothing to report")
+        teacher = self._evaluate(TEACHER)
+        for name in (TEACHER, *self._run_names()):
+            self._check_recipe(name)
+        return self._record(teacher)
 
-    def _findings(self, variants: Sequence[Variant], settings: Recipe, teacher: Outcome) -> StudyFindings:
+    def finished_folders(self, label: str) -> list[Path]:
+        """Return the folders of a variant's finished runs in the order of seeds, or the teacher's folder."""
+        names = [TEACHER] if label == TEACHER else [run_name(label, seed) for seed in self._seeds]
+        return [self.folder / name for name in names if self._run_folder(name).is_finished]
+
+    @property
+    def _seeds(self) -> range:
+        return range(self.recipe.seed, self.recipe.seed + self.seeds)
+
+    def _run_names(self) -> Iterator[str]:
+        for variant in self.variants:
+            for seed in self._seeds:
+                yield run_name(variant.label, seed)
+
+    def _run_folder(self, name: str) -> RunFolder:
+        return RunFolder(self.folder / name)
+
+    def _record(self, teacher: EvaluatedRun) -> StudyRecord:
         students = {
-            variant.label: [
-                self._tested_if_finished(run_name(variant.label, seed), settings) for seed in self._seeds(settings)
-            ]
-            for variant in variants
+            variant.label: tuple(
+                self._evaluate(name) if self._run_folder(name).is_finished else None
+                for name in (run_name(variant.label, seed) for seed in self._seeds)
+            )
+            for variant in self.variants
         }
-        return StudyFindings(teacher, students)
-
-    def record(
-        self, found: StudyFindings, variants: Sequence[Variant], *, title: str, data_set: DataSet | None = None
-    ) -> StudyRecord:
-        """Return what study.json holds of the study."""
-        settings = self.recipe
         return StudyRecord(
-            title=title,
-            recipe=settings.name,
-            recipe_toml=dump(settings),
-            data_set=data_set,
-            seeds=tuple(self._seeds(settings)),
-            teacher=found.teacher,
-            students={label: tuple(runs) for label, runs in found.students.items()},
-            parameter=next((one.parameter for one in variants if one.parameter is not None), None),
-            values={one.label: one.value for one in variants if one.value is not None},
-            conditions=_conditions(settings, found),
-            machines=self.machines(),
+            title=self.title,
+            recipe=self.recipe.name,
+            recipe_toml=dump(self.recipe),
+            dataset=self.dataset,
+            seeds=tuple(self._seeds),
+            teacher=teacher,
+            students=students,
+            parameter=next((one.parameter for one in self.variants if one.parameter is not None), None),
+            parameter_values={one.label: one.value for one in self.variants if one.value is not None},
+            conditions=self._conditions(
+                teacher, [run for runs in students.values() for run in runs if run is not None]
+            ),
+            machines=self._machines(),
         )
 
-    def folders(self, label: str) -> list[Path]:
-        """Return the folders of a variant's finished runs, in the order of seeds; the teacher has one."""
-        settings = self.recipe
-        names = [TEACHER] if label == TEACHER else [run_name(label, seed) for seed in self._seeds(settings)]
-        return [self.folder / name for name in names if (self.folder / name / RESULT).is_file()]
+    def _machines(self) -> dict[str, int]:
+        """Return machine -> number of finished runs that it trained."""
+        folders = sorted(path.parent for path in self.folder.glob(f"*/{RESULT}"))
+        return dict(Counter(RunFolder(folder).read_result().machine for folder in folders))
 
-    def machines(self) -> dict[str, int]:
-        """Return where the finished runs were trained, and how many each machine did."""
-        results = sorted(self.folder.glob(f"*/{RESULT}"))
-        return dict(Counter(_read_json(path).get("machine", UNTOLD) for path in results))
-
-    def _seeds(self, settings: Recipe) -> range:
-        return range(settings.seed, settings.seed + self.seeds)
-
-    def _claim(self, settings: Recipe) -> None:
-        text, path = dump(settings), self.folder / RECIPE
+    def _claim_folder(self) -> None:
+        """Write the recipe into an empty folder; compare it with the recipe of an existing study."""
+        text, path = dump(self.recipe), self.folder / RECIPE
         if not path.is_file():
             write_text(path, text)
-        elif difference := differences(dump(load_config(path, Recipe)), text):  # what is newer has its default there
+        # The existing recipe is loaded, so that keys added since then have their defaults.
+        elif difference := differences(dump(load_config(path, Recipe)), text):
             raise OutputError(
-                f"{self.folder} holds a study of another recipe: {difference}", hint="Choose another folder."
+                f"{self.folder} contains a study of another recipe: {difference}", hint="Choose another folder."
             )
 
-    def _check_trained(self, name: str, settings: Recipe) -> None:
-        """Refuse a finished run of another recipe, as far as its weights depend on it and the method does not."""
-        if not (self.folder / name / RESULT).is_file():
+    def _check_recipe(self, name: str) -> None:
+        """Refuse a finished run of another recipe; the method, and keys that do not affect the weights, may differ."""
+        folder = self._run_folder(name)
+        if not folder.is_finished:
             return
-        known = load_checkpoint(self.folder / name / BEST).meta.recipe
-        others = ("student", "distillation") if name == TEACHER else ("teacher", "student.training")
-        if difference := differences(dump(known), dump(settings), besides=(*NOT_TRAINED_BY, *others)):
+        trained_with = load_checkpoint(folder.best).meta.recipe
+        other_parts = ("student", "distillation") if name == TEACHER else ("teacher", "student.training")
+        ignored = (*NOT_COMPARED, *other_parts)
+        if difference := differences(dump(trained_with), dump(self.recipe), besides=ignored):
             raise OutputError(
-                f"{self.folder / name} was trained by another recipe: {difference}",
-                hint="Give the recipe and the --set values that it was trained by.",
+                f"{folder.path} was trained with another recipe: {difference}",
+                hint="Use the recipe and the --set values of the training.",
             )
 
-    def _teacher(self, settings: Recipe) -> Outcome:
-        if not (self.folder / TEACHER / RESULT).is_file():
-            self._all_at_once({TEACHER: ["train", str(self.recipe_path), *self.overrides, "--role", "teacher"]})
-        return self._tested(TEACHER, settings)
-
-    def _distilling(self, variant: Variant, seed: int) -> list[str]:
-        overrides = (*self.overrides, *variant.overrides, f"seed={seed}")
-        teacher = self.folder / TEACHER / BEST
-        return ["distill", str(self.recipe_path), *overrides, "--teacher", str(teacher)]
-
-    def _all_at_once(self, runs: dict[str, list[str]]) -> None:
-        """Run verbs whose folders hold no result yet, `jobs` at a time, each on GPUs of its own as far as they go."""
-        waiting = {name: words for name, words in runs.items() if not (self.folder / name / RESULT).is_file()}
-        if len(runs) > len(waiting):
-            logger.info("%d of %d runs are done already", len(runs) - len(waiting), len(runs))
-        groups: list[str] = gpu_groups(self.processes)
-        places: SimpleQueue[str | None] = SimpleQueue()
-        for number in range(self.jobs):
-            places.put(groups[number % len(groups)] if groups else None)
-
-        def run(name: str) -> int:
-            place = places.get()
-            try:
-                return self._verb(name, waiting[name], gpus=place)
-            finally:
-                places.put(place)
-
-        with ThreadPoolExecutor(self.jobs) as pool:
-            codes = dict(zip(waiting, pool.map(run, waiting), strict=True))
-        failed = [name for name, code in codes.items() if code]
-        if failed:
-            raise TrainingError(
-                f"{len(failed)} of {len(waiting)} runs failed: {', '.join(failed)}",
-                hint=f"{self._log(failed[0])} tells why; the same command goes on with what is missing.",
-            )
-
-    def _verb(self, name: str, words: list[str], *, gpus: str | None) -> int:
-        """Run one verb of ours in a process of its own, its output in a file, and return its exit code."""
-        command = [sys.executable, "-m", "ifkd"]
-        if self.processes > 1:
-            command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(self.processes)]
-            command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", "-m", "ifkd"]
-        logger.info("%s begins", name)
-        make_folder(self._log(name).parent)
-        visible = {} if gpus is None else {"CUDA_VISIBLE_DEVICES": gpus}
-        with self._log(name).open("a", encoding="utf-8") as log:
-            done = subprocess.run(  # noqa: S603 - our own verbs
-                [*command, *words, "--out", str(self.folder / name)],
-                stdout=log,
-                stderr=log,
-                check=False,
-                env=os.environ | visible | self._threads(),
-            )
-        return done.returncode
-
-    def _threads(self) -> dict[str, str]:
-        """Return what keeps processes that run at once from each claiming every core; the user's own word stands."""
-        at_once = self.jobs * self.processes
-        if at_once == 1 or OMP_THREADS in os.environ:
-            return {}
-        return {OMP_THREADS: str(max(1, usable_cores() // at_once))}
-
-    def _log(self, name: str) -> Path:
-        return self.folder / "logs" / f"{name}.txt"
-
-    def _tested_if_finished(self, name: str, settings: Recipe) -> Outcome | None:
-        return self._tested(name, settings) if (self.folder / name / RESULT).is_file() else None
-
-    def _tested(self, name: str, settings: Recipe) -> Outcome:
-        """Return what a run's best checkpoint reaches on the test split, computed once."""
-        checkpoint, path = self.folder / name / BEST, self.folder / name / TESTED
-        digest = sha256_of(checkpoint)
-        known = _outcome_at(path)
-        if known is not None and known.checkpoint_sha256 == digest:
-            return known
-        detector = build_from(load_checkpoint(checkpoint)).to(best_device())
+    def _evaluate(self, name: str) -> EvaluatedRun:
+        """Return the metrics of a run's best checkpoint on the test split; they are cached in test.json."""
+        folder, recipe = self._run_folder(name), self.recipe
+        digest = sha256_of(folder.best)
+        cached = _read_test_metrics(folder.path / TEST_METRICS)
+        if cached is not None and cached.checkpoint_sha256 == digest:
+            return cached
         metrics = validate(
-            detector,
-            read_split(settings.data, "test"),
-            settings.data,
-            settings.selection,
-            per_level=settings.export.candidates_per_level,
+            build_from(load_checkpoint(folder.best)).to(best_device()),
+            read_split(recipe.data, "test"),
+            recipe.data,
+            recipe.postprocess,
+            per_level=recipe.export.candidates_per_level,
         )
-        result = _read_json(self.folder / name / RESULT)
-        tested = Outcome(metrics=metrics, seconds=result["seconds"], checkpoint_sha256=digest)
-        write_json(path, tested.model_dump(mode="json"))
-        return tested
+        run = EvaluatedRun(metrics=metrics, train_seconds=folder.read_result().train_seconds, checkpoint_sha256=digest)
+        write_json(folder.path / TEST_METRICS, run.model_dump(mode="json"))
+        return run
+
+    def _conditions(self, teacher: EvaluatedRun, students: list[EvaluatedRun]) -> dict[str, str]:
+        """Return networks, data and schedule in words."""
+        recipe, data, training = self.recipe, self.recipe.data, self.recipe.distillation.training
+        detectors = recipe.teacher.detector, recipe.student.detector
+        hours = sum(run.train_seconds for run in (teacher, *students)) / 3600
+        held_out = data.validation if isinstance(data.validation, Path) else f"{data.validation:.0%} of it, by place"
+        lr = training.optimizer.learning_rate * training.batch_size / training.optimizer.base_batch_size
+        note = self._student_training_note()
+        return {
+            "networks": f"{detectors[1].family}, teacher {detectors[0].backbone}, student {detectors[1].backbone}, "
+            f"{detectors[1].channels} pyramid channels",
+            "data": f"{data.root or '.'}: trained on {data.train}, best checkpoint by mAP on {held_out}",
+            "test split": f"{data.test}: {teacher.metrics.images} images, {teacher.metrics.objects} objects",
+            "images": f"scaled by {data.scale:g}, cropped to {data.tile_px} px",
+            "schedule": f"{training.epochs} epochs, batch size {training.batch_size}, {training.optimizer}, "
+            f"learning rate {lr:g}, {training.schedule}",
+            **({"plain student": f"trained with {note}"} if note else {}),
+            "training time": f"{hours:.1f} hours in total, {1 + len(students)} runs",
+        }
+
+    def _student_training_note(self) -> str:
+        """Return a note where `ifkd train` would train the plain student with other settings; empty otherwise."""
+        difference = differences(dump(self.recipe.student.training), dump(self.recipe.distillation.training))
+        return difference and f"distillation.training, as all students; student.training differs: {difference}"
 
 
-def _outcome_at(path: Path) -> Outcome | None:
-    """Return what a file of a test says; None when it is absent, or damaged, as it can be made again."""
+def _read_test_metrics(path: Path) -> EvaluatedRun | None:
+    """Return the content of a test.json; None where it is absent or damaged, because it can be computed again."""
     if not path.is_file():
         return None
     try:
-        return Outcome.model_validate_json(path.read_bytes())
+        return EvaluatedRun.model_validate_json(path.read_bytes())
     except ValidationError as error:
-        logger.warning("%s is damaged and is made again (%s)", path, error.errors()[0]["msg"])
+        logger.warning("%s is invalid and is computed again (%s)", path, error.errors()[0]["msg"])
         return None
-
-
-def _conditions(settings: Recipe, found: StudyFindings) -> dict[str, str]:
-    """Return what was run, in words."""
-    teacher, student, data = settings.teacher.detector, settings.student.detector, settings.data
-    training, tested = settings.distillation.training, found.teacher.metrics
-    runs = [run for runs in found.students.values() for run in runs if run is not None]
-    hours = (found.teacher.seconds + sum(run.seconds for run in runs)) / 3600
-    held_out = data.validation if isinstance(data.validation, Path) else f"{data.validation:.0%} of it, by place"
-    rate = training.learning_rate * training.batch_size / training.learning_rate_batch
-    told = _plain_training(settings)
-    return {
-        "networks": f"{student.family}: {teacher.backbone} teaches {student.backbone}, pyramid {student.channels} wide",
-        "data": f"{data.root or '.'}: trained on {data.train}, checkpoints chosen on {held_out}",
-        "test split": f"{data.test}: {tested.images} images, {tested.objects} objects",
-        "images": f"scaled by {data.scale:g}, cut to {data.tile_px} px",
-        "schedule": f"{training.epochs} epochs, {training.batch_size} images a step, {training.optimizer}, "
-        f"rate {rate:g}, {training.schedule}",
-        **({"plain student": f"learned by {told}"} if told else {}),
-        "training time": f"{hours:.1f} hours in all, {1 + len(runs)} runs",
-    }
-
-
-def _plain_training(settings: Recipe) -> str:
-    """Return how the plain student of a study is trained if `ifkd train` would train it otherwise, in words."""
-    difference = differences(dump(settings.student.training), dump(settings.distillation.training))
-    return difference and f"distillation.training, as all students do; student.training is another: {difference}"
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    return cast("dict[str, Any]", json.loads(path.read_text(encoding="utf-8")))

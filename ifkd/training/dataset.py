@@ -53,7 +53,7 @@ class TileDataset(Dataset[Sample]):
         self._config = config
         self._seed = seed
         self._kept: dict[int, tuple[Array, Array]] = {}
-        self._free_bytes = config.memory_mb * 1_000_000
+        self._free_bytes = config.cache_mb * 1_000_000
 
     def __len__(self) -> int:
         """Return the number of images."""

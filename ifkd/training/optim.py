@@ -18,29 +18,29 @@ def build_optimizer(
 ) -> torch.optim.Optimizer:
     """Return the optimizer of a detector and of what its method learns; each group's full rate is its `base_lr`.
 
-    The rate follows the linear rule: `learning_rate` is meant for `learning_rate_batch` images a step.
+    The rate follows the linear rule: `learning_rate` is meant for `base_batch_size` images a step.
     """
-    rate = training.learning_rate * training.batch_size / training.learning_rate_batch
+    rate = training.optimizer.learning_rate * training.batch_size / training.optimizer.base_batch_size
     learning = [parameter for parameter in detector.parameters() if parameter.requires_grad]
-    groups: list[dict[str, Any]] = [{"params": learning, "weight_decay": training.weight_decay}]
+    groups: list[dict[str, Any]] = [{"params": learning, "weight_decay": training.optimizer.weight_decay}]
     if method is not None:
-        groups += method.parameter_groups(training.weight_decay)
+        groups += method.parameter_groups(training.optimizer.weight_decay)
     for group in groups:
         group["base_lr"] = rate
-    if training.optimizer == "adamw":
+    if training.optimizer.name == "adamw":
         return torch.optim.AdamW(groups, lr=rate)
-    return torch.optim.SGD(groups, lr=rate, momentum=training.momentum)
+    return torch.optim.SGD(groups, lr=rate, momentum=training.optimizer.momentum)
 
 
 def lr_factor(training: recipe.TrainingOptions, iteration: int, epoch_length: int) -> float:
     """Return the share of the full learning rate at an iteration: linear warm-up, then the schedule."""
-    if training.schedule == "step":
-        factor = 0.1 ** sum(iteration >= step * epoch_length for step in training.steps)
+    if training.schedule.name == "step":
+        factor = 0.1 ** sum(iteration >= step * epoch_length for step in training.schedule.milestones)
     else:
         factor = 0.5 * (1 + math.cos(math.pi * iteration / (training.epochs * epoch_length)))
-    if iteration < training.warmup_iters:
-        share = iteration / training.warmup_iters
-        factor *= training.warmup_factor * (1 - share) + share
+    if iteration < training.schedule.warmup_iters:
+        share = iteration / training.schedule.warmup_iters
+        factor *= training.schedule.warmup_factor * (1 - share) + share
     return factor
 
 
@@ -50,13 +50,13 @@ def build_autocast(training: recipe.TrainingOptions, device: torch.device) -> to
     Raises:
         TrainingError: fp16 is asked for on a CPU.
     """
-    choice = training.amp
+    choice = training.compute.amp
     if choice == "auto":
         on_cpu = torch.ops.mkldnn._is_mkldnn_bf16_supported  # noqa: SLF001
         native = torch.cuda.is_bf16_supported() if device.type == "cuda" else on_cpu()
         choice = "bf16" if native else "none"
     if choice == "fp16" and device.type == "cpu":
-        raise TrainingError('training.amp = "fp16" needs a GPU', hint='Use "bf16", "auto" or "none".')
+        raise TrainingError('training.compute.amp = "fp16" needs a GPU', hint='Use "bf16", "auto" or "none".')
     dtype = torch.float16 if choice == "fp16" else torch.bfloat16
     return torch.autocast(device.type, dtype, enabled=choice != "none")
 
@@ -86,13 +86,15 @@ def place(detector: Detector, training: recipe.TrainingOptions, device: torch.de
     Raises:
         TrainingError: Batch norm over all ranks is asked for on a CPU, where torch has none.
     """
-    if training.sync_norm:
+    if training.compute.sync_batch_norm:
         if device.type == "cpu":
-            raise TrainingError("training.sync_norm needs GPUs", hint='Set it to false, or use norm = "frozen".')
+            raise TrainingError(
+                "training.compute.sync_batch_norm needs GPUs", hint='Set it to false, or use norm = "frozen".'
+            )
         detector = nn.SyncBatchNorm.convert_sync_batchnorm(detector)  # type: ignore[no-untyped-call]
     detector = detector.to(device)
-    if training.channels_last:
+    if training.compute.channels_last:
         detector = detector.to(memory_format=torch.channels_last)
-    if training.compile:
+    if training.compute.compile:
         detector.compile()
     return detector

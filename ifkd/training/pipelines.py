@@ -28,10 +28,10 @@ from ifkd.training.trainer import fit
 CALIBRATION_BATCHES = 8
 """Batches over which the teacher's feature scale is measured."""
 
-PLACE_AND_PACE = {"root", "images", "memory_mb", "workers"}
+PLACE_AND_PACE = {"root", "images", "cache_mb", "workers"}
 """Settings of the data that say where it lies and how fast it comes, not what is learned from it."""
 
-PACE = {"log_every", "save_minutes"}
+PACE = {"log_every", "save_every_minutes"}
 """Settings of training that no weight depends on."""
 
 RANDOM_ENCODER_NOTE = (
@@ -123,7 +123,7 @@ def _knowledge(teacher: Detector, disturbance: recipe.EdeOptions | None, run: Ru
         run.settings.data,
         run.folder.parent / "cache",
         rebuild=distillation.rebuild_cache,
-        draws=Draws(run.settings.seed, run.training.epochs) if distillation.cache_for == "seed" else None,
+        draws=Draws(run.settings.seed, run.training.epochs) if distillation.cache_scope == "seed" else None,
     )
     return FrozenModels(teacher, disturbance, keeping=keeping, keep_teacher=distillation.cache_teacher)
 
@@ -175,9 +175,9 @@ def _fresh_detector(settings: recipe.Recipe, config: recipe.DetectorOptions, cla
 
 def _with_origin(run: RunFolder, detector: Detector) -> RunFolder:
     """Return the run with what of published weights its detector began with noted in its checkpoints."""
-    if not detector.loaded:
+    if not detector.load_reports:
         return run
-    pretrained = [report.to_provenance() for report in detector.loaded]
+    pretrained = [report.to_provenance() for report in detector.load_reports]
     meta = run.meta.model_copy(update={"provenance": {**run.meta.provenance, "pretrained": pretrained}})
     return replace(run, meta=meta)
 
@@ -214,7 +214,7 @@ def _check_teacher(teacher: Detector, run: RunFolder, least: float) -> None:
         teacher,
         run.validation_data,
         run.settings.data,
-        run.settings.selection,
+        run.settings.postprocess,
         per_level=run.settings.export.candidates_per_level,
     )
     if metrics.mean_ap < least:

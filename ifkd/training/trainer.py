@@ -116,7 +116,7 @@ class _Loop:
             len(run.train_data),
             training.batch_size,
             seed=seed,
-            accumulation=training.accumulation,
+            accumulation=training.accumulation_steps,
             rank=rank(),
             ranks=world_size(),
         )
@@ -129,7 +129,7 @@ class _Loop:
         )
         self.optimizer = build_optimizer(training, self.detector, self.method)
         self.autocast = build_autocast(training, self.device)
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=training.amp == "fp16")
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=training.compute.amp == "fp16")
         self.step_module = TrainStep(self.detector, self.method, self.autocast)
         self.parallel = DistributedDataParallel(self.step_module) if world_size() > 1 else self.step_module
         self.record = MetricsLogger(run.folder, warm_after=_warm_after(run, method))
@@ -183,7 +183,7 @@ class _Loop:
             if isinstance(part, DataError):
                 raise part
             parts.append(part)
-            if len(parts) == self.run.training.accumulation:
+            if len(parts) == self.run.training.accumulation_steps:
                 yield parts
                 parts = []
 
@@ -207,9 +207,9 @@ class _Loop:
         norm = nn.utils.get_total_norm(gradients)
         if not self.scaler.is_enabled() and not math.isfinite(norm.item()):
             raise self.not_finite("gradient", parts, told)
-        if training.grad_clip is not None:
+        if training.optimizer.grad_clip is not None:
             parameters = [p for g in self.optimizer.param_groups for p in g["params"] if p.grad is not None]
-            nn.utils.clip_grads_with_norm_(parameters, training.grad_clip, norm)
+            nn.utils.clip_grads_with_norm_(parameters, training.optimizer.grad_clip, norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         if self.average is not None:
@@ -220,7 +220,7 @@ class _Loop:
         """Add the gradient of `share` of a part's loss, and return its terms."""
         pixels, targets = part.pixels.to(self.device), [one.to(self.device) for one in part.targets]
         images = normalize(pixels)
-        if self.run.training.channels_last:
+        if self.run.training.compute.channels_last:
             images = images.to(memory_format=torch.channels_last)
         taught = None
         if self.method is not None and self.knowledge is not None:
@@ -264,7 +264,7 @@ class _Loop:
             f"The {what} is not finite at iteration {self.standing.iteration}",
             got=", ".join(f"{name} {value:.4g}" for name, value in found.items()),
             hint=f"The images {[identity for part in parts for identity in part.image_ids]} are in {path}; lower the "
-            "learning rate, set training.grad_clip, or choose another training.amp.",
+            "learning rate, set training.optimizer.grad_clip, or choose another training.compute.amp.",
         )
 
     # --- validation -------------------------------------------------------------------------------------------------
@@ -292,7 +292,7 @@ class _Loop:
             self.kept(),
             run.validation_data,
             run.settings.data,
-            run.settings.selection,
+            run.settings.postprocess,
             per_level=run.settings.export.candidates_per_level,
         )
 
@@ -332,7 +332,7 @@ class _Loop:
 
     def a_state_is_due(self) -> bool:
         """Return whether the last state is older than it may be, by rank 0's clock."""
-        return rank() == 0 and time.monotonic() - self.saved_at > 60 * self.run.training.save_minutes
+        return rank() == 0 and time.monotonic() - self.saved_at > 60 * self.run.training.save_every_minutes
 
     def save(self) -> None:
         """Write the last checkpoint and what a resumed run needs."""
@@ -352,19 +352,19 @@ class _Loop:
 
 def _check_shares(training: recipe.TrainingOptions) -> None:
     """Refuse a batch that cannot be shared out evenly."""
-    parts = world_size() * training.accumulation
+    parts = world_size() * training.accumulation_steps
     if training.batch_size % parts:
         raise TrainingError(
             "training.batch_size cannot be shared out evenly",
             got=f"{training.batch_size} images",
-            expected=f"a multiple of {parts} ({world_size()} processes x accumulation {training.accumulation})",
+            expected=f"a multiple of {parts} ({world_size()} processes x {training.accumulation_steps} accumulation steps)",
         )
 
 
 def _warm_after(run: RunFolder, method: Method | None) -> int:
     """Return the iteration after which the method's weights are whole and the rate is full."""
     own = getattr(getattr(method, "config", None), "warmup_iters", 0)
-    return max(run.training.warmup_iters, int(own))
+    return max(run.training.schedule.warmup_iters, int(own))
 
 
 def _memory_mb(device: torch.device) -> float:

@@ -73,9 +73,9 @@ def test_a_gate_learns_with_decay_and_is_absent_where_it_is_not_asked_for() -> N
 
 def test_levels_are_chosen_by_place_in_either_family() -> None:
     for levels in recipe.LEVELS.values():
-        assert recipe.chosen_levels("all", levels) == levels
-        assert recipe.chosen_levels("two_finest", levels) == levels[:2]
-        assert recipe.chosen_levels("three_coarsest", levels) == levels[2:]
+        assert recipe.select_levels("all", levels) == levels
+        assert recipe.select_levels("two_finest", levels) == levels[:2]
+        assert recipe.select_levels("three_coarsest", levels) == levels[2:]
 
 
 def test_filters_stand_at_the_chosen_levels_alone() -> None:

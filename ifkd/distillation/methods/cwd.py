@@ -16,7 +16,7 @@ class Cwd(Method):
     def __init__(self, config: recipe.CwdOptions, student: NetworkPair) -> None:
         super().__init__()
         self.config = config
-        chosen = recipe.chosen_levels(config.levels, student.levels)
+        chosen = recipe.select_levels(config.levels, student.levels)
         self._levels = [student.levels.index(level) for level in chosen]
 
     def losses(self, views: DistillationBatch) -> dict[str, Term]:

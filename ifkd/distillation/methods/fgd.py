@@ -27,7 +27,7 @@ class Fgd(Method):
         self.names = student.levels
         given = config.model_dump(include=set(WEIGHTS[student.family]), exclude_none=True)
         self._weights = WEIGHTS[student.family] | given
-        chosen = recipe.chosen_levels(config.levels or LEVELS[student.family], student.levels)
+        chosen = recipe.select_levels(config.levels or LEVELS[student.family], student.levels)
         self._levels = [student.levels.index(level) for level in chosen]
         width = student.teacher_channels
         same = student.channels == width

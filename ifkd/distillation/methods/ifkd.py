@@ -44,7 +44,7 @@ class IfkdMethod(Method):
         )
         self.filters = nn.ModuleDict()
         if config.fdr.enabled and config.fdr.filter != "none":
-            chosen = recipe.chosen_levels(config.fdr.levels, student.levels)
+            chosen = recipe.select_levels(config.fdr.levels, student.levels)
             self.filters.update({level: FrequencyFilter(width, config.fdr) for level in chosen})
         gated = config.ede.enabled and config.ede.form == "gate"
         self.gate = EdeGate(width, residual=config.ede.residual) if gated else None
@@ -166,7 +166,7 @@ class IfkdMethod(Method):
         ede, fdr = self.config.ede, self.config.fdr
         if ede.order == "ede_then_fdr":
             teacher = self.disturbed(name, teacher, active)
-        if fdr.enabled and name in recipe.chosen_levels(fdr.levels, self.levels):
+        if fdr.enabled and name in recipe.select_levels(fdr.levels, self.levels):
             r = fdr.r if fdr.r_range is None else _uniform(*fdr.r_range, generator)
             applies = not self.training or _uniform(0.0, 1.0, generator) < fdr.p
             mask = feature_richness(teacher_logits) if applies else None
@@ -180,7 +180,7 @@ class IfkdMethod(Method):
 
     def share(self, name: recipe.Level, shape: tuple[int, int], active: Tensor | None) -> Tensor | None:
         """Return phi_EDE at a level's size (eq. 2); None where EDE is off."""
-        if active is None or name not in recipe.chosen_levels(self.config.ede.levels, self.levels):
+        if active is None or name not in recipe.select_levels(self.config.ede.levels, self.levels):
             return None
         return resized(active, shape, interp=self.config.ede.interp)
 

@@ -19,7 +19,7 @@ class Pkd(Method):
         super().__init__()
         self.config = config
         self._weight = WEIGHTS[student.family] if config.weight is None else config.weight
-        chosen = recipe.chosen_levels(config.levels, student.levels)
+        chosen = recipe.select_levels(config.levels, student.levels)
         self._levels = [student.levels.index(level) for level in chosen]
 
     def losses(self, views: DistillationBatch) -> dict[str, Term]:
@@ -37,8 +37,8 @@ def standardized(
 ) -> Float[Tensor, "batch channels height width"]:
     """Return float32 maps whose channels have mean 0 and deviation 1 over the batch and all places."""
     values = features.float()
-    centerd = values - values.mean((0, 2, 3), keepdim=True)
+    centered = values - values.mean((0, 2, 3), keepdim=True)
     count = values[:, 0].numel()
     # A map of a single place has no deviation; and at exactly 0 a root has no finite gradient.
-    variance = centerd.square().sum((0, 2, 3), keepdim=True) / max(count - 1, 1)
-    return centerd / ((variance + EPSILON**2).sqrt() + EPSILON)
+    variance = centered.square().sum((0, 2, 3), keepdim=True) / max(count - 1, 1)
+    return centered / ((variance + EPSILON**2).sqrt() + EPSILON)

@@ -20,7 +20,7 @@ def found_by(
     run: TrainedRun, shown: Sequence[Example], settings: recipe.Recipe, *, least_score: float = LEAST_SCORE
 ) -> list[Detections]:
     """Return what a run's detector finds in each example, of scores above `least_score`."""
-    selection = settings.selection.model_copy(update={"score_threshold": least_score})
+    selection = settings.postprocess.model_copy(update={"score_threshold": least_score})
     per_level = settings.export.candidates_per_level
     return [
         detect(run.detector, [example.padded], selection, per_level=per_level)[0].clipped(example.size)

@@ -97,7 +97,7 @@ def search(whole_bundle: Path, path: Path, scores: list[float], monkeypatch: pyt
     values = parse({"train": str(data / "train.json"), "validation": str(data / "val.json"), "test": "t",
                     "tile_px": 64}, Recipe.model_fields["data"].annotation, source="")  # fmt: skip
     fitted = calibration_tiles(values, CalibrationOptions(tiles=2), classes=("barge", "ferry", "tug"))
-    labeled = validation_tiles(values, parse({}, Recipe.model_fields["selection"].annotation, source=""),
+    labeled = validation_tiles(values, parse({}, Recipe.model_fields["postprocess"].annotation, source=""),
                                 classes=("barge", "ferry", "tug"))  # fmt: skip
     monkeypatch.setitem(globals(), "SCORES", iter(scores))
     images = Scored(labeled.tiles, labeled.dataset, labeled.selection)

@@ -1,5 +1,6 @@
 """Recipes: read with overrides, every mistake told at once."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,8 @@ import tomli_w
 
 from ifkd.core.config import dump, load, parse
 from ifkd.core.errors import ConfigError
-from ifkd.recipe import IfkdOptions, NoMethodOptions, Recipe, chosen_levels
+from ifkd.recipe import IfkdOptions, NoMethodOptions, Recipe, select_levels
+from ifkd.recipe.moved_keys import MOVED_KEYS, moved_keys
 
 REPOSITORY = Path(__file__).resolve().parents[4]
 
@@ -27,7 +29,7 @@ def problem(path: Path, overrides: tuple[str, ...] = ()) -> str:
 def test_a_recipe_is_read_with_its_defaults(tmp_path: Path, recipe_values: dict[str, Any]) -> None:
     recipe = load(write(tmp_path / "r.toml", recipe_values), Recipe)
     assert recipe.student.detector.backbone == "mobilenet_v2"
-    assert recipe.selection.score_threshold == 0.05
+    assert recipe.postprocess.score_threshold == 0.05
     method = recipe.distillation.method
     assert isinstance(method, IfkdOptions)
     assert (method.alpha, method.beta) == (0.06, 0.5)
@@ -87,18 +89,18 @@ def test_a_mistake_in_a_methods_options_is_placed_as_it_is_written(
         ("=3", "is not KEY=VALUE"),
         ("seed.deep=3", "reaches into 'seed', which is a value"),
         ("seed=-1", "greater than or equal to 0"),
-        ("distillation.method.fdr.grid=[15, 9]", "even number of rows"),
-        ("data.augmentation.scale_jitter=[1.2, 0.8]", "must not fall"),
-        ("distillation.method.fdr.r_range=[1.0, 0.5]", "must not fall"),
-        ("student.training.learning_rate=fast", "got 'fast'"),
-        ("student.training.schedule=[1]", "must be step, cosine, 1x or paper_100e; got [1]"),
-        ("data.scale=0.3", "tile_px / scale must be whole pixels"),
-        ("student.detector.family=faster_rcnn", "must be of one family; teacher.detector.family is 'retinanet'"),
+        ("distillation.method.fdr.grid=[15, 9]", "must have an even number of rows"),
+        ("data.augmentation.scale_jitter=[1.2, 0.8]", "must be in increasing order"),
+        ("distillation.method.fdr.r_range=[1.0, 0.5]", "must be in increasing order"),
+        ("student.training.optimizer.learning_rate=fast", "got 'fast'"),
+        ("student.training.schedule.name=[1]", "must be step, cosine, 1x or paper_100e; got [1]"),
+        ("data.scale=0.3", "tile_px / scale must be an integer"),
+        ("student.detector.family=faster_rcnn", "must be of the same family; teacher.detector.family is 'retinanet'"),
         (
             'distillation.method.fdr.levels=["p2", "p3"]',
-            "distillation.method.fdr.levels names p2, which a retinanet lacks; it has p3, p4, p5, p6, p7",
+            "distillation.method.fdr.levels contains p2, which a retinanet does not have; it has p3, p4, p5, p6, p7",
         ),
-        ("distillation.method.head.frcnn_head=both", "frcnn_head is 'both', which only a faster_rcnn has"),
+        ("distillation.method.head.frcnn_head=both", "frcnn_head is 'both', which requires faster_rcnn"),
         ('distillation.method.ede.levels=["p9"]', "distillation.method.ede.levels"),
     ],
 )
@@ -134,8 +136,8 @@ def test_levels_are_those_of_the_family(recipe_values: dict[str, Any]) -> None:
     recipe = parse(recipe_values, Recipe, source="values")
     method = recipe.distillation.method
     assert isinstance(method, IfkdOptions)
-    assert chosen_levels(method.fdr.levels, recipe.student.detector.levels) == ("p2", "p3")
-    assert chosen_levels(method.ede.levels, recipe.student.detector.levels) == ("p2", "p3", "p4", "p5", "p6")
+    assert select_levels(method.fdr.levels, recipe.student.detector.levels) == ("p2", "p3")
+    assert select_levels(method.ede.levels, recipe.student.detector.levels) == ("p2", "p3", "p4", "p5", "p6")
 
 
 def test_plain_training_is_a_method(recipe_values: dict[str, Any]) -> None:
@@ -169,9 +171,10 @@ def test_the_papers_recipes_hold_what_their_names_say(data: str, family: str, ba
         backbone,
     )
     for training in (recipe.teacher.training, recipe.student.training, recipe.distillation.training):
-        assert (training.schedule, training.epochs, training.steps) == ("step", 100, (80, 90))
+        schedule = training.schedule
+        assert (schedule.name, training.epochs, schedule.milestones) == ("step", 100, (80, 90))
         # C.2's linear rule, at eight images a step.
-        rate = training.learning_rate * training.batch_size / training.learning_rate_batch
+        rate = training.optimizer.learning_rate * training.batch_size / training.optimizer.base_batch_size
         assert rate == pytest.approx(0.005 if family == "retinanet" else 0.01)
     method = recipe.distillation.method
     assert isinstance(method, IfkdOptions)
@@ -193,15 +196,15 @@ def test_a_schedule_can_be_named(tmp_path: Path, recipe_values: dict[str, Any]) 
     for role in ("teacher", "student"):
         del recipe_values[role]["training"]["epochs"]
     path = write(tmp_path / "r.toml", recipe_values)
-    recipe = load(path, Recipe, ("teacher.training.schedule=paper_100e", "student.training.schedule=1x"))
+    recipe = load(path, Recipe, ("teacher.training.schedule.name=paper_100e", "student.training.schedule.name=1x"))
     assert recipe.teacher.training.epochs == 100
-    assert recipe.teacher.training.steps == (80, 90)
-    assert (recipe.student.training.epochs, recipe.student.training.steps) == (12, (8, 11))
-    assert recipe.student.training.schedule == "step"
-    shorter = load(path, Recipe, ("student.training.schedule=1x", "student.training.epochs=3"))
-    assert (shorter.student.training.epochs, shorter.student.training.steps) == (3, (8, 11))
-    told = problem(path, ("student.training.schedule=2x",))
-    assert "student.training.schedule: must be step, cosine, 1x or paper_100e; got '2x'" in told
+    assert recipe.teacher.training.schedule.milestones == (80, 90)
+    assert (recipe.student.training.epochs, recipe.student.training.schedule.milestones) == (12, (8, 11))
+    assert recipe.student.training.schedule.name == "step"
+    shorter = load(path, Recipe, ("student.training.schedule.name=1x", "student.training.epochs=3"))
+    assert (shorter.student.training.epochs, shorter.student.training.schedule.milestones) == (3, (8, 11))
+    told = problem(path, ("student.training.schedule.name=2x",))
+    assert "student.training.schedule.name: must be step, cosine, 1x or paper_100e; got '2x'" in told
 
 
 @pytest.mark.parametrize(
@@ -227,7 +230,7 @@ def test_methods_that_compare_channel_by_channel_want_equal_widths(
     recipe_values["distillation"]["method"] = {"name": "pkd"}
     recipe_values["teacher"]["detector"]["channels"] = 8
     recipe_values["student"]["detector"]["channels"] = 16
-    assert "wants pyramids of one width; teacher.detector.channels is 8" in problem(
+    assert "requires equal channels; teacher.detector.channels is 8" in problem(
         write(tmp_path / "r.toml", recipe_values)
     )
     recipe_values["student"]["detector"]["channels"] = 8
@@ -238,6 +241,47 @@ def test_crosskd_is_for_retinanet(tmp_path: Path, recipe_values: dict[str, Any])
     recipe_values["distillation"]["method"] = {"name": "crosskd"}
     for role in ("teacher", "student"):
         recipe_values[role]["detector"]["family"] = "faster_rcnn"
-    assert "crosskd, which is for retinanet; the student is a faster_rcnn" in problem(
+    assert "crosskd, which requires retinanet; the student is a faster_rcnn" in problem(
         write(tmp_path / "r.toml", recipe_values)
     )
+
+
+def test_keys_of_an_earlier_version_are_refused_with_their_new_place(
+    tmp_path: Path, recipe_values: dict[str, Any]
+) -> None:
+    recipe_values["selection"] = {"score_threshold": 0.1}
+    recipe_values["student"]["training"]["optimizer"] = "adamw"
+    recipe_values["distillation"]["training"]["steps"] = [8, 11]
+    recipe_values["distillation"]["training"]["epochs"] = 0
+    path = write(tmp_path / "r.toml", recipe_values)
+    with pytest.raises(ConfigError) as caught:
+        load(path, Recipe)
+    assert caught.value.report() == (
+        f"error: {path} has keys of an earlier version.\n"
+        "hint: Move selection to postprocess, training.optimizer to training.optimizer.name, "
+        "training.steps to training.schedule.milestones."
+    )
+
+
+def test_an_override_with_a_key_of_an_earlier_version_is_refused(tmp_path: Path, recipe_values: dict[str, Any]) -> None:
+    text = problem(write(tmp_path / "r.toml", recipe_values), ("student.training.warmup_iters=3",))
+    assert "Move training.warmup_iters to training.schedule.warmup_iters." in text
+
+
+def test_every_moved_key_leads_to_a_key_of_today() -> None:
+    values = json.loads(Recipe.model_validate(MINIMAL).model_dump_json())
+    for new in MOVED_KEYS.values():
+        table: Any = values["student"] if new.startswith("training.") else values
+        for part in new.split("."):
+            assert part in table, new
+            table = table[part]
+    assert moved_keys(values) == {}
+
+
+MINIMAL: dict[str, Any] = {
+    "name": "minimal",
+    "data": {"train": "train.json", "validation": "val.json", "test": "test.json"},
+    "teacher": {"detector": {"backbone": "resnet50"}, "training": {}},
+    "student": {"detector": {"backbone": "resnet18"}, "training": {}},
+    "distillation": {"training": {}, "method": {"name": "none"}},
+}

@@ -300,7 +300,7 @@ def test_nothing_is_reported_where_nothing_was_run(
 
 def test_a_variant_that_does_not_fit_stops_before_training(recipe: Path, tmp_path: Path) -> None:
     study = Study(tmp_path / "study", recipe, ("teacher.detector.channels=8",), seeds=1)
-    with pytest.raises(ConfigError, match="pyramids of one width"):
+    with pytest.raises(ConfigError, match="requires equal channels"):
         study.run(compared(["pkd"], own="ifkd"))
     assert not (tmp_path / "study").exists()
 
@@ -311,13 +311,13 @@ def test_a_plain_student_that_learns_otherwise_than_alone_is_told(
     """A study's students all learn by distillation.training, so that another student.training would be left out."""
     found, alike = (
         StudyFindings(reached(0.4, 0.6, 0.4), {}),
-        ("student.training.grad_clip=3", "distillation.training.grad_clip=3"),
+        ("student.training.optimizer.grad_clip=3", "distillation.training.optimizer.grad_clip=3"),
     )
     assert "plain student" not in Study(tmp_path, recipe, alike, seeds=1).record(found, [], title="").conditions
-    other = Study(tmp_path, recipe, (alike[0], "distillation.training.grad_clip=35"), seeds=1)
-    told = "student.training is another: grad_clip is 3.0 there and 35.0 here"
+    other = Study(tmp_path, recipe, (alike[0], "distillation.training.optimizer.grad_clip=35"), seeds=1)
+    told = "student.training is another: optimizer.grad_clip is 3.0 there and 35.0 here"
     assert told in other.record(found, [], title="").conditions["plain student"]
-    with pytest.raises(ConfigError, match="pyramids of one width"):
+    with pytest.raises(ConfigError, match="requires equal channels"):
         replace(other, overrides=(*other.overrides, "teacher.detector.channels=8")).run(compared(["pkd"], own="ifkd"))
     assert told in caplog.text
 

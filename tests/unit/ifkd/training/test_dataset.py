@@ -74,9 +74,9 @@ def test_images_are_read_once_as_far_as_memory_goes(
         return scaled(image, scale, **imagery)
 
     monkeypatch.setattr(module, "scaled", counted)
-    for memory_mb, expected in ((512, [100, 101]), (0, [100, 101, 100, 101])):
+    for cache_mb, expected in ((512, [100, 101]), (0, [100, 101, 100, 101])):
         read.clear()
-        dataset = tiles(memory_mb=memory_mb)
+        dataset = tiles(cache_mb=cache_mb)
         for epoch in range(2):
             for index in range(2):
                 dataset[epoch, index]

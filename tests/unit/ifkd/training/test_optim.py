@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from ifkd.recipe import TrainingOptions
+from ifkd.recipe import ScheduleOptions, TrainingOptions
 from ifkd.training import optim
 
 
@@ -14,7 +14,7 @@ def rates(training: TrainingOptions, epoch_length: int) -> list[float]:
 
 
 def test_the_step_schedule_is_torchs() -> None:
-    training = TrainingOptions(epochs=12, steps=(8, 11), warmup_iters=0)
+    training = TrainingOptions(epochs=12, schedule=ScheduleOptions(milestones=(8, 11), warmup_iters=0))
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [80, 110])
     for factor in rates(training, 10):
@@ -24,7 +24,7 @@ def test_the_step_schedule_is_torchs() -> None:
 
 
 def test_the_cosine_schedule_is_torchs() -> None:
-    training = TrainingOptions(epochs=5, schedule="cosine", warmup_iters=0)
+    training = TrainingOptions(epochs=5, schedule=ScheduleOptions(name="cosine", warmup_iters=0))
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 50)
     for factor in rates(training, 10):
@@ -34,7 +34,9 @@ def test_the_cosine_schedule_is_torchs() -> None:
 
 
 def test_the_rate_warms_up_linearly() -> None:
-    training = TrainingOptions(epochs=20, steps=(18,), warmup_iters=100, warmup_factor=0.001)
+    training = TrainingOptions(
+        epochs=20, schedule=ScheduleOptions(milestones=(18,), warmup_iters=100, warmup_factor=0.001)
+    )
     found = rates(training, 10)
     assert found[0] == pytest.approx(0.001)
     assert found[50] == pytest.approx(0.5005)

@@ -196,7 +196,7 @@ def test_the_runs_of_a_seed_share_what_is_kept_of_free_augmentation(
 ) -> None:
     def change(values: dict[str, Any]) -> None:
         values["data"]["augmentation"] = {"scale_jitter": (0.8, 1.2), "photometric": 0.2}
-        values["distillation"] |= {"cache_teacher": True, "cache_for": "seed"}
+        values["distillation"] |= {"cache_teacher": True, "cache_scope": "seed"}
 
     def asked(method: str, folder: Path) -> list[int]:
         """Return how many tiles the teacher is asked about by a run."""
@@ -244,7 +244,7 @@ def test_validation_finds_what_the_detector_finds(world: World) -> None:
     for scale in (1.0, 2.0):
         data = settings.data.model_copy(update={"scale": scale, "tile_px": 128})
         oracle = Oracle(run.validation_data, scale)
-        metrics = validate(oracle, run.validation_data, data, settings.selection, per_level=10)
+        metrics = validate(oracle, run.validation_data, data, settings.postprocess, per_level=10)
         assert metrics.mean_ap == pytest.approx(1.0)
         assert metrics.images == 4
         assert oracle.training
@@ -269,7 +269,7 @@ class Oracle(Detector):
     def anchors(self, output: Any) -> Any:
         raise NotImplementedError
 
-    def matches(self, anchors: Any, target: Any) -> Any:
+    def assign_anchors(self, anchors: Any, target: Any) -> Any:
         raise NotImplementedError
 
     def task_losses(self, output: Any, targets: Any) -> dict[str, torch.Tensor]:

@@ -132,7 +132,8 @@ def test_training_learns_the_training_images(world: World, tmp_path: Path) -> No
     """The tiny student overfits: its loss falls well below the first epochs'."""
 
     def longer(values: dict[str, Any]) -> None:
-        values["student"]["training"].update(epochs=10, validate_every=10, learning_rate=0.003)
+        values["student"]["training"].update(epochs=10, validate_every=10)
+        values["student"]["training"]["optimizer"]["learning_rate"] = 0.003
         values["data"]["augmentation"] = {"flip": False, "quarter_turns": False}
 
     train(world, tmp_path / "run", longer)
@@ -181,7 +182,7 @@ def test_every_epoch_sees_the_images_anew(world: World, tmp_path: Path, monkeypa
 
 def test_half_precision_trains(world: World, tmp_path: Path) -> None:
     def half(values: dict[str, Any]) -> None:
-        values["distillation"]["training"].update(amp="bf16", epochs=1)
+        values["distillation"]["training"].update(compute={"amp": "bf16"}, epochs=1)
 
     distill(world, tmp_path / "run", half)
     assert all(math.isfinite(entry["total"]) for entry in lines(tmp_path / "run") if "total" in entry)
@@ -190,7 +191,7 @@ def test_half_precision_trains(world: World, tmp_path: Path) -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU can compute in fp16")
 def test_fp16_needs_a_gpu(world: World, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="needs a GPU"):
-        train(world, tmp_path / "run", lambda values: values["student"]["training"].update(amp="fp16"))
+        train(world, tmp_path / "run", lambda values: values["student"]["training"].update(compute={"amp": "fp16"}))
 
 
 # --- zero means zero ------------------------------------------------------------------------------------------------
@@ -199,8 +200,8 @@ def test_fp16_needs_a_gpu(world: World, tmp_path: Path) -> None:
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_distillation_with_weights_of_zero_is_plain_training(world: World, tmp_path: Path, optimizer: str) -> None:
     def change(values: dict[str, Any]) -> None:
-        values["student"]["training"]["optimizer"] = optimizer
-        values["distillation"]["training"]["optimizer"] = optimizer
+        values["student"]["training"]["optimizer"]["name"] = optimizer
+        values["distillation"]["training"]["optimizer"]["name"] = optimizer
         values["distillation"]["method"].update(alpha=0.0, beta=0.0)
 
     train(world, tmp_path / "plain", change)
@@ -247,9 +248,8 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(
 
     def changing(values: dict[str, Any]) -> None:
         values["data"]["augmentation"] = {"photometric": 0.3, "scale_jitter": [0.8, 1.2]}
-        values["student"]["training"].update(
-            optimizer="sgd", schedule="step", steps=[1], warmup_iters=3, grad_clip=10.0
-        )
+        values["student"]["training"]["optimizer"].update(name="sgd", grad_clip=10.0)
+        values["student"]["training"]["schedule"] = {"name": "step", "milestones": [1], "warmup_iters": 3}
 
     whole = tmp_path.parent / f"whole-{kind}"
     if not whole.is_dir():
@@ -359,11 +359,12 @@ def test_a_folder_of_another_recipe_is_refused_with_the_difference(
     before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
     def slower(values: dict[str, Any]) -> None:
-        values["student"]["training"].update(learning_rate=0.5, epochs=1)
+        values["student"]["training"]["epochs"] = 1
+        values["student"]["training"]["optimizer"]["learning_rate"] = 0.5
 
     with pytest.raises(OutputError, match="holds a run of other settings") as caught:
         train(world, folder, slower)
-    assert "training.learning_rate is 0.001 there and 0.5 here" in str(caught.value)
+    assert "training.optimizer.learning_rate is 0.001 there and 0.5 here" in str(caught.value)
     assert "training.epochs is 2 there and 1 here" in str(caught.value)
     assert "--no-resume" in str(caught.value)
     assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
@@ -376,7 +377,7 @@ def test_a_folder_of_another_recipe_is_refused_with_the_difference(
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_saves_the_batch(world: World, tmp_path: Path) -> None:
     def wild(values: dict[str, Any]) -> None:
-        values["student"]["training"].update(optimizer="sgd", learning_rate=1e20)
+        values["student"]["training"]["optimizer"].update(name="sgd", learning_rate=1e20)
 
     with pytest.raises(TrainingError, match="The loss is not finite at iteration") as caught:
         train(world, tmp_path / "run", wild)
@@ -397,7 +398,12 @@ def test_gradients_are_clipped_together(world: World, tmp_path: Path, monkeypatc
         assert len(parameters) > 150  # the student's, the adapters' and the filters'
 
     monkeypatch.setattr(torch.nn.utils, "clip_grads_with_norm_", watched)
-    distill(world, tmp_path / "run", lambda values: values["distillation"]["training"].update(grad_clip=0.01, epochs=1))
+
+    def clipped(values: dict[str, Any]) -> None:
+        values["distillation"]["training"]["epochs"] = 1
+        values["distillation"]["training"]["optimizer"]["grad_clip"] = 0.01
+
+    distill(world, tmp_path / "run", clipped)
     assert len(norms) == 2
     assert max(norms) <= 0.01001
 
@@ -428,7 +434,8 @@ def test_teacher_and_encoder_are_untouched_by_training(
 
 def test_the_rate_grows_with_the_batch(world: World, tmp_path: Path) -> None:
     def change(values: dict[str, Any]) -> None:
-        values["student"]["training"].update(learning_rate=0.004, learning_rate_batch=16, schedule="step", steps=[2])
+        values["student"]["training"]["optimizer"].update(learning_rate=0.004, base_batch_size=16)
+        values["student"]["training"]["schedule"].update(name="step", milestones=[2])
 
     train(world, tmp_path / "run", change)
     assert lines(tmp_path / "run")[0]["rate"] == pytest.approx(0.004 * 4 / 16)
@@ -451,8 +458,9 @@ def test_a_run_interrupted_within_an_epoch_goes_on_from_that_step(
     def changing(values: dict[str, Any]) -> None:
         values["data"]["augmentation"] = {"photometric": 0.3, "scale_jitter": [0.8, 1.2]}
         values["distillation"]["training"].update(
-            batch_size=2, warmup_iters=3, ema_decay=0.9, accumulation=2, save_minutes=0
+            batch_size=2, ema_decay=0.9, accumulation_steps=2, save_every_minutes=0
         )
+        values["distillation"]["training"]["schedule"]["warmup_iters"] = 3
 
     distill(world, tmp_path / "whole", changing)
     for _ in interrupted_in(monkeypatch, 2):
@@ -494,7 +502,7 @@ def test_accumulated_gradients_are_the_mean_of_the_parts(
     monkeypatch.setattr(trainer._Loop, "backward", watched_backward)
 
     def in_two_parts(values: dict[str, Any]) -> None:
-        values["student"]["training"].update(accumulation=2, channels_last=False)
+        values["student"]["training"].update(accumulation_steps=2, compute={"channels_last": False})
         values["student"]["detector"]["norm"] = "frozen"
 
     with pytest.raises(KeyboardInterrupt):
@@ -506,7 +514,7 @@ def test_accumulated_gradients_are_the_mean_of_the_parts(
 
 def test_a_batch_that_cannot_be_accumulated_is_refused(world: World, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"shared out evenly: got 4 images, expected a multiple of 3"):
-        train(world, tmp_path / "run", lambda values: values["student"]["training"].update(accumulation=3))
+        train(world, tmp_path / "run", lambda values: values["student"]["training"].update(accumulation_steps=3))
 
 
 def test_the_averaged_weights_are_validated_and_kept(
@@ -591,7 +599,7 @@ def test_a_compiled_detector_learns_the_same_under_the_same_names(
     """Traced by torch.compile in a process without shape checks; building C++ from the trace would take a minute."""
 
     def compiled(values: dict[str, Any]) -> None:
-        values["student"]["training"]["compile"] = True
+        values["student"]["training"]["compute"] = {"compile": True}
 
     told = json.dumps([settings(world, compiled).model_dump(mode="json"), str(tmp_path), torch.get_num_threads()])
     done = subprocess.run([sys.executable, "-c", COMPILED, told], capture_output=True, text=True, check=False)
@@ -604,8 +612,12 @@ def test_a_compiled_detector_learns_the_same_under_the_same_names(
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU has batch norm over processes")
 def test_batch_norm_over_processes_needs_gpus(world: World, tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match="sync_norm needs GPUs"):
-        train(world, tmp_path / "run", lambda values: values["student"]["training"].update(sync_norm=True))
+    with pytest.raises(TrainingError, match="sync_batch_norm needs GPUs"):
+        train(
+            world,
+            tmp_path / "run",
+            lambda values: values["student"]["training"].update(compute={"sync_batch_norm": True}),
+        )
 
 
 FULL = """

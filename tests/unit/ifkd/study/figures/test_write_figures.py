@@ -457,7 +457,7 @@ def test_detections_are_those_of_prediction(study: Path) -> None:
     dataset = data_set(study.parent / "data")
     shown = examples(dataset, settings.data, names=["100"])
     found = found_by(runs.teacher, shown, settings, least_score=0.01)[0]
-    low = settings.selection.model_copy(update={"score_threshold": 0.01})
+    low = settings.postprocess.model_copy(update={"score_threshold": 0.01})
     known = dict(predict(runs.teacher.detector, dataset, settings.data, low, per_level=50))[100]
     assert len(found) > 0
     assert found.boxes == pytest.approx(known.boxes, abs=1e-3)

@@ -1,0 +1,40 @@
+"""Read JSON files that state the version of their schema."""
+
+import json
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import ValidationError
+
+from ifkd.core.config import Schema
+from ifkd.core.errors import DataError
+
+S = TypeVar("S", bound=Schema)
+
+
+def read_versioned(path: Path, schema: type[S], *, hint: str) -> S:
+    """Read a JSON file into a schema whose field `schema_version` has the supported version as its default.
+
+    Args:
+        path: The JSON file.
+        schema: Its schema.
+        hint: How to write the file again.
+
+    Raises:
+        DataError: The file cannot be read, has another schema version, or is invalid.
+    """
+    supported = schema.model_fields["schema_version"].default
+    try:
+        values = json.loads(path.read_bytes())
+        version = values.get("schema_version") if isinstance(values, dict) else None
+        if version != supported:
+            raise DataError(f"{path} has another schema version", got=version or "none", expected=supported, hint=hint)
+        return schema.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror or error})") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise DataError(f"{path} is invalid at {key} ({first['msg']})", hint=hint) from error
+    except ValueError as error:
+        raise DataError(f"{path} is not a JSON file ({error})", hint=hint) from error
