@@ -122,7 +122,7 @@ def _manifest(
         detector=checkpoint.meta.detector.model_dump(mode="json"),
         input=InputSpec(
             tile_px=graph.tile_px,
-            tile_sides_px=graph.sizes.sides,
+            tile_sides_px=graph.sizes.side_range,
             max_batch=settings.export.max_batch,
             scale=settings.data.scale,
             imagery=settings.data.imagery,

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ifkd import recipe
-from ifkd.core.detections import Array
+from ifkd.core.detections import Array, box_areas
 from ifkd.core.errors import DataError
 from ifkd.data.coco import LabeledImage
 from ifkd.data.splits import read_split
@@ -91,7 +91,7 @@ def cut_tile(image: LabeledImage, data: recipe.DataOptions, size: tuple[int, int
     tile = pad(pixels[start[0] : start[0] + size[0], start[1] : start[1] + size[1]], size)
     whole = image.boxes * np.float32(scale) - np.array([start[1], start[0]] * 2, np.float32)
     boxes = whole.clip(0, np.array([size[1], size[0]] * 2, np.float32))
-    share = _areas(boxes) / np.maximum(_areas(whole), 1e-6)
+    share = box_areas(boxes) / np.maximum(box_areas(whole), 1e-6)
     seen = share > 0
     labeled = replace(
         image,
@@ -101,8 +101,3 @@ def cut_tile(image: LabeledImage, data: recipe.DataOptions, size: tuple[int, int
         ignore=(image.ignore | (share < VISIBLE_SHARE))[seen],
     )
     return CutTile(tile, labeled)
-
-
-def _areas(boxes: Array) -> Array:
-    area: Array = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    return area

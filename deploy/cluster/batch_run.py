@@ -33,7 +33,7 @@ from deploy.scene.write.output_folder import PRODUCER, STAGE_NAME, require_own
 from export.bundle.bundle import MANIFEST_NAME
 from ifkd import __version__
 from ifkd.core.errors import SceneError, UsageError
-from ifkd.core.files import make_folder, sha256_of, take_lock
+from ifkd.core.files import make_folder, sha256_of, acquire_lock
 from ifkd.core.progress import progress
 from ifkd.imagery.raster import HTTP_OPTIONS
 
@@ -249,7 +249,7 @@ class _SceneBar:
 
 @contextmanager
 def _locked(path: Path, folder: Path) -> Iterator[None]:
-    handle = take_lock(path, folder=folder)
+    handle = acquire_lock(path, folder=folder)
     try:
         yield
     finally:

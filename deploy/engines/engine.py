@@ -1,103 +1,141 @@
-"""The engine contract: a loaded model that answers `infer`, whatever runs it."""
+"""The engine interface: a loaded model that turns batches of tiles into candidates."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
-from export.bundle.manifest import Precision
+from export.bundle.manifest import Manifest, Precision
 from ifkd.core.detections import Array, Candidates, Detections
 from ifkd.core.errors import EngineError
 from ifkd.core.input_shapes import InputShapes
 
 Backend = Literal["torch", "onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt", "tensorrt", "triton"]
 
+OUTPUT_DTYPES: dict[str, np.dtype[Any]] = {
+    "boxes": np.dtype(np.float32),
+    "scores": np.dtype(np.float32),
+    "labels": np.dtype(np.int64),
+}
+"""Dtype of each output of an exported model, in the order of the fields of `Candidates`."""
+
+
+def output_shapes(k: int, *batch: int) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each output for `k` candidates per tile, after the axes of `batch`."""
+    return {"boxes": (*batch, k, 4), "scores": (*batch, k), "labels": (*batch, k)}
+
 
 @dataclass(frozen=True, slots=True)
 class EngineInfo:
-    """What an engine is, for checks and for reports."""
+    """Description of an engine, for checks and reports."""
 
     backend: str
     """One of `Backend`, or `fake`."""
     backend_version: str
     device: str
-    """Where it computes, in words."""
+    """Name of the device that computes."""
     precision: Precision
     file: str
-    """The file in the bundle that was loaded."""
+    """Name of the loaded file in the bundle."""
     sha256: str
     """Digest of that file."""
     tile_px: tuple[int, int]
-    """(height, width)."""
+    """(height, width) of a tile, pixels."""
     max_batch: int
     candidates: int
     """Candidates per tile."""
     classes: tuple[str, ...]
     tile_sides_px: tuple[int, int] | None = None
-    """Least and largest height and width, where it takes tiles of several sizes; None where of `tile_px` alone."""
+    """Smallest and largest height and width of a tile; None for an engine with the fixed size `tile_px`."""
+
+    @classmethod
+    def of_file(
+        cls,
+        manifest: Manifest,
+        file: str,
+        *,
+        backend: Backend,
+        backend_version: str,
+        device: str,
+        precision: Precision,
+        max_batch: int | None = None,
+    ) -> "EngineInfo":
+        """Return the description of an engine for a file of a manifest; `max_batch` defaults to the manifest's."""
+        return cls(
+            backend=backend,
+            backend_version=backend_version,
+            device=device,
+            precision=precision,
+            file=file,
+            sha256=manifest.files[file].sha256,
+            tile_px=manifest.input.tile_px,
+            max_batch=manifest.input.max_batch if max_batch is None else max_batch,
+            candidates=manifest.outputs.candidates,
+            classes=manifest.classes,
+            tile_sides_px=manifest.input.tile_sides_px,
+        )
 
     @property
     def sizes(self) -> InputShapes:
-        """The tiles it takes."""
+        """Tile sizes that the engine accepts."""
         return InputShapes(self.tile_px, self.tile_sides_px)
 
 
 @dataclass(frozen=True, slots=True)
-class InferenceParts:
-    """What one inference was made of, for an engine that computes elsewhere than where the tiles are."""
+class InferenceTiming:
+    """Duration of the steps of one inference on a device with its own memory."""
 
     upload_ms: float
-    """Tiles to the device."""
+    """Copy of the tiles to the device."""
     compute_ms: float
     download_ms: float
-    """Candidates back from it."""
+    """Copy of the candidates to the host."""
 
 
 class Engine(ABC):
-    """Answers tiles with candidates. Construction means ready; use it in a `with`, or `close` it."""
+    """A loaded model, ready for inference. Use it as a context manager, or call `close`."""
 
     info: EngineInfo
 
     def infer(self, tiles: Array) -> Candidates:
-        """Return the candidates of a batch of tiles, in arrays that belong to the caller.
+        """Return the candidates of a batch of tiles, in arrays that the caller owns.
 
         Args:
-            tiles: uint8 [batch, 3, height, width], RGB, of a size that `info.sizes` takes.
+            tiles: uint8 [batch, 3, height, width], RGB, of a size in `info.sizes`.
 
         Raises:
-            EngineError: The tiles are not what the engine takes; the runtime has not seen them.
+            EngineError: The dtype, shape or batch size is invalid, or the engine is closed.
         """
         self._check(tiles)
         return self._run(tiles)
 
     def infer_each(self, batches: Iterable[Array]) -> Iterator[Candidates]:
-        """Yield the candidates of each batch, in order; an engine may take the next one before it answers the last.
+        """Yield the candidates of each batch, in order; an engine may fetch the next batch before it yields.
 
         Raises:
-            EngineError: A batch is not what the engine takes.
+            EngineError: A batch is invalid.
         """
         for tiles in batches:
             yield self.infer(tiles)
 
     @property
-    def parts(self) -> InferenceParts | None:
-        """The parts of the last inference that was answered.
+    def last_timing(self) -> InferenceTiming | None:
+        """Timing of the last inference.
 
-        None before the first one, and always where tiles are computed in the memory that they lie in, as on a CPU:
-        nothing is uploaded there; nor does a Triton server tell its parts.
+        None before the first inference, on a CPU (nothing is copied), and for a Triton server (it does not report it).
         """
         return None
 
     @abstractmethod
     def _run(self, tiles: Array) -> Candidates:
-        """Answer tiles that were checked."""
+        """Return the candidates of tiles that passed `_check`."""
 
     @abstractmethod
     def close(self) -> None:
-        """Give back what the engine holds; a second call does nothing."""
+        """Release all resources; a second call does nothing."""
 
     def __enter__(self) -> "Engine":  # noqa: PYI034 - beartype cannot check Self
         return self
@@ -109,46 +147,46 @@ class Engine(ABC):
 
     def _check(self, tiles: Array) -> None:
         sizes = self.info.sizes
-        fits = (
+        valid = (
             isinstance(tiles, np.ndarray)
             and tiles.dtype == np.uint8
             and tiles.ndim == 4
             and tiles.shape[1] == 3
-            and sizes.takes(tiles.shape[2:])
+            and sizes.accepts(tiles.shape[2:])
             and 1 <= len(tiles) <= self.info.max_batch
         )
-        if not fits:
+        if not valid:
             got = f"{tiles.dtype} {list(tiles.shape)}" if isinstance(tiles, np.ndarray) else type(tiles).__name__
             raise EngineError(
-                "These tiles do not fit the engine",
+                "The tiles do not fit the engine",
                 got=got,
-                expected=f"uint8 [1..{self.info.max_batch}, 3, {sizes.usual[0]}, {sizes.usual[1]}]"
-                if sizes.sides is None
+                expected=f"uint8 [1..{self.info.max_batch}, 3, {sizes.opt[0]}, {sizes.opt[1]}]"
+                if sizes.side_range is None
                 else f"uint8 [1..{self.info.max_batch}, 3, height, width] with {sizes}",
             )
 
 
 class FakeEngine(Engine):
-    """An engine for tests and dry runs: for each tile it answers what `find` returns, padded to k candidates."""
+    """An engine for tests and benchmarks: `find` returns the detections of a tile, padded to k candidates."""
 
     def __init__(self, info: EngineInfo, find: Callable[[Array], Detections]) -> None:
         self.info = info
         self._find = find
 
     def _run(self, tiles: Array) -> Candidates:
-        k = self.info.candidates
-        boxes = np.zeros((len(tiles), k, 4), np.float32)
-        scores = np.zeros((len(tiles), k), np.float32)
-        labels = np.zeros((len(tiles), k), np.int64)
+        shapes = output_shapes(self.info.candidates, len(tiles))
+        output = Candidates(*(np.zeros(shapes[name], dtype) for name, dtype in OUTPUT_DTYPES.items()))
         for row, tile in enumerate(tiles):
             found = self._find(tile)
-            n = min(k, len(found))
-            boxes[row, :n], scores[row, :n], labels[row, :n] = (
-                found.boxes[:n],
-                found.scores[:n],
-                found.labels[:n],
-            )
-        return Candidates(boxes, scores, labels)
+            n = min(self.info.candidates, len(found))
+            output.boxes[row, :n], output.scores[row, :n] = found.boxes[:n], found.scores[:n]
+            output.labels[row, :n] = found.labels[:n]
+        return output
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: there are no resources."""
+
+
+def closed_error() -> EngineError:
+    """Return the error of an inference after `close`."""
+    return EngineError("The engine is closed", hint="Open it again.")

@@ -1,4 +1,4 @@
-"""The torch reference: trained weights in the graph that is exported. The one module of deploy that imports torch."""
+"""Torch reference engine: trained weights in the network that is exported. Only this module of deploy uses torch."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from deploy.engines.engine import Engine, EngineInfo
+from deploy.engines.engine import Engine, EngineInfo, closed_error
 from export.bundle.bundle import Bundle
 from export.bundle.manifest import Precision
 from export.onnx.exportable import ExportableDetector
@@ -27,34 +27,34 @@ class TorchEngine(Engine):
         """Load the bundle's weights.
 
         Args:
-            bundle: Where the weights are.
-            precision: fp32; the reference has no other.
-            threads: CPU threads while it infers; by default all cores the process may use.
+            bundle: The bundle.
+            precision: Always fp32.
+            threads: CPU threads during inference; by default all cores that the process may use.
 
         Raises:
-            BundleError: The bundle has no weights, or they were changed.
-            CheckpointError: The weights do not fit their own description.
-            EngineError: Another precision was asked for.
+            BundleError: The bundle has no weights, or their digest differs.
+            CheckpointError: The weights do not fit the network in their metadata.
+            EngineError: The precision is not fp32.
         """
         if precision != "fp32":
             raise EngineError("The torch reference computes in fp32", got=precision, expected="fp32")
         weights, configs = bundle.find("weights"), bundle.find("config")
         if not weights or not configs:
             raise BundleError(f"{bundle.path} has no weights or no recipe for torch", hint="Export the bundle again.")
-        # The bundle's recipe, not the one in the weights: settings of the export may have been overridden.
-        settings = load(bundle.file(configs[0]), Recipe)
+        # The bundle's recipe, not the checkpoint's: export settings may have been overridden.
+        recipe = load(bundle.file(configs[0]), Recipe)
         self._load(
             bundle.file(weights[0]),
             file=weights[0],
             tile_px=bundle.manifest.input.tile_px,
-            per_level=settings.export.candidates_per_level,
+            per_level=recipe.export.candidates_per_level,
             max_batch=bundle.manifest.input.max_batch,
             sides_px=bundle.manifest.input.tile_sides_px,
             threads=threads,
         )
         if self.info.candidates != bundle.manifest.outputs.candidates:
             raise BundleError(
-                f"The weights of {bundle.path} do not answer what the manifest says",
+                f"The outputs of the weights of {bundle.path} differ from the manifest",
                 got=f"{self.info.candidates} candidates",
                 expected=bundle.manifest.outputs.candidates,
                 hint="Export the bundle again.",
@@ -68,12 +68,12 @@ class TorchEngine(Engine):
 
         Args:
             path: The checkpoint.
-            tile_px: (height, width); by default the recipe's.
-            threads: CPU threads while it infers; by default all cores the process may use.
+            tile_px: (height, width) of a tile; by default the recipe's.
+            threads: CPU threads during inference; by default all cores that the process may use.
 
         Raises:
-            CheckpointError: It is absent or damaged.
-            ConfigError: Tiles of that size do not fit the pyramid.
+            CheckpointError: The file is missing or damaged.
+            ConfigError: The network does not accept tiles of this size.
         """
         engine = cls.__new__(cls)
         engine._load(path, file=path.name, tile_px=tile_px, threads=threads)  # noqa: SLF001
@@ -90,16 +90,16 @@ class TorchEngine(Engine):
         sides_px: tuple[int, int] | None = None,
         threads: int | None = None,
     ) -> None:
-        """Build the graph; what is not given is the recipe's."""
+        """Build the network; values that are None come from the checkpoint's recipe."""
         checkpoint = load_checkpoint(path)
         recipe = checkpoint.meta.recipe
-        graph = ExportableDetector(
+        model = ExportableDetector(
             build_from(checkpoint),
             tile_px=tile_px or (recipe.data.tile_px, recipe.data.tile_px),
-            per_level=per_level or recipe.export.candidates_per_level,
-            sides_px=sides_px,
+            candidates_per_level=per_level or recipe.export.candidates_per_level,
+            tile_sides_px=sides_px,
         )
-        self._graph: ExportableDetector | None = graph
+        self._model: ExportableDetector | None = model
         self._threads = threads or usable_cores()
         self.info = EngineInfo(
             backend="torch",
@@ -108,29 +108,29 @@ class TorchEngine(Engine):
             precision="fp32",
             file=file,
             sha256=sha256_of(path),
-            tile_px=graph.tile_px,
+            tile_px=model.tile_px,
             max_batch=max_batch or recipe.export.max_batch,
-            candidates=graph.count_candidates(),
+            candidates=model.count_candidates(),
             classes=checkpoint.meta.classes,
-            tile_sides_px=graph.sizes.sides,
+            tile_sides_px=model.sizes.side_range,
         )
 
     def _run(self, tiles: Array) -> Candidates:
-        if self._graph is None:
-            raise EngineError("This engine is closed", hint="Open it again.")
-        # torch shares the array's memory and warns where it may not write to it, so the tiles are copied.
-        with _threads(self._threads), torch.inference_mode():
-            boxes, scores, labels = self._graph(torch.from_numpy(np.array(tiles, order="C")))
+        if self._model is None:
+            raise closed_error()
+        # torch shares the array's memory and warns about read-only memory, so the tiles are copied.
+        with _torch_threads(self._threads), torch.inference_mode():
+            boxes, scores, labels = self._model(torch.from_numpy(np.array(tiles, order="C")))
         return Candidates(boxes.numpy(), scores.numpy(), labels.numpy())
 
     def close(self) -> None:
         """Drop the network; a second call does nothing."""
-        self._graph = None
+        self._model = None
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """Give torch `count` threads, and give the process's own setting back."""
+def _torch_threads(count: int) -> Iterator[None]:
+    """Set torch's number of threads for the block, and restore it afterwards."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

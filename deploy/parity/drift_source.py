@@ -20,7 +20,7 @@ from deploy.parity.matching import Pairing, greedy_pairs, match
 from deploy.parity.tolerances import Tolerances
 from export.bundle.manifest import Precision
 from ifkd.core.config import Schema
-from ifkd.core.detections import Array, Detections, pairwise_iou
+from ifkd.core.detections import Array, Detections, box_areas, pairwise_iou
 from ifkd.core.postprocess import PostprocessConfig
 
 StageName = Literal["preprocess", "raw head", "decode", "select", "merge"]
@@ -356,5 +356,5 @@ def _iou_of_pairs(ours: Array, theirs: Array) -> Array:
     """Return the IoU of each pair of boxes [n, 4]. float [n]."""
     low, high = np.maximum(ours[:, :2], theirs[:, :2]), np.minimum(ours[:, 2:], theirs[:, 2:])
     shared = (high - low).clip(min=0).prod(axis=1)
-    areas = (ours[:, 2:] - ours[:, :2]).prod(axis=1) + (theirs[:, 2:] - theirs[:, :2]).prod(axis=1)
+    areas = box_areas(ours) + box_areas(theirs)
     return shared / np.maximum(areas - shared, 1e-9)

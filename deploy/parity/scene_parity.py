@@ -110,7 +110,7 @@ class SceneReference:
         found = detect_scene(recorder, self.scene, self.settings, show_progress=True)
         factor = 1.0 / self.settings.scale
         placed = [
-            one.scaled(factor).moved(right=float(window.left), down=float(window.top)).clipped(self.scene.size)
+            one.scaled(factor).translated(dx=float(window.left), dy=float(window.top)).clipped(self.scene.size)
             for one, window in zip(recorder.seen, self._windows, strict=True)
         ]
         return ImageResult(found.detections, Detections.concatenate(placed) if placed else Detections.empty())

@@ -39,6 +39,7 @@ from deploy.report.tables import (
     unmatched_table,
 )
 from deploy.report.verdict import Status, parts_of
+from ifkd.core.config import flatten
 from ifkd.core.files import atomic_path, make_folder, write_json
 from ifkd.core.html import chart
 from ifkd.core.html.chart import Chart, Series
@@ -188,7 +189,7 @@ def _view(report: Report) -> dict[str, Any]:
         ],
         "devices": [device_of(bench) for bench in report.benches],
         "conditions": _accuracy_conditions(report),
-        "environment": flatten(report.environment),
+        "environment": setting_rows(report.environment),
     }
 
 
@@ -368,17 +369,14 @@ def _seen(one: Evaluation) -> str:
     )
 
 
-def flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Return nested facts as pairs of dotted name and words."""
-    pairs: list[tuple[str, str]] = []
-    for key, value in values.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, Mapping):
-            pairs += flatten(value, f"{name}.")
-        elif isinstance(value, list | tuple) and all(not isinstance(item, Mapping | list) for item in value):
-            pairs.append((name, ", ".join(str(item) for item in value) or "none"))
-        elif isinstance(value, list | tuple):
-            pairs.append((name, json.dumps(value, ensure_ascii=False)))
-        else:
-            pairs.append((name, "unknown" if value is None else str(value)))
-    return pairs
+def setting_rows(values: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return nested settings as pairs of dotted key and text."""
+    return [(key, _setting_text(value)) for key, value in flatten(values).items()]
+
+
+def _setting_text(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        if any(isinstance(item, Mapping | list) for item in value):
+            return json.dumps(value, ensure_ascii=False)
+        return ", ".join(str(item) for item in value) or "none"
+    return "unknown" if value is None else str(value)

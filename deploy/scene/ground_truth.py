@@ -13,7 +13,7 @@ import numpy as np
 
 from deploy.scene.read.georeference import Georeference
 from ifkd.core.config import Schema
-from ifkd.core.detections import Array, Detections, pairwise_iou
+from ifkd.core.detections import Array, Detections, box_areas, pairwise_iou
 from ifkd.core.errors import DataError
 from ifkd.data.coco import CocoDataset, LabeledImage, read_coco
 from ifkd.data.metrics import evaluate
@@ -232,7 +232,7 @@ def _mapped_image(
         size=size,
         boxes=boxes[on_scene],
         labels=labels[on_scene],
-        place=path.name,
+        scene=path.name,
         ignore=ignore[on_scene],
     )
     return image, known
@@ -260,7 +260,7 @@ def _inside(boxes: Array, regions: Array) -> Array:
     low = np.maximum(boxes[:, None, :2], regions[None, :, :2])
     high = np.minimum(boxes[:, None, 2:], regions[None, :, 2:])
     shared = (high - low).clip(min=0).prod(axis=2).max(axis=1)
-    half: Array = shared >= MATCH_IOU * (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+    half: Array = shared >= MATCH_IOU * box_areas(boxes)
     return half
 
 

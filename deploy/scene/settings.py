@@ -74,10 +74,10 @@ def settings_for(
         raise UsageError("The score threshold must be at least 0 and below 1", got=score)
     if not 0.0 <= one_class <= 1.0:
         raise UsageError("one_class must be from 0 to 1", got=one_class)
-    least = manifest.defaults.scene_score if score is None else score
-    selection = manifest.defaults.selection.model_copy(update={"score_threshold": least})
+    least = manifest.defaults.scene_score_threshold if score is None else score
+    selection = manifest.defaults.postprocess.model_copy(update={"score_threshold": least})
     tile = manifest.input.tile_px if tile_px is None else (tile_px, tile_px)
-    if not manifest.input.sizes.takes(tile):
+    if not manifest.input.sizes.accepts(tile):
         raise UsageError(
             "The bundle's files do not take tiles of this size",
             got=f"{tile[0]} x {tile[1]} px",
@@ -107,10 +107,10 @@ def tile_for(size: tuple[int, int], sizes: InputShapes, settings: DetectionSetti
 
     Where an engine takes tiles of several sizes, a side that the scene does not fill is cut down to what it needs.
     """
-    height, width = settings.tile_px or sizes.usual
-    if sizes.sides is None:
+    height, width = settings.tile_px or sizes.opt
+    if sizes.side_range is None:
         return height, width
-    return tuple(_enough(*pair, sizes.sides[0], settings) for pair in zip(size, (height, width), strict=True))  # type: ignore[return-value]
+    return tuple(_enough(*pair, sizes.side_range[0], settings) for pair in zip(size, (height, width), strict=True))  # type: ignore[return-value]
 
 
 def _enough(length: int, side: int, least: int, settings: DetectionSettings) -> int:

@@ -1,4 +1,4 @@
-"""A candidate graph becomes model.onnx: one file, free batch and where wanted free tiles, the same bytes every time."""
+"""Export of a detector to ONNX: one file with a dynamic batch axis and, if configured, dynamic tile sizes."""
 
 import json
 from dataclasses import dataclass
@@ -20,10 +20,10 @@ METADATA_PREFIX = "ifkd."
 
 @dataclass(frozen=True, slots=True)
 class OnnxMetadata:
-    """What an ONNX file tells of itself where it is found without its bundle."""
+    """Properties written into an ONNX file, for use without its bundle."""
 
     name: str
-    """The recipe's name."""
+    """Name of the recipe."""
     producer: str
     """Program and version."""
     classes: tuple[str, ...]
@@ -34,21 +34,20 @@ class OnnxMetadata:
     """Digest of the checkpoint."""
 
 
-def export_onnx(graph: ExportableDetector, path: Path, *, max_batch: int, essentials: OnnxMetadata) -> None:
-    """Write a graph as ONNX, check it whole, and put it at `path` atomically.
+def export_onnx(model: ExportableDetector, path: Path, *, max_batch: int, metadata: OnnxMetadata) -> None:
+    """Export a model to ONNX, check it and write it to `path` atomically.
 
-    Nothing in the file depends on the time, the machine or the folder it was made in: equal weights and
-    settings give equal bytes.
+    The file does not depend on the time, the machine or the folder: the same weights and settings give the same bytes.
 
     Args:
-        graph: What to write.
-        path: The file.
-        max_batch: The largest batch the graph is asked for; with 1 the batch is fixed.
-        essentials: Written as `metadata_props`, each key with the prefix `ifkd.`.
+        model: The model.
+        path: The output file.
+        max_batch: Largest batch; 1 makes the batch axis static.
+        metadata: Written as `metadata_props`, each key with the prefix `ifkd.`.
     """
-    shape, symbols = _symbols(graph, max_batch)
+    shape, dynamic_axes = _input_shape(model, max_batch)
     program = torch.onnx.export(
-        graph,
+        model,
         (torch.zeros(shape, dtype=torch.uint8),),
         dynamo=True,
         opset_version=OPSET,
@@ -56,55 +55,55 @@ def export_onnx(graph: ExportableDetector, path: Path, *, max_batch: int, essent
         verbose=False,
         input_names=[INPUT_NAME],
         output_names=list(OUTPUT_NAMES),
-        dynamic_shapes=(symbols,) if symbols else None,
+        dynamic_shapes=(dynamic_axes,) if dynamic_axes else None,
     )
     assert program is not None
-    model: onnx.ModelProto = program.model_proto
-    _forget_the_making(model)
-    _write_essentials(model, essentials, sizes=graph.sizes, max_batch=max_batch)
-    onnx.checker.check_model(model, full_check=True)
+    proto: onnx.ModelProto = program.model_proto
+    _remove_exporter_notes(proto)
+    _write_metadata(proto, metadata, shapes=model.sizes, max_batch=max_batch)
+    onnx.checker.check_model(proto, full_check=True)
     with atomic_path(path) as temporary:
-        temporary.write_bytes(model.SerializeToString(deterministic=True))
+        temporary.write_bytes(proto.SerializeToString(deterministic=True))
 
 
-def _symbols(graph: ExportableDetector, max_batch: int) -> tuple[tuple[int, ...], dict[int, Any]]:
-    """Return the shape of the tiles that a graph is exported with, and the axes that stay free, each with its symbol.
+def _input_shape(model: ExportableDetector, max_batch: int) -> tuple[tuple[int, ...], dict[int, Any]]:
+    """Return the shape of the example input, and the dynamic axes with their symbols.
 
-    The lengths of free axes differ from each other, so that none is taken for another.
+    All dynamic axes of the example differ in length, so that torch does not treat two of them as one.
     """
-    batch, (height, width) = min(2, max_batch), graph.tile_px
-    symbols: dict[int, Any] = {}
+    batch, (height, width) = min(2, max_batch), model.tile_px
+    dynamic_axes: dict[int, Any] = {}
     if max_batch > 1:
-        symbols[0] = torch.export.Dim("batch", min=1, max=max_batch)
-    if graph.sizes.sides is not None:
-        low, high = (side // STEP_PX for side in graph.sizes.sides)
+        dynamic_axes[0] = torch.export.Dim("batch", min=1, max=max_batch)
+    if model.sizes.side_range is not None:
+        low, high = (side // STEP_PX for side in model.sizes.side_range)
         for axis, name in ((2, "rows"), (3, "columns")):
-            symbols[axis] = STEP_PX * torch.export.Dim(name, min=low, max=high)
+            dynamic_axes[axis] = STEP_PX * torch.export.Dim(name, min=low, max=high)
         height, width = STEP_PX * high, STEP_PX * (high - 1)
-    return (batch, 3, height, width), symbols
+    return (batch, 3, height, width), dynamic_axes
 
 
-def _forget_the_making(model: onnx.ModelProto) -> None:
-    """Drop the exporter's notes: they hold stack traces with the paths of whoever exported."""
-    graph = model.graph
-    for part in [*graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer, graph, model]:
+def _remove_exporter_notes(proto: onnx.ModelProto) -> None:
+    """Remove the exporter's notes, which contain stack traces with paths of this machine."""
+    graph = proto.graph
+    for part in [*graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer, graph, proto]:
         part.ClearField("metadata_props")
         part.ClearField("doc_string")
 
 
-def _write_essentials(model: onnx.ModelProto, essentials: OnnxMetadata, *, sizes: InputShapes, max_batch: int) -> None:
-    name, _, version = essentials.producer.partition(" ")
-    model.producer_name, model.producer_version = name, version
-    model.graph.name = essentials.name
+def _write_metadata(proto: onnx.ModelProto, metadata: OnnxMetadata, *, shapes: InputShapes, max_batch: int) -> None:
+    name, _, version = metadata.producer.partition(" ")
+    proto.producer_name, proto.producer_version = name, version
+    proto.graph.name = metadata.name
     properties = {
-        "name": essentials.name,
-        "producer": essentials.producer,
-        "classes": json.dumps(essentials.classes, ensure_ascii=False),
-        "scale": repr(essentials.scale),
-        "tile_px": json.dumps(sizes.usual),
-        **({} if sizes.sides is None else {"tile_sides_px": json.dumps(sizes.sides)}),
+        "name": metadata.name,
+        "producer": metadata.producer,
+        "classes": json.dumps(metadata.classes, ensure_ascii=False),
+        "scale": repr(metadata.scale),
+        "tile_px": json.dumps(shapes.opt),
+        **({} if shapes.side_range is None else {"tile_sides_px": json.dumps(shapes.side_range)}),
         "max_batch": str(max_batch),
-        "weights_sha256": essentials.weights_sha256,
+        "weights_sha256": metadata.weights_sha256,
         "precision": "fp32",
     }
-    onnx.helper.set_model_props(model, {METADATA_PREFIX + key: value for key, value in properties.items()})
+    onnx.helper.set_model_props(proto, {METADATA_PREFIX + key: value for key, value in properties.items()})

@@ -106,8 +106,8 @@ def build_engine(
         engine_bytes=size,
         batch=BatchProfile(opt=profiles[-1].opt, max=max_batch),
         profiles=profiles,
-        tile_px=sizes.usual,
-        tiles=None if sizes.sides is None else TileProfile(min=sizes.smallest, opt=sizes.usual, max=sizes.largest),
+        tile_px=sizes.opt,
+        tiles=None if sizes.side_range is None else TileProfile(min=sizes.smallest, opt=sizes.opt, max=sizes.largest),
         workspace_mib=options.workspace_mib,
         level=options.level,
         compatibility=options.compatibility,
@@ -235,7 +235,7 @@ def _add_profiles(
         )
     for batch in profiles:
         profile = trt_builder.create_optimization_profile()
-        shapes = ((batch.min, sizes.smallest), (batch.opt, sizes.usual), (batch.max, sizes.largest))
+        shapes = ((batch.min, sizes.smallest), (batch.opt, sizes.opt), (batch.max, sizes.largest))
         profile.set_shape(tiles.name, *((count, channels, *size) for count, size in shapes))
         config.add_optimization_profile(profile)
     return sizes

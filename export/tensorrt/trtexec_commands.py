@@ -27,11 +27,11 @@ def command_lines(bundle: Bundle, precision: Precision, options: BuildOptions) -
     profiles = batch_profiles(options.opt_batch, largest)
     trtexec = ["trtexec", f"--onnx={source}", f"--saveEngine={Path(source).with_suffix('.engine')}", "--stronglyTyped"]
     polygraphy = ["polygraphy", "run", source, "--onnxrt", "--trt"]
-    for number, profile in enumerate(profiles if largest > 1 or sizes.sides else ()):
+    for number, profile in enumerate(profiles if largest > 1 or sizes.side_range else ()):
         trtexec += [f"--profile={number}"] if len(profiles) > 1 else []
         for kind, batch, (height, width) in (
             ("min", profile.min, sizes.smallest),
-            ("opt", profile.opt, sizes.usual),
+            ("opt", profile.opt, sizes.opt),
             ("max", profile.max, sizes.largest),
         ):
             trtexec.append(f"--{kind}Shapes={name}:{batch}x3x{height}x{width}")
@@ -44,5 +44,5 @@ def command_lines(bundle: Bundle, precision: Precision, options: BuildOptions) -
     if options.timing_cache is not None:
         trtexec.append(f"--timingCacheFile={options.timing_cache}")
     polygraphy += ["--builder-optimization-level", str(options.level), *(["--tf32"] if options.tf32 else [])]
-    polygraphy += ["--input-shapes", f"{name}:[{profiles[-1].opt},3,{sizes.usual[0]},{sizes.usual[1]}]"]
+    polygraphy += ["--input-shapes", f"{name}:[{profiles[-1].opt},3,{sizes.opt[0]},{sizes.opt[1]}]"]
     return [shlex.join(trtexec), shlex.join(polygraphy)]

@@ -24,7 +24,7 @@ from export.bundle.engine_metadata import BatchProfile, EngineMetadata, engine_m
 from export.bundle.manifest import Manifest, Precision
 from export.triton.protobuf_text import Word, as_text, entries
 from ifkd.core.errors import BundleError, OutputError, UsageError
-from ifkd.core.files import make_folder, put_in_place, sha256_of
+from ifkd.core.files import make_folder, replace_folder, sha256_of
 
 Runtime = Literal["onnx", "tensorrt"]
 Device = Literal["gpu", "cpu"]
@@ -106,7 +106,7 @@ def write_repository(bundle: Bundle, folder: Path, hosting: InstanceConfig = Ins
                 _fill(Path(stage) / model.name, model, bundle)
             make_folder(folder)
             for model in offer.models:
-                put_in_place(Path(stage) / model.name, folder / model.name)
+                replace_folder(Path(stage) / model.name, folder / model.name)
     except OSError as error:
         raise OutputError(
             f"Cannot write {folder} ({error.strerror or error})", hint="Choose another place, or free space and rights."
@@ -258,7 +258,7 @@ def _config(
                 "batch_size": size,
                 "inputs": {
                     "key": manifest.input.name,
-                    "value": {**kind, "dims": [3, *sizes.usual], "random_data": True},
+                    "value": {**kind, "dims": [3, *sizes.opt], "random_data": True},
                 },
             }
             for size in sorted({1, *batches})
@@ -279,7 +279,7 @@ def _accelerator(bundle: Bundle, precision: Precision) -> dict[str, Any]:
     # No precision_mode: the file's types are to hold, and any would leave TensorRT the choice.
     shapes = {
         "min": shape(1, sizes.smallest),
-        "opt": shape(largest, sizes.usual),
+        "opt": shape(largest, sizes.opt),
         "max": shape(largest, sizes.largest),
     }
     return {

@@ -1,7 +1,8 @@
-"""Configuration files: TOML read into frozen schemas, with every mistake reported at once."""
+"""Read TOML configuration files into frozen schemas, and report all mistakes at once."""
 
+import json
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -10,13 +11,15 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ifkd.core.errors import ConfigError, did_you_mean
 
-DIFFERENCES_SHOWN = 4
 EARLIER_VERSION = "earlier_version"
 """Type of the validation error for values of an earlier version; its context has a `hint`."""
+DIFFERENCES_SHOWN = 4
+VALUE_CHARACTERS = 60
+"""Maximum length of a value in a list of differences."""
 
 
 class Schema(BaseModel):
-    """Base of everything that is a file: frozen, and no unknown key passes."""
+    """Base class of all configuration and record files: frozen, without unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
@@ -25,15 +28,15 @@ S = TypeVar("S", bound=Schema)
 
 
 def load(path: Path, schema: type[S], overrides: Sequence[str] = ()) -> S:
-    """Read a TOML file, lay `KEY=VALUE` overrides over it and validate both together.
+    """Read a TOML file, apply overrides and validate the result.
 
     Args:
         path: The TOML file.
-        schema: What it must hold.
-        overrides: `a.b.c=VALUE` with VALUE written as TOML; a bare word is taken as a string.
+        schema: Schema of the file.
+        overrides: `a.b.c=VALUE` with VALUE in TOML syntax; a bare word is a string.
 
     Raises:
-        ConfigError: The file is absent or is not TOML, or any value is wrong; all mistakes are listed.
+        ConfigError: The file is missing, is not TOML or has invalid values; all mistakes are listed.
     """
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -49,26 +52,26 @@ def load(path: Path, schema: type[S], overrides: Sequence[str] = ()) -> S:
 
 
 def parse(values: dict[str, Any], schema: type[S], *, source: str) -> S:
-    """Validate `values` against `schema`; `source` names them in the error.
+    """Validate `values`; `source` names them in the error.
 
     Raises:
-        ConfigError: Any value is wrong; all mistakes are listed.
+        ConfigError: A value is invalid; all mistakes are listed.
     """
     try:
         return schema.model_validate(values)
     except ValidationError as error:
         if (first := error.errors()[0])["type"] == EARLIER_VERSION:
             raise ConfigError(f"{source} {first['msg']}", hint=first["ctx"]["hint"]) from error
-        mistakes = _described(error.errors(), values, schema)
+        mistakes = _mistakes_by_key(error.errors(), values, schema)
         count = "1 mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
         raise ConfigError(f"{source} has {count}:\n  " + "\n  ".join(mistakes)) from error
 
 
 def override(value: S, overrides: Sequence[str], *, source: str) -> S:
-    """Return `value` with `KEY=VALUE` overrides laid over it; `source` names it in the error.
+    """Return a copy of `value` with overrides as in `load`; `source` names it in the error.
 
     Raises:
-        ConfigError: An override is wrong; all mistakes are listed.
+        ConfigError: An override is invalid; all mistakes are listed.
     """
     values = value.model_dump(mode="json")
     for text in overrides:
@@ -77,34 +80,36 @@ def override(value: S, overrides: Sequence[str], *, source: str) -> S:
 
 
 def dump(schema: Schema) -> str:
-    """Return a schema as TOML; keys without a value are left out."""
+    """Return a schema as TOML, without keys that are None."""
     return tomli_w.dumps(schema.model_dump(mode="json", exclude_none=True))
 
 
-def differences(older: str, newer: str, *, besides: tuple[str, ...] = ()) -> str:
-    """Return the first values in which two TOML texts differ, with the values of both; nothing when there are none.
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested tables as one table with dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
 
-    Keys that begin with one of `besides` do not count.
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], *, ignore: tuple[str, ...] = ()) -> str:
+    """Return the first differences of two nested tables, such as "training.epochs was 2, is 3"; empty if equal.
+
+    Dotted keys that start with one of `ignore` are not compared. A missing key equals None.
     """
-    try:
-        there, here = (dict(_flat(tomllib.loads(text))) for text in (older, newer))
-    except tomllib.TOMLDecodeError as error:
-        return f"its config.toml is not TOML ({error})"
-    keys = [key for key in sorted(there.keys() | here.keys()) if not key.startswith(besides)]
-    told = [
-        f"{key.removeprefix('provenance.')} is {there.get(key, 'absent')} there and {here.get(key, 'absent')} here"
+    before, after = flatten(old), flatten(new)
+    keys = [key for key in sorted(before.keys() | after.keys()) if not key.startswith(ignore)]
+    found = [
+        f"{key} was {_shown(before.get(key))}, is {_shown(after.get(key))}"
         for key in keys
-        if there.get(key) != here.get(key)
+        if before.get(key) != after.get(key)
     ]
-    return "; ".join(told[:DIFFERENCES_SHOWN]) + ("; …" if len(told) > DIFFERENCES_SHOWN else "")
+    return "; ".join(found[:DIFFERENCES_SHOWN]) + ("; …" if len(found) > DIFFERENCES_SHOWN else "")
 
 
-def _flat(table: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in table.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
+def _shown(value: Any) -> str:
+    text = "absent" if value is None else json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= VALUE_CHARACTERS else f"{text[: VALUE_CHARACTERS - 1]}…"
 
 
 def _apply(values: dict[str, Any], override: str) -> None:
@@ -116,58 +121,55 @@ def _apply(values: dict[str, Any], override: str) -> None:
     for parent in parents:
         table = table.setdefault(parent, {})
         if not isinstance(table, dict):
-            raise ConfigError(f"The override {override!r} reaches into {parent!r}, which is a value, not a table")
+            raise ConfigError(f"The override {override!r} treats {parent!r} as a table, but it is a value")
     try:
         table[leaf] = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         table[leaf] = text
 
 
-def _described(mistakes: Sequence[Any], values: dict[str, Any], schema: type[Schema]) -> list[str]:
-    """Return a line for each mistaken place; where several kinds of value are allowed, it names all of them."""
-    places: dict[str, list[Any]] = {}
-    for mistake in mistakes:
-        places.setdefault(_place(mistake, values), []).append(mistake)
-    return [f"{where}: {_describe(found, schema)}" for where, found in places.items()]
+def _mistakes_by_key(errors: Sequence[Any], values: dict[str, Any], schema: type[Schema]) -> list[str]:
+    """Return one line per invalid key; the errors of a union's branches are joined."""
+    by_key: dict[str, list[Any]] = {}
+    for error in errors:
+        by_key.setdefault(_dotted_key(error, values), []).append(error)
+    return [f"{key}: {_describe(found, schema)}" for key, found in by_key.items()]
 
 
-def _place(mistake: Any, values: Any) -> str:
-    """Return the key path as the file has it: pydantic's has the names of a union's branches between the keys."""
+def _dotted_key(error: Any, values: Any) -> str:
+    """Return the dotted key in the file; pydantic adds the names of union branches to it."""
     path = []
-    for position, part in enumerate(mistake["loc"]):
-        absent = mistake["type"] == "missing" and position == len(mistake["loc"]) - 1
+    for position, part in enumerate(error["loc"]):
+        missing = error["type"] == "missing" and position == len(error["loc"]) - 1
         if isinstance(values, dict) and part in values:
             values = values[part]
         elif isinstance(values, list) and isinstance(part, int):
             values = values[part] if part < len(values) else None
-        elif not absent:
+        elif not missing:
             continue
         path.append(str(part))
-    return ".".join(path) or "(whole file)"
+    return ".".join(path) or "(file)"
 
 
-def _describe(mistakes: Sequence[Any], schema: type[Schema]) -> str:
-    first = mistakes[0]
+def _describe(errors: Sequence[Any], schema: type[Schema]) -> str:
+    first = errors[0]
     if first["type"] == "extra_forbidden":
-        return f"there is no such key. {_suggestion(first['loc'], schema)}".rstrip()
+        key = str(first["loc"][-1])
+        # The same key may be valid in another table.
+        return f"there is no such key. {did_you_mean(key, _all_keys(schema) - {key})}".rstrip()
     if first["type"] == "missing":
-        return "is required and absent."
+        return "is required and missing."
     if first["type"] == "union_tag_invalid":
         tags = [tag.strip("' ") for tag in first["ctx"]["expected_tags"].split(",")]
         tag = first["ctx"]["tag"]
-        told = (f"there is no {tag!r}.", did_you_mean(tag, tags), f"There are {', '.join(tags)}")
-        return " ".join(part for part in told if part)
-    message = ", or ".join(mistake["msg"].removeprefix("Value error, ") for mistake in mistakes)
+        parts = (f"there is no {tag!r}.", did_you_mean(tag, tags), f"Valid values are {', '.join(tags)}")
+        return " ".join(part for part in parts if part)
+    message = ", or ".join(error["msg"].removeprefix("Value error, ") for error in errors)
     return message if isinstance(first["input"], dict) else f"{message}; got {first['input']!r}"
 
 
-def _suggestion(location: tuple[int | str, ...], schema: type[Schema]) -> str:
-    known = _all_keys(schema) - {str(location[-1])}  # the same key may be right elsewhere
-    return did_you_mean(str(location[-1]), known)
-
-
 def _all_keys(schema: type[BaseModel]) -> set[str]:
-    """Return the keys of a schema and of every schema inside it."""
+    """Return the keys of a schema and of all schemas inside it."""
     keys: set[str] = set()
     waiting: list[Any] = [schema]
     seen: set[Any] = set()

@@ -1,4 +1,4 @@
-"""What detectors answer: candidates before non-maximum suppression, detections after it.
+"""Detector outputs: candidates before non-maximum suppression, detections after it.
 
 Boxes are `x1, y1, x2, y2`, float32, in pixels; (0, 0) is the outer corner of the first pixel.
 """
@@ -15,14 +15,14 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Candidates:
-    """A fixed number of scored boxes for each tile of a batch, in no promised order."""
+    """A fixed number of scored boxes per tile of a batch, in any order."""
 
     boxes: Array
     """float32 [batch, k, 4], pixels of the tile."""
     scores: Array
     """float32 [batch, k], 0 to 1."""
     labels: Array
-    """int64 [batch, k], indices into the class list."""
+    """int64 [batch, k], class indices."""
 
     def __post_init__(self) -> None:
         assert self.boxes.ndim == 3 and self.boxes.shape[2] == 4, self.boxes.shape  # noqa: PT018
@@ -35,14 +35,14 @@ class Candidates:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Detections:
-    """Objects found in one image or scene."""
+    """Detected objects of one image or scene."""
 
     boxes: Array
     """float32 [n, 4], pixels."""
     scores: Array
     """float32 [n], 0 to 1."""
     labels: Array
-    """int64 [n], indices into the class list."""
+    """int64 [n], class indices."""
 
     def __post_init__(self) -> None:
         assert self.boxes.ndim == 2 and self.boxes.shape[1] == 4, self.boxes.shape  # noqa: PT018
@@ -69,12 +69,12 @@ class Detections:
         )
 
     def select(self, index: Array) -> "Detections":
-        """Return the objects at `index` (integers or a mask)."""
+        """Return the objects at `index` (integers or a boolean mask)."""
         return Detections(self.boxes[index], self.scores[index], self.labels[index])
 
-    def moved(self, *, right: float = 0.0, down: float = 0.0) -> "Detections":
-        """Return the objects moved by whole or part pixels."""
-        shift = np.array([right, down, right, down], np.float32)
+    def translated(self, *, dx: float = 0.0, dy: float = 0.0) -> "Detections":
+        """Return the objects moved by (dx, dy) pixels, to the right and down."""
+        shift = np.array([dx, dy, dx, dy], np.float32)
         return Detections(self.boxes + shift, self.scores, self.labels)
 
     def scaled(self, factor: float) -> "Detections":
@@ -82,7 +82,7 @@ class Detections:
         return Detections((self.boxes * np.float32(factor)).astype(np.float32), self.scores, self.labels)
 
     def clipped(self, size: tuple[int, int]) -> "Detections":
-        """Return the objects cut to an image of `size` (height, width); those left without area are gone."""
+        """Return the objects clipped to an image of `size` (height, width), without those of zero area."""
         height, width = size
         boxes = self.boxes.copy()
         boxes[:, 0::2] = boxes[:, 0::2].clip(0, width)
@@ -91,36 +91,43 @@ class Detections:
         return Detections(boxes[kept], self.scores[kept], self.labels[kept])
 
     def in_canonical_order(self) -> "Detections":
-        """Return the objects by falling score; ties by label and coordinates, so that the order is unique."""
+        """Return the objects by descending score, then by label and coordinates, so that the order is unique."""
         x1, y1, x2, y2 = self.boxes.T
         return self.select(np.lexsort((y2, x2, y1, x1, self.labels, -self.scores)))
 
 
+def box_areas(boxes: Array) -> Array:
+    """Return the areas [n] of boxes [n, 4]; 0 where a side is negative."""
+    extent = (boxes[:, 2:] - boxes[:, :2]).clip(min=0)
+    product: Array = extent[:, 0] * extent[:, 1]
+    return product
+
+
 def pairwise_iou(boxes: Array, others: Array) -> Array:
-    """Return intersection over union, float64 [n, m], of boxes [n, 4] and [m, 4]; 0 where both have no area."""
+    """Return the intersection over union, float64 [n, m], of boxes [n, 4] and [m, 4]; 0 where both areas are 0."""
     boxes, others = boxes.astype(np.float64), others.astype(np.float64)
     intersection = _pairwise_intersection(boxes, others)
-    union = _area(boxes)[:, None] + _area(others)[None, :] - intersection
+    union = box_areas(boxes)[:, None] + box_areas(others)[None, :] - intersection
     return np.divide(intersection, union, out=np.zeros_like(intersection), where=union > 0)
 
 
 def nms(detections: Detections, *, iou_threshold: float) -> Detections:
-    """Return what class-wise non-maximum suppression keeps, in canonical order.
+    """Return the detections that class-wise non-maximum suppression keeps, in canonical order.
 
-    A box goes when its IoU with a kept box of its class is above `iou_threshold`. The result does not depend
-    on the order of the input.
+    A box is removed when its IoU with a kept box of its class is above `iou_threshold`. The result does not depend on
+    the order of the input.
     """
     ordered = detections.in_canonical_order()
     kept = np.zeros(len(ordered), bool)
     for label in np.unique(ordered.labels):
         index = np.flatnonzero(ordered.labels == label)
-        kept[index[_nms_of_one_class(ordered.boxes[index], iou_threshold)]] = True
+        kept[index[_kept_of_class(ordered.boxes[index], iou_threshold)]] = True
     return ordered.select(kept)
 
 
-def _nms_of_one_class(boxes: Array, iou_threshold: float) -> Array:
+def _kept_of_class(boxes: Array, iou_threshold: float) -> Array:
     boxes = boxes.astype(np.float64)
-    areas = _area(boxes)
+    areas = box_areas(boxes)
     remaining = np.arange(len(boxes))
     kept = []
     while len(remaining):
@@ -136,10 +143,4 @@ def _pairwise_intersection(boxes: Array, others: Array) -> Array:
     high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
     extent = (high - low).clip(min=0)
     product: Array = extent[..., 0] * extent[..., 1]
-    return product
-
-
-def _area(boxes: Array) -> Array:
-    extent = (boxes[:, 2:] - boxes[:, :2]).clip(min=0)
-    product: Array = extent[:, 0] * extent[:, 1]
     return product

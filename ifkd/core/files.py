@@ -1,4 +1,4 @@
-"""Files that are whole or absent: atomic writes and digests."""
+"""Write files and folders atomically, lock files and compute digests."""
 
 import fcntl
 import hashlib
@@ -16,18 +16,18 @@ from ifkd.core.errors import OutputError
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path` that takes its place when the block ends well.
+    """Yield the path of a temporary file that replaces `path` when the block ends without an exception.
 
-    Readers see the old file or the new one, never a part. When the block raises, nothing is left behind.
+    Readers see the old or the new file, never a part of one.
 
     Raises:
-        OutputError: The folder cannot be made or written.
+        OutputError: The folder or the file is not writable.
     """
     folder = make_folder(path.parent)
     try:
         handle, name = tempfile.mkstemp(dir=folder, prefix=f".{path.stem}.", suffix=path.suffix)
     except OSError as error:
-        raise _unwritable(folder, error) from error
+        raise not_writable(folder, error) from error
     os.close(handle)
     temporary = Path(name)
     try:
@@ -35,57 +35,85 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise not_writable(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def clear_halves(path: Path) -> None:
-    """Remove what processes that were killed while they wrote `path` left beside it; nobody else may be writing it."""
-    for half in path.parent.glob(f".{path.stem}.*{path.suffix}"):
-        half.unlink(missing_ok=True)
+def remove_temporary_files(path: Path) -> None:
+    """Remove temporary files that killed processes left beside `path`; no process may be writing it."""
+    for temporary in path.parent.glob(f".{path.stem}.*{path.suffix}"):
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty temporary folder that replaces `path` when the block ends without an exception.
+
+    Raises:
+        OutputError: The parent folder is not writable.
+    """
+    make_folder(path.parent)
+    try:
+        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    except OSError as error:
+        raise not_writable(path, error) from error
+    try:
+        temporary.chmod(0o777 & ~_umask())
+        yield temporary
+        replace_folder(temporary, path)
+    except OSError as error:
+        raise not_writable(path, error) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def replace_folder(source: Path, target: Path) -> None:
+    """Move the folder `source` to `target` on the same file system; an existing `target` is removed.
+
+    The parent of `target` is locked, so that of two concurrent calls the second replaces the folder of the first.
+    """
+    removed = Path(tempfile.mkdtemp(dir=source.parent, prefix=f"{source.name}.old."))
+    old = removed / target.name
+    handle = os.open(target.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        if target.exists():
+            target.replace(old)
+        try:
+            source.replace(target)
+        except OSError:
+            if old.exists():
+                old.replace(target)
+            raise
+    finally:
+        os.close(handle)
+        shutil.rmtree(removed, ignore_errors=True)
 
 
 def make_folder(folder: Path) -> Path:
-    """Make `folder` and its parents, and return it.
+    """Create `folder` and its parents where missing, and return it.
 
     Raises:
-        OutputError: It cannot be made.
+        OutputError: The folder cannot be created.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _unwritable(folder, error) from error
+        raise not_writable(folder, error) from error
     return folder
 
 
-def put_in_place(made: Path, place: Path) -> None:
-    """Let the folder `made`, on the same file system, take the place of whatever is at `place`, as a whole.
-
-    Of two processes that end at once, the second replaces the first as a whole.
-    """
-    retired = Path(tempfile.mkdtemp(dir=made.parent, prefix=f"{made.name}.old."))
-    handle = os.open(place.parent, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        if place.exists():
-            place.replace(retired / place.name)
-        made.replace(place)
-    finally:
-        os.close(handle)
-    shutil.rmtree(retired)
-
-
 @contextmanager
-def sole_user(path: Path) -> Iterator[None]:
-    """Hold the lock file `path` for the block, so that no other process works in its folder meanwhile.
+def file_lock(path: Path) -> Iterator[None]:
+    """Lock the file `path` for the block and remove it afterwards.
 
-    The system gives the lock back when the process ends, however it does; the file is removed when the block ends.
+    The operating system releases the lock when the process ends.
 
     Raises:
-        OutputError: Another process holds it, or the folder cannot be written.
+        OutputError: Another process has the lock, or the folder is not writable.
     """
-    handle = take_lock(path)
+    handle = acquire_lock(path)
     try:
         yield
     finally:
@@ -93,37 +121,38 @@ def sole_user(path: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def take_lock(path: Path, *, folder: Path | None = None) -> int:
-    """Return the descriptor of the lock file `path`, held until it is closed.
+def acquire_lock(path: Path, *, folder: Path | None = None) -> int:
+    """Lock the file `path` and return its descriptor; closing it releases the lock.
 
     Args:
         path: The lock file.
-        folder: The folder that is locked, as the user knows it; by default that of the file.
+        folder: The locked folder in error messages; by default the folder of the file.
 
     Raises:
-        OutputError: Another process holds it, or the folder cannot be written.
+        OutputError: Another process has the lock, or the folder is not writable.
     """
     try:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
-        raise _unwritable(path.parent, error) from error
+        raise not_writable(path.parent, error) from error
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        held = path.exists() and path.stat().st_ino == os.fstat(handle).st_ino
-        if held:
+        # The previous owner may have removed the file after it was opened here.
+        acquired = path.exists() and path.stat().st_ino == os.fstat(handle).st_ino
+        if acquired:
             os.ftruncate(handle, 0)
             os.write(handle, str(os.getpid()).encode())
     except BlockingIOError:
-        held = False
+        acquired = False
     except OSError as error:
         os.close(handle)
-        raise _unwritable(path.parent, error) from error
-    if not held:  # or who held it has just ended and taken it away
-        holder = os.pread(handle, 32, 0).decode(errors="replace") or "unknown"
+        raise not_writable(path.parent, error) from error
+    if not acquired:
+        owner = os.pread(handle, 32, 0).decode(errors="replace") or "unknown"
         os.close(handle)
         raise OutputError(
-            f"Another run (process {holder}) is writing into {folder or path.parent}",
-            hint="Wait for its end, or choose another folder with --out.",
+            f"Another run (process {owner}) is writing into {folder or path.parent}",
+            hint="Wait until it ends, or choose another folder with --out.",
         )
     return handle
 
@@ -135,7 +164,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON, atomically; NaN and infinity are refused, as JSON has neither."""
+    """Write `value` as indented JSON, atomically; NaN and infinity raise a ValueError."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
@@ -145,14 +174,15 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def not_writable(path: Path, error: OSError) -> OutputError:
+    """Return the error for a path that the operating system refuses to write."""
+    return OutputError(
+        f"Cannot write {path} ({error.strerror or error})",
+        hint="Choose another place, free disk space, or change the permissions.",
+    )
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
-
-
-def _unwritable(path: Path, error: OSError) -> OutputError:
-    return OutputError(
-        f"Cannot write {path} ({error.strerror or error})",
-        hint="Choose another place, or free space and rights.",
-    )

@@ -1,43 +1,44 @@
-"""Which tiles a detector's files take: of one size, or of every size in a range."""
+"""Input shapes of an exported detector: one tile size, or a range of sizes."""
 
 from dataclasses import dataclass
 
 STEP_PX = 32
-"""Sides are multiples of this: a backbone halves them five times."""
+"""Tile sides are multiples of this, because a backbone halves them five times."""
 
 
 @dataclass(frozen=True, slots=True)
 class InputShapes:
-    """The (height, width) of the tiles that a detector's file takes, pixels."""
+    """Tile sizes (height, width) that an exported detector accepts, pixels."""
 
-    usual: tuple[int, int]
-    """What the detector was trained on, and what is measured where nobody asks for another."""
-    sides: tuple[int, int] | None = None
-    """Least and largest height and width, when it takes all multiples of `STEP_PX` between them; else `usual` alone."""
+    opt: tuple[int, int]
+    """Size of the training tiles, and the optimal shape of TensorRT profiles."""
+    side_range: tuple[int, int] | None = None
+    """Minimum and maximum side of dynamic shapes, which accept all multiples of `STEP_PX` between them; None accepts
+    only `opt`."""
 
     @property
     def smallest(self) -> tuple[int, int]:
-        """The smallest tile."""
-        return self.usual if self.sides is None else (self.sides[0], self.sides[0])
+        """The smallest size."""
+        return self.opt if self.side_range is None else (self.side_range[0], self.side_range[0])
 
     @property
     def largest(self) -> tuple[int, int]:
-        """The largest tile."""
-        return self.usual if self.sides is None else (self.sides[1], self.sides[1])
+        """The largest size."""
+        return self.opt if self.side_range is None else (self.side_range[1], self.side_range[1])
 
     @property
     def axes(self) -> tuple[int, int]:
-        """Height and width as a network's input has them: -1 for an axis that is free."""
-        return self.usual if self.sides is None else (-1, -1)
+        """Height and width of the network's input, -1 for a dynamic axis."""
+        return self.opt if self.side_range is None else (-1, -1)
 
-    def takes(self, size: tuple[int, ...]) -> bool:
-        """Return whether tiles of this (height, width) are taken."""
-        if self.sides is None:
-            return size == self.usual
-        low, high = self.sides
+    def accepts(self, size: tuple[int, ...]) -> bool:
+        """Return whether the detector accepts tiles of `size`."""
+        if self.side_range is None:
+            return size == self.opt
+        low, high = self.side_range
         return len(size) == 2 and all(low <= side <= high and side % STEP_PX == 0 for side in size)
 
     def __str__(self) -> str:
-        if self.sides is None:
-            return f"{self.usual[0]} x {self.usual[1]} px (height x width)"
-        return f"sides of {self.sides[0]} to {self.sides[1]} px, multiples of {STEP_PX}"
+        if self.side_range is None:
+            return f"{self.opt[0]} x {self.opt[1]} px (height x width)"
+        return f"sides of {self.side_range[0]} to {self.side_range[1]} px, multiples of {STEP_PX}"

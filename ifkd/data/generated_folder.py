@@ -1,78 +1,70 @@
-"""Folders of data that are made whole or not at all, and not made twice."""
+"""Generate a folder completely or not at all, and skip it when it was generated with the same settings before."""
 
 import json
-import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ifkd.core.config import differences
 from ifkd.core.errors import OutputError
-from ifkd.core.files import make_folder, write_json
+from ifkd.core.files import atomic_folder, write_json
 
 
 @dataclass(frozen=True, slots=True)
 class FolderKind:
-    """A kind of folder."""
+    """A kind of generated folder."""
 
     name: str
-    """For messages, with its article: `a synthetic data set`."""
+    """Name with its article, for messages: `a synthetic data set`."""
     record: str
-    """The file that says how the folder was made; its presence means that all is there."""
+    """File with the settings and a summary of the contents; it is written last."""
 
 
-def made_once(
+def generate_once(
     folder: Path,
     kind: FolderKind,
-    wanted: dict[str, Any],
+    settings: dict[str, Any],
     *,
     make: Callable[[Path], dict[str, Any]],
     force: bool = False,
 ) -> dict[str, Any]:
-    """Have `folder` filled, unless it was filled the same way before.
+    """Generate `folder`, unless it was generated with the same settings before.
 
     Args:
-        folder: It must be absent, empty or of this kind.
-        kind: What it is.
-        wanted: All that its content depends on, as JSON.
-        make: Fills an empty folder, and returns what the record is to say of the content.
-        force: Replace a folder of the same kind that was made otherwise.
+        folder: A folder that is absent, empty or of this kind.
+        kind: Its kind.
+        settings: All settings that its contents depend on, as JSON; `version` is that of the generator.
+        make: Function that fills an empty folder, and returns a summary of its contents.
+        force: Replace a folder that was generated with other settings.
 
     Returns:
-        The record, `wanted` and what `make` returned, and `made`: whether it was made now.
+        The record: settings, summary, and `made`, whether the folder was generated now.
 
     Raises:
-        OutputError: The folder holds something else, was made otherwise, or cannot be written.
+        OutputError: The folder has other contents or other settings, or is not writable.
     """
-    wanted = json.loads(json.dumps(wanted))
-    present = _present(folder, kind, wanted)
-    if present is not None:
-        differences = _differences(present, wanted)
-        if not differences:
-            return {**present, "made": False}
+    settings = json.loads(json.dumps(settings))
+    record = _read_record(folder, kind, settings)
+    if record is not None:
+        if record == {**record, **settings}:
+            return {**record, "made": False}
         if not force:
             raise OutputError(
-                f"{folder} holds {kind.name} that was made otherwise:\n  " + "\n  ".join(differences),
+                _difference(folder, kind, record, settings),
                 hint="Choose another folder, or replace this one with --force.",
             )
-    make_folder(folder.parent)
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    try:
-        record = {**wanted, **make(temporary)}
+    with atomic_folder(folder) as temporary:
+        record = {**settings, **make(temporary)}
         write_json(temporary / kind.record, record)
-        temporary.chmod(0o755)
-        _take_place(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return {**record, "made": True}
 
 
-def _present(folder: Path, kind: FolderKind, wanted: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the record of `folder`, or nothing if the folder is free.
+def _read_record(folder: Path, kind: FolderKind, settings: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the record of `folder`; None if the folder is absent or empty.
 
     Raises:
-        OutputError: It is neither free nor of this kind.
+        OutputError: The folder is not of this kind.
     """
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return None
@@ -80,43 +72,17 @@ def _present(folder: Path, kind: FolderKind, wanted: dict[str, Any]) -> dict[str
         record = json.loads((folder / kind.record).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         record = None
-    if not isinstance(record, dict) or not set(wanted) <= set(record):
+    if not isinstance(record, dict) or not set(settings) <= set(record):
         raise OutputError(
-            f"{folder} holds something that is not {kind.name}",
+            f"{folder} has other files and is not {kind.name}",
             hint="Choose a folder that is absent or empty.",
         )
     return record
 
 
-def _differences(present: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
-    """Return lines on what of `wanted` the present record has otherwise."""
-    old, new = _flat({key: present.get(key) for key in wanted}), _flat(wanted)
-    return [
-        f"{key}: there {old.get(key)!r}, wanted {new.get(key)!r}"
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key)
-    ]
-
-
-def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, item in value.items():
-        if isinstance(item, dict):
-            flat |= _flat(item, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = item
-    return flat
-
-
-def _take_place(temporary: Path, folder: Path) -> None:
-    """Move a finished folder to its place; an older one there disappears."""
-    try:
-        if folder.exists():
-            old = temporary.with_name(f"{temporary.name}.old")
-            folder.rename(old)
-            temporary.rename(folder)
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            temporary.rename(folder)
-    except OSError as error:
-        raise OutputError(f"Cannot write {folder} ({error.strerror or error})", hint="Choose another place.") from error
+def _difference(folder: Path, kind: FolderKind, record: dict[str, Any], settings: dict[str, Any]) -> str:
+    """Return what differs between the settings of a folder and the requested ones."""
+    if record.get("version") != settings.get("version"):
+        return f"{folder} is {kind.name} of another version of ifkd"
+    found = differences({key: record.get(key) for key in settings}, settings)
+    return f"{folder} is {kind.name} with other settings: {found}"

@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 
 from ifkd.core.detections import Array
+from ifkd.core.config import differences
 from ifkd.core.errors import OutputError
 from ifkd.core.files import make_folder, write_json
 
@@ -216,9 +217,7 @@ def _differences(path: Path, wanted: dict[str, Any]) -> str:
         return "its header cannot be read"
     if not isinstance(found, dict):
         return "its header cannot be read"
-    plain = json.loads(json.dumps(wanted))
-    keys = sorted(key for key in plain.keys() | found.keys() if plain.get(key) != found.get(key))
-    return "; ".join(f"{key} is {found.get(key, 'absent')} there and {plain.get(key, 'absent')} here" for key in keys)
+    return differences(found, json.loads(json.dumps(wanted)))
 
 
 def _readable(size: int) -> str:

@@ -13,7 +13,7 @@ from ifkd.compute.device import best_device
 from ifkd.core.config import differences, dump
 from ifkd.core.config import load as load_config
 from ifkd.core.errors import OutputError
-from ifkd.core.files import make_folder, sha256_of, sole_user, write_json, write_text
+from ifkd.core.files import make_folder, sha256_of, file_lock, write_json, write_text
 from ifkd.data.splits import read_split
 from ifkd.models.checkpoint import build_from, load_checkpoint
 from ifkd.recipe import Recipe
@@ -70,7 +70,7 @@ class Study:
             logger.warning("The plain student is trained with %s", note)
         for variant in self.variants:
             load_config(self.recipe_path, Recipe, (*self.overrides, *variant.overrides))
-        with sole_user(make_folder(self.folder) / "lock"):
+        with file_lock(make_folder(self.folder) / "lock"):
             self._claim_folder()
             launcher = RunLauncher(self.folder, self.jobs, self.processes)
             recipe = (str(self.recipe_path), *self.overrides)
@@ -161,7 +161,7 @@ class Study:
         if not path.is_file():
             write_text(path, text)
         # The existing recipe is loaded, so that keys added since then have their defaults.
-        elif difference := differences(dump(load_config(path, Recipe)), text):
+        elif difference := differences(load_config(path, Recipe).model_dump(), self.recipe.model_dump()):
             raise OutputError(
                 f"{self.folder} contains a study of another recipe: {difference}", hint="Choose another folder."
             )
@@ -174,7 +174,7 @@ class Study:
         trained_with = load_checkpoint(folder.best).meta.recipe
         other_parts = ("student", "distillation") if name == TEACHER else ("teacher", "student.training")
         ignored = (*NOT_COMPARED, *other_parts)
-        if difference := differences(dump(trained_with), dump(self.recipe), besides=ignored):
+        if difference := differences(trained_with.model_dump(), self.recipe.model_dump(), ignore=ignored):
             raise OutputError(
                 f"{folder.path} was trained with another recipe: {difference}",
                 hint="Use the recipe and the --set values of the training.",
@@ -220,7 +220,8 @@ class Study:
 
     def _student_training_note(self) -> str:
         """Return a note where `ifkd train` would train the plain student with other settings; empty otherwise."""
-        difference = differences(dump(self.recipe.student.training), dump(self.recipe.distillation.training))
+        student, distillation = self.recipe.student.training, self.recipe.distillation.training
+        difference = differences(student.model_dump(), distillation.model_dump())
         return difference and f"distillation.training, as all students; student.training differs: {difference}"
 
 

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset, Sampler
 from torchvision.transforms.v2 import functional as transforms
 
 from ifkd import recipe
-from ifkd.core.detections import Array
+from ifkd.core.detections import Array, box_areas
 from ifkd.core.errors import DataError
 from ifkd.data.coco import CocoDataset, LabeledImage
 from ifkd.imagery.image_files import Imagery, pad, read_image, resize
@@ -202,7 +202,7 @@ def _cropped(
     tile = pad(pixels[top : top + tile_px, left : left + tile_px], (tile_px, tile_px))
     moved = boxes - np.array([left, top, left, top], np.float32)
     cut = moved.clip(0, tile_px)
-    share = _areas(cut) / np.maximum(_areas(moved), 1e-6)
+    share = box_areas(cut) / np.maximum(box_areas(moved), 1e-6)
     whole = share >= KEPT_SHARE
     kept = whole & ~image.ignore
     ignored = (share > 0) & ~kept
@@ -213,11 +213,6 @@ def _start_around(low: float, high: float, tile_px: int, room: int, random: np.r
     """Return a crop's start such that the tile holds [low, high], as far as it fits and the image allows."""
     first, last = sorted((int(high) - tile_px, int(low)))
     return int(np.clip(random.integers(first, last + 1), 0, room))
-
-
-def _areas(boxes: Array) -> Array:
-    area: Array = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    return area
 
 
 def _recolored(pixels: Tensor, strength: float, random: np.random.Generator) -> Tensor:

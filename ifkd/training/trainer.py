@@ -24,10 +24,10 @@ from tqdm import tqdm
 
 from ifkd import recipe
 from ifkd.compute.device import best_device
-from ifkd.compute.distributed import from_first, mean_over_ranks, rank, world_size
+from ifkd.compute.distributed import broadcast_from_first, mean_over_ranks, rank, world_size
 from ifkd.core.environment import machine
 from ifkd.core.errors import DataError, TrainingError
-from ifkd.core.files import atomic_path, clear_halves, sole_user, write_json
+from ifkd.core.files import atomic_path, remove_temporary_files, file_lock, write_json
 from ifkd.core.progress import progress
 from ifkd.data.metrics import Metrics
 from ifkd.distillation import FrozenModels
@@ -62,16 +62,16 @@ def fit(
     if rank() > 0:
         return _fit(run, detector, method, knowledge)
     claim(run)
-    with sole_user(run.folder / LOCK):
+    with file_lock(run.folder / LOCK):
         for name in (BEST, LAST, LEARNED, STATE):
-            clear_halves(run.folder / name)
+            remove_temporary_files(run.folder / name)
         return _fit(run, detector, method, knowledge)
 
 
 def _fit(run: RunFolder, detector: Detector, method: Method | None, knowledge: FrozenModels | None) -> dict[str, Any]:
     result_path = run.folder / RESULT
     finished = json.loads(result_path.read_text(encoding="utf-8")) if result_path.is_file() else None
-    finished = from_first(finished)
+    finished = broadcast_from_first(finished)
     if finished is not None:
         return dict(finished)
     loop = _Loop(run, detector, method, knowledge)
@@ -94,7 +94,7 @@ def _fit(run: RunFolder, detector: Detector, method: Method | None, knowledge: F
     if rank() == 0:
         write_json(result_path, result)
         (run.folder / STATE).unlink(missing_ok=True)
-    return from_first(result)
+    return broadcast_from_first(result)
 
 
 class _Loop:
@@ -343,7 +343,7 @@ class _Loop:
 
     def resume(self) -> None:
         """Go on from the state that an interrupted run left, if there is one; rank 0 reads it for all."""
-        state = from_first(read_state(self.run.folder / STATE) if rank() == 0 else None)
+        state = broadcast_from_first(read_state(self.run.folder / STATE) if rank() == 0 else None)
         if state is not None:
             self.standing = restore(state, self.stateful())
         if rank() == 0:

@@ -138,7 +138,7 @@ def test_a_folder_in_which_another_process_trains_is_refused(world: Path) -> Non
     for process in psutil.Process(running.pid).children(recursive=True):
         process.kill()
     running.communicate()
-    assert "is writing into busy. Wait for its end" in done.stderr
+    assert "is writing into busy. Wait until it ends" in done.stderr
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(world: Path) -> None:

@@ -39,7 +39,7 @@ def long_scene(tile_rows):
         corner = rng.uniform(0, 58, (6, 2))
         boxes = np.concatenate([corner, np.minimum(corner + rng.uniform(3, 12, (6, 2)), 64)], axis=1)
         found = Detections(boxes.astype(np.float32), rng.random(6).astype(np.float32), rng.integers(0, 2, 6))
-        found = found.moved(right=float(window.left), down=float(window.top))
+        found = found.translated(dx=float(window.left), dy=float(window.top))
         parts.append(TileDetections.of_tile(found, index, window=window, size=grid.size))
     return TileDetections.concatenate(parts), grid
 

@@ -30,7 +30,6 @@ from pydantic import Field
 
 from deploy.scene.merge.overlaps import (
     OverlappingPairs,
-    area_of,
     connected,
     intersection,
     overlapping_pairs,
@@ -39,7 +38,7 @@ from deploy.scene.merge.overlaps import (
     survivors,
 )
 from ifkd.core.config import Schema
-from ifkd.core.detections import Array, Detections
+from ifkd.core.detections import Array, Detections, box_areas
 from ifkd.core.tiling import Window
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -162,7 +161,7 @@ def _of_one_class(ordered: TileDetections, threshold: float) -> TileDetections:
     """Return the best of the boxes that coincide, whatever their classes."""
     boxes = ordered.detections.boxes.astype(np.float64)
     pairs = overlapping_pairs(boxes)
-    area = area_of(boxes)
+    area = box_areas(boxes)
     alike = pairs.shared > threshold * (area[pairs.first] + area[pairs.second] - pairs.shared)
     return ordered.select(survivors(len(ordered), pairs.first[alike], pairs.second[alike]))
 
@@ -215,7 +214,7 @@ def _same(found: TileDetections, pairs: OverlappingPairs, settings: MergeSetting
 
 def _above(found: TileDetections, pairs: OverlappingPairs, settings: MergeSettings) -> Array:
     """Return for which pairs the overlap is above the threshold, bool [pairs]."""
-    area = area_of(found.detections.boxes.astype(np.float64))
+    area = box_areas(found.detections.boxes.astype(np.float64))
     one, other = area[pairs.first], area[pairs.second]
     whole = one + other - pairs.shared if settings.metric == "iou" else np.minimum(one, other)
     above: Array = pairs.shared > settings.threshold * whole
@@ -235,7 +234,7 @@ def _explained(found: TileDetections, pairs: OverlappingPairs, settings: MergeSe
     labels = found.detections.labels
     i, j = pairs.first, pairs.second
     above = (labels[i] == labels[j]) & _above(found, pairs, settings)
-    covers = (pairs.shared > settings.cover * area_of(boxes[j])) & (found.tiles[i] != found.tiles[j])
+    covers = (pairs.shared > settings.cover * box_areas(boxes[j])) & (found.tiles[i] != found.tiles[j])
     covers[covers] = _reaches(boxes[i[covers]], boxes[j[covers]], found.bounds[j[covers]], settings.touch_px)
     explained = np.zeros(len(found), bool)
     explained[j[above | covers]] = True
@@ -284,7 +283,7 @@ def _agreement(pieces: TileDetections, i: Array, j: Array) -> Array:
         for box in (pieces.detections.boxes[i].astype(np.float64), pieces.detections.boxes[j].astype(np.float64))
     ]
     shared = intersection(*seen)
-    union = area_of(seen[0]) + area_of(seen[1]) - shared
+    union = box_areas(seen[0]) + box_areas(seen[1]) - shared
     iou = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
     return np.where(pieces.tiles[i] == pieces.tiles[j], 0.0, iou)
 

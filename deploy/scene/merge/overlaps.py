@@ -147,13 +147,6 @@ def intersection(boxes: Array, others: Array) -> Array:
     return product
 
 
-def area_of(boxes: Array) -> Array:
-    """Return the areas of boxes [n, 4], [n]."""
-    extent = (boxes[:, 2:] - boxes[:, :2]).clip(min=0)
-    product: Array = extent[:, 0] * extent[:, 1]
-    return product
-
-
 def survivors(n: int, better: Array, worse: Array) -> Array:
     """Return bool [n]: what stays when, from the best on, each box that stays removes those it is paired with.
 

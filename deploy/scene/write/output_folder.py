@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 
 from ifkd.core.errors import OutputError
-from ifkd.core.files import make_folder, take_lock
+from ifkd.core.files import make_folder, acquire_lock
 
 RUN_NAME = "run.json"
 PRODUCER = "ifkd detect"
@@ -40,7 +40,7 @@ class OutputFolder:
         if self._fresh:
             require_own(folder, self._names)
         make_folder(self._stage)
-        self._lock = take_lock(self._stage / "lock", folder=folder)
+        self._lock = acquire_lock(self._stage / "lock", folder=folder)
         self.journal_path = self._stage / "journal"
         if restart:
             self.journal_path.unlink(missing_ok=True)

@@ -70,7 +70,7 @@ def draw_detail(result: SceneResult, scene: Scene, window: Window) -> Image.Imag
     zoom = picture.width / window.width
     inside = _inside(result.detections.boxes, window)
     shown = result.detections.select(inside)
-    boxes = shown.moved(right=-float(window.left), down=-float(window.top)).boxes * np.float32(zoom)
+    boxes = shown.translated(dx=-float(window.left), dy=-float(window.top)).boxes * np.float32(zoom)
     sheet = _Sheet(picture, result)
     sheet.objects(boxes, shown)
     title = f"{result.scene.name}, columns {window.left} to {window.right}, rows {window.top} to {window.bottom}, "

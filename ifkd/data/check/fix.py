@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,13 +11,13 @@ from typing import Any
 
 from ifkd import __version__
 from ifkd.core.errors import OutputError
-from ifkd.core.files import make_folder, write_json
+from ifkd.core.files import atomic_folder, make_folder, write_json
 from ifkd.data.check.box_checks import cut
 from ifkd.data.check.check import Checked, CheckedImage, rank
 from ifkd.data.check.check_record import CleanedRecord, CleanedSplit
 from ifkd.data.check.finding import DROPS_BOX
 from ifkd.data.check.lenient_coco import AnnotationFile, BoxEntry, Identity
-from ifkd.data.coco import LISTS, check_content
+from ifkd.data.coco import COCO_LISTS, parse_coco
 
 CUT = frozenset({"boxes_overshoot", "boxes_reach_out"})
 """Kinds of findings for which a box is cut to its image."""
@@ -56,20 +55,12 @@ def write_cleaned(checked: Checked, folder: Path, *, names: Sequence[str], copy_
         for index, name in enumerate(names)
     ]
     for one in cleaned:  # what is written can be read
-        check_content(folder / f"{one.name}.json", one.content, images)
-    make_folder(folder.parent)
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    try:
+        parse_coco(folder / f"{one.name}.json", one.content, images)
+    with atomic_folder(folder) as temporary:
         for one in cleaned:
             write_json(temporary / f"{one.name}.json", one.content)
         if copy_images:
             _copy_images(cleaned, images, make_folder(temporary / "images"))
-        temporary.chmod(0o755)
-        temporary.replace(folder)
-    except OSError as error:
-        raise OutputError(f"Cannot write {folder} ({error.strerror or error})", hint="Choose another place.") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return CleanedRecord(
         folder=str(folder),
         images=str(folder / "images" if copy_images else images),
@@ -182,7 +173,7 @@ def _cleaned(
             )
     numbers = _numbers([annotation.get("id") for annotation in annotations])
     content = {
-        **_plain({key: value for key, value in file.content.items() if key not in LISTS}),
+        **_plain({key: value for key, value in file.content.items() if key not in COCO_LISTS}),
         "info": _info(file, left_out, boxes_left_out, boxes_cut),
         "images": [_image(image, number, file, images) for image, number in zip(whole, ids, strict=True)],
         "annotations": [{**one, "id": number} for one, number in zip(annotations, numbers, strict=True)],

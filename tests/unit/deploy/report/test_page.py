@@ -13,7 +13,7 @@ from PIL import Image
 from deploy.accuracy.provenance import read_result
 from deploy.report import charts
 from deploy.report.charts import Point, StripSeries
-from deploy.report.page import console, flatten, render, write_report
+from deploy.report.page import console, render, setting_rows, write_report
 from deploy.report.report import Report, assemble, read_picture, read_scene_run
 from deploy.report.tables import accuracy_table, engine_table
 from ifkd.core.errors import DataError, MissingExtraError
@@ -314,7 +314,7 @@ def test_a_table_cell_cannot_break_a_markdown_row():
 
 def test_nested_facts_become_pairs():
     facts = {"a": {"b": 1, "c": None}, "d": [1, 2], "e": [], "f": [{"g": 1}]}
-    assert flatten(facts) == [("a.b", "1"), ("a.c", "unknown"), ("d", "1, 2"), ("e", "none"), ("f", '[{"g": 1}]')]
+    assert setting_rows(facts) == [("a.b", "1"), ("a.c", "unknown"), ("d", "1, 2"), ("e", "none"), ("f", '[{"g": 1}]')]
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ def test_all_mistakes_are_told_at_once(tmp_path: Path, recipe_values: dict[str, 
     assert "student.detector.chanels: there is no such key. Did you mean 'channels'?" in text
     assert "tile_px must be a multiple of 32, got 100" in text
     assert "teacher.training.epochs: Input should be greater than 0; got 0" in text
-    assert "name: is required and absent." in text
+    assert "name: is required and missing." in text
 
 
 def test_one_wrong_value_is_one_mistake(tmp_path: Path, recipe_values: dict[str, Any]) -> None:
@@ -87,7 +87,7 @@ def test_a_mistake_in_a_methods_options_is_placed_as_it_is_written(
         ("student.trainig.epochs=3", "Did you mean 'training'?"),
         ("epochs", "is not KEY=VALUE"),
         ("=3", "is not KEY=VALUE"),
-        ("seed.deep=3", "reaches into 'seed', which is a value"),
+        ("seed.deep=3", "treats 'seed' as a table, but it is a value"),
         ("seed=-1", "greater than or equal to 0"),
         ("distillation.method.fdr.grid=[15, 9]", "must have an even number of rows"),
         ("data.augmentation.scale_jitter=[1.2, 0.8]", "must be in increasing order"),
@@ -210,7 +210,10 @@ def test_a_schedule_can_be_named(tmp_path: Path, recipe_values: dict[str, Any]) 
 @pytest.mark.parametrize(
     ("method", "expected"),
     [
-        ({"name": "fgdd"}, "distillation.method: there is no 'fgdd'. Did you mean 'fgd'? There are ifkd, none, fitnet"),
+        (
+            {"name": "fgdd"},
+            "distillation.method: there is no 'fgdd'. Did you mean 'fgd'? Valid values are ifkd, none, fitnet",
+        ),
         ({"name": "fgd", "alpha": 3.0}, "distillation.method.alpha: there is no such key."),
         ({"name": "frs", "temperature": 3.0}, "distillation.method.temperature: there is no such key."),
     ],

@@ -1,9 +1,9 @@
-"""Detections: moved, cut, joined and put in order."""
+"""Geometry and order of detections."""
 
 import numpy as np
 import pytest
 
-from ifkd.core.detections import Candidates, Detections, nms, pairwise_iou
+from ifkd.core.detections import Candidates, Detections, box_areas, nms, pairwise_iou
 
 
 def some() -> Detections:
@@ -14,7 +14,7 @@ def some() -> Detections:
     )
 
 
-def test_an_empty_set_has_its_shapes_and_types() -> None:
+def test_empty_detections_have_shapes_and_types() -> None:
     empty = Detections.empty()
     assert (len(empty), empty.boxes.shape, empty.boxes.dtype, empty.labels.dtype) == (0, (0, 4), np.float32, np.int64)
     assert len(Detections.concatenate([])) == 0
@@ -22,29 +22,29 @@ def test_an_empty_set_has_its_shapes_and_types() -> None:
     assert len(empty.clipped((10, 10)).in_canonical_order()) == 0
 
 
-def test_parts_are_joined_in_order() -> None:
+def test_parts_are_concatenated_in_order() -> None:
     joined = Detections.concatenate([some(), Detections.empty(), some().select(np.array([1]))])
     assert joined.scores.tolist() == pytest.approx([0.5, 0.9, 0.5, 0.9])
     assert joined.boxes[3].tolist() == [5, 5, 20, 30]
 
 
-def test_selection_takes_indices_and_masks() -> None:
+def test_select_accepts_indices_and_masks() -> None:
     assert some().select(np.array([2, 0])).labels.tolist() == [0, 1]
     assert some().select(np.array([True, False, True])).labels.tolist() == [1, 0]
 
 
-def test_moving_and_scaling() -> None:
-    moved = some().moved(right=100.0, down=-2.5)
+def test_translation_and_scaling() -> None:
+    moved = some().translated(dx=100.0, dy=-2.5)
     assert moved.boxes[0].tolist() == [100, -2.5, 110, 7.5]
     assert some().scaled(0.5).boxes[1].tolist() == [2.5, 2.5, 10, 15]
     assert moved.boxes.dtype == some().scaled(0.3).boxes.dtype == np.float32
 
 
-def test_cutting_drops_what_is_left_without_area() -> None:
-    cut = some().moved(right=-1.0).clipped((8, 12))
+def test_clipping_removes_boxes_of_zero_area() -> None:
+    cut = some().translated(dx=-1.0).clipped((8, 12))
     assert cut.boxes.tolist() == [[0, 0, 9, 8], [4, 5, 12, 8], [0, 2, 2, 8]]
-    assert len(some().moved(right=-3.0).clipped((30, 30))) == 2
-    assert some().boxes[2, 0] == -4  # the original is as it was
+    assert len(some().translated(dx=-3.0).clipped((30, 30))) == 2
+    assert some().boxes[2, 0] == -4  # the original is unchanged
 
 
 def test_canonical_order_is_unique() -> None:
@@ -66,7 +66,13 @@ def test_iou_by_hand() -> None:
     np.testing.assert_allclose(pairwise_iou(boxes, others), [[0.5, 1 / 3, 0], [0, 0, 0], [0, 0, 0]])
 
 
-def test_candidates_refuse_shapes_that_do_not_agree() -> None:
+def test_areas_of_boxes_with_a_negative_side_are_zero() -> None:
+    boxes = np.array([[0, 0, 10, 5], [3, 3, 3, 9], [5, 5, 1, 9], [5, 5, 1, 1]], np.float32)
+    assert box_areas(boxes).tolist() == [50, 0, 0, 0]
+    assert box_areas(boxes).dtype == np.float32
+
+
+def test_inconsistent_shapes_are_refused() -> None:
     assert len(Candidates(np.zeros((2, 5, 4)), np.zeros((2, 5)), np.zeros((2, 5), np.int64))) == 2
     with pytest.raises(AssertionError):
         Candidates(np.zeros((2, 5, 4)), np.zeros((2, 4)), np.zeros((2, 5), np.int64))

@@ -10,17 +10,17 @@ from ifkd.recipe import ExportOptions
 
 def test_one_size_is_taken_alone() -> None:
     sizes = InputShapes((64, 96))
-    assert sizes.takes((64, 96))
-    assert not any(sizes.takes(other) for other in ((96, 64), (64, 64), (64, 96, 3), (64,)))
+    assert sizes.accepts((64, 96))
+    assert not any(sizes.accepts(other) for other in ((96, 64), (64, 64), (64, 96, 3), (64,)))
     assert sizes.smallest == sizes.largest == (64, 96)
 
 
 def test_every_multiple_of_32_in_the_range_is_taken_and_nothing_else() -> None:
     sizes = InputShapes((64, 64), (32, 128))
-    taken = {(h, w) for h in range(200) for w in range(200) if sizes.takes((h, w))}
+    taken = {(h, w) for h in range(200) for w in range(200) if sizes.accepts((h, w))}
     assert taken == {(h, w) for h in (32, 64, 96, 128) for w in (32, 64, 96, 128)}
     assert (sizes.smallest, sizes.largest) == ((32, 32), (128, 128))
-    assert not sizes.takes((64,))
+    assert not sizes.accepts((64,))
 
 
 @pytest.mark.parametrize("sides", [[96, 64], [32, 100], [0, 64]])

@@ -252,7 +252,7 @@ def test_a_study_trains_once_and_refuses_another_recipe(
         assert sum(partial.machines.values()) == 3
         assert "torch" in next(iter(partial.machines))
         for verb in (Study.run, Study.finished):
-            with pytest.raises(OutputError, match=r"study of another recipe: data\.scale is 1\.0 there and 2\.0 here"):
+            with pytest.raises(OutputError, match=r"study of another recipe: data\.scale was 1\.0, is 2\.0"):
                 verb(Study(folder, recipe, ("data.scale=2.0",), seeds=1), [PLAIN])
     swept_folder = tmp_path / "sweep"
     swept_folder.mkdir()
@@ -276,7 +276,7 @@ def test_a_study_trains_once_and_refuses_another_recipe(
     assert "mAP against beta" in (swept_folder / "study.html").read_text(encoding="utf-8")
     assert {path.suffix for path in (swept_folder / "figures").iterdir()} == {".png", ".svg", ".pdf", ".csv"}
     (folder / "recipe.toml").unlink()
-    with pytest.raises(OutputError, match=r"pkd-5 was trained by another recipe: .*epochs is 1 there and 3 here"):
+    with pytest.raises(OutputError, match=r"pkd-5 was trained by another recipe: .*epochs was 1, is 3"):
         Study(folder, recipe, ("distillation.training.epochs=3",), seeds=1).finished(compared(["pkd"], own="ifkd")[1:])
     (folder / "teacher" / "best.safetensors").write_bytes(b"no weights")
     with pytest.raises(CheckpointError, match=r"best\.safetensors"):
@@ -315,7 +315,7 @@ def test_a_plain_student_that_learns_otherwise_than_alone_is_told(
     )
     assert "plain student" not in Study(tmp_path, recipe, alike, seeds=1).record(found, [], title="").conditions
     other = Study(tmp_path, recipe, (alike[0], "distillation.training.optimizer.grad_clip=35"), seeds=1)
-    told = "student.training is another: optimizer.grad_clip is 3.0 there and 35.0 here"
+    told = "student.training is another: optimizer.grad_clip was 3.0, is 35.0"
     assert told in other.record(found, [], title="").conditions["plain student"]
     with pytest.raises(ConfigError, match="requires equal channels"):
         replace(other, overrides=(*other.overrides, "teacher.detector.channels=8")).run(compared(["pkd"], own="ifkd"))

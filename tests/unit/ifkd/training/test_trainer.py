@@ -364,8 +364,8 @@ def test_a_folder_of_another_recipe_is_refused_with_the_difference(
 
     with pytest.raises(OutputError, match="holds a run of other settings") as caught:
         train(world, folder, slower)
-    assert "training.optimizer.learning_rate is 0.001 there and 0.5 here" in str(caught.value)
-    assert "training.epochs is 2 there and 1 here" in str(caught.value)
+    assert "training.optimizer.learning_rate was 0.001, is 0.5" in str(caught.value)
+    assert "training.epochs was 2, is 1" in str(caught.value)
     assert "--no-resume" in str(caught.value)
     assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
     result = pipelines.train_role(settings(world, slower), "student", folder, restart=True)

@@ -15,7 +15,7 @@ from fakes.fake_scene import BrittleEngine, CountingEngine, StopError, sea, writ
 from deploy.cli.main import main
 from deploy.scene.merge.merge import TileDetections
 from deploy.scene.result import UnreadableTile
-from deploy.scene.run.row_journal import RowJournal, RowRecord, describe_difference
+from deploy.scene.run.row_journal import RowJournal, RowRecord
 from deploy.scene.write.output_folder import RUN_NAME, STAGE_NAME, OutputFolder
 from deploy.scene.write.writers import RESULT_NAMES
 from ifkd.core.detections import Detections
@@ -199,7 +199,7 @@ def test_a_second_run_into_the_same_folder_is_refused(call, tmp_path):
         done.set()
         process.join()
     assert code == 2
-    assert f"Another run (process {process.pid}) is writing into {out}. Wait for its end" in said
+    assert f"Another run (process {process.pid}) is writing into {out}. Wait until it ends" in said
     assert engine.batches == []
     assert call(out)[0] == 0  # and when it has ended, the folder is free
 
@@ -274,11 +274,6 @@ def test_a_damaged_record_and_all_after_it_are_forgotten(tmp_path):
         assert len(journal) == 1
         journal.append(record(1))
         assert [one.row for one in journal.records()] == [0, 1]
-
-
-def test_differences_are_told_by_name():
-    told = describe_difference({"a": {"b": 1, "c": 2}, "d": "x"}, {"a": {"b": 1, "c": 3}, "e": None})
-    assert told == 'a.c was 2, is 3; d was "x", is null'
 
 
 def test_a_journal_without_room_is_an_output_error(tmp_path):

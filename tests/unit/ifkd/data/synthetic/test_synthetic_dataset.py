@@ -171,7 +171,7 @@ def test_a_complete_folder_is_left_alone_and_a_different_one_is_not_overwritten(
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     assert not make_dataset(small(**only_one), folder, workers=1)["made"]
     assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-    with pytest.raises(OutputError, match=r"config\.gsd_m: there 2\.0, wanted 3\.0[\s\S]*--force"):
+    with pytest.raises(OutputError, match=r"config\.gsd_m was 2\.0, is 3\.0[\s\S]*--force"):
         make_dataset(small(gsd_m=3.0, **only_one), folder, workers=1)
     assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     assert make_dataset(small(gsd_m=3.0, **only_one), folder, workers=1, force=True)["made"]
@@ -248,4 +248,4 @@ def test_the_command_makes_a_data_set_and_says_where(tmp_path, capsys):
     assert main.main(words) == 0
     assert "was complete already" in capsys.readouterr().out
     assert main.main([*words[:3], "tile_px=64", *words[-4:]]) == 2
-    assert "images.train: there 1, wanted 480" in capsys.readouterr().err
+    assert "images.train was 1, is 480" in capsys.readouterr().err
