@@ -5,9 +5,8 @@ from urllib.parse import quote
 
 from deploy.cluster.summary import SceneEntry, Summary
 from ifkd.core.files import write_json, write_text
-from ifkd.core.html import chart
-from ifkd.core.html.chart import Series
-from ifkd.core.html.document import environment, style
+from ifkd.core.html.chart import Series, bar_chart
+from ifkd.core.html.document import jinja_environment, style_sheet
 from ifkd.core.html.table import Table
 
 SUMMARY_NAMES = ("summary.json", "summary.html")
@@ -31,18 +30,18 @@ def require_templates() -> None:
     Raises:
         MissingExtraError: jinja2 is not installed.
     """
-    environment("deploy.cluster", need="The summary of many scenes")
+    jinja_environment("deploy.cluster", need="The summary of many scenes")
 
 
 def render(summary: Summary) -> str:
     """Return the page as HTML."""
-    template = environment("deploy.cluster", need="The summary of many scenes").get_template("summary.html.j2")
+    template = jinja_environment("deploy.cluster", need="The summary of many scenes").get_template("summary.html.j2")
     counts = sorted(summary.objects_per_class.items(), key=lambda item: (-item[1], item[0]))[:MOST_CLASSES_DRAWN]
     charts = []
     if any(count for _, count in counts):
         series = [Series("objects", tuple(float(count) for _, count in counts))]
         charts.append(
-            chart.bars(
+            bar_chart(
                 "classes",
                 "Objects by class",
                 [name for name, _ in counts],
@@ -53,7 +52,7 @@ def render(summary: Summary) -> str:
             )
         )
     return template.render(
-        style=style(),
+        style=style_sheet(),
         summary=summary,
         tone="passed" if summary.verdict is None else ("failed" if summary.failed else "reserved"),
         badge="Done" if summary.verdict is None else "With losses",

@@ -6,7 +6,7 @@ It is drawn from the comparison alone, needs no network, and equal input gives e
 from typing import Any
 
 from deploy.report.compare import ABSENT, MARKS, Change, Comparison, State, notes_of
-from ifkd.core.html.document import environment, style
+from ifkd.core.html.document import jinja_environment, style_sheet
 
 STATES: dict[State, str] = {
     "same": "",
@@ -31,7 +31,7 @@ def comparison_page(comparison: Comparison) -> str:
     Raises:
         MissingExtraError: jinja2 is not installed.
     """
-    template = environment("deploy.report", need="`ifkd report compare --out`").get_template("comparison.html.j2")
+    template = jinja_environment("deploy.report", need="`ifkd report compare --out`").get_template("comparison.html.j2")
     groups = []
     for key, title in GROUPS.items():
         rows = [
@@ -46,7 +46,7 @@ def comparison_page(comparison: Comparison) -> str:
         ]
         if rows:
             groups.append({"key": key, "title": title, "rows": rows})
-    view = {"comparison": comparison, "groups": groups, "style": style(), "absent": ABSENT}
+    view = {"comparison": comparison, "groups": groups, "style": style_sheet(), "absent": ABSENT}
     return str(template.render(view))
 
 

@@ -41,9 +41,9 @@ from deploy.report.tables import (
 from deploy.report.verdict import Status, parts_of
 from ifkd.core.config import flatten
 from ifkd.core.files import atomic_path, make_folder, write_json
-from ifkd.core.html import chart
-from ifkd.core.html.chart import Chart, Series
-from ifkd.core.html.document import environment, style
+from ifkd.core.html.chart import Series, bar_chart
+from ifkd.core.html.document import jinja_environment, style_sheet
+from ifkd.core.html.svg import Chart
 
 WORDS: dict[Status, str] = {
     "passed": "Passed",
@@ -130,7 +130,7 @@ def console(report: Report) -> str:
 
 
 def _environment() -> Any:
-    made = environment("deploy.report", need="`ifkd report`")
+    made = jinja_environment("deploy.report", need="`ifkd report`")
     made.filters["md"] = markdown_text
     return made
 
@@ -149,7 +149,7 @@ def _view(report: Report) -> dict[str, Any]:
         "words": WORDS,
         "finding_words": FINDING_WORDS,
         "marks": MARKS,
-        "style": style(),
+        "style": style_sheet(),
         "tiles": _tiles(report),
         "accuracy": accuracy_table(report),
         "engines": engine_table(report),
@@ -255,7 +255,7 @@ def _accuracy_charts(report: Report) -> list[Chart]:
             )
             for label, evaluation in report.evaluations.items()
         ]
-        found.append(chart.bars("class-ap", "Average precision by class", names, series, most=1.0, x_label="AP"))
+        found.append(bar_chart("class-ap", "Average precision by class", names, series, most=1.0, x_label="AP"))
     return found
 
 
@@ -293,7 +293,7 @@ def _stage_chart(scene: ReportedScene, index: int) -> Chart | None:
     most = max(1e-3, *stages.values())
     name = "stages" if index == 0 else f"stages-{index + 1}"
     series = [Series("seconds", tuple(stages.values()))]
-    return chart.bars(
+    return bar_chart(
         name, "Where the time of the scene went", list(stages), series, most=most, x_label="seconds", decimals=2
     )
 

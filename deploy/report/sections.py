@@ -10,8 +10,8 @@ from deploy.parity.parity import Parity, ParityCell
 from deploy.report import charts
 from deploy.report.report import Report
 from deploy.report.tables import ABSENT, ap, millions, milliseconds, parity_of, rate, size
-from ifkd.core.html import chart
-from ifkd.core.html.chart import Chart, Series
+from ifkd.core.html.chart import Series, bar_chart
+from ifkd.core.html.svg import Chart
 from ifkd.core.html.table import Table
 
 STAGE_WORDS: dict[StageName, str] = {
@@ -261,7 +261,7 @@ def bench_stage_chart(bench: Bench, index: int) -> Chart | None:
     name = "image-stages" if index == 0 else f"image-stages-{index + 1}"
     title = "Where the time of an image goes"
     groups = [STAGE_WORDS[stage] for stage in names]
-    return chart.bars(name, title, groups, series, most=most, x_label="median ms per image", decimals=2,
+    return bar_chart(name, title, groups, series, most=most, x_label="median ms per image", decimals=2,
         absent="nothing to copy",
     )  # fmt: skip
 

@@ -1,6 +1,6 @@
-"""The machine and the programs behind a number: what stands beside every measurement, and what `ifkd doctor` shows.
+"""Describe hardware, driver and package versions for reports and `ifkd doctor`.
 
-Nothing here imports what it asks about, and whatever is absent is simply not there: a description never fails.
+No described package is imported. Missing information is left out or None; no function raises an error for it.
 """
 
 import importlib.metadata
@@ -37,17 +37,17 @@ PACKAGES = (
 )
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
 CPU_FEATURES = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_int8", "asimd", "asimddp")
-"""Instructions that decide how fast a convolution runs."""
-SECONDS_FOR_A_PROGRAM = 10.0
+"""Instruction sets that affect the speed of convolutions."""
+PROGRAM_TIMEOUT_S = 10.0
 
 
 def usable_cores() -> int:
-    """Return how many CPU cores this process may run on."""
+    """Return the number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def describe() -> dict[str, Any]:
-    """Return versions, CPU, threads, governor, load, memory, GPUs and the state of the source, as JSON values."""
+    """Return versions, CPU, load, memory, GPUs and the commit of the source, as JSON values."""
     return {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
@@ -63,7 +63,7 @@ def describe() -> dict[str, Any]:
 
 
 def machine() -> str:
-    """Return in one line what a duration depends on: processor, threads, GPUs, and the versions that computed."""
+    """Return processor, threads, GPUs and main package versions in one line."""
     cpu, packages = _cpu(), installed_packages()
     parts = [f"{cpu['model']}, {usable_cores()} threads", *(gpu["name"] for gpu in gpus())]
     versions = [f"{name} {packages[name]}" for name in ("ifkd", "torch") if name in packages]
@@ -71,7 +71,7 @@ def machine() -> str:
 
 
 def installed_packages() -> dict[str, str]:
-    """Return the versions of the packages that matter here, as far as they are installed."""
+    """Return the versions of those PACKAGES that are installed."""
     found = {}
     for name in PACKAGES:
         try:
@@ -82,17 +82,17 @@ def installed_packages() -> dict[str, str]:
 
 
 def gpus() -> list[dict[str, str]]:
-    """Return name, driver, memory and compute capability of each NVIDIA GPU, as nvidia-smi tells."""
-    fields = {
+    """Return name, driver, memory, compute capability and maximum clock of each NVIDIA GPU, from nvidia-smi."""
+    columns = {
         "name": "name",
         "driver_version": "driver",
         "memory.total": "memory",
         "compute_cap": "compute_capability",
-        "clocks.max.sm": "largest_clock",
+        "clocks.max.sm": "max_sm_clock",
     }
-    table = _output("nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader")
-    rows = [line.split(", ") for line in (table or "").splitlines() if line.strip()]
-    return [dict(zip(fields.values(), row, strict=True)) for row in rows if len(row) == len(fields)]
+    output = _output("nvidia-smi", f"--query-gpu={','.join(columns)}", "--format=csv,noheader")
+    rows = [line.split(", ") for line in (output or "").splitlines() if line.strip()]
+    return [dict(zip(columns.values(), row, strict=True)) for row in rows if len(row) == len(columns)]
 
 
 def _cpu() -> dict[str, Any]:
@@ -102,7 +102,7 @@ def _cpu() -> dict[str, Any]:
         "threads": psutil.cpu_count(),
         "usable_threads": usable_cores(),
         "affinity": sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
-        "governor": _read(Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")) or "unknown",
+        "governor": _read_text(Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")) or "unknown",
         "features": [name for name in CPU_FEATURES if name in _cpu_flags()],
     }
 
@@ -112,7 +112,7 @@ def _cpu_flags() -> set[str]:
 
 
 def _cpu_field(name: str) -> str | None:
-    for line in (_read(Path("/proc/cpuinfo")) or "").splitlines():
+    for line in (_read_text(Path("/proc/cpuinfo")) or "").splitlines():
         key, _, value = line.partition(":")
         if key.strip() == name:
             return value.strip()
@@ -120,7 +120,7 @@ def _cpu_field(name: str) -> str | None:
 
 
 def _source_state() -> dict[str, Any] | None:
-    """Return commit and cleanliness of the checkout this code runs from; None when it is installed without one."""
+    """Return the commit and the number of changed files of the checkout; None for an installed package."""
     folder = Path(__file__).resolve().parents[2]
     if not (folder / ".git").exists():
         return None
@@ -132,20 +132,20 @@ def _source_state() -> dict[str, Any] | None:
 
 
 def _output(program: str, *arguments: str) -> str | None:
-    """Return what a program prints, or None when it is absent or fails."""
+    """Return the standard output of a program; None if it is missing or fails."""
     path = shutil.which(program)
     if path is None:
         return None
     try:
-        done = subprocess.run(  # noqa: S603 (a fixed program with fixed arguments)
-            [path, *arguments], capture_output=True, text=True, timeout=SECONDS_FOR_A_PROGRAM, check=True
+        completed = subprocess.run(  # noqa: S603 (a fixed program with fixed arguments)
+            [path, *arguments], capture_output=True, text=True, timeout=PROGRAM_TIMEOUT_S, check=True
         )
     except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
         return None
-    return done.stdout.strip()
+    return completed.stdout.strip()
 
 
-def _read(path: Path) -> str | None:
+def _read_text(path: Path) -> str | None:
     try:
         return path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError):

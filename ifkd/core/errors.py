@@ -74,7 +74,7 @@ class CheckpointError(IfkdError):
 
 
 class TrainingError(IfkdError):
-    """A training run that cannot continue: a useless teacher, a loss that is not finite."""
+    """A training run that cannot continue: a teacher below the minimum mAP, or a loss that is not finite."""
 
 
 class BundleError(IfkdError):
@@ -90,7 +90,7 @@ class SceneError(IfkdError):
 
 
 class OutputError(IfkdError):
-    """A path that cannot be written, or that holds other files."""
+    """A path that cannot be written, or that contains other files."""
 
 
 class MissingExtraError(IfkdError):

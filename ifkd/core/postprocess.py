@@ -1,4 +1,4 @@
-"""Candidates of a tile become its detections: the same few lines in training and behind every engine."""
+"""Score threshold and non-maximum suppression, the same in training and inference."""
 
 import numpy as np
 
@@ -7,32 +7,32 @@ from ifkd.core.detections import Candidates, Detections, nms
 
 
 class PostprocessConfig(Schema):
-    """How detections are chosen among candidates (test-time settings)."""
+    """Thresholds that select detections among candidates."""
 
     score_threshold: float = 0.05
-    """A candidate counts when its score is above this (0 to 1)."""
+    """Candidates with a score above this are kept (0 to 1)."""
     iou_threshold: float = 0.5
-    """Of two boxes of one class with an IoU above this, the one with the higher score stays."""
+    """IoU threshold of non-maximum suppression within a class."""
     max_detections: int = 100
-    """Detections kept per image or tile, best first."""
+    """Maximum number of detections per image or tile."""
 
 
 def postprocess(
-    candidates: Candidates, selection: PostprocessConfig, *, size: tuple[int, int] | None = None
+    candidates: Candidates, config: PostprocessConfig, *, size: tuple[int, int] | None = None
 ) -> list[Detections]:
-    """Return the detections of each tile, by falling score.
+    """Return the detections of each tile, by descending score.
 
     Args:
-        candidates: What an engine answered.
-        selection: Thresholds.
-        size: When given, boxes are first cut to (height, width).
+        candidates: Candidates of a batch of tiles.
+        config: Thresholds.
+        size: When given, boxes are clipped to (height, width) first.
     """
-    chosen = []
+    result = []
     for boxes, scores, labels in zip(candidates.boxes, candidates.scores, candidates.labels, strict=True):
-        above = scores > selection.score_threshold
+        above = scores > config.score_threshold
         detections = Detections(boxes[above], scores[above], labels[above])
         if size is not None:
             detections = detections.clipped(size)
-        detections = nms(detections, iou_threshold=selection.iou_threshold)
-        chosen.append(detections.select(np.arange(min(len(detections), selection.max_detections))))
-    return chosen
+        detections = nms(detections, iou_threshold=config.iou_threshold)
+        result.append(detections.select(np.arange(min(len(detections), config.max_detections))))
+    return result

@@ -1,4 +1,4 @@
-"""Progress of long work, with the time left: a bar on a terminal, plain lines elsewhere."""
+"""Progress bars on a terminal, and progress lines elsewhere."""
 
 import sys
 from collections.abc import Iterable, Iterator
@@ -8,11 +8,11 @@ from tqdm import tqdm
 
 T = TypeVar("T")
 
-SECONDS_BETWEEN_PLAIN_LINES = 10.0
+LINE_INTERVAL_S = 10.0
 
 
-class _PlainLines:
-    """A stream that turns a bar's carriage returns into lines of their own."""
+class _LineStream:
+    """A stream that writes each update of a progress bar as a line."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -26,23 +26,23 @@ class _PlainLines:
 
 
 def progress(total: int, label: str, *, unit: str = "it", initial: int = 0, silent: bool = False) -> "tqdm[Any]":
-    """Return a bar of `total` steps on stderr; call `update(n)` on it, and close it or use it in a `with`."""
-    plain = not sys.stderr.isatty()
+    """Return a progress bar of `total` steps on stderr; use it in a `with` and call `update(n)`."""
+    terminal = sys.stderr.isatty()
     return tqdm(
         total=total,
         desc=label,
         unit=unit,
         initial=initial,
         disable=silent,
-        file=_PlainLines(sys.stderr) if plain else sys.stderr,
-        mininterval=SECONDS_BETWEEN_PLAIN_LINES if plain else 0.2,
-        ncols=100 if plain else None,
-        dynamic_ncols=not plain,
+        file=sys.stderr if terminal else _LineStream(sys.stderr),
+        mininterval=0.2 if terminal else LINE_INTERVAL_S,
+        ncols=None if terminal else 100,
+        dynamic_ncols=terminal,
     )
 
 
 def track(items: Iterable[T], label: str, *, total: int, unit: str = "it") -> Iterator[T]:
-    """Yield `items` and show how far along they are."""
+    """Yield `items` with a progress bar."""
     with progress(total, label, unit=unit) as bar:
         for item in items:
             yield item

@@ -1,4 +1,4 @@
-"""A scene is cut into overlapping tiles of one size; training slices and detection use the same grid."""
+"""Grid of overlapping tiles, used to slice data sets and to detect in scenes."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,16 +8,14 @@ from ifkd.core.errors import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A rectangle of whole pixels of a scene. It may reach beyond the scene, where a reader pads."""
+    """A pixel window of a scene; parts outside the scene are padded by the reader."""
 
     top: int
-    """First row, pixels from the top of the scene."""
+    """First row."""
     left: int
-    """First column, pixels from the left of the scene."""
+    """First column."""
     height: int
-    """Rows, pixels."""
     width: int
-    """Columns, pixels."""
 
     @property
     def bottom(self) -> int:
@@ -32,10 +30,10 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class TileGrid:
-    """Windows of `tile_px` that cover a scene, row by row, sharing at least `overlap_px` with their neighbors.
+    """Windows of `tile_px` that cover a scene row by row, with an overlap of at least `overlap_px`.
 
-    The last window of a row or column is moved back to end at the scene's border; in a scene smaller than a
-    tile the only window starts at 0 and reaches beyond it. Every window has the full tile size.
+    The last window of a row or column ends at the edge of the scene. In a scene smaller than a tile, the only window
+    starts at 0 and extends beyond the scene. Every window has the full tile size.
     """
 
     size: tuple[int, int]
@@ -43,7 +41,7 @@ class TileGrid:
     tile_px: tuple[int, int]
     """Tile (height, width), pixels."""
     overlap_px: int
-    """Least overlap of neighbors, pixels, in both directions."""
+    """Minimum overlap of neighbors in both directions, pixels."""
 
     def __post_init__(self) -> None:
         if min(self.size) < 1 or min(self.tile_px) < 1:
@@ -54,17 +52,17 @@ class TileGrid:
             raise ConfigError(
                 "overlap_px must be at least 0 and smaller than the tile",
                 got=f"{self.overlap_px} with tiles of {self.tile_px[0]}x{self.tile_px[1]}",
-                hint="Lower the overlap or raise the tile size.",
+                hint="Decrease the overlap or increase the tile size.",
             )
 
     @property
     def tops(self) -> list[int]:
-        """First rows of the tile rows, ascending."""
+        """First row of each tile row, ascending."""
         return _starts(self.size[0], self.tile_px[0], self.overlap_px)
 
     @property
     def lefts(self) -> list[int]:
-        """First columns of the tile columns, ascending."""
+        """First column of each tile column, ascending."""
         return _starts(self.size[1], self.tile_px[1], self.overlap_px)
 
     def __len__(self) -> int:

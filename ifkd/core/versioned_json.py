@@ -7,34 +7,35 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from ifkd.core.config import Schema
-from ifkd.core.errors import DataError
+from ifkd.core.errors import DataError, IfkdError
 
 S = TypeVar("S", bound=Schema)
 
 
-def read_versioned(path: Path, schema: type[S], *, hint: str) -> S:
+def read_versioned(path: Path, schema: type[S], *, hint: str, error_type: type[IfkdError] = DataError) -> S:
     """Read a JSON file into a schema whose field `schema_version` has the supported version as its default.
 
     Args:
         path: The JSON file.
         schema: Its schema.
         hint: How to write the file again.
+        error_type: Type of the error.
 
     Raises:
-        DataError: The file cannot be read, has another schema version, or is invalid.
+        IfkdError: The file cannot be read, has another schema version, or is invalid.
     """
     supported = schema.model_fields["schema_version"].default
     try:
         values = json.loads(path.read_bytes())
         version = values.get("schema_version") if isinstance(values, dict) else None
         if version != supported:
-            raise DataError(f"{path} has another schema version", got=version or "none", expected=supported, hint=hint)
+            raise error_type(f"{path} has another schema version", got=version or "none", expected=supported, hint=hint)
         return schema.model_validate_json(path.read_bytes())
     except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror or error})") from error
+        raise error_type(f"{path} cannot be read ({error.strerror or error})") from error
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
-        raise DataError(f"{path} is invalid at {key} ({first['msg']})", hint=hint) from error
+        raise error_type(f"{path} is invalid at {key} ({first['msg']})", hint=hint) from error
     except ValueError as error:
-        raise DataError(f"{path} is not a JSON file ({error})", hint=hint) from error
+        raise error_type(f"{path} is not a JSON file ({error})", hint=hint) from error

@@ -1,57 +1,73 @@
-"""What a study found as tables and charts: study.json, study.md and study.html."""
+"""Write a study's results as study.json, study.md and study.html."""
 
 import statistics
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from ifkd.core.files import write_json, write_text
-from ifkd.core.html.chart import Chart, Series, bars
-from ifkd.core.html.document import environment, style
+from ifkd.core.html.chart import Series, bar_chart
+from ifkd.core.html.document import jinja_environment, style_sheet
+from ifkd.core.html.svg import Chart
 from ifkd.core.html.table import Table
 from ifkd.data.metrics import ClassMetrics
-from ifkd.study.learning_curves import Learning
-from ifkd.study.paper_tables import figures
+from ifkd.study.learning_curves import LearningCurves
+from ifkd.study.paper_tables import paper_metrics
 from ifkd.study.study_charts import loss_chart, sweep_chart, validation_chart
-from ifkd.study.study_record import RECORD, TEACHER, Outcome, SeedSpread, StudyRecord, gains, mean_ap, seed_spread
-from ifkd.study.variant import PLAIN
+from ifkd.study.study_record import (
+    RECORD,
+    TEACHER,
+    EvaluatedRun,
+    SeedSpread,
+    StudyRecord,
+    map_gain,
+    map_spread,
+    seed_spread,
+)
+from ifkd.study.variants import PLAIN
 
 MARKDOWN, PAGE = "study.md", "study.html"
 ABSENT = "–"
 
 
 def study_table(record: StudyRecord) -> Table:
-    """Return one row for the teacher, the plain student and every variant, in the order they were asked for."""
-    paper = record.data_set is not None
-    partial = bool(record.missing)
-    headings: tuple[str, ...] = ("", "mAP", "AP50", "AP75", "gain", "to teacher", "minutes a run")
-    headings += (("runs",) if partial else ()) + (("paper",) if paper else ())
+    """Return one row for the teacher, the plain student and each variant, in the order of the study."""
+    partial = bool(record.unfinished)
+    headings = ["", "mAP", "AP50", "AP75", "gain", "to teacher", "minutes per run"]
     teacher = record.teacher.metrics
     cells = [f"{100 * value:.1f}" for value in (teacher.mean_ap, teacher.ap50, teacher.ap75)]
-    cells += ["", "", f"{record.teacher.seconds / 60:.1f}"]
-    cells += ["1 of 1"] if partial else []
-    rows = [(TEACHER, *cells, *([figures(TEACHER, record.data_set)] if paper else []))]
-    for label, asked in record.students.items():
+    rows = [[TEACHER, *cells, "", "", f"{record.teacher.train_seconds / 60:.1f}"]]
+    for label in record.students:
         runs = record.finished(label)
-        cells = _student_cells(record, label, runs) if runs else [ABSENT] * 6
-        cells += [f"{len(runs)} of {len(asked)}"] if partial else []
-        rows.append((label, *cells, *([figures(label, record.data_set)] if paper else [])))
-    seeds = f"{len(record.seeds)} seeds" if len(record.seeds) > 1 else "one seed, so without a spread"
-    caption = f"{record.recipe}: test split, points; {seeds}. Gains are over the student of the same seed."
+        rows.append([label, *(_student_cells(record, label, runs) if runs else [ABSENT] * 6)])
     if partial:
-        caption += " Not all runs are finished, so that means are not of the same seeds."
-    return Table(caption, headings, (False, *[True] * (len(headings) - 1)), tuple(rows))
+        headings.append("runs")
+        counts = [f"{len(record.finished(label))} of {len(runs)}" for label, runs in record.students.items()]
+        rows = [[*row, count] for row, count in zip(rows, ["1 of 1", *counts], strict=True)]
+    if record.dataset is not None:
+        headings.append("paper")
+        rows = [[*row, paper_metrics(row[0], record.dataset)] for row in rows]
+    seeds = f"{len(record.seeds)} seeds" if len(record.seeds) > 1 else "one seed, so without a spread"
+    caption = f"{record.recipe}: test split, points; {seeds}. Gains are relative to the plain student of the same seed."
+    if partial:
+        caption += " Some runs are not finished, so the means are over different seeds."
+    return _table(caption, headings, rows)
 
 
-def _student_cells(record: StudyRecord, label: str, runs: list[Outcome]) -> list[str]:
+def _table(caption: str, headings: list[str], rows: list[list[str]]) -> Table:
+    """Return a table whose first column is text and whose other columns are numbers."""
+    return Table(caption, tuple(headings), (False, *[True] * (len(headings) - 1)), tuple(map(tuple, rows)))
+
+
+def _student_cells(record: StudyRecord, label: str, runs: list[EvaluatedRun]) -> list[str]:
     metrics = [run.metrics for run in runs]
-    mean, gain = seed_spread(one.mean_ap for one in metrics), gains(record, label)
+    mean_ap = seed_spread(one.mean_ap for one in metrics)
     return [
-        str(mean),
+        str(mean_ap),
         str(seed_spread(one.ap50 for one in metrics)),
         str(seed_spread(one.ap75 for one in metrics)),
-        "" if label == PLAIN.label else _signed(gain),
-        f"{mean.mean - 100 * record.teacher.metrics.mean_ap:+.1f}",
-        f"{statistics.fmean(run.seconds for run in runs) / 60:.1f}",
+        "" if label == PLAIN.label else _signed(map_gain(record, label)),
+        f"{mean_ap.mean - 100 * record.teacher.metrics.mean_ap:+.1f}",
+        f"{statistics.fmean(run.train_seconds for run in runs) / 60:.1f}",
     ]
 
 
@@ -60,63 +76,59 @@ def _signed(gain: SeedSpread | None) -> str:
 
 
 def class_tables(record: StudyRecord) -> list[Table]:
-    """Return AP and AP50 of each class that occurs, the mean over seeds, for the teacher and every variant."""
+    """Return AP and AP50 of each class in the test split, as means over seeds, for the teacher and each variant."""
     return [
-        _class_table(record, "AP", lambda found: found.mean_ap),
-        _class_table(record, "AP50", lambda found: found.ap50),
+        _class_table(record, "AP", lambda metrics: metrics.mean_ap),
+        _class_table(record, "AP50", lambda metrics: metrics.ap50),
     ]
 
 
-def _class_table(record: StudyRecord, name: str, figure: Callable[[ClassMetrics], float | None]) -> Table:
+def _class_table(record: StudyRecord, name: str, metric: Callable[[ClassMetrics], float | None]) -> Table:
     columns = {TEACHER: [record.teacher], **{label: record.finished(label) for label in record.students}}
     columns = {label: runs for label, runs in columns.items() if runs}
-    occurring = {label: found for label, found in record.teacher.metrics.per_class.items() if found.objects}
 
-    def mean(label: str, runs: list[Outcome]) -> str:
-        return f"{seed_spread(figure(run.metrics.per_class[label]) or 0.0 for run in runs).mean:.1f}"
+    def mean(class_name: str, runs: list[EvaluatedRun]) -> str:
+        return f"{seed_spread(metric(run.metrics.per_class[class_name]) or 0.0 for run in runs).mean:.1f}"
 
-    rows = tuple(
-        (label, str(found.objects), *(mean(label, runs) for runs in columns.values()))
-        for label, found in occurring.items()
-    )
-    headings = ("class", "objects", *columns)
-    return Table(
-        f"{name} of the classes that occur, points, mean over seeds",
-        headings,
-        (False, *[True] * (len(headings) - 1)),
-        rows,
+    rows = [
+        [class_name, str(metrics.objects), *(mean(class_name, runs) for runs in columns.values())]
+        for class_name, metrics in record.teacher.metrics.per_class.items()
+        if metrics.objects
+    ]
+    return _table(
+        f"{name} of each class in the test split, points, mean over seeds", ["class", "objects", *columns], rows
     )
 
 
-def write_study(record: StudyRecord, folder: Path, learned: Mapping[str, Learning] | None = None) -> list[Path]:
+def write_study(record: StudyRecord, folder: Path, curves: Mapping[str, LearningCurves] | None = None) -> list[Path]:
     """Write study.json, study.md and study.html into `folder`, and return their paths.
 
     Args:
-        record: What was found.
-        folder: Where.
-        learned: How the teacher and the variants learned, as far as their runs tell it.
+        record: The study's results.
+        folder: The study's folder.
+        curves: Label -> learning curves of the teacher and the variants, where there are any.
 
     Raises:
         MissingExtraError: jinja2 is not installed.
-        OutputError: The folder cannot be written.
+        OutputError: The folder is not writable.
     """
-    learned = learned or {}
-    lines = {label: one for label, one in learned.items() if one.validation.is_line}
+    curves = curves or {}
+    has_line = any(one.validation.has_line for one in curves.values())
     losses = {
-        label: one.losses for label, one in learned.items() if any(curve.is_felt for curve in one.losses.values())
+        label: one.losses for label, one in curves.items() if any(curve.has_positive for curve in one.losses.values())
     }
     table, classes = study_table(record), class_tables(record)
     page = (
-        environment("ifkd.study", need="The page of `ifkd study`")
+        jinja_environment("ifkd.study", need="The page of `ifkd study`")
         .get_template("study.html.j2")
         .render(
             record=record,
-            table_of_all=table,
+            results_table=table,
             class_tables=classes,
-            charts=_charts(record),
-            learning=[validation_chart(lines)] if lines else [],
-            losses=[loss_chart(number, label, terms) for number, (label, terms) in enumerate(losses.items())],
-            style=style(),
+            result_charts=_result_charts(record),
+            validation_charts=[validation_chart(curves)] if has_line else [],
+            loss_charts=[loss_chart(number, label, terms) for number, (label, terms) in enumerate(losses.items())],
+            style=style_sheet(),
         )
     )
     write_json(folder / RECORD, record.model_dump(mode="json"))
@@ -125,25 +137,25 @@ def write_study(record: StudyRecord, folder: Path, learned: Mapping[str, Learnin
     return [folder / name for name in (RECORD, MARKDOWN, PAGE)]
 
 
-def _charts(record: StudyRecord) -> list[Chart]:
-    """Return mAP of all variants as bars, or against the parameter of a sweep."""
-    means = {label: mean.mean for label in record.students if (mean := mean_ap(record.finished(label)))}
+def _result_charts(record: StudyRecord) -> list[Chart]:
+    """Return mAP of all variants as bars, or by the parameter of a sweep; no chart without finished runs."""
+    means = {label: spread.mean for label in record.students if (spread := map_spread(record.finished(label)))}
     if not means:
         return []
-    if any(label in means for label in record.values):
+    if any(label in means for label in record.parameter_values):
         return [sweep_chart(record)]
     means = {TEACHER: 100 * record.teacher.metrics.mean_ap, **means}
     series = [Series("mAP", tuple(means.values()))]
     title = "mAP on the test split, mean over seeds"
-    return [bars("map", title, tuple(means), series, most=max(means.values()), x_label="mAP, points", decimals=1)]
+    return [bar_chart("map", title, tuple(means), series, most=max(means.values()), x_label="mAP, points", decimals=1)]
 
 
 def _markdown(record: StudyRecord, tables: list[Table]) -> str:
-    parts = [f"# {record.title}", *(f"{one.caption}\n\n{one.markdown()}" for one in tables)]
-    if record.missing:
-        parts.insert(1, f"Not finished: {', '.join(record.missing)}.")
-    conditions = [f"- {name}: {words}" for name, words in record.conditions.items()]
-    conditions += [f"- trained on: {name} ({count} runs)" for name, count in record.machines.items()]
+    parts = [f"# {record.title}", *(f"{table.caption}\n\n{table.markdown()}" for table in tables)]
+    if record.unfinished:
+        parts.insert(1, f"Not finished: {', '.join(record.unfinished)}.")
+    conditions = [f"- {name}: {text}" for name, text in record.conditions.items()]
+    conditions += [f"- trained on: {machine} ({count} runs)" for machine, count in record.machines.items()]
     if conditions:
-        parts += ["What was run", "\n".join(conditions)]
+        parts += ["Conditions", "\n".join(conditions)]
     return "\n\n".join([*parts, f"Written by {record.producer}."]) + "\n"

@@ -20,7 +20,7 @@ from deploy.scene.read.scene import Scene
 from deploy.scene.result import SceneResult
 from ifkd.core.detections import Array
 from ifkd.core.files import write_text
-from ifkd.core.html.colors import class_color, hexadecimal
+from ifkd.core.html.colors import class_color, hex_color
 
 PAGE_NAME = "map.html"
 OVERVIEW_PX = 3072
@@ -56,7 +56,7 @@ def page_data(result: SceneResult) -> dict[str, Any]:
         "least": math.floor(result.settings.selection.score_threshold * 100) / 100,
         "columns": len(result.grid.lefts),
         "classes": [
-            {"name": name, "color": hexadecimal(class_color(label))} for label, name in enumerate(result.classes)
+            {"name": name, "color": hex_color(class_color(label))} for label, name in enumerate(result.classes)
         ],
         "boxes": np.round(found.boxes.astype(np.float64), 1).tolist(),
         "scores": np.round(found.scores.astype(np.float64), 4).tolist(),

@@ -1,1 +1,1 @@
-"""Pages that open anywhere without a network: what all of them share."""
+"""Self-contained HTML pages: templates, style sheet, tables and SVG charts."""

@@ -1,4 +1,4 @@
-"""Colors of classes, on pictures and pages alike."""
+"""Colors of classes in images and HTML pages."""
 
 import colorsys
 
@@ -12,19 +12,19 @@ COLORS = (
     (120, 160, 255),
     (255, 255, 255),
 )
-"""Told apart with any color vision (after Okabe and Ito, the dark blue lightened for dark water)."""
-GOLDEN_ANGLE = 0.618034
+"""Palette of Okabe and Ito for all types of color vision; the blue is lighter, to be visible on dark water."""
+GOLDEN_RATIO = 0.618034
 
 
 def class_color(label: int) -> tuple[int, int, int]:
-    """Return the red, green and blue of a class; those beyond the first few are spread over the hues."""
+    """Return the RGB color of a class; classes beyond the palette have hues that are spread evenly."""
     if label < len(COLORS):
         return COLORS[label]
-    red, green, blue = colorsys.hls_to_rgb(label * GOLDEN_ANGLE % 1.0, 0.66, 0.7)
+    red, green, blue = colorsys.hls_to_rgb(label * GOLDEN_RATIO % 1.0, 0.66, 0.7)
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
-def hexadecimal(color: tuple[int, int, int]) -> str:
+def hex_color(color: tuple[int, int, int]) -> str:
     """Return a color as `#rrggbb`."""
     red, green, blue = color
     return f"#{red:02x}{green:02x}{blue:02x}"

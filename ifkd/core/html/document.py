@@ -1,18 +1,18 @@
-"""A page as one file: where its templates come from, and the style that all pages share."""
+"""Templates and style sheet of self-contained HTML pages."""
 
 from importlib import resources
 from typing import Any
 
 from ifkd.core.errors import MissingExtraError
-from ifkd.core.html import chart
+from ifkd.core.html import svg
 
 
-def environment(package: str, *, need: str) -> Any:
-    """Return jinja2's environment over a package's `templates` and the parts that all pages share.
+def jinja_environment(package: str, *, need: str) -> Any:
+    """Return the Jinja environment of a package's `templates` and of the common templates.
 
     Args:
-        package: The package.
-        need: Who asks, for the message where jinja2 is absent.
+        package: Name of the package.
+        need: The feature that needs Jinja, for the error message.
 
     Raises:
         MissingExtraError: jinja2 is not installed.
@@ -33,11 +33,7 @@ def environment(package: str, *, need: str) -> Any:
     )
 
 
-def style() -> str:
-    """Return the style sheet of a page: light, dark, on a phone and on paper."""
+def style_sheet() -> str:
+    """Return the style sheet of a page for light and dark schemes, small screens and print."""
     page = resources.files("ifkd.core.html").joinpath("templates", "page.css").read_text(encoding="utf-8")
-    return (
-        page.replace("/*LIGHT*/", chart.PALETTE_LIGHT).replace("/*DARK*/", chart.PALETTE_DARK)
-        + chart.STYLE.strip()
-        + "\n"
-    )
+    return page.replace("/*LIGHT*/", svg.PALETTE_LIGHT).replace("/*DARK*/", svg.PALETTE_DARK) + svg.STYLE.strip() + "\n"

@@ -1,20 +1,20 @@
-"""A table as text cells: the same on a page, in Markdown and on a terminal."""
+"""Tables for HTML, Markdown and the terminal."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Cells of text under headings; the first column names the rows."""
+    """A table of text cells; the first column has the names of the rows."""
 
     caption: str
     headings: tuple[str, ...]
     numeric: tuple[bool, ...]
-    """Columns that hold figures and are set to the right."""
+    """Columns of numbers, which are aligned right."""
     rows: tuple[tuple[str, ...], ...]
 
     def plain(self) -> str:
-        """Return the table as aligned lines for a terminal."""
+        """Return the table as aligned lines of text."""
         lines = [self.headings, *self.rows]
         widths = [max(len(line[column]) for line in lines) for column in range(len(self.headings))]
         shown = [
@@ -27,12 +27,12 @@ class Table:
         return "\n".join([shown[0], "  ".join("-" * width for width in widths), *shown[1:]])
 
     def markdown(self) -> str:
-        """Return the table in GitHub's Markdown."""
+        """Return the table as GitHub Markdown."""
         rule = [("---:" if right else "---") for right in self.numeric]
         lines = [self.headings, tuple(rule), *self.rows]
         return "\n".join(f"| {' | '.join(markdown_cell(cell) for cell in line)} |" for line in lines)
 
 
 def markdown_cell(text: str) -> str:
-    """Return text that stays one cell of a Markdown table."""
+    """Return text escaped for a cell of a Markdown table."""
     return text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")

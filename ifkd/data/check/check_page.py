@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from ifkd.core.files import write_json, write_text
-from ifkd.core.html import chart
-from ifkd.core.html.chart import Chart, Cloud, Series
-from ifkd.core.html.colors import class_color, hexadecimal
-from ifkd.core.html.document import environment, style
+from ifkd.core.html.chart import PointSeries, Series, bar_chart, log_scatter_chart
+from ifkd.core.html.colors import class_color, hex_color
+from ifkd.core.html.document import jinja_environment, style_sheet
+from ifkd.core.html.svg import Chart
 from ifkd.core.html.table import Table
 from ifkd.data.check.check import LARGE_PX, SMALL_PX, Checked, object_sides
 from ifkd.data.check.check_record import CheckRecord
@@ -41,7 +41,7 @@ def templates() -> Any:
     Raises:
         MissingExtraError: jinja2 is not installed.
     """
-    return environment("ifkd.data.check", need="The page of `ifkd data check`")
+    return jinja_environment("ifkd.data.check", need="The page of `ifkd data check`")
 
 
 def write_check(checked: Checked, record: CheckRecord, folder: Path, *, imagery: Imagery) -> list[Path]:
@@ -93,7 +93,7 @@ def render(checked: Checked, record: CheckRecord, imagery: Imagery) -> str:
     )
     view = {
         "record": record,
-        "style": style(),
+        "style": style_sheet(),
         "headline": headline(record),
         "tone": _tone(record),
         "badge": "Clean" if record.clean else "Findings",
@@ -106,7 +106,7 @@ def render(checked: Checked, record: CheckRecord, imagery: Imagery) -> str:
         "classes": class_table(record),
         "files": [_size_table(record), _form_table(record)],
         "charts": _charts(checked, record),
-        "swatches": [(name, hexadecimal(class_color(label))) for label, name in enumerate(record.classes)],
+        "swatches": [(name, hex_color(class_color(label))) for label, name in enumerate(record.classes)],
         "sheets": [sheet for sheet in sheets if sheet.pictures],
     }
     page: str = templates().get_template("check.html.j2").render(view)
@@ -236,19 +236,19 @@ def _charts(checked: Checked, record: CheckRecord) -> list[Chart]:
         most = max(1.0, *(value for one in series for value in one.values if value is not None))
         names = [name for name, _ in drawn]
         title = "Objects by class" if len(drawn) == len(counts) else f"The {len(drawn)} most frequent classes"
-        found.append(chart.bars("classes", title, names, series, most=most, x_label="objects", decimals=0))
-    clouds = []
+        found.append(bar_chart("classes", title, names, series, most=most, x_label="objects", decimals=0))
+    sizes = []
     for split in checked.splits:
         sides = object_sides(checked.images, split)
         if sides:
             step = -(-len(sides) // MOST_DOTS)
-            clouds.append(Cloud(split, tuple(sides[::step])))
-    if clouds:
+            sizes.append(PointSeries(split, tuple(sides[::step])))
+    if sizes:
         found.append(
-            chart.clouds(
+            log_scatter_chart(
                 "boxes",
                 "Box sizes",
-                clouds,
+                sizes,
                 x_label="width px",
                 y_label="height px",
                 areas=(SMALL_PX**2, LARGE_PX**2),

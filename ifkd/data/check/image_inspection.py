@@ -1,4 +1,4 @@
-"""Image files looked at one by one: what they are, whether they decode, and what tells them from each other."""
+"""Inspect image files one by one: readability, size, format, digest and thumbnail of the pixels."""
 
 import hashlib
 import logging
@@ -16,133 +16,142 @@ from rasterio.errors import RasterioError
 
 from ifkd.core.detections import Array
 from ifkd.core.errors import DataError
+from ifkd.core.parallel import parallel_map
 from ifkd.core.progress import track
-from ifkd.core.workers import mapper
 from ifkd.data.check.lenient_coco import AnnotationFile, ImageEntry
-from ifkd.data.coco import inside
+from ifkd.data.coco import path_inside
 from ifkd.imagery.image_files import DRIVERS, Imagery, read_image
 
-SKETCH_PX = 32
-"""Side of the sketch by which pictures are compared."""
-FLAT_STEPS = 2.0
-"""A sketch that deviates less than this from a plane, in gray levels, shows nothing to compare."""
-WORTH_PROCESSES = 400
-"""So many images are looked at before starting further processes pays."""
+THUMBNAIL_PX = 32
+FLAT_LEVELS = 2.0
+"""Root mean square deviation from a plane, gray levels, below which a thumbnail counts as flat."""
+MIN_IMAGES_FOR_WORKERS = 400
+"""With fewer images, starting further processes takes longer than it saves."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class FileFacts:
-    """What a file is."""
+class InspectedFile:
+    """Properties of an image file."""
 
     path: Path | None
-    """Where it lies; None when its name leads nowhere it may."""
+    """None if its name leads out of the image folder."""
     problem: str | None = None
-    """The kind of finding that keeps it from being used."""
-    told: str = ""
-    """What is wrong, in words."""
-    renamed: str | None = None
-    """The file's name in the image folder, where it differs from the entry's in upper and lower case."""
+    """Kind of finding for which the file is not usable."""
+    message: str = ""
+    """Description of the problem."""
+    actual_name: str | None = None
+    """File name in the image folder, if the entry's differs in upper and lower case."""
     size: tuple[int, int] | None = None
     """(height, width), pixels."""
-    form: str = ""
-    """Format, type of values and bands."""
-    digest: str | None = None
-    """SHA-256 of the decoded pixels."""
-    sketch: Array | None = None
-    """float32 [32, 32]: the picture at that size, gray, without its plane, of length 1; None for a flat one."""
+    format: str = ""
+    """File format, data type and bands."""
+    sha256: str | None = None
+    """SHA-256 of size and decoded pixels."""
+    thumbnail: Array | None = None
+    """float32 [32, 32], as `normalized_thumbnail` returns it."""
 
 
-def inspect_files(file: AnnotationFile, imagery: Imagery, *, workers: int | None = None) -> list[FileFacts]:
-    """Return what each image file of an annotation file is, in order; `workers` processes share the work."""
+def inspect_files(file: AnnotationFile, imagery: Imagery, *, workers: int | None = None) -> list[InspectedFile]:
+    """Return the properties of each image file of an annotation file, in order.
+
+    Args:
+        file: The annotation file.
+        imagery: How images are read.
+        workers: Processes; by default one per core where there are many images.
+    """
     jobs = [(file.folder, entry, imagery) for entry in file.images]
     if workers is None:
-        workers = (os.cpu_count() or 1) if len(jobs) >= WORTH_PROCESSES else 1
-    with mapper(workers) as in_order:
-        return list(track(in_order(_job, jobs), file.path.name, total=len(jobs), unit="image"))
+        workers = (os.cpu_count() or 1) if len(jobs) >= MIN_IMAGES_FOR_WORKERS else 1
+    with parallel_map(workers) as in_order:
+        return list(track(in_order(_inspect_job, jobs), file.path.name, total=len(jobs), unit="image"))
 
 
-def _job(job: tuple[Path, ImageEntry, Imagery]) -> FileFacts:
-    folder, entry, imagery = job
-    return inspect_file(folder, entry, imagery)
+def _inspect_job(job: tuple[Path, ImageEntry, Imagery]) -> InspectedFile:
+    return _inspect_file(*job)
 
 
-def inspect_file(folder: Path, entry: ImageEntry, imagery: Imagery) -> FileFacts:
-    """Return what an image's file is; whatever is wrong with it is told, not raised."""
+def _inspect_file(folder: Path, entry: ImageEntry, imagery: Imagery) -> InspectedFile:
     try:
-        path = inside(folder, entry.name)
+        path = path_inside(folder, entry.name)
     except DataError as error:
-        return FileFacts(None, "files_outside", error.problem)
-    renamed = None
+        return InspectedFile(None, "files_outside_folder", error.problem)
+    actual_name = None
     if not _is_file(path):
-        found = _in_other_case(folder, entry.name)
-        if found is None:
-            return FileFacts(path, "files_absent", f"{entry.name} is not in {folder}")
-        path, renamed = folder / found, found
+        actual_name = _name_in_other_case(folder, entry.name)
+        if actual_name is None:
+            return InspectedFile(path, "files_missing", f"{entry.name} is not in {folder}")
+        path = folder / actual_name
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of metadata that no pixel depends on
-        return _decoded(path, entry.name, renamed, imagery)
+        warnings.simplefilter("ignore")  # about metadata that does not affect pixels
+        return _decode(path, entry.name, actual_name, imagery)
 
 
-def _decoded(path: Path, name: str, renamed: str | None, imagery: Imagery) -> FileFacts:
-    size, form = _header(path)
+def _decode(path: Path, name: str, actual_name: str | None, imagery: Imagery) -> InspectedFile:
+    size, file_format = _header(path)
     if size is not None and size[0] * size[1] > imagery.max_pixels:
-        told = f"{name}: {size[1]}x{size[0]} (width x height), at most {imagery.max_pixels} pixels"
-        return FileFacts(path, "files_too_large", told, renamed, size, form)
+        message = f"{name}: {size[1]}x{size[0]} (width x height), at most {imagery.max_pixels} pixels"
+        return InspectedFile(path, "files_too_large", message, actual_name, size, file_format)
     try:
         pixels = read_image(path, imagery=imagery)
     except (DataError, MemoryError) as error:
-        told = error.problem if isinstance(error, DataError) else f"{name} does not fit the memory"
-        return FileFacts(path, "files_unreadable", told, renamed, size, form)
+        message = error.problem if isinstance(error, DataError) else f"{name} does not fit into memory"
+        return InspectedFile(path, "files_unreadable", message, actual_name, size, file_format)
     size = (pixels.shape[0], pixels.shape[1])
     digest = hashlib.sha256(repr(size).encode())
     digest.update(np.ascontiguousarray(pixels).data)
-    return FileFacts(
-        path, None, "", renamed, size, form or "unknown format", digest=digest.hexdigest(), sketch=sketch(pixels)
+    return InspectedFile(
+        path=path,
+        actual_name=actual_name,
+        size=size,
+        format=file_format or "unknown format",
+        sha256=digest.hexdigest(),
+        thumbnail=normalized_thumbnail(pixels),
     )
 
 
-def sketch(pixels: Array) -> Array | None:
-    """Return what a picture looks like in few numbers; see `FileFacts.sketch`.
+def normalized_thumbnail(pixels: Array) -> Array | None:
+    """Return a gray thumbnail, float32 [32, 32], whose dot product with another is their correlation.
 
-    Brightness, contrast, size and compression hardly change it: it is the gray picture shrunk to 32x32 pixels, less
-    the plane that fits it best (a gradient of light is no content), divided by its length.
+    The plane that fits best (brightness and a gradient of light) is subtracted, and the norm is 1, so that brightness,
+    contrast, size and compression hardly change it. A flat image has none.
     """
-    small = Image.fromarray(pixels).convert("L").resize((SKETCH_PX, SKETCH_PX), Image.Resampling.BOX)
-    values = np.asarray(small, np.float64)
-    ramp = np.arange(SKETCH_PX) - (SKETCH_PX - 1) / 2
-    slope = (ramp**2).sum() * SKETCH_PX
+    thumbnail = Image.fromarray(pixels).convert("L").resize((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.BOX)
+    values = np.asarray(thumbnail, np.float64)
+    ramp = np.arange(THUMBNAIL_PX) - (THUMBNAIL_PX - 1) / 2
+    slope = (ramp**2).sum() * THUMBNAIL_PX
     values = values - values.mean()
     values -= (values * ramp).sum() / slope * ramp + ((values.T * ramp).sum() / slope * ramp)[:, None]
-    length = float(np.sqrt((values**2).sum()))
-    return None if length < FLAT_STEPS * SKETCH_PX else (values / length).astype(np.float32)
+    norm = float(np.sqrt((values**2).sum()))
+    return None if norm < FLAT_LEVELS * THUMBNAIL_PX else (values / norm).astype(np.float32)
 
 
 def _header(path: Path) -> tuple[tuple[int, int] | None, str]:
-    """Return a file's (height, width) and form as GDAL tells them, or nothing."""
-    quiet = logging.getLogger("rasterio")
-    level = quiet.level
-    quiet.setLevel(logging.CRITICAL)  # what is wrong is told by the finding
+    """Return a file's (height, width) and format from GDAL, or None and nothing."""
+    logger = logging.getLogger("rasterio")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)  # the finding reports the error
     try:
         with rasterio.open(path) as dataset:
             if dataset.driver not in DRIVERS or not dataset.count:
                 return None, ""
-            return (dataset.height, dataset.width), _form(dataset)
+            return (dataset.height, dataset.width), _format(dataset)
     except (RasterioError, OSError, ValueError, TypeError):
         return None, ""
     finally:
-        quiet.setLevel(level)
+        logger.setLevel(level)
 
 
-def _form(dataset: Any) -> str:
-    kinds = "/".join(dict.fromkeys(dataset.dtypes))
+def _format(dataset: Any) -> str:
+    types = "/".join(dict.fromkeys(dataset.dtypes))
     bits = dataset.tags(1, ns="IMAGE_STRUCTURE").get("NBITS")
-    roles = dataset.colorinterp
-    if roles[0] == ColorInterp.palette:
+    interpretations = dataset.colorinterp
+    if interpretations[0] == ColorInterp.palette:
         bands = "palette"
     else:
-        colors = sum(role != ColorInterp.alpha for role in roles)
-        bands = f"{colors} band{'s' if colors != 1 else ''}{' and alpha' if colors < len(roles) else ''}"
-    return f"{dataset.driver}, {kinds}{f' of {bits} bits' if bits else ''}, {bands}"
+        colors = sum(one != ColorInterp.alpha for one in interpretations)
+        alpha = " and alpha" if colors < len(interpretations) else ""
+        bands = f"{colors} band{'s' if colors != 1 else ''}{alpha}"
+    return f"{dataset.driver}, {types}{f' of {bits} bits' if bits else ''}, {bands}"
 
 
 def _is_file(path: Path) -> bool:
@@ -152,12 +161,12 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def _in_other_case(folder: Path, name: str) -> str | None:
+def _name_in_other_case(folder: Path, name: str) -> str | None:
     """Return the name of the only file that differs from `name` in upper and lower case alone."""
     try:
-        wanted = Path(name)
-        here = [one.name for one in (folder / wanted.parent).iterdir() if one.name.casefold() == wanted.name.casefold()]
-        found = str(wanted.parent / here[0]) if len(here) == 1 else None
-        return found if found is not None and _is_file(inside(folder, found)) else None
+        path = Path(name)
+        same = [one.name for one in (folder / path.parent).iterdir() if one.name.casefold() == path.name.casefold()]
+        found = str(path.parent / same[0]) if len(same) == 1 else None
+        return found if found is not None and _is_file(path_inside(folder, found)) else None
     except (OSError, ValueError, DataError):
         return None

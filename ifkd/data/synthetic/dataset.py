@@ -7,9 +7,9 @@ from typing import Any
 
 from ifkd.core.detections import Array
 from ifkd.core.files import make_folder, write_json
+from ifkd.core.parallel import Map, parallel_map
 from ifkd.core.progress import progress, track
 from ifkd.core.tiling import Window
-from ifkd.core.workers import Mapper, mapper
 from ifkd.data.generated_folder import FolderKind, made_once
 from ifkd.data.synthetic.annotation import coco_file
 from ifkd.data.synthetic.config import SPLITS
@@ -46,13 +46,13 @@ def make_dataset(
     wanted = {"generator_version": GENERATOR_VERSION, "config": config.model_dump(mode="json")}
 
     def make(temporary: Path) -> dict[str, Any]:
-        with mapper(os.cpu_count() or 1 if workers is None else workers) as in_order:
+        with parallel_map(os.cpu_count() or 1 if workers is None else workers) as in_order:
             return {"contents": _make(config, temporary, in_order)}
 
     return made_once(folder, FolderKind("a synthetic data set", RECORD), wanted, make=make, force=force)
 
 
-def _make(config: AnySynthetic, folder: Path, in_order: Mapper) -> dict[str, Any]:
+def _make(config: AnySynthetic, folder: Path, in_order: Map) -> dict[str, Any]:
     """Write all files of the data set, and return what they hold."""
     images = make_folder(folder / "images")
     plan = places(config)

@@ -18,7 +18,7 @@ GPU = {
     "driver": "580.1",
     "memory": "23034 MiB",
     "compute_capability": "8.9",
-    "largest_clock": "2040 MHz",
+    "max_sm_clock": "2040 MHz",
 }
 
 

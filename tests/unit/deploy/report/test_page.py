@@ -17,8 +17,8 @@ from deploy.report.page import console, render, setting_rows, write_report
 from deploy.report.report import Report, assemble, read_picture, read_scene_run
 from deploy.report.tables import accuracy_table, engine_table
 from ifkd.core.errors import DataError, MissingExtraError
-from ifkd.core.html import chart
-from ifkd.core.html.chart import Series
+from ifkd.core.html.axes import linear_ticks, log_ticks
+from ifkd.core.html.chart import Series, bar_chart
 from ifkd.core.html.table import Table
 
 VOID = {"meta", "img", "link", "br", "hr", "input", "rect", "circle", "line", "path"}
@@ -335,12 +335,12 @@ def test_the_front_is_what_nothing_beats(points, front):
     [(0, 1, [0, 0.2, 0.4, 0.6, 0.8, 1]), (0, 41.7, [0, 10, 20, 30, 40, 50]), (0, 0.003, [0, 0.001, 0.002, 0.003])],
 )
 def test_ticks_are_round_and_enclose(low, high, ticks):
-    assert chart.round_ticks(float(low), float(high)) == pytest.approx(ticks)
+    assert linear_ticks(float(low), float(high)) == pytest.approx(ticks)
 
 
 @pytest.mark.parametrize(("low", "high"), [(0.9, 41), (1, 100), (0.0123, 900), (3, 3)])
 def test_logarithmic_ticks_enclose(low, high):
-    ticks = chart.log_ticks(float(low), float(high))
+    ticks = log_ticks(float(low), float(high))
     assert ticks[0] <= low * 1.001
     assert ticks[-1] >= high * 0.999
     assert ticks == sorted(set(ticks))
@@ -351,7 +351,7 @@ def test_charts_take_extreme_values():
     charts.strips("s", "t", [StripSeries("a", (5.0,)), StripSeries("b", (5.0, 5.0))], unit="ms")
     wide = charts.strips("s", "t", [StripSeries("a", (0.5, 0.6)), StripSeries("b", (700.0, 800.0))], unit="ms")
     assert "logarithmic" in wide.body
-    chart.bars("s", "t", ["a"], [Series("x", (None,))], most=1.0, x_label="x")
+    bar_chart("s", "t", ["a"], [Series("x", (None,))], most=1.0, x_label="x")
     charts.lines("s", "t", [Series("x", (0.0,))], steps=[1], x_label="x", y_label="y")
 
 
