@@ -12,7 +12,8 @@ from deploy.scene.merge.merge import MergeSettings, TileDetections, merge
 from ifkd.core.detections import Array, Candidates, Detections
 from ifkd.core.postprocess import PostprocessConfig, postprocess
 from ifkd.data.coco import LabeledImage
-from ifkd.imagery.image_files import Imagery, read_image
+from ifkd.imagery.contrast import ImageryOptions
+from ifkd.imagery.image_files import read_image
 from ifkd.imagery.image_tiles import TiledImage, tile_image
 
 
@@ -27,7 +28,7 @@ class TilingConfig:
     overlap_px: int
     """Overlap of neighboring tiles, pixels of the tiles."""
     postprocess: PostprocessConfig
-    imagery: Imagery = Imagery()  # noqa: RUF009 - frozen
+    imagery: ImageryOptions = ImageryOptions()  # noqa: RUF009 - frozen
     """Conversion of image files to uint8 RGB."""
 
 

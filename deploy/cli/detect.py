@@ -151,7 +151,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     from deploy.scene.read.scene import CACHE_BYTES
     from deploy.scene.scene_run import SceneRequest
     from export.bundle.bundle import open_bundle
-    from ifkd.imagery.raster import HTTP_OPTIONS
+    from ifkd.imagery.address import HTTP_OPTIONS
 
     if options.cluster:
         require_ray()

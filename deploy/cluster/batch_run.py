@@ -33,9 +33,9 @@ from deploy.scene.write.output_folder import PRODUCER, STAGE_NAME, require_own
 from export.bundle.bundle import MANIFEST_NAME
 from ifkd import __version__
 from ifkd.core.errors import SceneError, UsageError
-from ifkd.core.files import make_folder, sha256_of, acquire_lock
+from ifkd.core.files import acquire_lock, make_folder, sha256_of
 from ifkd.core.progress import progress
-from ifkd.imagery.raster import HTTP_OPTIONS
+from ifkd.imagery.address import HTTP_OPTIONS
 
 ANY_SIZE = (1_000_000, 1_000_000)
 """Of a scene, pixels: what does not fit it fits none."""

@@ -17,8 +17,8 @@ from deploy.scene.run.row_ranges import RowRange
 from deploy.scene.run.run_rows import RowPlan, run_rows
 from export.bundle.bundle import Bundle
 from ifkd.core.errors import SceneError
-from ifkd.imagery.contrast import Scaling
-from ifkd.imagery.raster import HTTP_OPTIONS, RasterAddress
+from ifkd.imagery.address import HTTP_OPTIONS, RasterAddress
+from ifkd.imagery.contrast import ContrastStretch
 
 OpenEngine = Callable[[Bundle], Engine]
 
@@ -31,7 +31,7 @@ class ScenePlan:
     """Absolute."""
     bands: tuple[int, ...]
     nodata: float | None
-    scaling: Scaling
+    scaling: ContrastStretch
     """As the whole scene's, so that nobody samples it again."""
     plan: RowPlan
 

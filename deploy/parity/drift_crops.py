@@ -1,4 +1,4 @@
-"""Pictures of the detections that drifted most: both boxes on the image they were found in."""
+"""Crops of the images around the detections that drifted most, with the boxes of both sides."""
 
 import base64
 import io
@@ -11,125 +11,119 @@ from deploy.parity.matching import Matching
 from ifkd.core.config import Schema
 from ifkd.core.detections import Array
 from ifkd.data.coco import CocoDataset
-from ifkd.imagery.image_files import Imagery, read_image
+from ifkd.imagery.contrast import ImageryOptions
+from ifkd.imagery.image_files import read_image
 
-MOST_LOST = 6
-MOST_MOVED = 6
+MAX_UNMATCHED = 6
+MAX_PAIRS = 6
 SIDE_PX = 240
-LEAST_SOURCE_PX = 32
+MIN_SOURCE_PX = 32
 REFERENCE_RGB = (64, 156, 255)
 ENGINE_RGB = (255, 140, 40)
 HALO_RGB = (10, 14, 20)
 
 
-class Crop(Schema):
-    """A part of an image with the boxes of both sides."""
+class DriftCrop(Schema):
+    """A crop of an image with the boxes of both sides."""
 
     image: str
     class_name: str
-    what: str
-    """What happened here, in words."""
+    description: str
+    """The difference in words."""
     alt: str
-    """What it shows, for those who cannot see it."""
+    """Alternative text."""
     jpeg_base64: str
     side_px: int
-    """Width and height of the picture."""
+    """Width and height of the crop."""
     drift: float
-    """1 - IoU plus score difference; 2 for a detection that the other side lacks."""
+    """1 - IoU plus score difference; 2 for an unmatched detection."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Spot:
-    """A place where both sides differ."""
+class _Difference:
+    """A difference between both sides in one place."""
 
     image_id: int
     label: int
-    what: str
+    description: str
     drift: float
-    ours: Array | None
-    """The reference's box [4]."""
-    theirs: Array | None
-    """The engine's box [4]."""
+    reference: Array | None
+    """Box of the reference [4]."""
+    engine: Array | None
+    """Box of the engine [4]."""
 
 
 def worst_crops(
-    matching: Matching,
-    dataset: CocoDataset,
-    imagery: Imagery | None = None,
-    *,
-    lost: int = MOST_LOST,
-    moved: int = MOST_MOVED,
-) -> tuple[Crop, ...]:
-    """Return pictures of detections that one side lacks, the surest first, and then of the pairs that drifted most.
+    matching: Matching, dataset: CocoDataset, imagery: ImageryOptions | None = None
+) -> tuple[DriftCrop, ...]:
+    """Return crops of unmatched detections, highest scores first, and of the pairs that drifted most.
 
-    Pairs that agree to the last bit are not shown.
+    Pairs without any difference are left out.
 
     Args:
-        matching: What pairing found.
+        matching: Detections of both sides.
         dataset: The images.
-        imagery: How their files become uint8 RGB: as the detector itself saw them.
-        lost: Most pictures of detections without a partner.
-        moved: Most pictures of pairs.
+        imagery: Conversion of image files to uint8 RGB, as for the detector.
 
     Raises:
         DataError: An image cannot be read.
     """
     images = {image.id: image.path for image in dataset.images}
-    shown = []
-    pairs = sorted(_drifted(matching), key=lambda spot: -spot.drift)
-    for spot in [*_orphans(matching, dataset)[:lost], *pairs[:moved]]:
-        path = images[spot.image_id]
+    crops = []
+    pairs = sorted(_pairs(matching), key=lambda one: -one.drift)
+    for one in [*_unmatched(matching, dataset)[:MAX_UNMATCHED], *pairs[:MAX_PAIRS]]:
+        path = images[one.image_id]
         stream = io.BytesIO()
-        _draw(read_image(path, imagery=imagery), spot.ours, spot.theirs).save(stream, "JPEG", quality=88)
-        name = dataset.classes[spot.label]
-        shown.append(
-            Crop(
+        _draw(read_image(path, imagery=imagery), one).save(stream, "JPEG", quality=88)
+        name = dataset.classes[one.label]
+        crops.append(
+            DriftCrop(
                 image=path.name,
                 class_name=name,
-                what=spot.what,
-                alt=f"{name} in {path.name}: {spot.what}",
+                description=one.description,
+                alt=f"{name} in {path.name}: {one.description}",
                 jpeg_base64=base64.b64encode(stream.getvalue()).decode("ascii"),
                 side_px=SIDE_PX,
-                drift=spot.drift,
+                drift=one.drift,
             )
         )
-    return tuple(shown)
+    return tuple(crops)
 
 
-def _orphans(matching: Matching, dataset: CocoDataset) -> list[_Spot]:
-    """Return detections that one side lacks, the surest first; a changed class is one place, not two."""
-    spots = []
-    for orphan in sorted(matching.orphans, key=lambda orphan: -orphan.score):
-        box = np.array(orphan.box)
-        ours, theirs = (box, None) if orphan.in_reference else (None, box)
-        what = f"score {orphan.score:.2f}, missing in the {'engine' if orphan.in_reference else 'reference'}"
-        if orphan.became is not None:
-            if not orphan.in_reference:
+def _unmatched(matching: Matching, dataset: CocoDataset) -> list[_Difference]:
+    """Return the unmatched detections, highest scores first; a changed class is one difference, not two."""
+    differences = []
+    for one in sorted(matching.unmatched, key=lambda one: -one.score):
+        box = np.array(one.box)
+        reference, engine = (box, None) if one.in_reference else (None, box)
+        description = f"score {one.score:.2f}, missing in the {'engine' if one.in_reference else 'reference'}"
+        if one.changed_to is not None:
+            if not one.in_reference:
                 continue
-            theirs = box
-            what = f"class changed from {dataset.classes[orphan.label]} to {dataset.classes[orphan.became]}"
-        spots.append(_Spot(orphan.image_id, orphan.label, what, 2.0, ours, theirs))
-    return spots
+            engine = box
+            description = f"class changed from {dataset.classes[one.label]} to {dataset.classes[one.changed_to]}"
+        differences.append(_Difference(one.image_id, one.label, description, 2.0, reference, engine))
+    return differences
 
 
-def _drifted(matching: Matching) -> list[_Spot]:
-    spots = []
-    for index, iou in enumerate(matching.ious):
-        before, after = matching.reference_scores[index], matching.subject_scores[index]
-        drift = 1 - iou + abs(after - before)
+def _pairs(matching: Matching) -> list[_Difference]:
+    differences = []
+    for pair in matching.pairs:
+        drift = 1 - pair.iou + abs(pair.engine_score - pair.reference_score)
         if drift <= 0:
             continue
-        what = f"IoU {iou:.4f}, score {before:.4f} to {after:.4f}"
-        boxes = matching.reference_boxes[index], matching.subject_boxes[index]
-        spots.append(_Spot(matching.image_ids[index], matching.labels[index], what, drift, *boxes))
-    return spots
+        description = f"IoU {pair.iou:.4f}, score {pair.reference_score:.4f} to {pair.engine_score:.4f}"
+        differences.append(
+            _Difference(pair.image_id, pair.label, description, drift, pair.reference_box, pair.engine_box)
+        )
+    return differences
 
 
-def _draw(pixels: Array, ours: Array | None, theirs: Array | None) -> Image.Image:
-    boxes = np.stack([box for box in (ours, theirs) if box is not None])
+def _draw(pixels: Array, difference: _Difference) -> Image.Image:
+    boxes = np.stack([box for box in (difference.reference, difference.engine) if box is not None])
     (x1, y1), (x2, y2) = boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)
     height, width = pixels.shape[:2]
-    side = max(LEAST_SOURCE_PX, 1.6 * max(x2 - x1, y2 - y1))
+    side = max(MIN_SOURCE_PX, 1.6 * max(x2 - x1, y2 - y1))
     left = np.clip((x1 + x2 - side) / 2, 0, max(0, width - side))
     top = np.clip((y1 + y2 - side) / 2, 0, max(0, height - side))
     picture = Image.fromarray(pixels).transform(
@@ -139,7 +133,7 @@ def _draw(pixels: Array, ours: Array | None, theirs: Array | None) -> Image.Imag
         Image.Resampling.BILINEAR,
     )
     pen, zoom = ImageDraw.Draw(picture), SIDE_PX / side
-    for box, color, inset in ((ours, REFERENCE_RGB, 0), (theirs, ENGINE_RGB, 3)):
+    for box, color, inset in ((difference.reference, REFERENCE_RGB, 0), (difference.engine, ENGINE_RGB, 3)):
         if box is None:
             continue
         a, b, c, d = ((box - np.array([left, top, left, top])) * zoom).tolist()

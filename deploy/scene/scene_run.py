@@ -22,7 +22,7 @@ from deploy.scene.write.writers import RESULT_NAMES, choose_formats, write_resul
 from export.bundle.bundle import Bundle
 from ifkd.core.errors import SceneError
 from ifkd.core.files import write_json
-from ifkd.imagery.raster import RasterAddress
+from ifkd.imagery.address import RasterAddress
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,132 +1,183 @@
-"""How a scene is searched: the bundle's settings, with the user's in their place."""
+"""Detection settings of a scene: the bundle's defaults with the user's overrides."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from deploy.scene.merge.merge import MergeSettings
 from deploy.scene.read.aoi import AreaOfInterest
+from deploy.scene.read.scene import Scene
+from export.bundle.bundle import Bundle
 from export.bundle.manifest import Manifest
 from ifkd.core.config import Schema
+from ifkd.core.detections import Array
 from ifkd.core.errors import BundleError, UsageError
 from ifkd.core.input_shapes import STEP_PX, InputShapes
 from ifkd.core.postprocess import PostprocessConfig
 from ifkd.core.tiling import TileGrid
+from ifkd.imagery.address import RasterAddress
 
-TOUCH_ENGINE_PX = 2.0
-"""A box this close to a tile's edge is taken to be cut by it, pixels of the engine's tiles."""
-WHOLE = 1e-6
-"""A number this close to a whole one is taken for it."""
-ONE_CLASS_IOU = 0.8
-"""Boxes of different classes that overlap more than this are one object on the map, of its likeliest class."""
+EDGE_TOLERANCE_ENGINE_PX = 2.0
+"""A box this close to a tile's edge counts as cut by it, engine pixels."""
+INTEGER_TOLERANCE = 1e-6
+"""Tolerance for treating a value as an integer."""
+CLASS_AGNOSTIC_IOU = 0.8
+"""Default IoU above which boxes of different classes are one object."""
 
 
 class DetectionSettings(Schema):
-    """Everything beside bundle and scene that the detections of a scene depend on."""
+    """Everything except bundle and scene that the detections of a scene depend on."""
 
     scale: float
-    """Factor from the scene's pixels to the engine's; a tile's side divided by it is whole."""
+    """Scale factor from scene pixels to engine pixels; a tile's side divided by it is an integer."""
     overlap_px: int
-    """Least overlap of neighboring tiles, pixels of the engine's tiles."""
-    selection: PostprocessConfig
-    """How detections are chosen within a tile."""
+    """Minimum overlap of adjacent tiles, engine pixels."""
+    postprocess: PostprocessConfig
+    """Postprocessing within a tile."""
     merge: MergeSettings
-    """How tiles are brought together; distances in scene pixels."""
+    """Merging across tiles; distances are scene pixels."""
     strict: bool = False
-    """Stop at the first part of the scene that cannot be read."""
-    area: AreaOfInterest | None = None
-    """Where to look; everywhere by default."""
+    """Whether to fail at the first unreadable part of the scene."""
+    aoi: AreaOfInterest | None = None
+    """Area of interest; None for the entire scene."""
     tile_px: tuple[int, int] | None = None
-    """Tile (height, width), pixels of the engine; by default its usual one."""
+    """(height, width) of a tile, engine pixels; None for the engine's default."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SceneRequest:
+    """Inputs of a run that are the same for all its scenes."""
+
+    bundle: Bundle
+    settings: DetectionSettings
+    bands: tuple[int, ...] | None = None
+    """One or three band numbers, from 1; None for the bundle's."""
+    scale_range: tuple[float, float] | None = None
+    """Values that become 0 and 255; None for the bundle's."""
+    nodata: float | None = None
+    batch: int | None = None
+    """Tiles per inference; None for the engine's maximum."""
+    formats: Sequence[str] | None = None
+    """Output formats; None for all that a scene supports."""
+    resume: bool = True
+    """Whether to resume an interrupted run into the same folder."""
+    ground_truth: Path | None = None
+    """Labels to evaluate the detections with."""
+
+    def open_scene(self, source: Path | RasterAddress | str | Array) -> Scene:
+        """Open a scene with the bundle's image preprocessing and the overrides.
+
+        Raises:
+            SceneError: The scene is unreadable, or cannot be converted to RGB.
+            UsageError: An override is invalid.
+        """
+        return Scene(
+            source,
+            imagery=self.bundle.manifest.input.imagery,
+            bands=self.bands,
+            scale_range=self.scale_range,
+            nodata=self.nodata,
+        )
+
+    def grid_of(self, scene: Scene) -> TileGrid:
+        """Return the tiles of a scene; see `grid_for`."""
+        tile_px = tile_for(scene.size, self.bundle.manifest.input.sizes, self.settings)
+        return grid_for(scene.size, tile_px, self.settings)
 
 
 def settings_for(
     manifest: Manifest,
     *,
-    score: float | None = None,
+    score_threshold: float | None = None,
     overlap_px: int | None = None,
     gsd_m: float | None = None,
     merge: str = "border",
     metric: str = "iou",
-    one_class: float = ONE_CLASS_IOU,
+    class_agnostic_iou: float = CLASS_AGNOSTIC_IOU,
     strict: bool = False,
-    area: AreaOfInterest | None = None,
+    aoi: AreaOfInterest | None = None,
     tile_px: int | None = None,
 ) -> DetectionSettings:
-    """Return a bundle's settings with those given in their place.
+    """Return the settings of a bundle with overrides.
 
     Args:
-        manifest: The bundle's manifest.
-        score: Least score of an object.
-        overlap_px: Overlap of tiles, pixels of the engine's tiles.
-        gsd_m: The scene's ground sample distance, meters, when it differs from that of the training images: the
-            scene is scaled so that objects have the size they had there.
-        merge: `border`, `nms`, `nmm` or `greedy_nmm`.
-        metric: `iou` or `ios`.
-        one_class: Of boxes of different classes with an IoU above this, the best stays; 1 keeps all.
-        strict: Stop at the first part of the scene that cannot be read.
-        area: Where to look; everywhere by default. `read_area` reads one from GeoJSON.
-        tile_px: Height and width of the tiles, pixels of the engine, where the bundle takes several.
+        manifest: Manifest of the bundle.
+        score_threshold: Minimum score of a detection.
+        overlap_px: Minimum overlap of adjacent tiles, engine pixels.
+        gsd_m: Ground sample distance of the scene, meters, if it differs from that of the training images. The scene
+            is resampled so that objects have the size they had in training.
+        merge: Merge method: `border`, `nms`, `nmm` or `greedy_nmm`.
+        metric: Overlap of two boxes: `iou` or `ios`.
+        class_agnostic_iou: Of boxes of different classes with an IoU above this, only the best is kept; 1 keeps all.
+        strict: Fail at the first unreadable part of the scene.
+        aoi: Area of interest; see `read_aoi`.
+        tile_px: Height and width of a tile, engine pixels, for a bundle that accepts several sizes.
 
     Raises:
-        UsageError: A setting does not fit.
-        BundleError: The manifest's scale gives no whole window.
+        UsageError: A setting is invalid for this bundle.
+        BundleError: A tile divided by the bundle's scale is not a whole number of pixels.
     """
-    if score is not None and not 0.0 <= score < 1.0:
-        raise UsageError("The score threshold must be at least 0 and below 1", got=score)
-    if not 0.0 <= one_class <= 1.0:
-        raise UsageError("one_class must be from 0 to 1", got=one_class)
-    least = manifest.defaults.scene_score_threshold if score is None else score
-    selection = manifest.defaults.postprocess.model_copy(update={"score_threshold": least})
+    if score_threshold is not None and not 0.0 <= score_threshold < 1.0:
+        raise UsageError("The score threshold must be at least 0 and below 1", got=score_threshold)
+    if not 0.0 <= class_agnostic_iou <= 1.0:
+        raise UsageError("The class-agnostic IoU must be from 0 to 1", got=class_agnostic_iou)
     tile = manifest.input.tile_px if tile_px is None else (tile_px, tile_px)
-    if not manifest.input.sizes.accepts(tile):
+    if not manifest.input.sizes.takes(tile):
         raise UsageError(
-            "The bundle's files do not take tiles of this size",
+            "The bundle's files do not accept tiles of this size",
             got=f"{tile[0]} x {tile[1]} px",
             expected=str(manifest.input.sizes),
-            hint="Leave --tile out, or export the checkpoint with tile_sides_px=[LEAST, LARGEST].",
+            hint="Omit --tile, or export the checkpoint with tile_sides_px=[SMALLEST, LARGEST].",
         )
+    defaults = manifest.defaults
+    postprocess = defaults.selection.model_copy(
+        update={"score_threshold": defaults.scene_score if score_threshold is None else score_threshold}
+    )
     scale = _scale(manifest, tile, gsd_m)
     return DetectionSettings(
         scale=scale,
-        overlap_px=manifest.defaults.overlap_px if overlap_px is None else overlap_px,
-        selection=selection,
+        overlap_px=defaults.overlap_px if overlap_px is None else overlap_px,
+        postprocess=postprocess,
         merge=MergeSettings(
             method=_one_of("merge", merge, ("border", "nms", "nmm", "greedy_nmm")),
             metric=_one_of("metric", metric, ("iou", "ios")),
-            threshold=selection.iou_threshold,
-            touch_px=TOUCH_ENGINE_PX / scale,
-            one_class=one_class,
+            threshold=postprocess.iou_threshold,
+            edge_tolerance_px=EDGE_TOLERANCE_ENGINE_PX / scale,
+            class_agnostic_iou=class_agnostic_iou,
         ),
         strict=strict,
-        area=area,
+        aoi=aoi,
         tile_px=None if tile_px is None else tile,
     )
 
 
 def tile_for(size: tuple[int, int], sizes: InputShapes, settings: DetectionSettings) -> tuple[int, int]:
-    """Return the (height, width) of the tiles for a scene of `size`, pixels of the engine.
+    """Return the (height, width) of a tile for a scene of `size` (height, width), engine pixels.
 
-    Where an engine takes tiles of several sizes, a side that the scene does not fill is cut down to what it needs.
+    If the engine accepts several sizes, a side longer than the scene is reduced to what the scene needs.
     """
-    height, width = settings.tile_px or sizes.opt
-    if sizes.side_range is None:
+    height, width = settings.tile_px or sizes.usual
+    if sizes.sides is None:
         return height, width
-    return tuple(_enough(*pair, sizes.side_range[0], settings) for pair in zip(size, (height, width), strict=True))  # type: ignore[return-value]
+    smallest = sizes.sides[0]
+    return _reduced(size[0], height, smallest, settings), _reduced(size[1], width, smallest, settings)
 
 
-def _enough(length: int, side: int, least: int, settings: DetectionSettings) -> int:
-    """Return the smallest side that covers `length` pixels of a scene with whole pixels, at most `side`."""
-    for shorter in range(least, side, STEP_PX):
+def _reduced(length: int, side: int, smallest: int, settings: DetectionSettings) -> int:
+    """Return the smallest side, at most `side`, whose window is a whole number of pixels and covers `length`."""
+    for shorter in range(smallest, side, STEP_PX):
         window = shorter / settings.scale
-        if window >= length and abs(window - round(window)) <= WHOLE and shorter > settings.overlap_px:
+        if window >= length and abs(window - round(window)) <= INTEGER_TOLERANCE and shorter > settings.overlap_px:
             return shorter
     return side
 
 
 def grid_for(size: tuple[int, int], tile_px: tuple[int, int], settings: DetectionSettings) -> TileGrid:
-    """Return the tiles of a scene of `size` for engines with `tile_px`, in scene pixels.
+    """Return the tiles of a scene of `size`, scene pixels, for an engine with tiles of `tile_px`.
 
     Raises:
-        UsageError: The overlap does not fit the tile.
+        UsageError: The overlap is invalid for the tile.
     """
     if not 0 <= settings.overlap_px < min(tile_px):
         raise UsageError(
@@ -143,9 +194,9 @@ def _scale(manifest: Manifest, tile: tuple[int, int], gsd_m: float | None) -> fl
     scale = manifest.input.scale
     if gsd_m is None:
         sides = (height / scale, width / scale)
-        if any(abs(side - round(side)) > WHOLE or round(side) < 1 for side in sides):
+        if any(abs(side - round(side)) > INTEGER_TOLERANCE or round(side) < 1 for side in sides):
             raise BundleError(
-                "The bundle's scale gives no whole window",
+                "A tile divided by the bundle's scale is not a whole number of pixels",
                 got=f"tile {height}x{width} and scale {scale:g}",
                 hint="Export it again with a scale that divides the tile.",
             )
@@ -153,14 +204,14 @@ def _scale(manifest: Manifest, tile: tuple[int, int], gsd_m: float | None) -> fl
     trained = manifest.defaults.gsd_m
     if trained is None:
         raise UsageError(
-            "The bundle does not say the ground sample distance it was trained at, so a scene's cannot be compared",
+            "The bundle does not state the ground sample distance of its training images",
             got=f"gsd_m {gsd_m:g}",
-            hint="Leave --gsd-m out.",
+            hint="Omit --gsd-m.",
         )
     if not gsd_m > 0:
         raise UsageError("The ground sample distance must be above 0 meters", got=f"{gsd_m:g}")
     side = max(1, round(height / (scale * gsd_m / trained)))
-    return height / side  # the nearest scale whose window is whole
+    return height / side  # the nearest scale with a whole number of scene pixels
 
 
 def _one_of(name: str, value: str, known: tuple[str, ...]) -> Any:

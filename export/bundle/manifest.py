@@ -1,4 +1,4 @@
-"""The schema of model.json, the manifest of a bundle."""
+"""The manifest of a bundle, model.json."""
 
 from typing import Any, Literal
 
@@ -7,52 +7,50 @@ from pydantic import PositiveFloat, PositiveInt
 from ifkd.core.config import Schema
 from ifkd.core.input_shapes import InputShapes
 from ifkd.core.postprocess import PostprocessConfig
-from ifkd.imagery.contrast import Imagery
-
-SCHEMA_VERSION: Literal[1] = 1
+from ifkd.imagery.contrast import ImageryOptions
 
 Precision = Literal["fp32", "fp16", "int8", "int8-cpu"]
-FileKind = Literal["weights", "onnx", "engine", "config", "check", "sidecar"]
+FileKind = Literal["weights", "onnx", "engine", "engine-metadata", "config", "check"]
 
 
 class InputSpec(Schema):
-    """What the engines take: uint8 RGB tiles, [batch, 3, height, width]."""
+    """Input of the engines: uint8 RGB tiles, [batch, 3, height, width]."""
 
     name: str = "tiles"
     tile_px: tuple[PositiveInt, PositiveInt]
     """Tile (height, width), pixels after scaling."""
     tile_sides_px: tuple[PositiveInt, PositiveInt] | None = None
-    """Least and largest height and width, where files take tiles of several sizes; None where of `tile_px` alone."""
+    """Minimum and maximum height and width of files for tiles of several sizes; None if only `tile_px` is accepted."""
     max_batch: PositiveInt
     scale: PositiveFloat = 1.0
     """Factor from the scene's pixels to the engine's."""
-    imagery: Imagery = Imagery()
-    """How the network's images became uint8 RGB; scenes are read alike."""
+    imagery: ImageryOptions = ImageryOptions()
+    """Conversion of the training images to uint8 RGB; scenes are converted in the same way."""
 
     @property
     def sizes(self) -> InputShapes:
-        """The tiles that the engines take."""
+        """Accepted tile sizes."""
         return InputShapes(self.tile_px, self.tile_sides_px)
 
 
 class OutputSpec(Schema):
-    """What the engines answer: `boxes` [batch, k, 4], `scores` [batch, k], `labels` [batch, k]."""
+    """Output of the engines: `boxes` [batch, k, 4], `scores` [batch, k], `labels` [batch, k]."""
 
     candidates: PositiveInt
     """k."""
 
 
 class Defaults(Schema):
-    """Settings of detection when the user gives none."""
+    """Default settings of detection."""
 
-    selection: PostprocessConfig
-    """Test-time settings, under which metrics are measured."""
-    scene_score: float = 0.3
-    """Least score of an object on the map."""
+    postprocess: PostprocessConfig
+    """Settings under which metrics are measured."""
+    scene_score_threshold: float = 0.3
+    """Score threshold for scenes."""
     overlap_px: int
     """Overlap of neighboring tiles, pixels after scaling."""
     gsd_m: PositiveFloat | None = None
-    """Ground sample distance of the training images, meters."""
+    """Ground sampling distance of the training images, meters."""
 
 
 class FileRecord(Schema):
@@ -65,126 +63,127 @@ class FileRecord(Schema):
 
 
 class TensorParity(Schema):
-    """Raw outputs of an ONNX file against the torch network of the same weights, matched box by box."""
+    """Differences between the candidates of an ONNX file and of the torch model with the same weights."""
 
     tiles: int
-    """Images compared."""
+    """Number of tiles compared."""
     candidates: int
-    """Candidates above the compared score."""
+    """Number of candidates compared."""
     matched: float
-    """Share with a counterpart of the same label and an IoU of at least 0.99."""
+    """Fraction of candidates with a counterpart of the same label and an IoU of at least 0.99."""
     max_score_difference: float
     max_box_difference_px: float
     tolerance: dict[str, float]
-    """Limits on the figures above."""
+    """Limits of the values above."""
     passed: bool
 
 
 class CalibrationRecord(Schema):
-    """What the ranges of an INT8 file's activations were found on."""
+    """Data and method from which the activation ranges of an INT8 file were computed."""
 
     source: str
-    """In words."""
+    """Description of the tiles."""
     image_ids: tuple[int, ...]
-    """Of the training file; one tile of each image."""
+    """Ids in the training file; one tile of each image."""
     tiles_sha256: str
     """Digest of the tiles' pixels, uint8 [tiles, 3, height, width]."""
     method: Literal["minmax", "entropy", "percentile"]
     percentile: float | None
-    """Share of the values that a range holds, percent; None for the other methods."""
+    """Percentage of the values inside a range; None for other methods."""
 
 
 class QuantizationStep(Schema):
-    """One step of the search for layers to leave in float."""
+    """One step of the search for layers to keep in float."""
 
     float_layers: int
-    """Layers in float besides the head's last ones."""
+    """Number of layers in float, without the last layers of the head."""
     mean_ap: float
     map_loss: float
-    """mAP of the FP32 file less that of this step."""
+    """mAP of the FP32 file minus mAP of this step."""
 
 
-class Speed(Schema):
-    """What a file took for one tile on the CPU that exported it, milliseconds."""
+class TileLatency(Schema):
+    """Latency of an ONNX file for one tile on the CPU of the exporting machine, milliseconds."""
 
     median_ms: float
     rounds_ms: tuple[float, ...]
-    """Median of each turn; the files that are compared took turns."""
+    """Median of each round; in a round, the compared files run in turn."""
 
 
-class Speedup(Schema):
-    """How many times as fast as another file an INT8 file is, round by round."""
+class Int8Speedup(Schema):
+    """Speedup of an INT8 file over another file, from the latencies of each round."""
 
     median: float
-    least: float
-    most: float
+    min: float
+    max: float
 
 
 class QuantizationDecision(Schema):
-    """Whether an INT8 file is worth it against the file one would take otherwise."""
+    """Comparison of an INT8 file with the floating-point file that would be used otherwise."""
 
-    against: Precision
+    baseline: Precision
+    """Precision of the floating-point file."""
     map_loss: float
-    """mAP of that file less that of the INT8 file."""
+    """mAP of the baseline minus mAP of the INT8 file."""
     per_class_loss: dict[str, float]
     """Loss of AP by class."""
-    latency: dict[Precision, Speed] = {}
-    """Of this file and of those in float, by ONNX Runtime on the CPU that exported; empty for a file that is meant
-    for a GPU."""
+    latency: dict[Precision, TileLatency] = {}
+    """Latency of this file and of the floating-point files; empty for a file that runs on a GPU."""
     threads: int | None = None
-    speed_up: dict[Precision, Speedup] = {}
-    """By the file it is compared with."""
-    worth_it: bool | None
-    """None where accuracy holds and speed is unmeasured."""
+    """CPU threads of the latency measurement."""
+    speedup: dict[Precision, Int8Speedup] = {}
+    """Speedup over each floating-point file."""
+    recommended: bool | None
+    """Whether to use the INT8 file; None if its accuracy is sufficient and its latency was not measured."""
     reason: str
 
 
 class QuantizationRecord(Schema):
-    """How an INT8 file came to be, and what it costs."""
+    """Settings and accuracy of an INT8 file."""
 
     calibration: CalibrationRecord
     layers: int
-    """Convolutions and fully connected layers of the network."""
+    """Number of convolutions and fully connected layers."""
     float_layers: tuple[str, ...]
-    """Layers that the search left in float, the most sensitive first."""
-    ranking: dict[str, float]
-    """Layer -> error it makes alone in the head's values; empty when no search was needed."""
-    curve: tuple[QuantizationStep, ...]
+    """Names of the layers that the search kept in float, the most sensitive first."""
+    sensitivity: dict[str, float]
+    """Layer -> error of the head's outputs if only this layer is INT8; empty if no search was needed."""
+    search: tuple[QuantizationStep, ...]
     """mAP on the validation split, step by step."""
     max_map_loss: float
     map_loss: float
+    """mAP of the FP32 file minus mAP of this file."""
     per_class_loss: dict[str, float]
     """Loss of AP by class."""
-    noise: float
-    """Error of the head's values as a share of their spread."""
+    head_error: float
+    """RMS error of the head's outputs, relative to their standard deviation."""
     passed: bool
-    verdict: QuantizationDecision | None = None
-    """Against FP16 where the bundle has it, else against FP32."""
+    decision: QuantizationDecision | None = None
 
 
 class Manifest(Schema):
-    """model.json: what a bundle is, what is in it and how it came to be."""
+    """Description, files and provenance of a bundle."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[2] = 2
     name: str
     created: str
     """UTC, ISO 8601."""
     producer: str
     """Program and version."""
     provenance: dict[str, Any]
-    """How the weights were made: recipe, data, method, teacher, seed, versions, and notes a reader must see."""
+    """Origin of the weights: recipe, data, method, teacher, seed, versions and notes."""
     detector: dict[str, Any]
-    """The detector's configuration, as in the recipe."""
+    """Detector options of the recipe."""
     input: InputSpec
     outputs: OutputSpec
     classes: tuple[str, ...]
     """Class names by label."""
     category_ids: tuple[int, ...]
-    """The training file's category id by label; COCO results are written with it."""
+    """COCO category id of the training file by label."""
     defaults: Defaults
     files: dict[str, FileRecord]
-    """By path inside the bundle."""
+    """Files by path inside the bundle."""
     checks: dict[str, TensorParity] = {}
-    """By ONNX path inside the bundle; FP32 and FP16."""
+    """Tensor parity by ONNX file, for FP32 and FP16."""
     quantization: dict[str, QuantizationRecord] = {}
-    """By ONNX path inside the bundle; INT8."""
+    """Quantization by ONNX file, for INT8."""

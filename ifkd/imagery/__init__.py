@@ -1,1 +1,1 @@
-"""Image files and rasters as uint8 RGB arrays. Imports no torch."""
+"""Read rasters and image files."""

@@ -1,4 +1,4 @@
-"""Values of any type and number of bands become uint8 RGB by stated limits: one way for training and for scenes."""
+"""Select bands and stretch values to uint8 RGB, the same for training images and scenes."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,69 +14,70 @@ from ifkd.core.errors import SceneError
 from ifkd.core.tiling import Window
 
 PADDING_RGB = (124, 116, 104)
-"""ImageNet's mean color: what a tile holds where there is no image, so that it normalizes to about 0."""
+"""Color of pixels without data: the mean color of ImageNet, which normalizes to about 0."""
 ALL_VALID = np.ones((), bool)
-"""Shown in every pixel where an image cannot have gaps, which costs no memory."""
+"""Mask of an image without gaps, to be broadcast."""
 STATISTICS_PX = 1024
-"""Longest side of the thinned copy from which percentiles are taken."""
-STATISTICS_BANDS = 16
-"""Row bands in which a thinned copy is read, so that a damaged part does not hide the rest."""
+"""Longer side of the decimated image from which percentiles are computed."""
+STATISTICS_BLOCKS = 16
+"""Number of row blocks in which it is read, so that a damaged block does not affect the others."""
 
-Read = Callable[[Window, tuple[int, int]], tuple[Array, Array | None]]
-"""(window, shape) -> values [bands, height, width] of the window thinned to shape, and where they are valid."""
+ReadDecimated = Callable[[Window, tuple[int, int]], tuple[Array, Array | None]]
+"""(window, shape) -> values [bands, height, width] of the window decimated to shape, and its valid pixels."""
 
 
 def _one_or_three(bands: tuple[int, ...] | None) -> tuple[int, ...] | None:
     if bands is not None and len(bands) not in {1, 3}:
-        raise ValueError("must name one band, or three as red, green and blue (a band may be named twice)")
+        raise ValueError("must be one band, or three for red, green and blue (a band may be repeated)")
     return bands
 
 
-def _rising(limits: tuple[float, float] | None) -> tuple[float, float] | None:
+def _increasing(limits: tuple[float, float] | None) -> tuple[float, float] | None:
     if limits is not None and not (np.isfinite(limits).all() and limits[0] < limits[1]):
-        raise ValueError("must be two numbers, the lower first")
+        raise ValueError("must be two finite numbers in increasing order")
     return limits
 
 
 def _percent(limits: tuple[float, float]) -> tuple[float, float]:
     if not 0 <= limits[0] < limits[1] <= 100:
-        raise ValueError("must be two percentages from 0 to 100, the lower first")
+        raise ValueError("must be two percentages from 0 to 100 in increasing order")
     return limits
 
 
-class Imagery(Schema):
-    """How images become what a network sees; it travels from the recipe to the bundle, and scenes are read by it."""
+class ImageryOptions(Schema):
+    """Options for reading images and scenes as uint8 RGB; export copies them from the recipe to the bundle."""
 
     bands: Annotated[tuple[PositiveInt, ...] | None, AfterValidator(_one_or_three)] = None
-    """One or three band numbers, from 1; one is repeated. By default the first three, or the only one."""
-    limits: Annotated[tuple[float, float] | None, AfterValidator(_rising)] = None
-    """The values that become 0 and 255. By default uint8 stays as it is, and other types are scaled by percentiles."""
+    """One or three band numbers from 1; a single band is repeated. By default the first three, or the first."""
+    limits: Annotated[tuple[float, float] | None, AfterValidator(_increasing)] = None
+    """Values that map to 0 and 255. By default uint8 is unchanged, and other types are stretched by percentiles."""
     percentiles: Annotated[tuple[float, float], AfterValidator(_percent)] = (2.0, 98.0)
-    """Of an image's valid values, band by band: what becomes 0 and 255 where no limits are given."""
+    """Percentiles of the valid values of each band that map to 0 and 255, without `limits`."""
     stretch_uint8: bool = False
-    """Scale 8-bit images by percentiles as well."""
+    """Stretch 8-bit images by percentiles as well."""
     nodata: float | None = None
-    """The value that means "no data", where a file does not say."""
+    """Value of pixels without data, for files that do not define it."""
     max_pixels: PositiveInt = 100_000_000
-    """Images for training with more pixels are refused before they are decoded; scenes are read window by window."""
+    """Maximum size of training images, checked before decoding; scenes are read by window and have no limit."""
 
 
 @dataclass(frozen=True, slots=True)
-class Scaling:
-    """How values become uint8: `low` is 0, `high` is 255, linear between, cut beyond; never wrapped."""
+class ContrastStretch:
+    """Linear map of values to uint8 that sends `low` to 0 and `high` to 255, and saturates outside."""
 
     rule: str
     """`as is` (uint8), `given`, or for example `percentiles 2-98`."""
     low: tuple[float, ...]
-    """By band read."""
+    """One value per band."""
     high: tuple[float, ...]
+    """One value per band."""
 
 
-def choose_bands(available: Sequence[int], imagery: Imagery, *, name: str) -> tuple[int, ...]:
-    """Return the one or three bands to read of those an image has; `name` is the image's, for messages.
+def select_bands(available: Sequence[int], imagery: ImageryOptions, *, name: str) -> tuple[int, ...]:
+    """Return the one or three bands to read; `name` is the name of the image for messages.
 
     Raises:
-        SceneError: It has no such bands.
+        SceneError: The image does not have these bands.
     """
     if imagery.bands is None:
         if not available:
@@ -91,44 +92,44 @@ def choose_bands(available: Sequence[int], imagery: Imagery, *, name: str) -> tu
     return imagery.bands
 
 
-def choose_scaling(
-    imagery: Imagery, *, dtype: str, bands: int, name: str, sample: Callable[[], Sequence[Array]]
-) -> Scaling:
-    """Return how an image's values are scaled.
+def choose_stretch(
+    imagery: ImageryOptions, *, dtype: str, bands: int, name: str, sample: Callable[[], Sequence[Array]]
+) -> ContrastStretch:
+    """Return the contrast stretch of an image.
 
     Args:
-        imagery: The rule.
-        dtype: The values' type.
-        bands: How many bands are read.
-        name: The image's, for messages.
-        sample: Gives valid values of each band; called only where percentiles are wanted.
+        imagery: Limits or percentiles.
+        dtype: Data type of the values.
+        bands: Number of bands read.
+        name: Name of the image for messages.
+        sample: Returns valid values of each band; called only for percentiles.
 
     Raises:
-        SceneError: The limits are those of another type of image.
+        SceneError: The limits do not fit the data type.
     """
     if imagery.limits is not None:
         low, high = imagery.limits
         if dtype == "uint8" and high > 255:
             raise SceneError(
-                f"{name} has 8 bits, and the limits for its values are those of another type",
+                f"{name} has 8 bits, but the limits of its values are for another data type",
                 got=f"{low:g} to {high:g}",
                 expected="at most 255",
-                hint="Give limits that fit its values, such as 0 to 255.",
+                hint="Set limits of 8-bit values, such as 0 to 255.",
             )
-        return Scaling("given", (low,) * bands, (high,) * bands)
+        return ContrastStretch("given", (low,) * bands, (high,) * bands)
     if dtype == "uint8" and not imagery.stretch_uint8:
-        return Scaling("as is", (0.0,) * bands, (255.0,) * bands)
+        return ContrastStretch("as is", (0.0,) * bands, (255.0,) * bands)
     lows, highs = [], []
     for values in sample():
         low, high = np.percentile(values, imagery.percentiles) if len(values) else (0.0, 1.0)
         lows.append(float(low))
         highs.append(float(high) if high > low else float(low) + 1.0)
     rule = f"percentiles {imagery.percentiles[0]:g}-{imagery.percentiles[1]:g}"
-    return Scaling(rule, tuple(lows), tuple(highs))
+    return ContrastStretch(rule, tuple(lows), tuple(highs))
 
 
-def sample(read: Read, size: tuple[int, int], *, bands: int) -> list[Array]:
-    """Return valid values of each band, float64, picked evenly over the parts of an image that can be read.
+def sample_values(read: ReadDecimated, size: tuple[int, int], *, bands: int) -> list[Array]:
+    """Return valid values of each band, float64, evenly spaced over the readable parts of an image.
 
     Raises:
         SceneError: No part can be read.
@@ -138,49 +139,52 @@ def sample(read: Read, size: tuple[int, int], *, bands: int) -> list[Array]:
     problem: SceneError | None = None
     for window, start, stop in row_blocks(size, height):
         try:
-            values, present = read(window, (stop - start, width))
+            values, valid = read(window, (stop - start, width))
         except SceneError as error:
             problem = error
             continue
         for band, part in zip(values, parts, strict=True):
-            known = np.isfinite(band) if present is None else np.isfinite(band) & present
+            known = np.isfinite(band) if valid is None else np.isfinite(band) & valid
             part.append(band[known].astype(np.float64))
     if problem is not None and not parts[0]:
         raise problem
     return [np.concatenate(part) for part in parts]
 
 
-def to_rgb(values: Array, present: Array | None, scaling: Scaling) -> tuple[Array, Array]:
-    """Return uint8 [height, width, 3] of values [1 or 3, height, width], and bool [height, width]: where there is data.
+def to_rgb(values: Array, mask: Array | None, stretch: ContrastStretch) -> tuple[Array, Array]:
+    """Return values [1 or 3, height, width] as uint8 [height, width, 3], and the valid pixels, bool [height, width].
 
-    What is not valid, or not finite, gets the padding color. `present` None means that all is valid.
+    Pixels that are masked or not finite get the padding color. Without `mask` all pixels are valid.
     """
     finite = np.isfinite(values) if values.dtype.kind == "f" else None
-    valid = np.broadcast_to(ALL_VALID, values.shape[1:]) if present is None else present
+    valid = np.broadcast_to(ALL_VALID, values.shape[1:]) if mask is None else mask
     if finite is not None:
         valid = valid & finite.any(axis=0)
     pixels = np.empty((*values.shape[1:], 3), np.uint8)
-    as_is = scaling.rule == "as is"
+    as_is = stretch.rule == "as is"
     for channel in range(3):
         band = channel if len(values) == 3 else 0
-        pixels[..., channel] = values[band] if as_is else _to_uint8(values[band], scaling.low[band], scaling.high[band])
+        pixels[..., channel] = values[band] if as_is else _to_uint8(values[band], stretch.low[band], stretch.high[band])
         if finite is not None:
             pixels[..., channel][~finite[band]] = PADDING_RGB[channel]
-    if (present is not None or finite is not None) and not valid.all():
+    if (mask is not None or finite is not None) and not valid.all():
         pixels[~valid] = PADDING_RGB
     return pixels, valid
 
 
 def decimated(size: tuple[int, int], longest_px: int) -> tuple[int, int]:
-    """Return the (height, width) of a copy none of whose sides is above `longest_px`."""
+    """Return the (height, width) of an image decimated to sides of at most `longest_px`."""
     factor = min(1.0, longest_px / max(size))
     return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
 
 
 def row_blocks(size: tuple[int, int], rows: int) -> Iterator[tuple[Window, int, int]]:
-    """Yield windows of the full width, and the rows from start to stop of a copy with `rows` rows they fill."""
+    """Yield windows of full width, each with its first and last row in the image decimated to `rows` rows.
+
+    The last row is exclusive.
+    """
     height, width = size
-    count = min(STATISTICS_BANDS, rows)
+    count = min(STATISTICS_BLOCKS, rows)
     edges = [rows * part // count for part in range(count + 1)]
     for start, stop in pairwise(edges):
         top, bottom = height * start // rows, height * stop // rows
@@ -188,15 +192,15 @@ def row_blocks(size: tuple[int, int], rows: int) -> Iterator[tuple[Window, int, 
 
 
 def _to_uint8(values: Array, low: float, high: float) -> Array:
-    if values.dtype in {np.dtype(np.uint8), np.dtype(np.uint16)}:  # a table is several times faster
-        table = _scale(np.arange(np.iinfo(values.dtype).max + 1, dtype=np.float64), low, high)
-        looked_up: Array = table[values]
-        return looked_up
-    return _scale(values.astype(np.float64 if values.dtype.itemsize > 2 else np.float32), low, high)
+    if values.dtype in {np.dtype(np.uint8), np.dtype(np.uint16)}:  # a lookup table is several times faster
+        table = _stretched(np.arange(np.iinfo(values.dtype).max + 1, dtype=np.float64), low, high)
+        result: Array = table[values]
+        return result
+    return _stretched(values.astype(np.float64 if values.dtype.itemsize > 2 else np.float32), low, high)
 
 
-def _scale(values: Array, low: float, high: float) -> Array:
-    with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is filled by the caller
-        scaled = np.nan_to_num((values - low) * (255.0 / (high - low)), nan=0.0, posinf=255.0, neginf=0.0)
-    whole: Array = np.rint(scaled.clip(0.0, 255.0)).astype(np.uint8)
-    return whole
+def _stretched(values: Array, low: float, high: float) -> Array:
+    with np.errstate(invalid="ignore", over="ignore"):  # the caller replaces values that are not finite
+        result = np.nan_to_num((values - low) * (255.0 / (high - low)), nan=0.0, posinf=255.0, neginf=0.0)
+    rounded: Array = np.rint(result.clip(0.0, 255.0)).astype(np.uint8)
+    return rounded

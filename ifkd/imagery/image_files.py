@@ -1,4 +1,4 @@
-"""Pixels of image files as detectors take them: uint8, three channels, at the recipe's scale."""
+"""Read image files as uint8 RGB, resize and pad them."""
 
 import os
 import warnings
@@ -11,38 +11,36 @@ from PIL import Image
 from ifkd.core.detections import Array
 from ifkd.core.errors import DataError, SceneError
 from ifkd.core.tiling import Window
-from ifkd.imagery.contrast import PADDING_RGB, Imagery, choose_bands, choose_scaling, sample, to_rgb
+from ifkd.imagery.contrast import PADDING_RGB, ImageryOptions, choose_stretch, sample_values, select_bands, to_rgb
 from ifkd.imagery.raster import Raster, RasterArray, RasterFile
 
-__all__ = ["PADDING_RGB", "Imagery", "open_image", "pad", "read_image", "resize"]
-
 JPEG, PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
-"""How files of these formats begin; names may say anything."""
+"""First bytes of these formats."""
 PNG_END, PNG_END_BYTES = b"IEND\xaeB`\x82", 4096
-"""A PNG's last words, and how far before the file's end they may stand."""
+"""Last chunk of a PNG, and the number of bytes at the end of the file that contain it."""
 SMALL_FORMATS = (b"BM", b"GIF8")
-"""BMP and GIF, which Pillow reads more forgivingly than GDAL."""
+"""First bytes of BMP and GIF, of which Pillow reads more variants than GDAL."""
 DRIVERS = ("GTiff", "PNG", "JPEG", "BMP", "GIF", "JP2OpenJPEG", "ENVI", "HFA", "NITF")
-"""GDAL's formats for training images: pixels only, none that names other files."""
+"""GDAL formats of training images; formats that refer to other files are excluded."""
 
 
-def read_image(path: Path, *, size: tuple[int, int] | None = None, imagery: Imagery | None = None) -> Array:
-    """Return an image file as uint8 [height, width, 3]; one channel is repeated, what is not valid is padding.
+def read_image(path: Path, *, size: tuple[int, int] | None = None, imagery: ImageryOptions | None = None) -> Array:
+    """Return an image as uint8 [height, width, 3]; invalid pixels have the padding color.
 
     Args:
-        path: The file: JPEG, PNG, GeoTIFF and other formats of GDAL, of any number of bands and any type.
-        size: When given, the (height, width) it must have.
-        imagery: Which bands, and how values become uint8.
+        path: JPEG, PNG, GeoTIFF or another format of GDAL, with any bands and data type.
+        size: When given, the required (height, width).
+        imagery: Bands and contrast stretch.
 
     Raises:
-        DataError: The file is absent, broken, too large, has not the bands wanted or is of another size.
+        DataError: The file is missing, damaged, too large, of another size, or does not have the bands.
     """
-    imagery = imagery or Imagery()
+    imagery = imagery or ImageryOptions()
     head = _head(path)
     try:
         if head.startswith(JPEG) and _is_plain(imagery):
             return _read_jpeg(path, size, imagery)
-        if (head.startswith(SMALL_FORMATS) or _is_narrow_png(head)) and _is_plain(imagery):
+        if (head.startswith(SMALL_FORMATS) or _has_few_bits(head)) and _is_plain(imagery):
             return _read_small(path, size, imagery)
         return _read_raster(path, size, imagery)
     except _BrokenError as error:
@@ -50,19 +48,19 @@ def read_image(path: Path, *, size: tuple[int, int] | None = None, imagery: Imag
 
 
 def open_image(path: Path, *, nodata: float | None = None) -> Raster:
-    """Return an image file of any size, open for reading its values window by window.
+    """Open an image file of any size for reading by window.
 
-    Formats that only come small, and must be read whole, are held in memory.
+    Formats without windowed access are read into memory.
 
     Args:
-        path: The file, of the formats that `read_image` takes.
-        nodata: The value that means "no data", where the file does not say.
+        path: The file, in a format of `read_image`.
+        nodata: Value of pixels without data, if the file does not define it.
 
     Raises:
-        DataError: The file is absent or broken.
+        DataError: The file is missing or damaged.
     """
     head = _head(path)
-    if head.startswith(SMALL_FORMATS) or _is_narrow_png(head):
+    if head.startswith(SMALL_FORMATS) or _has_few_bits(head):
         return RasterArray(read_image(path), nodata=nodata)
     try:
         if head.startswith(PNG):
@@ -73,13 +71,13 @@ def open_image(path: Path, *, nodata: float | None = None) -> Raster:
 
 
 class _BrokenError(Exception):
-    """A reader gave up on a file; its caller names it."""
+    """A file is damaged; the caller adds its path to the message."""
 
 
 def resize(pixels: Array, size: tuple[int, int]) -> Array:
-    """Return uint8 pixels [height, width, 3] at another (height, width): bilinear, averaging when shrinking.
+    """Return uint8 pixels [height, width, 3] resized to (height, width), bilinear with antialiasing.
 
-    Training, evaluation and scenes all scale by this function, so that they cannot disagree.
+    Training, evaluation and scenes all use this function.
     """
     if pixels.shape[:2] == size:
         return pixels
@@ -87,7 +85,7 @@ def resize(pixels: Array, size: tuple[int, int]) -> Array:
 
 
 def pad(pixels: Array, size: tuple[int, int]) -> Array:
-    """Return `pixels` in the top left of a canvas of (height, width) filled with the mean color."""
+    """Return `pixels` padded at the right and bottom to (height, width) with the padding color."""
     if pixels.shape[:2] == size:
         return pixels
     canvas = np.empty((*size, 3), np.uint8)
@@ -109,42 +107,42 @@ def _head(path: Path) -> bytes:
     return head
 
 
-def _is_plain(imagery: Imagery) -> bool:
-    """Return whether 8-bit pixels are taken as they are."""
+def _is_plain(imagery: ImageryOptions) -> bool:
+    """Return whether 8-bit pixels are unchanged."""
     return imagery.bands is None and imagery.limits is None and imagery.nodata is None and not imagery.stretch_uint8
 
 
-def _is_narrow_png(head: bytes) -> bool:
-    """Return whether a PNG has 1, 2 or 4 bits, which GDAL leaves unscaled."""
+def _has_few_bits(head: bytes) -> bool:
+    """Return whether it is a PNG of 1, 2 or 4 bits, which GDAL does not scale to 8 bits."""
     return head.startswith(PNG) and len(head) > 24 and head[24] < 8
 
 
 def _check_png_end(path: Path) -> None:
-    """Refuse a PNG that was cut, which GDAL reads as far as it goes."""
+    """Refuse a truncated PNG, of which GDAL reads the first part without an error."""
     with path.open("rb") as stream:
         stream.seek(-min(PNG_END_BYTES, path.stat().st_size), os.SEEK_END)
         if PNG_END not in stream.read():
-            raise _BrokenError("it ends before its last part")
+            raise _BrokenError("it is truncated")
 
 
-def _check_size(path: Path, found: tuple[int, int], size: tuple[int, int] | None, imagery: Imagery) -> None:
-    """Refuse an image by its header, before it is decoded."""
+def _check_size(path: Path, found: tuple[int, int], size: tuple[int, int] | None, imagery: ImageryOptions) -> None:
+    """Refuse an image by the size in its header, before it is decoded."""
     if found[0] * found[1] > imagery.max_pixels:
         raise DataError(
-            f"{path} is larger than an image for training may be",
+            f"{path} is too large for a training image",
             got=f"{found[1]}x{found[0]} (width x height)",
             expected=f"at most {imagery.max_pixels} pixels (data.imagery.max_pixels)",
-            hint="Cut it with `ifkd data slice`, or raise the limit.",
+            hint="Slice it with `ifkd data slice`, or increase the limit.",
         )
     if size is not None and found != size:
         raise DataError(
-            f"{path} is not the image its annotations describe",
+            f"{path} does not have the size of its annotations",
             got=f"{found[1]}x{found[0]} (width x height)",
             expected=f"{size[1]}x{size[0]}",
         )
 
 
-def _read_jpeg(path: Path, size: tuple[int, int] | None, imagery: Imagery) -> Array:
+def _read_jpeg(path: Path, size: tuple[int, int] | None, imagery: ImageryOptions) -> Array:
     try:
         content = path.read_bytes()
         height, width, colors, _ = simplejpeg.decode_jpeg_header(content)
@@ -157,10 +155,10 @@ def _read_jpeg(path: Path, size: tuple[int, int] | None, imagery: Imagery) -> Ar
     return pixels
 
 
-def _read_small(path: Path, size: tuple[int, int] | None, imagery: Imagery) -> Array:
+def _read_small(path: Path, size: tuple[int, int] | None, imagery: ImageryOptions) -> Array:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit is checked here
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # _check_size has a limit of its own
             with Image.open(path) as image:
                 _check_size(path, (image.height, image.width), size, imagery)
                 return np.asarray(image.convert("RGB"))
@@ -175,20 +173,20 @@ def _open_raster(path: Path, nodata: float | None) -> RasterFile:
         raise _BrokenError(error.problem) from error
 
 
-def _read_raster(path: Path, size: tuple[int, int] | None, imagery: Imagery) -> Array:
+def _read_raster(path: Path, size: tuple[int, int] | None, imagery: ImageryOptions) -> Array:
     raster = _open_raster(path, imagery.nodata)
     try:
         _check_size(path, raster.size, size, imagery)
         if raster.driver == "PNG":
             _check_png_end(path)
         try:
-            bands = choose_bands(raster.bands, imagery, name=str(path))
-            scaling = choose_scaling(
+            bands = select_bands(raster.bands, imagery, name=str(path))
+            stretch = choose_stretch(
                 imagery,
                 dtype=raster.dtype,
                 bands=len(bands),
                 name=str(path),
-                sample=lambda: sample(
+                sample=lambda: sample_values(
                     lambda window, shape: raster.read(bands, window, shape=shape), raster.size, bands=len(bands)
                 ),
             )
@@ -198,6 +196,6 @@ def _read_raster(path: Path, size: tuple[int, int] | None, imagery: Imagery) -> 
             values, valid = raster.read(bands, Window(0, 0, *raster.size))
         except SceneError as error:
             raise _BrokenError(error.problem) from error
-        return to_rgb(values, valid, scaling)[0]
+        return to_rgb(values, valid, stretch)[0]
     finally:
         raster.close()

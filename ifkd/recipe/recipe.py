@@ -10,7 +10,7 @@ from pydantic_core import PydanticCustomError
 from ifkd.core.config import EARLIER_VERSION, Schema
 from ifkd.core.input_shapes import STEP_PX
 from ifkd.core.postprocess import PostprocessConfig
-from ifkd.imagery.contrast import Imagery
+from ifkd.imagery.contrast import ImageryOptions
 from ifkd.recipe.ifkd_options import IfkdOptions
 from ifkd.recipe.levels import LEVELS, Family, Level, LevelChoice
 from ifkd.recipe.method_options import CrossKdOptions, CwdOptions, MethodOptions, PkdOptions
@@ -54,7 +54,7 @@ class DataOptions(Schema):
     """Factor by which images and scenes are resized first."""
     tile_px: PositiveInt = 512
     """Side of training crops and exported tiles, pixels after scaling; a multiple of 32."""
-    imagery: Imagery = Imagery()
+    imagery: ImageryOptions = ImageryOptions()
     """Bands and contrast stretch of images and scenes."""
     augmentation: AugmentationOptions = AugmentationOptions()
     cache_mb: NonNegativeInt = 512

@@ -1,51 +1,60 @@
-"""A scene: a raster of any size and type, seen window by window as uint8 RGB with gaps filled."""
+"""Scenes: rasters of any size and type, read by windows as uint8 RGB."""
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
+import rasterio
 
 from deploy.scene.read.georeference import Georeference, georeference_of
 from ifkd.core.detections import Array
 from ifkd.core.errors import SceneError, UsageError
 from ifkd.core.tiling import Window
+from ifkd.imagery.address import HTTP_OPTIONS, RasterAddress, parse_source
 from ifkd.imagery.contrast import (
     PADDING_RGB,
-    Imagery,
-    Scaling,
-    choose_bands,
-    choose_scaling,
+    ContrastStretch,
+    ImageryOptions,
+    choose_stretch,
     decimated,
     row_blocks,
-    sample,
+    sample_values,
+    select_bands,
     to_rgb,
 )
-from ifkd.imagery.raster import Raster, RasterAddress, RasterArray, RasterFile, located
+from ifkd.imagery.raster import Raster, RasterArray, RasterFile
 
-PIECE_BYTES = 8 << 20
-"""Raw values converted at a time."""
+CONVERSION_BYTES = 8 << 20
+"""Bytes of raw values that are converted to RGB at a time."""
 CACHE_BYTES = 64 << 20
-"""GDAL's own cache of decoded blocks, which would otherwise take a twentieth of the machine's memory."""
+"""Size of GDAL's cache of decoded blocks; its default is 5 % of the machine's memory."""
 ALL_VALID = np.ones((), bool)
-"""Shown in every pixel where a scene cannot have gaps, which costs no memory."""
+"""Mask of a scene without gaps, broadcast to any shape without memory."""
+
+
+def gdal_environment() -> AbstractContextManager[Any]:
+    """Return the GDAL options for reading scenes: size of the cache, and retries over HTTP."""
+    environment: AbstractContextManager[Any] = rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES, **HTTP_OPTIONS)
+    return environment
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Patch:
-    """A part of a scene, ready to look at."""
+    """A window of a scene as RGB."""
 
     pixels: Array
-    """uint8 [height, width, 3]; the padding color where there is no data."""
+    """uint8 [height, width, 3]; the padding color where the scene has no data."""
     valid: Array
     """bool [height, width]: where the scene has data."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SceneInfo:
-    """What a scene is, and how it was read."""
+    """Metadata of a scene, and how it is converted to RGB."""
 
     name: str
     """File name."""
@@ -55,53 +64,54 @@ class SceneInfo:
     """(height, width), pixels."""
     dtype: str
     bands: tuple[int, ...]
-    """Bands read as red, green, blue; one is repeated."""
+    """Bands that are read as red, green and blue; a single band is repeated."""
     nodata: float | None
-    scaling: Scaling
+    scaling: ContrastStretch
     georeference: Georeference | None
 
 
 class Scene:
-    """A raster opened for detection. Use it in a `with`, or `close` it.
+    """A raster that is open for detection. Use it as a context manager, or call `close`.
 
     Args:
-        source: A file, an address, or an array [height, width] or [height, width, bands].
-        imagery: How its values become uint8 RGB; a bundle's manifest says how its network's images did.
-        bands: One or three band numbers, from 1, in place of the imagery's.
-        scale_range: The values that become 0 and 255, in place of the imagery's limits.
-        nodata: The value that means "no data", when the file does not say, in place of the imagery's.
-        scaling: How values become uint8, where that was chosen before: it is not looked for again.
+        source: A file, a URL, or an array [height, width] or [height, width, bands].
+        imagery: Conversion to uint8 RGB; a bundle's manifest has that of its training images.
+        bands: One or three band numbers, from 1; overrides the imagery.
+        scale_range: Values that become 0 and 255; overrides the imagery.
+        nodata: Value of pixels without data, if the file does not state it; overrides the imagery.
+        scaling: ContrastStretch to uint8 that was chosen before; by default it is computed from a sample.
 
     Raises:
-        SceneError: It cannot be read or shown as RGB.
+        SceneError: The raster is unreadable, or cannot be converted to RGB.
+        UsageError: The scale range is invalid.
     """
 
     def __init__(
         self,
         source: Path | RasterAddress | str | Array,
         *,
-        imagery: Imagery | None = None,
+        imagery: ImageryOptions | None = None,
         bands: tuple[int, ...] | None = None,
         scale_range: tuple[float, float] | None = None,
         nodata: float | None = None,
-        scaling: Scaling | None = None,
+        scaling: ContrastStretch | None = None,
     ) -> None:
-        imagery = _laid_over(imagery or Imagery(), bands=bands, limits=scale_range, nodata=nodata)
+        imagery = _override(imagery or ImageryOptions(), bands=bands, limits=scale_range, nodata=nodata)
         nodata = imagery.nodata
-        source = located(source) if isinstance(source, str) else source
-        self.place = None if isinstance(source, np.ndarray) else source
-        """Where it lies; None in memory."""
+        source = parse_source(source) if isinstance(source, str) else source
+        self.location = None if isinstance(source, np.ndarray) else source
+        """File or URL; None for an array."""
         self._raster: Raster = (
             RasterArray(source, nodata=nodata) if isinstance(source, np.ndarray) else RasterFile(source, nodata=nodata)
         )
         try:
-            self._bands = choose_bands(self._raster.bands, imagery, name=self._raster.name)
-            scaling = scaling or choose_scaling(
+            self._bands = select_bands(self._raster.bands, imagery, name=self._raster.name)
+            scaling = scaling or choose_stretch(
                 imagery,
                 dtype=self._raster.dtype,
                 bands=len(self._bands),
                 name=self._raster.name,
-                sample=lambda: sample(self._thinned, self._raster.size, bands=len(self._bands)),
+                sample=lambda: sample_values(self._read_decimated, self._raster.size, bands=len(self._bands)),
             )
         except BaseException:
             self.close()
@@ -115,7 +125,7 @@ class Scene:
             bands=self._bands,
             nodata=self._raster.nodata,
             scaling=scaling,
-            georeference=None if self._raster.handle is None else georeference_of(self._raster.handle),
+            georeference=None if self._raster.dataset is None else georeference_of(self._raster.dataset),
         )
 
     @property
@@ -125,22 +135,22 @@ class Scene:
 
     @property
     def block_rows(self) -> int:
-        """Rows of the file that are decoded together."""
+        """Height of a block of the file."""
         return self._raster.block_rows
 
     @property
     def caches_a_row_of_blocks(self) -> bool:
-        """Whether the blocks of the file are tiles, and those that lie side by side fit into GDAL's cache together."""
+        """Whether the file is tiled, and a row of its blocks fits into GDAL's cache."""
         raster = self._raster
         pixels = raster.block_rows * raster.size[1]
         row_bytes = pixels * max(3, len(raster.bands)) * np.dtype(raster.dtype).itemsize
         return raster.block_columns < raster.size[1] and row_bytes <= CACHE_BYTES * 7 // 8
 
     def read(self, window: Window) -> Patch:
-        """Return a window; beyond the scene's border it is padded.
+        """Return a window, padded beyond the scene's border.
 
         Raises:
-            SceneError: It cannot be read.
+            SceneError: The window is unreadable.
         """
         height, width = self.size
         inside = window.top >= 0 and window.left >= 0 and window.bottom <= height and window.right <= width
@@ -151,47 +161,47 @@ class Scene:
         top, left = max(window.top, 0), max(window.left, 0)
         bottom, right = min(window.bottom, height), min(window.right, width)
         if bottom > top and right > left:
-            place = np.s_[top - window.top : bottom - window.top, left - window.left : right - window.left]
+            target = np.s_[top - window.top : bottom - window.top, left - window.left : right - window.left]
             part = Window(top, left, bottom - top, right - left)
-            self.read_into(part, pixels[place], None if valid is ALL_VALID else valid[place])
+            self.read_into(part, pixels[target], None if valid is ALL_VALID else valid[target])
         if valid is ALL_VALID:
             valid = np.broadcast_to(valid, (window.height, window.width))
         return Patch(pixels, valid)
 
     @property
     def gapless(self) -> bool:
-        """Whether every pixel is known to have data before it is read."""
+        """Whether the file's metadata rules out pixels without data."""
         return not self._raster.may_have_gaps
 
     def read_into(self, window: Window, pixels: Array, valid: Array | None) -> None:
         """Read a window inside the scene into uint8 [height, width, 3] and bool [height, width].
 
         Args:
-            window: Inside the scene.
-            pixels: Filled.
-            valid: Filled; None when it is not wanted.
+            window: A window inside the scene.
+            pixels: Destination of the pixels.
+            valid: Destination of the mask, or None.
 
         Raises:
-            SceneError: It cannot be read.
+            SceneError: The window is unreadable.
         """
-        for part in self._pieces(window):
+        for part in self._conversion_windows(window):
             patch = self._convert(*self._raster.read(self._bands, part))
-            place = np.s_[
+            target = np.s_[
                 part.top - window.top : part.bottom - window.top, part.left - window.left : part.right - window.left
             ]
-            pixels[place] = patch.pixels
+            pixels[target] = patch.pixels
             if valid is not None:
-                valid[place] = patch.valid
+                valid[target] = patch.valid
 
     def overview(self, longest_px: int) -> Patch:
-        """Return the whole scene thinned so that no side is above `longest_px`; unreadable parts are gaps."""
+        """Return the scene resampled to at most `longest_px` a side; unreadable parts have no data."""
         height, width = decimated(self.size, longest_px)
         pixels = np.empty((height, width, 3), np.uint8)
         pixels[:] = PADDING_RGB
         valid = np.zeros((height, width), bool)
         for window, start, stop in row_blocks(self.size, height):
             try:
-                values, present = self._raster.read(self._bands, window, shape=(stop - start, width), smooth=True)
+                values, present = self._raster.read(self._bands, window, shape=(stop - start, width), average=True)
             except SceneError:
                 continue
             patch = self._convert(values, present)
@@ -199,7 +209,7 @@ class Scene:
         return Patch(pixels, valid)
 
     def files(self) -> dict[str, str]:
-        """Return size and time of change of every file that the scene consists of, by name."""
+        """Return size and modification time of every file of the scene, by name."""
         return self._raster.files()
 
     def close(self) -> None:
@@ -214,47 +224,43 @@ class Scene:
     ) -> None:
         self.close()
 
-    def _pieces(self, window: Window) -> Iterator[Window]:
-        """Yield parts of a window that are converted at a time: whole blocks, as far as memory allows."""
+    def _conversion_windows(self, window: Window) -> Iterator[Window]:
+        """Yield the parts of a window that are converted at a time: complete blocks if memory allows."""
         pixel_bytes = len(self._bands) * np.dtype(self._raster.dtype).itemsize
         block_rows, block_columns = self._raster.block_rows, self._raster.block_columns
-        most = max(1, PIECE_BYTES // pixel_bytes)
-        rows = _in_blocks(most // window.width, block_rows)
+        max_pixels = max(1, CONVERSION_BYTES // pixel_bytes)
+        rows = _whole_blocks(max_pixels // window.width, block_rows)
         columns = window.width
-        if rows < min(block_rows, window.height) and block_columns < self.size[1]:  # tall blocks: fewer side by side
+        if rows < min(block_rows, window.height) and block_columns < self.size[1]:  # tall blocks: fewer columns
             rows = min(block_rows, window.height)
-            columns = _in_blocks(most // rows, block_columns)
+            columns = _whole_blocks(max_pixels // rows, block_columns)
         for top, bottom in _steps(window.top, window.bottom, max(1, rows)):
             for left, right in _steps(window.left, window.right, max(1, columns)):
                 yield Window(top, left, bottom - top, right - left)
 
-    def _thinned(self, window: Window, shape: tuple[int, int]) -> tuple[Array, Array | None]:
+    def _read_decimated(self, window: Window, shape: tuple[int, int]) -> tuple[Array, Array | None]:
         return self._raster.read(self._bands, window, shape=shape)
 
     def _convert(self, values: Array, present: Array | None) -> Patch:
         return Patch(*to_rgb(values, present, self.info.scaling))
 
 
-def _in_blocks(length: int, block: int) -> int:
-    """Return the greatest multiple of a block that is at most `length`, or `length` below one block."""
+def _whole_blocks(length: int, block: int) -> int:
+    """Return the largest multiple of `block` that is at most `length`, or `length` if it is below one block."""
     return length // block * block if length > block else length
 
 
 def _steps(start: int, stop: int, step: int) -> Iterator[tuple[int, int]]:
-    """Yield consecutive ranges that cover start to stop, cut at multiples of `step` where it is above 1."""
+    """Yield consecutive ranges from start to stop, split at multiples of `step`."""
     while start < stop:
         end = min(stop, start + step - start % step)
         yield start, end
         start = end
 
 
-def _laid_over(imagery: Imagery, **given: Any) -> Imagery:
-    """Return the imagery with what the user gave in its place.
-
-    Raises:
-        UsageError: The limits do not rise.
-    """
-    limits = given["limits"]
+def _override(imagery: ImageryOptions, **values: Any) -> ImageryOptions:
+    """Return the imagery with the values that are not None."""
+    limits = values["limits"]
     if limits is not None and not (np.isfinite(limits).all() and limits[0] < limits[1]):
         raise UsageError("The scale range must be two numbers, the lower first", got=f"{limits[0]:g} {limits[1]:g}")
-    return imagery.model_copy(update={key: value for key, value in given.items() if value is not None})
+    return imagery.model_copy(update={key: value for key, value in values.items() if value is not None})

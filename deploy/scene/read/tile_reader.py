@@ -1,4 +1,4 @@
-"""The tiles of a scene, cut from bands of rows, so that every block of the file is decoded once."""
+"""Read the tiles of a scene row by row, so that every block of the file is decoded once."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,23 +10,23 @@ from deploy.scene.read.scene import ALL_VALID, Patch, Scene
 from ifkd.core.detections import Array
 from ifkd.core.errors import SceneError
 from ifkd.core.tiling import TileGrid, Window
-from ifkd.imagery.image_files import PADDING_RGB
+from ifkd.imagery.contrast import PADDING_RGB
 
 TALLEST_BLOCK_ROWS = 1024
-"""Blocks taller than this (one strip for the whole file, say) are not waited for."""
+"""Taller blocks, such as one strip for the entire file, are not read completely in advance."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TileRead:
-    """One window of a grid, as it was read."""
+    """A tile as read from the scene."""
 
     index: int
-    """Place in the grid, row by row."""
+    """Index in the grid, row by row."""
     window: Window
     patch: Patch | None
-    """None when it could not be read."""
+    """None for a tile that is unreadable or not selected."""
     problem: str | None = None
-    """Why not."""
+    """Reason why the tile is unreadable."""
 
 
 def read_tiles(
@@ -35,70 +35,71 @@ def read_tiles(
     *,
     first_row: int = 0,
     stop_row: int | None = None,
-    wanted: Array | None = None,
+    selected: Array | None = None,
 ) -> Iterator[TileRead]:
-    """Yield the windows of a grid over a scene, row by row.
+    """Yield the tiles of a grid over a scene, row by row.
 
-    A row of tiles is cut from one band of the scene, and what two bands share is kept, so every strip or block of
-    the file is decoded once. Where a band cannot be read, its tiles are tried one by one.
+    A row of tiles is cut from one buffer of scene rows, and the overlap with the next row stays in the buffer, so every
+    strip or block of the file is decoded once. If the rows cannot be read together, their tiles are read one by one.
 
     Args:
-        scene: What to read.
-        grid: Its windows.
-        first_row: The row of tiles to begin with.
-        stop_row: The row of tiles to stop before; by default the grid's end.
-        wanted: bool [tiles]; the others are not read, and come with neither patch nor problem.
+        scene: The scene.
+        grid: Tiles, scene pixels.
+        first_row: First row of tiles.
+        stop_row: Row after the last one; by default the end of the grid.
+        selected: bool [tiles]: tiles to read; the others have neither patch nor problem.
     """
     columns = len(grid.lefts)
-    asked = np.ones(len(grid), bool) if wanted is None else wanted
-    used = np.flatnonzero(asked.reshape(-1, columns).any(axis=0))
+    chosen = np.ones(len(grid), bool) if selected is None else selected
+    used = np.flatnonzero(chosen.reshape(-1, columns).any(axis=0))
     if not len(used):
         used = np.array([0])
     left, right = grid.lefts[used[0]], min(grid.lefts[used[-1]] + grid.tile_px[1], scene.size[1])
-    band = _RollingRows(scene, left, right, most_rows=grid.tile_px[0])
+    buffer = _RowBuffer(scene, left, right, max_rows=grid.tile_px[0])
     for number, row in enumerate(islice(grid.rows(), first_row, stop_row), start=first_row):
-        indexes = range(number * columns, (number + 1) * columns)
-        readable = asked[indexes.start : indexes.stop].any() and band.moved_to(row[0].top, row[0].bottom)
-        for index, window in zip(indexes, row, strict=True):
-            if not asked[index]:
+        indices = range(number * columns, (number + 1) * columns)
+        readable = chosen[indices.start : indices.stop].any() and buffer.advance(row[0].top, row[0].bottom)
+        for index, window in zip(indices, row, strict=True):
+            if not chosen[index]:
                 yield TileRead(index, window, None)
             elif readable:
-                yield TileRead(index, window, band.cut(window))
+                yield TileRead(index, window, buffer.cut(window))
             else:
-                yield _tile_alone(scene, index, window)
+                yield _read_tile(scene, index, window)
 
 
-def _tile_alone(scene: Scene, index: int, window: Window) -> TileRead:
+def _read_tile(scene: Scene, index: int, window: Window) -> TileRead:
     try:
         return TileRead(index, window, scene.read(window))
     except SceneError as error:
         return TileRead(index, window, None, str(error))
 
 
-class _RollingRows:
-    """The rows of a scene that the present row of tiles needs, whole blocks at a time, in one buffer."""
+class _RowBuffer:
+    """Scene rows of the current row of tiles; whole blocks are read."""
 
-    def __init__(self, scene: Scene, left: int, right: int, *, most_rows: int) -> None:
+    def __init__(self, scene: Scene, left: int, right: int, *, max_rows: int) -> None:
         self._scene = scene
         self._left, self._right = left, right
-        # Whole blocks are read and kept, unless GDAL's cache keeps the row of blocks that two bands share.
+        # Complete blocks are read, unless GDAL's cache keeps the blocks that two rows of tiles have in common.
         block = 1 if scene.block_rows > TALLEST_BLOCK_ROWS or scene.caches_a_row_of_blocks else scene.block_rows
         self._block = block
-        rows = min(scene.size[0], most_rows + block - 1)
+        rows = min(scene.size[0], max_rows + block - 1)
         self._pixels = np.empty((rows, right - left, 3), np.uint8)
         self._valid = None if scene.gapless else np.empty((rows, right - left), bool)
         self._top = self._bottom = 0
 
-    def moved_to(self, top: int, bottom: int) -> bool:
-        """Hold the rows from `top` to `bottom` or the scene's end; return whether they could be read.
+    def advance(self, top: int, bottom: int) -> bool:
+        """Load the rows from `top`, which never decreases, to `bottom` or the scene's end.
 
-        `top` never falls from call to call.
+        Returns:
+            Whether the rows are readable.
         """
         height = self._scene.size[0]
         keep = max(0, self._bottom - top)
         if keep:
             first = top - self._top
-            self._pixels[:keep] = self._pixels[first : first + keep]  # numpy copes with the overlap
+            self._pixels[:keep] = self._pixels[first : first + keep]  # numpy handles overlapping slices
             if self._valid is not None:
                 self._valid[:keep] = self._valid[first : first + keep]
         self._top, self._bottom = top, top + keep
@@ -115,7 +116,7 @@ class _RollingRows:
         return True
 
     def cut(self, window: Window) -> Patch:
-        """Return a copy of a tile of the band; beyond the scene it is padded."""
+        """Return a copy of a tile, padded beyond the scene."""
         rows = slice(window.top - self._top, min(window.bottom, self._bottom) - self._top)
         columns = slice(window.left - self._left, min(window.right, self._right) - self._left)
         part = self._pixels[rows, columns]

@@ -18,9 +18,11 @@ from ifkd.core.detections import Array
 from ifkd.core.errors import DataError
 from ifkd.core.parallel import parallel_map
 from ifkd.core.progress import track
-from ifkd.data.check.lenient_coco import AnnotationFile, ImageEntry
+from ifkd.data.check.finding_kinds import DROPS_BOX
+from ifkd.data.check.lenient_coco import AnnotationFile, BoxEntry, ImageEntry
 from ifkd.data.coco import path_inside
-from ifkd.imagery.image_files import DRIVERS, Imagery, read_image
+from ifkd.imagery.contrast import ImageryOptions
+from ifkd.imagery.image_files import DRIVERS, read_image
 
 THUMBNAIL_PX = 32
 FLAT_LEVELS = 2.0
@@ -51,7 +53,36 @@ class InspectedFile:
     """float32 [32, 32], as `normalized_thumbnail` returns it."""
 
 
-def inspect_files(file: AnnotationFile, imagery: Imagery, *, workers: int | None = None) -> list[InspectedFile]:
+@dataclass(frozen=True, slots=True, eq=False)
+class CheckedImage:
+    """An image and its findings."""
+
+    entry: ImageEntry
+    file: InspectedFile
+    split: str
+    source: int
+    """Index of its annotation file."""
+    classes: tuple[str, ...]
+    """Class of each box."""
+    box_findings: tuple[str | None, ...]
+    """Kind of finding of each box; None for a valid one."""
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """(height, width), pixels: the file's, else the stated one."""
+        return self.file.size or self.entry.size
+
+    @property
+    def objects(self) -> list[tuple[BoxEntry, str]]:
+        """Valid boxes without ignored regions, each with its class."""
+        return [
+            (box, name)
+            for box, name, kind in zip(self.entry.boxes, self.classes, self.box_findings, strict=True)
+            if kind not in DROPS_BOX and not box.ignore
+        ]
+
+
+def inspect_files(file: AnnotationFile, imagery: ImageryOptions, *, workers: int | None = None) -> list[InspectedFile]:
     """Return the properties of each image file of an annotation file, in order.
 
     Args:
@@ -66,11 +97,11 @@ def inspect_files(file: AnnotationFile, imagery: Imagery, *, workers: int | None
         return list(track(in_order(_inspect_job, jobs), file.path.name, total=len(jobs), unit="image"))
 
 
-def _inspect_job(job: tuple[Path, ImageEntry, Imagery]) -> InspectedFile:
+def _inspect_job(job: tuple[Path, ImageEntry, ImageryOptions]) -> InspectedFile:
     return _inspect_file(*job)
 
 
-def _inspect_file(folder: Path, entry: ImageEntry, imagery: Imagery) -> InspectedFile:
+def _inspect_file(folder: Path, entry: ImageEntry, imagery: ImageryOptions) -> InspectedFile:
     try:
         path = path_inside(folder, entry.name)
     except DataError as error:
@@ -86,7 +117,7 @@ def _inspect_file(folder: Path, entry: ImageEntry, imagery: Imagery) -> Inspecte
         return _decode(path, entry.name, actual_name, imagery)
 
 
-def _decode(path: Path, name: str, actual_name: str | None, imagery: Imagery) -> InspectedFile:
+def _decode(path: Path, name: str, actual_name: str | None, imagery: ImageryOptions) -> InspectedFile:
     size, file_format = _header(path)
     if size is not None and size[0] * size[1] > imagery.max_pixels:
         message = f"{name}: {size[1]}x{size[0]} (width x height), at most {imagery.max_pixels} pixels"

@@ -1,4 +1,4 @@
-"""A COCO data set of large images becomes one of tiles: `tiles.json`, `images/` and a record, whole or not at all."""
+"""Cut a COCO data set of large images into tiles: `tiles.json`, `images/` and the record `slice.json`."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -11,59 +11,68 @@ import numpy as np
 from ifkd.core.errors import DataError
 from ifkd.core.files import make_folder, sha256_of, write_json
 from ifkd.core.progress import progress
-from ifkd.data.coco import check_content, read_json
-from ifkd.data.generated_folder import FolderKind, made_once
-from ifkd.data.slicing.tile_labels import put_together, tile_annotation
-from ifkd.data.slicing.tile_pixels import TileWriter, limits_of, opened, read
-from ifkd.data.slicing.tile_plan import PlannedTile, SourceImage, TileRules, chosen, sources_of, tiles_of
-from ifkd.imagery.contrast import Imagery
+from ifkd.data.coco import parse_coco, read_coco_json
+from ifkd.data.generated_folder import FolderKind, generate_once
+from ifkd.data.slicing.tile_labels import restore_boxes, tile_annotation
+from ifkd.data.slicing.tile_pixels import TileWriter, contrast_limits, open_source, read_window
+from ifkd.data.slicing.tile_plan import (
+    PlannedTile,
+    SourceImage,
+    TileRules,
+    plan_tiles,
+    select_tiles,
+    source_images,
+)
+from ifkd.imagery.contrast import ImageryOptions
 
 KIND = FolderKind("a folder of tiles", "slice.json")
 TILES = "tiles.json"
-VERSION = 1
-"""Counts up whenever the same source and rules give other tiles."""
+VERSION = 2
+"""Incremented when the same source and rules give other tiles or another record."""
+RESTORED_PX = 0.01
+"""Largest deviation of a restored box from its source."""
 
 
-def make_tiles(
+def slice_dataset(
     labels: Path, folder: Path, rules: TileRules, *, images: Path | None = None, force: bool = False
 ) -> dict[str, Any]:
-    """Cut the images of a COCO file into tiles, unless `folder` holds them already.
+    """Cut the images of a COCO file into tiles, unless `folder` already has them.
 
     Args:
         labels: The COCO file.
-        folder: Where tiles go; it must be absent, empty or hold tiles.
-        rules: How they are cut.
-        images: The folder of the images; by default `images` beside the COCO file.
-        force: Replace tiles that were cut otherwise.
+        folder: Folder of the tiles: absent, empty or with tiles.
+        rules: Settings.
+        images: Image folder; by default `images` beside the COCO file.
+        force: Replace tiles with other settings.
 
     Returns:
-        The record, as `slice.json` holds it, and `made`: whether it was made now.
+        The content of `slice.json`, and `made`: whether the tiles were written now.
 
     Raises:
-        DataError: Labels or images cannot be used, or no tile is left.
-        OutputError: The folder holds something else, or cannot be written.
+        DataError: Labels or images are invalid, or no tile is left.
+        OutputError: The folder has other contents, or is not writable.
     """
-    content = read_json(labels)
-    at = labels.parent / "images" if images is None else images
-    sources = sources_of(content, check_content(labels, content, at))
-    wanted = {
+    content = read_coco_json(labels)
+    image_folder = labels.parent / "images" if images is None else images
+    sources = source_images(content, parse_coco(labels, content, image_folder))
+    settings = {
         "version": VERSION,
         "labels": {"file": labels.name, "sha256": sha256_of(labels)},
-        "images": {"count": len(sources), "sha256": _state_of(sources)},
+        "images": {"count": len(sources), "sha256": _file_state(sources)},
         "rules": {**rules.model_dump(mode="json"), "nodata": None if rules.nodata is None else f"{rules.nodata:g}"},
     }
 
     def make(temporary: Path) -> dict[str, Any]:
-        return {"contents": _make(content["categories"], sources, rules, temporary)}
+        return {"contents": _write(content["categories"], sources, rules, temporary)}
 
-    return made_once(folder, KIND, wanted, make=make, force=force)
+    return generate_once(folder, KIND, settings, make=make, force=force)
 
 
-def _state_of(sources: Sequence[SourceImage]) -> str:
-    """Return a digest of the image files' names, sizes and times of change.
+def _file_state(sources: Sequence[SourceImage]) -> str:
+    """Return a digest of the image files' names, sizes and modification times.
 
     Raises:
-        DataError: One is absent.
+        DataError: A file is missing.
     """
     digest = hashlib.sha256()
     for source in sources:
@@ -77,112 +86,116 @@ def _state_of(sources: Sequence[SourceImage]) -> str:
     return digest.hexdigest()
 
 
-def _make(
+def _write(
     categories: list[dict[str, Any]], sources: Sequence[SourceImage], rules: TileRules, folder: Path
 ) -> dict[str, Any]:
-    """Write all files but the record, and return what they hold."""
-    every = tiles_of(sources, rules)
-    with_data = _with_data(every, sources, rules)
-    tiles = chosen(with_data, rules)
+    """Write all files except the record, and return a summary."""
+    planned = plan_tiles(sources, rules)
+    valid = _valid_tiles(planned, sources, rules)
+    tiles = select_tiles(valid, rules)
     if not tiles:
         raise DataError(
             "No tile would be written",
-            got=f"{len(every)} tiles, {len(with_data)} with data, none with an object",
-            hint="Keep empty tiles with --max-empty-fraction 1, or look at the labels.",
+            got=f"{len(planned)} tiles, {len(valid)} with data, none with an object",
+            hint="Keep empty tiles with --max-empty-fraction 1, or check the labels.",
         )
-    limits = _write_pixels(tiles, sources, rules, make_folder(folder / "images"))
-    content = content_of(tiles, sources, categories)
+    limits = _write_images(tiles, sources, rules, make_folder(folder / "images"))
+    content = tiles_content(tiles, sources, categories)
     write_json(folder / TILES, content)
     return {
         "tiles": len(tiles),
-        "empty": sum(not tile.shows_objects for tile in tiles),
-        "without_data": len(every) - len(with_data),
-        "left_out_empty": len(with_data) - len(tiles),
-        **_account(content, tiles, sources),
+        "empty_tiles": sum(not tile.has_objects for tile in tiles),
+        "omitted_without_data": len(planned) - len(valid),
+        "omitted_empty": len(valid) - len(tiles),
+        **_object_counts(content, tiles, sources),
         "limits": None if not limits else [float(value) for value in np.median(limits, axis=0)],
     }
 
 
-def _with_data(tiles: list[PlannedTile], sources: Sequence[SourceImage], rules: TileRules) -> list[PlannedTile]:
-    """Return the tiles of which enough has data. Images that cannot have gaps are opened, and not read."""
+def _valid_tiles(tiles: list[PlannedTile], sources: Sequence[SourceImage], rules: TileRules) -> list[PlannedTile]:
+    """Return the tiles with enough valid pixels; images that cannot have gaps are opened, but not read."""
     kept = []
-    with progress(len(tiles), "looking for gaps", unit="tile") as bar:
-        for number, group in _by_image(tiles):
-            with opened(sources[number], tile_px=rules.tile_px, nodata=rules.nodata) as raster:
+    with progress(len(tiles), "find gaps", unit="tile") as bar:
+        for index, group in _by_source(tiles):
+            with open_source(sources[index], tile_px=rules.tile_px, nodata=rules.nodata) as raster:
                 for tile in group:
-                    valid = read(raster, tile.window)[1] if raster.may_have_gaps else None
-                    share = 1.0 if valid is None else float(valid.mean())
-                    if share > 0 and share >= rules.data_share:
+                    mask = read_window(raster, tile.window)[1] if raster.may_have_gaps else None
+                    fraction = 1.0 if mask is None else float(mask.mean())
+                    if fraction > 0 and fraction >= rules.min_valid_fraction:
                         kept.append(tile)
                     bar.update()
     return kept
 
 
-def _write_pixels(
+def _write_images(
     tiles: Sequence[PlannedTile], sources: Sequence[SourceImage], rules: TileRules, folder: Path
 ) -> list[tuple[float, float]]:
-    """Write the tiles' images, and return the percentiles of each source that has not 8 bits."""
-    found = []
-    with progress(len(tiles), "tiles", unit="tile") as bar:
-        for number, group in _by_image(tiles):
-            with opened(sources[number], tile_px=rules.tile_px, nodata=rules.nodata) as raster:
-                limits = limits_of(raster, Imagery())
-                found += [limits] if limits is not None else []
+    """Write the tiles' images, and return the percentiles of each source of more than 8 bits."""
+    limits = []
+    with progress(len(tiles), "write tiles", unit="tile") as bar:
+        for index, group in _by_source(tiles):
+            with open_source(sources[index], tile_px=rules.tile_px, nodata=rules.nodata) as raster:
+                found = contrast_limits(raster, ImageryOptions())
+                limits += [found] if found is not None else []
                 writer = TileWriter(raster)
                 for tile in group:
-                    writer.write(folder / _name(sources[number], tile), tile.window, *read(raster, tile.window))
+                    path = folder / _file_name(sources[index], tile)
+                    writer.write(path, tile.window, *read_window(raster, tile.window))
                     bar.update()
-    return found
+    return limits
 
 
-def _by_image(tiles: Sequence[PlannedTile]) -> Iterator[tuple[int, Iterator[PlannedTile]]]:
-    return groupby(tiles, key=lambda tile: tile.image)
+def _by_source(tiles: Sequence[PlannedTile]) -> Iterator[tuple[int, Iterator[PlannedTile]]]:
+    return groupby(tiles, key=lambda tile: tile.source)
 
 
-def _name(source: SourceImage, tile: PlannedTile) -> str:
-    return f"{source.stem}_y{tile.window.top:05d}_x{tile.window.left:05d}.tif"
+def _file_name(source: SourceImage, tile: PlannedTile) -> str:
+    return f"{source.tile_stem}_y{tile.window.top:05d}_x{tile.window.left:05d}.tif"
 
 
-def content_of(
+def tiles_content(
     tiles: Sequence[PlannedTile], sources: Sequence[SourceImage], categories: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    """Return the COCO file of the tiles, with the map back to the source in every image and annotation."""
+    """Return the COCO content of the tiles; every image and annotation refers to its source."""
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    for number, tile in enumerate(tiles, start=1):
-        source, window = sources[tile.image], tile.window
+    for image_id, tile in enumerate(tiles, start=1):
+        source, window = sources[tile.source], tile.window
         images.append(
             {
-                "id": number,
-                "file_name": _name(source, tile),
+                "id": image_id,
+                "file_name": _file_name(source, tile),
                 "height": window.height,
                 "width": window.width,
-                "scene": source.place,
+                "scene": source.scene,
                 "source": {"id": source.id, "file_name": source.file_name, "left": window.left, "top": window.top},
             }
         )
         for piece in tile.pieces:
             annotation = tile_annotation(piece, source.boxes)
-            annotations.append({"id": len(annotations) + 1, "image_id": number, **annotation})
+            annotations.append({"id": len(annotations) + 1, "image_id": image_id, **annotation})
     return {"images": images, "annotations": annotations, "categories": categories}
 
 
-def _account(content: dict[str, Any], tiles: Sequence[PlannedTile], sources: Sequence[SourceImage]) -> dict[str, Any]:
-    """Return what became of the sources' objects, regions to ignore left out."""
-    whole: set[tuple[int, int]] = set()
-    objects: set[tuple[int, int]] = set()
+def _object_counts(
+    content: dict[str, Any], tiles: Sequence[PlannedTile], sources: Sequence[SourceImage]
+) -> dict[str, Any]:
+    """Return how many of the sources' objects and boxes the tiles have."""
+    complete: set[tuple[int, int]] = set()
+    visible: set[tuple[int, int]] = set()
     for tile in tiles:
-        objects |= {(tile.image, piece.index) for piece in tile.pieces if not piece.ignore}
-        whole |= {(tile.image, piece.index) for piece in tile.pieces if not piece.ignore and piece.share > 1 - 1e-9}
-    hulls = put_together(content)
+        objects = [piece for piece in tile.pieces if not piece.ignore]
+        visible |= {(tile.source, piece.index) for piece in objects}
+        complete |= {(tile.source, piece.index) for piece in objects if piece.visibility > 1 - 1e-9}
+    found = restore_boxes(content)
     restored = 0
     for source in sources:
-        for number, box in zip(source.boxes.numbers, source.boxes.boxes, strict=True):
-            restored += number in hulls and bool(np.abs(hulls[number] - box).max() <= 0.01)
+        for annotation_id, box in zip(source.boxes.ids, source.boxes.boxes, strict=True):
+            restored += annotation_id in found and bool(np.abs(found[annotation_id] - box).max() <= RESTORED_PX)
     return {
         "objects": int(sum((~source.boxes.ignore).sum() for source in sources)),
-        "objects_shown": len(objects),
-        "objects_whole": len(whole),
+        "objects_visible": len(visible),
+        "objects_complete": len(complete),
         "boxes": int(sum(len(source.boxes.boxes) for source in sources)),
         "boxes_restored": restored,
     }

@@ -1,4 +1,4 @@
-"""The pixels of tiles: read window by window, in the source's own type and with all its bands, and written."""
+"""Pixels of tiles: read windows of an image in its own data type, and write them as GeoTIFF."""
 
 import warnings
 from collections.abc import Iterator
@@ -15,20 +15,20 @@ from ifkd.core.detections import Array
 from ifkd.core.errors import DataError, OutputError, SceneError
 from ifkd.core.tiling import Window
 from ifkd.data.slicing.tile_plan import SourceImage
-from ifkd.imagery.contrast import Imagery, sample
+from ifkd.imagery.contrast import ImageryOptions, sample_values
 from ifkd.imagery.image_files import open_image
 from ifkd.imagery.raster import Raster
 
-LEAST_CACHE_BYTES, MOST_CACHE_BYTES = 32 << 20, 256 << 20
-"""Of GDAL's cache of decoded blocks: a row of tiles is cut from it, so that blocks are decoded once or twice."""
+MIN_CACHE_BYTES, MAX_CACHE_BYTES = 32 << 20, 256 << 20
+"""Limits of GDAL's cache of decoded blocks."""
 
 
 @contextmanager
-def opened(source: SourceImage, *, tile_px: int, nodata: float | None) -> Iterator[Raster]:
-    """Open an image for reading in windows, row by row.
+def open_source(source: SourceImage, *, tile_px: int, nodata: float | None) -> Iterator[Raster]:
+    """Open an image to read rows of tiles from it.
 
     Raises:
-        DataError: It is absent, broken, or not of the size that its labels state.
+        DataError: The image is missing, damaged, or of another size than its labels state.
     """
     raster = open_image(source.path, nodata=nodata)
     try:
@@ -44,8 +44,8 @@ def opened(source: SourceImage, *, tile_px: int, nodata: float | None) -> Iterat
         raster.close()
 
 
-def read(raster: Raster, window: Window) -> tuple[Array, Array | None]:
-    """Return values [bands, height, width] and where there is data, as `Raster.read` does; what is not a number is not.
+def read_window(raster: Raster, window: Window) -> tuple[Array, Array | None]:
+    """Return values [bands, height, width] and a mask of valid pixels, None if all are; NaN is not valid.
 
     Raises:
         DataError: The window cannot be read.
@@ -60,8 +60,8 @@ def read(raster: Raster, window: Window) -> tuple[Array, Array | None]:
     return values, valid
 
 
-def limits_of(raster: Raster, imagery: Imagery) -> tuple[float, float] | None:
-    """Return the values between which the percentiles of an image lie, in all its bands; None where 8 bits are.
+def contrast_limits(raster: Raster, imagery: ImageryOptions) -> tuple[float, float] | None:
+    """Return the percentiles of an image's values over its first three bands; None for 8 bits and without values.
 
     Raises:
         DataError: The image cannot be read.
@@ -70,7 +70,9 @@ def limits_of(raster: Raster, imagery: Imagery) -> tuple[float, float] | None:
         return None
     bands = raster.bands[:3]
     try:
-        found = sample(lambda window, shape: raster.read(bands, window, shape=shape), raster.size, bands=len(bands))
+        found = sample_values(
+            lambda window, shape: raster.read(bands, window, shape=shape), raster.size, bands=len(bands)
+        )
     except SceneError as error:
         raise DataError(error.problem, hint=error.hint) from error
     values = np.concatenate(found)
@@ -81,12 +83,12 @@ def limits_of(raster: Raster, imagery: Imagery) -> tuple[float, float] | None:
 
 
 class TileWriter:
-    """Writes the tiles of one image as GeoTIFF: lossless, at their place on the map where the source has one."""
+    """Writer of one image's tiles as lossless GeoTIFF, georeferenced where the image is."""
 
     def __init__(self, raster: Raster) -> None:
         self._raster = raster
-        handle = raster.handle
-        self._placed = handle is not None and not handle.transform.is_identity
+        source = raster.dataset
+        self._georeferenced = source is not None and not source.transform.is_identity
         kind = np.dtype(raster.dtype).kind
         self._profile: dict[str, Any] = {
             "driver": "GTiff",
@@ -97,29 +99,27 @@ class TileWriter:
             "predictor": 3 if kind == "f" else 2,
             "photometric": "RGB" if len(raster.bands) == 3 and raster.dtype == "uint8" else "MINISBLACK",
         }
-        if raster.nodata is not None and _holds(raster.dtype, raster.nodata):
+        if raster.nodata is not None and _can_represent(raster.dtype, raster.nodata):
             self._profile["nodata"] = raster.nodata
-        if self._placed:
-            self._profile["crs"] = handle.crs
+        if self._georeferenced:
+            self._profile["crs"] = source.crs
 
     def write(self, path: Path, window: Window, values: Array, valid: Array | None) -> None:
-        """Write a window's values, and a mask where some pixels have no data.
+        """Write the values of a window, with a mask if some pixels are not valid.
 
         Raises:
-            OutputError: There is no room.
+            OutputError: The file cannot be written.
         """
-        place = {}
-        if self._placed:
-            to_map = self._raster.handle.transform
+        profile = {**self._profile, "height": window.height, "width": window.width}
+        if self._georeferenced:
+            to_map = self._raster.dataset.transform
             east = to_map.c + to_map.a * window.left + to_map.b * window.top
             north = to_map.f + to_map.d * window.left + to_map.e * window.top
-            place["transform"] = Affine(to_map.a, to_map.b, east, to_map.d, to_map.e, north)
+            profile["transform"] = Affine(to_map.a, to_map.b, east, to_map.d, to_map.e, north)
         try:
             with warnings.catch_warnings(), rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
                 warnings.simplefilter("ignore", NotGeoreferencedWarning)
-                with rasterio.open(
-                    path, "w", height=window.height, width=window.width, **self._profile, **place
-                ) as dataset:
+                with rasterio.open(path, "w", **profile) as dataset:
                     dataset.write(values)
                     if valid is not None and not valid.all():
                         dataset.write_mask(valid)
@@ -127,7 +127,7 @@ class TileWriter:
             raise OutputError(f"Cannot write {path} ({error})", hint="Free space, or choose another place.") from error
 
 
-def _holds(dtype: str, value: float) -> bool:
+def _can_represent(dtype: str, value: float) -> bool:
     kind = np.dtype(dtype)
     if kind.kind == "f":
         return True
@@ -136,7 +136,7 @@ def _holds(dtype: str, value: float) -> bool:
 
 
 def _cache_bytes(raster: Raster, tile_px: int) -> int:
-    """Return the memory in which the blocks of a row of tiles stay decoded, within limits."""
+    """Return the cache size that keeps the blocks of a row of tiles decoded, within limits."""
     rows = (-(-tile_px // raster.block_rows) + 1) * raster.block_rows
-    wanted = rows * raster.size[1] * max(len(raster.bands), 3) * np.dtype(raster.dtype).itemsize
-    return min(max(wanted, LEAST_CACHE_BYTES), MOST_CACHE_BYTES)
+    needed = rows * raster.size[1] * max(len(raster.bands), 3) * np.dtype(raster.dtype).itemsize
+    return min(max(needed, MIN_CACHE_BYTES), MAX_CACHE_BYTES)

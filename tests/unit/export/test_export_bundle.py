@@ -13,11 +13,11 @@ from deploy.cli.main import main
 from export.bundle.bundle import open_bundle
 from export.export_bundle import export_checkpoint
 from export.onnx.tensor_parity import TOLERANCES, Tolerance
-from export.sample_tiles import sample_tiles
+from export.tiles import sample_tiles
 from ifkd.core.config import load, parse
 from ifkd.core.errors import CheckpointError, ConfigError, VerdictError
 from ifkd.core.files import sha256_of
-from ifkd.imagery.image_files import PADDING_RGB
+from ifkd.imagery.contrast import PADDING_RGB
 from ifkd.recipe import DataOptions, Recipe
 
 IMPOSSIBLE: dict[str, Tolerance] = {

@@ -8,19 +8,20 @@ from pathlib import Path
 import fsspec
 import numpy as np
 import pytest
+from deploy.cluster.result_store import RemoteStore
+from deploy.cluster.scene_list import read_sources
 from fakes.fake_scene import BrittleEngine, CountingEngine, StopError, sea, write_bundle, write_tif
 from fakes.http_range_server import served
 
 from deploy.cli.main import main
 from deploy.cluster.completed_scenes import CompletedScenes
-from deploy.cluster.result_store import RemoteStore
-from deploy.cluster.scene_list import read_sources
 from deploy.cluster.summary import SceneEntry, summarize
 from deploy.cluster.summary_page import SUMMARY_NAMES, render
 from deploy.scene.write.output_folder import RUN_NAME, STAGE_NAME
 from deploy.scene.write.writers import RESULT_NAMES
 from ifkd.core.errors import OutputError
-from ifkd.imagery.raster import RasterFile, located
+from ifkd.imagery.address import parse_source
+from ifkd.imagery.raster import RasterFile
 
 
 @pytest.fixture
@@ -211,13 +212,13 @@ def test_a_remote_scene_that_is_not_there_is_said_without_its_key(call, scenes, 
 
 def test_a_remote_scene_is_known_again_by_some_of_its_blocks(scenes):
     with served(scenes) as address:
-        place = located(f"{address}/s0.tif")
+        place = parse_source(f"{address}/s0.tif")
         before = RasterFile(place).files()
         assert RasterFile(place).files() == before
     pixels = sea(170, 200, [(0, 0, 17, 15, 1)])
     write_tif(scenes / "s9.tif", pixels)
     with served(scenes) as address:
-        other = RasterFile(located(f"{address}/s9.tif")).files()
+        other = RasterFile(parse_source(f"{address}/s9.tif")).files()
     assert list(other.values()) != list(before.values())
 
 

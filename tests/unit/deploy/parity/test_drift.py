@@ -18,7 +18,7 @@ from deploy.parity.tolerances import PrecisionTolerances
 from ifkd.core.detections import Detections
 from ifkd.core.postprocess import PostprocessConfig
 from ifkd.data.coco import CocoDataset, LabeledImage
-from ifkd.imagery.image_files import Imagery
+from ifkd.imagery.contrast import ImageryOptions
 
 FRAMING = TilingConfig(scale=1.0, tile_px=(world.TILE, world.TILE), overlap_px=24, selection=PostprocessConfig())
 PAIRING = Pairing(twin_iou=0.99, twin_score=1e-3)
@@ -313,10 +313,10 @@ def test_crops_show_an_image_as_the_detector_saw_it(tmp_path):
         file.write(values)
     box = np.array([30, 20, 50, 40], np.float32)
     image = LabeledImage(id=1, path=tmp_path / "0.tif", size=(80, 96), boxes=box[None], labels=np.zeros(1, np.int64),
-                          place="a", ignore=np.zeros(1, bool))  # fmt: skip
+                          scene="a", ignore=np.zeros(1, bool))  # fmt: skip
     dataset = CocoDataset(tmp_path / "a.json", world.CLASSES, (1, 2, 3), (image,))
     matching = match({1: answer([box], [0.9], [0])}, {1: answer([box], [0.5], [0])}, PAIRING)
-    (crop,) = worst_crops(matching, dataset, Imagery(limits=(0.0, 1000.0)))
+    (crop,) = worst_crops(matching, dataset, ImageryOptions(limits=(0.0, 1000.0)))
     with Image.open(io.BytesIO(base64.b64decode(crop.jpeg_base64))) as picture:
         middle = np.asarray(picture.convert("RGB"))[115:125, 115:125].astype(float)
     assert middle.mean() == pytest.approx(0.9 * 255, abs=3)

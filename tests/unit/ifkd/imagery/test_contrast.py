@@ -1,4 +1,4 @@
-"""One way from values to uint8 RGB: training and scenes cannot disagree."""
+"""Bands and contrast stretch of images, equal in training and scenes."""
 
 from pathlib import Path
 
@@ -11,8 +11,8 @@ from deploy.scene.read.scene import Scene
 from export.bundle.manifest import InputSpec
 from ifkd.core.errors import DataError, SceneError
 from ifkd.core.tiling import Window
-from ifkd.imagery.contrast import choose_scaling, to_rgb
-from ifkd.imagery.image_files import PADDING_RGB, Imagery, read_image
+from ifkd.imagery.contrast import PADDING_RGB, ImageryOptions, choose_stretch, to_rgb
+from ifkd.imagery.image_files import read_image
 
 RNG = np.random.default_rng(3)
 
@@ -42,32 +42,32 @@ def write(path: Path, pixels: np.ndarray, **profile) -> Path:
 @pytest.mark.parametrize(
     "imagery",
     [
-        Imagery(),
-        Imagery(limits=(10.0, 200.0)),
-        Imagery(percentiles=(0.0, 99.0), stretch_uint8=True, nodata=7.0),
+        ImageryOptions(),
+        ImageryOptions(limits=(10.0, 200.0)),
+        ImageryOptions(percentiles=(0.0, 99.0), stretch_uint8=True, nodata=7.0),
     ],
     ids=["default", "given", "percentiles"],
 )
-def test_training_reads_what_a_scene_shows(tmp_path, dtype, bands, imagery):
+def test_training_images_equal_scenes(tmp_path, dtype, bands, imagery):
     pixels = RNG.gamma(2.0, 40.0, (bands, 50, 70)).clip(0, 255).astype(dtype)
     path = write(tmp_path / "a.tif", pixels)
     with Scene(path, imagery=imagery) as scene:
-        shown = scene.read(Window(0, 0, 50, 70)).pixels
-    np.testing.assert_array_equal(read_image(path, imagery=imagery), shown)
+        expected = scene.read(Window(0, 0, 50, 70)).pixels
+    np.testing.assert_array_equal(read_image(path, imagery=imagery), expected)
 
 
-def test_bands_are_chosen_and_may_repeat(tmp_path):
+def test_bands_are_selected_and_may_repeat(tmp_path):
     pixels = RNG.integers(0, 256, (5, 20, 30)).astype(np.uint8)
     path = write(tmp_path / "a.tif", pixels)
     for bands in [(5, 2, 1), (4,), (1, 2, 1)]:
         chosen = bands if len(bands) == 3 else bands * 3
         expected = pixels[[band - 1 for band in chosen]].transpose(1, 2, 0)
-        np.testing.assert_array_equal(read_image(path, imagery=Imagery(bands=bands)), expected)
+        np.testing.assert_array_equal(read_image(path, imagery=ImageryOptions(bands=bands)), expected)
     with pytest.raises(DataError, match=r"cannot be read from .*a\.tif: got 6, expected one or three of 1 2 3 4 5"):
-        read_image(path, imagery=Imagery(bands=(6,)))
+        read_image(path, imagery=ImageryOptions(bands=(6,)))
 
 
-def test_sixteen_bits_are_scaled_by_the_files_own_percentiles_and_never_wrapped(tmp_path):
+def test_sixteen_bits_are_stretched_by_percentiles_and_saturate(tmp_path):
     pixels = RNG.gamma(2.0, 2000.0, (40, 60)).clip(0, 65535).astype(np.uint16)
     low, high = np.percentile(pixels, [2, 98])
     expected = np.rint(((pixels - low) / (high - low) * 255).clip(0, 255))
@@ -82,11 +82,11 @@ def test_a_sixteen_bit_png_is_read(tmp_path):
 
     pixels = RNG.integers(0, 65536, (12, 9)).astype(np.uint16)
     Image.fromarray(pixels).save(tmp_path / "a.png")
-    got = read_image(tmp_path / "a.png", imagery=Imagery(limits=(0.0, 65535.0)))
+    got = read_image(tmp_path / "a.png", imagery=ImageryOptions(limits=(0.0, 65535.0)))
     np.testing.assert_array_equal(got[..., 1], np.rint(pixels / 257.0))
 
 
-def test_gaps_get_the_padding_color_and_do_not_count(tmp_path):
+def test_gaps_have_the_padding_color_and_are_not_in_the_percentiles(tmp_path):
     pixels = np.full((1, 40, 40), 500.0, np.float32)
     pixels[0, :20] = RNG.normal(1000, 10, (20, 40))
     pixels[0, 20:30], pixels[0, 30:] = np.nan, -9999.0
@@ -95,13 +95,13 @@ def test_gaps_get_the_padding_color_and_do_not_count(tmp_path):
     assert abs(float(got[:20].mean()) - 127.5) < 15
 
 
-def test_limits_of_another_type_are_refused(tmp_path):
+def test_limits_of_another_data_type_are_refused(tmp_path):
     path = write(tmp_path / "a.tif", np.full((1, 8, 8), 90, np.uint8))
-    with pytest.raises(DataError, match=r"8 bits, and the limits .* another type: got 0 to 4000"):
-        read_image(path, imagery=Imagery(limits=(0.0, 4000.0)))
-    with pytest.raises(SceneError, match="another type"):
-        Scene(path, imagery=Imagery(limits=(0.0, 4000.0)))
-    with Scene(path, imagery=Imagery(limits=(0.0, 4000.0)), scale_range=(0.0, 180.0)) as scene:
+    with pytest.raises(DataError, match=r"8 bits, but the limits .* another data type: got 0 to 4000"):
+        read_image(path, imagery=ImageryOptions(limits=(0.0, 4000.0)))
+    with pytest.raises(SceneError, match="another data type"):
+        Scene(path, imagery=ImageryOptions(limits=(0.0, 4000.0)))
+    with Scene(path, imagery=ImageryOptions(limits=(0.0, 4000.0)), scale_range=(0.0, 180.0)) as scene:
         assert scene.read(Window(0, 0, 1, 1)).pixels[0, 0, 0] in {127, 128}
 
 
@@ -115,22 +115,22 @@ def test_limits_of_another_type_are_refused(tmp_path):
         {"percentiles": (2.0, 101.0)},
     ],
 )
-def test_an_impossible_rule_is_refused(values):
+def test_invalid_options_are_refused(values):
     with pytest.raises(ValidationError):
-        Imagery(**values)
+        ImageryOptions(**values)
 
 
-def test_constant_and_empty_bands_have_limits():
+def test_constant_and_empty_bands_have_a_stretch():
     for values in (np.full(9, 4.0), np.zeros(0)):
-        scaling = choose_scaling(Imagery(), dtype="float32", bands=1, name="a", sample=lambda v=values: [v])
-        assert scaling.low[0] < scaling.high[0]
+        stretch = choose_stretch(ImageryOptions(), dtype="float32", bands=1, name="a", sample=lambda v=values: [v])
+        assert stretch.low[0] < stretch.high[0]
         assert (
-            to_rgb(np.full((1, 2, 2), np.nan, np.float32), None, scaling)[0].tolist() == [[list(PADDING_RGB)] * 2] * 2
+            to_rgb(np.full((1, 2, 2), np.nan, np.float32), None, stretch)[0].tolist() == [[list(PADDING_RGB)] * 2] * 2
         )
 
 
-def test_a_manifest_written_before_there_was_imagery_still_opens():
+def test_a_manifest_without_imagery_has_the_defaults():
     old = InputSpec.model_validate({"name": "tiles", "tile_px": [64, 64], "max_batch": 4, "scale": 0.5})
-    assert old.imagery == Imagery()
-    new = old.model_copy(update={"imagery": Imagery(bands=(1, 2, 1), limits=(0.0, 900.0))})
+    assert old.imagery == ImageryOptions()
+    new = old.model_copy(update={"imagery": ImageryOptions(bands=(1, 2, 1), limits=(0.0, 900.0))})
     assert InputSpec.model_validate_json(new.model_dump_json()) == new

@@ -1,4 +1,4 @@
-"""Pixels of files, as detectors take them."""
+"""Images are read, resized and padded."""
 
 import warnings
 import zlib
@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from ifkd.core.errors import DataError
-from ifkd.imagery.image_files import PADDING_RGB, Imagery, pad, read_image, resize
+from ifkd.imagery.contrast import PADDING_RGB, ImageryOptions
+from ifkd.imagery.image_files import pad, read_image, resize
 
 
 def noise(height: int = 20, width: int = 30) -> np.ndarray:
@@ -27,8 +28,8 @@ def test_one_channel_is_repeated_and_alpha_dropped(tmp_path: Path) -> None:
     Image.fromarray(gray).save(tmp_path / "gray.png")
     np.testing.assert_array_equal(read_image(tmp_path / "gray.png"), np.repeat(gray[:, :, None], 3, axis=2))
     Image.fromarray(np.dstack([noise(), gray])).save(tmp_path / "alpha.png")
-    seen = np.where(gray[:, :, None] > 0, noise(), np.array(PADDING_RGB, np.uint8))
-    np.testing.assert_array_equal(read_image(tmp_path / "alpha.png"), seen)
+    expected = np.where(gray[:, :, None] > 0, noise(), np.array(PADDING_RGB, np.uint8))
+    np.testing.assert_array_equal(read_image(tmp_path / "alpha.png"), expected)
 
 
 def test_a_jpeg_is_decoded_as_pillow_decodes_it(tmp_path: Path) -> None:
@@ -40,13 +41,13 @@ def test_a_jpeg_is_decoded_as_pillow_decodes_it(tmp_path: Path) -> None:
         np.testing.assert_array_equal(read_image(tmp_path / f"{name}.jpg"), expected)
 
 
-def test_few_bits_are_black_and_white(tmp_path: Path) -> None:
+def test_a_png_of_one_bit_is_scaled(tmp_path: Path) -> None:
     bits = noise()[:, :, 0] > 127
     Image.fromarray(bits).save(tmp_path / "a.png")
     np.testing.assert_array_equal(read_image(tmp_path / "a.png")[:, :, 0], bits * 255)
 
 
-def test_a_file_that_names_other_files_is_no_training_image(tmp_path: Path) -> None:
+def test_a_vrt_is_refused(tmp_path: Path) -> None:
     Image.fromarray(noise()).save(tmp_path / "secret.tif")
     band = '<VRTRasterBand dataType="Byte" band="1"><SimpleSource><SourceFilename relativeToVRT="1">secret.tif'
     vrt = f'<VRTDataset rasterXSize="30" rasterYSize="20">{band}</SourceFilename></SimpleSource></VRTRasterBand>'
@@ -55,30 +56,30 @@ def test_a_file_that_names_other_files_is_no_training_image(tmp_path: Path) -> N
         read_image(tmp_path / "a.png")
 
 
-def test_a_missing_image(tmp_path: Path) -> None:
+def test_a_missing_image_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"There is no image .*a\.png"):
         read_image(tmp_path / "a.png")
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "tif", "gif"])
-def test_a_file_cut_anywhere_is_refused_with_its_name(tmp_path: Path, suffix: str) -> None:
-    Image.fromarray(noise(64, 64)).save(tmp_path / f"whole.{suffix}")
-    whole = (tmp_path / f"whole.{suffix}").read_bytes()
-    path = tmp_path / f"cut.{suffix}"
+def test_a_truncated_file_is_refused_with_its_name(tmp_path: Path, suffix: str) -> None:
+    Image.fromarray(noise(64, 64)).save(tmp_path / f"complete.{suffix}")
+    complete = (tmp_path / f"complete.{suffix}").read_bytes()
+    path = tmp_path / f"truncated.{suffix}"
     refused = 0
-    cuts = sorted({0, 1, 10, 30, 60, len(whole) // 3, len(whole) // 2, len(whole) * 9 // 10})
-    for length in cuts:
-        path.write_bytes(whole[:length])
+    lengths = sorted({0, 1, 10, 30, 60, len(complete) // 3, len(complete) // 2, len(complete) * 9 // 10})
+    for length in lengths:
+        path.write_bytes(complete[:length])
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a reader may complain of metadata before it gives up
-            with pytest.raises(DataError, match=f"cut.{suffix} is not an image that can be read"):
+            warnings.simplefilter("ignore")  # warnings about metadata before the error
+            with pytest.raises(DataError, match=f"truncated.{suffix} is not an image that can be read"):
                 read_image(path)
         refused += 1
-    assert refused == len(cuts)
+    assert refused == len(lengths)
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_a_scrambled_file_is_read_or_refused(tmp_path: Path, seed: int) -> None:
+def test_a_damaged_file_is_read_or_refused(tmp_path: Path, seed: int) -> None:
     random = np.random.default_rng(seed)
     for suffix in ("png", "jpg", "tif"):
         path = tmp_path / f"a.{suffix}"
@@ -97,28 +98,28 @@ def test_a_scrambled_file_is_read_or_refused(tmp_path: Path, seed: int) -> None:
         assert pixels.shape[2] == 3
 
 
-def test_another_size_than_the_annotations_say(tmp_path: Path) -> None:
+def test_a_size_that_differs_from_the_annotations_is_refused(tmp_path: Path) -> None:
     Image.fromarray(noise()).save(tmp_path / "a.png")
     with pytest.raises(DataError, match=r"got 30x20 \(width x height\), expected 20x30"):
         read_image(tmp_path / "a.png", size=(30, 20))
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "tif"])
-def test_an_enormous_image_is_refused_before_it_is_decoded(tmp_path: Path, suffix: str) -> None:
+def test_a_large_image_is_refused_before_it_is_decoded(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"a.{suffix}"
     Image.fromarray(noise(300, 200)).save(path)
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 3 // 4] if suffix != "tif" else path.read_bytes())
-    with pytest.raises(DataError, match="is larger than an image for training may be: got 200x300"):
-        read_image(path, imagery=Imagery(max_pixels=59_999))  # the rest of the file is not even there
+    with pytest.raises(DataError, match="is too large for a training image: got 200x300"):
+        read_image(path, imagery=ImageryOptions(max_pixels=59_999))  # the rest of the file is missing
 
 
-def test_a_png_that_claims_to_be_enormous_is_refused(tmp_path: Path) -> None:
+def test_a_png_header_with_a_large_size_is_refused(tmp_path: Path) -> None:
     Image.fromarray(noise()).save(tmp_path / "a.png")
     content = bytearray((tmp_path / "a.png").read_bytes())
     content[16:24] = (60000).to_bytes(4, "big") * 2
     content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
     (tmp_path / "a.png").write_bytes(content)
-    with pytest.raises(DataError, match="is larger than an image for training may be: got 60000x60000"):
+    with pytest.raises(DataError, match="is too large for a training image: got 60000x60000"):
         read_image(tmp_path / "a.png")
 
 
@@ -134,13 +135,13 @@ def test_resize_keeps_means_and_shape() -> None:
     assert doubled.shape == (20, 60, 3)
 
 
-def test_shrinking_averages_what_it_covers() -> None:
+def test_shrinking_averages_pixels() -> None:
     checks = np.indices((32, 32)).sum(axis=0)[:, :, None] % 2 * np.array([200, 100, 50])
     small = resize(checks.astype(np.uint8), (4, 4))
     assert np.abs(small.astype(int) - [100, 50, 25]).max() <= 2
 
 
-def test_pad_fills_the_right_and_bottom_with_the_mean_color() -> None:
+def test_pad_fills_the_right_and_bottom_with_the_padding_color() -> None:
     pixels = noise()
     assert pad(pixels, (20, 30)) is pixels
     padded = pad(pixels, (32, 64))

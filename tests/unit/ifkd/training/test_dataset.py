@@ -93,5 +93,5 @@ def test_an_image_of_another_size_than_its_annotations_say(
 ) -> None:
     write_data_set(data_folder, "wide", images=1, size=(64, 96))
     (data_folder / "images" / "wide_000.png").replace(data_folder / "images" / "train_000.png")
-    with pytest.raises(DataError, match="is not the image its annotations describe"):
+    with pytest.raises(DataError, match="does not have the size of its annotations"):
         tiles()[0, 0]

@@ -15,7 +15,7 @@ from deploy.scene.read.scene import Scene
 from deploy.scene.read.tile_reader import read_tiles
 from ifkd.core.errors import SceneError, UsageError
 from ifkd.core.tiling import TileGrid, Window
-from ifkd.imagery.image_files import PADDING_RGB
+from ifkd.imagery.contrast import PADDING_RGB
 
 REAL = Path(__file__).parents[6] / "shared" / "data" / "geotiff"
 real = pytest.mark.skipif(not REAL.is_dir(), reason="the real rasters are only with developers and CI")
@@ -252,7 +252,7 @@ def test_bad_files_say_what_is_wrong(tmp_path):
         Scene(tmp_path / "complex.tif")
     with pytest.raises(UsageError, match="the lower first: got 5 5"):
         Scene(noise(4, 4), scale_range=(5.0, 5.0))
-    with pytest.raises(SceneError, match=r"This array is no scene: got bool \[4, 4\]"):
+    with pytest.raises(SceneError, match=r"The array is not a scene: got bool \[4, 4\]"):
         Scene(np.ones((4, 4), bool))
 
 
@@ -275,7 +275,7 @@ def test_a_container_of_rasters_says_so(tmp_path):
                 APPEND_SUBDATASET="YES" if table == "b" else "NO",
             ) as dataset:
                 dataset.write(np.ones((1, 8, 8), np.uint8))
-        with pytest.raises(SceneError, match=r"has no bands; it holds 2 rasters inside"):
+        with pytest.raises(SceneError, match=r"has no bands; it contains 2 subdatasets"):
             Scene(path)
 
 

@@ -14,7 +14,8 @@ from ifkd.core.detections import Detections
 from ifkd.core.errors import BundleError, SceneError, UsageError
 from ifkd.core.postprocess import PostprocessConfig
 from ifkd.core.tiling import TileGrid
-from ifkd.imagery.image_files import PADDING_RGB, resize
+from ifkd.imagery.contrast import PADDING_RGB
+from ifkd.imagery.image_files import resize
 
 OBJECTS = [
     (5, 5, 17, 15, 0),

@@ -14,10 +14,11 @@ from pycocotools.coco import COCO
 from deploy.cli.main import main
 from ifkd.core.errors import DataError, OutputError
 from ifkd.data.check.check import CheckPlan, CheckSource, check
-from ifkd.data.check.finding import KINDS
-from ifkd.data.check.fix import write_cleaned
+from ifkd.data.check.finding_kinds import KINDS
+from ifkd.data.check.fix import write_fixed
 from ifkd.data.coco import read_coco
-from ifkd.imagery.image_files import Imagery, read_image
+from ifkd.imagery.contrast import ImageryOptions
+from ifkd.imagery.image_files import read_image
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ def edit(path, change):
 
 
 def found(*paths, imagery=None, **options):
-    plan = CheckPlan(tuple(CheckSource(path.stem, path) for path in paths), imagery or Imagery(), **options)
+    plan = CheckPlan(tuple(CheckSource(path.stem, path) for path in paths), imagery or ImageryOptions(), **options)
     return check(plan, workers=1)
 
 
@@ -75,33 +76,33 @@ def repeat(content, key, **changes):
 MISTAKES = {
     "boxes_not_finite": lambda c: box(c, [math.nan, 0, 4, 4]),
     "boxes_without_area": lambda c: box(c, [3, 3, 0, 4]),
-    "boxes_outside": lambda c: box(c, [70, 3, 9, 9]),
-    "boxes_reach_out": lambda c: box(c, [50, 3, 20, 9]),
+    "boxes_outside_image": lambda c: box(c, [70, 3, 9, 9]),
+    "boxes_cross_border": lambda c: box(c, [50, 3, 20, 9]),
     "boxes_tiny": lambda c: box(c, [5, 5, 0.5, 9]),
-    "boxes_repeated": lambda c: repeat(c, "annotations", id=999),
+    "boxes_duplicated": lambda c: repeat(c, "annotations", id=999),
     "boxes_of_two_classes": lambda c: repeat(
         c, "annotations", id=999, category_id=next(k for k in (3, 7) if k != c["annotations"][0]["category_id"])
     ),
     "annotations_malformed": lambda c: box(c, [1, 2, 3]),
-    "annotation_ids_repeated": lambda c: c["annotations"][1].update(id=1),
-    "image_unknown": lambda c: c["annotations"][0].update(image_id=12345),
-    "category_unknown": lambda c: c["annotations"][0].update(category_id=12345),
+    "annotation_ids_not_unique": lambda c: c["annotations"][1].update(id=1),
+    "annotations_of_unknown_image": lambda c: c["annotations"][0].update(image_id=12345),
+    "annotations_of_unknown_category": lambda c: c["annotations"][0].update(category_id=12345),
     "images_malformed": lambda c: c["images"].append({"file_name": None, "id": 5}),
-    "image_ids_repeated": lambda c: c["images"][1].update(id=c["images"][0]["id"]),
+    "image_ids_not_unique": lambda c: c["images"][1].update(id=c["images"][0]["id"]),
     "images_listed_twice": swap_name,
     "sizes_malformed": lambda c: c["images"][0].update(height="tall"),
     "sizes_differ": lambda c: c["images"][0].update(height=63),
-    "files_outside": lambda c: c["images"][0].update(file_name="../secret.png"),
-    "files_absent": lambda c: c["images"][0].update(file_name="gone.png"),
-    "names_in_other_case": lambda c: c["images"][0].update(file_name="TRAIN_000.PNG"),
+    "files_outside_folder": lambda c: c["images"][0].update(file_name="../secret.png"),
+    "files_missing": lambda c: c["images"][0].update(file_name="gone.png"),
+    "file_names_differ_in_case": lambda c: c["images"][0].update(file_name="TRAIN_000.PNG"),
     "categories_malformed": lambda c: c["categories"].append({"id": 11}),
-    "category_ids_repeated": lambda c: c["categories"].append({"id": 3, "name": "raft"}),
-    "category_names_repeated": lambda c: c["categories"].append({"id": 11, "name": "ferry"}),
-    "classes_absent": lambda c: c["categories"].append({"id": 11, "name": "raft"}),
-    "ids_no_number": lambda c: c["categories"].append({"id": "x", "name": "raft"}),
-    "lists_absent": lambda c: c.pop("annotations"),
+    "category_ids_not_unique": lambda c: c["categories"].append({"id": 3, "name": "raft"}),
+    "category_names_not_unique": lambda c: c["categories"].append({"id": 11, "name": "ferry"}),
+    "classes_without_objects": lambda c: c["categories"].append({"id": 11, "name": "raft"}),
+    "ids_not_integers": lambda c: c["categories"].append({"id": "x", "name": "raft"}),
+    "lists_missing": lambda c: c.pop("annotations"),
 }
-REFUSED_BY_PIXELS_OR_NOT_AT_ALL = {"names_in_other_case"}
+REFUSED_BY_PIXELS_OR_NOT_AT_ALL = {"file_names_differ_in_case"}
 """A file system may not tell upper and lower case apart."""
 
 
@@ -125,14 +126,14 @@ def test_what_is_called_an_error_is_refused_by_training(train, kind):
 @pytest.mark.parametrize("kind", [kind for kind in MISTAKES if KINDS[kind].severity == "warning"])
 def test_what_is_called_a_warning_is_read_by_training(train, kind):
     edit(train, MISTAKES[kind])
-    if kind != "ids_no_number":  # ids that are text and numbers cannot be sorted
+    if kind != "ids_not_integers":  # ids that are text and numbers cannot be sorted
         reads(train)
 
 
 @pytest.mark.parametrize("kind", MISTAKES)
 def test_the_cleaned_copy_is_read_and_clean(train, tmp_path, kind):
     edit(train, MISTAKES[kind])
-    record = write_cleaned(found(train), tmp_path / "clean", names=["train"])
+    record = write_fixed(found(train), tmp_path / "clean", names=["train"])
     copy = tmp_path / "clean" / "train.json"
     reads(copy, Path(record.images))
     again = check(CheckPlan((CheckSource("train", copy, Path(record.images)),)), workers=1)
@@ -142,25 +143,25 @@ def test_the_cleaned_copy_is_read_and_clean(train, tmp_path, kind):
 
 
 def test_the_cleaned_copy_of_a_clean_set_says_the_same(train, tmp_path):
-    record = write_cleaned(found(train), tmp_path / "clean", names=["train"])
+    record = write_fixed(found(train), tmp_path / "clean", names=["train"])
     before, after = json.loads(train.read_text()), json.loads((tmp_path / "clean" / "train.json").read_text())
     assert after["images"] == before["images"]
     assert after["annotations"] == before["annotations"]
     assert after["categories"] == before["categories"]
-    assert after["info"]["cleaned_from"]["sha256"] == found(train).record.sources[0].sha256
+    assert after["info"]["fixed_from"]["sha256"] == found(train).record.sources[0].sha256
     assert record.splits[0].images_left_out == {}
 
 
 def test_only_the_broken_box_is_left_out(train, tmp_path):
     edit(train, MISTAKES["boxes_not_finite"])
-    record = write_cleaned(found(train), tmp_path / "clean", names=["train"])
+    record = write_fixed(found(train), tmp_path / "clean", names=["train"])
     assert record.splits[0].boxes_left_out == {"boxes_not_finite": 1}
     assert (record.splits[0].images, record.splits[0].objects) == (6, 11)
 
 
 def test_a_box_that_reaches_out_is_cut(train, tmp_path):
-    edit(train, MISTAKES["boxes_reach_out"])
-    write_cleaned(found(train), tmp_path / "clean", names=["train"])
+    edit(train, MISTAKES["boxes_cross_border"])
+    write_fixed(found(train), tmp_path / "clean", names=["train"])
     cut = json.loads((tmp_path / "clean" / "train.json").read_text())["annotations"][0]
     assert cut["bbox"] == [50, 3, 14, 9]
     assert cut["area"] == 14 * 9
@@ -169,7 +170,7 @@ def test_a_box_that_reaches_out_is_cut(train, tmp_path):
 def test_a_wrong_size_is_corrected_only_where_the_boxes_fit(train, tmp_path):
     edit(train, lambda c: [image.update(height=200, width=300) for image in c["images"]])
     edit(train, lambda c: box(c, [150, 100, 30, 30]))
-    record = write_cleaned(found(train), tmp_path / "clean", names=["train"])
+    record = write_fixed(found(train), tmp_path / "clean", names=["train"])
     assert record.splits[0].images_left_out == {"sizes_differ": 1}
     assert record.splits[0].images == 5
     reads(tmp_path / "clean" / "train.json", Path(record.images))
@@ -182,7 +183,7 @@ def test_what_the_numbers_suggest_is_told(train):
             one["bbox"] = [x, y, x + w, y + h]
 
     edit(train, corners)
-    hints = [one.suggestion for one in found(train).record.findings if one.kind == "boxes_reach_out"]
+    hints = [one.suggestion for one in found(train).record.findings if one.kind == "boxes_cross_border"]
     assert hints
     assert "corners, not widths" in hints[0]
 
@@ -200,7 +201,7 @@ def test_a_byte_order_mark_is_told_and_read(train, tmp_path):
         read_coco(train)
     checked = found(train)
     assert kinds(checked) == {"byte_order_mark": 1}
-    write_cleaned(checked, tmp_path / "clean", names=["train"])
+    write_fixed(checked, tmp_path / "clean", names=["train"])
     assert len(read_coco(tmp_path / "clean" / "train.json", images=train.parent / "images")) == 6
 
 
@@ -208,7 +209,7 @@ def test_holes_in_category_ids_and_boxes_rounded_over_the_rim_are_notes(train):
     edit(train, lambda c: box(c, [-1, 3, 20, 9]))
     checked = found(train)
     assert checked.record.clean
-    assert kinds(checked, notes=True) == {"category_ids_with_holes": 6, "boxes_overshoot": 1}
+    assert kinds(checked, notes=True) == {"category_ids_not_contiguous": 6, "boxes_cross_border_slightly": 1}
 
 
 def test_names_of_any_script_and_with_spaces(train):
@@ -237,11 +238,11 @@ def test_a_link_out_of_the_folder_is_not_followed(train, tmp_path):
     target = train.parent / "images" / "train_000.png"
     target.rename(secret)
     target.symlink_to(secret)
-    assert kinds(found(train))["files_outside"] == 1
+    assert kinds(found(train))["files_outside_folder"] == 1
 
 
 def test_an_image_beyond_the_limit_is_told_before_it_is_decoded(train):
-    checked = found(train, imagery=Imagery(max_pixels=64 * 64 - 1))
+    checked = found(train, imagery=ImageryOptions(max_pixels=64 * 64 - 1))
     assert kinds(checked)["files_too_large"] == 6
 
 
@@ -270,10 +271,10 @@ def test_an_image_in_two_splits_is_kept_for_testing(splits, tmp_path):
     Image.open(train.parent / "images" / "train_003.png").save(train.parent / "images" / "test_001.bmp")
     edit(test, lambda c: c["images"][1].update(file_name="test_001.bmp"))
     checked = found(*splits)
-    told = next(one for one in checked.record.findings if one.kind == "images_shared")
+    told = next(one for one in checked.record.findings if one.kind == "images_in_two_splits")
     assert (told.split, told.count, told.examples) == ("train and test", 1, ("train_003.png and test_001.bmp",))
-    record = write_cleaned(checked, tmp_path / "clean", names=["train", "test"])
-    assert record.splits[0].images_left_out == {"images_shared": 1}
+    record = write_fixed(checked, tmp_path / "clean", names=["train", "test"])
+    assert record.splits[0].images_left_out == {"images_in_two_splits": 1}
     assert record.splits[1].images_left_out == {}
 
 
@@ -285,14 +286,14 @@ def test_a_turned_shrunk_and_recompressed_image_in_another_split_looks_alike(spl
     scene.transpose(Image.Transpose.ROTATE_90).resize((48, 48)).save(images / "test_001.jpg", quality=60)
     edit(splits[1], lambda c: c["images"][1].update(file_name="test_001.jpg", height=48, width=48))
     found_kinds = kinds(found(*splits))
-    assert found_kinds["images_alike_shared"] == 1
-    assert "images_shared" not in found_kinds
+    assert found_kinds["near_duplicates_across_splits"] == 1
+    assert "images_in_two_splits" not in found_kinds
 
 
 def test_a_place_in_two_splits_is_told(splits):
     _train, test = splits
     edit(test, lambda c: c["images"][0].update(scene="train 0"))
-    told = next(one for one in found(*splits).record.findings if one.kind == "places_shared")
+    told = next(one for one in found(*splits).record.findings if one.kind == "scenes_in_two_splits")
     assert (told.split, told.examples) == ("train and test", ("train 0",))
 
 
@@ -302,7 +303,7 @@ def test_splits_must_agree_on_their_classes(splits, tmp_path):
     edit(test, lambda c: c.update(annotations=[]))
     checked = found(*splits)
     assert kinds(checked)["categories_differ"] == 1
-    write_cleaned(checked, tmp_path / "clean", names=["train", "test"])
+    write_fixed(checked, tmp_path / "clean", names=["train", "test"])
     images = train.parent / "images"
     first, second = (read_coco(tmp_path / "clean" / f"{name}.json", images=images) for name in ("train", "test"))
     assert first.classes == second.classes
@@ -310,13 +311,13 @@ def test_splits_must_agree_on_their_classes(splits, tmp_path):
 
 def test_images_of_two_folders_are_found_by_one_recipe(train, tmp_path, write_data_set):
     test = write_data_set(tmp_path / "data" / "more", "test", images=4, seed=1)
-    record = write_cleaned(found(train, test), tmp_path / "clean", names=["train", "test"])
+    record = write_fixed(found(train, test), tmp_path / "clean", names=["train", "test"])
     for name in ("train", "test"):
         reads(tmp_path / "clean" / f"{name}.json", Path(record.images))
 
 
 def test_images_are_copied_when_asked(splits, tmp_path):
-    write_cleaned(found(*splits), tmp_path / "clean", names=["train", "test"], copy_images=True)
+    write_fixed(found(*splits), tmp_path / "clean", names=["train", "test"], copy_images=True)
     for name in ("train", "test"):
         reads(tmp_path / "clean" / f"{name}.json")
     assert len(list((tmp_path / "clean" / "images").iterdir())) == 10
@@ -325,7 +326,7 @@ def test_images_are_copied_when_asked(splits, tmp_path):
 def test_a_folder_that_holds_something_is_left_alone(train):
     before = train.read_bytes()
     with pytest.raises(OutputError, match="holds something"):
-        write_cleaned(found(train), train.parent, names=["train"])
+        write_fixed(found(train), train.parent, names=["train"])
     assert train.read_bytes() == before
 
 
@@ -336,10 +337,10 @@ def test_exit_codes_say_clean_found_or_not_begun(train, tmp_path, capsys):
     out = ["--out", str(tmp_path / "out")]
     assert main(["data", "check", str(train), *out]) == 0
     assert "nothing was found" in capsys.readouterr().out
-    edit(train, MISTAKES["boxes_outside"])
+    edit(train, MISTAKES["boxes_outside_image"])
     assert main(["data", "check", f"train={train}", *out, "--json"]) == 1
     captured = capsys.readouterr()
-    assert json.loads(captured.out)["findings"][0]["kind"] == "boxes_outside"
+    assert json.loads(captured.out)["findings"][0]["kind"] == "boxes_outside_image"
     assert json.loads((tmp_path / "out" / "check.json").read_text())["clean"] is False
     train.write_text("[1, 2]")
     assert main(["data", "check", str(train), *out]) == 2
@@ -376,12 +377,12 @@ def test_what_cannot_begin_is_told_in_a_line(words, told, capsys, tmp_path, monk
 
 
 def test_the_verb_writes_a_cleaned_copy_and_says_how_to_use_it(train, tmp_path, capsys):
-    edit(train, MISTAKES["boxes_outside"])
+    edit(train, MISTAKES["boxes_outside_image"])
     clean = tmp_path / "clean"
     assert main(["data", "check", str(train), "--out", str(tmp_path / "out"), "--fix", str(clean)]) == 1
     assert f'root = "{clean}", images = "{train.parent / "images"}"' in capsys.readouterr().out
     record = json.loads((tmp_path / "out" / "check.json").read_text())
-    assert record["cleaned"]["splits"][0]["boxes_left_out"] == {"boxes_outside": 1}
+    assert record["cleaned"]["splits"][0]["boxes_left_out"] == {"boxes_outside_image": 1}
 
 
 # --- real imagery -------------------------------------------------------------------------------------------------
@@ -403,7 +404,7 @@ def test_real_sets_are_counted_as_pycocotools_counts_them(shared_data, name):
     paths = [shared_data / name / "train.json", shared_data / name / "test.json"]
     checked = found(*paths)
     assert all(one.severity != "error" for one in checked.record.findings)
-    repeated = sum(one.count for one in checked.record.findings if one.kind == "boxes_repeated")
+    repeated = sum(one.count for one in checked.record.findings if one.kind == "boxes_duplicated")
     assert repeated == (17 if name == "airplanes_airbus_pleiades" else 0)
     for path, split in zip(paths, checked.record.splits, strict=True):
         truth = COCO(str(path))

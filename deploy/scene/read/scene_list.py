@@ -1,0 +1,199 @@
+"""Scene lists: paths, URLs, globs, text lists and STAC items become scenes with unique names."""
+
+import glob
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import urljoin, urlsplit
+
+from ifkd.core.errors import DataError, SceneError, UsageError
+from ifkd.imagery.address import VSI_PREFIXES, RasterAddress, parse_source
+
+IMAGE_TYPES = ("image/tiff", "image/jp2", "image/png", "image/jpeg", "image/vnd.stac.geotiff")
+"""STAC media types of rasters, without the parameters after a semicolon."""
+LIST_FORMAT = "one path or URL per line, optionally followed by a tab and the scene's name"
+
+
+@dataclass(frozen=True, slots=True)
+class SceneSource:
+    """A scene of a run."""
+
+    name: str
+    """Unique name, which is also the name of the folder for the results."""
+    location: Path | RasterAddress
+    origin: str
+    """Argument or file that lists the scene, for messages."""
+
+
+def is_single(arguments: Sequence[str]) -> bool:
+    """Return whether the arguments are one path or URL of a scene."""
+    return len(arguments) == 1 and not any(test(arguments[0]) for test in (_is_list, _is_stac, _is_pattern))
+
+
+def read_sources(arguments: Sequence[str], *, asset: str | None = None) -> tuple[SceneSource, ...]:
+    """Return the scenes of the command's arguments, in their order.
+
+    Args:
+        arguments: Paths, URLs (s3://, https://, /vsi...), globs, text lists (`@list` or `.txt`), STAC items and item
+            collections (`.json`, `.geojson`).
+        asset: Asset of STAC items with several images.
+
+    Raises:
+        DataError: A list or a STAC file is invalid.
+        UsageError: There is no scene, or two scenes have the same name.
+    """
+    sources = [source for argument in arguments for source in _sources(argument, asset)]
+    if not sources:
+        raise UsageError("There are no scenes", got=" ".join(arguments) or "nothing", expected="at least one")
+    _require_unique_names(sources)
+    return tuple(sources)
+
+
+def _sources(argument: str, asset: str | None) -> Iterator[SceneSource]:
+    if _is_list(argument):
+        yield from _read_list(Path(argument.removeprefix("@")))
+    elif _is_stac(argument):
+        yield from _read_stac(Path(argument), asset)
+    elif _is_pattern(argument):
+        if _scheme(argument) is not None:
+            raise UsageError(
+                "A glob finds only files of this machine", got=argument, hint="List the scenes in a text file."
+            )
+        found = sorted(path for path in map(Path, glob.glob(argument, recursive=True)) if path.is_file())  # noqa: PTH207 - the pattern may be absolute
+        if not found:
+            raise UsageError("No scene matches the pattern", got=argument, hint="Check the path.")
+        yield from (SceneSource(_name(path), path, argument) for path in found)
+    else:
+        location = parse_source(argument)
+        yield SceneSource(_name(location), location, "the command line")
+
+
+def _read_list(path: Path) -> Iterator[SceneSource]:
+    text = _read_text(path, "list of scenes", hint=f"Make it a text file with {LIST_FORMAT}.")
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        reference, *rest = (part.strip() for part in line.split("\t"))
+        if len(rest) > 1 or not reference:
+            raise DataError(f"{path}, line {number}, is not a scene", got=line, expected=LIST_FORMAT)
+        location = _resolve(reference, path, f"line {number}")
+        yield SceneSource(_checked_name(rest[0], path) if rest and rest[0] else _name(location), location, str(path))
+
+
+def _read_stac(path: Path, asset: str | None) -> Iterator[SceneSource]:
+    try:
+        content = json.loads(_read_text(path, "STAC file"))
+    except ValueError as error:
+        raise DataError(f"{path} is not JSON ({error})", expected="a STAC item or item collection") from error
+    kind = content.get("type") if isinstance(content, dict) else None
+    items = content.get("features") if kind == "FeatureCollection" else [content]
+    if kind not in {"Feature", "FeatureCollection"} or not isinstance(items, list):
+        raise DataError(
+            f"{path} is not a STAC item collection",
+            got=f"type {kind!r}",
+            expected="type FeatureCollection with features, or one Feature",
+        )
+    for number, item in enumerate(items):
+        if not isinstance(item, dict) or not isinstance(item.get("id"), str) or not _assets(item):
+            raise DataError(
+                f"{path}: feature {number} is not a STAC item", expected="an object with an id, and assets with an href"
+            )
+        name = _checked_name(item["id"], path)
+        yield SceneSource(name, _resolve(_href(item, asset, path), path, f"item {name}"), str(path))
+
+
+def _href(item: dict[str, Any], asset: str | None, path: Path) -> str:
+    """Return the href of an item's image: the given asset, the only image, or the only image with the role `data`."""
+    assets = _assets(item)
+    if asset is not None:
+        if asset not in assets:
+            raise DataError(
+                f"{path}: item {item['id']} has no asset {asset}", expected=f"one of {', '.join(sorted(assets))}"
+            )
+        chosen = asset
+    else:
+        images = [name for name, one in assets.items() if str(one.get("type", "")).split(";")[0] in IMAGE_TYPES]
+        data = [name for name in images if "data" in (assets[name].get("roles") or ())]
+        only = next((names for names in (images, data) if len(names) == 1), None)
+        if only is None:
+            raise DataError(
+                f"{path}: item {item['id']} does not have exactly one image",
+                got=", ".join(f"{name} ({one.get('type', 'no type')})" for name, one in assets.items()),
+                hint="Choose the asset with --asset.",
+            )
+        chosen = only[0]
+    href = str(assets[chosen]["href"])
+    base = next((str(link.get("href", "")) for link in item.get("links") or () if link.get("rel") == "self"), "")
+    return urljoin(base, href) if urlsplit(base).scheme in {"http", "https"} else href
+
+
+def _assets(item: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    assets = item.get("assets")
+    if not isinstance(assets, dict):
+        return {}
+    return {name: one for name, one in assets.items() if isinstance(one, dict) and isinstance(one.get("href"), str)}
+
+
+def _resolve(reference: str, listing: Path, entry: str) -> Path | RasterAddress:
+    """Return the location of a scene in a list; paths are relative to the list."""
+    try:
+        location = parse_source(reference)
+    except SceneError as error:
+        raise DataError(f"{listing}, {entry}: {error}") from error
+    return listing.parent / location if isinstance(location, Path) else location
+
+
+def _require_unique_names(sources: Sequence[SceneSource]) -> None:
+    first: dict[str, SceneSource] = {}
+    for source in sources:
+        other = first.setdefault(source.name.casefold(), source)  # some file systems ignore case
+        if other is not source:
+            raise UsageError(
+                f"Two scenes have the name {source.name}, so their results would have the same folder",
+                got=f"{other.location} ({other.origin}) and {source.location} ({source.origin})",
+                hint=f"Remove one, or set unique names in a text list: {LIST_FORMAT}.",
+            )
+
+
+def _name(location: Path | RasterAddress) -> str:
+    return PurePosixPath(location.name).stem or "scene"
+
+
+def _checked_name(name: str, source: Path) -> str:
+    if re.search(r"[/\\\x00-\x1f]", name) or name.startswith("."):
+        raise DataError(
+            f"{source}: a scene's name must be a valid folder name",
+            got=repr(name),
+            expected="a name without slashes that does not start with a dot",
+        )
+    return name
+
+
+def _read_text(path: Path, what: str, *, hint: str | None = None) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise DataError(f"There is no {what} {path}", hint="Check the path.") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"The {what} {path} cannot be read ({error})", hint=hint) from error
+
+
+def _is_list(argument: str) -> bool:
+    return argument.startswith("@") or (argument.endswith(".txt") and _scheme(argument) is None)
+
+
+def _is_stac(argument: str) -> bool:
+    return argument.endswith((".json", ".geojson")) and _scheme(argument) is None
+
+
+def _is_pattern(argument: str) -> bool:
+    """Return whether an argument is a glob pattern, and not the name of an existing file."""
+    without_query = argument.split("?", 1)[0] if _scheme(argument) else argument
+    return glob.has_magic(without_query) and not (_scheme(argument) is None and Path(argument).exists())
+
+
+def _scheme(argument: str) -> str | None:
+    return next((scheme for scheme in (*VSI_PREFIXES, "/vsi") if argument.startswith(scheme)), None)
