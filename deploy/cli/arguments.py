@@ -10,3 +10,10 @@ class Arguments(argparse.Namespace):
     """Whether to print the result as JSON."""
     verbose: bool
     """Whether to log progress and show tracebacks."""
+
+
+def add_common_arguments(parser: argparse.ArgumentParser, *, subcommand: bool = False) -> None:
+    """Add --json and --verbose; those of a subcommand do not reset the options given before its name."""
+    default = argparse.SUPPRESS if subcommand else False
+    parser.add_argument("--json", action="store_true", default=default, help="print the result as JSON")
+    parser.add_argument("-v", "--verbose", action="store_true", default=default, help="log progress, show tracebacks")

@@ -1,31 +1,47 @@
-"""`ifkd distill`: the student learns from the teacher."""
+"""`ifkd distill`: train a recipe's student with its distillation method and a trained teacher."""
 
 import argparse
 from pathlib import Path
 from typing import Any
 
+from deploy.cli import arguments as common
+from deploy.cli.train import add_recipe_arguments, add_run_arguments, report_result
+
+
+class Arguments(common.Arguments):
+    """Arguments of `ifkd distill`."""
+
+    recipe: Path
+    overrides: list[str]
+    teacher: Path | None
+    out: Path | None
+    no_resume: bool
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("recipe", type=Path, help="the recipe, a TOML file")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="values that replace the recipe's")
-    parser.add_argument("--teacher", type=Path, help="the teacher's checkpoint (runs/NAME/teacher/best.safetensors)")
-    parser.add_argument("--out", type=Path, help="the run's folder (runs/NAME/distilled)")
-    parser.add_argument("--no-resume", action="store_true", help="begin anew, deleting an earlier run in the folder")
+    add_recipe_arguments(parser)
+    parser.add_argument(
+        "--teacher",
+        type=Path,
+        metavar="CHECKPOINT",
+        help="the teacher's checkpoint (default: runs/NAME/teacher/best.safetensors)",
+    )
+    add_run_arguments(parser, default_folder="runs/NAME/distilled")
 
 
-def run(options: argparse.Namespace) -> dict[str, Any] | None:
-    """Distill, or go on distilling."""
-    from deploy.cli.train import announce
-    from ifkd.compute.distributed import peers
+def run(arguments: Arguments) -> dict[str, Any] | None:
+    """Distill or resume, and return the result on rank 0."""
+    from ifkd.compute.distributed import process_group
     from ifkd.core.config import load
     from ifkd.recipe import Recipe
     from ifkd.training.pipelines import distill_student
+    from ifkd.training.run_folder import RunFolder
 
-    recipe = load(options.recipe, Recipe, options.overrides)
+    recipe = load(arguments.recipe, Recipe, arguments.overrides)
     runs = Path("runs") / recipe.name
-    folder = options.out or runs / "distilled"
-    teacher = options.teacher or runs / "teacher" / "best.safetensors"
-    with peers():
-        result = distill_student(recipe, teacher, folder, restart=options.no_resume)
-        return announce(result, folder, quiet=options.json)
+    folder = arguments.out or runs / "distilled"
+    teacher = arguments.teacher or RunFolder(runs / "teacher").best
+    with process_group():
+        result = distill_student(recipe, teacher, folder, resume=not arguments.no_resume)
+        return report_result(result, folder, quiet=arguments.json)

@@ -9,13 +9,13 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from deploy.cli.arguments import Arguments
+from deploy.cli.arguments import Arguments, add_common_arguments
 from ifkd import __version__
 from ifkd.core.errors import IfkdError, MissingExtraError, UsageError, VerdictError, did_you_mean
 
 COMMANDS = {
     "doctor": "report what is installed, what works on this machine and what to install",
-    "data": "generate labeled data sets (synth), convert others to COCO (convert), check them (check), tile them (slice)",
+    "data": "generate (synth), convert to COCO (convert), check (check) and tile (slice) labeled data sets",
     "train": "train a recipe's teacher or student alone",
     "distill": "train the student from the teacher",
     "study": "compare methods, ablate IFKD, sweep its weights; over seeds, with tables and figures",
@@ -27,13 +27,15 @@ COMMANDS = {
     "parity": "compare a bundle's files with the torch reference",
     "report": "render report.json as Markdown and HTML, or compare several reports",
 }
-"""Command -> what it does. Its module `deploy.cli.<command>` has `configure(parser)`, `run(arguments)` and `Arguments`."""
+"""Command -> its purpose. The module `deploy.cli.<command>` has `configure(parser)`, `run(arguments)`, `Arguments`."""
 
 EXTRA_OF = {
     "torch": "train",
     "torchvision": "train",
     "timm": "train",
     "safetensors": "train",
+    "segment_anything": "train",
+    "tensorboard": "train",
     "jaxtyping": "train",
     "onnx": "export",
     "onnxscript": "export",
@@ -41,31 +43,33 @@ EXTRA_OF = {
     "jinja2": "report",
     "matplotlib": "figures",
     "tritonclient": "triton",
+    "ray": "ray",
+    "fsspec": "ray",
 }
-"""Package -> the extra that installs it."""
+"""Import name of a package -> the extra that installs it."""
 
 
-def main(words: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run a command.
 
     Args:
-        words: The command line without the program's name; by default that of this process.
+        argv: The command line without the program's name; by default that of this process.
 
     Returns:
         The exit code: 0 done; 1 the result fails a stated limit; 2 an error that the user can fix; 130 interrupted.
     """
-    words = list(sys.argv[1:] if words is None else words)
+    argv = list(sys.argv[1:] if argv is None else argv)
     try:
-        if not words or words[0] in {"-h", "--help", "--version"}:
-            _parser().parse_args(words or ["--help"])
-        return _run(words[0], words[1:])
+        if not argv or argv[0] in {"-h", "--help", "--version"}:
+            _parser().parse_args(argv or ["--help"])
+        return _run(argv[0], argv[1:])
     except IfkdError as error:
-        return _fail(error, verbose="-v" in words or "--verbose" in words)
+        return _fail(error, verbose="-v" in argv or "--verbose" in argv)
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package not in EXTRA_OF:
             raise
-        return _fail(MissingExtraError(package, extra=EXTRA_OF[package], need=f"ifkd {words[0]}"))
+        return _fail(MissingExtraError(package, extra=EXTRA_OF[package], need=f"ifkd {argv[0]}"))
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -74,7 +78,7 @@ def main(words: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _run(command: str, words: list[str]) -> int:
+def _run(command: str, argv: list[str]) -> int:
     if command not in COMMANDS:
         hint = did_you_mean(command, COMMANDS) or "`ifkd --help` lists the commands."
         raise UsageError(f"There is no command {command!r}", expected=f"one of {', '.join(COMMANDS)}", hint=hint)
@@ -83,10 +87,9 @@ def _run(command: str, words: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog=f"ifkd {command}", description=f"{purpose[0].upper()}{purpose[1:]}.", allow_abbrev=False
     )
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
-    parser.add_argument("-v", "--verbose", action="store_true", help="log progress, show tracebacks")
+    add_common_arguments(parser)
     module.configure(parser)
-    arguments = _parse(parser, words, getattr(module, "Arguments", Arguments)())
+    arguments = _parse(parser, argv, getattr(module, "Arguments", Arguments)())
     logging.basicConfig(
         level=logging.INFO if arguments.verbose else logging.WARNING, format="%(message)s", stream=sys.stderr
     )
@@ -98,12 +101,12 @@ def _run(command: str, words: list[str]) -> int:
     return 0
 
 
-def _parse(parser: argparse.ArgumentParser, words: list[str], arguments: Arguments) -> Arguments:
+def _parse(parser: argparse.ArgumentParser, argv: list[str], arguments: Arguments) -> Arguments:
     """Return a command's arguments; KEY=VALUE may stand before and after options."""
     try:
-        return parser.parse_intermixed_args(words, arguments)
+        return parser.parse_intermixed_args(argv, arguments)
     except TypeError:  # argparse cannot intermix where there are subcommands
-        return parser.parse_args(words, arguments)
+        return parser.parse_args(argv, arguments)
 
 
 def _print_json(result: dict[str, Any] | None, arguments: Arguments) -> None:
@@ -113,7 +116,7 @@ def _print_json(result: dict[str, Any] | None, arguments: Arguments) -> None:
 
 def _fail(error: IfkdError, *, verbose: bool = False) -> int:
     if verbose:
-        logging.getLogger("ifkd").exception("Traceback of the error below")
+        logging.getLogger("ifkd").error("Traceback of the error below", exc_info=error)
     print(error.report(), file=sys.stderr)  # noqa: T201
     return error.exit_code
 

@@ -1,147 +1,246 @@
-"""`ifkd study`: many students under one recipe, and the tables and figures they give."""
+"""`ifkd study`: train and compare many students with one recipe, and draw the paper's tables and figures."""
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
-TITLES = {"compare": "Methods compared", "ablate": "IFKD part by part", "sweep": "IFKD under other weights"}
+from deploy.cli import arguments as common
+from ifkd.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from ifkd.data.splits import Split
+    from ifkd.recipe import Level
+    from ifkd.study.paper_tables import PaperDataset
+    from ifkd.study.study import Study
+    from ifkd.study.variants import Variant
+
+COMMANDS = {
+    "compare": "compare distillation methods, as in the paper's Table 3",
+    "ablate": "switch the three parts of IFKD on and off, as in the paper's Table 4",
+    "sweep": "train IFKD with several values of alpha or beta, as in the paper's Figure 5",
+    "figures": "draw the paper's Figures 3 to 6 and diagnostic figures of a study's folder",
+}
+TITLES = {"compare": "Comparison of methods", "ablate": "Ablation of IFKD", "sweep": "Sensitivity of IFKD"}
+
+
+class Arguments(common.Arguments):
+    """The subcommand of `ifkd study`; the classes below declare its arguments."""
+
+    study_command: Literal["compare", "ablate", "sweep", "figures"]
+
+
+class StudyArguments(Arguments):
+    """Arguments that the subcommands compare, ablate and sweep share."""
+
+    recipe: Path
+    set: list[str]
+    seeds: int
+    jobs: int
+    processes: int
+    paper: "PaperDataset | None"
+    report_only: bool
+    out: Path | None
+
+
+class CompareArguments(StudyArguments):
+    """Arguments of `ifkd study compare`."""
+
+    methods: list[str] | None
+
+
+class AblateArguments(StudyArguments):
+    """Arguments of `ifkd study ablate`."""
+
+    without_at: bool
+
+
+class SweepArguments(StudyArguments):
+    """Arguments of `ifkd study sweep`."""
+
+    parameter: Literal["alpha", "beta"]
+    values: list[float]
+
+
+class FiguresArguments(Arguments):
+    """Arguments of `ifkd study figures`."""
+
+    folder: Path
+    images: list[str]
+    count: int
+    data_root: Path | None
+    split: "Split"
+    seed: int | None
+    variant: str | None
+    level: "Level | None"
+    score_threshold: float
+    out: Path | None
+
+
+COMMAND_ARGUMENTS: dict[str, type[Arguments]] = {
+    "compare": CompareArguments,
+    "ablate": AblateArguments,
+    "sweep": SweepArguments,
+    "figures": FiguresArguments,
+}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments."""
-    studies = parser.add_subparsers(dest="study", required=True, metavar="STUDY")
-    compare = studies.add_parser("compare", help="methods beside each other, as in the paper's Table 3")
-    compare.add_argument("--methods", nargs="+", metavar="NAME", help="by default all")
-    ablate = studies.add_parser("ablate", help="IFKD's three parts on and off, as in the paper's Table 4")
-    ablate.add_argument("--without-at", action="store_true", help="leave attention transfer out of all rows")
-    sweep = studies.add_parser("sweep", help="IFKD under several alpha or beta, as in the paper's Figure 5")
-    sweep.add_argument("--parameter", default="alpha", choices=("alpha", "beta"))
-    sweep.add_argument("--values", nargs="+", type=float, metavar="V", default=[], help="by default the paper's range")
-    figures = studies.add_parser("figures", help="the paper's Figures 3 to 6 and diagnostics, of a study's folder")
-    _configure_figures(figures)
-    for one in (compare, ablate, sweep, figures):
-        # so that they may stand after the study's name as well
-        one.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print the result as JSON")
-        one.add_argument("-v", "--verbose", action="store_true", default=argparse.SUPPRESS, help="tell more")
-    for one in (compare, ablate, sweep):
-        one.add_argument("recipe", type=Path, help="the recipe, a TOML file; its method is IFKD with its options")
-        one.add_argument("--set", nargs="+", metavar="KEY=VALUE", default=[], help="values that replace the recipe's")
-        one.add_argument(
-            "--seeds", type=int, default=3, metavar="N", help="runs of each, from the recipe's seed on (3)"
-        )
-        one.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at once (1)")
-        one.add_argument("--processes", type=int, default=1, metavar="N", help="processes of one run, by torchrun (1)")
-        one.add_argument(
-            "--paper", choices=("sar_aircraft", "shiprsimagenet"), help="print the paper's figures for this set beside"
-        )
-        one.add_argument(
-            "--report-only",
-            action="store_true",
-            help="train nothing: report what is finished, and what is not",
-        )
-        one.add_argument("--out", type=Path, help="the study's folder (runs/NAME/compare, ablate or sweep)")
-
-
-def _configure_figures(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", type=Path, help="the study's folder, with its teacher's run and its students'")
-    parser.add_argument("--images", nargs="+", metavar="ID", default=[], help="image ids or file names to show")
-    parser.add_argument("--count", type=int, default=3, metavar="N", help="images to choose where none are named (3)")
-    parser.add_argument("--root", type=Path, metavar="DIR", help="where the data set lies (where the recipe says)")
-    parser.add_argument("--split", default="test", choices=("train", "validation", "test"), help="whose images (test)")
-    parser.add_argument("--seed", type=int, metavar="S", help="whose students (the lowest)")
-    parser.add_argument("--ifkd", metavar="LABEL", help="the variant that stands for IFKD (the whole method)")
-    parser.add_argument("--level", choices=("p2", "p3", "p4", "p5", "p6", "p7"), help="of the maps (the finest)")
-    parser.add_argument("--threshold", type=float, default=0.3, metavar="T", help="least score of a detection (0.3)")
-    parser.add_argument("--out", type=Path, help="where (FOLDER/figures)")
-
-
-def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Run a study and write its tables, or draw its figures."""
-    return _figures(options) if options.study == "figures" else _study(options)
-
-
-def _figures(options: argparse.Namespace) -> dict[str, Any]:
-    from ifkd.core.errors import UsageError
-    from ifkd.study.figures.write_figures import FigureRequest, write_figures
-
-    if options.count < 1:
-        raise UsageError("--count must be at least 1", got=options.count)
-    if not 0 <= options.threshold <= 1:
-        raise UsageError("--threshold must lie between 0 and 1", got=options.threshold)
-    folder = options.out or options.folder / "figures"
-    request = FigureRequest(
-        seed=options.seed,
-        label=options.ifkd,
-        root=options.root,
-        split=options.split,
-        images=tuple(options.images),
-        count=options.count,
-        level=options.level,
-        least_score=options.threshold,
+    """Declare the subcommands and their arguments."""
+    subparsers = parser.add_subparsers(dest="study_command", required=True, metavar="COMMAND")
+    parsers: dict[str, argparse.ArgumentParser] = {}
+    for name, purpose in COMMANDS.items():
+        description = f"{purpose[0].upper()}{purpose[1:]}."
+        parsers[name] = subparsers.add_parser(name, help=purpose, description=description, allow_abbrev=False)
+        common.add_common_arguments(parsers[name], subcommand=True)
+    parsers["compare"].add_argument("--methods", nargs="+", metavar="NAME", help="methods to compare (default: all)")
+    parsers["ablate"].add_argument("--without-at", action="store_true", help="do not add attention transfer to rows")
+    sweep = parsers["sweep"]
+    sweep.add_argument("--parameter", default="alpha", choices=("alpha", "beta"), help="(default: alpha)")
+    sweep.add_argument(
+        "--values", nargs="+", type=float, metavar="V", default=[], help="values to train (default: the paper's)"
     )
-    record = write_figures(options.folder, folder, request)
-    if not options.json:
+    for name in TITLES:
+        _add_study_arguments(parsers[name])
+    _add_figures_arguments(parsers["figures"])
+
+
+def _add_study_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", type=Path, help="the recipe, a TOML file; its method is IFKD")
+    parser.add_argument(
+        "--set", nargs="+", metavar="KEY=VALUE", default=[], help="values that replace those of the recipe"
+    )
+    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="seeds of each variant (default: 3)")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at once (default: 1)")
+    parser.add_argument("--processes", type=int, default=1, metavar="N", help="torchrun processes per run (default: 1)")
+    parser.add_argument(
+        "--paper", choices=("sar_aircraft", "shiprsimagenet"), help="show the paper's metrics on this data set"
+    )
+    parser.add_argument("--report-only", action="store_true", help="report the finished runs, and train nothing")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="the study's folder (default: runs/NAME/compare, ablate or sweep)"
+    )
+
+
+def _add_figures_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", type=Path, help="the study's folder")
+    parser.add_argument("--images", nargs="+", metavar="ID", default=[], help="ids or file names of example images")
+    parser.add_argument(
+        "--count", type=int, default=3, metavar="N", help="example images to choose without --images (default: 3)"
+    )
+    parser.add_argument("--data-root", type=Path, metavar="DIR", help="folder of the data set (default: the recipe's)")
+    parser.add_argument(
+        "--split", default="test", choices=("train", "validation", "test"), help="split of the images (default: test)"
+    )
+    parser.add_argument("--seed", type=int, metavar="S", help="seed of the students (default: the lowest with IFKD)")
+    parser.add_argument(
+        "--variant", metavar="LABEL", help="variant that represents IFKD (default: the complete method)"
+    )
+    parser.add_argument(
+        "--level", choices=("p2", "p3", "p4", "p5", "p6", "p7"), help="pyramid level of the maps (default: the finest)"
+    )
+    parser.add_argument(
+        "--score-threshold", type=float, default=0.3, metavar="S", help="minimum score of a detection (default: 0.3)"
+    )
+    parser.add_argument("--out", type=Path, metavar="DIR", help="output folder (default: FOLDER/figures)")
+
+
+def run(arguments: Arguments) -> dict[str, Any]:
+    """Run the subcommand, and return its result."""
+    typed = COMMAND_ARGUMENTS[arguments.study_command](**vars(arguments))
+    if isinstance(typed, FiguresArguments):
+        return _run_figures(typed)
+    assert isinstance(typed, StudyArguments)
+    return _run_study(typed)
+
+
+def _run_figures(arguments: FiguresArguments) -> dict[str, Any]:
+    from ifkd.study.figures.write_figures import FigureOptions, write_figures
+
+    if arguments.count < 1:
+        raise UsageError("--count must be at least 1", got=arguments.count)
+    if not 0 <= arguments.score_threshold <= 1:
+        raise UsageError("--score-threshold must be between 0 and 1", got=arguments.score_threshold)
+    folder = arguments.out or arguments.folder / "figures"
+    options = FigureOptions(
+        seed=arguments.seed,
+        label=arguments.variant,
+        data_root=arguments.data_root,
+        split=arguments.split,
+        images=tuple(arguments.images),
+        count=arguments.count,
+        level=arguments.level,
+        score_threshold=arguments.score_threshold,
+    )
+    record = write_figures(arguments.folder, folder, options)
+    if not arguments.json:
         for name, files in record.figures.items():
             print(f"{name}: {', '.join(files)}")  # noqa: T201
-        for name, reason in record.left_out.items():
-            print(f"left out: {name}, as {reason}")  # noqa: T201
+        for name, reason in record.skipped.items():
+            print(f"skipped {name}: {reason}")  # noqa: T201
         print(folder)  # noqa: T201
     return record.model_dump(mode="json")
 
 
-def _study(options: argparse.Namespace) -> dict[str, Any]:
-    """Train what is missing, test everything, and write the tables."""
-    from ifkd.core.config import load
-    from ifkd.core.errors import UsageError
-    from ifkd.recipe import IfkdOptions, Recipe
-    from ifkd.study.figures.drawing import need_matplotlib
+def _run_study(arguments: StudyArguments) -> dict[str, Any]:
+    """Train the unfinished runs, evaluate all runs, and write the tables and charts."""
+    from ifkd.study.figures.plotting import require_matplotlib
     from ifkd.study.figures.sensitivity import draw_sensitivity
-    from ifkd.study.learning_curves import learning
-    from ifkd.study.study import Study
+    from ifkd.study.learning_curves import read_learning_curves
     from ifkd.study.study_record import TEACHER
     from ifkd.study.study_report import study_table, write_study
 
-    for name in ("seeds", "jobs", "processes"):
-        if getattr(options, name) < 1:
-            raise UsageError(f"--{name} must be at least 1", got=getattr(options, name))
-    recipe = load(options.recipe, Recipe, options.set)
-    if not isinstance(recipe.distillation.method, IfkdOptions):
-        raise UsageError(
-            f"{options.recipe} must name IFKD as its method, whose options the study keeps",
-            got=recipe.distillation.method.name,
-        )
-    study = Study(
-        options.out or Path("runs") / recipe.name / options.study,
-        options.recipe,
-        tuple(options.set),
-        seeds=options.seeds,
-        jobs=options.jobs,
-        processes=options.processes,
-    )
-    variants = _variants(options)
-    if options.study == "sweep":
-        need_matplotlib()  # before hours of training, not after
-    found = study.finished(variants) if options.report_only else study.run(variants)
-    record = study.record(found, variants, title=TITLES[options.study], data_set=options.paper)
-    learned = {label: learning(study.folders(label)) for label in (TEACHER, *record.students)}
-    paths = write_study(record, study.folder, learned)
-    if any(record.finished(label) for label in record.values):
+    study = _plan(arguments)
+    if isinstance(arguments, SweepArguments):
+        require_matplotlib()  # before the training, which takes hours
+    record = study.report() if arguments.report_only else study.run()
+    curves = {label: read_learning_curves(study.finished_folders(label)) for label in (TEACHER, *record.students)}
+    paths = write_study(record, study.folder, curves)
+    if any(record.finished(label) for label in record.parameter_values):
         draw_sensitivity(record, study.folder / "figures")
-    if not options.json:
+    if not arguments.json:
         print(study_table(record).plain())  # noqa: T201
-        if record.missing:
-            print(f"not finished: {', '.join(record.missing)}")  # noqa: T201
+        if record.unfinished:
+            print(f"not finished: {', '.join(record.unfinished)}")  # noqa: T201
         print(paths[-1])  # noqa: T201
     return record.model_dump(mode="json")
 
 
-def _variants(options: argparse.Namespace) -> list[Any]:
-    from ifkd.study.variant import METHODS, ablated, compared, swept
+def _plan(arguments: StudyArguments) -> "Study":
+    """Return the plan of the study."""
+    from ifkd.core.config import load
+    from ifkd.recipe import IfkdOptions, Recipe
+    from ifkd.study.study import Study
 
-    match options.study:
-        case "compare":
-            return compared(options.methods or METHODS, own="ifkd")
-        case "ablate":
-            return ablated(with_at=not options.without_at)
-        case _:
-            return swept(options.parameter, options.values)
+    for option in ("seeds", "jobs", "processes"):
+        if vars(arguments)[option] < 1:
+            raise UsageError(f"--{option} must be at least 1", got=vars(arguments)[option])
+    recipe = load(arguments.recipe, Recipe, arguments.set)
+    if not isinstance(recipe.distillation.method, IfkdOptions):
+        raise UsageError(
+            f"The method of {arguments.recipe} must be IFKD, because its options apply to the IFKD variants",
+            got=recipe.distillation.method.name,
+        )
+    return Study(
+        folder=arguments.out or Path("runs") / recipe.name / arguments.study_command,
+        recipe_path=arguments.recipe,
+        overrides=tuple(arguments.set),
+        variants=_variants(arguments),
+        seeds=arguments.seeds,
+        title=TITLES[arguments.study_command],
+        dataset=arguments.paper,
+        jobs=arguments.jobs,
+        processes=arguments.processes,
+    )
+
+
+def _variants(arguments: StudyArguments) -> "tuple[Variant, ...]":
+    from ifkd.study.variants import METHODS, ablation_variants, comparison_variants, sweep_variants
+
+    match arguments:
+        case CompareArguments():
+            return comparison_variants(arguments.methods or METHODS)
+        case AblateArguments():
+            return ablation_variants(with_at=not arguments.without_at)
+        case SweepArguments():
+            return sweep_variants(arguments.parameter, arguments.values)
+    raise AssertionError(arguments)

@@ -1,43 +1,70 @@
-"""`ifkd train`: a recipe's teacher or student alone."""
+"""`ifkd train`: train a recipe's teacher or student alone."""
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
+
+from deploy.cli import arguments as common
+
+if TYPE_CHECKING:
+    from ifkd.training.run_folder import TrainingResult
+
+
+class Arguments(common.Arguments):
+    """Arguments of `ifkd train`."""
+
+    recipe: Path
+    overrides: list[str]
+    role: Literal["teacher", "student"]
+    out: Path | None
+    no_resume: bool
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
+    add_recipe_arguments(parser)
+    parser.add_argument(
+        "--role", choices=["teacher", "student"], default="student", help="the detector to train (default: student)"
+    )
+    add_run_arguments(parser, default_folder="runs/NAME/ROLE")
+
+
+def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the recipe and its overrides."""
     parser.add_argument("recipe", type=Path, help="the recipe, a TOML file")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="values that replace the recipe's")
-    parser.add_argument("--role", choices=["teacher", "student"], default="student", help="which detector (student)")
-    parser.add_argument("--out", type=Path, help="the run's folder (runs/NAME/ROLE)")
-    parser.add_argument("--no-resume", action="store_true", help="begin anew, deleting an earlier run in the folder")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="values that replace those of the recipe")
 
 
-def run(options: argparse.Namespace) -> dict[str, Any] | None:
-    """Train, or go on training."""
-    from ifkd.compute.distributed import peers
+def add_run_arguments(parser: argparse.ArgumentParser, *, default_folder: str) -> None:
+    """Add the options of a run's folder."""
+    parser.add_argument("--out", type=Path, metavar="DIR", help=f"the run's folder (default: {default_folder})")
+    parser.add_argument("--no-resume", action="store_true", help="delete an earlier run in the folder and start again")
+
+
+def run(arguments: Arguments) -> dict[str, Any] | None:
+    """Train or resume, and return the result on rank 0."""
+    from ifkd.compute.distributed import process_group
     from ifkd.core.config import load
     from ifkd.recipe import Recipe
     from ifkd.training.pipelines import train_role
 
-    recipe = load(options.recipe, Recipe, options.overrides)
-    folder = options.out or Path("runs") / recipe.name / options.role
-    with peers():
-        result = train_role(recipe, options.role, folder, restart=options.no_resume)
-        return announce(result, folder, quiet=options.json)
+    recipe = load(arguments.recipe, Recipe, arguments.overrides)
+    folder = arguments.out or Path("runs") / recipe.name / arguments.role
+    with process_group():
+        result = train_role(recipe, arguments.role, folder, resume=not arguments.no_resume)
+        return report_result(result, folder, quiet=arguments.json)
 
 
-def announce(result: dict[str, Any], folder: Path, *, quiet: bool) -> dict[str, Any] | None:
-    """Say, on rank 0, what a run reached and where its checkpoint lies."""
+def report_result(result: "TrainingResult", folder: Path, *, quiet: bool) -> dict[str, Any] | None:
+    """Print the result on rank 0 unless `quiet`, and return it with the path of the checkpoint."""
     from ifkd.compute.distributed import rank
 
     if rank() > 0:
         return None
-    result = {**result, "checkpoint": str(folder / result["checkpoint"])}
+    checkpoint = folder / result.checkpoint
     if not quiet:
         print(  # noqa: T201
-            f"{result['label']}: validation mAP {result['best_validation_map']:.3f} after {result['epochs']} epochs "
-            f"({result['seconds'] / 60:.1f} min)\n{result['checkpoint']}"
+            f"{result.label}: validation mAP {result.best_validation_map:.3f} after {result.epochs} epochs "
+            f"({result.train_seconds / 60:.1f} min)\n{checkpoint}"
         )
-    return result
+    return {**result.model_dump(mode="json"), "checkpoint": str(checkpoint)}

@@ -1,1 +1,1 @@
-"""Studies: many students under one recipe, from one teacher, seed by seed, and the table they give."""
+"""Studies: train many students with one recipe and one teacher, and compare them over seeds."""

@@ -1,94 +1,89 @@
-"""Learning curves of a study's runs, from their metrics.jsonl."""
+"""Learning curves of a study's runs, read from their metrics.jsonl."""
 
 import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ifkd.training.metrics_logger import LOG
+from ifkd.training.metrics_logger import METRICS_FILE
 
-MOST_POINTS = 60
-"""Of a loss curve; neighboring steps are averaged to as many."""
+MAX_POINTS = 60
+"""Points of a loss curve; neighboring steps are averaged."""
 
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """A quantity over epochs or steps: mean, least and greatest over runs."""
+    """Mean, minimum and maximum over runs of one quantity by epoch or step."""
 
-    places: tuple[float, ...]
+    x: tuple[float, ...]
     mean: tuple[float, ...]
-    least: tuple[float, ...]
-    greatest: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
 
     @property
-    def is_line(self) -> bool:
-        """Whether there are places to join."""
-        return len(self.places) > 1
+    def has_line(self) -> bool:
+        """Whether there are at least two points."""
+        return len(self.x) > 1
 
     @property
-    def is_felt(self) -> bool:
-        """Whether it is ever above 0, as a loss must be to be drawn on a logarithmic axis."""
+    def has_positive(self) -> bool:
+        """Whether any mean is above 0, so that a logarithmic axis can show it."""
         return any(value > 0 for value in self.mean)
 
 
 @dataclass(frozen=True, slots=True)
-class Learning:
-    """How a variant learned, over the seeds that are finished."""
+class LearningCurves:
+    """Curves of one variant over its finished seeds."""
 
     validation: Curve
-    """mAP on the validation part by epoch, points."""
+    """mAP on the validation split by epoch, percentage points."""
     losses: dict[str, Curve]
-    """Each weighted term by step: `task` is the sum of the detector's own, the others are the method's."""
+    """Weighted loss terms by step: `task` is the sum of the detector's own terms, the others are the method's."""
 
 
-def learning(folders: Sequence[Path]) -> Learning:
-    """Return the curves of runs of one variant, whose folders these are; a torn last line is left out."""
-    entries = [_entries(folder / LOG) for folder in folders]
-    validation = over_runs([_validation(told) for told in entries])
-    losses = [_losses(told) for told in entries]
-    names = list(dict.fromkeys(name for run in losses for name in run))
-    terms = {name: over_runs([run[name] for run in losses if name in run]) for name in names}
-    return Learning(validation, {name: thinned(curve) for name, curve in terms.items()})
-
-
-def over_runs(runs: Sequence[dict[float, float]]) -> Curve:
-    """Return place -> value of several runs as one curve; a place counts the runs that have it."""
-    places = sorted({place for run in runs for place in run})
-    values = [[run[place] for run in runs if place in run] for place in places]
-    return Curve(
-        tuple(places),
-        tuple(statistics.fmean(some) for some in values),
-        tuple(min(some) for some in values),
-        tuple(max(some) for some in values),
+def read_learning_curves(run_folders: Sequence[Path]) -> LearningCurves:
+    """Return the curves of one variant's runs; an incomplete last line is ignored."""
+    runs = [_read_entries(folder / METRICS_FILE) for folder in run_folders]
+    losses = [_losses_by_step(entries) for entries in runs]
+    terms = dict.fromkeys(term for run in losses for term in run)
+    return LearningCurves(
+        average_runs([_map_by_epoch(entries) for entries in runs]),
+        {term: downsample(average_runs([run[term] for run in losses if term in run])) for term in terms},
     )
 
 
-def thinned(curve: Curve, most: int = MOST_POINTS) -> Curve:
-    """Return a curve of at most so many points, each the mean of neighbors: their places and their values."""
-    size = max(1, -(-len(curve.places) // most))
-    starts = range(0, len(curve.places), size)
+def average_runs(runs: Sequence[Mapping[float, float]]) -> Curve:
+    """Return the curve of several runs, given as x -> value; each x counts the runs that have it."""
+    xs = sorted({x for run in runs for x in run})
+    values = [[run[x] for run in runs if x in run] for x in xs]
+    return Curve(tuple(xs), tuple(map(statistics.fmean, values)), tuple(map(min, values)), tuple(map(max, values)))
+
+
+def downsample(curve: Curve, max_points: int = MAX_POINTS) -> Curve:
+    """Return a curve of at most `max_points` points, each the mean of neighboring points."""
+    size = max(1, -(-len(curve.x) // max_points))
 
     def means(values: tuple[float, ...]) -> tuple[float, ...]:
-        return tuple(statistics.fmean(values[first : first + size]) for first in starts)
+        return tuple(statistics.fmean(values[start : start + size]) for start in range(0, len(values), size))
 
-    return Curve(means(curve.places), means(curve.mean), means(curve.least), means(curve.greatest))
+    return Curve(means(curve.x), means(curve.mean), means(curve.low), means(curve.high))
 
 
-def _entries(path: Path) -> list[dict[str, Any]]:
+def _read_entries(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
-def _validation(entries: Sequence[dict[str, Any]]) -> dict[float, float]:
+def _map_by_epoch(entries: Sequence[dict[str, Any]]) -> dict[float, float]:
     return {float(entry["epoch"]): 100 * entry["validation"]["mean_ap"] for entry in entries if "validation" in entry}
 
 
-def _losses(entries: Sequence[dict[str, Any]]) -> dict[str, dict[float, float]]:
-    found: dict[str, dict[float, float]] = {}
+def _losses_by_step(entries: Sequence[dict[str, Any]]) -> dict[str, dict[float, float]]:
+    losses: dict[str, dict[float, float]] = {}
     for entry in entries:
         if "validation" in entry:
             continue
@@ -96,8 +91,8 @@ def _losses(entries: Sequence[dict[str, Any]]) -> dict[str, dict[float, float]]:
         for key, value in entry.items():
             kind, _, term = key.partition("/")
             if kind == "task":
-                task = found.setdefault("task", {})
+                task = losses.setdefault("task", {})
                 task[step] = task.get(step, 0.0) + value
             elif kind == "method":
-                found.setdefault(term, {})[step] = value
-    return found
+                losses.setdefault(term, {})[step] = value
+    return losses

@@ -1,9 +1,9 @@
-"""The paper's Tables 3 and 4, to stand beside a study on its data sets: RetinaNet, ResNet-50 to MobileNetV2."""
+"""The paper's Tables 3 and 4 for RetinaNet with a ResNet-50 teacher and a MobileNetV2 student."""
 
 from typing import Literal
 
-DataSet = Literal["sar_aircraft", "shiprsimagenet"]
-TABLE_3: dict[DataSet, dict[str, tuple[float, float, float]]] = {
+PaperDataset = Literal["sar_aircraft", "shiprsimagenet"]
+TABLE_3: dict[PaperDataset, dict[str, tuple[float, float, float]]] = {
     "sar_aircraft": {
         "teacher": (53.2, 74.0, 60.1),
         "student": (53.3, 76.7, 59.2),
@@ -27,18 +27,18 @@ TABLE_3: dict[DataSet, dict[str, tuple[float, float, float]]] = {
         "ifkd": (46.1, 59.8, 51.5),
     },
 }
-"""mAP, AP50 and AP75, percent; attention transfer has no row there."""
+"""mAP, AP50 and AP75 in percent. The table has no row for attention transfer."""
 TABLE_4 = {
     "at": 53.0, "at+ede": 57.1, "at+fdr": 56.4, "at+hsm": 57.0, "at+ede+fdr": 57.4, "at+ede+hsm": 57.7,
     "at+fdr+hsm": 57.6, "at+ede+fdr+hsm": 59.8,
 }  # fmt: skip
-"""AP50 on ShipRSImageNet, percent."""
+"""AP50 on ShipRSImageNet in percent."""
 
 
-def figures(label: str, data_set: DataSet | None) -> str:
-    """Return what the paper prints for a row on one of its data sets, or nothing."""
-    if data_set is None:
+def paper_metrics(label: str, dataset: PaperDataset | None) -> str:
+    """Return "mAP / AP50 / AP75" as published for a variant on a data set; empty where nothing is published."""
+    if dataset is None:
         return ""
-    if label in TABLE_3[data_set]:
-        return " / ".join(f"{value:.1f}" for value in TABLE_3[data_set][label])
-    return f"– / {TABLE_4[label]:.1f} / –" if data_set == "shiprsimagenet" and label in TABLE_4 else ""
+    if label in TABLE_3[dataset]:
+        return " / ".join(f"{value:.1f}" for value in TABLE_3[dataset][label])
+    return f"– / {TABLE_4[label]:.1f} / –" if dataset == "shiprsimagenet" and label in TABLE_4 else ""

@@ -13,7 +13,7 @@ from ifkd.compute.device import best_device
 from ifkd.core.config import differences, dump
 from ifkd.core.config import load as load_config
 from ifkd.core.errors import OutputError
-from ifkd.core.files import make_folder, sha256_of, file_lock, write_json, write_text
+from ifkd.core.files import file_lock, make_folder, sha256_of, write_json, write_text
 from ifkd.data.splits import read_split
 from ifkd.models.checkpoint import build_from, load_checkpoint
 from ifkd.recipe import Recipe
@@ -21,6 +21,7 @@ from ifkd.study.paper_tables import PaperDataset
 from ifkd.study.run_launcher import RunLauncher
 from ifkd.study.study_record import TEACHER, EvaluatedRun, StudyRecord, run_name
 from ifkd.study.variants import Variant
+from ifkd.training.optim import scaled_lr
 from ifkd.training.prediction import validate
 from ifkd.training.run_folder import RESULT, RunFolder
 
@@ -187,13 +188,8 @@ class Study:
         cached = _read_test_metrics(folder.path / TEST_METRICS)
         if cached is not None and cached.checkpoint_sha256 == digest:
             return cached
-        metrics = validate(
-            build_from(load_checkpoint(folder.best)).to(best_device()),
-            read_split(recipe.data, "test"),
-            recipe.data,
-            recipe.postprocess,
-            per_level=recipe.export.candidates_per_level,
-        )
+        detector = build_from(load_checkpoint(folder.best)).to(best_device())
+        metrics = validate(detector, read_split(recipe.data, "test"), recipe)
         run = EvaluatedRun(metrics=metrics, train_seconds=folder.read_result().train_seconds, checkpoint_sha256=digest)
         write_json(folder.path / TEST_METRICS, run.model_dump(mode="json"))
         return run
@@ -203,8 +199,7 @@ class Study:
         recipe, data, training = self.recipe, self.recipe.data, self.recipe.distillation.training
         detectors = recipe.teacher.detector, recipe.student.detector
         hours = sum(run.train_seconds for run in (teacher, *students)) / 3600
-        held_out = data.validation if isinstance(data.validation, Path) else f"{data.validation:.0%} of it, by place"
-        lr = training.optimizer.learning_rate * training.batch_size / training.optimizer.base_batch_size
+        held_out = data.validation if isinstance(data.validation, Path) else f"{data.validation:.0%} of its scenes"
         note = self._student_training_note()
         return {
             "networks": f"{detectors[1].family}, teacher {detectors[0].backbone}, student {detectors[1].backbone}, "
@@ -212,8 +207,8 @@ class Study:
             "data": f"{data.root or '.'}: trained on {data.train}, best checkpoint by mAP on {held_out}",
             "test split": f"{data.test}: {teacher.metrics.images} images, {teacher.metrics.objects} objects",
             "images": f"scaled by {data.scale:g}, cropped to {data.tile_px} px",
-            "schedule": f"{training.epochs} epochs, batch size {training.batch_size}, {training.optimizer}, "
-            f"learning rate {lr:g}, {training.schedule}",
+            "schedule": f"{training.epochs} epochs, batch size {training.batch_size}, {training.optimizer.name}, "
+            f"learning rate {scaled_lr(training):g}, {training.schedule.name}",
             **({"plain student": f"trained with {note}"} if note else {}),
             "training time": f"{hours:.1f} hours in total, {1 + len(students)} runs",
         }

@@ -1,59 +1,59 @@
-"""study.json: what a study found, and the statistics of it."""
+"""study.json: the metrics of a study's runs, and statistics over seeds."""
 
 import statistics
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-
-from pydantic import ValidationError
+from typing import Literal
 
 from ifkd import __version__
 from ifkd.core.config import Schema
-from ifkd.core.errors import DataError
+from ifkd.core.versioned_json import read_versioned
 from ifkd.data.metrics import Metrics
-from ifkd.study.paper_tables import DataSet
-from ifkd.study.variant import PLAIN
+from ifkd.study.paper_tables import PaperDataset
+from ifkd.study.variants import PLAIN
 
 RECORD = "study.json"
 TEACHER = "teacher"
-"""Label and folder of the teacher's run, of which a study has one."""
+"""Label and folder name of the teacher's run."""
 
 
-class Outcome(Schema):
-    """What one trained detector reached on the test split."""
+class EvaluatedRun(Schema):
+    """Metrics of one finished run on the test split."""
 
     metrics: Metrics
-    seconds: float
-    """Of its training."""
+    train_seconds: float
     checkpoint_sha256: str
 
 
 class StudyRecord(Schema):
-    """A study, as study.json holds it."""
+    """The content of study.json."""
 
+    schema_version: Literal[2] = 2
     title: str
     producer: str = f"ifkd {__version__}"
     recipe: str
-    """Its name."""
+    """The recipe's name."""
     recipe_toml: str
-    """The recipe that all runs share."""
-    data_set: DataSet | None = None
-    """When it is one of the paper's."""
+    """The recipe of all runs, without the overrides of variants and seeds."""
+    dataset: PaperDataset | None = None
+    """The paper's data set, whose published metrics the tables show."""
     seeds: tuple[int, ...]
-    teacher: Outcome
-    students: dict[str, tuple[Outcome | None, ...]]
-    """By variant, one for each seed in order; None where a run is not finished."""
+    teacher: EvaluatedRun
+    students: dict[str, tuple[EvaluatedRun | None, ...]]
+    """Variant -> its runs in the order of `seeds`; None for an unfinished run."""
     parameter: str | None = None
-    """Of a sweep: what was varied."""
-    values: dict[str, float] = {}
-    """Of a sweep: the parameter's value by variant."""
+    """Swept parameter, in a sweep."""
+    parameter_values: dict[str, float] = {}
+    """Variant -> value of the swept parameter."""
     conditions: dict[str, str] = {}
-    """What was run, in words: networks, data, schedule."""
+    """Networks, data and schedule in words."""
     machines: dict[str, int] = {}
-    """Where: how many runs each machine trained, as the runs tell it."""
+    """Machine -> number of finished runs that it trained."""
 
     @property
-    def missing(self) -> list[str]:
-        """The runs that are not finished, by name."""
+    def unfinished(self) -> list[str]:
+        """The names of the unfinished runs."""
         return [
             run_name(label, seed)
             for label, runs in self.students.items()
@@ -61,60 +61,51 @@ class StudyRecord(Schema):
             if run is None
         ]
 
-    def finished(self, label: str) -> list[Outcome]:
-        """Return what the finished runs of a variant reached."""
-        return [run for run in self.students[label] if run is not None]
+    def finished(self, label: str) -> list[EvaluatedRun]:
+        """Return the finished runs of a variant; none for a label that the study does not have."""
+        return [run for run in self.students.get(label, ()) if run is not None]
 
 
-def read_record(path: Path) -> StudyRecord:
+def read_study_record(path: Path) -> StudyRecord:
     """Read a study.json.
 
     Raises:
-        DataError: The file cannot be read, or is no record of this version.
+        DataError: The file cannot be read, is invalid, or has another schema version.
     """
-    try:
-        return StudyRecord.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror or error})") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the file"
-        raise DataError(
-            f"{path} is no record of a study of this version, at {where}",
-            expected=first["msg"],
-            hint="Write it anew: the study's command with --report-only.",
-        ) from error
-
-
-class SeedSpread(Schema):
-    """Mean and standard deviation over seeds; one seed has no deviation."""
-
-    mean: float
-    deviation: float | None
-
-    def __str__(self) -> str:
-        """Return both as points, with the sign of nothing."""
-        return f"{self.mean:.1f}" + ("" if self.deviation is None else f" ± {self.deviation:.1f}")
+    return read_versioned(path, StudyRecord, hint="Write it again: run the study's command with --report-only.")
 
 
 def run_name(label: str, seed: int) -> str:
-    """Return the name of a run, which is its folder's."""
+    """Return the name of a run and of its folder."""
     return f"{label}-{seed}"
 
 
-def seed_spread(values: Iterable[float]) -> SeedSpread:
-    """Return the spread of shares in points of a hundred; the deviation is that of a sample."""
-    points = [100 * value for value in values]
-    return SeedSpread(mean=statistics.fmean(points), deviation=statistics.stdev(points) if len(points) > 1 else None)
+@dataclass(frozen=True, slots=True)
+class SeedSpread:
+    """Mean and standard deviation over seeds."""
+
+    mean: float
+    std: float | None
+    """Sample standard deviation; None for a single seed."""
+
+    def __str__(self) -> str:
+        """Return "mean ± std" with one decimal."""
+        return f"{self.mean:.1f}" + ("" if self.std is None else f" ± {self.std:.1f}")
 
 
-def mean_ap(runs: Sequence[Outcome]) -> SeedSpread | None:
-    """Return the spread of mAP over finished runs; None when there are none."""
+def seed_spread(fractions: Iterable[float]) -> SeedSpread:
+    """Return the spread, in percentage points, of metrics between 0 and 1."""
+    points = [100 * value for value in fractions]
+    return SeedSpread(statistics.fmean(points), statistics.stdev(points) if len(points) > 1 else None)
+
+
+def map_spread(runs: Sequence[EvaluatedRun]) -> SeedSpread | None:
+    """Return the spread of mAP over finished runs; None without any."""
     return seed_spread(run.metrics.mean_ap for run in runs) if runs else None
 
 
-def gains(record: StudyRecord, label: str) -> SeedSpread | None:
-    """Return a variant's gain in mAP over the plain student, paired by seed, in points; None without a pair."""
+def map_gain(record: StudyRecord, label: str) -> SeedSpread | None:
+    """Return a variant's gain in mAP over the plain student of the same seed; None without a pair of finished runs."""
     pairs = zip(record.students[label], record.students[PLAIN.label], strict=True)
-    differences = [own.metrics.mean_ap - plain.metrics.mean_ap for own, plain in pairs if own and plain]
-    return seed_spread(differences) if differences else None
+    gains = [run.metrics.mean_ap - plain.metrics.mean_ap for run, plain in pairs if run and plain]
+    return seed_spread(gains) if gains else None

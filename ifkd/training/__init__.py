@@ -1,1 +1,1 @@
-"""Training: a run's folder, its loop, its arithmetic and what it tells; nothing of any one method."""
+"""Training of detectors, alone or with a distillation method: data, optimization, validation, checkpoints, resuming."""

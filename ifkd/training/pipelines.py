@@ -1,4 +1,4 @@
-"""Training runs as a recipe states them: a role alone, or the student from the teacher."""
+"""Train the teacher or the student of a recipe alone, or distill the student from the teacher."""
 
 import shutil
 from dataclasses import replace
@@ -7,136 +7,162 @@ from typing import Any, Literal
 
 import torch
 
-from ifkd import __version__, recipe
+from ifkd import __version__
 from ifkd.compute.device import best_device
-from ifkd.compute.distributed import from_first, rank
+from ifkd.compute.distributed import broadcast_from_first, rank
 from ifkd.core.errors import CheckpointError, OutputError, TrainingError
 from ifkd.core.files import sha256_of
 from ifkd.data.coco import CocoDataset
 from ifkd.data.splits import read_split
-from ifkd.distillation import Draws, FrozenModels, cache_spec_of, measure_feature_rms
-from ifkd.distillation.methods import NetworkPair, build_method
+from ifkd.distillation import FrozenModels, TileSampling, make_cache_spec, measure_feature_rms
+from ifkd.distillation.methods import Method, NetworkPair, build_method
 from ifkd.distillation.methods.fgd import inherit
 from ifkd.models import Detector, FasterRcnn, build_detector, normalize
 from ifkd.models.checkpoint import Checkpoint, CheckpointMeta, build_from, load_checkpoint
 from ifkd.models.mobile_sam.encoder import available_weights
+from ifkd.recipe import (
+    DetectorOptions,
+    EdeOptions,
+    FgdOptions,
+    IfkdOptions,
+    MethodOptions,
+    NoMethodOptions,
+    Recipe,
+    TrainingOptions,
+)
 from ifkd.training.dataset import EpochSampler, TileDataset, collate
 from ifkd.training.prediction import validate
-from ifkd.training.run_folder import RESULT, RunFolder
-from ifkd.training.trainer import fit
+from ifkd.training.run_folder import RunFolder, TrainingResult, TrainingRun
+from ifkd.training.trainer import train
 
 CALIBRATION_BATCHES = 8
-"""Batches over which the teacher's feature scale is measured."""
-
-PLACE_AND_PACE = {"root", "images", "cache_mb", "workers"}
-"""Settings of the data that say where it lies and how fast it comes, not what is learned from it."""
-
-PACE = {"log_every", "save_every_minutes"}
-"""Settings of training that no weight depends on."""
-
+"""Batches that measure the RMS of the teacher's features."""
+DATA_KEYS_WITHOUT_EFFECT = {"root", "images", "cache_mb", "workers"}
+TRAINING_KEYS_WITHOUT_EFFECT = {"log_every", "save_every_minutes"}
+"""Options that do not affect the weights, and may change when a run resumes."""
 RANDOM_ENCODER_NOTE = (
-    "EDE used MobileSAM's network with seeded random weights, as the published checkpoint is not installed: "
-    "its part of the method carries no knowledge of images here."
+    "EDE used MobileSAM's network with seeded random weights, because the published checkpoint is not installed. "
+    "It adds no knowledge about images in this run."
 )
 
 
 def train_role(
-    settings: recipe.Recipe, role: Literal["teacher", "student"], folder: Path, *, restart: bool = False
-) -> dict[str, Any]:
-    """Train the recipe's teacher or student alone and return the run's result."""
-    part = settings.teacher if role == "teacher" else settings.student
-    run = _run(settings, folder, role, part.detector, part.training, {"role": role, "method": "none"})
-    _clear(folder, restart=restart)
-    detector = _fresh_detector(settings, part.detector, len(run.meta.classes))
-    return fit(_with_origin(run, detector), detector)
+    recipe: Recipe, role: Literal["teacher", "student"], folder: Path, *, resume: bool = True
+) -> TrainingResult:
+    """Train the recipe's teacher or student alone, and return the run's result.
+
+    Args:
+        recipe: The recipe.
+        role: The detector to train.
+        folder: The run's folder.
+        resume: Resume an earlier run in the folder; else delete it first.
+    """
+    options = recipe.teacher if role == "teacher" else recipe.student
+    run = _prepare_run(recipe, folder, role, options.detector, options.training, {"role": role, "method": "none"})
+    if not resume:
+        _remove_run(folder)
+    detector = _build_untrained(recipe, options.detector, len(run.meta.classes))
+    return train(_with_pretrained_note(run, detector), detector)
 
 
-def distill_student(
-    settings: recipe.Recipe, teacher_path: Path, folder: Path, *, restart: bool = False
-) -> dict[str, Any]:
-    """Train the recipe's student from a teacher's checkpoint and return the run's result.
+def distill_student(recipe: Recipe, teacher_checkpoint: Path, folder: Path, *, resume: bool = True) -> TrainingResult:
+    """Train the recipe's student with its distillation method, and return the run's result.
 
-    The student starts from the very weights that plain training of the same seed starts from; with FGD it may
-    inherit some of the teacher's.
+    The student starts from the same weights as in plain training with the same seed, except that FGD can copy some
+    weights of the teacher.
+
+    Args:
+        recipe: The recipe.
+        teacher_checkpoint: Checkpoint of the teacher.
+        folder: The run's folder.
+        resume: Resume an earlier run in the folder; else delete it first.
 
     Raises:
-        CheckpointError: The teacher is absent or finds other classes.
-        TrainingError: The teacher is too weak to teach.
+        CheckpointError: The teacher is missing, or is of another family or other classes.
+        TrainingError: The teacher's validation mAP is below `distillation.min_teacher_map`.
     """
-    checkpoint = load_checkpoint(teacher_path)
-    method_config, notes = _with_available_encoder(settings.distillation.method)
-    student_config = settings.student.detector
-    run = _run(
-        settings,
-        folder,
-        "student",
-        student_config,
-        settings.distillation.training,
-        {
-            "role": "student",
-            "method": method_config.model_dump(mode="json", exclude_none=True),
-            "teacher": str(teacher_path),
-            "teacher_sha256": sha256_of(teacher_path),
-            **({"cached_teacher": True} if settings.distillation.cache_teacher else {}),
-            "notes": notes,
-        },
-    )
-    _check_family(checkpoint, student_config)
-    _check_classes(checkpoint, run.train_data)
-    _clear(folder, restart=restart)
-    student = _fresh_detector(settings, student_config, len(run.meta.classes))
-    run = _with_origin(run, student)
-    if from_first((folder / RESULT).is_file()):
-        return fit(run, student)
+    checkpoint = load_checkpoint(teacher_checkpoint)
+    options, notes = _with_available_encoder(recipe.distillation.method)
+    provenance: dict[str, Any] = {
+        "role": "student",
+        "method": options.model_dump(mode="json", exclude_none=True),
+        "teacher": str(teacher_checkpoint),
+        "teacher_sha256": sha256_of(teacher_checkpoint),
+        **({"cached_teacher": True} if recipe.distillation.cache_teacher else {}),
+        "notes": notes,
+    }
+    student_options, training = recipe.student.detector, recipe.distillation.training
+    run = _prepare_run(recipe, folder, "student distilled", student_options, training, provenance)
+    _check_teacher_checkpoint(checkpoint, student_options, run.train_data)
+    if not resume:
+        _remove_run(folder)
+    student = _build_untrained(recipe, student_options, len(run.meta.classes))
+    run = _with_pretrained_note(run, student)
+    if broadcast_from_first(run.folder.is_finished):
+        return train(run, student)
     teacher = build_from(checkpoint).to(best_device())
-    _check_teacher(teacher, run, settings.distillation.min_teacher_map)
-    between = NetworkPair(
-        channels=student_config.channels,
-        teacher_channels=checkpoint.meta.detector.channels,
-        levels=student_config.levels,
-        feature_rms=feature_rms(teacher, run.train_data, settings)
-        if isinstance(method_config, recipe.IfkdOptions)
-        else (),
+    _check_teacher_map(teacher, run)
+    method = _build_method(options, student, teacher, run)
+    frozen_models = None if isinstance(options, NoMethodOptions) else _build_frozen_models(options, teacher, run)
+    return train(run, student, method=method, frozen_models=frozen_models)
+
+
+def feature_rms(teacher: Detector, train_data: CocoDataset, recipe: Recipe) -> tuple[float, ...]:
+    """Return the RMS of the teacher's features at each level over the first batches of the distillation."""
+    dataset = TileDataset(train_data, recipe.data, seed=recipe.seed)
+    sampler = EpochSampler(len(train_data), recipe.distillation.training.batch_size, seed=recipe.seed)
+    keys = list(sampler)[:CALIBRATION_BATCHES]
+    batches = [normalize(collate([dataset[key] for key in batch]).pixels.to(best_device())) for batch in keys]
+    return measure_feature_rms(teacher, batches)
+
+
+def _build_method(options: MethodOptions, student: Detector, teacher: Detector, run: TrainingRun) -> Method:
+    """Return the method with its initial layers; FGD may copy weights of the teacher to the student."""
+    is_ifkd = isinstance(options, IfkdOptions)
+    networks = NetworkPair(
+        channels=student.config.channels,
+        teacher_channels=teacher.config.channels,
+        levels=student.config.levels,
+        feature_rms=feature_rms(teacher, run.train_data, run.recipe) if is_ifkd else (),
         second_stage=teacher.classify if isinstance(teacher, FasterRcnn) else None,
         detectors=(student, teacher),
     )
-    if isinstance(method_config, recipe.FgdOptions) and method_config.inherit:
+    if isinstance(options, FgdOptions) and options.inherit:
         inherit(student, teacher)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed + 1)
-        method = build_method(method_config, between)
-    wants_sam = (
-        isinstance(method_config, recipe.IfkdOptions) and method_config.ede.enabled and method_config.ede.weight > 0
-    )
-    disturbance = method_config.ede if isinstance(method_config, recipe.IfkdOptions) and wants_sam else None
-    asks = not isinstance(method_config, recipe.NoMethodOptions)
-    return fit(run, student, method=method, knowledge=_knowledge(teacher, disturbance, run) if asks else None)
+        torch.manual_seed(run.recipe.seed + 1)
+        return build_method(options, networks)
 
 
-def _knowledge(teacher: Detector, disturbance: recipe.EdeOptions | None, run: RunFolder) -> FrozenModels:
-    """Return the frozen part of a run; its caches lie beside the run's folder."""
-    distillation = run.settings.distillation
-    if not (distillation.cache_teacher or (disturbance is not None and disturbance.cache)):
-        return FrozenModels(teacher, disturbance)
-    keeping = cache_spec_of(
+def _build_frozen_models(options: MethodOptions, teacher: Detector, run: TrainingRun) -> FrozenModels:
+    """Return the frozen models of a run; their caches are beside the run's folder, for other runs."""
+    ede: EdeOptions | None = None
+    if isinstance(options, IfkdOptions) and options.ede.enabled and options.ede.weight > 0:
+        ede = options.ede
+    distillation = run.recipe.distillation
+    if not (distillation.cache_teacher or (ede is not None and ede.cache)):
+        return FrozenModels(teacher, ede)
+    sampling = TileSampling(run.recipe.seed, run.training.epochs) if distillation.cache_scope == "seed" else None
+    cache_spec = make_cache_spec(
         run.train_data,
-        run.settings.data,
-        run.folder.parent / "cache",
+        run.recipe.data,
+        run.folder.path.parent / "cache",
         rebuild=distillation.rebuild_cache,
-        draws=Draws(run.settings.seed, run.training.epochs) if distillation.cache_scope == "seed" else None,
+        sampling=sampling,
     )
-    return FrozenModels(teacher, disturbance, keeping=keeping, keep_teacher=distillation.cache_teacher)
+    return FrozenModels(teacher, ede, cache_spec=cache_spec, cache_teacher=distillation.cache_teacher)
 
 
-def _run(
-    settings: recipe.Recipe,
+def _prepare_run(
+    recipe: Recipe,
     folder: Path,
-    role: str,
-    detector: recipe.DetectorOptions,
-    training: recipe.TrainingOptions,
+    label: str,
+    detector: DetectorOptions,
+    training: TrainingOptions,
     provenance: dict[str, Any],
-) -> RunFolder:
-    data = settings.data
+) -> TrainingRun:
+    """Read the data of a run, and return its plan."""
+    data = recipe.data
     train_data, validation_data = read_split(data, "train"), read_split(data, "validation")
     if len(train_data) < training.batch_size:
         raise TrainingError(
@@ -153,28 +179,28 @@ def _run(
         detector=detector,
         classes=train_data.classes,
         category_ids=train_data.category_ids,
-        recipe=settings,
+        recipe=recipe,
         provenance={
             **provenance,
-            "seed": settings.seed,
+            "seed": recipe.seed,
             "train_sha256": sha256_of(train_data.path),
-            "data": data.model_dump(mode="json", exclude_none=True, exclude=PLACE_AND_PACE),
-            "training": training.model_dump(mode="json", exclude_none=True, exclude=PACE),
+            "data": data.model_dump(mode="json", exclude_none=True, exclude=DATA_KEYS_WITHOUT_EFFECT),
+            "training": training.model_dump(mode="json", exclude_none=True, exclude=TRAINING_KEYS_WITHOUT_EFFECT),
             "versions": {"ifkd": __version__, "torch": str(torch.__version__)},
         },
     )
-    label = f"{settings.name} {role}" + (" distilled" if "teacher" in provenance else "")
-    return RunFolder(folder, label, settings, training, meta, train_data, validation_data)
+    return TrainingRun(RunFolder(folder), f"{recipe.name} {label}", recipe, training, meta, train_data, validation_data)
 
 
-def _fresh_detector(settings: recipe.Recipe, config: recipe.DetectorOptions, classes: int) -> Detector:
+def _build_untrained(recipe: Recipe, options: DetectorOptions, num_classes: int) -> Detector:
+    """Return a detector with the initial weights of the recipe's seed."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)
-        return build_detector(config, classes)
+        torch.manual_seed(recipe.seed)
+        return build_detector(options, num_classes)
 
 
-def _with_origin(run: RunFolder, detector: Detector) -> RunFolder:
-    """Return the run with what of published weights its detector began with noted in its checkpoints."""
+def _with_pretrained_note(run: TrainingRun, detector: Detector) -> TrainingRun:
+    """Return the run with the detector's pretrained weights added to the provenance of its checkpoints."""
     if not detector.load_reports:
         return run
     pretrained = [report.to_provenance() for report in detector.load_reports]
@@ -182,65 +208,51 @@ def _with_origin(run: RunFolder, detector: Detector) -> RunFolder:
     return replace(run, meta=meta)
 
 
-def _with_available_encoder(method: recipe.MethodOptions) -> tuple[recipe.MethodOptions, list[str]]:
-    """Return the method with the encoder that will really run, and the notes a reader must see."""
-    if not isinstance(method, recipe.IfkdOptions) or not method.ede.enabled:
-        return method, []
-    weights = available_weights(method.ede.weights) if method.ede.fall_back_to_random else method.ede.weights
-    ede = method.ede.model_copy(update={"weights": weights})
-    return method.model_copy(update={"ede": ede}), [RANDOM_ENCODER_NOTE] if weights == "random" else []
+def _with_available_encoder(options: MethodOptions) -> tuple[MethodOptions, list[str]]:
+    """Return the method's options with the MobileSAM weights that are available, and notes for the provenance."""
+    if not isinstance(options, IfkdOptions) or not options.ede.enabled:
+        return options, []
+    weights = options.ede.weights
+    if options.ede.fall_back_to_random:
+        weights = available_weights(weights)
+    ede = options.ede.model_copy(update={"weights": weights})
+    return options.model_copy(update={"ede": ede}), [RANDOM_ENCODER_NOTE] if weights == "random" else []
 
 
-def _check_family(checkpoint: Checkpoint, student: recipe.DetectorOptions) -> None:
-    if checkpoint.meta.detector.family != student.family:
+def _check_teacher_checkpoint(checkpoint: Checkpoint, student: DetectorOptions, train_data: CocoDataset) -> None:
+    meta = checkpoint.meta
+    if meta.detector.family != student.family:
         raise CheckpointError(
-            f"The teacher {checkpoint.path} has another pyramid than the recipe's student",
-            got=checkpoint.meta.detector.family,
+            f"The teacher {checkpoint.path} is of another family than the recipe's student",
+            got=meta.detector.family,
             expected=student.family,
         )
-
-
-def _check_classes(checkpoint: Checkpoint, dataset: CocoDataset) -> None:
-    if checkpoint.meta.classes != dataset.classes:
+    if meta.classes != train_data.classes:
         raise CheckpointError(
-            f"The teacher {checkpoint.path} finds other classes than the recipe's data has",
-            got=list(checkpoint.meta.classes),
-            expected=list(dataset.classes),
+            f"The teacher {checkpoint.path} has other classes than the recipe's data",
+            got=list(meta.classes),
+            expected=list(train_data.classes),
         )
 
 
-def _check_teacher(teacher: Detector, run: RunFolder, least: float) -> None:
-    metrics = validate(
-        teacher,
-        run.validation_data,
-        run.settings.data,
-        run.settings.postprocess,
-        per_level=run.settings.export.candidates_per_level,
-    )
-    if metrics.mean_ap < least:
+def _check_teacher_map(teacher: Detector, run: TrainingRun) -> None:
+    min_map = run.recipe.distillation.min_teacher_map
+    mean_ap = validate(teacher, run.validation_data, run.recipe).mean_ap
+    if mean_ap < min_map:
         raise TrainingError(
-            "The teacher is too weak to teach",
-            got=f"validation mAP {metrics.mean_ap:.3f}",
-            expected=f"at least {least} (distillation.min_teacher_map)",
-            hint="Train the teacher longer, or check that its data and scale are the recipe's.",
+            "The teacher is too weak for distillation",
+            got=f"validation mAP {mean_ap:.3f}",
+            expected=f"at least {min_map} (distillation.min_teacher_map)",
+            hint="Train the teacher longer, or check that it was trained with the recipe's data and scale.",
         )
 
 
-def feature_rms(teacher: Detector, train_data: CocoDataset, settings: recipe.Recipe) -> tuple[float, ...]:
-    """Return the teacher's feature scale over the first batches of a distillation's training set."""
-    seed, batch_size = settings.seed, settings.distillation.training.batch_size
-    dataset = TileDataset(train_data, settings.data, seed=seed)
-    keys = list(EpochSampler(len(train_data), batch_size, seed=seed))[:CALIBRATION_BATCHES]
-    batches = [normalize(collate([dataset[key] for key in batch]).pixels.to(best_device())) for batch in keys]
-    return measure_feature_rms(teacher, batches)
-
-
-def _clear(folder: Path, *, restart: bool) -> None:
-    """Remove an earlier run when it is to begin anew; a folder that holds no run is never removed."""
-    if rank() > 0 or not restart or not folder.exists():
+def _remove_run(folder: Path) -> None:
+    """Delete an earlier run on rank 0; refuse a folder of other files."""
+    if rank() > 0 or not folder.exists():
         return
-    if not (folder / "config.toml").is_file() and any(folder.iterdir()):
+    if not RunFolder(folder).config.is_file() and any(folder.iterdir()):
         raise OutputError(
-            f"{folder} holds files but no run, so --no-resume does not clear it", hint="Choose another folder."
+            f"{folder} contains files but no run, and --no-resume does not delete them", hint="Choose another folder."
         )
     shutil.rmtree(folder)

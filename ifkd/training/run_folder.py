@@ -1,21 +1,21 @@
-"""The folder of one training run: its file names, and the check that it belongs to the run."""
+"""A training run and its folder: file names, the result, and the check that a folder belongs to the run."""
 
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from ifkd.core.config import Schema, differences, dump
 from ifkd.core.errors import OutputError
-from ifkd.core.files import make_folder, write_text
+from ifkd.core.files import make_folder, remove_temporary_files, write_text
 from ifkd.core.versioned_json import read_versioned
+from ifkd.data.coco import CocoDataset
 from ifkd.data.metrics import Metrics
 from ifkd.models.checkpoint import CheckpointMeta
+from ifkd.recipe import Recipe, TrainingOptions
 
 BEST, RESULT = "best.safetensors", "result.json"
-NOT_COMPARED = ("recipe.", "provenance.teacher", "provenance.versions")
-"""Prefixes of checkpoint metadata that two runs in one folder may differ in. The detector, the data, the schedule, the
-seed, the method and the teacher's digest must be equal."""
 
 
 class TrainingResult(Schema):
@@ -88,6 +88,11 @@ class RunFolder:
         """
         return read_versioned(self.result, TrainingResult, hint="Train the run again with --no-resume.")
 
+    def remove_temporary_files(self) -> None:
+        """Remove incomplete files of a killed process."""
+        for path in (self.best, self.last, self.method, self.state):
+            remove_temporary_files(path)
+
     def claim(self, meta: CheckpointMeta, label: str) -> None:
         """Write config.toml into an empty folder; compare it with `meta` in a folder that has one.
 
@@ -97,16 +102,35 @@ class RunFolder:
         make_folder(self.path)
         if not self.config.is_file():
             write_text(self.config, f"# {label}\n{dump(meta)}")
-        elif difference := self._differences(meta):
+            return
+        try:
+            existing = tomllib.loads(self.config.read_text(encoding="utf-8"))
+        except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise OutputError(f"{self.config} is not a TOML file ({error})", hint="Choose another folder.") from error
+        settings = meta.model_dump(mode="json", exclude_none=True)
+        if difference := differences(_weight_settings(existing), _weight_settings(settings)):
             raise OutputError(
                 f"{self.path} contains a run with other settings: {difference}",
                 hint="Choose another folder, or start again with --no-resume.",
             )
 
-    def _differences(self, meta: CheckpointMeta) -> str:
-        """Return the differences of config.toml and `meta`."""
-        try:
-            existing = tomllib.loads(self.config.read_text(encoding="utf-8"))
-        except tomllib.TOMLDecodeError as error:
-            return f"its config.toml is not TOML ({error})"
-        return differences(existing, meta.model_dump(mode="json", exclude_none=True), ignore=NOT_COMPARED)
+
+def _weight_settings(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the metadata that determine the weights: detector, data, schedule, seed, method, the teacher's digest."""
+    provenance = {key: value for key, value in meta["provenance"].items() if key not in ("teacher", "versions")}
+    return {key: value for key, value in meta.items() if key not in ("recipe", "provenance")} | provenance
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TrainingRun:
+    """Settings, data and output folder of one training run."""
+
+    folder: RunFolder
+    label: str
+    """Text before the progress bar."""
+    recipe: Recipe
+    training: TrainingOptions
+    meta: CheckpointMeta
+    """Metadata of the run's checkpoints."""
+    train_data: CocoDataset
+    validation_data: CocoDataset

@@ -1,7 +1,8 @@
-"""state.pt: what a run needs to go on where it was stopped, to the very same weights."""
+"""state.pt: the training state from which an interrupted run resumes to exactly the same weights."""
 
 import io
-from dataclasses import astuple, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,54 +12,57 @@ from torch.distributed.checkpoint.stateful import Stateful
 from ifkd.core.errors import OutputError
 from ifkd.core.files import atomic_path
 
+PROGRESS = "progress"
+"""Key of the progress in state.pt; the other keys are names of modules."""
+
 
 @dataclass(slots=True)
 class TrainState:
-    """How far a run is."""
+    """Progress of a run."""
 
     epoch: int = 0
-    """Epochs done."""
+    """Completed epochs."""
     iteration: int = 0
-    """Optimizer steps done; those beyond whole epochs say where in the epoch it stands."""
-    best: float = -1.0
+    """Completed optimizer steps, including those of an incomplete epoch."""
+    best_map: float = -1.0
     """Highest validation mAP."""
-    waited: int = 0
-    """Validations since the best one."""
-    seconds: float = 0.0
-    """Time spent in steps."""
+    validations_since_best: int = 0
+    train_seconds: float = 0.0
+    """Time in optimizer steps, without validation."""
 
 
-def save_state(path: Path, standing: TrainState, parts: dict[str, Stateful]) -> None:
-    """Write a state, whole or not at all.
+def save_state(path: Path, progress: TrainState, parts: Mapping[str, Stateful]) -> None:
+    """Write the progress and the state of each part atomically.
 
     Raises:
-        OutputError: It cannot be written; the state before it stays whole.
+        OutputError: The file cannot be written; the previous state is unchanged.
     """
     buffer = io.BytesIO()
-    torch.save(
-        {"standing": list(astuple(standing)), **{name: part.state_dict() for name, part in parts.items()}}, buffer
-    )
+    torch.save({PROGRESS: asdict(progress), **{name: part.state_dict() for name, part in parts.items()}}, buffer)
     with atomic_path(path) as temporary:
         temporary.write_bytes(buffer.getbuffer())
 
 
 def read_state(path: Path) -> dict[str, Any] | None:
-    """Return a state, on the CPU; None when there is none.
+    """Return the content of state.pt on the CPU; None without a file.
 
     Raises:
-        OutputError: It cannot be read.
+        OutputError: The file cannot be read, or is from another version of ifkd.
     """
     if not path.is_file():
         return None
+    hint = "Start again with --no-resume."
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise OutputError(f"{path} cannot be read ({error})", hint="Delete the run's folder to begin anew.") from error
+        raise OutputError(f"{path} cannot be read ({error})", hint=hint) from error
+    if PROGRESS not in state:
+        raise OutputError(f"{path} is from another version of ifkd", hint=hint)
     return state
 
 
-def restore(state: dict[str, Any], parts: dict[str, Stateful]) -> TrainState:
-    """Give each part its state back and return how far the run was."""
+def restore_state(state: Mapping[str, Any], parts: Mapping[str, Stateful]) -> TrainState:
+    """Load the state of each part, and return the progress."""
     for name, part in parts.items():
         part.load_state_dict(state[name])
-    return TrainState(*state["standing"])
+    return TrainState(**state[PROGRESS])

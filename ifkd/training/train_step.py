@@ -1,16 +1,23 @@
-"""One training step as a module: from a batch to named, weighted loss terms."""
+"""The forward pass of a training step, and summaries of its loss terms."""
+
+from pathlib import Path
 
 import torch
 from jaxtyping import Float
+from safetensors.torch import save
 from torch import Tensor, nn
 
+from ifkd.compute.distributed import mean_over_ranks, rank, world_size
+from ifkd.core.errors import TrainingError
+from ifkd.core.files import atomic_path
 from ifkd.distillation import DistillationBatch, TeacherOutputs
 from ifkd.distillation.methods import Method, Term
 from ifkd.models import Detector, Targets
+from ifkd.training.dataset import Batch
 
 
 class TrainStep(nn.Module):
-    """Everything that learns, behind one forward, which is what data-parallel training wraps."""
+    """All trainable modules with one forward pass, as DistributedDataParallel needs them."""
 
     def __init__(self, detector: Detector, method: Method | None, autocast: torch.autocast) -> None:
         super().__init__()
@@ -22,18 +29,59 @@ class TrainStep(nn.Module):
         self,
         images: Float[Tensor, "batch 3 height width"],
         targets: list[Targets],
-        taught: TeacherOutputs | None,
+        teacher_outputs: TeacherOutputs | None,
         iteration: int,
     ) -> dict[str, Term]:
-        """Return the terms of a batch: `task/…` of the detector and, with `taught`, `method/…` of the method."""
+        """Return the loss terms: `task/…` of the detector and, with a teacher, `method/…` of the method."""
         with self._autocast:
             output = self.detector(images)
             losses = self.detector.task_losses(output, targets)
         terms = {f"task/{name}": Term(value, 1.0) for name, value in losses.items()}
-        if self.method is not None and taught is not None:
+        if self.method is not None and teacher_outputs is not None:
+            batch = DistillationBatch(output, teacher_outputs.teacher, teacher_outputs.embedding, targets, iteration)
             with self._autocast:
-                found = self.method.losses(
-                    DistillationBatch(output, taught.teacher, taught.embedding, targets, iteration)
-                )
-            terms |= {f"method/{name}": term for name, term in found.items()}
+                method_losses = self.method.losses(batch)
+            terms |= {f"method/{name}": term for name, term in method_losses.items()}
         return terms
+
+
+def total_loss(terms: dict[str, Term]) -> Tensor:
+    """Return the weighted sum of loss terms, a scalar."""
+    return torch.stack([term.weight * term.value for term in terms.values()]).sum()
+
+
+def summarize_losses(parts: list[dict[str, Term]]) -> dict[str, float]:
+    """Return each weighted term, the method's raw values and ratios to the task loss, and the total.
+
+    Values are means over the accumulated parts and over all ranks.
+    """
+    names = list(parts[0])
+    local = torch.stack([torch.stack([part[name].value.float() for part in parts]).mean() for name in names])
+    values = dict(zip(names, mean_over_ranks(local).tolist(), strict=True))
+    weighted = {name: parts[0][name].weight * value for name, value in values.items()}
+    task = sum(value for name, value in weighted.items() if name.startswith("task/"))
+    summary = dict(weighted)
+    for name, value in values.items():
+        kind, _, term = name.partition("/")
+        if kind == "method":
+            summary[f"raw/{term}"] = value
+            summary[f"ratio/{term}"] = weighted[name] / max(task, 1e-12)
+    return {**summary, "total": sum(weighted.values())}
+
+
+def not_finite_error(
+    name: str, folder: Path, iteration: int, parts: list[Batch], terms: list[dict[str, Term]]
+) -> TrainingError:
+    """Save a batch whose loss or gradient is not finite into `folder`, and return the error to raise."""
+    suffix = f"_rank{rank()}" if world_size() > 1 else ""
+    path = folder / f"nonfinite_batch{suffix}.safetensors"
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(save({f"pixels.{index}": part.pixels for index, part in enumerate(parts)}))
+    values = {key: term.weight * term.value.item() for part in terms for key, term in part.items()}
+    image_ids = [image_id for part in parts for image_id in part.image_ids]
+    return TrainingError(
+        f"The {name} is not finite at iteration {iteration}",
+        got=", ".join(f"{key} {value:.4g}" for key, value in values.items()),
+        hint=f"The images {image_ids} are saved in {path}. Lower training.optimizer.learning_rate, set "
+        "training.optimizer.grad_clip, or change training.compute.amp.",
+    )

@@ -1,10 +1,9 @@
-"""The training loop: steps, validation, checkpoints, resume. It knows nothing of any one method.
+"""Training loop: optimizer steps, validation, checkpoints and resuming; independent of the distillation method.
 
-Nothing random is kept between steps: every draw depends on the seed, the epoch, the image or the iteration, so a
-run that is stopped and resumed ends with the same weights as one that was not.
+No random state is kept between steps: each random draw depends only on the seed, the epoch, the image and the
+iteration. A run that is interrupted and resumed ends with the same weights as an uninterrupted run.
 """
 
-import json
 import math
 import time
 from collections.abc import Iterator
@@ -13,21 +12,18 @@ from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
-import psutil
 import torch
-from safetensors.torch import save
 from torch import Tensor, nn
 from torch.distributed.checkpoint.stateful import Stateful
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from ifkd import recipe
 from ifkd.compute.device import best_device
-from ifkd.compute.distributed import broadcast_from_first, mean_over_ranks, rank, world_size
+from ifkd.compute.distributed import broadcast_from_first, rank, world_size
 from ifkd.core.environment import machine
 from ifkd.core.errors import DataError, TrainingError
-from ifkd.core.files import atomic_path, remove_temporary_files, file_lock, write_json
+from ifkd.core.files import file_lock, write_json
 from ifkd.core.progress import progress
 from ifkd.data.metrics import Metrics
 from ifkd.distillation import FrozenModels
@@ -35,149 +31,150 @@ from ifkd.distillation.method_checkpoint import save_method_checkpoint
 from ifkd.distillation.methods import Method, Term
 from ifkd.models import Detector, normalize
 from ifkd.models.checkpoint import save_checkpoint
+from ifkd.recipe import TrainingOptions
 from ifkd.training.dataset import Batch, BatchDataset, EpochSampler, TileDataset
-from ifkd.training.metrics_logger import MetricsLogger
-from ifkd.training.optim import build_autocast, build_average, build_optimizer, lr_factor, place
+from ifkd.training.metrics_logger import MetricsLogger, memory_mb
+from ifkd.training.optim import build_autocast, build_ema, build_optimizer, lr_factor, prepare_detector
 from ifkd.training.prediction import validate
-from ifkd.training.run_folder import BEST, LAST, LEARNED, LOCK, RESULT, STATE, RunFolder, claim
-from ifkd.training.train_state import TrainState, read_state, restore, save_state
-from ifkd.training.train_step import TrainStep
+from ifkd.training.run_folder import BEST, TrainingResult, TrainingRun
+from ifkd.training.train_state import TrainState, read_state, restore_state, save_state
+from ifkd.training.train_step import TrainStep, not_finite_error, summarize_losses, total_loss
 
 
-def fit(
-    run: RunFolder, detector: Detector, *, method: Method | None = None, knowledge: FrozenModels | None = None
-) -> dict[str, Any]:
-    """Train a detector, going on where an earlier call with the same settings stopped.
+def train(
+    run: TrainingRun, detector: Detector, *, method: Method | None = None, frozen_models: FrozenModels | None = None
+) -> TrainingResult:
+    """Train a detector, or resume an interrupted run with the same settings; a finished run returns its result.
 
-    The folder gets `best.safetensors` (highest validation mAP) and, where the method itself learns something, what
-    that was by then as `method.safetensors`; `last.safetensors`, `state.pt` (for resume),
-    `metrics.jsonl`, `events/` for TensorBoard, `config.toml` and, at the end, `result.json`, whose content is
-    returned. A finished run returns at once. Under torchrun every process calls this, and rank 0 writes.
+    The run's folder contains `config.toml`, `metrics.jsonl`, `events/` for TensorBoard, `last.safetensors`,
+    `best.safetensors` (highest validation mAP), `method.safetensors` (the method's own layers at that time, if it has
+    any), `state.pt` until the run is finished, and then `result.json`. Under torchrun each process calls this
+    function, and only rank 0 writes.
 
     Raises:
-        OutputError: The folder holds a run of other settings, another process trains in it, or it cannot be written.
-        TrainingError: A loss or a gradient is not finite (the batch is saved for inspection), or the batch cannot
-            be shared out.
+        DataError: A training image cannot be read.
+        OutputError: The folder contains a run with other settings, another process uses it, or it is not writable.
+        TrainingError: A loss or gradient is not finite, or the batch cannot be split evenly.
     """
     if rank() > 0:
-        return _fit(run, detector, method, knowledge)
-    claim(run)
-    with file_lock(run.folder / LOCK):
-        for name in (BEST, LAST, LEARNED, STATE):
-            remove_temporary_files(run.folder / name)
-        return _fit(run, detector, method, knowledge)
+        return _train(run, detector, method, frozen_models)
+    run.folder.claim(run.meta, run.label)
+    with file_lock(run.folder.lock):
+        run.folder.remove_temporary_files()
+        return _train(run, detector, method, frozen_models)
 
 
-def _fit(run: RunFolder, detector: Detector, method: Method | None, knowledge: FrozenModels | None) -> dict[str, Any]:
-    result_path = run.folder / RESULT
-    finished = json.loads(result_path.read_text(encoding="utf-8")) if result_path.is_file() else None
-    finished = broadcast_from_first(finished)
+def _train(
+    run: TrainingRun, detector: Detector, method: Method | None, frozen_models: FrozenModels | None
+) -> TrainingResult:
+    finished = broadcast_from_first(run.folder.read_result() if run.folder.is_finished else None)
     if finished is not None:
-        return dict(finished)
-    loop = _Loop(run, detector, method, knowledge)
+        return finished
+    trainer = Trainer(run, detector, method, frozen_models)
     try:
-        loop.resume()
-        metrics = loop.train()
+        trainer.resume()
+        metrics = trainer.fit()
     finally:
-        loop.record.close()
-    standing = loop.standing
-    result = {
-        "label": run.label,
-        "checkpoint": BEST,
-        "best_validation_map": standing.best,
-        "last_validation": metrics.model_dump(mode="json"),
-        "epochs": standing.epoch,
-        "iterations": standing.iteration,
-        "seconds": round(standing.seconds, 1),
-        "machine": machine(),
-    }
+        trainer.logger.close()
+    state = trainer.state
+    result = TrainingResult(
+        label=run.label,
+        checkpoint=BEST,
+        best_validation_map=state.best_map,
+        last_validation=metrics,
+        epochs=state.epoch,
+        iterations=state.iteration,
+        train_seconds=round(state.train_seconds, 1),
+        machine=machine(),
+    )
     if rank() == 0:
-        write_json(result_path, result)
-        (run.folder / STATE).unlink(missing_ok=True)
+        write_json(run.folder.result, result.model_dump(mode="json"))
+        run.folder.state.unlink(missing_ok=True)
     return broadcast_from_first(result)
 
 
-class _Loop:
-    """The moving parts of a run."""
+class Trainer:
+    """The modules and the state of a training run."""
 
     def __init__(
-        self, run: RunFolder, detector: Detector, method: Method | None, knowledge: FrozenModels | None
+        self, run: TrainingRun, detector: Detector, method: Method | None, frozen_models: FrozenModels | None
     ) -> None:
-        training, seed = run.training, run.settings.seed
+        training, seed = run.training, run.recipe.seed
         self.run = run
         self.device = best_device()
-        self.detector = place(detector, training, self.device)
+        self.detector = prepare_detector(detector, training, self.device)
         self.method = method.to(self.device) if method is not None else None
-        self.knowledge = knowledge.to(self.device) if knowledge is not None else None
-        self.average = build_average(training, self.detector)
-        self.standing = TrainState()
-        _check_shares(training)
+        self.frozen_models = frozen_models.to(self.device) if frozen_models is not None else None
+        self.ema = build_ema(training, self.detector)
+        self.state = TrainState()
+        _check_batch_size(training)
         self.sampler = EpochSampler(
             len(run.train_data),
             training.batch_size,
             seed=seed,
-            accumulation=training.accumulation_steps,
+            accumulation_steps=training.accumulation_steps,
             rank=rank(),
             ranks=world_size(),
         )
         self.loader: DataLoader[Any] = DataLoader(
-            BatchDataset(TileDataset(run.train_data, run.settings.data, seed=seed)),
+            BatchDataset(TileDataset(run.train_data, run.recipe.data, seed=seed)),
             batch_size=None,
             sampler=self.sampler,
-            num_workers=run.settings.data.workers,
-            persistent_workers=run.settings.data.workers > 0,
+            num_workers=run.recipe.data.workers,
+            persistent_workers=run.recipe.data.workers > 0,
         )
         self.optimizer = build_optimizer(training, self.detector, self.method)
         self.autocast = build_autocast(training, self.device)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=training.compute.amp == "fp16")
-        self.step_module = TrainStep(self.detector, self.method, self.autocast)
-        self.parallel = DistributedDataParallel(self.step_module) if world_size() > 1 else self.step_module
-        self.record = MetricsLogger(run.folder, warm_after=_warm_after(run, method))
+        self.model = TrainStep(self.detector, self.method, self.autocast)
+        self.parallel_model = DistributedDataParallel(self.model) if world_size() > 1 else self.model
+        self.logger = MetricsLogger(run.folder.path, warn_after=_warmup_end(training, method))
         self.saved_at = time.monotonic()
 
-    # --- going through the epochs -----------------------------------------------------------------------------------
+    # --- epochs -----------------------------------------------------------------------------------------------------
 
-    def train(self) -> Metrics:
-        """Run the remaining epochs and return the last validation's metrics."""
-        run, standing = self.run, self.standing
+    def fit(self) -> Metrics:
+        """Train the remaining epochs, and return the metrics of the last validation."""
+        run, state = self.run, self.state
         metrics: Metrics | None = None
-        self.step_module.train()
-        if self.method is not None and standing.iteration == 0:
-            self.tell_validation(self.judge())
+        self.model.train()
+        if self.method is not None and state.iteration == 0:
+            self.log_validation(self.evaluate())
         total = run.training.epochs * len(self.sampler)
-        with progress(total, run.label, unit="step", initial=standing.iteration, silent=rank() > 0) as bar:
-            while standing.epoch < run.training.epochs and not self.is_exhausted():
-                self.run_epoch(bar)
-                standing.epoch += 1
-                if self.validation_is_due():
+        with progress(total, run.label, unit="step", initial=state.iteration, silent=rank() > 0) as bar:
+            while state.epoch < run.training.epochs and not self.patience_exceeded():
+                self.train_epoch(bar)
+                state.epoch += 1
+                if state.epoch % run.training.validate_every == 0 or state.epoch == run.training.epochs:
                     metrics = self.validate()
                 self.save()
-        return metrics or self.judge()
+        return metrics or self.evaluate()
 
-    def run_epoch(self, bar: "tqdm[Any]") -> None:
-        """Take the steps of the current epoch that are not taken yet."""
-        standing = self.standing
-        self.sampler.epoch = standing.epoch
-        self.sampler.start = standing.iteration - standing.epoch * len(self.sampler)
+    def train_epoch(self, bar: "tqdm[Any]") -> None:
+        """Run the remaining steps of the current epoch."""
+        state, training = self.state, self.run.training
+        self.sampler.epoch = state.epoch
+        self.sampler.start = state.iteration - state.epoch * len(self.sampler)
         for parts in self.batches():
             started = time.perf_counter()
-            terms, norm = self.step(parts)
-            logged = standing.iteration % self.run.training.log_every == 0
-            losses = self.losses(terms, norm) if logged else {}
-            standing.seconds += (seconds := time.perf_counter() - started)
+            terms, grad_norm = self.train_step(parts)
+            logged = state.iteration % training.log_every == 0
+            losses = summarize_losses(terms) if logged else {}
+            state.train_seconds += (seconds := time.perf_counter() - started)
             if logged:
-                pace = {"images_per_s": self.run.training.batch_size / seconds, "memory_mb": _memory_mb(self.device)}
+                speed = {"images_per_s": training.batch_size / seconds, "memory_mb": memory_mb(self.device)}
                 if rank() == 0:
-                    self.record.step(standing.iteration, losses, pace=pace)
-                shown = f"{losses['total']:.3f}, {pace['images_per_s']:.1f} images/s, {pace['memory_mb']:.0f} MB"
+                    step = {"grad_norm": grad_norm.item(), "lr": self.optimizer.param_groups[0]["lr"]}
+                    self.logger.log_step(state.iteration, losses | step, speed=speed)
+                shown = f"{losses['total']:.3f}, {speed['images_per_s']:.1f} images/s, {speed['memory_mb']:.0f} MB"
                 bar.set_postfix_str(f"loss {shown}", refresh=False)
-            standing.iteration += 1
+            state.iteration += 1
             bar.update()
-            if self.a_state_is_due():
+            if rank() == 0 and time.monotonic() - self.saved_at > 60 * training.save_every_minutes:
                 self.save()
 
     def batches(self) -> Iterator[list[Batch]]:
-        """Yield this process's share of each batch, in its accumulated parts."""
+        """Yield this rank's part of each batch, as a list of the parts to accumulate."""
         parts: list[Batch] = []
         for part in self.loader:
             if isinstance(part, DataError):
@@ -189,186 +186,131 @@ class _Loop:
 
     # --- one step ---------------------------------------------------------------------------------------------------
 
-    def step(self, parts: list[Batch]) -> tuple[list[dict[str, Term]], Tensor]:
-        """Take one optimizer step; return the loss terms of each part, without graph, and the gradient's norm."""
-        training, iteration = self.run.training, self.standing.iteration
+    def train_step(self, parts: list[Batch]) -> tuple[list[dict[str, Term]], Tensor]:
+        """Run one optimizer step; return the detached loss terms of each part, and the norm of the gradient."""
+        training = self.run.training
         for group in self.optimizer.param_groups:
-            group["lr"] = group["base_lr"] * lr_factor(training, iteration, len(self.sampler))
+            group["lr"] = group["base_lr"] * lr_factor(training, self.state.iteration, len(self.sampler))
         self.optimizer.zero_grad(set_to_none=True)
-        told = []
-        for number, part in enumerate(parts):
-            torch.manual_seed(self.seed_of_draws(number))
-            last = number == len(parts) - 1
-            waits = isinstance(self.parallel, DistributedDataParallel) and not last
-            with self.parallel.no_sync() if waits else nullcontext():  # type: ignore[operator]
-                told.append(self.backward(part, share=1 / len(parts)))
+        terms = []
+        for index, part in enumerate(parts):
+            torch.manual_seed(self.step_seed(index))
+            last = index == len(parts) - 1
+            accumulates = isinstance(self.parallel_model, DistributedDataParallel) and not last
+            with self.parallel_model.no_sync() if accumulates else nullcontext():  # type: ignore[operator]
+                terms.append(self.backward(part, loss_scale=1 / len(parts)))
         self.scaler.unscale_(self.optimizer)
-        gradients = [p.grad for g in self.optimizer.param_groups for p in g["params"] if p.grad is not None]
-        norm = nn.utils.get_total_norm(gradients)
-        if not self.scaler.is_enabled() and not math.isfinite(norm.item()):
-            raise self.not_finite("gradient", parts, told)
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
+        grad_norm = nn.utils.get_total_norm([p.grad for p in parameters])
+        if not self.scaler.is_enabled() and not math.isfinite(grad_norm.item()):
+            raise not_finite_error("gradient", self.run.folder.path, self.state.iteration, parts, terms)
         if training.optimizer.grad_clip is not None:
-            parameters = [p for g in self.optimizer.param_groups for p in g["params"] if p.grad is not None]
-            nn.utils.clip_grads_with_norm_(parameters, training.optimizer.grad_clip, norm)
+            nn.utils.clip_grads_with_norm_(parameters, training.optimizer.grad_clip, grad_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        if self.average is not None:
-            self.average.update_parameters(self.detector)
-        return told, norm
+        if self.ema is not None:
+            self.ema.update_parameters(self.detector)
+        return terms, grad_norm
 
-    def backward(self, part: Batch, *, share: float) -> dict[str, Term]:
-        """Add the gradient of `share` of a part's loss, and return its terms."""
+    def backward(self, part: Batch, *, loss_scale: float) -> dict[str, Term]:
+        """Add the gradient of a part's loss times `loss_scale`, and return the detached loss terms."""
         pixels, targets = part.pixels.to(self.device), [one.to(self.device) for one in part.targets]
         images = normalize(pixels)
         if self.run.training.compute.channels_last:
             images = images.to(memory_format=torch.channels_last)
-        taught = None
-        if self.method is not None and self.knowledge is not None:
+        teacher_outputs = None
+        if self.method is not None and self.frozen_models is not None:
             with self.autocast:
-                taught = self.knowledge(images, pixels)
-        terms: dict[str, Term] = self.parallel(images, targets, taught, self.standing.iteration)
-        total = torch.stack([term.weight * term.value for term in terms.values()]).sum()
-        if not math.isfinite(total.item()):
-            raise self.not_finite("loss", [part], [terms])
-        self.scaler.scale(total * share).backward()  # type: ignore[no-untyped-call]
+                teacher_outputs = self.frozen_models(images, pixels)
+        terms: dict[str, Term] = self.parallel_model(images, targets, teacher_outputs, self.state.iteration)
+        loss = total_loss(terms)
+        if not math.isfinite(loss.item()):
+            raise not_finite_error("loss", self.run.folder.path, self.state.iteration, [part], [terms])
+        self.scaler.scale(loss * loss_scale).backward()  # type: ignore[no-untyped-call]
         return {name: replace(term, value=term.value.detach()) for name, term in terms.items()}
 
-    def seed_of_draws(self, part: int) -> int:
-        """Return the seed of whatever detectors and methods draw in this part of this step on this rank."""
-        place = (self.run.settings.seed, self.standing.iteration, part, rank())
-        return int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0] >> 1)
-
-    def losses(self, parts: list[dict[str, Term]], norm: Tensor) -> dict[str, float]:
-        """Return each weighted term, each raw value of the method's, their ratios, over all parts and ranks."""
-        names = list(parts[0])
-        raw = torch.stack([torch.stack([part[name].value.float() for part in parts]).mean() for name in names])
-        values = mean_over_ranks(raw).tolist()
-        shares = {name: parts[0][name].weight * value for name, value in zip(names, values, strict=True)}
-        task = sum(share for name, share in shares.items() if name.startswith("task/"))
-        found = dict(shares)
-        for name, value in zip(names, values, strict=True):
-            kind, _, term = name.partition("/")
-            if kind == "method":
-                found[f"raw/{term}"] = value
-                found[f"ratio/{term}"] = shares[name] / max(task, 1e-12)
-        rate = self.optimizer.param_groups[0]["lr"]
-        return {**found, "total": sum(shares.values()), "gradient_norm": norm.item(), "rate": rate}
-
-    def not_finite(self, what: str, parts: list[Batch], terms: list[dict[str, Term]]) -> TrainingError:
-        """Save the batch for inspection and return what to say."""
-        path = self.run.folder / f"nonfinite_batch{f'_rank{rank()}' if world_size() > 1 else ''}.safetensors"
-        with atomic_path(path) as temporary:
-            temporary.write_bytes(save({f"pixels.{number}": part.pixels for number, part in enumerate(parts)}))
-        found = {name: term.weight * term.value.item() for part in terms for name, term in part.items()}
-        return TrainingError(
-            f"The {what} is not finite at iteration {self.standing.iteration}",
-            got=", ".join(f"{name} {value:.4g}" for name, value in found.items()),
-            hint=f"The images {[identity for part in parts for identity in part.image_ids]} are in {path}; lower the "
-            "learning rate, set training.optimizer.grad_clip, or choose another training.compute.amp.",
-        )
+    def step_seed(self, part: int) -> int:
+        """Return the seed of random draws in detector and method for a part of the current step on this rank."""
+        key = (self.run.recipe.seed, self.state.iteration, part, rank())
+        return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
 
     # --- validation -------------------------------------------------------------------------------------------------
 
-    def validation_is_due(self) -> bool:
-        """Return whether the epoch just done is one to validate after."""
-        epoch, training = self.standing.epoch, self.run.training
-        return epoch % training.validate_every == 0 or epoch == training.epochs
-
-    def is_exhausted(self) -> bool:
-        """Return whether the run has waited for a better mAP as long as it may."""
+    def patience_exceeded(self) -> bool:
+        """Return whether mAP has not improved for `training.patience` validations."""
         patience = self.run.training.patience
-        return patience is not None and self.standing.waited >= patience
+        return patience is not None and self.state.validations_since_best >= patience
 
-    def kept(self) -> Detector:
-        """Return the detector that is validated and kept: the mean of the weights when there is one."""
-        if self.average is None or self.standing.iteration == 0:
+    def saved_model(self) -> Detector:
+        """Return the detector that is validated and saved: the averaged one if there is one."""
+        if self.ema is None or self.state.iteration == 0:
             return self.detector
-        return cast("Detector", self.average.module)
+        return cast("Detector", self.ema.module)
 
-    def judge(self) -> Metrics:
-        """Return the metrics of the detector as it stands."""
-        run = self.run
-        return validate(
-            self.kept(),
-            run.validation_data,
-            run.settings.data,
-            run.settings.postprocess,
-            per_level=run.settings.export.candidates_per_level,
-        )
+    def evaluate(self) -> Metrics:
+        """Return the current validation metrics."""
+        return validate(self.saved_model(), self.run.validation_data, self.run.recipe)
 
     def validate(self) -> Metrics:
-        """Validate, keep the best checkpoint, and return the metrics."""
-        metrics, standing = self.judge(), self.standing
-        self.tell_validation(metrics)
-        standing.waited += 1
-        if metrics.mean_ap > standing.best:
-            standing.best, standing.waited = metrics.mean_ap, 0
+        """Validate, save the checkpoint if it is the best, and return the metrics."""
+        metrics, state, folder = self.evaluate(), self.state, self.run.folder
+        self.log_validation(metrics)
+        state.validations_since_best += 1
+        if metrics.mean_ap > state.best_map:
+            state.best_map, state.validations_since_best = metrics.mean_ap, 0
             if rank() == 0:
-                save_checkpoint(self.run.folder / BEST, self.kept(), self.run.meta)
+                save_checkpoint(folder.best, self.saved_model(), self.run.meta)
                 if self.method is not None:
-                    save_method_checkpoint(self.run.folder / LEARNED, self.method)
+                    save_method_checkpoint(folder.method, self.method)
         return metrics
 
-    def tell_validation(self, metrics: Metrics) -> None:
-        """Record the metrics of a validation."""
+    def log_validation(self, metrics: Metrics) -> None:
+        """Log the metrics of a validation."""
         if rank() == 0:
-            told = {"mean_ap": metrics.mean_ap, "ap50": metrics.ap50, "ap75": metrics.ap75}
-            self.record.validation(self.standing.epoch, self.standing.iteration, told)
+            values = metrics.model_dump(include={"mean_ap", "ap50", "ap75"})
+            self.logger.log_validation(self.state.epoch, self.state.iteration, values)
 
     # --- state ------------------------------------------------------------------------------------------------------
 
-    def stateful(self) -> dict[str, Stateful]:
-        """Return the parts whose state a resumed run needs."""
-        parts: dict[str, Stateful] = {
+    def stateful_parts(self) -> dict[str, Stateful]:
+        """Return the parts whose state state.pt contains."""
+        parts: dict[str, Stateful | None] = {
             "detector": self.detector,
             "optimizer": self.optimizer,
             "scaler": self.scaler,
+            "method": self.method,
+            "ema": self.ema,
         }
-        if self.method is not None:
-            parts["method"] = self.method
-        if self.average is not None:
-            parts["average"] = self.average
-        return parts
-
-    def a_state_is_due(self) -> bool:
-        """Return whether the last state is older than it may be, by rank 0's clock."""
-        return rank() == 0 and time.monotonic() - self.saved_at > 60 * self.run.training.save_every_minutes
+        return {name: part for name, part in parts.items() if part is not None}
 
     def save(self) -> None:
-        """Write the last checkpoint and what a resumed run needs."""
+        """Write last.safetensors and state.pt."""
         if rank() == 0:
-            save_checkpoint(self.run.folder / LAST, self.kept(), self.run.meta)
-            save_state(self.run.folder / STATE, self.standing, self.stateful())
+            save_checkpoint(self.run.folder.last, self.saved_model(), self.run.meta)
+            save_state(self.run.folder.state, self.state, self.stateful_parts())
         self.saved_at = time.monotonic()
 
     def resume(self) -> None:
-        """Go on from the state that an interrupted run left, if there is one; rank 0 reads it for all."""
-        state = broadcast_from_first(read_state(self.run.folder / STATE) if rank() == 0 else None)
+        """Load the state of an interrupted run, if there is one; rank 0 reads it for all ranks."""
+        state = broadcast_from_first(read_state(self.run.folder.state) if rank() == 0 else None)
         if state is not None:
-            self.standing = restore(state, self.stateful())
+            self.state = restore_state(state, self.stateful_parts())
         if rank() == 0:
-            self.record.begin(epoch=self.standing.epoch, iteration=self.standing.iteration)
+            self.logger.resume(epoch=self.state.epoch, iteration=self.state.iteration)
 
 
-def _check_shares(training: recipe.TrainingOptions) -> None:
-    """Refuse a batch that cannot be shared out evenly."""
+def _check_batch_size(training: TrainingOptions) -> None:
     parts = world_size() * training.accumulation_steps
     if training.batch_size % parts:
         raise TrainingError(
-            "training.batch_size cannot be shared out evenly",
+            "training.batch_size cannot be split evenly",
             got=f"{training.batch_size} images",
-            expected=f"a multiple of {parts} ({world_size()} processes x {training.accumulation_steps} accumulation steps)",
+            expected=f"a multiple of {parts} ({world_size()} processes x {training.accumulation_steps} accumulation "
+            "steps)",
         )
 
 
-def _warm_after(run: RunFolder, method: Method | None) -> int:
-    """Return the iteration after which the method's weights are whole and the rate is full."""
-    own = getattr(getattr(method, "config", None), "warmup_iters", 0)
-    return max(run.training.schedule.warmup_iters, int(own))
-
-
-def _memory_mb(device: torch.device) -> float:
-    """Return the largest memory allocated on a GPU, or the resident memory of the process, megabytes."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e6
-    return float(psutil.Process().memory_info().rss) / 1e6
+def _warmup_end(training: TrainingOptions, method: Method | None) -> int:
+    """Return the iteration at which the learning rate and the method's weights have their full values."""
+    method_warmup = getattr(getattr(method, "config", None), "warmup_iters", 0)
+    return max(training.schedule.warmup_iters, int(method_warmup))

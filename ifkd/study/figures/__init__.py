@@ -1,1 +1,1 @@
-"""The paper's figures of a study, drawn for print: PNG, SVG and PDF, and the numbers behind each as CSV."""
+"""The paper's figures from a study's runs, as PNG, SVG and PDF, each with a CSV file of its data."""

@@ -1,4 +1,4 @@
-"""Figure 6 of the paper: what teacher, student, AT and IFKD find in the same images, over the truth."""
+"""Figure 6 of the paper: detections of teacher, plain student, AT and IFKD over the ground truth."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -6,96 +6,103 @@ from typing import Any
 
 from ifkd import recipe
 from ifkd.core.detections import Array, Detections
-from ifkd.study.figures.drawing import PREDICTED, TRUE, Numbers, Row, bare, panel_widths, picture, save, sheet
 from ifkd.study.figures.examples import Example
+from ifkd.study.figures.plotting import (
+    GROUND_TRUTH_COLOR,
+    PREDICTED_COLOR,
+    FigureData,
+    Row,
+    panel_widths,
+    save_figure,
+    show_image,
+    subplots,
+)
 from ifkd.study.figures.trained_runs import TrainedRun
 from ifkd.training.prediction import detect
 
 NAME = "figure6-detections"
-LEAST_SCORE = 0.3
-HALO = {"facecolor": "white", "alpha": 0.72, "edgecolor": "none", "pad": 0.6}
+SCORE_THRESHOLD = 0.3
+LABEL_BACKGROUND = {"facecolor": "white", "alpha": 0.72, "edgecolor": "none", "pad": 0.6}
 
 
-def found_by(
-    run: TrainedRun, shown: Sequence[Example], settings: recipe.Recipe, *, least_score: float = LEAST_SCORE
+def detect_examples(
+    run: TrainedRun, examples: Sequence[Example], settings: recipe.Recipe, *, score_threshold: float = SCORE_THRESHOLD
 ) -> list[Detections]:
-    """Return what a run's detector finds in each example, of scores above `least_score`."""
-    selection = settings.postprocess.model_copy(update={"score_threshold": least_score})
+    """Return the detections of a run's detector in each example."""
+    postprocess = settings.postprocess.model_copy(update={"score_threshold": score_threshold})
     per_level = settings.export.candidates_per_level
     return [
-        detect(run.detector, [example.padded], selection, per_level=per_level)[0].clipped(example.size)
-        for example in shown
+        detect(run.detector, [example.padded], postprocess, per_level=per_level)[0].clipped(example.size)
+        for example in examples
     ]
 
 
 def draw_detections(
-    found: Mapping[str, Sequence[Detections]], shown: Sequence[Example], classes: Sequence[str], folder: Path
+    detections: Mapping[str, Sequence[Detections]], examples: Sequence[Example], classes: Sequence[str], folder: Path
 ) -> list[Path]:
-    """Write a row for each example and a column for each detector, its boxes over those of the truth.
+    """Write a row for each example and a column for each detector: detections over ground truth.
 
     Args:
-        found: By the detector's name, what it found in each example.
-        shown: The examples.
-        classes: Names by label; a single one is not written.
-        folder: Where.
+        detections: Name of a detector -> its detections in each example.
+        examples: The examples.
+        classes: Names of the labels; a single class is not written on the figure.
+        folder: Output folder.
 
     Raises:
         MissingExtraError: Matplotlib is not installed.
-        OutputError: The folder cannot be written.
+        OutputError: The folder is not writable.
     """
-    width, side = panel_widths(len(found))
-    tallest = max(example.size[0] / example.size[1] for example in shown)
-    height = len(shown) * side * tallest + 0.45
-    with sheet(width, height, rows=len(shown), columns=len(found)) as (figure, grid):
-        for column, (name, detections) in enumerate(found.items()):
-            for row, example in enumerate(shown):
+    width, side = panel_widths(len(detections))
+    tallest = max(example.size[0] / example.size[1] for example in examples)
+    height = len(examples) * side * tallest + 0.45
+    with subplots(width, height, rows=len(examples), columns=len(detections)) as (figure, grid):
+        for column, (name, found) in enumerate(detections.items()):
+            for row, example in enumerate(examples):
                 axes = grid[row, column]
-                bare(axes, title=name if row == 0 else "")
-                picture(axes, example.pixels)
-                _outline(axes, example.boxes, TRUE, width=0.8)
-                _outline(axes, detections[row].boxes, PREDICTED, width=0.9)
-                _label(axes, detections[row], classes, example)
+                show_image(axes, example.pixels, title=name if row == 0 else "")
+                _draw_boxes(axes, example.boxes, GROUND_TRUTH_COLOR, line_width=0.8)
+                _draw_boxes(axes, found[row].boxes, PREDICTED_COLOR, line_width=0.9)
+                _draw_labels(axes, found[row], classes, example)
         figure.legend(handles=_legend(), loc="outside lower center", ncols=2, handlelength=1.4)
-        return save(figure, detection_numbers(found, shown, classes), folder, NAME)
+        return save_figure(figure, detection_data(detections, examples, classes), folder, NAME)
 
 
-def detection_numbers(
-    found: Mapping[str, Sequence[Detections]], shown: Sequence[Example], classes: Sequence[str]
-) -> Numbers:
-    """Return every box of the figure: those of the truth, without a score, and each detector's."""
+def detection_data(
+    detections: Mapping[str, Sequence[Detections]], examples: Sequence[Example], classes: Sequence[str]
+) -> FigureData:
+    """Return all boxes of the figure: ground truth, without a score, and the detections."""
     rows: list[Row] = []
-    for number, example in enumerate(shown):
+    for number, example in enumerate(examples):
         boxes = zip(example.boxes, example.labels, strict=True)
-        rows += [(example.name, "truth", classes[label], "", *map(float, box)) for box, label in boxes]
-        for name, detections in found.items():
-            one = detections[number]
+        rows += [(example.name, "ground truth", classes[label], "", *map(float, box)) for box, label in boxes]
+        for name, found in detections.items():
+            one = found[number]
             rows += [
                 (example.name, name, classes[label], float(score), *map(float, box))
                 for box, score, label in zip(one.boxes, one.scores, one.labels, strict=True)
             ]
-    return Numbers(("image", "source", "class", "score", "x1", "y1", "x2", "y2"), rows)
+    return FigureData(("image", "source", "class", "score", "x1", "y1", "x2", "y2"), rows)
 
 
-def _outline(axes: Any, boxes: Array, color: str, *, width: float) -> None:
+def _draw_boxes(axes: Any, boxes: Array, color: str, *, line_width: float) -> None:
     from matplotlib.patches import Rectangle  # noqa: PLC0415 - an optional package
 
     for x1, y1, x2, y2 in boxes.tolist():
-        axes.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=color, linewidth=width))
+        axes.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=color, linewidth=line_width))
 
 
-def _label(axes: Any, found: Detections, classes: Sequence[str], example: Example) -> None:
-    """Write class and score above each box, or below it at the image's upper edge."""
+def _draw_labels(axes: Any, found: Detections, classes: Sequence[str], example: Example) -> None:
+    """Write class and score above each box, or below it near the image's upper edge."""
     for (x1, y1, _, y2), score, label in zip(found.boxes.tolist(), found.scores, found.labels, strict=True):
-        words = f"{score:.2f}" if len(classes) == 1 else f"{classes[label]} {score:.2f}"
         above = y1 > 0.05 * example.size[0]
         axes.text(
             x1,
             y1 - 1 if above else y2 + 1,
-            words,
-            color=PREDICTED,
+            f"{score:.2f}" if len(classes) == 1 else f"{classes[label]} {score:.2f}",
+            color=PREDICTED_COLOR,
             fontsize=4.2,
             verticalalignment="bottom" if above else "top",
-            bbox=HALO,
+            bbox=LABEL_BACKGROUND,
             clip_on=True,
         )
 
@@ -104,6 +111,6 @@ def _legend() -> list[Any]:
     from matplotlib.lines import Line2D  # noqa: PLC0415 - an optional package
 
     return [
-        Line2D([], [], color=PREDICTED, linewidth=1.6, label="predicted, with its score"),
-        Line2D([], [], color=TRUE, linewidth=1.6, label="true"),
+        Line2D([], [], color=PREDICTED_COLOR, linewidth=1.6, label="predicted, with score"),
+        Line2D([], [], color=GROUND_TRUTH_COLOR, linewidth=1.6, label="ground truth"),
     ]

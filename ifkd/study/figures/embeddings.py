@@ -1,4 +1,4 @@
-"""Figure 4 of the paper: objects as points, colored by class, before and after the map into the Poincaré ball."""
+"""Figure 4 of the paper: object features in Euclidean space and on the Poincaré disk, colored by class."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,51 +17,58 @@ from ifkd.data.coco import CocoDataset
 from ifkd.distillation.hsm import expmap0, in_ball, mobius_distance, tangent_distance
 from ifkd.imagery.image_files import pad
 from ifkd.models import Detector, normalize
-from ifkd.study.figures.drawing import MARKERS, OKABE_ITO, Numbers, Row, panel_widths, save, sheet
-from ifkd.training.dataset import scaled
+from ifkd.study.figures.plotting import (
+    MARKERS,
+    OKABE_ITO,
+    FigureData,
+    Row,
+    panel_widths,
+    save_figure,
+    subplots,
+)
+from ifkd.training.dataset import load_scaled
 from ifkd.training.prediction import as_batch, padded_size
 
 NAME = "figure4-embeddings"
-MOST_OF_A_CLASS, MOST_OBJECTS = 40, 400
-"""Objects that are drawn; beyond, points hide each other, and pairs become many."""
-POOLED_SIDE, SAMPLING_RATIO = 7, 2
-"""Cells of a pooled object along a side, as Faster R-CNN pools, and samples of a cell along a side."""
-STEPS = 60
-"""Of the descent that lays points on the disk."""
+MAX_PER_CLASS, MAX_OBJECTS = 40, 400
+"""Limits of the objects drawn, because points overlap and the number of pairs grows quadratically."""
+ROI_SIZE, SAMPLING_RATIO = 7, 2
+"""Output size and sampling ratio of RoIAlign, as in Faster R-CNN."""
+MAX_ITERATIONS = 60
+"""Of the optimization of points on the disk."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Objects:
-    """Objects of a data set as one network sees them."""
+class ObjectFeatures:
+    """Features of a data set's objects in one network."""
 
     features: Tensor
-    """float64 [n, channels]: its pyramid at one level, pooled over the object's box."""
+    """float64 [n, channels], pyramid features of one level, averaged over each object's box."""
     labels: Array
+    """int64 [n]."""
     mean_norm: Tensor
-    """Mean norm of that level's features over all places, which HSM's automatic scale goes by."""
+    """Mean norm of the level's features over all cells, which sets HSM's automatic scale."""
 
     def in_ball(self, config: recipe.HsmOptions) -> Tensor:
-        """Return the objects where HSM sees features."""
+        """Return the features mapped into HSM's Poincaré ball, [n, channels]."""
         return in_ball(self.features, config, mean_norm=self.mean_norm)
 
 
 @dataclass(frozen=True, slots=True)
-class Separation:
-    """How far objects lie from each other: mean distances of pairs."""
+class ClassDistances:
+    """Mean distances of pairs of objects; nan where there is no such pair."""
 
-    intra: float
-    """Of one class."""
-    inter: float
-    """Of two classes."""
+    intra_class: float
+    inter_class: float
 
 
-def chosen(dataset: CocoDataset) -> CocoDataset:
-    """Return the images, from the first on, that give enough objects of every class; others are left out."""
+def select_images(dataset: CocoDataset) -> CocoDataset:
+    """Return the first images that together contain enough objects of each class."""
     counts: dict[int, int] = {}
     images = []
     for image in dataset.images:
         labels = image.labels[~image.ignore].tolist()
-        if sum(counts.values()) < MOST_OBJECTS and any(counts.get(label, 0) < MOST_OF_A_CLASS for label in labels):
+        if sum(counts.values()) < MAX_OBJECTS and any(counts.get(label, 0) < MAX_PER_CLASS for label in labels):
             images.append(image)
             for label in labels:
                 counts[label] = counts.get(label, 0) + 1
@@ -69,8 +76,10 @@ def chosen(dataset: CocoDataset) -> CocoDataset:
 
 
 @torch.inference_mode()
-def objects_of(detector: Detector, dataset: CocoDataset, data: recipe.DataOptions, level: recipe.Level) -> Objects:
-    """Return the objects of a data set, at most `MOST_OF_A_CLASS` of each class, as a detector's level sees them.
+def object_features(
+    detector: Detector, dataset: CocoDataset, data: recipe.DataOptions, level: recipe.Level
+) -> ObjectFeatures:
+    """Return a detector's features at a level of the data set's first `MAX_PER_CLASS` objects of each class.
 
     Raises:
         DataError: An image cannot be read.
@@ -79,151 +88,156 @@ def objects_of(detector: Detector, dataset: CocoDataset, data: recipe.DataOption
     features, labels, norms, cells = [], list[int](), 0.0, 0
     counts: dict[int, int] = {}
     for image in track(dataset.images, "objects", total=len(dataset), unit="image"):
-        pixels, boxes = scaled(image, data.scale, imagery=data.imagery)
-        kept = []
+        pixels, boxes = load_scaled(image, data.scale, imagery=data.imagery)
+        rows = []
         for row in np.flatnonzero(~image.ignore).tolist():
             label = int(image.labels[row])
-            if counts.get(label, 0) < MOST_OF_A_CLASS:
+            if counts.get(label, 0) < MAX_PER_CLASS:
                 counts[label] = counts.get(label, 0) + 1
-                kept.append(row)
-        tiles = as_batch([pad(pixels, padded_size((pixels.shape[0], pixels.shape[1])))]).to(device)
-        found = detector(normalize(tiles)).pyramid[index].float()
+                rows.append(row)
+        images = as_batch([pad(pixels, padded_size((pixels.shape[0], pixels.shape[1])))]).to(device)
+        feature_map = detector(normalize(images)).pyramid[index].float()
         pooled = roi_align(
-            found,
-            [torch.from_numpy(boxes[kept]).to(device)],
-            POOLED_SIDE,
+            feature_map,
+            [torch.from_numpy(boxes[rows]).to(device)],
+            ROI_SIZE,
             spatial_scale=1 / detector.strides[index],
             sampling_ratio=SAMPLING_RATIO,
             aligned=True,
         )
         features.append(pooled.mean(dim=(2, 3)).double().cpu())
-        labels += image.labels[kept].tolist()
-        norms += float(torch.linalg.vector_norm(found, dim=1).sum())
-        cells += found[0, 0].numel()
-    none = torch.zeros(0, detector.config.channels, dtype=torch.float64)
-    return Objects(
-        torch.cat([none, *features]), np.array(labels, np.int64), torch.tensor(norms / max(1, cells)).double()
-    )
+        labels += image.labels[rows].tolist()
+        norms += float(torch.linalg.vector_norm(feature_map, dim=1).sum())
+        cells += feature_map[0, 0].numel()
+    empty = torch.zeros(0, detector.config.channels, dtype=torch.float64)
+    mean_norm = torch.tensor(norms / max(1, cells)).double()
+    return ObjectFeatures(torch.cat([empty, *features]), np.array(labels, np.int64), mean_norm)
 
 
 def euclidean_distances(points: Tensor) -> Tensor:
-    """Return the distances of all pairs of points [n, channels]."""
+    """Return the Euclidean distances of all pairs of points [n, channels], as [n, n]."""
     return torch.cdist(points, points, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def ball_distances(points: Tensor, *, curvature: float) -> Tensor:
-    """Return the hyperbolic distances of all pairs of points [n, channels] of the ball."""
+    """Return the hyperbolic distances of all pairs of points [n, channels] in the Poincaré ball, as [n, n]."""
     rows = [mobius_distance(one.expand_as(points), points, curvature=curvature)[:, 0] for one in points]
     return torch.stack(rows)
 
 
-def separation(distances: Tensor, labels: Array) -> Separation:
-    """Return the mean distance of pairs of one class and of two; not a number where there is no such pair."""
-    alike = torch.from_numpy(labels[:, None] == labels[None])
+def class_distances(distances: Tensor, labels: Array) -> ClassDistances:
+    """Return the mean distances of pairs within and between classes."""
+    same_class = torch.from_numpy(labels[:, None] == labels[None])
     pairs = torch.ones_like(distances, dtype=torch.bool).triu(diagonal=1)
-    return Separation(float(distances[pairs & alike].mean()), float(distances[pairs & ~alike].mean()))
+    return ClassDistances(float(distances[pairs & same_class].mean()), float(distances[pairs & ~same_class].mean()))
 
 
-def principal(points: Tensor) -> Array:
-    """Return points [n, channels] along their two directions of most variance, whose largest shares are positive."""
-    centerd = (points - points.mean(dim=0)).numpy()
-    _, _, directions = np.linalg.svd(centerd, full_matrices=False)
-    two = np.zeros((2, centerd.shape[1]))
-    two[: len(directions[:2])] = directions[:2]
-    signs = np.sign(two[np.arange(2), np.abs(two).argmax(1)])
-    found: Array = centerd @ (two * np.where(signs == 0, 1, signs)[:, None]).T
-    return found
+def principal_components(points: Tensor) -> Array:
+    """Return points [n, channels] projected onto their first two principal components, as [n, 2].
 
-
-def on_disk(distances: Tensor, start: Array) -> Array:
-    """Return points of the unit disk whose hyperbolic distances are as near to `distances` as can be.
-
-    They begin at `start` [n, 2], scaled to the mean distance, and go down the squared differences of all pairs.
+    The largest coefficient of each component is positive, so that its sign is reproducible.
     """
-    wanted = distances.double()
+    centered = (points - points.mean(dim=0)).numpy()
+    _, _, directions = np.linalg.svd(centered, full_matrices=False)
+    components = np.zeros((2, centered.shape[1]))
+    components[: len(directions[:2])] = directions[:2]
+    signs = np.sign(components[np.arange(2), np.abs(components).argmax(1)])
+    projected: Array = centered @ (components * np.where(signs == 0, 1, signs)[:, None]).T
+    return projected
+
+
+def embed_on_disk(distances: Tensor, start: Array) -> Array:
+    """Return points of the unit disk, [n, 2], whose hyperbolic distances approximate `distances` [n, n].
+
+    L-BFGS minimizes the mean squared difference over all pairs, from `start` [n, 2] scaled to the mean distance.
+    """
+    target = distances.double()
     tangents = torch.from_numpy(start).double()
     spread = float(euclidean_distances(tangents).mean())
-    tangents = tangents * (float(wanted.mean()) / 2 / max(spread, 1e-12))
+    tangents = tangents * (float(target.mean()) / 2 / max(spread, 1e-12))
     tangents.requires_grad_()
-    optimizer = torch.optim.LBFGS([tangents], max_iter=STEPS, line_search_fn="strong_wolfe")
-    upper = torch.ones_like(wanted, dtype=torch.bool).triu(diagonal=1)
+    optimizer = torch.optim.LBFGS([tangents], max_iter=MAX_ITERATIONS, line_search_fn="strong_wolfe")
+    pairs = torch.ones_like(target, dtype=torch.bool).triu(diagonal=1)
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        stress = (disk_distances(tangents)[upper] - wanted[upper]).square().mean()
+        stress = (disk_distances(tangents)[pairs] - target[pairs]).square().mean()
         stress.backward()  # type: ignore[no-untyped-call]
         return stress
 
     optimizer.step(closure)  # type: ignore[no-untyped-call]
-    found: Array = expmap0(tangents.detach(), curvature=1.0).numpy()
-    return found
+    points: Array = expmap0(tangents.detach(), curvature=1.0).numpy()
+    return points
 
 
 def disk_distances(tangents: Tensor) -> Tensor:
-    """Return the hyperbolic distances of all pairs of points of the unit disk, by their tangent vectors [n, 2]."""
+    """Return the hyperbolic distances, [n, n], of all pairs of points of the unit disk, given as tangents [n, 2]."""
     shape = (len(tangents), 2, len(tangents))
     rows, columns = tangents[:, :, None].expand(shape), tangents.T[None].expand(shape)
     return tangent_distance(rows, columns, curvature=1.0)[:, 0]
 
 
 def draw_embeddings(
-    seen: Mapping[str, Objects], classes: Sequence[str], config: recipe.HsmOptions, folder: Path
+    networks: Mapping[str, ObjectFeatures], classes: Sequence[str], config: recipe.HsmOptions, folder: Path
 ) -> list[Path]:
-    """Write a column for each network: its objects by principal components above, on the Poincaré disk below.
+    """Write a column for each network: principal components of its objects, and the objects on the Poincaré disk.
 
     Args:
-        seen: By the network's name, the same objects as each sees them.
-        classes: Names by label.
+        networks: Name of a network -> its features of the same objects.
+        classes: Names of the labels.
         config: HSM's settings.
-        folder: Where.
+        folder: Output folder.
 
     Raises:
         MissingExtraError: Matplotlib is not installed.
-        OutputError: The folder cannot be written.
+        OutputError: The folder is not writable.
     """
     points: list[Row] = []
-    distances: list[Row] = []
-    width, side = panel_widths(len(seen))
-    with sheet(width, 2 * side + 1.2, rows=2, columns=len(seen)) as (figure, grid):
-        for column, (name, objects) in enumerate(seen.items()):
+    means: list[Row] = []
+    width, side = panel_widths(len(networks))
+    with subplots(width, 2 * side + 1.2, rows=2, columns=len(networks)) as (figure, grid):
+        for column, (name, objects) in enumerate(networks.items()):
             ball = objects.in_ball(config)
-            flat, bent = euclidean_distances(objects.features), ball_distances(ball, curvature=config.curvature)
-            plane = principal(objects.features)
-            disk = on_disk(bent * config.curvature**0.5, principal(ball))
-            for row, (space, places, between) in enumerate((("Euclidean", plane, flat), ("Poincaré", disk, bent))):
-                apart = separation(between, objects.labels)
-                _scatter(grid[row, column], places, objects.labels, f"{name}, {space}", _words(apart))
+            euclidean = euclidean_distances(objects.features)
+            hyperbolic = ball_distances(ball, curvature=config.curvature)
+            plane = principal_components(objects.features)
+            disk = embed_on_disk(hyperbolic * config.curvature**0.5, principal_components(ball))
+            spaces = ("Euclidean", plane, euclidean), ("Poincaré", disk, hyperbolic)
+            for row, (space, positions, distances) in enumerate(spaces):
+                mean = class_distances(distances, objects.labels)
+                _draw_points(grid[row, column], positions, objects.labels, f"{name}, {space}\n{_caption(mean)}")
                 points += [
                     (name, space, index, classes[label], float(x), float(y))
-                    for index, (label, (x, y)) in enumerate(zip(objects.labels, places, strict=True))
+                    for index, (label, (x, y)) in enumerate(zip(objects.labels, positions, strict=True))
                 ]
-                distances.append((name, space, apart.intra, apart.inter))
-            _circle(grid[1, column])
-        occurring = sorted({int(label) for objects in seen.values() for label in objects.labels})
-        handles = [_handle(label, classes[label]) for label in occurring]
+                means.append((name, space, mean.intra_class, mean.inter_class))
+            _draw_disk(grid[1, column])
+        present = sorted({int(label) for objects in networks.values() for label in objects.labels})
+        handles = [_legend_handle(label, classes[label]) for label in present]
         figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 5), handletextpad=0.2)
-        paths = save(figure, Numbers(("network", "space", "object", "class", "x", "y"), points), folder, NAME)
-    told = Numbers(("network", "space", "mean_intra_class_distance", "mean_inter_class_distance"), distances)
-    return [*paths, told.write(folder / f"{NAME}-distances.csv")]
+        data = FigureData(("network", "space", "object", "class", "x", "y"), points)
+        paths = save_figure(figure, data, folder, NAME)
+    headings = ("network", "space", "mean_intra_class_distance", "mean_inter_class_distance")
+    return [*paths, FigureData(headings, means).write(folder / f"{NAME}-distances.csv")]
 
 
-def _words(apart: Separation) -> str:
-    inter = "no second class" if np.isnan(apart.inter) else f"between classes {apart.inter:.2f}"
-    return f"within a class {apart.intra:.2f}\n{inter}"
+def _caption(mean: ClassDistances) -> str:
+    inter = "one class only" if np.isnan(mean.inter_class) else f"between classes {mean.inter_class:.2f}"
+    return f"within a class {mean.intra_class:.2f}\n{inter}"
 
 
-def _scatter(axes: Any, places: Array, labels: Array, title: str, words: str) -> None:
-    axes.set_title(f"{title}\n{words}", pad=4)
+def _draw_points(axes: Any, positions: Array, labels: Array, title: str) -> None:
+    axes.set_title(title, pad=4)
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set(visible=True, color="0.85")
     for label in sorted(set(labels.tolist())):
-        mine = places[labels == label]
-        axes.scatter(mine[:, 0], mine[:, 1], s=9, marker=_marker(label), color=_color(label), linewidths=0, alpha=0.8)
+        x, y = positions[labels == label].T
+        axes.scatter(x, y, s=9, marker=_marker(label), color=_color(label), linewidths=0, alpha=0.8)
     axes.set_aspect("equal", adjustable="datalim")
 
 
-def _circle(axes: Any) -> None:
-    """Draw the disk's border, which lies infinitely far away."""
+def _draw_disk(axes: Any) -> None:
+    """Draw the border of the Poincaré disk."""
     from matplotlib.patches import Circle  # noqa: PLC0415 - an optional package
 
     axes.set_axis_off()
@@ -241,7 +255,7 @@ def _marker(label: int) -> str:
     return MARKERS[label // len(OKABE_ITO) % len(MARKERS)]
 
 
-def _handle(label: int, name: str) -> Any:
+def _legend_handle(label: int, name: str) -> Any:
     from matplotlib.lines import Line2D  # noqa: PLC0415 - an optional package
 
     return Line2D([], [], linestyle="", marker=_marker(label), color=_color(label), markersize=4, label=name)

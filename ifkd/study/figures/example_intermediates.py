@@ -1,4 +1,4 @@
-"""IFKD at work on the examples: its inner maps, from the method as a run left it."""
+"""Compute IFKD's intermediate maps of example images with the layers that a run learned."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,75 +18,77 @@ from ifkd.study.figures.examples import Example
 from ifkd.study.figures.trained_runs import TrainedRun
 from ifkd.training.pipelines import feature_rms
 from ifkd.training.prediction import as_batch
-from ifkd.training.run_folder import LEARNED
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ExampleIntermediates:
-    """What IFKD makes of examples."""
+    """IFKD's intermediate maps of examples."""
 
     method: IfkdMethod
     maps: list[list[Intermediates]]
     """By example and level."""
-    unlearned: str | None
-    """Why the method's own layers are not those it learned; None when they are."""
-    undisturbed: str | None
-    """Why there is no EDE; None when there is."""
+    no_learned_layers: str | None
+    """Reason why the method has untrained layers; None where it has the run's."""
+    no_ede: str | None
+    """Reason why there are no EDE maps; None where there are."""
     encoder: str
-    """What stands for MobileSAM, for a caption."""
+    """Name of EDE's image encoder."""
 
-    def at(self, level: recipe.Level) -> list[Intermediates]:
+    def at_level(self, level: recipe.Level) -> list[Intermediates]:
         """Return the maps of one level, by example."""
         return [next(one for one in levels if one.level == level) for levels in self.maps]
 
 
-def example_intermediates(teacher: TrainedRun, student: TrainedRun, shown: Sequence[Example]) -> ExampleIntermediates:
-    """Return what IFKD makes of examples with a teacher and the student it taught.
+def example_intermediates(
+    teacher: TrainedRun, student: TrainedRun, examples: Sequence[Example]
+) -> ExampleIntermediates:
+    """Return the intermediate maps of examples for a teacher and a student distilled from it.
 
     Raises:
         CheckpointError: A checkpoint is damaged.
-        DataError: The method must be calibrated anew, and the training images cannot be read.
+        DataError: The method must be calibrated again, and the training images cannot be read.
     """
-    method, unlearned = _method(teacher, student)
-    knowledge, undisturbed = _knowledge(teacher.detector, method.config.ede)
+    method, no_learned_layers = _load_method(teacher, student)
+    frozen_models, no_ede = _build_frozen_models(teacher.detector, method.config.ede)
     device = next(student.detector.parameters()).device
-    method, knowledge = method.to(device), knowledge.to(device)
-    found = []
-    for example in shown:
+    method, frozen_models = method.to(device), frozen_models.to(device)
+    maps = []
+    for example in examples:
         pixels = as_batch([example.padded]).to(device)
         images = normalize(pixels)
-        taught = knowledge(images, pixels)
+        outputs = frozen_models(images, pixels)
         with torch.no_grad():
-            output = student.detector(images)
-        found.append(compute_intermediates(method, DistillationBatch(output, taught.teacher, taught.embedding, [], 0)))
+            student_output = student.detector(images)
+        batch = DistillationBatch(student_output, outputs.teacher, outputs.embedding, [], 0)
+        maps.append(compute_intermediates(method, batch))
     encoder = "random weights" if method.config.ede.weights == "random" else "MobileSAM"
-    return ExampleIntermediates(method, found, unlearned, undisturbed, encoder)
+    return ExampleIntermediates(method, maps, no_learned_layers, no_ede, encoder)
 
 
-def _method(teacher: TrainedRun, student: TrainedRun) -> tuple[IfkdMethod, str | None]:
-    """Return the method as the run left it; or unlearned, with the reason, when the run did not keep it."""
-    path = student.folder / LEARNED
+def _load_method(teacher: TrainedRun, student: TrainedRun) -> tuple[IfkdMethod, str | None]:
+    """Return the method with the run's learned layers; or with untrained layers, and the reason."""
+    path = student.folder.method
     if path.is_file():
         method, reason = load_method_checkpoint(path), None
     else:
         settings, detector = student.recipe, student.checkpoint.meta.detector
-        between = NetworkPair(
+        networks = NetworkPair(
             channels=detector.channels,
             teacher_channels=teacher.checkpoint.meta.detector.channels,
             levels=detector.levels,
             feature_rms=feature_rms(teacher.detector, read_split(settings.data, "train"), settings),
         )
         with torch.random.fork_rng(devices=[]):
-            method = build_method(recipe.IfkdOptions.model_validate(student.method), between).eval()
-        reason = f"{path} is absent: the run was made before runs kept what the method learned"
+            method = build_method(recipe.IfkdOptions.model_validate(student.method), networks).eval()
+        reason = f"{path} is missing; runs of older versions did not save the method's layers"
     assert isinstance(method, IfkdMethod)
     return method, reason
 
 
-def _knowledge(teacher: Detector, ede: recipe.EdeOptions) -> tuple[FrozenModels, str | None]:
-    """Return the frozen networks; without MobileSAM, and with the reason, where EDE is off or lacks its weights."""
+def _build_frozen_models(teacher: Detector, ede: recipe.EdeOptions) -> tuple[FrozenModels, str | None]:
+    """Return the frozen networks; without MobileSAM, and with the reason, where EDE is off or has no weights."""
     if not ede.enabled or ede.weight == 0:
-        return FrozenModels(teacher), "the run has EDE switched off"
+        return FrozenModels(teacher), "EDE is off in the run"
     try:
         return FrozenModels(teacher, ede.model_copy(update={"cache": False})), None
     except CheckpointError as error:

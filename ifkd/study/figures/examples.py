@@ -1,4 +1,4 @@
-"""The images that figures show: a window of each as training has it, with the objects in it."""
+"""Example images for figures: one window of each image as the networks see it, with its objects."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,25 +11,27 @@ from ifkd.core.detections import Array
 from ifkd.core.errors import UsageError, did_you_mean
 from ifkd.data.coco import CocoDataset, LabeledImage
 from ifkd.imagery.image_files import pad
-from ifkd.training.dataset import scaled
+from ifkd.training.dataset import load_scaled
 from ifkd.training.prediction import padded_size
 
-TELLING_OBJECTS = 8
-"""Objects that make a good picture; of images alike in classes, that with a number nearest to this is shown."""
-HINTS = 5
+PREFERRED_OBJECTS = 8
+"""Preferred number of objects in an image, among images with the same number of new classes."""
+LISTED_IMAGES = 5
+"""Images that an error message lists."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Example:
-    """A window of an image, in the pixels that networks see."""
+    """A window of an image, in pixels of the networks' input."""
 
     name: str
-    """The image's file name without its ending."""
+    """The image's file name without extension."""
     pixels: Array
     """uint8 [height, width, 3]."""
     boxes: Array
-    """float32 [n, 4], of the objects that lie in it."""
+    """float32 [n, 4], objects whose center is in the window, clipped to it."""
     labels: Array
+    """int64 [n]."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -38,60 +40,60 @@ class Example:
 
     @property
     def padded(self) -> Array:
-        """The pixels, filled up to the networks' stride."""
+        """The pixels, padded to a multiple of the networks' stride."""
         return pad(self.pixels, padded_size(self.size))
 
 
-def examples(
+def select_examples(
     dataset: CocoDataset, data: recipe.DataOptions, *, names: Sequence[str] = (), count: int = 3
 ) -> list[Example]:
-    """Return the images named, or `count` that together show many classes.
+    """Return examples of the named images, or of `count` images that together show many classes.
 
     Args:
         dataset: The split.
-        data: How images are brought to a detector; a larger one is cut to the `tile_px` window with most objects.
-        names: Image ids, or file names with or without their ending.
-        count: How many to choose where none are named.
+        data: Scale, contrast and tile size; an image larger than a tile is cropped to the window with most objects.
+        names: Image ids, or file names with or without extension.
+        count: Number of images to choose when none are named.
 
     Raises:
-        UsageError: There is no such image.
+        UsageError: An image does not exist.
         DataError: An image cannot be read.
     """
-    chosen = [_named(dataset, name) for name in names] if names else _telling(dataset.images, count)
-    return [_example(image, data) for image in chosen]
+    images = [_find_image(dataset, name) for name in names] if names else _diverse_images(dataset.images, count)
+    return [_crop_example(image, data) for image in images]
 
 
-def _named(dataset: CocoDataset, name: str) -> LabeledImage:
-    known: dict[str, LabeledImage] = {}
+def _find_image(dataset: CocoDataset, name: str) -> LabeledImage:
+    by_name: dict[str, LabeledImage] = {}
     for image in dataset.images:
-        known |= {str(image.id): image, image.path.name: image, image.path.stem: image}
-    if name not in known:
+        by_name |= {str(image.id): image, image.path.name: image, image.path.stem: image}
+    if name not in by_name:
         stems = [image.path.stem for image in dataset.images]
         hint = did_you_mean(name, [*stems, *(str(image.id) for image in dataset.images)])
-        first = ", ".join(f"{image.id} ({image.path.stem})" for image in dataset.images[:HINTS])
-        raise UsageError(f"{dataset.path} has no image {name!r}", hint=f"{hint} The first of them are {first}".lstrip())
-    return known[name]
+        first = ", ".join(f"{image.id} ({image.path.stem})" for image in dataset.images[:LISTED_IMAGES])
+        raise UsageError(f"{dataset.path} has no image {name!r}", hint=f"{hint} The first images are {first}".lstrip())
+    return by_name[name]
 
 
-def _telling(images: Sequence[LabeledImage], count: int) -> list[LabeledImage]:
-    """Return images one by one, each with as many classes as possible that no earlier one shows."""
-    rest, chosen = [image for image in images if _objects(image)], list[LabeledImage]()
-    seen: set[int] = set()
-    while rest and len(chosen) < count:
-        best = min(rest, key=partial(_rank, seen=frozenset(seen)))
-        chosen.append(best)
-        rest.remove(best)
-        seen |= _classes(best)
-        rest = [image for image in rest if image.place != best.place] or rest
-    return chosen
+def _diverse_images(images: Sequence[LabeledImage], count: int) -> list[LabeledImage]:
+    """Return up to `count` images, each with as many classes as possible that no earlier one shows."""
+    candidates, selected = [image for image in images if _object_count(image)], list[LabeledImage]()
+    shown: set[int] = set()
+    while candidates and len(selected) < count:
+        best = min(candidates, key=partial(_rank, shown=frozenset(shown)))
+        selected.append(best)
+        candidates.remove(best)
+        shown |= _classes(best)
+        candidates = [image for image in candidates if image.scene != best.scene] or candidates
+    return selected
 
 
-def _rank(image: LabeledImage, *, seen: frozenset[int]) -> tuple[int, int]:
-    """Return how late an image comes: by the classes it adds, then by its number of objects."""
-    return -len(_classes(image) - seen), abs(_objects(image) - TELLING_OBJECTS)
+def _rank(image: LabeledImage, *, shown: frozenset[int]) -> tuple[int, int]:
+    """Return the sort key of a candidate: most new classes first, then the preferred number of objects."""
+    return -len(_classes(image) - shown), abs(_object_count(image) - PREFERRED_OBJECTS)
 
 
-def _objects(image: LabeledImage) -> int:
+def _object_count(image: LabeledImage) -> int:
     return int((~image.ignore).sum())
 
 
@@ -99,25 +101,25 @@ def _classes(image: LabeledImage) -> set[int]:
     return set(image.labels[~image.ignore].tolist())
 
 
-def _example(image: LabeledImage, data: recipe.DataOptions) -> Example:
-    pixels, boxes = scaled(image, data.scale, imagery=data.imagery)
+def _crop_example(image: LabeledImage, data: recipe.DataOptions) -> Example:
+    pixels, boxes = load_scaled(image, data.scale, imagery=data.imagery)
     boxes, labels = boxes[~image.ignore], image.labels[~image.ignore]
     centers = (boxes[:, :2] + boxes[:, 2:]) / 2
-    left, top = _window(centers, (pixels.shape[1], pixels.shape[0]), data.tile_px)
+    left, top = _densest_window(centers, (pixels.shape[1], pixels.shape[0]), data.tile_px)
     pixels = np.ascontiguousarray(pixels[top : top + data.tile_px, left : left + data.tile_px])
     corner = np.array([left, top], np.float32)
     inside = ((centers >= corner) & (centers < corner + data.tile_px)).all(1)
-    side = np.array([pixels.shape[1], pixels.shape[0]] * 2, np.float32)
-    moved = np.clip(boxes[inside] - np.tile(corner, 2), 0, side).astype(np.float32)
-    return Example(image.path.stem, pixels, moved, labels[inside])
+    limits = np.array([pixels.shape[1], pixels.shape[0]] * 2, np.float32)
+    clipped = np.clip(boxes[inside] - np.tile(corner, 2), 0, limits).astype(np.float32)
+    return Example(image.path.stem, pixels, clipped, labels[inside])
 
 
-def _window(centers: Array, size: tuple[int, int], side: int) -> tuple[int, int]:
-    """Return the corner (x, y) of the window of an image (width, height) that holds most centers: one is its middle."""
-    most = np.maximum(np.array(size) - side, 0)
-    corners = np.clip(np.round(centers - side / 2), 0, most).astype(int)
+def _densest_window(centers: Array, size_wh: tuple[int, int], side: int) -> tuple[int, int]:
+    """Return the upper left corner (x, y) of the window around an object that contains most object centers."""
+    last = np.maximum(np.array(size_wh) - side, 0)
+    corners = np.clip(np.round(centers - side / 2), 0, last).astype(int)
     if not len(corners):
-        corners = most[None] // 2
-    held = [int(((centers >= corner) & (centers < corner + side)).all(1).sum()) for corner in corners]
-    left, top = corners[int(np.argmax(held))].tolist()
+        corners = last[None] // 2
+    counts = [int(((centers >= corner) & (centers < corner + side)).all(1).sum()) for corner in corners]
+    left, top = corners[int(np.argmax(counts))].tolist()
     return left, top

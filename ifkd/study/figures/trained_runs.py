@@ -1,4 +1,4 @@
-"""The runs of a study's folder that figures show: its teacher, and of one seed the students they compare."""
+"""Find the finished runs in a study's folder that figures compare: the teacher, and the students of one seed."""
 
 import re
 from collections.abc import Iterable
@@ -13,125 +13,133 @@ from ifkd.models import Detector
 from ifkd.models.checkpoint import Checkpoint, build_from, load_checkpoint
 from ifkd.recipe import Recipe
 from ifkd.study.study_record import TEACHER
-from ifkd.study.variant import PARTS, PLAIN
-from ifkd.training.run_folder import BEST, RESULT
+from ifkd.study.variants import PARTS, PLAIN
+from ifkd.training.run_folder import RESULT, RunFolder
 
 RUN_NAME = re.compile(r"(?P<label>.+)-(?P<seed>\d+)")
-WHOLE = ("ifkd", "+".join(("at", *PARTS)), "+".join(PARTS))
-"""Labels of the whole method: compared, and ablated with attention transfer and without."""
+IFKD_LABELS = ("ifkd", "+".join(("at", *PARTS)), "+".join(PARTS))
+"""Labels of the complete method: in a comparison, and in ablations with and without attention transfer."""
 
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """A finished run."""
+    """A finished run of a study."""
 
     label: str
-    """As the study's table has it."""
-    folder: Path
-    root: Path | None = None
-    """Where its data set lies by now, if not where the recipe says."""
+    """Its label in the study's table."""
+    folder: RunFolder
+    data_root: Path | None = None
+    """Present folder of the data set; None for the recipe's."""
 
     @cached_property
     def checkpoint(self) -> Checkpoint:
-        """Its best checkpoint."""
-        return load_checkpoint(self.folder / BEST)
+        """The best checkpoint."""
+        return load_checkpoint(self.folder.best)
 
     @cached_property
     def detector(self) -> Detector:
-        """What it trained, in eval mode."""
+        """The detector of the best checkpoint, in eval mode."""
         return build_from(self.checkpoint).to(best_device())
 
     @property
     def recipe(self) -> Recipe:
-        """The effective recipe it was trained by, with the data set's present place."""
-        told = self.checkpoint.meta.recipe
-        if self.root is None:
-            return told
-        return told.model_copy(update={"data": told.data.model_copy(update={"root": self.root})})
+        """The recipe of the training, with the present folder of the data set."""
+        recipe = self.checkpoint.meta.recipe
+        if self.data_root is None:
+            return recipe
+        return recipe.model_copy(update={"data": recipe.data.model_copy(update={"root": self.data_root})})
 
     @property
     def method(self) -> dict[str, Any]:
-        """The options of its method, as they really were; nothing for plain training."""
-        told = self.checkpoint.meta.provenance.get("method")
-        return told if isinstance(told, dict) else {}
+        """The options of the distillation method; empty for plain training."""
+        method = self.checkpoint.meta.provenance.get("method")
+        return method if isinstance(method, dict) else {}
+
+    @property
+    def is_ifkd(self) -> bool:
+        """Whether the distillation method is IFKD."""
+        return self.method.get("name") == "ifkd"
 
 
 @dataclass(frozen=True, slots=True)
 class TrainedRuns:
-    """What figures are drawn of."""
+    """The runs of a study that figures compare."""
 
     teacher: TrainedRun
     seed: int
     students: dict[str, TrainedRun]
-    """The finished runs of this seed, by label."""
-    whole: str | None
-    """The label of the whole method, IFKD."""
+    """Label -> finished run with this seed."""
+    ifkd_label: str | None
+    """The label of the variant that represents IFKD; None where it is not trained."""
 
     @property
     def ifkd(self) -> TrainedRun | None:
-        """The student that IFKD taught."""
-        return None if self.whole is None else self.students[self.whole]
+        """The student distilled with IFKD."""
+        return None if self.ifkd_label is None else self.students[self.ifkd_label]
 
     @property
     def plain(self) -> TrainedRun | None:
-        """The student that nobody taught."""
+        """The student trained without a teacher."""
         return self.students.get(PLAIN.label)
 
     @property
-    def attention(self) -> TrainedRun | None:
-        """The student that attention transfer taught."""
+    def at(self) -> TrainedRun | None:
+        """The student distilled with attention transfer."""
         return self.students.get("at")
 
 
 def find_runs(
-    folder: Path, *, seed: int | None = None, label: str | None = None, root: Path | None = None
+    study_folder: Path, *, seed: int | None = None, label: str | None = None, data_root: Path | None = None
 ) -> TrainedRuns:
-    """Return the runs of a study's folder.
+    """Return the finished runs in a study's folder.
 
     Args:
-        folder: A folder of `ifkd study`.
-        seed: Whose students; by default the lowest seed by which IFKD was trained, else the lowest there is.
-        label: The variant that stands for IFKD; by default the whole method.
-        root: Where the data set lies by now; by default where each run's recipe says.
+        study_folder: The output folder of `ifkd study`.
+        seed: Seed of the students; by default the lowest seed with an IFKD run, else the lowest seed.
+        label: Label of the variant that represents IFKD; by default the complete method.
+        data_root: Present folder of the data set; by default that of each run's recipe.
 
     Raises:
-        UsageError: The folder holds no study, or it has no such seed or variant.
+        UsageError: The folder contains no study, or no run with this seed or label.
     """
-    finished = {path.parent.name: path.parent for path in sorted(folder.glob(f"*/{RESULT}"))}
+    finished = {path.parent.name: RunFolder(path.parent) for path in sorted(study_folder.glob(f"*/{RESULT}"))}
     if TEACHER not in finished:
         raise UsageError(
-            f"{folder} holds no study whose teacher is trained",
+            f"{study_folder} contains no study with a finished teacher",
             expected="a folder of `ifkd study compare`, `ablate` or `sweep`",
         )
     by_seed: dict[int, dict[str, TrainedRun]] = {}
-    for name, place in finished.items():
-        if found := RUN_NAME.fullmatch(name):
-            by_seed.setdefault(int(found["seed"]), {})[found["label"]] = TrainedRun(found["label"], place, root)
-    labels = {one for students in by_seed.values() for one in students}
+    for name, folder in finished.items():
+        if parts := RUN_NAME.fullmatch(name):
+            run = TrainedRun(parts["label"], folder, data_root)
+            by_seed.setdefault(int(parts["seed"]), {})[run.label] = run
+    labels = {known for students in by_seed.values() for known in students}
     if label is not None and label not in labels:
-        raise UsageError(f"{folder} has no finished run of {label!r}", hint=_hint(label, labels))
+        raise UsageError(f"{study_folder} has no finished run of {label!r}", hint=_hint(label, labels))
     if seed is not None and seed not in by_seed:
-        raise UsageError(f"{folder} has no finished run of seed {seed}", expected=_listed(map(str, sorted(by_seed))))
+        seeds = _listed(map(str, sorted(by_seed)))
+        raise UsageError(f"{study_folder} has no finished run with seed {seed}", expected=seeds)
     if seed is None:
-        having = [one for one in sorted(by_seed) if _whole(by_seed[one], label) is not None]
-        seed = next(iter(having or sorted(by_seed)), 0)
+        with_ifkd = [known for known in sorted(by_seed) if _ifkd_label(by_seed[known], label) is not None]
+        seed = next(iter(with_ifkd or sorted(by_seed)), 0)
     students = by_seed.get(seed, {})
     if label is not None and label not in students:
-        raise UsageError(f"{folder} has no finished run {label}-{seed}", hint=_hint(label, students))
-    return TrainedRuns(TrainedRun(TEACHER, finished[TEACHER], root), seed, students, _whole(students, label))
+        raise UsageError(f"{study_folder} has no finished run {label}-{seed}", hint=_hint(label, students))
+    teacher = TrainedRun(TEACHER, finished[TEACHER], data_root)
+    return TrainedRuns(teacher, seed, students, _ifkd_label(students, label))
 
 
-def _whole(students: dict[str, TrainedRun], label: str | None) -> str | None:
-    """Return the label that stands for IFKD: the one asked for, a usual one, or the first that is IFKD at all."""
+def _ifkd_label(students: dict[str, TrainedRun], label: str | None) -> str | None:
+    """Return the label that represents IFKD: the given one, a usual one, or the first whose method is IFKD."""
     if label is not None:
         return label if label in students else None
-    usual = next((one for one in WHOLE if one in students), None)
-    return usual or next((one for one, run in students.items() if run.method.get("name") == "ifkd"), None)
+    usual = next((known for known in IFKD_LABELS if known in students), None)
+    return usual or next((known for known, run in students.items() if run.is_ifkd), None)
 
 
 def _hint(wrong: str, known: Iterable[str]) -> str:
-    return f"{did_you_mean(wrong, known)} There are {_listed(known)}".lstrip()
+    return f"{did_you_mean(wrong, known)} Finished runs: {_listed(known)}".lstrip()
 
 
-def _listed(words: Iterable[str]) -> str:
-    return ", ".join(sorted(words)) or "none yet"
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names)) or "none"

@@ -1,7 +1,7 @@
-"""What all figures share: their look, their colors, and how one becomes files with the numbers behind it.
+"""Matplotlib set-up that all figures share: style, colors, and saving.
 
-Matplotlib draws without a display and without its global state. Equal numbers give equal bytes: nothing in a file
-tells when it was made, and the ids in an SVG are digests of what they name.
+Matplotlib runs without a display and without its global state. Equal data give equal files: no file contains a date,
+and the ids in an SVG are derived from its content.
 """
 
 import csv
@@ -24,16 +24,15 @@ if TYPE_CHECKING:
 FORMATS = ("png", "svg", "pdf")
 DPI = 300
 COLUMN_INCHES, PAGE_INCHES = 3.4, 7.0
-"""Widths of one column and of both in a two-column paper."""
+"""Widths of one column and of both columns in a two-column paper."""
 OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442", "#000000")
-"""Told apart with any color vision (Okabe and Ito 2008)."""
+"""Colors that are distinguishable with any color vision (Okabe and Ito 2008)."""
 MARKERS = "osD^vPXd"
-PREDICTED, TRUE = "#D55E00", "#0072B2"
-"""The paper's red and blue, in the shades of them that are told apart with any color vision."""
-HEAT = "cividis"
-"""The color map of values that begin at 0: even, and the same with any color vision."""
-AROUND = "PuOr"
-"""The color map of values around a middle."""
+PREDICTED_COLOR, GROUND_TRUTH_COLOR = OKABE_ITO[4], OKABE_ITO[0]
+SEQUENTIAL_CMAP = "cividis"
+"""For values that start at 0."""
+DIVERGING_CMAP = "PuOr"
+"""For values around a center."""
 STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 7.5,
@@ -56,25 +55,25 @@ STYLE: dict[Any, Any] = {
     "image.interpolation": "nearest",
     "image.composite_image": False,
 }
-UNDATED: dict[str, dict[str, Any]] = {
+REPRODUCIBLE_METADATA: dict[str, dict[str, Any]] = {
     "png": {"Software": None},
     "svg": {"Date": None, "Creator": None},
     "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
 }
-"""What each format would say of when and by what it was written."""
+"""Format -> metadata keys to leave out, because they contain dates and versions."""
 
 Row = Sequence[str | int | float]
 
 
 @dataclass(frozen=True, slots=True)
-class Numbers:
-    """The numbers behind a figure."""
+class FigureData:
+    """The data of a figure as a table."""
 
     headings: tuple[str, ...]
     rows: Sequence[Row]
 
     def csv(self) -> str:
-        """Return them as CSV; figures have all the digits that float32 tells apart."""
+        """Return the table as CSV; nine digits represent each float32 exactly."""
         stream = io.StringIO()
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(self.headings)
@@ -82,7 +81,7 @@ class Numbers:
         return stream.getvalue()
 
     def write(self, path: Path) -> Path:
-        """Write them, and return the path.
+        """Write the CSV file, and return its path.
 
         Raises:
             OutputError: The file cannot be written.
@@ -91,8 +90,8 @@ class Numbers:
         return path
 
 
-def need_matplotlib() -> None:
-    """Find that figures can be drawn, before anything is computed for them.
+def require_matplotlib() -> None:
+    """Check that Matplotlib is installed, before anything is computed for a figure.
 
     Raises:
         MissingExtraError: Matplotlib is not installed.
@@ -102,15 +101,15 @@ def need_matplotlib() -> None:
 
 
 @contextmanager
-def sheet(
+def subplots(
     width: float, height: float, *, rows: int = 1, columns: int = 1, **options: Any
 ) -> Iterator[tuple["Figure", Any]]:
-    """Yield a figure of so many inches and its axes as an array [rows, columns], in our look.
+    """Yield a styled figure, its size in inches, and its axes as an array [rows, columns].
 
     Raises:
         MissingExtraError: Matplotlib is not installed.
     """
-    need_matplotlib()
+    require_matplotlib()
     from matplotlib import rc_context  # noqa: PLC0415 - an optional package
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415
     from matplotlib.figure import Figure  # noqa: PLC0415
@@ -121,32 +120,36 @@ def sheet(
         yield figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
-def bare(axes: "Axes", *, title: str = "") -> None:
-    """Take the frame and the ticks from axes that show an image."""
-    axes.set_axis_off()
-    axes.set_title(title, pad=3)
-
-
 def panel_widths(columns: int) -> tuple[float, float]:
-    """Return the width of a figure of square panels and of one of them, inches; few panels do not fill a page."""
+    """Return the width of a figure of square panels and of one panel in inches; few panels do not fill the page."""
     side = PAGE_INCHES / max(columns, 3)
     return max(columns * side, COLUMN_INCHES), side
 
 
-def picture(axes: "Axes", pixels: Array, **options: Any) -> None:
-    """Show an image so that (0, 0) is the outer corner of its first pixel, as it is for boxes."""
+def show_image(axes: "Axes", pixels: Array, *, title: str = "", **options: Any) -> None:
+    """Draw an image without frame and ticks; (0, 0) is the outer corner of the first pixel, as for boxes."""
     height, width = pixels.shape[:2]
+    axes.set_axis_off()
+    axes.set_title(title, pad=3)
     axes.imshow(pixels, extent=(0, width, height, 0), **options)
 
 
-def save(figure: "Figure", numbers: Numbers, folder: Path, name: str) -> list[Path]:
-    """Write a figure in all formats and its numbers, and return the paths.
+def draw_baseline(axes: "Axes", value: float, label: str, *, horizontal: bool) -> None:
+    """Draw the mAP of the teacher (dashed black) or of the plain student (dotted orange) as a line."""
+    style: dict[str, Any] = {"color": OKABE_ITO[1], "linestyle": (0, (1, 1.2)), "linewidth": 1.4}
+    if label == "teacher":
+        style = {"color": OKABE_ITO[7], "linestyle": (0, (5, 2)), "linewidth": 1}
+    (axes.axhline if horizontal else axes.axvline)(value, label=label, **style)
+
+
+def save_figure(figure: "Figure", data: FigureData, folder: Path, name: str) -> list[Path]:
+    """Write a figure in all formats and its data as CSV, and return the paths.
 
     Raises:
-        OutputError: The folder cannot be written.
+        OutputError: The folder is not writable.
     """
-    paths = [folder / f"{name}.{form}" for form in FORMATS]
-    for path, form in zip(paths, FORMATS, strict=True):
+    paths = [folder / f"{name}.{file_format}" for file_format in FORMATS]
+    for path, file_format in zip(paths, FORMATS, strict=True):
         with atomic_path(path) as temporary:
-            figure.savefig(temporary, format=form, metadata=UNDATED[form])
-    return [*paths, numbers.write(folder / f"{name}.csv")]
+            figure.savefig(temporary, format=file_format, metadata=REPRODUCIBLE_METADATA[file_format])
+    return [*paths, data.write(folder / f"{name}.csv")]

@@ -1,0 +1,81 @@
+"""Variants of a recipe that a study trains and compares."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ifkd.core.errors import UsageError, did_you_mean
+
+METHODS = ("fitnet", "at", "fkd", "fgd", "frs", "arsd", "insdist", "pkd", "cwd", "crosskd", "ifkd")
+"""All distillation methods."""
+PARTS = ("ede", "fdr", "hsm")
+"""The parts of IFKD that an ablation switches on and off."""
+ABLATION = ((), ("ede",), ("fdr",), ("hsm",), ("ede", "fdr"), ("ede", "hsm"), ("fdr", "hsm"), PARTS)
+"""Rows of the paper's Table 4: the parts of IFKD that are on."""
+SWEEPS: dict[str, tuple[float, ...]] = {
+    "alpha": (0.01, 0.02, 0.04, 0.06, 0.08, 0.1),
+    "beta": (0.1, 0.3, 0.5, 0.7, 0.9),
+}
+"""Parameter -> values of the paper's Figure 5, as far as they are published."""
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One row of a study's table: a label, and the recipe values that differ."""
+
+    label: str
+    """Also the prefix of its run folders' names."""
+    overrides: tuple[str, ...]
+    """KEY=VALUE overrides of the recipe."""
+    parameter: str | None = None
+    """Swept parameter, in a sweep."""
+    value: float | None = None
+    """Value of the swept parameter."""
+
+
+PLAIN = Variant("student", ('distillation.method={name="none"}',))
+"""The student trained without a teacher: the baseline of every study."""
+
+
+def comparison_variants(methods: Sequence[str] = METHODS) -> tuple[Variant, ...]:
+    """Return the plain student and one variant per method; IFKD keeps the recipe's options.
+
+    Raises:
+        UsageError: A method is unknown.
+    """
+    for name in methods:
+        if name not in METHODS:
+            raise UsageError(
+                f"There is no method {name!r}",
+                expected=f"some of {', '.join(METHODS)}",
+                hint=did_you_mean(name, METHODS) or None,
+            )
+    return PLAIN, *(
+        Variant(name, () if name == "ifkd" else (f'distillation.method={{name="{name}"}}',)) for name in methods
+    )
+
+
+def ablation_variants(*, with_at: bool) -> tuple[Variant, ...]:
+    """Return the plain student and the rows of Table 4, with or without attention transfer (AT) in each row."""
+    variants = [PLAIN]
+    for enabled in ABLATION:
+        if with_at and not enabled:
+            variants.append(Variant("at", ('distillation.method={name="at"}',)))
+            continue
+        switches = tuple(f"distillation.method.{part}.enabled={str(part in enabled).lower()}" for part in PARTS)
+        label = "+".join((("at",) if with_at else ()) + (enabled or ("none",)))
+        variants.append(Variant(label, (*switches, f"distillation.method.with_at={str(with_at).lower()}")))
+    return tuple(variants)
+
+
+def sweep_variants(parameter: str, values: Sequence[float] = ()) -> tuple[Variant, ...]:
+    """Return the plain student and IFKD with each value of alpha or beta; by default the values of Figure 5.
+
+    Raises:
+        UsageError: The parameter is unknown.
+    """
+    if parameter not in SWEEPS:
+        raise UsageError(f"{parameter!r} cannot be swept", expected=" or ".join(SWEEPS))
+    return PLAIN, *(
+        Variant(f"{parameter}={value:g}", (f"distillation.method.{parameter}={value!r}",), parameter, value)
+        for value in values or SWEEPS[parameter]
+    )
