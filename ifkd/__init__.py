@@ -1,3 +1,3 @@
-"""Train time: detectors of ships and aircraft, and the distillation of light ones from accurate ones."""
+"""Training and knowledge distillation of ship and aircraft detectors."""
 
 __version__ = "0.1.0"

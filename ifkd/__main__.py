@@ -1,4 +1,4 @@
-"""`python -m ifkd`, for torchrun."""
+"""Run the command line as `python -m ifkd`, for torchrun."""
 
 import sys
 
