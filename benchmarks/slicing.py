@@ -19,7 +19,7 @@ import rasterio
 from rasterio.windows import Window
 
 from deploy.bench.system_monitor import process_peak_mb
-from ifkd.data.slicing.slice_dataset import make_tiles
+from ifkd.data.slicing.slice_dataset import slice_dataset
 from ifkd.data.slicing.tile_plan import TileRules
 
 LIMIT_MB = 500.0
@@ -58,8 +58,8 @@ def main() -> int:
     options = parser.parse_args()
     if options.child is not None:
         start = time.perf_counter()
-        rules = TileRules(tile_px=options.tile_px, overlap_px=options.tile_px // 8, empty_share=1.0)
-        record = make_tiles(options.child, options.child.parent / "out", rules)
+        rules = TileRules(tile_px=options.tile_px, overlap_px=options.tile_px // 8, max_empty_fraction=1.0)
+        record = slice_dataset(options.child, options.child.parent / "out", rules)
         seconds = time.perf_counter() - start
         print(json.dumps({"tiles": record["contents"]["tiles"], "seconds": seconds, "peak_mb": process_peak_mb()}))
         return 0

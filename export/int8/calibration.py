@@ -1,4 +1,4 @@
-"""What INT8 is fitted to and judged on: tiles of training images, and of validation images with their labels."""
+"""Tiles for INT8: training tiles for calibration, and labeled validation tiles for the measurement of mAP."""
 
 import hashlib
 from collections.abc import Sequence
@@ -9,107 +9,92 @@ import numpy as np
 
 from export.bundle.manifest import CalibrationRecord
 from export.precision.ort_session import open_session
-from export.sample_tiles import cut_tile
+from export.tiles import read_tiles
 from ifkd import recipe
 from ifkd.core.detections import Array, Candidates
 from ifkd.core.errors import DataError
 from ifkd.core.postprocess import PostprocessConfig, postprocess
-from ifkd.data.coco import CocoDataset
+from ifkd.data.coco import CocoDataset, align_classes
 from ifkd.data.metrics import Metrics, evaluate
-from ifkd.data.splits import read_split
+from ifkd.data.splits import Split, read_split
 
 ORDER_SEED = 0
-SHA256_OF_WHAT = "the tiles' pixels, uint8 [tiles, 3, height, width], row by row"
+HINT = "INT8 needs images with the detector's classes; or remove int8 from export.precisions."
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CalibrationTiles:
-    """Tiles on which the ranges of activations are found."""
+    """Tiles from which activation ranges are computed."""
 
-    tiles: Array
+    pixels: Array
     """uint8 [tiles, 3, height, width]."""
     record: CalibrationRecord
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class LabeledTiles:
-    """Tiles on which a file's mAP is measured."""
+class ValidationTiles:
+    """Tiles on which the mAP of an ONNX file is measured."""
 
-    tiles: Array
+    pixels: Array
     """uint8 [tiles, 3, height, width]."""
     dataset: CocoDataset
-    """One image for each tile, in order."""
-    selection: PostprocessConfig
+    """One image per tile, in the same order."""
+    config: PostprocessConfig
 
-    def score(self, path: Path) -> Metrics:
-        """Return the COCO metrics of an ONNX file, run on the CPU.
+    def evaluate(self, path: Path) -> Metrics:
+        """Return the COCO metrics of an ONNX file on the CPU.
 
         Raises:
-            EngineError: ONNX Runtime cannot load it.
+            EngineError: ONNX Runtime cannot load the file.
         """
         session = open_session(path)
-        found = {}
-        for image, tile in zip(self.dataset.images, self.tiles, strict=True):
-            answer = Candidates(*session.run(["boxes", "scores", "labels"], {"tiles": tile[None]}))
-            (found[image.id],) = postprocess(answer, self.selection, size=image.size)
-        return evaluate(self.dataset, found)
+        detections = {}
+        for image, tile in zip(self.dataset.images, self.pixels, strict=True):
+            candidates = Candidates(*session.run(["boxes", "scores", "labels"], {"tiles": tile[None]}))
+            (detections[image.id],) = postprocess(candidates, self.config, size=image.size)
+        return evaluate(self.dataset, detections)
 
 
 def calibration_tiles(
-    data: recipe.DataOptions, settings: recipe.CalibrationOptions, *, classes: Sequence[str]
+    data: recipe.DataOptions, options: recipe.CalibrationOptions, *, classes: Sequence[str]
 ) -> CalibrationTiles:
-    """Return a tile of each of some training images, drawn always alike.
+    """Return one tile of each of `options.tiles` training images, always the same ones.
 
     Args:
-        data: The recipe's data.
-        settings: How many tiles, and the method that is recorded.
-        classes: The detector's classes.
+        data: Data of the recipe.
+        options: Number of tiles, and the method for the record.
+        classes: Classes of the detector.
 
     Raises:
-        DataError: The training images cannot be read, or show other classes than the detector knows.
+        DataError: The training images cannot be read, or have other classes.
     """
-    dataset = _aligned(read_split(data, "train"), classes)
-    order = np.random.default_rng(ORDER_SEED).permutation(len(dataset))[: settings.tiles]
+    dataset = _read_aligned(data, "train", classes)
+    order = np.random.default_rng(ORDER_SEED).permutation(len(dataset))[: options.tiles]
     images = [dataset.images[index] for index in sorted(order.tolist())]
-    size = (data.tile_px, data.tile_px)
-    tiles = _stacked([cut_tile(image, data, size).pixels for image in images], size)
+    pixels = read_tiles(images, data).pixels
     record = CalibrationRecord(
         source=f"{len(images)} of {len(dataset)} training images of {dataset.path.name}",
         image_ids=tuple(image.id for image in images),
-        tiles_sha256=hashlib.sha256(tiles.tobytes()).hexdigest(),
-        method=settings.method,
-        percentile=settings.percentile if settings.method == "percentile" else None,
+        tiles_sha256=hashlib.sha256(pixels.tobytes()).hexdigest(),
+        method=options.method,
+        percentile=options.percentile if options.method == "percentile" else None,
     )
-    return CalibrationTiles(tiles, record)
+    return CalibrationTiles(pixels, record)
 
 
-def validation_tiles(data: recipe.DataOptions, selection: PostprocessConfig, *, classes: Sequence[str]) -> LabeledTiles:
-    """Return a tile of every validation image with its labels.
+def validation_tiles(data: recipe.DataOptions, config: PostprocessConfig, *, classes: Sequence[str]) -> ValidationTiles:
+    """Return one tile of each validation image with its objects.
 
     Raises:
-        DataError: They cannot be read, or show other classes than the detector knows.
+        DataError: The validation images cannot be read, or have other classes.
     """
-    dataset = _aligned(read_split(data, "validation"), classes)
-    size = (data.tile_px, data.tile_px)
-    cut = [cut_tile(image, data, size) for image in dataset.images]
-    images = tuple(one.labeled for one in cut)
-    return LabeledTiles(_stacked([one.pixels for one in cut], size), replace(dataset, images=images), selection)
+    dataset = _read_aligned(data, "validation", classes)
+    tiles = read_tiles(dataset.images, data)
+    return ValidationTiles(tiles.pixels, replace(dataset, images=tiles.images), config)
 
 
-def _stacked(pixels: Sequence[Array], size: tuple[int, int]) -> Array:
-    if not pixels:
-        return np.zeros((0, 3, *size), np.uint8)
-    return np.ascontiguousarray(np.stack(pixels).transpose(0, 3, 1, 2))
-
-
-def _aligned(dataset: CocoDataset, classes: Sequence[str]) -> CocoDataset:
+def _read_aligned(data: recipe.DataOptions, split: Split, classes: Sequence[str]) -> CocoDataset:
+    dataset = read_split(data, split)
     if not len(dataset):
-        raise DataError(f"{dataset.path} lists no image", hint="INT8 needs images; or leave it out of the precisions.")
-    if tuple(dataset.classes) != tuple(classes):
-        raise DataError(
-            f"The classes of {dataset.path} are not the detector's",
-            got=list(dataset.classes),
-            expected=list(classes),
-            hint="INT8 is fitted to the images the detector learned from; or leave it out of the precisions.",
-        )
-    return dataset
+        raise DataError(f"{dataset.path} has no images", hint=HINT)
+    return align_classes(dataset, classes, hint=HINT)

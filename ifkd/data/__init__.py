@@ -1,1 +1,1 @@
-"""Labeled images: reading, making, evaluating."""
+"""Labeled data sets: reading, checking, tiling, generating and evaluating."""

@@ -1,8 +1,9 @@
-"""COCO's box metrics of a set of detections, by pycocotools."""
+"""COCO box metrics of detections, computed by pycocotools."""
 
 import contextlib
 import io
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,11 @@ from ifkd.core.detections import Detections
 from ifkd.data.coco import CocoDataset, coco_results
 
 IOU_50, IOU_75 = 0, 5
-"""Indices of IoU 0.50 and 0.75 in COCO's ten thresholds."""
+"""Indices of IoU 0.50 and 0.75 among COCO's ten thresholds."""
 
 
 class ClassMetrics(Schema):
-    """Average precision of one class; None where the data set has no object of it."""
+    """Average precision of one class; None without objects of the class."""
 
     mean_ap: float | None
     """Mean over IoU 0.50 to 0.95."""
@@ -29,10 +30,10 @@ class ClassMetrics(Schema):
 
 
 class Metrics(Schema):
-    """COCO box metrics of one detector on one data set; all between 0 and 1."""
+    """COCO box metrics of a detector on a data set, between 0 and 1."""
 
     mean_ap: float
-    """Mean over IoU 0.50 to 0.95 and over the classes that occur."""
+    """Mean over IoU 0.50 to 0.95 and over the classes with objects."""
     ap50: float
     ap75: float
     images: int
@@ -41,19 +42,23 @@ class Metrics(Schema):
 
 
 def evaluate(dataset: CocoDataset, detections: Mapping[int, Detections], *, max_detections: int = 100) -> Metrics:
-    """Return the COCO metrics of `detections`, given by image id; an image left out has none.
+    """Return the COCO metrics of detections.
 
-    Of each image and class the best `max_detections` count: COCO's 100, more where an image is a whole scene.
+    Args:
+        dataset: The ground truth.
+        detections: Detections by image id; a missing image has none.
+        max_detections: Best-scored detections that count per image and class; above COCO's 100 for whole scenes.
     """
+    category_ids = tuple(range(1, len(dataset.classes) + 1))
     with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO()
-        truth.dataset = _ground_truth(dataset)
-        truth.createIndex()
-        results = coco_results(detections.items(), range(1, len(dataset.classes) + 1))
-        evaluator = COCOeval(truth, truth.loadRes(results) if results else COCO(), "bbox")
+        ground_truth = COCO()
+        ground_truth.dataset = replace(dataset, category_ids=category_ids).to_coco()
+        ground_truth.createIndex()
+        results = coco_results(detections.items(), category_ids)
+        evaluator = COCOeval(ground_truth, ground_truth.loadRes(results) if results else COCO(), "bbox")
         evaluator.params.maxDets = [1, 10, max_detections]
         evaluator.params.imgIds = [image.id for image in dataset.images]
-        evaluator.params.catIds = list(range(1, len(dataset.classes) + 1))
+        evaluator.params.catIds = list(category_ids)
         evaluator.evaluate()
         evaluator.accumulate()
     precision = evaluator.eval["precision"][:, :, :, 0, 2]  # IoU, recall, class; all areas, max_detections
@@ -78,29 +83,6 @@ def evaluate(dataset: CocoDataset, detections: Mapping[int, Detections], *, max_
 
 
 def _mean(precision: Any) -> float | None:
-    known = precision[precision > -1]
-    return float(np.mean(known)) if known.size else None
-
-
-def _ground_truth(dataset: CocoDataset) -> dict[str, Any]:
-    annotations: list[dict[str, Any]] = []
-    for image in dataset.images:
-        for (x1, y1, x2, y2), label, ignore in zip(
-            image.boxes.tolist(), image.labels.tolist(), image.ignore.tolist(), strict=True
-        ):
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": image.id,
-                    "category_id": label + 1,
-                    "bbox": [x1, y1, x2 - x1, y2 - y1],
-                    "area": (x2 - x1) * (y2 - y1),
-                    "iscrowd": int(ignore),
-                }
-            )
-    return {
-        "info": {},
-        "images": [{"id": image.id, "height": image.size[0], "width": image.size[1]} for image in dataset.images],
-        "annotations": annotations,
-        "categories": [{"id": label + 1, "name": name} for label, name in enumerate(dataset.classes)],
-    }
+    """Return the mean of the precisions that are defined; COCOeval marks the others with -1."""
+    defined = precision[precision > -1]
+    return float(np.mean(defined)) if defined.size else None

@@ -1,4 +1,4 @@
-"""The splits of a recipe's data, wherever they lie."""
+"""Training, validation and test split of a recipe's data."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -17,42 +17,47 @@ Split = Literal["train", "validation", "test"]
 def read_split(data: recipe.DataOptions, split: Split) -> CocoDataset:
     """Return a split of a recipe's data.
 
-    When `data.validation` is a share, that part of the training images is held out by place: pictures of one
-    place are all in training or all in validation.
+    Where `data.validation` is a fraction, that part of the training images is held out by scene: all images of a scene
+    are in training, or all in validation.
 
     Raises:
-        DataError: A file is absent or holds mistakes.
+        DataError: A file is missing or has mistakes.
     """
     if split == "test":
         return _read(data, data.test)
     if isinstance(data.validation, Path):
         return _read(data, data.train if split == "train" else data.validation)
-    whole = _read(data, data.train)
-    held_out = held_out_places([image.place for image in whole.images], data.validation)
-    wanted = split == "validation"
-    return replace(whole, images=tuple(image for image in whole.images if (image.place in held_out) == wanted))
+    both = _read(data, data.train)
+    held_out = held_out_scenes([image.scene for image in both.images], data.validation)
+    images = tuple(image for image in both.images if (image.scene in held_out) == (split == "validation"))
+    return replace(both, images=images)
 
 
-def path_of(data: recipe.DataOptions, path: Path) -> Path:
-    """Return where a path of the recipe's data section lies."""
+def resolve_path(data: recipe.DataOptions, path: Path) -> Path:
+    """Return a path of the recipe's data section, relative to `data.root` where that is set."""
     return data.root / path if data.root is not None else path
 
 
-def _read(data: recipe.DataOptions, path: Path) -> CocoDataset:
-    images = None if data.images is None else path_of(data, data.images)
-    return read_coco(path_of(data, path), images=images, merge_classes=data.merge_classes)
+def held_out_scenes(scenes: Sequence[str], fraction: float) -> set[str]:
+    """Return scenes, drawn with a fixed seed, that together have at least `fraction` of the images.
 
-
-def held_out_places(places: Sequence[str], share: float) -> set[str]:
-    """Return places, drawn always alike, that together hold at least `share` of the images; `places` is of each."""
-    images_of = Counter(places)
+    Args:
+        scenes: Scene of each image.
+        fraction: Fraction of the images, 0 to 1.
+    """
+    images_of = Counter(scenes)
     order = np.random.default_rng(0).permutation(len(images_of))
-    known = sorted(images_of)
+    names = sorted(images_of)
     held_out: set[str] = set()
     count = 0
     for index in order:
-        if count >= share * len(places):
+        if count >= fraction * len(scenes):
             break
-        held_out.add(known[index])
-        count += images_of[known[index]]
+        held_out.add(names[index])
+        count += images_of[names[index]]
     return held_out
+
+
+def _read(data: recipe.DataOptions, path: Path) -> CocoDataset:
+    images = None if data.images is None else resolve_path(data, data.images)
+    return read_coco(resolve_path(data, path), images=images, merge_classes=data.merge_classes)

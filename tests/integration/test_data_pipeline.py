@@ -122,7 +122,7 @@ def test_from_the_benchmarks_folder_to_a_checkpoint(
 
     assert main(["data", "check", str(path), "--out", str(tmp_path / "check"), "--json"]) == 1
     record = printed(capsys)
-    assert {(one["kind"], one["severity"]) for one in record["findings"]} == {("classes_absent", "warning")}
+    assert {(one["kind"], one["severity"]) for one in record["findings"]} == {("classes_without_objects", "warning")}
     assert record["classes"] == benchmark.classes
     assert [(one["name"], one["images"]) for one in record["splits"]] == [("train", 8), ("validation", 4), ("test", 4)]
     assert {label: n for label, n in record["splits"][0]["per_class"].items() if n} == benchmark.counts

@@ -1,4 +1,4 @@
-"""Cutting a data set into tiles loses nothing: labels put together, and tiles merged, are the source's again."""
+"""Tiling loses nothing: boxes, detections and pixels of the tiles restore those of the source images."""
 
 import json
 from pathlib import Path
@@ -14,20 +14,20 @@ from hypothesis import strategies as st
 from deploy.scene.merge.merge import MergeSettings, TileDetections, merge
 from ifkd.core.detections import Detections
 from ifkd.core.tiling import TileGrid, Window
-from ifkd.data.coco import check_content, read_coco
-from ifkd.data.slicing.slice_dataset import content_of, make_tiles
-from ifkd.data.slicing.tile_labels import put_together
-from ifkd.data.slicing.tile_plan import PlannedTile, TileRules, chosen, sources_of, tiles_of
+from ifkd.data.coco import parse_coco, read_coco
+from ifkd.data.slicing.slice_dataset import slice_dataset, tiles_content
+from ifkd.data.slicing.tile_labels import restore_boxes
+from ifkd.data.slicing.tile_plan import PlannedTile, TileRules, plan_tiles, select_tiles, source_images
 
-EVERYTHING = {"empty_share": 1.0, "keep_share": 1e-9}
+KEEP_ALL = {"max_empty_fraction": 1.0, "min_visibility": 1e-9}
 CATEGORIES = [{"id": 7, "name": "ship"}, {"id": 9, "name": "aircraft"}]
 
 
 def coco(images: list[tuple[int, int]], boxes: list[list[tuple[float, ...]]], crowds: bool = False) -> dict[str, Any]:
-    """Return COCO content of images of some sizes with boxes x, y, width, height; every third may be a crowd."""
+    """Return COCO content of images with boxes x, y, width, height; with `crowds`, every third is a crowd."""
     annotations: list[dict[str, Any]] = []
-    for image, held in enumerate(boxes, start=1):
-        for box in held:
+    for image, image_boxes in enumerate(boxes, start=1):
+        for box in image_boxes:
             number = len(annotations)
             annotations.append(
                 {
@@ -47,28 +47,28 @@ def coco(images: list[tuple[int, int]], boxes: list[list[tuple[float, ...]]], cr
 
 
 @st.composite
-def labeled(draw: Any, most_side: int | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Draw COCO content whose boxes lie on eighths of pixels, and rules of cutting."""
+def labeled(draw: Any, up_to_overlap: bool = False) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Draw COCO content with boxes on eighths of pixels, and the sizes of tiles."""
     tile = draw(st.integers(16, 60))
     overlap = draw(st.integers(1, tile - 8))
     sizes = draw(st.lists(st.tuples(st.integers(10, 120), st.integers(10, 120)), min_size=1, max_size=2))
     boxes = []
     for height, width in sizes:
-        held = []
+        image_boxes = []
         for _ in range(draw(st.integers(0, 6))):
-            limits = [side if most_side is None else min(side, overlap) for side in (width, height)]
+            limits = [min(side, overlap) if up_to_overlap else side for side in (width, height)]
             w, h = (draw(st.integers(1, 8 * limit)) / 8 for limit in limits)
             x, y = (draw(st.integers(0, int(8 * (side - part)))) / 8 for side, part in ((width, w), (height, h)))
-            held.append((x, y, w, h))
-        boxes.append(held)
+            image_boxes.append((x, y, w, h))
+        boxes.append(image_boxes)
     return coco(sizes, boxes, crowds=True), {"tile_px": tile, "overlap_px": overlap}
 
 
 def tiles(content: dict[str, Any], rules: TileRules) -> tuple[list[PlannedTile], dict[str, Any]]:
-    """Return the tiles that the rules keep, and their COCO content as it is written."""
-    sources = sources_of(content, check_content(Path("a.json"), content, Path("images")))
-    kept = chosen(tiles_of(sources, rules), rules)
-    return kept, content_of(kept, sources, content["categories"])
+    """Return the tiles that the rules keep, and their COCO content."""
+    sources = source_images(content, parse_coco(Path("a.json"), content, Path("images")))
+    kept = select_tiles(plan_tiles(sources, rules), rules)
+    return kept, tiles_content(kept, sources, content["categories"])
 
 
 def corners(annotation: dict[str, Any]) -> list[float]:
@@ -78,55 +78,59 @@ def corners(annotation: dict[str, Any]) -> list[float]:
 
 @given(labeled(), st.sampled_from([0.0, 0.4, 1.0]))
 @settings(deadline=None)
-def test_pieces_put_together_are_the_sources_boxes(case: Any, keep_share: float) -> None:
+def test_pieces_restore_the_source_boxes(case: Any, min_visibility: float) -> None:
     content, sizes = case
-    _, cut = tiles(content, TileRules(**sizes, empty_share=1.0, keep_share=keep_share, rest="ignore"))
-    found = {number: box.tolist() for number, box in put_together(cut).items()}
+    _, cut = tiles(
+        content, TileRules(**sizes, max_empty_fraction=1.0, min_visibility=min_visibility, cut_objects="ignore")
+    )
+    found = {number: box.tolist() for number, box in restore_boxes(cut).items()}
     assert found == {annotation["id"]: corners(annotation) for annotation in content["annotations"]}
 
 
-@given(labeled(most_side=1), st.sampled_from([0.0, 0.4, 1.0]))
+@given(labeled(up_to_overlap=True), st.sampled_from([0.0, 0.4, 1.0]))
 @settings(deadline=None)
-def test_objects_no_larger_than_the_overlap_survive_the_strictest_rule(case: Any, keep_share: float) -> None:
+def test_objects_up_to_the_overlap_are_complete_in_a_tile(case: Any, min_visibility: float) -> None:
     content, sizes = case
-    _, cut = tiles(content, TileRules(**sizes, empty_share=0.0, keep_share=keep_share, rest="drop"))
-    found = {number: box.tolist() for number, box in put_together(cut).items()}
-    wanted = {annotation["id"]: corners(annotation) for annotation in content["annotations"]}
+    _, cut = tiles(
+        content, TileRules(**sizes, max_empty_fraction=0.0, min_visibility=min_visibility, cut_objects="drop")
+    )
+    found = {number: box.tolist() for number, box in restore_boxes(cut).items()}
+    expected = {annotation["id"]: corners(annotation) for annotation in content["annotations"]}
     crowds = {annotation["id"] for annotation in content["annotations"] if annotation["iscrowd"]}
     assert {key: box for key, box in found.items() if key not in crowds} == {
-        key: box for key, box in wanted.items() if key not in crowds
+        key: box for key, box in expected.items() if key not in crowds
     }
 
 
-@given(labeled(most_side=1))
+@given(labeled(up_to_overlap=True))
 @settings(deadline=None)
-def test_perfect_detections_in_tiles_merge_into_the_sources_objects(case: Any) -> None:
+def test_perfect_detections_in_tiles_merge_into_the_source_objects(case: Any) -> None:
     content, sizes = case
     for annotation in content["annotations"]:
         annotation["iscrowd"] = 0
         annotation["category_id"] = 7
-    kept, cut = tiles(content, TileRules(**sizes, **EVERYTHING))
+    kept, cut = tiles(content, TileRules(**sizes, **KEEP_ALL))
     for image in content["images"]:
         size = (image["height"], image["width"])
-        wanted = [corners(one) for one in content["annotations"] if one["image_id"] == image["id"]]
-        if not _far_apart(np.array(wanted).reshape(-1, 4)):
+        expected = [corners(one) for one in content["annotations"] if one["image_id"] == image["id"]]
+        if not _far_apart(np.array(expected).reshape(-1, 4)):
             continue
         parts = []
         for number, (tile, entry) in enumerate(zip(kept, cut["images"], strict=True)):
             if entry["source"]["id"] != image["id"]:
                 continue
-            held = [corners(one) for one in cut["annotations"] if one["image_id"] == entry["id"]]
+            tile_boxes = [corners(one) for one in cut["annotations"] if one["image_id"] == entry["id"]]
             origin = [entry["source"]["left"], entry["source"]["top"]] * 2
-            boxes = np.array(held, np.float32).reshape(-1, 4) + np.array(origin, np.float32)
+            boxes = np.array(tile_boxes, np.float32).reshape(-1, 4) + np.array(origin, np.float32)
             n = len(boxes)
-            answer = Detections(boxes, np.full(n, 0.9, np.float32), np.zeros(n, np.int64))
-            parts.append(TileDetections.of_tile(answer, number, window=tile.window, size=size))
-        merged = merge(TileDetections.concatenate(parts), MergeSettings(touch_px=0.0))
-        assert sorted(merged.detections.boxes.tolist()) == sorted(wanted)
+            found = Detections(boxes, np.full(n, 0.9, np.float32), np.zeros(n, np.int64))
+            parts.append(TileDetections.of_tile(found, number, window=tile.window, size=size))
+        merged = merge(TileDetections.concatenate(parts), MergeSettings(edge_tolerance_px=0.0))
+        assert sorted(merged.detections.boxes.tolist()) == sorted(expected)
 
 
 def _far_apart(boxes: np.ndarray) -> bool:
-    """Return whether no two boxes share area: crowded ones are the merge's own tests' business."""
+    """Return whether no two boxes overlap; the tests of the merge cover those that do."""
     return not any(
         (np.maximum(one[:2], other[:2]) < np.minimum(one[2:], other[2:])).all()
         for number, one in enumerate(boxes)
@@ -136,9 +140,9 @@ def _far_apart(boxes: np.ndarray) -> bool:
 
 @given(labeled(), st.sampled_from([0.2, 0.4, 0.7]), st.sampled_from(["ignore", "drop"]))
 @settings(deadline=None)
-def test_each_piece_is_what_a_plain_count_says(case: Any, keep_share: float, rest: Any) -> None:
+def test_pieces_equal_a_direct_computation(case: Any, min_visibility: float, cut_objects: Any) -> None:
     content, sizes = case
-    rules = TileRules(**sizes, empty_share=1.0, keep_share=keep_share, rest=rest)
+    rules = TileRules(**sizes, max_empty_fraction=1.0, min_visibility=min_visibility, cut_objects=cut_objects)
     kept, cut = tiles(content, rules)
     assert [(tile.window.top, tile.window.left) for tile in kept] == [
         (window.top, window.left)
@@ -147,7 +151,7 @@ def test_each_piece_is_what_a_plain_count_says(case: Any, keep_share: float, res
     ]
     for tile, entry in zip(kept, cut["images"], strict=True):
         found = [one for one in cut["annotations"] if one["image_id"] == entry["id"]]
-        wanted = []
+        expected = []
         for one in content["annotations"]:
             if one["image_id"] != entry["source"]["id"]:
                 continue
@@ -156,40 +160,40 @@ def test_each_piece_is_what_a_plain_count_says(case: Any, keep_share: float, res
             right, bottom = min(x2, tile.window.right), min(y2, tile.window.bottom)
             if right <= left or bottom <= top:
                 continue
-            share = (right - left) * (bottom - top) / ((x2 - x1) * (y2 - y1))
-            if share < keep_share and rest == "drop" and not one["iscrowd"]:
+            visibility = (right - left) * (bottom - top) / ((x2 - x1) * (y2 - y1))
+            if visibility < min_visibility and cut_objects == "drop" and not one["iscrowd"]:
                 continue
             box = [left - tile.window.left, top - tile.window.top, right - left, bottom - top]
-            ignored = int(one["iscrowd"] or share < keep_share)
-            wanted.append((one["id"], one["category_id"], one["heading_deg"], box, ignored))
+            ignored = int(one["iscrowd"] or visibility < min_visibility)
+            expected.append((one["id"], one["category_id"], one["heading_deg"], box, ignored))
         assert [
             (one["source_annotation"], one["category_id"], one["heading_deg"], one["bbox"], one["iscrowd"])
             for one in found
-        ] == wanted
+        ] == expected
 
 
 @given(labeled(), st.sampled_from([0.0, 0.1, 0.5, 0.9]), st.integers(0, 9))
 @settings(deadline=None)
-def test_the_share_of_empty_tiles_is_kept_and_as_many_as_it_allows(case: Any, share: float, seed: int) -> None:
+def test_empty_tiles_are_kept_up_to_the_allowed_fraction(case: Any, fraction: float, seed: int) -> None:
     content, sizes = case
-    every, _ = tiles(content, TileRules(**sizes, empty_share=1.0))
-    rules = TileRules(**sizes, empty_share=share, seed=seed)
-    kept = chosen(every, rules)
-    full = [tile for tile in every if tile.shows_objects]
-    empty = len(kept) - len(full)
-    assert [tile for tile in kept if tile.shows_objects] == full
-    assert [tile for tile in every if tile in kept] == kept
-    assert empty <= share * len(kept) + 1e-6
-    if full and empty < len(every) - len(full):
-        assert empty + 1 > share * (len(kept) + 1) - 1e-6
-    assert chosen(every, rules) == kept
+    all_tiles, _ = tiles(content, TileRules(**sizes, max_empty_fraction=1.0))
+    rules = TileRules(**sizes, max_empty_fraction=fraction, seed=seed)
+    kept = select_tiles(all_tiles, rules)
+    with_objects = [tile for tile in all_tiles if tile.has_objects]
+    empty = len(kept) - len(with_objects)
+    assert [tile for tile in kept if tile.has_objects] == with_objects
+    assert [tile for tile in all_tiles if tile in kept] == kept
+    assert empty <= fraction * len(kept) + 1e-6
+    if with_objects and empty < len(all_tiles) - len(with_objects):
+        assert empty + 1 > fraction * (len(kept) + 1) - 1e-6
+    assert select_tiles(all_tiles, rules) == kept
 
 
 @given(st.integers(0, 2**31))
 @settings(deadline=None, max_examples=10)
-def test_pixels_put_together_are_the_sources_pixels(tmp_path_factory: pytest.TempPathFactory, seed: int) -> None:
+def test_tiles_restore_the_source_pixels(tmp_path_factory: pytest.TempPathFactory, seed: int) -> None:
     rng = np.random.default_rng(seed)
-    folder = tmp_path_factory.mktemp("cut")
+    folder = tmp_path_factory.mktemp("sliced")
     (folder / "images").mkdir()
     bands, size = int(rng.integers(1, 6)), (int(rng.integers(20, 90)), int(rng.integers(20, 90)))
     dtype = rng.choice(["uint8", "uint16", "int16", "float32"])
@@ -202,17 +206,17 @@ def test_pixels_put_together_are_the_sources_pixels(tmp_path_factory: pytest.Tem
     ) as dataset:  # fmt: skip
         dataset.write(pixels)
     (folder / "a.json").write_text(json.dumps(coco([size], [[(1, 1, 5, 5)]])))
-    rules = TileRules(tile_px=32, overlap_px=8, empty_share=1.0)
-    make_tiles(folder / "a.json", folder / "out", rules)
+    rules = TileRules(tile_px=32, overlap_px=8, max_empty_fraction=1.0)
+    slice_dataset(folder / "a.json", folder / "out", rules)
     content = json.loads((folder / "out" / "tiles.json").read_text())
-    again = np.zeros_like(pixels)
+    restored = np.zeros_like(pixels)
     for image in content["images"]:
         top, left = image["source"]["top"], image["source"]["left"]
         with rasterio.open(folder / "out" / "images" / image["file_name"]) as tile:
             assert (tile.transform.c, tile.transform.f) == (390000.0 + 2 * left, 5060000.0 - 2 * top)
             assert tile.crs == "EPSG:32633"
             window = Window(top, left, tile.height, tile.width)
-            again[:, window.top : window.bottom, window.left : window.right] = tile.read()
-    assert again.dtype == pixels.dtype
-    np.testing.assert_array_equal(again, pixels)
+            restored[:, window.top : window.bottom, window.left : window.right] = tile.read()
+    assert restored.dtype == pixels.dtype
+    np.testing.assert_array_equal(restored, pixels)
     assert len(read_coco(folder / "out" / "tiles.json")) == len(content["images"])

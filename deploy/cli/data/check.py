@@ -1,117 +1,128 @@
-"""`ifkd data check`: say what a data set holds, what is wrong with it and how to mend it."""
+"""`ifkd data check`: check a data set for mistakes, and write a fixed copy on request."""
 
 import argparse
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from deploy.cli import arguments as common
 
+if TYPE_CHECKING:
     from ifkd.data.check.check import CheckPlan
     from ifkd.data.check.check_record import CheckRecord
 
-PURPOSE = "say what a data set holds, what is wrong with it and how to mend it"
-DESCRIPTION = f"""{PURPOSE[0].upper()}{PURPOSE[1:]}.
-Exit code 0: nothing but notes; 1: something was found; 2: the check could not begin."""
+
+class Arguments(common.Arguments):
+    """Arguments of `ifkd data check`."""
+
+    sources: list[str]
+    images: Path | None
+    out: Path | None
+    fix: Path | None
+    copy_images: bool
+    workers: int | None
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
+    parser.epilog = "Exit code 0: no errors and no warnings; 1: errors or warnings; 2: the check could not start."
     parser.add_argument(
         "sources",
         nargs="+",
         metavar="SOURCE",
         help="a recipe and KEY=VALUE, or COCO files, each FILE or SPLIT=FILE, as in train=a.json test=b.json",
     )
-    parser.add_argument("--images", type=Path, metavar="DIR", help="folder of the images (`images` beside each file)")
+    parser.add_argument("--images", type=Path, metavar="DIR", help="image folder (default: `images` beside each file)")
     parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="for check.json and check.html (runs/NAME/check, or check)"
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="folder of check.json and check.html (default: runs/NAME/check for a recipe, else check)",
     )
-    parser.add_argument("--fix", type=Path, metavar="DIR", help="write a cleaned copy into this folder")
-    parser.add_argument("--copy-images", action="store_true", help="copy the images as well; else they stay in place")
-    parser.add_argument("--workers", type=int, metavar="N", help="processes that decode images (one for each core)")
+    parser.add_argument("--fix", type=Path, metavar="DIR", help="write a fixed copy into this new folder")
+    parser.add_argument("--copy-images", action="store_true", help="copy the images into the fixed copy as well")
+    parser.add_argument("--workers", type=int, metavar="N", help="processes that decode images (default: one per core)")
 
 
-def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Check, write the record and the page, and print what was found.
+def run(arguments: Arguments) -> dict[str, Any]:
+    """Check the data set, write the record and the page, and print the findings.
 
     Raises:
-        VerdictError: Errors or warnings were found; everything is written all the same.
+        VerdictError: There are errors or warnings; all files are written nevertheless.
     """
     from ifkd.core.errors import UsageError, VerdictError
     from ifkd.data.check.check import check
     from ifkd.data.check.check_page import PAGE, RECORD, console, headline, templates, write_check
-    from ifkd.data.check.fix import require_free, write_cleaned
+    from ifkd.data.check.fix import require_empty, write_fixed
 
-    if options.copy_images and options.fix is None:
-        raise UsageError("--copy-images belongs to a cleaned copy", hint="Name its folder with --fix.")
-    plan, folder = _plan(options)
-    templates()
-    if options.fix is not None:
-        require_free(options.fix)
-    checked = check(plan, workers=options.workers)
+    if arguments.copy_images and arguments.fix is None:
+        raise UsageError("--copy-images needs --fix", hint="Name the folder of the fixed copy with --fix.")
+    plan, folder = _plan(arguments)
+    templates()  # fails before the long work where jinja2 is missing
+    if arguments.fix is not None:
+        require_empty(arguments.fix)
+    checked = check(plan, workers=arguments.workers)
     record = checked.record
-    if options.fix is not None:
+    if arguments.fix is not None:
         names = [source.split for source in plan.sources]
-        cleaned = write_cleaned(checked, options.fix, names=names, copy_images=options.copy_images)
-        record = record.model_copy(update={"cleaned": cleaned})
+        fixed = write_fixed(checked, arguments.fix, names=names, copy_images=arguments.copy_images)
+        record = record.model_copy(update={"fixed": fixed})
     write_check(checked, record, folder, imagery=plan.imagery)
+    if not arguments.json:
+        print("\n".join([console(record), *_fixed_lines(record), str(folder / PAGE)]))  # noqa: T201
     result = {**record.model_dump(mode="json"), "out": [str(folder / RECORD), str(folder / PAGE)]}
-    if not options.json:
-        print(console(record))  # noqa: T201
-        for line in _cleaned_lines(record):
-            print(line)  # noqa: T201
-        print(folder / PAGE)  # noqa: T201
     if not record.clean:
-        raise VerdictError(f"{headline(record).rstrip('.')}, told in {folder / PAGE}", result=result)
+        raise VerdictError(f"{headline(record).rstrip('.')}; see {folder / PAGE}", result=result)
     return result
 
 
-def _plan(options: argparse.Namespace) -> "tuple[CheckPlan, Path]":
-    """Return what is to be checked, and the folder of the results."""
+def _plan(arguments: Arguments) -> "tuple[CheckPlan, Path]":
+    """Return what to check, and the folder of the results."""
     from ifkd.core.config import load
     from ifkd.core.errors import UsageError
-    from ifkd.data.check.check import CheckPlan, CheckSource, check_plan, rank
+    from ifkd.data.check.check import CheckPlan, CheckSource, plan_of_recipe, split_rank
     from ifkd.recipe import Recipe
 
-    first, *rest = options.sources
+    first, *rest = arguments.sources
     if Path(first).suffix.lower() == ".toml":
-        if options.images is not None:
-            raise UsageError("A recipe names the folder of its images", hint="Write data.images=DIR instead.")
+        if arguments.images is not None:
+            raise UsageError("--images does not apply to a recipe", hint="Write data.images=DIR instead.")
         recipe = load(Path(first), Recipe, rest)
-        return check_plan(recipe.data), options.out or Path("runs") / recipe.name / "check"
-    sources = [CheckSource(*_named(word), images=options.images) for word in options.sources]
+        return plan_of_recipe(recipe.data), arguments.out or Path("runs") / recipe.name / "check"
+    sources = [CheckSource(*_split_and_path(word), images=arguments.images) for word in arguments.sources]
     names = [source.split for source in sources]
     if len(set(names)) < len(names):
         raise UsageError(
-            "Two files are one split", got=", ".join(names), hint="Name them: train=FILE validation=FILE test=FILE."
+            "Two files have the same split name",
+            got=", ".join(names),
+            hint="Name them: train=FILE validation=FILE test=FILE.",
         )
-    return CheckPlan(tuple(sorted(sources, key=lambda source: rank(source.split)))), options.out or Path("check")
+    plan = CheckPlan(tuple(sorted(sources, key=lambda source: split_rank(source.split))))
+    return plan, arguments.out or Path("check")
 
 
-def _named(word: str) -> tuple[str, Path]:
-    """Return the split and the path that FILE or SPLIT=FILE says."""
+def _split_and_path(word: str) -> tuple[str, Path]:
+    """Return the split and the path of FILE or SPLIT=FILE; the split of FILE is its name without extension."""
     from ifkd.core.errors import UsageError
 
     name, equals, path = word.partition("=")
     if not equals or Path(word).exists():
         return Path(word).stem, Path(word)
     if not name or "/" in name or os.sep in name or name in {".", ".."}:
-        raise UsageError(f"{name!r} is no name of a split", expected="a word, such as train")
+        raise UsageError(f"{name!r} is not a valid split name", expected="a word, such as train")
     return name, Path(path)
 
 
-def _cleaned_lines(record: "CheckRecord") -> "Sequence[str]":
-    """Return what the cleaned copy holds, and the lines of a recipe that reads it."""
-    cleaned = record.cleaned
-    if cleaned is None:
-        return ()
-    lines = [f"The cleaned copy is in {cleaned.folder}:"]
-    for split in cleaned.splits:
+def _fixed_lines(record: "CheckRecord") -> list[str]:
+    """Return a summary of the fixed copy, and the lines of a recipe that reads it."""
+    fixed = record.fixed
+    if fixed is None:
+        return []
+    lines = [f"The fixed copy is in {fixed.folder}:"]
+    for split in fixed.splits:
         images, boxes = sum(split.images_left_out.values()), sum(split.boxes_left_out.values())
         lines.append(
-            f"  {split.path}: {split.images} images, {split.objects} boxes; left out {images} images "
-            f"and {boxes} boxes of others, {split.boxes_cut} boxes cut"
+            f"  {split.path}: {split.images} images, {split.objects} boxes; left out: {images} images "
+            f"and {boxes} boxes of other images; {split.boxes_clipped} boxes clipped"
         )
-    return [*lines, f'In the recipe: root = "{cleaned.folder}", images = "{cleaned.images}"']
+    return [*lines, f'In the recipe: root = "{fixed.folder}", images = "{fixed.images}"']

@@ -1,85 +1,107 @@
-"""`ifkd data slice`: large labeled images become tiles for training."""
+"""`ifkd data slice`: cut large labeled images into tiles for training."""
 
 import argparse
 from pathlib import Path
 from typing import Any
 
-RULES = ("tile_px", "overlap_px", "keep_share", "rest", "empty_share", "data_share", "nodata", "seed")
+from deploy.cli import arguments as common
+
+
+class Arguments(common.Arguments):
+    """Arguments of `ifkd data slice`."""
+
+    labels: Path
+    out: Path
+    images: Path | None
+    tile_px: int
+    overlap_px: int | None
+    min_visibility: float
+    cut_objects: str
+    max_empty_fraction: float
+    min_valid_fraction: float
+    nodata: float | None
+    seed: int
+    force: bool
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("labels", type=Path, help="COCO file of the large images")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the tiles")
-    parser.add_argument("--images", type=Path, metavar="DIR", help="folder of the images (`images` beside the labels)")
-    parser.add_argument("--tile-px", type=int, default=512, metavar="N", help="side of a tile, source pixels (512)")
-    parser.add_argument("--overlap-px", type=int, metavar="N", help="what neighbors share (a quarter of a tile)")
+    parser.add_argument("--images", type=Path, metavar="DIR", help="image folder (default: `images` beside the labels)")
+    parser.add_argument(
+        "--tile-px", type=int, default=512, metavar="N", help="side of a tile, source pixels (default: 512)"
+    )
+    parser.add_argument(
+        "--overlap-px", type=int, metavar="N", help="least overlap of neighboring tiles (default: a quarter of a tile)"
+    )
     parser.add_argument(
         "--min-visibility",
         type=float,
         default=0.4,
         metavar="X",
-        help="an object that an edge cuts stays one when this share of it is visible (0.4)",
+        help="least visible fraction of an object cut by a tile border (default: 0.4)",
     )
     parser.add_argument(
         "--cut-objects",
         choices=("ignore", "drop"),
         default="ignore",
-        help="what smaller pieces become (ignore: iscrowd)",
+        help="make less visible objects ignored regions (iscrowd), or drop them (default: ignore)",
     )
     parser.add_argument(
         "--max-empty-fraction",
         type=float,
         default=0.1,
         metavar="X",
-        help="tiles without objects, at most; 1 keeps all (0.1)",
+        help="largest fraction of tiles without objects; 1 keeps all (default: 0.1)",
     )
     parser.add_argument(
         "--min-valid-fraction",
         type=float,
         default=0.05,
         metavar="X",
-        help="leave out tiles with less data than this (0.05)",
+        help="least fraction of pixels with data in a tile (default: 0.05)",
     )
-    parser.add_argument("--nodata", type=float, metavar="X", help='the value that means "no data" (the file says)')
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="decides which empty tiles are kept (0)")
-    parser.add_argument("--force", action="store_true", help="replace tiles that were cut otherwise")
+    parser.add_argument("--nodata", type=float, metavar="X", help="value of pixels without data (default: the file's)")
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="seed of the choice of empty tiles (default: 0)"
+    )
+    parser.add_argument("--force", action="store_true", help="replace tiles with other settings")
 
 
-def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Cut the tiles, say what became of the objects and where they lie."""
+def run(arguments: Arguments) -> dict[str, Any]:
+    """Write the tiles, and print how many objects they have."""
     from ifkd.core import config
-    from ifkd.data.slicing.slice_dataset import TILES, make_tiles
+    from ifkd.data.slicing.slice_dataset import TILES, slice_dataset
     from ifkd.data.slicing.tile_plan import TileRules
 
-    given = {name: getattr(options, name) for name in RULES}
-    if given["overlap_px"] is None:
-        given["overlap_px"] = max(0, options.tile_px) // 4
-    rules = config.parse(given, TileRules, source="The command line")
-    record = make_tiles(options.labels, options.out, rules, images=options.images, force=options.force)
-    result = {"file": str(options.out / TILES), "made": record["made"], "contents": record["contents"]}
-    if not options.json:
-        for line in _lines(result):
-            print(line)  # noqa: T201
+    values = {name: getattr(arguments, name) for name in TileRules.model_fields}
+    if arguments.overlap_px is None:
+        values["overlap_px"] = max(0, arguments.tile_px) // 4
+    rules = config.parse(values, TileRules, source="The command line")
+    record = slice_dataset(arguments.labels, arguments.out, rules, images=arguments.images, force=arguments.force)
+    result = {"file": str(arguments.out / TILES), "made": record["made"], "contents": record["contents"]}
+    if not arguments.json:
+        print("\n".join(_lines(result)))  # noqa: T201
     return result
 
 
 def _lines(result: dict[str, Any]) -> list[str]:
-    held = result["contents"]
-    parts, none = held["objects_shown"] - held["objects_whole"], held["objects"] - held["objects_shown"]
-    left_out = f"left out: {held['left_out_empty']} empty, {held['without_data']} without data"
+    contents = result["contents"]
+    objects, visible, complete = (contents[key] for key in ("objects", "objects_visible", "objects_complete"))
     lines = [
         f"{result['file']} {'made' if result['made'] else 'was complete already'}",
-        f"  {held['tiles']} tiles, {held['empty']} of them empty; {left_out}",
-        f"  {held['objects']} objects: {held['objects_whole']} whole in a tile, {parts} only in parts, {none} in none",
-        f"  put together, the tiles give back {held['boxes_restored']} of {held['boxes']} boxes",
+        f"  {contents['tiles']} tiles, {contents['empty_tiles']} of them empty",
+        f"  left out: {contents['omitted_empty']} empty tiles, {contents['omitted_without_data']} without data",
+        f"  {objects} objects: {complete} complete, {visible - complete} only in parts, {objects - visible} in no tile",
+        f"  {contents['boxes_restored']} of {contents['boxes']} boxes can be restored from the tiles",
     ]
-    if held["objects_whole"] < held["objects_shown"]:
-        lines.append("  Objects larger than the overlap are whole in no tile: raise --overlap-px to keep them.")
-    if held["limits"]:
-        low, high = held["limits"]
+    if complete < visible:
+        lines.append("  No tile has an object larger than the overlap completely: raise --overlap-px to keep them.")
+    if contents["limits"]:
+        low, high = contents["limits"]
         lines.append(
             "In the recipe, so that tiles and scenes are scaled alike: "
-            f"data.imagery.limits = [{low:g}, {high:g}] (percentiles 2 and 98, the sources' median)"
+            f"data.imagery.limits = [{low:g}, {high:g}] (percentiles 2 and 98, median of the sources)"
         )
     return lines

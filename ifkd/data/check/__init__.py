@@ -1,1 +1,1 @@
-"""`ifkd data check`: what a data set holds, what is wrong with it and how to mend it."""
+"""Check a data set for mistakes, and write a fixed copy: `ifkd data check`."""

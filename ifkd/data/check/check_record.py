@@ -1,81 +1,84 @@
-"""check.json: what a data set holds and what was found in it."""
+"""Schema of check.json: contents of a data set, and findings."""
+
+from typing import Literal
 
 from ifkd.core.config import Schema
 from ifkd.data.check.finding import Finding
 
 
 class SourceRecord(Schema):
-    """An annotation file that was looked at."""
+    """An annotation file."""
 
     split: str
     path: str
     sha256: str
     images: str
-    """The folder of its images."""
+    """Image folder."""
 
 
 class SplitRecord(Schema):
-    """What a split holds that can be used."""
+    """Contents of a split."""
 
     name: str
     listed: int
-    """Images that the file lists."""
+    """Listed images."""
     images: int
-    """Those that can be used."""
+    """Usable images."""
     empty_images: int
-    """Those without an object."""
+    """Usable images without an object."""
     objects: int
-    """Boxes that can be used, ignored regions left out."""
+    """Valid boxes, without ignored regions."""
     ignored: int
     """Ignored regions."""
     per_class: dict[str, int]
     """Objects of each class."""
 
 
-class SizeRecord(Schema):
-    """A size of image files."""
+class ImageSizeRecord(Schema):
+    """A size of image files, and their number."""
 
     height: int
     width: int
     images: int
 
 
-class FormRecord(Schema):
-    """A form of image files: format, type of values, bands."""
+class ImageFormatRecord(Schema):
+    """A format of image files, and their number."""
 
-    form: str
+    format: str
+    """File format, data type and bands."""
     images: int
 
 
-class SideRecord(Schema):
-    """How large the objects of a split are; the side of an object is the root of its area, pixels."""
+class ObjectSizeRecord(Schema):
+    """Distribution of object sizes in a split; an object's size is the square root of its area, pixels."""
 
     split: str
     p05: float
     median: float
     p95: float
     small: float
-    """Share of objects with an area below 32x32, as COCO counts them."""
+    """Fraction of objects below 32 px, as in COCO."""
     medium: float
     large: float
-    """Share of objects with an area of 96x96 and above."""
+    """Fraction of objects of 96 px and above."""
 
 
-class PairRecord(Schema):
-    """Two images that are one, or look like one."""
+class DuplicateRecord(Schema):
+    """Two images that are identical or look alike."""
 
     first: str
     first_split: str
     second: str
     second_split: str
     correlation: float
-    """Of their sketches; 1 where they are equal pixel for pixel."""
-    copy_: bool
-    """They are equal pixel for pixel."""
+    """Correlation of their thumbnails."""
+    identical: bool
+    """Whether their pixels are identical."""
 
 
-class CleanedSplit(Schema):
-    """A file of the cleaned copy."""
+class FixedSplit(Schema):
+    """A file of the fixed copy."""
 
     name: str
     path: str
@@ -83,39 +86,40 @@ class CleanedSplit(Schema):
     objects: int
     """Ignored regions included."""
     images_left_out: dict[str, int]
-    """By the kind of finding; images whose entries could not be read at all are not counted."""
+    """By kind of finding; unreadable entries are not counted."""
     boxes_left_out: dict[str, int]
-    """By the kind of finding, of images that are kept."""
-    boxes_cut: int
+    """By kind of finding, in the images that are kept."""
+    boxes_clipped: int
 
 
-class CleanedRecord(Schema):
-    """The cleaned copy."""
+class FixedCopy(Schema):
+    """The fixed copy."""
 
     folder: str
     images: str
-    """The folder of its images."""
-    splits: tuple[CleanedSplit, ...]
+    """Image folder."""
+    splits: tuple[FixedSplit, ...]
 
 
 class CheckRecord(Schema):
-    """All of it."""
+    """Content of check.json."""
 
+    schema_version: Literal[2] = 2
     created: str
     """UTC, ISO 8601."""
     producer: str
     sources: tuple[SourceRecord, ...]
     clean: bool
-    """Neither errors nor warnings were found."""
+    """Whether there are neither errors nor warnings."""
     splits: tuple[SplitRecord, ...]
     classes: tuple[str, ...]
-    sizes: tuple[SizeRecord, ...]
-    """The most frequent first."""
-    forms: tuple[FormRecord, ...]
-    """The most frequent first."""
-    sides: tuple[SideRecord, ...]
+    image_sizes: tuple[ImageSizeRecord, ...]
+    """Most frequent first."""
+    image_formats: tuple[ImageFormatRecord, ...]
+    """Most frequent first."""
+    object_sizes: tuple[ObjectSizeRecord, ...]
     findings: tuple[Finding, ...]
-    """The gravest first."""
-    pairs: tuple[PairRecord, ...]
-    """The first of them."""
-    cleaned: CleanedRecord | None = None
+    """By severity."""
+    duplicates: tuple[DuplicateRecord, ...]
+    """At most 200."""
+    fixed: FixedCopy | None = None

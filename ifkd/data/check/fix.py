@@ -1,4 +1,4 @@
-"""A cleaned copy of a data set: files that the strict reader takes, and a record of what was left out."""
+"""Write a fixed copy of a data set: files that the strict reader accepts, with a record of what was left out."""
 
 import json
 import os
@@ -11,235 +11,217 @@ from typing import Any
 
 from ifkd import __version__
 from ifkd.core.errors import OutputError
-from ifkd.core.files import atomic_folder, make_folder, write_json
-from ifkd.data.check.box_checks import cut
-from ifkd.data.check.check import Checked, CheckedImage, rank
-from ifkd.data.check.check_record import CleanedRecord, CleanedSplit
-from ifkd.data.check.finding import DROPS_BOX
-from ifkd.data.check.lenient_coco import AnnotationFile, BoxEntry, Identity
+from ifkd.core.files import atomic_folder, make_folder, not_writable, write_json
+from ifkd.data.check.box_checks import clip_box
+from ifkd.data.check.check import CheckedDataset, split_rank
+from ifkd.data.check.check_record import FixedCopy, FixedSplit
+from ifkd.data.check.finding_kinds import DROPS_BOX
+from ifkd.data.check.image_inspection import CheckedImage
+from ifkd.data.check.lenient_coco import AnnotationFile, BoxEntry
 from ifkd.data.coco import COCO_LISTS, parse_coco
 
-CUT = frozenset({"boxes_overshoot", "boxes_reach_out"})
-"""Kinds of findings for which a box is cut to its image."""
+CLIPS_BOX = frozenset({"boxes_cross_border", "boxes_cross_border_slightly"})
+"""Kinds of findings for which a box is clipped to its image."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Cleaned:
+class _FixedFile:
     """A file of the copy before it is written."""
 
     name: str
     content: dict[str, Any]
     images_left_out: Counter[str]
     boxes_left_out: Counter[str]
-    boxes_cut: int
+    boxes_clipped: int
 
 
-def write_cleaned(checked: Checked, folder: Path, *, names: Sequence[str], copy_images: bool = False) -> CleanedRecord:
-    """Write a cleaned copy of a data set into `folder`, whole or not at all, and return its record.
+def write_fixed(checked: CheckedDataset, folder: Path, *, names: Sequence[str], copy_images: bool = False) -> FixedCopy:
+    """Write a fixed copy of a data set into `folder`, completely or not at all, and return its record.
 
     Args:
         checked: The data set.
-        folder: Where; it must be absent or empty.
-        names: Of each annotation file, its name in the copy, without an ending.
-        copy_images: Copy the images as well; else they stay where they are, and a reader is told their folder.
+        folder: An absent or empty folder.
+        names: Name of each annotation file in the copy, without extension.
+        copy_images: Whether to copy the images as well.
 
     Raises:
-        OutputError: The folder holds something, or cannot be written.
+        OutputError: The folder has files, or is not writable.
     """
-    require_free(folder)
-    images = _common_folder(checked)
-    kept = _kept(checked)
-    categories = _categories(checked.files)
-    cleaned = [
-        _cleaned(name, index, checked, kept=kept, categories=categories, images=images)
-        for index, name in enumerate(names)
-    ]
-    for one in cleaned:  # what is written can be read
-        parse_coco(folder / f"{one.name}.json", one.content, images)
+    require_empty(folder)
+    images = Path(os.path.commonpath([file.folder.resolve() for file in checked.files]))
+    reasons = _reasons(checked)
+    category_ids = _category_ids(checked.files)
+    files = [_fixed_file(name, index, checked, reasons, category_ids, images) for index, name in enumerate(names)]
+    for file in files:  # training must be able to read what is written
+        parse_coco(folder / f"{file.name}.json", file.content, images)
     with atomic_folder(folder) as temporary:
-        for one in cleaned:
-            write_json(temporary / f"{one.name}.json", one.content)
+        for file in files:
+            write_json(temporary / f"{file.name}.json", file.content)
         if copy_images:
-            _copy_images(cleaned, images, make_folder(temporary / "images"))
-    return CleanedRecord(
-        folder=str(folder),
-        images=str(folder / "images" if copy_images else images),
-        splits=tuple(
-            CleanedSplit(
-                name=one.name,
-                path=str(folder / f"{one.name}.json"),
-                images=len(one.content["images"]),
-                objects=len(one.content["annotations"]),
-                images_left_out=dict(sorted(one.images_left_out.items())),
-                boxes_left_out=dict(sorted(one.boxes_left_out.items())),
-                boxes_cut=one.boxes_cut,
-            )
-            for one in cleaned
-        ),
+            _copy_images(files, images, make_folder(temporary / "images"))
+    splits = tuple(
+        FixedSplit(
+            name=file.name,
+            path=str(folder / f"{file.name}.json"),
+            images=len(file.content["images"]),
+            objects=len(file.content["annotations"]),
+            images_left_out=dict(sorted(file.images_left_out.items())),
+            boxes_left_out=dict(sorted(file.boxes_left_out.items())),
+            boxes_clipped=file.boxes_clipped,
+        )
+        for file in files
     )
+    return FixedCopy(folder=str(folder), images=str(folder / "images" if copy_images else images), splits=splits)
 
 
-def require_free(folder: Path) -> None:
-    """Refuse a folder that holds something.
+def require_empty(folder: Path) -> None:
+    """Check that a folder is absent or empty.
 
     Raises:
-        OutputError: It does, or cannot be looked into.
+        OutputError: The folder has files, or is not readable.
     """
     try:
-        held = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+        occupied = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
     except OSError as error:
-        raise OutputError(f"Cannot write {folder} ({error.strerror or error})", hint="Choose another place.") from error
-    if held:
-        raise OutputError(f"{folder} holds something", hint="Choose a folder for --fix that is absent or empty.")
+        raise not_writable(folder, error) from error
+    if occupied:
+        raise OutputError(f"{folder} is not empty", hint="Choose a folder for --fix that is absent or empty.")
 
 
-def _common_folder(checked: Checked) -> Path:
-    """Return the folder that holds the images of all files."""
-    folders = [file.folder.resolve() for file in checked.files]
-    return Path(os.path.commonpath(folders))
-
-
-def _kept(checked: Checked) -> list[str | None]:
-    """Return for each image the kind of finding for which it is left out, or None."""
+def _reasons(checked: CheckedDataset) -> list[str | None]:
+    """Return the kind of finding for which each image is left out, None for images that are kept."""
     reasons = [_reason(image) for image in checked.images]
-    for group in checked.copies:
-        whole = [index for index in group if reasons[index] is None]
-        if not whole:
+    for group in checked.exact_duplicates:
+        usable = [index for index in group if reasons[index] is None]
+        if not usable:
             continue
-        # The later split keeps the image: what is measured there must not be learned before.
-        best = max(whole, key=lambda index: (rank(checked.images[index].split), _boxes(checked.images[index]), -index))
-        for index in whole:
+        # The later split keeps the image: training must not see what is evaluated there.
+        best = max(usable, key=lambda one: (split_rank(checked.images[one].split), _boxes(checked.images[one]), -one))
+        for index in usable:
             if index != best:
-                same = checked.images[index].split == checked.images[best].split
-                reasons[index] = "images_repeated" if same else "images_shared"
+                same_split = checked.images[index].split == checked.images[best].split
+                reasons[index] = "images_duplicated" if same_split else "images_in_two_splits"
     return reasons
 
 
 def _reason(image: CheckedImage) -> str | None:
-    if image.facts.problem is not None:
-        return image.facts.problem
-    differ = image.entry.size is not None and image.facts.size != image.entry.size
-    out = any(verdict in {"boxes_outside", "boxes_reach_out"} for verdict in image.verdicts)
-    return "sizes_differ" if differ and out else None
+    if image.file.problem is not None:
+        return image.file.problem
+    sizes_differ = image.entry.size is not None and image.file.size != image.entry.size
+    outside = any(kind in {"boxes_outside_image", "boxes_cross_border"} for kind in image.box_findings)
+    return "sizes_differ" if sizes_differ and outside else None
 
 
 def _boxes(image: CheckedImage) -> int:
-    return sum(verdict not in DROPS_BOX for verdict in image.verdicts)
+    return sum(kind not in DROPS_BOX for kind in image.box_findings)
 
 
-def _categories(files: Sequence[AnnotationFile]) -> dict[str, int]:
-    """Return one list for all files, name -> id: ids as the files have them as far as they are free."""
+def _category_ids(files: Sequence[AnnotationFile]) -> dict[str, int]:
+    """Return name -> id of the categories of all files; ids are kept where they are integers and not in use."""
     found: dict[str, int] = {}
-    homeless: list[str] = []
+    without_id: list[str] = []
     for file in files:
-        for identity, name in file.classes.items():
-            if name in found or name in homeless:
+        for category_id, name in file.classes.items():
+            if name in found or name in without_id:
                 continue
-            if isinstance(identity, int) and identity not in found.values():
-                found[name] = identity
+            if isinstance(category_id, int) and category_id not in found.values():
+                found[name] = category_id
             else:
-                homeless.append(name)
-    for name in homeless:
+                without_id.append(name)
+    for name in without_id:
         found[name] = max([0, *found.values()]) + 1
     return found
 
 
-def _cleaned(
+def _fixed_file(
     name: str,
     index: int,
-    checked: Checked,
-    *,
-    kept: Sequence[str | None],
-    categories: dict[str, int],
+    checked: CheckedDataset,
+    reasons: Sequence[str | None],
+    category_ids: dict[str, int],
     images: Path,
-) -> _Cleaned:
+) -> _FixedFile:
     file = checked.files[index]
-    mine = [(image, reason) for image, reason in zip(checked.images, kept, strict=True) if image.source == index]
-    left_out = Counter(reason for _, reason in mine if reason is not None)
-    whole = [image for image, reason in mine if reason is None]
-    ids = _numbers([image.entry.id for image in whole])
+    own = [(image, reason) for image, reason in zip(checked.images, reasons, strict=True) if image.source == index]
+    images_left_out = Counter(reason for _, reason in own if reason is not None)
+    kept = [image for image, reason in own if reason is None]
+    image_ids = _unique_ids([image.entry.id for image in kept])
     boxes_left_out: Counter[str] = Counter()
     annotations: list[dict[str, Any]] = []
-    boxes_cut = 0
-    for image, number in zip(whole, ids, strict=True):
-        for box, verdict in zip(image.entry.boxes, image.verdicts, strict=True):
-            if verdict is not None and verdict in DROPS_BOX:
-                boxes_left_out[verdict] += 1
+    boxes_clipped = 0
+    for image, image_id in zip(kept, image_ids, strict=True):
+        for box, kind in zip(image.entry.boxes, image.box_findings, strict=True):
+            if kind is not None and kind in DROPS_BOX:
+                boxes_left_out[kind] += 1
                 continue
-            size = image.facts.size if verdict in CUT else None
-            boxes_cut += size is not None
-            annotations.append(
-                {**_annotation(box, size), "image_id": number, "category_id": categories[file.classes[box.category]]}
-            )
-    numbers = _numbers([annotation.get("id") for annotation in annotations])
+            size = image.file.size if kind in CLIPS_BOX else None
+            boxes_clipped += size is not None
+            ids = {"image_id": image_id, "category_id": category_ids[file.classes[box.category]]}
+            annotations.append({**_annotation(box, size), **ids})
+    annotation_ids = _unique_ids([annotation.get("id") for annotation in annotations])
+    info = file.content.get("info")
     content = {
-        **_plain({key: value for key, value in file.content.items() if key not in COCO_LISTS}),
-        "info": _info(file, left_out, boxes_left_out, boxes_cut),
-        "images": [_image(image, number, file, images) for image, number in zip(whole, ids, strict=True)],
-        "annotations": [{**one, "id": number} for one, number in zip(annotations, numbers, strict=True)],
-        "categories": _category_entries(file, categories),
+        **_writable({key: value for key, value in file.content.items() if key not in COCO_LISTS}),
+        "info": {
+            **(_writable(info) if isinstance(info, dict) else {}),
+            "fixed_by": f"ifkd {__version__}",
+            "fixed_from": {"path": str(file.path), "sha256": file.sha256},
+            "images_left_out": dict(sorted(images_left_out.items())),
+            "boxes_left_out": dict(sorted(boxes_left_out.items())),
+            "boxes_clipped": boxes_clipped,
+        },
+        "images": [_image(image, image_id, file, images) for image, image_id in zip(kept, image_ids, strict=True)],
+        "annotations": [{**one, "id": one_id} for one, one_id in zip(annotations, annotation_ids, strict=True)],
+        "categories": _category_entries(file, category_ids),
     }
-    return _Cleaned(name, content, left_out, boxes_left_out, boxes_cut)
+    return _FixedFile(name, content, images_left_out, boxes_left_out, boxes_clipped)
 
 
-def _numbers(ids: Sequence[Any]) -> list[int]:
-    """Return the ids as they are when they are whole numbers, all different; else counted from 1."""
-    whole = all(isinstance(one, int) and not isinstance(one, bool) for one in ids)
-    return list(ids) if whole and len(set(ids)) == len(ids) else list(range(1, len(ids) + 1))
+def _unique_ids(ids: Sequence[Any]) -> list[int]:
+    """Return the ids as they are if they are distinct integers, else numbers from 1."""
+    integers = all(isinstance(one, int) and not isinstance(one, bool) for one in ids)
+    return list(ids) if integers and len(set(ids)) == len(ids) else list(range(1, len(ids) + 1))
 
 
-def _image(image: CheckedImage, number: int, file: AnnotationFile, images: Path) -> dict[str, Any]:
-    name = image.facts.renamed or image.entry.name
-    assert image.facts.size is not None
+def _image(image: CheckedImage, image_id: int, file: AnnotationFile, images: Path) -> dict[str, Any]:
+    name = image.file.actual_name or image.entry.name
+    folder = file.folder.resolve()
+    assert image.file.size is not None
     return {
-        **_plain(image.entry.content),
-        "id": number,
-        "file_name": os.path.relpath(file.folder.resolve() / name, images) if file.folder.resolve() != images else name,
-        "height": image.facts.size[0],
-        "width": image.facts.size[1],
+        **_writable(image.entry.content),
+        "id": image_id,
+        "file_name": os.path.relpath(folder / name, images) if folder != images else name,
+        "height": image.file.size[0],
+        "width": image.file.size[1],
     }
 
 
 def _annotation(box: BoxEntry, size: tuple[int, int] | None) -> dict[str, Any]:
-    """Return an annotation; given a (height, width), its box is cut to it."""
+    """Return an annotation; if a (height, width) is given, its box is clipped to it."""
     left, top, width, height = box.bbox
-    content = _plain(box.content)
+    content = _writable(box.content)
     if size is not None:
-        x1, y1, x2, y2 = cut(box.corners, size)
+        x1, y1, x2, y2 = clip_box(box.corners, size)
         left, top, width, height = x1, y1, x2 - x1, y2 - y1
     stated = content.get("area")
-    known = size is None and isinstance(stated, int | float) and not isinstance(stated, bool)
-    area = stated if known else width * height
+    keep_area = size is None and isinstance(stated, int | float) and not isinstance(stated, bool)
+    area = stated if keep_area else width * height
     return {**content, "bbox": [left, top, width, height], "area": area, "iscrowd": int(box.ignore)}
 
 
-def _category_entries(file: AnnotationFile, categories: dict[str, int]) -> list[dict[str, Any]]:
-    """Return the categories, each with what else the file says of it."""
-    more: dict[Identity, dict[str, Any]] = {}
+def _category_entries(file: AnnotationFile, category_ids: dict[str, int]) -> list[dict[str, Any]]:
+    """Return the categories by id, each with the other keys of its entry."""
+    entries: dict[str, dict[str, Any]] = {}
     listed = file.content.get("categories")
     for entry in listed if isinstance(listed, list) else ():
         if isinstance(entry, dict) and isinstance(entry.get("name"), str):
-            more.setdefault(entry["name"], _plain(entry))
-    return [
-        {**more.get(name, {}), "id": number, "name": name}
-        for name, number in sorted(categories.items(), key=lambda item: item[1])
-    ]
+            entries.setdefault(entry["name"], _writable(entry))
+    by_id = sorted(category_ids.items(), key=lambda item: item[1])
+    return [{**entries.get(name, {}), "id": category_id, "name": name} for name, category_id in by_id]
 
 
-def _info(file: AnnotationFile, images: Counter[str], boxes: Counter[str], boxes_cut: int) -> dict[str, Any]:
-    stated = file.content.get("info")
-    return {
-        **(_plain(stated) if isinstance(stated, dict) else {}),
-        "cleaned_by": f"ifkd {__version__}",
-        "cleaned_from": {"path": str(file.path), "sha256": file.sha256},
-        "images_left_out": dict(sorted(images.items())),
-        "boxes_left_out": dict(sorted(boxes.items())),
-        "boxes_cut": boxes_cut,
-    }
-
-
-def _plain(content: dict[str, Any]) -> dict[str, Any]:
-    """Return what of an object can be written as JSON again, without NaN, infinity and broken characters."""
+def _writable(content: dict[str, Any]) -> dict[str, Any]:
+    """Return the items of an object that can be written as JSON: no NaN, infinity or invalid characters."""
     kept = {}
     for key, value in content.items():
         try:
@@ -250,9 +232,9 @@ def _plain(content: dict[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def _copy_images(cleaned: Sequence[_Cleaned], source: Path, target: Path) -> None:
-    for one in cleaned:
-        for image in one.content["images"]:
+def _copy_images(files: Sequence[_FixedFile], source: Path, target: Path) -> None:
+    for file in files:
+        for image in file.content["images"]:
             name = image["file_name"]
             make_folder((target / name).parent)
             shutil.copyfile(source / name, target / name)

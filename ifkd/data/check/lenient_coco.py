@@ -1,4 +1,4 @@
-"""COCO files read leniently: what the strict reader refuses is found, told and set aside."""
+"""Read COCO files leniently: entries that the strict reader refuses become findings and are left out."""
 
 import math
 from collections import Counter
@@ -9,231 +9,231 @@ from typing import Any, TypeGuard
 
 from ifkd.core.errors import DataError
 from ifkd.core.files import sha256_of
-from ifkd.data.check.finding import Findings, listed
-from ifkd.data.coco import LISTS, parse_json
+from ifkd.data.check.finding import Findings, first_few
+from ifkd.data.coco import COCO_LISTS, read_json
 
-Identity = int | str
+Id = int | str
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+MAX_CONTIGUOUS_ID = 100_000
+"""Unused ids are listed only below this."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BoxEntry:
-    """An annotation of an image that is listed, and of a category that is."""
+    """An annotation of a listed image and category."""
 
     content: dict[str, Any]
-    """As the file has it."""
-    category: Identity
-    """Id of its category."""
+    """Entry of the file."""
+    category: Id
     bbox: tuple[float, float, float, float]
-    """x, y, width, height, pixels; may be anything, NaN included."""
+    """x, y, width, height, pixels; unchecked, may be NaN."""
     ignore: bool
 
     @property
     def corners(self) -> tuple[float, float, float, float]:
-        """x1, y1, x2, y2, pixels."""
+        """x1 y1 x2 y2, pixels."""
         left, top, width, height = self.bbox
         return left, top, left + width, top + height
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ImageEntry:
-    """An image that a file lists."""
+    """A listed image."""
 
     content: dict[str, Any]
-    """As the file has it."""
-    id: Identity
+    """Entry of the file."""
+    id: Id
     name: str
-    """file_name."""
+    """Key `file_name`."""
     size: tuple[int, int] | None
-    """(height, width) as stated, pixels; None when they are no sizes."""
-    place: str
-    """What it shows: its `scene` where it has one, else its name."""
+    """Stated (height, width), pixels; None if they are invalid."""
+    scene: str
+    """Key `scene`, by default the file name."""
     boxes: tuple[BoxEntry, ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AnnotationFile:
-    """What a COCO file holds that can be used."""
+    """Usable entries of a COCO file."""
 
     path: Path
     folder: Path
-    """Of its images."""
+    """Image folder."""
     sha256: str
     content: dict[str, Any]
-    """As the file has it."""
-    classes: dict[Identity, str]
-    """Category id -> name, by rising id; two ids of one name are both here."""
+    """All of the file."""
+    classes: dict[Id, str]
+    """Category id -> name, by ascending id; names may repeat."""
     images: tuple[ImageEntry, ...]
 
 
 def read_entries(path: Path, *, images: Path | None, split: str, findings: Findings) -> AnnotationFile:
-    """Return what of a COCO file can be used, and add what cannot to `findings`.
+    """Return the usable entries of a COCO file, and add the others to `findings`.
 
     Args:
         path: The file.
-        images: The folder of its images; by default `images` beside the file.
-        split: What it is called.
-        findings: Where mistakes are noted.
+        images: Image folder; by default `images` beside the file.
+        split: Split of the file.
+        findings: Collector.
 
     Raises:
-        DataError: The file is absent, is not JSON or is no object: nothing can be said of it.
+        DataError: The file is missing, or is not a JSON object.
     """
-    marked = _starts_with_mark(path)
-    if marked:
+    has_mark = _has_byte_order_mark(path)
+    if has_mark:
         findings.add("byte_order_mark", split, str(path))
-    content = parse_json(path, encoding="utf-8-sig" if marked else "utf-8")
+    content = read_json(path, encoding="utf-8-sig" if has_mark else "utf-8")
     if not isinstance(content, dict):
         raise DataError(
             f"{path} is not a COCO detection file", got=f"a {type(content).__name__}", expected="a JSON object"
         )
-    for key in LISTS:
+    for key in COCO_LISTS:
         if not isinstance(content.get(key), list):
-            findings.add("lists_absent", split, f"{key} of {path.name}")
-    reading = _Reading(content, split, findings)
-    classes = reading.classes()
-    listed_images, known = reading.images()
-    boxes = reading.boxes(known, classes)
+            findings.add("lists_missing", split, f"{key} of {path.name}")
+    reader = _Reader(content, split, findings)
+    classes = reader.classes()
+    entries_of_files = reader.images()
+    ids = {entry.id for entries in entries_of_files for entry in entries}
+    boxes = reader.boxes(ids, classes)
     return AnnotationFile(
         path=path,
         folder=path.parent / "images" if images is None else images,
         sha256=sha256_of(path),
         content=content,
         classes=classes,
-        images=tuple(_with_boxes(entries, boxes) for entries in listed_images),
+        images=tuple(_merged(entries, boxes) for entries in entries_of_files),
     )
 
 
-def _starts_with_mark(path: Path) -> bool:
+def _has_byte_order_mark(path: Path) -> bool:
     try:
         with path.open("rb") as stream:
             return stream.read(3) == BYTE_ORDER_MARK
     except (OSError, ValueError):
-        return False  # the parser says what is wrong
+        return False  # `read_json` reports the error
 
 
-def _with_boxes(entries: list[ImageEntry], boxes: dict[Identity, list[BoxEntry]]) -> ImageEntry:
-    """Return the entries of one file as one, with the boxes of them all."""
+def _merged(entries: list[ImageEntry], boxes: dict[Id, list[BoxEntry]]) -> ImageEntry:
+    """Return the entries of one file as one entry with all their boxes."""
     ids = dict.fromkeys(entry.id for entry in entries)
-    return replace(entries[0], boxes=tuple(box for identity in ids for box in boxes.get(identity, ())))
+    return replace(entries[0], boxes=tuple(box for image_id in ids for box in boxes.get(image_id, ())))
 
 
 @dataclass(frozen=True, slots=True)
-class _Reading:
+class _Reader:
     content: dict[str, Any]
     split: str
     findings: Findings
 
-    def _entries(self, key: str, kind: str) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Yield the objects of a list, each with the words that name it."""
-        found = self.content.get(key)
-        for index, entry in enumerate(found if isinstance(found, list) else ()):
-            where = f"{key}[{index}]"
-            if isinstance(entry, dict):
-                yield where, entry
-            else:
-                self.findings.add(kind, self.split, f"{where} is {_described(entry)}")
+    def _add(self, kind: str, example: str) -> None:
+        self.findings.add(kind, self.split, example)
 
-    def classes(self) -> dict[Identity, str]:
-        """Return category id -> name of those that are clear."""
-        found: list[tuple[Identity, str]] = []
-        for where, entry in self._entries("categories", "categories_malformed"):
-            identity, name = _identity(entry.get("id")), entry.get("name")
-            if identity is None or not _is_name(name):
-                told = f"{where} has the id {_described(entry.get('id'))} and the name {_described(name)}"
-                self.findings.add("categories_malformed", self.split, told)
+    def _entries(self, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yield the objects of a list, each with its name for messages."""
+        entries = self.content.get(key)
+        for index, entry in enumerate(entries if isinstance(entries, list) else ()):
+            if isinstance(entry, dict):
+                yield f"{key}[{index}]", entry
             else:
-                found.append((identity, name))
-        names: dict[Identity, set[str]] = {}
-        for identity, name in found:
-            names.setdefault(identity, set()).add(name)
-        for identity, several in names.items():
+                self._add(f"{key}_malformed", f"{key}[{index}] is {_described(entry)}")
+
+    def classes(self) -> dict[Id, str]:
+        """Return category id -> name of valid categories, by ascending id."""
+        names: dict[Id, set[str]] = {}
+        for where, entry in self._entries("categories"):
+            category_id, name = _id(entry.get("id")), entry.get("name")
+            if category_id is None or not _is_name(name):
+                stated = f"the id {_described(entry.get('id'))} and the name {_described(name)}"
+                self._add("categories_malformed", f"{where} has {stated}")
+            else:
+                names.setdefault(category_id, set()).add(name)
+        for category_id, several in names.items():
             if len(several) > 1:
-                told = f"id {identity!r}: {listed(sorted(several))}"
-                self.findings.add("category_ids_repeated", self.split, told)
-        classes = {identity: several.pop() for identity, several in names.items() if len(several) == 1}
+                self._add("category_ids_not_unique", f"id {category_id!r}: {first_few(sorted(several))}")
+        classes = {category_id: several.pop() for category_id, several in names.items() if len(several) == 1}
         classes = dict(sorted(classes.items(), key=lambda item: (isinstance(item[0], str), item[0])))
         for name, count in Counter(classes.values()).items():
             if count > 1:
-                ids = [identity for identity, one in classes.items() if one == name]
-                self.findings.add("category_names_repeated", self.split, f"{name!r}: ids {listed(ids)}")
-        self._note_ids(classes)
+                ids = [category_id for category_id, one in classes.items() if one == name]
+                self._add("category_names_not_unique", f"{name!r}: ids {first_few(ids)}")
+        self._check_category_ids(classes)
         return classes
 
-    def _note_ids(self, classes: dict[Identity, str]) -> None:
-        numbers = {identity for identity in classes if isinstance(identity, int)}
-        for identity in classes:
-            if isinstance(identity, str):
-                self.findings.add("ids_no_number", self.split, f"category {identity!r}")
-        if numbers and len(numbers) < max(numbers) < 100_000:
-            for identity in range(1, max(numbers)):
-                if identity not in numbers:
-                    self.findings.add("category_ids_with_holes", self.split, str(identity))
+    def _check_category_ids(self, classes: dict[Id, str]) -> None:
+        for category_id in classes:
+            if isinstance(category_id, str):
+                self._add("ids_not_integers", f"category {category_id!r}")
+        numbers = {category_id for category_id in classes if isinstance(category_id, int)}
+        if numbers and len(numbers) < max(numbers) < MAX_CONTIGUOUS_ID:
+            for category_id in range(1, max(numbers)):
+                if category_id not in numbers:
+                    self._add("category_ids_not_contiguous", str(category_id))
 
-    def images(self) -> tuple[list[list[ImageEntry]], set[Identity]]:
-        """Return the usable entries, those of one file together, and their ids."""
-        by_id: dict[Identity, list[ImageEntry]] = {}
-        for where, entry in self._entries("images", "images_malformed"):
-            identity, name = _identity(entry.get("id")), entry.get("file_name")
-            if identity is None or not _is_name(name):
-                told = f"{where} has the id {_described(entry.get('id'))} and the file_name {_described(name)}"
-                self.findings.add("images_malformed", self.split, told)
+    def images(self) -> list[list[ImageEntry]]:
+        """Return the usable entries, grouped by file."""
+        by_id: dict[Id, list[ImageEntry]] = {}
+        for where, entry in self._entries("images"):
+            image_id, name = _id(entry.get("id")), entry.get("file_name")
+            if image_id is None or not _is_name(name):
+                stated = f"the id {_described(entry.get('id'))} and the file_name {_described(name)}"
+                self._add("images_malformed", f"{where} has {stated}")
             else:
-                place = str(entry.get("scene", name))
-                by_id.setdefault(identity, []).append(ImageEntry(entry, identity, name, _size(entry), place, ()))
+                scene = str(entry.get("scene", name))
+                by_id.setdefault(image_id, []).append(ImageEntry(entry, image_id, name, _size(entry), scene, ()))
         by_name: dict[str, list[ImageEntry]] = {}
-        for identity, entries in by_id.items():
+        for image_id, entries in by_id.items():
             names = dict.fromkeys(entry.name for entry in entries)
             if len(names) > 1:
-                self.findings.add("image_ids_repeated", self.split, f"id {identity!r}: {listed(names)}")
+                self._add("image_ids_not_unique", f"id {image_id!r}: {first_few(names)}")
                 continue
             by_name.setdefault(entries[0].name, []).extend(entries)
-            if isinstance(identity, str):
-                self.findings.add("ids_no_number", self.split, f"image {identity!r}")
+            if isinstance(image_id, str):
+                self._add("ids_not_integers", f"image {image_id!r}")
         for name, entries in by_name.items():
             for again in entries[1:]:
-                self.findings.add("images_listed_twice", self.split, f"{name} (id {again.id!r})")
+                self._add("images_listed_twice", f"{name} (id {again.id!r})")
             if entries[0].size is None:
-                self.findings.add("sizes_malformed", self.split, f"{name}: {_stated_size(entries[0].content)}")
-        return list(by_name.values()), {entry.id for entries in by_name.values() for entry in entries}
+                height, width = (_described(entries[0].content.get(key)) for key in ("height", "width"))
+                self._add("sizes_malformed", f"{name}: height {height}, width {width}")
+        return list(by_name.values())
 
-    def boxes(self, known: set[Identity], classes: dict[Identity, str]) -> dict[Identity, list[BoxEntry]]:
+    def boxes(self, image_ids: set[Id], classes: dict[Id, str]) -> dict[Id, list[BoxEntry]]:
         """Return the usable annotations by image id."""
-        found: dict[Identity, list[BoxEntry]] = {}
-        seen: set[Identity] = set()
-        for where, entry in self._entries("annotations", "annotations_malformed"):
-            identity = _identity(entry.get("id"))
-            name = f"annotation {identity!r}" if identity is not None else where
-            if identity is None or identity in seen:
-                self.findings.add("annotation_ids_repeated", self.split, f"{where}: {_described(entry.get('id'))}")
+        boxes: dict[Id, list[BoxEntry]] = {}
+        seen: set[Id] = set()
+        for where, entry in self._entries("annotations"):
+            annotation_id = _id(entry.get("id"))
+            name = f"annotation {annotation_id!r}" if annotation_id is not None else where
+            if annotation_id is None or annotation_id in seen:
+                self._add("annotation_ids_not_unique", f"{where}: {_described(entry.get('id'))}")
             else:
-                seen.add(identity)
+                seen.add(annotation_id)
             bbox = _bbox(entry.get("bbox"))
-            image, category = _identity(entry.get("image_id")), _identity(entry.get("category_id"))
-            if image is None or image not in known:
-                told = f"{name} belongs to image {_described(entry.get('image_id'))}"
-                self.findings.add("image_unknown", self.split, told)
+            image, category = _id(entry.get("image_id")), _id(entry.get("category_id"))
+            if image is None or image not in image_ids:
+                stated = _described(entry.get("image_id"))
+                self._add("annotations_of_unknown_image", f"{name} belongs to image {stated}")
             elif category is None or category not in classes:
-                told = f"{name} has the category_id {_described(entry.get('category_id'))}"
-                self.findings.add("category_unknown", self.split, told)
+                stated = _described(entry.get("category_id"))
+                self._add("annotations_of_unknown_category", f"{name} has the category_id {stated}")
             elif bbox is None:
-                told = f"{name} has the bbox {_described(entry.get('bbox'))}"
-                self.findings.add("annotations_malformed", self.split, told)
+                self._add("annotations_malformed", f"{name} has the bbox {_described(entry.get('bbox'))}")
             else:
                 ignore = bool(entry.get("iscrowd", 0))
-                found.setdefault(image, []).append(BoxEntry(entry, category, bbox, ignore))
-        return found
+                boxes.setdefault(image, []).append(BoxEntry(entry, category, bbox, ignore))
+        return boxes
 
 
 def _is_name(value: Any) -> TypeGuard[str]:
-    """Return whether a value is text that says something and can be written to a file again."""
+    """Return whether a value is text that is not blank and can be encoded."""
     try:
         return isinstance(value, str) and bool(value.strip()) and bool(value.encode())
     except UnicodeEncodeError:
         return False
 
 
-def _identity(value: Any) -> Identity | None:
-    """Return an id that can be told from others: a whole number, or text."""
+def _id(value: Any) -> Id | None:
+    """Return a value as an id, an integer or text; None if it is neither."""
     if isinstance(value, bool):
         return None
     if isinstance(value, float) and value.is_integer():
@@ -242,7 +242,7 @@ def _identity(value: Any) -> Identity | None:
 
 
 def _number(value: Any) -> float | None:
-    """Return a number, which text may state as well, as the strict reader takes it; None for what is none."""
+    """Return a number, or text of one, as the strict reader converts it; None if it is neither."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:
@@ -269,10 +269,6 @@ def _size(entry: dict[str, Any]) -> tuple[int, int] | None:
     return (int(height), int(width)) if height > 0 and width > 0 else None
 
 
-def _stated_size(entry: dict[str, Any]) -> str:
-    return f"height {_described(entry.get('height'))}, width {_described(entry.get('width'))}"
-
-
 def _described(value: Any) -> str:
     """Return a JSON value in a few words."""
     if value is None:
@@ -283,6 +279,6 @@ def _described(value: Any) -> str:
         parts = [_described(one) for one in value[:5]]
         return f"[{', '.join(parts)}{', …' if len(value) > 5 else ''}]" if len(value) < 50 else "a long list"
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) > 10**18:
-        return "an enormous number"
+        return "a huge number"
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:59]}…"

@@ -1,4 +1,4 @@
-"""Images that occur twice: pixel for pixel by their digests, nearly by their sketches."""
+"""Duplicate images: exact ones by the digest of their pixels, near ones by the correlation of thumbnails."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from ifkd.core.detections import Array
-from ifkd.data.check.image_inspection import FileFacts
+from ifkd.data.check.image_inspection import InspectedFile
 
-ALIKE = 0.95
-"""Correlation of two sketches from which images are called alike."""
-ROWS = 512
+MIN_CORRELATION = 0.95
+"""Least correlation of the thumbnails of near duplicates."""
+BLOCK_ROWS = 512
 """Images compared with all others at once."""
 
 
@@ -20,63 +20,60 @@ class DuplicatePair:
 
     first: int
     second: int
-    """Indices into the images compared; the second is the later one."""
+    """Indices of the images; the second is larger."""
     correlation: float
-    """Of their sketches, the best over turns and reflections; 1: alike but for brightness and contrast."""
+    """Correlation of their thumbnails, the best over rotations and reflections; 1 for identical pixels."""
 
 
-def copies(facts: Sequence[FileFacts]) -> list[list[int]]:
-    """Return the groups of at least two images that are alike pixel for pixel, as indices."""
+def exact_duplicates(files: Sequence[InspectedFile]) -> list[list[int]]:
+    """Return the groups of images with identical pixels, as indices."""
     groups: dict[str, list[int]] = {}
-    for index, one in enumerate(facts):
-        if one.digest is not None:
-            groups.setdefault(one.digest, []).append(index)
+    for index, file in enumerate(files):
+        if file.sha256 is not None:
+            groups.setdefault(file.sha256, []).append(index)
     return [group for group in groups.values() if len(group) > 1]
 
 
-def near_duplicates(
-    facts: Sequence[FileFacts], splits: Sequence[str], *, across: bool, least: float = ALIKE
-) -> list[DuplicatePair]:
-    """Return for each image its most alike one, where that is alike enough; no pair twice, the most alike first.
+def near_duplicates(files: Sequence[InspectedFile], splits: Sequence[str], *, across: bool) -> list[DuplicatePair]:
+    """Return each image's most similar one if it is a near duplicate, without repeated pairs, most similar first.
 
-    Copies pixel for pixel are left out, and so are flat pictures, which have nothing to compare.
+    Exact duplicates and flat images are left out.
 
     Args:
-        facts: The images.
-        splits: Of each image, its split.
-        across: Look in other splits; else in the image's own.
-        least: Correlation from which images are alike.
+        files: The images.
+        splits: Split of each image.
+        across: Whether to compare images of different splits, or those of the same split.
     """
-    drawn = {index: one.sketch for index, one in enumerate(facts) if one.sketch is not None}
-    if len(drawn) < 2:
+    thumbnail_of = {index: file.thumbnail for index, file in enumerate(files) if file.thumbnail is not None}
+    if len(thumbnail_of) < 2:
         return []
-    shown, sketches = list(drawn), np.stack(list(drawn.values()))
-    digests = _codes([facts[index].digest for index in shown])
-    of_split = _codes([splits[index] for index in shown])
+    indices, thumbnails = list(thumbnail_of), np.stack(list(thumbnail_of.values()))
+    digests = _codes([files[index].sha256 for index in indices])
+    split_codes = _codes([splits[index] for index in indices])
     found: dict[tuple[int, int], float] = {}
-    turned = [symmetry.reshape(len(shown), -1) for symmetry in _symmetries(sketches)]
-    for start in range(0, len(shown), ROWS):
-        rows = slice(start, start + ROWS)
-        correlation = np.max([turned[0][rows] @ one.T for one in turned], axis=0)
-        other = of_split[rows, None] != of_split[None, :]
-        correlation[(other != across) | (digests[rows, None] == digests[None, :])] = -1.0
+    variants = [variant.reshape(len(indices), -1) for variant in _symmetries(thumbnails)]
+    for start in range(0, len(indices), BLOCK_ROWS):
+        rows = slice(start, start + BLOCK_ROWS)
+        correlation = np.max([variants[0][rows] @ variant.T for variant in variants], axis=0)
+        differ = split_codes[rows, None] != split_codes[None, :]
+        correlation[(differ != across) | (digests[rows, None] == digests[None, :])] = -1.0
         best = correlation.argmax(axis=1)
         for row, column in enumerate(best.tolist()):
             value = float(correlation[row, column])
-            if value >= least:
-                first, second = sorted((shown[start + row], shown[column]))
+            if value >= MIN_CORRELATION:
+                first, second = sorted((indices[start + row], indices[column]))
                 found[first, second] = max(value, found.get((first, second), 0.0))
     pairs = [DuplicatePair(first, second, min(value, 1.0)) for (first, second), value in found.items()]
     return sorted(pairs, key=lambda pair: (-pair.correlation, pair.first, pair.second))
 
 
 def _codes(values: Sequence[str | None]) -> Array:
-    """Return a number for each value, equal where values are."""
-    number: dict[str | None, int] = {}
-    return np.array([number.setdefault(value, len(number)) for value in values])
+    """Return an integer for each value, equal for equal values."""
+    code: dict[str | None, int] = {}
+    return np.array([code.setdefault(value, len(code)) for value in values])
 
 
-def _symmetries(sketches: Array) -> list[Array]:
-    """Return the sketches in the eight turns and reflections of the square, unchanged ones first."""
-    turns = [np.rot90(sketches, turn, axes=(1, 2)) for turn in range(4)]
-    return turns + [one[:, :, ::-1] for one in turns]
+def _symmetries(thumbnails: Array) -> list[Array]:
+    """Return the thumbnails in the eight rotations and reflections of the square, the original first."""
+    rotations = [np.rot90(thumbnails, turn, axes=(1, 2)) for turn in range(4)]
+    return rotations + [one[:, :, ::-1] for one in rotations]

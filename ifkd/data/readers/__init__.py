@@ -1,1 +1,1 @@
-"""Readers of other people's data sets: each turns a folder into the content of one COCO file."""
+"""Readers of data sets in other formats; each returns a `ReaderResult`, from which a COCO file is written."""

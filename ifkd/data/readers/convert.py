@@ -1,119 +1,105 @@
-"""Any known form of labeled images becomes one COCO file that `read_coco` reads."""
+"""Convert a data set of another format to one COCO file; its images are not copied."""
 
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from ifkd.core.errors import DataError, UsageError
 from ifkd.core.files import write_json
-from ifkd.data.coco import check_content, read_json
+from ifkd.data.coco import parse_coco, read_coco_json
+from ifkd.data.readers.dota import read_dota
+from ifkd.data.readers.reader_result import ReaderResult
 from ifkd.data.readers.ship_classes import LEVEL_NAMES
-from ifkd.data.readers.source import ReaderObject, ReaderResult, coco_content, read_lines
-from ifkd.data.readers.text import read_dota, read_yolo
+from ifkd.data.readers.source_files import read_lines
 from ifkd.data.readers.voc import read_sar_aircraft, read_ship_rs, read_voc
+from ifkd.data.readers.yolo import read_yolo
 
-Form = Literal["coco", "voc", "yolo", "dota", "shiprsimagenet", "sar-aircraft"]
+SourceFormat = Literal["coco", "voc", "yolo", "dota", "shiprsimagenet", "sar-aircraft"]
 
 
 @dataclass(frozen=True, slots=True)
 class Conversion:
-    """What was converted."""
+    """Summary of a converted data set."""
 
     path: Path
     """The COCO file."""
-    images: Path
-    """The folder of its images, which stay where they are."""
-    counts: dict[str, int]
-    """Objects by class, ignored ones left out."""
-    image_count: int
+    image_folder: Path
+    images: int
+    objects_per_class: dict[str, int]
+    """Without ignored regions."""
     ignored: int
+    """Ignored regions."""
     notes: tuple[str, ...]
+    """Changes that the conversion made."""
 
 
 def convert(
-    form: Form,
+    source_format: SourceFormat,
     root: Path,
     out: Path,
     *,
     split: str | None = None,
-    level: int = 3,
+    class_level: int = 3,
     classes: Path | None = None,
 ) -> Conversion:
     """Write a data set as one COCO file.
 
     Args:
-        form: How it is laid out.
-        root: Its folder; a COCO json for `coco`, and for ShipRSImageNet's COCO form.
-        out: The COCO file.
-        split: Which of its splits; all when none is named.
-        level: Of ShipRSImageNet's class tree, 0 to 3.
-        classes: A text file with a class name on each line, by label, where the form does not fix them.
+        source_format: Its format.
+        root: Its folder; a COCO file for `coco` and for ShipRSImageNet's COCO format.
+        out: The COCO file to write.
+        split: One of its splits; by default all.
+        class_level: Level of ShipRSImageNet's class tree, 0 to 3.
+        classes: Text file with one class name a line, by label, for formats without fixed classes.
 
     Raises:
-        DataError: A file is absent or holds mistakes; nothing is written.
-        UsageError: An option does not fit the form.
+        DataError: A file is missing or has mistakes; nothing is written.
+        UsageError: An option does not apply to the format.
     """
-    if classes is not None and form not in {"voc", "yolo", "dota"}:
-        raise UsageError(f"{form} has classes of its own", hint="Leave --classes out.")
+    if classes is not None and source_format not in {"voc", "yolo", "dota"}:
+        raise UsageError(f"The format {source_format} has fixed classes", hint="Omit --classes.")
     names = None if classes is None else tuple(read_lines(classes))
     notes: tuple[str, ...] = ()
-    if form == "coco" or (form == "shiprsimagenet" and root.is_file()):
-        content, images = _from_coco(root, ship_level=level if form == "shiprsimagenet" else None)
+    if source_format == "coco" or (source_format == "shiprsimagenet" and root.is_file()):
+        content, folder = _from_coco(root, ship_level=class_level if source_format == "shiprsimagenet" else None)
     else:
-        source = _cut(_reader(form, root, split, level, names)())
-        content, images, notes = coco_content(source), source.folder, source.notes
-    dataset = check_content(out, content, images)
+        result = _read(source_format, root, split, class_level, names)
+        content, folder, notes = result.to_coco(), result.folder, result.notes
+    dataset = parse_coco(out, content, folder)
     write_json(out, content)
     return Conversion(
         path=out,
-        images=images,
-        counts=dataset.objects_per_class(),
-        image_count=len(dataset),
+        image_folder=folder,
+        images=len(dataset),
+        objects_per_class=dataset.objects_per_class(),
         ignored=int(sum(image.ignore.sum() for image in dataset.images)),
         notes=notes,
     )
 
 
-def _reader(
-    form: Form, root: Path, split: str | None, level: int, classes: Sequence[str] | None
-) -> Callable[[], ReaderResult]:
-    readers: dict[str, Callable[[], ReaderResult]] = {
-        "voc": lambda: read_voc(root, split=split, classes=classes),
-        "yolo": lambda: read_yolo(root, split=split, classes=classes),
-        "dota": lambda: read_dota(root, split=split, classes=classes),
-        "shiprsimagenet": lambda: read_ship_rs(root, split=split, level=level),
-        "sar-aircraft": lambda: read_sar_aircraft(root, split=split),
-    }
-    return readers[form]
-
-
-def _cut(source: ReaderResult) -> ReaderResult:
-    """Cut rotated boxes' bounds, which may leave the image at its border, to the image."""
-    if not source.notes:
-        return source
-    images = []
-    for image in source.images:
-        height, width = image.size
-        kept = []
-        for one in image.objects:
-            x1, y1, x2, y2 = one.box
-            box = (max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height)))
-            kept.append(ReaderObject(one.name, box, one.ignore))
-        images.append(replace(image, objects=tuple(kept)))
-    return replace(source, images=tuple(images))
+def _read(
+    source_format: SourceFormat, root: Path, split: str | None, level: int, classes: Sequence[str] | None
+) -> ReaderResult:
+    if source_format == "shiprsimagenet":
+        return read_ship_rs(root, split=split, level=level)
+    if source_format == "sar-aircraft":
+        return read_sar_aircraft(root, split=split)
+    read = {"voc": read_voc, "yolo": read_yolo, "dota": read_dota}[source_format]
+    return read(root, split=split, classes=classes)
 
 
 def _from_coco(path: Path, *, ship_level: int | None) -> tuple[dict[str, Any], Path]:
-    content = read_json(path)
+    """Return the content of a COCO file with `source_id` in each image, and its image folder."""
+    content = read_coco_json(path)
     images = path.parent / "images"
     if ship_level is not None:
         stated = re.search(r"level_(\d)", path.name)
         if stated is not None and int(stated[1]) != ship_level:
-            raise UsageError(f"{path.name} holds level {stated[1]}", got=f"--class-level {ship_level}")
+            raise UsageError(f"{path.name} has the classes of level {stated[1]}", got=f"--class-level {ship_level}")
         images = next(iter(sorted(path.parent.parent.glob("VOC_Format/JPEGImages"))), images)
-        # the devkit writes the 50 types as categories whatever the level, and polygons as flat lists
+        # The devkit lists the 50 types as categories at every level, and writes polygons as flat lists.
         content["categories"] = [{"id": n + 1, "name": name} for n, name in enumerate(LEVEL_NAMES[ship_level])]
         try:
             content["annotations"] = [

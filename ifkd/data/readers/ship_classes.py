@@ -1,93 +1,59 @@
-"""ShipRSImageNet's class tree: 50 types, 25 sub-categories, 4 categories, 2 kinds, each in the order of its ids."""
+"""ShipRSImageNet's class tree: 2 kinds, 4 categories, 25 subcategories, 50 types, each in the order of its ids."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class ShipClass:
-    """A type and what it belongs to."""
+    """A type of ship and the classes it belongs to."""
 
     name: str
     """Level 3."""
-    sub_category: str
+    subcategory: str
     """Level 2."""
     category: str
     """Level 1."""
 
     def at(self, level: int) -> str:
-        """Return its class at a level from 0 to 3."""
+        """Return its class at a level, 0 to 3."""
         kind = "Dock" if self.category == "Dock" else "Ship"
-        return (kind, self.category, self.sub_category, self.name)[level]
+        return (kind, self.category, self.subcategory, self.name)[level]
 
 
-TYPES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
-    ("Other Ship", "Other Ship", ("Other Ship",)),
-    ("Other Warship", "Warship", ("Other Warship",)),
-    ("Submarine", "Warship", ("Submarine",)),
-    ("Aircraft Carrier", "Warship", ("Other Aircraft Carrier", "Enterprise", "Nimitz", "Midway")),
-    ("Cruiser", "Warship", ("Ticonderoga",)),
-    (
-        "Destroyer",
-        "Warship",
-        ("Other Destroyer", "Atago DD", "Arleigh Burke DD", "Hatsuyuki DD", "Hyuga DD", "Asagiri DD"),
-    ),
-    ("Frigate", "Warship", ("Other Frigate", "Perry FF")),
-    ("Patrol", "Warship", ("Patrol",)),
-    (
-        "Landing",
-        "Warship",
-        (
-            "Other Landing",
-            "YuTing LL",
-            "YuDeng LL",
-            "YuDao LL",
-            "YuZhao LL",
-            "Austin LL",
-            "Osumi LL",
-            "Wasp LL",
-            "LSD 41 LL",
-            "LHA LL",
-        ),
-    ),
-    ("Commander", "Warship", ("Commander",)),
-    (
-        "Auxiliary Ships",
-        "Warship",
-        (
-            "Other Auxiliary Ship",
-            "Medical Ship",
-            "Test Ship",
-            "Training Ship",
-            "AOE",
-            "Masyuu AS",
-            "Sanantonio AS",
-            "EPF",
-        ),
-    ),
-    *(
-        (name, "Merchant", (name,))
-        for name in (
-            "Other Merchant",
-            "Container Ship",
-            "RoRo",
-            "Cargo",
-            "Barge",
-            "Tugboat",
-            "Ferry",
-            "Yacht",
-            "Sailboat",
-            "Fishing Vessel",
-            "Oil Tanker",
-            "Hovercraft",
-            "Motorboat",
-        )
-    ),
-    ("Dock", "Dock", ("Dock",)),
+MERCHANT_SHIPS = (
+    "Other Merchant, Container Ship, RoRo, Cargo, Barge, Tugboat, Ferry, Yacht, Sailboat, Fishing Vessel, Oil Tanker, "
+    "Hovercraft, Motorboat"
 )
+TYPES = (
+    ("Other Ship", "Other Ship", "Other Ship"),
+    ("Warship", "Other Warship", "Other Warship"),
+    ("Warship", "Submarine", "Submarine"),
+    ("Warship", "Aircraft Carrier", "Other Aircraft Carrier, Enterprise, Nimitz, Midway"),
+    ("Warship", "Cruiser", "Ticonderoga"),
+    ("Warship", "Destroyer", "Other Destroyer, Atago DD, Arleigh Burke DD, Hatsuyuki DD, Hyuga DD, Asagiri DD"),
+    ("Warship", "Frigate", "Other Frigate, Perry FF"),
+    ("Warship", "Patrol", "Patrol"),
+    (
+        "Warship",
+        "Landing",
+        "Other Landing, YuTing LL, YuDeng LL, YuDao LL, YuZhao LL, Austin LL, Osumi LL, Wasp LL, LSD 41 LL, LHA LL",
+    ),
+    ("Warship", "Commander", "Commander"),
+    (
+        "Warship",
+        "Auxiliary Ships",
+        "Other Auxiliary Ship, Medical Ship, Test Ship, Training Ship, AOE, Masyuu AS, Sanantonio AS, EPF",
+    ),
+    *(("Merchant", name, name) for name in MERCHANT_SHIPS.split(", ")),
+    ("Dock", "Dock", "Dock"),
+)
+"""(category, subcategory, its types)."""
 
-CLASSES = tuple(ShipClass(name, sub, category) for sub, category, names in TYPES for name in names)
-"""By level-3 id, less one."""
+CLASSES = tuple(
+    ShipClass(name, subcategory, category) for category, subcategory, names in TYPES for name in names.split(", ")
+)
+"""Types by level-3 id minus one."""
 LEVEL_NAMES: tuple[tuple[str, ...], ...] = tuple(
     tuple(dict.fromkeys(ship.at(level) for ship in CLASSES)) for level in range(4)
 )
-"""Class names of each level, by id less one."""
+"""Class names of each level by id minus one."""

@@ -1,23 +1,23 @@
-"""Pascal VOC folders, and the two benchmarks that come in this form: SAR-AIRcraft-1.0 and ShipRSImageNet."""
+"""Pascal VOC data sets, and the two benchmarks in this format: SAR-AIRcraft-1.0 and ShipRSImageNet."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from xml.etree.ElementTree import Element
 
 from ifkd.core.errors import DataError
+from ifkd.data.readers.reader_result import ReaderImage, ReaderObject, ReaderResult
 from ifkd.data.readers.ship_classes import CLASSES, LEVEL_NAMES
-from ifkd.data.readers.source import (
-    ReaderImage,
-    ReaderObject,
-    ReaderResult,
-    folder_named,
+from ifkd.data.readers.source_files import (
+    IMAGE_SUFFIXES,
+    find_folder,
     images_by_stem,
-    in_natural_order,
-    number_of,
+    natural_order,
+    parse_float,
+    parse_int,
     read_lines,
     read_xml,
+    require_name,
     text_of,
-    whole_number_of,
 )
 
 SAR_AIRCRAFT_CLASSES = ("A220", "A320/321", "A330", "ARJ21", "Boeing737", "Boeing787", "other")
@@ -25,113 +25,106 @@ EDGES = ("xmin", "ymin", "xmax", "ymax")
 
 
 def read_voc(root: Path, *, split: str | None = None, classes: Sequence[str] | None = None) -> ReaderResult:
-    """Read a Pascal VOC folder; box edges are taken as written, objects marked difficult count as ignored.
+    """Read a Pascal VOC data set; box edges are taken as stated, objects marked difficult are ignored regions.
 
     Args:
-        root: Holds `JPEGImages`, `Annotations` and, for splits, `ImageSets/Main`.
-        split: The list of images; all annotations when none is named.
-        classes: Class names by label; by default all that any annotation of the folder names, in alphabetical order.
+        root: Folder with `JPEGImages`, `Annotations` and, for splits, `ImageSets/Main`.
+        split: List of images in `ImageSets`; by default all annotations are read.
+        classes: Class names by label; by default all that occur in any split, in alphabetical order.
 
     Raises:
-        DataError: A file is absent or holds mistakes.
+        DataError: A file is missing or malformed.
     """
-    annotations = folder_named(root, ("Annotations",))
-    stems = _stems(root, annotations, split)
-    images = _read(root, annotations, stems, difficult_counts=False)
+    images = _read(root, _stems(root, split))
     if classes is None:
-        every = images if split is None else _read(root, annotations, _all_stems(annotations), difficult_counts=False)
-        classes = in_natural_order(one.name for image in every for one in image.objects)
-    return ReaderResult(folder_named(root, ("JPEGImages",)), tuple(classes), images)
+        every = images if split is None else _read(root, _stems(root, None))
+        classes = natural_order(one.name for image in every for one in image.objects)
+    return ReaderResult(find_folder(root, "JPEGImages"), tuple(classes), images)
 
 
 def read_sar_aircraft(root: Path, *, split: str | None = None) -> ReaderResult:
-    """Read SAR-AIRcraft-1.0: VOC form, seven classes mapped by name; the paper trains on `trainval`.
+    """Read SAR-AIRcraft-1.0, which has seven classes; the paper trains on the split `trainval`.
 
     Raises:
-        DataError: A file is absent or holds mistakes.
+        DataError: A file is missing or malformed.
     """
-    annotations = folder_named(root, ("Annotations",))
-    images = _read(root, annotations, _stems(root, annotations, split), difficult_counts=True)
-    return ReaderResult(folder_named(root, ("JPEGImages",)), SAR_AIRCRAFT_CLASSES, images)
+    images = _read(root, _stems(root, split), ignore_difficult=False)
+    return ReaderResult(find_folder(root, "JPEGImages"), SAR_AIRCRAFT_CLASSES, images)
 
 
 def read_ship_rs(root: Path, *, split: str | None = None, level: int = 3) -> ReaderResult:
-    """Read ShipRSImageNet's VOC form at a level of its class tree, 0 (ship or dock) to 3 (50 types).
+    """Read ShipRSImageNet's VOC format at a level of its class tree, 0 (ship or dock) to 3 (50 types).
 
     Raises:
-        DataError: A file is absent or holds mistakes.
+        DataError: A file is missing or malformed.
     """
-    voc = folder_named(root, ("VOC_Format",)) if (root / "VOC_Format").is_dir() else root
-    annotations = folder_named(voc, ("Annotations",))
-    stems = _stems(voc, annotations, split)
-    images = _read(voc, annotations, stems, difficult_counts=True, level=level)
-    return ReaderResult(folder_named(voc, ("JPEGImages",)), LEVEL_NAMES[level], images)
+    voc = find_folder(root, "VOC_Format") if (root / "VOC_Format").is_dir() else root
+    images = _read(voc, _stems(voc, split), ignore_difficult=False, level=level)
+    return ReaderResult(find_folder(voc, "JPEGImages"), LEVEL_NAMES[level], images)
 
 
-def _stems(root: Path, annotations: Path, split: str | None) -> list[str]:
-    """Return the names of a split's images without extension; lists may have it or not."""
+def _stems(root: Path, split: str | None) -> list[str]:
+    """Return the names of a split's images without extension, which the list may or may not have."""
+    annotations = find_folder(root, "Annotations")
     if split is None:
-        return _all_stems(annotations)
-    if not split or Path(split).name != split or split in {".", ".."}:
-        raise DataError("A split is named by its list, without folders", got=repr(split))
-    sets = folder_named(root, ("ImageSets",))
+        return sorted(one.stem for one in annotations.iterdir() if one.suffix.lower() == ".xml")
+    require_name(split)
+    sets = find_folder(root, "ImageSets")
     main = sets / "Main" if (sets / "Main").is_dir() else sets
-    there = sorted(one.stem for one in main.glob("*.txt"))
-    if split not in there:
-        raise DataError(f"{main} has no list {split}.txt", expected=f"one of {', '.join(there) or 'none'}")
-    images = {f".{suffix}" for suffix in ("jpg", "jpeg", "png", "bmp", "tif", "tiff")}
-    names = [
+    splits = sorted(one.stem for one in main.glob("*.txt"))
+    if split not in splits:
+        raise DataError(f"{main} has no list {split}.txt", expected=f"one of {', '.join(splits) or 'none'}")
+    names = [  # lists of one class have a flag after the name
         Path(line.split()[0] if line.split()[-1] in {"1", "-1", "0"} else line)
         for line in read_lines(main / f"{split}.txt")
     ]
-    return [name.stem if name.suffix.lower() in images else name.name for name in names]
-
-
-def _all_stems(annotations: Path) -> list[str]:
-    return sorted(one.stem for one in annotations.iterdir() if one.suffix.lower() == ".xml")
+    return [name.stem if name.suffix.lower() in IMAGE_SUFFIXES else name.name for name in names]
 
 
 def _read(
-    root: Path, annotations: Path, stems: Sequence[str], *, difficult_counts: bool, level: int | None = None
+    root: Path, stems: Sequence[str], *, ignore_difficult: bool = True, level: int | None = None
 ) -> tuple[ReaderImage, ...]:
-    files = {one.stem: one for one in annotations.iterdir() if one.suffix.lower() == ".xml"}
-    pictures = images_by_stem(folder_named(root, ("JPEGImages",)))
-    found = []
+    annotations = find_folder(root, "Annotations")
+    xml_files = {one.stem: one for one in annotations.iterdir() if one.suffix.lower() == ".xml"}
+    image_files = images_by_stem(find_folder(root, "JPEGImages"))
+    images = []
     for stem in stems:
-        path = files.get(stem, annotations / f"{stem}.xml")
+        path = xml_files.get(stem, annotations / f"{stem}.xml")
         element = read_xml(path)
-        if stem not in pictures:
+        if stem not in image_files:
             raise DataError(f"{path} has no image", expected=f"{stem} with an image's extension in JPEGImages")
         size = element.find("size")
         if size is None:
             raise DataError(f"{path} does not state the image's <size>")
-        height, width = (whole_number_of(text_of(size, key, path), path, key) for key in ("height", "width"))
-        objects = tuple(_object(one, path, level, difficult_counts) for one in element.findall("object"))
-        found.append(ReaderImage(stem, pictures[stem].name, (height, width), objects))
-    return tuple(found)
+        height, width = (parse_int(text_of(size, key, path), path, key) for key in ("height", "width"))
+        objects = []
+        for one in element.findall("object"):
+            name = text_of(one, "name", path) if level is None else _ship_name(one, path, level)
+            difficult = (one.findtext("difficult") or "0").strip() not in {"", "0"}
+            objects.append(ReaderObject(name, _box(one, path), ignore=difficult and ignore_difficult))
+        images.append(ReaderImage(stem, image_files[stem].name, (height, width), tuple(objects)))
+    return tuple(images)
 
 
-def _object(element: Element, path: Path, level: int | None, difficult_counts: bool) -> ReaderObject:  # noqa: FBT001
+def _box(element: Element, path: Path) -> tuple[float, float, float, float]:
     box = element.find("bndbox")
     if box is None:
         raise DataError(f"{path} has an <object> without <bndbox>")
-    x1, y1, x2, y2 = (number_of(text_of(box, edge, path), path, edge) for edge in EDGES)
-    difficult = (element.findtext("difficult") or "0").strip() not in {"", "0"}
-    name = text_of(element, "name", path) if level is None else _ship_name(element, path, level)
-    return ReaderObject(name, (x1, y1, x2, y2), ignore=difficult and not difficult_counts)
+    x1, y1, x2, y2 = (parse_float(text_of(box, edge, path), path, edge) for edge in EDGES)
+    return x1, y1, x2, y2
 
 
 def _ship_name(element: Element, path: Path, level: int) -> str:
-    """Return a ship's class at a level: by the id that the XML states, else by its type's place in the tree."""
+    """Return a ship's class at a level: by the stated id, else by its type's place in the class tree."""
     names = LEVEL_NAMES[level]
     stated = (element.findtext(f"level_{level}") or "").strip()
     if stated:
-        number = whole_number_of(stated, path, f"level_{level}")
+        number = parse_int(stated, path, f"level_{level}")
         if not 1 <= number <= len(names):
-            raise DataError(f"{path} has a level_{level} that is no class", got=stated, expected=f"1 to {len(names)}")
+            raise DataError(f"{path} has an invalid class id level_{level}", got=stated, expected=f"1 to {len(names)}")
         return names[number - 1]
     name = text_of(element, "name", path)
     for ship in CLASSES:
         if ship.name == name:
             return ship.at(level)
-    raise DataError(f"{path} names a ship that ShipRSImageNet does not know", got=repr(name))
+    raise DataError(f"{path} names a type that ShipRSImageNet does not have", got=repr(name))

@@ -1,1 +1,1 @@
-"""Large images become tiles for training, whose labels know where they came from."""
+"""Cut large labeled images into tiles for training."""

@@ -9,7 +9,7 @@ from pycocotools.cocoeval import COCOeval
 
 from deploy.accuracy import evaluated_model as subjects
 from deploy.accuracy.evaluated_model import EvaluatedModel, EvaluatedModelRecord
-from deploy.accuracy.evaluation import Evaluation, aligned, detect_dataset, evaluate_model, open_data
+from deploy.accuracy.evaluation import Evaluation, detect_dataset, evaluate_model, open_data
 from deploy.accuracy.image_detection import TilingConfig, cut, detect_images
 from deploy.accuracy.provenance import read_result
 from deploy.cli.main import main
@@ -17,7 +17,7 @@ from export.bundle.bundle import write_manifest
 from ifkd.core.config import Schema
 from ifkd.core.errors import CheckpointError, DataError, UsageError
 from ifkd.core.postprocess import PostprocessConfig
-from ifkd.data.coco import read_coco
+from ifkd.data.coco import align_classes, read_coco
 
 RECORD = EvaluatedModelRecord(
     kind="bundle", name="made up", path="x", sha256="0" * 64, detector={}, parameters=7, provenance={}
@@ -149,7 +149,7 @@ def test_classes_are_matched_by_name(tmp_path):
 def test_other_classes_are_refused_with_both_lists(tmp_path):
     dataset = read_coco(world.write_world(tmp_path / "w"))
     with pytest.raises(DataError, match=r"tanker.*cargo.*tug.*ferry") as error:
-        aligned(dataset, ("ferry", "cargo", "tug"))
+        align_classes(dataset, ("ferry", "cargo", "tug"))
     assert "merge_classes" in str(error.value)
 
 

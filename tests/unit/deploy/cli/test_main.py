@@ -178,7 +178,7 @@ def test_an_annotation_outside_its_image(fails: Fails, recipe_path: Path, data_f
     change(data_folder / "train.json", annotations=lambda found: [{**found[0], "bbox": [60, 10, 30, 5]}, *found[1:]])
     told = fails("train", str(recipe_path), lines=2)
     assert "1 mistake:" in told
-    assert "annotation 1 of train_000.png has the box [60.0, 10.0, 90.0, 15.0], which lies outside its image" in told
+    assert "annotation 1 of train_000.png has the box [60.0, 10.0, 90.0, 15.0], which is outside its image" in told
 
 
 def test_a_class_id_that_does_not_exist(fails: Fails, recipe_path: Path, data_folder: Path) -> None:

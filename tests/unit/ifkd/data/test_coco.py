@@ -1,4 +1,4 @@
-"""COCO files: what is read, what is refused, and what is written is read back."""
+"""COCO files: reading, refused mistakes, a round trip, and classes matched by name."""
 
 import json
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from pycocotools.coco import COCO
 
 from ifkd.core.detections import Detections
 from ifkd.core.errors import DataError
-from ifkd.data.coco import coco_results, read_coco, write_coco
+from ifkd.data.coco import align_classes, coco_results, read_coco
 
 Change = Callable[[dict[str, Any]], None]
 
@@ -46,12 +46,12 @@ def problem(folder: Path, change: Change, **options: Any) -> str:
     return str(caught.value)
 
 
-def test_a_file_is_read(tmp_path: Path) -> None:
+def test_reads_images_boxes_and_classes(tmp_path: Path) -> None:
     dataset = read_coco(write(tmp_path))
     assert dataset.classes == ("barge", "ferry", "tug")
     assert dataset.category_ids == (4, 9, 20)
     first, second = dataset.images
-    assert (first.id, first.size, first.place) == (7, (30, 40), "harbor")
+    assert (first.id, first.size, first.scene) == (7, (30, 40), "harbor")
     assert first.path == tmp_path / "images" / "a.png"
     assert first.boxes.tolist() == [[1, 2, 11, 7], [0.5, 0.5, 3.75, 4.5], [20, 20, 30, 25]]
     assert first.boxes.dtype == np.float32
@@ -59,16 +59,16 @@ def test_a_file_is_read(tmp_path: Path) -> None:
     assert first.ignore.tolist() == [False, False, True]
     assert second.boxes.shape == (0, 4)
     assert second.labels.dtype == np.int64
-    assert second.place == "b.png"
+    assert second.scene == "b.png"
     assert dataset.objects_per_class() == {"barge": 1, "ferry": 0, "tug": 1}
 
 
-def test_another_image_folder(tmp_path: Path) -> None:
+def test_image_folder_elsewhere(tmp_path: Path) -> None:
     dataset = read_coco(write(tmp_path), images=tmp_path / "elsewhere")
     assert dataset.images[0].path == tmp_path / "elsewhere" / "a.png"
 
 
-def test_merged_classes_disappear(tmp_path: Path) -> None:
+def test_merge_classes_counts_objects_as_another_class(tmp_path: Path) -> None:
     dataset = read_coco(write(tmp_path), merge_classes={"tug": "barge"})
     assert dataset.classes == ("barge", "ferry")
     assert dataset.category_ids == (4, 9)
@@ -76,42 +76,42 @@ def test_merged_classes_disappear(tmp_path: Path) -> None:
     assert dataset.objects_per_class() == {"barge": 2, "ferry": 0}
 
 
-def test_classes_cannot_be_merged_into_nothing(tmp_path: Path) -> None:
+def test_merge_classes_refuses_unknown_and_chained_classes(tmp_path: Path) -> None:
     assert "merge_classes names ['yacht']" in problem(tmp_path, lambda _: None, merge_classes={"tug": "yacht"})
     chain = {"tug": "barge", "barge": "ferry"}
-    assert "counts objects as ['barge'], which it also merges" in problem(tmp_path, lambda _: None, merge_classes=chain)
+    assert "merges into ['barge'], which it also merges" in problem(tmp_path, lambda _: None, merge_classes=chain)
 
 
 @pytest.mark.parametrize("side", [0, -1e308, 2**24 + 1, 10**400])
-def test_a_size_that_no_image_has(tmp_path: Path, side: float) -> None:
-    told = problem(tmp_path, lambda values: values["images"][0].update(width=side))
-    assert "a.png has height 30 and width" in told
-    assert "between 1 and 16777216" in told
+def test_refuses_an_invalid_image_size(tmp_path: Path, side: float) -> None:
+    message = problem(tmp_path, lambda values: values["images"][0].update(width=side))
+    assert "a.png has height 30 and width" in message
+    assert "between 1 and 16777216" in message
 
 
-def test_every_mistake_is_listed_with_its_annotation(tmp_path: Path) -> None:
+def test_lists_every_mistake_with_its_annotation(tmp_path: Path) -> None:
     def change(values: dict[str, Any]) -> None:
         values["annotations"][0]["bbox"] = [35, 2, 10, 5]
         values["annotations"][1]["category_id"] = 3
         values["annotations"][2]["image_id"] = 6
         values["images"].append(values["images"][1])
 
-    told = problem(tmp_path, change)
-    assert "set.json has 4 mistakes:" in told
-    assert "2 images have the id 5" in told
-    assert "annotation 1 of a.png has the box [35.0, 2.0, 45.0, 7.0], which lies outside its image of 40x30" in told
-    assert "annotation 2 has category_id 3; the file's are [4, 9, 20]" in told
-    assert "annotation 3 belongs to image 6, which the file does not list" in told
+    message = problem(tmp_path, change)
+    assert "set.json has 4 mistakes:" in message
+    assert "2 images have the id 5" in message
+    assert "annotation 1 of a.png has the box [35.0, 2.0, 45.0, 7.0], which is outside its image of 40x30" in message
+    assert "annotation 2 has category_id 3; the file's are [4, 9, 20]" in message
+    assert "annotation 3 belongs to image 6, which the file does not list" in message
 
 
-def test_a_long_list_is_cut(tmp_path: Path) -> None:
+def test_shortens_a_long_list_of_mistakes(tmp_path: Path) -> None:
     def change(values: dict[str, Any]) -> None:
         values["annotations"] = [{**values["annotations"][0], "id": n, "category_id": 1} for n in range(25)]
 
-    told = problem(tmp_path, change)
-    assert "25 mistakes" in told
-    assert "… and 15 more" in told
-    assert told.count("\n") == 11
+    message = problem(tmp_path, change)
+    assert "25 mistakes" in message
+    assert "… and 15 more" in message
+    assert message.count("\n") == 11
 
 
 @pytest.mark.parametrize(
@@ -121,20 +121,20 @@ def test_a_long_list_is_cut(tmp_path: Path) -> None:
         ([1, 2, 5, -1], "has no area"),
         ([float("nan"), 2, 5, 5], "is not finite"),
         ([1, 2, float("inf"), 5], "is not finite"),
-        ([-3, 2, 5, 5], "lies outside its image"),
-        ([1, 26, 5, 7], "lies outside its image"),
-        ([40, 5, 1, 5], "lies outside its image"),
-        ([-1.5, 5, 1, 5], "lies outside its image"),
+        ([-3, 2, 5, 5], "is outside its image"),
+        ([1, 26, 5, 7], "is outside its image"),
+        ([40, 5, 1, 5], "is outside its image"),
+        ([-1.5, 5, 1, 5], "is outside its image"),
     ],
 )
-def test_a_box_that_cannot_be_right_is_refused(tmp_path: Path, box: list[float], fault: str) -> None:
+def test_refuses_an_invalid_box(tmp_path: Path, box: list[float], fault: str) -> None:
     def change(values: dict[str, Any]) -> None:
         values["annotations"][0]["bbox"] = box
 
     assert fault in problem(tmp_path, change)
 
 
-def test_a_box_a_little_outside_is_cut(tmp_path: Path) -> None:
+def test_clips_a_box_slightly_across_the_border(tmp_path: Path) -> None:
     def change(values: dict[str, Any]) -> None:
         values["annotations"][0]["bbox"] = [-1, -2, 43, 34]
 
@@ -159,11 +159,11 @@ def _without(key: str, part: str) -> Change:
         (lambda values: values["categories"][0].update(id=9), "two categories of one name or one id"),
     ],
 )
-def test_a_file_of_another_form_is_refused(tmp_path: Path, change: Change, fault: str) -> None:
+def test_refuses_a_file_with_another_structure(tmp_path: Path, change: Change, fault: str) -> None:
     assert fault in problem(tmp_path, change)
 
 
-def test_a_file_that_is_no_object_is_refused(tmp_path: Path) -> None:
+def test_refuses_other_and_missing_files(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text("[1, 2]")
     with pytest.raises(DataError, match="it has no images, annotations, categories"):
         read_coco(tmp_path / "a.json")
@@ -174,9 +174,9 @@ def test_a_file_that_is_no_object_is_refused(tmp_path: Path) -> None:
         read_coco(tmp_path / "c.json")
 
 
-def test_what_is_written_is_read_back(tmp_path: Path) -> None:
+def test_to_coco_is_read_back(tmp_path: Path) -> None:
     dataset = read_coco(write(tmp_path))
-    write_coco(tmp_path / "copy.json", dataset)
+    (tmp_path / "copy.json").write_text(json.dumps(dataset.to_coco()))
     again = read_coco(tmp_path / "copy.json")
     assert again.classes == dataset.classes
     assert again.category_ids == dataset.category_ids
@@ -187,20 +187,30 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
         np.testing.assert_array_equal(image.ignore, other.ignore)
 
 
-def test_pycocotools_reads_what_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_pycocotools_reads_to_coco_and_coco_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     dataset = read_coco(write(tmp_path))
-    write_coco(tmp_path / "copy.json", dataset)
-    truth = COCO(str(tmp_path / "copy.json"))
+    (tmp_path / "copy.json").write_text(json.dumps(dataset.to_coco()))
+    ground_truth = COCO(str(tmp_path / "copy.json"))
     found = Detections(np.array([[1, 2, 11, 7]], np.float32), np.array([0.5], np.float32), np.array([2]))
     results = coco_results([(7, found), (5, Detections.empty())], dataset.category_ids)
     assert results == [{"image_id": 7, "category_id": 20, "bbox": [1.0, 2.0, 10.0, 5.0], "score": 0.5}]
-    loaded = truth.loadRes(json.loads(json.dumps(results)))
+    loaded = ground_truth.loadRes(json.loads(json.dumps(results)))
     assert len(loaded.anns) == 1
-    assert sorted(truth.getCatIds()) == [4, 9, 20]
+    assert sorted(ground_truth.getCatIds()) == [4, 9, 20]
+
+
+def test_align_classes_matches_labels_by_name(tmp_path: Path) -> None:
+    dataset = read_coco(write(tmp_path))
+    aligned = align_classes(dataset, ("tug", "barge", "ferry"))
+    assert aligned.classes == ("tug", "barge", "ferry")
+    assert aligned.category_ids == (20, 4, 9)
+    assert [image.labels.tolist() for image in aligned.images] == [[0, 1, 2], []]
+    with pytest.raises(DataError, match=r"barge.*ferry.*tug.*expected.*yacht.*merge_classes"):
+        align_classes(dataset, ("barge", "ferry", "yacht"))
 
 
 @pytest.mark.shared_data
-def test_real_files_are_read(shared_data: Path) -> None:
+def test_reads_real_data_sets(shared_data: Path) -> None:
     files = [path for path in sorted(shared_data.glob("*/*.json")) if path.stem in {"train", "test", "scenes"}]
     assert len(files) >= 10
     for path in files:

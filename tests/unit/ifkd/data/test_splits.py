@@ -1,4 +1,4 @@
-"""A recipe's splits: files as they are, or a share of the places held out."""
+"""Splits of a recipe: from files, or by holding out a fraction of the scenes."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from ifkd import recipe
-from ifkd.data.splits import path_of, read_split
+from ifkd.data.splits import read_split, resolve_path
 
 
 def data(root: Path | None, **values: Any) -> recipe.DataOptions:
@@ -15,30 +15,30 @@ def data(root: Path | None, **values: Any) -> recipe.DataOptions:
     return recipe.DataOptions.model_validate(base | {"root": root} | values)
 
 
-def test_files_are_read_from_the_root(data_folder: Path) -> None:
+def test_paths_are_relative_to_the_root(data_folder: Path) -> None:
     settings = data(data_folder)
     assert [len(read_split(settings, split)) for split in ("train", "validation", "test")] == [8, 4, 4]
     assert read_split(settings, "train").images[0].path == data_folder / "images" / "train_000.png"
-    assert path_of(data(data_folder), Path("/elsewhere/a.json")) == Path("/elsewhere/a.json")
+    assert resolve_path(data(data_folder), Path("/elsewhere/a.json")) == Path("/elsewhere/a.json")
     rootless = data(None, train=data_folder / "train.json")
-    assert path_of(rootless, Path("a.json")) == Path("a.json")
+    assert resolve_path(rootless, Path("a.json")) == Path("a.json")
     assert len(read_split(rootless, "train")) == 8
 
 
-def test_an_image_folder_of_its_own(data_folder: Path) -> None:
+def test_image_folder_of_the_recipe(data_folder: Path) -> None:
     split = read_split(data(data_folder, images="pictures"), "test")
     assert split.images[0].path == data_folder / "pictures" / "val_000.png"
 
 
-@pytest.mark.parametrize("share", [0.05, 0.2, 0.34, 0.5, 0.9])
-def test_a_share_is_held_out_by_place(tmp_path: Path, write_data_set: Callable[..., Path], share: float) -> None:
-    write_data_set(tmp_path, "train", images=30, size=(32, 64))  # ten places of three images
-    settings = data(tmp_path, validation=share)
+@pytest.mark.parametrize("fraction", [0.05, 0.2, 0.34, 0.5, 0.9])
+def test_a_fraction_is_held_out_by_scene(tmp_path: Path, write_data_set: Callable[..., Path], fraction: float) -> None:
+    write_data_set(tmp_path, "train", images=30, size=(32, 64))  # ten scenes of three images
+    settings = data(tmp_path, validation=fraction)
     train, validation = read_split(settings, "train"), read_split(settings, "validation")
-    assert not {image.place for image in train.images} & {image.place for image in validation.images}
+    assert not {image.scene for image in train.images} & {image.scene for image in validation.images}
     assert len(train) + len(validation) == 30
     assert {image.id for image in train.images} | {image.id for image in validation.images} == set(range(100, 130))
-    assert share * 30 <= len(validation) < share * 30 + 3
+    assert fraction * 30 <= len(validation) < fraction * 30 + 3
     again = read_split(settings, "validation")
     assert [image.id for image in again.images] == [image.id for image in validation.images]
     assert train.classes == validation.classes

@@ -1,5 +1,4 @@
-"""A data set is looked at leniently: every mistake is found and told, and the cleaned copy is one the strict reader
-takes."""
+"""`ifkd data check`: every kind of mistake is found, and the fixed copy is accepted by the strict reader."""
 
 import json
 import math
@@ -47,15 +46,15 @@ def reads(path, images=None):
         read_image(image.path, size=image.size)
 
 
-def test_a_clean_set_is_clean(train):
+def test_a_valid_data_set_is_clean(train):
     checked = found(train)
     assert kinds(checked) == {}
     assert checked.record.clean
     split = checked.record.splits[0]
     assert (split.listed, split.images, split.objects, split.ignored) == (6, 6, 12, 0)
     assert split.per_class == read_coco(train).objects_per_class()
-    assert [(one.height, one.width, one.images) for one in checked.record.sizes] == [(64, 64, 6)]
-    assert checked.record.forms[0].form == "PNG, uint8, 3 bands"
+    assert [(one.height, one.width, one.images) for one in checked.record.image_sizes] == [(64, 64, 6)]
+    assert checked.record.image_formats[0].format == "PNG, uint8, 3 bands"
 
 
 # --- annotation files ---------------------------------------------------------------------------------------------
@@ -65,7 +64,7 @@ def box(content, bbox, index=0):
     content["annotations"][index]["bbox"] = bbox
 
 
-def swap_name(content):
+def list_twice(content):
     content["images"][1]["file_name"] = content["images"][0]["file_name"]
 
 
@@ -89,7 +88,7 @@ MISTAKES = {
     "annotations_of_unknown_category": lambda c: c["annotations"][0].update(category_id=12345),
     "images_malformed": lambda c: c["images"].append({"file_name": None, "id": 5}),
     "image_ids_not_unique": lambda c: c["images"][1].update(id=c["images"][0]["id"]),
-    "images_listed_twice": swap_name,
+    "images_listed_twice": list_twice,
     "sizes_malformed": lambda c: c["images"][0].update(height="tall"),
     "sizes_differ": lambda c: c["images"][0].update(height=63),
     "files_outside_folder": lambda c: c["images"][0].update(file_name="../secret.png"),
@@ -102,39 +101,37 @@ MISTAKES = {
     "ids_not_integers": lambda c: c["categories"].append({"id": "x", "name": "raft"}),
     "lists_missing": lambda c: c.pop("annotations"),
 }
-REFUSED_BY_PIXELS_OR_NOT_AT_ALL = {"file_names_differ_in_case"}
-"""A file system may not tell upper and lower case apart."""
 
 
 @pytest.mark.parametrize("kind", MISTAKES)
-def test_each_mistake_is_found_and_told(train, kind):
+def test_each_mistake_is_found(train, kind):
     edit(train, MISTAKES[kind])
     checked = found(train)
-    told = next(one for one in checked.record.findings if one.kind == kind)
-    assert told.count >= 1
-    assert told.examples
-    assert told.hint == KINDS[kind].hint
+    finding = next(one for one in checked.record.findings if one.kind == kind)
+    assert finding.count >= 1
+    assert finding.examples
+    assert finding.hint == KINDS[kind].hint
 
 
 @pytest.mark.parametrize("kind", [kind for kind in MISTAKES if KINDS[kind].severity == "error"])
-def test_what_is_called_an_error_is_refused_by_training(train, kind):
+def test_training_refuses_errors(train, kind):
     edit(train, MISTAKES[kind])
     with pytest.raises(DataError):
         reads(train)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in MISTAKES if KINDS[kind].severity == "warning"])
-def test_what_is_called_a_warning_is_read_by_training(train, kind):
+def test_training_reads_data_with_warnings(train, kind):
     edit(train, MISTAKES[kind])
     if kind != "ids_not_integers":  # ids that are text and numbers cannot be sorted
         reads(train)
 
 
 @pytest.mark.parametrize("kind", MISTAKES)
-def test_the_cleaned_copy_is_read_and_clean(train, tmp_path, kind):
+def test_the_fixed_copy_is_valid(train, tmp_path, kind):
     edit(train, MISTAKES[kind])
-    record = write_fixed(found(train), tmp_path / "clean", names=["train"])
-    copy = tmp_path / "clean" / "train.json"
+    record = write_fixed(found(train), tmp_path / "fixed", names=["train"])
+    copy = tmp_path / "fixed" / "train.json"
     reads(copy, Path(record.images))
     again = check(CheckPlan((CheckSource("train", copy, Path(record.images)),)), workers=1)
     left = kinds(again)
@@ -142,9 +139,9 @@ def test_the_cleaned_copy_is_read_and_clean(train, tmp_path, kind):
     assert {name for name in left if KINDS[name].fix is not None} == set()
 
 
-def test_the_cleaned_copy_of_a_clean_set_says_the_same(train, tmp_path):
-    record = write_fixed(found(train), tmp_path / "clean", names=["train"])
-    before, after = json.loads(train.read_text()), json.loads((tmp_path / "clean" / "train.json").read_text())
+def test_the_fixed_copy_of_a_valid_data_set_is_equal(train, tmp_path):
+    record = write_fixed(found(train), tmp_path / "fixed", names=["train"])
+    before, after = json.loads(train.read_text()), json.loads((tmp_path / "fixed" / "train.json").read_text())
     assert after["images"] == before["images"]
     assert after["annotations"] == before["annotations"]
     assert after["categories"] == before["categories"]
@@ -152,31 +149,31 @@ def test_the_cleaned_copy_of_a_clean_set_says_the_same(train, tmp_path):
     assert record.splits[0].images_left_out == {}
 
 
-def test_only_the_broken_box_is_left_out(train, tmp_path):
+def test_fix_leaves_out_only_the_invalid_box(train, tmp_path):
     edit(train, MISTAKES["boxes_not_finite"])
-    record = write_fixed(found(train), tmp_path / "clean", names=["train"])
+    record = write_fixed(found(train), tmp_path / "fixed", names=["train"])
     assert record.splits[0].boxes_left_out == {"boxes_not_finite": 1}
     assert (record.splits[0].images, record.splits[0].objects) == (6, 11)
 
 
-def test_a_box_that_reaches_out_is_cut(train, tmp_path):
+def test_fix_clips_a_box_across_the_border(train, tmp_path):
     edit(train, MISTAKES["boxes_cross_border"])
-    write_fixed(found(train), tmp_path / "clean", names=["train"])
-    cut = json.loads((tmp_path / "clean" / "train.json").read_text())["annotations"][0]
-    assert cut["bbox"] == [50, 3, 14, 9]
-    assert cut["area"] == 14 * 9
+    write_fixed(found(train), tmp_path / "fixed", names=["train"])
+    clipped = json.loads((tmp_path / "fixed" / "train.json").read_text())["annotations"][0]
+    assert clipped["bbox"] == [50, 3, 14, 9]
+    assert clipped["area"] == 14 * 9
 
 
-def test_a_wrong_size_is_corrected_only_where_the_boxes_fit(train, tmp_path):
+def test_fix_corrects_a_wrong_size_only_where_the_boxes_fit(train, tmp_path):
     edit(train, lambda c: [image.update(height=200, width=300) for image in c["images"]])
     edit(train, lambda c: box(c, [150, 100, 30, 30]))
-    record = write_fixed(found(train), tmp_path / "clean", names=["train"])
+    record = write_fixed(found(train), tmp_path / "fixed", names=["train"])
     assert record.splits[0].images_left_out == {"sizes_differ": 1}
     assert record.splits[0].images == 5
-    reads(tmp_path / "clean" / "train.json", Path(record.images))
+    reads(tmp_path / "fixed" / "train.json", Path(record.images))
 
 
-def test_what_the_numbers_suggest_is_told(train):
+def test_corners_instead_of_widths_are_suggested(train):
     def corners(content):
         for one in content["annotations"]:
             x, y, w, h = one["bbox"]
@@ -185,34 +182,34 @@ def test_what_the_numbers_suggest_is_told(train):
     edit(train, corners)
     hints = [one.suggestion for one in found(train).record.findings if one.kind == "boxes_cross_border"]
     assert hints
-    assert "corners, not widths" in hints[0]
+    assert "corners instead of widths" in hints[0]
 
 
-def test_shares_instead_of_pixels_are_recognized(train):
+def test_fractions_instead_of_pixels_are_suggested(train):
     edit(train, lambda c: [one.update(bbox=[v / 64 for v in one["bbox"]]) for one in c["annotations"]])
     hints = [one.suggestion for one in found(train).record.findings if one.kind == "boxes_tiny"]
     assert hints
-    assert "shares of the image" in hints[0]
+    assert "fractions of the image" in hints[0]
 
 
-def test_a_byte_order_mark_is_told_and_read(train, tmp_path):
+def test_a_byte_order_mark_is_found_and_removed(train, tmp_path):
     train.write_bytes(b"\xef\xbb\xbf" + train.read_bytes())
     with pytest.raises(DataError):
         read_coco(train)
     checked = found(train)
     assert kinds(checked) == {"byte_order_mark": 1}
-    write_fixed(checked, tmp_path / "clean", names=["train"])
-    assert len(read_coco(tmp_path / "clean" / "train.json", images=train.parent / "images")) == 6
+    write_fixed(checked, tmp_path / "fixed", names=["train"])
+    assert len(read_coco(tmp_path / "fixed" / "train.json", images=train.parent / "images")) == 6
 
 
-def test_holes_in_category_ids_and_boxes_rounded_over_the_rim_are_notes(train):
+def test_unused_category_ids_and_rounded_boxes_are_notes(train):
     edit(train, lambda c: box(c, [-1, 3, 20, 9]))
     checked = found(train)
     assert checked.record.clean
     assert kinds(checked, notes=True) == {"category_ids_not_contiguous": 6, "boxes_cross_border_slightly": 1}
 
 
-def test_names_of_any_script_and_with_spaces(train):
+def test_file_names_of_any_script_and_with_spaces(train):
     name = "höhe 港 1.PNG"
     (train.parent / "images" / "train_000.png").rename(train.parent / "images" / name)
     edit(train, lambda c: c["images"][0].update(file_name=name))
@@ -222,15 +219,15 @@ def test_names_of_any_script_and_with_spaces(train):
 # --- image files --------------------------------------------------------------------------------------------------
 
 
-def test_unreadable_files_are_told_one_by_one(train):
+def test_each_unreadable_file_is_found(train):
     folder = train.parent / "images"
     (folder / "train_000.png").write_bytes(b"")
-    whole = (folder / "train_001.png").read_bytes()
-    (folder / "train_001.png").write_bytes(whole[: len(whole) // 2])
+    content = (folder / "train_001.png").read_bytes()
+    (folder / "train_001.png").write_bytes(content[: len(content) // 2])
     (folder / "train_002.png").write_text("no picture")
-    told = next(one for one in found(train).record.findings if one.kind == "files_unreadable")
-    assert told.count == 3
-    assert "it is empty" in told.examples[0]
+    finding = next(one for one in found(train).record.findings if one.kind == "files_unreadable")
+    assert finding.count == 3
+    assert "it is empty" in finding.examples[0]
 
 
 def test_a_link_out_of_the_folder_is_not_followed(train, tmp_path):
@@ -241,7 +238,7 @@ def test_a_link_out_of_the_folder_is_not_followed(train, tmp_path):
     assert kinds(found(train))["files_outside_folder"] == 1
 
 
-def test_an_image_beyond_the_limit_is_told_before_it_is_decoded(train):
+def test_a_too_large_image_is_found_before_it_is_decoded(train):
     checked = found(train, imagery=ImageryOptions(max_pixels=64 * 64 - 1))
     assert kinds(checked)["files_too_large"] == 6
 
@@ -250,8 +247,8 @@ def test_bit_depths_and_bands_are_counted(train):
     folder = train.parent / "images"
     Image.fromarray(np.arange(64 * 64, dtype=np.uint16).reshape(64, 64)).save(folder / "train_000.png")
     Image.fromarray(np.zeros((64, 64), bool)).save(folder / "train_001.png")
-    forms = {one.form: one.images for one in found(train).record.forms}
-    assert forms == {"PNG, uint8, 3 bands": 4, "PNG, uint16, 1 band": 1, "PNG, uint8 of 1 bits, 1 band": 1}
+    formats = {one.format: one.images for one in found(train).record.image_formats}
+    assert formats == {"PNG, uint8, 3 bands": 4, "PNG, uint16, 1 band": 1, "PNG, uint8 of 1 bits, 1 band": 1}
 
 
 # --- splits -------------------------------------------------------------------------------------------------------
@@ -262,23 +259,27 @@ def splits(train, write_data_set):
     return train, write_data_set(train.parent, "test", images=4, seed=1)
 
 
-def test_splits_without_a_common_image(splits):
+def test_splits_without_duplicates(splits):
     assert kinds(found(*splits)) == {}
 
 
-def test_an_image_in_two_splits_is_kept_for_testing(splits, tmp_path):
+def test_fix_keeps_an_image_of_two_splits_in_the_test_split(splits, tmp_path):
     train, test = splits
     Image.open(train.parent / "images" / "train_003.png").save(train.parent / "images" / "test_001.bmp")
     edit(test, lambda c: c["images"][1].update(file_name="test_001.bmp"))
     checked = found(*splits)
-    told = next(one for one in checked.record.findings if one.kind == "images_in_two_splits")
-    assert (told.split, told.count, told.examples) == ("train and test", 1, ("train_003.png and test_001.bmp",))
-    record = write_fixed(checked, tmp_path / "clean", names=["train", "test"])
+    finding = next(one for one in checked.record.findings if one.kind == "images_in_two_splits")
+    assert (finding.split, finding.count, finding.examples) == (
+        "train and test",
+        1,
+        ("train_003.png and test_001.bmp",),
+    )
+    record = write_fixed(checked, tmp_path / "fixed", names=["train", "test"])
     assert record.splits[0].images_left_out == {"images_in_two_splits": 1}
     assert record.splits[1].images_left_out == {}
 
 
-def test_a_turned_shrunk_and_recompressed_image_in_another_split_looks_alike(splits):
+def test_a_rotated_resized_and_recompressed_image_is_a_near_duplicate(splits):
     images = splits[0].parent / "images"
     coarse = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     scene = Image.fromarray(coarse).resize((64, 64), Image.Resampling.BICUBIC)
@@ -290,53 +291,53 @@ def test_a_turned_shrunk_and_recompressed_image_in_another_split_looks_alike(spl
     assert "images_in_two_splits" not in found_kinds
 
 
-def test_a_place_in_two_splits_is_told(splits):
+def test_a_scene_in_two_splits_is_found(splits):
     _train, test = splits
     edit(test, lambda c: c["images"][0].update(scene="train 0"))
-    told = next(one for one in found(*splits).record.findings if one.kind == "scenes_in_two_splits")
-    assert (told.split, told.examples) == ("train and test", ("train 0",))
+    finding = next(one for one in found(*splits).record.findings if one.kind == "scenes_in_two_splits")
+    assert (finding.split, finding.examples) == ("train and test", ("train 0",))
 
 
-def test_splits_must_agree_on_their_classes(splits, tmp_path):
+def test_different_classes_of_splits_are_found_and_fixed(splits, tmp_path):
     train, test = splits
     edit(test, lambda c: c["categories"].reverse() or [k.update(id=i + 1) for i, k in enumerate(c["categories"])])
     edit(test, lambda c: c.update(annotations=[]))
     checked = found(*splits)
     assert kinds(checked)["categories_differ"] == 1
-    write_fixed(checked, tmp_path / "clean", names=["train", "test"])
+    write_fixed(checked, tmp_path / "fixed", names=["train", "test"])
     images = train.parent / "images"
-    first, second = (read_coco(tmp_path / "clean" / f"{name}.json", images=images) for name in ("train", "test"))
+    first, second = (read_coco(tmp_path / "fixed" / f"{name}.json", images=images) for name in ("train", "test"))
     assert first.classes == second.classes
 
 
-def test_images_of_two_folders_are_found_by_one_recipe(train, tmp_path, write_data_set):
+def test_the_fixed_copy_reads_images_of_two_folders(train, tmp_path, write_data_set):
     test = write_data_set(tmp_path / "data" / "more", "test", images=4, seed=1)
-    record = write_fixed(found(train, test), tmp_path / "clean", names=["train", "test"])
+    record = write_fixed(found(train, test), tmp_path / "fixed", names=["train", "test"])
     for name in ("train", "test"):
-        reads(tmp_path / "clean" / f"{name}.json", Path(record.images))
+        reads(tmp_path / "fixed" / f"{name}.json", Path(record.images))
 
 
-def test_images_are_copied_when_asked(splits, tmp_path):
-    write_fixed(found(*splits), tmp_path / "clean", names=["train", "test"], copy_images=True)
+def test_copy_images(splits, tmp_path):
+    write_fixed(found(*splits), tmp_path / "fixed", names=["train", "test"], copy_images=True)
     for name in ("train", "test"):
-        reads(tmp_path / "clean" / f"{name}.json")
-    assert len(list((tmp_path / "clean" / "images").iterdir())) == 10
+        reads(tmp_path / "fixed" / f"{name}.json")
+    assert len(list((tmp_path / "fixed" / "images").iterdir())) == 10
 
 
-def test_a_folder_that_holds_something_is_left_alone(train):
+def test_fix_refuses_a_folder_with_files(train):
     before = train.read_bytes()
-    with pytest.raises(OutputError, match="holds something"):
+    with pytest.raises(OutputError, match="is not empty"):
         write_fixed(found(train), train.parent, names=["train"])
     assert train.read_bytes() == before
 
 
-# --- the verb -----------------------------------------------------------------------------------------------------
+# --- the command --------------------------------------------------------------------------------------------------
 
 
-def test_exit_codes_say_clean_found_or_not_begun(train, tmp_path, capsys):
+def test_exit_codes(train, tmp_path, capsys):
     out = ["--out", str(tmp_path / "out")]
     assert main(["data", "check", str(train), *out]) == 0
-    assert "nothing was found" in capsys.readouterr().out
+    assert "no errors and no warnings" in capsys.readouterr().out
     edit(train, MISTAKES["boxes_outside_image"])
     assert main(["data", "check", f"train={train}", *out, "--json"]) == 1
     captured = capsys.readouterr()
@@ -360,29 +361,29 @@ def test_a_recipe_names_the_splits(recipe_values, data_folder, tmp_path, capsys)
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
-        (["a.json", "b/a.json"], "Two files are one split"),
-        (["/x=a.json"], "is no name of a split"),
+        (["a.json", "b/a.json"], "Two files have the same split name"),
+        (["/x=a.json"], "is not a valid split name"),
         (["absent.json"], "There is no annotation file absent.json"),
-        (["a.json", "--copy-images"], "belongs to a cleaned copy"),
-        (["a.toml", "--images", "."], "A recipe names the folder"),
+        (["a.json", "--copy-images"], "--copy-images needs --fix"),
+        (["a.toml", "--images", "."], "--images does not apply to a recipe"),
     ],
 )
-def test_what_cannot_begin_is_told_in_a_line(words, told, capsys, tmp_path, monkeypatch):
+def test_refuses_invalid_arguments(words, message, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["data", "check", *words]) == 2
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_verb_writes_a_cleaned_copy_and_says_how_to_use_it(train, tmp_path, capsys):
+def test_the_command_writes_a_fixed_copy_and_prints_its_recipe_lines(train, tmp_path, capsys):
     edit(train, MISTAKES["boxes_outside_image"])
-    clean = tmp_path / "clean"
-    assert main(["data", "check", str(train), "--out", str(tmp_path / "out"), "--fix", str(clean)]) == 1
-    assert f'root = "{clean}", images = "{train.parent / "images"}"' in capsys.readouterr().out
+    fixed = tmp_path / "fixed"
+    assert main(["data", "check", str(train), "--out", str(tmp_path / "out"), "--fix", str(fixed)]) == 1
+    assert f'root = "{fixed}", images = "{train.parent / "images"}"' in capsys.readouterr().out
     record = json.loads((tmp_path / "out" / "check.json").read_text())
-    assert record["cleaned"]["splits"][0]["boxes_left_out"] == {"boxes_outside_image": 1}
+    assert record["fixed"]["splits"][0]["boxes_left_out"] == {"boxes_outside_image": 1}
 
 
 # --- real imagery -------------------------------------------------------------------------------------------------
@@ -400,15 +401,15 @@ REAL = (
 
 @pytest.mark.shared_data
 @pytest.mark.parametrize("name", REAL)
-def test_real_sets_are_counted_as_pycocotools_counts_them(shared_data, name):
+def test_real_data_sets_have_the_counts_of_pycocotools(shared_data, name):
     paths = [shared_data / name / "train.json", shared_data / name / "test.json"]
     checked = found(*paths)
     assert all(one.severity != "error" for one in checked.record.findings)
-    repeated = sum(one.count for one in checked.record.findings if one.kind == "boxes_duplicated")
-    assert repeated == (17 if name == "airplanes_airbus_pleiades" else 0)
+    duplicated = sum(one.count for one in checked.record.findings if one.kind == "boxes_duplicated")
+    assert duplicated == (17 if name == "airplanes_airbus_pleiades" else 0)
     for path, split in zip(paths, checked.record.splits, strict=True):
-        truth = COCO(str(path))
-        assert split.images == len(truth.getImgIds())
-        for category in truth.loadCats(truth.getCatIds()):
-            labeled = len(truth.getAnnIds(catIds=category["id"], iscrowd=False))
-            assert 0 <= labeled - split.per_class[category["name"]] <= repeated
+        ground_truth = COCO(str(path))
+        assert split.images == len(ground_truth.getImgIds())
+        for category in ground_truth.loadCats(ground_truth.getCatIds()):
+            labeled = len(ground_truth.getAnnIds(catIds=category["id"], iscrowd=False))
+            assert 0 <= labeled - split.per_class[category["name"]] <= duplicated

@@ -1,6 +1,6 @@
-"""Scrambled annotations and images end in findings or in one line, never in a traceback.
+"""Fuzzing: randomly changed annotations and images give findings or an error message, never a traceback.
 
-`make fuzz` scrambles 2,000 files, the suite a tenth of them; always the same ones.
+`make fuzz` changes 2,000 files, the test suite a tenth of them, with fixed seeds.
 """
 
 import copy
@@ -23,8 +23,8 @@ from ifkd.imagery.image_files import read_image
 
 FILES = int(os.environ.get("IFKD_FUZZED_FILES", "200"))
 GROUPS = 4
-COCO_FILES, IMAGES_OF_FORM, FILES_OF_FORM = (FILES * 2 // 5 // GROUPS, FILES * 2 // 5 // 5, FILES // 5 // 5)
-"""COCO files in each group, images in each format, annotation files in each of the other forms."""
+COCO_FILES, IMAGES_PER_FORMAT, FILES_PER_FORMAT = (FILES * 2 // 5 // GROUPS, FILES * 2 // 5 // 5, FILES // 5 // 5)
+"""COCO files per group, images per image format, annotation files per other format."""
 JUNK = (
     None,
     True,
@@ -56,51 +56,51 @@ JUNK = (
 )
 
 
-def nodes(value, path=()):
-    """Yield the paths of everything inside a JSON value."""
+def paths_in(value, path=()):
+    """Yield the paths of all values inside a JSON value."""
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, inner in items:
         yield (*path, key)
-        yield from nodes(inner, (*path, key))
+        yield from paths_in(inner, (*path, key))
 
 
-def scrambled_content(content, dice):
-    """Return JSON text of a changed copy."""
+def scrambled_content(content, rng):
+    """Return a randomly changed copy as JSON text."""
     content = json.loads(json.dumps(content))
-    for _ in range(dice.randint(1, 6)):
-        places = list(nodes(content))
+    for _ in range(rng.randint(1, 6)):
+        places = list(paths_in(content))
         if not places:
             break
-        *parents, last = dice.choice(places)
+        *parents, last = rng.choice(places)
         holder = content
         for key in parents:
             holder = holder[key]
-        what = dice.random()
-        if what < 0.6:
-            holder[last] = copy.deepcopy(dice.choice(JUNK))
-        elif what < 0.75:
+        action = rng.random()
+        if action < 0.6:
+            holder[last] = copy.deepcopy(rng.choice(JUNK))
+        elif action < 0.75:
             del holder[last]
         elif isinstance(holder, list):
             holder.append(holder[last])
         else:
-            holder[dice.choice(["id", "bbox", "iscrowd", "scene", "area"])] = copy.deepcopy(dice.choice(JUNK))
+            holder[rng.choice(["id", "bbox", "iscrowd", "scene", "area"])] = copy.deepcopy(rng.choice(JUNK))
     return json.dumps(content)
 
 
-def scrambled_bytes(whole, dice):
-    """Return bytes with some changed, cut off, doubled or put in."""
+def scrambled_bytes(whole, rng):
+    """Return bytes, some of them changed, removed or repeated."""
     content = bytearray(whole)
-    for _ in range(dice.randint(1, 20)):
+    for _ in range(rng.randint(1, 20)):
         if not content:
             break
-        place, what = dice.randrange(len(content)), dice.random()
-        if what < 0.7:
-            content[place] = dice.randrange(256)
-        elif what < 0.8:
-            del content[place : place + dice.randint(1, 40)]
-        elif what < 0.9:
-            content[place:place] = content[place : place + dice.randint(1, 40)]
-        elif what < 0.93:
+        place, action = rng.randrange(len(content)), rng.random()
+        if action < 0.7:
+            content[place] = rng.randrange(256)
+        elif action < 0.8:
+            del content[place : place + rng.randint(1, 40)]
+        elif action < 0.9:
+            content[place:place] = content[place : place + rng.randint(1, 40)]
+        elif action < 0.93:
             del content[place:]
     return bytes(content)
 
@@ -111,8 +111,8 @@ def encoded(pixels, ending):
     return stream.getvalue()
 
 
-def strict_reader_holds(path, images=None):
-    """Read as training does; only DataError may come of it."""
+def is_valid(path, images=None):
+    """Return whether training can read a file; it may raise only DataError."""
     try:
         found = read_coco(path, images=images)
         for image in found.images:
@@ -123,17 +123,17 @@ def strict_reader_holds(path, images=None):
 
 
 def run(path, folder, capsys):
-    """Check a file and clean it; a cleaned copy must be one that the strict reader takes. Returns the exit code."""
-    clean = folder / "clean"
-    code = main(["data", "check", f"train={path}", "--out", str(folder / "out"), "--fix", str(clean)])
-    told = capsys.readouterr()
+    """Check and fix a file, assert that the fixed copy is valid, and return the exit code."""
+    fixed = folder / "fixed"
+    code = main(["data", "check", f"train={path}", "--out", str(folder / "out"), "--fix", str(fixed)])
+    captured = capsys.readouterr()
     assert code in {0, 1, 2}
-    assert "Traceback" not in told.err
+    assert "Traceback" not in captured.err
     if code == 2:
-        assert not clean.exists()
+        assert not fixed.exists()
         return code
     record = json.loads((folder / "out" / "check.json").read_text())
-    assert strict_reader_holds(clean / "train.json", Path(record["cleaned"]["images"]))
+    assert is_valid(fixed / "train.json", Path(record["fixed"]["images"]))
     assert "<script>alert" not in (folder / "out" / "check.html").read_text()
     return code
 
@@ -142,15 +142,15 @@ def run(path, folder, capsys):
 def test_scrambled_annotations(tmp_path, write_data_set, capsys, group):
     source = write_data_set(tmp_path / "data", "train", images=3, size=(48, 64))
     content = json.loads(source.read_text())
-    dice = random.Random(group)  # noqa: S311 - a fixed walk through mistakes
+    rng = random.Random(group)  # noqa: S311 - a fixed seed
     codes = []
     for index in range(COCO_FILES):
         path = source.parent / f"scrambled_{index}.json"
-        if dice.random() < 0.75:
-            path.write_text(scrambled_content(content, dice))
+        if rng.random() < 0.75:
+            path.write_text(scrambled_content(content, rng))
         else:
-            path.write_bytes(scrambled_bytes(source.read_bytes(), dice))
-        strict_reader_holds(path)
+            path.write_bytes(scrambled_bytes(source.read_bytes(), rng))
+        is_valid(path)
         codes.append(run(path, tmp_path / str(index), capsys))
     assert {1, 2} <= set(codes)
 
@@ -168,18 +168,18 @@ LABELS = {
     "yolo": ("images", "labels/a.txt", "0 0.4 0.5 0.2 0.1\n1 0.25 0.25 0.3 0.2\n"),
     "dota": ("images", "labelTxt/a.txt", "gsd:0.5\n5 5 20 8 18 16 3 13 ship 0\n30 5 40 5 40 15 30 15 plane 1\n"),
 }
-"""Of each form: the folder of its images, an annotation file, and what it says."""
+"""Format -> image folder, an annotation file, and its text."""
 
 
-def scrambled_words(text, dice):
-    """Return text with a few words or numbers changed, doubled or left out."""
+def scrambled_words(text, rng):
+    """Return text with a few words changed, repeated or removed."""
     parts = re.split(r"(\s+|[<>/])", text)
-    for _ in range(dice.randint(1, 3)):
-        place, what = dice.randrange(len(parts)), dice.random()
-        if what < 0.8:
-            place = dice.choice([index for index, part in enumerate(parts) if re.search(r"\w", part)] or [0])
-            parts[place] = dice.choice(WORDS)
-        elif what < 0.9:
+    for _ in range(rng.randint(1, 3)):
+        place, action = rng.randrange(len(parts)), rng.random()
+        if action < 0.8:
+            place = rng.choice([index for index, part in enumerate(parts) if re.search(r"\w", part)] or [0])
+            parts[place] = rng.choice(WORDS)
+        elif action < 0.9:
             del parts[place]
             parts = parts or [""]
         else:
@@ -187,40 +187,40 @@ def scrambled_words(text, dice):
     return "".join(parts)
 
 
-@pytest.mark.parametrize("form", LABELS)
-def test_scrambled_annotations_of_other_forms(tmp_path, capsys, form):
-    folder, name, whole = LABELS[form]
+@pytest.mark.parametrize("source_format", LABELS)
+def test_scrambled_annotations_of_other_formats(tmp_path, capsys, source_format):
+    folder, name, whole = LABELS[source_format]
     pixels = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
     (tmp_path / folder).mkdir()
     Image.fromarray(pixels).save(tmp_path / folder / "a.png")
     (tmp_path / "classes.txt").write_text("ship\nplane\n")
     (tmp_path / name).parent.mkdir()
-    dice = random.Random(form)  # noqa: S311 - a fixed walk through mistakes
+    rng = random.Random(source_format)  # noqa: S311 - a fixed seed
     codes = []
-    for index in range(FILES_OF_FORM):
-        content = scrambled_words(whole, dice).encode() if dice.random() < 0.8 else whole.encode()
-        (tmp_path / name).write_bytes(content if dice.random() < 0.8 else scrambled_bytes(content, dice))
+    for index in range(FILES_PER_FORMAT):
+        content = scrambled_words(whole, rng).encode() if rng.random() < 0.8 else whole.encode()
+        (tmp_path / name).write_bytes(content if rng.random() < 0.8 else scrambled_bytes(content, rng))
         out = tmp_path / f"{index}.json"
-        level = ["--class-level", str(dice.randrange(4))] if form == "shiprsimagenet" else []
-        codes.append(main(["data", "convert", form, str(tmp_path), "--out", str(out), *level]))
+        level = ["--class-level", str(rng.randrange(4))] if source_format == "shiprsimagenet" else []
+        codes.append(main(["data", "convert", source_format, str(tmp_path), "--out", str(out), *level]))
         assert "Traceback" not in capsys.readouterr().err
         assert out.exists() == (codes[-1] == 0)
         assert codes[-1] in {0, 2}
         if codes[-1] == 0:
-            assert strict_reader_holds(out, tmp_path / folder)
+            assert is_valid(out, tmp_path / folder)
     assert set(codes) == {0, 2}
 
 
 @pytest.mark.parametrize("ending", ["png", "jpg", "tif", "bmp", "gif"])
 def test_scrambled_images(tmp_path, capsys, ending):
     (tmp_path / "images").mkdir()
-    dice = random.Random(ending)  # noqa: S311 - a fixed walk through mistakes
+    rng = random.Random(ending)  # noqa: S311 - a fixed seed
     pixels = np.random.default_rng(0).integers(0, 256, (40, 48, 3), dtype=np.uint8)
     whole = [encoded(pixels, ending), encoded(pixels[:, :, 0], ending)]
     entries = []
-    for index in range(IMAGES_OF_FORM):
+    for index in range(IMAGES_PER_FORMAT):
         name = f"{index}.{ending}"
-        (tmp_path / "images" / name).write_bytes(scrambled_bytes(dice.choice(whole), dice))
+        (tmp_path / "images" / name).write_bytes(scrambled_bytes(rng.choice(whole), rng))
         entries.append({"id": index + 1, "file_name": name, "height": 40, "width": 48})
     boxes = [
         {"id": one["id"], "image_id": one["id"], "category_id": 1, "bbox": [4, 4, 20, 20], "iscrowd": 0}

@@ -1,4 +1,4 @@
-"""check.html as a reader sees it: in a browser, on a phone and a desk, in light and dark, without a network."""
+"""check.html in a browser: narrow and wide, light and dark, offline."""
 
 import json
 
@@ -12,7 +12,7 @@ MISTAKES = [[70, 3, 9, 9], [50, 3, 40, 9], [3, 3, 0, 4], [5, 5, 0.5, 9]]
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory, write_data_set):
-    """Pages of a clean set and of one with every sort of finding that has pictures."""
+    """Pages of a valid data set, and of one with every kind of finding that has pictures."""
     root = tmp_path_factory.mktemp("check")
     clean = write_data_set(root / "clean", "train", images=6)
     main(["data", "check", str(clean), "--out", str(root / "clean-page")])
@@ -39,7 +39,7 @@ def pages(tmp_path_factory, write_data_set):
 
 @pytest.mark.parametrize("name", ["clean", "bad"])
 @pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (390, "dark"), (1280, "light"), (1280, "dark")])
-def test_the_page_fits_its_window_and_complains_of_nothing(open_page, pages, name, width, scheme):
+def test_the_page_fits_the_window_without_errors(open_page, pages, name, width, scheme):
     visit = open_page(pages[name], width=width, scheme=scheme, scripts=False)
     assert visit.errors == []
     assert open_page(pages[name], width=width).overflow_px() == 0
@@ -49,29 +49,29 @@ def test_the_pages_are_valid_html(html_errors, pages):
     assert html_errors(*pages.values()) == []
 
 
-def test_the_verdict_comes_first(open_page, pages):
+def test_the_verdict_is_at_the_top(open_page, pages):
     good = open_page(pages["clean"]).page
     assert "Clean" in good.locator("h2").first.inner_text()
-    assert good.locator("#findings .failed, #findings .reserved").count() == 0  # notes are none of both
+    assert good.locator("#findings .failed, #findings .warning").count() == 0  # notes have another class
     bad = open_page(pages["bad"]).page
     assert "Findings" in bad.locator("h2").first.inner_text()
     assert bad.locator("h2").first.bounding_box()["y"] < 300
 
 
-def test_findings_charts_and_pictures_are_there(open_page, pages):
+def test_the_page_has_findings_charts_and_pictures(open_page, pages):
     page = open_page(pages["bad"]).page
     words = page.locator("#findings").inner_text()
-    for told in (
-        "boxes that lie wholly outside",
-        "images that are not there",
-        "pixel for pixel, in two splits",
+    for text in (
+        "boxes completely outside their image",
+        "missing image files",
+        "images with the same pixels as one of another split",
         "--fix",
     ):
-        assert told in words
+        assert text in words
     assert "raft <i>&amp; float</i>" in page.locator("#contents").inner_text()
-    for title in ("Objects by class", "Box sizes", "Samples", "Boxes that are wrong", "Images shared by splits"):
+    for title in ("Objects by class", "Box sizes", "Samples", "Invalid boxes", "Duplicates across splits"):
         assert page.get_by_role("heading", name=title).count() == 1, title
-    assert "The cleaned copy" in page.locator("main").inner_text()
+    assert "The fixed copy" in page.locator("main").inner_text()
     pictures = page.evaluate("[...document.images].map(i => [i.naturalWidth > 0, i.alt.length > 10])")
     assert len(pictures) >= 12
     assert all(all(facts) for facts in pictures)
@@ -79,7 +79,7 @@ def test_findings_charts_and_pictures_are_there(open_page, pages):
     assert "both logarithmic" in axes
 
 
-def test_what_files_say_is_never_markup(open_page, pages):
+def test_text_of_files_is_escaped(open_page, pages):
     page = open_page(pages["bad"]).page
     assert page.locator("main b b, main li > b > i, #contents i").count() == 0
     page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")

@@ -1,4 +1,4 @@
-"""Data sets in other people's forms, built as their authors lay them out, read from folder to COCO file."""
+"""Conversion of data sets in other formats, laid out as their authors publish them, to COCO files."""
 
 import json
 import os
@@ -12,7 +12,6 @@ from pycocotools.coco import COCO
 from deploy.cli.main import main
 from ifkd.core.errors import DataError, UsageError
 from ifkd.data.coco import read_coco
-from ifkd.data.readers import convert as module
 from ifkd.data.readers.convert import convert
 from ifkd.data.readers.ship_classes import LEVEL_NAMES
 
@@ -83,36 +82,36 @@ RORO = ("Ship", "Merchant", "RoRo", "RoRo")
 
 
 @pytest.mark.parametrize("level", range(4))
-def test_ship_rs_image_net_in_voc_form(ship_rs, tmp_path, level):
+def test_ship_rs_image_net_in_voc_format(ship_rs, tmp_path, level):
     out = tmp_path / "out.json"
-    done = convert("shiprsimagenet", ship_rs, out, split="train", level=level)
-    assert found(out, done.images) == [
+    done = convert("shiprsimagenet", ship_rs, out, split="train", class_level=level)
+    assert found(out, done.image_folder) == [
         (BURKE[level], [5.0, 6.0, 25.0, 16.0]),
         (DOCK[level], [0.0, 0.0, 60.0, 40.0]),
-        (RORO[level], [5.0, 6.0, 25.0, 16.0]),  # no levels in its XML: its place in the tree
+        (RORO[level], [5.0, 6.0, 25.0, 16.0]),  # its XML states no levels, the class tree does
     ]
-    assert tuple(done.counts) == LEVEL_NAMES[level]
+    assert tuple(done.objects_per_class) == LEVEL_NAMES[level]
     assert [image["source_id"] for image in json.loads(out.read_text())["images"]] == ["100000001", "100000002"]
-    assert (done.image_count, done.ignored) == (2, 0)
+    assert (done.images, done.ignored) == (2, 0)
 
 
 @pytest.mark.parametrize("level", range(4))
-def test_ship_rs_image_net_in_coco_form(ship_rs, tmp_path, level):
+def test_ship_rs_image_net_in_coco_format(ship_rs, tmp_path, level):
     source = ship_rs / "COCO_Format" / f"ShipRSImageNet_bbox_train_level_{level}.json"
-    done = convert("shiprsimagenet", source, tmp_path / "out.json", level=level)
-    assert found(tmp_path / "out.json", done.images) == [(BURKE[level], [5.0, 6.0, 25.0, 16.0])]
-    with pytest.raises(UsageError, match=f"holds level {level}"):
-        convert("shiprsimagenet", source, tmp_path / "out.json", level=(level + 1) % 4)
+    done = convert("shiprsimagenet", source, tmp_path / "out.json", class_level=level)
+    assert found(tmp_path / "out.json", done.image_folder) == [(BURKE[level], [5.0, 6.0, 25.0, 16.0])]
+    with pytest.raises(UsageError, match=f"has the classes of level {level}"):
+        convert("shiprsimagenet", source, tmp_path / "out.json", class_level=(level + 1) % 4)
 
 
-def test_the_class_tree_has_the_benchmarks_sizes():
+def test_the_class_tree_has_2_4_25_and_50_classes():
     assert [len(names) for names in LEVEL_NAMES] == [2, 4, 25, 50]
     assert LEVEL_NAMES[3][37] == "Container Ship"  # id 38
     assert LEVEL_NAMES[2][10] == "Auxiliary Ships"
     assert LEVEL_NAMES[1] == ("Other Ship", "Warship", "Merchant", "Dock")
 
 
-def test_sar_aircraft_by_name_and_list(tmp_path, capsys):
+def test_sar_aircraft_classes_and_splits(tmp_path, capsys):
     root = tmp_path / "SAR-AIRcraft-1.0"
     (root / "Annotations").mkdir(parents=True)
     (root / "ImageSets" / "Main").mkdir(parents=True)
@@ -131,7 +130,7 @@ def test_sar_aircraft_by_name_and_list(tmp_path, capsys):
         convert("sar-aircraft", root, out, split="val")
 
 
-def test_voc_with_difficult_objects_and_unicode_names(tmp_path):
+def test_voc_ignores_difficult_objects_and_reads_unicode_names(tmp_path):
     (tmp_path / "Annotations").mkdir()
     for stem, name in (("Hafen Kiel ä", "b10"), ("two", "b9")):
         (tmp_path / "Annotations" / f"{stem}.xml").write_text(
@@ -139,11 +138,11 @@ def test_voc_with_difficult_objects_and_unicode_names(tmp_path):
         )
         picture(tmp_path / "JPEGImages" / f"{stem}.png")
     done = convert("voc", tmp_path, tmp_path / "out.json")
-    assert done.counts == {"b9": 1, "b10": 1}
+    assert done.objects_per_class == {"b9": 1, "b10": 1}
     assert done.ignored == 2
 
 
-def test_yolo_and_dota_agree_with_the_boxes_drawn(tmp_path):
+def test_yolo_and_dota_give_the_same_box(tmp_path):
     yolo, dota = tmp_path / "yolo", tmp_path / "dota"
     for root in (yolo, dota):
         picture(root / "images" / "a.png")
@@ -153,9 +152,9 @@ def test_yolo_and_dota_agree_with_the_boxes_drawn(tmp_path):
     (dota / "labelTxt").mkdir()
     diamond = "15 6 25 11 15 16 5 11 ferry 0"
     (dota / "labelTxt" / "a.txt").write_text(f"imagesource:x\ngsd:0.1\n{diamond}\n-4 -3 9 -3 9 9 -4 9 tug 1\n")
-    for form, root in (("yolo", yolo), ("dota", dota)):
-        done = convert(form, root, tmp_path / "out.json")
-        name, box = found(tmp_path / "out.json", done.images)[0]
+    for source_format, root in (("yolo", yolo), ("dota", dota)):
+        done = convert(source_format, root, tmp_path / "out.json")
+        name, box = found(tmp_path / "out.json", done.image_folder)[0]
         assert name == "ferry"
         np.testing.assert_allclose(box, [5, 6, 25, 16], atol=1e-4)
     assert done.ignored == 1
@@ -177,10 +176,10 @@ NAN = xml([voc_object("a", (float("nan"), 0, 5, 5))])
         (xml([voc_object("a", (9, 9, 2, 2))]), "no area"),
         (xml([voc_object("a", (500, 0, 520, 5))]), "outside its image"),
         (xml(["<object><name>a</name></object>"]), "without <bndbox>"),
-        (xml([voc_object("a", ("four", 0, 5, 5))]), "no number: got 'four'"),
+        (xml([voc_object("a", ("four", 0, 5, 5))]), "not a number: got 'four'"),
     ],
 )
-def test_a_bad_annotation_ends_in_one_line_and_nothing_is_written(tmp_path, capsys, text, message):
+def test_refuses_an_invalid_annotation_and_writes_nothing(tmp_path, capsys, text, message):
     (tmp_path / "Annotations").mkdir()
     (tmp_path / "Annotations" / "a.xml").write_text(text)
     picture(tmp_path / "JPEGImages" / "a.png")
@@ -188,37 +187,37 @@ def test_a_bad_annotation_ends_in_one_line_and_nothing_is_written(tmp_path, caps
     assert main(["data", "convert", "voc", str(tmp_path), "--out", str(out)]) == 2
     error = capsys.readouterr().err
     assert message in error
-    assert error.startswith("ifkd: ")
+    assert error.startswith("error: ")
     assert not out.exists()
 
 
 @pytest.mark.parametrize("name", ["../secret.png", "/etc/passwd", "link.png", "", "a\0b", "sub/../../secret.png"])
-def test_a_file_name_may_not_leave_the_image_folder(tmp_path, name):
+def test_refuses_a_file_name_outside_the_image_folder(tmp_path, name):
     picture(tmp_path / "secret.png")
     picture(tmp_path / "images" / "a.png")
     (tmp_path / "images" / "link.png").symlink_to(tmp_path / "secret.png")
     image = {"id": 1, "file_name": name, "height": SIZE[0], "width": SIZE[1]}
     path = tmp_path / "a.json"
     path.write_text(json.dumps({"images": [image], "annotations": [], "categories": []}))
-    with pytest.raises(DataError, match=r"does not lie in|is no file name"):
+    with pytest.raises(DataError, match=r"is not inside|is not a file name"):
         read_coco(path)
 
 
-def test_an_enormous_json_is_refused_unread(tmp_path):
+def test_refuses_a_huge_json_file_without_reading_it(tmp_path):
     path = tmp_path / "a.json"
     with path.open("wb") as stream:
         os.truncate(stream.fileno(), 2_000_000_000)  # a hole: it takes no disk
-    with pytest.raises(DataError, match="larger than an annotation file may be: got 2000000000 bytes"):
+    with pytest.raises(DataError, match="too large for an annotation file: got 2000000000 bytes"):
         read_coco(path)
 
 
-def test_json_nested_without_end_is_refused(tmp_path):
+def test_refuses_deeply_nested_json(tmp_path):
     (tmp_path / "a.json").write_text("[" * 200_000)
     with pytest.raises(DataError, match="is not a JSON file"):
         read_coco(tmp_path / "a.json")
 
 
-@pytest.mark.parametrize("form", ["voc", "yolo", "dota", "shiprsimagenet", "sar-aircraft"])
-def test_another_folder_is_refused(tmp_path, form):
-    with pytest.raises(DataError, match=r"is not a data set of this form|There is no folder"):
-        module.convert(form, tmp_path, tmp_path / "out.json")
+@pytest.mark.parametrize("source_format", ["voc", "yolo", "dota", "shiprsimagenet", "sar-aircraft"])
+def test_refuses_a_folder_of_another_format(tmp_path, source_format):
+    with pytest.raises(DataError, match=r"is not a data set of this format|There is no folder"):
+        convert(source_format, tmp_path, tmp_path / "out.json")

@@ -1,4 +1,4 @@
-"""`ifkd data slice` on files: types, bands, gaps, bad input, memory, and what is left when it is cut off."""
+"""`ifkd data slice`: data types, bands, gaps, invalid input, memory, interruption."""
 
 import json
 import subprocess
@@ -19,12 +19,12 @@ from ifkd.core.config import parse
 from ifkd.core.errors import ConfigError, DataError, OutputError
 from ifkd.data.coco import read_coco
 from ifkd.data.slicing import slice_dataset as module
-from ifkd.data.slicing.slice_dataset import make_tiles
+from ifkd.data.slicing.slice_dataset import slice_dataset
 from ifkd.data.slicing.tile_plan import TileRules
 from ifkd.imagery.image_files import read_image
 
 SIZE = (100, 140)
-RULES = TileRules(tile_px=64, overlap_px=16, empty_share=1.0)
+RULES = TileRules(tile_px=64, overlap_px=16, max_empty_fraction=1.0)
 
 
 def write_labels(folder: Path, name: str, boxes: list[tuple[float, ...]], size: tuple[int, int] = SIZE) -> Path:
@@ -62,58 +62,58 @@ def tiles_in(folder: Path) -> dict[tuple[int, int], Path]:
     }
 
 
-def test_tiles_are_seen_as_their_part_of_the_source_is_seen(tmp_path: Path) -> None:
+def test_tiles_have_the_pixels_of_their_source(tmp_path: Path) -> None:
     write_raster(tmp_path / "images" / "a.tif", noise(3))
     labels = write_labels(tmp_path, "a.tif", [(10, 10, 20, 12)])
-    make_tiles(labels, tmp_path / "out", RULES)
-    whole = read_image(tmp_path / "images" / "a.tif")
+    slice_dataset(labels, tmp_path / "out", RULES)
+    source = read_image(tmp_path / "images" / "a.tif")
     found = tiles_in(tmp_path / "out")
     assert sorted(found) == [(0, 0), (0, 48), (0, 76), (36, 0), (36, 48), (36, 76)]
     for (top, left), path in found.items():
-        np.testing.assert_array_equal(read_image(path), whole[top : top + 64, left : left + 64])
+        np.testing.assert_array_equal(read_image(path), source[top : top + 64, left : left + 64])
     dataset = read_coco(tmp_path / "out" / "tiles.json")
-    assert {image.place for image in dataset.images} == {"a.tif"}
+    assert {image.scene for image in dataset.images} == {"a.tif"}
 
 
-def test_a_fourth_band_stays_a_band_and_alpha_becomes_a_mask(tmp_path: Path) -> None:
+def test_keeps_a_fourth_band_and_turns_alpha_into_a_mask(tmp_path: Path) -> None:
     pixels = noise(4)
     write_raster(tmp_path / "images" / "nir.tif", pixels, photometric="MINISBLACK")
     pixels[3, :, 70:] = 0
     pixels[3, :, :70] = 255
     write_raster(tmp_path / "images" / "alpha.tif", pixels, photometric="RGB", alpha="YES")
     for name, bands in (("nir", 4), ("alpha", 3)):
-        make_tiles(write_labels(tmp_path, f"{name}.tif", [(10, 10, 20, 12)]), tmp_path / name, RULES)
+        slice_dataset(write_labels(tmp_path, f"{name}.tif", [(10, 10, 20, 12)]), tmp_path / name, RULES)
         for path in tiles_in(tmp_path / name).values():
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", NotGeoreferencedWarning)
                 with rasterio.open(path) as dataset:
                     assert dataset.count == bands
                     assert ColorInterp.alpha not in dataset.colorinterp
-    seen = read_image(tiles_in(tmp_path / "alpha")[0, 48])
-    assert (seen[:, 22:] == (124, 116, 104)).all()
-    np.testing.assert_array_equal(seen[:, :22], pixels[:3, :64, 48:70].transpose(1, 2, 0))
+    tile = read_image(tiles_in(tmp_path / "alpha")[0, 48])
+    assert (tile[:, 22:] == (124, 116, 104)).all()
+    np.testing.assert_array_equal(tile[:, :22], pixels[:3, :64, 48:70].transpose(1, 2, 0))
     assert (36, 76) not in tiles_in(tmp_path / "alpha")
 
 
 @pytest.mark.parametrize(("dtype", "nodata"), [("uint16", 0.0), ("int16", -9.0), ("float32", None), ("uint8", 255.0)])
-def test_tiles_without_data_are_left_out_and_gaps_stay_gaps(tmp_path: Path, dtype: str, nodata: float | None) -> None:
+def test_leaves_out_tiles_without_data_and_keeps_gaps(tmp_path: Path, dtype: str, nodata: float | None) -> None:
     pixels = noise(1, dtype)
     pixels[:, :, 60:] = np.nan if nodata is None else nodata
     write_raster(tmp_path / "images" / "a.tif", pixels, **({} if nodata in {None, 255.0} else {"nodata": nodata}))
     labels = write_labels(tmp_path, "a.tif", [(10, 10, 20, 12), (115, 70, 20, 20)])
     rules = RULES.model_copy(update={"nodata": 255.0 if nodata == 255.0 else None})
-    record = make_tiles(labels, tmp_path / "out", rules)
+    record = slice_dataset(labels, tmp_path / "out", rules)
     assert sorted(tiles_in(tmp_path / "out")) == [(0, 0), (0, 48), (36, 0), (36, 48)]
-    assert record["contents"]["without_data"] == 2
-    assert (record["contents"]["objects"], record["contents"]["objects_shown"]) == (2, 1)
-    seen = read_image(tiles_in(tmp_path / "out")[0, 48])
-    assert (seen[:, 12:] == (124, 116, 104)).all()
-    assert not (seen[:, :12] == (124, 116, 104)).all()
-    half = make_tiles(labels, tmp_path / "half", rules.model_copy(update={"data_share": 0.5}))
-    assert half["contents"]["without_data"] == 4
+    assert record["contents"]["omitted_without_data"] == 2
+    assert (record["contents"]["objects"], record["contents"]["objects_visible"]) == (2, 1)
+    tile = read_image(tiles_in(tmp_path / "out")[0, 48])
+    assert (tile[:, 12:] == (124, 116, 104)).all()
+    assert not (tile[:, :12] == (124, 116, 104)).all()
+    half = slice_dataset(labels, tmp_path / "half", rules.model_copy(update={"min_valid_fraction": 0.5}))
+    assert half["contents"]["omitted_without_data"] == 4
 
 
-def test_percentiles_are_told_for_16_bits_and_not_for_8(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_prints_percentiles_for_16_bits_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_raster(tmp_path / "images" / "a.tif", noise(1, "uint16", 5000))
     labels = write_labels(tmp_path, "a.tif", [(10, 10, 20, 12)])
     command = ["data", "slice", str(labels), "--out", str(tmp_path / "out"), "--tile-px", "64"]
@@ -124,21 +124,21 @@ def test_percentiles_are_told_for_16_bits_and_not_for_8(tmp_path: Path, capsys: 
     assert "complete already" in capsys.readouterr().out
     write_raster(tmp_path / "images" / "a.tif", noise(1))
     assert main(command) == 2
-    assert "made otherwise" in capsys.readouterr().err
+    assert "with other settings: images.sha256 was" in capsys.readouterr().err
     assert main([*command, "--force"]) == 0
     assert "limits" not in capsys.readouterr().out
 
 
-def test_what_became_of_every_object_is_said(tmp_path: Path) -> None:
+def test_counts_complete_visible_and_missing_objects(tmp_path: Path) -> None:
     write_raster(tmp_path / "images" / "a.tif", noise(1))
     boxes = [(10, 10, 20, 12), (5, 5, 90, 10), (0, 0, 140, 100)]
     labels = write_labels(tmp_path, "a.tif", boxes)
-    record = make_tiles(labels, tmp_path / "out", RULES.model_copy(update={"rest": "drop"}))["contents"]
-    assert (record["tiles"], record["objects"], record["objects_shown"], record["objects_whole"]) == (6, 3, 2, 1)
+    record = slice_dataset(labels, tmp_path / "out", RULES.model_copy(update={"cut_objects": "drop"}))["contents"]
+    assert (record["tiles"], record["objects"], record["objects_visible"], record["objects_complete"]) == (6, 3, 2, 1)
     assert (record["boxes"], record["boxes_restored"]) == (3, 2)
 
 
-def test_names_are_told_apart_where_case_does_not_count(tmp_path: Path) -> None:
+def test_tile_names_differ_regardless_of_case(tmp_path: Path) -> None:
     for name in ("a.tif", "A.png", "ä b.tif"):
         (tmp_path / "images").mkdir(exist_ok=True)
         Image.fromarray(noise(1)[0]).save(tmp_path / "images" / name)
@@ -148,14 +148,14 @@ def test_names_are_told_apart_where_case_does_not_count(tmp_path: Path) -> None:
         {**content["images"][0], "id": n, "file_name": name} for n, name in ((2, "A.png"), (3, "ä b.tif"))
     ]
     labels.write_text(json.dumps(content))
-    make_tiles(labels, tmp_path / "out", RULES)
+    slice_dataset(labels, tmp_path / "out", RULES)
     names = [path.name.casefold() for path in (tmp_path / "out" / "images").iterdir()]
     assert len(set(names)) == len(names) == 18
     assert len(read_coco(tmp_path / "out" / "tiles.json")) == 18
 
 
-def _damaged(path: Path, kind: str) -> None:
-    """Write an image that was cut at two thirds, or whose middle was overwritten."""
+def write_damaged(path: Path, kind: str) -> None:
+    """Write an image that is truncated at two thirds, or overwritten in the middle."""
     Image.fromarray(noise(3).transpose(1, 2, 0)).save(path, format=kind.partition(" ")[0])
     content = path.read_bytes()
     half = len(content) // 2
@@ -164,96 +164,93 @@ def _damaged(path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["png", "jpeg", "tiff", "bmp", "jpeg middle"])
-def test_a_damaged_image_is_refused_and_leaves_nothing(
+def test_refuses_a_damaged_image_and_leaves_no_files(
     tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "images").mkdir()
-    _damaged(tmp_path / "images" / "a.img", kind)
+    write_damaged(tmp_path / "images" / "a.img", kind)
     labels = write_labels(tmp_path, "a.img", [(10, 10, 20, 12)])
-    assert (
-        main(
-            [
-                "data",
-                "slice",
-                str(labels),
-                "--out",
-                str(tmp_path / "out"),
-                "--tile-px",
-                "64",
-                "--max-empty-fraction",
-                "1",
-            ]
-        )
-        == 2
-    )
-    message = capsys.readouterr().err.splitlines()[-1]
-    assert message.startswith("ifkd: ")
-    assert "a.img" in message
+    command = ["data", "slice", str(labels), "--out", str(tmp_path / "out"), "--tile-px", "64"]
+    assert main([*command, "--max-empty-fraction", "1"]) == 2
+    assert any(line.startswith("error: ") and "a.img" in line for line in capsys.readouterr().err.splitlines())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "images"]
 
 
 @pytest.mark.parametrize(
-    ("spoil", "words"),
+    ("change", "message"),
     [
-        (lambda c: c["images"][0].update(file_name="../a.tif"), "does not lie in"),
+        (lambda c: c["images"][0].update(file_name="../a.tif"), "is not inside"),
         (lambda c: c["images"][0].update(file_name="b.tif"), "There is no image"),
         (lambda c: c["images"][0].update(height=99), "another size"),
         (lambda c: c["annotations"][0].update(bbox=[float("nan"), 1, 2, 3]), "not finite"),
         (lambda c: c["annotations"][0].update(bbox=[200, 1, 2, 3]), "outside its image"),
         (lambda c: c["annotations"][0].update(category_id=4), "category_id"),
-        (lambda c: c["annotations"][1].update(id=0), "cannot be told apart"),
+        (lambda c: c["annotations"][1].update(id=0), "need unique ids"),
         (lambda c: c["annotations"].clear(), "No tile would be written"),
         (lambda c: c.pop("images"), "no images"),
     ],
 )
-def test_labels_that_do_not_hold_are_refused_and_leave_nothing(tmp_path: Path, spoil: Any, words: str) -> None:
+def test_refuses_invalid_labels_and_leaves_no_files(tmp_path: Path, change: Any, message: str) -> None:
     write_raster(tmp_path / "images" / "a.tif", noise(1))
     labels = write_labels(tmp_path, "a.tif", [(10, 10, 20, 12), (40, 40, 20, 12)])
     content = json.loads(labels.read_text())
-    spoil(content)
+    change(content)
     labels.write_text(json.dumps(content))
-    with pytest.raises(DataError, match=words):
-        make_tiles(labels, tmp_path / "out", TileRules(tile_px=64, overlap_px=16))
+    with pytest.raises(DataError, match=message):
+        slice_dataset(labels, tmp_path / "out", TileRules(tile_px=64, overlap_px=16))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "images"]
 
 
-def test_rules_that_do_not_hold_are_all_told() -> None:
-    wrong = {"tile_px": 0, "keep_share": 1.5, "empty_share": float("nan"), "seed": -1}
-    with pytest.raises(ConfigError, match=r"4 mistakes[\s\S]*tile_px[\s\S]*keep_share[\s\S]*empty_share[\s\S]*seed"):
+def test_reports_all_invalid_rules() -> None:
+    wrong = {"tile_px": 0, "min_visibility": 1.5, "max_empty_fraction": float("nan"), "seed": -1}
+    with pytest.raises(
+        ConfigError, match=r"4 mistakes[\s\S]*tile_px[\s\S]*min_visibility[\s\S]*max_empty_fraction[\s\S]*seed"
+    ):
         parse(wrong, TileRules, source="here")
     with pytest.raises(ConfigError, match="overlap_px must be below tile_px, got 64 and 64"):
         parse({"tile_px": 64, "overlap_px": 64}, TileRules, source="here")
 
 
-def test_a_folder_of_other_things_is_never_touched(tmp_path: Path) -> None:
+def test_refuses_a_folder_with_other_files(tmp_path: Path) -> None:
     write_raster(tmp_path / "images" / "a.tif", noise(1))
     labels = write_labels(tmp_path, "a.tif", [(10, 10, 20, 12)])
-    with pytest.raises(OutputError, match="not a folder of tiles"):
-        make_tiles(labels, tmp_path / "images", RULES, force=True)
+    with pytest.raises(OutputError, match="has other files and is not a folder of tiles"):
+        slice_dataset(labels, tmp_path / "images", RULES, force=True)
     assert [path.name for path in (tmp_path / "images").iterdir()] == ["a.tif"]
 
 
-def test_a_run_that_is_cut_off_leaves_nothing_or_what_was_there(
+def test_tiles_of_another_version_are_refused_in_one_line(tmp_path: Path) -> None:
+    write_raster(tmp_path / "images" / "a.tif", noise(1))
+    labels = write_labels(tmp_path, "a.tif", [(10, 10, 20, 12)])
+    slice_dataset(labels, tmp_path / "out", RULES)
+    record = json.loads((tmp_path / "out" / "slice.json").read_text())
+    (tmp_path / "out" / "slice.json").write_text(json.dumps({**record, "version": 1, "rules": {"rest": "drop"}}))
+    with pytest.raises(OutputError, match=r"out is a folder of tiles of another version of ifkd\. .*--force"):
+        slice_dataset(labels, tmp_path / "out", RULES)
+    assert slice_dataset(labels, tmp_path / "out", RULES, force=True)["made"]
+
+
+def test_an_interrupted_run_leaves_no_files_or_the_earlier_tiles(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_raster(tmp_path / "images" / "a.tif", noise(1))
     labels = write_labels(tmp_path, "a.tif", [(10, 10, 20, 12)])
-    make_tiles(labels, tmp_path / "out", RULES)
+    slice_dataset(labels, tmp_path / "out", RULES)
     before = sorted((tmp_path / "out").rglob("*"))
 
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(module, "content_of", interrupted)
+    monkeypatch.setattr(module, "tiles_content", interrupted)
     for name in ("out", "new"):
         with pytest.raises(KeyboardInterrupt):
-            make_tiles(labels, tmp_path / name, RULES.model_copy(update={"seed": 5}), force=True)
+            slice_dataset(labels, tmp_path / name, RULES.model_copy(update={"seed": 5}), force=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "images", "out"]
     assert sorted((tmp_path / "out").rglob("*")) == before
 
 
-def test_memory_does_not_follow_the_image(tmp_path: Path) -> None:
-    side = 30_000  # 900 MB of pixels; the file is sparse, and every window of it is read
+def test_memory_does_not_grow_with_the_image(tmp_path: Path) -> None:
+    side = 30_000  # 900 MB of pixels in a sparse file; every window is read
     (tmp_path / "images").mkdir()
     profile = {
         "tiled": True,
@@ -271,13 +268,13 @@ def test_memory_does_not_follow_the_image(tmp_path: Path) -> None:
             dataset.write(np.full((1, 4, 4), 9, np.uint8), window=((20_000, 20_004), (20_000, 20_004)))
     labels = write_labels(tmp_path, "a.tif", [(19_990, 19_990, 40, 40)], size=(side, side))
     code = (
-        "import sys; from pathlib import Path; from ifkd.data.slicing.slice_dataset import make_tiles;"
+        "import sys; from pathlib import Path; from ifkd.data.slicing.slice_dataset import slice_dataset;"
         "from ifkd.data.slicing.tile_plan import TileRules; from deploy.bench.system_monitor import process_peak_mb;"
-        "rules = TileRules(tile_px=1024, overlap_px=64, data_share=0);"
-        "record = make_tiles(Path(sys.argv[1]), Path(sys.argv[2]), rules);"
+        "rules = TileRules(tile_px=1024, overlap_px=64, min_valid_fraction=0);"
+        "record = slice_dataset(Path(sys.argv[1]), Path(sys.argv[2]), rules);"
         "print(record['contents']['tiles'], process_peak_mb())"
     )
     command = [sys.executable, "-c", code, str(labels), str(tmp_path / "out")]
-    answer = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
-    assert int(answer[0]) == 1
-    assert float(answer[1]) < 450
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    assert int(printed[0]) == 1
+    assert float(printed[1]) < 450

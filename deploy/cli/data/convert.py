@@ -1,0 +1,66 @@
+"""`ifkd data convert`: convert a data set of another format to one COCO file."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from deploy.cli import arguments as common
+
+if TYPE_CHECKING:
+    from ifkd.data.readers.convert import SourceFormat
+
+FORMATS = ("coco", "voc", "yolo", "dota", "shiprsimagenet", "sar-aircraft")
+
+
+class Arguments(common.Arguments):
+    """Arguments of `ifkd data convert`."""
+
+    format: "SourceFormat"
+    source: Path
+    out: Path
+    split: str | None
+    class_level: int
+    classes: Path | None
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("format", choices=FORMATS, help="format of the data set")
+    parser.add_argument("source", type=Path, help="folder of the data set, or its COCO file")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="FILE", help="COCO file to write; images stay in place"
+    )
+    parser.add_argument("--split", metavar="NAME", help="one of its splits, for example trainval (default: all)")
+    parser.add_argument(
+        "--class-level", type=int, choices=range(4), default=3, help="level of ShipRSImageNet's class tree (default: 3)"
+    )
+    parser.add_argument("--classes", type=Path, metavar="FILE", help="class names by label, one a line")
+
+
+def run(arguments: Arguments) -> dict[str, Any]:
+    """Write the COCO file, and print a summary."""
+    from ifkd.data.readers.convert import convert
+
+    done = convert(
+        arguments.format,
+        arguments.source,
+        arguments.out,
+        split=arguments.split,
+        class_level=arguments.class_level,
+        classes=arguments.classes,
+    )
+    if not arguments.json:
+        images = "1 image" if done.images == 1 else f"{done.images} images"
+        objects = sum(done.objects_per_class.values())
+        lines = [f"{done.path}: {images}, {objects} objects, {done.ignored} ignored"]
+        lines += [f"  {name}: {count}" for name, count in done.objects_per_class.items()]
+        lines += [*done.notes, f'In the recipe: images = "{done.image_folder}"']
+        print("\n".join(lines))  # noqa: T201
+    return {
+        "file": str(done.path),
+        "image_folder": str(done.image_folder),
+        "images": done.images,
+        "objects": done.objects_per_class,
+        "ignored": done.ignored,
+        "notes": list(done.notes),
+    }

@@ -1,0 +1,109 @@
+"""Statistics of a checked data set: counts, image sizes and formats, object sizes, duplicates."""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from ifkd.data.check.box_checks import clip_box
+from ifkd.data.check.check_record import (
+    DuplicateRecord,
+    ImageFormatRecord,
+    ImageSizeRecord,
+    ObjectSizeRecord,
+    SplitRecord,
+)
+from ifkd.data.check.finding import printable
+from ifkd.data.check.finding_kinds import DROPS_BOX
+from ifkd.data.check.image_inspection import CheckedImage
+from ifkd.data.check.near_duplicates import DuplicatePair
+
+SMALL_PX, LARGE_PX = 32.0, 96.0
+"""COCO's bounds between small, medium and large objects: square roots of their areas."""
+MAX_DUPLICATES = 200
+"""Pairs in the record."""
+
+
+def split_record(split: str, listed: int, images: Sequence[CheckedImage], classes: Sequence[str]) -> SplitRecord:
+    """Return the contents of a split, which lists `listed` images; only usable ones count."""
+    usable = [image for image in images if image.split == split and image.file.problem is None]
+    counts = Counter(name for image in usable for _, name in image.objects)
+    return SplitRecord(
+        name=split,
+        listed=listed,
+        images=len(usable),
+        empty_images=sum(not image.objects for image in usable),
+        objects=sum(counts.values()),
+        ignored=sum(
+            box.ignore and kind not in DROPS_BOX
+            for image in usable
+            for box, kind in zip(image.entry.boxes, image.box_findings, strict=True)
+        ),
+        per_class={name: counts[name] for name in classes},
+    )
+
+
+def image_sizes(images: Sequence[CheckedImage]) -> tuple[ImageSizeRecord, ...]:
+    """Return the sizes of image files, most frequent first."""
+    counts = _most_frequent(image.file.size for image in images if image.file.size is not None)
+    return tuple(ImageSizeRecord(height=size[0], width=size[1], images=count) for size, count in counts)
+
+
+def image_formats(images: Sequence[CheckedImage]) -> tuple[ImageFormatRecord, ...]:
+    """Return the formats of image files, most frequent first."""
+    counts = _most_frequent(image.file.format for image in images if image.file.format)
+    return tuple(ImageFormatRecord(format=name, images=count) for name, count in counts)
+
+
+def object_sides(images: Sequence[CheckedImage], split: str) -> list[tuple[float, float]]:
+    """Return width and height, pixels, of the objects of a split, clipped to their images."""
+    sides = []
+    for image in images:
+        if image.split != split or image.file.problem is not None:
+            continue
+        for box, _ in image.objects:
+            x1, y1, x2, y2 = box.corners if image.size is None else clip_box(box.corners, image.size)
+            sides.append((x2 - x1, y2 - y1))
+    return sides
+
+
+def object_size_record(split: str, images: Sequence[CheckedImage]) -> ObjectSizeRecord | None:
+    """Return the distribution of object sizes in a split; None without objects."""
+    sizes = np.array([math.sqrt(width * height) for width, height in object_sides(images, split)])
+    if not len(sizes):
+        return None
+    low, median, high = (round(float(value), 2) for value in np.percentile(sizes, [5, 50, 95]))
+    small, large = float((sizes < SMALL_PX).mean()), float((sizes >= LARGE_PX).mean())
+    return ObjectSizeRecord(
+        split=split,
+        p05=low,
+        median=median,
+        p95=high,
+        small=round(small, 4),
+        medium=round(1.0 - small - large, 4),
+        large=round(large, 4),
+    )
+
+
+def duplicate_records(
+    images: Sequence[CheckedImage], groups: Sequence[Sequence[int]], pairs: Sequence[DuplicatePair]
+) -> tuple[DuplicateRecord, ...]:
+    """Return exact duplicates, given as groups, and then near ones, given as pairs."""
+    identical = [DuplicatePair(group[0], other, 1.0) for group in groups for other in group[1:]]
+    return tuple(
+        DuplicateRecord(
+            first=printable(images[pair.first].entry.name),
+            first_split=images[pair.first].split,
+            second=printable(images[pair.second].entry.name),
+            second_split=images[pair.second].split,
+            correlation=round(pair.correlation, 4),
+            identical=index < len(identical),
+        )
+        for index, pair in enumerate((*identical, *pairs)[:MAX_DUPLICATES])
+    )
+
+
+def _most_frequent(values: Iterable[Any]) -> list[tuple[Any, int]]:
+    return sorted(Counter(values).items(), key=lambda item: (-item[1], item[0]))

@@ -1,0 +1,72 @@
+"""Result of a reader: images, objects and classes as the source states them, and their COCO content."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ifkd.core.errors import DataError
+from ifkd.data.coco import box_entry
+
+
+@dataclass(frozen=True, slots=True)
+class ReaderObject:
+    """One labeled object."""
+
+    name: str
+    """Class name."""
+    box: tuple[float, float, float, float]
+    """x1 y1 x2 y2, pixels."""
+    ignore: bool = False
+    """Whether it counts neither as object nor as background."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReaderImage:
+    """One image."""
+
+    source_id: str
+    """Name in the source, which the COCO file keeps."""
+    file_name: str
+    """Relative to the image folder."""
+    size: tuple[int, int]
+    """(height, width), pixels."""
+    objects: tuple[ReaderObject, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ReaderResult:
+    """A data set in another format."""
+
+    folder: Path
+    """Image folder."""
+    classes: tuple[str, ...]
+    """Class names by label."""
+    images: tuple[ReaderImage, ...]
+    notes: tuple[str, ...] = ()
+    """Changes that the conversion makes, for the user."""
+
+    def to_coco(self) -> dict[str, Any]:
+        """Return the content of a COCO file; category ids count from 1 in the order of the classes.
+
+        Raises:
+            DataError: An object has a class that `classes` does not list.
+        """
+        category_id = {name: label + 1 for label, name in enumerate(self.classes)}
+        unknown = sorted({one.name for image in self.images for one in image.objects} - category_id.keys())
+        if unknown:
+            raise DataError(
+                "The annotations name classes that are not among the given ones",
+                got=", ".join(map(repr, unknown[:10])),
+                expected=f"some of {', '.join(self.classes)}",
+            )
+        images: list[dict[str, Any]] = []
+        annotations: list[dict[str, Any]] = []
+        for image_id, image in enumerate(self.images, start=1):
+            height, width = image.size
+            names = {"id": image_id, "source_id": image.source_id, "file_name": image.file_name}
+            images.append({**names, "height": height, "width": width})
+            for one in image.objects:
+                ids = {"id": len(annotations) + 1, "image_id": image_id, "category_id": category_id[one.name]}
+                annotations.append({**ids, **box_entry(one.box, ignore=one.ignore)})
+        categories = [{"id": number, "name": name} for name, number in category_id.items()]
+        return {"images": images, "annotations": annotations, "categories": categories}

@@ -1,0 +1,152 @@
+"""Access to the untrusted files and folders of a data set: XML, text, numbers, image files."""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from xml.etree.ElementTree import Element, ParseError
+
+from defusedxml.common import DefusedXmlException
+from defusedxml.ElementTree import parse as parse_xml
+
+from ifkd.core.errors import DataError, SceneError
+from ifkd.data.coco import path_inside
+from ifkd.imagery.raster import RasterFile
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".jp2"})
+MAX_XML_BYTES = 64_000_000
+"""Largest annotation file of one image; usual ones have a few thousand bytes."""
+
+
+def read_xml(path: Path) -> Element:
+    """Return the root element of an XML file.
+
+    Raises:
+        DataError: The file is missing, malformed, too large, or defines entities or a document type.
+    """
+    try:
+        if path.stat().st_size > MAX_XML_BYTES:
+            raise DataError(f"{path} is too large for the annotation of one image", got=f"{path.stat().st_size} bytes")
+        root: Element | None = parse_xml(path, forbid_dtd=True).getroot()
+    except FileNotFoundError as error:
+        raise DataError(f"There is no annotation {path}", hint="Check the list of images.") from error
+    except DefusedXmlException as error:
+        raise DataError(f"{path} defines entities or a document type, which an annotation never needs") from error
+    except (ParseError, OSError, ValueError, LookupError) as error:
+        raise DataError(f"{path} is not an XML file ({error})") from error
+    if root is None:
+        raise DataError(f"{path} is not an XML file (it is empty)")
+    return root
+
+
+def text_of(element: Element, key: str, path: Path) -> str:
+    """Return the text of an element's child.
+
+    Raises:
+        DataError: The child is missing or empty.
+    """
+    text = (element.findtext(key) or "").strip()
+    if not text:
+        raise DataError(f"{path} has a <{element.tag}> without <{key}>")
+    return text
+
+
+def parse_float(text: str, path: Path, name: str) -> float:
+    """Return the number that a file states as the value `name`.
+
+    Raises:
+        DataError: The text is not a number.
+    """
+    try:
+        return float(text)
+    except ValueError as error:
+        raise DataError(f"{path} has a {name} that is not a number", got=repr(text)) from error
+
+
+def parse_int(text: str, path: Path, name: str) -> int:
+    """Return the integer, `7` or `7.0`, that a file states as the value `name`.
+
+    Raises:
+        DataError: The text is not an integer.
+    """
+    number = parse_float(text, path, name)
+    if not number.is_integer():
+        raise DataError(f"{path} has a {name} that is not an integer", got=repr(text))
+    return int(number)
+
+
+def read_lines(path: Path) -> list[str]:
+    """Return the lines of a text file, stripped, without empty ones.
+
+    Raises:
+        DataError: The file is missing or is not text.
+    """
+    try:
+        return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    except FileNotFoundError as error:
+        raise DataError(f"There is no file {path}", hint="Check the path and the name of the split.") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read as text ({error})") from error
+
+
+def find_folder(root: Path, *names: str) -> Path:
+    """Return the first existing folder of `names` in `root`, regardless of case.
+
+    Raises:
+        DataError: None of them exists.
+    """
+    if not root.is_dir():
+        raise DataError(f"There is no folder {root}", hint="Check the path.")
+    folders = {one.name.lower(): one for one in sorted(root.iterdir()) if one.is_dir()}
+    for name in names:
+        if name.lower() in folders:
+            return folders[name.lower()]
+    raise DataError(f"{root} is not a data set of this format", expected=f"a folder {' or '.join(names)} in it")
+
+
+def image_and_label_folders(root: Path, labels: tuple[str, ...], split: str | None) -> tuple[Path, Path]:
+    """Return the folders of images and labels: SPLIT/images and SPLIT/labels, or images/SPLIT and labels/SPLIT.
+
+    Raises:
+        DataError: A folder is missing, or `split` is not a folder name.
+    """
+    if split is None:
+        return find_folder(root, "images"), find_folder(root, *labels)
+    require_name(split)
+    if (root / split).is_dir():
+        return find_folder(root / split, "images"), find_folder(root / split, *labels)
+    return find_folder(find_folder(root, "images"), split), find_folder(find_folder(root, *labels), split)
+
+
+def require_name(split: str) -> None:
+    """Check that a split is named without folders.
+
+    Raises:
+        DataError: The name has a folder, or is empty.
+    """
+    if not split or Path(split).name != split or split in {".", ".."}:
+        raise DataError("The name of a split may not contain folders", got=repr(split))
+
+
+def images_by_stem(folder: Path) -> dict[str, Path]:
+    """Return the image files of a folder by name without extension."""
+    files = sorted(one for one in folder.iterdir() if one.suffix.lower() in IMAGE_SUFFIXES)
+    return {one.stem: path_inside(folder, one.name) for one in files}
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Return (height, width) of an image file, pixels.
+
+    Raises:
+        DataError: The file is not a readable image.
+    """
+    try:
+        raster = RasterFile(path)
+    except SceneError as error:
+        raise DataError(f"{path} is not a readable image ({error.problem})") from error
+    raster.close()
+    return raster.size
+
+
+def natural_order(names: Iterable[str]) -> tuple[str, ...]:
+    """Return distinct class names in alphabetical order, with numbers in them ordered by value."""
+    return tuple(sorted(set(names), key=lambda name: [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", name)]))
