@@ -1,4 +1,4 @@
-"""What many tests share: a tiny labeled data set, a tiny recipe, and the place of the real imagery."""
+"""Common fixtures: a tiny data set, a tiny recipe, and the folder of real imagery."""
 
 import json
 import os
@@ -14,12 +14,12 @@ from PIL import Image
 
 pytest_plugins = ["browser_fixtures", "bundle_fixtures"]
 
-# Tiny tensors gain nothing from threads, and on a busy machine threads that wait for each other cost tenfold.
+# Tiny tensors are slower with several threads, in particular on a busy machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
-# Laws hold for every seed; a fixed walk through the examples keeps a failure from coming and going.
+# Fixed examples make failures reproducible.
 hypothesis.settings.register_profile(
     "ifkd",
     deadline=None,
@@ -30,16 +30,16 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("ifkd")
 
 CLASSES = {3: "barge", 7: "ferry", 9: "tug"}
-"""Category id -> name; the ids have gaps, as those of real files do."""
+"""Category id -> name; the ids are not consecutive, as in real files."""
 COLORS = {3: (230, 60, 40), 7: (40, 220, 60), 9: (50, 70, 235)}
 EXTENTS = {3: (26, 12), 7: (12, 26), 9: (16, 16)}
-"""Width and height of each class's rectangle, pixels."""
+"""Width and height of the rectangle of each class, pixels."""
 
 
 def write_tiny_data_set(
     folder: Path, name: str = "train", *, images: int = 8, size: tuple[int, int] = (64, 64), seed: int = 0
 ) -> Path:
-    """Write a COCO data set of colored rectangles on noise and return its json; three images share a place."""
+    """Write a COCO data set of colored rectangles on noise and return its file; three images have the same place."""
     random = np.random.default_rng(seed)
     height, width = size
     (folder / "images").mkdir(parents=True, exist_ok=True)
@@ -76,7 +76,7 @@ def write_tiny_data_set(
 
 
 def tiny_recipe(root: Path) -> dict[str, Any]:
-    """Return the values of a recipe over `train.json` and `val.json` in `root` that runs in a second or two."""
+    """Return a recipe for `train.json` and `val.json` in `root` that trains in two seconds."""
     training = {
         "epochs": 2,
         "batch_size": 4,
@@ -106,13 +106,13 @@ def tiny_recipe(root: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def write_data_set() -> Callable[..., Path]:
-    """The function that writes a tiny data set: (folder, name, images, size, seed) -> json."""
+    """Function that writes a tiny data set: (folder, name, images, size, seed) -> COCO file."""
     return write_tiny_data_set
 
 
 @pytest.fixture(scope="session")
 def make_recipe() -> Callable[[Path], dict[str, Any]]:
-    """A function that writes `train.json` (8 images) and `val.json` (4) and returns a tiny recipe over them."""
+    """Function that writes `train.json` (8 images) and `val.json` (4 images) and returns a tiny recipe for them."""
 
     def make(folder: Path) -> dict[str, Any]:
         write_tiny_data_set(folder, "train", images=8, seed=0)
@@ -124,21 +124,21 @@ def make_recipe() -> Callable[[Path], dict[str, Any]]:
 
 @pytest.fixture
 def data_folder(tmp_path: Path, make_recipe: Callable[[Path], dict[str, Any]]) -> Path:
-    """A folder with `train.json` (8 images), `val.json` (4) and their images, for this test alone."""
+    """Folder with `train.json` (8 images), `val.json` (4 images) and their images, new for each test."""
     make_recipe(tmp_path / "data")
     return tmp_path / "data"
 
 
 @pytest.fixture
 def recipe_values(data_folder: Path) -> dict[str, Any]:
-    """The values of a tiny recipe over `data_folder`; change them freely."""
+    """Values of a tiny recipe for `data_folder`, new for each test."""
     return tiny_recipe(data_folder)
 
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder of real imagery that developers and CI have beside the repository."""
+    """Folder of real imagery beside the repository."""
     folder = REPOSITORY.parent / "shared" / "data"
     if not folder.is_dir():
-        pytest.skip(f"the real imagery is not at {folder}")
+        pytest.skip(f"there is no real imagery in {folder}")
     return folder

@@ -1,18 +1,14 @@
-"""Recipes: read with overrides, every mistake told at once."""
+"""Configuration files: overrides, mistakes and differences."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tomli_w
 
-from ifkd.core.config import dump, load, parse
+from ifkd.core.config import differences, dump, flatten, load, parse
 from ifkd.core.errors import ConfigError
-from ifkd.recipe import IfkdOptions, NoMethodOptions, Recipe, select_levels
-from ifkd.recipe.moved_keys import MOVED_KEYS, moved_keys
-
-REPOSITORY = Path(__file__).resolve().parents[4]
+from ifkd.recipe import IfkdOptions, Recipe
 
 
 def write(path: Path, values: dict[str, Any]) -> Path:
@@ -26,7 +22,7 @@ def problem(path: Path, overrides: tuple[str, ...] = ()) -> str:
     return str(caught.value)
 
 
-def test_a_recipe_is_read_with_its_defaults(tmp_path: Path, recipe_values: dict[str, Any]) -> None:
+def test_a_recipe_is_loaded_with_its_defaults(tmp_path: Path, recipe_values: dict[str, Any]) -> None:
     recipe = load(write(tmp_path / "r.toml", recipe_values), Recipe)
     assert recipe.student.detector.backbone == "mobilenet_v2"
     assert recipe.postprocess.score_threshold == 0.05
@@ -54,7 +50,7 @@ def test_overrides_are_toml_and_bare_words_are_strings(tmp_path: Path, recipe_va
     assert recipe.teacher.training.epochs == 2
 
 
-def test_all_mistakes_are_told_at_once(tmp_path: Path, recipe_values: dict[str, Any]) -> None:
+def test_all_mistakes_are_reported_at_once(tmp_path: Path, recipe_values: dict[str, Any]) -> None:
     recipe_values["student"]["detector"]["chanels"] = 32
     recipe_values["data"]["tile_px"] = 100
     recipe_values["teacher"]["training"]["epochs"] = 0
@@ -67,16 +63,14 @@ def test_all_mistakes_are_told_at_once(tmp_path: Path, recipe_values: dict[str, 
     assert "name: is required and missing." in text
 
 
-def test_one_wrong_value_is_one_mistake(tmp_path: Path, recipe_values: dict[str, Any]) -> None:
+def test_one_invalid_value_is_one_mistake(tmp_path: Path, recipe_values: dict[str, Any]) -> None:
     path = write(tmp_path / "r.toml", recipe_values)
     assert "has 1 mistake:" in problem(path, ("data.validation=1.5",))
     assert "has 1 mistake:" in problem(path, ("distillation.method.ede.input_px=-3",))
     assert "has 1 mistake:" in problem(path, ("distillation.method.name=magic",))
 
 
-def test_a_mistake_in_a_methods_options_is_placed_as_it_is_written(
-    tmp_path: Path, recipe_values: dict[str, Any]
-) -> None:
+def test_a_mistake_in_a_union_has_the_key_of_the_file(tmp_path: Path, recipe_values: dict[str, Any]) -> None:
     text = problem(write(tmp_path / "r.toml", recipe_values), ("distillation.method.hsm.clipp=3",))
     assert "distillation.method.hsm.clipp: there is no such key. Did you mean 'clip'?" in text
 
@@ -104,7 +98,9 @@ def test_a_mistake_in_a_methods_options_is_placed_as_it_is_written(
         ('distillation.method.ede.levels=["p9"]', "distillation.method.ede.levels"),
     ],
 )
-def test_an_override_can_be_wrong(tmp_path: Path, recipe_values: dict[str, Any], override: str, expected: str) -> None:
+def test_an_invalid_override_is_refused(
+    tmp_path: Path, recipe_values: dict[str, Any], override: str, expected: str
+) -> None:
     assert expected in problem(write(tmp_path / "r.toml", recipe_values), (override,))
 
 
@@ -117,7 +113,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     assert "cannot be read" in problem(tmp_path)
 
 
-def test_a_dumped_recipe_is_the_recipe(tmp_path: Path, recipe_values: dict[str, Any]) -> None:
+def test_a_dumped_recipe_is_loaded_unchanged(tmp_path: Path, recipe_values: dict[str, Any]) -> None:
     recipe = parse(recipe_values, Recipe, source="values")
     (tmp_path / "r.toml").write_text(dump(recipe))
     assert load(tmp_path / "r.toml", Recipe) == recipe
@@ -129,162 +125,20 @@ def test_schemas_are_frozen(recipe_values: dict[str, Any]) -> None:
         recipe.name = "other"  # type: ignore[misc]
 
 
-def test_levels_are_those_of_the_family(recipe_values: dict[str, Any]) -> None:
-    for role in ("teacher", "student"):
-        recipe_values[role]["detector"]["family"] = "faster_rcnn"
-    recipe_values["distillation"]["method"]["fdr"]["levels"] = ["p3", "p2"]
-    recipe = parse(recipe_values, Recipe, source="values")
-    method = recipe.distillation.method
-    assert isinstance(method, IfkdOptions)
-    assert select_levels(method.fdr.levels, recipe.student.detector.levels) == ("p2", "p3")
-    assert select_levels(method.ede.levels, recipe.student.detector.levels) == ("p2", "p3", "p4", "p5", "p6")
+def test_nested_tables_are_flattened() -> None:
+    assert flatten({"a": {"b": 1, "c": {"d": [2]}}, "e": None}) == {"a.b": 1, "a.c.d": [2], "e": None}
 
 
-def test_plain_training_is_a_method(recipe_values: dict[str, Any]) -> None:
-    recipe_values["distillation"]["method"] = {"name": "none"}
-    assert isinstance(parse(recipe_values, Recipe, source="values").distillation.method, NoMethodOptions)
+def test_differences_are_listed_by_dotted_key() -> None:
+    old, new = {"a": {"b": 1, "c": 2}, "d": "x", "f": 1}, {"a": {"b": 1, "c": 3}, "e": None, "f": 2}
+    assert differences(old, new) == 'a.c was 2, is 3; d was "x", is absent; f was 1, is 2'
+    assert differences(old, new, ignore=("a.", "d")) == "f was 1, is 2"
+    assert differences(old, dict(old)) == ""
 
 
-def recipes() -> list[Path]:
-    return [path for path in sorted((REPOSITORY / "configs").rglob("*.toml")) if "[distillation" in path.read_text()]
-
-
-@pytest.mark.parametrize("path", recipes(), ids=lambda path: path.stem)
-def test_every_recipe_we_ship_holds(path: Path) -> None:
-    recipe = load(path, Recipe)
-    assert recipe.name
-    assert recipe.data.tile_px % 32 == 0
-
-
-@pytest.mark.parametrize("data", ["shiprsimagenet", "sar_aircraft"])
-@pytest.mark.parametrize("family", ["retinanet", "faster_rcnn"])
-@pytest.mark.parametrize("backbone", ["resnet18", "mobilenet_v2"])
-def test_the_papers_recipes_hold_what_their_names_say(data: str, family: str, backbone: str) -> None:
-    path = REPOSITORY / "configs" / "paper" / f"{data}_{family}_{backbone}.toml"
-    recipe = load(path, Recipe)
-    assert recipe.name == path.stem
-    teacher, student = recipe.teacher.detector, recipe.student.detector
-    assert (teacher.family, teacher.backbone, student.family, student.backbone) == (
-        family,
-        "resnet50",
-        family,
-        backbone,
-    )
-    for training in (recipe.teacher.training, recipe.student.training, recipe.distillation.training):
-        schedule = training.schedule
-        assert (schedule.name, training.epochs, schedule.milestones) == ("step", 100, (80, 90))
-        # C.2's linear rule, at eight images a step.
-        rate = training.optimizer.learning_rate * training.batch_size / training.optimizer.base_batch_size
-        assert rate == pytest.approx(0.005 if family == "retinanet" else 0.01)
-    method = recipe.distillation.method
-    assert isinstance(method, IfkdOptions)
-    assert method == IfkdOptions()
-
-
-def test_the_papers_recipes_differ_in_nothing_else() -> None:
-    folder = REPOSITORY / "configs" / "paper"
-    texts = {path.stem: path.read_text().splitlines() for path in folder.glob("*.toml")}
-    assert len(texts) == 8
-    for data in ("shiprsimagenet", "sar_aircraft"):
-        for family in ("retinanet", "faster_rcnn"):
-            one, other = (texts[f"{data}_{family}_{backbone}"] for backbone in ("resnet18", "mobilenet_v2"))
-            different = [a for a, b in zip(one, other, strict=True) if a != b]
-            assert {line.split(" ")[0] for line in different} <= {"#", "name", "backbone", "frozen_stages", "norm"}
-
-
-def test_a_schedule_can_be_named(tmp_path: Path, recipe_values: dict[str, Any]) -> None:
-    for role in ("teacher", "student"):
-        del recipe_values[role]["training"]["epochs"]
-    path = write(tmp_path / "r.toml", recipe_values)
-    recipe = load(path, Recipe, ("teacher.training.schedule.name=paper_100e", "student.training.schedule.name=1x"))
-    assert recipe.teacher.training.epochs == 100
-    assert recipe.teacher.training.schedule.milestones == (80, 90)
-    assert (recipe.student.training.epochs, recipe.student.training.schedule.milestones) == (12, (8, 11))
-    assert recipe.student.training.schedule.name == "step"
-    shorter = load(path, Recipe, ("student.training.schedule.name=1x", "student.training.epochs=3"))
-    assert (shorter.student.training.epochs, shorter.student.training.schedule.milestones) == (3, (8, 11))
-    told = problem(path, ("student.training.schedule.name=2x",))
-    assert "student.training.schedule.name: must be step, cosine, 1x or paper_100e; got '2x'" in told
-
-
-@pytest.mark.parametrize(
-    ("method", "expected"),
-    [
-        (
-            {"name": "fgdd"},
-            "distillation.method: there is no 'fgdd'. Did you mean 'fgd'? Valid values are ifkd, none, fitnet",
-        ),
-        ({"name": "fgd", "alpha": 3.0}, "distillation.method.alpha: there is no such key."),
-        ({"name": "frs", "temperature": 3.0}, "distillation.method.temperature: there is no such key."),
-    ],
-)
-def test_another_methods_options_are_refused(
-    tmp_path: Path, recipe_values: dict[str, Any], method: dict[str, Any], expected: str
-) -> None:
-    recipe_values["distillation"]["method"] = method
-    said = problem(write(tmp_path / "r.toml", recipe_values))
-    assert expected in said
-    assert "Did you mean 'alpha'" not in said
-
-
-def test_methods_that_compare_channel_by_channel_want_equal_widths(
-    tmp_path: Path, recipe_values: dict[str, Any]
-) -> None:
-    recipe_values["distillation"]["method"] = {"name": "pkd"}
-    recipe_values["teacher"]["detector"]["channels"] = 8
-    recipe_values["student"]["detector"]["channels"] = 16
-    assert "requires equal channels; teacher.detector.channels is 8" in problem(
-        write(tmp_path / "r.toml", recipe_values)
-    )
-    recipe_values["student"]["detector"]["channels"] = 8
-    load(write(tmp_path / "r.toml", recipe_values), Recipe)
-
-
-def test_crosskd_is_for_retinanet(tmp_path: Path, recipe_values: dict[str, Any]) -> None:
-    recipe_values["distillation"]["method"] = {"name": "crosskd"}
-    for role in ("teacher", "student"):
-        recipe_values[role]["detector"]["family"] = "faster_rcnn"
-    assert "crosskd, which requires retinanet; the student is a faster_rcnn" in problem(
-        write(tmp_path / "r.toml", recipe_values)
-    )
-
-
-def test_keys_of_an_earlier_version_are_refused_with_their_new_place(
-    tmp_path: Path, recipe_values: dict[str, Any]
-) -> None:
-    recipe_values["selection"] = {"score_threshold": 0.1}
-    recipe_values["student"]["training"]["optimizer"] = "adamw"
-    recipe_values["distillation"]["training"]["steps"] = [8, 11]
-    recipe_values["distillation"]["training"]["epochs"] = 0
-    path = write(tmp_path / "r.toml", recipe_values)
-    with pytest.raises(ConfigError) as caught:
-        load(path, Recipe)
-    assert caught.value.report() == (
-        f"error: {path} has keys of an earlier version.\n"
-        "hint: Move selection to postprocess, training.optimizer to training.optimizer.name, "
-        "training.steps to training.schedule.milestones."
-    )
-
-
-def test_an_override_with_a_key_of_an_earlier_version_is_refused(tmp_path: Path, recipe_values: dict[str, Any]) -> None:
-    text = problem(write(tmp_path / "r.toml", recipe_values), ("student.training.warmup_iters=3",))
-    assert "Move training.warmup_iters to training.schedule.warmup_iters." in text
-
-
-def test_every_moved_key_leads_to_a_key_of_today() -> None:
-    values = json.loads(Recipe.model_validate(MINIMAL).model_dump_json())
-    for new in MOVED_KEYS.values():
-        table: Any = values["student"] if new.startswith("training.") else values
-        for part in new.split("."):
-            assert part in table, new
-            table = table[part]
-    assert moved_keys(values) == {}
-
-
-MINIMAL: dict[str, Any] = {
-    "name": "minimal",
-    "data": {"train": "train.json", "validation": "val.json", "test": "test.json"},
-    "teacher": {"detector": {"backbone": "resnet50"}, "training": {}},
-    "student": {"detector": {"backbone": "resnet18"}, "training": {}},
-    "distillation": {"training": {}, "method": {"name": "none"}},
-}
+def test_only_the_first_differences_are_listed_and_long_values_are_cut() -> None:
+    old, new = (dict.fromkeys("abcdef", value * 100) for value in "xy")
+    parts = differences(old, new).split("; ")
+    assert len(parts) == 5
+    assert parts[-1] == "…"
+    assert len(parts[0]) < 140

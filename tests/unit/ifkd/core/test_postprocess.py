@@ -17,31 +17,31 @@ def candidates() -> Candidates:
     return Candidates(boxes, scores, labels)
 
 
-def test_the_best_of_each_class_and_place_stays() -> None:
+def test_the_best_of_overlapping_boxes_of_a_class_is_kept() -> None:
     first, second = postprocess(candidates(), PostprocessConfig())
     assert first.scores.tolist() == pytest.approx([0.9, 0.7, 0.3])
     assert first.labels.tolist() == [0, 1, 2]
     assert len(second) == 0
 
 
-def test_a_score_at_the_threshold_is_below_it() -> None:
+def test_a_score_equal_to_the_threshold_is_removed() -> None:
     lower = PostprocessConfig(score_threshold=float(np.nextafter(np.float32(0.05), np.float32(0))))
     assert len(postprocess(candidates(), lower)[0]) == 4
 
 
-def test_the_number_is_limited_best_first() -> None:
+def test_the_best_max_detections_are_kept() -> None:
     first, _ = postprocess(candidates(), PostprocessConfig(max_detections=2))
     assert first.scores.tolist() == pytest.approx([0.9, 0.7])
 
 
-def test_boxes_are_cut_to_a_given_size() -> None:
+def test_boxes_are_clipped_to_a_given_size() -> None:
     first, _ = postprocess(candidates(), PostprocessConfig(), size=(100, 100))
     assert first.boxes[2].tolist() == [0, 90, 10, 100]
-    uncut, _ = postprocess(candidates(), PostprocessConfig())
-    assert uncut.boxes[2].tolist() == [-5, 90, 10, 120]
+    unclipped, _ = postprocess(candidates(), PostprocessConfig())
+    assert unclipped.boxes[2].tolist() == [-5, 90, 10, 120]
 
 
-def test_the_iou_threshold_decides() -> None:
-    # 19/21 = 0.905 of the two boxes of class 0 is shared.
+def test_boxes_above_the_iou_threshold_are_removed() -> None:
+    # The IoU of the two boxes of class 0 is 19/21 = 0.905.
     assert len(postprocess(candidates(), PostprocessConfig(iou_threshold=0.91))[0]) == 4
     assert len(postprocess(candidates(), PostprocessConfig(iou_threshold=0.90))[0]) == 3

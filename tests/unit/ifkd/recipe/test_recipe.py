@@ -1,0 +1,135 @@
+"""Recipes: rules between options, named schedules, and the recipes in configs/."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomli_w
+
+from ifkd.core.config import load, parse
+from ifkd.core.errors import ConfigError
+from ifkd.recipe import IfkdOptions, NoMethodOptions, Recipe, select_levels
+
+REPOSITORY = Path(__file__).resolve().parents[4]
+
+
+def problem(values: dict[str, Any]) -> str:
+    with pytest.raises(ConfigError) as caught:
+        parse(values, Recipe, source="values")
+    return str(caught.value)
+
+
+def test_levels_are_selected_from_the_family(recipe_values: dict[str, Any]) -> None:
+    for role in ("teacher", "student"):
+        recipe_values[role]["detector"]["family"] = "faster_rcnn"
+    recipe_values["distillation"]["method"]["fdr"]["levels"] = ["p3", "p2"]
+    recipe = parse(recipe_values, Recipe, source="values")
+    method = recipe.distillation.method
+    assert isinstance(method, IfkdOptions)
+    assert select_levels(method.fdr.levels, recipe.student.detector.levels) == ("p2", "p3")
+    assert select_levels(method.ede.levels, recipe.student.detector.levels) == ("p2", "p3", "p4", "p5", "p6")
+
+
+def test_plain_training_is_the_method_none(recipe_values: dict[str, Any]) -> None:
+    recipe_values["distillation"]["method"] = {"name": "none"}
+    assert isinstance(parse(recipe_values, Recipe, source="values").distillation.method, NoMethodOptions)
+
+
+def recipes() -> list[Path]:
+    return [path for path in sorted((REPOSITORY / "configs").rglob("*.toml")) if "[distillation" in path.read_text()]
+
+
+@pytest.mark.parametrize("path", recipes(), ids=lambda path: path.stem)
+def test_every_recipe_in_configs_is_valid(path: Path) -> None:
+    recipe = load(path, Recipe)
+    assert recipe.name
+    assert recipe.data.tile_px % 32 == 0
+
+
+@pytest.mark.parametrize("data", ["shiprsimagenet", "sar_aircraft"])
+@pytest.mark.parametrize("family", ["retinanet", "faster_rcnn"])
+@pytest.mark.parametrize("backbone", ["resnet18", "mobilenet_v2"])
+def test_recipes_of_the_paper_match_their_names(data: str, family: str, backbone: str) -> None:
+    path = REPOSITORY / "configs" / "paper" / f"{data}_{family}_{backbone}.toml"
+    recipe = load(path, Recipe)
+    assert recipe.name == path.stem
+    teacher, student = recipe.teacher.detector, recipe.student.detector
+    assert (teacher.family, teacher.backbone, student.family, student.backbone) == (
+        family,
+        "resnet50",
+        family,
+        backbone,
+    )
+    for training in (recipe.teacher.training, recipe.student.training, recipe.distillation.training):
+        schedule = training.schedule
+        assert (schedule.name, training.epochs, schedule.milestones) == ("step", 100, (80, 90))
+        # C.2's linear rule, at eight images a step.
+        rate = training.optimizer.learning_rate * training.batch_size / training.optimizer.base_batch_size
+        assert rate == pytest.approx(0.005 if family == "retinanet" else 0.01)
+    method = recipe.distillation.method
+    assert isinstance(method, IfkdOptions)
+    assert method == IfkdOptions()
+
+
+def test_recipes_of_the_paper_differ_only_in_the_student() -> None:
+    folder = REPOSITORY / "configs" / "paper"
+    texts = {path.stem: path.read_text().splitlines() for path in folder.glob("*.toml")}
+    assert len(texts) == 8
+    for data in ("shiprsimagenet", "sar_aircraft"):
+        for family in ("retinanet", "faster_rcnn"):
+            one, other = (texts[f"{data}_{family}_{backbone}"] for backbone in ("resnet18", "mobilenet_v2"))
+            different = [a for a, b in zip(one, other, strict=True) if a != b]
+            assert {line.split(" ")[0] for line in different} <= {"#", "name", "backbone", "frozen_stages", "norm"}
+
+
+def test_a_named_schedule_sets_epochs_and_milestones(tmp_path: Path, recipe_values: dict[str, Any]) -> None:
+    for role in ("teacher", "student"):
+        del recipe_values[role]["training"]["epochs"]
+    path = tmp_path / "r.toml"
+    path.write_text(tomli_w.dumps(recipe_values))
+    recipe = load(path, Recipe, ("teacher.training.schedule.name=paper_100e", "student.training.schedule.name=1x"))
+    assert recipe.teacher.training.epochs == 100
+    assert recipe.teacher.training.schedule.milestones == (80, 90)
+    assert (recipe.student.training.epochs, recipe.student.training.schedule.milestones) == (12, (8, 11))
+    assert recipe.student.training.schedule.name == "step"
+    shorter = load(path, Recipe, ("student.training.schedule.name=1x", "student.training.epochs=3"))
+    assert (shorter.student.training.epochs, shorter.student.training.schedule.milestones) == (3, (8, 11))
+    recipe_values["student"]["training"]["schedule"]["name"] = "2x"
+    expected = "student.training.schedule.name: must be step, cosine, 1x or paper_100e; got '2x'"
+    assert expected in problem(recipe_values)
+
+
+@pytest.mark.parametrize(
+    ("method", "expected"),
+    [
+        (
+            {"name": "fgdd"},
+            "distillation.method: there is no 'fgdd'. Did you mean 'fgd'? Valid values are ifkd, none, fitnet",
+        ),
+        ({"name": "fgd", "alpha": 3.0}, "distillation.method.alpha: there is no such key."),
+        ({"name": "frs", "temperature": 3.0}, "distillation.method.temperature: there is no such key."),
+    ],
+)
+def test_options_of_another_method_are_refused(
+    recipe_values: dict[str, Any], method: dict[str, Any], expected: str
+) -> None:
+    recipe_values["distillation"]["method"] = method
+    text = problem(recipe_values)
+    assert expected in text
+    assert "Did you mean 'alpha'" not in text
+
+
+def test_methods_that_compare_channels_require_equal_channels(recipe_values: dict[str, Any]) -> None:
+    recipe_values["distillation"]["method"] = {"name": "pkd"}
+    recipe_values["teacher"]["detector"]["channels"] = 8
+    recipe_values["student"]["detector"]["channels"] = 16
+    assert "requires equal channels; teacher.detector.channels is 8" in problem(recipe_values)
+    recipe_values["student"]["detector"]["channels"] = 8
+    parse(recipe_values, Recipe, source="values")
+
+
+def test_crosskd_requires_retinanet(recipe_values: dict[str, Any]) -> None:
+    recipe_values["distillation"]["method"] = {"name": "crosskd"}
+    for role in ("teacher", "student"):
+        recipe_values[role]["detector"]["family"] = "faster_rcnn"
+    assert "crosskd, which requires retinanet; the student is a faster_rcnn" in problem(recipe_values)
