@@ -14,6 +14,7 @@ import pytest
 import tomli_w
 import torch
 from defusedxml import ElementTree
+from ifkd.study.figures.drawing import Numbers
 from PIL import Image
 from scipy.spatial.distance import cdist, pdist, squareform
 
@@ -29,7 +30,6 @@ from ifkd.recipe import Recipe
 from ifkd.study.figures import drawing, embeddings, fdr_filters
 from ifkd.study.figures.comparison import draw_comparison
 from ifkd.study.figures.detections import detection_numbers, draw_detections, found_by
-from ifkd.study.figures.drawing import Numbers
 from ifkd.study.figures.example_intermediates import example_intermediates
 from ifkd.study.figures.examples import Example, examples
 from ifkd.study.figures.sensitivity import draw_sensitivity
