@@ -46,7 +46,7 @@ def render(summary: Summary) -> str:
                 "Objects by class",
                 [name for name, _ in counts],
                 series,
-                most=float(counts[0][1]),
+                maximum=float(counts[0][1]),
                 x_label="objects",
                 decimals=0,
             )
@@ -54,7 +54,7 @@ def render(summary: Summary) -> str:
     return template.render(
         style=style_sheet(),
         summary=summary,
-        tone="passed" if summary.verdict is None else ("failed" if summary.failed else "reserved"),
+        tone="passed" if summary.verdict is None else ("failed" if summary.failed else "warning"),
         badge="Done" if summary.verdict is None else "With losses",
         headline=summary.verdict or f"All {summary.scenes} scenes were searched",
         tiles=_tiles(summary),

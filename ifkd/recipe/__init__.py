@@ -1,15 +1,6 @@
 """Recipe schemas: every option, its meaning and its default. Complete recipes are in configs/."""
 
-from ifkd.recipe.ifkd_options import (
-    PRESETS,
-    AdapterOptions,
-    EdeOptions,
-    FdrOptions,
-    HeadLossOptions,
-    HsmOptions,
-    IfkdOptions,
-    Preset,
-)
+from ifkd.recipe.ifkd_options import PRESETS, EdeOptions, FdrOptions, HsmOptions, IfkdOptions, Preset
 from ifkd.recipe.levels import LEVELS, Family, Level, LevelChoice, select_levels
 from ifkd.recipe.method_options import (
     ArsdOptions,
@@ -33,27 +24,17 @@ from ifkd.recipe.recipe import (
     DistillationOptions,
     ExportOptions,
     Recipe,
-    RoleOptions,
 )
-from ifkd.recipe.training_options import (
-    SCHEDULES,
-    ComputeOptions,
-    OptimizerOptions,
-    ScheduleOptions,
-    TrainingOptions,
-)
+from ifkd.recipe.training_options import ScheduleOptions, TrainingOptions
 from ifkd.recipe.value_types import Fraction
 
 __all__ = [
     "LEVELS",
     "PRESETS",
-    "SCHEDULES",
-    "AdapterOptions",
     "ArsdOptions",
     "AttentionTransferOptions",
     "AugmentationOptions",
     "CalibrationOptions",
-    "ComputeOptions",
     "CrossKdOptions",
     "CwdOptions",
     "DataOptions",
@@ -68,7 +49,6 @@ __all__ = [
     "FkdOptions",
     "Fraction",
     "FrsOptions",
-    "HeadLossOptions",
     "HsmOptions",
     "IfkdOptions",
     "InsDistOptions",
@@ -76,11 +56,9 @@ __all__ = [
     "LevelChoice",
     "MethodOptions",
     "NoMethodOptions",
-    "OptimizerOptions",
     "PkdOptions",
     "Preset",
     "Recipe",
-    "RoleOptions",
     "ScheduleOptions",
     "TrainingOptions",
     "select_levels",

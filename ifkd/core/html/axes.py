@@ -38,7 +38,10 @@ class Axes:
                 drawing.text(self.left - 8, y + 4, format_tick(tick), "soft end")
         else:
             draw_y_axis(drawing, self.y_ticks, self.left, self.right, self.top, self.bottom)
-        draw_x_axis(drawing, self.x_ticks, self.left, self.right, self.bottom)
+        drawing.line(self.left, self.bottom, self.right, self.bottom, "axis")
+        for tick in self.x_ticks:
+            x, _ = self.position(tick, self.y_ticks[0])
+            drawing.text(x, self.bottom + 16, format_tick(tick), "soft mid")
         if y_label:
             drawing.text(self.left, self.top - 14, y_label, "soft")
         if x_label:
@@ -51,13 +54,6 @@ def draw_y_axis(drawing: Drawing, ticks: Sequence[float], left: float, right: fl
         y = rescale(tick, ticks[0], ticks[-1], bottom, top)
         drawing.line(left, y, right, y, "grid")
         drawing.text(left - 8, y + 4, format_tick(tick), "soft end")
-
-
-def draw_x_axis(drawing: Drawing, ticks: Sequence[float], left: float, right: float, bottom: float) -> None:
-    """Draw the axis and a label below it for each tick."""
-    drawing.line(left, bottom, right, bottom, "axis")
-    for tick in ticks:
-        drawing.text(rescale(tick, ticks[0], ticks[-1], left, right), bottom + 16, format_tick(tick), "soft mid")
 
 
 def linear_ticks(low: float, high: float, count: int = 5) -> list[float]:

@@ -30,24 +30,24 @@ def bar_chart(
     groups: Sequence[str],
     series: Sequence[Series],
     *,
-    most: float,
+    maximum: float,
     x_label: str,
     decimals: int = 3,
-    absent: str = "no object of this class",
+    missing_text: str = "no object of this class",
 ) -> Chart:
-    """Return horizontal bars, one per series in each group; `absent` is the text of a missing value.
+    """Return horizontal bars, one per series in each group; `missing_text` is the text of a missing value.
 
-    The axis ends at the first tick that is not below `most`.
+    The axis ends at the first tick that is not below `maximum`.
     """
     drawing = Drawing()
-    thick, gap = (11.0, 3.0) if len(series) > 1 else (14.0, 3.0)
-    group_height = 20 + len(series) * (thick + gap) + 8
+    thickness, gap = (11.0, 3.0) if len(series) > 1 else (14.0, 3.0)
+    group_height = 20 + len(series) * (thickness + gap) + 8
     left, right = 8.0, WIDTH - 52.0
     top = 10.0 + 18 * (len(series) if len(series) > 1 else 0)
     if len(series) > 1:
         draw_legend(drawing, [one.label for one in series], left, 14.0)
     bottom = top + group_height * len(groups)
-    ticks = linear_ticks(0.0, most)
+    ticks = linear_ticks(0.0, maximum)
     for tick in ticks:
         x = rescale(tick, ticks[0], ticks[-1], left, right)
         drawing.line(x, top, x, bottom, "grid")
@@ -57,13 +57,13 @@ def bar_chart(
         base = top + row * group_height
         drawing.text(left, base + 14, group, "halo strong")
         for index, one in enumerate(series):
-            y, value = base + 20 + index * (thick + gap), one.values[row]
+            y, value = base + 20 + index * (thickness + gap), one.values[row]
             if value is None:
-                drawing.text(left + 4, y + thick - 1, absent, "soft")
+                drawing.text(left + 4, y + thickness - 1, missing_text, "soft")
                 continue
             x = rescale(value, ticks[0], ticks[-1], left, right)
-            drawing.rectangle(left, y, x - left, thick, f"f{index % SERIES_COLORS}")
-            drawing.text(x + 5, y + thick - 1.5, f"{value:.{decimals}f}", "halo soft")
+            drawing.rectangle(left, y, x - left, thickness, f"f{index % SERIES_COLORS}")
+            drawing.text(x + 5, y + thickness - 1.5, f"{value:.{decimals}f}", "halo soft")
     values_text = "; ".join(
         f"{group}: "
         + ", ".join(

@@ -211,7 +211,7 @@ def _charts(checked: CheckedDataset, record: CheckRecord) -> list[Chart]:
         most = max(1.0, *(value for one in series for value in one.values if value is not None))
         title = "Objects by class" if len(drawn) == len(counts) else f"The {len(drawn)} most frequent classes"
         names = [name for name, _ in drawn]
-        charts.append(bar_chart("classes", title, names, series, most=most, x_label="objects", decimals=0))
+        charts.append(bar_chart("classes", title, names, series, maximum=most, x_label="objects", decimals=0))
     sizes = []
     for split in checked.splits:
         sides = object_sides(checked.images, split)

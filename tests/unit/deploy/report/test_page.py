@@ -351,7 +351,7 @@ def test_charts_take_extreme_values():
     charts.strips("s", "t", [StripSeries("a", (5.0,)), StripSeries("b", (5.0, 5.0))], unit="ms")
     wide = charts.strips("s", "t", [StripSeries("a", (0.5, 0.6)), StripSeries("b", (700.0, 800.0))], unit="ms")
     assert "logarithmic" in wide.body
-    bar_chart("s", "t", ["a"], [Series("x", (None,))], most=1.0, x_label="x")
+    bar_chart("s", "t", ["a"], [Series("x", (None,))], maximum=1.0, x_label="x")
     charts.lines("s", "t", [Series("x", (0.0,))], steps=[1], x_label="x", y_label="y")
 
 
