@@ -1,1 +1,1 @@
-"""The device and the process group that networks run on."""
+"""Devices and data-parallel processes."""

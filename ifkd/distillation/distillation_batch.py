@@ -1,4 +1,4 @@
-"""One training step as the student, the teacher and MobileSAM see it."""
+"""Outputs of the student, the teacher and MobileSAM for one training step."""
 
 from dataclasses import dataclass
 
@@ -10,23 +10,22 @@ from ifkd.models import DetectorOutput, Targets
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TeacherOutputs:
-    """What the frozen networks say of a batch, without gradient."""
+    """Outputs of the frozen models for a batch, without gradient."""
 
     teacher: DetectorOutput
     embedding: Float[Tensor, "batch _ rows columns"] | None
-    """MobileSAM's: 256 channels of stride 16, or the logits of its mask, one channel of stride 4; None when the
-    method does not ask for it."""
+    """MobileSAM's embedding (256 channels, stride 16) or mask logits (1 channel, stride 4); None if it is not used."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DistillationBatch:
-    """One training step, as a method sees it."""
+    """Input of a distillation method in one training step."""
 
     student: DetectorOutput
     teacher: DetectorOutput
     """Without gradient."""
     embedding: Float[Tensor, "batch _ rows columns"] | None
-    """MobileSAM's, as in `TeacherOutputs`, without gradient."""
+    """As in `TeacherOutputs`."""
     targets: list[Targets]
     iteration: int
-    """Steps done before this one."""
+    """Number of completed steps."""

@@ -1,4 +1,7 @@
-"""EDE, external disturbance enhancement: MobileSAM's embedding as an addition to the teacher's features (eqs 1-2)."""
+"""EDE, external disturbance enhancement: MobileSAM's embedding is added to the teacher's features (eqs 1-2).
+
+The disturbance of a level is phi_EDE = Resize(sigmoid(embedding)): `resize(activate(embedding), shape)`.
+"""
 
 from typing import Literal
 
@@ -8,77 +11,53 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ifkd.models.mobile_sam.encoder import EMBEDDING_CHANNELS
+from ifkd.models.shapes import FeatureMap
 
 PROJECTION_SEED = 1
 Interp = Literal["bilinear", "area"]
 
 
-def disturbance(
-    embedding: Float[Tensor, "batch channels rows columns"],
-    shape: tuple[int, int],
-    *,
-    interp: Interp = "bilinear",
-    center: bool = False,
-) -> Float[Tensor, "batch channels _ _"]:
-    """Return phi_EDE of a level: Resize(sigmoid(embedding)), in (0, 1), without gradient (eq. 2).
-
-    Args:
-        embedding: MobileSAM's embedding, cut to the image and projected to the pyramid's width; or its mask's logits.
-        shape: (height, width) of the level's map.
-        interp: `bilinear` (antialiased when shrinking) or `area` (means of cells).
-        center: Subtract 0.5, so that an uninformative embedding adds nothing.
-    """
-    return resized(activation(embedding, center=center), shape, interp=interp)
-
-
 @torch.no_grad()
-def activation(
+def activate(
     embedding: Float[Tensor, "batch channels rows columns"], *, center: bool = False
 ) -> Float[Tensor, "batch channels rows columns"]:
-    """Return the embedding's sigmoid in float32, less 0.5 when centerd; one map serves all levels."""
-    share = embedding.float().sigmoid()
-    return share.sub_(0.5) if center else share
+    """Return the sigmoid of MobileSAM's embedding or mask logits in float32, in (0, 1); minus 0.5 with `center`."""
+    activation = embedding.float().sigmoid()
+    return activation.sub_(0.5) if center else activation
 
 
 @torch.no_grad()
-def resized(
-    active: Float[Tensor, "batch channels rows columns"], shape: tuple[int, int], *, interp: Interp
+def resize(
+    activation: Float[Tensor, "batch channels rows columns"], shape: tuple[int, int], *, interp: Interp = "bilinear"
 ) -> Float[Tensor, "batch channels _ _"]:
-    """Return an activation at a level's size."""
-    with torch.autocast(active.device.type, enabled=False):
+    """Return an activation at a level's (height, width): bilinear with antialiasing, or means of cells (`area`)."""
+    with torch.autocast(activation.device.type, enabled=False):
         if interp == "area":
-            return functional.adaptive_avg_pool2d(active, shape)
-        return functional.interpolate(active, shape, mode="bilinear", align_corners=False, antialias=True)
+            return functional.adaptive_avg_pool2d(activation, shape)
+        return functional.interpolate(activation, shape, mode="bilinear", align_corners=False, antialias=True)
 
 
 class EdeGate(nn.Module):
-    """The released code's other way to disturb: features times phi_EDE, and two convolutions that learn."""
+    """The released code's variant: features times the disturbance, then two learned convolutions."""
 
     def __init__(self, channels: int, *, residual: bool) -> None:
-        """Make the convolutions.
-
-        Args:
-            channels: Width of the features.
-            residual: Add the features to the result.
-        """
+        """Create the convolutions; `residual` adds the features to the result."""
         super().__init__()
         self.generation = nn.Sequential(
             nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU(), nn.Conv2d(channels, channels, 3, padding=1)
         )
         self._residual = residual
 
-    def forward(
-        self, features: Float[Tensor, "batch channels height width"], share: Float[Tensor, "batch _ height width"]
-    ) -> Float[Tensor, "batch channels height width"]:
-        """Return the features, gated by `share` and generated anew, in float32."""
-        generated: Tensor = self.generation(features * share).float()
+    def forward(self, features: FeatureMap, disturbance: Float[Tensor, "batch _ height width"]) -> FeatureMap:
+        """Return the gated and generated features in float32."""
+        generated: Tensor = self.generation(features * disturbance).float()
         return generated + features if self._residual else generated
 
 
 def width_projection(channels: int) -> Float[Tensor, "channels 256 1 1"] | None:
-    """Return the frozen 1x1 projection with orthogonal rows to a pyramid of another width; None at 256.
+    """Return the fixed 1x1 projection, with orthogonal rows, of the embedding to a pyramid of `channels`; None at 256.
 
-    It is applied before the sigmoid, and is the same on every machine.
+    It is applied before the sigmoid and is equal on all machines.
     """
     if channels == EMBEDDING_CHANNELS:
         return None

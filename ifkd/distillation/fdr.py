@@ -1,7 +1,7 @@
-"""FDR, frequency-domain reconstruction: low frequencies stay where the teacher is confident (eqs 3-8, Algorithm 1).
+"""FDR, frequency-domain reconstruction: low frequencies are kept where the teacher is confident (eqs 3-8, Algorithm 1).
 
-Laws: with a mask of ones and no filter the result is the input, for every r; with r = 0 the mask weighs the
-per-channel mean alone; the map is linear in the features.
+Properties: with a mask of ones and no filter the output is the input, for every r; with r = 0 the mask weights only
+the mean of each channel; the output is linear in the features.
 """
 
 import math
@@ -13,58 +13,53 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ifkd import recipe
+from ifkd.models.shapes import FeatureMap, LocationMap, LogitMap
 
 GFNET_DEVIATION = 0.02
 
 
-def feature_richness(logits: Float[Tensor, "batch classes height width"]) -> Float[Tensor, "batch 1 height width"]:
+def feature_richness(logits: LogitMap) -> LocationMap:
     """Return M_FRS, the largest class probability at each location, without gradient (ref. 8 of the paper)."""
     return logits.detach().float().sigmoid().amax(dim=1, keepdim=True)
 
 
-def low_pass(
-    features: Float[Tensor, "batch channels height width"], r: float
-) -> Float[Tensor, "batch channels height width"]:
+def low_pass(features: FeatureMap, r: float) -> FeatureMap:
     """Return the low frequencies of float32 maps: those with max(|u|, |v|) <= r·min(height, width)/2 (eq. 4).
 
-    u and v are signed whole frequencies, which for odd sizes keeps the window symmetric and the result real.
-    Columns and rows are projected on the few sines and cosines of the window, which is far cheaper than a transform.
+    u and v are signed integer frequencies; for odd sizes the window is therefore symmetric and the result real.
+    Columns and rows are projected on the few sines and cosines of the window, which is cheaper than an FFT.
     """
     height, width = features.shape[2:]
     limit = int(r * min(height, width) / 2)
-    rows, columns = (_waves(length, limit, features.dtype, features.device) for length in (height, width))
+    rows, columns = (_fourier_basis(length, limit, features.dtype, features.device) for length in (height, width))
     coefficients = rows.T @ (features @ columns)
     return (rows @ coefficients) @ columns.T
 
 
 @lru_cache(maxsize=64)
-def _waves(length: int, limit: int, dtype: torch.dtype, device: torch.device) -> Float[Tensor, "length waves"]:
-    """Return the sines and cosines of whole frequencies up to `limit` as orthonormal columns."""
-    place = torch.arange(length, dtype=torch.float64)[:, None] * (2 * math.pi / length)
-    inner = torch.arange(1, min(limit, (length - 1) // 2) + 1, dtype=torch.float64)
+def _fourier_basis(length: int, limit: int, dtype: torch.dtype, device: torch.device) -> Float[Tensor, "length waves"]:
+    """Return the sines and cosines of integer frequencies up to `limit` as orthonormal columns."""
+    phase = torch.arange(length, dtype=torch.float64)[:, None] * (2 * math.pi / length)
+    frequencies = torch.arange(1, min(limit, (length - 1) // 2) + 1, dtype=torch.float64)
     waves = [torch.full((length, 1), length**-0.5, dtype=torch.float64)]
-    waves += [wave(place * inner) * (2 / length) ** 0.5 for wave in (torch.cos, torch.sin)]
+    waves += [wave(phase * frequencies) * (2 / length) ** 0.5 for wave in (torch.cos, torch.sin)]
     if length % 2 == 0 and limit >= length // 2:
-        waves.append((place * (length // 2)).cos() * length**-0.5)
+        waves.append((phase * (length // 2)).cos() * length**-0.5)
     return torch.cat(waves, dim=1).to(device, dtype)
 
 
 def reconstruct(
-    features: Float[Tensor, "batch channels height width"],
-    mask: Float[Tensor, "batch 1 height width"] | None,
-    *,
-    r: float,
-    frequency_filter: "FrequencyFilter | None" = None,
-) -> Float[Tensor, "batch channels height width"]:
+    features: FeatureMap, mask: LocationMap | None, *, r: float, frequency_filter: "FrequencyFilter | None" = None
+) -> FeatureMap:
     """Return FDR(features) in float32 (eqs 3-8).
 
-    Computed in closed form: by linearity the spectrum whose low part was weighted by `mask` is the spectrum of
-    `features - low·(1 - mask)`, so that only a filter needs a transform.
+    By linearity, the spectrum whose low part is weighted by `mask` is the spectrum of `features - low·(1 - mask)`;
+    only the filter needs a Fourier transform.
 
     Args:
         features: Maps of one level.
-        mask: M_FRS; None stands for ones.
-        r: Half-side of the low-pass window, as a share of the half map.
+        mask: M_FRS; None is a mask of ones.
+        r: Half side of the low-pass window as a fraction of the half map.
         frequency_filter: W of eq. 8.
     """
     with torch.autocast(features.device.type, enabled=False):
@@ -77,13 +72,13 @@ def reconstruct(
 class FrequencyFilter(nn.Module):
     """W, the learnable filter of eq. 8, one factor for each channel and frequency.
 
-    `grid` holds the factors on a base grid of normalized frequencies (rows -1/2 to 1/2, columns 0 to 1/2) and
-    samples it bilinearly at the map's own, so that no parameter depends on the image size; `channel` holds one
-    factor for each channel.
+    `grid` has the factors on a base grid of normalized frequencies (rows -1/2 to 1/2, columns 0 to 1/2), which is
+    sampled bilinearly at the map's frequencies: no parameter depends on the image size. `channel` has one factor for
+    each channel.
     """
 
     def __init__(self, channels: int, config: recipe.FdrOptions) -> None:
-        """Make an identity filter, or GFNet's small random one.
+        """Initialize with ones or with GFNet's small random values.
 
         Raises:
             ValueError: The grid has an odd number of rows, so that no row is frequency 0.
@@ -102,9 +97,7 @@ class FrequencyFilter(nn.Module):
         self._normalized = config.filter_norm == "rms"
         self._complex = config.filter_complex
 
-    def forward(
-        self, features: Float[Tensor, "batch channels height width"]
-    ) -> Float[Tensor, "batch channels height width"]:
+    def forward(self, features: FeatureMap) -> FeatureMap:
         """Return the filtered maps."""
         height, width = features.shape[2:]
         spectrum = torch.fft.rfft2(features, norm="ortho")
@@ -118,17 +111,19 @@ class FrequencyFilter(nn.Module):
         if weight.shape[1:] == (1, 1):
             return weight
         rows, columns = weight.shape[1:]
-        row_place = (torch.fft.fftfreq(height, device=weight.device) + 0.5) * rows
-        column_place = torch.fft.rfftfreq(width, device=weight.device) * 2 * (columns - 1)
-        by_row = _linear_weights(row_place, rows, periodic=True).to(weight.dtype)
-        by_column = _linear_weights(column_place, columns, periodic=False).to(weight.dtype)
+        row_positions = (torch.fft.fftfreq(height, device=weight.device) + 0.5) * rows
+        column_positions = torch.fft.rfftfreq(width, device=weight.device) * 2 * (columns - 1)
+        by_row = _linear_weights(row_positions, rows, periodic=True).to(weight.dtype)
+        by_column = _linear_weights(column_positions, columns, periodic=False).to(weight.dtype)
         return by_row @ weight @ by_column.T
 
 
-def _linear_weights(places: Tensor, nodes: int, *, periodic: bool) -> Float[Tensor, "places nodes"]:
-    """Return the matrix that interpolates values at `nodes` 0, 1, 2… linearly at fractional `places`."""
-    below = places.floor()
-    share = places - below
+def _linear_weights(positions: Tensor, nodes: int, *, periodic: bool) -> Float[Tensor, "positions nodes"]:
+    """Return the matrix that interpolates values at `nodes` 0, 1, 2… linearly at fractional `positions`."""
+    below = positions.floor()
+    fraction = positions - below
     low = below.long() % nodes
     high = (low + 1) % nodes if periodic else (low + 1).clamp(max=nodes - 1)
-    return functional.one_hot(low, nodes) * (1 - share)[:, None] + functional.one_hot(high, nodes) * share[:, None]
+    return (
+        functional.one_hot(low, nodes) * (1 - fraction)[:, None] + functional.one_hot(high, nodes) * fraction[:, None]
+    )

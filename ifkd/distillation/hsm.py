@@ -1,9 +1,9 @@
-"""HSM, the hyperbolic similarity mask: where student and teacher differ, measured in the Poincare ball (eqs 9-11).
+"""HSM, the hyperbolic similarity mask: distance of student and teacher in the Poincare ball (eqs 9-11).
 
-The ball of curvature c > 0 has radius 1/sqrt(c). Laws: d(x, x) = 0, d is symmetric and obeys the triangle
+The ball of curvature c > 0 has radius 1/sqrt(c). Properties: d(x, x) = 0, d is symmetric and obeys the triangle
 inequality; (-x) + (x + y) = y; d(exp(u), 0) = 2|u|; for c -> 0, d -> 2|u - v|.
 
-All functions take points along dimension 1, as feature maps have them.
+Points are vectors along dimension 1, as in feature maps.
 """
 
 import math
@@ -13,10 +13,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ifkd import recipe
+from ifkd.models.shapes import FeatureMap, LocationMap, Scalar
 
 SMALLEST_NORM = 1e-12
 BALL_MARGIN = 1e-3
-"""`project` keeps points this far, relatively, from the ball's border."""
+"""Relative distance from the ball's border at which `project` clips points."""
 ARTANH_LIMIT = 1 - 1e-5
 
 
@@ -46,74 +47,23 @@ def mobius_distance(
 
 
 def tangent_distance(
-    u: Float[Tensor, "n c *m"], v: Float[Tensor, "n c *m"], *, curvature: float
+    u: Float[Tensor, "n c *m"],
+    v: Float[Tensor, "n c *m"],
+    *,
+    curvature: float,
+    scale: Scalar | None = None,
+    clip: float = math.inf,
 ) -> Float[Tensor, "n 1 *m"]:
-    """Return d(exp(u), exp(v)) without leaving the tangent space's numerical comfort.
+    """Return d(exp(scale·u), exp(scale·v)) of tangent vectors, each first clipped to sqrt(c)·norm <= `clip`.
 
-    d = 2/sqrt(c)·asinh(sqrt(c)·|p - q|·cosh(t_u)·cosh(t_v)), which equals the Moebius form, has no singularity at
+    d = 2/sqrt(c)·asinh(sqrt(c)·|p - q|·cosh(t_u)·cosh(t_v)) equals the Moebius form (eq. 10), has no singularity at
     the border, and is exactly 0 for equal points.
     """
-    return _tangent_distance(u, v, (_norm(u), _norm(v)), curvature=curvature, scale=u.new_tensor(1.0), clip=math.inf)
-
-
-def similarity_mask(
-    teacher: Float[Tensor, "batch channels height width"],
-    student: Float[Tensor, "batch channels height width"],
-    config: recipe.HsmOptions,
-    *,
-    mean_norm: Float[Tensor, ""] | None = None,
-) -> Float[Tensor, "batch 1 height width"]:
-    """Return M_HSM of a level, the hyperbolic distance at each location, at least 0 (eq. 11 as a map).
-
-    With `scale = auto` both sides are multiplied so that the teacher's mean norm is `target_radius` over sqrt(c);
-    a common factor of the mask cancels in the losses, so that the radius alone shapes it.
-
-    Args:
-        teacher: Its features.
-        student: The student's, adapted.
-        config: HSM's settings.
-        mean_norm: The teacher's mean norm where this is not the whole batch; by default that of `teacher`.
-    """
-    learning = torch.is_grad_enabled() and not config.detach
-    with torch.autocast(teacher.device.type, enabled=False), torch.set_grad_enabled(learning):
-        u, v = teacher.float(), student.float()
-        norms = (_norm(u), _norm(v))
-        scale = _scale(u, norms[0].mean() if mean_norm is None else mean_norm, config)
-        if config.map == "expmap0" and config.formula == "asinh":
-            return _tangent_distance(u, v, norms, curvature=config.curvature, scale=scale, clip=config.clip)
-        return mobius_distance(_mapped(u * scale, config), _mapped(v * scale, config), curvature=config.curvature)
-
-
-def in_ball(
-    features: Float[Tensor, "n c *m"], config: recipe.HsmOptions, *, mean_norm: Float[Tensor, ""]
-) -> Float[Tensor, "n c *m"]:
-    """Return where HSM sees features: scaled, cut and mapped into the ball.
-
-    Args:
-        features: A network's features.
-        config: HSM's settings.
-        mean_norm: Of the features whose norms the automatic scale goes by.
-    """
-    return _mapped(features * _scale(features, mean_norm, config), config)
-
-
-def _mapped(u: Tensor, config: recipe.HsmOptions) -> Tensor:
-    """Return scaled features as points of the ball; `raw` ones stay where they are."""
-    u = _clipped(u, config)
-    if config.map == "expmap0":
-        u = expmap0(u, curvature=config.curvature)
-    return u if config.map == "raw" else _projected(u, config.curvature)
-
-
-def _tangent_distance(
-    u: Tensor, v: Tensor, norms: tuple[Tensor, Tensor], *, curvature: float, scale: Tensor, clip: float
-) -> Tensor:
-    """Return the distance of exp(scale·u) and exp(scale·v), either first shrunk to sqrt(c)·norm <= clip.
-
-    Scale, clip and exponential map are one factor for each location, so that features are multiplied once.
-    """
     root = curvature**0.5
+    scale = u.new_tensor(1.0) if scale is None else scale
+    norms = (_norm(u), _norm(v))
     t_u, t_v = ((root * scale * norm).clamp(max=clip) for norm in norms)
+    # Scale, clip and exponential map are one factor for each location, so that features are multiplied once.
     factor_u, factor_v = (_tanh_over(t) * t / (root * norm) for t, norm in zip((t_u, t_v), norms, strict=True))
     difference = factor_u * u
     if difference.requires_grad:
@@ -124,28 +74,62 @@ def _tangent_distance(
     return 2 / root * torch.asinh(root * gap * t_u.cosh() * t_v.cosh())
 
 
+def similarity_mask(
+    teacher: FeatureMap, student: FeatureMap, config: recipe.HsmOptions, *, mean_norm: Scalar | None = None
+) -> LocationMap:
+    """Return M_HSM of a level, the hyperbolic distance at each location, at least 0 (eq. 11 as a map).
+
+    With `scale = "auto"` both sides are scaled so that the teacher's mean norm is `target_radius` over sqrt(c).
+
+    Args:
+        teacher: The teacher's features.
+        student: The student's adapted features.
+        config: HSM's options.
+        mean_norm: The teacher's mean norm over all ranks; by default that of `teacher`.
+    """
+    learning = torch.is_grad_enabled() and not config.detach
+    with torch.autocast(teacher.device.type, enabled=False), torch.set_grad_enabled(learning):
+        u, v = teacher.float(), student.float()
+        scale = _scale(u, _norm(u).mean() if mean_norm is None else mean_norm, config)
+        if config.map == "expmap0" and config.formula == "asinh":
+            return tangent_distance(u, v, curvature=config.curvature, scale=scale, clip=config.clip)
+        return mobius_distance(_to_ball(u * scale, config), _to_ball(v * scale, config), curvature=config.curvature)
+
+
+def in_ball(
+    features: Float[Tensor, "n c *m"], config: recipe.HsmOptions, *, mean_norm: Scalar
+) -> Float[Tensor, "n c *m"]:
+    """Return features as points of the ball: scaled, clipped and mapped as in HSM.
+
+    Args:
+        features: Features of a network.
+        config: HSM's options.
+        mean_norm: The teacher's mean norm, for the automatic scale.
+    """
+    return _to_ball(features * _scale(features, mean_norm, config), config)
+
+
+def _to_ball(u: Tensor, config: recipe.HsmOptions) -> Tensor:
+    """Return scaled features as points of the ball; `raw` features are returned unchanged."""
+    if config.map == "raw":
+        return u
+    t = config.curvature**0.5 * _norm(u)
+    u = u * (config.clip / t.clamp_min(config.clip))
+    if config.map == "expmap0":
+        u = expmap0(u, curvature=config.curvature)
+    limit = (1 - BALL_MARGIN) / config.curvature**0.5
+    return u * (limit / _norm(u).clamp_min(limit))
+
+
 def _scale(teacher: Tensor, mean_norm: Tensor, config: recipe.HsmOptions) -> Tensor:
     match config.scale:
         case "auto":
-            wanted = config.target_radius / config.curvature**0.5
-            return torch.where(mean_norm > SMALLEST_NORM, wanted / mean_norm.clamp_min(SMALLEST_NORM), 1.0)
+            radius = config.target_radius / config.curvature**0.5
+            return torch.where(mean_norm > SMALLEST_NORM, radius / mean_norm.clamp_min(SMALLEST_NORM), 1.0)
         case "inv_sqrt_channels":
             return teacher.new_tensor(teacher.shape[1] ** -0.5)
         case _:
             return teacher.new_tensor(1.0)
-
-
-def _clipped(u: Tensor, config: recipe.HsmOptions) -> Tensor:
-    """Return u shrunk to sqrt(c)·|u| <= clip; raw points are left alone."""
-    if config.map == "raw":
-        return u
-    t = config.curvature**0.5 * _norm(u)
-    return u * (config.clip / t.clamp_min(config.clip))
-
-
-def _projected(x: Tensor, curvature: float) -> Tensor:
-    limit = (1 - BALL_MARGIN) / curvature**0.5
-    return x * (limit / _norm(x).clamp_min(limit))
 
 
 def _norm(x: Tensor) -> Tensor:
@@ -154,5 +138,5 @@ def _norm(x: Tensor) -> Tensor:
 
 
 def _tanh_over(t: Tensor) -> Tensor:
-    """Return tanh(t)/t, by its series where t is tiny."""
+    """Return tanh(t)/t, by its series where t is small."""
     return torch.where(t < 1e-4, 1 - t.square() / 3, t.tanh() / t.clamp_min(SMALLEST_NORM))

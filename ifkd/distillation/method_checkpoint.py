@@ -1,4 +1,4 @@
-"""What a method learned beside its student, as one safetensors file from which it can be built again."""
+"""Checkpoint of a method's own learned layers, from which the method can be built again."""
 
 from pathlib import Path
 
@@ -13,47 +13,45 @@ from ifkd.models.checkpoint import read_checkpoint, save_checkpoint
 
 
 class MethodCheckpointMeta(Schema):
-    """What a method must know to be built again."""
+    """Metadata in the header of a method's checkpoint; fields as in `NetworkPair`."""
 
     method: recipe.MethodOptions
     channels: int
     teacher_channels: int
     levels: tuple[recipe.Level, ...]
     feature_rms: tuple[float, ...]
-    """As in `NetworkPair`."""
 
 
 def save_method_checkpoint(path: Path, method: Method) -> None:
-    """Write what a method has learned, atomically; nothing when nothing in it learns.
+    """Write a method's learned state atomically; write nothing if the method has none.
 
     Raises:
         OutputError: The file cannot be written.
     """
     if not method.state_dict():
         return
-    between = method.between
+    networks = method.networks
     meta = MethodCheckpointMeta(
         method=method.config,
-        channels=between.channels,
-        teacher_channels=between.teacher_channels,
-        levels=between.levels,
-        feature_rms=between.feature_rms,
+        channels=networks.channels,
+        teacher_channels=networks.teacher_channels,
+        levels=networks.levels,
+        feature_rms=networks.feature_rms,
     )
     save_checkpoint(path, method, meta)
 
 
 def load_method_checkpoint(path: Path) -> Method:
-    """Return a method as it was when its file was written, in eval mode; it knows no detectors.
+    """Return a saved method in eval mode, without detectors.
 
     Raises:
-        CheckpointError: The file is absent, damaged, or does not fit its own header.
+        CheckpointError: The file is missing or damaged, or its weights do not match its header.
     """
     weights, meta = read_checkpoint(path, MethodCheckpointMeta)
-    facts = meta.model_dump(exclude={"method"})
     with torch.random.fork_rng(devices=[]):
-        method = build_method(meta.method, NetworkPair(**facts))
+        method = build_method(meta.method, NetworkPair(**meta.model_dump(exclude={"method"})))
     try:
         method.load_state_dict(weights)
     except RuntimeError as error:
-        raise CheckpointError(f"{path} does not fit its own header ({error})") from error
+        raise CheckpointError(f"The weights in {path} do not match its header ({error})") from error
     return method.eval()

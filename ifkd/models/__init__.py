@@ -1,4 +1,4 @@
-"""Detectors: images -> pyramid -> head outputs -> task losses, and candidates for deployment."""
+"""Detectors: images -> feature pyramid -> head outputs -> task losses, and candidates for deployment."""
 
 import logging
 
@@ -25,16 +25,16 @@ FAMILIES: dict[recipe.Family, type[RetinaNet | FasterRcnn]] = {"retinanet": Reti
 
 
 def build_detector(config: recipe.DetectorOptions, num_classes: int) -> Detector:
-    """Return a detector, fresh but for the weights its configuration names; what of them did not fit is logged.
+    """Return a detector with the pretrained weights that its configuration names; log what was loaded.
 
     Initialization draws from torch's global generator.
 
     Raises:
-        CheckpointError: `config` names weights that are absent or of another network.
+        CheckpointError: The pretrained weights are missing or belong to another network.
     """
     detector = FAMILIES[config.family](config, num_classes)
     reports = (detector.backbone.body.report, load_detector_weights(detector, config))
-    detector.loaded = tuple(report for report in reports if report is not None)
-    for report in detector.loaded:
+    detector.load_reports = tuple(report for report in reports if report is not None)
+    for report in detector.load_reports:
         logger.info("%s", report)
     return detector

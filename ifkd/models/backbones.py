@@ -1,4 +1,4 @@
-"""Backbones by name, from torchvision: maps of stride 4, 8, 16 and 32."""
+"""Backbones from torchvision with feature maps of stride 4, 8, 16 and 32."""
 
 from collections.abc import Iterator
 
@@ -15,18 +15,18 @@ STAGES = {
     "resnet18": {"layer1": 64, "layer2": 128, "layer3": 256, "layer4": 512},
     "mobilenet_v2": {"3": 24, "6": 32, "13": 96, "18": 1280},
 }
-"""Backbone -> torchvision's layer that ends each stage, and its channels."""
+"""Backbone -> torchvision's name of the last layer of each stage, and its number of channels."""
 
 
 class StridedDepthwise(nn.Conv2d):
-    """MobileNetV2's strided depthwise convolution, in float32 where autocast on a CPU would take bfloat16.
+    """MobileNetV2's strided depthwise convolution, in float32 under bfloat16 autocast on a CPU.
 
-    oneDNN's bfloat16 gradient of its input takes 4 to 100 times as long as the float32 one (torch 2.14, AVX-512), and
-    with it four such layers a third of a training step.
+    oneDNN's bfloat16 gradient of its input takes 4 to 100 times as long as the float32 one (torch 2.14, AVX-512);
+    four such layers would take a third of a training step.
     """
 
     def forward(self, features: Tensor) -> Tensor:
-        """Return the map, of the type that autocast gives."""
+        """Return the map in autocast's type."""
         if features.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
             return super().forward(features)
         with torch.autocast("cpu", enabled=False):
@@ -34,17 +34,17 @@ class StridedDepthwise(nn.Conv2d):
 
 
 class Backbone(IntermediateLayerGetter):  # type: ignore[misc]
-    """A classification network up to its last stage, as torchvision names it; calling it gives the stages' maps."""
+    """A classification network without its classifier, with torchvision's names; returns the maps of its stages."""
 
     def __init__(self, config: recipe.DetectorOptions, stages: tuple[int, ...]) -> None:
         """Build the network.
 
         Args:
-            config: Name, weights and what is frozen.
-            stages: Which of the four stages to return, 0 (stride 4) to 3 (stride 32).
+            config: Backbone, weights and frozen layers.
+            stages: Indices of the stages to return, 0 (stride 4) to 3 (stride 32).
 
         Raises:
-            CheckpointError: The weights are absent or do not fit.
+            CheckpointError: The weights are missing or belong to another network.
         """
         network = torchvision.models.get_model(config.backbone, weights=None)
         report = load_backbone_weights(network, config)
@@ -62,7 +62,7 @@ class Backbone(IntermediateLayerGetter):  # type: ignore[misc]
             layer.requires_grad_(requires_grad=False)
 
     def train(self, mode: bool = True) -> "Backbone":  # noqa: FBT001, FBT002
-        """Set training mode, except for what is frozen."""
+        """Set training mode, except for frozen layers."""
         super().train(mode)
         for layer in self._frozen_layers:
             layer.eval()

@@ -81,8 +81,7 @@ def read_checkpoint(path: Path, schema: type[S]) -> tuple[dict[str, Tensor], S]:
         raise CheckpointError(f"{path} is not a complete safetensors file ({error})") from error
     if header is None:
         raise CheckpointError(
-            f"{path} has weights but no IFKD header",
-            hint="Use a checkpoint written by `ifkd train` or `ifkd distill`.",
+            f"{path} has weights but no IFKD header", hint="Use a checkpoint written by `ifkd train` or `ifkd distill`."
         )
     try:
         return weights, schema.model_validate_json(header)

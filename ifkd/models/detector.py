@@ -1,4 +1,4 @@
-"""What every detector is: one forward gives pyramid, logits and box deltas, so that nothing runs twice."""
+"""The interface of detectors: one forward returns pyramid, logits and box deltas, so that nothing is computed twice."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
@@ -8,7 +8,10 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
 from ifkd import recipe
+from ifkd.models.anchor_assignment import assign
+from ifkd.models.anchors import anchors_of_level
 from ifkd.models.pretrained import LoadReport
+from ifkd.models.shapes import Images
 
 MEAN_RGB = (123.675, 116.28, 103.53)
 STD_RGB = (58.395, 57.12, 57.375)
@@ -17,26 +20,31 @@ STD_RGB = (58.395, 57.12, 57.375)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DetectorOutput:
-    """One forward of a detector on a batch, level by level, finest first."""
+    """Output of a detector's forward for a batch, one map for each level, finest first."""
 
     pyramid: tuple[Float[Tensor, "batch channels _ _"], ...]
-    """FPN maps, the tensors that enter the head."""
+    """FPN maps, the input of the head."""
     logits: tuple[Float[Tensor, "batch classes_by_anchor _ _"], ...]
     """Dense classification logits before the sigmoid; channel a·K + k is anchor a, class k."""
     deltas: tuple[Float[Tensor, "batch four_by_anchor _ _"], ...]
     """Box regression, four values for each anchor."""
     sampled: list["SampledRois"] = field(default_factory=list)
-    """What `task_losses` looked at more closely, once it has: one entry of a two-stage detector, else none."""
+    """RoIs that `task_losses` sampled: one entry for a two-stage detector, else empty."""
+
+    def image_size(self, finest_stride: int) -> tuple[int, int]:
+        """Return the (height, width) of the images, whose sides are multiples of 32."""
+        height, width = self.pyramid[0].shape[2:]
+        return height * finest_stride, width * finest_stride
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SampledRois:
-    """The regions a second stage was trained on in one step, and what it said of them."""
+    """RoIs on which the second stage was trained in one step, and its class logits."""
 
     boxes: list[Float[Tensor, "_ 4"]]
     """By image, pixels."""
     class_logits: Float[Tensor, "rois classes_and_background"]
-    """Of all images' regions in order, before the softmax; background comes first."""
+    """Logits before the softmax of the RoIs of all images in order; background comes first."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,7 +58,7 @@ class Targets:
     """Regions that are neither object nor background."""
 
     def to(self, device: torch.device) -> "Targets":
-        """Return the same targets on `device`."""
+        """Return the targets on `device`."""
         return Targets(self.boxes.to(device), self.labels.to(device), self.ignored.to(device))
 
 
@@ -60,20 +68,36 @@ class Detector(nn.Module, ABC):
     config: recipe.DetectorOptions
     num_classes: int
     strides: tuple[int, ...]
-    loaded: tuple[LoadReport, ...] = ()
-    """What of published weights it began with."""
+    """By level, finest first, pixels."""
+    anchor_scales: tuple[float, ...]
+    pos_iou: float
+    neg_iou: float
+    min_pos_iou: float
+    """Thresholds of `anchor_assignment.assign` for anchors."""
+    load_reports: tuple[LoadReport, ...] = ()
+    """Pretrained weights that were loaded."""
 
     @abstractmethod
-    def forward(self, images: Float[Tensor, "batch 3 height width"]) -> DetectorOutput:
+    def forward(self, images: Images) -> DetectorOutput:
         """Return pyramid and head outputs of normalized images whose sides are multiples of 32."""
 
-    @abstractmethod
     def anchors(self, output: DetectorOutput) -> list[Float[Tensor, "_ 4"]]:
-        """Return the anchors of each level of a forward, pixels; ordered by row, column and anchor of a cell."""
+        """Return the anchors of each level (see `anchors_of_level`), pixels."""
+        return [
+            anchors_of_level(stride, (logits.shape[2], logits.shape[3]), logits.device, scales=self.anchor_scales)
+            for stride, logits in zip(self.strides, output.logits, strict=True)
+        ]
 
-    @abstractmethod
-    def matches(self, anchors: Float[Tensor, "anchors 4"], target: Targets) -> Int64[Tensor, " anchors"]:
-        """Return the row of the object that each anchor learns from, or a code of `boxes.assign`."""
+    def assign_anchors(self, anchors: Float[Tensor, "anchors 4"], target: Targets) -> Int64[Tensor, " anchors"]:
+        """Return the index of each anchor's object, or a code of `anchor_assignment.assign`."""
+        return assign(
+            anchors,
+            target.boxes,
+            target.ignored,
+            pos_iou=self.pos_iou,
+            neg_iou=self.neg_iou,
+            min_pos_iou=self.min_pos_iou,
+        )
 
     @abstractmethod
     def task_losses(self, output: DetectorOutput, targets: list[Targets]) -> dict[str, Tensor]:
@@ -83,26 +107,26 @@ class Detector(nn.Module, ABC):
     def candidates(
         self, output: DetectorOutput, *, size: tuple[int, int], per_level: int
     ) -> tuple[Float[Tensor, "batch k 4"], Float[Tensor, "batch k"], Int64[Tensor, "batch k"]]:
-        """Return boxes (pixels), scores and labels: the best `per_level` box-class pairs of each of a few groups.
+        """Return boxes (pixels), scores and labels of the best `per_level` box-class pairs of each group.
 
-        A one-stage detector's groups are its levels; a two-stage detector has one, its proposals. The number of
-        candidates depends on `size` (height, width) and `per_level` alone.
+        The groups of a one-stage detector are its levels; a two-stage detector has one group, its proposals. The
+        number of candidates depends only on `size` (height, width) and `per_level`.
         """
 
     @abstractmethod
     def candidate_groups(self, output: DetectorOutput, *, per_level: int) -> tuple[tuple[int, bool], ...]:
-        """Return, in the order of `candidates`, each group's size and whether pairs were cut off to reach it."""
+        """Return the size of each group of `candidates`, and whether it had more pairs than that."""
 
 
-def normalize(tiles: UInt8[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 3 height width"]:
-    """Return uint8 RGB images as float32 with ImageNet's mean 0 and deviation 1."""
+def normalize(tiles: UInt8[Tensor, "batch 3 height width"]) -> Images:
+    """Return uint8 RGB images as float32, normalized with ImageNet's mean and deviation."""
     mean = torch.tensor(MEAN_RGB, device=tiles.device).view(1, 3, 1, 1)
     std = torch.tensor(STD_RGB, device=tiles.device).view(1, 3, 1, 1)
     return (tiles.to(torch.float32) - mean) / std
 
 
 def init_towers(*towers: nn.Module) -> None:
-    """Give the convolutions before a ReLU weights that keep the signal's size (He et al. 2015)."""
+    """Initialize convolutions that precede a ReLU (He et al. 2015)."""
     for tower in towers:
         for module in tower.modules():
             if isinstance(module, nn.Conv2d):

@@ -1,107 +1,100 @@
-"""Faster R-CNN (Ren et al. 2015) on a feature pyramid, with mmdet's assignment and losses."""
+"""Faster R-CNN (Ren et al. 2015) with a feature pyramid, and MMDetection's assignment and losses."""
 
+import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
 from ifkd import recipe
-from ifkd.models.anchor_assignment import decode
-from ifkd.models.anchors import REGION_SCALES, anchors_of_level
+from ifkd.models.anchors import RPN_SCALES
+from ifkd.models.box_coder import decode_boxes
 from ifkd.models.detector import Detector, DetectorOutput, SampledRois, Targets
 from ifkd.models.fpn import FasterRcnnPyramid
 from ifkd.models.roi_head import DELTA_WEIGHTS, RoiHead
-from ifkd.models.rpn import RegionProposals, propose
+from ifkd.models.rpn import RegionProposalNetwork, generate_proposals
+from ifkd.models.shapes import Images
 
-PROPOSALS_BEFORE_NMS, PROPOSALS_KEPT = 2000, 1000
-"""In training: anchors taken from each level, and proposals kept of an image."""
+PRE_NMS_TOP_N, POST_NMS_TOP_N = 2000, 1000
+"""In training: anchors of each level before NMS, and proposals of an image after NMS."""
 
 
 class FasterRcnn(Detector):
-    """Two-stage detector: the pyramid's logits are objectness, and classes come from a second look at proposals."""
+    """Two-stage detector. The pyramid's logits are objectness; the second stage classifies the proposals."""
+
+    strides = FasterRcnnPyramid.strides
+    anchor_scales = RPN_SCALES
+    pos_iou, neg_iou, min_pos_iou = 0.7, 0.3, 0.3
 
     def __init__(self, config: recipe.DetectorOptions, num_classes: int) -> None:
         super().__init__()
         self.config = config
         self.num_classes = num_classes
-        self.strides = FasterRcnnPyramid.strides
         self.backbone = FasterRcnnPyramid(config)
-        self.rpn = RegionProposals(config.channels, config.head_init)
+        self.rpn = RegionProposalNetwork(config.channels, config.head_init)
         self.roi_heads = RoiHead(config, num_classes)
 
-    def forward(self, images: Float[Tensor, "batch 3 height width"]) -> DetectorOutput:
+    def forward(self, images: Images) -> DetectorOutput:
         """Return P2 to P6, objectness logits and the anchors' box deltas."""
         pyramid = self.backbone(images)
         logits, deltas = self.rpn.head(list(pyramid))
         return DetectorOutput(pyramid=pyramid, logits=tuple(logits), deltas=tuple(deltas))
 
-    def anchors(self, output: DetectorOutput) -> list[Float[Tensor, "_ 4"]]:
-        """Return the anchors of each level of a forward."""
-        return [
-            anchors_of_level(stride, (logits.shape[2], logits.shape[3]), logits.device, scales=REGION_SCALES)
-            for stride, logits in zip(self.strides, output.logits, strict=True)
-        ]
-
-    def matches(self, anchors: Float[Tensor, "anchors 4"], target: Targets) -> Int64[Tensor, " anchors"]:
-        """Return the row of the object that each anchor of the first stage learns from."""
-        return self.rpn.matches(anchors, target)
-
-    def propose(
-        self, output: DetectorOutput, *, size: tuple[int, int], before_nms: int, kept: int
+    def proposals(
+        self, output: DetectorOutput, *, size: tuple[int, int], pre_nms_top_n: int, post_nms_top_n: int
     ) -> list[Float[Tensor, "_ 4"]]:
-        """Return each image's proposals: of `before_nms` anchors a level, the `kept` best after suppression."""
-        return propose(self.anchors(output), output.logits, output.deltas, size=size, before_nms=before_nms, kept=kept)
+        """Return each image's proposals (see `generate_proposals`)."""
+        return generate_proposals(
+            self.anchors(output), output, size=size, pre_nms_top_n=pre_nms_top_n, post_nms_top_n=post_nms_top_n
+        )
 
     def task_losses(self, output: DetectorOutput, targets: list[Targets]) -> dict[str, Tensor]:
-        """Return the losses of both stages, and keep the regions of the second with `output`."""
-        size = self._image_size(output)
-        losses = self.rpn.losses(self.anchors(output), output.logits, output.deltas, targets)
-        proposals = self.propose(output, size=size, before_nms=PROPOSALS_BEFORE_NMS, kept=PROPOSALS_KEPT)
-        lessons = self.roi_heads.sample(proposals, targets)
-        boxes = [lesson.boxes for lesson in lessons]
+        """Return the losses of both stages, and store the sampled RoIs in `output`."""
+        size = output.image_size(self.strides[0])
+        anchors = torch.cat(self.anchors(output))
+        assignments = [self.assign_anchors(anchors, target) for target in targets]
+        losses = self.rpn.losses(anchors, output, targets, assignments)
+        proposals = self.proposals(output, size=size, pre_nms_top_n=PRE_NMS_TOP_N, post_nms_top_n=POST_NMS_TOP_N)
+        roi_targets = self.roi_heads.sample(proposals, targets)
+        boxes = [of_image.boxes for of_image in roi_targets]
         logits, deltas = self.roi_heads(output.pyramid, boxes, size)
         output.sampled[:] = [SampledRois(boxes, logits)]
-        return losses | self.roi_heads.losses(logits, deltas, lessons)
+        return losses | self.roi_heads.losses(logits, deltas, roi_targets)
 
     def classify(
         self, output: DetectorOutput, boxes: list[Float[Tensor, "_ 4"]]
     ) -> Float[Tensor, "rois classes_and_background"]:
-        """Return the second stage's class logits of given regions of each image; background comes first."""
-        logits, _ = self.roi_heads(output.pyramid, boxes, self._image_size(output))
+        """Return the second stage's class logits of each image's RoIs; background comes first."""
+        logits, _ = self.roi_heads(output.pyramid, boxes, output.image_size(self.strides[0]))
         return logits
 
     def candidates(
         self, output: DetectorOutput, *, size: tuple[int, int], per_level: int
     ) -> tuple[Float[Tensor, "batch k 4"], Float[Tensor, "batch k"], Int64[Tensor, "batch k"]]:
-        """Return the best `per_level` proposal-class pairs, decoded and cut to `size`.
+        """Return the best `per_level` proposal-class pairs, decoded and clipped to `size`.
 
-        An image with fewer proposals than `config.proposals` is filled up with boxes of score 0.
+        An image with fewer proposals than `config.proposals` is padded with boxes of score 0.
         """
-        room, classes = self.config.proposals, self.num_classes
-        proposals = self.propose(output, size=size, before_nms=room, kept=room)
+        k, classes = self.config.proposals, self.num_classes
+        proposals = self.proposals(output, size=size, pre_nms_top_n=k, post_nms_top_n=k)
         logits, deltas = self.roi_heads(output.pyramid, proposals, size)
         counts = [len(boxes) for boxes in proposals]
-        boxes = _filled_up(proposals, room)
-        scores = _filled_up(list(logits.softmax(dim=1)[:, 1:].split(counts)), room).flatten(1)
-        moves = _filled_up(list(deltas[:, 4:].split(counts)), room).view(len(counts), room * classes, 4)
-        best, pair = scores.topk(min(per_level, room * classes), dim=1)
-        region = pair // classes
-        chosen = moves.gather(1, pair[:, :, None].expand(-1, -1, 4))
-        start = boxes.gather(1, region[:, :, None].expand(-1, -1, 4))
-        return decode(start, chosen, size, weights=DELTA_WEIGHTS), best, pair - region * classes
+        boxes = _pad(proposals, k)
+        scores = _pad(list(logits.softmax(dim=1)[:, 1:].split(counts)), k).flatten(1)
+        padded_deltas = _pad(list(deltas[:, 4:].split(counts)), k).view(len(counts), k * classes, 4)
+        best, pair = scores.topk(min(per_level, k * classes), dim=1)
+        roi = pair // classes
+        best_deltas = padded_deltas.gather(1, pair[:, :, None].expand(-1, -1, 4))
+        best_boxes = boxes.gather(1, roi[:, :, None].expand(-1, -1, 4))
+        return decode_boxes(best_boxes, best_deltas, size, weights=DELTA_WEIGHTS), best, pair - roi * classes
 
     def candidate_groups(self, output: DetectorOutput, *, per_level: int) -> tuple[tuple[int, bool], ...]:  # noqa: ARG002
         """Return the one group of all proposals."""
         pairs = self.config.proposals * self.num_classes
         return ((min(pairs, per_level), pairs > per_level),)
 
-    def _image_size(self, output: DetectorOutput) -> tuple[int, int]:
-        """Return the (height, width) of the images of a forward, whose sides are multiples of 32."""
-        finest = output.pyramid[0]
-        return finest.shape[2] * self.strides[0], finest.shape[3] * self.strides[0]
 
-
-def _filled_up(rows: list[Tensor], length: int) -> Float[Tensor, "batch length values"]:
-    """Return each image's rows with zeros after them, stacked."""
-    filled = rows[0].new_zeros((len(rows), length, rows[0].shape[1]))
+def _pad(rows: list[Tensor], length: int) -> Float[Tensor, "batch length values"]:
+    """Return each image's rows padded with zeros to `length`, stacked."""
+    padded = rows[0].new_zeros((len(rows), length, rows[0].shape[1]))
     for image, values in enumerate(rows):
-        filled[image, : len(values)] = values
-    return filled
+        padded[image, : len(values)] = values
+    return padded

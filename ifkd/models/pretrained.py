@@ -1,12 +1,12 @@
-"""Published weights: torchvision's state dicts, fetched or from a file, laid into a network name by name.
+"""Pretrained weights: torchvision's state dicts, downloaded or from a file.
 
-Everything that does not fit is told. torchvision's oldest detector files name some convolutions otherwise than its
-classes do today; those names are translated, as torchvision does itself.
+Matching tensors are loaded; the others are logged and keep their initial values. torchvision's oldest detector files
+name some convolutions differently than its classes do today; these names are translated, as torchvision does itself.
 """
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,118 +31,105 @@ COCO: dict[recipe.Family, Any] = {
 }
 """Family -> its weights with a ResNet-50. torchvision's V2 files are of other networks (deeper heads, group norm)."""
 COUNTER = "num_batches_tracked"
-"""A batch norm's count of steps, which published detectors lack and nothing here reads."""
-BODY = "backbone.body."
-NAMES_SHOWN = 5
+"""A batch norm's step counter; published detectors lack it, and it is not used."""
+MAX_NAMES = 5
+"""Names of mismatched tensors in an error message."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoadReport:
-    """What of a file of weights went into a network, and what did not. Counters of batch norms are left out."""
+    """Result of loading a file of weights into a network. Step counters of batch norms are left out."""
 
     source: str
     """File name or path."""
     sha256: str
     loaded: int
-    """Tensors that fitted by name and shape."""
-    absent: tuple[str, ...]
-    """Names of the network that the file lacks; they keep their fresh values."""
+    """Number of tensors that match in name and shape."""
+    missing: tuple[str, ...]
+    """Names of the network that are not in the file; they keep their initial values."""
     mismatched: tuple[str, ...]
-    """Names with another shape in the file, both shapes beside them; they keep their fresh values."""
-    unused: tuple[str, ...]
-    """Names of the file that the network lacks."""
+    """Names whose shapes differ, with both shapes; they keep their initial values."""
+    unexpected: tuple[str, ...]
+    """Names of the file that are not in the network."""
 
     def __str__(self) -> str:
-        """Return one line, and one more for each tensor that was left out."""
+        """Return one line, and one for each tensor that was not loaded."""
         lines = [f"{self.source}: {self.loaded} tensors loaded"]
-        for names, what in (
-            (self.mismatched, "has another shape, stays fresh"),
-            (self.absent, "is not in the file, stays fresh"),
-            (self.unused, "is in the file alone"),
+        for names, reason in (
+            (self.mismatched, "has another shape and keeps its initial values"),
+            (self.missing, "is missing from the file and keeps its initial values"),
+            (self.unexpected, "is not in the network"),
         ):
-            lines += [f"  {name} {what}" for name in names]
+            lines += [f"  {name} {reason}" for name in names]
         return "\n".join(lines)
 
     def to_provenance(self) -> dict[str, Any]:
-        """Return the report as a checkpoint's header keeps it."""
-        return {
-            "source": self.source,
-            "sha256": self.sha256,
-            "loaded": self.loaded,
-            "absent": list(self.absent),
-            "mismatched": list(self.mismatched),
-            "unused": list(self.unused),
-        }
+        """Return the report for a checkpoint's header."""
+        return asdict(self)
 
 
 def load_backbone_weights(network: nn.Module, config: recipe.DetectorOptions) -> LoadReport | None:
-    """Lay the weights a recipe names into a classification network; None when it names none.
+    """Load the weights that a recipe names into a classification network; None if it names none.
 
     Raises:
-        CheckpointError: They are absent, or do not hold the whole network up to its classifier.
+        CheckpointError: The weights are missing, or do not match the network up to its classifier.
     """
     if config.backbone_weights == "none":
         return None
+    path = Path(config.backbone_weights)
     if config.backbone_weights == "imagenet":
-        path = fetched(IMAGENET[config.backbone], f"ImageNet weights of {config.backbone}", "backbone_weights")
-    else:
-        path = Path(config.backbone_weights)
-    state = read_state(path, "backbone_weights")
-    report = _load(network, state, path)
-    body = [name for name in _unfit(report) if not name.startswith(("fc.", "classifier."))]
-    if body:
-        raise _other_network(path, config.backbone, body)
+        path = download_weights(IMAGENET[config.backbone], f"ImageNet weights of {config.backbone}", "backbone_weights")
+    report = _load(network, read_state_dict(path, "backbone_weights"), path)
+    _check_loaded(report, r"(?!fc\.|classifier\.)", config.backbone)
     return report
 
 
 def load_detector_weights(detector: nn.Module, config: recipe.DetectorOptions) -> LoadReport | None:
-    """Lay the weights of a torchvision detector into one of ours; None when the recipe names none.
+    """Load the weights of a torchvision detector into one of ours; None if the recipe names none.
 
-    Heads for other classes do not fit and stay fresh; so does RetinaNet's P6, which is made of C5 here.
+    Heads for other classes do not match and keep their initial values, as does RetinaNet's P6, which is computed from
+    C5 here.
 
     Raises:
-        CheckpointError: They are absent, or of a detector with another backbone.
+        CheckpointError: The weights are missing, or belong to a detector with another backbone.
     """
     if config.weights == "none":
         return None
+    path = Path(config.weights)
     if config.weights == "coco":
-        path = fetched(COCO[config.family], f"COCO weights of {config.family} with resnet50", "weights")
-    else:
-        path = Path(config.weights)
-    report = _load(detector, dict(_renamed(read_state(path, "weights"))), path)
-    body = [name for name in _unfit(report) if name.startswith(BODY)]
-    if body:
-        raise _other_network(path, f"{config.family} with {config.backbone}", body)
+        path = download_weights(COCO[config.family], f"COCO weights of {config.family} with resnet50", "weights")
+    report = _load(detector, dict(_translated(read_state_dict(path, "weights"))), path)
+    _check_loaded(report, r"backbone\.body\.", f"{config.family} with {config.backbone}")
     return report
 
 
-def fetched(weights: Any, what: str, option: str) -> Path:
-    """Return the file of one of torchvision's weights, downloaded to torch's cache unless it lies there.
+def download_weights(weights: Any, description: str, option: str) -> Path:
+    """Return the file of torchvision's `weights` in torch's cache; download it if it is missing.
 
     Raises:
-        CheckpointError: It is not there and cannot be fetched; the address and the place are told.
+        CheckpointError: The download fails; the message has the address and the destination.
     """
     name = weights.url.rsplit("/", 1)[1]
-    place = Path(torch.hub.get_dir()) / "checkpoints" / name
-    if place.is_file():
-        return place
+    path = Path(torch.hub.get_dir()) / "checkpoints" / name
+    if path.is_file():
+        return path
     digest = re.search(r"-([0-9a-f]{8,})\.", name)
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(weights.url, str(place), digest[1] if digest else None, progress=False)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(weights.url, str(path), digest[1] if digest else None, progress=False)
     except (OSError, RuntimeError) as error:
         raise CheckpointError(
-            f"The {what} cannot be fetched ({error})",
-            hint=f"Download {weights.url} to {place}, or give a path as {option}.",
+            f"The {description} cannot be downloaded ({error})",
+            hint=f"Download {weights.url} to {path}, or set a path as {option}.",
         ) from error
-    return place
+    return path
 
 
-def read_state(path: Path, option: str) -> dict[str, Tensor]:
-    """Return a state dict from disk; `option` is the recipe's key that named it.
+def read_state_dict(path: Path, option: str) -> dict[str, Tensor]:
+    """Read a state dict; `option` is the recipe's key that names it.
 
     Raises:
-        CheckpointError: The file is absent or holds something else.
+        CheckpointError: The file is missing or is not a state dict.
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
@@ -158,45 +145,45 @@ def read_state(path: Path, option: str) -> dict[str, Tensor]:
 
 
 def _load(network: nn.Module, state: Mapping[str, Tensor], path: Path) -> LoadReport:
-    known = {name: value for name, value in network.state_dict().items() if not name.endswith(COUNTER)}
-    there = {name: value for name, value in state.items() if not name.endswith(COUNTER)}
-    fitting = {name: value for name, value in there.items() if name in known and value.shape == known[name].shape}
-    shared = sorted((known.keys() & there.keys()) - fitting.keys())
-    network.load_state_dict(fitting, strict=False)
+    own = {name: value for name, value in network.state_dict().items() if not name.endswith(COUNTER)}
+    given = {name: value for name, value in state.items() if not name.endswith(COUNTER)}
+    matching = {name: value for name, value in given.items() if name in own and value.shape == own[name].shape}
+    mismatched = sorted((own.keys() & given.keys()) - matching.keys())
+    network.load_state_dict(matching, strict=False)
     return LoadReport(
         source=str(path),
         sha256=sha256_of(path),
-        loaded=len(fitting),
-        absent=tuple(sorted(known.keys() - there.keys())),
-        mismatched=tuple(f"{name} {_sides(there[name])}, here {_sides(known[name])}" for name in shared),
-        unused=tuple(sorted(there.keys() - known.keys())),
+        loaded=len(matching),
+        missing=tuple(sorted(own.keys() - given.keys())),
+        mismatched=tuple(f"{name} {_shape(given[name])}, here {_shape(own[name])}" for name in mismatched),
+        unexpected=tuple(sorted(given.keys() - own.keys())),
     )
 
 
-def _renamed(state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """Yield a detector's tensors with the old names of convolutions put into today's form."""
+def _translated(state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """Yield a detector's tensors with old names of convolutions replaced by today's."""
     for name, value in state.items():
-        renamed = re.sub(r"^(backbone\.fpn\.(?:inner|layer)_blocks\.\d+)\.(weight|bias)$", r"\1.0.\2", name)
-        renamed = re.sub(r"^rpn\.head\.conv\.(weight|bias)$", r"rpn.head.conv.0.0.\1", renamed)
-        # Old towers counted their ReLUs as well.
-        renamed = re.sub(
+        translated = re.sub(r"^(backbone\.fpn\.(?:inner|layer)_blocks\.\d+)\.(weight|bias)$", r"\1.0.\2", name)
+        translated = re.sub(r"^rpn\.head\.conv\.(weight|bias)$", r"rpn.head.conv.0.0.\1", translated)
+        # In old names the ReLUs of a tower are counted as well.
+        translated = re.sub(
             r"^(head\.(?:classification|regression)_head\.conv)\.(\d+)\.(weight|bias)$",
             lambda found: f"{found[1]}.{int(found[2]) // 2}.0.{found[3]}",
-            renamed,
+            translated,
         )
-        yield renamed, value
+        yield translated, value
 
 
-def _unfit(report: LoadReport) -> list[str]:
-    return sorted([*report.absent, *(text.split(" ")[0] for text in report.mismatched)])
+def _check_loaded(report: LoadReport, required: str, network: str) -> None:
+    """Refuse weights of which a tensor with a `required` name (a regular expression) was not loaded."""
+    not_loaded = sorted([*report.missing, *(text.split(" ")[0] for text in report.mismatched)])
+    names = [name for name in not_loaded if re.match(required, name)]
+    if names:
+        raise CheckpointError(
+            f"{report.source} is not a {network}",
+            got=f"{len(names)} tensors missing or of another shape, first {', '.join(names[:MAX_NAMES])}",
+        )
 
 
-def _sides(value: Tensor) -> str:
+def _shape(value: Tensor) -> str:
     return "x".join(str(side) for side in value.shape)
-
-
-def _other_network(path: Path, wanted: str, unfit: list[str]) -> CheckpointError:
-    return CheckpointError(
-        f"{path} is not a {wanted}",
-        got=f"{len(unfit)} tensors absent or of another shape, first {', '.join(unfit[:NAMES_SHOWN])}",
-    )

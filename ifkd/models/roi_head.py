@@ -1,4 +1,4 @@
-"""Faster R-CNN's second stage: what each proposal shows, and where exactly it lies."""
+"""RoI head, the second stage of Faster R-CNN: class and refined box of each proposal."""
 
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -13,33 +13,33 @@ from torchvision.ops import MultiScaleRoIAlign
 
 from ifkd import recipe
 from ifkd.compute.distributed import mean_over_ranks
-from ifkd.models.anchor_assignment import UNDECIDED, assign
+from ifkd.models.anchor_assignment import IGNORE, assign
 from ifkd.models.detector import Targets
 
-POSITIVE_IOU = 0.5
-POSITIVE_SHARE = 0.25
-"""Largest share of objects among the regions of an image that the loss counts."""
+POS_IOU = 0.5
+POSITIVE_FRACTION = 0.25
+"""Largest fraction of positive RoIs among the sampled ones of an image."""
 DELTA_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 """Inverse of the deltas' deviations, 0.1 and 0.2."""
 POOLED_LEVELS = 4
-"""P2 to P5 are pooled from; the coarser level only proposes."""
+"""RoIs are pooled from P2 to P5; P6 is used by the RPN alone."""
 POOLED_SIDE, SAMPLING_RATIO = 7, 2
-"""Cells of a pooled region along a side, and samples of a cell along a side."""
+"""Cells of a pooled RoI along a side, and samples of a cell along a side."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RoiTargets:
-    """The regions of one image to learn from."""
+    """Sampled RoIs of one image and their targets."""
 
     boxes: Float[Tensor, "rois 4"]
     labels: Int64[Tensor, " rois"]
     """0 is background, c + 1 is class c."""
     deltas: Float[Tensor, "rois 4"]
-    """Where the object lies as seen from the region; without meaning for background."""
+    """Deltas from the RoI to its object; 0 for background."""
 
 
 class RoiHead(nn.Module):
-    """RoIAlign on the level that suits a region's size, two fully connected layers, classes and boxes."""
+    """RoIAlign on the level that matches a RoI's size, two fully connected layers, classes and boxes."""
 
     def __init__(self, config: recipe.DetectorOptions, num_classes: int) -> None:
         super().__init__()
@@ -49,14 +49,14 @@ class RoiHead(nn.Module):
         self.box_predictor = FastRCNNPredictor(config.box_head_width, num_classes + 1)
         _init_layers(self.box_head, self.box_predictor)
         self._coder = BoxCoder(DELTA_WEIGHTS)
-        self._sampler = BalancedPositiveNegativeSampler(config.sampled_rois, POSITIVE_SHARE)
+        self._sampler = BalancedPositiveNegativeSampler(config.sampled_rois, POSITIVE_FRACTION)
 
     def forward(
         self, pyramid: tuple[Tensor, ...], boxes: list[Float[Tensor, "_ 4"]], size: tuple[int, int]
     ) -> tuple[Float[Tensor, "rois classes_and_background"], Float[Tensor, "rois classes_by_four"]]:
-        """Return class logits and class-wise deltas, float32, of each image's regions, one image after the other.
+        """Return class logits and class-wise deltas (float32) of the RoIs of all images in order.
 
-        `size` is the images' (height, width). Pooling is in float32, the layers in the pyramid's own precision.
+        `size` is the images' (height, width). Pooling is in float32, the layers are in the pyramid's precision.
         """
         maps = OrderedDict((str(level), pyramid[level].float()) for level in range(POOLED_LEVELS))
         pooled = self.box_roi_pool(maps, boxes, [size] * len(boxes))
@@ -66,44 +66,44 @@ class RoiHead(nn.Module):
         return logits.float(), deltas.float()
 
     def sample(self, proposals: list[Float[Tensor, "_ 4"]], targets: list[Targets]) -> list[RoiTargets]:
-        """Return the regions of each image to learn from, drawn from its proposals and its objects themselves."""
+        """Sample each image's RoIs from its proposals and ground-truth boxes, and return them with their targets."""
         candidates = [torch.cat([boxes, target.boxes]) for boxes, target in zip(proposals, targets, strict=True)]
-        matches = [
-            assign(boxes, target, positive=POSITIVE_IOU, negative=POSITIVE_IOU)
+        assignments = [
+            assign(boxes, target.boxes, target.ignored, pos_iou=POS_IOU, neg_iou=POS_IOU)
             for boxes, target in zip(candidates, targets, strict=True)
         ]
-        objects, background = self._sampler([matched.clamp(UNDECIDED, 0) + 1 for matched in matches])
-        lessons = []
+        foreground, background = self._sampler([assigned.clamp(IGNORE, 0) + 1 for assigned in assignments])
+        sampled = []
         for image, target in enumerate(targets):
-            drawn = objects[image].bool() | background[image].bool()
-            boxes, matched = candidates[image][drawn], matches[image][drawn]
-            positive = matched >= 0
-            labels = torch.zeros_like(matched)
-            labels[positive] = target.labels[matched[positive]] + 1
+            chosen = foreground[image].bool() | background[image].bool()
+            boxes, assigned = candidates[image][chosen], assignments[image][chosen]
+            positive = assigned >= 0
+            labels = torch.zeros_like(assigned)
+            labels[positive] = target.labels[assigned[positive]] + 1
             deltas = torch.zeros_like(boxes)
-            deltas[positive] = self._coder.encode_single(target.boxes[matched[positive]], boxes[positive])
-            lessons.append(RoiTargets(boxes, labels, deltas))
-        return lessons
+            deltas[positive] = self._coder.encode_single(target.boxes[assigned[positive]], boxes[positive])
+            sampled.append(RoiTargets(boxes, labels, deltas))
+        return sampled
 
     @staticmethod
-    def losses(logits: Tensor, deltas: Tensor, lessons: list[RoiTargets]) -> dict[str, Tensor]:
+    def losses(logits: Tensor, deltas: Tensor, targets: list[RoiTargets]) -> dict[str, Tensor]:
         """Return cross-entropy over classes and background, and L1 on the deltas of each object's class.
 
-        Both are over the number of sampled regions of the batch.
+        Both are divided by the number of sampled RoIs of the batch.
         """
-        labels = torch.cat([lesson.labels for lesson in lessons])
-        wanted = torch.cat([lesson.deltas for lesson in lessons])
+        labels = torch.cat([target.labels for target in targets])
+        target_deltas = torch.cat([target.deltas for target in targets])
         positive = torch.nonzero(labels > 0)[:, 0]
-        answered = deltas.reshape(len(labels), -1, 4)[positive, labels[positive]]
+        predicted = deltas.reshape(len(labels), -1, 4)[positive, labels[positive]]
         normalizer = mean_over_ranks(logits.new_tensor(float(len(labels)))).clamp_min(1.0)
         return {
             "classification": functional.cross_entropy(logits, labels, reduction="sum") / normalizer,
-            "boxes": functional.l1_loss(answered, wanted[positive], reduction="sum") / normalizer,
+            "boxes": functional.l1_loss(predicted, target_deltas[positive], reduction="sum") / normalizer,
         }
 
 
 def _init_layers(head: TwoMLPHead, predictor: FastRCNNPredictor) -> None:
-    """Start as mmdet does: every class about as likely as another, boxes where the proposals are."""
+    """Initialize as MMDetection does: near-uniform class scores, and boxes equal to the proposals."""
     for layer in (head.fc6, head.fc7):
         nn.init.xavier_uniform_(layer.weight)
     nn.init.normal_(predictor.cls_score.weight, std=0.01)

@@ -1,4 +1,4 @@
-"""Faster R-CNN's first stage: three anchors a cell, object or not, and the boxes worth a second look."""
+"""Region proposal network (RPN), the first stage of Faster R-CNN."""
 
 from typing import Literal
 
@@ -11,100 +11,94 @@ from torchvision.models.detection.rpn import RPNHead
 from torchvision.ops import batched_nms
 
 from ifkd.compute.distributed import mean_over_ranks
-from ifkd.models.anchor_assignment import UNDECIDED, assign, decode, flatten_predictions
-from ifkd.models.anchors import RATIOS, REGION_SCALES
-from ifkd.models.detector import Targets, init_towers
+from ifkd.models.anchor_assignment import IGNORE
+from ifkd.models.anchors import ASPECT_RATIOS, RPN_SCALES
+from ifkd.models.box_coder import concat_predictions, decode_boxes, flatten_predictions
+from ifkd.models.detector import DetectorOutput, Targets, init_towers
 
-PER_CELL = len(REGION_SCALES) * len(RATIOS)
-"""Anchors of a cell."""
-POSITIVE_IOU, NEGATIVE_IOU, LEAST_CLAIM = 0.7, 0.3, 0.3
-SAMPLED_ANCHORS, POSITIVE_SHARE = 256, 0.5
-"""Anchors of an image that the loss counts, and the largest share of objects among them."""
+ANCHORS_PER_CELL = len(RPN_SCALES) * len(ASPECT_RATIOS)
+BATCH_SIZE_PER_IMAGE, POSITIVE_FRACTION = 256, 0.5
+"""Sampled anchors of an image, and the largest fraction of positive ones among them."""
 NMS_IOU = 0.7
-SMALLEST_SIDE = 1e-3
-"""A proposal with a shorter side, pixels, is dropped."""
+MIN_SIZE = 1e-3
+"""Proposals with a shorter side, pixels, are removed."""
 
 
-class RegionProposals(nn.Module):
-    """The region proposal network."""
+class RegionProposalNetwork(nn.Module):
+    """RPN with three anchors a cell."""
 
     def __init__(self, channels: int, head_init: Literal["normal", "kaiming"] = "normal") -> None:
         super().__init__()
-        self.head = RPNHead(channels, PER_CELL)
+        self.head = RPNHead(channels, ANCHORS_PER_CELL)
         if head_init == "kaiming":
             init_towers(self.head.conv)
         self._coder = BoxCoder((1.0, 1.0, 1.0, 1.0))
-        self._sampler = BalancedPositiveNegativeSampler(SAMPLED_ANCHORS, POSITIVE_SHARE)
-
-    def matches(self, anchors: Float[Tensor, "anchors 4"], target: Targets) -> Int64[Tensor, " anchors"]:
-        """Return the row of the object that each anchor learns from, or a code of `boxes.assign`."""
-        return assign(anchors, target, positive=POSITIVE_IOU, negative=NEGATIVE_IOU, least_claim=LEAST_CLAIM)
+        self._sampler = BalancedPositiveNegativeSampler(BATCH_SIZE_PER_IMAGE, POSITIVE_FRACTION)
 
     def losses(
         self,
-        anchors: list[Float[Tensor, "_ 4"]],
-        logits: tuple[Tensor, ...],
-        deltas: tuple[Tensor, ...],
+        anchors: Float[Tensor, "anchors 4"],
+        output: DetectorOutput,
         targets: list[Targets],
+        assignments: list[Int64[Tensor, " anchors"]],
     ) -> dict[str, Tensor]:
-        """Return cross-entropy of objectness and L1 on deltas, both over the number of sampled anchors of the batch."""
-        every_anchor = torch.cat(anchors)
-        scores = torch.cat([flatten_predictions(level, PER_CELL) for level in logits], dim=1).float()[:, :, 0]
-        boxes = torch.cat([flatten_predictions(level, PER_CELL) for level in deltas], dim=1).float()
-        matches = [self.matches(every_anchor, target) for target in targets]
-        # The sampler takes 1 for an object, 0 for background, and leaves -1 alone.
-        objects, background = self._sampler([matched.clamp(UNDECIDED, 0) + 1 for matched in matches])
+        """Return cross-entropy of objectness and L1 on deltas, divided by the number of sampled anchors."""
+        scores = concat_predictions(output.logits, ANCHORS_PER_CELL)[:, :, 0]
+        boxes = concat_predictions(output.deltas, ANCHORS_PER_CELL)
+        # The sampler expects 1 for an object, 0 for background and -1 for ignored anchors.
+        foreground, background = self._sampler([assigned.clamp(IGNORE, 0) + 1 for assigned in assignments])
         objectness, regression = scores.new_zeros(()), scores.new_zeros(())
         count = scores.new_zeros(())
-        for image, (target, matched) in enumerate(zip(targets, matches, strict=True)):
-            positive = objects[image].bool()
+        for image, (target, assigned) in enumerate(zip(targets, assignments, strict=True)):
+            positive = foreground[image].bool()
             sampled = positive | background[image].bool()
             objectness = objectness + functional.binary_cross_entropy_with_logits(
                 scores[image][sampled], positive[sampled].float(), reduction="sum"
             )
-            wanted = self._coder.encode_single(target.boxes[matched[positive]], every_anchor[positive])
-            regression = regression + functional.l1_loss(boxes[image][positive], wanted, reduction="sum")
+            target_deltas = self._coder.encode_single(target.boxes[assigned[positive]], anchors[positive])
+            regression = regression + functional.l1_loss(boxes[image][positive], target_deltas, reduction="sum")
             count += sampled.sum()
         normalizer = mean_over_ranks(count).clamp_min(1.0)
         return {"rpn_objectness": objectness / normalizer, "rpn_boxes": regression / normalizer}
 
 
 @torch.no_grad()
-def propose(
+def generate_proposals(
     anchors: list[Float[Tensor, "_ 4"]],
-    logits: tuple[Tensor, ...],
-    deltas: tuple[Tensor, ...],
+    output: DetectorOutput,
     *,
     size: tuple[int, int],
-    before_nms: int,
-    kept: int,
+    pre_nms_top_n: int,
+    post_nms_top_n: int,
 ) -> list[Float[Tensor, "_ 4"]]:
-    """Return each image's proposals, best first and without gradient.
+    """Return each image's proposals, best first, without gradient.
 
     Args:
         anchors: By level.
-        logits: Objectness, by level.
-        deltas: Box regression, by level.
-        size: The images' (height, width), which proposals are cut to.
-        before_nms: Anchors taken from each level before suppression.
-        kept: The most proposals of an image.
+        output: Output of the detector.
+        size: (height, width) of the images, to which proposals are clipped.
+        pre_nms_top_n: Anchors of each level before NMS.
+        post_nms_top_n: Proposals of an image after NMS, at most.
     """
     boxes, scores, levels = [], [], []
-    for level, (level_anchors, level_logits, level_deltas) in enumerate(zip(anchors, logits, deltas, strict=True)):
-        objectness = flatten_predictions(level_logits, PER_CELL)[:, :, 0].float()
-        best, index = objectness.topk(min(before_nms, objectness.shape[1]), dim=1)
-        chosen = flatten_predictions(level_deltas, PER_CELL).float().gather(1, index[:, :, None].expand(-1, -1, 4))
-        boxes.append(decode(level_anchors[index], chosen, size))
+    for level, (level_anchors, level_logits, level_deltas) in enumerate(
+        zip(anchors, output.logits, output.deltas, strict=True)
+    ):
+        objectness = flatten_predictions(level_logits, ANCHORS_PER_CELL)[:, :, 0].float()
+        best, index = objectness.topk(min(pre_nms_top_n, objectness.shape[1]), dim=1)
+        all_deltas = flatten_predictions(level_deltas, ANCHORS_PER_CELL).float()
+        best_deltas = all_deltas.gather(1, index[:, :, None].expand(-1, -1, 4))
+        boxes.append(decode_boxes(level_anchors[index], best_deltas, size))
         scores.append(best.sigmoid())
         levels.append(torch.full_like(index, level))
     return [
-        _best_apart(*image, kept)
+        _filter_proposals(*image, post_nms_top_n)
         for image in zip(torch.cat(boxes, dim=1), torch.cat(scores, dim=1), torch.cat(levels, dim=1), strict=True)
     ]
 
 
-def _best_apart(boxes: Tensor, scores: Tensor, levels: Tensor, kept: int) -> Float[Tensor, "_ 4"]:
-    """Return the best boxes of one image that do not overlap a better one of their level too much."""
-    large = ((boxes[:, 2:] - boxes[:, :2]) >= SMALLEST_SIDE).all(dim=1)
+def _filter_proposals(boxes: Tensor, scores: Tensor, levels: Tensor, post_nms_top_n: int) -> Float[Tensor, "_ 4"]:
+    """Remove small boxes of one image, apply NMS to each level, and return the best boxes."""
+    large = ((boxes[:, 2:] - boxes[:, :2]) >= MIN_SIZE).all(dim=1)
     boxes, scores, levels = boxes[large], scores[large], levels[large]
-    return boxes[batched_nms(boxes, scores, levels, NMS_IOU)[:kept]]
+    return boxes[batched_nms(boxes, scores, levels, NMS_IOU)[:post_nms_top_n]]

@@ -1,4 +1,4 @@
-"""FDR's laws, and the closed form against the paper's own six steps."""
+"""FDR: properties, and the closed form against the six steps of the paper's Algorithm 1."""
 
 import math
 
@@ -16,7 +16,7 @@ CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 
 seeds = st.integers(0, 2**31)
 shapes = st.sampled_from(SHAPES)
-shares = st.sampled_from((0.0, 0.05, 0.1, 0.35, 0.5, 1.0))
+ratios = st.sampled_from((0.0, 0.05, 0.1, 0.35, 0.5, 1.0))
 
 
 def generator(seed: int) -> torch.Generator:
@@ -43,7 +43,7 @@ def window(shape: tuple[int, int], r: float) -> Tensor:
 
 
 def six_steps(features: Tensor, mask: Tensor, r: float, factors: Tensor | None) -> Tensor:
-    """Algorithm 1 as it is written: a shifted complex transform, the window, a spatial product, W."""
+    """Return Algorithm 1 step by step: a shifted complex transform, the window, a spatial product, W."""
     axes = (2, 3)
     spectrum = torch.fft.fftshift(torch.fft.fft2(features), dim=axes)
     kept = window((features.shape[2], features.shape[3]), r)
@@ -59,14 +59,14 @@ def six_steps(features: Tensor, mask: Tensor, r: float, factors: Tensor | None) 
 def full_spectrum(half: Tensor, width: int) -> Tensor:
     """Return factors on the center-shifted full spectrum from those on the half spectrum.
 
-    Half a spectrum speaks for the conjugate frequencies too, so the missing half has the mirrored factors.
+    Factors of the half spectrum apply to the conjugate frequencies as well, so the other half is mirrored.
     """
     mirrored = torch.roll(half.flip(1), 1, dims=1).conj()
     columns = [half[:, :, k] if k <= width // 2 else mirrored[:, :, width - k] for k in range(width)]
     return torch.fft.fftshift(torch.stack(columns, dim=2), dim=(1, 2))
 
 
-@given(seed=seeds, shape=shapes, r=shares)
+@given(seed=seeds, shape=shapes, r=ratios)
 def test_a_mask_of_ones_changes_nothing(seed: int, shape: tuple[int, int], r: float) -> None:
     features, mask = features_and_mask(seed, shape)
     torch.testing.assert_close(reconstruct(features, torch.ones_like(mask), r=r), features, **CLOSE)
@@ -80,19 +80,19 @@ def test_a_window_over_everything_multiplies_by_the_mask(seed: int, shape: tuple
     torch.testing.assert_close(reconstruct(features, mask, r=everything), features * mask, **CLOSE)
 
 
-def test_r_of_one_is_not_all_pass_on_oblong_maps() -> None:
+def test_r_of_one_is_not_all_pass_on_rectangular_maps() -> None:
     features, mask = features_and_mask(0, (10, 17))
     assert (reconstruct(features, mask, r=1.0) - features * mask).abs().max() > 0.1
 
 
 @given(seed=seeds, shape=shapes)
-def test_r_of_zero_weighs_the_mean_alone(seed: int, shape: tuple[int, int]) -> None:
+def test_r_of_zero_weights_only_the_mean(seed: int, shape: tuple[int, int]) -> None:
     features, mask = features_and_mask(seed, shape)
     mean = features.mean(dim=(2, 3), keepdim=True)
     torch.testing.assert_close(reconstruct(features, mask, r=0.0), features - mean + mean * mask, **CLOSE)
 
 
-@given(seed=seeds, shape=shapes, r=shares)
+@given(seed=seeds, shape=shapes, r=ratios)
 def test_the_closed_form_is_the_algorithm(seed: int, shape: tuple[int, int], r: float) -> None:
     features, mask = features_and_mask(seed, shape)
     torch.testing.assert_close(reconstruct(features, mask, r=r), six_steps(features, mask, r, None), **CLOSE)
@@ -101,7 +101,7 @@ def test_the_closed_form_is_the_algorithm(seed: int, shape: tuple[int, int], r: 
 @given(
     seed=seeds,
     shape=shapes,
-    r=shares,
+    r=ratios,
     kind=st.sampled_from(("grid", "channel")),
     complex_=st.booleans(),
     norm=st.sampled_from(("rms", "none")),
@@ -120,7 +120,7 @@ def test_the_closed_form_with_a_filter_is_the_algorithm(
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=2e-5)
 
 
-@given(seed=seeds, shape=shapes, r=shares)
+@given(seed=seeds, shape=shapes, r=ratios)
 def test_energies_of_low_and_high_add_up(seed: int, shape: tuple[int, int], r: float) -> None:
     features, _ = features_and_mask(seed, shape, torch.float64)
     low = low_pass(features, r)
@@ -131,7 +131,7 @@ def test_energies_of_low_and_high_add_up(seed: int, shape: tuple[int, int], r: f
     torch.testing.assert_close(features.square().sum(), spectrum.abs().square().sum())
 
 
-@given(seed=seeds, shape=shapes, r=shares, a=st.floats(-3, 3), b=st.floats(-3, 3))
+@given(seed=seeds, shape=shapes, r=ratios, a=st.floats(-3, 3), b=st.floats(-3, 3))
 def test_linear_in_the_features(seed: int, shape: tuple[int, int], r: float, a: float, b: float) -> None:
     f, mask = features_and_mask(seed, shape)
     g, _ = features_and_mask(seed + 1, shape)
@@ -142,7 +142,7 @@ def test_linear_in_the_features(seed: int, shape: tuple[int, int], r: float, a: 
 
 @pytest.mark.parametrize("shape", [(32, 32), (20, 31), (33, 24)])
 @pytest.mark.parametrize(("cycles", "is_low"), [((0, 0), True), ((1, 1), True), ((0, 2), True), ((2, 5), False)])
-def test_a_pure_wave_lands_on_one_side(shape: tuple[int, int], cycles: tuple[int, int], is_low: bool) -> None:
+def test_a_single_wave_is_either_low_or_high(shape: tuple[int, int], cycles: tuple[int, int], is_low: bool) -> None:
     r = 2 * 2.5 / min(shape)  # keeps whole frequencies up to 2
     rows = torch.arange(shape[0])[:, None] * cycles[0] / shape[0]
     columns = torch.arange(shape[1])[None, :] * cycles[1] / shape[1]
@@ -207,7 +207,7 @@ def test_the_grid_is_sampled_on_normalized_frequencies() -> None:
 
 
 @given(seed=seeds, factor=st.floats(0.01, 100))
-def test_energy_normalization_forgets_the_size_of_the_filter(seed: int, factor: float) -> None:
+def test_energy_normalization_ignores_a_factor_of_the_filter(seed: int, factor: float) -> None:
     features, _ = features_and_mask(seed, (7, 11))
     frequency_filter = FrequencyFilter(3, recipe.FdrOptions(grid=(4, 3)))
     frequency_filter.weight.data = 1 + torch.rand(3, 4, 3, generator=generator(seed))
@@ -249,9 +249,9 @@ def test_r_of_one_and_more_is_all_pass_on_square_maps(seed: int, side: int, r: f
     torch.testing.assert_close(reconstruct(features, mask, r=r), features * mask, **CLOSE)
 
 
-@pytest.mark.parametrize(("shape", "share"), [((100, 168), 101 / 168), ((25, 42), 25 / 42), ((64, 64), 1.0)])
-def test_r_of_one_passes_its_share_of_the_frequencies(shape: tuple[int, int], share: float) -> None:
-    """An impulse keeps in its place as much of itself as the window passes of the spectrum."""
+@pytest.mark.parametrize(("shape", "fraction"), [((100, 168), 101 / 168), ((25, 42), 25 / 42), ((64, 64), 1.0)])
+def test_r_of_one_passes_a_fraction_of_the_frequencies(shape: tuple[int, int], fraction: float) -> None:
+    """An impulse keeps the fraction of itself at its position that the window passes of the spectrum."""
     impulse = torch.zeros(1, 1, *shape, dtype=torch.float64)
     impulse[0, 0, 17, 11] = 1.0
-    assert low_pass(impulse, 1.0)[0, 0, 17, 11].item() == pytest.approx(share)
+    assert low_pass(impulse, 1.0)[0, 0, 17, 11].item() == pytest.approx(fraction)

@@ -1,4 +1,4 @@
-"""HSM's geometry: the laws of the Poincare ball, in float64 where rounding would hide a wrong formula."""
+"""HSM: properties of the Poincare ball, in float64 where rounding could hide a wrong formula."""
 
 import itertools
 import math
@@ -135,7 +135,7 @@ def test_both_formulas_give_one_mask(seed: int, shape: tuple[int, int]) -> None:
 
 
 @given(seed=seeds, shape=shapes)
-def test_automatic_scale_forgets_a_common_factor(seed: int, shape: tuple[int, int]) -> None:
+def test_automatic_scale_ignores_a_common_factor(seed: int, shape: tuple[int, int]) -> None:
     teacher, student = maps(seed, shape)
     mask = similarity_mask(teacher, student, recipe.HsmOptions())
     torch.testing.assert_close(
@@ -144,7 +144,7 @@ def test_automatic_scale_forgets_a_common_factor(seed: int, shape: tuple[int, in
 
 
 @given(seed=seeds, shape=shapes)
-def test_curvature_only_rescales_under_the_automatic_scale(seed: int, shape: tuple[int, int]) -> None:
+def test_curvature_only_scales_the_mask_with_the_automatic_scale(seed: int, shape: tuple[int, int]) -> None:
     teacher, student = maps(seed, shape)
     mask = similarity_mask(teacher, student, recipe.HsmOptions(curvature=1.0))
     quarter = similarity_mask(teacher, student, recipe.HsmOptions(curvature=0.25))
@@ -167,7 +167,7 @@ def test_the_same_error_counts_more_where_features_are_large(seed: int, c: float
 
 
 @given(seed=seeds, shape=shapes)
-def test_mask_does_not_see_rotated_channels(seed: int, shape: tuple[int, int]) -> None:
+def test_mask_is_invariant_to_a_rotation_of_channels(seed: int, shape: tuple[int, int]) -> None:
     teacher, student = maps(seed, shape)
     turn = torch.linalg.qr(torch.randn(5, 5, generator=generator(seed)))[0]
     rotated = similarity_mask(
@@ -179,7 +179,7 @@ def test_mask_does_not_see_rotated_channels(seed: int, shape: tuple[int, int]) -
 
 
 @given(seed=seeds, shape=shapes)
-def test_mask_moves_with_its_locations(seed: int, shape: tuple[int, int]) -> None:
+def test_mask_is_equivariant_to_a_permutation_of_locations(seed: int, shape: tuple[int, int]) -> None:
     teacher, student = maps(seed, shape)
     order = torch.randperm(shape[0] * shape[1], generator=generator(seed))
 
@@ -192,7 +192,7 @@ def test_mask_moves_with_its_locations(seed: int, shape: tuple[int, int]) -> Non
     )
 
 
-def test_mask_has_no_gradient_unless_asked() -> None:
+def test_mask_has_a_gradient_only_without_detach() -> None:
     teacher, student = maps(0, (3, 4))
     student.requires_grad_()
     assert not similarity_mask(teacher, student, recipe.HsmOptions()).requires_grad

@@ -1,4 +1,4 @@
-"""IFKD's losses: their laws, and every option against a slow float64 reading of the paper's equations."""
+"""IFKD's losses: properties, and all options against a slow float64 implementation of the paper's equations."""
 
 import math
 from typing import Any
@@ -11,19 +11,26 @@ from torch import Tensor, nn
 
 from ifkd import recipe
 from ifkd.distillation import DistillationBatch
-from ifkd.distillation.ede import disturbance, width_projection
+from ifkd.distillation.ede import Interp, activate, resize, width_projection
 from ifkd.distillation.methods import NetworkPair, build_method
 from ifkd.distillation.methods.attention_transfer import attention_transfer
 from ifkd.distillation.methods.ifkd import IfkdMethod
 from ifkd.models import DetectorOutput, Targets
 
 SHAPES = ((13, 21), (7, 11), (3, 5), (2, 3), (1, 2))
-"""Levels of an oblong image, finest first."""
+"""Maps of a rectangular image, finest first."""
 CHANNELS, CLASS_CHANNELS = 8, 27
 LEVELS = recipe.LEVELS["retinanet"]
 RMS = (0.5, 1.0, 2.0, 3.0, 4.0)
 
 seeds = st.integers(0, 2**31)
+
+
+def disturbance(
+    embedding: Tensor, shape: tuple[int, int], *, interp: Interp = "bilinear", center: bool = False
+) -> Tensor:
+    """Return phi_EDE of a level (eq. 2)."""
+    return resize(activate(embedding, center=center), shape, interp=interp)
 
 
 def output(seed: int, *, channels: int = CHANNELS, batch: int = 2, spread: float = 1.0) -> DetectorOutput:
@@ -39,7 +46,7 @@ def no_targets(batch: int) -> list[Targets]:
     return [Targets(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4)) for _ in range(batch)]
 
 
-def views(
+def make_batch(
     student: DetectorOutput, teacher: DetectorOutput, *, embedding: Tensor | None = None, iteration: int = 10_000
 ) -> DistillationBatch:
     return DistillationBatch(student, teacher, embedding, no_targets(len(student.logits[0])), iteration)
@@ -52,7 +59,7 @@ def embedding(seed: int, *, batch: int = 2) -> Tensor:
 def make(
     config: recipe.IfkdOptions, *, channels: int = CHANNELS, teacher_channels: int = CHANNELS, identity: bool = False
 ) -> IfkdMethod:
-    """Build the method in eval mode, where FDR always applies."""
+    """Return the method in eval mode, where FDR always applies."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
         method = build_method(config, NetworkPair(channels, teacher_channels, LEVELS, RMS))
@@ -65,16 +72,16 @@ def make(
 
 
 def plain(**options: Any) -> recipe.IfkdOptions:
-    """IFKD without EDE, FDR and scaling, so that the target is the teacher itself."""
+    """Return options without EDE, FDR and feature scale: the target is the teacher's features."""
     base: dict[str, Any] = {"ede": {"enabled": False}, "fdr": {"enabled": False}, "feature_scale": "none"}
     return recipe.IfkdOptions.model_validate(base | options)
 
 
-# --- the slow reading ---------------------------------------------------------------------------------------------
+# --- a slow reference ---------------------------------------------------------------------------------------------
 
 
 def slow_fdr(features: Tensor, logits: Tensor, r: float) -> Tensor:
-    """Eqs 3-8 without a filter, by the complex spectrum and its signed frequencies."""
+    """Return eqs 3-8 without a filter, from the complex spectrum and its signed frequencies."""
     height, width = features.shape[2:]
     rows = torch.fft.fftfreq(height, dtype=torch.float64).mul(height).round().abs()
     columns = torch.fft.fftfreq(width, dtype=torch.float64).mul(width).round().abs()
@@ -86,7 +93,7 @@ def slow_fdr(features: Tensor, logits: Tensor, r: float) -> Tensor:
 
 
 def slow_mask(teacher: Tensor, student: Tensor, clip: float = 2.3) -> Tensor:
-    """Eqs 9-11 cell by cell: exponential map, Moebius sum, artanh; curvature 1, automatic scale, radius 1."""
+    """Return eqs 9-11 cell by cell: exponential map, Moebius sum, artanh; curvature 1, automatic scale, radius 1."""
     scale = 1 / teacher.norm(dim=1).mean()
     batch, _, height, width = teacher.shape
     mask = torch.zeros(batch, 1, height, width, dtype=torch.float64)
@@ -106,7 +113,7 @@ def slow_mask(teacher: Tensor, student: Tensor, clip: float = 2.3) -> Tensor:
 
 
 def slow_losses(method: IfkdMethod, seen: DistillationBatch) -> tuple[Tensor, Tensor]:
-    """L_feat and L_head (eqs 12 and 13) of a method with a 3x3 adapter per level and no learned filter, in float64."""
+    """Return L_feat and L_head (eqs 12, 13) in float64, for a 3x3 adapter per level and no filter."""
     config = method.config
     feature, head = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
     width = seen.teacher.pyramid[0].shape[1]
@@ -161,12 +168,12 @@ def test_losses_are_the_papers_equations(hsm: bool, norm: str, kind: str, scale:
     student, seen_embedding = output(1), embedding(2)
     for level in student.pyramid + student.logits:
         level.requires_grad_()
-    seen = views(student, output(0), embedding=seen_embedding)
+    seen = make_batch(student, output(0), embedding=seen_embedding)
     terms = method.losses(seen)
     feature, head = slow_losses(method, seen)
     torch.testing.assert_close(terms["feature"].value.double(), feature, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(terms["head"].value.double(), head, rtol=1e-5, atol=1e-6)
-    # The slow mask is a constant: equal gradients say that ours is one too.
+    # The slow mask is a constant; equal gradients show that ours is one too.
     leaves = [*student.pyramid, *student.logits, *method.adapters.parameters()]
     ours = torch.autograd.grad(terms["feature"].value + terms["head"].value, leaves)
     theirs = torch.autograd.grad(feature + head, leaves)
@@ -178,11 +185,11 @@ def test_losses_are_the_papers_equations(hsm: bool, norm: str, kind: str, scale:
 
 
 @given(seed=seeds)
-def test_a_student_equal_to_its_teacher_has_no_feature_loss(seed: int) -> None:
+def test_feature_loss_is_zero_for_equal_features(seed: int) -> None:
     teacher = output(seed)
     student = DetectorOutput(tuple(level.clone().requires_grad_() for level in teacher.pyramid), *_heads(teacher))
     method = make(plain(), identity=True)
-    terms = method.losses(views(student, teacher))
+    terms = method.losses(make_batch(student, teacher))
     assert terms["feature"].value.item() == 0.0
     assert terms["head"].value.item() == 0.0
     gradients = torch.autograd.grad(terms["feature"].value, [*student.pyramid, *method.adapters.parameters()])
@@ -193,31 +200,31 @@ def _heads(source: DetectorOutput) -> tuple[tuple[Tensor, ...], tuple[Tensor, ..
     return source.logits, source.deltas
 
 
-def test_disturbance_alone_is_its_own_mean_energy() -> None:
+def test_loss_of_ede_alone_is_its_mean_energy() -> None:
     teacher, seen_embedding = output(0), embedding(1)
     method = make(plain(ede={"weight": 1.5}, hsm={"enabled": False}), identity=True)
-    found = method.losses(views(teacher, teacher, embedding=seen_embedding))["feature"].value
+    found = method.losses(make_batch(teacher, teacher, embedding=seen_embedding))["feature"].value
     assert method.projection is not None
     projected = nn.functional.conv2d(seen_embedding, method.projection)
     energies = [(1.5 * disturbance(projected, shape)).square().sum(dim=1).mean() for shape in SHAPES]
     torch.testing.assert_close(found, torch.stack(energies).sum())
     off = make(plain(ede={"weight": 0.0}, hsm={"enabled": False}), identity=True)
-    assert off.losses(views(teacher, teacher, embedding=seen_embedding))["feature"].value.item() == 0.0
+    assert off.losses(make_batch(teacher, teacher, embedding=seen_embedding))["feature"].value.item() == 0.0
 
 
-def test_disturbance_reaches_only_its_levels() -> None:
+def test_ede_changes_only_its_levels() -> None:
     teacher, seen_embedding = output(0), embedding(1)
     options = {"hsm": {"enabled": False}}
     whole = make(plain(ede={"levels": ["p3", "p4", "p5", "p6", "p7"]}, **options), identity=True)
     parts = [make(plain(ede={"levels": [level]}, **options), identity=True) for level in LEVELS]
-    seen = views(teacher, teacher, embedding=seen_embedding)
+    seen = make_batch(teacher, teacher, embedding=seen_embedding)
     values = [part.losses(seen)["feature"].value for part in parts]
     assert all(value > 0 for value in values)
     torch.testing.assert_close(whole.losses(seen)["feature"].value, torch.stack(values).sum())
 
 
 def test_order_ede_then_fdr_reconstructs_the_sum() -> None:
-    """With r = 0 and no confidence the mean goes: of the teacher alone, or of teacher and disturbance together."""
+    """With r = 0 and no confidence FDR removes the mean: of the teacher, or of teacher plus disturbance."""
     seen_embedding = embedding(1)
     teacher, student = output(0), output(1)
     unsure = tuple(torch.full_like(level, -50.0) for level in teacher.logits)
@@ -226,14 +233,17 @@ def test_order_ede_then_fdr_reconstructs_the_sum() -> None:
     for order in ("add_to_target", "ede_then_fdr"):
         options = {"ede": {"order": order}, "fdr": {"r": 0.0, "filter": "none"}, "hsm": {"enabled": False}}
         method = make(plain(**options), identity=True)
-        values[order] = method.losses(views(student, teacher, embedding=seen_embedding))["feature"].value
+        values[order] = method.losses(make_batch(student, teacher, embedding=seen_embedding))["feature"].value
     assert method.projection is not None
     projected = nn.functional.conv2d(seen_embedding, method.projection)
     expected = {"add_to_target": torch.zeros(()), "ede_then_fdr": torch.zeros(())}
     for level, shape in enumerate(SHAPES):
         added = disturbance(projected, shape)
-        centerd = teacher.pyramid[level] - teacher.pyramid[level].mean(dim=(2, 3), keepdim=True)
-        targets = {"add_to_target": centerd + added, "ede_then_fdr": centerd + added - added.mean((2, 3), keepdim=True)}
+        centered = teacher.pyramid[level] - teacher.pyramid[level].mean(dim=(2, 3), keepdim=True)
+        targets = {
+            "add_to_target": centered + added,
+            "ede_then_fdr": centered + added - added.mean((2, 3), keepdim=True),
+        }
         for order, target in targets.items():
             error = (target - student.pyramid[level]).square().sum(dim=1).mean()
             expected[order] = expected[order] + error
@@ -242,24 +252,24 @@ def test_order_ede_then_fdr_reconstructs_the_sum() -> None:
 
 
 @given(seed=seeds)
-def test_head_loss_is_at_its_minimum_where_logits_agree(seed: int) -> None:
+def test_head_loss_is_minimal_for_equal_logits(seed: int) -> None:
     teacher, features = output(seed), output(seed + 1)
     logits = tuple(level.clone().requires_grad_() for level in teacher.logits)
     student = DetectorOutput(features.pyramid, logits, features.deltas)
-    terms = {kind: make(plain(head={"kind": kind})).losses(views(student, teacher)) for kind in ("bce", "kl")}
+    terms = {kind: make(plain(head={"kind": kind})).losses(make_batch(student, teacher)) for kind in ("bce", "kl")}
     gradients = torch.autograd.grad(terms["bce"]["head"].value, logits)
     assert max(gradient.abs().max() for gradient in gradients) < 1e-6
     assert abs(terms["kl"]["head"].value.item()) < 1e-5
     worse = DetectorOutput(features.pyramid, tuple(level.detach() + 0.3 for level in logits), features.deltas)
     for kind, found in terms.items():
-        assert make(plain(head={"kind": kind})).losses(views(worse, teacher))["head"].value > found["head"].value
+        assert make(plain(head={"kind": kind})).losses(make_batch(worse, teacher))["head"].value > found["head"].value
 
 
 @given(seed=seeds)
-def test_bce_less_kl_is_the_teachers_entropy(seed: int) -> None:
+def test_bce_minus_kl_is_the_teachers_entropy(seed: int) -> None:
     teacher, student = output(seed), output(seed + 1)
     bce, kl = (
-        make(plain(head={"kind": kind}, hsm={"enabled": False})).losses(views(student, teacher))["head"].value
+        make(plain(head={"kind": kind}, hsm={"enabled": False})).losses(make_batch(student, teacher))["head"].value
         for kind in ("bce", "kl")
     )
     entropy = torch.zeros(())
@@ -270,9 +280,9 @@ def test_bce_less_kl_is_the_teachers_entropy(seed: int) -> None:
 
 
 @given(seed=seeds)
-def test_losses_forget_a_common_factor_of_the_mask(seed: int) -> None:
-    """Under the automatic scale a quarter of the curvature doubles the mask and changes nothing else."""
-    seen = views(output(seed), output(seed + 1))
+def test_losses_ignore_a_common_factor_of_the_mask(seed: int) -> None:
+    """With the automatic scale a quarter of the curvature doubles the mask and changes nothing else."""
+    seen = make_batch(output(seed), output(seed + 1))
     one, two = (make(plain(hsm={"curvature": c})).losses(seen) for c in (1.0, 0.25))
     for name in ("feature", "head"):
         torch.testing.assert_close(one[name].value, two[name].value, rtol=1e-4, atol=1e-5)
@@ -280,35 +290,35 @@ def test_losses_forget_a_common_factor_of_the_mask(seed: int) -> None:
 
 def test_without_a_mask_the_loss_is_the_mean_over_locations() -> None:
     teacher, student = output(0), output(1)
-    found = make(plain(hsm={"enabled": False}), identity=True).losses(views(student, teacher))["feature"].value
+    found = make(plain(hsm={"enabled": False}), identity=True).losses(make_batch(student, teacher))["feature"].value
     errors = [(t - s).square().sum(dim=1).mean() for t, s in zip(teacher.pyramid, student.pyramid, strict=True)]
     torch.testing.assert_close(found, torch.stack(errors).sum())
 
 
 @pytest.mark.parametrize("norm", ["mask", "image", "hw"])
-def test_an_image_twice_is_the_image_once(norm: str) -> None:
+def test_repeated_images_do_not_change_the_losses(norm: str) -> None:
     def twice(once: DetectorOutput) -> DetectorOutput:
         parts = ([level.repeat(2, 1, 1, 1) for level in part] for part in (once.pyramid, once.logits, once.deltas))
         return DetectorOutput(*(tuple(part) for part in parts))
 
     teacher, student, seen_embedding = output(0, batch=1), output(1, batch=1), embedding(2, batch=1)
     method = make(recipe.IfkdOptions(norm=norm))
-    once = method.losses(views(student, teacher, embedding=seen_embedding))
-    both = method.losses(views(twice(student), twice(teacher), embedding=seen_embedding.repeat(2, 1, 1, 1)))
+    once = method.losses(make_batch(student, teacher, embedding=seen_embedding))
+    both = method.losses(make_batch(twice(student), twice(teacher), embedding=seen_embedding.repeat(2, 1, 1, 1)))
     for name in ("feature", "head"):
         torch.testing.assert_close(once[name].value, both[name].value, rtol=1e-5, atol=1e-6)
 
 
-def test_channel_mean_is_the_sum_over_the_width() -> None:
-    seen = views(output(1), output(0))
+def test_channel_mean_is_the_sum_over_the_number_of_channels() -> None:
+    seen = make_batch(output(1), output(0))
     total, mean = (
         make(plain(channel_reduction=reduction)).losses(seen)["feature"].value for reduction in ("sum", "mean")
     )
     torch.testing.assert_close(mean * CHANNELS, total)
 
 
-def test_channel_mean_does_not_count_channels_under_the_automatic_scale() -> None:
-    seen = views(output(1), output(0))
+def test_channel_sum_is_scaled_to_256_channels_by_the_automatic_scale() -> None:
+    seen = make_batch(output(1), output(0))
     options = {"feature_scale": "auto", "hsm": {"enabled": False}}
     total, mean = (
         make(plain(channel_reduction=reduction, **options)).losses(seen)["feature"].value
@@ -318,28 +328,28 @@ def test_channel_mean_does_not_count_channels_under_the_automatic_scale() -> Non
 
 
 def test_weights_and_warm_up() -> None:
-    seen = views(output(1), output(0), embedding=embedding(2))
+    seen = make_batch(output(1), output(0), embedding=embedding(2))
     one, two = (make(recipe.IfkdOptions(alpha=alpha, beta=0.5)).losses(seen) for alpha in (0.06, 0.12))
     assert one["feature"].weight == 0.06
     assert two["feature"].weight == 0.12
     assert one["head"].weight == two["head"].weight == 0.5
     torch.testing.assert_close(one["feature"].value, two["feature"].value, rtol=0, atol=0)
     method = make(recipe.IfkdOptions(warmup_iters=500))
-    for iteration, share in ((0, 0.0), (1, 1 / 500), (250, 0.5), (500, 1.0), (9999, 1.0)):
-        terms = method.losses(views(output(1), output(0), embedding=embedding(2), iteration=iteration))
-        assert terms["feature"].weight == pytest.approx(0.06 * share)
-        assert terms["head"].weight == pytest.approx(0.5 * share)
+    for iteration, factor in ((0, 0.0), (1, 1 / 500), (250, 0.5), (500, 1.0), (9999, 1.0)):
+        terms = method.losses(make_batch(output(1), output(0), embedding=embedding(2), iteration=iteration))
+        assert terms["feature"].weight == pytest.approx(0.06 * factor)
+        assert terms["head"].weight == pytest.approx(0.5 * factor)
     unwarmed = make(recipe.IfkdOptions(warmup_iters=0))
-    assert unwarmed.losses(views(output(1), output(0), iteration=0))["feature"].weight == 0.06
+    assert unwarmed.losses(make_batch(output(1), output(0), iteration=0))["feature"].weight == 0.06
 
 
-def test_adapters_and_filters_learn_and_the_teacher_does_not() -> None:
+def test_only_adapters_and_filters_have_gradients() -> None:
     teacher, student = output(0), output(1)
     for level in teacher.pyramid + teacher.logits:
         level.requires_grad_()
     method = make(recipe.IfkdOptions())
     seen_embedding = embedding(2).requires_grad_()
-    terms = method.losses(views(student, teacher, embedding=seen_embedding))
+    terms = method.losses(make_batch(student, teacher, embedding=seen_embedding))
     (terms["feature"].value + terms["head"].value).backward()
     for name, parameter in method.named_parameters():
         assert parameter.grad is not None, name
@@ -350,8 +360,8 @@ def test_adapters_and_filters_learn_and_the_teacher_does_not() -> None:
 
 def test_attention_transfer_is_added_on_request() -> None:
     teacher, student = output(0), output(1)
-    assert "attention" not in make(plain()).losses(views(student, teacher))
-    terms = make(plain(with_at=True)).losses(views(student, teacher))
+    assert "attention" not in make(plain()).losses(make_batch(student, teacher))
+    terms = make(plain(with_at=True)).losses(make_batch(student, teacher))
     expected = torch.zeros((), dtype=torch.float64)
     for s, t in zip(student.pyramid, teacher.pyramid, strict=True):
         maps = []
@@ -369,7 +379,7 @@ def test_attention_transfer_is_added_on_request() -> None:
 
 
 @given(seed=seeds, factor=st.floats(0.01, 100))
-def test_automatic_scale_forgets_the_teachers_feature_size(seed: int, factor: float) -> None:
+def test_automatic_scale_ignores_the_magnitude_of_the_teachers_features(seed: int, factor: float) -> None:
     teacher, student = output(seed), output(seed + 1)
     larger = DetectorOutput(tuple(factor * level for level in teacher.pyramid), *_heads(teacher))
     values = []
@@ -377,15 +387,15 @@ def test_automatic_scale_forgets_the_teachers_feature_size(seed: int, factor: fl
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             method = build_method(recipe.IfkdOptions(), NetworkPair(CHANNELS, CHANNELS, LEVELS, rms)).eval()
-        values.append(method.losses(views(student, seen_teacher, embedding=embedding(0)))["feature"].value)
+        values.append(method.losses(make_batch(student, seen_teacher, embedding=embedding(0)))["feature"].value)
     torch.testing.assert_close(values[0], values[1], rtol=1e-4, atol=1e-4)
 
 
-def test_fdr_is_drawn_by_the_iteration_alone() -> None:
+def test_random_draws_of_fdr_depend_on_the_iteration_alone() -> None:
     teacher, student = output(0), output(1)
 
     def value(method: IfkdMethod, iteration: int) -> float:
-        return method.losses(views(student, teacher, iteration=iteration))["feature"].value.item()
+        return method.losses(make_batch(student, teacher, iteration=iteration))["feature"].value.item()
 
     def with_p(p: float) -> IfkdMethod:
         return make(plain(fdr={"p": p, "levels": ["p3"], "filter": "none"}, hsm={"enabled": False}, warmup_iters=0))
@@ -404,19 +414,20 @@ def test_r_range_draws_a_window_for_each_call() -> None:
     teacher, student = output(0), output(1)
     method = make(plain(fdr={"r_range": [0.0, 1.0], "p": 1.0, "levels": ["p3"], "filter": "none"})).train()
     values = {
-        method.losses(views(student, teacher, iteration=iteration))["feature"].value.item() for iteration in range(40)
+        method.losses(make_batch(student, teacher, iteration=iteration))["feature"].value.item()
+        for iteration in range(40)
     }
     assert len(values) >= 4  # 13 rows make 7 different windows
 
 
 def test_apply_to_both_reconstructs_the_student_too() -> None:
-    """With equal maps and r = 0 both sides lose the same; on the teacher alone the lost mean is the error."""
+    """With equal maps and r = 0 FDR changes both sides equally; on the teacher alone the removed mean is the error."""
     teacher = output(0)
     options = {"r": 0.0, "filter": "none"}
     both = make(plain(fdr={**options, "apply_to": "both"}, hsm={"enabled": False}), identity=True)
-    assert both.losses(views(teacher, teacher))["feature"].value.item() < 1e-9
+    assert both.losses(make_batch(teacher, teacher))["feature"].value.item() < 1e-9
     alone = make(plain(fdr=options, hsm={"enabled": False}), identity=True)
-    assert alone.losses(views(teacher, teacher))["feature"].value.item() > 1e-4
+    assert alone.losses(make_batch(teacher, teacher))["feature"].value.item() > 1e-4
 
 
 def test_filters_are_not_decayed_and_may_be_frozen() -> None:
@@ -432,12 +443,12 @@ def test_filters_are_not_decayed_and_may_be_frozen() -> None:
 def test_a_shared_adapter_is_one_convolution() -> None:
     shared = make(recipe.IfkdOptions.model_validate({"adapter": {"shared": True, "kernel": 1, "bias": False}}))
     assert [tuple(parameter.shape) for parameter in shared.adapters.parameters()] == [(CHANNELS, CHANNELS, 1, 1)]
-    assert shared.losses(views(output(1), output(0), embedding=embedding(2)))["feature"].value.isfinite()
+    assert shared.losses(make_batch(output(1), output(0), embedding=embedding(2)))["feature"].value.isfinite()
 
 
 def test_ablation_switches() -> None:
     config = plain(head={"enabled": False})
-    terms = make(config).losses(views(output(1), output(0)))
+    terms = make(config).losses(make_batch(output(1), output(0)))
     assert terms["head"].value.item() == 0.0
     assert terms["feature"].value.item() > 0
 
@@ -447,7 +458,7 @@ def test_ablation_switches() -> None:
 
 @given(seed=seeds, shape=st.sampled_from(((1, 1), (2, 3), (7, 11), (13, 21), (25, 42), (101, 67))))
 @pytest.mark.parametrize("interp", ["bilinear", "area"])
-def test_disturbance_is_a_share_without_gradient(interp: str, seed: int, shape: tuple[int, int]) -> None:
+def test_disturbance_is_between_0_and_1_without_gradient(interp: str, seed: int, shape: tuple[int, int]) -> None:
     seen = embedding(seed).requires_grad_()
     found = disturbance(seen, shape, interp=interp)
     assert found.shape == (2, 256, *shape)
@@ -473,7 +484,7 @@ def test_disturbance_enlarges_bilinearly() -> None:
 
 
 @pytest.mark.parametrize("channels", [16, 64, 255])
-def test_projection_to_another_width_is_orthogonal_frozen_and_the_same_everywhere(channels: int) -> None:
+def test_projection_to_another_width_is_orthogonal_fixed_and_deterministic(channels: int) -> None:
     torch.manual_seed(1)
     first = width_projection(channels)
     torch.manual_seed(2)
@@ -495,17 +506,17 @@ def test_the_papers_width_needs_no_projection() -> None:
 
 
 @pytest.mark.parametrize(("student_width", "teacher_width"), [(8, 8), (8, 24), (24, 8), (8, 320), (16, 256)])
-def test_any_pair_of_widths_distils(student_width: int, teacher_width: int) -> None:
+def test_losses_for_any_pair_of_widths(student_width: int, teacher_width: int) -> None:
     method = make(recipe.IfkdOptions(), channels=student_width, teacher_channels=teacher_width)
     student, teacher = output(1, channels=student_width), output(0, channels=teacher_width)
-    terms = method.losses(views(student, teacher, embedding=embedding(2)))
+    terms = method.losses(make_batch(student, teacher, embedding=embedding(2)))
     assert terms["feature"].value.isfinite()
     assert terms["feature"].value > 0
 
 
 def test_losses_work_under_autocast() -> None:
     method = make(recipe.IfkdOptions())
-    seen = views(output(1), output(0), embedding=embedding(2))
+    seen = make_batch(output(1), output(0), embedding=embedding(2))
     exact = method.losses(seen)
     with torch.autocast("cpu", torch.bfloat16):
         found = method.losses(seen)

@@ -1,4 +1,4 @@
-"""IFKD's gate and presets, and its losses over several processes."""
+"""IFKD: EDE from masks and as a gate, presets, and losses in several processes."""
 
 import socket
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_ifkd_laws import CHANNELS, RMS, SHAPES, embedding, make, output, plain, views
+from test_ifkd_laws import CHANNELS, RMS, SHAPES, embedding, make, output, plain, make_batch
 from torch import Tensor, multiprocessing, nn
 
 from ifkd import recipe
@@ -26,20 +26,20 @@ def mask_logits(seed: int = 0) -> Tensor:
 def test_a_mask_is_added_to_every_channel() -> None:
     teacher = output(0)
     method = make(plain(ede={"source": "mask", "weight": 2.0}, hsm={"enabled": False}), identity=True)
-    found = method.losses(views(teacher, teacher, embedding=mask_logits()))["feature"].value
+    found = method.losses(make_batch(teacher, teacher, embedding=mask_logits()))["feature"].value
     expected = torch.zeros(())
     for shape in SHAPES:
-        share = nn.functional.interpolate(
+        disturbance = nn.functional.interpolate(
             mask_logits().sigmoid(), shape, mode="bilinear", align_corners=False, antialias=True
         )
-        expected = expected + CHANNELS * (2.0 * share).square().mean()
+        expected = expected + CHANNELS * (2.0 * disturbance).square().mean()
     torch.testing.assert_close(found, expected)
 
 
 @pytest.mark.parametrize("residual", [True, False])
 @pytest.mark.parametrize("source", ["mask", "embedding"])
 def test_a_gate_multiplies_and_generates(residual: bool, source: str) -> None:
-    """With first convolutions that pass everything and second ones that double, a gate is 2·relu(f·share) (+ f)."""
+    """With an identity as first convolution and twice it as second, a gate is 2·relu(f·disturbance) (+ f)."""
     teacher = output(0)
     seen = mask_logits() if source == "mask" else embedding(1)
     ede = {"source": source, "form": "gate", "residual": residual, "levels": "three_coarsest", "weight": 0.5}
@@ -49,19 +49,19 @@ def test_a_gate_multiplies_and_generates(residual: bool, source: str) -> None:
         nn.init.dirac_(convolution.weight)
         convolution.weight.data.mul_(factor)
         nn.init.zeros_(convolution.bias)
-    found = method.losses(views(teacher, teacher, embedding=seen))["feature"].value
+    found = method.losses(make_batch(teacher, teacher, embedding=seen))["feature"].value
     active = seen if source == "mask" else nn.functional.conv2d(seen, method.projection)
     expected = torch.zeros(())
     for features, shape in list(zip(teacher.pyramid, SHAPES, strict=True))[-3:]:
-        share = nn.functional.interpolate(active.sigmoid(), shape, mode="bilinear", antialias=True)
-        target = 2 * (features * 0.5 * share).relu() + (features if residual else 0)
+        disturbance = nn.functional.interpolate(active.sigmoid(), shape, mode="bilinear", antialias=True)
+        target = 2 * (features * 0.5 * disturbance).relu() + (features if residual else 0)
         expected = expected + (target - features).square().sum(1).mean()
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_a_gate_learns_with_decay_and_is_absent_where_it_is_not_asked_for() -> None:
+def test_a_gate_is_trained_with_weight_decay_and_exists_only_if_set() -> None:
     method = make(plain(ede={"form": "gate"}))
-    found = method.losses(views(output(1), output(0), embedding=embedding(2)))["feature"].value
+    found = method.losses(make_batch(output(1), output(0), embedding=embedding(2)))["feature"].value
     assert method.gate is not None
     gradients = torch.autograd.grad(found, list(method.gate.parameters()))
     assert all(gradient.abs().max() > 0 for gradient in gradients)
@@ -78,7 +78,7 @@ def test_levels_are_chosen_by_place_in_either_family() -> None:
         assert recipe.select_levels("three_coarsest", levels) == levels[2:]
 
 
-def test_filters_stand_at_the_chosen_levels_alone() -> None:
+def test_filters_exist_only_for_the_chosen_levels() -> None:
     method = make(recipe.IfkdOptions.model_validate({"fdr": {"levels": "two_finest"}}))
     assert list(method.filters) == ["p3", "p4"]
 
@@ -86,7 +86,7 @@ def test_filters_stand_at_the_chosen_levels_alone() -> None:
 # --- presets -------------------------------------------------------------------------------------------------------
 
 
-def test_a_preset_is_a_word_and_the_file_has_the_last_one() -> None:
+def test_values_of_a_file_override_the_preset() -> None:
     config = recipe.IfkdOptions.model_validate({"preset": "ifkd_released", "beta": 0.7, "fdr": {"r": 0.2}})
     assert (config.alpha, config.beta, config.warmup_iters) == (1e-4, 0.7, 0)
     assert (config.ede.source, config.ede.form, config.ede.levels) == ("mask", "gate", "three_coarsest")
@@ -111,13 +111,13 @@ def test_a_preset_is_visible_in_the_effective_recipe(preset: recipe.Preset) -> N
 
 
 @pytest.mark.parametrize("preset", list(recipe.PRESETS))
-def test_every_preset_distils(preset: recipe.Preset) -> None:
+def test_every_preset_has_finite_losses_and_gradients(preset: recipe.Preset) -> None:
     config = recipe.IfkdOptions(preset=preset)
     method = make(config).train()
     student = output(1)
     leaves = [level.requires_grad_() for level in student.pyramid + student.logits]
     seen = mask_logits() if config.ede.source == "mask" else embedding(2)
-    terms = method.losses(views(student, output(0), embedding=seen))
+    terms = method.losses(make_batch(student, output(0), embedding=seen))
     total = torch.stack([term.weight * term.value for term in terms.values()]).sum()
     gradients = torch.autograd.grad(total, [*leaves, *method.parameters()])
     assert all(gradient.isfinite().all() for gradient in gradients)
@@ -137,7 +137,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def gradients_of(config: recipe.IfkdOptions, rows: slice) -> list[Tensor]:
-    """Return the gradients of a share of four images, after FDR's draws of a training step."""
+    """Return the gradients of some of four images in a training step."""
 
     def part(whole: DetectorOutput) -> DetectorOutput:
         parts = (tuple(level[rows] for level in group) for group in (whole.pyramid, whole.logits, whole.deltas))
@@ -147,12 +147,12 @@ def gradients_of(config: recipe.IfkdOptions, rows: slice) -> list[Tensor]:
     method = build_method(config, NetworkPair(CHANNELS, CHANNELS, recipe.LEVELS["retinanet"], RMS)).train()
     assert isinstance(method, IfkdMethod)
     student, teacher = output(1, batch=4), output(0, batch=4)
-    # The images differ much, so that a mask normalized on each side alone would weigh them otherwise.
+    # The images differ in magnitude, so that a mask normalized in each process alone would give other weights.
     loud = torch.tensor([0.1, 0.5, 2.0, 5.0]).view(4, 1, 1, 1)
     teacher = DetectorOutput(tuple(level * loud for level in teacher.pyramid), teacher.logits, teacher.deltas)
     channels = 1 if config.ede.source == "mask" else 256
     seen = torch.randn(4, channels, 5, 8, generator=torch.Generator().manual_seed(2))
-    terms = method.losses(views(part(student), part(teacher), embedding=seen[rows], iteration=700))
+    terms = method.losses(make_batch(part(student), part(teacher), embedding=seen[rows], iteration=700))
     total = torch.stack([term.weight * term.value for term in terms.values()]).sum()
     wanted = [parameter for parameter in method.parameters() if parameter.requires_grad]
     return list(torch.autograd.grad(total, wanted, allow_unused=True))
@@ -200,8 +200,8 @@ def test_two_processes_give_the_gradients_of_one(of_two_processes: dict[str, lis
 # --- the second detector -------------------------------------------------------------------------------------------
 
 
-def test_two_stage_outputs_obey_the_same_laws() -> None:
-    """P2 to P6 with three channels of objectness: nothing is left to learn from an equal, and all of it otherwise."""
+def test_losses_for_outputs_of_a_two_stage_detector() -> None:
+    """P2 to P6 with three channels of objectness: losses are 0 for equal outputs, and the KL divergence otherwise."""
     levels = recipe.LEVELS["faster_rcnn"]
 
     def objectness(whole: DetectorOutput) -> DetectorOutput:
@@ -217,10 +217,10 @@ def test_two_stage_outputs_obey_the_same_laws() -> None:
         return method.eval()
 
     teacher, student = objectness(output(0)), objectness(output(1))
-    same = built(head={"kind": "kl"}, hsm={"enabled": False}).losses(views(teacher, teacher))
+    same = built(head={"kind": "kl"}, hsm={"enabled": False}).losses(make_batch(teacher, teacher))
     assert same["feature"].value.item() == 0.0
     assert same["head"].value.item() == pytest.approx(0.0, abs=1e-6)
-    found = built(head={"kind": "kl"}, hsm={"enabled": False}).losses(views(student, teacher))
+    found = built(head={"kind": "kl"}, hsm={"enabled": False}).losses(make_batch(student, teacher))
     expected = torch.zeros(())
     for ours, theirs in zip(student.logits, teacher.logits, strict=True):
         kl = torch.distributions.kl_divergence(
@@ -230,4 +230,4 @@ def test_two_stage_outputs_obey_the_same_laws() -> None:
     torch.testing.assert_close(found["head"].value, expected, rtol=1e-4, atol=1e-5)
     method = built(fdr={"enabled": True, "levels": ["p2", "p6"]})
     assert list(method.filters) == ["p2", "p6"]
-    assert method.losses(views(student, teacher))["feature"].value > 0
+    assert method.losses(make_batch(student, teacher))["feature"].value > 0

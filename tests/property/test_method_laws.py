@@ -1,4 +1,4 @@
-"""Laws of the methods that IFKD is compared with."""
+"""Properties of the methods that IFKD is compared with."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from method_fixtures import (
     method,
     output,
     targets,
-    views,
+    make_batch,
     with_identity,
 )
 from torchvision.models.detection.retinanet import RetinaNetHead
@@ -20,7 +20,7 @@ from ifkd.distillation.methods.arsd import area_weight, level_of_object
 from ifkd.distillation.methods.attention_transfer import attention_transfer
 from ifkd.distillation.methods.cwd import channel_divergence
 from ifkd.distillation.methods.fgd import inherit, object_masks
-from ifkd.distillation.methods.pkd import standardized
+from ifkd.distillation.methods.pkd import standardize
 from ifkd.models import DetectorOutput
 
 WEIGHTS = {
@@ -37,17 +37,17 @@ WEIGHTS = {
 }
 """Names of each method's weights."""
 ROOTS = ("fkd", "insdist", "pkd", "arsd")
-"""Methods whose terms are no means over images: roots and deviations of whole batches; ARSD divides by 2 n + 1."""
+"""Methods whose terms are not means over images: roots and deviations of batches; ARSD divides by 2 n + 1."""
 
 
 @pytest.mark.parametrize(("name", "family"), cases())
-def test_nothing_is_to_be_learned_from_ones_equal(name: str, family: recipe.Family) -> None:
-    """At equal features and logits with adapters that pass on, every term is at its least: none pulls anywhere."""
+def test_terms_and_gradients_vanish_for_equal_networks(name: str, family: recipe.Family) -> None:
+    """With equal features and logits and identity adapters every term is minimal and has no gradient."""
     networks = detectors(family)
     networks = (networks[1], networks[1])
-    built = with_identity(method(name, family, between=networks)).eval()
+    built = with_identity(method(name, family, pair=networks)).eval()
     teacher = output(family, 1)
-    if name == "crosskd":  # its least value wants logits that are the head's own
+    if name == "crosskd":  # it is minimal for logits that the head itself computes
         with torch.no_grad():
             head = networks[1].head
             assert isinstance(head, RetinaNetHead)
@@ -62,12 +62,12 @@ def test_nothing_is_to_be_learned_from_ones_equal(name: str, family: recipe.Fami
             teacher.pyramid, teacher.logits, teacher.deltas,
         ))
     )  # fmt: skip
-    terms = built.losses(views(student, teacher))
-    if name != "frs":  # the head's cross-entropy has the teacher's entropy as its least value
+    terms = built.losses(make_batch(student, teacher))
+    if name != "frs":  # the minimum of the head's cross-entropy is the teacher's entropy
         assert all(term.value.item() == pytest.approx(0.0, abs=2e-3) for term in terms.values())
     sum(term.value for term in terms.values()).backward()  # type: ignore[union-attr]
     gradients = [level.grad for part in (student.pyramid, student.logits) for level in part if level.grad is not None]
-    if name not in ("fkd", "insdist", "crosskd"):  # a root and GIoU have a kink at their least value
+    if name not in ("fkd", "insdist", "crosskd"):  # roots and GIoU have no gradient at their minimum
         assert all(gradient.abs().amax() <= 1e-5 for gradient in gradients)
 
 
@@ -80,39 +80,39 @@ def test_nothing_is_to_be_learned_from_ones_equal(name: str, family: recipe.Fami
 def test_losses_and_gradients_are_finite(name: str, family: recipe.Family, boxes: tuple[()]) -> None:
     built = method(name, family)
     student = output(family, 2, leaf=True)
-    terms = built.losses(views(student, output(family, 3), targets(*boxes)))
+    terms = built.losses(make_batch(student, output(family, 3), targets(*boxes)))
     total = torch.stack([term.weight * term.value for term in terms.values()]).sum()
     assert total.isfinite()
     total.backward()
     assert all(level.grad is None or level.grad.isfinite().all() for level in student.pyramid)
     learns = any(level.grad is not None and level.grad.abs().sum() > 0 for level in student.pyramid)
-    assert learns == (total > 0) == (name != "arsd" or any(boxes))  # ARSD looks at objects alone
+    assert learns == (total > 0) == (name != "arsd" or any(boxes))  # ARSD uses objects alone
     assert all(parameter.grad is None or parameter.grad.isfinite().all() for parameter in built.parameters())
 
 
 @pytest.mark.parametrize(("name", "family"), cases())
-def test_the_teacher_stays_as_it_is(name: str, family: recipe.Family) -> None:
+def test_the_teacher_has_no_gradient(name: str, family: recipe.Family) -> None:
     networks = detectors(family)
-    built = method(name, family, between=networks)
+    built = method(name, family, pair=networks)
     for part in networks:
         part.requires_grad_(requires_grad=False)
     teacher = output(family, 4, leaf=False)
-    terms = built.losses(views(output(family, 5, leaf=True), teacher))
+    terms = built.losses(make_batch(output(family, 5, leaf=True), teacher))
     torch.stack([term.value for term in terms.values()]).sum().backward()
     assert all(parameter.grad is None for parameter in networks[1].parameters())
     assert not [name for name in built.state_dict() if name.startswith(("_student", "_teacher", "_networks", "_detec"))]
 
 
 @pytest.mark.parametrize(("name", "family"), cases())
-def test_a_weight_of_0_is_cut_off_from_the_student(name: str, family: recipe.Family) -> None:
+def test_a_term_of_weight_0_is_detached(name: str, family: recipe.Family) -> None:
     built = method(name, family, **dict.fromkeys(WEIGHTS[name], 0.0))
-    terms = built.losses(views(output(family, 6, leaf=True), output(family, 7)))
+    terms = built.losses(make_batch(output(family, 6, leaf=True), output(family, 7)))
     assert terms
     assert all(term.weight == 0.0 and not term.value.requires_grad for term in terms.values())
 
 
 @pytest.mark.parametrize(("name", "family"), [case for case in cases() if case[0] not in ROOTS])
-def test_a_batch_of_two_alike_is_one(name: str, family: recipe.Family) -> None:
+def test_a_repeated_image_does_not_change_the_terms(name: str, family: recipe.Family) -> None:
     built = method(name, family)
 
     def doubled(one: DetectorOutput) -> DetectorOutput:
@@ -120,28 +120,28 @@ def test_a_batch_of_two_alike_is_one(name: str, family: recipe.Family) -> None:
             *(tuple(torch.cat([level] * 2) for level in part) for part in (one.pyramid, one.logits, one.deltas))
         )
 
-    student, teacher = output(family, 8, batch=1), output(family, 9, batch=1)
-    once = built.losses(views(student, teacher, targets(BOXES)))
-    twice = built.losses(views(doubled(student), doubled(teacher), targets(BOXES, BOXES)))
+    student, teacher = output(family, 8, images=1), output(family, 9, images=1)
+    once = built.losses(make_batch(student, teacher, targets(BOXES)))
+    twice = built.losses(make_batch(doubled(student), doubled(teacher), targets(BOXES, BOXES)))
     for term, value in once.items():
         assert twice[term].value.item() == pytest.approx(value.value.item(), rel=1e-4)
 
 
 @pytest.mark.parametrize("factor", [0.01, 13.0])
-def test_at_and_pkd_look_past_a_factor(factor: float) -> None:
+def test_at_and_pkd_ignore_a_factor(factor: float) -> None:
     student, teacher = output("retinanet", 10).pyramid[:3], output("retinanet", 11).pyramid[:3]
     grown = tuple(factor * level for level in student)
     torch.testing.assert_close(attention_transfer(grown, teacher), attention_transfer(student, teacher))
-    torch.testing.assert_close(standardized(grown[0]), standardized(student[0]), atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(standardize(grown[0]), standardize(student[0]), atol=1e-3, rtol=1e-3)
 
 
-def test_pkd_looks_past_each_channels_own_scale_and_offset() -> None:
+def test_pkd_ignores_scale_and_offset_of_each_channel() -> None:
     features = output("retinanet", 12).pyramid[0]
     scale, offset = torch.rand(1, features.shape[1], 1, 1) + 0.5, torch.randn(1, features.shape[1], 1, 1)
-    torch.testing.assert_close(standardized(scale * features + offset), standardized(features), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(standardize(scale * features + offset), standardize(features), atol=1e-4, rtol=1e-4)
 
 
-def test_cwd_looks_past_each_channels_own_offset() -> None:
+def test_cwd_ignores_the_offset_of_each_channel() -> None:
     student, teacher = output("retinanet", 13).pyramid[0], output("retinanet", 14).pyramid[0]
     offset = torch.randn(len(student), student.shape[1], 1, 1)
     torch.testing.assert_close(
@@ -150,7 +150,7 @@ def test_cwd_looks_past_each_channels_own_offset() -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_fgd_counts_each_image_once_on_either_side(family: recipe.Family) -> None:
+def test_fgd_masks_sum_to_one_and_weights_are_inherited(family: recipe.Family) -> None:
     shape = (12, 20)
     foreground, background = object_masks(targets(BOXES[2:], BOXES, ()), shape, (96, 160))
     torch.testing.assert_close(background.sum(dim=(1, 2)), torch.ones(3))
@@ -166,7 +166,7 @@ def test_fgd_counts_each_image_once_on_either_side(family: recipe.Family) -> Non
     assert not [name for name in taken if name.startswith("backbone.body")]
 
 
-def test_arsd_weighs_small_objects_more_and_places_large_ones_coarser() -> None:
+def test_arsd_weights_small_objects_more_and_assigns_large_ones_to_coarse_levels() -> None:
     sides = torch.tensor([1.0, 4, 16, 40, 64, 90, 128, 256, 512])
     boxes = torch.stack([torch.zeros(9), torch.zeros(9), sides, sides], dim=1)
     weights, levels = area_weight(boxes, (512, 512)), level_of_object(boxes, (512, 512), 5)

@@ -14,11 +14,10 @@ from ifkd.distillation.methods.fkd import Fkd
 from ifkd.distillation.methods.frs import Frs
 from ifkd.distillation.methods.ifkd import IfkdMethod
 from ifkd.distillation.methods.insdist import InsDist
-from ifkd.distillation.methods.method import Method, NetworkPair, Term
-from ifkd.distillation.methods.none import NoDistillation
+from ifkd.distillation.methods.method import Method, NetworkPair, NoDistillation, Term
 from ifkd.distillation.methods.pkd import Pkd
 
-__all__ = ["METHODS", "Method", "NetworkPair", "Term", "build_method"]
+__all__ = ["METHODS", "IfkdMethod", "Method", "NetworkPair", "NoDistillation", "Term", "build_method"]
 
 METHODS: dict[str, Callable[[Any, NetworkPair], Method]] = {
     "ifkd": IfkdMethod,
@@ -34,11 +33,9 @@ METHODS: dict[str, Callable[[Any, NetworkPair], Method]] = {
     "cwd": Cwd,
     "crosskd": CrossKd,
 }
-"""Name in a recipe -> how the method is built from its options and the networks it stands between."""
+"""Name in a recipe -> the method's class."""
 
 
-def build_method(config: recipe.MethodOptions, student: NetworkPair) -> Method:
-    """Return the method a recipe names."""
-    method = METHODS[config.name](config, student)
-    method.between = student
-    return method
+def build_method(config: recipe.MethodOptions, networks: NetworkPair) -> Method:
+    """Return the method that a recipe names."""
+    return METHODS[config.name](config, networks)

@@ -1,40 +1,33 @@
-"""CWD (Shu et al., ICCV 2021): each channel spreads its activity over the image as the teacher's does."""
+"""CWD, channel-wise distillation (Shu et al., ICCV 2021): spatial distribution of each channel."""
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 from torch.nn import functional
 
 from ifkd import recipe
 from ifkd.distillation import DistillationBatch
-from ifkd.distillation.methods.method import Method, NetworkPair, Term, weighted
+from ifkd.distillation.methods.method import Method, NetworkPair, Term, make_term
+from ifkd.models.shapes import FeatureMap, Scalar
 
 
 class Cwd(Method):
-    """The divergence of each channel's softmax over places; nothing in it learns."""
+    """KL divergence of each channel's softmax over locations. It has no parameters."""
 
-    def __init__(self, config: recipe.CwdOptions, student: NetworkPair) -> None:
-        super().__init__()
-        self.config = config
-        chosen = recipe.select_levels(config.levels, student.levels)
-        self._levels = [student.levels.index(level) for level in chosen]
+    def __init__(self, config: recipe.CwdOptions, networks: NetworkPair) -> None:
+        super().__init__(config, networks)
+        self._levels = networks.level_indices(config.levels)
 
-    def losses(self, views: DistillationBatch) -> dict[str, Term]:
-        """Return the sum over levels of KL(teacher || student), mean over images and channels, times T²."""
+    def losses(self, batch: DistillationBatch) -> dict[str, Term]:
+        """Return the sum over levels of `channel_divergence`."""
         divergences = [
-            channel_divergence(views.student.pyramid[level], views.teacher.pyramid[level], self.config.temperature)
+            channel_divergence(batch.student.pyramid[level], batch.teacher.pyramid[level], self.config.temperature)
             for level in self._levels
         ]
-        return {"feature": weighted(torch.stack(divergences).sum(), self.config.weight)}
+        return {"feature": make_term(torch.stack(divergences).sum(), self.config.weight)}
 
 
-def channel_divergence(
-    student: Float[Tensor, "batch channels height width"],
-    teacher: Float[Tensor, "batch channels height width"],
-    temperature: float,
-) -> Float[Tensor, ""]:
-    """Return T² times the mean over images and channels of the divergence of their softmax over places."""
-    answered = (student.float().flatten(2) / temperature).log_softmax(dim=2)
-    wanted = (teacher.float().flatten(2) / temperature).log_softmax(dim=2)
-    total = functional.kl_div(answered, wanted, reduction="sum", log_target=True)
-    return temperature**2 * total / answered[:, :, 0].numel()
+def channel_divergence(student: FeatureMap, teacher: FeatureMap, temperature: float) -> Scalar:
+    """Return T² times KL(teacher || student) of the softmax over locations, mean over images and channels."""
+    student_log = (student.float().flatten(2) / temperature).log_softmax(dim=2)
+    teacher_log = (teacher.float().flatten(2) / temperature).log_softmax(dim=2)
+    total = functional.kl_div(student_log, teacher_log, reduction="sum", log_target=True)
+    return temperature**2 * total / student_log[:, :, 0].numel()

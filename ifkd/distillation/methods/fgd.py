@@ -1,4 +1,4 @@
-"""FGD (Yang et al., CVPR 2022): objects and background apart under the teacher's attention, and global context."""
+"""FGD (Yang et al., CVPR 2022): objects and background separately under the teacher's attention; global context."""
 
 import torch
 from jaxtyping import Float
@@ -7,9 +7,10 @@ from torch.nn import functional
 
 from ifkd import recipe
 from ifkd.distillation import DistillationBatch
-from ifkd.distillation.box_masks import image_size, touched_cells
-from ifkd.distillation.methods.method import Method, NetworkPair, Term, weighted
+from ifkd.distillation.box_masks import covered_cells
+from ifkd.distillation.methods.method import Method, NetworkPair, Term, make_term, weights_of_family
 from ifkd.models import Detector, Targets
+from ifkd.models.shapes import FeatureMap, LocationMap
 
 WEIGHTS: dict[recipe.Family, dict[str, float]] = {
     "retinanet": {"foreground": 1e-3, "background": 5e-4, "attention": 5e-4, "context": 5e-6},
@@ -19,70 +20,66 @@ LEVELS: dict[recipe.Family, recipe.LevelChoice] = {"retinanet": "all", "faster_r
 
 
 class Fgd(Method):
-    """Focal and global distillation. Sums run over channels and places, means over images."""
+    """Focal and global distillation: sums over channels and locations, means over images."""
 
-    def __init__(self, config: recipe.FgdOptions, student: NetworkPair) -> None:
-        super().__init__()
-        self.config = config
-        self.names = student.levels
-        given = config.model_dump(include=set(WEIGHTS[student.family]), exclude_none=True)
-        self._weights = WEIGHTS[student.family] | given
-        chosen = recipe.select_levels(config.levels or LEVELS[student.family], student.levels)
-        self._levels = [student.levels.index(level) for level in chosen]
-        width = student.teacher_channels
-        same = student.channels == width
-        self.adapters = nn.ModuleList(nn.Identity() if same else nn.Conv2d(student.channels, width, 1) for _ in chosen)
-        self.of_teacher = nn.ModuleList(GlobalContext(width) for _ in chosen)
-        self.of_student = nn.ModuleList(GlobalContext(width) for _ in chosen)
+    def __init__(self, config: recipe.FgdOptions, networks: NetworkPair) -> None:
+        super().__init__(config, networks)
+        self._weights = weights_of_family(WEIGHTS, networks.family, config)
+        self._levels = networks.level_indices(config.levels or LEVELS[networks.family])
+        count, channels, width = len(self._levels), networks.channels, networks.teacher_channels
+        self.adapters = nn.ModuleList(
+            nn.Identity() if channels == width else nn.Conv2d(channels, width, 1) for _ in range(count)
+        )
+        self.of_teacher = nn.ModuleList(GlobalContext(width) for _ in range(count))
+        self.of_student = nn.ModuleList(GlobalContext(width) for _ in range(count))
 
-    def losses(self, views: DistillationBatch) -> dict[str, Term]:
+    def losses(self, batch: DistillationBatch) -> dict[str, Term]:
         """Return the four terms, summed over levels."""
-        sums = {name: views.student.pyramid[0].new_zeros((), dtype=torch.float32) for name in self._weights}
-        size = image_size(views.student, self.names)
-        for place, level in enumerate(self._levels):
-            student = self.adapters[place](views.student.pyramid[level]).float()
-            teacher = views.teacher.pyramid[level].float()
-            found = self._of_level(place, student, teacher, views.targets, size)
-            sums = {name: sums[name] + value for name, value in found.items()}
-        return {name: weighted(value, self._weights[name]) for name, value in sums.items()}
+        sums = {name: batch.student.pyramid[0].new_zeros((), dtype=torch.float32) for name in self._weights}
+        size = batch.student.image_size(self.networks.strides[0])
+        for index, level in enumerate(self._levels):
+            student = self.adapters[index](batch.student.pyramid[level]).float()
+            teacher = batch.teacher.pyramid[level].float()
+            values = self._losses_of_level(index, student, teacher, batch.targets, size)
+            sums = {name: sums[name] + value for name, value in values.items()}
+        return {name: make_term(value, self._weights[name]) for name, value in sums.items()}
 
-    def _of_level(
-        self, place: int, student: Tensor, teacher: Tensor, targets: list[Targets], size: tuple[int, int]
+    def _losses_of_level(
+        self, index: int, student: Tensor, teacher: Tensor, targets: list[Targets], size: tuple[int, int]
     ) -> dict[str, Tensor]:
         temperature = self.config.temperature
         foreground, background = object_masks(targets, (student.shape[2], student.shape[3]), size)
         spatial, channel = spatial_attention(teacher, temperature), channel_attention(teacher, temperature)
         errors = ((teacher - student).square() * channel).sum(dim=1) * spatial[:, 0]
         own_spatial, own_channel = spatial_attention(student, temperature), channel_attention(student, temperature)
-        context = (self.of_teacher[place](teacher) - self.of_student[place](student)).square().sum()
         sums = {
             "foreground": (errors * foreground).sum(),
             "background": (errors * background).sum(),
             "attention": (channel - own_channel).abs().sum() + (spatial - own_spatial).abs().sum(),
-            "context": context,
+            "context": (self.of_teacher[index](teacher) - self.of_student[index](student)).square().sum(),
         }
         return {name: value / len(student) for name, value in sums.items()}
 
 
 @torch.no_grad()
 def inherit(student: Detector, teacher: Detector) -> list[str]:
-    """Let a student's pyramid and head begin with the teacher's weights, where names and shapes are equal.
+    """Initialize the student's FPN and head with the teacher's weights where names and shapes match.
 
     Returns:
-        The names of what was taken over.
+        The names of the copied tensors.
     """
     given = teacher.state_dict()
-    taken = []
+    copied = []
     for name, own in student.state_dict().items():
-        beyond_backbone = not name.startswith("backbone.") or name.startswith("backbone.fpn.")
-        if beyond_backbone and name in given and given[name].shape == own.shape:
+        outside_backbone = not name.startswith("backbone.") or name.startswith("backbone.fpn.")
+        if outside_backbone and name in given and given[name].shape == own.shape:
             own.copy_(given[name])
-            taken.append(name)
-    return taken
+            copied.append(name)
+    return copied
 
 
 class GlobalContext(nn.Module):
-    """A map with what its whole image says added to every place (Cao et al. 2019); at first it adds nothing."""
+    """Global context block (Cao et al. 2019), initialized as the identity."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -97,28 +94,22 @@ class GlobalContext(nn.Module):
             nn.Conv2d(channels, inner, 1), nn.LayerNorm([inner, 1, 1]), nn.ReLU(inplace=True), last
         )
 
-    def forward(
-        self, features: Float[Tensor, "batch channels height width"]
-    ) -> Float[Tensor, "batch channels height width"]:
-        """Return the map with its context."""
-        share = self.key(features).flatten(2).softmax(dim=2)
-        context = torch.einsum("bcp,bop->bc", features.flatten(2), share)[:, :, None, None]
+    def forward(self, features: FeatureMap) -> FeatureMap:
+        """Return the map with its context added."""
+        weights = self.key(features).flatten(2).softmax(dim=2)
+        context = torch.einsum("bcp,bop->bc", features.flatten(2), weights)[:, :, None, None]
         return features + self.change(context)
 
 
-def spatial_attention(
-    features: Float[Tensor, "batch channels height width"], temperature: float
-) -> Float[Tensor, "batch 1 height width"]:
-    """Return the softmax over places of the channels' mean magnitude, times the number of places."""
+def spatial_attention(features: FeatureMap, temperature: float) -> LocationMap:
+    """Return the softmax over locations of the mean magnitude of channels, times the number of locations."""
     magnitude = features.abs().mean(dim=1, keepdim=True)
-    share = functional.softmax(magnitude.flatten(2) / temperature, dim=2)
-    return magnitude[0].numel() * share.view_as(magnitude)
+    attention = functional.softmax(magnitude.flatten(2) / temperature, dim=2)
+    return magnitude[0].numel() * attention.view_as(magnitude)
 
 
-def channel_attention(
-    features: Float[Tensor, "batch channels height width"], temperature: float
-) -> Float[Tensor, "batch channels 1 1"]:
-    """Return the softmax over channels of the places' mean magnitude, times the number of channels."""
+def channel_attention(features: FeatureMap, temperature: float) -> Float[Tensor, "batch channels 1 1"]:
+    """Return the softmax over channels of the mean magnitude of locations, times the number of channels."""
     magnitude = features.abs().mean(dim=(2, 3), keepdim=True)
     return features.shape[1] * functional.softmax(magnitude / temperature, dim=1)
 
@@ -128,12 +119,12 @@ def object_masks(
 ) -> tuple[Float[Tensor, "batch height width"], Float[Tensor, "batch height width"]]:
     """Return the masks of objects and of background on a map of `shape`, for images of `size` (height, width).
 
-    A cell of an object counts one over the object's number of cells, that of several objects their largest share;
-    a cell of the background one over the number of such cells in its image.
+    A cell of an object has 1 over the object's number of cells, and the largest such value if objects overlap; a
+    background cell has 1 over the number of background cells of its image.
     """
     foreground = targets[0].boxes.new_zeros((len(targets), *shape))
     for mask, target in zip(foreground, targets, strict=True):
-        for left, top, right, bottom in touched_cells(target.boxes, shape, size).tolist():
+        for left, top, right, bottom in covered_cells(target.boxes, shape, size).tolist():
             part = mask[top : bottom + 1, left : right + 1]
             part.clamp_(min=1.0 / part.numel())
     background = (foreground == 0).float()

@@ -1,23 +1,22 @@
-"""FitNet's hint (Romero et al. 2015) on every level of a pyramid, without a stage of its own."""
+"""FitNet hints (Romero et al. 2015) on all levels of a pyramid, in one training stage."""
 
 import torch
 
 from ifkd import recipe
 from ifkd.distillation import DistillationBatch
 from ifkd.distillation.adapters import Adapters, in_float
-from ifkd.distillation.methods.method import Method, NetworkPair, Term, weighted
+from ifkd.distillation.methods.method import Method, NetworkPair, Term, make_term
 
 
 class FitNet(Method):
-    """The mean squared difference of the teacher's features and the student's through a 1x1 convolution."""
+    """Mean squared difference of the teacher's features and the student's, adapted by a 1x1 convolution."""
 
-    def __init__(self, config: recipe.FitNetOptions, student: NetworkPair) -> None:
-        super().__init__()
-        self.config = config
-        self.adapters = Adapters(student, kernel=1, shared=config.shared, bias=config.bias)
+    def __init__(self, config: recipe.FitNetOptions, networks: NetworkPair) -> None:
+        super().__init__(config, networks)
+        self.adapters = Adapters(networks, kernel=1, shared=config.shared, bias=config.bias)
 
-    def losses(self, views: DistillationBatch) -> dict[str, Term]:
-        """Return the sum over levels of the mean over all elements, or its mean over levels."""
-        pairs = zip(self.adapters(views.student.pyramid), in_float(views.teacher.pyramid), strict=True)
+    def losses(self, batch: DistillationBatch) -> dict[str, Term]:
+        """Return the mean over elements, summed or (with `level_mean`) averaged over levels."""
+        pairs = zip(self.adapters(batch.student.pyramid), in_float(batch.teacher.pyramid), strict=True)
         errors = torch.stack([(student - teacher).square().mean() for student, teacher in pairs])
-        return {"feature": weighted(errors.mean() if self.config.level_mean else errors.sum(), self.config.weight)}
+        return {"feature": make_term(errors.mean() if self.config.level_mean else errors.sum(), self.config.weight)}

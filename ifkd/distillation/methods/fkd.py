@@ -1,4 +1,4 @@
-"""FKD (Zhang and Ma, ICLR 2021): features under both networks' attention, attention itself, relations of places."""
+"""FKD (Zhang and Ma, ICLR 2021): features under both networks' attention, attention, and non-local relations."""
 
 import torch
 from jaxtyping import Float
@@ -8,45 +8,45 @@ from torch.nn import functional
 from ifkd import recipe
 from ifkd.distillation import DistillationBatch
 from ifkd.distillation.methods.fgd import channel_attention, spatial_attention
-from ifkd.distillation.methods.method import Method, NetworkPair, Term, weighted
+from ifkd.distillation.methods.method import Method, NetworkPair, Term, make_term, weights_of_family
+from ifkd.models.shapes import FeatureMap, Scalar
 
 WEIGHTS: dict[recipe.Family, dict[str, float]] = {
     "retinanet": {"feature": 4.2e-4, "attention": 2.4e-2, "non_local": 4.2e-4},
     "faster_rcnn": {"feature": 7e-5, "attention": 4e-3, "non_local": 7e-5},
 }
 TEMPERATURES: dict[recipe.Family, float] = {"retinanet": 0.1, "faster_rcnn": 0.5}
-INNER_WIDTHS, POOL_SIDES = (64, 64, 128, 128, 128), (8, 4, 2, 2, 2)
+INNER_CHANNELS, POOL_SIZES = (64, 64, 128, 128, 128), (8, 4, 2, 2, 2)
 """Of the non-local blocks, by level, finest first."""
 EPSILON = 1e-12
-"""Below a root, whose gradient at 0 would be infinite."""
+"""Added under a root, whose gradient at 0 is infinite."""
 
 
 class Fkd(Method):
-    """Feature-based knowledge distillation. Its norms are of whole batches, as published: of a process's own images."""
+    """Feature-based knowledge distillation. Norms are over the batch, as published: of this process's images."""
 
-    def __init__(self, config: recipe.FkdOptions, student: NetworkPair) -> None:
-        super().__init__()
-        self.config = config
-        family = student.family
-        self._weights = WEIGHTS[family] | config.model_dump(include=set(WEIGHTS[family]), exclude_none=True)
+    def __init__(self, config: recipe.FkdOptions, networks: NetworkPair) -> None:
+        super().__init__(config, networks)
+        family = networks.family
+        self._weights = weights_of_family(WEIGHTS, family, config)
         self._temperature = config.temperature or TEMPERATURES[family]
         self._channel_mask = family == "retinanet" if config.channel_mask is None else config.channel_mask
         self.of_levels = nn.ModuleList(
-            FkdLevel(student.channels, student.teacher_channels, inner=inner, pool=pool)
-            for inner, pool in zip(INNER_WIDTHS, POOL_SIDES, strict=True)
+            FkdLevel(networks.channels, networks.teacher_channels, inner=inner, pool=pool)
+            for inner, pool in zip(INNER_CHANNELS, POOL_SIZES, strict=True)
         )
 
-    def losses(self, views: DistillationBatch) -> dict[str, Term]:
+    def losses(self, batch: DistillationBatch) -> dict[str, Term]:
         """Return the three terms, summed over levels."""
-        sums = {name: views.student.pyramid[0].new_zeros((), dtype=torch.float32) for name in self._weights}
-        for part, student, teacher in zip(self.of_levels, views.student.pyramid, views.teacher.pyramid, strict=True):
-            found = part(student.float(), teacher.float(), self._temperature, self._channel_mask)
-            sums = {name: sums[name] + value for name, value in zip(sums, found, strict=True)}
-        return {name: weighted(value, self._weights[name]) for name, value in sums.items()}
+        sums = {name: batch.student.pyramid[0].new_zeros((), dtype=torch.float32) for name in self._weights}
+        for layers, student, teacher in zip(self.of_levels, batch.student.pyramid, batch.teacher.pyramid, strict=True):
+            values = layers(student.float(), teacher.float(), self._temperature, self._channel_mask)
+            sums = {name: sums[name] + value for name, value in zip(sums, values, strict=True)}
+        return {name: make_term(value, self._weights[name]) for name, value in sums.items()}
 
 
 class FkdLevel(nn.Module):
-    """What FKD learns on one level: four ways from the student to the teacher, and a non-local block of each."""
+    """Learned layers of one level: four adapters of the student, and a non-local block for each network."""
 
     def __init__(self, channels: int, teacher_channels: int, *, inner: int, pool: int) -> None:
         super().__init__()
@@ -73,15 +73,16 @@ class FkdLevel(nn.Module):
                 own = student if student.shape[1] == teacher.shape[1] else adapted
                 channels = channel_attention(teacher, temperature) + channel_attention(own, temperature)
                 mask = mask * (channels / 2)
-        feature = root((teacher - adapted).square() * mask)
-        by_channel = teacher.mean(dim=(2, 3)) - self.channels(student.mean(dim=(2, 3)))
-        by_place = teacher.mean(dim=1, keepdim=True) - self.places(student.mean(dim=1, keepdim=True))
+        feature = root_of_sum((teacher - adapted).square() * mask)
+        channel_means = teacher.mean(dim=(2, 3)) - self.channels(student.mean(dim=(2, 3)))
+        spatial_means = teacher.mean(dim=1, keepdim=True) - self.places(student.mean(dim=1, keepdim=True))
         relations = self.of_teacher(teacher) - self.relations(self.of_student(student))
-        return feature, root(by_channel.square()) + root(by_place.square()), root(relations.square())
+        attention = root_of_sum(channel_means.square()) + root_of_sum(spatial_means.square())
+        return feature, attention, root_of_sum(relations.square())
 
 
 class NonLocal(nn.Module):
-    """A map with the relations of its places added (Wang et al. 2018, dot product); at first it adds nothing."""
+    """Non-local block (Wang et al. 2018, dot product), initialized as the identity."""
 
     def __init__(self, channels: int, *, inner: int, pool: int) -> None:
         super().__init__()
@@ -91,21 +92,19 @@ class NonLocal(nn.Module):
         self.back = nn.Sequential(nn.Conv2d(inner, channels, 1), last)
         self._pool = pool
 
-    def forward(
-        self, features: Float[Tensor, "batch channels height width"]
-    ) -> Float[Tensor, "batch channels height width"]:
-        """Return the map with its relations."""
-        sides = [min(self._pool, side) for side in features.shape[2:]]
-        asked = self.theta(features).flatten(2)
-        known = functional.max_pool2d(self.phi(features), sides).flatten(2)
-        said = functional.max_pool2d(self.g(features), sides).flatten(2)
-        # (θᵀφ) g, in the order that needs no matrix of all pairs of places.
-        gathered = torch.einsum("bip,bjp->bij", known, said) / known.shape[2]
-        answer = torch.einsum("bip,bij->bjp", asked, gathered)
-        changed: Tensor = self.back(answer.view(len(features), -1, *features.shape[2:]))
-        return features + changed
+    def forward(self, features: FeatureMap) -> FeatureMap:
+        """Return the map with its non-local relations added."""
+        kernel = [min(self._pool, side) for side in features.shape[2:]]
+        theta = self.theta(features).flatten(2)
+        phi = functional.max_pool2d(self.phi(features), kernel).flatten(2)
+        g = functional.max_pool2d(self.g(features), kernel).flatten(2)
+        # (θᵀφ) g, in the order that needs no matrix of all pairs of locations.
+        phi_g = torch.einsum("bip,bjp->bij", phi, g) / phi.shape[2]
+        relations = torch.einsum("bip,bij->bjp", theta, phi_g)
+        output: Tensor = self.back(relations.view(len(features), -1, *features.shape[2:]))
+        return features + output
 
 
-def root(squares: Tensor) -> Float[Tensor, ""]:
+def root_of_sum(squares: Tensor) -> Scalar:
     """Return the square root of the sum of all elements."""
     return (squares.sum() + EPSILON).sqrt()

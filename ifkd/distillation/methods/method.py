@@ -1,12 +1,14 @@
-"""What every method is: given one batch's views, it answers with named, weighted loss terms."""
+"""The interface of distillation methods: a batch in, named and weighted loss terms out."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
 from ifkd import recipe
+from ifkd.core.config import Schema
 from ifkd.distillation import DistillationBatch
 from ifkd.distillation.methods.roi_distillation import SecondStage
 from ifkd.models import Detector
@@ -14,62 +16,90 @@ from ifkd.models import Detector
 
 @dataclass(frozen=True, slots=True)
 class NetworkPair:
-    """The networks a method stands between, as far as it must know them."""
+    """Properties of the student and the teacher that a method depends on."""
 
     channels: int
-    """Width of the student's pyramid."""
+    """Channels of the student's pyramid."""
     teacher_channels: int
-    """Width of the teacher's pyramid."""
+    """Channels of the teacher's pyramid."""
     levels: tuple[recipe.Level, ...]
     """Names of both pyramids' levels, finest first."""
     feature_rms: tuple[float, ...]
     """Root mean square of the teacher's features on the training set, by level."""
     second_stage: SecondStage | None = None
-    """The teacher's judgment of given regions, when it is a two-stage detector."""
+    """Classifier of given RoIs in a two-stage teacher."""
     detectors: tuple[Detector, Detector] | None = None
-    """The student and the teacher themselves, for methods that look at anchors or into heads."""
+    """Student and teacher, for methods that use anchors or heads."""
 
     @property
     def family(self) -> recipe.Family:
-        """The detectors' family, which their pyramid tells."""
+        """Family of both detectors."""
         return next(family for family, levels in recipe.LEVELS.items() if levels == self.levels)
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Strides of the levels, pixels."""
+        return tuple(2 ** int(level[1:]) for level in self.levels)
+
+    def level_indices(self, choice: recipe.LevelChoice) -> list[int]:
+        """Return the indices of the chosen levels."""
+        return [self.levels.index(level) for level in recipe.select_levels(choice, self.levels)]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Term:
-    """One loss term: the total gets weight x value."""
+    """One loss term; weight x value is added to the total loss."""
 
     value: Tensor
     """Scalar."""
     weight: float
 
 
-def weighted(value: Tensor, weight: float, *, warm: float = 1.0) -> Term:
-    """Return a term of a recipe's weight, of which `warm` counts as yet.
+def make_term(value: Tensor, weight: float, *, warmup: float = 1.0) -> Term:
+    """Return a term with weight `warmup * weight`.
 
-    A weight of 0 must not reach the student even as a sum of zeros, which can change the order of others.
+    A value of weight 0 is detached: even a gradient of zeros can change the order of summation of others.
     """
-    return Term(value, warm * weight) if weight > 0 else Term(value.detach(), 0.0)
+    return Term(value, warmup * weight) if weight > 0 else Term(value.detach(), 0.0)
 
 
 def warmup_factor(iteration: int, warmup_iters: int) -> float:
-    """Return the share of a term that counts after some steps: it rises linearly from 0."""
+    """Return the factor of a term's weight, which rises linearly from 0 to 1."""
     return 1.0 if warmup_iters == 0 else min(1.0, iteration / warmup_iters)
 
 
+def weights_of_family(
+    defaults: Mapping[recipe.Family, dict[str, float]], family: recipe.Family, config: Schema
+) -> dict[str, float]:
+    """Return the default weights of a detector family, replaced by those that `config` sets."""
+    return defaults[family] | config.model_dump(include=set(defaults[family]), exclude_none=True)
+
+
 class Method(nn.Module, ABC):
-    """A distillation method. Its own parameters learn with the student and never reach the exported one."""
+    """A distillation method. Its own parameters are trained with the student, and are not part of its checkpoint."""
 
     config: Any
-    """Its options."""
-    between: NetworkPair
-    """The networks it was built for; `build_method` says it."""
+    """The method's options."""
+    networks: NetworkPair
+
+    def __init__(self, config: Any, networks: NetworkPair) -> None:
+        super().__init__()
+        self.config = config
+        self.networks = networks
 
     @abstractmethod
-    def losses(self, views: DistillationBatch) -> dict[str, Term]:
-        """Return the loss terms of a batch, to be added to the student's task losses."""
+    def losses(self, batch: DistillationBatch) -> dict[str, Term]:
+        """Return the loss terms of a batch, which are added to the student's task losses."""
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, object]]:
-        """Return the optimizer's groups of the method's own parameters."""
-        learning = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        return [{"params": learning, "weight_decay": weight_decay}] if learning else []
+        """Return the optimizer's parameter groups of the method's own parameters."""
+        trainable = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        return [{"params": trainable, "weight_decay": weight_decay}] if trainable else []
+
+
+class NoDistillation(Method):
+    """Training with the task losses alone."""
+
+    def losses(self, batch: DistillationBatch) -> dict[str, Term]:  # noqa: ARG002
+        """Return no terms."""
+        return {}

@@ -1,44 +1,39 @@
-"""PKD (Cao et al., NeurIPS 2022): features agree up to each channel's mean and deviation."""
+"""PKD (Cao et al., NeurIPS 2022): features standardized per channel."""
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from ifkd import recipe
 from ifkd.distillation import DistillationBatch
-from ifkd.distillation.methods.method import Method, NetworkPair, Term, weighted
+from ifkd.distillation.methods.method import Method, NetworkPair, Term, make_term
+from ifkd.models.shapes import FeatureMap
 
 WEIGHTS: dict[recipe.Family, float] = {"retinanet": 10.0, "faster_rcnn": 6.0}
 EPSILON = 1e-6
 
 
 class Pkd(Method):
-    """One less Pearson's correlation of each channel over batch and places; nothing in it learns."""
+    """1 - Pearson's correlation of each channel over batch and locations. It has no parameters."""
 
-    def __init__(self, config: recipe.PkdOptions, student: NetworkPair) -> None:
-        super().__init__()
-        self.config = config
-        self._weight = WEIGHTS[student.family] if config.weight is None else config.weight
-        chosen = recipe.select_levels(config.levels, student.levels)
-        self._levels = [student.levels.index(level) for level in chosen]
+    def __init__(self, config: recipe.PkdOptions, networks: NetworkPair) -> None:
+        super().__init__(config, networks)
+        self._weight = WEIGHTS[networks.family] if config.weight is None else config.weight
+        self._levels = networks.level_indices(config.levels)
 
-    def losses(self, views: DistillationBatch) -> dict[str, Term]:
+    def losses(self, batch: DistillationBatch) -> dict[str, Term]:
         """Return the sum over levels of half the mean squared difference of standardized maps."""
         differences = [
-            standardized(views.student.pyramid[level]) - standardized(views.teacher.pyramid[level])
+            standardize(batch.student.pyramid[level]) - standardize(batch.teacher.pyramid[level])
             for level in self._levels
         ]
         total = torch.stack([difference.square().mean() / 2 for difference in differences]).sum()
-        return {"feature": weighted(total, self._weight)}
+        return {"feature": make_term(total, self._weight)}
 
 
-def standardized(
-    features: Float[Tensor, "batch channels height width"],
-) -> Float[Tensor, "batch channels height width"]:
-    """Return float32 maps whose channels have mean 0 and deviation 1 over the batch and all places."""
+def standardize(features: FeatureMap) -> FeatureMap:
+    """Return float32 maps whose channels have mean 0 and deviation 1 over batch and locations."""
     values = features.float()
     centered = values - values.mean((0, 2, 3), keepdim=True)
     count = values[:, 0].numel()
-    # A map of a single place has no deviation; and at exactly 0 a root has no finite gradient.
+    # The deviation of a single location is undefined, and the gradient of a root at 0 is infinite.
     variance = centered.square().sum((0, 2, 3), keepdim=True) / max(count - 1, 1)
     return centered / ((variance + EPSILON**2).sqrt() + EPSILON)

@@ -1,1 +1,1 @@
-"""MobileSAM's frozen encoder and its prompt-free mask decoder."""
+"""MobileSAM as a frozen source of embeddings and masks."""

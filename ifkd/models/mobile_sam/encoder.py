@@ -1,4 +1,4 @@
-"""MobileSAM's image encoder, frozen: timm's TinyViT with SAM's neck, and the published weights (arXiv 2306.14289)."""
+"""MobileSAM's image encoder, frozen: timm's TinyViT, SAM's neck and the published weights (arXiv 2306.14289)."""
 
 import os
 from pathlib import Path
@@ -13,9 +13,10 @@ from torch.nn import functional
 
 from ifkd.core.errors import CheckpointError, ConfigError
 from ifkd.core.files import sha256_of
+from ifkd.models.shapes import Images
 
 InputSize = int | Literal["native"]
-"""Long side of the encoder's input, pixels, or the images as they are."""
+"""Long side of the encoder's input, pixels; `native` keeps the size of the images."""
 STRIDE = 16
 EMBEDDING_CHANNELS = 256
 CHECKPOINT_NAME = "mobile_sam.pt"
@@ -23,11 +24,11 @@ CHECKPOINT_URL = "https://github.com/ChaoningZhang/MobileSAM/raw/master/weights/
 CHECKPOINT_BYTES = 40_728_226
 CHECKPOINT_SHA256 = "6dbb90523a35330fedd7f1d3dfc66f995213d81b29a5ca8108dbcdd4e37d6c2f"
 RANDOM_SEED = 20240
-"""Seed of the stand-in weights, so that two machines have the same stand-in."""
+"""Seed of random weights, so that they are equal on all machines."""
 
 
 class MobileSamEncoder(nn.Module):
-    """Images to embeddings of stride 16 and 256 channels. It never learns: no gradient, always in eval mode."""
+    """Images to embeddings of stride 16 and 256 channels. Always in eval mode, without gradient."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -54,69 +55,65 @@ class MobileSamEncoder(nn.Module):
         self.eval()
 
     def train(self, mode: bool = True) -> "MobileSamEncoder":  # noqa: ARG002, FBT001, FBT002
-        """Stay in eval mode, whatever is asked."""
+        """Stay in eval mode."""
         return super().train(mode=False)
 
     @torch.no_grad()
-    def forward(
-        self, images: Float[Tensor, "batch 3 height width"], *, input_px: InputSize
-    ) -> Float[Tensor, "batch 256 rows columns"]:
-        """Return the embedding of normalized images, cut to the part that shows them.
+    def forward(self, images: Images, *, input_px: InputSize) -> Float[Tensor, "batch 256 rows columns"]:
+        """Return the embedding of normalized images without the padding.
 
         Args:
-            images: Normalized with ImageNet's statistics, as the detectors take them.
-            input_px: The long side is brought to this (SAM was trained at 1024) and the short side padded with
-                zeros to it; `native` leaves the images as they are and pads to a multiple of 16.
+            images: Normalized with ImageNet's statistics, like the detectors' input.
+            input_px: Images are resized to this long side (SAM was trained at 1024) and padded with zeros to a
+                square; `native` only pads them to a multiple of 16.
         """
-        height, width = input_size((images.shape[2], images.shape[3]), input_px)
-        return self.padded(images, input_px=input_px)[:, :, : -(-height // STRIDE), : -(-width // STRIDE)]
+        height, width = resized_size((images.shape[2], images.shape[3]), input_px)
+        return self.embed_padded(images, input_px=input_px)[:, :, : -(-height // STRIDE), : -(-width // STRIDE)]
 
     @torch.no_grad()
-    def padded(
-        self, images: Float[Tensor, "batch 3 height width"], *, input_px: InputSize
-    ) -> Float[Tensor, "batch 256 rows columns"]:
-        """Return the embedding of normalized images with the padding, as SAM's mask decoder takes it."""
-        size = input_size((images.shape[2], images.shape[3]), input_px)
+    def embed_padded(self, images: Images, *, input_px: InputSize) -> Float[Tensor, "batch 256 rows columns"]:
+        """Return the embedding of normalized images with the padding, the input of SAM's mask decoder."""
+        size = resized_size((images.shape[2], images.shape[3]), input_px)
         if size != images.shape[2:]:
             images = functional.interpolate(images, size, mode="bilinear", antialias=True)
-        canvas = (_next_multiple(size[0]), _next_multiple(size[1])) if input_px == "native" else (input_px, input_px)
-        padded = functional.pad(images, (0, canvas[1] - size[1], 0, canvas[0] - size[0]))
+        height, width = (-(-side // STRIDE) * STRIDE if input_px == "native" else input_px for side in size)
+        padded = functional.pad(images, (0, width - size[1], 0, height - size[0]))
         embedding: Tensor = self.neck(self.trunk.forward_features(padded))
         return embedding
 
 
 def build_mobile_sam(weights: str) -> MobileSamEncoder:
-    """Return the image encoder with its weights.
+    """Return the image encoder.
 
     Args:
-        weights: `mobile_sam` for the published checkpoint at `checkpoint_place()`, `random` for seeded stand-in
-            weights of the same network (for tests and demonstrations, never for results), or a path.
+        weights: `mobile_sam` for the published checkpoint at `default_checkpoint_path()`, `random` for seeded random
+            weights (for tests and demonstrations, never for results), or a path.
 
     Raises:
-        CheckpointError: The checkpoint is absent, or not the published one.
+        CheckpointError: The checkpoint is missing, or is not the published one.
     """
     if weights == "random":
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(RANDOM_SEED)
             return MobileSamEncoder()
-    path, state = read_weights(weights)
+    path, state = read_mobile_sam(weights)
     encoder = MobileSamEncoder()
     load_part(encoder, encoder_state(state), path, "encoder")
     return encoder
 
 
-def read_weights(weights: str) -> tuple[Path, dict[str, Tensor]]:
-    """Return the place and the tensors of MobileSAM's whole checkpoint: `mobile_sam`, the published one, or a path.
+def read_mobile_sam(weights: str) -> tuple[Path, dict[str, Tensor]]:
+    """Return the path and the tensors of a MobileSAM checkpoint: `mobile_sam` (the published one) or a path.
 
     Raises:
-        CheckpointError: It is absent, not the published one, or not a checkpoint.
+        CheckpointError: The file is missing, is not the published one, or is not a checkpoint.
     """
-    path = checkpoint_place() if weights == "mobile_sam" else Path(weights)
+    path = default_checkpoint_path() if weights == "mobile_sam" else Path(weights)
     if not path.is_file():
         raise CheckpointError(
-            f"MobileSAM's weights are not at {path}",
+            f"MobileSAM's weights are missing at {path}",
             hint=f"Download {CHECKPOINT_URL} ({CHECKPOINT_BYTES:,} bytes, sha256 {CHECKPOINT_SHA256}) "
-            'to that place, or set distillation.method.ede.weights = "random" for a stand-in.',
+            'to that path, or set distillation.method.ede.weights = "random" for a demonstration.',
         )
     if weights == "mobile_sam" and (digest := sha256_of(path)) != CHECKPOINT_SHA256:
         raise CheckpointError(
@@ -128,44 +125,44 @@ def read_weights(weights: str) -> tuple[Path, dict[str, Tensor]]:
     try:
         state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise CheckpointError(f"{path} does not hold MobileSAM's weights ({error})") from error
+        raise CheckpointError(f"{path} does not contain MobileSAM's weights ({error})") from error
     return path, state
 
 
 def load_part(module: nn.Module, state: dict[str, Tensor], path: Path, part: str) -> None:
-    """Load a part of MobileSAM, every tensor of it.
+    """Load all tensors of a part of MobileSAM.
 
     Raises:
-        CheckpointError: Names or shapes do not fit.
+        CheckpointError: Names or shapes do not match.
     """
     try:
         module.load_state_dict(state)
     except RuntimeError as error:
-        raise CheckpointError(f"{path} does not hold MobileSAM's {part} ({error})") from error
+        raise CheckpointError(f"{path} does not contain MobileSAM's {part} ({error})") from error
 
 
-def checkpoint_place() -> Path:
-    """Return where the published checkpoint belongs: the cache folder, or $IFKD_CACHE when it is set."""
+def default_checkpoint_path() -> Path:
+    """Return the path of the published checkpoint in $IFKD_CACHE or, if that is not set, in the user's cache folder."""
     cache = os.environ.get("IFKD_CACHE") or os.path.join(os.environ.get("XDG_CACHE_HOME", "~/.cache"), "ifkd")  # noqa: PTH118
     return Path(cache).expanduser() / CHECKPOINT_NAME
 
 
 def available_weights(weights: str) -> str:
-    """Return `weights`, or `random` when the published checkpoint was asked for and is absent."""
-    return "random" if weights == "mobile_sam" and not checkpoint_place().is_file() else weights
+    """Return `weights`, or `random` if it is `mobile_sam` and the published checkpoint is missing."""
+    return "random" if weights == "mobile_sam" and not default_checkpoint_path().is_file() else weights
 
 
 def encoder_state(checkpoint: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the encoder's part of MobileSAM's state dict under our names; the unused classifier is left out."""
+    """Return the encoder's part of MobileSAM's state dict with timm's names, without the unused classifier."""
     prefix = "image_encoder."
-    state = {}
-    for name, value in checkpoint.items():
-        if name.startswith(prefix) and not name.startswith((f"{prefix}norm_head.", f"{prefix}head.")):
-            state[_renamed(name.removeprefix(prefix))] = value
-    return state
+    return {
+        _timm_name(name.removeprefix(prefix)): value
+        for name, value in checkpoint.items()
+        if name.startswith(prefix) and not name.startswith((f"{prefix}norm_head.", f"{prefix}head."))
+    }
 
 
-def _renamed(name: str) -> str:
+def _timm_name(name: str) -> str:
     """Return timm's name of a tensor of MobileSAM's TinyViT."""
     parts = name.split(".")
     if parts[0] == "neck":
@@ -174,27 +171,23 @@ def _renamed(name: str) -> str:
         parts = ["patch_embed", {"0": "conv1", "2": "conv2"}[parts[2]], *parts[3:]]
     else:
         stage = int(parts[1])
-        # MobileSAM shrinks the map at the end of a layer, timm at the start of the next stage.
+        # MobileSAM downsamples at the end of a layer, timm at the start of the next stage.
         parts = ["stages", str(stage + 1 if parts[2] == "downsample" else stage), *parts[2:]]
     if parts[-2] == "c":
         parts[-2] = "conv"
     return "trunk." + ".".join(parts)
 
 
-def input_size(size: tuple[int, int], input_px: InputSize) -> tuple[int, int]:
-    """Return the size to which images of `size` (height, width) are brought before they are padded, pixels."""
+def resized_size(size: tuple[int, int], input_px: InputSize) -> tuple[int, int]:
+    """Return the size to which images of `size` (height, width) are resized before the padding, pixels."""
     if input_px == "native":
         return size
     scale = input_px / max(size)
     return int(scale * size[0] + 0.5), int(scale * size[1] + 0.5)
 
 
-def _next_multiple(length: int) -> int:
-    return -(-length // STRIDE) * STRIDE
-
-
 def check_input_px(input_px: InputSize) -> None:
-    """Refuse a size the encoder cannot take.
+    """Check the encoder's input size.
 
     Raises:
         ConfigError: It is not a multiple of 16.

@@ -1,4 +1,4 @@
-"""MobileSAM's mask without a prompt: its encoder, and SAM's prompt encoder and mask decoder on top, all frozen."""
+"""MobileSAM's mask without a prompt, frozen: its image encoder, SAM's prompt encoder and mask decoder."""
 
 import importlib
 from typing import Any
@@ -14,22 +14,23 @@ from ifkd.models.mobile_sam.encoder import (
     InputSize,
     MobileSamEncoder,
     build_mobile_sam,
-    input_size,
     load_part,
-    read_weights,
+    read_mobile_sam,
+    resized_size,
 )
+from ifkd.models.shapes import Images
 
 MASK_STRIDE = 4
 
 
 class MobileSamMasks(nn.Module):
-    """Images to the logits of the one mask that SAM draws when nothing is asked for, of stride 4. It never learns."""
+    """Images to the logits of SAM's single mask without a prompt, stride 4. Always in eval mode, without gradient."""
 
     def __init__(self, encoder: MobileSamEncoder) -> None:
-        """Put SAM's decoder on an encoder.
+        """Add SAM's decoder to an encoder.
 
         Raises:
-            MissingExtraError: The package segment-anything is absent.
+            MissingExtraError: The package segment-anything is not installed.
         """
         super().__init__()
         try:
@@ -37,9 +38,8 @@ class MobileSamMasks(nn.Module):
         except ModuleNotFoundError as error:
             raise MissingExtraError("segment-anything", extra="train", need='ede.source = "mask"') from error
         self.encoder = encoder
-        grid = (64, 64)
         self.prompt_encoder = sam.PromptEncoder(
-            embed_dim=EMBEDDING_CHANNELS, image_embedding_size=grid, input_image_size=(1024, 1024), mask_in_chans=16
+            embed_dim=EMBEDDING_CHANNELS, image_embedding_size=(64, 64), input_image_size=(1024, 1024), mask_in_chans=16
         )
         self.mask_decoder = sam.MaskDecoder(
             num_multimask_outputs=3,
@@ -52,30 +52,27 @@ class MobileSamMasks(nn.Module):
         self.eval()
 
     def train(self, mode: bool = True) -> "MobileSamMasks":  # noqa: ARG002, FBT001, FBT002
-        """Stay in eval mode, whatever is asked."""
+        """Stay in eval mode."""
         return super().train(mode=False)
 
     @torch.no_grad()
-    def forward(
-        self, images: Float[Tensor, "batch 3 height width"], *, input_px: InputSize
-    ) -> Float[Tensor, "batch 1 rows columns"]:
-        """Return mask logits of normalized images, cut to the part that shows them.
+    def forward(self, images: Images, *, input_px: InputSize) -> Float[Tensor, "batch 1 rows columns"]:
+        """Return mask logits of normalized images without the padding.
 
-        The decoder gets no point or box and the learned embedding of "no mask"; it answers for one image at a time.
+        The decoder gets no point or box and the learned embedding of "no mask", one image at a time.
         """
-        embedding = self.encoder.padded(images, input_px=input_px)
+        embedding = self.encoder.embed_padded(images, input_px=input_px)
         masks = torch.cat([self.decode(embedding[row : row + 1]) for row in range(len(embedding))])
-        height, width = input_size((images.shape[2], images.shape[3]), input_px)
+        height, width = resized_size((images.shape[2], images.shape[3]), input_px)
         return masks[:, :, : -(-height // MASK_STRIDE), : -(-width // MASK_STRIDE)]
 
     def decode(self, embedding: Float[Tensor, "1 256 rows columns"]) -> Float[Tensor, "1 1 fine_rows fine_columns"]:
-        """Return the logits of the mask of an embedding of any size, at four times its resolution."""
+        """Return the mask logits of an embedding of any size, at four times its resolution."""
         size = (embedding.shape[2], embedding.shape[3])
-        place = self.prompt_encoder.pe_layer(size).unsqueeze(0)
         no_mask = self.prompt_encoder.no_mask_embed.weight.view(1, -1, 1, 1).expand(1, -1, *size)
         logits, _ = self.mask_decoder(
             image_embeddings=embedding,
-            image_pe=place,
+            image_pe=self.prompt_encoder.pe_layer(size).unsqueeze(0),
             sparse_prompt_embeddings=embedding.new_zeros(1, 0, EMBEDDING_CHANNELS),
             dense_prompt_embeddings=no_mask,
             multimask_output=False,
@@ -88,8 +85,8 @@ def build_mobile_sam_masks(weights: str) -> MobileSamMasks:
     """Return encoder and decoder with the weights of one checkpoint (see `build_mobile_sam`).
 
     Raises:
-        CheckpointError: The checkpoint is absent, or does not hold them.
-        MissingExtraError: The package segment-anything is absent.
+        CheckpointError: The checkpoint is missing or incomplete.
+        MissingExtraError: The package segment-anything is not installed.
     """
     encoder = build_mobile_sam(weights)
     if weights == "random":
@@ -97,7 +94,7 @@ def build_mobile_sam_masks(weights: str) -> MobileSamMasks:
             torch.manual_seed(RANDOM_SEED + 1)
             return MobileSamMasks(encoder)
     masks = MobileSamMasks(encoder)
-    path, state = read_weights(weights)
+    path, state = read_mobile_sam(weights)
     for part in ("prompt_encoder", "mask_decoder"):
         own = {name.removeprefix(f"{part}."): value for name, value in state.items() if name.startswith(f"{part}.")}
         load_part(getattr(masks, part), own, path, part.replace("_", " "))

@@ -1,4 +1,4 @@
-"""Where networks compute."""
+"""Choice of devices."""
 
 import pytest
 import torch
@@ -14,11 +14,11 @@ from ifkd.compute.device import gpu_groups
         (5, None, 2, ["0,1", "2,3"]),
         (2, "6,7", 1, ["6", "7"]),
         (2, "GPU-a,GPU-b", 2, ["GPU-a,GPU-b"]),
-        (1, "3,-1,4", 1, ["3"]),  # CUDA ends at the first that there is not
+        (1, "3,-1,4", 1, ["3"]),  # CUDA ignores names after an invalid one
         (1, None, 2, []),
     ],
 )
-def test_gpus_are_grouped_under_the_names_that_cuda_knows_them_by(
+def test_gpus_are_grouped_by_their_names_in_cuda_visible_devices(
     gpus: int, visible: str | None, size: int, groups: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)

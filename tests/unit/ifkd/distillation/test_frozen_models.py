@@ -1,4 +1,4 @@
-"""The frozen part of a distillation, and the cache of MobileSAM's embeddings."""
+"""Frozen models of a distillation, and the caches of their outputs."""
 
 import copy
 from collections.abc import Callable
@@ -12,9 +12,16 @@ from torch import Tensor
 from ifkd import recipe
 from ifkd.core.errors import CheckpointError, ConfigError, OutputError
 from ifkd.data.coco import read_coco
-from ifkd.distillation import CacheSpec, Draws, FrozenModels, TeacherOutputs, cache_spec_of, measure_feature_rms
-from ifkd.distillation.cache_spec import distinct_tiles
-from ifkd.distillation.output_cache import OutputCache, keys_of
+from ifkd.distillation import (
+    CacheSpec,
+    FrozenModels,
+    TeacherOutputs,
+    TileSampling,
+    make_cache_spec,
+    measure_feature_rms,
+)
+from ifkd.distillation.cache_spec import count_distinct_tiles
+from ifkd.distillation.output_cache import OutputCache, tile_keys
 from ifkd.models import Detector, build_detector, normalize
 from ifkd.training.dataset import TileDataset
 
@@ -31,42 +38,42 @@ def pixels(batch: int = 2, seed: int = 0) -> Tensor:
     return torch.randint(0, 256, (batch, 3, 64, 96), generator=source, dtype=torch.uint8)
 
 
-def disturbance(**options: Any) -> recipe.EdeOptions:
+def ede(**options: Any) -> recipe.EdeOptions:
     return recipe.EdeOptions(**{"weights": "random", "input_px": "native", **options})
 
 
-def test_teacher_and_encoder_stay_frozen_and_in_eval_mode(teacher: Detector) -> None:
-    knowledge = FrozenModels(teacher, disturbance())
+def test_teacher_and_encoder_are_frozen_and_in_eval_mode(teacher: Detector) -> None:
+    frozen = FrozenModels(teacher, ede())
     for mode in (True, False):
-        knowledge.train(mode)
-        assert not any(module.training for module in knowledge.modules())
-    assert not any(parameter.requires_grad for parameter in knowledge.parameters())
-    before = {name: value.clone() for name, value in knowledge.state_dict().items()}
+        frozen.train(mode)
+        assert not any(module.training for module in frozen.modules())
+    assert not any(parameter.requires_grad for parameter in frozen.parameters())
+    before = {name: value.clone() for name, value in frozen.state_dict().items()}
     images = normalize(pixels()).requires_grad_()
-    taught = knowledge(images, pixels())
-    output, embedding = taught.teacher, taught.embedding
+    outputs = frozen(images, pixels())
+    output, embedding = outputs.teacher, outputs.embedding
     assert embedding is not None
     assert not any(level.requires_grad for level in (*output.pyramid, *output.logits, *output.deltas, embedding))
     assert embedding.shape == (2, 256, 4, 6)
-    assert all(torch.equal(value, before[name]) for name, value in knowledge.state_dict().items())
+    assert all(torch.equal(value, before[name]) for name, value in frozen.state_dict().items())
 
 
-def test_without_disturbance_there_is_no_encoder(teacher: Detector) -> None:
-    knowledge = FrozenModels(teacher)
-    assert knowledge.sam is None
-    assert knowledge(normalize(pixels()), pixels()).embedding is None
+def test_without_ede_there_is_no_encoder(teacher: Detector) -> None:
+    frozen = FrozenModels(teacher)
+    assert frozen.sam is None
+    assert frozen(normalize(pixels()), pixels()).embedding is None
 
 
-def test_the_asked_size_reaches_the_encoder(teacher: Detector) -> None:
-    embedding = FrozenModels(teacher, disturbance(input_px=192))(normalize(pixels()), pixels()).embedding
+def test_the_encoder_gets_the_configured_size(teacher: Detector) -> None:
+    embedding = FrozenModels(teacher, ede(input_px=192))(normalize(pixels()), pixels()).embedding
     assert embedding is not None
     assert embedding.shape == (2, 256, 8, 12)
     with pytest.raises(ConfigError, match="multiple of 16"):
-        FrozenModels(teacher, disturbance(input_px=100))
+        FrozenModels(teacher, ede(input_px=100))
 
 
-def keeping(folder: Path, **options: Any) -> CacheSpec:
-    return CacheSpec(folder, **{"tile_px": 64, "tiles": 8, "depends_on": {"images": "eight"}, **options})
+def cache_spec(folder: Path, **options: Any) -> CacheSpec:
+    return CacheSpec(folder, **{"tile_px": 64, "max_tiles": 8, "depends_on": {"images": "eight"}, **options})
 
 
 def tiles(batch: int = 2, seed: int = 0) -> Tensor:
@@ -81,38 +88,40 @@ def same(one: TeacherOutputs, two: TeacherOutputs) -> bool:
 
 
 @pytest.mark.parametrize("source", ["embedding", "mask"])
-def test_what_was_said_is_kept_by_what_the_image_shows(
+def test_outputs_are_cached_by_the_digest_of_the_pixels(
     teacher: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
 ) -> None:
-    options = disturbance(cache=True, source=source)
-    knowledge = FrozenModels(teacher, options, keeping=keeping(tmp_path), keep_teacher=True)
+    options = ede(cache=True, source=source)
+    frozen = FrozenModels(teacher, options, cache_spec=cache_spec(tmp_path), cache_teacher=True)
     seen = tiles()
-    fresh = FrozenModels(teacher, options)(normalize(seen), seen)
-    kept = knowledge(normalize(seen), seen)
-    assert fresh.embedding is not None
-    assert kept.embedding is not None
+    computed = FrozenModels(teacher, options)(normalize(seen), seen)
+    cached = frozen(normalize(seen), seen)
+    assert computed.embedding is not None
+    assert cached.embedding is not None
     for ours, exact in zip(
-        [*kept.teacher.pyramid, *kept.teacher.logits, *kept.teacher.deltas, kept.embedding],
-        [*fresh.teacher.pyramid, *fresh.teacher.logits, *fresh.teacher.deltas, fresh.embedding],
+        [*cached.teacher.pyramid, *cached.teacher.logits, *cached.teacher.deltas, cached.embedding],
+        [*computed.teacher.pyramid, *computed.teacher.logits, *computed.teacher.deltas, computed.embedding],
         strict=True,
     ):
         torch.testing.assert_close(ours, exact, rtol=1e-3, atol=1e-3)
-    # Another image of the batch is computed; the known ones are read, in the order that is asked for now.
+    # Only the new image of the batch is computed; the others are read, in the order of the batch.
     rows: list[int] = []
-    for network in (knowledge.teacher, knowledge.sam):
+    for network in (frozen.teacher, frozen.sam):
         assert network is not None
         forward = network.forward
         monkeypatch.setattr(
             network, "forward", lambda images, _f=forward, **given: rows.append(len(images)) or _f(images, **given)
         )
     mixed = torch.cat([tiles(1, seed=5), seen.flip(0)])
-    again = knowledge(normalize(mixed), mixed)
+    again = frozen(normalize(mixed), mixed)
     assert rows == [1, 1]
     assert again.embedding is not None
-    assert torch.equal(again.embedding[1:], kept.embedding.flip(0))
-    assert all(torch.equal(a[1:], b.flip(0)) for a, b in zip(again.teacher.pyramid, kept.teacher.pyramid, strict=True))
-    # A later run computes nothing, and what it reads is what the first one went on with.
-    later = FrozenModels(teacher, options, keeping=keeping(tmp_path), keep_teacher=True)
+    assert torch.equal(again.embedding[1:], cached.embedding.flip(0))
+    assert all(
+        torch.equal(a[1:], b.flip(0)) for a, b in zip(again.teacher.pyramid, cached.teacher.pyramid, strict=True)
+    )
+    # A later run computes nothing, and has the same outputs as the first.
+    later = FrozenModels(teacher, options, cache_spec=cache_spec(tmp_path), cache_teacher=True)
     rows.clear()
     assert same(later(normalize(mixed), mixed), again)
     assert rows == []
@@ -121,40 +130,42 @@ def test_what_was_said_is_kept_by_what_the_image_shows(
     assert rows == [3]
 
 
-def test_autocast_does_not_reach_what_is_kept(teacher: Detector, tmp_path: Path) -> None:
+def test_cached_outputs_do_not_depend_on_autocast(teacher: Detector, tmp_path: Path) -> None:
     seen = tiles()
     found = []
     for name, enabled in (("one", False), ("two", True)):
-        knowledge = FrozenModels(teacher, disturbance(cache=True), keeping=keeping(tmp_path / name), keep_teacher=True)
+        frozen = FrozenModels(teacher, ede(cache=True), cache_spec=cache_spec(tmp_path / name), cache_teacher=True)
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
-            found.append(knowledge(normalize(seen), seen))
+            found.append(frozen(normalize(seen), seen))
     assert same(*found)
 
 
-def test_only_what_is_asked_for_is_kept(teacher: Detector, tmp_path: Path) -> None:
-    FrozenModels(teacher, disturbance(cache=False), keeping=keeping(tmp_path), keep_teacher=False)
+def test_only_configured_outputs_are_cached(teacher: Detector, tmp_path: Path) -> None:
+    FrozenModels(teacher, ede(cache=False), cache_spec=cache_spec(tmp_path), cache_teacher=False)
     assert not any(tmp_path.iterdir())
-    FrozenModels(teacher, disturbance(cache=True), keeping=keeping(tmp_path), keep_teacher=False)
+    FrozenModels(teacher, ede(cache=True), cache_spec=cache_spec(tmp_path), cache_teacher=False)
     assert {path.name for path in tmp_path.iterdir()} == {"mobile_sam_native"}
 
 
-def test_another_teacher_or_data_set_is_refused_or_made_anew(teacher: Detector, tmp_path: Path) -> None:
-    FrozenModels(teacher, keeping=keeping(tmp_path), keep_teacher=True)
+def test_a_cache_of_another_teacher_or_data_set_is_refused_or_replaced(teacher: Detector, tmp_path: Path) -> None:
+    FrozenModels(teacher, cache_spec=cache_spec(tmp_path), cache_teacher=True)
     other = copy.deepcopy(teacher)
     with torch.no_grad():
         next(other.parameters()).add_(1e-3)
-    with pytest.raises(OutputError, match=r"made of something else: network was "teacher \w+", is "teacher \w+""):
-        FrozenModels(other, keeping=keeping(tmp_path), keep_teacher=True)
-    with pytest.raises(OutputError, match=r"images was "eight", is "nine".*rebuild_cache = true"):
-        FrozenModels(teacher, keeping=keeping(tmp_path, depends_on={"images": "nine"}), keep_teacher=True)
-    FrozenModels(other, keeping=keeping(tmp_path, rebuild=True), keep_teacher=True)
-    FrozenModels(other, keeping=keeping(tmp_path), keep_teacher=True)
+    with pytest.raises(
+        OutputError, match=r'depends on other networks or images: network was "teacher \w+", is "teacher \w+"'
+    ):
+        FrozenModels(other, cache_spec=cache_spec(tmp_path), cache_teacher=True)
+    with pytest.raises(OutputError, match=r'images was "eight", is "nine".*rebuild_cache = true'):
+        FrozenModels(teacher, cache_spec=cache_spec(tmp_path, depends_on={"images": "nine"}), cache_teacher=True)
+    FrozenModels(other, cache_spec=cache_spec(tmp_path, rebuild=True), cache_teacher=True)
+    FrozenModels(other, cache_spec=cache_spec(tmp_path), cache_teacher=True)
 
 
-def test_answers_too_large_for_half_precision_are_refused(tmp_path: Path) -> None:
-    memory = OutputCache("loud", torch.nn.Identity(), [(1, 2, 2)], keeping(tmp_path))
-    with pytest.raises(CheckpointError, match="larger than float16 holds"):
-        memory.answers([bytes(32)], lambda rows: [torch.full((len(rows), 1, 2, 2), 1e5)], torch.device("cpu"))
+def test_outputs_out_of_the_range_of_float16_are_refused(tmp_path: Path) -> None:
+    cache = OutputCache("loud", torch.nn.Identity(), [(1, 2, 2)], cache_spec(tmp_path))
+    with pytest.raises(CheckpointError, match="out of the range of float16"):
+        cache.get_or_compute([bytes(32)], lambda rows: [torch.full((len(rows), 1, 2, 2), 1e5)], torch.device("cpu"))
 
 
 def data(**augmentation: Any) -> recipe.DataOptions:
@@ -166,39 +177,39 @@ def data(**augmentation: Any) -> recipe.DataOptions:
     ("flip", "turns", "size"),
     [(True, True, (48, 64)), (True, False, (64, 64)), (False, True, (40, 64)), (False, False, (64, 64))],
 )
-def test_the_count_of_distinct_tiles_is_what_training_makes(
+def test_the_number_of_distinct_tiles_is_that_of_training(
     tmp_path: Path, write_data_set: Callable[..., Path], flip: bool, turns: bool, size: tuple[int, int]
 ) -> None:
     dataset = read_coco(write_data_set(tmp_path, images=2, size=size))
     config = data(flip=flip, quarter_turns=turns)
     made = TileDataset(dataset, config, seed=0)
-    seen = {key for epoch in range(60) for key in keys_of(torch.stack([made[epoch, i].pixels for i in range(2)]))}
-    assert len(seen) == distinct_tiles(dataset.images, config)
+    seen = {key for epoch in range(60) for key in tile_keys(torch.stack([made[epoch, i].pixels for i in range(2)]))}
+    assert len(seen) == count_distinct_tiles(dataset.images, config)
 
 
 @pytest.mark.parametrize(
-    ("augmentation", "told"),
+    ("augmentation", "message"),
     [
         ({"scale_jitter": (0.9, 1.1)}, "scale_jitter"),
         ({"photometric": 0.2}, "photometric = 0.2"),
         ({"speckle": 0.2}, "speckle = 0.2"),
     ],
 )
-def test_endless_augmentation_is_refused(
-    tmp_path: Path, write_data_set: Callable[..., Path], augmentation: dict[str, Any], told: str
+def test_unlimited_augmentation_is_refused(
+    tmp_path: Path, write_data_set: Callable[..., Path], augmentation: dict[str, Any], message: str
 ) -> None:
     dataset = read_coco(write_data_set(tmp_path, images=2))
-    with pytest.raises(ConfigError, match=told):
-        cache_spec_of(dataset, data(**augmentation), tmp_path, rebuild=False)
+    with pytest.raises(ConfigError, match=message):
+        make_cache_spec(dataset, data(**augmentation), tmp_path, rebuild=False)
 
 
 def test_random_crops_are_refused(tmp_path: Path, write_data_set: Callable[..., Path]) -> None:
     dataset = read_coco(write_data_set(tmp_path, images=2, size=(64, 96)))
     with pytest.raises(ConfigError, match=r"random crops, as 2 of 2 images are larger than data.tile_px = 64"):
-        cache_spec_of(dataset, data(), tmp_path, rebuild=False)
+        make_cache_spec(dataset, data(), tmp_path, rebuild=False)
 
 
-def test_the_teachers_feature_scale_is_its_root_mean_square(teacher: Detector) -> None:
+def test_feature_rms_is_the_root_mean_square_by_level(teacher: Detector) -> None:
     teacher.eval()
     batches = [normalize(pixels(seed=seed)) for seed in range(3)]
     found = measure_feature_rms(teacher, batches)
@@ -209,47 +220,47 @@ def test_the_teachers_feature_scale_is_its_root_mean_square(teacher: Detector) -
         assert found[level] == pytest.approx(values.square().mean().sqrt().item(), rel=1e-5)
 
 
-def test_teacher_and_encoder_see_the_very_same_images(teacher: Detector, monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that what is added to a teacher's map lies where the teacher's objects lie, however tiles were turned."""
-    knowledge = FrozenModels(teacher, disturbance())
+def test_teacher_and_encoder_get_the_same_images(teacher: Detector, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that the ede matches the positions of the teacher's objects under any augmentation."""
+    frozen = FrozenModels(teacher, ede())
     seen: list[Tensor] = []
-    for network in (knowledge.teacher, knowledge.sam):
+    for network in (frozen.teacher, frozen.sam):
         assert network is not None
         forward = network.forward
         monkeypatch.setattr(
             network, "forward", lambda images, _f=forward, **given: seen.append(images) or _f(images, **given)
         )
     images = normalize(pixels())
-    knowledge(images, pixels())
+    frozen(images, pixels())
     assert [each is images for each in seen] == [True, True]
 
 
-def test_runs_of_one_seed_share_even_endless_tiles(tmp_path: Path, write_data_set: Callable[..., Path]) -> None:
-    """Crops and colors without end are drawn alike by all runs of a seed, and so is what is kept of them."""
+def test_runs_with_one_seed_share_the_tiles_of_unlimited_augmentation(
+    tmp_path: Path, write_data_set: Callable[..., Path]
+) -> None:
+    """Random crops and colors are the same in all runs with one seed, and so are their cached outputs."""
     dataset = read_coco(write_data_set(tmp_path, images=3, size=(64, 96)))
     config = data(photometric=0.2, scale_jitter=(0.8, 1.2))
-    kept = cache_spec_of(dataset, config, tmp_path, rebuild=False, draws=Draws(seed=5, epochs=4))
+    spec = make_cache_spec(dataset, config, tmp_path, rebuild=False, sampling=TileSampling(seed=5, epochs=4))
     runs = [
-        {key for e in range(4) for key in keys_of(torch.stack([made[e, i].pixels for i in range(3)]))}
+        {key for e in range(4) for key in tile_keys(torch.stack([made[e, i].pixels for i in range(3)]))}
         for made in (TileDataset(dataset, config, seed=seed) for seed in (5, 5, 6))
     ]
-    assert len(runs[0]) == kept.tiles == 12
+    assert len(runs[0]) == spec.max_tiles == 12
     assert runs[0] == runs[1]
     assert not runs[0] & runs[2]
 
 
-def test_draws_of_another_seed_have_a_cache_of_their_own(
-    teacher: Detector, tmp_path: Path, write_data_set: Callable[..., Path]
-) -> None:
+def test_each_seed_has_its_own_cache(teacher: Detector, tmp_path: Path, write_data_set: Callable[..., Path]) -> None:
     dataset = read_coco(write_data_set(tmp_path, images=2))
 
-    def knowledge(seed: int, epochs: int, **augmentation: Any) -> FrozenModels:
-        draws = Draws(seed, epochs)
-        kept = cache_spec_of(dataset, data(**augmentation), tmp_path / "cache", rebuild=False, draws=draws)
-        return FrozenModels(teacher, keeping=kept, keep_teacher=True)
+    def open_models(seed: int, epochs: int, **augmentation: Any) -> FrozenModels:
+        sampling = TileSampling(seed, epochs)
+        spec = make_cache_spec(dataset, data(**augmentation), tmp_path / "cache", rebuild=False, sampling=sampling)
+        return FrozenModels(teacher, cache_spec=spec, cache_teacher=True)
 
-    knowledge(1, 3), knowledge(2, 3)
-    with pytest.raises(OutputError, match=r"made of something else: .*epochs was 3, is 4"):
-        knowledge(1, 4)
-    with pytest.raises(OutputError, match=r"made of something else: .*photometric"):
-        knowledge(1, 3, photometric=0.2)
+    open_models(1, 3), open_models(2, 3)
+    with pytest.raises(OutputError, match=r"depends on other networks or images: .*epochs was 3, is 4"):
+        open_models(1, 4)
+    with pytest.raises(OutputError, match=r"depends on other networks or images: .*photometric"):
+        open_models(1, 3, photometric=0.2)

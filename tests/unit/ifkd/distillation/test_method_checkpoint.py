@@ -1,11 +1,11 @@
-"""What a method learned, kept beside its student; and what IFKD makes of a batch on the way to its losses."""
+"""Checkpoints of methods, and intermediate maps of IFKD."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from method_fixtures import method, options, output, views
+from method_fixtures import method, options, output, make_batch
 from scipy import fft
 from scipy.spatial.distance import cosine
 
@@ -16,11 +16,11 @@ from ifkd.distillation.methods import IfkdMethod, Method
 from ifkd.distillation.methods.intermediates import Intermediates, compute_intermediates
 from ifkd.models.checkpoint import load_checkpoint
 
-BATCH = views(output("retinanet", 1), output("retinanet", 2))
+BATCH = make_batch(output("retinanet", 1), output("retinanet", 2))
 
 
-def stirred(built: Method) -> Method:
-    """Return a method whose every parameter has moved, in eval mode."""
+def perturbed(built: Method) -> Method:
+    """Return the method in eval mode after a change of all parameters."""
     source = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for parameter in built.parameters():
@@ -34,8 +34,8 @@ def maps(built: Method, seen: DistillationBatch = BATCH) -> list[Intermediates]:
 
 
 @pytest.mark.parametrize("name", ["ifkd", "frs", "fkd", "fgd", "fitnet"])
-def test_a_method_is_built_again_as_it_was(name: str, tmp_path: Path) -> None:
-    built = stirred(method(name, "retinanet"))
+def test_a_loaded_method_equals_the_saved_one(name: str, tmp_path: Path) -> None:
+    built = perturbed(method(name, "retinanet"))
     save_method_checkpoint(tmp_path / "method.safetensors", built)
     again = load_method_checkpoint(tmp_path / "method.safetensors")
     assert again.config == built.config
@@ -46,7 +46,7 @@ def test_a_method_is_built_again_as_it_was(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["at", "pkd", "cwd"])
-def test_a_method_in_which_nothing_learns_leaves_no_file(name: str, tmp_path: Path) -> None:
+def test_a_method_without_parameters_writes_no_file(name: str, tmp_path: Path) -> None:
     save_method_checkpoint(tmp_path / "method.safetensors", method(name, "retinanet"))
     assert list(tmp_path.iterdir()) == []
 
@@ -61,13 +61,13 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     narrow = method("ifkd", "retinanet")
     narrow.config = options("ifkd", adapter={"kernel": 1})
     save_method_checkpoint(path, narrow)
-    with pytest.raises(CheckpointError, match="does not fit its own header"):
+    with pytest.raises(CheckpointError, match="do not match its header"):
         load_method_checkpoint(path)
 
 
 def test_the_loss_follows_from_the_maps() -> None:
-    """Equation 12, from the maps alone: its factor is 256 over the width, 16."""
-    built = stirred(method("ifkd", "retinanet"))
+    """Equation 12 from the maps alone; the factor is 256 over the 16 channels."""
+    built = perturbed(method("ifkd", "retinanet"))
     total = 0.0
     for level in maps(built):
         weight = level.similarity.double() / level.similarity.double().sum()
@@ -75,7 +75,7 @@ def test_the_loss_follows_from_the_maps() -> None:
     assert float(built.losses(BATCH)["feature"].value.detach()) == pytest.approx(total, rel=1e-5)
 
 
-def test_low_frequencies_are_scipys_and_leave_where_the_teacher_is_unsure() -> None:
+def test_low_frequencies_equal_scipys_and_are_weighted_by_the_teachers_confidence() -> None:
     built = method("ifkd", "retinanet", reference_rms=0.3, fdr={"r": 0.4, "filter": "none"}).eval()
     for level, features, logits in zip(maps(built), BATCH.teacher.pyramid, BATCH.teacher.logits, strict=True):
         taken = features.double().numpy() * 0.3  # the reference over the fixture's root mean square of 1
@@ -91,7 +91,7 @@ def test_low_frequencies_are_scipys_and_leave_where_the_teacher_is_unsure() -> N
         assert level.disturbance is None
 
 
-def test_the_disturbance_is_what_the_target_has_more() -> None:
+def test_the_disturbance_is_the_change_of_the_target() -> None:
     embedding = torch.randn(2, 256, 6, 10, generator=torch.Generator().manual_seed(0))
     seen = DistillationBatch(BATCH.student, BATCH.teacher, embedding, BATCH.targets, 0)
     built = method("ifkd", "retinanet", ede={"levels": ["p3", "p4"]}).eval()
@@ -105,6 +105,6 @@ def test_the_disturbance_is_what_the_target_has_more() -> None:
         assert cosine(gained, with_it.disturbance.flatten().double().numpy()) < 1e-6
 
 
-def test_a_method_in_training_has_no_maps_to_show() -> None:
+def test_intermediates_need_eval_mode() -> None:
     with pytest.raises(AssertionError, match="at random"):
         maps(method("ifkd", "retinanet").train())

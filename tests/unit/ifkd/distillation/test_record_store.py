@@ -1,4 +1,4 @@
-"""Records on disk: found again whole, by every process, after a kill, and never taken for another's."""
+"""Stores of records: several processes, interrupted writes, damaged files and other headers."""
 
 import hashlib
 import json
@@ -36,11 +36,11 @@ def add(store: RecordStore, *numbers: int) -> None:
 
 
 def found(store: RecordStore, *numbers: int) -> list[bool]:
-    """Return which records are there, after checking that those are right."""
-    answers = store.find([key(number) for number in numbers])
-    for number, answer in zip(numbers, answers, strict=True):
-        assert answer is None or np.array_equal(answer, record(number))
-    return [answer is not None for answer in answers]
+    """Return which records exist, and check their values."""
+    records = store.find([key(number) for number in numbers])
+    for number, found_record in zip(numbers, records, strict=True):
+        assert found_record is None or np.array_equal(found_record, record(number))
+    return [found_record is not None for found_record in records]
 
 
 def test_records_are_found_again(tmp_path: Path) -> None:
@@ -55,7 +55,7 @@ def test_records_are_found_again(tmp_path: Path) -> None:
     assert (tmp_path / "index.bin").stat().st_size == 3 * 76
 
 
-def test_records_of_another_process_are_seen(tmp_path: Path) -> None:
+def test_records_of_another_process_are_found(tmp_path: Path) -> None:
     one, two = opened(tmp_path), opened(tmp_path)
     add(one, 1)
     assert found(two, 1) == [True]
@@ -92,7 +92,7 @@ def _killed_between_record_and_entry(folder: Path) -> None:
     add(store, 2)
 
 
-def test_a_kill_before_the_entry_leaves_the_record_absent(tmp_path: Path) -> None:
+def test_a_kill_before_the_entry_leaves_the_record_missing(tmp_path: Path) -> None:
     process = multiprocessing.get_context("fork").Process(target=_killed_between_record_and_entry, args=(tmp_path,))
     process.start()
     process.join()
@@ -104,7 +104,7 @@ def test_a_kill_before_the_entry_leaves_the_record_absent(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("kept", [75, 77, 100, 151])
-def test_a_torn_end_of_the_index_is_cut_off(tmp_path: Path, kept: int) -> None:
+def test_an_incomplete_end_of_the_index_is_removed(tmp_path: Path, kept: int) -> None:
     add(opened(tmp_path), 1, 2)
     os.truncate(tmp_path / "index.bin", kept)
     store = opened(tmp_path)
@@ -113,8 +113,8 @@ def test_a_torn_end_of_the_index_is_cut_off(tmp_path: Path, kept: int) -> None:
     assert found(opened(tmp_path), 1, 2) == [True, True]
 
 
-def test_a_torn_entry_is_cut_off_by_the_next_writer(tmp_path: Path) -> None:
-    """The process was open before the other was killed in the middle of its entry."""
+def test_an_incomplete_entry_is_removed_by_the_next_writer(tmp_path: Path) -> None:
+    """The store was open before another process was killed during its write."""
     store = opened(tmp_path)
     add(store, 1)
     with (tmp_path / "index.bin").open("ab") as index:
@@ -134,7 +134,7 @@ def test_a_truncated_file_of_records_is_computed_again(tmp_path: Path) -> None:
     assert len(opened(tmp_path)) == 2
 
 
-def test_a_changed_byte_is_found_out(tmp_path: Path) -> None:
+def test_a_changed_byte_is_detected(tmp_path: Path) -> None:
     add(opened(tmp_path), 1)
     with (tmp_path / "records.bin").open("r+b") as stream:
         stream.seek(77)
@@ -145,9 +145,9 @@ def test_a_changed_byte_is_found_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [{"depends_on": {"network": "b"}}, {"values": 8}, {"capacity": 65}])
-def test_a_store_of_something_else_is_refused_or_made_anew(tmp_path: Path, change: dict[str, Any]) -> None:
+def test_a_store_with_another_header_is_refused_or_replaced(tmp_path: Path, change: dict[str, Any]) -> None:
     add(opened(tmp_path), 1)
-    with pytest.raises(OutputError, match=r"made of something else: \w+ was .*, is .*rebuild_cache"):
+    with pytest.raises(OutputError, match=r"depends on other networks or images: \w+ was .*, is .*rebuild_cache"):
         opened(tmp_path, **change)
     assert found(opened(tmp_path, rebuild=True), 1) == [True]
     assert len(opened(tmp_path, rebuild=True, **change)) == 0
@@ -155,7 +155,7 @@ def test_a_store_of_something_else_is_refused_or_made_anew(tmp_path: Path, chang
         opened(tmp_path)
 
 
-def test_a_header_that_is_none_is_refused(tmp_path: Path) -> None:
+def test_an_unreadable_header_is_refused(tmp_path: Path) -> None:
     opened(tmp_path)
     for text in ("{", "[]"):
         (tmp_path / "header.json").write_text(text)
@@ -163,7 +163,7 @@ def test_a_header_that_is_none_is_refused(tmp_path: Path) -> None:
             opened(tmp_path)
 
 
-def test_the_size_is_told_before_anything_is_written(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_size_is_logged_before_records_are_written(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         opened(tmp_path, capacity=1_000_000)
     assert "up to 1,000,000 tiles x 2,000 bytes = 2.00 GB" in caplog.text
@@ -176,12 +176,14 @@ def test_the_size_is_told_before_anything_is_written(tmp_path: Path, caplog: pyt
 
 
 def test_a_store_larger_than_its_disk_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match=r"does not fit its disk: got .* free, expected 10,000,000,000,000 tiles x"):
+    with pytest.raises(
+        OutputError, match=r"is too large for its disk: got .* free, expected 10,000,000,000,000 tiles x"
+    ):
         opened(tmp_path, capacity=10**13)
     assert not (tmp_path / "header.json").exists()
 
 
-def test_more_records_than_stated_are_refused(tmp_path: Path) -> None:
+def test_more_records_than_the_capacity_are_refused(tmp_path: Path) -> None:
     store = opened(tmp_path, capacity=2)
     add(store, 1, 2)
     with pytest.raises(OutputError, match="is full: got more than 2 distinct tiles"):
@@ -189,7 +191,7 @@ def test_more_records_than_stated_are_refused(tmp_path: Path) -> None:
     assert found(store, 1, 2, 3) == [True, True, False]
 
 
-def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = opened(tmp_path)
     add(store, 1)
 

@@ -1,4 +1,4 @@
-"""Faster R-CNN against torchvision's own, where the two define the same thing, and its own rules where they do not."""
+"""Faster R-CNN against torchvision's, and its own assignment and sampling."""
 
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -22,8 +22,8 @@ from ifkd import recipe
 from ifkd.core.detections import Candidates
 from ifkd.core.postprocess import PostprocessConfig, postprocess
 from ifkd.models import DetectorOutput, FasterRcnn, Targets, build_detector, normalize
-from ifkd.models.anchor_assignment import BACKGROUND, UNDECIDED, assign
-from ifkd.models.faster_rcnn import PROPOSALS_BEFORE_NMS, PROPOSALS_KEPT
+from ifkd.models.anchor_assignment import BACKGROUND, IGNORE, assign
+from ifkd.models.faster_rcnn import POST_NMS_TOP_N, PRE_NMS_TOP_N
 from ifkd.models.roi_head import RoiTargets
 
 CLASSES, CHANNELS, WIDTH = 3, 16, 32
@@ -51,8 +51,8 @@ def images(size: tuple[int, int] = SIZE, batch: int = 2) -> Tensor:
     return normalize(torch.randint(0, 256, (batch, 3, *size), generator=source, dtype=torch.uint8))
 
 
-def outspoken(size: tuple[int, int] = SIZE, **options: Any) -> tuple[FasterRcnn, DetectorOutput]:
-    """Return a detector whose untrained heads give scores and deltas of every size, and a forward of it."""
+def varied(size: tuple[int, int] = SIZE, **options: Any) -> tuple[FasterRcnn, DetectorOutput]:
+    """Return a detector with random heads, whose scores and deltas vary widely, and its outputs."""
     built = detector(**options).eval()
     head, predictor = built.rpn.head, built.roi_heads.box_predictor
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
@@ -64,7 +64,7 @@ def outspoken(size: tuple[int, int] = SIZE, **options: Any) -> tuple[FasterRcnn,
         head.cls_logits.weight.mul_(2 / output.logits[0].std())
         head.bbox_pred.weight.mul_(0.3 / output.deltas[0].std())
         output = built(images(size))
-        boxes = built.propose(output, size=size, before_nms=100, kept=100)
+        boxes = built.proposals(output, size=size, pre_nms_top_n=100, post_nms_top_n=100)
         logits, deltas = built.roi_heads(output.pyramid, boxes, size)
         predictor.cls_score.weight.mul_(2 / logits.std())
         predictor.bbox_pred.weight.mul_(2 / deltas.std())
@@ -95,8 +95,8 @@ def reference(ours: FasterRcnn, **options: Any) -> TorchvisionFasterRCNN:
         box_head=TwoMLPHead(CHANNELS * 49, WIDTH),
         box_predictor=None,
         num_classes=CLASSES + 1,
-        rpn_pre_nms_top_n_train=PROPOSALS_BEFORE_NMS,
-        rpn_post_nms_top_n_train=PROPOSALS_KEPT,
+        rpn_pre_nms_top_n_train=PRE_NMS_TOP_N,
+        rpn_post_nms_top_n_train=POST_NMS_TOP_N,
         rpn_pre_nms_top_n_test=ours.config.proposals,
         rpn_post_nms_top_n_test=ours.config.proposals,
         **options,
@@ -146,13 +146,13 @@ def test_outputs_have_the_paper_s_levels(backbone: str) -> None:
 
 @pytest.mark.parametrize("proposals", [60, 1000])
 def test_proposals_are_torchvisions(proposals: int) -> None:
-    built, output = outspoken((128, 256), proposals=proposals)
+    built, output = varied((128, 256), proposals=proposals)
     theirs = reference(built).eval()
     view, features = their_view(output, (128, 256))
     with torch.no_grad():
         expected, _ = theirs.rpn(view, features)
         anchors = theirs.rpn.anchor_generator(view, list(features.values()))[0]
-        found = built.propose(output, size=(128, 256), before_nms=proposals, kept=proposals)
+        found = built.proposals(output, size=(128, 256), pre_nms_top_n=proposals, post_nms_top_n=proposals)
     torch.testing.assert_close(torch.cat(built.anchors(output)), anchors, rtol=0, atol=0)
     for mine, other in zip(found, expected, strict=True):
         assert len(mine) > 50
@@ -160,14 +160,14 @@ def test_proposals_are_torchvisions(proposals: int) -> None:
 
 
 def test_losses_are_torchvisions_with_plain_l1(monkeypatch: pytest.MonkeyPatch) -> None:
-    # The object of no image claims an anchor that another object overlaps more, where the two would differ.
-    built, output = outspoken((128, 256))
+    # No object is assigned an anchor that overlaps another object more; there the implementations differ.
+    built, output = varied((128, 256))
     theirs = reference(built).train()
     view, features = their_view(output, (128, 256))
 
-    def plain_l1(answer: Tensor, wanted: Tensor, beta: float, reduction: str) -> Tensor:
+    def plain_l1(predicted: Tensor, wanted: Tensor, beta: float, reduction: str) -> Tensor:
         assert beta == pytest.approx(1 / 9)
-        return functional.l1_loss(answer, wanted, reduction=reduction)
+        return functional.l1_loss(predicted, wanted, reduction=reduction)
 
     with torch.random.fork_rng(devices=[]), monkeypatch.context() as patch:
         torch.manual_seed(5)
@@ -190,14 +190,14 @@ def test_losses_are_torchvisions_with_plain_l1(monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.parametrize("proposals", [60, 300])
 def test_detections_are_torchvisions(proposals: int) -> None:
-    built, output = outspoken(proposals=proposals)
+    built, output = varied(proposals=proposals)
     theirs = reference(built, box_score_thresh=0.05, box_nms_thresh=0.5, box_detections_per_img=500).eval()
     with torch.no_grad():
-        boxes = built.propose(output, size=SIZE, before_nms=proposals, kept=proposals)
+        boxes = built.proposals(output, size=SIZE, pre_nms_top_n=proposals, post_nms_top_n=proposals)
         _, features = their_view(output)
         expected, _ = theirs.roi_heads(features, boxes, [SIZE, SIZE])
-        answer = built.candidates(output, size=SIZE, per_level=proposals * CLASSES)
-    candidates = Candidates(*(part.numpy() for part in answer))
+        parts = built.candidates(output, size=SIZE, per_level=proposals * CLASSES)
+    candidates = Candidates(*(part.numpy() for part in parts))
     found = postprocess(candidates, PostprocessConfig(max_detections=500))
     for mine, other in zip(found, expected, strict=True):
         assert len(mine) == len(other["scores"]) > 30
@@ -216,8 +216,8 @@ def test_detections_are_torchvisions(proposals: int) -> None:
 
 @pytest.mark.parametrize(("per_level", "count"), [(50, 50), (1000, 180)])
 def test_the_number_of_candidates_is_fixed(per_level: int, count: int) -> None:
-    built, output = outspoken((64, 64))
-    found = built.propose(output, size=(64, 64), before_nms=60, kept=60)
+    built, output = varied((64, 64))
+    found = built.proposals(output, size=(64, 64), pre_nms_top_n=60, post_nms_top_n=60)
     assert min(len(boxes) for boxes in found) < 60
     boxes, scores, labels = built.candidates(output, size=(64, 64), per_level=per_level)
     assert boxes.shape == (2, count, 4)
@@ -227,42 +227,54 @@ def test_the_number_of_candidates_is_fixed(per_level: int, count: int) -> None:
     assert ((labels >= 0) & (labels < CLASSES)).all()
     assert (scores[:, 1:] <= scores[:, :-1]).all()
     if count == 180:
-        # What was filled up is no object, and only that.
+        # Padding has score 0, and nothing else has.
         assert [(row > 0).sum().item() for row in scores] == [len(rows) * CLASSES for rows in found]
 
 
-# --- what is counted ------------------------------------------------------------------------------------------------
+# --- assignment and sampling ------------------------------------------------------------------------------------------------
 
 
-def test_an_object_claims_its_best_anchors_from_others_but_not_by_a_sliver() -> None:
+def test_an_object_is_assigned_its_best_anchors_from_min_pos_iou_on() -> None:
     anchors = torch.tensor([[0.0, 0, 32, 32], [32, 0, 64, 32], [0, 32, 32, 64], [32, 32, 64, 64]])
     one = target([[0, 0, 30, 32], [0, 0, 20, 32], [34, 32, 38, 36]], [0, 0, 0])
     overlaps = box_iou(one.boxes, anchors)
     assert overlaps.amax(dim=1).tolist() == pytest.approx([30 / 32, 20 / 32, 16 / 1024])
-    assert assign(anchors, one, positive=0.7, negative=0.3).tolist() == [0, -1, -1, -1]
-    assert assign(anchors, one, positive=0.7, negative=0.3, least_claim=0.3).tolist() == [1, -1, -1, -1]
-    assert assign(anchors, one, positive=0.7, negative=0.3, least_claim=0.0).tolist() == [1, -1, -1, 2]
+    assert assign(anchors, one.boxes, one.ignored, pos_iou=0.7, neg_iou=0.3).tolist() == [0, -1, -1, -1]
+    assert assign(anchors, one.boxes, one.ignored, pos_iou=0.7, neg_iou=0.3, min_pos_iou=0.3).tolist() == [
+        1,
+        -1,
+        -1,
+        -1,
+    ]
+    assert assign(anchors, one.boxes, one.ignored, pos_iou=0.7, neg_iou=0.3, min_pos_iou=0.0).tolist() == [1, -1, -1, 2]
 
 
-def test_an_object_no_anchor_meets_claims_none() -> None:
+def test_an_object_without_overlap_is_assigned_no_anchor() -> None:
     anchors = torch.tensor([[0.0, 0, 32, 32], [32, 0, 64, 32]])
     outside = target([[100, 100, 120, 120]], [0])
-    assert assign(anchors, outside, positive=0.5, negative=0.4, least_claim=0.0).tolist() == [BACKGROUND] * 2
+    assert (
+        assign(anchors, outside.boxes, outside.ignored, pos_iou=0.5, neg_iou=0.4, min_pos_iou=0.0).tolist()
+        == [BACKGROUND] * 2
+    )
 
 
-def test_anchors_between_the_thresholds_and_in_ignored_regions_are_undecided() -> None:
+def test_anchors_between_the_thresholds_and_in_ignored_regions_are_ignored() -> None:
     anchors = torch.tensor([[0.0, 0, 32, 32], [32, 0, 64, 32], [64, 0, 96, 32]])
     one = target([[0, 0, 16, 32], [0, 0, 32, 32]], [0, 0], [[60, 0, 96, 32]])
     alone = target([[0, 0, 16, 32]], [0], [[60, 0, 96, 32]])
-    assert assign(anchors, alone, positive=0.7, negative=0.3).tolist() == [UNDECIDED, BACKGROUND, UNDECIDED]
-    # An ignored region hides background alone; what stands for an object goes on doing so.
+    assert assign(anchors, alone.boxes, alone.ignored, pos_iou=0.7, neg_iou=0.3).tolist() == [
+        IGNORE,
+        BACKGROUND,
+        IGNORE,
+    ]
+    # An ignored region changes only background anchors.
     covered = target([[0, 0, 32, 32]], [0], [[0, 0, 96, 32]])
-    assert assign(anchors, covered, positive=0.7, negative=0.3).tolist() == [0, UNDECIDED, UNDECIDED]
-    assert assign(anchors, one, positive=0.7, negative=0.3).tolist() == [1, BACKGROUND, UNDECIDED]
-    assert assign(anchors[:0], one, positive=0.7, negative=0.3).tolist() == []
+    assert assign(anchors, covered.boxes, covered.ignored, pos_iou=0.7, neg_iou=0.3).tolist() == [0, IGNORE, IGNORE]
+    assert assign(anchors, one.boxes, one.ignored, pos_iou=0.7, neg_iou=0.3).tolist() == [1, BACKGROUND, IGNORE]
+    assert assign(anchors[:0], one.boxes, one.ignored, pos_iou=0.7, neg_iou=0.3).tolist() == []
 
 
-def test_ignored_regions_teach_neither_stage() -> None:
+def test_ignored_regions_have_no_gradient_in_either_stage() -> None:
     built = detector()
     output = built(images(batch=1))
     logits = [level.detach().requires_grad_() for level in output.logits]
@@ -271,7 +283,7 @@ def test_ignored_regions_teach_neither_stage() -> None:
     losses["rpn_objectness"].backward(retain_graph=True)
     finest = logits[0].grad
     assert finest is not None
-    # Anchors of P2 are 32 pixels or so; these lie inside the image, and mostly in the ignored part.
+    # Anchors of P2 have a side of about 32 pixels; these are inside the image, and mostly in the ignored region.
     assert (finest[0, :, 4:12, 8:40] == 0).all()
     assert (finest != 0).any()
     (boxes,) = seen.sampled[0].boxes
@@ -281,28 +293,28 @@ def test_ignored_regions_teach_neither_stage() -> None:
 
 
 @pytest.mark.parametrize(("options", "count"), [({}, 512), ({"sampled_rois": 40}, 40)])
-def test_an_image_is_sampled_as_the_settings_say(options: dict[str, int], count: int) -> None:
+def test_the_number_of_sampled_rois(options: dict[str, int], count: int) -> None:
     built = detector(**options)
     output = built(images(batch=1))
     wanted = target([[4, 6, 60, 34], [100, 60, 170, 120]], [0, 2])
-    proposals = built.propose(output, size=SIZE, before_nms=PROPOSALS_BEFORE_NMS, kept=PROPOSALS_KEPT)
+    proposals = built.proposals(output, size=SIZE, pre_nms_top_n=PRE_NMS_TOP_N, post_nms_top_n=POST_NMS_TOP_N)
     assert len(proposals[0]) > 600
     near = wanted.boxes.repeat(100, 1) + torch.randn(200, 4, generator=torch.Generator().manual_seed(0))
-    (lesson,) = built.roi_heads.sample([torch.cat([proposals[0], near])], [wanted])
-    assert len(lesson.boxes) == count
-    assert (lesson.labels > 0).sum() == count // 4
-    assert set(lesson.labels.tolist()) == {0, 1, 3}
-    iou = box_iou(lesson.boxes, wanted.boxes).amax(dim=1)
-    assert ((iou >= 0.5) == (lesson.labels > 0)).all()
+    (sampled,) = built.roi_heads.sample([torch.cat([proposals[0], near])], [wanted])
+    assert len(sampled.boxes) == count
+    assert (sampled.labels > 0).sum() == count // 4
+    assert set(sampled.labels.tolist()) == {0, 1, 3}
+    iou = box_iou(sampled.boxes, wanted.boxes).amax(dim=1)
+    assert ((iou >= 0.5) == (sampled.labels > 0)).all()
 
 
 def test_objects_themselves_are_proposals() -> None:
     built = detector()
     wanted = target([[4, 6, 60, 34]], [1])
-    (lesson,) = built.roi_heads.sample([torch.zeros(0, 4)], [wanted])
-    assert lesson.boxes.tolist() == [[4, 6, 60, 34]]
-    assert lesson.labels.tolist() == [2]
-    assert lesson.deltas.abs().max() < 1e-6
+    (sampled,) = built.roi_heads.sample([torch.zeros(0, 4)], [wanted])
+    assert sampled.boxes.tolist() == [[4, 6, 60, 34]]
+    assert sampled.labels.tolist() == [2]
+    assert sampled.deltas.abs().max() < 1e-6
 
 
 def test_images_without_objects_have_finite_losses() -> None:
@@ -315,7 +327,7 @@ def test_images_without_objects_have_finite_losses() -> None:
 
 
 def test_the_regions_of_the_second_stage_stay_with_the_output() -> None:
-    built, output = outspoken()
+    built, output = varied()
     assert output.sampled == []
     built.task_losses(output, WANTED)
     built.task_losses(output, WANTED)
@@ -342,12 +354,15 @@ def test_bfloat16_pyramids_are_taken() -> None:
 
 
 def test_shares_of_a_batch_average_to_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    built, output = outspoken()
-    anchors, proposals = built.anchors(output), built.propose(output, size=SIZE, before_nms=100, kept=100)
+    built, output = varied()
+    anchors, proposals = (
+        built.anchors(output),
+        built.proposals(output, size=SIZE, pre_nms_top_n=100, post_nms_top_n=100),
+    )
     with torch.random.fork_rng(devices=[]):
         lessons = built.roi_heads.sample(proposals, WANTED)
     lessons[1] = RoiTargets(lessons[1].boxes[:40], lessons[1].labels[:40], lessons[1].deltas[:40])
-    boxes = [lesson.boxes for lesson in lessons]
+    boxes = [sampled.boxes for sampled in lessons]
     logits, deltas = built.roi_heads(output.pyramid, boxes, SIZE)
     parts = [slice(0, len(boxes[0])), slice(len(boxes[0]), None)]
 
@@ -385,7 +400,7 @@ def test_a_fresh_second_stage_knows_nothing_and_moves_nothing() -> None:
     built = detector().eval()
     with torch.no_grad():
         output = built(images())
-        proposals = built.propose(output, size=SIZE, before_nms=60, kept=60)
+        proposals = built.proposals(output, size=SIZE, pre_nms_top_n=60, post_nms_top_n=60)
         logits, deltas = built.roi_heads(output.pyramid, proposals, SIZE)
     assert (logits.softmax(dim=1) - 0.25).abs().max() < 0.15
     assert deltas.abs().max() < 0.1

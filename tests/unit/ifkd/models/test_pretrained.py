@@ -1,4 +1,4 @@
-"""torchvision's published detectors, laid into ours: with weights drawn at random, saved as torchvision saves them."""
+"""Weights of torchvision's detectors in ours: random weights, saved as torchvision saves them."""
 
 import hashlib
 import re
@@ -32,7 +32,7 @@ class Published(NamedTuple):
 
 @pytest.fixture(scope="module", params=["retinanet", "faster_rcnn"])
 def published(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Published:
-    """A torchvision detector for COCO with statistics that matter, and its state dict on disk."""
+    """Return a torchvision detector for COCO with random batch-norm statistics, and its state dict on disk."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = BUILDERS[request.param](weights=None, weights_backbone=None, num_classes=COCO_CLASSES).eval()
@@ -57,16 +57,16 @@ def build(name: str, weights: object, *, classes: int = 4, **options: Any) -> De
 
 
 def head_logits(network: Any, pyramid: list[Tensor]) -> list[Tensor]:
-    """Return what the heads say that do not depend on the classes."""
+    """Return the outputs of heads that do not depend on the classes."""
     if hasattr(network, "rpn"):
         return [*network.rpn.head(pyramid)[0], *network.rpn.head(pyramid)[1]]
     return [network.head.regression_head.bbox_reg(network.head.regression_head.conv(level)) for level in pyramid]
 
 
-def test_what_fits_is_torchvisions_and_what_does_not_is_told(published: Published) -> None:
+def test_matching_tensors_are_loaded_and_others_reported(published: Published) -> None:
     built = build(family(published), published.path).eval()
-    fresh = build(family(published), "none")
-    (report,) = built.loaded
+    initial = build(family(published), "none")
+    (report,) = built.load_reports
     expected = {
         "retinanet": [
             "backbone.fpn.extra_blocks.p6.weight 256x256x3x3, here 256x2048x3x3",
@@ -81,9 +81,9 @@ def test_what_fits_is_torchvisions_and_what_does_not_is_told(published: Publishe
         ],
     }[family(published)]
     assert list(report.mismatched) == expected
-    assert report.absent == report.unused == ()
+    assert report.missing == report.unexpected == ()
     mismatched = {text.split(" ")[0] for text in expected}
-    ours, theirs, began = built.state_dict(), published.network.state_dict(), fresh.state_dict()
+    ours, theirs, began = built.state_dict(), published.network.state_dict(), initial.state_dict()
     names = {name for name in ours if not name.endswith("num_batches_tracked")}
     assert report.loaded == len(names - mismatched)
     assert all(torch.equal(ours[name], theirs[name]) for name in names - mismatched)
@@ -110,26 +110,26 @@ def test_names_of_old_files_are_translated_as_torchvision_does(published: Publis
         )
         old[renamed] = value
     assert len(old.keys() - published.network.state_dict().keys()) >= 18
-    # torchvision's own classes take the file, which says that these are the old names.
+    # torchvision's own classes load the file: these are the old names.
     other = BUILDERS[family(published)](weights=None, weights_backbone=None, num_classes=COCO_CLASSES)
     assert not other.load_state_dict(dict(old), strict=False).unexpected_keys
     torch.save(old, tmp_path / "old.pth")
     today, translated = (build(family(published), path) for path in (published.path, tmp_path / "old.pth"))
-    assert translated.loaded[0].mismatched == today.loaded[0].mismatched
-    assert translated.loaded[0].absent == translated.loaded[0].unused == ()
+    assert translated.load_reports[0].mismatched == today.load_reports[0].mismatched
+    assert translated.load_reports[0].missing == translated.load_reports[0].unexpected == ()
     first, second = today.state_dict(), translated.state_dict()
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_heads_for_as_many_classes_fit(published: Published) -> None:
+def test_heads_for_the_same_number_of_classes_are_loaded(published: Published) -> None:
     classes = COCO_CLASSES - (family(published) == "faster_rcnn")
-    (report,) = build(family(published), published.path, classes=classes).loaded
+    (report,) = build(family(published), published.path, classes=classes).load_reports
     assert len(report.mismatched) == (family(published) == "retinanet")  # P6 alone
 
 
-def test_a_narrower_pyramid_keeps_its_own_weights_and_the_backbones(published: Published) -> None:
+def test_a_narrower_pyramid_is_initialized_and_the_backbone_is_loaded(published: Published) -> None:
     built = build(family(published), published.path, channels=32)
-    (report,) = built.loaded
+    (report,) = built.load_reports
     assert isinstance(built, FasterRcnn | RetinaNet)
     body = {name for name in built.backbone.body.state_dict() if not name.endswith("num_batches_tracked")}
     assert not [text for text in report.mismatched if text.startswith("backbone.body.")]
@@ -138,11 +138,11 @@ def test_a_narrower_pyramid_keeps_its_own_weights_and_the_backbones(published: P
 
 
 def test_a_detector_with_another_backbone_is_refused(published: Published) -> None:
-    with pytest.raises(CheckpointError, match=r"is not a \w+ with resnet18: got \d+ tensors absent or of another"):
+    with pytest.raises(CheckpointError, match=r"is not a \w+ with resnet18: got \d+ tensors missing or of another"):
         build(family(published), published.path, backbone="resnet18")
 
 
-def test_a_classifiers_file_is_no_detector(tmp_path: Path) -> None:
+def test_weights_of_a_classifier_are_refused(tmp_path: Path) -> None:
     torch.save(torchvision.models.resnet18(weights=None).state_dict(), tmp_path / "r18.pth")
     with pytest.raises(CheckpointError, match="is not a faster_rcnn with resnet18"):
         build("faster_rcnn", tmp_path / "r18.pth", backbone="resnet18")
@@ -150,7 +150,7 @@ def test_a_classifiers_file_is_no_detector(tmp_path: Path) -> None:
         build("faster_rcnn", tmp_path / "absent.pth")
 
 
-def test_coco_weights_come_from_torchvisions_place(
+def test_coco_weights_are_read_from_torchvisions_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, published: Published
 ) -> None:
     name = family(published)
@@ -159,13 +159,13 @@ def test_coco_weights_come_from_torchvisions_place(
     place.parent.mkdir()
     place.write_bytes(published.path.read_bytes())
     built = build(name, "coco")
-    assert built.loaded[0].source == str(place)
-    assert built.loaded[0].sha256 == hashlib.sha256(published.path.read_bytes()).hexdigest()
-    assert built.loaded[0].to_provenance()["mismatched"] == list(built.loaded[0].mismatched)
+    assert built.load_reports[0].source == str(place)
+    assert built.load_reports[0].sha256 == hashlib.sha256(published.path.read_bytes()).hexdigest()
+    assert built.load_reports[0].to_provenance()["mismatched"] == list(built.load_reports[0].mismatched)
 
 
 @pytest.mark.parametrize("name", ["retinanet", "faster_rcnn"])
-def test_coco_weights_that_cannot_be_fetched_say_where_they_go(
+def test_the_error_of_a_failed_download_has_address_and_path(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     def unreachable(*_: Any, **__: Any) -> None:
@@ -175,10 +175,10 @@ def test_coco_weights_that_cannot_be_fetched_say_where_they_go(
     monkeypatch.setattr(torch.hub, "download_url_to_file", unreachable)
     with pytest.raises(CheckpointError) as caught:
         build(name, "coco")
-    told = str(caught.value)
-    assert f"The COCO weights of {name} with resnet50 cannot be fetched (no network)" in told
+    message = str(caught.value)
+    assert f"The COCO weights of {name} with resnet50 cannot be downloaded (no network)" in message
     url = pretrained.COCO[name].url  # type: ignore[index]
-    assert f"Download {url} to {tmp_path / 'checkpoints' / url.rsplit('/', 1)[1]}, or give a path as weights." in told
+    assert f"Download {url} to {tmp_path / 'checkpoints' / url.rsplit('/', 1)[1]}, or set a path as weights." in message
 
 
 def test_a_download_is_checked_by_the_digest_in_its_name(
@@ -193,10 +193,10 @@ def test_a_download_is_checked_by_the_digest_in_its_name(
         source = published.path.with_name(f"net-{stated}.pth")
         source.write_bytes(published.path.read_bytes())
         if right:
-            assert pretrained.fetched(Elsewhere(source.as_uri()), "weights", "weights").read_bytes()
+            assert pretrained.download_weights(Elsewhere(source.as_uri()), "weights", "weights").read_bytes()
         else:
             with pytest.raises(CheckpointError, match="invalid hash value"):
-                pretrained.fetched(Elsewhere(source.as_uri()), "weights", "weights")
+                pretrained.download_weights(Elsewhere(source.as_uri()), "weights", "weights")
             assert not (tmp_path / "checkpoints" / source.name).exists()
 
 

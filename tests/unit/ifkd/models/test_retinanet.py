@@ -18,7 +18,7 @@ from ifkd import recipe
 from ifkd.core.detections import Candidates
 from ifkd.core.postprocess import PostprocessConfig, postprocess
 from ifkd.models import DetectorOutput, Targets, build_detector, normalize
-from ifkd.models.anchors import OCTAVE_SCALES, RATIOS, anchors_of_level
+from ifkd.models.anchors import OCTAVE_SCALES, ASPECT_RATIOS, anchors_of_level
 from ifkd.models.retinanet import RetinaNet
 
 STRIDES = (8, 16, 32, 64, 128)
@@ -39,7 +39,7 @@ def images(size: tuple[int, int], batch: int = 2, seed: int = 0) -> Tensor:
     return normalize(torch.randint(0, 256, (batch, 3, *size), generator=source, dtype=torch.uint8))
 
 
-def outspoken(size: tuple[int, int], batch: int = 2) -> tuple[RetinaNet, DetectorOutput]:
+def varied(size: tuple[int, int], batch: int = 2) -> tuple[RetinaNet, DetectorOutput]:
     """Return a detector whose untrained head gives scores and deltas of every size, and a forward of it."""
     built = detector().eval()
     logits, deltas = built.head.classification_head.cls_logits, built.head.regression_head.bbox_reg
@@ -72,7 +72,7 @@ def test_parameters_are_torchvisions_by_name_and_shape() -> None:
 @pytest.mark.parametrize("size", [(128, 128), (128, 256), (384, 128)])
 def test_anchors_are_torchvisions_where_the_map_divides_the_image(size: tuple[int, int]) -> None:
     sizes = tuple(tuple(stride * scale for scale in OCTAVE_SCALES) for stride in STRIDES)
-    generator = AnchorGenerator(sizes, (RATIOS,) * len(STRIDES))
+    generator = AnchorGenerator(sizes, (ASPECT_RATIOS,) * len(STRIDES))
     maps = [torch.zeros(1, 1, size[0] // stride, size[1] // stride) for stride in STRIDES]
     (theirs,) = generator(ImageList(torch.zeros(1, 3, *size), [size]), maps)
     ours = [anchors_of_level(s, (m.shape[2], m.shape[3]), m.device) for s, m in zip(STRIDES, maps, strict=True)]
@@ -84,7 +84,7 @@ def test_anchors_have_their_sizes_and_ratios() -> None:
     assert anchors.shape == (18, 4)
     extents = anchors[:9, 2:] - anchors[:9, :2]
     for index, (width, height) in enumerate(extents.tolist()):
-        side, ratio = 32 * 4 * 2 ** (index % 3 / 3), RATIOS[index // 3]
+        side, ratio = 32 * 4 * 2 ** (index % 3 / 3), ASPECT_RATIOS[index // 3]
         assert math.sqrt(width * height) == pytest.approx(side, rel=0.02)
         assert height / width == pytest.approx(ratio, rel=0.02)
     torch.testing.assert_close(anchors[9:] - anchors[:9], torch.tensor([32.0, 0.0, 32.0, 0.0]).expand(9, 4))
@@ -92,7 +92,7 @@ def test_anchors_have_their_sizes_and_ratios() -> None:
 
 @pytest.mark.parametrize("size", [(128, 128), (128, 256)])
 def test_detections_are_torchvisions(size: tuple[int, int]) -> None:
-    built, output = outspoken(size)
+    built, output = varied(size)
     counts = [level.shape[2] * level.shape[3] * 9 for level in output.logits]
     pyramid = list(output.pyramid)
     with torch.no_grad():
@@ -126,7 +126,7 @@ def test_detections_are_torchvisions(size: tuple[int, int]) -> None:
 
 
 def test_the_number_of_candidates_depends_on_the_size_alone() -> None:
-    built, output = outspoken((128, 192))
+    built, output = varied((128, 192))
     boxes, scores, labels = built.candidates(output, size=(128, 192), per_level=200)
     pairs = [level.shape[2] * level.shape[3] * 9 * CLASSES for level in output.logits]
     expected = sum(min(200, count) for count in pairs)

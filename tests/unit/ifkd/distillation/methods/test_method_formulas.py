@@ -1,4 +1,4 @@
-"""Every method against a slow float64 version of its formula, written from its paper cell by cell."""
+"""Every method against a slow float64 implementation of its formula, cell by cell."""
 
 import math
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from method_fixtures import BOXES, FAMILIES, HEIGHT, WIDTH, detectors, method, options, output, targets, views
+from method_fixtures import BOXES, FAMILIES, HEIGHT, WIDTH, detectors, method, options, output, targets, make_batch
 from torch import Tensor
 from torchvision.models.detection._utils import BoxCoder
 from torchvision.ops import MultiScaleRoIAlign, generalized_box_iou
@@ -35,7 +35,7 @@ families = pytest.mark.parametrize("family", FAMILIES)
 
 
 def pairs(family: recipe.Family, adapters: Adapters | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield teacher's and student's maps in float64, the student's through its convolutions."""
+    """Yield the teacher's maps and the student's adapted maps in float64."""
     student, teacher = output(family, 1).pyramid, output(family, 2).pyramid
     adapted = list(student) if adapters is None else [level.detach() for level in adapters(student)]
     yield from ((t.double(), s.double()) for t, s in zip(teacher, adapted, strict=True))
@@ -43,7 +43,7 @@ def pairs(family: recipe.Family, adapters: Adapters | None = None) -> Iterator[t
 
 def found(built: torch.nn.Module, family: recipe.Family) -> dict[str, tuple[float, float]]:
     """Return value and weight of each of a method's terms."""
-    terms = built.losses(views(output(family, 1), output(family, 2), SEEN))
+    terms = built.losses(make_batch(output(family, 1), output(family, 2), SEEN))
     return {name: (term.value.item(), term.weight) for name, term in terms.items()}
 
 
@@ -77,7 +77,7 @@ def test_at(family: recipe.Family) -> None:
 
 @families
 def test_pkd(family: recipe.Family) -> None:
-    """Half the mean squared difference is one less Pearson's correlation, but for n against n - 1."""
+    """Half the mean squared difference is 1 - Pearson's correlation, times (n - 1) / n."""
     total = 0.0
     for teacher, student in list(pairs(family))[:4]:
         count = teacher[:, 0].numel()
@@ -127,8 +127,8 @@ def slow_attention(features: Tensor, temperature: float) -> tuple[Tensor, Tensor
 def slow_context(block: GlobalContext, features: Tensor) -> Tensor:
     """Return one image's map with its context."""
     w = block.key.weight.double().view(-1)
-    share = (torch.einsum("c,chw->hw", w, features) + block.key.bias.double()).flatten().softmax(0)
-    context = features.flatten(1) @ share
+    side = (torch.einsum("c,chw->hw", w, features) + block.key.bias.double()).flatten().softmax(0)
+    context = features.flatten(1) @ side
     first, norm, _, last = block.change
     hidden = first.weight.double()[:, :, 0, 0] @ context + first.bias.double()
     hidden = (hidden - hidden.mean()) / (hidden.var(correction=0) + 1e-5).sqrt()
@@ -152,10 +152,10 @@ def test_fgd(family: recipe.Family) -> None:
             for x1, y1, x2, y2 in target.boxes.tolist():
                 top, bottom = math.floor(y1 * rows / HEIGHT), min(math.ceil(y2 * rows / HEIGHT), rows - 1)
                 left, right = math.floor(x1 * columns / WIDTH), min(math.ceil(x2 * columns / WIDTH), columns - 1)
-                share = 1 / ((bottom - top + 1) * (right - left + 1))
+                side = 1 / ((bottom - top + 1) * (right - left + 1))
                 for i in range(top, bottom + 1):
                     for j in range(left, right + 1):
-                        mask[i, j] = max(mask[i, j].item(), share)
+                        mask[i, j] = max(mask[i, j].item(), side)
             behind = (mask == 0).double()
             errors = ((t - s) ** 2 * channel[:, None, None]).sum(dim=0) * space
             sums["foreground"] += float((errors * mask).sum()) / 2
@@ -174,8 +174,8 @@ def slow_non_local(part: FkdLevel, side: str, features: Tensor, pool: int) -> Te
     theta, phi, g = (way.double()(features) for way in (block.theta, block.phi, block.g))
     phi, g = (torch.nn.functional.max_pool2d(way, kernel).flatten(2) for way in (phi, g))
     relations = theta.flatten(2).transpose(1, 2) @ phi / phi.shape[2]
-    answer = (relations @ g.transpose(1, 2)).transpose(1, 2).reshape(len(features), -1, *features.shape[2:])
-    return features + block.back.double()(answer)
+    prediction = (relations @ g.transpose(1, 2)).transpose(1, 2).reshape(len(features), -1, *features.shape[2:])
+    return features + block.back.double()(prediction)
 
 
 @families
@@ -212,18 +212,18 @@ def test_fkd(family: recipe.Family) -> None:
 @pytest.mark.parametrize("binary", [False, True])
 def test_arsd(family: recipe.Family, binary: bool) -> None:
     networks = detectors(family)
-    built = method("arsd", family, between=networks, binary_mask=binary)
+    built = method("arsd", family, pair=networks, binary_mask=binary)
     assert isinstance(built, Arsd)
-    student, teacher = gently_moved(output(family, 1)), gently_moved(output(family, 2))
+    student, teacher = with_small_deltas(output(family, 1)), with_small_deltas(output(family, 2))
     masks = [torch.zeros(2, *level.shape[2:], dtype=torch.float64) for level in student.pyramid]
     for image, target in enumerate(SEEN):
         for x1, y1, x2, y2 in target.boxes.tolist():
-            share = math.sqrt((x2 - x1) * (y2 - y1) / (WIDTH * HEIGHT))
-            mask = masks[min(max(math.floor(4 + math.log2(share + 1e-6)), 0), 4)]
+            side = math.sqrt((x2 - x1) * (y2 - y1) / (WIDTH * HEIGHT))
+            mask = masks[min(max(math.floor(4 + math.log2(side + 1e-6)), 0), 4)]
             rows, columns = mask.shape[1:]
             top, left = int(y1 * rows / HEIGHT), int(x1 * columns / WIDTH)
             bottom, right = max(int(y2 * rows / HEIGHT), top + 1), max(int(x2 * columns / WIDTH), left + 1)
-            mask[image, top:bottom, left:right] += 1 + math.exp(-2 * share)
+            mask[image, top:bottom, left:right] += 1 + math.exp(-2 * side)
     if binary:
         masks = [(mask > 0).double() for mask in masks]
     cells = 2 * sum(int((mask > 0).sum()) for mask in masks) + 1
@@ -236,13 +236,13 @@ def test_arsd(family: recipe.Family, binary: bool) -> None:
     )
     boxes = slow_ssrd(networks, student.deltas, teacher.deltas)
     wanted = {"feature": (float(feature) / cells, 0.01), "head": (float(head) / cells, 0.01), "boxes": (boxes, 0.1)}
-    terms = built.losses(views(student, teacher, SEEN))
+    terms = built.losses(make_batch(student, teacher, SEEN))
     assert_terms({name: (term.value.item(), term.weight) for name, term in terms.items()}, wanted)
     assert boxes > 0
 
 
-def gently_moved(one: DetectorOutput) -> DetectorOutput:
-    """Return a forward that moves anchors so little that some come nearer to their objects."""
+def with_small_deltas(one: DetectorOutput) -> DetectorOutput:
+    """Return outputs with small deltas, so that some decoded boxes are better than their anchors."""
     return replace(one, deltas=tuple(level / 5 for level in one.deltas))
 
 
@@ -250,7 +250,7 @@ def slow_ssrd(networks: tuple, students: tuple[Tensor, ...], teachers: tuple[Ten
     """Return the loss of boxes, anchor by anchor."""
     detector, coder = networks[0], BoxCoder((1.0, 1.0, 1.0, 1.0))
     levels = detector.anchors(output(detector.config.family, 1))
-    assigned = [detector.matches(torch.cat(levels), target) for target in SEEN]
+    assigned = [detector.assign_anchors(torch.cat(levels), target) for target in SEEN]
     total, start = 0.0, 0
     for anchors, students_level, teachers_level in zip(levels, students, teachers, strict=True):
         losses = []
@@ -262,10 +262,10 @@ def slow_ssrd(networks: tuple, students: tuple[Tensor, ...], teachers: tuple[Ten
             ]
             for index in (assigned[image][start : start + len(anchors)] >= 0).nonzero()[:, 0].tolist():
                 anchor, object_ = anchors[index : index + 1], target.boxes[assigned[image][start + index]][None]
-                own, taught = (coder.decode_single(row[index : index + 1], anchor) for row in rows)
-                fits = [plain_iou(box[0], object_[0]) for box in (taught, own, anchor)]
+                own, followed = (coder.decode_single(row[index : index + 1], anchor) for row in rows)
+                fits = [plain_iou(box[0], object_[0]) for box in (followed, own, anchor)]
                 if fits[0] > fits[1] > fits[2]:
-                    losses.append(2 * (1 - float(generalized_box_iou(own, taught))))
+                    losses.append(2 * (1 - float(generalized_box_iou(own, followed))))
         total += sum(losses) / len(losses) if losses else 0.0
         start += len(anchors)
     return total
@@ -319,7 +319,7 @@ def test_insdist(family: recipe.Family) -> None:
 
 
 def slow_relation(family: recipe.Family, adapters: Adapters) -> float:
-    """Return the loss of relations; pooling is torchvision's own choice of levels, cell for cell."""
+    """Return the relation loss, with torchvision's multi-scale pooling."""
     names = [str(level) for level in range(5)]
     labels = torch.cat([target.labels for target in SEEN]).tolist()
     cosines = []
@@ -338,17 +338,17 @@ def slow_relation(family: recipe.Family, adapters: Adapters) -> float:
 
 def test_crosskd() -> None:
     networks = detectors("retinanet")
-    built = method("crosskd", "retinanet", between=networks)
+    built = method("crosskd", "retinanet", pair=networks)
     assert isinstance(built, CrossKd)
     student, teacher = output("retinanet", 1), output("retinanet", 2)
     coder = BoxCoder((1.0, 1.0, 1.0, 1.0))
     levels = networks[0].anchors(student)
-    matches = [networks[0].matches(torch.cat(levels), target) for target in SEEN]
+    matches = [networks[0].assign_anchors(torch.cat(levels), target) for target in SEEN]
     positives = max(sum(int((matched >= 0).sum()) for matched in matches), 1)
     classes = boxes = 0.0
     start = 0
     for level, anchors in enumerate(levels):
-        answers = []
+        predictions = []
         for branch, predictor in (("classification_head", "cls_logits"), ("regression_head", "bbox_reg")):
             own, tower = getattr(networks[0].head, branch), getattr(networks[1].head, branch)
             s, t = student.pyramid[level], teacher.pyramid[level]
@@ -358,16 +358,16 @@ def test_crosskd() -> None:
                     s, t = s.relu(), t.relu()
             spread = [(x.mean((0, 2, 3), keepdim=True), x.std((0, 2, 3), keepdim=True, correction=0)) for x in (s, t)]
             s = (s - spread[0][0]) / spread[0][1] * spread[1][1] + spread[1][0]
-            answer = getattr(tower, predictor)(tower.conv[3][0](s.relu()).relu())
-            answers.append(answer.unflatten(1, (9, -1)).permute(0, 3, 4, 1, 2).flatten(1, 3).detach())
+            prediction = getattr(tower, predictor)(tower.conv[3][0](s.relu()).relu())
+            predictions.append(prediction.unflatten(1, (9, -1)).permute(0, 3, 4, 1, 2).flatten(1, 3).detach())
         soft = teacher.logits[level].sigmoid().unflatten(1, (9, -1)).permute(0, 3, 4, 1, 2).flatten(1, 3)
         moves = teacher.deltas[level].unflatten(1, (9, -1)).permute(0, 3, 4, 1, 2).flatten(1, 3)
         for image in range(2):
             counted = matches[image][start : start + len(anchors)] != -2
-            p = answers[0][image].sigmoid().double()
+            p = predictions[0][image].sigmoid().double()
             errors = -(soft[image] * p.log() + (1 - soft[image]) * (1 - p).log()) * (p - soft[image]).abs()
             classes += float(errors[counted].sum())
-            own_box, wanted = (coder.decode_single(d[image], anchors) for d in (answers[1], moves))
+            own_box, wanted = (coder.decode_single(d[image], anchors) for d in (predictions[1], moves))
             fit = 1 - generalized_box_iou(own_box, wanted).diagonal()
             boxes += float((fit * soft[image].amax(dim=1))[counted].sum())
         start += len(anchors)
@@ -377,7 +377,7 @@ def test_crosskd() -> None:
         assert got[name] == (pytest.approx(value, rel=1e-3), weight)
 
 
-def test_methods_of_anchors_ask_for_the_detectors() -> None:
+def test_methods_that_use_anchors_need_the_detectors() -> None:
     for name in ("arsd", "crosskd"):
-        with pytest.raises(ConfigError, match="detectors themselves"):
+        with pytest.raises(ConfigError, match="needs both detectors"):
             build_method(options(name), NetworkPair(16, 16, recipe.LEVELS["retinanet"], ()))

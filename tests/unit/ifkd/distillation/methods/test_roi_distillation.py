@@ -1,4 +1,4 @@
-"""IFKD's option for the second stage of Faster R-CNN."""
+"""Distillation of the second stage of Faster R-CNN in IFKD."""
 
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ def detector(seed: int, *, channels: int = 16, backbone: str = "resnet18") -> Fa
     return built.eval()
 
 
-def seen(student: FasterRcnn, teacher: FasterRcnn, iteration: int = 500) -> DistillationBatch:
+def make_batch(student: FasterRcnn, teacher: FasterRcnn, iteration: int = 500) -> DistillationBatch:
     images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(2))
     boxes, labels = torch.tensor([[4.0, 6, 40, 34]]), torch.tensor([1])
     targets = [Targets(boxes, labels, torch.zeros(0, 4)), Targets(boxes[:0], labels[:0], torch.zeros(0, 4))]
@@ -38,69 +38,69 @@ def seen(student: FasterRcnn, teacher: FasterRcnn, iteration: int = 500) -> Dist
 
 def method(teacher: FasterRcnn, channels: int, **head: Any) -> Method:
     config = recipe.IfkdOptions.model_validate({"ede": {"enabled": False}, "warmup_iters": 1000, "head": head})
-    between = NetworkPair(channels, 16, recipe.LEVELS["faster_rcnn"], (1.0,) * 5, second_stage=teacher.classify)
+    networks = NetworkPair(channels, 16, recipe.LEVELS["faster_rcnn"], (1.0,) * 5, second_stage=teacher.classify)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return build_method(config, between).eval()
+        return build_method(config, networks).eval()
 
 
-def test_the_divergence_is_torchs_of_two_categorical_distributions() -> None:
+def test_the_divergence_equals_torchs_for_categorical_distributions() -> None:
     student, teacher = detector(0, channels=8, backbone="mobilenet_v2"), detector(1)
-    views = seen(student, teacher)
-    (sampled,) = views.student.sampled
+    batch = make_batch(student, teacher)
+    (sampled,) = batch.student.sampled
     with torch.no_grad():
-        wanted = teacher.classify(views.teacher, sampled.boxes)
+        wanted = teacher.classify(batch.teacher, sampled.boxes)
     slow = kl_divergence(Categorical(logits=wanted), Categorical(logits=sampled.class_logits)).mean()
-    found = roi_divergence(sampled, views.teacher, teacher.classify)
+    found = roi_divergence(sampled, batch.teacher, teacher.classify)
     assert slow.item() > 0.01
     assert found.item() == pytest.approx(slow.item(), rel=1e-5)
 
 
-def test_a_student_that_is_its_teacher_has_nothing_to_learn() -> None:
+def test_the_divergence_of_equal_networks_is_zero() -> None:
     teacher = detector(1)
-    views = seen(teacher, teacher)
-    found = roi_divergence(views.student.sampled[0], views.teacher, teacher.classify)
+    batch = make_batch(teacher, teacher)
+    found = roi_divergence(batch.student.sampled[0], batch.teacher, teacher.classify)
     assert abs(found.item()) < 1e-6
 
 
 @pytest.mark.parametrize(
     ("choice", "dense", "regions"), [("rpn", True, False), ("roi", False, True), ("both", True, True)]
 )
-def test_the_option_names_the_heads_that_teach(choice: str, dense: bool, regions: bool) -> None:
+def test_the_option_chooses_the_distilled_heads(choice: str, dense: bool, regions: bool) -> None:
     student, teacher = detector(0, channels=8, backbone="mobilenet_v2"), detector(1)
-    views = seen(student, teacher)
-    terms = method(teacher, 8, frcnn_head=choice).losses(views)
+    batch = make_batch(student, teacher)
+    terms = method(teacher, 8, frcnn_head=choice).losses(batch)
     assert ("regions" in terms) == regions
     assert (terms["head"].value.item() > 0) == dense
     if regions:
         assert terms["regions"].weight == pytest.approx(0.25)  # beta 0.5, half way through the warm-up
-        expected = roi_divergence(views.student.sampled[0], views.teacher, teacher.classify)
+        expected = roi_divergence(batch.student.sampled[0], batch.teacher, teacher.classify)
         torch.testing.assert_close(terms["regions"].value, expected)
-    assert set(method(teacher, 8, frcnn_head=choice, enabled=False).losses(views)) == {"feature", "head"}
+    assert set(method(teacher, 8, frcnn_head=choice, enabled=False).losses(batch)) == {"feature", "head"}
 
 
-def test_the_students_second_stage_learns_and_the_teachers_does_not() -> None:
+def test_only_the_students_second_stage_has_gradients() -> None:
     student, teacher = detector(0, channels=8, backbone="mobilenet_v2"), detector(1)
-    views = seen(student, teacher)
+    batch = make_batch(student, teacher)
     built = method(teacher, 8, frcnn_head="roi")
-    built.losses(views)["regions"].value.backward()
+    built.losses(batch)["regions"].value.backward()
     assert student.roi_heads.box_head.fc6.weight.grad is not None
     assert student.backbone.fpn.layer_blocks[0][0].weight.grad is not None
     assert all(parameter.grad is None for parameter in teacher.parameters())
     assert not [name for name in built.state_dict() if "teacher" in name or "stage" in name]
 
 
-def test_a_teacher_that_is_kept_judges_regions_as_the_live_one(tmp_path: Path) -> None:
-    """What is kept is its pyramid, in half precision; its second stage runs on that."""
+def test_the_divergence_from_cached_teacher_outputs(tmp_path: Path) -> None:
+    """The teacher's pyramid is cached in float16; its second stage runs on it."""
     student, teacher = detector(0, channels=8, backbone="mobilenet_v2"), detector(1)
     pixels = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
-    keeping = CacheSpec(tmp_path, tile_px=64, tiles=2, depends_on={"images": "two"})
-    views, images = seen(student, teacher), normalize(pixels)
-    live, first, later = (
-        FrozenModels(teacher, None, keeping=keeping if keep else None, keep_teacher=keep)
-        for keep in (False, True, True)
+    cache_spec = CacheSpec(tmp_path, tile_px=64, max_tiles=2, depends_on={"images": "two"})
+    batch, images = make_batch(student, teacher), normalize(pixels)
+    uncached, first, later = (
+        FrozenModels(teacher, None, cache_spec=cache_spec if cached else None, cache_teacher=cached)
+        for cached in (False, True, True)
     )
-    answers = [knowledge(images, pixels).teacher for knowledge in (live, first, later)]
-    exact, *found = (roi_divergence(views.student.sampled[0], answer, teacher.classify).item() for answer in answers)
+    outputs = [frozen(images, pixels).teacher for frozen in (uncached, first, later)]
+    exact, *found = (roi_divergence(batch.student.sampled[0], output, teacher.classify).item() for output in outputs)
     assert exact > 0.01
     assert found == pytest.approx([exact, exact], rel=2e-3)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ifkd.core.errors import CheckpointError, ConfigError
-from ifkd.distillation.ede import disturbance
+from ifkd.distillation.ede import activate, resize
 from ifkd.models import normalize
 from ifkd.models.mobile_sam.encoder import (
     CHECKPOINT_NAME,
@@ -18,7 +18,7 @@ from ifkd.models.mobile_sam.encoder import (
     available_weights,
     build_mobile_sam,
     check_input_px,
-    checkpoint_place,
+    default_checkpoint_path,
     encoder_state,
 )
 
@@ -34,7 +34,7 @@ def images(size: tuple[int, int], batch: int = 1, seed: int = 0) -> Tensor:
 
 
 def published_form(encoder: MobileSamEncoder) -> dict[str, Tensor]:
-    """Return the encoder's state under the names of the published checkpoint, by methods' table read backwards."""
+    """Return the encoder's state with the names of the published checkpoint."""
     state = {}
     for name, value in encoder.state_dict().items():
         new = name.removeprefix("trunk.")
@@ -82,7 +82,7 @@ def test_equal_images_have_equal_embeddings(encoder: MobileSamEncoder) -> None:
 
 
 class CellMeans(nn.Module):
-    """A trunk whose embedding is plain to see: the mean of each cell's first channel, 256 times."""
+    """A trunk with a simple embedding: the mean of each cell's first channel, 256 times."""
 
     def forward_features(self, images: Tensor) -> Tensor:
         return nn.functional.avg_pool2d(images[:, :1], 16).expand(-1, 256, -1, -1)
@@ -102,7 +102,7 @@ def test_native_images_are_padded_with_zeros() -> None:
     torch.testing.assert_close(found[0, 0], canvas.reshape(5, 16, 4, 16).mean(dim=(1, 3)))
 
 
-def test_the_long_side_is_brought_to_the_asked_size() -> None:
+def test_the_long_side_is_resized_to_input_px() -> None:
     across = torch.arange(96.0).expand(1, 3, 64, 96)
     found = geometry()(across, input_px=192)[0, 0]
     assert found.shape == (8, 12)
@@ -115,13 +115,13 @@ def test_the_long_side_is_brought_to_the_asked_size() -> None:
     assert (found[5] < 63 * 5 / 16).all()
 
 
-def test_the_encoder_never_learns(encoder: MobileSamEncoder) -> None:
+def test_the_encoder_is_frozen(encoder: MobileSamEncoder) -> None:
     assert not any(parameter.requires_grad for parameter in encoder.parameters())
     encoder.train()
     assert not any(module.training for module in encoder.modules())
 
 
-def test_random_weights_are_the_same_everywhere_and_disturb_no_one(encoder: MobileSamEncoder) -> None:
+def test_random_weights_are_deterministic_and_keep_the_global_generator(encoder: MobileSamEncoder) -> None:
     torch.manual_seed(1)
     before = torch.get_rng_state()
     again = build_mobile_sam("random")
@@ -140,23 +140,23 @@ def test_the_published_names_load(tmp_path: Path, encoder: MobileSamEncoder) -> 
         assert torch.equal(value, loaded.state_dict()[name]), name
 
 
-def test_a_file_that_is_not_the_encoder_is_refused(tmp_path: Path, encoder: MobileSamEncoder) -> None:
+def test_other_files_are_refused(tmp_path: Path, encoder: MobileSamEncoder) -> None:
     state = published_form(encoder)
     del state["image_encoder.neck.2.weight"]
     torch.save(state, tmp_path / "sam.pt")
-    with pytest.raises(CheckpointError, match="does not hold MobileSAM's encoder"):
+    with pytest.raises(CheckpointError, match="does not contain MobileSAM's encoder"):
         build_mobile_sam(str(tmp_path / "sam.pt"))
     (tmp_path / "text.pt").write_text("x")
-    with pytest.raises(CheckpointError, match="does not hold MobileSAM's weights"):
+    with pytest.raises(CheckpointError, match="does not contain MobileSAM's weights"):
         build_mobile_sam(str(tmp_path / "text.pt"))
 
 
-def test_the_published_checkpoint_has_its_place_and_its_digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_path_and_digest_of_the_published_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("IFKD_CACHE", str(tmp_path))
-    assert checkpoint_place() == tmp_path / CHECKPOINT_NAME
+    assert default_checkpoint_path() == tmp_path / CHECKPOINT_NAME
     assert available_weights("mobile_sam") == "random"
     assert available_weights("/a/b.pt") == "/a/b.pt"
-    with pytest.raises(CheckpointError, match="are not at") as absent:
+    with pytest.raises(CheckpointError, match="are missing at") as absent:
         build_mobile_sam("mobile_sam")
     assert "40,728,226 bytes" in str(absent.value)
     (tmp_path / CHECKPOINT_NAME).write_bytes(b"another file")
@@ -165,10 +165,10 @@ def test_the_published_checkpoint_has_its_place_and_its_digest(tmp_path: Path, m
         build_mobile_sam("mobile_sam")
     monkeypatch.delenv("IFKD_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert checkpoint_place() == tmp_path / "xdg" / "ifkd" / CHECKPOINT_NAME
+    assert default_checkpoint_path() == tmp_path / "xdg" / "ifkd" / CHECKPOINT_NAME
 
 
-def test_the_input_is_a_whole_number_of_cells() -> None:
+def test_the_input_size_is_a_multiple_of_the_stride() -> None:
     check_input_px("native")
     check_input_px(1024)
     with pytest.raises(ConfigError, match="must be a multiple of 16: got 100"):
@@ -210,10 +210,10 @@ assert difference < 1e-4
 """
 
 
-def test_the_encoder_is_mobilesams_own() -> None:
-    """In a process of its own, as importing mobile_sam replaces timm's model of the same name."""
+def test_the_encoder_equals_mobilesams() -> None:
+    """Run in a separate process, because importing mobile_sam replaces timm's model of the same name."""
     if importlib.util.find_spec("mobile_sam") is None:
-        pytest.skip("the package mobilesam_mirror is not installed; it is not one of ours")
+        pytest.skip("the package mobilesam_mirror is not installed")
     done = subprocess.run([sys.executable, "-c", ORIGINAL], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "largest difference" in done.stdout
@@ -223,17 +223,17 @@ def test_identical_images_have_identical_disturbances(encoder: MobileSamEncoder)
     seen = images((64, 96)).repeat(2, 1, 1, 1)
     first, again = (encoder(seen, input_px="native") for _ in range(2))
     for shape in ((8, 12), (4, 6), (1, 2)):
-        share = disturbance(first, shape)
-        assert torch.equal(disturbance(again, shape), share)
-        torch.testing.assert_close(share[0], share[1], rtol=0, atol=1e-5)
+        first_disturbance = resize(activate(first), shape)
+        assert torch.equal(resize(activate(again), shape), first_disturbance)
+        torch.testing.assert_close(first_disturbance[0], first_disturbance[1], rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(("size", "input_px"), [((64, 96), "native"), ((64, 96), 192), ((96, 64), 192)])
 def test_a_flipped_image_has_the_flipped_disturbance(size: tuple[int, int], input_px: int | str) -> None:
-    """With a trunk that knows no left and right, nothing on the way from image to level does."""
+    """With an equivariant trunk, the disturbance is equivariant to flips."""
     seen, sam = images(size), geometry()
     for shape in ((13, 21), (8, 12), (3, 5), (1, 1)):
-        straight, turned = (disturbance(sam(each, input_px=input_px), shape) for each in (seen, seen.flip(3)))
+        straight, turned = (resize(activate(sam(each, input_px=input_px)), shape) for each in (seen, seen.flip(3)))
         torch.testing.assert_close(turned, straight.flip(3), rtol=1e-4, atol=1e-5)
         if shape[1] > 1:
             assert (turned - straight).abs().max() > 1e-3

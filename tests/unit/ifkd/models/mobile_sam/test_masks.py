@@ -1,4 +1,4 @@
-"""MobileSAM's mask without a prompt, against the package's own classes."""
+"""MobileSAM's mask without a prompt, against the classes of segment-anything."""
 
 import importlib
 from pathlib import Path
@@ -24,15 +24,15 @@ def images(batch: int = 2, seed: int = 0) -> Tensor:
 
 
 def published_form(masks: MobileSamMasks) -> dict[str, Tensor]:
-    """Return the decoder's and prompt encoder's tensors as mobile_sam.pt names them, from the package itself."""
+    """Return tensors of the package's decoder and prompt encoder with the names of mobile_sam.pt."""
     prompts = PromptEncoder(256, (64, 64), (1024, 1024), 16)
     decoder = MaskDecoder(transformer_dim=256, transformer=TwoWayTransformer(2, 256, 8, 2048))
     parts: dict[str, nn.Module] = {"prompt_encoder": prompts, "mask_decoder": decoder}
     return {f"{part}.{name}": value for part, module in parts.items() for name, value in module.state_dict().items()}
 
 
-def test_the_decoder_is_asked_as_the_package_asks_it(masks: MobileSamMasks) -> None:
-    """SAM's own way: its prompt encoder's forward without a prompt, on the 64x64 grid it is made for."""
+def test_the_decoder_equals_the_packages(masks: MobileSamMasks) -> None:
+    """Compare with SAM's prompt encoder without a prompt, on its 64x64 grid."""
     embedding = torch.randn(1, 256, 64, 64, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         sparse, dense = masks.prompt_encoder(points=None, boxes=None, masks=None)
@@ -49,7 +49,7 @@ def test_the_decoder_is_asked_as_the_package_asks_it(masks: MobileSamMasks) -> N
     assert found.std() > 0
 
 
-def test_each_image_has_its_own_mask_cut_to_what_shows_it(masks: MobileSamMasks) -> None:
+def test_each_image_has_its_own_mask_without_padding(masks: MobileSamMasks) -> None:
     seen = images()
     both = masks(seen, input_px="native")
     assert both.shape == (2, 1, 16, 24)
@@ -58,12 +58,12 @@ def test_each_image_has_its_own_mask_cut_to_what_shows_it(masks: MobileSamMasks)
         torch.testing.assert_close(masks(seen[row : row + 1], input_px="native"), both[row : row + 1])
     assert masks(seen, input_px=128).shape == (2, 1, 22, 32)
     with torch.no_grad():
-        whole = masks.decode(masks.encoder.padded(seen[:1], input_px=128))
+        whole = masks.decode(masks.encoder.embed_padded(seen[:1], input_px=128))
     assert whole.shape == (1, 1, 32, 32)
     torch.testing.assert_close(masks(seen[:1], input_px=128), whole[:, :, :22])
 
 
-def test_nothing_of_it_learns(masks: MobileSamMasks) -> None:
+def test_the_model_is_frozen(masks: MobileSamMasks) -> None:
     assert not any(parameter.requires_grad for parameter in masks.parameters())
     assert not any(module.training for module in masks.train().modules())
 
@@ -80,11 +80,11 @@ def test_the_published_names_load(tmp_path: Path, masks: MobileSamMasks, monkeyp
             assert torch.equal(value, state[f"{part}.{name}"]), name
     del state["mask_decoder.iou_token.weight"]
     torch.save(state, tmp_path / "sam.pt")
-    with pytest.raises(CheckpointError, match="does not hold MobileSAM's mask decoder"):
+    with pytest.raises(CheckpointError, match="does not contain MobileSAM's mask decoder"):
         build_mobile_sam_masks(str(tmp_path / "sam.pt"))
 
 
-def test_without_the_package_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_names_the_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:
     real = importlib.import_module
 
     def absent(name: str, *given: Any) -> Any:
