@@ -3,7 +3,7 @@
 #
 #   sbatch --nodes 4 configs/clusters/slurm.sh distill configs/harbor.toml --out /storage/runs/harbor/distilled
 #
-# Activate the environment with ifkd before submitting. Data and run folders must be on storage that all machines share.
+# Activate the environment with ifkd before submitting. Data and run folders must be on storage shared by all machines.
 # To resume a stopped job, submit it again.
 #
 #SBATCH --job-name=ifkd
