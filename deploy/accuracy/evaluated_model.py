@@ -72,7 +72,7 @@ class EvaluatedModel:
             from export.onnx.flops import gflops_of  # noqa: PLC0415 - torch is absent on machines that only detect
         except ImportError:
             return self.record
-        gflops = gflops_of(self.weights, tile_px=self.tiling.tile_px, per_level=self.candidates_per_level)
+        gflops = gflops_of(self.weights, tile_px=self.tiling.tile_px, candidates_per_level=self.candidates_per_level)
         return self.record.model_copy(update={"gflops_per_tile": gflops})
 
 
@@ -122,7 +122,7 @@ def bundle_model(bundle: Bundle, *, server: str | None = None) -> EvaluatedModel
         scale=manifest.input.scale,
         tile_px=manifest.input.tile_px,
         overlap_px=manifest.defaults.overlap_px,
-        postprocess=manifest.defaults.selection,
+        postprocess=manifest.defaults.postprocess,
         imagery=manifest.input.imagery,
     )
 
@@ -230,7 +230,7 @@ def _checkpoint_model(path: Path) -> EvaluatedModel:
         provenance=meta.provenance,
     )
     tiling = TilingConfig(
-        data.scale, (data.tile_px, data.tile_px), meta.recipe.export.overlap_px, meta.recipe.selection, data.imagery
+        data.scale, (data.tile_px, data.tile_px), meta.recipe.export.overlap_px, meta.recipe.postprocess, data.imagery
     )
 
     def open_torch(backend: Backend, precision: Precision, threads: int | None) -> Engine:

@@ -123,7 +123,7 @@ def settings_for(
     if not 0.0 <= class_agnostic_iou <= 1.0:
         raise UsageError("The class-agnostic IoU must be from 0 to 1", got=class_agnostic_iou)
     tile = manifest.input.tile_px if tile_px is None else (tile_px, tile_px)
-    if not manifest.input.sizes.takes(tile):
+    if not manifest.input.sizes.accepts(tile):
         raise UsageError(
             "The bundle's files do not accept tiles of this size",
             got=f"{tile[0]} x {tile[1]} px",
@@ -131,8 +131,8 @@ def settings_for(
             hint="Omit --tile, or export the checkpoint with tile_sides_px=[SMALLEST, LARGEST].",
         )
     defaults = manifest.defaults
-    postprocess = defaults.selection.model_copy(
-        update={"score_threshold": defaults.scene_score if score_threshold is None else score_threshold}
+    postprocess = defaults.postprocess.model_copy(
+        update={"score_threshold": defaults.scene_score_threshold if score_threshold is None else score_threshold}
     )
     scale = _scale(manifest, tile, gsd_m)
     return DetectionSettings(
@@ -157,10 +157,10 @@ def tile_for(size: tuple[int, int], sizes: InputShapes, settings: DetectionSetti
 
     If the engine accepts several sizes, a side longer than the scene is reduced to what the scene needs.
     """
-    height, width = settings.tile_px or sizes.usual
-    if sizes.sides is None:
+    height, width = settings.tile_px or sizes.opt
+    if sizes.side_range is None:
         return height, width
-    smallest = sizes.sides[0]
+    smallest = sizes.side_range[0]
     return _reduced(size[0], height, smallest, settings), _reduced(size[1], width, smallest, settings)
 
 

@@ -88,7 +88,8 @@ def read_checkpoint(path: Path, schema: type[S]) -> tuple[dict[str, Tensor], S]:
     except ValidationError as error:
         if error.errors()[0]["type"] == EARLIER_VERSION:
             raise CheckpointError(
-                f"The recipe in {path} has keys of an earlier version", hint="Train again."
+                f"The recipe in {path} has keys of an earlier version",
+                hint="Train again, or use the version of ifkd that wrote the checkpoint.",
             ) from error
         raise CheckpointError(f"The header of {path} is invalid ({error.errors()[0]['msg']})") from error
 
