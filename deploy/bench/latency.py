@@ -1,15 +1,9 @@
-"""Latency of engines: warm-up, interleaved rounds, every sample kept, and a verdict on whether the machine held still.
+"""Latency of engines: samples taken in interleaved turns, their statistics, and whether the timing was stable."""
 
-Engines are measured in turns (A B C, A B C, …), so that a machine that slows down slows them all. A turn is a
-*window*: the stability rule compares the medians of the last three.
-"""
-
-import gc
 import itertools
 import statistics
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
@@ -18,62 +12,41 @@ from deploy.engines.engine import Engine
 from ifkd.core.config import Schema
 from ifkd.core.detections import Array
 from ifkd.core.errors import UsageError
+from ifkd.core.timing import TimedCall, TimingSamples, TurnLimits, time_in_turns
 
 WINDOWS_COMPARED = 3
+MAX_BATCHES_IN_MEMORY = 8
 SQUARE_METERS_PER_KM2 = 1e6
 
 
 class TimingConfig(Schema):
-    """How a measurement is taken."""
+    """Duration of a measurement, and when it counts as stable. Every turn of an engine is a window of samples."""
 
     warmup_s: NonNegativeFloat = 0.5
-    """Least time of warming up, seconds; these runs are kept apart from the samples."""
+    """Least duration of the warm-up, seconds; its runs are not part of the samples."""
     warmup_runs: PositiveInt = 3
     """Least number of warm-up runs."""
     min_s: PositiveFloat = 3.0
-    """Least time of measuring, seconds, over all rounds."""
+    """Least duration of all rounds, seconds."""
     min_samples: PositiveInt = 30
-    """Least number of samples, over all rounds."""
+    """Least number of samples of all rounds."""
     rounds: PositiveInt = 6
-    """Turns each engine gets; a turn is a window of the stability rule."""
+    """Turns of each engine."""
     stable_median_ratio: PositiveFloat = 1.10
     """Largest ratio of the medians of the last three windows of a stable measurement."""
     stable_cov: PositiveFloat = 0.20
     """Largest coefficient of variation of a stable measurement."""
 
-
-@dataclass(slots=True)
-class LatencySamples:
-    """Every run of one engine at one batch size, in the order they were taken."""
-
-    batch: int
-    """Tiles per run."""
-    warmup_ns: list[int] = field(default_factory=list)
-    """Durations of the warm-up runs."""
-    windows_ns: list[list[int]] = field(default_factory=list)
-    """Durations of the measured runs, by window."""
-
     @property
-    def all_ns(self) -> list[int]:
-        """The measured runs of all windows."""
-        return list(itertools.chain.from_iterable(self.windows_ns))
-
-
-@dataclass(slots=True)
-class BenchmarkCase:
-    """An engine with the batches it is measured on."""
-
-    name: str
-    engine: Engine
-    batches: list[Array]
-    """uint8 [batch, 3, height, width] each, run in turn."""
-    samples: LatencySamples
-    failure: str | None = None
-    """Why it left the race."""
-    cycle: Iterator[Array] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.cycle = itertools.cycle(self.batches)
+    def turns(self) -> TurnLimits:
+        """Number and least length of the turns."""
+        return TurnLimits(
+            rounds=self.rounds,
+            min_runs=-(-self.min_samples // self.rounds),
+            min_s=self.min_s / self.rounds,
+            warmup_runs=self.warmup_runs,
+            warmup_s=self.warmup_s,
+        )
 
 
 class SampleSpread(Schema):
@@ -89,31 +62,31 @@ class SampleSpread(Schema):
 
 
 class Stability(Schema):
-    """Whether the machine held still."""
+    """Whether the timing was stable."""
 
     stable: bool
     rule: str
-    """What a stable measurement is."""
+    """Definition of a stable measurement."""
     reason: str
-    """What was found."""
+    """Measured values behind the decision."""
     median_ratio: float | None
     """Largest over smallest median of the last three windows; None with fewer windows."""
     cov: float
-    """Standard deviation over mean, of all samples."""
+    """Coefficient of variation: standard deviation over mean of all samples."""
 
 
 class Throughput(Schema):
-    """What the engine alone gets through, nothing else counted."""
+    """Throughput of inference alone."""
 
     tiles_per_s: float
     mpix_per_s: float
-    """Million tile pixels a second."""
+    """Million tile pixels per second."""
     km2_per_h: float | None
-    """Ground covered, overlap of neighboring tiles counted once; None when the sample distance is unknown."""
+    """Ground area, overlap of neighboring tiles counted once; None when the ground sample distance is unknown."""
 
 
 class Latency(Schema):
-    """The measurement of one engine at one batch size."""
+    """Latency of one engine at one batch size."""
 
     batch: int
     """Tiles per run."""
@@ -126,14 +99,14 @@ class Latency(Schema):
     throughput: Throughput
     stability: Stability
     windows_ns: list[list[int]]
-    """All samples, nanoseconds, by window, in the order taken."""
+    """All samples by window, nanoseconds, in the order taken."""
     warmup_ns: list[int]
-    """The runs before, nanoseconds."""
+    """Warm-up runs, nanoseconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class GroundCoverage:
-    """What a tile covers, for throughput in square kilometers."""
+    """Ground that a tile covers, for throughput in square kilometers."""
 
     tile_px: tuple[int, int]
     """(height, width)."""
@@ -143,71 +116,55 @@ class GroundCoverage:
     """Ground sample distance of the tile's pixels, meters."""
 
 
-def benchmark_case(name: str, engine: Engine, tiles: Array, *, batch: int, distinct: int = 8) -> BenchmarkCase:
-    """Return an engine ready to be measured on `tiles`, cut into at most `distinct` batches that are run in turn.
+def timed_engine(name: str, engine: Engine, tiles: Array, *, batch: int) -> TimedCall:
+    """Return an engine as a timed call that runs batches of `tiles` in turn.
 
     Args:
         name: For messages.
         engine: The engine.
         tiles: uint8 [n, 3, height, width]; they are repeated where a batch needs more.
         batch: Tiles per run.
-        distinct: Most batches kept in memory.
 
     Raises:
         UsageError: There are no tiles, or the batch is less than 1.
     """
     if not len(tiles) or batch < 1:
         raise UsageError("A measurement needs at least 1 tile and a batch of at least 1", got=(len(tiles), batch))
-    count = max(1, min(distinct, len(tiles) // batch))
+    count = max(1, min(MAX_BATCHES_IN_MEMORY, len(tiles) // batch))
     order = np.arange(count * batch) % len(tiles)
     batches = [np.ascontiguousarray(tiles[index]) for index in order.reshape(count, batch)]
-    return BenchmarkCase(name, engine, batches, LatencySamples(batch))
+    return TimedCall(name, engine.infer, itertools.cycle(batches))
 
 
-def measure(engine: Engine, tiles: Array, *, batch: int, procedure: TimingConfig | None = None) -> LatencySamples:
-    """Measure one engine alone.
+def measure_latency(engine: Engine, tiles: Array, *, batch: int, timing: TimingConfig) -> TimingSamples:
+    """Time a single engine.
 
     Raises:
-        EngineError: The engine refuses the tiles.
+        EngineError: Inference fails.
     """
-    alone = benchmark_case("engine", engine, tiles, batch=batch)
-    for _ in _turns([alone], procedure or TimingConfig(), give_up=False):
+    call = timed_engine("engine", engine, tiles, batch=batch)
+    for _ in time_in_turns([call], timing.turns, raise_errors=True):
         pass
-    return alone.samples
+    return call.samples
 
 
-def measure_interleaved(
-    contestants: Sequence[BenchmarkCase],
-    procedure: TimingConfig,
-    *,
-    after_turn: Callable[[BenchmarkCase], object] | None = None,
-) -> None:
-    """Measure engines in turns; their samples grow in place, so that an interruption loses nothing.
-
-    An engine that raises is left out of the remaining rounds, and its `failure` says why.
-    """
-    for turn in _turns(contestants, procedure, give_up=True):
-        if after_turn is not None:
-            after_turn(turn)
-
-
-def summarize(samples: LatencySamples, procedure: TimingConfig, ground: GroundCoverage) -> Latency:
-    """Return the statistics of samples; percentiles interpolate linearly between order statistics."""
+def summarize(samples: TimingSamples, *, batch: int, timing: TimingConfig, ground: GroundCoverage) -> Latency:
+    """Return the statistics of samples with `batch` tiles per run; percentiles are interpolated linearly."""
     durations = np.array(samples.all_ns, np.float64)
     seconds = durations.sum() / 1e9
-    tiles_per_s = samples.batch * len(durations) / seconds
+    tiles_per_s = batch * len(durations) / seconds
     height, width = ground.tile_px
     km2 = None
     if ground.gsd_m is not None:
-        fresh = (height - ground.overlap_px) * (width - ground.overlap_px) * ground.gsd_m**2
-        km2 = tiles_per_s * 3600 * fresh / SQUARE_METERS_PER_KM2
+        new_m2 = (height - ground.overlap_px) * (width - ground.overlap_px) * ground.gsd_m**2
+        km2 = tiles_per_s * 3600 * new_m2 / SQUARE_METERS_PER_KM2
     return Latency(
-        batch=samples.batch,
+        batch=batch,
         runs=len(durations),
         per_batch=sample_spread(durations / 1e6),
-        per_tile=sample_spread(durations / 1e6 / samples.batch),
+        per_tile=sample_spread(durations / 1e6 / batch),
         throughput=Throughput(tiles_per_s=tiles_per_s, mpix_per_s=tiles_per_s * height * width / 1e6, km2_per_h=km2),
-        stability=judge_stability(samples.windows_ns, procedure),
+        stability=judge_stability(samples.windows_ns, timing),
         windows_ns=samples.windows_ns,
         warmup_ns=samples.warmup_ns,
     )
@@ -227,67 +184,24 @@ def sample_spread(durations_ms: Array) -> SampleSpread:
     )
 
 
-def judge_stability(windows: Sequence[Sequence[int]], procedure: TimingConfig) -> Stability:
-    """Return whether samples, given by window, are those of a machine that held still.
-
-    Args:
-        windows: Durations by window, nanoseconds.
-        procedure: The limits.
-    """
-    limit, cov_limit = procedure.stable_median_ratio, procedure.stable_cov
+def judge_stability(windows: Sequence[Sequence[int]], timing: TimingConfig) -> Stability:
+    """Return whether the timing was stable, given the durations of each window, nanoseconds."""
+    limit, cov_limit = timing.stable_median_ratio, timing.stable_cov
     rule = (
         f"medians of the last {WINDOWS_COMPARED} windows within {limit - 1:.0%} of each other, "
         f"and coefficient of variation of all samples at most {cov_limit:.0%}"
     )
-    everything = [sample for window in windows for sample in window]
-    cov = statistics.pstdev(everything) / statistics.fmean(everything) if everything else 0.0
+    durations = [sample for window in windows for sample in window]
+    cov = statistics.pstdev(durations) / statistics.fmean(durations) if durations else 0.0
     medians = [statistics.median(window) for window in windows if window][-WINDOWS_COMPARED:]
     if len(medians) < WINDOWS_COMPARED:
-        reason = f"only {len(medians)} of the {WINDOWS_COMPARED} windows the rule needs were taken"
+        reason = f"only {len(medians)} of the {WINDOWS_COMPARED} windows that the rule needs were measured"
         return Stability(stable=False, rule=rule, reason=reason, median_ratio=None, cov=cov)
     ratio = max(medians) / min(medians)
-    findings = []
+    violations = []
     if ratio > limit:
-        findings.append(f"the medians of the last {WINDOWS_COMPARED} windows differ by {ratio - 1:.1%}")
+        violations.append(f"the medians of the last {WINDOWS_COMPARED} windows differ by {ratio - 1:.1%}")
     if cov > cov_limit:
-        findings.append(f"the coefficient of variation is {cov:.1%}")
-    reason = " and ".join(findings) or f"medians within {ratio - 1:.1%}, coefficient of variation {cov:.1%}"
-    return Stability(stable=not findings, rule=rule, reason=reason, median_ratio=ratio, cov=cov)
-
-
-def _turns(contestants: Sequence[BenchmarkCase], procedure: TimingConfig, *, give_up: bool) -> Iterator[BenchmarkCase]:
-    """Warm every contestant up, then run the rounds; yield after each turn."""
-    for warming in (True, *[False] * procedure.rounds):
-        for runner in contestants:
-            if runner.failure is not None:
-                continue
-            gc.collect()  # so that no engine pays for another's litter
-            try:
-                _warm_up(runner, procedure) if warming else _take_window(runner, procedure)
-            except Exception as error:
-                if not give_up:
-                    raise
-                runner.failure = f"{type(error).__name__}: {error}"
-            yield runner
-
-
-def _warm_up(runner: BenchmarkCase, procedure: TimingConfig) -> None:
-    end = time.perf_counter_ns() + procedure.warmup_s * 1e9
-    while len(runner.samples.warmup_ns) < procedure.warmup_runs or time.perf_counter_ns() < end:
-        runner.samples.warmup_ns.append(_timed_run(runner))
-
-
-def _take_window(runner: BenchmarkCase, procedure: TimingConfig) -> None:
-    window: list[int] = []
-    runner.samples.windows_ns.append(window)
-    least = -(-procedure.min_samples // procedure.rounds)
-    end = time.perf_counter_ns() + procedure.min_s / procedure.rounds * 1e9
-    while len(window) < least or time.perf_counter_ns() < end:
-        window.append(_timed_run(runner))
-
-
-def _timed_run(runner: BenchmarkCase) -> int:
-    tiles = next(runner.cycle)
-    started = time.perf_counter_ns()
-    runner.engine.infer(tiles)
-    return time.perf_counter_ns() - started
+        violations.append(f"the coefficient of variation is {cov:.1%}")
+    reason = " and ".join(violations) or f"medians within {ratio - 1:.1%}, coefficient of variation {cov:.1%}"
+    return Stability(stable=not violations, rule=rule, reason=reason, median_ratio=ratio, cov=cov)

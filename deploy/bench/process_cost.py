@@ -1,9 +1,9 @@
-"""What one engine costs in a process of its own: its start, its first answer, and its largest memory.
+"""Start-up time and memory of one engine, measured in a process of its own.
 
-`ifkd bench` loads all engines together, as it measures them in turns; the memory of that process belongs to none of
-them, and the second engine of a runtime finds it loaded. So each engine is started once more, alone:
+`ifkd bench` times all engines in one process, whose memory cannot be attributed to any of them, and where the second
+engine of a runtime finds it loaded. Each engine is therefore opened once more, alone:
 
-    python -m deploy.bench.process_cost '{"subject": "bundle", "backend": "onnxruntime", …}'
+    python -m deploy.bench.process_cost '{"model": "bundle", "backend": "onnxruntime", …}'
 """
 
 import os
@@ -17,125 +17,118 @@ import numpy as np
 import psutil
 
 from deploy.accuracy.evaluated_model import open_model
-from deploy.bench.system_monitor import BYTES_PER_MB, find_nvml, process_peak_mb
-from deploy.engines.engine import Backend, Engine
+from deploy.bench.system_monitor import BYTES_PER_MB, load_nvml, process_peak_mb
+from deploy.engines.engine import Backend
 from export.bundle.manifest import Precision
 from ifkd.core.config import Schema
 from ifkd.core.errors import EngineError
 
 RUNS = 3
-MOST_SECONDS = 900
+TIMEOUT_S = 900
 """A runtime may build kernels when it opens an engine."""
 
 
 class ProcessCost(Schema):
-    """One engine, alone in a process."""
+    """Start-up time and memory of one engine, alone in a process."""
 
     batch: int
-    """Tiles of its largest run."""
+    """Tiles of the largest run."""
     start_up_ms: float
-    """From the start of the process to a ready engine, with Python, the program and the runtime."""
+    """From the start of the process to a ready engine, including Python, the program and the runtime."""
     load_ms: float
-    """Of it, from an open bundle to a ready engine, the runtime's import included."""
+    """From an open bundle to a ready engine, including the import of the runtime."""
     first_run_ms: float
-    """The first answer, to one tile: it often builds kernels or plans memory."""
-    bare_rss_mb: float
-    """Resident memory before the engine was opened, 10^6 bytes."""
+    """First inference, of one tile; it may include the building of kernels and memory planning."""
+    base_rss_mb: float
+    """Resident memory before the engine is opened, 10^6 bytes."""
     peak_rss_mb: float
-    """Largest resident memory after runs of that batch, 10^6 bytes."""
+    """Largest resident memory after runs of `batch` tiles, 10^6 bytes."""
     gpu_memory_mb: float | None
-    """Memory the process then held on GPUs, 10^6 bytes; None where NVML does not tell."""
+    """Memory of the process on all GPUs after these runs, 10^6 bytes; None where NVML does not report it."""
 
 
 class ProcessCostRequest(Schema):
-    """What the process is asked to open."""
+    """The engine that the child process opens."""
 
-    subject: Path
+    model: Path
     """A bundle or a checkpoint."""
     backend: Backend
     precision: Precision
     batch: int
     threads: int | None
     started_s: float
-    """When the process was started, seconds since 1970."""
+    """Start of the process, seconds since 1970."""
 
 
 def measure_process_cost(
-    subject: Path, backend: Backend, precision: Precision, *, batch: int, threads: int | None = None
+    model: Path, backend: Backend, precision: Precision, *, batch: int, threads: int | None = None
 ) -> ProcessCost:
-    """Return what an engine costs in a process of its own.
+    """Measure an engine in a process of its own.
 
     Args:
-        subject: A bundle or a checkpoint.
+        model: A bundle or a checkpoint.
         backend: The runtime.
-        precision: Which of its files.
+        precision: Precision of the file.
         batch: Tiles of the largest run.
         threads: CPU threads of the runtime; by default its own choice.
 
     Raises:
-        EngineError: The process ended without an answer; the message has its last words.
+        EngineError: The process failed; the message has the last line of its output.
     """
     request = ProcessCostRequest(
-        subject=subject, backend=backend, precision=precision, batch=batch, threads=threads, started_s=time.time()
+        model=model, backend=backend, precision=precision, batch=batch, threads=threads, started_s=time.time()
     )
     command = [sys.executable, "-m", "deploy.bench.process_cost", request.model_dump_json()]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=MOST_SECONDS, check=False)  # noqa: S603
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)  # noqa: S603
     except subprocess.TimeoutExpired as error:
-        raise EngineError(f"Alone in a process, the engine was not ready after {MOST_SECONDS} s") from error
+        raise EngineError(f"In a process of its own, the engine was not ready after {TIMEOUT_S} s") from error
     if done.returncode != 0:
-        words = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        raise EngineError(f"Alone in a process, the engine failed ({words})")
+        message = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        raise EngineError(f"In a process of its own, the engine failed ({message})")
     return ProcessCost.model_validate_json(done.stdout.splitlines()[-1])
 
 
-def held_on_gpus_mb(nvml: Any, process: int) -> float | None:
-    """Return the memory that a process holds on all GPUs, 10^6 bytes; None when NVML does not know the process.
-
-    Args:
-        nvml: NVIDIA's management library, or None.
-        process: The process's number.
-    """
+def gpu_memory_mb(nvml: Any, pid: int) -> float | None:
+    """Return the memory of a process on all GPUs, 10^6 bytes; None when NVML is None or does not report it."""
     if nvml is None:
         return None
     handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
-    running = [one for handle in handles for one in nvml.nvmlDeviceGetComputeRunningProcesses(handle)]
-    held = [one.usedGpuMemory for one in running if one.pid == process and one.usedGpuMemory is not None]
-    return sum(held) / BYTES_PER_MB if held else None
+    processes = [one for handle in handles for one in nvml.nvmlDeviceGetComputeRunningProcesses(handle)]
+    used = [one.usedGpuMemory for one in processes if one.pid == pid and one.usedGpuMemory is not None]
+    return sum(used) / BYTES_PER_MB if used else None
 
 
-def _weigh(request: ProcessCostRequest) -> ProcessCost:
-    subject = open_model(request.subject)
-    bare = psutil.Process().memory_info().rss / BYTES_PER_MB
+def main(arguments: list[str]) -> int:
+    """Measure the engine of a request, given as JSON, and print the result as JSON."""
+    request = ProcessCostRequest.model_validate_json(arguments[0])
+    print(_measure_here(request).model_dump_json())  # noqa: T201
+    return 0
+
+
+def _measure_here(request: ProcessCostRequest) -> ProcessCost:
+    model = open_model(request.model)
+    base = psutil.Process().memory_info().rss / BYTES_PER_MB
     opened = time.perf_counter()
-    with subject.open(request.backend, request.precision, request.threads) as engine:
+    with model.open(request.backend, request.precision, request.threads) as engine:
         ready = time.perf_counter()
         start_up_s = time.time() - request.started_s
-        tiles = _noise(engine, request.batch)
-        before = time.perf_counter()
+        shape = (request.batch, 3, *engine.info.tile_px)
+        tiles = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+        first_started = time.perf_counter()
         engine.infer(tiles[:1])
-        answered = time.perf_counter()
+        first_ended = time.perf_counter()
         for _ in range(RUNS):
             engine.infer(tiles)
         return ProcessCost(
             batch=request.batch,
             start_up_ms=1e3 * start_up_s,
             load_ms=1e3 * (ready - opened),
-            first_run_ms=1e3 * (answered - before),
-            bare_rss_mb=bare,
+            first_run_ms=1e3 * (first_ended - first_started),
+            base_rss_mb=base,
             peak_rss_mb=process_peak_mb(),
-            gpu_memory_mb=held_on_gpus_mb(find_nvml()[0], os.getpid()),
+            gpu_memory_mb=gpu_memory_mb(load_nvml()[0], os.getpid()),
         )
-
-
-def _noise(engine: Engine, batch: int) -> Any:
-    return np.random.default_rng(0).integers(0, 256, (batch, 3, *engine.info.tile_px), np.uint8)
-
-
-def main(words: list[str]) -> int:
-    """Answer one request on standard output."""
-    print(_weigh(ProcessCostRequest.model_validate_json(words[0])).model_dump_json())  # noqa: T201
-    return 0
 
 
 if __name__ == "__main__":

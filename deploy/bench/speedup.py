@@ -1,7 +1,6 @@
-"""How much faster one engine is than another, from turns that they took side by side.
+"""Compare the latency of two engines that were measured in interleaved turns.
 
-Each round gives a ratio of medians, and what slowed the machine in that round slowed both. The median of the rounds'
-ratios is the figure; their smallest and largest say how far to trust it.
+Each round gives a ratio of median latencies, so that a change in the speed of the machine affects both sides of it.
 """
 
 import statistics
@@ -10,57 +9,56 @@ from collections.abc import Sequence
 from ifkd.core.config import Schema
 
 
-class Speedup(Schema):
-    """The latency of one engine over that of another, both measured in turns."""
+class EngineSpeedup(Schema):
+    """The latency of an engine relative to that of a baseline."""
 
     name: str
-    """The engine in question."""
-    against: str
-    """The engine it is compared with."""
+    baseline: str
+    """Name of the engine that it is compared with."""
     batch: int
     """Tiles per run of both."""
     rounds: int
     """Rounds in which both were measured."""
-    ratio: float
-    """Median over the rounds of (its median latency / the other's); below 1 it is faster."""
-    low: float
+    latency_ratio: float
+    """Median over the rounds of (median latency / median latency of the baseline); below 1 the engine is faster."""
+    latency_ratio_min: float
     """Smallest ratio of a round."""
-    high: float
+    latency_ratio_max: float
     """Largest ratio of a round."""
-    speed_up: float
-    """1 / ratio."""
-    clear: bool
-    """All rounds agree on which is faster."""
+    speedup: float
+    """1 / latency_ratio."""
+    conclusive: bool
+    """Whether the same engine is faster in all rounds."""
 
 
-def speedup_of(
-    name: str, windows: Sequence[Sequence[int]], *, against: str, others: Sequence[Sequence[int]], batch: int
-) -> Speedup | None:
-    """Return the ratio of two engines measured in turns, or None when no round has both.
+def engine_speedup(
+    name: str, windows: Sequence[Sequence[int]], *, baseline: str, baseline_windows: Sequence[Sequence[int]], batch: int
+) -> EngineSpeedup | None:
+    """Return the speedup of an engine over a baseline, or None when no round has samples of both.
 
     Args:
-        name: The engine in question.
+        name: Name of the engine.
         windows: Its durations by round, nanoseconds.
-        against: The engine to compare with.
-        others: Its durations by round.
+        baseline: Name of the baseline.
+        baseline_windows: Durations of the baseline by round, nanoseconds.
         batch: Tiles per run of both.
     """
     ratios = [
-        statistics.median(ours) / statistics.median(theirs)
-        for ours, theirs in zip(windows, others, strict=False)
-        if ours and theirs
+        statistics.median(own) / statistics.median(other)
+        for own, other in zip(windows, baseline_windows, strict=False)
+        if own and other
     ]
     if not ratios:
         return None
     middle = statistics.median(ratios)
-    return Speedup(
+    return EngineSpeedup(
         name=name,
-        against=against,
+        baseline=baseline,
         batch=batch,
         rounds=len(ratios),
-        ratio=middle,
-        low=min(ratios),
-        high=max(ratios),
-        speed_up=1 / middle,
-        clear=min(ratios) > 1 or max(ratios) < 1,
+        latency_ratio=middle,
+        latency_ratio_min=min(ratios),
+        latency_ratio_max=max(ratios),
+        speedup=1 / middle,
+        conclusive=min(ratios) > 1 or max(ratios) < 1,
     )

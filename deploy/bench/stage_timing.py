@@ -1,7 +1,7 @@
-"""Where the time of an image goes: each stage from its file to its detections, one image after the other.
+"""Time each stage from an image file to a file of its detections, one image after the other.
 
-An engine that computes elsewhere than where the tiles are tells what it copied (`Engine.parts`): upload and download
-are its figures, infer is the rest of the call, so that the stages add up to the whole.
+For an engine on a device with its own memory, upload and download are the engine's figures (`Engine.last_timing`), and
+infer is the rest of the call, so that the stages add up to the total.
 """
 
 import json
@@ -13,36 +13,35 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from deploy.accuracy.image_detection import PipelineHooks, TilingConfig
+from deploy.accuracy.image_detection import PipelineHooks, TilingConfig, combine_tiles
 from deploy.engines.engine import Engine
-from deploy.scene.merge.merge import TileDetections
 from export.bundle.manifest import Precision
 from ifkd.core.config import Schema
 from ifkd.core.detections import Detections
 from ifkd.data.coco import LabeledImage
 from ifkd.imagery.image_files import read_image
 
-StageName = Literal["read", "preprocess", "upload", "infer", "download", "decode", "merge", "write"]
-STAGES: tuple[StageName, ...] = get_args(StageName)
-MOST_IMAGES = 24
-COPIED = "upload and download as the engine tells them; infer is the rest of its call"
-NOT_COPIED = "tiles are computed in the memory they lie in, so nothing is uploaded or downloaded"
+TimedStage = Literal["read", "preprocess", "upload", "infer", "download", "postprocess", "merge", "write"]
+STAGES: tuple[TimedStage, ...] = get_args(TimedStage)
+MAX_IMAGES = 24
+COPIED = "upload and download as the engine reports them; infer is the rest of its call"
+NOT_COPIED = "the engine reports no upload or download"
 
 
 class StageTime(Schema):
-    """One stage, milliseconds per image."""
+    """Time of one stage per image, milliseconds."""
 
-    stage: StageName
+    stage: TimedStage
     p50_ms: float
     p95_ms: float
-    share: float
-    """Of the time of all stages."""
+    fraction: float
+    """Fraction of the time of all stages."""
     samples_ns: list[int]
-    """Every image, in order."""
+    """Durations of all images, in order."""
 
 
-class StageRun(Schema):
-    """The stages of one engine."""
+class StageProfile(Schema):
+    """Time of the stages with one engine."""
 
     backend: str
     precision: Precision
@@ -50,36 +49,36 @@ class StageRun(Schema):
     tiles: int
     batch: Literal[1] = 1
     stages: tuple[StageTime, ...]
-    """Those that the engine has, in order."""
+    """The stages of this engine, in order."""
     device: str = ""
-    """Where the engine computes; the other stages are the CPU's."""
+    """Device of inference; the other stages run on the CPU."""
     transfers: str = NOT_COPIED
 
 
-def measure_stages(
-    engine: Engine, images: Sequence[LabeledImage], framing: TilingConfig, *, most: int = MOST_IMAGES
-) -> StageRun:
-    """Return the stages of the first `most` images, after one that warms up.
+def profile_stages(
+    engine: Engine, images: Sequence[LabeledImage], tiling: TilingConfig, *, max_images: int = MAX_IMAGES
+) -> StageProfile:
+    """Time the stages of the first images, after a warm-up with the first.
 
     Raises:
         DataError: An image cannot be read.
-        EngineError: The engine fails.
+        EngineError: Inference fails.
     """
-    chosen = list(images[:most])
-    samples: dict[StageName, list[int]] = {stage: [] for stage in STAGES}
+    images = list(images[:max_images])
+    samples: dict[TimedStage, list[int]] = {stage: [] for stage in STAGES}
     tiles = 0
     with tempfile.TemporaryDirectory(prefix="ifkd-stages-") as folder:
-        for index, image in enumerate([chosen[0], *chosen]):
-            durations, count = _one(engine, image, framing, Path(folder) / "answer.json")
+        for index, image in enumerate([images[0], *images]):
+            durations, count = _time_image(engine, image, tiling, Path(folder) / "detections.json")
             if index:
                 tiles += count
                 for stage, duration in durations.items():
                     samples[stage].append(duration)
-    everything = sum(map(sum, samples.values()))
-    return StageRun(
+    total = sum(map(sum, samples.values()))
+    return StageProfile(
         backend=engine.info.backend,
         precision=engine.info.precision,
-        images=len(chosen),
+        images=len(images),
         tiles=tiles,
         device=engine.info.device,
         transfers=COPIED if samples["upload"] else NOT_COPIED,
@@ -88,7 +87,7 @@ def measure_stages(
                 stage=stage,
                 p50_ms=float(np.percentile(values, 50)) / 1e6,
                 p95_ms=float(np.percentile(values, 95)) / 1e6,
-                share=sum(values) / everything,
+                fraction=sum(values) / total,
                 samples_ns=values,
             )
             for stage, values in samples.items()
@@ -97,42 +96,37 @@ def measure_stages(
     )
 
 
-def _one(engine: Engine, image: LabeledImage, framing: TilingConfig, path: Path) -> tuple[dict[StageName, int], int]:
-    """Return the duration of each stage of an image, nanoseconds, and its tiles."""
-    steps = PipelineHooks()
+def _time_image(
+    engine: Engine, image: LabeledImage, tiling: TilingConfig, path: Path
+) -> tuple[dict[TimedStage, int], int]:
+    """Return the duration of each stage of an image, nanoseconds, and the number of its tiles."""
+    hooks = PipelineHooks()
     marks = [time.perf_counter_ns()]
-    pixels = read_image(image.path, size=image.size, imagery=framing.imagery)
+    pixels = read_image(image.path, size=image.size, imagery=tiling.imagery)
     marks.append(time.perf_counter_ns())
-    tiled = steps.prepare(pixels, framing)
+    tiled = hooks.prepare(pixels, tiling)
     marks.append(time.perf_counter_ns())
-    parts, copies = [], []
+    candidates, timings = [], []
     for index in range(len(tiled.tiles)):
-        parts.append(engine.infer(tiled.tiles[index : index + 1]))
-        copies.append(engine.parts)
+        candidates.append(engine.infer(tiled.tiles[index : index + 1]))
+        timings.append(engine.last_timing)
     marks.append(time.perf_counter_ns())
-    found = [steps.select(part, framing.selection, size=framing.tile_px)[0] for part in parts]
+    found = [hooks.postprocess(one, tiling.postprocess, size=tiling.tile_px)[0] for one in candidates]
     marks.append(time.perf_counter_ns())
-    placed = [
-        TileDetections.of_tile(
-            one.moved(right=float(window.left), down=float(window.top)), tile, window=window, size=tiled.scaled
-        )
-        for tile, (one, window) in enumerate(zip(found, tiled.windows, strict=True))
-    ]
-    whole = TileDetections.concatenate(placed)
-    detections = whole.detections if len(placed) == 1 else steps.merge(whole, framing.selection)
+    _, detections = combine_tiles(found, tiled, tiling.postprocess, hooks)
     marks.append(time.perf_counter_ns())
     _write(detections, path)
     marks.append(time.perf_counter_ns())
-    read, preprocess, infer, decode, merge, write = (int(value) for value in np.diff(marks))
-    durations: dict[StageName, int] = {"read": read, "preprocess": preprocess, "infer": infer}
-    if told := [one for one in copies if one is not None]:
-        upload = round(1e6 * sum(one.upload_ms for one in told))
-        download = round(1e6 * sum(one.download_ms for one in told))
+    read, preprocess, infer, postprocess, merge, write = (int(value) for value in np.diff(marks))
+    durations: dict[TimedStage, int] = {"read": read, "preprocess": preprocess, "infer": infer}
+    if copies := [one for one in timings if one is not None]:
+        upload = round(1e6 * sum(one.upload_ms for one in copies))
+        download = round(1e6 * sum(one.download_ms for one in copies))
         durations |= {"upload": upload, "download": download, "infer": max(0, infer - upload - download)}
-    return durations | {"decode": decode, "merge": merge, "write": write}, len(tiled.tiles)
+    return durations | {"postprocess": postprocess, "merge": merge, "write": write}, len(tiled.tiles)
 
 
 def _write(detections: Detections, path: Path) -> None:
     rows = zip(detections.boxes, detections.scores, detections.labels, strict=True)
-    answer = [{"category": int(label), "score": float(score), "bbox": box.tolist()} for box, score, label in rows]
-    path.write_text(json.dumps(answer), encoding="utf-8")
+    content = [{"category": int(label), "score": float(score), "bbox": box.tolist()} for box, score, label in rows]
+    path.write_text(json.dumps(content), encoding="utf-8")

@@ -1,35 +1,36 @@
-"""`ifkd doctor`: what is installed, what will work here, and what to install for the rest."""
+"""`ifkd doctor`: report what is installed, what works on this machine and what to install."""
 
 import argparse
 from collections.abc import Callable
 from typing import Any
 
+from deploy.cli.arguments import Arguments
 from export.tensorrt.tensorrt_api import OLDEST_TENSORRT, release_of
 
-ONNX_RUNTIMES_TENSORRT = 10
-"""The TensorRT that the wheels of onnxruntime-gpu are linked with."""
-LEAST_DRIVER = {"12": 525, "13": 580}
-"""CUDA's major version -> the oldest driver's, as NVIDIA's release notes of CUDA 12.0 and 13.0 have it."""
+ONNXRUNTIME_TENSORRT = 10
+"""Major version of TensorRT that the wheels of onnxruntime-gpu are linked with."""
+MIN_DRIVER = {"12": 525, "13": 580}
+"""Major version of CUDA -> oldest driver, from NVIDIA's release notes of CUDA 12.0 and 13.0."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments: none but the common ones."""
+    """Declare no arguments besides the common ones."""
     del parser
 
 
-def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Look, and say what was found. Absence is an answer, never an error."""
+def run(arguments: Arguments) -> dict[str, Any]:
+    """Report the environment; a missing package is part of the result, not an error."""
     from ifkd.core.environment import describe
 
     environment = describe()
-    answer = {"environment": environment, "abilities": abilities(environment), "advice": advice(environment)}
-    if not options.json:
-        print(as_text(answer))  # noqa: T201
-    return answer
+    result = {"environment": environment, "abilities": abilities(environment), "advice": advice(environment)}
+    if not arguments.json:
+        print(as_text(result))  # noqa: T201
+    return result
 
 
 def abilities(environment: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return what will work here: ability -> {"works": bool, "because": str}."""
+    """Return what works on this machine: ability -> {"works": bool, "reason": str}."""
     packages, gpus = environment["packages"], environment["gpus"]
 
     def needs(*names: str) -> dict[str, Any]:
@@ -54,7 +55,7 @@ def abilities(environment: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def advice(environment: dict[str, Any]) -> list[str]:
-    """Return what to mend, a sentence each."""
+    """Return what to install or change, one sentence each."""
     packages = environment["packages"]
     found = []
     if "onnxruntime" in packages and "onnxruntime-gpu" in packages:
@@ -65,36 +66,38 @@ def advice(environment: dict[str, Any]) -> list[str]:
         found.append("To detect: pip install 'ifkd[cpu]'.")
     if "torch" not in packages:
         found.append("To train: pip install 'ifkd[train]'.")
-    elif not _torchvision_pairs(packages):
+    elif not _torchvision_fits(packages):
         found.append(
-            f"torchvision {packages['torchvision']} is not the one made for torch {packages['torch']}: "
+            f"torchvision {packages['torchvision']} does not belong to torch {packages['torch']}: "
             "install them together, as constraints.txt pins them."
         )
     if "torch" in packages and "onnx" not in packages:
         found.append("To export: pip install 'ifkd[export]'.")
     if environment["gpus"] and "tensorrt" not in packages:
-        found.append("There is a GPU. For TensorRT: pip install 'ifkd[tensorrt]' (from NVIDIA's own package index).")
+        found.append(
+            "This machine has a GPU. To use TensorRT: pip install 'ifkd[tensorrt]' (from NVIDIA's own package index)."
+        )
     if "tensorrt" in packages and release_of(packages["tensorrt"]) < OLDEST_TENSORRT:
         oldest = ".".join(map(str, OLDEST_TENSORRT))
         found.append(f"TensorRT {packages['tensorrt']} is too old: at least {oldest} is needed.")
-    found += _pairings(packages, environment["gpus"])
+    found += _incompatible_versions(packages, environment["gpus"])
     if "jinja2" not in packages:
         found.append("To write reports: pip install 'ifkd[report]'.")
     return found
 
 
-def _pairings(packages: dict[str, str], gpus: list[dict[str, str]]) -> list[str]:
-    """Return which installed versions do not go together, a sentence each."""
+def _incompatible_versions(packages: dict[str, str], gpus: list[dict[str, str]]) -> list[str]:
+    """Return the installed versions that are incompatible, one sentence each."""
     found = []
     major = int(packages.get("tensorrt", "0").split(".")[0])
-    if "onnxruntime-gpu" in packages and major not in (0, ONNX_RUNTIMES_TENSORRT):
+    if "onnxruntime-gpu" in packages and major not in (0, ONNXRUNTIME_TENSORRT):
         found.append(
-            f"onnxruntime-gpu {packages['onnxruntime-gpu']} wants libnvinfer.so.{ONNX_RUNTIMES_TENSORRT} for its "
+            f"onnxruntime-gpu {packages['onnxruntime-gpu']} needs libnvinfer.so.{ONNXRUNTIME_TENSORRT} for its "
             f"TensorRT provider, and TensorRT {packages['tensorrt']} has libnvinfer.so.{major}: "
             "use the backend tensorrt."
         )
     cuda = packages.get("cuda-bindings", "").split(".")[0]
-    needed = LEAST_DRIVER.get(cuda)
+    needed = MIN_DRIVER.get(cuda)
     for gpu in gpus:
         driver = gpu["driver"].split(".")[0]
         if needed is not None and driver.isdigit() and int(driver) < needed:
@@ -105,9 +108,9 @@ def _pairings(packages: dict[str, str], gpus: list[dict[str, str]]) -> list[str]
     return found
 
 
-def as_text(answer: dict[str, Any]) -> str:
-    """Return the answer as lines for a person."""
-    environment = answer["environment"]
+def as_text(result: dict[str, Any]) -> str:
+    """Return the result as text."""
+    environment = result["environment"]
     cpu = environment["cpu"]
     lines = [
         f"python {environment['python']}, {environment['system']}",
@@ -117,18 +120,18 @@ def as_text(answer: dict[str, Any]) -> str:
         ", ".join(f"{name} {version}" for name, version in environment["packages"].items()),
         "",
     ]
-    width = max(map(len, answer["abilities"]))
-    for name, ability in answer["abilities"].items():
-        lines.append(f"{'yes' if ability['works'] else 'no ':<4}{name:<{width}}  {ability['because']}")
-    return "\n".join([*lines, *(["", *answer["advice"]] if answer["advice"] else [])])
+    width = max(map(len, result["abilities"]))
+    for name, ability in result["abilities"].items():
+        lines.append(f"{'yes' if ability['works'] else 'no ':<4}{name:<{width}}  {ability['reason']}")
+    return "\n".join([*lines, *(["", *result["advice"]] if result["advice"] else [])])
 
 
-def _yes(because: str) -> dict[str, Any]:
-    return {"works": True, "because": because}
+def _yes(reason: str) -> dict[str, Any]:
+    return {"works": True, "reason": reason}
 
 
-def _no(because: str) -> dict[str, Any]:
-    return {"works": False, "because": because}
+def _no(reason: str) -> dict[str, Any]:
+    return {"works": False, "reason": reason}
 
 
 def _versions(packages: dict[str, str], *names: str) -> str:
@@ -144,33 +147,33 @@ def _words(value: list[str] | str) -> str:
     return value if isinstance(value, str) else ", ".join(value)
 
 
-def _attempt(look: Callable[[], Any]) -> Any:
-    """Return what `look` finds, or a sentence about why it could not: a broken installation is a finding too."""
+def _attempt(action: Callable[[], Any]) -> Any:
+    """Return the result of an action, or the reason why it failed."""
     try:
-        return look()
-    except Exception as error:  # noqa: BLE001 (any failure of a foreign package is what we are here to report)
+        return action()
+    except Exception as error:  # noqa: BLE001 - a broken installation may raise anything
         return f"cannot be loaded ({type(error).__name__}: {error})"
 
 
 def _providers() -> list[str] | str:
-    def look() -> list[str]:
+    def read() -> list[str]:
         import onnxruntime
 
         return [str(name) for name in onnxruntime.get_available_providers()]
 
-    found: list[str] | str = _attempt(look)
+    found: list[str] | str = _attempt(read)
     return found
 
 
 def _scenes(packages: dict[str, str]) -> dict[str, Any]:
-    def look() -> dict[str, Any]:
+    def read() -> dict[str, Any]:
         import rasterio
 
         return _yes(f"rasterio {rasterio.__version__}, GDAL {rasterio.__gdal_version__}")
 
     if "rasterio" not in packages:
         return _no("rasterio absent")
-    found = _attempt(look)
+    found = _attempt(read)
     return found if isinstance(found, dict) else _no(f"rasterio {found}")
 
 
@@ -182,20 +185,18 @@ def _tensorrt(packages: dict[str, str], gpus: list[dict[str, str]]) -> dict[str,
 
 
 def _mobile_sam() -> dict[str, Any]:
-    def look() -> dict[str, Any]:
-        from ifkd.models.mobile_sam.encoder import CHECKPOINT_URL, checkpoint_place
+    def find() -> dict[str, Any]:
+        from ifkd.models.mobile_sam.encoder import CHECKPOINT_URL, default_checkpoint_path
 
-        place = checkpoint_place()
-        if place.is_file():
-            return _yes(str(place))
-        return _no(f"not at {place}; download {CHECKPOINT_URL} to there")
+        path = default_checkpoint_path()
+        return _yes(str(path)) if path.is_file() else _no(f"absent; download {CHECKPOINT_URL} to {path}")
 
-    found = _attempt(look)
+    found = _attempt(find)
     return found if isinstance(found, dict) else _no(found)
 
 
-def _torchvision_pairs(packages: dict[str, str]) -> bool:
-    """Return whether torchvision is absent or the one of this torch: 0.(n + 15) belongs to 2.n."""
+def _torchvision_fits(packages: dict[str, str]) -> bool:
+    """Return whether torchvision is absent or belongs to this torch: 0.(n + 15) belongs to 2.n."""
     if "torchvision" not in packages:
         return True
     torch, vision = (packages[name].split("+")[0].split(".") for name in ("torch", "torchvision"))

@@ -1,131 +1,159 @@
-"""`ifkd evaluate`: COCO metrics of a checkpoint or a bundle on labeled images, or of a scene's detections."""
+"""`ifkd evaluate`: COCO metrics of a checkpoint or a bundle on labeled images, or of the detections of a scene."""
 
 import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from deploy.cli import arguments as common
+
 if TYPE_CHECKING:
     from deploy.accuracy.evaluation import Evaluation
     from deploy.engines.engine import Backend
-    from deploy.scene.ground_truth import ClassScore, SceneScore
+    from deploy.scene.ground_truth import SceneScore
+    from export.bundle.manifest import Precision
+
+LOCAL_BACKENDS = ("onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt", "torch", "tensorrt")
+BACKENDS = (*LOCAL_BACKENDS, "triton")
+PRECISIONS = ("fp32", "fp16", "int8", "int8-cpu")
+
+
+class Arguments(common.Arguments):
+    """Arguments of `ifkd evaluate`."""
+
+    model: Path
+    data: Path | None
+    images: Path | None
+    scene: Path | None
+    score_threshold: float | None
+    backend: "Backend | None"
+    server: str | None
+    precision: "Precision"
+    batch: int
+    threads: int | None
+    out: Path
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument(
-        "subject",
+        "model",
         type=Path,
-        help="a checkpoint (.safetensors), a bundle's folder, an ONNX file or engine in it, or with --scene the folder "
-        "of `ifkd detect`",
+        help="a checkpoint (.safetensors), the folder of a bundle, an ONNX file or engine in it, or with --scene the "
+        "output folder of `ifkd detect`",
     )
-    parser.add_argument("--data", type=Path, metavar="COCO.json", help="labeled images (the recipe's test split)")
+    add_data_arguments(parser)
     parser.add_argument(
-        "--scene", type=Path, metavar="LABELS", help="compare a scene's detections with its labels (COCO or GeoJSON)"
+        "--scene", type=Path, metavar="LABELS", help="evaluate detections of a scene with its labels (COCO or GeoJSON)"
     )
     parser.add_argument(
         "--score-threshold",
         type=float,
         metavar="S",
-        help="with --scene: precision, recall and F1 from this score on (the run's)",
+        help="with --scene: least score for precision, recall and F1 (default: that of the run)",
     )
-    parser.add_argument("--images", type=Path, metavar="DIR", help="their folder (`images` beside the json)")
     parser.add_argument(
-        "--backend",
-        choices=["onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt", "torch", "tensorrt", "triton"],
-        help="what computes (torch for a checkpoint, onnxruntime for a bundle)",
+        "--backend", choices=BACKENDS, help="runtime (default: torch for a checkpoint, onnxruntime for a bundle)"
     )
-    parser.add_argument("--server", metavar="URL", help="of Triton, or of a model there (http://localhost:8000)")
-    parser.add_argument("--precision", choices=["fp32", "fp16", "int8", "int8-cpu"], default="fp32")
-    parser.add_argument("--batch", type=int, default=4, metavar="N", help="tiles run together (4)")
-    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads of the runtime (its own choice)")
-    parser.add_argument("--out", type=Path, default=Path("evaluation.json"), help="the result (evaluation.json)")
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="precision (default: fp32)")
+    add_run_arguments(parser)
+    parser.add_argument(
+        "--out", type=Path, default=Path("evaluation.json"), help="the result (default: evaluation.json)"
+    )
 
 
-def run(options: argparse.Namespace) -> dict[str, Any]:
+def add_data_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the labeled images."""
+    parser.add_argument(
+        "--data", type=Path, metavar="COCO.json", help="labeled images (default: the test split of the recipe)"
+    )
+    parser.add_argument("--images", type=Path, metavar="DIR", help="their folder (default: `images` beside the json)")
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add Triton's address, the batch size and the number of threads."""
+    parser.add_argument(
+        "--server", metavar="URL", help="address of Triton, or of a model on it (default: http://localhost:8000)"
+    )
+    parser.add_argument("--batch", type=int, default=4, metavar="N", help="tiles per run (default: 4)")
+    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: the runtime's choice)")
+
+
+def run(arguments: Arguments) -> dict[str, Any]:
     """Evaluate, write the result and print its table."""
-    return _run_scene(options) if options.scene is not None else _run_images(options)
+    from ifkd.core.files import write_json
+
+    result: Evaluation | SceneScore
+    if arguments.scene is not None:
+        result, table = _evaluate_scene(arguments, arguments.scene)
+    else:
+        result, table = _evaluate_images(arguments)
+    content = result.model_dump(mode="json")
+    write_json(arguments.out, content)
+    if not arguments.json:
+        print(f"{table}\n{arguments.out}")  # noqa: T201
+    return {**content, "out": str(arguments.out)}
 
 
-def _run_images(options: argparse.Namespace) -> dict[str, Any]:
+def _evaluate_images(arguments: Arguments) -> "tuple[Evaluation, str]":
     from deploy.accuracy.evaluated_model import bundle_file, open_model
     from deploy.accuracy.evaluation import evaluate_model, open_data
     from ifkd.core.errors import UsageError
-    from ifkd.core.files import write_json
 
-    if options.batch < 1:
-        raise UsageError("--batch must be at least 1", got=options.batch)
-    file = bundle_file(options.subject)
-    subject = open_model(file.folder if file else options.subject, server=options.server)
+    if arguments.batch < 1:
+        raise UsageError("--batch must be at least 1", got=arguments.batch)
+    file = bundle_file(arguments.model)
+    model = open_model(file.folder if file else arguments.model, server=arguments.server)
     dataset = open_data(
-        options.data, images=options.images, recipe=subject.recipe, classes=subject.classes, needed_by="evaluate"
+        arguments.data, images=arguments.images, recipe=model.recipe, classes=model.classes, command="evaluate"
     )
-    backend: Backend = options.backend or ("torch" if subject.record.kind == "checkpoint" else "onnxruntime")
-    precision = options.precision
+    backend: Backend = arguments.backend or ("torch" if model.record.kind == "checkpoint" else "onnxruntime")
+    precision = arguments.precision
     if file is not None:
         backend, precision = file.backend, file.precision
-        if options.backend not in (None, backend):
-            raise UsageError(f"{options.subject} runs by {backend}", got=f"--backend {options.backend}")
-    with subject.open(backend, precision, options.threads) as engine:
+        if arguments.backend not in (None, backend):
+            raise UsageError(f"{arguments.model} needs the backend {backend}", got=f"--backend {arguments.backend}")
+    if arguments.server is not None and backend != "triton":
+        raise UsageError("--server needs --backend triton", got=f"the backend {backend}")
+    with model.open(backend, precision, arguments.threads) as engine:
         if file is not None and engine.info.file != file.name:
             raise UsageError(f"{file.name} is not the file that would run here", got=engine.info.file)
-        evaluation = evaluate_model(subject, engine, dataset, batch=options.batch)
-    write_json(options.out, evaluation.model_dump(mode="json"))
-    if not options.json:
-        print(f"{_table(evaluation)}\n{options.out}")  # noqa: T201
-    return {**evaluation.model_dump(mode="json"), "out": str(options.out)}
+        evaluation = evaluate_model(model, engine, dataset, batch=arguments.batch)
+    metrics = evaluation.metrics
+    rows = [("all", metrics.mean_ap, metrics.ap50, metrics.ap75, metrics.objects)]
+    rows += [(name, one.mean_ap, one.ap50, one.ap75, one.objects) for name, one in metrics.per_class.items()]
+    table = _table(("Class", "mAP", "AP50", "AP75", "Objects"), rows)
+    head = (
+        f"{evaluation.model.name}: {backend} {precision} on {evaluation.engine.device}, "
+        f"{metrics.images} images of {evaluation.data.path} in {evaluation.seconds:.1f} s"
+    )
+    return evaluation, f"{head}\n{table}"
 
 
-def _run_scene(options: argparse.Namespace) -> dict[str, Any]:
+def _evaluate_scene(arguments: Arguments, labels: Path) -> "tuple[SceneScore, str]":
     from deploy.accuracy.scene_evaluation import evaluate_scene
     from ifkd.core.errors import UsageError
-    from ifkd.core.files import write_json
 
-    if options.data is not None:
-        raise UsageError("--scene and --data do not go together", hint="Name the scene's labels with --scene alone.")
-    if options.score_threshold is not None and not 0.0 <= options.score_threshold <= 1.0:
-        raise UsageError("--score-threshold must be from 0 to 1", got=options.score_threshold)
-    score = evaluate_scene(options.subject, options.scene, score_threshold=options.score_threshold)
-    write_json(options.out, score.model_dump(mode="json"))
-    if not options.json:
-        print(f"{_scene_table(score)}\n{options.out}")  # noqa: T201
-    return {**score.model_dump(mode="json"), "out": str(options.out)}
-
-
-def _scene_table(score: "SceneScore") -> str:
-    from deploy.report.tables import ap
-    from ifkd.core.html.table import Table
-
-    def row(name: str, one: "SceneScore | ClassScore") -> tuple[str, ...]:
-        shares = (ap(value) for value in (one.mean_ap, one.ap50, one.ap75, one.precision, one.recall, one.f1))
-        return (name, *shares, str(one.objects), str(one.detections))
-
-    rows = [row("all", score), *(row(name, one) for name, one in score.per_class.items())]
-    table = Table(
-        caption="",
-        headings=("Class", "mAP", "AP50", "AP75", "Precision", "Recall", "F1", "Objects", "Detections"),
-        numeric=(False, True, True, True, True, True, True, True, True),
-        rows=tuple(rows),
-    )
-    return f"Against {score.truth}, at score {score.score_threshold:g} and IoU 0.5\n{table.plain()}"
-
-
-def _table(evaluation: "Evaluation") -> str:
-    from deploy.report.tables import ap
-    from ifkd.core.html.table import Table
-
-    metrics = evaluation.metrics
-    rows = [("all", ap(metrics.mean_ap), ap(metrics.ap50), ap(metrics.ap75), str(metrics.objects))]
-    rows += [
-        (name, ap(one.mean_ap), ap(one.ap50), ap(one.ap75), str(one.objects)) for name, one in metrics.per_class.items()
+    if arguments.data is not None:
+        raise UsageError("--scene and --data exclude each other", hint="Name the labels of the scene with --scene.")
+    threshold = arguments.score_threshold
+    if threshold is not None and not 0.0 <= threshold <= 1.0:
+        raise UsageError("--score-threshold must be from 0 to 1", got=threshold)
+    score = evaluate_scene(arguments.model, labels, score_threshold=threshold)
+    rows = [
+        (name, one.mean_ap, one.ap50, one.ap75, one.precision, one.recall, one.f1, one.objects, one.detections)
+        for name, one in [("all", score), *score.per_class.items()]
     ]
-    table = Table(
-        caption="",
-        headings=("Class", "mAP", "AP50", "AP75", "Objects"),
-        numeric=(False, True, True, True, True),
-        rows=tuple(rows),
+    headings = ("Class", "mAP", "AP50", "AP75", "Precision", "Recall", "F1", "Objects", "Detections")
+    head = f"Labels {labels}, score from {score.score_threshold:g}, IoU 0.5"
+    return score, f"{head}\n{_table(headings, rows)}"
+
+
+def _table(headings: tuple[str, ...], rows: "list[tuple[Any, ...]]") -> str:
+    """Return rows of a name, metrics (float or None) and counts (int) as a text table."""
+    from deploy.report.tables import ap
+    from ifkd.core.html.table import Table
+
+    cells = tuple(
+        (name, *(str(value) if isinstance(value, int) else ap(value) for value in values)) for name, *values in rows
     )
-    engine = evaluation.engine
-    return (
-        f"{evaluation.subject.name}: {engine.backend} {engine.precision} on {engine.device}, "
-        f"{metrics.images} images of {evaluation.data.path} in {evaluation.seconds:.1f} s\n{table.plain()}"
-    )
+    return Table(caption="", headings=headings, numeric=(False, *(True for _ in headings[1:])), rows=cells).plain()

@@ -1,11 +1,28 @@
-"""`ifkd report`: results become one report; a report.json is drawn again; or reports are compared."""
+"""`ifkd report`: render results as a report, render a report.json again, or compare reports."""
 
 import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from deploy.cli import arguments as common
+
 if TYPE_CHECKING:
+    from deploy.accuracy.evaluation import Evaluation
     from deploy.report.report import Report
+
+
+class Arguments(common.Arguments):
+    """Arguments of `ifkd report`."""
+
+    report: list[Path]
+    limits: Path | None
+    out: Path | None
+    title: str
+    evaluation: list[str]
+    bench: list[Path]
+    parity: list[Path]
+    detection: list[Path]
+    note: list[str]
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -19,167 +36,162 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "report",
         type=Path,
         nargs="*",
-        help="a report.json to draw again, where it lies or in --out; or `compare` and two or more of them, the first "
-        "being the baseline: exit code 1 when a later one is worse beyond noise",
+        help="a report.json to render again, in its folder or in --out; or `compare` and two or more of them, the "
+        "baseline first: exit code 1 for a regression",
     )
     parser.add_argument(
-        "--limits", type=Path, metavar="TOML", help="how much worse a figure may become (docs/reports.md lists them)"
+        "--limits", type=Path, metavar="TOML", help="limits of a regression (default: those in docs/reports.md)"
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the report")
-    parser.add_argument("--title", default="Detector report", help="the page's title")
+    parser.add_argument("--title", default="Detector report", help="title of the report")
     parser.add_argument(
         "--evaluation", nargs="+", action="extend", default=[], metavar="NAME=PATH", help="results of `ifkd evaluate`"
     )
-    parser.add_argument(
-        "--bench", nargs="+", action="extend", type=Path, default=[], metavar="PATH", help="results of `ifkd bench`"
-    )
-    parser.add_argument(
-        "--parity", nargs="+", action="extend", type=Path, default=[], metavar="PATH", help="results of `ifkd parity`"
-    )
-    parser.add_argument(
-        "--detection", nargs="+", action="extend", type=Path, default=[], metavar="DIR", help="folders of `ifkd detect`"
-    )
-    parser.add_argument(
-        "--note", nargs="+", action="extend", default=[], metavar="TEXT", help="what a reader must know"
-    )
+    for option, metavar, results in (
+        ("--bench", "PATH", "results of `ifkd bench`"),
+        ("--parity", "PATH", "results of `ifkd parity`"),
+        ("--detection", "DIR", "output folders of `ifkd detect`"),
+    ):
+        parser.add_argument(option, nargs="+", action="extend", type=Path, default=[], metavar=metavar, help=results)
+    parser.add_argument("--note", nargs="+", action="extend", default=[], metavar="TEXT", help="notes on the figures")
 
 
-def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Assemble or read the report, write its files and print its tables.
+def run(arguments: Arguments) -> dict[str, Any]:
+    """Render or compare reports, and print a summary.
 
     Raises:
-        VerdictError: The report's verdict is `failed`; its files are written all the same.
+        VerdictError: The verdict of the report is `failed`, or there is a regression; the files are written.
     """
+    if arguments.report and str(arguments.report[0]) == "compare":
+        return _compare(arguments)
+    return _render(arguments)
+
+
+def _render(arguments: Arguments) -> dict[str, Any]:
     from deploy.report.page import console, write_report
     from ifkd.core.errors import VerdictError
 
-    if options.report and str(options.report[0]) == "compare":
-        return _compare(options)
-    report, folder = _read(options) if options.report else _assemble(options)
+    report, folder = _read(arguments) if arguments.report else _assemble(arguments)
     paths = write_report(report, folder)
     result = {
         "verdict": report.verdict.model_dump(mode="json"),
         "report": str(folder / "report.html"),
         "files": [str(path) for path in paths],
     }
-    failed = report.verdict.status == "failed"
-    if not options.json:
-        print(f"{console(report)}\n\n{_places(report, folder)}")  # noqa: T201
-    if failed:
-        causes = "; ".join(finding.text for finding in report.verdict.findings if finding.status == "failed")
+    if not arguments.json:
+        print(f"{console(report)}\n\n{_file_list(report, folder)}")  # noqa: T201
+    if report.verdict.status == "failed":
+        causes = "; ".join(reason.text for reason in report.verdict.reasons if reason.status == "failed")
         raise VerdictError(f"{report.verdict.headline} {causes}", result=result)
     return result
 
 
-def _read(options: argparse.Namespace) -> "tuple[Report, Path]":
-    from deploy.accuracy.provenance import read_result
-    from deploy.report.report import Report
+def _read(arguments: Arguments) -> "tuple[Report, Path]":
     from ifkd.core.errors import UsageError
 
-    if options.evaluation or options.bench or options.parity or options.detection or options.note:
+    if arguments.evaluation or arguments.bench or arguments.parity or arguments.detection or arguments.note:
         raise UsageError(
-            "A report.json is drawn as it is",
-            got=f"{options.report} together with parts",
-            hint="Name either the report.json alone, or its parts and --out.",
+            "A report.json is rendered unchanged",
+            got="results or notes to add to it",
+            hint="Name either the report.json alone, or all results and --out.",
         )
-    if len(options.report) > 1:
+    if len(arguments.report) > 1:
         raise UsageError(
-            "One report.json is drawn at a time",
-            got=[str(path) for path in options.report],
-            hint="To compare several, write `ifkd report compare A B`.",
+            "Only one report.json is rendered at a time",
+            got=", ".join(map(str, arguments.report)),
+            hint="To compare reports, run `ifkd report compare A B`.",
         )
-    path = _file_of(options.report[0])
-    return read_result(path, Report), options.out or path.parent
+    path = _report_path(arguments.report[0])
+    return _read_report(path), arguments.out or path.parent
 
 
-def _file_of(path: Path) -> Path:
+def _report_path(path: Path) -> Path:
     return path / "report.json" if path.is_dir() else path
 
 
-def _compare(options: argparse.Namespace) -> dict[str, Any]:
-    """Compare reports, write comparison.json, .md and .html into --out, and print the Markdown.
-
-    Raises:
-        VerdictError: A later report is worse than the first; the files are written all the same.
-    """
+def _read_report(path: Path) -> "Report":
     from deploy.accuracy.provenance import read_result
-    from deploy.report.compare import Limits, compare, comparison_markdown
-    from deploy.report.comparison_page import comparison_page
     from deploy.report.report import Report
+
+    return read_result(path, Report, command="ifkd report --out DIR")
+
+
+def _assemble(arguments: Arguments) -> "tuple[Report, Path]":
+    from deploy.accuracy.provenance import read_result
+    from deploy.bench.bench_result import Bench
+    from deploy.parity.parity_result import Parity
+    from deploy.report.report import assemble
+    from deploy.report.scene_run import read_scene_run
+    from ifkd.core.environment import describe
+    from ifkd.core.errors import UsageError
+
+    if arguments.out is None:
+        raise UsageError("`ifkd report` needs --out DIR, or a report.json to render again")
+    if not (arguments.evaluation or arguments.bench or arguments.parity or arguments.detection):
+        raise UsageError("There are no results to report", expected="--evaluation, --bench, --parity or --detection")
+    report = assemble(
+        title=arguments.title,
+        evaluations=_read_evaluations(arguments.evaluation),
+        benches=[read_result(path, Bench, command="ifkd bench") for path in arguments.bench],
+        parities=[read_result(path, Parity, command="ifkd parity") for path in arguments.parity],
+        scenes=[read_scene_run(folder) for folder in arguments.detection],
+        notes=arguments.note,
+        environment=None if arguments.bench else describe(),
+    )
+    return report, arguments.out
+
+
+def _read_evaluations(named_paths: list[str]) -> "dict[str, Evaluation]":
+    from deploy.accuracy.evaluation import Evaluation
+    from deploy.accuracy.provenance import read_result
+    from ifkd.core.errors import UsageError
+
+    found: dict[str, Evaluation] = {}
+    for word in named_paths:
+        name, equals, path = (part.strip() for part in word.partition("="))
+        if not equals or not name or not path:
+            raise UsageError(
+                f"--evaluation {word!r} is not NAME=PATH", expected="for example teacher=teacher/evaluation.json"
+            )
+        if name in found:
+            raise UsageError(f"Two evaluations have the name {name!r}", hint="Give each its own name.")
+        found[name] = read_result(Path(path), Evaluation, command="ifkd evaluate")
+    return found
+
+
+def _compare(arguments: Arguments) -> dict[str, Any]:
+    from deploy.report.compare import RegressionLimits, compare
+    from deploy.report.comparison_page import comparison_markdown, comparison_page
     from ifkd.core.config import load
     from ifkd.core.errors import UsageError, VerdictError
     from ifkd.core.files import atomic_path, make_folder, write_json
 
-    paths = [_file_of(path) for path in options.report[1:]]
+    paths = [_report_path(path) for path in arguments.report[1:]]
     if len(paths) < 2 or len(set(paths)) < len(paths):
         raise UsageError(
             "A comparison needs two or more different reports",
-            got=[str(path) for path in paths],
+            got=", ".join(map(str, paths)) or "none",
             expected="`ifkd report compare A B`, the baseline first",
         )
-    limits = Limits() if options.limits is None else load(options.limits, Limits)
-    comparison = compare({str(path): read_result(path, Report) for path in paths}, limits)
-    summary = comparison_markdown(comparison)
+    limits = RegressionLimits() if arguments.limits is None else load(arguments.limits, RegressionLimits)
+    comparison = compare({str(path): _read_report(path) for path in paths}, limits)
+    markdown = comparison_markdown(comparison)
     result = comparison.model_dump(mode="json")
-    if options.out is not None:
-        pages = {"comparison.md": summary, "comparison.html": comparison_page(comparison)}
-        make_folder(options.out)
-        write_json(options.out / "comparison.json", result)
+    if arguments.out is not None:
+        pages = {"comparison.md": markdown, "comparison.html": comparison_page(comparison)}
+        make_folder(arguments.out)
+        write_json(arguments.out / "comparison.json", result)
         for name, text in pages.items():
-            with atomic_path(options.out / name) as temporary:
+            with atomic_path(arguments.out / name) as temporary:
                 temporary.write_text(text, encoding="utf-8")
-    if not options.json:
-        print(summary)  # noqa: T201
+    if not arguments.json:
+        print(markdown)  # noqa: T201
     if not comparison.passed:
         raise VerdictError(f"Worse than the baseline. {'; '.join(comparison.regressions)}", result=result)
     return result
 
 
-def _assemble(options: argparse.Namespace) -> "tuple[Report, Path]":
-    from deploy.accuracy.provenance import read_result
-    from deploy.bench.bench import Bench
-    from deploy.parity.parity import Parity
-    from deploy.report.report import assemble, read_scene_run
-    from ifkd.core.environment import describe
-    from ifkd.core.errors import UsageError
-
-    if options.out is None:
-        raise UsageError("`ifkd report` needs --out DIR, or a report.json to draw again")
-    if not (options.evaluation or options.bench or options.parity or options.detection):
-        raise UsageError(
-            "There is nothing to report", expected="at least one of --evaluation, --bench, --parity and --detection"
-        )
-    report = assemble(
-        title=options.title,
-        evaluations=_evaluations(options.evaluation),
-        benches=[read_result(path, Bench) for path in options.bench],
-        parities=[read_result(path, Parity) for path in options.parity],
-        scenes=[read_scene_run(folder) for folder in options.detection],
-        notes=options.note,
-        environment=None if options.bench else describe(),
-    )
-    return report, options.out
-
-
-def _evaluations(words: list[str]) -> dict[str, Any]:
-    from deploy.accuracy.evaluation import Evaluation
-    from deploy.accuracy.provenance import read_result
-    from ifkd.core.errors import UsageError
-
-    found: dict[str, Any] = {}
-    for word in words:
-        name, equals, path = word.partition("=")
-        if not equals or not name.strip() or not path:
-            raise UsageError(
-                f"--evaluation {word!r} is not NAME=PATH", expected="for example teacher=teacher/evaluation.json"
-            )
-        if name.strip() in found:
-            raise UsageError(f"Two evaluations are called {name.strip()!r}", hint="Give each its own name.")
-        found[name.strip()] = read_result(Path(path), Evaluation)
-    return found
-
-
-def _places(report: "Report", folder: Path) -> str:
+def _file_list(report: "Report", folder: Path) -> str:
     lines = [f"Report     {folder / 'report.html'}", f"Markdown   {folder / 'report.md'}"]
     for scene in report.scenes:
         lines += [f"Quicklook  {file}" for file in scene.files if file.endswith("quicklook.png")]

@@ -1,4 +1,4 @@
-"""How far paired detections lie apart, and what such a drift looks like in words."""
+"""Drift: the differences of matched detections, as distributions and in words."""
 
 import numpy as np
 
@@ -6,21 +6,19 @@ from deploy.parity.matching import Matching
 from ifkd.core.config import Schema
 from ifkd.core.detections import Array
 
-SHOWN_SHIFT_PX = 0.05
-SHOWN_FACTOR = 0.002
-
-
+MIN_SHIFT_PX = 0.05
+MIN_FACTOR = 0.002
+"""Least median shift, and least distance of a median ratio from 1, that a symptom states."""
 HISTOGRAM_EDGES = (1e-6, 1e-5, 1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3)
-"""Differences range from rounding to another object, so the bins grow with them."""
 
 
 class Histogram(Schema):
-    """How many differences are how large."""
+    """Counts of differences by size."""
 
     edges: tuple[float, ...]
-    """Where bins meet, rising."""
+    """Limits of the bins, rising."""
     counts: tuple[int, ...]
-    """One more than edges: below the first, from each to the next, and from the last on."""
+    """One more than edges: below the first edge, between edges, and from the last edge on."""
 
 
 class Distribution(Schema):
@@ -34,7 +32,7 @@ class Distribution(Schema):
 
 
 class Drift(Schema):
-    """How far pairs lie apart."""
+    """Differences of matched detections."""
 
     pairs: int
     iou: Distribution
@@ -45,70 +43,73 @@ class Drift(Schema):
     """Largest displacement of a box edge, pixels."""
     score_ratio: float
     """Median of the engine's score over the reference's; 1 without a common factor."""
-    shift_right_px: float
-    """Median displacement of box centers, pixels."""
-    shift_down_px: float
+    shift_x_px: float
+    """Median displacement of box centers to the right, pixels."""
+    shift_y_px: float
+    """Median displacement of box centers down, pixels."""
     size_ratio: float
     """Median of the engine's box side over the reference's."""
 
 
-def drift_of(matching: Matching) -> Drift | None:
-    """Return how far the pairs lie apart, or None when there are none."""
-    if not matching.labels:
+def measure_drift(matching: Matching) -> Drift | None:
+    """Return the differences of the pairs, or None without pairs."""
+    pairs = matching.pairs
+    if not pairs:
         return None
-    before = np.stack(matching.reference_boxes).astype(np.float64)
-    after = np.stack(matching.subject_boxes).astype(np.float64)
-    scores_before = np.array(matching.reference_scores)
-    scores_after = np.array(matching.subject_scores)
-    moved = after - before
+    reference, engine = (boxes.astype(np.float64) for boxes in _boxes(matching))
+    reference_scores = np.array([pair.reference_score for pair in pairs])
+    engine_scores = np.array([pair.engine_score for pair in pairs])
+    moved = engine - reference
     centers = (moved[:, :2] + moved[:, 2:]) / 2
-    sides_before, sides_after = before[:, 2:] - before[:, :2], after[:, 2:] - after[:, :2]
+    reference_sides, engine_sides = reference[:, 2:] - reference[:, :2], engine[:, 2:] - engine[:, :2]
     right, down = np.median(centers, axis=0)
     return Drift(
-        pairs=len(before),
-        iou=distribution(1 - np.array(matching.ious)),
-        score=distribution(np.abs(scores_after - scores_before)),
+        pairs=len(pairs),
+        iou=distribution(1 - np.array([pair.iou for pair in pairs])),
+        score=distribution(np.abs(engine_scores - reference_scores)),
         corner_px=distribution(np.abs(moved).max(axis=1)),
-        score_ratio=float(np.median(scores_after / scores_before)),
-        shift_right_px=float(right),
-        shift_down_px=float(down),
-        size_ratio=float(np.median(sides_after / sides_before)),
+        score_ratio=float(np.median(engine_scores / reference_scores)),
+        shift_x_px=float(right),
+        shift_y_px=float(down),
+        size_ratio=float(np.median(engine_sides / reference_sides)),
     )
 
 
-def symptoms_of(matching: Matching, drift: Drift | None, classes: tuple[str, ...]) -> list[str]:
-    """Return what a drift looks like, most telling first; empty when it has no simple shape."""
+def describe_drift(matching: Matching, drift: Drift | None, classes: tuple[str, ...]) -> list[str]:
+    """Return the symptoms of a drift in words, most important first; empty when no pattern applies."""
     symptoms = []
-    if flips := matching.flips:
-        first = flips[0]
-        assert first.became is not None
+    if changes := matching.class_changes:
+        first = changes[0]
+        assert first.changed_to is not None
         count = (
             "1 box keeps its place but changes"
-            if len(flips) == 1
-            else f"{len(flips)} boxes keep their place but change"
+            if len(changes) == 1
+            else f"{len(changes)} boxes keep their place but change"
         )
-        symptoms.append(f"{count} class, first {classes[first.label]!r} to {classes[first.became]!r}")
+        symptoms.append(f"{count} class, first {classes[first.label]!r} to {classes[first.changed_to]!r}")
     if drift is None:
         return symptoms
-    if max(abs(drift.shift_right_px), abs(drift.shift_down_px)) >= SHOWN_SHIFT_PX:
+    if max(abs(drift.shift_x_px), abs(drift.shift_y_px)) >= MIN_SHIFT_PX:
         symptoms.append(
-            f"boxes are shifted by {drift.shift_right_px:+.2f} px to the right and {drift.shift_down_px:+.2f} px down"
+            f"boxes are shifted by {drift.shift_x_px:+.2f} px to the right and {drift.shift_y_px:+.2f} px down"
         )
-    elif drift.corner_px.max >= 1 and drift.corner_px.p50 < SHOWN_SHIFT_PX:
-        moved = sum(_largest_move(matching) >= 1)
+    elif drift.corner_px.max >= 1 and drift.corner_px.p50 < MIN_SHIFT_PX:
+        reference, engine = _boxes(matching)
+        moved = int((np.abs(engine - reference).max(axis=1) >= 1).sum())
         symptoms.append(
             f"{moved} of {drift.pairs} boxes moved, by up to {drift.corner_px.max:.2f} px, while the others stayed"
         )
-    if abs(drift.size_ratio - 1) >= SHOWN_FACTOR:
+    if abs(drift.size_ratio - 1) >= MIN_FACTOR:
         symptoms.append(f"boxes are {drift.size_ratio:.3f} times as large")
-    if abs(drift.score_ratio - 1) >= SHOWN_FACTOR:
+    if abs(drift.score_ratio - 1) >= MIN_FACTOR:
         symptoms.append(f"scores are {drift.score_ratio:.3f} times the reference's")
     return symptoms
 
 
-def _largest_move(matching: Matching) -> Array:
-    moved: Array = np.abs(np.stack(matching.subject_boxes) - np.stack(matching.reference_boxes)).max(axis=1)
-    return moved
+def _boxes(matching: Matching) -> tuple[Array, Array]:
+    """Return the boxes of the reference and of the engine in all pairs. float32 [n, 4] each."""
+    pairs = matching.pairs
+    return np.stack([pair.reference_box for pair in pairs]), np.stack([pair.engine_box for pair in pairs])
 
 
 def distribution(values: Array) -> Distribution:

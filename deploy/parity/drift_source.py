@@ -1,12 +1,12 @@
-"""Where drift enters: the same images followed stage by stage, until two engines stop agreeing.
+"""Find the step of the pipeline where an engine and the reference start to differ.
 
-    image bytes ─► preprocess ─► raw head ─► decode ─► select ─► merge
-                   tiles         scores,     boxes     of each   of all
-                                 classes               tile      tiles
+    image file ─► preprocess ─► raw head ─► decode ─► postprocess ─► merge
+                  tiles         scores,     boxes     detections     detections
+                                classes               of a tile      of the image
 
-Candidates come out of the graph with their boxes decoded. Scores and classes are the head's alone, so they tell the raw
-head from the decoding: a mistake in decoding moves boxes and leaves scores as they were. A drift of a head that has no
-direction and touches nearly every candidate of a file that is not fp32 is that of its *precision*.
+Engines return candidates with decoded boxes. Scores and classes depend on the raw head alone, so that a mistake in
+decoding shows as different boxes with equal scores. Differences of nearly all candidates without a common direction, of
+a file that is not fp32, come from its *precision*.
 """
 
 from collections.abc import Iterable, Mapping
@@ -16,345 +16,329 @@ from typing import Literal
 import numpy as np
 
 from deploy.accuracy.image_detection import ImageResult
-from deploy.parity.matching import Pairing, greedy_pairs, match
+from deploy.parity.matching import greedy_pairs, match, one_to_one
 from deploy.parity.tolerances import Tolerances
 from export.bundle.manifest import Precision
 from ifkd.core.config import Schema
 from ifkd.core.detections import Array, Detections, box_areas, pairwise_iou
 from ifkd.core.postprocess import PostprocessConfig
 
-StageName = Literal["preprocess", "raw head", "decode", "select", "merge"]
-Source = Literal["preprocess", "raw head", "decode", "select", "merge", "precision"]
-LEAST_IOU = 0.25
-FAR_SCORE = 1e-4
-"""Candidates without overlap are one, moved far, when class and score agree this closely."""
+StepName = Literal["preprocess", "raw head", "decode", "postprocess", "merge"]
+MIN_IOU = 0.25
+CLOSE_SCORE = 1e-4
+"""Candidates of a class without overlap are a pair, with a displaced box, when their scores differ by no more."""
+CLEARLY_ABOVE_THRESHOLD = 1.1
+"""Score over the threshold from which an unpaired candidate counts."""
 WIDESPREAD = 0.5
-"""Share of the candidates that rounding moves, at least."""
+"""Least fraction of candidates that rounding changes."""
+WITHIN_TOLERANCES = "within the tolerances"
 
 
-class Stage(Schema):
-    """One stage of both engines, compared."""
+class PipelineStep(Schema):
+    """Comparison of both sides after one step of the pipeline."""
 
-    name: StageName
+    name: StepName
     compares: str
-    """What was compared, and in which unit."""
+    """Compared values and their unit."""
     compared: int
-    """Values compared."""
+    """Number of compared values."""
     max: float | None
     """Largest absolute difference; None when nothing was compared."""
     mean: float | None
     """Mean absolute difference."""
     cosine: float | None
-    """Cosine between both sides' values, each as one vector."""
+    """Cosine similarity of the values of both sides, each as one vector."""
     agrees: bool
-    finding: str
-    """What was found, in words."""
+    description: str
+    """The result in words."""
 
 
-class Location(Schema):
-    """Where two engines part."""
+class DriftSource(Schema):
+    """The step where an engine and the reference start to differ."""
 
-    stages: tuple[Stage, ...]
-    """In the order of the computation."""
-    enters_at: Source | None
-    """None when every stage agrees."""
-    because: str
+    steps: tuple[PipelineStep, ...]
+    """In the order of the pipeline."""
+    source: Literal[StepName, "precision"] | None
+    """None when all steps agree."""
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class TileDrift:
-    """How far the tiles that two engines were given lie apart."""
+    """Difference of the tiles that both sides received, in gray values from 0 to 255."""
 
     images: int
-    """Images whose tiles were compared, by the digest of their bytes."""
-    other: int
-    """Images whose tiles are not the same bytes; the figures are those of their tiles, gray values of 0 to 255."""
+    """Images whose tiles were compared by the digest of their bytes."""
+    differing: int
+    """Images whose tiles differ; the figures are those of their tiles."""
     max: float
-    """Largest absolute difference; 0 where all bytes are the same."""
+    """Largest absolute difference."""
     mean: float
     cosine: float
 
 
-def tile_drift(sides: Iterable[tuple[Array, ...]], *, images: int, other: int) -> TileDrift:
-    """Return how far tiles lie apart.
+def tile_drift(pairs: Iterable[tuple[Array, Array]], *, images: int, differing: int) -> TileDrift:
+    """Return the difference of tiles.
 
     Args:
-        sides: For each image whose bytes differ, the tiles of the reference and of the subject, uint8 of any shape; two
-            of another shape differ by the whole range.
-        images: Images that were compared.
-        other: How many of them differ.
+        pairs: For each image whose tiles differ, the tiles of the reference and of the engine, uint8 of any shape;
+            different shapes count as the largest possible difference.
+        images: Number of images.
+        differing: Number of images whose tiles differ.
     """
-    most = total = count = inner = ours_squared = theirs_squared = 0.0
-    for ours, theirs in sides:
-        if ours.shape != theirs.shape:
-            return TileDrift(images, other, 255.0, 255.0, 0.0)
-        mine, its = ours.astype(np.float64).ravel(), theirs.astype(np.float64).ravel()
-        apart = np.abs(mine - its)
-        most, total, count = max(most, float(apart.max())), total + float(apart.sum()), count + apart.size
-        inner += float(mine @ its)
-        ours_squared, theirs_squared = ours_squared + float(mine @ mine), theirs_squared + float(its @ its)
+    largest = total = count = inner = ours_squared = theirs_squared = 0.0
+    for reference, engine in pairs:
+        if reference.shape != engine.shape:
+            return TileDrift(images, differing, 255.0, 255.0, 0.0)
+        ours, theirs = reference.astype(np.float64).ravel(), engine.astype(np.float64).ravel()
+        difference = np.abs(ours - theirs)
+        largest, total = max(largest, float(difference.max())), total + float(difference.sum())
+        count += difference.size
+        inner += float(ours @ theirs)
+        ours_squared, theirs_squared = ours_squared + float(ours @ ours), theirs_squared + float(theirs @ theirs)
     norm = (ours_squared * theirs_squared) ** 0.5
-    return TileDrift(images, other, most, total / count if count else 0.0, inner / norm if norm else 1.0)
+    return TileDrift(images, differing, largest, total / count if count else 0.0, inner / norm if norm else 1.0)
 
 
-class _Aligned:
-    """Candidates of all images, paired; arrays run in parallel."""
+class _PairedCandidates:
+    """Candidates of all images, paired; row i of `reference` and of `engine` is a pair."""
 
     def __init__(
-        self, reference: Mapping[int, ImageResult], subject: Mapping[int, ImageResult], selection: PostprocessConfig
+        self, reference: Mapping[int, ImageResult], engine: Mapping[int, ImageResult], config: PostprocessConfig
     ) -> None:
-        self.flips = self.missing = self.extra = 0
+        self.class_changes = self.missing = self.extra = 0
         ours: list[Detections] = []
         theirs: list[Detections] = []
-        for image_id, answer in reference.items():
-            mine, other = answer.candidates, subject[image_id].candidates
-            pairs, flips = _pairs(mine, other)
-            self.flips += len(flips)
-            rows = np.array([row for row, _ in [*pairs, *flips]], np.int64)
-            columns = np.array([column for _, column in [*pairs, *flips]], np.int64)
-            self.missing += _alone(mine, rows, selection)
-            self.extra += _alone(other, columns, selection)
+        for image_id, result in reference.items():
+            mine, other = result.candidates, engine[image_id].candidates
+            pairs, changes = _pairs(mine, other)
+            self.class_changes += len(changes)
+            rows = np.array([row for row, _ in [*pairs, *changes]], np.int64)
+            columns = np.array([column for _, column in [*pairs, *changes]], np.int64)
+            self.missing += _count_unpaired(mine, rows, config)
+            self.extra += _count_unpaired(other, columns, config)
             ours.append(mine.select(rows))
             theirs.append(other.select(columns))
         self.reference = Detections.concatenate(ours)
-        self.subject = Detections.concatenate(theirs)
+        self.engine = Detections.concatenate(theirs)
 
     def __len__(self) -> int:
         return len(self.reference)
 
+    def score_ratios(self) -> Array:
+        """Return the engine's score over the reference's. float [n]."""
+        ratios: Array = self.engine.scores.astype(np.float64) / self.reference.scores
+        return ratios
 
-def locate_drift(
+    def shifts(self) -> Array:
+        """Return the displacement of box centers, right and down, pixels. float [n, 2]."""
+        moved = self.engine.boxes.astype(np.float64) - self.reference.boxes
+        shifts: Array = (moved[:, :2] + moved[:, 2:]) / 2
+        return shifts
+
+    def has_score_factor(self, limits: Tolerances) -> bool:
+        return _has_direction(self.score_ratios() - 1, limits.score_factor)
+
+    def has_shift(self, limits: Tolerances) -> bool:
+        return any(_has_direction(axis, limits.shift_px) for axis in self.shifts().T)
+
+
+def find_drift_source(
     reference: Mapping[int, ImageResult],
-    subject: Mapping[int, ImageResult],
-    selection: PostprocessConfig,
+    engine: Mapping[int, ImageResult],
+    config: PostprocessConfig,
     limits: Tolerances,
     precision: Precision,
     *,
     tiles: TileDrift,
-) -> Location:
-    """Return where a subject parts from the reference.
+) -> DriftSource:
+    """Return the step where an engine and the reference start to differ.
 
     Args:
-        reference: Answers by image id, with candidates.
-        subject: Answers to the same images.
-        selection: The thresholds both used.
-        limits: The worst that passes.
-        precision: The subject's.
-        tiles: How far the tiles lie apart.
+        reference: Results by image id, with candidates.
+        engine: Results for the same images.
+        config: Thresholds of both.
+        limits: The tolerances.
+        precision: Precision of the engine.
+        tiles: Difference of the tiles.
     """
-    aligned = _Aligned(reference, subject, selection)
-    stages = (
-        _preprocess(tiles),
-        _raw_head(aligned, limits),
-        _decode(aligned, limits),
-        _chosen("select", "detections of each tile, lost or invented", _by_tile(reference), _by_tile(subject), limits),
-        _chosen("merge", "detections of whole images, lost or invented", reference, subject, limits),
+    paired = _PairedCandidates(reference, engine, config)
+    steps = (
+        _compare_tiles(tiles),
+        _compare_scores(paired, limits),
+        _compare_boxes(paired, limits),
+        _compare_detections("postprocess", "detections of tiles", _by_tile(reference), _by_tile(engine), limits),
+        _compare_detections("merge", "detections of images", reference, engine, limits),
     )
-    apart = [stage for stage in stages if not stage.agrees]
-    if not apart:
-        return Location(stages=stages, enters_at=None, because="every stage agrees")
-    first = apart[0]
-    because = f"{first.name} is the first stage that does not agree: {first.finding}"
-    source: Source = first.name
-    if first.name == "raw head" and _resampled(aligned, limits):
-        source = "preprocess"
-        because = (
-            "all boxes shift together and the scores change with them, as they do when the image itself was resampled "
-            "off its place inside the engine"
-        )
-    elif first.name in {"raw head", "decode"} and precision != "fp32" and _rounded(aligned, limits):
-        source = "precision"
-        because = f"nearly every candidate moves, in no common direction, as rounding to {precision} does"
-    return Location(stages=stages, enters_at=source, because=because)
+    first = next((step for step in steps if not step.agrees), None)
+    if first is None:
+        return DriftSource(steps=steps, source=None, reason="all steps agree")
+    if first.name == "raw head" and _is_resampled(paired, limits):
+        reason = "all boxes have a common shift and the scores change too, as when the engine resamples the image"
+        return DriftSource(steps=steps, source="preprocess", reason=reason)
+    if first.name in {"raw head", "decode"} and precision != "fp32" and _is_rounded(paired, limits):
+        reason = f"nearly all candidates change, in no common direction, as by rounding to {precision}"
+        return DriftSource(steps=steps, source="precision", reason=reason)
+    reason = f"{first.name} is the first step that differs: {first.description}"
+    return DriftSource(steps=steps, source=first.name, reason=reason)
 
 
-def _pairs(mine: Detections, other: Detections) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
-    """Return index pairs of candidates that are one, and of those that are one but for their class."""
+def _pairs(ours: Detections, theirs: Detections) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+    """Return index pairs of equal candidates, and of candidates that differ in their class only."""
     pairs: list[tuple[int, int]] = []
-    for label in np.union1d(mine.labels, other.labels):
-        rows, columns = np.flatnonzero(mine.labels == label), np.flatnonzero(other.labels == label)
-        found = _closest(mine.select(rows), other.select(columns))
+    for label in np.union1d(ours.labels, theirs.labels):
+        rows, columns = np.flatnonzero(ours.labels == label), np.flatnonzero(theirs.labels == label)
+        found = _pairs_of_class(ours.select(rows), theirs.select(columns))
         pairs += [(int(rows[i]), int(columns[j])) for i, j in found]
     used = np.array(pairs, np.int64).reshape(-1, 2)
-    rows, columns = _rest(len(mine), used[:, 0]), _rest(len(other), used[:, 1])
+    rows, columns = _rest(len(ours), used[:, 0]), _rest(len(theirs), used[:, 1])
     found = greedy_pairs(
-        mine.boxes[rows], other.boxes[columns], mine.scores[rows], other.scores[columns], least_iou=0.9
+        ours.boxes[rows], theirs.boxes[columns], ours.scores[rows], theirs.scores[columns], min_iou=0.9
     )
     return pairs, [(int(rows[i]), int(columns[j])) for i, j in found]
 
 
-def _closest(mine: Detections, other: Detections) -> list[tuple[int, int]]:
-    """Return index pairs of one class: best of IoU less score difference first, then those moved far."""
-    apart = np.abs(mine.scores[:, None] - other.scores[None, :])
-    iou = pairwise_iou(mine.boxes, other.boxes)
-    merit = np.where(iou >= LEAST_IOU, iou - apart, np.where(apart <= FAR_SCORE, -1.0 - apart, -np.inf))
-    rows, columns = np.nonzero(np.isfinite(merit))
-    free_rows, free_columns = np.ones(len(mine), bool), np.ones(len(other), bool)
-    pairs = []
-    for index in np.lexsort((columns, rows, -merit[rows, columns])):
-        row, column = int(rows[index]), int(columns[index])
-        if free_rows[row] and free_columns[column]:
-            free_rows[row] = free_columns[column] = False
-            pairs.append((row, column))
-    return pairs
+def _pairs_of_class(ours: Detections, theirs: Detections) -> list[tuple[int, int]]:
+    """Return index pairs by falling IoU less score difference, then pairs without overlap but with equal scores."""
+    difference = np.abs(ours.scores[:, None] - theirs.scores[None, :])
+    iou = pairwise_iou(ours.boxes, theirs.boxes)
+    displaced = np.where(difference <= CLOSE_SCORE, -1.0 - difference, -np.inf)
+    rank = np.where(iou >= MIN_IOU, iou - difference, displaced)
+    rows, columns = np.nonzero(np.isfinite(rank))
+    order = np.lexsort((columns, rows, -rank[rows, columns]))
+    return one_to_one(rows[order], columns[order])
 
 
 def _rest(count: int, used: Array) -> Array:
     return np.setdiff1d(np.arange(count), used)
 
 
-def _alone(candidates: Detections, used: Array, selection: PostprocessConfig) -> int:
-    """Return how many candidates above the score threshold have no partner."""
-    rest = _rest(len(candidates), used)
-    return int((candidates.scores[rest] > selection.score_threshold * 1.1).sum())
+def _count_unpaired(candidates: Detections, paired: Array, config: PostprocessConfig) -> int:
+    """Return the number of candidates clearly above the score threshold that are not in a pair."""
+    rest = _rest(len(candidates), paired)
+    return int((candidates.scores[rest] > config.score_threshold * CLEARLY_ABOVE_THRESHOLD).sum())
 
 
-def _preprocess(tiles: TileDrift) -> Stage:
-    words = f"the tiles of {tiles.other} of {tiles.images} images differ, by up to {tiles.max:g} gray values"
-    return Stage(
+def _compare_tiles(tiles: TileDrift) -> PipelineStep:
+    words = f"the tiles of {tiles.differing} of {tiles.images} images differ, by up to {tiles.max:g} gray values"
+    return PipelineStep(
         name="preprocess",
         compares="tiles of images, gray values 0 to 255",
         compared=tiles.images,
         max=tiles.max,
         mean=tiles.mean,
         cosine=tiles.cosine,
-        agrees=not tiles.other,
-        finding=words if tiles.other else "same bytes",
+        agrees=not tiles.differing,
+        description=words if tiles.differing else "equal bytes",
     )
 
 
-def _raw_head(aligned: _Aligned, limits: Tolerances) -> Stage:
-    ours, theirs = aligned.reference.scores.astype(np.float64), aligned.subject.scores.astype(np.float64)
-    apart = np.abs(ours - theirs)
-    findings = []
-    if aligned.flips > limits.class_flips:
-        findings.append(f"the class of {aligned.flips} candidates changed")
-    counted = len(aligned) + (aligned.missing + aligned.extra) / 2
-    if counted and len(aligned) / counted < limits.matched_share:
-        findings.append(f"{aligned.missing} candidates are missing and {aligned.extra} are new")
-    if len(aligned):
-        if _has_factor(aligned, limits):
-            findings.append(f"scores are {np.median(_ratios(aligned)):.3f} times the reference's")
-        elif apart.max() > limits.score_max or np.percentile(apart, 99) > limits.score_p99:
-            findings.append(f"scores differ by up to {apart.max():.3g}")
-    return _stage("raw head", "scores and classes of candidates", ours, theirs, findings)
+def _compare_scores(paired: _PairedCandidates, limits: Tolerances) -> PipelineStep:
+    ours, theirs = paired.reference.scores.astype(np.float64), paired.engine.scores.astype(np.float64)
+    difference = np.abs(ours - theirs)
+    problems = []
+    if paired.class_changes > limits.class_changes:
+        problems.append(f"the class of {paired.class_changes} candidates changed")
+    counted = len(paired) + (paired.missing + paired.extra) / 2
+    if counted and len(paired) / counted < limits.matched_fraction:
+        problems.append(f"{paired.missing} candidates are missing and {paired.extra} are new")
+    if len(paired):
+        if paired.has_score_factor(limits):
+            problems.append(f"scores are {np.median(paired.score_ratios()):.3f} times the reference's")
+        elif difference.max() > limits.score_max or np.percentile(difference, 99) > limits.score_p99:
+            problems.append(f"scores differ by up to {difference.max():.3g}")
+    return _step("raw head", "scores and classes of candidates", ours, theirs, problems)
 
 
-def _decode(aligned: _Aligned, limits: Tolerances) -> Stage:
-    ours, theirs = aligned.reference.boxes.astype(np.float64), aligned.subject.boxes.astype(np.float64)
-    findings = []
-    if len(aligned):
+def _compare_boxes(paired: _PairedCandidates, limits: Tolerances) -> PipelineStep:
+    ours, theirs = paired.reference.boxes.astype(np.float64), paired.engine.boxes.astype(np.float64)
+    problems = []
+    if len(paired):
         drift = 1 - _iou_of_pairs(ours, theirs)
-        right, down = np.median(_shifts(aligned), axis=0)
+        right, down = np.median(paired.shifts(), axis=0)
         moved = np.abs(ours - theirs).max(axis=1)
-        if _has_shift(aligned, limits):
-            findings.append(f"boxes are shifted by {right:+.2f} px to the right and {down:+.2f} px down")
+        if paired.has_shift(limits):
+            problems.append(f"boxes are shifted by {right:+.2f} px to the right and {down:+.2f} px down")
         elif drift.max() > limits.iou_drift_max or np.percentile(drift, 99) > limits.iou_drift_p99:
-            findings.append(f"{int((drift > limits.iou_drift_p99).sum())} boxes differ, by up to {moved.max():.2f} px")
-    return _stage("decode", "boxes of candidates, pixels", ours.ravel(), theirs.ravel(), findings)
+            problems.append(f"{int((drift > limits.iou_drift_p99).sum())} boxes differ, by up to {moved.max():.2f} px")
+    return _step("decode", "boxes of candidates, pixels", ours.ravel(), theirs.ravel(), problems)
 
 
-def _stage(name: StageName, compares: str, ours: Array, theirs: Array, findings: list[str]) -> Stage:
-    apart = np.abs(ours - theirs)
+def _step(name: StepName, compares: str, ours: Array, theirs: Array, problems: list[str]) -> PipelineStep:
+    difference = np.abs(ours - theirs)
     norm = float(np.linalg.norm(ours) * np.linalg.norm(theirs))
-    return Stage(
+    return PipelineStep(
         name=name,
         compares=compares,
         compared=len(ours),
-        max=float(apart.max()) if len(ours) else None,
-        mean=float(apart.mean()) if len(ours) else None,
+        max=float(difference.max()) if len(ours) else None,
+        mean=float(difference.mean()) if len(ours) else None,
         cosine=float(ours @ theirs) / norm if norm else None,
-        agrees=not findings,
-        finding="; ".join(findings) or "within the gates",
+        agrees=not problems,
+        description="; ".join(problems) or WITHIN_TOLERANCES,
     )
 
 
-def _chosen(
-    name: StageName,
+def _compare_detections(
+    name: StepName,
     compares: str,
     reference: Mapping[int, ImageResult],
-    subject: Mapping[int, ImageResult],
+    engine: Mapping[int, ImageResult],
     limits: Tolerances,
-) -> Stage:
-    pairing = Pairing(twin_iou=max(0.5, 1 - limits.iou_drift_p99), twin_score=limits.score_p99)
-    matching = match(reference, subject, pairing)
-    share = matching.matched_share()
-    lost = sum(orphan.in_reference for orphan in matching.orphans)
-    new = len(matching.orphans) - lost
-    # A detection more than the candidates allow is a fault of choosing, even where a tie would excuse it.
-    more = sum(matching.subject_count.values()) - sum(matching.reference_count.values())
-    doubled = name in {"select", "merge"} and abs(more) > _excess(matching.reference_count, limits)
-    agrees = not doubled and (share is None or share >= limits.matched_share)
-    words = f"{lost} lost and {new} invented" + (f", {more:+d} detections in all" if doubled else "")
-    return Stage(
+) -> PipelineStep:
+    matching = match(reference, engine, limits.pairing())
+    matched = matching.matched_fraction()
+    missing = sum(one.in_reference for one in matching.unmatched)
+    extra = len(matching.unmatched) - missing
+    compared = sum(matching.reference_count.values())
+    # Ties may excuse single detections, but not a different number of detections: postprocessing then differs.
+    surplus = sum(matching.engine_count.values()) - compared
+    count_differs = abs(surplus) > max(1.0, (1 - limits.matched_fraction + 0.02) * compared)
+    agrees = not count_differs and (matched is None or matched >= limits.matched_fraction)
+    words = f"{missing} missing and {extra} new" + (f", {surplus:+d} detections in total" if count_differs else "")
+    return PipelineStep(
         name=name,
         compares=compares,
-        compared=sum(matching.reference_count.values()),
+        compared=compared,
         max=None,
         mean=None,
         cosine=None,
         agrees=agrees,
-        finding="within the gates" if agrees else words,
+        description=WITHIN_TOLERANCES if agrees else words,
     )
 
 
-def _excess(counts: Mapping[int, int], limits: Tolerances) -> float:
-    """Return how many more or fewer detections ties may leave."""
-    return max(1.0, (1 - limits.matched_share + 0.02) * sum(counts.values()))
+def _by_tile(results: Mapping[int, ImageResult]) -> dict[int, ImageResult]:
+    return {key: ImageResult(result.tile_detections, result.candidates) for key, result in results.items()}
 
 
-def _by_tile(answers: Mapping[int, ImageResult]) -> dict[int, ImageResult]:
-    return {key: ImageResult(answer.selected, answer.candidates) for key, answer in answers.items()}
-
-
-def _ratios(aligned: _Aligned) -> Array:
-    """Return the subject's score over the reference's, for each candidate. float [n]."""
-    ratios: Array = aligned.subject.scores.astype(np.float64) / aligned.reference.scores
-    return ratios
-
-
-def _shifts(aligned: _Aligned) -> Array:
-    """Return the displacement of box centers, right and down, pixels. float [n, 2]."""
-    moved = aligned.subject.boxes.astype(np.float64) - aligned.reference.boxes
-    shifts: Array = (moved[:, :2] + moved[:, 2:]) / 2
-    return shifts
-
-
-def _directed(values: Array, limit: float) -> bool:
-    """Return whether values [n] have a common direction: a median beyond the limit and half their scatter."""
+def _has_direction(values: Array, limit: float) -> bool:
+    """Return whether values [n] have a common direction: a median beyond the limit and half their quartile range."""
     low, middle, high = np.percentile(values, [25, 50, 75])
     return bool(abs(middle) > max(limit, (high - low) / 2))
 
 
-def _has_factor(aligned: _Aligned, limits: Tolerances) -> bool:
-    return _directed(_ratios(aligned) - 1, limits.score_factor)
-
-
-def _has_shift(aligned: _Aligned, limits: Tolerances) -> bool:
-    return any(_directed(axis, limits.shift_px) for axis in _shifts(aligned).T)
-
-
-def _resampled(aligned: _Aligned, limits: Tolerances) -> bool:
+def _is_resampled(paired: _PairedCandidates, limits: Tolerances) -> bool:
     return (
-        len(aligned) > 0
-        and aligned.flips <= limits.class_flips
-        and not _has_factor(aligned, limits)
-        and _has_shift(aligned, limits)
+        len(paired) > 0
+        and paired.class_changes <= limits.class_changes
+        and not paired.has_score_factor(limits)
+        and paired.has_shift(limits)
     )
 
 
-def _rounded(aligned: _Aligned, limits: Tolerances) -> bool:
-    if not len(aligned) or _has_factor(aligned, limits) or _has_shift(aligned, limits):
+def _is_rounded(paired: _PairedCandidates, limits: Tolerances) -> bool:
+    if not len(paired) or paired.has_score_factor(limits) or paired.has_shift(limits):
         return False
-    moved = (aligned.subject.scores != aligned.reference.scores) | (
-        aligned.subject.boxes != aligned.reference.boxes
-    ).any(axis=1)
-    return bool(moved.mean() >= WIDESPREAD)
+    changed = (paired.engine.scores != paired.reference.scores) | (paired.engine.boxes != paired.reference.boxes).any(
+        axis=1
+    )
+    return bool(changed.mean() >= WIDESPREAD)
 
 
 def _iou_of_pairs(ours: Array, theirs: Array) -> Array:
     """Return the IoU of each pair of boxes [n, 4]. float [n]."""
     low, high = np.maximum(ours[:, :2], theirs[:, :2]), np.minimum(ours[:, 2:], theirs[:, 2:])
-    shared = (high - low).clip(min=0).prod(axis=1)
+    intersection = (high - low).clip(min=0).prod(axis=1)
     areas = box_areas(ours) + box_areas(theirs)
-    return shared / np.maximum(areas - shared, 1e-9)
+    return intersection / np.maximum(areas - intersection, 1e-9)

@@ -1,21 +1,22 @@
-"""A comparison of reports as a page: what got worse first, every figure side by side, and how they were made.
+"""Render a comparison of reports as HTML and Markdown; equal input gives equal bytes."""
 
-It is drawn from the comparison alone, needs no network, and equal input gives equal bytes.
-"""
-
-from typing import Any
-
-from deploy.report.compare import ABSENT, MARKS, Change, Comparison, State, notes_of
+from deploy.report.compare import ABSENT, ChangeState, ComparedFigure, Comparison
 from ifkd.core.html.document import jinja_environment, style_sheet
+from ifkd.core.html.table import Table, markdown_cell
 
-STATES: dict[State, str] = {
+MARKS: dict[ChangeState, str] = {"same": "", "better": "↑", "regression": "✗", "not judged": "?"}
+STATE_WORDS: dict[ChangeState, str] = {
     "same": "",
     "better": "better beyond noise",
     "regression": "regression",
     "not judged": "not judged",
 }
-TONES: dict[State, str] = {"same": "", "better": "passed", "regression": "failed", "not judged": "open"}
-"""Classes of the style sheet."""
+CSS_CLASSES: dict[ChangeState, str] = {
+    "same": "",
+    "better": "passed",
+    "regression": "failed",
+    "not judged": "incomplete",
+}
 GROUPS = {
     "accuracy": "Accuracy",
     "parity": "Parity with the trained network",
@@ -26,35 +27,65 @@ GROUPS = {
 
 
 def comparison_page(comparison: Comparison) -> str:
-    """Return the page.
+    """Return the HTML page.
 
     Raises:
         MissingExtraError: jinja2 is not installed.
     """
-    template = jinja_environment("deploy.report", need="`ifkd report compare --out`").get_template("comparison.html.j2")
-    groups = []
-    for key, title in GROUPS.items():
-        rows = [
-            {
-                "name": row.name,
-                "unit": row.unit,
-                "cells": [_cell(change) for change in row.values],
-                "notes": notes_of(row),
-            }
-            for row in comparison.rows
-            if row.group == key
-        ]
-        if rows:
-            groups.append({"key": key, "title": title, "rows": rows})
-    view = {"comparison": comparison, "groups": groups, "style": style_sheet(), "absent": ABSENT}
-    return str(template.render(view))
-
-
-def _cell(change: Change) -> dict[str, Any]:
-    words = f"{change.shown} ({change.change})" if change.change else change.shown
-    return {
-        "words": words,
-        "mark": MARKS[change.state],
-        "state": STATES[change.state],
-        "tone": TONES[change.state],
+    templates = jinja_environment("deploy.report", need="`ifkd report compare --out`")
+    groups = {
+        key: {"title": title, "rows": rows}
+        for key, title in GROUPS.items()
+        if (rows := [row for row in comparison.rows if row.group == key])
     }
+    view = {
+        "comparison": comparison,
+        "groups": groups,
+        "style": style_sheet(),
+        "absent": ABSENT,
+        "words": _words,
+        "marks": MARKS,
+        "state_words": STATE_WORDS,
+        "css_classes": CSS_CLASSES,
+    }
+    return str(templates.get_template("comparison.html.j2").render(view))
+
+
+def comparison_table(comparison: Comparison) -> Table:
+    """Return all figures side by side."""
+    letters = [report.letter for report in comparison.reports]
+    return Table(
+        caption="Figures side by side, A is the baseline",
+        headings=("Figure", "Unit", *letters, "Notes"),
+        numeric=(False, False, *(True for _ in letters), False),
+        rows=tuple(
+            (
+                row.name,
+                row.unit,
+                *(f"{_words(one)} {MARKS[one.state]}".strip() for one in row.values),
+                row.notes or ABSENT,
+            )
+            for row in comparison.rows
+        ),
+    )
+
+
+def comparison_markdown(comparison: Comparison) -> str:
+    """Return verdict, regressions, table and reports in GitHub Markdown."""
+    count = len(comparison.regressions)
+    head = "✅ **No regression.**" if comparison.passed else f"❌ **{count} regression{'s' if count > 1 else ''}.**"
+    lines = ["### Detector reports compared", "", f"{head} Rule: {markdown_cell(comparison.rule)}.", ""]
+    lines += [f"- {markdown_cell(words)}" for words in comparison.regressions]
+    lines += [""] if comparison.regressions else []
+    lines += [comparison_table(comparison).markdown(), ""]
+    lines += ["✗ regression, ↑ better beyond noise, ? not judged, for the reason in the last column.", ""]
+    lines += ["<details><summary>Reports</summary>", "", "| | Report | Created | Commit |", "| --- | --- | --- | --- |"]
+    lines += [
+        f"| {one.letter} | {markdown_cell(one.title)} (`{one.path}`) | {one.created} | {one.commit or ABSENT} |"
+        for one in comparison.reports
+    ]
+    return "\n".join([*lines, "", "</details>", ""])
+
+
+def _words(figure: ComparedFigure) -> str:
+    return f"{figure.text} ({figure.change})" if figure.change else figure.text

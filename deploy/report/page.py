@@ -13,8 +13,9 @@ from deploy.report.figures import accuracy_charts, latency_charts, parity_charts
 from deploy.report.parity_tables import drift_source_table, drift_table, tolerance_table, unmatched_table
 from deploy.report.report import Report
 from deploy.report.scene_run import ReportedScene, ReportPicture
-from deploy.report.tables import ABSENT, accuracy_table, engine_table, three_digits
+from deploy.report.tables import accuracy_table, engine_table, three_digits
 from deploy.report.verdict import Status, trained_roles
+from ifkd.core.config import flatten
 from ifkd.core.files import atomic_path, make_folder, write_json
 from ifkd.core.html.document import jinja_environment, style_sheet
 from ifkd.core.html.svg import Chart
@@ -99,20 +100,17 @@ def escape_markdown(text: str) -> str:
     return text.replace("\n", " ")
 
 
-def flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Return nested values as pairs of dotted name and text."""
-    pairs: list[tuple[str, str]] = []
-    for key, value in values.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, Mapping):
-            pairs += flatten(value, f"{name}.")
-        elif isinstance(value, list | tuple) and all(not isinstance(item, Mapping | list) for item in value):
-            pairs.append((name, ", ".join(str(item) for item in value) or "none"))
-        elif isinstance(value, list | tuple):
-            pairs.append((name, json.dumps(value, ensure_ascii=False)))
-        else:
-            pairs.append((name, "unknown" if value is None else str(value)))
-    return pairs
+def setting_rows(values: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return nested settings as pairs of dotted key and text."""
+    return [(key, _setting_text(value)) for key, value in flatten(values).items()]
+
+
+def _setting_text(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        if any(isinstance(item, Mapping | list) for item in value):
+            return json.dumps(value, ensure_ascii=False)
+        return ", ".join(str(item) for item in value) or "none"
+    return "unknown" if value is None else str(value)
 
 
 def _view(report: Report) -> dict[str, Any]:
@@ -159,7 +157,7 @@ def _view(report: Report) -> dict[str, Any]:
             }
             for index, scene in enumerate(report.scenes)
         ],
-        "environment": flatten(report.environment),
+        "environment": setting_rows(report.environment),
     }
 
 
@@ -199,43 +197,41 @@ def _summary_tiles(report: Report) -> list[SummaryTile]:
         unstable = "" if cell.latency.stability.stable else ", unstable"
         condition = f"median, {cell.name}, batch {cell.batch}, {cell.engine.device}{unstable}"
         tiles.append(SummaryTile(f"{three_digits(cell.latency.per_tile.p50_ms)} ms", "per tile", condition))
-    if report.scenes and report.scenes[0].objects is not None:
-        scene = report.scenes[0]
-        seconds = scene.seconds.get("total")
-        duration = f" in {seconds:.1f} s" if seconds is not None else ""
-        tiles.append(SummaryTile(f"{scene.objects:,}", "objects in the scene", f"{scene.name}{duration}"))
+    for scene in report.scenes[:1]:
+        run = scene.run
+        condition = f"{run.scene.name} in {run.seconds['total']:.1f} s"
+        tiles.append(SummaryTile(f"{run.objects:,}", "objects in the scene", condition))
     return tiles
 
 
 def _scene_facts(scene: ReportedScene) -> list[tuple[str, str]]:
-    """Return the facts that run.json states, as pairs of name and text."""
-    raster, tiles, engine = scene.part("scene"), scene.part("tiles"), scene.part("engine")
-    facts: list[tuple[str, Any]] = [("Scene", scene.name)]
-    if "height_px" in raster and "width_px" in raster:
-        facts.append(("Size", f"{raster['width_px']:,} x {raster['height_px']:,} px"))
-    if raster.get("gsd_m"):
-        facts.append(("Ground sample distance", f"{raster['gsd_m']:.3g} m"))
-    if raster.get("crs"):
-        facts.append(("Coordinate system", raster["crs"]))
-    if "count" in tiles:
-        unreadable = len(tiles.get("holes", ()))
-        facts.append(("Tiles", f"{tiles['count']} ({tiles.get('empty', 0)} empty, {unreadable} unreadable)"))
-    facts.append(("Objects", ABSENT if scene.objects is None else f"{scene.objects:,}"))
-    if isinstance(scene.run.get("objects_per_class"), dict):
-        present = [f"{name} {count}" for name, count in scene.part("objects_per_class").items() if count]
-        facts.append(("By class", ", ".join(present) or "none"))
-    if score := scene.part("score"):
-        metrics = [f"{word} {score[key]:.3f}" for word, key in SCORE_KEYS if isinstance(score.get(key), int | float)]
-        objects, threshold = score.get("objects", ABSENT), score.get("score_threshold", ABSENT)
-        conditions = f"{objects} labeled objects, score above {threshold}, IoU 0.5"
+    """Return the facts of a scene run, as pairs of name and text."""
+    run = scene.run
+    raster, tiles = run.scene, run.tiles
+    facts = [("Scene", raster.name), ("Size", f"{raster.width_px:,} x {raster.height_px:,} px")]
+    if raster.gsd_m:
+        facts.append(("Ground sample distance", f"{raster.gsd_m:.3g} m"))
+    if raster.crs:
+        facts.append(("Coordinate system", raster.crs))
+    present = [f"{name} {count}" for name, count in run.objects_per_class.items() if count]
+    facts += [
+        ("Tiles", f"{tiles.count} ({tiles.empty} empty, {len(tiles.unreadable)} unreadable)"),
+        ("Objects", f"{run.objects:,}"),
+        ("By class", ", ".join(present) or "none"),
+    ]
+    if run.score is not None:
+        metrics = [
+            f"{label} {value:.3f}" for label, key in SCORE_KEYS if (value := getattr(run.score, key)) is not None
+        ]
+        conditions = f"{run.score.objects} labeled objects, score above {run.score.score_threshold}, IoU 0.5"
         facts.append(("Metrics", f"{', '.join(metrics) or 'none'} ({conditions})"))
-    if "backend" in engine:
-        facts.append(("Engine", f"{engine['backend']} {engine.get('precision', '')} on {engine.get('device', ABSENT)}"))
-    if "total" in scene.seconds:
-        facts.append(("Time", f"{scene.seconds['total']:.2f} s, including writing"))
+    facts += [
+        ("Engine", f"{run.engine.backend} {run.engine.precision} on {run.engine.device}"),
+        ("Time", f"{run.seconds['total']:.2f} s, including writing"),
+    ]
     if scene.files:
         facts.append(("Files", f"{', '.join(Path(file).name for file in scene.files)} in {scene.folder}"))
-    return [(name, str(value)) for name, value in facts]
+    return facts
 
 
 def _accuracy_conditions(evaluations: Mapping[str, Evaluation]) -> list[str]:

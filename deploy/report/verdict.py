@@ -1,17 +1,17 @@
-"""What the figures of a report come to, each statement with the rule behind it."""
+"""The verdict of a report, and the reasons for it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from deploy.accuracy.evaluation import Evaluation
-from deploy.bench.bench import Bench, reservations
-from deploy.parity.parity import Parity
+from deploy.bench.bench_result import Bench
+from deploy.parity.parity_result import Parity
 from ifkd.core.config import Schema
 
-Status = Literal["passed", "reserved", "failed", "open", "info"]
-Part = Literal["teacher", "plain", "distilled"]
+Status = Literal["passed", "warning", "failed", "incomplete", "info"]
+TrainedRole = Literal["teacher", "plain", "distilled"]
 
-PARTS_BY_NAME: dict[str, Part] = {
+ROLES_BY_NAME: dict[str, TrainedRole] = {
     "teacher": "teacher",
     "plain": "plain",
     "plain student": "plain",
@@ -23,55 +23,58 @@ PARTS_BY_NAME: dict[str, Part] = {
 
 
 class VerdictReason(Schema):
-    """One statement."""
+    """One statement of a verdict."""
 
     status: Status
     text: str
     rule: str
-    """The rule or the conditions behind it."""
+    """The rule that was applied, or the conditions of the figures."""
 
 
 class Verdict(Schema):
-    """What it comes to."""
+    """The verdict of a report."""
 
     status: Status
-    """`passed` and `failed` are those of parity; `reserved` passed, with something to know; `open` has no gate."""
+    """`passed` and `failed` follow from parity; `warning`: passed, with warnings; `incomplete`: no parity, or parity
+    interrupted."""
     headline: str
-    findings: tuple[VerdictReason, ...]
+    reasons: tuple[VerdictReason, ...]
 
 
 def reach_verdict(
     evaluations: Mapping[str, Evaluation], benches: Sequence[Bench], parities: Sequence[Parity]
 ) -> Verdict:
-    """Return the verdict over everything that was measured."""
-    findings = [*_parity(parities), *_accuracy(evaluations), *_latency(benches)]
-    states = {finding.status for finding in findings}
+    """Return the verdict of all results."""
+    reasons = [*_parity(parities), *_accuracy(evaluations)]
+    for bench in benches:
+        reasons += _latency(bench)
+    states = {reason.status for reason in reasons}
+    status: Status = "passed"
+    headline = "All engine files match the trained network."
     if "failed" in states:
-        status: Status = "failed"
-        headline = "The engine files do not all match the trained network."
+        status, headline = "failed", "Not all engine files match the trained network."
     elif not parities:
-        status, headline = "open", "No parity was measured, so there is no verdict on the engine files."
+        status, headline = "incomplete", "Parity was not measured, so there is no verdict on the engine files."
     elif any(parity.partial for parity in parities):
-        status, headline = "open", "The comparison was interrupted, so there is no verdict on all engine files."
-    elif "reserved" in states:
-        status = "reserved"
-        headline = "The engine files match the trained network; read the reservations before quoting speeds."
-    else:
-        status, headline = "passed", "The engine files match the trained network."
-    return Verdict(status=status, headline=headline, findings=tuple(findings))
+        status = "incomplete"
+        headline = "Parity was interrupted, so there is no verdict on all engine files."
+    elif "warning" in states:
+        status = "warning"
+        headline = "All engine files match the trained network; read the warnings before you quote the latencies."
+    return Verdict(status=status, headline=headline, reasons=tuple(reasons))
 
 
-def parts_of(evaluations: Mapping[str, Evaluation]) -> dict[Part, str]:
-    """Return which evaluation is the teacher's, the plain and the distilled student's, as far as they tell."""
-    parts: dict[Part, str] = {}
+def trained_roles(evaluations: Mapping[str, Evaluation]) -> dict[TrainedRole, str]:
+    """Return the names of the evaluations of teacher, plain and distilled student, where they are known."""
+    roles: dict[TrainedRole, str] = {}
     for name, evaluation in evaluations.items():
-        part = _part(evaluation.subject.provenance) or PARTS_BY_NAME.get(name.lower().replace("_", " "))
-        if part is not None:
-            parts.setdefault(part, name)
-    return parts
+        role = _recorded_role(evaluation.model.provenance) or ROLES_BY_NAME.get(name.lower().replace("_", " "))
+        if role is not None:
+            roles.setdefault(role, name)
+    return roles
 
 
-def _part(provenance: Mapping[str, Any]) -> Part | None:
+def _recorded_role(provenance: Mapping[str, Any]) -> TrainedRole | None:
     role, method = provenance.get("role"), provenance.get("method")
     if isinstance(method, Mapping):
         method = method.get("name")
@@ -82,121 +85,94 @@ def _part(provenance: Mapping[str, Any]) -> Part | None:
     return None
 
 
-def _parity(parities: Sequence[Parity]) -> list[VerdictReason]:
-    findings = []
+def _parity(parities: Sequence[Parity]) -> Iterator[VerdictReason]:
     for parity in parities:
-        about = f"{parity.rule}; {parity.data.images} images with {parity.data.objects} objects"
+        rule = f"{parity.rule}; {parity.data.images} images with {parity.data.objects} objects"
         for cell in parity.cells:
-            status: Status = "passed" if cell.passed else "failed"
-            text = f"{cell.backend} {cell.precision} against torch fp32: {cell.verdict}."
-            findings.append(VerdictReason(status=status, text=text, rule=about))
-        for one in parity.scenes:
-            status = "passed" if one.passed else "failed"
-            text = f"{one.backend} {one.precision} on the scene {one.scene}, tiled and merged: {one.verdict}."
-            findings.append(
-                VerdictReason(status=status, text=text, rule="the gates of the detections, on the whole scene")
+            yield _reason(
+                "passed" if cell.passed else "failed", f"{cell.name} against torch fp32: {cell.verdict}.", rule
+            )
+        for scene in parity.scenes:
+            yield _reason(
+                "passed" if scene.passed else "failed",
+                f"{scene.name} on the scene {scene.scene}, tiled and merged: {scene.verdict}.",
+                "the tolerances of detections, on the entire scene",
             )
         if parity.partial:
-            text = "The comparison with torch fp32 was interrupted; what it came to until then is here."
-            findings.append(VerdictReason(status="open", text=text, rule="every engine compared"))
-    return findings
+            yield _reason("incomplete", "The comparison with torch fp32 was interrupted.", "all engines compared")
 
 
-def _accuracy(evaluations: Mapping[str, Evaluation]) -> list[VerdictReason]:
-    parts = parts_of(evaluations)
-    findings = []
-    if "distilled" in parts and "plain" in parts:
-        distilled, plain = evaluations[parts["distilled"]], evaluations[parts["plain"]]
-        gain = distilled.metrics.mean_ap - plain.metrics.mean_ap
-        findings.append(
-            VerdictReason(
-                status="info",
-                text=f"Distillation changes the student's mAP by {gain:+.3f}, from {plain.metrics.mean_ap:.3f} "
-                f"to {distilled.metrics.mean_ap:.3f}.",
-                rule=f"one training run each; {distilled.metrics.images} images with "
-                f"{distilled.metrics.objects} objects",
-            )
+def _accuracy(evaluations: Mapping[str, Evaluation]) -> Iterator[VerdictReason]:
+    found = {role: evaluations[name] for role, name in trained_roles(evaluations).items()}
+    distilled, plain, teacher = found.get("distilled"), found.get("plain"), found.get("teacher")
+    if distilled is not None and plain is not None:
+        before, after = plain.metrics.mean_ap, distilled.metrics.mean_ap
+        yield _reason(
+            "info",
+            f"Distillation changes the mAP of the student by {after - before:+.3f}, from {before:.3f} to {after:.3f}.",
+            f"one training run each; {distilled.metrics.images} images with {distilled.metrics.objects} objects",
         )
-    if "distilled" in parts and "teacher" in parts:
-        distilled, teacher = evaluations[parts["distilled"]], evaluations[parts["teacher"]]
-        small, large = distilled.subject.parameters, teacher.subject.parameters
-        if small and large:
-            findings.append(
-                VerdictReason(
-                    status="info",
-                    text=f"The student has {small / large:.0%} of the teacher's parameters "
-                    f"and {_share(distilled.metrics.mean_ap, teacher.metrics.mean_ap)} of its mAP.",
-                    rule="learned numbers, running statistics left out",
-                )
-            )
+    if distilled is not None and teacher is not None and distilled.model.parameters and teacher.model.parameters:
+        own, reference = distilled.metrics.mean_ap, teacher.metrics.mean_ap
+        fraction = f"{own / reference:.0%}" if reference else "no comparable fraction"
+        yield _reason(
+            "info",
+            f"The student has {distilled.model.parameters / teacher.model.parameters:.0%} of the teacher's parameters "
+            f"and {fraction} of its mAP.",
+            "trained parameters, without running statistics",
+        )
     if len({evaluation.data.sha256 for evaluation in evaluations.values()}) > 1:
-        findings.append(
-            VerdictReason(
-                status="reserved",
-                text="The evaluations used different annotation files, so their figures do not compare.",
-                rule="equal digests of the annotation files",
-            )
+        yield _reason(
+            "warning",
+            "The evaluations used different annotation files, so their metrics cannot be compared.",
+            "equal digests of the annotation files",
         )
-    return findings
 
 
-def _share(part: float, whole: float) -> str:
-    return f"{part / whole:.0%}" if whole else "no comparable share"
+def _latency(bench: Bench) -> Iterator[VerdictReason]:
+    measured = [cell for cell in bench.cells if cell.latency is not None and cell.role == "bundle"]
+    if measured:
+        best = min(measured, key=lambda cell: cell.latency.per_tile.p50_ms if cell.latency else 0.0)
+        assert best.latency is not None
+        device = best.engine.device if best.engine else "an unknown device"
+        yield _reason(
+            "info",
+            f"The fastest engine, {best.name} at batch {best.batch}, takes {best.latency.per_tile.p50_ms:.3g} ms per "
+            f"tile (median) on {device}.",
+            bench.scope,
+        )
+    yield from _speedup(bench)
+    for warning in bench.machine_warnings():
+        yield _reason("warning", f"During the measurement of latency, {warning}.", "an otherwise idle machine")
+    for cell in bench.cells:
+        name = f"{cell.name} at batch {cell.batch}"
+        if cell.failure is not None:
+            yield _reason("warning", f"{name}: {cell.failure}", "all engines measured")
+        elif cell.latency is not None and not cell.latency.stability.stable:
+            stability = cell.latency.stability
+            yield _reason(
+                "warning", f"{name}: timing was unstable on this machine: {stability.reason}.", stability.rule
+            )
+    if bench.partial:
+        yield _reason("warning", "The measurement of latency was interrupted.", "all rounds measured")
 
 
-def _beside(bench: Bench) -> list[VerdictReason]:
-    """Return what the bench says against its reference, and what the machine did meanwhile."""
-    findings = []
-    ours = [one for one in bench.ratios if one.against.startswith("reference") and one.name == "torch fp32"]
-    for one in ours[:1]:
+def _speedup(bench: Bench) -> Iterator[VerdictReason]:
+    """Yield the speedup of the bundle's torch network over the reference."""
+    for one in bench.speedups:
+        if not one.baseline.startswith("reference") or one.name != "torch fp32":
+            continue
         assert bench.reference is not None
         text = (
-            f"On the same runtime the student is {one.speed_up:.2f} times as fast as {bench.reference.name} "
-            f"({1 / one.high:.2f} to {1 / one.low:.2f} over {one.rounds} rounds)"
+            f"In the same runtime the student is {one.speedup:.2f} times as fast as {bench.reference.name} "
+            f"({1 / one.latency_ratio_max:.2f} to {1 / one.latency_ratio_min:.2f} over {one.rounds} rounds)"
         )
-        small = None if bench.subject is None else bench.subject.gflops_per_tile
+        small = None if bench.model is None else bench.model.gflops_per_tile
         large = bench.reference.gflops_per_tile
-        text += f" and computes {small / large:.0%} of its operations." if small and large else "."
-        rule = "torch fp32, both measured in turns; median of the rounds' ratios"
-        findings.append(VerdictReason(status="info", text=text, rule=rule))
-    findings += [
-        VerdictReason(status="reserved", text=f"While latency was measured, {words}.", rule="a machine left to itself")
-        for words in reservations(bench)
-    ]
-    return findings
+        text += f" and needs {small / large:.0%} of its operations." if small and large else "."
+        yield _reason("info", text, "torch fp32, measured in interleaved turns; median of the ratios of the rounds")
+        return
 
 
-def _latency(benches: Sequence[Bench]) -> list[VerdictReason]:
-    findings = []
-    for bench in benches:
-        measured = [cell for cell in bench.cells if cell.latency is not None and cell.role == "bundle"]
-        if measured:
-            best = min(measured, key=lambda cell: cell.latency.per_tile.p50_ms if cell.latency else 0.0)
-            assert best.latency is not None
-            device = best.engine.device if best.engine else "an unknown device"
-            findings.append(
-                VerdictReason(
-                    status="info",
-                    text=f"The fastest engine measured, {best.backend} {best.precision} at batch {best.batch}, takes "
-                    f"{best.latency.per_tile.p50_ms:.3g} ms per tile (median) on {device}.",
-                    rule=bench.scope,
-                )
-            )
-        findings += _beside(bench)
-        for cell in bench.cells:
-            name = f"{cell.backend} {cell.precision} at batch {cell.batch}"
-            if cell.failure is not None:
-                findings.append(
-                    VerdictReason(status="reserved", text=f"{name}: {cell.failure}", rule="every cell measured")
-                )
-            elif cell.latency is not None and not cell.latency.stability.stable:
-                stability = cell.latency.stability
-                text = f"{name} was measured on a machine that did not hold still: {stability.reason}."
-                findings.append(VerdictReason(status="reserved", text=text, rule=stability.rule))
-        if bench.partial:
-            findings.append(
-                VerdictReason(
-                    status="reserved", text="The measurement of latency was interrupted.", rule="all rounds taken"
-                )
-            )
-    return findings
+def _reason(status: Status, text: str, rule: str) -> VerdictReason:
+    return VerdictReason(status=status, text=text, rule=rule)

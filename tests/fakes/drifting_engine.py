@@ -1,4 +1,4 @@
-"""A small made-up world for tests: colored squares on gray, and engines that find them."""
+"""A data set of colored squares on gray, engines that detect them, and engines whose output drifts."""
 
 import json
 
@@ -14,8 +14,8 @@ COLORS = np.array([[200, 40, 90], [60, 180, 20], [30, 70, 220]], np.int64)
 GRAY = 128
 
 
-def write_world(folder, *, images=6, size=(80, 96), seed=0, objects=4, classes=CLASSES):
-    """Write a COCO json with its images and return its path."""
+def write_dataset(folder, *, images=6, size=(80, 96), seed=0, objects=4, classes=CLASSES):
+    """Write a COCO json with its images, and return its path."""
     random = np.random.default_rng(seed)
     (folder / "images").mkdir(parents=True)
     content = {"images": [], "annotations": [], "categories": []}
@@ -46,8 +46,8 @@ def write_world(folder, *, images=6, size=(80, 96), seed=0, objects=4, classes=C
     return path
 
 
-def squares(tile):
-    """Return the squares of a tile [3, h, w]; the score follows the size and place, so that no two are alike."""
+def find_squares(tile):
+    """Return the squares of a tile [3, h, w]; scores depend on size and place, so that all differ."""
     pixels = tile.transpose(1, 2, 0).astype(np.int64)
     found = []
     for label, color in enumerate(COLORS):
@@ -69,7 +69,7 @@ def squares(tile):
     return Detections(np.array(boxes, np.float32), np.array(scores, np.float32), np.array(labels, np.int64))
 
 
-def info(**changes):
+def engine_info(**changes):
     facts = {
         "backend": "fake",
         "backend_version": "1",
@@ -85,20 +85,20 @@ def info(**changes):
     return EngineInfo(**{**facts, **changes})
 
 
-def engine(find=squares, **changes):
-    return FakeEngine(info(**changes), find)
+def make_engine(find=find_squares, **changes):
+    return FakeEngine(engine_info(**changes), find)
 
 
-class Drifting(Engine):
-    """An engine whose candidates are changed on their way."""
+class DriftingEngine(Engine):
+    """An engine whose tiles and candidates are changed by functions."""
 
-    def __init__(self, inner, change=lambda candidates: candidates, *, show=lambda tiles: tiles):
+    def __init__(self, inner, change=lambda candidates: candidates, *, change_tiles=lambda tiles: tiles):
         self.info = inner.info
-        self.inner, self.change, self.show = inner, change, show
+        self.inner, self.change, self.change_tiles = inner, change, change_tiles
 
     def _run(self, tiles):
-        answer = self.inner.infer(np.ascontiguousarray(self.show(tiles)))
-        return self.change(Candidates(answer.boxes.copy(), answer.scores.copy(), answer.labels.copy()))
+        found = self.inner.infer(np.ascontiguousarray(self.change_tiles(tiles)))
+        return self.change(Candidates(found.boxes.copy(), found.scores.copy(), found.labels.copy()))
 
     def close(self):
         self.inner.close()

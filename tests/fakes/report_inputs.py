@@ -1,6 +1,4 @@
-"""Made-up parts of a report, built by the code that builds real ones wherever that takes no time."""
-
-import json
+"""Synthetic results for reports, built by the production code where that is fast."""
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -9,18 +7,26 @@ from deploy.accuracy.evaluated_model import EvaluatedModel, EvaluatedModelRecord
 from deploy.accuracy.evaluation import evaluate_model, open_data
 from deploy.accuracy.image_detection import TilingConfig
 from deploy.accuracy.provenance import BundleRecord, DataRecord, EngineRecord
-from deploy.bench.bench import Bench, BenchCell, TileSource, UnmeasuredFile, speedups_of
-from deploy.bench.latency import GroundCoverage, LatencySamples, TimingConfig, summarize
+from deploy.bench.bench_result import Bench, BenchCell, TileSource, UnmeasuredFile, compute_speedups
+from deploy.bench.latency import GroundCoverage, TimingConfig, summarize
 from deploy.bench.process_cost import ProcessCost
-from deploy.bench.stage_timing import StageRun, StageTime
+from deploy.bench.stage_timing import StageProfile, StageTime
 from deploy.bench.system_monitor import SystemRecord
-from deploy.parity.parity import Parity, Reference, verdict_of
-from deploy.parity.tolerances import PrecisionTolerances
-from deploy.report.report import assemble, read_scene_run
-from fakes import drifting_engine as world
+from deploy.parity.parity import ParityReference
+from deploy.parity.parity_result import Parity, overall_verdict
+from deploy.parity.tolerances import ToleranceTable
+from deploy.report.report import assemble
+from deploy.report.scene_run import read_scene_run
+from deploy.scene.ground_truth import SceneScore
+from deploy.scene.merge.merge import MergeSettings
+from deploy.scene.settings import DetectionSettings
+from deploy.scene.write.run_record import BundleReference, RunRecord, SceneRecord, TilesRecord
+from fakes import drifting_engine as fake
 from ifkd.core.postprocess import PostprocessConfig
+from ifkd.core.timing import TimingSamples
+from ifkd.imagery.contrast import ContrastStretch
 
-FRAMING = TilingConfig(scale=1.0, tile_px=(world.TILE, world.TILE), overlap_px=24, selection=PostprocessConfig())
+TILING = TilingConfig(scale=1.0, tile_px=(fake.TILE, fake.TILE), overlap_px=24, postprocess=PostprocessConfig())
 BUNDLE = BundleRecord(
     name="harbor-student",
     path="runs/harbor/bundle",
@@ -38,11 +44,11 @@ ENVIRONMENT = {
 }
 
 
-def shaky(keep, noise):
+def noisy_finder(keep, noise):
     random = np.random.default_rng(11)
 
     def find(tile):
-        found = world.squares(tile)
+        found = fake.find_squares(tile)
         found.boxes[:] += random.normal(0, noise, found.boxes.shape)
         return found.select(random.random(len(found)) < keep)
 
@@ -50,8 +56,8 @@ def shaky(keep, noise):
 
 
 def dataset(folder):
-    path = world.write_world(folder / "world", images=12)
-    return open_data(path, images=None, recipe=None, classes=world.CLASSES, needed_by="report")
+    path = fake.write_dataset(folder / "data", images=12)
+    return open_data(path, images=None, recipe=None, classes=fake.CLASSES, command="report")
 
 
 def evaluation(data, name, *, role, method, backbone, parameters, keep, noise):
@@ -64,9 +70,9 @@ def evaluation(data, name, *, role, method, backbone, parameters, keep, noise):
         parameters=parameters,
         provenance={"role": role, "method": method},
     )
-    subject = EvaluatedModel(record, world.CLASSES, FRAMING, None, lambda *_: world.engine())
-    engine = world.engine(shaky(keep, noise), backend="torch", backend_version="2.9")
-    result = evaluate_model(subject, engine, data)
+    model = EvaluatedModel(record, fake.CLASSES, TILING, None, lambda *_: fake.make_engine())
+    engine = fake.make_engine(noisy_finder(keep, noise), backend="torch", backend_version="2.9")
+    result = evaluate_model(model, engine, data)
     return result.model_copy(update={"created": "2026-11-20T10:00:00Z", "seconds": 1.0})
 
 
@@ -84,7 +90,7 @@ def evaluations(data):
 
 def engine_info(precision):
     file = {"fp32": "model.onnx", "fp16": "model.fp16.onnx"}[precision]
-    return world.info(
+    return fake.engine_info(
         backend="onnxruntime",
         backend_version="1.24.0",
         device="CPU, 2 threads",
@@ -99,11 +105,12 @@ def latency(batch, median_ms, *, spread=0.04, runs=60, jump=1.0):
     values = median_ms * 1e6 * (1 + np.abs(random.normal(0, spread, runs)))
     values[-runs // 6 :] *= jump
     windows = [[int(value) for value in window] for window in values.reshape(6, -1)]
-    samples = LatencySamples(batch, [int(median_ms * 2e6)], windows)
-    return summarize(samples, TimingConfig(), GroundCoverage((world.TILE, world.TILE), 24, 0.5))
+    samples = TimingSamples([int(median_ms * 2e6)], windows)
+    ground = GroundCoverage((fake.TILE, fake.TILE), 24, 0.5)
+    return summarize(samples, batch=batch, timing=TimingConfig(), ground=ground)
 
 
-def subject(role, name, parameters, gflops, sha256):
+def model_record(role, name, parameters, gflops, sha256):
     return EvaluatedModelRecord(
         kind="bundle" if role == "student" else "checkpoint",
         name=name,
@@ -119,10 +126,10 @@ def subject(role, name, parameters, gflops, sha256):
 
 def stages(precision):
     random = np.random.default_rng(8)
-    typical = {"read": 1.9, "preprocess": 0.4, "infer": 38.2, "decode": 0.9, "merge": 0.3, "write": 0.2}
+    typical = {"read": 1.9, "preprocess": 0.4, "infer": 38.2, "postprocess": 0.9, "merge": 0.3, "write": 0.2}
     samples = {stage: (value * 1e6 * random.uniform(0.9, 1.2, 24)).astype(int) for stage, value in typical.items()}
     everything = sum(values.sum() for values in samples.values())
-    return StageRun(
+    return StageProfile(
         backend="onnxruntime",
         precision=precision,
         images=24,
@@ -132,7 +139,7 @@ def stages(precision):
                 stage=stage,
                 p50_ms=float(np.median(values)) / 1e6,
                 p95_ms=float(np.percentile(values, 95)) / 1e6,
-                share=float(values.sum() / everything),
+                fraction=float(values.sum() / everything),
                 samples_ns=values.tolist(),
             )
             for stage, values in samples.items()
@@ -142,26 +149,26 @@ def stages(precision):
 
 MACHINE = SystemRecord(
     seconds=41.0,
-    looks=82,
+    samples=82,
     load_before=0.21,
     load_after=1.93,
     cpu_mhz_min=2394.0,
     cpu_mhz_max=2401.0,
-    steal_share=0.001,
-    others_cpu=0.06,
+    steal_fraction=0.001,
+    other_processes_cores=0.06,
     rss_mb_peak=812.0,
     gpus=(),
-    nvml="not watched: nvidia-ml-py is not installed",
+    nvml="not monitored: nvidia-ml-py is not installed",
 )
 
 
-def footprint(megabytes):
+def process_cost(megabytes):
     return ProcessCost(
         batch=4,
         start_up_ms=1180.0,
         load_ms=120.0,
         first_run_ms=61.0,
-        bare_rss_mb=104.0,
+        base_rss_mb=104.0,
         peak_rss_mb=193.0 + 3 * megabytes,
         gpu_memory_mb=None,
     )
@@ -175,7 +182,7 @@ def bench(*, partial=False):
             batch=batch,
             engine=EngineRecord.of(engine_info(precision)),
             file_mb=size,
-            footprint=footprint(size),
+            process_cost=process_cost(size),
             latency=latency(batch, median, jump=1.4 if (precision, batch) == ("fp16", 4) else 1.0),
         )
         for precision, size, batch, median in (
@@ -186,8 +193,8 @@ def bench(*, partial=False):
         )
     ]
     cells.append(BenchCell(backend="torch", precision="fp16", batch=1, failure="torch fp16 needs a GPU <here>"))
-    student = world.info(backend="torch", file="model.safetensors", sha256="4" * 64, device="CPU, 2 threads")
-    teacher = world.info(backend="torch", file="best.safetensors", sha256="7" * 64, device="CPU, 2 threads")
+    student = fake.engine_info(backend="torch", file="model.safetensors", sha256="4" * 64, device="CPU, 2 threads")
+    teacher = fake.engine_info(backend="torch", file="best.safetensors", sha256="7" * 64, device="CPU, 2 threads")
     for role, engine, median in (("reference", teacher, 171.0), ("bundle", student, 52.0)):
         record = EngineRecord.of(engine)
         cells.append(
@@ -205,15 +212,15 @@ def bench(*, partial=False):
     return Bench(
         created="2026-11-20T10:05:00Z",
         bundle=BUNDLE,
-        procedure=TimingConfig(),
+        timing=TimingConfig(),
         threads=2,
         tiles=TileSource(kind="images", description="the first 12 tiles of test.json, 96x96", tiles=12),
         gsd_m=0.5,
         overlap_px=24,
         cells=tuple(cells),
-        subject=subject("student", "harbor-student", 11_300_000, 9.41, "5" * 64),
-        reference=subject("teacher", "harbor teacher", 36_400_000, 41.7, "7" * 64),
-        ratios=speedups_of(cells),
+        model=model_record("student", "harbor-student", 11_300_000, 9.41, "5" * 64),
+        reference=model_record("teacher", "harbor teacher", 36_400_000, 41.7, "7" * 64),
+        speedups=compute_speedups(cells),
         stages=(stages("fp32"), stages("fp16")),
         machine=MACHINE,
         not_measured=(file,),
@@ -224,21 +231,21 @@ def bench(*, partial=False):
 
 
 def parity(data, *, drift=None):
-    torch = world.engine(backend="torch", backend_version="2.9", file="model.safetensors", sha256="4" * 64)
-    reference = Reference(torch, data, FRAMING)
+    torch = fake.make_engine(backend="torch", backend_version="2.9", file="model.safetensors", sha256="4" * 64)
+    reference = ParityReference(torch, data, TILING)
     cells = []
     for precision in ("fp32", "fp16"):
-        engine = world.engine()
+        engine = fake.make_engine()
         engine.info = engine_info(precision)
         if drift is not None and precision == "fp16":
-            engine = world.Drifting(engine, drift)
-        cells.append(reference.compare(engine, PrecisionTolerances().of(precision)))
-    passed, words = verdict_of(tuple(cells))
+            engine = fake.DriftingEngine(engine, drift)
+        cells.append(reference.compare(engine, ToleranceTable().of(precision)))
+    passed, words = overall_verdict(tuple(cells))
     return Parity(
         created="2026-11-20T10:06:00Z",
         bundle=BUNDLE,
         data=DataRecord.of(data),
-        selection=PostprocessConfig(),
+        postprocess=PostprocessConfig(),
         reference=reference.record,
         reference_metrics=reference.metrics,
         cells=tuple(cells),
@@ -247,21 +254,44 @@ def parity(data, *, drift=None):
     )
 
 
+def run_record(objects):
+    counts = {"tanker": 4, "cargo": objects - 4, "tug": 0} if objects else {}
+    unknown = dict.fromkeys(("mean_ap", "ap75", "f1"))
+    score = SceneScore(
+        ground_truth="harbor.json", image_id=1, score_threshold=0.3, ap50=0.71, precision=0.86, recall=0.8,
+        objects=40, detections=objects, unknown_objects=0, per_class={}, **unknown,
+    )  # fmt: skip
+    scene = SceneRecord(
+        name="harbor.tif", path="harbor.tif", driver="GTiff", height_px=2400, width_px=3200, dtype="uint8",
+        bands=(1, 2, 3), nodata=None, contrast_stretch=ContrastStretch("as is", (0.0,) * 3, (255.0,) * 3), crs="EPSG:32633", georeference="transform",
+        transform=(0.5, 0.0, 0.0, 0.0, -0.5, 0.0), gsd_m=0.5,
+    )  # fmt: skip
+    tiles = TilesRecord(
+        count=48, height_px=512, width_px=512, overlap_px=64, empty=6, outside_aoi=0, resumed_rows=0,
+        retried_row_ranges=0, unreadable=(),
+    )  # fmt: skip
+    return RunRecord(
+        producer="ifkd detect 0.1.0",
+        bundle=BundleReference(path="runs/harbor/bundle", manifest_sha256="b" * 64),
+        engine=engine_info("fp32"),
+        scene=scene,
+        settings=DetectionSettings(
+            scale=1.0, overlap_px=64, postprocess=PostprocessConfig(), merge=MergeSettings()
+        ),
+        tiles=tiles,
+        category_ids=(10, 20, 30),
+        objects=objects,
+        objects_per_class=counts,
+        score=score,
+        seconds={"read": 0.8, "preprocess": 0.3, "wait": 0.2, "infer": 3.9, "decode": 0.1, "merge": 0.05,
+                 "write": 0.4, "total": 5.1},
+        files=("detections.geojson", "quicklook.png"),
+    )  # fmt: skip
+
+
 def scene_folder(folder, *, objects=37, pictures=True):
     folder.mkdir(parents=True)
-    run = {
-        "schema_version": 1,
-        "engine": {"backend": "onnxruntime", "precision": "fp32", "device": "CPU, 2 threads"},
-        "scene": {"name": "harbor.tif", "height_px": 2400, "width_px": 3200, "crs": "EPSG:32633", "gsd_m": 0.5},
-        "tiles": {"count": 48, "empty": 6, "holes": []},
-        "objects": objects,
-        "objects_per_class": {"tanker": 4, "cargo": objects - 4 if objects else 0, "tug": 0} if objects else {},
-        "score": {"objects": 40, "ap50": 0.71, "precision": 0.86, "recall": 0.8, "score_threshold": 0.3},
-        "seconds": {"read": 0.8, "preprocess": 0.3, "wait": 0.2, "infer": 3.9, "decode": 0.1, "merge": 0.05,
-                    "write": 0.4, "total": 5.1},
-        "files": ["detections.geojson", "quicklook.png"],
-    }  # fmt: skip
-    (folder / "run.json").write_text(json.dumps(run))
+    (folder / "run.json").write_text(run_record(objects).model_dump_json())
     (folder / "detections.geojson").write_text("{}")
     if pictures:
         for name, size in (("quicklook.png", (960, 720)), ("quicklook_detail.png", (800, 600))):

@@ -1,0 +1,168 @@
+"""Engines that are opened together and measured in turns."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from deploy.accuracy.provenance import EngineRecord
+from deploy.bench.bench_result import BenchCell, EngineRole
+from deploy.bench.latency import GroundCoverage, TimingConfig, summarize, timed_engine
+from deploy.bench.process_cost import ProcessCost
+from deploy.bench.system_monitor import BYTES_PER_MB
+from deploy.engines.engine import Backend, Engine, EngineInfo
+from export.bundle.bundle import Bundle
+from export.bundle.manifest import Precision
+from ifkd.core.detections import Array
+from ifkd.core.errors import IfkdError
+from ifkd.core.progress import progress, track
+from ifkd.core.timing import TimedCall, time_in_turns
+
+
+class EngineKey(NamedTuple):
+    """An engine of a session; it is opened once for all batch sizes."""
+
+    backend: Backend
+    precision: Precision
+    role: EngineRole = "bundle"
+
+
+@dataclass(frozen=True, slots=True)
+class BenchmarkCase:
+    """One engine at one batch size."""
+
+    key: EngineKey
+    batch: int
+
+
+@dataclass(slots=True)
+class TimedEngine:
+    """A case with its samples."""
+
+    case: BenchmarkCase
+    engine: Engine | None = None
+    call: TimedCall | None = None
+    failure: str | None = None
+
+
+@dataclass(slots=True)
+class BenchmarkSession:
+    """Open and time engines; use it as a context manager, which closes them.
+
+    `run` may be interrupted at any time; `cells` then returns what was measured.
+    """
+
+    bundle: Bundle
+    open_engine: Callable[[EngineKey], Engine]
+    tiles: Array
+    """uint8 [n, 3, height, width]."""
+    timing: TimingConfig
+    _timed: list[TimedEngine] = field(default_factory=list)
+    _engines: dict[EngineKey, Engine | str] = field(default_factory=dict)
+    """Open engines, and the failures of the others."""
+    _costs: dict[EngineKey, ProcessCost | str] = field(default_factory=dict)
+    """Process costs, and the failures of their measurement."""
+
+    def __enter__(self) -> "BenchmarkSession":  # noqa: PYI034 - beartype cannot check Self
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for engine in self._engines.values():
+            if isinstance(engine, Engine):
+                engine.close()
+
+    def run(self, cases: Sequence[BenchmarkCase]) -> None:
+        """Open the engines and measure the cases; the cell of a case that fails has the reason."""
+        self._timed = [TimedEngine(case) for case in cases]
+        for timed in self._timed:
+            self._prepare(timed)
+        calls = [timed.call for timed in self._timed if timed.call is not None]
+        with progress(len(calls) * (self.timing.rounds + 1), "bench", unit="turn") as bar:
+            for _ in time_in_turns(calls, self.timing.turns):
+                bar.update()
+
+    def measure_process_costs(self, measure: Callable[[EngineKey, int], ProcessCost]) -> None:
+        """Call `measure` with each engine that was timed without failure, and its largest batch."""
+        batches: dict[EngineKey, int] = {}
+        for timed in self._timed:
+            if timed.call is not None and timed.call.failure is None:
+                key = timed.case.key
+                batches[key] = max(timed.case.batch, batches.get(key, 0))
+        for key, batch in track(batches.items(), "bench: process cost", total=len(batches), unit="engine"):
+            try:
+                self._costs[key] = measure(key, batch)
+            except Exception as error:  # noqa: BLE001 - any failure becomes part of the cell
+                self._costs[key] = _describe(error)
+
+    def bundle_engines(self) -> list[Engine]:
+        """Return the open engines of the bundle."""
+        return [one for key, one in self._engines.items() if key.role == "bundle" and isinstance(one, Engine)]
+
+    def cells(self, ground: GroundCoverage) -> tuple[BenchCell, ...]:
+        """Return the cell of each case."""
+        return tuple(self._cell(timed, ground) for timed in self._timed)
+
+    def _prepare(self, timed: TimedEngine) -> None:
+        key, batch = timed.case.key, timed.case.batch
+        if key not in self._engines:
+            self._engines[key] = self._open(key)
+        engine = self._engines[key]
+        if isinstance(engine, str):
+            timed.failure = engine
+            return
+        timed.engine = engine
+        if batch > engine.info.max_batch:
+            timed.failure = f"The engine accepts at most {engine.info.max_batch} tiles per run"
+            return
+        name = f"{key.role} {key.backend} {key.precision} batch {batch}"
+        timed.call = timed_engine(name, engine, self.tiles, batch=batch)
+
+    def _open(self, key: EngineKey) -> Engine | str:
+        """Return an engine after its first inference, or the failure."""
+        try:
+            engine = self.open_engine(key)
+        except Exception as error:  # noqa: BLE001 - a runtime may raise anything; it becomes part of the cell
+            return _describe(error)
+        try:
+            engine.infer(self.tiles[:1])
+        except Exception as error:  # noqa: BLE001
+            engine.close()
+            return _describe(error)
+        return engine
+
+    def _cell(self, timed: TimedEngine, ground: GroundCoverage) -> BenchCell:
+        key, batch = timed.case.key, timed.case.batch
+        cell = BenchCell(
+            backend=key.backend, precision=key.precision, batch=batch, role=key.role, failure=timed.failure
+        )
+        if timed.engine is None:
+            return cell
+        info, cost = timed.engine.info, self._costs.get(key)
+        record = self.bundle.manifest.files.get(info.file) if key.role == "bundle" else None
+        latency, failure = None, timed.failure
+        if timed.call is not None:
+            failure = timed.call.failure
+            if timed.call.samples.all_ns:
+                latency = summarize(timed.call.samples, batch=batch, timing=self.timing, ground=ground)
+            elif failure is None:
+                failure = "Interrupted before the measurement"
+        return cell.model_copy(
+            update={
+                "engine": EngineRecord.of(info),
+                "file_mb": None if record is None else record.bytes / BYTES_PER_MB,
+                "process_cost": cost if isinstance(cost, ProcessCost) else None,
+                "process_cost_failure": cost if isinstance(cost, str) else None,
+                "latency": latency,
+                "failure": failure,
+                "note": _note(info),
+            }
+        )
+
+
+def _note(info: EngineInfo) -> str | None:
+    if info.backend == "onnxruntime" and info.precision == "fp16" and info.device.startswith("CPU"):
+        return "ONNX Runtime computes fp16 files in fp32 on a CPU: the outputs are those of fp16, the latency is not"
+    return None
+
+
+def _describe(error: Exception) -> str:
+    return str(error) if isinstance(error, IfkdError) else f"{type(error).__name__}: {error}"

@@ -1,0 +1,128 @@
+"""The result of `ifkd parity`: parity.json."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from deploy.accuracy.provenance import BundleRecord, DataRecord, EngineRecord
+from deploy.parity.drift import Drift
+from deploy.parity.drift_crops import DriftCrop
+from deploy.parity.drift_source import DriftSource
+from deploy.parity.matching import Pairing
+from deploy.parity.scene_parity import SceneParity
+from deploy.parity.tolerances import ToleranceCheck
+from export.bundle.manifest import Precision
+from ifkd.core.config import Schema
+from ifkd.core.postprocess import PostprocessConfig
+from ifkd.data.metrics import Metrics
+
+
+class UnmatchedRecord(Schema):
+    """A detection without a match and without a tie."""
+
+    image: str
+    missing_in: Literal["reference", "engine"]
+    class_name: str
+    changed_to: str | None
+    """Class of the same box on the other side, where there is one."""
+    score: float
+    box_px: tuple[float, float, float, float]
+    """x1, y1, x2, y2."""
+
+
+class ClassParity(Schema):
+    """Detections of one class on both sides."""
+
+    reference: int
+    engine: int
+    tied: int
+    """Detections of both sides that are ties."""
+    matched_fraction: float | None
+    """None without detections."""
+    mean_ap_change: float | None
+
+
+class ParityCell(Schema):
+    """Comparison of one engine with the reference."""
+
+    backend: str
+    precision: Precision
+    engine: EngineRecord | None = None
+    """None when the engine failed."""
+    failure: str | None = None
+    """Reason why nothing was compared."""
+    pairing: Pairing | None = None
+    reference_detections: int = 0
+    engine_detections: int = 0
+    tied: int = 0
+    """Detections of both sides that are ties."""
+    matched_fraction: float | None = None
+    drift: Drift | None = None
+    """None without pairs."""
+    unmatched: tuple[UnmatchedRecord, ...] = ()
+    """The first hundred, highest scores first."""
+    unmatched_count: int = 0
+    per_class: dict[str, ClassParity] = {}
+    metrics: Metrics | None = None
+    tolerances: tuple[ToleranceCheck, ...] = ()
+    symptoms: tuple[str, ...] = ()
+    """Patterns of the drift in words, where a tolerance is exceeded."""
+    drift_source: DriftSource | None = None
+    crops: tuple[DriftCrop, ...] = ()
+    """The largest differences as pictures."""
+    passed: bool
+    verdict: str
+
+    @property
+    def name(self) -> str:
+        """Backend and precision."""
+        return f"{self.backend} {self.precision}"
+
+
+class Parity(Schema):
+    """The result of `ifkd parity`."""
+
+    schema_version: Literal[2] = 2
+    kind: Literal["parity"] = "parity"
+    created: str
+    """UTC, ISO 8601."""
+    bundle: BundleRecord
+    data: DataRecord
+    postprocess: PostprocessConfig
+    reference: EngineRecord
+    reference_metrics: Metrics
+    cells: tuple[ParityCell, ...]
+    scenes: tuple[SceneParity, ...] = ()
+    """The same engines on a scene, tiled and merged; empty without a scene."""
+    partial: bool = False
+    """The comparison was interrupted."""
+    passed: bool
+    rule: str = "every engine passes all tolerances of its precision"
+    verdict: str
+
+
+def failed_cell(backend: str, precision: Precision, error: Exception) -> ParityCell:
+    """Return the cell of an engine that failed."""
+    return ParityCell(
+        backend=backend, precision=precision, failure=str(error), passed=False, verdict=f"failed to run ({error})"
+    )
+
+
+def overall_verdict(
+    cells: Sequence[ParityCell], scenes: Sequence[SceneParity] = (), *, partial: bool = False
+) -> tuple[bool, str]:
+    """Return whether all engines pass, and the verdict in words; an interrupted comparison does not pass."""
+    if not cells and not partial:
+        return False, "failed: there is no engine to compare"
+    problems = [f"{cell.name} {cell.verdict}" for cell in cells if not cell.passed]
+    passed_on_images = {cell.name for cell in cells if cell.passed}
+    for scene in scenes:
+        if not scene.passed:
+            source = ", but agrees on images: the drift starts at tiling or merging"
+            source = source if scene.name in passed_on_images else ""
+            problems.append(f"{scene.name} failed on the scene {scene.scene}{source}: {scene.verdict}")
+    if partial:
+        problems.append(f"interrupted after {len(cells)} engines on images and {len(scenes)} on the scene")
+    if problems:
+        return False, "; ".join(problems)
+    names = ", ".join(cell.name for cell in cells)
+    return True, f"passed: {names} agree with torch fp32 within their tolerances"

@@ -1,0 +1,184 @@
+"""Charts of the results in a report."""
+
+from collections.abc import Mapping, Sequence
+
+from deploy.accuracy.evaluation import Evaluation
+from deploy.bench.bench_result import Bench
+from deploy.bench.stage_timing import TimedStage
+from deploy.parity.parity_result import Parity
+from deploy.report import charts
+from deploy.report.bench_tables import engine_label
+from deploy.report.charts import NamedPoint, SampleSeries
+from deploy.report.scene_run import ReportedScene
+from deploy.report.tables import parity_of
+from ifkd.core.html.chart import Series, bar_chart
+from ifkd.core.html.svg import Chart
+
+STAGES: dict[TimedStage, str] = {
+    "read": "read the file",
+    "preprocess": "prepare tiles",
+    "upload": "upload",
+    "infer": "infer",
+    "download": "download",
+    "postprocess": "postprocess",
+    "merge": "merge",
+    "write": "write",
+}
+SCENE_STAGES = {
+    "read": "read",
+    "preprocess": "prepare tiles",
+    "wait": "wait for tiles",
+    "infer": "infer",
+    "decode": "postprocess",
+    "merge": "merge",
+    "write": "write",
+}
+"""Stages in run.json."""
+
+
+def accuracy_charts(evaluations: Mapping[str, Evaluation]) -> list[Chart]:
+    """Return mAP against size, and the average precision of each class."""
+    found = []
+    points = [
+        NamedPoint(name, evaluation.model.parameters / 1e6, evaluation.metrics.mean_ap)
+        for name, evaluation in evaluations.items()
+        if evaluation.model.parameters
+    ]
+    if len(points) > 1:
+        title = "Accuracy against size"
+        found.append(charts.scatter_chart("accuracy-size", title, points, x_label="million parameters", y_label="mAP"))
+    if evaluations:
+        names = list(next(iter(evaluations.values())).metrics.per_class)
+        series = []
+        for label, evaluation in evaluations.items():
+            classes = [evaluation.metrics.per_class.get(name) for name in names]
+            series.append(Series(label, tuple(None if one is None else one.mean_ap for one in classes)))
+        found.append(bar_chart("class-ap", "Average precision by class", names, series, maximum=1.0, x_label="AP"))
+    return found
+
+
+def latency_charts(benches: Sequence[Bench], parities: Sequence[Parity]) -> list[Chart]:
+    """Return mAP against latency, all samples, throughput by batch size, and the stages of an image."""
+    rows, points = [], []
+    for bench in benches:
+        for cell in bench.cells:
+            if cell.latency is None:
+                continue
+            label = f"{bench.bundle.name} " if len(benches) > 1 else ""
+            label += f"{engine_label(cell, bench)}, batch {cell.batch}"
+            label += "" if cell.latency.stability.stable else " (unstable)"
+            samples = [value / 1e6 / cell.batch for window in cell.latency.windows_ns for value in window]
+            rows.append(SampleSeries(label, tuple(samples)))
+            parity = parity_of(cell, parities)
+            if parity is not None and parity.metrics is not None and cell.batch == 1:
+                latency_ms = cell.latency.per_tile.p50_ms
+                points.append(NamedPoint(engine_label(cell, bench), latency_ms, parity.metrics.mean_ap))
+    found = []
+    if len(points) > 1:
+        title = "Accuracy against latency"
+        found.append(charts.scatter_chart("accuracy-latency", title, points, x_label="p50 ms, batch 1", y_label="mAP"))
+    if rows:
+        found.append(charts.strip_chart("latency", "Latency per tile, all samples", rows, unit="ms"))
+    for index, bench in enumerate(benches):
+        more = (batch_chart(bench, index), stage_chart(bench, index))
+        found += [one for one in more if one is not None]
+    return found
+
+
+def batch_chart(bench: Bench, index: int) -> Chart | None:
+    """Return throughput by batch size, or None with a single size; `index` is that of the bench."""
+    throughput = {
+        (engine_label(cell, bench), cell.batch): cell.latency.throughput.tiles_per_s
+        for cell in bench.cells
+        if cell.latency is not None
+    }
+    batches = sorted({batch for _, batch in throughput})
+    if len(batches) < 2:
+        return None
+    labels = dict.fromkeys(label for label, _ in throughput)
+    series = [Series(label, tuple(throughput.get((label, batch)) for batch in batches)) for label in labels]
+    return charts.line_chart(
+        _numbered("batch", index),
+        "Throughput by batch size",
+        series,
+        steps=batches,
+        x_label="tiles per run",
+        y_label="tiles per second",
+    )
+
+
+def stage_chart(bench: Bench, index: int) -> Chart | None:
+    """Return the median time of each stage of an image for each engine, or None where it was not measured."""
+    if not bench.stages:
+        return None
+    times = [{stage.stage: stage.p50_ms for stage in profile.stages} for profile in bench.stages]
+    names = [stage for stage in STAGES if any(stage in one for one in times)]
+    series = [
+        Series(f"{profile.backend} {profile.precision}", tuple(one.get(stage) for stage in names))
+        for profile, one in zip(bench.stages, times, strict=True)
+    ]
+    return bar_chart(
+        _numbered("image-stages", index),
+        "Time of each stage of an image",
+        [STAGES[stage] for stage in names],
+        series,
+        maximum=max(value for one in series for value in one.values if value is not None),
+        x_label="median ms per image",
+        decimals=2,
+        missing_text="nothing to copy",
+    )
+
+
+def parity_charts(parity: Parity, index: int) -> list[Chart]:
+    """Return the change of each class's AP, and the distributions of the drift; `index` is that of the parity."""
+    found = []
+    names = [name for name, one in parity.reference_metrics.per_class.items() if one.mean_ap is not None]
+    series = [
+        Series(
+            cell.name,
+            tuple(None if (one := cell.per_class.get(name)) is None else one.mean_ap_change for name in names),
+        )
+        for cell in parity.cells
+        if cell.metrics is not None
+    ]
+    if series and names:
+        title = "Change of AP by class, compared with the torch network"
+        name, x_label = _numbered("class-change", index), "AP of the engine minus AP of the reference"
+        found.append(charts.diverging_bar_chart(name, title, names, series, x_label=x_label))
+    for key, title, x_label in (
+        ("iou", "Differences of boxes", "1 - IoU, bins of growing width"),
+        ("score", "Differences of scores", "score difference, bins of growing width"),
+    ):
+        distributions = {
+            cell.name: getattr(cell.drift, key).histogram for cell in parity.cells if cell.drift is not None
+        }
+        known = {name: one for name, one in distributions.items() if one is not None}
+        if known:
+            edges = next(iter(known.values())).edges
+            series = [
+                Series(name, tuple(count / sum(one.counts) for count in one.counts)) for name, one in known.items()
+            ]
+            name = _numbered(f"drift-{key}", index)
+            found.append(charts.histogram_chart(name, title, edges, series, x_label=x_label))
+    return found
+
+
+def scene_stage_chart(scene: ReportedScene, index: int) -> Chart | None:
+    """Return the time of each stage of a scene, or None where run.json does not state it."""
+    stages = {SCENE_STAGES[stage]: value for stage, value in scene.run.seconds.items() if stage in SCENE_STAGES}
+    if not stages:
+        return None
+    return bar_chart(
+        _numbered("stages", index),
+        "Time of each stage of the scene",
+        list(stages),
+        [Series("seconds", tuple(stages.values()))],
+        maximum=max(1e-3, *stages.values()),
+        x_label="seconds",
+        decimals=2,
+    )
+
+
+def _numbered(name: str, index: int) -> str:
+    """Return the name of a chart, with a number from the second one on."""
+    return name if index == 0 else f"{name}-{index + 1}"
