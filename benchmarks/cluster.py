@@ -29,9 +29,9 @@ from affine import Affine
 
 from deploy.bench.system_monitor import process_peak_mb
 from deploy.engines.engine import EngineInfo, FakeEngine
-from deploy.scene.write.writers import RESULT_NAMES
+from deploy.scene.write.file_names import RESULT_FILES
 from ifkd.core.detections import Array, Detections
-from ifkd.core.environment import describe, usable_cores
+from ifkd.core.environment import describe_environment, usable_cores
 from ifkd.core.files import write_json
 
 SECTIONS = ("overhead", "model", "memory")
@@ -113,7 +113,7 @@ def detect(bundle: Path, scenes: Sequence[Path], out: Path, *options: str) -> Ru
 def differing(one: Path, other: Path) -> int:
     """Return how many files of two runs are not equal, byte by byte."""
     files = [
-        {path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.name in RESULT_NAMES}
+        {path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.name in RESULT_FILES}
         for out in (one, other)
     ]
     return sum(files[0].get(name) != files[1].get(name) for name in {*files[0], *files[1]})
@@ -207,11 +207,11 @@ def memory_child(count: int) -> float:
         scenes = scenes_of(folder / "scenes", count, 256)
         (folder / "bundle").mkdir()
         manifest = {
-            "name": "fake", "created": "2026-01-01T00:00:00Z", "producer": "benchmark", "provenance": {},
+            "schema_version": 2, "name": "fake", "created": "2026-01-01T00:00:00Z", "producer": "benchmark", "provenance": {},
             "detector": {},
             "input": {"tile_px": [64, 64], "max_batch": 4}, "outputs": {"candidates": 5}, "classes": ["one"],
             "category_ids": [1], "files": {},
-            "defaults": {"selection": {"score_threshold": 0.05, "iou_threshold": 0.5, "max_detections": 5},
+            "defaults": {"postprocess": {"score_threshold": 0.05, "iou_threshold": 0.5, "max_detections": 5},
                          "overlap_px": 16},
         }  # fmt: skip
         (folder / "bundle" / "model.json").write_text(json.dumps(manifest))
@@ -256,7 +256,12 @@ def main(arguments: Sequence[str]) -> int:
                 new = {"overhead": overhead, "model": model}[section](options.bundle, scenes, Path(folder))
         figures += new
         print("\n".join(figure.line() for figure in new), flush=True)
-    record = {"machine": describe(), "bundle": str(options.bundle), "scenes": options.scenes, "side_px": options.side}
+    record = {
+        "machine": describe_environment(),
+        "bundle": str(options.bundle),
+        "scenes": options.scenes,
+        "side_px": options.side,
+    }
     values = [
         {**asdict(one), "value": one.value if math.isfinite(one.value) else None, "holds": one.holds} for one in figures
     ]

@@ -19,7 +19,7 @@ from deploy.bench.system_monitor import SystemMonitor, process_peak_mb
 from deploy.engines.engine import Engine
 from export.bundle.bundle import Bundle
 from ifkd.core.detections import Array
-from ifkd.core.environment import describe
+from ifkd.core.environment import describe_environment
 from ifkd.data.coco import CocoDataset
 
 NOISE_SEED = 0
@@ -99,7 +99,7 @@ def run_bench(plan: BenchPlan) -> Bench:
             not_measured=unmeasured_files(plan.bundle, cells),
             process_peak_mb=process_peak_mb(),
             partial=partial,
-            environment=describe(),
+            environment=describe_environment(),
         )
 
 

@@ -20,9 +20,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: Arguments) -> dict[str, Any]:
     """Report the environment; a missing package is part of the result, not an error."""
-    from ifkd.core.environment import describe
+    from ifkd.core.environment import describe_environment
 
-    environment = describe()
+    environment = describe_environment()
     result = {"environment": environment, "abilities": abilities(environment), "advice": advice(environment)}
     if not arguments.json:
         print(as_text(result))  # noqa: T201

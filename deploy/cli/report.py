@@ -122,7 +122,7 @@ def _assemble(arguments: Arguments) -> "tuple[Report, Path]":
     from deploy.parity.parity_result import Parity
     from deploy.report.report import assemble
     from deploy.report.scene_run import read_scene_run
-    from ifkd.core.environment import describe
+    from ifkd.core.environment import describe_environment
     from ifkd.core.errors import UsageError
 
     if arguments.out is None:
@@ -136,7 +136,7 @@ def _assemble(arguments: Arguments) -> "tuple[Report, Path]":
         parities=[read_result(path, Parity, command="ifkd parity") for path in arguments.parity],
         scenes=[read_scene_run(folder) for folder in arguments.detection],
         notes=arguments.note,
-        environment=None if arguments.bench else describe(),
+        environment=None if arguments.bench else describe_environment(),
     )
     return report, arguments.out
 

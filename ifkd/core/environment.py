@@ -46,7 +46,7 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def describe() -> dict[str, Any]:
+def describe_environment() -> dict[str, Any]:
     """Return versions, CPU, load, memory, GPUs and the commit of the source, as JSON values."""
     return {
         "python": platform.python_version(),
@@ -62,7 +62,7 @@ def describe() -> dict[str, Any]:
     }
 
 
-def machine() -> str:
+def machine_summary() -> str:
     """Return processor, threads, GPUs and main package versions in one line."""
     cpu, packages = _cpu(), installed_packages()
     parts = [f"{cpu['model']}, {usable_cores()} threads", *(gpu["name"] for gpu in gpus())]

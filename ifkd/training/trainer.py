@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from ifkd.compute.device import best_device
 from ifkd.compute.distributed import broadcast_from_first, rank, world_size
-from ifkd.core.environment import machine
+from ifkd.core.environment import machine_summary
 from ifkd.core.errors import DataError, TrainingError
 from ifkd.core.files import file_lock, write_json
 from ifkd.core.progress import progress
@@ -85,7 +85,7 @@ def _train(
         epochs=state.epoch,
         iterations=state.iteration,
         train_seconds=round(state.train_seconds, 1),
-        machine=machine(),
+        machine=machine_summary(),
     )
     if rank() == 0:
         write_json(run.folder.result, result.model_dump(mode="json"))

@@ -27,7 +27,7 @@ def machine(packages: dict[str, str], gpus: list[dict[str, str]] | None = None) 
 
 
 def test_the_description_is_json_and_holds_what_a_number_needs() -> None:
-    found = environment.describe()
+    found = environment.describe_environment()
     assert json.loads(json.dumps(found)) == found
     assert found["packages"]["numpy"] == importlib.metadata.version("numpy")
     assert found["cpu"]["usable_threads"] >= 1
@@ -35,18 +35,18 @@ def test_the_description_is_json_and_holds_what_a_number_needs() -> None:
 
 
 def test_the_description_tells_nothing_of_who_runs_it() -> None:
-    text = json.dumps(environment.describe())
+    text = json.dumps(environment.describe_environment())
     assert str(Path.home()) not in text
     assert str(Path.cwd()) not in text
 
 
 def test_programs_that_are_absent_or_fail_are_simply_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
-    found = environment.describe()
+    found = environment.describe_environment()
     assert found["gpus"] == []
     assert found["source"] is None
     monkeypatch.setattr(environment, "_read", lambda _: None)
-    cpu = environment.describe()["cpu"]
+    cpu = environment.describe_environment()["cpu"]
     assert cpu["governor"] == "unknown"
     assert cpu["features"] == []
 
@@ -72,20 +72,20 @@ def test_the_commit_is_told_and_whether_files_were_changed(tmp_path: Path, monke
     (tmp_path / "ifkd" / "core").mkdir(parents=True)
     (tmp_path / "ifkd" / "core" / "environment.py").write_text("")
     monkeypatch.setattr(environment, "__file__", str(tmp_path / "ifkd" / "core" / "environment.py"))
-    assert environment.describe()["source"] is None
+    assert environment.describe_environment()["source"] is None
     git("init", "-q")
     git("add", ".")
     git("commit", "-qm", "one")
-    assert environment.describe()["source"] == {"commit": git("rev-parse", "HEAD"), "changed_files": 0}
+    assert environment.describe_environment()["source"] == {"commit": git("rev-parse", "HEAD"), "changed_files": 0}
     (tmp_path / "new").write_text("x")
-    assert environment.describe()["source"]["changed_files"] == 1
+    assert environment.describe_environment()["source"]["changed_files"] == 1
 
 
 def test_a_bare_machine_gets_advice_and_no_crash() -> None:
     bare = machine({"numpy": "2.4"})
     abilities = doctor.abilities(bare)
     assert not any(ability["works"] for ability in abilities.values())
-    assert abilities["export"]["because"] == "torch and onnx and onnxscript and onnxruntime absent"
+    assert abilities["export"]["reason"] == "torch and onnx and onnxscript and onnxruntime absent"
     advice = " ".join(doctor.advice(bare))
     for extra in ("ifkd[cpu]", "ifkd[train]", "ifkd[report]"):
         assert extra in advice
@@ -124,8 +124,8 @@ def test_tensorrt_needs_package_bindings_and_gpu() -> None:
     both = {"tensorrt": "11.4.0", "cuda-python": "13.0"}
     name = "build and run TensorRT engines"
     assert doctor.abilities(machine(both, [GPU]))[name]["works"]
-    assert doctor.abilities(machine(both))[name]["because"] == "no NVIDIA GPU with a driver"
-    assert doctor.abilities(machine({"tensorrt": "11.4.0"}, [GPU]))[name]["because"] == "cuda-python absent"
+    assert doctor.abilities(machine(both))[name]["reason"] == "no NVIDIA GPU with a driver"
+    assert doctor.abilities(machine({"tensorrt": "11.4.0"}, [GPU]))[name]["reason"] == "cuda-python absent"
 
 
 def test_an_installed_but_broken_package_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,14 +134,14 @@ def test_an_installed_but_broken_package_is_a_finding(monkeypatch: pytest.Monkey
     found = doctor.abilities(machine({"onnxruntime": "1.31", "rasterio": "1.4"}))
     for name in ("detect on the CPU (onnxruntime)", "read scenes"):
         assert not found[name]["works"]
-        assert "cannot be loaded" in found[name]["because"]
+        assert "cannot be loaded" in found[name]["reason"]
 
 
 def test_mobilesams_place_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("IFKD_CACHE", str(tmp_path))
     absent = doctor.abilities(machine({"torch": "2.14.1"}))["MobileSAM's weights"]
     assert not absent["works"]
-    assert str(tmp_path / "mobile_sam.pt") in absent["because"]
+    assert str(tmp_path / "mobile_sam.pt") in absent["reason"]
     (tmp_path / "mobile_sam.pt").write_bytes(b"x")
     assert doctor.abilities(machine({"torch": "2.14.1"}))["MobileSAM's weights"]["works"]
 
@@ -153,7 +153,7 @@ def test_the_verb_answers_in_words_and_as_json(capsys: pytest.CaptureFixture[str
     answer = json.loads(capsys.readouterr().out)
     for name, ability in answer["abilities"].items():
         assert name in words
-        assert ability["because"] in words
+        assert ability["reason"] in words
 
 
 def test_looking_needs_no_torch() -> None:

@@ -7,14 +7,14 @@ import pytest
 from fakes import report_inputs as parts
 
 from deploy.accuracy.provenance import EngineRecord
-from deploy.bench.bench import speedups_of
+from deploy.bench.bench import compute_speedups
 from deploy.bench.system_monitor import GpuRecord
 from deploy.cli.bench import _summary
 from deploy.engines import open_engine
 from deploy.report.page import console, render
 from deploy.report.report import assemble
 from export.bundle.bundle import open_bundle
-from ifkd.core.environment import describe
+from ifkd.core.environment import describe_environment
 
 GPU = "NVIDIA H100 80GB HBM3"
 WATCHED = GpuRecord(
@@ -60,10 +60,10 @@ def both():
         engine = EngineRecord.of(record).model_copy(
             update={"backend": "tensorrt", "device": GPU, "file": "engines/h100.engine", "sha256": "8" * 64}
         )
-        more = {"backend": "tensorrt", "engine": engine, "latency": parts.latency(batch, median), "footprint": None}
+        more = {"backend": "tensorrt", "engine": engine, "latency": parts.latency(batch, median), "process_cost": None}
         cells.append(cells[2].model_copy(update={"batch": batch, **more}))
     machine = bench.machine.model_copy(update={"gpus": (WATCHED,), "nvml": "watched"})
-    return bench.model_copy(update={"cells": tuple(cells), "ratios": speedups_of(cells), "machine": machine})
+    return bench.model_copy(update={"cells": tuple(cells), "ratios": compute_speedups(cells), "machine": machine})
 
 
 def only_cpu():
@@ -124,7 +124,7 @@ def test_engines_on_a_cpu_say_so_on_a_machine_with_a_gpu(whole_bundle, monkeypat
     monkeypatch.setattr(
         "ifkd.core.environment._output", lambda program, *_: f"{GPU}, 1, 2, 9.0, 3" if program == "nvidia-smi" else None
     )
-    assert describe()["gpus"][0]["name"] == GPU
+    assert describe_environment()["gpus"][0]["name"] == GPU
     bundle = open_bundle(whole_bundle)
     for backend in ("onnxruntime", "torch"):
         with open_engine(bundle, backend=backend, threads=2) as engine:
