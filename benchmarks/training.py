@@ -30,8 +30,7 @@ from deploy.bench.system_monitor import process_peak_mb
 from ifkd import recipe
 from ifkd.core.config import parse
 from ifkd.data.splits import read_split
-from ifkd.distillation import FrozenModels, TeacherOutputs
-from ifkd.distillation.cache_spec import cache_spec_of
+from ifkd.distillation import FrozenModels, TeacherOutputs, make_cache_spec
 from ifkd.distillation.methods import NetworkPair, build_method
 from ifkd.models import build_detector, normalize
 from ifkd.models.faster_rcnn import FasterRcnn
@@ -138,7 +137,7 @@ class World:
         training = self.settings.distillation.training
         torch.manual_seed(0)
         student = place(build_detector(self.settings.student.detector, CLASSES), training, torch.device("cpu"))
-        method = build_method(self.settings.distillation.method, self._between()) if variant != PLAIN else None
+        method = build_method(self.settings.distillation.method, self._networks()) if variant != PLAIN else None
         step = TrainStep(student, method, build_autocast(training, torch.device("cpu"))).train()
         optimizer = build_optimizer(training, student, method)
         taught = self._taught_by(variant)
@@ -161,19 +160,19 @@ class World:
             return None
         method = self.settings.distillation.method
         assert isinstance(method, recipe.IfkdOptions)
-        keeping = cache_spec_of(self.data, self.settings.data, self.folder / "cache", rebuild=False)
-        knowledge = FrozenModels(
+        cache_spec = make_cache_spec(self.data, self.settings.data, self.folder / "cache", rebuild=False)
+        frozen_models = FrozenModels(
             self.teacher,
             method.ede,
-            keeping=None if variant == LIVE else keeping,
-            keep_teacher=variant in {ALL, METHOD},
+            cache_spec=None if variant == LIVE else cache_spec,
+            cache_teacher=variant in {ALL, METHOD},
         )
         if variant == METHOD:
-            known = knowledge(self.images, self.batch.pixels)
-            return lambda: known
-        return lambda: knowledge(self.images, self.batch.pixels)
+            outputs = frozen_models(self.images, self.batch.pixels)
+            return lambda: outputs
+        return lambda: frozen_models(self.images, self.batch.pixels)
 
-    def _between(self) -> NetworkPair:
+    def _networks(self) -> NetworkPair:
         student, teacher = self.settings.student.detector, self.settings.teacher.detector
         second = self.teacher.classify if isinstance(self.teacher, FasterRcnn) else None
         return NetworkPair(student.channels, teacher.channels, student.levels, (0.3,) * 5, second)

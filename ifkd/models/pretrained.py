@@ -65,7 +65,7 @@ class LoadReport:
 
     def to_provenance(self) -> dict[str, Any]:
         """Return the report for a checkpoint's header."""
-        return asdict(self)
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
 
 def load_backbone_weights(network: nn.Module, config: recipe.DetectorOptions) -> LoadReport | None:

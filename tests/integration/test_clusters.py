@@ -27,7 +27,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from ifkd.compute.distributed import peers
+from ifkd.compute.distributed import process_group
 from ifkd.core.errors import TrainingError
 
 CLUSTERS = Path(__file__).parents[2] / "configs" / "clusters"
@@ -231,7 +231,7 @@ def test_restarts_that_would_hang_are_refused_before_the_first_step(
     if shared:
         joined = pytest.raises(TrainingError, match="Set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 for torchrun")
     monkeypatch.setattr("torch.distributed.init_process_group", Reached.now)
-    with joined, peers():
+    with joined, process_group():
         pass
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_ifkd_laws import CHANNELS, RMS, SHAPES, embedding, make, output, plain, make_batch
+from test_ifkd_laws import CHANNELS, RMS, SHAPES, embedding, make, make_batch, output, plain
 from torch import Tensor, multiprocessing, nn
 
 from ifkd import recipe

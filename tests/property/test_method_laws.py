@@ -7,10 +7,10 @@ from method_fixtures import (
     FAMILIES,
     cases,
     detectors,
+    make_batch,
     method,
     output,
     targets,
-    make_batch,
     with_identity,
 )
 from torchvision.models.detection.retinanet import RetinaNetHead

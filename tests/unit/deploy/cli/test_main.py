@@ -214,7 +214,7 @@ def test_a_checkpoint_of_another_detector(
     other = DetectorOptions(backbone="mobilenet_v2", channels=16)
     path = checkpoint(tmp_path / "other.safetensors", recipe_values, built=other)
     told = fails("distill", str(recipe_path), "--teacher", str(path))
-    assert "does not fit its own header's resnet18 retinanet" in told
+    assert "do not match the resnet18 retinanet in its header" in told
 
 
 def test_a_teacher_of_other_classes(
@@ -230,7 +230,7 @@ def test_weights_that_are_no_checkpoint(fails: Fails, recipe_path: Path, tmp_pat
     save_file({"a": torch.zeros(2)}, tmp_path / "a.safetensors")
     assert "no IFKD header" in fails("distill", str(recipe_path), "--teacher", str(tmp_path / "a.safetensors"))
     (tmp_path / "b.safetensors").write_bytes(b"not weights at all")
-    assert "not a whole safetensors file" in fails(
+    assert "not a complete safetensors file" in fails(
         "distill", str(recipe_path), "--teacher", str(tmp_path / "b.safetensors")
     )
 
@@ -250,7 +250,7 @@ def test_mobilesam_that_is_not_installed(
     monkeypatch.setenv("IFKD_CACHE", str(tmp_path / "cache"))
     path = checkpoint(tmp_path / "teacher.safetensors", recipe_values)
     told = fails("distill", str(recipe_path), "--teacher", str(path), "distillation.method.ede.weights=mobile_sam")
-    assert f"MobileSAM's weights are not at {tmp_path}/cache/mobile_sam.pt" in told
+    assert f"MobileSAM's weights are missing at {tmp_path}/cache/mobile_sam.pt" in told
     assert "Download https://" in told
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from method_fixtures import method, options, output, make_batch
+from method_fixtures import make_batch, method, options, output
 from scipy import fft
 from scipy.spatial.distance import cosine
 

@@ -43,9 +43,9 @@ def test_weights_of_torchvision_give_torchvisions_features(tmp_path: Path, name:
     seen = torch.randn(1, 3, 64, 64)
     report = built.report
     assert report is not None
-    assert not report.absent
+    assert not report.missing
     assert not report.mismatched
-    assert not report.unused
+    assert not report.unexpected
     assert report.loaded == len([key for key in network.state_dict() if not key.endswith("num_batches_tracked")])
     with torch.no_grad():
         ours = built(seen)["c5"]
@@ -71,9 +71,7 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
         backbone(backbone_weights=str(tmp_path / "absent.pth"))
 
 
-def test_imagenet_weights_that_cannot_be_fetched_say_where_they_go(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_error_of_a_failed_download_has_address_and_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def unreachable(*_: Any, **__: Any) -> None:
         raise OSError("no network")
 

@@ -231,7 +231,7 @@ def test_the_number_of_candidates_is_fixed(per_level: int, count: int) -> None:
         assert [(row > 0).sum().item() for row in scores] == [len(rows) * CLASSES for rows in found]
 
 
-# --- assignment and sampling ------------------------------------------------------------------------------------------------
+# --- assignment and sampling ----------------------------------------------------------------------------------------
 
 
 def test_an_object_is_assigned_its_best_anchors_from_min_pos_iou_on() -> None:
@@ -353,30 +353,29 @@ def test_bfloat16_pyramids_are_taken() -> None:
 # --- among other processes --------------------------------------------------------------------------------------------
 
 
-def test_shares_of_a_batch_average_to_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_losses_of_parts_of_a_batch_average_to_the_total(monkeypatch: pytest.MonkeyPatch) -> None:
     built, output = varied()
-    anchors, proposals = (
-        built.anchors(output),
-        built.proposals(output, size=SIZE, pre_nms_top_n=100, post_nms_top_n=100),
-    )
+    anchors = torch.cat(built.anchors(output))
+    proposals = built.proposals(output, size=SIZE, pre_nms_top_n=100, post_nms_top_n=100)
     with torch.random.fork_rng(devices=[]):
-        lessons = built.roi_heads.sample(proposals, WANTED)
-    lessons[1] = RoiTargets(lessons[1].boxes[:40], lessons[1].labels[:40], lessons[1].deltas[:40])
-    boxes = [sampled.boxes for sampled in lessons]
+        sampled = built.roi_heads.sample(proposals, WANTED)
+    sampled[1] = RoiTargets(sampled[1].boxes[:40], sampled[1].labels[:40], sampled[1].deltas[:40])
+    boxes = [of_image.boxes for of_image in sampled]
     logits, deltas = built.roi_heads(output.pyramid, boxes, SIZE)
     parts = [slice(0, len(boxes[0])), slice(len(boxes[0]), None)]
 
     def first_stage(images: slice) -> dict[str, Tensor]:
-        maps = [tuple(level[images] for level in levels) for levels in (output.logits, output.deltas)]
-        return built.rpn.losses(anchors, *maps, WANTED[images])
+        maps = (tuple(level[images] for level in levels) for levels in (output.pyramid, output.logits, output.deltas))
+        assignments = [built.assign_anchors(anchors, one) for one in WANTED[images]]
+        return built.rpn.losses(anchors, DetectorOutput(*maps), WANTED[images], assignments)
 
     def second_stage(images: slice) -> dict[str, Tensor]:
         rows = slice(None) if images == slice(None) else parts[images.start or 0]
-        return built.roi_heads.losses(logits[rows], deltas[rows], lessons[images])
+        return built.roi_heads.losses(logits[rows], deltas[rows], sampled[images])
 
-    # An image too small to give 256 anchors would be needed for counts to differ in the first stage.
+    # The RPN samples 256 anchors of each image unless it is very small, so its counts would be equal.
     monkeypatch.setattr(built.rpn, "_sampler", BalancedPositiveNegativeSampler(100_000, 0.5))
-    for name, losses in (("proposals", first_stage), ("roi_head", second_stage)):
+    for name, losses in (("rpn", first_stage), ("roi_head", second_stage)):
         whole = losses(slice(None))
         counts: list[Tensor] = []
         with monkeypatch.context() as patch:
@@ -385,7 +384,7 @@ def test_shares_of_a_batch_average_to_the_whole(monkeypatch: pytest.MonkeyPatch)
             )
             for image in range(2):
                 losses(slice(image, image + 1))
-            assert len({float(count) for count in counts}) == 2 or name == "proposals"
+            assert len({float(count) for count in counts}) == 2 or name == "rpn"
             mean = torch.stack(counts).mean()
             patch.setattr(f"ifkd.models.{name}.mean_over_ranks", lambda _, mean=mean: mean)
             shares = [losses(slice(image, image + 1)) for image in range(2)]

@@ -201,5 +201,5 @@ def test_a_download_is_checked_by_the_digest_in_its_name(
 
 
 def test_coco_weights_exist_for_a_resnet50_alone() -> None:
-    with pytest.raises(ConfigError, match='weights = "coco" exist for resnet50 alone, and the backbone is resnet18'):
+    with pytest.raises(ConfigError, match='weights = "coco" exist only for resnet50; the backbone is resnet18'):
         parse({"backbone": "resnet18", "weights": "coco"}, recipe.DetectorOptions, source="values")

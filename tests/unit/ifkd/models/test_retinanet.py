@@ -18,7 +18,7 @@ from ifkd import recipe
 from ifkd.core.detections import Candidates
 from ifkd.core.postprocess import PostprocessConfig, postprocess
 from ifkd.models import DetectorOutput, Targets, build_detector, normalize
-from ifkd.models.anchors import OCTAVE_SCALES, ASPECT_RATIOS, anchors_of_level
+from ifkd.models.anchors import ASPECT_RATIOS, OCTAVE_SCALES, anchors_of_level
 from ifkd.models.retinanet import RetinaNet
 
 STRIDES = (8, 16, 32, 64, 128)

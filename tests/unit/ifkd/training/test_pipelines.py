@@ -179,7 +179,7 @@ def test_knowledge_is_kept_beside_the_runs(world: World, tmp_path: Path, monkeyp
     pipelines.distill_student(settings, world[0] / "teacher" / "best.safetensors", tmp_path / "distilled")
     assert {path.name for path in (tmp_path / "cache").iterdir()} == {"teacher", "mobile_sam_native"}
     knowledge = prepared(world, tmp_path / "other", monkeypatch, change).knowledge
-    assert len(knowledge._teacher_memory.store) == len(knowledge._sam_memory.store) == 8
+    assert len(knowledge._teacher_cache.store) == len(knowledge._sam_cache.store) == 8
 
 
 def test_free_augmentation_cannot_be_kept(world: World, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from method_fixtures import BOXES, FAMILIES, HEIGHT, WIDTH, detectors, method, options, output, targets, make_batch
+from method_fixtures import BOXES, FAMILIES, HEIGHT, WIDTH, detectors, make_batch, method, options, output, targets
 from torch import Tensor
 from torchvision.models.detection._utils import BoxCoder
 from torchvision.ops import MultiScaleRoIAlign, generalized_box_iou
