@@ -1,6 +1,5 @@
-"""`ifkd doctor` on machines that lack things, and the description of the machine that stands beside numbers."""
+"""`ifkd doctor` on machines with missing packages."""
 
-import importlib.metadata
 import json
 import subprocess
 import sys
@@ -11,7 +10,6 @@ import pytest
 
 from deploy.cli import doctor
 from deploy.cli.main import main
-from ifkd.core import environment
 
 GPU = {
     "name": "NVIDIA L4",
@@ -24,61 +22,6 @@ GPU = {
 
 def machine(packages: dict[str, str], gpus: list[dict[str, str]] | None = None) -> dict[str, Any]:
     return {"packages": packages, "gpus": gpus or []}
-
-
-def test_the_description_is_json_and_holds_what_a_number_needs() -> None:
-    found = environment.describe_environment()
-    assert json.loads(json.dumps(found)) == found
-    assert found["packages"]["numpy"] == importlib.metadata.version("numpy")
-    assert found["cpu"]["usable_threads"] >= 1
-    assert {"python", "system", "load_average_1min", "memory_gb", "gpus", "source"} <= set(found)
-
-
-def test_the_description_tells_nothing_of_who_runs_it() -> None:
-    text = json.dumps(environment.describe_environment())
-    assert str(Path.home()) not in text
-    assert str(Path.cwd()) not in text
-
-
-def test_programs_that_are_absent_or_fail_are_simply_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", "/nonexistent")
-    found = environment.describe_environment()
-    assert found["gpus"] == []
-    assert found["source"] is None
-    monkeypatch.setattr(environment, "_read", lambda _: None)
-    cpu = environment.describe_environment()["cpu"]
-    assert cpu["governor"] == "unknown"
-    assert cpu["features"] == []
-
-
-def test_gpus_are_read_from_nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    program = tmp_path / "nvidia-smi"
-    program.write_text('#!/bin/sh\necho "NVIDIA L4, 580.1, 23034 MiB, 8.9, 2040 MHz"\n')
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
-    assert environment.gpus() == [GPU]
-    program.write_text("#!/bin/sh\necho 'no devices were found'; exit 6\n")
-    assert environment.gpus() == []
-    program.write_text("#!/bin/sh\necho 'another format'\n")
-    assert environment.gpus() == []
-
-
-def test_the_commit_is_told_and_whether_files_were_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def git(*words: str) -> str:
-        who = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
-        done = subprocess.run(["git", "-C", str(tmp_path), *who, *words], capture_output=True, text=True, check=True)
-        return done.stdout.strip()
-
-    (tmp_path / "ifkd" / "core").mkdir(parents=True)
-    (tmp_path / "ifkd" / "core" / "environment.py").write_text("")
-    monkeypatch.setattr(environment, "__file__", str(tmp_path / "ifkd" / "core" / "environment.py"))
-    assert environment.describe_environment()["source"] is None
-    git("init", "-q")
-    git("add", ".")
-    git("commit", "-qm", "one")
-    assert environment.describe_environment()["source"] == {"commit": git("rev-parse", "HEAD"), "changed_files": 0}
-    (tmp_path / "new").write_text("x")
-    assert environment.describe_environment()["source"]["changed_files"] == 1
 
 
 def test_a_bare_machine_gets_advice_and_no_crash() -> None:
