@@ -74,8 +74,7 @@ def _read_record(folder: Path, kind: FolderKind, settings: dict[str, Any]) -> di
         record = None
     if not isinstance(record, dict) or not set(settings) <= set(record):
         raise OutputError(
-            f"{folder} has other files and is not {kind.name}",
-            hint="Choose a folder that is absent or empty.",
+            f"{folder} has other files and is not {kind.name}", hint="Choose a folder that is absent or empty."
         )
     return record
 

@@ -64,8 +64,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
     checked = check(plan, workers=arguments.workers)
     record = checked.record
     if arguments.fix is not None:
-        names = [source.split for source in plan.sources]
-        fixed = write_fixed(checked, arguments.fix, names=names, copy_images=arguments.copy_images)
+        fixed = write_fixed(checked, arguments.fix, copy_images=arguments.copy_images)
         record = record.model_copy(update={"fixed": fixed})
     write_check(checked, record, folder, imagery=plan.imagery)
     if not arguments.json:

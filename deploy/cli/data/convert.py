@@ -51,16 +51,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
     )
     if not arguments.json:
         images = "1 image" if done.images == 1 else f"{done.images} images"
-        objects = sum(done.objects_per_class.values())
-        lines = [f"{done.path}: {images}, {objects} objects, {done.ignored} ignored"]
-        lines += [f"  {name}: {count}" for name, count in done.objects_per_class.items()]
-        lines += [*done.notes, f'In the recipe: images = "{done.image_folder}"']
-        print("\n".join(lines))  # noqa: T201
-    return {
-        "file": str(done.path),
-        "image_folder": str(done.image_folder),
-        "images": done.images,
-        "objects": done.objects_per_class,
-        "ignored": done.ignored,
-        "notes": list(done.notes),
-    }
+        lines = [f"{done.file}: {images}, {sum(done.objects.values())} objects, {done.ignored} ignored"]
+        lines += [f"  {name}: {count}" for name, count in done.objects.items()]
+        print("\n".join([*lines, *done.notes, f'In the recipe: images = "{done.image_folder}"']))  # noqa: T201
+    return done.model_dump(mode="json")

@@ -35,32 +35,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--overlap-px", type=int, metavar="N", help="least overlap of neighboring tiles (default: a quarter of a tile)"
     )
-    parser.add_argument(
-        "--min-visibility",
-        type=float,
-        default=0.4,
-        metavar="X",
-        help="least visible fraction of an object cut by a tile border (default: 0.4)",
-    )
+    fractions = {
+        "--min-visibility": (0.4, "least visible fraction of an object cut by a tile border"),
+        "--max-empty-fraction": (0.1, "largest fraction of tiles without objects; 1 keeps all"),
+        "--min-valid-fraction": (0.05, "least fraction of pixels with data in a tile"),
+    }
+    for option, (default, text) in fractions.items():
+        parser.add_argument(option, type=float, default=default, metavar="X", help=f"{text} (default: {default})")
     parser.add_argument(
         "--cut-objects",
         choices=("ignore", "drop"),
         default="ignore",
         help="make less visible objects ignored regions (iscrowd), or drop them (default: ignore)",
-    )
-    parser.add_argument(
-        "--max-empty-fraction",
-        type=float,
-        default=0.1,
-        metavar="X",
-        help="largest fraction of tiles without objects; 1 keeps all (default: 0.1)",
-    )
-    parser.add_argument(
-        "--min-valid-fraction",
-        type=float,
-        default=0.05,
-        metavar="X",
-        help="least fraction of pixels with data in a tile (default: 0.05)",
     )
     parser.add_argument("--nodata", type=float, metavar="X", help="value of pixels without data (default: the file's)")
     parser.add_argument(

@@ -12,13 +12,7 @@ from ifkd.data.check.finding import Findings, printable
 from ifkd.data.check.image_inspection import CheckedImage, InspectedFile, inspect_files
 from ifkd.data.check.lenient_coco import AnnotationFile, ImageEntry, read_entries
 from ifkd.data.check.near_duplicates import DuplicatePair, exact_duplicates, near_duplicates
-from ifkd.data.check.statistics import (
-    duplicate_records,
-    image_formats,
-    image_sizes,
-    object_size_record,
-    split_record,
-)
+from ifkd.data.check.statistics import duplicate_records, image_formats, image_sizes, split_record
 from ifkd.data.splits import held_out_scenes, resolve_path
 from ifkd.imagery.contrast import ImageryOptions
 
@@ -142,7 +136,6 @@ def check(plan: CheckPlan, *, workers: int | None = None) -> CheckedDataset:
         classes=classes,
         image_sizes=image_sizes(images),
         image_formats=image_formats(images),
-        object_sizes=tuple(size for split in plan.splits if (size := object_size_record(split, images)) is not None),
         findings=found,
         duplicates=duplicate_records(images, groups, (*across, *within)),
     )

@@ -25,6 +25,9 @@ MAX_SIZE_ROWS = 12
 LABELS: dict[Severity, str] = {"error": "Error", "warning": "Warning", "note": "Note"}
 CSS_CLASSES: dict[Severity, str] = {"error": "failed", "warning": "warning", "note": "info"}
 MARKS: dict[Severity, str] = {"error": "✗", "warning": "!", "note": "·"}
+INVALID = "A few images of each kind; the boxes concerned are red and crossed, the others gray."
+PAIRS = "Side by side, identical ones first. Compare them by eye: near duplicates need not show one scene."
+SAMPLES = "The rarest classes of each split come first. Ignored regions are gray."
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +37,7 @@ class PictureSection:
     anchor: str
     title: str
     description: str
-    pictures: tuple[PagePicture, ...]
+    pictures: list[PagePicture]
 
 
 def templates() -> Any:
@@ -65,32 +68,12 @@ def write_check(checked: CheckedDataset, record: CheckRecord, folder: Path, *, i
 
 
 def _render(checked: CheckedDataset, record: CheckRecord, imagery: ImageryOptions) -> str:
-    sections = (
-        PictureSection(
-            "invalid-boxes",
-            "Invalid boxes",
-            "A few images of each kind; the boxes concerned are red and crossed, the others gray.",
-            tuple(invalid_box_pictures(checked, imagery)),
-        ),
-        PictureSection(
-            "across",
-            "Duplicates across splits",
-            "Side by side, identical ones first. Compare them by eye: near duplicates need not show one scene.",
-            tuple(duplicate_pictures(checked, imagery, across=True)),
-        ),
-        PictureSection(
-            "within",
-            "Duplicates in one split",
-            "Side by side, identical ones first.",
-            tuple(duplicate_pictures(checked, imagery, across=False)),
-        ),
-        PictureSection(
-            "samples",
-            "Samples",
-            "The rarest classes of each split come first. Ignored regions are gray.",
-            tuple(sample_pictures(checked, imagery)),
-        ),
-    )
+    sections = [
+        PictureSection("invalid-boxes", "Invalid boxes", INVALID, invalid_box_pictures(checked, imagery)),
+        PictureSection("across", "Duplicates across splits", PAIRS, duplicate_pictures(checked, imagery, across=True)),
+        PictureSection("within", "Duplicates in one split", PAIRS, duplicate_pictures(checked, imagery, across=False)),
+        PictureSection("samples", "Samples", SAMPLES, sample_pictures(checked, imagery)),
+    ]
     has_error = any(one.severity == "error" for one in record.findings)
     values = {
         "record": record,
@@ -151,10 +134,9 @@ def _lines(finding: Finding) -> list[str]:
 
 
 def _split_table(record: CheckRecord) -> Table:
-    size_of = {one.split: one for one in record.object_sizes}
     rows = []
     for split in record.splits:
-        sizes = size_of.get(split.name)
+        sizes = split.object_sizes
         cells: tuple[str, ...] = ("–",) * 4
         if sizes is not None:
             fractions = (f"{one:.0%}" for one in (sizes.small, sizes.medium, sizes.large))
@@ -173,15 +155,16 @@ def _class_table(record: CheckRecord) -> Table:
 
 
 def _size_table(record: CheckRecord) -> Table:
-    rows = [(f"{one.width} × {one.height}", f"{one.images}") for one in record.image_sizes[:MAX_SIZE_ROWS]]
-    others = record.image_sizes[MAX_SIZE_ROWS:]
+    sizes = list(record.image_sizes.items())
+    rows = [(size, f"{count}") for size, count in sizes[:MAX_SIZE_ROWS]]
+    others = [count for _, count in sizes[MAX_SIZE_ROWS:]]
     if others:
-        rows.append((f"{len(others)} other sizes", f"{sum(one.images for one in others)}"))
-    return Table("Image sizes", ("Width × height, px", "Images"), (False, True), tuple(rows))
+        rows.append((f"{len(others)} other sizes", f"{sum(others)}"))
+    return Table("Image sizes", ("Width x height, px", "Images"), (False, True), tuple(rows))
 
 
 def _format_table(record: CheckRecord) -> Table:
-    rows = tuple((one.format, f"{one.images}") for one in record.image_formats)
+    rows = tuple((name, f"{count}") for name, count in record.image_formats.items())
     return Table("Formats and bit depths", ("Format, data type, bands", "Images"), (False, True), rows)
 
 

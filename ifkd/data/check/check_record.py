@@ -16,6 +16,19 @@ class SourceRecord(Schema):
     """Image folder."""
 
 
+class ObjectSizeRecord(Schema):
+    """Distribution of object sizes; an object's size is the square root of its area, pixels."""
+
+    p05: float
+    median: float
+    p95: float
+    small: float
+    """Fraction of objects below 32 px, as in COCO."""
+    medium: float
+    large: float
+    """Fraction of objects of 96 px and above."""
+
+
 class SplitRecord(Schema):
     """Contents of a split."""
 
@@ -32,36 +45,8 @@ class SplitRecord(Schema):
     """Ignored regions."""
     per_class: dict[str, int]
     """Objects of each class."""
-
-
-class ImageSizeRecord(Schema):
-    """A size of image files, and their number."""
-
-    height: int
-    width: int
-    images: int
-
-
-class ImageFormatRecord(Schema):
-    """A format of image files, and their number."""
-
-    format: str
-    """File format, data type and bands."""
-    images: int
-
-
-class ObjectSizeRecord(Schema):
-    """Distribution of object sizes in a split; an object's size is the square root of its area, pixels."""
-
-    split: str
-    p05: float
-    median: float
-    p95: float
-    small: float
-    """Fraction of objects below 32 px, as in COCO."""
-    medium: float
-    large: float
-    """Fraction of objects of 96 px and above."""
+    object_sizes: ObjectSizeRecord | None
+    """None without objects."""
 
 
 class DuplicateRecord(Schema):
@@ -113,11 +98,10 @@ class CheckRecord(Schema):
     """Whether there are neither errors nor warnings."""
     splits: tuple[SplitRecord, ...]
     classes: tuple[str, ...]
-    image_sizes: tuple[ImageSizeRecord, ...]
-    """Most frequent first."""
-    image_formats: tuple[ImageFormatRecord, ...]
-    """Most frequent first."""
-    object_sizes: tuple[ObjectSizeRecord, ...]
+    image_sizes: dict[str, int]
+    """Number of images by WIDTHxHEIGHT, most frequent first."""
+    image_formats: dict[str, int]
+    """Number of images by file format, data type and bands, most frequent first."""
     findings: tuple[Finding, ...]
     """By severity."""
     duplicates: tuple[DuplicateRecord, ...]

@@ -5,7 +5,6 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,24 +23,12 @@ CLIPS_BOX = frozenset({"boxes_cross_border", "boxes_cross_border_slightly"})
 """Kinds of findings for which a box is clipped to its image."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _FixedFile:
-    """A file of the copy before it is written."""
-
-    name: str
-    content: dict[str, Any]
-    images_left_out: Counter[str]
-    boxes_left_out: Counter[str]
-    boxes_clipped: int
-
-
-def write_fixed(checked: CheckedDataset, folder: Path, *, names: Sequence[str], copy_images: bool = False) -> FixedCopy:
+def write_fixed(checked: CheckedDataset, folder: Path, *, copy_images: bool = False) -> FixedCopy:
     """Write a fixed copy of a data set into `folder`, completely or not at all, and return its record.
 
     Args:
         checked: The data set.
         folder: An absent or empty folder.
-        names: Name of each annotation file in the copy, without extension.
         copy_images: Whether to copy the images as well.
 
     Raises:
@@ -51,27 +38,26 @@ def write_fixed(checked: CheckedDataset, folder: Path, *, names: Sequence[str], 
     images = Path(os.path.commonpath([file.folder.resolve() for file in checked.files]))
     reasons = _reasons(checked)
     category_ids = _category_ids(checked.files)
-    files = [_fixed_file(name, index, checked, reasons, category_ids, images) for index, name in enumerate(names)]
-    for file in files:  # training must be able to read what is written
-        parse_coco(folder / f"{file.name}.json", file.content, images)
+    splits: list[FixedSplit] = []
+    contents: list[dict[str, Any]] = []
+    for index, source in enumerate(checked.record.sources):
+        path = folder / f"{source.split}.json"
+        content = _fixed_content(index, checked, reasons, category_ids, images)
+        parse_coco(path, content, images)  # training must be able to read what is written
+        counts = {key: content["info"][key] for key in ("images_left_out", "boxes_left_out", "boxes_clipped")}
+        images_and_objects = {"images": len(content["images"]), "objects": len(content["annotations"])}
+        splits.append(FixedSplit(name=source.split, path=str(path), **images_and_objects, **counts))
+        contents.append(content)
     with atomic_folder(folder) as temporary:
-        for file in files:
-            write_json(temporary / f"{file.name}.json", file.content)
+        for split, content in zip(splits, contents, strict=True):
+            write_json(temporary / f"{split.name}.json", content)
         if copy_images:
-            _copy_images(files, images, make_folder(temporary / "images"))
-    splits = tuple(
-        FixedSplit(
-            name=file.name,
-            path=str(folder / f"{file.name}.json"),
-            images=len(file.content["images"]),
-            objects=len(file.content["annotations"]),
-            images_left_out=dict(sorted(file.images_left_out.items())),
-            boxes_left_out=dict(sorted(file.boxes_left_out.items())),
-            boxes_clipped=file.boxes_clipped,
-        )
-        for file in files
-    )
-    return FixedCopy(folder=str(folder), images=str(folder / "images" if copy_images else images), splits=splits)
+            for image in (image for content in contents for image in content["images"]):
+                target = temporary / "images" / image["file_name"]
+                make_folder(target.parent)
+                shutil.copyfile(images / image["file_name"], target)
+    image_folder = folder / "images" if copy_images else images
+    return FixedCopy(folder=str(folder), images=str(image_folder), splits=tuple(splits))
 
 
 def require_empty(folder: Path) -> None:
@@ -133,14 +119,10 @@ def _category_ids(files: Sequence[AnnotationFile]) -> dict[str, int]:
     return found
 
 
-def _fixed_file(
-    name: str,
-    index: int,
-    checked: CheckedDataset,
-    reasons: Sequence[str | None],
-    category_ids: dict[str, int],
-    images: Path,
-) -> _FixedFile:
+def _fixed_content(
+    index: int, checked: CheckedDataset, reasons: Sequence[str | None], category_ids: dict[str, int], images: Path
+) -> dict[str, Any]:
+    """Return the content of a file of the copy; its `info` has the counts of what was left out."""
     file = checked.files[index]
     own = [(image, reason) for image, reason in zip(checked.images, reasons, strict=True) if image.source == index]
     images_left_out = Counter(reason for _, reason in own if reason is not None)
@@ -160,7 +142,7 @@ def _fixed_file(
             annotations.append({**_annotation(box, size), **ids})
     annotation_ids = _unique_ids([annotation.get("id") for annotation in annotations])
     info = file.content.get("info")
-    content = {
+    return {
         **_writable({key: value for key, value in file.content.items() if key not in COCO_LISTS}),
         "info": {
             **(_writable(info) if isinstance(info, dict) else {}),
@@ -174,7 +156,6 @@ def _fixed_file(
         "annotations": [{**one, "id": one_id} for one, one_id in zip(annotations, annotation_ids, strict=True)],
         "categories": _category_entries(file, category_ids),
     }
-    return _FixedFile(name, content, images_left_out, boxes_left_out, boxes_clipped)
 
 
 def _unique_ids(ids: Sequence[Any]) -> list[int]:
@@ -230,11 +211,3 @@ def _writable(content: dict[str, Any]) -> dict[str, Any]:
             continue
         kept[key] = value
     return kept
-
-
-def _copy_images(files: Sequence[_FixedFile], source: Path, target: Path) -> None:
-    for file in files:
-        for image in file.content["images"]:
-            name = image["file_name"]
-            make_folder((target / name).parent)
-            shutil.copyfile(source / name, target / name)

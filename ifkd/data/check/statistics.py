@@ -3,18 +3,11 @@
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import numpy as np
 
 from ifkd.data.check.box_checks import clip_box
-from ifkd.data.check.check_record import (
-    DuplicateRecord,
-    ImageFormatRecord,
-    ImageSizeRecord,
-    ObjectSizeRecord,
-    SplitRecord,
-)
+from ifkd.data.check.check_record import DuplicateRecord, ObjectSizeRecord, SplitRecord
 from ifkd.data.check.finding import printable
 from ifkd.data.check.finding_kinds import DROPS_BOX
 from ifkd.data.check.image_inspection import CheckedImage
@@ -42,19 +35,18 @@ def split_record(split: str, listed: int, images: Sequence[CheckedImage], classe
             for box, kind in zip(image.entry.boxes, image.box_findings, strict=True)
         ),
         per_class={name: counts[name] for name in classes},
+        object_sizes=_object_sizes(split, images),
     )
 
 
-def image_sizes(images: Sequence[CheckedImage]) -> tuple[ImageSizeRecord, ...]:
-    """Return the sizes of image files, most frequent first."""
-    counts = _most_frequent(image.file.size for image in images if image.file.size is not None)
-    return tuple(ImageSizeRecord(height=size[0], width=size[1], images=count) for size, count in counts)
+def image_sizes(images: Sequence[CheckedImage]) -> dict[str, int]:
+    """Return the number of image files by WIDTHxHEIGHT, most frequent first."""
+    return _counts(f"{size[1]}x{size[0]}" for image in images if (size := image.file.size) is not None)
 
 
-def image_formats(images: Sequence[CheckedImage]) -> tuple[ImageFormatRecord, ...]:
-    """Return the formats of image files, most frequent first."""
-    counts = _most_frequent(image.file.format for image in images if image.file.format)
-    return tuple(ImageFormatRecord(format=name, images=count) for name, count in counts)
+def image_formats(images: Sequence[CheckedImage]) -> dict[str, int]:
+    """Return the number of image files by format, most frequent first."""
+    return _counts(image.file.format for image in images if image.file.format)
 
 
 def object_sides(images: Sequence[CheckedImage], split: str) -> list[tuple[float, float]]:
@@ -67,24 +59,6 @@ def object_sides(images: Sequence[CheckedImage], split: str) -> list[tuple[float
             x1, y1, x2, y2 = box.corners if image.size is None else clip_box(box.corners, image.size)
             sides.append((x2 - x1, y2 - y1))
     return sides
-
-
-def object_size_record(split: str, images: Sequence[CheckedImage]) -> ObjectSizeRecord | None:
-    """Return the distribution of object sizes in a split; None without objects."""
-    sizes = np.array([math.sqrt(width * height) for width, height in object_sides(images, split)])
-    if not len(sizes):
-        return None
-    low, median, high = (round(float(value), 2) for value in np.percentile(sizes, [5, 50, 95]))
-    small, large = float((sizes < SMALL_PX).mean()), float((sizes >= LARGE_PX).mean())
-    return ObjectSizeRecord(
-        split=split,
-        p05=low,
-        median=median,
-        p95=high,
-        small=round(small, 4),
-        medium=round(1.0 - small - large, 4),
-        large=round(large, 4),
-    )
 
 
 def duplicate_records(
@@ -105,5 +79,15 @@ def duplicate_records(
     )
 
 
-def _most_frequent(values: Iterable[Any]) -> list[tuple[Any, int]]:
-    return sorted(Counter(values).items(), key=lambda item: (-item[1], item[0]))
+def _object_sizes(split: str, images: Sequence[CheckedImage]) -> ObjectSizeRecord | None:
+    sizes = np.array([math.sqrt(width * height) for width, height in object_sides(images, split)])
+    if not len(sizes):
+        return None
+    low, median, high = (round(float(value), 2) for value in np.percentile(sizes, [5, 50, 95]))
+    small, large = float((sizes < SMALL_PX).mean()), float((sizes >= LARGE_PX).mean())
+    fractions = {"small": round(small, 4), "medium": round(1.0 - small - large, 4), "large": round(large, 4)}
+    return ObjectSizeRecord(p05=low, median=median, p95=high, **fractions)
+
+
+def _counts(values: Iterable[str]) -> dict[str, int]:
+    return dict(sorted(Counter(values).items(), key=lambda item: (-item[1], item[0])))

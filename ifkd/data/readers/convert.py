@@ -2,10 +2,10 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from ifkd.core.config import Schema
 from ifkd.core.errors import DataError, UsageError
 from ifkd.core.files import write_json
 from ifkd.data.coco import parse_coco, read_coco_json
@@ -19,16 +19,15 @@ from ifkd.data.readers.yolo import read_yolo
 SourceFormat = Literal["coco", "voc", "yolo", "dota", "shiprsimagenet", "sar-aircraft"]
 
 
-@dataclass(frozen=True, slots=True)
-class Conversion:
+class Conversion(Schema):
     """Summary of a converted data set."""
 
-    path: Path
+    file: Path
     """The COCO file."""
     image_folder: Path
     images: int
-    objects_per_class: dict[str, int]
-    """Without ignored regions."""
+    objects: dict[str, int]
+    """Objects of each class, without ignored regions."""
     ignored: int
     """Ignored regions."""
     notes: tuple[str, ...]
@@ -70,10 +69,10 @@ def convert(
     dataset = parse_coco(out, content, folder)
     write_json(out, content)
     return Conversion(
-        path=out,
+        file=out,
         image_folder=folder,
         images=len(dataset),
-        objects_per_class=dataset.objects_per_class(),
+        objects=dataset.objects_per_class(),
         ignored=int(sum(image.ignore.sum() for image in dataset.images)),
         notes=notes,
     )

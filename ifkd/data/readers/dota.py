@@ -26,9 +26,6 @@ def read_dota(root: Path, *, split: str | None = None, classes: Sequence[str] | 
         root: Folder with `images` and `labelTxt`.
         split: Subfolder of both; by default they have none.
         classes: Class names by label; by default all that occur, in alphabetical order.
-
-    Raises:
-        DataError: A file is missing or malformed.
     """
     images, labels = image_and_label_folders(root, ("labelTxt", "labels"), split)
     found = []

@@ -1,4 +1,7 @@
-"""Access to the untrusted files and folders of a data set: XML, text, numbers, image files."""
+"""Read the untrusted files of a data set: XML, text, numbers, image files.
+
+All functions raise `DataError` for a file, folder or value that is missing or invalid.
+"""
 
 import re
 from collections.abc import Iterable
@@ -18,11 +21,7 @@ MAX_XML_BYTES = 64_000_000
 
 
 def read_xml(path: Path) -> Element:
-    """Return the root element of an XML file.
-
-    Raises:
-        DataError: The file is missing, malformed, too large, or defines entities or a document type.
-    """
+    """Return the root element of an XML file; entities and document types are refused."""
     try:
         if path.stat().st_size > MAX_XML_BYTES:
             raise DataError(f"{path} is too large for the annotation of one image", got=f"{path.stat().st_size} bytes")
@@ -39,11 +38,7 @@ def read_xml(path: Path) -> Element:
 
 
 def text_of(element: Element, key: str, path: Path) -> str:
-    """Return the text of an element's child.
-
-    Raises:
-        DataError: The child is missing or empty.
-    """
+    """Return the text of an element's child."""
     text = (element.findtext(key) or "").strip()
     if not text:
         raise DataError(f"{path} has a <{element.tag}> without <{key}>")
@@ -51,11 +46,7 @@ def text_of(element: Element, key: str, path: Path) -> str:
 
 
 def parse_float(text: str, path: Path, name: str) -> float:
-    """Return the number that a file states as the value `name`.
-
-    Raises:
-        DataError: The text is not a number.
-    """
+    """Return the number that a file states as the value `name`."""
     try:
         return float(text)
     except ValueError as error:
@@ -63,11 +54,7 @@ def parse_float(text: str, path: Path, name: str) -> float:
 
 
 def parse_int(text: str, path: Path, name: str) -> int:
-    """Return the integer, `7` or `7.0`, that a file states as the value `name`.
-
-    Raises:
-        DataError: The text is not an integer.
-    """
+    """Return the integer, `7` or `7.0`, that a file states as the value `name`."""
     number = parse_float(text, path, name)
     if not number.is_integer():
         raise DataError(f"{path} has a {name} that is not an integer", got=repr(text))
@@ -75,11 +62,7 @@ def parse_int(text: str, path: Path, name: str) -> int:
 
 
 def read_lines(path: Path) -> list[str]:
-    """Return the lines of a text file, stripped, without empty ones.
-
-    Raises:
-        DataError: The file is missing or is not text.
-    """
+    """Return the lines of a text file, stripped, without empty ones."""
     try:
         return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except FileNotFoundError as error:
@@ -89,11 +72,7 @@ def read_lines(path: Path) -> list[str]:
 
 
 def find_folder(root: Path, *names: str) -> Path:
-    """Return the first existing folder of `names` in `root`, regardless of case.
-
-    Raises:
-        DataError: None of them exists.
-    """
+    """Return the first existing folder of `names` in `root`, regardless of case."""
     if not root.is_dir():
         raise DataError(f"There is no folder {root}", hint="Check the path.")
     folders = {one.name.lower(): one for one in sorted(root.iterdir()) if one.is_dir()}
@@ -104,11 +83,7 @@ def find_folder(root: Path, *names: str) -> Path:
 
 
 def image_and_label_folders(root: Path, labels: tuple[str, ...], split: str | None) -> tuple[Path, Path]:
-    """Return the folders of images and labels: SPLIT/images and SPLIT/labels, or images/SPLIT and labels/SPLIT.
-
-    Raises:
-        DataError: A folder is missing, or `split` is not a folder name.
-    """
+    """Return the folders of images and labels: SPLIT/images and SPLIT/labels, or images/SPLIT and labels/SPLIT."""
     if split is None:
         return find_folder(root, "images"), find_folder(root, *labels)
     require_name(split)
@@ -118,11 +93,7 @@ def image_and_label_folders(root: Path, labels: tuple[str, ...], split: str | No
 
 
 def require_name(split: str) -> None:
-    """Check that a split is named without folders.
-
-    Raises:
-        DataError: The name has a folder, or is empty.
-    """
+    """Check that a split is named without folders."""
     if not split or Path(split).name != split or split in {".", ".."}:
         raise DataError("The name of a split may not contain folders", got=repr(split))
 
@@ -134,11 +105,7 @@ def images_by_stem(folder: Path) -> dict[str, Path]:
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Return (height, width) of an image file, pixels.
-
-    Raises:
-        DataError: The file is not a readable image.
-    """
+    """Return (height, width) of an image file, pixels."""
     try:
         raster = RasterFile(path)
     except SceneError as error:

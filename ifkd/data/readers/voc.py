@@ -31,9 +31,6 @@ def read_voc(root: Path, *, split: str | None = None, classes: Sequence[str] | N
         root: Folder with `JPEGImages`, `Annotations` and, for splits, `ImageSets/Main`.
         split: List of images in `ImageSets`; by default all annotations are read.
         classes: Class names by label; by default all that occur in any split, in alphabetical order.
-
-    Raises:
-        DataError: A file is missing or malformed.
     """
     images = _read(root, _stems(root, split))
     if classes is None:
@@ -43,21 +40,13 @@ def read_voc(root: Path, *, split: str | None = None, classes: Sequence[str] | N
 
 
 def read_sar_aircraft(root: Path, *, split: str | None = None) -> ReaderResult:
-    """Read SAR-AIRcraft-1.0, which has seven classes; the paper trains on the split `trainval`.
-
-    Raises:
-        DataError: A file is missing or malformed.
-    """
+    """Read SAR-AIRcraft-1.0, which has seven classes; the paper trains on the split `trainval`."""
     images = _read(root, _stems(root, split), ignore_difficult=False)
     return ReaderResult(find_folder(root, "JPEGImages"), SAR_AIRCRAFT_CLASSES, images)
 
 
 def read_ship_rs(root: Path, *, split: str | None = None, level: int = 3) -> ReaderResult:
-    """Read ShipRSImageNet's VOC format at a level of its class tree, 0 (ship or dock) to 3 (50 types).
-
-    Raises:
-        DataError: A file is missing or malformed.
-    """
+    """Read ShipRSImageNet's VOC format at a level of its class tree, 0 (ship or dock) to 3 (50 types)."""
     voc = find_folder(root, "VOC_Format") if (root / "VOC_Format").is_dir() else root
     images = _read(voc, _stems(voc, split), ignore_difficult=False, level=level)
     return ReaderResult(find_folder(voc, "JPEGImages"), LEVEL_NAMES[level], images)

@@ -5,13 +5,7 @@ from pathlib import Path
 
 from ifkd.core.errors import DataError
 from ifkd.data.readers.reader_result import ReaderImage, ReaderObject, ReaderResult
-from ifkd.data.readers.source_files import (
-    image_and_label_folders,
-    image_size,
-    images_by_stem,
-    parse_float,
-    read_lines,
-)
+from ifkd.data.readers.source_files import image_and_label_folders, image_size, images_by_stem, parse_float, read_lines
 
 CLASS_FILES = ("classes.txt", "obj.names", "labels/classes.txt")
 
@@ -23,9 +17,6 @@ def read_yolo(root: Path, *, split: str | None = None, classes: Sequence[str] | 
         root: Folder with `images` and `labels`.
         split: Subfolder of both; by default they have none.
         classes: Class names by number; by default the lines of the first existing file of `CLASS_FILES`.
-
-    Raises:
-        DataError: A file is missing or malformed.
     """
     images, labels = image_and_label_folders(root, ("labels",), split)
     names = _class_names(root) if classes is None else tuple(classes)

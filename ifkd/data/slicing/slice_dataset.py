@@ -14,15 +14,8 @@ from ifkd.core.progress import progress
 from ifkd.data.coco import parse_coco, read_coco_json
 from ifkd.data.generated_folder import FolderKind, generate_once
 from ifkd.data.slicing.tile_labels import restore_boxes, tile_annotation
-from ifkd.data.slicing.tile_pixels import TileWriter, contrast_limits, open_source, read_window
-from ifkd.data.slicing.tile_plan import (
-    PlannedTile,
-    SourceImage,
-    TileRules,
-    plan_tiles,
-    select_tiles,
-    source_images,
-)
+from ifkd.data.slicing.tile_pixels import contrast_limits, open_source, read_window, write_tile
+from ifkd.data.slicing.tile_plan import PlannedTile, SourceImage, TileRules, plan_tiles, select_tiles, source_images
 from ifkd.imagery.contrast import ImageryOptions
 
 KIND = FolderKind("a folder of tiles", "slice.json")
@@ -69,18 +62,14 @@ def slice_dataset(
 
 
 def _file_state(sources: Sequence[SourceImage]) -> str:
-    """Return a digest of the image files' names, sizes and modification times.
-
-    Raises:
-        DataError: A file is missing.
-    """
+    """Return a digest of the image files' names, sizes and modification times."""
     digest = hashlib.sha256()
     for source in sources:
         try:
-            state = source.path.stat()
+            state = source.image.path.stat()
         except OSError as error:
             raise DataError(
-                f"There is no image {source.path}", hint="Name the folder of the images with --images."
+                f"There is no image {source.image.path}", hint="Name the folder of the images with --images."
             ) from error
         digest.update(f"{source.file_name}\0{state.st_size}\0{state.st_mtime_ns}\n".encode())
     return digest.hexdigest()
@@ -137,10 +126,9 @@ def _write_images(
             with open_source(sources[index], tile_px=rules.tile_px, nodata=rules.nodata) as raster:
                 found = contrast_limits(raster, ImageryOptions())
                 limits += [found] if found is not None else []
-                writer = TileWriter(raster)
                 for tile in group:
                     path = folder / _file_name(sources[index], tile)
-                    writer.write(path, tile.window, *read_window(raster, tile.window))
+                    write_tile(path, raster, tile.window, *read_window(raster, tile.window))
                     bar.update()
     return limits
 
@@ -167,8 +155,13 @@ def tiles_content(
                 "file_name": _file_name(source, tile),
                 "height": window.height,
                 "width": window.width,
-                "scene": source.scene,
-                "source": {"id": source.id, "file_name": source.file_name, "left": window.left, "top": window.top},
+                "scene": source.image.scene,
+                "source": {
+                    "id": source.image.id,
+                    "file_name": source.file_name,
+                    "left": window.left,
+                    "top": window.top,
+                },
             }
         )
         for piece in tile.pieces:
@@ -190,8 +183,9 @@ def _object_counts(
     found = restore_boxes(content)
     restored = 0
     for source in sources:
-        for annotation_id, box in zip(source.boxes.ids, source.boxes.boxes, strict=True):
-            restored += annotation_id in found and bool(np.abs(found[annotation_id] - box).max() <= RESTORED_PX)
+        for annotation, box in zip(source.boxes.annotations, source.boxes.boxes, strict=True):
+            same = found.get(annotation["id"])
+            restored += same is not None and bool(np.abs(same - box).max() <= RESTORED_PX)
     return {
         "objects": int(sum((~source.boxes.ignore).sum() for source in sources)),
         "objects_visible": len(visible),

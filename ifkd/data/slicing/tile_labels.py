@@ -22,8 +22,6 @@ class SourceBoxes:
 
     annotations: tuple[dict[str, Any], ...]
     """Entries of the source file."""
-    ids: tuple[int | str, ...]
-    """Their annotation ids."""
     boxes: Array
     """float64 [n, 4], x1 y1 x2 y2, source pixels, clipped to the image."""
     ignore: Array
@@ -43,14 +41,13 @@ class Piece:
     ignore: bool
 
 
-def source_boxes(annotations: Sequence[dict[str, Any]], ids: Sequence[int | str], size: tuple[int, int]) -> SourceBoxes:
+def source_boxes(annotations: Sequence[dict[str, Any]], size: tuple[int, int]) -> SourceBoxes:
     """Return the boxes of validated COCO annotations, clipped to an image of `size` (height, width)."""
     bbox = np.array([annotation["bbox"] for annotation in annotations], np.float64).reshape(-1, 4)
     corners = np.concatenate([bbox[:, :2], bbox[:, :2] + bbox[:, 2:]], axis=1)
     height, width = size
     return SourceBoxes(
         annotations=tuple(annotations),
-        ids=tuple(ids),
         boxes=corners.clip(0.0, [width, height, width, height]),
         ignore=np.array([bool(annotation.get("iscrowd", 0)) for annotation in annotations], bool),
     )
@@ -90,7 +87,7 @@ def tile_annotation(piece: Piece, source: SourceBoxes) -> dict[str, Any]:
     return {
         **{key: value for key, value in annotation.items() if key not in REPLACED_KEYS},
         **box_entry(piece.box, ignore=piece.ignore),
-        "source_annotation": source.ids[piece.index],
+        "source_annotation": annotation["id"],
         "visibility": round(piece.visibility, 4),
     }
 

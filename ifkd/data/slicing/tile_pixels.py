@@ -1,4 +1,7 @@
-"""Pixels of tiles: read windows of an image in its own data type, and write them as GeoTIFF."""
+"""Pixels of tiles: read windows of an image in its own data type, and write them as GeoTIFF.
+
+The functions raise `DataError` for an image that is missing, damaged, or of another size than its labels state.
+"""
 
 import warnings
 from collections.abc import Iterator
@@ -25,18 +28,14 @@ MIN_CACHE_BYTES, MAX_CACHE_BYTES = 32 << 20, 256 << 20
 
 @contextmanager
 def open_source(source: SourceImage, *, tile_px: int, nodata: float | None) -> Iterator[Raster]:
-    """Open an image to read rows of tiles from it.
-
-    Raises:
-        DataError: The image is missing, damaged, or of another size than its labels state.
-    """
-    raster = open_image(source.path, nodata=nodata)
+    """Open an image to read rows of tiles from it."""
+    raster = open_image(source.image.path, nodata=nodata)
     try:
-        if raster.size != source.size:
+        if raster.size != source.image.size:
             raise DataError(
-                f"{source.path} has another size than its labels state",
+                f"{source.image.path} has another size than its labels state",
                 got=f"{raster.size[1]}x{raster.size[0]} (width x height)",
-                expected=f"{source.size[1]}x{source.size[0]}",
+                expected=f"{source.image.size[1]}x{source.image.size[0]}",
             )
         with rasterio.Env(GDAL_CACHEMAX=_cache_bytes(raster, tile_px), GDAL_ERROR_ON_LIBJPEG_WARNING=True):
             yield raster
@@ -45,11 +44,7 @@ def open_source(source: SourceImage, *, tile_px: int, nodata: float | None) -> I
 
 
 def read_window(raster: Raster, window: Window) -> tuple[Array, Array | None]:
-    """Return values [bands, height, width] and a mask of valid pixels, None if all are; NaN is not valid.
-
-    Raises:
-        DataError: The window cannot be read.
-    """
+    """Return values [bands, height, width] and a mask of valid pixels, None if all are; NaN is not valid."""
     try:
         values, valid = raster.read(raster.bands, window)
     except SceneError as error:
@@ -61,11 +56,7 @@ def read_window(raster: Raster, window: Window) -> tuple[Array, Array | None]:
 
 
 def contrast_limits(raster: Raster, imagery: ImageryOptions) -> tuple[float, float] | None:
-    """Return the percentiles of an image's values over its first three bands; None for 8 bits and without values.
-
-    Raises:
-        DataError: The image cannot be read.
-    """
+    """Return the percentiles of an image's values over its first three bands; None for 8 bits and without values."""
     if raster.dtype == "uint8":
         return None
     bands = raster.bands[:3]
@@ -82,49 +73,46 @@ def contrast_limits(raster: Raster, imagery: ImageryOptions) -> tuple[float, flo
     return float(low), float(high)
 
 
-class TileWriter:
-    """Writer of one image's tiles as lossless GeoTIFF, georeferenced where the image is."""
+def write_tile(path: Path, raster: Raster, window: Window, values: Array, valid: Array | None) -> None:
+    """Write a tile as lossless GeoTIFF, georeferenced where its image is.
 
-    def __init__(self, raster: Raster) -> None:
-        self._raster = raster
-        source = raster.dataset
-        self._georeferenced = source is not None and not source.transform.is_identity
-        kind = np.dtype(raster.dtype).kind
-        self._profile: dict[str, Any] = {
-            "driver": "GTiff",
-            "count": len(raster.bands),
-            "dtype": raster.dtype,
-            "compress": "deflate",
-            "zlevel": 2,  # a third faster than the default, for a few percent of size
-            "predictor": 3 if kind == "f" else 2,
-            "photometric": "RGB" if len(raster.bands) == 3 and raster.dtype == "uint8" else "MINISBLACK",
-        }
-        if raster.nodata is not None and _can_represent(raster.dtype, raster.nodata):
-            self._profile["nodata"] = raster.nodata
-        if self._georeferenced:
-            self._profile["crs"] = source.crs
+    Args:
+        path: The file.
+        raster: The image.
+        window: Window of the image.
+        values: [bands, height, width].
+        valid: bool [height, width]; None if all pixels are valid.
 
-    def write(self, path: Path, window: Window, values: Array, valid: Array | None) -> None:
-        """Write the values of a window, with a mask if some pixels are not valid.
-
-        Raises:
-            OutputError: The file cannot be written.
-        """
-        profile = {**self._profile, "height": window.height, "width": window.width}
-        if self._georeferenced:
-            to_map = self._raster.dataset.transform
-            east = to_map.c + to_map.a * window.left + to_map.b * window.top
-            north = to_map.f + to_map.d * window.left + to_map.e * window.top
-            profile["transform"] = Affine(to_map.a, to_map.b, east, to_map.d, to_map.e, north)
-        try:
-            with warnings.catch_warnings(), rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
-                warnings.simplefilter("ignore", NotGeoreferencedWarning)
-                with rasterio.open(path, "w", **profile) as dataset:
-                    dataset.write(values)
-                    if valid is not None and not valid.all():
-                        dataset.write_mask(valid)
-        except (RasterioError, OSError) as error:
-            raise OutputError(f"Cannot write {path} ({error})", hint="Free space, or choose another place.") from error
+    Raises:
+        OutputError: The file cannot be written.
+    """
+    profile: dict[str, Any] = {
+        "driver": "GTiff",
+        "count": len(raster.bands),
+        "height": window.height,
+        "width": window.width,
+        "dtype": raster.dtype,
+        "compress": "deflate",
+        "zlevel": 2,  # a third faster than the default, for a few percent of size
+        "predictor": 3 if np.dtype(raster.dtype).kind == "f" else 2,
+        "photometric": "RGB" if len(raster.bands) == 3 and raster.dtype == "uint8" else "MINISBLACK",
+    }
+    if raster.nodata is not None and _can_represent(raster.dtype, raster.nodata):
+        profile["nodata"] = raster.nodata
+    if raster.dataset is not None and not raster.dataset.transform.is_identity:
+        t = raster.dataset.transform
+        x, y = t.c + t.a * window.left + t.b * window.top, t.f + t.d * window.left + t.e * window.top
+        profile["crs"] = raster.dataset.crs
+        profile["transform"] = Affine(t.a, t.b, x, t.d, t.e, y)
+    try:
+        with warnings.catch_warnings(), rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            with rasterio.open(path, "w", **profile) as dataset:
+                dataset.write(values)
+                if valid is not None and not valid.all():
+                    dataset.write_mask(valid)
+    except (RasterioError, OSError) as error:
+        raise OutputError(f"Cannot write {path} ({error})", hint="Free space, or choose another place.") from error
 
 
 def _can_represent(dtype: str, value: float) -> bool:

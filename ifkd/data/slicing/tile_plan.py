@@ -12,7 +12,7 @@ from pydantic import Field, PositiveInt, model_validator
 from ifkd.core.config import Schema
 from ifkd.core.errors import DataError
 from ifkd.core.tiling import TileGrid, Window
-from ifkd.data.coco import CocoDataset
+from ifkd.data.coco import CocoDataset, LabeledImage
 from ifkd.data.slicing.tile_labels import Piece, SourceBoxes, pieces_in, source_boxes
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -49,13 +49,9 @@ class TileRules(Schema):
 class SourceImage:
     """One image to cut."""
 
-    id: int | str
-    path: Path
+    image: LabeledImage
     file_name: str
     """Key `file_name` of its entry."""
-    scene: str
-    size: tuple[int, int]
-    """(height, width), pixels."""
     tile_stem: str
     """Unique prefix of its tiles' file names."""
     boxes: SourceBoxes
@@ -92,13 +88,10 @@ def source_images(content: dict[str, Any], dataset: CocoDataset) -> list[SourceI
     stems = _tile_stems([image["file_name"] for image in content["images"]])
     return [
         SourceImage(
-            id=image.id,
-            path=image.path,
+            image=image,
             file_name=entry["file_name"],
-            scene=image.scene,
-            size=image.size,
             tile_stem=stem,
-            boxes=source_boxes(by_image[image.id], [one["id"] for one in by_image[image.id]], image.size),
+            boxes=source_boxes(by_image[image.id], image.size),
         )
         for image, entry, stem in zip(dataset.images, content["images"], stems, strict=True)
     ]
@@ -113,7 +106,7 @@ def plan_tiles(sources: Sequence[SourceImage], rules: TileRules) -> list[Planned
             tuple(pieces_in(source.boxes, window, min_visibility=rules.min_visibility, cut_objects=rules.cut_objects)),
         )
         for index, source in enumerate(sources)
-        for window in _windows(source.size, rules)
+        for window in _windows(source.image.size, rules)
     ]
 
 

@@ -53,8 +53,8 @@ def test_a_valid_data_set_is_clean(train):
     split = checked.record.splits[0]
     assert (split.listed, split.images, split.objects, split.ignored) == (6, 6, 12, 0)
     assert split.per_class == read_coco(train).objects_per_class()
-    assert [(one.height, one.width, one.images) for one in checked.record.image_sizes] == [(64, 64, 6)]
-    assert checked.record.image_formats[0].format == "PNG, uint8, 3 bands"
+    assert checked.record.image_sizes == {"64x64": 6}
+    assert checked.record.image_formats == {"PNG, uint8, 3 bands": 6}
 
 
 # --- annotation files ---------------------------------------------------------------------------------------------
@@ -130,7 +130,7 @@ def test_training_reads_data_with_warnings(train, kind):
 @pytest.mark.parametrize("kind", MISTAKES)
 def test_the_fixed_copy_is_valid(train, tmp_path, kind):
     edit(train, MISTAKES[kind])
-    record = write_fixed(found(train), tmp_path / "fixed", names=["train"])
+    record = write_fixed(found(train), tmp_path / "fixed")
     copy = tmp_path / "fixed" / "train.json"
     reads(copy, Path(record.images))
     again = check(CheckPlan((CheckSource("train", copy, Path(record.images)),)), workers=1)
@@ -140,7 +140,7 @@ def test_the_fixed_copy_is_valid(train, tmp_path, kind):
 
 
 def test_the_fixed_copy_of_a_valid_data_set_is_equal(train, tmp_path):
-    record = write_fixed(found(train), tmp_path / "fixed", names=["train"])
+    record = write_fixed(found(train), tmp_path / "fixed")
     before, after = json.loads(train.read_text()), json.loads((tmp_path / "fixed" / "train.json").read_text())
     assert after["images"] == before["images"]
     assert after["annotations"] == before["annotations"]
@@ -151,14 +151,14 @@ def test_the_fixed_copy_of_a_valid_data_set_is_equal(train, tmp_path):
 
 def test_fix_leaves_out_only_the_invalid_box(train, tmp_path):
     edit(train, MISTAKES["boxes_not_finite"])
-    record = write_fixed(found(train), tmp_path / "fixed", names=["train"])
+    record = write_fixed(found(train), tmp_path / "fixed")
     assert record.splits[0].boxes_left_out == {"boxes_not_finite": 1}
     assert (record.splits[0].images, record.splits[0].objects) == (6, 11)
 
 
 def test_fix_clips_a_box_across_the_border(train, tmp_path):
     edit(train, MISTAKES["boxes_cross_border"])
-    write_fixed(found(train), tmp_path / "fixed", names=["train"])
+    write_fixed(found(train), tmp_path / "fixed")
     clipped = json.loads((tmp_path / "fixed" / "train.json").read_text())["annotations"][0]
     assert clipped["bbox"] == [50, 3, 14, 9]
     assert clipped["area"] == 14 * 9
@@ -167,7 +167,7 @@ def test_fix_clips_a_box_across_the_border(train, tmp_path):
 def test_fix_corrects_a_wrong_size_only_where_the_boxes_fit(train, tmp_path):
     edit(train, lambda c: [image.update(height=200, width=300) for image in c["images"]])
     edit(train, lambda c: box(c, [150, 100, 30, 30]))
-    record = write_fixed(found(train), tmp_path / "fixed", names=["train"])
+    record = write_fixed(found(train), tmp_path / "fixed")
     assert record.splits[0].images_left_out == {"sizes_differ": 1}
     assert record.splits[0].images == 5
     reads(tmp_path / "fixed" / "train.json", Path(record.images))
@@ -198,7 +198,7 @@ def test_a_byte_order_mark_is_found_and_removed(train, tmp_path):
         read_coco(train)
     checked = found(train)
     assert kinds(checked) == {"byte_order_mark": 1}
-    write_fixed(checked, tmp_path / "fixed", names=["train"])
+    write_fixed(checked, tmp_path / "fixed")
     assert len(read_coco(tmp_path / "fixed" / "train.json", images=train.parent / "images")) == 6
 
 
@@ -247,8 +247,11 @@ def test_bit_depths_and_bands_are_counted(train):
     folder = train.parent / "images"
     Image.fromarray(np.arange(64 * 64, dtype=np.uint16).reshape(64, 64)).save(folder / "train_000.png")
     Image.fromarray(np.zeros((64, 64), bool)).save(folder / "train_001.png")
-    formats = {one.format: one.images for one in found(train).record.image_formats}
-    assert formats == {"PNG, uint8, 3 bands": 4, "PNG, uint16, 1 band": 1, "PNG, uint8 of 1 bits, 1 band": 1}
+    assert found(train).record.image_formats == {
+        "PNG, uint8, 3 bands": 4,
+        "PNG, uint16, 1 band": 1,
+        "PNG, uint8 of 1 bits, 1 band": 1,
+    }
 
 
 # --- splits -------------------------------------------------------------------------------------------------------
@@ -274,7 +277,7 @@ def test_fix_keeps_an_image_of_two_splits_in_the_test_split(splits, tmp_path):
         1,
         ("train_003.png and test_001.bmp",),
     )
-    record = write_fixed(checked, tmp_path / "fixed", names=["train", "test"])
+    record = write_fixed(checked, tmp_path / "fixed")
     assert record.splits[0].images_left_out == {"images_in_two_splits": 1}
     assert record.splits[1].images_left_out == {}
 
@@ -304,7 +307,7 @@ def test_different_classes_of_splits_are_found_and_fixed(splits, tmp_path):
     edit(test, lambda c: c.update(annotations=[]))
     checked = found(*splits)
     assert kinds(checked)["categories_differ"] == 1
-    write_fixed(checked, tmp_path / "fixed", names=["train", "test"])
+    write_fixed(checked, tmp_path / "fixed")
     images = train.parent / "images"
     first, second = (read_coco(tmp_path / "fixed" / f"{name}.json", images=images) for name in ("train", "test"))
     assert first.classes == second.classes
@@ -312,13 +315,13 @@ def test_different_classes_of_splits_are_found_and_fixed(splits, tmp_path):
 
 def test_the_fixed_copy_reads_images_of_two_folders(train, tmp_path, write_data_set):
     test = write_data_set(tmp_path / "data" / "more", "test", images=4, seed=1)
-    record = write_fixed(found(train, test), tmp_path / "fixed", names=["train", "test"])
+    record = write_fixed(found(train, test), tmp_path / "fixed")
     for name in ("train", "test"):
         reads(tmp_path / "fixed" / f"{name}.json", Path(record.images))
 
 
 def test_copy_images(splits, tmp_path):
-    write_fixed(found(*splits), tmp_path / "fixed", names=["train", "test"], copy_images=True)
+    write_fixed(found(*splits), tmp_path / "fixed", copy_images=True)
     for name in ("train", "test"):
         reads(tmp_path / "fixed" / f"{name}.json")
     assert len(list((tmp_path / "fixed" / "images").iterdir())) == 10
@@ -327,7 +330,7 @@ def test_copy_images(splits, tmp_path):
 def test_fix_refuses_a_folder_with_files(train):
     before = train.read_bytes()
     with pytest.raises(OutputError, match="is not empty"):
-        write_fixed(found(train), train.parent, names=["train"])
+        write_fixed(found(train), train.parent)
     assert train.read_bytes() == before
 
 

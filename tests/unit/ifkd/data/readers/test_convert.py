@@ -90,7 +90,7 @@ def test_ship_rs_image_net_in_voc_format(ship_rs, tmp_path, level):
         (DOCK[level], [0.0, 0.0, 60.0, 40.0]),
         (RORO[level], [5.0, 6.0, 25.0, 16.0]),  # its XML states no levels, the class tree does
     ]
-    assert tuple(done.objects_per_class) == LEVEL_NAMES[level]
+    assert tuple(done.objects) == LEVEL_NAMES[level]
     assert [image["source_id"] for image in json.loads(out.read_text())["images"]] == ["100000001", "100000002"]
     assert (done.images, done.ignored) == (2, 0)
 
@@ -138,7 +138,7 @@ def test_voc_ignores_difficult_objects_and_reads_unicode_names(tmp_path):
         )
         picture(tmp_path / "JPEGImages" / f"{stem}.png")
     done = convert("voc", tmp_path, tmp_path / "out.json")
-    assert done.objects_per_class == {"b9": 1, "b10": 1}
+    assert done.objects == {"b9": 1, "b10": 1}
     assert done.ignored == 2
 
 
