@@ -1,1 +1,1 @@
-"""Build time: a checkpoint becomes a bundle of ONNX files and engines."""
+"""Export of checkpoints to bundles, engines and Triton model repositories."""

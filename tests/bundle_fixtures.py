@@ -1,4 +1,4 @@
-"""A checkpoint and the bundle made of it, once for all tests, as exports take seconds. Tests copy what they change."""
+"""Fixtures with a checkpoint and its bundle, exported once per session; tests change copies only."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +13,7 @@ from ifkd.core.files import sha256_of, write_json
 
 @pytest.fixture(scope="session")
 def checkpoint_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An untrained detector of 64 px tiles whose scores and boxes spread, with its recipe; there are no images."""
+    """A checkpoint of an untrained detector for 64 px tiles with varied scores and boxes; its images do not exist."""
     import torch
 
     from ifkd.core.config import parse
@@ -38,7 +38,7 @@ def checkpoint_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "export": {"candidates_per_level": 100, "max_batch": 4},
         },
         Recipe,
-        source="the tests' recipe",
+        source="test recipe",
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
@@ -60,24 +60,27 @@ def checkpoint_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def whole_bundle(checkpoint_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the exported bundle, FP32 and FP16; not to be changed."""
-    from export.export_bundle import export_checkpoint
+    """The folder of the exported bundle with FP32 and FP16; read-only."""
+    from export.export_bundle import export_bundle
+    from export.export_plan import plan_export
 
-    return export_checkpoint(checkpoint_path, tmp_path_factory.mktemp("bundles") / "tiny").path
+    return export_bundle(plan_export(checkpoint_path, tmp_path_factory.mktemp("bundles") / "tiny")).path
 
 
 @pytest.fixture(scope="session")
 def free_bundle(checkpoint_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a bundle in FP32 that takes tiles of 32 to 128 px; not to be changed."""
-    from export.export_bundle import export_checkpoint
+    """The folder of an FP32 bundle for tiles of 32 to 128 px; read-only."""
+    from export.export_bundle import export_bundle
+    from export.export_plan import plan_export
 
-    words = ["precisions=['fp32']", "tile_sides_px=[32, 128]"]
-    return export_checkpoint(checkpoint_path, tmp_path_factory.mktemp("bundles") / "free", overrides=words).path
+    overrides = ["precisions=['fp32']", "tile_sides_px=[32, 128]"]
+    out = tmp_path_factory.mktemp("bundles") / "free"
+    return export_bundle(plan_export(checkpoint_path, out, overrides=overrides)).path
 
 
 @pytest.fixture
 def bundle_copy(whole_bundle: Path, tmp_path: Path) -> Bundle:
-    """A copy of the bundle for this test alone."""
+    """A copy of the bundle for one test."""
     import shutil
 
     return open_bundle(Path(shutil.copytree(whole_bundle, tmp_path / "bundle")))
@@ -85,30 +88,30 @@ def bundle_copy(whole_bundle: Path, tmp_path: Path) -> Bundle:
 
 @pytest.fixture
 def without_exporting(whole_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """Call it to let `export_checkpoint` take the ONNX file that was made already, which saves seconds."""
+    """A function that makes `export_bundle` reuse the exported ONNX file, which saves seconds."""
     import shutil
 
-    def arrange() -> None:
+    def reuse() -> None:
         monkeypatch.setattr(
             "export.export_bundle.export_onnx",
-            lambda _graph, path, **_: shutil.copyfile(whole_bundle / "model.onnx", path),
+            lambda _model, path, **_: shutil.copyfile(whole_bundle / "model.onnx", path),
         )
 
-    return arrange
+    return reuse
 
 
 def with_engine(bundle: Bundle, name: str = "made", **values: Any) -> Bundle:
-    """Return the bundle with an FP16 engine file of no content and a sidecar of our wording, for an H100."""
+    """Add a dummy FP16 engine for an H100 to a bundle, with the given metadata."""
     path = bundle.path / "engines" / f"{name}.engine"
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(b"plan " + name.encode())
-    facts: dict[str, Any] = {
+    metadata: dict[str, Any] = {
         "device": "NVIDIA H100 80GB HBM3",
         "compute_capability": "9.0",
         "driver_cuda": "12.4",
         "builder": "tensorrt",
         "builder_version": "11.4.0",
-        "onnx": "model.fp16.onnx",
+        "onnx_file": "model.fp16.onnx",
         "onnx_sha256": bundle.manifest.files["model.fp16.onnx"].sha256,
         "engine_sha256": sha256_of(path),
         "engine_bytes": path.stat().st_size,
@@ -117,9 +120,9 @@ def with_engine(bundle: Bundle, name: str = "made", **values: Any) -> Bundle:
         "workspace_mib": 64,
         "tf32": False,
         "build_seconds": 1.0,
-        "precision_asked": "fp16",
-        "precision_delivered": DeliveredPrecision(weight_types={"FLOAT16": 1}, engine_to_weights=1.0),
+        "requested_precision": "fp16",
+        "delivered_precision": DeliveredPrecision(weight_types={"FLOAT16": 1}, size_ratio=1.0),
     }
-    write_json(engine_metadata_path(path), EngineMetadata(**{**facts, **values}).model_dump(mode="json"))
+    write_json(engine_metadata_path(path), EngineMetadata(**{**metadata, **values}).model_dump(mode="json"))
     bundle = add_file(bundle, f"engines/{name}.engine", kind="engine", precision="fp16")
-    return add_file(bundle, f"engines/{name}.json", kind="sidecar", precision="fp16")
+    return add_file(bundle, f"engines/{name}.json", kind="engine-metadata", precision="fp16")

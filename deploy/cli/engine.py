@@ -1,92 +1,109 @@
-"""`ifkd engine`: engines from a bundle's ONNX files."""
+"""`ifkd engine`: build engines from a bundle's ONNX files."""
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
+
+from deploy.cli import arguments as common
+
+if TYPE_CHECKING:
+    from export.bundle.manifest import Precision
+
+
+class Arguments(common.Arguments):
+    """Arguments of `ifkd engine`."""
+
+    bundle: Path
+    builder: Literal["tensorrt-rtx", "tensorrt"]
+    precision: "list[Precision] | None"
+    workspace_mib: int
+    tf32: bool
+    opt_batch: list[int]
+    optimization_level: int
+    compatibility: Literal["none", "ampere_plus", "same_compute_capability"]
+    timing_cache: Path | None
+    print_commands: bool
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("bundle", type=Path, help="the bundle's folder")
+    parser.add_argument("bundle", type=Path, help="folder made by `ifkd export`")
     parser.add_argument(
         "--builder",
         choices=["tensorrt-rtx", "tensorrt"],
         default="tensorrt-rtx",
-        help="tensorrt-rtx builds portable engines, without a GPU; tensorrt builds for the GPU here (tensorrt-rtx)",
+        help="tensorrt-rtx builds portable engines without a GPU, tensorrt builds for the GPU of this machine "
+        "(default: tensorrt-rtx)",
     )
     parser.add_argument(
         "--precision",
         nargs="+",
         choices=["fp32", "fp16", "int8"],
-        help="which ONNX files (all the bundle has but int8-cpu, which TensorRT does not read)",
+        help="precisions (default: all of the bundle but int8-cpu, which is for CPUs)",
     )
     parser.add_argument(
-        "--workspace-mib", type=_positive, default=4096, metavar="N", help="memory the builder may plan with (4096)"
+        "--workspace-mib", type=_positive, default=4096, metavar="N", help="limit of the workspace (default: 4096)"
     )
-    parser.add_argument("--tf32", action="store_true", help="let FP32 engines round to TF32: faster, not quite FP32")
+    parser.add_argument("--tf32", action="store_true", help="allow TF32 in FP32 engines: faster, less accurate")
     parser.add_argument(
         "--opt-batch",
         type=_positive,
         nargs="+",
         default=[],
         metavar="N",
-        help="batches to tune for, one profile each (the largest, at most 8)",
+        help="batch sizes to optimize for, one profile each (default: the largest, at most 8)",
     )
     parser.add_argument(
-        "--optimization-level", type=int, choices=range(6), default=3, help="how long kernels are searched for (3)"
+        "--optimization-level", type=int, choices=range(6), default=3, help="effort of the kernel search (default: 3)"
     )
     parser.add_argument(
         "--compatibility",
         choices=["none", "ampere_plus", "same_compute_capability"],
         default="none",
-        help="GPUs besides this one that the engine shall run on; for tensorrt (none)",
+        help="other GPUs that the engine supports; for tensorrt (default: none)",
     )
-    parser.add_argument("--timing-cache", type=Path, metavar="FILE", help="timings kept between builds; for tensorrt")
+    parser.add_argument("--timing-cache", type=Path, metavar="FILE", help="timing cache to reuse; for tensorrt")
     parser.add_argument(
         "--print-commands",
         action="store_true",
-        help="build nothing; print the same builds as trtexec and polygraphy commands",
+        help="print trtexec and polygraphy commands that repeat the builds, and build nothing",
     )
 
 
-def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Build, and say what came of it."""
+def run(arguments: Arguments) -> dict[str, Any]:
+    """Build an engine of each precision, or print the commands."""
     from export.bundle.bundle import open_bundle
     from export.bundle.engine_metadata import BuildOptions
     from export.tensorrt.build import add_engine
     from export.tensorrt.trtexec_commands import command_lines
 
-    bundle = open_bundle(options.bundle)
-    have = [bundle.manifest.files[name].precision for name in bundle.find("onnx")]
-    precisions = options.precision or [one for one in have if one != "int8-cpu"]
-    build_options = BuildOptions(
-        opt_batch=tuple(options.opt_batch),
-        workspace_mib=options.workspace_mib,
-        level=options.optimization_level,
-        tf32=options.tf32,
-        compatibility=options.compatibility,
-        timing_cache=options.timing_cache,
+    bundle = open_bundle(arguments.bundle)
+    available = [bundle.manifest.files[name].precision for name in bundle.find("onnx")]
+    precisions = list(dict.fromkeys(arguments.precision or [one for one in available if one and one != "int8-cpu"]))
+    options = BuildOptions(
+        opt_batch=tuple(arguments.opt_batch),
+        workspace_mib=arguments.workspace_mib,
+        optimization_level=arguments.optimization_level,
+        tf32=arguments.tf32,
+        compatibility=arguments.compatibility,
+        timing_cache=arguments.timing_cache,
     )
-    if options.print_commands:
-        lines = {one: command_lines(bundle, one, build_options) for one in sorted(set(precisions))}
-        if not options.json:
-            print("\n\n".join(line for pair in lines.values() for line in pair))  # noqa: T201
-        return {"bundle": str(bundle.path), "commands": lines}
-    built: dict[str, Any] = {}
-    for precision in sorted(set(precisions), key=precisions.index):
-        bundle, name, sidecar = add_engine(
-            bundle,
-            builder=options.builder.replace("-", "_"),
-            precision=precision,
-            options=build_options,
-        )
-        built[name] = sidecar.model_dump(mode="json")
-        if not options.json:
+    if arguments.print_commands:
+        commands = {precision: command_lines(bundle, precision, options) for precision in sorted(precisions)}
+        if not arguments.json:
+            print("\n\n".join(line for lines in commands.values() for line in lines))  # noqa: T201
+        return {"bundle": str(bundle.path), "commands": commands}
+    engines: dict[str, Any] = {}
+    for precision in precisions:
+        builder: Any = arguments.builder.replace("-", "_")
+        bundle, name, metadata = add_engine(bundle, builder=builder, precision=precision, options=options)
+        engines[name] = metadata.model_dump(mode="json")
+        if not arguments.json:
             print(  # noqa: T201
-                f"{precision}: {sidecar.engine_bytes / 1e6:.1f} MB in {sidecar.build_seconds:.1f} s, "
-                f"batch 1 to {sidecar.batch.max}, for {sidecar.device}\n{bundle.path / name}"
+                f"{precision}: {metadata.engine_bytes / 1e6:.1f} MB in {metadata.build_seconds:.1f} s, "
+                f"batch 1 to {metadata.batch.max}, for {metadata.device}\n{bundle.path / name}"
             )
-    return {"bundle": str(bundle.path), "engines": built}
+    return {"bundle": str(bundle.path), "engines": engines}
 
 
 def _positive(text: str) -> int:

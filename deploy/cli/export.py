@@ -1,12 +1,26 @@
-"""`ifkd export`: a checkpoint becomes a bundle, and a bundle a model repository for Triton."""
+"""`ifkd export`: export a checkpoint to a bundle, and a bundle to a Triton model repository."""
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
+
+from deploy.cli import arguments as common
 
 if TYPE_CHECKING:
     from export.bundle.bundle import Bundle
-    from export.triton.repository import InstanceConfig, RepositoryPlan
+    from export.bundle.manifest import Manifest
+
+
+class Arguments(common.Arguments):
+    """Arguments of `ifkd export`."""
+
+    source: Path
+    overrides: list[str]
+    out: Path | None
+    accept_drift: bool
+    triton: Path | None
+    device: Literal["gpu", "cpu"]
+    instances: int
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -15,102 +29,101 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "source",
         type=Path,
         metavar="checkpoint",
-        help="weights, as `ifkd train` and `ifkd distill` write them; with --triton also a finished bundle",
+        help="weights written by `ifkd train` or `ifkd distill`; with --triton also a bundle",
     )
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="values of the recipe's export section")
-    parser.add_argument("--out", type=Path, help="the bundle's folder")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="options of the recipe's export section")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the bundle")
     parser.add_argument(
-        "--accept-drift", action="store_true", help="write the bundle even when its files answer otherwise than torch"
+        "--accept-drift", action="store_true", help="write the bundle even if its outputs differ from torch"
     )
     triton = parser.add_argument_group("Triton Inference Server")
     triton.add_argument("--triton", type=Path, metavar="DIR", help="write the bundle's models into this repository")
-    triton.add_argument("--device", choices=["gpu", "cpu"], default="gpu", help="where the server computes (gpu)")
-    triton.add_argument("--instances", type=int, default=1, metavar="N", help="copies of each model on each device (1)")
+    triton.add_argument("--device", choices=["gpu", "cpu"], default="gpu", help="device of the server (default: gpu)")
+    triton.add_argument(
+        "--instances", type=int, default=1, metavar="N", help="instances of each model per device (default: 1)"
+    )
 
 
-def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Export, serve what was exported, and say what came of it."""
+def run(arguments: Arguments) -> dict[str, Any]:
+    """Export a checkpoint, or open a bundle; then write the Triton repository if requested."""
     from export.bundle.bundle import open_bundle
-    from export.triton.repository import InstanceConfig
+    from export.triton.model_config import InstanceConfig
 
-    hosting = InstanceConfig(options.device, options.instances)
-    answer: dict[str, Any] = {}
-    if options.source.is_dir():
-        _refuse_export(options)
-        bundle = open_bundle(options.source)
+    instances = InstanceConfig(arguments.device, arguments.instances)
+    result: dict[str, Any] = {}
+    if arguments.source.is_dir():
+        _check_bundle_arguments(arguments)
+        bundle = open_bundle(arguments.source)
     else:
-        bundle, answer = _export(options)
-    if options.triton is not None:
-        answer = {"bundle": str(bundle.path), **answer, "triton": _serve(options, bundle, hosting)}
-    return answer
+        bundle = _export(arguments)
+        result = _result(bundle)
+    if arguments.triton is not None:
+        from export.triton.repository import write_repository
+
+        plan = write_repository(bundle, arguments.triton, instances)
+        models = {model.name: list(model.files) for model in plan.models}
+        lines = [f"{name}: {', '.join(files)}" for name, files in models.items()]
+        lines += [f"{name} is skipped: {reason}" for name, reason in plan.skipped.items()]
+        if not arguments.json:
+            print("\n".join([*lines, str(arguments.triton)]))  # noqa: T201
+        triton = {"repository": str(arguments.triton), "models": models, "skipped": plan.skipped}
+        result = {"bundle": str(bundle.path), **result, "triton": triton}
+    return result
 
 
-def _refuse_export(options: argparse.Namespace) -> None:
-    """Refuse what makes no sense for a bundle, which is exported already."""
+def _check_bundle_arguments(arguments: Arguments) -> None:
+    """Refuse arguments that apply to a checkpoint only."""
     from ifkd.core.errors import UsageError
 
-    if options.triton is None:
-        raise UsageError(f"{options.source} is a folder", expected="a checkpoint, or a bundle with --triton DIR")
-    given = [*options.overrides, *(["--out"] if options.out else []), *(["--accept-drift"] * options.accept_drift)]
-    if given:
+    if arguments.triton is None:
+        raise UsageError(f"{arguments.source} is a folder", expected="a checkpoint, or a bundle with --triton DIR")
+    options = ["--out"] * (arguments.out is not None) + ["--accept-drift"] * arguments.accept_drift
+    if arguments.overrides or options:
         raise UsageError(
-            f"{options.source} is exported already",
-            got=" ".join(given),
-            hint="Name its checkpoint to export it anew.",
+            f"{arguments.source} is exported already",
+            got=" ".join([*arguments.overrides, *options]),
+            hint="Name its checkpoint to export it again.",
         )
 
 
-def _serve(options: argparse.Namespace, bundle: "Bundle", hosting: "InstanceConfig") -> dict[str, Any]:
-    """Write the models, and say which."""
-    from export.triton.repository import write_repository
-
-    offer: RepositoryPlan = write_repository(bundle, options.triton, hosting)
-    if not options.json:
-        for model in offer.models:
-            print(f"{model.name}: {', '.join(model.files)}")  # noqa: T201
-        for name, reason in offer.left_out.items():
-            print(f"{name} is left out: {reason}")  # noqa: T201
-        print(options.triton)  # noqa: T201
-    return {
-        "repository": str(options.triton),
-        "models": {model.name: list(model.files) for model in offer.models},
-        "left_out": offer.left_out,
-    }
-
-
-def _export(options: argparse.Namespace) -> "tuple[Bundle, dict[str, Any]]":
-    """Make the bundle, and say how it came out."""
-    from export.export_bundle import export_checkpoint
+def _export(arguments: Arguments) -> "Bundle":
+    """Export the checkpoint and print a summary."""
+    from export.export_bundle import export_bundle
+    from export.export_plan import plan_export
     from ifkd.core.errors import UsageError
 
-    if options.out is None:
-        raise UsageError("A checkpoint is exported into a folder", hint="Name it with --out.")
-    bundle = export_checkpoint(
-        options.source, options.out, overrides=options.overrides, accept_drift=options.accept_drift
+    if arguments.out is None:
+        raise UsageError("The bundle's folder is missing", hint="Name it with --out.")
+    plan = plan_export(
+        arguments.source, arguments.out, overrides=arguments.overrides, accept_drift=arguments.accept_drift
     )
-    manifest = bundle.manifest
-    if not options.json:
-        for name, check in manifest.checks.items():
-            verdict = "as torch" if check.passed else "DRIFTS from torch (accepted)"
-            print(  # noqa: T201
-                f"{name}: {manifest.files[name].bytes / 1e6:.1f} MB, {verdict}: {check.matched:.2%} of "
-                f"{check.candidates} candidates matched, scores within {check.max_score_difference:.1g}, "
-                f"boxes within {check.max_box_difference_px:.1g} px"
-            )
-        for name, made in manifest.quantization.items():
-            print(  # noqa: T201
-                f"{name}: {manifest.files[name].bytes / 1e6:.1f} MB, loses {100 * made.map_loss:.2f} points of mAP on "
-                f"the validation split with {len(made.float_layers)} of {made.layers} layers left in float; "
-                f"calibrated by {made.calibration.method} on {made.calibration.source}"
-            )
-            if made.verdict is not None:
-                worth = {True: "is worth it", False: "is not worth it", None: "may be worth it"}[made.verdict.worth_it]
-                print(f"{name} {worth} against {made.verdict.against}: {made.verdict.reason}")  # noqa: T201
-        print(f"Compared on {manifest.provenance['parity_tiles']}.\n{bundle.path}")  # noqa: T201
-    return bundle, {
-        "bundle": str(bundle.path),
-        "files": {name: record.model_dump(mode="json") for name, record in manifest.files.items()},
-        "checks": {name: check.model_dump(mode="json") for name, check in manifest.checks.items()},
-        "quantization": {name: made.model_dump(mode="json") for name, made in manifest.quantization.items()},
-        "parity_tiles": manifest.provenance["parity_tiles"],
-    }
+    bundle = export_bundle(plan)
+    if not arguments.json:
+        print("\n".join([*_summary(bundle.manifest), str(bundle.path)]))  # noqa: T201
+    return bundle
+
+
+def _summary(manifest: "Manifest") -> list[str]:
+    """Return the size and the accuracy of each ONNX file."""
+    size = {name: f"{record.bytes / 1e6:.1f} MB" for name, record in manifest.files.items()}
+    lines = [
+        f"{name}: {size[name]}, parity with torch {'passed' if check.passed else 'FAILED (accepted)'}: "
+        f"{check.matched:.2%} of {check.candidates} candidates matched, "
+        f"scores within {check.max_score_difference:.1g}, boxes within {check.max_box_difference_px:.1g} px"
+        for name, check in manifest.checks.items()
+    ]
+    for name, record in manifest.quantization.items():
+        lines.append(
+            f"{name}: {size[name]}, loses {100 * record.map_loss:.2f} points of mAP on the validation split with "
+            f"{len(record.float_layers)} of {record.layers} layers in float; "
+            f"calibrated by {record.calibration.method} on {record.calibration.source}"
+        )
+        if record.decision is not None:
+            words = {True: "recommended", False: "not recommended", None: "undecided"}[record.decision.recommended]
+            lines.append(f"{name}: {words} over {record.decision.baseline}: {record.decision.reason}")
+    return [*lines, f"Compared on {manifest.provenance['parity_tiles']}."]
+
+
+def _result(bundle: "Bundle") -> dict[str, Any]:
+    manifest = bundle.manifest.model_dump(mode="json", include={"files", "checks", "quantization"})
+    return {"bundle": str(bundle.path), **manifest, "parity_tiles": bundle.manifest.provenance["parity_tiles"]}

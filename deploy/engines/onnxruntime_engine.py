@@ -85,24 +85,17 @@ class OnnxRuntimeEngine(Engine):
         """
         onnxruntime = import_onnxruntime(need=f"The backend {BACKENDS[provider]}", gpu=provider != "cpu")
         _require_provider(onnxruntime, provider)
-        names = bundle.find("onnx", precision)
-        if not names:
-            available = [str(bundle.manifest.files[name].precision) for name in bundle.find("onnx")]
-            raise BundleError(
-                f"{bundle.path} has no ONNX file in {precision}",
-                expected=f"one of {', '.join(sorted(available))}" if available else None,
-                hint="Export the checkpoint with this precision.",
-            )
+        name = bundle.onnx_name(precision)
         manifest, count = bundle.manifest, threads or usable_cores()
         self._ort, self._provider = onnxruntime, provider
         self._session: Any = open_session(
-            bundle.file(names[0]), providers=provider_options(provider, manifest), threads=count, spin=True
+            bundle.file(name), providers=provider_options(provider, manifest), threads=count, spin=True
         )
         self._bindings: dict[tuple[int, ...], _IoBinding] = {}
         self._timing: InferenceTiming | None = None
         self.info = EngineInfo.of_file(
             manifest,
-            names[0],
+            name,
             backend=BACKENDS[provider],
             backend_version=str(onnxruntime.__version__),
             device=f"CPU, {count} thread{'s' if count > 1 else ''}" if provider == "cpu" else "the first GPU",

@@ -1,1 +1,1 @@
-"""The bundle on disk: what export writes and deploy reads. Imports no torch."""
+"""The bundle: the folder that export writes and deploy reads."""

@@ -16,9 +16,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from export.bundle.manifest import FileKind, FileRecord, Manifest, Precision, parse_json
+from export.bundle.manifest import FileKind, FileRecord, Manifest, Precision
 from ifkd.core.errors import BundleError, OutputError
 from ifkd.core.files import atomic_folder, sha256_of, write_text
+from ifkd.core.versioned_json import read_versioned
 
 MANIFEST_NAME = "model.json"
 MAX_ONNX_BYTES = 2**31 - 1
@@ -119,16 +120,14 @@ def open_bundle(path: Path) -> Bundle:
     Raises:
         BundleError: The manifest is missing or invalid, or names a file outside the folder.
     """
-    manifest_path = path / MANIFEST_NAME
+    hint = "Export the checkpoint again with `ifkd export`."
     try:
-        content = manifest_path.read_bytes()
-    except FileNotFoundError as error:
-        raise BundleError(
-            f"{path} is not a bundle: it has no {MANIFEST_NAME}", hint="Write a bundle with `ifkd export`."
-        ) from error
-    except OSError as error:
-        raise BundleError(f"{manifest_path} cannot be read ({error.strerror})") from error
-    manifest = parse_json(content, Manifest, path=manifest_path, fix="Export the checkpoint again with `ifkd export`.")
+        manifest = read_versioned(path / MANIFEST_NAME, Manifest, hint=hint, error_type=BundleError)
+    except BundleError as error:
+        if not isinstance(error.__cause__, FileNotFoundError):
+            raise
+        problem = f"{path} is not a bundle: it has no {MANIFEST_NAME}"
+        raise BundleError(problem, hint="Write a bundle with `ifkd export`.") from error
     for name in manifest.files:
         _check_inside(path, name)
     return Bundle(path, manifest)

@@ -1,149 +1,150 @@
-"""What is known of an engine file without opening it: its sidecar, and what a builder was asked and delivered."""
+"""Metadata of an engine file, in a JSON file beside it: target device, build options and delivered precision."""
 
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt, ValidationError
+from pydantic import Field, PositiveInt
 
 from export.bundle.manifest import Precision
 from ifkd.core.config import Schema
 from ifkd.core.errors import BundleError, EngineError
+from ifkd.core.versioned_json import read_versioned
 
 Builder = Literal["tensorrt_rtx", "tensorrt"]
 PORTABLE = "portable"
-"""The device of an engine that is not tied to one: TensorRT-RTX finishes it on the GPU that runs it."""
+"""Device of a TensorRT-RTX engine, which is compiled for a GPU when it is loaded."""
 DEFAULT_WORKSPACE_MIB = 4096
-WIDENED = ("fp16", "int8")
-"""Precisions whose weights a builder could widen to FP32, unseen but for the engine's size."""
-LARGEST_ENGINE_TO_WEIGHTS = 1.5
-"""Largest engine, less what kernels may take, over the ONNX file's weights; weights of twice the width give about 2."""
+SIZE_CHECKED = ("fp16", "int8")
+"""Precisions whose weights a builder could convert to a wider type; only the size of the engine shows this."""
+MAX_SIZE_RATIO = 1.5
+"""Largest size of an engine without kernels, over the size of the weights; weights of twice the width give about 2."""
 KERNEL_BYTES = {"fp16": 50_000, "int8": 200_000}
-"""Precision -> what a layer's kernels may take in an engine. Seen in TensorRT-RTX 1.7: 35 kB and 120 to 150 kB."""
+"""Precision -> largest size of a layer's kernels; with TensorRT-RTX 1.7 they take 35 kB and 120 to 150 kB."""
 FIXED_BYTES = 4_000_000
-"""What the rest of an engine may take."""
-LAYER_WORDS = {"fp16": ("Half", "FP16"), "int8": ("Int8", "INT8")}
-"""Precision -> words of which the inspector's layer formats show one."""
+"""Largest size of the other parts of an engine."""
+LAYER_FORMAT_WORDS = {"fp16": ("Half", "FP16"), "int8": ("Int8", "INT8")}
+"""Precision -> words that identify it in the layer formats of the engine inspector."""
 
 
 class BatchProfile(Schema):
-    """Batch sizes an engine takes, and the one it was tuned for."""
+    """Batch sizes of an optimization profile."""
 
     min: int = 1
     opt: int
+    """Batch size for which the engine is optimized."""
     max: int
 
 
 class TileProfile(Schema):
-    """Tiles (height, width), pixels, that an engine takes, and the one it was tuned for."""
+    """Tile sizes (height, width) of an optimization profile, pixels."""
 
     min: tuple[int, int]
     opt: tuple[int, int]
+    """Tile size for which the engine is optimized."""
     max: tuple[int, int]
 
 
 class DeliveredPrecision(Schema):
-    """What shows the precision of an engine."""
+    """Evidence of the precision of an engine."""
 
     weight_types: dict[str, int]
-    """Type of the weights -> convolutions of the ONNX file; networks are strongly typed, so no builder changes it."""
-    engine_to_weights: float
-    """Size of the engine over size of the ONNX file's weights; near 1 when the weights kept their type."""
-    weights_to_weights: float | None = None
-    """The same, less what kernels may take; an engine for which it is far above 1 has widened weights."""
-    layers: dict[str, int] | None = None
-    """Output format -> number of layers, as the engine inspector tells; None where no GPU could load the engine."""
+    """Type of the weights -> number of layers of the ONNX file; builders of strongly typed networks keep the types."""
+    size_ratio: float
+    """Size of the engine over the size of the ONNX file's weights."""
+    size_ratio_without_kernels: float | None = None
+    """The same without the largest size of kernels; far above 1 if the builder converted weights to a wider type."""
+    layer_formats: dict[str, int] | None = None
+    """Output format -> number of layers, from the engine inspector; None if no GPU could load the engine."""
 
 
 class BuildOptions(Schema):
-    """What the user of a builder chooses."""
+    """Options of an engine build."""
 
     opt_batch: tuple[PositiveInt, ...] = ()
-    """Batches to tune for, an optimization profile each; by default the largest, at most 8."""
+    """Batch sizes to optimize for, one optimization profile each; by default the largest, at most 8."""
     workspace_mib: PositiveInt = DEFAULT_WORKSPACE_MIB
-    """Device memory the builder may plan with."""
-    level: Annotated[int, Field(ge=0, le=5)] = 3
-    """How long the builder searches for fast kernels, 0 to 5."""
+    """Limit of the builder's workspace in device memory."""
+    optimization_level: Annotated[int, Field(ge=0, le=5)] = 3
+    """Effort of the search for fast kernels."""
     tf32: bool = False
-    """Let FP32 layers round their factors to TF32 on GPUs that have it: faster, and no longer FP32."""
+    """Allow FP32 layers to round their inputs to TF32, which is faster and less accurate."""
     compatibility: Literal["none", "ampere_plus", "same_compute_capability"] = "none"
-    """GPUs besides this one that a TensorRT engine shall run on; TensorRT-RTX has its own rule."""
+    """Hardware compatibility of a TensorRT engine; TensorRT-RTX ignores it."""
     timing_cache: Path | None = None
-    """TensorRT's timings are read from here and added to; TensorRT-RTX keeps none."""
+    """TensorRT's timing cache, read and extended; TensorRT-RTX has none."""
 
 
 class EngineMetadata(Schema):
-    """What is known of an engine file without opening it."""
+    """Metadata of an engine file."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     device: str
-    """`portable`, or the name of the GPU it was built on."""
+    """`portable`, or the name of the GPU the engine was built on."""
     compute_capability: str | None
-    """Of that GPU, such as 9.0."""
+    """Compute capability of that GPU, such as 9.0."""
     driver_cuda: str | None = None
-    """The newest CUDA that its driver could run, such as 13.0."""
+    """Latest CUDA version that the GPU's driver supports, such as 13.0."""
     builder: Builder
     builder_version: str
-    onnx: str
-    """The ONNX file it was built from."""
+    onnx_file: str
+    """The ONNX file from which the engine was built."""
     onnx_sha256: str
     engine_sha256: str
     engine_bytes: int
     batch: BatchProfile
-    """All batches it takes."""
-    profiles: tuple[BatchProfile, ...] = ()
-    """Its optimization profiles, by their largest batch; none stands for `batch` alone."""
+    """All batch sizes that the engine accepts."""
+    batch_profiles: tuple[BatchProfile, ...] = ()
+    """Optimization profiles, by their largest batch; empty if `batch` is the only one."""
     tile_px: tuple[int, int]
     """(height, width)."""
-    tiles: TileProfile | None = None
-    """Where it takes tiles of several sizes."""
+    tile_profile: TileProfile | None = None
+    """Tile sizes, if the engine accepts several."""
     workspace_mib: int
-    level: int = 3
-    """The builder's optimization level."""
+    optimization_level: int = 3
     compatibility: str = "none"
-    """GPUs besides the one it was built on that it runs on."""
+    """Hardware compatibility."""
     tf32: bool
-    """Whether FP32 convolutions may round their inputs to TF32."""
+    """Whether FP32 layers may round their inputs to TF32."""
     build_seconds: float
-    precision_asked: Precision
-    precision_delivered: DeliveredPrecision
+    requested_precision: Precision
+    delivered_precision: DeliveredPrecision
 
 
 def engine_metadata_path(path: Path) -> Path:
-    """Return where the sidecar of an engine file lies."""
+    """Return the path of the metadata of an engine file."""
     return path.with_suffix(".json")
 
 
 def read_engine_metadata(path: Path) -> EngineMetadata:
-    """Read a sidecar.
+    """Return the metadata of an engine.
 
     Raises:
-        BundleError: It does not hold.
+        BundleError: The file cannot be read or is invalid.
     """
-    try:
-        return EngineMetadata.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
-        raise BundleError(f"{path} is not an engine's sidecar ({error})", hint="Build the engine again.") from error
+    hint = "Build the engine again with `ifkd engine`."
+    return read_versioned(path, EngineMetadata, hint=hint, error_type=BundleError)
 
 
 def require_delivered(delivered: DeliveredPrecision, precision: Precision, name: str) -> None:
-    """Refuse an engine that is less than was asked for, by its size and, where they are known, its layers.
+    """Check the precision of an engine by its size and, if known, the formats of its layers.
 
     Raises:
-        EngineError: It is far larger than its weights, so they were widened; or no layer has the precision.
+        EngineError: The engine is too large for its weights, or no layer has the precision.
     """
-    ratio = delivered.weights_to_weights
-    if precision in WIDENED and ratio is not None and ratio > LARGEST_ENGINE_TO_WEIGHTS:
+    ratio = delivered.size_ratio_without_kernels
+    if precision in SIZE_CHECKED and ratio is not None and ratio > MAX_SIZE_RATIO:
         raise EngineError(
-            f"{name} would not be {precision}: its weights were widened",
-            got=f"{ratio:g} times the size of the ONNX file's weights, kernels left out",
-            expected=f"at most {LARGEST_ENGINE_TO_WEIGHTS:g}",
+            f"The engine {name} is too large for {precision}: the builder converted weights to a wider type",
+            got=f"{ratio:g} times the size of the ONNX file's weights, without kernels",
+            expected=f"at most {MAX_SIZE_RATIO:g}",
             hint="Use another version of the builder, or another precision.",
         )
-    words = LAYER_WORDS.get(precision)
-    if delivered.layers and words and not any(word in kind for kind in delivered.layers for word in words):
+    words = LAYER_FORMAT_WORDS.get(precision)
+    formats = delivered.layer_formats
+    if formats and words and not any(word in kind for kind in formats for word in words):
         raise EngineError(
-            f"{name} would not be {precision}: no layer of it computes so",
-            got=", ".join(f"{count} {kind}" for kind, count in delivered.layers.items()),
+            f"No layer of the engine {name} computes in {precision}",
+            got=", ".join(f"{count} {kind}" for kind, count in formats.items()),
             expected=" or ".join(words),
             hint="Use another version of the builder, or another precision.",
         )

@@ -1,1 +1,1 @@
-"""INT8 quantization: calibration, sensitivity, and the decision whether to ship."""
+"""INT8 quantization: calibration, sensitivity analysis, benchmark and decision."""

@@ -1,53 +1,100 @@
-"""Whether an INT8 file is worth it: what it loses against the file one would take otherwise, and its speed."""
+"""Decision whether to use an INT8 file: its accuracy and speed against the floating-point files."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 
-from export.bundle.manifest import Precision, QuantizationDecision, Speedup
+from export.bundle.manifest import Int8Speedup, Precision, QuantizationDecision, QuantizationRecord
+from export.int8.benchmark import measure_latency_ms, speedup_over
+from export.int8.calibration import ValidationTiles
+from export.int8.sensitivity import per_class_loss_of
+from ifkd.core.environment import usable_cores
 
-LEAST_SPEED_UP = 1.1
-"""A file that is not faster by this is not worth a second look at its accuracy."""
-LARGEST_CLASS_LOSS = 0.02
-"""Largest loss of AP of any class."""
+MIN_SPEEDUP = 1.1
+MAX_CLASS_LOSS = 0.02
+"""Largest loss of AP of a class."""
+
+
+@dataclass(frozen=True, slots=True)
+class FloatBaseline:
+    """The floating-point file that would be used without INT8."""
+
+    precision: Precision
+    paths: Mapping[Precision, Path]
+    """All floating-point files by precision."""
+    tiles: ValidationTiles
+    map_loss: float
+    """mAP of the FP32 file minus mAP of the baseline."""
+    per_class_loss: Mapping[str, float]
+    """Loss of AP by class."""
+
+    @classmethod
+    def measure(cls, paths: Mapping[Precision, Path], tiles: ValidationTiles) -> "FloatBaseline":
+        """Measure the FP16 file, or the FP32 file if there is no other."""
+        precision: Precision = "fp16" if "fp16" in paths else "fp32"
+        reference = tiles.evaluate(paths["fp32"])
+        metrics = reference if precision == "fp32" else tiles.evaluate(paths[precision])
+        map_loss = reference.mean_ap - metrics.mean_ap
+        return cls(precision, paths, tiles, map_loss, per_class_loss_of(reference, metrics))
+
+    def decide(self, path: Path, record: QuantizationRecord, precision: Precision) -> QuantizationDecision:
+        """Return the decision on an INT8 file; the losses in its record are relative to FP32."""
+        # The file for TensorRT also runs on a CPU, but its latency there is irrelevant.
+        timed = precision == "int8-cpu"
+        latency = measure_latency_ms({precision: path, **self.paths}, self.tiles.pixels[0]) if timed else {}
+        decision = decide(
+            baseline=self.precision,
+            map_loss=record.map_loss - self.map_loss,
+            per_class_loss={name: loss - self.per_class_loss[name] for name, loss in record.per_class_loss.items()},
+            max_map_loss=record.max_map_loss,
+            speedup={
+                name: speedup_over(latency[precision], other) for name, other in latency.items() if name != precision
+            },
+        )
+        return decision.model_copy(update={"latency": latency, "threads": usable_cores() if timed else None})
 
 
 def decide(
     *,
-    against: Precision,
+    baseline: Precision,
     map_loss: float,
     per_class_loss: Mapping[str, float],
     max_map_loss: float,
-    speed_up: Mapping[Precision, Speedup],
+    speedup: Mapping[Precision, Int8Speedup],
 ) -> QuantizationDecision:
-    """Return the verdict on an INT8 file.
+    """Return the decision on an INT8 file.
 
-    It is worth it when mAP and the AP of each class hold and it is faster than every file in float, in the slowest
-    round too. Where nothing was timed it is not worth it when accuracy does not hold, and else undecided.
+    The file is recommended if mAP and the AP of each class decrease by no more than their limits, and if it is faster
+    than every floating-point file, also in its slowest round. Without a latency measurement, it is not recommended if
+    its accuracy is insufficient, and otherwise the decision is None.
 
     Args:
-        against: The file whose accuracy it is compared with.
-        map_loss: mAP of that file less that of the INT8 file.
+        baseline: Precision of the file to which accuracy is compared.
+        map_loss: mAP of the baseline minus mAP of the INT8 file.
         per_class_loss: Loss of AP by class.
         max_map_loss: Largest loss of mAP.
-        speed_up: By the file it was timed beside; empty for a file that is meant for another machine.
+        speedup: Speedup over each floating-point file; empty if latency was not measured.
     """
-    reasons, told = [], [f"mAP changes by {-100 * map_loss:+.2f} points"]
+    against, neutral = [], [f"mAP changes by {-100 * map_loss:+.2f} points"]
     if map_loss > max_map_loss:
-        reasons.append(f"it loses {100 * map_loss:.2f} points of mAP, more than {100 * max_map_loss:g}")
+        against.append(f"mAP decreases by {100 * map_loss:.2f} points, more than {100 * max_map_loss:g}")
     if per_class_loss:
         worst = max(per_class_loss, key=lambda name: per_class_loss[name])
-        told.append(f"AP of {worst}, the class that loses most, by {-100 * per_class_loss[worst]:+.2f}")
-        if per_class_loss[worst] > LARGEST_CLASS_LOSS:
-            reasons.append(f"{worst} loses {100 * per_class_loss[worst]:.2f} points of AP")
-    for name, one in speed_up.items():
-        line = f"{one.median:.2f} times as fast as {name} (rounds {one.least:.2f} to {one.most:.2f})"
-        (told if one.median >= LEAST_SPEED_UP and one.least > 1 else reasons).append(line)
-    if not speed_up:
-        told.append("its speed is unmeasured, as it is meant for a GPU")
+        neutral.append(
+            f"AP of {worst}, the class with the largest loss, changes by {-100 * per_class_loss[worst]:+.2f}"
+        )
+        if per_class_loss[worst] > MAX_CLASS_LOSS:
+            against.append(f"AP of {worst} decreases by {100 * per_class_loss[worst]:.2f} points")
+    for name, one in speedup.items():
+        text = f"{one.median:.2f} times as fast as {name} (rounds {one.min:.2f} to {one.max:.2f})"
+        (neutral if one.median >= MIN_SPEEDUP and one.min > 1 else against).append(text)
+    if not speedup:
+        neutral.append("its latency is not measured, because it runs on a GPU")
     return QuantizationDecision(
-        against=against,
+        baseline=baseline,
         map_loss=map_loss,
         per_class_loss=dict(per_class_loss),
-        speed_up=dict(speed_up),
-        worth_it=False if reasons else True if speed_up else None,
-        reason="; ".join(reasons or told),
+        speedup=dict(speedup),
+        recommended=False if against else True if speedup else None,
+        reason="; ".join(against or neutral),
     )

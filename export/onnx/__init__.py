@@ -1,1 +1,1 @@
-"""A trained detector as an ONNX file."""
+"""Detectors in their deployed form, and their export to ONNX."""

@@ -1,8 +1,7 @@
-"""Faster R-CNN as it is deployed: the same candidates as the trained detector's, by tensors of fixed size alone.
+"""Faster R-CNN candidates with static shapes only, equal to the trained detector's.
 
-The trained detector suppresses proposals and pools regions with torchvision's operators, whose shapes depend on the
-data and which a builder without a GPU refuses. Here suppression is a fixed number of matrix products, and pooling is
-one GridSample over an atlas of the pyramid's levels.
+torchvision's NMS and RoIAlign operators have data-dependent shapes and cannot be built without a GPU. Here, NMS is a
+fixed number of matrix products, and RoIAlign is one GridSample over an atlas of the pyramid levels.
 """
 
 from collections.abc import Sequence
@@ -12,20 +11,20 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.nn import functional
 
-from export.onnx.topk import UNWANTED, LevelTopK
+from export.onnx.topk import PADDING_LOGIT, LevelTopK
 from ifkd.models import DetectorOutput, FasterRcnn
-from ifkd.models.anchor_assignment import Side, decode, flatten_predictions
+from ifkd.models.box_coder import Side, decode_boxes, flatten_predictions
 from ifkd.models.roi_head import DELTA_WEIGHTS, POOLED_LEVELS, POOLED_SIDE, SAMPLING_RATIO
-from ifkd.models.rpn import NMS_IOU, PER_CELL, SMALLEST_SIDE
+from ifkd.models.rpn import ANCHORS_PER_CELL, MIN_SIZE, NMS_IOU
 
-ROUNDS = 16
-"""Rounds of suppression. The result is exact when no chain of boxes, each suppressing the next, is longer."""
+NMS_ROUNDS = 16
+"""Rounds of suppression; the result is exact if no chain of boxes, each suppressing the next, is longer."""
 CANONICAL_SIDE, CANONICAL_LEVEL = 224, 4
 """A region of this side, pixels, is pooled from P4 (Lin et al. 2017, eq. 1)."""
-BEYOND = 8.0
-"""A place outside of the atlas, whose sides are at -1 and 1: samples outside of a level are 0, as GridSample's are."""
+OUTSIDE = 8.0
+"""Grid coordinate outside the atlas, which spans -1 to 1; GridSample returns 0 there, as RoIAlign outside a level."""
 LEVEL_EPSILON = 1e-6
-"""What torchvision adds before rounding a level down."""
+"""Added by torchvision before it rounds a level down."""
 
 
 def candidates(
@@ -33,26 +32,31 @@ def candidates(
     output: DetectorOutput,
     *,
     size: tuple[Side, Side],
-    per_level: int,
-    rooms: Sequence[LevelTopK],
+    max_candidates: int,
+    topk: Sequence[LevelTopK],
 ) -> tuple[Float[Tensor, "batch k 4"], Float[Tensor, "batch k"], Int64[Tensor, "batch k"]]:
-    """Return what `detector.candidates` does, boxes in pixels of `size` (height, width).
+    """Return the result of `detector.candidates`.
 
-    `rooms` tells how many anchors of each level may become proposals.
+    Args:
+        detector: The trained network.
+        output: Its output.
+        size: (height, width) of the tile, pixels.
+        max_candidates: Largest number of proposal-class pairs returned.
+        topk: Anchors of each level that can become proposals.
     """
-    room, classes = detector.config.proposals, detector.num_classes
-    boxes, real = propose(detector, output, size=size, room=room, rooms=rooms)
+    proposals, classes = detector.config.proposals, detector.num_classes
+    boxes, valid = propose(detector, output, size=size, k=proposals, topk=topk)
     strides = detector.strides[:POOLED_LEVELS]
     pooled = pool_regions([output.pyramid[level] for level in range(POOLED_LEVELS)], boxes, strides)
     head = detector.roi_heads
     logits, deltas = head.box_predictor(head.box_head(pooled))
-    scores = logits.softmax(dim=1)[:, 1:].reshape(-1, room, classes) * real[:, :, None]
-    moves = deltas.reshape(-1, room, classes + 1, 4)[:, :, 1:].reshape(-1, room * classes, 4)
-    best, pair = scores.flatten(1).topk(min(per_level, room * classes), dim=1)
-    region = torch.div(pair, classes, rounding_mode="trunc")  # as // here, and one operator in ONNX
-    chosen = moves.gather(1, pair[:, :, None].expand(-1, -1, 4))
-    start = boxes.gather(1, region[:, :, None].expand(-1, -1, 4))
-    return decode(start, chosen, size, weights=DELTA_WEIGHTS), best, pair - region * classes
+    scores = logits.softmax(dim=1)[:, 1:].reshape(-1, proposals, classes) * valid[:, :, None]
+    class_deltas = deltas.reshape(-1, proposals, classes + 1, 4)[:, :, 1:].reshape(-1, proposals * classes, 4)
+    best, index = scores.flatten(1).topk(min(max_candidates, proposals * classes), dim=1)
+    proposal = torch.div(index, classes, rounding_mode="trunc")  # same as //, but one ONNX operator
+    best_deltas = class_deltas.gather(1, index[:, :, None].expand(-1, -1, 4))
+    best_boxes = boxes.gather(1, proposal[:, :, None].expand(-1, -1, 4))
+    return decode_boxes(best_boxes, best_deltas, size, weights=DELTA_WEIGHTS), best, index - proposal * classes
 
 
 def propose(
@@ -60,59 +64,59 @@ def propose(
     output: DetectorOutput,
     *,
     size: tuple[Side, Side],
-    room: int,
-    rooms: Sequence[LevelTopK],
-) -> tuple[Float[Tensor, "batch room 4"], Float[Tensor, "batch room"]]:
-    """Return the `room` best proposals of each image, and 1 for each that is one; the rest are empty boxes."""
-    starts, moves, bests = [], [], []
+    k: int,
+    topk: Sequence[LevelTopK],
+) -> tuple[Float[Tensor, "batch k 4"], Float[Tensor, "batch k"]]:
+    """Return the k best proposals of each image and a mask, 1 for a proposal and 0 for padding (an empty box)."""
+    level_boxes, level_deltas, level_scores = [], [], []
     levels = detector.anchors(output)
-    width = max(level.kept for level in rooms)
-    for level, anchors, logits, deltas in zip(rooms, levels, output.logits, output.deltas, strict=True):
-        # Anchors that fill a level up are boxes without a side, and so no proposals.
-        objectness = level.filled(flatten_predictions(logits, PER_CELL)[:, :, 0], UNWANTED, axis=-1)
-        best, index = objectness.topk(level.kept, dim=1)
-        every_move = level.filled(flatten_predictions(deltas, PER_CELL), axis=-2)
-        chosen = every_move.gather(1, index[:, :, None].expand(-1, -1, 4))
-        # Levels come to one length, so that all are decoded and suppressed at once.
-        short = width - level.kept
-        starts.append(functional.pad(level.filled(anchors, axis=-2)[index], (0, 0, 0, short)))
-        moves.append(functional.pad(chosen, (0, 0, 0, short)))
-        bests.append(functional.pad(best, (0, short)))
-    every_box = decode(torch.cat(starts, dim=1), torch.cat(moves, dim=1), size)
-    every_score = torch.cat(bests, dim=1).sigmoid()
-    kept = suppress(every_box.reshape(-1, width, 4), iou=NMS_IOU, smallest_side=SMALLEST_SIDE)
-    every_score = torch.where(kept.reshape(-1, width * len(levels)), every_score, -torch.ones_like(every_score))
-    short = room - every_score.shape[1]
-    if short > 0:
-        every_box = functional.pad(every_box, (0, 0, 0, short))
-        every_score = functional.pad(every_score, (0, short), value=-1.0)
-    best, index = every_score.topk(room, dim=1)
-    real = (best >= 0).to(every_box.dtype)
-    return every_box.gather(1, index[:, :, None].expand(-1, -1, 4)) * real[:, :, None], real
+    width = max(level.k for level in topk)
+    for level, anchors, logits, deltas in zip(topk, levels, output.logits, output.deltas, strict=True):
+        # Padding anchors are boxes of size 0, which NMS drops.
+        objectness = level.padded(flatten_predictions(logits, ANCHORS_PER_CELL)[:, :, 0], PADDING_LOGIT, axis=-1)
+        best, index = objectness.topk(level.k, dim=1)
+        padded_deltas = level.padded(flatten_predictions(deltas, ANCHORS_PER_CELL), axis=-2)
+        best_deltas = padded_deltas.gather(1, index[:, :, None].expand(-1, -1, 4))
+        # All levels get the same length, so that one decode and one NMS process them all.
+        padding = width - level.k
+        level_boxes.append(functional.pad(level.padded(anchors, axis=-2)[index], (0, 0, 0, padding)))
+        level_deltas.append(functional.pad(best_deltas, (0, 0, 0, padding)))
+        level_scores.append(functional.pad(best, (0, padding)))
+    boxes = decode_boxes(torch.cat(level_boxes, dim=1), torch.cat(level_deltas, dim=1), size)
+    scores = torch.cat(level_scores, dim=1).sigmoid()
+    kept = suppress(boxes.reshape(-1, width, 4), iou=NMS_IOU, min_side_px=MIN_SIZE)
+    scores = torch.where(kept.reshape(-1, width * len(levels)), scores, -torch.ones_like(scores))
+    padding = k - scores.shape[1]
+    if padding > 0:
+        boxes = functional.pad(boxes, (0, 0, 0, padding))
+        scores = functional.pad(scores, (0, padding), value=-1.0)
+    best, index = scores.topk(k, dim=1)
+    valid = (best >= 0).to(boxes.dtype)
+    return boxes.gather(1, index[:, :, None].expand(-1, -1, 4)) * valid[:, :, None], valid
 
 
 def suppress(
-    boxes: Float[Tensor, "batch n 4"], *, iou: float, smallest_side: float = 0.0, rounds: int = ROUNDS
+    boxes: Float[Tensor, "batch n 4"], *, iou: float, min_side_px: float = 0.0, rounds: int = NMS_ROUNDS
 ) -> Bool[Tensor, "batch n"]:
-    """Return which boxes non-maximum suppression keeps, of boxes that come best first.
+    """Return a mask of the boxes that non-maximum suppression keeps.
 
-    Let S[i, j] = 1 where box i is better than j and overlaps it by more than `iou`. Starting with every box kept,
-    each round keeps those that no kept box suppresses. A box is decided after as many rounds as the longest chain
-    of suppressions that ends in it, so the result is exact where no chain is longer than `rounds`; beyond, what
-    was not decided may be kept or dropped wrongly.
+    Let S[i, j] = 1 if box i has a higher score than j and their IoU exceeds `iou`. All boxes are kept at first; each
+    round keeps the boxes that no kept box suppresses. A box is final after as many rounds as the longest chain of
+    suppressions that ends in it. The result is therefore exact if no chain is longer than `rounds`; the boxes at the
+    end of a longer chain may be kept or dropped incorrectly.
 
     Args:
-        boxes: Pixels, by falling score.
-        iou: A box goes when its IoU with a kept one is above this.
-        smallest_side: Boxes with a shorter side are dropped and suppress nothing.
-        rounds: How often to repeat.
+        boxes: Pixels, by descending score.
+        iou: A box is dropped if its IoU with a kept box is above this.
+        min_side_px: Boxes with a shorter side are dropped and suppress nothing.
+        rounds: Number of rounds.
     """
     extent = boxes[..., 2:] - boxes[..., :2]
-    large = ((extent[..., 0] >= smallest_side) & (extent[..., 1] >= smallest_side)).to(boxes.dtype)
+    large = ((extent[..., 0] >= min_side_px) & (extent[..., 1] >= min_side_px)).to(boxes.dtype)
     area = extent[..., 0] * extent[..., 1]
     x1, y1, x2, y2 = boxes.unbind(dim=-1)
-    shared_area = _shared(x1, x2) * _shared(y1, y2)
-    over = shared_area > iou * (area[:, :, None] + area[:, None, :] - shared_area)
+    intersection = _overlap(x1, x2) * _overlap(y1, y2)
+    over = intersection > iou * (area[:, :, None] + area[:, None, :] - intersection)
     rank = torch.arange(boxes.shape[1], device=boxes.device)
     suppresses = (over & (rank[:, None] < rank[None, :])).to(boxes.dtype)
     large = large[:, None]
@@ -122,38 +126,42 @@ def suppress(
     return kept[:, 0] > 0.5
 
 
-def _shared(low: Float[Tensor, "batch n"], high: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n n"]:
-    """Return the length along one axis that each pair of boxes shares; runtimes are slow where an axis of 2 is last."""
+def _overlap(low: Float[Tensor, "batch n"], high: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n n"]:
+    """Return the overlap of each pair of boxes along one axis.
+
+    The axes are separate because runtimes are slow if the last axis has length 2.
+    """
     return (torch.minimum(high[:, :, None], high[:, None]) - torch.maximum(low[:, :, None], low[:, None])).clamp(min=0)
 
 
 def pool_regions(
     maps: list[Tensor], boxes: Float[Tensor, "batch regions 4"], strides: tuple[int, ...]
 ) -> Float[Tensor, "batch_regions channels side side"]:
-    """Return what torchvision's `MultiScaleRoIAlign(output_size=7, sampling_ratio=2)` does, within 1e-4.
+    """Return the result of torchvision's `MultiScaleRoIAlign(output_size=7, sampling_ratio=2)`, within 1e-4.
 
     Args:
-        maps: The pooled levels, finest first, float32 [batch, channels, h, w].
-        boxes: Pixels of the image.
-        strides: Pixels of the image for one cell, by level.
+        maps: Feature maps, finest first, float32 [batch, channels, h, w].
+        boxes: Regions, pixels of the image.
+        strides: Stride of each map, pixels of the image.
     """
     heights = [level.shape[2] for level in maps]
     width = maps[0].shape[3]
     atlas = torch.cat([functional.pad(level, (0, width - level.shape[3])) for level in maps], dim=2)
     level = _levels(boxes, len(maps))
-    every_level = [
+    # (scale, height, width, first row in the atlas) of each level, then of each region's level
+    geometry = [
         torch.stack([boxes.new_full((), value) for value in (1 / stride, *plane.shape[2:], sum(heights[:index]))])
         for index, (stride, plane) in enumerate(zip(strides, maps, strict=True))
     ]
-    per_level = torch.stack(every_level)[level]
-    y = _sample_points(boxes[..., 1] * per_level[..., 0], boxes[..., 3] * per_level[..., 0])
-    x = _sample_points(boxes[..., 0] * per_level[..., 0], boxes[..., 2] * per_level[..., 0])
-    high, wide, top = per_level[..., 1:2], per_level[..., 2:3], per_level[..., 3:4]
-    inside_y, inside_x = (y >= -1) & (y <= high), (x >= -1) & (x <= wide)
-    y = (top + y.clamp(min=0).minimum(high - 1)) * (2 / boxes.new_full((), sum(heights) - 1)) - 1
-    x = x.clamp(min=0).minimum(wide - 1) * (2 / boxes.new_full((), width - 1)) - 1
-    y = torch.where(inside_y, y, torch.full_like(y, BEYOND))
-    x = torch.where(inside_x, x, torch.full_like(x, BEYOND))
+    region_geometry = torch.stack(geometry)[level]
+    y = _sample_points(boxes[..., 1] * region_geometry[..., 0], boxes[..., 3] * region_geometry[..., 0])
+    x = _sample_points(boxes[..., 0] * region_geometry[..., 0], boxes[..., 2] * region_geometry[..., 0])
+    rows, columns, top = region_geometry[..., 1:2], region_geometry[..., 2:3], region_geometry[..., 3:4]
+    inside_y, inside_x = (y >= -1) & (y <= rows), (x >= -1) & (x <= columns)
+    y = (top + y.clamp(min=0).minimum(rows - 1)) * (2 / boxes.new_full((), sum(heights) - 1)) - 1
+    x = x.clamp(min=0).minimum(columns - 1) * (2 / boxes.new_full((), width - 1)) - 1
+    y = torch.where(inside_y, y, torch.full_like(y, OUTSIDE))
+    x = torch.where(inside_x, x, torch.full_like(x, OUTSIDE))
     regions, points = boxes.shape[1], POOLED_SIDE * SAMPLING_RATIO
     grid = torch.stack(
         [
@@ -170,7 +178,7 @@ def pool_regions(
 
 
 def _levels(boxes: Float[Tensor, "batch regions 4"], count: int) -> Int64[Tensor, "batch regions"]:
-    """Return the level, 0 the finest, that each region is pooled from: by the root of its area."""
+    """Return the index of the level, 0 the finest, that each region is pooled from, by the root of its area."""
     extent = boxes[..., 2:] - boxes[..., :2]
     side = (extent[..., 0] * extent[..., 1]).sqrt().clamp(min=1e-12)
     level = (CANONICAL_LEVEL + (side / CANONICAL_SIDE).log2() + LEVEL_EPSILON).floor() - 2
@@ -178,7 +186,7 @@ def _levels(boxes: Float[Tensor, "batch regions 4"], count: int) -> Int64[Tensor
 
 
 def _sample_points(low: Float[Tensor, "batch regions"], high: Float[Tensor, "batch regions"]) -> Tensor:
-    """Return the places of the samples along one side, in cells of the level; a region is at least a cell long."""
+    """Return the sample coordinates along one axis, in cells of the level; a region is at least one cell long."""
     points = POOLED_SIDE * SAMPLING_RATIO
-    places = (torch.arange(points, dtype=low.dtype, device=low.device) + 0.5) / points
-    return low[..., None] + places * (high - low).clamp(min=1.0)[..., None]
+    positions = (torch.arange(points, dtype=low.dtype, device=low.device) + 0.5) / points
+    return low[..., None] + positions * (high - low).clamp(min=1.0)[..., None]

@@ -1,12 +1,13 @@
-"""Tensor parity: the candidates of an ONNX file against those of the torch graph it came from, box by box.
+"""Tensor parity: compare the candidates of an ONNX file with those of the torch model it was exported from.
 
-Candidates have no promised order and scores tie, so each of a tile's best candidates is matched with its nearest
-counterpart of the same label, in both directions: what one side has and the other lacks counts against the match.
-Where a level's top-k cuts, rounding decides who is in; candidates that close to a cut are not compared.
+The order of candidates is undefined and scores can be equal. Each of a tile's best candidates is therefore matched with
+its nearest counterpart of the same label, in both directions, so that missing and additional candidates both count.
+Candidates with a score close to the lowest one that a level's top-k keeps are not compared: rounding decides which of
+them are kept.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,22 +19,22 @@ from export.precision.ort_session import open_session
 from ifkd.core.detections import Array, Candidates, pairwise_iou
 
 COMPARED_PER_TILE = 100
-"""The best candidates of each tile that are compared, from each side."""
+"""Number of best candidates that are compared per tile and direction."""
 MATCH_IOU = 0.99
 
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
-    """What two arithmetics may differ by."""
+    """Largest allowed differences between two models."""
 
     score: float
     """Largest difference of matched scores."""
     box_px: float
     """Largest difference of matched coordinates, pixels of the tile."""
     matched: float
-    """Least share of candidates with a counterpart."""
+    """Smallest fraction of candidates with a counterpart."""
     cut_margin: float
-    """A candidate is compared when its score is above its level's lowest by this share of it."""
+    """A candidate is compared if its score exceeds the lowest one of its level by more than this fraction."""
 
 
 TOLERANCES: dict[Precision, Tolerance] = {
@@ -43,112 +44,108 @@ TOLERANCES: dict[Precision, Tolerance] = {
 
 
 def check_tensor_parity(
-    graph: ExportableDetector, onnx_path: Path, tiles: Array, *, precision: Precision
+    model: ExportableDetector, onnx_path: Path, tiles: Array, *, precision: Precision
 ) -> TensorParity:
-    """Run torch and ONNX Runtime on the same uint8 tiles and compare their candidates.
+    """Run torch and ONNX Runtime on the same tiles and compare their candidates.
 
     Args:
-        graph: The torch side.
-        onnx_path: The ONNX side, run on the CPU.
+        model: The torch model.
+        onnx_path: The ONNX file; it runs on the CPU.
         tiles: uint8 [tiles, 3, height, width].
-        precision: Chooses the tolerance.
+        precision: Selects the tolerance.
     """
-    reference = [_torch_candidates(graph, tile[None]) for tile in tiles]
+    reference = [_torch_candidates(model, tile[None]) for tile in tiles]
     session = open_session(onnx_path)
     other = [Candidates(*session.run(["boxes", "scores", "labels"], {"tiles": tile[None]})) for tile in tiles]
     return compare_candidates(
-        _stack(reference), _stack(other), levels=graph.level_sizes(), tolerance=TOLERANCES[precision]
+        _concatenate(reference), _concatenate(other), groups=model.candidate_groups(), tolerance=TOLERANCES[precision]
     )
 
 
 def compare_candidates(
-    reference: Candidates, other: Candidates, *, levels: Sequence[tuple[int, bool]], tolerance: Tolerance
+    reference: Candidates, other: Candidates, *, groups: Sequence[tuple[int, bool]], tolerance: Tolerance
 ) -> TensorParity:
-    """Match two answers to the same tiles.
+    """Match two sets of candidates of the same tiles.
 
     Args:
-        reference: One side.
-        other: The other side, of the same shape.
-        levels: How the k candidates follow each other: (number, whether more were cut off), level by level.
+        reference: The first set.
+        other: The second set, of the same shape.
+        groups: (number of candidates, whether top-k dropped others), group by group in the order of the candidates.
         tolerance: Limits.
 
     Returns:
-        The figures. Answers with NaN or infinity are not compared, and where nothing was compared nothing is passed.
+        The differences. If one set contains NaN or infinity, nothing is compared; if nothing is compared, the check
+        fails.
     """
     compared, score_differences, box_differences = 0, [0.0], [0.0]
     matched = 0
     finite = all(np.isfinite(side.scores).all() and np.isfinite(side.boxes).all() for side in (reference, other))
     for tile in range(len(reference) if finite else 0):
         for this, that in ((reference, other), (other, reference)):
-            chosen = _above_cuts(this.scores[tile], levels, tolerance.cut_margin)
-            compared += len(chosen)
-            for row in chosen.tolist():
-                pair = _nearest(this, row, that, tile, tolerance)
+            best = _best_above_cut(this.scores[tile], groups, tolerance.cut_margin)
+            compared += len(best)
+            for index in best.tolist():
+                pair = _nearest(this, index, that, tile, tolerance)
                 if pair is not None:
                     matched += 1
                     score_differences.append(pair[0])
                     box_differences.append(pair[1])
-    share = matched / compared if compared else 0.0
+    fraction = matched / compared if compared else 0.0
     score, box = max(score_differences), max(box_differences)
-    passed = compared > 0 and share >= tolerance.matched and score <= tolerance.score and box <= tolerance.box_px
+    passed = compared > 0 and fraction >= tolerance.matched and score <= tolerance.score and box <= tolerance.box_px
     return TensorParity(
         tiles=len(reference),
         candidates=compared,
-        matched=share,
+        matched=fraction,
         max_score_difference=score,
         max_box_difference_px=box,
-        tolerance={
-            "score": tolerance.score,
-            "box_px": tolerance.box_px,
-            "matched": tolerance.matched,
-            "cut_margin": tolerance.cut_margin,
-        },
+        tolerance=asdict(tolerance),
         passed=passed,
     )
 
 
-def _above_cuts(scores: Array, levels: Sequence[tuple[int, bool]], margin: float) -> Array:
-    """Return the indices of the best candidates of one tile, those near a level's cut left out."""
-    floor = np.empty_like(scores)
+def _best_above_cut(scores: Array, groups: Sequence[tuple[int, bool]], margin: float) -> Array:
+    """Return the indices of the best candidates of one tile, without those close to the lowest score of their group."""
+    lowest = np.empty_like(scores)
     start = 0
-    for size, cut in levels:
-        level = scores[start : start + size]
-        floor[start : start + size] = level.min() * (1 + margin) if cut else -1.0
+    for size, dropped in groups:
+        group = scores[start : start + size]
+        lowest[start : start + size] = group.min() * (1 + margin) if dropped else -1.0
         start += size
-    assert start == len(scores), "levels do not add up to the candidates"
+    assert start == len(scores), "the groups do not add up to the candidates"
     order = np.argsort(-scores, kind="stable")
-    return order[~(scores[order] <= floor[order])][:COMPARED_PER_TILE]
+    return order[~(scores[order] <= lowest[order])][:COMPARED_PER_TILE]
 
 
 def _nearest(
-    this: Candidates, row: int, that: Candidates, tile: int, tolerance: Tolerance
+    this: Candidates, index: int, that: Candidates, tile: int, tolerance: Tolerance
 ) -> tuple[float, float] | None:
-    """Return score and box difference to the nearest counterpart of a candidate, or None when there is none."""
-    same = np.flatnonzero(that.labels[tile] == this.labels[tile, row])
-    box = this.boxes[tile, row]
+    """Return the differences in score and box to the nearest counterpart of a candidate, or None if it has none."""
+    same = np.flatnonzero(that.labels[tile] == this.labels[tile, index])
+    box = this.boxes[tile, index]
     box_difference = np.abs(that.boxes[tile, same] - box).max(axis=1, initial=0.0)
     iou = pairwise_iou(box[None], that.boxes[tile, same])[0]
-    # A box cut to a line at the tile's edge has no area and no IoU; its coordinates still tell.
+    # A box clipped to the tile's edge can have no area and thus no IoU; compare its coordinates.
     near = (iou >= MATCH_IOU) | (box_difference <= tolerance.box_px)
     if not near.any():
         return None
-    score_difference = np.abs(that.scores[tile, same] - this.scores[tile, row])
+    score_difference = np.abs(that.scores[tile, same] - this.scores[tile, index])
     distance = score_difference / tolerance.score + box_difference / tolerance.box_px
-    best = np.where(near, distance, np.inf).argmin()
-    if not np.isfinite(distance[best]):
+    nearest = np.where(near, distance, np.inf).argmin()
+    if not np.isfinite(distance[nearest]):
         return None
-    return float(score_difference[best]), float(box_difference[best])
+    return float(score_difference[nearest]), float(box_difference[nearest])
 
 
-def _torch_candidates(graph: ExportableDetector, tiles: Array) -> Candidates:
+def _torch_candidates(model: ExportableDetector, tiles: Array) -> Candidates:
     with torch.inference_mode():
-        boxes, scores, labels = graph(torch.from_numpy(np.ascontiguousarray(tiles)))
+        boxes, scores, labels = model(torch.from_numpy(np.ascontiguousarray(tiles)))
     return Candidates(boxes.numpy(), scores.numpy(), labels.numpy())
 
 
-def _stack(answers: Sequence[Candidates]) -> Candidates:
+def _concatenate(parts: Sequence[Candidates]) -> Candidates:
     return Candidates(
-        np.concatenate([answer.boxes for answer in answers]),
-        np.concatenate([answer.scores for answer in answers]),
-        np.concatenate([answer.labels for answer in answers]),
+        np.concatenate([part.boxes for part in parts]),
+        np.concatenate([part.scores for part in parts]),
+        np.concatenate([part.labels for part in parts]),
     )

@@ -1,7 +1,7 @@
-"""How many candidates of each pyramid level a graph looks at: one number, whatever the size of the tile.
+"""Number of candidates per pyramid level, the same for every tile size.
 
-A level of a small tile may have fewer than are looked at in a large one. It is then filled up with anchors that
-nothing chooses, so that no shape of the graph's answer hangs on the tile's.
+In a small tile, a level can have fewer anchors than top-k takes. The level is then padded with anchors that top-k ranks
+last, so that no output shape depends on the size of the tile.
 """
 
 from collections.abc import Sequence
@@ -12,50 +12,50 @@ from torch.nn import functional
 
 from ifkd.core.input_shapes import InputShapes
 
-UNWANTED = -1e30
-"""The logit of an anchor that only fills up."""
+PADDING_LOGIT = -1e30
+"""Logit of a padding anchor."""
 
 
 @dataclass(frozen=True, slots=True)
 class LevelTopK:
-    """What a graph looks at of one level."""
+    """Top-k of one pyramid level."""
 
-    kept: int
-    """The best so many values are looked at."""
-    short: int
-    """Anchors that the level of the smallest tile lacks for that."""
+    k: int
+    """Number of candidates kept."""
+    padding: int
+    """Number of anchors appended so that the smallest tile has k candidates, too."""
 
-    def filled(self, anchors: Tensor, value: float = 0.0, *, axis: int) -> Tensor:
-        """Return values by anchor, with those of the absent anchors behind them.
+    def padded(self, values: Tensor, fill: float = 0.0, *, axis: int) -> Tensor:
+        """Return `values` with entries for the padding anchors appended.
 
         Args:
-            anchors: Any values; `axis` counts the anchors.
-            value: Of an absent anchor.
-            axis: Negative, from the last.
+            values: One entry per anchor along `axis`.
+            fill: Value of a padding anchor.
+            axis: Negative, counted from the last.
         """
-        return functional.pad(anchors, (0, 0) * (-1 - axis) + (0, self.short), value=value) if self.short else anchors
+        return functional.pad(values, (0, 0) * (-1 - axis) + (0, self.padding), value=fill) if self.padding else values
 
 
 def level_topk(
-    strides: Sequence[int], sizes: InputShapes, *, per_cell: int, values: int = 1, most: int
+    strides: Sequence[int], shapes: InputShapes, *, anchors_per_cell: int, values_per_anchor: int = 1, max_k: int
 ) -> tuple[LevelTopK, ...]:
-    """Return the room of each level.
+    """Return the top-k of each level.
 
     Args:
-        strides: Pixels of the tile for a cell, by level.
-        sizes: The tiles that the graph takes.
-        per_cell: Anchors of a cell.
-        values: Values of an anchor, such as one for each class.
-        most: Values that are looked at, where a level has as many.
+        strides: Stride of each level, pixels of the tile.
+        shapes: Tile sizes that the model accepts.
+        anchors_per_cell: Anchors at each position.
+        values_per_anchor: Scores of an anchor, such as one per class.
+        max_k: Candidates per level, if the level of the largest tile has as many.
     """
-    rooms = []
+    levels = []
     for stride in strides:
-        largest, smallest = (cells(size, stride) * per_cell for size in (sizes.largest, sizes.smallest))
-        kept = min(most, largest * values)
-        rooms.append(LevelTopK(kept, max(0, -(-kept // values) - smallest)))
-    return tuple(rooms)
+        largest, smallest = (_cells(size, stride) * anchors_per_cell for size in (shapes.largest, shapes.smallest))
+        k = min(max_k, largest * values_per_anchor)
+        levels.append(LevelTopK(k, max(0, -(-k // values_per_anchor) - smallest)))
+    return tuple(levels)
 
 
-def cells(size: tuple[int, int], stride: int) -> int:
-    """Return the cells of a level in a tile of (height, width)."""
+def _cells(size: tuple[int, int], stride: int) -> int:
+    """Return the number of positions of a level in a tile of (height, width)."""
     return -(-size[0] // stride) * -(-size[1] // stride)

@@ -1,1 +1,1 @@
-"""FP16 models and the precision of the layers in an ONNX file."""
+"""ONNX files: their precision, conversion to FP16, and ONNX Runtime sessions."""

@@ -1,7 +1,7 @@
-"""Which nodes of an ONNX file FP16 cannot hold: found by running the FP32 file, and left in FP32 in its FP16 copy.
+"""Nodes of an ONNX file that overflow in FP16, found by running the FP32 file on sample tiles.
 
-FP16 ends at 65504. A value beyond becomes infinite, and from there on an answer is rubbish without an error. So the
-largest magnitude of everything that would become FP16 is measured on tiles, with room for tiles that were not seen.
+The largest FP16 value is 65504. Larger values overflow to infinity, and the output is silently wrong. The largest
+magnitude of each value that would become FP16 is therefore measured, with a margin for other tiles.
 """
 
 import tempfile
@@ -11,47 +11,52 @@ from typing import Any
 
 import numpy as np
 
-from export.precision.fp16 import LARGEST_FP16, between_layers, load_onnx
+from export.precision.fp16 import MAX_FP16
+from export.precision.layers import nodes_between_layers
+from export.precision.onnx_files import import_onnx, load_with_shapes
 from export.precision.ort_session import open_session
 from ifkd.core.detections import Array
 
-HEADROOM = 8.0
-"""How many times larger a value may be on a tile that was not measured."""
+MARGIN = 8.0
+"""Factor by which a value of another tile may exceed the measured one."""
 
 
 def fp16_overflow_nodes(path: Path, tiles: Array) -> dict[str, float]:
-    """Return the nodes that must stay FP32 and the largest magnitude that each of them takes, gives or weighs with.
+    """Return the nodes that must stay FP32, with the largest magnitude among their inputs, outputs and weights.
 
     Args:
         path: The FP32 file.
-        tiles: uint8 [tiles, 3, height, width] to measure on.
+        tiles: Sample tiles, uint8 [tiles, 3, height, width].
     """
-    onnx = load_onnx()
-    model = onnx.shape_inference.infer_shapes(onnx.load(str(path)), strict_mode=True, data_prop=True)
-    graph = model.graph
+    onnx = import_onnx()
+    model = load_with_shapes(path)
+    graph, float32 = model.graph, onnx.TensorProto.FLOAT
     weights = {
-        tensor.name: _largest(onnx.numpy_helper.to_array(tensor))
+        tensor.name: _max_magnitude(onnx.numpy_helper.to_array(tensor))
         for tensor in graph.initializer
-        if tensor.data_type == onnx.TensorProto.FLOAT
+        if tensor.data_type == float32
     }
-    floats = {value.name for value in graph.value_info if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT}
-    low = between_layers(graph)
-    touched = {node.name: [*node.input, *node.output] for node in graph.node if node.name in low}
-    wanted = sorted({name for names in touched.values() for name in names if name in floats})
-    measured = _measured(model, wanted, tiles)
-    found = {}
-    for node, names in touched.items():
+    fp32_values = {value.name for value in graph.value_info if value.type.tensor_type.elem_type == float32}
+    fp16_nodes = nodes_between_layers(graph)
+    values_of = {node.name: [*node.input, *node.output] for node in graph.node if node.name in fp16_nodes}
+    activations = sorted({name for names in values_of.values() for name in names if name in fp32_values})
+    measured = _measure(model, activations, tiles)
+    overflowing = {}
+    for node, names in values_of.items():
         value = max((measured[name] for name in names if name in measured), default=0.0)
         weight = max((weights[name] for name in names if name in weights), default=0.0)
-        # Not even a NaN passes; a weight is the same on every tile and needs no room.
-        if not (value * HEADROOM <= LARGEST_FP16 and weight <= LARGEST_FP16):
-            found[node] = max(value, weight)
-    return found
+        # The negation also catches NaN. A weight does not depend on the tile and needs no margin.
+        if not (value * MARGIN <= MAX_FP16 and weight <= MAX_FP16):
+            overflowing[node] = max(value, weight)
+    return overflowing
 
 
-def _measured(model: Any, names: Sequence[str], tiles: Array) -> dict[str, float]:
-    """Return the largest magnitude of some of a graph's values over all tiles; only scalars leave the runtime."""
-    onnx = load_onnx()
+def _measure(model: Any, names: Sequence[str], tiles: Array) -> dict[str, float]:
+    """Return the largest magnitude of some values of a model over all tiles.
+
+    The maximum is computed inside the model, so that only scalars are returned.
+    """
+    onnx = import_onnx()
     del model.graph.output[:]
     for number, name in enumerate(names):
         magnitude, peak = f"magnitude_{number}", f"peak_{number}"
@@ -66,6 +71,6 @@ def _measured(model: Any, names: Sequence[str], tiles: Array) -> dict[str, float
     return dict(zip(names, peaks.max(axis=0).tolist(), strict=True))
 
 
-def _largest(values: Array) -> float:
-    """Return the largest magnitude of a weight; infinity itself is meant, as in the limits of a clip."""
+def _max_magnitude(values: Array) -> float:
+    """Return the largest finite magnitude of a weight; infinity is intended, as in the limits of a Clip."""
     return float(np.abs(values[np.isfinite(values)]).max(initial=0.0))

@@ -1,31 +1,72 @@
-"""ONNX Runtime on the CPU, as the exporter's checks use it."""
+"""ONNX Runtime sessions, for export and for the engines of `deploy`."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ifkd.core.errors import EngineError, MissingExtraError
 
+CPU_PROVIDER = "CPUExecutionProvider"
 
-def open_session(path: Path, *, awake: bool = False) -> Any:
-    """Return a session of an ONNX file on the CPU.
+
+def import_onnxruntime(*, need: str = "Checking ONNX files", gpu: bool = False) -> Any:
+    """Return the package onnxruntime.
 
     Args:
-        path: The file.
-        awake: Let threads wait actively between operators, as engines do, instead of sleeping.
+        need: Subject of the error message: what needs the package.
+        gpu: Name onnxruntime-gpu in the error message.
 
     Raises:
-        EngineError: ONNX Runtime cannot load the file.
         MissingExtraError: ONNX Runtime is not installed.
     """
     try:
         import onnxruntime  # noqa: PLC0415
     except ImportError as error:
-        raise MissingExtraError("onnxruntime", extra="cpu", need="Checking ONNX files") from error
+        package, extra = ("onnxruntime-gpu", "gpu") if gpu else ("onnxruntime", "cpu")
+        raise MissingExtraError(package, extra=extra, need=need) from error
+    return onnxruntime
+
+
+def open_session(
+    path: Path,
+    *,
+    providers: Sequence[tuple[str, Mapping[str, str]]] = ((CPU_PROVIDER, {}),),
+    threads: int | None = None,
+    spin: bool = False,
+) -> Any:
+    """Return an ONNX Runtime session of an ONNX file.
+
+    Args:
+        path: The file.
+        providers: Execution providers in order of preference, each with its options; by default the CPU.
+        threads: CPU threads; by default ONNX Runtime's choice.
+        spin: Let threads spin between the operators of a call, which is faster. Between calls they always sleep, so
+            that the cores are free for other work.
+
+    Raises:
+        EngineError: ONNX Runtime cannot load the file or start the first provider.
+        MissingExtraError: ONNX Runtime is not installed.
+    """
+    onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(awake)))
-    options.add_session_config_entry("session.force_spinning_stop", "1")  # between calls they always sleep
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spin)))
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    if len(providers) > 1:
+        onnxruntime.preload_dlls()  # CUDA's libraries from their wheels, if they are not installed on the system
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime's own exceptions share no base class.
+        session = onnxruntime.InferenceSession(str(path), options, providers=list(providers))
+    except Exception as error:  # ONNX Runtime's exceptions share no base class
         raise EngineError(f"ONNX Runtime cannot load {path} ({error})", hint="Export the bundle again.") from error
+    # ONNX Runtime drops a provider that cannot start, without an error.
+    used = session.get_providers()
+    if used[0] != providers[0][0]:
+        raise EngineError(
+            f"ONNX Runtime could not start {providers[0][0]}",
+            got=f"{', '.join(used)} instead",
+            hint="Run `ifkd doctor`, which compares the driver, CUDA and the packages.",
+        )
+    return session

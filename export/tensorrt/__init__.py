@@ -1,1 +1,1 @@
-"""Engines built by TensorRT or TensorRT-RTX."""
+"""Engines of TensorRT and TensorRT-RTX."""

@@ -1,8 +1,8 @@
-"""NVIDIA's software, asked for late and carefully: TensorRT's modules, its messages, and the GPU of this machine.
+"""TensorRT and cuda-python: late imports, names for annotations, log messages, and the GPU of this machine.
 
-Neither TensorRT nor cuda-python can be imported everywhere and neither is typed, so their classes are named here for
-annotations alone. A test takes the annotations at their word: it follows every value of these types through our
-sources and looks up each attribute, enum and argument list in the real packages.
+Neither package is installed everywhere, and neither is typed. The aliases below name their classes in annotations. A
+test follows the values of these types through the sources and checks each attribute, enum and call against the real
+packages.
 """
 
 import importlib
@@ -16,10 +16,10 @@ from ifkd.core.errors import EngineError, MissingExtraError
 logger = logging.getLogger(__name__)
 
 OLDEST_TENSORRT = (10, 1)
-"""The first with `ICudaEngine.device_memory_size_v2`, by which execution contexts share memory."""
+"""First version with `ICudaEngine.device_memory_size_v2`, which lets execution contexts share memory."""
 
 Module: TypeAlias = Any
-"""`tensorrt` or `tensorrt_rtx`; below are classes of either."""
+"""`tensorrt` or `tensorrt_rtx`; the next aliases are their classes."""
 TrtBuilder: TypeAlias = Any
 IBuilderConfig: TypeAlias = Any
 ICudaEngine: TypeAlias = Any
@@ -28,7 +28,7 @@ IHostMemory: TypeAlias = Any
 ILogger: TypeAlias = Any
 INetworkDefinition: TypeAlias = Any
 CudaRuntime: TypeAlias = Any
-"""The module `cuda.bindings.runtime`; below are types of it."""
+"""`cuda.bindings.runtime`; the next aliases are its types."""
 CudaEvent: TypeAlias = Any
 CudaFunction: TypeAlias = Any
 CudaGraph: TypeAlias = Any
@@ -42,42 +42,42 @@ class Gpu:
     capability: str
     """Compute capability, such as 9.0."""
     driver_cuda: str
-    """The newest CUDA that its driver can run, such as 13.0."""
+    """Latest CUDA version that its driver supports, such as 13.0."""
 
 
 class MessageLog:
-    """TensorRT's messages: errors are kept for our own errors, the rest goes to logging."""
+    """Messages of TensorRT: errors are collected, all messages are logged."""
 
     def __init__(self) -> None:
         self.errors: list[str] = []
 
     def of(self, trt: Module) -> ILogger:
-        """Return the logger object of a module."""
+        """Return a logger object for a module."""
         outer = self
-        grave = (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR)
+        error_levels = (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR)
 
         class Bridge(trt.ILogger):  # type: ignore[misc]
             def __init__(self) -> None:
                 trt.ILogger.__init__(self)
 
             def log(self, severity: Any, message: str) -> None:
-                if severity in grave:
+                if severity in error_levels:
                     outer.errors.append(message)
                 logger.debug("%s: %s", severity, message)
 
         return Bridge()
 
     def first_error(self) -> str:
-        """Return the first error, or that there was none."""
-        return self.errors[0].strip() if self.errors else "it gave no reason"
+        """Return the first error message."""
+        return self.errors[0].strip() if self.errors else "without an error message"
 
 
 def load_tensorrt(builder: Builder) -> tuple[Module, str]:
     """Return the module of a builder and its version.
 
     Raises:
-        MissingExtraError: It is not installed.
-        EngineError: Its libraries cannot be loaded, or it is too old.
+        MissingExtraError: The module is not installed.
+        EngineError: The module's libraries cannot be loaded, or its version is too old.
     """
     try:
         module = importlib.import_module(builder)
@@ -92,7 +92,7 @@ def load_tensorrt(builder: Builder) -> tuple[Module, str]:
     version = str(module.__version__)
     if builder == "tensorrt" and release_of(version) < OLDEST_TENSORRT:
         raise EngineError(
-            "This TensorRT is too old", got=version, expected=f"at least {'.'.join(map(str, OLDEST_TENSORRT))}"
+            "The installed TensorRT is too old", got=version, expected=f"at least {'.'.join(map(str, OLDEST_TENSORRT))}"
         )
     return module, version
 
@@ -101,7 +101,7 @@ def load_cuda(need: str) -> CudaRuntime:
     """Return the CUDA runtime's bindings.
 
     Args:
-        need: What they are needed for, the start of the error's sentence.
+        need: Subject of the error message: what needs the bindings.
 
     Raises:
         MissingExtraError: cuda-python is not installed.
@@ -120,21 +120,21 @@ def gpu_of_this_machine() -> Gpu:
         EngineError: There is no GPU or no driver, or the driver is too old for cuda-python.
         MissingExtraError: cuda-python is not installed.
     """
-    cuda: CudaRuntime = load_cuda("Asking for the GPU")
+    cuda: CudaRuntime = load_cuda("Detecting the GPU")
     _, number = cuda.cudaDriverGetVersion()
     status, properties = cuda.cudaGetDeviceProperties(0)
     if status == cuda.cudaError_t.cudaErrorInsufficientDriver and number:
-        _, wanted = cuda.cudaRuntimeGetVersion()
+        _, required = cuda.cudaRuntimeGetVersion()
         raise EngineError(
             "The GPU's driver is too old for cuda-python",
             got=f"a driver for CUDA {_cuda_version(number)}",
-            expected=f"one for CUDA {_cuda_version(wanted)}",
+            expected=f"one for CUDA {_cuda_version(required)}",
             hint="Update the driver, or install cuda-python of the driver's major version.",
         )
     if status != cuda.cudaError_t.cudaSuccess:
         raise EngineError(
-            f"There is no GPU to use here ({status.name})",
-            hint="TensorRT builds and runs on an NVIDIA GPU with a driver; TensorRT-RTX builds without one.",
+            f"This machine has no usable GPU ({status.name})",
+            hint="TensorRT needs an NVIDIA GPU with a driver; TensorRT-RTX builds engines without a GPU.",
         )
     name = properties.name.decode() if isinstance(properties.name, bytes) else str(properties.name)
     return Gpu(name.strip("\0 "), f"{properties.major}.{properties.minor}", _cuda_version(number))
@@ -147,5 +147,5 @@ def release_of(version: str) -> tuple[int, int]:
 
 
 def _cuda_version(number: int) -> str:
-    """Return 13.0 for 13000, as CUDA counts."""
+    """Return the version of a CUDA version number, such as 13.0 for 13000."""
     return f"{number // 1000}.{number % 1000 // 10}"

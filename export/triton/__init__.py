@@ -1,1 +1,1 @@
-"""Model repositories for Triton Inference Server."""
+"""Model repositories of Triton Inference Server."""

@@ -1,21 +1,21 @@
-"""Protocol Buffers' text format, written: what Triton's config.pbtxt is in."""
+"""Protobuf's text format, the format of Triton's config.pbtxt."""
 
 import json
 from collections.abc import Mapping
 from typing import Any
 
 
-class Word(str):
-    """A value of an enumeration, which stands without quotes."""
+class EnumValue(str):
+    """A value of an enumeration, written without quotes."""
 
     __slots__ = ()
 
 
 def as_text(message: Mapping[str, Any], *, indent: int = 0) -> str:
-    """Return a message as text: mappings are messages, a list repeats its field, and so does a `Word` in one.
+    """Return a message in text format; a list is a repeated field.
 
     Args:
-        message: Field -> its value: a mapping, text, a `Word`, a whole number, a truth value, or a list of these.
+        message: Field -> value: a mapping, a string, an `EnumValue`, an integer, a boolean, or a list of these.
         indent: Spaces before each line.
     """
     lines: list[str] = []
@@ -29,13 +29,13 @@ def as_text(message: Mapping[str, Any], *, indent: int = 0) -> str:
     return "".join(f"{' ' * indent}{line}\n" for line in text.split("\n")) if text else ""
 
 
-def entries(values: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return a map as the entries it is written as."""
+def map_entries(values: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the entries of a map field."""
     return [{"key": key, "value": value} for key, value in values.items()]
 
 
 def _scalar(value: str | int) -> str:
-    if isinstance(value, Word):
+    if isinstance(value, EnumValue):
         return str(value)
-    # JSON's escapes of text are among those that the text format knows.
+    # JSON's string escapes are valid in the text format.
     return json.dumps(value, ensure_ascii=False)

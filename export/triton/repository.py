@@ -1,4 +1,4 @@
-"""A bundle as models of a Triton Inference Server: a folder for each ONNX file and for the engines of each precision.
+"""Export of a bundle to a model repository of Triton Inference Server.
 
 REPOSITORY/
 ├── NAME_onnx_fp32/
@@ -6,321 +6,162 @@ REPOSITORY/
 │   ├── labels.txt                 class names by label
 │   └── 1/model.onnx
 └── NAME_tensorrt_fp16/
-    ├── config.pbtxt               which engine is for which GPU
+    ├── config.pbtxt               maps compute capabilities to engines
     ├── labels.txt
     └── 1/*.engine
 """
 
-import re
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
-from export.bundle.bundle import MANIFEST_NAME, Bundle
-from export.bundle.engine_metadata import BatchProfile, EngineMetadata, engine_metadata_path, read_engine_metadata
-from export.bundle.manifest import Manifest, Precision
-from export.triton.protobuf_text import Word, as_text, entries
-from ifkd.core.errors import BundleError, OutputError, UsageError
-from ifkd.core.files import make_folder, replace_folder, sha256_of
+from export.bundle.bundle import Bundle
+from export.bundle.engine_metadata import EngineMetadata, engine_metadata_path, read_engine_metadata
+from export.triton.model_config import (
+    LABELS_NAME,
+    SOURCE_KEY,
+    TENSORRT_PRECISIONS,
+    Device,
+    InstanceConfig,
+    TritonModel,
+    batch_profiles_of,
+    compute_capability,
+    onnx_model,
+    tensorrt_model,
+)
+from export.triton.protobuf_text import as_text
+from ifkd.core.errors import BundleError, OutputError
+from ifkd.core.files import make_folder, replace_folder
 
-Runtime = Literal["onnx", "tensorrt"]
-Device = Literal["gpu", "cpu"]
-
-CONFIG_NAME, LABELS_NAME, VERSION = "config.pbtxt", "labels.txt", "1"
-SOURCE_KEY = "ifkd.onnx_sha256"
-"""The parameter that ties a served model to a bundle: the digest of the ONNX file that it is, or was built from."""
-FOR_TENSORRT: tuple[Precision, ...] = ("int8",)
-"""Precisions whose ONNX file is made for TensorRT, and runs there only as it should."""
-FOR_CPU: tuple[Precision, ...] = ("int8-cpu",)
-
-
-@dataclass(frozen=True, slots=True)
-class ServedModel:
-    """One model of a repository."""
-
-    name: str
-    runtime: Runtime
-    precision: Precision
-    files: tuple[str, ...]
-    """Files of the bundle that its version holds."""
-    config: dict[str, Any]
-    """What config.pbtxt says."""
+CONFIG_NAME, VERSION = "config.pbtxt", "1"
+DEFAULT_INSTANCES = InstanceConfig()
 
 
 @dataclass(frozen=True, slots=True)
 class RepositoryPlan:
-    """What of a bundle can be served."""
+    """Models of a bundle."""
 
-    models: tuple[ServedModel, ...]
-    left_out: dict[str, str]
-    """File of the bundle -> why no model holds it."""
-
-
-@dataclass(frozen=True, slots=True)
-class InstanceConfig:
-    """Where models compute, and how often at once."""
-
-    device: Device = "gpu"
-    instances: int = 1
-    """Copies of each model on every GPU, or on the CPU."""
-
-    def __post_init__(self) -> None:
-        if self.instances < 1:
-            raise UsageError("A model needs at least one instance", got=self.instances)
+    models: tuple[TritonModel, ...]
+    skipped: dict[str, str]
+    """File of the bundle -> reason why no model contains it."""
 
 
-def model_name(manifest: Manifest, runtime: Runtime, precision: Precision) -> str:
-    """Return what a model is called: the detector's name, what runs it and how precisely."""
-    return f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', manifest.name)}_{runtime}_{precision}"
+def write_repository(bundle: Bundle, folder: Path, instances: InstanceConfig = DEFAULT_INSTANCES) -> RepositoryPlan:
+    """Write the models of a bundle into a repository.
 
-
-def write_repository(bundle: Bundle, folder: Path, hosting: InstanceConfig = InstanceConfig()) -> RepositoryPlan:
-    """Write a bundle's models into a repository, each whole or not at all; models of other names are left alone.
-
-    A model of the same name is replaced. Files are copied, and compared with their digests before.
+    Each model is replaced atomically; models of other names are kept. The digest of every file is checked.
 
     Args:
-        bundle: What is served.
-        folder: The repository; it is made when it is absent.
-        hosting: Where the models compute.
+        bundle: The bundle.
+        folder: The repository; it is created if missing.
+        instances: Device and number of instances.
 
     Raises:
-        BundleError: A file of the bundle is absent or changed, or none can be served.
-        OutputError: A folder of a model's name holds something else, or the repository cannot be written.
+        BundleError: A file of the bundle is missing or its digest differs, or the bundle has no file for Triton.
+        OutputError: A model's folder contains other files, or the repository is not writable.
     """
-    offer = repository_plan(bundle, hosting)
-    if not offer.models:
+    plan = repository_plan(bundle, instances)
+    if not plan.models:
         raise BundleError(
-            f"{bundle.path} has nothing that Triton could serve",
-            got="; ".join(f"{name}: {reason}" for name, reason in offer.left_out.items()) or "no ONNX file",
+            f"{bundle.path} has no file for Triton",
+            got="; ".join(f"{name}: {reason}" for name, reason in plan.skipped.items()) or "no ONNX file",
         )
     try:
-        for model in offer.models:
-            _refuse_foreign(folder / model.name)
+        for model in plan.models:
+            _refuse_other_models(folder / model.name)
         make_folder(folder.parent)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as stage:
-            for model in offer.models:
-                _fill(Path(stage) / model.name, model, bundle)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
+            for model in plan.models:
+                _write_model(Path(temporary) / model.name, model, bundle)
             make_folder(folder)
-            for model in offer.models:
-                replace_folder(Path(stage) / model.name, folder / model.name)
+            for model in plan.models:
+                replace_folder(Path(temporary) / model.name, folder / model.name)
     except OSError as error:
         raise OutputError(
-            f"Cannot write {folder} ({error.strerror or error})", hint="Choose another place, or free space and rights."
+            f"Cannot write {folder} ({error.strerror or error})",
+            hint="Choose another folder, or check permissions and disk space.",
         ) from error
-    return offer
+    return plan
 
 
-def repository_plan(bundle: Bundle, hosting: InstanceConfig) -> RepositoryPlan:
-    """Return a bundle's models and what is left out of them.
+def repository_plan(bundle: Bundle, instances: InstanceConfig) -> RepositoryPlan:
+    """Return the models of a bundle and the files that are skipped.
 
     Raises:
-        BundleError: A sidecar does not hold.
+        BundleError: The metadata of an engine is invalid.
     """
-    models: list[ServedModel] = []
-    left_out: dict[str, str] = {}
+    models: list[TritonModel] = []
+    skipped: dict[str, str] = {}
     for name in bundle.find("onnx"):
         precision = bundle.manifest.files[name].precision
         assert precision is not None
-        if hosting.device == "cpu" and precision in FOR_TENSORRT:
-            left_out[name] = "it is made for TensorRT, which needs a GPU"
+        if instances.device == "cpu" and precision in TENSORRT_PRECISIONS:
+            skipped[name] = "it is made for TensorRT, which needs a GPU"
             continue
-        models.append(_onnx_model(bundle, name, precision, hosting))
+        models.append(onnx_model(bundle, name, precision, instances))
     for precision in dict.fromkeys(bundle.manifest.files[name].precision for name in bundle.find("engine")):
         assert precision is not None
-        engines = {name: _sidecar(bundle, name) for name in bundle.find("engine", precision)}
+        engines = {
+            name: read_engine_metadata(bundle.file(str(engine_metadata_path(Path(name)))))
+            for name in bundle.find("engine", precision)
+        }
         sources = [bundle.manifest.files[name].sha256 for name in bundle.find("onnx", precision)]
-        chosen, refused = _servable(engines, sources, hosting.device)
-        left_out |= refused
+        chosen, others = _select_engines(engines, sources, instances.device)
+        skipped |= others
         if chosen:
-            models.append(_tensorrt_model(bundle, chosen, precision, hosting))
-    return RepositoryPlan(tuple(models), left_out)
+            models.append(tensorrt_model(bundle, chosen, precision, instances))
+    return RepositoryPlan(tuple(models), skipped)
 
 
-def _servable(
+def _select_engines(
     engines: Mapping[str, EngineMetadata], sources: Sequence[str], device: Device
 ) -> tuple[dict[str, EngineMetadata], dict[str, str]]:
-    """Return the engines of a precision that one model can hold, and why it cannot hold the others.
+    """Return the engines of a precision that one model can contain, and the reasons why the others are skipped.
 
     Args:
-        engines: By their file in the bundle.
-        sources: Digests of the ONNX files that they may have been built from.
-        device: Where models compute.
+        engines: Metadata by engine file.
+        sources: Digests of the bundle's ONNX files of the precision.
+        device: Device of the server.
     """
     chosen: dict[str, EngineMetadata] = {}
-    refused: dict[str, str] = {}
+    skipped: dict[str, str] = {}
     for name in sorted(engines, key=lambda one: (engines[one].tf32, engines[one].compatibility == "ampere_plus", one)):
         engine = engines[name]
-        rival = next((one for one, other in chosen.items() if _place(other) == _place(engine)), None)
+        capability = compute_capability(engine)
+        same_gpus = next((one for one, other in chosen.items() if compute_capability(other) == capability), None)
         first = next(iter(chosen.values()), engine)
         if device == "cpu":
-            refused[name] = "engines need a GPU"
+            skipped[name] = "engines need a GPU"
         elif engine.builder != "tensorrt":
-            refused[name] = "it is an engine of TensorRT-RTX, and Triton loads those of TensorRT"
+            skipped[name] = "it is an engine of TensorRT-RTX, and Triton loads engines of TensorRT"
         elif engine.onnx_sha256 not in sources:
-            refused[name] = "it was built from another ONNX file than the bundle has"
-        elif rival is not None:
-            refused[name] = f"{rival} is for the same GPUs"
-        elif _make(engine) != _make(first):
-            refused[name] = f"its TensorRT, largest batch or profiles are not those of {next(iter(chosen))}"
+            skipped[name] = "it was built from another ONNX file than the bundle's"
+        elif same_gpus is not None:
+            skipped[name] = f"{same_gpus} is for the same GPUs"
+        elif _shared_properties(engine) != _shared_properties(first):
+            skipped[name] = f"its TensorRT version, largest batch or profiles differ from {next(iter(chosen))}"
         else:
             chosen[name] = engine
-    return chosen, refused
+    return chosen, skipped
 
 
-def _onnx_model(bundle: Bundle, name: str, precision: Precision, hosting: InstanceConfig) -> ServedModel:
-    largest = bundle.manifest.input.max_batch
-    device: Device = "cpu" if precision in FOR_CPU else hosting.device
-    config = _config(
-        bundle, "onnx", precision, batches=[largest], max_batch=largest, group=_group(device, hosting.instances)
-    )
-    config["default_model_filename"] = Path(name).name
-    if device == "gpu":
-        config["optimization"] = {
-            "execution_accelerators": {"gpu_execution_accelerator": _accelerator(bundle, precision)}
-        }
-    return ServedModel(config["name"], "onnx", precision, (name,), config)
+def _shared_properties(engine: EngineMetadata) -> tuple[str, int, int]:
+    """Return the properties that are equal for all engines of a model."""
+    return engine.builder_version, engine.batch.max, len(batch_profiles_of(engine))
 
 
-def _tensorrt_model(
-    bundle: Bundle, engines: Mapping[str, EngineMetadata], precision: Precision, hosting: InstanceConfig
-) -> ServedModel:
-    first = next(iter(engines.values()))
-    profiles = _profiles(first)
-    group = _group("gpu", hosting.instances) | {"profile": [str(number) for number in range(len(profiles))]}
-    config = _config(
-        bundle,
-        "tensorrt",
-        precision,
-        batches=[profile.opt for profile in profiles],
-        max_batch=first.batch.max,
-        group=group,
-        facts={"ifkd.tensorrt": first.builder_version},
-    )
-    by_place = {_place(engine): Path(name).name for name, engine in engines.items()}
-    anywhere = by_place.pop("", None)
-    if anywhere is not None:
-        config["default_model_filename"] = anywhere
-    config["cc_model_filenames"] = entries(by_place)
-    return ServedModel(config["name"], "tensorrt", precision, tuple(engines), config)
-
-
-def _config(
-    bundle: Bundle,
-    runtime: Runtime,
-    precision: Precision,
-    *,
-    batches: Sequence[int],
-    max_batch: int,
-    group: dict[str, Any],
-    facts: Mapping[str, str] | None = None,
-) -> dict[str, Any]:
-    """Return what is common to all models.
-
-    Args:
-        bundle: Where shapes and names stand.
-        runtime: What runs the model.
-        precision: Of its files.
-        batches: Batch sizes that it is tuned for.
-        max_batch: The largest it takes.
-        group: Its instances.
-        facts: Parameters besides those that every model has.
-    """
-    manifest = bundle.manifest
-    (onnx,) = bundle.find("onnx", precision)
-    k, sizes = manifest.outputs.candidates, manifest.input.sizes
-    kind = {"data_type": Word("TYPE_UINT8")}
-    parameters = {
-        "ifkd.bundle": manifest.name,
-        "ifkd.manifest_sha256": sha256_of(bundle.path / MANIFEST_NAME),
-        "ifkd.precision": precision,
-        "ifkd.onnx": onnx,
-        SOURCE_KEY: manifest.files[onnx].sha256,
-        **(facts or {}),
-    }
-    config: dict[str, Any] = {
-        "name": model_name(manifest, runtime, precision),
-        "platform": {"onnx": "onnxruntime_onnx", "tensorrt": "tensorrt_plan"}[runtime],
-        "max_batch_size": max_batch,
-        "input": {"name": manifest.input.name, **kind, "dims": [3, *sizes.axes]},
-        "output": [
-            {"name": "boxes", "data_type": Word("TYPE_FP32"), "dims": [k, 4]},
-            {"name": "scores", "data_type": Word("TYPE_FP32"), "dims": [k]},
-            {"name": "labels", "data_type": Word("TYPE_INT64"), "dims": [k], "label_filename": LABELS_NAME},
-        ],
-        "instance_group": group,
-        "model_warmup": [
-            {
-                "name": f"batch of {size}",
-                "batch_size": size,
-                "inputs": {
-                    "key": manifest.input.name,
-                    "value": {**kind, "dims": [3, *sizes.opt], "random_data": True},
-                },
-            }
-            for size in sorted({1, *batches})
-        ],
-        "parameters": entries({key: {"string_value": value} for key, value in parameters.items()}),
-    }
-    if max_batch > 1:
-        config["dynamic_batching"] = {"preferred_batch_size": sorted(set(batches))}
-    return config
-
-
-def _accelerator(bundle: Bundle, precision: Precision) -> dict[str, Any]:
-    """Return how ONNX Runtime computes on a GPU: by CUDA without TF32, or by the TensorRT that a file was made for."""
-    if precision not in FOR_TENSORRT:
-        return {"name": "cuda", "parameters": entries({"use_tf32": "0"})}
-    sizes, largest = bundle.manifest.input.sizes, bundle.manifest.input.max_batch
-    shape = f"{bundle.manifest.input.name}:{{0}}x3x{{1[0]}}x{{1[1]}}".format
-    # No precision_mode: the file's types are to hold, and any would leave TensorRT the choice.
-    shapes = {
-        "min": shape(1, sizes.smallest),
-        "opt": shape(largest, sizes.opt),
-        "max": shape(largest, sizes.largest),
-    }
-    return {
-        "name": "tensorrt",
-        "parameters": entries({f"trt_profile_{which}_shapes": text for which, text in shapes.items()}),
-    }
-
-
-def _group(device: Device, instances: int) -> dict[str, Any]:
-    return {"kind": Word("KIND_GPU" if device == "gpu" else "KIND_CPU"), "count": instances}
-
-
-def _place(engine: EngineMetadata) -> str:
-    """Return the compute capability an engine is for; empty for one that all GPUs from Ampere on can run."""
-    return "" if engine.compatibility == "ampere_plus" else str(engine.compute_capability)
-
-
-def _make(engine: EngineMetadata) -> tuple[str, int, int]:
-    """Return what all engines of a model share: TensorRT's version, the largest batch and the number of profiles."""
-    return engine.builder_version, engine.batch.max, len(_profiles(engine))
-
-
-def _profiles(engine: EngineMetadata) -> tuple[BatchProfile, ...]:
-    return engine.profiles or (engine.batch,)
-
-
-def _sidecar(bundle: Bundle, name: str) -> EngineMetadata:
-    return read_engine_metadata(bundle.file(str(engine_metadata_path(Path(name)))))
-
-
-def _refuse_foreign(place: Path) -> None:
-    """Refuse to replace what is no model of ours."""
-    config = place / CONFIG_NAME
-    if place.exists() and not (config.is_file() and SOURCE_KEY in config.read_text("utf-8", errors="replace")):
+def _refuse_other_models(folder: Path) -> None:
+    """Raise an error if a folder exists and `ifkd export` did not write it."""
+    config = folder / CONFIG_NAME
+    if folder.exists() and not (config.is_file() and SOURCE_KEY in config.read_text("utf-8", errors="replace")):
         raise OutputError(
-            f"{place} is there and was not written by ifkd export", hint="Choose another repository, or move it away."
+            f"{folder} exists and was not written by ifkd export", hint="Choose another repository, or move the folder."
         )
 
 
-def _fill(folder: Path, model: ServedModel, bundle: Bundle) -> None:
-    """Write a model's folder."""
+def _write_model(folder: Path, model: TritonModel, bundle: Bundle) -> None:
     version = folder / VERSION
     version.mkdir(parents=True)
     for name in model.files:

@@ -108,6 +108,7 @@ def write_bundle(folder, *, tile=TILE, scale=1.0, overlap=20, gsd_m=None, score=
     """Write a manifest of a model that does not exist, and open it."""
     folder.mkdir(parents=True, exist_ok=True)
     manifest = {
+        "schema_version": 2,
         "name": "ships",
         "created": "2026-01-01T00:00:00Z",
         "producer": "test",
@@ -118,8 +119,8 @@ def write_bundle(folder, *, tile=TILE, scale=1.0, overlap=20, gsd_m=None, score=
         "classes": CLASSES,
         "category_ids": CATEGORY_IDS,
         "defaults": {
-            "selection": {"score_threshold": 0.05, "iou_threshold": 0.5, "max_detections": 50},
-            "scene_score": score,
+            "postprocess": {"score_threshold": 0.05, "iou_threshold": 0.5, "max_detections": 50},
+            "scene_score_threshold": score,
             "overlap_px": overlap,
             "gsd_m": gsd_m,
         },

@@ -1,4 +1,4 @@
-"""Programs other than ONNX Runtime that read our ONNX files."""
+"""Runtimes other than ONNX Runtime, and a check of shape inference."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,31 +15,34 @@ NAMES = ["boxes", "scores", "labels"]
 
 
 class GatherElements(OpRun):
-    """The operator as the standard has it; the evaluator's own goes by `np.choose`, which takes 64 rows at most."""
+    """The operator GatherElements; the evaluator's own uses `np.choose`, which is limited to 64 rows."""
 
     def _run(self, data: np.ndarray, indices: np.ndarray, axis: int = 0) -> tuple[np.ndarray]:
         return (np.take_along_axis(data, indices, axis=axis),)
 
 
-def by_onnx(path: Path, tiles: np.ndarray) -> Candidates:
-    """Answer by onnx's own evaluator, which is slow and takes the standard at its word."""
+def run_reference_evaluator(path: Path, tiles: np.ndarray) -> Candidates:
+    """Return the output of onnx's reference evaluator, which is slow and follows the standard exactly."""
     return Candidates(*ReferenceEvaluator(str(path), new_ops=[GatherElements]).run(NAMES, {"tiles": tiles}))
 
 
-def by_openvino(path: Path, tiles: np.ndarray) -> Candidates:
-    """Answer by OpenVINO on the CPU, in FP32 as the file says."""
+def run_openvino(path: Path, tiles: np.ndarray) -> Candidates:
+    """Return the output of OpenVINO on the CPU in FP32."""
     openvino = pytest.importorskip("openvino", reason="OpenVINO is not installed")
     core = openvino.Core()
     hints = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
-    answer = core.compile_model(core.read_model(str(path)), "CPU", hints)({"tiles": tiles})
-    return Candidates(*(np.array(answer[name]) for name in NAMES))
+    output = core.compile_model(core.read_model(str(path)), "CPU", hints)({"tiles": tiles})
+    return Candidates(*(np.array(output[name]) for name in NAMES))
 
 
-FOREIGN: dict[str, Callable[[Path, np.ndarray], Candidates]] = {"onnx": by_onnx, "openvino": by_openvino}
+OTHER_RUNTIMES: dict[str, Callable[[Path, np.ndarray], Candidates]] = {
+    "onnx": run_reference_evaluator,
+    "openvino": run_openvino,
+}
 
 
-def shapeless(path: Path) -> list[str]:
-    """Return the values of a file whose type or number of dimensions full shape inference cannot tell."""
+def values_without_shape(path: Path) -> list[str]:
+    """Return the values of a file whose type or rank shape inference does not determine."""
     onnx.checker.check_model(str(path), full_check=True)
     model = onnx.shape_inference.infer_shapes(onnx.load(str(path)), check_type=True, strict_mode=True, data_prop=True)
     known = {

@@ -15,10 +15,10 @@ from deploy.engines import open_engine
 from export.bundle.bundle import open_bundle
 from export.export_bundle import export_checkpoint
 from export.int8.benchmark import ROUNDS
-from export.int8.calibration import LabeledTiles, calibration_tiles, validation_tiles
+from export.int8.calibration import ValidationTiles, calibration_tiles, validation_tiles
 from export.int8.quantize import Quantizer
-from export.int8.sensitivity import head_values, quantize_within, rank_layers, relative_error
-from export.sample_tiles import structured_noise
+from export.int8.sensitivity import layer_outputs, quantize_within_limit, rank_layers, relative_error
+from export.tiles import structured_noise
 from export.tensorrt.build import build_engine
 from ifkd.core.config import parse
 from ifkd.core.errors import DataError, EngineError, VerdictError
@@ -45,12 +45,12 @@ def quantized(request: pytest.FixtureRequest, whole_bundle: Path, tmp_path_facto
 
 def test_all_layers_but_the_heads_last_are_int8_and_the_answer_stays_near(quantized: Path, whole_bundle: Path) -> None:
     with quantizer(whole_bundle, quantized.stem) as made:
-        census, last, layers = made.write(quantized.parent / "again.onnx"), made.last_layers, made.layers
+        summary, last, layers = made.write(quantized.parent / "again.onnx"), made.last_layers, made.layers
     assert (quantized.parent / "again.onnx").read_bytes() == quantized.read_bytes()
-    assert len(last) == census.float_layers == census.weight_types["FLOAT"] == 10
-    assert census.precision == quantized.stem
-    assert census.layers == len(layers)
-    reference, other = (head_values(path, last, TILES) for path in (whole_bundle / "model.onnx", quantized))
+    assert len(last) == summary.float_layers == summary.weight_types["FLOAT"] == 10
+    assert summary.precision == quantized.stem
+    assert summary.layers == len(layers)
+    reference, other = (layer_outputs(path, last, TILES) for path in (whole_bundle / "model.onnx", quantized))
     assert 0 < relative_error(reference, other) < 0.2
     assert quantized.stat().st_size < 0.3 * (whole_bundle / "model.onnx").stat().st_size
 
@@ -67,23 +67,23 @@ def test_tensorrts_flavour_is_symmetric_with_a_float_bias_and_builds(whole_bundl
     assert all(not weights[node.input[2]].any() for node in pairs)
     assert not any(array.dtype == np.int32 and array.size > 1 for array in weights.values())
     side = build_engine(path, builder="tensorrt_rtx", precision="int8", max_batch=2, out=tmp_path / "a.engine")
-    assert set(side.precision_delivered.weight_types) == {"INT8"}
+    assert set(side.delivered_precision.weight_types) == {"INT8"}
 
 
 def test_layers_named_stay_in_float_and_a_layer_alone_makes_a_smaller_error(whole_bundle: Path, tmp_path: Path) -> None:
     source = whole_bundle / "model.onnx"
     with quantizer(whole_bundle, "int8") as made:
         first = made.layers[0]
-        census = made.write(tmp_path / "a.onnx", float_layers=[first])
-        assert census.weight_types["FLOAT"] == 11
-        reference = head_values(source, made.last_layers, TILES[:1])
-        all_layers = relative_error(reference, head_values(tmp_path / "a.onnx", made.last_layers, TILES[:1]))
+        summary = made.write(tmp_path / "a.onnx", float_layers=[first])
+        assert summary.weight_types["FLOAT"] == 11
+        reference = layer_outputs(source, made.last_layers, TILES[:1])
+        all_layers = relative_error(reference, layer_outputs(tmp_path / "a.onnx", made.last_layers, TILES[:1]))
         made.write(tmp_path / "b.onnx", float_layers=set(made.layers) - {made.layers[1]})
-        alone = relative_error(reference, head_values(tmp_path / "b.onnx", made.last_layers, TILES[:1]))
+        alone = relative_error(reference, layer_outputs(tmp_path / "b.onnx", made.last_layers, TILES[:1]))
     assert 0 < alone < all_layers
 
 
-class Scored(LabeledTiles):
+class Scored(ValidationTiles):
     """Tiles on which the mAP is what the test says, file by file."""
 
     def score(self, _path: Path) -> Metrics:
@@ -109,7 +109,7 @@ def search(whole_bundle: Path, path: Path, scores: list[float], monkeypatch: pyt
         made.write(path)
         monkeypatch.setattr(Quantizer, "write", lambda *_, **__: None)
         source = whole_bundle / "model.onnx"
-        return quantize_within(made, source, path, images=images, record=fitted.record, limit=0.005), names
+        return quantize_within_limit(made, source, path, images=images, record=fitted.record, limit=0.005), names
 
 
 def test_the_worst_layers_stay_in_float_until_the_loss_holds(
@@ -145,8 +145,8 @@ def test_layers_that_share_a_weight_are_integer_together_or_not(whole_bundle: Pa
     with quantizer(whole_bundle, "int8") as made:
         own = [name for name in made.layers if name not in made.last_layers]
         shared = next(made.sharing[name] for name in own if len(made.sharing[name]) == 5)
-        census = made.write(tmp_path / "a.onnx", float_layers=[shared[2]])
-        assert census.float_layers == census.weight_types["FLOAT"] == 10 + 5
+        summary = made.write(tmp_path / "a.onnx", float_layers=[shared[2]])
+        assert summary.float_layers == summary.weight_types["FLOAT"] == 10 + 5
         ranking = rank_layers(made, whole_bundle / "model.onnx", TILES[:1], among=shared)
     assert [name for name, _ in ranking] == [shared[0]]
     assert ranking[0][1] > 0

@@ -1,4 +1,4 @@
-"""The deployable twin of a detector."""
+"""Detectors in their deployed form."""
 
 from pathlib import Path
 
@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from export.onnx.exportable import LARGEST_TOP_K, ExportableDetector
-from export.sample_tiles import structured_noise
+from export.onnx.exportable import MAX_TOP_K, ExportableDetector
+from export.tiles import structured_noise
 from ifkd.core.errors import ConfigError
 from ifkd.models import Detector
 from ifkd.models.checkpoint import build_from, load_checkpoint
@@ -23,40 +23,40 @@ def tiles(count: int = 2) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(np.stack(noise)))
 
 
-def test_uint8_tiles_are_normalized_by_imagenets_statistics_inside(detector: Detector) -> None:
+def test_uint8_tiles_are_normalized_by_the_statistics_of_imagenet(detector: Detector) -> None:
     pixels = tiles()
     mean, deviation = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
     by_hand = (pixels.numpy() / 255 - mean[:, None, None]) / deviation[:, None, None]
     with torch.inference_mode():
-        boxes, scores, labels = ExportableDetector(detector, tile_px=(64, 64), per_level=50)(pixels)
+        boxes, scores, labels = ExportableDetector(detector, tile_px=(64, 64), candidates_per_level=50)(pixels)
         output = detector(torch.from_numpy(by_hand.astype(np.float32)))
         expected = detector.candidates(output, size=(64, 64), per_level=50)
     torch.testing.assert_close(scores.sort().values, expected[1].sort().values, atol=1e-5, rtol=0)
     assert (boxes.dtype, scores.dtype, labels.dtype) == (torch.float32, torch.float32, torch.int64)
 
 
-def test_level_sizes_tell_how_the_candidates_are_made_up(detector: Detector) -> None:
-    graph = ExportableDetector(detector, tile_px=(64, 64), per_level=100)
-    # Maps of 8, 4, 2, 1 and 1 cells a side, nine anchors a cell, three classes.
-    assert graph.level_sizes() == ((100, True), (100, True), (100, True), (27, False), (27, False))
+def test_candidate_groups_are_the_sizes_of_the_levels(detector: Detector) -> None:
+    model = ExportableDetector(detector, tile_px=(64, 64), candidates_per_level=100)
+    # The maps have 8, 4, 2, 1 and 1 cells per side, nine anchors per cell and three classes.
+    assert model.candidate_groups() == ((100, True), (100, True), (100, True), (27, False), (27, False))
     with torch.inference_mode():
-        _, scores, _ = graph(tiles(1))
-    assert scores.shape[1] == graph.count_candidates() == 354
+        _, scores, _ = model(tiles(1))
+    assert scores.shape[1] == model.count_candidates() == 354
 
 
-def test_the_graph_infers_even_when_the_detector_was_training(detector: Detector) -> None:
+def test_the_model_is_in_eval_mode(detector: Detector) -> None:
     detector.train()
-    graph = ExportableDetector(detector, tile_px=(64, 64), per_level=10)
-    assert not any(module.training for module in graph.modules())
+    model = ExportableDetector(detector, tile_px=(64, 64), candidates_per_level=10)
+    assert not any(module.training for module in model.modules())
 
 
-@pytest.mark.parametrize("per_level", [0, LARGEST_TOP_K + 1])
-def test_a_top_k_tensorrt_cannot_take_is_refused(detector: Detector, per_level: int) -> None:
-    with pytest.raises(ConfigError, match=rf"export\.candidates_per_level.*got {per_level}.*1 to 3840"):
-        ExportableDetector(detector, tile_px=(64, 64), per_level=per_level)
+@pytest.mark.parametrize("count", [0, MAX_TOP_K + 1])
+def test_a_top_k_above_the_limit_of_tensorrt_is_refused(detector: Detector, count: int) -> None:
+    with pytest.raises(ConfigError, match=rf"export\.candidates_per_level.*got {count}.*1 to 3840"):
+        ExportableDetector(detector, tile_px=(64, 64), candidates_per_level=count)
 
 
 @pytest.mark.parametrize("tile_px", [(64, 100), (16, 64), (0, 0)])
 def test_tiles_that_do_not_fit_the_pyramid_are_refused(detector: Detector, tile_px: tuple[int, int]) -> None:
     with pytest.raises(ConfigError, match="multiples of 32"):
-        ExportableDetector(detector, tile_px=tile_px, per_level=10)
+        ExportableDetector(detector, tile_px=tile_px, candidates_per_level=10)

@@ -1,4 +1,4 @@
-"""model.onnx: what it holds, and that it is the same every time."""
+"""The exported ONNX file: interface, operators, metadata and reproducibility."""
 
 import json
 from pathlib import Path
@@ -20,21 +20,21 @@ def model(whole_bundle: Path) -> onnx.ModelProto:
     return onnx.load(str(whole_bundle / "model.onnx"))
 
 
-def test_names_types_and_shapes_are_those_promised(model: onnx.ModelProto) -> None:
-    def shown(value: onnx.ValueInfoProto) -> tuple[str, int, list[object]]:
+def test_names_types_and_shapes_are_as_documented(model: onnx.ModelProto) -> None:
+    def describe(value: onnx.ValueInfoProto) -> tuple[str, int, list[object]]:
         tensor = value.type.tensor_type
         return value.name, tensor.elem_type, [axis.dim_param or axis.dim_value for axis in tensor.shape.dim]
 
     types = onnx.TensorProto
-    assert [shown(value) for value in model.graph.input] == [("tiles", types.UINT8, ["batch", 3, 64, 64])]
-    assert [shown(value) for value in model.graph.output] == [
+    assert [describe(value) for value in model.graph.input] == [("tiles", types.UINT8, ["batch", 3, 64, 64])]
+    assert [describe(value) for value in model.graph.output] == [
         ("boxes", types.FLOAT, ["batch", 354, 4]),
         ("scores", types.FLOAT, ["batch", 354]),
         ("labels", types.INT64, ["batch", 354]),
     ]
 
 
-def test_it_is_one_file_of_opset_20_with_operators_every_builder_takes(model: onnx.ModelProto) -> None:
+def test_it_is_one_file_of_opset_20_with_operators_that_all_builders_support(model: onnx.ModelProto) -> None:
     assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 20)]
     assert not model.functions
     assert all(tensor.data_location == onnx.TensorProto.DEFAULT for tensor in model.graph.initializer)
@@ -42,7 +42,7 @@ def test_it_is_one_file_of_opset_20_with_operators_every_builder_takes(model: on
     assert not refused & {node.op_type for node in model.graph.node}
 
 
-def test_the_essentials_are_in_the_file(model: onnx.ModelProto, checkpoint_path: Path) -> None:
+def test_the_metadata_is_in_the_file(model: onnx.ModelProto, checkpoint_path: Path) -> None:
     found = {entry.key: entry.value for entry in model.metadata_props}
     assert json.loads(found["ifkd.classes"]) == ["ship", "tug", "ferry"]
     assert json.loads(found["ifkd.tile_px"]) == [64, 64]
@@ -51,7 +51,7 @@ def test_the_essentials_are_in_the_file(model: onnx.ModelProto, checkpoint_path:
     assert float(found["ifkd.scale"]) == 1.0
 
 
-def test_nothing_of_the_exporting_machine_is_in_the_file(model: onnx.ModelProto) -> None:
+def test_the_file_contains_no_trace_of_the_exporting_machine(model: onnx.ModelProto) -> None:
     structure = onnx.ModelProto()
     structure.CopyFrom(model)
     del structure.graph.initializer[:]
@@ -62,9 +62,9 @@ def test_nothing_of_the_exporting_machine_is_in_the_file(model: onnx.ModelProto)
 
 def test_a_second_export_gives_the_same_bytes(checkpoint_path: Path, whole_bundle: Path, tmp_path: Path) -> None:
     checkpoint = load_checkpoint(checkpoint_path)
-    graph = ExportableDetector(build_from(checkpoint), tile_px=(64, 64), per_level=100)
-    essentials = OnnxMetadata("tiny", PRODUCER, checkpoint.meta.classes, 1.0, sha256_of(checkpoint_path))
-    export_onnx(graph, tmp_path / "again.onnx", max_batch=4, essentials=essentials)
+    detector = ExportableDetector(build_from(checkpoint), tile_px=(64, 64), candidates_per_level=100)
+    metadata = OnnxMetadata("tiny", PRODUCER, checkpoint.meta.classes, 1.0, sha256_of(checkpoint_path))
+    export_onnx(detector, tmp_path / "again.onnx", max_batch=4, metadata=metadata)
     assert sha256_of(tmp_path / "again.onnx") == sha256_of(whole_bundle / "model.onnx")
 
 

@@ -1,4 +1,4 @@
-"""Files for tiles of several sizes answer at each size what the graph of that size does, and fill up with nothing."""
+"""Models for tiles of several sizes: candidates of each size, and padding."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,21 +8,21 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from fakes.other_runtimes import by_onnx, shapeless
-from test_faster_rcnn_candidates import outspoken
+from fakes.other_runtimes import run_reference_evaluator, values_without_shape
+from fakes.untrained_detectors import untrained_faster_rcnn
 
 from export.bundle.bundle import open_bundle
 from export.bundle.engine_metadata import BuildOptions
 from export.int8.quantize import Quantizer
-from export.int8.sensitivity import LARGEST_NOISE, head_values, relative_error
+from export.int8.sensitivity import MAX_HEAD_ERROR, layer_outputs, relative_error
 from export.onnx.exportable import ExportableDetector
 from export.onnx.onnx_export import OnnxMetadata, export_onnx
 from export.onnx.tensor_parity import TOLERANCES, compare_candidates
 from export.onnx.topk import level_topk
 from export.precision.fp16 import convert_to_fp16
-from export.sample_tiles import structured_noise
 from export.tensorrt.build import build_engine
 from export.tensorrt.trtexec_commands import command_lines
+from export.tiles import structured_noise
 from ifkd.core.detections import Array, Candidates
 from ifkd.core.errors import ConfigError, EngineError
 from ifkd.core.input_shapes import InputShapes
@@ -49,7 +49,7 @@ def retinanet(checkpoint_path: Path) -> Detector:
 
 @pytest.fixture(scope="module")
 def faster_rcnn() -> Detector:
-    return outspoken("resnet18", proposals=500)
+    return untrained_faster_rcnn("resnet18", proposals=500)
 
 
 @pytest.fixture(scope="module", params=["retinanet", "faster_rcnn"])
@@ -59,38 +59,38 @@ def detector(request: pytest.FixtureRequest) -> Detector:
 
 
 @pytest.fixture(scope="module")
-def graph(detector: Detector) -> ExportableDetector:
-    return ExportableDetector(detector, tile_px=(64, 64), per_level=PER_LEVEL, sides_px=SIDES)
+def model(detector: Detector) -> ExportableDetector:
+    return ExportableDetector(detector, tile_px=(64, 64), candidates_per_level=PER_LEVEL, tile_sides_px=SIDES)
 
 
 @pytest.fixture(scope="module")
-def source(graph: ExportableDetector, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
-    """The FP32 file of the graph."""
-    if isinstance(graph.detector, RetinaNet):
+def source(model: ExportableDetector, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
+    """The FP32 file of the model."""
+    if isinstance(model.detector, RetinaNet):
         bundle: Path = request.getfixturevalue("free_bundle")
         return bundle / "model.onnx"
     path = tmp_path_factory.mktemp("free_tiles") / "model.onnx"
-    export_onnx(graph, path, max_batch=4, essentials=OnnxMetadata("tiny", "ifkd 0", ("a", "b", "c"), 1.0, "0" * 64))
+    export_onnx(model, path, max_batch=4, metadata=OnnxMetadata("tiny", "ifkd 0", ("a", "b", "c"), 1.0, "0" * 64))
     return path
 
 
-def fixed(detector: Detector, tiles: Array) -> tuple[Candidates, tuple[tuple[int, bool], ...]]:
-    """Return what the trained detector itself says of tiles, and how its candidates follow each other."""
+def run_detector(detector: Detector, tiles: Array) -> tuple[Candidates, tuple[tuple[int, bool], ...]]:
+    """Return the candidates of the trained detector and their groups."""
     height, width = tiles.shape[2:]
     with torch.inference_mode():
         output = detector(normalize(torch.from_numpy(tiles)))
-        answer = detector.candidates(output, size=(height, width), per_level=PER_LEVEL)
+        output_candidates = detector.candidates(output, size=(height, width), per_level=PER_LEVEL)
         groups = detector.candidate_groups(output, per_level=PER_LEVEL)
-    return Candidates(*(value.numpy() for value in answer)), groups
+    return Candidates(*(value.numpy() for value in output_candidates)), groups
 
 
-def parted(
-    found: Candidates, real: Sequence[tuple[int, bool]], rooms: Sequence[tuple[int, bool]]
+def split_padding(
+    found: Candidates, detector_groups: Sequence[tuple[int, bool]], model_groups: Sequence[tuple[int, bool]]
 ) -> tuple[Candidates, Candidates]:
-    """Return the candidates that levels have, and those that fill them up."""
-    starts = np.cumsum([0, *(room for room, _ in rooms)])
+    """Return the candidates of the levels, and the padding."""
+    starts = np.cumsum([0, *(k for k, _ in model_groups)])
     inside = np.zeros(starts[-1], bool)
-    for start, (count, _) in zip(starts, real, strict=False):
+    for start, (count, _) in zip(starts, detector_groups, strict=False):
         inside[start : start + count] = True
     parts = (
         Candidates(found.boxes[:, rows], found.scores[:, rows], found.labels[:, rows]) for rows in (inside, ~inside)
@@ -99,39 +99,39 @@ def parted(
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_the_graph_and_its_file_answer_at_each_size_as_the_detector_does(
-    detector: Detector, graph: ExportableDetector, source: Path, size: tuple[int, int]
+def test_model_and_file_give_the_candidates_of_the_detector_at_each_size(
+    detector: Detector, model: ExportableDetector, source: Path, size: tuple[int, int]
 ) -> None:
     tiles = noise(size)
-    reference, groups = fixed(detector, tiles)
+    reference, groups = run_detector(detector, tiles)
     with torch.inference_mode():
-        by_torch = Candidates(*(value.numpy() for value in graph(torch.from_numpy(tiles))))
+        by_torch = Candidates(*(value.numpy() for value in model(torch.from_numpy(tiles))))
     session = onnxruntime.InferenceSession(str(source), providers=["CPUExecutionProvider"])
     by_file = Candidates(*session.run(["boxes", "scores", "labels"], {"tiles": tiles}))
     for found in (by_torch, by_file):
-        assert found.scores.shape == (2, graph.count_candidates())
-        ours, filling = parted(found, groups, graph.level_sizes())
-        parity = compare_candidates(reference, ours, levels=groups, tolerance=TOLERANCES["fp32"])
+        assert found.scores.shape == (2, model.count_candidates())
+        ours, padding = split_padding(found, groups, model.candidate_groups())
+        parity = compare_candidates(reference, ours, groups=groups, tolerance=TOLERANCES["fp32"])
         assert parity.passed, parity
-        assert not filling.scores.any()
-        assert not filling.boxes.any()
+        assert not padding.scores.any()
+        assert not padding.boxes.any()
 
 
 @pytest.mark.parametrize("size", [(32, 96), (64, 64)])
-def test_the_standards_own_evaluator_answers_alike(free_bundle: Path, size: tuple[int, int]) -> None:
+def test_the_reference_evaluator_gives_the_same_output(free_bundle: Path, size: tuple[int, int]) -> None:
     path, tiles = free_bundle / "model.onnx", noise(size, 1)
-    assert shapeless(path) == []
+    assert values_without_shape(path) == []
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     by_file = Candidates(*session.run(["boxes", "scores", "labels"], {"tiles": tiles}))
-    with np.errstate(over="ignore"):  # of a logit that only fills up, which is 0 as a score
-        by_standard = by_onnx(path, tiles)
+    with np.errstate(over="ignore"):  # of the padding logit, whose score is 0
+        by_standard = run_reference_evaluator(path, tiles)
     k = by_file.scores.shape[1]
-    parity = compare_candidates(by_file, by_standard, levels=[(k, True)], tolerance=TOLERANCES["fp32"])
+    parity = compare_candidates(by_file, by_standard, groups=[(k, True)], tolerance=TOLERANCES["fp32"])
     assert parity.passed, parity
 
 
-def test_no_shape_of_the_answer_hangs_on_the_tiles(graph: ExportableDetector, source: Path) -> None:
-    k = graph.count_candidates()
+def test_no_output_shape_depends_on_the_tiles(model: ExportableDetector, source: Path) -> None:
+    k = model.count_candidates()
     model = onnx.load(str(source))
     shapes = {
         value.name: [axis.dim_value or axis.dim_param for axis in value.type.tensor_type.shape.dim]
@@ -143,43 +143,49 @@ def test_no_shape_of_the_answer_hangs_on_the_tiles(graph: ExportableDetector, so
     assert {entry.key: entry.value for entry in model.metadata_props}["ifkd.tile_sides_px"] == "[32, 128]"
 
 
-def test_rooms_hold_what_the_largest_tile_needs_and_the_smallest_lacks() -> None:
+def test_k_is_that_of_the_largest_tile_and_padding_fills_the_smallest() -> None:
     sizes = InputShapes((64, 64), SIDES)
     for values in (1, 3, 7):
-        for most in (1, 50, 1000, 100_000):
-            rooms = level_topk((8, 16, 32, 64, 128), sizes, per_cell=9, values=values, most=most)
-            for stride, room in zip((8, 16, 32, 64, 128), rooms, strict=True):
+        for max_k in (1, 50, 1000, 100_000):
+            levels = level_topk((8, 16, 32, 64, 128), sizes, anchors_per_cell=9, values_per_anchor=values, max_k=max_k)
+            for stride, level in zip((8, 16, 32, 64, 128), levels, strict=True):
                 large, small = ((-(-side // stride)) ** 2 * 9 for side in (128, 32))
-                assert room.kept == min(most, large * values)
-                assert (small + room.short) * values >= room.kept
-                assert room.short == 0 or (small + room.short - 1) * values < room.kept
+                assert level.k == min(max_k, large * values)
+                assert (small + level.padding) * values >= level.k
+                assert level.padding == 0 or (small + level.padding - 1) * values < level.k
 
 
-def test_lower_precisions_take_every_size_too(source: Path, tmp_path: Path) -> None:
+def test_lower_precisions_accept_every_size(source: Path, tmp_path: Path) -> None:
     convert_to_fp16(source, tmp_path / "fp16.onnx")
     for precision in ("int8", "int8-cpu"):
         with Quantizer(source, noise((64, 64)), precision=precision, calibration=CalibrationOptions()) as quantizer:
             quantizer.write(tmp_path / f"{precision}.onnx")
-            last = quantizer.last_layers[:2]  # those of the finest level, which hang on no choice of proposals
+            last = quantizer.last_layers[:2]  # the finest level, which does not depend on proposals
     for size in ((32, 64), (128, 96)):
         tiles = noise(size, 1)
-        reference = head_values(source, last, tiles)
-        for name, limit in (("fp16", 0.02), ("int8", LARGEST_NOISE), ("int8-cpu", LARGEST_NOISE)):
-            assert 0 < relative_error(reference, head_values(tmp_path / f"{name}.onnx", last, tiles)) < limit, name
+        reference = layer_outputs(source, last, tiles)
+        for name, limit in (("fp16", 0.02), ("int8", MAX_HEAD_ERROR), ("int8-cpu", MAX_HEAD_ERROR)):
+            assert 0 < relative_error(reference, layer_outputs(tmp_path / f"{name}.onnx", last, tiles)) < limit, name
 
 
-def test_an_engine_is_built_for_all_sizes(graph: ExportableDetector, source: Path, tmp_path: Path) -> None:
+def test_an_engine_is_built_for_all_sizes(model: ExportableDetector, source: Path, tmp_path: Path) -> None:
     pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
-    wanted = {"builder": "tensorrt_rtx", "precision": "fp32", "max_batch": 4}
-    side = build_engine(source, **wanted, out=tmp_path / "a.engine", sizes=graph.sizes)
-    assert side.tiles is not None
-    assert (side.tiles.min, side.tiles.opt, side.tiles.max) == ((32, 32), (64, 64), (128, 128))
-    with pytest.raises(EngineError, match=r"takes other tiles than its bundle says: got -1 x -1 px"):
-        build_engine(source, **wanted, out=tmp_path / "b.engine")
+    options = {"builder": "tensorrt_rtx", "precision": "fp32", "max_batch": 4}
+    metadata = build_engine(source, **options, out=tmp_path / "a.engine", sizes=model.sizes)
+    assert metadata.tile_profile is not None
+    assert (metadata.tile_profile.min, metadata.tile_profile.opt, metadata.tile_profile.max) == (
+        (32, 32),
+        (64, 64),
+        (128, 128),
+    )
+    with pytest.raises(
+        EngineError, match=r"tile sizes of the ONNX file differ from those of its bundle: got -1 x -1 px"
+    ):
+        build_engine(source, **options, out=tmp_path / "b.engine")
     assert not (tmp_path / "b.engine").exists()
 
 
-def test_a_fixed_file_is_no_file_for_several_sizes(tmp_path: Path) -> None:
+def test_a_file_of_one_size_is_refused_for_several_sizes(tmp_path: Path) -> None:
     pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
     layer = onnx.helper.make_node("Conv", ["tiles", "w"], ["y"], name="conv")
     graph = onnx.helper.make_graph(
@@ -202,12 +208,12 @@ def test_a_fixed_file_is_no_file_for_several_sizes(tmp_path: Path) -> None:
         )
 
 
-def test_the_trained_size_must_be_among_those_taken(retinanet: Detector) -> None:
-    with pytest.raises(ConfigError, match=r"export\.tile_sides_px leaves out the tile .*got \(96, 160\)"):
-        ExportableDetector(retinanet, tile_px=(64, 64), per_level=10, sides_px=(96, 160))
+def test_the_training_size_must_be_accepted(retinanet: Detector) -> None:
+    with pytest.raises(ConfigError, match=r"export\.tile_sides_px does not include data\.tile_px: got \(96, 160\)"):
+        ExportableDetector(retinanet, tile_px=(64, 64), candidates_per_level=10, tile_sides_px=(96, 160))
 
 
-def test_the_builds_of_a_bundle_of_free_tiles_are_explained_with_their_sizes(free_bundle: Path) -> None:
+def test_commands_of_a_bundle_for_several_sizes_have_shape_ranges(free_bundle: Path) -> None:
     bundle = open_bundle(free_bundle)
     assert bundle.manifest.input.tile_sides_px == (32, 128)
     trtexec, polygraphy = command_lines(bundle, "fp32", BuildOptions())

@@ -73,22 +73,22 @@ def tensorrt(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_both_precisions_build_and_the_sidecars_tell_what_they_are(bundle_copy: Bundle) -> None:
-    bundle, sidecars = bundle_copy, {}
+    bundle, metadata = bundle_copy, {}
     for precision in ("fp32", "fp16"):
-        bundle, name, sidecars[precision] = add_engine(bundle, builder="tensorrt_rtx", precision=precision)
+        bundle, name, metadata[precision] = add_engine(bundle, builder="tensorrt_rtx", precision=precision)
         assert name == f"engines/portable-tensorrt-rtx{rtx.__version__}-{precision}.engine"
-        side = sidecars[precision]
+        side = metadata[precision]
         assert read_engine_metadata(engine_metadata_path(bundle.path / name)) == side
         assert side.onnx_sha256 == bundle.manifest.files[side.onnx].sha256
         assert side.engine_sha256 == sha256_of(bundle.path / name) == bundle.manifest.files[name].sha256
         assert (side.batch.min, side.batch.opt, side.batch.max, side.tile_px) == (1, 4, 4, (64, 64))
-        assert (side.device, side.tf32, side.precision_asked) == ("portable", False, precision)
-    assert sidecars["fp16"].engine_bytes < 0.6 * sidecars["fp32"].engine_bytes
-    assert set(sidecars["fp16"].precision_delivered.weight_types) == {"FLOAT16"}
-    assert 0.9 < sidecars["fp16"].precision_delivered.engine_to_weights < 1.5
+        assert (side.device, side.tf32, side.requested_precision) == ("portable", False, precision)
+    assert metadata["fp16"].engine_bytes < 0.6 * metadata["fp32"].engine_bytes
+    assert set(metadata["fp16"].delivered_precision.weight_types) == {"FLOAT16"}
+    assert 0.9 < metadata["fp16"].delivered_precision.size_ratio < 1.5
     again = open_bundle(bundle.path)
     again.verify()
-    assert len(again.find("engine")) == len(again.find("sidecar")) == 2
+    assert len(again.find("engine")) == len(again.find("engine-metadata")) == 2
 
 
 def test_a_precision_the_file_has_not_is_refused(whole_bundle: Path, tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def test_networks_are_strongly_typed_in_every_tensorrt(
     assert stand_in.network_flags == [flags]
     assert name == f"engines/nvidia-test-gpu-80gb-tensorrt{version}-fp16-tf32.engine"
     assert (side.device, side.compute_capability, side.tf32) == ("NVIDIA Test GPU 80GB", "9.0", True)
-    assert side.precision_delivered.layers == {"Half": 3}
+    assert side.delivered_precision.layers == {"Half": 3}
 
 
 def test_an_old_tensorrt_is_refused(tensorrt: Any, bundle_copy: Bundle) -> None:
@@ -164,14 +164,14 @@ def test_timings_are_kept_and_given_to_the_next_build(tmp_path: Path) -> None:
 
     path = tmp_path / "timings"
     config = Config()
-    with build._timings(config, path):
+    with build.use_timing_cache(config, path):
         assert config.cache.content == b""
         config.cache = Cache(b"learned")
     assert path.read_bytes() == b"learned"
-    with build._timings(config, path):
+    with build.use_timing_cache(config, path):
         assert config.cache.content == b"learned"
     path.write_bytes(b"of another GPU")
-    with build._timings(config, path):
+    with build.use_timing_cache(config, path):
         assert config.cache.content == b""
 
 
@@ -253,12 +253,12 @@ def test_an_engine_that_is_less_than_was_asked_is_refused(
     precision: Any, ratio: float, layers: dict[str, int] | None, message: str
 ) -> None:
     delivered = DeliveredPrecision(
-        weight_types={}, engine_to_weights=ratio + 1, weights_to_weights=ratio, layers=layers
+        weight_types={}, size_ratio=ratio + 1, size_ratio_without_kernels=ratio, layers=layers
     )
     with pytest.raises(EngineError, match=message):
         require_delivered(delivered, precision, "a.engine")
     require_delivered(DeliveredPrecision(
-            weight_types={}, engine_to_weights=1.9, weights_to_weights=1.1, layers={"Half": 1, "Int8": 2}
+            weight_types={}, size_ratio=1.9, size_ratio_without_kernels=1.1, layers={"Half": 1, "Int8": 2}
         ),
                       precision, "a.engine")  # fmt: skip
 

@@ -16,7 +16,7 @@ from deploy.cli.main import main
 from export.bundle.bundle import Bundle, add_file, open_bundle, write_manifest
 from export.bundle.engine_metadata import BatchProfile
 from export.bundle.manifest import Manifest, Precision
-from export.triton.protobuf_text import as_text, entries
+from export.triton.protobuf_text import as_text, map_entries
 from export.triton.repository import InstanceConfig, write_repository
 from ifkd.core.errors import BundleError, OutputError
 from ifkd.core.files import sha256_of
@@ -149,9 +149,9 @@ def test_int8_runs_where_it_is_made_for(bundle: Bundle, tmp_path: Path) -> None:
 
 def test_a_server_without_a_gpu_gets_what_it_can_run(bundle: Bundle, tmp_path: Path) -> None:
     bundle = with_engine(with_onnx(bundle, "int8"))
-    offer = write_repository(bundle, tmp_path / "models", InstanceConfig(device="cpu"))
-    assert [model.precision for model in offer.models] == ["fp16", "fp32"]
-    assert offer.left_out == {
+    plan = write_repository(bundle, tmp_path / "models", InstanceConfig(device="cpu"))
+    assert [model.precision for model in plan.models] == ["fp16", "fp32"]
+    assert plan.skipped == {
         "model.int8.onnx": "it is made for TensorRT, which needs a GPU",
         "engines/made.engine": "engines need a GPU",
     }
@@ -194,8 +194,8 @@ def test_engines_that_a_model_cannot_hold_are_named_with_the_reason(
     bundle: Bundle, tmp_path: Path, values: dict[str, Any], reason: str
 ) -> None:
     bundle = with_engine(with_engine(bundle, "first"), "a_second" if values.get("tf32") else "second", **values)
-    offer = write_repository(bundle, tmp_path / "models")
-    ((name, told),) = offer.left_out.items()
+    plan = write_repository(bundle, tmp_path / "models")
+    ((name, told),) = plan.skipped.items()
     assert "second" in name
     assert reason in told
     assert dict(config_of(tmp_path / "models", "harbor_winter_tensorrt_fp16").cc_model_filenames) == {
@@ -204,11 +204,11 @@ def test_engines_that_a_model_cannot_hold_are_named_with_the_reason(
 
 
 def test_portable_engines_alone_make_no_model(bundle: Bundle, tmp_path: Path) -> None:
-    offer = write_repository(
+    plan = write_repository(
         with_engine(bundle, builder="tensorrt_rtx", device="portable", compute_capability=None), tmp_path / "models"
     )
-    assert [model.runtime for model in offer.models] == ["onnx", "onnx"]
-    assert list(offer.left_out) == ["engines/made.engine"]
+    assert [model.runtime for model in plan.models] == ["onnx", "onnx"]
+    assert list(plan.skipped) == ["engines/made.engine"]
 
 
 def test_models_of_others_stay_and_ours_are_replaced_whole(bundle: Bundle, tmp_path: Path) -> None:
@@ -311,7 +311,7 @@ def test_a_bundle_without_a_model_is_refused(tmp_path: Path) -> None:
 def test_text_is_read_back_as_it_was_meant(values: dict[str, str], sizes: list[int], truth: bool) -> None:
     """Any text at all, by protobuf's own parser."""
     message = {
-        "parameters": entries({key: {"string_value": value} for key, value in values.items()}),
+        "parameters": map_entries({key: {"string_value": value} for key, value in values.items()}),
         "dynamic_batching": {"preferred_batch_size": sizes, "preserve_ordering": truth},
     }
     config = text_format.Parse(as_text(message), model_config_pb2.ModelConfig())

@@ -1,0 +1,95 @@
+"""Plan of an export: checkpoint, effective recipe, model and tiles, resolved before anything is written."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from export.bundle.manifest import Precision
+from export.int8.calibration import CalibrationTiles, ValidationTiles, calibration_tiles, validation_tiles
+from export.onnx.exportable import ExportableDetector
+from export.tiles import SAMPLE_TILES, SampleTiles, sample_tiles
+from ifkd.core.config import override
+from ifkd.core.files import sha256_of
+from ifkd.models.checkpoint import Checkpoint, build_from, load_checkpoint
+from ifkd.recipe import Recipe
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Int8Tiles:
+    """Tiles for INT8 quantization."""
+
+    calibration: CalibrationTiles
+    validation: ValidationTiles
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ExportPlan:
+    """Everything an export needs."""
+
+    checkpoint: Checkpoint
+    checkpoint_sha256: str
+    recipe: Recipe
+    """The checkpoint's recipe with overrides."""
+    model: ExportableDetector
+    precisions: tuple[Precision, ...]
+    """FP32 first: the other files are made from it."""
+    sample: SampleTiles
+    """Tiles for the check of tensor parity."""
+    int8: Int8Tiles | None
+    """None if no INT8 file is written."""
+    out: Path
+    """The bundle's folder."""
+    accept_drift: bool
+    """Write the bundle even if tensor parity fails."""
+
+
+def plan_export(
+    checkpoint_path: Path, out: Path, *, overrides: Sequence[str] = (), accept_drift: bool = False
+) -> ExportPlan:
+    """Return the plan of an export.
+
+    Args:
+        checkpoint_path: Weights with their recipe, as written by training.
+        out: The bundle's folder; an existing bundle is replaced.
+        overrides: `KEY=VALUE` of the recipe's `export` section, with or without the prefix `export.`.
+        accept_drift: Write the bundle even if tensor parity fails.
+
+    Raises:
+        CheckpointError: The checkpoint is missing or damaged.
+        ConfigError: An option is invalid.
+        DataError: INT8 is configured, and its images cannot be read or have other classes.
+    """
+    checkpoint = load_checkpoint(checkpoint_path)
+    recipe = checkpoint.meta.recipe
+    keys = [text.removeprefix("export.") for text in overrides]
+    recipe = recipe.model_copy(update={"export": override(recipe.export, keys, source="export")})
+    int8 = _read_int8_tiles(recipe, checkpoint.meta.classes)
+    return ExportPlan(
+        checkpoint=checkpoint,
+        checkpoint_sha256=sha256_of(checkpoint_path),
+        recipe=recipe,
+        model=ExportableDetector(
+            build_from(checkpoint),
+            tile_px=(recipe.data.tile_px, recipe.data.tile_px),
+            candidates_per_level=recipe.export.candidates_per_level,
+            tile_sides_px=recipe.export.tile_sides_px,
+        ),
+        precisions=("fp32", *(one for one in recipe.export.precisions if one != "fp32")),
+        sample=(
+            sample_tiles(recipe.data)
+            if int8 is None
+            else SampleTiles.of_validation(int8.validation.pixels[:SAMPLE_TILES])
+        ),
+        int8=int8,
+        out=out,
+        accept_drift=accept_drift,
+    )
+
+
+def _read_int8_tiles(recipe: Recipe, classes: Sequence[str]) -> Int8Tiles | None:
+    if not {"int8", "int8-cpu"} & set(recipe.export.precisions):
+        return None
+    return Int8Tiles(
+        calibration=calibration_tiles(recipe.data, recipe.export.calibration, classes=classes),
+        validation=validation_tiles(recipe.data, recipe.postprocess, classes=classes),
+    )

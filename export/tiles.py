@@ -1,0 +1,121 @@
+"""Tiles of a recipe's images, one per image, for parity checks and INT8 quantization."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ifkd import recipe
+from ifkd.core.detections import Array, box_areas
+from ifkd.core.errors import DataError
+from ifkd.data.coco import LabeledImage
+from ifkd.data.splits import read_split
+from ifkd.imagery.image_files import pad, read_image, resize
+
+SAMPLE_TILES = 8
+"""Number of tiles of a parity check."""
+NOISE_SEED = 7
+MIN_VISIBILITY = 0.4
+"""Objects of which a smaller fraction is inside the tile are ignored, as in training."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ImageTiles:
+    """One tile of each image, with its objects."""
+
+    pixels: Array
+    """uint8 [tiles, 3, height, width], RGB."""
+    images: tuple[LabeledImage, ...]
+    """The tiles as images: boxes are clipped to the tile, and mostly hidden objects are ignored."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SampleTiles:
+    """Tiles for a parity check."""
+
+    pixels: Array
+    """uint8 [tiles, 3, height, width], RGB."""
+    source: str
+    """Description for the manifest."""
+
+    @classmethod
+    def of_validation(cls, pixels: Array) -> "SampleTiles":
+        """Return tiles of the validation split as sample tiles."""
+        return cls(pixels, f"{len(pixels)} tiles of the validation split")
+
+
+def read_tiles(images: Sequence[LabeledImage], data: recipe.DataOptions) -> ImageTiles:
+    """Return one tile of each image, scaled and padded as in training.
+
+    The tile is centered on the image's first object, or is the image's first corner if it has no object.
+
+    Raises:
+        DataError: An image cannot be read.
+    """
+    size = (data.tile_px, data.tile_px)
+    cut = [_cut_tile(image, data, size) for image in images]
+    return ImageTiles(_stack([pixels for pixels, _ in cut], size), tuple(labeled for _, labeled in cut))
+
+
+def sample_tiles(data: recipe.DataOptions, *, count: int = SAMPLE_TILES) -> SampleTiles:
+    """Return one tile of each of the first validation images, or noise if the images cannot be read."""
+    try:
+        tiles = read_tiles(read_split(data, "validation").images[:count], data)
+        reason = "" if tiles.images else "the validation split is empty"
+    except DataError as error:
+        reason = f"the validation images cannot be read ({error})"
+    if not reason:
+        return SampleTiles.of_validation(tiles.pixels)
+    size = (data.tile_px, data.tile_px)
+    noise = [structured_noise(size, seed=NOISE_SEED + index) for index in range(count)]
+    return SampleTiles(_stack(noise, size), f"{count} tiles of seeded noise, because {reason}")
+
+
+def structured_noise(size: tuple[int, int], *, seed: int) -> Array:
+    """Return uint8 [height, width, 3]: noise of several frequencies with rectangles, so that scores and boxes vary."""
+    rng = np.random.default_rng(seed)
+    total = np.zeros((*size, 3))
+    cells = 2
+    while cells <= min(size):
+        coarse = rng.integers(0, 256, (cells, cells, 3), dtype=np.uint8)
+        total += resize(coarse, size)
+        cells *= 4
+    span = np.ptp(total)
+    pixels = ((total - total.min()) * (200 / max(span, 1.0))).astype(np.uint8)
+    for _ in range(12):
+        top, left = rng.integers(0, size[0] * 3 // 4), rng.integers(0, size[1] * 3 // 4)
+        height, width = rng.integers(4, max(5, size[0] // 4)), rng.integers(4, max(5, size[1] // 4))
+        pixels[top : top + height, left : left + width] = rng.integers(0, 256, 3)
+    return pixels
+
+
+def _cut_tile(image: LabeledImage, data: recipe.DataOptions, size: tuple[int, int]) -> tuple[Array, LabeledImage]:
+    """Return a tile, uint8 [height, width, 3], and its objects."""
+    scale = data.scale
+    pixels = read_image(image.path, imagery=data.imagery)
+    pixels = resize(pixels, (round(pixels.shape[0] * scale), round(pixels.shape[1] * scale)))
+    start = [0, 0]
+    if len(image.boxes):
+        x1, y1, x2, y2 = image.boxes[0] * scale
+        for axis, center in enumerate(((y1 + y2) / 2, (x1 + x2) / 2)):
+            start[axis] = int(np.clip(center - size[axis] / 2, 0, max(0, pixels.shape[axis] - size[axis])))
+    tile = pad(pixels[start[0] : start[0] + size[0], start[1] : start[1] + size[1]], size)
+    boxes = image.boxes * np.float32(scale) - np.array([start[1], start[0]] * 2, np.float32)
+    clipped = boxes.clip(0, np.array([size[1], size[0]] * 2, np.float32))
+    visibility = box_areas(clipped) / np.maximum(box_areas(boxes), 1e-6)
+    inside = visibility > 0
+    labeled = replace(
+        image,
+        size=size,
+        boxes=clipped[inside].astype(np.float32),
+        labels=image.labels[inside],
+        ignore=(image.ignore | (visibility < MIN_VISIBILITY))[inside],
+    )
+    return tile, labeled
+
+
+def _stack(tiles: Sequence[Array], size: tuple[int, int]) -> Array:
+    """Return tiles [height, width, 3] as uint8 [tiles, 3, height, width]."""
+    if not tiles:
+        return np.zeros((0, 3, *size), np.uint8)
+    return np.ascontiguousarray(np.stack(tiles).transpose(0, 3, 1, 2))
