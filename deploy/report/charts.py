@@ -8,7 +8,6 @@ import numpy as np
 
 from ifkd.core.html.axes import (
     Axes,
-    draw_y_axis,
     format_tick,
     format_value,
     linear_ticks,
@@ -119,7 +118,7 @@ def line_chart(
     highest = max(value for one in series for value in one.values if value is not None)
     ticks = linear_ticks(0.0, highest * 1.05)
     columns = [rescale(index, 0.0, max(len(steps) - 1.0, 1.0), left + 20, right - 12) for index in range(len(steps))]
-    draw_y_axis(drawing, ticks, left, right, top, bottom)
+    Axes(left, right, top, bottom, (0.0, 1.0), ticks).draw_y_ticks(drawing)
     drawing.text(left, top - 14, y_label, "soft")
     for x, step in zip(columns, steps, strict=True):
         drawing.text(x, bottom + 16, str(step), "soft mid")

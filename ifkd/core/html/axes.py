@@ -31,13 +31,7 @@ class Axes:
 
     def draw(self, drawing: Drawing, *, x_label: str = "", y_label: str = "") -> None:
         """Draw grid lines, ticks and labels."""
-        if self.log_y:
-            for tick in self.y_ticks:
-                _, y = self.position(self.x_ticks[0], tick)
-                drawing.line(self.left, y, self.right, y, "grid")
-                drawing.text(self.left - 8, y + 4, format_tick(tick), "soft end")
-        else:
-            draw_y_axis(drawing, self.y_ticks, self.left, self.right, self.top, self.bottom)
+        self.draw_y_ticks(drawing)
         drawing.line(self.left, self.bottom, self.right, self.bottom, "axis")
         for tick in self.x_ticks:
             x, _ = self.position(tick, self.y_ticks[0])
@@ -47,13 +41,12 @@ class Axes:
         if x_label:
             drawing.text(self.right, self.bottom + 34, x_label, "soft end")
 
-
-def draw_y_axis(drawing: Drawing, ticks: Sequence[float], left: float, right: float, top: float, bottom: float) -> None:
-    """Draw a grid line and a label on the left for each tick."""
-    for tick in ticks:
-        y = rescale(tick, ticks[0], ticks[-1], bottom, top)
-        drawing.line(left, y, right, y, "grid")
-        drawing.text(left - 8, y + 4, format_tick(tick), "soft end")
+    def draw_y_ticks(self, drawing: Drawing) -> None:
+        """Draw a grid line and a label on the left for each tick of the y-axis."""
+        for tick in self.y_ticks:
+            _, y = self.position(self.x_ticks[0], tick)
+            drawing.line(self.left, y, self.right, y, "grid")
+            drawing.text(self.left - 8, y + 4, format_tick(tick), "soft end")
 
 
 def linear_ticks(low: float, high: float, count: int = 5) -> list[float]:
