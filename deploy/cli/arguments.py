@@ -7,9 +7,9 @@ class Arguments(argparse.Namespace):
     """Parsed arguments of a command; each command declares its own in a subclass."""
 
     json: bool
-    """Whether to print the result as JSON."""
+    """Print the result as JSON."""
     verbose: bool
-    """Whether to log progress and show tracebacks."""
+    """Log progress, and show tracebacks."""
 
 
 def add_common_arguments(parser: argparse.ArgumentParser, *, subcommand: bool = False) -> None:

@@ -24,12 +24,12 @@ class Curve:
 
     @property
     def has_line(self) -> bool:
-        """Whether there are at least two points."""
+        """True if there are at least two points."""
         return len(self.x) > 1
 
     @property
     def has_positive(self) -> bool:
-        """Whether any mean is above 0, so that a logarithmic axis can show it."""
+        """True if any mean is above 0, so that a logarithmic axis can show it."""
         return any(value > 0 for value in self.mean)
 
 

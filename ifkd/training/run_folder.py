@@ -77,7 +77,7 @@ class RunFolder:
 
     @property
     def is_finished(self) -> bool:
-        """Whether the run has a result."""
+        """True if the run has a result."""
         return self.result.is_file()
 
     def read_result(self) -> TrainingResult:

@@ -1,4 +1,4 @@
-"""Augmentation: what is painted in the image is where the boxes say, whatever was turned, cut or scaled."""
+"""Laws of augmentation: boxes enclose their objects after every flip, rotation, crop and scaling."""
 
 import json
 from itertools import product
@@ -17,10 +17,10 @@ from torchvision.transforms.v2 import functional as transforms
 from ifkd import recipe
 from ifkd.data.coco import CocoDataset, read_coco
 from ifkd.imagery.image_files import read_image
-from ifkd.training.dataset import EpochSampler, Sample, TileDataset, collate, scaled
+from ifkd.training.dataset import EpochSampler, Sample, TileDataset, collate, load_scaled
 
 BOX = (7, 22, 31, 30)
-"""x1, y1, x2, y2 of the painted object; off center, so that every symmetry puts it elsewhere."""
+"""x1, y1, x2, y2 of the object; off center, so that each symmetry has another position."""
 SIZE = (40, 64)
 PAINT, TOP_LEFT, TOP_RIGHT = (250, 10, 10), (10, 250, 10), (10, 10, 250)
 
@@ -60,7 +60,7 @@ def painted(tmp_path_factory: pytest.TempPathFactory) -> CocoDataset:
 
 @pytest.fixture(scope="module")
 def located(tmp_path_factory: pytest.TempPathFactory) -> CocoDataset:
-    """An image whose red is the column and green the row, with boxes all over it; the last one is a crowd."""
+    """An image whose red is the column and green the row, with boxes; the last one is a crowd."""
     rows, columns = np.mgrid[0:200, 0:240]
     pixels = np.stack([columns, rows, np.zeros_like(rows)], axis=2).astype(np.uint8)
     boxes = [(20, 20, 60, 44), (100, 10, 130, 40), (90, 90, 96, 99), (150, 120, 230, 190), (5, 150, 45, 195)]
@@ -89,14 +89,14 @@ def cells(sample: Sample, color: tuple[int, int, int]) -> np.ndarray:
 
 
 def extent(sample: Sample, color: tuple[int, int, int]) -> list[float]:
-    """Return the x1, y1, x2, y2 of what is painted in a color."""
+    """Return x1, y1, x2, y2 of the pixels of a color."""
     found = cells(sample, color)
     (top, left), (bottom, right) = found.min(axis=0), found.max(axis=0)
     return [left, top, right + 1, bottom + 1]
 
 
 def symmetry(sample: Sample) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Return where the image's top left and top right corners went, as (lower, right) for each."""
+    """Return the positions of the image's top left and top right corners, as (is lower, is right) of each."""
     corners = []
     height, width = (SIZE[1], SIZE[0]) if _is_upright(sample) else SIZE
     for color in (TOP_LEFT, TOP_RIGHT):
@@ -117,15 +117,15 @@ SYMMETRIES = {
     for row, column in product((0, 1), repeat=2)
     for other in ((row, 1 - column), (1 - row, column))
 }
-TURNS = {((0, 0), (0, 1)), ((0, 1), (1, 1)), ((1, 1), (1, 0)), ((1, 0), (0, 0))}
+ROTATIONS = {((0, 0), (0, 1)), ((0, 1), (1, 1)), ((1, 1), (1, 0)), ((1, 0), (0, 0))}
 MIRRORS = {((0, 0), (0, 1)), ((0, 1), (0, 0)), ((1, 0), (1, 1)), ((1, 1), (1, 0))}
 
 
 @pytest.mark.parametrize(
     ("flip", "quarter_turns", "expected"),
-    [(True, True, SYMMETRIES), (False, True, TURNS), (True, False, MIRRORS), (False, False, {((0, 0), (0, 1))})],
+    [(True, True, SYMMETRIES), (False, True, ROTATIONS), (True, False, MIRRORS), (False, False, {((0, 0), (0, 1))})],
 )
-def test_boxes_follow_every_symmetry_that_is_allowed(
+def test_boxes_follow_each_allowed_symmetry(
     painted: CocoDataset, flip: bool, quarter_turns: bool, expected: set[Any]
 ) -> None:
     dataset = tiles(painted, flip=flip, quarter_turns=quarter_turns)
@@ -141,7 +141,7 @@ def test_boxes_follow_every_symmetry_that_is_allowed(
 
 
 @given(seed=st.integers(0, 2**31), epoch=st.integers(0, 1000))
-def test_crops_keep_and_ignore_by_the_visible_share(located: CocoDataset, seed: int, epoch: int) -> None:
+def test_crops_keep_and_ignore_objects_by_their_visible_fraction(located: CocoDataset, seed: int, epoch: int) -> None:
     sample = tiles(located, seed=seed)[epoch, 0]
     left, top = (int(value) for value in sample.pixels[:2, 0, 0])
     assert sample.pixels.shape == (3, 64, 64)
@@ -152,14 +152,14 @@ def test_crops_keep_and_ignore_by_the_visible_share(located: CocoDataset, seed: 
         cut = [max(x1 - left, 0), max(y1 - top, 0), min(x2 - left, 64), min(y2 - top, 64)]
         if cut[2] <= cut[0] or cut[3] <= cut[1]:
             continue
-        share = (cut[2] - cut[0]) * (cut[3] - cut[1]) / ((x2 - x1) * (y2 - y1))
-        (kept if share >= 0.4 and not crowd else ignored).append(cut)
+        visible = (cut[2] - cut[0]) * (cut[3] - cut[1]) / ((x2 - x1) * (y2 - y1))
+        (kept if visible >= 0.4 and not crowd else ignored).append(cut)
     assert sample.targets.boxes.tolist() == kept
     assert sample.targets.ignored.tolist() == ignored
     assert len(sample.targets.labels) == len(kept)
 
 
-def test_crops_reach_every_border_and_usually_show_an_object(located: CocoDataset) -> None:
+def test_crops_reach_each_border_and_usually_show_an_object(located: CocoDataset) -> None:
     dataset = tiles(located)
     samples = [dataset[epoch, 0] for epoch in range(3000)]
     lefts, tops = ([int(sample.pixels[channel, 0, 0]) for sample in samples] for channel in (0, 1))
@@ -178,20 +178,20 @@ def test_a_small_image_is_padded_at_the_right_and_bottom(painted: CocoDataset) -
 
 @given(seed=st.integers(0, 2**31), epoch=st.integers(0, 1000))
 def test_a_sample_depends_on_seed_epoch_and_index_alone(located: CocoDataset, seed: int, epoch: int) -> None:
-    everything = {"flip": True, "quarter_turns": True, "photometric": 0.4, "scale_jitter": (0.7, 1.3)}
-    fresh = tiles(located, seed=seed, **everything)
-    used = tiles(located, seed=seed, **everything)
+    options = {"flip": True, "quarter_turns": True, "photometric": 0.4, "scale_jitter": (0.7, 1.3)}
+    unused = tiles(located, seed=seed, **options)
+    used = tiles(located, seed=seed, **options)
     for other in range(3):
         used[other, 0]
-    first, second = fresh[epoch, 0], used[epoch, 0]
+    first, second = unused[epoch, 0], used[epoch, 0]
     assert torch.equal(first.pixels, second.pixels)
     assert torch.equal(first.targets.boxes, second.targets.boxes)
     assert torch.equal(first.targets.ignored, second.targets.ignored)
-    assert not torch.equal(first.pixels, fresh[epoch + 1, 0].pixels)
-    assert not torch.equal(first.pixels, tiles(located, seed=seed + 1, **everything)[epoch, 0].pixels)
+    assert not torch.equal(first.pixels, unused[epoch + 1, 0].pixels)
+    assert not torch.equal(first.pixels, tiles(located, seed=seed + 1, **options)[epoch, 0].pixels)
 
 
-def test_images_kept_in_memory_are_the_images_read(located: CocoDataset) -> None:
+def test_cached_images_equal_the_images_read(located: CocoDataset) -> None:
     dataset = tiles(located, flip=True, quarter_turns=True, photometric=0.3)
     first = dataset[3, 0]
     for image in located.images:
@@ -216,7 +216,7 @@ def test_the_recipes_scale_scales_boxes_with_pixels(painted: CocoDataset) -> Non
 
 
 @given(seed=st.integers(0, 2**31))
-def test_zoomed_boxes_stay_on_their_paint(painted: CocoDataset, seed: int) -> None:
+def test_jittered_boxes_enclose_their_objects(painted: CocoDataset, seed: int) -> None:
     sample = tiles(painted, tile_px=128, seed=seed, scale_jitter=(0.6, 1.9), flip=True, quarter_turns=True)[0, 0]
     red = (sample.pixels[0].int() - sample.pixels[1].int()) > 80
     found = torch.nonzero(red)
@@ -225,7 +225,7 @@ def test_zoomed_boxes_stay_on_their_paint(painted: CocoDataset, seed: int) -> No
     assert (sample.targets.boxes[0] - painted_box).abs().max() <= 1.01
 
 
-def test_colors_change_only_when_asked(painted: CocoDataset) -> None:
+def test_colors_change_only_with_photometric_augmentation(painted: CocoDataset) -> None:
     plain, colored = tiles(painted)[0, 0], tiles(painted, photometric=0.5)[0, 0]
     assert not torch.equal(plain.pixels, colored.pixels)
     assert torch.equal(plain.targets.boxes, colored.targets.boxes)
@@ -233,7 +233,7 @@ def test_colors_change_only_when_asked(painted: CocoDataset) -> None:
 
 
 @given(length=st.integers(1, 40), batch_size=st.integers(1, 9), seed=st.integers(0, 2**31), epoch=st.integers(0, 99))
-def test_an_epoch_is_a_shuffle_cut_into_whole_batches(length: int, batch_size: int, seed: int, epoch: int) -> None:
+def test_an_epoch_is_a_shuffle_in_complete_batches(length: int, batch_size: int, seed: int, epoch: int) -> None:
     length = max(length, batch_size)
     sampler = EpochSampler(length, batch_size, seed=seed)
     sampler.epoch = epoch
@@ -278,14 +278,14 @@ def as_torchvision(dataset: CocoDataset) -> tuple[tv_tensors.Image, tv_tensors.B
     return tv_tensors.Image(pixels), boxes
 
 
-def test_flips_and_turns_are_those_of_torchvision(painted: CocoDataset) -> None:
+def test_flips_and_rotations_are_those_of_torchvision(painted: CocoDataset) -> None:
     pixels, boxes = as_torchvision(painted)
     known = []
     for turns, mirrored in product(range(4), (False, True)):
         turned = [transforms.rotate(part, 90.0 * turns, expand=True) for part in (pixels, boxes)]
         known.append([transforms.horizontal_flip(part) for part in turned] if mirrored else turned)
     dataset = tiles(painted, flip=True, quarter_turns=True)
-    met = set()
+    found = set()
     for epoch in range(64):
         sample = dataset[epoch, 0]
         same = []
@@ -296,8 +296,8 @@ def test_flips_and_turns_are_those_of_torchvision(painted: CocoDataset) -> None:
                 same.append(number)
                 torch.testing.assert_close(sample.targets.boxes, expected.as_subclass(torch.Tensor), rtol=0, atol=1e-4)
         assert len(same) == 1
-        met.add(same[0])
-    assert len(met) == 8
+        found.add(same[0])
+    assert len(found) == 8
 
 
 @given(seed=st.integers(0, 2**31), epoch=st.integers(0, 1000))
@@ -313,13 +313,13 @@ def test_crops_are_those_of_torchvision(located: CocoDataset, seed: int, epoch: 
 
 @given(zoom=st.floats(0.3, 3.0))
 def test_scaled_boxes_are_those_of_torchvision(located: CocoDataset, zoom: float) -> None:
-    pixels, boxes = scaled(located.images[0], zoom)
+    pixels, boxes = load_scaled(located.images[0], zoom)
     expected = transforms.resize(as_torchvision(located)[1], list(pixels.shape[:2])).as_subclass(torch.Tensor)
     torch.testing.assert_close(torch.from_numpy(boxes), expected, rtol=1e-5, atol=1e-4)
 
 
 @given(seed=st.integers(0, 2**31), most=st.floats(0.05, 1.0))
-def test_speckle_multiplies_around_one_and_moves_no_box(
+def test_speckle_has_a_mean_of_one_and_moves_no_box(
     tmp_path_factory: pytest.TempPathFactory, seed: int, most: float
 ) -> None:
     gray = write(tmp_path_factory.mktemp("gray") / "set", np.full((128, 128, 3), 60, np.uint8), [(10, 10, 40, 50)])
@@ -338,11 +338,11 @@ def test_speckle_multiplies_around_one_and_moves_no_box(
     assert len({round(value, 4) for value in deviations}) > 1
 
 
-def test_speckle_at_zero_draws_nothing_and_changes_nothing(located: CocoDataset) -> None:
-    everything = {"flip": True, "quarter_turns": True, "photometric": 0.4, "scale_jitter": (0.7, 1.3)}
+def test_zero_speckle_changes_nothing(located: CocoDataset) -> None:
+    options = {"flip": True, "quarter_turns": True, "photometric": 0.4, "scale_jitter": (0.7, 1.3)}
     for epoch in range(5):
-        plain, with_zero = tiles(located, **everything)[epoch, 0], tiles(located, **everything, speckle=0.0)[epoch, 0]
-        noisy = tiles(located, **everything, speckle=0.3)[epoch, 0]
+        plain, with_zero = tiles(located, **options)[epoch, 0], tiles(located, **options, speckle=0.0)[epoch, 0]
+        noisy = tiles(located, **options, speckle=0.3)[epoch, 0]
         assert torch.equal(plain.pixels, with_zero.pixels)
         assert torch.equal(plain.targets.boxes, noisy.targets.boxes)
         assert not torch.equal(plain.pixels, noisy.pixels)

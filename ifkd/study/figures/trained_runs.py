@@ -57,7 +57,7 @@ class TrainedRun:
 
     @property
     def is_ifkd(self) -> bool:
-        """Whether the distillation method is IFKD."""
+        """True if the distillation method is IFKD."""
         return self.method.get("name") == "ifkd"
 
 

@@ -1,4 +1,4 @@
-"""Training tiles on their way to the network. Their geometry has its laws in tests/property."""
+"""Training tiles and batches. tests/property has the laws of their geometry."""
 
 import pickle
 from collections.abc import Callable
@@ -11,7 +11,7 @@ import torch
 from ifkd import recipe
 from ifkd.core.errors import DataError
 from ifkd.data.coco import read_coco
-from ifkd.training.dataset import Batch, BatchDataset, TileDataset, scaled
+from ifkd.training.dataset import Batch, BatchDataset, TileDataset, load_scaled
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def test_a_tile_has_pixels_objects_and_the_images_id(tiles: Callable[..., TileDa
     assert sample.targets.ignored.shape == (0, 4)
 
 
-def test_images_of_an_epoch_are_turned_each_its_own_way(tiles: Callable[..., TileDataset], data_folder: Path) -> None:
+def test_images_of_an_epoch_have_different_symmetries(tiles: Callable[..., TileDataset], data_folder: Path) -> None:
     pixels = (data_folder / "images" / "train_000.png").read_bytes()
     for path in (data_folder / "images").glob("train_*.png"):
         path.write_bytes(pixels)
@@ -44,7 +44,7 @@ def test_images_of_an_epoch_are_turned_each_its_own_way(tiles: Callable[..., Til
     assert len({dataset[0, index].pixels.numpy().tobytes() for index in range(8)}) >= 3
 
 
-def test_batches_are_tiles_by_their_keys(tiles: Callable[..., TileDataset]) -> None:
+def test_batches_contain_the_tiles_of_their_keys(tiles: Callable[..., TileDataset]) -> None:
     dataset = tiles()
     batch = BatchDataset(dataset)[[(2, 5), (2, 0)]]
     assert isinstance(batch, Batch)
@@ -52,7 +52,7 @@ def test_batches_are_tiles_by_their_keys(tiles: Callable[..., TileDataset]) -> N
     assert torch.equal(batch.pixels[0], dataset[2, 5].pixels)
 
 
-def test_a_mistake_in_an_image_is_handed_over(tiles: Callable[..., TileDataset], data_folder: Path) -> None:
+def test_an_error_of_an_image_is_returned(tiles: Callable[..., TileDataset], data_folder: Path) -> None:
     (data_folder / "images" / "train_005.png").write_bytes(b"no image")
     batches = BatchDataset(tiles())
     found = batches[[(0, 4), (0, 5)]]
@@ -62,33 +62,33 @@ def test_a_mistake_in_an_image_is_handed_over(tiles: Callable[..., TileDataset],
     assert isinstance(batches[[(0, 4), (0, 6)]], Batch)
 
 
-def test_images_are_read_once_as_far_as_memory_goes(
+def test_images_are_cached_up_to_the_memory_limit(
     tiles: Callable[..., TileDataset], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from ifkd.training import dataset as module
 
-    read = []
+    loaded = []
 
     def counted(image: Any, scale: float, **imagery: Any) -> Any:
-        read.append(image.id)
-        return scaled(image, scale, **imagery)
+        loaded.append(image.id)
+        return load_scaled(image, scale, **imagery)
 
-    monkeypatch.setattr(module, "scaled", counted)
+    monkeypatch.setattr(module, "load_scaled", counted)
     for cache_mb, expected in ((512, [100, 101]), (0, [100, 101, 100, 101])):
-        read.clear()
+        loaded.clear()
         dataset = tiles(cache_mb=cache_mb)
         for epoch in range(2):
             for index in range(2):
                 dataset[epoch, index]
-        assert read == expected
-    read.clear()
-    zoomed = tiles(augmentation={"scale_jitter": [0.9, 1.1]})
+        assert loaded == expected
+    loaded.clear()
+    jittered = tiles(augmentation={"scale_jitter": [0.9, 1.1]})
     for epoch in range(2):
-        zoomed[epoch, 0]
-    assert read == [100, 100]
+        jittered[epoch, 0]
+    assert loaded == [100, 100]
 
 
-def test_an_image_of_another_size_than_its_annotations_say(
+def test_an_image_of_another_size_than_annotated_is_refused(
     tiles: Callable[..., TileDataset], data_folder: Path, write_data_set: Callable[..., Path]
 ) -> None:
     write_data_set(data_folder, "wide", images=1, size=(64, 96))

@@ -1,4 +1,4 @@
-"""What a run tells: lines that a resumed run writes again alike, scalars for TensorBoard, a warning in time."""
+"""metrics.jsonl, TensorBoard, and warnings about loss ratios."""
 
 import json
 import logging
@@ -11,44 +11,44 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from ifkd.core.errors import OutputError
 from ifkd.training.metrics_logger import MetricsLogger
 
-PACE = {"images_per_s": 8.0, "memory_mb": 900.0}
+SPEED = {"images_per_s": 8.0, "memory_mb": 900.0}
 
 
-def record_of(folder: Path, *, warm_after: int = 0, epoch: int = 0, iteration: int = 0) -> MetricsLogger:
-    record = MetricsLogger(folder, warm_after=warm_after)
-    record.begin(epoch=epoch, iteration=iteration)
-    return record
+def open_logger(folder: Path, *, warn_after: int = 0, epoch: int = 0, iteration: int = 0) -> MetricsLogger:
+    metrics = MetricsLogger(folder, warn_after=warn_after)
+    metrics.resume(epoch=epoch, iteration=iteration)
+    return metrics
 
 
-def test_lines_and_scalars_say_the_same(tmp_path: Path) -> None:
-    record = record_of(tmp_path)
+def test_lines_and_scalars_are_equal(tmp_path: Path) -> None:
+    metrics = open_logger(tmp_path)
     for iteration in range(3):
-        record.step(iteration, {"total": 3.0 - iteration, "task/boxes": 1.0}, pace=PACE)
-    record.validation(1, 3, {"mean_ap": 0.25})
-    record.close()
+        metrics.log_step(iteration, {"total": 3.0 - iteration, "task/boxes": 1.0}, speed=SPEED)
+    metrics.log_validation(1, 3, {"mean_ap": 0.25})
+    metrics.close()
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert lines[1] == {"iteration": 1, "total": 2.0, "task/boxes": 1.0}
     assert lines[3] == {"epoch": 1, "validation": {"mean_ap": 0.25}}
     board = EventAccumulator(str(tmp_path / "events")).Reload()
     assert [(event.step, event.value) for event in board.Scalars("total")] == [(0, 3.0), (1, 2.0), (2, 1.0)]
     assert board.Scalars("validation/mean_ap")[0].value == 0.25
-    assert {event.value for event in board.Scalars("pace/memory_mb")} == {900.0}
+    assert {event.value for event in board.Scalars("speed/memory_mb")} == {900.0}
 
 
-def test_what_was_told_after_the_state_is_taken_back(tmp_path: Path) -> None:
-    """Steps 2 and 3 and the second epoch's validation are taken again; a line cut short by a kill goes as well."""
-    record = record_of(tmp_path)
+def test_lines_after_the_saved_state_are_removed(tmp_path: Path) -> None:
+    """Steps 2 and 3 and the second validation are repeated; an incomplete last line is removed as well."""
+    metrics = open_logger(tmp_path)
     for iteration in range(4):
-        record.step(iteration, {"total": float(iteration)}, pace=PACE)
+        metrics.log_step(iteration, {"total": float(iteration)}, speed=SPEED)
         if iteration % 2:
-            record.validation(1 + iteration // 2, iteration + 1, {"mean_ap": 0.1})
-    record.close()
+            metrics.log_validation(1 + iteration // 2, iteration + 1, {"mean_ap": 0.1})
+    metrics.close()
     with (tmp_path / "metrics.jsonl").open("a") as stream:
         stream.write('{"iteration": 4, "to')
     time.sleep(1.1)  # TensorBoard reads its files in the order of the seconds in their names
-    record = record_of(tmp_path, epoch=1, iteration=2)
-    record.step(2, {"total": 20.0}, pace=PACE)
-    record.close()
+    metrics = open_logger(tmp_path, epoch=1, iteration=2)
+    metrics.log_step(2, {"total": 20.0}, speed=SPEED)
+    metrics.close()
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line.get("iteration", line.get("epoch")) for line in lines] == [0, 1, 1, 2]
     board = EventAccumulator(str(tmp_path / "events")).Reload()
@@ -56,33 +56,33 @@ def test_what_was_told_after_the_state_is_taken_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("ratio", "warns"), [(0.05, True), (0.2, False), (9.0, False), (20.0, True), (0.0, False)])
-def test_an_unhealthy_ratio_warns_once_and_only_when_warm(
+def test_a_ratio_outside_the_range_warns_once_after_warm_up(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, ratio: float, warns: bool
 ) -> None:
-    record = record_of(tmp_path, warm_after=5)
+    metrics = open_logger(tmp_path, warn_after=5)
     with caplog.at_level(logging.WARNING, logger="ifkd.training.metrics_logger"):
         for iteration in range(5):
-            record.step(iteration, {"ratio/feature": ratio}, pace=PACE)
+            metrics.log_step(iteration, {"ratio/feature": ratio}, speed=SPEED)
         assert not caplog.records
         for iteration in range(5, 12):
-            record.step(iteration, {"ratio/feature": ratio}, pace=PACE)
-    record.close()
+            metrics.log_step(iteration, {"ratio/feature": ratio}, speed=SPEED)
+    metrics.close()
     assert len(caplog.records) == int(warns)
     if warns:
         assert f"feature loss is {ratio:.3g} times the detection loss at iteration 5" in caplog.text
 
 
 def test_a_ratio_that_jumps_for_one_step_does_not_warn(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    record = record_of(tmp_path)
+    metrics = open_logger(tmp_path)
     for iteration in range(20):
-        record.step(iteration, {"ratio/feature": 50.0 if iteration == 10 else 1.0}, pace=PACE)
-    record.close()
+        metrics.log_step(iteration, {"ratio/feature": 50.0 if iteration == 10 else 1.0}, speed=SPEED)
+    metrics.close()
     assert not caplog.records
 
 
-def test_a_folder_that_cannot_be_written_is_said_so(tmp_path: Path) -> None:
-    record = record_of(tmp_path)
+def test_a_folder_that_is_not_writable_is_refused(tmp_path: Path) -> None:
+    metrics = open_logger(tmp_path)
     (tmp_path / "metrics.jsonl").mkdir()
     with pytest.raises(OutputError, match=r"Cannot write .*metrics\.jsonl .*Is a directory"):
-        record.step(0, {"total": 1.0}, pace=PACE)
-    record.close()
+        metrics.log_step(0, {"total": 1.0}, speed=SPEED)
+    metrics.close()

@@ -1,4 +1,4 @@
-"""Learning rates and averaged weights against torch's own, and what a machine cannot do."""
+"""Learning rate schedules, compared with those of PyTorch."""
 
 import itertools
 
@@ -9,35 +9,35 @@ from ifkd.recipe import ScheduleOptions, TrainingOptions
 from ifkd.training import optim
 
 
-def rates(training: TrainingOptions, epoch_length: int) -> list[float]:
+def lr_factors(training: TrainingOptions, epoch_length: int) -> list[float]:
     return [optim.lr_factor(training, i, epoch_length) for i in range(training.epochs * epoch_length)]
 
 
-def test_the_step_schedule_is_torchs() -> None:
+def test_the_step_schedule_equals_that_of_pytorch() -> None:
     training = TrainingOptions(epochs=12, schedule=ScheduleOptions(milestones=(8, 11), warmup_iters=0))
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [80, 110])
-    for factor in rates(training, 10):
+    for factor in lr_factors(training, 10):
         assert factor == pytest.approx(optimizer.param_groups[0]["lr"])
         optimizer.step()
         schedule.step()
 
 
-def test_the_cosine_schedule_is_torchs() -> None:
+def test_the_cosine_schedule_equals_that_of_pytorch() -> None:
     training = TrainingOptions(epochs=5, schedule=ScheduleOptions(name="cosine", warmup_iters=0))
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 50)
-    for factor in rates(training, 10):
+    for factor in lr_factors(training, 10):
         assert factor == pytest.approx(optimizer.param_groups[0]["lr"])
         optimizer.step()
         schedule.step()
 
 
-def test_the_rate_warms_up_linearly() -> None:
+def test_the_learning_rate_warms_up_linearly() -> None:
     training = TrainingOptions(
         epochs=20, schedule=ScheduleOptions(milestones=(18,), warmup_iters=100, warmup_factor=0.001)
     )
-    found = rates(training, 10)
+    found = lr_factors(training, 10)
     assert found[0] == pytest.approx(0.001)
     assert found[50] == pytest.approx(0.5005)
     assert found[100] == 1.0
