@@ -1,9 +1,9 @@
-"""What `ifkd data slice` needs for a very large image: peak memory, and pixels a second.
+"""Peak memory and speed of `ifkd data slice` for a very large image.
 
     python benchmarks/slicing.py [--side 30000] [--tile-px 1024]
 
-The image, three bands of 8 bits in blocks of 512 pixels, is made in a temporary folder; every tile of it is written.
-Exit code 1 when the peak memory of the process is above 500 MB.
+The image has three bands of 8 bits in blocks of 512 pixels, in a temporary folder; all its tiles are written.
+Exit code 1: the peak memory of the process is above 500 MB.
 """
 
 import argparse
@@ -26,7 +26,7 @@ LIMIT_MB = 500.0
 
 
 def write_image(folder: Path, side: int) -> Path:
-    """Write an image of coarse noise, row of blocks by row of blocks, and its labels; return the labels."""
+    """Write an image of coarse noise and its labels, and return the path of the labels."""
     rng = np.random.default_rng(0)
     (folder / "images").mkdir()
     with rasterio.open(
@@ -50,7 +50,7 @@ def write_image(folder: Path, side: int) -> Path:
 
 
 def main() -> int:
-    """Make the image, cut it in a process of its own, and judge that."""
+    """Write the image, cut it in a subprocess, and compare its peak memory with the limit."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--side", type=int, default=30_000)
     parser.add_argument("--tile-px", type=int, default=1024)
@@ -66,12 +66,12 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         labels = write_image(Path(folder), options.side)
         command = [sys.executable, __file__, "--child", str(labels), "--tile-px", str(options.tile_px)]
-        found = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+        result = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
     size_mb = options.side**2 * 3 / 1e6
-    print(f"{options.side}x{options.side} px, 3 bands, {size_mb:.0f} MB of pixels: {found['tiles']} tiles")
-    print(f"  {found['seconds']:.0f} s, {options.side**2 / 1e6 / found['seconds']:.1f} MPix/s")
-    print(f"  peak memory {found['peak_mb']:.0f} MB (limit {LIMIT_MB:.0f} MB)")
-    return int(found["peak_mb"] > LIMIT_MB)
+    print(f"{options.side}x{options.side} px, 3 bands, {size_mb:.0f} MB of pixels: {result['tiles']} tiles")
+    print(f"  {result['seconds']:.0f} s, {options.side**2 / 1e6 / result['seconds']:.1f} MPix/s")
+    print(f"  peak memory {result['peak_mb']:.0f} MB (limit {LIMIT_MB:.0f} MB)")
+    return int(result["peak_mb"] > LIMIT_MB)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The two benchmarks as their authors lay them out: converted, checked and trained on for two steps."""
+"""Convert, check and train on miniatures of the two benchmarks, in the layout of their authors."""
 
 import json
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from ifkd.models.checkpoint import load_checkpoint
 
 SIZE = (64, 96)
 SHIPS = {"Arleigh Burke DD": (1, 2, 6, 11), "Dock": (2, 4, 25, 50)}
-"""Name -> its class number at each level, as the annotations state it."""
+"""Name -> its class id at each level."""
 AIRCRAFT = ("A220", "Boeing787")
 AIRCRAFT_CLASSES = ["A220", "A320/321", "A330", "ARJ21", "Boeing737", "Boeing787", "other"]
 SPLITS = {"train": 8, "val": 4, "test": 4}
@@ -28,11 +28,11 @@ SPLITS = {"train": 8, "val": 4, "test": 4}
 class Benchmark:
     """A benchmark's folder."""
 
-    form: str
+    format: str
     root: Path
     images: Path
     lists: dict[str, str]
-    """Split of a recipe -> list of the benchmark."""
+    """Split of the recipe -> image list of the benchmark."""
     classes: list[str]
     counts: dict[str, int]
     """Objects of each class in the training split."""
@@ -49,7 +49,7 @@ def boxes_of(seed: int) -> list[tuple[int, int, int, int]]:
     return found
 
 
-def picture(path: Path, *, gray: bool, seed: int) -> None:
+def write_image(path: Path, *, gray: bool, seed: int) -> None:
     random = np.random.default_rng(seed)
     pixels = random.integers(20, 90, (*SIZE, 3), dtype=np.uint8)
     for x1, y1, x2, y2 in boxes_of(seed):
@@ -75,7 +75,7 @@ def write(voc: Path, annotations: str, lists: Path, suffix: str, names: Sequence
     for split, count in SPLITS.items():
         stems = [f"{100000001 + number + index}" for index in range(count)]
         for stem in stems:
-            picture(voc / "JPEGImages" / f"{stem}{suffix}", gray=suffix == ".jpg", seed=int(stem))
+            write_image(voc / "JPEGImages" / f"{stem}{suffix}", gray=suffix == ".jpg", seed=int(stem))
             (voc / annotations / f"{stem}.xml").write_text(xml(names, seed=int(stem)))
         listed = [f"{stem}.bmp" if suffix == ".bmp" else stem for stem in stems]
         (lists / f"{split}.txt").write_text("\n".join(listed) + "\n")
@@ -106,13 +106,13 @@ def printed(capsys: pytest.CaptureFixture[str]) -> Any:
 
 
 @pytest.mark.parametrize("name", ["ship_rs_image_net", "sar_aircraft"])
-def test_from_the_benchmarks_folder_to_a_checkpoint(
+def test_benchmark_folder_to_checkpoint(
     name: str, request: pytest.FixtureRequest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     benchmark: Benchmark = request.getfixturevalue(name)
     for split, listed in benchmark.lists.items():
         words = ["--out", str(tmp_path / f"{split}.json"), "--split", listed]
-        assert main(["data", "convert", benchmark.form, str(benchmark.root), *words, "--json"]) == 0
+        assert main(["data", "convert", benchmark.format, str(benchmark.root), *words, "--json"]) == 0
         capsys.readouterr()
     values = tiny_recipe(tmp_path)
     values["data"].update(validation="validation.json", test="test.json", images=str(benchmark.images))

@@ -137,8 +137,8 @@ def _samples(checked: CheckedDataset) -> list[CheckedImage]:
             chosen.add(next(index for index in usable if splits[index] == split and name in classes[index]))
     for number, split in enumerate(checked.splits):
         others = [index for index in usable if splits[index] == split and index not in chosen]
-        wanted = min((MAX_SAMPLES - len(chosen)) // (len(checked.splits) - number), len(others))
-        chosen |= {others[place] for place in np.linspace(0, len(others) - 1, wanted).round().astype(int).tolist()}
+        count = min((MAX_SAMPLES - len(chosen)) // (len(checked.splits) - number), len(others))
+        chosen |= {others[index] for index in np.linspace(0, len(others) - 1, count).round().astype(int).tolist()}
     return [checked.images[index] for index in sorted(chosen)]
 
 

@@ -1,4 +1,4 @@
-"""ShipRSImageNet's class tree: 2 kinds, 4 categories, 25 subcategories, 50 types, each in the order of its ids."""
+"""Class tree of ShipRSImageNet: 2 kinds, 4 categories, 25 subcategories and 50 types, each in the order of its ids."""
 
 from dataclasses import dataclass
 

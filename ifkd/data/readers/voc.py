@@ -1,4 +1,4 @@
-"""Pascal VOC data sets, and the two benchmarks in this format: SAR-AIRcraft-1.0 and ShipRSImageNet."""
+"""VOC data sets, and the two benchmarks in this format: SAR-AIRcraft-1.0 and ShipRSImageNet."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -68,10 +68,10 @@ def scrambled_content(content, rng):
     """Return a randomly changed copy as JSON text."""
     content = json.loads(json.dumps(content))
     for _ in range(rng.randint(1, 6)):
-        places = list(paths_in(content))
-        if not places:
+        paths = list(paths_in(content))
+        if not paths:
             break
-        *parents, last = rng.choice(places)
+        *parents, last = rng.choice(paths)
         holder = content
         for key in parents:
             holder = holder[key]
@@ -87,21 +87,21 @@ def scrambled_content(content, rng):
     return json.dumps(content)
 
 
-def scrambled_bytes(whole, rng):
+def scrambled_bytes(original, rng):
     """Return bytes, some of them changed, removed or repeated."""
-    content = bytearray(whole)
+    content = bytearray(original)
     for _ in range(rng.randint(1, 20)):
         if not content:
             break
-        place, action = rng.randrange(len(content)), rng.random()
+        position, action = rng.randrange(len(content)), rng.random()
         if action < 0.7:
-            content[place] = rng.randrange(256)
+            content[position] = rng.randrange(256)
         elif action < 0.8:
-            del content[place : place + rng.randint(1, 40)]
+            del content[position : position + rng.randint(1, 40)]
         elif action < 0.9:
-            content[place:place] = content[place : place + rng.randint(1, 40)]
+            content[position:position] = content[position : position + rng.randint(1, 40)]
         elif action < 0.93:
-            del content[place:]
+            del content[position:]
     return bytes(content)
 
 
@@ -175,21 +175,21 @@ def scrambled_words(text, rng):
     """Return text with a few words changed, repeated or removed."""
     parts = re.split(r"(\s+|[<>/])", text)
     for _ in range(rng.randint(1, 3)):
-        place, action = rng.randrange(len(parts)), rng.random()
+        position, action = rng.randrange(len(parts)), rng.random()
         if action < 0.8:
-            place = rng.choice([index for index, part in enumerate(parts) if re.search(r"\w", part)] or [0])
-            parts[place] = rng.choice(WORDS)
+            position = rng.choice([index for index, part in enumerate(parts) if re.search(r"\w", part)] or [0])
+            parts[position] = rng.choice(WORDS)
         elif action < 0.9:
-            del parts[place]
+            del parts[position]
             parts = parts or [""]
         else:
-            parts.insert(place, parts[place])
+            parts.insert(position, parts[position])
     return "".join(parts)
 
 
 @pytest.mark.parametrize("source_format", LABELS)
 def test_scrambled_annotations_of_other_formats(tmp_path, capsys, source_format):
-    folder, name, whole = LABELS[source_format]
+    folder, name, original = LABELS[source_format]
     pixels = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
     (tmp_path / folder).mkdir()
     Image.fromarray(pixels).save(tmp_path / folder / "a.png")
@@ -198,7 +198,7 @@ def test_scrambled_annotations_of_other_formats(tmp_path, capsys, source_format)
     rng = random.Random(source_format)  # noqa: S311 - a fixed seed
     codes = []
     for index in range(FILES_PER_FORMAT):
-        content = scrambled_words(whole, rng).encode() if rng.random() < 0.8 else whole.encode()
+        content = scrambled_words(original, rng).encode() if rng.random() < 0.8 else original.encode()
         (tmp_path / name).write_bytes(content if rng.random() < 0.8 else scrambled_bytes(content, rng))
         out = tmp_path / f"{index}.json"
         level = ["--class-level", str(rng.randrange(4))] if source_format == "shiprsimagenet" else []
@@ -216,11 +216,11 @@ def test_scrambled_images(tmp_path, capsys, ending):
     (tmp_path / "images").mkdir()
     rng = random.Random(ending)  # noqa: S311 - a fixed seed
     pixels = np.random.default_rng(0).integers(0, 256, (40, 48, 3), dtype=np.uint8)
-    whole = [encoded(pixels, ending), encoded(pixels[:, :, 0], ending)]
+    original = [encoded(pixels, ending), encoded(pixels[:, :, 0], ending)]
     entries = []
     for index in range(IMAGES_PER_FORMAT):
         name = f"{index}.{ending}"
-        (tmp_path / "images" / name).write_bytes(scrambled_bytes(rng.choice(whole), rng))
+        (tmp_path / "images" / name).write_bytes(scrambled_bytes(rng.choice(original), rng))
         entries.append({"id": index + 1, "file_name": name, "height": 40, "width": 48})
     boxes = [
         {"id": one["id"], "image_id": one["id"], "category_id": 1, "bbox": [4, 4, 20, 20], "iscrowd": 0}

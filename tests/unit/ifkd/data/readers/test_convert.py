@@ -18,7 +18,7 @@ from ifkd.data.readers.ship_classes import LEVEL_NAMES
 SIZE = (40, 60)
 
 
-def picture(path: Path) -> None:
+def write_image(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.full((*SIZE, 3), 90, np.uint8)).save(path)
 
@@ -35,7 +35,7 @@ def voc_object(name: str, box: tuple[float, ...] = (5, 6, 25, 16), extra: str = 
 
 @pytest.fixture
 def ship_rs(tmp_path: Path) -> Path:
-    """ShipRSImageNet as its authors lay it out: lists with .bmp, levels in the XML, an annotated and an empty image."""
+    """ShipRSImageNet in the layout of its authors: lists with .bmp, levels in the XML, an image without objects."""
     root = tmp_path / "ShipRSImageNet"
     voc = root / "VOC_Format"
     levels = "<difficult>1</difficult><level_0>1</level_0><level_1>2</level_1><level_2>6</level_2><level_3>11</level_3>"
@@ -48,7 +48,7 @@ def ship_rs(tmp_path: Path) -> Path:
     (voc / "annotations").mkdir(parents=True)
     for stem, objects in contents.items():
         (voc / "annotations" / f"{stem}.xml").write_text(xml(objects))
-        picture(voc / "JPEGImages" / f"{stem}.bmp")
+        write_image(voc / "JPEGImages" / f"{stem}.bmp")
     (voc / "ImageSets").mkdir()
     (voc / "ImageSets" / "train.txt").write_text("100000001.bmp\n100000002.bmp\n")
     (voc / "ImageSets" / "test.txt").write_text("100000003.bmp\r\n")
@@ -117,7 +117,7 @@ def test_sar_aircraft_classes_and_splits(tmp_path, capsys):
     (root / "ImageSets" / "Main").mkdir(parents=True)
     for stem, name in (("0000001", "other"), ("0000002", "A320/321"), ("0000003", "A220")):
         (root / "Annotations" / f"{stem}.xml").write_text(xml([voc_object(name)]))
-        picture(root / "JPEGImages" / f"{stem}.JPG")  # upper case, as some tools write
+        write_image(root / "JPEGImages" / f"{stem}.JPG")  # upper case, as some tools write
     (root / "ImageSets" / "Main" / "trainval.txt").write_text("0000001\n0000002\n")
     out = tmp_path / "train val.json"
     assert main(["data", "--json", "convert", "sar-aircraft", str(root), "--out", str(out), "--split", "trainval"]) == 0
@@ -136,7 +136,7 @@ def test_voc_ignores_difficult_objects_and_reads_unicode_names(tmp_path):
         (tmp_path / "Annotations" / f"{stem}.xml").write_text(
             xml([voc_object(name, extra="<difficult>1</difficult>"), voc_object(name)]), encoding="utf-8"
         )
-        picture(tmp_path / "JPEGImages" / f"{stem}.png")
+        write_image(tmp_path / "JPEGImages" / f"{stem}.png")
     done = convert("voc", tmp_path, tmp_path / "out.json")
     assert done.objects == {"b9": 1, "b10": 1}
     assert done.ignored == 2
@@ -145,7 +145,7 @@ def test_voc_ignores_difficult_objects_and_reads_unicode_names(tmp_path):
 def test_yolo_and_dota_give_the_same_box(tmp_path):
     yolo, dota = tmp_path / "yolo", tmp_path / "dota"
     for root in (yolo, dota):
-        picture(root / "images" / "a.png")
+        write_image(root / "images" / "a.png")
     (yolo / "labels").mkdir()
     (yolo / "classes.txt").write_text("tug\nferry\n")
     (yolo / "labels" / "a.txt").write_text(f"1 {15 / 60} {11 / 40} {20 / 60} {10 / 40}\n")
@@ -182,7 +182,7 @@ NAN = xml([voc_object("a", (float("nan"), 0, 5, 5))])
 def test_refuses_an_invalid_annotation_and_writes_nothing(tmp_path, capsys, text, message):
     (tmp_path / "Annotations").mkdir()
     (tmp_path / "Annotations" / "a.xml").write_text(text)
-    picture(tmp_path / "JPEGImages" / "a.png")
+    write_image(tmp_path / "JPEGImages" / "a.png")
     out = tmp_path / "out.json"
     assert main(["data", "convert", "voc", str(tmp_path), "--out", str(out)]) == 2
     error = capsys.readouterr().err
@@ -193,8 +193,8 @@ def test_refuses_an_invalid_annotation_and_writes_nothing(tmp_path, capsys, text
 
 @pytest.mark.parametrize("name", ["../secret.png", "/etc/passwd", "link.png", "", "a\0b", "sub/../../secret.png"])
 def test_refuses_a_file_name_outside_the_image_folder(tmp_path, name):
-    picture(tmp_path / "secret.png")
-    picture(tmp_path / "images" / "a.png")
+    write_image(tmp_path / "secret.png")
+    write_image(tmp_path / "images" / "a.png")
     (tmp_path / "images" / "link.png").symlink_to(tmp_path / "secret.png")
     image = {"id": 1, "file_name": name, "height": SIZE[0], "width": SIZE[1]}
     path = tmp_path / "a.json"
