@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-pytest_plugins = ["browser_fixtures", "bundle_fixtures", "figure_fixtures"]
+pytest_plugins = ["browser_fixtures", "bundle_fixtures", "cli_fixtures", "figure_fixtures"]
 
 # Tiny tensors are slower with several threads, in particular on a busy machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

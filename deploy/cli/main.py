@@ -89,7 +89,7 @@ def _run(command: str, argv: list[str]) -> int:
     )
     add_common_arguments(parser)
     module.configure(parser)
-    arguments = _parse(parser, argv, getattr(module, "Arguments", Arguments)())
+    arguments = _parse(parser, argv, module.Arguments())
     logging.basicConfig(
         level=logging.INFO if arguments.verbose else logging.WARNING, format="%(message)s", stream=sys.stderr
     )

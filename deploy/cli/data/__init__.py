@@ -28,11 +28,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         description = f"{purpose[0].upper()}{purpose[1:]}."
         command = commands.add_parser(name, help=purpose, description=description, allow_abbrev=False)
         _module(name).configure(command)
-        # Both options are also valid after the subcommand.
-        command.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print the result as JSON")
-        command.add_argument(
-            "-v", "--verbose", action="store_true", default=argparse.SUPPRESS, help="log progress, show tracebacks"
-        )
+        common.add_common_arguments(command, subcommand=True)
 
 
 def run(arguments: Arguments) -> dict[str, Any]:

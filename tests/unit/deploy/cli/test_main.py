@@ -1,100 +1,58 @@
-"""The command line: help at once, and every mistake a user can make ends in one clear line and exit code 2."""
+"""The `ifkd` command: help, arguments of all commands, errors, results and exit codes."""
 
+import argparse
+import importlib
+import inspect
 import json
+import logging
 import subprocess
 import sys
-from collections.abc import Callable
+import tomllib
+from collections.abc import Callable, Iterator
+from importlib.metadata import packages_distributions
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
-import tomli_w
-import torch
-from safetensors.torch import save_file
 
-from deploy.cli.main import VERBS, main
+from deploy.cli import main as main_module
+from deploy.cli.arguments import Arguments, add_common_arguments
+from deploy.cli.main import COMMANDS, EXTRA_OF, main
 from ifkd import __version__
-from ifkd.core.config import parse
-from ifkd.models import build_detector
-from ifkd.models.checkpoint import CheckpointMeta, save_checkpoint
-from ifkd.recipe import DetectorOptions, Recipe
+from ifkd.core.errors import DataError, VerdictError
 
-Fails = Callable[..., str]
+ExpectError = Callable[..., str]
+ROOT = Path(__file__).parents[4]
 
 
-@pytest.fixture
-def fails(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fails:
-    """Run a verb in an empty folder; it must exit with 2, say so in one line, and leave nothing half-written."""
-    place = tmp_path / "place"
-    place.mkdir()
-    monkeypatch.chdir(place)
-
-    def run(*words: str, lines: int = 1) -> str:
-        assert main(words) == 2
-        captured = capsys.readouterr()
-        assert captured.out == ""
-        told = captured.err[captured.err.index("ifkd: ") :]
-        assert told.count("\n") == lines, told
-        assert "Traceback" not in captured.err
-        left = {path.name for path in place.rglob("*") if path.is_file()}
-        assert left <= {"config.toml"}, left
-        return told
-
-    return run
+# --- help ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def recipe_path(tmp_path: Path, recipe_values: dict[str, Any]) -> Path:
-    path = tmp_path / "tiny.toml"
-    path.write_text(tomli_w.dumps(recipe_values))
-    return path
-
-
-def change(path: Path, **changes: Callable[[Any], Any]) -> None:
-    """Change parts of a COCO json."""
-    content = json.loads(path.read_text())
-    for key, changed in changes.items():
-        content[key] = changed(content[key])
-    path.write_text(json.dumps(content))
-
-
-def checkpoint(path: Path, recipe_values: dict[str, Any], **different: Any) -> Path:
-    """Write a freshly initialized teacher's checkpoint."""
-    recipe = parse(recipe_values, Recipe, source="values")
-    classes = different.get("classes", ("barge", "ferry", "tug"))
-    detector = build_detector(different.get("built", recipe.teacher.detector), len(classes))
-    meta = CheckpointMeta(
-        detector=recipe.teacher.detector,
-        classes=classes,
-        category_ids=tuple(range(len(classes))),
-        recipe=recipe,
-        provenance={},
-    )
-    save_checkpoint(path, detector, meta)
-    return path
-
-
-# --- help and verbs -----------------------------------------------------------------------------------------------
-
-
-def test_help_lists_every_verb_and_imports_nothing_heavy() -> None:
+def test_help_lists_all_commands_and_imports_no_large_package() -> None:
     code = (
         "import sys\nfrom deploy.cli.main import main\n"
         "try:\n    main(['--help'])\n"
         "except SystemExit as end:\n    assert end.code == 0\n"
-        "heavy = {'torch', 'numpy', 'pydantic', 'tqdm', 'PIL'} & set(sys.modules)\n"
-        "assert not heavy, heavy\n"
+        "large = {'torch', 'numpy', 'pydantic', 'tqdm', 'PIL'} & set(sys.modules)\n"
+        "assert not large, large\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert all(f"  {verb}" in done.stdout for verb in VERBS)
+    assert all(f"  {command} " in done.stdout for command in COMMANDS)
 
 
-def test_no_word_is_a_call_for_help(capsys: pytest.CaptureFixture[str]) -> None:
+def test_python_dash_m_runs_the_command() -> None:
+    """torchrun starts `-m ifkd`."""
+    done = subprocess.run([sys.executable, "-m", "ifkd", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"ifkd {__version__}\n"
+
+
+def test_no_arguments_print_the_help(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         main([])
     assert end.value.code == 0
-    assert "verbs:" in capsys.readouterr().out
+    assert "\ncommands:\n" in capsys.readouterr().out
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -103,20 +61,185 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"ifkd {__version__}\n"
 
 
-def test_an_unknown_verb_is_met_with_the_nearest_one(fails: Fails) -> None:
-    assert "There is no verb 'trian'" in fails("trian", "a.toml")
-    assert "Did you mean 'train'?" in fails("trian", "a.toml")
-    assert "`ifkd --help` lists the verbs." in fails("xyzzy")
-
-
-def test_an_unknown_flag_exits_with_two(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
-        main(["train", "a.toml", "--roll", "x"])
-    assert end.value.code == 2
-    assert "--roll" in capsys.readouterr().err
+        main([command, "--help"])
+    assert end.value.code == 0
+    assert capsys.readouterr().out.startswith(f"usage: ifkd {command} ")
 
 
-def test_verbose_shows_where_it_happened(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+# --- arguments ----------------------------------------------------------------------------------------------------
+
+
+def command_parser(command: str) -> tuple[ModuleType, argparse.ArgumentParser]:
+    module = importlib.import_module(f"deploy.cli.{command}")
+    parser = argparse.ArgumentParser(prog=command, allow_abbrev=False)
+    add_common_arguments(parser)
+    module.configure(parser)
+    return module, parser
+
+
+def subparsers(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    actions = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    return {name: subparser for action in actions for name, subparser in action.choices.items()}
+
+
+def destinations(parser: argparse.ArgumentParser) -> set[str]:
+    return {action.dest for action in parser._actions} - {"help"}
+
+
+def declared(arguments: type[Arguments]) -> set[str]:
+    """Return the names of the annotated attributes of a class and of its base classes."""
+    return {name for base in arguments.__mro__ for name in inspect.get_annotations(base)}
+
+
+def arguments_of_subcommand(command: str, module: ModuleType, name: str) -> type[Arguments]:
+    if hasattr(module, "COMMAND_ARGUMENTS"):
+        found: type[Arguments] = module.COMMAND_ARGUMENTS[name]
+    else:
+        found = importlib.import_module(f"deploy.cli.{command}.{name}").Arguments
+    return found
+
+
+def parsers_with_arguments() -> Iterator[tuple[str, argparse.ArgumentParser, type[Arguments], set[str]]]:
+    """Yield each parser without subcommands, with its name, its class of arguments and the parent's destinations."""
+    for command in COMMANDS:
+        module, parser = command_parser(command)
+        children = subparsers(parser)
+        if not children:
+            yield command, parser, module.Arguments, set()
+        for name, child in children.items():
+            yield f"{command} {name}", child, arguments_of_subcommand(command, module, name), destinations(parser)
+
+
+@pytest.mark.parametrize(
+    ("parser", "arguments", "inherited"), [pytest.param(*rest, id=name) for name, *rest in parsers_with_arguments()]
+)
+def test_declared_arguments_are_those_of_the_parser(
+    parser: argparse.ArgumentParser, arguments: type[Arguments], inherited: set[str]
+) -> None:
+    names, parsed = declared(arguments), destinations(parser)
+    assert issubclass(arguments, Arguments)
+    assert names >= parsed, f"undeclared: {names ^ parsed}"
+    assert names - parsed <= inherited, f"not in the parser: {names - parsed - inherited}"
+
+
+@pytest.mark.parametrize("parser", [pytest.param(parser, id=name) for name, parser, *_ in parsers_with_arguments()])
+def test_abbreviated_options_are_refused(parser: argparse.ArgumentParser) -> None:
+    assert not parser.allow_abbrev
+
+
+def test_common_options_are_valid_before_and_after_a_subcommand(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = importlib.import_module("deploy.cli.study")
+    monkeypatch.setattr(module, "run", lambda arguments: {"verbose": arguments.verbose})
+    for argv in (["--json", "-v", "figures", "x"], ["figures", "x", "--json", "-v"], ["-v", "figures", "x", "--json"]):
+        assert main(["study", *argv]) == 0
+        assert json.loads(capsys.readouterr().out) == {"verbose": True}
+
+
+def test_an_unknown_option_exits_with_two(capsys: pytest.CaptureFixture[str]) -> None:
+    for option in ("--roll", "--rol"):
+        with pytest.raises(SystemExit) as end:
+            main(["train", "a.toml", option, "student"])
+        assert end.value.code == 2
+        assert option in capsys.readouterr().err
+
+
+# --- results and errors -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Any], Any]], None]:
+    """The function that replaces `ifkd doctor` by a function without arguments."""
+
+    def replace(run: Callable[[Any], Any]) -> None:
+        module = SimpleNamespace(configure=lambda _: None, run=run, Arguments=Arguments)
+        monkeypatch.setattr(main_module.importlib, "import_module", lambda _: module)
+
+    return replace
+
+
+def raising(error: BaseException) -> Callable[[Any], Any]:
+    def run(_: Any) -> None:
+        raise error
+
+    return run
+
+
+def test_a_result_is_printed_as_json_only_on_request(
+    command: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    command(lambda _: {"path": Path("a"), "name": "Ærø"})
+    assert main(["doctor", "--json"]) == 0
+    output = capsys.readouterr().out
+    assert json.loads(output) == {"path": "a", "name": "Ærø"}
+    assert "Ærø" in output
+    assert main(["doctor"]) == 0
+    assert capsys.readouterr().out == ""
+
+
+def test_a_failed_verdict_exits_with_one_and_prints_its_result(
+    command: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = VerdictError("mAP differs", got=0.2, expected="at most 0.1", hint="Export again.", result={"map": 0.2})
+    command(raising(error))
+    assert main(["doctor", "--json"]) == 1
+    captured = capsys.readouterr()
+    assert json.loads(captured.out) == {"map": 0.2}
+    assert captured.err == "error: mAP differs: got 0.2, expected at most 0.1.\nhint: Export again.\n"
+
+
+def test_an_error_of_the_user_exits_with_two(command: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:
+    command(raising(DataError("a.png is broken")))
+    assert main(["doctor", "--json"]) == 2
+    assert capsys.readouterr() == ("", "error: a.png is broken.\n")
+
+
+def test_a_bug_ends_in_a_traceback(command: Callable[..., None]) -> None:
+    command(raising(ZeroDivisionError()))
+    with pytest.raises(ZeroDivisionError):
+        main(["doctor"])
+
+
+def test_an_interrupted_command_exits_with_130(
+    command: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    command(raising(KeyboardInterrupt()))
+    assert main(["doctor"]) == 130
+    assert capsys.readouterr().err == "Interrupted. Run the same command again to resume.\n"
+
+
+def test_a_missing_package_of_an_extra_is_named(
+    command: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    command(raising(ModuleNotFoundError("No module named 'onnxscript.ir'", name="onnxscript.ir")))
+    assert main(["doctor"]) == 2
+    assert "needs the package onnxscript" in (message := capsys.readouterr().err)
+    assert "hint: Install it with: pip install 'ifkd[export]'" in message
+    command(raising(ModuleNotFoundError("No module named 'ifkd.absent'", name="ifkd.absent")))
+    with pytest.raises(ModuleNotFoundError):
+        main(["doctor"])
+
+
+def test_packages_belong_to_the_extras_of_the_project() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
+    distributions = packages_distributions()
+    for package, extra in EXTRA_OF.items():
+        names = {name.lower() for name in distributions.get(package, [])} | {package.replace("_", "-")}
+        assert any(requirement.lower().startswith(tuple(names)) for requirement in extras[extra]), (package, extra)
+
+
+def test_an_unknown_command_is_refused_with_the_most_similar_one(expect_error: ExpectError) -> None:
+    message = expect_error("trian", "a.toml")
+    assert message.startswith("error: There is no command 'trian': expected one of doctor, ")
+    assert "\nhint: Did you mean 'train'?" in message
+    assert "\nhint: `ifkd --help` lists the commands." in expect_error("xyzzy")
+
+
+def test_verbose_shows_the_traceback(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
     assert main(["train", str(tmp_path / "absent.toml")]) == 2
     assert not caplog.records
     assert main(["train", str(tmp_path / "absent.toml"), "-v"]) == 2
@@ -124,162 +247,9 @@ def test_verbose_shows_where_it_happened(caplog: pytest.LogCaptureFixture, tmp_p
     assert record.exc_info is not None
 
 
-# --- recipes ------------------------------------------------------------------------------------------------------
-
-
-def test_a_missing_recipe(fails: Fails) -> None:
-    assert "There is no file absent.toml" in fails("train", "absent.toml")
-
-
-def test_three_mistakes_in_a_recipe_are_told_together(fails: Fails, recipe_path: Path) -> None:
-    told = fails("train", str(recipe_path), "sed=1", "data.tile_px=33", "student.detector.backbone=resnet19", lines=4)
-    assert "3 mistakes" in told
-    assert "sed: there is no such key. Did you mean 'seed'?" in told
-    assert "multiple of 32" in told
-    assert "'resnet19'" in told
-
-
-@pytest.mark.parametrize(
-    ("override", "expected"),
-    [("student.trainig.epochs=3", "student.trainig: there is no such key"), ("seed", "'seed' is not KEY=VALUE")],
-)
-def test_a_mistyped_override(fails: Fails, recipe_path: Path, override: str, expected: str) -> None:
-    told = fails("train", str(recipe_path), override, lines=1 + override.count("="))
-    assert expected in told
-
-
-# --- data ---------------------------------------------------------------------------------------------------------
-
-
-def test_a_missing_annotation_file(fails: Fails, recipe_path: Path, data_folder: Path) -> None:
-    (data_folder / "train.json").unlink()
-    assert "There is no annotation file" in fails("train", str(recipe_path))
-
-
-def test_a_file_that_is_no_json(fails: Fails, recipe_path: Path, data_folder: Path) -> None:
-    (data_folder / "train.json").write_text('{"images": [')
-    assert "train.json is not a JSON file" in fails("train", str(recipe_path))
-
-
-def test_a_missing_image(fails: Fails, recipe_path: Path, data_folder: Path) -> None:
-    (data_folder / "images" / "train_003.png").unlink()
-    assert "train_003.png" in fails("train", str(recipe_path))
-
-
-@pytest.mark.parametrize("workers", [0, 1])
-def test_a_broken_image(fails: Fails, recipe_path: Path, data_folder: Path, workers: int) -> None:
-    path = data_folder / "images" / "train_003.png"
-    path.write_bytes(path.read_bytes()[:200])
-    told = fails("train", str(recipe_path), f"data.workers={workers}")
-    assert "train_003.png is not an image that can be read" in told
-
-
-def test_an_annotation_outside_its_image(fails: Fails, recipe_path: Path, data_folder: Path) -> None:
-    change(data_folder / "train.json", annotations=lambda found: [{**found[0], "bbox": [60, 10, 30, 5]}, *found[1:]])
-    told = fails("train", str(recipe_path), lines=2)
-    assert "1 mistake:" in told
-    assert "annotation 1 of train_000.png has the box [60.0, 10.0, 90.0, 15.0], which is outside its image" in told
-
-
-def test_a_class_id_that_does_not_exist(fails: Fails, recipe_path: Path, data_folder: Path) -> None:
-    change(data_folder / "val.json", annotations=lambda found: [*found[:-1], {**found[-1], "category_id": 4}])
-    assert "category_id 4; the file's are [3, 7, 9]" in fails("train", str(recipe_path), lines=2)
-
-
-def test_image_ids_that_are_not_unique(fails: Fails, recipe_path: Path, data_folder: Path) -> None:
-    change(data_folder / "train.json", images=lambda found: [*found[:-1], {**found[-1], "id": found[0]["id"]}])
-    assert "2 images have the id 100" in fails("train", str(recipe_path), lines=4)
-
-
-def test_fewer_images_than_a_batch(fails: Fails, recipe_path: Path) -> None:
-    told = fails("train", str(recipe_path), "student.training.batch_size=9")
-    assert "fewer images than one batch: got 8, expected at least 9" in told
-
-
-def test_splits_of_different_classes(fails: Fails, recipe_path: Path, data_folder: Path) -> None:
-    change(data_folder / "val.json", categories=lambda found: [{**found[0], "name": "yacht"}, *found[1:]])
-    assert "different classes" in fails("train", str(recipe_path))
-
-
-# --- checkpoints --------------------------------------------------------------------------------------------------
-
-
-def test_a_missing_teacher(fails: Fails, recipe_path: Path) -> None:
-    assert "There is no checkpoint runs/tiny/teacher/best.safetensors" in fails("distill", str(recipe_path))
-
-
-def test_a_checkpoint_of_another_detector(
-    fails: Fails, recipe_path: Path, tmp_path: Path, recipe_values: dict[str, Any]
-) -> None:
-    other = DetectorOptions(backbone="mobilenet_v2", channels=16)
-    path = checkpoint(tmp_path / "other.safetensors", recipe_values, built=other)
-    told = fails("distill", str(recipe_path), "--teacher", str(path))
-    assert "do not match the resnet18 retinanet in its header" in told
-
-
-def test_a_teacher_of_other_classes(
-    fails: Fails, recipe_path: Path, tmp_path: Path, recipe_values: dict[str, Any]
-) -> None:
-    path = checkpoint(tmp_path / "other.safetensors", recipe_values, classes=("cat", "dog"))
-    told = fails("distill", str(recipe_path), "--teacher", str(path))
-    assert "finds other classes" in told
-    assert "['cat', 'dog']" in told
-
-
-def test_weights_that_are_no_checkpoint(fails: Fails, recipe_path: Path, tmp_path: Path) -> None:
-    save_file({"a": torch.zeros(2)}, tmp_path / "a.safetensors")
-    assert "no IFKD header" in fails("distill", str(recipe_path), "--teacher", str(tmp_path / "a.safetensors"))
-    (tmp_path / "b.safetensors").write_bytes(b"not weights at all")
-    assert "not a complete safetensors file" in fails(
-        "distill", str(recipe_path), "--teacher", str(tmp_path / "b.safetensors")
-    )
-
-
-def test_a_teacher_that_knows_nothing(
-    fails: Fails, recipe_path: Path, tmp_path: Path, recipe_values: dict[str, Any]
-) -> None:
-    path = checkpoint(tmp_path / "weak.safetensors", recipe_values)
-    told = fails("distill", str(recipe_path), "--teacher", str(path), "distillation.min_teacher_map=0.3")
-    assert "The teacher is too weak to teach: got validation mAP 0.0" in told
-    assert "at least 0.3 (distillation.min_teacher_map)" in told
-
-
-def test_mobilesam_that_is_not_installed(
-    fails: Fails, recipe_path: Path, tmp_path: Path, recipe_values: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("IFKD_CACHE", str(tmp_path / "cache"))
-    path = checkpoint(tmp_path / "teacher.safetensors", recipe_values)
-    told = fails("distill", str(recipe_path), "--teacher", str(path), "distillation.method.ede.weights=mobile_sam")
-    assert f"MobileSAM's weights are missing at {tmp_path}/cache/mobile_sam.pt" in told
-    assert "Download https://" in told
-
-
-def test_a_place_that_cannot_be_written(fails: Fails, recipe_path: Path, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    assert "Cannot write" in fails("train", str(recipe_path), "--out", str(tmp_path / "file" / "run"))
-
-
-# --- what is right ------------------------------------------------------------------------------------------------
-
-
-def test_a_run_prints_its_result_and_place(
-    capsys: pytest.CaptureFixture[str], recipe_path: Path, tmp_path: Path
-) -> None:
-    out = tmp_path / "run"
-    short = ["student.training.epochs=1"]
-    assert main(["train", str(recipe_path), "--out", str(out), *short, "--json"]) == 0
-    result = json.loads(capsys.readouterr().out)
-    assert result["checkpoint"] == str(out / "best.safetensors")
-    assert (out / "best.safetensors").is_file()
-    assert main(["train", str(recipe_path), "--out", str(out), *short]) == 0
-    told = capsys.readouterr().out
-    assert "tiny student: validation mAP" in told
-    assert told.splitlines()[-1] == str(out / "best.safetensors")
-
-
-def test_restart_clears_a_run_and_nothing_else(fails: Fails, recipe_path: Path, tmp_path: Path) -> None:
-    keep = tmp_path / "holiday"
-    keep.mkdir()
-    (keep / "photo.jpg").write_bytes(b"x")
-    assert "holds files but no run" in fails("train", str(recipe_path), "--out", str(keep), "--no-resume")
-    assert [path.name for path in keep.iterdir()] == ["photo.jpg"]
+def test_progress_is_logged_only_with_verbose(command: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    levels = []
+    monkeypatch.setattr(logging, "basicConfig", lambda **options: levels.append(options["level"]))
+    command(lambda _: None)
+    assert main(["doctor"]) == main(["doctor", "-v"]) == 0
+    assert levels == [logging.WARNING, logging.INFO]
