@@ -34,23 +34,23 @@ def features_and_mask(
 def window(shape: tuple[int, int], r: float) -> Tensor:
     """Return the low-pass window over the center-shifted spectrum, cell by cell from its definition."""
     height, width = shape
-    kept = torch.zeros(shape)
+    passed = torch.zeros(shape)
     for row in range(height):
         for column in range(width):
             farthest = max(abs(row - height // 2), abs(column - width // 2))
-            kept[row, column] = float(farthest <= r * min(shape) / 2)
-    return kept
+            passed[row, column] = float(farthest <= r * min(shape) / 2)
+    return passed
 
 
 def six_steps(features: Tensor, mask: Tensor, r: float, factors: Tensor | None) -> Tensor:
     """Return Algorithm 1 step by step: a shifted complex transform, the window, a spatial product, W."""
     axes = (2, 3)
     spectrum = torch.fft.fftshift(torch.fft.fft2(features), dim=axes)
-    kept = window((features.shape[2], features.shape[3]), r)
-    low = torch.fft.ifft2(torch.fft.ifftshift(kept * spectrum, dim=axes))
+    passed = window((features.shape[2], features.shape[3]), r)
+    low = torch.fft.ifft2(torch.fft.ifftshift(passed * spectrum, dim=axes))
     assert low.imag.abs().max() < 1e-4
     weighted = low.real * mask
-    together = (1 - kept) * spectrum + torch.fft.fftshift(torch.fft.fft2(weighted), dim=axes)
+    together = (1 - passed) * spectrum + torch.fft.fftshift(torch.fft.fft2(weighted), dim=axes)
     if factors is not None:
         together = together * factors
     return torch.fft.ifft2(torch.fft.ifftshift(together, dim=axes)).real
@@ -143,7 +143,7 @@ def test_linear_in_the_features(seed: int, shape: tuple[int, int], r: float, a: 
 @pytest.mark.parametrize("shape", [(32, 32), (20, 31), (33, 24)])
 @pytest.mark.parametrize(("cycles", "is_low"), [((0, 0), True), ((1, 1), True), ((0, 2), True), ((2, 5), False)])
 def test_a_single_wave_is_either_low_or_high(shape: tuple[int, int], cycles: tuple[int, int], is_low: bool) -> None:
-    r = 2 * 2.5 / min(shape)  # keeps whole frequencies up to 2
+    r = 2 * 2.5 / min(shape)  # passes integer frequencies up to 2
     rows = torch.arange(shape[0])[:, None] * cycles[0] / shape[0]
     columns = torch.arange(shape[1])[None, :] * cycles[1] / shape[1]
     wave = torch.cos(2 * math.pi * (rows + columns))[None, None]
@@ -196,10 +196,10 @@ def test_frequency_zero_of_the_map_is_frequency_zero_of_the_grid(shape: tuple[in
 def test_the_grid_is_sampled_on_normalized_frequencies() -> None:
     frequency_filter = FrequencyFilter(1, recipe.FdrOptions(grid=(16, 9), filter_norm="none"))
     frequency_filter.weight.data = torch.rand(1, 16, 9, generator=generator(0))
-    # A map of the grid's own size (16 rows, 16 columns, whose half spectrum has 9) meets every node exactly.
+    # Frequencies of a map of the grid's size (16 rows, 16 columns, 9 in the half spectrum) are the nodes.
     at_nodes = torch.fft.ifftshift(frequency_filter.weight, dim=1)
     torch.testing.assert_close(frequency_filter.factors(16, 16), at_nodes)
-    # Twice the size meets every second one, and the mean of two nodes between them.
+    # At twice the size, every second frequency is a node, and the others are means of two nodes.
     double = frequency_filter.factors(32, 32)
     torch.testing.assert_close(double[:, ::2, ::2], at_nodes)
     torch.testing.assert_close(double[:, 0, 1], at_nodes[:, 0, :2].mean(dim=1))

@@ -56,7 +56,7 @@ def test_distance_is_a_metric(seed: int, c: float) -> None:
 
 @given(seed=seeds, c=curvatures)
 def test_mobius_sum_has_a_neutral_element_inverses_and_left_cancellation(seed: int, c: float) -> None:
-    # The points' own margin to the border sets the rounding: 1 - c|x|^2 is about 0.04 at 2.3.
+    # The rounding error depends on the distance to the border: 1 - c|x|^2 is about 0.04 at 2.3.
     x, y = (expmap0(t, curvature=c) for t in tangents(seed, 2, c))
     zero = torch.zeros_like(x)
     torch.testing.assert_close(mobius_add(zero, x, curvature=c), x, rtol=0, atol=0)
@@ -220,7 +220,7 @@ def test_mask_works_under_autocast() -> None:
 
 
 @given(seed=seeds)
-def test_flat_limit_is_left_by_its_first_correction(seed: int) -> None:
+def test_first_correction_of_the_flat_limit(seed: int) -> None:
     """By the law of cosines in curvature -c: the square of a side grows by c/3 times (2|u|·2|v|·sin)²."""
     source = generator(seed)
     u, v = (torch.randn(8, 256, generator=source, dtype=torch.float64) for _ in range(2))
@@ -233,8 +233,8 @@ def test_flat_limit_is_left_by_its_first_correction(seed: int) -> None:
 
 
 @given(seed=seeds, c=curvatures)
-def test_float32_is_enough_from_short_to_long_vectors(seed: int, c: float) -> None:
-    """Lengths t = sqrt(c)·|u| from 0.1 to 20, short ones beside long ones; the mask clips them at 2.3."""
+def test_float32_is_precise_for_short_and_long_vectors(seed: int, c: float) -> None:
+    """Lengths t = sqrt(c)·|u| from 0.1 to 20 in one map; the mask clips them at 2.3."""
     source = generator(seed)
     lengths = torch.logspace(-1, math.log10(20), 64, dtype=torch.float64)
     vectors = []
@@ -257,8 +257,8 @@ def test_float32_is_enough_from_short_to_long_vectors(seed: int, c: float) -> No
 
 
 @given(seed=seeds, c=curvatures)
-def test_mask_weighs_the_same_error_more_where_features_are_large(seed: int, c: float) -> None:
-    """At a radius of 1, whatever the features' unit; at a tiny radius the mask is the Euclidean difference."""
+def test_mask_weights_the_same_error_more_where_features_are_large(seed: int, c: float) -> None:
+    """At a radius of 1, for any unit of the features; at a very small radius the mask is the Euclidean distance."""
     source = generator(seed)
     direction, aside = (torch.randn(1, 16, 1, 9, generator=source) for _ in range(2))
     direction = torch.nn.functional.normalize(direction, dim=1)

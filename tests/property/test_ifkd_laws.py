@@ -215,12 +215,12 @@ def test_loss_of_ede_alone_is_its_mean_energy() -> None:
 def test_ede_changes_only_its_levels() -> None:
     teacher, seen_embedding = output(0), embedding(1)
     options = {"hsm": {"enabled": False}}
-    whole = make(plain(ede={"levels": ["p3", "p4", "p5", "p6", "p7"]}, **options), identity=True)
+    combined = make(plain(ede={"levels": ["p3", "p4", "p5", "p6", "p7"]}, **options), identity=True)
     parts = [make(plain(ede={"levels": [level]}, **options), identity=True) for level in LEVELS]
     seen = make_batch(teacher, teacher, embedding=seen_embedding)
     values = [part.losses(seen)["feature"].value for part in parts]
     assert all(value > 0 for value in values)
-    torch.testing.assert_close(whole.losses(seen)["feature"].value, torch.stack(values).sum())
+    torch.testing.assert_close(combined.losses(seen)["feature"].value, torch.stack(values).sum())
 
 
 def test_order_ede_then_fdr_reconstructs_the_sum() -> None:

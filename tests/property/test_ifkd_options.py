@@ -139,8 +139,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
 def gradients_of(config: recipe.IfkdOptions, rows: slice) -> list[Tensor]:
     """Return the gradients of some of four images in a training step."""
 
-    def part(whole: DetectorOutput) -> DetectorOutput:
-        parts = (tuple(level[rows] for level in group) for group in (whole.pyramid, whole.logits, whole.deltas))
+    def part(output_of_all: DetectorOutput) -> DetectorOutput:
+        parts = (
+            tuple(level[rows] for level in group)
+            for group in (output_of_all.pyramid, output_of_all.logits, output_of_all.deltas)
+        )
         return DetectorOutput(*parts)
 
     torch.manual_seed(3)
@@ -154,8 +157,8 @@ def gradients_of(config: recipe.IfkdOptions, rows: slice) -> list[Tensor]:
     seen = torch.randn(4, channels, 5, 8, generator=torch.Generator().manual_seed(2))
     terms = method.losses(make_batch(part(student), part(teacher), embedding=seen[rows], iteration=700))
     total = torch.stack([term.weight * term.value for term in terms.values()]).sum()
-    wanted = [parameter for parameter in method.parameters() if parameter.requires_grad]
-    return list(torch.autograd.grad(total, wanted, allow_unused=True))
+    trainable = [parameter for parameter in method.parameters() if parameter.requires_grad]
+    return list(torch.autograd.grad(total, trainable, allow_unused=True))
 
 
 def _rank(rank: int, port: int, folder: str) -> None:
@@ -204,8 +207,10 @@ def test_losses_for_outputs_of_a_two_stage_detector() -> None:
     """P2 to P6 with three channels of objectness: losses are 0 for equal outputs, and the KL divergence otherwise."""
     levels = recipe.LEVELS["faster_rcnn"]
 
-    def objectness(whole: DetectorOutput) -> DetectorOutput:
-        return DetectorOutput(whole.pyramid, tuple(level[:, :3] for level in whole.logits), whole.deltas)
+    def objectness(output_of_all: DetectorOutput) -> DetectorOutput:
+        return DetectorOutput(
+            output_of_all.pyramid, tuple(level[:, :3] for level in output_of_all.logits), output_of_all.deltas
+        )
 
     def built(**options: Any) -> IfkdMethod:
         torch.manual_seed(3)

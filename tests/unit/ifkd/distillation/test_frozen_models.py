@@ -221,7 +221,7 @@ def test_feature_rms_is_the_root_mean_square_by_level(teacher: Detector) -> None
 
 
 def test_teacher_and_encoder_get_the_same_images(teacher: Detector, monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that the ede matches the positions of the teacher's objects under any augmentation."""
+    """So that the disturbance matches the positions of the teacher's objects under any augmentation."""
     frozen = FrozenModels(teacher, ede())
     seen: list[Tensor] = []
     for network in (frozen.teacher, frozen.sam):

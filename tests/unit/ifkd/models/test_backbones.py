@@ -19,7 +19,7 @@ def backbone(stages: tuple[int, ...] = (0, 1, 2, 3), **options: Any) -> Backbone
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50", "mobilenet_v2"])
-def test_stages_have_the_strides_and_channels_they_state(name: str) -> None:
+def test_strides_and_channels_of_the_stages(name: str) -> None:
     built = backbone(backbone=name).eval()
     with torch.no_grad():
         maps = built(torch.zeros(1, 3, 64, 96))
@@ -102,14 +102,14 @@ def test_frozen_stages_are_a_prefix(name: str, stages: int, first_learning: str 
             assert module.training == built.get_parameter(f"{key}.weight").requires_grad
 
 
-def test_frozen_statistics_stay_frozen_when_they_would_be_shared_by_processes() -> None:
+def test_frozen_statistics_stay_frozen_in_synchronized_batch_norm() -> None:
     built = nn.SyncBatchNorm.convert_sync_batchnorm(backbone(norm="frozen", frozen_stages=1)).train()
     norms = [module for module in built.modules() if isinstance(module, nn.SyncBatchNorm)]
     assert len(norms) == 20
     assert not any(module.training for module in norms)
 
 
-def test_frozen_norm_keeps_statistics_but_learns_its_scale() -> None:
+def test_frozen_norm_keeps_statistics_and_trains_its_weights() -> None:
     built = backbone(norm="frozen").train()
     norms = [module for module in built.modules() if isinstance(module, nn.BatchNorm2d)]
     assert norms

@@ -86,12 +86,12 @@ def test_a_missing_or_foreign_file_is_refused(tmp_path: Path, meta: CheckpointMe
         load_checkpoint(tmp_path)
     path = tmp_path / "a.safetensors"
     save_checkpoint(path, detector, meta)
-    whole = path.read_bytes()
-    for length in (0, 7, 100, len(whole) // 2, len(whole) - 1):
-        path.write_bytes(whole[:length])
+    content = path.read_bytes()
+    for length in (0, 7, 100, len(content) // 2, len(content) - 1):
+        path.write_bytes(content[:length])
         with pytest.raises(CheckpointError, match="is not a complete safetensors file"):
             load_checkpoint(path)
-    path.write_bytes(whole)
+    path.write_bytes(content)
     rewrite(path, header=None)
     with pytest.raises(CheckpointError, match="no IFKD header"):
         load_checkpoint(path)

@@ -79,7 +79,7 @@ def target(boxes: Sequence[Sequence[float]], labels: Sequence[int], ignored: Seq
     )
 
 
-WANTED = [
+TARGETS = [
     target([[4, 6, 60, 34], [100, 60, 170, 120], [70, 10, 110, 50]], [0, 2, 1]),
     target([[20, 20, 150, 110]], [1]),
 ]
@@ -113,7 +113,7 @@ def their_view(output: DetectorOutput, size: tuple[int, int] = SIZE) -> tuple[Im
 
 
 def their_targets(offset: int) -> list[dict[str, Tensor]]:
-    return [{"boxes": one.boxes, "labels": one.labels + offset} for one in WANTED]
+    return [{"boxes": one.boxes, "labels": one.labels + offset} for one in TARGETS]
 
 
 # --- against torchvision --------------------------------------------------------------------------------------------
@@ -127,7 +127,7 @@ def test_parameters_are_torchvisions_by_name_and_shape() -> None:
 
 
 @pytest.mark.parametrize("backbone", ["resnet18", "mobilenet_v2"])
-def test_outputs_have_the_paper_s_levels(backbone: str) -> None:
+def test_levels_of_the_pyramid(backbone: str) -> None:
     built = detector(backbone=backbone).eval()
     with torch.no_grad():
         output = built(images((96, 160)))
@@ -165,13 +165,13 @@ def test_losses_are_torchvisions_with_plain_l1(monkeypatch: pytest.MonkeyPatch) 
     theirs = reference(built).train()
     view, features = their_view(output, (128, 256))
 
-    def plain_l1(predicted: Tensor, wanted: Tensor, beta: float, reduction: str) -> Tensor:
+    def plain_l1(predicted: Tensor, expected: Tensor, beta: float, reduction: str) -> Tensor:
         assert beta == pytest.approx(1 / 9)
-        return functional.l1_loss(predicted, wanted, reduction=reduction)
+        return functional.l1_loss(predicted, expected, reduction=reduction)
 
     with torch.random.fork_rng(devices=[]), monkeypatch.context() as patch:
         torch.manual_seed(5)
-        ours = built.task_losses(output, WANTED)
+        ours = built.task_losses(output, TARGETS)
         patch.setattr(functional, "smooth_l1_loss", plain_l1)
         torch.manual_seed(5)
         proposals, first = theirs.rpn(view, features, their_targets(0))
@@ -296,22 +296,22 @@ def test_ignored_regions_have_no_gradient_in_either_stage() -> None:
 def test_the_number_of_sampled_rois(options: dict[str, int], count: int) -> None:
     built = detector(**options)
     output = built(images(batch=1))
-    wanted = target([[4, 6, 60, 34], [100, 60, 170, 120]], [0, 2])
+    expected = target([[4, 6, 60, 34], [100, 60, 170, 120]], [0, 2])
     proposals = built.proposals(output, size=SIZE, pre_nms_top_n=PRE_NMS_TOP_N, post_nms_top_n=POST_NMS_TOP_N)
     assert len(proposals[0]) > 600
-    near = wanted.boxes.repeat(100, 1) + torch.randn(200, 4, generator=torch.Generator().manual_seed(0))
-    (sampled,) = built.roi_heads.sample([torch.cat([proposals[0], near])], [wanted])
+    near = expected.boxes.repeat(100, 1) + torch.randn(200, 4, generator=torch.Generator().manual_seed(0))
+    (sampled,) = built.roi_heads.sample([torch.cat([proposals[0], near])], [expected])
     assert len(sampled.boxes) == count
     assert (sampled.labels > 0).sum() == count // 4
     assert set(sampled.labels.tolist()) == {0, 1, 3}
-    iou = box_iou(sampled.boxes, wanted.boxes).amax(dim=1)
+    iou = box_iou(sampled.boxes, expected.boxes).amax(dim=1)
     assert ((iou >= 0.5) == (sampled.labels > 0)).all()
 
 
 def test_objects_themselves_are_proposals() -> None:
     built = detector()
-    wanted = target([[4, 6, 60, 34]], [1])
-    (sampled,) = built.roi_heads.sample([torch.zeros(0, 4)], [wanted])
+    expected = target([[4, 6, 60, 34]], [1])
+    (sampled,) = built.roi_heads.sample([torch.zeros(0, 4)], [expected])
     assert sampled.boxes.tolist() == [[4, 6, 60, 34]]
     assert sampled.labels.tolist() == [2]
     assert sampled.deltas.abs().max() < 1e-6
@@ -326,23 +326,23 @@ def test_images_without_objects_have_finite_losses() -> None:
     assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients)
 
 
-def test_the_regions_of_the_second_stage_stay_with_the_output() -> None:
+def test_the_sampled_rois_are_stored_in_the_output() -> None:
     built, output = varied()
     assert output.sampled == []
-    built.task_losses(output, WANTED)
-    built.task_losses(output, WANTED)
+    built.task_losses(output, TARGETS)
+    built.task_losses(output, TARGETS)
     (sampled,) = output.sampled
     assert [boxes.requires_grad for boxes in sampled.boxes] == [False, False]
     assert len(sampled.class_logits) == sum(len(boxes) for boxes in sampled.boxes)
     torch.testing.assert_close(built.classify(output, sampled.boxes), sampled.class_logits)
 
 
-def test_bfloat16_pyramids_are_taken() -> None:
+def test_bfloat16_pyramids_are_supported() -> None:
     built = detector()
     with torch.autocast("cpu", torch.bfloat16):
         output = built(images())
     assert output.pyramid[0].dtype == torch.bfloat16
-    losses = built.task_losses(output, WANTED)
+    losses = built.task_losses(output, TARGETS)
     assert all(value.dtype == torch.float32 and value.isfinite() for value in losses.values())
     assert output.sampled[0].class_logits.dtype == torch.float32
     sum(losses.values()).backward()  # type: ignore[union-attr]
@@ -350,7 +350,7 @@ def test_bfloat16_pyramids_are_taken() -> None:
     assert scores.dtype == torch.float32
 
 
-# --- among other processes --------------------------------------------------------------------------------------------
+# --- several processes --------------------------------------------------------------------------------------------
 
 
 def test_losses_of_parts_of_a_batch_average_to_the_total(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -358,7 +358,7 @@ def test_losses_of_parts_of_a_batch_average_to_the_total(monkeypatch: pytest.Mon
     anchors = torch.cat(built.anchors(output))
     proposals = built.proposals(output, size=SIZE, pre_nms_top_n=100, post_nms_top_n=100)
     with torch.random.fork_rng(devices=[]):
-        sampled = built.roi_heads.sample(proposals, WANTED)
+        sampled = built.roi_heads.sample(proposals, TARGETS)
     sampled[1] = RoiTargets(sampled[1].boxes[:40], sampled[1].labels[:40], sampled[1].deltas[:40])
     boxes = [of_image.boxes for of_image in sampled]
     logits, deltas = built.roi_heads(output.pyramid, boxes, SIZE)
@@ -366,8 +366,8 @@ def test_losses_of_parts_of_a_batch_average_to_the_total(monkeypatch: pytest.Mon
 
     def first_stage(images: slice) -> dict[str, Tensor]:
         maps = (tuple(level[images] for level in levels) for levels in (output.pyramid, output.logits, output.deltas))
-        assignments = [built.assign_anchors(anchors, one) for one in WANTED[images]]
-        return built.rpn.losses(anchors, DetectorOutput(*maps), WANTED[images], assignments)
+        assignments = [built.assign_anchors(anchors, one) for one in TARGETS[images]]
+        return built.rpn.losses(anchors, DetectorOutput(*maps), TARGETS[images], assignments)
 
     def second_stage(images: slice) -> dict[str, Tensor]:
         rows = slice(None) if images == slice(None) else parts[images.start or 0]
@@ -376,7 +376,7 @@ def test_losses_of_parts_of_a_batch_average_to_the_total(monkeypatch: pytest.Mon
     # The RPN samples 256 anchors of each image unless it is very small, so its counts would be equal.
     monkeypatch.setattr(built.rpn, "_sampler", BalancedPositiveNegativeSampler(100_000, 0.5))
     for name, losses in (("rpn", first_stage), ("roi_head", second_stage)):
-        whole = losses(slice(None))
+        total = losses(slice(None))
         counts: list[Tensor] = []
         with monkeypatch.context() as patch:
             patch.setattr(
@@ -387,15 +387,15 @@ def test_losses_of_parts_of_a_batch_average_to_the_total(monkeypatch: pytest.Mon
             assert len({float(count) for count in counts}) == 2 or name == "rpn"
             mean = torch.stack(counts).mean()
             patch.setattr(f"ifkd.models.{name}.mean_over_ranks", lambda _, mean=mean: mean)
-            shares = [losses(slice(image, image + 1)) for image in range(2)]
-        for term, value in whole.items():
-            torch.testing.assert_close(torch.stack([share[term] for share in shares]).mean(), value)
+            of_images = [losses(slice(image, image + 1)) for image in range(2)]
+        for term, value in total.items():
+            torch.testing.assert_close(torch.stack([part[term] for part in of_images]).mean(), value)
 
 
 # --- initial weights ------------------------------------------------------------------------------------------------
 
 
-def test_a_fresh_second_stage_knows_nothing_and_moves_nothing() -> None:
+def test_a_new_second_stage_has_uniform_scores_and_unchanged_boxes() -> None:
     built = detector().eval()
     with torch.no_grad():
         output = built(images())
@@ -405,7 +405,7 @@ def test_a_fresh_second_stage_knows_nothing_and_moves_nothing() -> None:
     assert deltas.abs().max() < 0.1
 
 
-def test_a_kaiming_first_stage_keeps_a_narrow_heads_signal() -> None:
+def test_kaiming_initialization_keeps_the_signal_of_a_narrow_rpn() -> None:
     sizes = {}
     for head_init in ("normal", "kaiming"):
         head = detector(head_init=head_init).rpn.head

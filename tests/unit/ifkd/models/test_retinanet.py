@@ -40,7 +40,7 @@ def images(size: tuple[int, int], batch: int = 2, seed: int = 0) -> Tensor:
 
 
 def varied(size: tuple[int, int], batch: int = 2) -> tuple[RetinaNet, DetectorOutput]:
-    """Return a detector whose untrained head gives scores and deltas of every size, and a forward of it."""
+    """Return a detector with a random head, whose scores and deltas vary widely, and its outputs."""
     built = detector().eval()
     logits, deltas = built.head.classification_head.cls_logits, built.head.regression_head.bbox_reg
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
@@ -55,7 +55,7 @@ def varied(size: tuple[int, int], batch: int = 2) -> tuple[RetinaNet, DetectorOu
         return built, built(images(size, batch))
 
 
-# --- torchvision's names, anchors and selection ---------------------------------------------------------------------
+# --- torchvision's names, anchors and postprocessing --------------------------------------------------------------
 
 
 def test_parameters_are_torchvisions_by_name_and_shape() -> None:
@@ -64,7 +64,7 @@ def test_parameters_are_torchvisions_by_name_and_shape() -> None:
         theirs = retinanet_resnet50_fpn(weights=None, weights_backbone=None, num_classes=91).state_dict()
     assert list(ours) == list(theirs)
     different = {name for name in ours if ours[name].shape != theirs[name].shape}
-    # mmdet, and so the paper, takes P6 from C5; torchvision from P5.
+    # P6 is computed from C5 in MMDetection and the paper, from P5 in torchvision.
     assert different == {"backbone.fpn.extra_blocks.p6.weight"}
     assert tuple(ours["backbone.fpn.extra_blocks.p6.weight"].shape) == (256, 2048, 3, 3)
 
@@ -100,7 +100,7 @@ def test_detections_are_torchvisions(size: tuple[int, int]) -> None:
             "cls_logits": list(built.head.classification_head(pyramid).split(counts, dim=1)),
             "bbox_regression": list(built.head.regression_head(pyramid).split(counts, dim=1)),
         }
-    # The reference only lends its selection; anchors are the same on both sides, as the test above says.
+    # Only the postprocessing is compared; the anchors are equal, as tested above.
     trunk = nn.Conv2d(3, 16, 1)
     trunk.out_channels = 16  # type: ignore[assignment]
     reference = TorchvisionRetinaNet(
@@ -142,7 +142,7 @@ def test_the_number_of_candidates_depends_on_the_size_alone() -> None:
 
 
 @pytest.mark.parametrize("backbone", ["resnet18", "mobilenet_v2"])
-def test_outputs_have_the_paper_s_levels(backbone: str) -> None:
+def test_levels_of_the_pyramid(backbone: str) -> None:
     built = detector(backbone=backbone).eval()
     with torch.no_grad():
         output = built(images((96, 160)))
@@ -157,14 +157,14 @@ def test_outputs_have_the_paper_s_levels(backbone: str) -> None:
     assert {level.shape[1] for level in output.deltas} == {36}
 
 
-def test_a_fresh_detector_expects_background() -> None:
+def test_a_new_detector_predicts_background() -> None:
     with torch.no_grad():
         output = detector().eval()(images((64, 64)))
     probability = torch.cat([level.flatten() for level in output.logits]).sigmoid()
     assert probability.mean().item() == pytest.approx(0.01, rel=0.2)
 
 
-def test_kaiming_towers_keep_a_narrow_heads_signal() -> None:
+def test_kaiming_initialization_keeps_the_signal_of_a_narrow_head() -> None:
     sizes = {}
     for head_init in ("normal", "kaiming"):
         branch = detector(head_init=head_init).head.classification_head
@@ -177,7 +177,7 @@ def test_kaiming_towers_keep_a_narrow_heads_signal() -> None:
     assert 0.2 < sizes["kaiming"] < 2
 
 
-def test_one_seed_makes_one_detector() -> None:
+def test_initialization_is_deterministic() -> None:
     first, second = detector().state_dict(), detector().state_dict()
     assert all(torch.equal(first[name], second[name]) for name in first)
 
@@ -209,9 +209,9 @@ def slow_iou(a: Sequence[float], b: Sequence[float]) -> float:
     return shared / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared)
 
 
-def slow_matches(anchors: list[list[float]], wanted: Targets) -> list[int | None]:
-    """Return for each anchor its object, -1 for background, None for what teaches nothing (C.1 of mmdet's rules)."""
-    objects = wanted.boxes.tolist()
+def slow_assignment(anchors: list[list[float]], targets: Targets) -> list[int | None]:
+    """Return the object of each anchor, -1 for background, None for ignored ones (MMDetection's rules)."""
+    objects = targets.boxes.tolist()
     overlaps = [[slow_iou(box, anchor) for anchor in anchors] for box in objects]
     matches: list[int | None] = []
     for index, anchor in enumerate(anchors):
@@ -227,7 +227,7 @@ def slow_matches(anchors: list[list[float]], wanted: Targets) -> list[int | None
             matches.append(None)
         else:
             hidden = False
-            for region in wanted.ignored.tolist():
+            for region in targets.ignored.tolist():
                 width = min(anchor[2], region[2]) - max(anchor[0], region[0])
                 height = min(anchor[3], region[3]) - max(anchor[1], region[1])
                 area = (anchor[2] - anchor[0]) * (anchor[3] - anchor[1])
@@ -236,10 +236,10 @@ def slow_matches(anchors: list[list[float]], wanted: Targets) -> list[int | None
     return matches
 
 
-def slow_losses(built: RetinaNet, output: DetectorOutput, wanted: list[Targets]) -> tuple[float, float, int]:
+def slow_losses(built: RetinaNet, output: DetectorOutput, targets: list[Targets]) -> tuple[float, float, int]:
     """Return focal loss and L1 on deltas over the positives, and their number, one anchor and class at a time."""
     focal, l1, positives = 0.0, 0.0, 0
-    for image, one in enumerate(wanted):
+    for image, one in enumerate(targets):
         anchors, logits, deltas = [], [], []
         for level, stride in enumerate(STRIDES):
             _, _, height, width = output.logits[level].shape
@@ -251,7 +251,7 @@ def slow_losses(built: RetinaNet, output: DetectorOutput, wanted: list[Targets])
                         logits.append(cell[anchor * CLASSES : (anchor + 1) * CLASSES].tolist())
                         cell = output.deltas[level][image, :, row, column].double()
                         deltas.append(cell[anchor * 4 : anchor * 4 + 4].tolist())
-        for anchor, match, scores, delta in zip(anchors, slow_matches(anchors, one), logits, deltas, strict=True):
+        for anchor, match, scores, delta in zip(anchors, slow_assignment(anchors, one), logits, deltas, strict=True):
             if match is None:
                 continue
             for label, logit in enumerate(scores):
@@ -269,59 +269,59 @@ def slow_losses(built: RetinaNet, output: DetectorOutput, wanted: list[Targets])
     return focal / max(1, positives), l1 / max(1, positives), positives
 
 
-WANTED = (
+TARGETS = (
     target([[4, 6, 40, 34], [30, 20, 62, 60], [33, 24, 64, 63]], [0, 2, 1]),
-    # A sliver that no anchor meets by half: its best anchors are its own all the same.
+    # A narrow object with an IoU below 0.5 with all anchors is assigned its best ones.
     target([[10, 50, 16, 63]], [1], [[0, 0, 64, 40]]),
     target([], []),
     target([], [], [[0, 0, 64, 64]]),
-    # Both objects' best anchor is the same one.
+    # Both objects have the same best anchor.
     target([[18, 18, 46, 46], [20, 20, 45, 45]], [2, 0]),
 )
 
 
-def test_losses_are_their_definitions() -> None:
+def test_losses_equal_their_definitions() -> None:
     built = detector()
-    output = built(images((64, 64), batch=len(WANTED)))
-    losses = built.task_losses(output, list(WANTED))
-    focal, l1, positives = slow_losses(built, output, list(WANTED))
+    output = built(images((64, 64), batch=len(TARGETS)))
+    losses = built.task_losses(output, list(TARGETS))
+    focal, l1, positives = slow_losses(built, output, list(TARGETS))
     assert positives > 8
     assert losses["classification"].item() == pytest.approx(focal, rel=1e-4)
     assert losses["boxes"].item() == pytest.approx(l1, rel=1e-4)
 
 
-def test_shares_of_a_batch_average_to_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_losses_of_parts_of_a_batch_average_to_the_total(monkeypatch: pytest.MonkeyPatch) -> None:
     built = detector().eval()
     output = built(images((64, 64)))
-    wanted = [WANTED[0], WANTED[1]]
-    whole = built.task_losses(output, wanted)
+    targets = [TARGETS[0], TARGETS[1]]
+    total = built.task_losses(output, targets)
     counts: list[Tensor] = []
 
-    def share(image: int) -> dict[str, Tensor]:
+    def part(image: int) -> dict[str, Tensor]:
         maps = (output.pyramid, output.logits, output.deltas)
         cut = DetectorOutput(*(tuple(level[image : image + 1] for level in levels) for levels in maps))
-        return built.task_losses(cut, wanted[image : image + 1])
+        return built.task_losses(cut, targets[image : image + 1])
 
     def count(value: Tensor) -> Tensor:
         counts.append(value)
         return value
 
     monkeypatch.setattr("ifkd.models.retinanet.mean_over_ranks", count)
-    assert share(0)["boxes"] != share(1)["boxes"]
+    assert part(0)["boxes"] != part(1)["boxes"]
     assert counts[0] != counts[1]
     mean = torch.stack(counts).mean()
     monkeypatch.setattr("ifkd.models.retinanet.mean_over_ranks", lambda _: mean)
-    shares = [share(0), share(1)]
-    for term, value in whole.items():
-        torch.testing.assert_close(torch.stack([one[term] for one in shares]).mean(), value)
+    parts = [part(0), part(1)]
+    for term, value in total.items():
+        torch.testing.assert_close(torch.stack([one[term] for one in parts]).mean(), value)
 
 
-def test_every_object_has_an_anchor_of_its_own() -> None:
+def test_every_object_is_assigned_an_anchor() -> None:
     built = detector()
     output = built(images((64, 64), batch=1))
     anchors = torch.cat(built.anchors(output)).tolist()
     for box in ([1, 1, 4, 3], [0, 0, 64, 64], [10, 30, 60, 34]):
-        assert 0 in slow_matches(anchors, target([box], [0]))
+        assert 0 in slow_assignment(anchors, target([box], [0]))
         losses = built.task_losses(output, [target([box], [0])])
         assert losses["boxes"].item() > 0
 
@@ -337,7 +337,7 @@ def test_images_without_objects_have_finite_losses() -> None:
     assert all(gradient.isfinite().all() for gradient in gradients)
 
 
-def test_ignored_regions_teach_nothing() -> None:
+def test_ignored_regions_have_no_gradient() -> None:
     built = detector()
     output = built(images((128, 128), batch=1))
     logits = [level.detach().requires_grad_() for level in output.logits]
@@ -345,7 +345,7 @@ def test_ignored_regions_teach_nothing() -> None:
     built.task_losses(seen, [target([], [], [[0, 0, 64, 128]])])["classification"].backward()
     finest = logits[0].grad
     assert finest is not None
-    # At stride 8 the anchors are 32 to 51 pixels: around (32, 64) all lie mostly in the left half, at (120, 64) none.
+    # At stride 8 the anchors are 32 to 51 pixels: around (32, 64) all are mostly in the left half, at (120, 64) none.
     assert (finest[0, :, 8, 4] == 0).all()
     assert (finest[0, :, 8, 15] != 0).all()
 
@@ -354,7 +354,7 @@ def test_frozen_parts_do_not_change_in_a_training_step() -> None:
     built = detector(frozen_stages=2, norm="frozen").train()
     before = {name: value.clone() for name, value in built.state_dict().items()}
     optimizer = torch.optim.SGD([p for p in built.parameters() if p.requires_grad], lr=0.1, weight_decay=0.1)
-    losses = built.task_losses(built(images((64, 64))), [WANTED[0], WANTED[2]])
+    losses = built.task_losses(built(images((64, 64))), [TARGETS[0], TARGETS[2]])
     (losses["classification"] + losses["boxes"]).backward()
     optimizer.step()
     changed = {name for name, value in built.state_dict().items() if not torch.equal(value, before[name])}
@@ -366,11 +366,11 @@ def test_frozen_parts_do_not_change_in_a_training_step() -> None:
     assert {name for name in before if name.startswith(("head", "backbone.fpn"))} <= changed
 
 
-def test_nothing_is_frozen_unless_asked() -> None:
+def test_nothing_is_frozen_by_default() -> None:
     built = detector().train()
     before = {name: value.clone() for name, value in built.state_dict().items()}
     optimizer = torch.optim.SGD(built.parameters(), lr=0.1, weight_decay=0.1)
-    losses = built.task_losses(built(images((64, 64))), [WANTED[0], WANTED[1]])
+    losses = built.task_losses(built(images((64, 64))), [TARGETS[0], TARGETS[1]])
     (losses["classification"] + losses["boxes"]).backward()
     optimizer.step()
     assert [name for name, value in built.state_dict().items() if torch.equal(value, before[name])] == []

@@ -47,9 +47,9 @@ def found(built: torch.nn.Module, family: recipe.Family) -> dict[str, tuple[floa
     return {name: (term.value.item(), term.weight) for name, term in terms.items()}
 
 
-def assert_terms(got: dict[str, tuple[float, float]], wanted: dict[str, tuple[float, float]]) -> None:
-    assert set(got) == set(wanted)
-    for name, (value, weight) in wanted.items():
+def assert_terms(got: dict[str, tuple[float, float]], expected: dict[str, tuple[float, float]]) -> None:
+    assert set(got) == set(expected)
+    for name, (value, weight) in expected.items():
         assert got[name] == (pytest.approx(float(value), rel=2e-4), pytest.approx(weight)), name
 
 
@@ -168,7 +168,7 @@ def test_fgd(family: recipe.Family) -> None:
 
 
 def slow_non_local(part: FkdLevel, side: str, features: Tensor, pool: int) -> Tensor:
-    """Return a map with all relations of its places, by the matrix of all pairs."""
+    """Return a map with its non-local relations, by the matrix of all pairs of locations."""
     block = part.of_teacher if side == "teacher" else part.of_student
     kernel = [min(pool, extent) for extent in features.shape[2:]]
     theta, phi, g = (way.double()(features) for way in (block.theta, block.phi, block.g))
@@ -235,9 +235,9 @@ def test_arsd(family: recipe.Family, binary: bool) -> None:
         for m, t, s in zip(masks, teacher.logits, student.logits, strict=True)
     )
     boxes = slow_ssrd(networks, student.deltas, teacher.deltas)
-    wanted = {"feature": (float(feature) / cells, 0.01), "head": (float(head) / cells, 0.01), "boxes": (boxes, 0.1)}
+    expected = {"feature": (float(feature) / cells, 0.01), "head": (float(head) / cells, 0.01), "boxes": (boxes, 0.1)}
     terms = built.losses(make_batch(student, teacher, SEEN))
-    assert_terms({name: (term.value.item(), term.weight) for name, term in terms.items()}, wanted)
+    assert_terms({name: (term.value.item(), term.weight) for name, term in terms.items()}, expected)
     assert boxes > 0
 
 
@@ -310,12 +310,12 @@ def test_insdist(family: recipe.Family) -> None:
         background += math.sqrt(float((errors * (1 - inside)).sum()))
     weights = (4.2e-4, 2.1e-4) if family == "retinanet" else (7e-5, 3.5e-5)
     relation = slow_relation(family, built.adapters)
-    wanted = {
+    expected = {
         "foreground": (foreground, weights[0]),
         "background": (background, weights[1]),
         "relation": (relation, 1.0),
     }
-    assert_terms(found(built, family), wanted)
+    assert_terms(found(built, family), expected)
 
 
 def slow_relation(family: recipe.Family, adapters: Adapters) -> float:
@@ -367,8 +367,8 @@ def test_crosskd() -> None:
             p = predictions[0][image].sigmoid().double()
             errors = -(soft[image] * p.log() + (1 - soft[image]) * (1 - p).log()) * (p - soft[image]).abs()
             classes += float(errors[counted].sum())
-            own_box, wanted = (coder.decode_single(d[image], anchors) for d in (predictions[1], moves))
-            fit = 1 - generalized_box_iou(own_box, wanted).diagonal()
+            own_box, expected = (coder.decode_single(d[image], anchors) for d in (predictions[1], moves))
+            fit = 1 - generalized_box_iou(own_box, expected).diagonal()
             boxes += float((fit * soft[image].amax(dim=1))[counted].sum())
         start += len(anchors)
     wanted_terms = {"classes": (classes / positives, 1.0), "boxes": (boxes / positives, 1.0)}

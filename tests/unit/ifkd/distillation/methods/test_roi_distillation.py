@@ -49,8 +49,8 @@ def test_the_divergence_equals_torchs_for_categorical_distributions() -> None:
     batch = make_batch(student, teacher)
     (sampled,) = batch.student.sampled
     with torch.no_grad():
-        wanted = teacher.classify(batch.teacher, sampled.boxes)
-    slow = kl_divergence(Categorical(logits=wanted), Categorical(logits=sampled.class_logits)).mean()
+        expected = teacher.classify(batch.teacher, sampled.boxes)
+    slow = kl_divergence(Categorical(logits=expected), Categorical(logits=sampled.class_logits)).mean()
     found = roi_divergence(sampled, batch.teacher, teacher.classify)
     assert slow.item() > 0.01
     assert found.item() == pytest.approx(slow.item(), rel=1e-5)

@@ -59,7 +59,7 @@ def published_form(encoder: MobileSamEncoder) -> dict[str, Tensor]:
         ((64, 64), "native", (4, 4)),
         ((64, 96), "native", (4, 6)),
         ((70, 50), "native", (5, 4)),
-        ((64, 96), 128, (6, 8)),  # 85 rows of 128 show the image
+        ((64, 96), 128, (6, 8)),  # 85 of 128 rows are the image
         ((100, 40), 160, (10, 4)),
         ((300, 200), 128, (8, 6)),
     ],
@@ -231,7 +231,7 @@ def test_identical_images_have_identical_disturbances(encoder: MobileSamEncoder)
 
 
 @pytest.mark.parametrize(("size", "input_px"), [((64, 96), "native"), ((64, 96), 192), ((96, 64), 192)])
-def test_a_flipped_image_has_the_flipped_disturbance(size: tuple[int, int], input_px: int | str) -> None:
+def test_the_disturbance_is_equivariant_to_flips(size: tuple[int, int], input_px: int | str) -> None:
     """With an equivariant trunk, the disturbance is equivariant to flips."""
     seen, sam = images(size), geometry()
     for shape in ((13, 21), (8, 12), (3, 5), (1, 1)):

@@ -58,9 +58,9 @@ def test_each_image_has_its_own_mask_without_padding(masks: MobileSamMasks) -> N
         torch.testing.assert_close(masks(seen[row : row + 1], input_px="native"), both[row : row + 1])
     assert masks(seen, input_px=128).shape == (2, 1, 22, 32)
     with torch.no_grad():
-        whole = masks.decode(masks.encoder.embed_padded(seen[:1], input_px=128))
-    assert whole.shape == (1, 1, 32, 32)
-    torch.testing.assert_close(masks(seen[:1], input_px=128), whole[:, :, :22])
+        padded = masks.decode(masks.encoder.embed_padded(seen[:1], input_px=128))
+    assert padded.shape == (1, 1, 32, 32)
+    torch.testing.assert_close(masks(seen[:1], input_px=128), padded[:, :, :22])
 
 
 def test_the_model_is_frozen(masks: MobileSamMasks) -> None:
