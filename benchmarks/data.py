@@ -28,7 +28,7 @@ import torch
 from PIL import Image
 from rasterio.transform import from_origin
 from torch.utils.data import DataLoader
-from training import CLASSES, PLAIN, Setting, World
+from training import CLASSES, PLAIN, StepBenchmark, StepConfig
 
 from ifkd import recipe
 from ifkd.core.config import load, parse
@@ -153,7 +153,7 @@ def loader_of(data: recipe.DataOptions, batch: int, workers: int) -> Callable[[]
 def steps_of(folder: Path, px: int, batch: int) -> Callable[[], float]:
     """Return a function that runs a few plain training steps, and returns images per second."""
     folder.mkdir()
-    step = World(folder, Setting("retinanet", "mobilenet_v2", px, batch, 1)).step_of(PLAIN)
+    step = StepBenchmark(folder, StepConfig("retinanet", "mobilenet_v2", px, batch, 1)).make_step(PLAIN)
 
     def run_steps() -> float:
         started = time.perf_counter()
