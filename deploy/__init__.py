@@ -1,8 +1,8 @@
-"""Run time: a bundle detects in scenes, and is measured.
+"""Deployment: detect objects in scenes with a bundle, and measure latency, parity and accuracy.
 
 from deploy import detect
 
-result = detect("runs/ships/bundle", "scene.tif", score=0.3)
+result = detect("runs/ships/bundle", "scene.tif", score_threshold=0.3)
 """
 
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ __all__ = ["detect"]
 
 
 def __getattr__(name: str) -> Any:
-    """Load `detect` when it is first asked for, so that importing any part of this package stays cheap."""
+    """Import `detect` on first access, so that `import deploy` is fast."""
     if name == "detect":
         from deploy.scene.run.pipeline import detect  # noqa: PLC0415
 

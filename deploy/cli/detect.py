@@ -1,329 +1,363 @@
-"""`ifkd detect`: find the objects of scenes and write them as map files, tables and pictures."""
+"""`ifkd detect`: detect the objects of scenes, and write them as map files, tables and pictures."""
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from deploy.cli import arguments as common
 from ifkd.core.errors import UsageError, VerdictError
 
 if TYPE_CHECKING:
-    from deploy.cluster.batch_run import EnginePool
-    from deploy.cluster.scene_list import SceneSource
     from deploy.cluster.summary import Summary
-    from deploy.scene.result import SceneResult
-    from deploy.scene.scene_run import SceneRequest
-    from deploy.scene.settings import DetectionSettings
-    from export.bundle.bundle import Bundle
-    from export.bundle.manifest import Manifest
+    from deploy.engines.engine import Backend
+    from deploy.scene.detect_plan import DetectPlan
+    from deploy.scene.scene_run import SceneRun
+    from export.bundle.manifest import Precision
+
+
+class Arguments(common.Arguments):
+    """Arguments of `ifkd detect`."""
+
+    bundle: Path
+    scenes: list[str]
+    out: str
+    backend: "Backend"
+    server: str | None
+    precision: "Precision"
+    batch: int | None
+    threads: int | None
+    cluster: Literal["ray"] | None
+    cores_per_actor: int
+    bands: list[int] | None
+    scale_range: list[float] | None
+    nodata: float | None
+    gsd_m: float | None
+    aoi: Path | None
+    asset: str | None
+    strict: bool
+    score_threshold: float | None
+    overlap_px: int | None
+    tile: int | None
+    merge: str
+    metric: str
+    class_agnostic_iou: float
+    format: list[str] | None
+    no_resume: bool
+    work_dir: Path | None
+    ground_truth: Path | None
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Describe the arguments."""
-    parser.add_argument("bundle", type=Path, help="folder made by `ifkd export`")
+    """Declare the arguments."""
+    parser.add_argument("bundle", type=Path, help="folder written by `ifkd export`")
     parser.add_argument(
         "scenes",
         nargs="+",
         metavar="SCENE",
-        help="GeoTIFF, VRT, PNG, JPEG or another raster: a path, a glob or an address (s3://, https://); a text list "
+        help="GeoTIFF, VRT, PNG, JPEG or another raster: a path, a glob or a URL (s3://, https://); a text list "
         "(@FILE or FILE.txt); a STAC item or item collection (FILE.json)",
     )
     parser.add_argument(
         "--out",
         required=True,
         metavar="DIR",
-        help="folder for the results, one inside it for each scene where there are several; or an address of fsspec",
+        help="folder for the results, with a subfolder per scene if there are several; or a URL of fsspec",
     )
-    engine = parser.add_argument_group("engine")
-    engine.add_argument(
+    _configure_engine(parser.add_argument_group("engine"))
+    _configure_input(parser.add_argument_group("input"))
+    _configure_detection(parser.add_argument_group("detection"))
+    _configure_output(parser.add_argument_group("output"))
+
+
+def _configure_engine(group: Any) -> None:
+    group.add_argument(
         "--backend",
         choices=("onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt", "torch", "tensorrt", "triton"),
         default="onnxruntime",
+        help="runtime (default: onnxruntime)",
     )
-    engine.add_argument(
-        "--server", metavar="URL", help="of Triton, or of a model there (default: http://localhost:8000)"
+    group.add_argument(
+        "--server",
+        metavar="URL",
+        help="Triton server, or a model on it, for the backend triton (default: http://localhost:8000)",
     )
-    engine.add_argument("--precision", choices=("fp32", "fp16", "int8", "int8-cpu"), default="fp32")
-    engine.add_argument("--batch", type=int, metavar="N", help="tiles per call (default: the most the engine takes)")
-    engine.add_argument(
+    group.add_argument(
+        "--precision",
+        choices=("fp32", "fp16", "int8", "int8-cpu"),
+        default="fp32",
+        help="precision of the bundle's file (default: fp32)",
+    )
+    group.add_argument("--batch", type=int, metavar="N", help="tiles per inference (default: the engine's maximum)")
+    group.add_argument(
         "--threads",
         type=int,
         metavar="N",
-        help="CPU threads of the engine (default: all cores; with --cluster, those of --cores-per-actor)",
+        help="CPU threads of the engine (default: all cores; with --cluster, --cores-per-actor)",
     )
-    engine.add_argument(
+    group.add_argument(
         "--cluster",
         choices=("ray",),
-        help="share scenes and parts of scenes out to an engine on every GPU, or on every --cores-per-actor cores, of "
-        "this machine or of the cluster that RAY_ADDRESS names",
+        help="distribute scenes and parts of scenes to one engine per GPU, or per --cores-per-actor CPU cores, of the "
+        "Ray cluster in RAY_ADDRESS, or of this machine",
     )
-    engine.add_argument(
-        "--cores-per-actor", type=_core_count, default=1, metavar="N", help="with --cluster (default: 1)"
+    group.add_argument(
+        "--cores-per-actor",
+        type=_core_count,
+        default=1,
+        metavar="N",
+        help="CPU cores of each engine with --cluster (default: 1)",
     )
-    reading = parser.add_argument_group("reading the scene")
-    reading.add_argument(
+
+
+def _configure_input(group: Any) -> None:
+    group.add_argument(
         "--bands", type=int, nargs="+", metavar="B", help="one or three bands, from 1 (default: the bundle's)"
     )
-    reading.add_argument(
+    group.add_argument(
         "--scale-range",
         type=float,
         nargs=2,
         metavar=("LOW", "HIGH"),
-        help="values that become black and white (default: as the bundle's network was trained)",
+        help="values that become black and white (default: as for the bundle's training images)",
     )
-    reading.add_argument("--nodata", type=float, metavar="V", help="the value that means no data (default: the file's)")
-    reading.add_argument(
-        "--gsd-m", type=float, metavar="M", help="the scene's ground sample distance, if not that of training"
+    group.add_argument("--nodata", type=float, metavar="V", help="value of pixels without data (default: the file's)")
+    group.add_argument(
+        "--gsd-m",
+        type=float,
+        metavar="M",
+        help="ground sample distance of the scene in meters, if it differs from that of the training images",
     )
-    reading.add_argument(
-        "--aoi", type=Path, metavar="AREA.geojson", help="look only here: polygons in longitude and latitude"
+    group.add_argument(
+        "--aoi",
+        type=Path,
+        metavar="AREA.geojson",
+        help="area of interest: polygons in longitude and latitude; other parts are not processed",
     )
-    reading.add_argument("--asset", metavar="KEY", help="which asset of STAC items (default: their only image)")
-    reading.add_argument("--strict", action="store_true", help="stop at the first part that cannot be read")
-    finding = parser.add_argument_group("finding objects")
-    finding.add_argument(
-        "--score-threshold", type=float, metavar="S", help="least score of an object (default: the bundle's)"
+    group.add_argument("--asset", metavar="KEY", help="asset of STAC items (default: their only image)")
+    group.add_argument("--strict", action="store_true", help="stop at the first unreadable part of a scene")
+
+
+def _configure_detection(group: Any) -> None:
+    group.add_argument(
+        "--score-threshold", type=float, metavar="S", help="minimum score of a detection (default: the bundle's)"
     )
-    finding.add_argument(
-        "--overlap-px", type=int, metavar="N", help="overlap of tiles, engine pixels (default: the bundle's)"
+    group.add_argument(
+        "--overlap-px",
+        type=int,
+        metavar="N",
+        help="minimum overlap of adjacent tiles, engine pixels (default: the bundle's)",
     )
-    finding.add_argument(
+    group.add_argument(
         "--tile",
         type=int,
         metavar="PX",
-        help="side of the tiles, engine pixels, for a bundle that takes several (default: the bundle's)",
+        help="side of the tiles, engine pixels, for a bundle that accepts several (default: the bundle's)",
     )
-    finding.add_argument(
+    group.add_argument(
         "--merge",
         choices=("border", "nms", "nmm", "greedy_nmm"),
         default="border",
-        help="how tiles are brought together (default: border)",
+        help="method that merges the detections of overlapping tiles (default: border)",
     )
-    finding.add_argument("--metric", choices=("iou", "ios"), default="iou", help="overlap of boxes (default: iou)")
-    finding.add_argument(
+    group.add_argument(
+        "--metric", choices=("iou", "ios"), default="iou", help="overlap of two boxes for merging (default: iou)"
+    )
+    group.add_argument(
         "--class-agnostic-iou",
         type=float,
         default=0.8,
         metavar="IOU",
-        help="of boxes of different classes that overlap more than this, keep the best (default: 0.8; 1 keeps all)",
+        help="of boxes of different classes with a higher IoU, keep only the best (default: 0.8; 1 keeps all)",
     )
-    writing = parser.add_argument_group("results")
-    writing.add_argument(
+
+
+def _configure_output(group: Any) -> None:
+    group.add_argument(
         "--format",
         nargs="+",
         choices=("geojson", "gpkg", "coco", "csv"),
         metavar="F",
-        help="of geojson, gpkg, coco, csv (default: all that the scene can have)",
+        help="output formats: geojson, gpkg, coco, csv (default: all that the scene supports)",
     )
-    writing.add_argument(
-        "--no-resume", action="store_true", help="forget what an earlier run into this folder had done, and begin anew"
+    group.add_argument(
+        "--no-resume", action="store_true", help="start again instead of resuming an interrupted run into this folder"
     )
-    writing.add_argument(
+    group.add_argument(
         "--work-dir",
         type=Path,
         metavar="DIR",
-        help="where results are made before they go to an address (default: ifkd-work, here)",
+        help="local folder for the results before they are copied to a URL (default: ifkd-work)",
     )
-    writing.add_argument(
-        "--ground-truth", type=Path, metavar="LABELS", help="labels of the scene (COCO or GeoJSON), to score the result"
+    group.add_argument(
+        "--ground-truth",
+        type=Path,
+        metavar="LABELS",
+        help="labels of the scene (COCO or GeoJSON) to evaluate the detections with",
     )
 
 
 def _core_count(text: str) -> int:
-    """Return a number of cores, for argparse."""
+    """Parse a number of cores."""
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is no number of cores, such as 2")
+        raise argparse.ArgumentTypeError(f"{text} is not a number of cores, such as 2")
     return int(text)
 
 
-def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Detect, write, and say what was found.
+def run(arguments: Arguments) -> dict[str, Any]:
+    """Detect, write the results, and print a summary.
 
     Raises:
-        VerdictError: Scenes, or parts of one, could not be searched; everything else was written.
+        VerdictError: Scenes failed, or parts of a scene are unreadable; all other results are written.
     """
-    import rasterio
+    from deploy.scene.read.scene import gdal_environment
 
+    plan = _resolve(arguments)
+    with gdal_environment():
+        return _run_single(plan, arguments) if plan.single else _run_batch(plan, arguments)
+
+
+def _resolve(arguments: Arguments) -> "DetectPlan":
+    """Resolve the arguments, the bundle and its settings into a plan."""
     from deploy.cluster.ray_cluster import require_ray
-    from deploy.cluster.scene_list import is_single, read_sources
-    from deploy.scene.read.scene import CACHE_BYTES
-    from deploy.scene.scene_run import SceneRequest
-    from export.bundle.bundle import open_bundle
-    from ifkd.imagery.address import HTTP_OPTIONS
-
-    if options.cluster:
-        require_ray()
-    sources = read_sources(options.scenes, asset=options.asset)
-    bundle = open_bundle(options.bundle)
-    request = SceneRequest(
-        bundle,
-        _settings(options, bundle.manifest),
-        bands=None if options.bands is None else tuple(options.bands),
-        scale_range=None if options.scale_range is None else tuple(options.scale_range),
-        nodata=options.nodata,
-        formats=options.format,
-        batch=options.batch,
-        restart=options.no_resume,
-        truth=options.ground_truth,
-    )
-    with rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES, **HTTP_OPTIONS):
-        if is_single(options.scenes):
-            return _one(options, request, sources[0])
-        return _many(options, request, sources)
-
-
-def _one(options: argparse.Namespace, request: "SceneRequest", source: "SceneSource") -> dict[str, Any]:
-    """Look at one scene, whose results lie in the folder itself."""
-    from deploy.cluster.result_store import open_store
-    from deploy.scene.scene_run import run_scene
-
-    store = open_store(options.out, work=options.work_dir)
-    store.require_access()
-    with ExitStack() as held:
-        run = run_scene(
-            request,
-            source.place,
-            store.work,
-            searcher=lambda: held.enter_context(_engines(options, request.bundle)).searcher,
-            say=_say,
-        )
-    store.publish()
-    return _concluded(run.result, run.record, options)
-
-
-def _many(options: argparse.Namespace, request: "SceneRequest", sources: "Sequence[SceneSource]") -> dict[str, Any]:
-    """Look at scenes, each into a folder of its own, and sum up."""
-    from deploy.cluster.batch_run import BatchRun
-    from deploy.cluster.result_store import open_store
     from deploy.cluster.summary_page import require_templates
+    from deploy.engines import EngineOptions
+    from deploy.scene.detect_plan import DetectPlan
+    from deploy.scene.read.aoi import read_aoi
+    from deploy.scene.read.scene_list import is_single, read_sources
+    from deploy.scene.settings import SceneRequest, settings_for
+    from deploy.scene.write.result_store import open_store
+    from export.bundle.bundle import open_bundle
 
-    if request.truth is not None:
+    if arguments.cluster:
+        require_ray()
+    scenes, single = read_sources(arguments.scenes, asset=arguments.asset), is_single(arguments.scenes)
+    bundle = open_bundle(arguments.bundle)
+    settings = settings_for(
+        bundle.manifest,
+        score_threshold=arguments.score_threshold,
+        overlap_px=arguments.overlap_px,
+        gsd_m=arguments.gsd_m,
+        merge=arguments.merge,
+        metric=arguments.metric,
+        class_agnostic_iou=arguments.class_agnostic_iou,
+        strict=arguments.strict,
+        aoi=None if arguments.aoi is None else read_aoi(arguments.aoi),
+        tile_px=arguments.tile,
+    )
+    if not single and arguments.ground_truth is not None:
         raise UsageError(
             "--ground-truth has the labels of one scene",
-            got=f"{len(sources)} scenes",
-            hint="Score each with `ifkd evaluate RESULTS --scene LABELS`.",
+            got=f"{len(scenes)} scenes",
+            hint="Evaluate each with `ifkd evaluate RESULTS --scene LABELS`.",
         )
-    require_templates()
-    store = open_store(options.out, work=options.work_dir)
-    facts = {"backend": options.backend, "precision": options.precision, "threads": options.threads}
-    campaign = BatchRun(request, sources, store, engine_facts=facts, say=_say)
-    summary = campaign.run(lambda: _engines(options, request.bundle))
-    record = summary.model_dump(mode="json")
-    if not options.json:
-        print(_campaign_summary(summary, str(store)))  # noqa: T201
-    if summary.verdict:
-        raise VerdictError(
-            f"{summary.verdict}. The rest was searched and written; see {store}/summary.html", result=record
-        )
-    return record
-
-
-@contextmanager
-def _engines(options: argparse.Namespace, bundle: "Bundle") -> "Iterator[EnginePool]":
-    """Open who looks at the scenes."""
-    from functools import partial
-
-    from deploy.cluster.batch_run import EnginePool
-    from deploy.engines import ON_GPU, open_engine
-    from deploy.scene.run.executor import LocalExecutor
-
-    opens = partial(
-        open_engine,
-        backend=options.backend,
-        precision=options.precision,
-        threads=options.threads or (options.cores_per_actor if options.cluster else None),
-        server=options.server,
-    )
-    if options.cluster:
-        from deploy.cluster.ray_pool import ray_engines
-
-        cores = options.cores_per_actor
-        with ray_engines(bundle, opens, on_gpu=options.backend in ON_GPU, cores_per_engine=cores, say=_say) as engines:
-            yield engines
-        return
-    with opens(bundle) as engine:
-        facts = {"scale_out": None, "backend": engine.info.backend, "device": engine.info.device, "engines": 1}
-        yield EnginePool(LocalExecutor(engine), facts, scenes_at_once=1)
-
-
-def _settings(options: argparse.Namespace, manifest: "Manifest") -> "DetectionSettings":
-    from deploy.scene.read.aoi import read_aoi
-    from deploy.scene.settings import settings_for
-
-    return settings_for(
-        manifest,
-        score=options.score_threshold,
-        overlap_px=options.overlap_px,
-        gsd_m=options.gsd_m,
-        merge=options.merge,
-        metric=options.metric,
-        one_class=options.class_agnostic_iou,
-        strict=options.strict,
-        area=None if options.aoi is None else read_aoi(options.aoi),
-        tile_px=options.tile,
+    if not single:
+        require_templates()
+    low_high = arguments.scale_range
+    return DetectPlan(
+        scenes=scenes,
+        request=SceneRequest(
+            bundle,
+            settings,
+            bands=None if arguments.bands is None else tuple(arguments.bands),
+            scale_range=None if low_high is None else (low_high[0], low_high[1]),
+            nodata=arguments.nodata,
+            batch=arguments.batch,
+            formats=arguments.format,
+            resume=not arguments.no_resume,
+            ground_truth=arguments.ground_truth,
+        ),
+        engine=EngineOptions(arguments.backend, arguments.precision, arguments.threads, arguments.server),
+        store=open_store(arguments.out, work=arguments.work_dir),
+        single=single,
+        cluster=arguments.cluster,
+        cores_per_actor=arguments.cores_per_actor,
     )
 
 
-def _concluded(result: "SceneResult", record: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
-    """Print the summary, and raise the verdict when there are holes."""
-    if not options.json:
-        print(_summary(result, record, options.out))  # noqa: T201
-    if result.holes:
-        first = result.holes[0]
+def _run_single(plan: "DetectPlan", arguments: Arguments) -> dict[str, Any]:
+    """Process one scene, whose results are written into the output folder itself."""
+    from deploy.cluster.engine_pool import open_engine_pool
+    from deploy.scene.scene_run import run_scene
+
+    plan.store.require_access()
+    with ExitStack() as stack:
+        run = run_scene(
+            plan.request,
+            plan.scenes[0].location,
+            plan.store.work,
+            executor=lambda: stack.enter_context(open_engine_pool(plan, _log)).executor,
+            log=_log,
+        )
+    plan.store.publish()
+    if not arguments.json:
+        print(_scene_summary(run, str(plan.store)))  # noqa: T201
+    record = run.record.model_dump(mode="json")
+    unreadable = run.result.unreadable
+    if unreadable:
         raise VerdictError(
-            f"{len(result.holes)} of {len(result.grid)} tiles of {result.scene.name} could not be read; the rest was "
-            f"searched and written. The first is {first.tile}: {first.problem}",
+            f"{len(unreadable)} of {len(run.result.grid)} tiles of {run.result.scene.name} could not be read; the "
+            f"results of the others are written. The first is {unreadable[0].tile}: {unreadable[0].problem}",
             result=record,
         )
     return record
 
 
-def _campaign_summary(summary: "Summary", out: str) -> str:
-    again = f", {summary.retries} bands looked at again" if summary.retries else ""
+def _run_batch(plan: "DetectPlan", arguments: Arguments) -> dict[str, Any]:
+    """Process several scenes, each with a folder for its results, and write a summary."""
+    from deploy.cluster.batch_run import BatchRun
+    from deploy.cluster.engine_pool import open_engine_pool
+
+    summary = BatchRun(plan, _log).run(lambda: open_engine_pool(plan, _log))
+    record = summary.model_dump(mode="json")
+    if not arguments.json:
+        print(_batch_summary(summary, str(plan.store)))  # noqa: T201
+    if summary.verdict:
+        raise VerdictError(
+            f"{summary.verdict}. All other results are written; see {plan.store}/summary.html", result=record
+        )
+    return record
+
+
+def _batch_summary(summary: "Summary", out: str) -> str:
+    retried = f", {summary.retried_row_ranges} row ranges retried" if summary.retried_row_ranges else ""
     head = (
         f"{summary.objects} objects in {summary.done} of {summary.scenes} scenes in {summary.seconds:.1f} s: "
-        f"{summary.km2:.1f} km2, {summary.km2_per_hour:.0f} km2 an hour, {summary.megapixels_per_second:.1f} million "
-        f"pixels a second{again}"
+        f"{summary.km2:.1f} km2, {summary.km2_per_hour:.0f} km2 per hour, {summary.megapixels_per_second:.1f} million "
+        f"pixels per second{retried}"
     )
     lines = [head, *(f"  {name}: {count}" for name, count in summary.objects_per_class.items() if count)]
-    lines.append(f"Results: {out} (a folder for each scene, summary.json, summary.html)")
+    lines.append(f"Results: {out} (a folder per scene, summary.json, summary.html)")
     return "\n".join(lines)
 
 
-def _summary(result: "SceneResult", record: dict[str, Any], out: str) -> str:
+def _scene_summary(run: "SceneRun", out: str) -> str:
+    result, score, seconds = run.result, run.record.score, run.result.seconds
     height, width = result.scene.size
-    seconds = result.seconds
-    looked = len(result.grid) - result.skipped - result.outside - len(result.holes)
     outside = f", {result.outside} outside the area" if result.outside else ""
     head = (
-        f"{len(result.detections)} objects in {result.scene.name} ({width} x {height} px, {looked} tiles looked at, "
-        f"{result.skipped} empty{outside}) in {seconds['total']:.1f} s, "
+        f"{len(result.detections)} objects in {result.scene.name} ({width} x {height} px, {result.processed} tiles "
+        f"processed, {result.empty} empty{outside}) in {seconds['total']:.1f} s, "
         f"of which inference {seconds.get('infer', 0.0):.1f} s"
     )
-    lines = [head]
-    lines += [f"  {name}: {count}" for name, count in result.counts().items() if count]
-    score = record["score"]
+    lines = [head, *(f"  {name}: {count}" for name, count in result.counts().items() if count)]
     if score is not None:
-        shown = [
-            f"{name} {score[key]:.3f}"
-            for name, key in (
-                ("mAP", "mean_ap"),
-                ("AP50", "ap50"),
-                ("precision", "precision"),
-                ("recall", "recall"),
-                ("F1", "f1"),
-            )
-            if score[key] is not None
-        ]
+        metrics = {
+            "mAP": score.mean_ap,
+            "AP50": score.ap50,
+            "precision": score.precision,
+            "recall": score.recall,
+            "F1": score.f1,
+        }
+        shown = [f"{name} {value:.3f}" for name, value in metrics.items() if value is not None]
         lines.append(
-            f"Against {score['objects']} labeled objects, at score {score['score_threshold']:g} and IoU 0.5: "
+            f"Against {score.objects} labeled objects, at score {score.score_threshold:g} and IoU 0.5: "
             + (", ".join(shown) or "nothing to compare")
         )
-    lines.append(f"Results: {out} ({', '.join(record['files'])})")
+    lines.append(f"Results: {out} ({', '.join(run.record.files)})")
     return "\n".join(lines)
 
 
-def _say(line: str) -> None:
-    print(f"ifkd: {line}", file=sys.stderr)  # noqa: T201
+def _log(message: str) -> None:
+    print(f"ifkd: {message}", file=sys.stderr)  # noqa: T201

@@ -1,1 +1,1 @@
-"""Many scenes on many engines, with Ray."""
+"""Batch runs over many scenes, on one engine or on a Ray cluster."""

@@ -1,8 +1,8 @@
-"""A campaign: many scenes, each into a folder of its own, and one summary.
+"""Batch run: many scenes, each with a folder for its results, and one summary.
 
-Scenes run side by side where there are several engines: each in a thread that opens it, hands its bands to the
-searcher, and writes what comes back. How many there are at a time is bounded, so memory does not follow their number. A
-scene that cannot be searched is reported, and the others go on.
+With several engines, scenes run concurrently, each in a thread that opens it, passes its row ranges to the executor and
+writes the results. The number of open scenes is bounded, so memory does not grow with the number of scenes. If a scene
+fails, it is reported, and the others continue.
 """
 
 import os
@@ -12,81 +12,87 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import rasterio
-
 from deploy.cluster.completed_scenes import CompletedScenes
-from deploy.cluster.result_store import ResultStore
-from deploy.cluster.scene_list import SceneSource
+from deploy.cluster.engine_pool import EnginePool
 from deploy.cluster.summary import SceneEntry, Summary, summarize
-from deploy.cluster.summary_page import SUMMARY_NAMES, write_summary
-from deploy.scene.read.scene import CACHE_BYTES
-from deploy.scene.run.executor import SceneExecutor
-from deploy.scene.run.pipeline import BarOpener, batch_size
-from deploy.scene.scene_run import SceneRequest, run_scene
+from deploy.cluster.summary_page import write_summary
+from deploy.scene.detect_plan import DetectPlan
+from deploy.scene.read.scene import gdal_environment
+from deploy.scene.read.scene_list import SceneSource
+from deploy.scene.run.pipeline import ProgressFactory, resolve_batch
+from deploy.scene.scene_run import run_scene
 from deploy.scene.settings import grid_for, tile_for
-from deploy.scene.write.output_folder import PRODUCER, STAGE_NAME, require_own
-from export.bundle.bundle import MANIFEST_NAME
+from deploy.scene.write.file_names import PRODUCER, STATE_FOLDER, SUMMARY_FILE, SUMMARY_PAGE_FILE
+from deploy.scene.write.output_folder import require_own_files
+from deploy.scene.write.run_record import BundleReference
 from ifkd import __version__
 from ifkd.core.errors import SceneError, UsageError
-from ifkd.core.files import acquire_lock, make_folder, sha256_of
+from ifkd.core.files import acquire_lock, make_folder
 from ifkd.core.progress import progress
-from ifkd.imagery.address import HTTP_OPTIONS
 
-ANY_SIZE = (1_000_000, 1_000_000)
-"""Of a scene, pixels: what does not fit it fits none."""
+LARGE_SCENE = (1_000_000, 1_000_000)
+"""A setting that is invalid for a scene of this (height, width) is invalid for every scene."""
 SCENES_SHOWN = 3
-"""Of those that run side by side, behind the bar."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class EnginePool:
-    """Who looks at the scenes of a campaign."""
-
-    searcher: SceneExecutor
-    facts: dict[str, Any]
-    """What the summary says of them."""
-    scenes_at_once: int
-    """Scenes that are open at a time; one is looked at by the calling thread, with a bar of its own."""
+"""Concurrent scenes that the progress bar shows."""
 
 
 class BatchRun:
-    """The scenes of a run and their places.
+    """A run over many scenes.
 
     Args:
-        request: What is asked of each scene.
-        sources: The scenes.
-        store: Where results go.
-        engine_facts: What the choice of an engine depends on: backend, precision, threads.
-        say: Takes lines for the user.
+        plan: The plan.
+        log: Receives messages for the user.
     """
 
-    def __init__(
-        self,
-        request: SceneRequest,
-        sources: Sequence[SceneSource],
-        store: ResultStore,
-        *,
-        engine_facts: dict[str, Any],
-        say: Callable[[str], object],
-    ) -> None:
-        self._wish = request
-        self._sources = tuple(sources)
-        self._store = store
-        self._say = say
-        self._stage = store.work / STAGE_NAME
-        self._bundle = {
-            "path": str(request.bundle.path),
-            "manifest_sha256": sha256_of(request.bundle.path / MANIFEST_NAME),
-        }
-        self._identity = {
+    def __init__(self, plan: DetectPlan, log: Callable[[str], object]) -> None:
+        self._plan = plan
+        self._log = log
+        self._state = plan.store.work / STATE_FOLDER
+        self._bundle = BundleReference.of_folder(plan.request.bundle.path)
+
+    def run(self, open_pool: Callable[[], AbstractContextManager[EnginePool]]) -> Summary:
+        """Process all scenes that an earlier run has not completed, write all results, and return the summary.
+
+        Args:
+            open_pool: Opens the engines; called after all inputs are checked.
+
+        Raises:
+            EngineError: The engines cannot run, or all are lost; the run can be resumed.
+            OutputError: A folder is not writable, has files of another program, or has an unfinished run with other
+                settings.
+            UsageError: A setting is invalid for every scene.
+        """
+        plan, request = self._plan, self._plan.request
+        grid_for(
+            LARGE_SCENE, tile_for(LARGE_SCENE, request.bundle.manifest.input.sizes, request.settings), request.settings
+        )
+        plan.store.require_access([source.name for source in plan.scenes])
+        if not self._state.is_dir():
+            require_own_files(plan.store.work, (SUMMARY_FILE, SUMMARY_PAGE_FILE), record=SUMMARY_FILE)
+        make_folder(self._state)
+        log_path = self._state / "completed_scenes.jsonl"
+        with _locked(self._state / "lock", plan.store.work):
+            if not request.resume:
+                log_path.unlink(missing_ok=True)
+            with CompletedScenes(log_path, self._identity()) as completed:
+                summary = self._process_all(completed, open_pool)
+            write_summary(summary, plan.store.work)
+            plan.store.put((SUMMARY_FILE, SUMMARY_PAGE_FILE))
+        shutil.rmtree(self._state)
+        return summary
+
+    def _identity(self) -> dict[str, Any]:
+        """Return everything that the results depend on except the scenes."""
+        request = self._plan.request
+        return {
             "program": f"{PRODUCER} {__version__}",
-            "bundle": {"manifest_sha256": self._bundle["manifest_sha256"]},
-            "engine": engine_facts,
+            "bundle": {"manifest_sha256": self._bundle.manifest_sha256},
+            "engine": asdict(self._plan.engine),
             "batch": request.batch,
             "bands": request.bands,
             "scale_range": request.scale_range,
@@ -95,156 +101,135 @@ class BatchRun:
             "settings": request.settings.model_dump(mode="json"),
         }
 
-    def run(self, engines: Callable[[], AbstractContextManager[EnginePool]]) -> Summary:
-        """Look at all scenes that no earlier run had done, write everything, and return the summary.
+    def _process_all(
+        self, completed: CompletedScenes, open_pool: Callable[[], AbstractContextManager[EnginePool]]
+    ) -> Summary:
+        scenes = self._plan.scenes
+        done = {source.name: entry for source in scenes if (entry := completed.entry(source)) is not None}
+        if done:
+            self._log(f"Resuming: an earlier run completed {len(done)} of {len(scenes)} scenes.")
+        with open_pool() as pool:
+            resolve_batch(self._plan.request.batch, pool.executor.info.max_batch)
+            start = time.perf_counter()
+            entries = {**done, **self._process_remaining(pool, completed, done)}
+            seconds = time.perf_counter() - start
+        return summarize(
+            [entries[source.name] for source in scenes],
+            earlier=frozenset(done),
+            bundle=self._bundle,
+            engines=pool.record,
+            seconds=seconds,
+        )
 
-        Args:
-            engines: Opens who looks; called when everything else is known to fit.
-
-        Raises:
-            EngineError: The engines cannot run, or none is left; the same command goes on.
-            OutputError: A place cannot be written, is another's, or holds an unfinished run with other settings.
-            UsageError: A setting fits no scene.
-        """
-        settings = self._wish.settings
-        grid_for(ANY_SIZE, tile_for(ANY_SIZE, self._wish.bundle.manifest.input.sizes, settings), settings)
-        self._store.require_access([source.name for source in self._sources])
-        fresh = not self._stage.is_dir()
-        if fresh:
-            require_own(self._store.work, SUMMARY_NAMES, record=SUMMARY_NAMES[0])
-        make_folder(self._stage)
-        with ExitStack() as held:
-            held.enter_context(_locked(self._stage / "lock", self._store.work))
-            path = self._stage / "ledger"
-            if self._wish.restart:
-                path.unlink(missing_ok=True)
-            ledger = held.enter_context(CompletedScenes(path, self._identity))
-            done = {source.name: entry for source in self._sources if (entry := ledger.entry(source)) is not None}
-            if done:
-                self._say(
-                    f"An earlier run had finished {len(done)} of {len(self._sources)} scenes; going on from there."
-                )
-            with engines() as chosen:
-                batch_size(self._wish.batch, chosen.searcher.info.max_batch)
-                began = time.perf_counter()
-                entries = {**done, **self._look(chosen, ledger, done)}
-                seconds = time.perf_counter() - began
-            summary = summarize(
-                [entries[source.name] for source in self._sources],
-                earlier=frozenset(done),
-                bundle=self._bundle,
-                engines=chosen.facts,
-                seconds=seconds,
-            )
-            write_summary(summary, self._store.work)
-            self._store.put(SUMMARY_NAMES)
-        shutil.rmtree(self._stage)
-        return summary
-
-    def _look(self, engines: EnginePool, ledger: CompletedScenes, done: dict[str, SceneEntry]) -> dict[str, SceneEntry]:
+    def _process_remaining(
+        self, pool: EnginePool, completed: CompletedScenes, done: dict[str, SceneEntry]
+    ) -> dict[str, SceneEntry]:
         """Return the entries of the scenes that are not done."""
-        waiting = [source for source in self._sources if source.name not in done]
-        found: dict[str, SceneEntry] = {}
-        alone = engines.scenes_at_once == 1
+        scenes = self._plan.scenes
+        remaining = [source for source in scenes if source.name not in done]
+        entries: dict[str, SceneEntry] = {}
+        silent = pool.concurrent_scenes == 1
         with (
-            rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES, **HTTP_OPTIONS),
-            progress(len(self._sources), "Scenes", unit="scene", initial=len(done), silent=alone) as bar,
+            gdal_environment(),
+            progress(len(scenes), "Scenes", unit="scene", initial=len(done), silent=silent) as bar,
         ):
-            board = _Board(bar)
-            for source, entry in self._entries(engines, waiting, board):
-                found[source.name] = entry
+            concurrent = _ConcurrentProgress(bar)
+            for source, entry in self._process(pool, remaining, concurrent):
+                entries[source.name] = entry
                 if entry.state == "done":
-                    ledger.append(source, entry)
-                self._say(_line(entry, len(done) + len(found), len(self._sources)))
+                    completed.append(source, entry)
+                self._log(_message(entry, len(done) + len(entries), len(scenes)))
                 bar.update()
-        return found
+        return entries
 
-    def _entries(
-        self, engines: EnginePool, waiting: Sequence[SceneSource], board: "_Board"
+    def _process(
+        self, pool: EnginePool, remaining: Sequence[SceneSource], concurrent: "_ConcurrentProgress"
     ) -> Iterator[tuple[SceneSource, SceneEntry]]:
-        """Yield scenes as they end; when anything but a scene fails, no other begins."""
-        if engines.scenes_at_once == 1:
-            for source in waiting:
-                yield source, self._entry(engines, source, show_progress=True)
+        """Yield scenes as they finish. An error that is not a scene's own stops the run."""
+        if pool.concurrent_scenes == 1:
+            for source in remaining:
+                yield source, self._process_scene(pool, source, show_progress=True)
             return
-        left = deque(waiting)
-        with ThreadPoolExecutor(engines.scenes_at_once, thread_name_prefix="scene") as threads:
+        waiting = deque(remaining)
+        with ThreadPoolExecutor(pool.concurrent_scenes, thread_name_prefix="scene") as threads:
             running: dict[Future[SceneEntry], SceneSource] = {}
             try:
                 while True:
-                    while left and len(running) < engines.scenes_at_once:
-                        source = left.popleft()
-                        future = threads.submit(self._entry, engines, source, show_progress=board.opener(source.name))
-                        running[future] = source
+                    while waiting and len(running) < pool.concurrent_scenes:
+                        source = waiting.popleft()
+                        factory = concurrent.factory(source.name)
+                        running[threads.submit(self._process_scene, pool, source, show_progress=factory)] = source
                     if not running:
                         return
                     for future in wait(running, return_when=FIRST_COMPLETED).done:
                         yield running.pop(future), future.result()
             except BaseException:
-                engines.searcher.stop()  # or the threads would wait for their scenes' end
+                pool.executor.stop()  # otherwise the threads would wait until their scenes are done
                 raise
 
-    def _entry(self, engines: EnginePool, source: SceneSource, *, show_progress: bool | BarOpener) -> SceneEntry:
-        folder = self._store.work / source.name
+    def _process_scene(
+        self, pool: EnginePool, source: SceneSource, *, show_progress: bool | ProgressFactory
+    ) -> SceneEntry:
+        folder = self._plan.store.work / source.name
         try:
             run = run_scene(
-                self._wish,
-                source.place,
+                self._plan.request,
+                source.location,
                 folder,
-                searcher=lambda: engines.searcher,
-                say=lambda line: self._say(f"{source.name}: {line}"),
+                executor=lambda: pool.executor,
+                log=lambda message: self._log(f"{source.name}: {message}"),
                 show_progress=show_progress,
             )
         except (SceneError, UsageError) as error:
             _remove_if_empty(folder)
             return SceneEntry.of_failure(source, str(error))
-        self._store.publish(source.name)
-        return SceneEntry.of_result(source, run.result, run.record["seconds"])
+        self._plan.store.publish(source.name)
+        return SceneEntry.of_run(source, run)
 
 
-class _Board:
-    """How far scenes are that run side by side, told behind the bar of all."""
+class _ConcurrentProgress:
+    """Progress of concurrent scenes, shown after the progress bar of all scenes."""
 
     def __init__(self, bar: Any) -> None:
         self._bar = bar
         self._lock = threading.Lock()
-        self._shares: dict[str, float] = {}
+        self._fractions: dict[str, float] = {}
 
-    def opener(self, name: str) -> BarOpener:
-        """Return what opens the bar of a scene."""
+    def factory(self, name: str) -> ProgressFactory:
+        """Return the progress factory of a scene."""
 
         @contextmanager
-        def opened(total: int, initial: int) -> Iterator["_SceneBar"]:
-            bar = _SceneBar(lambda share: self._tell(name, share), total, initial)
+        def open_bar(total: int, initial: int) -> Iterator["_SceneProgress"]:
+            bar = _SceneProgress(lambda fraction: self._show(name, fraction), total, initial)
             try:
                 bar.update(0)
                 yield bar
             finally:
-                self._tell(name, None)
+                self._show(name, None)
 
-        return opened
+        return open_bar
 
-    def _tell(self, name: str, share: float | None) -> None:
+    def _show(self, name: str, fraction: float | None) -> None:
         with self._lock:
-            if share is None:
-                self._shares.pop(name, None)
+            if fraction is None:
+                self._fractions.pop(name, None)
             else:
-                self._shares[name] = share
-            shown = [f"{one} {share:.0%}" for one, share in list(self._shares.items())[:SCENES_SHOWN]]
-            self._bar.set_postfix_str(", ".join(shown), refresh=False)
+                self._fractions[name] = fraction
+            shown = list(self._fractions.items())[:SCENES_SHOWN]
+            self._bar.set_postfix_str(", ".join(f"{name} {value:.0%}" for name, value in shown), refresh=False)
             self._bar.update(0)
 
 
-class _SceneBar:
-    """The bar of one scene among others."""
+class _SceneProgress:
+    """Progress bar of one of several concurrent scenes."""
 
-    def __init__(self, tell: Callable[[float], object], total: int, done: int) -> None:
-        self._tell, self._total, self._done = tell, total, done
+    def __init__(self, show: Callable[[float], object], total: int, done: int) -> None:
+        self._show, self._total, self._done = show, total, done
 
     def update(self, tiles: int) -> None:
-        """Tell that so many tiles more are done."""
+        """Add finished tiles."""
         self._done += tiles
-        self._tell(self._done / self._total)
+        self._show(self._done / self._total)
 
 
 @contextmanager
@@ -261,9 +246,10 @@ def _remove_if_empty(folder: Path) -> None:
         folder.rmdir()
 
 
-def _line(entry: SceneEntry, number: int, total: int) -> str:
+def _message(entry: SceneEntry, number: int, total: int) -> str:
     if entry.state == "failed":
         return f"[{number}/{total}] {entry.name} failed: {entry.problem}"
-    torn = f", {entry.holes} tiles could not be read" if entry.holes else ""
-    again = f", {entry.retries} bands looked at again" if entry.retries else ""
-    return f"[{number}/{total}] {entry.name}: {entry.objects} objects in {entry.seconds['total']:.1f} s{torn}{again}"
+    unreadable = f", {entry.unreadable_tiles} tiles could not be read" if entry.unreadable_tiles else ""
+    retried = f", {entry.retried_row_ranges} row ranges retried" if entry.retried_row_ranges else ""
+    seconds = entry.seconds["total"]
+    return f"[{number}/{total}] {entry.name}: {entry.objects} objects in {seconds:.1f} s{unreadable}{retried}"

@@ -1,4 +1,4 @@
-"""A bundle on its way to machines that may not have it: its place, and its files where they must travel."""
+"""Send a bundle to machines that may not have it."""
 
 import os
 import shutil
@@ -13,68 +13,68 @@ from ifkd.core.files import make_folder, sha256_of
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BundleCopy:
-    """A bundle as another process gets it."""
+    """A bundle for another process."""
 
     path: Path
-    """Where it lies on the machine it comes from."""
+    """Absolute path on the machine of origin."""
     manifest_sha256: str
     content: dict[str, bytes] | None
-    """Its files by name; None: every machine has it at `path`."""
+    """Files by name; None if every machine has the bundle at `path`."""
 
     @classmethod
-    def of(cls, bundle: Bundle, *, travels: bool) -> "BundleCopy":
-        """Return the copy of a bundle, with its files where it travels.
+    def of(cls, bundle: Bundle, *, with_content: bool) -> "BundleCopy":
+        """Return a copy of a bundle, with or without its files.
 
         Raises:
-            BundleError: A file was changed.
+            BundleError: The digest of a file differs.
         """
-        names = [MANIFEST_NAME, *bundle.manifest.files] if travels else []
+        names = [MANIFEST_NAME, *bundle.manifest.files] if with_content else []
         content = {
             name: (bundle.path / name if name == MANIFEST_NAME else bundle.file(name)).read_bytes() for name in names
         }
-        return cls(bundle.path.absolute(), sha256_of(bundle.path / MANIFEST_NAME), content if travels else None)
+        return cls(bundle.path.absolute(), sha256_of(bundle.path / MANIFEST_NAME), content if with_content else None)
 
-    def unpacked(self) -> Bundle:
-        """Return the bundle on this machine: that at the path if it is the same, or else unpacked beside others.
+    def unpack(self) -> Bundle:
+        """Return the bundle on this machine: at its path if it is the same, or else unpacked to a temporary folder.
 
         Raises:
-            BundleError: It is not here and did not travel, or did not arrive as it was sent.
+            BundleError: The bundle is not on this machine and the copy has no files, or the copy is damaged.
         """
         if self._is_at(self.path):
             return open_bundle(self.path)
         if self.content is None:
             raise BundleError(
-                f"The bundle {self.path} is not on this machine, or is another one",
+                f"The bundle {self.path} is missing on this machine, or differs",
                 expected=f"a manifest with sha256 {self.manifest_sha256}",
             )
         folder = Path(tempfile.gettempdir()) / f"ifkd-bundles-{os.getuid()}" / self.manifest_sha256[:16]
         if not self._is_at(folder):
-            self._unpack(folder)
-        return open_bundle(folder)  # every file's digest is checked when it is used
+            self._write(folder)
+        return open_bundle(folder)  # the digest of each file is checked when it is used
 
     def _is_at(self, folder: Path) -> bool:
         manifest = folder / MANIFEST_NAME
         return manifest.is_file() and sha256_of(manifest) == self.manifest_sha256
 
-    def _unpack(self, folder: Path) -> None:
+    def _write(self, folder: Path) -> None:
         assert self.content is not None
         make_folder(folder.parent)
-        fresh = Path(tempfile.mkdtemp(dir=folder.parent))
+        temporary = Path(tempfile.mkdtemp(dir=folder.parent))
         try:
             for name, content in self.content.items():
-                path = fresh / PurePosixPath(name)
+                path = temporary / PurePosixPath(name)
                 make_folder(path.parent)
                 path.write_bytes(content)
-            if not self._is_at(fresh):
+            if not self._is_at(temporary):
                 raise BundleError(
-                    f"The bundle {self.path} did not arrive as it was sent",
-                    got=f"a manifest with sha256 {sha256_of(fresh / MANIFEST_NAME)}",
+                    f"The copy of the bundle {self.path} is damaged",
+                    got=f"a manifest with sha256 {sha256_of(temporary / MANIFEST_NAME)}",
                     expected=self.manifest_sha256,
                 )
             try:
-                fresh.rename(folder)
+                temporary.rename(folder)
             except OSError:  # another process of this machine was faster
                 if not self._is_at(folder):
                     raise
         finally:
-            shutil.rmtree(fresh, ignore_errors=True)
+            shutil.rmtree(temporary, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""What runs beside an engine elsewhere: it opens scenes itself, and answers bands with their rows."""
+"""Ray actor with an engine: opens scenes itself, and returns the rows of row ranges."""
 
 import os
 import platform
@@ -7,11 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import rasterio
-
 from deploy.cluster.bundle_copy import BundleCopy
 from deploy.engines.engine import Engine, EngineInfo
-from deploy.scene.read.scene import CACHE_BYTES, Scene
+from deploy.scene.read.scene import CACHE_BYTES, Scene, gdal_environment
 from deploy.scene.run.row_journal import RowRecord
 from deploy.scene.run.row_ranges import RowRange
 from deploy.scene.run.run_rows import RowPlan, run_rows
@@ -25,71 +23,73 @@ OpenEngine = Callable[[Bundle], Engine]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ScenePlan:
-    """A scene and how it is searched: all that is needed to look at any band of it."""
+    """Everything that an actor needs to run any row range of a scene."""
 
-    place: Path | RasterAddress
+    location: Path | RasterAddress
     """Absolute."""
     bands: tuple[int, ...]
     nodata: float | None
-    scaling: ContrastStretch
-    """As the whole scene's, so that nobody samples it again."""
+    stretch: ContrastStretch
+    """Contrast stretch of the entire scene, so that actors need not sample it again."""
     plan: RowPlan
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RangeResult:
-    """What a band gave."""
+    """Result of a row range."""
 
     rows: tuple[RowRecord, ...]
-    """From the top."""
+    """From top to bottom."""
     seconds: dict[str, float]
     """By stage."""
 
 
 class EngineActor:
-    """An engine and its scenes, in a process of its own.
+    """An engine in a process of its own.
 
-    Several bands may be asked for at a time: while the engine works on one, the tiles of the next are read.
+    Several row ranges may run at a time: while the engine works on one, the tiles of the next are read.
 
     Args:
-        fetch: Gives the bundle, or where it lies.
-        open_engine: Loads its model.
+        fetch_bundle: Returns the bundle.
+        open_engine: Opens the bundle's engine.
     """
 
-    def __init__(self, fetch: Callable[[], BundleCopy], open_engine: OpenEngine) -> None:
-        # Calls come in threads of their own, and rasterio's options are those of a thread; GDAL also asks here.
+    def __init__(self, fetch_bundle: Callable[[], BundleCopy], open_engine: OpenEngine) -> None:
+        # Ray calls the methods in other threads, but rasterio's options are thread-local; GDAL reads the environment.
         for name, value in {**HTTP_OPTIONS, "GDAL_CACHEMAX": str(CACHE_BYTES >> 20)}.items():
             os.environ.setdefault(name, value)
-        self._engine = open_engine(fetch().unpacked())
-        self._turn = threading.Lock()
+        self._engine = open_engine(fetch_bundle().unpack())
+        self._engine_lock = threading.Lock()
 
     def info(self) -> EngineInfo:
-        """Return what the engine is; whoever answers is ready."""
+        """Return the description of the engine; a response means that the actor is ready."""
         return self._engine.info
 
-    def look(self, scene: ScenePlan, stretch: RowRange) -> RangeResult:
-        """Return the rows of a stretch.
+    def run(self, scene: ScenePlan, row_range: RowRange) -> RangeResult:
+        """Run a row range of a scene.
 
         Raises:
-            SceneError: The scene cannot be opened here; or a part cannot be read, and the search is strict.
+            SceneError: The scene cannot be opened on this node; or a part is unreadable, and the run is strict.
         """
         rows: list[RowRecord] = []
-        with rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES, **HTTP_OPTIONS), self._opened(scene) as opened:
-            seconds = run_rows(self._engine, opened, scene.plan, stretch, take=rows.append, turn=self._turn)
+        with gdal_environment(), self._open(scene) as opened:
+            seconds = run_rows(
+                self._engine, opened, scene.plan, row_range, put=rows.append, engine_lock=self._engine_lock
+            )
         return RangeResult(tuple(rows), seconds)
 
-    def _opened(self, scene: ScenePlan) -> Scene:
+    def _open(self, scene: ScenePlan) -> Scene:
         try:
-            opened = Scene(scene.place, bands=scene.bands, nodata=scene.nodata, scaling=scene.scaling)
+            opened = Scene(scene.location, bands=scene.bands, nodata=scene.nodata, stretch=scene.stretch)
         except SceneError as error:
             raise SceneError(
                 f"The scene cannot be opened on {platform.node()}: {error}",
-                hint="Every node needs it at the same path, or at an address (s3://, https://).",
+                hint="Every node needs it at the same path, or at a URL (s3://, https://).",
             ) from error
         if opened.size != scene.plan.grid.size:
             opened.close()
             raise SceneError(
-                f"{scene.place} is another scene on {platform.node()}",
+                f"{scene.location} is another scene on {platform.node()}",
                 got=f"{opened.size[1]}x{opened.size[0]}",
                 expected=f"{scene.plan.grid.size[1]}x{scene.plan.grid.size[0]} (width x height)",
             )

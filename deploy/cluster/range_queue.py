@@ -1,97 +1,97 @@
-"""The bands that wait for an engine: those of the earliest scene first."""
+"""Queue of the row ranges that wait for an engine; those of the earliest scene come first."""
 
 import heapq
 import threading
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-from deploy.cluster.engine_actor import RangeResult
+from deploy.cluster.engine_actor import RangeResult, ScenePlan
 from deploy.scene.run.assembly import Assembly
 from deploy.scene.run.row_ranges import RowRange
 
 
 class SceneJob:
-    """A scene that is being searched: where the rows of its bands go.
+    """A scene in execution.
 
     Args:
-        assembly: Where rows go.
-        plan: What an engine is told of the scene.
+        assembly: Destination of the finished rows.
+        plan: The scene, for the engine actors.
     """
 
-    def __init__(self, assembly: Assembly, plan: object) -> None:
+    def __init__(self, assembly: Assembly, plan: ScenePlan) -> None:
         self.plan = plan
         self.retries = 0
         self._assembly = assembly
         self._lock = threading.Lock()
         self._open = True
 
-    def deliver(self, answer: RangeResult) -> None:
-        """Put the rows of a band into the assembly, if the scene still wants them."""
+    def deliver(self, result: RangeResult) -> None:
+        """Put the rows of a row range into the assembly, unless the job is closed."""
         with self._lock:
             if self._open:
-                for record in answer.rows:
+                for record in result.rows:
                     self._assembly.put(record)
 
     def count_retry(self) -> None:
-        """Count a band that is looked at again."""
+        """Count a row range that runs again."""
         with self._lock:
             self.retries += 1
 
     def close(self) -> None:
-        """Take no more rows."""
+        """Ignore later results."""
         with self._lock:
             self._open = False
 
 
 @dataclass(order=True, slots=True)
 class WaitingRange:
-    """A stretch of a scene, and who waits for it."""
+    """A row range that waits for an engine."""
 
-    place: tuple[int, int]
-    """Number of the scene, and of the band in it."""
+    order: tuple[int, int]
+    """Number of the scene, and of the row range in it."""
     job: SceneJob = field(compare=False)
-    stretch: RowRange = field(compare=False)
+    row_range: RowRange = field(compare=False)
     done: "Future[dict[str, float]]" = field(compare=False, default_factory=Future)
-    """The seconds by stage, when its rows are in the assembly."""
-    losses: int = field(compare=False, default=0)
-    """Engines that were lost while they looked at it."""
+    """Seconds by stage; set when the rows are in the assembly."""
+    lost_engines: int = field(compare=False, default=0)
+    """Number of engines that were lost while they ran it."""
 
 
 class RangeQueue:
-    """Bands in order; any thread may put and take."""
+    """Priority queue of row ranges. Thread-safe."""
 
     def __init__(self) -> None:
-        self._bands: list[WaitingRange] = []
+        self._waiting: list[WaitingRange] = []
         self._changed = threading.Condition()
         self._error: BaseException | None = None
 
-    def put(self, band: WaitingRange) -> None:
-        """Let a band wait."""
+    def put(self, waiting: WaitingRange) -> None:
+        """Add a row range."""
         with self._changed:
             if self._error is not None:
-                band.done.set_exception(self._error)
+                waiting.done.set_exception(self._error)
                 return
-            heapq.heappush(self._bands, band)
+            heapq.heappush(self._waiting, waiting)
             self._changed.notify()
 
     def take(self) -> WaitingRange | None:
-        """Return the first band, when there is one; None when the queue was closed."""
+        """Remove and return the first row range; block while the queue is empty; return None after `close`."""
         with self._changed:
-            while not self._bands and self._error is None:
+            while not self._waiting and self._error is None:
                 self._changed.wait()
-            return heapq.heappop(self._bands) if self._bands else None
+            return heapq.heappop(self._waiting) if self._waiting else None
 
     def drop(self, job: SceneJob) -> None:
-        """Forget the bands of a scene."""
+        """Remove the row ranges of a job."""
         with self._changed:
-            self._bands = [band for band in self._bands if band.job is not job]
-            heapq.heapify(self._bands)
+            self._waiting = [waiting for waiting in self._waiting if waiting.job is not job]
+            heapq.heapify(self._waiting)
 
     def close(self, error: BaseException) -> None:
-        """Let whoever waits for a band get an error, now and from now on."""
+        """Fail all row ranges, those in the queue and later ones, with an error."""
         with self._changed:
             self._error = error
-            for band in self._bands:
-                band.done.set_exception(error)
-            self._bands.clear()
+            for waiting in self._waiting:
+                waiting.done.set_exception(error)
+            self._waiting.clear()
             self._changed.notify_all()

@@ -1,4 +1,4 @@
-"""A Ray cluster, as a run finds it: connected or started here, its nodes looked at before any work."""
+"""Connect to a Ray cluster or start one, and check that its nodes have the same versions as this machine."""
 
 import logging
 import os
@@ -17,22 +17,21 @@ from ifkd.core.errors import EngineError, MissingExtraError, UsageError
 from ifkd.core.files import sha256_of
 
 ADDRESS_VARIABLE = "RAY_ADDRESS"
-QUIET = {
-    "RAY_USAGE_STATS_ENABLED": "0",  # nothing is told to anybody
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # actors without a GPU keep the variables they have
+RAY_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",  # no usage report
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # actors without a GPU keep CUDA_VISIBLE_DEVICES
 }
 PACKAGES = ("ifkd", "numpy", "onnxruntime", "onnxruntime-gpu", "rasterio", "ray", "tensorrt")
-"""What answers may depend on."""
-INSPECTION_S = 120.0
-CONNECTION_S = 10.0
+"""Packages whose versions may affect the results."""
+INSPECTION_TIMEOUT_S = 120.0
+CONNECTION_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
     """A machine of the cluster."""
 
-    identity: str
-    """Ray's."""
+    node_id: str
     name: str
     cores: int
     gpus: int
@@ -40,18 +39,18 @@ class Node:
 
 @contextmanager
 def connected() -> Iterator[Any]:
-    """Yield ray, connected to the cluster that RAY_ADDRESS names, or to one of its own on this machine.
+    """Yield ray, connected to the cluster of RAY_ADDRESS, or to a new one on this machine.
 
     Raises:
-        EngineError: No cluster answers there.
+        EngineError: There is no cluster at the address.
         MissingExtraError: Ray is not installed.
-        UsageError: The cluster's Ray or Python is another.
+        UsageError: The cluster has another version of Ray or Python.
     """
     ray = require_ray()
-    if ray.is_initialized():  # by the program that uses this one
+    if ray.is_initialized():  # by the calling program
         yield ray
         return
-    for name, value in QUIET.items():
+    for name, value in RAY_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     address = os.environ.get(ADDRESS_VARIABLE)
     options: dict[str, Any] = (
@@ -69,23 +68,24 @@ def connected() -> Iterator[Any]:
         if "ersion mismatch" not in str(error):
             raise
         raise UsageError(
-            f"The cluster's versions are not those of this machine ({' '.join(str(error).split())})",
+            f"The cluster's versions differ from those of this machine ({' '.join(str(error).split())})",
             hint="Install the same Python and the same packages on every node.",
         ) from error
     try:
-        with redirect_stdout(sys.stderr):  # what Ray says of lost workers is no result
+        with redirect_stdout(sys.stderr):  # Ray prints messages about lost workers to stdout
             yield ray
     finally:
         ray.shutdown()
 
 
 def _require_listener(address: str) -> None:
-    """Refuse an address where nothing listens: Ray would try for minutes."""
+    """Refuse an address where nothing listens: Ray would retry for minutes."""
     host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal():  # `auto`, and what else Ray understands
+    if not host or not port.isdecimal():  # `auto` and other special addresses of Ray
         return
     try:
-        socket.create_connection((host.removeprefix("ray://").strip("[]"), int(port)), timeout=CONNECTION_S).close()
+        connection = (host.removeprefix("ray://").strip("[]"), int(port))
+        socket.create_connection(connection, timeout=CONNECTION_TIMEOUT_S).close()
     except OSError as error:
         raise _no_cluster(address, error) from error
 
@@ -93,15 +93,15 @@ def _require_listener(address: str) -> None:
 def _no_cluster(address: str, error: Exception) -> EngineError:
     return EngineError(
         f"There is no Ray cluster at {address} ({error})",
-        hint=f"Start it, or unset {ADDRESS_VARIABLE} to use this machine alone.",
+        hint=f"Start it, or unset {ADDRESS_VARIABLE} to use only this machine.",
     )
 
 
 def require_ray() -> Any:
-    """Return ray.
+    """Return the module ray.
 
     Raises:
-        MissingExtraError: It is not installed.
+        MissingExtraError: Ray is not installed.
     """
     try:
         import ray  # noqa: PLC0415 - an optional package
@@ -111,7 +111,7 @@ def require_ray() -> Any:
 
 
 def nodes_of(ray: Any) -> tuple[Node, ...]:
-    """Return the machines of the cluster that live."""
+    """Return the running nodes of the cluster."""
     return tuple(
         Node(
             node["NodeID"],
@@ -124,59 +124,61 @@ def nodes_of(ray: Any) -> tuple[Node, ...]:
     )
 
 
-def require_alike(ray: Any, nodes: tuple[Node, ...], bundle: Bundle) -> bool:
-    """Refuse nodes whose versions differ from this machine's, and return whether all have the bundle at its path.
+def check_nodes(ray: Any, nodes: tuple[Node, ...], bundle: Bundle) -> bool:
+    """Refuse nodes whose versions differ from those of this machine.
+
+    Returns:
+        Whether all nodes have the bundle at its path.
 
     Raises:
-        EngineError: A node does not answer.
+        EngineError: A node does not respond.
         UsageError: Versions differ.
     """
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: PLC0415 - an optional package
 
-    look = _inspection()
     path = str(bundle.path.absolute() / MANIFEST_NAME)
-    asked = ray.remote(look)
-    answers = [
-        asked.options(num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node.identity, soft=False)).remote(
-            path, PACKAGES
-        )
+    inspect = ray.remote(_inspection())
+    pending = [
+        inspect.options(
+            num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node.node_id, soft=False)
+        ).remote(path, PACKAGES)
         for node in nodes
     ]
     try:
-        reports = ray.get(answers, timeout=INSPECTION_S)
+        reports = ray.get(pending, timeout=INSPECTION_TIMEOUT_S)
     except ray.exceptions.RayError as error:
-        said = str(error).strip().partition("\n")[0]
+        message = str(error).strip().partition("\n")[0]
         raise EngineError(
-            f"The nodes of the cluster do not answer ({type(error).__name__}: {said})",
-            hint="Look at `ray status`, and at the nodes' logs.",
+            f"The nodes of the cluster do not respond ({type(error).__name__}: {message})",
+            hint="Check `ray status` and the logs of the nodes.",
         ) from error
-    mine = versions_here(path)
-    differences = [
-        f"{name} {mine.get(name, 'absent')} here, {report.get(name, 'absent')} on {node.name}"
-        for node, (report, _) in zip(nodes, reports, strict=True)
-        for name in sorted({*mine, *report})
-        if mine.get(name) != report.get(name)
+    local = local_versions(path)
+    mismatches = [
+        f"{name} {local.get(name, 'absent')} here, {versions.get(name, 'absent')} on {node.name}"
+        for node, (versions, _) in zip(nodes, reports, strict=True)
+        for name in sorted({*local, *versions})
+        if local.get(name) != versions.get(name)
     ]
-    if differences:
+    if mismatches:
         raise UsageError(
-            "The cluster's versions are not those of this machine",
-            got="; ".join(differences),
+            "The cluster's versions differ from those of this machine",
+            got="; ".join(mismatches),
             hint="Install the same Python and the same packages on every node.",
         )
     digest = sha256_of(Path(path))
     return all(found == digest for _, found in reports)
 
 
-def versions_here(path: str) -> dict[str, str]:
-    """Return the versions of this machine that must be those of every node."""
+def local_versions(path: str) -> dict[str, str]:
+    """Return the versions on this machine, with which those of the nodes are compared."""
     return _inspection()(path, PACKAGES)[0]
 
 
 def _inspection() -> Any:
-    """Return the function that looks at a node; it travels as it is, so that a node without ifkd can run it."""
+    """Return the function that inspects a node. It is sent by value, so it runs on nodes without ifkd."""
 
-    def look(manifest: str, packages: tuple[str, ...]) -> tuple[dict[str, str], str | None]:
-        import hashlib  # noqa: PLC0415 - what it needs it brings along
+    def inspect(manifest: str, packages: tuple[str, ...]) -> tuple[dict[str, str], str | None]:
+        import hashlib  # noqa: PLC0415 - a function that is sent by value imports its modules itself
         import importlib.metadata  # noqa: PLC0415
         import importlib.util  # noqa: PLC0415
         import pathlib  # noqa: PLC0415
@@ -199,4 +201,4 @@ def _inspection() -> Any:
         path = pathlib.Path(manifest)
         return versions, hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
 
-    return unwrap(look)  # a checker of types, which may be around it, cannot travel
+    return unwrap(inspect)  # a type checker's wrapper cannot be sent

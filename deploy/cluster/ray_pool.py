@@ -1,9 +1,9 @@
-"""Engines on Ray, an actor for each GPU or so many CPU cores, that share the bands of all scenes.
+"""Engine pool on Ray: one actor per GPU, or per number of CPU cores, for the row ranges of all scenes.
 
-Each actor is served by two threads of this process: while it works on one band, it reads the next. A thread takes the
-first band that waits, and puts the rows into the scene's assembly, that is, into its journal, before it takes another
-one; so what is in flight is bounded by the number of engines. When an actor is lost, Ray starts it again, and its bands
-go back into the queue. A band that loses one engine after another is not looked at for ever: its scene fails.
+Two threads of this process serve each actor: while it works on one row range, it reads the tiles of the next. A thread
+takes the first waiting row range, and puts its rows into the scene's assembly, and so into its journal, before it takes
+another. The number of row ranges in flight is therefore bounded. If an actor is lost, Ray restarts it, and its row
+ranges return to the queue. A row range that repeatedly loses its engine is not retried forever: its scene fails.
 """
 
 import itertools
@@ -16,11 +16,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from deploy.cluster.batch_run import EnginePool
 from deploy.cluster.bundle_copy import BundleCopy
 from deploy.cluster.engine_actor import EngineActor, OpenEngine, RangeResult, ScenePlan
+from deploy.cluster.engine_pool import EnginePool
 from deploy.cluster.range_queue import RangeQueue, SceneJob, WaitingRange
-from deploy.cluster.ray_cluster import Node, connected, nodes_of, require_alike
+from deploy.cluster.ray_cluster import Node, check_nodes, connected, nodes_of
+from deploy.cluster.summary import EnginesRecord
 from deploy.engines.engine import EngineInfo
 from deploy.scene.read.scene import Scene
 from deploy.scene.run.assembly import Assembly
@@ -30,133 +31,130 @@ from deploy.scene.run.run_rows import RowPlan
 from export.bundle.bundle import Bundle
 from ifkd.core.errors import EngineError, SceneError, UsageError
 
-BANDS_PER_ENGINE = 2
-"""One is worked on while the next is read."""
-MOST_LOSSES = 3
-"""A band that has lost so many engines is given up; the last time, its engine works on nothing else."""
-REVIVAL_S = 300.0
-"""How long a lost engine is waited for."""
+RANGES_PER_ENGINE = 2
+"""One is processed while the next is read."""
+MAX_LOST_ENGINES = 3
+"""A row range that has lost this many engines fails; in its last attempt, it has its engine to itself."""
+RESTART_TIMEOUT_S = 300.0
+"""Time that Ray has to restart an actor."""
 POLL_S = 0.5
 
 
 @contextmanager
 def ray_engines(
-    bundle: Bundle, open_engine: OpenEngine, *, on_gpu: bool, cores_per_engine: int, say: Callable[[str], object]
+    bundle: Bundle, open_engine: OpenEngine, *, on_gpu: bool, cores_per_engine: int, log: Callable[[str], object]
 ) -> Iterator[EnginePool]:
-    """Open an engine on every GPU of the cluster, or on so many of its CPU cores each.
+    """Open an engine on every GPU of the cluster, or on every `cores_per_engine` CPU cores.
 
     Args:
-        bundle: The bundle; it travels to nodes that do not have it.
-        open_engine: Loads its model, there.
-        on_gpu: An engine needs a GPU.
-        cores_per_engine: CPU cores of each.
-        say: Takes lines for the user.
+        bundle: The bundle; it is sent to nodes that do not have it.
+        open_engine: Opens its engine; called in the actors.
+        on_gpu: Whether an engine needs a GPU.
+        cores_per_engine: CPU cores of each engine.
+        log: Receives messages for the user.
 
     Raises:
-        EngineError: The cluster has no room for an engine, or one cannot start.
+        EngineError: The cluster is too small for an engine, or an engine cannot start.
         MissingExtraError: Ray is not installed.
         UsageError: Versions differ between this machine and the cluster.
     """
     with connected() as ray:
         nodes = nodes_of(ray)
-        count = sum(_room(node, on_gpu=on_gpu, cores=cores_per_engine) for node in nodes)
+        count = sum(_engine_count(node, on_gpu=on_gpu, cores=cores_per_engine) for node in nodes)
         if not count:
             raise EngineError(
-                "The cluster has no room for an engine",
+                "The cluster is too small for an engine",
                 got=", ".join(f"{node.name} with {node.cores} cores and {node.gpus} GPUs" for node in nodes),
                 expected=f"{cores_per_engine} cores{' and a GPU' if on_gpu else ''} on one node",
                 hint="Lower --cores-per-actor, or add nodes.",
             )
-        have_bundle = require_alike(ray, nodes, bundle)
-        copy = BundleCopy.of(bundle, travels=not have_bundle)
-        # An actor that is started again asks for its arguments again, so what is large stays with this process.
-        fetch = partial(_itself, copy) if have_bundle else partial(ray.get, ray.put(copy))
-        kind = ray.remote(EngineActor).options(
+        have_bundle = check_nodes(ray, nodes, bundle)
+        copy = BundleCopy.of(bundle, with_content=not have_bundle)
+        # Ray keeps the arguments of an actor for restarts, so large ones are stored once in its object store.
+        fetch_bundle = partial(_identity, copy) if have_bundle else partial(ray.get, ray.put(copy))
+        actor_class = ray.remote(EngineActor).options(
             num_cpus=cores_per_engine,
             num_gpus=int(on_gpu),
             max_restarts=-1,
-            max_concurrency=BANDS_PER_ENGINE + 1,  # and whoever asks whether it lives
+            max_concurrency=RANGES_PER_ENGINE + 1,  # one more for health checks
         )
-        say(f"Opening {_counted(count, 'engine')} on Ray ({_counted(len(nodes), 'node')}).")
-        actors = [kind.remote(fetch, open_engine) for _ in range(count)]
-        searcher = RayExecutor(ray, actors, _info_of(ray, actors))
-        with searcher:
-            yield EnginePool(
-                searcher,
-                {
-                    "scale_out": f"ray {ray.__version__}",
-                    "backend": searcher.info.backend,
-                    "device": searcher.info.device,
-                    "engines": count,
-                    "cores_per_engine": cores_per_engine,
-                    "nodes": len(nodes),
-                },
-                scenes_at_once=BANDS_PER_ENGINE * count + 2,
-            )
+        log(f"Opening {_counted(count, 'engine')} on Ray ({_counted(len(nodes), 'node')}).")
+        actors = [actor_class.remote(fetch_bundle, open_engine) for _ in range(count)]
+        info = _require_identical(ray, actors)
+        record = EnginesRecord(
+            cluster=f"ray {ray.__version__}",
+            backend=info.backend,
+            device=info.device,
+            count=count,
+            cores_per_engine=cores_per_engine,
+            nodes=len(nodes),
+        )
+        with RayExecutor(ray, actors, info) as executor:
+            yield EnginePool(executor, record, concurrent_scenes=RANGES_PER_ENGINE * count + 2)
 
 
 class RayExecutor(SceneExecutor):
-    """Shares bands out to actors. Use it in a `with`: at its end the actors and the threads that asked them are gone.
+    """Distributes row ranges to actors. Use it as a context manager, which ends the actors and threads.
 
     Args:
-        ray: Ray, connected; it must stay so until then, as Ray starts a cluster for a thread that asks it later.
+        ray: The module, connected; Ray must stay connected until then, because a later call would start a new cluster.
         actors: Engine actors that are ready.
-        info: What their engines are.
+        info: Description of their engines.
     """
 
     def __init__(self, ray: Any, actors: Sequence[Any], info: EngineInfo) -> None:
         self.info = info
         self._ray = ray
         self._queue = RangeQueue()
-        self._numbers = itertools.count()
+        self._scene_numbers = itertools.count()
         self._actors = actors
         self._stopped = threading.Event()
-        places = [_ActorPlace(ray, actor, self._stopped) for actor in actors]
+        clients = [_ActorClient(ray, actor, self._stopped) for actor in actors]
         self._threads = [
-            threading.Thread(target=self._serve, args=(place,), name=f"engine-{number}", daemon=True)
-            for number, place in enumerate(places)
-            for _ in range(BANDS_PER_ENGINE)
+            threading.Thread(target=self._serve, args=(client,), name=f"engine-{number}", daemon=True)
+            for number, client in enumerate(clients)
+            for _ in range(RANGES_PER_ENGINE)
         ]
         self._serving = len(self._threads)
         self._lock = threading.Lock()
 
-    def search(
+    def run(
         self,
         scene: Scene,
         plan: RowPlan,
-        stretches: Sequence[RowRange],
+        row_ranges: Sequence[RowRange],
         assembly: Assembly,
         *,
         step: Callable[[int], object],
     ) -> ExecutionStats:
-        """Put the rows of stretches into the assembly; see `Searcher.search`.
+        """Run row ranges of a scene; see `SceneExecutor.run`.
 
         Raises:
-            EngineError: No engine is left.
-            SceneError: A band was given up; or a part cannot be read, and the search is strict.
-            UsageError: The scene is in memory only.
+            EngineError: All engines are lost.
+            SceneError: A row range failed; or a part is unreadable, and the run is strict.
+            UsageError: The scene is an array.
         """
-        info, place = scene.info, scene.place
-        if place is None:
-            raise UsageError("A scene in memory cannot be looked at elsewhere", hint="Write it to a file.")
-        place = place.absolute() if isinstance(place, Path) else place
-        job = SceneJob(assembly, ScenePlan(place, info.bands, info.nodata, info.scaling, plan))
-        number = next(self._numbers)
-        bands = [WaitingRange((number, index), job, stretch) for index, stretch in enumerate(stretches)]
+        info, location = scene.info, scene.location
+        if location is None:
+            raise UsageError("A scene in memory cannot run on a cluster", hint="Write it to a file.")
+        location = location.absolute() if isinstance(location, Path) else location
+        job = SceneJob(assembly, ScenePlan(location, info.bands, info.nodata, info.stretch, plan))
+        number = next(self._scene_numbers)
+        waiting = [WaitingRange((number, index), job, row_range) for index, row_range in enumerate(row_ranges)]
         seconds: Counter[str] = Counter()
         try:
-            for band in bands:
-                self._queue.put(band)
-            for band in bands:
-                seconds.update(band.done.result())
-                step((band.stretch.stop_row - band.stretch.new_row) * plan.columns)
+            for item in waiting:
+                self._queue.put(item)
+            for item in waiting:
+                seconds.update(item.done.result())
+                step((item.row_range.stop_row - item.row_range.first_row) * plan.columns)
         finally:
             self._queue.drop(job)
             job.close()
         return ExecutionStats(dict(seconds), job.retries)
 
     def stop(self) -> None:
-        """End all searches with an error."""
+        """Make all pending `run` calls fail."""
         self._stopped.set()
         self._queue.close(EngineError("The run was stopped"))
 
@@ -172,40 +170,39 @@ class RayExecutor(SceneExecutor):
         for thread in self._threads:
             thread.join()
 
-    def _serve(self, actor: "_ActorPlace") -> None:
-        """Hand bands to an actor, one after another, until the queue is closed or the actor is lost for good."""
-        while actor.revived() and (band := self._queue.take()) is not None:
+    def _serve(self, client: "_ActorClient") -> None:
+        """Run row ranges on an actor until the queue is closed or the actor is permanently lost."""
+        while client.wait_until_alive() and (item := self._queue.take()) is not None:
             try:
-                answer = actor.look(band)
-                band.job.deliver(answer)
-                band.done.set_result(answer.seconds)
+                result = client.run(item)
+                item.job.deliver(result)
+                item.done.set_result(result.seconds)
             except _ActorLostError as lost:
-                self._give_back(band, counts=lost.while_looking)
-            except BaseException as error:  # noqa: BLE001 - whoever waits for the band raises it
-                band.done.set_exception(error)
+                self._requeue(item, counts=lost.while_running)
+            except BaseException as error:  # noqa: BLE001 - the thread that waits for the row range raises it
+                item.done.set_exception(error)
         with self._lock:
             self._serving -= 1
             if not self._serving:
                 self._queue.close(
                     EngineError(
-                        "No engine is left",
-                        hint="Look at `ray status`, then give the same command again: it goes on where it stopped.",
+                        "All engines are lost", hint="Check `ray status`, then run the same command again to resume."
                     )
                 )
 
-    def _give_back(self, band: WaitingRange, *, counts: bool) -> None:
-        """Put a band back into the queue, or give it up."""
-        band.losses += counts
-        if band.losses < MOST_LOSSES:
+    def _requeue(self, item: WaitingRange, *, counts: bool) -> None:
+        """Return a row range to the queue, or fail it."""
+        item.lost_engines += counts
+        if item.lost_engines < MAX_LOST_ENGINES:
             if counts:
-                band.job.count_retry()
-            self._queue.put(band)
+                item.job.count_retry()
+            self._queue.put(item)
             return
-        rows = f"rows {band.stretch.new_row} to {band.stretch.stop_row - 1} of tiles"
-        band.done.set_exception(
+        rows = f"rows {item.row_range.first_row} to {item.row_range.stop_row - 1} of tiles"
+        item.done.set_exception(
             SceneError(
-                f"{band.losses} engines were lost while they looked at {rows}",
-                hint="The file may bring its decoder down, or the machines may have too little memory.",
+                f"{item.lost_engines} engines were lost while they processed {rows}",
+                hint="The file may crash its decoder, or the nodes may have too little memory.",
             )
         )
 
@@ -213,51 +210,51 @@ class RayExecutor(SceneExecutor):
 class _ActorLostError(Exception):
     """An actor is lost."""
 
-    def __init__(self, *, while_looking: bool) -> None:
+    def __init__(self, *, while_running: bool) -> None:
         super().__init__()
-        self.while_looking = while_looking
+        self.while_running = while_running
 
 
-class _ActorPlace:
-    """An actor, which two threads ask."""
+class _ActorClient:
+    """Client of an actor, for its two threads."""
 
     def __init__(self, ray: Any, actor: Any, stopped: threading.Event) -> None:
         self._ray = ray
         self._actor = actor
         self._stopped = stopped
-        self._gate = threading.Lock()
-        self._room = threading.Semaphore(BANDS_PER_ENGINE)
+        self._acquire_lock = threading.Lock()
+        self._slots = threading.Semaphore(RANGES_PER_ENGINE)
         self._lost = False
 
-    def look(self, band: WaitingRange) -> RangeResult:
-        """Return a band's answer; what the actor raises comes out.
+    def run(self, item: WaitingRange) -> RangeResult:
+        """Run a row range; exceptions of the actor are raised.
 
         Raises:
-            _ActorLostError: It was lost on the way, or before.
+            _ActorLostError: The actor was lost before or during the call.
         """
         errors = self._ray.exceptions
-        # What may have brought it down twice gets it for itself, so that no other band is taken for the cause.
-        share = BANDS_PER_ENGINE if band.losses == MOST_LOSSES - 1 else 1
-        with self._gate:
-            for _ in range(share):
-                self._room.acquire()
+        # The last attempt runs alone, so that no other row range is blamed for a crash.
+        slots = RANGES_PER_ENGINE if item.lost_engines == MAX_LOST_ENGINES - 1 else 1
+        with self._acquire_lock:
+            for _ in range(slots):
+                self._slots.acquire()
         try:
             if self._lost:
-                raise _ActorLostError(while_looking=False)
-            answer: RangeResult = self._ray.get(self._actor.look.remote(band.job.plan, band.stretch))
+                raise _ActorLostError(while_running=False)
+            result: RangeResult = self._ray.get(self._actor.run.remote(item.job.plan, item.row_range))
         except errors.RayTaskError as error:
             raise error.cause from error
         except errors.RayError as error:
             self._lost = True
-            raise _ActorLostError(while_looking=True) from error
+            raise _ActorLostError(while_running=True) from error
         finally:
-            for _ in range(share):
-                self._room.release()
-        return answer
+            for _ in range(slots):
+                self._slots.release()
+        return result
 
-    def revived(self) -> bool:
-        """Wait until the actor answers again, if it was lost; return whether it does. None is waited for at the end."""
-        end = time.monotonic() + REVIVAL_S
+    def wait_until_alive(self) -> bool:
+        """Wait until a lost actor is restarted, and return whether it is alive; do not wait after `stop`."""
+        end = time.monotonic() + RESTART_TIMEOUT_S
         while self._lost and not self._stopped.is_set() and (left := end - time.monotonic()) > 0:
             try:
                 self._ray.get(self._actor.info.remote(), timeout=left)
@@ -268,24 +265,24 @@ class _ActorPlace:
         return not self._lost
 
 
-def _itself(copy: BundleCopy) -> BundleCopy:
-    """Return a copy that an actor gets as it is."""
+def _identity(copy: BundleCopy) -> BundleCopy:
     return copy
 
 
-def _room(node: Node, *, on_gpu: bool, cores: int) -> int:
-    """Return how many engines a node has room for."""
+def _engine_count(node: Node, *, on_gpu: bool, cores: int) -> int:
+    """Return the number of engines that fit on a node."""
     return min(node.cores // cores, node.gpus) if on_gpu else node.cores // cores
 
 
-def _info_of(ray: Any, actors: Sequence[Any]) -> EngineInfo:
-    """Return what the engines are, when all have started.
+def _require_identical(ray: Any, actors: Sequence[Any]) -> EngineInfo:
+    """Wait until all engines have started, and return their common description.
 
     Raises:
-        EngineError: One cannot start, or they are not alike.
+        EngineError: An engine cannot start.
+        UsageError: The engines differ.
     """
     try:
-        infos = ray.get([actor.info.remote() for actor in actors])
+        infos: list[EngineInfo] = ray.get([actor.info.remote() for actor in actors])
     except ray.exceptions.RayTaskError as error:
         raise error.cause from error
     except ray.exceptions.RayActorError as error:
@@ -294,9 +291,9 @@ def _info_of(ray: Any, actors: Sequence[Any]) -> EngineInfo:
     others = {str(info) for info in infos if info != infos[0]}
     if others:
         raise UsageError(
-            "The engines of the cluster are not alike, so their answers would differ",
+            "The engines of the cluster differ, so their outputs would differ",
             got="; ".join([str(infos[0]), *sorted(others)]),
-            hint="Choose nodes of one kind.",
+            hint="Use nodes of one type.",
         )
     return infos[0]
 
@@ -305,5 +302,5 @@ def _last_line(error: BaseException) -> str:
     return next(reversed(str(error).strip().splitlines()), type(error).__name__)
 
 
-def _counted(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,13 +1,14 @@
-"""summary.json: what a run over many scenes came to."""
+"""Summary of a batch run: summary.json."""
 
 from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Literal
 
-from deploy.cluster.scene_list import SceneSource
-from deploy.scene.result import SceneResult
-from deploy.scene.write.output_folder import PRODUCER
+from deploy.scene.read.scene_list import SceneSource
+from deploy.scene.scene_run import SceneRun
+from deploy.scene.write.file_names import PRODUCER
+from deploy.scene.write.run_record import BundleReference
 from ifkd import __version__
 from ifkd.core.config import Schema
 
@@ -15,104 +16,113 @@ PROBLEMS_SHOWN = 3
 
 
 class SceneEntry(Schema):
-    """A scene of the run."""
+    """A scene of the batch run."""
 
     name: str
     source: str
-    """Path or address."""
+    """Path or URL."""
     state: Literal["done", "failed"]
     problem: str | None = None
-    """Why it failed."""
+    """Reason of the failure."""
     width_px: int = 0
     height_px: int = 0
     km2: float | None = None
-    """What the raster covers on the ground, square kilometers; None where it has no place on the map."""
+    """Area of the raster on the ground, square kilometers; None without a georeference."""
     objects: int = 0
     objects_per_class: dict[str, int] = {}
     tiles: int = 0
-    holes: int = 0
-    """Tiles that could not be read."""
-    first_hole: str | None = None
-    retries: int = 0
-    """Bands of tile rows that were looked at again, as who looked at them was lost."""
+    unreadable_tiles: int = 0
+    first_unreadable: str | None = None
+    """Problem of the first unreadable tile."""
+    retried_row_ranges: int = 0
+    """Row ranges that ran again because their engine was lost."""
     seconds: dict[str, float] = {}
     """By stage; read, preprocess, infer and decode are sums over the engines."""
 
     @classmethod
-    def of_result(cls, source: SceneSource, result: SceneResult, seconds: dict[str, float]) -> "SceneEntry":
-        """Return the entry of a scene that was searched and written."""
-        height, width = result.scene.size
-        georeference = result.scene.georeference
-        gsd_m = None if georeference is None else georeference.gsd_m(result.scene.size)
+    def of_run(cls, source: SceneSource, run: SceneRun) -> "SceneEntry":
+        """Return the entry of a scene whose results are written."""
+        record = run.record
+        scene, tiles = record.scene, record.tiles
         return cls(
             name=source.name,
-            source=str(source.place),
+            source=str(source.location),
             state="done",
-            width_px=width,
-            height_px=height,
-            km2=None if gsd_m is None else height * width * gsd_m**2 / 1e6,
-            objects=len(result.detections),
-            objects_per_class=result.counts(),
-            tiles=len(result.grid),
-            holes=len(result.holes),
-            first_hole=result.holes[0].problem if result.holes else None,
-            retries=result.retries,
-            seconds={stage: round(value, 3) for stage, value in seconds.items()},
+            width_px=scene.width_px,
+            height_px=scene.height_px,
+            km2=None if scene.gsd_m is None else scene.height_px * scene.width_px * scene.gsd_m**2 / 1e6,
+            objects=record.objects,
+            objects_per_class=record.objects_per_class,
+            tiles=tiles.count,
+            unreadable_tiles=len(tiles.unreadable),
+            first_unreadable=tiles.unreadable[0].problem if tiles.unreadable else None,
+            retried_row_ranges=tiles.retried_row_ranges,
+            seconds={stage: round(value, 3) for stage, value in record.seconds.items()},
         )
 
     @classmethod
     def of_failure(cls, source: SceneSource, problem: str) -> "SceneEntry":
-        """Return the entry of a scene that could not be searched."""
-        return cls(name=source.name, source=str(source.place), state="failed", problem=problem)
+        """Return the entry of a scene that failed."""
+        return cls(name=source.name, source=str(source.location), state="failed", problem=problem)
+
+
+class EnginesRecord(Schema):
+    """Engines of a batch run."""
+
+    backend: str
+    device: str
+    count: int
+    cluster: str | None = None
+    """Name and version of the cluster software; None without a cluster. So are the next two."""
+    cores_per_engine: int | None = None
+    nodes: int | None = None
 
 
 class Summary(Schema):
-    """What summary.json holds."""
+    """Content of summary.json."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     producer: str
     created: str
     """UTC, ISO 8601."""
-    bundle: dict[str, str]
-    """Path and manifest_sha256."""
-    engines: dict[str, Any]
-    """Who looked: backend, device, how many, and on Ray its version and nodes."""
+    bundle: BundleReference
+    engines: EnginesRecord
     scenes: int
     done: int
     failed: int
     from_earlier_run: int
-    """Of those done, by a run that was cut off."""
+    """Scenes that an earlier, interrupted run completed."""
     seconds: float
-    """Of this run, from the first scene to the last."""
+    """Duration of this run, from the first scene to the last."""
     megapixels: float
-    """Of the scenes done in this run."""
+    """Size of the scenes of this run; so is `km2`."""
     km2: float
-    """Likewise; scenes without a place on the map count for nothing."""
+    """Scenes without a georeference count as 0."""
     km2_per_hour: float
     megapixels_per_second: float
     objects: int
-    """Of all scenes done, also by an earlier run; so are the following."""
+    """Detections in all completed scenes, including those of an earlier run; so are the following values."""
     objects_per_class: dict[str, int]
     tiles: int
-    holes: int
-    retries: int
+    unreadable_tiles: int
+    retried_row_ranges: int
     entries: tuple[SceneEntry, ...]
-    """In the order of the command line."""
+    """In the order of the command's arguments."""
 
     @property
     def verdict(self) -> str | None:
-        """What went wrong, in a line; None where nothing did."""
+        """Failures of the run in one line; None without any."""
         failed = [entry for entry in self.entries if entry.state == "failed"]
-        torn = [entry for entry in self.entries if entry.holes]
+        incomplete = [entry for entry in self.entries if entry.unreadable_tiles]
         parts = []
         if failed:
             shown = "; ".join(f"{entry.name}: {entry.problem}" for entry in failed[:PROBLEMS_SHOWN])
             more = f"; and {len(failed) - PROBLEMS_SHOWN} more" if len(failed) > PROBLEMS_SHOWN else ""
             parts.append(f"{len(failed)} of {self.scenes} scenes failed ({shown}{more})")
-        if torn:
-            shown = ", ".join(f"{entry.name} {entry.holes}" for entry in torn[:PROBLEMS_SHOWN])
-            more = f", and {len(torn) - PROBLEMS_SHOWN} more" if len(torn) > PROBLEMS_SHOWN else ""
-            parts.append(f"{self.holes} tiles of {len(torn)} scenes could not be read ({shown}{more})")
+        if incomplete:
+            shown = ", ".join(f"{entry.name} {entry.unreadable_tiles}" for entry in incomplete[:PROBLEMS_SHOWN])
+            more = f", and {len(incomplete) - PROBLEMS_SHOWN} more" if len(incomplete) > PROBLEMS_SHOWN else ""
+            parts.append(f"{self.unreadable_tiles} tiles of {len(incomplete)} scenes could not be read ({shown}{more})")
         return "; ".join(parts) or None
 
 
@@ -120,23 +130,23 @@ def summarize(
     entries: Sequence[SceneEntry],
     *,
     earlier: frozenset[str],
-    bundle: dict[str, str],
-    engines: dict[str, Any],
+    bundle: BundleReference,
+    engines: EnginesRecord,
     seconds: float,
 ) -> Summary:
-    """Return the summary of a run.
+    """Return the summary of a batch run.
 
     Args:
-        entries: Of all scenes.
-        earlier: Names of those that a run which was cut off had done.
-        bundle: Path and manifest_sha256.
-        engines: Who looked.
-        seconds: Of this run.
+        entries: Entries of all scenes.
+        earlier: Names of the scenes that an earlier run completed.
+        bundle: The bundle.
+        engines: The engines.
+        seconds: Duration of this run.
     """
     done = [entry for entry in entries if entry.state == "done"]
-    fresh = [entry for entry in done if entry.name not in earlier]
-    megapixels = sum(entry.width_px * entry.height_px for entry in fresh) / 1e6
-    km2 = sum(entry.km2 or 0.0 for entry in fresh)
+    this_run = [entry for entry in done if entry.name not in earlier]
+    megapixels = sum(entry.width_px * entry.height_px for entry in this_run) / 1e6
+    km2 = sum(entry.km2 or 0.0 for entry in this_run)
     per_class: Counter[str] = Counter()
     for entry in done:
         per_class.update(entry.objects_per_class)
@@ -148,7 +158,7 @@ def summarize(
         scenes=len(entries),
         done=len(done),
         failed=len(entries) - len(done),
-        from_earlier_run=len(done) - len(fresh),
+        from_earlier_run=len(done) - len(this_run),
         seconds=round(seconds, 3),
         megapixels=round(megapixels, 3),
         km2=round(km2, 6),
@@ -157,7 +167,7 @@ def summarize(
         objects=sum(entry.objects for entry in done),
         objects_per_class=dict(per_class),
         tiles=sum(entry.tiles for entry in done),
-        holes=sum(entry.holes for entry in done),
-        retries=sum(entry.retries for entry in entries),
+        unreadable_tiles=sum(entry.unreadable_tiles for entry in done),
+        retried_row_ranges=sum(entry.retried_row_ranges for entry in entries),
         entries=tuple(entries),
     )

@@ -1,16 +1,18 @@
-"""summary.json and summary.html, beside the scenes' folders."""
+"""Write the summary of a batch run: summary.json and summary.html."""
 
 from pathlib import Path
 from urllib.parse import quote
 
 from deploy.cluster.summary import SceneEntry, Summary
+from deploy.scene.write.file_names import MAP_FILE, SUMMARY_FILE, SUMMARY_PAGE_FILE
 from ifkd.core.files import write_json, write_text
 from ifkd.core.html.chart import Series, bar_chart
 from ifkd.core.html.document import jinja_environment, style_sheet
 from ifkd.core.html.table import Table
 
-SUMMARY_NAMES = ("summary.json", "summary.html")
-MOST_CLASSES_DRAWN = 40
+MAX_CLASSES = 40
+"""Classes in the chart."""
+TEMPLATES = "The summary of a batch run"
 
 
 def write_summary(summary: Summary, folder: Path) -> None:
@@ -18,25 +20,25 @@ def write_summary(summary: Summary, folder: Path) -> None:
 
     Raises:
         MissingExtraError: jinja2 is not installed.
-        OutputError: The folder cannot be written.
+        OutputError: The folder is not writable.
     """
-    write_text(folder / SUMMARY_NAMES[1], render(summary))
-    write_json(folder / SUMMARY_NAMES[0], summary.model_dump(mode="json"))
+    write_text(folder / SUMMARY_PAGE_FILE, render(summary))
+    write_json(folder / SUMMARY_FILE, summary.model_dump(mode="json"))
 
 
 def require_templates() -> None:
-    """Refuse a machine that cannot make the page.
+    """Check that the page can be rendered.
 
     Raises:
         MissingExtraError: jinja2 is not installed.
     """
-    jinja_environment("deploy.cluster", need="The summary of many scenes")
+    jinja_environment("deploy.cluster", need=TEMPLATES)
 
 
 def render(summary: Summary) -> str:
     """Return the page as HTML."""
-    template = jinja_environment("deploy.cluster", need="The summary of many scenes").get_template("summary.html.j2")
-    counts = sorted(summary.objects_per_class.items(), key=lambda item: (-item[1], item[0]))[:MOST_CLASSES_DRAWN]
+    template = jinja_environment("deploy.cluster", need=TEMPLATES).get_template("summary.html.j2")
+    counts = sorted(summary.objects_per_class.items(), key=lambda item: (-item[1], item[0]))[:MAX_CLASSES]
     charts = []
     if any(count for _, count in counts):
         series = [Series("objects", tuple(float(count) for _, count in counts))]
@@ -55,13 +57,14 @@ def render(summary: Summary) -> str:
         style=style_sheet(),
         summary=summary,
         tone="passed" if summary.verdict is None else ("failed" if summary.failed else "warning"),
-        badge="Done" if summary.verdict is None else "With losses",
-        headline=summary.verdict or f"All {summary.scenes} scenes were searched",
+        badge="Done" if summary.verdict is None else "Incomplete",
+        headline=summary.verdict or f"All {summary.scenes} scenes are complete",
         tiles=_tiles(summary),
         failed=[entry for entry in summary.entries if entry.state == "failed"],
-        torn=[entry for entry in summary.entries if entry.holes],
+        incomplete=[entry for entry in summary.entries if entry.unreadable_tiles],
         scenes=_scenes(summary),
-        engines={name: value for name, value in summary.engines.items() if value not in (None, "")},
+        engines=summary.engines.model_dump(exclude_none=True),
+        map_file=MAP_FILE,
         links={entry.name: quote(entry.name) for entry in summary.entries},
         charts=charts,
     )
@@ -70,21 +73,21 @@ def render(summary: Summary) -> str:
 def _tiles(summary: Summary) -> list[dict[str, str]]:
     earlier = f", {summary.from_earlier_run} of them by an earlier run" if summary.from_earlier_run else ""
     return [
-        {"figure": f"{summary.done}", "label": "scenes searched", "condition": f"of {summary.scenes}{earlier}"},
+        {"figure": f"{summary.done}", "label": "scenes completed", "condition": f"of {summary.scenes}{earlier}"},
         {"figure": f"{summary.objects}", "label": "objects", "condition": f"in {summary.tiles} tiles"},
         {"figure": f"{summary.km2:,.0f}", "label": "km²", "condition": f"{summary.megapixels:,.0f} million pixels"},
         {
             "figure": f"{summary.km2_per_hour:,.0f}",
-            "label": "km² an hour",
-            "condition": f"{summary.megapixels_per_second:.1f} million pixels a second, {summary.seconds:.0f} s in all",
+            "label": "km² per hour",
+            "condition": f"{summary.megapixels_per_second:.1f} Mpx/s, {summary.seconds:.0f} s in total",
         },
-        {"figure": f"{summary.retries}", "label": "bands looked at again", "condition": "as an engine was lost"},
-        {"figure": f"{summary.holes}", "label": "holes", "condition": "tiles that could not be read"},
+        {"figure": f"{summary.retried_row_ranges}", "label": "row ranges retried", "condition": "after lost engines"},
+        {"figure": f"{summary.unreadable_tiles}", "label": "unreadable tiles", "condition": "of all scenes"},
     ]
 
 
 def _scenes(summary: Summary) -> Table:
-    headings = ("Scene", "State", "Pixels", "km²", "Objects", "Holes", "Again", "Seconds")
+    headings = ("Scene", "State", "Pixels", "km²", "Objects", "Unreadable tiles", "Retries", "Seconds")
     rows = tuple(_row(entry) for entry in summary.entries)
     return Table("Scenes", headings, (False, False, True, True, True, True, True, True), rows)
 
@@ -98,7 +101,7 @@ def _row(entry: SceneEntry) -> tuple[str, ...]:
         f"{entry.width_px} × {entry.height_px}",
         "–" if entry.km2 is None else f"{entry.km2:.3g}",
         f"{entry.objects}",
-        f"{entry.holes}",
-        f"{entry.retries}",
+        f"{entry.unreadable_tiles}",
+        f"{entry.retried_row_ranges}",
         f"{entry.seconds.get('total', 0.0):.1f}",
     )

@@ -1,5 +1,8 @@
-"""Engines, one module for each runtime, imported when it is asked for."""
+"""Inference engines: one module per runtime, imported when an engine of that runtime is opened."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import get_args
 
 from deploy.engines.engine import Backend, Engine
@@ -7,8 +10,30 @@ from export.bundle.bundle import Bundle
 from export.bundle.manifest import Precision
 from ifkd.core.errors import EngineError, UsageError
 
-ON_GPU: tuple[Backend, ...] = ("onnxruntime-cuda", "onnxruntime-tensorrt", "tensorrt")
-"""Backends that need a GPU where they are opened."""
+GPU_BACKENDS: tuple[Backend, ...] = ("onnxruntime-cuda", "onnxruntime-tensorrt", "tensorrt")
+"""Backends that need a GPU on the machine that opens them."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """Choice of an engine for a bundle."""
+
+    backend: Backend = "onnxruntime"
+    precision: Precision = "fp32"
+    threads: int | None = None
+    """CPU threads of the runtime; by default all cores that the process may use."""
+    server: str | None = None
+    """URL of a Triton server or of a model on it; by default the server on this machine."""
+
+    def open(self, bundle: Bundle) -> Engine:
+        """Open the bundle's engine; see `open_engine`."""
+        return self.opener()(bundle)
+
+    def opener(self) -> Callable[[Bundle], Engine]:
+        """Return a function that opens an engine, for another process."""
+        return partial(
+            open_engine, backend=self.backend, precision=self.precision, threads=self.threads, server=self.server
+        )
 
 
 def open_engine(
@@ -19,27 +44,20 @@ def open_engine(
     threads: int | None = None,
     server: str | None = None,
 ) -> Engine:
-    """Load a bundle's model into a runtime.
-
-    Args:
-        bundle: Where the model is.
-        backend: The runtime.
-        precision: Which of the bundle's files.
-        threads: CPU threads of the runtime; by default all cores the process may use.
-        server: URL of the Triton server, or of a model on it; by default the one on this machine.
+    """Load a bundle's model into a runtime; the options are those of `EngineOptions`.
 
     Raises:
-        BundleError: The bundle has no such file, or it was changed.
-        EngineError: The runtime is absent or this machine cannot run the file.
-        UsageError: A server is named for a backend that asks none, or by no address.
+        BundleError: The bundle has no file of this precision, or its digest differs.
+        EngineError: The runtime is not available, or this machine cannot run the file.
+        UsageError: The server's URL is invalid, or the backend uses no server.
     """
     if server is not None and backend != "triton":
-        raise UsageError(f"The backend {backend} asks no server", got=server, hint="Choose the backend triton.")
+        raise UsageError(f"The backend {backend} uses no server", got=server, hint="Choose the backend triton.")
     match backend:
         case "onnxruntime" | "onnxruntime-cuda" | "onnxruntime-tensorrt":
             from deploy.engines.onnxruntime_engine import BACKENDS, OnnxRuntimeEngine  # noqa: PLC0415
 
-            provider = next(name for name, one in BACKENDS.items() if one == backend)
+            provider = next(name for name, known in BACKENDS.items() if known == backend)
             return OnnxRuntimeEngine(bundle, precision=precision, provider=provider, threads=threads)
         case "torch":
             from deploy.engines.torch_engine import TorchEngine  # noqa: PLC0415

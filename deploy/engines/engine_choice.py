@@ -1,6 +1,6 @@
-"""Which of a bundle's engine files this machine can run, from their sidecars alone.
+"""Choose the TensorRT engine of a bundle that this machine can run, from the engines' metadata.
 
-Opening a plan of another version or GPU fails late and says little, so nothing is opened here.
+TensorRT reports a version or GPU mismatch late and with little detail, so no engine file is opened here.
 """
 
 from dataclasses import dataclass
@@ -14,78 +14,71 @@ from export.tensorrt.tensorrt_api import Gpu, load_tensorrt, release_of
 from ifkd.core.errors import EngineError, IfkdError
 
 PORTABLE_CAPABILITIES = "8.0, 8.6, 8.9, 12.0 and later"
-"""GPUs that TensorRT-RTX's documentation names for portable engines."""
+"""Compute capabilities that TensorRT-RTX's documentation lists for portable engines."""
 
 
 @dataclass(frozen=True, slots=True)
-class Fit:
-    """An engine file that this machine should be able to run."""
+class CompatibleEngine:
+    """An engine file that this machine can run according to its metadata."""
 
     name: str
-    sidecar: EngineMetadata
+    metadata: EngineMetadata
     trt: tensorrt_api.Module
-    """The runtime's module."""
+    """Module of the runtime."""
 
 
-def find_engine(bundle: Bundle, *, precision: Precision, gpu: Gpu) -> Fit:
-    """Return the engine of a bundle that fits this machine; one built for this GPU goes first.
-
-    Args:
-        bundle: Where the engines are.
-        precision: Which engines.
-        gpu: The GPU of this machine.
+def find_engine(bundle: Bundle, *, precision: Precision, gpu: Gpu) -> CompatibleEngine:
+    """Return a compatible engine of a precision; an engine built for this GPU is preferred to a portable one.
 
     Raises:
-        BundleError: A sidecar does not hold.
-        EngineError: None fits; the message says why, engine by engine.
+        BundleError: The metadata of an engine is invalid.
+        EngineError: No engine is compatible; the message has the reason for each engine.
     """
-    reasons, fits = [], []
+    reasons, compatible = [], []
     for name in bundle.find("engine", precision):
-        sidecar = read_engine_metadata(bundle.file(str(engine_metadata_path(Path(name)))))
+        metadata = read_engine_metadata(bundle.file(str(engine_metadata_path(Path(name)))))
         try:
-            trt, version = load_tensorrt(sidecar.builder)
+            trt, version = load_tensorrt(metadata.builder)
         except IfkdError as error:
             reasons.append(f"{name}: {error}")
             continue
-        reason = unfit_because(sidecar, bundle, name, version=version, gpu=gpu)
+        reason = incompatibility(metadata, bundle, name, version=version, gpu=gpu)
         if reason is None:
-            fits.append(Fit(name, sidecar, trt))
+            compatible.append(CompatibleEngine(name, metadata, trt))
         else:
             reasons.append(f"{name}: {reason}")
-    if not fits:
+    if not compatible:
         raise EngineError(
             f"No {precision} engine of {bundle.path} fits this machine",
             got="; ".join(reasons) or "a bundle without such an engine",
             expected=f"an engine for {gpu.name} (compute capability {gpu.capability})",
-            hint=f"Build one here: ifkd engine {bundle.path} --builder tensorrt --precision {precision}",
+            hint=f"Build one on this machine: ifkd engine {bundle.path} --builder tensorrt --precision {precision}",
         )
-    return min(fits, key=lambda fit: fit.sidecar.device == PORTABLE)
+    return min(compatible, key=lambda engine: engine.metadata.device == PORTABLE)
 
 
-def unfit_because(sidecar: EngineMetadata, bundle: Bundle, name: str, *, version: str, gpu: Gpu) -> str | None:
-    """Return why an engine cannot be opened here, or None when nothing speaks against it."""
-    if sidecar.engine_sha256 != bundle.manifest.files[name].sha256:
-        return "its sidecar describes another file"
-    sources = [bundle.manifest.files[file].sha256 for file in bundle.find("onnx")]
-    if sidecar.onnx_sha256 not in sources:
-        return "it was built from another ONNX file than the bundle has"
-    if sidecar.builder_version != version:
-        return f"it was built by {sidecar.builder} {sidecar.builder_version}, here is {version}"
-    return _other_machine(sidecar, gpu)
+def incompatibility(metadata: EngineMetadata, bundle: Bundle, name: str, *, version: str, gpu: Gpu) -> str | None:
+    """Return the reason why an engine cannot run on this machine, or None."""
+    if metadata.engine_sha256 != bundle.manifest.files[name].sha256:
+        return "its metadata describes another file"
+    if metadata.onnx_sha256 not in [bundle.manifest.files[file].sha256 for file in bundle.find("onnx")]:
+        return "it was built from another ONNX file than those of the bundle"
+    if metadata.builder_version != version:
+        return f"it was built by {metadata.builder} {metadata.builder_version}, installed is {version}"
+    return _gpu_incompatibility(metadata, gpu)
 
 
-def _other_machine(sidecar: EngineMetadata, gpu: Gpu) -> str | None:
-    """Return why an engine does not fit the GPU and its driver, or None."""
-    if sidecar.device == PORTABLE:
+def _gpu_incompatibility(metadata: EngineMetadata, gpu: Gpu) -> str | None:
+    """Return the reason why an engine does not fit the GPU or its driver, or None."""
+    if metadata.device == PORTABLE:
         major, minor = (int(part) for part in gpu.capability.split("."))
         if (major, minor) not in {(8, 0), (8, 6), (8, 9)} and major < 12:
-            return f"portable engines run on compute capability {PORTABLE_CAPABILITIES}, here is {gpu.capability}"
+            return f"portable engines need compute capability {PORTABLE_CAPABILITIES}, this GPU has {gpu.capability}"
         return None
-    if (sidecar.device, sidecar.compute_capability) != (gpu.name, gpu.capability):
-        built_for = f"{sidecar.device} ({sidecar.compute_capability})"
-        return f"it was built for {built_for}, here is {gpu.name} ({gpu.capability})"
-    # Within a major version, drivers run what was compiled for any of its minor ones.
-    if sidecar.driver_cuda is not None and release_of(gpu.driver_cuda)[0] < release_of(sidecar.driver_cuda)[0]:
-        built_under = f"it was built under a driver for CUDA {sidecar.driver_cuda}"
-        return f"{built_under}, the driver here goes up to CUDA {gpu.driver_cuda}"
+    if (metadata.device, metadata.compute_capability) != (gpu.name, gpu.capability):
+        built_for = f"{metadata.device} ({metadata.compute_capability})"
+        return f"it was built for {built_for}, this GPU is {gpu.name} ({gpu.capability})"
+    # A driver runs code that was compiled for any minor version of its major version.
+    if metadata.driver_cuda is not None and release_of(gpu.driver_cuda)[0] < release_of(metadata.driver_cuda)[0]:
+        return f"it was built with a driver for CUDA {metadata.driver_cuda}, this driver supports {gpu.driver_cuda}"
     return None

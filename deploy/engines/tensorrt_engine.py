@@ -1,13 +1,12 @@
-"""A bundle's TensorRT engine on an NVIDIA GPU.
+"""TensorRT engine: a bundle's engine file on an NVIDIA GPU.
 
-Two streams: one uploads tiles, the other computes and downloads. Two slots of pinned memory take turns, so that a
-batch is copied and uploaded while the one before it is computed. The engine itself has one set of tensors on the GPU,
-at fixed addresses; a batch is moved there from its slot, which takes next to no time on the GPU. For each shape of
-tiles there is one execution context, which runs once and is then recorded as a CUDA graph and replayed; all contexts
-share one block of memory, as they never run at the same time.
+There are two streams: one uploads tiles, the other computes and downloads. Two slots of pinned memory alternate, so a
+batch is uploaded while the batch before it is computed. The network has one set of tensors at fixed addresses on the
+GPU; a batch is copied there from its slot. Each tile shape has one execution context, which runs once and is then
+captured as a CUDA graph. All contexts use one block of scratch memory, as they never run at the same time.
 
-Whether an engine fits this machine is read from its sidecar before the engine itself is opened
-(`engine_choice.py`). TensorRT-RTX engines are opened by the same code: the two modules share their interface.
+`engine_choice.py` selects a compatible engine file before anything is opened. TensorRT-RTX engines use the same code,
+as both modules have the same interface.
 """
 
 import contextlib
@@ -20,8 +19,15 @@ from typing import Any
 import numpy as np
 
 from deploy.engines.cuda_stream import Buffer, Cuda
-from deploy.engines.engine import Engine, EngineInfo, InferenceParts
-from deploy.engines.engine_choice import Fit, find_engine
+from deploy.engines.engine import (
+    OUTPUT_DTYPES,
+    Engine,
+    EngineInfo,
+    InferenceTiming,
+    closed_error,
+    output_shapes,
+)
+from deploy.engines.engine_choice import CompatibleEngine, find_engine
 from export.bundle.bundle import Bundle
 from export.bundle.engine_metadata import BatchProfile
 from export.bundle.manifest import Precision
@@ -32,259 +38,249 @@ from ifkd.core.errors import BundleError, EngineError
 
 logger = logging.getLogger(__name__)
 
-OUTPUTS: dict[str, np.dtype[Any]] = {
-    "boxes": np.dtype(np.float32),
-    "scores": np.dtype(np.float32),
-    "labels": np.dtype(np.int64),
-}
 SLOTS = 2
 REPLAYED = "replayed"
 
 
 @dataclass(slots=True, eq=False)
 class _Slot:
-    """Memory of one batch on its way through, and the events on that way."""
+    """Buffers and events of one batch."""
 
     tiles: Buffer
-    answers: dict[str, Array]
-    """Pinned."""
-    begun: tensorrt_api.CudaEvent
-    uploaded: tensorrt_api.CudaEvent
-    started: tensorrt_api.CudaEvent
-    """The batch before it is done."""
-    computed: tensorrt_api.CudaEvent
-    downloaded: tensorrt_api.CudaEvent
+    outputs: dict[str, Array]
+    """Pinned memory."""
+    upload_start: tensorrt_api.CudaEvent
+    upload_end: tensorrt_api.CudaEvent
+    compute_start: tensorrt_api.CudaEvent
+    compute_end: tensorrt_api.CudaEvent
+    download_end: tensorrt_api.CudaEvent
     batch: int = 0
-    """Tiles it holds; 0 when it is free."""
+    """Number of tiles in the slot; 0 for a free slot."""
 
 
 @dataclass(slots=True, eq=False)
-class _Shape:
-    """How batches of one shape are run."""
+class _ShapeContext:
+    """Execution context of one tile shape."""
 
     context: tensorrt_api.IExecutionContext
     graph: tensorrt_api.CudaGraph | None = None
-    why: str = ""
-    """`replayed`, or why there is no graph; empty before the first run."""
+    graph_state: str = ""
+    """`replayed`, or the reason why there is no graph; empty before the first run."""
 
 
 class TensorRTEngine(Engine):
     """TensorRT 10 or 11, or TensorRT-RTX, on the first GPU."""
 
     def __init__(self, bundle: Bundle, *, precision: Precision = "fp32", graphs: bool = True) -> None:
-        """Load the bundle's engine of a precision that was built for this machine.
+        """Load the bundle's engine file of a precision that fits this machine.
 
         Args:
-            bundle: Where the engine is.
-            precision: Which engine.
-            graphs: Replay CUDA graphs where the engine can be recorded.
+            bundle: The bundle.
+            precision: Precision of the engine.
+            graphs: Replay CUDA graphs when the engine can be captured.
 
         Raises:
-            BundleError: An engine's file or sidecar does not hold.
-            EngineError: There is no GPU, or no engine of the bundle fits it; the message goes through them all.
+            BundleError: An engine file or its metadata is invalid.
+            EngineError: There is no GPU, or no engine file is compatible.
             MissingExtraError: cuda-python is not installed.
         """
-        self._open = contextlib.ExitStack()
-        self._shapes: dict[tuple[int, ...], _Shape] = {}
+        self._resources = contextlib.ExitStack()
+        self._contexts: dict[tuple[int, ...], _ShapeContext] = {}
         self._slots: list[_Slot] = []
         self._engine: tensorrt_api.ICudaEngine = None
-        self._with_graphs = graphs
-        self._parts: InferenceParts | None = None
+        self._use_graphs = graphs
+        self._timing: InferenceTiming | None = None
         gpu = gpu_of_this_machine()
-        fit = find_engine(bundle, precision=precision, gpu=gpu)
-        manifest = bundle.manifest
-        self.info = EngineInfo(
+        choice = find_engine(bundle, precision=precision, gpu=gpu)
+        metadata = choice.metadata
+        self.info = EngineInfo.of_file(
+            bundle.manifest,
+            choice.name,
             backend="tensorrt",
-            backend_version=f"{fit.sidecar.builder} {fit.sidecar.builder_version}",
+            backend_version=f"{metadata.builder} {metadata.builder_version}",
             device=gpu.name,
             precision=precision,
-            file=fit.name,
-            sha256=manifest.files[fit.name].sha256,
-            tile_px=manifest.input.tile_px,
-            max_batch=fit.sidecar.batch.max,
-            candidates=manifest.outputs.candidates,
-            classes=manifest.classes,
-            tile_sides_px=manifest.input.tile_sides_px,
+            max_batch=metadata.batch.max,
         )
-        self._input = manifest.input.name
-        self._profiles = fit.sidecar.profiles or (fit.sidecar.batch,)
+        self._input = bundle.manifest.input.name
+        self._profiles = metadata.batch_profiles or (metadata.batch,)
         try:
-            self._start(fit, bundle.file(fit.name))
+            self._start(choice, bundle.file(choice.name))
         except BaseException:
             self.close()
             raise
 
     @property
-    def parts(self) -> InferenceParts | None:
-        """The parts of the last inference that was answered, by the GPU's own clock; None before the first."""
-        return self._parts
+    def last_timing(self) -> InferenceTiming | None:
+        """Timing of the last inference by CUDA events; None before the first."""
+        return self._timing
 
     @property
     def graphs(self) -> dict[tuple[int, ...], str]:
-        """Shape of tiles that was run -> `replayed`, or why its work is given to the GPU step by step."""
-        return {tiles: shape.why for tiles, shape in self._shapes.items()}
+        """Tile shape -> `replayed`, or the reason why the shape runs without a CUDA graph."""
+        return {shape: context.graph_state for shape, context in self._contexts.items()}
 
     def infer_each(self, batches: Iterable[Array]) -> Iterator[Candidates]:
-        """Yield the candidates of each batch; the next one is taken and uploaded while the GPU computes the last."""
-        waiting: list[_Slot] = []
+        """Yield the candidates of each batch; the next batch is uploaded while the GPU computes the current one."""
+        pending: list[_Slot] = []
         try:
             for tiles in batches:
                 self._check(tiles)
-                waiting.append(self._begin(tiles))
-                if len(waiting) == SLOTS:
-                    yield self._answer(waiting.pop(0))
-            while waiting:
-                yield self._answer(waiting.pop(0))
+                pending.append(self._submit(tiles))
+                if len(pending) == SLOTS:
+                    yield self._fetch(pending.pop(0))
+            while pending:
+                yield self._fetch(pending.pop(0))
         finally:
-            if waiting and self._slots:
-                self._abandon()
+            if pending and self._slots:
+                self._cancel_all()
 
     def close(self) -> None:
         """Free graphs, contexts, memory and streams, then engine and runtime; a second call does nothing."""
         if self._slots:
-            self._abandon()
-        self._shapes, self._slots, self._engine = {}, [], None
-        self._open.close()
+            self._cancel_all()
+        self._contexts, self._slots, self._engine = {}, [], None
+        self._resources.close()
 
     def _run(self, tiles: Array) -> Candidates:
-        return self._answer(self._begin(tiles))
+        return self._fetch(self._submit(tiles))
 
-    def _start(self, fit: Fit, path: Path) -> None:
-        """Open the plan, check its tensors and reserve memory for the largest batch."""
-        self._trt: tensorrt_api.Module = fit.trt
+    def _start(self, choice: CompatibleEngine, path: Path) -> None:
+        """Deserialize the engine, check its tensors and allocate memory for the largest batch."""
+        self._trt: tensorrt_api.Module = choice.trt
         log = MessageLog()
         trt_log = log.of(self._trt)
         runtime = self._trt.Runtime(trt_log)
         engine: tensorrt_api.ICudaEngine = runtime.deserialize_cuda_engine(path.read_bytes())
         if engine is None:
             raise EngineError(
-                f"The runtime refuses {path} ({log.first_error()})",
-                hint=f"Build it again here: ifkd engine {path.parents[1]}",
+                f"TensorRT cannot load {path} ({log.first_error()})",
+                hint=f"Build it again on this machine: ifkd engine {path.parents[1]}",
             )
-        # Released in reverse: contexts must go before their engine, and the engine before its runtime.
-        self._open.callback(_forget, [trt_log, runtime, engine])
+        # Released in reverse order: contexts before their engine, and the engine before its runtime.
+        self._resources.callback(_drop_references, [trt_log, runtime, engine])
         self._check_tensors(engine)
         self._engine = engine
         cuda = self._cuda = Cuda()
-        self._uploads, self._stream = cuda.stream(self._open), cuda.stream(self._open)
-        k, batch = self.info.candidates, self.info.max_batch
-        shapes = {"boxes": (batch, k, 4), "scores": (batch, k), "labels": (batch, k)}
+        self._upload_stream, self._stream = cuda.stream(self._resources), cuda.stream(self._resources)
+        batch = self.info.max_batch
+        shapes = output_shapes(self.info.candidates, batch)
         tiles = (batch, 3, *self.info.sizes.largest)
         for _ in range(SLOTS):
-            answers = {name: cuda.pinned(self._open, shapes[name], OUTPUTS[name]) for name in OUTPUTS}
-            events = [cuda.event(self._open) for _ in range(5)]
-            self._slots.append(_Slot(cuda.buffer(self._open, tiles, np.dtype(np.uint8)), answers, *events))
+            outputs = {name: cuda.pinned(self._resources, shapes[name], dtype) for name, dtype in OUTPUT_DTYPES.items()}
+            events = [cuda.event(self._resources) for _ in range(5)]
+            self._slots.append(_Slot(cuda.buffer(self._resources, tiles, np.dtype(np.uint8)), outputs, *events))
         sizes = {self._input: self._slots[0].tiles.host.nbytes}
-        sizes |= {name: array.nbytes for name, array in self._slots[0].answers.items()}
-        self._tensors = {name: cuda.memory(self._open, size) for name, size in sizes.items()}
+        sizes |= {name: array.nbytes for name, array in self._slots[0].outputs.items()}
+        self._tensors = {name: cuda.memory(self._resources, size) for name, size in sizes.items()}
         self._scratch_bytes = max(256, int(engine.device_memory_size_v2))
-        self._scratch = cuda.memory(self._open, self._scratch_bytes)
+        self._scratch = cuda.memory(self._resources, self._scratch_bytes)
 
-    def _begin(self, tiles: Array) -> _Slot:
-        """Hand a batch to the GPU, and return the slot whose answer is to be waited for."""
+    def _submit(self, tiles: Array) -> _Slot:
+        """Enqueue a batch on the GPU, and return its slot."""
         if not self._slots:
-            raise EngineError("This engine is closed", hint="Open it again.")
+            raise closed_error()
         free = [slot for slot in self._slots if not slot.batch]
         if not free:
-            raise EngineError("This engine is busy with batches that nobody has fetched", hint="Fetch their answers.")
+            raise EngineError("The engine is busy with batches that were not fetched", hint="Fetch their outputs.")
         try:
-            self._hand_over(free[0], tiles)
+            self._enqueue(free[0], tiles)
         except BaseException:
-            self._abandon()
+            self._cancel_all()
             raise
         return free[0]
 
-    def _hand_over(self, slot: _Slot, tiles: Array) -> None:
-        """Give a batch's way through the GPU to the streams."""
+    def _enqueue(self, slot: _Slot, tiles: Array) -> None:
+        """Enqueue upload, inference and download of a batch."""
         batch, cuda = len(tiles), self._cuda
-        shape = self._shape_of(tiles.shape)
+        context = self._context_of(tiles.shape)
         slot.batch = batch
-        slot.tiles.first(tiles.shape)[:] = tiles
-        cuda.record(slot.begun, self._uploads)
-        cuda.upload(slot.tiles, tiles.nbytes, self._uploads)
-        cuda.record(slot.uploaded, self._uploads)
-        cuda.follow(self._stream, slot.uploaded)
-        cuda.record(slot.started, self._stream)
-        cuda.move(slot.tiles.device, self._tensors[self._input], tiles.nbytes, self._stream)
-        self._execute(shape, tiles.shape)
-        cuda.record(slot.computed, self._stream)
-        for name, array in slot.answers.items():
+        slot.tiles.host_view(tiles.shape)[:] = tiles
+        cuda.record(slot.upload_start, self._upload_stream)
+        cuda.upload(slot.tiles, tiles.nbytes, self._upload_stream)
+        cuda.record(slot.upload_end, self._upload_stream)
+        cuda.stream_wait(self._stream, slot.upload_end)
+        cuda.record(slot.compute_start, self._stream)
+        cuda.copy_on_device(slot.tiles.device, self._tensors[self._input], tiles.nbytes, self._stream)
+        self._execute(context, tiles.shape)
+        cuda.record(slot.compute_end, self._stream)
+        for name, array in slot.outputs.items():
             cuda.download(self._tensors[name], array[:batch], self._stream)
-        cuda.record(slot.downloaded, self._stream)
+        cuda.record(slot.download_end, self._stream)
 
-    def _abandon(self) -> None:
-        """Wait until the GPU uses no slot, and free them all."""
-        self._cuda.settle([self._uploads, self._stream])
+    def _cancel_all(self) -> None:
+        """Wait until the GPU is idle, and free all slots."""
+        self._cuda.synchronize_streams([self._upload_stream, self._stream])
         for slot in self._slots:
             slot.batch = 0
 
-    def _answer(self, slot: _Slot) -> Candidates:
-        """Wait for a slot and free it."""
+    def _fetch(self, slot: _Slot) -> Candidates:
+        """Wait for the outputs of a slot, free it, and return them."""
         batch, slot.batch = slot.batch, 0
         if not batch:
-            raise EngineError("This batch was given up when another one failed or the engine was closed")
-        self._cuda.wait_for(slot.downloaded)
-        time_between = self._cuda.milliseconds
-        self._parts = InferenceParts(
-            upload_ms=time_between(slot.begun, slot.uploaded),
-            compute_ms=time_between(slot.started, slot.computed),
-            download_ms=time_between(slot.computed, slot.downloaded),
+            raise EngineError("The batch was canceled: another batch failed, or the engine was closed")
+        self._cuda.synchronize(slot.download_end)
+        elapsed_ms = self._cuda.elapsed_ms
+        self._timing = InferenceTiming(
+            upload_ms=elapsed_ms(slot.upload_start, slot.upload_end),
+            compute_ms=elapsed_ms(slot.compute_start, slot.compute_end),
+            download_ms=elapsed_ms(slot.compute_end, slot.download_end),
         )
-        # The pinned memory is overwritten by a later batch, so the caller gets copies.
-        return Candidates(*(slot.answers[name][:batch].copy() for name in OUTPUTS))
+        # A later batch overwrites the pinned memory, so the caller gets copies.
+        return Candidates(*(slot.outputs[name][:batch].copy() for name in OUTPUT_DTYPES))
 
-    def _execute(self, shape: _Shape, tiles: tuple[int, ...]) -> None:
-        """Run a context once step by step, then as the graph that was recorded of it."""
-        if shape.graph is not None:
-            self._cuda.launch(shape.graph, self._stream)
+    def _execute(self, shape_context: _ShapeContext, shape: tuple[int, ...]) -> None:
+        """Enqueue an inference; the first run of a shape is direct, later ones replay its CUDA graph."""
+        if shape_context.graph is not None:
+            self._cuda.launch(shape_context.graph, self._stream)
             return
-        if not shape.context.execute_async_v3(self._stream):
-            raise EngineError(f"{self.info.file} could not be run on {self.info.device}")
-        if not shape.why:
-            shape.graph, shape.why = self._record(shape.context)
-            if shape.graph is None and self._with_graphs:
-                logger.warning("%s: no CUDA graph for tiles of %s: %s", self.info.file, list(tiles), shape.why)
+        if not shape_context.context.execute_async_v3(self._stream):
+            raise EngineError(f"TensorRT failed to run {self.info.file} on {self.info.device}")
+        if not shape_context.graph_state:
+            graph, reason = self._capture(shape_context.context)
+            shape_context.graph, shape_context.graph_state = graph, reason if graph is None else REPLAYED
+            if graph is None and self._use_graphs:
+                logger.warning("%s: no CUDA graph for tiles of %s: %s", self.info.file, list(shape), reason)
 
-    def _record(self, context: tensorrt_api.IExecutionContext) -> tuple[tensorrt_api.CudaGraph | None, str]:
-        """Return the graph of a context that was run, or None and why there is none."""
-        if not self._with_graphs:
-            return None, "graphs are switched off"
-        # TensorRT-RTX alone says beforehand whether it can be recorded.
+    def _capture(self, context: tensorrt_api.IExecutionContext) -> tuple[tensorrt_api.CudaGraph | None, str]:
+        """Return the CUDA graph of a context that ran once, or None and the reason."""
+        if not self._use_graphs:
+            return None, "graphs are disabled"
+        # Only TensorRT-RTX can report in advance whether a context can be captured.
         capturable = getattr(context, "is_stream_capturable", None)
         if capturable is not None and not capturable(self._stream):
-            return None, "the runtime says that it cannot be recorded"
-        graph, why = self._cuda.recorded(self._open, lambda: context.execute_async_v3(self._stream), self._stream)
-        return graph, why if graph is None else REPLAYED
+            return None, "TensorRT-RTX reports that it cannot be captured"
+        return self._cuda.capture(self._resources, lambda: context.execute_async_v3(self._stream), self._stream)
 
-    def _shape_of(self, tiles: tuple[int, ...]) -> _Shape:
-        """Return how tiles of a shape are run; its context is made when the shape comes first."""
-        if tiles in self._shapes:
-            return self._shapes[tiles]
+    def _context_of(self, shape: tuple[int, ...]) -> _ShapeContext:
+        """Return the execution context of a tile shape; the first call for a shape creates it."""
+        if shape in self._contexts:
+            return self._contexts[shape]
         engine = self._engine
         context = engine.create_execution_context(self._trt.ExecutionContextAllocationStrategy.USER_MANAGED)
         if context is None:
             raise EngineError(
-                f"The GPU has no memory left for {self.info.file}", hint="Free memory, or build with less workspace."
+                f"The GPU has no memory left for {self.info.file}",
+                hint="Free GPU memory, or build with a smaller workspace.",
             )
-        self._open.callback(_forget, [engine, context])
+        self._resources.callback(_drop_references, [engine, context])
         context.set_device_memory(self._scratch, self._scratch_bytes)
-        number = profile_for(tiles[0], self._profiles)
-        taken = context.set_optimization_profile_async(number, self._stream)
-        if not taken or not context.set_input_shape(self._input, tiles):
-            raise EngineError(f"{self.info.file} refuses tiles of {list(tiles)}", hint="Build the engine again.")
+        number = profile_for(shape[0], self._profiles)
+        accepted = context.set_optimization_profile_async(number, self._stream)
+        if not accepted or not context.set_input_shape(self._input, shape):
+            raise EngineError(f"{self.info.file} refuses tiles of {list(shape)}", hint="Build the engine again.")
         for name, address in self._tensors.items():
             context.set_tensor_address(name, address)
-        self._shapes[tiles] = _Shape(context)
-        return self._shapes[tiles]
+        self._contexts[shape] = _ShapeContext(context)
+        return self._contexts[shape]
 
     def _check_tensors(self, engine: tensorrt_api.ICudaEngine) -> None:
-        """Refuse a plan whose tensors are not what the manifest promises; memory is reserved by these shapes."""
-        k, sizes = self.info.candidates, self.info.sizes
+        """Refuse an engine whose tensors differ from the manifest: memory is allocated by the manifest's shapes."""
+        sizes = self.info.sizes
+        shapes = output_shapes(self.info.candidates)
         expected = {
             self._input: (np.dtype(np.uint8), (3, *sizes.axes)),
-            "boxes": (OUTPUTS["boxes"], (k, 4)),
-            "scores": (OUTPUTS["scores"], (k,)),
-            "labels": (OUTPUTS["labels"], (k,)),
+            **{name: (dtype, shapes[name]) for name, dtype in OUTPUT_DTYPES.items()},
         }
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
         got = {
@@ -293,33 +289,35 @@ class TensorRTEngine(Engine):
         }
         if got != expected:
             raise BundleError(
-                f"{self.info.file} is not what the manifest says",
+                f"{self.info.file} differs from the manifest",
                 got=got,
                 expected=expected,
                 hint="Build the engine again.",
             )
-        reaches = [
+        input_ranges = [
             [tuple(shape) for shape in engine.get_tensor_profile_shape(self._input, number)[::2]]
             for number in range(engine.num_optimization_profiles)
         ]
-        promised = [[(profile.min, 3, *sizes.smallest), (profile.max, 3, *sizes.largest)] for profile in self._profiles]
-        if reaches != promised:
+        expected_ranges = [
+            [(profile.min, 3, *sizes.smallest), (profile.max, 3, *sizes.largest)] for profile in self._profiles
+        ]
+        if input_ranges != expected_ranges:
             raise BundleError(
-                f"{self.info.file} takes other batches or tiles than its sidecar says",
-                got=reaches,
-                expected=promised,
+                f"{self.info.file} accepts other batches or tiles than its metadata states",
+                got=input_ranges,
+                expected=expected_ranges,
                 hint="Build the engine again.",
             )
 
 
 def profile_for(batch: int, profiles: tuple[BatchProfile, ...]) -> int:
-    """Return the number of the profile with the smallest largest batch that takes `batch`."""
+    """Return the index of the profile with the smallest maximum that accepts `batch`."""
     fitting = [number for number, profile in enumerate(profiles) if profile.min <= batch <= profile.max]
-    assert fitting, "the last profile takes every batch up to the engine's largest"
+    assert fitting, "the last profile accepts every batch up to the engine's maximum"
     return min(fitting, key=lambda number: profiles[number].max)
 
 
-def _forget(objects: list[Any]) -> None:
+def _drop_references(objects: list[Any]) -> None:
     """Drop references, the last one first."""
     while objects:
         objects.pop()

@@ -1,7 +1,7 @@
-"""A bundle's model on a Triton Inference Server, over HTTP by the KServe protocol (version 2).
+"""Triton engine: a bundle's model on a Triton Inference Server, over HTTP by the KServe protocol (version 2).
 
-Each of two connections lives in a thread of its own, as the client may be used by one thread only; so tiles of one
-batch travel while the server computes the one before.
+There are two connections, each in its own thread, as a client is bound to one thread. So one batch is transferred while
+the server computes the other.
 """
 
 import re
@@ -15,67 +15,61 @@ from itertools import cycle
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-import numpy as np
-
-from deploy.engines.engine import Engine, EngineInfo
+from deploy.engines.engine import OUTPUT_DTYPES, Engine, EngineInfo, closed_error, output_shapes
 from export.bundle.bundle import Bundle
 from export.bundle.manifest import Manifest, Precision
-from export.triton.repository import SOURCE_KEY, model_name
+from export.triton.model_config import SOURCE_KEY, model_name
 from ifkd.core.detections import Array, Candidates
 from ifkd.core.errors import BundleError, EngineError, MissingExtraError, UsageError
 
 T = TypeVar("T")
+Signature = dict[str, tuple[str, list[int]]]
+"""Tensor name -> KServe datatype and shape; -1 is the batch."""
 
 DEFAULT_SERVER = "http://localhost:8000"
 CONNECTIONS = 2
-"""Requests on their way at once."""
 TIMEOUT_S = 60.0
-"""Longest wait for a connection, and for an answer."""
-ANSWERS: dict[str, tuple[str, Any]] = {
-    "boxes": ("FP32", np.float32),
-    "scores": ("FP32", np.float32),
-    "labels": ("INT64", np.int64),
-}
-"""Output -> its type in the protocol's words and in numpy's."""
+"""Timeout of a connection attempt and of a response."""
+KSERVE_TYPES = {"boxes": "FP32", "scores": "FP32", "labels": "INT64"}
 
 
 @dataclass(frozen=True, slots=True)
 class ServerAddress:
-    """Where a server is, and which of its models is meant."""
+    """Address of a server and, optionally, of one of its models."""
 
     host: str
-    """Host, port and, where the server stands behind another, a path."""
+    """Host, port and, behind a proxy, a path."""
     secure: bool
     model: str | None
-    """None leaves the choice to the bundle and the precision."""
+    """None for the model of the bundle and precision."""
     version: str
-    """Empty leaves the choice to the server."""
+    """Empty for the version that the server chooses."""
 
     def __str__(self) -> str:
         return f"{'https' if self.secure else 'http'}://{self.host}"
 
 
 def parse_server_address(url: str) -> ServerAddress:
-    """Return what a URL names: a server, or a model of it in the protocol's own words.
+    """Parse the URL of a server, or of a model in the form of the KServe protocol.
 
     Args:
-        url: As `http://host:8000`, `http://host:8000/v2/models/NAME` or `http://host:8000/v2/models/NAME/versions/1`.
+        url: `http://host:8000`, `http://host:8000/v2/models/NAME` or `http://host:8000/v2/models/NAME/versions/1`.
 
     Raises:
-        UsageError: It is none of these.
+        UsageError: The URL has none of these forms.
     """
     parts = urlsplit(url)
     found = re.fullmatch(r"(?P<base>.*?)(/v2/models/(?P<model>[^/]+)(/versions/(?P<version>\d+))?)?/?", parts.path)
     if parts.scheme not in {"http", "https"} or not parts.netloc or found is None or "/v2" in found["base"]:
         raise UsageError(
-            f"{url!r} is no address of a Triton server",
+            f"{url!r} is not the address of a Triton server",
             expected="http://HOST:PORT, or http://HOST:PORT/v2/models/NAME for one of its models",
         )
     return ServerAddress(parts.netloc + found["base"], parts.scheme == "https", found["model"], found["version"] or "")
 
 
 class TritonEngine(Engine):
-    """A model that a Triton server computes. What the server says of it is held against the bundle before first use."""
+    """A model on a Triton server. Its metadata is compared with the bundle before the first inference."""
 
     def __init__(
         self,
@@ -85,20 +79,20 @@ class TritonEngine(Engine):
         server: str = DEFAULT_SERVER,
         timeout_s: float = TIMEOUT_S,
     ) -> None:
-        """Find the bundle's model on a server.
+        """Connect to the bundle's model on a server.
 
         Args:
-            bundle: Whose model it must be.
-            precision: Of the model.
-            server: URL of the server; by default its ONNX model of this precision, as `ifkd export --triton` names
-                it, is taken. `URL/v2/models/NAME` names another, such as that of the TensorRT engines.
-            timeout_s: Longest wait for a connection, and for an answer, seconds.
+            bundle: The bundle that the model must come from.
+            precision: Precision of the model.
+            server: URL of the server. By default its ONNX model of this precision is used, under the name that
+                `ifkd export --triton` gives it; `URL/v2/models/NAME` selects another model, such as a TensorRT model.
+            timeout_s: Timeout of a connection attempt and of a response, seconds.
 
         Raises:
-            UsageError: The URL is no such address.
-            BundleError: The bundle has no such precision.
-            EngineError: No server answers, or its model is absent, not ready, or not the bundle's.
-            MissingExtraError: Triton's client is not installed.
+            UsageError: The URL is invalid.
+            BundleError: The bundle has no ONNX file of this precision.
+            EngineError: The server is unreachable, or its model is missing, not ready, or from another bundle.
+            MissingExtraError: The Triton client is not installed.
         """
         address = parse_server_address(server)
         manifest = bundle.manifest
@@ -110,199 +104,189 @@ class TritonEngine(Engine):
         self._triton = _tritonclient()
         self._model = address.model or model_name(manifest, "onnx", precision)
         self._version, self._address, self._input = address.version, address, manifest.input.name
-        self._open = [_Connection(self._triton, address, timeout_s) for _ in range(CONNECTIONS)]
-        self._turn = cycle(self._open)
+        self._connections = [_Connection(self._triton, address, timeout_s) for _ in range(CONNECTIONS)]
+        self._next_connection = cycle(self._connections)
         try:
-            found = self._ask(self._look)
-            self._check_model(found, manifest, source=manifest.files[names[0]].sha256)
+            metadata = self._connections[0].submit(self._read_metadata).result()
+            self._check_model(metadata, manifest, source=manifest.files[names[0]].sha256)
         except BaseException:
             self.close()
             raise
-        self.info = EngineInfo(
+        self.info = EngineInfo.of_file(
+            manifest,
+            names[0],
             backend="triton",
-            backend_version=found.server,
-            device=f"Triton at {address}, model {self._model}, version {found.version}",
+            backend_version=metadata.server_version,
+            device=f"Triton at {address}, model {self._model}, version {metadata.version}",
             precision=precision,
-            file=names[0],
-            sha256=manifest.files[names[0]].sha256,
-            tile_px=manifest.input.tile_px,
-            max_batch=min(manifest.input.max_batch, found.max_batch),
-            candidates=manifest.outputs.candidates,
-            classes=manifest.classes,
-            tile_sides_px=manifest.input.tile_sides_px,
+            max_batch=min(manifest.input.max_batch, metadata.max_batch),
         )
 
     def infer_each(self, batches: Iterable[Array]) -> Iterator[Candidates]:
-        """Yield the candidates of each batch, in order; the next one travels while the server computes.
+        """Yield the candidates of each batch, in order; the next batch is sent while the server computes.
 
         Raises:
-            EngineError: A batch is not what the engine takes, or the server failed.
+            EngineError: A batch is invalid, or the server failed.
         """
-        waiting: deque[Future[Candidates]] = deque()
+        pending: deque[Future[Candidates]] = deque()
         for tiles in batches:
             self._check(tiles)
-            waiting.append(self._send(tiles))
-            if len(waiting) == CONNECTIONS:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+            pending.append(self._submit(tiles))
+            if len(pending) == CONNECTIONS:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
 
     def _run(self, tiles: Array) -> Candidates:
-        return self._send(tiles).result()
+        return self._submit(tiles).result()
 
     def close(self) -> None:
-        """End the connections; a second call does nothing."""
-        for connection in self._open:
+        """Close the connections; a second call does nothing."""
+        for connection in self._connections:
             connection.close()
-        self._open = []
+        self._connections = []
 
-    # --- the conversation -------------------------------------------------------------------------------------------
+    def _submit(self, tiles: Array) -> "Future[Candidates]":
+        if not self._connections:
+            raise closed_error()
+        return next(self._next_connection).submit(lambda client: self._request(client, tiles))
 
-    def _send(self, tiles: Array) -> "Future[Candidates]":
-        if not self._open:
-            raise EngineError("This engine is closed", hint="Open it again.")
-        return next(self._turn).ask(lambda client: self._infer(client, tiles))
-
-    def _ask(self, question: Callable[[Any], T]) -> T:
-        return self._open[0].ask(question).result()
-
-    def _infer(self, client: Any, tiles: Array) -> Candidates:
-        """Have the server compute; called in a connection's thread."""
-        given = self._triton.InferInput(self._input, list(tiles.shape), "UINT8")
-        given.set_data_from_numpy(tiles, binary_data=True)
-        wanted = [self._triton.InferRequestedOutput(name, binary_data=True) for name in ANSWERS]
-        answer = client.infer(self._model, [given], model_version=self._version, outputs=wanted)
-        k, found = self.info.candidates, {}
-        shapes = {"boxes": (len(tiles), k, 4), "scores": (len(tiles), k), "labels": (len(tiles), k)}
-        for name, (_, kind) in ANSWERS.items():
-            value = answer.as_numpy(name)
-            if value is None or value.dtype != kind or value.shape != shapes[name]:
+    def _request(self, client: Any, tiles: Array) -> Candidates:
+        """Send an inference request; runs in a connection's thread."""
+        tensor = self._triton.InferInput(self._input, list(tiles.shape), "UINT8")
+        tensor.set_data_from_numpy(tiles, binary_data=True)
+        requested = [self._triton.InferRequestedOutput(name, binary_data=True) for name in OUTPUT_DTYPES]
+        response = client.infer(self._model, [tensor], model_version=self._version, outputs=requested)
+        shapes = output_shapes(self.info.candidates, len(tiles))
+        outputs = []
+        for name, dtype in OUTPUT_DTYPES.items():
+            value = response.as_numpy(name)
+            if value is None or value.dtype != dtype or value.shape != shapes[name]:
                 got = "nothing" if value is None else f"{value.dtype} {list(value.shape)}"
                 raise EngineError(
-                    f"Triton's model {self._model} answers otherwise than it said, in {name}",
+                    f"The output {name} of Triton's model {self._model} differs from its metadata",
                     got=got,
-                    expected=f"{np.dtype(kind)} {list(shapes[name])}",
+                    expected=f"{dtype} {list(shapes[name])}",
                 )
-            found[name] = value.copy()  # what the client gives is a view of the received bytes, and read-only
-        return Candidates(**found)
+            outputs.append(value.copy())  # the client returns a read-only view of the received bytes
+        return Candidates(*outputs)
 
-    def _look(self, client: Any) -> "_Served":
-        """Return what the server says of itself and of the model."""
+    def _read_metadata(self, client: Any) -> "_ModelMetadata":
         try:
-            server = str(client.get_server_metadata()["version"])
+            server_version = str(client.get_server_metadata()["version"])
             if not client.is_model_ready(self._model, self._version):
                 raise self._not_ready(client)
             metadata = client.get_model_metadata(self._model, self._version)
             config = client.get_model_config(self._model, self._version)
-            return _Served(
-                server=server,
+            return _ModelMetadata(
+                server_version=server_version,
                 version=self._version or str(metadata["versions"][-1]),
                 tensors={
-                    str(one["name"]): (str(one["datatype"]), [int(size) for size in one["shape"]])
-                    for one in [*metadata["inputs"], *metadata["outputs"]]
+                    str(tensor["name"]): (str(tensor["datatype"]), [int(size) for size in tensor["shape"]])
+                    for tensor in [*metadata["inputs"], *metadata["outputs"]]
                 },
                 max_batch=int(config["max_batch_size"]),
                 source=config.get("parameters", {}).get(SOURCE_KEY, {}).get("string_value"),
             )
         except (LookupError, TypeError, AttributeError) as error:
-            raise EngineError(f"What answers at {self._address} is no Triton server ({error!r})") from error
+            raise EngineError(f"The server at {self._address} is not a Triton server ({error!r})") from error
 
     def _not_ready(self, client: Any) -> EngineError:
-        """Return why a model cannot be asked, as far as the server tells."""
+        """Return an error with the reason why the model is not ready, as far as the server reports it."""
         index = client.get_model_repository_index()
-        versions = [one for one in index if one["name"] == self._model]
-        wanted = f"version {self._version} of {self._model}" if self._version else self._model
+        versions = [entry for entry in index if entry["name"] == self._model]
+        model = f"version {self._version} of {self._model}" if self._version else self._model
         if not versions:
             return EngineError(
                 f"Triton at {self._address} has no model {self._model}",
-                got=", ".join(sorted({str(one["name"]) for one in index})) or "a server without models",
+                got=", ".join(sorted({str(entry["name"]) for entry in index})) or "a server without models",
                 hint="Write it with `ifkd export BUNDLE --triton DIR`, or name another: --server URL/v2/models/NAME.",
             )
-        states = [" ".join(str(one[key]) for key in ("version", "state", "reason") if one.get(key)) for one in versions]
+        states = [
+            " ".join(str(entry[key]) for key in ("version", "state", "reason") if entry.get(key)) for entry in versions
+        ]
         return EngineError(
-            f"Triton at {self._address} cannot run {wanted}",
+            f"Triton at {self._address} cannot run {model}",
             got="; ".join(states),
             expected="READY",
-            hint="The server's log says more.",
+            hint="The server's log has the details.",
         )
 
-    def _check_model(self, found: "_Served", manifest: Manifest, *, source: str) -> None:
-        """Refuse a model that is not the bundle's: by its shapes, its batches and the digest it carries."""
-        k, axes = manifest.outputs.candidates, manifest.input.sizes.axes
-        expected = {
-            manifest.input.name: ("UINT8", [-1, 3, *axes]),
-            "boxes": (ANSWERS["boxes"][0], [-1, k, 4]),
-            "scores": (ANSWERS["scores"][0], [-1, k]),
-            "labels": (ANSWERS["labels"][0], [-1, k]),
+    def _check_model(self, metadata: "_ModelMetadata", manifest: Manifest, *, source: str) -> None:
+        """Refuse a model of another bundle, by its tensors and the digest of its ONNX file."""
+        shapes = output_shapes(manifest.outputs.candidates, -1)
+        expected: Signature = {
+            manifest.input.name: ("UINT8", [-1, 3, *manifest.input.sizes.axes]),
+            **{name: (kind, list(shapes[name])) for name, kind in KSERVE_TYPES.items()},
         }
-        hint = "Write the repository anew with `ifkd export BUNDLE --triton DIR`, and let the server load it."
-        if found.tensors != expected:
+        hint = "Write the repository again with `ifkd export BUNDLE --triton DIR`, and let the server load it."
+        if metadata.tensors != expected:
             raise EngineError(
-                f"Triton's model {self._model} is not the bundle's: it takes and answers something else",
-                got=_signature(found.tensors),
-                expected=_signature(expected),
+                f"Triton's model {self._model} is not the bundle's: its inputs or outputs differ",
+                got=_format_signature(metadata.tensors),
+                expected=_format_signature(expected),
                 hint=hint,
             )
-        if found.source != source:
+        if metadata.source != source:
             raise EngineError(
                 f"Triton's model {self._model} is not the bundle's: it comes from another ONNX file",
-                got=f"sha256 {found.source}" if found.source else f"a model without the parameter {SOURCE_KEY}",
+                got=f"sha256 {metadata.source}" if metadata.source else f"a model without the parameter {SOURCE_KEY}",
                 expected=source,
                 hint=hint,
             )
 
 
 @dataclass(frozen=True, slots=True)
-class _Served:
-    """What a server says of a model."""
+class _ModelMetadata:
+    """Metadata of a server and one of its models."""
 
-    server: str
-    """The server's version."""
+    server_version: str
     version: str
-    """The model's."""
-    tensors: dict[str, tuple[str, list[int]]]
-    """Input or output -> type and shape, in the protocol's words; -1 stands for the batch."""
+    """Version of the model."""
+    tensors: Signature
     max_batch: int
     source: str | None
-    """Digest of the ONNX file that the model says to come from."""
+    """SHA-256 of the ONNX file that the model was made from."""
 
 
 class _Connection:
-    """A client in a thread of its own."""
+    """A client in its own thread."""
 
     def __init__(self, triton: Any, address: ServerAddress, timeout_s: float) -> None:
         self._triton, self._address, self._timeout_s = triton, address, timeout_s
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="triton")
-        self._own = threading.local()
+        self._local = threading.local()
 
-    def ask(self, question: Callable[[Any], T]) -> "Future[T]":
-        """Put a question to the server; its answer may raise an `EngineError`."""
-        return self._thread.submit(self._put, question)
+    def submit(self, request: Callable[[Any], T]) -> "Future[T]":
+        """Run a request with the client; the future may raise an `EngineError`."""
+        return self._thread.submit(self._execute, request)
 
     def close(self) -> None:
-        """End the connection in the thread that made it."""
-        self._thread.submit(self._hang_up).result()
+        """Close the client in the thread that created it."""
+        self._thread.submit(self._disconnect).result()
         self._thread.shutdown()
 
-    def _put(self, question: Callable[[Any], T]) -> T:
+    def _execute(self, request: Callable[[Any], T]) -> T:
         try:
-            if not hasattr(self._own, "client"):
-                self._own.client = self._dial()
-            return question(self._own.client)
+            if not hasattr(self._local, "client"):
+                self._local.client = self._connect()
+            return request(self._local.client)
         except TimeoutError as error:
             raise EngineError(
-                f"Triton at {self._address} did not answer within {self._timeout_s:g} s",
-                hint="See its log and its load; smaller batches are answered sooner.",
+                f"Triton at {self._address} did not respond within {self._timeout_s:g} s",
+                hint="Check its log and its load, or use smaller batches.",
             ) from error
         except (OSError, HTTPException) as error:
             raise EngineError(
                 f"Triton at {self._address} cannot be reached ({getattr(error, 'strerror', None) or error})",
-                hint="Start the server, or name its address with --server.",
+                hint="Start the server, or set its address with --server.",
             ) from error
         except (self._triton.InferenceServerException, ValueError) as error:
-            raise EngineError(f"Triton at {self._address} refused or answered what is no answer ({error})") from error
+            raise EngineError(
+                f"Triton at {self._address} refused the request or sent an invalid response ({error})"
+            ) from error
 
-    def _dial(self) -> Any:
+    def _connect(self) -> Any:
         import gevent.ssl  # noqa: PLC0415
 
         secure = {"ssl": True, "ssl_context_factory": gevent.ssl.create_default_context} if self._address.secure else {}
@@ -310,21 +294,21 @@ class _Connection:
             self._address.host, connection_timeout=self._timeout_s, network_timeout=self._timeout_s, **secure
         )
 
-    def _hang_up(self) -> None:
+    def _disconnect(self) -> None:
         import gevent  # noqa: PLC0415
 
-        if hasattr(self._own, "client"):
-            self._own.client.close()
+        if hasattr(self._local, "client"):
+            self._local.client.close()
         gevent.get_hub().destroy(destroy_loop=True)
 
 
-def _signature(values: dict[str, tuple[str, list[int]]]) -> str:
-    return ", ".join(f"{name} {kind} {shape}" for name, (kind, shape) in values.items())
+def _format_signature(tensors: Signature) -> str:
+    return ", ".join(f"{name} {kind} {shape}" for name, (kind, shape) in tensors.items())
 
 
 def _tritonclient() -> Any:
     try:
         import tritonclient.http  # noqa: PLC0415
-    except (ImportError, RuntimeError) as error:  # the latter where it is installed without its HTTP part
+    except (ImportError, RuntimeError) as error:  # RuntimeError: installed without its HTTP part
         raise MissingExtraError("tritonclient", extra="triton", need="The backend triton") from error
     return tritonclient.http

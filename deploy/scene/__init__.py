@@ -1,1 +1,1 @@
-"""From a raster to objects on the map: reading, tiling, merging, writing."""
+"""Detection in scenes: read, run, merge and write."""

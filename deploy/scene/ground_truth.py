@@ -1,7 +1,7 @@
-"""Detections of a scene against its labels: so that tiling and merging themselves are measured.
+"""Evaluate the detections of a scene against labels, including the effects of tiling and merging.
 
-Labels lie in a COCO file, in pixels, or in GeoJSON, on the map. What is compared is upright in the scene's pixels: a
-georeference turns and stretches all boxes alike, so they overlap there by the same share as on the map.
+Labels are COCO, in pixels, or GeoJSON, in map coordinates. Boxes are compared in the scene's pixels, parallel to the
+image axes: a georeference is nearly affine within a scene, so their IoU is the same as on the map.
 """
 
 import json
@@ -19,37 +19,38 @@ from ifkd.data.coco import CocoDataset, LabeledImage, read_coco
 from ifkd.data.metrics import evaluate
 
 MATCH_IOU = 0.5
-DETECTIONS_AT_ONCE = 2048
-NAMES = ("class_name", "class", "label", "name", "category")
-"""Properties of a GeoJSON feature that may hold its class, in the order they are looked for."""
+MATCH_CHUNK = 2048
+"""Detections that are compared with the objects at a time."""
+CLASS_KEYS = ("class_name", "class", "label", "name", "category")
+"""Properties of a GeoJSON feature that may contain its class, in order of preference."""
 
 
 class ClassScore(Schema):
-    """How well objects of one class were found; None where the labels have none."""
+    """Metrics of one class; averages are None without labeled objects."""
 
     mean_ap: float | None
     ap50: float | None
     ap75: float | None
     precision: float | None
-    """Share of the detections that are objects; None without detections."""
+    """Fraction of the detections that match an object; None without detections."""
     recall: float | None
     f1: float | None
-    """2 hits / (2 hits + misses + false alarms); None where there is neither an object nor a detection."""
+    """2 TP / (2 TP + FP + FN); None without objects and detections."""
     objects: int
     detections: int
 
 
 class SceneScore(Schema):
-    """How well the objects of a scene were found; precision, recall and F1 at an IoU of 0.5."""
+    """Metrics of a scene; precision, recall and F1 are at an IoU of 0.5."""
 
-    truth: str
-    """The file of labels."""
+    ground_truth: str
+    """File of the labels."""
     image_id: int
-    """The scene's id in it; 1 where the file has none."""
+    """Id of the scene in the file; 1 for GeoJSON."""
     score_threshold: float
-    """Precision, recall and F1 are of the detections at or above it; average precisions are of all that are listed."""
+    """Precision, recall and F1 are of the detections at or above it; average precisions are of all detections."""
     mean_ap: float | None
-    """Mean over IoU 0.50 to 0.95 and over the classes that occur; the next two as well."""
+    """Mean over IoU 0.50 to 0.95 and over the classes with objects; AP50 and AP75 are means over classes too."""
     ap50: float | None
     ap75: float | None
     precision: float | None
@@ -58,7 +59,7 @@ class SceneScore(Schema):
     objects: int
     detections: int
     unknown_objects: int
-    """Labeled objects of classes the detector does not know; they count neither for it nor against it."""
+    """Labeled objects of classes that the detector does not have; they are ignored."""
     per_class: dict[str, ClassScore]
 
 
@@ -73,15 +74,15 @@ def read_ground_truth(
     """Read the labels of one scene.
 
     Args:
-        path: COCO json that lists the scene among its images, by file name, or that lists one image only; or GeoJSON
-            (RFC 7946) whose polygons have their class in `class_name`.
-        scene: The scene's file name.
-        size: The scene's (height, width).
-        classes: The detector's class names by label.
-        georeference: Where the scene lies; GeoJSON needs it.
+        path: COCO JSON that lists the scene by file name, or has only one image; or GeoJSON (RFC 7946) with polygons
+            whose class is in `class_name`.
+        scene: File name of the scene.
+        size: (height, width) of the scene.
+        classes: Class names of the detector, by label.
+        georeference: Georeference of the scene, which GeoJSON needs.
 
     Raises:
-        DataError: The file cannot be read, does not list the scene, or shares no class with the detector.
+        DataError: The file is unreadable, does not list the scene, or has no class of the detector.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -90,16 +91,16 @@ def read_ground_truth(
     if isinstance(content, dict) and content.get("type") == "FeatureCollection":
         if georeference is None:
             raise DataError(
-                f"{scene} has no coordinate system, so the labels of {path} have no place in it",
-                hint="Give labels in pixels, as a COCO file.",
+                f"{scene} has no coordinate system, so the GeoJSON labels of {path} cannot be located in it",
+                hint="Use labels in pixels, as a COCO file.",
             )
-        image, known = _mapped_image(path, content, size, georeference)
+        image, known = _image_of_geojson(path, content, size, georeference)
     else:
         dataset = read_coco(path)
-        image, known = _image_of(dataset, scene), dataset.classes
+        image, known = _image_of_coco(dataset, scene), dataset.classes
         if image.size != size:
             raise DataError(
-                f"The labels of {scene} in {path} are those of another raster",
+                f"The labels of {scene} in {path} are of another raster",
                 got=f"{image.size[1]}x{image.size[0]} (width x height)",
                 expected=f"{size[1]}x{size[0]}",
             )
@@ -112,10 +113,10 @@ class SceneGroundTruth:
     """The labels of one scene.
 
     Args:
-        path: The file they came from.
-        image: The scene's labels, in pixels.
-        known: Class names by label of the file.
-        classes: The detector's class names by label.
+        path: File of the labels.
+        image: Labels of the scene, in pixels.
+        known: Class names of the file, by label.
+        classes: Class names of the detector, by label.
     """
 
     def __init__(self, path: Path, image: LabeledImage, known: tuple[str, ...], *, classes: tuple[str, ...]) -> None:
@@ -123,78 +124,79 @@ class SceneGroundTruth:
         self._classes = classes
         label_of = np.array([classes.index(name) if name in classes else -1 for name in known])
         labels = label_of[image.labels] if len(image.labels) else image.labels
-        familiar = labels >= 0
+        has_class = labels >= 0
         self.image_id = image.id
-        self._unknown = int((~familiar & ~image.ignore).sum())
-        # An object of an unknown class is no reproach to any known one: its place is ignored in all of them.
-        repeated = [np.full(int((~familiar).sum()), label, np.int64) for label in range(len(classes))]
+        self._unknown = int((~has_class & ~image.ignore).sum())
+        # An object of an unknown class is an ignore region of every class.
+        repeated = [np.full(int((~has_class).sum()), label, np.int64) for label in range(len(classes))]
         self._image = replace(
             image,
-            boxes=np.concatenate([image.boxes[familiar], *[image.boxes[~familiar]] * len(classes)]),
-            labels=np.concatenate([labels[familiar], *repeated]),
-            ignore=np.concatenate([image.ignore[familiar], np.ones(sum(map(len, repeated)), bool)]),
+            boxes=np.concatenate([image.boxes[has_class], *[image.boxes[~has_class]] * len(classes)]),
+            labels=np.concatenate([labels[has_class], *repeated]),
+            ignore=np.concatenate([image.ignore[has_class], np.ones(sum(map(len, repeated)), bool)]),
         )
         self._dataset = CocoDataset(path, classes, tuple(range(1, len(classes) + 1)), (self._image,))
 
-    def score(self, listed: Detections, *, score_threshold: float) -> SceneScore:
-        """Return how well detections match the labels: average precisions of all, the rest at or above a score."""
-        most = int(np.bincount(listed.labels, minlength=1).max())
-        metrics = evaluate(self._dataset, {self._image.id: listed}, max_detections=max(100, most))
-        found = listed.select(listed.scores >= np.float32(score_threshold))
+    def score(self, detections: Detections, *, score_threshold: float) -> SceneScore:
+        """Return the metrics of detections: average precisions of all, the others of those at or above a score."""
+        most = int(np.bincount(detections.labels, minlength=1).max())
+        metrics = evaluate(self._dataset, {self._image.id: detections}, max_detections=max(100, most))
+        found = detections.select(detections.scores >= np.float32(score_threshold))
         per_class: dict[str, ClassScore] = {}
-        hits = alarms = 0
+        true_positives = false_positives = 0
         for label, name in enumerate(self._classes):
-            right, wrong = self._matched(found.boxes[found.labels == label], label)
+            tp, fp = self._match(found.boxes[found.labels == label], label)
             objects = metrics.per_class[name].objects
             per_class[name] = ClassScore(
                 mean_ap=metrics.per_class[name].mean_ap,
                 ap50=metrics.per_class[name].ap50,
                 ap75=metrics.per_class[name].ap75,
-                precision=_share(right, right + wrong),
-                recall=_share(right, objects),
-                f1=_share(2 * right, right + wrong + objects),
+                precision=_ratio(tp, tp + fp),
+                recall=_ratio(tp, objects),
+                f1=_ratio(2 * tp, tp + fp + objects),
                 objects=objects,
                 detections=int((found.labels == label).sum()),
             )
-            hits, alarms = hits + right, alarms + wrong
+            true_positives, false_positives = true_positives + tp, false_positives + fp
+        positives = true_positives + false_positives
         return SceneScore(
-            truth=str(self._path),
+            ground_truth=str(self._path),
             image_id=self._image.id,
             score_threshold=score_threshold,
             mean_ap=metrics.mean_ap if metrics.objects else None,
             ap50=metrics.ap50 if metrics.objects else None,
             ap75=metrics.ap75 if metrics.objects else None,
-            precision=_share(hits, hits + alarms),
-            recall=_share(hits, metrics.objects),
-            f1=_share(2 * hits, hits + alarms + metrics.objects),
+            precision=_ratio(true_positives, positives),
+            recall=_ratio(true_positives, metrics.objects),
+            f1=_ratio(2 * true_positives, positives + metrics.objects),
             objects=metrics.objects,
             detections=len(found),
             unknown_objects=self._unknown,
             per_class=per_class,
         )
 
-    def _matched(self, boxes: Array, label: int) -> tuple[int, int]:
-        """Return how many boxes [n, 4], best first, are an object of their own, and how many are nothing."""
+    def _match(self, boxes: Array, label: int) -> tuple[int, int]:
+        """Return the number of true and of false positives among boxes [n, 4] in descending order of score."""
         of_class = self._image.labels == label
         objects = self._image.boxes[of_class & ~self._image.ignore]
         ignored = self._image.boxes[of_class & self._image.ignore]
         free = np.ones(len(objects), bool)
-        right = wrong = 0
-        for start in range(0, len(boxes), DETECTIONS_AT_ONCE):
-            some = boxes[start : start + DETECTIONS_AT_ONCE]
-            overlap, excused = pairwise_iou(some, objects), _inside(some, ignored)
-            for row in range(len(some)):
+        true_positives = false_positives = 0
+        for start in range(0, len(boxes), MATCH_CHUNK):
+            chunk = boxes[start : start + MATCH_CHUNK]
+            overlap, in_ignored = pairwise_iou(chunk, objects), _mostly_inside(chunk, ignored)
+            for row in range(len(chunk)):
                 best = np.where(free, overlap[row], -1.0)
                 if len(objects) and best.max() >= MATCH_IOU:
                     free[best.argmax()] = False
-                    right += 1
-                elif not excused[row]:
-                    wrong += 1
-        return right, wrong
+                    true_positives += 1
+                elif not in_ignored[row]:
+                    false_positives += 1
+        return true_positives, false_positives
 
 
 def pixel_boxes(features: list[dict[str, Any]], georeference: Georeference, size: tuple[int, int]) -> Array:
-    """Return the upright boxes around GeoJSON polygons, float32 [n, 4], pixels of a scene; not finite off the map."""
+    """Return the bounding boxes of GeoJSON polygons, float32 [n, 4], pixels of a scene; not finite if unlocated."""
     boxes = np.full((len(features), 4), np.nan)
     for row, feature in enumerate(features):
         geometry = feature["geometry"]
@@ -206,13 +208,13 @@ def pixel_boxes(features: list[dict[str, Any]], georeference: Georeference, size
     return boxes.astype(np.float32)
 
 
-def _mapped_image(
+def _image_of_geojson(
     path: Path, content: dict[str, Any], size: tuple[int, int], georeference: Georeference
 ) -> tuple[LabeledImage, tuple[str, ...]]:
-    """Return the labels on a scene, and their class names; those that lie beside the scene are left out."""
+    """Return the labels inside a scene, and their class names."""
     try:
         features = [feature for feature in content["features"] if feature["geometry"] is not None]
-        names = [next(str(feature["properties"][key]) for key in NAMES if key in feature["properties"])
+        names = [next(str(feature["properties"][key]) for key in CLASS_KEYS if key in feature["properties"])
                  for feature in features]  # fmt: skip
         boxes = pixel_boxes(features, georeference, size)
         ignore = np.array([bool(feature["properties"].get("ignore")) for feature in features], bool)
@@ -238,7 +240,7 @@ def _mapped_image(
     return image, known
 
 
-def _image_of(dataset: CocoDataset, scene: str) -> LabeledImage:
+def _image_of_coco(dataset: CocoDataset, scene: str) -> LabeledImage:
     named = [image for image in dataset.images if image.path.name == scene]
     if not named:
         named = [image for image in dataset.images if image.path.stem == Path(scene).stem]
@@ -246,23 +248,23 @@ def _image_of(dataset: CocoDataset, scene: str) -> LabeledImage:
         return dataset.images[0]
     if len(named) != 1:
         raise DataError(
-            f"{dataset.path} lists {len(named) or 'no'} images of the name {scene}",
+            f"{dataset.path} lists {len(named) or 'no'} images with the name {scene}",
             expected="one",
-            hint="Name the COCO file whose images include the scene.",
+            hint="Use a COCO file whose images include the scene.",
         )
     return named[0]
 
 
-def _inside(boxes: Array, regions: Array) -> Array:
-    """Return which boxes lie for at least half in one of the ignored regions, bool [n]."""
+def _mostly_inside(boxes: Array, regions: Array) -> Array:
+    """Return which boxes have at least half of their area inside one region, bool [n]."""
     if not len(boxes) or not len(regions):
         return np.zeros(len(boxes), bool)
     low = np.maximum(boxes[:, None, :2], regions[None, :, :2])
     high = np.minimum(boxes[:, None, 2:], regions[None, :, 2:])
-    shared = (high - low).clip(min=0).prod(axis=2).max(axis=1)
-    half: Array = shared >= MATCH_IOU * box_areas(boxes)
-    return half
+    intersection = (high - low).clip(min=0).prod(axis=2).max(axis=1)
+    inside: Array = intersection >= 0.5 * box_areas(boxes)
+    return inside
 
 
-def _share(part: int, whole: int) -> float | None:
-    return part / whole if whole else None
+def _ratio(part: int, total: int) -> float | None:
+    return part / total if total else None

@@ -1,9 +1,10 @@
-"""What detection in a scene answers, as a value."""
+"""Detection result of a scene."""
 
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import shapely
 
 from deploy.engines.engine import EngineInfo
 from deploy.scene.read.georeference import map_rings
@@ -20,68 +21,71 @@ class UnreadableTile:
     """A tile that could not be read."""
 
     tile: str
-    """Row and column in the grid."""
+    """Row and column in the grid, such as `r3c12`."""
     window: Window
     problem: str
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SceneResult:
-    """The objects of a scene, and how they were found."""
+    """Detections of a scene, with the conditions of the run."""
 
     detections: Detections
-    """Scene pixels, best first."""
+    """Scene pixels, in descending order of score."""
     tiles: Array
-    """int64 [n]: the tile each detection came from, counted row by row."""
+    """int64 [n]: index of the tile that each detection comes from, row by row."""
     scene: SceneInfo
     engine: EngineInfo
     settings: DetectionSettings
     grid: TileGrid
-    """The tiles, in scene pixels."""
+    """Tiles, scene pixels."""
     category_ids: tuple[int, ...]
     """COCO category id by label."""
-    skipped: int
-    """Tiles without any data, which no engine saw."""
-    holes: tuple[UnreadableTile, ...]
-    """Tiles that could not be read."""
+    empty: int
+    """Tiles without data, which are skipped."""
+    unreadable: tuple[UnreadableTile, ...]
     outside: int = 0
     """Tiles outside the area of interest."""
     resumed_rows: int = 0
     """Rows of tiles that an earlier run had finished."""
     retries: int = 0
-    """Bands of tile rows that were looked at again, as who looked at them was lost."""
+    """Row ranges that ran again because their engine was lost."""
     seconds: dict[str, float] = field(default_factory=dict)
-    """By stage: read, preprocess (in the reading thread), wait, infer (calling thread), decode,
-    journal, merge (finishing thread), total."""
+    """By stage: read, preprocess (reader thread); wait, infer (calling thread); decode, journal, merge; and total."""
 
     @property
     def classes(self) -> tuple[str, ...]:
         """Class names by label."""
         return self.engine.classes
 
+    @property
+    def processed(self) -> int:
+        """Tiles that passed through the engine."""
+        return len(self.grid) - self.empty - self.outside - len(self.unreadable)
+
     def counts(self) -> dict[str, int]:
-        """Return the number of objects by class name."""
+        """Return the number of detections by class name."""
         counts = np.bincount(self.detections.labels, minlength=len(self.classes))
         return dict(zip(self.classes, counts.tolist(), strict=True))
 
     def part(self, start: int, stop: int) -> "SceneResult":
-        """Return the same with only the objects from `start` to `stop`, so that files can be written in parts."""
+        """Return a copy with only the detections from `start` to `stop`."""
         rows = slice(start, stop)
         found = self.detections
         part = Detections(found.boxes[rows], found.scores[rows], found.labels[rows])
         return replace(self, detections=part, tiles=self.tiles[rows])
 
     def tile_names(self) -> list[str]:
-        """Return the tile of each detection as row and column in the grid, both from 0: `r3c12`."""
+        """Return the name of the tile of each detection; see `tile_name`."""
         columns = len(self.grid.lefts)
         return [tile_name(index, columns) for index in self.tiles.tolist()]
 
     def to_coco(self, image_id: int = 1) -> list[dict[str, Any]]:
-        """Return the objects in COCO's results form, with the category ids of the training data."""
+        """Return the detections in the COCO results format, with the category ids of the training data."""
         return coco_results([(image_id, self.detections)], self.category_ids)
 
     def properties(self) -> dict[str, list[Any]]:
-        """Return the properties of the features, by name: what every map file carries."""
+        """Return the columns of the output formats, by name."""
         labels = self.detections.labels.tolist()
         n = len(labels)
         return {
@@ -94,14 +98,13 @@ class SceneResult:
         }
 
     def to_geodataframe(self) -> Any:
-        """Return a geopandas GeoDataFrame of the objects; without a georeference, in pixels with y downwards.
+        """Return the detections as a geopandas GeoDataFrame; without a georeference, in pixels with y pointing down.
 
         Raises:
             MissingExtraError: geopandas is not installed.
         """
         try:
-            import geopandas  # noqa: PLC0415 - only who asks for a table needs it
-            from shapely.geometry import Polygon  # noqa: PLC0415
+            import geopandas  # noqa: PLC0415 - an optional package
         except ImportError as error:
             raise MissingExtraError("geopandas", extra="dev", need="SceneResult.to_geodataframe") from error
         georeference = self.scene.georeference
@@ -111,10 +114,10 @@ class SceneResult:
             crs = None
         else:
             rings, crs = map_rings(georeference, self.detections.boxes), georeference.crs.to_wkt()
-        return geopandas.GeoDataFrame(self.properties(), geometry=[Polygon(ring) for ring in rings], crs=crs)
+        return geopandas.GeoDataFrame(self.properties(), geometry=shapely.polygons(rings), crs=crs)
 
 
 def tile_name(index: int, columns: int) -> str:
-    """Return the name of a tile counted row by row, in a grid of `columns`."""
+    """Return the name of a tile in a grid of `columns`, such as `r3c12`: row and column, both from 0."""
     row, column = divmod(index, columns)
     return f"r{row}c{column}"

@@ -1,4 +1,4 @@
-"""`ifkd detect` with a fake engine in a process of its own that kills itself: `python detection_process.py N ARGS`."""
+"""`ifkd detect` with a fake engine that kills its process: `python detection_process.py CALLS ARGS`."""
 
 import os
 import signal
@@ -13,8 +13,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from fakes.fake_scene import CountingEngine
 
 
-class DoomedEngine(CountingEngine):
-    """An engine whose process is killed at its call number `calls`, as by `kill -9`."""
+class SelfKillingEngine(CountingEngine):
+    """A fake engine that kills its process with SIGKILL after `calls` batches."""
 
     def __init__(self, calls):
         super().__init__()
@@ -22,12 +22,12 @@ class DoomedEngine(CountingEngine):
 
     def _run(self, tiles):
         if self._calls == 0:
-            time.sleep(0.5)  # what was handed on is written down meanwhile
+            time.sleep(0.5)  # finished rows are written to the journal meanwhile
             os.kill(os.getpid(), signal.SIGKILL)
         self._calls -= 1
         return super()._run(tiles)
 
 
 calls = int(sys.argv[1])
-deploy.engines.open_engine = lambda *_, **__: DoomedEngine(calls)
+deploy.engines.open_engine = lambda *_, **__: SelfKillingEngine(calls)
 sys.exit(main(["detect", *sys.argv[2:]]))

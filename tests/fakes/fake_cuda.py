@@ -1,8 +1,8 @@
 # ruff: noqa: N802, N815, ARG002 - names and arguments are CUDA's
-"""A stand-in for a GPU and for TensorRT: work waits in streams and is done as late as CUDA may do it.
+"""Fakes of the CUDA runtime and of TensorRT, which run the work of a stream as late as CUDA may run it.
 
-A stream's work is done only when somebody waits for it, so an engine that forgets to wait reads what is not there
-yet, and one that lets two streams run without an order between them reads what was there before.
+Work runs only at a synchronization. So an engine that forgets to synchronize reads memory that is not written yet, and
+an engine that lets two streams run without an order between them reads old data.
 """
 
 import ctypes
@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 
-class Gpu:
-    """Plays `cuda.bindings.runtime`; memory of the host plays the GPU's."""
+class FakeGpu:
+    """Fake of `cuda.bindings.runtime`; the GPU's memory is memory of the host."""
 
     cudaMemcpyKind = types.SimpleNamespace(
         cudaMemcpyHostToDevice=1, cudaMemcpyDeviceToHost=2, cudaMemcpyDeviceToDevice=3
@@ -31,10 +31,10 @@ class Gpu:
         self.calls: list[str] = []
         self.memory: dict[int, Any] = {}
         self.alive: set[str] = set()
-        """Streams, events and graphs that were not given back."""
+        """Streams, events and graphs that are not destroyed."""
         self.streams: dict[int, list[Callable[[], None]]] = {}
         self.events: dict[str, tuple[int, int] | None] = {}
-        """Event -> stream, and how much of its work comes before."""
+        """Event -> stream, and number of its work items before the event."""
         self.done: dict[int, int] = {}
         self.graphs: dict[str, list[Callable[[], None]]] = {}
         self.recording: list[Callable[[], None]] | None = None
@@ -61,12 +61,12 @@ class Gpu:
         (self.streams[stream] if self.recording is None else self.recording).append(work)
 
     def run(self, stream: int, count: int | None = None) -> None:
-        """Do a stream's work, all of it or the first `count` pieces."""
+        """Run all work items of a stream, or the first `count`."""
         count = len(self.streams[stream]) if count is None else count
         while self.done[stream] < count:
-            piece = self.streams[stream][self.done[stream]]
+            work = self.streams[stream][self.done[stream]]
             self.done[stream] += 1
-            piece()
+            work()
 
     def _make(self, kind: str) -> str:
         name = f"{kind} {len(self.calls)}"
@@ -165,14 +165,14 @@ class Gpu:
 
 
 class FakeTensorRT:
-    """Runtime and engine in one: each tile's first byte becomes the only score above 0, and its number its label."""
+    """Fake of the module, runtime and engine: a tile's first byte is its only score above 0, its index is the label."""
 
     ExecutionContextAllocationStrategy = types.SimpleNamespace(USER_MANAGED="ours")
     device_memory_size_v2 = 5000
 
     def __init__(
         self,
-        gpu: Gpu,
+        gpu: FakeGpu,
         *,
         k: int = 354,
         refuse: str = "",
@@ -182,7 +182,7 @@ class FakeTensorRT:
     ) -> None:
         self.sides = sides
         self.gpu, self.k, self.refuse, self.profiles, self.rtx = gpu, k, refuse, profiles, rtx
-        self.contexts: list[FakeContext] = []
+        self.contexts: list[FakeExecutionContext] = []
         self.num_io_tensors = 4
         self.num_optimization_profiles = len(profiles)
 
@@ -205,7 +205,7 @@ class FakeTensorRT:
         assert strategy == self.ExecutionContextAllocationStrategy.USER_MANAGED
         if self.refuse == "memory":
             return None
-        self.contexts.append(FakeContext(self))
+        self.contexts.append(FakeExecutionContext(self))
         return self.contexts[-1]
 
     def get_tensor_name(self, index: int) -> str:
@@ -227,8 +227,8 @@ class FakeTensorRT:
         return [(1, 3, low, low), (1, 3, 64, 64), (largest, 3, high, high)]
 
 
-class FakeContext:
-    """An execution context that refuses to be run before it is told everything, and to be recorded before it ran."""
+class FakeExecutionContext:
+    """Fake of an execution context, which must be complete before it runs, and must run before it is captured."""
 
     def __init__(self, engine: FakeTensorRT) -> None:
         self.engine, self.gpu = engine, engine.gpu

@@ -1,4 +1,4 @@
-"""Small scenes with known objects, a fake engine that finds them, and a bundle that names it."""
+"""Small scenes with known objects, fake engines that detect them, and a bundle without a model."""
 
 import json
 from pathlib import Path
@@ -14,15 +14,15 @@ from ifkd.core.detections import Detections
 
 CLASSES = ("cargo", "tanker")
 SHADES = (170, 230)
-"""What objects of each class look like; sea and padding are darker."""
+"""Gray value of the objects of each class; sea and padding are darker."""
 SEA = 30
 CATEGORY_IDS = (7, 3)
 UTM = "EPSG:32633"
 TILE = 64
 
 
-def find_bright(tile):
-    """Answer the bright rectangles of a tile [3, h, w]: the larger the surer, so that ties are rare."""
+def bright_rectangles(tile):
+    """Return the bright rectangles of a tile [3, h, w]; larger ones have higher scores, so ties are rare."""
     boxes, scores, labels = [], [], []
     for label, (low, high) in enumerate([(140, 200), (200, 256)]):
         inside = (tile.astype(int) >= low) & (tile.astype(int) < high)
@@ -37,15 +37,15 @@ def find_bright(tile):
     )
 
 
-def find_any(tile):
-    """Answer the bright rectangles of a tile as one class, edges that scaling has blurred included."""
-    return find_bright(np.where((tile > 117).all(axis=0), np.uint8(170), np.uint8(0))[None].repeat(3, axis=0))
+def bright_rectangles_of_one_class(tile):
+    """Return the bright rectangles of a tile as one class, including edges blurred by resampling."""
+    return bright_rectangles(np.where((tile > 117).all(axis=0), np.uint8(170), np.uint8(0))[None].repeat(3, axis=0))
 
 
 class CountingEngine(FakeEngine):
-    """A fake engine that remembers the size of each batch and what it saw."""
+    """A fake engine that keeps a copy of each batch."""
 
-    def __init__(self, *, find=find_bright, tile=TILE, max_batch=4, sides=None):
+    def __init__(self, *, find=bright_rectangles, tile=TILE, max_batch=4, sides=None):
         file = ("fake", "0", "nowhere", "fp32", "model.onnx", "f" * 64)
         info = EngineInfo(*file, (tile, tile), max_batch, 50, CLASSES, sides)
         super().__init__(info, find)
@@ -56,12 +56,12 @@ class CountingEngine(FakeEngine):
         return super()._run(tiles)
 
 
-class StopError(Exception):
-    """What an engine raises in place of being killed."""
+class FakeEngineError(Exception):
+    """Error of a fake engine, which stands for a killed process."""
 
 
-class BrittleEngine(CountingEngine):
-    """An engine that fails at call number `calls`."""
+class FailingEngine(CountingEngine):
+    """A fake engine that fails after `calls` batches."""
 
     def __init__(self, calls):
         super().__init__()
@@ -69,13 +69,13 @@ class BrittleEngine(CountingEngine):
 
     def _run(self, tiles):
         if self._calls == 0:
-            raise StopError
+            raise FakeEngineError
         self._calls -= 1
         return super()._run(tiles)
 
 
 def sea(height, width, objects):
-    """Return uint8 [height, width, 3] of sea with (x1, y1, x2, y2, label) rectangles on it."""
+    """Return uint8 [height, width, 3]: sea with rectangles (x1, y1, x2, y2, label)."""
     pixels = np.full((height, width, 3), SEA, np.uint8)
     for x1, y1, x2, y2, label in objects:
         pixels[y1:y2, x1:x2] = SHADES[label]
@@ -105,7 +105,7 @@ def write_tif(path, pixels, *, crs=UTM, transform=None, **profile):
 
 
 def write_bundle(folder, *, tile=TILE, scale=1.0, overlap=20, gsd_m=None, score=0.3, sides=None):
-    """Write a manifest of a model that does not exist, and open it."""
+    """Write a bundle with a manifest and no files, and open it."""
     folder.mkdir(parents=True, exist_ok=True)
     manifest = {
         "schema_version": 2,
@@ -131,7 +131,7 @@ def write_bundle(folder, *, tile=TILE, scale=1.0, overlap=20, gsd_m=None, score=
 
 
 def as_set(detections):
-    """Return the boxes and labels of detections as a set of whole numbers."""
+    """Return the boxes and labels of detections as a set of tuples of integers."""
     return {
         (*(int(v) for v in np.rint(box)), int(label))
         for box, label in zip(detections.boxes, detections.labels, strict=True)

@@ -1,6 +1,6 @@
-"""A web server on this machine that answers ranges, as object stores do: `python http_range_server.py FOLDER`.
+"""A local HTTP server with range requests, like an object store: `python http_range_server.py FOLDER`.
 
-It runs in a process of its own: GDAL may hold Python's lock while it waits for an answer.
+It runs in a process of its own, because GDAL may keep the GIL while it waits for a response.
 """
 
 import re
@@ -12,8 +12,8 @@ from pathlib import Path
 
 
 @contextmanager
-def served(folder):
-    """Serve a folder's files for the block, and yield the server's address."""
+def serve_folder(folder):
+    """Serve the files of a folder for the block, and yield the server's URL."""
     command = [sys.executable, __file__, str(folder)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         try:
@@ -22,18 +22,18 @@ def served(folder):
             server.terminate()
 
 
-class Handler(BaseHTTPRequestHandler):
-    """Answers HEAD and GET; beside each file it serves, `FILE.ranges` lists the ranges that were asked for."""
+class RangeRequestHandler(BaseHTTPRequestHandler):
+    """Responds to HEAD and GET, and logs the requested ranges of each file in `FILE.ranges`."""
 
     protocol_version = "HTTP/1.1"
 
     def do_HEAD(self):
-        self._answer(head=True)
+        self._respond(head=True)
 
     def do_GET(self):
-        self._answer(head=False)
+        self._respond(head=False)
 
-    def _answer(self, *, head):
+    def _respond(self, *, head):
         path = Path(sys.argv[1], self.path.split("?")[0].lstrip("/"))
         if not path.is_file():
             self.send_error(404)
@@ -56,10 +56,10 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(content)
 
     def log_message(self, *_):
-        """Nothing is logged."""
+        """Log nothing."""
 
 
 if __name__ == "__main__":
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), RangeRequestHandler)
     print(f"http://127.0.0.1:{server.server_port}", flush=True)  # noqa: T201
     server.serve_forever()

@@ -1,4 +1,4 @@
-"""`ifkd detect --cluster ray` with engines that stop after so many tiles: `python ray_driver.py LOG TILES ARGS`."""
+"""`ifkd detect --cluster ray` with fake engines that block after a number of tiles: `ray_driver.py LOG TILES ARGS`."""
 
 import functools
 import os
@@ -14,6 +14,6 @@ from fakes.ray_engines import LoggingEngine, opened
 
 deploy.cluster.ray_cluster.usable_cores = lambda: 2
 os.environ["PYTHONPATH"] = str(Path(__file__).parents[1])
-engine = functools.partial(LoggingEngine, sys.argv[1], most=int(sys.argv[2]), engines=2)
+engine = functools.partial(LoggingEngine, sys.argv[1], max_tiles=int(sys.argv[2]), engines=2)
 deploy.engines.open_engine = functools.partial(opened, engine)
 sys.exit(main(["detect", *sys.argv[3:], "--cluster", "ray"]))

@@ -1,4 +1,4 @@
-"""Engines for actors on Ray: they write down what they look at, wait at a gate, or take their process with them."""
+"""Fake engines for Ray actors: they log their tiles, block, or kill their process."""
 
 import os
 import signal
@@ -9,54 +9,56 @@ import numpy as np
 
 from fakes.fake_scene import CountingEngine
 
-POISON = 255
-"""A tile with a pixel of this shade in its first band kills whoever looks at it."""
+CRASH_VALUE = 255
+"""A tile with a pixel of this value in its first band kills the process of a `CrashingEngine`."""
 
 
 def opened(engine, _bundle, **_):
-    """Return an engine, in the place of `open_engine`."""
+    """Return a fake engine; replaces `open_engine`."""
     return engine()
 
 
 class LoggingEngine(CountingEngine):
-    """Appends the process and the digest of every tile to a file; after `most` tiles of all engines it only waits.
+    """A fake engine that logs the process id and digest of every tile; all engines block after `max_tiles` tiles.
 
-    It begins when there are `engines` of them: one that came late would find the others done, and stop in its
-    first band.
+    It starts when there are `engines` of them; otherwise a late engine would find that the others had reached the limit.
     """
 
-    def __init__(self, log, *, most=None, engines=1):
+    def __init__(self, log, *, max_tiles=None, engines=1):
         super().__init__()
         self._log = Path(log)
-        self._most = most
+        self._max_tiles = max_tiles
         self._engines = engines
         self._log.with_name(f"{self._log.name}.{os.getpid()}").touch()
 
     def _run(self, tiles):
         while len(list(self._log.parent.glob(f"{self._log.name}.*"))) < self._engines:
             time.sleep(0.05)
-        if self._most is not None and self._log.exists() and self._log.read_text().count("\n") >= self._most:
-            time.sleep(600)  # until its process is ended
+        if self._max_tiles is not None and self._log.exists() and self._log.read_text().count("\n") >= self._max_tiles:
+            time.sleep(600)  # until the test kills the process
         lines = "".join(f"{os.getpid()} {hash(tile.tobytes()) & 0xFFFFFFFF:08x}\n" for tile in tiles)
         handle = os.open(self._log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         os.write(handle, lines.encode())
         os.close(handle)
-        answer = super()._run(tiles)
+        output = super()._run(tiles)
         self.batches.clear()
-        return answer
+        return output
 
 
-class PoisonedEngine(CountingEngine):
-    """Is killed by tiles of the poison's shade, as a decoder may be."""
+class CrashingEngine(CountingEngine):
+    """A fake engine whose process is killed by tiles with the value `CRASH_VALUE`, like a crashing decoder."""
 
     def _run(self, tiles):
-        if (tiles[:, 0] == POISON).any():
+        if (tiles[:, 0] == CRASH_VALUE).any():
             os.kill(os.getpid(), signal.SIGKILL)
         return super()._run(tiles)
 
 
-class DoomedOnceEngine(CountingEngine):
-    """The first of all processes that finds no file there makes it and is killed, as by `kill -9`."""
+class KilledOnceEngine(CountingEngine):
+    """A fake engine that kills its process with SIGKILL after `calls` batches, in only one of all processes.
+
+    That process is the one that creates the file `mark`.
+    """
 
     def __init__(self, mark, calls):
         super().__init__()
@@ -75,7 +77,7 @@ class DoomedOnceEngine(CountingEngine):
 
 
 def noise(seed, height=300, width=200):
-    """Return a scene whose tiles all differ, with some objects."""
+    """Return a scene of noise with some objects, whose tiles all differ."""
     rng = np.random.default_rng(seed)
     pixels = rng.integers(20, 60, (height, width, 3), np.uint8)
     for _ in range(8):
@@ -84,10 +86,10 @@ def noise(seed, height=300, width=200):
     return pixels
 
 
-class FirstBatchEngine(CountingEngine):
-    """Rounds its scores by the company that tiles are in, as a runtime may."""
+class BatchDependentEngine(CountingEngine):
+    """A fake engine whose scores depend slightly on the other tiles of the batch, as in a real runtime."""
 
     def _run(self, tiles):
-        answer = super()._run(tiles)
-        company = np.float32(1 + int(tiles.astype(np.uint64).sum()) % 997 / 1e5)
-        return type(answer)(answer.boxes, answer.scores * (answer.scores > 0) / company, answer.labels)
+        output = super()._run(tiles)
+        divisor = np.float32(1 + int(tiles.astype(np.uint64).sum()) % 997 / 1e5)
+        return type(output)(output.boxes, output.scores * (output.scores > 0) / divisor, output.labels)

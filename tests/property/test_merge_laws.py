@@ -64,7 +64,7 @@ any_settings = st.builds(
     method=st.sampled_from(METHODS),
     metric=st.sampled_from(["iou", "ios"]),
     threshold=st.just(0.5),
-    one_class=st.sampled_from([0.7, 1.0]),
+    class_agnostic_iou=st.sampled_from([0.7, 1.0]),
 )
 
 
@@ -82,7 +82,7 @@ def rows(found):
 def slow_merge(found, rule):
     kept = []
     for thing in slow_merge_within_classes(found, rule):
-        if all(iou(thing, other) <= rule.one_class for other in kept):
+        if all(iou(thing, other) <= rule.class_agnostic_iou for other in kept):
             kept.append(thing)
     return kept
 
@@ -179,18 +179,18 @@ def same(a, b, rule):
 
 
 def is_piece(t, rule):
-    return any(abs(side - edge) <= rule.touch_px for side, edge in zip(t["box"], t["bounds"], strict=True))
+    return any(abs(side - edge) <= rule.edge_tolerance_px for side, edge in zip(t["box"], t["bounds"], strict=True))
 
 
 def explains(whole, piece, rule):
     if same(whole, piece, rule):
         return True
     w = whole["box"]
-    if whole["tile"] == piece["tile"] or not common(w, piece["box"]) > rule.cover * area(piece["box"]):
+    if whole["tile"] == piece["tile"] or not common(w, piece["box"]) > rule.min_coverage * area(piece["box"]):
         return False
     for side, (mine, edge) in enumerate(zip(piece["box"], piece["bounds"], strict=True)):
-        if abs(mine - edge) <= rule.touch_px:
-            slack = rule.touch_px + 0.1 * (w[2] - w[0] if side % 2 == 0 else w[3] - w[1])
+        if abs(mine - edge) <= rule.edge_tolerance_px:
+            slack = rule.edge_tolerance_px + 0.1 * (w[2] - w[0] if side % 2 == 0 else w[3] - w[1])
             if (w[side] < edge - slack) if side > 1 else (w[side] > edge + slack):
                 return False
     return True

@@ -46,8 +46,8 @@ def long_scene(tile_rows):
 
 def test_what_waits_does_not_grow_with_the_scene():
     found, grid = long_scene(60)
-    merged, held = streamed(found, MergeSettings(one_class=0.8), grid)
-    assert rows(merged) == rows(merge(found, MergeSettings(one_class=0.8)))
+    merged, held = streamed(found, MergeSettings(class_agnostic_iou=0.8), grid)
+    assert rows(merged) == rows(merge(found, MergeSettings(class_agnostic_iou=0.8)))
     assert max(held[5:]) < len(found) / 10
     assert held[-1] == 0
 

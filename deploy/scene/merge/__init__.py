@@ -1,1 +1,1 @@
-"""Merging of detections from overlapping tiles."""
+"""Merge the detections of overlapping tiles."""

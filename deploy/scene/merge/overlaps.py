@@ -1,7 +1,7 @@
-"""Pairs of boxes that share area, found through the cells of a grid.
+"""Find overlapping pairs of boxes with a grid of cells.
 
-Boxes are laid into cells, and only boxes that share a cell are compared, so time and memory follow the number of
-overlaps and not the square of the number of boxes.
+Only boxes in the same cell are compared, so time and memory grow with the number of overlaps, not with the square of
+the number of boxes.
 """
 
 from collections.abc import Iterator
@@ -13,27 +13,27 @@ from ifkd.core.detections import Array
 
 PAIRS_AT_ONCE = 1 << 20
 CELLS_PER_BOX = 12
-CELL_SIDES = 2.0
-"""Side of a cell, in sides of the median box."""
+CELL_TO_BOX = 2.0
+"""Side of a cell, relative to the side of the median box."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class OverlappingPairs:
-    """Boxes that share area, two by two."""
+    """Pairs of overlapping boxes."""
 
     first: Array
-    """int64 [n]: index of one box."""
+    """int64 [n]: index of the first box."""
     second: Array
-    """int64 [n]: index of the other."""
+    """int64 [n]: index of the second box."""
     shared: Array
-    """float64 [n]: the area that they share, above 0."""
+    """float64 [n]: area of the intersection, above 0."""
 
     def __len__(self) -> int:
         """Return the number of pairs."""
         return len(self.first)
 
     def where(self, mask: Array) -> "OverlappingPairs":
-        """Return the pairs for which `mask`, bool [n], holds."""
+        """Return the pairs selected by `mask`, bool [n]."""
         return OverlappingPairs(self.first[mask], self.second[mask], self.shared[mask])
 
     @classmethod
@@ -54,7 +54,7 @@ class OverlappingPairs:
 
 
 def overlapping_pairs(boxes: Array) -> OverlappingPairs:
-    """Return all pairs of boxes [n, 4] that share area; `first` is below `second`."""
+    """Return all overlapping pairs of boxes [n, 4]; the index `first` is less than `second`."""
     if len(boxes) < 2:
         return OverlappingPairs.none()
     entries = _Entries.of(boxes.astype(np.float64))
@@ -62,37 +62,37 @@ def overlapping_pairs(boxes: Array) -> OverlappingPairs:
     starts = np.flatnonzero(np.append(True, key[1:] != key[:-1]))
     sizes = np.diff(np.append(starts, len(key)))
     ends = np.repeat(starts + sizes, sizes)
-    places = np.flatnonzero(np.arange(1, len(key) + 1) < ends)
+    index = np.flatnonzero(np.arange(1, len(key) + 1) < ends)
     return OverlappingPairs.concatenate(
-        [entries.meet(one, other) for one, other in _ranges(places, places + 1, ends[places])]
+        [entries.overlapping(one, other) for one, other in _ranges(index, index + 1, ends[index])]
     )
 
 
 def pairs_between(boxes: Array, others: Array) -> OverlappingPairs:
-    """Return all pairs of a box [n, 4] (`first`) and one of the others [m, 4] (`second`) that share area."""
+    """Return all overlapping pairs of a box [n, 4] (`first`) and one of the others [m, 4] (`second`)."""
     if not len(boxes) or not len(others):
         return OverlappingPairs.none()
     n = len(boxes)
     entries = _Entries.of(np.concatenate([boxes, others]).astype(np.float64))
-    mine, theirs = np.flatnonzero(entries.owner < n), np.flatnonzero(entries.owner >= n)
-    low = np.searchsorted(entries.key[mine], entries.key[theirs], side="left")
-    high = np.searchsorted(entries.key[mine], entries.key[theirs], side="right")
+    first, second = np.flatnonzero(entries.owner < n), np.flatnonzero(entries.owner >= n)
+    low = np.searchsorted(entries.key[first], entries.key[second], side="left")
+    high = np.searchsorted(entries.key[first], entries.key[second], side="right")
     some = high > low
-    parts = [entries.meet(mine[of_mine], their) for their, of_mine in _ranges(theirs[some], low[some], high[some])]
+    parts = [entries.overlapping(first[i], j) for j, i in _ranges(second[some], low[some], high[some])]
     found = OverlappingPairs.concatenate(parts)
     return OverlappingPairs(found.first, found.second - n, found.shared)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Entries:
-    """Boxes, each once for every cell of a grid that it touches, cell by cell."""
+    """Entries of a grid: each box once for each cell that it touches, sorted by cell."""
 
     owner: Array
     """int64 [n]: index of the box."""
     key: Array
     """int64 [n]: number of the cell."""
     boxes: Array
-    """float64 [n, 4]: the box again; neighbors in space lie side by side, which is what makes this fast."""
+    """float64 [n, 4]: copy of the box, so that boxes of a cell are adjacent in memory."""
     home: Array
     """int32 [n, 2]: the first column and row that the box touches."""
     columns: int
@@ -100,14 +100,14 @@ class _Entries:
 
     @classmethod
     def of(cls, boxes: Array) -> "_Entries":
-        """Lay a grid under boxes, so coarse that they touch few cells."""
+        """Return the entries of boxes in a grid with few cells per box."""
         sides = np.maximum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1])
-        cell = max(1.0, CELL_SIDES * float(np.median(sides)))
+        cell = max(1.0, CELL_TO_BOX * float(np.median(sides)))
         origin = np.array([boxes[:, 0].min(), boxes[:, 1].min()])
-        # Neighbors in space become neighbors in memory, or most of the time would go into fetching them.
+        # Boxes are sorted by cell first: random access to memory would take most of the time.
         across, down = ((boxes[:, axis] - origin[axis]) // cell for axis in (0, 1))
-        place = np.argsort(down * (across.max() + 1) + across)
-        boxes = boxes[place]
+        by_cell = np.argsort(down * (across.max() + 1) + across)
+        boxes = boxes[by_cell]
         while True:
             low = ((boxes[:, :2] - origin) / cell).astype(np.int64)
             high = np.maximum(((boxes[:, 2:] - origin) / cell).astype(np.int64), low)
@@ -123,12 +123,12 @@ class _Entries:
         key = (low[owner, 1] + down) * columns + low[owner, 0] + right
         order = np.argsort(key, kind="stable")
         owner = owner[order]
-        return cls(place[owner], key[order], boxes[owner], low[owner].astype(np.int32), columns)
+        return cls(by_cell[owner], key[order], boxes[owner], low[owner].astype(np.int32), columns)
 
-    def meet(self, one: Array, other: Array) -> OverlappingPairs:
-        """Return the pairs of entries of one cell that share area, each pair in the first cell that both touch.
+    def overlapping(self, one: Array, other: Array) -> OverlappingPairs:
+        """Return the overlapping pairs of entries of one cell.
 
-        `first` is below `second`.
+        A pair is returned only for the first cell that both boxes touch; the index `first` is less than `second`.
         """
         shared = intersection(self.boxes[one], self.boxes[other])
         some = shared > 0
@@ -140,7 +140,7 @@ class _Entries:
 
 
 def intersection(boxes: Array, others: Array) -> Array:
-    """Return the areas that boxes share, pair by pair, float64 [n]."""
+    """Return the areas of the intersections of boxes [n, 4] and others [n, 4], float64 [n]."""
     extent = np.minimum(boxes[:, 2:], others[:, 2:]) - np.maximum(boxes[:, :2], others[:, :2])
     np.maximum(extent, 0.0, out=extent)
     product: Array = extent[:, 0] * extent[:, 1]
@@ -148,24 +148,24 @@ def intersection(boxes: Array, others: Array) -> Array:
 
 
 def survivors(n: int, better: Array, worse: Array) -> Array:
-    """Return bool [n]: what stays when, from the best on, each box that stays removes those it is paired with.
+    """Return which boxes non-maximum suppression keeps, bool [n].
 
-    `better` is below `worse` in every pair. Whoever has no better one left stays, round by round; a round settles
-    the whole scene at once, so there are as many rounds as the longest chain of overlaps has links.
+    Boxes are in descending order of score. From the first on, each kept box removes those it is paired with; in each
+    pair, the index `better` is less than `worse`. Each iteration keeps all boxes without a better one left, so the
+    number of iterations is the length of the longest chain of overlaps.
     """
     kept = np.ones(n, bool)
     while len(better):
         blocked = np.zeros(n, bool)
         blocked[worse] = True
-        beaten = worse[~blocked[better]]
-        kept[beaten] = False
+        kept[worse[~blocked[better]]] = False
         open_pairs = kept[better] & kept[worse] & blocked[better]
         better, worse = better[open_pairs], worse[open_pairs]
     return kept
 
 
 def owners(n: int, better: Array, worse: Array) -> Array:
-    """Return the index of the box that takes each box, int64 [n], when from the best on each free one takes others."""
+    """Return the index of the kept box that suppresses each box, int64 [n]; kept boxes have their own index."""
     kept = survivors(n, better, worse)
     owner = np.arange(n)
     taken = kept[better] & ~kept[worse]
@@ -175,7 +175,7 @@ def owners(n: int, better: Array, worse: Array) -> Array:
 
 
 def connected(n: int, i: Array, j: Array) -> Array:
-    """Return the first member of each box's connected group, int64 [n]."""
+    """Return the index of the first box of each box's connected component, int64 [n]; i and j are paired boxes."""
     group = np.arange(n)
     while len(i):
         low = np.minimum(group[i], group[j])
@@ -191,16 +191,16 @@ def connected(n: int, i: Array, j: Array) -> Array:
     return group
 
 
-def _ranges(owners_: Array, starts: Array, stops: Array) -> Iterator[tuple[Array, Array]]:
-    """Yield (owner, each number from its start up to its stop), some at a time."""
+def _ranges(items: Array, starts: Array, stops: Array) -> Iterator[tuple[Array, Array]]:
+    """Yield each item with each number from its start up to its stop, at most about `PAIRS_AT_ONCE` at a time."""
     counts = stops - starts
     total = np.cumsum(counts)
     begin = 0
-    while begin < len(owners_):
+    while begin < len(items):
         before = total[begin - 1] if begin else 0
         end = max(begin + 1, int(np.searchsorted(total, before + PAIRS_AT_ONCE, side="right")))
         some = counts[begin:end]
-        one = np.repeat(owners_[begin:end], some)
-        offset = np.arange(len(one)) - np.repeat(np.cumsum(some) - some, some)
-        yield one, np.repeat(starts[begin:end], some) + offset
+        repeated = np.repeat(items[begin:end], some)
+        offset = np.arange(len(repeated)) - np.repeat(np.cumsum(some) - some, some)
+        yield repeated, np.repeat(starts[begin:end], some) + offset
         begin = end

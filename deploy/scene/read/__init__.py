@@ -1,1 +1,1 @@
-"""Scenes as tiles: rasters, georeferences, areas of interest."""
+"""Read scenes as tiles: scene lists, rasters, georeferences, areas of interest."""

@@ -1,4 +1,4 @@
-"""From pixels of a scene to the map: its own coordinate system, and longitude and latitude."""
+"""Georeferences: convert pixels of a scene to its coordinate system and to longitude and latitude, and back."""
 
 import math
 import warnings
@@ -19,22 +19,22 @@ from ifkd.core.errors import SceneError
 WGS84 = CRS.from_epsg(4326)
 EARTH_RADIUS_M = 6_371_008.8
 DECIMALS = 7
-"""Of degrees: about a centimeter."""
+"""Decimals of degrees in GeoJSON: about a centimeter."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Georeference:
-    """Where a scene lies: a coordinate system, and either a transform or ground control points."""
+    """Georeference of a scene: a coordinate system with a transform or ground control points."""
 
     crs: CRS
     transform: Affine | None
-    """From (column, row) to map coordinates; may rotate and shear. None when there are control points."""
+    """From (column, row) to map coordinates; may rotate and shear. None with ground control points."""
     gcps: tuple[GroundControlPoint, ...] = ()
-    """Control points, through which a smooth surface is laid."""
+    """Ground control points, interpolated by a thin plate spline."""
 
     @property
     def name(self) -> str:
-        """The coordinate system's name, as people call it."""
+        """Human-readable name of the coordinate system."""
         return self.crs.to_wkt().split('"')[1]
 
     def to_map(self, points: Array) -> Array:
@@ -51,18 +51,18 @@ class Georeference:
         return np.stack([np.asarray(x, np.float64), np.asarray(y, np.float64)], axis=1)
 
     def to_lonlat(self, points: Array) -> Array:
-        """Return longitude and latitude in WGS84, degrees, float64 [n, 2]; not finite where there is none.
+        """Return longitude and latitude in WGS84, degrees, float64 [n, 2]; not finite outside the projection.
 
         Raises:
-            SceneError: The coordinate system has no path to WGS84.
+            SceneError: The coordinate system cannot be converted to WGS84.
         """
         mapped = self.to_map(points)
         if not len(mapped) or self.crs == WGS84:
             return mapped
         try:
             longitude, latitude = warp(self.crs, WGS84, mapped[:, 0].tolist(), mapped[:, 1].tolist())
-        except Exception as error:  # rasterio lets GDAL's own errors through, which share no public base
-            raise SceneError(f"The coordinate system {self.name!r} has no path to WGS84") from error
+        except Exception as error:  # rasterio raises GDAL's errors, which have no public base class
+            raise self._not_convertible() from error
         return np.stack([np.asarray(longitude), np.asarray(latitude)], axis=1)
 
     def from_lonlat(self, points: Array, size: tuple[int, int]) -> Array:
@@ -70,21 +70,22 @@ class Georeference:
 
         Args:
             points: Longitude and latitude.
-            size: The scene's (height, width): across the antimeridian, positions are those nearest to its middle.
+            size: The scene's (height, width). Near the antimeridian, longitudes are shifted by 360 degrees to the ones
+                nearest to the center of the scene.
 
         Raises:
-            SceneError: The coordinate system has no path from WGS84.
+            SceneError: The coordinate system cannot be converted from WGS84.
         """
         mapped = points.astype(np.float64).reshape(-1, 2)
         if len(mapped) and self.crs != WGS84:
             try:
                 x, y = warp(WGS84, self.crs, mapped[:, 0].tolist(), mapped[:, 1].tolist())
             except Exception as error:  # as in to_lonlat
-                raise SceneError(f"The coordinate system {self.name!r} has no path to WGS84") from error
+                raise self._not_convertible() from error
             mapped = np.stack([np.asarray(x, np.float64), np.asarray(y, np.float64)], axis=1)
         if self.crs.is_geographic:
-            middle = self.to_map(np.array([[size[1] / 2, size[0] / 2]]))[0, 0]
-            mapped = np.stack([mapped[:, 0] + 360.0 * np.rint((middle - mapped[:, 0]) / 360.0), mapped[:, 1]], axis=1)
+            center = self.to_map(np.array([[size[1] / 2, size[0] / 2]]))[0, 0]
+            mapped = np.stack([mapped[:, 0] + 360.0 * np.rint((center - mapped[:, 0]) / 360.0), mapped[:, 1]], axis=1)
         return self.from_map(mapped)
 
     def from_map(self, points: Array) -> Array:
@@ -100,7 +101,7 @@ class Georeference:
         return np.stack([np.asarray(columns, np.float64), np.asarray(rows, np.float64)], axis=1)
 
     def lonlat_problem(self, size: tuple[int, int]) -> str | None:
-        """Return why a scene of `size` (height, width) cannot be given in WGS84, or None when it can."""
+        """Return the reason why a scene of `size` (height, width) has no WGS84 coordinates, or None."""
         height, width = size
         points = np.array([[0, 0], [width, 0], [width, height], [0, height], [width / 2, height / 2]])
         try:
@@ -108,11 +109,11 @@ class Georeference:
         except SceneError as error:
             return error.problem
         if not np.isfinite(lonlat).all(axis=1).any():
-            return "No corner of it has a longitude and a latitude"
+            return "No corner of the scene has a longitude and latitude"
         return None
 
     def gsd_m(self, size: tuple[int, int]) -> float | None:
-        """Return the ground sample distance at the center of a scene of `size`, meters, or None."""
+        """Return the ground sample distance at the center of a scene of `size`, meters; None if it is unknown."""
         height, width = size
         neighbors = np.array([[0, 0], [1, 0], [0, 1]])
         try:
@@ -123,9 +124,12 @@ class Georeference:
         mean = math.sqrt(across * along)
         return mean if math.isfinite(mean) and mean > 0 else None
 
+    def _not_convertible(self) -> SceneError:
+        return SceneError(f"The coordinate system {self.name!r} cannot be converted to WGS84")
+
 
 def georeference_of(dataset: Any) -> Georeference | None:
-    """Return where an open rasterio dataset lies, or None when it does not say."""
+    """Return the georeference of an open rasterio dataset, or None."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         transform, crs = dataset.transform, dataset.crs
@@ -138,29 +142,29 @@ def georeference_of(dataset: Any) -> Georeference | None:
 
 
 def corners(boxes: Array) -> Array:
-    """Return the corners of boxes [n, 4] as float64 [n, 4, 2], anticlockwise where y points up."""
+    """Return the corners of boxes [n, 4], float64 [n, 4, 2], counterclockwise if y points up."""
     x1, y1, x2, y2 = boxes.astype(np.float64).T
     return np.stack([x1, y1, x1, y2, x2, y2, x2, y1], axis=1).reshape(-1, 4, 2)
 
 
 def map_rings(georeference: Georeference, boxes: Array) -> Array:
-    """Return boxes as closed anticlockwise rings in the scene's coordinate system, float64 [n, 5, 2]."""
+    """Return boxes as closed counterclockwise rings in the scene's coordinate system, float64 [n, 5, 2]."""
     rings = georeference.to_map(corners(boxes).reshape(-1, 2)).reshape(-1, 4, 2)
-    turned = _signed_area(rings) < 0
-    rings[turned] = rings[turned, ::-1]
+    clockwise = _signed_area(rings) < 0
+    rings[clockwise] = rings[clockwise, ::-1]
     return np.concatenate([rings, rings[:, :1]], axis=1)
 
 
 def geojson_geometry(lonlat: Array) -> dict[str, Any] | None:
-    """Return a GeoJSON geometry (RFC 7946) of a convex ring of longitudes and latitudes, float64 [n, 2].
+    """Return the GeoJSON geometry (RFC 7946) of a convex ring of longitudes and latitudes, float64 [n, 2].
 
-    A ring across the antimeridian becomes two polygons, one around a pole reaches up to it; rings are closed
-    and anticlockwise. A ring with a corner that has no place on Earth gives None, GeoJSON's unlocated feature.
+    A ring across the antimeridian becomes two polygons, and a ring around a pole is extended to the pole; the rings are
+    closed and counterclockwise. A ring with a corner that is not finite gives None, an unlocated feature.
     """
     if not np.isfinite(lonlat).all():
         return None
     steps = np.diff(np.append(lonlat[:, 0], lonlat[0, 0]))
-    steps = (steps + 180.0) % 360.0 - 180.0  # the short way round
+    steps = (steps + 180.0) % 360.0 - 180.0  # the shorter direction
     if abs(steps.sum()) > 180.0:
         return _polygon(_around_pole(lonlat))
     unrolled = lonlat.copy()
@@ -168,54 +172,47 @@ def geojson_geometry(lonlat: Array) -> dict[str, Any] | None:
     unrolled[:, 0] -= 360.0 * math.floor((unrolled[:, 0].min() + 180.0) / 360.0)
     if unrolled[:, 0].max() <= 180.0:
         return _polygon(unrolled)
-    west, east = _cut(unrolled, keep_below=True), _cut(unrolled, keep_below=False)
+    west, east = _clip_at_180(unrolled, keep_west=True), _clip_at_180(unrolled, keep_west=False)
     east[:, 0] -= 360.0
     return {"type": "MultiPolygon", "coordinates": [[_closed(west)], [_closed(east)]]}
 
 
 class GeoJsonExtent:
-    """The RFC 7946 bounding box of geometries that come one after another."""
+    """RFC 7946 bounding box of geometries that are added one after the other."""
 
     def __init__(self) -> None:
         self._spans = np.zeros((0, 2))
         self._south, self._north = math.inf, -math.inf
 
     def add(self, geometries: list[dict[str, Any]]) -> None:
-        """Take more geometries."""
+        """Add geometries."""
         rings = [ring for geometry in geometries for ring in _outer_rings(geometry)]
         if not rings:
             return
         self._south = min(self._south, *(point[1] for ring in rings for point in ring))
         self._north = max(self._north, *(point[1] for ring in rings for point in ring))
         spans = [(min(p[0] for p in ring), max(p[0] for p in ring)) for ring in rings]
-        self._spans = _united(np.concatenate([self._spans, np.array(spans)]))
+        self._spans = _union(np.concatenate([self._spans, np.array(spans)]))
 
     def bbox(self) -> list[float] | None:
-        """Return west, south, east, north; west is greater than east across the antimeridian."""
+        """Return [west, south, east, north], where west > east across the antimeridian; None without geometries."""
         if not len(self._spans):
             return None
         west, east = float(self._spans[0, 0]), float(self._spans[-1, 1])
         gaps = self._spans[1:, 0] - self._spans[:-1, 1]
         if len(gaps) and gaps.max() > west + 360.0 - east:
-            place = int(gaps.argmax())  # the emptiest stretch lies between these two, not across 180 degrees
-            west, east = float(self._spans[place + 1, 0]), float(self._spans[place, 1])
+            widest = int(gaps.argmax())  # the widest gap is inside, so the box crosses 180 degrees
+            west, east = float(self._spans[widest + 1, 0]), float(self._spans[widest, 1])
         return [west, self._south, east, self._north]
 
 
-def geojson_bbox(geometries: list[dict[str, Any]]) -> list[float] | None:
-    """Return the RFC 7946 bounding box of geometries; west is greater than east across the antimeridian."""
-    extent = GeoJsonExtent()
-    extent.add(geometries)
-    return extent.bbox()
-
-
-def _united(spans: Array) -> Array:
-    """Return ranges [n, 2] in order, those that meet united."""
+def _union(spans: Array) -> Array:
+    """Return the union of intervals [n, 2], sorted."""
     spans = spans[np.argsort(spans[:, 0], kind="stable")]
-    reach = np.maximum.accumulate(spans[:, 1])
-    first = np.append(True, spans[1:, 0] > reach[:-1])
+    end = np.maximum.accumulate(spans[:, 1])
+    first = np.append(True, spans[1:, 0] > end[:-1])
     last = np.append(first[1:], True)
-    return np.stack([spans[first, 0], reach[last]], axis=1)
+    return np.stack([spans[first, 0], end[last]], axis=1)
 
 
 def _outer_rings(geometry: dict[str, Any]) -> list[Any]:
@@ -234,21 +231,20 @@ def _closed(ring: Array) -> list[list[float]]:
     return [*points, points[0]]
 
 
-def _cut(ring: Array, *, keep_below: bool) -> Array:
-    """Return the part of a convex ring west (or east) of longitude 180."""
+def _clip_at_180(ring: Array, *, keep_west: bool) -> Array:
+    """Return the part of a convex ring west (or east) of longitude 180, in the order of the ring."""
     kept = []
     for start, end in zip(ring, np.roll(ring, -1, axis=0), strict=True):
-        inside = (start[0] <= 180.0) if keep_below else (start[0] >= 180.0)
-        if inside:
+        if start[0] <= 180.0 if keep_west else start[0] >= 180.0:
             kept.append(start)
         if (start[0] - 180.0) * (end[0] - 180.0) < 0:
-            share = (180.0 - start[0]) / (end[0] - start[0])
-            kept.append(np.array([180.0, start[1] + share * (end[1] - start[1])]))
+            fraction = (180.0 - start[0]) / (end[0] - start[0])
+            kept.append(np.array([180.0, start[1] + fraction * (end[1] - start[1])]))
     return np.array(kept)
 
 
 def _around_pole(ring: Array) -> Array:
-    """Return a convex ring around a pole as the band between it and the pole, from -180 to 180 degrees."""
+    """Return the ring of the area between a convex ring around a pole and the pole, from -180 to 180 degrees."""
     pole = 90.0 if ring[:, 1].mean() > 0 else -90.0
     longitude = (ring[:, 0] + 180.0) % 360.0 - 180.0
     order = np.argsort(longitude)
@@ -260,8 +256,8 @@ def _around_pole(ring: Array) -> Array:
 
 
 def _signed_area(rings: Array) -> Array:
-    centerd = rings - rings.mean(axis=1, keepdims=True)  # map coordinates are large beside a ship
-    x, y = centerd[..., 0], centerd[..., 1]
+    centered = rings - rings.mean(axis=1, keepdims=True)  # map coordinates are much larger than an object
+    x, y = centered[..., 0], centered[..., 1]
     area: Array = (x * np.roll(y, -1, axis=-1) - np.roll(x, -1, axis=-1) * y).sum(axis=-1) / 2.0
     return area
 

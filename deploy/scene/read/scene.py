@@ -66,7 +66,7 @@ class SceneInfo:
     bands: tuple[int, ...]
     """Bands that are read as red, green and blue; a single band is repeated."""
     nodata: float | None
-    scaling: ContrastStretch
+    stretch: ContrastStretch
     georeference: Georeference | None
 
 
@@ -79,7 +79,7 @@ class Scene:
         bands: One or three band numbers, from 1; overrides the imagery.
         scale_range: Values that become 0 and 255; overrides the imagery.
         nodata: Value of pixels without data, if the file does not state it; overrides the imagery.
-        scaling: ContrastStretch to uint8 that was chosen before; by default it is computed from a sample.
+        stretch: Contrast stretch that was chosen before; by default it is computed from a sample.
 
     Raises:
         SceneError: The raster is unreadable, or cannot be converted to RGB.
@@ -94,7 +94,7 @@ class Scene:
         bands: tuple[int, ...] | None = None,
         scale_range: tuple[float, float] | None = None,
         nodata: float | None = None,
-        scaling: ContrastStretch | None = None,
+        stretch: ContrastStretch | None = None,
     ) -> None:
         imagery = _override(imagery or ImageryOptions(), bands=bands, limits=scale_range, nodata=nodata)
         nodata = imagery.nodata
@@ -106,7 +106,7 @@ class Scene:
         )
         try:
             self._bands = select_bands(self._raster.bands, imagery, name=self._raster.name)
-            scaling = scaling or choose_stretch(
+            stretch = stretch or choose_stretch(
                 imagery,
                 dtype=self._raster.dtype,
                 bands=len(self._bands),
@@ -124,7 +124,7 @@ class Scene:
             dtype=self._raster.dtype,
             bands=self._bands,
             nodata=self._raster.nodata,
-            scaling=scaling,
+            stretch=stretch,
             georeference=None if self._raster.dataset is None else georeference_of(self._raster.dataset),
         )
 
@@ -242,7 +242,7 @@ class Scene:
         return self._raster.read(self._bands, window, shape=shape)
 
     def _convert(self, values: Array, present: Array | None) -> Patch:
-        return Patch(*to_rgb(values, present, self.info.scaling))
+        return Patch(*to_rgb(values, present, self.info.stretch))
 
 
 def _whole_blocks(length: int, block: int) -> int:

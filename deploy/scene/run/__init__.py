@@ -1,1 +1,1 @@
-"""Rows of tiles through an engine, resumable."""
+"""Run the rows of tiles of a scene through an engine; interrupted runs can be resumed."""

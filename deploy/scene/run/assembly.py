@@ -1,4 +1,4 @@
-"""A scene's objects, put together from its rows of tiles in whatever order these are finished."""
+"""Assemble the detections of a scene from its rows of tiles, which finish in any order."""
 
 import threading
 
@@ -13,13 +13,12 @@ from ifkd.core.tiling import TileGrid
 
 
 class Assembly:
-    """Writes finished rows down and merges them from the top. Any thread may hand rows over.
+    """Writes finished rows to the journal, and merges them from top to bottom. Thread-safe.
 
     Args:
-        grid: The tiles of the scene.
-        settings: How they are brought together.
-        journal: Where rows are written down; those it holds count as handed over. Without one, rows must come in order,
-            as those that come early wait in it.
+        grid: Tiles of the scene.
+        settings: Settings of the merge.
+        journal: Storage of finished rows; its rows count as finished. Without a journal, rows must come in order.
     """
 
     def __init__(self, grid: TileGrid, settings: DetectionSettings, journal: RowJournal | None) -> None:
@@ -29,46 +28,46 @@ class Assembly:
         self._merge = StreamingMerge(settings.merge)
         self._next = 0
         self._lock = threading.Lock()
-        self.watch = Stopwatch()
-        self.holes: list[UnreadableTile] = []
+        self.stopwatch = Stopwatch()
+        self.unreadable: list[UnreadableTile] = []
         self.empty = 0
         self.outside = 0
-        self.looked: dict[int, int] = {}
-        """Tiles that the engine saw, by finished row."""
+        self.processed: dict[int, int] = {}
+        """Finished row -> number of its tiles that passed through the engine."""
         for record in journal.records() if journal is not None else ():
-            self.looked[record.row] = record.looked
+            self.processed[record.row] = record.processed
             if record.row == self._next:
-                self._close(record)
-        self.resumed = len(self.looked)
+                self._merge_row(record)
+        self.resumed = len(self.processed)
         """Rows that an earlier run had finished."""
 
     def put(self, record: RowRecord) -> None:
-        """Take a finished row; when this returns, it is in the journal."""
+        """Add a finished row; on return, it is in the journal."""
         with self._lock:
             if self._journal is not None:
-                with self.watch("journal"):
+                with self.stopwatch("journal"):
                     self._journal.append(record)
-            self.looked[record.row] = record.looked
+            self.processed[record.row] = record.processed
             if record.row != self._next:
                 assert self._journal is not None
                 return
-            self._close(record)
-            while self._next in self.looked:
+            self._merge_row(record)
+            while self._next in self.processed:
                 assert self._journal is not None
-                self._close(self._journal.record(self._next))
+                self._merge_row(self._journal.record(self._next))
 
-    def finish(self, reach: AoiMask | None) -> TileDetections:
-        """Return the objects of the scene, of which every row was handed over."""
+    def finish(self, aoi: AoiMask | None) -> TileDetections:
+        """Return the merged detections after all rows are finished; with an area of interest, only those inside."""
         assert self._next == len(self._tops)
-        with self.watch("merge"):
+        with self.stopwatch("merge"):
             merged = self._merge.finish()
-            return merged if reach is None else merged.select(reach.holds(merged.detections.boxes))
+            return merged if aoi is None else merged.select(aoi.contains(merged.detections.boxes))
 
-    def _close(self, record: RowRecord) -> None:
-        self.holes += record.holes
+    def _merge_row(self, record: RowRecord) -> None:
+        self.unreadable += record.unreadable
         self.empty += record.empty
         self.outside += record.outside
         self._next = record.row + 1
-        with self.watch("merge"):
+        with self.stopwatch("merge"):
             next_top = self._tops[self._next] if self._next < len(self._tops) else self._grid.size[0]
             self._merge.add(record.found, next_top=next_top)

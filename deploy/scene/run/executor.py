@@ -1,4 +1,4 @@
-"""Who searches a scene: one engine of this process, or several elsewhere behind the same face."""
+"""Executors: run the row ranges of a scene with an engine of this process, or with engines of other processes."""
 
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -8,72 +8,72 @@ from dataclasses import dataclass
 from deploy.engines.engine import Engine, EngineInfo
 from deploy.scene.read.scene import Scene
 from deploy.scene.run.assembly import Assembly
-from deploy.scene.run.row_ranges import RowRange, joined
+from deploy.scene.run.row_ranges import RowRange, join_adjacent
 from deploy.scene.run.run_rows import RowPlan, run_rows
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ExecutionStats:
-    """What a search took."""
+    """Cost of the execution of a scene."""
 
     seconds: dict[str, float]
-    """By stage; where several engines look at once, the sum over them."""
+    """By stage, summed over the engines."""
     retries: int = 0
-    """Bands that were looked at again, as who looked at them was lost."""
+    """Row ranges that ran again because their engine was lost."""
 
 
 class SceneExecutor(ABC):
-    """Looks at bands of scenes, here or elsewhere."""
+    """Runs row ranges of scenes."""
 
     info: EngineInfo
-    """The engine that looks; where there are several, they are alike."""
+    """The engine; several engines are identical."""
 
     @abstractmethod
-    def search(
+    def run(
         self,
         scene: Scene,
         plan: RowPlan,
-        stretches: Sequence[RowRange],
+        row_ranges: Sequence[RowRange],
         assembly: Assembly,
         *,
         step: Callable[[int], object],
     ) -> ExecutionStats:
-        """Put the rows of stretches into the assembly, in any order, and return what it took.
+        """Run row ranges of a scene, and put their rows into the assembly, in any order.
 
         Args:
-            scene: What to look at.
-            plan: How.
-            stretches: What is left of each of its bands.
-            assembly: Where rows go.
-            step: Told how many tiles more were looked at.
+            scene: The scene.
+            plan: Tiles and settings.
+            row_ranges: Unfinished row ranges.
+            assembly: Destination of the finished rows.
+            step: Called with the number of tiles that were finished since the last call.
         """
 
     @abstractmethod
     def stop(self) -> None:
-        """End the searches that other threads wait for, with an error."""
+        """Make pending `run` calls of other threads fail."""
 
 
 class LocalExecutor(SceneExecutor):
-    """Looks with an engine of this process, band after band without a pause."""
+    """Runs row ranges one after the other with an engine of this process."""
 
     def __init__(self, engine: Engine) -> None:
         self.info = engine.info
         self._engine = engine
 
-    def search(
+    def run(
         self,
         scene: Scene,
         plan: RowPlan,
-        stretches: Sequence[RowRange],
+        row_ranges: Sequence[RowRange],
         assembly: Assembly,
         *,
         step: Callable[[int], object],
     ) -> ExecutionStats:
-        """Put the rows of stretches into the assembly; see `Searcher.search`."""
+        """Run row ranges of a scene; see `SceneExecutor.run`."""
         total: Counter[str] = Counter()
-        for stretch in joined(iter(stretches)):
-            total.update(run_rows(self._engine, scene, plan, stretch, take=assembly.put, step=lambda: step(1)))
+        for row_range in join_adjacent(row_ranges):
+            total.update(run_rows(self._engine, scene, plan, row_range, put=assembly.put, step=lambda: step(1)))
         return ExecutionStats(dict(total))
 
     def stop(self) -> None:
-        """Do nothing: only the calling thread searches."""
+        """Do nothing: no other thread calls `run`."""

@@ -1,11 +1,11 @@
-"""From a scene to its objects: its rows of tiles are searched, written down and merged.
+"""Detect the objects of a scene: run its rows of tiles, store them in the journal and merge them.
 
-    searcher: rows of tiles ─► engine, here or elsewhere ─► finished rows
-    assembly: finished rows ─► journal ─► streaming merge ─► objects
+    executor: rows of tiles -> engine, of this or another process -> finished rows
+    assembly: finished rows -> journal -> streaming merge -> detections
 
-Only the rows that still wait for a neighbor and the objects are held, so memory follows the width of the scene and the
-number of objects, not its area. The result does not depend on the batch size; and a run that goes on from its journal
-gives the engine the same batches as one that was never cut off.
+Memory holds the rows that may still overlap later ones, and the detections; so it grows with the width of the scene and
+the number of objects, not with its area. The result does not depend on the batch size of the engine, and a resumed run
+gives the engine the same batches as an uninterrupted run.
 """
 
 import time
@@ -16,7 +16,7 @@ from typing import Any
 
 import rasterio
 
-from deploy.engines import open_engine
+from deploy.engines import EngineOptions
 from deploy.engines.engine import Backend, Engine
 from deploy.scene.read.aoi import aoi_mask_of
 from deploy.scene.read.scene import CACHE_BYTES, Scene
@@ -24,17 +24,17 @@ from deploy.scene.result import SceneResult
 from deploy.scene.run.assembly import Assembly
 from deploy.scene.run.executor import LocalExecutor, SceneExecutor
 from deploy.scene.run.row_journal import RowJournal
-from deploy.scene.run.row_ranges import unfinished
+from deploy.scene.run.row_ranges import unfinished_ranges
 from deploy.scene.run.run_rows import RowPlan
-from deploy.scene.settings import DetectionSettings, grid_for, settings_for, tile_for
+from deploy.scene.settings import DetectionSettings, SceneRequest, grid_for, settings_for, tile_for
 from export.bundle.bundle import Bundle, open_bundle
 from export.bundle.manifest import Precision
 from ifkd.core.detections import Array
 from ifkd.core.errors import SceneError, UsageError
 from ifkd.core.progress import progress
 
-BarOpener = Callable[[int, int], AbstractContextManager[Any]]
-"""Opens a bar of so many tiles, of which so many are done; it has `update(n)`."""
+ProgressFactory = Callable[[int, int], AbstractContextManager[Any]]
+"""Opens a progress bar for a total and an initial number of tiles; the bar has `update(n)`."""
 
 
 def detect(
@@ -49,43 +49,40 @@ def detect(
     show_progress: bool = False,
     **settings: Any,
 ) -> SceneResult:
-    """Find the objects of a scene.
+    """Detect the objects of a scene.
 
     Args:
-        bundle: A bundle, or its folder.
-        scene: A raster file or address, an array [height, width(, bands)], or an opened `Scene`.
+        bundle: A bundle or its folder.
+        scene: A raster file or URL, an array [height, width(, bands)], or an open `Scene`.
         backend: The runtime.
-        precision: Which of the bundle's files.
+        precision: Precision of the bundle's file.
         threads: CPU threads of the runtime; by default all cores.
-        server: URL of the Triton server, or of a model on it, for the backend triton.
-        batch: Tiles per call of the engine; by default the most it takes.
-        show_progress: Show a bar on stderr.
-        **settings: Those of `settings_for`: score, overlap_px, gsd_m, merge, metric, area, strict, tile_px.
+        server: URL of a Triton server or of a model on it, for the backend triton.
+        batch: Tiles per inference; by default the engine's maximum.
+        show_progress: Whether to show a progress bar on stderr.
+        **settings: Arguments of `settings_for`: score_threshold, overlap_px, gsd_m, merge, metric, class_agnostic_iou,
+            aoi, strict, tile_px.
 
     Raises:
-        BundleError: The bundle does not hold.
-        EngineError: The engine cannot run here.
-        SceneError: The scene cannot be read.
-        UsageError: A setting does not fit.
+        BundleError: The bundle is invalid.
+        EngineError: The engine cannot run on this machine.
+        SceneError: The scene is unreadable.
+        UsageError: A setting is invalid.
     """
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(Path(bundle))
-    chosen = settings_for(opened.manifest, **settings)
-    own = not isinstance(scene, Scene)
-    raster = scene if isinstance(scene, Scene) else Scene(scene)
-    try:
-        grid_for(raster.size, tile_for(raster.size, opened.manifest.input.sizes, chosen), chosen)
-        with open_engine(opened, backend=backend, precision=precision, threads=threads, server=server) as engine:
+    request = SceneRequest(opened, settings_for(opened.manifest, **settings), batch=batch)
+    engine_options = EngineOptions(backend, precision, threads, server)
+    with nullcontext(scene) if isinstance(scene, Scene) else request.open_scene(scene) as raster:
+        request.grid_of(raster)  # checks the settings before the engine is opened
+        with engine_options.open(opened) as engine:
             return detect_scene(
                 engine,
                 raster,
-                chosen,
+                request.settings,
                 category_ids=opened.manifest.category_ids,
                 batch=batch,
                 show_progress=show_progress,
             )
-    finally:
-        if own:
-            raster.close()
 
 
 def detect_scene(
@@ -95,73 +92,75 @@ def detect_scene(
     *,
     category_ids: tuple[int, ...] | None = None,
     batch: int | None = None,
-    show_progress: bool | BarOpener = False,
+    show_progress: bool | ProgressFactory = False,
     journal: RowJournal | None = None,
 ) -> SceneResult:
-    """Find the objects of a scene.
+    """Detect the objects of an open scene with an open engine.
 
     Args:
-        engine: Answers tiles; or a searcher, which looks at bands.
-        scene: What to look at.
-        settings: How.
-        category_ids: COCO category id by label; by default the labels, counted from 1.
-        batch: Tiles per call; by default the most the engine takes.
-        show_progress: Show a bar on stderr, or on what this opens.
-        journal: Where finished rows are written down; those it already holds are taken from it.
+        engine: An engine or an executor.
+        scene: The scene.
+        settings: Detection settings.
+        category_ids: COCO category id by label; by default label + 1.
+        batch: Tiles per inference; by default the engine's maximum.
+        show_progress: Whether to show a progress bar on stderr, or a factory of another bar.
+        journal: Storage of finished rows; its rows are not processed again.
 
     Raises:
-        SceneError: No part of the scene can be read; with `settings.strict`, any part.
-        UsageError: The batch or the overlap does not fit the engine.
+        SceneError: No tile is readable; in a strict run, a tile is unreadable.
+        UsageError: The batch or the overlap is invalid for the engine.
     """
-    began = time.perf_counter()
-    searcher = LocalExecutor(engine) if isinstance(engine, Engine) else engine
-    tile_px = tile_for(scene.size, searcher.info.sizes, settings)
+    start = time.perf_counter()
+    executor = LocalExecutor(engine) if isinstance(engine, Engine) else engine
+    tile_px = tile_for(scene.size, executor.info.sizes, settings)
     grid = grid_for(scene.size, tile_px, settings)
-    reach = aoi_mask_of(settings.area, scene.info, grid)
-    size = batch_size(batch, searcher.info.max_batch)
-    plan = RowPlan(grid, tile_px, settings, size, None if reach is None else reach.wanted)
+    aoi = aoi_mask_of(settings.aoi, scene.info, grid)
+    size = resolve_batch(batch, executor.info.max_batch)
+    plan = RowPlan(grid, tile_px, settings, size, None if aoi is None else aoi.tiles)
     assembly = Assembly(grid, settings, journal)
-    done = len(assembly.looked) * plan.columns
-    stretches = tuple(unfinished(len(grid.tops), plan.columns, batch=size, looked=assembly.looked))
+    done = len(assembly.processed) * plan.columns
+    row_ranges = tuple(unfinished_ranges(len(grid.tops), plan.columns, batch=size, processed=assembly.processed))
     with (
         rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES),
-        _bar(len(grid), f"Detecting in {scene.info.name}", initial=done, shown=show_progress) as bar,
+        _progress_bar(len(grid), f"Detecting in {scene.info.name}", initial=done, shown=show_progress) as bar,
     ):
-        spent = searcher.search(scene, plan, stretches, assembly, step=bar.update if bar else lambda _: None)
-    if assembly.holes and len(assembly.holes) + assembly.outside == len(grid):
-        raise SceneError(f"No tile of {scene.info.name} can be read. The first says: {assembly.holes[0].problem}")
-    found = assembly.finish(reach)
+        stats = executor.run(scene, plan, row_ranges, assembly, step=bar.update if bar else lambda _: None)
+    if assembly.unreadable and len(assembly.unreadable) + assembly.outside == len(grid):
+        raise SceneError(f"No tile of {scene.info.name} is readable. The first error: {assembly.unreadable[0].problem}")
+    found = assembly.finish(aoi)
     return SceneResult(
         detections=found.detections,
         tiles=found.tiles,
         scene=scene.info,
-        engine=searcher.info,
+        engine=executor.info,
         settings=settings,
         grid=grid,
-        category_ids=category_ids or tuple(range(1, len(searcher.info.classes) + 1)),
-        skipped=assembly.empty,
+        category_ids=category_ids or tuple(range(1, len(executor.info.classes) + 1)),
+        empty=assembly.empty,
         outside=assembly.outside,
-        holes=tuple(assembly.holes),
+        unreadable=tuple(assembly.unreadable),
         resumed_rows=assembly.resumed,
-        retries=spent.retries,
-        seconds={**spent.seconds, **assembly.watch.seconds, "total": time.perf_counter() - began},
+        retries=stats.retries,
+        seconds={**stats.seconds, **assembly.stopwatch.seconds, "total": time.perf_counter() - start},
     )
 
 
-def batch_size(asked: int | None, most: int) -> int:
-    """Return the tiles per call of an engine that takes at most `most`.
+def resolve_batch(batch: int | None, max_batch: int) -> int:
+    """Return the tiles per inference: `batch`, or the engine's maximum.
 
     Raises:
-        UsageError: More were asked for, or none.
+        UsageError: `batch` is below 1 or above the maximum.
     """
-    if asked is None:
-        return most
-    if not 1 <= asked <= most:
-        raise UsageError("The batch does not fit the engine", got=asked, expected=f"1 to {most}")
-    return asked
+    if batch is None:
+        return max_batch
+    if not 1 <= batch <= max_batch:
+        raise UsageError("The batch does not fit the engine", got=batch, expected=f"1 to {max_batch}")
+    return batch
 
 
-def _bar(total: int, label: str, *, initial: int, shown: bool | BarOpener) -> AbstractContextManager[Any]:
+def _progress_bar(
+    total: int, label: str, *, initial: int, shown: bool | ProgressFactory
+) -> AbstractContextManager[Any]:
     if callable(shown):
         return shown(total, initial)
     return progress(total, label, unit="tile", initial=initial) if shown else nullcontext()

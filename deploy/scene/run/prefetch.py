@@ -1,4 +1,4 @@
-"""The stages of detection that run beside the engine, each in a thread of its own behind a bounded queue."""
+"""Threads that run beside the engine, each with a bounded queue: prefetching of tiles, and background work."""
 
 import queue
 import threading
@@ -18,21 +18,21 @@ from ifkd.imagery.image_files import resize
 
 T = TypeVar("T")
 POLL_S = 0.1
-"""How often a thread that waits for room looks whether the other one has stopped."""
+"""Interval at which a thread with a full queue checks whether the other thread has stopped."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class ReadyTile:
-    """A tile that is ready for the engine; without pixels it is empty, outside, or a hole."""
+class PreparedTile:
+    """A tile at the engine's resolution. A tile without pixels is empty, outside or unreadable."""
 
     index: int
     window: Window
     pixels: Array | None
     """uint8 [3, height, width]."""
     problem: str | None = None
-    """Why it could not be read."""
+    """Reason why the tile is unreadable."""
     outside: bool = False
-    """It lies outside the area of interest."""
+    """Whether the tile is outside the area of interest."""
 
 
 class Stopwatch:
@@ -43,57 +43,63 @@ class Stopwatch:
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
-        """Count the seconds of a block under a stage's name."""
+        """Add the duration of the block to a stage."""
         start = time.perf_counter()
         try:
             yield
         finally:
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
+            self._add(stage, time.perf_counter() - start)
 
     @contextmanager
-    def outside(self, stage: str) -> Iterator[None]:
-        """Take the seconds of a block from a stage within which it runs."""
+    def excluded(self, stage: str) -> Iterator[None]:
+        """Subtract the duration of the block from a stage that contains it."""
         start = time.perf_counter()
         try:
             yield
         finally:
-            self.seconds[stage] = self.seconds.get(stage, 0.0) - (time.perf_counter() - start)
+            self._add(stage, start - time.perf_counter())
 
     @contextmanager
-    def entering(self, what: AbstractContextManager[Any], stage: str) -> Iterator[None]:
-        """Enter what a block needs, and count the time until it is had."""
-        with ExitStack() as held:
+    def entering(self, context: AbstractContextManager[Any], stage: str) -> Iterator[None]:
+        """Enter a context for the block, and add the time until it is entered to a stage."""
+        with ExitStack() as stack:
             with self(stage):
-                held.enter_context(what)
+                stack.enter_context(context)
             yield
 
     def waits(self, items: Iterator[T], stage: str = "wait") -> Iterator[T]:
-        """Yield `items` and count the time spent on waiting for them."""
+        """Yield `items`, and add the time spent waiting for them to a stage."""
         end = object()
         while True:
             with self(stage):
                 item = next(items, end)
             if item is end:
                 return
-            yield item  # type: ignore[misc]  # it is not the end, so it is a T
+            yield item  # type: ignore[misc]  # it is not `end`, so it is a T
+
+    def _add(self, stage: str, seconds: float) -> None:
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
 
 
-class ReadAhead:
-    """Tiles made ready by a thread of its own, a bounded number ahead; its errors come out of the iteration."""
+class TilePrefetcher:
+    """Iterator over prepared tiles; a thread reads and prepares a bounded number of tiles ahead.
+
+    An exception of the thread is raised by the iteration.
+    """
 
     def __init__(self, reads: Iterator[TileRead], tile_px: tuple[int, int], *, depth: int) -> None:
-        self._queue: queue.Queue[ReadyTile | BaseException | None] = queue.Queue(maxsize=depth)
+        self._queue: queue.Queue[PreparedTile | BaseException | None] = queue.Queue(maxsize=depth)
         self._stopped = threading.Event()
-        self._watch = Stopwatch()
-        self._tiles = self._ready(reads, tile_px)
+        self._stopwatch = Stopwatch()
+        self._tiles = self._prepare(reads, tile_px)
         self._thread = threading.Thread(target=self._work, name="scene-reader", daemon=True)
 
     @property
     def seconds(self) -> dict[str, float]:
-        """Seconds spent on reading and on preparing; complete when the iteration has ended."""
-        return self._watch.seconds
+        """Seconds of the stages read and preprocess; complete after the iteration has ended."""
+        return self._stopwatch.seconds
 
-    def __enter__(self) -> "ReadAhead":  # noqa: PYI034 - beartype cannot check Self
+    def __enter__(self) -> "TilePrefetcher":  # noqa: PYI034 - beartype cannot check Self
         self._thread.start()
         return self
 
@@ -103,10 +109,10 @@ class ReadAhead:
         self._stopped.set()
         self._thread.join()
 
-    def __iter__(self) -> Iterator[ReadyTile]:
+    def __iter__(self) -> Iterator[PreparedTile]:
         return self
 
-    def __next__(self) -> ReadyTile:
+    def __next__(self) -> PreparedTile:
         item = self._queue.get()
         if item is None:
             raise StopIteration
@@ -123,7 +129,7 @@ class ReadAhead:
         except BaseException as error:  # noqa: BLE001 - the calling thread raises it
             self._put(error)
 
-    def _put(self, item: "ReadyTile | BaseException | None") -> bool:
+    def _put(self, item: "PreparedTile | BaseException | None") -> bool:
         while not self._stopped.is_set():
             try:
                 self._queue.put(item, timeout=POLL_S)
@@ -132,34 +138,34 @@ class ReadAhead:
             return True
         return False
 
-    def _ready(self, reads: Iterator[TileRead], tile_px: tuple[int, int]) -> Iterator[ReadyTile]:
-        for read in self._watch.waits(reads, "read"):
-            with self._watch("preprocess"):
+    def _prepare(self, reads: Iterator[TileRead], tile_px: tuple[int, int]) -> Iterator[PreparedTile]:
+        for read in self._stopwatch.waits(reads, "read"):
+            with self._stopwatch("preprocess"):
                 pixels = None
                 if read.patch is not None and read.patch.valid.any():
                     scaled = resize(np.ascontiguousarray(read.patch.pixels), tile_px)
                     pixels = np.ascontiguousarray(scaled.transpose(2, 0, 1))
                 outside = read.patch is None and read.problem is None
-                tile = ReadyTile(read.index, read.window, pixels, read.problem, outside)
+                tile = PreparedTile(read.index, read.window, pixels, read.problem, outside)
             yield tile
 
 
 class Background(Generic[T]):
-    """Work done in order by a thread of its own, a bounded number of items behind; its errors come out of `put`.
+    """Processes items in order in a thread of its own. An exception of the thread is raised by `put` or at exit.
 
     Args:
-        work: What is done with each item.
-        depth: Items that may wait.
+        work: Called with each item.
+        depth: Capacity of the queue.
     """
 
     def __init__(self, work: Callable[[T], None], *, depth: int) -> None:
         self._work = work
         self._queue: queue.Queue[T | None] = queue.Queue(maxsize=depth)
         self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name="scene-finisher", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="scene-decoder", daemon=True)
 
     def put(self, item: T) -> None:
-        """Hand an item over; waits for room."""
+        """Enqueue an item; block while the queue is full."""
         while True:
             if self._error is not None:
                 raise self._error
@@ -176,7 +182,7 @@ class Background(Generic[T]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Wait until everything handed over is done, and raise what went wrong in it."""
+        """Wait until all items are processed, and raise the thread's exception."""
         self._queue.put(None)
         self._thread.join()
         if self._error is not None and kind is None:
@@ -187,7 +193,7 @@ class Background(Generic[T]):
             item = self._queue.get()
             if item is None:
                 return
-            if self._error is None:  # after an error, what still waits is only taken away
+            if self._error is None:  # after an error, the remaining items are only removed
                 try:
                     self._work(item)
                 except BaseException as error:  # noqa: BLE001 - the calling thread raises it

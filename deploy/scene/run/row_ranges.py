@@ -1,69 +1,69 @@
-"""Bands of a scene: runs of tile rows that share no batch with each other, so that each can be looked at anywhere.
+"""Row ranges: consecutive rows of tiles whose batches contain no tile of another range.
 
-A runtime may round a tile differently in another batch. So a batch never holds tiles of two bands; within a band, it
-runs across rows. Whoever looks at a band, and when, gives the engine the same batches, and gets the same answer. What
-bands share is pixels: the overlap of their tiles, which both read.
+A runtime may round a tile differently in another batch. Batches continue across the rows of a range, but never across
+ranges. So a range gives the same batches, and the same results, wherever and whenever it runs. Two adjacent ranges both
+read the pixels in the overlap of their tiles.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-BATCHES_PER_BAND = 8
-"""A band has at least as many full batches, so that the last one, which may be short, costs little."""
+BATCHES_PER_RANGE = 8
+"""Minimum of full batches in a range, so that the last batch, which may be smaller, costs little."""
 
 
 @dataclass(frozen=True, slots=True)
 class RowRange:
-    """Rows of tiles to look at, and where to begin so that every batch is that of an unbroken run."""
+    """Rows of tiles to process, and where to start reading so that the batches equal those of an uninterrupted run."""
 
-    row: int
-    """The first row read."""
-    new_row: int
-    """The first row whose tiles count; those above are done, and only fill up the first batch."""
-    passed: int
-    """Tiles with data of the rows above `new_row` that belong to batches of old."""
+    read_row: int
+    """First row to read."""
+    first_row: int
+    """First row of the results. Rows above it are finished, and only complete the first batch."""
+    skip_tiles: int
+    """Number of tiles with data to skip at the start: they are in batches that are complete."""
     stop_row: int
-    """The row after the last one."""
+    """Row after the last one."""
 
 
 def rows_per_range(columns: int, batch: int) -> int:
-    """Return the height of a band, in rows of so many tiles, for batches of so many."""
-    return -(-BATCHES_PER_BAND * batch // columns)
+    """Return the number of tile rows in a range, for rows of `columns` tiles and batches of `batch` tiles."""
+    return -(-BATCHES_PER_RANGE * batch // columns)
 
 
-def unfinished(rows: int, columns: int, *, batch: int, looked: Mapping[int, int]) -> Iterator[RowRange]:
-    """Yield what is left of each band of a grid, from the top.
+def unfinished_ranges(rows: int, columns: int, *, batch: int, processed: Mapping[int, int]) -> Iterator[RowRange]:
+    """Yield the unfinished part of each range of a grid, from top to bottom.
 
     Args:
-        rows: Of the grid.
-        columns: Of the grid.
-        batch: Tiles per call of the engine.
-        looked: The tiles that the engine saw, by finished row.
+        rows: Rows of the grid.
+        columns: Columns of the grid.
+        batch: Tiles per inference.
+        processed: Finished row -> number of its tiles that passed through the engine.
     """
     height = rows_per_range(columns, batch)
     for top in range(0, rows, height):
         stop = min(top + height, rows)
-        left = next((row for row in range(top, stop) if row not in looked), None)
-        if left is None:
+        first = next((row for row in range(top, stop) if row not in processed), None)
+        if first is None:
             continue
-        # Tiles of finished rows that shared a batch with the first unfinished one.
-        carried = sum(looked[row] for row in range(top, left)) % batch
-        row, above = left, 0
+        # Tiles of finished rows in the same batch as the first unfinished row.
+        carried = sum(processed[row] for row in range(top, first)) % batch
+        row, above = first, 0
         while above < carried:
             row -= 1
-            above += looked[row]
-        yield RowRange(row, left, above - carried, stop)
+            above += processed[row]
+        yield RowRange(row, first, above - carried, stop)
 
 
-def joined(stretches: Iterator[RowRange]) -> Iterator[RowRange]:
-    """Yield stretches with those put together that follow each other without a gap."""
+def join_adjacent(ranges: Iterable[RowRange]) -> Iterator[RowRange]:
+    """Yield row ranges, with those joined that follow each other without a gap."""
     last: RowRange | None = None
-    for one in stretches:
-        if last is not None and one.row == one.new_row == last.stop_row:
-            last = RowRange(last.row, last.new_row, last.passed, one.stop_row)
+    for current in ranges:
+        if last is not None and current.read_row == current.first_row == last.stop_row:
+            last = RowRange(last.read_row, last.first_row, last.skip_tiles, current.stop_row)
             continue
         if last is not None:
             yield last
-        last = one
+        last = current
     if last is not None:
         yield last

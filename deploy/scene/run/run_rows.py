@@ -107,9 +107,7 @@ class _BatchOutput:
 class _Batcher:
     """Collects tiles into batches."""
 
-    def __init__(
-        self, tiles: Iterator[PreparedTile], *, plan: RowPlan, stopwatch: Stopwatch, skip_tiles: int
-    ) -> None:
+    def __init__(self, tiles: Iterator[PreparedTile], *, plan: RowPlan, stopwatch: Stopwatch, skip_tiles: int) -> None:
         self._source = tiles
         self._size = plan.batch
         self._range_tiles = plan.columns * rows_per_range(plan.columns, plan.batch)

@@ -1,1 +1,1 @@
-"""Result files of a scene."""
+"""Write the results of a scene: files, pictures, run record, output folders and stores."""

@@ -1,7 +1,7 @@
-"""The folder of a run's results: held by one run at a time, and changed only when everything is written.
+"""Output folder of a scene: used by one run at a time, and updated only when all files are written.
 
-Beside the results lies, while a run lasts or after it was cut off, the folder `.ifkd-detect` with the run's lock, its
-journal and the files in the making.
+During a run, and after an interrupted one, the folder contains the state folder `.ifkd-detect` with the lock, the row
+journal and the unfinished files.
 """
 
 import json
@@ -11,70 +11,64 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
+from deploy.scene.write.file_names import PRODUCER, RESULT_FILES, RUN_FILE, STATE_FOLDER
 from ifkd.core.errors import OutputError
-from ifkd.core.files import make_folder, acquire_lock
-
-RUN_NAME = "run.json"
-PRODUCER = "ifkd detect"
-STAGE_NAME = ".ifkd-detect"
+from ifkd.core.files import acquire_lock, make_folder, not_writable
 
 
 class OutputFolder:
-    """A folder for results, held by this run. Use it in a `with`.
+    """An output folder that is locked for this run. Use it as a context manager.
 
     Args:
-        folder: Where the results will lie; made when it is absent.
-        names: Files that a run may write there, beside run.json.
-        restart: Forget what an earlier run that was cut off had done.
+        folder: Folder for the results; created if it is missing.
+        resume: Whether to keep the row journal of an interrupted run.
 
     Raises:
-        OutputError: It cannot be made or written, another run holds it, or it holds files of these names that no
-            detection wrote.
+        OutputError: The folder is not writable, is in use by another run, or has result files of another program.
     """
 
-    def __init__(self, folder: Path, names: Sequence[str], *, restart: bool = False) -> None:
+    def __init__(self, folder: Path, *, resume: bool = True) -> None:
         self._folder = make_folder(folder)
-        self._names = tuple(names)
-        self._stage = folder / STAGE_NAME
-        self._fresh = not self._stage.is_dir()
-        if self._fresh:
-            require_own(folder, self._names)
-        make_folder(self._stage)
-        self._lock = acquire_lock(self._stage / "lock", folder=folder)
-        self.journal_path = self._stage / "journal"
-        if restart:
+        self._state = folder / STATE_FOLDER
+        if not self._state.is_dir():
+            require_own_files(folder, RESULT_FILES)
+        make_folder(self._state)
+        self._lock = acquire_lock(self._state / "lock", folder=folder)
+        self.journal_path = self._state / "row_journal"
+        if not resume:
             self.journal_path.unlink(missing_ok=True)
-        self._files = self._stage / "files"
+        self._files = self._state / "files"
 
-    def make_stage(self) -> Path:
-        """Return an empty folder for the files in the making."""
+    def make_staging_folder(self) -> Path:
+        """Return an empty folder for the unfinished files."""
         try:
-            shutil.rmtree(self._files, ignore_errors=False) if self._files.exists() else None
+            if self._files.exists():
+                shutil.rmtree(self._files)
         except OSError as error:
-            raise self._unwritable(error) from error
+            raise not_writable(self._folder, error) from error
         return make_folder(self._files)
 
     def commit(self) -> None:
-        """Put the files in their places, and forget the journal.
+        """Move the staged files to the output folder, and remove the state folder.
 
-        Results of an earlier run that this one does not write are taken away. run.json comes last, so where it lies
-        the files beside it are whole and belong together.
+        Files of an earlier run that this run did not write are removed. The run record is moved last, so a folder with
+        a run record is complete.
         """
-        fresh = sorted(path.name for path in self._files.iterdir() if path.name != RUN_NAME)
+        staged = sorted(path.name for path in self._files.iterdir() if path.name != RUN_FILE)
         try:
-            (self._folder / RUN_NAME).unlink(missing_ok=True)
-            for name in self._names:
-                if name not in fresh:
+            (self._folder / RUN_FILE).unlink(missing_ok=True)
+            for name in RESULT_FILES:
+                if name not in staged:
                     (self._folder / name).unlink(missing_ok=True)
-            for name in [*fresh, RUN_NAME]:
+            for name in [*staged, RUN_FILE]:
                 (self._files / name).replace(self._folder / name)
-            shutil.rmtree(self._stage)
+            shutil.rmtree(self._state)
         except OSError as error:
-            raise self._unwritable(error) from error
+            raise not_writable(self._folder, error) from error
 
     def discard(self) -> None:
-        """Forget what this run did."""
-        shutil.rmtree(self._stage, ignore_errors=True)
+        """Remove the state folder."""
+        shutil.rmtree(self._state, ignore_errors=True)
 
     def __enter__(self) -> "OutputFolder":  # noqa: PYI034 - beartype cannot check Self
         return self
@@ -82,42 +76,52 @@ class OutputFolder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Give the folder back; without a row of tiles to go on from, nothing of a failed run stays."""
-        if self._stage.is_dir():
+        """Release the folder; the state folder is kept only if it has a row journal to resume from."""
+        if self._state.is_dir():
             shutil.rmtree(self._files, ignore_errors=True)
             if not self.journal_path.exists():
                 self.discard()
         os.close(self._lock)
 
-    def _unwritable(self, error: OSError) -> OutputError:
-        return OutputError(
-            f"Cannot write into {self._folder} ({error.strerror or error})",
-            hint="Choose another place, or free space and rights.",
-        )
 
-
-def require_own(folder: Path, names: Sequence[str], *, record: str = RUN_NAME) -> None:
-    """Refuse a folder with files of these names that no detection wrote.
+def require_own_files(folder: Path, names: Sequence[str], *, record: str = RUN_FILE) -> None:
+    """Refuse a folder with files of these names that `ifkd detect` did not write.
 
     Args:
-        folder: May be absent.
-        names: Of files beside the record.
-        record: The file that says who wrote them.
+        folder: The folder, which may be missing.
+        names: Names of the files beside the record.
+        record: Name of the record, which states its producer.
 
     Raises:
-        OutputError: It holds some.
+        OutputError: The folder has such files.
     """
-    foreign = [name for name in dict.fromkeys((record, *names)) if (folder / name).exists()]
-    if foreign and not _is_ours(folder / record):
-        raise OutputError(
-            f"{folder} holds {', '.join(foreign)}, not written by {PRODUCER}",
-            hint="Choose another folder with --out, or move them away.",
-        )
-
-
-def _is_ours(record: Path) -> bool:
+    present = [name for name in dict.fromkeys((record, *names)) if (folder / name).exists()]
+    if not present:
+        return
     try:
-        content = json.loads(record.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(content, dict) and str(content.get("producer", "")).startswith(PRODUCER)
+        content = (folder / record).read_bytes()
+    except OSError:
+        content = b""
+    require_own_record(content, str(folder), present)
+
+
+def require_own_record(content: bytes, folder: str, names: Sequence[str]) -> None:
+    """Refuse files of a folder whose record does not name `ifkd detect` as its producer.
+
+    Args:
+        content: Content of the record; empty if it is missing.
+        folder: The folder, for the message.
+        names: Names of the files, for the message.
+
+    Raises:
+        OutputError: The record has another producer or is not JSON.
+    """
+    try:
+        record = json.loads(content)
+    except ValueError:
+        record = None
+    if not isinstance(record, dict) or not str(record.get("producer", "")).startswith(PRODUCER):
+        raise OutputError(
+            f"{folder} has {', '.join(names)}, not written by {PRODUCER}",
+            hint="Choose another folder with --out, or move the files.",
+        )

@@ -1,4 +1,4 @@
-"""Pictures of a scene's detections: the whole scene, and its busiest part pixel by pixel."""
+"""Quicklooks: pictures of the entire scene, and of its part with the most detections, at full resolution."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from deploy.scene.read.scene import Scene
 from deploy.scene.result import SceneResult
+from deploy.scene.write.file_names import QUICKLOOK_DETAIL_FILE, QUICKLOOK_FILE
 from ifkd.core.detections import Array, Detections
 from ifkd.core.errors import SceneError
 from ifkd.core.files import atomic_path
@@ -15,24 +16,24 @@ from ifkd.core.html.colors import class_color
 from ifkd.core.tiling import Window
 
 OVERVIEW_PX = 2048
-SMALLEST_CANVAS_PX = 720
+MIN_CANVAS_PX = 720
 DETAIL_PX = 512
 DETAIL_ZOOM = 2
-LEAST_BOX_PX = 7.0
-MOST_NAMES = 400
+MIN_BOX_PX = 7.0
+MAX_LABELS = 400
 MARGIN_PX = 14
-BAND_RGB = (24, 26, 30)
+BACKGROUND_RGB = (24, 26, 30)
 TEXT_RGB = (240, 240, 240)
 HALO_RGB = (0, 0, 0)
-HOLE_RGB = (190, 190, 190)
+UNREADABLE_RGB = (190, 190, 190)
 
 
 def write_quicklooks(result: SceneResult, scene: Scene, folder: Path) -> list[str]:
     """Write quicklook.png and quicklook_detail.png into `folder`, and return their names."""
     detail = busiest_window(result.detections, scene.size)
     pictures = {
-        "quicklook.png": draw_overview(result, scene, detail),
-        "quicklook_detail.png": draw_detail(result, scene, detail),
+        QUICKLOOK_FILE: draw_overview(result, scene, detail),
+        QUICKLOOK_DETAIL_FILE: draw_detail(result, scene, detail),
     }
     for name, picture in pictures.items():
         with atomic_path(folder / name) as temporary:
@@ -41,32 +42,32 @@ def write_quicklooks(result: SceneResult, scene: Scene, folder: Path) -> list[st
 
 
 def draw_overview(result: SceneResult, scene: Scene, detail: Window) -> Image.Image:
-    """Return the scene, thinned to at most 2048 pixels, with its objects, holes and the place of the detail."""
+    """Return the scene, at most 2048 pixels a side, with objects, unreadable tiles and the frame of the detail."""
     height, width = scene.size
-    thinned = scene.overview(OVERVIEW_PX).pixels
-    zoom = max(1, -(-SMALLEST_CANVAS_PX // max(thinned.shape[:2]))) if max(scene.size) < SMALLEST_CANVAS_PX else 1
-    picture = _enlarged(thinned, zoom)
+    overview = scene.overview(OVERVIEW_PX).pixels
+    zoom = max(1, -(-MIN_CANVAS_PX // max(overview.shape[:2]))) if max(scene.size) < MIN_CANVAS_PX else 1
+    picture = _enlarged(overview, zoom)
     factors = (picture.width / width, picture.height / height)
     sheet = _Sheet(picture, result)
-    for hole in result.holes:
-        sheet.outline(_scaled(hole.window, factors), HOLE_RGB, crossed=True)
+    for tile in result.unreadable:
+        sheet.outline(_scaled(tile.window, factors), UNREADABLE_RGB, crossed=True)
     sheet.outline(_scaled(detail, factors), TEXT_RGB)
     boxes = result.detections.boxes * np.array([*factors, *factors], np.float32)
     sheet.objects(boxes, result.detections)
     title = f"{result.scene.name}, {width} x {height} px, {_counted(len(result.detections))}"
-    notes = ["White frame: the part shown in quicklook_detail.png."]
-    if result.holes:
-        notes.append(f"Crossed out: {len(result.holes)} tiles that could not be read.")
-    return sheet.finished(title, notes)
+    notes = [f"White frame: the part shown in {QUICKLOOK_DETAIL_FILE}."]
+    if result.unreadable:
+        notes.append(f"Crossed out: {len(result.unreadable)} tiles that could not be read.")
+    return sheet.finish(title, notes)
 
 
 def draw_detail(result: SceneResult, scene: Scene, window: Window) -> Image.Image:
-    """Return a part of the scene at full resolution, drawn at twice its size, with its objects."""
+    """Return a part of the scene at full resolution, enlarged at least twice, with its objects."""
     try:
         pixels = scene.read(window).pixels
-    except SceneError:  # a hole; its frame and objects are still worth seeing
-        pixels = np.full((window.height, window.width, 3), HOLE_RGB, np.uint8)
-    picture = _enlarged(pixels, max(DETAIL_ZOOM, -(-SMALLEST_CANVAS_PX // max(pixels.shape[:2]))))
+    except SceneError:  # unreadable; its objects are drawn on gray
+        pixels = np.full((window.height, window.width, 3), UNREADABLE_RGB, np.uint8)
+    picture = _enlarged(pixels, max(DETAIL_ZOOM, -(-MIN_CANVAS_PX // max(pixels.shape[:2]))))
     zoom = picture.width / window.width
     inside = _inside(result.detections.boxes, window)
     shown = result.detections.select(inside)
@@ -74,11 +75,11 @@ def draw_detail(result: SceneResult, scene: Scene, window: Window) -> Image.Imag
     sheet = _Sheet(picture, result)
     sheet.objects(boxes, shown)
     title = f"{result.scene.name}, columns {window.left} to {window.right}, rows {window.top} to {window.bottom}, "
-    return sheet.finished(title + _counted(len(shown)), [f"Every pixel of the scene is {zoom:g} x {zoom:g} here."])
+    return sheet.finish(title + _counted(len(shown)), [f"Each pixel of the scene is {zoom:g} x {zoom:g} pixels here."])
 
 
 def busiest_window(detections: Detections, size: tuple[int, int]) -> Window:
-    """Return the window of at most 512x512 pixels, inside a scene of `size`, with the most and surest objects."""
+    """Return the window of at most 512x512 pixels, in a scene of `size`, with the largest sum of scores."""
     height, width = min(DETAIL_PX, size[0]), min(DETAIL_PX, size[1])
     if not len(detections):
         return Window((size[0] - height) // 2, (size[1] - width) // 2, height, width)
@@ -91,9 +92,9 @@ def busiest_window(detections: Detections, size: tuple[int, int]) -> Window:
     sums = np.lib.stride_tricks.sliding_window_view(weights, (4, 4)).sum(axis=(2, 3))
     row, column = np.unravel_index(int(np.argmax(sums)), sums.shape)
     inside = (cells[:, 1] >= row) & (cells[:, 1] < row + 4) & (cells[:, 0] >= column) & (cells[:, 0] < column + 4)
-    middle = (centers[inside].min(axis=0) + centers[inside].max(axis=0)) / 2.0
-    top = int(np.clip(round(float(middle[1]) - height / 2), 0, size[0] - height))
-    left = int(np.clip(round(float(middle[0]) - width / 2), 0, size[1] - width))
+    center = (centers[inside].min(axis=0) + centers[inside].max(axis=0)) / 2.0
+    top = int(np.clip(round(float(center[1]) - height / 2), 0, size[0] - height))
+    left = int(np.clip(round(float(center[0]) - width / 2), 0, size[1] - width))
     return Window(top, left, height, width)
 
 
@@ -104,17 +105,14 @@ class _Rect:
     x2: float
     y2: float
 
-    def covers_some(self, boxes: Array) -> bool:
-        """Return whether any of boxes [n, 4] lies at least partly under this."""
+    def overlaps_any(self, boxes: Array) -> bool:
+        """Return whether the rectangle overlaps any of boxes [n, 4]."""
         x1, y1, x2, y2 = boxes.T
         return bool(((self.x1 < x2) & (x1 < self.x2) & (self.y1 < y2) & (y1 < self.y2)).any())
 
-    def meets(self, other: "_Rect") -> bool:
-        return self.x1 < other.x2 and other.x1 < self.x2 and self.y1 < other.y2 and other.y1 < self.y2
-
 
 class _Sheet:
-    """A picture being drawn on, to which a title and a legend are added."""
+    """A picture with drawings, a title and a legend."""
 
     def __init__(self, picture: Image.Image, result: SceneResult) -> None:
         self._picture = picture
@@ -123,12 +121,12 @@ class _Sheet:
         self._counts = np.zeros(len(result.classes), int)
         self._font = ImageFont.load_default(15)
         self._unit = max(1.0, picture.width / 1100)
-        """Title and legend grow with the picture, as it is looked at from further away."""
+        """Size factor of title and legend, which grow with the picture."""
         self._legend = ImageFont.load_default(15 * self._unit)
         self._title = ImageFont.load_default(19 * self._unit)
 
     def outline(self, box: _Rect, color: tuple[int, int, int], *, crossed: bool = False) -> None:
-        """Draw a frame, and a cross through it when asked."""
+        """Draw a frame, optionally with a cross."""
         self._draw.rectangle((box.x1 - 1, box.y1 - 1, box.x2 + 1, box.y2 + 1), outline=HALO_RGB, width=4)
         self._draw.rectangle((box.x1, box.y1, box.x2, box.y2), outline=color, width=2)
         if crossed:
@@ -136,32 +134,37 @@ class _Sheet:
             self._draw.line((box.x1, box.y2, box.x2, box.y1), fill=color, width=2)
 
     def objects(self, boxes: Array, detections: Detections) -> None:
-        """Draw boxes, and the names of as many as have room, the surest first."""
+        """Draw boxes, and labels where there is space, in descending order of score."""
         self._counts += np.bincount(detections.labels, minlength=len(self._classes))
-        rects = [_at_least(_Rect(*map(float, box)), LEAST_BOX_PX) for box in boxes]
+        rects = [_at_least(_Rect(*map(float, box)), MIN_BOX_PX) for box in boxes]
         for rect, label in reversed(list(zip(rects, detections.labels.tolist(), strict=True))):
             self._draw.rectangle((rect.x1 - 2, rect.y1 - 2, rect.x2 + 2, rect.y2 + 2), outline=HALO_RGB, width=4)
             self._draw.rectangle(
                 (rect.x1 - 1, rect.y1 - 1, rect.x2 + 1, rect.y2 + 1), outline=class_color(label), width=2
             )
-        taken: list[_Rect] = []
-        drawn = np.array([[rect.x1, rect.y1, rect.x2, rect.y2] for rect in rects[:MOST_NAMES]]).reshape(-1, 4)
+        occupied = np.array([[rect.x1, rect.y1, rect.x2, rect.y2] for rect in rects[:MAX_LABELS]]).reshape(-1, 4)
+        labels = 0
         for rect, label, score in zip(rects, detections.labels.tolist(), detections.scores.tolist(), strict=True):
-            if len(taken) < MOST_NAMES:
-                self._name(rect, f"{self._classes[label]} {score:.2f}", class_color(label), taken, drawn)
+            text = f"{self._classes[label]} {score:.2f}"
+            if (
+                labels < MAX_LABELS
+                and (drawn := self._draw_label(rect, text, class_color(label), occupied)) is not None
+            ):
+                occupied = np.concatenate([occupied, [[drawn.x1, drawn.y1, drawn.x2, drawn.y2]]])
+                labels += 1
 
-    def finished(self, title: str, notes: list[str]) -> Image.Image:
-        """Return the picture with its title above and its legend below."""
-        width = max(self._picture.width, SMALLEST_CANVAS_PX)
+    def finish(self, title: str, notes: list[str]) -> Image.Image:
+        """Return the picture with the title above and the legend below."""
+        width = max(self._picture.width, MIN_CANVAS_PX)
         entries = [
             (name, int(count), class_color(label))
             for label, (name, count) in enumerate(zip(self._classes, self._counts, strict=True))
         ]
-        rows = self._laid_out(entries, width)
+        rows = self._legend_rows(entries, width)
         margin, line = round(MARGIN_PX * self._unit), round(26 * self._unit)
         head = line + margin
         foot = line * (len(rows) + len(notes)) + 2 * margin
-        sheet = Image.new("RGB", (width, head + self._picture.height + foot), BAND_RGB)
+        sheet = Image.new("RGB", (width, head + self._picture.height + foot), BACKGROUND_RGB)
         sheet.paste(self._picture, (0, head))
         draw = ImageDraw.Draw(sheet)
         draw.text((margin, margin // 2), title, fill=TEXT_RGB, font=self._title)
@@ -176,10 +179,10 @@ class _Sheet:
             y += line
         return sheet
 
-    def _laid_out(
+    def _legend_rows(
         self, entries: list[tuple[str, int, tuple[int, int, int]]], width: int
     ) -> list[list[tuple[float, str, tuple[int, int, int]]]]:
-        """Return the legend's rows: where each entry starts, its text and its color."""
+        """Return the rows of the legend: x position, text and color of each entry."""
         rows: list[list[tuple[float, str, tuple[int, int, int]]]] = [[]]
         start = float(round(MARGIN_PX * self._unit))
         x = start
@@ -193,19 +196,17 @@ class _Sheet:
             x += needed
         return rows
 
-    def _name(self, box: _Rect, text: str, color: tuple[int, int, int], taken: list[_Rect], drawn: Array) -> None:
+    def _draw_label(self, box: _Rect, text: str, color: tuple[int, int, int], occupied: Array) -> _Rect | None:
+        """Draw a label above or below a box if there is space, and return its rectangle."""
         length, height = self._font.getlength(text) + 6, 19
         x = min(max(0.0, box.x1 - 2), max(0.0, self._picture.width - length))
         for y in (box.y1 - height - 3, box.y2 + 3):
-            place = _Rect(x, y, x + length, y + height)
-            if y < 0 or y + height > self._picture.height or any(place.meets(other) for other in taken):
-                continue
-            if place.covers_some(drawn):
-                continue
-            taken.append(place)
-            self._draw.rectangle((place.x1, place.y1, place.x2, place.y2), fill=HALO_RGB)
-            self._draw.text((place.x1 + 3, place.y1), text, fill=color, font=self._font)
-            return
+            rect = _Rect(x, y, x + length, y + height)
+            if y >= 0 and y + height <= self._picture.height and not rect.overlaps_any(occupied):
+                self._draw.rectangle((rect.x1, rect.y1, rect.x2, rect.y2), fill=HALO_RGB)
+                self._draw.text((rect.x1 + 3, rect.y1), text, fill=color, font=self._font)
+                return rect
+        return None
 
 
 def _counted(n: int) -> str:
@@ -220,17 +221,18 @@ def _enlarged(pixels: Array, zoom: int) -> Image.Image:
 
 
 def _scaled(window: Window, factors: tuple[float, float]) -> _Rect:
-    across, down = factors
-    return _Rect(window.left * across, window.top * down, window.right * across - 1, window.bottom * down - 1)
+    fx, fy = factors
+    return _Rect(window.left * fx, window.top * fy, window.right * fx - 1, window.bottom * fy - 1)
 
 
 def _at_least(rect: _Rect, side: float) -> _Rect:
-    """Return a rectangle of at least `side` each way, around the same center."""
-    right, down = max(0.0, side - (rect.x2 - rect.x1)) / 2, max(0.0, side - (rect.y2 - rect.y1)) / 2
-    return _Rect(rect.x1 - right, rect.y1 - down, rect.x2 + right, rect.y2 + down)
+    """Return a rectangle with the same center and sides of at least `side`."""
+    dx, dy = max(0.0, side - (rect.x2 - rect.x1)) / 2, max(0.0, side - (rect.y2 - rect.y1)) / 2
+    return _Rect(rect.x1 - dx, rect.y1 - dy, rect.x2 + dx, rect.y2 + dy)
 
 
 def _inside(boxes: Array, window: Window) -> Array:
+    """Return which boxes [n, 4] have their center in a window, bool [n]."""
     centers = (boxes[:, :2] + boxes[:, 2:]) / 2.0
     low = np.array([window.left, window.top])
     high = np.array([window.right, window.bottom])

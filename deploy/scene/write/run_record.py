@@ -1,105 +1,217 @@
-"""run.json: how the files beside it were made."""
+"""Run record: run.json, which states how the files beside it were made."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import ValidationError
 
 from deploy.engines.engine import EngineInfo
 from deploy.scene.ground_truth import SceneScore
-from deploy.scene.read.scene import Scene
-from deploy.scene.result import SceneResult
-from deploy.scene.run.row_ranges import BATCHES_PER_BAND
+from deploy.scene.read.scene import Scene, SceneInfo
+from deploy.scene.result import SceneResult, UnreadableTile
+from deploy.scene.run.row_ranges import BATCHES_PER_RANGE
 from deploy.scene.settings import DetectionSettings
-from deploy.scene.write.output_folder import PRODUCER
+from deploy.scene.write.file_names import PRODUCER, RUN_FILE
 from export.bundle.bundle import MANIFEST_NAME
 from ifkd import __version__
+from ifkd.core.config import Schema
+from ifkd.core.errors import DataError
 from ifkd.core.files import sha256_of
+from ifkd.imagery.contrast import ContrastStretch
+
+SCHEMA_VERSION: Literal[2] = 2
+
+
+class BundleReference(Schema):
+    """The bundle of a run."""
+
+    path: str
+    manifest_sha256: str
+
+    @classmethod
+    def of_folder(cls, folder: Path) -> "BundleReference":
+        """Return the reference of a bundle's folder."""
+        return cls(path=str(folder), manifest_sha256=sha256_of(folder / MANIFEST_NAME))
+
+
+class SceneRecord(Schema):
+    """The scene of a run."""
+
+    name: str
+    path: str
+    driver: str
+    height_px: int
+    width_px: int
+    dtype: str
+    bands: tuple[int, ...]
+    """Bands that were read as red, green and blue."""
+    nodata: str | None
+    contrast_stretch: ContrastStretch
+    """Conversion of values to uint8."""
+    crs: str | None
+    """None without a georeference; so are the next three."""
+    georeference: Literal["transform", "gcps"] | None
+    transform: tuple[float, float, float, float, float, float] | None
+    """From (column, row) to map coordinates, in the order of `affine.Affine`; None with ground control points."""
+    gsd_m: float | None
+    """Ground sample distance at the center, meters."""
+
+    @classmethod
+    def of(cls, scene: SceneInfo) -> "SceneRecord":
+        """Return the record of a scene."""
+        georeference = scene.georeference
+        transform = None if georeference is None else georeference.transform
+        return cls(
+            name=scene.name,
+            path=scene.path,
+            driver=scene.driver,
+            height_px=scene.size[0],
+            width_px=scene.size[1],
+            dtype=scene.dtype,
+            bands=scene.bands,
+            nodata=None if scene.nodata is None else repr(scene.nodata),
+            contrast_stretch=scene.stretch,
+            crs=None if georeference is None else georeference.crs.to_string(),
+            georeference=None if georeference is None else ("gcps" if georeference.gcps else "transform"),
+            transform=None if transform is None else tuple(transform)[:6],
+            gsd_m=None if georeference is None else georeference.gsd_m(scene.size),
+        )
+
+
+class TilesRecord(Schema):
+    """The tiles of a run."""
+
+    count: int
+    height_px: int
+    """Scene pixels."""
+    width_px: int
+    overlap_px: int
+    empty: int
+    """Tiles without data."""
+    outside_aoi: int
+    resumed_rows: int
+    """Rows that an earlier run had finished."""
+    retried_row_ranges: int
+    """Row ranges that ran again because their engine was lost."""
+    unreadable: tuple[UnreadableTile, ...]
+
+
+class RunRecord(Schema):
+    """Content of run.json."""
+
+    schema_version: Literal[2] = SCHEMA_VERSION
+    producer: str
+    bundle: BundleReference
+    engine: EngineInfo
+    scene: SceneRecord
+    settings: DetectionSettings
+    tiles: TilesRecord
+    category_ids: tuple[int, ...]
+    """COCO category id by label."""
+    objects: int
+    """Number of detections."""
+    objects_per_class: dict[str, int]
+    score: SceneScore | None
+    """Metrics of the detections, if there were labels."""
+    seconds: dict[str, float]
+    """By stage."""
+    files: tuple[str, ...]
+    """Names of the files beside run.json."""
+
+
+def make_run_record(
+    result: SceneResult, *, bundle: Path, files: Sequence[str], score: SceneScore | None, write_seconds: float
+) -> RunRecord:
+    """Return the run record of a result.
+
+    Args:
+        result: The result.
+        bundle: Folder of the bundle.
+        files: Names of the files beside run.json.
+        score: Metrics of the detections, if there were labels.
+        write_seconds: Duration of writing the files.
+    """
+    seconds = {**result.seconds, "write": write_seconds}
+    seconds["total"] += write_seconds
+    grid = result.grid
+    return RunRecord(
+        producer=f"{PRODUCER} {__version__}",
+        bundle=BundleReference.of_folder(bundle),
+        engine=result.engine,
+        scene=SceneRecord.of(result.scene),
+        settings=result.settings,
+        tiles=TilesRecord(
+            count=len(grid),
+            height_px=grid.tile_px[0],
+            width_px=grid.tile_px[1],
+            overlap_px=grid.overlap_px,
+            empty=result.empty,
+            outside_aoi=result.outside,
+            resumed_rows=result.resumed_rows,
+            retried_row_ranges=result.retries,
+            unreadable=result.unreadable,
+        ),
+        category_ids=result.category_ids,
+        objects=len(result.detections),
+        objects_per_class=result.counts(),
+        score=score,
+        seconds={stage: round(value, 6) for stage, value in seconds.items()},
+        files=tuple(files),
+    )
+
+
+def read_run_record(folder: Path) -> RunRecord:
+    """Read the run record of an output folder.
+
+    Raises:
+        DataError: The record is missing or invalid, or has another schema version.
+    """
+    path = folder / RUN_FILE
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DataError(f"{folder} has no {RUN_FILE}", expected=f"an output folder of `{PRODUCER}`") from error
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read ({error})") from error
+    version = content.get("schema_version") if isinstance(content, dict) else None
+    if version != SCHEMA_VERSION:
+        raise DataError(
+            f"{path} is not a run record of this version",
+            got=f"schema version {version}" if version is not None else "another file",
+            expected=f"schema version {SCHEMA_VERSION}",
+            hint=f"Create it again with `{PRODUCER}`.",
+        )
+    try:
+        return RunRecord.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise DataError(
+            f"{path} is invalid at {key} ({first['msg']})", hint=f"Create it again with `{PRODUCER}`."
+        ) from error
 
 
 def run_identity(
     bundle: Path, scene: Scene, engine: EngineInfo, settings: DetectionSettings, batch: int
 ) -> dict[str, Any]:
-    """Return what the detections of a run depend on: it may go on from a journal only where all of this is the same."""
+    """Return everything that the detections of a run depend on; a run can be resumed only if all of it is the same."""
     info = scene.info
     return {
         "program": f"{PRODUCER} {__version__}",
         "bundle": {"manifest_sha256": sha256_of(bundle / MANIFEST_NAME)},
         "engine": asdict(engine),
         "batch": batch,
-        "batches_per_band": BATCHES_PER_BAND,
+        "batches_per_range": BATCHES_PER_RANGE,
         "scene": {
             "name": info.name,
             "size": list(info.size),
             "files": scene.files(),
             "bands": list(info.bands),
             "nodata": repr(info.nodata),
-            "scaling": asdict(info.scaling),
+            "contrast_stretch": asdict(info.stretch),
         },
         "settings": settings.model_dump(mode="json"),
-    }
-
-
-def run_record(
-    result: SceneResult,
-    *,
-    bundle: Path,
-    files: Sequence[str],
-    score: SceneScore | None,
-    write_seconds: float,
-) -> dict[str, Any]:
-    """Return the content of run.json.
-
-    Args:
-        result: What was found.
-        bundle: The bundle's folder.
-        files: Names of the files written beside it.
-        score: The result against labels, where there are any.
-        write_seconds: Time spent on writing.
-    """
-    scene = result.scene
-    georeference = scene.georeference
-    seconds = {**result.seconds, "write": write_seconds}
-    seconds["total"] += write_seconds
-    return {
-        "schema_version": 1,
-        "producer": f"{PRODUCER} {__version__}",
-        "bundle": {"path": str(bundle), "manifest_sha256": sha256_of(bundle / MANIFEST_NAME)},
-        "engine": asdict(result.engine),
-        "scene": {
-            "name": scene.name,
-            "path": scene.path,
-            "driver": scene.driver,
-            "height_px": scene.size[0],
-            "width_px": scene.size[1],
-            "dtype": scene.dtype,
-            "bands": list(scene.bands),
-            "nodata": None if scene.nodata is None else repr(scene.nodata),
-            "scaling": asdict(scene.scaling),
-            "crs": None if georeference is None else georeference.crs.to_string(),
-            "georeference": None if georeference is None else ("gcps" if georeference.gcps else "transform"),
-            "transform": None
-            if georeference is None or georeference.transform is None
-            else list(georeference.transform)[:6],
-            "gsd_m": None if georeference is None else georeference.gsd_m(scene.size),
-        },
-        "settings": result.settings.model_dump(mode="json"),
-        "tiles": {
-            "count": len(result.grid),
-            "side_px": list(result.grid.tile_px),
-            "overlap_px": result.grid.overlap_px,
-            "empty": result.skipped,
-            "outside": result.outside,
-            "rows_from_journal": result.resumed_rows,
-            "retries": result.retries,
-            "holes": [
-                {"tile": hole.tile, "window": asdict(hole.window), "problem": hole.problem} for hole in result.holes
-            ],
-        },
-        "category_ids": list(result.category_ids),
-        "objects": len(result.detections),
-        "objects_per_class": result.counts(),
-        "score": None if score is None else score.model_dump(mode="json"),
-        "seconds": {stage: round(value, 6) for stage, value in seconds.items()},
-        "files": list(files),
     }

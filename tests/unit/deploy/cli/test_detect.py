@@ -20,19 +20,17 @@ from rasterio.errors import NotGeoreferencedWarning
 
 from deploy.cli.main import main
 from deploy.scene.run.pipeline import detect
-from deploy.scene.write.output_folder import RUN_NAME, STAGE_NAME
-from deploy.scene.write.writers import FILE_NAMES
+from deploy.scene.write.file_names import DETECTION_FILES, RUN_FILE, STATE_FOLDER
 
 OBJECTS = [(5, 5, 17, 15, 0), (50, 40, 68, 52, 1), (120, 118, 140, 130, 0), (190, 160, 200, 170, 0)]
 PIXELS = sea(170, 200, OBJECTS)
-EVERYTHING = {*FILE_NAMES.values(), RUN_NAME, "quicklook.png", "quicklook_detail.png", "map.html"}
+EVERYTHING = {*DETECTION_FILES.values(), RUN_FILE, "quicklook.png", "quicklook_detail.png", "map.html"}
 LOCAL = 'LOCAL_CS["drawing",UNIT["metre",1]]'
 
 
 @pytest.fixture(autouse=True)
 def fake_engine(monkeypatch):
     monkeypatch.setattr("deploy.engines.open_engine", lambda *_, **__: CountingEngine())
-    monkeypatch.setattr("deploy.scene.run.pipeline.open_engine", lambda *_, **__: CountingEngine())
 
 
 @pytest.fixture
@@ -63,7 +61,7 @@ def test_everything_is_written_and_said(call, scene, out):
     code, printed, _ = call(scene)
     assert code == 0
     assert {path.name for path in out.iterdir()} == EVERYTHING
-    assert "4 objects in harbor.tif (200 x 170 px, 20 tiles looked at, 0 empty)" in printed
+    assert "4 objects in harbor.tif (200 x 170 px, 20 tiles processed, 0 empty)" in printed
     assert "  cargo: 3\n  tanker: 1\n" in printed
     assert f"Results: {out} (detections.geojson, " in printed
 
@@ -153,30 +151,30 @@ def test_csv_has_pixels_and_places(call, scene, out):
 
 def test_run_json_says_how_it_was_made(call, scene, out, bundle):
     call(scene, "--score-threshold", 0.4, "--overlap-px", 24, "--batch", 2)
-    run = json.loads((out / RUN_NAME).read_text())
+    run = json.loads((out / RUN_FILE).read_text())
     assert run["producer"].startswith("ifkd detect ")
     assert run["settings"]["overlap_px"] == 24
     assert run["settings"]["selection"]["score_threshold"] == 0.4
     assert run["engine"]["sha256"] == "f" * 64
     assert run["scene"]["crs"] == UTM
     assert run["scene"]["gsd_m"] == pytest.approx(2.0, rel=0.01)
-    assert run["scene"]["scaling"]["rule"] == "as is"
+    assert run["scene"]["contrast_stretch"]["rule"] == "as is"
     assert run["objects_per_class"] == {"cargo": 3, "tanker": 1}
     assert run["tiles"]["count"] == 20
     assert set(run["seconds"]) >= {"read", "preprocess", "infer", "decode", "merge", "write", "total"}
-    assert {*run["files"], RUN_NAME} == EVERYTHING
+    assert {*run["files"], RUN_FILE} == EVERYTHING
 
 
 def test_json_prints_run_json(call, scene, out):
     code, printed, _ = call(scene, "--json")
     assert code == 0
-    assert json.loads(printed) == json.loads((out / RUN_NAME).read_text())
+    assert json.loads(printed) == json.loads((out / RUN_FILE).read_text())
 
 
 def test_two_runs_give_the_same_bytes(call, scene, tmp_path):
     call(scene, out=tmp_path / "one")
     call(scene, "--batch", 1, out=tmp_path / "two")
-    for name in EVERYTHING - {RUN_NAME}:
+    for name in EVERYTHING - {RUN_FILE}:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
 
 
@@ -186,7 +184,7 @@ def test_formats_are_chosen_and_stale_ones_go(call, scene, out):
     code, _, _ = call(scene, "--format", "csv", "coco")
     assert code == 0
     assert {path.name for path in out.iterdir()} == {
-        "detections.csv", "detections.coco.json", "quicklook.png", "quicklook_detail.png", "map.html", RUN_NAME,
+        "detections.csv", "detections.coco.json", "quicklook.png", "quicklook_detail.png", "map.html", RUN_FILE,
         "notes.txt",
     }  # fmt: skip
 
@@ -196,17 +194,17 @@ def test_files_of_others_are_not_overwritten(call, scene, out):
     (out / "detections.csv").write_text("precious")
     code, _, said = call(scene)
     assert code == 2
-    assert "holds detections.csv, not written by ifkd detect. Choose another folder with --out" in said
+    assert "has detections.csv, not written by ifkd detect.\nhint: Choose another folder with --out" in said
     assert (out / "detections.csv").read_text() == "precious"
-    (out / RUN_NAME).write_text('{"producer": "somebody else"}')
+    (out / RUN_FILE).write_text('{"producer": "somebody else"}')
     assert call(scene)[0] == 2
 
 
 def test_a_run_that_was_cut_off_is_taken_over(call, scene, out):
     call(scene)
-    (out / RUN_NAME).unlink()
-    (out / STAGE_NAME).mkdir()
-    (out / STAGE_NAME / "detections.csv").write_text("half")
+    (out / RUN_FILE).unlink()
+    (out / STATE_FOLDER).mkdir()
+    (out / STATE_FOLDER / "detections.csv").write_text("half")
     assert call(scene)[0] == 0
     assert {path.name for path in out.iterdir()} == EVERYTHING
 
@@ -231,7 +229,7 @@ def test_a_scene_without_coordinates_gets_pixels_and_one_clear_line(call, tmp_pa
     code, _, said = call(plain(tmp_path))
     assert code == 0
     assert {path.name for path in out.iterdir()} == EVERYTHING - {"detections.geojson", "detections.gpkg"}
-    line = "ifkd: No geojson and gpkg: plain.tif has no coordinate system, so its objects have no place on the map.\n"
+    line = "ifkd: No geojson and gpkg: plain.tif has no coordinate system, so its objects have no map coordinates.\n"
     assert line in said
     header = (out / "detections.csv").read_text().splitlines()[0]
     assert header == "class_id,class_name,score,x1_px,y1_px,x2_px,y2_px,tile"
@@ -242,7 +240,7 @@ def test_a_map_format_of_a_scene_without_coordinates_is_refused_before_the_work(
     code, _, said = call(plain(tmp_path), "--format", name, "csv")
     assert code == 2
     assert f"plain.tif cannot be written as {name}: plain.tif has no coordinate system" in said
-    assert "Ask for --format coco csv" in said
+    assert "Use --format coco csv" in said
     assert not out.exists()
 
 
@@ -250,11 +248,13 @@ def test_a_system_without_a_path_to_wgs84_gets_its_own_geopackage(call, tmp_path
     path = write_tif(tmp_path / "local.tif", PIXELS, crs=LOCAL, transform=Affine(1, 0, 100, 0, -1, 200))
     code, _, said = call(path)
     assert code == 0
-    assert "No geojson: the coordinate system 'drawing' has no path to WGS84." in said
+    assert "No geojson: the coordinate system 'drawing' cannot be converted to WGS84." in said
     assert len(pyogrio.read_dataframe(out / "detections.gpkg")) == 4
     code, _, said = call(path, "--format", "geojson", out=tmp_path / "other")
     assert code == 2
-    assert "local.tif cannot be written as geojson: the coordinate system 'drawing' has no path to WGS84" in said
+    assert (
+        "local.tif cannot be written as geojson: the coordinate system 'drawing' cannot be converted to WGS84" in said
+    )
 
 
 def test_gcps_place_objects(call, tmp_path, out):
@@ -268,7 +268,7 @@ def test_gcps_place_objects(call, tmp_path, out):
     frame = geopandas.read_file(out / "detections.geojson")
     west, south, east, north = frame.total_bounds
     assert [west, south, east, north] == pytest.approx([10.005, 49.83, 10.2, 49.995], abs=1e-6)
-    assert json.loads((out / RUN_NAME).read_text())["scene"]["georeference"] == "gcps"
+    assert json.loads((out / RUN_FILE).read_text())["scene"]["georeference"] == "gcps"
 
 
 def test_a_scene_over_the_antimeridian(call, tmp_path, out):
@@ -290,7 +290,7 @@ def test_labels_score_the_scene(call, scene, tmp_path, out):
     truth.write_text(json.dumps(labels("harbor.tif", extra=[kayak, missed])))
     code, printed, _ = call(scene, "--ground-truth", truth)
     assert code == 0
-    score = json.loads((out / RUN_NAME).read_text())["score"]
+    score = json.loads((out / RUN_FILE).read_text())["score"]
     assert (score["objects"], score["unknown_objects"], score["image_id"]) == (5, 1, 11)
     assert (score["precision"], score["recall"], score["f1"]) == (1.0, 0.8, pytest.approx(8 / 9))
     assert score["per_class"]["cargo"]["recall"] == 0.75
@@ -309,7 +309,7 @@ def test_objects_of_unknown_classes_excuse_what_is_found_on_them(call, scene, tm
     truth = tmp_path / "truth.json"
     truth.write_text(json.dumps(content))
     call(scene, "--ground-truth", truth)
-    score = json.loads((out / RUN_NAME).read_text())["score"]
+    score = json.loads((out / RUN_FILE).read_text())["score"]
     assert (score["precision"], score["recall"], score["ap50"]) == pytest.approx((1.0, 1.0, 1.0))
     assert score["per_class"]["tanker"] == {
         "mean_ap": None, "ap50": None, "ap75": None, "precision": None, "recall": None, "f1": None,
@@ -321,7 +321,7 @@ def test_objects_of_unknown_classes_excuse_what_is_found_on_them(call, scene, tm
     ("change", "message"),
     [
         ({"file_name": "other.tif"}, None),  # the only image is taken to be the scene
-        ({"height": 171}, r"are those of another raster: got 200x171 \(width x height\), expected 200x170"),
+        ({"height": 171}, r"are of another raster: got 200x171 \(width x height\), expected 200x170"),
     ],
 )
 def test_labels_of_another_scene_are_refused_before_the_work(call, scene, tmp_path, change, message):
@@ -337,7 +337,7 @@ def test_labels_of_another_scene_are_refused_before_the_work(call, scene, tmp_pa
     truth.write_text(json.dumps(content))
     code, _, said = call(scene, "--ground-truth", truth)
     assert code == 2
-    assert "lists no images of the name harbor.tif: expected one" in said
+    assert "lists no images with the name harbor.tif: expected one" in said
 
 
 def test_a_truncated_scene_is_searched_as_far_as_it_goes(call, tmp_path, out):
@@ -345,16 +345,18 @@ def test_a_truncated_scene_is_searched_as_far_as_it_goes(call, tmp_path, out):
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * 0.7)])
     code, printed, said = call(path, "--json")
     assert code == 1
-    assert "10 of 20 tiles of cut.tif could not be read; the rest was searched and written. The first is r2c0" in said
-    run = json.loads((out / RUN_NAME).read_text())
+    assert (
+        "10 of 20 tiles of cut.tif could not be read; the results of the others are written. The first is r2c0" in said
+    )
+    run = json.loads((out / RUN_FILE).read_text())
     assert json.loads(printed) == run
-    assert [hole["tile"] for hole in run["tiles"]["holes"]][:2] == ["r2c0", "r2c1"]
+    assert [tile["tile"] for tile in run["tiles"]["unreadable"]][:2] == ["r2c0", "r2c1"]
     assert {path.name for path in out.iterdir()} == EVERYTHING
     assert len(pyogrio.read_dataframe(out / "detections.gpkg")) == 2
     shutil.rmtree(out)
     code, _, said = call(path, "--strict")
     assert code == 2
-    assert "This run is strict, so it stops here" in said
+    assert "The run stops here because of --strict" in said
     assert list(out.iterdir()) == []
 
 
@@ -371,7 +373,7 @@ def test_bad_scenes_are_said_in_one_line(call, tmp_path, out, make, message):
     make(tmp_path / "bad.tif")
     code, printed, said = call(tmp_path / "bad.tif")
     assert (code, printed) == (2, "")
-    assert re.match(rf"ifkd: .*{message}", said)
+    assert re.match(rf"error: .*{message}", said)
     assert said.count("\n") == 1
     assert not out.exists()
 
@@ -384,7 +386,7 @@ def test_bad_scenes_are_said_in_one_line(call, tmp_path, out, make, message):
         (("--batch", 9), "The batch does not fit the engine: got 9, expected 1 to 4"),
         (("--bands", 1, 2), "got 1 2, expected one or three of 1 2 3"),
         (("--scale-range", 9, 1), "the lower first: got 9 1"),
-        (("--gsd-m", 0.5), "does not say the ground sample distance"),
+        (("--gsd-m", 0.5), "does not state the ground sample distance"),
     ],
 )
 def test_settings_that_do_not_fit_are_said(call, scene, options, message):
@@ -408,7 +410,7 @@ def test_small_scenes(call, tmp_path, out, size):
 def test_a_scene_of_nodata(call, tmp_path, out):
     code, printed, _ = call(write_tif(tmp_path / "empty.tif", np.zeros((90, 90), np.uint16), nodata=0))
     assert code == 0
-    assert "0 objects in empty.tif (90 x 90 px, 0 tiles looked at, 4 empty)" in printed
+    assert "0 objects in empty.tif (90 x 90 px, 0 tiles processed, 4 empty)" in printed
 
 
 def test_a_geodataframe_is_the_geopackage(bundle, scene, call, out):
@@ -436,8 +438,8 @@ def test_tiles_of_another_size_are_taken_where_the_bundle_takes_them(scene, tmp_
     monkeypatch.setattr("deploy.engines.open_engine", lambda *_, **__: engine)
     several = write_bundle(tmp_path / "several", sides=[32, 128]).path
     assert main(["detect", str(several), str(scene), "--out", str(out), "--tile", "96"]) == 0
-    record = json.loads((out / RUN_NAME).read_text())
-    assert (record["tiles"]["side_px"], record["settings"]["tile_px"], record["objects"]) == ([96, 96], [96, 96], 4)
+    record = json.loads((out / RUN_FILE).read_text())
+    assert (record["tiles"]["height_px"], record["settings"]["tile_px"], record["objects"]) == (96, [96, 96], 4)
     assert {tiles.shape[2:] for tiles in engine.batches} == {(96, 96)}
     capsys.readouterr()
     assert main(["detect", str(several), str(scene), "--out", str(out), "--tile", "160"]) == 2

@@ -8,17 +8,17 @@ from pathlib import Path
 import fsspec
 import numpy as np
 import pytest
-from deploy.cluster.result_store import RemoteStore
-from deploy.cluster.scene_list import read_sources
-from fakes.fake_scene import BrittleEngine, CountingEngine, StopError, sea, write_bundle, write_tif
-from fakes.http_range_server import served
+from fakes.fake_scene import CountingEngine, FailingEngine, FakeEngineError, sea, write_bundle, write_tif
+from fakes.http_range_server import serve_folder
 
 from deploy.cli.main import main
 from deploy.cluster.completed_scenes import CompletedScenes
-from deploy.cluster.summary import SceneEntry, summarize
-from deploy.cluster.summary_page import SUMMARY_NAMES, render
-from deploy.scene.write.output_folder import RUN_NAME, STAGE_NAME
-from deploy.scene.write.writers import RESULT_NAMES
+from deploy.cluster.summary import EnginesRecord, SceneEntry, summarize
+from deploy.cluster.summary_page import render
+from deploy.scene.read.scene_list import read_sources
+from deploy.scene.write.file_names import RESULT_FILES, RUN_FILE, STATE_FOLDER
+from deploy.scene.write.result_store import RemoteStore
+from deploy.scene.write.run_record import BundleReference
 from ifkd.core.errors import OutputError
 from ifkd.imagery.address import parse_source
 from ifkd.imagery.raster import RasterFile
@@ -51,22 +51,22 @@ def call(bundle, tmp_path, monkeypatch, capsys):
 
 
 def files(folder):
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.name in RESULT_NAMES}
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.name in RESULT_FILES}
 
 
 def test_every_scene_gets_the_files_of_a_run_of_its_own(call, scenes, tmp_path):
     code, printed, said, _ = call(scenes / "*.tif")
     assert code == 0
     out = tmp_path / "out"
-    assert {path.name for path in out.iterdir()} == {"s0", "s1", "s2", "s3", *SUMMARY_NAMES}
+    assert {path.name for path in out.iterdir()} == {"s0", "s1", "s2", "s3", "summary.json", "summary.html"}
     for name in ("s0", "s1", "s2", "s3"):
         call(scenes / f"{name}.tif", out=tmp_path / name)
         assert files(out / name) == files(tmp_path / name)
-        assert set(files(out / name)) == set(RESULT_NAMES)
+        assert set(files(out / name)) == set(RESULT_FILES)
     assert "8 objects in 4 of 4 scenes" in printed
     assert re.search(r"ifkd: \[4/4\] s3: 2 objects in ", said)
     summary = json.loads((out / "summary.json").read_text())
-    assert (summary["scenes"], summary["done"], summary["failed"], summary["holes"]) == (4, 4, 0, 0)
+    assert (summary["scenes"], summary["done"], summary["failed"], summary["unreadable_tiles"]) == (4, 4, 0, 0)
     assert summary["objects_per_class"] == {"cargo": 6, "tanker": 2}
     # The pixels of the scenes are 2 m in UTM, which near the central meridian is 2 m on the ground.
     assert summary["km2"] == pytest.approx(4 * 170 * 200 * 4e-6, rel=0.01)
@@ -82,7 +82,7 @@ def test_a_broken_scene_is_named_and_the_others_go_on(call, scenes, tmp_path):
     assert code == 1
     summary = json.loads(printed)
     assert summary == json.loads((tmp_path / "out" / "summary.json").read_text())
-    assert [(entry["name"], entry["state"], entry["holes"]) for entry in summary["entries"]] == [
+    assert [(entry["name"], entry["state"], entry["unreadable_tiles"]) for entry in summary["entries"]] == [
         ("s0", "done", 0), ("s1", "failed", 0), ("s2", "done", 0), ("s3", "done", 0), ("s4", "done", 10),
     ]  # fmt: skip
     assert re.search(r"1 of 5 scenes failed \(s1: .*s1\.tif is not a raster", said)
@@ -94,58 +94,61 @@ def test_a_broken_scene_is_named_and_the_others_go_on(call, scenes, tmp_path):
 def test_a_run_that_was_cut_off_goes_on_without_looking_twice(call, scenes, tmp_path):
     call(scenes / "*.tif", out=tmp_path / "whole")
     out = tmp_path / "out"
-    with pytest.raises(StopError):
-        call(scenes / "*.tif", engine=BrittleEngine(13))  # two scenes of 5 batches, and a part of the third
+    with pytest.raises(FakeEngineError):
+        call(scenes / "*.tif", engine=FailingEngine(13))  # two scenes of 5 batches, and a part of the third
     assert not (out / "summary.json").exists()
     code, _, said, engine = call(scenes / "*.tif")
     assert code == 0
-    assert "An earlier run had finished 2 of 4 scenes; going on from there." in said
-    assert "s2: An earlier run had finished " in said
+    assert "Resuming: an earlier run completed 2 of 4 scenes." in said
+    assert "s2: Resuming: an earlier run finished " in said
     assert sum(map(len, engine.batches)) <= 2 * 20 - 5
     assert files(out) == files(tmp_path / "whole")
     summary = json.loads((out / "summary.json").read_text())
     assert (summary["done"], summary["from_earlier_run"], summary["objects"]) == (4, 2, 8)
-    assert not (out / STAGE_NAME).exists()
+    assert not (out / STATE_FOLDER).exists()
     assert sum(map(len, call(scenes / "*.tif")[3].batches)) == 80  # a run that was done begins anew
 
 
 def test_a_scene_that_changed_meanwhile_is_looked_at_again(call, scenes, tmp_path):
-    with pytest.raises(StopError):
-        call(scenes / "*.tif", engine=BrittleEngine(13))
+    with pytest.raises(FakeEngineError):
+        call(scenes / "*.tif", engine=FailingEngine(13))
     write_tif(scenes / "s0.tif", sea(170, 200, [(5, 5, 17, 15, 1)]))
-    assert "had finished 1 of 4 scenes" in call(scenes / "*.tif")[2]
+    assert "completed 1 of 4 scenes" in call(scenes / "*.tif")[2]
     csv = (tmp_path / "out" / "s0" / "detections.csv").read_text()
     assert csv.count("\n") == 2
 
 
 def test_other_settings_are_refused_with_the_difference(call, scenes, tmp_path):
-    with pytest.raises(StopError):
-        call(scenes / "*.tif", engine=BrittleEngine(13))
+    with pytest.raises(FakeEngineError):
+        call(scenes / "*.tif", engine=FailingEngine(13))
     code, _, said, engine = call(scenes / "*.tif", "--score-threshold", 0.5)
     assert (code, engine.batches) == (2, [])
-    assert "settings.selection.score_threshold was 0.3, is 0.5. Give the command of that run to go on" in said
+    assert (
+        "settings.postprocess.score_threshold was 0.3, is 0.5.\nhint: Repeat the command of that run to resume it"
+        in said
+    )
     code, _, said, engine = call(scenes / "*.tif", "--score-threshold", 0.5, "--no-resume")
     assert (code, sum(map(len, engine.batches))) == (0, 80)
 
 
-def test_a_ledger_cut_at_any_byte_goes_on(tmp_path, scenes):
+def test_a_completed_cut_at_any_byte_goes_on(tmp_path, scenes):
     sources = read_sources([str(scenes / "*.tif")])
-    path = tmp_path / "stage" / "ledger"
+    path = tmp_path / "state" / "completed_scenes.jsonl"
     path.parent.mkdir()
-    with CompletedScenes(path, {"a": 1}) as ledger:
+    with CompletedScenes(path, {"a": 1}) as completed:
         for source in sources:
-            ledger.append(source, SceneEntry(name=source.name, source=str(source.place), state="done"))
+            completed.append(source, SceneEntry(name=source.name, source=str(source.location), state="done"))
     content = path.read_bytes()
     ends = [place + 1 for place, byte in enumerate(content) if byte == 10]
     for length in [*range(0, len(content), 23), len(content)]:
         path.write_bytes(content[:length])
         whole = max(0, sum(end <= length for end in ends) - 1)
-        with CompletedScenes(path, {"a": 1}) as ledger:
-            assert len(ledger) == whole
-            assert [ledger.entry(source) is not None for source in sources] == [n < whole for n in range(4)]
-            ledger.append(sources[0], SceneEntry(name="s0", source="x", state="done"))
-        with CompletedScenes(path, {"a": 1}) as ledger:
-            assert len(ledger) == max(whole, 1)
+        with CompletedScenes(path, {"a": 1}) as completed:
+            assert len(completed) == whole
+            assert [completed.entry(source) is not None for source in sources] == [n < whole for n in range(4)]
+            completed.append(sources[0], SceneEntry(name="s0", source="x", state="done"))
+        with CompletedScenes(path, {"a": 1}) as completed:
+            assert len(completed) == max(whole, 1)
     with pytest.raises(OutputError, match="a was 1, is 2"):
         CompletedScenes(path, {"a": 2})
 
@@ -156,9 +159,9 @@ def test_a_ledger_cut_at_any_byte_goes_on(tmp_path, scenes):
         (lambda out: out.write_text("a file"), "Cannot write"),
         (
             lambda out: (out / "s2").mkdir(parents=True) or (out / "s2" / "detections.csv").write_text("mine"),
-            "s2 holds",
+            "s2 has",
         ),
-        (lambda out: out.mkdir() or (out / "summary.json").write_text("{}"), r"holds summary\.json, not written by"),
+        (lambda out: out.mkdir() or (out / "summary.json").write_text("{}"), r"has summary\.json, not written by"),
     ],
 )
 def test_places_that_do_not_fit_are_said_before_the_work(call, scenes, tmp_path, make, message):
@@ -184,7 +187,7 @@ def test_a_setting_that_fits_no_scene_is_no_failure_of_each(call, scenes, tmp_pa
 def test_labels_are_those_of_one_scene(call, scenes):
     code, _, said, _ = call(scenes / "*.tif", "--ground-truth", "labels.json")
     assert code == 2
-    assert "--ground-truth has the labels of one scene: got 4 scenes. Score each with" in said
+    assert "--ground-truth has the labels of one scene: got 4 scenes.\nhint: Evaluate each with" in said
 
 
 def test_scenes_are_read_over_http_in_ranges(call, scenes, tmp_path):
@@ -192,18 +195,18 @@ def test_scenes_are_read_over_http_in_ranges(call, scenes, tmp_path):
     pixels[200:210, 300:320] = 170
     big = write_tif(scenes / "big.tif", pixels, tiled=True, blockxsize=64, blockysize=64)
     call(big, out=tmp_path / "local")
-    with served(scenes) as address:
+    with serve_folder(scenes) as address:
         code, _, _, _ = call(f"{address}/big.tif?key=secret", out=tmp_path / "remote")
     assert code == 0
     assert len((scenes / "big.ranges").read_text().splitlines()) > 2
     assert files(tmp_path / "remote") == files(tmp_path / "local")
-    run = (tmp_path / "remote" / RUN_NAME).read_text()
+    run = (tmp_path / "remote" / RUN_FILE).read_text()
     assert json.loads(run)["scene"]["path"].endswith("/big.tif")
     assert "secret" not in run
 
 
 def test_a_remote_scene_that_is_not_there_is_said_without_its_key(call, scenes, tmp_path):
-    with served(scenes) as address:
+    with serve_folder(scenes) as address:
         code, _, said, _ = call(f"{address}/absent.tif?key=secret")
     assert code == 2
     assert "/absent.tif cannot be opened" in said
@@ -211,13 +214,13 @@ def test_a_remote_scene_that_is_not_there_is_said_without_its_key(call, scenes, 
 
 
 def test_a_remote_scene_is_known_again_by_some_of_its_blocks(scenes):
-    with served(scenes) as address:
+    with serve_folder(scenes) as address:
         place = parse_source(f"{address}/s0.tif")
         before = RasterFile(place).files()
         assert RasterFile(place).files() == before
     pixels = sea(170, 200, [(0, 0, 17, 15, 1)])
     write_tif(scenes / "s9.tif", pixels)
-    with served(scenes) as address:
+    with serve_folder(scenes) as address:
         other = RasterFile(parse_source(f"{address}/s9.tif")).files()
     assert list(other.values()) != list(before.values())
 
@@ -238,17 +241,17 @@ def test_results_go_to_a_store(call, scenes, tmp_path, memory):
     call(scenes / "*.tif")
     code, printed, _, _ = call(scenes / "*.tif", "--work-dir", tmp_path / "work", out="memory://bucket/day")
     assert code == 0
-    assert "Results: memory://bucket/day (a folder for each scene" in printed
+    assert "Results: memory://bucket/day (a folder per scene" in printed
     stored = in_memory(memory, "/bucket/day")
     expected = files(tmp_path / "out")
     assert {
         name.removeprefix("/bucket/day/"): content
         for name, content in stored.items()
-        if Path(name).name in RESULT_NAMES
+        if Path(name).name in RESULT_FILES
     } == expected
     assert "/bucket/day/summary.json" in stored
     assert "/bucket/day/s3/run.json" in stored
-    assert not [path for path in (tmp_path / "work").rglob("*") if path.name in RESULT_NAMES]
+    assert not [path for path in (tmp_path / "work").rglob("*") if path.name in RESULT_FILES]
     code, _, _, _ = call(
         scenes / "s0.tif", "--work-dir", tmp_path / "work", "--format", "csv", out="memory://bucket/day/s0"
     )
@@ -264,12 +267,12 @@ def test_a_store_of_files_takes_results_too(call, scenes, tmp_path):
 
 def test_a_run_into_a_store_goes_on(call, scenes, tmp_path, memory):
     options = (scenes / "*.tif", "--work-dir", tmp_path / "work")
-    with pytest.raises(StopError):
-        call(*options, out="memory://b/o", engine=BrittleEngine(13))
+    with pytest.raises(FakeEngineError):
+        call(*options, out="memory://b/o", engine=FailingEngine(13))
     assert "/b/o/s1/run.json" in in_memory(memory, "/b/o")
     code, _, said, engine = call(*options, out="memory://b/o")
     assert code == 0
-    assert "had finished 2 of 4 scenes" in said
+    assert "completed 2 of 4 scenes" in said
     assert sum(map(len, engine.batches)) <= 35
 
 
@@ -293,7 +296,7 @@ def test_a_stores_own_files_are_not_overwritten(tmp_path, memory):
     store = RemoteStore("memory://b", work=tmp_path)
     (store.work / "s0").mkdir(parents=True)
     (store.work / "s0" / "detections.csv").write_text("new")
-    with pytest.raises(OutputError, match=r"memory://b/s0 holds detections\.csv, not written by ifkd detect"):
+    with pytest.raises(OutputError, match=r"memory://b/s0 has detections\.csv, not written by ifkd detect"):
         store.publish("s0")
     assert memory.cat_file("/b/s0/detections.csv") == b"precious"
 
@@ -301,20 +304,20 @@ def test_a_stores_own_files_are_not_overwritten(tmp_path, memory):
 def example():
     entries = [
         SceneEntry(name="häfen & co", source="a.tif", state="done", width_px=900, height_px=900, km2=3.24, objects=3,
-                   objects_per_class={"cargo": 2, "<tanker>": 1}, tiles=9, holes=2, first_hole="torn <here>",
-                   retries=1, seconds={"total": 2.5}),
+                   objects_per_class={"cargo": 2, "<tanker>": 1}, tiles=9, unreadable_tiles=2,
+                   first_unreadable="torn <here>", retried_row_ranges=1, seconds={"total": 2.5}),
         SceneEntry.of_failure(read_sources(["b.tif"])[0], "b.tif is not a raster"),
     ]  # fmt: skip
     return summarize(
-        entries, earlier=frozenset(), bundle={"path": "b", "manifest_sha256": "0" * 64},
-        engines={"backend": "fake", "engines": 2}, seconds=10.0,
+        entries, earlier=frozenset(), bundle=BundleReference(path="b", manifest_sha256="0" * 64),
+        engines=EnginesRecord(backend="fake", device="nowhere", count=2), seconds=10.0,
     )  # fmt: skip
 
 
 def test_figures_of_a_summary():
     summary = example()
     assert (summary.km2_per_hour, summary.megapixels_per_second) == (pytest.approx(1166.4), 0.081)
-    assert (summary.retries, summary.holes, summary.failed) == (1, 2, 1)
+    assert (summary.retried_row_ranges, summary.unreadable_tiles, summary.failed) == (1, 2, 1)
     assert summary.verdict == (
         "1 of 2 scenes failed (b: b.tif is not a raster); 2 tiles of 1 scenes could not be read (häfen & co 2)"
     )

@@ -14,12 +14,11 @@ from pathlib import Path
 import pytest
 from fakes import ray_engines
 from fakes.fake_scene import CountingEngine, sea, write_bundle, write_tif
-from fakes.ray_engines import DoomedOnceEngine, FirstBatchEngine, LoggingEngine, PoisonedEngine, noise
+from fakes.ray_engines import BatchDependentEngine, CrashingEngine, KilledOnceEngine, LoggingEngine, noise
 
 from deploy.cli.main import main
 from deploy.cluster.bundle_copy import BundleCopy
-from deploy.scene.write.output_folder import STAGE_NAME
-from deploy.scene.write.writers import RESULT_NAMES
+from deploy.scene.write.file_names import RESULT_FILES, STATE_FOLDER
 from export.bundle.bundle import open_bundle
 from ifkd.core.errors import BundleError
 
@@ -57,7 +56,7 @@ def call(bundle, tmp_path, monkeypatch, capsys, cluster):
 
 
 def files(folder):
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.name in RESULT_NAMES}
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.name in RESULT_FILES}
 
 
 def summary_of(out):
@@ -78,14 +77,14 @@ def test_one_scene_gives_the_files_of_the_single_process(call, tmp_path, batch):
     pixels[100:400, 100:] = 0  # some tiles are empty, so that batches and rows never coincide
     scene = write_tif(tmp_path / "scene.tif", pixels, nodata=0)
     whole, shared = tmp_path / "whole", tmp_path / "shared"
-    assert call(scene, "--batch", batch, out=whole, engine=FirstBatchEngine, ray=False)[0] == 0
-    code, _, said = call(scene, "--batch", batch, out=shared, engine=FirstBatchEngine)
+    assert call(scene, "--batch", batch, out=whole, engine=BatchDependentEngine, ray=False)[0] == 0
+    code, _, said = call(scene, "--batch", batch, out=shared, engine=BatchDependentEngine)
     assert code == 0, said
     assert "Opening 2 engines on Ray" in said
-    assert set(files(whole)) == set(RESULT_NAMES)
+    assert set(files(whole)) == set(RESULT_FILES)
     assert files(shared) == files(whole)
     assert (whole / "detections.csv").read_text().count("\n") > 4
-    assert call(scene, "--batch", 3, out=tmp_path / "other", engine=FirstBatchEngine)[0] == 0
+    assert call(scene, "--batch", 3, out=tmp_path / "other", engine=BatchDependentEngine)[0] == 0
     assert files(tmp_path / "other") != files(whole)  # or the engine would not have told
 
 
@@ -102,25 +101,25 @@ def test_fifty_scenes_with_three_broken_ones(call, tmp_path):
     assert all(f"{name}.tif is not a raster" in problem for name, problem in failed.items())
     assert len(list((tmp_path / "out").glob("*/run.json"))) == 47
     assert re.search(r"3 of 50 scenes failed \(s07: ", said)
-    assert summary["engines"]["engines"] == 2
+    assert summary["engines"]["count"] == 2
     assert "in 47 of 50 scenes" in printed
     call(*sorted(folder.glob("s0[0-3].tif")), out=tmp_path / "alone", ray=False)
     alone = files(tmp_path / "alone")
-    assert len(alone) == 4 * len(RESULT_NAMES)
+    assert len(alone) == 4 * len(RESULT_FILES)
     assert {name: content for name, content in files(tmp_path / "out").items() if name in alone} == alone
 
 
 def test_an_engine_that_is_killed_loses_nothing_and_doubles_nothing(call, tmp_path):
     folder = write_scenes(tmp_path / "scenes", 3, size=(700, 260))
     call(folder / "*.tif", out=tmp_path / "whole", ray=False)
-    engine = functools.partial(DoomedOnceEngine, tmp_path / "killed", 9)
+    engine = functools.partial(KilledOnceEngine, tmp_path / "killed", 9)
     code, printed, _ = call(folder / "*.tif", engine=engine)
     assert code == 0
     assert (tmp_path / "killed").exists()
     assert files(tmp_path / "out") == files(tmp_path / "whole")
     summary = summary_of(tmp_path / "out")
-    assert 1 <= summary["retries"] <= 2
-    assert "looked at again" in printed
+    assert 1 <= summary["retried_row_ranges"] <= 2
+    assert "row ranges retried" in printed
 
 
 def test_kill_9_of_the_driver_and_the_same_command_goes_on(call, bundle, tmp_path):
@@ -149,11 +148,11 @@ def test_kill_9_of_the_driver_and_the_same_command_goes_on(call, bundle, tmp_pat
     log.unlink()
     code, _, said = call(folder / "*.tif", engine=functools.partial(LoggingEngine, log))
     assert code == 0
-    assert "going on from there" in said
+    assert "Resuming: " in said
     assert files(out) == files(tmp_path / "whole")
     runs = {path.parent.name: json.loads(path.read_text()) for path in out.glob("*/run.json")}
     for name, rows in journalled.items():
-        assert runs[name]["tiles"]["rows_from_journal"] == len(rows)
+        assert runs[name]["tiles"]["resumed_rows"] == len(rows)
     # Every tile of a row in a journal is not looked at again, but for those that fill up a first batch.
     looked = len(log.read_text().splitlines())
     per_scene = runs["s00"]["tiles"]["count"]
@@ -162,14 +161,14 @@ def test_kill_9_of_the_driver_and_the_same_command_goes_on(call, bundle, tmp_pat
     earlier = summary_of(out)["from_earlier_run"]
     fresh = (4 - earlier - len(journalled)) * per_scene
     assert rest + fresh <= looked <= rest + fresh + len(journalled) * 8 * 4
-    assert not (out / STAGE_NAME).exists()
+    assert not (out / STATE_FOLDER).exists()
 
 
 def _journalled_rows(out, name):
     from deploy.scene.run.row_journal import RowJournal
 
     """Return the rows in a scene's journal, of which a copy is read, as its run may still write it."""
-    path = out / name / STAGE_NAME / "journal"
+    path = out / name / STATE_FOLDER / "row_journal"
     content = path.read_bytes() if path.exists() else b""
     if b"\n" not in content:
         return set()
@@ -182,14 +181,14 @@ def _journalled_rows(out, name):
 def test_a_scene_that_kills_every_engine_is_reported_and_the_others_go_on(call, tmp_path):
     folder = write_scenes(tmp_path / "scenes", 3)
     poisoned = noise(9)
-    poisoned[100, 100] = ray_engines.POISON
+    poisoned[100, 100] = ray_engines.CRASH_VALUE
     write_tif(folder / "poison.tif", poisoned)
-    code, _, said = call(folder / "*.tif", engine=PoisonedEngine)
+    code, _, said = call(folder / "*.tif", engine=CrashingEngine)
     assert code == 1
     summary = summary_of(tmp_path / "out")
     failed = [(entry["name"], entry["problem"]) for entry in summary["entries"] if entry["state"] == "failed"]
     assert [name for name, _ in failed] == ["poison"]
-    assert failed[0][1].startswith("3 engines were lost while they looked at rows 0 to ")
+    assert failed[0][1].startswith("3 engines were lost while they processed rows 0 to ")
     assert summary["done"] == 3
     assert "poison failed" in said
 
@@ -200,12 +199,12 @@ def test_strict_stops_a_torn_scene_and_holes_are_those_of_the_single_process(cal
     torn.write_bytes(torn.read_bytes()[: int(torn.stat().st_size * 0.7)])
     assert call(folder / "*.tif")[0] == call(folder / "*.tif", out=tmp_path / "whole", ray=False)[0] == 1
     ours, theirs = (json.loads((tmp_path / out / "torn" / "run.json").read_text()) for out in ("out", "whole"))
-    assert ours["tiles"]["holes"] == theirs["tiles"]["holes"]
+    assert ours["tiles"]["unreadable"] == theirs["tiles"]["unreadable"]
     assert files(tmp_path / "out") == files(tmp_path / "whole")
     assert call(folder / "*.tif", "--strict", out=tmp_path / "strict")[0] == 1
     failed = [entry["problem"] for entry in summary_of(tmp_path / "strict")["entries"] if entry["state"] == "failed"]
     assert len(failed) == 1
-    assert "This run is strict" in failed[0]
+    assert "because of --strict" in failed[0]
 
 
 def test_the_bundles_own_engine_gives_the_same_files(whole_bundle, tmp_path, cluster, capsys):
@@ -221,23 +220,23 @@ def test_the_bundles_own_engine_gives_the_same_files(whole_bundle, tmp_path, clu
 def test_a_node_without_the_bundle_gets_its_files(bundle_copy, tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path / "node"))
     (tmp_path / "node").mkdir()
-    copy = BundleCopy.of(bundle_copy, travels=True)
+    copy = BundleCopy.of(bundle_copy, with_content=True)
     here = BundleCopy(tmp_path / "absent", copy.manifest_sha256, copy.content)
-    unpacked = here.unpacked()
+    unpacked = here.unpack()
     assert unpacked.path.is_relative_to(tmp_path / "node")
     assert unpacked.file("model.onnx").read_bytes() == bundle_copy.file("model.onnx").read_bytes()
-    assert here.unpacked().path == unpacked.path
-    assert copy.unpacked().path == bundle_copy.path
-    with pytest.raises(BundleError, match=r"absent is not on this machine, or is another one: expected a manifest"):
-        BundleCopy(tmp_path / "absent", copy.manifest_sha256, None).unpacked()
-    with pytest.raises(BundleError, match="did not arrive as it was sent"):
-        BundleCopy(tmp_path / "absent", "0" * 64, copy.content).unpacked()
+    assert here.unpack().path == unpacked.path
+    assert copy.unpack().path == bundle_copy.path
+    with pytest.raises(BundleError, match=r"absent is missing on this machine, or differs: expected a manifest"):
+        BundleCopy(tmp_path / "absent", copy.manifest_sha256, None).unpack()
+    with pytest.raises(BundleError, match="is damaged"):
+        BundleCopy(tmp_path / "absent", "0" * 64, copy.content).unpack()
 
 
 def test_a_bundle_travels_to_the_engines(call, bundle, tmp_path, monkeypatch):
     """The engines are told a place where nothing lies."""
-    monkeypatch.setattr("deploy.cluster.ray_pool.require_alike", lambda *_: False)
-    traveled = BundleCopy.of(open_bundle(bundle), travels=True)
+    monkeypatch.setattr("deploy.cluster.ray_pool.check_nodes", lambda *_: False)
+    traveled = BundleCopy.of(open_bundle(bundle), with_content=True)
     elsewhere = BundleCopy(tmp_path / "absent", traveled.manifest_sha256, traveled.content)
     monkeypatch.setattr("deploy.cluster.ray_pool.BundleCopy.of", lambda *_, **__: elsewhere)
     assert call(write_tif(tmp_path / "scene.tif", noise(0)))[0] == 0
@@ -246,10 +245,10 @@ def test_a_bundle_travels_to_the_engines(call, bundle, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "patch", "message"),
     [
-        ((), ("deploy.cluster.ray_cluster.versions_here", lambda _: {"onnxruntime": "1.0", "python": "3.11"}),
-         r"versions are not those of this machine: got .*onnxruntime 1\.0 here, .* on .*; python 3\.11 here"),
-        (("--cores-per-actor", "64"), None, "no room for an engine: got .* with 2 cores and 0 GPUs, expected 64 cores"),
-        (("--backend", "tensorrt"), None, "no room for an engine: .* expected 1 cores and a GPU on one node"),
+        ((), ("deploy.cluster.ray_cluster.local_versions", lambda _: {"onnxruntime": "1.0", "python": "3.11"}),
+         r"versions differ from those of this machine: got .*onnxruntime 1\.0 here, .* on .*; python 3\.11 here"),
+        (("--cores-per-actor", "64"), None, "too small for an engine: got .* with 2 cores and 0 GPUs, expected 64 cores"),
+        (("--backend", "tensorrt"), None, "too small for an engine: .* expected 1 cores and a GPU on one node"),
     ],
 )  # fmt: skip
 def test_clusters_that_do_not_fit_are_said_before_the_work(call, tmp_path, monkeypatch, options, patch, message):

@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
-from fakes.fake_triton_server import Server, serve
+from fakes.fake_triton_server import FakeTritonServer, serve_repository
 
 from deploy.engines import GPU_BACKENDS, open_engine
 from deploy.engines.engine import Engine, EngineInfo, FakeEngine
 from deploy.engines.engine_choice import find_engine
 from export.bundle.bundle import Bundle, open_bundle
 from export.onnx.tensor_parity import TOLERANCES, compare_candidates
-from export.sample_tiles import structured_noise
+from export.tiles import structured_noise
 from export.tensorrt.build import add_engine
 from export.tensorrt.tensorrt_api import gpu_of_this_machine
 from export.triton.repository import write_repository
@@ -76,11 +76,11 @@ def bundle_with_engines(whole_bundle: Path, tmp_path_factory: pytest.TempPathFac
 
 
 @pytest.fixture(scope="module")
-def triton(whole_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def triton(whole_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeTritonServer]:
     """A stand-in for Triton that serves the bundle."""
     repository = tmp_path_factory.mktemp("triton") / "models"
     write_repository(open_bundle(whole_bundle), repository)
-    with serve(repository) as server:
+    with serve_repository(repository) as server:
         yield server
 
 

@@ -82,11 +82,11 @@ def test_a_gpus_provider_answers_from_its_own_memory_and_tells_the_parts(
     runtime = installed(monkeypatch, tmp_path)
     with open_engine(bundle, backend=name, threads=1) as engine:
         assert (engine.info.backend, engine.info.device) == (name, "the first GPU")
-        assert engine.parts is None
+        assert engine.last_timing is None
         for _ in range(2):
             np.testing.assert_array_equal(engine.infer(tiles).scores, expected.scores)
-        assert engine.parts is not None
-        assert engine.parts.compute_ms > max(engine.parts.upload_ms, engine.parts.download_ms) > 0
+        assert engine.last_timing is not None
+        assert engine.last_timing.compute_ms > max(engine.last_timing.upload_ms, engine.last_timing.download_ms) > 0
     assert runtime.devices == ["cuda"] * 4, "one set of memory for a batch size, made once"
     assert next(name for name, _ in runtime.providers) == first
     assert runtime.providers[-1] == (CPU, {})

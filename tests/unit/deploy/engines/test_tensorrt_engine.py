@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 from bundle_fixtures import with_engine
-from fakes.fake_cuda import FakeTensorRT, Gpu
+from fakes.fake_cuda import FakeTensorRT, FakeGpu
 
 import deploy.engines.engine_choice as choice
 import deploy.engines.tensorrt_engine as backend
 from deploy.engines import open_engine
-from deploy.engines.engine import InferenceParts
+from deploy.engines.engine import InferenceTiming
 from export.bundle.bundle import Bundle, open_bundle
 from export.bundle.engine_metadata import BatchProfile
 from export.tensorrt import tensorrt_api
@@ -39,27 +39,29 @@ def test_without_a_gpu_the_error_says_so(whole_bundle: Path) -> None:
         pass
     else:
         pytest.skip("there is a GPU here")
-    with pytest.raises(EngineError, match="no GPU to use here"):
+    with pytest.raises(EngineError, match="no usable GPU"):
         open_engine(open_bundle(whole_bundle), backend="tensorrt", precision="fp16")
 
 
 def test_a_bundle_without_engines_says_how_to_build_one(whole_bundle: Path) -> None:
-    with pytest.raises(EngineError, match=r"No fp16 engine .* Build one here: ifkd engine .* --builder tensorrt"):
+    with pytest.raises(
+        EngineError, match=r"No fp16 engine .* Build one on this machine: ifkd engine .* --builder tensorrt"
+    ):
         choice.find_engine(open_bundle(whole_bundle), precision="fp16", gpu=H100)
 
 
 @pytest.mark.parametrize(
     ("values", "reason"),
     [
-        ({"device": "NVIDIA A100"}, r"built for NVIDIA A100 \(9\.0\), here is NVIDIA H100"),
-        ({"compute_capability": "8.0"}, r"\(8\.0\), here is NVIDIA H100 80GB HBM3 \(9\.0\)"),
-        ({"builder_version": "10.13.3"}, r"built by tensorrt 10\.13\.3, here is 11\.4\.0"),
-        ({"driver_cuda": "13.0"}, r"built under a driver for CUDA 13\.0, the driver here goes up to CUDA 12\.9"),
+        ({"device": "NVIDIA A100"}, r"built for NVIDIA A100 \(9\.0\), this GPU is NVIDIA H100"),
+        ({"compute_capability": "8.0"}, r"\(8\.0\), this GPU is NVIDIA H100 80GB HBM3 \(9\.0\)"),
+        ({"builder_version": "10.13.3"}, r"built by tensorrt 10\.13\.3, installed is 11\.4\.0"),
+        ({"driver_cuda": "13.0"}, r"built with a driver for CUDA 13\.0, this driver supports 12\.9"),
         ({"onnx_sha256": "0" * 64}, "built from another ONNX file"),
-        ({"engine_sha256": "0" * 64}, "its sidecar describes another file"),
+        ({"engine_sha256": "0" * 64}, "its metadata describes another file"),
         (
             {"device": "portable", "compute_capability": None, "builder": "tensorrt_rtx", "builder_version": "1.7.1"},
-            r"portable engines run on compute capability 8\.0, 8\.6, 8\.9, 12\.0 and later, here is 9\.0",
+            r"portable engines need compute capability 8\.0, 8\.6, 8\.9, 12\.0 and later, this GPU has 9\.0",
         ),
     ],
 )
@@ -96,8 +98,8 @@ def test_a_changed_sidecar_is_refused(bundle_copy: Bundle) -> None:
 
 
 @pytest.fixture
-def machine(monkeypatch: pytest.MonkeyPatch) -> Gpu:
-    gpu = Gpu()
+def machine(monkeypatch: pytest.MonkeyPatch) -> FakeGpu:
+    gpu = FakeGpu()
     monkeypatch.setattr(tensorrt_api, "load_cuda", lambda _need: gpu)
     monkeypatch.setattr(backend, "gpu_of_this_machine", lambda: H100)
     return gpu
@@ -118,7 +120,7 @@ def seen(candidates: Any) -> list[int]:
 
 
 def test_tiles_go_in_answers_come_out_and_everything_is_given_back(
-    bundle_copy: Bundle, monkeypatch: pytest.MonkeyPatch, machine: Gpu
+    bundle_copy: Bundle, monkeypatch: pytest.MonkeyPatch, machine: FakeGpu
 ) -> None:
     with opened(bundle_copy, monkeypatch, FakeTensorRT(machine)) as engine:
         assert (engine.info.device, engine.info.max_batch) == (H100.name, 4)
@@ -135,17 +137,17 @@ def test_tiles_go_in_answers_come_out_and_everything_is_given_back(
 
 
 def test_the_parts_of_an_inference_are_told_by_the_gpus_events(
-    bundle_copy: Bundle, monkeypatch: pytest.MonkeyPatch, machine: Gpu
+    bundle_copy: Bundle, monkeypatch: pytest.MonkeyPatch, machine: FakeGpu
 ) -> None:
     with opened(bundle_copy, monkeypatch, FakeTensorRT(machine)) as engine:
-        assert engine.parts is None
+        assert engine.last_timing is None
         engine.infer(tiles_of(1, 2))
         # The stand-in counts pieces of work as milliseconds: one copy up; one move and one run; three copies down.
-        assert engine.parts == InferenceParts(upload_ms=1.0, compute_ms=2.0, download_ms=3.0)
+        assert engine.last_timing == InferenceTiming(upload_ms=1.0, compute_ms=2.0, download_ms=3.0)
 
 
 def test_a_batch_size_is_run_once_and_then_replayed(
-    bundle_copy: Bundle, monkeypatch: pytest.MonkeyPatch, machine: Gpu
+    bundle_copy: Bundle, monkeypatch: pytest.MonkeyPatch, machine: FakeGpu
 ) -> None:
     trt = FakeTensorRT(machine)
     with opened(bundle_copy, monkeypatch, trt) as engine:
@@ -160,7 +162,7 @@ def test_a_batch_size_is_run_once_and_then_replayed(
 
 
 def test_tiles_of_several_sizes_go_through_one_memory_each_shape_with_a_graph_of_its_own(
-    bundle_copy: Bundle, monkeypatch: pytest.MonkeyPatch, machine: Gpu
+    bundle_copy: Bundle, monkeypatch: pytest.MonkeyPatch, machine: FakeGpu
 ) -> None:
     manifest = bundle_copy.manifest
     taken = manifest.input.model_copy(update={"tile_sides_px": (32, 96)})
@@ -179,24 +181,24 @@ def test_tiles_of_several_sizes_go_through_one_memory_each_shape_with_a_graph_of
         with pytest.raises(EngineError, match="sides of 32 to 96 px"):
             engine.infer(tiles((32, 128), 1))
     assert machine.memory == {}
-    with pytest.raises(BundleError, match="other batches or tiles than its sidecar"):
+    with pytest.raises(BundleError, match="other batches or tiles than its metadata"):
         opened(bundle, monkeypatch, FakeTensorRT(machine, sides=(64, 96)))
 
 
 @pytest.mark.parametrize(
     ("failing", "refuse", "rtx", "why"),
     [
-        ("cudaStreamBeginCapture", "", None, "cudaStreamBeginCapture gave cudaErrorOfTheTest"),
-        ("cudaStreamEndCapture", "", None, "cudaStreamEndCapture gave cudaErrorOfTheTest"),
-        ("cudaGraphInstantiate", "", None, "cudaGraphInstantiate gave cudaErrorOfTheTest"),
-        ("", "recording", None, "the engine cannot be recorded"),
-        ("", "", False, "the runtime says that it cannot be recorded"),
+        ("cudaStreamBeginCapture", "", None, "cudaStreamBeginCapture returned cudaErrorOfTheTest"),
+        ("cudaStreamEndCapture", "", None, "cudaStreamEndCapture returned cudaErrorOfTheTest"),
+        ("cudaGraphInstantiate", "", None, "cudaGraphInstantiate returned cudaErrorOfTheTest"),
+        ("", "recording", None, "the engine cannot be captured"),
+        ("", "", False, "TensorRT-RTX reports that it cannot be captured"),
     ],
 )
 def test_an_engine_that_cannot_be_recorded_runs_step_by_step_and_says_why(
     bundle_copy: Bundle,
     monkeypatch: pytest.MonkeyPatch,
-    machine: Gpu,
+    machine: FakeGpu,
     caplog: pytest.LogCaptureFixture,
     failing: str,
     refuse: str,
@@ -217,7 +219,7 @@ def test_an_engine_that_cannot_be_recorded_runs_step_by_step_and_says_why(
     assert machine.alive == set()
 
 
-def test_graphs_can_be_switched_off(bundle_copy: Bundle, monkeypatch: pytest.MonkeyPatch, machine: Gpu) -> None:
+def test_graphs_can_be_switched_off(bundle_copy: Bundle, monkeypatch: pytest.MonkeyPatch, machine: FakeGpu) -> None:
     monkeypatch.setattr(choice, "load_tensorrt", lambda _: (FakeTensorRT(machine, rtx=True), "11.4.0"))
     with backend.TensorRTEngine(with_engine(bundle_copy), precision="fp16", graphs=False) as engine:
         assert [seen(engine.infer(tiles_of(value))) for value in (1, 2)] == [[1], [2]]
@@ -225,18 +227,18 @@ def test_graphs_can_be_switched_off(bundle_copy: Bundle, monkeypatch: pytest.Mon
 
 
 def test_each_batch_runs_under_the_smallest_profile_that_takes_it(
-    bundle_copy: Bundle, monkeypatch: pytest.MonkeyPatch, machine: Gpu
+    bundle_copy: Bundle, monkeypatch: pytest.MonkeyPatch, machine: FakeGpu
 ) -> None:
     profiles = (BatchProfile(opt=1, max=1), BatchProfile(opt=4, max=4))
     trt = FakeTensorRT(machine, profiles=(1, 4))
-    with opened(bundle_copy, monkeypatch, trt, profiles=profiles) as engine:
+    with opened(bundle_copy, monkeypatch, trt, batch_profiles=profiles) as engine:
         for values in ([3], [4, 5], [6, 7, 8, 9]):
             assert seen(engine.infer(tiles_of(*values))) == values
         assert [(context.batch, context.profile) for context in trt.contexts] == [(1, 0), (2, 1), (4, 1)]
 
 
 def test_the_next_batch_is_uploaded_before_the_last_is_fetched(
-    bundle_copy: Bundle, monkeypatch: pytest.MonkeyPatch, machine: Gpu
+    bundle_copy: Bundle, monkeypatch: pytest.MonkeyPatch, machine: FakeGpu
 ) -> None:
     with opened(bundle_copy, monkeypatch, FakeTensorRT(machine)) as engine:
         batches = [tiles_of(1, 2), tiles_of(3), tiles_of(4, 5, 6), tiles_of(7, 8)]
@@ -254,7 +256,7 @@ def test_the_next_batch_is_uploaded_before_the_last_is_fetched(
 
 
 def test_a_wrong_batch_among_others_ends_them_and_the_engine_goes_on(
-    bundle_copy: Bundle, monkeypatch: pytest.MonkeyPatch, machine: Gpu
+    bundle_copy: Bundle, monkeypatch: pytest.MonkeyPatch, machine: FakeGpu
 ) -> None:
     def batches() -> Iterator[np.ndarray]:
         yield tiles_of(1)
@@ -265,7 +267,7 @@ def test_a_wrong_batch_among_others_ends_them_and_the_engine_goes_on(
             list(engine.infer_each(batches()))
         both = [engine.infer_each(iter([tiles_of(value)] * 3)) for value in (1, 2)]
         assert [seen(next(one)) for one in both[:1]] == [[1]]
-        with pytest.raises(EngineError, match="busy with batches that nobody has fetched"):
+        with pytest.raises(EngineError, match="busy with batches that were not fetched"):
             next(both[1])
         assert seen(engine.infer(tiles_of(3))) == [3]
 
@@ -273,12 +275,12 @@ def test_a_wrong_batch_among_others_ends_them_and_the_engine_goes_on(
 @pytest.mark.parametrize(
     ("refuse", "message"),
     [
-        ("plan", r"The runtime refuses .* \(Magic tag does not match\)"),
-        ("batch", "other batches or tiles than its sidecar"),
+        ("plan", r"TensorRT cannot load .* \(Magic tag does not match\)"),
+        ("batch", "other batches or tiles than its metadata"),
     ],
 )
 def test_an_engine_that_cannot_start_is_refused_and_leaves_no_memory(
-    bundle_copy: Bundle, monkeypatch: pytest.MonkeyPatch, machine: Gpu, refuse: str, message: str
+    bundle_copy: Bundle, monkeypatch: pytest.MonkeyPatch, machine: FakeGpu, refuse: str, message: str
 ) -> None:
     with pytest.raises((EngineError, BundleError), match=message):
         opened(bundle_copy, monkeypatch, FakeTensorRT(machine, refuse=refuse))
@@ -287,7 +289,7 @@ def test_an_engine_that_cannot_start_is_refused_and_leaves_no_memory(
 
 
 def test_a_truncated_plan_is_refused_before_the_runtime_sees_it(
-    bundle_copy: Bundle, monkeypatch: pytest.MonkeyPatch, machine: Gpu
+    bundle_copy: Bundle, monkeypatch: pytest.MonkeyPatch, machine: FakeGpu
 ) -> None:
     trt = FakeTensorRT(machine)
     monkeypatch.setattr(choice, "load_tensorrt", lambda _: (trt, "11.4.0"))
@@ -303,27 +305,27 @@ def test_a_truncated_plan_is_refused_before_the_runtime_sees_it(
 
 
 def test_a_plan_of_other_tensors_is_refused_before_memory_is_reserved(
-    bundle_copy: Bundle, monkeypatch: pytest.MonkeyPatch, machine: Gpu
+    bundle_copy: Bundle, monkeypatch: pytest.MonkeyPatch, machine: FakeGpu
 ) -> None:
-    with pytest.raises(BundleError, match="is not what the manifest says"):
+    with pytest.raises(BundleError, match="differs from the manifest"):
         opened(bundle_copy, monkeypatch, FakeTensorRT(machine, k=353))
     assert "cudaMalloc" not in machine.calls
 
 
 def test_a_full_gpu_is_an_engine_error_and_what_was_taken_is_given_back(
-    bundle_copy: Bundle, monkeypatch: pytest.MonkeyPatch, machine: Gpu
+    bundle_copy: Bundle, monkeypatch: pytest.MonkeyPatch, machine: FakeGpu
 ) -> None:
     machine.failing = "cudaMallocHost"
-    with pytest.raises(EngineError, match=r"refused cudaMallocHost \(cudaErrorOfTheTest\)"):
+    with pytest.raises(EngineError, match=r"cudaMallocHost failed \(cudaErrorOfTheTest\)"):
         opened(bundle_copy, monkeypatch, FakeTensorRT(machine))
     assert (machine.memory, machine.alive) == ({}, set())
 
 
 @pytest.mark.parametrize(
-    ("refuse", "message"), [("run", "could not be run on NVIDIA H100"), ("memory", "no memory left")]
+    ("refuse", "message"), [("run", "failed to run .* on NVIDIA H100"), ("memory", "no memory left")]
 )
 def test_a_failed_run_is_an_engine_error_and_the_engine_can_be_closed(
-    bundle_copy: Bundle, monkeypatch: pytest.MonkeyPatch, machine: Gpu, refuse: str, message: str
+    bundle_copy: Bundle, monkeypatch: pytest.MonkeyPatch, machine: FakeGpu, refuse: str, message: str
 ) -> None:
     trt = FakeTensorRT(machine, refuse=refuse)
     with opened(bundle_copy, monkeypatch, trt) as engine:

@@ -11,15 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 from fakes.fake_scene import sea, write_tif
-from fakes.fake_triton_server import Server, serve
+from fakes.fake_triton_server import FakeTritonServer, serve_repository
 
 from deploy.cli.main import main
 from deploy.engines import open_engine
 from deploy.engines.engine import Engine
 from deploy.engines.triton_engine import TritonEngine, parse_server_address
 from export.bundle.bundle import Bundle, open_bundle
-from export.sample_tiles import structured_noise
-from export.triton.repository import SOURCE_KEY, write_repository
+from export.tiles import structured_noise
+from export.triton.model_config import SOURCE_KEY
+from export.triton.repository import write_repository
 from ifkd.core.errors import EngineError, IfkdError, MissingExtraError, UsageError
 
 MODEL = "tiny_onnx_fp32"
@@ -33,9 +34,9 @@ def repository(whole_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.fixture
-def server(repository: Path) -> Iterator[Server]:
+def server(repository: Path) -> Iterator[FakeTritonServer]:
     """A stand-in for Triton, for this test alone."""
-    with serve(repository) as running:
+    with serve_repository(repository) as running:
         yield running
 
 
@@ -49,11 +50,11 @@ def noise(count: int, seed: int = 0) -> np.ndarray:
     return np.ascontiguousarray(np.stack(tiles))
 
 
-def open_here(bundle: Bundle, server: Server, path: str = "", **options: Any) -> Engine:
+def open_here(bundle: Bundle, server: FakeTritonServer, path: str = "", **options: Any) -> Engine:
     return TritonEngine(bundle, server=server.url + path, **options)
 
 
-def test_the_server_answers_as_the_runtime_it_uses(bundle: Bundle, server: Server) -> None:
+def test_the_server_answers_as_the_runtime_it_uses(bundle: Bundle, server: FakeTritonServer) -> None:
     """The same file by the same runtime, with the protocol between: to the bit."""
     tiles = noise(3)
     with open_here(bundle, server) as far, open_engine(bundle, threads=1) as near:
@@ -63,7 +64,7 @@ def test_the_server_answers_as_the_runtime_it_uses(bundle: Bundle, server: Serve
         assert getattr(told, name).flags.writeable
 
 
-def test_info_names_the_server_the_model_and_the_bundles_file(bundle: Bundle, server: Server) -> None:
+def test_info_names_the_server_the_model_and_the_bundles_file(bundle: Bundle, server: FakeTritonServer) -> None:
     with open_here(bundle, server, precision="fp16") as engine:
         info = engine.info
     assert (info.backend, info.backend_version, info.precision) == ("triton", "2.60.0", "fp16")
@@ -72,7 +73,7 @@ def test_info_names_the_server_the_model_and_the_bundles_file(bundle: Bundle, se
 
 
 @pytest.mark.parametrize("path", [f"/v2/models/{MODEL}", f"/v2/models/{MODEL}/versions/1", "/"])
-def test_a_model_may_be_named_by_its_address(bundle: Bundle, server: Server, path: str) -> None:
+def test_a_model_may_be_named_by_its_address(bundle: Bundle, server: FakeTritonServer, path: str) -> None:
     with open_here(bundle, server, path) as engine:
         assert engine.infer(noise(1)).scores.shape == (1, 354)
 
@@ -96,12 +97,12 @@ def test_addresses(url: str, host: str, model: str | None, version: str) -> None
     "url", ["gpu:8000", "grpc://gpu:8001", "http://", "http://gpu/v2/models", "http://gpu/v2/health"]
 )
 def test_what_is_no_address_is_refused(bundle: Bundle, url: str) -> None:
-    with pytest.raises(UsageError, match="is no address of a Triton server: expected http://HOST:PORT"):
+    with pytest.raises(UsageError, match="is not the address of a Triton server: expected http://HOST:PORT"):
         open_engine(bundle, backend="triton", server=url)
 
 
 def test_a_server_is_named_for_no_other_backend(bundle: Bundle) -> None:
-    with pytest.raises(UsageError, match="onnxruntime asks no server: got http://gpu"):
+    with pytest.raises(UsageError, match="onnxruntime uses no server: got http://gpu"):
         open_engine(bundle, server="http://gpu")
 
 
@@ -118,23 +119,23 @@ def test_a_host_that_does_not_exist_is_told(bundle: Bundle) -> None:
         open_engine(bundle, backend="triton", server="http://nowhere.invalid:8000")
 
 
-def test_an_absent_model_is_told_with_those_that_are_there(bundle: Bundle, server: Server) -> None:
+def test_an_absent_model_is_told_with_those_that_are_there(bundle: Bundle, server: FakeTritonServer) -> None:
     with pytest.raises(EngineError, match="has no model harbor: got tiny_onnx_fp16, tiny_onnx_fp32"):
         open_here(bundle, server, "/v2/models/harbor")
 
 
-def test_a_version_that_is_absent_is_told(bundle: Bundle, server: Server) -> None:
+def test_a_version_that_is_absent_is_told(bundle: Bundle, server: FakeTritonServer) -> None:
     with pytest.raises(EngineError, match=f"cannot run version 7 of {MODEL}: got 1 READY"):
         open_here(bundle, server, f"/v2/models/{MODEL}/versions/7")
 
 
-def test_a_model_that_is_not_ready_is_told_with_the_servers_reason(bundle: Bundle, server: Server) -> None:
+def test_a_model_that_is_not_ready_is_told_with_the_servers_reason(bundle: Bundle, server: FakeTritonServer) -> None:
     server.models[MODEL].reason = "CUDA out of memory"
     with pytest.raises(EngineError, match=f"cannot run {MODEL}: got 1 UNAVAILABLE CUDA out of memory"):
         open_here(bundle, server)
 
 
-def test_another_file_under_the_same_name_is_refused(bundle: Bundle, server: Server) -> None:
+def test_another_file_under_the_same_name_is_refused(bundle: Bundle, server: FakeTritonServer) -> None:
     server.models[MODEL].config.parameters[SOURCE_KEY].string_value = "a" * 64
     with pytest.raises(EngineError, match=f"it comes from another ONNX file: got sha256 {'a' * 64}"):
         open_here(bundle, server)
@@ -143,13 +144,13 @@ def test_another_file_under_the_same_name_is_refused(bundle: Bundle, server: Ser
         open_here(bundle, server)
 
 
-def test_another_shape_is_refused_with_both(bundle: Bundle, server: Server) -> None:
+def test_another_shape_is_refused_with_both(bundle: Bundle, server: FakeTritonServer) -> None:
     server.models[MODEL].config.output[0].dims[0] = 99
     with pytest.raises(EngineError, match=r"got .*boxes FP32 \[-1, 99, 4\].*, expected .*boxes FP32 \[-1, 354, 4\]"):
         open_here(bundle, server)
 
 
-def test_a_server_that_takes_fewer_tiles_bounds_the_batch(bundle: Bundle, server: Server) -> None:
+def test_a_server_that_takes_fewer_tiles_bounds_the_batch(bundle: Bundle, server: FakeTritonServer) -> None:
     server.models[MODEL].config.max_batch_size = 2
     with open_here(bundle, server) as engine:
         assert engine.info.max_batch == 2
@@ -157,16 +158,16 @@ def test_a_server_that_takes_fewer_tiles_bounds_the_batch(bundle: Bundle, server
             engine.infer(noise(3))
 
 
-def test_an_answer_that_does_not_come_in_time_is_an_error(bundle: Bundle, server: Server) -> None:
+def test_an_answer_that_does_not_come_in_time_is_an_error(bundle: Bundle, server: FakeTritonServer) -> None:
     release = threading.Event()
     with open_here(bundle, server, timeout_s=0.2) as engine:
         server.before = lambda path: path.endswith("infer") and release.wait(30)
-        with pytest.raises(EngineError, match=r"did not answer within 0\.2 s"):
+        with pytest.raises(EngineError, match=r"did not respond within 0\.2 s"):
             engine.infer(noise(1))
         release.set()
 
 
-def test_a_server_that_dies_in_the_middle_is_an_error_and_not_a_hang(bundle: Bundle, server: Server) -> None:
+def test_a_server_that_dies_in_the_middle_is_an_error_and_not_a_hang(bundle: Bundle, server: FakeTritonServer) -> None:
     def die(path: str) -> None:
         if path.endswith("infer"):
             raise ConnectionAbortedError
@@ -178,32 +179,37 @@ def test_a_server_that_dies_in_the_middle_is_an_error_and_not_a_hang(bundle: Bun
             engine.infer(noise(1))
 
 
-def test_what_the_server_says_of_a_refused_request_is_passed_on(bundle: Bundle, server: Server) -> None:
+def test_what_the_server_says_of_a_refused_request_is_passed_on(bundle: Bundle, server: FakeTritonServer) -> None:
     with open_here(bundle, server) as engine:
         server.models[MODEL].config.max_batch_size = 1  # reloaded meanwhile with another configuration
         with pytest.raises(EngineError, match=f"batch-size must be <= 1 for '{MODEL}'"):
             engine.infer(noise(2))
 
 
-def test_an_answer_of_another_shape_is_refused(bundle: Bundle, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_answer_of_another_shape_is_refused(
+    bundle: Bundle, server: FakeTritonServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with open_here(bundle, server) as engine:
         whole = server.models[MODEL].run
         monkeypatch.setattr(
             server.models[MODEL], "run", lambda tiles, names: [value[:, :7] for value in whole(tiles, names)]
         )
-        with pytest.raises(EngineError, match=r"in boxes: got float32 \[1, 7, 4\], expected float32 \[1, 354, 4\]"):
+        with pytest.raises(
+            EngineError,
+            match=r"output boxes of .*: got float32 \[1, 7, 4\], expected float32 \[1, 354, 4\]",
+        ):
             engine.infer(noise(1))
 
 
 def test_something_else_at_the_address_is_no_triton(
-    bundle: Bundle, server: Server, monkeypatch: pytest.MonkeyPatch
+    bundle: Bundle, server: FakeTritonServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server, "get", lambda _: ["hello"])
-    with pytest.raises(EngineError, match="is no Triton server"):
+    with pytest.raises(EngineError, match="is not a Triton server"):
         open_here(bundle, server)
 
 
-def test_two_batches_are_under_way_at_once(bundle: Bundle, server: Server) -> None:
+def test_two_batches_are_under_way_at_once(bundle: Bundle, server: FakeTritonServer) -> None:
     """The server holds the first answer back until the second request has come: one at a time would never end."""
     both = threading.Barrier(2)
     with open_here(bundle, server, timeout_s=30.0) as engine:
@@ -215,7 +221,7 @@ def test_two_batches_are_under_way_at_once(bundle: Bundle, server: Server) -> No
             np.testing.assert_array_equal(answer.scores, engine.infer(batch).scores)
 
 
-def test_any_thread_may_ask(bundle: Bundle, server: Server) -> None:
+def test_any_thread_may_ask(bundle: Bundle, server: FakeTritonServer) -> None:
     tiles, found = noise(1), []
     with open_here(bundle, server) as engine:
         expected = engine.infer(tiles)
@@ -225,7 +231,7 @@ def test_any_thread_may_ask(bundle: Bundle, server: Server) -> None:
         np.testing.assert_array_equal(found[0].scores, expected.scores)
 
 
-def test_nothing_of_a_closed_engine_stays(bundle: Bundle, server: Server) -> None:
+def test_nothing_of_a_closed_engine_stays(bundle: Bundle, server: FakeTritonServer) -> None:
     before = threading.active_count()
     with open_here(bundle, server) as engine:
         list(engine.infer_each([noise(1), noise(1)]))
@@ -244,7 +250,7 @@ def test_an_absent_client_says_what_to_install(bundle: Bundle, monkeypatch: pyte
 
 
 def test_a_scene_is_searched_through_the_server_to_the_same_bytes(
-    whole_bundle: Path, server: Server, tmp_path: Path
+    whole_bundle: Path, server: FakeTritonServer, tmp_path: Path
 ) -> None:
     pixels = sea(150, 200, [(5, 5, 17, 15, 0), (50, 40, 68, 52, 1), (120, 118, 140, 130, 0)])
     scene = write_tif(tmp_path / "harbor.tif", pixels)

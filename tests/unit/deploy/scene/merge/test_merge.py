@@ -75,8 +75,8 @@ def test_a_piece_taken_for_another_class_gives_way_to_the_whole():
 def test_one_object_keeps_its_best_class_where_that_is_asked_for():
     ferry, frigate = (0, 20, 10, 40, 30, 0.9, 0), (0, 20, 10, 41, 30, 0.6, 1)
     assert len(merged(ferry, frigate)) == 2
-    assert merged(ferry, frigate, one_class=0.8) == [(20, 10, 40, 30, 0.9, 0)]
-    assert len(merged(ferry, (0, 20, 10, 60, 30, 0.6, 1), one_class=0.8)) == 2
+    assert merged(ferry, frigate, class_agnostic_iou=0.8) == [(20, 10, 40, 30, 0.9, 0)]
+    assert len(merged(ferry, (0, 20, 10, 60, 30, 0.6, 1), class_agnostic_iou=0.8)) == 2
 
 
 def test_a_piece_that_nobody_else_saw_stays():

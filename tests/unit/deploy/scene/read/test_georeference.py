@@ -6,7 +6,7 @@ from affine import Affine
 from rasterio.crs import CRS
 from shapely.geometry import shape
 
-from deploy.scene.read.georeference import WGS84, Georeference, geojson_bbox, geojson_geometry, map_rings
+from deploy.scene.read.georeference import WGS84, GeoJsonExtent, Georeference, geojson_geometry, map_rings
 
 UTM = CRS.from_epsg(32633)
 MOON = CRS.from_wkt(
@@ -15,6 +15,12 @@ MOON = CRS.from_wkt(
 )
 LOCAL = CRS.from_wkt('LOCAL_CS["drawing",UNIT["metre",1]]')
 ROTATED = Affine(1.6, 1.2, 500_000, 1.2, -1.6, 4_500_000)
+
+
+def bbox_of(geometries):
+    extent = GeoJsonExtent()
+    extent.add(geometries)
+    return extent.bbox()
 
 
 @pytest.mark.parametrize("transform", [Affine(2, 0, 5e5, 0, -2, 4.5e6), ROTATED, Affine(2, 0.3, 5e5, 0.1, 2, 4.5e6)])
@@ -90,7 +96,7 @@ def test_a_ring_across_the_antimeridian_is_cut_in_two(order, shift):
     assert geometry["type"] == "MultiPolygon"
     drawn = check(geometry)
     assert drawn.area == pytest.approx(0.3)
-    assert geojson_bbox([geometry]) == pytest.approx([179.9, 0, -179.8, 1])
+    assert bbox_of([geometry]) == pytest.approx([179.9, 0, -179.8, 1])
 
 
 def test_a_ring_that_only_touches_the_antimeridian_stays_one():
@@ -117,7 +123,7 @@ def test_bounding_boxes():
     one = geojson_geometry(ring((1, 1), (2, 1), (2, 2), (1, 2)))
     far = geojson_geometry(ring((170, -5), (171, -5), (171, -4), (170, -4)))
     other = geojson_geometry(ring((-178, -5), (-177, -5), (-177, -4), (-178, -4)))
-    assert geojson_bbox([]) is None
-    assert geojson_bbox([one]) == [1, 1, 2, 2]
-    assert geojson_bbox([one, far]) == [1, -5, 171, 2]
-    assert geojson_bbox([far, other]) == [170, -5, -177, -4]
+    assert bbox_of([]) is None
+    assert bbox_of([one]) == [1, 1, 2, 2]
+    assert bbox_of([one, far]) == [1, -5, 171, 2]
+    assert bbox_of([far, other]) == [170, -5, -177, -4]

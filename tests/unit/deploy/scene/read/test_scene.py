@@ -46,7 +46,7 @@ def test_uint8_is_read_as_it_is_whatever_the_layout(tmp_path, profile):
     pixels = noise(90, 130)
     with Scene(write_tif(tmp_path / "s.tif", pixels, **profile)) as scene:
         assert scene.size == (90, 130)
-        assert scene.info.scaling.rule == "as is"
+        assert scene.info.stretch.rule == "as is"
         np.testing.assert_array_equal(whole(scene).pixels, pixels)
         for tile in read_tiles(scene, TileGrid(scene.size, (40, 40), 11)):
             window = tile.window
@@ -132,8 +132,8 @@ def test_a_given_range_is_linear_and_cut_never_wrapped(tmp_path, dtype):
     ramp = np.arange(0, 1200, dtype=dtype).reshape(30, 40)
     with Scene(write_tif(tmp_path / "s.tif", ramp), scale_range=(100.0, 1000.0)) as scene:
         got = whole(scene).pixels
-        assert scene.info.scaling.rule == "given"
-        assert scene.info.scaling.low == (100.0,)
+        assert scene.info.stretch.rule == "given"
+        assert scene.info.stretch.low == (100.0,)
     expected = np.rint(((ramp.astype(float) - 100) / 900 * 255).clip(0, 255))
     np.testing.assert_allclose(got[..., 0], expected, atol=1)
     assert (np.diff(got[..., 0].ravel().astype(int)) >= 0).all()
@@ -145,12 +145,12 @@ def test_percentiles_are_of_valid_pixels_band_by_band(tmp_path):
     pixels = pixels.astype(np.uint16)
     pixels[:, :150] = 0
     with Scene(write_tif(tmp_path / "s.tif", pixels, nodata=0)) as scene:
-        scaling = scene.info.scaling
+        stretch = scene.info.stretch
         patch = whole(scene)
-    assert scaling.rule == "percentiles 2-98"
+    assert stretch.rule == "percentiles 2-98"
     low, high = np.percentile(pixels[:, 150:].reshape(-1, 3), [2, 98], axis=0)
-    np.testing.assert_allclose(scaling.low, low, atol=2)
-    np.testing.assert_allclose(scaling.high, high, atol=2)
+    np.testing.assert_allclose(stretch.low, low, atol=2)
+    np.testing.assert_allclose(stretch.high, high, atol=2)
     assert not patch.valid[:, :150].any()
     assert (patch.pixels[:, :150] == PADDING_RGB).all()
     assert 110 < patch.pixels[:, 150:].mean() < 145
@@ -325,10 +325,10 @@ def test_gcps_are_a_georeference(tmp_path):
 @pytest.mark.parametrize("path", sorted(REAL.glob("*.tif")), ids=lambda path: path.stem)
 def test_real_rasters(path):
     with Scene(path) as scene, rasterio.open(path) as dataset:
-        assert scene.info.scaling.rule == "percentiles 2-98"
+        assert scene.info.stretch.rule == "percentiles 2-98"
         assert scene.info.georeference.lonlat_problem(scene.size) is None
         grid = TileGrid(scene.size, (256, 256), 64)
-        low, high = scene.info.scaling.low[0], scene.info.scaling.high[0]
+        low, high = scene.info.stretch.low[0], scene.info.stretch.high[0]
         for tile in list(read_tiles(scene, grid))[:: max(1, len(grid) // 9)]:
             window = tile.window
             values = dataset.read(1, window=rasterio.windows.Window(window.left, window.top, 256, 256)).astype(float)

@@ -15,8 +15,7 @@ from rasterio.errors import NotGeoreferencedWarning
 from rasterio.windows import Window
 
 from deploy.cli.main import main
-from deploy.scene.write.output_folder import RUN_NAME
-from deploy.scene.write.writers import RESULT_NAMES
+from deploy.scene.write.file_names import RESULT_FILES, RUN_FILE
 
 OBJECTS = [(5, 5, 17, 15, 0), (50, 40, 68, 52, 1), (120, 118, 140, 130, 0), (190, 160, 200, 170, 0)]
 
@@ -31,7 +30,7 @@ def call(tmp_path, capsys, monkeypatch):
         out = tmp_path / "out"
         code = main(["detect", str(bundle), str(scene), "--out", str(out), *map(str, options)])
         printed, said = capsys.readouterr()
-        run_json = json.loads((out / RUN_NAME).read_text()) if (out / RUN_NAME).exists() else None
+        run_json = json.loads((out / RUN_FILE).read_text()) if (out / RUN_FILE).exists() else None
         return code, printed, said, run_json
 
     run.out = tmp_path / "out"
@@ -57,12 +56,12 @@ def test_an_unreadable_block_is_a_hole_and_everything_else_is_found(call, tmp_pa
     damage(path, 40, 190)
     code, _, said, run = call(path)
     assert code == 1
-    holes = [hole["tile"] for hole in run["tiles"]["holes"]]
+    holes = [hole["tile"] for hole in run["tiles"]["unreadable"]]
     assert holes == ["r0c3", "r0c4", "r1c3", "r1c4"][: len(holes)]
     assert re.search(rf"{len(holes)} of 20 tiles of s\.tif could not be read; the rest was searched and written", said)
     assert "The first is r0c" in said
-    assert "cannot be read at rows" in run["tiles"]["holes"][0]["problem"]
-    assert {path.name for path in call.out.iterdir()} == {*RESULT_NAMES, RUN_NAME}
+    assert "cannot be read at rows" in run["tiles"]["unreadable"][0]["problem"]
+    assert {path.name for path in call.out.iterdir()} == {*RESULT_FILES, RUN_FILE}
     assert run["objects"] == len(OBJECTS)
     code, _, said, run = call(path, "--strict", "--no-resume")
     assert code == 2
@@ -77,7 +76,7 @@ def test_a_file_cut_in_the_middle_gives_its_beginning(call, tmp_path, options):
     code, _, said, run = call(path)
     assert code == 1
     assert re.search(r"\d+ of 20 tiles of s\.tif could not be read", said)
-    assert 0 < len(run["tiles"]["holes"]) < 20
+    assert 0 < len(run["tiles"]["unreadable"]) < 20
     assert run["objects"] >= 1
 
 

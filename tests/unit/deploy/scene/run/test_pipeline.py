@@ -2,7 +2,16 @@ import threading
 
 import numpy as np
 import pytest
-from fakes.fake_scene import CLASSES, CountingEngine, as_set, find_any, find_bright, sea, write_bundle, write_tif
+from fakes.fake_scene import (
+    CLASSES,
+    CountingEngine,
+    as_set,
+    bright_rectangles,
+    bright_rectangles_of_one_class,
+    sea,
+    write_bundle,
+    write_tif,
+)
 
 import deploy
 from deploy.scene.merge.merge import MergeSettings
@@ -30,7 +39,7 @@ def rules(*, scale=1.0, overlap=20, strict=False, **merge):
     return DetectionSettings(
         scale=scale,
         overlap_px=overlap,
-        selection=PostprocessConfig(score_threshold=0.3, iou_threshold=0.5, max_detections=50),
+        postprocess=PostprocessConfig(score_threshold=0.3, iou_threshold=0.5, max_detections=50),
         merge=MergeSettings(**merge),
         strict=strict,
     )
@@ -47,7 +56,7 @@ def test_every_object_is_found_once_and_whole(scene):
     assert as_set(result.detections) == set(OBJECTS)
     assert len(result.detections) == len(OBJECTS)
     assert result.counts() == {"cargo": 3, "tanker": 2}
-    assert (result.skipped, result.holes) == (0, ())
+    assert (result.empty, result.unreadable) == (0, ())
     assert result.detections.boxes.dtype == np.float32
 
 
@@ -124,10 +133,10 @@ def test_an_engine_that_takes_the_next_batch_first_gives_the_same_answer(tmp_pat
     path = write_tif(tmp_path / "s.tif", pixels, nodata=0)
     with Scene(path) as scene:
         plain, ahead = (detect_scene(kind(), scene, rules(), batch=3) for kind in (CountingEngine, AheadEngine))
-    assert (plain.skipped, len(plain.detections)) == (12, 3)
+    assert (plain.empty, len(plain.detections)) == (12, 3)
     np.testing.assert_array_equal(ahead.detections.boxes, plain.detections.boxes)
     np.testing.assert_array_equal(ahead.tiles, plain.tiles)
-    assert ahead.skipped == plain.skipped
+    assert ahead.empty == plain.empty
 
 
 def test_waiting_for_tiles_is_no_time_of_the_engine(monkeypatch):
@@ -137,7 +146,7 @@ def test_waiting_for_tiles_is_no_time_of_the_engine(monkeypatch):
 
     def batches():
         for _ in range(3):
-            with watch.outside("infer"):
+            with watch.excluded("infer"):
                 clock[0] += 10.0
             yield
 
@@ -169,7 +178,9 @@ def test_boxes_come_back_in_scene_pixels(scale):
     factor = 1 / scale
     objects = [(*(round(v * factor / 5) * 5 for v in box[:4]), 0) for box in OBJECTS]
     with Scene(sea(round(170 * factor), round(200 * factor), objects)) as scene:
-        result = detect_scene(CountingEngine(find=find_any), scene, rules(scale=scale, touch_px=2 / scale))
+        result = detect_scene(
+            CountingEngine(find=bright_rectangles_of_one_class), scene, rules(scale=scale, edge_tolerance_px=2 / scale)
+        )
     assert len(result.detections) == len(OBJECTS)
     for *box, _ in objects:
         assert np.abs(result.detections.boxes - box).max(axis=1).min() <= 1.5 / scale
@@ -192,7 +203,7 @@ def test_tiles_without_data_are_skipped(tmp_path):
     engine = CountingEngine()
     with Scene(write_tif(tmp_path / "s.tif", pixels, nodata=0)) as scene:
         result = detect_scene(engine, scene, rules())
-    assert result.skipped == 12  # three of five columns
+    assert result.empty == 12  # three of five columns
     assert sum(len(tiles) for tiles in engine.batches) == len(result.grid) - 12
     assert OBJECTS[0] in as_set(result.detections)
 
@@ -203,36 +214,39 @@ def test_a_scene_of_nodata_gives_nothing_and_asks_no_engine(tmp_path):
         path = write_tif(tmp_path / f"{name}.tif", np.full((90, 90), value, dtype), nodata=value)
         with Scene(path) as scene:
             result = detect_scene(engine, scene, rules())
-        assert (len(result.detections), result.skipped) == (0, len(result.grid))
+        assert (len(result.detections), result.empty) == (0, len(result.grid))
     assert engine.batches == []
 
 
-def truncated(tmp_path, share=0.55):
+def truncated(tmp_path, fraction=0.55):
     path = write_tif(
         tmp_path / "s.tif", np.random.default_rng(0).integers(0, 40, (256, 256, 1), np.uint8), blockysize=8
     )
-    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * fraction)])
     return path
 
 
 def test_what_cannot_be_read_is_a_hole_and_the_rest_is_searched(tmp_path):
     with Scene(truncated(tmp_path)) as scene:
         result = detect_scene(CountingEngine(), scene, rules(overlap=0))
-    assert [hole.tile for hole in result.holes] == [f"r{r}c{c}" for r in (2, 3) for c in range(4)]
-    assert "cannot be read at rows" in result.holes[0].problem
+    assert [tile.tile for tile in result.unreadable] == [f"r{r}c{c}" for r in (2, 3) for c in range(4)]
+    assert "cannot be read at rows" in result.unreadable[0].problem
 
 
 def test_strict_stops_at_the_first_hole(tmp_path):
     before = threading.active_count()
-    with Scene(truncated(tmp_path)) as scene, pytest.raises(SceneError, match=r"cannot be read.*This run is strict"):
+    with (
+        Scene(truncated(tmp_path)) as scene,
+        pytest.raises(SceneError, match=r"cannot be read.*The run stops here because of --strict"),
+    ):
         detect_scene(CountingEngine(), scene, rules(strict=True))
     assert threading.active_count() == before
 
 
 def test_a_scene_of_which_nothing_can_be_read_is_an_error(tmp_path):
     with (
-        Scene(truncated(tmp_path, share=0.01)) as scene,
-        pytest.raises(SceneError, match=r"No tile of s\.tif can be read"),
+        Scene(truncated(tmp_path, fraction=0.01)) as scene,
+        pytest.raises(SceneError, match=r"No tile of s\.tif is readable"),
     ):
         detect_scene(CountingEngine(), scene, rules())
 
@@ -278,9 +292,9 @@ def test_an_overlap_that_does_not_fit_is_refused(overlap):
 def test_settings_come_from_the_manifest(tmp_path):
     manifest = write_bundle(tmp_path / "b", scale=0.4, overlap=16, score=0.25, gsd_m=0.5).manifest
     chosen = settings_for(manifest)
-    assert (chosen.scale, chosen.overlap_px, chosen.selection.score_threshold) == (0.4, 16, 0.25)
-    assert chosen.merge == MergeSettings(threshold=0.5, touch_px=5.0, one_class=0.8)
-    assert settings_for(manifest, score=0.6, overlap_px=8, merge="nmm", metric="ios").merge.metric == "ios"
+    assert (chosen.scale, chosen.overlap_px, chosen.postprocess.score_threshold) == (0.4, 16, 0.25)
+    assert chosen.merge == MergeSettings(threshold=0.5, edge_tolerance_px=5.0, class_agnostic_iou=0.8)
+    assert settings_for(manifest, score_threshold=0.6, overlap_px=8, merge="nmm", metric="ios").merge.metric == "ios"
     assert settings_for(manifest, gsd_m=0.25).scale == 0.2
     assert 64 / settings_for(manifest, gsd_m=0.33).scale == pytest.approx(round(64 / (0.4 * 0.66)))
 
@@ -290,21 +304,21 @@ def test_settings_that_do_not_fit_are_refused(tmp_path):
     with pytest.raises(UsageError, match=r"There is no merge 'mean': expected one of border, nms, nmm, greedy_nmm"):
         settings_for(manifest, merge="mean")
     with pytest.raises(UsageError, match=r"at least 0 and below 1: got 1\.5"):
-        settings_for(manifest, score=1.5)
-    with pytest.raises(UsageError, match="does not say the ground sample distance"):
+        settings_for(manifest, score_threshold=1.5)
+    with pytest.raises(UsageError, match="does not state the ground sample distance"):
         settings_for(manifest, gsd_m=0.5)
-    with pytest.raises(BundleError, match=r"gives no whole window: got tile 64x64 and scale 0.3"):
+    with pytest.raises(BundleError, match=r"not a whole number of pixels: got tile 64x64 and scale 0\.3"):
         settings_for(write_bundle(tmp_path / "c", scale=0.3).manifest)
 
 
 def test_detect_is_a_few_lines(tmp_path, monkeypatch):
-    monkeypatch.setattr("deploy.scene.run.pipeline.open_engine", lambda *_, **__: CountingEngine())
+    monkeypatch.setattr("deploy.engines.open_engine", lambda *_, **__: CountingEngine())
     write_bundle(tmp_path / "b")
     pixels = sea(170, 200, OBJECTS)
     path = write_tif(tmp_path / "s.tif", pixels)
     assert deploy.detect is detect
     for source in (str(path), path, pixels):
-        result = deploy.detect(tmp_path / "b", source, score=0.4)
+        result = deploy.detect(tmp_path / "b", source, score_threshold=0.4)
         assert as_set(result.detections) == set(OBJECTS)
         assert result.classes == CLASSES
         assert {row["category_id"] for row in result.to_coco(5)} == {7, 3}
@@ -320,7 +334,7 @@ def test_importing_deploy_is_cheap():
     heavy = "{'numpy', 'rasterio', 'torch', 'PIL', 'pydantic', 'pycocotools'}"
     code = f"import deploy, sys; sys.exit(len({heavy} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-    modules = ", ".join(f"deploy.scene.{name}" for name in ("pipeline", "outputs", "quicklook"))
+    modules = ", ".join(f"deploy.scene.{name}" for name in ("run.pipeline", "write.writers", "write.quicklook"))
     code = f"import {modules}, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
@@ -331,4 +345,4 @@ def test_a_missing_attribute_of_deploy_is_said():
 
 
 def test_find_bright_tells_the_truth():
-    assert as_set(find_bright(sea(170, 200, OBJECTS).transpose(2, 0, 1))) == set(OBJECTS)
+    assert as_set(bright_rectangles(sea(170, 200, OBJECTS).transpose(2, 0, 1))) == set(OBJECTS)

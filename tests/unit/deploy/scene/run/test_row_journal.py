@@ -10,14 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fakes.fake_scene import BrittleEngine, CountingEngine, StopError, sea, write_bundle, write_tif
+from fakes.fake_scene import CountingEngine, FailingEngine, FakeEngineError, sea, write_bundle, write_tif
 
 from deploy.cli.main import main
 from deploy.scene.merge.merge import TileDetections
 from deploy.scene.result import UnreadableTile
 from deploy.scene.run.row_journal import RowJournal, RowRecord
-from deploy.scene.write.output_folder import RUN_NAME, STAGE_NAME, OutputFolder
-from deploy.scene.write.writers import RESULT_NAMES
+from deploy.scene.write.file_names import RESULT_FILES, RUN_FILE, STATE_FOLDER
+from deploy.scene.write.output_folder import OutputFolder
 from ifkd.core.detections import Detections
 from ifkd.core.errors import OutputError
 from ifkd.core.tiling import Window
@@ -30,7 +30,7 @@ OBJECTS = [
     (190, 160, 200, 170, 0),
 ]
 PIXELS = sea(300, 200, OBJECTS)  # 7 rows of 5 tiles
-SCRIPT = Path(__file__).parents[5] / "fakes" / "detection_process.py"
+SCRIPT = Path(__file__).parents[4] / "fakes" / "detection_process.py"
 
 
 @pytest.fixture
@@ -57,19 +57,19 @@ def call(bundle, scene, monkeypatch, capsys):
 
 
 def files(out):
-    return {path.name: path.read_bytes() for path in out.iterdir() if path.name in RESULT_NAMES}
+    return {path.name: path.read_bytes() for path in out.iterdir() if path.name in RESULT_FILES}
 
 
 def cut_off(call, out, calls, *options):
-    with pytest.raises(StopError):
-        call(out, *options, engine=BrittleEngine(calls))
+    with pytest.raises(FakeEngineError):
+        call(out, *options, engine=FailingEngine(calls))
 
 
 @pytest.mark.parametrize("batch", [1, 3, 4])
 def test_a_run_goes_on_to_the_same_bytes_with_the_same_batches(call, tmp_path, batch):
     code, _, whole = call(tmp_path / "whole", "--batch", batch)
     assert code == 0
-    assert set(files(tmp_path / "whole")) == set(RESULT_NAMES)
+    assert set(files(tmp_path / "whole")) == set(RESULT_FILES)
     for calls in range(len(whole.batches)):
         out = tmp_path / f"cut{calls}"
         cut_off(call, out, calls, "--batch", batch)
@@ -81,10 +81,10 @@ def test_a_run_goes_on_to_the_same_bytes_with_the_same_batches(call, tmp_path, b
         assert first <= calls
         for mine, theirs in zip(rest.batches, whole.batches[first:], strict=True):
             np.testing.assert_array_equal(mine, theirs)
-        rows = json.loads((out / RUN_NAME).read_text())["tiles"]["rows_from_journal"]
-        assert (f"had finished {rows} row" in said) == (rows > 0)
+        rows = json.loads((out / RUN_FILE).read_text())["tiles"]["resumed_rows"]
+        assert (f"Resuming: an earlier run finished {rows} row" in said) == (rows > 0)
     assert rows == 6
-    assert not (out / STAGE_NAME).exists()
+    assert not (out / STATE_FOLDER).exists()
 
 
 def test_kill_9_anywhere_and_the_same_command_goes_on(call, bundle, scene, tmp_path):
@@ -96,7 +96,7 @@ def test_kill_9_anywhere_and_the_same_command_goes_on(call, bundle, scene, tmp_p
         assert not files(out)
     code, said, _ = call(out)
     assert code == 0
-    assert "going on from there" in said
+    assert "Resuming: " in said
     assert files(out) == files(tmp_path / "whole")
 
 
@@ -105,7 +105,7 @@ def test_a_run_cut_off_while_writing_goes_on(call, tmp_path, place, monkeypatch)
     call(tmp_path / "whole")
 
     def stop(*_, **__):
-        raise StopError
+        raise FakeEngineError
 
     out = tmp_path / "out"
     with monkeypatch.context() as patch:
@@ -119,9 +119,9 @@ def test_a_run_cut_off_while_writing_goes_on(call, tmp_path, place, monkeypatch)
             )
         else:
             patch.setattr(f"deploy.scene.scene_run.{place}", stop)
-        with pytest.raises(StopError):
+        with pytest.raises(FakeEngineError):
             call(out)
-    assert not (out / RUN_NAME).exists()
+    assert not (out / RUN_FILE).exists()
     code, _, engine = call(out)
     assert code == 0
     assert engine.batches == []  # all rows were in the journal
@@ -132,10 +132,10 @@ def test_a_journal_cut_at_any_byte_goes_on(call, tmp_path):
     call(tmp_path / "whole")
     out = tmp_path / "out"
     cut_off(call, out, 4)
-    journal = out / STAGE_NAME / "journal"
+    journal = out / STATE_FOLDER / "row_journal"
     content = journal.read_bytes()
     for length in [*range(0, len(content), 997), len(content) - 1]:
-        (out / STAGE_NAME).mkdir(exist_ok=True)
+        (out / STATE_FOLDER).mkdir(exist_ok=True)
         journal.write_bytes(content[:length])
         assert call(out)[0] == 0
         assert files(out) == files(tmp_path / "whole")
@@ -144,7 +144,7 @@ def test_a_journal_cut_at_any_byte_goes_on(call, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--score-threshold", 0.5), r"settings\.selection\.score_threshold was 0\.3, is 0\.5"),
+        (("--score-threshold", 0.5), r"settings\.postprocess\.score_threshold was 0\.3, is 0\.5"),
         (("--batch", 2), r"batch was 4, is 2"),
         (("--overlap-px", 24), r"settings\.overlap_px was 20, is 24"),
         (("--bands", 1), r"scene\.bands was \[1, 2, 3\], is \[1\]"),
@@ -155,11 +155,11 @@ def test_other_settings_are_refused_with_the_difference(call, tmp_path, options,
     cut_off(call, out, 4)
     code, said, engine = call(out, *options)
     assert code == 2
-    assert re.search(rf"holds an unfinished run that differs from this one: .*{message}", said)
-    assert "or --no-resume to begin anew" in said
+    assert re.search(rf"has an unfinished run with other settings: .*{message}", said)
+    assert "or use --no-resume to start again" in said
     assert engine.batches == []
     code, said, _ = call(out, *options, "--no-resume")
-    assert (code, "going on" in said) == (0, False)
+    assert (code, "Resuming" in said) == (0, False)
     call(tmp_path / "whole", *options)
     assert files(out) == files(tmp_path / "whole")
 
@@ -181,7 +181,7 @@ def test_another_bundle_or_scene_is_refused_with_the_difference(call, tmp_path, 
 
 
 def hold(folder, held, done):
-    with OutputFolder(folder, RESULT_NAMES):
+    with OutputFolder(folder):
         held.set()
         done.wait(30)
 
@@ -216,22 +216,21 @@ sys.exit(main(["detect", *sys.argv[1:]]))
 """
 
 
-@pytest.mark.parametrize(("limit", "where"), [(5_000, "journal"), (40_000, "detections.gpkg")])
+@pytest.mark.parametrize(("limit", "where"), [(5_000, "row_journal"), (40_000, "detections.gpkg")])
 def test_a_full_disk_is_said_and_the_run_goes_on_when_there_is_room(call, bundle, scene, tmp_path, limit, where):
     """A limit on the size of files stands for the full disk: writing fails in the same call."""
     call(tmp_path / "whole")
     out = tmp_path / "out"
-    code = LIMITED.format(limit=limit, here=str(Path(__file__).parents[5]))
+    code = LIMITED.format(limit=limit, here=str(Path(__file__).parents[4]))
     ended = subprocess.run(
         [sys.executable, "-c", code, bundle, scene, "--out", out], check=False, capture_output=True, text=True
     )
     assert ended.returncode == 2, ended.stderr
-    line = ended.stderr.strip().splitlines()[-1]
-    assert re.match(rf"ifkd: Cannot write .*{where} \(.*\)\. .*[Ff]ree space", line)
+    assert re.search(rf"error: Cannot write .*{where} \(.*\)\.\nhint: .*[Ff]ree (disk )?space", ended.stderr)
     assert not files(out)
     code, said, _ = call(out)
     assert code == 0
-    assert "going on from there" in said
+    assert "Resuming: " in said
     assert files(out) == files(tmp_path / "whole")
 
 
@@ -255,7 +254,13 @@ def test_records_come_back_as_they_were(tmp_path):
         assert len(journal) == 3
         for row, back in enumerate(journal.records()):
             one = record(row, n=row)
-            assert (back.row, back.looked, back.empty, back.outside, back.holes) == (row, 4, 1, 2, one.holes)
+            assert (back.row, back.processed, back.empty, back.outside, back.unreadable) == (
+                row,
+                4,
+                1,
+                2,
+                one.unreadable,
+            )
             np.testing.assert_array_equal(back.found.detections.boxes, one.found.detections.boxes)
             np.testing.assert_array_equal(back.found.bounds, one.found.bounds)
             assert back.found.detections.boxes.dtype == np.float32

@@ -18,7 +18,7 @@ OBJECTS = [(5, 5, 17, 15, 0), (50, 40, 68, 52, 1), (120, 118, 150, 140, 0), (190
 SETTINGS = DetectionSettings(
     scale=1.0,
     overlap_px=20,
-    selection=PostprocessConfig(score_threshold=0.3, iou_threshold=0.5, max_detections=50),
+    postprocess=PostprocessConfig(score_threshold=0.3, iou_threshold=0.5, max_detections=50),
     merge=MergeSettings(),
 )
 
@@ -65,7 +65,7 @@ def test_filters_by_class_and_score(open_page, tmp_path):
     assert page.locator("#count").inner_text() == "1 of 4 objects"
     assert page.locator("#value").inner_text() == f"{limit:.2f}"
     page.locator("#classes label").nth(0).click()
-    assert page.locator("#nothing").inner_text() == "No object passes the filters."
+    assert page.locator("#nothing").inner_text() == "No object matches the filters."
     assert "hide=0" in page.url  # the address keeps the view
     page.reload()
     ready(open_page(path))
@@ -84,7 +84,7 @@ def test_hovering_and_clicking_tell_the_details(open_page, tmp_path):
     assert f"{result.detections.scores[0]:.3f}" in told
     assert "30 × 22 px" in told
     assert "60 × 44 m" in told
-    longitude, latitude = page_data(result)["places"][0]
+    longitude, latitude = page_data(result)["lonlat"][0]
     assert f"{latitude:.6f}° N" in told
     assert f"{longitude:.6f}° E" in told
     page.mouse.move(2, 2)
@@ -146,14 +146,14 @@ def test_pages_without_objects_place_or_some_of_the_pixels(open_page, tmp_path):
     path, _ = make(tmp_path / "a", pixels=sea(1, 1, []))
     page = ready(open_page(path))
     assert page.locator("#count").inner_text() == "0 objects"
-    assert page.locator("#nothing").inner_text() == "Nothing was found in this scene."
+    assert page.locator("#nothing").inner_text() == "No object was detected in this scene."
     (tmp_path / "b").mkdir()
     path, result = make(tmp_path / "b", damaged=True)
     visit = open_page(path)
-    assert ready(visit).evaluate("scene.holes.length") == len(result.holes) > 0
+    assert ready(visit).evaluate("scene.unreadable.length") == len(result.unreadable) > 0
     assert visit.errors == []
     visit.page.locator("summary").click()
-    assert f"{len(result.holes)} tiles, crossed out" in visit.page.locator("#facts").inner_text()
+    assert f"{len(result.unreadable)} tiles, crossed out" in visit.page.locator("#facts").inner_text()
 
 
 def test_the_page_needs_nothing_else(tmp_path):

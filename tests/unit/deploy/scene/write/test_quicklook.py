@@ -16,7 +16,7 @@ from ifkd.core.tiling import Window
 SETTINGS = DetectionSettings(
     scale=1.0,
     overlap_px=20,
-    selection=PostprocessConfig(score_threshold=0.3, iou_threshold=0.5, max_detections=50),
+    postprocess=PostprocessConfig(score_threshold=0.3, iou_threshold=0.5, max_detections=50),
     merge=MergeSettings(),
 )
 
@@ -92,7 +92,7 @@ def test_holes_are_crossed_out_and_said(tmp_path):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     result, scene = looked(path)
     with scene:
-        assert result.holes
+        assert result.unreadable
         whole = draw_overview(result, scene, Window(0, 0, 100, 100))
         assert has(whole, (190, 190, 190))
         assert draw_detail(result, scene, Window(300, 0, 100, 300)).width >= 720

@@ -1,0 +1,52 @@
+"""Engine pool: the engines of a run, in this process or on a cluster."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+from deploy.cluster.summary import EnginesRecord
+from deploy.engines import GPU_BACKENDS
+from deploy.scene.detect_plan import DetectPlan
+from deploy.scene.run.executor import LocalExecutor, SceneExecutor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EnginePool:
+    """Engines that process the scenes of a run."""
+
+    executor: SceneExecutor
+    record: EnginesRecord
+    concurrent_scenes: int
+    """Maximum of open scenes. A single scene is processed by the calling thread, with its own progress bar."""
+
+
+@contextmanager
+def open_engine_pool(plan: DetectPlan, log: Callable[[str], object]) -> Iterator[EnginePool]:
+    """Open the engines of a plan.
+
+    Args:
+        plan: The plan.
+        log: Receives messages for the user.
+
+    Raises:
+        BundleError: The bundle has no file of this precision, or its digest differs.
+        EngineError: An engine cannot start.
+        MissingExtraError: The runtime or Ray is not installed.
+        UsageError: Versions differ between this machine and the cluster.
+    """
+    if plan.cluster is None:
+        with plan.engine.open(plan.request.bundle) as engine:
+            record = EnginesRecord(backend=engine.info.backend, device=engine.info.device, count=1)
+            yield EnginePool(LocalExecutor(engine), record, concurrent_scenes=1)
+        return
+    from deploy.cluster.ray_pool import ray_engines  # noqa: PLC0415 - needs this module
+
+    options = replace(plan.engine, threads=plan.engine.threads or plan.cores_per_actor)
+    with ray_engines(
+        plan.request.bundle,
+        options.opener(),
+        on_gpu=options.backend in GPU_BACKENDS,
+        cores_per_engine=plan.cores_per_actor,
+        log=log,
+    ) as pool:
+        yield pool

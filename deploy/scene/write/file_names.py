@@ -1,0 +1,24 @@
+"""Names of the files and folders that `ifkd detect` writes."""
+
+PRODUCER = "ifkd detect"
+"""Start of the key `producer` in the records, which marks files as written by the command."""
+
+RUN_FILE = "run.json"
+DETECTION_FILES = {
+    "geojson": "detections.geojson",
+    "gpkg": "detections.gpkg",
+    "coco": "detections.coco.json",
+    "csv": "detections.csv",
+}
+"""Output format -> file name."""
+QUICKLOOK_FILE = "quicklook.png"
+QUICKLOOK_DETAIL_FILE = "quicklook_detail.png"
+MAP_FILE = "map.html"
+RESULT_FILES = (*DETECTION_FILES.values(), QUICKLOOK_FILE, QUICKLOOK_DETAIL_FILE, MAP_FILE)
+"""All files of a scene except the run record."""
+
+SUMMARY_FILE = "summary.json"
+SUMMARY_PAGE_FILE = "summary.html"
+
+STATE_FOLDER = ".ifkd-detect"
+"""Folder with the state of an unfinished run, in its output folder."""
