@@ -8,10 +8,10 @@ from pathlib import Path
 from ifkd import __version__, recipe
 from ifkd.data.check.box_checks import check_boxes, suggest_box_format
 from ifkd.data.check.check_record import CheckRecord, SourceRecord
+from ifkd.data.check.duplicates import DuplicatePair, duplicate_pairs, exact_duplicates
 from ifkd.data.check.finding import Findings, printable
 from ifkd.data.check.image_inspection import CheckedImage, InspectedFile, inspect_files
 from ifkd.data.check.lenient_coco import AnnotationFile, ImageEntry, read_entries
-from ifkd.data.check.near_duplicates import DuplicatePair, exact_duplicates, near_duplicates
 from ifkd.data.check.statistics import duplicate_records, image_formats, image_sizes, split_record
 from ifkd.data.splits import held_out_scenes, resolve_path
 from ifkd.imagery.contrast import ImageryOptions
@@ -62,10 +62,8 @@ class CheckedDataset:
     images: tuple[CheckedImage, ...]
     exact_duplicates: tuple[tuple[int, ...], ...]
     """Groups of images with identical pixels, as indices."""
-    near_duplicates_across: tuple[DuplicatePair, ...]
-    """Near duplicates in different splits."""
-    near_duplicates_within: tuple[DuplicatePair, ...]
-    """Near duplicates in one split."""
+    duplicates: tuple[DuplicatePair, ...]
+    """Exact and near duplicates, as `duplicate_pairs` returns them."""
     record: CheckRecord
 
 
@@ -110,11 +108,9 @@ def check(plan: CheckPlan, *, workers: int | None = None) -> CheckedDataset:
     classes = _compare_classes(plan, files, findings)
     inspected, split_of = [image.file for image in images], [image.split for image in images]
     groups = tuple(tuple(group) for group in exact_duplicates(inspected))
-    across = tuple(near_duplicates(inspected, split_of, across=True))
-    within = tuple(near_duplicates(inspected, split_of, across=False))
+    duplicates = tuple(duplicate_pairs(inspected, split_of))
     _add_exact_duplicates(images, groups, findings)
-    _add_near_duplicates(images, across, "near_duplicates_across_splits", findings)
-    _add_near_duplicates(images, within, "near_duplicates_in_split", findings)
+    _add_near_duplicates(images, duplicates, findings)
     _add_shared_scenes(images, plan.splits, findings)
     splits = tuple(split_record(split, _listed(split, plan, files, images), images, classes) for split in plan.splits)
     for one in splits:
@@ -137,9 +133,9 @@ def check(plan: CheckPlan, *, workers: int | None = None) -> CheckedDataset:
         image_sizes=image_sizes(images),
         image_formats=image_formats(images),
         findings=found,
-        duplicates=duplicate_records(images, groups, (*across, *within)),
+        duplicates=duplicate_records(images, duplicates),
     )
-    return CheckedDataset(files, plan.splits, images, groups, across, within, record)
+    return CheckedDataset(files, plan.splits, images, groups, duplicates, record)
 
 
 def _check_images(
@@ -199,14 +195,14 @@ def _add_exact_duplicates(images: Sequence[CheckedImage], groups: Sequence[Seque
             first_of.setdefault(split, index)
 
 
-def _add_near_duplicates(
-    images: Sequence[CheckedImage], pairs: Sequence[DuplicatePair], kind: str, findings: Findings
-) -> None:
+def _add_near_duplicates(images: Sequence[CheckedImage], pairs: Sequence[DuplicatePair], findings: Findings) -> None:
     for pair in pairs:
-        ends = sorted((pair.first, pair.second), key=lambda one: (split_rank(images[one].split), one))
-        split = " and ".join(dict.fromkeys(images[one].split for one in ends))
-        names = " and ".join(images[one].entry.name for one in ends)
-        findings.add(kind, split, f"{names} ({pair.correlation:.3f})")
+        if not pair.identical:
+            ends = sorted((pair.first, pair.second), key=lambda one: (split_rank(images[one].split), one))
+            splits = list(dict.fromkeys(images[one].split for one in ends))
+            kind = "near_duplicates_in_split" if len(splits) == 1 else "near_duplicates_across_splits"
+            names = " and ".join(images[one].entry.name for one in ends)
+            findings.add(kind, " and ".join(splits), f"{names} ({pair.correlation:.3f})")
 
 
 def _add_shared_scenes(images: Sequence[CheckedImage], splits: Sequence[str], findings: Findings) -> None:

@@ -12,7 +12,7 @@ class FindingKind:
     """A kind of finding."""
 
     severity: Severity
-    """error: training or evaluation refuses the file; warning: results mislead; note: harmless."""
+    """error: training refuses the file; warning: results mislead; note: harmless."""
     title: str
     """What is counted, in the plural."""
     hint: str
@@ -21,43 +21,33 @@ class FindingKind:
     """What the fixed copy does; None if a person must decide."""
 
 
-LEFT_OUT = "left out"
-LEFT_OUT_WITH_OBJECTS = "left out with their objects"
-FIX_ID_AND_REFERENCES = "Give each an id of its own, and correct the annotations that refer to it."
-SPLIT_BY_SCENE = "Move both to one split, else metrics are too good."
+LEFT_OUT, LEFT_OUT_WITH_OBJECTS = "left out", "left out with their objects"
+UNIQUE_ID = "Give each an id of its own, and correct the annotations that refer to it."
 
 ERRORS: dict[str, tuple[str, str, str]] = {
     "byte_order_mark": ("byte order marks before the JSON", "Save the file as UTF-8 without one.", "removed"),
     "lists_missing": (
-        "missing lists of a COCO file",
+        "missing lists",
         "Write `images`, `annotations` and `categories`, each a list.",
         "written, empty",
     ),
-    "categories_malformed": (
-        "categories without a valid id or name",
-        "Give each an integer `id` and a `name`.",
-        LEFT_OUT,
-    ),
-    "category_ids_not_unique": ("category ids with two names", FIX_ID_AND_REFERENCES, LEFT_OUT_WITH_OBJECTS),
-    "category_names_not_unique": (
-        "names of several categories",
-        "Merge the categories of one name.",
-        "merged into the first",
-    ),
+    "categories_malformed": ("categories without a valid id or name", "Give each an integer id and a name.", LEFT_OUT),
+    "category_ids_not_unique": ("category ids with two names", UNIQUE_ID, LEFT_OUT_WITH_OBJECTS),
+    "category_names_not_unique": ("names of several categories", "Merge these categories.", "merged into the first"),
     "categories_differ": (
         "files whose classes or their order differ from the first file's",
         "Give all splits the same categories, else a label means another class in each.",
         "one list for all",
     ),
     "images_malformed": (
-        "entries of `images` without a valid id or file_name",
-        "Give each an integer `id` and a `file_name`.",
+        "images without a valid id or file_name",
+        "Give each an integer id and a file_name.",
         LEFT_OUT_WITH_OBJECTS,
     ),
-    "image_ids_not_unique": ("image ids of several files", FIX_ID_AND_REFERENCES, LEFT_OUT_WITH_OBJECTS),
+    "image_ids_not_unique": ("image ids of several files", UNIQUE_ID, LEFT_OUT_WITH_OBJECTS),
     "sizes_malformed": (
         "images whose height or width is not a positive integer",
-        "State the file's height and width in pixels.",
+        "State them in pixels.",
         "replaced by the file's size",
     ),
     "sizes_differ": (
@@ -65,40 +55,28 @@ ERRORS: dict[str, tuple[str, str, str]] = {
         "Check that the boxes belong to the file: it may have been resized, rotated (Exif) or replaced.",
         "replaced by the file's size where all boxes fit into it, else the image is left out",
     ),
-    "files_outside_folder": (
-        "file names that lead out of the image folder",
-        "Name files inside the folder, without links.",
-        LEFT_OUT,
-    ),
+    "files_outside_folder": ("file names outside the image folder", "Move the files into the folder.", LEFT_OUT),
     "files_missing": ("missing image files", "Copy them, or name the right folder with --images.", LEFT_OUT),
     "file_names_differ_in_case": (
-        "file names that differ from the file's in upper and lower case",
-        "Write them as the files are named; some systems distinguish case.",
+        "file names in another case than the file's",
+        "Write them as the files are named.",
         "replaced by the file's name",
     ),
-    "files_unreadable": (
-        "image files that are empty, truncated or damaged",
-        "Copy them again from their source.",
-        LEFT_OUT,
-    ),
+    "files_unreadable": ("empty, truncated or damaged image files", "Copy them again from their source.", LEFT_OUT),
     "files_too_large": (
         "images with more pixels than training accepts",
         "Cut them into tiles with `ifkd data slice`, or raise data.imagery.max_pixels in the recipe.",
         LEFT_OUT,
     ),
     "annotations_malformed": (
-        "annotations that are no objects, or whose bbox is not four numbers",
-        "Write `bbox` as [x, y, width, height] in pixels.",
+        "annotations without a bbox of four numbers",
+        "Write bbox as [x, y, width, height] in pixels.",
         LEFT_OUT,
     ),
-    "annotations_of_unknown_image": (
-        "annotations of images that the file does not list",
-        "List the image, or delete its annotations.",
-        LEFT_OUT,
-    ),
+    "annotations_of_unknown_image": ("annotations of unlisted images", "List the image, or delete them.", LEFT_OUT),
     "annotations_of_unknown_category": (
-        "annotations of a category that the file does not list",
-        "List it, or correct their category_id.",
+        "annotations of unlisted categories",
+        "List the category, or correct the category_id.",
         LEFT_OUT,
     ),
     "boxes_not_finite": ("boxes with NaN or infinity", "Draw them again.", LEFT_OUT),
@@ -115,11 +93,7 @@ ERRORS: dict[str, tuple[str, str, str]] = {
     ),
 }
 WARNINGS: dict[str, tuple[str, str, str | None]] = {
-    "ids_not_integers": (
-        "images and categories whose id is text",
-        "Number them: COCO tools expect integers.",
-        "numbered",
-    ),
+    "ids_not_integers": ("image and category ids that are text", "COCO tools expect integers.", "numbered"),
     "images_listed_twice": ("entries that list a file again", "List every file once.", "merged into the first entry"),
     "split_empty": ("splits without a usable image", "See the findings above.", None),
     "annotation_ids_not_unique": (
@@ -127,11 +101,7 @@ WARNINGS: dict[str, tuple[str, str, str | None]] = {
         "Number them: some tools keep one annotation per id.",
         "numbered",
     ),
-    "boxes_tiny": (
-        "boxes less than 1 pixel wide or high",
-        "Delete them: no network can learn what no pixel shows.",
-        LEFT_OUT,
-    ),
+    "boxes_tiny": ("boxes less than 1 pixel wide or high", "Delete them: no pixel shows the object.", LEFT_OUT),
     "boxes_duplicated": (
         "boxes that repeat another of their class (IoU of 0.95 or more)",
         "Delete one of each two.",
@@ -144,7 +114,7 @@ WARNINGS: dict[str, tuple[str, str, str | None]] = {
     ),
     "images_in_two_splits": (
         "images with the same pixels as one of another split",
-        SPLIT_BY_SCENE,
+        "Remove them from training, else metrics are too good.",
         "kept in the later split only (test before validation before training)",
     ),
     "near_duplicates_across_splits": (
@@ -157,7 +127,7 @@ WARNINGS: dict[str, tuple[str, str, str | None]] = {
         "Delete the copies, else they count twice.",
         "the copy with the most boxes is kept",
     ),
-    "scenes_in_two_splits": ("scenes (`scene`) in two splits", SPLIT_BY_SCENE, None),
+    "scenes_in_two_splits": ("scenes in two splits", "Move each to one split, else metrics are too good.", None),
     "classes_without_objects": (
         "classes without an object in the split",
         "Add images of them, move some from another split, or merge the class by data.merge_classes.",
@@ -165,11 +135,7 @@ WARNINGS: dict[str, tuple[str, str, str | None]] = {
     ),
 }
 NOTES: dict[str, tuple[str, str, str | None]] = {
-    "category_ids_not_contiguous": (
-        "unused category ids between 1 and the last",
-        "Nothing: labels follow the order of the ids.",
-        None,
-    ),
+    "category_ids_not_contiguous": ("unused category ids below the last", "Nothing: labels follow the order.", None),
     "boxes_cross_border_slightly": (
         "boxes that cross the image border by up to 2 pixels, as label tools round",
         "Nothing: readers clip them.",
@@ -177,7 +143,7 @@ NOTES: dict[str, tuple[str, str, str | None]] = {
     ),
     "near_duplicates_in_split": (
         "images that look like one of the same split",
-        "Nothing, unless they are copies: then delete them. Keep them in one split.",
+        "Keep them in one split; delete copies.",
         None,
     ),
 }

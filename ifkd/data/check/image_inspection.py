@@ -107,7 +107,7 @@ def _inspect_file(folder: Path, entry: ImageEntry, imagery: ImageryOptions) -> I
     except DataError as error:
         return InspectedFile(None, "files_outside_folder", error.problem)
     actual_name = None
-    if not _is_file(path):
+    if not os.path.isfile(path):  # noqa: PTH113 - unlike Path.is_file, false for every invalid name
         actual_name = _name_in_other_case(folder, entry.name)
         if actual_name is None:
             return InspectedFile(path, "files_missing", f"{entry.name} is not in {folder}")
@@ -185,19 +185,12 @@ def _format(dataset: Any) -> str:
     return f"{dataset.driver}, {types}{f' of {bits} bits' if bits else ''}, {bands}"
 
 
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except (OSError, ValueError):
-        return False
-
-
 def _name_in_other_case(folder: Path, name: str) -> str | None:
     """Return the name of the only file that differs from `name` in upper and lower case alone."""
     try:
         path = Path(name)
         same = [one.name for one in (folder / path.parent).iterdir() if one.name.casefold() == path.name.casefold()]
         found = str(path.parent / same[0]) if len(same) == 1 else None
-        return found if found is not None and _is_file(path_inside(folder, found)) else None
+        return found if found is not None and path_inside(folder, found).is_file() else None
     except (OSError, ValueError, DataError):
         return None

@@ -17,7 +17,6 @@ from ifkd.data.check.check import CheckedDataset
 from ifkd.data.check.finding import printable
 from ifkd.data.check.finding_kinds import DROPS_BOX, KINDS
 from ifkd.data.check.image_inspection import CheckedImage
-from ifkd.data.check.near_duplicates import DuplicatePair
 from ifkd.imagery.contrast import ImageryOptions
 from ifkd.imagery.image_files import read_image
 
@@ -98,16 +97,10 @@ def invalid_box_pictures(checked: CheckedDataset, imagery: ImageryOptions) -> li
 
 def duplicate_pictures(checked: CheckedDataset, imagery: ImageryOptions, *, across: bool) -> list[PagePicture]:
     """Return duplicates side by side, exact ones first: those in different splits, or those in one split."""
-    exact = [
-        DuplicatePair(group[0], other, 1.0)
-        for group in checked.exact_duplicates
-        for other in group[1:]
-        if (checked.images[group[0]].split != checked.images[other].split) == across
-    ]
-    near = checked.near_duplicates_across if across else checked.near_duplicates_within
+    pairs = [(checked.images[pair.first], checked.images[pair.second], pair) for pair in checked.duplicates]
+    pairs = [(first, second, pair) for first, second, pair in pairs if (first.split != second.split) == across]
     pictures = []
-    for pair in [*exact, *near][:MAX_DUPLICATES_SHOWN]:
-        first, second = checked.images[pair.first], checked.images[pair.second]
+    for first, second, pair in pairs[:MAX_DUPLICATES_SHOWN]:
         pixels = [_read(image, imagery) for image in (first, second)]
         if pixels[0] is None or pixels[1] is None:
             continue
@@ -115,8 +108,7 @@ def duplicate_pictures(checked: CheckedDataset, imagery: ImageryOptions, *, acro
         canvas = Image.new("RGB", (left.width + right.width + 8, max(left.height, right.height)), MARGIN_RGB)
         canvas.paste(left, (0, 0))
         canvas.paste(right, (left.width + 8, 0))
-        identical = first.file.sha256 == second.file.sha256
-        description = "identical" if identical else f"correlation {pair.correlation:.3f}"
+        description = "identical" if pair.identical else f"correlation {pair.correlation:.3f}"
         names = " and ".join(f"{printable(image.entry.name)} ({image.split})" for image in (first, second))
         pictures.append(_encoded(canvas, names, description, f"{names} side by side: {description}."))
     return pictures

@@ -8,10 +8,10 @@ import numpy as np
 
 from ifkd.data.check.box_checks import clip_box
 from ifkd.data.check.check_record import DuplicateRecord, ObjectSizeRecord, SplitRecord
+from ifkd.data.check.duplicates import DuplicatePair
 from ifkd.data.check.finding import printable
 from ifkd.data.check.finding_kinds import DROPS_BOX
 from ifkd.data.check.image_inspection import CheckedImage
-from ifkd.data.check.near_duplicates import DuplicatePair
 
 SMALL_PX, LARGE_PX = 32.0, 96.0
 """COCO's bounds between small, medium and large objects: square roots of their areas."""
@@ -61,11 +61,8 @@ def object_sides(images: Sequence[CheckedImage], split: str) -> list[tuple[float
     return sides
 
 
-def duplicate_records(
-    images: Sequence[CheckedImage], groups: Sequence[Sequence[int]], pairs: Sequence[DuplicatePair]
-) -> tuple[DuplicateRecord, ...]:
-    """Return exact duplicates, given as groups, and then near ones, given as pairs."""
-    identical = [DuplicatePair(group[0], other, 1.0) for group in groups for other in group[1:]]
+def duplicate_records(images: Sequence[CheckedImage], pairs: Sequence[DuplicatePair]) -> tuple[DuplicateRecord, ...]:
+    """Return the first `MAX_DUPLICATES` pairs."""
     return tuple(
         DuplicateRecord(
             first=printable(images[pair.first].entry.name),
@@ -73,9 +70,9 @@ def duplicate_records(
             second=printable(images[pair.second].entry.name),
             second_split=images[pair.second].split,
             correlation=round(pair.correlation, 4),
-            identical=index < len(identical),
+            identical=pair.identical,
         )
-        for index, pair in enumerate((*identical, *pairs)[:MAX_DUPLICATES])
+        for pair in pairs[:MAX_DUPLICATES]
     )
 
 

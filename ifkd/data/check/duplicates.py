@@ -1,4 +1,4 @@
-"""Duplicate images: exact ones by the digest of their pixels, near ones by the correlation of thumbnails."""
+"""Find duplicate images: exact ones by the digest of their pixels, near ones by the correlation of thumbnails."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,13 +16,15 @@ BLOCK_ROWS = 512
 
 @dataclass(frozen=True, slots=True)
 class DuplicatePair:
-    """Two images that look alike."""
+    """Two images that are identical or look alike."""
 
     first: int
     second: int
     """Indices of the images; the second is larger."""
     correlation: float
     """Correlation of their thumbnails, the best over rotations and reflections; 1 for identical pixels."""
+    identical: bool
+    """Whether their pixels are identical."""
 
 
 def exact_duplicates(files: Sequence[InspectedFile]) -> list[list[int]]:
@@ -34,37 +36,40 @@ def exact_duplicates(files: Sequence[InspectedFile]) -> list[list[int]]:
     return [group for group in groups.values() if len(group) > 1]
 
 
-def near_duplicates(files: Sequence[InspectedFile], splits: Sequence[str], *, across: bool) -> list[DuplicatePair]:
-    """Return each image's most similar one if it is a near duplicate, without repeated pairs, most similar first.
+def duplicate_pairs(files: Sequence[InspectedFile], splits: Sequence[str]) -> list[DuplicatePair]:
+    """Return exact duplicates, then near ones in different splits, then near ones in one split.
 
-    Exact duplicates and flat images are left out.
+    A near duplicate is an image's most similar one, without exact duplicates and flat images; most similar pairs first.
 
     Args:
         files: The images.
         splits: Split of each image.
-        across: Whether to compare images of different splits, or those of the same split.
     """
+    exact = [
+        DuplicatePair(group[0], other, 1.0, identical=True) for group in exact_duplicates(files) for other in group[1:]
+    ]
     thumbnail_of = {index: file.thumbnail for index, file in enumerate(files) if file.thumbnail is not None}
     if len(thumbnail_of) < 2:
-        return []
+        return exact
     indices, thumbnails = list(thumbnail_of), np.stack(list(thumbnail_of.values()))
     digests = _codes([files[index].sha256 for index in indices])
     split_codes = _codes([splits[index] for index in indices])
-    found: dict[tuple[int, int], float] = {}
     variants = [variant.reshape(len(indices), -1) for variant in _symmetries(thumbnails)]
+    found: dict[tuple[bool, int, int], float] = {}
     for start in range(0, len(indices), BLOCK_ROWS):
         rows = slice(start, start + BLOCK_ROWS)
         correlation = np.max([variants[0][rows] @ variant.T for variant in variants], axis=0)
-        differ = split_codes[rows, None] != split_codes[None, :]
-        correlation[(differ != across) | (digests[rows, None] == digests[None, :])] = -1.0
-        best = correlation.argmax(axis=1)
-        for row, column in enumerate(best.tolist()):
-            value = float(correlation[row, column])
-            if value >= MIN_CORRELATION:
-                first, second = sorted((indices[start + row], indices[column]))
-                found[first, second] = max(value, found.get((first, second), 0.0))
-    pairs = [DuplicatePair(first, second, min(value, 1.0)) for (first, second), value in found.items()]
-    return sorted(pairs, key=lambda pair: (-pair.correlation, pair.first, pair.second))
+        correlation[digests[rows, None] == digests[None, :]] = -1.0
+        same_split = split_codes[rows, None] == split_codes[None, :]
+        for same in (False, True):
+            candidates = np.where(same_split == same, correlation, -1.0)
+            for row, column in enumerate(candidates.argmax(axis=1).tolist()):
+                value = float(candidates[row, column])
+                if value >= MIN_CORRELATION:
+                    key = (same, *sorted((indices[start + row], indices[column])))
+                    found[key] = max(value, found.get(key, 0.0))
+    near = sorted(found.items(), key=lambda item: (item[0][0], -min(item[1], 1.0), *item[0]))
+    return [*exact, *(DuplicatePair(*key[1:], min(value, 1.0), identical=False) for key, value in near)]
 
 
 def _codes(values: Sequence[str | None]) -> Array:
