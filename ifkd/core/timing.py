@@ -13,18 +13,18 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class TurnLimits:
-    """Number and least length of turns."""
+    """Number and minimum length of turns."""
 
     rounds: int
     """Turns of each function."""
     min_runs: int
-    """Least number of runs in a turn."""
+    """Minimum number of runs in a turn."""
     min_s: float
-    """Least duration of a turn, seconds."""
+    """Minimum duration of a turn, seconds."""
     warmup_runs: int = 1
-    """Least number of runs before the first turn; they are not part of the samples."""
+    """Minimum number of runs before the first turn; they are not part of the samples."""
     warmup_s: float = 0.0
-    """Least duration of the warm-up, seconds."""
+    """Minimum duration of the warm-up, seconds."""
 
 
 @dataclass(slots=True)
