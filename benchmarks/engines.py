@@ -1,14 +1,13 @@
-"""Every (detector, student, precision): seconds to export and to build, sizes, loss of mAP, latency beside torch.
+"""Benchmark all precisions of several detectors: export and build time, file size, loss of mAP and latency.
 
     python benchmarks/engines.py --out DIR --checkpoint A/best.safetensors B/best.safetensors …
-    python benchmarks/engines.py --out DIR --race            # latency of what lies in DIR; wants the machine alone
-    python benchmarks/engines.py --out DIR --nano            # untrained and tiny, with all cells; what CI builds
+    python benchmarks/engines.py --out DIR --latency         # latency of the bundles in DIR; needs an idle machine
+    python benchmarks/engines.py --out DIR --nano            # tiny untrained detectors of all families; used by CI
 
-The first exports each checkpoint in all four precisions (INT8 is fitted to and judged on its recipe's own images) and
-builds the engines that need no GPU. The second measures ONNX Runtime in each precision beside torch, eager and
-compiled, in turns within one process. Each keeps its figures in DIR and prints the table of all that lies there;
-exit code 1 when a goal is missed. With --nano the networks answer noise: files are built, opened and run, and nothing
-is timed but the whole.
+The first command exports each checkpoint in all four precisions and builds the engines that need no GPU. The second
+measures ONNX Runtime in each precision and torch, eager and compiled, in turns within one process. Each writes its
+results to DIR and prints a table of all results there; the exit code is 1 if a goal is missed. With --nano, the outputs
+are noise: files are built and run, and only the total time is measured.
 """
 
 import argparse
@@ -26,21 +25,23 @@ import torch
 from PIL import Image
 from torch import nn
 
-from deploy.bench.latency import BenchmarkCase, TimingConfig, benchmark_case, measure_interleaved, sample_spread
-from deploy.bench.speedup import speedup_of
+from deploy.bench.latency import TimingConfig, sample_spread, timed_engine
+from deploy.bench.speedup import engine_speedup
 from deploy.engines import open_engine
 from deploy.engines.engine import Engine
 from deploy.engines.torch_engine import TorchEngine
 from export.bundle.bundle import open_bundle
 from export.bundle.manifest import Precision
-from export.export_bundle import export_checkpoint
-from export.sample_tiles import structured_noise
+from export.export_bundle import export_bundle
+from export.export_plan import plan_export
 from export.tensorrt.build import add_engine
+from export.tiles import structured_noise
 from ifkd.core.config import parse
 from ifkd.core.detections import Array
 from ifkd.core.environment import usable_cores
 from ifkd.core.errors import IfkdError
 from ifkd.core.files import write_json
+from ifkd.core.timing import TimedCall, time_in_turns
 from ifkd.models import build_detector
 from ifkd.models.checkpoint import CheckpointMeta, load_checkpoint, save_checkpoint
 from ifkd.recipe import DetectorOptions, Family, Recipe
@@ -48,101 +49,103 @@ from ifkd.recipe import DetectorOptions, Family, Recipe
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8", "int8-cpu")
 ENGINES: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 STUDENTS = ("resnet18", "mobilenet_v2")
+BUILD_RESULTS, LATENCY_RESULTS = "build.json", "latency.json"
 EAGER, COMPILED = "torch eager", "torch.compile"
 GOALS = {
     ("onnxruntime fp32", EAGER): {"resnet18": 1.2, "mobilenet_v2": 1.2},
     ("onnxruntime int8-cpu", "onnxruntime fp32"): {"resnet18": 2.5, "mobilenet_v2": 1.8},
 }
-"""(contestant, whom it is compared with) -> least speed-up by student; the second is for RetinaNet."""
-MAP_LOSS_GOAL = 0.005
-NANO_SECONDS = 360.0
-PROCEDURE = TimingConfig(warmup_s=1.0, min_s=12.0, min_samples=30, rounds=6)
+"""(runtime, baseline) -> minimum speedup by student; the second is for RetinaNet."""
+MAX_MAP_LOSS = 0.005
+MAX_NANO_SECONDS = 360.0
+TIMING = TimingConfig(warmup_s=1.0, min_s=12.0, min_samples=30, rounds=6)
 NANO_IMAGES, NANO_PX = 6, 64
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
-    """A bundle to be made."""
+class Job:
+    """An export with its engine builds."""
 
     checkpoint: Path
     folder: Path
     overrides: tuple[str, ...]
     accept_drift: bool = False
-    """The answers of a network that learned little or nothing hang on its last bits, and FP16 has fewer."""
+    """Ignore failed parity, because the outputs of an untrained network depend on its last bits."""
 
 
-def build(work: Work) -> dict[str, Any]:
-    """Export a checkpoint and build its engines; return seconds, sizes and what INT8 cost."""
-    began = time.perf_counter()
-    words = [f"precisions={list(PRECISIONS)}", *work.overrides]
-    bundle = export_checkpoint(work.checkpoint, work.folder / "bundle", overrides=words, accept_drift=work.accept_drift)
-    exported = time.perf_counter() - began
+def build(job: Job) -> dict[str, Any]:
+    """Export a checkpoint and build its engines; return times, sizes and the loss of INT8."""
+    started = time.perf_counter()
+    overrides = [f"precisions={list(PRECISIONS)}", *job.overrides]
+    plan = plan_export(job.checkpoint, job.folder / "bundle", overrides=overrides, accept_drift=job.accept_drift)
+    bundle = export_bundle(plan)
+    export_seconds = time.perf_counter() - started
     engines = {}
     for precision in ENGINES:
-        bundle, name, sidecar = add_engine(bundle, builder="tensorrt_rtx", precision=precision)
+        bundle, name, metadata = add_engine(bundle, builder="tensorrt_rtx", precision=precision)
         engines[precision] = {
-            "seconds": sidecar.build_seconds,
-            "bytes": sidecar.engine_bytes,
+            "seconds": metadata.build_seconds,
+            "bytes": metadata.engine_bytes,
             "file": name,
-            "builder": f"{sidecar.builder} {sidecar.builder_version}",
+            "builder": f"{metadata.builder} {metadata.builder_version}",
         }
     bundle.verify()
     manifest = bundle.manifest
     onnx = {record.precision: record.bytes for record in manifest.files.values() if record.kind == "onnx"}
-    figures = {
+    results = {
         "detector": manifest.detector["family"],
         "student": manifest.detector["backbone"],
         "detector_settings": manifest.detector,
         "tile_px": manifest.input.tile_px,
         "classes": manifest.classes,
-        "export_seconds": exported,
+        "export_seconds": export_seconds,
         "matched": {name: check.matched for name, check in manifest.checks.items()},
         "onnx_bytes": onnx,
         "engines": engines,
         "quantization": {
             name: {
                 "map_loss": one.map_loss,
-                "mean_ap": one.curve[-1].mean_ap,
+                "mean_ap": one.search[-1].mean_ap,
                 "layers": one.layers,
                 "float_layers": len(one.float_layers),
-                "noise": one.noise,
-                "verdict": None if one.verdict is None else one.verdict.model_dump(mode="json"),
+                "head_error": one.head_error,
+                "decision": None if one.decision is None else one.decision.model_dump(mode="json"),
             }
             for name, one in manifest.quantization.items()
         },
     }
-    write_json(work.folder / "built.json", figures)
-    return figures
+    write_json(job.folder / BUILD_RESULTS, results)
+    return results
 
 
-def try_out(folder: Path) -> None:
-    """Run every ONNX file of a bundle once on its largest batch."""
+def run_all(folder: Path) -> None:
+    """Run every ONNX file of a bundle once with its largest batch."""
     bundle = open_bundle(folder / "bundle")
     height, width = bundle.manifest.input.tile_px
     tiles = noise(bundle.manifest.input.max_batch, (height, width))
     for precision in PRECISIONS:
         with open_engine(bundle, precision=precision, threads=1) as engine:
-            found = engine.infer(tiles)
-        assert np.isfinite(found.boxes).all(), f"{folder.name} {precision}"
-        assert np.isfinite(found.scores).all(), f"{folder.name} {precision}"
+            candidates = engine.infer(tiles)
+        assert np.isfinite(candidates.boxes).all(), f"{folder.name} {precision}"
+        assert np.isfinite(candidates.scores).all(), f"{folder.name} {precision}"
 
 
 def noise(count: int, size: tuple[int, int]) -> Array:
-    """Return uint8 [count, 3, height, width] of noise with structure."""
+    """Return noise, uint8 [count, 3, height, width]."""
     tiles = [structured_noise(size, seed=seed).transpose(2, 0, 1) for seed in range(count)]
     return np.ascontiguousarray(np.stack(tiles))
 
 
 class CompiledTorch(TorchEngine):
-    """The torch reference, compiled for one shape."""
+    """The torch reference, compiled for one input shape."""
 
     def __init__(self, bundle: Any, *, threads: int) -> None:
         super().__init__(bundle, threads=threads)
-        self._graph = torch.compile(self._graph, dynamic=False)  # type: ignore[assignment]
+        self._model = torch.compile(self._model, dynamic=False)  # type: ignore[assignment]
 
 
-def race(folder: Path, threads: int) -> dict[str, Any]:
-    """Return the latency of one tile by every contestant, measured in turns, and their speed-ups."""
+def measure(folder: Path, threads: int) -> dict[str, Any]:
+    """Return the latency of one tile by every runtime, measured in turns, and the speedups."""
     bundle = open_bundle(folder / "bundle")
     height, width = bundle.manifest.input.tile_px
     tiles = noise(8, (height, width))
@@ -152,41 +155,41 @@ def race(folder: Path, threads: int) -> dict[str, Any]:
         engines[f"onnxruntime {precision}"] = open_engine(bundle, precision=precision, threads=threads)  # type: ignore[arg-type]
     started = time.perf_counter()
     engines[COMPILED].infer(tiles[:1])
-    compiling = time.perf_counter() - started
-    runners = {name: benchmark_case(name, engine, tiles, batch=1) for name, engine in engines.items()}
-    measure_interleaved(list(runners.values()), PROCEDURE)
-    failures = {name: runner.failure for name, runner in runners.items() if runner.failure}
-    assert not failures, failures
-    figures = {
+    compile_seconds = time.perf_counter() - started
+    calls = {name: timed_engine(name, engine, tiles, batch=1) for name, engine in engines.items()}
+    for _ in time_in_turns(list(calls.values()), TIMING.turns, raise_errors=True):
+        pass
+    speedups = [speedup(calls, *pair) for pair in [*GOALS, (COMPILED, EAGER)]]
+    results = {
         "threads": threads,
-        "compile_seconds": compiling,
+        "compile_seconds": compile_seconds,
         "latency": {
             name: {
-                **sample_spread(np.array(runner.samples.all_ns) / 1e6).model_dump(),
-                "windows_ns": runner.samples.windows_ns,
+                **sample_spread(np.array(call.samples.all_ns) / 1e6).model_dump(),
+                "windows_ns": call.samples.windows_ns,
             }
-            for name, runner in runners.items()
+            for name, call in calls.items()
         },
-        "speed_ups": [one for pair in [*GOALS, (COMPILED, EAGER)] if (one := speed_up(runners, *pair)) is not None],
+        "speedups": [one for one in speedups if one is not None],
     }
     for engine in engines.values():
         engine.close()
-    write_json(folder / "raced.json", figures)
-    return figures
+    write_json(folder / LATENCY_RESULTS, results)
+    return results
 
 
-def speed_up(runners: dict[str, BenchmarkCase], name: str, against: str) -> dict[str, Any] | None:
-    """Return how much faster one contestant is than another, from the turns they took side by side."""
-    windows = {one: runners[one].samples.windows_ns for one in (name, against)}
-    ratio = speedup_of(name, windows[name], against=against, others=windows[against], batch=1)
-    return None if ratio is None else ratio.model_dump()
+def speedup(calls: dict[str, TimedCall], name: str, baseline: str) -> dict[str, Any] | None:
+    """Return the speedup of a runtime over another one."""
+    windows = {one: calls[one].samples.windows_ns for one in (name, baseline)}
+    found = engine_speedup(name, windows[name], baseline=baseline, baseline_windows=windows[baseline], batch=1)
+    return None if found is None else found.model_dump()
 
 
 def table(out: Path) -> bool:
-    """Print all that lies in a folder, each figure that has a goal beside it, and return whether all goals are met."""
+    """Print all results of a folder with their goals, and return whether all goals are met."""
     met = True
-    for folder in sorted(path.parent for path in out.glob("*/built.json")):
-        built = json.loads((folder / "built.json").read_text(encoding="utf-8"))
+    for folder in sorted(path.parent for path in out.glob(f"*/{BUILD_RESULTS}")):
+        built = json.loads((folder / BUILD_RESULTS).read_text(encoding="utf-8"))
         print(f"\n{folder.name}, tiles of {built['tile_px'][1]} px: exported in {built['export_seconds']:.0f} s")
         for precision in PRECISIONS:
             line = f"  {precision:9} {built['onnx_bytes'][precision] / 1e6:7.2f} MB"
@@ -195,42 +198,43 @@ def table(out: Path) -> bool:
                 line += f"   engine {engine['bytes'] / 1e6:7.2f} MB in {engine['seconds']:.1f} s"
             print(line)
         for name, one in built["quantization"].items():
-            holds = one["map_loss"] <= MAP_LOSS_GOAL
-            met &= holds
+            passed = one["map_loss"] <= MAX_MAP_LOSS
+            met &= passed
             print(
                 f"  {name}: mAP {one['mean_ap']:.4f}, {100 * one['map_loss']:+.2f} points lost "
-                f"({one['float_layers']} of {one['layers']} layers searched into float): {'met' if holds else 'MISSED'}"
+                f"({one['float_layers']} of {one['layers']} layers kept in float): {'met' if passed else 'MISSED'}"
             )
-            if one["verdict"] is not None:
-                worth = {True: "worth it", False: "not worth it", None: "undecided"}[one["verdict"]["worth_it"]]
-                print(f"    {worth} against {one['verdict']['against']}: {one['verdict']['reason']}")
-        if (folder / "raced.json").is_file():
-            met &= print_race(built, json.loads((folder / "raced.json").read_text(encoding="utf-8")))
+            decision = one["decision"]
+            if decision is not None:
+                words = {True: "recommended", False: "not recommended", None: "undecided"}[decision["recommended"]]
+                print(f"    {words} over {decision['baseline']}: {decision['reason']}")
+        if (folder / LATENCY_RESULTS).is_file():
+            met &= print_latency(built, json.loads((folder / LATENCY_RESULTS).read_text(encoding="utf-8")))
     return met
 
 
-def print_race(built: dict[str, Any], raced: dict[str, Any]) -> bool:
-    """Print the latencies and speed-ups of a cell, and return whether its goals are met."""
-    for name, one in raced["latency"].items():
+def print_latency(built: dict[str, Any], measured: dict[str, Any]) -> bool:
+    """Print latencies and speedups of a detector, and return whether its goals are met."""
+    for name, one in measured["latency"].items():
         print(f"  {name:22} p50 {one['p50_ms']:8.2f} ms   p95 {one['p95_ms']:8.2f} ms")
     met = True
-    for one in raced["speed_ups"]:
-        goal = GOALS.get((one["name"], one["against"]), {}).get(built["student"])
+    for one in measured["speedups"]:
+        goal = GOALS.get((one["name"], one["baseline"]), {}).get(built["student"])
         if one["name"] == "onnxruntime int8-cpu" and built["detector"] != "retinanet":
             goal = None
-        line = f"  {one['name']} is {one['speed_up']:.2f} times as fast as {one['against']}"
-        line += f" (rounds {1 / one['high']:.2f} to {1 / one['low']:.2f})"
+        line = f"  {one['name']} is {one['speedup']:.2f} times as fast as {one['baseline']}"
+        line += f" (rounds {1 / one['latency_ratio_max']:.2f} to {1 / one['latency_ratio_min']:.2f})"
         if goal is not None:
-            met &= one["speed_up"] >= goal
-            line += f", goal {goal}: {'met' if one['speed_up'] >= goal else 'MISSED'}"
+            met &= one["speedup"] >= goal
+            line += f", goal {goal}: {'met' if one['speedup'] >= goal else 'MISSED'}"
         print(line)
     return met
 
 
-def nano(out: Path) -> list[Work]:
-    """Write a tiny data set of noise and an untrained checkpoint of every detector with every backbone."""
+def nano_jobs(out: Path) -> list[Job]:
+    """Write a tiny data set of noise and an untrained checkpoint of each family and backbone."""
     data = write_noise(out / "data")
-    works = []
+    jobs = []
     for family in get_args(Family):
         for backbone in (*STUDENTS, "resnet50"):
             folder = out / f"{family}_{backbone}"
@@ -247,7 +251,7 @@ def nano(out: Path) -> list[Work]:
             recipe = parse(values, Recipe, source="the nano recipe")
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)
-                network = outspoken(recipe.student.detector)
+                network = untrained_detector(recipe.student.detector)
             meta = CheckpointMeta(
                 detector=recipe.student.detector,
                 classes=("thing",),
@@ -257,15 +261,16 @@ def nano(out: Path) -> list[Work]:
             )
             folder.mkdir(parents=True, exist_ok=True)
             save_checkpoint(folder / "nano.safetensors", network, meta)
-            # Without training a file loses nothing of a mAP of 0; what is proved here is that it is built and runs.
-            works.append(Work(folder / "nano.safetensors", folder, (), accept_drift=True))
-    return works
+            # The mAP is about 0 and cannot decrease; the files are only built and run.
+            jobs.append(Job(folder / "nano.safetensors", folder, (), accept_drift=True))
+    return jobs
 
 
-def outspoken(settings: DetectorOptions) -> nn.Module:
-    """Return an untrained detector whose head keeps the signal, so that scores differ, and whose backbone adds little.
+def untrained_detector(settings: DetectorOptions) -> nn.Module:
+    """Return an untrained detector with varied scores.
 
-    A deep backbone with random weights is chaotic: the last bit of its input decides about its output.
+    The weights of the backbone's residual branches are small, because the output of a deep backbone with random weights
+    depends on the last bits of its input.
     """
     network = build_detector(settings, 1)
     for name, weight in network.named_parameters():
@@ -277,79 +282,82 @@ def outspoken(settings: DetectorOptions) -> nn.Module:
 
 
 def write_noise(folder: Path) -> dict[str, str]:
-    """Write images of noise with a labeled square each, and return them as a recipe's data."""
+    """Write images of noise with one labeled square each, and return the data options of a recipe."""
     (folder / "images").mkdir(parents=True, exist_ok=True)
     images, annotations = [], []
     for index in range(NANO_IMAGES):
         name = f"{index}.png"
         Image.fromarray(structured_noise((NANO_PX, NANO_PX), seed=index)).save(folder / "images" / name)
         images.append({"id": index + 1, "file_name": name, "height": NANO_PX, "width": NANO_PX})
-        place = {"bbox": [8, 8, 24, 24], "area": 576, "iscrowd": 0}
-        annotations.append({"id": index + 1, "image_id": index + 1, "category_id": 1, **place})
+        box = {"bbox": [8, 8, 24, 24], "area": 576, "iscrowd": 0}
+        annotations.append({"id": index + 1, "image_id": index + 1, "category_id": 1, **box})
     content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "thing"}]}
     write_json(folder / "all.json", content)
     return {"root": str(folder), "train": "all.json", "validation": "all.json", "test": "all.json"}
 
 
-def build_one_of_many(work: Work) -> str:
-    """Build and try a bundle in a process of its own; return what happened in a line."""
+def build_and_run(job: Job) -> str:
+    """Build and run a bundle with one thread; return a line with the result."""
     torch.set_num_threads(1)
-    began = time.perf_counter()
+    started = time.perf_counter()
     try:
-        figures = build(work)
+        results = build(job)
     except IfkdError as error:
-        return f"{work.folder.name}: FAILED: {error}"
-    try_out(work.folder)
-    parity = ", ".join(f"{name} {share:.1%}" for name, share in figures["matched"].items())
-    return f"{work.folder.name}: built and run in {time.perf_counter() - began:.0f} s; as torch: {parity}"
+        return f"{job.folder.name}: FAILED: {error}"
+    run_all(job.folder)
+    parity = ", ".join(f"{name} {fraction:.1%}" for name, fraction in results["matched"].items())
+    return f"{job.folder.name}: built and run in {time.perf_counter() - started:.0f} s; parity: {parity}"
 
 
 def build_nano(out: Path) -> bool:
-    """Build all bundles of the nano recipe, as many at a time as there are cores; return whether all went in time."""
-    began = time.perf_counter()
-    works = nano(out)
-    bad = 0
-    # Large ones first, so that the cores end together.
-    works.sort(key=lambda work: work.checkpoint.stat().st_size, reverse=True)
-    with multiprocessing.get_context("spawn").Pool(min(usable_cores(), len(works))) as pool:
-        for line in pool.imap_unordered(build_one_of_many, works):
+    """Build all bundles of the nano recipe in parallel; return whether all succeeded in time."""
+    started = time.perf_counter()
+    jobs = nano_jobs(out)
+    failed = 0
+    # The largest first, so that all processes end at about the same time.
+    jobs.sort(key=lambda job: job.checkpoint.stat().st_size, reverse=True)
+    with multiprocessing.get_context("spawn").Pool(min(usable_cores(), len(jobs))) as pool:
+        for line in pool.imap_unordered(build_and_run, jobs):
             print(line, flush=True)
-            bad += "FAILED" in line
-    seconds = time.perf_counter() - began
-    files = len(works) * (len(PRECISIONS) + len(ENGINES))
-    in_time = seconds <= NANO_SECONDS
-    goal = f"goal {NANO_SECONDS:.0f}: {'met' if in_time else 'MISSED'}"
-    print(f"{len(works)} bundles with {files} ONNX files and engines in {seconds:.0f} s, {goal}")
-    return not bad and in_time
+            failed += "FAILED" in line
+    seconds = time.perf_counter() - started
+    files = len(jobs) * (len(PRECISIONS) + len(ENGINES))
+    in_time = seconds <= MAX_NANO_SECONDS
+    goal = f"goal {MAX_NANO_SECONDS:.0f}: {'met' if in_time else 'MISSED'}"
+    print(f"{len(jobs)} bundles with {files} ONNX files and engines in {seconds:.0f} s, {goal}")
+    return not failed and in_time
 
 
-def work_of(checkpoint: Path, out: Path, overrides: Sequence[str], *, accept_drift: bool) -> Work:
-    """Return where the bundle of a checkpoint goes: a folder named after detector and backbone."""
+def job_of(checkpoint: Path, out: Path, overrides: Sequence[str], *, accept_drift: bool) -> Job:
+    """Return the job of a checkpoint; its folder is named after family and backbone."""
     detector = load_checkpoint(checkpoint).meta.detector
     folder = out / f"{detector.family}_{detector.backbone}"
     folder.mkdir(parents=True, exist_ok=True)
-    return Work(checkpoint, folder, tuple(overrides), accept_drift)
+    return Job(checkpoint, folder, tuple(overrides), accept_drift)
 
 
 def main() -> int:
-    """Do what the arguments ask for."""
+    """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     parser.add_argument("--checkpoint", type=Path, nargs="+", default=[], metavar="PATH")
-    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="of the recipes' export section")
-    parser.add_argument("--accept-drift", action="store_true", help="build although FP16 answers otherwise than torch")
-    parser.add_argument("--race", nargs="*", metavar="CELL", help="cells, such as retinanet_resnet18 (all)")
+    parser.add_argument(
+        "--set", nargs="+", default=[], metavar="KEY=VALUE", help="options of the recipes' export section"
+    )
+    parser.add_argument("--accept-drift", action="store_true", help="build even if parity with torch fails")
+    parser.add_argument(
+        "--latency", nargs="*", metavar="NAME", help="detectors to measure, such as retinanet_resnet18 (default: all)"
+    )
     parser.add_argument("--nano", action="store_true")
     parser.add_argument("--threads", type=int, default=usable_cores())
     options = parser.parse_args()
     if options.nano:
         return int(not build_nano(options.out))
     for checkpoint in options.checkpoint:
-        build(work_of(checkpoint, options.out, options.set, accept_drift=options.accept_drift))
-    if options.race is not None:
-        cells = options.race or sorted(path.parent.name for path in options.out.glob("*/built.json"))
-        for cell in cells:
-            race(options.out / cell, options.threads)
+        build(job_of(checkpoint, options.out, options.set, accept_drift=options.accept_drift))
+    if options.latency is not None:
+        for name in options.latency or sorted(path.parent.name for path in options.out.glob(f"*/{BUILD_RESULTS}")):
+            measure(options.out / name, options.threads)
     return int(not table(options.out))
 
 

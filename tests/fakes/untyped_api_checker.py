@@ -1,9 +1,9 @@
 # ruff: noqa: C901, PLR0911, PLR0912 - a branch for each kind of syntax
-"""Follows the values of foreign, untyped packages through our sources, and looks up what is asked of them.
+"""Check the use of untyped packages in the sources against the real packages.
 
-Types begin at annotations that name a `TypeAlias` of `export/tensorrt/tensorrt_api.py`, and go on through attributes, calls,
-assignments and loops by what the real packages' own signatures say. An attribute that the real class lacks, a call
-that no signature takes, and an attribute of a value whose type cannot be told are all faults.
+Types start at annotations that name a `TypeAlias` of `export/tensorrt/tensorrt_api.py`. They propagate through
+attributes, calls, assignments and loops by the signatures of the real packages. An attribute that the real class lacks,
+a call that fits no signature, and an attribute of a value of unknown type are errors.
 """
 
 import ast
@@ -20,63 +20,63 @@ PLAIN = {"int", "float", "bool", "str", "bytes", "None", "Any", "object", "capsu
 
 @dataclass(frozen=True)
 class Value:
-    """A value of a foreign package: the object itself, or something of a class."""
+    """A value of an untyped package: a known object, or an instance of a class."""
 
     thing: Any = None
     """Module, class, function or enum member."""
     of: Any = None
     """Class of an instance."""
     unknown: bool = False
-    """It comes from a foreign package, and nothing is known of it."""
+    """The value comes from an untyped package, and its type is unknown."""
 
 
 @dataclass(frozen=True)
 class Method:
-    """A method of a class, bound."""
+    """A bound method."""
 
     owner: Any
     name: str
 
 
 @dataclass(frozen=True)
-class Several:
-    """A tuple, or with one part a list of it."""
+class TypeSequence:
+    """A tuple, or a list of its only part."""
 
     parts: tuple[Any, ...]
-    endless: bool = False
+    repeated: bool = False
 
 
 UNKNOWN = Value(unknown=True)
 
 
 @dataclass
-class Follower:
-    """Looks through the sources of some modules."""
+class ApiChecker:
+    """Checks the sources of some modules."""
 
     trees: Mapping[str, ast.Module]
-    """Name of a module of ours -> its source."""
+    """Module -> its source."""
     trt: Any
     cuda: Any
     aliases: frozenset[str]
-    """Names of the annotations that stand for foreign types."""
-    faults: list[str] = field(default_factory=list)
+    """Names of the aliases of untyped classes."""
+    errors: list[str] = field(default_factory=list)
     uses: set[tuple[str, str]] = field(default_factory=set)
-    """(class or module, attribute) that the sources need."""
+    """(class or module, attribute) that the sources use."""
     optional: set[tuple[str, str]] = field(default_factory=set)
-    """The same, asked for by `getattr` with a default."""
+    """The same, used by `getattr` with a default."""
     sites: list[ast.Attribute] = field(default_factory=list)
-    """Where a foreign attribute is named."""
+    """Nodes that name an attribute of an untyped package."""
     _fields: dict[str, Any] = field(default_factory=dict)
     _returns: dict[str, Any] = field(default_factory=dict)
     _where: str = ""
 
-    def look(self) -> "Follower":
-        """Go through all sources: once for what they declare, then for what they do."""
+    def check(self) -> "ApiChecker":
+        """Read the declarations of all sources, then check all statements."""
         for tree in self.trees.values():
             self._declare(tree)
-        # What a field holds may be known only after the method that fills it was followed.
+        # The type of a field may be known only after the method that assigns it.
         for _ in range(2):
-            self.faults, self.sites = [], []
+            self.errors, self.sites = [], []
             for name, tree in self.trees.items():
                 self._where = name
                 self._block(tree.body, {})
@@ -96,7 +96,7 @@ class Follower:
                     self._fields[name] = found
 
     def _annotation(self, node: ast.expr | None) -> Any:
-        """Return what an annotation says of foreign types, or None."""
+        """Return the untyped class that an annotation names, or None."""
         match node:
             case ast.Name(id=name) | ast.Attribute(attr=name) if name in self.aliases:
                 return self._alias(name)
@@ -104,7 +104,7 @@ class Follower:
                 return self._annotation(left) or self._annotation(right)
             case ast.Subscript(value=ast.Name(id="tuple"), slice=ast.Tuple(elts=parts)):
                 inside = tuple(self._annotation(part) for part in parts)
-                return Several(inside) if any(inside) else None
+                return TypeSequence(inside) if any(inside) else None
         return None
 
     def _alias(self, name: str) -> Any:
@@ -117,7 +117,7 @@ class Follower:
         named = {"CudaEvent": "cudaEvent_t", "CudaGraph": "cudaGraphExec_t", "TrtBuilder": "Builder"}.get(name, name)
         found = getattr(self.trt, named, None) or getattr(self.cuda, named, None)
         if found is None:
-            self.faults.append(f"no foreign class is called {named}")
+            self.errors.append(f"no class is called {named}")
         return Value(of=found)
 
     # Statements
@@ -174,11 +174,13 @@ class Follower:
 
     def _overridden(self, base: Any, node: ast.FunctionDef) -> None:
         if not hasattr(base, node.name):
-            self._fault(node, f"{base.__name__}.{node.name} is overridden and does not exist")
+            self._error(node, f"{base.__name__}.{node.name} is overridden and does not exist")
             return
         wanted = [len(names) + 1 for names, _, _ in signatures(getattr(base, node.name))]
         if len(node.args.args) not in wanted:
-            self._fault(node, f"{base.__name__}.{node.name} takes {wanted} arguments, ours {len(node.args.args)}")
+            self._error(
+                node, f"{base.__name__}.{node.name} takes {wanted} arguments, the override has {len(node.args.args)}"
+            )
 
     def _bind(self, target: ast.expr, found: Any, scope: dict[str, Any]) -> None:
         match target:
@@ -200,12 +202,12 @@ class Follower:
 
     @staticmethod
     def _part(found: Any, place: int) -> Any:
-        if isinstance(found, Several):
-            return found.parts[0] if found.endless else found.parts[place] if place < len(found.parts) else None
+        if isinstance(found, TypeSequence):
+            return found.parts[0] if found.repeated else found.parts[place] if place < len(found.parts) else None
         return found if isinstance(found, Value) and found.unknown else None
 
     def _element(self, found: Any) -> Any:
-        return self._part(found, 0) if isinstance(found, Several) and found.endless else None
+        return self._part(found, 0) if isinstance(found, TypeSequence) and found.repeated else None
 
     # Expressions
 
@@ -221,7 +223,7 @@ class Follower:
             case ast.Call():
                 return self._call(node, scope)
             case ast.Tuple(elts=parts):
-                return Several(tuple(self._value(part, scope) for part in parts))
+                return TypeSequence(tuple(self._value(part, scope) for part in parts))
             case ast.Subscript(value=base, slice=index):
                 self._value(index, scope)
                 return self._element(self._value(base, scope))
@@ -247,37 +249,37 @@ class Follower:
                 self._value(condition, inner)
         for part in [node.key, node.value] if isinstance(node, ast.DictComp) else [node.elt]:
             found = self._value(part, inner)
-        return Several((found,), endless=True) if found is not None else None
+        return TypeSequence((found,), repeated=True) if found is not None else None
 
     def _attribute(self, node: ast.Attribute, owner: Any) -> Any:
         if isinstance(owner, Method) or owner.unknown:
-            self._fault(node, f"nothing is known of what .{node.attr} is asked of")
+            self._error(node, f"the type of the value before .{node.attr} is unknown")
             return UNKNOWN
         base = owner.thing if owner.of is None else owner.of
         name = node.attr
         self.sites.append(node)
         if not hasattr(base, name):
-            self._fault(node, f"{_name(base)} has no {name}")
+            self._error(node, f"{_name(base)} has no {name}")
             return UNKNOWN
         if not name.startswith("__"):
             self.uses.add((_name(base), name))
         if isinstance(node.ctx, ast.Store) and getattr(base, name).fset is None:
-            self._fault(node, f"{_name(base)}.{name} cannot be set")
-        return self._held(base, name, bound=owner.of is not None)
+            self._error(node, f"{_name(base)}.{name} cannot be set")
+        return self._member(base, name, bound=owner.of is not None)
 
-    def _held(self, base: Any, name: str, *, bound: bool) -> Any:
-        held = getattr(base, name)
-        if isinstance(held, property):
-            return self._told((held.fget.__doc__ or "").partition("->")[2])
-        if isinstance(held, types.ModuleType | type | Enum) or not bound:
-            return Value(held)
-        return Method(base, name) if callable(held) else None
+    def _member(self, base: Any, name: str, *, bound: bool) -> Any:
+        member = getattr(base, name)
+        if isinstance(member, property):
+            return self._named_type((member.fget.__doc__ or "").partition("->")[2])
+        if isinstance(member, types.ModuleType | type | Enum) or not bound:
+            return Value(member)
+        return Method(base, name) if callable(member) else None
 
-    def _told(self, text: str) -> Any:
-        """Return the type that a signature's text names."""
+    def _named_type(self, text: str) -> Any:
+        """Return the type that the text of a signature names."""
         text = text.strip().splitlines()[0] if text.strip() else ""
         if text.startswith("list["):
-            return Several((self._told(text[5:-1]),), endless=True)
+            return TypeSequence((self._named_type(text[5:-1]),), repeated=True)
         last = re.split(r"[.:]+", text.replace(":py:obj:`~", "").strip("` "))[-1]
         if last in PLAIN:
             return None
@@ -299,20 +301,22 @@ class Follower:
         starred = any(isinstance(part, ast.Starred) for part in node.args)
         names = [keyword.arg for keyword in node.keywords]
         if isinstance(called, Method):
-            return self._answer(node, getattr(called.owner, called.name), None if starred else len(arguments), names)
+            return self._check_call(
+                node, getattr(called.owner, called.name), None if starred else len(arguments), names
+            )
         if isinstance(called, Value) and called.thing is not None:
             if isinstance(called.thing, type):
                 init = called.thing.__init__
-                self._answer(node, init, None if starred else len(arguments), names)
+                self._check_call(node, init, None if starred else len(arguments), names)
                 return Value(of=called.thing)
             if getattr(called.thing, "__name__", "").startswith("__"):
                 return None
-            return self._answer(node, called.thing, None if starred else len(arguments), names)
-        # One of our functions that is handed a foreign one with its arguments calls it.
+            return self._check_call(node, called.thing, None if starred else len(arguments), names)
+        # A function that gets an untyped function and its arguments calls it.
         for place, argument in enumerate(arguments):
             if isinstance(argument, Value) and callable(argument.thing) and not isinstance(argument.thing, type):
-                answer = self._answer(node, argument.thing, len(arguments) - place - 1, [])
-                return Several(answer.parts[1:]) if isinstance(answer, Several) else answer
+                result = self._check_call(node, argument.thing, len(arguments) - place - 1, [])
+                return TypeSequence(result.parts[1:]) if isinstance(result, TypeSequence) else result
         if isinstance(called, Value) and called.unknown:
             return UNKNOWN
         name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
@@ -326,31 +330,31 @@ class Follower:
         if not isinstance(name, ast.Constant):
             return UNKNOWN
         self.optional.add((_name(base), str(name.value)))
-        return self._held(base, name.value, bound=owner.of is not None) if hasattr(base, name.value) else UNKNOWN
+        return self._member(base, name.value, bound=owner.of is not None) if hasattr(base, name.value) else UNKNOWN
 
-    def _answer(self, node: ast.Call, function: Any, count: int | None, names: Sequence[str | None]) -> Any:
-        """Check a call against a function's signatures and return what it answers."""
+    def _check_call(self, node: ast.Call, function: Any, count: int | None, names: Sequence[str | None]) -> Any:
+        """Check a call against the signatures of a function, and return the type of its result."""
         found = list(signatures(function))
-        answer = UNKNOWN
+        result = UNKNOWN
         for parameters, required, returned in found:
             fits = count is None or required <= count + len(names) <= len(parameters)
             if fits and set(names) <= set(parameters):
                 if isinstance(returned, tuple):
-                    return Several(tuple(self._told(one) for one in returned))
-                return self._told(returned)
+                    return TypeSequence(tuple(self._named_type(one) for one in returned))
+                return self._named_type(returned)
         if found:
             known = "; ".join(", ".join(parameters) for parameters, _, _ in found)
-            self._fault(node, f"{function.__name__}({known}) is called with {count} arguments and {list(names)}")
+            self._error(node, f"{function.__name__}({known}) is called with {count} arguments and {list(names)}")
         else:
-            self._fault(node, f"nothing is known of the signature of {function.__name__}")
-        return answer
+            self._error(node, f"the signature of {function.__name__} is unknown")
+        return result
 
-    def _fault(self, node: ast.AST, what: str) -> None:
-        self.faults.append(f"{self._where}:{getattr(node, 'lineno', 0)}: {what}")
+    def _error(self, node: ast.AST, what: str) -> None:
+        self.errors.append(f"{self._where}:{getattr(node, 'lineno', 0)}: {what}")
 
 
 def signatures(function: Any) -> Iterator[tuple[list[str], int, Any]]:
-    """Yield (parameters without self, how many are needed, what is returned) of every overload."""
+    """Yield (parameters without self, number of required ones, returned type) of every overload."""
     text = function.__doc__ or ""
     name = function.__name__
     for match in re.finditer(rf"^(?:\d+\. )?{name}\((.*)\) -> (.+)$", text, re.MULTILINE):
@@ -367,12 +371,12 @@ def signatures(function: Any) -> Iterator[tuple[list[str], int, Any]]:
         needed = sum(one.default is inspect.Parameter.empty for one in parameters)
         _, _, returned = text.partition("Returns\n")
         kinds = re.findall(r"^(\w+)(?: : (.*))?$", returned.partition("See Also")[0], re.MULTILINE)
-        answers = tuple(kind or status for status, kind in kinds)
-        yield [one.name for one in parameters], needed, answers or "None"
+        returns = tuple(kind or status for status, kind in kinds)
+        yield [one.name for one in parameters], needed, returns or "None"
 
 
 def is_class(found: Any) -> bool:
-    """Return whether a value is a class of a foreign package."""
+    """Return whether a value is a class."""
     return isinstance(found, Value) and isinstance(found.thing, type)
 
 

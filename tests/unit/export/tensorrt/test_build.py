@@ -1,4 +1,4 @@
-"""Engines: built for real by TensorRT-RTX, which needs no GPU; TensorRT's ways are tried on a stand-in of its name."""
+"""Engine builds by TensorRT-RTX, which needs no GPU, and by a fake TensorRT that wraps it."""
 
 import importlib
 import json
@@ -22,6 +22,7 @@ from export.bundle.engine_metadata import (
 )
 from export.tensorrt import build, tensorrt_api
 from export.tensorrt.build import add_engine, build_engine
+from export.tensorrt.builder_config import configure, use_timing_cache
 from export.tensorrt.tensorrt_api import Gpu
 from ifkd.core.errors import BundleError, EngineError, MissingExtraError
 from ifkd.core.files import sha256_of
@@ -31,8 +32,8 @@ rtx = pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed"
 STRONGLY_TYPED = int(rtx.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
 
 
-class StandIn:
-    """TensorRT-RTX under TensorRT's name and version, noting how networks and timing caches are made."""
+class FakeTensorRt:
+    """TensorRT-RTX under TensorRT's name and version; it records the flags of networks."""
 
     __name__ = "tensorrt"
 
@@ -40,14 +41,14 @@ class StandIn:
         self.__version__ = version
         self.network_flags: list[int] = []
 
-    def Builder(self, log: Any) -> "NotingBuilder":  # noqa: N802
-        return NotingBuilder(rtx.Builder(log), self.network_flags)
+    def Builder(self, log: Any) -> "RecordingBuilder":  # noqa: N802
+        return RecordingBuilder(rtx.Builder(log), self.network_flags)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(rtx, name)
 
 
-class NotingBuilder:
+class RecordingBuilder:
     def __init__(self, builder: Any, flags: list[int]) -> None:
         self._builder, self._flags = builder, flags
 
@@ -61,38 +62,38 @@ class NotingBuilder:
 
 @pytest.fixture
 def tensorrt(monkeypatch: pytest.MonkeyPatch) -> Any:
-    def install(version: str) -> StandIn:
-        stand_in = StandIn(version)
-        monkeypatch.setitem(sys.modules, "tensorrt", stand_in)
+    def install(version: str) -> FakeTensorRt:
+        fake = FakeTensorRt(version)
+        monkeypatch.setitem(sys.modules, "tensorrt", fake)
         monkeypatch.setattr(build, "gpu_of_this_machine", lambda: Gpu("NVIDIA Test GPU 80GB", "9.0", "13.0"))
-        # Reading an engine needs a driver, which the stand-in has not.
+        # Loading an engine needs a driver.
         monkeypatch.setattr(build, "_layer_formats", lambda *_: {"Half": 3})
-        return stand_in
+        return fake
 
     return install
 
 
-def test_both_precisions_build_and_the_sidecars_tell_what_they_are(bundle_copy: Bundle) -> None:
+def test_engines_of_both_precisions_have_metadata(bundle_copy: Bundle) -> None:
     bundle, metadata = bundle_copy, {}
     for precision in ("fp32", "fp16"):
         bundle, name, metadata[precision] = add_engine(bundle, builder="tensorrt_rtx", precision=precision)
         assert name == f"engines/portable-tensorrt-rtx{rtx.__version__}-{precision}.engine"
-        side = metadata[precision]
-        assert read_engine_metadata(engine_metadata_path(bundle.path / name)) == side
-        assert side.onnx_sha256 == bundle.manifest.files[side.onnx].sha256
-        assert side.engine_sha256 == sha256_of(bundle.path / name) == bundle.manifest.files[name].sha256
-        assert (side.batch.min, side.batch.opt, side.batch.max, side.tile_px) == (1, 4, 4, (64, 64))
-        assert (side.device, side.tf32, side.requested_precision) == ("portable", False, precision)
+        found = metadata[precision]
+        assert read_engine_metadata(engine_metadata_path(bundle.path / name)) == found
+        assert found.onnx_sha256 == bundle.manifest.files[found.onnx_file].sha256
+        assert found.engine_sha256 == sha256_of(bundle.path / name) == bundle.manifest.files[name].sha256
+        assert (found.batch.min, found.batch.opt, found.batch.max, found.tile_px) == (1, 4, 4, (64, 64))
+        assert (found.device, found.tf32, found.requested_precision) == ("portable", False, precision)
     assert metadata["fp16"].engine_bytes < 0.6 * metadata["fp32"].engine_bytes
     assert set(metadata["fp16"].delivered_precision.weight_types) == {"FLOAT16"}
     assert 0.9 < metadata["fp16"].delivered_precision.size_ratio < 1.5
-    again = open_bundle(bundle.path)
-    again.verify()
-    assert len(again.find("engine")) == len(again.find("engine-metadata")) == 2
+    reopened = open_bundle(bundle.path)
+    reopened.verify()
+    assert len(reopened.find("engine")) == len(reopened.find("engine-metadata")) == 2
 
 
-def test_a_precision_the_file_has_not_is_refused(whole_bundle: Path, tmp_path: Path) -> None:
-    with pytest.raises(EngineError, match=r"model\.onnx is not fp16 throughout"):
+def test_a_file_of_another_precision_is_refused_by_the_build(whole_bundle: Path, tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match=r"Not all layers of model\.onnx are fp16"):
         build_engine(
             whole_bundle / "model.onnx",
             builder="tensorrt_rtx",
@@ -103,7 +104,7 @@ def test_a_precision_the_file_has_not_is_refused(whole_bundle: Path, tmp_path: P
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_builders_own_reason_is_in_the_error_and_nothing_is_left(tmp_path: Path) -> None:
+def test_the_error_contains_the_message_of_the_builder_and_nothing_is_written(tmp_path: Path) -> None:
     nodes = [
         onnx.helper.make_node("Conv", ["tiles", "w"], ["y"], name="conv"),
         onnx.helper.make_node("NonZero", ["y"], ["z"], name="refused"),
@@ -123,15 +124,15 @@ def test_the_builders_own_reason_is_in_the_error_and_nothing_is_left(tmp_path: P
 
 
 @pytest.mark.parametrize(("version", "flags"), [("10.13.3", 1 << STRONGLY_TYPED), ("11.4.0", 0)])
-def test_networks_are_strongly_typed_in_every_tensorrt(
+def test_networks_are_strongly_typed_in_every_version_of_tensorrt(
     tensorrt: Any, bundle_copy: Bundle, version: str, flags: int
 ) -> None:
-    stand_in = tensorrt(version)
-    _, name, side = add_engine(bundle_copy, builder="tensorrt", precision="fp16", options=BuildOptions(tf32=True))
-    assert stand_in.network_flags == [flags]
+    fake = tensorrt(version)
+    _, name, metadata = add_engine(bundle_copy, builder="tensorrt", precision="fp16", options=BuildOptions(tf32=True))
+    assert fake.network_flags == [flags]
     assert name == f"engines/nvidia-test-gpu-80gb-tensorrt{version}-fp16-tf32.engine"
-    assert (side.device, side.compute_capability, side.tf32) == ("NVIDIA Test GPU 80GB", "9.0", True)
-    assert side.delivered_precision.layers == {"Half": 3}
+    assert (metadata.device, metadata.compute_capability, metadata.tf32) == ("NVIDIA Test GPU 80GB", "9.0", True)
+    assert metadata.delivered_precision.layer_formats == {"Half": 3}
 
 
 def test_an_old_tensorrt_is_refused(tensorrt: Any, bundle_copy: Bundle) -> None:
@@ -140,7 +141,7 @@ def test_an_old_tensorrt_is_refused(tensorrt: Any, bundle_copy: Bundle) -> None:
         add_engine(bundle_copy, builder="tensorrt", precision="fp16")
 
 
-def test_timings_are_kept_and_given_to_the_next_build(tmp_path: Path) -> None:
+def test_the_timing_cache_is_reused_by_the_next_build(tmp_path: Path) -> None:
     class Cache:
         def __init__(self, content: bytes) -> None:
             self.content = content
@@ -164,18 +165,18 @@ def test_timings_are_kept_and_given_to_the_next_build(tmp_path: Path) -> None:
 
     path = tmp_path / "timings"
     config = Config()
-    with build.use_timing_cache(config, path):
+    with use_timing_cache(config, path):
         assert config.cache.content == b""
         config.cache = Cache(b"learned")
     assert path.read_bytes() == b"learned"
-    with build.use_timing_cache(config, path):
+    with use_timing_cache(config, path):
         assert config.cache.content == b"learned"
     path.write_bytes(b"of another GPU")
-    with build.use_timing_cache(config, path):
+    with use_timing_cache(config, path):
         assert config.cache.content == b""
 
 
-def test_layer_formats_are_read_from_both_inspectors(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_layer_formats_are_read_from_the_inspectors_of_both_versions(monkeypatch: pytest.MonkeyPatch) -> None:
     layers = [
         {"Outputs": [{"Format/Datatype": "Half"}]},
         {"Outputs": [{"Format": "NHWC8", "Datatype": "Half"}]},
@@ -199,13 +200,13 @@ def test_layer_formats_are_read_from_both_inspectors(monkeypatch: pytest.MonkeyP
     assert build._layer_formats(Module, tensorrt_api.MessageLog(), b"plan") == {"Float": 1, "Half": 2}
 
 
-def test_tensorrt_absent_says_what_to_install(bundle_copy: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_tensorrt_names_its_extra(bundle_copy: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'ifkd\[tensorrt\]'"):
         add_engine(bundle_copy, builder="tensorrt", precision="fp16")
 
 
-def test_broken_libraries_are_an_error_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_libraries_that_cannot_be_loaded_have_their_own_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(name: str) -> Any:
         raise OSError("libnvinfer.so.11: cannot open shared object file")
 
@@ -214,28 +215,35 @@ def test_broken_libraries_are_an_error_of_their_own(monkeypatch: pytest.MonkeyPa
         tensorrt_api.load_tensorrt("tensorrt")
 
 
-def test_a_precision_the_bundle_lacks_and_a_changed_file_are_refused(bundle_copy: Bundle) -> None:
+def test_a_missing_precision_and_a_changed_file_are_refused(bundle_copy: Bundle) -> None:
     with pytest.raises(BundleError, match="has no ONNX file in int8: expected one of fp16, fp32"):
         add_engine(bundle_copy, builder="tensorrt_rtx", precision="int8")
     with (bundle_copy.path / "model.onnx").open("ab") as stream:
         stream.write(b"x")
-    with pytest.raises(BundleError, match="is not the file the manifest describes"):
+    with pytest.raises(BundleError, match="differs from the manifest"):
         add_engine(bundle_copy, builder="tensorrt_rtx", precision="fp32")
 
 
-def test_a_damaged_sidecar_is_a_bundle_error(tmp_path: Path) -> None:
-    (tmp_path / "a.json").write_text('{"device": 1}')
-    with pytest.raises(BundleError, match="not an engine's sidecar"):
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"schema_version": 1, "device": "portable"}', "has another schema version: got 1, expected 2"),
+        ('{"schema_version": 2, "device": 1}', "is invalid at device"),
+    ],
+)
+def test_invalid_metadata_is_a_bundle_error(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "a.json").write_text(content)
+    with pytest.raises(BundleError, match=f"{message}.*Build the engine again"):
         read_engine_metadata(tmp_path / "a.json")
 
 
-def test_the_verb_builds_what_the_bundle_has_and_says_where(
+def test_the_command_builds_engines_and_prints_their_paths(
     bundle_copy: Bundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["engine", str(bundle_copy.path), "--precision", "fp16", "--json"]) == 0
-    answer = json.loads(capsys.readouterr().out)
-    (name,) = answer["engines"]
-    assert (bundle_copy.path / name).stat().st_size == answer["engines"][name]["engine_bytes"]
+    result = json.loads(capsys.readouterr().out)
+    (name,) = result["engines"]
+    assert (bundle_copy.path / name).stat().st_size == result["engines"][name]["engine_bytes"]
     assert main(["engine", str(bundle_copy.path), "--precision", "fp16"]) == 0
     assert str(bundle_copy.path / name) in capsys.readouterr().out
 
@@ -243,51 +251,56 @@ def test_the_verb_builds_what_the_bundle_has_and_says_where(
 @pytest.mark.parametrize(
     ("precision", "ratio", "layers", "message"),
     [
-        ("fp16", 2.0, None, r"weights were widened: got 2 times"),
-        ("int8", 4.0, None, r"weights were widened: got 4 times"),
-        ("fp16", 1.0, {"Float": 9}, r"no layer of it computes so: got 9 Float, expected Half or FP16"),
-        ("int8", 1.0, {"Half": 3, "Float": 9}, "no layer of it computes so"),
+        ("fp16", 2.0, None, r"converted weights to a wider type: got 2 times"),
+        ("int8", 4.0, None, r"converted weights to a wider type: got 4 times"),
+        (
+            "fp16",
+            1.0,
+            {"Float": 9},
+            r"No layer of the engine a\.engine computes in fp16: got 9 Float, expected Half or FP16",
+        ),
+        ("int8", 1.0, {"Half": 3, "Float": 9}, "No layer of the engine a.engine computes in int8"),
     ],
 )
-def test_an_engine_that_is_less_than_was_asked_is_refused(
+def test_an_engine_of_another_precision_is_refused(
     precision: Any, ratio: float, layers: dict[str, int] | None, message: str
 ) -> None:
     delivered = DeliveredPrecision(
-        weight_types={}, size_ratio=ratio + 1, size_ratio_without_kernels=ratio, layers=layers
+        weight_types={}, size_ratio=ratio + 1, size_ratio_without_kernels=ratio, layer_formats=layers
     )
     with pytest.raises(EngineError, match=message):
         require_delivered(delivered, precision, "a.engine")
     require_delivered(DeliveredPrecision(
-            weight_types={}, size_ratio=1.9, size_ratio_without_kernels=1.1, layers={"Half": 1, "Int8": 2}
+            weight_types={}, size_ratio=1.9, size_ratio_without_kernels=1.1, layer_formats={"Half": 1, "Int8": 2}
         ),
                       precision, "a.engine")  # fmt: skip
 
 
-def test_the_builder_is_told_every_option(bundle_copy: Bundle, tensorrt: Any) -> None:
-    told: dict[str, Any] = {}
+def test_all_options_are_set_on_the_builder(bundle_copy: Bundle, tensorrt: Any) -> None:
+    options_set: dict[str, Any] = {}
 
     class Config:
         def set_memory_pool_limit(self, _pool: Any, size: int) -> None:
-            told["workspace"] = size
+            options_set["workspace"] = size
 
         def clear_flag(self, flag: Any) -> None:
-            told["cleared"] = flag
+            options_set["cleared"] = flag
 
         def set_flag(self, flag: Any) -> None:
-            told["set"] = flag
+            options_set["set"] = flag
 
         def __setattr__(self, name: str, value: Any) -> None:
-            told[name] = value
+            options_set[name] = value
 
-    options = BuildOptions(level=5, workspace_mib=64, compatibility="ampere_plus")
-    build._configure(tensorrt("11.4.0"), Config(), "tensorrt", options)
-    assert (told["workspace"], told["cleared"]) == (64 << 20, rtx.BuilderFlag.TF32)
-    assert told["set"] == rtx.BuilderFlag.REQUIRE_USER_ALLOCATION
-    assert told["builder_optimization_level"] == 5
-    assert told["hardware_compatibility_level"] == rtx.HardwareCompatibilityLevel.AMPERE_PLUS
+    options = BuildOptions(optimization_level=5, workspace_mib=64, compatibility="ampere_plus")
+    configure(tensorrt("11.4.0"), Config(), "tensorrt", options)
+    assert (options_set["workspace"], options_set["cleared"]) == (64 << 20, rtx.BuilderFlag.TF32)
+    assert options_set["set"] == rtx.BuilderFlag.REQUIRE_USER_ALLOCATION
+    assert options_set["builder_optimization_level"] == 5
+    assert options_set["hardware_compatibility_level"] == rtx.HardwareCompatibilityLevel.AMPERE_PLUS
 
 
-def test_a_build_is_explained_as_the_commands_of_nvidias_programs(
+def test_print_commands_prints_trtexec_and_polygraphy_commands(
     bundle_copy: Bundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["--print-commands", "--precision", "fp16", "--opt-batch", "2", "--optimization-level", "4"]
@@ -304,13 +317,13 @@ def test_a_build_is_explained_as_the_commands_of_nvidias_programs(
     assert not bundle_copy.find("engine")
 
 
-def test_several_batches_to_tune_for_are_profiles_that_reach_the_largest(
+def test_several_opt_batches_are_profiles_up_to_the_largest_batch(
     bundle_copy: Bundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = BuildOptions(opt_batch=(9, 1, 2))
-    _, _, side = add_engine(bundle_copy, builder="tensorrt_rtx", precision="fp16", options=options)
-    assert [(one.min, one.opt, one.max) for one in side.profiles] == [(1, 1, 1), (1, 2, 2), (1, 4, 4)]
-    assert (side.batch.opt, side.batch.max) == (4, 4)
+    _, _, metadata = add_engine(bundle_copy, builder="tensorrt_rtx", precision="fp16", options=options)
+    assert [(one.min, one.opt, one.max) for one in metadata.batch_profiles] == [(1, 1, 1), (1, 2, 2), (1, 4, 4)]
+    assert (metadata.batch.opt, metadata.batch.max) == (4, 4)
     assert (
         main(["engine", str(bundle_copy.path), "--print-commands", "--precision", "fp16", "--opt-batch", "1", "3"]) == 0
     )
@@ -321,13 +334,13 @@ def test_several_batches_to_tune_for_are_profiles_that_reach_the_largest(
     assert polygraphy.count("--trt-max-shapes") == 2
 
 
-def test_weights_that_are_really_wider_are_seen_through_the_kernels(
+def test_an_engine_with_wider_weights_is_refused(
     whole_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # The engine of the FP32 file, as if it had been asked for and counted as FP16: all its weights are too wide.
+    # The engine of the FP32 file with the summary of the FP16 file: all weights are too wide.
     half = build.require_precision(whole_bundle / "model.fp16.onnx", "fp16")
     monkeypatch.setattr(build, "require_precision", lambda *_: half)
-    with pytest.raises(EngineError, match=r"weights were widened: got 1\.\d+ times .*kernels left out"):
+    with pytest.raises(EngineError, match=r"converted weights to a wider type: got 1\.\d+ times .*without kernels"):
         build_engine(
             whole_bundle / "model.onnx",
             builder="tensorrt_rtx",

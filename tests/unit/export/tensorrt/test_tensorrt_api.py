@@ -1,4 +1,4 @@
-"""Every attribute, enum and call of TensorRT and CUDA in our sources exists in the real packages, though none runs."""
+"""All attributes, enums and calls of TensorRT and CUDA in the sources exist in the real packages."""
 
 import ast
 import re
@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fakes.untyped_api_checker import Follower
+from fakes.untyped_api_checker import ApiChecker
 
 rtx: Any = pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
 cuda: Any = pytest.importorskip("cuda.bindings.runtime", reason="cuda-python is not installed")
 
 ROOT = Path(__file__).parents[4]
-FOREIGN = {"tensorrt", "tensorrt_rtx", "cuda"}
+UNTYPED = {"tensorrt", "tensorrt_rtx", "cuda"}
 NOT_IN_EVERY_TENSORRT = {
     "Builder": {"build_serialized_network_to_stream"},
     "OnnxParser": {"load_initializer", "load_model_proto", "parse_model_proto", "set_builder_config"},
@@ -61,7 +61,7 @@ NOT_IN_EVERY_TENSORRT = {
     },
     "HardwareCompatibilityLevel": {"SAME_COMPUTE_CAPABILITY"},
 }
-"""What TensorRT-RTX 1.7 has of these classes and the Python API of TensorRT 10.1, 10.16, 11.0 or 11.1 has not."""
+"""Attributes of TensorRT-RTX 1.7 that the Python API of TensorRT 10.1, 10.16, 11.0 or 11.1 lacks."""
 
 
 def sources() -> dict[str, ast.Module]:
@@ -79,15 +79,15 @@ def aliases(trees: dict[str, ast.Module]) -> frozenset[str]:
     )
 
 
-def followed(trees: dict[str, ast.Module]) -> Follower:
-    return Follower(trees, rtx, cuda, aliases(trees)).look()
+def checked(trees: dict[str, ast.Module]) -> ApiChecker:
+    return ApiChecker(trees, rtx, cuda, aliases(trees)).check()
 
 
 @pytest.fixture(scope="module")
 def trees() -> dict[str, ast.Module]:
-    """Sources that name a foreign type, and those that import a foreign package."""
+    """Sources that use the aliases of `tensorrt_api`, or import an untyped package."""
     found = sources()
-    return {name: tree for name, tree in found.items() if "nvidia" in ast.dump(tree) or imports(tree) & FOREIGN}
+    return {name: tree for name, tree in found.items() if "tensorrt_api" in ast.dump(tree) or imports(tree) & UNTYPED}
 
 
 def imports(tree: ast.Module) -> set[str]:
@@ -100,10 +100,10 @@ def imports(tree: ast.Module) -> set[str]:
     return names
 
 
-def test_the_real_packages_have_everything_our_sources_ask_for(trees: dict[str, ast.Module]) -> None:
-    found = followed(trees)
-    assert found.faults == []
-    # Samples of each way by which a type is told: annotation, answer, field, enum, class and argument of our own.
+def test_the_real_packages_have_everything_that_the_sources_use(trees: dict[str, ast.Module]) -> None:
+    found = checked(trees)
+    assert found.errors == []
+    # One example of each source of a type: annotation, result, field, enum, class and argument.
     for use in [
         ("IExecutionContext", "execute_async_v3"),
         ("IExecutionContext", "set_device_memory"),
@@ -125,53 +125,56 @@ def test_the_real_packages_have_everything_our_sources_ask_for(trees: dict[str, 
     }
 
 
-def test_every_release_of_tensorrt_10_and_11_has_them_too(trees: dict[str, ast.Module]) -> None:
-    found = followed(trees)
+def test_all_releases_of_tensorrt_10_and_11_have_it(trees: dict[str, ast.Module]) -> None:
+    found = checked(trees)
     lacking = {(owner, name) for owner, names in NOT_IN_EVERY_TENSORRT.items() for name in names}
     assert not found.uses & lacking
     assert found.optional <= lacking
     assert all(hasattr(getattr(rtx, owner), name) for owner, name in lacking)
 
 
-def test_only_one_module_of_ours_imports_them() -> None:
-    assert {name for name, tree in sources().items() if imports(tree) & FOREIGN} == {"export/tensorrt/tensorrt_api.py"}
+def test_only_one_module_imports_the_packages() -> None:
+    assert {name for name, tree in sources().items() if imports(tree) & UNTYPED} == {"export/tensorrt/tensorrt_api.py"}
 
 
-def test_each_name_is_missed_when_it_is_misspelt(trees: dict[str, ast.Module]) -> None:
-    sites = {node.attr: node for node in followed(trees).sites}
+def test_a_misspelled_name_is_an_error(trees: dict[str, ast.Module]) -> None:
+    sites = {node.attr: node for node in checked(trees).sites}
     assert len(sites) > 70
     for node in sites.values():
-        right = node.attr
-        node.attr = f"{right}x"
+        name = node.attr
+        node.attr = f"{name}x"
         try:
-            assert any(f"has no {right}x" in fault for fault in followed(trees).faults), f"{right}, {node.lineno}"
+            assert any(f"has no {name}x" in error for error in checked(trees).errors), f"{name}, {node.lineno}"
         finally:
-            node.attr = right
+            node.attr = name
 
 
 @pytest.mark.parametrize(
-    ("source", "fault"),
+    ("source", "error"),
     [
-        ("def f(c: nvidia.IExecutionContext): c.execute_async_v3()", r"\(stream_handle\) is called with 0"),
-        ("def f(c: nvidia.IExecutionContext): c.set_input_shape('a', (1,), 2)", "is called with 3 arguments"),
-        ("def f(c: nvidia.IExecutionContext): c.set_input_shape('a', form=(1,))", r"arguments and \['form'\]"),
-        ("def f(r: nvidia.CudaRuntime): r.cudaMemcpyAsync(1, 2, 3, 4)", "is called with 4 arguments"),
-        ("def f(r: nvidia.CudaRuntime): use(r.cudaMalloc, 1, 2)", r"cudaMalloc\(size\) is called with 2"),
-        ("def f(t: nvidia.Module): t.Builder(1).create_network(0).get_input(0).form", "ITensor has no form"),
-        ("def f(t: nvidia.Module): t.OnnxParser(1)", "is called with 1 arguments"),
-        ("def f(t: nvidia.Module):\n class A(t.ILogger):\n  def note(self): ...", "note is overridden"),
+        ("def f(c: api.IExecutionContext): c.execute_async_v3()", r"\(stream_handle\) is called with 0"),
+        ("def f(c: api.IExecutionContext): c.set_input_shape('a', (1,), 2)", "is called with 3 arguments"),
+        ("def f(c: api.IExecutionContext): c.set_input_shape('a', form=(1,))", r"arguments and \['form'\]"),
+        ("def f(r: api.CudaRuntime): r.cudaMemcpyAsync(1, 2, 3, 4)", "is called with 4 arguments"),
+        ("def f(r: api.CudaRuntime): use(r.cudaMalloc, 1, 2)", r"cudaMalloc\(size\) is called with 2"),
+        ("def f(t: api.Module): t.Builder(1).create_network(0).get_input(0).form", "ITensor has no form"),
+        ("def f(t: api.Module): t.OnnxParser(1)", "is called with 1 arguments"),
+        ("def f(t: api.Module):\n class A(t.ILogger):\n  def note(self): ...", "note is overridden"),
         (
-            "def f(t: nvidia.Module):\n class A(t.ILogger):\n  def log(self, text): ...",
-            r"takes \[3\] arguments, ours 2",
+            "def f(t: api.Module):\n class A(t.ILogger):\n  def log(self, text): ...",
+            r"takes \[3\] arguments, the override has 2",
         ),
-        ("def f(e: nvidia.ICudaEngine): e.num_io_tensors = 3", "num_io_tensors cannot be set"),
-        ("def f(t: nvidia.Module, n): getattr(t.BuilderFlag, n).value", "nothing is known of what .value"),
-        ("def f(r: nvidia.CudaRuntime):\n s, p = r.cudaGetDeviceProperties(0)\n p.nam", "cudaDeviceProp has no nam"),
+        ("def f(e: api.ICudaEngine): e.num_io_tensors = 3", "num_io_tensors cannot be set"),
+        (
+            "def f(t: api.Module, n): getattr(t.BuilderFlag, n).value",
+            "the type of the value before .value is unknown",
+        ),
+        ("def f(r: api.CudaRuntime):\n s, p = r.cudaGetDeviceProperties(0)\n p.nam", "cudaDeviceProp has no nam"),
     ],
 )
-def test_calls_and_types_are_looked_at_as_well(trees: dict[str, ast.Module], source: str, fault: str) -> None:
-    found = followed(
+def test_wrong_calls_and_types_are_errors(trees: dict[str, ast.Module], source: str, error: str) -> None:
+    found = checked(
         {"export/tensorrt/tensorrt_api.py": trees["export/tensorrt/tensorrt_api.py"], "a": ast.parse(source)}
     )
-    assert len(found.faults) == 1
-    assert re.search(fault, found.faults[0]), found.faults
+    assert len(found.errors) == 1
+    assert re.search(error, found.errors[0]), found.errors

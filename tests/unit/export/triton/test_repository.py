@@ -1,4 +1,4 @@
-"""A bundle as models of a Triton server: configurations as Triton's own protobuf reads them, and what stays whole."""
+"""Triton model repositories; the configurations are read by Triton's protobuf."""
 
 import json
 from collections.abc import Callable
@@ -8,16 +8,14 @@ from typing import Any
 import pytest
 from bundle_fixtures import with_engine
 from google.protobuf import text_format
-from hypothesis import given
-from hypothesis import strategies as st
 from tritonclient.grpc import model_config_pb2
 
 from deploy.cli.main import main
 from export.bundle.bundle import Bundle, add_file, open_bundle, write_manifest
 from export.bundle.engine_metadata import BatchProfile
 from export.bundle.manifest import Manifest, Precision
-from export.triton.protobuf_text import as_text, map_entries
-from export.triton.repository import InstanceConfig, write_repository
+from export.triton.model_config import InstanceConfig
+from export.triton.repository import write_repository
 from ifkd.core.errors import BundleError, OutputError
 from ifkd.core.files import sha256_of
 
@@ -26,14 +24,15 @@ CLASSES = ("cargo ship", "tanker", "remorqueur à quai")
 
 @pytest.fixture
 def bundle(tmp_path: Path) -> Bundle:
-    """A bundle with files of no content: model.onnx and model.fp16.onnx, tiles of 96 x 160 px, at most 6 at once."""
+    """A bundle with dummy files: model.onnx and model.fp16.onnx, tiles of 96 x 160 px, batches of up to 6."""
     return make_bundle(tmp_path / "bundle")
 
 
 def make_bundle(folder: Path, **given: Any) -> Bundle:
     folder.mkdir()
-    selection = {"score_threshold": 0.05, "iou_threshold": 0.5, "max_detections": 50}
+    postprocess = {"score_threshold": 0.05, "iou_threshold": 0.5, "max_detections": 50}
     manifest: dict[str, Any] = {
+        "schema_version": 2,
         "name": "harbor, winter",
         "created": "2026-01-01T00:00:00Z",
         "producer": "test",
@@ -43,7 +42,7 @@ def make_bundle(folder: Path, **given: Any) -> Bundle:
         "outputs": {"candidates": 77},
         "classes": CLASSES,
         "category_ids": (1, 2, 3),
-        "defaults": {"selection": selection, "overlap_px": 20},
+        "defaults": {"postprocess": postprocess, "overlap_px": 20},
         "files": {},
     }
     write_manifest(folder, Manifest.model_validate(manifest | given))
@@ -57,7 +56,7 @@ def with_onnx(bundle: Bundle, precision: Precision) -> Bundle:
 
 
 def config_of(repository: Path, model: str) -> Any:
-    """Read a configuration by Triton's protobuf, which knows every field there is and refuses others."""
+    """Return a configuration, parsed by Triton's protobuf, which refuses unknown fields."""
     return text_format.Parse((repository / model / "config.pbtxt").read_text("utf-8"), model_config_pb2.ModelConfig())
 
 
@@ -69,7 +68,7 @@ def tree(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_model_says_what_the_manifest_says(bundle: Bundle, tmp_path: Path) -> None:
+def test_a_model_has_the_values_of_the_manifest(bundle: Bundle, tmp_path: Path) -> None:
     repository = tmp_path / "models"
     write_repository(bundle, repository)
     assert sorted(path.name for path in repository.iterdir()) == [
@@ -97,7 +96,7 @@ def test_a_model_says_what_the_manifest_says(bundle: Bundle, tmp_path: Path) -> 
     assert (cuda.name, dict(cuda.parameters)) == ("cuda", {"use_tf32": "0"})
 
 
-def test_the_version_holds_the_file_and_the_labels_are_the_classes(bundle: Bundle, tmp_path: Path) -> None:
+def test_the_version_contains_the_file_and_the_labels_are_the_classes(bundle: Bundle, tmp_path: Path) -> None:
     write_repository(bundle, tmp_path / "models")
     model = tmp_path / "models" / "harbor_winter_onnx_fp32"
     assert (model / "1" / "model.onnx").read_bytes() == bundle.file("model.onnx").read_bytes()
@@ -106,7 +105,7 @@ def test_the_version_holds_the_file_and_the_labels_are_the_classes(bundle: Bundl
     assert (model / labeled.label_filename).read_text("utf-8").splitlines() == list(CLASSES)
 
 
-def test_every_model_is_warmed_up_with_the_batches_it_is_tuned_for(bundle: Bundle, tmp_path: Path) -> None:
+def test_every_model_is_warmed_up_with_its_optimal_batches(bundle: Bundle, tmp_path: Path) -> None:
     write_repository(bundle, tmp_path / "models")
     warmups = config_of(tmp_path / "models", "harbor_winter_onnx_fp32").model_warmup
     assert [one.batch_size for one in warmups] == [1, 6]
@@ -115,7 +114,7 @@ def test_every_model_is_warmed_up_with_the_batches_it_is_tuned_for(bundle: Bundl
         assert (type_of(tiles), list(tiles.dims), tiles.random_data) == ("TYPE_UINT8", [3, 96, 160], True)
 
 
-def test_one_tile_at_a_time_is_not_batched(tmp_path: Path) -> None:
+def test_a_model_of_batch_1_has_no_dynamic_batching(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "single", input={"name": "image", "tile_px": (64, 64), "max_batch": 1})
     write_repository(bundle, tmp_path / "models")
     config = config_of(tmp_path / "models", "harbor_winter_onnx_fp32")
@@ -123,7 +122,7 @@ def test_one_tile_at_a_time_is_not_batched(tmp_path: Path) -> None:
     assert [one.batch_size for one in config.model_warmup] == [1]
 
 
-def test_int8_runs_where_it_is_made_for(bundle: Bundle, tmp_path: Path) -> None:
+def test_int8_models_run_on_their_devices(bundle: Bundle, tmp_path: Path) -> None:
     bundle = with_onnx(with_onnx(bundle, "int8"), "int8-cpu")
     write_repository(bundle, tmp_path / "models", InstanceConfig(instances=2))
     groups = {
@@ -147,7 +146,7 @@ def test_int8_runs_where_it_is_made_for(bundle: Bundle, tmp_path: Path) -> None:
     }
 
 
-def test_a_server_without_a_gpu_gets_what_it_can_run(bundle: Bundle, tmp_path: Path) -> None:
+def test_a_server_without_a_gpu_gets_only_cpu_models(bundle: Bundle, tmp_path: Path) -> None:
     bundle = with_engine(with_onnx(bundle, "int8"))
     plan = write_repository(bundle, tmp_path / "models", InstanceConfig(device="cpu"))
     assert [model.precision for model in plan.models] == ["fp16", "fp32"]
@@ -160,19 +159,19 @@ def test_a_server_without_a_gpu_gets_what_it_can_run(bundle: Bundle, tmp_path: P
     assert not config.HasField("optimization")
 
 
-def test_engines_of_a_precision_are_one_model_that_chooses_by_the_gpu(bundle: Bundle, tmp_path: Path) -> None:
+def test_engines_of_a_precision_are_one_model_by_compute_capability(bundle: Bundle, tmp_path: Path) -> None:
     profiles = (BatchProfile(opt=1, max=1), BatchProfile(opt=4, max=4))
-    bundle = with_engine(bundle, "h100", profiles=profiles)
-    bundle = with_engine(bundle, "a10", device="NVIDIA A10", compute_capability="8.6", profiles=profiles)
-    anywhere = {"device": "NVIDIA L4", "compute_capability": "8.9", "compatibility": "ampere_plus"}
-    bundle = with_engine(bundle, "anywhere", profiles=profiles, **anywhere)
+    bundle = with_engine(bundle, "h100", batch_profiles=profiles)
+    bundle = with_engine(bundle, "a10", device="NVIDIA A10", compute_capability="8.6", batch_profiles=profiles)
+    ampere_plus = {"device": "NVIDIA L4", "compute_capability": "8.9", "compatibility": "ampere_plus"}
+    bundle = with_engine(bundle, "ampere_plus", batch_profiles=profiles, **ampere_plus)
     write_repository(bundle, tmp_path / "models")
     model = tmp_path / "models" / "harbor_winter_tensorrt_fp16"
     config = config_of(model.parent, model.name)
     assert config.platform == "tensorrt_plan"
     assert dict(config.cc_model_filenames) == {"9.0": "h100.engine", "8.6": "a10.engine"}
-    assert config.default_model_filename == "anywhere.engine"
-    assert {path.name for path in (model / "1").iterdir()} == {"h100.engine", "a10.engine", "anywhere.engine"}
+    assert config.default_model_filename == "ampere_plus.engine"
+    assert {path.name for path in (model / "1").iterdir()} == {"h100.engine", "a10.engine", "ampere_plus.engine"}
     assert (config.max_batch_size, list(config.dynamic_batching.preferred_batch_size)) == (4, [1, 4])
     (group,) = config.instance_group
     assert (group.kind, list(group.profile)) == (model_config_pb2.ModelInstanceGroup.KIND_GPU, ["0", "1"])
@@ -184,26 +183,30 @@ def test_engines_of_a_precision_are_one_model_that_chooses_by_the_gpu(bundle: Bu
     ("values", "reason"),
     [
         ({"builder": "tensorrt_rtx", "device": "portable"}, "it is an engine of TensorRT-RTX"),
-        ({"onnx_sha256": "0" * 64}, "it was built from another ONNX file than the bundle has"),
+        ({"onnx_sha256": "0" * 64}, "it was built from another ONNX file than the bundle's"),
         ({"tf32": True}, "engines/first.engine is for the same GPUs"),
-        ({"compute_capability": "8.6", "builder_version": "10.9.0"}, "its TensorRT, largest batch or profiles are not"),
-        ({"compute_capability": "8.6", "batch": BatchProfile(opt=2, max=2)}, "its TensorRT, largest batch or profiles"),
+        (
+            {"compute_capability": "8.6", "builder_version": "10.9.0"},
+            "its TensorRT version, largest batch or profiles differ",
+        ),
+        (
+            {"compute_capability": "8.6", "batch": BatchProfile(opt=2, max=2)},
+            "its TensorRT version, largest batch or profiles",
+        ),
     ],
 )
-def test_engines_that_a_model_cannot_hold_are_named_with_the_reason(
-    bundle: Bundle, tmp_path: Path, values: dict[str, Any], reason: str
-) -> None:
+def test_skipped_engines_have_a_reason(bundle: Bundle, tmp_path: Path, values: dict[str, Any], reason: str) -> None:
     bundle = with_engine(with_engine(bundle, "first"), "a_second" if values.get("tf32") else "second", **values)
     plan = write_repository(bundle, tmp_path / "models")
-    ((name, told),) = plan.skipped.items()
+    ((name, found),) = plan.skipped.items()
     assert "second" in name
-    assert reason in told
+    assert reason in found
     assert dict(config_of(tmp_path / "models", "harbor_winter_tensorrt_fp16").cc_model_filenames) == {
         "9.0": "first.engine"
     }
 
 
-def test_portable_engines_alone_make_no_model(bundle: Bundle, tmp_path: Path) -> None:
+def test_portable_engines_are_skipped(bundle: Bundle, tmp_path: Path) -> None:
     plan = write_repository(
         with_engine(bundle, builder="tensorrt_rtx", device="portable", compute_capability=None), tmp_path / "models"
     )
@@ -211,7 +214,7 @@ def test_portable_engines_alone_make_no_model(bundle: Bundle, tmp_path: Path) ->
     assert list(plan.skipped) == ["engines/made.engine"]
 
 
-def test_models_of_others_stay_and_ours_are_replaced_whole(bundle: Bundle, tmp_path: Path) -> None:
+def test_other_models_are_kept_and_existing_ones_replaced(bundle: Bundle, tmp_path: Path) -> None:
     repository = tmp_path / "models"
     (repository / "resnet" / "1").mkdir(parents=True)
     (repository / "resnet" / "config.pbtxt").write_text('platform: "onnxruntime_onnx"')
@@ -224,9 +227,7 @@ def test_models_of_others_stay_and_ours_are_replaced_whole(bundle: Bundle, tmp_p
     assert {path.name for path in tmp_path.iterdir()} == {"bundle", "models"}
 
 
-def test_a_folder_that_is_no_model_of_ours_is_refused_before_anything_is_written(
-    bundle: Bundle, tmp_path: Path
-) -> None:
+def test_a_folder_of_another_model_is_refused_before_anything_is_written(bundle: Bundle, tmp_path: Path) -> None:
     repository = tmp_path / "models"
     (repository / "harbor_winter_onnx_fp32").mkdir(parents=True)
     with pytest.raises(OutputError, match="was not written by ifkd export"):
@@ -234,26 +235,24 @@ def test_a_folder_that_is_no_model_of_ours_is_refused_before_anything_is_written
     assert [path.name for path in repository.iterdir()] == ["harbor_winter_onnx_fp32"]
 
 
-def test_a_changed_file_leaves_the_repository_as_it_was(bundle: Bundle, tmp_path: Path) -> None:
+def test_a_changed_file_leaves_the_repository_unchanged(bundle: Bundle, tmp_path: Path) -> None:
     repository = tmp_path / "models"
     write_repository(bundle, repository)
     before = tree(repository)
     (bundle.path / "model.onnx").write_bytes(b"onnx fp33")
-    with pytest.raises(BundleError, match="not the file the manifest describes"):
+    with pytest.raises(BundleError, match="differs from the manifest"):
         write_repository(bundle, repository)
     assert tree(repository) == before
     assert {path.name for path in tmp_path.iterdir()} == {"bundle", "models"}
 
 
-def test_a_place_that_cannot_be_written_is_told(bundle: Bundle, tmp_path: Path) -> None:
+def test_a_folder_that_is_not_writable_is_an_error(bundle: Bundle, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="Cannot write"):
         write_repository(bundle, tmp_path / "file" / "models")
 
 
-def test_a_finished_bundle_needs_no_second_export(
-    bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_bundle_is_not_exported_again(bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["export", str(bundle.path), "--triton", str(tmp_path / "models")]
     assert main(words) == 0
     assert capsys.readouterr().out.splitlines() == [
@@ -262,12 +261,12 @@ def test_a_finished_bundle_needs_no_second_export(
         str(tmp_path / "models"),
     ]
     assert main([*words, "--json", "--device", "cpu"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["bundle"] == str(bundle.path)
-    assert told["triton"]["models"]["harbor_winter_onnx_fp32"] == ["model.onnx"]
+    result = json.loads(capsys.readouterr().out)
+    assert result["bundle"] == str(bundle.path)
+    assert result["triton"]["models"]["harbor_winter_onnx_fp32"] == ["model.onnx"]
 
 
-def test_a_checkpoint_becomes_bundle_and_models_at_once(
+def test_a_checkpoint_is_exported_to_a_bundle_and_a_repository(
     checkpoint_path: Path, tmp_path: Path, without_exporting: Callable[[], None]
 ) -> None:
     without_exporting()
@@ -285,7 +284,7 @@ def test_a_checkpoint_becomes_bundle_and_models_at_once(
         (["--triton", "m", "--instances", "0"], "at least one instance: got 0"),
     ],
 )
-def test_what_makes_no_sense_is_refused(
+def test_arguments_that_do_not_apply_to_a_bundle_are_refused(
     bundle: Bundle, tmp_path: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["export", str(bundle.path), *words]) == 2
@@ -293,28 +292,13 @@ def test_what_makes_no_sense_is_refused(
     assert {path.name for path in tmp_path.iterdir()} == {"bundle"}
 
 
-def test_a_checkpoint_without_a_place_for_its_bundle_is_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_checkpoint_needs_a_folder_for_its_bundle(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["export", str(tmp_path / "best.safetensors"), "--triton", str(tmp_path / "m")]) == 2
     assert "Name it with --out" in capsys.readouterr().err
 
 
-def test_a_bundle_without_a_model_is_refused(tmp_path: Path) -> None:
+def test_a_bundle_without_models_is_refused(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "bundle")
     empty = Bundle(bundle.path, bundle.manifest.model_copy(update={"files": {}}))
-    with pytest.raises(BundleError, match="nothing that Triton could serve: got no ONNX file"):
+    with pytest.raises(BundleError, match="has no file for Triton: got no ONNX file"):
         write_repository(empty, tmp_path / "models")
-
-
-@given(st.dictionaries(st.text(), st.text()), st.lists(st.integers(0, 2**31 - 1)), st.booleans())
-def test_text_is_read_back_as_it_was_meant(values: dict[str, str], sizes: list[int], truth: bool) -> None:
-    """Any text at all, by protobuf's own parser."""
-    message = {
-        "parameters": map_entries({key: {"string_value": value} for key, value in values.items()}),
-        "dynamic_batching": {"preferred_batch_size": sizes, "preserve_ordering": truth},
-    }
-    config = text_format.Parse(as_text(message), model_config_pb2.ModelConfig())
-    assert {key: one.string_value for key, one in config.parameters.items()} == values
-    assert list(config.dynamic_batching.preferred_batch_size) == sizes
-    assert config.dynamic_batching.preserve_ordering == truth
