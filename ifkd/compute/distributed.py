@@ -48,17 +48,12 @@ def rank() -> int:
     return distributed.get_rank() if _is_distributed() else 0
 
 
-def sum_over_ranks(value: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*shape"]:
-    """Return the sum of `value` over all ranks, without gradient; every rank must call it."""
+def mean_over_ranks(value: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*shape"]:
+    """Return the mean of `value`, a float tensor, over all ranks, without gradient; every rank must call it."""
     total = value.detach().clone()
     if _is_distributed():
         distributed.all_reduce(total)
-    return total
-
-
-def mean_over_ranks(value: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*shape"]:
-    """Return the mean of `value`, a float tensor, over all ranks, without gradient; every rank must call it."""
-    return sum_over_ranks(value) / world_size()
+    return total / world_size()
 
 
 def broadcast_from_first(value: T) -> T:

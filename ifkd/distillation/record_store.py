@@ -188,11 +188,9 @@ class RecordStore:
         return record
 
     def _write_record(self, content: bytes, slot: int) -> None:
-        with self._records_path.open("r+b", buffering=0) as stream:
+        with self._records_path.open("r+b") as stream:
             stream.seek(slot * len(content))
-            remaining = memoryview(content)
-            while remaining:
-                remaining = remaining[stream.write(remaining) :]
+            stream.write(content)
 
     def _append(self, entries: bytes) -> None:
         """Append entries in one write, after removing what an interrupted write may have left."""

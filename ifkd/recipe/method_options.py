@@ -24,11 +24,6 @@ class FitNetOptions(Schema):
 
     name: Literal["fitnet"] = "fitnet"
     weight: NonNegativeFloat = 1.0
-    shared: bool = False
-    """Use one convolution for all levels instead of one per level."""
-    bias: bool = True
-    level_mean: bool = False
-    """Average the loss over levels instead of summing it."""
 
 
 class AttentionTransferOptions(Schema):
@@ -93,8 +88,6 @@ class ArsdOptions(Schema):
     boxes: NonNegativeFloat = 0.1
     binary_mask: bool = False
     """Weight all object cells equally, as the published code does, instead of emphasizing small objects."""
-    centerness: bool = False
-    """Weight the box loss of an anchor by its centerness."""
 
 
 class InsDistOptions(Schema):

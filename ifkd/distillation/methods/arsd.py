@@ -66,8 +66,6 @@ class Arsd(Method):
             objects = target.boxes[assigned[positive]]
             student, teacher = boxes[0][image][positive], boxes[1][image][positive].detach()
             weight = teacher_is_better(anchors[positive], student.detach(), teacher, objects).float()
-            if self.config.centerness:
-                weight = weight * centerness(anchors[positive], objects)
             losses = BOX_FACTOR * generalized_box_iou_loss(student, teacher)
             totals = totals.index_add(0, level_of[positive], weight * losses)
             weights = weights.index_add(0, level_of[positive], weight)
@@ -113,13 +111,6 @@ def teacher_is_better(
     """Return whether IoU(teacher, object) > IoU(student, object) > IoU(anchor, object)."""
     of_anchor, of_student, of_teacher = (_paired_iou(boxes, objects) for boxes in (anchors, student, teacher))
     return (of_teacher > of_student) & (of_student > of_anchor)
-
-
-def centerness(anchors: Float[Tensor, "n 4"], objects: Float[Tensor, "n 4"]) -> Float[Tensor, " n"]:
-    """Return the centerness of each anchor's center in its object: 1 in the middle, 0 at the border and outside."""
-    center = (anchors[:, :2] + anchors[:, 2:]) / 2
-    before, after = (center - objects[:, :2]).clamp_min(0.0), (objects[:, 2:] - center).clamp_min(0.0)
-    return (torch.minimum(before, after) / torch.maximum(before, after).clamp_min(1e-6)).prod(dim=1).sqrt()
 
 
 def _relative_side(boxes: Float[Tensor, "objects 4"], size: tuple[int, int]) -> Float[Tensor, " objects"]:

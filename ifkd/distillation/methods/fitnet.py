@@ -13,10 +13,10 @@ class FitNet(Method):
 
     def __init__(self, config: recipe.FitNetOptions, networks: NetworkPair) -> None:
         super().__init__(config, networks)
-        self.adapters = Adapters(networks, kernel=1, shared=config.shared, bias=config.bias)
+        self.adapters = Adapters(networks, kernel=1)
 
     def losses(self, batch: DistillationBatch) -> dict[str, Term]:
-        """Return the mean over elements, summed or (with `level_mean`) averaged over levels."""
+        """Return the sum over levels of the mean over elements."""
         pairs = zip(self.adapters(batch.student.pyramid), in_float(batch.teacher.pyramid), strict=True)
         errors = torch.stack([(student - teacher).square().mean() for student, teacher in pairs])
-        return {"feature": make_term(errors.mean() if self.config.level_mean else errors.sum(), self.config.weight)}
+        return {"feature": make_term(errors.sum(), self.config.weight)}

@@ -22,7 +22,6 @@ from ifkd import recipe
 from ifkd.core.detections import Candidates
 from ifkd.core.postprocess import PostprocessConfig, postprocess
 from ifkd.models import DetectorOutput, FasterRcnn, Targets, build_detector, normalize
-from ifkd.models.anchor_assignment import BACKGROUND, IGNORE, assign
 from ifkd.models.faster_rcnn import POST_NMS_TOP_N, PRE_NMS_TOP_N
 from ifkd.models.roi_head import RoiTargets
 
@@ -231,47 +230,7 @@ def test_the_number_of_candidates_is_fixed(per_level: int, count: int) -> None:
         assert [(row > 0).sum().item() for row in scores] == [len(rows) * CLASSES for rows in found]
 
 
-# --- assignment and sampling ----------------------------------------------------------------------------------------
-
-
-def test_an_object_is_assigned_its_best_anchors_from_min_pos_iou_on() -> None:
-    anchors = torch.tensor([[0.0, 0, 32, 32], [32, 0, 64, 32], [0, 32, 32, 64], [32, 32, 64, 64]])
-    one = target([[0, 0, 30, 32], [0, 0, 20, 32], [34, 32, 38, 36]], [0, 0, 0])
-    overlaps = box_iou(one.boxes, anchors)
-    assert overlaps.amax(dim=1).tolist() == pytest.approx([30 / 32, 20 / 32, 16 / 1024])
-    assert assign(anchors, one.boxes, one.ignored, pos_iou=0.7, neg_iou=0.3).tolist() == [0, -1, -1, -1]
-    assert assign(anchors, one.boxes, one.ignored, pos_iou=0.7, neg_iou=0.3, min_pos_iou=0.3).tolist() == [
-        1,
-        -1,
-        -1,
-        -1,
-    ]
-    assert assign(anchors, one.boxes, one.ignored, pos_iou=0.7, neg_iou=0.3, min_pos_iou=0.0).tolist() == [1, -1, -1, 2]
-
-
-def test_an_object_without_overlap_is_assigned_no_anchor() -> None:
-    anchors = torch.tensor([[0.0, 0, 32, 32], [32, 0, 64, 32]])
-    outside = target([[100, 100, 120, 120]], [0])
-    assert (
-        assign(anchors, outside.boxes, outside.ignored, pos_iou=0.5, neg_iou=0.4, min_pos_iou=0.0).tolist()
-        == [BACKGROUND] * 2
-    )
-
-
-def test_anchors_between_the_thresholds_and_in_ignored_regions_are_ignored() -> None:
-    anchors = torch.tensor([[0.0, 0, 32, 32], [32, 0, 64, 32], [64, 0, 96, 32]])
-    one = target([[0, 0, 16, 32], [0, 0, 32, 32]], [0, 0], [[60, 0, 96, 32]])
-    alone = target([[0, 0, 16, 32]], [0], [[60, 0, 96, 32]])
-    assert assign(anchors, alone.boxes, alone.ignored, pos_iou=0.7, neg_iou=0.3).tolist() == [
-        IGNORE,
-        BACKGROUND,
-        IGNORE,
-    ]
-    # An ignored region changes only background anchors.
-    covered = target([[0, 0, 32, 32]], [0], [[0, 0, 96, 32]])
-    assert assign(anchors, covered.boxes, covered.ignored, pos_iou=0.7, neg_iou=0.3).tolist() == [0, IGNORE, IGNORE]
-    assert assign(anchors, one.boxes, one.ignored, pos_iou=0.7, neg_iou=0.3).tolist() == [1, BACKGROUND, IGNORE]
-    assert assign(anchors[:0], one.boxes, one.ignored, pos_iou=0.7, neg_iou=0.3).tolist() == []
+# --- sampling -------------------------------------------------------------------------------------------------------
 
 
 def test_ignored_regions_have_no_gradient_in_either_stage() -> None:
