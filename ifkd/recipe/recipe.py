@@ -43,7 +43,7 @@ class DataOptions(Schema):
     """COCO JSON of the training split."""
     validation: Annotated[float, Field(gt=0.0, lt=1.0)] | Path
     """COCO JSON of the validation split, which selects the best checkpoint; or the fraction of training images to hold
-    out, by place."""
+    out, by scene."""
     test: Path
     """COCO JSON of the test split."""
     images: Path | None = None

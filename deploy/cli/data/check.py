@@ -122,6 +122,6 @@ def _fixed_lines(record: "CheckRecord") -> list[str]:
         images, boxes = sum(split.images_left_out.values()), sum(split.boxes_left_out.values())
         lines.append(
             f"  {split.path}: {split.images} images, {split.objects} boxes; left out: {images} images "
-            f"and {boxes} boxes of other images; {split.boxes_clipped} boxes clipped"
+            f"and {boxes} boxes in other images; {split.boxes_clipped} boxes clipped"
         )
     return [*lines, f'In the recipe: root = "{fixed.folder}", images = "{fixed.images}"']

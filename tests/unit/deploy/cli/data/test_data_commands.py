@@ -1,0 +1,42 @@
+"""`ifkd data`: subcommands, and arguments that agree with the functions behind them."""
+
+import argparse
+from typing import get_args
+
+import pytest
+
+from deploy.cli.data import COMMANDS
+from deploy.cli.data import convert as convert_command
+from deploy.cli.data import slice as slice_command
+from deploy.cli.main import main
+from ifkd.data.readers.convert import SourceFormat
+from ifkd.data.slicing.tile_plan import TileRules
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_each_subcommand(command, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["data", command, "--help"])
+    assert stopped.value.code == 0
+    assert f"usage: ifkd data {command}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_abbreviated_options_are_refused(command, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["data", command, "--ou", "x", "a", "b"])
+    assert stopped.value.code == 2
+    assert "--ou" in capsys.readouterr().err
+
+
+def test_slice_has_an_option_for_each_rule_with_its_default():
+    parser = argparse.ArgumentParser()
+    slice_command.configure(parser)
+    values = vars(parser.parse_args(["a.json", "--out", "tiles"]))
+    rules = TileRules().model_dump()
+    assert rules.keys() <= values.keys()
+    assert {name: value for name, value in rules.items() if values[name] != value} == {"overlap_px": 128}
+
+
+def test_convert_accepts_every_format():
+    assert get_args(SourceFormat) == convert_command.FORMATS
