@@ -32,7 +32,7 @@ def read_versioned(path: Path, schema: type[S], *, hint: str, error_type: type[I
             raise error_type(f"{path} has another schema version", got=version or "none", expected=supported, hint=hint)
         return schema.model_validate_json(path.read_bytes())
     except OSError as error:
-        raise error_type(f"{path} cannot be read ({error.strerror or error})") from error
+        raise error_type(f"{path} cannot be read ({error.strerror or error})", hint=hint) from error
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))

@@ -1,4 +1,4 @@
-"""`ifkd evaluate DETECTIONS --scene LABELS`: the same figures from labels in pixels and on the map."""
+"""`ifkd evaluate DETECTIONS --scene LABELS`: labels in pixels and on the map give the same metrics."""
 
 import json
 
@@ -77,7 +77,9 @@ def test_labels_in_pixels_and_on_the_map_give_the_same_figures(detections, place
     labels = [*OBJECTS, MISSED]
     one = evaluate_scene(detections, coco(tmp_path / "t.json", labels))
     other = evaluate_scene(detections, geojson(tmp_path / "t.geojson", labels, place, key="class"))
-    assert one.model_dump(exclude={"truth", "image_id"}) == other.model_dump(exclude={"truth", "image_id"})
+    assert one.model_dump(exclude={"ground_truth", "image_id"}) == other.model_dump(
+        exclude={"ground_truth", "image_id"}
+    )
     assert (one.objects, one.detections) == (5, 5)
     assert (one.precision, one.recall, one.f1) == (0.8, 0.8, pytest.approx(0.8))
     assert one.per_class["cargo"].f1 == pytest.approx(6 / 7)
@@ -86,58 +88,64 @@ def test_labels_in_pixels_and_on_the_map_give_the_same_figures(detections, place
 
 
 def test_the_threshold_is_for_precision_recall_and_f1_alone(detections, tmp_path):
-    truth = coco(tmp_path / "t.json", OBJECTS)
-    all_of_them, best = evaluate_scene(detections, truth), evaluate_scene(detections, truth, score_threshold=0.7)
+    ground_truth = coco(tmp_path / "t.json", OBJECTS)
+    all_of_them, best = (
+        evaluate_scene(detections, ground_truth),
+        evaluate_scene(detections, ground_truth, score_threshold=0.7),
+    )
     assert best.ap50 == all_of_them.ap50
     assert best.detections < all_of_them.detections
     assert best.recall < all_of_them.recall
-    assert evaluate_scene(detections, truth, score_threshold=1.0).precision is None
+    assert evaluate_scene(detections, ground_truth, score_threshold=1.0).precision is None
 
 
-def test_labels_to_be_ignored_neither_count_nor_reproach(detections, place, tmp_path):
+def test_ignored_labels_do_not_count(detections, place, tmp_path):
     score = evaluate_scene(detections, geojson(tmp_path / "t.geojson", [*OBJECTS, ALARM], place, ignore=[ALARM]))
     assert (score.objects, score.precision, score.recall) == (4, 1.0, 1.0)
 
 
-def test_the_verb_writes_and_prints_a_table(detections, tmp_path, capsys):
-    truth, out = coco(tmp_path / "t.json", [*OBJECTS, MISSED]), tmp_path / "e.json"
+def test_the_command_writes_the_result_and_prints_a_table(detections, tmp_path, capsys):
+    ground_truth, out = coco(tmp_path / "t.json", [*OBJECTS, MISSED]), tmp_path / "e.json"
     assert (
-        main(["evaluate", str(detections), "--scene", str(truth), "--out", str(out), "--score-threshold", "0.4"]) == 0
+        main(["evaluate", str(detections), "--scene", str(ground_truth), "--out", str(out), "--score-threshold", "0.4"])
+        == 0
     )
     printed = capsys.readouterr().out
-    assert f"Against {truth}, at score 0.4 and IoU 0.5" in printed
+    assert f"Labels {ground_truth}, score from 0.4, IoU 0.5" in printed
     assert [line.split()[0] for line in printed.splitlines() if line.split()[0] in {"all", *CLASSES}] == [
         "all", *CLASSES,
     ]  # fmt: skip
     assert json.loads(out.read_text())["recall"] == 0.8
 
 
-def test_without_geojson_the_coco_file_is_taken(detections, tmp_path):
-    truth = coco(tmp_path / "t.json", OBJECTS)
-    before = evaluate_scene(detections, truth)
+def test_without_geojson_the_coco_file_is_read(detections, tmp_path):
+    ground_truth = coco(tmp_path / "t.json", OBJECTS)
+    before = evaluate_scene(detections, ground_truth)
     (detections / "detections.geojson").unlink()
-    assert evaluate_scene(detections, truth) == before
+    assert evaluate_scene(detections, ground_truth) == before
     (detections / "detections.coco.json").unlink()
-    with pytest.raises(DataError, match=r"holds neither detections\.geojson nor detections\.coco\.json"):
-        evaluate_scene(detections, truth)
+    with pytest.raises(DataError, match=r"has neither detections\.geojson nor detections\.coco\.json"):
+        evaluate_scene(detections, ground_truth)
 
 
-def test_what_does_not_fit_is_said(detections, place, tmp_path, capsys):
-    def said(*arguments):
+def test_invalid_input_is_refused(detections, place, tmp_path, capsys):
+    def message(*arguments):
         assert main(["evaluate", *map(str, arguments), "--out", str(tmp_path / "e.json")]) == 2
         assert not (tmp_path / "e.json").exists()
         return capsys.readouterr().err
 
-    truth = coco(tmp_path / "t.json", OBJECTS)
-    assert "holds no detections of a scene" in said(tmp_path / "absent", "--scene", truth)
-    assert "--scene and --data do not go together" in said(detections, "--scene", truth, "--data", truth)
-    assert "--score-threshold must be from 0 to 1: got 3.0" in said(
-        detections, "--scene", truth, "--score-threshold", 3
+    ground_truth = coco(tmp_path / "t.json", OBJECTS)
+    assert "has no run.json" in message(tmp_path / "absent", "--scene", ground_truth)
+    assert "--scene and --data exclude each other" in message(
+        detections, "--scene", ground_truth, "--data", ground_truth
+    )
+    assert "--score-threshold must be from 0 to 1: got 3.0" in message(
+        detections, "--scene", ground_truth, "--score-threshold", 3
     )
     other = coco(tmp_path / "o.json", OBJECTS, size=(171, 200))
-    assert "are those of another raster: got 200x171" in said(detections, "--scene", other)
+    assert "are of another raster: got 200x171" in message(detections, "--scene", other)
     (tmp_path / "bad.geojson").write_text('{"type": "FeatureCollection", "features": [{"geometry": {}}]}')
-    assert "is not a file of labels" in said(detections, "--scene", tmp_path / "bad.geojson")
+    assert "is not a file of labels" in message(detections, "--scene", tmp_path / "bad.geojson")
     nothing = geojson(tmp_path / "n.geojson", [], place)
-    assert "has none of the detector's classes: got []" in said(detections, "--scene", nothing)
-    assert "cannot be read" in said(detections, "--scene", tmp_path / "absent.json")
+    assert "has none of the detector's classes: got []" in message(detections, "--scene", nothing)
+    assert "cannot be read" in message(detections, "--scene", tmp_path / "absent.json")

@@ -4,11 +4,19 @@ import statistics
 import numpy as np
 import pytest
 
-from deploy.bench import latency
-from deploy.bench.latency import GroundCoverage, LatencySamples, TimingConfig, judge_stability, sample_spread, summarize
+from deploy.bench.latency import (
+    GroundCoverage,
+    TimingConfig,
+    judge_stability,
+    measure_latency,
+    sample_spread,
+    summarize,
+    timed_engine,
+)
 from deploy.engines.engine import EngineInfo, FakeEngine
 from ifkd.core.detections import Detections
 from ifkd.core.errors import UsageError
+from ifkd.core.timing import TimingSamples, time_in_turns
 
 QUICK = TimingConfig(warmup_s=0.0, warmup_runs=2, min_s=1e-9, min_samples=6, rounds=3)
 
@@ -43,8 +51,9 @@ def test_percentiles_are_those_of_the_standard_library():
 
 
 def test_rates_follow_from_the_samples():
-    samples = LatencySamples(4, [9], [[100_000_000, 300_000_000], [200_000_000]])  # 3 runs of 4 tiles in 0.6 s
-    found = summarize(samples, TimingConfig(), GroundCoverage((500, 1000), 100, 2.0))
+    samples = TimingSamples([9], [[100_000_000, 300_000_000], [200_000_000]])  # 3 runs of 4 tiles in 0.6 s
+    ground = GroundCoverage((500, 1000), 100, 2.0)
+    found = summarize(samples, batch=4, timing=TimingConfig(), ground=ground)
     assert found.runs == 3
     assert found.per_batch.p50_ms == pytest.approx(200)
     assert found.per_tile.p50_ms == pytest.approx(50)
@@ -57,9 +66,9 @@ def test_rates_follow_from_the_samples():
 
 
 def test_without_a_sample_distance_there_are_no_square_kilometers():
-    assert (
-        summarize(LatencySamples(1, [], [[1, 1]]), TimingConfig(), GroundCoverage((4, 4))).throughput.km2_per_h is None
-    )
+    samples = TimingSamples([], [[1, 1]])
+    found = summarize(samples, batch=1, timing=TimingConfig(), ground=GroundCoverage((4, 4)))
+    assert found.throughput.km2_per_h is None
 
 
 @pytest.mark.parametrize(
@@ -83,10 +92,10 @@ def test_three_windows_decide_on_stability(windows, stable, said):
     assert "20%" in verdict.rule
 
 
-def test_engines_take_turns_and_keep_every_sample():
+def test_engines_take_turns_and_keep_all_samples():
     log = []
-    both = [latency.benchmark_case(name, fake(name, log=log), tiles(2), batch=1) for name in ("a", "b")]
-    latency.measure_interleaved(both, QUICK)
+    both = [timed_engine(name, fake(name, log=log), tiles(2), batch=1) for name in ("a", "b")]
+    list(time_in_turns(both, QUICK.turns))
     turns = [name for name, _ in itertools.groupby(name for name, _ in log)]
     assert turns == ["a", "b"] * 4  # warm-up and three rounds
     for one in both:
@@ -96,33 +105,31 @@ def test_engines_take_turns_and_keep_every_sample():
     assert len(log) == 2 * (2 + 6)
 
 
-def test_batches_go_through_all_tiles_and_repeat_them_where_needed():
+def test_batches_cycle_through_all_tiles():
     log = []
-    latency.measure(fake(log=log), tiles(5), batch=2, procedure=QUICK)
+    measure_latency(fake(log=log), tiles(5), batch=2, timing=QUICK)
     assert [tile for _, tile in log[:8]] == [0, 1, 2, 3, 0, 1, 2, 3]
     log.clear()
-    latency.measure(fake(log=log), tiles(2), batch=3, procedure=QUICK)
+    measure_latency(fake(log=log), tiles(2), batch=3, timing=QUICK)
     assert [tile for _, tile in log[:3]] == [0, 1, 0]
 
 
-def test_an_engine_that_fails_leaves_the_race_and_keeps_its_samples():
-    runners = [
-        latency.benchmark_case("bad", fake(fail_at=5), tiles(1), batch=1),
-        latency.benchmark_case("good", fake(), tiles(1), batch=1),
-    ]
-    latency.measure_interleaved(runners, QUICK)
-    assert runners[0].failure == "RuntimeError: out of memory"
-    assert len(runners[0].samples.all_ns) == 3
-    assert runners[1].failure is None
-    assert len(runners[1].samples.all_ns) == 6
+def test_an_engine_that_fails_takes_no_further_turn_and_keeps_its_samples():
+    bad = timed_engine("bad", fake(fail_at=5), tiles(1), batch=1)
+    good = timed_engine("good", fake(), tiles(1), batch=1)
+    list(time_in_turns([bad, good], QUICK.turns))
+    assert bad.failure == "RuntimeError: out of memory"
+    assert len(bad.samples.all_ns) == 3
+    assert good.failure is None
+    assert len(good.samples.all_ns) == 6
 
 
 def test_measured_alone_a_failure_is_raised():
     with pytest.raises(RuntimeError, match="out of memory"):
-        latency.measure(fake(fail_at=0), tiles(1), batch=1, procedure=QUICK)
+        measure_latency(fake(fail_at=0), tiles(1), batch=1, timing=QUICK)
 
 
 @pytest.mark.parametrize(("n", "batch"), [(0, 1), (1, 0)])
 def test_nothing_to_measure_is_refused(n, batch):
     with pytest.raises(UsageError, match="at least 1"):
-        latency.benchmark_case("x", fake(), tiles(n), batch=batch)
+        timed_engine("x", fake(), tiles(n), batch=batch)

@@ -15,7 +15,7 @@ from deploy.bench.system_monitor import SystemMonitor
 
 
 class FakeNvml:
-    """A GPU that gets hot: clocks fall, and the reasons say why."""
+    """A GPU whose clock falls for the given reasons."""
 
     NVML_CLOCK_SM, NVML_TEMPERATURE_GPU = 1, 0
 
@@ -53,59 +53,59 @@ class FakeNvml:
         return self.reasons
 
 
-def watched(nvml):
-    with SystemMonitor(nvml) as watch:
+def monitored(nvml):
+    with SystemMonitor(nvml) as monitor:
         pass
-    return watch.result()
+    return monitor.result()
 
 
-def test_a_gpu_that_throttles_is_a_reservation():
-    seen = watched(FakeNvml(0x04 | 0x40))
-    (gpu,) = seen.gpus
+def test_a_gpu_that_throttles_gives_a_warning():
+    record = monitored(FakeNvml(0x04 | 0x40))
+    (gpu,) = record.gpus
     assert (gpu.name, gpu.sm_clock_mhz_min, gpu.sm_clock_mhz_max) == ("NVIDIA Test", 1410, 1980)
     assert (gpu.temperature_c_max, gpu.power_w_max, gpu.memory_mb_peak) == (81, 350.5, 2000.0)
     assert gpu.throttled == ("power cap", "thermal limit (hardware)")
-    assert "NVIDIA Test throttled: power cap, thermal limit (hardware)" in seen.reservations()
-    assert seen.nvml == "watched"
+    assert "NVIDIA Test throttled: power cap, thermal limit (hardware)" in record.warnings()
+    assert record.nvml == "monitored"
 
 
-def test_a_gpu_that_idles_or_runs_free_is_none():
-    assert watched(FakeNvml(0x01)).gpus[0].throttled == ()
+def test_an_idle_gpu_is_not_throttled():
+    assert monitored(FakeNvml(0x01)).gpus[0].throttled == ()
 
 
-def test_a_gpu_that_is_lost_is_told_and_ends_nothing():
-    seen = watched(FakeNvml(fails_after=1))
-    assert "GPU is lost" in seen.nvml
-    assert seen.gpus[0].sm_clock_mhz_min == 1980
+def test_a_lost_gpu_is_recorded():
+    record = monitored(FakeNvml(fails_after=1))
+    assert "GPU is lost" in record.nvml
+    assert record.gpus[0].sm_clock_mhz_min == 1980
 
 
-def test_without_nvml_nothing_of_a_gpu_is_claimed(monkeypatch):
-    monkeypatch.setattr(module, "find_nvml", lambda: (None, "not watched: nvidia-ml-py is not installed"))
-    seen = watched(None)
-    assert seen.gpus == ()
-    assert seen.nvml.startswith("not watched")
-    assert seen.looks >= 2
-    assert seen.rss_mb_peak > 10
-    assert seen.load_before == pytest.approx(os.getloadavg()[0], abs=5)
+def test_without_nvml_there_are_no_gpus(monkeypatch):
+    monkeypatch.setattr(module, "load_nvml", lambda: (None, "not monitored: nvidia-ml-py is not installed"))
+    record = monitored(None)
+    assert record.gpus == ()
+    assert record.nvml.startswith("not monitored")
+    assert record.samples >= 2
+    assert record.rss_mb_peak > 10
+    assert record.load_before == pytest.approx(os.getloadavg()[0], abs=5)
 
 
-def test_stolen_time_and_busy_neighbors_are_reservations():
-    seen = watched(FakeNvml()).model_copy(update={"steal_share": 0.1, "others_cpu": 1.5})
-    words = " ".join(seen.reservations())
+def test_steal_time_and_other_processes_give_warnings():
+    record = monitored(FakeNvml()).model_copy(update={"steal_fraction": 0.1, "other_processes_cores": 1.5})
+    words = " ".join(record.warnings())
     assert "10% of the CPU time" in words
-    assert "1.5 cores busy" in words
+    assert "used 1.5 cores" in words
 
 
-def test_the_peak_of_a_process_is_not_its_parents():
-    """What the parent holds when it starts another program is none of that program's."""
+def test_the_peak_memory_of_a_process_is_not_that_of_its_parent():
+    """The memory of the parent at the start of the process does not count."""
     ballast = np.ones(100_000_000)
     code = "from deploy.bench.system_monitor import process_peak_mb; print(process_peak_mb())"
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert 10 < float(told.stdout) < 400
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 10 < float(done.stdout) < 400
     assert module.process_peak_mb() > ballast.nbytes / 1e6
 
 
-def test_nvidia_s_own_binding_has_the_names_and_the_bits_that_are_read():
+def test_pynvml_has_the_functions_and_bits_that_are_read():
     pynvml = pytest.importorskip("pynvml", reason="nvidia-ml-py is not installed")
     source = Path(module.__file__).read_text() + Path(process_cost.__file__).read_text()
     names = set(re.findall(r"nvml\.(nvml\w+|NVML\w+)", source))

@@ -38,17 +38,17 @@ def test_a_bare_machine_gets_advice_and_no_crash() -> None:
     ("packages", "gpus", "words"),
     [
         ({"onnxruntime": "1.31", "onnxruntime-gpu": "1.31"}, [], "overwrite each other"),
-        ({"torch": "2.14.1+cu130", "torchvision": "0.28.0"}, [], "torchvision 0.28.0 is not the one made for torch"),
+        ({"torch": "2.14.1+cu130", "torchvision": "0.28.0"}, [], "torchvision 0.28.0 does not belong to torch"),
         ({"tensorrt": "10.0.1"}, [], "TensorRT 10.0.1 is too old: at least 10.1"),
-        ({"torch": "2.14.1"}, [GPU], "For TensorRT"),
+        ({"torch": "2.14.1"}, [GPU], "To use TensorRT"),
         ({"torch": "2.14.1"}, [], "ifkd[export]"),
     ],
 )
-def test_traps_are_pointed_out(packages: dict[str, str], gpus: list[dict[str, str]], words: str) -> None:
+def test_common_problems_get_advice(packages: dict[str, str], gpus: list[dict[str, str]], words: str) -> None:
     assert any(words in line for line in doctor.advice(machine(packages, gpus)))
 
 
-def test_a_whole_machine_gets_no_advice() -> None:
+def test_a_complete_machine_gets_no_advice() -> None:
     names = [
         "torch",
         "torchvision",
@@ -80,7 +80,7 @@ def test_an_installed_but_broken_package_is_a_finding(monkeypatch: pytest.Monkey
         assert "cannot be loaded" in found[name]["reason"]
 
 
-def test_mobilesams_place_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_path_of_mobile_sam_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("IFKD_CACHE", str(tmp_path))
     absent = doctor.abilities(machine({"torch": "2.14.1"}))["MobileSAM's weights"]
     assert not absent["works"]
@@ -89,17 +89,17 @@ def test_mobilesams_place_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     assert doctor.abilities(machine({"torch": "2.14.1"}))["MobileSAM's weights"]["works"]
 
 
-def test_the_verb_answers_in_words_and_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_text_and_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor"]) == 0
     words = capsys.readouterr().out
     assert main(["doctor", "--json"]) == 0
-    answer = json.loads(capsys.readouterr().out)
-    for name, ability in answer["abilities"].items():
+    result = json.loads(capsys.readouterr().out)
+    for name, ability in result["abilities"].items():
         assert name in words
         assert ability["reason"] in words
 
 
-def test_looking_needs_no_torch() -> None:
+def test_the_command_needs_no_torch() -> None:
     program = (
         "import sys; sys.modules.update(torch=None, torchvision=None, timm=None, onnx=None)\n"
         "from deploy.cli.main import main; sys.exit(main(['doctor']))"
@@ -108,14 +108,14 @@ def test_looking_needs_no_torch() -> None:
     assert "MobileSAM's weights" in done.stdout
 
 
-def test_versions_that_do_not_go_together_are_named_and_those_that_do_are_not() -> None:
-    def told(packages: dict[str, str], driver: str) -> str:
+def test_only_incompatible_versions_are_reported() -> None:
+    def advice(packages: dict[str, str], driver: str) -> str:
         gpu = {"name": "NVIDIA Test", "driver": driver, "memory": "1 MiB", "compute_capability": "9.0"}
         return " ".join(doctor.advice(machine(packages, [gpu])))
 
     unfit = {"onnxruntime-gpu": "1.31.1", "tensorrt": "11.4.0", "cuda-bindings": "13.0.1"}
-    assert "wants libnvinfer.so.10" in told(unfit, "550.54")
-    assert "driver 550.54 of NVIDIA Test is too old for CUDA 13" in told(unfit, "550.54")
+    assert "needs libnvinfer.so.10" in advice(unfit, "550.54")
+    assert "driver 550.54 of NVIDIA Test is too old for CUDA 13" in advice(unfit, "550.54")
     fit = {"onnxruntime-gpu": "1.31.1", "tensorrt": "10.13.0", "cuda-bindings": "13.0.1"}
-    assert "libnvinfer" not in told(fit, "580.65")
-    assert "too old" not in told(fit, "580.65")
+    assert "libnvinfer" not in advice(fit, "580.65")
+    assert "too old" not in advice(fit, "580.65")

@@ -1,12 +1,12 @@
 import json
 
 import pytest
-from fakes import drifting_engine as world
+from fakes import drifting_engine as fake
 from fakes import report_inputs as parts
 
 import deploy.accuracy.evaluated_model
-import deploy.bench.process_cost
-import deploy.engines
+import deploy.bench.bench
+import ifkd.core.timing
 from deploy.cli.main import main
 from export.bundle.bundle import record_file, write_manifest
 from export.bundle.manifest import Defaults, InputSpec, Manifest, OutputSpec
@@ -29,11 +29,11 @@ def bundle(tmp_path, monkeypatch):
         producer="test",
         provenance={"notes": ["Random encoder."]},
         detector={"family": "retinanet", "backbone": "resnet18"},
-        input=InputSpec(tile_px=(world.TILE, world.TILE), max_batch=4),
+        input=InputSpec(tile_px=(fake.TILE, fake.TILE), max_batch=4),
         outputs=OutputSpec(candidates=64),
-        classes=world.CLASSES,
+        classes=fake.CLASSES,
         category_ids=(1, 2, 3),
-        defaults=Defaults(selection=PostprocessConfig(), overlap_px=24),
+        defaults=Defaults(postprocess=PostprocessConfig(), overlap_px=24),
         files=records,
     )
     write_manifest(folder, manifest)
@@ -42,12 +42,11 @@ def bundle(tmp_path, monkeypatch):
     def open_fake(_, *, backend="onnxruntime", precision="fp32", threads=None, server=None):
         file = FILES[precision] if backend != "torch" else "model.safetensors"
         sha256 = records[file].sha256 if file in records else "4" * 64
-        engine = world.engine(backend=backend, precision=precision, file=file, sha256=sha256)
-        return world.Drifting(engine, drifts.get(precision, lambda candidates: candidates))
+        engine = fake.make_engine(backend=backend, precision=precision, file=file, sha256=sha256)
+        return fake.DriftingEngine(engine, drifts.get(precision, lambda candidates: candidates))
 
-    monkeypatch.setattr(deploy.engines, "open_engine", open_fake)
     monkeypatch.setattr(deploy.accuracy.evaluated_model, "open_engine", open_fake)
-    monkeypatch.setattr(deploy.bench.process_cost, "footprint_of", lambda *_, **__: parts.footprint(3.0))
+    monkeypatch.setattr(deploy.bench.bench, "measure_process_cost", lambda *_, **__: parts.process_cost(3.0))
     monkeypatch.chdir(tmp_path)
     open_fake.drifts = drifts
     return open_fake
@@ -55,7 +54,7 @@ def bundle(tmp_path, monkeypatch):
 
 @pytest.fixture
 def data(tmp_path):
-    return str(world.write_world(tmp_path / "world"))
+    return str(fake.write_dataset(tmp_path / "world"))
 
 
 def darken(candidates):
@@ -69,12 +68,12 @@ def ifkd(capsys, *words):
     return code, out, err
 
 
-def complaint(err):
-    """Return the one line that a verb ends with; what stands before it is progress."""
-    *before, last = err.splitlines()
-    assert last.startswith("ifkd: ")
-    assert not any(line.startswith(("ifkd: ", "Traceback")) for line in before)
-    return last
+def error_line(err):
+    """Return the line of the error; the lines before it are progress bars."""
+    lines = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert "Traceback" not in err
+    assert len(lines) == 1
+    return lines[0]
 
 
 def test_from_bundle_to_report(bundle, data, capsys, tmp_path):
@@ -87,7 +86,7 @@ def test_from_bundle_to_report(bundle, data, capsys, tmp_path):
     assert out.count("onnxruntime fp32") >= 2
     code, out, _ = ifkd(capsys, "parity", "bundle", "--data", data)
     assert code == 0
-    assert "onnxruntime fp16: passed: all 12 gates hold" in out
+    assert "onnxruntime fp16: passed: within all 12 tolerances" in out
     code, out, _ = ifkd(
         capsys, "report", "--out", "report", "--evaluation", "student=evaluation.json", "--bench", "bench.json",
         "--parity", "parity.json", "--note", "First.", "Second.",
@@ -102,7 +101,7 @@ def test_from_bundle_to_report(bundle, data, capsys, tmp_path):
     assert text["environment"]
 
 
-def test_a_report_is_drawn_again_from_its_file_alone(bundle, data, capsys, tmp_path):
+def test_a_report_is_rendered_again_from_its_file(bundle, data, capsys, tmp_path):
     ifkd(capsys, "evaluate", "bundle", "--data", data)
     ifkd(capsys, "report", "--out", "report", "--evaluation", "student=evaluation.json")
     before = (tmp_path / "report/report.html").read_bytes()
@@ -132,29 +131,29 @@ def test_a_failed_parity_ends_in_1_after_its_file_is_written(bundle, data, capsy
     assert json.loads(out)["passed"] is False
 
 
-def test_gates_can_be_given(bundle, data, capsys, tmp_path):
+def test_tolerances_are_read_from_a_file(bundle, data, capsys, tmp_path):
     bundle.drifts["fp16"] = darken
     lenient = {
-        "matched_share": 0.9, "score_max": 1, "score_p99": 1, "score_factor": 0.2, "iou_drift_p99": 0.5,
+        "matched_fraction": 0.9, "score_max": 1, "score_p99": 1, "score_factor": 0.2, "iou_drift_p99": 0.5,
         "iou_drift_max": 0.5, "shift_px": 1, "mean_ap": 0.1, "ap50": 0.1, "ap75": 0.1,
     }  # fmt: skip
     text = "[fp16]\n" + "\n".join(f"{key} = {value}" for key, value in lenient.items())
-    (tmp_path / "gates.toml").write_text(text)
-    assert ifkd(capsys, "parity", "bundle", "--data", data, "--tolerances", "gates.toml")[0] == 0
-    (tmp_path / "gates.toml").write_text(text.replace("shift_px", "shift"))
-    code, _, err = ifkd(capsys, "parity", "bundle", "--data", data, "--tolerances", "gates.toml")
+    (tmp_path / "tolerances.toml").write_text(text)
+    assert ifkd(capsys, "parity", "bundle", "--data", data, "--tolerances", "tolerances.toml")[0] == 0
+    (tmp_path / "tolerances.toml").write_text(text.replace("shift_px", "shift"))
+    code, _, err = ifkd(capsys, "parity", "bundle", "--data", data, "--tolerances", "tolerances.toml")
     assert code == 2
     assert "Did you mean 'shift_px'" in err
 
 
-def test_json_is_json(bundle, data, capsys):
-    for verb in (["evaluate"], ["bench", *QUICK], ["parity"]):
-        code, out, _ = ifkd(capsys, verb[0], "bundle", "--data", data, "--json", *verb[1:])
+def test_the_option_json_prints_json(bundle, data, capsys):
+    for command in (["evaluate"], ["bench", *QUICK], ["parity"]):
+        code, out, _ = ifkd(capsys, command[0], "bundle", "--data", data, "--json", *command[1:])
         assert code == 0
-        assert json.loads(out)["schema_version"] == 1
+        assert json.loads(out)["schema_version"] == 2
 
 
-def test_bench_without_images_says_noise(bundle, capsys, tmp_path):
+def test_bench_without_images_runs_on_noise(bundle, capsys, tmp_path):
     code, out, _ = ifkd(capsys, "bench", "bundle", *QUICK)
     assert code == 0
     assert "noise" in out
@@ -162,9 +161,7 @@ def test_bench_without_images_says_noise(bundle, capsys, tmp_path):
 
 
 def test_an_interrupted_bench_is_written(bundle, capsys, tmp_path, monkeypatch):
-    import deploy.bench.latency
-
-    original, calls = deploy.bench.latency._take_window, []
+    original, calls = ifkd.core.timing._take_turn, []
 
     def interrupted(*arguments):
         calls.append(1)
@@ -172,14 +169,14 @@ def test_an_interrupted_bench_is_written(bundle, capsys, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         original(*arguments)
 
-    monkeypatch.setattr(deploy.bench.latency, "_take_window", interrupted)
+    monkeypatch.setattr(ifkd.core.timing, "_take_turn", interrupted)
     assert ifkd(capsys, "bench", "bundle", *QUICK)[0] == 130
     result = json.loads((tmp_path / "bench.json").read_text())
     assert result["partial"] is True
     assert [cell["latency"]["runs"] for cell in result["cells"]] == [2, 1]
 
 
-def test_torch_is_measured_in_fp32_only_unless_asked(bundle, capsys, tmp_path):
+def test_torch_runs_in_fp32_only_by_default(bundle, capsys, tmp_path):
     ifkd(capsys, "bench", "bundle", "--backend", "onnxruntime", "torch", *QUICK)
     cells = json.loads((tmp_path / "bench.json").read_text())["cells"]
     assert [(cell["backend"], cell["precision"]) for cell in cells] == [
@@ -190,9 +187,9 @@ def test_torch_is_measured_in_fp32_only_unless_asked(bundle, capsys, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "expected"),
     [
-        (["evaluate", "nowhere"], "nothing there"),
+        (["evaluate", "nowhere"], "no such path"),
         (["evaluate", "bundle"], "--data"),
         (["evaluate", "bundle", "--data", "none.json"], "none.json"),
         (["evaluate", "bundle", "--batch", "0"], "--batch"),
@@ -202,45 +199,47 @@ def test_torch_is_measured_in_fp32_only_unless_asked(bundle, capsys, tmp_path):
         (["parity", "bundle"], "--data"),
         (["parity", "nowhere"], "nowhere"),
         (["report"], "--out"),
-        (["report", "--out", "r"], "nothing to report"),
+        (["report", "--out", "r"], "no results to report"),
         (["report", "--out", "r", "--evaluation", "x"], "NAME=PATH"),
         (["report", "--out", "r", "--evaluation", "a=none.json"], "none.json"),
         (["report", "--out", "r", "--bench", "bundle/model.json"], "ifkd bench"),
         (["report", "none/report.json"], "none/report.json"),
-        (["report", "r/report.json", "--note", "x"], "as it is"),
+        (["report", "r/report.json", "--note", "x"], "unchanged"),
         (["report", "--out", "r", "--detection", "bundle"], "run.json"),
     ],
 )
-def test_mistakes_are_named_and_end_in_2(bundle, capsys, words, said):
+def test_invalid_arguments_end_in_2(bundle, capsys, words, expected):
     code, _, err = ifkd(capsys, *words)
     assert code == 2
-    assert said in err
-    assert err.count("\n") == 1
+    assert expected in err
+    assert error_line(err)
 
 
 def test_other_classes_are_named(bundle, capsys, tmp_path):
-    path = world.write_world(tmp_path / "other", classes=("tanker", "cargo", "ferry"))
+    path = fake.write_dataset(tmp_path / "other", classes=("tanker", "cargo", "ferry"))
     code, _, err = ifkd(capsys, "evaluate", "bundle", "--data", str(path))
     assert code == 2
     assert "ferry" in err
     assert "tug" in err
 
 
-@pytest.mark.parametrize("verb", ["evaluate", "bench", "parity"])
-def test_data_of_other_classes_stops_every_verb_before_it_measures(bundle, capsys, tmp_path, verb):
-    path = world.write_world(tmp_path / "other", classes=("tanker", "cargo", "ferry"))
-    code, out, err = ifkd(capsys, verb, "bundle", "--data", str(path))
-    assert (code, out, err.count("\n")) == (2, "", 1)
+@pytest.mark.parametrize("command", ["evaluate", "bench", "parity"])
+def test_data_of_other_classes_stops_every_command_before_it_measures(bundle, capsys, tmp_path, command):
+    path = fake.write_dataset(tmp_path / "other", classes=("tanker", "cargo", "ferry"))
+    code, out, err = ifkd(capsys, command, "bundle", "--data", str(path))
+    assert (code, out) == (2, "")
+    assert error_line(err)
     assert "'ferry'" in err
     assert "'tug'" in err
     assert "merge_classes" in err
-    assert not (tmp_path / f"{verb}.json").exists()
+    assert not (tmp_path / f"{command}.json").exists()
 
 
-@pytest.mark.parametrize("verb", ["bench", "parity"])
-def test_a_precision_that_the_bundle_lacks_stops_the_verb(bundle, data, capsys, tmp_path, verb):
-    code, out, err = ifkd(capsys, verb, "bundle", "--data", data, "--precision", "int8", "fp32")
-    assert (code, out, err.count("\n")) == (2, "", 1)
+@pytest.mark.parametrize("command", ["bench", "parity"])
+def test_a_precision_that_the_bundle_lacks_stops_the_command(bundle, data, capsys, tmp_path, command):
+    code, out, err = ifkd(capsys, command, "bundle", "--data", data, "--precision", "int8", "fp32")
+    assert (code, out) == (2, "")
+    assert error_line(err)
     assert "got int8, expected some of fp32, fp16" in err
     assert not list(tmp_path.glob("*.json"))
 
@@ -249,13 +248,14 @@ def test_evaluate_names_the_precisions_that_a_bundle_has(whole_bundle, data, cap
     path = write_data_set(tmp_path / "d", images=1)
     path.write_text(path.read_text().replace("barge", "ship"))
     code, _, err = ifkd(capsys, "evaluate", str(whole_bundle), "--data", str(path), "--precision", "int8")
-    assert (code, err.count("\n")) == (2, 1)
+    assert code == 2
+    assert error_line(err)
     assert "no ONNX file in int8" in err
     assert "fp16, fp32" in err
 
 
 def test_one_image_is_enough(bundle, capsys, tmp_path):
-    path = str(world.write_world(tmp_path / "one", images=1))
+    path = str(fake.write_dataset(tmp_path / "one", images=1))
     for words in (["evaluate"], ["bench", *QUICK], ["parity"]):
         assert ifkd(capsys, words[0], "bundle", "--data", path, *words[1:])[0] == 0
     assert json.loads((tmp_path / "bench.json").read_text())["stages"][0]["images"] == 1
@@ -269,7 +269,7 @@ def blind(candidates):
     return candidates
 
 
-def test_no_detection_at_all_is_measured_and_passes_no_parity(bundle, data, capsys, tmp_path):
+def test_an_engine_without_detections_does_not_pass_parity(bundle, data, capsys, tmp_path):
     bundle.drifts.update(fp32=blind, fp16=blind)
     code, out, _ = ifkd(capsys, "evaluate", "bundle", "--data", data)
     assert code == 0
@@ -277,14 +277,14 @@ def test_no_detection_at_all_is_measured_and_passes_no_parity(bundle, data, caps
     assert ifkd(capsys, "bench", "bundle", "--data", data, *QUICK)[0] == 0
     code, _, err = ifkd(capsys, "parity", "bundle", "--data", data)
     assert code == 1
-    assert "the reference found nothing in these images, so there is nothing to compare" in complaint(err)
+    assert "the reference has no detections in these images, so there is nothing to compare" in error_line(err)
     words = ["--evaluation", "a=evaluation.json", "--bench", "bench.json", "--parity", "parity.json"]
     assert ifkd(capsys, "report", "--out", "report", *words)[0] == 1
     assert "nothing to compare" in (tmp_path / "report/report.html").read_text()
 
 
-class Tiring:
-    """Candidates pass until the engine has had enough."""
+class Failing:
+    """Candidates pass unchanged for some calls; then the error is raised."""
 
     def __init__(self, calls, error):
         self.left, self.error = calls, error
@@ -296,45 +296,45 @@ class Tiring:
         return candidates
 
 
-def test_an_engine_that_fails_half_way_leaves_the_rest_of_the_bench(bundle, data, capsys, tmp_path):
-    bundle.drifts["fp16"] = Tiring(6, RuntimeError("out of memory\non line two"))
+def test_a_late_failure_keeps_the_rest_of_the_bench(bundle, data, capsys, tmp_path):
+    bundle.drifts["fp16"] = Failing(6, RuntimeError("out of memory\non line two"))
     code, out, err = ifkd(capsys, "bench", "bundle", "--data", data, *QUICK)
     assert code == 1
     words = "1 of 2 measurements failed. onnxruntime fp16 batch 1: RuntimeError: out of memory on line two"
-    assert words in complaint(err)
-    assert "broken off" in out
+    assert words in error_line(err)
+    assert "aborted" in out
     result = json.loads((tmp_path / "bench.json").read_text())
-    whole, broken = result["cells"]
-    assert (whole["failure"], whole["latency"]["runs"]) == (None, 3)
-    assert (broken["failure"], broken["latency"]["runs"]) == ("RuntimeError: out of memory\non line two", 2)
+    complete, failed = result["cells"]
+    assert (complete["failure"], complete["latency"]["runs"]) == (None, 3)
+    assert (failed["failure"], failed["latency"]["runs"]) == ("RuntimeError: out of memory\non line two", 2)
     assert [run["precision"] for run in result["stages"]] == ["fp32"]
     assert result["partial"] is False
     assert ifkd(capsys, "report", "--out", "report", "--bench", "bench.json")[0] == 0
     page = (tmp_path / "report/report.html").read_text()
     assert "out of memory" in page
-    assert "broken off, n=2" in page
-    bundle.drifts["fp16"] = Tiring(6, RuntimeError("out of memory"))
+    assert "aborted, n=2" in page
+    bundle.drifts["fp16"] = Failing(6, RuntimeError("out of memory"))
     code, out, _ = ifkd(capsys, "bench", "bundle", "--data", data, *QUICK, "--json")
     assert (code, json.loads(out)["cells"][1]["failure"]) == (1, "RuntimeError: out of memory")
 
 
-def test_an_engine_that_fails_half_way_leaves_the_rest_of_the_parity(bundle, data, capsys, tmp_path):
-    bundle.drifts["fp16"] = Tiring(1, RuntimeError("out of memory"))
+def test_a_late_failure_keeps_the_rest_of_the_parity(bundle, data, capsys, tmp_path):
+    bundle.drifts["fp16"] = Failing(1, RuntimeError("out of memory"))
     code, out, err = ifkd(capsys, "parity", "bundle", "--data", data, "--batch", "1")
     assert code == 1
-    assert "onnxruntime fp16 failed: it gave no figures (out of memory)" in complaint(err)
+    assert "onnxruntime fp16 failed to run (out of memory)" in error_line(err)
     assert "onnxruntime fp32: passed" in out
-    whole, broken = json.loads((tmp_path / "parity.json").read_text())["cells"]
-    assert (whole["passed"], broken["passed"], broken["failure"]) == (True, False, "out of memory")
+    complete, failed = json.loads((tmp_path / "parity.json").read_text())["cells"]
+    assert (complete["passed"], failed["passed"], failed["failure"]) == (True, False, "out of memory")
     assert ifkd(capsys, "report", "--out", "report", "--parity", "parity.json")[0] == 1
-    assert "it gave no figures: out of memory" in (tmp_path / "report/report.html").read_text()
+    assert "failed to run: out of memory" in (tmp_path / "report/report.html").read_text()
 
 
 def test_an_interrupted_parity_is_written_and_marked(bundle, data, capsys, tmp_path):
-    bundle.drifts["fp16"] = Tiring(1, KeyboardInterrupt())
+    bundle.drifts["fp16"] = Failing(1, KeyboardInterrupt())
     code, out, err = ifkd(capsys, "parity", "bundle", "--data", data, "--batch", "1")
     assert code == 130
-    assert "interrupted" in complaint(err)
+    assert "Interrupted." in err
     assert "onnxruntime fp32: passed" in out
     result = json.loads((tmp_path / "parity.json").read_text())
     assert (result["partial"], result["passed"]) == (True, False)
@@ -347,14 +347,14 @@ def test_an_interrupted_parity_is_written_and_marked(bundle, data, capsys, tmp_p
     assert "Interrupted" in (tmp_path / "report/report.md").read_text()
 
 
-def test_a_parity_interrupted_before_anything_was_compared_leaves_no_file(bundle, data, capsys, tmp_path):
-    bundle.drifts["fp32"] = Tiring(1, KeyboardInterrupt())
+def test_an_early_interruption_of_parity_writes_no_file(bundle, data, capsys, tmp_path):
+    bundle.drifts["fp32"] = Failing(1, KeyboardInterrupt())
     assert ifkd(capsys, "parity", "bundle", "--data", data, "--batch", "1")[0] == 130
     assert not (tmp_path / "parity.json").exists()
 
 
-def test_a_bench_interrupted_while_it_follows_images_keeps_its_latencies(bundle, data, capsys, tmp_path):
-    bundle.drifts["fp16"] = Tiring(9, KeyboardInterrupt())  # 1 after loading, 3 to warm up, 3 that count, 2 of stages
+def test_an_interruption_of_stage_timing_keeps_the_latencies(bundle, data, capsys, tmp_path):
+    bundle.drifts["fp16"] = Failing(9, KeyboardInterrupt())  # 1 after loading, 3 warm-ups, 3 samples, 2 of stages
     assert ifkd(capsys, "bench", "bundle", "--data", data, *QUICK)[0] == 130
     result = json.loads((tmp_path / "bench.json").read_text())
     assert result["partial"] is True

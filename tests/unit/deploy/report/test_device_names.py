@@ -1,4 +1,4 @@
-"""Nothing that was measured on a CPU is ever printed under a GPU's name, whatever else the machine has."""
+"""Reports never show a figure of a CPU with the name of a GPU."""
 
 import re
 from html.parser import HTMLParser
@@ -7,9 +7,9 @@ import pytest
 from fakes import report_inputs as parts
 
 from deploy.accuracy.provenance import EngineRecord
-from deploy.bench.bench import compute_speedups
+from deploy.bench.bench_result import compute_speedups
 from deploy.bench.system_monitor import GpuRecord
-from deploy.cli.bench import _summary
+from deploy.cli.bench import summary
 from deploy.engines import open_engine
 from deploy.report.page import console, render
 from deploy.report.report import assemble
@@ -17,7 +17,7 @@ from export.bundle.bundle import open_bundle
 from ifkd.core.environment import describe_environment
 
 GPU = "NVIDIA H100 80GB HBM3"
-WATCHED = GpuRecord(
+GPU_RECORD = GpuRecord(
     name=GPU,
     sm_clock_mhz_min=1410,
     sm_clock_mhz_max=1980,
@@ -62,14 +62,14 @@ def both():
         )
         more = {"backend": "tensorrt", "engine": engine, "latency": parts.latency(batch, median), "process_cost": None}
         cells.append(cells[2].model_copy(update={"batch": batch, **more}))
-    machine = bench.machine.model_copy(update={"gpus": (WATCHED,), "nvml": "watched"})
-    return bench.model_copy(update={"cells": tuple(cells), "ratios": compute_speedups(cells), "machine": machine})
+    machine = bench.machine.model_copy(update={"gpus": (GPU_RECORD,), "nvml": "monitored"})
+    return bench.model_copy(update={"cells": tuple(cells), "speedups": compute_speedups(cells), "machine": machine})
 
 
 def only_cpu():
     """A bench of engines on a CPU, on a machine with a busy GPU and an engine file built for it."""
     bench = parts.bench()
-    machine = bench.machine.model_copy(update={"gpus": (WATCHED,), "nvml": "watched"})
+    machine = bench.machine.model_copy(update={"gpus": (GPU_RECORD,), "nvml": "monitored"})
     files = tuple(one.model_copy(update={"built_for": GPU}) for one in bench.not_measured)
     environment = {**bench.environment, "gpus": [{"name": GPU}]}
     return bench.model_copy(update={"machine": machine, "not_measured": files, "environment": environment})
@@ -80,7 +80,7 @@ def blocks_of(bench):
     files = render(report)
     pages = [text.decode() for name, text in files.items() if name.endswith((".html", ".svg"))]
     found = [block for page in pages for block in Blocks(page).found]
-    found += [*files["report.md"].decode().splitlines(), *console(report).splitlines(), *_summary(bench).splitlines()]
+    found += [*files["report.md"].decode().splitlines(), *console(report).splitlines(), *summary(bench).splitlines()]
     return [" ".join(block.split()) for block in found]
 
 
@@ -91,10 +91,10 @@ def figures(block):
 @pytest.mark.parametrize("make", [both, only_cpu])
 def test_no_row_sentence_or_label_puts_a_cpu_s_figure_under_a_gpu(make):
     blocks = blocks_of(make())
-    told = [block for block in blocks if MEDIANS_MS & figures(block)]
-    assert len(told) > 20
-    for block in told:
-        if GPU in block:  # a chart's description tells all its engines: each with its own device
+    found = [block for block in blocks if MEDIANS_MS & figures(block)]
+    assert len(found) > 20
+    for block in found:
+        if GPU in block:  # a chart's description lists all engines, each with its device
             assert re.search(r" on CPU, batch \d: median", block), block
         else:
             assert "NVIDIA" not in block, block
@@ -114,7 +114,7 @@ def test_every_row_with_a_latency_names_its_device():
 def test_a_gpu_that_computed_nothing_lends_neither_its_clocks_nor_its_throttling():
     blocks = blocks_of(only_cpu())
     assert not any("SM clock" in block or "throttled" in block for block in blocks)
-    assert any(f"A GPU was there ({GPU}), and nothing here ran on it." in block for block in blocks)
+    assert any(f"The machine has a GPU ({GPU}), which no engine used." in block for block in blocks)
     used = blocks_of(both())
     assert any("SM clock 1410 to 1980 MHz" in block for block in used)
     assert any(f"{GPU} throttled: power cap" in block for block in used)

@@ -1,4 +1,4 @@
-"""The report as a reader sees it: in a browser, on a phone and a desk, in light and dark, without a network."""
+"""Reports in a browser: on small and large screens, in light and dark schemes, in print, without a network."""
 
 import pytest
 from fakes import report_inputs as parts
@@ -28,7 +28,7 @@ def folder(tmp_path_factory):
 @pytest.mark.parametrize("name", ["passed", "failed", "compared"])
 @pytest.mark.parametrize("width", [390, 1280])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_the_page_fits_its_window_and_complains_of_nothing(open_page, folder, name, width, scheme):
+def test_the_page_has_no_console_errors(open_page, folder, name, width, scheme):
     visit = open_page(folder / name / "report.html", width=width, scheme=scheme, scripts=False)
     visit.screenshot(folder / "shots" / f"{name}-{width}-{scheme}.png")
     assert visit.errors == []
@@ -36,7 +36,7 @@ def test_the_page_fits_its_window_and_complains_of_nothing(open_page, folder, na
 
 @pytest.mark.parametrize("width", [320, 390, 768, 1280])
 @pytest.mark.parametrize("name", ["failed", "compared"])
-def test_nothing_must_be_scrolled_sideways_but_wide_tables(open_page, folder, name, width):
+def test_only_wide_tables_scroll_sideways(open_page, folder, name, width):
     visit = open_page(folder / name / "report.html", width=width)
     assert visit.overflow_px() == 0
     assert visit.page.locator(".scroll[tabindex='0']").count() == visit.page.locator("table").count()
@@ -46,24 +46,24 @@ def test_the_pages_are_valid_html(html_errors, folder):
     assert html_errors(*(folder / name / "report.html" for name in ("passed", "failed", "compared"))) == []
 
 
-def test_verdict_comes_first_and_everything_is_there(open_page, folder):
+def test_the_verdict_comes_first_and_all_sections_follow(open_page, folder):
     page = open_page(folder / "failed" / "report.html").page
     first = page.locator("h2").first
     assert "Failed" in first.inner_text()
     assert first.bounding_box()["y"] < 300
     words = page.locator("main").inner_text()
-    assert "Enters at decode" in words
-    assert "What the light detector saves against harbor teacher" in words
-    assert "GPU not watched" in words
+    assert "Starts at decode" in words
+    assert "Savings of the student compared with harbor teacher" in words
+    assert "GPU not monitored" in words
     for title in (
         "Accuracy against latency",
-        "Latency per tile, every run",
+        "Latency per tile, all samples",
         "Throughput by batch size",
-        "Where the time of an image goes",
-        "Change of AP by class, against the torch network",
-        "Where onnxruntime fp16 differs most",
-        "How far boxes of pairs drift",
-        "How far scores of pairs drift",
+        "Time of each stage of an image",
+        "Change of AP by class, compared with the torch network",
+        "Largest differences of onnxruntime fp16",
+        "Differences of boxes",
+        "Differences of scores",
     ):
         assert page.get_by_role("heading", name=title).count() == 1, title
 
@@ -101,11 +101,11 @@ CONTRAST = """() => {
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("name", ["failed", "compared"])
-def test_all_words_have_the_contrast_that_reading_needs(open_page, folder, name, scheme):
+def test_all_text_has_sufficient_contrast(open_page, folder, name, scheme):
     assert open_page(folder / name / "report.html", scheme=scheme).page.evaluate(CONTRAST) == []
 
 
-def test_the_keyboard_reaches_everything(open_page, folder):
+def test_all_sections_are_reached_by_keyboard(open_page, folder):
     page = open_page(folder / "passed" / "report.html").page
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.textContent") == "Skip to the report"
@@ -116,7 +116,7 @@ def test_the_keyboard_reaches_everything(open_page, folder):
     assert {"#accuracy", "#engines", "#parity", "#scene", "#environment", "scroll"} <= seen
 
 
-def test_paper_shows_it_all_on_white(open_page, folder):
+def test_print_is_on_white(open_page, folder):
     visit = open_page(folder / "passed" / "report.html", scheme="dark")
     visit.page.emulate_media(media="print", color_scheme="dark")
     assert visit.page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
