@@ -123,7 +123,9 @@ def _write_int8_files(plan: ExportPlan, folder: Path) -> dict[str, QuantizationR
         return {}
     calibration, validation = plan.int8.calibration, plan.int8.validation
     options = plan.recipe.export.calibration
-    float_files: dict[Precision, Path] = {one: folder / ONNX_NAMES[one] for one in plan.precisions if one in ("fp32", "fp16")}
+    float_files: dict[Precision, Path] = {
+        one: folder / ONNX_NAMES[one] for one in plan.precisions if one in ("fp32", "fp16")
+    }
     baseline = FloatBaseline.measure(float_files, validation)
     records = {}
     for precision in plan.precisions:

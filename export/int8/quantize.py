@@ -14,6 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import onnx
+
 from export.bundle.manifest import Precision
 from export.precision.layers import (
     LAYER_OPERATORS,
@@ -22,7 +24,7 @@ from export.precision.layers import (
     layer_names,
     nodes_between_layers,
 )
-from export.precision.onnx_files import import_onnx, load_with_shapes, save_checked
+from export.precision.onnx_files import load_with_shapes, save_checked
 from export.precision.precision_summary import PrecisionSummary, require_precision
 from ifkd.core.detections import Array
 from ifkd.core.errors import EngineError, MissingExtraError
@@ -49,7 +51,7 @@ class Quantizer:
 
         Raises:
             EngineError: The precision is not INT8.
-            MissingExtraError: ONNX or ONNX Runtime is not installed.
+            MissingExtraError: ONNX Runtime is not installed.
         """
         if precision not in ("int8", "int8-cpu"):
             raise EngineError(
@@ -84,7 +86,7 @@ class Quantizer:
         kept = set(float_layers) | (set(self.last_layers) if self._calibration.float_head else set())
         kept = {one for name in kept & set(self.layers) for one in self.weight_groups[name]}
         self._quantize(Path(self._folder.name) / "quantized.onnx", kept)
-        model = import_onnx().load(str(Path(self._folder.name) / "quantized.onnx"))
+        model = onnx.load(str(Path(self._folder.name) / "quantized.onnx"))
         for part in [model.graph, *model.graph.node]:
             part.ClearField("doc_string")
         model.producer_name, model.producer_version = self._model.producer_name, self._model.producer_version

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
+import onnx
 
 from export.bundle.manifest import CalibrationRecord, QuantizationRecord, QuantizationStep
 from export.int8.calibration import ValidationTiles
 from export.int8.quantize import Quantizer
-from export.precision.onnx_files import import_onnx
 from export.precision.ort_session import open_session
 from ifkd.core.detections import Array
 from ifkd.core.errors import VerdictError
@@ -134,7 +134,6 @@ def layer_outputs(
         tiles: uint8 [tiles, 3, height, width].
         grids: Sampling grids of each tile that replace those of the file's own proposals.
     """
-    onnx = import_onnx()
     model = onnx.load(str(path))
     output_of = {node.name: node.output[0] for node in model.graph.node}
     names = [output_of[layer] for layer in layers]
@@ -153,7 +152,7 @@ def sampling_grids(path: Path, tiles: Array) -> list[SamplingGrids]:
 
     Small errors change the order of the proposals. Two files can be compared region by region only with the same grids.
     """
-    model = import_onnx().load(str(path))
+    model = onnx.load(str(path))
     names = [node.input[1] for node in model.graph.node if node.op_type == GRID_OPERATOR]
     return _run(model, names, [{"tiles": tile[None]} for tile in tiles]) if names else []
 
@@ -197,7 +196,6 @@ def _head_error(source: Path, path: Path, layers: Collection[str], tiles: Array)
 
 def _run(model: Any, names: Sequence[str], inputs: Sequence[dict[str, Array]]) -> list[list[Array]]:
     """Return the named values of a model for each input, without computing its other outputs."""
-    onnx = import_onnx()
     del model.graph.output[:]
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
     with tempfile.TemporaryDirectory(prefix="ifkd.probe.") as folder:

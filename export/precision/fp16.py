@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 
 from export.precision.layers import layer_names, nodes_between_layers
-from export.precision.onnx_files import import_onnx, load_with_shapes, save_checked
+from export.precision.onnx_files import load_with_shapes, save_checked
 from export.precision.precision_summary import PrecisionSummary, require_precision
 from ifkd.core.errors import EngineError
 
@@ -37,7 +38,7 @@ def convert_to_fp16(source: Path, path: Path, *, float_nodes: Collection[str] = 
     """
     model = load_with_shapes(source)
     layers = set(layer_names(model.graph))
-    _Fp16Converter(import_onnx(), model.graph, nodes_between_layers(model.graph) - set(float_nodes)).convert()
+    _Fp16Converter(model.graph, nodes_between_layers(model.graph) - set(float_nodes)).convert()
     save_checked(model, path, precision="fp16", float_layers=layers & set(float_nodes))
     return require_precision(path, "fp16")
 
@@ -46,7 +47,6 @@ def convert_to_fp16(source: Path, path: Path, *, float_nodes: Collection[str] = 
 class _Fp16Converter:
     """Converts some nodes of a graph to FP16 and inserts casts at their boundary."""
 
-    onnx: Any
     graph: Any
     fp16_nodes: set[str]
     """Names of the nodes that become FP16."""
@@ -62,7 +62,7 @@ class _Fp16Converter:
     """Nodes of the new graph."""
 
     def __post_init__(self) -> None:
-        graph, float32 = self.graph, self.onnx.TensorProto.FLOAT
+        graph, float32 = self.graph, onnx.TensorProto.FLOAT
         self.weights = {tensor.name: tensor for tensor in graph.initializer if tensor.data_type == float32}
         typed = [*graph.value_info, *graph.input, *graph.output]
         self.fp32_values = {value.name for value in typed if value.type.tensor_type.elem_type == float32}
@@ -78,7 +78,7 @@ class _Fp16Converter:
     def convert(self) -> None:
         """Rewrite the graph in place."""
         assert not any(output.name in self.fp16_values for output in self.graph.output), "outputs are FP32"
-        float16, float32 = self.onnx.TensorProto.FLOAT16, self.onnx.TensorProto.FLOAT
+        float16, float32 = onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT
         for node in self.graph.node:
             assert not any(attribute.HasField("g") for attribute in node.attribute), "detectors have no subgraphs"
             is_fp16 = node.name in self.fp16_nodes
@@ -101,21 +101,21 @@ class _Fp16Converter:
 
     def _cast(self, name: str, data_type: int) -> str:
         """Return the name of a value in the given type, and add a cast or a converted weight if it is new."""
-        float16 = self.onnx.TensorProto.FLOAT16
-        if data_type == (float16 if name in self.fp16_values else self.onnx.TensorProto.FLOAT):
+        float16 = onnx.TensorProto.FLOAT16
+        if data_type == (float16 if name in self.fp16_values else onnx.TensorProto.FLOAT):
             return name
         if (name, data_type) not in self.aliases:
             alias = f"{name}_{'fp16' if data_type == float16 else 'fp32'}"
             if name in self.weights:
                 self.graph.initializer.append(self._fp16_weight(name, alias))
             else:
-                cast = self.onnx.helper.make_node("Cast", [name], [alias], to=data_type, name=f"cast_{alias}")
+                cast = onnx.helper.make_node("Cast", [name], [alias], to=data_type, name=f"cast_{alias}")
                 self.nodes.append(cast)
             self.aliases[name, data_type] = alias
         return self.aliases[name, data_type]
 
     def _fp16_weight(self, name: str, alias: str) -> Any:
-        values = self.onnx.numpy_helper.to_array(self.weights[name])
+        values = onnx.numpy_helper.to_array(self.weights[name])
         largest = float(np.abs(values[np.isfinite(values)]).max(initial=0.0))
         if largest > MAX_FP16:
             raise EngineError(
@@ -124,7 +124,7 @@ class _Fp16Converter:
                 expected=f"at most {MAX_FP16:g}",
                 hint="Keep its node in FP32, or export with precisions=['fp32'].",
             )
-        return self.onnx.numpy_helper.from_array(values.astype(np.float16), alias)
+        return onnx.numpy_helper.from_array(values.astype(np.float16), alias)
 
     def _remove_unused_weights(self) -> None:
         used = {name for node in self.graph.node for name in node.input}

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 
 from export.precision.fp16 import MAX_FP16
 from export.precision.layers import nodes_between_layers
-from export.precision.onnx_files import import_onnx, load_with_shapes
+from export.precision.onnx_files import load_with_shapes
 from export.precision.ort_session import open_session
 from ifkd.core.detections import Array
 
@@ -28,7 +29,6 @@ def fp16_overflow_nodes(path: Path, tiles: Array) -> dict[str, float]:
         path: The FP32 file.
         tiles: Sample tiles, uint8 [tiles, 3, height, width].
     """
-    onnx = import_onnx()
     model = load_with_shapes(path)
     graph, float32 = model.graph, onnx.TensorProto.FLOAT
     weights = {
@@ -56,7 +56,6 @@ def _measure(model: Any, names: Sequence[str], tiles: Array) -> dict[str, float]
 
     The maximum is computed inside the model, so that only scalars are returned.
     """
-    onnx = import_onnx()
     del model.graph.output[:]
     for number, name in enumerate(names):
         magnitude, peak = f"magnitude_{number}", f"peak_{number}"

@@ -5,8 +5,9 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+import onnx
+
 from export.bundle.manifest import Precision
-from ifkd.core.errors import MissingExtraError
 from ifkd.core.files import atomic_path
 
 PRECISION_KEY = "ifkd.precision"
@@ -14,24 +15,8 @@ FLOAT_LAYERS_KEY = "ifkd.float_layers"
 """Metadata key of the names of the layers that are FP32 by design, a JSON list."""
 
 
-def import_onnx() -> Any:
-    """Return the package onnx.
-
-    Raises:
-        MissingExtraError: onnx is not installed.
-    """
-    try:
-        import onnx  # noqa: PLC0415
-        import onnx.checker  # noqa: PLC0415
-        import onnx.shape_inference  # noqa: PLC0415
-    except ImportError as error:
-        raise MissingExtraError("onnx", extra="export", need="Reading ONNX files") from error
-    return onnx
-
-
 def load_with_shapes(path: Path) -> Any:
     """Return the model of an ONNX file with the inferred type and shape of every value."""
-    onnx = import_onnx()
     return onnx.shape_inference.infer_shapes(onnx.load(str(path)), strict_mode=True, data_prop=True)
 
 
@@ -42,6 +27,6 @@ def save_checked(model: Any, path: Path, *, precision: Precision, float_layers: 
             entry.value = precision
     if float_layers:
         model.metadata_props.add(key=FLOAT_LAYERS_KEY, value=json.dumps(sorted(float_layers)))
-    import_onnx().checker.check_model(model, full_check=True)
+    onnx.checker.check_model(model, full_check=True)
     with atomic_path(path) as temporary:
         temporary.write_bytes(model.SerializeToString(deterministic=True))

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import onnx
+
 from export.bundle.manifest import Precision
 from export.precision.layers import LAYER_OPERATORS
-from export.precision.onnx_files import FLOAT_LAYERS_KEY, import_onnx
+from export.precision.onnx_files import FLOAT_LAYERS_KEY
 from ifkd.core.errors import EngineError
 
 INT8, INT8_CPU = "INT8", "INT8 with UINT8 activations"
@@ -49,7 +51,6 @@ class PrecisionSummary:
 
 def summarize_precision(path: Path) -> PrecisionSummary:
     """Return the types of the layers in an ONNX file."""
-    onnx = import_onnx()
     model = onnx.load(str(path))
     graph = model.graph
     type_of = {tensor.name: tensor.data_type for tensor in graph.initializer}
@@ -60,7 +61,7 @@ def summarize_precision(path: Path) -> PrecisionSummary:
             continue
         weight = producer.get(node.input[1])
         if weight is not None and weight.op_type == "DequantizeLinear":
-            counts[_quantized_type(onnx, node, producer, type_of)] += 1
+            counts[_quantized_type(node, producer, type_of)] += 1
         elif node.input[1] in type_of or node.op_type == "Conv":
             counts[onnx.TensorProto.DataType.Name(type_of.get(node.input[1], onnx.TensorProto.UNDEFINED))] += 1
     listed = [json.loads(entry.value) for entry in model.metadata_props if entry.key == FLOAT_LAYERS_KEY]
@@ -86,7 +87,7 @@ def require_precision(path: Path, precision: Precision) -> PrecisionSummary:
     return summary
 
 
-def _quantized_type(onnx: Any, node: Any, producer: Mapping[str, Any], type_of: Mapping[str, int]) -> str:
+def _quantized_type(node: Any, producer: Mapping[str, Any], type_of: Mapping[str, int]) -> str:
     """Return the type of a layer with dequantized weights."""
     data, weight = producer.get(node.input[0]), producer[node.input[1]]
     if data is None or data.op_type != "DequantizeLinear":
