@@ -78,16 +78,9 @@ class FrequencyFilter(nn.Module):
     """
 
     def __init__(self, channels: int, config: recipe.FdrOptions) -> None:
-        """Initialize with ones or with GFNet's small random values.
-
-        Raises:
-            ValueError: The grid has an odd number of rows, so that no row is frequency 0.
-        """
+        """Initialize with ones or with GFNet's small random values."""
         super().__init__()
-        rows, columns = config.grid if config.filter == "grid" else (2, 1)
-        if rows % 2:
-            raise ValueError(f"the filter grid needs an even number of rows, got {rows}")
-        shape: tuple[int, ...] = (channels, rows, columns) if config.filter == "grid" else (channels, 1, 1)
+        shape: tuple[int, ...] = (channels, *config.grid) if config.filter == "grid" else (channels, 1, 1)
         parts = (*shape, 2) if config.filter_complex else shape
         values = torch.randn(parts) * GFNET_DEVIATION
         if config.filter_init == "ones":

@@ -17,7 +17,6 @@ from ifkd.models.mobile_sam.encoder import (
     InputSize,
     MobileSamEncoder,
     build_mobile_sam,
-    check_input_px,
     resized_size,
 )
 from ifkd.models.mobile_sam.masks import MASK_STRIDE, MobileSamMasks, build_mobile_sam_masks
@@ -54,7 +53,6 @@ class FrozenModels(nn.Module):
         self._teacher_cache: OutputCache | None = None
         self._sam_cache: OutputCache | None = None
         if ede is not None:
-            check_input_px(ede.input_px)
             build = build_mobile_sam if ede.source == "embedding" else build_mobile_sam_masks
             self.sam = build(ede.weights)
             self._input_px = ede.input_px

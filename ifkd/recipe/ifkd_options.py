@@ -2,11 +2,11 @@
 
 from typing import Any, Literal
 
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, model_validator
 
 from ifkd.core.config import Schema
 from ifkd.recipe.levels import LevelChoice
-from ifkd.recipe.value_types import FilterGrid, Fraction, NonNegativeRange
+from ifkd.recipe.value_types import EncoderSide, FilterGrid, Fraction, NonNegativeRange
 
 
 class AdapterOptions(Schema):
@@ -35,7 +35,7 @@ class EdeOptions(Schema):
     center: bool = False
     """Subtract 0.5, the mean of a sigmoid."""
     order: Literal["add_to_target", "ede_then_fdr"] = "add_to_target"
-    input_px: PositiveInt | Literal["native"] = 1024
+    input_px: EncoderSide | Literal["native"] = 1024
     """Longer side of the encoder's input, a multiple of 16; `native` uses the size of the training images."""
     weights: str = "mobile_sam"
     """`mobile_sam` (the published checkpoint in the cache folder), `random` (seeded), or a path."""

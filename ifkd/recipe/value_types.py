@@ -18,6 +18,8 @@ def _even_rows(grid: tuple[int, int]) -> tuple[int, int]:
     return grid
 
 
+EncoderSide = Annotated[PositiveInt, Field(multiple_of=16)]
+"""Side of MobileSAM's input, pixels."""
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 NonNegativeRange = Annotated[tuple[NonNegativeFloat, NonNegativeFloat], AfterValidator(_increasing)]
 PositiveRange = Annotated[tuple[PositiveFloat, PositiveFloat], AfterValidator(_increasing)]

@@ -11,7 +11,7 @@ from timm.models.tiny_vit import TinyVit
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ifkd.core.errors import CheckpointError, ConfigError
+from ifkd.core.errors import CheckpointError
 from ifkd.core.files import sha256_of
 from ifkd.models.shapes import Images
 
@@ -184,13 +184,3 @@ def resized_size(size: tuple[int, int], input_px: InputSize) -> tuple[int, int]:
         return size
     scale = input_px / max(size)
     return int(scale * size[0] + 0.5), int(scale * size[1] + 0.5)
-
-
-def check_input_px(input_px: InputSize) -> None:
-    """Check the encoder's input size.
-
-    Raises:
-        ConfigError: It is not a multiple of 16.
-    """
-    if input_px != "native" and input_px % STRIDE:
-        raise ConfigError("distillation.method.ede.input_px must be a multiple of 16", got=input_px)

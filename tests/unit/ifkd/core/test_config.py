@@ -84,6 +84,7 @@ def test_a_mistake_in_a_union_has_the_key_of_the_file(tmp_path: Path, recipe_val
         ("seed.deep=3", "treats 'seed' as a table, but it is a value"),
         ("seed=-1", "greater than or equal to 0"),
         ("distillation.method.fdr.grid=[15, 9]", "must have an even number of rows"),
+        ("distillation.method.ede.input_px=100", "multiple of 16"),
         ("data.augmentation.scale_jitter=[1.2, 0.8]", "must be in increasing order"),
         ("distillation.method.fdr.r_range=[1.0, 0.5]", "must be in increasing order"),
         ("student.training.optimizer.learning_rate=fast", "got 'fast'"),

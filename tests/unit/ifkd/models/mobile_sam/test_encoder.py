@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ifkd.core.errors import CheckpointError, ConfigError
+from ifkd.core.errors import CheckpointError
 from ifkd.distillation.ede import activate, resize
 from ifkd.models import normalize
 from ifkd.models.mobile_sam.encoder import (
@@ -17,7 +17,6 @@ from ifkd.models.mobile_sam.encoder import (
     MobileSamEncoder,
     available_weights,
     build_mobile_sam,
-    check_input_px,
     default_checkpoint_path,
     encoder_state,
 )
@@ -166,13 +165,6 @@ def test_path_and_digest_of_the_published_checkpoint(tmp_path: Path, monkeypatch
     monkeypatch.delenv("IFKD_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     assert default_checkpoint_path() == tmp_path / "xdg" / "ifkd" / CHECKPOINT_NAME
-
-
-def test_the_input_size_is_a_multiple_of_the_stride() -> None:
-    check_input_px("native")
-    check_input_px(1024)
-    with pytest.raises(ConfigError, match="must be a multiple of 16: got 100"):
-        check_input_px(100)
 
 
 ORIGINAL = """
