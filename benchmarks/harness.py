@@ -12,7 +12,7 @@ import time
 
 import numpy as np
 
-from deploy.bench.latency import TimingConfig, measure
+from deploy.bench.latency import TimingConfig, measure_latency
 from deploy.engines.engine import EngineInfo, FakeEngine
 from ifkd.core.detections import Array, Detections
 
@@ -49,8 +49,8 @@ def bare_ms(engine: FakeEngine, tiles: Array) -> float:
 
 def harness_ms(engine: FakeEngine, tiles: Array) -> float:
     """Return the time of a call as the harness sees it, milliseconds: the best window of as many."""
-    procedure = TimingConfig(warmup_s=0.1, min_s=1e-9, min_samples=CHUNKS * CALLS, rounds=CHUNKS)
-    windows = measure(engine, tiles, batch=1, procedure=procedure).windows_ns
+    timing = TimingConfig(warmup_s=0.1, min_s=1e-9, min_samples=CHUNKS * CALLS, rounds=CHUNKS)
+    windows = measure_latency(engine, tiles, batch=1, timing=timing).windows_ns
     return min(statistics.fmean(window) for window in windows) / 1e6
 
 
@@ -62,8 +62,8 @@ def main() -> int:
     added = statistics.median(ratios)
     around = f"five pairs {min(ratios):+.2%} to {max(ratios):+.2%}"
     print(f"added to a call of {WORK_MS:g} ms: {added:+.2%} (limit 1 %, {around})")
-    procedure = TimingConfig(warmup_s=0.1, min_s=2.0, min_samples=100, rounds=5)
-    samples = measure(engine_taking(KNOWN_MS), tiles, batch=1, procedure=procedure).all_ns
+    timing = TimingConfig(warmup_s=0.1, min_s=2.0, min_samples=100, rounds=5)
+    samples = measure_latency(engine_taking(KNOWN_MS), tiles, batch=1, timing=timing).all_ns
     found = float(np.percentile(samples, 10)) / 1e6  # the low end: whoever shares the machine only adds
     missed = found / KNOWN_MS - 1
     middle = statistics.median(samples) / 1e6

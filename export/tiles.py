@@ -11,6 +11,7 @@ from ifkd.core.errors import DataError
 from ifkd.data.coco import LabeledImage
 from ifkd.data.splits import read_split
 from ifkd.imagery.image_files import pad, read_image, resize
+from ifkd.imagery.image_tiles import scaled_size
 
 SAMPLE_TILES = 8
 """Number of tiles of a parity check."""
@@ -93,7 +94,7 @@ def _cut_tile(image: LabeledImage, data: recipe.DataOptions, size: tuple[int, in
     """Return a tile, uint8 [height, width, 3], and its objects."""
     scale = data.scale
     pixels = read_image(image.path, imagery=data.imagery)
-    pixels = resize(pixels, (round(pixels.shape[0] * scale), round(pixels.shape[1] * scale)))
+    pixels = resize(pixels, scaled_size((pixels.shape[0], pixels.shape[1]), scale))
     start = [0, 0]
     if len(image.boxes):
         x1, y1, x2, y2 = image.boxes[0] * scale

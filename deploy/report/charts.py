@@ -117,7 +117,9 @@ def line_chart(
     left, right, top, bottom = 50.0, WIDTH - 20.0, 30.0, 206.0
     highest = max(value for one in series for value in one.values if value is not None)
     ticks = linear_ticks(0.0, highest * 1.05)
-    columns = [rescale(index, 0.0, max(len(steps) - 1.0, 1.0), left + 20, right - 12) for index in range(len(steps))]
+    columns = [
+        rescale(float(index), 0.0, max(len(steps) - 1.0, 1.0), left + 20, right - 12) for index in range(len(steps))
+    ]
     Axes(left, right, top, bottom, (0.0, 1.0), ticks).draw_y_ticks(drawing)
     drawing.text(left, top - 14, y_label, "soft")
     for x, step in zip(columns, steps, strict=True):

@@ -1,7 +1,8 @@
 """CPU latency of ONNX files, measured in turns so that other load on the machine affects all files equally."""
 
-import time
+import itertools
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +10,10 @@ import numpy as np
 from export.bundle.manifest import Int8Speedup, Precision, TileLatency
 from export.precision.ort_session import open_session
 from ifkd.core.detections import Array
+from ifkd.core.timing import TimedCall, TurnLimits, time_in_turns
 
 ROUNDS = 6
-TURN_S = 0.2
-"""Minimum duration of a file's turn in each round, seconds."""
-MIN_RUNS = 2
-"""Minimum number of runs per turn."""
+TURNS = TurnLimits(rounds=ROUNDS, min_runs=2, min_s=0.2)
 
 
 def measure_latency_ms(paths: Mapping[Precision, Path], tile: Array) -> dict[Precision, TileLatency]:
@@ -27,20 +26,18 @@ def measure_latency_ms(paths: Mapping[Precision, Path], tile: Array) -> dict[Pre
     Raises:
         EngineError: ONNX Runtime cannot load a file.
     """
-    sessions = {name: open_session(path, spin=True) for name, path in paths.items()}
     feed = {"tiles": tile[None]}
-    for session in sessions.values():
-        session.run(None, feed)
-    turns: dict[Precision, list[float]] = {name: [] for name in paths}
-    for _ in range(ROUNDS):
-        for name, session in sessions.items():
-            taken: list[float] = []
-            while len(taken) < MIN_RUNS or sum(taken) < TURN_S:
-                began = time.perf_counter()
-                session.run(None, feed)
-                taken.append(time.perf_counter() - began)
-            turns[name].append(round(1e3 * float(np.median(taken)), 4))
-    return {name: TileLatency(median_ms=float(np.median(one)), rounds_ms=tuple(one)) for name, one in turns.items()}
+    calls = {
+        name: TimedCall(name, partial(open_session(path, spin=True).run, None), itertools.repeat(feed))
+        for name, path in paths.items()
+    }
+    for _ in time_in_turns(list(calls.values()), TURNS, raise_errors=True):
+        pass
+    result = {}
+    for name, call in calls.items():
+        rounds_ms = tuple(round(float(np.median(window)) / 1e6, 4) for window in call.samples.windows_ns)
+        result[name] = TileLatency(median_ms=float(np.median(rounds_ms)), rounds_ms=rounds_ms)
+    return result
 
 
 def speedup_over(own: TileLatency, other: TileLatency) -> Int8Speedup:

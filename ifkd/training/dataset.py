@@ -14,6 +14,7 @@ from ifkd.core.errors import DataError
 from ifkd.data.coco import CocoDataset, LabeledImage
 from ifkd.imagery.contrast import ImageryOptions
 from ifkd.imagery.image_files import read_image, resize
+from ifkd.imagery.image_tiles import scaled_size
 from ifkd.models import Targets
 from ifkd.recipe import DataOptions
 from ifkd.training.augmentation import add_speckle, color_jitter, crop, flip_and_rotate
@@ -135,11 +136,6 @@ def collate(samples: Sequence[Sample]) -> Batch:
         [sample.targets for sample in samples],
         [sample.image_id for sample in samples],
     )
-
-
-def scaled_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
-    """Return an image's (height, width) times `scale`, rounded to pixels."""
-    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
 def load_scaled(image: LabeledImage, scale: float, *, imagery: ImageryOptions | None = None) -> tuple[Array, Array]:

@@ -12,9 +12,10 @@ from ifkd.core.postprocess import PostprocessConfig, postprocess
 from ifkd.data.coco import CocoDataset, LabeledImage
 from ifkd.data.metrics import Metrics, evaluate
 from ifkd.imagery.image_files import pad
+from ifkd.imagery.image_tiles import scaled_size
 from ifkd.models import Detector, normalize
 from ifkd.recipe import DataOptions, Recipe
-from ifkd.training.dataset import load_scaled, scaled_size
+from ifkd.training.dataset import load_scaled
 
 STRIDE = 32
 BATCH_SIZE = 8

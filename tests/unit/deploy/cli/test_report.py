@@ -6,10 +6,10 @@ from fakes import report_inputs as parts
 
 import deploy.accuracy.evaluated_model
 import deploy.bench.bench
-import ifkd.core.timing
 from deploy.cli.main import main
 from export.bundle.bundle import record_file, write_manifest
 from export.bundle.manifest import Defaults, InputSpec, Manifest, OutputSpec
+from ifkd.core import timing
 from ifkd.core.postprocess import PostprocessConfig
 
 FILES = {"fp32": "model.onnx", "fp16": "model.fp16.onnx"}
@@ -161,7 +161,7 @@ def test_bench_without_images_runs_on_noise(bundle, capsys, tmp_path):
 
 
 def test_an_interrupted_bench_is_written(bundle, capsys, tmp_path, monkeypatch):
-    original, calls = ifkd.core.timing._take_turn, []
+    original, calls = timing._take_turn, []
 
     def interrupted(*arguments):
         calls.append(1)
@@ -169,7 +169,7 @@ def test_an_interrupted_bench_is_written(bundle, capsys, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         original(*arguments)
 
-    monkeypatch.setattr(ifkd.core.timing, "_take_turn", interrupted)
+    monkeypatch.setattr(timing, "_take_turn", interrupted)
     assert ifkd(capsys, "bench", "bundle", *QUICK)[0] == 130
     result = json.loads((tmp_path / "bench.json").read_text())
     assert result["partial"] is True

@@ -318,7 +318,7 @@ def test_charts_take_extreme_values():
     wide = charts.strip_chart("s", "t", [SampleSeries("a", (0.5, 0.6)), SampleSeries("b", (700.0, 800.0))], unit="ms")
     assert "logarithmic" in wide.body
     bar_chart("s", "t", ["a"], [Series("x", (None,))], maximum=1.0, x_label="x")
-    charts.line_chart("s", "t", [Series("x", (0.0,))], hooks=[1], x_label="x", y_label="y")
+    charts.line_chart("s", "t", [Series("x", (0.0,))], steps=[1], x_label="x", y_label="y")
 
 
 def test_the_accuracy_table_has_a_row_per_detector(full):
