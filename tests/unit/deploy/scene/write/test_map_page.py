@@ -126,7 +126,7 @@ def test_on_a_phone_the_map_comes_first(open_page, tmp_path, scheme):
     page.locator("#fold").click()
     assert page.locator("#body").is_visible()
     assert page.locator("#panel").bounding_box()["y"] > 844 * 0.3
-    visit.screenshot(tmp_path / "phone.png", whole=False)
+    visit.screenshot(tmp_path / "phone.png", full_page=False)
 
 
 def test_names_cannot_break_the_page(open_page, html_errors, tmp_path):
