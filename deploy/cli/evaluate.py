@@ -9,7 +9,7 @@ from deploy.cli import arguments as common
 if TYPE_CHECKING:
     from deploy.accuracy.evaluation import Evaluation
     from deploy.engines.engine import Backend
-    from deploy.scene.ground_truth import SceneScore
+    from deploy.scene.ground_truth import ClassScore, SceneScore
     from export.bundle.manifest import Precision
 
 LOCAL_BACKENDS = ("onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt", "torch", "tensorrt")
@@ -119,7 +119,7 @@ def _evaluate_images(arguments: Arguments) -> "tuple[Evaluation, str]":
             raise UsageError(f"{file.name} is not the file that would run here", got=engine.info.file)
         evaluation = evaluate_model(model, engine, dataset, batch=arguments.batch)
     metrics = evaluation.metrics
-    rows = [("all", metrics.mean_ap, metrics.ap50, metrics.ap75, metrics.objects)]
+    rows: list[tuple[Any, ...]] = [("all", metrics.mean_ap, metrics.ap50, metrics.ap75, metrics.objects)]
     rows += [(name, one.mean_ap, one.ap50, one.ap75, one.objects) for name, one in metrics.per_class.items()]
     table = _table(("Class", "mAP", "AP50", "AP75", "Objects"), rows)
     head = (
@@ -139,9 +139,10 @@ def _evaluate_scene(arguments: Arguments, labels: Path) -> "tuple[SceneScore, st
     if threshold is not None and not 0.0 <= threshold <= 1.0:
         raise UsageError("--score-threshold must be from 0 to 1", got=threshold)
     score = evaluate_scene(arguments.model, labels, score_threshold=threshold)
-    rows = [
+    scores: list[tuple[str, SceneScore | ClassScore]] = [("all", score), *score.per_class.items()]
+    rows: list[tuple[Any, ...]] = [
         (name, one.mean_ap, one.ap50, one.ap75, one.precision, one.recall, one.f1, one.objects, one.detections)
-        for name, one in [("all", score), *score.per_class.items()]
+        for name, one in scores
     ]
     headings = ("Class", "mAP", "AP50", "AP75", "Precision", "Recall", "F1", "Objects", "Detections")
     head = f"Labels {labels}, score from {score.score_threshold:g}, IoU 0.5"

@@ -142,7 +142,7 @@ def _match_image(
         rows, columns = np.flatnonzero(ours.labels == label), np.flatnonzero(theirs.labels == label)
         found = greedy_pairs(
             ours.boxes[rows], theirs.boxes[columns], ours.scores[rows], theirs.scores[columns],
-            min_iou=pairing.pair_iou,
+            min_iou=pairing.pair_iou
         )  # fmt: skip
         for row, column in ((rows[i], columns[j]) for i, j in found):
             iou = float(pairwise_iou(ours.boxes[row : row + 1], theirs.boxes[column : column + 1])[0, 0])

@@ -68,12 +68,7 @@ class SceneReference:
     """
 
     def __init__(
-        self,
-        engine: Engine,
-        scene: Scene,
-        settings: DetectionSettings,
-        *,
-        ground_truth: SceneGroundTruth | None = None,
+        self, engine: Engine, scene: Scene, settings: DetectionSettings, *, ground_truth: SceneGroundTruth | None = None
     ) -> None:
         self.scene, self.settings, self.ground_truth = scene, settings, ground_truth
         self._windows = _windows_with_pixels(scene, engine.info.sizes, settings)

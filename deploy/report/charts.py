@@ -6,14 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ifkd.core.html.axes import (
-    Axes,
-    format_tick,
-    format_value,
-    linear_ticks,
-    log_ticks,
-    rescale,
-)
+from ifkd.core.html.axes import Axes, format_tick, format_value, linear_ticks, log_ticks, rescale
 from ifkd.core.html.chart import Series, draw_legend
 from ifkd.core.html.svg import CHARACTER_WIDTH, SERIES_COLORS, WIDTH, Chart, Drawing
 

@@ -36,7 +36,7 @@ REASON_WORDS: dict[Status, str] = {
 }
 MARKS: dict[Status, str] = {"passed": "✓", "warning": "!", "failed": "✗", "incomplete": "?", "info": "·"}
 SCORE_KEYS = (
-    ("mAP", "mean_ap"), ("AP50", "ap50"), ("AP75", "ap75"), ("precision", "precision"), ("recall", "recall"),
+    ("mAP", "mean_ap"), ("AP50", "ap50"), ("AP75", "ap75"), ("precision", "precision"), ("recall", "recall")
 )  # fmt: skip
 
 

@@ -37,17 +37,7 @@ def accuracy_table(evaluations: Mapping[str, Evaluation]) -> Table | None:
         )
     return Table(
         caption="Detectors: accuracy and size",
-        headings=(
-            "Detector",
-            "Network",
-            "mAP",
-            "AP50",
-            "AP75",
-            "Parameters",
-            "GFLOPs/tile",
-            "Of teacher",
-            "Runtime",
-        ),
+        headings=("Detector", "Network", "mAP", "AP50", "AP75", "Parameters", "GFLOPs/tile", "Of teacher", "Runtime"),
         numeric=(False, False, *(True,) * 6, False),
         rows=tuple(rows),
     )
