@@ -42,11 +42,11 @@ class PipelineStep(Schema):
     """Compared values and their unit."""
     compared: int
     """Number of compared values."""
-    max: float | None
+    max: float | None = None
     """Largest absolute difference; None when nothing was compared."""
-    mean: float | None
+    mean: float | None = None
     """Mean absolute difference."""
-    cosine: float | None
+    cosine: float | None = None
     """Cosine similarity of the values of both sides, each as one vector."""
     agrees: bool
     description: str
@@ -300,9 +300,6 @@ def _compare_detections(
         name=name,
         compares=compares,
         compared=compared,
-        max=None,
-        mean=None,
-        cosine=None,
         agrees=agrees,
         description=WITHIN_TOLERANCES if agrees else words,
     )

@@ -42,41 +42,17 @@ class ToleranceTable(Schema):
     """Tolerances of all precisions."""
 
     fp32: Tolerances = Tolerances(
-        matched_fraction=1.0,
-        score_max=1e-3,
-        score_p99=1e-3,
-        score_factor=1e-3,
-        iou_drift_p99=0.005,
-        iou_drift_max=0.01,
-        shift_px=0.02,
-        mean_ap=0.001,
-        ap50=0.001,
-        ap75=0.001,
-    )
+        matched_fraction=1.0, score_max=1e-3, score_p99=1e-3, score_factor=1e-3, iou_drift_p99=0.005,
+        iou_drift_max=0.01, shift_px=0.02, mean_ap=0.001, ap50=0.001, ap75=0.001,
+    )  # fmt: skip
     fp16: Tolerances = Tolerances(
-        matched_fraction=0.99,
-        score_max=0.05,
-        score_p99=0.02,
-        score_factor=0.01,
-        iou_drift_p99=0.10,
-        iou_drift_max=0.30,
-        shift_px=0.10,
-        mean_ap=0.005,
-        ap50=0.01,
-        ap75=0.01,
-    )
+        matched_fraction=0.99, score_max=0.05, score_p99=0.02, score_factor=0.01, iou_drift_p99=0.10,
+        iou_drift_max=0.30, shift_px=0.10, mean_ap=0.005, ap50=0.01, ap75=0.01,
+    )  # fmt: skip
     int8: Tolerances = Tolerances(
-        matched_fraction=0.90,
-        score_max=0.40,
-        score_p99=0.20,
-        score_factor=0.05,
-        iou_drift_p99=0.40,
-        iou_drift_max=0.50,
-        shift_px=0.30,
-        mean_ap=0.02,
-        ap50=0.02,
-        ap75=0.03,
-    )
+        matched_fraction=0.90, score_max=0.40, score_p99=0.20, score_factor=0.05, iou_drift_p99=0.40,
+        iou_drift_max=0.50, shift_px=0.30, mean_ap=0.02, ap50=0.02, ap75=0.03,
+    )  # fmt: skip
 
     def of(self, precision: Precision) -> Tolerances:
         """Return the tolerances of a precision."""

@@ -6,7 +6,7 @@ from deploy.accuracy.evaluated_model import EvaluatedModelRecord
 from deploy.bench.bench_result import Bench, BenchCell
 from deploy.bench.speedup import EngineSpeedup
 from deploy.report.report import Report
-from deploy.report.tables import ABSENT, ap, file_size, millions, parity_of, three_digits
+from deploy.report.tables import ABSENT, ap, file_size, make_table, millions, parity_of, three_digits
 from ifkd.core.html.table import Table
 
 
@@ -29,26 +29,11 @@ def timing_table(bench: Bench) -> Table | None:
                 ABSENT if throughput.km2_per_h is None else f"{throughput.km2_per_h:,.0f}",
             )
         )
-    if not rows:
-        return None
-    return Table(
-        caption="Latency per run, ms, and throughput of inference alone",
-        headings=(
-            "Engine",
-            "Device",
-            "Batch",
-            "p50",
-            "p90",
-            "p95",
-            "p99",
-            "Mean",
-            "CoV",
-            "p50/tile",
-            "MPix/s",
-            "km²/h",
-        ),
-        numeric=(False, False, *(True,) * 10),
-        rows=tuple(rows),
+    return make_table(
+        "Latency per run, ms, and throughput of inference alone",
+        "Engine | Device | Batch | p50 | p90 | p95 | p99 | Mean | CoV | p50/tile | MPix/s | km²/h",
+        rows,
+        text=("Engine", "Device"),
     )
 
 
@@ -69,25 +54,11 @@ def cost_table(bench: Bench) -> Table | None:
                 *(ABSENT if value is None else f"{value:.0f}" for value in memory),
             )
         rows[cell.name] = (cell.name, cell.engine.device, cell.engine.sha256[:12], file_size(cell.file_mb), *figures)
-    if not rows:
-        return None
-    return Table(
-        caption="Each engine in a process of its own: times, ms, and resident memory, MB",
-        headings=(
-            "Engine",
-            "Device",
-            "SHA-256",
-            "File MB",
-            "Start-up",
-            "Load",
-            "First run",
-            "Batch",
-            "Before load",
-            "Peak",
-            "GPU",
-        ),
-        numeric=(False, False, False, *(True,) * 8),
-        rows=tuple(rows.values()),
+    return make_table(
+        "Each engine in a process of its own: times, ms, and resident memory, MB",
+        "Engine | Device | SHA-256 | File MB | Start-up | Load | First run | Batch | Before load | Peak | GPU",
+        rows.values(),
+        text=("Engine", "Device", "SHA-256"),
     )
 
 
@@ -100,21 +71,11 @@ def reference_table(bench: Bench, report: Report) -> Table | None:
     speedups = {one.name: one for one in bench.speedups if one.batch == batch}
     cells = [cell for cell in bench.cells if cell.batch == batch]
     cells.sort(key=lambda cell: cell.role != "reference")
-    return Table(
-        caption=f"Savings of the student compared with {reference.name}, at batch {batch}",
-        headings=(
-            "Engine",
-            "Device",
-            "Parameters",
-            "GFLOPs/tile",
-            "MB",
-            "mAP",
-            "p50 ms",
-            "Speedup",
-            "Range over rounds",
-        ),
-        numeric=(False, False, *(True,) * 7),
-        rows=tuple(_reference_row(cell, bench, reference, speedups.get(cell.name), report) for cell in cells),
+    return make_table(
+        f"Savings of the student compared with {reference.name}, at batch {batch}",
+        "Engine | Device | Parameters | GFLOPs/tile | MB | mAP | p50 ms | Speedup | Range over rounds",
+        (_reference_row(cell, bench, reference, speedups.get(cell.name), report) for cell in cells),
+        text=("Engine", "Device"),
     )
 
 
@@ -123,11 +84,10 @@ def speedup_table(bench: Bench) -> Table | None:
     if not bench.speedups:
         return None
     labels = {cell.name: engine_label(cell, bench) for cell in bench.cells}
-    return Table(
-        caption="Engines compared, measured in interleaved turns",
-        headings=("Engine", "Baseline", "Batch", "Latency ratio", "Range over rounds", "Speedup", "Significance"),
-        numeric=(False, False, True, True, True, True, False),
-        rows=tuple(
+    return make_table(
+        "Engines compared, measured in interleaved turns",
+        "Engine | Baseline | Batch | Latency ratio | Range over rounds | Speedup | Significance",
+        (
             (
                 labels[one.name],
                 labels[one.baseline],
@@ -139,6 +99,7 @@ def speedup_table(bench: Bench) -> Table | None:
             )
             for one in bench.speedups
         ),
+        text=("Engine", "Baseline", "Significance"),
     )
 
 

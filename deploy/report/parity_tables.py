@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from deploy.parity.parity_result import ParityCell
 from deploy.parity.tolerances import ToleranceCheck
-from deploy.report.tables import ABSENT
+from deploy.report.tables import ABSENT, make_table
 from ifkd.core.html.table import Table
 
 MAX_UNMATCHED = 10
@@ -41,13 +41,11 @@ def drift_table(cells: Sequence[ParityCell]) -> Table | None:
             ("box edge, px", cell.drift.corner_px),
         ):
             rows.append((cell.name, words, *(f"{value:.3g}" for value in (one.mean, one.p50, one.p99, one.max))))
-    if not rows:
-        return None
-    return Table(
-        caption="Differences of matched detections",
-        headings=("Engine", "Difference", "Mean", "p50", "p99", "Largest"),
-        numeric=(False, False, True, True, True, True),
-        rows=tuple(rows),
+    return make_table(
+        "Differences of matched detections",
+        "Engine | Difference | Mean | p50 | p99 | Largest",
+        rows,
+        text=("Engine", "Difference"),
     )
 
 
@@ -55,11 +53,10 @@ def drift_source_table(cell: ParityCell) -> Table | None:
     """Return the steps of the pipeline compared, or None when the engine failed to run."""
     if cell.drift_source is None:
         return None
-    return Table(
-        caption=f"Steps of the pipeline: {cell.name} compared with the reference",
-        headings=("Step", "Compared", "Values", "Largest", "Mean", "Cosine", "Result"),
-        numeric=(False, False, True, True, True, True, False),
-        rows=tuple(
+    return make_table(
+        f"Steps of the pipeline: {cell.name} compared with the reference",
+        "Step | Compared | Values | Largest | Mean | Cosine | Result",
+        (
             (
                 step.name,
                 step.compares,
@@ -71,6 +68,7 @@ def drift_source_table(cell: ParityCell) -> Table | None:
             )
             for step in cell.drift_source.steps
         ),
+        text=("Step", "Compared", "Result"),
     )
 
 
@@ -79,11 +77,10 @@ def unmatched_table(cell: ParityCell) -> Table | None:
     if not cell.unmatched:
         return None
     shown = cell.unmatched[:MAX_UNMATCHED]
-    return Table(
-        caption=f"Unmatched detections of {cell.name}: {cell.unmatched_count}, the first {len(shown)} shown",
-        headings=("Image", "Missing in", "Class", "Changed to", "Score", "Box px"),
-        numeric=(False, False, False, False, True, False),
-        rows=tuple(
+    return make_table(
+        f"Unmatched detections of {cell.name}: {cell.unmatched_count}, the first {len(shown)} shown",
+        "Image | Missing in | Class | Changed to | Score | Box px",
+        (
             (
                 one.image,
                 one.missing_in,
@@ -94,6 +91,7 @@ def unmatched_table(cell: ParityCell) -> Table | None:
             )
             for one in shown
         ),
+        text=("Image", "Missing in", "Class", "Changed to", "Box px"),
     )
 
 

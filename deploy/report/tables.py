@@ -1,6 +1,6 @@
 """Tables of accuracy and engines, for HTML, Markdown and the terminal."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 
 from deploy.accuracy.evaluation import Evaluation
@@ -35,11 +35,11 @@ def accuracy_table(evaluations: Mapping[str, Evaluation]) -> Table | None:
                 f"{evaluation.engine.backend} {evaluation.engine.precision}",
             )
         )
-    return Table(
-        caption="Detectors: accuracy and size",
-        headings=("Detector", "Network", "mAP", "AP50", "AP75", "Parameters", "GFLOPs/tile", "Of teacher", "Runtime"),
-        numeric=(False, False, *(True,) * 6, False),
-        rows=tuple(rows),
+    return make_table(
+        "Detectors: accuracy and size",
+        "Detector | Network | mAP | AP50 | AP75 | Parameters | GFLOPs/tile | Of teacher | Runtime",
+        rows,
+        text=("Detector", "Network", "Runtime"),
     )
 
 
@@ -73,14 +73,18 @@ def engine_table(benches: Sequence[Bench], parities: Sequence[Parity] = ()) -> T
             for parity in parities
             for cell in parity.cells
         ]
-    if not rows:
-        return None
-    return Table(
-        caption="Engines: size, latency and parity",
-        headings=("File", "Runtime", "Device", "MB", "Batch", "p50 ms", "p95 ms", "Tiles/s", "Parity", "Timing"),
-        numeric=(False, False, False, *(True,) * 5, False, False),
-        rows=tuple(rows),
+    return make_table(
+        "Engines: size, latency and parity",
+        "File | Runtime | Device | MB | Batch | p50 ms | p95 ms | Tiles/s | Parity | Timing",
+        rows,
+        text=("File", "Runtime", "Device", "Parity", "Timing"),
     )
+
+
+def make_table(caption: str, columns: str, rows: Iterable[tuple[str, ...]], *, text: Collection[str]) -> Table | None:
+    """Return a table, or None without rows; `columns` are separated by ` | `, and all but `text` are numeric."""
+    headings, cells = tuple(columns.split(" | ")), tuple(rows)
+    return Table(caption, headings, tuple(name not in text for name in headings), cells) if cells else None
 
 
 def parity_of(cell: BenchCell, parities: Sequence[Parity]) -> ParityCell | None:
