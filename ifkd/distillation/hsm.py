@@ -53,15 +53,16 @@ def tangent_distance(
     curvature: float,
     scale: Scalar | None = None,
     clip: float = math.inf,
+    norm_u: Float[Tensor, "n 1 *m"] | None = None,
 ) -> Float[Tensor, "n 1 *m"]:
     """Return d(exp(scale·u), exp(scale·v)) of tangent vectors, each first clipped to sqrt(c)·norm <= `clip`.
 
     d = 2/sqrt(c)·asinh(sqrt(c)·|p - q|·cosh(t_u)·cosh(t_v)) equals the Moebius form (eq. 10), has no singularity at
-    the border, and is exactly 0 for equal points.
+    the border, and is exactly 0 for equal points. `norm_u` is the norm of `u`, if it is already known.
     """
     root = curvature**0.5
     scale = u.new_tensor(1.0) if scale is None else scale
-    norms = (_norm(u), _norm(v))
+    norms = (_norm(u) if norm_u is None else norm_u, _norm(v))
     t_u, t_v = ((root * scale * norm).clamp(max=clip) for norm in norms)
     # Scale, clip and exponential map are one factor for each location, so that features are multiplied once.
     factor_u, factor_v = (_tanh_over(t) * t / (root * norm) for t, norm in zip((t_u, t_v), norms, strict=True))
@@ -90,9 +91,10 @@ def similarity_mask(
     learning = torch.is_grad_enabled() and not config.detach
     with torch.autocast(teacher.device.type, enabled=False), torch.set_grad_enabled(learning):
         u, v = teacher.float(), student.float()
-        scale = _scale(u, _norm(u).mean() if mean_norm is None else mean_norm, config)
+        norm = _norm(u)
+        scale = _scale(u, norm.mean() if mean_norm is None else mean_norm, config)
         if config.map == "expmap0" and config.formula == "asinh":
-            return tangent_distance(u, v, curvature=config.curvature, scale=scale, clip=config.clip)
+            return tangent_distance(u, v, curvature=config.curvature, scale=scale, clip=config.clip, norm_u=norm)
         return mobius_distance(_to_ball(u * scale, config), _to_ball(v * scale, config), curvature=config.curvature)
 
 
