@@ -2,7 +2,6 @@
 
 import logging
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -106,8 +105,10 @@ class Study:
         if not self._run_folder(TEACHER).is_finished:
             raise OutputError(f"The teacher of {self.folder} is not finished, so there is nothing to report")
         teacher = self._evaluate(TEACHER)
-        for name in (TEACHER, *self._run_names()):
-            self._check_recipe(name)
+        self._check_recipe(TEACHER)
+        for variant in self.variants:
+            for folder in self.finished_folders(variant.label):
+                self._check_recipe(folder.name)
         return self._record(teacher)
 
     def finished_folders(self, label: str) -> list[Path]:
@@ -118,11 +119,6 @@ class Study:
     @property
     def _seeds(self) -> range:
         return range(self.recipe.seed, self.recipe.seed + self.seeds)
-
-    def _run_names(self) -> Iterator[str]:
-        for variant in self.variants:
-            for seed in self._seeds:
-                yield run_name(variant.label, seed)
 
     def _run_folder(self, name: str) -> RunFolder:
         return RunFolder(self.folder / name)
@@ -170,8 +166,6 @@ class Study:
     def _check_recipe(self, name: str) -> None:
         """Refuse a finished run of another recipe; the method, and keys that do not affect the weights, may differ."""
         folder = self._run_folder(name)
-        if not folder.is_finished:
-            return
         trained_with = load_checkpoint(folder.best).meta.recipe
         other_parts = ("student", "distillation") if name == TEACHER else ("teacher", "student.training")
         ignored = (*NOT_COMPARED, *other_parts)

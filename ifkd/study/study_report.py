@@ -147,7 +147,9 @@ def _result_charts(record: StudyRecord) -> list[Chart]:
     means = {TEACHER: 100 * record.teacher.metrics.mean_ap, **means}
     series = [Series("mAP", tuple(means.values()))]
     title = "mAP on the test split, mean over seeds"
-    return [bar_chart("map", title, tuple(means), series, maximum=max(means.values()), x_label="mAP, points", decimals=1)]
+    return [
+        bar_chart("map", title, tuple(means), series, maximum=max(means.values()), x_label="mAP, points", decimals=1)
+    ]
 
 
 def _markdown(record: StudyRecord, tables: list[Table]) -> str:

@@ -9,8 +9,7 @@ import psutil
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
-from ifkd.core.errors import OutputError
-from ifkd.core.files import write_text
+from ifkd.core.files import not_writable, write_text
 
 METRICS_FILE, EVENTS_FOLDER = "metrics.jsonl", "events"
 RECOMMENDED_RATIO = (0.1, 10.0)
@@ -81,7 +80,7 @@ class MetricsLogger:
             with self._path.open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps(entry) + "\n")
         except OSError as error:
-            raise _not_writable(self._path, error) from error
+            raise not_writable(self._path, error) from error
 
     def _write_scalars(self, values: dict[str, float], iteration: int) -> None:
         try:
@@ -90,7 +89,7 @@ class MetricsLogger:
             for name, value in values.items():
                 self._writer.add_scalar(name, value, iteration)
         except OSError as error:
-            raise _not_writable(self._events, error) from error
+            raise not_writable(self._events, error) from error
 
     def _check_ratios(self, entry: dict[str, Any], *, warn: bool) -> None:
         """Update the running mean of each ratio, and warn once where it is outside the recommended range."""
@@ -120,10 +119,3 @@ def memory_mb(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
     return float(psutil.Process().memory_info().rss) / 1e6
-
-
-def _not_writable(path: Path, error: OSError) -> OutputError:
-    return OutputError(
-        f"Cannot write {path} ({error.strerror or error})",
-        hint="Check free disk space and permissions. The same command resumes from the last saved state.",
-    )

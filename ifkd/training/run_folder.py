@@ -34,46 +34,25 @@ class TrainingResult(Schema):
     machine: str
 
 
-@dataclass(frozen=True, slots=True)
 class RunFolder:
     """The folder of one training run and the paths of its files."""
 
-    path: Path
-
-    @property
-    def best(self) -> Path:
-        """The checkpoint of the highest validation mAP."""
-        return self.path / BEST
-
-    @property
-    def last(self) -> Path:
-        """The checkpoint of the last epoch."""
-        return self.path / "last.safetensors"
-
-    @property
-    def method(self) -> Path:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.best = path / BEST
+        """Checkpoint of the highest validation mAP."""
+        self.last = path / "last.safetensors"
+        """Checkpoint of the last epoch."""
+        self.method = path / "method.safetensors"
         """The method's own learned layers, saved together with the best checkpoint."""
-        return self.path / "method.safetensors"
-
-    @property
-    def state(self) -> Path:
-        """The training state for resuming, removed at the end of the run."""
-        return self.path / "state.pt"
-
-    @property
-    def result(self) -> Path:
+        self.state = path / "state.pt"
+        """Training state for resuming, removed at the end of the run."""
+        self.result = path / RESULT
         """The result, written at the end of the run."""
-        return self.path / RESULT
-
-    @property
-    def config(self) -> Path:
-        """The checkpoint metadata, including the recipe, as TOML."""
-        return self.path / "config.toml"
-
-    @property
-    def lock(self) -> Path:
-        """The lock file of the process that trains."""
-        return self.path / "lock"
+        self.config = path / "config.toml"
+        """Checkpoint metadata, including the recipe."""
+        self.lock = path / "lock"
+        """Lock file of the process that trains."""
 
     @property
     def is_finished(self) -> bool:

@@ -1,4 +1,4 @@
-"""Both detectors and both students, trained and distilled for a few steps: every combination of the paper's tables."""
+"""Training and distillation of each combination of detector and student in the paper's tables, for a few steps."""
 
 import json
 from collections.abc import Callable
@@ -20,7 +20,7 @@ FAMILIES = ("retinanet", "faster_rcnn")
 
 
 def settings(values: dict[str, Any], family: str, student: str = "resnet18") -> recipe.Recipe:
-    """Return a recipe of a few steps; the published weights a teacher begins with lie beside the data."""
+    """Return a recipe of a few steps; the pretrained weights of the teacher are beside the data."""
     values = json.loads(json.dumps(values))
     small = {"family": family, "channels": 16, "box_head_width": 24, "proposals": 30}
     values["teacher"]["detector"] = {**small, "backbone": "resnet18"}
@@ -43,7 +43,7 @@ def values(tmp_path_factory: pytest.TempPathFactory, make_recipe: Callable[[Path
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def teacher(request: pytest.FixtureRequest, values: dict[str, Any]) -> tuple[str, Path]:
-    """A family, and the run folder of its teacher."""
+    """A family, and the folder of its teacher's run."""
     folder = Path(values["data"]["root"]) / "runs" / request.param / "teacher"
     train_role(settings(values, request.param), "teacher", folder)
     return request.param, folder
@@ -62,7 +62,7 @@ def test_a_student_learns_from_its_teacher(teacher: tuple[str, Path], values: di
     family, folder = teacher
     out = folder.parent / student
     result = distill_student(settings(values, family, student), folder / "last.safetensors", out)
-    assert result["iterations"] == 2
+    assert result.iterations == 2
     losses = first_losses(out)
     task = {"rpn_objectness", "rpn_boxes", "classification", "boxes"} if family == "faster_rcnn" else None
     regions = {"method/regions"} if family == "faster_rcnn" else set()
@@ -79,7 +79,7 @@ def test_a_student_learns_from_its_teacher(teacher: tuple[str, Path], values: di
     assert scores.shape == labels.shape
 
 
-def test_a_checkpoint_tells_what_of_published_weights_its_detector_began_with(teacher: tuple[str, Path]) -> None:
+def test_provenance_has_the_pretrained_weights(teacher: tuple[str, Path]) -> None:
     (report,) = load_checkpoint(teacher[1] / "last.safetensors").meta.provenance["pretrained"]
     assert report["source"].endswith("resnet18.pth")
     assert len(report["sha256"]) == 64
@@ -90,13 +90,13 @@ def test_a_checkpoint_tells_what_of_published_weights_its_detector_began_with(te
 def test_a_teacher_of_the_other_family_is_refused(teacher: tuple[str, Path], values: dict[str, Any]) -> None:
     family, folder = teacher
     other = next(name for name in FAMILIES if name != family)
-    with pytest.raises(CheckpointError, match=f"has another pyramid .* got {family}, expected {other}"):
+    with pytest.raises(CheckpointError, match=f"is of another family .* got {family}, expected {other}"):
         distill_student(settings(values, other), folder / "last.safetensors", folder.parent / "refused")
     assert not (folder.parent / "refused" / "config.toml").exists()
 
 
-def test_weights_of_zero_are_plain_training(teacher: tuple[str, Path], values: dict[str, Any]) -> None:
-    """Step by step and to the last bit, with a teacher whose answers are kept, and under the same parameter names."""
+def test_distillation_with_weights_of_zero_is_plain_training(teacher: tuple[str, Path], values: dict[str, Any]) -> None:
+    """To the last bit and with the same parameter names, also with cached teacher outputs."""
     family, folder = teacher
     changed = json.loads(json.dumps(values))
     changed["distillation"]["method"].update(alpha=0.0, beta=0.0)

@@ -1,7 +1,7 @@
-"""Training across machines by torchrun, as SLURM and Kubernetes start it: to the bit what one machine learns.
+"""Training on two machines by torchrun, as SLURM and Kubernetes start it, equals that on one machine to the bit.
 
-A machine is a network namespace with a host name of its own, joined to the other by a virtual cable, where the system
-lets us make one; elsewhere both are this machine.
+A machine is a network namespace with its own host name, connected by a virtual Ethernet pair. Where namespaces are not
+allowed, both machines are this one.
 """
 
 import json
@@ -31,28 +31,28 @@ from ifkd.compute.distributed import process_group
 from ifkd.core.errors import TrainingError
 
 CLUSTERS = Path(__file__).parents[2] / "configs" / "clusters"
-WORDS = ("train", "tiny.toml", "student.training.epochs=8", "student.training.save_every_minutes=0")
+COMMAND = ("train", "tiny.toml", "student.training.epochs=8", "student.training.save_every_minutes=0")
 LONGEST_S = 240
 
 
 @dataclass(frozen=True)
 class Machine:
-    """A place to start processes in."""
+    """A host that runs processes."""
 
     name: str
     prefix: tuple[str, ...]
-    """What a command begins with to run there."""
+    """First words of a command that runs on it."""
 
 
 @contextmanager
 def two_machines(first: str, second: str) -> Iterator[tuple[Machine, Machine]]:
-    """Make two machines that know each other by name, and by name in the domain `ifkd`."""
+    """Create two machines that resolve each other's names, also in the domain `ifkd`."""
     spaces = [f"ifkd{os.getpid()}{letter}" for letter in "ab"]
     addresses = {first: "10.77.0.1", second: "10.77.0.2"}
     hosts = "127.0.0.1 localhost\n" + "".join(f"{one} {name}.ifkd {name}\n" for name, one in addresses.items())
 
-    def ip(*words: str) -> None:
-        subprocess.run(["ip", *words], check=True, capture_output=True)
+    def ip(*arguments: str) -> None:
+        subprocess.run(["ip", *arguments], check=True, capture_output=True)
 
     with ExitStack() as stack:
         for space in spaces:
@@ -75,26 +75,26 @@ def two_machines(first: str, second: str) -> Iterator[tuple[Machine, Machine]]:
         yield one, other
 
 
-def may_make_machines() -> str | None:
-    """Return why this system lets us make no namespaces, or None."""
+def machines_unavailable() -> str | None:
+    """Return the reason why namespaces are not available, or None."""
     if shutil.which("ip") is None or shutil.which("unshare") is None:
         return "there is no `ip` and `unshare`"
     try:
         with two_machines("a", "b") as (one, _):
             done = subprocess.run([*one.prefix, "true"], capture_output=True, check=False)
     except (subprocess.CalledProcessError, OSError) as error:
-        return f"network namespaces cannot be made ({error})"
+        return f"network namespaces cannot be created ({error})"
     return None if done.returncode == 0 else f"they cannot be entered ({done.stderr.decode().strip()})"
 
 
 @pytest.fixture(scope="module")
 def no_machines() -> str | None:
-    return may_make_machines()
+    return machines_unavailable()
 
 
 @pytest.fixture
 def machines(no_machines: str | None) -> Iterator[tuple[Machine, Machine]]:
-    """Two machines; where they cannot be made, this one twice."""
+    """Two machines, or this machine twice."""
     if no_machines is None:
         with two_machines("ifkd-0", "ifkd-1") as both:
             yield both
@@ -103,7 +103,7 @@ def machines(no_machines: str | None) -> Iterator[tuple[Machine, Machine]]:
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory, make_recipe: Callable[..., dict[str, Any]]) -> Path:
+def setup(tmp_path_factory: pytest.TempPathFactory, make_recipe: Callable[..., dict[str, Any]]) -> Path:
     """A folder with data and a recipe, and `torchrun` beside them."""
     folder = tmp_path_factory.mktemp("cluster")
     (folder / "tiny.toml").write_text(tomli_w.dumps(make_recipe(folder)), encoding="utf-8")
@@ -114,9 +114,9 @@ def world(tmp_path_factory: pytest.TempPathFactory, make_recipe: Callable[..., d
     return folder
 
 
-def environment(world: Path, **variables: str) -> dict[str, str]:
+def environment(setup: Path, **variables: str) -> dict[str, str]:
     packages = str(Path(__file__).parents[2])
-    path = f"{world / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    path = f"{setup / 'bin'}{os.pathsep}{os.environ['PATH']}"
     variables = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1", **variables}
     return {**os.environ, "OMP_NUM_THREADS": "1", "PATH": path, "PYTHONPATH": packages, **variables}
 
@@ -131,40 +131,40 @@ def assert_equal(folder: Path, expected: Path) -> None:
     assert list(found) == list(wanted)
     for name, value in wanted.items():
         assert torch.equal(found[name], value), name
-    steps = [[line.get("iteration") for line in told(one)] for one in (folder, expected)]
+    steps = [[line.get("iteration") for line in entries(one)] for one in (folder, expected)]
     assert steps[0] == steps[1]
 
 
-def told(folder: Path) -> list[dict[str, Any]]:
+def entries(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 def lines(folder: Path) -> int:
-    """Return how many lines a run has told so far."""
+    """Return the number of lines in a run's metrics.jsonl."""
     path = folder / "metrics.jsonl"
     return path.read_bytes().count(b"\n") if path.is_file() else 0
 
 
 def wait_for_lines(folder: Path, count: int, launcher: "subprocess.Popen[str]") -> None:
-    """Wait until a run has told so much and has a state to go on from."""
+    """Wait until a run has logged `count` lines and saved a state."""
     deadline = time.monotonic() + LONGEST_S
     while not ((folder / "state.pt").is_file() and lines(folder) >= count):
         assert launcher.poll() is None
-        assert time.monotonic() < deadline, "the run does not go on"
+        assert time.monotonic() < deadline, "the run is stuck"
         time.sleep(0.02)
 
 
 @contextmanager
-def started(command: Sequence[str], world: Path, **variables: str) -> Iterator["subprocess.Popen[str]"]:
-    """Start a launcher, and end it with its children when the block ends, however that is."""
+def started(command: Sequence[str], setup: Path, **variables: str) -> Iterator["subprocess.Popen[str]"]:
+    """Start a launcher, and kill it and its children at the end of the block."""
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, cwd=world, env=environment(world, **variables), **quiet) as running:
+    with subprocess.Popen(command, cwd=setup, env=environment(setup, **variables), **quiet) as running:
         try:
             yield running
         finally:
             if running.poll() is None:
-                everyone = [*psutil.Process(running.pid).children(recursive=True), psutil.Process(running.pid)]
-                for process in everyone:
+                processes = [*psutil.Process(running.pid).children(recursive=True), psutil.Process(running.pid)]
+                for process in processes:
                     process.kill()
 
 
@@ -175,22 +175,22 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(world: Path) -> Path:
+def uninterrupted(setup: Path) -> Path:
     """The run of two processes on one machine."""
     done = subprocess.run(
-        ["torchrun", "--standalone", "--nproc-per-node", "2", "-m", "ifkd", *WORDS, "--out", "undisturbed"],
-        cwd=world,
-        env=environment(world),
+        ["torchrun", "--standalone", "--nproc-per-node", "2", "-m", "ifkd", *COMMAND, "--out", "uninterrupted"],
+        cwd=setup,
+        env=environment(setup),
         capture_output=True,
         text=True,
         timeout=LONGEST_S,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    return world / "undisturbed"
+    return setup / "uninterrupted"
 
 
-# --- a worker that dies ----------------------------------------------------------------------------------------------
+# --- elastic restarts ----------------------------------------------------------------------------------------------
 
 
 def worker(launcher: psutil.Process, rank: int) -> psutil.Process:
@@ -199,13 +199,13 @@ def worker(launcher: psutil.Process, rank: int) -> psutil.Process:
     return found
 
 
-def test_a_killed_worker_is_replaced_and_the_weights_are_those_of_an_undisturbed_run(
-    world: Path, undisturbed: Path
+def test_a_killed_worker_is_replaced_and_the_weights_are_those_of_an_uninterrupted_run(
+    setup: Path, uninterrupted: Path
 ) -> None:
-    """The one that writes, in the middle, by SIGKILL."""
-    folder = world / "elastic"
-    command = ["torchrun", "--standalone", "--nproc-per-node", "2", "--max-restarts", "1", "-m", "ifkd", *WORDS]
-    with started([*command, "--out", "elastic"], world) as running:
+    """SIGKILL of rank 0, which writes."""
+    folder = setup / "elastic"
+    command = ["torchrun", "--standalone", "--nproc-per-node", "2", "--max-restarts", "1", "-m", "ifkd", *COMMAND]
+    with started([*command, "--out", "elastic"], setup) as running:
         wait_for_lines(folder, 3, running)
         victim = worker(psutil.Process(running.pid), 0)
         victim.send_signal(signal.SIGKILL)
@@ -213,30 +213,32 @@ def test_a_killed_worker_is_replaced_and_the_weights_are_those_of_an_undisturbed
         _, errors = running.communicate(timeout=LONGEST_S)
     assert running.returncode == 0, errors
     assert re.search(rf"exitcode: -9\).*\(pid: {victim.pid}\)", errors), errors
-    assert_equal(folder, undisturbed)
+    assert_equal(folder, uninterrupted)
 
 
 @pytest.mark.parametrize("shared", [True, False])
-def test_restarts_that_would_hang_are_refused_before_the_first_step(
-    world: Path, monkeypatch: pytest.MonkeyPatch, shared: bool
+def test_restarts_with_a_shared_store_are_refused_before_the_first_step(
+    setup: Path, monkeypatch: pytest.MonkeyPatch, shared: bool
 ) -> None:
-    """Attempts that share a store: the new processes would look for those that are gone. torchrun says which."""
+    """With a shared store, the new processes would wait for the killed ones. torchrun sets the variables."""
     command = ["torchrun", "--standalone", "--nproc-per-node", "1", "--max-restarts", "1", "--no-python", "env"]
-    variables = environment(world, TORCH_DISABLE_SHARE_RDZV_TCP_STORE=str(int(not shared)))
-    told = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=LONGEST_S, check=True).stdout
-    for name, value in re.findall(r"^(TORCHELASTIC_\w+)=(.*)$", told, flags=re.MULTILINE):
+    variables = environment(setup, TORCH_DISABLE_SHARE_RDZV_TCP_STORE=str(int(not shared)))
+    output = subprocess.run(
+        command, env=variables, capture_output=True, text=True, timeout=LONGEST_S, check=True
+    ).stdout
+    for name, value in re.findall(r"^(TORCHELASTIC_\w+)=(.*)$", output, flags=re.MULTILINE):
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("WORLD_SIZE", "2")
-    joined = pytest.raises(Reached)
+    joined = pytest.raises(ReachedRendezvous)
     if shared:
         joined = pytest.raises(TrainingError, match="Set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 for torchrun")
-    monkeypatch.setattr("torch.distributed.init_process_group", Reached.now)
+    monkeypatch.setattr("torch.distributed.init_process_group", ReachedRendezvous.now)
     with joined, process_group():
         pass
 
 
-class Reached(Exception):  # noqa: N818 - not an error
-    """The processes would meet now."""
+class ReachedRendezvous(Exception):  # noqa: N818 - not an error
+    """Raised instead of joining the process group."""
 
     @classmethod
     def now(cls, *_: Any) -> None:
@@ -262,21 +264,21 @@ SCONTROL = """#!/bin/sh
 """
 
 
-def test_slurms_script_is_sound() -> None:
+def test_the_slurm_script_is_valid() -> None:
     text = (CLUSTERS / "slurm.sh").read_text()
     subprocess.run(["bash", "-n", str(CLUSTERS / "slurm.sh")], check=True)
     options = dict(re.findall(r"^#SBATCH --([\w-]+)(?:=(\S+))?", text, flags=re.MULTILINE))
     assert options["ntasks-per-node"] == "1"
     assert "requeue" in options
-    assert text.index("#SBATCH") < text.index("set -euo pipefail"), "sbatch reads no options after the first command"
+    assert text.index("#SBATCH") < text.index("set -euo pipefail"), "sbatch reads options before the first command only"
 
 
-def test_slurms_script_trains_on_two_machines_as_on_one(
-    world: Path, undisturbed: Path, machines: tuple[Machine, Machine]
+def test_the_slurm_script_trains_on_two_machines_as_on_one(
+    setup: Path, uninterrupted: Path, machines: tuple[Machine, Machine]
 ) -> None:
     for name, text in (("srun", SRUN.format(python=sys.executable)), ("scontrol", SCONTROL)):
-        (world / "bin" / name).write_text(text)
-        (world / "bin" / name).chmod(0o755)
+        (setup / "bin" / name).write_text(text)
+        (setup / "bin" / name).chmod(0o755)
     variables = {
         "SLURM_JOB_ID": "123456",
         "SLURM_JOB_NUM_NODES": "2",
@@ -286,16 +288,16 @@ def test_slurms_script_trains_on_two_machines_as_on_one(
         "MACHINES": json.dumps([machine.prefix for machine in machines]),
     }
     done = subprocess.run(
-        [str(CLUSTERS / "slurm.sh"), *WORDS, "--out", "slurm"],
-        cwd=world,
-        env=environment(world, **variables),
+        [str(CLUSTERS / "slurm.sh"), *COMMAND, "--out", "slurm"],
+        cwd=setup,
+        env=environment(setup, **variables),
         capture_output=True,
         text=True,
         timeout=LONGEST_S,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert_equal(world / "slurm", undisturbed)
+    assert_equal(setup / "slurm", uninterrupted)
 
 
 # --- Kubernetes ------------------------------------------------------------------------------------------------------
@@ -311,10 +313,10 @@ def test_the_job_is_indexed_and_its_service_names_its_pods(manifests: dict[str, 
     service, job = manifests["Service"], manifests["Job"]
     spec = job["spec"]
     assert spec["completionMode"] == "Indexed"
-    assert spec["completions"] == spec["parallelism"], "all machines run at once"
+    assert spec["completions"] == spec["parallelism"], "all pods run at once"
     pod = spec["template"]["spec"]
     assert service["spec"]["clusterIP"] == "None"
-    assert service["spec"]["publishNotReadyAddresses"], "pods meet before any of them is ready"
+    assert service["spec"]["publishNotReadyAddresses"], "pods connect before they are ready"
     assert service["spec"]["selector"] == {"job-name": job["metadata"]["name"]}
     assert pod["subdomain"] == service["metadata"]["name"]
     assert pod["restartPolicy"] == "OnFailure"
@@ -340,30 +342,30 @@ def test_the_rendezvous_is_at_the_first_pod_and_a_pods_address_comes_from_its_in
     assert mounted == {one["name"] for one in manifests["Job"]["spec"]["template"]["spec"]["volumes"]}
 
 
-def expanded(words: list[str], variables: dict[str, str]) -> list[str]:
-    """Put variables into arguments as the kubelet does: `$(NAME)`."""
-    return [re.sub(r"\$\((\w+)\)", lambda found: variables[found[1]], word) for word in words]
+def expand(arguments: list[str], variables: dict[str, str]) -> list[str]:
+    """Replace `$(NAME)` in arguments, as the kubelet does."""
+    return [re.sub(r"\$\((\w+)\)", lambda found: variables[found[1]], word) for word in arguments]
 
 
-def test_the_jobs_command_trains_on_two_machines_and_a_pod_that_is_lost_comes_back(
-    world: Path,
-    undisturbed: Path,
+def test_the_jobs_command_trains_on_two_machines_and_survives_the_loss_of_a_pod(
+    setup: Path,
+    uninterrupted: Path,
     machines: tuple[Machine, Machine],
     manifests: dict[str, dict[str, Any]],
 ) -> None:
-    """The second pod is killed in the middle and started again, as the kubelet would: to the bit as on one machine."""
+    """The second pod is killed and started again, as the kubelet does; the weights are those of one machine."""
     (container,) = manifests["Job"]["spec"]["template"]["spec"]["containers"]
     given = {one["name"]: one["value"] for one in container["env"]} | {"PROCESSES": "1"}
     launch = [*container["command"], *container["args"][: container["args"].index("ifkd") + 1]]
-    if machines[0].name == "localhost":  # no names of pods here
+    if machines[0].name == "localhost":  # pod names do not resolve
         port = free_port()
         launch = [re.sub(r"ifkd-(0|\$\(\w+\))\.ifkd", "localhost", word).replace("29500", f"{port}") for word in launch]
-    folder = world / "kubernetes"
+    folder = setup / "kubernetes"
 
     def pod(index: int) -> AbstractContextManager["subprocess.Popen[str]"]:
         variables = {**given, "JOB_COMPLETION_INDEX": str(index)}
-        command = [*machines[index].prefix, *expanded(launch, variables), *WORDS, "--out", folder.name]
-        return started(command, world, **variables)
+        command = [*machines[index].prefix, *expand(launch, variables), *COMMAND, "--out", folder.name]
+        return started(command, setup, **variables)
 
     with pod(0) as first:
         with pod(1) as second:
@@ -373,11 +375,11 @@ def test_the_jobs_command_trains_on_two_machines_and_a_pod_that_is_lost_comes_ba
         with pod(1) as second:
             ends = [one.communicate(timeout=LONGEST_S)[1] for one in (first, second)]
     assert (first.returncode, second.returncode) == (0, 0), "\n".join(ends)
-    assert_equal(folder, undisturbed)
+    assert_equal(folder, uninterrupted)
 
 
 def test_the_machines_were_two(no_machines: str | None) -> None:
-    """Says in a report whether the runs above crossed a network between two hosts."""
+    """Skipped where the tests above ran on one host."""
     if no_machines is not None:
         pytest.skip(f"both machines were this one: {no_machines}")
     with two_machines("ifkd-0", "ifkd-1") as both:

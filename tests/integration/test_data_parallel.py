@@ -1,4 +1,4 @@
-"""Two processes under torchrun: one with all the images would have learned the same, and rank 0 alone writes."""
+"""Data-parallel training by torchrun equals training in one process, and only rank 0 writes."""
 
 import json
 import os
@@ -22,8 +22,8 @@ from ifkd.recipe import Recipe
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory, make_recipe: Callable[..., dict[str, Any]]) -> Path:
-    """A folder with data, a recipe whose batch norm does not depend on its batch, and a teacher of random weights."""
+def setup(tmp_path_factory: pytest.TempPathFactory, make_recipe: Callable[..., dict[str, Any]]) -> Path:
+    """A folder with data, a recipe with frozen batch norm, and an untrained teacher."""
     folder = tmp_path_factory.mktemp("parallel")
     values = make_recipe(folder)
     values["student"]["detector"].update(norm="frozen")
@@ -45,13 +45,13 @@ def world(tmp_path_factory: pytest.TempPathFactory, make_recipe: Callable[..., d
     return folder
 
 
-def start(world: Path, name: str, *words: str, processes: int) -> "subprocess.Popen[str]":
-    """Start `ifkd distill` in so many processes, in a process group of their own."""
-    verb = ["-m", "ifkd", "distill", "tiny.toml", "--teacher", "teacher.safetensors", "--out", name, *words]
+def start(setup: Path, name: str, *overrides: str, processes: int) -> "subprocess.Popen[str]":
+    """Start `ifkd distill` in several processes, in their own process group."""
+    command = ["-m", "ifkd", "distill", "tiny.toml", "--teacher", "teacher.safetensors", "--out", name, *overrides]
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     return subprocess.Popen(
-        [sys.executable, *launcher, *verb],
-        cwd=world,
+        [sys.executable, *launcher, *command],
+        cwd=setup,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -60,32 +60,32 @@ def start(world: Path, name: str, *words: str, processes: int) -> "subprocess.Po
     )
 
 
-def distill(world: Path, name: str, *words: str, processes: int) -> "subprocess.CompletedProcess[str]":
-    """Run `ifkd distill` in so many processes to its end."""
-    running = start(world, name, *words, processes=processes)
+def distill(setup: Path, name: str, *overrides: str, processes: int) -> "subprocess.CompletedProcess[str]":
+    """Run `ifkd distill` in several processes."""
+    running = start(setup, name, *overrides, processes=processes)
     output, errors = running.communicate()
     return subprocess.CompletedProcess(running.args, running.returncode, output, errors)
 
 
-def told(folder: Path) -> list[dict[str, Any]]:
+def entries(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")
-def runs(world: Path) -> tuple[Path, Path]:
-    """The folders of one process's run and of two processes' run."""
+def runs(setup: Path) -> tuple[Path, Path]:
+    """The folders of a run with one process and of a run with two processes."""
     for name, processes in (("one", 1), ("two", 2)):
-        done = distill(world, name, processes=processes)
+        done = distill(setup, name, processes=processes)
         assert done.returncode == 0, done.stderr
-    return world / "one", world / "two"
+    return setup / "one", setup / "two"
 
 
-def test_two_processes_take_the_steps_of_one(runs: tuple[Path, Path]) -> None:
-    """Same losses and same gradient at the first step, hence the same normalizers; and the same weights at the end."""
-    one, two = (told(folder) for folder in runs)
+def test_two_treetrain_like_one(runs: tuple[Path, Path]) -> None:
+    """Losses and gradient of the first step, and the final weights."""
+    one, two = (entries(folder) for folder in runs)
     assert [set(entry) for entry in one] == [set(entry) for entry in two]
     first, second = (next(entry for entry in lines if "total" in entry) for lines in (one, two))
-    for name in ("total", "gradient_norm", "raw/feature", "raw/head"):
+    for name in ("total", "grad_norm", "raw/feature", "raw/head"):
         assert second[name] == pytest.approx(first[name], rel=2e-5), name
     alone, shared = (load_file(folder / "last.safetensors") for folder in runs)
     assert list(alone) == list(shared)
@@ -93,47 +93,47 @@ def test_two_processes_take_the_steps_of_one(runs: tuple[Path, Path]) -> None:
         torch.testing.assert_close(shared[name], value, rtol=1e-3, atol=1e-5, msg=name)
 
 
-def test_validation_is_shared_out_and_exact(runs: tuple[Path, Path]) -> None:
-    """Before the first step the weights are the same to the bit, and so are the metrics."""
-    one, two = (next(entry for entry in told(folder) if "validation" in entry) for folder in runs)
+def test_validation_in_two_treeis_exact(runs: tuple[Path, Path]) -> None:
+    """Before the first step the weights are equal, so the metrics are equal to the bit."""
+    one, two = (next(entry for entry in entries(folder) if "validation" in entry) for folder in runs)
     assert one["epoch"] == 0
     assert one == two
 
 
-def test_rank_0_alone_writes(runs: tuple[Path, Path]) -> None:
+def test_only_rank_0_writes(runs: tuple[Path, Path]) -> None:
     names = [sorted(path.name for path in folder.iterdir()) for folder in runs]
     assert names[0] == names[1]
-    assert len([entry for entry in told(runs[1]) if "total" in entry]) == 4
+    assert len([entry for entry in entries(runs[1]) if "total" in entry]) == 4
     assert len(list((runs[1] / "events").iterdir())) == 1
 
 
-def test_a_killed_run_of_two_processes_goes_on_with_one(world: Path) -> None:
-    """SIGKILL to launcher and processes in the middle; what the state holds does not depend on how many made it."""
-    words = ("distillation.training.epochs=30", "distillation.training.save_every_minutes=0")
-    running = start(world, "killed", *words, processes=2)
-    while not (world / "killed" / "state.pt").is_file():
+def test_a_killed_run_of_two_treeresumes_with_one(setup: Path) -> None:
+    """SIGKILL of launcher and processes; the state does not depend on the number of processes."""
+    overrides = ("distillation.training.epochs=30", "distillation.training.save_every_minutes=0")
+    running = start(setup, "killed", *overrides, processes=2)
+    while not (setup / "killed" / "state.pt").is_file():
         assert running.poll() is None
         time.sleep(0.05)
     launcher = psutil.Process(running.pid)
-    everyone = [launcher, *launcher.children(recursive=True)]
-    for process in everyone:
+    tree = [launcher, *launcher.children(recursive=True)]
+    for process in tree:
         process.kill()
-    psutil.wait_procs(everyone)
+    psutil.wait_procs(tree)
     running.communicate()
-    assert not (world / "killed" / "result.json").exists()
-    done = distill(world, "killed", *words, "distillation.training.epochs=30", processes=1)
+    assert not (setup / "killed" / "result.json").exists()
+    done = distill(setup, "killed", *overrides, "distillation.training.epochs=30", processes=1)
     assert done.returncode == 0, done.stderr
-    steps = [entry["iteration"] for entry in told(world / "killed") if "iteration" in entry]
+    steps = [entry["iteration"] for entry in entries(setup / "killed") if "iteration" in entry]
     assert steps == list(range(60))
 
 
-def test_a_folder_in_which_another_process_trains_is_refused(world: Path) -> None:
-    words = ("distillation.training.epochs=40", "distillation.training.save_every_minutes=0")
-    running = start(world, "busy", *words, processes=1)
-    while not (world / "busy" / "state.pt").is_file():
+def test_a_folder_of_another_process_is_refused(setup: Path) -> None:
+    overrides = ("distillation.training.epochs=40", "distillation.training.save_every_minutes=0")
+    running = start(setup, "busy", *overrides, processes=1)
+    while not (setup / "busy" / "state.pt").is_file():
         assert running.poll() is None
         time.sleep(0.05)
-    done = distill(world, "busy", *words, processes=1)
+    done = distill(setup, "busy", *overrides, processes=1)
     assert running.poll() is None
     for process in psutil.Process(running.pid).children(recursive=True):
         process.kill()
@@ -141,8 +141,8 @@ def test_a_folder_in_which_another_process_trains_is_refused(world: Path) -> Non
     assert "is writing into busy. Wait until it ends" in done.stderr
 
 
-def test_a_batch_that_cannot_be_shared_is_refused(world: Path) -> None:
-    done = distill(world, "odd", "distillation.training.batch_size=3", processes=2)
+def test_a_batch_that_cannot_be_split_is_refused(setup: Path) -> None:
+    done = distill(setup, "odd", "distillation.training.batch_size=3", processes=2)
     assert done.returncode != 0
-    assert "training.batch_size cannot be shared out evenly: got 3 images" in done.stderr
-    assert not (world / "odd" / "metrics.jsonl").exists()
+    assert "training.batch_size cannot be split evenly: got 3 images" in done.stderr
+    assert not (setup / "odd" / "metrics.jsonl").exists()

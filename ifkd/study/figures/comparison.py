@@ -3,21 +3,14 @@
 import statistics
 from pathlib import Path
 
-from ifkd.study.figures.plotting import (
-    COLUMN_INCHES,
-    OKABE_ITO,
-    FigureData,
-    Row,
-    draw_baseline,
-    save_figure,
-    subplots,
-)
+from ifkd.study.figures import plotting
+from ifkd.study.figures.plotting import FigureData, Row
 from ifkd.study.study_record import TEACHER, EvaluatedRun, StudyRecord, map_spread
 from ifkd.study.variants import PLAIN
 
 NAME = "comparison"
 ROW_INCHES = 0.21
-IFKD_COLOR, OTHER_COLOR = OKABE_ITO[4], OKABE_ITO[0]
+IFKD_COLOR, OTHER_COLOR = plotting.OKABE_ITO[4], plotting.OKABE_ITO[0]
 
 
 def comparison_data(record: StudyRecord) -> FigureData:
@@ -39,14 +32,9 @@ def labels_by_map(record: StudyRecord) -> list[str]:
 
 
 def draw_comparison(record: StudyRecord, folder: Path) -> list[Path]:
-    """Write the figure: a row per variant with a dot per seed and a bar at the mean; the teacher as a line.
-
-    Raises:
-        MissingExtraError: Matplotlib is not installed.
-        OutputError: The folder is not writable.
-    """
+    """Write the figure: a row per variant with a dot per seed and a bar at the mean; the teacher as a line."""
     labels = labels_by_map(record)
-    with subplots(COLUMN_INCHES, 0.75 + ROW_INCHES * len(labels)) as (figure, grid):
+    with plotting.subplots(plotting.COLUMN_INCHES, 0.75 + ROW_INCHES * len(labels)) as (figure, grid):
         axes = grid[0, 0]
         for row, label in enumerate(labels):
             color = IFKD_COLOR if "ifkd" in label else OTHER_COLOR
@@ -54,9 +42,9 @@ def draw_comparison(record: StudyRecord, folder: Path) -> list[Path]:
             mean = statistics.fmean(values)
             axes.plot([mean, mean], [row - 0.32, row + 0.32], color=color, linewidth=2)
             axes.plot(values, [row] * len(values), "o", color=color, markersize=3.5, alpha=0.6, markeredgewidth=0)
-        draw_baseline(axes, 100 * record.teacher.metrics.mean_ap, "teacher", horizontal=False)
+        plotting.draw_baseline(axes, 100 * record.teacher.metrics.mean_ap, "teacher", horizontal=False)
         if plain := map_spread(record.finished(PLAIN.label)):
-            draw_baseline(axes, plain.mean, "plain student", horizontal=False)
+            plotting.draw_baseline(axes, plain.mean, "plain student", horizontal=False)
         axes.set_yticks(range(len(labels)), labels)
         axes.set_ylim(len(labels) - 0.5, -0.5)
         axes.tick_params(axis="y", length=0)
@@ -64,7 +52,7 @@ def draw_comparison(record: StudyRecord, folder: Path) -> list[Path]:
         axes.grid(axis="x", linewidth=0.4, color="0.88")
         axes.set_axisbelow(True)
         figure.legend(loc="outside upper center", ncols=2, handlelength=2.2)
-        return save_figure(figure, comparison_data(record), folder, NAME)
+        return plotting.save_figure(figure, comparison_data(record), folder, NAME)
 
 
 def _points(run: EvaluatedRun) -> tuple[float, float, float]:

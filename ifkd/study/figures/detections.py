@@ -6,17 +6,9 @@ from typing import Any
 
 from ifkd import recipe
 from ifkd.core.detections import Array, Detections
+from ifkd.study.figures import plotting
 from ifkd.study.figures.examples import Example
-from ifkd.study.figures.plotting import (
-    GROUND_TRUTH_COLOR,
-    PREDICTED_COLOR,
-    FigureData,
-    Row,
-    panel_widths,
-    save_figure,
-    show_image,
-    subplots,
-)
+from ifkd.study.figures.plotting import FigureData, Row
 from ifkd.study.figures.trained_runs import TrainedRun
 from ifkd.training.prediction import detect
 
@@ -47,24 +39,20 @@ def draw_detections(
         examples: The examples.
         classes: Names of the labels; a single class is not written on the figure.
         folder: Output folder.
-
-    Raises:
-        MissingExtraError: Matplotlib is not installed.
-        OutputError: The folder is not writable.
     """
-    width, side = panel_widths(len(detections))
+    width, side = plotting.panel_widths(len(detections))
     tallest = max(example.size[0] / example.size[1] for example in examples)
     height = len(examples) * side * tallest + 0.45
-    with subplots(width, height, rows=len(examples), columns=len(detections)) as (figure, grid):
+    with plotting.subplots(width, height, rows=len(examples), columns=len(detections)) as (figure, grid):
         for column, (name, found) in enumerate(detections.items()):
             for row, example in enumerate(examples):
                 axes = grid[row, column]
-                show_image(axes, example.pixels, title=name if row == 0 else "")
-                _draw_boxes(axes, example.boxes, GROUND_TRUTH_COLOR, line_width=0.8)
-                _draw_boxes(axes, found[row].boxes, PREDICTED_COLOR, line_width=0.9)
+                plotting.show_image(axes, example.pixels, title=name if row == 0 else "")
+                _draw_boxes(axes, example.boxes, plotting.GROUND_TRUTH_COLOR, line_width=0.8)
+                _draw_boxes(axes, found[row].boxes, plotting.PREDICTED_COLOR, line_width=0.9)
                 _draw_labels(axes, found[row], classes, example)
         figure.legend(handles=_legend(), loc="outside lower center", ncols=2, handlelength=1.4)
-        return save_figure(figure, detection_data(detections, examples, classes), folder, NAME)
+        return plotting.save_figure(figure, detection_data(detections, examples, classes), folder, NAME)
 
 
 def detection_data(
@@ -99,7 +87,7 @@ def _draw_labels(axes: Any, found: Detections, classes: Sequence[str], example: 
             x1,
             y1 - 1 if above else y2 + 1,
             f"{score:.2f}" if len(classes) == 1 else f"{classes[label]} {score:.2f}",
-            color=PREDICTED_COLOR,
+            color=plotting.PREDICTED_COLOR,
             fontsize=4.2,
             verticalalignment="bottom" if above else "top",
             bbox=LABEL_BACKGROUND,
@@ -111,6 +99,6 @@ def _legend() -> list[Any]:
     from matplotlib.lines import Line2D  # noqa: PLC0415 - an optional package
 
     return [
-        Line2D([], [], color=PREDICTED_COLOR, linewidth=1.6, label="predicted, with score"),
-        Line2D([], [], color=GROUND_TRUTH_COLOR, linewidth=1.6, label="ground truth"),
+        Line2D([], [], color=plotting.PREDICTED_COLOR, linewidth=1.6, label="predicted, with score"),
+        Line2D([], [], color=plotting.GROUND_TRUTH_COLOR, linewidth=1.6, label="ground truth"),
     ]

@@ -17,15 +17,8 @@ from ifkd.data.coco import CocoDataset
 from ifkd.distillation.hsm import expmap0, in_ball, mobius_distance, tangent_distance
 from ifkd.imagery.image_files import pad
 from ifkd.models import Detector, normalize
-from ifkd.study.figures.plotting import (
-    MARKERS,
-    OKABE_ITO,
-    FigureData,
-    Row,
-    panel_widths,
-    save_figure,
-    subplots,
-)
+from ifkd.study.figures import plotting
+from ifkd.study.figures.plotting import FigureData, Row
 from ifkd.training.dataset import load_scaled
 from ifkd.training.prediction import as_batch, padded_size
 
@@ -187,15 +180,11 @@ def draw_embeddings(
         classes: Names of the labels.
         config: HSM's settings.
         folder: Output folder.
-
-    Raises:
-        MissingExtraError: Matplotlib is not installed.
-        OutputError: The folder is not writable.
     """
     points: list[Row] = []
     means: list[Row] = []
-    width, side = panel_widths(len(networks))
-    with subplots(width, 2 * side + 1.2, rows=2, columns=len(networks)) as (figure, grid):
+    width, side = plotting.panel_widths(len(networks))
+    with plotting.subplots(width, 2 * side + 1.2, rows=2, columns=len(networks)) as (figure, grid):
         for column, (name, objects) in enumerate(networks.items()):
             ball = objects.in_ball(config)
             euclidean = euclidean_distances(objects.features)
@@ -216,7 +205,7 @@ def draw_embeddings(
         handles = [_legend_handle(label, classes[label]) for label in present]
         figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 5), handletextpad=0.2)
         data = FigureData(("network", "space", "object", "class", "x", "y"), points)
-        paths = save_figure(figure, data, folder, NAME)
+        paths = plotting.save_figure(figure, data, folder, NAME)
     headings = ("network", "space", "mean_intra_class_distance", "mean_inter_class_distance")
     return [*paths, FigureData(headings, means).write(folder / f"{NAME}-distances.csv")]
 
@@ -232,7 +221,7 @@ def _draw_points(axes: Any, positions: Array, labels: Array, title: str) -> None
     axes.spines[:].set(visible=True, color="0.85")
     for label in sorted(set(labels.tolist())):
         x, y = positions[labels == label].T
-        axes.scatter(x, y, s=9, marker=_marker(label), color=_color(label), linewidths=0, alpha=0.8)
+        axes.scatter(x, y, s=9, linewidths=0, alpha=0.8, **_style(label))
     axes.set_aspect("equal", adjustable="datalim")
 
 
@@ -247,15 +236,13 @@ def _draw_disk(axes: Any) -> None:
     axes.set_ylim(-1.03, 1.03)
 
 
-def _color(label: int) -> str:
-    return OKABE_ITO[label % len(OKABE_ITO)]
-
-
-def _marker(label: int) -> str:
-    return MARKERS[label // len(OKABE_ITO) % len(MARKERS)]
+def _style(label: int) -> dict[str, Any]:
+    """Return color and marker of a class; markers change when all colors are used."""
+    index, color = divmod(label, len(plotting.OKABE_ITO))
+    return {"color": plotting.OKABE_ITO[color], "marker": plotting.MARKERS[index % len(plotting.MARKERS)]}
 
 
 def _legend_handle(label: int, name: str) -> Any:
     from matplotlib.lines import Line2D  # noqa: PLC0415 - an optional package
 
-    return Line2D([], [], linestyle="", marker=_marker(label), color=_color(label), markersize=4, label=name)
+    return Line2D([], [], linestyle="", markersize=4, label=name, **_style(label))

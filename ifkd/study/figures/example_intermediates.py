@@ -27,8 +27,6 @@ class ExampleIntermediates:
     method: IfkdMethod
     maps: list[list[Intermediates]]
     """By example and level."""
-    no_learned_layers: str | None
-    """Reason why the method has untrained layers; None where it has the run's."""
     no_ede: str | None
     """Reason why there are no EDE maps; None where there are."""
     encoder: str
@@ -45,10 +43,10 @@ def example_intermediates(
     """Return the intermediate maps of examples for a teacher and a student distilled from it.
 
     Raises:
-        CheckpointError: A checkpoint is damaged.
-        DataError: The method must be calibrated again, and the training images cannot be read.
+        CheckpointError: A checkpoint is missing or damaged.
+        DataError: The method has no learned layers, and the training images for its calibration cannot be read.
     """
-    method, no_learned_layers = _load_method(teacher, student)
+    method = _load_method(teacher, student)
     frozen_models, no_ede = _build_frozen_models(teacher.detector, method.config.ede)
     device = next(student.detector.parameters()).device
     method, frozen_models = method.to(device), frozen_models.to(device)
@@ -62,14 +60,14 @@ def example_intermediates(
         batch = DistillationBatch(student_output, outputs.teacher, outputs.embedding, [], 0)
         maps.append(compute_intermediates(method, batch))
     encoder = "random weights" if method.config.ede.weights == "random" else "MobileSAM"
-    return ExampleIntermediates(method, maps, no_learned_layers, no_ede, encoder)
+    return ExampleIntermediates(method, maps, no_ede, encoder)
 
 
-def _load_method(teacher: TrainedRun, student: TrainedRun) -> tuple[IfkdMethod, str | None]:
-    """Return the method with the run's learned layers; or with untrained layers, and the reason."""
+def _load_method(teacher: TrainedRun, student: TrainedRun) -> IfkdMethod:
+    """Return the method with the run's learned layers; a method without layers has no file, and is built again."""
     path = student.folder.method
     if path.is_file():
-        method, reason = load_method_checkpoint(path), None
+        method = load_method_checkpoint(path)
     else:
         settings, detector = student.recipe, student.checkpoint.meta.detector
         networks = NetworkPair(
@@ -80,9 +78,10 @@ def _load_method(teacher: TrainedRun, student: TrainedRun) -> tuple[IfkdMethod, 
         )
         with torch.random.fork_rng(devices=[]):
             method = build_method(recipe.IfkdOptions.model_validate(student.method), networks).eval()
-        reason = f"{path} is missing; runs of older versions did not save the method's layers"
+        if method.state_dict():
+            raise CheckpointError(f"There is no method checkpoint {path}")
     assert isinstance(method, IfkdMethod)
-    return method, reason
+    return method
 
 
 def _build_frozen_models(teacher: Detector, ede: recipe.EdeOptions) -> tuple[FrozenModels, str | None]:

@@ -10,16 +10,8 @@ import numpy as np
 from ifkd.core.detections import Array
 from ifkd.distillation.fdr import FrequencyFilter
 from ifkd.distillation.methods.ifkd import IfkdMethod
-from ifkd.study.figures.plotting import (
-    DIVERGING_CMAP,
-    MARKERS,
-    OKABE_ITO,
-    PAGE_INCHES,
-    FigureData,
-    Row,
-    save_figure,
-    subplots,
-)
+from ifkd.study.figures import plotting
+from ifkd.study.figures.plotting import FigureData, Row
 
 NAME = "fdr-filters"
 MIN_COLOR_RANGE = 0.02
@@ -67,22 +59,20 @@ def frequency_responses(method: IfkdMethod, tile_px: int) -> dict[str, Frequency
 
 
 def draw_filters(responses: Mapping[str, FrequencyResponse], folder: Path) -> list[Path]:
-    """Write each level's filter as a map of frequencies, mean over channels, and all filters by radial frequency.
-
-    Raises:
-        MissingExtraError: Matplotlib is not installed.
-        OutputError: The folder is not writable.
-    """
+    """Write each level's filter as a map of frequencies, mean over channels, and all filters by radial frequency."""
     means = {level: one.factors.mean(0) for level, one in responses.items()}
     limit = max(MIN_COLOR_RANGE, *(float(np.abs(mean - 1).max()) for mean in means.values()))
     widths = [*[0.55] * len(responses), 1.5]
-    with subplots(PAGE_INCHES, 1.9, columns=len(responses) + 1, width_ratios=widths) as (figure, grid):
+    with plotting.subplots(plotting.PAGE_INCHES, 1.9, columns=len(responses) + 1, width_ratios=widths) as (
+        figure,
+        grid,
+    ):
         images = []
         for axes, (level, mean) in zip(grid[0], means.items(), strict=False):
             half = 0.5 / responses[level].side
             extent = (-half, 0.5 + half, 0.5 - half, -0.5 - half)
             limits = {"vmin": 1 - limit, "vmax": 1 + limit}
-            images.append(axes.imshow(mean, cmap=DIVERGING_CMAP, extent=extent, aspect="auto", **limits))
+            images.append(axes.imshow(mean, cmap=plotting.DIVERGING_CMAP, extent=extent, aspect="auto", **limits))
             axes.set_title(level.upper())
             axes.set_xticks([0, 0.5])
             axes.set_yticks([-0.5, -0.25, 0, 0.25] if axes is grid[0, 0] else [])
@@ -91,13 +81,13 @@ def draw_filters(responses: Mapping[str, FrequencyResponse], folder: Path) -> li
         figure.colorbar(images[0], ax=list(grid[0, : len(responses)]), shrink=0.8, pad=0.02)
         profile = grid[0, -1]
         for number, (level, one) in enumerate(responses.items()):
-            style = {"color": OKABE_ITO[number], "marker": MARKERS[number], "markersize": 2.5}
+            style = {"color": plotting.OKABE_ITO[number], "marker": plotting.MARKERS[number], "markersize": 2.5}
             profile.plot(*one.radial_profile(), label=level.upper(), **style)
         profile.axhline(1, color="0.6", linewidth=0.6, zorder=0)
         profile.set_xlabel("radial frequency, cycles per cell")
         profile.set_ylabel("factor, mean over channels")
         profile.legend(ncols=2, handlelength=1.4, columnspacing=0.8)
-        return save_figure(figure, _filter_data(responses), folder, NAME)
+        return plotting.save_figure(figure, _filter_data(responses), folder, NAME)
 
 
 def _filter_data(responses: Mapping[str, FrequencyResponse]) -> FigureData:

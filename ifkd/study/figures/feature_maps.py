@@ -10,17 +10,10 @@ from torch import Tensor
 
 from ifkd import recipe
 from ifkd.core.detections import Array
+from ifkd.study.figures import plotting
 from ifkd.study.figures.example_intermediates import ExampleIntermediates
 from ifkd.study.figures.examples import Example
-from ifkd.study.figures.plotting import (
-    SEQUENTIAL_CMAP,
-    FigureData,
-    Row,
-    panel_widths,
-    save_figure,
-    show_image,
-    subplots,
-)
+from ifkd.study.figures.plotting import FigureData, Row
 
 MAP_OPACITY = 0.62
 DISTURBANCE, MASKS, FREQUENCIES = "figure3-disturbance", "masks", "fdr-frequencies"
@@ -55,13 +48,14 @@ def draw_disturbance(
 def draw_masks(
     maps: ExampleIntermediates, examples: Sequence[Example], level: recipe.Level, folder: Path
 ) -> list[Path]:
-    """Write the masks of a level: M_FRS, and M_HSM where the run saved its learned layers."""
+    """Write the masks of a level: M_FRS and M_HSM."""
     found = maps.at_level(level)
     frs = [single_channel(one.richness) for one in found]
-    panels = [Panel("m_frs", r"$M_\mathrm{FRS}$: teacher's confidence", frs, (0.0, 1.0))]
-    if maps.no_learned_layers is None:
-        hsm = [single_channel(one.similarity) for one in found]
-        panels.append(Panel("m_hsm", r"$M_\mathrm{HSM}$: teacher-student distance", hsm))
+    hsm = [single_channel(one.similarity) for one in found]
+    panels = [
+        Panel("m_frs", r"$M_\mathrm{FRS}$: teacher's confidence", frs, (0.0, 1.0)),
+        Panel("m_hsm", r"$M_\mathrm{HSM}$: teacher-student distance", hsm),
+    ]
     return draw_maps(examples, panels, folder, f"{MASKS}-{level}", level)
 
 
@@ -94,23 +88,23 @@ def single_channel(mask: Tensor) -> Array:
 def draw_maps(
     examples: Sequence[Example], panels: Sequence[Panel], folder: Path, name: str, level: recipe.Level
 ) -> list[Path]:
-    """Write a row for each example: the image, and the image under each panel's map.
-
-    Raises:
-        MissingExtraError: Matplotlib is not installed.
-        OutputError: The folder is not writable.
-    """
+    """Write a row for each example: the image, and the image under each panel's map."""
     columns = 1 + len(panels)
-    width, side = panel_widths(columns)
+    width, side = plotting.panel_widths(columns)
     tallest = max(example.size[0] / example.size[1] for example in examples)
-    with subplots(width, len(examples) * side * tallest + 0.3, rows=len(examples), columns=columns) as (figure, grid):
+    with plotting.subplots(width, len(examples) * side * tallest + 0.3, rows=len(examples), columns=columns) as (
+        figure,
+        grid,
+    ):
         for row, example in enumerate(examples):
-            show_image(grid[row, 0], example.pixels, title="image" if row == 0 else "")
+            plotting.show_image(grid[row, 0], example.pixels, title="image" if row == 0 else "")
             for column, panel in enumerate(panels, start=1):
                 title = panel.title if row == 0 else ""
-                show_image(grid[row, column], example.pixels.mean(axis=2), title=title, cmap="gray", vmin=0, vmax=255)
+                plotting.show_image(
+                    grid[row, column], example.pixels.mean(axis=2), title=title, cmap="gray", vmin=0, vmax=255
+                )
                 overlay_map(grid[row, column], example.size, panel.maps[row], level, panel.limits)
-        return save_figure(figure, map_data(examples, panels), folder, name)
+        return plotting.save_figure(figure, map_data(examples, panels), folder, name)
 
 
 def overlay_map(
@@ -123,7 +117,7 @@ def overlay_map(
     low, high = limits or (float(values[:rows, :columns].min()), float(values[:rows, :columns].max()))
     extent = (0, values.shape[1] * stride, values.shape[0] * stride, 0)
     color_limits = {"vmin": low, "vmax": max(high, low + 1e-12)}
-    axes.imshow(values, cmap=SEQUENTIAL_CMAP, alpha=MAP_OPACITY, extent=extent, **color_limits)
+    axes.imshow(values, cmap=plotting.SEQUENTIAL_CMAP, alpha=MAP_OPACITY, extent=extent, **color_limits)
     axes.set_xlim(0, width)
     axes.set_ylim(height, 0)
 

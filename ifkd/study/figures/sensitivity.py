@@ -2,15 +2,8 @@
 
 from pathlib import Path
 
-from ifkd.study.figures.plotting import (
-    COLUMN_INCHES,
-    OKABE_ITO,
-    FigureData,
-    Row,
-    draw_baseline,
-    save_figure,
-    subplots,
-)
+from ifkd.study.figures import plotting
+from ifkd.study.figures.plotting import FigureData, Row
 from ifkd.study.study_record import StudyRecord, map_spread
 from ifkd.study.variants import PLAIN
 
@@ -32,36 +25,31 @@ def sensitivity_data(record: StudyRecord) -> FigureData:
 
 
 def draw_sensitivity(record: StudyRecord, folder: Path) -> list[Path]:
-    """Write the figure of a sweep: mean and standard deviation over seeds; teacher and plain student as lines.
-
-    Raises:
-        MissingExtraError: Matplotlib is not installed.
-        OutputError: The folder is not writable.
-    """
+    """Write the figure of a sweep: mean and standard deviation over seeds; teacher and plain student as lines."""
     found = {value: map_spread(record.finished(label)) for label, value in record.parameter_values.items()}
     spreads = {value: spread for value, spread in sorted(found.items()) if spread is not None}
-    with subplots(COLUMN_INCHES, 2.5) as (figure, grid):
+    with plotting.subplots(plotting.COLUMN_INCHES, 2.5) as (figure, grid):
         axes = grid[0, 0]
         axes.errorbar(
             list(spreads),
             [spread.mean for spread in spreads.values()],
             yerr=[spread.std or 0.0 for spread in spreads.values()],
-            color=OKABE_ITO[0],
+            color=plotting.OKABE_ITO[0],
             marker="o",
             markersize=4,
             capsize=2.5,
             elinewidth=1,
             label="IFKD",
         )
-        draw_baseline(axes, 100 * record.teacher.metrics.mean_ap, "teacher", horizontal=True)
+        plotting.draw_baseline(axes, 100 * record.teacher.metrics.mean_ap, "teacher", horizontal=True)
         if plain := map_spread(record.finished(PLAIN.label)):
-            draw_baseline(axes, plain.mean, "plain student", horizontal=True)
+            plotting.draw_baseline(axes, plain.mean, "plain student", horizontal=True)
             if plain.std:
                 low, high = plain.mean - plain.std, plain.mean + plain.std
-                axes.axhspan(low, high, color=OKABE_ITO[1], alpha=0.16, linewidth=0)
+                axes.axhspan(low, high, color=plotting.OKABE_ITO[1], alpha=0.16, linewidth=0)
         axes.set_xlabel(SYMBOLS[str(record.parameter)])
         axes.set_ylabel("mAP, points")
         axes.grid(axis="y", linewidth=0.4, color="0.88")
         axes.set_axisbelow(True)
         figure.legend(loc="outside upper center", ncols=3, handlelength=2.2)
-        return save_figure(figure, sensitivity_data(record), folder, f"{NAME}-{record.parameter}")
+        return plotting.save_figure(figure, sensitivity_data(record), folder, f"{NAME}-{record.parameter}")

@@ -67,25 +67,13 @@ class TrainedRuns:
 
     teacher: TrainedRun
     seed: int
-    students: dict[str, TrainedRun]
-    """Label -> finished run with this seed."""
-    ifkd_label: str | None
-    """The label of the variant that represents IFKD; None where it is not trained."""
-
-    @property
-    def ifkd(self) -> TrainedRun | None:
-        """The student distilled with IFKD."""
-        return None if self.ifkd_label is None else self.students[self.ifkd_label]
-
-    @property
-    def plain(self) -> TrainedRun | None:
-        """The student trained without a teacher."""
-        return self.students.get(PLAIN.label)
-
-    @property
-    def at(self) -> TrainedRun | None:
-        """The student distilled with attention transfer."""
-        return self.students.get("at")
+    """Seed of the students."""
+    plain: TrainedRun | None
+    """The student trained without a teacher; None where it is not finished, as for the others."""
+    at: TrainedRun | None
+    """The student distilled with attention transfer."""
+    ifkd: TrainedRun | None
+    """The student distilled with IFKD."""
 
 
 def find_runs(
@@ -120,21 +108,22 @@ def find_runs(
         seeds = _listed(map(str, sorted(by_seed)))
         raise UsageError(f"{study_folder} has no finished run with seed {seed}", expected=seeds)
     if seed is None:
-        with_ifkd = [known for known in sorted(by_seed) if _ifkd_label(by_seed[known], label) is not None]
+        with_ifkd = [known for known in sorted(by_seed) if _ifkd_run(by_seed[known], label) is not None]
         seed = next(iter(with_ifkd or sorted(by_seed)), 0)
     students = by_seed.get(seed, {})
     if label is not None and label not in students:
         raise UsageError(f"{study_folder} has no finished run {label}-{seed}", hint=_hint(label, students))
     teacher = TrainedRun(TEACHER, finished[TEACHER], data_root)
-    return TrainedRuns(teacher, seed, students, _ifkd_label(students, label))
+    plain, at = students.get(PLAIN.label), students.get("at")
+    return TrainedRuns(teacher, seed, plain, at, _ifkd_run(students, label))
 
 
-def _ifkd_label(students: dict[str, TrainedRun], label: str | None) -> str | None:
-    """Return the label that represents IFKD: the given one, a usual one, or the first whose method is IFKD."""
+def _ifkd_run(students: dict[str, TrainedRun], label: str | None) -> TrainedRun | None:
+    """Return the run that represents IFKD: that with the given label, a usual label, or the first IFKD run."""
     if label is not None:
-        return label if label in students else None
-    usual = next((known for known in IFKD_LABELS if known in students), None)
-    return usual or next((known for known, run in students.items() if run.is_ifkd), None)
+        return students.get(label)
+    usual = next((students[known] for known in IFKD_LABELS if known in students), None)
+    return usual or next((run for run in students.values() if run.is_ifkd), None)
 
 
 def _hint(wrong: str, known: Iterable[str]) -> str:

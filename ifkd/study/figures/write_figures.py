@@ -64,7 +64,7 @@ def write_figures(study_folder: Path, folder: Path, options: FigureOptions) -> F
     Raises:
         UsageError: `study_folder` contains no study, or the run, image or level does not exist.
         MissingExtraError: Matplotlib is not installed.
-        CheckpointError: A checkpoint is damaged.
+        CheckpointError: A checkpoint is missing or damaged.
         DataError: study.json is invalid or has another schema version, or an image cannot be read.
         OutputError: The folder is not writable.
     """
@@ -178,10 +178,7 @@ def _draw_intermediates(
         drawers[feature_maps.DISTURBANCE] = feature_maps.draw_disturbance
     for name, draw in drawers.items():
         writer.write(name, lambda folder, draw=draw: draw(maps, examples, level, folder))  # type: ignore[misc]
-    if maps.no_learned_layers is not None:
-        writer.skipped[fdr_filters.NAME] = maps.no_learned_layers
-        writer.skipped[f"{feature_maps.MASKS}: M_HSM"] = maps.no_learned_layers
-    elif not maps.method.filters:
+    if not maps.method.filters:
         writer.skipped[fdr_filters.NAME] = "FDR, or its filter, is off in the run"
     else:
         responses = fdr_filters.frequency_responses(maps.method, runs.ifkd.recipe.data.tile_px)

@@ -13,7 +13,7 @@ from scipy.spatial.distance import cdist, pdist, squareform
 
 from ifkd.data.coco import read_coco
 from ifkd.recipe import HsmOptions
-from ifkd.study.figures import embeddings
+from ifkd.study.figures import embeddings, plotting
 from ifkd.study.figures.trained_runs import find_runs
 
 
@@ -86,7 +86,7 @@ def test_titles_stay_inside_their_columns(tmp_path: Path, monkeypatch: pytest.Mo
         boxes.extend([axes.title.get_window_extent() for axes in figure.axes])
         return []
 
-    monkeypatch.setattr(embeddings, "save_figure", measure)
+    monkeypatch.setattr(plotting, "save_figure", measure)
     labels = np.arange(12) % 3
     networks = {
         name: embeddings.ObjectFeatures(90 * random_points(12, 4), labels, torch.tensor(90.0)) for name in "abc"

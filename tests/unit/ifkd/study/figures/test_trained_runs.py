@@ -18,12 +18,14 @@ def test_the_ifkd_run_is_found_in_each_kind_of_study(study_folder: Path, tmp_pat
         return tmp_path / name
 
     ablation = linked("ablation", {"student-5": "student-5", "at-5": "at-5", "at+ede+fdr+hsm-5": "ifkd-5"})
-    assert find_runs(ablation).ifkd_label == "at+ede+fdr+hsm"
+    assert (run := find_runs(ablation).ifkd) is not None
+    assert run.label == "at+ede+fdr+hsm"
     sweep = linked("sweep", {"student-4": "student-5", "student-7": "student-5", "alpha=0.06-7": "ifkd-5"})
     runs = find_runs(sweep)
-    assert (runs.seed, runs.ifkd_label, runs.at) == (7, "alpha=0.06", None)
-    assert find_runs(sweep, seed=4).ifkd_label is None
+    assert runs.ifkd is not None
+    assert (runs.seed, runs.ifkd.label, runs.at) == (7, "alpha=0.06", None)
+    assert find_runs(sweep, seed=4).ifkd is None
     with pytest.raises(UsageError, match=r"no finished run alpha=0\.06-4\. Finished runs: student"):
         find_runs(sweep, seed=4, label="alpha=0.06")
     teacher_only = find_runs(linked("teacher_only", {}))
-    assert (teacher_only.students, teacher_only.ifkd) == ({}, None)
+    assert (teacher_only.plain, teacher_only.at, teacher_only.ifkd) == (None, None, None)

@@ -91,7 +91,7 @@ def test_maps_in_the_csv_are_those_of_the_method(study_folder: Path, figures: Pa
     assert runs.ifkd is not None
     examples = select_examples(validation_data(study_folder), runs.teacher.recipe.data, names=["100", "102"])
     maps = example_intermediates(runs.teacher, runs.ifkd, examples)
-    assert (maps.no_learned_layers, maps.no_ede, maps.encoder) == (None, None, "random weights")
+    assert (maps.no_ede, maps.encoder) == (None, "random weights")
     second = maps.at_level("p3")[1]
     with torch.inference_mode():
         pyramid = runs.teacher.detector(normalized(examples[1])).pyramid
@@ -159,20 +159,18 @@ def test_skipped_figures_are_listed_with_the_reason(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     check_figure: Callable[[Path, str], None],
-    read_rows: Rows,
 ) -> None:
-    """A run of an older version without the method's layers, and no AT run."""
+    """The study has no AT run."""
     for name in ("teacher", "student-5", "ifkd-5"):
         shutil.copytree(study_folder / name, tmp_path / name)
-    (tmp_path / "ifkd-5" / "method.safetensors").unlink()
-    assert main(["study", "figures", str(tmp_path), "--count", "1", "--level", "p4"]) == 0
+    command = ["study", "figures", str(tmp_path), "--count", "1", "--level", "p4"]
+    assert main(command) == 0
     output = capsys.readouterr().out
     assert "skipped figure6-detections: AT: the study has no finished run with seed 5" in output
-    assert "skipped fdr-filters: " in output
-    assert "method.safetensors is missing; runs of older versions did not save the method's layers" in output
-    masks = read_rows(tmp_path / "figures" / "masks-p4.csv")
-    assert {row["panel"] for row in masks} == {"m_frs"}
     check_figure(tmp_path / "figures", "figure3-disturbance-p4")
+    (tmp_path / "ifkd-5" / "method.safetensors").unlink()
+    assert main(command) == 2
+    assert f"no method checkpoint {tmp_path / 'ifkd-5' / 'method.safetensors'}" in capsys.readouterr().err
 
 
 def white_fraction(path: Path) -> float:
