@@ -99,7 +99,7 @@ def build(job: Job) -> dict[str, Any]:
         "tile_px": manifest.input.tile_px,
         "classes": manifest.classes,
         "export_seconds": export_seconds,
-        "matched": {name: check.matched for name, check in manifest.checks.items()},
+        "matched": {name: check.matched_fraction for name, check in manifest.checks.items()},
         "onnx_bytes": onnx,
         "engines": engines,
         "quantization": {

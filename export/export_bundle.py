@@ -104,7 +104,7 @@ def _check_parity(plan: ExportPlan, folder: Path, fp32_nodes: Mapping[str, float
     failed = {name: check for name, check in checks.items() if not check.passed}
     if failed and not plan.accept_drift:
         results = "; ".join(
-            f"{name}: {check.matched:.4f} of {check.candidates} candidates matched, scores differ by up to "
+            f"{name}: {check.matched_fraction:.4f} of {check.candidates} candidates matched, scores differ by up to "
             f"{check.max_score_difference:.2g}, boxes by up to {check.max_box_difference_px:.2g} px"
             for name, check in failed.items()
         )

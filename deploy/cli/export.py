@@ -108,7 +108,7 @@ def _summary(manifest: "Manifest") -> list[str]:
     size = {name: f"{record.bytes / 1e6:.1f} MB" for name, record in manifest.files.items()}
     lines = [
         f"{name}: {size[name]}, parity with torch {'passed' if check.passed else 'FAILED (accepted)'}: "
-        f"{check.matched:.2%} of {check.candidates} candidates matched, "
+        f"{check.matched_fraction:.2%} of {check.candidates} candidates matched, "
         f"scores within {check.max_score_difference:.1g}, boxes within {check.max_box_difference_px:.1g} px"
         for name, check in manifest.checks.items()
     ]

@@ -69,7 +69,7 @@ class TensorParity(Schema):
     """Number of tiles compared."""
     candidates: int
     """Number of candidates compared."""
-    matched: float
+    matched_fraction: float
     """Fraction of candidates with a counterpart of the same label and an IoU of at least 0.99."""
     max_score_difference: float
     max_box_difference_px: float

@@ -31,15 +31,15 @@ class Tolerance:
     """Largest difference of matched scores."""
     box_px: float
     """Largest difference of matched coordinates, pixels of the tile."""
-    matched: float
+    matched_fraction: float
     """Smallest fraction of candidates with a counterpart."""
     cut_margin: float
     """A candidate is compared if its score exceeds the lowest one of its level by more than this fraction."""
 
 
 TOLERANCES: dict[Precision, Tolerance] = {
-    "fp32": Tolerance(score=1e-3, box_px=0.05, matched=1.0, cut_margin=0.001),
-    "fp16": Tolerance(score=1e-2, box_px=1.0, matched=0.98, cut_margin=0.05),
+    "fp32": Tolerance(score=1e-3, box_px=0.05, matched_fraction=1.0, cut_margin=0.001),
+    "fp16": Tolerance(score=1e-2, box_px=1.0, matched_fraction=0.98, cut_margin=0.05),
 }
 
 
@@ -92,11 +92,13 @@ def compare_candidates(
                     box_differences.append(pair[1])
     fraction = matched / compared if compared else 0.0
     score, box = max(score_differences), max(box_differences)
-    passed = compared > 0 and fraction >= tolerance.matched and score <= tolerance.score and box <= tolerance.box_px
+    passed = (
+        compared > 0 and fraction >= tolerance.matched_fraction and score <= tolerance.score and box <= tolerance.box_px
+    )
     return TensorParity(
         tiles=len(reference),
         candidates=compared,
-        matched=fraction,
+        matched_fraction=fraction,
         max_score_difference=score,
         max_box_difference_px=box,
         tolerance=asdict(tolerance),

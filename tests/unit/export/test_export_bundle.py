@@ -17,7 +17,7 @@ from ifkd.core.files import sha256_of
 from ifkd.recipe import Recipe
 
 IMPOSSIBLE: dict[str, Tolerance] = {
-    name: Tolerance(score=1e-12, box_px=1e-12, matched=1.0, cut_margin=0.05) for name in TOLERANCES
+    name: Tolerance(score=1e-12, box_px=1e-12, matched_fraction=1.0, cut_margin=0.05) for name in TOLERANCES
 }
 
 

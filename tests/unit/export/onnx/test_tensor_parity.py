@@ -37,7 +37,7 @@ def test_order_does_not_matter() -> None:
     other = Candidates(reference.boxes[:, order], reference.scores[:, order], reference.labels[:, order])
     parity = compare_candidates(reference, other, groups=COMPLETE, tolerance=FP32)
     assert parity.passed
-    assert (parity.matched, parity.max_score_difference, parity.max_box_difference_px) == (1.0, 0.0, 0.0)
+    assert (parity.matched_fraction, parity.max_score_difference, parity.max_box_difference_px) == (1.0, 0.0, 0.0)
     assert parity.candidates == 120
 
 
@@ -67,7 +67,7 @@ def test_one_wrong_candidate_fails_fp32(values: dict[str, object]) -> None:
 
 def test_nan_fails_even_if_some_candidates_may_be_missing() -> None:
     reference = random_candidates()
-    loose = replace(FP16, matched=0.5)
+    loose = replace(FP16, matched_fraction=0.5)
     assert compare_candidates(reference, changed(reference, 3, labels=4), groups=COMPLETE, tolerance=loose).passed
     assert not compare_candidates(
         reference, changed(reference, 3, boxes=np.nan), groups=COMPLETE, tolerance=loose
@@ -80,7 +80,7 @@ def test_an_additional_candidate_of_the_other_side_counts() -> None:
     parity = compare_candidates(reference, additional, groups=COMPLETE, tolerance=FP32)
     assert not parity.passed
     # The box with the low score has no counterpart either: one of 60 is missing on both sides.
-    assert parity.matched == pytest.approx(59 / 60)
+    assert parity.matched_fraction == pytest.approx(59 / 60)
 
 
 def test_candidates_at_the_cut_of_a_top_k_are_not_compared() -> None:
@@ -109,12 +109,12 @@ def test_an_empty_comparison_fails() -> None:
     reference = random_candidates()
     equal = Candidates(reference.boxes, np.full_like(reference.scores, 0.01), reference.labels)
     parity = compare_candidates(equal, equal, groups=[(60, True)], tolerance=FP32)
-    assert (parity.passed, parity.candidates, parity.matched) == (False, 0, 0.0)
+    assert (parity.passed, parity.candidates, parity.matched_fraction) == (False, 0, 0.0)
 
 
 def test_a_box_clipped_to_a_line_matches_itself() -> None:
     reference = changed(random_candidates(), 0, boxes=[10, 0, 40, 0], scores=0.9)
-    assert compare_candidates(reference, reference, groups=COMPLETE, tolerance=FP32).matched == 1.0
+    assert compare_candidates(reference, reference, groups=COMPLETE, tolerance=FP32).matched_fraction == 1.0
 
 
 @pytest.mark.parametrize(("name", "precision"), [("model.onnx", "fp32"), ("model.fp16.onnx", "fp16")])
