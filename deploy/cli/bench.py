@@ -130,6 +130,7 @@ def _cases(bundle: "Bundle", arguments: Arguments) -> "tuple[BenchmarkCase, ...]
     from deploy.accuracy.evaluated_model import choose_precisions
     from deploy.bench.session import BenchmarkCase, EngineKey
 
+    precisions = choose_precisions(bundle, arguments.precision)
     backends = list(arguments.backend)
     keys = []
     if arguments.reference is not None:
@@ -138,7 +139,7 @@ def _cases(bundle: "Bundle", arguments: Arguments) -> "tuple[BenchmarkCase, ...]
     keys += [
         EngineKey(backend, precision)
         for backend in dict.fromkeys(backends)
-        for precision in choose_precisions(bundle, arguments.precision)
+        for precision in precisions
         # Torch runs in fp32 unless a precision is named.
         if backend != "torch" or precision == "fp32" or arguments.precision is not None
     ]

@@ -28,9 +28,9 @@ VERDICT_WORDS: dict[Status, str] = {
     "info": "Measured",
 }
 REASON_WORDS: dict[Status, str] = {
-    "passed": "Within tolerances",
+    "passed": "Passed",
     "warning": "Warning",
-    "failed": "Tolerance exceeded",
+    "failed": "Failed",
     "incomplete": "Incomplete",
     "info": "Measured",
 }
