@@ -33,8 +33,10 @@ class CompletedScenes(AppendLog):
         Raises:
             OutputError: The disk is full, or the file is not writable.
         """
-        record = {"fingerprint": source_fingerprint(source), "entry": entry.model_dump(mode="json")}
+        fingerprint = source_fingerprint(source)
+        record = {"fingerprint": fingerprint, "entry": entry.model_dump(mode="json")}
         self._append(json.dumps(record).encode() + b"\n")
+        self._entries[source.name] = (fingerprint, entry)
 
     def _read_records(self) -> None:
         for line in self._stream.read().splitlines(keepends=True):

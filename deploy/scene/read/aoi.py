@@ -135,10 +135,10 @@ def _polygons(geometry: Any) -> list[Any]:
 
 def _to_pixels(polygon: Any, georeference: Georeference, size: tuple[int, int]) -> Any:
     """Return a polygon in pixels of a scene of `size`, without points that have no pixel position."""
-    split = shapely.segmentize(polygon, MAX_SEGMENT_DEGREES)
     rings = []
-    for ring in (split.exterior, *split.interiors):
-        pixels = georeference.from_lonlat(shapely.get_coordinates(ring), size)
+    for ring in (polygon.exterior, *polygon.interiors):
+        split = shapely.segmentize(ring, MAX_SEGMENT_DEGREES)
+        pixels = georeference.from_lonlat(shapely.get_coordinates(split), size)
         pixels = pixels[np.isfinite(pixels).all(axis=1)]
         if len(pixels) >= 4:
             rings.append(pixels)

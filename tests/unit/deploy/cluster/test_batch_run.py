@@ -169,7 +169,8 @@ def test_places_that_do_not_fit_are_said_before_the_work(call, scenes, tmp_path,
     code, _, said, engine = call(scenes / "*.tif")
     assert (code, engine.batches) == (2, [])
     assert re.search(message, said)
-    assert said.count("\n") == 1
+    assert said.startswith("error: ")
+    assert said.count("\n") == 2  # the error and its hint
 
 
 @pytest.mark.parametrize(
@@ -179,8 +180,8 @@ def test_places_that_do_not_fit_are_said_before_the_work(call, scenes, tmp_path,
 def test_a_setting_that_fits_no_scene_is_no_failure_of_each(call, scenes, tmp_path, option, value, message):
     code, printed, said, engine = call(scenes / "*.tif", option, value)
     assert (code, printed, engine.batches) == (2, "", [])
-    assert said.startswith(f"ifkd: {message}")
-    assert said.count("\n") == 1
+    assert said.startswith(f"error: {message}")
+    assert said.count("\n") == 1 + ("\nhint: " in said)
     assert not (tmp_path / "out" / "summary.json").exists()
 
 

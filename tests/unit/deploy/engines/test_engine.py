@@ -192,7 +192,7 @@ def test_a_batch_answers_as_its_tiles_one_by_one(engine: Engine) -> None:
     )
     # A GPU computes FP16 in FP16, and other batches by other kernels.
     precision = engine.info.precision if engine.info.backend in GPU_BACKENDS else "fp32"
-    parity = compare_candidates(alone, together, levels=[(354, False)], tolerance=TOLERANCES[precision])
+    parity = compare_candidates(alone, together, groups=[(354, False)], tolerance=TOLERANCES[precision])
     assert parity.passed, parity
 
 
@@ -278,7 +278,7 @@ def test_the_runtimes_agree_with_torch(whole_bundle: Path) -> None:
     levels = [(100, True), (100, True), (100, True), (27, False), (27, False)]
     for precision in ("fp32", "fp16"):
         with open_engine(bundle, precision=precision, threads=1) as engine:
-            parity = compare_candidates(reference, engine.infer(tiles), levels=levels, tolerance=TOLERANCES[precision])
+            parity = compare_candidates(reference, engine.infer(tiles), groups=levels, tolerance=TOLERANCES[precision])
         assert parity.passed, (precision, parity)
 
 
@@ -318,7 +318,7 @@ def test_an_absent_precision_and_a_changed_file_are_refused(bundle_copy: Bundle)
         open_engine(bundle_copy, precision="int8")
     with (bundle_copy.path / "model.onnx").open("ab") as stream:
         stream.write(b"x")
-    with pytest.raises(BundleError, match="not the file the manifest describes"):
+    with pytest.raises(BundleError, match="differs from the manifest"):
         open_engine(bundle_copy)
 
 

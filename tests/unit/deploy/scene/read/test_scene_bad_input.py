@@ -58,7 +58,9 @@ def test_an_unreadable_block_is_a_hole_and_everything_else_is_found(call, tmp_pa
     assert code == 1
     holes = [hole["tile"] for hole in run["tiles"]["unreadable"]]
     assert holes == ["r0c3", "r0c4", "r1c3", "r1c4"][: len(holes)]
-    assert re.search(rf"{len(holes)} of 20 tiles of s\.tif could not be read; the rest was searched and written", said)
+    assert re.search(
+        rf"{len(holes)} of 20 tiles of s\.tif could not be read; the results of the others are written", said
+    )
     assert "The first is r0c" in said
     assert "cannot be read at rows" in run["tiles"]["unreadable"][0]["problem"]
     assert {path.name for path in call.out.iterdir()} == {*RESULT_FILES, RUN_FILE}
@@ -85,7 +87,7 @@ def test_a_scene_of_0_by_0_pixels_is_no_raster(call, tmp_path):
     path.write_text('<VRTDataset rasterXSize="0" rasterYSize="0"></VRTDataset>')
     code, _, said, run = call(path)
     assert (code, run) == (2, None)
-    assert re.match(r"ifkd: .*nothing\.vrt is not a raster that can be read", said)
+    assert re.match(r"error: .*nothing\.vrt is not a raster that can be read", said)
     assert not call.out.exists()
 
 
@@ -112,7 +114,7 @@ def test_pixels_that_are_no_number_are_gaps(call, tmp_path):
     everywhere = write_tif(tmp_path / "nan.tif", np.full((90, 90), np.nan, np.float32))
     code, printed, _, run = call(everywhere)
     assert code == 0
-    assert "0 objects in nan.tif (90 x 90 px, 0 tiles looked at, 4 empty)" in printed
+    assert "0 objects in nan.tif (90 x 90 px, 0 tiles processed, 4 empty)" in printed
 
 
 @pytest.mark.parametrize("internal", [True, False])
@@ -166,7 +168,7 @@ def test_a_vrt_whose_source_has_gone_is_said(call, tmp_path):
     source.unlink()
     code, _, said, _ = call(vrt, "--no-resume")
     assert code == 2
-    assert re.search(r"No tile of s\.vrt can be read\. The first says: .*part\.tif", said)
+    assert re.search(r"No tile of s\.vrt is readable\. The first error: .*part\.tif", said)
 
 
 def test_other_layouts_give_the_same_objects(call, tmp_path):

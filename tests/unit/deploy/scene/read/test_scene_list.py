@@ -109,7 +109,7 @@ def test_the_asset_is_asked_for_when_there_are_several(files):
     bands = {name: {"href": f"{name}.tif", "type": TIFF, "roles": ["data"]} for name in ("red", "visual")}
     path = write_items(files, item("one", bands))
     with pytest.raises(
-        DataError, match=r"item one does not have exactly one image .*red \(image/tiff.*Choose the asset"
+        DataError, match=r"item one does not have exactly one image.*red \(image/tiff.*Choose the asset"
     ):
         named(path)
     assert named(path, asset="visual") == [("one", str(files / "visual.tif"))]

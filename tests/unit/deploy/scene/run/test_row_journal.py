@@ -199,7 +199,7 @@ def test_a_second_run_into_the_same_folder_is_refused(call, tmp_path):
         done.set()
         process.join()
     assert code == 2
-    assert f"Another run (process {process.pid}) is writing into {out}. Wait until it ends" in said
+    assert f"Another run (process {process.pid}) is writing into {out}.\nhint: Wait until it ends" in said
     assert engine.batches == []
     assert call(out)[0] == 0  # and when it has ended, the folder is free
 
