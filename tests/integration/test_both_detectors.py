@@ -84,7 +84,7 @@ def test_provenance_has_the_pretrained_weights(teacher: tuple[str, Path]) -> Non
     assert report["source"].endswith("resnet18.pth")
     assert len(report["sha256"]) == 64
     assert report["loaded"] > 90
-    assert report["mismatched"] == report["absent"] == report["unused"] == []
+    assert report["mismatched"] == report["missing"] == report["unexpected"] == []
 
 
 def test_a_teacher_of_the_other_family_is_refused(teacher: tuple[str, Path], values: dict[str, Any]) -> None:

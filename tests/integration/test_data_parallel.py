@@ -138,7 +138,7 @@ def test_a_folder_of_another_process_is_refused(setup: Path) -> None:
     for process in psutil.Process(running.pid).children(recursive=True):
         process.kill()
     running.communicate()
-    assert "is writing into busy. Wait until it ends" in done.stderr
+    assert "is writing into busy.\nhint: Wait until it ends" in done.stderr
 
 
 def test_a_batch_that_cannot_be_split_is_refused(setup: Path) -> None:
