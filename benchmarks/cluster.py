@@ -1,11 +1,11 @@
-"""Many scenes on several engines: what Ray costs beside one process, what a run's time is made of, the driver's memory.
+"""Measure batch runs on several engines: the overhead of Ray, the time model of docs/cluster.md, the driver's memory.
 
-    python benchmarks/cluster.py --bundle BUNDLE [--only overhead memory] [--scenes 8] [--side 8192] [--out scale.json]
+    python benchmarks/cluster.py --bundle BUNDLE [--only overhead memory] [--scenes 8] [--side 8192]
 
-Scenes are made when they are absent. `overhead` looks at them in one process with every core, and with an engine on
-every core by Ray; files must be equal byte by byte. `model` looks at them with one engine of one core, and compares
-what the model of docs/cluster.md makes of it with one engine and with all. Every figure is printed beside its goal; exit
-code 1 when one is missed.
+Scenes are created if they are missing. `overhead` runs them in one process with all cores, and on Ray with one
+engine per core; the files must be equal byte by byte. `model` runs them with one engine of one core, and compares
+the prediction of the time model with the measured time, for one engine and for all. Each value is printed with its
+goal; exit code 1 if a goal is missed.
 """
 
 import argparse
@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 import rasterio
 from affine import Affine
+from figure import Figure
 
 from deploy.bench.system_monitor import process_peak_mb
 from deploy.engines.engine import EngineInfo, FakeEngine
@@ -39,33 +40,12 @@ STAGES = ("read", "preprocess", "infer", "decode", "journal", "merge", "write")
 
 
 @dataclass(frozen=True, slots=True)
-class Figure:
-    """A measured figure and its goal."""
-
-    section: str
-    name: str
-    value: float
-    unit: str
-    at_most: float | None = None
-
-    @property
-    def holds(self) -> bool:
-        """Whether the goal, if there is one, is met."""
-        return self.at_most is None or self.value <= self.at_most
-
-    def line(self) -> str:
-        """Return the figure as people read it."""
-        goal = "" if self.at_most is None else f" (at most {self.at_most:g}: {'met' if self.holds else 'MISSED'})"
-        return f"{self.section:>10}  {self.name}: {self.value:.4g} {self.unit}{goal}"
-
-
-@dataclass(frozen=True, slots=True)
 class Run:
     """A run of `ifkd detect` over the scenes."""
 
     out: Path
     wall_s: float
-    """Of the whole command, imports and Ray's start included."""
+    """Duration of the command, including imports and the start of Ray."""
     summary: dict[str, Any]
 
     @property
@@ -76,7 +56,7 @@ class Run:
 
 
 def write_scene(path: Path, side: int, seed: int) -> None:
-    """Write a GeoTIFF of `side` pixels squared, three bands, tiled and compressed, of noise at the grain of waves."""
+    """Write a GeoTIFF of `side` pixels squared, three bands, tiled and compressed, of coarse noise."""
     rng = np.random.default_rng(seed)
     with rasterio.open(
         path, "w", driver="GTiff", height=side, width=side, count=3, dtype="uint8", crs="EPSG:32633",
@@ -91,7 +71,7 @@ def write_scene(path: Path, side: int, seed: int) -> None:
 
 
 def scenes_of(folder: Path, count: int, side: int) -> list[Path]:
-    """Return scenes, made when they are absent."""
+    """Return scenes, created if they are missing."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"waves_{side}_{number:03d}.tif" for number in range(count)]
     for number, path in enumerate(paths):
@@ -111,7 +91,7 @@ def detect(bundle: Path, scenes: Sequence[Path], out: Path, *options: str) -> Ru
 
 
 def differing(one: Path, other: Path) -> int:
-    """Return how many files of two runs are not equal, byte by byte."""
+    """Return the number of files that differ between two runs."""
     files = [
         {path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.name in RESULT_FILES}
         for out in (one, other)
@@ -120,7 +100,7 @@ def differing(one: Path, other: Path) -> int:
 
 
 def overhead(bundle: Path, scenes: Sequence[Path], folder: Path) -> list[Figure]:
-    """Return the time on Ray beside that of one process, with as many cores."""
+    """Return the time on Ray relative to that of one process with the same number of cores."""
     cores = usable_cores()
     alone = detect(bundle, scenes, folder / "alone", "--threads", str(cores))
     shared = detect(bundle, scenes, folder / "shared", "--cluster", "ray")
@@ -128,46 +108,48 @@ def overhead(bundle: Path, scenes: Sequence[Path], folder: Path) -> list[Figure]
     return [
         Figure("overhead", f"one process, {cores} threads", alone.wall_s, "s"),
         Figure("overhead", f"Ray, {cores} engines of one core", shared.wall_s, "s"),
-        Figure("overhead", "Ray beside one process, whole command", shared.wall_s / alone.wall_s, "x", at_most=1.10),
-        Figure("overhead", "of it, Ray's and the engines' start", start_of(shared), "s"),
+        Figure(
+            "overhead", "Ray relative to one process, entire command", shared.wall_s / alone.wall_s, "x", at_most=1.10
+        ),
+        Figure("overhead", "start of Ray and the engines", start_of(shared), "s"),
         Figure("overhead", "throughput on Ray", rate, "MPix/s"),
         Figure("overhead", "files that differ", differing(alone.out, shared.out), "files", at_most=0),
     ]
 
 
 def start_of(run: Run) -> float:
-    """Return the seconds of a run before its first scene, and after its last."""
+    """Return the seconds of a run before its first scene and after its last."""
     return run.wall_s - run.summary["seconds"]
 
 
 def model(bundle: Path, scenes: Sequence[Path], folder: Path) -> list[Figure]:
-    """Return the constants of the model, from one engine of one core, and what it says of two beside what two take."""
+    """Return the constants of the time model, from one engine of one core, and its error for one and all engines."""
     cores = usable_cores()
     one = detect(bundle, scenes, folder / "one", "--cluster", "ray", "--cores-per-actor", str(cores), "--threads", "1")
     two = detect(bundle, scenes, folder / "two", "--cluster", "ray")
     megapixels, tiles = one.summary["megapixels"], one.summary["tiles"]
-    figures = [Figure("model", f"{stage}, one engine", seconds, "s in all") for stage, seconds in one.stages.items()]
+    figures = [Figure("model", f"{stage}, one engine", seconds, "s in total") for stage, seconds in one.stages.items()]
     stages = one.stages
     figures += [
         Figure("model", "reading", megapixels / stages["read"], "MPix/s"),
         Figure("model", "preparing", tiles / stages["preprocess"], "tiles/s"),
         Figure("model", "engine, one core", tiles / stages["infer"], "tiles/s"),
         Figure("model", "decoding", tiles / stages["decode"], "tiles/s"),
-        Figure("model", "writing", stages["write"] / len(scenes), "s a scene"),
+        Figure("model", "writing", stages["write"] / len(scenes), "s per scene"),
     ]
     for run, engines in ((one, 1), (two, cores)):
-        said = predicted(stages, engines=engines, cores=cores)
-        took = run.summary["seconds"]
+        predicted_s = predict(stages, engines=engines, cores=cores)
+        measured_s = run.summary["seconds"]
         figures += [
-            Figure("model", f"{engines} engines, model", said, "s"),
-            Figure("model", f"{engines} engines, measured", took, "s"),
-            Figure("model", f"{engines} engines, error", abs(said / took - 1), "share", at_most=0.15),
+            Figure("model", f"{engines} engines, model", predicted_s, "s"),
+            Figure("model", f"{engines} engines, measured", measured_s, "s"),
+            Figure("model", f"{engines} engines, error", abs(predicted_s / measured_s - 1), "fraction", at_most=0.15),
         ]
     return figures
 
 
-def predicted(stages: dict[str, float], *, engines: int, cores: int) -> float:
-    """Return the seconds of a run by the law of docs/cluster.md: its slowest stage, or all work over all cores."""
+def predict(stages: dict[str, float], *, engines: int, cores: int) -> float:
+    """Return the seconds of a run by the model of docs/cluster.md: its slowest stage, or all work over all cores."""
     reading = stages["read"] + stages["preprocess"]
     driver = stages["journal"] + stages["merge"] + stages["write"]
     return max(stages["infer"] / engines, reading / engines, driver, sum(stages.values()) / cores)
@@ -182,23 +164,23 @@ def memory() -> list[Figure]:
     return [
         Figure("memory", "driver's peak, 50 scenes", peaks[50], "MB"),
         Figure("memory", "driver's peak, 200 scenes", peaks[200], "MB"),
-        Figure("memory", "200 beside 50", peaks[200] / peaks[50], "x", at_most=1.10),
+        Figure("memory", "200 relative to 50", peaks[200] / peaks[50], "x", at_most=1.10),
     ]
 
 
 def find_one(_: Array) -> Detections:
-    """Answer the same object for every tile."""
+    """Return the same object for every tile."""
     return Detections(np.array([[4, 4, 20, 12]], np.float32), np.array([0.9], np.float32), np.array([0], np.int64))
 
 
 def open_fake(_: Any, **__: Any) -> FakeEngine:
-    """Return an engine that computes nothing."""
+    """Return a fake engine."""
     return FakeEngine(EngineInfo("fake", "0", "nowhere", "fp32", "none", "0" * 64, (64, 64), 4, 5, ("one",)), find_one)
 
 
 def memory_child(count: int) -> float:
-    """Look at tiny scenes on Ray, and return the peak of this process's memory, MB."""
-    import deploy.engines  # noqa: PLC0415 - the place that is changed
+    """Run tiny scenes on Ray, and return the peak of this process's memory, MB."""
+    import deploy.engines  # noqa: PLC0415 - to be patched
     from deploy.cli.main import main as ifkd  # noqa: PLC0415
 
     deploy.engines.open_engine = functools.partial(open_fake)  # type: ignore[assignment]
@@ -207,8 +189,8 @@ def memory_child(count: int) -> float:
         scenes = scenes_of(folder / "scenes", count, 256)
         (folder / "bundle").mkdir()
         manifest = {
-            "schema_version": 2, "name": "fake", "created": "2026-01-01T00:00:00Z", "producer": "benchmark", "provenance": {},
-            "detector": {},
+            "schema_version": 2, "name": "fake", "created": "2026-01-01T00:00:00Z", "producer": "benchmark",
+            "provenance": {}, "detector": {},
             "input": {"tile_px": [64, 64], "max_batch": 4}, "outputs": {"candidates": 5}, "classes": ["one"],
             "category_ids": [1], "files": {},
             "defaults": {"postprocess": {"score_threshold": 0.05, "iou_threshold": 0.5, "max_detections": 5},
@@ -236,9 +218,9 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--bundle", type=Path)
     parser.add_argument("--scenes", type=int, default=8)
     parser.add_argument("--side", type=int, default=8192, help="of a scene, pixels")
-    parser.add_argument("--folder", type=Path, default=Path("runs/scale_benchmark"), help="for scenes and results")
+    parser.add_argument("--folder", type=Path, default=Path("runs/cluster_benchmark"), help="for scenes and results")
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=SECTIONS)
-    parser.add_argument("--out", type=Path, default=Path("scale.json"))
+    parser.add_argument("--out", type=Path, default=Path("cluster.json"))
     parser.add_argument("--child-memory", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.child_memory:
@@ -263,10 +245,11 @@ def main(arguments: Sequence[str]) -> int:
         "side_px": options.side,
     }
     values = [
-        {**asdict(one), "value": one.value if math.isfinite(one.value) else None, "holds": one.holds} for one in figures
+        {**asdict(one), "value": one.value if math.isfinite(one.value) else None, "passed": one.passed}
+        for one in figures
     ]
     write_json(options.out, {**record, "figures": values})
-    return int(not all(figure.holds for figure in figures))
+    return int(not all(figure.passed for figure in figures))
 
 
 if __name__ == "__main__":

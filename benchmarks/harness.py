@@ -1,9 +1,9 @@
-"""The latency harness measures itself: what it adds to a sample, and whether a known duration is found again.
+"""Check the latency measurement: its overhead per sample, and its error for a known duration.
 
     python benchmarks/harness.py
 
-Exit code 1 when the harness adds more than 1 % to a call of 1 ms, or misses a known duration by more than 2 %. Both
-look at the low end of many runs, where a systematic error shows and a busy machine hides least.
+Exit code 1 if the overhead is above 1 % of a call of 1 ms, or the error above 2 % of a known duration. Both use the low
+end of many runs, where a systematic error is visible and other load on the machine has the least effect.
 """
 
 import statistics
@@ -24,7 +24,7 @@ KNOWN_MS = 20.0
 
 
 def engine_taking(milliseconds: float) -> FakeEngine:
-    """Return an engine that is busy for `milliseconds` a tile; it spins, as sleeping is only as exact as the timer."""
+    """Return an engine that spins for `milliseconds` per tile; sleeping would be less exact."""
 
     def find(_: Array) -> Detections:
         end = time.perf_counter_ns() + milliseconds * 1e6
@@ -37,7 +37,7 @@ def engine_taking(milliseconds: float) -> FakeEngine:
 
 
 def bare_ms(engine: FakeEngine, tiles: Array) -> float:
-    """Return the time of a call in a bare loop, milliseconds: the best of many loops, no clock read inside."""
+    """Return the time of a call in a bare loop, milliseconds: the minimum of many loops without clock reads."""
     best = float("inf")
     for _ in range(CHUNKS):
         started = time.perf_counter_ns()
@@ -48,14 +48,14 @@ def bare_ms(engine: FakeEngine, tiles: Array) -> float:
 
 
 def harness_ms(engine: FakeEngine, tiles: Array) -> float:
-    """Return the time of a call as the harness sees it, milliseconds: the best window of as many."""
+    """Return the time of a call as `measure_latency` measures it, milliseconds: the minimum of as many windows."""
     timing = TimingConfig(warmup_s=0.1, min_s=1e-9, min_samples=CHUNKS * CALLS, rounds=CHUNKS)
     windows = measure_latency(engine, tiles, batch=1, timing=timing).windows_ns
     return min(statistics.fmean(window) for window in windows) / 1e6
 
 
 def main() -> int:
-    """Measure and judge the harness."""
+    """Measure overhead and error."""
     tiles = np.zeros((1, 3, SIDE, SIDE), np.uint8)
     short = engine_taking(WORK_MS)
     ratios = [harness_ms(short, tiles) / bare_ms(short, tiles) - 1 for _ in range(5)]
@@ -64,11 +64,11 @@ def main() -> int:
     print(f"added to a call of {WORK_MS:g} ms: {added:+.2%} (limit 1 %, {around})")
     timing = TimingConfig(warmup_s=0.1, min_s=2.0, min_samples=100, rounds=5)
     samples = measure_latency(engine_taking(KNOWN_MS), tiles, batch=1, timing=timing).all_ns
-    found = float(np.percentile(samples, 10)) / 1e6  # the low end: whoever shares the machine only adds
-    missed = found / KNOWN_MS - 1
+    found = float(np.percentile(samples, 10)) / 1e6  # the low end: other load only adds time
+    error = found / KNOWN_MS - 1
     middle = statistics.median(samples) / 1e6
-    print(f"a call of {KNOWN_MS:g} ms is measured as {found:.3f} ms: {missed:+.2%} (limit 2 %; median {middle:.3f} ms)")
-    return int(abs(added) > 0.01 or abs(missed) > 0.02)
+    print(f"a call of {KNOWN_MS:g} ms is measured as {found:.3f} ms: {error:+.2%} (limit 2 %; median {middle:.3f} ms)")
+    return int(abs(added) > 0.01 or abs(error) > 0.02)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The same detector under SAHI and under supervision, and their merges, for benchmarks/scenes.py."""
+"""The same detector in SAHI and in supervision, and their merges, for benchmarks/scenes.py."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -22,16 +22,16 @@ from ifkd.imagery.image_files import pad, resize
 THRESHOLD = 0.5
 
 
-def look(engine: Engine, settings: DetectionSettings, window: Array, grid: TileGrid) -> Detections:
-    """Return what the engine finds in a window [height, width, 3], in its pixels."""
+def infer_window(engine: Engine, settings: DetectionSettings, window: Array, grid: TileGrid) -> Detections:
+    """Return the detections of a window [height, width, 3], in pixels of the window."""
     tile = resize(np.ascontiguousarray(pad(window, grid.tile_px)), engine.info.tile_px)
     candidates = engine.infer(np.ascontiguousarray(tile.transpose(2, 0, 1))[None])
-    (found,) = postprocess(candidates, settings.selection, size=engine.info.tile_px)
+    (found,) = postprocess(candidates, settings.postprocess, size=engine.info.tile_px)
     return found.scaled(1.0 / settings.scale)
 
 
 class SahiModel(DetectionModel):  # type: ignore[misc]  # it is untyped
-    """An engine as SAHI sees a model."""
+    """An engine as a model of SAHI."""
 
     def __init__(self, engine: Engine, settings: DetectionSettings, grid: TileGrid) -> None:
         self._engine, self._settings, self._grid = engine, settings, grid
@@ -39,21 +39,21 @@ class SahiModel(DetectionModel):  # type: ignore[misc]  # it is untyped
         super().__init__(
             model=engine,
             device="cpu",
-            confidence_threshold=settings.selection.score_threshold,
+            confidence_threshold=settings.postprocess.score_threshold,
             category_mapping=names,
         )
 
     def set_device(self, device: str | None = None) -> None:
-        """Take note of the device; there is no torch here."""
+        """Set the device, which is not used."""
         self.device = device
 
     def set_model(self, model: Engine, **_: Any) -> None:
-        """Take the engine."""
+        """Set the engine."""
         self.model = model
 
     def perform_inference(self, image: Array) -> None:
-        """Answer one slice."""
-        self._original_predictions = look(self._engine, self._settings, image, self._grid)
+        """Run the engine on one slice."""
+        self._original_predictions = infer_window(self._engine, self._settings, image, self._grid)
 
     @property
     def num_categories(self) -> int:
@@ -87,7 +87,7 @@ def predictions(
 
 
 def detect_with_sahi(engine: Engine, path: Path, settings: DetectionSettings, grid: TileGrid) -> int:
-    """Search a scene with SAHI as it comes (greedy NMM, IOS), and return the number of objects."""
+    """Detect in a scene with SAHI and its defaults (greedy NMM, IOS), and return the number of objects."""
     height, width = grid.tile_px
     with rasterio.open(path) as dataset:
         image = np.ascontiguousarray(dataset.read([1, 2, 3]).transpose(1, 2, 0))
@@ -105,10 +105,10 @@ def detect_with_sahi(engine: Engine, path: Path, settings: DetectionSettings, gr
 
 
 def detect_with_supervision(engine: Engine, path: Path, settings: DetectionSettings, grid: TileGrid) -> int:
-    """Search a scene with supervision's slicer, and return the number of objects."""
+    """Detect in a scene with supervision's slicer, and return the number of objects."""
 
     def callback(window: Array) -> sv.Detections:
-        found = look(engine, settings, window, grid)
+        found = infer_window(engine, settings, window, grid)
         return sv.Detections(xyxy=found.boxes, confidence=found.scores, class_id=found.labels)
 
     slicer = sv.InferenceSlicer(

@@ -1,12 +1,12 @@
-"""Detection in scenes beside SAHI and supervision: throughput, accuracy of the merges, memory, merge time, start.
+"""Compare detection in scenes with SAHI and supervision: throughput, accuracy, memory, merge and start time.
 
     pip install '.[cpu,benchmark]'      # an environment of its own: both bring OpenCV
-    python benchmarks/scenes.py --bundle BUNDLE [--scene SCENE --ground-truth LABELS] [--only merge memory] [--out scenes.json]
+    python benchmarks/scenes.py --bundle BUNDLE [--scene SCENE --ground-truth LABELS] [--only merge memory]
 
-Without --scene it takes that of `ifkd data synth configs/demo_data.toml --out runs/scenes_benchmark`, made when it is
-absent. All three search with the same weights, tiles, overlap and thresholds: the rivals once with our ONNX Runtime
-session, and once with the checkpoint in torch, which is what their own wrappers run; SAHI does not look at the scene
-as a whole in addition. Every figure is printed beside its goal; exit code 1 when one is missed.
+Without --scene, it uses the scene of `ifkd data synth configs/demo_data.toml --out runs/scenes_benchmark`, which is
+created if it is missing. All three use the same weights, tiles, overlap and thresholds: the other libraries once
+with our ONNX Runtime session, and once with the checkpoint in torch, as in their own wrappers; SAHI's additional
+prediction on the entire scene is disabled. Each value is printed with its goal; exit code 1 if a goal is missed.
 """
 
 import argparse
@@ -17,13 +17,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import rasterio
 from affine import Affine
+from figure import Figure
 from scene_rivals import RIVAL_MERGES, detect_with_sahi, detect_with_supervision
 
 from deploy.bench.system_monitor import process_peak_mb
@@ -49,32 +50,6 @@ SECTIONS = ("throughput", "accuracy", "memory", "merge", "start")
 ROUNDS = 3
 
 
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """A measured figure and its goal."""
-
-    section: str
-    name: str
-    value: float
-    unit: str
-    at_most: float | None = None
-    at_least: float | None = None
-
-    @property
-    def holds(self) -> bool:
-        """Whether the goal, if there is one, is met."""
-        return (self.at_most is None or self.value <= self.at_most) and (
-            self.at_least is None or self.value >= self.at_least
-        )
-
-    def line(self) -> str:
-        """Return the figure as people read it."""
-        limits = [f"at most {self.at_most:g}"] if self.at_most is not None else []
-        limits += [f"at least {self.at_least:g}"] if self.at_least is not None else []
-        goal = f" ({', '.join(limits)}: {'met' if self.holds else 'MISSED'})" if limits else ""
-        return f"{self.section:>10}  {self.name}: {self.value:.4g} {self.unit}{goal}"
-
-
 def seconds_of(work: Callable[[], Any], *, rounds: int = ROUNDS) -> float:
     """Return the median time of some calls, seconds."""
     taken = []
@@ -86,10 +61,9 @@ def seconds_of(work: Callable[[], Any], *, rounds: int = ROUNDS) -> float:
 
 
 def throughput(bundle: Bundle, path: Path) -> list[Figure]:
-    """Return MPix/s of the three, and the pipeline's time beside the engine's own.
+    """Return MPix/s of the three libraries, and the time of the pipeline relative to the engine's.
 
-    Once at the bundle's scale; and where that shrinks the scene, also as a scene that comes at the detector's own
-    resolution, whose pixels are tiles' pixels.
+    They run at the bundle's scale and, if that resamples the scene, also at scale 1.
     """
     settings = settings_for(bundle.manifest)
     figures = throughput_at(bundle, path, settings)
@@ -99,7 +73,7 @@ def throughput(bundle: Bundle, path: Path) -> list[Figure]:
 
 
 def throughput_at(bundle: Bundle, path: Path, settings: DetectionSettings) -> list[Figure]:
-    """Return MPix/s of the three at one scale, and the pipeline's time beside the engine's own."""
+    """Return MPix/s of the three libraries at one scale, and the time of the pipeline relative to the engine's."""
     figures = []
     how = f"scale {settings.scale:g}"
     with Scene(path) as scene:
@@ -118,7 +92,7 @@ def throughput_at(bundle: Bundle, path: Path, settings: DetectionSettings) -> li
             figures.append(Figure("throughput", f"{how}: ours, {precision}", megapixels / taken, "MPix/s"))
             alone = engine_seconds(engine, path, grid)
             figures.append(
-                Figure("throughput", f"{how}: wall time beside {len(grid)} tiles of the engine alone, {precision}",
+                Figure("throughput", f"{how}: wall time relative to {len(grid)} tiles of the engine alone, {precision}",
                        taken / alone, "x", at_most=1.08 if precision == "fp32" else None)
             )  # fmt: skip
             if precision == "fp32":
@@ -131,7 +105,13 @@ def throughput_at(bundle: Bundle, path: Path, settings: DetectionSettings) -> li
                 ]
             goals = {"fp32": {"SAHI": 2.2, "supervision": 1.6}, "int8-cpu": {"SAHI": 6.0}}[precision]
             figures += [
-                Figure("throughput", f"{how}: ours {precision} beside {name} fp32", seconds / taken, "x", at_least=goal)
+                Figure(
+                    "throughput",
+                    f"{how}: ours {precision} relative to {name} fp32",
+                    seconds / taken,
+                    "x",
+                    at_least=goal,
+                )
                 for name, seconds in rivals.items()
                 for rival, goal in goals.items()
                 if name.startswith(rival)
@@ -140,7 +120,7 @@ def throughput_at(bundle: Bundle, path: Path, settings: DetectionSettings) -> li
 
 
 def rivals_seconds(engine: Any, how: str, path: Path, settings: DetectionSettings, grid: TileGrid) -> dict[str, float]:
-    """Return the time of SAHI and of supervision with an engine, by their name and `how` it runs the model."""
+    """Return the time of SAHI and of supervision with an engine; `how` describes the engine."""
     return {
         f"SAHI {how}": seconds_of(lambda: detect_with_sahi(engine, path, settings, grid)),
         f"supervision {how}": seconds_of(lambda: detect_with_supervision(engine, path, settings, grid)),
@@ -148,7 +128,7 @@ def rivals_seconds(engine: Any, how: str, path: Path, settings: DetectionSetting
 
 
 def engine_seconds(engine: Any, path: Path, grid: TileGrid) -> float:
-    """Return the time the engine alone needs for as many tiles as a grid has, from its full batches on real pixels."""
+    """Return the time of the engine alone for the tiles of a grid, measured with full batches of real pixels."""
     pixels = []
     with Scene(path) as scene:
         for read in read_tiles(scene, grid):
@@ -168,16 +148,21 @@ def accuracy(bundle: Bundle, path: Path, labels: Path) -> list[Figure]:
         with RowJournal(Path(folder) / "journal", {}) as journal:
             result = detect_scene(engine, scene, settings, journal=journal)
             candidates = TileDetections.concatenate([record.found for record in journal.records()])
-        truth = read_ground_truth(labels, scene=scene.info.name, size=scene.size, classes=bundle.manifest.classes,
-                           georeference=scene.info.georeference)  # fmt: skip
-    least = settings.selection.score_threshold
+        ground_truth = read_ground_truth(
+            labels,
+            scene=scene.info.name,
+            size=scene.size,
+            classes=bundle.manifest.classes,
+            georeference=scene.info.georeference,
+        )
+    score_threshold = settings.postprocess.score_threshold
     found: dict[str, Detections] = {"ours, border": result.detections}
     for method in ("nms", "nmm", "greedy_nmm"):
-        rule = settings.merge.model_copy(update={"method": method})
-        found[f"ours, {method}"] = merge(candidates, rule).detections
+        merge_settings = settings.merge.model_copy(update={"method": method})
+        found[f"ours, {method}"] = merge(candidates, merge_settings).detections
     for name, rival in RIVAL_MERGES.items():
         found[name] = rival(candidates.detections, bundle.manifest.classes)
-    scores = {name: truth.score(one, score_threshold=least) for name, one in found.items()}
+    scores = {name: ground_truth.score(one, score_threshold=score_threshold) for name, one in found.items()}
     best = max((scores[name].ap50 or 0.0) for name in RIVAL_MERGES)
     return [
         Figure("accuracy", f"scene AP50, {name}", score.ap50 or 0.0, f"(F1 {score.f1 or 0.0:.3f})",
@@ -187,7 +172,7 @@ def accuracy(bundle: Bundle, path: Path, labels: Path) -> list[Figure]:
 
 
 def memory() -> list[Figure]:
-    """Return peak memory on a small and on a large scene: real reading, merge and writing, an fake engine."""
+    """Return peak memory on a small and on a large scene: real reading, merge and writing, a fake engine."""
     peaks = {}
     with tempfile.TemporaryDirectory() as folder:
         for side in (8192, 32768):
@@ -199,7 +184,7 @@ def memory() -> list[Figure]:
     return [
         Figure("memory", "peak, 8192x8192", peaks[8192], "MiB"),
         Figure("memory", "peak, 32768x32768", peaks[32768], "MiB", at_most=1024),
-        Figure("memory", "large beside small", peaks[32768] / peaks[8192], "x", at_most=1.25),
+        Figure("memory", "large relative to small", peaks[32768] / peaks[8192], "x", at_most=1.25),
     ]
 
 
@@ -219,10 +204,13 @@ def write_large_scene(path: Path, side: int) -> None:
 def memory_child(path: Path) -> int:
     """Detect in a scene, write all map files, and return the peak of this process's memory in bytes."""
     boxes = np.array([[40, 40, 80, 60], [200, 300, 230, 380], [470, 100, 512, 130]], np.float32)
-    answer = Detections(boxes, np.array([0.9, 0.8, 0.7], np.float32), np.array([0, 1, 0], np.int64))
+    detections = Detections(boxes, np.array([0.9, 0.8, 0.7], np.float32), np.array([0, 1, 0], np.int64))
     info = EngineInfo("fake", "0", "nowhere", "fp32", "none", "0" * 64, (512, 512), 8, 50, ("one", "two"))
     settings = DetectionSettings(
-        scale=1.0, overlap_px=96, selection=PostprocessConfig(score_threshold=0.3), merge=MergeSettings(one_class=0.8)
+        scale=1.0,
+        overlap_px=96,
+        postprocess=PostprocessConfig(score_threshold=0.3),
+        merge=MergeSettings(class_agnostic_iou=0.8),
     )
     with (
         rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES),
@@ -230,7 +218,7 @@ def memory_child(path: Path) -> int:
         Scene(path) as scene,
         RowJournal(Path(folder) / "journal", {}) as journal,
     ):
-        result = detect_scene(FakeEngine(info, lambda _: answer), scene, settings, journal=journal)
+        result = detect_scene(FakeEngine(info, lambda _: detections), scene, settings, journal=journal)
         write_results(result, Path(folder), ("geojson", "gpkg", "coco", "csv"))
     return round(process_peak_mb() * 1e6)
 
@@ -238,19 +226,19 @@ def memory_child(path: Path) -> int:
 def merging() -> list[Figure]:
     """Return the time of merging many candidates, and that of the rivals' merges on fewer."""
     figures = []
-    rule = MergeSettings(one_class=0.8)
+    merge_settings = MergeSettings(class_agnostic_iou=0.8)
     taken = {}
     for n in (100_000, 1_000_000):
         found = many_candidates(n)
-        taken[n] = seconds_of(lambda found=found: merge(found, rule))
+        taken[n] = seconds_of(lambda found=found: merge(found, merge_settings))
         goal = 5.0 if n == 1_000_000 else None
         figures.append(Figure("merge", f"{len(found)} candidates, ours", taken[n], "s", at_most=goal))
-    figures.append(Figure("merge", "tenfold input", taken[1_000_000] / taken[100_000], "x", at_most=13.0))
+    figures.append(Figure("merge", "ten times the input", taken[1_000_000] / taken[100_000], "x", at_most=13.0))
     few = many_candidates(33_000)
-    figures.append(Figure("merge", f"{len(few)} candidates, ours", seconds_of(lambda: merge(few, rule)), "s"))
+    figures.append(Figure("merge", f"{len(few)} candidates, ours", seconds_of(lambda: merge(few, merge_settings)), "s"))
     classes = tuple(map(str, range(7)))
     for name, rival in RIVAL_MERGES.items():
-        if not name.startswith("SAHI"):  # supervision compares each with each, which takes tens of gigabytes here
+        if not name.startswith("SAHI"):  # supervision compares all pairs, which takes tens of gigabytes here
             continue
         slow = seconds_of(lambda rival=rival: rival(few.detections, classes), rounds=1)
         figures.append(Figure("merge", f"{len(few)} candidates, {name}", slow, "s"))
@@ -258,7 +246,7 @@ def merging() -> list[Figure]:
 
 
 def many_candidates(n: int) -> TileDetections:
-    """Return about `n` detections of seven classes, as overlapping tiles see a crowded scene."""
+    """Return about `n` detections of seven classes, as in overlapping tiles of a crowded scene."""
     rng = np.random.default_rng(0)
     objects = round(n / 1.65)
     side = int(np.sqrt(objects * 2400))
@@ -291,7 +279,7 @@ def many_candidates(n: int) -> TileDetections:
 
 
 def starting(bundle: Bundle, path: Path) -> list[Figure]:
-    """Return the time of `ifkd detect --help`, and the time until the engine gets its first tile."""
+    """Return the time of `ifkd detect --help`, and the time until the first inference."""
     help_s = seconds_of(
         lambda: subprocess.run([sys.executable, "-m", "ifkd", "detect", "--help"], check=True, capture_output=True)
     )
@@ -308,20 +296,20 @@ def starting(bundle: Bundle, path: Path) -> list[Figure]:
 
 
 def start_child(bundle: str, scene: str, folder: str) -> None:
-    """Run `ifkd detect` until the engine is asked for the first time."""
-    from deploy.cli.main import main as ifkd  # noqa: PLC0415 - likewise
+    """Run `ifkd detect` until the first inference."""
+    from deploy.cli.main import main as ifkd  # noqa: PLC0415 - its import is part of the start
     from deploy.engines.onnxruntime_engine import OnnxRuntimeEngine  # noqa: PLC0415 - its import is part of the start
 
     def stop(_: OnnxRuntimeEngine, tiles: Array) -> None:
         os._exit(0 if len(tiles) else 1)
 
-    OnnxRuntimeEngine._run = stop  # type: ignore[assignment,method-assign]  # noqa: SLF001 - the moment to stop at
+    OnnxRuntimeEngine._run = stop  # type: ignore[assignment,method-assign]  # noqa: SLF001 - stops at the first inference
     ifkd(["detect", bundle, scene, "--out", folder])
     os._exit(1)
 
 
 def own_scene() -> tuple[Path, Path]:
-    """Return the generator's scene and its labels, made when they are absent."""
+    """Return the generator's scene and its labels, created if they are missing."""
     folder = Path("runs/scenes_benchmark")
     scene = folder / "scenes" / "scene_00.tif"
     if not scene.is_file():
@@ -349,18 +337,18 @@ def main(arguments: Sequence[str]) -> int:
     needs_bundle = {"throughput", "accuracy", "start"} & set(options.only)
     if needs_bundle and options.bundle is None:
         parser.error(f"{', '.join(sorted(needs_bundle))} need --bundle")
-    scene, truth = options.scene, options.truth
+    scene, ground_truth = options.scene, options.ground_truth
     if needs_bundle and scene is None:
-        scene, truth = own_scene()
+        scene, ground_truth = own_scene()
     bundle = open_bundle(options.bundle) if needs_bundle else None
     figures: list[Figure] = []
     for section in options.only:
-        if section == "accuracy" and truth is None:
-            print("  accuracy  left out: no --ground-truth")
+        if section == "accuracy" and ground_truth is None:
+            print("  accuracy  skipped: no --ground-truth")
             continue
         work: dict[str, Callable[[], list[Figure]]] = {
             "throughput": lambda: throughput(bundle, scene),  # type: ignore[arg-type]
-            "accuracy": lambda: accuracy(bundle, scene, truth),  # type: ignore[arg-type]
+            "accuracy": lambda: accuracy(bundle, scene, ground_truth),  # type: ignore[arg-type]
             "memory": memory,
             "merge": merging,
             "start": lambda: starting(bundle, scene),  # type: ignore[arg-type]
@@ -369,8 +357,8 @@ def main(arguments: Sequence[str]) -> int:
         figures += new
         print("\n".join(figure.line() for figure in new), flush=True)
     record = {"cores": usable_cores(), "bundle": str(options.bundle), "scene": str(scene)}
-    write_json(options.out, {**record, "figures": [{**asdict(one), "holds": one.holds} for one in figures]})
-    return int(not all(figure.holds for figure in figures))
+    write_json(options.out, {**record, "figures": [{**asdict(one), "passed": one.passed} for one in figures]})
+    return int(not all(figure.passed for figure in figures))
 
 
 if __name__ == "__main__":
