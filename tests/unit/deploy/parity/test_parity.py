@@ -27,7 +27,7 @@ PAIRING = Pairing(tie_iou=0.99, tie_score=1e-3)
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    path = fake.write_dataset(tmp_path_factory.mktemp("world"), images=8)
+    path = fake.write_dataset(tmp_path_factory.mktemp("data"), images=8)
     return open_data(path, images=None, recipe=None, classes=fake.CLASSES, command="parity")
 
 
