@@ -21,7 +21,7 @@ def opened(engine, _bundle, **_):
 class LoggingEngine(CountingEngine):
     """A fake engine that logs the process id and digest of every tile; all engines block after `max_tiles` tiles.
 
-    It starts when there are `engines` of them; otherwise a late engine would find that the others had reached the limit.
+    It starts when there are `engines` of them; otherwise a late engine would start after the limit is reached.
     """
 
     def __init__(self, log, *, max_tiles=None, engines=1):

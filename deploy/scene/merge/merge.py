@@ -163,7 +163,7 @@ def _class_agnostic_nms(ordered: TileDetections, threshold: float) -> TileDetect
     boxes = ordered.detections.boxes.astype(np.float64)
     pairs = overlapping_pairs(boxes)
     area = box_areas(boxes)
-    above = pairs.shared > threshold * (area[pairs.first] + area[pairs.second] - pairs.shared)
+    above = pairs.intersection > threshold * (area[pairs.first] + area[pairs.second] - pairs.intersection)
     return ordered.select(survivors(len(ordered), pairs.first[above], pairs.second[above]))
 
 
@@ -202,7 +202,7 @@ def _suppress_pieces(joined: TileDetections, complete: TileDetections, settings:
     hulls, single = rest.select(~still_cut), rest.select(still_cut)
     both = TileDetections.concatenate([hulls, single])
     found = pairs_between(hulls.detections.boxes, single.detections.boxes)
-    covered = _covered(both, OverlappingPairs(found.first, found.second + len(hulls), found.shared), settings)
+    covered = _covered(both, OverlappingPairs(found.first, found.second + len(hulls), found.intersection), settings)
     return both.select(~covered)
 
 
@@ -217,8 +217,8 @@ def _above(found: TileDetections, pairs: OverlappingPairs, settings: MergeSettin
     """Return whether the overlap of each pair is above the threshold, bool [pairs]."""
     area = box_areas(found.detections.boxes.astype(np.float64))
     one, other = area[pairs.first], area[pairs.second]
-    reference = one + other - pairs.shared if settings.metric == "iou" else np.minimum(one, other)
-    above: Array = pairs.shared > settings.threshold * reference
+    reference = one + other - pairs.intersection if settings.metric == "iou" else np.minimum(one, other)
+    above: Array = pairs.intersection > settings.threshold * reference
     return above
 
 
@@ -226,7 +226,9 @@ def _complete_to_piece(pairs: OverlappingPairs, complete: Array, cut: Array) -> 
     """Return the pairs of a complete box (first) and a piece (second)."""
     ordered = pairs.where(complete[pairs.first] & cut[pairs.second])
     swapped = pairs.where(cut[pairs.first] & complete[pairs.second])
-    return OverlappingPairs.concatenate([ordered, OverlappingPairs(swapped.second, swapped.first, swapped.shared)])
+    return OverlappingPairs.concatenate(
+        [ordered, OverlappingPairs(swapped.second, swapped.first, swapped.intersection)]
+    )
 
 
 def _covered(found: TileDetections, pairs: OverlappingPairs, settings: MergeSettings) -> Array:
@@ -235,7 +237,7 @@ def _covered(found: TileDetections, pairs: OverlappingPairs, settings: MergeSett
     labels = found.detections.labels
     i, j = pairs.first, pairs.second
     above = (labels[i] == labels[j]) & _above(found, pairs, settings)
-    covers = (pairs.shared > settings.min_coverage * box_areas(boxes[j])) & (found.tiles[i] != found.tiles[j])
+    covers = (pairs.intersection > settings.min_coverage * box_areas(boxes[j])) & (found.tiles[i] != found.tiles[j])
     covers[covers] = _reaches(boxes[i[covers]], boxes[j[covers]], found.bounds[j[covers]], settings.edge_tolerance_px)
     covered = np.zeros(len(found), bool)
     covered[j[above | covers]] = True

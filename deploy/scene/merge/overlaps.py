@@ -25,7 +25,7 @@ class OverlappingPairs:
     """int64 [n]: index of the first box."""
     second: Array
     """int64 [n]: index of the second box."""
-    shared: Array
+    intersection: Array
     """float64 [n]: area of the intersection, above 0."""
 
     def __len__(self) -> int:
@@ -34,7 +34,7 @@ class OverlappingPairs:
 
     def where(self, mask: Array) -> "OverlappingPairs":
         """Return the pairs selected by `mask`, bool [n]."""
-        return OverlappingPairs(self.first[mask], self.second[mask], self.shared[mask])
+        return OverlappingPairs(self.first[mask], self.second[mask], self.intersection[mask])
 
     @classmethod
     def none(cls) -> "OverlappingPairs":
@@ -49,7 +49,7 @@ class OverlappingPairs:
         return cls(
             np.concatenate([part.first for part in parts]),
             np.concatenate([part.second for part in parts]),
-            np.concatenate([part.shared for part in parts]),
+            np.concatenate([part.intersection for part in parts]),
         )
 
 
@@ -80,7 +80,7 @@ def pairs_between(boxes: Array, others: Array) -> OverlappingPairs:
     some = high > low
     parts = [entries.overlapping(first[i], j) for j, i in _ranges(second[some], low[some], high[some])]
     found = OverlappingPairs.concatenate(parts)
-    return OverlappingPairs(found.first, found.second - n, found.shared)
+    return OverlappingPairs(found.first, found.second - n, found.intersection)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

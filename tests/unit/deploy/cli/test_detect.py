@@ -295,7 +295,7 @@ def test_labels_score_the_scene(call, scene, tmp_path, out):
     assert (score["precision"], score["recall"], score["f1"]) == (1.0, 0.8, pytest.approx(8 / 9))
     assert score["per_class"]["cargo"]["recall"] == 0.75
     assert score["per_class"]["tanker"]["ap50"] == pytest.approx(1.0)
-    # Boxes found are those labeled, so that every IoU tells the same: 3 of 4 and 1 of 1 recalled.
+    # Boxes found are those labeled, so that the average precision is the same at every IoU: 3 of 4 and 1 of 1 recalled.
     shares = [score[key] for key in ("mean_ap", "ap50", "ap75")]
     assert shares == pytest.approx([(1.0 + 76 / 101) / 2] * 3)
     assert "Against 5 labeled objects, at score 0.3 and IoU 0.5: mAP" in printed
@@ -340,7 +340,7 @@ def test_labels_of_another_scene_are_refused_before_the_work(call, scene, tmp_pa
     assert "lists no images with the name harbor.tif: expected one" in said
 
 
-def test_a_truncated_scene_is_searched_as_far_as_it_goes(call, tmp_path, out):
+def test_a_truncated_scene_is_processed_as_far_as_it_is_readable(call, tmp_path, out):
     path = write_tif(tmp_path / "cut.tif", PIXELS, blockysize=10)
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * 0.7)])
     code, printed, said = call(path, "--json")

@@ -1,4 +1,4 @@
-"""Many scenes in one process: each into its folder, failures by name, one summary, and going on after a kill."""
+"""Many scenes in one process: a folder per scene, failures by name, one summary, and resuming."""
 
 import json
 import re
@@ -74,7 +74,7 @@ def test_every_scene_gets_the_files_of_a_run_of_its_own(call, scenes, tmp_path):
     assert [entry["name"] for entry in summary["entries"]] == ["s0", "s1", "s2", "s3"]
 
 
-def test_a_broken_scene_is_named_and_the_others_go_on(call, scenes, tmp_path):
+def test_a_broken_scene_is_named_and_the_others_continue(call, scenes, tmp_path):
     (scenes / "s1.tif").write_text("no raster")
     torn = write_tif(scenes / "s4.tif", sea(170, 200, []), blockysize=10)
     torn.write_bytes(torn.read_bytes()[: int(torn.stat().st_size * 0.7)])
@@ -91,7 +91,7 @@ def test_a_broken_scene_is_named_and_the_others_go_on(call, scenes, tmp_path):
     assert "s1 failed" in (tmp_path / "out" / "summary.html").read_text()
 
 
-def test_a_run_that_was_cut_off_goes_on_without_looking_twice(call, scenes, tmp_path):
+def test_a_run_that_was_cut_off_resumes_without_processing_a_scene_twice(call, scenes, tmp_path):
     call(scenes / "*.tif", out=tmp_path / "whole")
     out = tmp_path / "out"
     with pytest.raises(FakeEngineError):
@@ -106,10 +106,10 @@ def test_a_run_that_was_cut_off_goes_on_without_looking_twice(call, scenes, tmp_
     summary = json.loads((out / "summary.json").read_text())
     assert (summary["done"], summary["from_earlier_run"], summary["objects"]) == (4, 2, 8)
     assert not (out / STATE_FOLDER).exists()
-    assert sum(map(len, call(scenes / "*.tif")[3].batches)) == 80  # a run that was done begins anew
+    assert sum(map(len, call(scenes / "*.tif")[3].batches)) == 80  # a complete run starts again
 
 
-def test_a_scene_that_changed_meanwhile_is_looked_at_again(call, scenes, tmp_path):
+def test_a_scene_that_changed_meanwhile_is_processed_again(call, scenes, tmp_path):
     with pytest.raises(FakeEngineError):
         call(scenes / "*.tif", engine=FailingEngine(13))
     write_tif(scenes / "s0.tif", sea(170, 200, [(5, 5, 17, 15, 1)]))
@@ -131,7 +131,7 @@ def test_other_settings_are_refused_with_the_difference(call, scenes, tmp_path):
     assert (code, sum(map(len, engine.batches))) == (0, 80)
 
 
-def test_a_completed_cut_at_any_byte_goes_on(tmp_path, scenes):
+def test_a_completed_cut_at_any_byte_resumes(tmp_path, scenes):
     sources = read_sources([str(scenes / "*.tif")])
     path = tmp_path / "state" / "completed_scenes.jsonl"
     path.parent.mkdir()
@@ -266,7 +266,7 @@ def test_a_store_of_files_takes_results_too(call, scenes, tmp_path):
     assert files(tmp_path / "stored") == files(tmp_path / "out")
 
 
-def test_a_run_into_a_store_goes_on(call, scenes, tmp_path, memory):
+def test_a_run_into_a_store_resumes(call, scenes, tmp_path, memory):
     options = (scenes / "*.tif", "--work-dir", tmp_path / "work")
     with pytest.raises(FakeEngineError):
         call(*options, out="memory://b/o", engine=FailingEngine(13))

@@ -1,4 +1,4 @@
-"""Scenes on Ray: the files of the single process, whoever is lost on the way."""
+"""Scenes on Ray: the files equal those of a single process, also after lost engines."""
 
 import functools
 import json
@@ -72,7 +72,7 @@ def write_scenes(folder, count, *, size=(170, 200)):
 
 @pytest.mark.parametrize("batch", [1, 4])
 def test_one_scene_gives_the_files_of_the_single_process(call, tmp_path, batch):
-    """The engine's answers depend on the batch, so equal files mean equal batches."""
+    """The engine's outputs depend on the batch, so equal files mean equal batches."""
     pixels = noise(0, 700, 260)
     pixels[100:400, 100:] = 0  # some tiles are empty, so that batches and rows never coincide
     scene = write_tif(tmp_path / "scene.tif", pixels, nodata=0)
@@ -85,7 +85,7 @@ def test_one_scene_gives_the_files_of_the_single_process(call, tmp_path, batch):
     assert files(shared) == files(whole)
     assert (whole / "detections.csv").read_text().count("\n") > 4
     assert call(scene, "--batch", 3, out=tmp_path / "other", engine=BatchDependentEngine)[0] == 0
-    assert files(tmp_path / "other") != files(whole)  # or the engine would not have told
+    assert files(tmp_path / "other") != files(whole)  # otherwise the engine does not depend on the batch
 
 
 def test_fifty_scenes_with_three_broken_ones(call, tmp_path):
@@ -109,7 +109,7 @@ def test_fifty_scenes_with_three_broken_ones(call, tmp_path):
     assert {name: content for name, content in files(tmp_path / "out").items() if name in alone} == alone
 
 
-def test_an_engine_that_is_killed_loses_nothing_and_doubles_nothing(call, tmp_path):
+def test_an_engine_that_is_killed_loses_and_duplicates_no_detection(call, tmp_path):
     folder = write_scenes(tmp_path / "scenes", 3, size=(700, 260))
     call(folder / "*.tif", out=tmp_path / "whole", ray=False)
     engine = functools.partial(KilledOnceEngine, tmp_path / "killed", 9)
@@ -122,18 +122,18 @@ def test_an_engine_that_is_killed_loses_nothing_and_doubles_nothing(call, tmp_pa
     assert "row ranges retried" in printed
 
 
-def test_kill_9_of_the_driver_and_the_same_command_goes_on(call, bundle, tmp_path):
+def test_kill_9_of_the_driver_and_the_same_command_resumes(call, bundle, tmp_path):
     folder = write_scenes(tmp_path / "scenes", 4, size=(700, 260))
     call(folder / "*.tif", out=tmp_path / "whole", ray=False)
     out, log = tmp_path / "out", tmp_path / "log"
-    # Two scenes have 192 tiles: where the engines stop, the first to begin is done, and of the second a band or two.
+    # Two scenes have 192 tiles: when the engines stop, the first is done, and a part of the second.
     names = [f"s{number:02d}" for number in range(4)]
     command = [sys.executable, TESTS / "fakes" / "ray_driver.py", log, 180, bundle, folder / "*.tif", "--out", out]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     with subprocess.Popen(list(map(str, command)), start_new_session=True, **quiet) as driver:
         try:
             deadline = time.monotonic() + 120
-            while not list(out.glob("*/run.json")) or not any(_journalled_rows(out, name) for name in names):
+            while not list(out.glob("*/run.json")) or not any(_resumable_rows(out, name) for name in names):
                 assert driver.poll() is None
                 assert time.monotonic() < deadline
                 time.sleep(0.1)
@@ -142,29 +142,29 @@ def test_kill_9_of_the_driver_and_the_same_command_goes_on(call, bundle, tmp_pat
             driver.wait()
             os.killpg(driver.pid, signal.SIGKILL)  # agents of its Ray would stay for a while
     done = {path.parent.name for path in out.glob("*/run.json")}
-    journalled = {name: _journalled_rows(out, name) for name in names if name not in done}
+    resumable = {name: _resumable_rows(out, name) for name in names if name not in done}
     assert len(done) == 1
-    assert any(journalled.values())
+    assert any(resumable.values())
     log.unlink()
     code, _, said = call(folder / "*.tif", engine=functools.partial(LoggingEngine, log))
     assert code == 0
     assert "Resuming: " in said
     assert files(out) == files(tmp_path / "whole")
     runs = {path.parent.name: json.loads(path.read_text()) for path in out.glob("*/run.json")}
-    for name, rows in journalled.items():
+    for name, rows in resumable.items():
         assert runs[name]["tiles"]["resumed_rows"] == len(rows)
-    # Every tile of a row in a journal is not looked at again, but for those that fill up a first batch.
-    looked = len(log.read_text().splitlines())
+    # Every tile of a row in a journal is not processed again, except those that fill up a first batch.
+    processed = len(log.read_text().splitlines())
     per_scene = runs["s00"]["tiles"]["count"]
     columns = 6
-    rest = sum(per_scene - len(rows) * columns for rows in journalled.values())
+    rest = sum(per_scene - len(rows) * columns for rows in resumable.values())
     earlier = summary_of(out)["from_earlier_run"]
-    fresh = (4 - earlier - len(journalled)) * per_scene
-    assert rest + fresh <= looked <= rest + fresh + len(journalled) * 8 * 4
+    fresh = (4 - earlier - len(resumable)) * per_scene
+    assert rest + fresh <= processed <= rest + fresh + len(resumable) * 8 * 4
     assert not (out / STATE_FOLDER).exists()
 
 
-def _journalled_rows(out, name):
+def _resumable_rows(out, name):
     from deploy.scene.run.row_journal import RowJournal
 
     """Return the rows in a scene's journal, of which a copy is read, as its run may still write it."""
@@ -178,7 +178,7 @@ def _journalled_rows(out, name):
         return {record.row for record in journal.records()}
 
 
-def test_a_scene_that_kills_every_engine_is_reported_and_the_others_go_on(call, tmp_path):
+def test_a_scene_that_kills_every_engine_is_reported_and_the_others_continue(call, tmp_path):
     folder = write_scenes(tmp_path / "scenes", 3)
     poisoned = noise(9)
     poisoned[100, 100] = ray_engines.CRASH_VALUE
@@ -193,7 +193,7 @@ def test_a_scene_that_kills_every_engine_is_reported_and_the_others_go_on(call, 
     assert "poison failed" in said
 
 
-def test_strict_stops_a_torn_scene_and_holes_are_those_of_the_single_process(call, tmp_path):
+def test_strict_stops_a_torn_scene_and_unreadable_tiles_are_those_of_the_single_process(call, tmp_path):
     folder = write_scenes(tmp_path / "scenes", 1)
     torn = write_tif(folder / "torn.tif", sea(700, 260, [(5, 5, 17, 15, 0)]), blockysize=10)
     torn.write_bytes(torn.read_bytes()[: int(torn.stat().st_size * 0.7)])
@@ -234,7 +234,7 @@ def test_a_node_without_the_bundle_gets_its_files(bundle_copy, tmp_path, monkeyp
 
 
 def test_a_bundle_travels_to_the_engines(call, bundle, tmp_path, monkeypatch):
-    """The engines are told a place where nothing lies."""
+    """The engines get a path where there is no bundle."""
     monkeypatch.setattr("deploy.cluster.ray_pool.check_nodes", lambda *_: False)
     traveled = BundleCopy.of(open_bundle(bundle), with_content=True)
     elsewhere = BundleCopy(tmp_path / "absent", traveled.manifest_sha256, traveled.content)
@@ -246,8 +246,8 @@ def test_a_bundle_travels_to_the_engines(call, bundle, tmp_path, monkeypatch):
     ("options", "patch", "message"),
     [
         ((), ("deploy.cluster.ray_cluster.local_versions", lambda _: {"onnxruntime": "1.0", "python": "3.11"}),
-         r"versions differ from those of this machine: got .*onnxruntime 1\.0 here, .* on .*; python 3\.11 here"),
-        (("--cores-per-actor", "64"), None, "too small for an engine: got .* with 2 cores and 0 GPUs, expected 64 cores"),
+         r"versions differ from .*: got .*onnxruntime 1\.0 here, .* on .*; python 3\.11 here"),
+        (("--cores-per-actor", "64"), None, "too small .*: got .* with 2 cores and 0 GPUs, expected 64 cores"),
         (("--backend", "tensorrt"), None, "too small for an engine: .* expected 1 cores and a GPU on one node"),
     ],
 )  # fmt: skip

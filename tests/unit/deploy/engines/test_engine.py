@@ -1,4 +1,4 @@
-"""What every engine keeps, whatever runs it. Contracts that differ between runtimes would be found in the field."""
+"""The contract of all engines, tested with every runtime."""
 
 import importlib.util
 import shutil
@@ -77,7 +77,7 @@ def bundle_with_engines(whole_bundle: Path, tmp_path_factory: pytest.TempPathFac
 
 @pytest.fixture(scope="module")
 def triton(whole_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeTritonServer]:
-    """A stand-in for Triton that serves the bundle."""
+    """A fake Triton server with the bundle."""
     repository = tmp_path_factory.mktemp("triton") / "models"
     write_repository(open_bundle(whole_bundle), repository)
     with serve_repository(repository) as server:
@@ -126,7 +126,7 @@ def noise(count: int) -> np.ndarray:
     return np.ascontiguousarray(tiles)
 
 
-def test_the_answer_has_the_shapes_and_types_promised(engine: Engine) -> None:
+def test_the_output_has_the_shapes_and_types_promised(engine: Engine) -> None:
     for batch in (1, engine.info.max_batch):
         found = engine.infer(noise(batch))
         k = engine.info.candidates
@@ -140,7 +140,7 @@ def test_the_answer_has_the_shapes_and_types_promised(engine: Engine) -> None:
         assert set(np.unique(found.labels)) <= set(range(len(engine.info.classes)))
 
 
-def test_the_answer_belongs_to_the_caller(engine: Engine) -> None:
+def test_the_output_belongs_to_the_caller(engine: Engine) -> None:
     tiles = noise(2)
     first = engine.infer(tiles)
     kept = Candidates(first.boxes.copy(), first.scores.copy(), first.labels.copy())
@@ -183,7 +183,7 @@ def test_wrong_tiles_are_refused_with_what_came_and_what_fits(engine: Engine, ti
         engine.infer(tiles)
 
 
-def test_a_batch_answers_as_its_tiles_one_by_one(engine: Engine) -> None:
+def test_a_batch_gives_the_outputs_of_its_tiles_one_by_one(engine: Engine) -> None:
     tiles = noise(3)
     together = engine.infer(tiles)
     singly = [engine.infer(tile[None]) for tile in tiles]
@@ -196,7 +196,7 @@ def test_a_batch_answers_as_its_tiles_one_by_one(engine: Engine) -> None:
     assert parity.passed, parity
 
 
-def test_parts_are_told_where_tiles_are_carried_to_a_device_and_nowhere_else(engine: Engine) -> None:
+def test_timing_is_reported_only_by_engines_on_a_device_with_its_own_memory(engine: Engine) -> None:
     engine.infer(noise(2))
     if engine.info.backend not in GPU_BACKENDS:
         assert engine.last_timing is None
@@ -205,14 +205,14 @@ def test_parts_are_told_where_tiles_are_carried_to_a_device_and_nowhere_else(eng
     assert min(engine.last_timing.upload_ms, engine.last_timing.compute_ms, engine.last_timing.download_ms) > 0
 
 
-def test_batches_one_after_another_are_answered_in_order(engine: Engine) -> None:
+def test_batches_one_after_another_are_processed_in_order(engine: Engine) -> None:
     batches = [noise(count) for count in (2, 1, 3)]
     found = list(engine.infer_each(iter(batches)))
-    for batch, answer in zip(batches, found, strict=True):
-        np.testing.assert_array_equal(answer.scores, engine.infer(batch).scores)
+    for batch, output in zip(batches, found, strict=True):
+        np.testing.assert_array_equal(output.scores, engine.infer(batch).scores)
 
 
-def test_info_tells_what_runs(engine: Engine) -> None:
+def test_info_describes_the_engine(engine: Engine) -> None:
     info = engine.info
     assert info.backend in {"fake", "torch", "onnxruntime", "onnxruntime-cuda", "tensorrt", "triton"}
     assert info.backend_version
@@ -223,7 +223,7 @@ def test_info_tells_what_runs(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("size", [(32, 32), (64, 64), (128, 32)])
-def test_an_engine_for_several_sizes_answers_each_as_torch_does_for_that_size_alone(
+def test_an_engine_for_several_sizes_gives_the_outputs_of_torch_for_that_size_alone(
     checkpoint_path: Path, free_bundle: Path, size: tuple[int, int]
 ) -> None:
     from deploy.engines.torch_engine import TorchEngine
@@ -255,9 +255,9 @@ def test_tiles_beyond_the_sizes_of_an_engine_are_refused(free_bundle: Path, size
 def test_a_manifest_that_promises_free_tiles_of_a_fixed_file_is_refused(bundle_copy: Bundle) -> None:
     manifest = bundle_copy.manifest
     wider = manifest.input.model_copy(update={"tile_sides_px": (32, 128)})
-    lying = Bundle(bundle_copy.path, manifest.model_copy(update={"input": wider}))
+    inconsistent = Bundle(bundle_copy.path, manifest.model_copy(update={"input": wider}))
     with pytest.raises(BundleError, match="differs from the manifest"):
-        open_engine(lying)
+        open_engine(inconsistent)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -296,7 +296,7 @@ def test_a_checkpoint_runs_without_a_bundle(checkpoint_path: Path, whole_bundle:
         assert engine.infer(np.zeros((1, 3, 32, 96), np.uint8)).boxes.max() <= 96
 
 
-def test_threads_are_told_and_torchs_own_setting_comes_back(checkpoint_path: Path) -> None:
+def test_threads_are_reported_and_torchs_own_setting_comes_back(checkpoint_path: Path) -> None:
     import torch
 
     from deploy.engines.torch_engine import TorchEngine
@@ -325,11 +325,11 @@ def test_an_absent_precision_and_a_changed_file_are_refused(bundle_copy: Bundle)
 def test_a_file_of_another_shape_than_the_manifest_is_refused(bundle_copy: Bundle) -> None:
     manifest = bundle_copy.manifest
     larger = manifest.input.model_copy(update={"tile_px": (96, 96)})
-    lying = Bundle(bundle_copy.path, manifest.model_copy(update={"input": larger}))
+    inconsistent = Bundle(bundle_copy.path, manifest.model_copy(update={"input": larger}))
     with pytest.raises(BundleError, match="differs from the manifest"):
-        open_engine(lying)
+        open_engine(inconsistent)
     with pytest.raises(BundleError, match=r"outputs of the weights of .* differ from the manifest"):
-        open_engine(lying, backend="torch")
+        open_engine(inconsistent, backend="torch")
 
 
 def test_rubbish_under_a_right_digest_is_an_engine_error(bundle_copy: Bundle) -> None:

@@ -1,4 +1,4 @@
-"""ONNX Runtime's providers where there is no GPU: what is asked of them, and what is refused with its reason."""
+"""ONNX Runtime's GPU providers without a GPU: their options, and errors with reasons."""
 
 import sys
 import types
@@ -73,7 +73,7 @@ def noise(count: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("name", "first"), [("onnxruntime-cuda", CUDA), ("onnxruntime-tensorrt", TENSORRT)])
-def test_a_gpus_provider_answers_from_its_own_memory_and_tells_the_parts(
+def test_a_gpus_provider_uses_memory_of_its_device_and_reports_its_timing(
     name: Any, first: str, whole_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle, tiles = open_bundle(whole_bundle), noise(3)

@@ -1,4 +1,4 @@
-"""The TensorRT backend where there is no GPU: what it chooses and refuses, and its order of work on a stand-in."""
+"""The TensorRT engine without a GPU: choice of the engine file, and order of work on a fake GPU."""
 
 import logging
 import sys
@@ -66,7 +66,7 @@ def test_a_bundle_without_engines_says_how_to_build_one(whole_bundle: Path) -> N
     ],
 )
 @pytest.mark.usefixtures("installed")
-def test_an_engine_that_does_not_fit_is_refused_by_its_sidecar(
+def test_an_engine_that_does_not_fit_is_refused_by_its_metadata(
     bundle_copy: Bundle, values: dict[str, Any], reason: str
 ) -> None:
     with pytest.raises(EngineError, match=reason):
@@ -89,7 +89,7 @@ def test_a_runtime_that_is_absent_is_one_of_the_reasons(bundle_copy: Bundle, mon
 
 
 @pytest.mark.usefixtures("installed")
-def test_a_changed_sidecar_is_refused(bundle_copy: Bundle) -> None:
+def test_changed_metadata_is_refused(bundle_copy: Bundle) -> None:
     bundle = with_engine(bundle_copy)
     path = bundle.path / "engines" / "made.json"
     path.write_text(path.read_text().replace("H100", "H200"))
@@ -119,7 +119,7 @@ def seen(candidates: Any) -> list[int]:
     return [round(255 * score) for score in candidates.scores[:, 0].tolist()]
 
 
-def test_tiles_go_in_answers_come_out_and_everything_is_given_back(
+def test_tiles_become_candidates_and_all_resources_are_freed(
     bundle_copy: Bundle, monkeypatch: pytest.MonkeyPatch, machine: FakeGpu
 ) -> None:
     with opened(bundle_copy, monkeypatch, FakeTensorRT(machine)) as engine:
@@ -136,13 +136,11 @@ def test_tiles_go_in_answers_come_out_and_everything_is_given_back(
         engine.infer(tiles_of(1))
 
 
-def test_the_parts_of_an_inference_are_told_by_the_gpus_events(
-    bundle_copy: Bundle, monkeypatch: pytest.MonkeyPatch, machine: FakeGpu
-) -> None:
+def test_timing_comes_from_cuda_events(bundle_copy: Bundle, monkeypatch: pytest.MonkeyPatch, machine: FakeGpu) -> None:
     with opened(bundle_copy, monkeypatch, FakeTensorRT(machine)) as engine:
         assert engine.last_timing is None
         engine.infer(tiles_of(1, 2))
-        # The stand-in counts pieces of work as milliseconds: one copy up; one move and one run; three copies down.
+        # The fake counts work items as milliseconds: one copy up; one move and one run; three copies down.
         assert engine.last_timing == InferenceTiming(upload_ms=1.0, compute_ms=2.0, download_ms=3.0)
 
 
@@ -244,18 +242,18 @@ def test_the_next_batch_is_uploaded_before_the_last_is_fetched(
         batches = [tiles_of(1, 2), tiles_of(3), tiles_of(4, 5, 6), tiles_of(7, 8)]
         assert [seen(found) for found in engine.infer_each(iter(batches))] == [[1, 2], [3], [4, 5, 6], [7, 8]]
         machine.calls.clear()
-        answers = engine.infer_each(iter(batches))
-        next(answers)
+        outputs = engine.infer_each(iter(batches))
+        next(outputs)
         first_wait = machine.calls.index("cudaEventSynchronize")
         assert machine.calls[:first_wait].count("cudaGraphLaunch") == 2
-        # An answer that is waited for does not keep the engine from others, nor is one that nobody fetches in its way.
+        # Pending outputs, fetched or not, do not block other calls.
         assert seen(engine.infer(tiles_of(9))) == [9]
-        assert seen(next(answers)) == [3]
-        answers.close()
+        assert seen(next(outputs)) == [3]
+        outputs.close()
         assert [seen(found) for found in engine.infer_each(iter(batches))][1:] == [[3], [4, 5, 6], [7, 8]]
 
 
-def test_a_wrong_batch_among_others_ends_them_and_the_engine_goes_on(
+def test_a_wrong_batch_among_others_ends_them_and_the_engine_resumes(
     bundle_copy: Bundle, monkeypatch: pytest.MonkeyPatch, machine: FakeGpu
 ) -> None:
     def batches() -> Iterator[np.ndarray]:
@@ -334,7 +332,7 @@ def test_a_failed_run_is_an_engine_error_and_the_engine_can_be_closed(
     assert (machine.memory, machine.alive) == ({}, set())
 
 
-def test_a_driver_that_is_too_old_is_told_with_both_versions(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_driver_that_is_too_old_is_reported_with_both_versions(monkeypatch: pytest.MonkeyPatch) -> None:
     status = types.SimpleNamespace(cudaSuccess="yes", cudaErrorInsufficientDriver="no")
     cuda = types.SimpleNamespace(
         cudaError_t=status,

@@ -1,4 +1,4 @@
-"""The client of a Triton server: what it checks before first use, what it says of faults, two requests at once."""
+"""The Triton engine: checks before the first inference, errors, concurrent requests."""
 
 import socket
 import sys
@@ -35,7 +35,7 @@ def repository(whole_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture
 def server(repository: Path) -> Iterator[FakeTritonServer]:
-    """A stand-in for Triton, for this test alone."""
+    """A fake Triton server for one test."""
     with serve_repository(repository) as running:
         yield running
 
@@ -54,14 +54,14 @@ def open_here(bundle: Bundle, server: FakeTritonServer, path: str = "", **option
     return TritonEngine(bundle, server=server.url + path, **options)
 
 
-def test_the_server_answers_as_the_runtime_it_uses(bundle: Bundle, server: FakeTritonServer) -> None:
+def test_the_server_gives_the_outputs_of_its_runtime(bundle: Bundle, server: FakeTritonServer) -> None:
     """The same file by the same runtime, with the protocol between: to the bit."""
     tiles = noise(3)
     with open_here(bundle, server) as far, open_engine(bundle, threads=1) as near:
-        told, expected = far.infer(tiles), near.infer(tiles)
+        output, expected = far.infer(tiles), near.infer(tiles)
     for name in ("boxes", "scores", "labels"):
-        np.testing.assert_array_equal(getattr(told, name), getattr(expected, name))
-        assert getattr(told, name).flags.writeable
+        np.testing.assert_array_equal(getattr(output, name), getattr(expected, name))
+        assert getattr(output, name).flags.writeable
 
 
 def test_info_names_the_server_the_model_and_the_bundles_file(bundle: Bundle, server: FakeTritonServer) -> None:
@@ -106,7 +106,7 @@ def test_a_server_is_named_for_no_other_backend(bundle: Bundle) -> None:
         open_engine(bundle, server="http://gpu")
 
 
-def test_a_server_that_is_away_is_told_with_its_address(bundle: Bundle) -> None:
+def test_a_server_that_is_away_is_reported_with_its_address(bundle: Bundle) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}"
@@ -114,22 +114,24 @@ def test_a_server_that_is_away_is_told_with_its_address(bundle: Bundle) -> None:
             open_engine(bundle, backend="triton", server=url)
 
 
-def test_a_host_that_does_not_exist_is_told(bundle: Bundle) -> None:
+def test_a_host_that_does_not_exist_is_reported(bundle: Bundle) -> None:
     with pytest.raises(EngineError, match=r"Triton at http://nowhere\.invalid:8000 cannot be reached"):
         open_engine(bundle, backend="triton", server="http://nowhere.invalid:8000")
 
 
-def test_an_absent_model_is_told_with_those_that_are_there(bundle: Bundle, server: FakeTritonServer) -> None:
+def test_an_absent_model_is_reported_with_those_that_are_there(bundle: Bundle, server: FakeTritonServer) -> None:
     with pytest.raises(EngineError, match="has no model harbor: got tiny_onnx_fp16, tiny_onnx_fp32"):
         open_here(bundle, server, "/v2/models/harbor")
 
 
-def test_a_version_that_is_absent_is_told(bundle: Bundle, server: FakeTritonServer) -> None:
+def test_a_version_that_is_absent_is_reported(bundle: Bundle, server: FakeTritonServer) -> None:
     with pytest.raises(EngineError, match=f"cannot run version 7 of {MODEL}: got 1 READY"):
         open_here(bundle, server, f"/v2/models/{MODEL}/versions/7")
 
 
-def test_a_model_that_is_not_ready_is_told_with_the_servers_reason(bundle: Bundle, server: FakeTritonServer) -> None:
+def test_a_model_that_is_not_ready_is_reported_with_the_servers_reason(
+    bundle: Bundle, server: FakeTritonServer
+) -> None:
     server.models[MODEL].reason = "CUDA out of memory"
     with pytest.raises(EngineError, match=f"cannot run {MODEL}: got 1 UNAVAILABLE CUDA out of memory"):
         open_here(bundle, server)
@@ -158,7 +160,7 @@ def test_a_server_that_takes_fewer_tiles_bounds_the_batch(bundle: Bundle, server
             engine.infer(noise(3))
 
 
-def test_an_answer_that_does_not_come_in_time_is_an_error(bundle: Bundle, server: FakeTritonServer) -> None:
+def test_a_response_that_is_late_is_an_error(bundle: Bundle, server: FakeTritonServer) -> None:
     release = threading.Event()
     with open_here(bundle, server, timeout_s=0.2) as engine:
         server.before = lambda path: path.endswith("infer") and release.wait(30)
@@ -186,7 +188,7 @@ def test_what_the_server_says_of_a_refused_request_is_passed_on(bundle: Bundle, 
             engine.infer(noise(2))
 
 
-def test_an_answer_of_another_shape_is_refused(
+def test_an_output_of_another_shape_is_refused(
     bundle: Bundle, server: FakeTritonServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with open_here(bundle, server) as engine:
@@ -210,18 +212,18 @@ def test_something_else_at_the_address_is_no_triton(
 
 
 def test_two_batches_are_under_way_at_once(bundle: Bundle, server: FakeTritonServer) -> None:
-    """The server holds the first answer back until the second request has come: one at a time would never end."""
+    """The server delays the first response until the second request has arrived, which would block a serial client."""
     both = threading.Barrier(2)
     with open_here(bundle, server, timeout_s=30.0) as engine:
         server.before = lambda path: both.wait(20) if path.endswith("infer") else None
         batches = [noise(2, seed=10 * number) for number in range(4)]
         found = list(engine.infer_each(iter(batches)))
         server.before = lambda _: None
-        for batch, answer in zip(batches, found, strict=True):
-            np.testing.assert_array_equal(answer.scores, engine.infer(batch).scores)
+        for batch, output in zip(batches, found, strict=True):
+            np.testing.assert_array_equal(output.scores, engine.infer(batch).scores)
 
 
-def test_any_thread_may_ask(bundle: Bundle, server: FakeTritonServer) -> None:
+def test_any_thread_may_run_it(bundle: Bundle, server: FakeTritonServer) -> None:
     tiles, found = noise(1), []
     with open_here(bundle, server) as engine:
         expected = engine.infer(tiles)
@@ -238,7 +240,7 @@ def test_nothing_of_a_closed_engine_stays(bundle: Bundle, server: FakeTritonServ
     started = time.monotonic()
     while (
         threading.active_count() > before and time.monotonic() < started + 20
-    ):  # the stand-in sees the ends a bit later
+    ):  # the fake closes its connections a bit later
         time.sleep(0.01)
     assert threading.active_count() == before
 
@@ -249,7 +251,7 @@ def test_an_absent_client_says_what_to_install(bundle: Bundle, monkeypatch: pyte
         open_engine(bundle, backend="triton")
 
 
-def test_a_scene_is_searched_through_the_server_to_the_same_bytes(
+def test_a_scene_runs_through_the_server_to_the_same_bytes(
     whole_bundle: Path, server: FakeTritonServer, tmp_path: Path
 ) -> None:
     pixels = sea(150, 200, [(5, 5, 17, 15, 0), (50, 40, 68, 52, 1), (120, 118, 140, 130, 0)])
@@ -275,7 +277,7 @@ def test_a_scene_is_searched_through_the_server_to_the_same_bytes(
     assert (tmp_path / "near" / "detections.csv").read_text().count("\n") > 2
 
 
-def test_the_verb_ends_in_2_when_the_server_is_away(
+def test_the_command_ends_in_2_when_the_server_is_away(
     whole_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     scene = write_tif(tmp_path / "harbor.tif", sea(64, 64, []))

@@ -34,7 +34,7 @@ def merged(*things, **rules):
     ]
 
 
-def test_a_piece_gives_way_to_the_whole_even_with_a_better_score():
+def test_a_piece_is_removed_for_the_complete_box_even_with_a_better_score():
     piece, whole = (0, 84, 10, 100, 30, 0.95, 0), (1, 84, 10, 110, 30, 0.6, 0)
     assert merged(piece, whole) == [(84, 10, 110, 30, 0.6, 0)]
     assert merged(piece, whole, method="nms") == [(84, 10, 100, 30, 0.95, 0)]
@@ -55,7 +55,7 @@ def test_true_neighbors_stay_two():
     assert len(merged(one, other)) == 2
 
 
-def test_a_piece_beside_a_whole_one_that_ends_before_the_edge_is_a_neighbor():
+def test_a_piece_beside_a_complete_box_that_ends_before_the_edge_is_another_object():
     """The large box was seen whole by the piece's tile too: the piece is something else."""
     large, piece = (1, 83, 10, 94, 60, 0.9, 0), (0, 84, 40, 100, 50, 0.6, 0)
     assert len(merged(large, piece)) == 2
@@ -63,11 +63,11 @@ def test_a_piece_beside_a_whole_one_that_ends_before_the_edge_is_a_neighbor():
     assert merged(reaching, piece) == [(83, 10, 120, 60, 0.9, 0)]
 
 
-def test_whole_boxes_of_two_classes_stay_two():
+def test_complete_boxes_of_two_classes_stay_two():
     assert len(merged((0, 84, 10, 95, 30, 0.95, 0), (1, 84, 10, 110, 30, 0.6, 1))) == 2
 
 
-def test_a_piece_taken_for_another_class_gives_way_to_the_whole():
+def test_a_piece_of_another_class_is_removed_for_the_complete_box():
     piece, whole = (0, 84, 10, 100, 30, 0.95, 0), (1, 84, 10, 110, 30, 0.6, 1)
     assert merged(piece, whole) == [(84, 10, 110, 30, 0.6, 1)]
 
@@ -110,7 +110,7 @@ def test_in_a_crowd_each_piece_finds_its_own_counterpart():
     assert set(merged(*pieces)) == {(50, 10, 150, 33, 0.8, 0), (50, 18, 150, 41, 0.9, 0)}
 
 
-def test_what_one_tile_tells_apart_stays_apart():
+def test_objects_that_one_tile_separates_stay_separate():
     whole, piece = (40, 10, 96, 60, 0.9, 0), (0, 84, 40, 100, 50, 0.6, 0)
     assert len(merged((0, *whole), piece)) == 2
 
@@ -119,7 +119,7 @@ def test_pieces_that_disagree_in_the_overlap_are_two_objects():
     assert len(merged((0, 50, 10, 100, 30, 0.7, 0), (1, 80, 25, 150, 60, 0.8, 0))) == 2
 
 
-def test_a_box_at_the_scenes_own_border_is_whole():
+def test_a_box_at_the_scenes_own_border_is_complete():
     at_border, inside = (0, 0, 10, 20, 30, 0.6, 0), (0, 2, 10, 22, 30, 0.8, 0)
     assert merged(at_border, inside) == [(2, 10, 22, 30, 0.8, 0)]
     assert not seen(at_border).pieces(2.0).any()

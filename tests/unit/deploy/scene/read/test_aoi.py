@@ -57,7 +57,7 @@ def geojson(path, *rings, transform=NORTH_UP, crs="EPSG:32633", wrap="FeatureCol
 
 @pytest.mark.parametrize("transform", [NORTH_UP, TURNED])
 @pytest.mark.parametrize("wrap", ["FeatureCollection", "Feature", "MultiPolygon"])
-def test_objects_with_their_center_inside_stay_and_other_tiles_are_not_looked_at(
+def test_objects_with_their_center_inside_stay_and_other_tiles_are_not_processed(
     tmp_path, fake_engine, transform, wrap
 ):
     scene = write_tif(tmp_path / "s.tif", sea(170, 200, OBJECTS), transform=transform)
@@ -96,7 +96,7 @@ def test_an_area_reads_only_its_part_of_the_file(tmp_path, monkeypatch):
     assert max(window.bottom for window in read) < 300
 
 
-def test_the_verb_takes_it_and_says_how_much_lay_outside(tmp_path, capsys):
+def test_the_command_reports_the_tiles_outside(tmp_path, capsys):
     scene = write_tif(tmp_path / "s.tif", sea(170, 200, OBJECTS))
     area = geojson(tmp_path / "a.geojson", [(0, 0), (30, 0), (30, 30), (0, 30)])
     bundle = write_bundle(tmp_path / "b").path

@@ -1,4 +1,4 @@
-"""Scenes that are hard to read or to place: each gives its answer or its message, and the exit code says which."""
+"""Scenes that are difficult to read or to locate give a result or an error."""
 
 import json
 import re
@@ -49,7 +49,7 @@ def damage(path, row, column):
     path.write_bytes(content)
 
 
-def test_an_unreadable_block_is_a_hole_and_everything_else_is_found(call, tmp_path):
+def test_an_unreadable_block_is_unreadable_and_everything_else_is_found(call, tmp_path):
     path = write_tif(
         tmp_path / "s.tif", sea(170, 200, OBJECTS), tiled=True, blockxsize=32, blockysize=32, compress="deflate"
     )

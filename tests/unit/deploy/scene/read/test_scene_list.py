@@ -1,4 +1,4 @@
-"""Which scenes a command line names, under which names."""
+"""The scenes of the arguments, and their names."""
 
 import json
 from pathlib import Path

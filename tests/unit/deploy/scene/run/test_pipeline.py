@@ -67,7 +67,7 @@ def test_tiled_detection_equals_detection_of_the_whole_scene(scene):
     assert as_set(tiled.detections) == as_set(untiled.detections)
 
 
-def test_a_scene_is_searched_alike_with_tiles_of_another_size(scene):
+def test_a_scene_gives_the_same_result_with_tiles_of_another_size(scene):
     usual = detect_scene(CountingEngine(), scene, rules())
     engine = CountingEngine(sides=(32, 128))
     larger = detect_scene(engine, scene, rules().model_copy(update={"tile_px": (128, 96)}))
@@ -115,7 +115,7 @@ def test_the_batch_changes_nothing_and_runs_across_rows(scene, batch):
 
 
 class AheadEngine(CountingEngine):
-    """Takes a batch before it answers the one before, as an engine on a GPU does."""
+    """A fake engine that fetches a batch before it yields the output of the previous one, like an engine on a GPU."""
 
     def infer_each(self, batches):
         waiting = None
@@ -127,7 +127,7 @@ class AheadEngine(CountingEngine):
             yield waiting
 
 
-def test_an_engine_that_takes_the_next_batch_first_gives_the_same_answer(tmp_path):
+def test_an_engine_that_takes_the_next_batch_first_gives_the_same_result(tmp_path):
     pixels = sea(170, 200, OBJECTS)
     pixels[:, 70:] = 0  # tiles without data lie between the batches
     path = write_tif(tmp_path / "s.tif", pixels, nodata=0)
@@ -208,7 +208,7 @@ def test_tiles_without_data_are_skipped(tmp_path):
     assert OBJECTS[0] in as_set(result.detections)
 
 
-def test_a_scene_of_nodata_gives_nothing_and_asks_no_engine(tmp_path):
+def test_a_scene_of_nodata_gives_nothing_and_runs_no_engine(tmp_path):
     engine = CountingEngine()
     for name, value, dtype in (("a", 0, np.uint8), ("b", np.nan, np.float32), ("c", 9, np.uint16)):
         path = write_tif(tmp_path / f"{name}.tif", np.full((90, 90), value, dtype), nodata=value)
@@ -226,14 +226,14 @@ def truncated(tmp_path, fraction=0.55):
     return path
 
 
-def test_what_cannot_be_read_is_a_hole_and_the_rest_is_searched(tmp_path):
+def test_what_cannot_be_read_is_unreadable_and_the_rest_is_processed(tmp_path):
     with Scene(truncated(tmp_path)) as scene:
         result = detect_scene(CountingEngine(), scene, rules(overlap=0))
     assert [tile.tile for tile in result.unreadable] == [f"r{r}c{c}" for r in (2, 3) for c in range(4)]
     assert "cannot be read at rows" in result.unreadable[0].problem
 
 
-def test_strict_stops_at_the_first_hole(tmp_path):
+def test_strict_stops_at_the_first_unreadable_tile(tmp_path):
     before = threading.active_count()
     with (
         Scene(truncated(tmp_path)) as scene,
@@ -344,5 +344,5 @@ def test_a_missing_attribute_of_deploy_is_said():
         deploy.detekt  # noqa: B018
 
 
-def test_find_bright_tells_the_truth():
+def test_bright_rectangles_finds_all_objects():
     assert as_set(bright_rectangles(sea(170, 200, OBJECTS).transpose(2, 0, 1))) == set(OBJECTS)

@@ -1,4 +1,4 @@
-"""A run that was cut off goes on, to the same bytes; and only one run writes into a folder."""
+"""An interrupted run resumes to the same bytes; and only one run writes into a folder."""
 
 import json
 import multiprocessing
@@ -66,7 +66,7 @@ def cut_off(call, out, calls, *options):
 
 
 @pytest.mark.parametrize("batch", [1, 3, 4])
-def test_a_run_goes_on_to_the_same_bytes_with_the_same_batches(call, tmp_path, batch):
+def test_a_run_resumes_to_the_same_bytes_with_the_same_batches(call, tmp_path, batch):
     code, _, whole = call(tmp_path / "whole", "--batch", batch)
     assert code == 0
     assert set(files(tmp_path / "whole")) == set(RESULT_FILES)
@@ -87,7 +87,7 @@ def test_a_run_goes_on_to_the_same_bytes_with_the_same_batches(call, tmp_path, b
     assert not (out / STATE_FOLDER).exists()
 
 
-def test_kill_9_anywhere_and_the_same_command_goes_on(call, bundle, scene, tmp_path):
+def test_kill_9_anywhere_and_the_same_command_resumes(call, bundle, scene, tmp_path):
     call(tmp_path / "whole")
     out = tmp_path / "out"
     for calls in (2, 2, 1):  # killed three times in a row
@@ -101,7 +101,7 @@ def test_kill_9_anywhere_and_the_same_command_goes_on(call, bundle, scene, tmp_p
 
 
 @pytest.mark.parametrize("place", ["write_json", "write_quicklooks", "replace"])
-def test_a_run_cut_off_while_writing_goes_on(call, tmp_path, place, monkeypatch):
+def test_a_run_cut_off_while_writing_resumes(call, tmp_path, place, monkeypatch):
     call(tmp_path / "whole")
 
     def stop(*_, **__):
@@ -128,7 +128,7 @@ def test_a_run_cut_off_while_writing_goes_on(call, tmp_path, place, monkeypatch)
     assert files(out) == files(tmp_path / "whole")
 
 
-def test_a_journal_cut_at_any_byte_goes_on(call, tmp_path):
+def test_a_journal_cut_at_any_byte_resumes(call, tmp_path):
     call(tmp_path / "whole")
     out = tmp_path / "out"
     cut_off(call, out, 4)
@@ -217,7 +217,7 @@ sys.exit(main(["detect", *sys.argv[1:]]))
 
 
 @pytest.mark.parametrize(("limit", "where"), [(5_000, "row_journal"), (40_000, "detections.gpkg")])
-def test_a_full_disk_is_said_and_the_run_goes_on_when_there_is_room(call, bundle, scene, tmp_path, limit, where):
+def test_a_full_disk_is_said_and_the_run_resumes_when_there_is_room(call, bundle, scene, tmp_path, limit, where):
     """A limit on the size of files stands for the full disk: writing fails in the same call."""
     call(tmp_path / "whole")
     out = tmp_path / "out"

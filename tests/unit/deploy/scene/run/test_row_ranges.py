@@ -45,7 +45,7 @@ def assert_same(found, result):
 
 
 @pytest.mark.parametrize("batch", [1, 3, 4])
-def test_bands_in_any_order_give_the_batches_and_objects_of_one_run(scene, tmp_path, batch):
+def test_row_ranges_in_any_order_give_the_batches_and_objects_of_one_run(scene, tmp_path, batch):
     whole = CountingEngine()
     result = detect_scene(whole, scene, SETTINGS, batch=batch)
     assert len(result.detections) > 4
@@ -62,7 +62,7 @@ def test_bands_in_any_order_give_the_batches_and_objects_of_one_run(scene, tmp_p
     assert (assembly.empty, assembly.unreadable) == (result.empty, list(result.unreadable))
 
 
-def test_one_process_goes_on_from_a_journal_with_gaps(scene, tmp_path):
+def test_one_process_resumes_from_a_journal_with_gaps(scene, tmp_path):
     whole = CountingEngine()
     result = detect_scene(whole, scene, SETTINGS, batch=3)
     plan = plan_of(scene, 3)

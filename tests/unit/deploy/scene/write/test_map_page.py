@@ -79,14 +79,14 @@ def test_hovering_and_clicking_tell_the_details(open_page, tmp_path):
     x1, y1, x2, y2 = result.detections.boxes[0].tolist()
     x, y = page.evaluate(f"[({(x1 + x2) / 2} - left) * zoom, ({(y1 + y2) / 2} - top_) * zoom]")
     page.mouse.move(x, y)
-    told = page.locator("#tip").inner_text()
-    assert CLASSES[result.detections.labels[0]] in told
-    assert f"{result.detections.scores[0]:.3f}" in told
-    assert "30 × 22 px" in told
-    assert "60 × 44 m" in told
+    tooltip = page.locator("#tip").inner_text()
+    assert CLASSES[result.detections.labels[0]] in tooltip
+    assert f"{result.detections.scores[0]:.3f}" in tooltip
+    assert "30 × 22 px" in tooltip
+    assert "60 × 44 m" in tooltip
     longitude, latitude = page_data(result)["lonlat"][0]
-    assert f"{latitude:.6f}° N" in told
-    assert f"{longitude:.6f}° E" in told
+    assert f"{latitude:.6f}° N" in tooltip
+    assert f"{longitude:.6f}° E" in tooltip
     page.mouse.move(2, 2)
     assert not page.locator("#tip").is_visible()
     page.mouse.click(x, y)

@@ -26,7 +26,7 @@ def boxes(*corners):
     return Detections(found, np.full(len(found), 0.9, np.float32), np.zeros(len(found), np.int64))
 
 
-def test_the_busiest_window_holds_the_crowd_and_lies_inside():
+def test_the_busiest_window_contains_the_most_objects_and_is_inside_the_scene():
     crowd = [(2000 + 37 * k, 1500 + 29 * k) for k in range(10)]
     lone = [(100, 100), (3900, 2900), (50, 2900)]
     window = busiest_window(boxes(*lone, *crowd), (3000, 4000))
@@ -87,7 +87,7 @@ def test_large_scenes_are_thinned_and_small_ones_enlarged(tmp_path):
     assert draw_overview(result, scene, Window(0, 0, 1, 1)).width >= 720
 
 
-def test_holes_are_crossed_out_and_said(tmp_path):
+def test_unreadable_tiles_are_crossed_out(tmp_path):
     path = write_tif(tmp_path / "s.tif", sea(400, 300, [(20, 20, 40, 40, 0)]), blockysize=10)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     result, scene = looked(path)
