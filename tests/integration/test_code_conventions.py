@@ -60,7 +60,7 @@ def test_class_names_are_unique() -> None:
     owners = defaultdict(list)
     for path in MODULES:
         for node in parsed(path).body:
-            if isinstance(node, ast.ClassDef):
+            if isinstance(node, ast.ClassDef) and node.name != "Arguments":  # each command has its own
                 owners[node.name].append(name_of(path))
     assert {name: paths for name, paths in owners.items() if len(paths) > 1} == {}
 
