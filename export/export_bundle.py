@@ -155,11 +155,7 @@ def _manifest(
         name=plan.recipe.name,
         created=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         producer=PRODUCER,
-        provenance={
-            **meta.provenance,
-            "checkpoint_sha256": plan.checkpoint_sha256,
-            "parity_tiles": plan.sample.source,
-        },
+        provenance={**meta.provenance, "checkpoint_sha256": plan.checkpoint_sha256, "parity_tiles": plan.sample.source},
         detector=meta.detector.model_dump(mode="json"),
         input=InputSpec(
             tile_px=plan.model.tile_px,

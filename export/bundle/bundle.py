@@ -44,8 +44,7 @@ class Bundle:
         record = self.manifest.files.get(name)
         if record is None:
             raise BundleError(
-                f"The bundle {self.path} has no {name}",
-                expected=f"one of {', '.join(sorted(self.manifest.files))}",
+                f"The bundle {self.path} has no {name}", expected=f"one of {', '.join(sorted(self.manifest.files))}"
             )
         path = self.path / name
         if not path.is_file():
@@ -167,8 +166,7 @@ def record_file(folder: Path, name: str, *, kind: FileKind, precision: Precision
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write model.json."""
     write_text(
-        folder / MANIFEST_NAME,
-        json.dumps(manifest.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n",
+        folder / MANIFEST_NAME, json.dumps(manifest.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
     )
 
 

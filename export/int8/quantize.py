@@ -17,13 +17,7 @@ from typing import Any
 import onnx
 
 from export.bundle.manifest import Precision
-from export.precision.layers import (
-    LAYER_OPERATORS,
-    depthwise_weights,
-    last_layers,
-    layer_names,
-    nodes_between_layers,
-)
+from export.precision.layers import LAYER_OPERATORS, depthwise_weights, last_layers, layer_names, nodes_between_layers
 from export.precision.onnx_files import load_with_shapes, save_checked
 from export.precision.precision_summary import PrecisionSummary, require_precision
 from ifkd.core.detections import Array

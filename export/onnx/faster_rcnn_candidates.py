@@ -60,12 +60,7 @@ def candidates(
 
 
 def propose(
-    detector: FasterRcnn,
-    output: DetectorOutput,
-    *,
-    size: tuple[Side, Side],
-    k: int,
-    topk: Sequence[LevelTopK],
+    detector: FasterRcnn, output: DetectorOutput, *, size: tuple[Side, Side], k: int, topk: Sequence[LevelTopK]
 ) -> tuple[Float[Tensor, "batch k 4"], Float[Tensor, "batch k"]]:
     """Return the k best proposals of each image and a mask, 1 for a proposal and 0 for padding (an empty box)."""
     level_boxes, level_deltas, level_scores = [], [], []
@@ -164,11 +159,7 @@ def pool_regions(
     x = torch.where(inside_x, x, torch.full_like(x, OUTSIDE))
     regions, points = boxes.shape[1], POOLED_SIDE * SAMPLING_RATIO
     grid = torch.stack(
-        [
-            x[:, :, None, :].expand(-1, -1, points, -1),
-            y[:, :, :, None].expand(-1, -1, -1, points),
-        ],
-        dim=-1,
+        [x[:, :, None, :].expand(-1, -1, points, -1), y[:, :, :, None].expand(-1, -1, -1, points)], dim=-1
     ).reshape(-1, regions * points, points, 2)
     sampled = functional.grid_sample(atlas, grid, mode="bilinear", padding_mode="zeros", align_corners=True)
     pooled = functional.avg_pool2d(sampled, SAMPLING_RATIO)

@@ -25,13 +25,7 @@ from export.bundle.engine_metadata import (
 from export.bundle.manifest import Precision
 from export.precision.precision_summary import PrecisionSummary, require_precision
 from export.tensorrt import tensorrt_api
-from export.tensorrt.builder_config import (
-    add_profiles,
-    batch_profiles,
-    configure,
-    show_progress,
-    use_timing_cache,
-)
+from export.tensorrt.builder_config import add_profiles, batch_profiles, configure, show_progress, use_timing_cache
 from export.tensorrt.tensorrt_api import MessageLog, gpu_of_this_machine, load_tensorrt, release_of
 from ifkd.core.errors import EngineError
 from ifkd.core.files import atomic_path, sha256_of, write_json
@@ -43,11 +37,7 @@ WEAKLY_TYPED_MAJOR = 10
 
 
 def add_engine(
-    bundle: Bundle,
-    *,
-    builder: Builder,
-    precision: Precision,
-    options: BuildOptions = DEFAULT_OPTIONS,
+    bundle: Bundle, *, builder: Builder, precision: Precision, options: BuildOptions = DEFAULT_OPTIONS
 ) -> tuple[Bundle, str, EngineMetadata]:
     """Build an engine from a bundle's ONNX file and add it to the bundle.
 
