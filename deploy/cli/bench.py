@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deploy.cli import arguments as common
+from deploy import cli
 from deploy.cli.evaluate import LOCAL_BACKENDS, PRECISIONS, add_data_arguments
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ifkd.data.coco import CocoDataset
 
 
-class Arguments(common.Arguments):
+class Arguments(cli.Arguments):
     """Arguments of `ifkd bench`."""
 
     bundle: Path

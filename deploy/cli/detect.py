@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from deploy.cli import arguments as common
+from deploy import cli
 from ifkd.core.errors import UsageError, VerdictError
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from export.bundle.manifest import Precision
 
 
-class Arguments(common.Arguments):
+class Arguments(cli.Arguments):
     """Arguments of `ifkd detect`."""
 
     bundle: Path

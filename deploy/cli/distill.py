@@ -4,11 +4,11 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from deploy.cli import arguments as common
+from deploy import cli
 from deploy.cli.train import add_recipe_arguments, add_run_arguments, report_result
 
 
-class Arguments(common.Arguments):
+class Arguments(cli.Arguments):
     """Arguments of `ifkd distill`."""
 
     recipe: Path

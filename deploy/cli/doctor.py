@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
-from deploy.cli.arguments import Arguments
+from deploy.cli import Arguments
 from export.tensorrt.tensorrt_api import OLDEST_TENSORRT, release_of
 
 ONNXRUNTIME_TENSORRT = 10

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deploy.cli import arguments as common
+from deploy import cli
 
 if TYPE_CHECKING:
     from deploy.accuracy.evaluation import Evaluation
@@ -17,7 +17,7 @@ BACKENDS = (*LOCAL_BACKENDS, "triton")
 PRECISIONS = ("fp32", "fp16", "int8", "int8-cpu")
 
 
-class Arguments(common.Arguments):
+class Arguments(cli.Arguments):
     """Arguments of `ifkd evaluate`."""
 
     model: Path

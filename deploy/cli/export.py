@@ -4,14 +4,14 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from deploy.cli import arguments as common
+from deploy import cli
 
 if TYPE_CHECKING:
     from export.bundle.bundle import Bundle
     from export.bundle.manifest import Manifest
 
 
-class Arguments(common.Arguments):
+class Arguments(cli.Arguments):
     """Arguments of `ifkd export`."""
 
     source: Path

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from deploy.cli.arguments import Arguments, add_common_arguments
+from deploy.cli import Arguments, add_common_arguments
 from ifkd import __version__
 from ifkd.core.errors import IfkdError, MissingExtraError, UsageError, VerdictError, did_you_mean
 

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deploy.cli import arguments as common
+from deploy import cli
 from deploy.cli.evaluate import BACKENDS, PRECISIONS, add_data_arguments, add_run_arguments
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from export.bundle.manifest import Precision
 
 
-class Arguments(common.Arguments):
+class Arguments(cli.Arguments):
     """Arguments of `ifkd parity`."""
 
     bundle: Path

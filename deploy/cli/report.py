@@ -4,14 +4,14 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deploy.cli import arguments as common
+from deploy import cli
 
 if TYPE_CHECKING:
     from deploy.accuracy.evaluation import Evaluation
     from deploy.report.report import Report
 
 
-class Arguments(common.Arguments):
+class Arguments(cli.Arguments):
     """Arguments of `ifkd report`."""
 
     report: list[Path]

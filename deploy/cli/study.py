@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from deploy.cli import arguments as common
+from deploy import cli
 from ifkd.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ COMMANDS = {
 TITLES = {"compare": "Comparison of methods", "ablate": "Ablation of IFKD", "sweep": "Sensitivity of IFKD"}
 
 
-class Arguments(common.Arguments):
+class Arguments(cli.Arguments):
     """The subcommand of `ifkd study`; the classes below declare its arguments."""
 
     study_command: Literal["compare", "ablate", "sweep", "figures"]
@@ -91,7 +91,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     for name, purpose in COMMANDS.items():
         description = f"{purpose[0].upper()}{purpose[1:]}."
         parsers[name] = subparsers.add_parser(name, help=purpose, description=description, allow_abbrev=False)
-        common.add_common_arguments(parsers[name], subcommand=True)
+        cli.add_common_arguments(parsers[name], subcommand=True)
     parsers["compare"].add_argument("--methods", nargs="+", metavar="NAME", help="methods to compare (default: all)")
     parsers["ablate"].add_argument("--without-at", action="store_true", help="do not add attention transfer to rows")
     sweep = parsers["sweep"]

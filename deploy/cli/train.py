@@ -4,13 +4,13 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from deploy.cli import arguments as common
+from deploy import cli
 
 if TYPE_CHECKING:
     from ifkd.training.run_folder import TrainingResult
 
 
-class Arguments(common.Arguments):
+class Arguments(cli.Arguments):
     """Arguments of `ifkd train`."""
 
     recipe: Path

@@ -4,7 +4,7 @@ import argparse
 import importlib
 from typing import Any
 
-from deploy.cli import arguments as common
+from deploy import cli
 
 COMMANDS = {
     "synth": "generate a procedural data set of ships in optical images, or of aircraft in SAR images",
@@ -15,7 +15,7 @@ COMMANDS = {
 """Subcommand -> what it does. Its module has `configure(parser)`, `run(arguments)` and `Arguments`."""
 
 
-class Arguments(common.Arguments):
+class Arguments(cli.Arguments):
     """Arguments of `ifkd data`, those of the subcommand included."""
 
     data_command: str
@@ -28,7 +28,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         description = f"{purpose[0].upper()}{purpose[1:]}."
         command = commands.add_parser(name, help=purpose, description=description, allow_abbrev=False)
         _module(name).configure(command)
-        common.add_common_arguments(command, subcommand=True)
+        cli.add_common_arguments(command, subcommand=True)
 
 
 def run(arguments: Arguments) -> dict[str, Any]:

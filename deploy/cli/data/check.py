@@ -5,14 +5,14 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deploy.cli import arguments as common
+from deploy import cli
 
 if TYPE_CHECKING:
     from ifkd.data.check.check import CheckPlan
     from ifkd.data.check.check_record import CheckRecord
 
 
-class Arguments(common.Arguments):
+class Arguments(cli.Arguments):
     """Arguments of `ifkd data check`."""
 
     sources: list[str]

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deploy.cli import arguments as common
+from deploy import cli
 
 if TYPE_CHECKING:
     from ifkd.data.readers.convert import SourceFormat
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 FORMATS = ("coco", "voc", "yolo", "dota", "shiprsimagenet", "sar-aircraft")
 
 
-class Arguments(common.Arguments):
+class Arguments(cli.Arguments):
     """Arguments of `ifkd data convert`."""
 
     format: "SourceFormat"

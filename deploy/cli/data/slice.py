@@ -4,10 +4,10 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from deploy.cli import arguments as common
+from deploy import cli
 
 
-class Arguments(common.Arguments):
+class Arguments(cli.Arguments):
     """Arguments of `ifkd data slice`."""
 
     labels: Path

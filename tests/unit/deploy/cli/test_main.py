@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
+from deploy.cli import Arguments, add_common_arguments
 from deploy.cli import main as main_module
-from deploy.cli.arguments import Arguments, add_common_arguments
 from deploy.cli.main import COMMANDS, EXTRA_OF, main
 from ifkd import __version__
 from ifkd.core.errors import DataError, VerdictError
