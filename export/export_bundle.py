@@ -6,17 +6,9 @@ import shutil
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
+from export.bundle import manifest as schemas
 from export.bundle.bundle import Bundle, new_bundle, open_bundle, record_file, write_manifest
-from export.bundle.manifest import (
-    Defaults,
-    FileRecord,
-    InputSpec,
-    Manifest,
-    OutputSpec,
-    Precision,
-    QuantizationRecord,
-    TensorParity,
-)
+from export.bundle.manifest import FileRecord, Manifest, Precision, QuantizationRecord, TensorParity
 from export.export_plan import ExportPlan
 from export.int8.decision import FloatBaseline
 from export.int8.quantize import Quantizer
@@ -30,7 +22,7 @@ from ifkd import __version__
 from ifkd.core.config import dump
 from ifkd.core.errors import VerdictError
 from ifkd.core.files import write_json, write_text
-from ifkd.core.progress import progress
+from ifkd.core.progress import progress, track
 
 PRODUCER = f"ifkd {__version__}"
 WEIGHTS_NAME = "model.safetensors"
@@ -66,17 +58,12 @@ def export_bundle(plan: ExportPlan) -> Bundle:
 
 def _write_float_files(plan: ExportPlan, folder: Path) -> dict[str, float]:
     """Write the FP32 and the FP16 file; return the nodes that stay FP32 in the FP16 file, with their magnitude."""
-    metadata = OnnxMetadata(
-        name=plan.recipe.name,
-        producer=PRODUCER,
-        classes=plan.checkpoint.meta.classes,
-        scale=plan.recipe.data.scale,
-        weights_sha256=plan.checkpoint_sha256,
-    )
+    recipe, classes = plan.recipe, plan.checkpoint.meta.classes
+    metadata = OnnxMetadata(recipe.name, PRODUCER, classes, recipe.data.scale, plan.checkpoint_sha256)
     fp32 = folder / ONNX_NAMES["fp32"]
     fp32_nodes: dict[str, float] = {}
     with progress(1 + ("fp16" in plan.precisions), "writing ONNX", unit="file") as bar:
-        export_onnx(plan.model, fp32, max_batch=plan.recipe.export.max_batch, metadata=metadata)
+        export_onnx(plan.model, fp32, max_batch=recipe.export.max_batch, metadata=metadata)
         require_precision(fp32, "fp32")
         bar.update()
         if "fp16" in plan.precisions:
@@ -90,17 +77,11 @@ def _check_parity(plan: ExportPlan, folder: Path, fp32_nodes: Mapping[str, float
     """Compare the FP32 and the FP16 file with torch, and write the result."""
     checks = {}
     compared = [precision for precision in plan.precisions if precision in ("fp32", "fp16")]
-    with progress(len(compared), "comparing with torch", unit="file") as bar:
-        for precision in compared:
-            name = ONNX_NAMES[precision]
-            checks[name] = check_tensor_parity(plan.model, folder / name, plan.sample.pixels, precision=precision)
-            bar.update()
-    content = {
-        "tiles": plan.sample.source,
-        "fp32_nodes": fp32_nodes,
-        "checks": {name: check.model_dump(mode="json") for name, check in checks.items()},
-    }
-    write_json(folder / PARITY_NAME, content)
+    for precision in track(compared, "comparing with torch", total=len(compared), unit="file"):
+        name = ONNX_NAMES[precision]
+        checks[name] = check_tensor_parity(plan.model, folder / name, plan.sample.pixels, precision=precision)
+    written = {name: check.model_dump(mode="json") for name, check in checks.items()}
+    write_json(folder / PARITY_NAME, {"tiles": plan.sample.source, "fp32_nodes": fp32_nodes, "checks": written})
     failed = {name: check for name, check in checks.items() if not check.passed}
     if failed and not plan.accept_drift:
         results = "; ".join(
@@ -119,30 +100,21 @@ def _check_parity(plan: ExportPlan, folder: Path, fp32_nodes: Mapping[str, float
 
 def _write_int8_files(plan: ExportPlan, folder: Path) -> dict[str, QuantizationRecord]:
     """Write the INT8 files and their records."""
-    if plan.int8 is None:
+    calibration, validation, options = plan.calibration, plan.validation, plan.recipe.export.calibration
+    if calibration is None or validation is None:
         return {}
-    calibration, validation = plan.int8.calibration, plan.int8.validation
-    options = plan.recipe.export.calibration
-    float_files: dict[Precision, Path] = {
-        one: folder / ONNX_NAMES[one] for one in plan.precisions if one in ("fp32", "fp16")
-    }
-    baseline = FloatBaseline.measure(float_files, validation)
+    paths = {precision: folder / ONNX_NAMES[precision] for precision in plan.precisions}
+    float_paths = {precision: path for precision, path in paths.items() if precision in ("fp32", "fp16")}
+    fp32, limit = paths["fp32"], options.max_map_loss
+    baseline = FloatBaseline.measure(float_paths, validation)
     records = {}
-    for precision in plan.precisions:
-        if precision in float_files:
-            continue
-        name = ONNX_NAMES[precision]
-        with Quantizer(float_files["fp32"], calibration.pixels, precision=precision, calibration=options) as quantizer:
+    for precision in [one for one in paths if one not in float_paths]:
+        path = paths[precision]
+        with Quantizer(fp32, calibration.pixels, precision=precision, calibration=options) as quantizer:
             record = quantize_within_limit(
-                quantizer,
-                float_files["fp32"],
-                folder / name,
-                tiles=validation,
-                calibration=calibration.record,
-                max_map_loss=options.max_map_loss,
+                quantizer, fp32, path, tiles=validation, calibration=calibration.record, max_map_loss=limit
             )
-        decision = baseline.decide(folder / name, record, precision)
-        records[name] = record.model_copy(update={"decision": decision})
+        records[path.name] = record.model_copy(update={"decision": baseline.decide(path, record, precision)})
     write_json(folder / QUANTIZATION_NAME, {name: one.model_dump(mode="json") for name, one in records.items()})
     return records
 
@@ -157,17 +129,17 @@ def _manifest(
         producer=PRODUCER,
         provenance={**meta.provenance, "checkpoint_sha256": plan.checkpoint_sha256, "parity_tiles": plan.sample.source},
         detector=meta.detector.model_dump(mode="json"),
-        input=InputSpec(
+        input=schemas.InputSpec(
             tile_px=plan.model.tile_px,
             tile_sides_px=options.tile_sides_px,
             max_batch=options.max_batch,
             scale=data.scale,
             imagery=data.imagery,
         ),
-        outputs=OutputSpec(candidates=plan.model.count_candidates()),
+        outputs=schemas.OutputSpec(candidates=plan.model.count_candidates()),
         classes=meta.classes,
         category_ids=meta.category_ids,
-        defaults=Defaults(
+        defaults=schemas.Defaults(
             postprocess=plan.recipe.postprocess,
             scene_score_threshold=options.scene_score_threshold,
             overlap_px=options.overlap_px,
@@ -180,14 +152,9 @@ def _manifest(
 
 
 def _records(folder: Path, precisions: Collection[Precision]) -> dict[str, FileRecord]:
-    onnx = {
-        ONNX_NAMES[precision]: record_file(folder, ONNX_NAMES[precision], kind="onnx", precision=precision)
-        for precision in precisions
-    }
+    records = {WEIGHTS_NAME: record_file(folder, WEIGHTS_NAME, kind="weights", precision="fp32")}
+    for precision in precisions:
+        records[ONNX_NAMES[precision]] = record_file(folder, ONNX_NAMES[precision], kind="onnx", precision=precision)
+    records[CONFIG_NAME] = record_file(folder, CONFIG_NAME, kind="config")
     checks = [name for name in (PARITY_NAME, QUANTIZATION_NAME) if (folder / name).is_file()]
-    return {
-        WEIGHTS_NAME: record_file(folder, WEIGHTS_NAME, kind="weights", precision="fp32"),
-        **onnx,
-        CONFIG_NAME: record_file(folder, CONFIG_NAME, kind="config"),
-        **{name: record_file(folder, name, kind="check") for name in checks},
-    }
+    return records | {name: record_file(folder, name, kind="check") for name in checks}

@@ -15,14 +15,6 @@ from ifkd.recipe import Recipe
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Int8Tiles:
-    """Tiles for INT8 quantization."""
-
-    calibration: CalibrationTiles
-    validation: ValidationTiles
-
-
-@dataclass(frozen=True, slots=True, eq=False)
 class ExportPlan:
     """Everything an export needs."""
 
@@ -35,8 +27,9 @@ class ExportPlan:
     """FP32 first: the other files are made from it."""
     sample: SampleTiles
     """Tiles for the check of tensor parity."""
-    int8: Int8Tiles | None
-    """None if no INT8 file is written."""
+    calibration: CalibrationTiles | None
+    validation: ValidationTiles | None
+    """Tiles for INT8; None if no INT8 file is written."""
     out: Path
     """The bundle's folder."""
     accept_drift: bool
@@ -46,13 +39,7 @@ class ExportPlan:
 def plan_export(
     checkpoint_path: Path, out: Path, *, overrides: Sequence[str] = (), accept_drift: bool = False
 ) -> ExportPlan:
-    """Return the plan of an export.
-
-    Args:
-        checkpoint_path: Weights with their recipe, as written by training.
-        out: The bundle's folder; an existing bundle is replaced.
-        overrides: `KEY=VALUE` of the recipe's `export` section, with or without the prefix `export.`.
-        accept_drift: Write the bundle even if tensor parity fails.
+    """Return the plan of an export; `overrides` are those of the recipe's section `export`, with or without its name.
 
     Raises:
         CheckpointError: The checkpoint is missing or damaged.
@@ -63,7 +50,12 @@ def plan_export(
     recipe = checkpoint.meta.recipe
     keys = [text.removeprefix("export.") for text in overrides]
     recipe = recipe.model_copy(update={"export": override(recipe.export, keys, source="export")})
-    int8 = _read_int8_tiles(recipe, checkpoint.meta.classes)
+    calibration, validation = None, None
+    if {"int8", "int8-cpu"} & set(recipe.export.precisions):
+        classes = checkpoint.meta.classes
+        calibration = calibration_tiles(recipe.data, recipe.export.calibration, classes=classes)
+        validation = validation_tiles(recipe.data, recipe.postprocess, classes=classes)
+    sample = SampleTiles.of_validation(validation.pixels[:SAMPLE_TILES]) if validation else sample_tiles(recipe.data)
     return ExportPlan(
         checkpoint=checkpoint,
         checkpoint_sha256=sha256_of(checkpoint_path),
@@ -75,21 +67,9 @@ def plan_export(
             tile_sides_px=recipe.export.tile_sides_px,
         ),
         precisions=("fp32", *(one for one in recipe.export.precisions if one != "fp32")),
-        sample=(
-            sample_tiles(recipe.data)
-            if int8 is None
-            else SampleTiles.of_validation(int8.validation.pixels[:SAMPLE_TILES])
-        ),
-        int8=int8,
+        sample=sample,
+        calibration=calibration,
+        validation=validation,
         out=out,
         accept_drift=accept_drift,
-    )
-
-
-def _read_int8_tiles(recipe: Recipe, classes: Sequence[str]) -> Int8Tiles | None:
-    if not {"int8", "int8-cpu"} & set(recipe.export.precisions):
-        return None
-    return Int8Tiles(
-        calibration=calibration_tiles(recipe.data, recipe.export.calibration, classes=classes),
-        validation=validation_tiles(recipe.data, recipe.postprocess, classes=classes),
     )

@@ -46,9 +46,7 @@ class SampleTiles:
 
 
 def read_tiles(images: Sequence[LabeledImage], data: recipe.DataOptions) -> ImageTiles:
-    """Return one tile of each image, scaled and padded as in training.
-
-    The tile is centered on the image's first object, or is the image's first corner if it has no object.
+    """Return one tile of each image, scaled and padded as in training, around its first object or else at its corner.
 
     Raises:
         DataError: An image cannot be read.
@@ -62,11 +60,11 @@ def sample_tiles(data: recipe.DataOptions, *, count: int = SAMPLE_TILES) -> Samp
     """Return one tile of each of the first validation images, or noise if the images cannot be read."""
     try:
         tiles = read_tiles(read_split(data, "validation").images[:count], data)
-        reason = "" if tiles.images else "the validation split is empty"
+        if tiles.images:
+            return SampleTiles.of_validation(tiles.pixels)
+        reason = "the validation split is empty"
     except DataError as error:
         reason = f"the validation images cannot be read ({error})"
-    if not reason:
-        return SampleTiles.of_validation(tiles.pixels)
     size = (data.tile_px, data.tile_px)
     noise = [structured_noise(size, seed=NOISE_SEED + index) for index in range(count)]
     return SampleTiles(_stack(noise, size), f"{count} tiles of seeded noise, because {reason}")
@@ -78,11 +76,9 @@ def structured_noise(size: tuple[int, int], *, seed: int) -> Array:
     total = np.zeros((*size, 3))
     cells = 2
     while cells <= min(size):
-        coarse = rng.integers(0, 256, (cells, cells, 3), dtype=np.uint8)
-        total += resize(coarse, size)
+        total += resize(rng.integers(0, 256, (cells, cells, 3), dtype=np.uint8), size)
         cells *= 4
-    span = np.ptp(total)
-    pixels = ((total - total.min()) * (200 / max(span, 1.0))).astype(np.uint8)
+    pixels = ((total - total.min()) * (200 / max(np.ptp(total), 1.0))).astype(np.uint8)
     for _ in range(12):
         top, left = rng.integers(0, size[0] * 3 // 4), rng.integers(0, size[1] * 3 // 4)
         height, width = rng.integers(4, max(5, size[0] // 4)), rng.integers(4, max(5, size[1] // 4))
@@ -92,31 +88,24 @@ def structured_noise(size: tuple[int, int], *, seed: int) -> Array:
 
 def _cut_tile(image: LabeledImage, data: recipe.DataOptions, size: tuple[int, int]) -> tuple[Array, LabeledImage]:
     """Return a tile, uint8 [height, width, 3], and its objects."""
-    scale = data.scale
     pixels = read_image(image.path, imagery=data.imagery)
-    pixels = resize(pixels, scaled_size((pixels.shape[0], pixels.shape[1]), scale))
-    start = [0, 0]
+    pixels = resize(pixels, scaled_size((pixels.shape[0], pixels.shape[1]), data.scale))
+    top = left = 0
     if len(image.boxes):
-        x1, y1, x2, y2 = image.boxes[0] * scale
-        for axis, center in enumerate(((y1 + y2) / 2, (x1 + x2) / 2)):
-            start[axis] = int(np.clip(center - size[axis] / 2, 0, max(0, pixels.shape[axis] - size[axis])))
-    tile = pad(pixels[start[0] : start[0] + size[0], start[1] : start[1] + size[1]], size)
-    boxes = image.boxes * np.float32(scale) - np.array([start[1], start[0]] * 2, np.float32)
+        x1, y1, x2, y2 = image.boxes[0] * data.scale
+        top = int(np.clip((y1 + y2) / 2 - size[0] / 2, 0, max(0, pixels.shape[0] - size[0])))
+        left = int(np.clip((x1 + x2) / 2 - size[1] / 2, 0, max(0, pixels.shape[1] - size[1])))
+    tile = pad(pixels[top : top + size[0], left : left + size[1]], size)
+    boxes = image.boxes * np.float32(data.scale) - np.array([left, top] * 2, np.float32)
     clipped = boxes.clip(0, np.array([size[1], size[0]] * 2, np.float32))
     visibility = box_areas(clipped) / np.maximum(box_areas(boxes), 1e-6)
     inside = visibility > 0
-    labeled = replace(
-        image,
-        size=size,
-        boxes=clipped[inside].astype(np.float32),
-        labels=image.labels[inside],
-        ignore=(image.ignore | (visibility < MIN_VISIBILITY))[inside],
-    )
-    return tile, labeled
+    ignore = (image.ignore | (visibility < MIN_VISIBILITY))[inside]
+    shown = clipped[inside].astype(np.float32)
+    return tile, replace(image, size=size, boxes=shown, labels=image.labels[inside], ignore=ignore)
 
 
 def _stack(tiles: Sequence[Array], size: tuple[int, int]) -> Array:
     """Return tiles [height, width, 3] as uint8 [tiles, 3, height, width]."""
-    if not tiles:
-        return np.zeros((0, 3, *size), np.uint8)
-    return np.ascontiguousarray(np.stack(tiles).transpose(0, 3, 1, 2))
+    stacked = np.array(tiles, np.uint8).reshape(-1, *size, 3)
+    return np.ascontiguousarray(stacked.transpose(0, 3, 1, 2))

@@ -9,7 +9,6 @@ bundle/
 └── checks/
 """
 
-import json
 import mmap
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,12 +17,13 @@ from pathlib import Path, PurePosixPath
 
 from export.bundle.manifest import FileKind, FileRecord, Manifest, Precision
 from ifkd.core.errors import BundleError, OutputError
-from ifkd.core.files import atomic_folder, sha256_of, write_text
+from ifkd.core.files import atomic_folder, sha256_of, write_json
 from ifkd.core.versioned_json import read_versioned
 
 MANIFEST_NAME = "model.json"
+AGAIN = "Export the bundle again."
 MAX_ONNX_BYTES = 2**31 - 1
-"""Size limit of a protobuf message; an ONNX file of a bundle is one message without external data."""
+"""Size limit of a protobuf message, which an ONNX file of a bundle is."""
 EXTERNAL_LOCATION = b"\x0a\x08location\x12"
 """Protobuf encoding of the key of an external data location: field 1 of length 8, then field 2."""
 
@@ -43,49 +43,34 @@ class Bundle:
         """
         record = self.manifest.files.get(name)
         if record is None:
-            raise BundleError(
-                f"The bundle {self.path} has no {name}", expected=f"one of {', '.join(sorted(self.manifest.files))}"
-            )
+            expected = f"one of {', '.join(sorted(self.manifest.files))}"
+            raise BundleError(f"The bundle {self.path} has no {name}", expected=expected)
         path = self.path / name
         if not path.is_file():
-            raise BundleError(f"{path} is in the manifest but not in the folder", hint="Export the bundle again.")
+            raise BundleError(f"{path} is in the manifest but not in the folder", hint=AGAIN)
         size = path.stat().st_size
         if record.kind == "onnx" and size > MAX_ONNX_BYTES:
-            raise BundleError(
-                f"{path} exceeds the size limit of ONNX files",
-                got=f"{size / 1e9:.1f} GB",
-                expected=f"at most {MAX_ONNX_BYTES / 1e9:.1f} GB",
-                hint="Export the bundle again.",
-            )
+            got, expected = f"{size / 1e9:.1f} GB", f"at most {MAX_ONNX_BYTES / 1e9:.1f} GB"
+            raise BundleError(f"{path} exceeds the size limit of ONNX files", got=got, expected=expected, hint=AGAIN)
         if size != record.bytes:
             raise self._changed(path, f"{size} bytes", f"{record.bytes} bytes")
         digest = sha256_of(path)
         if digest != record.sha256:
             raise self._changed(path, f"sha256 {digest}", record.sha256)
         if record.kind == "onnx" and _has_external_data(path):
-            raise BundleError(
-                f"{path} has external data, which no digest covers",
-                expected="one file with all its weights",
-                hint="Export the bundle again.",
-            )
+            problem = f"{path} has external data, which no digest covers"
+            raise BundleError(problem, expected="one file with all its weights", hint=AGAIN)
         return path
 
     def verify(self) -> None:
-        """Check every file.
-
-        Raises:
-            BundleError: A file is missing, or its digest differs.
-        """
+        """Check every file as `file` does."""
         for name in self.manifest.files:
             self.file(name)
 
     def find(self, kind: FileKind, precision: Precision | None = None) -> list[str]:
         """Return the sorted names of the files of a kind, and of a precision if given."""
-        return sorted(
-            name
-            for name, record in self.manifest.files.items()
-            if record.kind == kind and precision in (None, record.precision)
-        )
+        files = self.manifest.files.items()
+        return sorted(name for name, one in files if one.kind == kind and precision in (None, one.precision))
 
     def onnx_name(self, precision: Precision) -> str:
         """Return the name of the ONNX file of a precision.
@@ -96,21 +81,14 @@ class Bundle:
         names = self.find("onnx", precision)
         if not names:
             available = sorted(str(self.manifest.files[name].precision) for name in self.find("onnx"))
-            raise BundleError(
-                f"{self.path} has no ONNX file in {precision}",
-                expected=f"one of {', '.join(available)}" if available else None,
-                hint="Export the checkpoint with this precision.",
-            )
+            problem, hint = f"{self.path} has no ONNX file in {precision}", "Export the checkpoint with this precision."
+            raise BundleError(problem, expected=f"one of {', '.join(available)}" if available else None, hint=hint)
         return names[0]
 
     @staticmethod
     def _changed(path: Path, got: str, expected: str) -> BundleError:
-        return BundleError(
-            f"{path} differs from the manifest",
-            got=got,
-            expected=expected,
-            hint="Copy the bundle again, or export the checkpoint again.",
-        )
+        hint = "Copy the bundle again, or export the checkpoint again."
+        return BundleError(f"{path} differs from the manifest", got=got, expected=expected, hint=hint)
 
 
 def open_bundle(path: Path) -> Bundle:
@@ -134,9 +112,7 @@ def open_bundle(path: Path) -> Bundle:
 
 @contextmanager
 def new_bundle(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder that becomes the bundle at `path` if the block ends without an exception.
-
-    The block writes all files and the manifest. An existing bundle at `path` is replaced.
+    """Yield a temporary folder that becomes the bundle at `path`, or replaces it, if the block raises no exception.
 
     Raises:
         OutputError: `path` contains files but no bundle, or is not writable.
@@ -165,9 +141,7 @@ def record_file(folder: Path, name: str, *, kind: FileKind, precision: Precision
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write model.json."""
-    write_text(
-        folder / MANIFEST_NAME, json.dumps(manifest.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
-    )
+    write_json(folder / MANIFEST_NAME, manifest.model_dump(mode="json"))
 
 
 def _has_external_data(path: Path) -> bool:

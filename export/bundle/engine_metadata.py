@@ -13,7 +13,6 @@ from ifkd.core.versioned_json import read_versioned
 Builder = Literal["tensorrt_rtx", "tensorrt"]
 PORTABLE = "portable"
 """Device of a TensorRT-RTX engine, which is compiled for a GPU when it is loaded."""
-DEFAULT_WORKSPACE_MIB = 4096
 SIZE_CHECKED = ("fp16", "int8")
 """Precisions whose weights a builder could convert to a wider type; only the size of the engine shows this."""
 MAX_SIZE_RATIO = 1.5
@@ -27,20 +26,18 @@ LAYER_FORMAT_WORDS = {"fp16": ("Half", "FP16"), "int8": ("Int8", "INT8")}
 
 
 class BatchProfile(Schema):
-    """Batch sizes of an optimization profile."""
+    """Batch sizes of an optimization profile; the engine is optimized for `opt`."""
 
     min: int = 1
     opt: int
-    """Batch size for which the engine is optimized."""
     max: int
 
 
 class TileProfile(Schema):
-    """Tile sizes (height, width) of an optimization profile, pixels."""
+    """Tile sizes (height, width) of an optimization profile, pixels; the engine is optimized for `opt`."""
 
     min: tuple[int, int]
     opt: tuple[int, int]
-    """Tile size for which the engine is optimized."""
     max: tuple[int, int]
 
 
@@ -62,7 +59,7 @@ class BuildOptions(Schema):
 
     opt_batch: tuple[PositiveInt, ...] = ()
     """Batch sizes to optimize for, one optimization profile each; by default the largest, at most 8."""
-    workspace_mib: PositiveInt = DEFAULT_WORKSPACE_MIB
+    workspace_mib: PositiveInt = 4096
     """Limit of the builder's workspace in device memory."""
     optimization_level: Annotated[int, Field(ge=0, le=5)] = 3
     """Effort of the search for fast kernels."""
@@ -81,13 +78,11 @@ class EngineMetadata(Schema):
     device: str
     """`portable`, or the name of the GPU the engine was built on."""
     compute_capability: str | None
-    """Compute capability of that GPU, such as 9.0."""
     driver_cuda: str | None = None
-    """Latest CUDA version that the GPU's driver supports, such as 13.0."""
+    """Compute capability of that GPU, such as 9.0, and the latest CUDA version of its driver, such as 13.0."""
     builder: Builder
     builder_version: str
     onnx_file: str
-    """The ONNX file from which the engine was built."""
     onnx_sha256: str
     engine_sha256: str
     engine_bytes: int
@@ -102,9 +97,7 @@ class EngineMetadata(Schema):
     workspace_mib: int
     optimization_level: int = 3
     compatibility: str = "none"
-    """Hardware compatibility."""
     tf32: bool
-    """Whether FP32 layers may round their inputs to TF32."""
     build_seconds: float
     requested_precision: Precision
     delivered_precision: DeliveredPrecision
@@ -126,25 +119,21 @@ def read_engine_metadata(path: Path) -> EngineMetadata:
 
 
 def require_delivered(delivered: DeliveredPrecision, precision: Precision, name: str) -> None:
-    """Check the precision of an engine by its size and, if known, the formats of its layers.
-
-    Raises:
-        EngineError: The engine is too large for its weights, or no layer has the precision.
-    """
+    """Raise an EngineError if an engine is too large for its weights, or if no layer is known to have the precision."""
+    hint = "Use another version of the builder, or another precision."
     ratio = delivered.size_ratio_without_kernels
     if precision in SIZE_CHECKED and ratio is not None and ratio > MAX_SIZE_RATIO:
         raise EngineError(
             f"The engine {name} is too large for {precision}: the builder converted weights to a wider type",
             got=f"{ratio:g} times the size of the ONNX file's weights, without kernels",
             expected=f"at most {MAX_SIZE_RATIO:g}",
-            hint="Use another version of the builder, or another precision.",
+            hint=hint,
         )
-    words = LAYER_FORMAT_WORDS.get(precision)
-    formats = delivered.layer_formats
+    words, formats = LAYER_FORMAT_WORDS.get(precision), delivered.layer_formats
     if formats and words and not any(word in kind for kind in formats for word in words):
         raise EngineError(
             f"No layer of the engine {name} computes in {precision}",
             got=", ".join(f"{count} {kind}" for kind, count in formats.items()),
             expected=" or ".join(words),
-            hint="Use another version of the builder, or another precision.",
+            hint=hint,
         )

@@ -34,10 +34,9 @@ class InputSpec(Schema):
 
 
 class OutputSpec(Schema):
-    """Output of the engines: `boxes` [batch, k, 4], `scores` [batch, k], `labels` [batch, k]."""
+    """Output of the engines: `boxes` [batch, candidates, 4], `scores` and `labels` [batch, candidates]."""
 
     candidates: PositiveInt
-    """k."""
 
 
 class Defaults(Schema):
@@ -46,7 +45,6 @@ class Defaults(Schema):
     postprocess: PostprocessConfig
     """Settings under which metrics are measured."""
     scene_score_threshold: float = 0.3
-    """Score threshold for scenes."""
     overlap_px: int
     """Overlap of neighboring tiles, pixels after scaling."""
     gsd_m: PositiveFloat | None = None
@@ -63,10 +61,9 @@ class FileRecord(Schema):
 
 
 class TensorParity(Schema):
-    """Differences between the candidates of an ONNX file and of the torch model with the same weights."""
+    """Differences between the compared candidates of an ONNX file and of the torch model with the same weights."""
 
     tiles: int
-    """Number of tiles compared."""
     candidates: int
     """Number of candidates compared."""
     matched_fraction: float
@@ -82,9 +79,8 @@ class CalibrationRecord(Schema):
     """Data and method from which the activation ranges of an INT8 file were computed."""
 
     source: str
-    """Description of the tiles."""
     image_ids: tuple[int, ...]
-    """Ids in the training file; one tile of each image."""
+    """Ids in the training file."""
     tiles_sha256: str
     """Digest of the tiles' pixels, uint8 [tiles, 3, height, width]."""
     method: Literal["minmax", "entropy", "percentile"]
@@ -93,10 +89,9 @@ class CalibrationRecord(Schema):
 
 
 class QuantizationStep(Schema):
-    """One step of the search for layers to keep in float."""
+    """One step of the search for layers to keep in float, without the last layers of the head."""
 
     float_layers: int
-    """Number of layers in float, without the last layers of the head."""
     mean_ap: float
     map_loss: float
     """mAP of the FP32 file minus mAP of this step."""
@@ -119,20 +114,17 @@ class Int8Speedup(Schema):
 
 
 class QuantizationDecision(Schema):
-    """Comparison of an INT8 file with the floating-point file that would be used otherwise."""
+    """Comparison of an INT8 file with the floating-point file that would be used otherwise, the baseline."""
 
     baseline: Precision
-    """Precision of the floating-point file."""
     map_loss: float
     """mAP of the baseline minus mAP of the INT8 file."""
     per_class_loss: dict[str, float]
-    """Loss of AP by class."""
     latency: dict[Precision, TileLatency] = {}
     """Latency of this file and of the floating-point files; empty for a file that runs on a GPU."""
     threads: int | None = None
     """CPU threads of the latency measurement."""
     speedup: dict[Precision, Int8Speedup] = {}
-    """Speedup over each floating-point file."""
     recommended: bool | None
     """Whether to use the INT8 file; None if its accuracy is sufficient and its latency was not measured."""
     reason: str
@@ -143,7 +135,6 @@ class QuantizationRecord(Schema):
 
     calibration: CalibrationRecord
     layers: int
-    """Number of convolutions and fully connected layers."""
     float_layers: tuple[str, ...]
     """Names of the layers that the search kept in float, the most sensitive first."""
     sensitivity: dict[str, float]
@@ -154,7 +145,6 @@ class QuantizationRecord(Schema):
     map_loss: float
     """mAP of the FP32 file minus mAP of this file."""
     per_class_loss: dict[str, float]
-    """Loss of AP by class."""
     head_error: float
     """RMS error of the head's outputs, relative to their standard deviation."""
     passed: bool
@@ -177,13 +167,11 @@ class Manifest(Schema):
     input: InputSpec
     outputs: OutputSpec
     classes: tuple[str, ...]
-    """Class names by label."""
     category_ids: tuple[int, ...]
-    """COCO category id of the training file by label."""
+    """Class names and COCO category ids of the training file, by label."""
     defaults: Defaults
     files: dict[str, FileRecord]
     """Files by path inside the bundle."""
     checks: dict[str, TensorParity] = {}
-    """Tensor parity by ONNX file, for FP32 and FP16."""
     quantization: dict[str, QuantizationRecord] = {}
-    """Quantization by ONNX file, for INT8."""
+    """Results by ONNX file: `checks` for FP32 and FP16, `quantization` for INT8."""

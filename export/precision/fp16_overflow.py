@@ -4,7 +4,6 @@ The largest FP16 value is 65504. Larger values overflow to infinity, and the out
 magnitude of each value that would become FP16 is therefore measured, with a margin for other tiles.
 """
 
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,9 @@ from typing import Any
 import numpy as np
 import onnx
 
-from export.precision.fp16 import MAX_FP16
+from export.precision.fp16 import MAX_FP16, max_magnitude
 from export.precision.layers import nodes_between_layers
-from export.precision.onnx_files import load_with_shapes
-from export.precision.ort_session import open_session
+from export.precision.onnx_files import load_with_shapes, run_model
 from ifkd.core.detections import Array
 
 MARGIN = 8.0
@@ -23,19 +21,14 @@ MARGIN = 8.0
 
 
 def fp16_overflow_nodes(path: Path, tiles: Array) -> dict[str, float]:
-    """Return the nodes that must stay FP32, with the largest magnitude among their inputs, outputs and weights.
+    """Return the nodes of an FP32 file that must stay FP32, with the largest magnitude of their values and weights.
 
-    Args:
-        path: The FP32 file.
-        tiles: Sample tiles, uint8 [tiles, 3, height, width].
+    `tiles` are uint8 [tiles, 3, height, width].
     """
     model = load_with_shapes(path)
     graph, float32 = model.graph, onnx.TensorProto.FLOAT
-    weights = {
-        tensor.name: _max_magnitude(onnx.numpy_helper.to_array(tensor))
-        for tensor in graph.initializer
-        if tensor.data_type == float32
-    }
+    initializers = [tensor for tensor in graph.initializer if tensor.data_type == float32]
+    weights = {tensor.name: max_magnitude(onnx.numpy_helper.to_array(tensor)) for tensor in initializers}
     fp32_values = {value.name for value in graph.value_info if value.type.tensor_type.elem_type == float32}
     fp16_nodes = nodes_between_layers(graph)
     values_of = {node.name: [*node.input, *node.output] for node in graph.node if node.name in fp16_nodes}
@@ -52,24 +45,10 @@ def fp16_overflow_nodes(path: Path, tiles: Array) -> dict[str, float]:
 
 
 def _measure(model: Any, names: Sequence[str], tiles: Array) -> dict[str, float]:
-    """Return the largest magnitude of some values of a model over all tiles.
-
-    The maximum is computed inside the model, so that only scalars are returned.
-    """
-    del model.graph.output[:]
-    for number, name in enumerate(names):
-        magnitude, peak = f"magnitude_{number}", f"peak_{number}"
+    """Return the largest magnitude of some values over all tiles, computed inside the model to return scalars only."""
+    for name in names:
+        magnitude = f"magnitude of {name}"
         model.graph.node.append(onnx.helper.make_node("Abs", [name], [magnitude]))
-        model.graph.node.append(onnx.helper.make_node("ReduceMax", [magnitude], [peak], keepdims=0))
-        model.graph.output.append(onnx.helper.make_tensor_value_info(peak, onnx.TensorProto.FLOAT, []))
-    with tempfile.TemporaryDirectory(prefix="ifkd.range.") as folder:
-        probe = Path(folder) / "probe.onnx"
-        probe.write_bytes(model.SerializeToString())
-        session = open_session(probe)
-    peaks = np.array([session.run(None, {"tiles": tile[None]}) for tile in tiles], np.float64)
-    return dict(zip(names, peaks.max(axis=0).tolist(), strict=True))
-
-
-def _max_magnitude(values: Array) -> float:
-    """Return the largest finite magnitude of a weight; infinity is intended, as in the limits of a Clip."""
-    return float(np.abs(values[np.isfinite(values)]).max(initial=0.0))
+        model.graph.node.append(onnx.helper.make_node("ReduceMax", [magnitude], [f"peak of {name}"], keepdims=0))
+    peaks = run_model(model, [f"peak of {name}" for name in names], [{"tiles": tile[None]} for tile in tiles])
+    return dict(zip(names, np.array(peaks, np.float64).max(axis=0).tolist(), strict=True))

@@ -16,11 +16,7 @@ def layer_names(graph: Any) -> list[str]:
 
 
 def nodes_between_layers(graph: Any) -> set[str]:
-    """Return the names of the layers and of all nodes on a path from layer to layer without an FP32 operator.
-
-    Args:
-        graph: An ONNX graph; its nodes are in topological order and have unique names.
-    """
+    """Return the names of the layers and of all nodes on a path from layer to layer without an FP32 operator."""
     nodes = graph.node
     assert len({node.name for node in nodes}) == len(nodes), "node names are unique"
     layers = set(layer_names(graph))
@@ -49,27 +45,23 @@ def last_layers(graph: Any) -> tuple[str, ...]:
 def depthwise_weights(graph: Any) -> tuple[str, ...]:
     """Return the names of the weights of depthwise convolutions."""
     shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
-    found: dict[str, None] = {}
+    found = []
     for node in graph.node:
         groups = next((attribute.i for attribute in node.attribute if attribute.name == "group"), 1)
         if node.op_type == "Conv" and groups > 1 and shapes.get(node.input[1], ())[:2] == (groups, 1):
-            found[node.input[1]] = None
-    return tuple(found)
+            found.append(node.input[1])
+    return tuple(dict.fromkeys(found))
 
 
 def _downstream(layers: Collection[str], nodes: Iterable[tuple[str, str, Sequence[str], Sequence[str]]]) -> set[str]:
     """Return the names of the layers and of all nodes that their values reach, up to an FP32 operator.
 
-    Args:
-        layers: Names of the layers.
-        nodes: (name, operator, inputs, outputs) in topological order.
+    `nodes` are (name, operator, inputs, outputs) in topological order.
     """
     reached: set[str] = set()
     names = set()
     for name, operator, inputs, outputs in nodes:
-        if operator in FP32_OPERATORS:
-            continue
-        if name in layers or any(value in reached for value in inputs):
+        if operator not in FP32_OPERATORS and (name in layers or not reached.isdisjoint(inputs)):
             names.add(name)
             reached.update(value for value in outputs if value)
     return names

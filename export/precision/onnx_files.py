@@ -1,13 +1,16 @@
-"""Loading and saving of ONNX files."""
+"""Loading, saving and partial execution of ONNX files."""
 
 import json
-from collections.abc import Collection
+import tempfile
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import onnx
 
 from export.bundle.manifest import Precision
+from export.precision.ort_session import open_session
+from ifkd.core.detections import Array
 from ifkd.core.files import atomic_path
 
 PRECISION_KEY = "ifkd.precision"
@@ -30,3 +33,15 @@ def save_checked(model: Any, path: Path, *, precision: Precision, float_layers: 
     onnx.checker.check_model(model, full_check=True)
     with atomic_path(path) as temporary:
         temporary.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def run_model(model: Any, names: Sequence[str], inputs: Sequence[Mapping[str, Array]]) -> list[list[Array]]:
+    """Return the named values of a model for each input; they become its only outputs."""
+    del model.graph.output[:]
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    with tempfile.TemporaryDirectory(prefix="ifkd.probe.") as folder:
+        path = Path(folder) / "probe.onnx"
+        path.write_bytes(model.SerializeToString())
+        session = open_session(path)
+    used = {value.name for value in session.get_inputs()}
+    return [session.run(list(names), {name: one[name] for name in used}) for one in inputs]

@@ -12,12 +12,8 @@ CPU_PROVIDER = "CPUExecutionProvider"
 def import_onnxruntime(*, need: str = "Checking ONNX files", gpu: bool = False) -> Any:
     """Return the package onnxruntime.
 
-    Args:
-        need: Subject of the error message: what needs the package.
-        gpu: Name onnxruntime-gpu in the error message.
-
     Raises:
-        MissingExtraError: ONNX Runtime is not installed.
+        MissingExtraError: It is not installed; the message names what has the `need`, and onnxruntime-gpu for a `gpu`.
     """
     try:
         import onnxruntime  # noqa: PLC0415
@@ -36,12 +32,8 @@ def open_session(
 ) -> Any:
     """Return an ONNX Runtime session of an ONNX file.
 
-    Args:
-        path: The file.
-        providers: Execution providers in order of preference, each with its options; by default the CPU.
-        threads: CPU threads; by default ONNX Runtime's choice.
-        spin: Let threads spin between the operators of a call, which is faster. Between calls they always sleep, so
-            that the cores are free for other work.
+    The first provider that starts is used; `threads` are ONNX Runtime's choice by default. With `spin`, threads spin
+    between the operators of a call, which is faster; between calls they always sleep and leave the cores to other work.
 
     Raises:
         EngineError: ONNX Runtime cannot load the file or start the first provider.
@@ -62,11 +54,8 @@ def open_session(
     except Exception as error:  # ONNX Runtime's exceptions share no base class
         raise EngineError(f"ONNX Runtime cannot load {path} ({error})", hint="Export the bundle again.") from error
     # ONNX Runtime drops a provider that cannot start, without an error.
-    used = session.get_providers()
-    if used[0] != providers[0][0]:
-        raise EngineError(
-            f"ONNX Runtime could not start {providers[0][0]}",
-            got=f"{', '.join(used)} instead",
-            hint="Run `ifkd doctor`, which compares the driver, CUDA and the packages.",
-        )
+    used, first = session.get_providers(), providers[0][0]
+    if used[0] != first:
+        hint = "Run `ifkd doctor`, which compares the driver, CUDA and the packages."
+        raise EngineError(f"ONNX Runtime could not start {first}", got=f"{', '.join(used)} instead", hint=hint)
     return session

@@ -19,7 +19,7 @@ from export.precision.onnx_files import FLOAT_LAYERS_KEY
 from ifkd.core.errors import EngineError
 
 INT8, INT8_CPU = "INT8", "INT8 with UINT8 activations"
-"""Types of INT8 layers: signed activations for TensorRT, unsigned activations for CPUs."""
+"""Types of INT8 layers, for TensorRT and for CPUs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +70,7 @@ def summarize_precision(path: Path) -> PrecisionSummary:
 
 
 def require_precision(path: Path, precision: Precision) -> PrecisionSummary:
-    """Return the summary of an ONNX file after checking its precision.
-
-    Raises:
-        EngineError: A layer has another precision.
-    """
+    """Return the summary of an ONNX file, or raise an EngineError if a layer has another precision."""
     summary = summarize_precision(path)
     if summary.precision != precision:
         types = ", ".join(f"{count} {name}" for name, count in sorted(summary.weight_types.items()))
