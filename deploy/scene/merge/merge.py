@@ -8,7 +8,7 @@ scene's border) as a *piece*, and any other box as *complete*:
 2. A piece is removed in favor of a complete box of its class if their overlap is above the threshold. It is also
    removed in favor of a complete box of any class, as a part of an object is often misclassified, if the boxes come
    from different tiles, most of the piece is inside the complete box, and that box reaches the edge that cuts the
-   piece. (A box that ends before the edge was seen completely by the piece's own tile, so it is another object.)
+   piece. (A box that ends before the edge is complete in the piece's tile too, and the two are different objects.)
 3. The remaining pieces belong to objects larger than the overlap. Two pieces are joined if they agree in the part of
    the scene that both tiles see; the joined box is their hull with the best score. An object has at most one piece per
    tile.

@@ -140,7 +140,7 @@ class Scene:
 
     @property
     def caches_a_row_of_blocks(self) -> bool:
-        """Whether the file is tiled, and a row of its blocks fits into GDAL's cache."""
+        """True for a tiled file with a row of blocks that fits into GDAL's cache."""
         raster = self._raster
         pixels = raster.block_rows * raster.size[1]
         row_bytes = pixels * max(3, len(raster.bands)) * np.dtype(raster.dtype).itemsize
@@ -170,7 +170,7 @@ class Scene:
 
     @property
     def gapless(self) -> bool:
-        """Whether the file's metadata rules out pixels without data."""
+        """True if the file's metadata rules out pixels without data."""
         return not self._raster.may_have_gaps
 
     def read_into(self, window: Window, pixels: Array, valid: Array | None) -> None:

@@ -77,7 +77,7 @@ class AppendLog(ABC):
                 f"{differences(logged, identity)}",
                 hint="Repeat the command of that run to resume it, or use --no-resume to start again.",
             )
-        self._end = self._stream.tell()
+        self._end = len(line)
         self._read_records()
         self._stream.truncate(self._end)
 

@@ -75,7 +75,7 @@ class Stopwatch:
                 item = next(items, end)
             if item is end:
                 return
-            yield item  # type: ignore[misc]  # it is not `end`, so it is a T
+            yield item  # type: ignore[misc]  # not `end`, therefore a T
 
     def _add(self, stage: str, seconds: float) -> None:
         self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds

@@ -121,7 +121,7 @@ class RowJournal(AppendLog):
     def _read_records(self) -> None:
         while (content := self._read_record()) is not None:
             self._offsets[RowRecord.row_of(content)] = self._end
-            self._end = self._stream.tell()
+            self._end += HEADER.size + len(content)
 
     def _read_record(self) -> bytes | None:
         """Return the content of the record at the current offset, or None if it is incomplete or damaged."""

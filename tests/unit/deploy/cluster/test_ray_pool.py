@@ -23,7 +23,7 @@ from export.bundle.bundle import open_bundle
 from ifkd.core.errors import BundleError
 
 ray = pytest.importorskip("ray", reason="ray is not installed (pip install 'ifkd[ray]')")
-TESTS = Path(__file__).parents[4]
+TESTS = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")
