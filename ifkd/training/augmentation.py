@@ -46,18 +46,10 @@ def _flip_boxes(boxes: Array, axis: int, length: int) -> Array:
 def crop(
     pixels: Array, boxes: Array, ignore: Array, tile_px: int, rng: np.random.Generator
 ) -> tuple[Array, Array, Array, Array]:
-    """Crop an image to a random tile, and pad a smaller image.
+    """Crop an image [height, width, 3] to a random tile with sides of `tile_px`, and pad a smaller image.
 
-    Args:
-        pixels: uint8 [height, width, 3].
-        boxes: float32 [n, 4].
-        ignore: bool [n], boxes of regions to ignore.
-        tile_px: Side of the tile.
-        rng: Source of randomness.
-
-    Returns:
-        The tile, uint8 [tile_px, tile_px, 3]; the boxes clipped to it, float32 [n, 4]; the mask of its objects, bool
-        [n]; the mask of its ignored regions, bool [n].
+    `boxes` is [n, 4], and `ignore` [n] marks boxes of regions to ignore. Returned are the tile, the boxes clipped to
+    it, the mask [n] of its objects and the mask [n] of its ignored regions.
     """
     height, width = pixels.shape[:2]
     max_top, max_left = max(0, height - tile_px), max(0, width - tile_px)
@@ -86,8 +78,7 @@ def color_jitter(pixels: Tensor, strength: float, rng: np.random.Generator) -> T
     if strength == 0:
         return pixels
     brightness, contrast, saturation = rng.uniform(1 - strength, 1 + strength, 3)
-    pixels = functional.adjust_brightness(pixels, brightness)
-    pixels = functional.adjust_contrast(pixels, contrast)
+    pixels = functional.adjust_contrast(functional.adjust_brightness(pixels, brightness), contrast)
     return functional.adjust_saturation(pixels, saturation)
 
 

@@ -37,10 +37,6 @@ class Batch:
     targets: list[Targets]
     image_ids: list[int]
 
-    def __len__(self) -> int:
-        """Return the number of tiles."""
-        return len(self.targets)
-
 
 class TileDataset(Dataset[Sample]):
     """Augmented training tiles of a COCO data set."""
@@ -53,7 +49,6 @@ class TileDataset(Dataset[Sample]):
         self._free_cache_bytes = options.cache_mb * 1_000_000
 
     def __len__(self) -> int:
-        """Return the number of images."""
         return len(self._images)
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
@@ -65,8 +60,7 @@ class TileDataset(Dataset[Sample]):
         pixels, boxes = flip_and_rotate(pixels, boxes, augmentation, rng)
         pixels, boxes, is_object, is_ignored = crop(pixels, boxes, image.ignore, self._options.tile_px, rng)
         tile = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
-        tile = color_jitter(tile, augmentation.photometric, rng)
-        tile = add_speckle(tile, augmentation.speckle, rng)
+        tile = add_speckle(color_jitter(tile, augmentation.photometric, rng), augmentation.speckle, rng)
         parts = boxes[is_object], image.labels[is_object], boxes[is_ignored]
         return Sample(tile, Targets(*map(torch.from_numpy, parts)), image.id)
 
@@ -82,16 +76,12 @@ class TileDataset(Dataset[Sample]):
 
 
 class BatchDataset(Dataset["Batch | DataError"]):
-    """Batches of training tiles, by the keys of their tiles.
-
-    A DataError is returned instead of raised, because a loading process would wrap it in another exception.
-    """
+    """Batches of training tiles; a DataError is returned, because a loading process would wrap it if it were raised."""
 
     def __init__(self, tiles: TileDataset) -> None:
         self._tiles = tiles
 
     def __getitem__(self, keys: list[tuple[int, int]]) -> Batch | DataError:
-        """Return the tiles of `keys` as a batch, or the error of one of them."""
         try:
             return collate([self._tiles[key] for key in keys])
         except DataError as error:
@@ -101,8 +91,7 @@ class BatchDataset(Dataset["Batch | DataError"]):
 class EpochSampler(Sampler[list[tuple[int, int]]]):
     """This rank's parts of the shuffled batches of an epoch, as (epoch, index); an incomplete last batch is dropped.
 
-    Each batch is split into `ranks * accumulation_steps` equal parts, and each rank takes every `ranks`-th part. All
-    ranks together process the same batches as a single process.
+    Rank r takes parts r, r + ranks, … of each batch, so all ranks together process the batches of a single process.
     """
 
     def __init__(
@@ -120,13 +109,11 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
         return max(1, self._length // self._batch_size)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        """Yield this rank's parts of the epoch's batches."""
         order = np.random.default_rng((self._seed, self.epoch)).permutation(self._length)
-        part_size = self._batch_size // self._parts
         for batch in range(self.start, len(self)):
-            for part in range(self._rank, self._parts, self._ranks):
-                first = batch * self._batch_size + part * part_size
-                yield [(self.epoch, int(index)) for index in order[first : first + part_size]]
+            parts = order[batch * self._batch_size :][: self._batch_size].reshape(self._parts, -1)
+            for part in parts[self._rank :: self._ranks]:
+                yield [(self.epoch, index) for index in part.tolist()]
 
 
 def collate(samples: Sequence[Sample]) -> Batch:

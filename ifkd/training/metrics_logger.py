@@ -11,7 +11,6 @@ from torch.utils.tensorboard import SummaryWriter
 
 from ifkd.core.files import not_writable, write_text
 
-METRICS_FILE, EVENTS_FOLDER = "metrics.jsonl", "events"
 RECOMMENDED_RATIO = (0.1, 10.0)
 """Range of a method's weighted loss term over the task loss; below: negligible, above: dominates the task loss."""
 RATIO_MOMENTUM = 0.95
@@ -21,41 +20,30 @@ logger = logging.getLogger(__name__)
 
 
 class MetricsLogger:
-    """The metrics of a run; only rank 0 has one.
+    """The metrics of a run; only rank 0 has one. Ratios count for the warning from iteration `warn_after`.
 
     metrics.jsonl contains nothing that depends on time, so that a resumed run writes the same lines again. Speed and
     memory are logged to TensorBoard only.
     """
 
     def __init__(self, folder: Path, *, warn_after: int) -> None:
-        """Prepare the logs.
-
-        Args:
-            folder: The run's folder.
-            warn_after: First iteration whose ratios count for the warning.
-        """
-        self._path = folder / METRICS_FILE
-        self._events = folder / EVENTS_FOLDER
+        self._path, self._events = folder / "metrics.jsonl", folder / "events"
         self._writer: SummaryWriter | None = None
-        self._first_iteration = 0
-        self._warn_after = warn_after
+        self._first_iteration, self._warn_after = 0, warn_after
         self._ratios: dict[str, float] = {}
         self._warned: set[str] = set()
 
     def resume(self, *, epoch: int, iteration: int) -> None:
         """Remove the lines after a saved state, because those steps are repeated."""
-        lines = self._path.read_text(encoding="utf-8").splitlines(keepends=True) if self._path.is_file() else []
-        kept = []
-        for line in lines:
-            if not line.endswith("\n"):
-                break
-            entry = json.loads(line)
-            if iteration and entry.get("iteration", -1) < iteration and entry.get("epoch", 0) <= epoch:
-                kept.append(line)
-        if lines:
-            write_text(self._path, "".join(kept))
-        for line in kept:
-            self._check_ratios(json.loads(line), warn=False)
+        kept = [
+            entry
+            for entry in read_metrics(self._path.parent)
+            if iteration and entry.get("iteration", -1) < iteration and entry.get("epoch", 0) <= epoch
+        ]
+        if self._path.is_file():
+            write_text(self._path, "".join(f"{json.dumps(entry)}\n" for entry in kept))
+        for entry in kept:
+            self._check_ratios(entry, warn=False)
         self._first_iteration = iteration
 
     def log_step(self, iteration: int, losses: dict[str, float], *, speed: dict[str, float]) -> None:
@@ -95,9 +83,8 @@ class MetricsLogger:
         """Update the running mean of each ratio, and warn once where it is outside the recommended range."""
         if entry.get("iteration", -1) < self._warn_after:
             return
-        for name, value in entry.items():
-            if not name.startswith("ratio/") or value == 0.0:
-                continue
+        ratios = {name: value for name, value in entry.items() if name.startswith("ratio/") and value != 0.0}
+        for name, value in ratios.items():
             mean = RATIO_MOMENTUM * self._ratios.get(name, value) + (1 - RATIO_MOMENTUM) * value
             self._ratios[name] = mean
             if name in self._warned or RECOMMENDED_RATIO[0] <= mean <= RECOMMENDED_RATIO[1]:
@@ -107,11 +94,15 @@ class MetricsLogger:
                 logger.warning(
                     "The weighted %s loss is %.3g times the detection loss at iteration %d; the recommended range is "
                     "%g to %g. Change its weight in distillation.method.",
-                    name.removeprefix("ratio/"),
-                    mean,
-                    entry["iteration"],
-                    *RECOMMENDED_RATIO,
+                    *(name.removeprefix("ratio/"), mean, entry["iteration"], *RECOMMENDED_RATIO),
                 )
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """Return the lines of a run's metrics.jsonl, without an incomplete last line; none if there is no file."""
+    path = folder / "metrics.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 def memory_mb(device: torch.device) -> float:

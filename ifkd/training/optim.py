@@ -23,10 +23,8 @@ def build_optimizer(training: TrainingOptions, detector: nn.Module, method: Meth
     lr, weight_decay = scaled_lr(training), training.optimizer.weight_decay
     trainable = [parameter for parameter in detector.parameters() if parameter.requires_grad]
     groups: list[dict[str, Any]] = [{"params": trainable, "weight_decay": weight_decay}]
-    if method is not None:
-        groups += method.parameter_groups(weight_decay)
-    for group in groups:
-        group["base_lr"] = lr
+    groups += method.parameter_groups(weight_decay) if method is not None else []
+    groups = [{**group, "base_lr": lr} for group in groups]
     if training.optimizer.name == "adamw":
         return torch.optim.AdamW(groups, lr=lr)
     return torch.optim.SGD(groups, lr=lr, momentum=training.optimizer.momentum)
@@ -67,15 +65,12 @@ def build_ema(training: TrainingOptions, detector: Detector) -> AveragedModel | 
 
     The decay of step n is min(ema_decay, (1 + n) / (10 + n)), so that the initial weights lose influence quickly.
     """
-    if training.ema_decay is None:
+    if (max_decay := training.ema_decay) is None:
         return None
-    max_decay = training.ema_decay
 
     def update(mean: Tensor, value: Tensor, steps: int | Tensor) -> Tensor:
         step = int(steps)
-        if not mean.is_floating_point():
-            return value
-        return mean.lerp(value, 1 - min(max_decay, (1 + step) / (10 + step)))
+        return mean.lerp(value, 1 - min(max_decay, (1 + step) / (10 + step))) if mean.is_floating_point() else value
 
     return AveragedModel(detector, avg_fn=update, use_buffers=True)
 
@@ -89,9 +84,8 @@ def prepare_detector(detector: Detector, training: TrainingOptions, device: torc
     compute = training.compute
     if compute.sync_batch_norm:
         if device.type == "cpu":
-            raise TrainingError(
-                "training.compute.sync_batch_norm needs GPUs", hint='Set it to false, or use norm = "frozen".'
-            )
+            hint = 'Set it to false, or use norm = "frozen".'
+            raise TrainingError("training.compute.sync_batch_norm needs GPUs", hint=hint)
         detector = nn.SyncBatchNorm.convert_sync_batchnorm(detector)  # type: ignore[no-untyped-call]
     detector = detector.to(device)
     if compute.channels_last:

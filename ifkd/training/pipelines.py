@@ -20,16 +20,8 @@ from ifkd.distillation.methods.fgd import inherit
 from ifkd.models import Detector, FasterRcnn, build_detector, normalize
 from ifkd.models.checkpoint import Checkpoint, CheckpointMeta, build_from, load_checkpoint
 from ifkd.models.mobile_sam.encoder import available_weights
-from ifkd.recipe import (
-    DetectorOptions,
-    EdeOptions,
-    FgdOptions,
-    IfkdOptions,
-    MethodOptions,
-    NoMethodOptions,
-    Recipe,
-    TrainingOptions,
-)
+from ifkd.recipe import DetectorOptions, FgdOptions, IfkdOptions, MethodOptions, NoMethodOptions, Recipe
+from ifkd.recipe.recipe import RoleOptions
 from ifkd.training.dataset import EpochSampler, TileDataset, collate
 from ifkd.training.prediction import validate
 from ifkd.training.run_folder import RunFolder, TrainingResult, TrainingRun
@@ -51,31 +43,18 @@ def train_role(
 ) -> TrainingResult:
     """Train the recipe's teacher or student alone, and return the run's result.
 
-    Args:
-        recipe: The recipe.
-        role: The detector to train.
-        folder: The run's folder.
-        resume: Resume an earlier run in the folder; else delete it first.
+    An earlier run in `folder` is resumed, or deleted first with `resume=False`.
     """
     options = recipe.teacher if role == "teacher" else recipe.student
-    run = _prepare_run(recipe, folder, role, options.detector, options.training, {"role": role, "method": "none"})
-    if not resume:
-        _remove_run(folder)
-    detector = _build_untrained(recipe, options.detector, len(run.meta.classes))
-    return train(_with_pretrained_note(run, detector), detector)
+    run = _plan_run(recipe, folder, role, options, {"role": role, "method": "none"})
+    return train(*_start_run(run, resume=resume))
 
 
 def distill_student(recipe: Recipe, teacher_checkpoint: Path, folder: Path, *, resume: bool = True) -> TrainingResult:
     """Train the recipe's student with its distillation method, and return the run's result.
 
     The student starts from the same weights as in plain training with the same seed, except that FGD can copy some
-    weights of the teacher.
-
-    Args:
-        recipe: The recipe.
-        teacher_checkpoint: Checkpoint of the teacher.
-        folder: The run's folder.
-        resume: Resume an earlier run in the folder; else delete it first.
+    weights of the teacher. An earlier run in `folder` is resumed, or deleted first with `resume=False`.
 
     Raises:
         CheckpointError: The teacher is missing, or is of another family or other classes.
@@ -91,13 +70,10 @@ def distill_student(recipe: Recipe, teacher_checkpoint: Path, folder: Path, *, r
         **({"cached_teacher": True} if recipe.distillation.cache_teacher else {}),
         "notes": notes,
     }
-    student_options, training = recipe.student.detector, recipe.distillation.training
-    run = _prepare_run(recipe, folder, "student distilled", student_options, training, provenance)
-    _check_teacher_checkpoint(checkpoint, student_options, run.train_data)
-    if not resume:
-        _remove_run(folder)
-    student = _build_untrained(recipe, student_options, len(run.meta.classes))
-    run = _with_pretrained_note(run, student)
+    role = recipe.student.model_copy(update={"training": recipe.distillation.training})
+    run = _plan_run(recipe, folder, "student distilled", role, provenance)
+    _check_teacher_checkpoint(checkpoint, run.meta)
+    run, student = _start_run(run, resume=resume)
     if broadcast_from_first(run.folder.is_finished):
         return train(run, student)
     teacher = build_from(checkpoint).to(best_device())
@@ -136,47 +112,29 @@ def _build_method(options: MethodOptions, student: Detector, teacher: Detector, 
 
 def _build_frozen_models(options: MethodOptions, teacher: Detector, run: TrainingRun) -> FrozenModels:
     """Return the frozen models of a run; their caches are beside the run's folder, for other runs."""
-    ede: EdeOptions | None = None
-    if isinstance(options, IfkdOptions) and options.ede.enabled and options.ede.weight > 0:
-        ede = options.ede
+    ede = options.ede if isinstance(options, IfkdOptions) and options.ede.enabled and options.ede.weight > 0 else None
     distillation = run.recipe.distillation
     if not (distillation.cache_teacher or (ede is not None and ede.cache)):
         return FrozenModels(teacher, ede)
     sampling = TileSampling(run.recipe.seed, run.training.epochs) if distillation.cache_scope == "seed" else None
-    cache_spec = make_cache_spec(
-        run.train_data,
-        run.recipe.data,
-        run.folder.path.parent / "cache",
-        rebuild=distillation.rebuild_cache,
-        sampling=sampling,
-    )
+    folder, rebuild = run.folder.path.parent / "cache", distillation.rebuild_cache
+    cache_spec = make_cache_spec(run.train_data, run.recipe.data, folder, rebuild=rebuild, sampling=sampling)
     return FrozenModels(teacher, ede, cache_spec=cache_spec, cache_teacher=distillation.cache_teacher)
 
 
-def _prepare_run(
-    recipe: Recipe,
-    folder: Path,
-    label: str,
-    detector: DetectorOptions,
-    training: TrainingOptions,
-    provenance: dict[str, Any],
-) -> TrainingRun:
+def _plan_run(recipe: Recipe, folder: Path, label: str, role: RoleOptions, provenance: dict[str, Any]) -> TrainingRun:
     """Read the data of a run, and return its plan."""
-    data = recipe.data
+    data, training = recipe.data, role.training
     train_data, validation_data = read_split(data, "train"), read_split(data, "validation")
-    if len(train_data) < training.batch_size:
-        raise TrainingError(
-            f"{data.train} has fewer images than one batch",
-            got=len(train_data),
-            expected=f"at least {training.batch_size}",
-        )
+    if (count := len(train_data)) < (size := training.batch_size):
+        raise TrainingError(f"{data.train} has fewer images than one batch", got=count, expected=f"at least {size}")
     if train_data.classes != validation_data.classes:
         raise TrainingError(
             f"{data.train} and {data.validation} have different classes",
             got=f"{list(train_data.classes)} and {list(validation_data.classes)}",
         )
     meta = CheckpointMeta(
-        detector=detector,
+        detector=role.detector,
         classes=train_data.classes,
         category_ids=train_data.category_ids,
         recipe=recipe,
@@ -192,6 +150,18 @@ def _prepare_run(
     return TrainingRun(RunFolder(folder), f"{recipe.name} {label}", recipe, training, meta, train_data, validation_data)
 
 
+def _start_run(run: TrainingRun, *, resume: bool) -> tuple[TrainingRun, Detector]:
+    """Delete an earlier run unless `resume`; return the untrained detector, and the run that names its weights."""
+    if not resume:
+        _remove_run(run.folder)
+    detector = _build_untrained(run.recipe, run.meta.detector, len(run.meta.classes))
+    if detector.load_reports:
+        pretrained = [report.to_provenance() for report in detector.load_reports]
+        meta = run.meta.model_copy(update={"provenance": {**run.meta.provenance, "pretrained": pretrained}})
+        run = replace(run, meta=meta)
+    return run, detector
+
+
 def _build_untrained(recipe: Recipe, options: DetectorOptions, num_classes: int) -> Detector:
     """Return a detector with the initial weights of the recipe's seed."""
     with torch.random.fork_rng(devices=[]):
@@ -199,40 +169,23 @@ def _build_untrained(recipe: Recipe, options: DetectorOptions, num_classes: int)
         return build_detector(options, num_classes)
 
 
-def _with_pretrained_note(run: TrainingRun, detector: Detector) -> TrainingRun:
-    """Return the run with the detector's pretrained weights added to the provenance of its checkpoints."""
-    if not detector.load_reports:
-        return run
-    pretrained = [report.to_provenance() for report in detector.load_reports]
-    meta = run.meta.model_copy(update={"provenance": {**run.meta.provenance, "pretrained": pretrained}})
-    return replace(run, meta=meta)
-
-
 def _with_available_encoder(options: MethodOptions) -> tuple[MethodOptions, list[str]]:
     """Return the method's options with the MobileSAM weights that are available, and notes for the provenance."""
     if not isinstance(options, IfkdOptions) or not options.ede.enabled:
         return options, []
-    weights = options.ede.weights
-    if options.ede.fall_back_to_random:
-        weights = available_weights(weights)
+    weights = available_weights(options.ede.weights) if options.ede.fall_back_to_random else options.ede.weights
     ede = options.ede.model_copy(update={"weights": weights})
     return options.model_copy(update={"ede": ede}), [RANDOM_ENCODER_NOTE] if weights == "random" else []
 
 
-def _check_teacher_checkpoint(checkpoint: Checkpoint, student: DetectorOptions, train_data: CocoDataset) -> None:
-    meta = checkpoint.meta
-    if meta.detector.family != student.family:
-        raise CheckpointError(
-            f"The teacher {checkpoint.path} is of another family than the recipe's student",
-            got=meta.detector.family,
-            expected=student.family,
-        )
-    if meta.classes != train_data.classes:
-        raise CheckpointError(
-            f"The teacher {checkpoint.path} has other classes than the recipe's data",
-            got=list(meta.classes),
-            expected=list(train_data.classes),
-        )
+def _check_teacher_checkpoint(teacher: Checkpoint, student: CheckpointMeta) -> None:
+    family, classes = teacher.meta.detector.family, list(teacher.meta.classes)
+    if family != student.detector.family:
+        problem = f"The teacher {teacher.path} is of another family than the recipe's student"
+        raise CheckpointError(problem, got=family, expected=student.detector.family)
+    if classes != list(student.classes):
+        problem = f"The teacher {teacher.path} has other classes than the recipe's data"
+        raise CheckpointError(problem, got=classes, expected=list(student.classes))
 
 
 def _check_teacher_map(teacher: Detector, run: TrainingRun) -> None:
@@ -247,12 +200,11 @@ def _check_teacher_map(teacher: Detector, run: TrainingRun) -> None:
         )
 
 
-def _remove_run(folder: Path) -> None:
+def _remove_run(folder: RunFolder) -> None:
     """Delete an earlier run on rank 0; refuse a folder of other files."""
-    if rank() > 0 or not folder.exists():
+    if rank() > 0 or not folder.path.exists():
         return
-    if not RunFolder(folder).config.is_file() and any(folder.iterdir()):
-        raise OutputError(
-            f"{folder} contains files but no run, and --no-resume does not delete them", hint="Choose another folder."
-        )
-    shutil.rmtree(folder)
+    if not folder.config.is_file() and any(folder.path.iterdir()):
+        problem = f"{folder.path} contains files but no run, and --no-resume does not delete them"
+        raise OutputError(problem, hint="Choose another folder.")
+    shutil.rmtree(folder.path)

@@ -40,12 +40,8 @@ def predict(
 ) -> Iterator[tuple[int, Detections]]:
     """Yield (image id, detections in pixels of the original image) of a detector in eval mode.
 
-    Args:
-        detector: The detector.
-        dataset: The images.
-        recipe: Scale and contrast of images, postprocessing, candidates per level.
-        shard: (index, count) of the batches to process. The images of a batch do not depend on it, because other
-            images of a batch can change the last bit of a result.
+    `shard` is (index, count) of the batches to process. The images of a batch do not depend on it, because other
+    images of a batch can change the last bit of a result.
     """
     for images, pixels in _batches(dataset, recipe.data, shard):
         detections = detect(detector, pixels, recipe.postprocess, per_level=recipe.export.candidates_per_level)
@@ -56,16 +52,12 @@ def predict(
 def detect(
     detector: Detector, pixels: Sequence[Array], config: PostprocessConfig, *, per_level: int
 ) -> list[Detections]:
-    """Return the detections in images, uint8 [height, width, 3], of one size and with sides divisible by 32.
+    """Return a detector's detections, in eval mode, in images [height, width, 3] of one size divisible by `STRIDE`.
 
-    Args:
-        detector: A detector in eval mode.
-        pixels: The images.
-        config: Score threshold and non-maximum suppression.
-        per_level: Candidates per pyramid level.
+    `per_level` is the number of candidates per pyramid level.
     """
     images = as_batch(pixels).to(next(detector.parameters()).device)
-    size = (images.shape[2], images.shape[3])
+    size = images.shape[2], images.shape[3]
     with torch.inference_mode():
         boxes, scores, labels = detector.candidates(detector(normalize(images)), size=size, per_level=per_level)
     candidates = Candidates(boxes.float().cpu().numpy(), scores.float().cpu().numpy(), labels.cpu().numpy())

@@ -39,20 +39,13 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.best = path / BEST
-        """Checkpoint of the highest validation mAP."""
-        self.last = path / "last.safetensors"
-        """Checkpoint of the last epoch."""
-        self.method = path / "method.safetensors"
-        """The method's own learned layers, saved together with the best checkpoint."""
-        self.state = path / "state.pt"
-        """Training state for resuming, removed at the end of the run."""
-        self.result = path / RESULT
-        """The result, written at the end of the run."""
-        self.config = path / "config.toml"
-        """Checkpoint metadata, including the recipe."""
-        self.lock = path / "lock"
-        """Lock file of the process that trains."""
+        self.best = path / BEST  # checkpoint of the highest validation mAP
+        self.last = path / "last.safetensors"  # checkpoint of the last epoch
+        self.method = path / "method.safetensors"  # the method's own learned layers, saved with the best checkpoint
+        self.state = path / "state.pt"  # training state for resuming, removed at the end of the run
+        self.result = path / RESULT  # written at the end of the run
+        self.config = path / "config.toml"  # checkpoint metadata, including the recipe
+        self.lock = path / "lock"  # lock file of the process that trains
 
     @property
     def is_finished(self) -> bool:

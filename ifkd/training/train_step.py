@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
 from safetensors.torch import save
 from torch import Tensor, nn
 
@@ -13,6 +12,7 @@ from ifkd.core.files import atomic_path
 from ifkd.distillation import DistillationBatch, TeacherOutputs
 from ifkd.distillation.methods import Method, Term
 from ifkd.models import Detector, Targets
+from ifkd.models.detector import Images
 from ifkd.training.dataset import Batch
 
 
@@ -26,11 +26,7 @@ class TrainStep(nn.Module):
         self._autocast = autocast
 
     def forward(
-        self,
-        images: Float[Tensor, "batch 3 height width"],
-        targets: list[Targets],
-        teacher_outputs: TeacherOutputs | None,
-        iteration: int,
+        self, images: Images, targets: list[Targets], teacher_outputs: TeacherOutputs | None, iteration: int
     ) -> dict[str, Term]:
         """Return the loss terms: `task/…` of the detector and, with a teacher, `method/…` of the method."""
         with self._autocast:
@@ -61,11 +57,9 @@ def summarize_losses(parts: list[dict[str, Term]]) -> dict[str, float]:
     weighted = {name: parts[0][name].weight * value for name, value in values.items()}
     task = sum(value for name, value in weighted.items() if name.startswith("task/"))
     summary = dict(weighted)
-    for name, value in values.items():
-        kind, _, term = name.partition("/")
-        if kind == "method":
-            summary[f"raw/{term}"] = value
-            summary[f"ratio/{term}"] = weighted[name] / max(task, 1e-12)
+    for term in (name.removeprefix("method/") for name in names if name.startswith("method/")):
+        summary[f"raw/{term}"] = values[f"method/{term}"]
+        summary[f"ratio/{term}"] = weighted[f"method/{term}"] / max(task, 1e-12)
     return {**summary, "total": sum(weighted.values())}
 
 

@@ -47,50 +47,21 @@ def train(
     """Train a detector, or resume an interrupted run with the same settings; a finished run returns its result.
 
     The run's folder contains `config.toml`, `metrics.jsonl`, `events/` for TensorBoard, `last.safetensors`,
-    `best.safetensors` (highest validation mAP), `method.safetensors` (the method's own layers at that time, if it has
-    any), `state.pt` until the run is finished, and then `result.json`. Under torchrun each process calls this
-    function, and only rank 0 writes.
+    `best.safetensors`, `method.safetensors` (the method's own layers, if it has any), `state.pt` until the run is
+    finished, and then `result.json`. Under torchrun each process calls this function, and only rank 0 writes.
 
     Raises:
         DataError: A training image cannot be read.
         OutputError: The folder contains a run with other settings, another process uses it, or it is not writable.
         TrainingError: A loss or gradient is not finite, or the batch cannot be split evenly.
     """
-    if rank() > 0:
-        return _train(run, detector, method, frozen_models)
-    run.folder.claim(run.meta, run.label)
-    with file_lock(run.folder.lock):
-        run.folder.remove_temporary_files()
-        return _train(run, detector, method, frozen_models)
-
-
-def _train(
-    run: TrainingRun, detector: Detector, method: Method | None, frozen_models: FrozenModels | None
-) -> TrainingResult:
-    finished = broadcast_from_first(run.folder.read_result() if run.folder.is_finished else None)
-    if finished is not None:
-        return finished
-    trainer = Trainer(run, detector, method, frozen_models)
-    try:
-        trainer.resume()
-        metrics = trainer.fit()
-    finally:
-        trainer.logger.close()
-    state = trainer.state
-    result = TrainingResult(
-        label=run.label,
-        checkpoint=BEST,
-        best_validation_map=state.best_map,
-        last_validation=metrics,
-        epochs=state.epoch,
-        iterations=state.iteration,
-        train_seconds=round(state.train_seconds, 1),
-        machine=machine_summary(),
-    )
     if rank() == 0:
-        write_json(run.folder.result, result.model_dump(mode="json"))
-        run.folder.state.unlink(missing_ok=True)
-    return broadcast_from_first(result)
+        run.folder.claim(run.meta, run.label)
+    with file_lock(run.folder.lock) if rank() == 0 else nullcontext():
+        if rank() == 0:
+            run.folder.remove_temporary_files()
+        finished = broadcast_from_first(run.folder.read_result() if run.folder.is_finished else None)
+        return finished or Trainer(run, detector, method, frozen_models).run_to_end()
 
 
 class Trainer:
@@ -99,7 +70,8 @@ class Trainer:
     def __init__(
         self, run: TrainingRun, detector: Detector, method: Method | None, frozen_models: FrozenModels | None
     ) -> None:
-        training, seed = run.training, run.recipe.seed
+        training, workers, seed = run.training, run.recipe.data.workers, run.recipe.seed
+        batch_size, steps = training.batch_size, training.accumulation_steps
         self.run = run
         self.device = best_device()
         self.detector = prepare_detector(detector, training, self.device)
@@ -109,43 +81,59 @@ class Trainer:
         self.state = TrainState()
         _check_batch_size(training)
         self.sampler = EpochSampler(
-            len(run.train_data),
-            training.batch_size,
-            seed=seed,
-            accumulation_steps=training.accumulation_steps,
-            rank=rank(),
-            ranks=world_size(),
+            len(run.train_data), batch_size, seed=seed, accumulation_steps=steps, rank=rank(), ranks=world_size()
         )
+        tiles = BatchDataset(TileDataset(run.train_data, run.recipe.data, seed=seed))
         self.loader: DataLoader[Any] = DataLoader(
-            BatchDataset(TileDataset(run.train_data, run.recipe.data, seed=seed)),
-            batch_size=None,
-            sampler=self.sampler,
-            num_workers=run.recipe.data.workers,
-            persistent_workers=run.recipe.data.workers > 0,
+            tiles, batch_size=None, sampler=self.sampler, num_workers=workers, persistent_workers=workers > 0
         )
         self.optimizer = build_optimizer(training, self.detector, self.method)
         self.autocast = build_autocast(training, self.device)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=training.compute.amp == "fp16")
         self.model = TrainStep(self.detector, self.method, self.autocast)
         self.parallel_model = DistributedDataParallel(self.model) if world_size() > 1 else self.model
-        self.logger = MetricsLogger(run.folder.path, warn_after=_warmup_end(training, method))
+        # Ratios count when the learning rate and the method's weights have their full values.
+        method_warmup = getattr(getattr(method, "config", None), "warmup_iters", 0)
+        self.logger = MetricsLogger(run.folder.path, warn_after=max(training.schedule.warmup_iters, method_warmup))
         self.saved_at = time.monotonic()
 
-    # --- epochs -----------------------------------------------------------------------------------------------------
+    def run_to_end(self) -> TrainingResult:
+        """Resume an interrupted run, train, and write and return the result."""
+        try:
+            self.resume()
+            metrics = self.fit()
+        finally:
+            self.logger.close()
+        state, folder = self.state, self.run.folder
+        result = TrainingResult(
+            label=self.run.label,
+            checkpoint=BEST,
+            best_validation_map=state.best_map,
+            last_validation=metrics,
+            epochs=state.epoch,
+            iterations=state.iteration,
+            train_seconds=round(state.train_seconds, 1),
+            machine=machine_summary(),
+        )
+        if rank() == 0:
+            write_json(folder.result, result.model_dump(mode="json"))
+            folder.state.unlink(missing_ok=True)
+        return broadcast_from_first(result)
 
     def fit(self) -> Metrics:
         """Train the remaining epochs, and return the metrics of the last validation."""
-        run, state = self.run, self.state
+        run, state, epochs = self.run, self.state, self.run.training.epochs
+        patience = run.training.patience or math.inf
         metrics: Metrics | None = None
         self.model.train()
         if self.method is not None and state.iteration == 0:
             self.log_validation(self.evaluate())
-        total = run.training.epochs * len(self.sampler)
+        total = epochs * len(self.sampler)
         with progress(total, run.label, unit="step", initial=state.iteration, silent=rank() > 0) as bar:
-            while state.epoch < run.training.epochs and not self.patience_exceeded():
+            while state.epoch < epochs and state.validations_since_best < patience:
                 self.train_epoch(bar)
                 state.epoch += 1
-                if state.epoch % run.training.validate_every == 0 or state.epoch == run.training.epochs:
+                if state.epoch % run.training.validate_every == 0 or state.epoch == epochs:
                     metrics = self.validate()
                 self.save()
         return metrics or self.evaluate()
@@ -184,8 +172,6 @@ class Trainer:
                 yield parts
                 parts = []
 
-    # --- one step ---------------------------------------------------------------------------------------------------
-
     def train_step(self, parts: list[Batch]) -> tuple[list[dict[str, Term]], Tensor]:
         """Run one optimizer step; return the detached loss terms of each part, and the norm of the gradient."""
         training = self.run.training
@@ -195,8 +181,7 @@ class Trainer:
         terms = []
         for index, part in enumerate(parts):
             torch.manual_seed(self.step_seed(index))
-            last = index == len(parts) - 1
-            accumulates = isinstance(self.parallel_model, DistributedDataParallel) and not last
+            accumulates = isinstance(self.parallel_model, DistributedDataParallel) and index < len(parts) - 1
             with self.parallel_model.no_sync() if accumulates else nullcontext():  # type: ignore[operator]
                 terms.append(self.backward(part, loss_scale=1 / len(parts)))
         self.scaler.unscale_(self.optimizer)
@@ -234,18 +219,9 @@ class Trainer:
         key = (self.run.recipe.seed, self.state.iteration, part, rank())
         return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
 
-    # --- validation -------------------------------------------------------------------------------------------------
-
-    def patience_exceeded(self) -> bool:
-        """Return whether mAP has not improved for `training.patience` validations."""
-        patience = self.run.training.patience
-        return patience is not None and self.state.validations_since_best >= patience
-
     def saved_model(self) -> Detector:
         """Return the detector that is validated and saved: the averaged one if there is one."""
-        if self.ema is None or self.state.iteration == 0:
-            return self.detector
-        return cast("Detector", self.ema.module)
+        return self.detector if self.ema is None or self.state.iteration == 0 else cast("Detector", self.ema.module)
 
     def evaluate(self) -> Metrics:
         """Return the current validation metrics."""
@@ -270,18 +246,10 @@ class Trainer:
             values = metrics.model_dump(include={"mean_ap", "ap50", "ap75"})
             self.logger.log_validation(self.state.epoch, self.state.iteration, values)
 
-    # --- state ------------------------------------------------------------------------------------------------------
-
     def stateful_parts(self) -> dict[str, Stateful]:
         """Return the parts whose state state.pt contains."""
-        parts: dict[str, Stateful | None] = {
-            "detector": self.detector,
-            "optimizer": self.optimizer,
-            "scaler": self.scaler,
-            "method": self.method,
-            "ema": self.ema,
-        }
-        return {name: part for name, part in parts.items() if part is not None}
+        names = ("detector", "optimizer", "scaler", "method", "ema")
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
     def save(self) -> None:
         """Write last.safetensors and state.pt."""
@@ -300,17 +268,10 @@ class Trainer:
 
 
 def _check_batch_size(training: TrainingOptions) -> None:
-    parts = world_size() * training.accumulation_steps
-    if training.batch_size % parts:
+    ranks, steps = world_size(), training.accumulation_steps
+    if training.batch_size % (ranks * steps):
         raise TrainingError(
             "training.batch_size cannot be split evenly",
             got=f"{training.batch_size} images",
-            expected=f"a multiple of {parts} ({world_size()} processes x {training.accumulation_steps} accumulation "
-            "steps)",
+            expected=f"a multiple of {ranks * steps} ({ranks} processes x {steps} accumulation steps)",
         )
-
-
-def _warmup_end(training: TrainingOptions, method: Method | None) -> int:
-    """Return the iteration at which the learning rate and the method's weights have their full values."""
-    method_warmup = getattr(getattr(method, "config", None), "warmup_iters", 0)
-    return max(training.schedule.warmup_iters, int(method_warmup))

@@ -488,7 +488,7 @@ def test_accumulated_gradients_are_the_mean_of_the_parts(
     step, backward = trainer.Trainer.train_step, trainer.Trainer.backward
 
     def watched_step(self: Any, parts: list[Batch]) -> Any:
-        assert [len(part) for part in parts] == [2, 2]
+        assert [len(part.targets) for part in parts] == [2, 2]
         step(self, parts)
         found.update({name: p.grad.clone() for name, p in self.detector.named_parameters() if p.grad is not None})
         raise KeyboardInterrupt
