@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from deploy import cli
-from deploy.cli.train import add_recipe_arguments, add_run_arguments, report_result
+from deploy.cli.train import add_run_arguments, report_result
 
 
 class Arguments(cli.Arguments):
@@ -20,13 +20,8 @@ class Arguments(cli.Arguments):
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    add_recipe_arguments(parser)
-    parser.add_argument(
-        "--teacher",
-        type=Path,
-        metavar="CHECKPOINT",
-        help="the teacher's checkpoint (default: runs/NAME/teacher/best.safetensors)",
-    )
+    purpose = "the teacher's checkpoint (default: runs/NAME/teacher/best.safetensors)"
+    parser.add_argument("--teacher", type=Path, metavar="CHECKPOINT", help=purpose)
     add_run_arguments(parser, default_folder="runs/NAME/distilled")
 
 

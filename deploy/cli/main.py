@@ -29,31 +29,21 @@ COMMANDS = {
 }
 """Command -> its purpose. The module `deploy.cli.<command>` has `configure(parser)`, `run(arguments)`, `Arguments`."""
 
-EXTRA_OF = {
-    "torch": "train",
-    "torchvision": "train",
-    "timm": "train",
-    "safetensors": "train",
-    "segment_anything": "train",
-    "tensorboard": "train",
-    "jaxtyping": "train",
-    "onnx": "export",
-    "onnxscript": "export",
-    "onnxruntime": "cpu",
-    "jinja2": "report",
-    "matplotlib": "figures",
-    "tritonclient": "triton",
-    "ray": "ray",
-    "fsspec": "ray",
+EXTRAS = {
+    "train": ("torch", "torchvision", "timm", "safetensors", "segment_anything", "tensorboard", "jaxtyping"),
+    "export": ("onnx", "onnxscript"),
+    "cpu": ("onnxruntime",),
+    "report": ("jinja2",),
+    "figures": ("matplotlib",),
+    "triton": ("tritonclient",),
+    "ray": ("ray", "fsspec"),
 }
+EXTRA_OF = {package: extra for extra, packages in EXTRAS.items() for package in packages}
 """Import name of a package -> the extra that installs it."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command.
-
-    Args:
-        argv: The command line without the program's name; by default that of this process.
+    """Run a command line, without the program's name; by default that of this process.
 
     Returns:
         The exit code: 0 done; 1 the result fails a stated limit; 2 an error that the user can fix; 130 interrupted.
@@ -82,17 +72,14 @@ def _run(command: str, argv: list[str]) -> int:
     if command not in COMMANDS:
         hint = did_you_mean(command, COMMANDS) or "`ifkd --help` lists the commands."
         raise UsageError(f"There is no command {command!r}", expected=f"one of {', '.join(COMMANDS)}", hint=hint)
-    purpose = COMMANDS[command]
     module = importlib.import_module(f"deploy.cli.{command}")
-    parser = argparse.ArgumentParser(
-        prog=f"ifkd {command}", description=f"{purpose[0].upper()}{purpose[1:]}.", allow_abbrev=False
-    )
+    description = f"{COMMANDS[command][0].upper()}{COMMANDS[command][1:]}."
+    parser = argparse.ArgumentParser(prog=f"ifkd {command}", description=description, allow_abbrev=False)
     add_common_arguments(parser)
     module.configure(parser)
     arguments = _parse(parser, argv, module.Arguments())
-    logging.basicConfig(
-        level=logging.INFO if arguments.verbose else logging.WARNING, format="%(message)s", stream=sys.stderr
-    )
+    level = logging.INFO if arguments.verbose else logging.WARNING
+    logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
     try:
         _print_json(module.run(arguments), arguments)
     except VerdictError as error:

@@ -76,7 +76,7 @@ class FiguresArguments(Arguments):
     out: Path | None
 
 
-COMMAND_ARGUMENTS: dict[str, type[Arguments]] = {
+COMMAND_ARGUMENTS: dict[str, type[StudyArguments | FiguresArguments]] = {
     "compare": CompareArguments,
     "ablate": AblateArguments,
     "sweep": SweepArguments,
@@ -94,63 +94,44 @@ def configure(parser: argparse.ArgumentParser) -> None:
         cli.add_common_arguments(parsers[name], subcommand=True)
     parsers["compare"].add_argument("--methods", nargs="+", metavar="NAME", help="methods to compare (default: all)")
     parsers["ablate"].add_argument("--without-at", action="store_true", help="do not add attention transfer to rows")
-    sweep = parsers["sweep"]
-    sweep.add_argument("--parameter", default="alpha", choices=("alpha", "beta"), help="(default: alpha)")
-    sweep.add_argument(
-        "--values", nargs="+", type=float, metavar="V", default=[], help="values to train (default: the paper's)"
-    )
+    add = parsers["sweep"].add_argument
+    add("--parameter", default="alpha", choices=("alpha", "beta"), help="(default: alpha)")
+    add("--values", nargs="+", type=float, metavar="V", default=[], help="values to train (default: the paper's)")
     for name in TITLES:
         _add_study_arguments(parsers[name])
     _add_figures_arguments(parsers["figures"])
 
 
 def _add_study_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("recipe", type=Path, help="the recipe, a TOML file; its method is IFKD")
-    parser.add_argument(
-        "--set", nargs="+", metavar="KEY=VALUE", default=[], help="values that replace those of the recipe"
-    )
-    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="seeds of each variant (default: 3)")
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at once (default: 1)")
-    parser.add_argument("--processes", type=int, default=1, metavar="N", help="torchrun processes per run (default: 1)")
-    parser.add_argument(
-        "--paper", choices=("sar_aircraft", "shiprsimagenet"), help="show the paper's metrics on this data set"
-    )
-    parser.add_argument("--report-only", action="store_true", help="report the finished runs, and train nothing")
-    parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="the study's folder (default: runs/NAME/compare, ablate or sweep)"
-    )
+    add = parser.add_argument
+    add("recipe", type=Path, help="the recipe, a TOML file; its method is IFKD")
+    add("--set", nargs="+", metavar="KEY=VALUE", default=[], help="values that replace those of the recipe")
+    add("--seeds", type=int, default=3, metavar="N", help="seeds of each variant (default: 3)")
+    add("--jobs", type=int, default=1, metavar="N", help="runs at once (default: 1)")
+    add("--processes", type=int, default=1, metavar="N", help="torchrun processes per run (default: 1)")
+    add("--paper", choices=("sar_aircraft", "shiprsimagenet"), help="show the paper's metrics on this data set")
+    add("--report-only", action="store_true", help="report the finished runs, and train nothing")
+    add("--out", type=Path, metavar="DIR", help="the study's folder (default: runs/NAME/compare, ablate or sweep)")
 
 
 def _add_figures_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", type=Path, help="the study's folder")
-    parser.add_argument("--images", nargs="+", metavar="ID", default=[], help="ids or file names of example images")
-    parser.add_argument(
-        "--count", type=int, default=3, metavar="N", help="example images to choose without --images (default: 3)"
-    )
-    parser.add_argument("--data-root", type=Path, metavar="DIR", help="folder of the data set (default: the recipe's)")
-    parser.add_argument(
-        "--split", default="test", choices=("train", "validation", "test"), help="split of the images (default: test)"
-    )
-    parser.add_argument("--seed", type=int, metavar="S", help="seed of the students (default: the lowest with IFKD)")
-    parser.add_argument(
-        "--variant", metavar="LABEL", help="variant that represents IFKD (default: the complete method)"
-    )
-    parser.add_argument(
-        "--level", choices=("p2", "p3", "p4", "p5", "p6", "p7"), help="pyramid level of the maps (default: the finest)"
-    )
-    parser.add_argument(
-        "--score-threshold", type=float, default=0.3, metavar="S", help="minimum score of a detection (default: 0.3)"
-    )
-    parser.add_argument("--out", type=Path, metavar="DIR", help="output folder (default: FOLDER/figures)")
+    add, splits, levels = parser.add_argument, ("train", "validation", "test"), ("p2", "p3", "p4", "p5", "p6", "p7")
+    add("folder", type=Path, help="the study's folder")
+    add("--images", nargs="+", metavar="ID", default=[], help="ids or file names of example images")
+    add("--count", type=int, default=3, metavar="N", help="example images to choose without --images (default: 3)")
+    add("--data-root", type=Path, metavar="DIR", help="folder of the data set (default: the recipe's)")
+    add("--split", default="test", choices=splits, help="split of the images (default: test)")
+    add("--seed", type=int, metavar="S", help="seed of the students (default: the lowest with IFKD)")
+    add("--variant", metavar="LABEL", help="variant that represents IFKD (default: the complete method)")
+    add("--level", choices=levels, help="pyramid level of the maps (default: the finest)")
+    add("--score-threshold", type=float, default=0.3, metavar="S", help="minimum score of a detection (default: 0.3)")
+    add("--out", type=Path, metavar="DIR", help="output folder (default: FOLDER/figures)")
 
 
 def run(arguments: Arguments) -> dict[str, Any]:
     """Run the subcommand, and return its result."""
     typed = COMMAND_ARGUMENTS[arguments.study_command](**vars(arguments))
-    if isinstance(typed, FiguresArguments):
-        return _run_figures(typed)
-    assert isinstance(typed, StudyArguments)
-    return _run_study(typed)
+    return _run_figures(typed) if isinstance(typed, FiguresArguments) else _run_study(typed)
 
 
 def _run_figures(arguments: FiguresArguments) -> dict[str, Any]:
@@ -173,11 +154,9 @@ def _run_figures(arguments: FiguresArguments) -> dict[str, Any]:
     )
     record = write_figures(arguments.folder, folder, options)
     if not arguments.json:
-        for name, files in record.figures.items():
-            print(f"{name}: {', '.join(files)}")  # noqa: T201
-        for name, reason in record.skipped.items():
-            print(f"skipped {name}: {reason}")  # noqa: T201
-        print(folder)  # noqa: T201
+        lines = [f"{name}: {', '.join(files)}" for name, files in record.figures.items()]
+        lines += [f"skipped {name}: {reason}" for name, reason in record.skipped.items()]
+        print(*lines, folder, sep="\n")  # noqa: T201
     return record.model_dump(mode="json")
 
 
@@ -198,15 +177,12 @@ def _run_study(arguments: StudyArguments) -> dict[str, Any]:
     if any(record.finished(label) for label in record.parameter_values):
         draw_sensitivity(record, study.folder / "figures")
     if not arguments.json:
-        print(study_table(record).plain())  # noqa: T201
-        if record.unfinished:
-            print(f"not finished: {', '.join(record.unfinished)}")  # noqa: T201
-        print(paths[-1])  # noqa: T201
+        unfinished = [f"not finished: {', '.join(record.unfinished)}"] if record.unfinished else []
+        print(study_table(record).plain(), *unfinished, paths[-1], sep="\n")  # noqa: T201
     return record.model_dump(mode="json")
 
 
 def _plan(arguments: StudyArguments) -> "Study":
-    """Return the plan of the study."""
     from ifkd.core.config import load
     from ifkd.recipe import IfkdOptions, Recipe
     from ifkd.study.study import Study
@@ -215,11 +191,9 @@ def _plan(arguments: StudyArguments) -> "Study":
         if vars(arguments)[option] < 1:
             raise UsageError(f"--{option} must be at least 1", got=vars(arguments)[option])
     recipe = load(arguments.recipe, Recipe, arguments.set)
-    if not isinstance(recipe.distillation.method, IfkdOptions):
-        raise UsageError(
-            f"The method of {arguments.recipe} must be IFKD, because its options apply to the IFKD variants",
-            got=recipe.distillation.method.name,
-        )
+    if not isinstance(method := recipe.distillation.method, IfkdOptions):
+        problem = f"The method of {arguments.recipe} must be IFKD, because its options apply to the IFKD variants"
+        raise UsageError(problem, got=method.name)
     return Study(
         folder=arguments.out or Path("runs") / recipe.name / arguments.study_command,
         recipe_path=arguments.recipe,
@@ -236,11 +210,9 @@ def _plan(arguments: StudyArguments) -> "Study":
 def _variants(arguments: StudyArguments) -> "tuple[Variant, ...]":
     from ifkd.study.variants import METHODS, ablation_variants, comparison_variants, sweep_variants
 
-    match arguments:
-        case CompareArguments():
-            return comparison_variants(arguments.methods or METHODS)
-        case AblateArguments():
-            return ablation_variants(with_at=not arguments.without_at)
-        case SweepArguments():
-            return sweep_variants(arguments.parameter, arguments.values)
-    raise AssertionError(arguments)
+    if isinstance(arguments, CompareArguments):
+        return comparison_variants(arguments.methods or METHODS)
+    if isinstance(arguments, AblateArguments):
+        return ablation_variants(with_at=not arguments.without_at)
+    assert isinstance(arguments, SweepArguments)
+    return sweep_variants(arguments.parameter, arguments.values)

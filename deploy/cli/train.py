@@ -22,21 +22,15 @@ class Arguments(cli.Arguments):
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    add_recipe_arguments(parser)
-    parser.add_argument(
-        "--role", choices=["teacher", "student"], default="student", help="the detector to train (default: student)"
-    )
+    roles, purpose = ("teacher", "student"), "the detector to train (default: student)"
+    parser.add_argument("--role", choices=roles, default="student", help=purpose)
     add_run_arguments(parser, default_folder="runs/NAME/ROLE")
 
 
-def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the recipe and its overrides."""
+def add_run_arguments(parser: argparse.ArgumentParser, *, default_folder: str) -> None:
+    """Add the recipe, its overrides, and the options of a run's folder."""
     parser.add_argument("recipe", type=Path, help="the recipe, a TOML file")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="values that replace those of the recipe")
-
-
-def add_run_arguments(parser: argparse.ArgumentParser, *, default_folder: str) -> None:
-    """Add the options of a run's folder."""
     parser.add_argument("--out", type=Path, metavar="DIR", help=f"the run's folder (default: {default_folder})")
     parser.add_argument("--no-resume", action="store_true", help="delete an earlier run in the folder and start again")
 
@@ -61,10 +55,8 @@ def report_result(result: "TrainingResult", folder: Path, *, quiet: bool) -> dic
 
     if rank() > 0:
         return None
-    checkpoint = folder / result.checkpoint
+    checkpoint, score = folder / result.checkpoint, f"validation mAP {result.best_validation_map:.3f}"
     if not quiet:
-        print(  # noqa: T201
-            f"{result.label}: validation mAP {result.best_validation_map:.3f} after {result.epochs} epochs "
-            f"({result.train_seconds / 60:.1f} min)\n{checkpoint}"
-        )
+        time = f"{result.epochs} epochs ({result.train_seconds / 60:.1f} min)"
+        print(f"{result.label}: {score} after {time}\n{checkpoint}")  # noqa: T201
     return {**result.model_dump(mode="json"), "checkpoint": str(checkpoint)}
