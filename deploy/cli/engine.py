@@ -35,39 +35,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="tensorrt-rtx builds portable engines without a GPU, tensorrt builds for the GPU of this machine "
         "(default: tensorrt-rtx)",
     )
-    parser.add_argument(
-        "--precision",
-        nargs="+",
-        choices=["fp32", "fp16", "int8"],
-        help="precisions (default: all of the bundle but int8-cpu, which is for CPUs)",
-    )
-    parser.add_argument(
-        "--workspace-mib", type=_positive, default=4096, metavar="N", help="limit of the workspace (default: 4096)"
-    )
+    precisions = "precisions (default: all of the bundle but int8-cpu, which is for CPUs)"
+    parser.add_argument("--precision", nargs="+", choices=["fp32", "fp16", "int8"], help=precisions)
+    workspace = "limit of the workspace (default: 4096)"
+    parser.add_argument("--workspace-mib", type=_positive, default=4096, metavar="N", help=workspace)
     parser.add_argument("--tf32", action="store_true", help="allow TF32 in FP32 engines: faster, less accurate")
-    parser.add_argument(
-        "--opt-batch",
-        type=_positive,
-        nargs="+",
-        default=[],
-        metavar="N",
-        help="batch sizes to optimize for, one profile each (default: the largest, at most 8)",
-    )
-    parser.add_argument(
-        "--optimization-level", type=int, choices=range(6), default=3, help="effort of the kernel search (default: 3)"
-    )
-    parser.add_argument(
-        "--compatibility",
-        choices=["none", "ampere_plus", "same_compute_capability"],
-        default="none",
-        help="other GPUs that the engine supports; for tensorrt (default: none)",
-    )
+    batches = "batch sizes to optimize for, one profile each (default: the largest, at most 8)"
+    parser.add_argument("--opt-batch", type=_positive, nargs="+", default=[], metavar="N", help=batches)
+    effort = "effort of the kernel search (default: 3)"
+    parser.add_argument("--optimization-level", type=int, choices=range(6), default=3, help=effort)
+    gpus = "other GPUs that the engine supports; for tensorrt (default: none)"
+    kinds = ["none", "ampere_plus", "same_compute_capability"]
+    parser.add_argument("--compatibility", choices=kinds, default="none", help=gpus)
     parser.add_argument("--timing-cache", type=Path, metavar="FILE", help="timing cache to reuse; for tensorrt")
-    parser.add_argument(
-        "--print-commands",
-        action="store_true",
-        help="print trtexec and polygraphy commands that repeat the builds, and build nothing",
-    )
+    commands = "print trtexec and polygraphy commands that repeat the builds, and build nothing"
+    parser.add_argument("--print-commands", action="store_true", help=commands)
 
 
 def run(arguments: Arguments) -> dict[str, Any]:
@@ -80,14 +62,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
     bundle = open_bundle(arguments.bundle)
     available = [bundle.manifest.files[name].precision for name in bundle.find("onnx")]
     precisions = list(dict.fromkeys(arguments.precision or [one for one in available if one and one != "int8-cpu"]))
-    options = BuildOptions(
-        opt_batch=tuple(arguments.opt_batch),
-        workspace_mib=arguments.workspace_mib,
-        optimization_level=arguments.optimization_level,
-        tf32=arguments.tf32,
-        compatibility=arguments.compatibility,
-        timing_cache=arguments.timing_cache,
-    )
+    options = BuildOptions.model_validate({name: getattr(arguments, name) for name in BuildOptions.model_fields})
     if arguments.print_commands:
         commands = {precision: command_lines(bundle, precision, options) for precision in sorted(precisions)}
         if not arguments.json:

@@ -25,23 +25,17 @@ class Arguments(cli.Arguments):
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument(
-        "source",
-        type=Path,
-        metavar="checkpoint",
-        help="weights written by `ifkd train` or `ifkd distill`; with --triton also a bundle",
-    )
+    source = "weights written by `ifkd train` or `ifkd distill`; with --triton also a bundle"
+    parser.add_argument("source", type=Path, metavar="checkpoint", help=source)
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="options of the recipe's export section")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the bundle")
-    parser.add_argument(
-        "--accept-drift", action="store_true", help="write the bundle even if its outputs differ from torch"
-    )
+    drift = "write the bundle even if its outputs differ from torch"
+    parser.add_argument("--accept-drift", action="store_true", help=drift)
     triton = parser.add_argument_group("Triton Inference Server")
     triton.add_argument("--triton", type=Path, metavar="DIR", help="write the bundle's models into this repository")
     triton.add_argument("--device", choices=["gpu", "cpu"], default="gpu", help="device of the server (default: gpu)")
-    triton.add_argument(
-        "--instances", type=int, default=1, metavar="N", help="instances of each model per device (default: 1)"
-    )
+    instances = "instances of each model per device (default: 1)"
+    triton.add_argument("--instances", type=int, default=1, metavar="N", help=instances)
 
 
 def run(arguments: Arguments) -> dict[str, Any]:
@@ -56,7 +50,8 @@ def run(arguments: Arguments) -> dict[str, Any]:
         bundle = open_bundle(arguments.source)
     else:
         bundle = _export(arguments)
-        result = _result(bundle)
+        files = bundle.manifest.model_dump(mode="json", include={"files", "checks", "quantization"})
+        result = {"bundle": str(bundle.path), **files, "parity_tiles": bundle.manifest.provenance["parity_tiles"]}
     if arguments.triton is not None:
         from export.triton.repository import write_repository
 
@@ -79,11 +74,8 @@ def _check_bundle_arguments(arguments: Arguments) -> None:
         raise UsageError(f"{arguments.source} is a folder", expected="a checkpoint, or a bundle with --triton DIR")
     options = ["--out"] * (arguments.out is not None) + ["--accept-drift"] * arguments.accept_drift
     if arguments.overrides or options:
-        raise UsageError(
-            f"{arguments.source} is exported already",
-            got=" ".join([*arguments.overrides, *options]),
-            hint="Name its checkpoint to export it again.",
-        )
+        got, hint = " ".join([*arguments.overrides, *options]), "Name its checkpoint to export it again."
+        raise UsageError(f"{arguments.source} is exported already", got=got, hint=hint)
 
 
 def _export(arguments: Arguments) -> "Bundle":
@@ -94,10 +86,8 @@ def _export(arguments: Arguments) -> "Bundle":
 
     if arguments.out is None:
         raise UsageError("The bundle's folder is missing", hint="Name it with --out.")
-    plan = plan_export(
-        arguments.source, arguments.out, overrides=arguments.overrides, accept_drift=arguments.accept_drift
-    )
-    bundle = export_bundle(plan)
+    overrides, accept_drift = arguments.overrides, arguments.accept_drift
+    bundle = export_bundle(plan_export(arguments.source, arguments.out, overrides=overrides, accept_drift=accept_drift))
     if not arguments.json:
         print("\n".join([*_summary(bundle.manifest), str(bundle.path)]))  # noqa: T201
     return bundle
@@ -122,8 +112,3 @@ def _summary(manifest: "Manifest") -> list[str]:
             words = {True: "recommended", False: "not recommended", None: "undecided"}[record.decision.recommended]
             lines.append(f"{name}: {words} over {record.decision.baseline}: {record.decision.reason}")
     return [*lines, f"Compared on {manifest.provenance['parity_tiles']}."]
-
-
-def _result(bundle: "Bundle") -> dict[str, Any]:
-    manifest = bundle.manifest.model_dump(mode="json", include={"files", "checks", "quantization"})
-    return {"bundle": str(bundle.path), **manifest, "parity_tiles": bundle.manifest.provenance["parity_tiles"]}

@@ -63,7 +63,7 @@ class Bundle:
         return path
 
     def verify(self) -> None:
-        """Check every file as `file` does."""
+        """Check every file; a missing or changed file is a BundleError, as in `file`."""
         for name in self.manifest.files:
             self.file(name)
 

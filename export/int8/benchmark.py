@@ -17,20 +17,14 @@ TURNS = TurnLimits(rounds=ROUNDS, min_runs=2, min_s=0.2)
 
 
 def measure_latency_ms(paths: Mapping[Precision, Path], tile: Array) -> dict[Precision, TileLatency]:
-    """Return the latency of each file for one tile, on all cores that this process may use.
-
-    Args:
-        paths: The ONNX file of each precision.
-        tile: uint8 [3, height, width].
+    """Return the latency of each ONNX file for one tile, uint8 [3, height, width], on all cores of this process.
 
     Raises:
         EngineError: ONNX Runtime cannot load a file.
     """
-    feed = {"tiles": tile[None]}
-    calls = {
-        name: TimedCall(name, partial(open_session(path, spin=True).run, None), itertools.repeat(feed))
-        for name, path in paths.items()
-    }
+    inputs = itertools.repeat({"tiles": tile[None]})
+    runs = {name: partial(open_session(path, spin=True).run, None) for name, path in paths.items()}
+    calls = {name: TimedCall(name, run, inputs) for name, run in runs.items()}
     for _ in time_in_turns(list(calls.values()), TURNS, raise_errors=True):
         pass
     result = {}

@@ -24,19 +24,17 @@ HINT = "INT8 needs images with the detector's classes; or remove int8 from expor
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CalibrationTiles:
-    """Tiles from which activation ranges are computed."""
+    """Tiles, uint8 [tiles, 3, height, width], from which activation ranges are computed."""
 
     pixels: Array
-    """uint8 [tiles, 3, height, width]."""
     record: CalibrationRecord
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ValidationTiles:
-    """Tiles on which the mAP of an ONNX file is measured."""
+    """Tiles, uint8 [tiles, 3, height, width], on which the mAP of an ONNX file is measured."""
 
     pixels: Array
-    """uint8 [tiles, 3, height, width]."""
     dataset: CocoDataset
     """One image per tile, in the same order."""
     config: PostprocessConfig
@@ -60,13 +58,8 @@ def calibration_tiles(
 ) -> CalibrationTiles:
     """Return one tile of each of `options.tiles` training images, always the same ones.
 
-    Args:
-        data: Data of the recipe.
-        options: Number of tiles, and the method for the record.
-        classes: Classes of the detector.
-
     Raises:
-        DataError: The training images cannot be read, or have other classes.
+        DataError: The training images cannot be read, or have other classes than the detector's `classes`.
     """
     dataset = _read_aligned(data, "train", classes)
     order = np.random.default_rng(ORDER_SEED).permutation(len(dataset))[: options.tiles]

@@ -17,16 +17,14 @@ MAX_CLASS_LOSS = 0.02
 
 @dataclass(frozen=True, slots=True)
 class FloatBaseline:
-    """The floating-point file that would be used without INT8."""
+    """The floating-point file that would be used without INT8, and its losses relative to the FP32 file."""
 
     precision: Precision
     paths: Mapping[Precision, Path]
     """All floating-point files by precision."""
     tiles: ValidationTiles
     map_loss: float
-    """mAP of the FP32 file minus mAP of the baseline."""
     per_class_loss: Mapping[str, float]
-    """Loss of AP by class."""
 
     @classmethod
     def measure(cls, paths: Mapping[Precision, Path], tiles: ValidationTiles) -> "FloatBaseline":
@@ -42,14 +40,13 @@ class FloatBaseline:
         # The file for TensorRT also runs on a CPU, but its latency there is irrelevant.
         timed = precision == "int8-cpu"
         latency = measure_latency_ms({precision: path, **self.paths}, self.tiles.pixels[0]) if timed else {}
+        speedup = {name: speedup_over(latency[precision], latency[name]) for name in self.paths if timed}
         decision = decide(
             baseline=self.precision,
             map_loss=record.map_loss - self.map_loss,
             per_class_loss={name: loss - self.per_class_loss[name] for name, loss in record.per_class_loss.items()},
             max_map_loss=record.max_map_loss,
-            speedup={
-                name: speedup_over(latency[precision], other) for name, other in latency.items() if name != precision
-            },
+            speedup=speedup,
         )
         return decision.model_copy(update={"latency": latency, "threads": usable_cores() if timed else None})
 
@@ -66,25 +63,16 @@ def decide(
 
     The file is recommended if mAP and the AP of each class decrease by no more than their limits, and if it is faster
     than every floating-point file, also in its slowest round. Without a latency measurement, it is not recommended if
-    its accuracy is insufficient, and otherwise the decision is None.
-
-    Args:
-        baseline: Precision of the file to which accuracy is compared.
-        map_loss: mAP of the baseline minus mAP of the INT8 file.
-        per_class_loss: Loss of AP by class.
-        max_map_loss: Largest loss of mAP.
-        speedup: Speedup over each floating-point file; empty if latency was not measured.
+    its accuracy is insufficient, and otherwise the decision is None. Losses are those relative to the baseline.
     """
     against, neutral = [], [f"mAP changes by {-100 * map_loss:+.2f} points"]
     if map_loss > max_map_loss:
         against.append(f"mAP decreases by {100 * map_loss:.2f} points, more than {100 * max_map_loss:g}")
     if per_class_loss:
-        worst = max(per_class_loss, key=lambda name: per_class_loss[name])
-        neutral.append(
-            f"AP of {worst}, the class with the largest loss, changes by {-100 * per_class_loss[worst]:+.2f}"
-        )
-        if per_class_loss[worst] > MAX_CLASS_LOSS:
-            against.append(f"AP of {worst} decreases by {100 * per_class_loss[worst]:.2f} points")
+        worst, loss = max(per_class_loss.items(), key=lambda item: item[1])
+        neutral.append(f"AP of {worst}, the class with the largest loss, changes by {-100 * loss:+.2f}")
+        if loss > MAX_CLASS_LOSS:
+            against.append(f"AP of {worst} decreases by {100 * loss:.2f} points")
     for name, one in speedup.items():
         text = f"{one.median:.2f} times as fast as {name} (rounds {one.min:.2f} to {one.max:.2f})"
         (neutral if one.median >= MIN_SPEEDUP and one.min > 1 else against).append(text)

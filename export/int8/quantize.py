@@ -6,12 +6,12 @@ integer operators between layers. ONNX Runtime's quantizer supports both.
 """
 
 import contextlib
+import importlib
 import io
 import logging
 import tempfile
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import onnx
@@ -19,9 +19,10 @@ import onnx
 from export.bundle.manifest import Precision
 from export.precision.layers import LAYER_OPERATORS, depthwise_weights, last_layers, layer_names, nodes_between_layers
 from export.precision.onnx_files import load_with_shapes, save_checked
+from export.precision.ort_session import import_onnxruntime
 from export.precision.precision_summary import PrecisionSummary, require_precision
 from ifkd.core.detections import Array
-from ifkd.core.errors import EngineError, MissingExtraError
+from ifkd.core.errors import EngineError
 from ifkd.recipe import CalibrationOptions
 
 CPU_OPERATORS = ("Add", "Clip", "MaxPool", "Relu", "Resize")
@@ -29,29 +30,20 @@ CPU_OPERATORS = ("Add", "Clip", "MaxPool", "Relu", "Resize")
 
 
 class Quantizer:
-    """Writes INT8 files from one FP32 file; a context manager that caches the activation ranges in a temporary folder.
-
-    The ranges are computed at the first `write` and used for every file, whichever layers it keeps in float.
-    """
+    """Writes INT8 files from one FP32 file, with the activation ranges of the first `write`; a context manager."""
 
     def __init__(self, source: Path, tiles: Array, *, precision: Precision, calibration: CalibrationOptions) -> None:
-        """Read the FP32 file.
-
-        Args:
-            source: The FP32 file.
-            tiles: Calibration tiles, uint8 [tiles, 3, height, width].
-            precision: `int8` for TensorRT, `int8-cpu` for ONNX Runtime on a CPU.
-            calibration: Calibration method, and whether the last layers of the head stay in float.
+        """Read the FP32 file `source`; the calibration tiles are uint8 [tiles, 3, height, width].
 
         Raises:
-            EngineError: The precision is not INT8.
+            EngineError: The precision is not `int8`, for TensorRT, or `int8-cpu`, for ONNX Runtime on a CPU.
             MissingExtraError: ONNX Runtime is not installed.
         """
         if precision not in ("int8", "int8-cpu"):
-            raise EngineError(
-                "Quantization does not produce this precision", got=precision, expected="int8 or int8-cpu"
-            )
-        self._quantization = _import_quantization()
+            problem = "Quantization does not produce this precision"
+            raise EngineError(problem, got=precision, expected="int8 or int8-cpu")
+        import_onnxruntime(need="Quantization")
+        self._quantization: Any = importlib.import_module("onnxruntime.quantization")
         self._model = load_with_shapes(source)
         self._source, self._tiles = source, tiles
         self._precision, self._calibration = precision, calibration
@@ -68,8 +60,7 @@ class Quantizer:
         self.weight_groups = {
             name: tuple(one for one in self.layers if weight_of[one] == weight_of[name]) for name in self.layers
         }
-        """Layer -> all layers with the same weight, such as those of a head that is applied to each level; the layers
-        of a group have the same precision."""
+        """Layer -> all layers with its weight, such as the head's at each level; they have the same precision."""
 
     def write(self, path: Path, *, float_layers: Collection[str] = ()) -> PrecisionSummary:
         """Write an INT8 file with some layers in float, in addition to the last layers if they are configured so.
@@ -79,40 +70,34 @@ class Quantizer:
         """
         kept = set(float_layers) | (set(self.last_layers) if self._calibration.float_head else set())
         kept = {one for name in kept & set(self.layers) for one in self.weight_groups[name]}
-        self._quantize(Path(self._folder.name) / "quantized.onnx", kept)
-        model = onnx.load(str(Path(self._folder.name) / "quantized.onnx"))
+        quantized = Path(self._folder.name) / "quantized.onnx"
+        self._quantize(quantized, kept)
+        model = onnx.load(str(quantized))
         for part in [model.graph, *model.graph.node]:
             part.ClearField("doc_string")
         model.producer_name, model.producer_version = self._model.producer_name, self._model.producer_version
         save_checked(model, path, precision=self._precision, float_layers=kept)
         return require_precision(path, self._precision)
 
-    def close(self) -> None:
-        """Remove the activation ranges; a second call does nothing."""
-        self._folder.cleanup()
-
     def __enter__(self) -> "Quantizer":  # noqa: PYI034 - beartype cannot check Self
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+    def __exit__(self, *_exception: object) -> None:
+        self._folder.cleanup()
 
     def _quantize(self, path: Path, float_layers: Collection[str]) -> None:
         ort, options = self._quantization, self._calibration
-        on_cpu = self._precision == "int8-cpu"
-        candidates = self._between if on_cpu else set(self.layers)
+        on_cpu, types = self._precision == "int8-cpu", self._quantization.QuantType
+        quantized = (self._between if on_cpu else set(self.layers)) - set(float_layers)
         extra: dict[str, Any] = {"CalibStridedMinMax": 1, "CalibPercentile": options.percentile}
         if not on_cpu:
             extra |= {"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False}
             extra["OpTypesToExcludeOutputQuantization"] = list(LAYER_OPERATORS)
         elif options.reduce_range:
             # Depthwise products are summed in 32 bits, so that 8-bit weights do not saturate.
-            eight_bits = [{"quant_type": ort.QuantType.QInt8, "axis": 0, "reduce_range": False}]
+            eight_bits = [{"quant_type": types.QInt8, "axis": 0, "reduce_range": False}]
             extra["TensorQuantOverrides"] = dict.fromkeys(self._depthwise, eight_bits)
-        methods = ort.CalibrationMethod
-        method = {"minmax": methods.MinMax, "entropy": methods.Entropy, "percentile": methods.Percentile}
+        method = {"minmax": "MinMax", "entropy": "Entropy", "percentile": "Percentile"}[options.method]
         try:
             # The quantizer prints messages, but standard output is for the command's result.
             with contextlib.redirect_stdout(io.StringIO()), _no_warnings():
@@ -124,18 +109,17 @@ class Quantizer:
                     op_types_to_quantize=[*LAYER_OPERATORS, *(CPU_OPERATORS if on_cpu else ())],
                     per_channel=True,
                     reduce_range=on_cpu and options.reduce_range,
-                    activation_type=ort.QuantType.QUInt8 if on_cpu else ort.QuantType.QInt8,
-                    weight_type=ort.QuantType.QInt8,
-                    nodes_to_quantize=[name for name in self._nodes if name in candidates and name not in float_layers],
-                    calibrate_method=method[options.method],
+                    activation_type=types.QUInt8 if on_cpu else types.QInt8,
+                    weight_type=types.QInt8,
+                    nodes_to_quantize=[name for name in self._nodes if name in quantized],
+                    calibrate_method=ort.CalibrationMethod[method],
                     extra_options=extra,
                     calibration_cache_path=Path(self._folder.name) / "ranges.json",
                 )
         except ValueError as error:
-            raise EngineError(
-                f"Calibration of {self._source.name} by {options.method} failed ({error})",
-                hint="Set export.calibration.method to minmax; the values of an untrained network hardly differ.",
-            ) from error
+            problem = f"Calibration of {self._source.name} by {options.method} failed ({error})"
+            hint = "Set export.calibration.method to minmax; the values of an untrained network hardly differ."
+            raise EngineError(problem, hint=hint) from error
 
 
 class _TileReader:
@@ -150,22 +134,12 @@ class _TileReader:
 
     def set_range(self, start_index: int, end_index: int) -> None:
         """Restrict the reader to a range of tiles."""
-        self._next, self._end = start_index, end_index
+        self._rest = iter(self._tiles[start_index:end_index])
 
     def get_next(self) -> dict[str, Array] | None:
         """Return the next input of the model, or None at the end."""
-        if self._next >= self._end:
-            return None
-        self._next += 1
-        return {"tiles": self._tiles[self._next - 1 : self._next]}
-
-
-def _import_quantization() -> Any:
-    try:
-        import onnxruntime.quantization  # noqa: PLC0415
-    except ImportError as error:
-        raise MissingExtraError("onnxruntime", extra="cpu", need="Quantization") from error
-    return onnxruntime.quantization
+        tile = next(self._rest, None)
+        return None if tile is None else {"tiles": tile[None]}
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ sensitive layers then stay in float until the loss is within the limit.
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import onnx
@@ -15,10 +15,10 @@ import onnx
 from export.bundle.manifest import CalibrationRecord, QuantizationRecord, QuantizationStep
 from export.int8.calibration import ValidationTiles
 from export.int8.quantize import Quantizer
-from export.precision.ort_session import open_session
+from export.precision.onnx_files import run_model
 from ifkd.core.detections import Array
 from ifkd.core.errors import VerdictError
-from ifkd.core.progress import progress
+from ifkd.core.progress import track
 from ifkd.data.metrics import Metrics
 
 RANKING_TILES = 4
@@ -26,7 +26,7 @@ RANKING_TILES = 4
 GRID_OPERATOR = "GridSample"
 """Operator that pools the regions of a two-stage detector; its second input is the sampling grid."""
 SamplingGrids: TypeAlias = list[Array]
-"""Sampling grids of one tile, one per GridSample node."""
+"""Sampling grids of one tile, by node."""
 MAX_HEAD_ERROR = 0.5
 """Largest relative error of the head's outputs; the output of a file beyond is random."""
 
@@ -40,15 +40,7 @@ def quantize_within_limit(
     calibration: CalibrationRecord,
     max_map_loss: float,
 ) -> QuantizationRecord:
-    """Write an INT8 file whose loss of mAP is within a limit, and return its record.
-
-    Args:
-        quantizer: Quantizer of the FP32 file.
-        source: The FP32 file.
-        path: The INT8 file.
-        tiles: Tiles on which mAP is measured.
-        calibration: Record of the calibration.
-        max_map_loss: Largest loss of mAP, 0 to 1.
+    """Write an INT8 file of the FP32 file `source` whose loss of mAP (0 to 1) is within a limit; return its record.
 
     Raises:
         VerdictError: The limit is exceeded with half of the layers in float, or the output of the head is random.
@@ -56,9 +48,8 @@ def quantize_within_limit(
     reference = tiles.evaluate(source)
     ranking: list[tuple[str, float]] = []
     kept: list[str] = []
-    count, at_maximum = 0, False
     search: list[QuantizationStep] = []
-    max_float_layers = len(quantizer.layers) // 2
+    count, at_maximum, max_float_layers = 0, False, len(quantizer.layers) // 2
     while True:
         quantizer.write(path, float_layers=kept)
         metrics = tiles.evaluate(path)
@@ -70,7 +61,9 @@ def quantize_within_limit(
             ranking = rank_layers(quantizer, source, tiles.pixels[:RANKING_TILES])
         count = 2 * count or 1
         kept, at_maximum = _most_sensitive(ranking[:count], quantizer.weight_groups, max_float_layers)
-    head_error = _head_error(source, path, quantizer.last_layers, tiles.pixels[:RANKING_TILES])
+    layers, ranked = quantizer.last_layers, tiles.pixels[:RANKING_TILES]
+    outputs = layer_outputs(path, layers, ranked, grids=sampling_grids(source, ranked))
+    head_error = relative_error(layer_outputs(source, layers, ranked), outputs)
     record = QuantizationRecord(
         calibration=calibration,
         layers=len(quantizer.layers),
@@ -100,39 +93,29 @@ def rank_layers(
 ) -> list[tuple[str, float]]:
     """Return layers and the error of the head's outputs if only this layer is INT8, in descending order.
 
-    Layers with the same weight are quantized together; the first of them represents the group.
-
-    Args:
-        quantizer: Quantizer of the FP32 file.
-        source: The FP32 file.
-        tiles: uint8 [tiles, 3, height, width].
-        names: Layers to rank; by default all but the last layers of the head.
+    Layers with the same weight are quantized together; the first of them represents the group. By default, all layers
+    of the FP32 file `source` but the last ones are ranked. `tiles` are uint8 [tiles, 3, height, width].
     """
     if names is None:
         names = [name for name in quantizer.layers if name not in quantizer.last_layers]
     groups = list(dict.fromkeys(quantizer.weight_groups[name][0] for name in names))
     reference, grids = layer_outputs(source, quantizer.last_layers, tiles), sampling_grids(source, tiles)
     errors = []
-    with tempfile.TemporaryDirectory(prefix="ifkd.ranking.") as folder, progress(len(groups), "ranking layers") as bar:
+    with tempfile.TemporaryDirectory(prefix="ifkd.ranking.") as folder:
         path = Path(folder) / "alone.onnx"
-        for name in groups:
+        for name in track(groups, "ranking layers", total=len(groups)):
             quantizer.write(path, float_layers=set(quantizer.layers) - set(quantizer.weight_groups[name]))
             outputs = layer_outputs(path, quantizer.last_layers, tiles, grids=grids)
             errors.append((name, relative_error(reference, outputs)))
-            bar.update()
     return sorted(errors, key=lambda pair: (-pair[1], pair[0]))
 
 
 def layer_outputs(
     path: Path, layers: Collection[str], tiles: Array, *, grids: Sequence[SamplingGrids] = ()
 ) -> list[Array]:
-    """Return the outputs of some layers of an ONNX file for all tiles.
+    """Return the outputs of some layers of an ONNX file for all tiles, uint8 [tiles, 3, height, width].
 
-    Args:
-        path: The file.
-        layers: Names of the layers.
-        tiles: uint8 [tiles, 3, height, width].
-        grids: Sampling grids of each tile that replace those of the file's own proposals.
+    The sampling grids of each tile, if given, replace those of the file's own proposals.
     """
     model = onnx.load(str(path))
     output_of = {node.name: node.output[0] for node in model.graph.node}
@@ -143,8 +126,7 @@ def layer_outputs(
         model.graph.input.append(onnx.helper.make_tensor_value_info(node.input[1], onnx.TensorProto.FLOAT, None))
     grid_inputs = [{f"grid_{number}": grid for number, grid in enumerate(one)} for one in grids] or [{}] * len(tiles)
     inputs = [{"tiles": tile[None], **grid_input} for tile, grid_input in zip(tiles, grid_inputs, strict=True)]
-    outputs = _run(model, names, inputs)
-    return [np.concatenate([output[index] for output in outputs]) for index in range(len(names))]
+    return [np.concatenate(outputs) for outputs in zip(*run_model(model, names, inputs), strict=True)]
 
 
 def sampling_grids(path: Path, tiles: Array) -> list[SamplingGrids]:
@@ -154,7 +136,7 @@ def sampling_grids(path: Path, tiles: Array) -> list[SamplingGrids]:
     """
     model = onnx.load(str(path))
     names = [node.input[1] for node in model.graph.node if node.op_type == GRID_OPERATOR]
-    return _run(model, names, [{"tiles": tile[None]} for tile in tiles]) if names else []
+    return run_model(model, names, [{"tiles": tile[None]} for tile in tiles]) if names else []
 
 
 def relative_error(reference: Sequence[Array], other: Sequence[Array]) -> float:
@@ -162,18 +144,14 @@ def relative_error(reference: Sequence[Array], other: Sequence[Array]) -> float:
     errors = []
     for this, that in zip(reference, other, strict=True):
         deviation = float(np.sqrt(np.mean((this - this.mean()) ** 2)))
-        error = float(np.sqrt(np.mean((that - this) ** 2)))
-        errors.append(error / max(deviation, 1e-12) if error else 0.0)
+        errors.append(float(np.sqrt(np.mean((that - this) ** 2))) / max(deviation, 1e-12))
     return float(np.mean(errors))
 
 
 def per_class_loss_of(reference: Metrics, metrics: Metrics) -> dict[str, float]:
     """Return the loss of AP of each class with objects."""
-    return {
-        name: one.mean_ap - (metrics.per_class[name].mean_ap or 0.0)
-        for name, one in reference.per_class.items()
-        if one.mean_ap is not None
-    }
+    before = {name: one.mean_ap for name, one in reference.per_class.items() if one.mean_ap is not None}
+    return {name: value - (metrics.per_class[name].mean_ap or 0.0) for name, value in before.items()}
 
 
 def _most_sensitive(
@@ -187,20 +165,3 @@ def _most_sensitive(
             return list(kept), True
         kept = more
     return list(kept), len(kept) == max_layers
-
-
-def _head_error(source: Path, path: Path, layers: Collection[str], tiles: Array) -> float:
-    grids = sampling_grids(source, tiles)
-    return relative_error(layer_outputs(source, layers, tiles), layer_outputs(path, layers, tiles, grids=grids))
-
-
-def _run(model: Any, names: Sequence[str], inputs: Sequence[dict[str, Array]]) -> list[list[Array]]:
-    """Return the named values of a model for each input, without computing its other outputs."""
-    del model.graph.output[:]
-    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
-    with tempfile.TemporaryDirectory(prefix="ifkd.probe.") as folder:
-        path = Path(folder) / "probe.onnx"
-        path.write_bytes(model.SerializeToString())
-        session = open_session(path)
-    used = {value.name for value in session.get_inputs()}
-    return [session.run(list(names), {name: one[name] for name in used}) for one in inputs]

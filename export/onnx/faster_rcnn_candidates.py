@@ -35,14 +35,9 @@ def candidates(
     max_candidates: int,
     topk: Sequence[LevelTopK],
 ) -> tuple[Float[Tensor, "batch k 4"], Float[Tensor, "batch k"], Int64[Tensor, "batch k"]]:
-    """Return the result of `detector.candidates`.
+    """Return the result of `detector.candidates`, at most `max_candidates` proposal-class pairs.
 
-    Args:
-        detector: The trained network.
-        output: Its output.
-        size: (height, width) of the tile, pixels.
-        max_candidates: Largest number of proposal-class pairs returned.
-        topk: Anchors of each level that can become proposals.
+    `size` is (height, width), pixels; `topk` has the number of anchors of each level that can become proposals.
     """
     proposals, classes = detector.config.proposals, detector.num_classes
     boxes, valid = propose(detector, output, size=size, k=proposals, topk=topk)
@@ -95,16 +90,10 @@ def suppress(
 ) -> Bool[Tensor, "batch n"]:
     """Return a mask of the boxes that non-maximum suppression keeps.
 
-    Let S[i, j] = 1 if box i has a higher score than j and their IoU exceeds `iou`. All boxes are kept at first; each
-    round keeps the boxes that no kept box suppresses. A box is final after as many rounds as the longest chain of
-    suppressions that ends in it. The result is therefore exact if no chain is longer than `rounds`; the boxes at the
-    end of a longer chain may be kept or dropped incorrectly.
-
-    Args:
-        boxes: Pixels, by descending score.
-        iou: A box is dropped if its IoU with a kept box is above this.
-        min_side_px: Boxes with a shorter side are dropped and suppress nothing.
-        rounds: Number of rounds.
+    Boxes are pixels, by descending score. Those with a side below `min_side_px` are dropped and suppress nothing. Box
+    i suppresses j if it has a higher score and their IoU exceeds `iou`. All boxes are kept at first; each round keeps
+    the boxes that no kept box suppresses. A box is final after as many rounds as the longest chain of suppressions that
+    ends in it: the boxes at the end of a chain longer than `rounds` may be kept or dropped incorrectly.
     """
     extent = boxes[..., 2:] - boxes[..., :2]
     large = ((extent[..., 0] >= min_side_px) & (extent[..., 1] >= min_side_px)).to(boxes.dtype)
@@ -122,10 +111,7 @@ def suppress(
 
 
 def _overlap(low: Float[Tensor, "batch n"], high: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n n"]:
-    """Return the overlap of each pair of boxes along one axis.
-
-    The axes are separate because runtimes are slow if the last axis has length 2.
-    """
+    """Return the overlap of each pair of boxes along one axis; runtimes are slow if the last axis is x and y."""
     return (torch.minimum(high[:, :, None], high[:, None]) - torch.maximum(low[:, :, None], low[:, None])).clamp(min=0)
 
 
@@ -134,10 +120,7 @@ def pool_regions(
 ) -> Float[Tensor, "batch_regions channels side side"]:
     """Return the result of torchvision's `MultiScaleRoIAlign(output_size=7, sampling_ratio=2)`, within 1e-4.
 
-    Args:
-        maps: Feature maps, finest first, float32 [batch, channels, h, w].
-        boxes: Regions, pixels of the image.
-        strides: Stride of each map, pixels of the image.
+    The maps are float32 [batch, channels, h, w], finest first; boxes and strides are pixels of the image.
     """
     heights = [level.shape[2] for level in maps]
     width = maps[0].shape[3]

@@ -14,19 +14,13 @@ def gflops_of(weights: Path, *, tile_px: tuple[int, int], candidates_per_level: 
     """Return the GFLOPs of one tile; a multiplication and an addition count as two operations.
 
     As in torch's counter, convolutions and matrix products count; normalization, activations, decoding and top-k are
-    negligible and do not.
-
-    Args:
-        weights: A checkpoint, or a bundle's weights.
-        tile_px: (height, width).
-        candidates_per_level: Candidates of each pyramid level.
+    negligible and do not. `tile_px` is (height, width).
 
     Raises:
         CheckpointError: The weights are missing or damaged.
     """
-    model = ExportableDetector(
-        build_from(load_checkpoint(weights)), tile_px=tile_px, candidates_per_level=candidates_per_level
-    )
+    detector = build_from(load_checkpoint(weights))
+    model = ExportableDetector(detector, tile_px=tile_px, candidates_per_level=candidates_per_level)
     blank = torch.zeros((1, 3, *tile_px), dtype=torch.uint8)
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         output = model.detector(normalize(blank))

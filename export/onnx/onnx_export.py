@@ -27,23 +27,15 @@ class OnnxMetadata:
     producer: str
     """Program and version."""
     classes: tuple[str, ...]
-    """Class names by label."""
     scale: float
     """Factor from the scene's pixels to the tile's."""
     weights_sha256: str
-    """Digest of the checkpoint."""
 
 
 def export_onnx(model: ExportableDetector, path: Path, *, max_batch: int, metadata: OnnxMetadata) -> None:
-    """Export a model to ONNX, check it and write it to `path` atomically.
+    """Export a model to ONNX, check it and write it atomically; a `max_batch` of 1 makes the batch axis static.
 
     The file does not depend on the time, the machine or the folder: the same weights and settings give the same bytes.
-
-    Args:
-        model: The model.
-        path: The output file.
-        max_batch: Largest batch; 1 makes the batch axis static.
-        metadata: Written as `metadata_props`, each key with the prefix `ifkd.`.
     """
     shape, dynamic_axes = _input_shape(model, max_batch)
     program = torch.onnx.export(
@@ -72,9 +64,7 @@ def _input_shape(model: ExportableDetector, max_batch: int) -> tuple[tuple[int, 
     All dynamic axes of the example differ in length, so that torch does not treat two of them as one.
     """
     batch, (height, width) = min(2, max_batch), model.tile_px
-    dynamic_axes: dict[int, Any] = {}
-    if max_batch > 1:
-        dynamic_axes[0] = torch.export.Dim("batch", min=1, max=max_batch)
+    dynamic_axes: dict[int, Any] = {0: torch.export.Dim("batch", min=1, max=max_batch)} if max_batch > 1 else {}
     if model.sizes.side_range is not None:
         low, high = (side // STEP_PX for side in model.sizes.side_range)
         for axis, name in ((2, "rows"), (3, "columns")):
@@ -92,8 +82,7 @@ def _remove_exporter_notes(proto: onnx.ModelProto) -> None:
 
 
 def _write_metadata(proto: onnx.ModelProto, metadata: OnnxMetadata, *, shapes: InputShapes, max_batch: int) -> None:
-    name, _, version = metadata.producer.partition(" ")
-    proto.producer_name, proto.producer_version = name, version
+    proto.producer_name, _, proto.producer_version = metadata.producer.partition(" ")
     proto.graph.name = metadata.name
     properties = {
         "name": metadata.name,

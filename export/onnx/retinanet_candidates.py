@@ -17,16 +17,11 @@ def candidates(
 ) -> tuple[Float[Tensor, "batch k 4"], Float[Tensor, "batch k"], Int64[Tensor, "batch k"]]:
     """Return the result of `detector.candidates`; padding candidates are empty boxes with score 0.
 
-    Args:
-        detector: The trained network.
-        output: Its output.
-        size: (height, width) of the tile, pixels.
-        topk: Top-k of each level.
+    `size` is (height, width), pixels.
     """
     boxes, scores, labels = [], [], []
-    for level, anchors, level_logits, level_deltas in zip(
-        topk, detector.anchors(output), output.logits, output.deltas, strict=True
-    ):
+    levels = zip(topk, detector.anchors(output), output.logits, output.deltas, strict=True)
+    for level, anchors, level_logits, level_deltas in levels:
         logits = level.padded(flatten_predictions(level_logits, ANCHORS_PER_CELL), PADDING_LOGIT, axis=-2).flatten(1)
         deltas = level.padded(flatten_predictions(level_deltas, ANCHORS_PER_CELL), axis=-2)
         best, index = logits.topk(level.k, dim=1)

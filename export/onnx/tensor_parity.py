@@ -46,39 +46,25 @@ TOLERANCES: dict[Precision, Tolerance] = {
 def check_tensor_parity(
     model: ExportableDetector, onnx_path: Path, tiles: Array, *, precision: Precision
 ) -> TensorParity:
-    """Run torch and ONNX Runtime on the same tiles and compare their candidates.
-
-    Args:
-        model: The torch model.
-        onnx_path: The ONNX file; it runs on the CPU.
-        tiles: uint8 [tiles, 3, height, width].
-        precision: Selects the tolerance.
-    """
-    reference = [_torch_candidates(model, tile[None]) for tile in tiles]
+    """Run torch and ONNX Runtime on the same tiles, uint8 [tiles, 3, height, width], and compare their candidates."""
+    with torch.inference_mode():
+        outputs = [model(torch.from_numpy(np.ascontiguousarray(tile[None]))) for tile in tiles]
+    reference = Candidates(*(torch.cat(parts).numpy() for parts in zip(*outputs, strict=True)))
     session = open_session(onnx_path)
-    other = [Candidates(*session.run(["boxes", "scores", "labels"], {"tiles": tile[None]})) for tile in tiles]
-    return compare_candidates(
-        _concatenate(reference), _concatenate(other), groups=model.candidate_groups(), tolerance=TOLERANCES[precision]
-    )
+    found = [session.run(["boxes", "scores", "labels"], {"tiles": tile[None]}) for tile in tiles]
+    other = Candidates(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
+    return compare_candidates(reference, other, groups=model.candidate_groups(), tolerance=TOLERANCES[precision])
 
 
 def compare_candidates(
     reference: Candidates, other: Candidates, *, groups: Sequence[tuple[int, bool]], tolerance: Tolerance
 ) -> TensorParity:
-    """Match two sets of candidates of the same tiles.
+    """Match two sets of candidates of the same tiles and of the same shape, and return their differences.
 
-    Args:
-        reference: The first set.
-        other: The second set, of the same shape.
-        groups: (number of candidates, whether top-k dropped others), group by group in the order of the candidates.
-        tolerance: Limits.
-
-    Returns:
-        The differences. If one set contains NaN or infinity, nothing is compared; if nothing is compared, the check
-        fails.
+    `groups` are (number of candidates, whether top-k dropped others) in the order of the candidates. If one set
+    contains NaN or infinity, nothing is compared; if nothing is compared, the check fails.
     """
-    compared, score_differences, box_differences = 0, [0.0], [0.0]
-    matched = 0
+    compared, score_differences, box_differences = 0, [], []
     finite = all(np.isfinite(side.scores).all() and np.isfinite(side.boxes).all() for side in (reference, other))
     for tile in range(len(reference) if finite else 0):
         for this, that in ((reference, other), (other, reference)):
@@ -87,14 +73,11 @@ def compare_candidates(
             for index in best.tolist():
                 pair = _nearest(this, index, that, tile, tolerance)
                 if pair is not None:
-                    matched += 1
                     score_differences.append(pair[0])
                     box_differences.append(pair[1])
-    fraction = matched / compared if compared else 0.0
-    score, box = max(score_differences), max(box_differences)
-    passed = (
-        compared > 0 and fraction >= tolerance.matched_fraction and score <= tolerance.score and box <= tolerance.box_px
-    )
+    fraction = len(score_differences) / compared if compared else 0.0
+    score, box = max(score_differences, default=0.0), max(box_differences, default=0.0)
+    matched = compared > 0 and fraction >= tolerance.matched_fraction
     return TensorParity(
         tiles=len(reference),
         candidates=compared,
@@ -102,7 +85,7 @@ def compare_candidates(
         max_score_difference=score,
         max_box_difference_px=box,
         tolerance=asdict(tolerance),
-        passed=passed,
+        passed=matched and score <= tolerance.score and box <= tolerance.box_px,
     )
 
 
@@ -137,17 +120,3 @@ def _nearest(
     if not np.isfinite(distance[nearest]):
         return None
     return float(score_difference[nearest]), float(box_difference[nearest])
-
-
-def _torch_candidates(model: ExportableDetector, tiles: Array) -> Candidates:
-    with torch.inference_mode():
-        boxes, scores, labels = model(torch.from_numpy(np.ascontiguousarray(tiles)))
-    return Candidates(boxes.numpy(), scores.numpy(), labels.numpy())
-
-
-def _concatenate(parts: Sequence[Candidates]) -> Candidates:
-    return Candidates(
-        np.concatenate([part.boxes for part in parts]),
-        np.concatenate([part.scores for part in parts]),
-        np.concatenate([part.labels for part in parts]),
-    )

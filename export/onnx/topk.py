@@ -26,36 +26,23 @@ class LevelTopK:
     """Number of anchors appended so that the smallest tile has k candidates, too."""
 
     def padded(self, values: Tensor, fill: float = 0.0, *, axis: int) -> Tensor:
-        """Return `values` with entries for the padding anchors appended.
-
-        Args:
-            values: One entry per anchor along `axis`.
-            fill: Value of a padding anchor.
-            axis: Negative, counted from the last.
-        """
+        """Return `values`, one per anchor along the negative `axis`, followed by `fill` for the padding anchors."""
         return functional.pad(values, (0, 0) * (-1 - axis) + (0, self.padding), value=fill) if self.padding else values
 
 
 def level_topk(
     strides: Sequence[int], shapes: InputShapes, *, anchors_per_cell: int, values_per_anchor: int = 1, max_k: int
 ) -> tuple[LevelTopK, ...]:
-    """Return the top-k of each level.
+    """Return the top-k of each level: `max_k`, or all values of the level of the largest tile if there are fewer.
 
-    Args:
-        strides: Stride of each level, pixels of the tile.
-        shapes: Tile sizes that the model accepts.
-        anchors_per_cell: Anchors at each position.
-        values_per_anchor: Scores of an anchor, such as one per class.
-        max_k: Candidates per level, if the level of the largest tile has as many.
+    An anchor has several values if it has a score for each class.
     """
     levels = []
     for stride in strides:
-        largest, smallest = (_cells(size, stride) * anchors_per_cell for size in (shapes.largest, shapes.smallest))
+        largest, smallest = (
+            -(-height // stride) * -(-width // stride) * anchors_per_cell
+            for height, width in (shapes.largest, shapes.smallest)
+        )
         k = min(max_k, largest * values_per_anchor)
         levels.append(LevelTopK(k, max(0, -(-k // values_per_anchor) - smallest)))
     return tuple(levels)
-
-
-def _cells(size: tuple[int, int], stride: int) -> int:
-    """Return the number of positions of a level in a tile of (height, width)."""
-    return -(-size[0] // stride) * -(-size[1] // stride)

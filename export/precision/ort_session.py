@@ -13,7 +13,7 @@ def import_onnxruntime(*, need: str = "Checking ONNX files", gpu: bool = False) 
     """Return the package onnxruntime.
 
     Raises:
-        MissingExtraError: It is not installed; the message names what has the `need`, and onnxruntime-gpu for a `gpu`.
+        MissingExtraError: It is not installed; the message begins with `need`, and with `gpu` names onnxruntime-gpu.
     """
     try:
         import onnxruntime  # noqa: PLC0415

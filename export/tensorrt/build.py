@@ -1,11 +1,8 @@
-"""Engine builds: TensorRT-RTX without a GPU, or TensorRT 10 and 11 for the GPU of this machine.
-
-The metadata of an engine is a JSON file of the same name. It states the target device, the builder's version, the ONNX
-file, and the requested and delivered precision.
-"""
+"""Engine builds: TensorRT-RTX without a GPU, or TensorRT 10 and 11 for the GPU of this machine."""
 
 import json
 import time
+from collections import Counter
 from pathlib import Path
 
 from export.bundle.bundle import Bundle, add_file
@@ -39,16 +36,13 @@ WEAKLY_TYPED_MAJOR = 10
 def add_engine(
     bundle: Bundle, *, builder: Builder, precision: Precision, options: BuildOptions = DEFAULT_OPTIONS
 ) -> tuple[Bundle, str, EngineMetadata]:
-    """Build an engine from a bundle's ONNX file and add it to the bundle.
-
-    Returns:
-        The bundle with its new manifest, the name of the engine file, and its metadata.
+    """Add an engine of a bundle's ONNX file; return the bundle, the name of the engine file, and its metadata.
 
     Raises:
         BundleError: The ONNX file is missing, or its digest differs.
         EngineError: The builder rejects the file.
     """
-    onnx_path = bundle.file(bundle.onnx_name(precision))
+    onnx_path, limits = bundle.file(bundle.onnx_name(precision)), bundle.manifest.input
     _, version = load_tensorrt(builder)
     device = PORTABLE if builder == "tensorrt_rtx" else _slug(gpu_of_this_machine().name)
     arithmetic = f"{precision}-tf32" if options.tf32 else precision
@@ -57,10 +51,10 @@ def add_engine(
         onnx_path,
         builder=builder,
         precision=precision,
-        max_batch=bundle.manifest.input.max_batch,
+        max_batch=limits.max_batch,
         out=bundle.path / name,
         options=options,
-        sizes=bundle.manifest.input.sizes,
+        sizes=limits.sizes,
     )
     bundle = add_file(bundle, name, kind="engine", precision=precision)
     metadata_name = str(engine_metadata_path(Path(name)))
@@ -77,16 +71,9 @@ def build_engine(
     options: BuildOptions = DEFAULT_OPTIONS,
     sizes: InputShapes | None = None,
 ) -> EngineMetadata:
-    """Build an engine and write it with its metadata.
+    """Build an engine of an ONNX file and write it with its metadata, a JSON file of the same name.
 
-    Args:
-        onnx_path: The ONNX file.
-        builder: `tensorrt_rtx`, which needs no GPU, or `tensorrt`, which builds for the GPU of this machine.
-        precision: Expected precision of the file; it is checked, not converted.
-        max_batch: Largest batch.
-        out: The engine file.
-        options: Build options.
-        sizes: Tile sizes of the file; may be omitted for a single size.
+    The file must have the given precision, and the tile sizes if they are given.
 
     Raises:
         EngineError: The file has another precision, or the builder rejects it or delivers another precision.
@@ -114,6 +101,7 @@ def build_engine(
     require_delivered(delivered, precision, out.name)
     with atomic_path(out) as temporary:
         temporary.write_bytes(memoryview(plan))
+    tile_profile = TileProfile(min=sizes.smallest, opt=sizes.opt, max=sizes.largest)
     metadata = EngineMetadata(
         device=PORTABLE if gpu is None else gpu.name,
         compute_capability=None if gpu is None else gpu.capability,
@@ -127,11 +115,8 @@ def build_engine(
         batch=BatchProfile(opt=profiles[-1].opt, max=max_batch),
         batch_profiles=profiles,
         tile_px=sizes.opt,
-        tile_profile=_tile_profile(sizes),
-        workspace_mib=options.workspace_mib,
-        optimization_level=options.optimization_level,
-        compatibility=options.compatibility,
-        tf32=options.tf32,
+        tile_profile=tile_profile if sizes.side_range else None,
+        **options.model_dump(include={"workspace_mib", "optimization_level", "compatibility", "tf32"}),
         build_seconds=round(seconds, 3),
         requested_precision=precision,
         delivered_precision=delivered,
@@ -156,12 +141,6 @@ def _parse(
     return network
 
 
-def _tile_profile(sizes: InputShapes) -> TileProfile | None:
-    if sizes.side_range is None:
-        return None
-    return TileProfile(min=sizes.smallest, opt=sizes.opt, max=sizes.largest)
-
-
 def _delivered_precision(
     summary: PrecisionSummary, precision: Precision, engine_bytes: int, layer_formats: dict[str, int] | None
 ) -> DeliveredPrecision:
@@ -181,14 +160,10 @@ def _layer_formats(trt: tensorrt_api.Module, log: MessageLog, plan: tensorrt_api
         return None
     inspector = engine.create_engine_inspector()
     layers = json.loads(inspector.get_engine_information(trt.LayerInformationFormat.JSON))["Layers"]
-    counts: dict[str, int] = {}
-    for layer in layers:
-        outputs = layer.get("Outputs", []) if isinstance(layer, dict) else []
-        for output in outputs[:1]:
-            # TensorRT 11 has two keys for TensorRT 10's Format/Datatype.
-            kind = str(output.get("Datatype") or output.get("Format/Datatype") or "unknown")
-            counts[kind] = counts.get(kind, 0) + 1
-    return dict(sorted(counts.items()))
+    outputs = [layer["Outputs"][0] for layer in layers if isinstance(layer, dict) and layer.get("Outputs")]
+    # TensorRT 11 has two keys for TensorRT 10's Format/Datatype.
+    kinds = Counter(str(one.get("Datatype") or one.get("Format/Datatype") or "unknown") for one in outputs)
+    return dict(sorted(kinds.items()))
 
 
 def _slug(text: str) -> str:

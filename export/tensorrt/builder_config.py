@@ -49,16 +49,11 @@ def add_profiles(
     """Add the optimization profiles to a builder, and return the tile sizes of the network."""
     tiles = network.get_input(0)
     _, channels, height, width = (int(length) for length in tiles.shape)
-    expected = "one tile size" if sizes is None else str(sizes)
-    if sizes is None:
-        sizes = InputShapes((height, width))
+    expected, sizes = sizes or "one tile size", sizes or InputShapes((height, width))
     if (height, width) != sizes.axes or min(sizes.smallest) < 1:
-        raise EngineError(
-            "The tile sizes of the ONNX file differ from those of its bundle",
-            got=f"{height} x {width} px, -1 for a dynamic axis",
-            expected=expected,
-            hint="Export the bundle again.",
-        )
+        problem = "The tile sizes of the ONNX file differ from those of its bundle"
+        got, hint = f"{height} x {width} px, -1 for a dynamic axis", "Export the bundle again."
+        raise EngineError(problem, got=got, expected=expected, hint=hint)
     for batch in profiles:
         profile = trt_builder.create_optimization_profile()
         shapes = ((batch.min, sizes.smallest), (batch.opt, sizes.opt), (batch.max, sizes.largest))
@@ -92,8 +87,7 @@ def show_progress(trt: tensorrt_api.Module, config: tensorrt_api.IBuilderConfig,
                     bar.update(bar.total - bar.n)
                     bar.close()
 
-        # The builder does not own the monitor, so a local name keeps it alive.
-        monitor = Monitor()
+        monitor = Monitor()  # the builder does not own the monitor, so a local name keeps it alive
         config.progress_monitor = monitor
         yield
 

@@ -1,8 +1,7 @@
 """TensorRT and cuda-python: late imports, names for annotations, log messages, and the GPU of this machine.
 
-Neither package is installed everywhere, and neither is typed. The aliases below name their classes in annotations. A
-test follows the values of these types through the sources and checks each attribute, enum and call against the real
-packages.
+Neither package is typed. The aliases below name their classes in annotations; with them, a test checks each attribute,
+enum and call in the sources against the real packages.
 """
 
 import importlib
@@ -40,9 +39,8 @@ class Gpu:
 
     name: str
     capability: str
-    """Compute capability, such as 9.0."""
     driver_cuda: str
-    """Latest CUDA version that its driver supports, such as 13.0."""
+    """Compute capability, such as 9.0, and the latest CUDA version that its driver supports, such as 13.0."""
 
 
 class MessageLog:
@@ -53,8 +51,7 @@ class MessageLog:
 
     def of(self, trt: Module) -> ILogger:
         """Return a logger object for a module."""
-        outer = self
-        error_levels = (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR)
+        errors, error_levels = self.errors, (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR)
 
         class Bridge(trt.ILogger):  # type: ignore[misc]
             def __init__(self) -> None:
@@ -62,7 +59,7 @@ class MessageLog:
 
             def log(self, severity: Any, message: str) -> None:
                 if severity in error_levels:
-                    outer.errors.append(message)
+                    errors.append(message)
                 logger.debug("%s: %s", severity, message)
 
         return Bridge()
@@ -83,28 +80,23 @@ def load_tensorrt(builder: Builder) -> tuple[Module, str]:
         module = importlib.import_module(builder)
     except ImportError as error:
         if error.name == builder:
-            extra = "export" if builder == "tensorrt_rtx" else "tensorrt"
-            need = f"Building and running {builder} engines"
-            raise MissingExtraError(builder.replace("_", "-"), extra=extra, need=need) from error
+            package, extra = ("tensorrt-rtx", "export") if builder == "tensorrt_rtx" else ("tensorrt", "tensorrt")
+            raise MissingExtraError(package, extra=extra, need=f"Building and running {builder} engines") from error
         raise EngineError(f"{builder} is installed but cannot be loaded ({error})") from error
     except OSError as error:
         raise EngineError(f"{builder} is installed but its libraries cannot be loaded ({error})") from error
     version = str(module.__version__)
     if builder == "tensorrt" and release_of(version) < OLDEST_TENSORRT:
-        raise EngineError(
-            "The installed TensorRT is too old", got=version, expected=f"at least {'.'.join(map(str, OLDEST_TENSORRT))}"
-        )
+        oldest = ".".join(map(str, OLDEST_TENSORRT))
+        raise EngineError("The installed TensorRT is too old", got=version, expected=f"at least {oldest}")
     return module, version
 
 
 def load_cuda(need: str) -> CudaRuntime:
     """Return the CUDA runtime's bindings.
 
-    Args:
-        need: Subject of the error message: what needs the bindings.
-
     Raises:
-        MissingExtraError: cuda-python is not installed.
+        MissingExtraError: cuda-python is not installed; the message begins with `need`.
     """
     try:
         from cuda.bindings import runtime  # noqa: PLC0415
@@ -125,17 +117,12 @@ def gpu_of_this_machine() -> Gpu:
     status, properties = cuda.cudaGetDeviceProperties(0)
     if status == cuda.cudaError_t.cudaErrorInsufficientDriver and number:
         _, required = cuda.cudaRuntimeGetVersion()
-        raise EngineError(
-            "The GPU's driver is too old for cuda-python",
-            got=f"a driver for CUDA {_cuda_version(number)}",
-            expected=f"one for CUDA {_cuda_version(required)}",
-            hint="Update the driver, or install cuda-python of the driver's major version.",
-        )
+        got, expected = f"a driver for CUDA {_cuda_version(number)}", f"one for CUDA {_cuda_version(required)}"
+        hint = "Update the driver, or install cuda-python of the driver's major version."
+        raise EngineError("The GPU's driver is too old for cuda-python", got=got, expected=expected, hint=hint)
     if status != cuda.cudaError_t.cudaSuccess:
-        raise EngineError(
-            f"This machine has no usable GPU ({status.name})",
-            hint="TensorRT needs an NVIDIA GPU with a driver; TensorRT-RTX builds engines without a GPU.",
-        )
+        hint = "TensorRT needs an NVIDIA GPU with a driver; TensorRT-RTX builds engines without a GPU."
+        raise EngineError(f"This machine has no usable GPU ({status.name})", hint=hint)
     name = properties.name.decode() if isinstance(properties.name, bytes) else str(properties.name)
     return Gpu(name.strip("\0 "), f"{properties.major}.{properties.minor}", _cuda_version(number))
 

@@ -26,11 +26,9 @@ def command_lines(bundle: Bundle, precision: Precision, options: BuildOptions) -
     polygraphy = ["polygraphy", "run", str(source), "--onnxrt", "--trt"]
     for number, profile in enumerate(profiles if inputs.max_batch > 1 or sizes.side_range else ()):
         trtexec += [f"--profile={number}"] if len(profiles) > 1 else []
-        for kind, batch, (height, width) in (
-            ("min", profile.min, sizes.smallest),
-            ("opt", profile.opt, sizes.opt),
-            ("max", profile.max, sizes.largest),
-        ):
+        batches = (profile.min, profile.opt, profile.max)
+        shapes = zip(("min", "opt", "max"), batches, (sizes.smallest, sizes.opt, sizes.largest), strict=True)
+        for kind, batch, (height, width) in shapes:
             trtexec.append(f"--{kind}Shapes={name}:{batch}x3x{height}x{width}")
             polygraphy += [f"--trt-{kind}-shapes", f"{name}:[{batch},3,{height},{width}]"]
     level = options.optimization_level

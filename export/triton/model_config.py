@@ -19,19 +19,14 @@ Device = Literal["gpu", "cpu"]
 LABELS_NAME = "labels.txt"
 SOURCE_KEY = "ifkd.onnx_sha256"
 """Parameter with the digest of the bundle's ONNX file that a model is, or was built from."""
-TENSORRT_PRECISIONS: tuple[Precision, ...] = ("int8",)
-"""Precisions whose ONNX file is made for TensorRT."""
-CPU_PRECISIONS: tuple[Precision, ...] = ("int8-cpu",)
-"""Precisions whose ONNX file is made for CPUs."""
 
 
 @dataclass(frozen=True, slots=True)
 class InstanceConfig:
-    """Device and number of instances of the models."""
+    """Device of the models, and number of instances of each on every GPU or on the CPU."""
 
     device: Device = "gpu"
     instances: int = 1
-    """Instances of each model on every GPU, or on the CPU."""
 
     def __post_init__(self) -> None:
         if self.instances < 1:
@@ -47,8 +42,6 @@ class TritonModel:
     """One model of a repository."""
 
     name: str
-    runtime: Runtime
-    precision: Precision
     files: tuple[str, ...]
     """Names of the bundle's files in the model's version."""
     config: dict[str, Any]
@@ -63,16 +56,14 @@ def model_name(manifest: Manifest, runtime: Runtime, precision: Precision) -> st
 def onnx_model(bundle: Bundle, name: str, precision: Precision, instances: InstanceConfig) -> TritonModel:
     """Return the model of an ONNX file."""
     max_batch = bundle.manifest.input.max_batch
-    device: Device = "cpu" if precision in CPU_PRECISIONS else instances.device
-    config = _common_config(
-        bundle, "onnx", precision, opt_batches=[max_batch], max_batch=max_batch, instance_group=instances.group(device)
-    )
+    device: Device = "cpu" if precision == "int8-cpu" else instances.device
+    group = instances.group(device)
+    config = _common_config(bundle, "onnx", precision, opt_batches=[max_batch], max_batch=max_batch, group=group)
     config["default_model_filename"] = Path(name).name
     if device == "gpu":
-        config["optimization"] = {
-            "execution_accelerators": {"gpu_execution_accelerator": _accelerator(bundle, precision)}
-        }
-    return TritonModel(config["name"], "onnx", precision, (name,), config)
+        accelerators = {"gpu_execution_accelerator": _accelerator(bundle, precision)}
+        config["optimization"] = {"execution_accelerators": accelerators}
+    return TritonModel(config["name"], (name,), config)
 
 
 def tensorrt_model(
@@ -87,15 +78,14 @@ def tensorrt_model(
         precision,
         opt_batches=[profile.opt for profile in profiles],
         max_batch=first.batch.max,
-        instance_group=instances.group("gpu") | {"profile": [str(number) for number in range(len(profiles))]},
+        group=instances.group("gpu") | {"profile": [str(number) for number in range(len(profiles))]},
         parameters={"ifkd.tensorrt": first.builder_version},
     )
     by_capability = {compute_capability(engine): Path(name).name for name, engine in engines.items()}
-    default = by_capability.pop("", None)
-    if default is not None:
-        config["default_model_filename"] = default
+    if "" in by_capability:
+        config["default_model_filename"] = by_capability.pop("")
     config["cc_model_filenames"] = map_entries(by_capability)
-    return TritonModel(config["name"], "tensorrt", precision, tuple(engines), config)
+    return TritonModel(config["name"], tuple(engines), config)
 
 
 def compute_capability(engine: EngineMetadata) -> str:
@@ -115,24 +105,15 @@ def _common_config(
     *,
     opt_batches: Sequence[int],
     max_batch: int,
-    instance_group: dict[str, Any],
+    group: dict[str, Any],
     parameters: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Return the fields that all models have.
-
-    Args:
-        bundle: The bundle.
-        runtime: Runtime of the model.
-        precision: Precision of its files.
-        opt_batches: Batch sizes for which the model is optimized.
-        max_batch: Largest batch.
-        instance_group: Triton's instance group.
-        parameters: Additional parameters.
-    """
+    """Return the fields that all models have, with an instance group and additional parameters."""
     manifest = bundle.manifest
     onnx = bundle.onnx_name(precision)
     k, sizes = manifest.outputs.candidates, manifest.input.sizes
     uint8 = {"data_type": EnumValue("TYPE_UINT8")}
+    warmup = {"key": manifest.input.name, "value": {**uint8, "dims": [3, *sizes.opt], "random_data": True}}
     parameters = {
         "ifkd.bundle": manifest.name,
         "ifkd.manifest_sha256": sha256_of(bundle.path / MANIFEST_NAME),
@@ -151,17 +132,9 @@ def _common_config(
             {"name": "scores", "data_type": EnumValue("TYPE_FP32"), "dims": [k]},
             {"name": "labels", "data_type": EnumValue("TYPE_INT64"), "dims": [k], "label_filename": LABELS_NAME},
         ],
-        "instance_group": instance_group,
+        "instance_group": group,
         "model_warmup": [
-            {
-                "name": f"batch of {size}",
-                "batch_size": size,
-                "inputs": {
-                    "key": manifest.input.name,
-                    "value": {**uint8, "dims": [3, *sizes.opt], "random_data": True},
-                },
-            }
-            for size in sorted({1, *opt_batches})
+            {"name": f"batch of {size}", "batch_size": size, "inputs": warmup} for size in sorted({1, *opt_batches})
         ],
         "parameters": map_entries({key: {"string_value": value} for key, value in parameters.items()}),
     }
@@ -172,17 +145,12 @@ def _common_config(
 
 def _accelerator(bundle: Bundle, precision: Precision) -> dict[str, Any]:
     """Return the GPU accelerator of an ONNX model: CUDA without TF32, or TensorRT for a file made for it."""
-    if precision not in TENSORRT_PRECISIONS:
+    if precision != "int8":
         return {"name": "cuda", "parameters": map_entries({"use_tf32": "0"})}
-    sizes, max_batch = bundle.manifest.input.sizes, bundle.manifest.input.max_batch
-    shape = f"{bundle.manifest.input.name}:{{0}}x3x{{1[0]}}x{{1[1]}}".format
+    tiles = bundle.manifest.input
+    sizes, most = tiles.sizes, tiles.max_batch
     # A precision_mode would let TensorRT choose the types; without one it uses those of the file.
-    shapes = {
-        "min": shape(1, sizes.smallest),
-        "opt": shape(max_batch, sizes.opt),
-        "max": shape(max_batch, sizes.largest),
-    }
-    return {
-        "name": "tensorrt",
-        "parameters": map_entries({f"trt_profile_{kind}_shapes": text for kind, text in shapes.items()}),
-    }
+    shapes = {"min": (1, *sizes.smallest), "opt": (most, *sizes.opt), "max": (most, *sizes.largest)}
+    texts = {kind: f"{tiles.name}:{batch}x3x{height}x{width}" for kind, (batch, height, width) in shapes.items()}
+    parameters = {f"trt_profile_{kind}_shapes": text for kind, text in texts.items()}
+    return {"name": "tensorrt", "parameters": map_entries(parameters)}

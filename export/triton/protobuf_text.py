@@ -12,30 +12,22 @@ class EnumValue(str):
 
 
 def as_text(message: Mapping[str, Any], *, indent: int = 0) -> str:
-    """Return a message in text format; a list is a repeated field.
+    """Return a message in text format, indented by a number of spaces.
 
-    Args:
-        message: Field -> value: a mapping, a string, an `EnumValue`, an integer, a boolean, or a list of these.
-        indent: Spaces before each line.
+    A value is a mapping, a string, an `EnumValue`, an integer, a boolean, or for a repeated field a list of these.
     """
-    lines: list[str] = []
+    text, margin = "", " " * indent
     for name, value in message.items():
         for one in value if isinstance(value, list) else [value]:
             if isinstance(one, Mapping):
-                lines += [f"{name} {{", as_text(one, indent=2).rstrip("\n"), "}"]
+                text += f"{margin}{name} {{\n{as_text(one, indent=indent + 2)}{margin}}}\n"
             else:
-                lines.append(f"{name}: {_scalar(one)}")
-    text = "\n".join(line for line in lines if line)
-    return "".join(f"{' ' * indent}{line}\n" for line in text.split("\n")) if text else ""
+                # JSON's string escapes are valid in the text format.
+                scalar = one if isinstance(one, EnumValue) else json.dumps(one, ensure_ascii=False)
+                text += f"{margin}{name}: {scalar}\n"
+    return text
 
 
 def map_entries(values: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the entries of a map field."""
     return [{"key": key, "value": value} for key, value in values.items()]
-
-
-def _scalar(value: str | int) -> str:
-    if isinstance(value, EnumValue):
-        return str(value)
-    # JSON's string escapes are valid in the text format.
-    return json.dumps(value, ensure_ascii=False)

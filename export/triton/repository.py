@@ -22,7 +22,6 @@ from export.bundle.engine_metadata import EngineMetadata, engine_metadata_path, 
 from export.triton.model_config import (
     LABELS_NAME,
     SOURCE_KEY,
-    TENSORRT_PRECISIONS,
     Device,
     InstanceConfig,
     TritonModel,
@@ -49,14 +48,9 @@ class RepositoryPlan:
 
 
 def write_repository(bundle: Bundle, folder: Path, instances: InstanceConfig = DEFAULT_INSTANCES) -> RepositoryPlan:
-    """Write the models of a bundle into a repository.
+    """Write the models of a bundle into a repository, which is created if missing.
 
     Each model is replaced atomically; models of other names are kept. The digest of every file is checked.
-
-    Args:
-        bundle: The bundle.
-        folder: The repository; it is created if missing.
-        instances: Device and number of instances.
 
     Raises:
         BundleError: A file of the bundle is missing or its digest differs, or the bundle has no file for Triton.
@@ -64,10 +58,8 @@ def write_repository(bundle: Bundle, folder: Path, instances: InstanceConfig = D
     """
     plan = repository_plan(bundle, instances)
     if not plan.models:
-        raise BundleError(
-            f"{bundle.path} has no file for Triton",
-            got="; ".join(f"{name}: {reason}" for name, reason in plan.skipped.items()) or "no ONNX file",
-        )
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in plan.skipped.items())
+        raise BundleError(f"{bundle.path} has no file for Triton", got=reasons or "no ONNX file")
     try:
         for model in plan.models:
             _refuse_other_models(folder / model.name)
@@ -79,10 +71,8 @@ def write_repository(bundle: Bundle, folder: Path, instances: InstanceConfig = D
             for model in plan.models:
                 replace_folder(Path(temporary) / model.name, folder / model.name)
     except OSError as error:
-        raise OutputError(
-            f"Cannot write {folder} ({error.strerror or error})",
-            hint="Choose another folder, or check permissions and disk space.",
-        ) from error
+        hint = "Choose another folder, or check permissions and disk space."
+        raise OutputError(f"Cannot write {folder} ({error.strerror or error})", hint=hint) from error
     return plan
 
 
@@ -97,10 +87,10 @@ def repository_plan(bundle: Bundle, instances: InstanceConfig) -> RepositoryPlan
     for name in bundle.find("onnx"):
         precision = bundle.manifest.files[name].precision
         assert precision is not None
-        if instances.device == "cpu" and precision in TENSORRT_PRECISIONS:
+        if instances.device == "cpu" and precision == "int8":
             skipped[name] = "it is made for TensorRT, which needs a GPU"
-            continue
-        models.append(onnx_model(bundle, name, precision, instances))
+        else:
+            models.append(onnx_model(bundle, name, precision, instances))
     for precision in dict.fromkeys(bundle.manifest.files[name].precision for name in bundle.find("engine")):
         assert precision is not None
         engines = {
@@ -120,10 +110,7 @@ def _select_engines(
 ) -> tuple[dict[str, EngineMetadata], dict[str, str]]:
     """Return the engines of a precision that one model can contain, and the reasons why the others are skipped.
 
-    Args:
-        engines: Metadata by engine file.
-        sources: Digests of the bundle's ONNX files of the precision.
-        device: Device of the server.
+    `sources` are the digests of the bundle's ONNX files of the precision.
     """
     chosen: dict[str, EngineMetadata] = {}
     skipped: dict[str, str] = {}
@@ -156,9 +143,8 @@ def _refuse_other_models(folder: Path) -> None:
     """Raise an error if a folder exists and `ifkd export` did not write it."""
     config = folder / CONFIG_NAME
     if folder.exists() and not (config.is_file() and SOURCE_KEY in config.read_text("utf-8", errors="replace")):
-        raise OutputError(
-            f"{folder} exists and was not written by ifkd export", hint="Choose another repository, or move the folder."
-        )
+        hint = "Choose another repository, or move the folder."
+        raise OutputError(f"{folder} exists and was not written by ifkd export", hint=hint)
 
 
 def _write_model(folder: Path, model: TritonModel, bundle: Bundle) -> None:

@@ -149,7 +149,7 @@ def test_int8_models_run_on_their_devices(bundle: Bundle, tmp_path: Path) -> Non
 def test_a_server_without_a_gpu_gets_only_cpu_models(bundle: Bundle, tmp_path: Path) -> None:
     bundle = with_engine(with_onnx(bundle, "int8"))
     plan = write_repository(bundle, tmp_path / "models", InstanceConfig(device="cpu"))
-    assert [model.precision for model in plan.models] == ["fp16", "fp32"]
+    assert [model.name for model in plan.models] == ["harbor_winter_onnx_fp16", "harbor_winter_onnx_fp32"]
     assert plan.skipped == {
         "model.int8.onnx": "it is made for TensorRT, which needs a GPU",
         "engines/made.engine": "engines need a GPU",
@@ -210,7 +210,7 @@ def test_portable_engines_are_skipped(bundle: Bundle, tmp_path: Path) -> None:
     plan = write_repository(
         with_engine(bundle, builder="tensorrt_rtx", device="portable", compute_capability=None), tmp_path / "models"
     )
-    assert [model.runtime for model in plan.models] == ["onnx", "onnx"]
+    assert [model.name for model in plan.models] == ["harbor_winter_onnx_fp16", "harbor_winter_onnx_fp32"]
     assert list(plan.skipped) == ["engines/made.engine"]
 
 
