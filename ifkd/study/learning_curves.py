@@ -1,13 +1,13 @@
 """Learning curves of a study's runs, read from their metrics.jsonl."""
 
-import json
 import statistics
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ifkd.training.metrics_logger import METRICS_FILE
+from ifkd.training.metrics_logger import read_metrics
 
 MAX_POINTS = 60
 """Points of a loss curve; neighboring steps are averaged."""
@@ -45,13 +45,11 @@ class LearningCurves:
 
 def read_learning_curves(run_folders: Sequence[Path]) -> LearningCurves:
     """Return the curves of one variant's runs; an incomplete last line is ignored."""
-    runs = [_read_entries(folder / METRICS_FILE) for folder in run_folders]
+    runs = [read_metrics(folder) for folder in run_folders]
     losses = [_losses_by_step(entries) for entries in runs]
     terms = dict.fromkeys(term for run in losses for term in run)
-    return LearningCurves(
-        average_runs([_map_by_epoch(entries) for entries in runs]),
-        {term: downsample(average_runs([run[term] for run in losses if term in run])) for term in terms},
-    )
+    curves = {term: downsample(average_runs([run[term] for run in losses if term in run])) for term in terms}
+    return LearningCurves(average_runs([_map_by_epoch(entries) for entries in runs]), curves)
 
 
 def average_runs(runs: Sequence[Mapping[float, float]]) -> Curve:
@@ -61,9 +59,9 @@ def average_runs(runs: Sequence[Mapping[float, float]]) -> Curve:
     return Curve(tuple(xs), tuple(map(statistics.fmean, values)), tuple(map(min, values)), tuple(map(max, values)))
 
 
-def downsample(curve: Curve, max_points: int = MAX_POINTS) -> Curve:
-    """Return a curve of at most `max_points` points, each the mean of neighboring points."""
-    size = max(1, -(-len(curve.x) // max_points))
+def downsample(curve: Curve) -> Curve:
+    """Return a curve of at most MAX_POINTS points, each the mean of neighboring points."""
+    size = max(1, -(-len(curve.x) // MAX_POINTS))
 
     def means(values: tuple[float, ...]) -> tuple[float, ...]:
         return tuple(statistics.fmean(values[start : start + size]) for start in range(0, len(values), size))
@@ -71,28 +69,17 @@ def downsample(curve: Curve, max_points: int = MAX_POINTS) -> Curve:
     return Curve(means(curve.x), means(curve.mean), means(curve.low), means(curve.high))
 
 
-def _read_entries(path: Path) -> list[dict[str, Any]]:
-    if not path.is_file():
-        return []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
-
-
 def _map_by_epoch(entries: Sequence[dict[str, Any]]) -> dict[float, float]:
     return {float(entry["epoch"]): 100 * entry["validation"]["mean_ap"] for entry in entries if "validation" in entry}
 
 
 def _losses_by_step(entries: Sequence[dict[str, Any]]) -> dict[str, dict[float, float]]:
-    losses: dict[str, dict[float, float]] = {}
+    losses: dict[str, dict[float, float]] = defaultdict(dict)
     for entry in entries:
-        if "validation" in entry:
-            continue
-        step = float(entry["iteration"])
         for key, value in entry.items():
             kind, _, term = key.partition("/")
             if kind == "task":
-                task = losses.setdefault("task", {})
-                task[step] = task.get(step, 0.0) + value
+                losses["task"][entry["iteration"]] = losses["task"].get(entry["iteration"], 0.0) + value
             elif kind == "method":
-                losses.setdefault(term, {})[step] = value
+                losses[term][entry["iteration"]] = value
     return losses

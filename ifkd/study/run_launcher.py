@@ -35,8 +35,7 @@ class RunLauncher:
     def launch(self, commands: Mapping[str, Sequence[str]]) -> None:
         """Run each command whose run is not finished; each concurrent run gets its own GPUs while there are enough.
 
-        Args:
-            commands: Name of the run -> arguments of `ifkd`, without `--out`.
+        `commands` are the arguments of `ifkd`, without `--out`, by the name of the run.
 
         Raises:
             TrainingError: Some runs failed; the others are finished.
@@ -60,28 +59,20 @@ class RunLauncher:
             exit_codes = list(pool.map(run, pending))
         failed = [name for name, code in zip(pending, exit_codes, strict=True) if code]
         if failed:
-            raise TrainingError(
-                f"{len(failed)} of {len(pending)} runs failed: {', '.join(failed)}",
-                hint=f"See {self._log(failed[0])} for the reason. The same command resumes the study.",
-            )
+            hint = f"See {self._log(failed[0])} for the reason. The same command resumes the study."
+            raise TrainingError(f"{len(failed)} of {len(pending)} runs failed: {', '.join(failed)}", hint=hint)
 
     def _run(self, name: str, arguments: Sequence[str], *, gpus: str | None) -> int:
         """Run one command with its output in a log file, and return its exit code."""
-        command = [sys.executable, "-m", "ifkd"]
+        command = [sys.executable, "-m", "ifkd", *arguments, "--out", str(self.folder / name)]
         if self.processes > 1:
-            command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(self.processes)]
-            command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", "-m", "ifkd"]
+            torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", str(self.processes)]
+            command[1:1] = [*torchrun, "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
         logger.info("Starting %s", name)
         make_folder(self._log(name).parent)
-        visible = {} if gpus is None else {"CUDA_VISIBLE_DEVICES": gpus}
+        variables = os.environ | ({} if gpus is None else {"CUDA_VISIBLE_DEVICES": gpus}) | self._threads()
         with self._log(name).open("a", encoding="utf-8") as log:
-            done = subprocess.run(  # noqa: S603 - the command is ours
-                [*command, *arguments, "--out", str(self.folder / name)],
-                stdout=log,
-                stderr=log,
-                check=False,
-                env=os.environ | visible | self._threads(),
-            )
+            done = subprocess.run(command, stdout=log, stderr=log, check=False, env=variables)  # noqa: S603
         return done.returncode
 
     def _threads(self) -> dict[str, str]:

@@ -78,15 +78,12 @@ class Study:
                 launcher.launch({TEACHER: ["train", *recipe, "--role", "teacher"]})
             teacher = self._evaluate(TEACHER)
             checkpoint = str(self._run_folder(TEACHER).best)
-            launcher.launch(
-                {
-                    run_name(variant.label, seed): [
-                        *("distill", *recipe, *variant.overrides, f"seed={seed}", "--teacher", checkpoint)
-                    ]
-                    for seed in self._seeds
-                    for variant in self.variants
-                }
-            )
+            runs = {run_name(one.label, seed): (one, seed) for seed in self._seeds for one in self.variants}
+            commands = {
+                name: ("distill", *recipe, *variant.overrides, f"seed={seed}", "--teacher", checkpoint)
+                for name, (variant, seed) in runs.items()
+            }
+            launcher.launch(commands)
             return self._record(teacher)
 
     def report(self) -> StudyRecord:
@@ -95,19 +92,17 @@ class Study:
         Raises:
             OutputError: The folder contains no study, a study of another recipe, or an unfinished teacher.
         """
-        known_recipe = (self.folder / RECIPE).is_file()
-        if not known_recipe and not self._run_folder(TEACHER).is_finished:
-            raise OutputError(
-                f"{self.folder} contains no study", hint="Start one: run the command without --report-only."
-            )
-        if known_recipe:
+        has_recipe, has_teacher = (self.folder / RECIPE).is_file(), self._run_folder(TEACHER).is_finished
+        if not has_recipe and not has_teacher:
+            hint = "Start one: run the command without --report-only."
+            raise OutputError(f"{self.folder} contains no study", hint=hint)
+        if has_recipe:
             self._claim_folder()
-        if not self._run_folder(TEACHER).is_finished:
+        if not has_teacher:
             raise OutputError(f"The teacher of {self.folder} is not finished, so there is nothing to report")
         teacher = self._evaluate(TEACHER)
-        self._check_recipe(TEACHER)
-        for variant in self.variants:
-            for folder in self.finished_folders(variant.label):
+        for label in (TEACHER, *(variant.label for variant in self.variants)):
+            for folder in self.finished_folders(label):
                 self._check_recipe(folder.name)
         return self._record(teacher)
 
@@ -124,13 +119,13 @@ class Study:
         return RunFolder(self.folder / name)
 
     def _record(self, teacher: EvaluatedRun) -> StudyRecord:
-        students = {
-            variant.label: tuple(
-                self._evaluate(name) if self._run_folder(name).is_finished else None
-                for name in (run_name(variant.label, seed) for seed in self._seeds)
-            )
-            for variant in self.variants
-        }
+        def evaluated(name: str) -> EvaluatedRun | None:
+            return self._evaluate(name) if self._run_folder(name).is_finished else None
+
+        labels = [variant.label for variant in self.variants]
+        students = {label: tuple(evaluated(run_name(label, seed)) for seed in self._seeds) for label in labels}
+        finished = [run for runs in students.values() for run in runs if run is not None]
+        machines = [RunFolder(path.parent).read_result().machine for path in sorted(self.folder.glob(f"*/{RESULT}"))]
         return StudyRecord(
             title=self.title,
             recipe=self.recipe.name,
@@ -141,16 +136,9 @@ class Study:
             students=students,
             parameter=next((one.parameter for one in self.variants if one.parameter is not None), None),
             parameter_values={one.label: one.value for one in self.variants if one.value is not None},
-            conditions=self._conditions(
-                teacher, [run for runs in students.values() for run in runs if run is not None]
-            ),
-            machines=self._machines(),
+            conditions=self._conditions(teacher, finished),
+            machines=dict(Counter(machines)),
         )
-
-    def _machines(self) -> dict[str, int]:
-        """Return machine -> number of finished runs that it trained."""
-        folders = sorted(path.parent for path in self.folder.glob(f"*/{RESULT}"))
-        return dict(Counter(RunFolder(folder).read_result().machine for folder in folders))
 
     def _claim_folder(self) -> None:
         """Write the recipe into an empty folder; compare it with the recipe of an existing study."""
@@ -159,21 +147,17 @@ class Study:
             write_text(path, text)
         # The existing recipe is loaded, so that keys added since then have their defaults.
         elif difference := differences(load_config(path, Recipe).model_dump(), self.recipe.model_dump()):
-            raise OutputError(
-                f"{self.folder} contains a study of another recipe: {difference}", hint="Choose another folder."
-            )
+            problem = f"{self.folder} contains a study of another recipe: {difference}"
+            raise OutputError(problem, hint="Choose another folder.")
 
     def _check_recipe(self, name: str) -> None:
         """Refuse a finished run of another recipe; the method, and keys that do not affect the weights, may differ."""
         folder = self._run_folder(name)
-        trained_with = load_checkpoint(folder.best).meta.recipe
+        used = load_checkpoint(folder.best).meta.recipe.model_dump()
         other_parts = ("student", "distillation") if name == TEACHER else ("teacher", "student.training")
-        ignored = (*NOT_COMPARED, *other_parts)
-        if difference := differences(trained_with.model_dump(), self.recipe.model_dump(), ignore=ignored):
-            raise OutputError(
-                f"{folder.path} was trained with another recipe: {difference}",
-                hint="Use the recipe and the --set values of the training.",
-            )
+        if difference := differences(used, self.recipe.model_dump(), ignore=(*NOT_COMPARED, *other_parts)):
+            hint = "Use the recipe and the --set values of the training."
+            raise OutputError(f"{folder.path} was trained with another recipe: {difference}", hint=hint)
 
     def _evaluate(self, name: str) -> EvaluatedRun:
         """Return the metrics of a run's best checkpoint on the test split; they are cached in test.json."""
@@ -191,13 +175,13 @@ class Study:
     def _conditions(self, teacher: EvaluatedRun, students: list[EvaluatedRun]) -> dict[str, str]:
         """Return networks, data and schedule in words."""
         recipe, data, training = self.recipe, self.recipe.data, self.recipe.distillation.training
-        detectors = recipe.teacher.detector, recipe.student.detector
+        teacher_network, student_network = recipe.teacher.detector, recipe.student.detector
         hours = sum(run.train_seconds for run in (teacher, *students)) / 3600
         held_out = data.validation if isinstance(data.validation, Path) else f"{data.validation:.0%} of its scenes"
         note = self._student_training_note()
         return {
-            "networks": f"{detectors[1].family}, teacher {detectors[0].backbone}, student {detectors[1].backbone}, "
-            f"{detectors[1].channels} pyramid channels",
+            "networks": f"{student_network.family}, teacher {teacher_network.backbone}, student "
+            f"{student_network.backbone}, {student_network.channels} pyramid channels",
             "data": f"{data.root or '.'}: trained on {data.train}, best checkpoint by mAP on {held_out}",
             "test split": f"{data.test}: {teacher.metrics.images} images, {teacher.metrics.objects} objects",
             "images": f"scaled by {data.scale:g}, cropped to {data.tile_px} px",

@@ -20,8 +20,7 @@ MIN_DECADES = 1.0
 def validation_chart(curves: Mapping[str, LearningCurves]) -> Chart:
     """Return validation mAP by epoch: one panel per variant, with the plain student as a dashed line in each.
 
-    Args:
-        curves: Variant -> its curves; at least one has two validations or more.
+    At least one of the curves, which are by variant, has two validations or more.
     """
     lines = {label: one.validation for label, one in curves.items() if one.validation.has_line}
     panels = {label: curve for label, curve in lines.items() if label != PLAIN.label} or lines
@@ -38,8 +37,7 @@ def validation_chart(curves: Mapping[str, LearningCurves]) -> Chart:
         if plain is not None and label != PLAIN.label:
             drawing.polyline([axes.position(*point) for point in zip(plain.x, plain.mean, strict=True)], "front")
         _draw_curve(drawing, axes, curve, 0)
-    rows = -(-len(panels) // 2)
-    height = 48.0 + rows * (PANEL_HEIGHT + PANEL_GAP) + 10
+    height = 48.0 + -(-len(panels) // 2) * (PANEL_HEIGHT + PANEL_GAP) + 10
     drawing.text(8.0, 18.0, "mAP on the validation split, points; dashed: plain student", "soft")
     drawing.text(WIDTH - 8, height - 8, "epoch", "soft end")
     values = "; ".join(
@@ -50,12 +48,9 @@ def validation_chart(curves: Mapping[str, LearningCurves]) -> Chart:
 
 
 def loss_chart(number: int, label: str, losses: Mapping[str, Curve]) -> Chart:
-    """Return a variant's weighted loss terms by step on a logarithmic axis.
+    """Return a variant's weighted loss terms by step on a logarithmic axis, chart `number` of the page.
 
-    Args:
-        number: Index of the chart on its page.
-        label: The variant.
-        losses: Loss term -> its curve; terms that are never above 0 are left out, and at least one is.
+    Terms that are never above 0 are left out, and at least one is.
     """
     shown = dict([(term, curve) for term, curve in losses.items() if curve.has_positive][:SERIES_COLORS])
     values = [value for curve in shown.values() for value in curve.mean if value > 0]

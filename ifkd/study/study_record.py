@@ -88,9 +88,9 @@ class SeedSpread:
     std: float | None
     """Sample standard deviation; None for a single seed."""
 
-    def __str__(self) -> str:
-        """Return "mean ± std" with one decimal."""
-        return f"{self.mean:.1f}" + ("" if self.std is None else f" ± {self.std:.1f}")
+    def __format__(self, sign: str) -> str:
+        """Return "mean ± std" with one decimal; a `sign` of "+" is shown before a positive mean too."""
+        return f"{self.mean:{sign}.1f}" + ("" if self.std is None else f" ± {self.std:.1f}")
 
 
 def seed_spread(fractions: Iterable[float]) -> SeedSpread:

@@ -1,7 +1,7 @@
 """Write a study's results as study.json, study.md and study.html."""
 
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from ifkd.core.files import write_json, write_text
@@ -9,23 +9,14 @@ from ifkd.core.html.chart import Series, bar_chart
 from ifkd.core.html.document import jinja_environment, style_sheet
 from ifkd.core.html.svg import Chart
 from ifkd.core.html.table import Table
-from ifkd.data.metrics import ClassMetrics
 from ifkd.study.learning_curves import LearningCurves
 from ifkd.study.paper_tables import paper_metrics
 from ifkd.study.study_charts import loss_chart, sweep_chart, validation_chart
-from ifkd.study.study_record import (
-    RECORD,
-    TEACHER,
-    EvaluatedRun,
-    SeedSpread,
-    StudyRecord,
-    map_gain,
-    map_spread,
-    seed_spread,
-)
+from ifkd.study.study_record import RECORD, TEACHER, EvaluatedRun, StudyRecord, map_gain, map_spread, seed_spread
 from ifkd.study.variants import PLAIN
 
 MARKDOWN, PAGE = "study.md", "study.html"
+METRICS = ("mean_ap", "ap50", "ap75")
 ABSENT = "–"
 
 
@@ -33,8 +24,7 @@ def study_table(record: StudyRecord) -> Table:
     """Return one row for the teacher, the plain student and each variant, in the order of the study."""
     partial = bool(record.unfinished)
     headings = ["", "mAP", "AP50", "AP75", "gain", "to teacher", "minutes per run"]
-    teacher = record.teacher.metrics
-    cells = [f"{100 * value:.1f}" for value in (teacher.mean_ap, teacher.ap50, teacher.ap75)]
+    cells = [f"{100 * getattr(record.teacher.metrics, name):.1f}" for name in METRICS]
     rows = [[TEACHER, *cells, "", "", f"{record.teacher.train_seconds / 60:.1f}"]]
     for label in record.students:
         runs = record.finished(label)
@@ -59,54 +49,36 @@ def _table(caption: str, headings: list[str], rows: list[list[str]]) -> Table:
 
 
 def _student_cells(record: StudyRecord, label: str, runs: list[EvaluatedRun]) -> list[str]:
-    metrics = [run.metrics for run in runs]
-    mean_ap = seed_spread(one.mean_ap for one in metrics)
-    return [
-        str(mean_ap),
-        str(seed_spread(one.ap50 for one in metrics)),
-        str(seed_spread(one.ap75 for one in metrics)),
-        "" if label == PLAIN.label else _signed(map_gain(record, label)),
-        f"{mean_ap.mean - 100 * record.teacher.metrics.mean_ap:+.1f}",
-        f"{statistics.fmean(run.train_seconds for run in runs) / 60:.1f}",
-    ]
-
-
-def _signed(gain: SeedSpread | None) -> str:
-    return ABSENT if gain is None else f"{'+' if gain.mean >= 0 else ''}{gain}"
+    mean_ap, ap50, ap75 = (seed_spread(getattr(run.metrics, name) for run in runs) for name in METRICS)
+    gain = map_gain(record, label)
+    signed_gain = f"{gain:+}" if gain else ABSENT
+    to_teacher = f"{mean_ap.mean - 100 * record.teacher.metrics.mean_ap:+.1f}"
+    minutes = f"{statistics.fmean(run.train_seconds for run in runs) / 60:.1f}"
+    return [f"{mean_ap}", f"{ap50}", f"{ap75}", "" if label == PLAIN.label else signed_gain, to_teacher, minutes]
 
 
 def class_tables(record: StudyRecord) -> list[Table]:
     """Return AP and AP50 of each class in the test split, as means over seeds, for the teacher and each variant."""
-    return [
-        _class_table(record, "AP", lambda metrics: metrics.mean_ap),
-        _class_table(record, "AP50", lambda metrics: metrics.ap50),
-    ]
-
-
-def _class_table(record: StudyRecord, name: str, metric: Callable[[ClassMetrics], float | None]) -> Table:
     columns = {TEACHER: [record.teacher], **{label: record.finished(label) for label in record.students}}
     columns = {label: runs for label, runs in columns.items() if runs}
 
-    def mean(class_name: str, runs: list[EvaluatedRun]) -> str:
-        return f"{seed_spread(metric(run.metrics.per_class[class_name]) or 0.0 for run in runs).mean:.1f}"
+    def mean(class_name: str, metric: str, runs: list[EvaluatedRun]) -> str:
+        return f"{seed_spread(getattr(run.metrics.per_class[class_name], metric) or 0.0 for run in runs).mean:.1f}"
 
-    rows = [
-        [class_name, str(metrics.objects), *(mean(class_name, runs) for runs in columns.values())]
-        for class_name, metrics in record.teacher.metrics.per_class.items()
-        if metrics.objects
-    ]
-    return _table(
-        f"{name} of each class in the test split, points, mean over seeds", ["class", "objects", *columns], rows
-    )
+    tables = []
+    for name, metric in {"AP": "mean_ap", "AP50": "ap50"}.items():
+        rows = [
+            [class_name, str(metrics.objects), *(mean(class_name, metric, runs) for runs in columns.values())]
+            for class_name, metrics in record.teacher.metrics.per_class.items()
+            if metrics.objects
+        ]
+        caption = f"{name} of each class in the test split, points, mean over seeds"
+        tables.append(_table(caption, ["class", "objects", *columns], rows))
+    return tables
 
 
 def write_study(record: StudyRecord, folder: Path, curves: Mapping[str, LearningCurves] | None = None) -> list[Path]:
-    """Write study.json, study.md and study.html into `folder`, and return their paths.
-
-    Args:
-        record: The study's results.
-        folder: The study's folder.
-        curves: Label -> learning curves of the teacher and the variants, where there are any.
+    """Write study.json, study.md and study.html into `folder`, and return their paths; `curves` are by label.
 
     Raises:
         MissingExtraError: jinja2 is not installed.
@@ -114,22 +86,17 @@ def write_study(record: StudyRecord, folder: Path, curves: Mapping[str, Learning
     """
     curves = curves or {}
     has_line = any(one.validation.has_line for one in curves.values())
-    losses = {
-        label: one.losses for label, one in curves.items() if any(curve.has_positive for curve in one.losses.values())
-    }
+    losses = {label: one.losses for label, one in curves.items() if any(c.has_positive for c in one.losses.values())}
     table, classes = study_table(record), class_tables(record)
-    page = (
-        jinja_environment("ifkd.study", need="The page of `ifkd study`")
-        .get_template("study.html.j2")
-        .render(
-            record=record,
-            results_table=table,
-            class_tables=classes,
-            result_charts=_result_charts(record),
-            validation_charts=[validation_chart(curves)] if has_line else [],
-            loss_charts=[loss_chart(number, label, terms) for number, (label, terms) in enumerate(losses.items())],
-            style=style_sheet(),
-        )
+    template = jinja_environment("ifkd.study", need="The page of `ifkd study`").get_template("study.html.j2")
+    page = template.render(
+        record=record,
+        results_table=table,
+        class_tables=classes,
+        result_charts=_result_charts(record),
+        validation_charts=[validation_chart(curves)] if has_line else [],
+        loss_charts=[loss_chart(number, label, terms) for number, (label, terms) in enumerate(losses.items())],
+        style=style_sheet(),
     )
     write_json(folder / RECORD, record.model_dump(mode="json"))
     write_text(folder / MARKDOWN, _markdown(record, [table, *classes]))
@@ -145,11 +112,9 @@ def _result_charts(record: StudyRecord) -> list[Chart]:
     if any(label in means for label in record.parameter_values):
         return [sweep_chart(record)]
     means = {TEACHER: 100 * record.teacher.metrics.mean_ap, **means}
-    series = [Series("mAP", tuple(means.values()))]
-    title = "mAP on the test split, mean over seeds"
-    return [
-        bar_chart("map", title, tuple(means), series, maximum=max(means.values()), x_label="mAP, points", decimals=1)
-    ]
+    series, title = [Series("mAP", tuple(means.values()))], "mAP on the test split, mean over seeds"
+    maximum = max(means.values())
+    return [bar_chart("map", title, tuple(means), series, maximum=maximum, x_label="mAP, points", decimals=1)]
 
 
 def _markdown(record: StudyRecord, tables: list[Table]) -> str:

@@ -11,10 +11,7 @@ PARTS = ("ede", "fdr", "hsm")
 """The parts of IFKD that an ablation switches on and off."""
 ABLATION = ((), ("ede",), ("fdr",), ("hsm",), ("ede", "fdr"), ("ede", "hsm"), ("fdr", "hsm"), PARTS)
 """Rows of the paper's Table 4: the parts of IFKD that are on."""
-SWEEPS: dict[str, tuple[float, ...]] = {
-    "alpha": (0.01, 0.02, 0.04, 0.06, 0.08, 0.1),
-    "beta": (0.1, 0.3, 0.5, 0.7, 0.9),
-}
+SWEEPS: dict[str, tuple[float, ...]] = {"alpha": (0.01, 0.02, 0.04, 0.06, 0.08, 0.1), "beta": (0.1, 0.3, 0.5, 0.7, 0.9)}
 """Parameter -> values of the paper's Figure 5, as far as they are published."""
 
 
@@ -44,14 +41,10 @@ def comparison_variants(methods: Sequence[str] = METHODS) -> tuple[Variant, ...]
     """
     for name in methods:
         if name not in METHODS:
-            raise UsageError(
-                f"There is no method {name!r}",
-                expected=f"some of {', '.join(METHODS)}",
-                hint=did_you_mean(name, METHODS) or None,
-            )
-    return PLAIN, *(
-        Variant(name, () if name == "ifkd" else (f'distillation.method={{name="{name}"}}',)) for name in methods
-    )
+            known, hint = f"some of {', '.join(METHODS)}", did_you_mean(name, METHODS) or None
+            raise UsageError(f"There is no method {name!r}", expected=known, hint=hint)
+    overrides = {name: () if name == "ifkd" else (f'distillation.method={{name="{name}"}}',) for name in methods}
+    return PLAIN, *(Variant(name, values) for name, values in overrides.items())
 
 
 def ablation_variants(*, with_at: bool) -> tuple[Variant, ...]:

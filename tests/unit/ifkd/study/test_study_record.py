@@ -16,7 +16,7 @@ def test_spreads_equal_those_of_numpy() -> None:
     assert seed_spread(values).mean == pytest.approx(100 * np.mean(values))
     assert seed_spread(values).std == pytest.approx(100 * np.std(values, ddof=1))
     assert seed_spread([0.5]).std is None
-    assert str(seed_spread([0.5])) == "50.0"
+    assert f"{seed_spread([0.5])}" == "50.0"
 
 
 def test_gains_are_paired_by_seed() -> None:
