@@ -39,7 +39,7 @@ class ExportPlan:
 def plan_export(
     checkpoint_path: Path, out: Path, *, overrides: Sequence[str] = (), accept_drift: bool = False
 ) -> ExportPlan:
-    """Return the plan of an export; `overrides` are `KEY=VALUE` or `export.KEY=VALUE` of that section.
+    """Return the plan; `overrides` are `KEY=VALUE` of the recipe's section `export`, with or without its prefix.
 
     Raises:
         CheckpointError: The checkpoint is missing or damaged.
