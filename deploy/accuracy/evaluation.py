@@ -7,14 +7,13 @@ import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from deploy.accuracy.evaluated_model import EvaluatedModel, EvaluatedModelRecord
-from deploy.accuracy.image_detection import TilingConfig, detect_images
+from deploy.accuracy.image_detection import ImageResult, TilingConfig, detect_images
 from deploy.accuracy.provenance import DataRecord, EngineRecord, now
 from deploy.engines.engine import Engine
 from ifkd.core.config import Schema
-from ifkd.core.detections import Detections
 from ifkd.core.errors import DataError
 from ifkd.core.postprocess import PostprocessConfig
 from ifkd.core.progress import track
@@ -52,8 +51,9 @@ def evaluate_model(model: EvaluatedModel, engine: Engine, dataset: CocoDataset, 
         EngineError: Inference fails.
     """
     started = time.perf_counter()
-    detections = detect_dataset(engine, dataset, model.tiling, batch=batch, label=f"evaluate {model.record.name}")
+    results = detect_dataset(engine, dataset, model.tiling, batch=batch, label=f"evaluate {model.record.name}")
     seconds = time.perf_counter() - started
+    detections = {image_id: result.detections for image_id, result in results.items()}
     return Evaluation(
         created=now(),
         model=model.with_flops(),
@@ -68,23 +68,23 @@ def evaluate_model(model: EvaluatedModel, engine: Engine, dataset: CocoDataset, 
 
 
 def detect_dataset(
-    engine: Engine, dataset: CocoDataset, tiling: TilingConfig, *, batch: int, label: str
-) -> dict[int, Detections]:
-    """Return the detections in each image of a data set, by image id; `label` names the progress bar."""
-    results = detect_images(engine, dataset.images, tiling, batch=min(batch, engine.info.max_batch))
-    return {image_id: result.detections for image_id, result in track(results, label, total=len(dataset), unit="img")}
+    engine: Engine, dataset: CocoDataset, tiling: TilingConfig, *, batch: int, label: str, **options: Any
+) -> dict[int, ImageResult]:
+    """Return the results of `detect_images` by image id; `label` names the progress bar."""
+    results = detect_images(engine, dataset.images, tiling, batch=min(batch, engine.info.max_batch), **options)
+    return dict(track(results, label, total=len(dataset), unit="img"))
 
 
 def open_data(
     path: Path | None, *, images: Path | None, recipe: Recipe | None, classes: Sequence[str], command: str
 ) -> CocoDataset:
-    """Return the labeled images to evaluate on, with labels in the order of the detector's classes.
+    """Return the labeled images to evaluate on, with labels in the order of the detector's `classes`.
 
     Args:
         path: COCO json; by default the test split of the recipe.
         images: Image folder; by default that of the recipe, or `images` beside the file.
         recipe: The effective recipe of the detector.
-        classes: Class names of the detector, by label.
+        classes: Class names by label.
         command: The calling command, for messages.
 
     Raises:
@@ -95,10 +95,8 @@ def open_data(
     elif recipe is not None:
         dataset = read_split(recipe.data, "test")
     else:
-        raise DataError(
-            f"`ifkd {command}` needs labeled images, and no recipe states a test split",
-            hint="Name a COCO json with --data.",
-        )
+        problem = f"`ifkd {command}` needs labeled images, and no recipe states a test split"
+        raise DataError(problem, hint="Name a COCO json with --data.")
     if not len(dataset):
         raise DataError(f"{dataset.path} lists no image", hint="Name a data set with images.")
     return align_classes(dataset, classes)

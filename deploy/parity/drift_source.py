@@ -4,24 +4,23 @@
                   tiles         scores,     boxes     detections     detections
                                 classes               of a tile      of the image
 
-Engines return candidates with decoded boxes. Scores and classes depend on the raw head alone, so that a mistake in
-decoding shows as different boxes with equal scores. Differences of nearly all candidates without a common direction, of
-a file that is not fp32, come from its *precision*.
+Scores and classes depend on the raw head alone, so that a mistake in decoding shows as different boxes with equal
+scores. Differences of nearly all candidates without a common direction, of a file that is not fp32, come from its
+*precision*.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from deploy.accuracy.image_detection import ImageResult
-from deploy.parity.matching import greedy_pairs, match, one_to_one
+from deploy.parity.matching import Matching, Results, greedy_pairs, match, one_to_one, rows_by_label
 from deploy.parity.tolerances import Tolerances
 from export.bundle.manifest import Precision
 from ifkd.core.config import Schema
 from ifkd.core.detections import Array, Detections, box_areas, pairwise_iou
-from ifkd.core.postprocess import PostprocessConfig
 
 StepName = Literal["preprocess", "raw head", "decode", "postprocess", "merge"]
 MIN_IOU = 0.25
@@ -31,7 +30,8 @@ CLEARLY_ABOVE_THRESHOLD = 1.1
 """Score over the threshold from which an unpaired candidate counts."""
 WIDESPREAD = 0.5
 """Least fraction of candidates that rounding changes."""
-WITHIN_TOLERANCES = "within the tolerances"
+AGREEMENT = "within the tolerances"
+DETECTIONS_OF = {"postprocess": "tiles", "merge": "images"}
 
 
 class PipelineStep(Schema):
@@ -78,34 +78,28 @@ class TileDrift:
 
 
 def tile_drift(pairs: Iterable[tuple[Array, Array]], *, images: int, differing: int) -> TileDrift:
-    """Return the difference of tiles.
+    """Return the difference of the tiles of `differing` of all `images`.
 
-    Args:
-        pairs: For each image whose tiles differ, the tiles of the reference and of the engine, uint8 of any shape;
-            different shapes count as the largest possible difference.
-        images: Number of images.
-        differing: Number of images whose tiles differ.
+    `pairs` are the tiles of the reference and of the engine for each image whose tiles differ, uint8; different shapes
+    count as the largest possible difference.
     """
-    largest = total = count = inner = ours_squared = theirs_squared = 0.0
+    largest, sums = 0.0, np.zeros(5)
     for reference, engine in pairs:
         if reference.shape != engine.shape:
             return TileDrift(images, differing, 255.0, 255.0, 0.0)
         ours, theirs = reference.astype(np.float64).ravel(), engine.astype(np.float64).ravel()
         difference = np.abs(ours - theirs)
-        largest, total = max(largest, float(difference.max())), total + float(difference.sum())
-        count += difference.size
-        inner += float(ours @ theirs)
-        ours_squared, theirs_squared = ours_squared + float(ours @ ours), theirs_squared + float(theirs @ theirs)
+        largest = max(largest, float(difference.max()))
+        sums += (difference.sum(), difference.size, ours @ theirs, ours @ ours, theirs @ theirs)
+    total, count, inner, ours_squared, theirs_squared = sums.tolist()
     norm = (ours_squared * theirs_squared) ** 0.5
     return TileDrift(images, differing, largest, total / count if count else 0.0, inner / norm if norm else 1.0)
 
 
 class _PairedCandidates:
-    """Candidates of all images, paired; row i of `reference` and of `engine` is a pair."""
+    """Candidates of all images, paired; row i of both sides is a pair."""
 
-    def __init__(
-        self, reference: Mapping[int, ImageResult], engine: Mapping[int, ImageResult], config: PostprocessConfig
-    ) -> None:
+    def __init__(self, reference: Results, engine: Results, limits: Tolerances, threshold: float) -> None:
         self.class_changes = self.missing = self.extra = 0
         ours: list[Detections] = []
         theirs: list[Detections] = []
@@ -113,88 +107,62 @@ class _PairedCandidates:
             mine, other = result.candidates, engine[image_id].candidates
             pairs, changes = _pairs(mine, other)
             self.class_changes += len(changes)
-            rows = np.array([row for row, _ in [*pairs, *changes]], np.int64)
-            columns = np.array([column for _, column in [*pairs, *changes]], np.int64)
-            self.missing += _count_unpaired(mine, rows, config)
-            self.extra += _count_unpaired(other, columns, config)
+            rows, columns = np.array([*pairs, *changes], np.int64).reshape(-1, 2).T
+            self.missing += _count_unpaired(mine, rows, threshold)
+            self.extra += _count_unpaired(other, columns, threshold)
             ours.append(mine.select(rows))
             theirs.append(other.select(columns))
-        self.reference = Detections.concatenate(ours)
-        self.engine = Detections.concatenate(theirs)
+        both = Detections.concatenate(ours), Detections.concatenate(theirs)
+        self.boxes, self.engine_boxes = (one.boxes.astype(np.float64) for one in both)
+        self.scores, self.engine_scores = (one.scores.astype(np.float64) for one in both)
+        self.score_ratios = self.engine_scores / self.scores
+        moved = self.engine_boxes - self.boxes
+        self.shifts = (moved[:, :2] + moved[:, 2:]) / 2
+        """Displacement of box centers, right and down, pixels [n, 2]."""
+        self.has_score_factor = _has_direction(self.score_ratios - 1, limits.score_factor)
+        self.has_shift = any(_has_direction(axis, limits.shift_px) for axis in self.shifts.T)
 
     def __len__(self) -> int:
-        return len(self.reference)
-
-    def score_ratios(self) -> Array:
-        """Return the engine's score over the reference's. float [n]."""
-        ratios: Array = self.engine.scores.astype(np.float64) / self.reference.scores
-        return ratios
-
-    def shifts(self) -> Array:
-        """Return the displacement of box centers, right and down, pixels. float [n, 2]."""
-        moved = self.engine.boxes.astype(np.float64) - self.reference.boxes
-        shifts: Array = (moved[:, :2] + moved[:, 2:]) / 2
-        return shifts
-
-    def has_score_factor(self, limits: Tolerances) -> bool:
-        return _has_direction(self.score_ratios() - 1, limits.score_factor)
-
-    def has_shift(self, limits: Tolerances) -> bool:
-        return any(_has_direction(axis, limits.shift_px) for axis in self.shifts().T)
+        return len(self.boxes)
 
 
 def find_drift_source(
-    reference: Mapping[int, ImageResult],
-    engine: Mapping[int, ImageResult],
-    config: PostprocessConfig,
-    limits: Tolerances,
-    precision: Precision,
-    *,
-    tiles: TileDrift,
+    reference: Results, engine: Results, limits: Tolerances, *, threshold: float, precision: Precision, tiles: TileDrift
 ) -> DriftSource:
-    """Return the step where an engine and the reference start to differ.
-
-    Args:
-        reference: Results by image id, with candidates.
-        engine: Results for the same images.
-        config: Thresholds of both.
-        limits: The tolerances.
-        precision: Precision of the engine.
-        tiles: Difference of the tiles.
-    """
-    paired = _PairedCandidates(reference, engine, config)
+    """Return the step where an engine and the reference start to differ; scores are above half `threshold`."""
+    paired, pairing = _PairedCandidates(reference, engine, limits, threshold), limits.pairing()
     steps = (
         _compare_tiles(tiles),
         _compare_scores(paired, limits),
         _compare_boxes(paired, limits),
-        _compare_detections("postprocess", "detections of tiles", _by_tile(reference), _by_tile(engine), limits),
-        _compare_detections("merge", "detections of images", reference, engine, limits),
+        _compare_detections("postprocess", match(_by_tile(reference), _by_tile(engine), pairing), limits),
+        _compare_detections("merge", match(reference, engine, pairing), limits),
     )
     first = next((step for step in steps if not step.agrees), None)
     if first is None:
         return DriftSource(steps=steps, source=None, reason="all steps agree")
-    if first.name == "raw head" and _is_resampled(paired, limits):
-        reason = "all boxes have a common shift and the scores change too, as when the engine resamples the image"
-        return DriftSource(steps=steps, source="preprocess", reason=reason)
-    if first.name in {"raw head", "decode"} and precision != "fp32" and _is_rounded(paired, limits):
-        reason = f"nearly all candidates change, in no common direction, as by rounding to {precision}"
-        return DriftSource(steps=steps, source="precision", reason=reason)
+    source: StepName | Literal["precision"] = first.name
     reason = f"{first.name} is the first step that differs: {first.description}"
-    return DriftSource(steps=steps, source=first.name, reason=reason)
+    same_classes = paired.class_changes <= limits.class_changes
+    if first.name == "raw head" and same_classes and paired.has_shift and not paired.has_score_factor:
+        source = "preprocess"
+        reason = "all boxes have a common shift and the scores change too, as when the engine resamples the image"
+    elif first.name in {"raw head", "decode"} and precision != "fp32" and _is_rounded(paired):
+        source = "precision"
+        reason = f"nearly all candidates change, in no common direction, as by rounding to {precision}"
+    return DriftSource(steps=steps, source=source, reason=reason)
 
 
 def _pairs(ours: Detections, theirs: Detections) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
     """Return index pairs of equal candidates, and of candidates that differ in their class only."""
     pairs: list[tuple[int, int]] = []
-    for label in np.union1d(ours.labels, theirs.labels):
-        rows, columns = np.flatnonzero(ours.labels == label), np.flatnonzero(theirs.labels == label)
+    for rows, columns in rows_by_label(ours, theirs):
         found = _pairs_of_class(ours.select(rows), theirs.select(columns))
         pairs += [(int(rows[i]), int(columns[j])) for i, j in found]
     used = np.array(pairs, np.int64).reshape(-1, 2)
     rows, columns = _rest(len(ours), used[:, 0]), _rest(len(theirs), used[:, 1])
-    found = greedy_pairs(
-        ours.boxes[rows], theirs.boxes[columns], ours.scores[rows], theirs.scores[columns], min_iou=0.9
-    )
+    mine, other = ours.select(rows), theirs.select(columns)
+    found = greedy_pairs(mine.boxes, other.boxes, mine.scores, other.scores, min_iou=0.9)
     return pairs, [(int(rows[i]), int(columns[j])) for i, j in found]
 
 
@@ -213,123 +181,94 @@ def _rest(count: int, used: Array) -> Array:
     return np.setdiff1d(np.arange(count), used)
 
 
-def _count_unpaired(candidates: Detections, paired: Array, config: PostprocessConfig) -> int:
+def _count_unpaired(candidates: Detections, paired: Array, threshold: float) -> int:
     """Return the number of candidates clearly above the score threshold that are not in a pair."""
     rest = _rest(len(candidates), paired)
-    return int((candidates.scores[rest] > config.score_threshold * CLEARLY_ABOVE_THRESHOLD).sum())
+    return int((candidates.scores[rest] > threshold * CLEARLY_ABOVE_THRESHOLD).sum())
 
 
 def _compare_tiles(tiles: TileDrift) -> PipelineStep:
     words = f"the tiles of {tiles.differing} of {tiles.images} images differ, by up to {tiles.max:g} gray values"
-    return PipelineStep(
-        name="preprocess",
-        compares="tiles of images, gray values 0 to 255",
-        compared=tiles.images,
-        max=tiles.max,
-        mean=tiles.mean,
-        cosine=tiles.cosine,
-        agrees=not tiles.differing,
-        description=words if tiles.differing else "equal bytes",
-    )
+    compares, problems = "tiles of images, gray values 0 to 255", [words] if tiles.differing else []
+    figures = {"max": tiles.max, "mean": tiles.mean, "cosine": tiles.cosine}
+    return _step("preprocess", compares, tiles.images, problems, agreement="equal bytes", **figures)
 
 
 def _compare_scores(paired: _PairedCandidates, limits: Tolerances) -> PipelineStep:
-    ours, theirs = paired.reference.scores.astype(np.float64), paired.engine.scores.astype(np.float64)
-    difference = np.abs(ours - theirs)
+    difference = np.abs(paired.scores - paired.engine_scores)
     problems = []
     if paired.class_changes > limits.class_changes:
         problems.append(f"the class of {paired.class_changes} candidates changed")
     counted = len(paired) + (paired.missing + paired.extra) / 2
     if counted and len(paired) / counted < limits.matched_fraction:
         problems.append(f"{paired.missing} candidates are missing and {paired.extra} are new")
-    if len(paired):
-        if paired.has_score_factor(limits):
-            problems.append(f"scores are {np.median(paired.score_ratios()):.3f} times the reference's")
-        elif difference.max() > limits.score_max or np.percentile(difference, 99) > limits.score_p99:
-            problems.append(f"scores differ by up to {difference.max():.3g}")
-    return _step("raw head", "scores and classes of candidates", ours, theirs, problems)
+    if paired.has_score_factor:
+        problems.append(f"scores are {np.median(paired.score_ratios):.3f} times the reference's")
+    elif len(paired) and (difference.max() > limits.score_max or np.percentile(difference, 99) > limits.score_p99):
+        problems.append(f"scores differ by up to {difference.max():.3g}")
+    figures = _figures(paired.scores, paired.engine_scores)
+    return _step("raw head", "scores and classes of candidates", len(paired), problems, **figures)
 
 
 def _compare_boxes(paired: _PairedCandidates, limits: Tolerances) -> PipelineStep:
-    ours, theirs = paired.reference.boxes.astype(np.float64), paired.engine.boxes.astype(np.float64)
+    ours, theirs = paired.boxes, paired.engine_boxes
+    drift = 1 - _iou_of_pairs(ours, theirs)
     problems = []
-    if len(paired):
-        drift = 1 - _iou_of_pairs(ours, theirs)
-        right, down = np.median(paired.shifts(), axis=0)
-        moved = np.abs(ours - theirs).max(axis=1)
-        if paired.has_shift(limits):
-            problems.append(f"boxes are shifted by {right:+.2f} px to the right and {down:+.2f} px down")
-        elif drift.max() > limits.iou_drift_max or np.percentile(drift, 99) > limits.iou_drift_p99:
-            problems.append(f"{int((drift > limits.iou_drift_p99).sum())} boxes differ, by up to {moved.max():.2f} px")
-    return _step("decode", "boxes of candidates, pixels", ours.ravel(), theirs.ravel(), problems)
+    if paired.has_shift:
+        right, down = np.median(paired.shifts, axis=0)
+        problems.append(f"boxes are shifted by {right:+.2f} px to the right and {down:+.2f} px down")
+    elif len(paired) and (drift.max() > limits.iou_drift_max or np.percentile(drift, 99) > limits.iou_drift_p99):
+        count, moved = int((drift > limits.iou_drift_p99).sum()), np.abs(ours - theirs).max()
+        problems.append(f"{count} boxes differ, by up to {moved:.2f} px")
+    figures = _figures(ours.ravel(), theirs.ravel())
+    return _step("decode", "boxes of candidates, pixels", ours.size, problems, **figures)
 
 
-def _step(name: StepName, compares: str, ours: Array, theirs: Array, problems: list[str]) -> PipelineStep:
-    difference = np.abs(ours - theirs)
-    norm = float(np.linalg.norm(ours) * np.linalg.norm(theirs))
-    return PipelineStep(
-        name=name,
-        compares=compares,
-        compared=len(ours),
-        max=float(difference.max()) if len(ours) else None,
-        mean=float(difference.mean()) if len(ours) else None,
-        cosine=float(ours @ theirs) / norm if norm else None,
-        agrees=not problems,
-        description="; ".join(problems) or WITHIN_TOLERANCES,
-    )
-
-
-def _compare_detections(
-    name: StepName,
-    compares: str,
-    reference: Mapping[int, ImageResult],
-    engine: Mapping[int, ImageResult],
-    limits: Tolerances,
-) -> PipelineStep:
-    matching = match(reference, engine, limits.pairing())
+def _compare_detections(name: Literal["postprocess", "merge"], matching: Matching, limits: Tolerances) -> PipelineStep:
     matched = matching.matched_fraction()
     missing = sum(one.in_reference for one in matching.unmatched)
     extra = len(matching.unmatched) - missing
-    compared = sum(matching.reference_count.values())
+    compared = matching.reference_count.total()
     # Ties may excuse single detections, but not a different number of detections: postprocessing then differs.
-    surplus = sum(matching.engine_count.values()) - compared
+    surplus = matching.engine_count.total() - compared
     count_differs = abs(surplus) > max(1.0, (1 - limits.matched_fraction + 0.02) * compared)
     agrees = not count_differs and (matched is None or matched >= limits.matched_fraction)
     words = f"{missing} missing and {extra} new" + (f", {surplus:+d} detections in total" if count_differs else "")
-    return PipelineStep(
-        name=name,
-        compares=compares,
-        compared=compared,
-        agrees=agrees,
-        description=WITHIN_TOLERANCES if agrees else words,
-    )
+    return _step(name, f"detections of {DETECTIONS_OF[name]}", compared, [] if agrees else [words])
 
 
-def _by_tile(results: Mapping[int, ImageResult]) -> dict[int, ImageResult]:
+def _step(
+    name: StepName, compares: str, compared: int, problems: list[str], *, agreement: str = AGREEMENT, **figures: Any
+) -> PipelineStep:
+    words, agrees = "; ".join(problems) or agreement, not problems
+    return PipelineStep(name=name, compares=compares, compared=compared, agrees=agrees, description=words, **figures)
+
+
+def _figures(ours: Array, theirs: Array) -> dict[str, float | None]:
+    """Return the differences of values [n]."""
+    if not len(ours):
+        return {}
+    difference, norm = np.abs(ours - theirs), float(np.linalg.norm(ours) * np.linalg.norm(theirs))
+    cosine = float(ours @ theirs) / norm if norm else None
+    return {"max": float(difference.max()), "mean": float(difference.mean()), "cosine": cosine}
+
+
+def _by_tile(results: Results) -> dict[int, ImageResult]:
     return {key: ImageResult(result.tile_detections, result.candidates) for key, result in results.items()}
 
 
 def _has_direction(values: Array, limit: float) -> bool:
     """Return whether values [n] have a common direction: a median beyond the limit and half their quartile range."""
+    if not len(values):
+        return False
     low, middle, high = np.percentile(values, [25, 50, 75])
     return bool(abs(middle) > max(limit, (high - low) / 2))
 
 
-def _is_resampled(paired: _PairedCandidates, limits: Tolerances) -> bool:
-    return (
-        len(paired) > 0
-        and paired.class_changes <= limits.class_changes
-        and not paired.has_score_factor(limits)
-        and paired.has_shift(limits)
-    )
-
-
-def _is_rounded(paired: _PairedCandidates, limits: Tolerances) -> bool:
-    if not len(paired) or paired.has_score_factor(limits) or paired.has_shift(limits):
+def _is_rounded(paired: _PairedCandidates) -> bool:
+    if not len(paired) or paired.has_score_factor or paired.has_shift:
         return False
-    changed = (paired.engine.scores != paired.reference.scores) | (paired.engine.boxes != paired.reference.boxes).any(
-        axis=1
-    )
+    changed = (paired.engine_scores != paired.scores) | (paired.engine_boxes != paired.boxes).any(axis=1)
     return bool(changed.mean() >= WIDESPREAD)
 
 

@@ -5,7 +5,8 @@ last bit decides which of them non-maximum suppression keeps. Such a *tie* must 
 candidate of the same class, box and score.
 """
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,6 +16,8 @@ from deploy.accuracy.image_detection import ImageResult
 from ifkd.core.config import Schema
 from ifkd.core.detections import Array, Detections, pairwise_iou
 
+Results = Mapping[int, ImageResult]
+"""Results by image id."""
 CLASS_CHANGE_IOU = 0.9
 CLASS_CHANGE_SCORE = 0.25
 """Least IoU and largest score difference of two unmatched detections that are one object with a changed class."""
@@ -67,10 +70,10 @@ class Matching:
 
     pairs: list[DetectionPair] = field(default_factory=list)
     unmatched: list[UnmatchedDetection] = field(default_factory=list)
-    reference_count: dict[int, int] = field(default_factory=dict)
+    reference_count: Counter[int] = field(default_factory=Counter)
     """Detections of the reference, by label."""
-    engine_count: dict[int, int] = field(default_factory=dict)
-    tied_count: dict[int, int] = field(default_factory=dict)
+    engine_count: Counter[int] = field(default_factory=Counter)
+    tied_count: Counter[int] = field(default_factory=Counter)
     """Detections of both sides that are ties, by label."""
 
     @property
@@ -80,23 +83,15 @@ class Matching:
 
     def matched_fraction(self, label: int | None = None) -> float | None:
         """Return the fraction of the detections of both sides that are matched, ties excluded; None without any."""
-
-        def total(counts: Mapping[int, int]) -> int:
-            return sum(counts.values()) if label is None else counts.get(label, 0)
-
+        counts = self.reference_count + self.engine_count
+        counts.subtract(self.tied_count)
+        counted = counts.total() if label is None else counts[label]
         pairs = sum(label is None or pair.label == label for pair in self.pairs)
-        counted = total(self.reference_count) + total(self.engine_count) - total(self.tied_count)
         return 2 * pairs / counted if counted else None
 
 
-def match(reference: Mapping[int, ImageResult], engine: Mapping[int, ImageResult], pairing: Pairing) -> Matching:
-    """Match the detections of both sides, image by image.
-
-    Args:
-        reference: Results by image id, with candidates.
-        engine: Results for the same images.
-        pairing: Criteria for two detections to be the same object.
-    """
+def match(reference: Results, engine: Results, pairing: Pairing) -> Matching:
+    """Match the detections of both sides, image by image; both have candidates."""
     matching = Matching()
     for image_id, ours in reference.items():
         _match_image(image_id, ours, engine[image_id], pairing, matching)
@@ -130,38 +125,33 @@ def one_to_one(rows: Array, columns: Array) -> list[tuple[int, int]]:
     return pairs
 
 
+def rows_by_label(ours: Detections, theirs: Detections) -> Iterator[tuple[Array, Array]]:
+    """Yield, for each label, the rows of both sides that have it."""
+    for label in np.union1d(ours.labels, theirs.labels):
+        yield np.flatnonzero(ours.labels == label), np.flatnonzero(theirs.labels == label)
+
+
 def _match_image(
     image_id: int, reference: ImageResult, engine: ImageResult, pairing: Pairing, matching: Matching
 ) -> None:
     ours, theirs = reference.detections, engine.detections
-    _count(ours.labels, matching.reference_count)
-    _count(theirs.labels, matching.engine_count)
+    matching.reference_count.update(ours.labels.tolist())
+    matching.engine_count.update(theirs.labels.tolist())
     our_ties, their_ties = _is_tie(ours, engine.candidates, pairing), _is_tie(theirs, reference.candidates, pairing)
     our_free, their_free = np.ones(len(ours), bool), np.ones(len(theirs), bool)
-    for label in np.union1d(ours.labels, theirs.labels):
-        rows, columns = np.flatnonzero(ours.labels == label), np.flatnonzero(theirs.labels == label)
-        found = greedy_pairs(
-            ours.boxes[rows], theirs.boxes[columns], ours.scores[rows], theirs.scores[columns],
-            min_iou=pairing.pair_iou
-        )  # fmt: skip
+    for rows, columns in rows_by_label(ours, theirs):
+        mine, other = ours.select(rows), theirs.select(columns)
+        found = greedy_pairs(mine.boxes, other.boxes, mine.scores, other.scores, min_iou=pairing.pair_iou)
         for row, column in ((rows[i], columns[j]) for i, j in found):
-            iou = float(pairwise_iou(ours.boxes[row : row + 1], theirs.boxes[column : column + 1])[0, 0])
+            box, engine_box = ours.boxes[row], theirs.boxes[column]
+            iou = float(pairwise_iou(box[None], engine_box[None])[0, 0])
             if iou < pairing.tie_iou and (our_ties[row] or their_ties[column]):
                 continue  # two neighboring objects: the other side suppressed one of them
             our_free[row] = their_free[column] = False
-            matching.pairs.append(
-                DetectionPair(
-                    image_id=image_id,
-                    label=int(label),
-                    iou=iou,
-                    reference_box=ours.boxes[row],
-                    engine_box=theirs.boxes[column],
-                    reference_score=float(ours.scores[row]),
-                    engine_score=float(theirs.scores[column]),
-                )
-            )
-    _count(ours.labels[our_free & our_ties], matching.tied_count)
-    _count(theirs.labels[their_free & their_ties], matching.tied_count)
+            label, scores = int(ours.labels[row]), (float(ours.scores[row]), float(theirs.scores[column]))
+            matching.pairs.append(DetectionPair(image_id, label, iou, box, engine_box, *scores))
+    matching.tied_count.update(ours.labels[our_free & our_ties].tolist())
+    matching.tied_count.update(theirs.labels[their_free & their_ties].tolist())
     lost, extra = ours.select(our_free & ~our_ties), theirs.select(their_free & ~their_ties)
     matching.unmatched += _unmatched(image_id, lost, extra, in_reference=True)
     matching.unmatched += _unmatched(image_id, extra, lost, in_reference=False)
@@ -170,8 +160,7 @@ def _match_image(
 def _is_tie(detections: Detections, candidates: Detections, pairing: Pairing) -> Array:
     """Return, for each detection, whether the other side has it among its candidates. bool [n]."""
     found = np.zeros(len(detections), bool)
-    for label in np.unique(detections.labels):
-        rows, columns = np.flatnonzero(detections.labels == label), np.flatnonzero(candidates.labels == label)
+    for rows, columns in rows_by_label(detections, candidates):
         iou = pairwise_iou(detections.boxes[rows], candidates.boxes[columns])
         difference = np.abs(detections.scores[rows][:, None] - candidates.scores[columns][None, :])
         found[rows] = ((iou >= pairing.tie_iou) & (difference <= pairing.tie_score)).any(axis=1)
@@ -185,21 +174,7 @@ def _unmatched(
     unmatched = []
     for row, score in enumerate(detections.scores):
         close = np.flatnonzero((iou[row] >= CLASS_CHANGE_IOU) & (np.abs(others.scores - score) <= CLASS_CHANGE_SCORE))
-        best = close[np.argmax(iou[row][close])] if len(close) else None
-        x1, y1, x2, y2 = (float(value) for value in detections.boxes[row])
-        unmatched.append(
-            UnmatchedDetection(
-                image_id=image_id,
-                in_reference=in_reference,
-                label=int(detections.labels[row]),
-                score=float(score),
-                box=(x1, y1, x2, y2),
-                changed_to=None if best is None else int(others.labels[best]),
-            )
-        )
+        changed_to = int(others.labels[close[np.argmax(iou[row][close])]]) if len(close) else None
+        label, (x1, y1, x2, y2) = int(detections.labels[row]), detections.boxes[row].tolist()
+        unmatched.append(UnmatchedDetection(image_id, in_reference, label, float(score), (x1, y1, x2, y2), changed_to))
     return unmatched
-
-
-def _count(labels: Array, counts: dict[int, int]) -> None:
-    for label in labels:
-        counts[int(label)] = counts.get(int(label), 0) + 1

@@ -13,7 +13,8 @@ from typing import TypeVar
 import numpy as np
 
 from deploy.accuracy.evaluated_model import EvaluatedModel
-from deploy.accuracy.image_detection import ImageResult, PipelineHooks, TilingConfig, detect_images
+from deploy.accuracy.evaluation import detect_dataset
+from deploy.accuracy.image_detection import ImageResult, PipelineHooks, TilingConfig, detect_images, prepare_tiles
 from deploy.accuracy.provenance import BundleRecord, DataRecord, EngineRecord, now
 from deploy.engines.engine import Backend, Engine
 from deploy.parity.drift import describe_drift, measure_drift
@@ -22,13 +23,12 @@ from deploy.parity.drift_source import DriftSource, TileDrift, find_drift_source
 from deploy.parity.matching import Matching, Pairing, match
 from deploy.parity.parity_result import ClassParity, Parity, ParityCell, UnmatchedRecord, failed_cell, overall_verdict
 from deploy.parity.scene_parity import SceneParity, SceneReference, read_scene_labels
-from deploy.parity.tolerances import ToleranceCheck, Tolerances, ToleranceTable, check_tolerances
+from deploy.parity.tolerances import ToleranceCheck, Tolerances, ToleranceTable, check_tolerances, compared_fields
 from deploy.scene.read.scene import Scene
 from deploy.scene.settings import settings_for
 from export.bundle.bundle import Bundle
 from export.bundle.manifest import Precision
 from ifkd.core.detections import Array, Candidates, Detections
-from ifkd.core.progress import track
 from ifkd.data.coco import CocoDataset
 from ifkd.data.metrics import Metrics, evaluate
 from ifkd.imagery.image_files import read_image
@@ -48,7 +48,6 @@ class ParityPlan:
 
     bundle: Bundle
     model: EvaluatedModel
-    """The bundle as a model."""
     dataset: CocoDataset
     engines: tuple[tuple[Backend, Precision], ...]
     tolerances: ToleranceTable
@@ -129,19 +128,12 @@ class ParityReference:
 
     def __init__(self, engine: Engine, dataset: CocoDataset, tiling: TilingConfig, *, batch: int = 4) -> None:
         self.record = EngineRecord.of(engine.info)
-        self.dataset = dataset
-        self.tiling = tiling
-        self.batch = batch
+        self.dataset, self.tiling, self.batch = dataset, tiling, batch
         self.results = self._detect(engine, "parity: reference")
         self.metrics = evaluate(dataset, _detections(self.results))
 
     def compare(self, engine: Engine, tolerances: Tolerances, *, hooks: PipelineHooks | None = None) -> ParityCell:
-        """Compare an engine with the reference.
-
-        Args:
-            engine: The engine.
-            tolerances: Tolerances of its precision.
-            hooks: Its own functions around inference, for tests.
+        """Compare an engine with the reference; `hooks` are its own functions around inference, for tests.
 
         Raises:
             DataError: An image cannot be read.
@@ -156,59 +148,41 @@ class ParityReference:
         checks = check_tolerances(matching, drift, self.metrics, metrics, tolerances)
         passed = all(check.passed for check in checks)
         symptoms = [] if passed else describe_drift(matching, drift, self.dataset.classes)
-        tiles = self._compare_tiles(results, hooks)
+        tiles, threshold = self._compare_tiles(results, hooks), self.tiling.postprocess.score_threshold
         source = find_drift_source(
-            self.results, results, self.tiling.postprocess, tolerances, info.precision, tiles=tiles
+            self.results, results, tolerances, threshold=threshold, precision=info.precision, tiles=tiles
         )
         if not passed and hooks is None and self._takes_bgr(engine, pairing):
             reason = "it agrees when the channels come in reverse order: it takes BGR instead of RGB"
             symptoms.insert(0, reason)
             source = source.model_copy(update={"source": "preprocess", "reason": reason})
         return ParityCell(
-            backend=info.backend,
-            precision=info.precision,
+            **compared_fields(info, matching, drift, checks),
             engine=EngineRecord.of(info),
             pairing=pairing,
-            reference_detections=sum(matching.reference_count.values()),
-            engine_detections=sum(matching.engine_count.values()),
-            tied=sum(matching.tied_count.values()),
-            matched_fraction=matching.matched_fraction(),
-            drift=drift,
             unmatched=_unmatched_records(matching, self.dataset),
             unmatched_count=len(matching.unmatched),
             per_class=_per_class(matching, self.dataset.classes, self.metrics, metrics),
             metrics=metrics,
-            tolerances=tuple(checks),
             symptoms=tuple(symptoms),
             drift_source=source,
             crops=worst_crops(matching, self.dataset, self.tiling.imagery),
-            passed=passed,
             verdict=_verdict(checks, symptoms, source),
         )
 
     def _detect(self, engine: Engine, label: str, hooks: PipelineHooks | None = None) -> dict[int, ImageResult]:
-        results = detect_images(
-            engine,
-            self.dataset.images,
-            self.tiling,
-            batch=min(self.batch, engine.info.max_batch),
-            keep_candidates=True,
-            hooks=hooks,
+        return detect_dataset(
+            engine, self.dataset, self.tiling, batch=self.batch, label=label, keep_candidates=True, hooks=hooks
         )
-        return dict(track(results, label, total=len(self.dataset), unit="img"))
 
     def _compare_tiles(self, results: Mapping[int, ImageResult], hooks: PipelineHooks | None) -> TileDrift:
         """Compare the tiles of both sides by their digests; where these differ, prepare both again."""
-        differing = [
-            one for one in self.dataset.images if results[one.id].tiles_sha256 != self.results[one.id].tiles_sha256
-        ]
+        images, tiling = self.dataset.images, self.tiling
+        differing = [one for one in images if results[one.id].tiles_sha256 != self.results[one.id].tiles_sha256]
         prepare = (hooks or PipelineHooks()).prepare
-        images = (read_image(one.path, size=one.size, imagery=self.tiling.imagery) for one in differing)
-        pairs = (
-            (PipelineHooks().prepare(pixels, self.tiling).tiles, prepare(pixels, self.tiling).tiles)
-            for pixels in images
-        )
-        return tile_drift(pairs, images=len(self.dataset), differing=len(differing))
+        pixels = (read_image(one.path, size=one.size, imagery=tiling.imagery) for one in differing)
+        pairs = ((prepare_tiles(image, tiling).tiles, prepare(image, tiling).tiles) for image in pixels)
+        return tile_drift(pairs, images=len(images), differing=len(differing))
 
     def _takes_bgr(self, engine: Engine, pairing: Pairing) -> bool:
         """Return whether clearly more detections of some images agree when the engine receives BGR."""
@@ -242,15 +216,13 @@ class _BgrEngine(Engine):
 
 
 def _verdict(checks: list[ToleranceCheck], symptoms: list[str], source: DriftSource) -> str:
-    failed = [check for check in checks if not check.passed]
+    failed = [one for one in checks if not one.passed]
     if not failed:
         return f"passed: within all {len(checks)} tolerances"
-    if any(check.name == "compared" for check in failed):
+    if any(one.name == "compared" for one in failed):
         return "failed: the reference has no detections in these images, so there is nothing to compare"
-    values = ", ".join(
-        f"{check.name} {check.value:.3g} {'<' if check.at_least else '>'} {check.limit:.3g}" for check in failed
-    )
-    exceeded = f"{len(failed)} of {len(checks)} tolerances are exceeded: {values}"
+    values = [f"{one.name} {one.value:.3g} {'<' if one.at_least else '>'} {one.limit:.3g}" for one in failed]
+    exceeded = f"{len(failed)} of {len(checks)} tolerances are exceeded: {', '.join(values)}"
     words = f"{'; '.join(symptoms)} ({exceeded})" if symptoms else exceeded
     return f"failed: {words}" + (f"; the drift starts at {source.source}" if source.source else "")
 
@@ -260,14 +232,14 @@ def _detections(results: Mapping[int, ImageResult]) -> dict[int, Detections]:
 
 
 def _unmatched_records(matching: Matching, dataset: CocoDataset) -> tuple[UnmatchedRecord, ...]:
-    names = {image.id: image.path.name for image in dataset.images}
+    names, classes = {image.id: image.path.name for image in dataset.images}, dataset.classes
     ordered = sorted(matching.unmatched, key=lambda one: -one.score)
     return tuple(
         UnmatchedRecord(
             image=names[one.image_id],
             missing_in="engine" if one.in_reference else "reference",
-            class_name=dataset.classes[one.label],
-            changed_to=None if one.changed_to is None else dataset.classes[one.changed_to],
+            class_name=classes[one.label],
+            changed_to=None if one.changed_to is None else classes[one.changed_to],
             score=one.score,
             box_px=one.box,
         )
@@ -282,9 +254,9 @@ def _per_class(
     for label, name in enumerate(classes):
         before, after = reference.per_class[name].mean_ap, metrics.per_class[name].mean_ap
         result[name] = ClassParity(
-            reference=matching.reference_count.get(label, 0),
-            engine=matching.engine_count.get(label, 0),
-            tied=matching.tied_count.get(label, 0),
+            reference=matching.reference_count[label],
+            engine=matching.engine_count[label],
+            tied=matching.tied_count[label],
             matched_fraction=matching.matched_fraction(label),
             mean_ap_change=None if before is None or after is None else after - before,
         )

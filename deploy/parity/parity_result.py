@@ -4,12 +4,11 @@ from collections.abc import Sequence
 from typing import Literal
 
 from deploy.accuracy.provenance import BundleRecord, DataRecord, EngineRecord
-from deploy.parity.drift import Drift
 from deploy.parity.drift_crops import DriftCrop
 from deploy.parity.drift_source import DriftSource
 from deploy.parity.matching import Pairing
 from deploy.parity.scene_parity import SceneParity
-from deploy.parity.tolerances import ToleranceCheck
+from deploy.parity.tolerances import EngineComparison, failed_fields
 from export.bundle.manifest import Precision
 from ifkd.core.config import Schema
 from ifkd.core.postprocess import PostprocessConfig
@@ -41,41 +40,22 @@ class ClassParity(Schema):
     mean_ap_change: float | None
 
 
-class ParityCell(Schema):
-    """Comparison of one engine with the reference."""
+class ParityCell(EngineComparison):
+    """Comparison of one engine with the reference on labeled images."""
 
-    backend: str
-    precision: Precision
     engine: EngineRecord | None = None
     """None when the engine failed."""
-    failure: str | None = None
-    """Reason why nothing was compared."""
     pairing: Pairing | None = None
-    reference_detections: int = 0
-    engine_detections: int = 0
-    tied: int = 0
-    """Detections of both sides that are ties."""
-    matched_fraction: float | None = None
-    drift: Drift | None = None
-    """None without pairs."""
     unmatched: tuple[UnmatchedRecord, ...] = ()
     """The first hundred, highest scores first."""
     unmatched_count: int = 0
     per_class: dict[str, ClassParity] = {}
     metrics: Metrics | None = None
-    tolerances: tuple[ToleranceCheck, ...] = ()
     symptoms: tuple[str, ...] = ()
     """Patterns of the drift in words, where a tolerance is exceeded."""
     drift_source: DriftSource | None = None
     crops: tuple[DriftCrop, ...] = ()
     """The largest differences as pictures."""
-    passed: bool
-    verdict: str
-
-    @property
-    def name(self) -> str:
-        """Backend and precision."""
-        return f"{self.backend} {self.precision}"
 
 
 class Parity(Schema):
@@ -102,9 +82,7 @@ class Parity(Schema):
 
 def failed_cell(backend: str, precision: Precision, error: Exception) -> ParityCell:
     """Return the cell of an engine that failed."""
-    return ParityCell(
-        backend=backend, precision=precision, failure=str(error), passed=False, verdict=f"failed to run ({error})"
-    )
+    return ParityCell(**failed_fields(backend, precision, error))
 
 
 def overall_verdict(
@@ -115,11 +93,10 @@ def overall_verdict(
         return False, "failed: there is no engine to compare"
     problems = [f"{cell.name} {cell.verdict}" for cell in cells if not cell.passed]
     passed_on_images = {cell.name for cell in cells if cell.passed}
-    for scene in scenes:
-        if not scene.passed:
-            source = ", but agrees on images: the drift starts at tiling or merging"
-            source = source if scene.name in passed_on_images else ""
-            problems.append(f"{scene.name} failed on the scene {scene.scene}{source}: {scene.verdict}")
+    for scene in (one for one in scenes if not one.passed):
+        agrees = ", but agrees on images: the drift starts at tiling or merging"
+        source = agrees if scene.name in passed_on_images else ""
+        problems.append(f"{scene.name} failed on the scene {scene.scene}{source}: {scene.verdict}")
     if partial:
         problems.append(f"interrupted after {len(cells)} engines on images and {len(scenes)} on the scene")
     if problems:

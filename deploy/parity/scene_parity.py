@@ -6,16 +6,15 @@ import numpy as np
 
 from deploy.accuracy.image_detection import ImageResult
 from deploy.engines.engine import Engine
-from deploy.parity.drift import Drift, measure_drift
+from deploy.parity.drift import measure_drift
 from deploy.parity.matching import match
-from deploy.parity.tolerances import ToleranceCheck, Tolerances, check, check_tolerances
+from deploy.parity.tolerances import EngineComparison, Tolerances, check_tolerances, compared_fields, failed_fields
 from deploy.scene.ground_truth import SceneGroundTruth, SceneScore, read_ground_truth
 from deploy.scene.read.scene import Scene
 from deploy.scene.read.tile_reader import read_tiles
 from deploy.scene.run.pipeline import detect_scene
 from deploy.scene.settings import DetectionSettings, grid_for, tile_for
 from export.bundle.manifest import Precision
-from ifkd.core.config import Schema
 from ifkd.core.detections import Array, Candidates, Detections
 from ifkd.core.input_shapes import InputShapes
 from ifkd.core.tiling import Window
@@ -24,44 +23,20 @@ SCENE_ID = 0
 """Image id of the scene."""
 
 
-class SceneParity(Schema):
+class SceneParity(EngineComparison):
     """Comparison of one engine with the reference on a scene."""
 
     scene: str
     size_px: tuple[int, int]
     """(height, width)."""
-    backend: str
-    precision: Precision
-    failure: str | None = None
-    """Reason why nothing was compared."""
     tiles: int = 0
-    reference_detections: int = 0
-    engine_detections: int = 0
-    tied: int = 0
-    """Detections of both sides that are ties."""
-    matched_fraction: float | None = None
-    drift: Drift | None = None
-    tolerances: tuple[ToleranceCheck, ...] = ()
     reference_score: SceneScore | None = None
     """Metrics against labels; None without labels."""
     engine_score: SceneScore | None = None
-    passed: bool
-    verdict: str
-
-    @property
-    def name(self) -> str:
-        """Backend and precision."""
-        return f"{self.backend} {self.precision}"
 
 
 class SceneReference:
-    """Detections of the torch network in a scene, computed once and compared with any number of engines.
-
-    Args:
-        engine: The torch network.
-        scene: The open scene.
-        settings: Detection settings.
-        ground_truth: Labels of the scene.
+    """Detections of the torch network `engine` in a scene, computed once and compared with any number of engines.
 
     Raises:
         SceneError: The scene cannot be read.
@@ -79,40 +54,23 @@ class SceneReference:
         result = self._detect(engine)
         matching = match({SCENE_ID: self.result}, {SCENE_ID: result}, tolerances.pairing())
         drift = measure_drift(matching)
-        checks = check_tolerances(matching, drift, None, None, tolerances)
-        reference_score, engine_score = self._score(self.result), self._score(result)
-        if reference_score is not None and engine_score is not None:
-            checks += _check_scores(reference_score, engine_score, tolerances)
-        failed = [one for one in checks if not one.passed]
+        before, after = self._score(self.result), self._score(result)
+        checks = check_tolerances(matching, drift, before, after, tolerances, of="the scene's ")
+        failed = [one.description for one in checks if not one.passed]
         return SceneParity(
+            **compared_fields(engine.info, matching, drift, checks),
             scene=self.scene.info.name,
             size_px=self.scene.size,
-            backend=engine.info.backend,
-            precision=engine.info.precision,
             tiles=len(self._windows),
-            reference_detections=len(self.result.detections),
-            engine_detections=len(result.detections),
-            tied=sum(matching.tied_count.values()),
-            matched_fraction=matching.matched_fraction(),
-            drift=drift,
-            tolerances=tuple(checks),
-            reference_score=reference_score,
-            engine_score=engine_score,
-            passed=not failed,
-            verdict="; ".join(one.description for one in failed) or f"within all {len(checks)} tolerances",
+            reference_score=before,
+            engine_score=after,
+            verdict="; ".join(failed) or f"within all {len(checks)} tolerances",
         )
 
     def failed(self, backend: str, precision: Precision, error: Exception) -> SceneParity:
         """Return the comparison of an engine that failed."""
-        return SceneParity(
-            scene=self.scene.info.name,
-            size_px=self.scene.size,
-            backend=backend,
-            precision=precision,
-            failure=str(error),
-            passed=False,
-            verdict=f"failed to run ({error})",
-        )
+        fields = failed_fields(backend, precision, error)
+        return SceneParity(**fields, scene=self.scene.info.name, size_px=self.scene.size)
 
     def _score(self, result: ImageResult) -> SceneScore | None:
         if self.ground_truth is None:
@@ -169,14 +127,3 @@ def _windows_with_pixels(scene: Scene, shapes: InputShapes, settings: DetectionS
         for tile in read_tiles(scene, grid_for(scene.size, tile_for(scene.size, shapes, settings), settings))
         if tile.patch is not None and tile.patch.valid.any()
     ]
-
-
-def _check_scores(reference: SceneScore, engine: SceneScore, tolerances: Tolerances) -> list[ToleranceCheck]:
-    """Check the change of each average precision that both scores have."""
-    checks = []
-    for name, label in (("mean_ap", "mAP"), ("ap50", "AP50"), ("ap75", "AP75")):
-        before, after = getattr(reference, name), getattr(engine, name)
-        if before is not None and after is not None:
-            change = abs(after - before)
-            checks.append(check(name, change, getattr(tolerances, name), f"change of the scene's {label}"))
-    return checks

@@ -1,13 +1,20 @@
 """Tolerances of the differences between an engine and the torch reference, by precision."""
 
+from collections.abc import Sequence
+from typing import Any
+
 from pydantic import NonNegativeFloat
 
+from deploy.engines.engine import EngineInfo
 from deploy.parity.drift import Drift
 from deploy.parity.matching import Matching, Pairing
+from deploy.scene.ground_truth import SceneScore
 from export.bundle.manifest import Precision
 from ifkd.core.config import Schema
 from ifkd.data.metrics import Metrics
 from ifkd.recipe import Fraction
+
+AP_LABELS = {"mean_ap": "mAP", "ap50": "AP50", "ap75": "AP75"}
 
 
 class Tolerances(Schema):
@@ -72,27 +79,70 @@ class ToleranceCheck(Schema):
     """The value in words, with its limit."""
 
 
+class EngineComparison(Schema):
+    """Comparison of one engine with the reference."""
+
+    backend: str
+    precision: Precision
+    failure: str | None = None
+    """Reason why nothing was compared."""
+    reference_detections: int = 0
+    engine_detections: int = 0
+    tied: int = 0
+    """Detections of both sides that are ties."""
+    matched_fraction: float | None = None
+    drift: Drift | None = None
+    """None without pairs."""
+    tolerances: tuple[ToleranceCheck, ...] = ()
+    passed: bool
+    verdict: str
+
+    @property
+    def name(self) -> str:
+        """Backend and precision."""
+        return f"{self.backend} {self.precision}"
+
+
+def compared_fields(
+    info: EngineInfo, matching: Matching, drift: Drift | None, checks: Sequence[ToleranceCheck]
+) -> dict[str, Any]:
+    """Return the fields of the comparison of an engine that ran, all but the verdict."""
+    return {
+        "backend": info.backend,
+        "precision": info.precision,
+        "reference_detections": matching.reference_count.total(),
+        "engine_detections": matching.engine_count.total(),
+        "tied": matching.tied_count.total(),
+        "matched_fraction": matching.matched_fraction(),
+        "drift": drift,
+        "tolerances": tuple(checks),
+        "passed": all(check.passed for check in checks),
+    }
+
+
+def failed_fields(backend: str, precision: Precision, error: Exception) -> dict[str, Any]:
+    """Return the fields of the comparison of an engine that failed."""
+    verdict = f"failed to run ({error})"
+    return {"backend": backend, "precision": precision, "failure": str(error), "passed": False, "verdict": verdict}
+
+
 def check_tolerances(
-    matching: Matching, drift: Drift | None, reference: Metrics | None, metrics: Metrics | None, limits: Tolerances
+    matching: Matching,
+    drift: Drift | None,
+    reference: Metrics | SceneScore | None,
+    metrics: Metrics | SceneScore | None,
+    limits: Tolerances,
+    *,
+    of: str = "",
 ) -> list[ToleranceCheck]:
-    """Check the differences of the detections and, where both are given, of the metrics."""
-    matched = matching.matched_fraction()
-    compared = sum(matching.reference_count.values())
+    """Check the differences of the detections and of each metric that both sides have; `of` precedes its name."""
+    matched, changes = matching.matched_fraction(), float(len(matching.class_changes))
+    compared, fraction = float(matching.reference_count.total()), 1.0 if matched is None else matched
+    words = "fraction of matched detections, ties excluded"
     checks = [
-        check("compared", float(compared), 1.0, "detections of the reference", at_least=True),
-        check(
-            "matched_fraction",
-            1.0 if matched is None else matched,
-            limits.matched_fraction,
-            "fraction of matched detections, ties excluded",
-            at_least=True,
-        ),
-        check(
-            "class_changes",
-            float(len(matching.class_changes)),
-            float(limits.class_changes),
-            "boxes with a changed class",
-        ),
+        check("compared", compared, 1.0, "detections of the reference", at_least=True),
+        check("matched_fraction", fraction, limits.matched_fraction, words, at_least=True),
+        check("class_changes", changes, float(limits.class_changes), "boxes with a changed class"),
     ]
     if drift is not None:
         factor = abs(drift.score_ratio - 1)
@@ -105,23 +155,15 @@ def check_tolerances(
             check("iou_drift_max", drift.iou.max, limits.iou_drift_max, "largest 1 - IoU"),
             check("shift_px", shift, limits.shift_px, "median displacement of box centers, pixels"),
         ]
-    if reference is None or metrics is None:
-        return checks
-    for name, label in (("mean_ap", "mAP"), ("ap50", "AP50"), ("ap75", "AP75")):
-        change = abs(getattr(metrics, name) - getattr(reference, name))
-        checks.append(check(name, change, getattr(limits, name), f"change of {label}"))
+    for name, label in AP_LABELS.items():
+        before, after = getattr(reference, name, None), getattr(metrics, name, None)
+        if before is not None and after is not None:
+            checks.append(check(name, abs(after - before), getattr(limits, name), f"change of {of}{label}"))
     return checks
 
 
 def check(name: str, value: float, limit: float, description: str, *, at_least: bool = False) -> ToleranceCheck:
     """Check a value against its limit, the least value that passes if `at_least` is set, else the largest."""
-    passed = value >= limit if at_least else value <= limit
-    sign = "≥" if at_least else "≤"
-    return ToleranceCheck(
-        name=name,
-        value=float(value),
-        limit=float(limit),
-        at_least=at_least,
-        passed=bool(passed),
-        description=f"{description}: {value:.4g} ({sign} {limit:.4g})",
-    )
+    passed = bool(value >= limit if at_least else value <= limit)
+    words = f"{description}: {value:.4g} ({'≥' if at_least else '≤'} {limit:.4g})"
+    return ToleranceCheck(name=name, value=value, limit=limit, at_least=at_least, passed=passed, description=words)

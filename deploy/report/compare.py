@@ -7,18 +7,24 @@ judged.
 """
 
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Literal, TypeVar
 
 from pydantic import NonNegativeFloat, PositiveFloat
 
+from deploy.accuracy.evaluation import Evaluation
 from deploy.accuracy.provenance import now
 from deploy.bench.bench_result import BenchCell
+from deploy.bench.latency import Latency
+from deploy.parity.tolerances import AP_LABELS
 from deploy.report.report import Report
 from ifkd import __version__
 from ifkd.core.config import Schema
 
+F = TypeVar("F")
 ChangeState = Literal["same", "better", "regression", "not judged"]
+FigureGroup = Literal["accuracy", "latency", "size", "parity", "scene"]
 ABSENT = "–"
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
@@ -40,11 +46,11 @@ class ComparedFigure(Schema):
     value: float | None
     """None when the report does not have it."""
     text: str
-    change: str
+    change: str = ""
     """Difference or ratio in words; empty for the baseline."""
     noise: str = ""
     """Range of the change that noise explains."""
-    state: ChangeState
+    state: ChangeState = "same"
     reason: str = ""
     """Reason why it is a regression or was not judged."""
 
@@ -52,7 +58,7 @@ class ComparedFigure(Schema):
 class ComparisonRow(Schema):
     """One figure in all reports."""
 
-    group: Literal["accuracy", "latency", "size", "parity", "scene"]
+    group: FigureGroup
     name: str
     unit: str
     values: tuple[ComparedFigure, ...]
@@ -95,12 +101,8 @@ def compare(reports: Mapping[str, Report], limits: RegressionLimits | None = Non
     """Compare reports, given by their path, with the first of them."""
     limits = limits or RegressionLimits()
     contents = list(reports.values())
-    rows = [
-        *_accuracy_rows(contents, limits),
-        *_parity_rows(contents),
-        *_engine_rows(contents, limits),
-        *_scene_rows(contents, limits),
-    ]
+    accuracy, engines = _accuracy_rows(contents, limits), _engine_rows(contents, limits)
+    rows = [*accuracy, *_parity_rows(contents), *engines, *_scene_rows(contents, limits)]
     rows = [row for row in rows if any(one.value is not None for one in row.values)]
     regressions = tuple(
         f"{LETTERS[index]}: {row.name} {one.change}, {one.reason}"
@@ -108,16 +110,15 @@ def compare(reports: Mapping[str, Report], limits: RegressionLimits | None = Non
         for index, one in enumerate(row.values)
         if one.state == "regression"
     )
+    compared = tuple(
+        ComparedReport(letter=LETTERS[index], title=one.title, path=path, created=one.created, commit=_commit(one))
+        for index, (path, one) in enumerate(reports.items())
+    )
     return Comparison(
         created=now(),
         producer=f"ifkd {__version__}",
         limits=limits,
-        reports=tuple(
-            ComparedReport(
-                letter=LETTERS[index], title=report.title, path=path, created=report.created, commit=_commit(report)
-            )
-            for index, (path, report) in enumerate(reports.items())
-        ),
+        reports=compared,
         rows=tuple(rows),
         regressions=regressions,
         passed=not regressions,
@@ -130,129 +131,111 @@ def compare(reports: Mapping[str, Report], limits: RegressionLimits | None = Non
 def _accuracy_rows(reports: Sequence[Report], limits: RegressionLimits) -> Iterator[ComparisonRow]:
     for name in dict.fromkeys(name for report in reports for name in report.evaluations):
         found = [report.evaluations.get(name) for report in reports]
-        base = found[0]
-        for key, label in (("mean_ap", "mAP"), ("ap50", "AP50"), ("ap75", "AP75")):
-            values = []
-            for index, one in enumerate(found):
-                value = None if one is None else float(getattr(one.metrics, key))
-                before = None if base is None else float(getattr(base.metrics, key))
-                other_data = one is not None and base is not None and one.data.sha256 != base.data.sha256
-                obstacle = "the annotation files differ" if other_data else ""
-                values.append(_compare_ap(value, before, limits, is_baseline=index == 0, obstacle=obstacle))
-            yield ComparisonRow(group="accuracy", name=f"{name} {label}", unit="", values=tuple(values))
+        for key, label in AP_LABELS.items():
+            yield _row("accuracy", f"{name} {label}", found, partial(_compare_evaluations, key=key, limits=limits))
 
 
 def _scene_rows(reports: Sequence[Report], limits: RegressionLimits) -> Iterator[ComparisonRow]:
     found = []
     for report in reports:
         scored = {scene.run.scene.name: scene.run.score for scene in report.scenes}
-        found.append({name: one.ap50 for name, one in scored.items() if one is not None and one.ap50 is not None})
+        found.append({name: one.ap50 for name, one in scored.items() if one is not None})
     for name in dict.fromkeys(name for scores in found for name in scores):
-        compared = [
-            _compare_ap(scores.get(name), found[0].get(name), limits, is_baseline=index == 0)
-            for index, scores in enumerate(found)
-        ]
-        yield ComparisonRow(group="scene", name=f"{name} AP50", unit="", values=tuple(compared))
+        scores_of_name = [scores.get(name) for scores in found]
+        yield _row("scene", f"{name} AP50", scores_of_name, partial(_compare_ap, limits=limits))
 
 
 def _parity_rows(reports: Sequence[Report]) -> Iterator[ComparisonRow]:
     found = [{cell.name: cell.passed for one in report.parities for cell in one.cells} for report in reports]
     for name in dict.fromkeys(name for cells in found for name in cells):
-        before = found[0].get(name)
-        values = []
-        for index, cells in enumerate(found):
-            passed = cells.get(name)
-            if passed is None:
-                values.append(_missing(is_regression=before is not None and index > 0))
-                continue
-            lost = not passed and before is True
-            values.append(
-                ComparedFigure(
-                    value=float(passed),
-                    text="passed" if passed else "failed",
-                    change="passed before" if lost else "",
-                    state="regression" if lost else "better" if passed and before is False else "same",
-                    reason="parity must not be lost" if lost else "",
-                )
-            )
-        yield ComparisonRow(group="parity", name=f"parity {name}", unit="", values=tuple(values))
+        yield _row("parity", f"parity {name}", [cells.get(name) for cells in found], _compare_parity)
 
 
 def _engine_rows(reports: Sequence[Report], limits: RegressionLimits) -> Iterator[ComparisonRow]:
     found = [_bench_cells(report) for report in reports]
     for name in dict.fromkeys(name for cells in found for name in cells):
-        before = found[0].get(name)
-        latencies, sizes = [], []
-        for index, cells in enumerate(found):
-            latencies.append(_compare_latency(cells.get(name), before, limits, is_baseline=index == 0))
-            sizes.append(_compare_size(cells.get(name), before, limits, is_baseline=index == 0))
-        yield ComparisonRow(group="latency", name=f"{name} p50", unit="ms/run", values=tuple(latencies))
+        cells_of_name = [cells.get(name) for cells in found]
+        timed = [None if cell is None or cell.latency is None else cell for cell in cells_of_name]
+        yield _row("latency", f"{name} p50", timed, partial(_compare_latency, limits=limits), unit="ms/run")
         if name.endswith("batch 1"):
             file = f"{name.removesuffix(', batch 1')} file"
-            yield ComparisonRow(group="size", name=file, unit="MB", values=tuple(sizes))
+            sizes = [None if cell is None else cell.file_mb for cell in cells_of_name]
+            yield _row("size", file, sizes, partial(_compare_size, limits=limits), unit="MB")
 
 
-def _compare_ap(
-    value: float | None, before: float | None, limits: RegressionLimits, *, is_baseline: bool, obstacle: str = ""
+def _row(
+    group: FigureGroup,
+    name: str,
+    found: Sequence[F | None],
+    compare_figure: Callable[[F, F | None], ComparedFigure],
+    *,
+    unit: str = "",
+) -> ComparisonRow:
+    """Return a row; `compare_figure` takes the figure of a report and, for all reports but the first, the baseline."""
+    baseline, missing = found[0], ComparedFigure(value=None, text=ABSENT)
+    if baseline is not None:
+        lost = {"change": "missing", "state": "regression", "reason": "the baseline has it"}
+        missing = missing.model_copy(update=lost)
+    bases = (None, *[baseline] * (len(found) - 1))
+    values = (missing if one is None else compare_figure(one, base) for one, base in zip(found, bases, strict=True))
+    return ComparisonRow(group=group, name=name, unit=unit, values=tuple(values))
+
+
+def _compare_evaluations(
+    one: Evaluation, before: Evaluation | None, *, key: str, limits: RegressionLimits
 ) -> ComparedFigure:
-    if value is None:
-        return _missing(is_regression=before is not None and not is_baseline)
-    text = f"{value:.3f}"
-    if is_baseline or before is None:
-        return ComparedFigure(value=value, text=text, change="", state="same")
+    value = float(getattr(one.metrics, key))
+    if before is None:
+        return _compare_ap(value, None, limits=limits)
+    obstacle = "the annotation files differ" if one.data.sha256 != before.data.sha256 else ""
+    return _compare_ap(value, float(getattr(before.metrics, key)), limits=limits, obstacle=obstacle)
+
+
+def _compare_ap(value: float, before: float | None, *, limits: RegressionLimits, obstacle: str = "") -> ComparedFigure:
+    text, limit = f"{value:.3f}", limits.accuracy_drop
+    if before is None:
+        return ComparedFigure(value=value, text=text)
     change = value - before
-    state, reason = _state(change < -limits.accuracy_drop, change > limits.accuracy_drop), ""
-    if obstacle:
-        state, reason = "not judged", obstacle
-    elif state == "regression":
-        reason = f"an AP may drop by {limits.accuracy_drop:g}"
+    state, reason = _judge(change < -limit, change > limit, f"an AP may drop by {limit:g}", obstacle)
     return ComparedFigure(value=value, text=text, change=f"{change:+.3f}", state=state, reason=reason)
 
 
-def _compare_latency(
-    cell: BenchCell | None, before: BenchCell | None, limits: RegressionLimits, *, is_baseline: bool
-) -> ComparedFigure:
-    if cell is None or cell.latency is None:
-        return _missing(is_regression=not is_baseline and before is not None and before.latency is not None)
-    value = cell.latency.per_batch.p50_ms
+def _compare_parity(passed: bool, before: bool | None) -> ComparedFigure:  # noqa: FBT001 - private
+    text = "passed" if passed else "failed"
+    state, reason = _judge(before is True and not passed, before is False and passed, "parity must not be lost")
+    change = "passed before" if state == "regression" else ""
+    return ComparedFigure(value=float(passed), text=text, change=change, state=state, reason=reason)
+
+
+def _compare_latency(cell: BenchCell, before: BenchCell | None, *, limits: RegressionLimits) -> ComparedFigure:
+    value, limit = _latency(cell).per_batch.p50_ms, limits.latency_ratio
     text = f"{value:.3g}" if value < 1000 else f"{value:.0f}"
-    if is_baseline or before is None or before.latency is None:
-        return ComparedFigure(value=value, text=text, change="", state="same")
-    ratio = value / before.latency.per_batch.p50_ms
+    if before is None:
+        return ComparedFigure(value=value, text=text)
     old, new = _window_medians(before), _window_medians(cell)
     low, high = min(new) / max(old), max(new) / min(old)
-    state, reason = _state(low > limits.latency_ratio, high < 1 / limits.latency_ratio), ""
-    if obstacle := _obstacle(cell, before):
-        state, reason = "not judged", obstacle
-    elif state == "regression":
-        reason = f"every window is slower than x{limits.latency_ratio:g} of every window of A"
-    noise = f"windows x{low:.2f} to x{high:.2f}"
-    return ComparedFigure(value=value, text=text, change=f"x{ratio:.2f}", noise=noise, state=state, reason=reason)
+    rule = f"every window is slower than x{limit:g} of every window of A"
+    state, reason = _judge(low > limit, high < 1 / limit, rule, _obstacle(cell, before))
+    change, noise = f"x{value / _latency(before).per_batch.p50_ms:.2f}", f"windows x{low:.2f} to x{high:.2f}"
+    return ComparedFigure(value=value, text=text, change=change, noise=noise, state=state, reason=reason)
 
 
-def _compare_size(
-    cell: BenchCell | None, before: BenchCell | None, limits: RegressionLimits, *, is_baseline: bool
-) -> ComparedFigure:
-    value = None if cell is None else cell.file_mb
-    base = None if before is None else before.file_mb
-    if value is None:
-        return _missing(is_regression=not is_baseline and base is not None)
-    if is_baseline or base is None:
-        return ComparedFigure(value=value, text=f"{value:.2f}", change="", state="same")
-    ratio = value / base
-    state = _state(ratio > limits.size_ratio, ratio < 1 / limits.size_ratio)
-    reason = f"a file may grow to x{limits.size_ratio:g}" if state == "regression" else ""
-    return ComparedFigure(value=value, text=f"{value:.2f}", change=f"x{ratio:.2f}", state=state, reason=reason)
+def _compare_size(value: float, before: float | None, *, limits: RegressionLimits) -> ComparedFigure:
+    text, limit = f"{value:.2f}", limits.size_ratio
+    if before is None:
+        return ComparedFigure(value=value, text=text)
+    ratio = value / before
+    state, reason = _judge(ratio > limit, ratio < 1 / limit, f"a file may grow to x{limit:g}")
+    return ComparedFigure(value=value, text=text, change=f"x{ratio:.2f}", state=state, reason=reason)
 
 
-def _state(worse: bool, better: bool) -> ChangeState:  # noqa: FBT001 - private
-    return "regression" if worse else "better" if better else "same"
-
-
-def _missing(*, is_regression: bool) -> ComparedFigure:
-    if not is_regression:
-        return ComparedFigure(value=None, text=ABSENT, change="", state="same")
-    return ComparedFigure(value=None, text=ABSENT, change="missing", state="regression", reason="the baseline has it")
+def _judge(worse: bool, better: bool, rule: str, obstacle: str = "") -> tuple[ChangeState, str]:  # noqa: FBT001 - private
+    """Return the state of a figure, and why it is a regression or was not judged."""
+    if obstacle:
+        return "not judged", obstacle
+    if worse:
+        return "regression", rule
+    return "better" if better else "same", ""
 
 
 def _obstacle(cell: BenchCell, before: BenchCell) -> str:
@@ -261,8 +244,8 @@ def _obstacle(cell: BenchCell, before: BenchCell) -> str:
         return "the devices differ"
     if cell.engine.tile_px != before.engine.tile_px:
         return "the tile sizes differ"
-    unstable = [one for one in (cell, before) if one.latency is not None and not one.latency.stability.stable]
-    return "a measurement was unstable" if unstable else ""
+    stable = _latency(cell).stability.stable and _latency(before).stability.stable
+    return "" if stable else "a measurement was unstable"
 
 
 def _bench_cells(report: Report) -> dict[str, BenchCell]:
@@ -274,9 +257,13 @@ def _bench_cells(report: Report) -> dict[str, BenchCell]:
     }
 
 
-def _window_medians(cell: BenchCell) -> list[float]:
+def _latency(cell: BenchCell) -> Latency:
     assert cell.latency is not None
-    return [float(statistics.median(window)) for window in cell.latency.windows_ns if window]
+    return cell.latency
+
+
+def _window_medians(cell: BenchCell) -> list[float]:
+    return [float(statistics.median(window)) for window in _latency(cell).windows_ns if window]
 
 
 def _commit(report: Report) -> str | None:
