@@ -1,7 +1,7 @@
 """Inference engines: one module per runtime, imported when an engine of that runtime is opened."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import get_args
 
@@ -31,9 +31,7 @@ class EngineOptions:
 
     def opener(self) -> Callable[[Bundle], Engine]:
         """Return a function that opens an engine, for another process."""
-        return partial(
-            open_engine, backend=self.backend, precision=self.precision, threads=self.threads, server=self.server
-        )
+        return partial(open_engine, **asdict(self))
 
 
 def open_engine(
@@ -55,10 +53,9 @@ def open_engine(
         raise UsageError(f"The backend {backend} uses no server", got=server, hint="Choose the backend triton.")
     match backend:
         case "onnxruntime" | "onnxruntime-cuda" | "onnxruntime-tensorrt":
-            from deploy.engines.onnxruntime_engine import BACKENDS, OnnxRuntimeEngine  # noqa: PLC0415
+            from deploy.engines.onnxruntime_engine import OnnxRuntimeEngine  # noqa: PLC0415
 
-            provider = next(name for name, known in BACKENDS.items() if known == backend)
-            return OnnxRuntimeEngine(bundle, precision=precision, provider=provider, threads=threads)
+            return OnnxRuntimeEngine(bundle, backend=backend, precision=precision, threads=threads)
         case "torch":
             from deploy.engines.torch_engine import TorchEngine  # noqa: PLC0415
 

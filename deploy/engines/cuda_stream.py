@@ -5,7 +5,6 @@ import ctypes
 import logging
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,60 +16,43 @@ from ifkd.core.errors import EngineError
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Buffer:
-    """A pair of buffers for the same array: pinned memory on the host, and memory on the GPU."""
-
-    host: Array
-    device: int
-    """Address on the GPU."""
-
-    def host_view(self, shape: tuple[int, ...]) -> Array:
-        """Return the start of the host buffer as an array of `shape`."""
-        return self.host.reshape(-1)[: math.prod(shape)].reshape(shape)
-
-
 class Cuda:
     """A small interface to the CUDA runtime. Each created object is freed by the exit stack `owner`."""
 
-    def __init__(self) -> None:
+    def __init__(self, owner: contextlib.ExitStack) -> None:
+        self._owner = owner
         self._runtime: tensorrt_api.CudaRuntime = tensorrt_api.load_cuda("The backend tensorrt")
 
-    def stream(self, owner: contextlib.ExitStack) -> int:
+    def stream(self) -> int:
         """Return a stream that does not wait for the default stream."""
         (stream,) = self._call(self._runtime.cudaStreamCreateWithFlags, self._runtime.cudaStreamNonBlocking)
-        owner.callback(self._release, self._runtime.cudaStreamDestroy, stream)
+        self._owner.callback(self._release, self._runtime.cudaStreamDestroy, stream)
         return int(stream)
 
-    def event(self, owner: contextlib.ExitStack) -> tensorrt_api.CudaEvent:
+    def event(self) -> tensorrt_api.CudaEvent:
         """Return an event that records its time."""
         (event,) = self._call(self._runtime.cudaEventCreate)
-        owner.callback(self._release, self._runtime.cudaEventDestroy, event)
+        self._owner.callback(self._release, self._runtime.cudaEventDestroy, event)
         return event
 
-    def memory(self, owner: contextlib.ExitStack, size: int) -> int:
+    def memory(self, size: int) -> int:
         """Return the address of `size` bytes on the GPU, aligned to 256 bytes."""
         (device,) = self._call(self._runtime.cudaMalloc, size)
-        owner.callback(self._release, self._runtime.cudaFree, device)
+        self._owner.callback(self._release, self._runtime.cudaFree, device)
         return int(device)
 
-    def pinned(self, owner: contextlib.ExitStack, shape: Sequence[int], dtype: np.dtype[Any]) -> Array:
+    def pinned(self, shape: Sequence[int], dtype: np.dtype[Any]) -> Array:
         """Return an array in pinned memory of the host."""
         size = math.prod(shape) * dtype.itemsize
         (host,) = self._call(self._runtime.cudaMallocHost, size)
-        owner.callback(self._release, self._runtime.cudaFreeHost, host)
+        self._owner.callback(self._release, self._runtime.cudaFreeHost, host)
         raw = (ctypes.c_ubyte * size).from_address(int(host))
         return np.frombuffer(memoryview(raw), dtype).reshape(shape)
 
-    def buffer(self, owner: contextlib.ExitStack, shape: Sequence[int], dtype: np.dtype[Any]) -> Buffer:
-        """Return a buffer pair for an array."""
-        device = self.memory(owner, math.prod(shape) * dtype.itemsize)
-        return Buffer(self.pinned(owner, shape, dtype), device)
-
-    def upload(self, buffer: Buffer, size: int, stream: int) -> None:
-        """Enqueue a copy of the first `size` bytes to the GPU."""
+    def upload(self, host: Array, device: int, stream: int) -> None:
+        """Enqueue a copy of a pinned array to the GPU."""
         kind = self._runtime.cudaMemcpyKind.cudaMemcpyHostToDevice
-        self._call(self._runtime.cudaMemcpyAsync, buffer.device, buffer.host.ctypes.data, size, kind, stream)
+        self._call(self._runtime.cudaMemcpyAsync, device, host.ctypes.data, host.nbytes, kind, stream)
 
     def download(self, device: int, host: Array, stream: int) -> None:
         """Enqueue a copy from the GPU to a pinned array."""
@@ -104,21 +86,14 @@ class Cuda:
         (elapsed,) = self._call(self._runtime.cudaEventElapsedTime, first, second)
         return float(elapsed)
 
-    def capture(
-        self, owner: contextlib.ExitStack, work: Callable[[], bool], stream: int
-    ) -> tuple[tensorrt_api.CudaGraph | None, str]:
-        """Capture what `work` enqueues on a stream as a CUDA graph, without running it.
+    def capture(self, work: Callable[[], bool], stream: int) -> tuple[tensorrt_api.CudaGraph | None, str]:
+        """Capture what `work` enqueues on a stream, without running it; other threads may use the GPU meanwhile.
 
-        Other threads may use the GPU meanwhile.
-
-        Returns:
-            The executable graph and an empty string, or None and the reason.
+        Return the executable graph and an empty string, or None and the reason.
         """
         runtime: tensorrt_api.CudaRuntime = self._runtime
-        ok = runtime.cudaError_t.cudaSuccess
-        (status,) = runtime.cudaStreamBeginCapture(
-            stream, runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
-        )
+        ok, mode = runtime.cudaError_t.cudaSuccess, runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+        (status,) = runtime.cudaStreamBeginCapture(stream, mode)
         if status != ok:
             return None, f"cudaStreamBeginCapture returned {status.name}"
         done = False
@@ -137,7 +112,7 @@ class Cuda:
         if status != ok:
             runtime.cudaGetLastError()
             return None, f"cudaGraphInstantiate returned {status.name}"
-        owner.callback(self._release, runtime.cudaGraphExecDestroy, executable)
+        self._owner.callback(self._release, runtime.cudaGraphExecDestroy, executable)
         return executable, ""
 
     def launch(self, graph: tensorrt_api.CudaGraph, stream: int) -> None:
@@ -147,9 +122,8 @@ class Cuda:
     def _call(self, function: tensorrt_api.CudaFunction, *arguments: Any) -> tuple[Any, ...]:
         status, *values = function(*arguments)
         if status != self._runtime.cudaError_t.cudaSuccess:
-            raise EngineError(
-                f"{function.__name__} failed ({status.name})", hint="Free GPU memory; nvidia-smi lists its users."
-            )
+            hint = "Free GPU memory; nvidia-smi lists its users."
+            raise EngineError(f"{function.__name__} failed ({status.name})", hint=hint)
         return tuple(values)
 
     def _release(self, function: tensorrt_api.CudaFunction, handle: Any) -> None:

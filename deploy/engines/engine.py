@@ -3,7 +3,6 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, Literal
 
 import numpy as np
@@ -53,29 +52,23 @@ class EngineInfo:
 
     @classmethod
     def of_file(
-        cls,
-        manifest: Manifest,
-        file: str,
-        *,
-        backend: Backend,
-        backend_version: str,
-        device: str,
-        precision: Precision,
-        max_batch: int | None = None,
+        cls, manifest: Manifest, file: str, *, backend: Backend, version: str, device: str, max_batch: int | None = None
     ) -> "EngineInfo":
         """Return the description of an engine for a file of a manifest; `max_batch` defaults to the manifest's."""
+        record, tiles = manifest.files[file], manifest.input
+        assert record.precision is not None, "files of models have a precision"
         return cls(
             backend=backend,
-            backend_version=backend_version,
+            backend_version=version,
             device=device,
-            precision=precision,
+            precision=record.precision,
             file=file,
-            sha256=manifest.files[file].sha256,
-            tile_px=manifest.input.tile_px,
-            max_batch=manifest.input.max_batch if max_batch is None else max_batch,
+            sha256=record.sha256,
+            tile_px=tiles.tile_px,
+            max_batch=tiles.max_batch if max_batch is None else max_batch,
             candidates=manifest.outputs.candidates,
             classes=manifest.classes,
-            tile_sides_px=manifest.input.tile_sides_px,
+            tile_sides_px=tiles.tile_sides_px,
         )
 
     @property
@@ -99,6 +92,9 @@ class Engine(ABC):
     """A loaded model, ready for inference. Use it as a context manager, or call `close`."""
 
     info: EngineInfo
+    last_timing: InferenceTiming | None = None
+    """Timing of the last inference; None before the first, on a CPU (nothing is copied), and for a Triton server (it
+    does not report it)."""
 
     def infer(self, tiles: Array) -> Candidates:
         """Return the candidates of a batch of tiles, in arrays that the caller owns.
@@ -113,21 +109,9 @@ class Engine(ABC):
         return self._run(tiles)
 
     def infer_each(self, batches: Iterable[Array]) -> Iterator[Candidates]:
-        """Yield the candidates of each batch, in order; an engine may fetch the next batch before it yields.
-
-        Raises:
-            EngineError: A batch is invalid.
-        """
+        """Yield `infer` of each batch, in order; an engine may fetch the next batch before it yields."""
         for tiles in batches:
             yield self.infer(tiles)
-
-    @property
-    def last_timing(self) -> InferenceTiming | None:
-        """Timing of the last inference.
-
-        None before the first inference, on a CPU (nothing is copied), and for a Triton server (it does not report it).
-        """
-        return None
 
     @abstractmethod
     def _run(self, tiles: Array) -> Candidates:
@@ -140,30 +124,22 @@ class Engine(ABC):
     def __enter__(self) -> "Engine":  # noqa: PYI034 - beartype cannot check Self
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
+    @staticmethod
+    def _closed_error() -> EngineError:
+        """Return the error of an inference after `close`."""
+        return EngineError("The engine is closed", hint="Open it again.")
+
     def _check(self, tiles: Array) -> None:
-        sizes = self.info.sizes
-        valid = (
-            isinstance(tiles, np.ndarray)
-            and tiles.dtype == np.uint8
-            and tiles.ndim == 4
-            and tiles.shape[1] == 3
-            and sizes.accepts(tiles.shape[2:])
-            and 1 <= len(tiles) <= self.info.max_batch
-        )
-        if not valid:
+        sizes, most = self.info.sizes, self.info.max_batch
+        is_batch = isinstance(tiles, np.ndarray) and tiles.dtype == np.uint8 and tiles.ndim == 4
+        if not (is_batch and tiles.shape[1] == 3 and sizes.accepts(tiles.shape[2:]) and 1 <= len(tiles) <= most):
             got = f"{tiles.dtype} {list(tiles.shape)}" if isinstance(tiles, np.ndarray) else type(tiles).__name__
-            raise EngineError(
-                "The tiles do not fit the engine",
-                got=got,
-                expected=f"uint8 [1..{self.info.max_batch}, 3, {sizes.opt[0]}, {sizes.opt[1]}]"
-                if sizes.side_range is None
-                else f"uint8 [1..{self.info.max_batch}, 3, height, width] with {sizes}",
-            )
+            fixed = f"{sizes.opt[0]}, {sizes.opt[1]}]"
+            tile = fixed if sizes.side_range is None else f"height, width] with {sizes}"
+            raise EngineError("The tiles do not fit the engine", got=got, expected=f"uint8 [1..{most}, 3, {tile}")
 
 
 class FakeEngine(Engine):
@@ -174,19 +150,14 @@ class FakeEngine(Engine):
         self._find = find
 
     def _run(self, tiles: Array) -> Candidates:
-        shapes = output_shapes(self.info.candidates, len(tiles))
-        output = Candidates(*(np.zeros(shapes[name], dtype) for name, dtype in OUTPUT_DTYPES.items()))
+        k = self.info.candidates
+        shapes = output_shapes(k, len(tiles))
+        output = {name: np.zeros(shapes[name], dtype) for name, dtype in OUTPUT_DTYPES.items()}
         for row, tile in enumerate(tiles):
             found = self._find(tile)
-            n = min(self.info.candidates, len(found))
-            output.boxes[row, :n], output.scores[row, :n] = found.boxes[:n], found.scores[:n]
-            output.labels[row, :n] = found.labels[:n]
-        return output
+            for name, array in output.items():
+                array[row, : len(found)] = getattr(found, name)[:k]
+        return Candidates(**output)
 
     def close(self) -> None:
         """Do nothing: there are no resources."""
-
-
-def closed_error() -> EngineError:
-    """Return the error of an inference after `close`."""
-    return EngineError("The engine is closed", hint="Open it again.")

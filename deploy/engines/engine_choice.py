@@ -13,9 +13,6 @@ from export.tensorrt import tensorrt_api
 from export.tensorrt.tensorrt_api import Gpu, load_tensorrt, release_of
 from ifkd.core.errors import EngineError, IfkdError
 
-PORTABLE_CAPABILITIES = "8.0, 8.6, 8.9, 12.0 and later"
-"""Compute capabilities that TensorRT-RTX's documentation lists for portable engines."""
-
 
 @dataclass(frozen=True, slots=True)
 class CompatibleEngine:
@@ -42,7 +39,7 @@ def find_engine(bundle: Bundle, *, precision: Precision, gpu: Gpu) -> Compatible
         except IfkdError as error:
             reasons.append(f"{name}: {error}")
             continue
-        reason = incompatibility(metadata, bundle, name, version=version, gpu=gpu)
+        reason = _incompatibility(metadata, bundle, name, version=version) or _gpu_incompatibility(metadata, gpu)
         if reason is None:
             compatible.append(CompatibleEngine(name, metadata, trt))
         else:
@@ -57,24 +54,24 @@ def find_engine(bundle: Bundle, *, precision: Precision, gpu: Gpu) -> Compatible
     return min(compatible, key=lambda engine: engine.metadata.device == PORTABLE)
 
 
-def incompatibility(metadata: EngineMetadata, bundle: Bundle, name: str, *, version: str, gpu: Gpu) -> str | None:
-    """Return the reason why an engine cannot run on this machine, or None."""
+def _incompatibility(metadata: EngineMetadata, bundle: Bundle, name: str, *, version: str) -> str | None:
+    """Return the reason why an engine does not fit the bundle or the installed runtime, or None."""
     if metadata.engine_sha256 != bundle.manifest.files[name].sha256:
         return "its metadata describes another file"
     if metadata.onnx_sha256 not in [bundle.manifest.files[file].sha256 for file in bundle.find("onnx")]:
         return "it was built from another ONNX file than those of the bundle"
     if metadata.builder_version != version:
         return f"it was built by {metadata.builder} {metadata.builder_version}, installed is {version}"
-    return _gpu_incompatibility(metadata, gpu)
+    return None
 
 
 def _gpu_incompatibility(metadata: EngineMetadata, gpu: Gpu) -> str | None:
     """Return the reason why an engine does not fit the GPU or its driver, or None."""
     if metadata.device == PORTABLE:
-        major, minor = (int(part) for part in gpu.capability.split("."))
-        if (major, minor) not in {(8, 0), (8, 6), (8, 9)} and major < 12:
-            return f"portable engines need compute capability {PORTABLE_CAPABILITIES}, this GPU has {gpu.capability}"
-        return None
+        if gpu.capability in {"8.0", "8.6", "8.9"} or int(gpu.capability.split(".")[0]) >= 12:
+            return None  # the capabilities that TensorRT-RTX's documentation lists
+        needed = "8.0, 8.6, 8.9, 12.0 and later"
+        return f"portable engines need compute capability {needed}, this GPU has {gpu.capability}"
     if (metadata.device, metadata.compute_capability) != (gpu.name, gpu.capability):
         built_for = f"{metadata.device} ({metadata.compute_capability})"
         return f"it was built for {built_for}, this GPU is {gpu.name} ({gpu.capability})"

@@ -9,39 +9,24 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from deploy.engines.engine import (
-    OUTPUT_DTYPES,
-    Backend,
-    Engine,
-    EngineInfo,
-    InferenceTiming,
-    closed_error,
-    output_shapes,
-)
+from deploy.engines.engine import OUTPUT_DTYPES, Backend, Engine, EngineInfo, InferenceTiming, output_shapes
 from export.bundle.bundle import Bundle
 from export.bundle.manifest import Manifest, Precision
-from export.precision.ort_session import import_onnxruntime, open_session
+from export.precision.ort_session import CPU_PROVIDER, import_onnxruntime, open_session
 from ifkd.core.detections import Array, Candidates
 from ifkd.core.environment import installed_packages, usable_cores
 from ifkd.core.errors import BundleError, EngineError
 
-Provider = Literal["cpu", "cuda", "tensorrt"]
-
-BACKENDS: dict[Provider, Backend] = {
-    "cpu": "onnxruntime",
-    "cuda": "onnxruntime-cuda",
-    "tensorrt": "onnxruntime-tensorrt",
+CUDA, TENSORRT = "CUDAExecutionProvider", "TensorrtExecutionProvider"
+PROVIDERS: dict[Backend, str] = {
+    "onnxruntime": CPU_PROVIDER,
+    "onnxruntime-cuda": CUDA,
+    "onnxruntime-tensorrt": TENSORRT,
 }
-PROVIDER_NAMES: dict[Provider, str] = {
-    "cpu": "CPUExecutionProvider",
-    "cuda": "CUDAExecutionProvider",
-    "tensorrt": "TensorrtExecutionProvider",
-}
-"""Names in ONNX Runtime."""
 ORT_TYPES = {"boxes": "tensor(float)", "scores": "tensor(float)", "labels": "tensor(int64)"}
 
 
@@ -66,52 +51,34 @@ class OnnxRuntimeEngine(Engine):
         self,
         bundle: Bundle,
         *,
+        backend: Backend = "onnxruntime",
         precision: Precision = "fp32",
-        provider: Provider = "cpu",
         threads: int | None = None,
     ) -> None:
-        """Load the bundle's ONNX file of a precision.
-
-        Args:
-            bundle: The bundle.
-            precision: Precision of the file.
-            provider: Execution provider; operators that a GPU provider lacks run on the CPU.
-            threads: CPU threads; by default all cores that the process may use.
+        """Load the bundle's ONNX file of a precision; operators that a GPU provider lacks run on the CPU.
 
         Raises:
             BundleError: The file is missing, its digest differs, or its tensors differ from the manifest.
             EngineError: ONNX Runtime cannot load the file, or has no such provider.
             MissingExtraError: ONNX Runtime is not installed.
         """
-        onnxruntime = import_onnxruntime(need=f"The backend {BACKENDS[provider]}", gpu=provider != "cpu")
-        _require_provider(onnxruntime, provider)
+        self._on_gpu = backend != "onnxruntime"
+        self._ort = import_onnxruntime(need=f"The backend {backend}", gpu=self._on_gpu)
+        _require_provider(self._ort, PROVIDERS[backend])
         name = bundle.onnx_name(precision)
         manifest, count = bundle.manifest, threads or usable_cores()
-        self._ort, self._provider = onnxruntime, provider
-        self._session: Any = open_session(
-            bundle.file(name), providers=provider_options(provider, manifest), threads=count, spin=True
-        )
+        providers = provider_options(PROVIDERS[backend], manifest)
+        self._session: Any = open_session(bundle.file(name), providers=providers, threads=count, spin=True)
         self._bindings: dict[tuple[int, ...], _IoBinding] = {}
-        self._timing: InferenceTiming | None = None
-        self.info = EngineInfo.of_file(
-            manifest,
-            name,
-            backend=BACKENDS[provider],
-            backend_version=str(onnxruntime.__version__),
-            device=f"CPU, {count} thread{'s' if count > 1 else ''}" if provider == "cpu" else "the first GPU",
-            precision=precision,
-        )
+        device = "the first GPU" if self._on_gpu else f"CPU, {count} thread{'s' if count > 1 else ''}"
+        version = str(self._ort.__version__)
+        self.info = EngineInfo.of_file(manifest, name, backend=backend, version=version, device=device)
         self._input = manifest.input.name
         self._check_signature()
 
-    @property
-    def last_timing(self) -> InferenceTiming | None:
-        """Timing of the last inference by the host's clock; None on the CPU and before the first inference."""
-        return self._timing
-
     def _run(self, tiles: Array) -> Candidates:
         if self._session is None:
-            raise closed_error()
+            raise self._closed_error()
         bound = self._bindings.get(tiles.shape)
         if bound is None:
             bound = self._bindings[tiles.shape] = self._bind(tiles.shape)
@@ -124,8 +91,8 @@ class OnnxRuntimeEngine(Engine):
         # The next call overwrites the bound memory, so the caller gets copies.
         output = Candidates(*(bound.outputs[name].numpy().copy() for name in OUTPUT_DTYPES))
         times.append(time.perf_counter())
-        if self._provider != "cpu":
-            self._timing = InferenceTiming(*(1e3 * seconds for seconds in np.diff(times).tolist()))
+        if self._on_gpu:
+            self.last_timing = InferenceTiming(*(1e3 * seconds for seconds in np.diff(times).tolist()))
         return output
 
     def close(self) -> None:
@@ -136,7 +103,7 @@ class OnnxRuntimeEngine(Engine):
     def _bind(self, shape: tuple[int, ...]) -> _IoBinding:
         """Return memory on the computing device for tiles of a shape."""
         shapes = output_shapes(self.info.candidates, shape[0])
-        device = "cpu" if self._provider == "cpu" else "cuda"
+        device = "cuda" if self._on_gpu else "cpu"
 
         def allocate(shape: Sequence[int], dtype: Any) -> Any:
             return self._ort.OrtValue.ortvalue_from_shape_and_type(list(shape), dtype, device, 0)
@@ -162,39 +129,33 @@ class OnnxRuntimeEngine(Engine):
             for value in [*self._session.get_inputs(), *self._session.get_outputs()]
         }
         if got != expected:
-            raise BundleError(
-                f"{self.info.file} differs from the manifest",
-                got=got,
-                expected=expected,
-                hint="Export the bundle again.",
-            )
+            problem, hint = f"{self.info.file} differs from the manifest", "Export the bundle again."
+            raise BundleError(problem, got=got, expected=expected, hint=hint)
 
 
-def provider_options(provider: Provider, manifest: Manifest) -> list[tuple[str, dict[str, str]]]:
+def provider_options(provider: str, manifest: Manifest) -> list[tuple[str, dict[str, str]]]:
     """Return the execution providers in order of preference, each with its options."""
-    options: list[tuple[str, dict[str, str]]] = [(PROVIDER_NAMES["cpu"], {})]
-    if provider == "cpu":
+    options: list[tuple[str, dict[str, str]]] = [(CPU_PROVIDER, {})]
+    if provider == CPU_PROVIDER:
         return options
     # The CUDA provider computes FP32 in TF32 by default.
-    options.insert(0, (PROVIDER_NAMES["cuda"], {"device_id": "0", "use_tf32": "0"}))
-    if provider == "tensorrt":
+    options.insert(0, (CUDA, {"device_id": "0", "use_tf32": "0"}))
+    if provider == TENSORRT:
         sizes, largest = manifest.input.sizes, manifest.input.max_batch
         shape = f"{manifest.input.name}:{{0}}x3x{{1[0]}}x{{1[1]}}".format
-        tensorrt_options = {
-            "device_id": "0",
-            # Either flag makes the network weakly typed, so that TensorRT may choose types other than the file's.
-            # Without them, FP16 and INT8 are exactly where the file has them.
-            "trt_fp16_enable": "0",
-            "trt_int8_enable": "0",
+        shapes = {
             "trt_profile_min_shapes": shape(1, sizes.smallest),
             "trt_profile_opt_shapes": shape(largest, sizes.opt),
             "trt_profile_max_shapes": shape(largest, sizes.largest),
         }
-        options.insert(0, (PROVIDER_NAMES["tensorrt"], tensorrt_options))
+        # Either flag makes the network weakly typed, so that TensorRT may choose types other than the file's.
+        # Without them, FP16 and INT8 are exactly where the file has them.
+        types = {"trt_fp16_enable": "0", "trt_int8_enable": "0"}
+        options.insert(0, (TENSORRT, {"device_id": "0", **types, **shapes}))
     return options
 
 
-def linked_tensorrt_major(onnxruntime: Any) -> int | None:
+def _linked_tensorrt_major(onnxruntime: Any) -> int | None:
     """Return the major version of TensorRT that ONNX Runtime's provider is linked with; None without that provider."""
     path = Path(str(onnxruntime.__file__)).parent / "capi" / "libonnxruntime_providers_tensorrt.so"
     if not path.is_file():
@@ -203,18 +164,15 @@ def linked_tensorrt_major(onnxruntime: Any) -> int | None:
     return int(found[1]) if found else None
 
 
-def _require_provider(onnxruntime: Any, provider: Provider) -> None:
+def _require_provider(onnxruntime: Any, provider: str) -> None:
     """Refuse a provider that ONNX Runtime lacks, or that is linked with another TensorRT than the installed one."""
     available = [str(name) for name in onnxruntime.get_available_providers()]
-    if PROVIDER_NAMES[provider] not in available:
-        raise EngineError(
-            f"The installed ONNX Runtime has no {PROVIDER_NAMES[provider]}",
-            got=", ".join(available),
-            hint="Install onnxruntime-gpu in place of onnxruntime: pip install 'ifkd[gpu]'",
-        )
-    if provider != "tensorrt":
+    if provider not in available:
+        hint = "Install onnxruntime-gpu in place of onnxruntime: pip install 'ifkd[gpu]'"
+        raise EngineError(f"The installed ONNX Runtime has no {provider}", got=", ".join(available), hint=hint)
+    if provider != TENSORRT:
         return
-    linked = linked_tensorrt_major(onnxruntime)
+    linked = _linked_tensorrt_major(onnxruntime)
     version = installed_packages().get("tensorrt")
     if linked is None or version is None or int(version.split(".")[0]) != linked:
         raise EngineError(

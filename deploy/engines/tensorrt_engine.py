@@ -18,18 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from deploy.engines.cuda_stream import Buffer, Cuda
-from deploy.engines.engine import (
-    OUTPUT_DTYPES,
-    Engine,
-    EngineInfo,
-    InferenceTiming,
-    closed_error,
-    output_shapes,
-)
+from deploy.engines.cuda_stream import Cuda
+from deploy.engines.engine import OUTPUT_DTYPES, Engine, EngineInfo, InferenceTiming, output_shapes
 from deploy.engines.engine_choice import CompatibleEngine, find_engine
 from export.bundle.bundle import Bundle
-from export.bundle.engine_metadata import BatchProfile
 from export.bundle.manifest import Precision
 from export.tensorrt import tensorrt_api
 from export.tensorrt.tensorrt_api import MessageLog, gpu_of_this_machine
@@ -44,11 +36,12 @@ REPLAYED = "replayed"
 
 @dataclass(slots=True, eq=False)
 class _Slot:
-    """Buffers and events of one batch."""
+    """Buffers and events of one batch. Arrays are in pinned memory."""
 
-    tiles: Buffer
+    tiles: Array
+    tiles_on_gpu: int
+    """Address."""
     outputs: dict[str, Array]
-    """Pinned memory."""
     upload_start: tensorrt_api.CudaEvent
     upload_end: tensorrt_api.CudaEvent
     compute_start: tensorrt_api.CudaEvent
@@ -72,12 +65,7 @@ class TensorRTEngine(Engine):
     """TensorRT 10 or 11, or TensorRT-RTX, on the first GPU."""
 
     def __init__(self, bundle: Bundle, *, precision: Precision = "fp32", graphs: bool = True) -> None:
-        """Load the bundle's engine file of a precision that fits this machine.
-
-        Args:
-            bundle: The bundle.
-            precision: Precision of the engine.
-            graphs: Replay CUDA graphs when the engine can be captured.
+        """Load an engine file that fits this machine; with `graphs`, replay CUDA graphs if it can be captured.
 
         Raises:
             BundleError: An engine file or its metadata is invalid.
@@ -89,7 +77,6 @@ class TensorRTEngine(Engine):
         self._slots: list[_Slot] = []
         self._engine: tensorrt_api.ICudaEngine = None
         self._use_graphs = graphs
-        self._timing: InferenceTiming | None = None
         gpu = gpu_of_this_machine()
         choice = find_engine(bundle, precision=precision, gpu=gpu)
         metadata = choice.metadata
@@ -97,9 +84,8 @@ class TensorRTEngine(Engine):
             bundle.manifest,
             choice.name,
             backend="tensorrt",
-            backend_version=f"{metadata.builder} {metadata.builder_version}",
+            version=f"{metadata.builder} {metadata.builder_version}",
             device=gpu.name,
-            precision=precision,
             max_batch=metadata.batch.max,
         )
         self._input = bundle.manifest.input.name
@@ -109,11 +95,6 @@ class TensorRTEngine(Engine):
         except BaseException:
             self.close()
             raise
-
-    @property
-    def last_timing(self) -> InferenceTiming | None:
-        """Timing of the last inference by CUDA events; None before the first."""
-        return self._timing
 
     @property
     def graphs(self) -> dict[tuple[int, ...], str]:
@@ -153,33 +134,28 @@ class TensorRTEngine(Engine):
         runtime = self._trt.Runtime(trt_log)
         engine: tensorrt_api.ICudaEngine = runtime.deserialize_cuda_engine(path.read_bytes())
         if engine is None:
-            raise EngineError(
-                f"TensorRT cannot load {path} ({log.first_error()})",
-                hint=f"Build it again on this machine: ifkd engine {path.parents[1]}",
-            )
+            hint = f"Build it again on this machine: ifkd engine {path.parents[1]}"
+            raise EngineError(f"TensorRT cannot load {path} ({log.first_error()})", hint=hint)
         # Released in reverse order: contexts before their engine, and the engine before its runtime.
         self._resources.callback(_drop_references, [trt_log, runtime, engine])
         self._check_tensors(engine)
         self._engine = engine
-        cuda = self._cuda = Cuda()
-        self._upload_stream, self._stream = cuda.stream(self._resources), cuda.stream(self._resources)
+        cuda = self._cuda = Cuda(self._resources)
+        self._upload_stream, self._stream = cuda.stream(), cuda.stream()
         batch = self.info.max_batch
         shapes = output_shapes(self.info.candidates, batch)
-        tiles = (batch, 3, *self.info.sizes.largest)
         for _ in range(SLOTS):
-            outputs = {name: cuda.pinned(self._resources, shapes[name], dtype) for name, dtype in OUTPUT_DTYPES.items()}
-            events = [cuda.event(self._resources) for _ in range(5)]
-            self._slots.append(_Slot(cuda.buffer(self._resources, tiles, np.dtype(np.uint8)), outputs, *events))
-        sizes = {self._input: self._slots[0].tiles.host.nbytes}
-        sizes |= {name: array.nbytes for name, array in self._slots[0].outputs.items()}
-        self._tensors = {name: cuda.memory(self._resources, size) for name, size in sizes.items()}
+            tiles = cuda.pinned((batch, 3, *self.info.sizes.largest), np.dtype(np.uint8))
+            outputs = {name: cuda.pinned(shapes[name], dtype) for name, dtype in OUTPUT_DTYPES.items()}
+            self._slots.append(_Slot(tiles, cuda.memory(tiles.nbytes), outputs, *[cuda.event() for _ in range(5)]))
+        self._tensors = {name: cuda.memory(array.nbytes) for name, array in {self._input: tiles, **outputs}.items()}
         self._scratch_bytes = max(256, int(engine.device_memory_size_v2))
-        self._scratch = cuda.memory(self._resources, self._scratch_bytes)
+        self._scratch = cuda.memory(self._scratch_bytes)
 
     def _submit(self, tiles: Array) -> _Slot:
         """Enqueue a batch on the GPU, and return its slot."""
         if not self._slots:
-            raise closed_error()
+            raise self._closed_error()
         free = [slot for slot in self._slots if not slot.batch]
         if not free:
             raise EngineError("The engine is busy with batches that were not fetched", hint="Fetch their outputs.")
@@ -192,20 +168,20 @@ class TensorRTEngine(Engine):
 
     def _enqueue(self, slot: _Slot, tiles: Array) -> None:
         """Enqueue upload, inference and download of a batch."""
-        batch, cuda = len(tiles), self._cuda
-        context = self._context_of(tiles.shape)
-        slot.batch = batch
-        slot.tiles.host_view(tiles.shape)[:] = tiles
+        cuda, context = self._cuda, self._context_of(tiles.shape)
+        slot.batch = len(tiles)
+        pinned = slot.tiles.reshape(-1)[: tiles.size].reshape(tiles.shape)
+        pinned[:] = tiles
         cuda.record(slot.upload_start, self._upload_stream)
-        cuda.upload(slot.tiles, tiles.nbytes, self._upload_stream)
+        cuda.upload(pinned, slot.tiles_on_gpu, self._upload_stream)
         cuda.record(slot.upload_end, self._upload_stream)
         cuda.stream_wait(self._stream, slot.upload_end)
         cuda.record(slot.compute_start, self._stream)
-        cuda.copy_on_device(slot.tiles.device, self._tensors[self._input], tiles.nbytes, self._stream)
+        cuda.copy_on_device(slot.tiles_on_gpu, self._tensors[self._input], tiles.nbytes, self._stream)
         self._execute(context, tiles.shape)
         cuda.record(slot.compute_end, self._stream)
         for name, array in slot.outputs.items():
-            cuda.download(self._tensors[name], array[:batch], self._stream)
+            cuda.download(self._tensors[name], array[: len(tiles)], self._stream)
         cuda.record(slot.download_end, self._stream)
 
     def _cancel_all(self) -> None:
@@ -221,7 +197,7 @@ class TensorRTEngine(Engine):
             raise EngineError("The batch was canceled: another batch failed, or the engine was closed")
         self._cuda.synchronize(slot.download_end)
         elapsed_ms = self._cuda.elapsed_ms
-        self._timing = InferenceTiming(
+        self.last_timing = InferenceTiming(
             upload_ms=elapsed_ms(slot.upload_start, slot.upload_end),
             compute_ms=elapsed_ms(slot.compute_start, slot.compute_end),
             download_ms=elapsed_ms(slot.compute_end, slot.download_end),
@@ -250,7 +226,7 @@ class TensorRTEngine(Engine):
         capturable = getattr(context, "is_stream_capturable", None)
         if capturable is not None and not capturable(self._stream):
             return None, "TensorRT-RTX reports that it cannot be captured"
-        return self._cuda.capture(self._resources, lambda: context.execute_async_v3(self._stream), self._stream)
+        return self._cuda.capture(lambda: context.execute_async_v3(self._stream), self._stream)
 
     def _context_of(self, shape: tuple[int, ...]) -> _ShapeContext:
         """Return the execution context of a tile shape; the first call for a shape creates it."""
@@ -259,13 +235,13 @@ class TensorRTEngine(Engine):
         engine = self._engine
         context = engine.create_execution_context(self._trt.ExecutionContextAllocationStrategy.USER_MANAGED)
         if context is None:
-            raise EngineError(
-                f"The GPU has no memory left for {self.info.file}",
-                hint="Free GPU memory, or build with a smaller workspace.",
-            )
+            hint = "Free GPU memory, or build with a smaller workspace."
+            raise EngineError(f"The GPU has no memory left for {self.info.file}", hint=hint)
         self._resources.callback(_drop_references, [engine, context])
         context.set_device_memory(self._scratch, self._scratch_bytes)
-        number = profile_for(shape[0], self._profiles)
+        # The last profile accepts every batch up to the engine's maximum.
+        fitting = [number for number, one in enumerate(self._profiles) if one.min <= shape[0] <= one.max]
+        number = min(fitting, key=lambda number: self._profiles[number].max)
         accepted = context.set_optimization_profile_async(number, self._stream)
         if not accepted or not context.set_input_shape(self._input, shape):
             raise EngineError(f"{self.info.file} refuses tiles of {list(shape)}", hint="Build the engine again.")
@@ -276,7 +252,7 @@ class TensorRTEngine(Engine):
 
     def _check_tensors(self, engine: tensorrt_api.ICudaEngine) -> None:
         """Refuse an engine whose tensors differ from the manifest: memory is allocated by the manifest's shapes."""
-        sizes = self.info.sizes
+        sizes, file, hint = self.info.sizes, self.info.file, "Build the engine again."
         shapes = output_shapes(self.info.candidates)
         expected = {
             self._input: (np.dtype(np.uint8), (3, *sizes.axes)),
@@ -288,33 +264,15 @@ class TensorRTEngine(Engine):
             for name in names
         }
         if got != expected:
-            raise BundleError(
-                f"{self.info.file} differs from the manifest",
-                got=got,
-                expected=expected,
-                hint="Build the engine again.",
-            )
+            raise BundleError(f"{file} differs from the manifest", got=got, expected=expected, hint=hint)
         input_ranges = [
             [tuple(shape) for shape in engine.get_tensor_profile_shape(self._input, number)[::2]]
             for number in range(engine.num_optimization_profiles)
         ]
-        expected_ranges = [
-            [(profile.min, 3, *sizes.smallest), (profile.max, 3, *sizes.largest)] for profile in self._profiles
-        ]
-        if input_ranges != expected_ranges:
-            raise BundleError(
-                f"{self.info.file} accepts other batches or tiles than its metadata states",
-                got=input_ranges,
-                expected=expected_ranges,
-                hint="Build the engine again.",
-            )
-
-
-def profile_for(batch: int, profiles: tuple[BatchProfile, ...]) -> int:
-    """Return the index of the profile with the smallest maximum that accepts `batch`."""
-    fitting = [number for number, profile in enumerate(profiles) if profile.min <= batch <= profile.max]
-    assert fitting, "the last profile accepts every batch up to the engine's maximum"
-    return min(fitting, key=lambda number: profiles[number].max)
+        metadata_ranges = [[(one.min, 3, *sizes.smallest), (one.max, 3, *sizes.largest)] for one in self._profiles]
+        if input_ranges != metadata_ranges:
+            problem = f"{file} accepts other batches or tiles than its metadata states"
+            raise BundleError(problem, got=input_ranges, expected=metadata_ranges, hint=hint)
 
 
 def _drop_references(objects: list[Any]) -> None:

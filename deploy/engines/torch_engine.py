@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from deploy.engines.engine import Engine, EngineInfo, closed_error
+from deploy.engines.engine import Engine, EngineInfo
 from export.bundle.bundle import Bundle
 from export.bundle.manifest import Precision
 from export.onnx.exportable import ExportableDetector
@@ -26,11 +26,6 @@ class TorchEngine(Engine):
     def __init__(self, bundle: Bundle, *, precision: Precision = "fp32", threads: int | None = None) -> None:
         """Load the bundle's weights.
 
-        Args:
-            bundle: The bundle.
-            precision: Always fp32.
-            threads: CPU threads during inference; by default all cores that the process may use.
-
         Raises:
             BundleError: The bundle has no weights, or their digest differs.
             CheckpointError: The weights do not fit the network in their metadata.
@@ -45,7 +40,6 @@ class TorchEngine(Engine):
         recipe = load(bundle.file(configs[0]), Recipe)
         self._load(
             bundle.file(weights[0]),
-            file=weights[0],
             tile_px=bundle.manifest.input.tile_px,
             per_level=recipe.export.candidates_per_level,
             max_batch=bundle.manifest.input.max_batch,
@@ -53,37 +47,28 @@ class TorchEngine(Engine):
             threads=threads,
         )
         if self.info.candidates != bundle.manifest.outputs.candidates:
-            raise BundleError(
-                f"The outputs of the weights of {bundle.path} differ from the manifest",
-                got=f"{self.info.candidates} candidates",
-                expected=bundle.manifest.outputs.candidates,
-                hint="Export the bundle again.",
-            )
+            problem, got = f"The outputs of the weights of {bundle.path} differ from the manifest", self.info.candidates
+            expected = bundle.manifest.outputs.candidates
+            raise BundleError(problem, got=f"{got} candidates", expected=expected, hint="Export the bundle again.")
 
     @classmethod
     def from_checkpoint(
         cls, path: Path, *, tile_px: tuple[int, int] | None = None, threads: int | None = None
     ) -> "TorchEngine":
-        """Load a checkpoint that is not in a bundle.
-
-        Args:
-            path: The checkpoint.
-            tile_px: (height, width) of a tile; by default the recipe's.
-            threads: CPU threads during inference; by default all cores that the process may use.
+        """Load a checkpoint that is not in a bundle; `tile_px` (height, width) is the recipe's by default.
 
         Raises:
             CheckpointError: The file is missing or damaged.
             ConfigError: The network does not accept tiles of this size.
         """
         engine = cls.__new__(cls)
-        engine._load(path, file=path.name, tile_px=tile_px, threads=threads)  # noqa: SLF001
+        engine._load(path, tile_px=tile_px, threads=threads)  # noqa: SLF001
         return engine
 
     def _load(
         self,
         path: Path,
         *,
-        file: str,
         tile_px: tuple[int, int] | None = None,
         per_level: int | None = None,
         max_batch: int | None = None,
@@ -106,7 +91,7 @@ class TorchEngine(Engine):
             backend_version=str(torch.__version__),
             device=f"CPU, {self._threads} thread{'s' if self._threads > 1 else ''}",
             precision="fp32",
-            file=file,
+            file=path.name,
             sha256=sha256_of(path),
             tile_px=model.tile_px,
             max_batch=max_batch or recipe.export.max_batch,
@@ -117,7 +102,7 @@ class TorchEngine(Engine):
 
     def _run(self, tiles: Array) -> Candidates:
         if self._model is None:
-            raise closed_error()
+            raise self._closed_error()
         # torch shares the array's memory and warns about read-only memory, so the tiles are copied.
         with _torch_threads(self._threads), torch.inference_mode():
             boxes, scores, labels = self._model(torch.from_numpy(np.array(tiles, order="C")))

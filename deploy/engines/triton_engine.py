@@ -5,17 +5,17 @@ the server computes the other.
 """
 
 import re
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from http.client import HTTPException
 from itertools import cycle
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from deploy.engines.engine import OUTPUT_DTYPES, Engine, EngineInfo, closed_error, output_shapes
+from deploy.engines.engine import OUTPUT_DTYPES, Engine, EngineInfo, output_shapes
 from export.bundle.bundle import Bundle
 from export.bundle.manifest import Manifest, Precision
 from export.triton.model_config import SOURCE_KEY, model_name
@@ -50,10 +50,7 @@ class ServerAddress:
 
 
 def parse_server_address(url: str) -> ServerAddress:
-    """Parse the URL of a server, or of a model in the form of the KServe protocol.
-
-    Args:
-        url: `http://host:8000`, `http://host:8000/v2/models/NAME` or `http://host:8000/v2/models/NAME/versions/1`.
+    """Parse the URL of a server, or of a model on it: `http://host:8000/v2/models/NAME/versions/1`, or without version.
 
     Raises:
         UsageError: The URL has none of these forms.
@@ -61,10 +58,8 @@ def parse_server_address(url: str) -> ServerAddress:
     parts = urlsplit(url)
     found = re.fullmatch(r"(?P<base>.*?)(/v2/models/(?P<model>[^/]+)(/versions/(?P<version>\d+))?)?/?", parts.path)
     if parts.scheme not in {"http", "https"} or not parts.netloc or found is None or "/v2" in found["base"]:
-        raise UsageError(
-            f"{url!r} is not the address of a Triton server",
-            expected="http://HOST:PORT, or http://HOST:PORT/v2/models/NAME for one of its models",
-        )
+        expected = "http://HOST:PORT, or http://HOST:PORT/v2/models/NAME for one of its models"
+        raise UsageError(f"{url!r} is not the address of a Triton server", expected=expected)
     return ServerAddress(parts.netloc + found["base"], parts.scheme == "https", found["model"], found["version"] or "")
 
 
@@ -81,12 +76,8 @@ class TritonEngine(Engine):
     ) -> None:
         """Connect to the bundle's model on a server.
 
-        Args:
-            bundle: The bundle that the model must come from.
-            precision: Precision of the model.
-            server: URL of the server. By default its ONNX model of this precision is used, under the name that
-                `ifkd export --triton` gives it; `URL/v2/models/NAME` selects another model, such as a TensorRT model.
-            timeout_s: Timeout of a connection attempt and of a response, seconds.
+        By default, the server's ONNX model of this precision is used, under the name that `ifkd export --triton` gives
+        it; `URL/v2/models/NAME` selects another model of the bundle, such as a TensorRT model.
 
         Raises:
             UsageError: The URL is invalid.
@@ -98,36 +89,22 @@ class TritonEngine(Engine):
         manifest = bundle.manifest
         names = bundle.find("onnx", precision)
         if not names:
-            raise BundleError(
-                f"{bundle.path} has no ONNX file in {precision}", hint="Export the checkpoint with this precision."
-            )
+            hint = "Export the checkpoint with this precision."
+            raise BundleError(f"{bundle.path} has no ONNX file in {precision}", hint=hint)
         self._triton = _tritonclient()
         self._model = address.model or model_name(manifest, "onnx", precision)
         self._version, self._address, self._input = address.version, address, manifest.input.name
         self._connections = [_Connection(self._triton, address, timeout_s) for _ in range(CONNECTIONS)]
         self._next_connection = cycle(self._connections)
         try:
-            metadata = self._connections[0].submit(self._read_metadata).result()
-            self._check_model(metadata, manifest, source=manifest.files[names[0]].sha256)
+            read_info = partial(self._read_info, manifest=manifest, file=names[0])
+            self.info = self._connections[0].submit(read_info).result()
         except BaseException:
             self.close()
             raise
-        self.info = EngineInfo.of_file(
-            manifest,
-            names[0],
-            backend="triton",
-            backend_version=metadata.server_version,
-            device=f"Triton at {address}, model {self._model}, version {metadata.version}",
-            precision=precision,
-            max_batch=min(manifest.input.max_batch, metadata.max_batch),
-        )
 
     def infer_each(self, batches: Iterable[Array]) -> Iterator[Candidates]:
-        """Yield the candidates of each batch, in order; the next batch is sent while the server computes.
-
-        Raises:
-            EngineError: A batch is invalid, or the server failed.
-        """
+        """Yield the candidates of each batch, in order; the next batch is sent while the server computes."""
         pending: deque[Future[Candidates]] = deque()
         for tiles in batches:
             self._check(tiles)
@@ -148,7 +125,7 @@ class TritonEngine(Engine):
 
     def _submit(self, tiles: Array) -> "Future[Candidates]":
         if not self._connections:
-            raise closed_error()
+            raise self._closed_error()
         return next(self._next_connection).submit(lambda client: self._request(client, tiles))
 
     def _request(self, client: Any, tiles: Array) -> Candidates:
@@ -162,34 +139,38 @@ class TritonEngine(Engine):
         for name, dtype in OUTPUT_DTYPES.items():
             value = response.as_numpy(name)
             if value is None or value.dtype != dtype or value.shape != shapes[name]:
+                problem = f"The output {name} of Triton's model {self._model} differs from its metadata"
                 got = "nothing" if value is None else f"{value.dtype} {list(value.shape)}"
-                raise EngineError(
-                    f"The output {name} of Triton's model {self._model} differs from its metadata",
-                    got=got,
-                    expected=f"{dtype} {list(shapes[name])}",
-                )
+                raise EngineError(problem, got=got, expected=f"{dtype} {list(shapes[name])}")
             outputs.append(value.copy())  # the client returns a read-only view of the received bytes
         return Candidates(*outputs)
 
-    def _read_metadata(self, client: Any) -> "_ModelMetadata":
+    def _read_info(self, client: Any, *, manifest: Manifest, file: str) -> EngineInfo:
+        """Return the description of the model after comparing it with the bundle; runs in a connection's thread."""
         try:
             server_version = str(client.get_server_metadata()["version"])
             if not client.is_model_ready(self._model, self._version):
                 raise self._not_ready(client)
             metadata = client.get_model_metadata(self._model, self._version)
             config = client.get_model_config(self._model, self._version)
-            return _ModelMetadata(
-                server_version=server_version,
-                version=self._version or str(metadata["versions"][-1]),
-                tensors={
-                    str(tensor["name"]): (str(tensor["datatype"]), [int(size) for size in tensor["shape"]])
-                    for tensor in [*metadata["inputs"], *metadata["outputs"]]
-                },
-                max_batch=int(config["max_batch_size"]),
-                source=config.get("parameters", {}).get(SOURCE_KEY, {}).get("string_value"),
-            )
+            version = self._version or str(metadata["versions"][-1])
+            tensors = {
+                str(tensor["name"]): (str(tensor["datatype"]), [int(size) for size in tensor["shape"]])
+                for tensor in [*metadata["inputs"], *metadata["outputs"]]
+            }
+            max_batch = int(config["max_batch_size"])
+            source = config.get("parameters", {}).get(SOURCE_KEY, {}).get("string_value")
         except (LookupError, TypeError, AttributeError) as error:
             raise EngineError(f"The server at {self._address} is not a Triton server ({error!r})") from error
+        self._check_model(tensors, source, manifest=manifest, file=file)
+        return EngineInfo.of_file(
+            manifest,
+            file,
+            backend="triton",
+            version=server_version,
+            device=f"Triton at {self._address}, model {self._model}, version {version}",
+            max_batch=min(manifest.input.max_batch, max_batch),
+        )
 
     def _not_ready(self, client: Any) -> EngineError:
         """Return an error with the reason why the model is not ready, as far as the server reports it."""
@@ -202,51 +183,27 @@ class TritonEngine(Engine):
                 got=", ".join(sorted({str(entry["name"]) for entry in index})) or "a server without models",
                 hint="Write it with `ifkd export BUNDLE --triton DIR`, or name another: --server URL/v2/models/NAME.",
             )
-        states = [
-            " ".join(str(entry[key]) for key in ("version", "state", "reason") if entry.get(key)) for entry in versions
-        ]
-        return EngineError(
-            f"Triton at {self._address} cannot run {model}",
-            got="; ".join(states),
-            expected="READY",
-            hint="The server's log has the details.",
-        )
+        keys, hint = ("version", "state", "reason"), "The server's log has the details."
+        states = "; ".join(" ".join(str(entry[key]) for key in keys if entry.get(key)) for entry in versions)
+        problem = f"Triton at {self._address} cannot run {model}"
+        return EngineError(problem, got=states, expected="READY", hint=hint)
 
-    def _check_model(self, metadata: "_ModelMetadata", manifest: Manifest, *, source: str) -> None:
-        """Refuse a model of another bundle, by its tensors and the digest of its ONNX file."""
+    def _check_model(self, tensors: Signature, source: str | None, *, manifest: Manifest, file: str) -> None:
+        """Refuse a model of another bundle, by its tensors and the digest `source` of its ONNX file."""
         shapes = output_shapes(manifest.outputs.candidates, -1)
         expected: Signature = {
             manifest.input.name: ("UINT8", [-1, 3, *manifest.input.sizes.axes]),
             **{name: (kind, list(shapes[name])) for name, kind in KSERVE_TYPES.items()},
         }
         hint = "Write the repository again with `ifkd export BUNDLE --triton DIR`, and let the server load it."
-        if metadata.tensors != expected:
-            raise EngineError(
-                f"Triton's model {self._model} is not the bundle's: its inputs or outputs differ",
-                got=_format_signature(metadata.tensors),
-                expected=_format_signature(expected),
-                hint=hint,
-            )
-        if metadata.source != source:
-            raise EngineError(
-                f"Triton's model {self._model} is not the bundle's: it comes from another ONNX file",
-                got=f"sha256 {metadata.source}" if metadata.source else f"a model without the parameter {SOURCE_KEY}",
-                expected=source,
-                hint=hint,
-            )
-
-
-@dataclass(frozen=True, slots=True)
-class _ModelMetadata:
-    """Metadata of a server and one of its models."""
-
-    server_version: str
-    version: str
-    """Version of the model."""
-    tensors: Signature
-    max_batch: int
-    source: str | None
-    """SHA-256 of the ONNX file that the model was made from."""
+        problem = f"Triton's model {self._model} is not the bundle's"
+        if tensors != expected:
+            found, wanted = _format_signature(tensors), _format_signature(expected)
+            raise EngineError(f"{problem}: its inputs or outputs differ", got=found, expected=wanted, hint=hint)
+        digest = manifest.files[file].sha256
+        if source != digest:
+            got = f"sha256 {source}" if source else f"a model without the parameter {SOURCE_KEY}"
+            raise EngineError(f"{problem}: it comes from another ONNX file", got=got, expected=digest, hint=hint)
 
 
 class _Connection:
@@ -255,7 +212,7 @@ class _Connection:
     def __init__(self, triton: Any, address: ServerAddress, timeout_s: float) -> None:
         self._triton, self._address, self._timeout_s = triton, address, timeout_s
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="triton")
-        self._local = threading.local()
+        self._client: Any = None
 
     def submit(self, request: Callable[[Any], T]) -> "Future[T]":
         """Run a request with the client; the future may raise an `EngineError`."""
@@ -267,24 +224,20 @@ class _Connection:
         self._thread.shutdown()
 
     def _execute(self, request: Callable[[Any], T]) -> T:
+        server = f"Triton at {self._address}"
         try:
-            if not hasattr(self._local, "client"):
-                self._local.client = self._connect()
-            return request(self._local.client)
+            if self._client is None:
+                self._client = self._connect()
+            return request(self._client)
         except TimeoutError as error:
-            raise EngineError(
-                f"Triton at {self._address} did not respond within {self._timeout_s:g} s",
-                hint="Check its log and its load, or use smaller batches.",
-            ) from error
+            hint = "Check its log and its load, or use smaller batches."
+            raise EngineError(f"{server} did not respond within {self._timeout_s:g} s", hint=hint) from error
         except (OSError, HTTPException) as error:
-            raise EngineError(
-                f"Triton at {self._address} cannot be reached ({getattr(error, 'strerror', None) or error})",
-                hint="Start the server, or set its address with --server.",
-            ) from error
+            reason = getattr(error, "strerror", None) or error
+            hint = "Start the server, or set its address with --server."
+            raise EngineError(f"{server} cannot be reached ({reason})", hint=hint) from error
         except (self._triton.InferenceServerException, ValueError) as error:
-            raise EngineError(
-                f"Triton at {self._address} refused the request or sent an invalid response ({error})"
-            ) from error
+            raise EngineError(f"{server} refused the request or sent an invalid response ({error})") from error
 
     def _connect(self) -> Any:
         import gevent.ssl  # noqa: PLC0415
@@ -297,8 +250,8 @@ class _Connection:
     def _disconnect(self) -> None:
         import gevent  # noqa: PLC0415
 
-        if hasattr(self._local, "client"):
-            self._local.client.close()
+        if self._client is not None:
+            self._client.close()
         gevent.get_hub().destroy(destroy_loop=True)
 
 

@@ -96,7 +96,7 @@ def test_a_gpus_provider_uses_memory_of_its_device_and_reports_its_timing(
 
 
 def test_its_tensorrt_takes_types_from_the_file_and_every_batch_up_to_the_largest(whole_bundle: Path) -> None:
-    options = dict(backend.provider_options("tensorrt", open_bundle(whole_bundle).manifest))[TENSORRT]
+    options = dict(backend.provider_options(TENSORRT, open_bundle(whole_bundle).manifest))[TENSORRT]
     assert options["trt_profile_min_shapes"] == "tiles:1x3x64x64"
     assert options["trt_profile_opt_shapes"] == options["trt_profile_max_shapes"] == "tiles:4x3x64x64"
     assert (options["trt_fp16_enable"], options["trt_int8_enable"]) == ("0", "0")
