@@ -23,11 +23,6 @@ class Curve:
     high: tuple[float, ...]
 
     @property
-    def has_line(self) -> bool:
-        """True if there are at least two points."""
-        return len(self.x) > 1
-
-    @property
     def has_positive(self) -> bool:
         """True if any mean is above 0, so that a logarithmic axis can show it."""
         return any(value > 0 for value in self.mean)
@@ -62,11 +57,8 @@ def average_runs(runs: Sequence[Mapping[float, float]]) -> Curve:
 def downsample(curve: Curve) -> Curve:
     """Return a curve of at most MAX_POINTS points, each the mean of neighboring points."""
     size = max(1, -(-len(curve.x) // MAX_POINTS))
-
-    def means(values: tuple[float, ...]) -> tuple[float, ...]:
-        return tuple(statistics.fmean(values[start : start + size]) for start in range(0, len(values), size))
-
-    return Curve(means(curve.x), means(curve.mean), means(curve.low), means(curve.high))
+    columns, starts = (curve.x, curve.mean, curve.low, curve.high), range(0, len(curve.x), size)
+    return Curve(*(tuple(statistics.fmean(values[start : start + size]) for start in starts) for values in columns))
 
 
 def _map_by_epoch(entries: Sequence[dict[str, Any]]) -> dict[float, float]:

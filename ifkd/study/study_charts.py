@@ -22,7 +22,7 @@ def validation_chart(curves: Mapping[str, LearningCurves]) -> Chart:
 
     At least one of the curves, which are by variant, has two validations or more.
     """
-    lines = {label: one.validation for label, one in curves.items() if one.validation.has_line}
+    lines = {label: one.validation for label, one in curves.items() if len(one.validation.x) > 1}
     panels = {label: curve for label, curve in lines.items() if label != PLAIN.label} or lines
     drawing, plain = Drawing(), lines.get(PLAIN.label)
     y_ticks = linear_ticks(0.0, max(max(curve.high) for curve in lines.values()))

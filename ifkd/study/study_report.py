@@ -85,7 +85,7 @@ def write_study(record: StudyRecord, folder: Path, curves: Mapping[str, Learning
         OutputError: The folder is not writable.
     """
     curves = curves or {}
-    has_line = any(one.validation.has_line for one in curves.values())
+    has_line = any(len(one.validation.x) > 1 for one in curves.values())
     losses = {label: one.losses for label, one in curves.items() if any(c.has_positive for c in one.losses.values())}
     table, classes = study_table(record), class_tables(record)
     template = jinja_environment("ifkd.study", need="The page of `ifkd study`").get_template("study.html.j2")

@@ -101,8 +101,7 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
         self._length, self._batch_size, self._seed = length, batch_size, seed
         self._parts, self._rank, self._ranks = accumulation_steps * ranks, rank, ranks
         self.epoch = 0
-        self.start = 0
-        """Batches to skip at the beginning of the epoch, when a run resumes within it."""
+        self.start = 0  # batches to skip at the beginning of the epoch, when a run resumes within it
 
     def __len__(self) -> int:
         """Return the number of batches of an epoch."""
@@ -118,11 +117,8 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
 
 def collate(samples: Sequence[Sample]) -> Batch:
     """Return samples of one tile size as a batch."""
-    return Batch(
-        torch.stack([sample.pixels for sample in samples]),
-        [sample.targets for sample in samples],
-        [sample.image_id for sample in samples],
-    )
+    pixels = torch.stack([sample.pixels for sample in samples])
+    return Batch(pixels, [sample.targets for sample in samples], [sample.image_id for sample in samples])
 
 
 def load_scaled(image: LabeledImage, scale: float, *, imagery: ImageryOptions | None = None) -> tuple[Array, Array]:

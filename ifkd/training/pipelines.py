@@ -14,7 +14,8 @@ from ifkd.core.errors import CheckpointError, OutputError, TrainingError
 from ifkd.core.files import sha256_of
 from ifkd.data.coco import CocoDataset
 from ifkd.data.splits import read_split
-from ifkd.distillation import FrozenModels, TileSampling, make_cache_spec, measure_feature_rms
+from ifkd.distillation import FrozenModels, TileSampling, make_cache_spec
+from ifkd.distillation.frozen_models import measure_feature_rms
 from ifkd.distillation.methods import Method, NetworkPair, build_method
 from ifkd.distillation.methods.fgd import inherit
 from ifkd.models import Detector, FasterRcnn, build_detector, normalize
@@ -129,10 +130,8 @@ def _plan_run(recipe: Recipe, folder: Path, label: str, role: RoleOptions, prove
     if (count := len(train_data)) < (size := training.batch_size):
         raise TrainingError(f"{data.train} has fewer images than one batch", got=count, expected=f"at least {size}")
     if train_data.classes != validation_data.classes:
-        raise TrainingError(
-            f"{data.train} and {data.validation} have different classes",
-            got=f"{list(train_data.classes)} and {list(validation_data.classes)}",
-        )
+        got = f"{list(train_data.classes)} and {list(validation_data.classes)}"
+        raise TrainingError(f"{data.train} and {data.validation} have different classes", got=got)
     meta = CheckpointMeta(
         detector=role.detector,
         classes=train_data.classes,
@@ -192,12 +191,9 @@ def _check_teacher_map(teacher: Detector, run: TrainingRun) -> None:
     min_map = run.recipe.distillation.min_teacher_map
     mean_ap = validate(teacher, run.validation_data, run.recipe).mean_ap
     if mean_ap < min_map:
-        raise TrainingError(
-            "The teacher is too weak for distillation",
-            got=f"validation mAP {mean_ap:.3f}",
-            expected=f"at least {min_map} (distillation.min_teacher_map)",
-            hint="Train the teacher longer, or check that it was trained with the recipe's data and scale.",
-        )
+        got, expected = f"validation mAP {mean_ap:.3f}", f"at least {min_map} (distillation.min_teacher_map)"
+        hint = "Train the teacher longer, or check that it was trained with the recipe's data and scale."
+        raise TrainingError("The teacher is too weak for distillation", got=got, expected=expected, hint=hint)
 
 
 def _remove_run(folder: RunFolder) -> None:

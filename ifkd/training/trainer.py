@@ -180,7 +180,8 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         terms = []
         for index, part in enumerate(parts):
-            torch.manual_seed(self.step_seed(index))
+            key = (self.run.recipe.seed, self.state.iteration, index, rank())
+            torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1))
             accumulates = isinstance(self.parallel_model, DistributedDataParallel) and index < len(parts) - 1
             with self.parallel_model.no_sync() if accumulates else nullcontext():  # type: ignore[operator]
                 terms.append(self.backward(part, loss_scale=1 / len(parts)))
@@ -213,11 +214,6 @@ class Trainer:
             raise not_finite_error("loss", self.run.folder.path, self.state.iteration, [part], [terms])
         self.scaler.scale(loss * loss_scale).backward()  # type: ignore[no-untyped-call]
         return {name: replace(term, value=term.value.detach()) for name, term in terms.items()}
-
-    def step_seed(self, part: int) -> int:
-        """Return the seed of random draws in detector and method for a part of the current step on this rank."""
-        key = (self.run.recipe.seed, self.state.iteration, part, rank())
-        return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
 
     def saved_model(self) -> Detector:
         """Return the detector that is validated and saved: the averaged one if there is one."""

@@ -4,7 +4,7 @@ import statistics
 from pathlib import Path
 
 from ifkd.study.figures import plotting
-from ifkd.study.figures.plotting import FigureData, Row
+from ifkd.study.figures.plotting import FigureData
 from ifkd.study.study_record import TEACHER, EvaluatedRun, StudyRecord, map_spread
 from ifkd.study.variants import PLAIN
 
@@ -15,13 +15,11 @@ IFKD_COLOR, OTHER_COLOR = plotting.OKABE_ITO[4], plotting.OKABE_ITO[0]
 
 def comparison_data(record: StudyRecord) -> FigureData:
     """Return mAP, AP50 and AP75 in points of each finished run: the teacher, then variants by decreasing mean mAP."""
-    rows: list[Row] = [(TEACHER, record.seeds[0], *_points(record.teacher))]
-    rows += [
-        (label, seed, *_points(run))
-        for label in labels_by_map(record)
-        for seed, run in zip(record.seeds, record.students[label], strict=True)
-        if run is not None
-    ]
+    runs: list[tuple[str, int, EvaluatedRun | None]] = [(TEACHER, record.seeds[0], record.teacher)]
+    for label in labels_by_map(record):
+        runs += [(label, seed, run) for seed, run in zip(record.seeds, record.students[label], strict=True)]
+    metrics = [(label, seed, run.metrics) for label, seed, run in runs if run is not None]
+    rows = [(label, seed, 100 * one.mean_ap, 100 * one.ap50, 100 * one.ap75) for label, seed, one in metrics]
     return FigureData(("variant", "seed", "map_points", "ap50_points", "ap75_points"), rows)
 
 
@@ -46,14 +44,9 @@ def draw_comparison(record: StudyRecord, folder: Path) -> list[Path]:
         if plain := map_spread(record.finished(PLAIN.label)):
             plotting.draw_baseline(axes, plain.mean, "plain student", horizontal=False)
         axes.set_yticks(range(len(labels)), labels)
-        axes.set_ylim(len(labels) - 0.5, -0.5)
+        axes.set(ylim=(len(labels) - 0.5, -0.5), xlabel="mAP on the test split, points: each seed, and the mean")
         axes.tick_params(axis="y", length=0)
-        axes.set_xlabel("mAP on the test split, points: each seed, and the mean")
         axes.grid(axis="x", linewidth=0.4, color="0.88")
         axes.set_axisbelow(True)
         figure.legend(loc="outside upper center", ncols=2, handlelength=2.2)
         return plotting.save_figure(figure, comparison_data(record), folder, NAME)
-
-
-def _points(run: EvaluatedRun) -> tuple[float, float, float]:
-    return 100 * run.metrics.mean_ap, 100 * run.metrics.ap50, 100 * run.metrics.ap75

@@ -8,13 +8,14 @@ from ifkd import recipe
 from ifkd.core.detections import Array, Detections
 from ifkd.study.figures import plotting
 from ifkd.study.figures.examples import Example
-from ifkd.study.figures.plotting import FigureData, Row
+from ifkd.study.figures.plotting import GROUND_TRUTH_COLOR, PREDICTED_COLOR, FigureData, Row
 from ifkd.study.figures.trained_runs import TrainedRun
 from ifkd.training.prediction import detect
 
 NAME = "figure6-detections"
 SCORE_THRESHOLD = 0.3
 LABEL_BACKGROUND = {"facecolor": "white", "alpha": 0.72, "edgecolor": "none", "pad": 0.6}
+LABEL_STYLE = {"color": PREDICTED_COLOR, "fontsize": 4.2, "bbox": LABEL_BACKGROUND, "clip_on": True}
 
 
 def detect_examples(
@@ -23,10 +24,8 @@ def detect_examples(
     """Return the detections of a run's detector in each example."""
     postprocess = settings.postprocess.model_copy(update={"score_threshold": score_threshold})
     per_level = settings.export.candidates_per_level
-    return [
-        detect(run.detector, [example.padded], postprocess, per_level=per_level)[0].clipped(example.size)
-        for example in examples
-    ]
+    found = [detect(run.detector, [one.padded], postprocess, per_level=per_level)[0] for one in examples]
+    return [detections.clipped(one.size) for detections, one in zip(found, examples, strict=True)]
 
 
 def draw_detections(
@@ -34,22 +33,16 @@ def draw_detections(
 ) -> list[Path]:
     """Write a row for each example and a column for each detector: detections over ground truth.
 
-    Args:
-        detections: Name of a detector -> its detections in each example.
-        examples: The examples.
-        classes: Names of the labels; a single class is not written on the figure.
-        folder: Output folder.
+    `detections` are by name of the detector and example. The name of a single class is not written on the figure.
     """
-    width, side = plotting.panel_widths(len(detections))
     tallest = max(example.size[0] / example.size[1] for example in examples)
-    height = len(examples) * side * tallest + 0.45
-    with plotting.subplots(width, height, rows=len(examples), columns=len(detections)) as (figure, grid):
+    with plotting.panel_grid(len(examples), len(detections), aspect=tallest, margin=0.45) as (figure, grid):
         for column, (name, found) in enumerate(detections.items()):
             for row, example in enumerate(examples):
                 axes = grid[row, column]
                 plotting.show_image(axes, example.pixels, title=name if row == 0 else "")
-                _draw_boxes(axes, example.boxes, plotting.GROUND_TRUTH_COLOR, line_width=0.8)
-                _draw_boxes(axes, found[row].boxes, plotting.PREDICTED_COLOR, line_width=0.9)
+                _draw_boxes(axes, example.boxes, GROUND_TRUTH_COLOR, line_width=0.8)
+                _draw_boxes(axes, found[row].boxes, PREDICTED_COLOR, line_width=0.9)
                 _draw_labels(axes, found[row], classes, example)
         figure.legend(handles=_legend(), loc="outside lower center", ncols=2, handlelength=1.4)
         return plotting.save_figure(figure, detection_data(detections, examples, classes), folder, NAME)
@@ -64,11 +57,8 @@ def detection_data(
         boxes = zip(example.boxes, example.labels, strict=True)
         rows += [(example.name, "ground truth", classes[label], "", *map(float, box)) for box, label in boxes]
         for name, found in detections.items():
-            one = found[number]
-            rows += [
-                (example.name, name, classes[label], float(score), *map(float, box))
-                for box, score, label in zip(one.boxes, one.scores, one.labels, strict=True)
-            ]
+            for box, score, label in zip(found[number].boxes, found[number].scores, found[number].labels, strict=True):
+                rows.append((example.name, name, classes[label], float(score), *map(float, box)))
     return FigureData(("image", "source", "class", "score", "x1", "y1", "x2", "y2"), rows)
 
 
@@ -83,22 +73,13 @@ def _draw_labels(axes: Any, found: Detections, classes: Sequence[str], example: 
     """Write class and score above each box, or below it near the image's upper edge."""
     for (x1, y1, _, y2), score, label in zip(found.boxes.tolist(), found.scores, found.labels, strict=True):
         above = y1 > 0.05 * example.size[0]
-        axes.text(
-            x1,
-            y1 - 1 if above else y2 + 1,
-            f"{score:.2f}" if len(classes) == 1 else f"{classes[label]} {score:.2f}",
-            color=plotting.PREDICTED_COLOR,
-            fontsize=4.2,
-            verticalalignment="bottom" if above else "top",
-            bbox=LABEL_BACKGROUND,
-            clip_on=True,
-        )
+        y, alignment = (y1 - 1, "bottom") if above else (y2 + 1, "top")
+        text = f"{score:.2f}" if len(classes) == 1 else f"{classes[label]} {score:.2f}"
+        axes.text(x1, y, text, verticalalignment=alignment, **LABEL_STYLE)
 
 
 def _legend() -> list[Any]:
     from matplotlib.lines import Line2D  # noqa: PLC0415 - an optional package
 
-    return [
-        Line2D([], [], color=plotting.PREDICTED_COLOR, linewidth=1.6, label="predicted, with score"),
-        Line2D([], [], color=plotting.GROUND_TRUTH_COLOR, linewidth=1.6, label="ground truth"),
-    ]
+    colors = {"predicted, with score": PREDICTED_COLOR, "ground truth": GROUND_TRUTH_COLOR}
+    return [Line2D([], [], color=color, linewidth=1.6, label=label) for label, color in colors.items()]

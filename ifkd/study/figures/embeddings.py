@@ -1,5 +1,6 @@
 """Figure 4 of the paper: object features in Euclidean space and on the Poincaré disk, colored by class."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,14 +58,12 @@ class ClassDistances:
 
 def select_images(dataset: CocoDataset) -> CocoDataset:
     """Return the first images that together contain enough objects of each class."""
-    counts: dict[int, int] = {}
-    images = []
+    counts, images = Counter[int](), []
     for image in dataset.images:
         labels = image.labels[~image.ignore].tolist()
-        if sum(counts.values()) < MAX_OBJECTS and any(counts.get(label, 0) < MAX_PER_CLASS for label in labels):
+        if counts.total() < MAX_OBJECTS and any(counts[label] < MAX_PER_CLASS for label in labels):
             images.append(image)
-            for label in labels:
-                counts[label] = counts.get(label, 0) + 1
+            counts.update(labels)
     return CocoDataset(dataset.path, dataset.classes, dataset.category_ids, tuple(images))
 
 
@@ -78,26 +77,19 @@ def object_features(
         DataError: An image cannot be read.
     """
     device, index = next(detector.parameters()).device, detector.config.levels.index(level)
-    features, labels, norms, cells = [], list[int](), 0.0, 0
-    counts: dict[int, int] = {}
+    features, labels, norms, cells, counts = [], list[int](), 0.0, 0, Counter[int]()
+    scale = 1 / detector.strides[index]
     for image in track(dataset.images, "objects", total=len(dataset), unit="image"):
         pixels, boxes = load_scaled(image, data.scale, imagery=data.imagery)
         rows = []
         for row in np.flatnonzero(~image.ignore).tolist():
-            label = int(image.labels[row])
-            if counts.get(label, 0) < MAX_PER_CLASS:
-                counts[label] = counts.get(label, 0) + 1
+            if counts[label := int(image.labels[row])] < MAX_PER_CLASS:
+                counts[label] += 1
                 rows.append(row)
         images = as_batch([pad(pixels, padded_size((pixels.shape[0], pixels.shape[1])))]).to(device)
         feature_map = detector(normalize(images)).pyramid[index].float()
-        pooled = roi_align(
-            feature_map,
-            [torch.from_numpy(boxes[rows]).to(device)],
-            ROI_SIZE,
-            spatial_scale=1 / detector.strides[index],
-            sampling_ratio=SAMPLING_RATIO,
-            aligned=True,
-        )
+        rois = [torch.from_numpy(boxes[rows]).to(device)]
+        pooled = roi_align(feature_map, rois, ROI_SIZE, scale, sampling_ratio=SAMPLING_RATIO, aligned=True)
         features.append(pooled.mean(dim=(2, 3)).double().cpu())
         labels += image.labels[rows].tolist()
         norms += float(torch.linalg.vector_norm(feature_map, dim=1).sum())
@@ -135,8 +127,7 @@ def principal_components(points: Tensor) -> Array:
     components = np.zeros((2, centered.shape[1]))
     components[: len(directions[:2])] = directions[:2]
     signs = np.sign(components[np.arange(2), np.abs(components).argmax(1)])
-    projected: Array = centered @ (components * np.where(signs == 0, 1, signs)[:, None]).T
-    return projected
+    return centered @ (components * np.where(signs == 0, 1, signs)[:, None]).T
 
 
 def embed_on_disk(distances: Tensor, start: Array) -> Array:
@@ -159,8 +150,7 @@ def embed_on_disk(distances: Tensor, start: Array) -> Array:
         return stress
 
     optimizer.step(closure)  # type: ignore[no-untyped-call]
-    points: Array = expmap0(tangents.detach(), curvature=1.0).numpy()
-    return points
+    return expmap0(tangents.detach(), curvature=1.0).numpy()
 
 
 def disk_distances(tangents: Tensor) -> Tensor:
@@ -175,16 +165,10 @@ def draw_embeddings(
 ) -> list[Path]:
     """Write a column for each network: principal components of its objects, and the objects on the Poincaré disk.
 
-    Args:
-        networks: Name of a network -> its features of the same objects.
-        classes: Names of the labels.
-        config: HSM's settings.
-        folder: Output folder.
+    `networks` are features of the same objects, by name of the network.
     """
-    points: list[Row] = []
-    means: list[Row] = []
-    width, side = plotting.panel_widths(len(networks))
-    with plotting.subplots(width, 2 * side + 1.2, rows=2, columns=len(networks)) as (figure, grid):
+    points, means = list[Row](), list[Row]()
+    with plotting.panel_grid(2, len(networks), aspect=1, margin=1.2) as (figure, grid):
         for column, (name, objects) in enumerate(networks.items()):
             ball = objects.in_ball(config)
             euclidean = euclidean_distances(objects.features)
@@ -231,9 +215,7 @@ def _draw_disk(axes: Any) -> None:
 
     axes.set_axis_off()
     axes.add_patch(Circle((0, 0), 1, fill=False, edgecolor="0.4", linewidth=0.8))
-    axes.set_aspect("equal", adjustable="box")
-    axes.set_xlim(-1.03, 1.03)
-    axes.set_ylim(-1.03, 1.03)
+    axes.set(adjustable="box", xlim=(-1.03, 1.03), ylim=(-1.03, 1.03))
 
 
 def _style(label: int) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 
@@ -49,11 +48,8 @@ def select_examples(
 ) -> list[Example]:
     """Return examples of the named images, or of `count` images that together show many classes.
 
-    Args:
-        dataset: The split.
-        data: Scale, contrast and tile size; an image larger than a tile is cropped to the window with most objects.
-        names: Image ids, or file names with or without extension.
-        count: Number of images to choose when none are named.
+    `names` are image ids, or file names with or without extension. An image larger than a tile is cropped to the
+    window with most objects.
 
     Raises:
         UsageError: An image does not exist.
@@ -79,18 +75,17 @@ def _diverse_images(images: Sequence[LabeledImage], count: int) -> list[LabeledI
     """Return up to `count` images, each with as many classes as possible that no earlier one shows."""
     candidates, selected = [image for image in images if _object_count(image)], list[LabeledImage]()
     shown: set[int] = set()
+
+    def rank(image: LabeledImage) -> tuple[int, int]:
+        return -len(_classes(image) - shown), abs(_object_count(image) - PREFERRED_OBJECTS)
+
     while candidates and len(selected) < count:
-        best = min(candidates, key=partial(_rank, shown=frozenset(shown)))
+        best = min(candidates, key=rank)
         selected.append(best)
         candidates.remove(best)
         shown |= _classes(best)
         candidates = [image for image in candidates if image.scene != best.scene] or candidates
     return selected
-
-
-def _rank(image: LabeledImage, *, shown: frozenset[int]) -> tuple[int, int]:
-    """Return the sort key of a candidate: most new classes first, then the preferred number of objects."""
-    return -len(_classes(image) - shown), abs(_object_count(image) - PREFERRED_OBJECTS)
 
 
 def _object_count(image: LabeledImage) -> int:

@@ -62,20 +62,16 @@ def draw_filters(responses: Mapping[str, FrequencyResponse], folder: Path) -> li
     """Write each level's filter as a map of frequencies, mean over channels, and all filters by radial frequency."""
     means = {level: one.factors.mean(0) for level, one in responses.items()}
     limit = max(MIN_COLOR_RANGE, *(float(np.abs(mean - 1).max()) for mean in means.values()))
-    widths = [*[0.55] * len(responses), 1.5]
-    with plotting.subplots(plotting.PAGE_INCHES, 1.9, columns=len(responses) + 1, width_ratios=widths) as (
-        figure,
-        grid,
-    ):
+    columns = {"columns": len(responses) + 1, "width_ratios": [*[0.55] * len(responses), 1.5]}
+    with plotting.subplots(plotting.PAGE_INCHES, 1.9, **columns) as (figure, grid):
         images = []
         for axes, (level, mean) in zip(grid[0], means.items(), strict=False):
             half = 0.5 / responses[level].side
             extent = (-half, 0.5 + half, 0.5 - half, -0.5 - half)
             limits = {"vmin": 1 - limit, "vmax": 1 + limit}
             images.append(axes.imshow(mean, cmap=plotting.DIVERGING_CMAP, extent=extent, aspect="auto", **limits))
-            axes.set_title(level.upper())
-            axes.set_xticks([0, 0.5])
-            axes.set_yticks([-0.5, -0.25, 0, 0.25] if axes is grid[0, 0] else [])
+            y_ticks = [-0.5, -0.25, 0, 0.25] if axes is grid[0, 0] else []
+            axes.set(title=level.upper(), xticks=[0, 0.5], yticks=y_ticks)
         grid[0, 0].set_ylabel("vertical frequency")
         grid[0, len(responses) // 2].set_xlabel("horizontal frequency, cycles per cell")
         figure.colorbar(images[0], ax=list(grid[0, : len(responses)]), shrink=0.8, pad=0.02)
@@ -84,22 +80,15 @@ def draw_filters(responses: Mapping[str, FrequencyResponse], folder: Path) -> li
             style = {"color": plotting.OKABE_ITO[number], "marker": plotting.MARKERS[number], "markersize": 2.5}
             profile.plot(*one.radial_profile(), label=level.upper(), **style)
         profile.axhline(1, color="0.6", linewidth=0.6, zorder=0)
-        profile.set_xlabel("radial frequency, cycles per cell")
-        profile.set_ylabel("factor, mean over channels")
+        profile.set(xlabel="radial frequency, cycles per cell", ylabel="factor, mean over channels")
         profile.legend(ncols=2, handlelength=1.4, columnspacing=0.8)
         return plotting.save_figure(figure, _filter_data(responses), folder, NAME)
 
 
 def _filter_data(responses: Mapping[str, FrequencyResponse]) -> FigureData:
-    rows: list[Row] = [
-        (
-            level,
-            float(one.vertical[row]),
-            float(one.horizontal[column]),
-            float(mean),
-            float(one.factors[:, row, column].std()),
-        )
-        for level, one in responses.items()
-        for (row, column), mean in np.ndenumerate(one.factors.mean(0))
-    ]
+    rows: list[Row] = []
+    for level, one in responses.items():
+        for (row, column), mean in np.ndenumerate(one.factors.mean(0)):
+            values = one.vertical[row], one.horizontal[column], mean, one.factors[:, row, column].std()
+            rows.append((level, *map(float, values)))
     return FigureData(("level", "vertical_frequency", "horizontal_frequency", "mean", "std_over_channels"), rows)

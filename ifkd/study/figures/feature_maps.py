@@ -32,82 +32,56 @@ class Panel:
     """Values at the ends of the color map; by default each map's minimum and maximum."""
 
 
-def draw_disturbance(
-    maps: ExampleIntermediates, examples: Sequence[Example], level: recipe.Level, folder: Path
-) -> list[Path]:
-    """Write Figure 3: activations of the teacher at a level without and with EDE, and of EDE alone."""
+def map_panels(maps: ExampleIntermediates, level: recipe.Level) -> dict[str, list[Panel]]:
+    """Return the panels of each figure of a level; `DISTURBANCE` only where EDE is on."""
     found = maps.at_level(level)
-    panels = [
-        Panel("teacher", "teacher", [activation(one.teacher) for one in found]),
-        Panel("disturbed", "teacher + EDE", [activation(one.disturbed) for one in found]),
-        Panel("disturbance", f"EDE ({maps.encoder})", [activation(one.disturbance) for one in found]),
-    ]
-    return draw_maps(examples, panels, folder, f"{DISTURBANCE}-{level}", level)
+    teacher = [activation(one.teacher) for one in found]
+    low_masked = [activation(one.low * one.richness) for one in found]
+    frs, hsm = [_single_channel(one.richness) for one in found], [_single_channel(one.similarity) for one in found]
+    figures = {
+        FREQUENCIES: [
+            Panel("features", "features", teacher),
+            Panel("low", "low frequencies", [activation(one.low) for one in found]),
+            Panel("low_masked", r"low, times $M_\mathrm{FRS}$", low_masked),
+            Panel("high", "high frequencies", [activation(one.teacher - one.low) for one in found]),
+        ],
+        MASKS: [
+            Panel("m_frs", r"$M_\mathrm{FRS}$: teacher's confidence", frs, (0.0, 1.0)),
+            Panel("m_hsm", r"$M_\mathrm{HSM}$: teacher-student distance", hsm),
+        ],
+    }
+    ede = [activation(one.disturbance) for one in found if one.disturbance is not None]
+    disturbed = Panel("disturbed", "teacher + EDE", [activation(one.disturbed) for one in found])
+    panels = [Panel("teacher", "teacher", teacher), disturbed, Panel("disturbance", f"EDE ({maps.encoder})", ede)]
+    return {**figures, DISTURBANCE: panels} if ede else figures
 
 
-def draw_masks(
-    maps: ExampleIntermediates, examples: Sequence[Example], level: recipe.Level, folder: Path
-) -> list[Path]:
-    """Write the masks of a level: M_FRS and M_HSM."""
-    found = maps.at_level(level)
-    frs = [single_channel(one.richness) for one in found]
-    hsm = [single_channel(one.similarity) for one in found]
-    panels = [
-        Panel("m_frs", r"$M_\mathrm{FRS}$: teacher's confidence", frs, (0.0, 1.0)),
-        Panel("m_hsm", r"$M_\mathrm{HSM}$: teacher-student distance", hsm),
-    ]
-    return draw_maps(examples, panels, folder, f"{MASKS}-{level}", level)
-
-
-def draw_frequencies(
-    maps: ExampleIntermediates, examples: Sequence[Example], level: recipe.Level, folder: Path
-) -> list[Path]:
-    """Write the low and high frequencies into which FDR splits the teacher's features at a level."""
-    found = maps.at_level(level)
-    panels = [
-        Panel("features", "features", [activation(one.teacher) for one in found]),
-        Panel("low", "low frequencies", [activation(one.low) for one in found]),
-        Panel("low_masked", r"low, times $M_\mathrm{FRS}$", [activation(one.low * one.richness) for one in found]),
-        Panel("high", "high frequencies", [activation(one.teacher - one.low) for one in found]),
-    ]
-    return draw_maps(examples, panels, folder, f"{FREQUENCIES}-{level}", level)
-
-
-def activation(features: Tensor | None) -> Array:
+def activation(features: Tensor) -> Array:
     """Return the mean over channels of the absolute features of a batch of one, [height, width]."""
-    assert features is not None
-    return single_channel(features.abs().mean(dim=1, keepdim=True))
+    return _single_channel(features.abs().mean(dim=1, keepdim=True))
 
 
-def single_channel(mask: Tensor) -> Array:
-    """Return a map of shape [1, 1, height, width] as [height, width]."""
-    values: Array = mask[0, 0].float().cpu().numpy()
-    return values
+def _single_channel(mask: Tensor) -> Array:
+    return mask[0, 0].float().cpu().numpy()
 
 
 def draw_maps(
     examples: Sequence[Example], panels: Sequence[Panel], folder: Path, name: str, level: recipe.Level
 ) -> list[Path]:
     """Write a row for each example: the image, and the image under each panel's map."""
-    columns = 1 + len(panels)
-    width, side = plotting.panel_widths(columns)
     tallest = max(example.size[0] / example.size[1] for example in examples)
-    with plotting.subplots(width, len(examples) * side * tallest + 0.3, rows=len(examples), columns=columns) as (
-        figure,
-        grid,
-    ):
+    with plotting.panel_grid(len(examples), 1 + len(panels), aspect=tallest, margin=0.3) as (figure, grid):
         for row, example in enumerate(examples):
             plotting.show_image(grid[row, 0], example.pixels, title="image" if row == 0 else "")
-            for column, panel in enumerate(panels, start=1):
+            gray = example.pixels.mean(axis=2)
+            for axes, panel in zip(grid[row, 1:], panels, strict=True):
                 title = panel.title if row == 0 else ""
-                plotting.show_image(
-                    grid[row, column], example.pixels.mean(axis=2), title=title, cmap="gray", vmin=0, vmax=255
-                )
-                overlay_map(grid[row, column], example.size, panel.maps[row], level, panel.limits)
-        return plotting.save_figure(figure, map_data(examples, panels), folder, name)
+                plotting.show_image(axes, gray, title=title, cmap="gray", vmin=0, vmax=255)
+                _overlay_map(axes, example.size, panel.maps[row], level, panel.limits)
+        return plotting.save_figure(figure, map_data(examples, panels), folder, f"{name}-{level}")
 
 
-def overlay_map(
+def _overlay_map(
     axes: Any, size: tuple[int, int], values: Array, level: recipe.Level, limits: tuple[float, float] | None
 ) -> None:
     """Draw a level's map over an image of (height, width), each cell over its pixels; the padding is cut off."""
@@ -118,8 +92,7 @@ def overlay_map(
     extent = (0, values.shape[1] * stride, values.shape[0] * stride, 0)
     color_limits = {"vmin": low, "vmax": max(high, low + 1e-12)}
     axes.imshow(values, cmap=plotting.SEQUENTIAL_CMAP, alpha=MAP_OPACITY, extent=extent, **color_limits)
-    axes.set_xlim(0, width)
-    axes.set_ylim(height, 0)
+    axes.set(xlim=(0, width), ylim=(height, 0))
 
 
 def map_data(examples: Sequence[Example], panels: Sequence[Panel]) -> FigureData:

@@ -8,7 +8,7 @@ import csv
 import importlib.util
 import io
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-FORMATS = ("png", "svg", "pdf")
-DPI = 300
 COLUMN_INCHES, PAGE_INCHES = 3.4, 7.0
 """Widths of one column and of both columns in a two-column paper."""
 OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442", "#000000")
@@ -34,27 +32,12 @@ SEQUENTIAL_CMAP = "cividis"
 DIVERGING_CMAP = "PuOr"
 """For values around a center."""
 STYLE: dict[Any, Any] = {
-    "font.family": "DejaVu Sans",
-    "font.size": 7.5,
-    "axes.titlesize": 8,
-    "axes.labelsize": 7.5,
-    "axes.linewidth": 0.6,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "xtick.labelsize": 7,
-    "ytick.labelsize": 7,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-    "legend.fontsize": 7,
-    "legend.frameon": False,
-    "lines.linewidth": 1.4,
-    "figure.dpi": DPI,
-    "savefig.dpi": DPI,
-    "pdf.fonttype": 42,
-    "svg.hashsalt": "ifkd",
-    "image.interpolation": "nearest",
-    "image.composite_image": False,
-}
+    "font.family": "DejaVu Sans", "font.size": 7.5, "axes.titlesize": 8, "axes.labelsize": 7.5, "axes.linewidth": 0.6,
+    "axes.spines.top": False, "axes.spines.right": False, "xtick.labelsize": 7, "ytick.labelsize": 7,
+    "xtick.major.width": 0.6, "ytick.major.width": 0.6, "legend.fontsize": 7, "legend.frameon": False,
+    "lines.linewidth": 1.4, "figure.dpi": 300, "savefig.dpi": 300, "pdf.fonttype": 42, "svg.hashsalt": "ifkd",
+    "image.interpolation": "nearest", "image.composite_image": False,
+}  # fmt: skip
 REPRODUCIBLE_METADATA: dict[str, dict[str, Any]] = {
     "png": {"Software": None},
     "svg": {"Date": None, "Creator": None},
@@ -81,11 +64,7 @@ class FigureData:
         return stream.getvalue()
 
     def write(self, path: Path) -> Path:
-        """Write the CSV file, and return its path.
-
-        Raises:
-            OutputError: The file cannot be written.
-        """
+        """Write the CSV file, and return its path."""
         write_text(path, self.csv())
         return path
 
@@ -104,12 +83,7 @@ def require_matplotlib() -> None:
 def subplots(
     width: float, height: float, *, rows: int = 1, columns: int = 1, **options: Any
 ) -> Iterator[tuple["Figure", Any]]:
-    """Yield a styled figure, its size in inches, and its axes as an array [rows, columns].
-
-    Raises:
-        MissingExtraError: Matplotlib is not installed.
-    """
-    require_matplotlib()
+    """Yield a styled figure of a size in inches, and its axes as an array [rows, columns]."""
     from matplotlib import rc_context  # noqa: PLC0415 - an optional package
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415
     from matplotlib.figure import Figure  # noqa: PLC0415
@@ -120,10 +94,13 @@ def subplots(
         yield figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
-def panel_widths(columns: int) -> tuple[float, float]:
-    """Return the width of a figure of square panels and of one panel in inches; few panels do not fill the page."""
+def panel_grid(
+    rows: int, columns: int, *, aspect: float, margin: float
+) -> AbstractContextManager[tuple["Figure", Any]]:
+    """Return subplots of panels of height / width `aspect`, and `margin` inches below; few do not fill the page."""
     side = PAGE_INCHES / max(columns, 3)
-    return max(columns * side, COLUMN_INCHES), side
+    width = max(columns * side, COLUMN_INCHES)
+    return subplots(width, rows * side * aspect + margin, rows=rows, columns=columns)
 
 
 def show_image(axes: "Axes", pixels: Array, *, title: str = "", **options: Any) -> None:
@@ -136,9 +113,9 @@ def show_image(axes: "Axes", pixels: Array, *, title: str = "", **options: Any) 
 
 def draw_baseline(axes: "Axes", value: float, label: str, *, horizontal: bool) -> None:
     """Draw the mAP of the teacher (dashed black) or of the plain student (dotted orange) as a line."""
-    style: dict[str, Any] = {"color": OKABE_ITO[1], "linestyle": (0, (1, 1.2)), "linewidth": 1.4}
-    if label == "teacher":
-        style = {"color": OKABE_ITO[7], "linestyle": (0, (5, 2)), "linewidth": 1}
+    black: dict[str, Any] = {"color": OKABE_ITO[7], "linestyle": (0, (5, 2)), "linewidth": 1}
+    orange: dict[str, Any] = {"color": OKABE_ITO[1], "linestyle": (0, (1, 1.2)), "linewidth": 1.4}
+    style = black if label == "teacher" else orange
     (axes.axhline if horizontal else axes.axvline)(value, label=label, **style)
 
 
@@ -148,8 +125,8 @@ def save_figure(figure: "Figure", data: FigureData, folder: Path, name: str) -> 
     Raises:
         OutputError: The folder is not writable.
     """
-    paths = [folder / f"{name}.{file_format}" for file_format in FORMATS]
-    for path, file_format in zip(paths, FORMATS, strict=True):
+    paths = {file_format: folder / f"{name}.{file_format}" for file_format in REPRODUCIBLE_METADATA}
+    for file_format, path in paths.items():
         with atomic_path(path) as temporary:
             figure.savefig(temporary, format=file_format, metadata=REPRODUCIBLE_METADATA[file_format])
-    return [*paths, data.write(folder / f"{name}.csv")]
+    return [*paths.values(), data.write(folder / f"{name}.csv")]

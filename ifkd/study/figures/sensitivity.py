@@ -30,25 +30,16 @@ def draw_sensitivity(record: StudyRecord, folder: Path) -> list[Path]:
     spreads = {value: spread for value, spread in sorted(found.items()) if spread is not None}
     with plotting.subplots(plotting.COLUMN_INCHES, 2.5) as (figure, grid):
         axes = grid[0, 0]
-        axes.errorbar(
-            list(spreads),
-            [spread.mean for spread in spreads.values()],
-            yerr=[spread.std or 0.0 for spread in spreads.values()],
-            color=plotting.OKABE_ITO[0],
-            marker="o",
-            markersize=4,
-            capsize=2.5,
-            elinewidth=1,
-            label="IFKD",
-        )
+        means, errors = [one.mean for one in spreads.values()], [one.std or 0.0 for one in spreads.values()]
+        style = {"color": plotting.OKABE_ITO[0], "marker": "o", "markersize": 4, "capsize": 2.5, "elinewidth": 1}
+        axes.errorbar(list(spreads), means, yerr=errors, label="IFKD", **style)
         plotting.draw_baseline(axes, 100 * record.teacher.metrics.mean_ap, "teacher", horizontal=True)
         if plain := map_spread(record.finished(PLAIN.label)):
             plotting.draw_baseline(axes, plain.mean, "plain student", horizontal=True)
             if plain.std:
                 low, high = plain.mean - plain.std, plain.mean + plain.std
                 axes.axhspan(low, high, color=plotting.OKABE_ITO[1], alpha=0.16, linewidth=0)
-        axes.set_xlabel(SYMBOLS[str(record.parameter)])
-        axes.set_ylabel("mAP, points")
+        axes.set(xlabel=SYMBOLS[str(record.parameter)], ylabel="mAP, points")
         axes.grid(axis="y", linewidth=0.4, color="0.88")
         axes.set_axisbelow(True)
         figure.legend(loc="outside upper center", ncols=3, handlelength=2.2)

@@ -1,6 +1,7 @@
 """Find the finished runs in a study's folder that figures compare: the teacher, and the students of one seed."""
 
 import re
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -92,15 +93,12 @@ def find_runs(
     """
     finished = {path.parent.name: RunFolder(path.parent) for path in sorted(study_folder.glob(f"*/{RESULT}"))}
     if TEACHER not in finished:
-        raise UsageError(
-            f"{study_folder} contains no study with a finished teacher",
-            expected="a folder of `ifkd study compare`, `ablate` or `sweep`",
-        )
-    by_seed: dict[int, dict[str, TrainedRun]] = {}
+        expected = "a folder of `ifkd study compare`, `ablate` or `sweep`"
+        raise UsageError(f"{study_folder} contains no study with a finished teacher", expected=expected)
+    by_seed: dict[int, dict[str, TrainedRun]] = defaultdict(dict)
     for name, folder in finished.items():
         if parts := RUN_NAME.fullmatch(name):
-            run = TrainedRun(parts["label"], folder, data_root)
-            by_seed.setdefault(int(parts["seed"]), {})[run.label] = run
+            by_seed[int(parts["seed"])][parts["label"]] = TrainedRun(parts["label"], folder, data_root)
     labels = {known for students in by_seed.values() for known in students}
     if label is not None and label not in labels:
         raise UsageError(f"{study_folder} has no finished run of {label!r}", hint=_hint(label, labels))

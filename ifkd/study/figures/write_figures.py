@@ -1,6 +1,6 @@
 """Draw all figures of a study, and record in figures.json which figures are skipped and why."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -76,74 +76,65 @@ def write_figures(study_folder: Path, folder: Path, options: FigureOptions) -> F
     examples = select_examples(dataset, settings.data, names=options.images, count=options.count)
     if not examples:
         raise UsageError(f"{dataset.path} has no image with an object, which figures need")
-    writer = _FigureWriter(folder)
-    _draw_results(writer, study_folder)
-    _draw_detections(writer, runs, examples, dataset.classes, options.score_threshold)
-    _draw_embeddings(writer, runs, dataset, level)
-    _draw_intermediates(writer, runs, examples, level)
+    drawn = _Drawn(folder, {}, {})
+    _draw_results(drawn, study_folder)
+    _draw_detections(drawn, runs, examples, dataset.classes, options.score_threshold)
+    _draw_embeddings(drawn, runs, dataset, level)
+    _draw_intermediates(drawn, runs, examples, level)
     used = [run for run in (runs.teacher, runs.plain, runs.at, runs.ifkd) if run is not None]
     record = FiguresRecord(
         seed=runs.seed,
         level=level,
         images=tuple(example.name for example in examples),
         checkpoints={run.label: sha256_of(run.folder.best) for run in used},
-        figures=writer.files,
-        skipped=writer.skipped,
+        figures={name: tuple(path.name for path in paths) for name, paths in drawn.files.items()},
+        skipped=drawn.skipped,
     )
     write_json(folder / INDEX, record.model_dump(mode="json"))
     return record
 
 
-class _FigureWriter:
-    """Write figures into a folder, and collect their files and the reasons for skipped ones."""
+@dataclass(frozen=True, slots=True)
+class _Drawn:
+    """The files of each figure in a folder, and the reason for each skipped figure."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.files: dict[str, tuple[str, ...]] = {}
-        self.skipped: dict[str, str] = {}
-
-    def write(self, name: str, draw: Callable[[Path], list[Path]]) -> None:
-        self.files[name] = tuple(path.name for path in draw(self.folder))
+    folder: Path
+    files: dict[str, list[Path]]
+    skipped: dict[str, str]
 
 
-def _draw_results(writer: _FigureWriter, study_folder: Path) -> None:
+def _draw_results(drawn: _Drawn, study_folder: Path) -> None:
     """Draw the results in study.json: Figure 5 for a sweep, a comparison of variants for other studies."""
     path = study_folder / RECORD
     record = read_study_record(path) if path.is_file() else None
     if record is None or not any(record.finished(label) for label in record.students):
-        writer.skipped[comparison.NAME] = "the folder has no results; write them with `ifkd study … --report-only`"
+        drawn.skipped[comparison.NAME] = "the folder has no results; write them with `ifkd study … --report-only`"
     elif not record.parameter_values:
-        writer.write(comparison.NAME, lambda folder: comparison.draw_comparison(record, folder))
+        drawn.files[comparison.NAME] = comparison.draw_comparison(record, drawn.folder)
     if record is None or not any(record.finished(label) for label in record.parameter_values):
-        writer.skipped[sensitivity.NAME] = "the folder has no results of `ifkd study sweep`"
+        drawn.skipped[sensitivity.NAME] = "the folder has no results of `ifkd study sweep`"
     else:
         name = f"{sensitivity.NAME}-{record.parameter}"
-        writer.write(name, lambda folder: sensitivity.draw_sensitivity(record, folder))
+        drawn.files[name] = sensitivity.draw_sensitivity(record, drawn.folder)
 
 
 def _draw_detections(
-    writer: _FigureWriter,
-    runs: TrainedRuns,
-    examples: Sequence[Example],
-    classes: Sequence[str],
-    score_threshold: float,
+    drawn: _Drawn, runs: TrainedRuns, examples: Sequence[Example], classes: Sequence[str], min_score: float
 ) -> None:
-    found = {}
+    found, settings = {}, runs.teacher.recipe
     for name, run in {"teacher": runs.teacher, "student": runs.plain, "AT": runs.at, "IFKD": runs.ifkd}.items():
         if run is None:
-            writer.skipped[f"{detections.NAME}: {name}"] = f"the study has no finished run with seed {runs.seed}"
+            drawn.skipped[f"{detections.NAME}: {name}"] = f"the study has no finished run with seed {runs.seed}"
         else:
-            found[name] = detections.detect_examples(
-                run, examples, runs.teacher.recipe, score_threshold=score_threshold
-            )
-    writer.write(detections.NAME, lambda folder: detections.draw_detections(found, examples, classes, folder))
+            found[name] = detections.detect_examples(run, examples, settings, score_threshold=min_score)
+    drawn.files[detections.NAME] = detections.draw_detections(found, examples, classes, drawn.folder)
 
 
-def _draw_embeddings(writer: _FigureWriter, runs: TrainedRuns, dataset: CocoDataset, level: recipe.Level) -> None:
+def _draw_embeddings(drawn: _Drawn, runs: TrainedRuns, dataset: CocoDataset, level: recipe.Level) -> None:
     """Draw Figure 4 where HSM maps features into the ball."""
     hsm = _hsm_options(runs.ifkd or runs.teacher)
     if hsm.map == "raw":
-        writer.skipped[embeddings.NAME] = "HSM uses raw features in this run, which are not in the Poincaré ball"
+        drawn.skipped[embeddings.NAME] = "HSM uses raw features in this run, which are not in the Poincaré ball"
         return
     images, data = embeddings.select_images(dataset), runs.teacher.recipe.data
     networks = {
@@ -152,37 +143,31 @@ def _draw_embeddings(writer: _FigureWriter, runs: TrainedRuns, dataset: CocoData
         if run is not None
     }
     if len(networks["teacher"].labels) < 2:
-        writer.skipped[embeddings.NAME] = "the split has fewer than two objects"
+        drawn.skipped[embeddings.NAME] = "the split has fewer than two objects"
         return
-    writer.write(embeddings.NAME, lambda folder: embeddings.draw_embeddings(networks, dataset.classes, hsm, folder))
+    drawn.files[embeddings.NAME] = embeddings.draw_embeddings(networks, dataset.classes, hsm, drawn.folder)
 
 
-def _draw_intermediates(
-    writer: _FigureWriter, runs: TrainedRuns, examples: Sequence[Example], level: recipe.Level
-) -> None:
+def _draw_intermediates(drawn: _Drawn, runs: TrainedRuns, examples: Sequence[Example], level: recipe.Level) -> None:
     """Draw the figures that need IFKD's own layers: EDE, FDR and its filters, the masks."""
-    reason = None
-    if runs.ifkd is None:
+    if runs.ifkd is None or not runs.ifkd.is_ifkd:
         reason = f"the study has no finished run of IFKD with seed {runs.seed}"
-    elif not runs.ifkd.is_ifkd:
-        reason = f"the method of {runs.ifkd.label} is not IFKD"
-    if runs.ifkd is None or reason is not None:
+        if runs.ifkd is not None:
+            reason = f"the method of {runs.ifkd.label} is not IFKD"
         names = (feature_maps.DISTURBANCE, feature_maps.FREQUENCIES, feature_maps.MASKS, fdr_filters.NAME)
-        writer.skipped |= dict.fromkeys(names, str(reason))
+        drawn.skipped.update(dict.fromkeys(names, reason))
         return
     maps = example_intermediates(runs.teacher, runs.ifkd, examples)
-    drawers = {feature_maps.FREQUENCIES: feature_maps.draw_frequencies, feature_maps.MASKS: feature_maps.draw_masks}
-    if maps.no_ede is not None or maps.at_level(level)[0].disturbance is None:
-        writer.skipped[feature_maps.DISTURBANCE] = maps.no_ede or f"EDE is off at {level} in the run"
-    else:
-        drawers[feature_maps.DISTURBANCE] = feature_maps.draw_disturbance
-    for name, draw in drawers.items():
-        writer.write(name, lambda folder, draw=draw: draw(maps, examples, level, folder))  # type: ignore[misc]
+    figures = feature_maps.map_panels(maps, level)
+    if feature_maps.DISTURBANCE not in figures:
+        drawn.skipped[feature_maps.DISTURBANCE] = maps.no_ede or f"EDE is off at {level} in the run"
+    for name, panels in figures.items():
+        drawn.files[name] = feature_maps.draw_maps(examples, panels, drawn.folder, name, level)
     if not maps.method.filters:
-        writer.skipped[fdr_filters.NAME] = "FDR, or its filter, is off in the run"
+        drawn.skipped[fdr_filters.NAME] = "FDR, or its filter, is off in the run"
     else:
         responses = fdr_filters.frequency_responses(maps.method, runs.ifkd.recipe.data.tile_px)
-        writer.write(fdr_filters.NAME, lambda folder: fdr_filters.draw_filters(responses, folder))
+        drawn.files[fdr_filters.NAME] = fdr_filters.draw_filters(responses, drawn.folder)
 
 
 def _hsm_options(run: TrainedRun) -> recipe.HsmOptions:
