@@ -44,7 +44,9 @@ def read_learning_curves(run_folders: Sequence[Path]) -> LearningCurves:
     losses = [_losses_by_step(entries) for entries in runs]
     terms = dict.fromkeys(term for run in losses for term in run)
     curves = {term: downsample(average_runs([run[term] for run in losses if term in run])) for term in terms}
-    return LearningCurves(average_runs([_map_by_epoch(entries) for entries in runs]), curves)
+    validations = [[entry for entry in entries if "validation" in entry] for entries in runs]
+    maps = [{one["epoch"]: 100 * one["validation"]["mean_ap"] for one in entries} for entries in validations]
+    return LearningCurves(average_runs(maps), curves)
 
 
 def average_runs(runs: Sequence[Mapping[float, float]]) -> Curve:
@@ -59,10 +61,6 @@ def downsample(curve: Curve) -> Curve:
     size = max(1, -(-len(curve.x) // MAX_POINTS))
     columns, starts = (curve.x, curve.mean, curve.low, curve.high), range(0, len(curve.x), size)
     return Curve(*(tuple(statistics.fmean(values[start : start + size]) for start in starts) for values in columns))
-
-
-def _map_by_epoch(entries: Sequence[dict[str, Any]]) -> dict[float, float]:
-    return {float(entry["epoch"]): 100 * entry["validation"]["mean_ap"] for entry in entries if "validation" in entry}
 
 
 def _losses_by_step(entries: Sequence[dict[str, Any]]) -> dict[str, dict[float, float]]:

@@ -42,9 +42,7 @@ class TileDataset(Dataset[Sample]):
     """Augmented training tiles of a COCO data set."""
 
     def __init__(self, dataset: CocoDataset, options: DataOptions, *, seed: int) -> None:
-        self._images = dataset.images
-        self._options = options
-        self._seed = seed
+        self._images, self._options, self._seed = dataset.images, options, seed
         self._cache: dict[int, tuple[Array, Array]] = {}
         self._free_cache_bytes = options.cache_mb * 1_000_000
 

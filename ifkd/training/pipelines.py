@@ -95,12 +95,11 @@ def feature_rms(teacher: Detector, train_data: CocoDataset, recipe: Recipe) -> t
 
 def _build_method(options: MethodOptions, student: Detector, teacher: Detector, run: TrainingRun) -> Method:
     """Return the method with its initial layers; FGD may copy weights of the teacher to the student."""
-    is_ifkd = isinstance(options, IfkdOptions)
     networks = NetworkPair(
         channels=student.config.channels,
         teacher_channels=teacher.config.channels,
         levels=student.config.levels,
-        feature_rms=feature_rms(teacher, run.train_data, run.recipe) if is_ifkd else (),
+        feature_rms=feature_rms(teacher, run.train_data, run.recipe) if isinstance(options, IfkdOptions) else (),
         second_stage=teacher.classify if isinstance(teacher, FasterRcnn) else None,
         detectors=(student, teacher),
     )

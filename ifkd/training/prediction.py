@@ -1,5 +1,6 @@
 """Predict detections of a data set's images with a torch detector, and validate them."""
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -14,7 +15,7 @@ from ifkd.data.metrics import Metrics, evaluate
 from ifkd.imagery.image_files import pad
 from ifkd.imagery.image_tiles import scaled_size
 from ifkd.models import Detector, normalize
-from ifkd.recipe import DataOptions, Recipe
+from ifkd.recipe import Recipe
 from ifkd.training.dataset import load_scaled
 
 STRIDE = 32
@@ -43,10 +44,20 @@ def predict(
     `shard` is (index, count) of the batches to process. The images of a batch do not depend on it, because other
     images of a batch can change the last bit of a result.
     """
-    for images, pixels in _batches(dataset, recipe.data, shard):
+    data = recipe.data
+    by_size: dict[tuple[int, int], list[LabeledImage]] = defaultdict(list)
+    for image in dataset.images:
+        by_size[padded_size(scaled_size(image.size, data.scale))].append(image)
+    batches = [
+        (size, images[first : first + BATCH_SIZE])
+        for size, images in by_size.items()
+        for first in range(0, len(images), BATCH_SIZE)
+    ]
+    for size, images in batches[shard[0] :: shard[1]]:
+        pixels = [pad(load_scaled(image, data.scale, imagery=data.imagery)[0], size) for image in images]
         detections = detect(detector, pixels, recipe.postprocess, per_level=recipe.export.candidates_per_level)
         for image, found in zip(images, detections, strict=True):
-            yield image.id, found.scaled(1 / recipe.data.scale).clipped(image.size)
+            yield image.id, found.scaled(1 / data.scale).clipped(image.size)
 
 
 def detect(
@@ -72,19 +83,3 @@ def as_batch(pixels: Sequence[Array]) -> UInt8[torch.Tensor, "batch 3 height wid
 def padded_size(size: tuple[int, int]) -> tuple[int, int]:
     """Return (height, width) rounded up to multiples of the networks' stride."""
     return -(-size[0] // STRIDE) * STRIDE, -(-size[1] // STRIDE) * STRIDE
-
-
-def _batches(
-    dataset: CocoDataset, data: DataOptions, shard: tuple[int, int]
-) -> Iterator[tuple[list[LabeledImage], list[Array]]]:
-    """Yield the shard's batches: up to eight images of one padded size, and their padded pixels."""
-    by_size: dict[tuple[int, int], list[LabeledImage]] = {}
-    for image in dataset.images:
-        by_size.setdefault(padded_size(scaled_size(image.size, data.scale)), []).append(image)
-    batches = [
-        (size, images[first : first + BATCH_SIZE])
-        for size, images in by_size.items()
-        for first in range(0, len(images), BATCH_SIZE)
-    ]
-    for size, images in batches[shard[0] :: shard[1]]:
-        yield images, [pad(load_scaled(image, data.scale, imagery=data.imagery)[0], size) for image in images]

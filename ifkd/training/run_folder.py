@@ -81,10 +81,8 @@ class RunFolder:
             raise OutputError(f"{self.config} is not a TOML file ({error})", hint="Choose another folder.") from error
         settings = meta.model_dump(mode="json", exclude_none=True)
         if difference := differences(_weight_settings(existing), _weight_settings(settings)):
-            raise OutputError(
-                f"{self.path} contains a run with other settings: {difference}",
-                hint="Choose another folder, or start again with --no-resume.",
-            )
+            hint = "Choose another folder, or start again with --no-resume."
+            raise OutputError(f"{self.path} contains a run with other settings: {difference}", hint=hint)
 
 
 def _weight_settings(meta: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,9 +21,7 @@ class TrainStep(nn.Module):
 
     def __init__(self, detector: Detector, method: Method | None, autocast: torch.autocast) -> None:
         super().__init__()
-        self.detector = detector
-        self.method = method
-        self._autocast = autocast
+        self.detector, self.method, self._autocast = detector, method, autocast
 
     def forward(
         self, images: Images, targets: list[Targets], teacher_outputs: TeacherOutputs | None, iteration: int

@@ -43,10 +43,6 @@ class ObjectFeatures:
     mean_norm: Tensor
     """Mean norm of the level's features over all cells, which sets HSM's automatic scale."""
 
-    def in_ball(self, config: recipe.HsmOptions) -> Tensor:
-        """Return the features mapped into HSM's Poincaré ball, [n, channels]."""
-        return in_ball(self.features, config, mean_norm=self.mean_norm)
-
 
 @dataclass(frozen=True, slots=True)
 class ClassDistances:
@@ -170,7 +166,7 @@ def draw_embeddings(
     points, means = list[Row](), list[Row]()
     with plotting.panel_grid(2, len(networks), aspect=1, margin=1.2) as (figure, grid):
         for column, (name, objects) in enumerate(networks.items()):
-            ball = objects.in_ball(config)
+            ball = in_ball(objects.features, config, mean_norm=objects.mean_norm)
             euclidean = euclidean_distances(objects.features)
             hyperbolic = ball_distances(ball, curvature=config.curvature)
             plane = principal_components(objects.features)

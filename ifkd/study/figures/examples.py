@@ -73,11 +73,11 @@ def _find_image(dataset: CocoDataset, name: str) -> LabeledImage:
 
 def _diverse_images(images: Sequence[LabeledImage], count: int) -> list[LabeledImage]:
     """Return up to `count` images, each with as many classes as possible that no earlier one shows."""
-    candidates, selected = [image for image in images if _object_count(image)], list[LabeledImage]()
+    candidates, selected = [image for image in images if _classes(image)], list[LabeledImage]()
     shown: set[int] = set()
 
     def rank(image: LabeledImage) -> tuple[int, int]:
-        return -len(_classes(image) - shown), abs(_object_count(image) - PREFERRED_OBJECTS)
+        return -len(_classes(image) - shown), abs(int((~image.ignore).sum()) - PREFERRED_OBJECTS)
 
     while candidates and len(selected) < count:
         best = min(candidates, key=rank)
@@ -86,10 +86,6 @@ def _diverse_images(images: Sequence[LabeledImage], count: int) -> list[LabeledI
         shown |= _classes(best)
         candidates = [image for image in candidates if image.scene != best.scene] or candidates
     return selected
-
-
-def _object_count(image: LabeledImage) -> int:
-    return int((~image.ignore).sum())
 
 
 def _classes(image: LabeledImage) -> set[int]:

@@ -112,8 +112,7 @@ def find_runs(
     if label is not None and label not in students:
         raise UsageError(f"{study_folder} has no finished run {label}-{seed}", hint=_hint(label, students))
     teacher = TrainedRun(TEACHER, finished[TEACHER], data_root)
-    plain, at = students.get(PLAIN.label), students.get("at")
-    return TrainedRuns(teacher, seed, plain, at, _ifkd_run(students, label))
+    return TrainedRuns(teacher, seed, students.get(PLAIN.label), students.get("at"), _ifkd_run(students, label))
 
 
 def _ifkd_run(students: dict[str, TrainedRun], label: str | None) -> TrainedRun | None:
