@@ -28,7 +28,14 @@ def process_group() -> Iterator[None]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or _is_distributed():
         yield
         return
-    _check_restarts()
+    restarts = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0"))
+    if restarts > 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        # The store of the previous attempt has the addresses of processes that have ended; new ones wait for them
+        # until a timeout of half an hour (github.com/pytorch/pytorch/issues/135712).
+        got = f"--max-restarts {restarts} with a store that is shared by all attempts"
+        hint = "Set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 for torchrun, and --rdzv-backend c10d."
+        problem = "Processes restarted by torchrun would wait for processes that have ended"
+        raise TrainingError(problem, got=got, hint=hint)
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
@@ -58,35 +65,18 @@ def mean_over_ranks(value: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*shape"]
 
 def broadcast_from_first(value: T) -> T:
     """Return rank 0's `value`, any object that can be pickled; every rank must call it."""
-    if not _is_distributed():
-        return value
     objects = [value]
-    distributed.broadcast_object_list(objects, src=0)
+    if _is_distributed():
+        distributed.broadcast_object_list(objects, src=0)
     return objects[0]
 
 
 def gather_from_all(value: T) -> list[T]:
     """Return every rank's `value` in the order of ranks; every rank must call it."""
-    if not _is_distributed():
-        return [value]
-    gathered: list[T] = [value] * world_size()
-    distributed.all_gather_object(gathered, value)
+    gathered = [value] * world_size()
+    if _is_distributed():
+        distributed.all_gather_object(gathered, value)
     return gathered
-
-
-def _check_restarts() -> None:
-    """Refuse restarts with the previous attempt's store.
-
-    That store has the addresses of processes that have ended; new ones wait for them until a timeout of half an hour
-    (github.com/pytorch/pytorch/issues/135712).
-    """
-    restarts = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0"))
-    if restarts > 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
-        raise TrainingError(
-            "Processes restarted by torchrun would wait for processes that have ended",
-            got=f"--max-restarts {restarts} with a store that is shared by all attempts",
-            hint="Set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 for torchrun, and --rdzv-backend c10d.",
-        )
 
 
 def _is_distributed() -> bool:

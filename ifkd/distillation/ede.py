@@ -10,8 +10,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ifkd.models.detector import FeatureMap
 from ifkd.models.mobile_sam.encoder import EMBEDDING_CHANNELS
-from ifkd.models.shapes import FeatureMap
 
 PROJECTION_SEED = 1
 Interp = Literal["bilinear", "area"]

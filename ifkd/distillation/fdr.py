@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ifkd import recipe
-from ifkd.models.shapes import FeatureMap, LocationMap, LogitMap
+from ifkd.models.detector import FeatureMap, LocationMap, LogitMap
 
 GFNET_DEVIATION = 0.02
 
@@ -53,14 +53,9 @@ def reconstruct(
 ) -> FeatureMap:
     """Return FDR(features) in float32 (eqs 3-8).
 
-    By linearity, the spectrum whose low part is weighted by `mask` is the spectrum of `features - low·(1 - mask)`;
-    only the filter needs a Fourier transform.
-
-    Args:
-        features: Maps of one level.
-        mask: M_FRS; None is a mask of ones.
-        r: Half side of the low-pass window as a fraction of the half map.
-        frequency_filter: W of eq. 8.
+    `mask` is M_FRS, None a mask of ones; r is the half side of the low-pass window as a fraction of the half map;
+    `frequency_filter` is W. By linearity, the spectrum whose low part is weighted by `mask` is the spectrum of
+    `features - low·(1 - mask)`; only the filter needs a Fourier transform.
     """
     with torch.autocast(features.device.type, enabled=False):
         result = features.float()
@@ -70,11 +65,10 @@ def reconstruct(
 
 
 class FrequencyFilter(nn.Module):
-    """W, the learnable filter of eq. 8, one factor for each channel and frequency.
+    """W, the learnable filter of eq. 8: one factor for each channel (`channel`), or also for each frequency (`grid`).
 
     `grid` has the factors on a base grid of normalized frequencies (rows -1/2 to 1/2, columns 0 to 1/2), which is
-    sampled bilinearly at the map's frequencies: no parameter depends on the image size. `channel` has one factor for
-    each channel.
+    sampled bilinearly at the map's frequencies: no parameter depends on the image size.
     """
 
     def __init__(self, channels: int, config: recipe.FdrOptions) -> None:
@@ -117,6 +111,5 @@ def _linear_weights(positions: Tensor, nodes: int, *, periodic: bool) -> Float[T
     fraction = positions - below
     low = below.long() % nodes
     high = (low + 1) % nodes if periodic else (low + 1).clamp(max=nodes - 1)
-    return (
-        functional.one_hot(low, nodes) * (1 - fraction)[:, None] + functional.one_hot(high, nodes) * fraction[:, None]
-    )
+    weights = functional.one_hot(low, nodes) * (1 - fraction)[:, None]
+    return weights + functional.one_hot(high, nodes) * fraction[:, None]

@@ -1,26 +1,41 @@
-"""The frozen models of a distillation: teacher and MobileSAM, with optional caches of their outputs."""
+"""The frozen models of a distillation, teacher and MobileSAM, with optional caches; and the input of a method."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from ifkd import recipe
-from ifkd.distillation.cache_spec import CacheSpec
-from ifkd.distillation.distillation_batch import TeacherOutputs
-from ifkd.distillation.output_cache import OutputCache, tile_keys
-from ifkd.models import Detector, DetectorOutput
-from ifkd.models.mobile_sam.encoder import (
-    EMBEDDING_CHANNELS,
-    STRIDE,
-    InputSize,
-    MobileSamEncoder,
-    build_mobile_sam,
-    resized_size,
-)
-from ifkd.models.mobile_sam.masks import MASK_STRIDE, MobileSamMasks, build_mobile_sam_masks
-from ifkd.models.shapes import Images
+from ifkd.distillation.output_cache import CacheSpec, OutputCache, tile_keys
+from ifkd.models.detector import Detector, DetectorOutput, Images, Targets
+from ifkd.models.mobile_sam.encoder import InputSize, MobileSamEncoder, build_mobile_sam
+from ifkd.models.mobile_sam.masks import MobileSamMasks, build_mobile_sam_masks
+
+Run = Callable[[Tensor], list[Tensor]]
+"""Normalized images -> the output maps of a frozen network."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TeacherOutputs:
+    """Outputs of the frozen models for a batch, without gradient."""
+
+    teacher: DetectorOutput
+    embedding: Float[Tensor, "batch _ rows columns"] | None
+    """MobileSAM's embedding (256 channels, stride 16) or mask logits (1 channel, stride 4); None if it is not used."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DistillationBatch:
+    """Input of a distillation method in one training step; teacher and embedding are as in `TeacherOutputs`."""
+
+    student: DetectorOutput
+    teacher: DetectorOutput
+    embedding: Float[Tensor, "batch _ rows columns"] | None
+    targets: list[Targets]
+    iteration: int
+    """Number of completed steps."""
 
 
 class FrozenModels(nn.Module):
@@ -34,13 +49,9 @@ class FrozenModels(nn.Module):
         cache_spec: CacheSpec | None = None,
         cache_teacher: bool = False,
     ) -> None:
-        """Freeze the teacher, build MobileSAM and open the caches.
+        """Freeze the teacher, build MobileSAM unless `ede` is None, and open the caches.
 
-        Args:
-            teacher: The trained detector.
-            ede: EDE's options; None leaves MobileSAM out.
-            cache_spec: Location of the caches; MobileSAM's outputs are cached if `ede.cache` is set.
-            cache_teacher: Cache the teacher's outputs as well.
+        With `cache_spec`, the teacher's outputs are cached if `cache_teacher` is set, MobileSAM's if `ede.cache` is.
 
         Raises:
             CheckpointError: MobileSAM's weights are missing.
@@ -53,15 +64,14 @@ class FrozenModels(nn.Module):
         self._teacher_cache: OutputCache | None = None
         self._sam_cache: OutputCache | None = None
         if ede is not None:
-            build = build_mobile_sam if ede.source == "embedding" else build_mobile_sam_masks
-            self.sam = build(ede.weights)
             self._input_px = ede.input_px
+            masks = ede.source == "mask"
+            self.sam = build_mobile_sam_masks(ede.weights) if masks else build_mobile_sam(ede.weights)
             if ede.cache and cache_spec is not None:
-                self._sam_cache = self._open_sam_cache(self.sam, cache_spec)
+                name = f"mobile_sam{'_masks' if masks else ''}_{ede.input_px}"
+                self._sam_cache = _open_cache(name, self.sam, self._run_sam, cache_spec)
         if cache_teacher and cache_spec is not None:
-            device, side = next(teacher.parameters()).device, cache_spec.tile_px
-            maps = self._run_teacher(torch.zeros(1, 3, side, side, device=device))
-            self._teacher_cache = OutputCache("teacher", teacher, [part.shape[1:] for part in maps], cache_spec)
+            self._teacher_cache = _open_cache("teacher", teacher, self._run_teacher, cache_spec)
 
     def train(self, mode: bool = True) -> "FrozenModels":  # noqa: ARG002, FBT001, FBT002
         """Stay in eval mode."""
@@ -69,11 +79,7 @@ class FrozenModels(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Images, pixels: UInt8[Tensor, "batch 3 height width"]) -> TeacherOutputs:
-        """Return the outputs of teacher and MobileSAM for a batch.
-
-        Args:
-            images: The normalized batch, the student's input.
-            pixels: The images before normalization; their digests are the keys of the caches.
+        """Return the outputs for a normalized batch; digests of its `pixels` are the keys of the caches.
 
         Raises:
             OutputError: A cache cannot be written.
@@ -95,20 +101,14 @@ class FrozenModels(nn.Module):
         assert self.sam is not None
         return [self.sam(images, input_px=self._input_px)]
 
-    def _open_sam_cache(self, sam: MobileSamEncoder | MobileSamMasks, cache_spec: CacheSpec) -> OutputCache:
-        name, channels, stride = (
-            ("mobile_sam", EMBEDDING_CHANNELS, STRIDE)
-            if isinstance(sam, MobileSamEncoder)
-            else ("mobile_sam_masks", 1, MASK_STRIDE)
-        )
-        height, width = resized_size((cache_spec.tile_px, cache_spec.tile_px), self._input_px)
-        shape = (channels, -(-height // stride), -(-width // stride))
-        return OutputCache(f"{name}_{self._input_px}", sam, [shape], cache_spec)
+
+def _open_cache(name: str, network: nn.Module, run: Run, spec: CacheSpec) -> OutputCache:
+    """Open a network's cache; the shapes of its maps are those for an empty tile."""
+    tile = torch.zeros(1, 3, spec.tile_px, spec.tile_px, device=next(network.parameters()).device)
+    return OutputCache(name, network, [part.shape[1:] for part in run(tile)], spec)
 
 
-def _get_or_compute(
-    cache: OutputCache | None, run: Callable[[Tensor], list[Tensor]], images: Tensor, keys: list[bytes]
-) -> list[Tensor]:
+def _get_or_compute(cache: OutputCache | None, run: Run, images: Tensor, keys: list[bytes]) -> list[Tensor]:
     if cache is None:
         return run(images)
     return cache.get_or_compute(keys, lambda rows: run(images[rows]), images.device)

@@ -1,9 +1,7 @@
 """HSM, the hyperbolic similarity mask: distance of student and teacher in the Poincare ball (eqs 9-11).
 
 The ball of curvature c > 0 has radius 1/sqrt(c). Properties: d(x, x) = 0, d is symmetric and obeys the triangle
-inequality; (-x) + (x + y) = y; d(exp(u), 0) = 2|u|; for c -> 0, d -> 2|u - v|.
-
-Points are vectors along dimension 1, as in feature maps.
+inequality; (-x) + (x + y) = y; d(exp(u), 0) = 2|u|; for c -> 0, d -> 2|u - v|. Points are vectors along dimension 1.
 """
 
 import math
@@ -13,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ifkd import recipe
-from ifkd.models.shapes import FeatureMap, LocationMap, Scalar
+from ifkd.models.detector import FeatureMap, LocationMap, Scalar
 
 SMALLEST_NORM = 1e-12
 BALL_MARGIN = 1e-3
@@ -81,12 +79,7 @@ def similarity_mask(
     """Return M_HSM of a level, the hyperbolic distance at each location, at least 0 (eq. 11 as a map).
 
     With `scale = "auto"` both sides are scaled so that the teacher's mean norm is `target_radius` over sqrt(c).
-
-    Args:
-        teacher: The teacher's features.
-        student: The student's adapted features.
-        config: HSM's options.
-        mean_norm: The teacher's mean norm over all ranks; by default that of `teacher`.
+    `mean_norm` is that norm over all ranks, by default that of `teacher`; `student` is adapted.
     """
     learning = torch.is_grad_enabled() and not config.detach
     with torch.autocast(teacher.device.type, enabled=False), torch.set_grad_enabled(learning):
@@ -101,13 +94,7 @@ def similarity_mask(
 def in_ball(
     features: Float[Tensor, "n c *m"], config: recipe.HsmOptions, *, mean_norm: Scalar
 ) -> Float[Tensor, "n c *m"]:
-    """Return features as points of the ball: scaled, clipped and mapped as in HSM.
-
-    Args:
-        features: Features of a network.
-        config: HSM's options.
-        mean_norm: The teacher's mean norm, for the automatic scale.
-    """
+    """Return features as points of the ball as in HSM; `mean_norm` is the teacher's, for the automatic scale."""
     return _to_ball(features * _scale(features, mean_norm, config), config)
 
 

@@ -30,15 +30,9 @@ def save_method_checkpoint(path: Path, method: Method) -> None:
     """
     if not method.state_dict():
         return
-    networks = method.networks
-    meta = MethodCheckpointMeta(
-        method=method.config,
-        channels=networks.channels,
-        teacher_channels=networks.teacher_channels,
-        levels=networks.levels,
-        feature_rms=networks.feature_rms,
-    )
-    save_checkpoint(path, method, meta)
+    names = MethodCheckpointMeta.model_fields.keys() - {"method"}
+    networks = {name: getattr(method.networks, name) for name in names}
+    save_checkpoint(path, method, MethodCheckpointMeta(method=method.config, **networks))
 
 
 def load_method_checkpoint(path: Path) -> Method:

@@ -1,12 +1,13 @@
-"""Losses at each location of a map: the inner sums of eqs 12 and 13."""
+"""Losses at each location of a map, the inner sums of eqs 12 and 13, and their weighted sum."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ifkd.models.shapes import FeatureMap, LocationMap, LogitMap
+from ifkd.models.detector import FeatureMap, LocationMap, LogitMap, Scalar
 
 
 class _SquaredDistance(torch.autograd.Function):
@@ -32,6 +33,11 @@ def squared_distance(target: FeatureMap, student: FeatureMap) -> LocationMap:
     """Return the sum over channels of the squared difference of float32 maps (eq. 12)."""
     distance: Tensor = _SquaredDistance.apply(target, student)
     return distance
+
+
+def weighted_sum(weights: Iterable[Tensor], losses: Iterable[Tensor]) -> Scalar:
+    """Return the sum over levels and locations of the losses times their weights."""
+    return torch.stack([(weight * loss).sum() for weight, loss in zip(weights, losses, strict=True)]).sum()
 
 
 def cross_entropy(student: LogitMap, teacher: LogitMap) -> LocationMap:

@@ -46,14 +46,9 @@ class RecordStore:
     def __init__(
         self, folder: Path, depends_on: dict[str, Any], *, values: int, capacity: int, rebuild: bool = False
     ) -> None:
-        """Open a store, or create it and log its size.
+        """Open a store of up to `capacity` records of `values` numbers, or create it and log its size.
 
-        Args:
-            folder: Folder of the store; created if missing.
-            depends_on: What the records depend on, as JSON values.
-            values: Length of a record.
-            capacity: Largest number of records.
-            rebuild: Replace a store with another header instead of refusing it.
+        `depends_on` has JSON values; with `rebuild`, a store that depends on others is replaced, not refused.
 
         Raises:
             OutputError: The folder cannot be written, the disk is too small, or the store has another header.
@@ -96,11 +91,9 @@ class RecordStore:
                 slot = self._entries[key][0] if key in self._entries else used
                 used += key not in self._entries
                 if slot >= self._capacity:
-                    raise OutputError(
-                        f"The cache {self.folder} is full",
-                        got=f"more than {self._capacity} distinct tiles",
-                        hint="Delete the folder; it was filled with other versions of the libraries that read images.",
-                    )
+                    got = f"more than {self._capacity} distinct tiles"
+                    hint = "Delete the folder; it was filled with other versions of the libraries that read images."
+                    raise OutputError(f"The cache {self.folder} is full", got=got, hint=hint)
                 content = record.tobytes()
                 self._write_record(content, slot)
                 head = _ENTRY.pack(key, slot, hashlib.sha256(content).digest())
@@ -116,10 +109,9 @@ class RecordStore:
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 yield
         except OSError as error:
-            raise OutputError(
-                f"The cache {self.folder} cannot be written ({error.strerror or error})",
-                hint="Free disk space, choose another folder, or train without the cache.",
-            ) from error
+            problem = f"The cache {self.folder} cannot be written ({error.strerror or error})"
+            hint = "Free disk space, choose another folder, or train without the cache."
+            raise OutputError(problem, hint=hint) from error
 
     def _open_or_create(self, *, rebuild: bool) -> None:
         """Check the header of an existing store, or create the store."""
@@ -129,22 +121,18 @@ class RecordStore:
             if not different:
                 return
             if not rebuild:
-                raise OutputError(
-                    f"The cache {self.folder} depends on other networks or images: {different}",
-                    hint="Set distillation.rebuild_cache = true to replace it, or delete the folder.",
-                )
+                problem = f"The cache {self.folder} depends on other networks or images: {different}"
+                hint = "Set distillation.rebuild_cache = true to replace it, or delete the folder."
+                raise OutputError(problem, hint=hint)
             for old in (path, self._index_path, self._records_path):
                 old.unlink(missing_ok=True)
         needed = self._capacity * self._values * _VALUE_BYTES
         free = shutil.disk_usage(self.folder).free
         size = f"{self._capacity:,} tiles x {self._values * _VALUE_BYTES:,} bytes = {_format_bytes(needed)}"
         if needed > free:
-            raise OutputError(
-                f"The cache {self.folder} is too large for its disk",
-                got=f"{_format_bytes(free)} free",
-                expected=size,
-                hint="Free disk space, or train without the cache.",
-            )
+            problem = f"The cache {self.folder} is too large for its disk"
+            hint = "Free disk space, or train without the cache."
+            raise OutputError(problem, got=f"{_format_bytes(free)} free", expected=size, hint=hint)
         _log.warning("The cache %s will use up to %s.", self.folder, size)
         self._index_path.write_bytes(b"")
         self._records_path.write_bytes(b"")

@@ -5,19 +5,10 @@ import logging
 from ifkd import recipe
 from ifkd.models.detector import Detector, DetectorOutput, SampledRois, Targets, normalize
 from ifkd.models.faster_rcnn import FasterRcnn
-from ifkd.models.pretrained import LoadReport, load_detector_weights
+from ifkd.models.pretrained import load_detector_weights
 from ifkd.models.retinanet import RetinaNet
 
-__all__ = [
-    "Detector",
-    "DetectorOutput",
-    "FasterRcnn",
-    "LoadReport",
-    "SampledRois",
-    "Targets",
-    "build_detector",
-    "normalize",
-]
+__all__ = ["Detector", "DetectorOutput", "FasterRcnn", "SampledRois", "Targets", "build_detector", "normalize"]
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +25,7 @@ def build_detector(config: recipe.DetectorOptions, num_classes: int) -> Detector
     """
     detector = FAMILIES[config.family](config, num_classes)
     reports = (detector.backbone.body.report, load_detector_weights(detector, config))
-    detector.load_reports = tuple(report for report in reports if report is not None)
+    detector.load_reports = tuple(filter(None, reports))
     for report in detector.load_reports:
         logger.info("%s", report)
     return detector

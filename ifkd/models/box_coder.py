@@ -20,13 +20,10 @@ def decode_boxes(
     *,
     weights: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0),
 ) -> Float[Tensor, "*shape 4"]:
-    """Return `boxes` shifted and scaled by `deltas` (R-CNN's parametrization).
+    """Return `boxes` (pixels) shifted and scaled by `deltas` (dx, dy, dw, dh; R-CNN's parametrization).
 
-    Args:
-        boxes: Anchors or proposals, pixels.
-        deltas: dx, dy, dw, dh.
-        size: (height, width) of the image, to which the result is clipped; None does not clip.
-        weights: Divisors of the deltas, as in torchvision's BoxCoder.
+    The result is clipped to `size`, the image's (height, width), if it is given. `weights` divide the deltas, as in
+    torchvision's BoxCoder.
     """
     extent = boxes[..., 2:] - boxes[..., :2]
     if weights != (1.0, 1.0, 1.0, 1.0):

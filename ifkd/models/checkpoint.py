@@ -80,17 +80,14 @@ def read_checkpoint(path: Path, schema: type[S]) -> tuple[dict[str, Tensor], S]:
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} is not a complete safetensors file ({error})") from error
     if header is None:
-        raise CheckpointError(
-            f"{path} has weights but no IFKD header", hint="Use a checkpoint written by `ifkd train` or `ifkd distill`."
-        )
+        hint = "Use a checkpoint written by `ifkd train` or `ifkd distill`."
+        raise CheckpointError(f"{path} has weights but no IFKD header", hint=hint)
     try:
         return weights, schema.model_validate_json(header)
     except ValidationError as error:
         if error.errors()[0]["type"] == EARLIER_VERSION:
-            raise CheckpointError(
-                f"The recipe in {path} has keys of an earlier version",
-                hint="Train again, or use the version of ifkd that wrote the checkpoint.",
-            ) from error
+            hint = "Train again, or use the version of ifkd that wrote the checkpoint."
+            raise CheckpointError(f"The recipe in {path} has keys of an earlier version", hint=hint) from error
         raise CheckpointError(f"The header of {path} is invalid ({error.errors()[0]['msg']})") from error
 
 
@@ -106,9 +103,8 @@ def build_from(checkpoint: Checkpoint) -> Detector:
     found = {name: value.shape for name, value in checkpoint.weights.items()}
     mismatched = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
     if mismatched:
-        raise CheckpointError(
-            f"The weights in {checkpoint.path} do not match the {config.backbone} {config.family} in its header",
-            got=f"{len(mismatched)} tensors missing or of another shape, first {mismatched[0]}",
-        )
+        problem = f"The weights in {checkpoint.path} do not match the {config.backbone} {config.family} in its header"
+        got = f"{len(mismatched)} tensors missing or of another shape, first {mismatched[0]}"
+        raise CheckpointError(problem, got=got)
     detector.load_state_dict(checkpoint.weights)
     return detector.eval()

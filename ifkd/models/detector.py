@@ -1,21 +1,29 @@
 """The interface of detectors: one forward returns pyramid, logits and box deltas, so that nothing is computed twice."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
 from ifkd import recipe
-from ifkd.models.anchor_assignment import assign
-from ifkd.models.anchors import anchors_of_level
+from ifkd.models.anchors import anchors_of_level, assign
 from ifkd.models.pretrained import LoadReport
-from ifkd.models.shapes import Images
 
 MEAN_RGB = (123.675, 116.28, 103.53)
 STD_RGB = (58.395, 57.12, 57.375)
 """ImageNet's statistics on 0-255, which torchvision's weights and MobileSAM both expect."""
+
+FeatureMap: TypeAlias = Float[Tensor, "batch channels height width"]
+LogitMap: TypeAlias = Float[Tensor, "batch classes height width"]
+LocationMap: TypeAlias = Float[Tensor, "batch 1 height width"]
+"""One value for each location."""
+Images: TypeAlias = Float[Tensor, "batch 3 height width"]
+"""Images normalized with ImageNet's statistics."""
+Scalar: TypeAlias = Float[Tensor, ""]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,6 +55,10 @@ class SampledRois:
     """Logits before the softmax of the RoIs of all images in order; background comes first."""
 
 
+SecondStage = Callable[[DetectorOutput, list[Tensor]], Tensor]
+"""A detector's output and each image's RoIs -> the RoIs' class logits; background comes first."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Targets:
     """The objects of one training image."""
@@ -73,7 +85,7 @@ class Detector(nn.Module, ABC):
     pos_iou: float
     neg_iou: float
     min_pos_iou: float
-    """Thresholds of `anchor_assignment.assign` for anchors."""
+    """Thresholds of `assign` for anchors."""
     load_reports: tuple[LoadReport, ...] = ()
     """Pretrained weights that were loaded."""
 
@@ -89,14 +101,10 @@ class Detector(nn.Module, ABC):
         ]
 
     def assign_anchors(self, anchors: Float[Tensor, "anchors 4"], target: Targets) -> Int64[Tensor, " anchors"]:
-        """Return the index of each anchor's object, or a code of `anchor_assignment.assign`."""
+        """Return the index of each anchor's object, or a code of `assign`."""
+        objects, ignored = target.boxes, target.ignored
         return assign(
-            anchors,
-            target.boxes,
-            target.ignored,
-            pos_iou=self.pos_iou,
-            neg_iou=self.neg_iou,
-            min_pos_iou=self.min_pos_iou,
+            anchors, objects, ignored, pos_iou=self.pos_iou, neg_iou=self.neg_iou, min_pos_iou=self.min_pos_iou
         )
 
     @abstractmethod
@@ -120,8 +128,7 @@ class Detector(nn.Module, ABC):
 
 def normalize(tiles: UInt8[Tensor, "batch 3 height width"]) -> Images:
     """Return uint8 RGB images as float32, normalized with ImageNet's mean and deviation."""
-    mean = torch.tensor(MEAN_RGB, device=tiles.device).view(1, 3, 1, 1)
-    std = torch.tensor(STD_RGB, device=tiles.device).view(1, 3, 1, 1)
+    mean, std = (torch.tensor(rgb, device=tiles.device).view(1, 3, 1, 1) for rgb in (MEAN_RGB, STD_RGB))
     return (tiles.to(torch.float32) - mean) / std
 
 

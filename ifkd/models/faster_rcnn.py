@@ -3,15 +3,16 @@
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
+from torchvision.ops import batched_nms
+from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from ifkd import recipe
 from ifkd.models.anchors import RPN_SCALES
-from ifkd.models.box_coder import decode_boxes
-from ifkd.models.detector import Detector, DetectorOutput, SampledRois, Targets
-from ifkd.models.fpn import FasterRcnnPyramid
+from ifkd.models.backbones import Backbone, Pyramid
+from ifkd.models.box_coder import decode_boxes, flatten_predictions
+from ifkd.models.detector import Detector, DetectorOutput, Images, SampledRois, Targets
 from ifkd.models.roi_head import DELTA_WEIGHTS, RoiHead
-from ifkd.models.rpn import RegionProposalNetwork, generate_proposals
-from ifkd.models.shapes import Images
+from ifkd.models.rpn import ANCHORS_PER_CELL, MIN_SIZE, NMS_IOU, RegionProposalNetwork
 
 PRE_NMS_TOP_N, POST_NMS_TOP_N = 2000, 1000
 """In training: anchors of each level before NMS, and proposals of an image after NMS."""
@@ -20,7 +21,7 @@ PRE_NMS_TOP_N, POST_NMS_TOP_N = 2000, 1000
 class FasterRcnn(Detector):
     """Two-stage detector. The pyramid's logits are objectness; the second stage classifies the proposals."""
 
-    strides = FasterRcnnPyramid.strides
+    strides = (4, 8, 16, 32, 64)
     anchor_scales = RPN_SCALES
     pos_iou, neg_iou, min_pos_iou = 0.7, 0.3, 0.3
 
@@ -28,7 +29,7 @@ class FasterRcnn(Detector):
         super().__init__()
         self.config = config
         self.num_classes = num_classes
-        self.backbone = FasterRcnnPyramid(config)
+        self.backbone = Pyramid(Backbone(config, stages=(0, 1, 2, 3)), config.channels, LastLevelMaxPool())
         self.rpn = RegionProposalNetwork(config.channels, config.head_init)
         self.roi_heads = RoiHead(config, num_classes)
 
@@ -38,13 +39,26 @@ class FasterRcnn(Detector):
         logits, deltas = self.rpn.head(list(pyramid))
         return DetectorOutput(pyramid=pyramid, logits=tuple(logits), deltas=tuple(deltas))
 
+    @torch.no_grad()
     def proposals(
         self, output: DetectorOutput, *, size: tuple[int, int], pre_nms_top_n: int, post_nms_top_n: int
     ) -> list[Float[Tensor, "_ 4"]]:
-        """Return each image's proposals (see `generate_proposals`)."""
-        return generate_proposals(
-            self.anchors(output), output, size=size, pre_nms_top_n=pre_nms_top_n, post_nms_top_n=post_nms_top_n
-        )
+        """Return the proposals of each image of `size` (height, width), best first, without gradient.
+
+        NMS gets `pre_nms_top_n` anchors of each level and leaves at most `post_nms_top_n` proposals of an image.
+        """
+        boxes, scores, levels = [], [], []
+        maps = zip(self.anchors(output), output.logits, output.deltas, strict=True)
+        for level, (anchors, logits, deltas) in enumerate(maps):
+            objectness = flatten_predictions(logits, ANCHORS_PER_CELL)[:, :, 0].float()
+            best, index = objectness.topk(min(pre_nms_top_n, objectness.shape[1]), dim=1)
+            all_deltas = flatten_predictions(deltas, ANCHORS_PER_CELL).float()
+            best_deltas = all_deltas.gather(1, index[:, :, None].expand(-1, -1, 4))
+            boxes.append(decode_boxes(anchors[index], best_deltas, size))
+            scores.append(best.sigmoid())
+            levels.append(torch.full_like(index, level))
+        images = zip(*(torch.cat(parts, dim=1) for parts in (boxes, scores, levels)), strict=True)
+        return [_filter_proposals(*image)[:post_nms_top_n] for image in images]
 
     def task_losses(self, output: DetectorOutput, targets: list[Targets]) -> dict[str, Tensor]:
         """Return the losses of both stages, and store the sampled RoIs in `output`."""
@@ -90,6 +104,13 @@ class FasterRcnn(Detector):
         """Return the one group of all proposals."""
         pairs = self.config.proposals * self.num_classes
         return ((min(pairs, per_level), pairs > per_level),)
+
+
+def _filter_proposals(boxes: Tensor, scores: Tensor, levels: Tensor) -> Float[Tensor, "_ 4"]:
+    """Return the boxes of one image, best first, without small ones and after NMS in each level."""
+    large = ((boxes[:, 2:] - boxes[:, :2]) >= MIN_SIZE).all(dim=1)
+    boxes, scores, levels = boxes[large], scores[large], levels[large]
+    return boxes[batched_nms(boxes, scores, levels, NMS_IOU)]
 
 
 def _pad(rows: list[Tensor], length: int) -> Float[Tensor, "batch length values"]:

@@ -5,7 +5,7 @@ name some convolutions differently than its classes do today; these names are tr
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,6 @@ from ifkd import recipe
 from ifkd.core.errors import CheckpointError
 from ifkd.core.files import sha256_of
 
-IMAGENET = {
-    "resnet50": torchvision.models.ResNet50_Weights.IMAGENET1K_V1,
-    "resnet18": torchvision.models.ResNet18_Weights.IMAGENET1K_V1,
-    "mobilenet_v2": torchvision.models.MobileNet_V2_Weights.IMAGENET1K_V1,
-}
-"""Backbone -> its classification weights."""
 COCO: dict[recipe.Family, Any] = {
     "retinanet": RetinaNet_ResNet50_FPN_Weights.COCO_V1,
     "faster_rcnn": FasterRCNN_ResNet50_FPN_Weights.COCO_V1,
@@ -32,8 +26,6 @@ COCO: dict[recipe.Family, Any] = {
 """Family -> its weights with a ResNet-50. torchvision's V2 files are of other networks (deeper heads, group norm)."""
 COUNTER = "num_batches_tracked"
 """A batch norm's step counter; published detectors lack it, and it is not used."""
-MAX_NAMES = 5
-"""Names of mismatched tensors in an error message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,22 +38,18 @@ class LoadReport:
     loaded: int
     """Number of tensors that match in name and shape."""
     missing: tuple[str, ...]
-    """Names of the network that are not in the file; they keep their initial values."""
+    """Names of the network that are not in the file."""
     mismatched: tuple[str, ...]
-    """Names whose shapes differ, with both shapes; they keep their initial values."""
+    """Names whose shapes differ, with both shapes."""
     unexpected: tuple[str, ...]
     """Names of the file that are not in the network."""
 
     def __str__(self) -> str:
         """Return one line, and one for each tensor that was not loaded."""
         lines = [f"{self.source}: {self.loaded} tensors loaded"]
-        for names, reason in (
-            (self.mismatched, "has another shape and keeps its initial values"),
-            (self.missing, "is missing from the file and keeps its initial values"),
-            (self.unexpected, "is not in the network"),
-        ):
-            lines += [f"  {name} {reason}" for name in names]
-        return "\n".join(lines)
+        lines += [f"  {name} has another shape and keeps its initial values" for name in self.mismatched]
+        lines += [f"  {name} is missing from the file and keeps its initial values" for name in self.missing]
+        return "\n".join([*lines, *(f"  {name} is not in the network" for name in self.unexpected)])
 
     def to_provenance(self) -> dict[str, Any]:
         """Return the report for a checkpoint's header."""
@@ -78,7 +66,8 @@ def load_backbone_weights(network: nn.Module, config: recipe.DetectorOptions) ->
         return None
     path = Path(config.backbone_weights)
     if config.backbone_weights == "imagenet":
-        path = download_weights(IMAGENET[config.backbone], f"ImageNet weights of {config.backbone}", "backbone_weights")
+        weights: Any = torchvision.models.get_model_weights(config.backbone)
+        path = download_weights(weights.IMAGENET1K_V1, f"ImageNet weights of {config.backbone}", "backbone_weights")
     report = _load(network, read_state_dict(path, "backbone_weights"), path)
     _check_loaded(report, r"(?!fc\.|classifier\.)", config.backbone)
     return report
@@ -98,7 +87,8 @@ def load_detector_weights(detector: nn.Module, config: recipe.DetectorOptions) -
     path = Path(config.weights)
     if config.weights == "coco":
         path = download_weights(COCO[config.family], f"COCO weights of {config.family} with resnet50", "weights")
-    report = _load(detector, dict(_translated(read_state_dict(path, "weights"))), path)
+    state = {_todays_name(name): value for name, value in read_state_dict(path, "weights").items()}
+    report = _load(detector, state, path)
     _check_loaded(report, r"backbone\.body\.", f"{config.family} with {config.backbone}")
     return report
 
@@ -118,10 +108,8 @@ def download_weights(weights: Any, description: str, option: str) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(weights.url, str(path), digest[1] if digest else None, progress=False)
     except (OSError, RuntimeError) as error:
-        raise CheckpointError(
-            f"The {description} cannot be downloaded ({error})",
-            hint=f"Download {weights.url} to {path}, or set a path as {option}.",
-        ) from error
+        hint = f"Download {weights.url} to {path}, or set a path as {option}."
+        raise CheckpointError(f"The {description} cannot be downloaded ({error})", hint=hint) from error
     return path
 
 
@@ -137,11 +125,10 @@ def read_state_dict(path: Path, option: str) -> dict[str, Tensor]:
         raise CheckpointError(f"There are no weights at {path}", hint=f"Check detector.{option}.") from error
     except Exception as error:
         raise CheckpointError(f"{path} is not a torchvision state dict ({error})") from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise CheckpointError(
-            f"{path} is not a torchvision state dict", got=type(state).__name__, expected="a dict of tensors"
-        )
-    return state
+    if isinstance(state, dict) and all(isinstance(value, Tensor) for value in state.values()):
+        return state
+    got = type(state).__name__
+    raise CheckpointError(f"{path} is not a torchvision state dict", got=got, expected="a dict of tensors")
 
 
 def _load(network: nn.Module, state: Mapping[str, Tensor], path: Path) -> LoadReport:
@@ -160,18 +147,13 @@ def _load(network: nn.Module, state: Mapping[str, Tensor], path: Path) -> LoadRe
     )
 
 
-def _translated(state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """Yield a detector's tensors with old names of convolutions replaced by today's."""
-    for name, value in state.items():
-        translated = re.sub(r"^(backbone\.fpn\.(?:inner|layer)_blocks\.\d+)\.(weight|bias)$", r"\1.0.\2", name)
-        translated = re.sub(r"^rpn\.head\.conv\.(weight|bias)$", r"rpn.head.conv.0.0.\1", translated)
-        # In old names the ReLUs of a tower are counted as well.
-        translated = re.sub(
-            r"^(head\.(?:classification|regression)_head\.conv)\.(\d+)\.(weight|bias)$",
-            lambda found: f"{found[1]}.{int(found[2]) // 2}.0.{found[3]}",
-            translated,
-        )
-        yield translated, value
+def _todays_name(name: str) -> str:
+    """Return a detector tensor's name with the old name of a convolution replaced by today's."""
+    name = re.sub(r"^(backbone\.fpn\.(?:inner|layer)_blocks\.\d+)\.(weight|bias)$", r"\1.0.\2", name)
+    name = re.sub(r"^rpn\.head\.conv\.(weight|bias)$", r"rpn.head.conv.0.0.\1", name)
+    # In old names the ReLUs of a tower are counted as well.
+    old_tower = r"^(head\.(?:classification|regression)_head\.conv)\.(\d+)\.(weight|bias)$"
+    return re.sub(old_tower, lambda found: f"{found[1]}.{int(found[2]) // 2}.0.{found[3]}", name)
 
 
 def _check_loaded(report: LoadReport, required: str, network: str) -> None:
@@ -179,11 +161,9 @@ def _check_loaded(report: LoadReport, required: str, network: str) -> None:
     not_loaded = sorted([*report.missing, *(text.split(" ")[0] for text in report.mismatched)])
     names = [name for name in not_loaded if re.match(required, name)]
     if names:
-        raise CheckpointError(
-            f"{report.source} is not a {network}",
-            got=f"{len(names)} tensors missing or of another shape, first {', '.join(names[:MAX_NAMES])}",
-        )
+        got = f"{len(names)} tensors missing or of another shape, first {', '.join(names[:5])}"
+        raise CheckpointError(f"{report.source} is not a {network}", got=got)
 
 
 def _shape(value: Tensor) -> str:
-    return "x".join(str(side) for side in value.shape)
+    return "x".join(map(str, value.shape))

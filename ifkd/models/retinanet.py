@@ -10,12 +10,10 @@ from torchvision.ops import sigmoid_focal_loss
 
 from ifkd import recipe
 from ifkd.compute.distributed import mean_over_ranks
-from ifkd.models.anchor_assignment import IGNORE
-from ifkd.models.anchors import ASPECT_RATIOS, OCTAVE_SCALES
+from ifkd.models.anchors import ASPECT_RATIOS, IGNORE, OCTAVE_SCALES
+from ifkd.models.backbones import Backbone, CoarseLevels, Pyramid
 from ifkd.models.box_coder import concat_predictions, decode_boxes, flatten_predictions
-from ifkd.models.detector import Detector, DetectorOutput, Targets, init_towers
-from ifkd.models.fpn import RetinaNetPyramid
-from ifkd.models.shapes import Images
+from ifkd.models.detector import Detector, DetectorOutput, Images, Targets, init_towers
 
 FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2.0
 ANCHORS_PER_CELL = len(OCTAVE_SCALES) * len(ASPECT_RATIOS)
@@ -24,7 +22,7 @@ ANCHORS_PER_CELL = len(OCTAVE_SCALES) * len(ASPECT_RATIOS)
 class RetinaNet(Detector):
     """One-stage detector on P3 to P7 with nine anchors a cell."""
 
-    strides = RetinaNetPyramid.strides
+    strides = (8, 16, 32, 64, 128)
     anchor_scales = OCTAVE_SCALES
     pos_iou, neg_iou, min_pos_iou = 0.5, 0.4, 0.0
 
@@ -32,7 +30,8 @@ class RetinaNet(Detector):
         super().__init__()
         self.config = config
         self.num_classes = num_classes
-        self.backbone = RetinaNetPyramid(config)
+        body = Backbone(config, stages=(1, 2, 3))
+        self.backbone = Pyramid(body, config.channels, CoarseLevels(body.out_channels[-1], config.channels))
         self.head = RetinaNetHead(config.channels, ANCHORS_PER_CELL, num_classes)
         if config.head_init == "kaiming":
             init_towers(self.head.classification_head.conv, self.head.regression_head.conv)
@@ -42,28 +41,22 @@ class RetinaNet(Detector):
         """Return P3 to P7, class logits and box deltas."""
         pyramid = self.backbone(images)
         classes, boxes = self.head.classification_head, self.head.regression_head
-        return DetectorOutput(
-            pyramid=pyramid,
-            logits=tuple(classes.cls_logits(classes.conv(level)) for level in pyramid),
-            deltas=tuple(boxes.bbox_reg(boxes.conv(level)) for level in pyramid),
-        )
+        logits = tuple(classes.cls_logits(classes.conv(level)) for level in pyramid)
+        return DetectorOutput(pyramid, logits, tuple(boxes.bbox_reg(boxes.conv(level)) for level in pyramid))
 
     def task_losses(self, output: DetectorOutput, targets: list[Targets]) -> dict[str, Tensor]:
         """Return focal loss and L1 on deltas, divided by the number of positive anchors of the batch (at least 1)."""
         anchors = torch.cat(self.anchors(output))
         logits = concat_predictions(output.logits, ANCHORS_PER_CELL)
         deltas = concat_predictions(output.deltas, ANCHORS_PER_CELL)
-        classification = logits.new_zeros(())
-        regression = logits.new_zeros(())
-        positives = logits.new_zeros(())
+        classification, regression, positives = (logits.new_zeros(()) for _ in range(3))
         for image, target in enumerate(targets):
             assigned = self.assign_anchors(anchors, target)
             positive, valid = assigned >= 0, assigned != IGNORE
             target_classes = torch.zeros_like(logits[image])
             target_classes[positive, target.labels[assigned[positive]]] = 1.0
-            classification = classification + sigmoid_focal_loss(
-                logits[image][valid], target_classes[valid], alpha=FOCAL_ALPHA, gamma=FOCAL_GAMMA, reduction="sum"
-            )
+            focal = sigmoid_focal_loss(logits[image][valid], target_classes[valid], FOCAL_ALPHA, FOCAL_GAMMA, "sum")
+            classification = classification + focal
             target_deltas = self._coder.encode_single(target.boxes[assigned[positive]], anchors[positive])
             regression = regression + functional.l1_loss(deltas[image][positive], target_deltas, reduction="sum")
             positives += positive.sum()
@@ -75,9 +68,8 @@ class RetinaNet(Detector):
     ) -> tuple[Float[Tensor, "batch k 4"], Float[Tensor, "batch k"], Int64[Tensor, "batch k"]]:
         """Return the best anchor-class pairs of each level, decoded and clipped to `size`."""
         boxes, scores, labels = [], [], []
-        for level_anchors, level_logits, level_deltas in zip(
-            self.anchors(output), output.logits, output.deltas, strict=True
-        ):
+        maps = zip(self.anchors(output), output.logits, output.deltas, strict=True)
+        for level_anchors, level_logits, level_deltas in maps:
             logits = flatten_predictions(level_logits, ANCHORS_PER_CELL).flatten(1)
             deltas = flatten_predictions(level_deltas, ANCHORS_PER_CELL)
             best, pair = logits.topk(min(per_level, logits.shape[1]), dim=1)

@@ -13,7 +13,7 @@ from torchvision.ops import MultiScaleRoIAlign
 
 from ifkd import recipe
 from ifkd.compute.distributed import mean_over_ranks
-from ifkd.models.anchor_assignment import IGNORE, assign
+from ifkd.models.anchors import IGNORE, assign
 from ifkd.models.detector import Targets
 
 POS_IOU = 0.5
@@ -47,16 +47,23 @@ class RoiHead(nn.Module):
         self.box_roi_pool = MultiScaleRoIAlign(names, output_size=POOLED_SIDE, sampling_ratio=SAMPLING_RATIO)
         self.box_head = TwoMLPHead(config.channels * POOLED_SIDE**2, config.box_head_width)
         self.box_predictor = FastRCNNPredictor(config.box_head_width, num_classes + 1)
-        _init_layers(self.box_head, self.box_predictor)
+        classes, boxes = self.box_predictor.cls_score, self.box_predictor.bbox_pred
+        nn.init.xavier_uniform_(self.box_head.fc6.weight)
+        nn.init.xavier_uniform_(self.box_head.fc7.weight)
+        # As in MMDetection: near-uniform class scores, and boxes equal to the proposals.
+        nn.init.normal_(classes.weight, std=0.01)
+        nn.init.normal_(boxes.weight, std=0.001)
+        for layer in (self.box_head.fc6, self.box_head.fc7, classes, boxes):
+            nn.init.zeros_(layer.bias)
         self._coder = BoxCoder(DELTA_WEIGHTS)
         self._sampler = BalancedPositiveNegativeSampler(config.sampled_rois, POSITIVE_FRACTION)
 
     def forward(
         self, pyramid: tuple[Tensor, ...], boxes: list[Float[Tensor, "_ 4"]], size: tuple[int, int]
     ) -> tuple[Float[Tensor, "rois classes_and_background"], Float[Tensor, "rois classes_by_four"]]:
-        """Return class logits and class-wise deltas (float32) of the RoIs of all images in order.
+        """Return float32 class logits and class-wise deltas of the RoIs of all images of `size` (height, width).
 
-        `size` is the images' (height, width). Pooling is in float32, the layers are in the pyramid's precision.
+        Pooling is in float32, the layers are in the pyramid's precision.
         """
         maps = OrderedDict((str(level), pyramid[level].float()) for level in range(POOLED_LEVELS))
         pooled = self.box_roi_pool(maps, boxes, [size] * len(boxes))
@@ -87,10 +94,7 @@ class RoiHead(nn.Module):
 
     @staticmethod
     def losses(logits: Tensor, deltas: Tensor, targets: list[RoiTargets]) -> dict[str, Tensor]:
-        """Return cross-entropy over classes and background, and L1 on the deltas of each object's class.
-
-        Both are divided by the number of sampled RoIs of the batch.
-        """
+        """Return cross-entropy with background, and L1 on the deltas of each object's class, both by sampled RoI."""
         labels = torch.cat([target.labels for target in targets])
         target_deltas = torch.cat([target.deltas for target in targets])
         positive = torch.nonzero(labels > 0)[:, 0]
@@ -100,13 +104,3 @@ class RoiHead(nn.Module):
             "classification": functional.cross_entropy(logits, labels, reduction="sum") / normalizer,
             "boxes": functional.l1_loss(predicted, target_deltas[positive], reduction="sum") / normalizer,
         }
-
-
-def _init_layers(head: TwoMLPHead, predictor: FastRCNNPredictor) -> None:
-    """Initialize as MMDetection does: near-uniform class scores, and boxes equal to the proposals."""
-    for layer in (head.fc6, head.fc7):
-        nn.init.xavier_uniform_(layer.weight)
-    nn.init.normal_(predictor.cls_score.weight, std=0.01)
-    nn.init.normal_(predictor.bbox_pred.weight, std=0.001)
-    for layer in (head.fc6, head.fc7, predictor.cls_score, predictor.bbox_pred):
-        nn.init.zeros_(layer.bias)

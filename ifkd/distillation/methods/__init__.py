@@ -4,34 +4,25 @@ from collections.abc import Callable
 from typing import Any
 
 from ifkd import recipe
-from ifkd.distillation.methods.arsd import Arsd
-from ifkd.distillation.methods.attention_transfer import AttentionTransfer
-from ifkd.distillation.methods.crosskd import CrossKd
-from ifkd.distillation.methods.cwd import Cwd
-from ifkd.distillation.methods.fgd import Fgd
-from ifkd.distillation.methods.fitnet import FitNet
-from ifkd.distillation.methods.fkd import Fkd
-from ifkd.distillation.methods.frs import Frs
+from ifkd.distillation.methods import arsd, attention_transfer, crosskd, cwd, fgd, fitnet, fkd, frs, insdist, pkd
 from ifkd.distillation.methods.ifkd import IfkdMethod
-from ifkd.distillation.methods.insdist import InsDist
 from ifkd.distillation.methods.method import Method, NetworkPair, NoDistillation, Term
-from ifkd.distillation.methods.pkd import Pkd
 
 __all__ = ["METHODS", "IfkdMethod", "Method", "NetworkPair", "NoDistillation", "Term", "build_method"]
 
 METHODS: dict[str, Callable[[Any, NetworkPair], Method]] = {
     "ifkd": IfkdMethod,
     "none": NoDistillation,
-    "fitnet": FitNet,
-    "at": AttentionTransfer,
-    "fkd": Fkd,
-    "fgd": Fgd,
-    "frs": Frs,
-    "arsd": Arsd,
-    "insdist": InsDist,
-    "pkd": Pkd,
-    "cwd": Cwd,
-    "crosskd": CrossKd,
+    "fitnet": fitnet.FitNet,
+    "at": attention_transfer.AttentionTransfer,
+    "fkd": fkd.Fkd,
+    "fgd": fgd.Fgd,
+    "frs": frs.Frs,
+    "arsd": arsd.Arsd,
+    "insdist": insdist.InsDist,
+    "pkd": pkd.Pkd,
+    "cwd": cwd.Cwd,
+    "crosskd": crosskd.CrossKd,
 }
 """Name in a recipe -> the method's class."""
 

@@ -1,7 +1,7 @@
 """ARSD (Yang et al., TGRS 2022): core features of each object on one level, and boxes where the teacher is better."""
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 from torchvision.ops import box_iou, generalized_box_iou_loss
 
@@ -9,13 +9,11 @@ from ifkd import recipe
 from ifkd.compute.distributed import mean_over_ranks
 from ifkd.core.errors import ConfigError
 from ifkd.distillation import DistillationBatch
-from ifkd.distillation.adapters import Adapters, in_float
-from ifkd.distillation.box_masks import boxes_in_cells
-from ifkd.distillation.methods.method import Method, NetworkPair, Term, make_term
-from ifkd.distillation.pixelwise_losses import squared_distance
-from ifkd.models import Targets
+from ifkd.distillation.methods.fgd import boxes_in_cells
+from ifkd.distillation.methods.method import Adapters, Method, NetworkPair, Term, in_float, make_term
+from ifkd.distillation.pixelwise_losses import squared_distance, weighted_sum
 from ifkd.models.box_coder import concat_predictions, decode_boxes
-from ifkd.models.shapes import Scalar
+from ifkd.models.detector import Scalar, Targets
 
 BOX_FACTOR = 2.0
 """Factor of the GIoU loss in the published code."""
@@ -34,21 +32,17 @@ class Arsd(Method):
     def losses(self, batch: DistillationBatch) -> dict[str, Term]:
         """Return the terms of features, logits and boxes."""
         shapes = [(features.shape[2], features.shape[3]) for features in batch.student.pyramid]
-        size = batch.student.image_size(self.networks.strides[0])
+        size = self.networks.image_size(batch.student)
         masks = core_masks(batch.targets, shapes, size, binary=self.config.binary_mask)
         cells = torch.stack([(mask > 0).sum() for mask in masks]).sum().float()
         normalizer = 2 * mean_over_ranks(cells) + 1
         adapted, teacher = self.adapters(batch.student.pyramid), in_float(batch.teacher.pyramid)
-        feature = [
-            (mask * squared_distance(t, s)[:, 0]).sum() for mask, t, s in zip(masks, teacher, adapted, strict=True)
-        ]
-        head = [
-            (mask * squared_distance(t.float(), s.float())[:, 0]).sum()
-            for mask, t, s in zip(masks, batch.teacher.logits, batch.student.logits, strict=True)
-        ]
+        feature = weighted_sum(masks, map(squared_distance, teacher, adapted))
+        logits = in_float(batch.teacher.logits), in_float(batch.student.logits)
+        head = weighted_sum(masks, map(squared_distance, *logits))
         return {
-            "feature": make_term(torch.stack(feature).sum() / normalizer, self.config.feature),
-            "head": make_term(torch.stack(head).sum() / normalizer, self.config.head),
+            "feature": make_term(feature / normalizer, self.config.feature),
+            "head": make_term(head / normalizer, self.config.head),
             "boxes": make_term(self._box_loss(batch), self.config.boxes),
         }
 
@@ -58,14 +52,17 @@ class Arsd(Method):
         by_level = detector.anchors(batch.student)
         anchors = torch.cat(by_level)
         level_of = torch.cat([torch.full((len(level),), n, device=anchors.device) for n, level in enumerate(by_level)])
-        boxes = [_decode(batch.student.deltas, anchors), _decode(batch.teacher.deltas, anchors)]
+        boxes = [_decode(output.deltas, anchors) for output in (batch.student, batch.teacher)]
         totals, weights = anchors.new_zeros(len(by_level)), anchors.new_zeros(len(by_level))
         for image, target in enumerate(batch.targets):
             assigned = detector.assign_anchors(anchors, target)
             positive = assigned >= 0
             objects = target.boxes[assigned[positive]]
             student, teacher = boxes[0][image][positive], boxes[1][image][positive].detach()
-            weight = teacher_is_better(anchors[positive], student.detach(), teacher, objects).float()
+            iou, student_iou, teacher_iou = (
+                _paired_iou(found, objects) for found in (anchors[positive], student.detach(), teacher)
+            )
+            weight = ((teacher_iou > student_iou) & (student_iou > iou)).float()
             losses = BOX_FACTOR * generalized_box_iou_loss(student, teacher)
             totals = totals.index_add(0, level_of[positive], weight * losses)
             weights = weights.index_add(0, level_of[positive], weight)
@@ -75,12 +72,12 @@ class Arsd(Method):
 
 def core_masks(
     targets: list[Targets], shapes: list[tuple[int, int]], size: tuple[int, int], *, binary: bool = False
-) -> list[Float[Tensor, "batch _ _"]]:
+) -> list[Float[Tensor, "batch 1 _ _"]]:
     """Return the weight of each level's cells; each object has weights on one level, which depends on its size.
 
     Weights of overlapping objects are added; other cells are 0.
     """
-    masks = [targets[0].boxes.new_zeros((len(targets), *shape)) for shape in shapes]
+    masks = [targets[0].boxes.new_zeros((len(targets), 1, *shape)) for shape in shapes]
     for image, target in enumerate(targets):
         levels, weights = level_of_object(target.boxes, size, len(shapes)), area_weight(target.boxes, size)
         for level, (rows, columns) in enumerate(shapes):
@@ -88,7 +85,7 @@ def core_masks(
             cells = boxes_in_cells(target.boxes[on_level], (rows, columns), size).tolist()
             for (left, top, right, bottom), weight in zip(cells, weights[on_level].tolist(), strict=True):
                 row, column = min(int(top), rows - 1), min(int(left), columns - 1)
-                masks[level][image, row : max(int(bottom), row + 1), column : max(int(right), column + 1)] += weight
+                masks[level][image, 0, row : max(int(bottom), row + 1), column : max(int(right), column + 1)] += weight
     return [(mask > 0).float() for mask in masks] if binary else masks
 
 
@@ -100,17 +97,6 @@ def area_weight(boxes: Float[Tensor, "objects 4"], size: tuple[int, int]) -> Flo
 def level_of_object(boxes: Float[Tensor, "objects 4"], size: tuple[int, int], levels: int) -> Tensor:
     """Return the level of each object, 0 the finest, by the root of the fraction of the image that it covers."""
     return (4 + torch.log2(_relative_side(boxes, size) + 1e-6)).floor().clamp(0, levels - 1).long()
-
-
-def teacher_is_better(
-    anchors: Float[Tensor, "n 4"],
-    student: Float[Tensor, "n 4"],
-    teacher: Float[Tensor, "n 4"],
-    objects: Float[Tensor, "n 4"],
-) -> Bool[Tensor, " n"]:
-    """Return whether IoU(teacher, object) > IoU(student, object) > IoU(anchor, object)."""
-    of_anchor, of_student, of_teacher = (_paired_iou(boxes, objects) for boxes in (anchors, student, teacher))
-    return (of_teacher > of_student) & (of_student > of_anchor)
 
 
 def _relative_side(boxes: Float[Tensor, "objects 4"], size: tuple[int, int]) -> Float[Tensor, " objects"]:

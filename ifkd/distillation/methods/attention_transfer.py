@@ -7,7 +7,7 @@ from torch.nn import functional
 
 from ifkd.distillation import DistillationBatch
 from ifkd.distillation.methods.method import Method, Term, make_term
-from ifkd.models.shapes import FeatureMap, Scalar
+from ifkd.models.detector import FeatureMap, Scalar
 
 
 class AttentionTransfer(Method):

@@ -13,10 +13,10 @@ from ifkd.compute.distributed import mean_over_ranks
 from ifkd.core.errors import ConfigError
 from ifkd.distillation import DistillationBatch
 from ifkd.distillation.methods.method import Method, NetworkPair, Term, make_term
-from ifkd.models.anchor_assignment import IGNORE
+from ifkd.models.anchors import IGNORE
 from ifkd.models.box_coder import concat_predictions, decode_boxes
+from ifkd.models.detector import FeatureMap
 from ifkd.models.retinanet import ANCHORS_PER_CELL, RetinaNet
-from ifkd.models.shapes import FeatureMap
 
 EPSILON = 1e-6
 
@@ -35,7 +35,11 @@ class CrossKd(Method):
         """Return both terms, divided by the number of positive anchors of the batch (at least 1)."""
         student, _ = self._detectors
         anchors = torch.cat(student.anchors(batch.student))
-        logits, deltas = self._cross_predictions(batch)
+        own, head = (detector.head for detector in self._detectors)
+        predictor: nn.Module = head.classification_head.cls_logits
+        logits = self._cross_predict(batch, own.classification_head.conv, head.classification_head.conv, predictor)
+        predictor = head.regression_head.bbox_reg
+        deltas = self._cross_predict(batch, own.regression_head.conv, head.regression_head.conv, predictor)
         teacher_logits = concat_predictions(batch.teacher.logits, ANCHORS_PER_CELL)
         teacher_deltas = concat_predictions(batch.teacher.deltas, ANCHORS_PER_CELL)
         assignments = [student.assign_anchors(anchors, target) for target in batch.targets]
@@ -45,48 +49,24 @@ class CrossKd(Method):
         soft = teacher_logits.sigmoid()
         distance = (logits.sigmoid() - soft).abs()
         classes = functional.binary_cross_entropy_with_logits(logits, soft, reduction="none") * distance
-        own_boxes, teacher_boxes = (
-            decode_boxes(anchors.expand_as(values), values, None) for values in (deltas, teacher_deltas)
-        )
-        boxes = generalized_box_iou_loss(own_boxes, teacher_boxes) * soft.amax(dim=2)
+        decoded = (decode_boxes(anchors.expand_as(values), values, None) for values in (deltas, teacher_deltas))
+        boxes = generalized_box_iou_loss(*decoded) * soft.amax(dim=2)
         return {
             "classes": make_term((classes * valid[:, :, None]).sum() / normalizer, self.config.classes),
             "boxes": make_term((boxes * valid).sum() / normalizer, self.config.boxes),
         }
 
-    def _cross_predictions(
-        self, batch: DistillationBatch
-    ) -> tuple[Float[Tensor, "batch anchors classes"], Float[Tensor, "batch anchors 4"]]:
-        """Return logits and deltas of the student's features from the teacher's head."""
-        student, teacher = (detector.head for detector in self._detectors)
-        branches = (
-            (
-                student.classification_head.conv,
-                teacher.classification_head.conv,
-                teacher.classification_head.cls_logits,
-            ),
-            (student.regression_head.conv, teacher.regression_head.conv, teacher.regression_head.bbox_reg),
-        )
-        logits, deltas = (
-            concat_predictions(
-                tuple(
-                    predictor(self._cross_features(s, t, own, tower))
-                    for s, t in zip(batch.student.pyramid, batch.teacher.pyramid, strict=True)
-                ),
-                ANCHORS_PER_CELL,
-            )
-            for own, tower, predictor in branches
-        )
-        return logits, deltas
-
-    def _cross_features(self, student: Tensor, teacher: Tensor, own: nn.Sequential, tower: nn.Sequential) -> Tensor:
-        """Return the student's map after its own layers and the teacher's remaining ones, before the predictor."""
-        depth = self.config.own_layers
-        with torch.no_grad():
-            reference = _before_activation(tower, teacher, depth)
-        aligned = match_statistics(_before_activation(own, student, depth), reference).relu()
-        result: Tensor = tower[depth:](aligned)
-        return result
+    def _cross_predict(
+        self, batch: DistillationBatch, own: nn.Sequential, tower: nn.Sequential, predictor: nn.Module
+    ) -> Float[Tensor, "batch anchors values"]:
+        """Return the predictions of the teacher's tower and predictor for maps after the student's own layers."""
+        depth, maps = self.config.own_layers, []
+        for student, teacher in zip(batch.student.pyramid, batch.teacher.pyramid, strict=True):
+            with torch.no_grad():
+                reference = _before_activation(tower, teacher, depth)
+            aligned = match_statistics(_before_activation(own, student, depth), reference).relu()
+            maps.append(predictor(tower[depth:](aligned)))
+        return concat_predictions(tuple(maps), ANCHORS_PER_CELL)
 
 
 def _before_activation(tower: nn.Sequential, features: Tensor, depth: int) -> Tensor:

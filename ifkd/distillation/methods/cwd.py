@@ -6,7 +6,7 @@ from torch.nn import functional
 from ifkd import recipe
 from ifkd.distillation import DistillationBatch
 from ifkd.distillation.methods.method import Method, NetworkPair, Term, make_term
-from ifkd.models.shapes import FeatureMap, Scalar
+from ifkd.models.detector import FeatureMap, Scalar
 
 
 class Cwd(Method):
@@ -18,10 +18,8 @@ class Cwd(Method):
 
     def losses(self, batch: DistillationBatch) -> dict[str, Term]:
         """Return the sum over levels of `channel_divergence`."""
-        divergences = [
-            channel_divergence(batch.student.pyramid[level], batch.teacher.pyramid[level], self.config.temperature)
-            for level in self._levels
-        ]
+        student, teacher, temperature = batch.student.pyramid, batch.teacher.pyramid, self.config.temperature
+        divergences = [channel_divergence(student[level], teacher[level], temperature) for level in self._levels]
         return {"feature": make_term(torch.stack(divergences).sum(), self.config.weight)}
 
 

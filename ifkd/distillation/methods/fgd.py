@@ -7,10 +7,8 @@ from torch.nn import functional
 
 from ifkd import recipe
 from ifkd.distillation import DistillationBatch
-from ifkd.distillation.box_masks import covered_cells
-from ifkd.distillation.methods.method import Method, NetworkPair, Term, make_term, weights_of_family
-from ifkd.models import Detector, Targets
-from ifkd.models.shapes import FeatureMap, LocationMap
+from ifkd.distillation.methods.method import Method, NetworkPair, Term, make_term
+from ifkd.models.detector import Detector, FeatureMap, LocationMap, Targets
 
 WEIGHTS: dict[recipe.Family, dict[str, float]] = {
     "retinanet": {"foreground": 1e-3, "background": 5e-4, "attention": 5e-4, "context": 5e-6},
@@ -24,7 +22,7 @@ class Fgd(Method):
 
     def __init__(self, config: recipe.FgdOptions, networks: NetworkPair) -> None:
         super().__init__(config, networks)
-        self._weights = weights_of_family(WEIGHTS, networks.family, config)
+        self._weights = networks.weights(WEIGHTS, config)
         self._levels = networks.level_indices(config.levels or LEVELS[networks.family])
         count, channels, width = len(self._levels), networks.channels, networks.teacher_channels
         self.adapters = nn.ModuleList(
@@ -36,7 +34,7 @@ class Fgd(Method):
     def losses(self, batch: DistillationBatch) -> dict[str, Term]:
         """Return the four terms, summed over levels."""
         sums = {name: batch.student.pyramid[0].new_zeros((), dtype=torch.float32) for name in self._weights}
-        size = batch.student.image_size(self.networks.strides[0])
+        size = self.networks.image_size(batch.student)
         for index, level in enumerate(self._levels):
             student = self.adapters[index](batch.student.pyramid[level]).float()
             teacher = batch.teacher.pyramid[level].float()
@@ -63,11 +61,7 @@ class Fgd(Method):
 
 @torch.no_grad()
 def inherit(student: Detector, teacher: Detector) -> list[str]:
-    """Initialize the student's FPN and head with the teacher's weights where names and shapes match.
-
-    Returns:
-        The names of the copied tensors.
-    """
+    """Copy the teacher's weights to the student's FPN and head where names and shapes match; return their names."""
     given = teacher.state_dict()
     copied = []
     for name, own in student.state_dict().items():
@@ -87,9 +81,8 @@ class GlobalContext(nn.Module):
         nn.init.kaiming_normal_(self.key.weight, mode="fan_in")
         inner = max(1, channels // 2)
         last = nn.Conv2d(inner, channels, 1)
-        nn.init.zeros_(last.weight)
-        assert last.bias is not None
-        nn.init.zeros_(last.bias)
+        for parameter in last.parameters():
+            nn.init.zeros_(parameter)
         self.change = nn.Sequential(
             nn.Conv2d(channels, inner, 1), nn.LayerNorm([inner, 1, 1]), nn.ReLU(inplace=True), last
         )
@@ -114,6 +107,14 @@ def channel_attention(features: FeatureMap, temperature: float) -> Float[Tensor,
     return features.shape[1] * functional.softmax(magnitude / temperature, dim=1)
 
 
+def boxes_in_cells(
+    boxes: Float[Tensor, "objects 4"], shape: tuple[int, int], size: tuple[int, int]
+) -> Float[Tensor, "objects 4"]:
+    """Return boxes (pixels of images of `size`) in cells of a map of `shape`; both are (height, width)."""
+    scale_x, scale_y = shape[1] / size[1], shape[0] / size[0]
+    return boxes * boxes.new_tensor([scale_x, scale_y, scale_x, scale_y])
+
+
 def object_masks(
     targets: list[Targets], shape: tuple[int, int], size: tuple[int, int]
 ) -> tuple[Float[Tensor, "batch height width"], Float[Tensor, "batch height width"]]:
@@ -123,8 +124,11 @@ def object_masks(
     background cell has 1 over the number of background cells of its image.
     """
     foreground = targets[0].boxes.new_zeros((len(targets), *shape))
+    last = torch.tensor([shape[1] - 1, shape[0] - 1] * 2, device=foreground.device)
     for mask, target in zip(foreground, targets, strict=True):
-        for left, top, right, bottom in covered_cells(target.boxes, shape, size).tolist():
+        cells = boxes_in_cells(target.boxes, shape, size)
+        ends = torch.cat([cells[:, :2].floor(), cells[:, 2:].ceil()], dim=1).long().clamp(min=0).minimum(last)
+        for left, top, right, bottom in ends.tolist():
             part = mask[top : bottom + 1, left : right + 1]
             part.clamp_(min=1.0 / part.numel())
     background = (foreground == 0).float()

@@ -4,8 +4,7 @@ import torch
 
 from ifkd import recipe
 from ifkd.distillation import DistillationBatch
-from ifkd.distillation.adapters import Adapters, in_float
-from ifkd.distillation.methods.method import Method, NetworkPair, Term, make_term
+from ifkd.distillation.methods.method import Adapters, Method, NetworkPair, Term, in_float, make_term
 
 
 class FitNet(Method):

@@ -8,8 +8,8 @@ from torch.nn import functional
 from ifkd import recipe
 from ifkd.distillation import DistillationBatch
 from ifkd.distillation.methods.fgd import channel_attention, spatial_attention
-from ifkd.distillation.methods.method import Method, NetworkPair, Term, make_term, weights_of_family
-from ifkd.models.shapes import FeatureMap, Scalar
+from ifkd.distillation.methods.method import Method, NetworkPair, Term, make_term
+from ifkd.models.detector import FeatureMap, Scalar
 
 WEIGHTS: dict[recipe.Family, dict[str, float]] = {
     "retinanet": {"feature": 4.2e-4, "attention": 2.4e-2, "non_local": 4.2e-4},
@@ -18,6 +18,7 @@ WEIGHTS: dict[recipe.Family, dict[str, float]] = {
 TEMPERATURES: dict[recipe.Family, float] = {"retinanet": 0.1, "faster_rcnn": 0.5}
 INNER_CHANNELS, POOL_SIZES = (64, 64, 128, 128, 128), (8, 4, 2, 2, 2)
 """Of the non-local blocks, by level, finest first."""
+AnyMap = Float[Tensor, "batch _ height width"]
 EPSILON = 1e-12
 """Added under a root, whose gradient at 0 is infinite."""
 
@@ -28,7 +29,7 @@ class Fkd(Method):
     def __init__(self, config: recipe.FkdOptions, networks: NetworkPair) -> None:
         super().__init__(config, networks)
         family = networks.family
-        self._weights = weights_of_family(WEIGHTS, family, config)
+        self._weights = networks.weights(WEIGHTS, config)
         self._temperature = config.temperature or TEMPERATURES[family]
         self._channel_mask = family == "retinanet" if config.channel_mask is None else config.channel_mask
         self.of_levels = nn.ModuleList(
@@ -40,7 +41,7 @@ class Fkd(Method):
         """Return the three terms, summed over levels."""
         sums = {name: batch.student.pyramid[0].new_zeros((), dtype=torch.float32) for name in self._weights}
         for layers, student, teacher in zip(self.of_levels, batch.student.pyramid, batch.teacher.pyramid, strict=True):
-            values = layers(student.float(), teacher.float(), self._temperature, self._channel_mask)
+            values = layers(student, teacher, temperature=self._temperature, channel_mask=self._channel_mask)
             sums = {name: sums[name] + value for name, value in zip(sums, values, strict=True)}
         return {name: make_term(value, self._weights[name]) for name, value in sums.items()}
 
@@ -58,17 +59,13 @@ class FkdLevel(nn.Module):
         self.relations = nn.Conv2d(channels, teacher_channels, 1)
 
     def forward(
-        self,
-        student: Float[Tensor, "batch _ height width"],
-        teacher: Float[Tensor, "batch _ height width"],
-        temperature: float,
-        channel_mask: bool,  # noqa: FBT001
+        self, student: AnyMap, teacher: AnyMap, *, temperature: float, channel_mask: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the terms of features, attention and relations."""
+        student, teacher = student.float(), teacher.float()
         adapted = self.feature(student)
         with torch.no_grad():
-            mask = spatial_attention(teacher, temperature) + spatial_attention(student, temperature)
-            mask = mask / 2
+            mask = (spatial_attention(teacher, temperature) + spatial_attention(student, temperature)) / 2
             if channel_mask:
                 own = student if student.shape[1] == teacher.shape[1] else adapted
                 channels = channel_attention(teacher, temperature) + channel_attention(own, temperature)

@@ -5,10 +5,9 @@ import torch
 from ifkd import recipe
 from ifkd.compute.distributed import mean_over_ranks
 from ifkd.distillation import DistillationBatch
-from ifkd.distillation.adapters import Adapters, in_float
 from ifkd.distillation.fdr import feature_richness
-from ifkd.distillation.methods.method import Method, NetworkPair, Term, make_term, warmup_factor, weights_of_family
-from ifkd.distillation.pixelwise_losses import cross_entropy, squared_distance
+from ifkd.distillation.methods.method import Adapters, Method, NetworkPair, Term, in_float, make_term, warmup_factor
+from ifkd.distillation.pixelwise_losses import cross_entropy, squared_distance, weighted_sum
 
 WEIGHTS: dict[recipe.Family, dict[str, float]] = {
     "retinanet": {"feature": 0.005, "head": 0.02},
@@ -22,24 +21,18 @@ class Frs(Method):
     def __init__(self, config: recipe.FrsOptions, networks: NetworkPair) -> None:
         super().__init__(config, networks)
         self.adapters = Adapters(networks, kernel=3)
-        self._weights = weights_of_family(WEIGHTS, networks.family, config)
+        self._weights = networks.weights(WEIGHTS, config)
 
     def losses(self, batch: DistillationBatch) -> dict[str, Term]:
         """Return both terms: sums over channels, weighted means over locations, sums over levels."""
         scores = [feature_richness(logits) for logits in batch.teacher.logits]
         totals = mean_over_ranks(torch.stack([score.sum() for score in scores]))
         masks = [score / total for score, total in zip(scores, totals, strict=True)]
-        adapted = self.adapters(batch.student.pyramid)
-        feature = [
-            (mask * squared_distance(teacher, student)).sum()
-            for mask, teacher, student in zip(masks, in_float(batch.teacher.pyramid), adapted, strict=True)
-        ]
-        head = [
-            (mask * cross_entropy(student, teacher)).sum()
-            for mask, teacher, student in zip(masks, batch.teacher.logits, batch.student.logits, strict=True)
-        ]
+        teacher, student = in_float(batch.teacher.pyramid), self.adapters(batch.student.pyramid)
+        feature = weighted_sum(masks, map(squared_distance, teacher, student))
+        head = weighted_sum(masks, map(cross_entropy, batch.student.logits, batch.teacher.logits))
         warmup = warmup_factor(batch.iteration, self.config.warmup_iters)
         return {
-            "feature": make_term(torch.stack(feature).sum(), self._weights["feature"], warmup=warmup),
-            "head": make_term(torch.stack(head).sum(), self._weights["head"], warmup=warmup),
+            "feature": make_term(feature, self._weights["feature"], warmup=warmup),
+            "head": make_term(head, self._weights["head"], warmup=warmup),
         }

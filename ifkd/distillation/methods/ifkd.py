@@ -3,21 +3,19 @@
 from typing import cast
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
 from ifkd import recipe
 from ifkd.compute.distributed import mean_over_ranks, world_size
 from ifkd.distillation import DistillationBatch
-from ifkd.distillation.adapters import Adapters, in_float
 from ifkd.distillation.ede import EdeGate, activate, resize, width_projection
 from ifkd.distillation.fdr import FrequencyFilter, feature_richness, reconstruct
 from ifkd.distillation.hsm import similarity_mask
 from ifkd.distillation.methods.attention_transfer import attention_transfer
-from ifkd.distillation.methods.method import Method, NetworkPair, Term, make_term, warmup_factor
-from ifkd.distillation.methods.roi_distillation import roi_divergence
+from ifkd.distillation.methods.method import Adapters, Method, NetworkPair, Term, in_float, make_term, warmup_factor
 from ifkd.distillation.pixelwise_losses import cross_entropy, entropy, squared_distance
+from ifkd.models.detector import DetectorOutput, FeatureMap, SampledRois, Scalar, SecondStage
 
 REFERENCE_CHANNELS = 256
 """Number of channels for which alpha was chosen; `feature_scale = "auto"` scales the sum over channels to it."""
@@ -36,9 +34,8 @@ class IfkdMethod(Method):
         self._dense_head = config.head.enabled and config.head.frcnn_head != "roi"
         self._roi_head = config.head.enabled and config.head.frcnn_head != "rpn"
         width = networks.teacher_channels
-        self.adapters = Adapters(
-            networks, kernel=config.adapter.kernel, shared=config.adapter.shared, bias=config.adapter.bias
-        )
+        adapter = config.adapter
+        self.adapters = Adapters(networks, kernel=adapter.kernel, shared=adapter.shared, bias=adapter.bias)
         self.filters = nn.ModuleDict()
         if config.fdr.enabled and config.fdr.filter != "none":
             chosen = recipe.select_levels(config.fdr.levels, networks.levels)
@@ -86,9 +83,8 @@ class IfkdMethod(Method):
         activation = self.ede_activation(batch.embedding)
         total = teacher[0].new_zeros(())
         for level, name in enumerate(self.networks.levels):
-            target, student = self.feature_pair(
-                name, teacher[level], adapted[level], batch.teacher.logits[level], activation, generator
-            )
+            logits = batch.teacher.logits[level]
+            target, student = self.feature_pair(name, teacher[level], adapted[level], logits, activation, generator)
             total = total + (weights[level] * squared_distance(target, student)).sum()
         return total * self._channel_factor
 
@@ -117,11 +113,8 @@ class IfkdMethod(Method):
                 sums = mean_over_ranks(torch.stack([mask.detach().sum() for mask in masks]))
                 return [mask / total for mask, total in zip(masks, sums.clamp_min(SMALLEST_NORMALIZER), strict=True)]
             case "image":
-                sums_by_image = [mask.detach().sum((1, 2, 3), keepdim=True) for mask in masks]
-                return [
-                    mask / (total.clamp_min(SMALLEST_NORMALIZER) * len(mask))
-                    for mask, total in zip(masks, sums_by_image, strict=True)
-                ]
+                by_image = [mask.detach().sum((1, 2, 3), keepdim=True).clamp_min(SMALLEST_NORMALIZER) for mask in masks]
+                return [mask / (total * len(mask)) for mask, total in zip(masks, by_image, strict=True)]
             case _:
                 return [mask / mask.numel() for mask in masks]
 
@@ -131,10 +124,8 @@ class IfkdMethod(Method):
         if world_size() > 1:
             means = [torch.linalg.vector_norm(level, dim=1).mean() for level in teacher]
             norms = list(mean_over_ranks(torch.stack(means)))
-        return [
-            similarity_mask(t, s, self.config.hsm, mean_norm=norm)
-            for t, s, norm in zip(teacher, adapted, norms, strict=True)
-        ]
+        levels = zip(teacher, adapted, norms, strict=True)
+        return [similarity_mask(t, s, self.config.hsm, mean_norm=norm) for t, s, norm in levels]
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, object]]:
         """Return the convolutions, and the filters without weight decay, which would shrink the feature target."""
@@ -146,12 +137,12 @@ class IfkdMethod(Method):
     def feature_pair(
         self,
         name: recipe.Level,
-        teacher: Float[Tensor, "b c h w"],
-        adapted: Float[Tensor, "b c h w"],
+        teacher: FeatureMap,
+        adapted: FeatureMap,
         teacher_logits: Tensor,
         activation: Tensor | None,
         generator: torch.Generator,
-    ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c h w"]]:
+    ) -> tuple[FeatureMap, FeatureMap]:
         """Return T_l and S_l of eq. 12: the target and the student's side."""
         ede, fdr = self.config.ede, self.config.fdr
         if ede.order == "ede_then_fdr":
@@ -192,6 +183,18 @@ class IfkdMethod(Method):
             gated: Tensor = self.gate(features, ede.weight * disturbance)
             return gated
         return torch.add(features, disturbance, alpha=ede.weight)
+
+
+def roi_divergence(sampled: SampledRois, teacher: DetectorOutput, second_stage: SecondStage) -> Scalar:
+    """Return KL(teacher || student) of the classes of the student's sampled RoIs, mean over RoIs (eq. 13 on RoIs).
+
+    The student's logits were computed with its task losses; the teacher's head runs here on the teacher's pyramid.
+    """
+    with torch.no_grad():
+        teacher_log = second_stage(teacher, sampled.boxes).float().log_softmax(dim=1)
+    student_log = sampled.class_logits.float().log_softmax(dim=1)
+    total = functional.kl_div(student_log, teacher_log, reduction="sum", log_target=True)
+    return total / mean_over_ranks(total.new_tensor(float(len(student_log)))).clamp_min(1.0)
 
 
 def _uniform(low: float, high: float, generator: torch.Generator) -> float:

@@ -11,12 +11,10 @@ from torchvision.ops import roi_align
 
 from ifkd import recipe
 from ifkd.distillation import DistillationBatch
-from ifkd.distillation.adapters import Adapters, in_float
-from ifkd.distillation.box_masks import boxes_in_cells
-from ifkd.distillation.methods.method import Method, NetworkPair, Term, make_term, weights_of_family
+from ifkd.distillation.methods.fgd import boxes_in_cells
+from ifkd.distillation.methods.method import Adapters, Method, NetworkPair, Term, in_float, make_term
 from ifkd.distillation.pixelwise_losses import squared_distance
-from ifkd.models import Targets
-from ifkd.models.shapes import FeatureMap, LocationMap, Scalar
+from ifkd.models.detector import FeatureMap, LocationMap, Scalar, Targets
 
 WEIGHTS: dict[recipe.Family, dict[str, float]] = {
     "retinanet": {"foreground": 4.2e-4, "background": 2.1e-4},
@@ -37,26 +35,22 @@ class InsDist(Method):
     def __init__(self, config: recipe.InsDistOptions, networks: NetworkPair) -> None:
         super().__init__(config, networks)
         self.adapters = Adapters(networks, kernel=1)
-        self._weights = weights_of_family(WEIGHTS, networks.family, config)
+        self._weights = networks.weights(WEIGHTS, config)
 
     def losses(self, batch: DistillationBatch) -> dict[str, Term]:
         """Return the terms of instances, of background and of relations."""
         adapted, teacher = self.adapters(batch.student.pyramid), in_float(batch.teacher.pyramid)
-        size = batch.student.image_size(self.networks.strides[0])
-        mask = instance_mask(
-            teacher[self.networks.levels.index(MASK_LEVEL)], batch.targets, size, threshold=self.config.threshold
-        )
+        size = self.networks.image_size(batch.student)
+        features = teacher[self.networks.levels.index(MASK_LEVEL)]
+        mask = instance_mask(features, batch.targets, size, threshold=self.config.threshold)
         foreground, background = [], []
         for t, s in zip(teacher, adapted, strict=True):
             inside = functional.interpolate(mask, t.shape[2:], mode="nearest")
             errors = squared_distance(t, s)
             foreground.append(((errors * inside).sum() + EPSILON).sqrt())
             background.append(((errors * (1 - inside)).sum() + EPSILON).sqrt())
-        relation = relation_loss(
-            self._instance_vectors(adapted, batch.targets),
-            self._instance_vectors(teacher, batch.targets),
-            torch.cat([target.labels for target in batch.targets]),
-        )
+        vectors = (self._instance_vectors(pyramid, batch.targets) for pyramid in (adapted, teacher))
+        relation = relation_loss(*vectors, torch.cat([target.labels for target in batch.targets]))
         return {
             "foreground": make_term(torch.stack(foreground).sum(), self._weights["foreground"]),
             "background": make_term(torch.stack(background).sum(), self._weights["background"]),
@@ -83,14 +77,7 @@ class InsDist(Method):
 def instance_mask(
     features: FeatureMap, targets: list[Targets], size: tuple[int, int], *, threshold: float
 ) -> LocationMap:
-    """Return 1 for cells similar to the mean cell of any object of the image, 0 elsewhere.
-
-    Args:
-        features: The teacher's features of one level.
-        targets: The objects of each image.
-        size: (height, width) of the images, pixels.
-        threshold: Energy above which a cell belongs to an object.
-    """
+    """Return 1 for cells whose energy is above `threshold` for any object's mean cell, 0 elsewhere."""
     mask = torch.zeros_like(features[:, :1])
     shape = (features.shape[2], features.shape[3])
     limit = torch.tensor([shape[1] - 1, shape[0] - 1] * 2, device=features.device)

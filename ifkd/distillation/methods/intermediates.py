@@ -10,7 +10,7 @@ from ifkd import recipe
 from ifkd.distillation import DistillationBatch
 from ifkd.distillation.fdr import feature_richness, low_pass
 from ifkd.distillation.methods.ifkd import IfkdMethod
-from ifkd.models.shapes import FeatureMap, LocationMap
+from ifkd.models.detector import FeatureMap, LocationMap
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,17 +48,16 @@ def compute_intermediates(method: IfkdMethod, batch: DistillationBatch) -> list[
         logits = batch.teacher.logits[level]
         target, student = method.feature_pair(name, teacher[level], adapted[level], logits, activation, generator)
         shape = (target.shape[2], target.shape[3])
-        maps.append(
-            Intermediates(
-                level=name,
-                teacher=teacher[level],
-                low=low_pass(teacher[level], method.config.fdr.r),
-                richness=feature_richness(logits),
-                disturbance=method.disturbance(name, shape, activation),
-                disturbed=method.add_disturbance(name, teacher[level], activation),
-                target=target,
-                student=student,
-                similarity=masks[level],
-            )
+        of_level = Intermediates(
+            level=name,
+            teacher=teacher[level],
+            low=low_pass(teacher[level], method.config.fdr.r),
+            richness=feature_richness(logits),
+            disturbance=method.disturbance(name, shape, activation),
+            disturbed=method.add_disturbance(name, teacher[level], activation),
+            target=target,
+            student=student,
+            similarity=masks[level],
         )
+        maps.append(of_level)
     return maps

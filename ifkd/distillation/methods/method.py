@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from ifkd import recipe
 from ifkd.core.config import Schema
 from ifkd.distillation import DistillationBatch
-from ifkd.distillation.methods.roi_distillation import SecondStage
-from ifkd.models import Detector
+from ifkd.models.detector import Detector, DetectorOutput, SecondStage
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,9 +18,8 @@ class NetworkPair:
     """Properties of the student and the teacher that a method depends on."""
 
     channels: int
-    """Channels of the student's pyramid."""
+    """Of the student's pyramid."""
     teacher_channels: int
-    """Channels of the teacher's pyramid."""
     levels: tuple[recipe.Level, ...]
     """Names of both pyramids' levels, finest first."""
     feature_rms: tuple[float, ...]
@@ -36,10 +34,13 @@ class NetworkPair:
         """Family of both detectors."""
         return next(family for family, levels in recipe.LEVELS.items() if levels == self.levels)
 
-    @property
-    def strides(self) -> tuple[int, ...]:
-        """Strides of the levels, pixels."""
-        return tuple(2 ** int(level[1:]) for level in self.levels)
+    def image_size(self, output: DetectorOutput) -> tuple[int, int]:
+        """Return the (height, width) of an output's images."""
+        return output.image_size(2 ** int(self.levels[0][1:]))
+
+    def weights(self, defaults: Mapping[recipe.Family, dict[str, float]], config: Schema) -> dict[str, float]:
+        """Return the default weights of the detectors' family, replaced by those that `config` sets."""
+        return defaults[self.family] | config.model_dump(include=set(defaults[self.family]), exclude_none=True)
 
     def level_indices(self, choice: recipe.LevelChoice) -> list[int]:
         """Return the indices of the chosen levels."""
@@ -68,13 +69,6 @@ def warmup_factor(iteration: int, warmup_iters: int) -> float:
     return 1.0 if warmup_iters == 0 else min(1.0, iteration / warmup_iters)
 
 
-def weights_of_family(
-    defaults: Mapping[recipe.Family, dict[str, float]], family: recipe.Family, config: Schema
-) -> dict[str, float]:
-    """Return the default weights of a detector family, replaced by those that `config` sets."""
-    return defaults[family] | config.model_dump(include=set(defaults[family]), exclude_none=True)
-
-
 class Method(nn.Module, ABC):
     """A distillation method. Its own parameters are trained with the student, and are not part of its checkpoint."""
 
@@ -95,6 +89,25 @@ class Method(nn.Module, ABC):
         """Return the optimizer's parameter groups of the method's own parameters."""
         trainable = [parameter for parameter in self.parameters() if parameter.requires_grad]
         return [{"params": trainable, "weight_decay": weight_decay}] if trainable else []
+
+
+class Adapters(nn.ModuleList):
+    """Convolutions from the student's channels to the teacher's: one for each level, or one shared by all."""
+
+    def __init__(self, networks: NetworkPair, *, kernel: int, shared: bool = False, bias: bool = True) -> None:
+        super().__init__(
+            nn.Conv2d(networks.channels, networks.teacher_channels, kernel, padding=kernel // 2, bias=bias)
+            for _ in range(1 if shared else len(networks.levels))
+        )
+
+    def forward(self, pyramid: tuple[Tensor, ...]) -> list[Tensor]:
+        """Return the adapted levels of the student's pyramid in float32."""
+        return [self[level % len(self)](features).float() for level, features in enumerate(pyramid)]
+
+
+def in_float(pyramid: tuple[Tensor, ...]) -> list[Tensor]:
+    """Return the levels of a pyramid in float32."""
+    return [features.float() for features in pyramid]
 
 
 class NoDistillation(Method):

@@ -5,7 +5,7 @@ import torch
 from ifkd import recipe
 from ifkd.distillation import DistillationBatch
 from ifkd.distillation.methods.method import Method, NetworkPair, Term, make_term
-from ifkd.models.shapes import FeatureMap
+from ifkd.models.detector import FeatureMap
 
 WEIGHTS: dict[recipe.Family, float] = {"retinanet": 10.0, "faster_rcnn": 6.0}
 EPSILON = 1e-6
@@ -21,10 +21,8 @@ class Pkd(Method):
 
     def losses(self, batch: DistillationBatch) -> dict[str, Term]:
         """Return the sum over levels of half the mean squared difference of standardized maps."""
-        differences = [
-            standardize(batch.student.pyramid[level]) - standardize(batch.teacher.pyramid[level])
-            for level in self._levels
-        ]
+        student, teacher = batch.student.pyramid, batch.teacher.pyramid
+        differences = [standardize(student[level]) - standardize(teacher[level]) for level in self._levels]
         total = torch.stack([difference.square().mean() / 2 for difference in differences]).sum()
         return {"feature": make_term(total, self._weight)}
 

@@ -7,13 +7,13 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Float
 from timm.layers.norm import LayerNorm2d
-from timm.models.tiny_vit import TinyVit
+from timm.models.tiny_vit import tiny_vit_5m_224
 from torch import Tensor, nn
 from torch.nn import functional
 
 from ifkd.core.errors import CheckpointError
 from ifkd.core.files import sha256_of
-from ifkd.models.shapes import Images
+from ifkd.models.detector import Images
 
 InputSize = int | Literal["native"]
 """Long side of the encoder's input, pixels; `native` keeps the size of the images."""
@@ -32,15 +32,7 @@ class MobileSamEncoder(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        trunk: Any = TinyVit(
-            embed_dims=(64, 128, 160, 320),
-            depths=(2, 2, 6, 2),
-            num_heads=(2, 4, 5, 10),
-            window_sizes=(7, 7, 14, 7),
-            drop_path_rate=0.0,
-            num_classes=0,
-            global_pool="",
-        )
+        trunk: Any = tiny_vit_5m_224(num_classes=0, global_pool="")
         trunk.head = nn.Identity()
         # SAM keeps stride 16 in the last stage, where TinyViT halves the map.
         trunk.stages[3].downsample.conv2.conv.stride = (1, 1)
@@ -62,10 +54,8 @@ class MobileSamEncoder(nn.Module):
     def forward(self, images: Images, *, input_px: InputSize) -> Float[Tensor, "batch 256 rows columns"]:
         """Return the embedding of normalized images without the padding.
 
-        Args:
-            images: Normalized with ImageNet's statistics, like the detectors' input.
-            input_px: Images are resized to this long side (SAM was trained at 1024) and padded with zeros to a
-                square; `native` only pads them to a multiple of 16.
+        They are resized to the long side `input_px` (SAM was trained at 1024) and padded with zeros to a square;
+        `native` only pads them to a multiple of 16.
         """
         height, width = resized_size((images.shape[2], images.shape[3]), input_px)
         return self.embed_padded(images, input_px=input_px)[:, :, : -(-height // STRIDE), : -(-width // STRIDE)]
@@ -83,11 +73,7 @@ class MobileSamEncoder(nn.Module):
 
 
 def build_mobile_sam(weights: str) -> MobileSamEncoder:
-    """Return the image encoder.
-
-    Args:
-        weights: `mobile_sam` for the published checkpoint at `default_checkpoint_path()`, `random` for seeded random
-            weights (for tests and demonstrations, never for results), or a path.
+    """Return the image encoder with weights as in `read_mobile_sam`, or seeded `random` ones (never for results).
 
     Raises:
         CheckpointError: The checkpoint is missing, or is not the published one.
@@ -116,12 +102,10 @@ def read_mobile_sam(weights: str) -> tuple[Path, dict[str, Tensor]]:
             'to that path, or set distillation.method.ede.weights = "random" for a demonstration.',
         )
     if weights == "mobile_sam" and (digest := sha256_of(path)) != CHECKPOINT_SHA256:
-        raise CheckpointError(
-            f"{path} is not MobileSAM's published checkpoint",
-            got=f"sha256 {digest}, {path.stat().st_size:,} bytes",
-            expected=f"{CHECKPOINT_SHA256}, {CHECKPOINT_BYTES:,} bytes",
-            hint=f"Download it again from {CHECKPOINT_URL}",
-        )
+        got = f"sha256 {digest}, {path.stat().st_size:,} bytes"
+        expected = f"{CHECKPOINT_SHA256}, {CHECKPOINT_BYTES:,} bytes"
+        hint = f"Download it again from {CHECKPOINT_URL}"
+        raise CheckpointError(f"{path} is not MobileSAM's published checkpoint", got=got, expected=expected, hint=hint)
     try:
         state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ifkd.core.errors import MissingExtraError
+from ifkd.models.detector import Images
 from ifkd.models.mobile_sam.encoder import (
     EMBEDDING_CHANNELS,
     RANDOM_SEED,
@@ -18,7 +19,6 @@ from ifkd.models.mobile_sam.encoder import (
     read_mobile_sam,
     resized_size,
 )
-from ifkd.models.shapes import Images
 
 MASK_STRIDE = 4
 
@@ -41,13 +41,8 @@ class MobileSamMasks(nn.Module):
         self.prompt_encoder = sam.PromptEncoder(
             embed_dim=EMBEDDING_CHANNELS, image_embedding_size=(64, 64), input_image_size=(1024, 1024), mask_in_chans=16
         )
-        self.mask_decoder = sam.MaskDecoder(
-            num_multimask_outputs=3,
-            transformer=sam.TwoWayTransformer(depth=2, embedding_dim=EMBEDDING_CHANNELS, mlp_dim=2048, num_heads=8),
-            transformer_dim=EMBEDDING_CHANNELS,
-            iou_head_depth=3,
-            iou_head_hidden_dim=256,
-        )
+        transformer = sam.TwoWayTransformer(depth=2, embedding_dim=EMBEDDING_CHANNELS, mlp_dim=2048, num_heads=8)
+        self.mask_decoder = sam.MaskDecoder(transformer_dim=EMBEDDING_CHANNELS, transformer=transformer)
         self.requires_grad_(requires_grad=False)
         self.eval()
 
@@ -70,14 +65,13 @@ class MobileSamMasks(nn.Module):
         """Return the mask logits of an embedding of any size, at four times its resolution."""
         size = (embedding.shape[2], embedding.shape[3])
         no_mask = self.prompt_encoder.no_mask_embed.weight.view(1, -1, 1, 1).expand(1, -1, *size)
-        logits, _ = self.mask_decoder(
+        mask: Tensor = self.mask_decoder(
             image_embeddings=embedding,
             image_pe=self.prompt_encoder.pe_layer(size).unsqueeze(0),
             sparse_prompt_embeddings=embedding.new_zeros(1, 0, EMBEDDING_CHANNELS),
             dense_prompt_embeddings=no_mask,
             multimask_output=False,
-        )
-        mask: Tensor = logits
+        )[0]
         return mask
 
 

@@ -10,12 +10,8 @@ from torch import Tensor
 
 from ifkd import recipe
 from ifkd.core.errors import OutputError
-from ifkd.distillation import (
-    CacheSpec,
-    FrozenModels,
-    TeacherOutputs,
-    measure_feature_rms,
-)
+from ifkd.distillation import CacheSpec, FrozenModels, TeacherOutputs
+from ifkd.distillation.frozen_models import measure_feature_rms
 from ifkd.models import Detector, build_detector, normalize
 
 

@@ -13,13 +13,13 @@ from torchvision.ops import MultiScaleRoIAlign, generalized_box_iou
 
 from ifkd import recipe
 from ifkd.core.errors import ConfigError
-from ifkd.distillation.adapters import Adapters
 from ifkd.distillation.methods import NetworkPair, build_method
 from ifkd.distillation.methods.arsd import Arsd
 from ifkd.distillation.methods.crosskd import CrossKd
 from ifkd.distillation.methods.fgd import Fgd, GlobalContext
 from ifkd.distillation.methods.fkd import Fkd, FkdLevel
 from ifkd.distillation.methods.insdist import InsDist
+from ifkd.distillation.methods.method import Adapters
 from ifkd.models import DetectorOutput
 
 SEEN = targets(BOXES, BOXES[1:2])

@@ -11,8 +11,7 @@ from ifkd import recipe
 from ifkd.core.errors import ConfigError, OutputError
 from ifkd.data.coco import read_coco
 from ifkd.distillation import TileSampling, make_cache_spec
-from ifkd.distillation.cache_spec import count_distinct_tiles
-from ifkd.distillation.output_cache import OutputCache, tile_keys
+from ifkd.distillation.output_cache import OutputCache, count_distinct_tiles, tile_keys
 from ifkd.training.dataset import TileDataset
 
 

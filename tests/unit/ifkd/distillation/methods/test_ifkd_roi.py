@@ -10,7 +10,7 @@ from torch.distributions import Categorical, kl_divergence
 from ifkd import recipe
 from ifkd.distillation import CacheSpec, DistillationBatch, FrozenModels
 from ifkd.distillation.methods import Method, NetworkPair, build_method
-from ifkd.distillation.methods.roi_distillation import roi_divergence
+from ifkd.distillation.methods.ifkd import roi_divergence
 from ifkd.models import FasterRcnn, Targets, build_detector, normalize
 
 CLASSES = 3
