@@ -35,11 +35,8 @@ class MetricsLogger:
 
     def resume(self, *, epoch: int, iteration: int) -> None:
         """Remove the lines after a saved state, because those steps are repeated."""
-        kept = [
-            entry
-            for entry in read_metrics(self._path.parent)
-            if iteration and entry.get("iteration", -1) < iteration and entry.get("epoch", 0) <= epoch
-        ]
+        entries = read_metrics(self._path.parent) if iteration else []
+        kept = [one for one in entries if one.get("iteration", -1) < iteration and one.get("epoch", 0) <= epoch]
         if self._path.is_file():
             write_text(self._path, "".join(f"{json.dumps(entry)}\n" for entry in kept))
         for entry in kept:

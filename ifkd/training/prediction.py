@@ -48,11 +48,8 @@ def predict(
     by_size: dict[tuple[int, int], list[LabeledImage]] = defaultdict(list)
     for image in dataset.images:
         by_size[padded_size(scaled_size(image.size, data.scale))].append(image)
-    batches = [
-        (size, images[first : first + BATCH_SIZE])
-        for size, images in by_size.items()
-        for first in range(0, len(images), BATCH_SIZE)
-    ]
+    groups = by_size.items()
+    batches = [(size, group[at : at + BATCH_SIZE]) for size, group in groups for at in range(0, len(group), BATCH_SIZE)]
     for size, images in batches[shard[0] :: shard[1]]:
         pixels = [pad(load_scaled(image, data.scale, imagery=data.imagery)[0], size) for image in images]
         detections = detect(detector, pixels, recipe.postprocess, per_level=recipe.export.candidates_per_level)

@@ -266,8 +266,6 @@ class Trainer:
 def _check_batch_size(training: TrainingOptions) -> None:
     ranks, steps = world_size(), training.accumulation_steps
     if training.batch_size % (ranks * steps):
-        raise TrainingError(
-            "training.batch_size cannot be split evenly",
-            got=f"{training.batch_size} images",
-            expected=f"a multiple of {ranks * steps} ({ranks} processes x {steps} accumulation steps)",
-        )
+        expected = f"a multiple of {ranks * steps} ({ranks} processes x {steps} accumulation steps)"
+        got = f"{training.batch_size} images"
+        raise TrainingError("training.batch_size cannot be split evenly", got=got, expected=expected)

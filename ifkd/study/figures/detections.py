@@ -13,13 +13,12 @@ from ifkd.study.figures.trained_runs import TrainedRun
 from ifkd.training.prediction import detect
 
 NAME = "figure6-detections"
-SCORE_THRESHOLD = 0.3
 LABEL_BACKGROUND = {"facecolor": "white", "alpha": 0.72, "edgecolor": "none", "pad": 0.6}
 LABEL_STYLE = {"color": PREDICTED_COLOR, "fontsize": 4.2, "bbox": LABEL_BACKGROUND, "clip_on": True}
 
 
 def detect_examples(
-    run: TrainedRun, examples: Sequence[Example], settings: recipe.Recipe, *, score_threshold: float = SCORE_THRESHOLD
+    run: TrainedRun, examples: Sequence[Example], settings: recipe.Recipe, *, score_threshold: float
 ) -> list[Detections]:
     """Return the detections of a run's detector in each example."""
     postprocess = settings.postprocess.model_copy(update={"score_threshold": score_threshold})
@@ -35,6 +34,8 @@ def draw_detections(
 
     `detections` are by name of the detector and example. The name of a single class is not written on the figure.
     """
+    from matplotlib.lines import Line2D  # noqa: PLC0415 - an optional package
+
     tallest = max(example.size[0] / example.size[1] for example in examples)
     with plotting.panel_grid(len(examples), len(detections), aspect=tallest, margin=0.45) as (figure, grid):
         for column, (name, found) in enumerate(detections.items()):
@@ -44,7 +45,9 @@ def draw_detections(
                 _draw_boxes(axes, example.boxes, GROUND_TRUTH_COLOR, line_width=0.8)
                 _draw_boxes(axes, found[row].boxes, PREDICTED_COLOR, line_width=0.9)
                 _draw_labels(axes, found[row], classes, example)
-        figure.legend(handles=_legend(), loc="outside lower center", ncols=2, handlelength=1.4)
+        colors = {"predicted, with score": PREDICTED_COLOR, "ground truth": GROUND_TRUTH_COLOR}
+        handles = [Line2D([], [], color=color, linewidth=1.6, label=label) for label, color in colors.items()]
+        figure.legend(handles=handles, loc="outside lower center", ncols=2, handlelength=1.4)
         return plotting.save_figure(figure, detection_data(detections, examples, classes), folder, NAME)
 
 
@@ -76,10 +79,3 @@ def _draw_labels(axes: Any, found: Detections, classes: Sequence[str], example: 
         y, alignment = (y1 - 1, "bottom") if above else (y2 + 1, "top")
         text = f"{score:.2f}" if len(classes) == 1 else f"{classes[label]} {score:.2f}"
         axes.text(x1, y, text, verticalalignment=alignment, **LABEL_STYLE)
-
-
-def _legend() -> list[Any]:
-    from matplotlib.lines import Line2D  # noqa: PLC0415 - an optional package
-
-    colors = {"predicted, with score": PREDICTED_COLOR, "ground truth": GROUND_TRUTH_COLOR}
-    return [Line2D([], [], color=color, linewidth=1.6, label=label) for label, color in colors.items()]

@@ -163,6 +163,8 @@ def draw_embeddings(
 
     `networks` are features of the same objects, by name of the network.
     """
+    from matplotlib.lines import Line2D  # noqa: PLC0415 - an optional package
+
     points, means = list[Row](), list[Row]()
     with plotting.panel_grid(2, len(networks), aspect=1, margin=1.2) as (figure, grid):
         for column, (name, objects) in enumerate(networks.items()):
@@ -174,7 +176,9 @@ def draw_embeddings(
             spaces = ("Euclidean", plane, euclidean), ("Poincaré", disk, hyperbolic)
             for row, (space, positions, distances) in enumerate(spaces):
                 mean = class_distances(distances, objects.labels)
-                _draw_points(grid[row, column], positions, objects.labels, f"{name}, {space}\n{_caption(mean)}")
+                inter = "one class only" if np.isnan(mean.inter_class) else f"between classes {mean.inter_class:.2f}"
+                title = f"{name}, {space}\nwithin a class {mean.intra_class:.2f}\n{inter}"
+                _draw_points(grid[row, column], positions, objects.labels, title)
                 points += [
                     (name, space, index, classes[label], float(x), float(y))
                     for index, (label, (x, y)) in enumerate(zip(objects.labels, positions, strict=True))
@@ -182,17 +186,13 @@ def draw_embeddings(
                 means.append((name, space, mean.intra_class, mean.inter_class))
             _draw_disk(grid[1, column])
         present = sorted({int(label) for objects in networks.values() for label in objects.labels})
-        handles = [_legend_handle(label, classes[label]) for label in present]
+        marker: dict[str, Any] = {"linestyle": "", "markersize": 4}
+        handles = [Line2D([], [], label=classes[label], **marker, **_style(label)) for label in present]
         figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 5), handletextpad=0.2)
         data = FigureData(("network", "space", "object", "class", "x", "y"), points)
         paths = plotting.save_figure(figure, data, folder, NAME)
     headings = ("network", "space", "mean_intra_class_distance", "mean_inter_class_distance")
     return [*paths, FigureData(headings, means).write(folder / f"{NAME}-distances.csv")]
-
-
-def _caption(mean: ClassDistances) -> str:
-    inter = "one class only" if np.isnan(mean.inter_class) else f"between classes {mean.inter_class:.2f}"
-    return f"within a class {mean.intra_class:.2f}\n{inter}"
 
 
 def _draw_points(axes: Any, positions: Array, labels: Array, title: str) -> None:
@@ -218,9 +218,3 @@ def _style(label: int) -> dict[str, Any]:
     """Return color and marker of a class; markers change when all colors are used."""
     index, color = divmod(label, len(plotting.OKABE_ITO))
     return {"color": plotting.OKABE_ITO[color], "marker": plotting.MARKERS[index % len(plotting.MARKERS)]}
-
-
-def _legend_handle(label: int, name: str) -> Any:
-    from matplotlib.lines import Line2D  # noqa: PLC0415 - an optional package
-
-    return Line2D([], [], linestyle="", markersize=4, label=name, **_style(label))

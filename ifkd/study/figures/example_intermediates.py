@@ -70,11 +70,9 @@ def _load_method(teacher: TrainedRun, student: TrainedRun) -> IfkdMethod:
         method = load_method_checkpoint(path)
     else:
         settings, detector = student.recipe, student.checkpoint.meta.detector
-        channels, teacher_channels = detector.channels, teacher.checkpoint.meta.detector.channels
+        teacher_channels = teacher.checkpoint.meta.detector.channels
         rms = feature_rms(teacher.detector, read_split(settings.data, "train"), settings)
-        networks = NetworkPair(
-            channels=channels, teacher_channels=teacher_channels, levels=detector.levels, feature_rms=rms
-        )
+        networks = NetworkPair(detector.channels, teacher_channels, levels=detector.levels, feature_rms=rms)
         with torch.random.fork_rng(devices=[]):
             method = build_method(recipe.IfkdOptions.model_validate(student.method), networks).eval()
         if method.state_dict():

@@ -62,8 +62,8 @@ def draw_filters(responses: Mapping[str, FrequencyResponse], folder: Path) -> li
     """Write each level's filter as a map of frequencies, mean over channels, and all filters by radial frequency."""
     means = {level: one.factors.mean(0) for level, one in responses.items()}
     limit = max(MIN_COLOR_RANGE, *(float(np.abs(mean - 1).max()) for mean in means.values()))
-    columns = {"columns": len(responses) + 1, "width_ratios": [*[0.55] * len(responses), 1.5]}
-    with plotting.subplots(plotting.PAGE_INCHES, 1.9, **columns) as (figure, grid):
+    widths = [*[0.55] * len(responses), 1.5]
+    with plotting.subplots(plotting.PAGE_INCHES, 1.9, columns=len(widths), width_ratios=widths) as (figure, grid):
         images = []
         for axes, (level, mean) in zip(grid[0], means.items(), strict=False):
             half = 0.5 / responses[level].side

@@ -113,10 +113,9 @@ def show_image(axes: "Axes", pixels: Array, *, title: str = "", **options: Any) 
 
 def draw_baseline(axes: "Axes", value: float, label: str, *, horizontal: bool) -> None:
     """Draw the mAP of the teacher (dashed black) or of the plain student (dotted orange) as a line."""
-    black: dict[str, Any] = {"color": OKABE_ITO[7], "linestyle": (0, (5, 2)), "linewidth": 1}
-    orange: dict[str, Any] = {"color": OKABE_ITO[1], "linestyle": (0, (1, 1.2)), "linewidth": 1.4}
-    style = black if label == "teacher" else orange
-    (axes.axhline if horizontal else axes.axvline)(value, label=label, **style)
+    color, dashes, width = (OKABE_ITO[7], (5, 2), 1) if label == "teacher" else (OKABE_ITO[1], (1, 1.2), 1.4)
+    draw = axes.axhline if horizontal else axes.axvline
+    draw(value, label=label, color=color, linestyle=(0, dashes), linewidth=width)
 
 
 def save_figure(figure: "Figure", data: FigureData, folder: Path, name: str) -> list[Path]:

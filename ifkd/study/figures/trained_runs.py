@@ -82,11 +82,8 @@ def find_runs(
 ) -> TrainedRuns:
     """Return the finished runs in a study's folder.
 
-    Args:
-        study_folder: The output folder of `ifkd study`.
-        seed: Seed of the students; by default the lowest seed with an IFKD run, else the lowest seed.
-        label: Label of the variant that represents IFKD; by default the complete method.
-        data_root: Present folder of the data set; by default that of each run's recipe.
+    By default, `seed`, that of the students, is the lowest with an IFKD run, else the lowest; `label`, the variant
+    that represents IFKD, is the complete method; `data_root`, the present folder of the data set, is the recipe's.
 
     Raises:
         UsageError: The folder contains no study, or no run with this seed or label.

@@ -43,19 +43,19 @@ class FiguresRecord(Schema):
 class FigureOptions:
     """Runs, images and levels to draw."""
 
-    seed: int | None = None
-    label: str | None = None
+    seed: int | None
+    label: str | None
     """Label of the variant that represents IFKD."""
-    data_root: Path | None = None
+    data_root: Path | None
     """Present folder of the data set; by default the recipe's."""
-    split: Split = "test"
-    images: tuple[str, ...] = ()
+    split: Split
+    images: tuple[str, ...]
     """Ids or file names of example images."""
-    count: int = 3
+    count: int
     """Number of example images to choose when none are named."""
-    level: recipe.Level | None = None
+    level: recipe.Level | None
     """Pyramid level of the maps; by default the finest."""
-    score_threshold: float = detections.SCORE_THRESHOLD
+    score_threshold: float
 
 
 def write_figures(study_folder: Path, folder: Path, options: FigureOptions) -> FiguresRecord:
