@@ -33,7 +33,6 @@ class BenchPlan:
 
     bundle: Bundle
     model: EvaluatedModel
-    """The bundle as a model."""
     reference: EvaluatedModel | None
     """A detector whose torch network is timed together with the bundle."""
     dataset: CocoDataset | None
@@ -53,10 +52,9 @@ class BenchPlan:
         return measure_process_cost(path, key.backend, key.precision, batch=batch, threads=self.threads)
 
     def _model_of(self, key: EngineKey) -> EvaluatedModel:
-        if key.role == "bundle":
-            return self.model
-        assert self.reference is not None
-        return self.reference
+        model = self.model if key.role == "bundle" else self.reference
+        assert model is not None
+        return model
 
 
 def run_bench(plan: BenchPlan) -> Bench:
@@ -123,6 +121,5 @@ def _profiles(engines: list[Engine], dataset: CocoDataset | None, tiling: Tiling
         try:
             yield profile_stages(engine, dataset.images, tiling)
         except Exception as error:  # noqa: BLE001 - a runtime may raise anything; the other engines are measured
-            logging.getLogger("ifkd").warning(
-                "No stage times of %s %s: %s", engine.info.backend, engine.info.precision, error
-            )
+            name = f"{engine.info.backend} {engine.info.precision}"
+            logging.getLogger("ifkd").warning("No stage times of %s: %s", name, error)

@@ -130,18 +130,13 @@ class Bench(Schema):
 def compute_speedups(cells: Sequence[BenchCell]) -> tuple[EngineSpeedup, ...]:
     """Return, for each batch size, the speedups over the reference, or over the first engine where there is none."""
     found: list[EngineSpeedup | None] = []
-    for batch in sorted({cell.batch for cell in cells}):
-        windows = {
-            cell.name: cell.latency.windows_ns for cell in cells if cell.batch == batch and cell.latency is not None
-        }
-        if not windows:
-            continue
+    timed = [(cell, cell.latency) for cell in cells if cell.latency is not None]
+    for batch in sorted({cell.batch for cell, _ in timed}):
+        windows = {cell.name: latency.windows_ns for cell, latency in timed if cell.batch == batch}
         baseline = next((name for name in windows if name.startswith("reference")), next(iter(windows)))
-        found += [
-            engine_speedup(name, own, baseline=baseline, baseline_windows=windows[baseline], batch=batch)
-            for name, own in windows.items()
-            if name != baseline
-        ]
+        theirs = windows.pop(baseline)
+        for name, own in windows.items():
+            found.append(engine_speedup(name, own, baseline=baseline, baseline_windows=theirs, batch=batch))
     return tuple(one for one in found if one is not None)
 
 
@@ -149,9 +144,7 @@ def unmeasured_files(bundle: Bundle, cells: Sequence[BenchCell]) -> tuple[Unmeas
     """Return the engine files of a bundle that no cell measured."""
     measured = {cell.engine.file for cell in cells if cell.engine is not None and cell.latency is not None}
     result = []
-    for name in bundle.find("engine"):
-        if name in measured:
-            continue
+    for name in (one for one in bundle.find("engine") if one not in measured):
         record = bundle.manifest.files[name]
         metadata = _read_metadata(bundle.path / Path(name).with_suffix(".json"))
         builder = [str(metadata[key]) for key in ("builder", "builder_version") if metadata.get(key)]
@@ -171,10 +164,8 @@ def unmeasured_files(bundle: Bundle, cells: Sequence[BenchCell]) -> tuple[Unmeas
 
 
 def _reason_not_measured(cells: Sequence[BenchCell], precision: Precision | None) -> str:
-    for cell in cells:
-        if cell.backend == "tensorrt" and cell.precision == precision and cell.failure:
-            return f"not measured: {cell.failure}"
-    return "not measured: needs an NVIDIA GPU"
+    same = (cell for cell in cells if (cell.backend, cell.precision) == ("tensorrt", precision))
+    return f"not measured: {next((cell.failure for cell in same if cell.failure), 'needs an NVIDIA GPU')}"
 
 
 def _read_metadata(path: Path) -> dict[str, Any]:

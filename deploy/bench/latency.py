@@ -40,13 +40,8 @@ class TimingConfig(Schema):
     @property
     def turns(self) -> TurnLimits:
         """Number and least length of the turns."""
-        return TurnLimits(
-            rounds=self.rounds,
-            min_runs=-(-self.min_samples // self.rounds),
-            min_s=self.min_s / self.rounds,
-            warmup_runs=self.warmup_runs,
-            warmup_s=self.warmup_s,
-        )
+        runs, seconds = -(-self.min_samples // self.rounds), self.min_s / self.rounds
+        return TurnLimits(self.rounds, runs, seconds, self.warmup_runs, self.warmup_s)
 
 
 class SampleSpread(Schema):
@@ -117,13 +112,9 @@ class GroundCoverage:
 
 
 def timed_engine(name: str, engine: Engine, tiles: Array, *, batch: int) -> TimedCall:
-    """Return an engine as a timed call that runs batches of `tiles` in turn.
+    """Return an engine as a timed call that runs batches of `tiles`, uint8 [n, 3, height, width], in turn.
 
-    Args:
-        name: For messages.
-        engine: The engine.
-        tiles: uint8 [n, 3, height, width]; they are repeated where a batch needs more.
-        batch: Tiles per run.
+    Tiles are repeated where a batch needs more.
 
     Raises:
         UsageError: There are no tiles, or the batch is less than 1.
@@ -172,16 +163,9 @@ def summarize(samples: TimingSamples, *, batch: int, timing: TimingConfig, groun
 
 def sample_spread(durations_ms: Array) -> SampleSpread:
     """Return percentiles, mean and extremes of durations [n], milliseconds."""
-    p50, p90, p95, p99 = np.percentile(durations_ms, [50, 90, 95, 99])
-    return SampleSpread(
-        p50_ms=float(p50),
-        p90_ms=float(p90),
-        p95_ms=float(p95),
-        p99_ms=float(p99),
-        mean_ms=float(durations_ms.mean()),
-        min_ms=float(durations_ms.min()),
-        max_ms=float(durations_ms.max()),
-    )
+    p50, p90, p95, p99 = np.percentile(durations_ms, [50, 90, 95, 99]).tolist()
+    mean, low, high = float(durations_ms.mean()), float(durations_ms.min()), float(durations_ms.max())
+    return SampleSpread(p50_ms=p50, p90_ms=p90, p95_ms=p95, p99_ms=p99, mean_ms=mean, min_ms=low, max_ms=high)
 
 
 def judge_stability(windows: Sequence[Sequence[int]], timing: TimingConfig) -> Stability:

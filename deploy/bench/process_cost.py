@@ -63,14 +63,7 @@ class ProcessCostRequest(Schema):
 def measure_process_cost(
     model: Path, backend: Backend, precision: Precision, *, batch: int, threads: int | None = None
 ) -> ProcessCost:
-    """Measure an engine in a process of its own.
-
-    Args:
-        model: A bundle or a checkpoint.
-        backend: The runtime.
-        precision: Precision of the file.
-        batch: Tiles of the largest run.
-        threads: CPU threads of the runtime; by default its own choice.
+    """Measure an engine of a bundle or checkpoint in a process of its own; `batch` is its largest number of tiles.
 
     Raises:
         EngineError: The process failed; the message has the last line of its output.
@@ -99,32 +92,24 @@ def gpu_memory_mb(nvml: Any, pid: int) -> float | None:
     return sum(used) / BYTES_PER_MB if used else None
 
 
-def main(arguments: list[str]) -> int:
-    """Measure the engine of a request, given as JSON, and print the result as JSON."""
-    request = ProcessCostRequest.model_validate_json(arguments[0])
-    print(_measure_here(request).model_dump_json())  # noqa: T201
-    return 0
-
-
 def _measure_here(request: ProcessCostRequest) -> ProcessCost:
     model = open_model(request.model)
     base = psutil.Process().memory_info().rss / BYTES_PER_MB
     opened = time.perf_counter()
     with model.open(request.backend, request.precision, request.threads) as engine:
-        ready = time.perf_counter()
-        start_up_s = time.time() - request.started_s
+        load_s, start_up_s = time.perf_counter() - opened, time.time() - request.started_s
         shape = (request.batch, 3, *engine.info.tile_px)
         tiles = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
         first_started = time.perf_counter()
         engine.infer(tiles[:1])
-        first_ended = time.perf_counter()
+        first_run_s = time.perf_counter() - first_started
         for _ in range(RUNS):
             engine.infer(tiles)
         return ProcessCost(
             batch=request.batch,
             start_up_ms=1e3 * start_up_s,
-            load_ms=1e3 * (ready - opened),
-            first_run_ms=1e3 * (first_ended - first_started),
+            load_ms=1e3 * load_s,
+            first_run_ms=1e3 * first_run_s,
             base_rss_mb=base,
             peak_rss_mb=process_peak_mb(),
             gpu_memory_mb=gpu_memory_mb(load_nvml()[0], os.getpid()),
@@ -132,4 +117,4 @@ def _measure_here(request: ProcessCostRequest) -> ProcessCost:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    print(_measure_here(ProcessCostRequest.model_validate_json(sys.argv[1])).model_dump_json())  # noqa: T201

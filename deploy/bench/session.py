@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from deploy.accuracy.provenance import EngineRecord
 from deploy.bench.bench_result import BenchCell, EngineRole
@@ -108,13 +108,11 @@ class BenchmarkSession:
         engine = self._engines[key]
         if isinstance(engine, str):
             timed.failure = engine
-            return
-        timed.engine = engine
-        if batch > engine.info.max_batch:
-            timed.failure = f"The engine accepts at most {engine.info.max_batch} tiles per run"
-            return
-        name = f"{key.role} {key.backend} {key.precision} batch {batch}"
-        timed.call = timed_engine(name, engine, self.tiles, batch=batch)
+        elif batch > engine.info.max_batch:
+            timed.engine, timed.failure = engine, f"The engine accepts at most {engine.info.max_batch} tiles per run"
+        else:
+            name = f"{key.role} {key.backend} {key.precision} batch {batch}"
+            timed.engine, timed.call = engine, timed_engine(name, engine, self.tiles, batch=batch)
 
     def _open(self, key: EngineKey) -> Engine | str:
         """Return an engine after its first inference, or the failure."""
@@ -131,13 +129,6 @@ class BenchmarkSession:
 
     def _cell(self, timed: TimedEngine, ground: GroundCoverage) -> BenchCell:
         key, batch = timed.case.key, timed.case.batch
-        cell = BenchCell(
-            backend=key.backend, precision=key.precision, batch=batch, role=key.role, failure=timed.failure
-        )
-        if timed.engine is None:
-            return cell
-        info, cost = timed.engine.info, self._costs.get(key)
-        record = self.bundle.manifest.files.get(info.file) if key.role == "bundle" else None
         latency, failure = None, timed.failure
         if timed.call is not None:
             failure = timed.call.failure
@@ -145,16 +136,20 @@ class BenchmarkSession:
                 latency = summarize(timed.call.samples, batch=batch, timing=self.timing, ground=ground)
             elif failure is None:
                 failure = "Interrupted before the measurement"
-        return cell.model_copy(
-            update={
-                "engine": EngineRecord.of(info),
-                "file_mb": None if record is None else record.bytes / BYTES_PER_MB,
-                "process_cost": cost if isinstance(cost, ProcessCost) else None,
-                "process_cost_failure": cost if isinstance(cost, str) else None,
-                "latency": latency,
-                "failure": failure,
-                "note": _note(info),
-            }
+        case: dict[str, Any] = {"backend": key.backend, "precision": key.precision, "batch": batch, "role": key.role}
+        if timed.engine is None:
+            return BenchCell(**case, failure=failure)
+        info, cost = timed.engine.info, self._costs.get(key)
+        record = self.bundle.manifest.files.get(info.file) if key.role == "bundle" else None
+        return BenchCell(
+            **case,
+            engine=EngineRecord.of(info),
+            file_mb=None if record is None else record.bytes / BYTES_PER_MB,
+            process_cost=cost if isinstance(cost, ProcessCost) else None,
+            process_cost_failure=cost if isinstance(cost, str) else None,
+            latency=latency,
+            failure=failure,
+            note=_note(info),
         )
 
 

@@ -24,7 +24,6 @@ class EngineSpeedup(Schema):
     latency_ratio_min: float
     """Smallest ratio of a round."""
     latency_ratio_max: float
-    """Largest ratio of a round."""
     speedup: float
     """1 / latency_ratio."""
     conclusive: bool
@@ -36,29 +35,21 @@ def engine_speedup(
 ) -> EngineSpeedup | None:
     """Return the speedup of an engine over a baseline, or None when no round has samples of both.
 
-    Args:
-        name: Name of the engine.
-        windows: Its durations by round, nanoseconds.
-        baseline: Name of the baseline.
-        baseline_windows: Durations of the baseline by round, nanoseconds.
-        batch: Tiles per run of both.
+    `windows` and `baseline_windows` are the durations of both by round, nanoseconds.
     """
-    ratios = [
-        statistics.median(own) / statistics.median(other)
-        for own, other in zip(windows, baseline_windows, strict=False)
-        if own and other
-    ]
-    if not ratios:
+    rounds = [(own, other) for own, other in zip(windows, baseline_windows, strict=False) if own and other]
+    if not rounds:
         return None
-    middle = statistics.median(ratios)
+    ratios = [statistics.median(own) / statistics.median(other) for own, other in rounds]
+    low, middle, high = min(ratios), statistics.median(ratios), max(ratios)
     return EngineSpeedup(
         name=name,
         baseline=baseline,
         batch=batch,
-        rounds=len(ratios),
+        rounds=len(rounds),
         latency_ratio=middle,
-        latency_ratio_min=min(ratios),
-        latency_ratio_max=max(ratios),
+        latency_ratio_min=low,
+        latency_ratio_max=high,
         speedup=1 / middle,
-        conclusive=min(ratios) > 1 or max(ratios) < 1,
+        conclusive=low > 1 or high < 1,
     )

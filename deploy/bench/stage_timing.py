@@ -75,6 +75,7 @@ def profile_stages(
                 for stage, duration in durations.items():
                     samples[stage].append(duration)
     total = sum(map(sum, samples.values()))
+    stages = [_stage_time(stage, values, total) for stage, values in samples.items() if values]
     return StageProfile(
         backend=engine.info.backend,
         precision=engine.info.precision,
@@ -82,18 +83,13 @@ def profile_stages(
         tiles=tiles,
         device=engine.info.device,
         transfers=COPIED if samples["upload"] else NOT_COPIED,
-        stages=tuple(
-            StageTime(
-                stage=stage,
-                p50_ms=float(np.percentile(values, 50)) / 1e6,
-                p95_ms=float(np.percentile(values, 95)) / 1e6,
-                fraction=sum(values) / total,
-                samples_ns=values,
-            )
-            for stage, values in samples.items()
-            if values
-        ),
+        stages=tuple(stages),
     )
+
+
+def _stage_time(stage: TimedStage, values: list[int], total: int) -> StageTime:
+    p50, p95 = (float(value) / 1e6 for value in np.percentile(values, [50, 95]))
+    return StageTime(stage=stage, p50_ms=p50, p95_ms=p95, fraction=sum(values) / total, samples_ns=values)
 
 
 def _time_image(

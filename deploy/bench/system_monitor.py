@@ -7,10 +7,8 @@ import resource
 import sys
 import threading
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 
@@ -92,22 +90,21 @@ class SystemMonitor:
         self._process = psutil.Process()
         self._mhz: list[float] = []
         self._rss: list[int] = []
-        self._gpus: list[list[_GpuSample]] = []
+        self._gpus: list[tuple[Any, list[_GpuSample]]] = []
+        """Handles of the GPUs and their samples."""
         self._samples = 0
 
     def __enter__(self) -> "SystemMonitor":  # noqa: PYI034 - beartype cannot check Self
         self._started = time.perf_counter()
         self._load = psutil.getloadavg()[0]
         self._cpu, self._own = psutil.cpu_times(), self._process.cpu_times()
-        self._handles = self._open_gpus()
-        self._gpus = [[] for _ in self._handles]
+        count = 0 if self._nvml is None else self._nvml.nvmlDeviceGetCount()
+        self._gpus = [(self._nvml.nvmlDeviceGetHandleByIndex(index), []) for index in range(count)]
         self._sample()
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stopped.set()
         self._thread.join()
         self._sample()
@@ -129,11 +126,7 @@ class SystemMonitor:
             steal_fraction=None if steal is None or total <= 0 else (steal - self._cpu.steal) / total,
             other_processes_cores=max(0.0, busy / seconds),
             rss_mb_peak=max(self._rss, default=0) / BYTES_PER_MB,
-            gpus=tuple(
-                _gpu_record(self._name(handle), samples)
-                for handle, samples in zip(self._handles, self._gpus, strict=True)
-                if samples
-            ),
+            gpus=tuple(_gpu_record(self._name(handle), samples) for handle, samples in self._gpus if samples),
             nvml=self._nvml_state,
         )
 
@@ -147,24 +140,18 @@ class SystemMonitor:
         if frequency is not None and frequency.current:
             self._mhz.append(float(frequency.current))
         self._rss.append(self._process.memory_info().rss)
-        for handle, samples in zip(self._handles, self._gpus, strict=True):
+        for handle, samples in self._gpus:
             try:
                 samples.append(_GpuSample.read(self._nvml, handle))
             except Exception as error:  # noqa: BLE001 - NVML's errors have no base class to name here
                 self._nvml_state = f"NVML stopped responding ({error})"
-
-    def _open_gpus(self) -> list[Any]:
-        if self._nvml is None:
-            return []
-        return [self._nvml.nvmlDeviceGetHandleByIndex(index) for index in range(self._nvml.nvmlDeviceGetCount())]
 
     def _name(self, handle: Any) -> str:
         name = self._nvml.nvmlDeviceGetName(handle)
         return name.decode() if isinstance(name, bytes) else str(name)
 
 
-@dataclass(frozen=True, slots=True)
-class _GpuSample:
+class _GpuSample(NamedTuple):
     """One GPU at one moment."""
 
     clock_mhz: int
@@ -186,16 +173,16 @@ class _GpuSample:
 
 
 def _gpu_record(name: str, samples: list[_GpuSample]) -> GpuRecord:
+    clocks, temperatures, power, memory, bits = zip(*samples, strict=True)
+    throttled = tuple(reason for bit, reason in THROTTLING.items() if any(one & bit for one in bits))
     return GpuRecord(
         name=name,
-        sm_clock_mhz_min=min(one.clock_mhz for one in samples),
-        sm_clock_mhz_max=max(one.clock_mhz for one in samples),
-        temperature_c_max=max(one.temperature_c for one in samples),
-        power_w_max=max(one.power_w for one in samples),
-        memory_mb_peak=max(one.memory_mb for one in samples),
-        throttled=tuple(
-            reason for bit, reason in THROTTLING.items() if any(one.throttle_reasons & bit for one in samples)
-        ),
+        sm_clock_mhz_min=min(clocks),
+        sm_clock_mhz_max=max(clocks),
+        temperature_c_max=max(temperatures),
+        power_w_max=max(power),
+        memory_mb_peak=max(memory),
+        throttled=throttled,
     )
 
 

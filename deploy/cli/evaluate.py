@@ -121,7 +121,7 @@ def _evaluate_images(arguments: Arguments) -> "tuple[Evaluation, str]":
     metrics = evaluation.metrics
     rows: list[tuple[Any, ...]] = [("all", metrics.mean_ap, metrics.ap50, metrics.ap75, metrics.objects)]
     rows += [(name, one.mean_ap, one.ap50, one.ap75, one.objects) for name, one in metrics.per_class.items()]
-    table = _table(("Class", "mAP", "AP50", "AP75", "Objects"), rows)
+    table = _table(":Class | mAP | AP50 | AP75 | Objects", rows)
     head = (
         f"{evaluation.model.name}: {backend} {precision} on {evaluation.engine.device}, "
         f"{metrics.images} images of {evaluation.data.path} in {evaluation.seconds:.1f} s"
@@ -144,17 +144,16 @@ def _evaluate_scene(arguments: Arguments, labels: Path) -> "tuple[SceneScore, st
         (name, one.mean_ap, one.ap50, one.ap75, one.precision, one.recall, one.f1, one.objects, one.detections)
         for name, one in scores
     ]
-    headings = ("Class", "mAP", "AP50", "AP75", "Precision", "Recall", "F1", "Objects", "Detections")
+    columns = ":Class | mAP | AP50 | AP75 | Precision | Recall | F1 | Objects | Detections"
     head = f"Labels {labels}, score from {score.score_threshold:g}, IoU 0.5"
-    return score, f"{head}\n{_table(headings, rows)}"
+    return score, f"{head}\n{_table(columns, rows)}"
 
 
-def _table(headings: tuple[str, ...], rows: "list[tuple[Any, ...]]") -> str:
+def _table(columns: str, rows: "list[tuple[Any, ...]]") -> str:
     """Return rows of a name, metrics (float or None) and counts (int) as a text table."""
-    from deploy.report.tables import ap
-    from ifkd.core.html.table import Table
+    from deploy.report.tables import make_table, shown
 
-    cells = tuple(
-        (name, *(str(value) if isinstance(value, int) else ap(value) for value in values)) for name, *values in rows
-    )
-    return Table(caption="", headings=headings, numeric=(False, *(True for _ in headings[1:])), rows=cells).plain()
+    cells = ([str(one) if isinstance(one, int | str) else shown(one, ".3f") for one in row] for row in rows)
+    table = make_table("", columns, map(tuple, cells))
+    assert table is not None
+    return table.plain()

@@ -56,22 +56,21 @@ def measure_drift(matching: Matching) -> Drift | None:
     pairs = matching.pairs
     if not pairs:
         return None
-    reference, engine = (boxes.astype(np.float64) for boxes in _boxes(matching))
-    reference_scores = np.array([pair.reference_score for pair in pairs])
-    engine_scores = np.array([pair.engine_score for pair in pairs])
+    reference = np.array([pair.reference_box for pair in pairs], np.float64)
+    engine = np.array([pair.engine_box for pair in pairs], np.float64)
+    reference_scores, engine_scores = np.array([(pair.reference_score, pair.engine_score) for pair in pairs]).T
     moved = engine - reference
-    centers = (moved[:, :2] + moved[:, 2:]) / 2
-    reference_sides, engine_sides = reference[:, 2:] - reference[:, :2], engine[:, 2:] - engine[:, :2]
-    right, down = np.median(centers, axis=0)
+    right, down = np.median((moved[:, :2] + moved[:, 2:]) / 2, axis=0).tolist()
+    size_ratios = (engine[:, 2:] - engine[:, :2]) / (reference[:, 2:] - reference[:, :2])
     return Drift(
         pairs=len(pairs),
         iou=distribution(1 - np.array([pair.iou for pair in pairs])),
         score=distribution(np.abs(engine_scores - reference_scores)),
         corner_px=distribution(np.abs(moved).max(axis=1)),
         score_ratio=float(np.median(engine_scores / reference_scores)),
-        shift_x_px=float(right),
-        shift_y_px=float(down),
-        size_ratio=float(np.median(engine_sides / reference_sides)),
+        shift_x_px=right,
+        shift_y_px=down,
+        size_ratio=float(np.median(size_ratios)),
     )
 
 
@@ -81,24 +80,17 @@ def describe_drift(matching: Matching, drift: Drift | None, classes: tuple[str, 
     if changes := matching.class_changes:
         first = changes[0]
         assert first.changed_to is not None
-        count = (
-            "1 box keeps its place but changes"
-            if len(changes) == 1
-            else f"{len(changes)} boxes keep their place but change"
-        )
-        symptoms.append(f"{count} class, first {classes[first.label]!r} to {classes[first.changed_to]!r}")
+        many = f"{len(changes)} boxes keep their place but change"
+        words = many if len(changes) > 1 else "1 box keeps its place but changes"
+        symptoms.append(f"{words} class, first {classes[first.label]!r} to {classes[first.changed_to]!r}")
     if drift is None:
         return symptoms
-    if max(abs(drift.shift_x_px), abs(drift.shift_y_px)) >= MIN_SHIFT_PX:
-        symptoms.append(
-            f"boxes are shifted by {drift.shift_x_px:+.2f} px to the right and {drift.shift_y_px:+.2f} px down"
-        )
-    elif drift.corner_px.max >= 1 and drift.corner_px.p50 < MIN_SHIFT_PX:
-        reference, engine = _boxes(matching)
-        moved = int((np.abs(engine - reference).max(axis=1) >= 1).sum())
-        symptoms.append(
-            f"{moved} of {drift.pairs} boxes moved, by up to {drift.corner_px.max:.2f} px, while the others stayed"
-        )
+    right, down, largest = drift.shift_x_px, drift.shift_y_px, drift.corner_px.max
+    if max(abs(right), abs(down)) >= MIN_SHIFT_PX:
+        symptoms.append(f"boxes are shifted by {right:+.2f} px to the right and {down:+.2f} px down")
+    elif largest >= 1 and drift.corner_px.p50 < MIN_SHIFT_PX:
+        moved = sum(bool(np.abs(pair.engine_box - pair.reference_box).max() >= 1) for pair in matching.pairs)
+        symptoms.append(f"{moved} of {drift.pairs} boxes moved, by up to {largest:.2f} px, while the others stayed")
     if abs(drift.size_ratio - 1) >= MIN_FACTOR:
         symptoms.append(f"boxes are {drift.size_ratio:.3f} times as large")
     if abs(drift.score_ratio - 1) >= MIN_FACTOR:
@@ -106,21 +98,14 @@ def describe_drift(matching: Matching, drift: Drift | None, classes: tuple[str, 
     return symptoms
 
 
-def _boxes(matching: Matching) -> tuple[Array, Array]:
-    """Return the boxes of the reference and of the engine in all pairs. float32 [n, 4] each."""
-    pairs = matching.pairs
-    return np.stack([pair.reference_box for pair in pairs]), np.stack([pair.engine_box for pair in pairs])
-
-
 def distribution(values: Array) -> Distribution:
     """Return the distribution of differences [n], at least one."""
-    p50, p99 = np.percentile(values, [50, 99])
+    p50, p99 = np.percentile(values, [50, 99]).tolist()
     bins = np.searchsorted(HISTOGRAM_EDGES, values, side="right")
     counts = tuple(np.bincount(bins, minlength=len(HISTOGRAM_EDGES) + 1).tolist())
-    return Distribution(
-        mean=float(values.mean()),
-        p50=float(p50),
-        p99=float(p99),
-        max=float(values.max()),
-        histogram=Histogram(edges=HISTOGRAM_EDGES, counts=counts),
+    mean, largest, histogram = (
+        float(values.mean()),
+        float(values.max()),
+        Histogram(edges=HISTOGRAM_EDGES, counts=counts),
     )
+    return Distribution(mean=mean, p50=p50, p99=p99, max=largest, histogram=histogram)

@@ -3,11 +3,12 @@
 import base64
 import io
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-from deploy.parity.matching import Matching
+from deploy.parity.matching import DetectionPair, Matching
 from ifkd.core.config import Schema
 from ifkd.core.detections import Array
 from ifkd.data.coco import CocoDataset
@@ -48,45 +49,29 @@ class _Difference:
     description: str
     drift: float
     reference: Array | None
-    """Box of the reference [4]."""
+    """Box of the reference [4], pixels; likewise of the engine."""
     engine: Array | None
-    """Box of the engine [4]."""
 
 
 def worst_crops(
     matching: Matching, dataset: CocoDataset, imagery: ImageryOptions | None = None
 ) -> tuple[DriftCrop, ...]:
-    """Return crops of unmatched detections, highest scores first, and of the pairs that drifted most.
-
-    Pairs without any difference are left out.
-
-    Args:
-        matching: Detections of both sides.
-        dataset: The images.
-        imagery: Conversion of image files to uint8 RGB, as for the detector.
+    """Return crops of unmatched detections, highest scores first, and of the pairs that drifted most, if at all.
 
     Raises:
         DataError: An image cannot be read.
     """
     images = {image.id: image.path for image in dataset.images}
     crops = []
-    pairs = sorted(_pairs(matching), key=lambda one: -one.drift)
+    pairs = sorted((one for one in map(_difference, matching.pairs) if one.drift > 0), key=lambda one: -one.drift)
     for one in [*_unmatched(matching, dataset)[:MAX_UNMATCHED], *pairs[:MAX_PAIRS]]:
         path = images[one.image_id]
         stream = io.BytesIO()
         _draw(read_image(path, imagery=imagery), one).save(stream, "JPEG", quality=88)
-        name = dataset.classes[one.label]
-        crops.append(
-            DriftCrop(
-                image=path.name,
-                class_name=name,
-                description=one.description,
-                alt=f"{name} in {path.name}: {one.description}",
-                jpeg_base64=base64.b64encode(stream.getvalue()).decode("ascii"),
-                side_px=SIDE_PX,
-                drift=one.drift,
-            )
-        )
+        name, words = dataset.classes[one.label], one.description
+        alt, content = f"{name} in {path.name}: {words}", base64.b64encode(stream.getvalue()).decode("ascii")
+        facts: dict[str, Any] = {"image": path.name, "class_name": name, "description": words, "drift": one.drift}
+        crops.append(DriftCrop(**facts, alt=alt, jpeg_base64=content, side_px=SIDE_PX))
     return tuple(crops)
 
 
@@ -106,17 +91,10 @@ def _unmatched(matching: Matching, dataset: CocoDataset) -> list[_Difference]:
     return differences
 
 
-def _pairs(matching: Matching) -> list[_Difference]:
-    differences = []
-    for pair in matching.pairs:
-        drift = 1 - pair.iou + abs(pair.engine_score - pair.reference_score)
-        if drift <= 0:
-            continue
-        description = f"IoU {pair.iou:.4f}, score {pair.reference_score:.4f} to {pair.engine_score:.4f}"
-        differences.append(
-            _Difference(pair.image_id, pair.label, description, drift, pair.reference_box, pair.engine_box)
-        )
-    return differences
+def _difference(pair: DetectionPair) -> _Difference:
+    drift = 1 - pair.iou + abs(pair.engine_score - pair.reference_score)
+    description = f"IoU {pair.iou:.4f}, score {pair.reference_score:.4f} to {pair.engine_score:.4f}"
+    return _Difference(pair.image_id, pair.label, description, drift, pair.reference_box, pair.engine_box)
 
 
 def _draw(pixels: Array, difference: _Difference) -> Image.Image:
@@ -126,12 +104,9 @@ def _draw(pixels: Array, difference: _Difference) -> Image.Image:
     side = max(MIN_SOURCE_PX, 1.6 * max(x2 - x1, y2 - y1))
     left = np.clip((x1 + x2 - side) / 2, 0, max(0, width - side))
     top = np.clip((y1 + y2 - side) / 2, 0, max(0, height - side))
-    picture = Image.fromarray(pixels).transform(
-        (SIDE_PX, SIDE_PX),
-        Image.Transform.AFFINE,
-        (side / SIDE_PX, 0, left, 0, side / SIDE_PX, top),
-        Image.Resampling.BILINEAR,
-    )
+    affine, bilinear = Image.Transform.AFFINE, Image.Resampling.BILINEAR
+    place = (side / SIDE_PX, 0, left, 0, side / SIDE_PX, top)
+    picture = Image.fromarray(pixels).transform((SIDE_PX, SIDE_PX), affine, place, bilinear)
     pen, zoom = ImageDraw.Draw(picture), SIDE_PX / side
     for box, color, inset in ((difference.reference, REFERENCE_RGB, 0), (difference.engine, ENGINE_RGB, 3)):
         if box is None:

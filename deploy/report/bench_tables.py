@@ -1,12 +1,10 @@
 """Tables of a bench: latency in full, process cost, comparison with the reference, speedups."""
 
-from collections.abc import Mapping
-
 from deploy.accuracy.evaluated_model import EvaluatedModelRecord
 from deploy.bench.bench_result import Bench, BenchCell
 from deploy.bench.speedup import EngineSpeedup
 from deploy.report.report import Report
-from deploy.report.tables import ABSENT, ap, file_size, make_table, millions, parity_of, three_digits
+from deploy.report.tables import ABSENT, file_size, make_table, millions, parity_of, shown, three_digits
 from ifkd.core.html.table import Table
 
 
@@ -17,24 +15,13 @@ def timing_table(bench: Bench) -> Table | None:
         if cell.latency is None or cell.engine is None:
             continue
         run, throughput, stability = cell.latency.per_batch, cell.latency.throughput, cell.latency.stability
-        rows.append(
-            (
-                cell.name + ("" if stability.stable else " (unstable)"),
-                cell.engine.device,
-                str(cell.batch),
-                *(three_digits(value) for value in (run.p50_ms, run.p90_ms, run.p95_ms, run.p99_ms, run.mean_ms)),
-                f"{stability.cov:.1%}",
-                three_digits(cell.latency.per_tile.p50_ms),
-                three_digits(throughput.mpix_per_s),
-                ABSENT if throughput.km2_per_h is None else f"{throughput.km2_per_h:,.0f}",
-            )
-        )
-    return make_table(
-        "Latency per run, ms, and throughput of inference alone",
-        "Engine | Device | Batch | p50 | p90 | p95 | p99 | Mean | CoV | p50/tile | MPix/s | km²/h",
-        rows,
-        text=("Engine", "Device"),
-    )
+        name = cell.name + ("" if stability.stable else " (unstable)")
+        durations = map(three_digits, (run.p50_ms, run.p90_ms, run.p95_ms, run.p99_ms, run.mean_ms))
+        rates = map(three_digits, (cell.latency.per_tile.p50_ms, throughput.mpix_per_s))
+        area = shown(throughput.km2_per_h, ",.0f")
+        rows.append((name, cell.engine.device, str(cell.batch), *durations, f"{stability.cov:.1%}", *rates, area))
+    columns = ":Engine | :Device | Batch | p50 | p90 | p95 | p99 | Mean | CoV | p50/tile | MPix/s | km²/h"
+    return make_table("Latency per run, ms, and throughput of inference alone", columns, rows)
 
 
 def cost_table(bench: Bench) -> Table | None:
@@ -43,23 +30,15 @@ def cost_table(bench: Bench) -> Table | None:
     for cell in bench.cells:
         if cell.engine is None:
             continue
-        cost = cell.process_cost
         figures: tuple[str, ...] = (ABSENT,) * 7
-        if cost is not None:
-            times = (cost.start_up_ms, cost.load_ms, cost.first_run_ms)
-            memory = (cost.base_rss_mb, cost.peak_rss_mb, cost.gpu_memory_mb)
-            figures = (
-                *(f"{value:.0f}" for value in times),
-                str(cost.batch),
-                *(ABSENT if value is None else f"{value:.0f}" for value in memory),
-            )
+        if (cost := cell.process_cost) is not None:
+            times = (f"{value:.0f}" for value in (cost.start_up_ms, cost.load_ms, cost.first_run_ms))
+            memory = (shown(value, ".0f") for value in (cost.base_rss_mb, cost.peak_rss_mb, cost.gpu_memory_mb))
+            figures = (*times, str(cost.batch), *memory)
         rows[cell.name] = (cell.name, cell.engine.device, cell.engine.sha256[:12], file_size(cell.file_mb), *figures)
-    return make_table(
-        "Each engine in a process of its own: times, ms, and resident memory, MB",
-        "Engine | Device | SHA-256 | File MB | Start-up | Load | First run | Batch | Before load | Peak | GPU",
-        rows.values(),
-        text=("Engine", "Device", "SHA-256"),
-    )
+    caption = "Each engine in a process of its own: times, ms, and resident memory, MB"
+    columns = ":Engine | :Device | :SHA-256 | File MB | Start-up | Load | First run | Batch | Before load | Peak | GPU"
+    return make_table(caption, columns, rows.values())
 
 
 def reference_table(bench: Bench, report: Report) -> Table | None:
@@ -69,38 +48,23 @@ def reference_table(bench: Bench, report: Report) -> Table | None:
         return None
     batch = min(cell.batch for cell in bench.cells)
     speedups = {one.name: one for one in bench.speedups if one.batch == batch}
-    cells = [cell for cell in bench.cells if cell.batch == batch]
-    cells.sort(key=lambda cell: cell.role != "reference")
-    return make_table(
-        f"Savings of the student compared with {reference.name}, at batch {batch}",
-        "Engine | Device | Parameters | GFLOPs/tile | MB | mAP | p50 ms | Speedup | Range over rounds",
-        (_reference_row(cell, bench, reference, speedups.get(cell.name), report) for cell in cells),
-        text=("Engine", "Device"),
-    )
+    cells = sorted((one for one in bench.cells if one.batch == batch), key=lambda one: one.role != "reference")
+    rows = (_reference_row(cell, bench, reference, speedups.get(cell.name), report) for cell in cells)
+    caption = f"Savings of the student compared with {reference.name}, at batch {batch}"
+    columns = ":Engine | :Device | Parameters | GFLOPs/tile | MB | mAP | p50 ms | Speedup | Range over rounds"
+    return make_table(caption, columns, rows)
 
 
 def speedup_table(bench: Bench) -> Table | None:
     """Return the speedups, or None without any."""
-    if not bench.speedups:
-        return None
     labels = {cell.name: engine_label(cell, bench) for cell in bench.cells}
-    return make_table(
-        "Engines compared, measured in interleaved turns",
-        "Engine | Baseline | Batch | Latency ratio | Range over rounds | Speedup | Significance",
-        (
-            (
-                labels[one.name],
-                labels[one.baseline],
-                str(one.batch),
-                f"x{one.latency_ratio:.3f}",
-                f"x{one.latency_ratio_min:.3f} to x{one.latency_ratio_max:.3f}",
-                f"x{one.speedup:.2f}",
-                "clear" if one.conclusive else "within noise",
-            )
-            for one in bench.speedups
-        ),
-        text=("Engine", "Baseline", "Significance"),
-    )
+    rows = []
+    for one in bench.speedups:
+        window = f"x{one.latency_ratio_min:.3f} to x{one.latency_ratio_max:.3f}"
+        figures = (str(one.batch), f"x{one.latency_ratio:.3f}", window, f"x{one.speedup:.2f}")
+        rows.append((labels[one.name], labels[one.baseline], *figures, "clear" if one.conclusive else "within noise"))
+    columns = ":Engine | :Baseline | Batch | Latency ratio | Range over rounds | Speedup | :Significance"
+    return make_table("Engines compared, measured in interleaved turns", columns, rows)
 
 
 def engine_label(cell: BenchCell, bench: Bench) -> str:
@@ -116,19 +80,15 @@ def describe_machine(bench: Bench) -> str:
     machine = bench.machine
     if machine is None:
         return ""
-    frequency = (
-        ""
-        if machine.cpu_mhz_min is None or machine.cpu_mhz_max is None
-        else f", cores at {machine.cpu_mhz_min:.0f} to {machine.cpu_mhz_max:.0f} MHz"
-    )
-    steal = (
-        "" if machine.steal_fraction is None else f", {machine.steal_fraction:.1%} of CPU time given to other guests"
-    )
     words = (
         f"During {machine.seconds:.0f} s of measurement: load average {machine.load_before:.2f} before and "
-        f"{machine.load_after:.2f} after{frequency}{steal}, {machine.other_processes_cores:.2f} cores used by other "
-        "processes."
+        f"{machine.load_after:.2f} after"
     )
+    if machine.cpu_mhz_min is not None:
+        words += f", cores at {machine.cpu_mhz_min:.0f} to {machine.cpu_mhz_max:.0f} MHz"
+    if machine.steal_fraction is not None:
+        words += f", {machine.steal_fraction:.1%} of CPU time given to other guests"
+    words += f", {machine.other_processes_cores:.2f} cores used by other processes."
     if not machine.gpus:
         return f"{words} GPU {machine.nvml}."
     if not bench.used_gpu:
@@ -153,16 +113,20 @@ def _reference_row(
         parameters += f" (x{own / reference.parameters:.2f})"
     gflops = None if model is None else model.gflops_per_tile
     megabytes = model.weights_mb if model is not None and cell.file_mb is None else cell.file_mb
+    factor = window = ABSENT
+    if speedup is not None:
+        factor = f"x{speedup.speedup:.2f}"
+        window = f"x{1 / speedup.latency_ratio_max:.2f} to x{1 / speedup.latency_ratio_min:.2f}"
     return (
         "reference, torch fp32" if is_reference else cell.name,
         ABSENT if cell.engine is None else cell.engine.device,
         parameters,
-        ABSENT if gflops is None else f"{gflops:.2f}",
-        ABSENT if megabytes is None else f"{megabytes:.1f}",
-        ap(_mean_ap(cell, model, report)),
+        shown(gflops, ".2f"),
+        shown(megabytes, ".1f"),
+        shown(_mean_ap(cell, model, report), ".3f"),
         ABSENT if cell.latency is None else three_digits(cell.latency.per_batch.p50_ms),
-        "1" if is_reference else ABSENT if speedup is None else f"x{speedup.speedup:.2f}",
-        ABSENT if speedup is None else f"x{1 / speedup.latency_ratio_max:.2f} to x{1 / speedup.latency_ratio_min:.2f}",
+        "1" if is_reference else factor,
+        window,
     )
 
 
@@ -171,8 +135,7 @@ def _mean_ap(cell: BenchCell, model: EvaluatedModelRecord | None, report: Report
     parity = parity_of(cell, report.parities)
     if parity is not None and parity.metrics is not None:
         return parity.metrics.mean_ap
-    by_digest: Mapping[str, float] = {one.engine.sha256: one.metrics.mean_ap for one in report.evaluations.values()} | {
-        one.reference.sha256: one.reference_metrics.mean_ap for one in report.parities
-    }
+    by_digest = {one.engine.sha256: one.metrics.mean_ap for one in report.evaluations.values()}
+    by_digest |= {one.reference.sha256: one.reference_metrics.mean_ap for one in report.parities}
     digest = cell.engine.sha256 if cell.engine is not None else model.sha256 if model is not None else ""
     return by_digest.get(digest)

@@ -38,14 +38,9 @@ def scatter_chart(name: str, title: str, points: Sequence[NamedPoint], *, x_labe
     drawing, height = Drawing(), 280.0
     low, high = min(point.y for point in points), max(point.y for point in points)
     margin = max((high - low) * 0.25, 0.01)
-    axes = Axes(
-        left=50.0,
-        right=WIDTH - 16.0,
-        top=30.0,
-        bottom=height - 44,
-        x_ticks=linear_ticks(0.0, max(point.x for point in points) * 1.15),
-        y_ticks=linear_ticks(max(0.0, low - margin), min(1.0, high + margin)),
-    )
+    x_ticks = linear_ticks(0.0, max(point.x for point in points) * 1.15)
+    y_ticks = linear_ticks(max(0.0, low - margin), min(1.0, high + margin))
+    axes = Axes(50.0, WIDTH - 16.0, 30.0, height - 44, x_ticks, y_ticks)
     axes.draw(drawing, x_label=x_label, y_label=y_label)
     front = pareto_front(points)
     if len(front) > 1:
@@ -110,9 +105,8 @@ def line_chart(
     left, right, top, bottom = 50.0, WIDTH - 20.0, 30.0, 206.0
     highest = max(value for one in series for value in one.values if value is not None)
     ticks = linear_ticks(0.0, highest * 1.05)
-    columns = [
-        rescale(float(index), 0.0, max(len(steps) - 1.0, 1.0), left + 20, right - 12) for index in range(len(steps))
-    ]
+    last = max(len(steps) - 1.0, 1.0)
+    columns = [rescale(float(index), 0.0, last, left + 20, right - 12) for index in range(len(steps))]
     Axes(left, right, top, bottom, (0.0, 1.0), ticks).draw_y_ticks(drawing)
     drawing.text(left, top - 14, y_label, "soft")
     for x, step in zip(columns, steps, strict=True):
@@ -120,15 +114,15 @@ def line_chart(
     drawing.text(right, bottom + 34, x_label, "soft end")
     descriptions = []
     for index, one in enumerate(series):
-        known = [
-            (x, step, value) for x, step, value in zip(columns, steps, one.values, strict=True) if value is not None
-        ]
-        points = [(x, rescale(value, ticks[0], ticks[-1], bottom, top)) for x, _, value in known]
+        points, values = [], []
+        for x, step, value in zip(columns, steps, one.values, strict=True):
+            if value is not None:
+                points.append((x, rescale(value, ticks[0], ticks[-1], bottom, top)))
+                values.append(f"{format_value(value)} at {step}")
         drawing.polyline(points, f"l{index % SERIES_COLORS}")
         for x, y in points:
             drawing.circle(x, y, 4.0, f"f{index % SERIES_COLORS}")
-        values = ", ".join(f"{format_value(value)} at {step}" for _, step, value in known)
-        descriptions.append(f"{one.label}: {values}")
+        descriptions.append(f"{one.label}: {', '.join(values)}")
     draw_legend(drawing, [one.label for one in series], left, bottom + 48)
     return drawing.chart(name, title, f"{y_label} by {x_label}. {'; '.join(descriptions)}.", height)
 
@@ -153,10 +147,9 @@ def diverging_bar_chart(
             if value is None:
                 continue
             length = abs(value) / largest * half
-            drawing.rectangle(
-                middle - length if value < 0 else middle, y, max(length, 1.0), thickness, f"f{index % SERIES_COLORS}"
-            )
-            css, x = ("end ", middle - length - 5) if value < 0 else ("", middle + max(length, 1.0) + 5)
+            start, width = middle - length if value < 0 else middle, max(length, 1.0)
+            drawing.rectangle(start, y, width, thickness, f"f{index % SERIES_COLORS}")
+            css, x = ("end ", start - 5) if value < 0 else ("", start + width + 5)
             drawing.text(x, y + thickness - 2, f"{value:+.3f}", f"{css}halo soft")
             values.append(f"{group}, {one.label}: {value:+.4f}")
     drawing.text(right, bottom + 16, x_label, "soft end")
@@ -166,12 +159,7 @@ def diverging_bar_chart(
 def histogram_chart(name: str, title: str, edges: Sequence[float], series: Sequence[Series], *, x_label: str) -> Chart:
     """Return the fractions of each bin as upright bars, one per series.
 
-    Args:
-        name: Name of the chart.
-        title: Its title.
-        edges: Limits of the bins, rising.
-        series: Fractions, one more than edges: below the first edge, between edges, and from the last edge on.
-        x_label: Quantity of the edges.
+    A series has one value more than `edges`: below the first edge, between edges, and from the last edge on.
     """
     drawing = Drawing()
     left, right, top = 50.0, WIDTH - 8.0, 30.0 + 18 * len(series)
@@ -196,12 +184,11 @@ def histogram_chart(name: str, title: str, edges: Sequence[float], series: Seque
         drawing.text(left + place * bin_width, bottom + 16, _edge_label(edge), "soft mid")
     drawing.text(right, bottom + 34, x_label, "soft end")
     bins = [f"below {_edge_label(edges[0])}", *(f"from {_edge_label(edge)}" for edge in edges)]
-    descriptions = "; ".join(
-        f"{one.label}: "
-        + ", ".join(f"{value:.1%} {where}" for where, value in zip(bins, one.values, strict=True) if value)
-        for one in series
-    )
-    return drawing.chart(name, title, f"Fraction of all by {x_label}. {descriptions}.", bottom + 42)
+    descriptions = []
+    for one in series:
+        fractions = (f"{value:.1%} {where}" for where, value in zip(bins, one.values, strict=True) if value)
+        descriptions.append(f"{one.label}: {', '.join(fractions)}")
+    return drawing.chart(name, title, f"Fraction of all by {x_label}. {'; '.join(descriptions)}.", bottom + 42)
 
 
 @dataclass(frozen=True, slots=True)

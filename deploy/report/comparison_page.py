@@ -5,25 +5,10 @@ from ifkd.core.html.document import jinja_environment, style_sheet
 from ifkd.core.html.table import Table, markdown_cell
 
 MARKS: dict[ChangeState, str] = {"same": "", "better": "↑", "regression": "✗", "not judged": "?"}
-STATE_WORDS: dict[ChangeState, str] = {
-    "same": "",
-    "better": "better beyond noise",
-    "regression": "regression",
-    "not judged": "not judged",
-}
-CSS_CLASSES: dict[ChangeState, str] = {
-    "same": "",
-    "better": "passed",
-    "regression": "failed",
-    "not judged": "incomplete",
-}
-GROUPS = {
-    "accuracy": "Accuracy",
-    "parity": "Parity with the trained network",
-    "latency": "Latency",
-    "size": "Size",
-    "scene": "Scenes",
-}
+STATE_WORDS = {"same": "", "better": "better beyond noise"} | {key: key for key in ("regression", "not judged")}
+CSS_CLASSES = {"same": "", "better": "passed", "regression": "failed", "not judged": "incomplete"}
+PARITY = "Parity with the trained network"
+GROUPS = {"accuracy": "Accuracy", "parity": PARITY, "latency": "Latency", "size": "Size", "scene": "Scenes"}
 
 
 def comparison_page(comparison: Comparison) -> str:
@@ -33,41 +18,25 @@ def comparison_page(comparison: Comparison) -> str:
         MissingExtraError: jinja2 is not installed.
     """
     templates = jinja_environment("deploy.report", need="`ifkd report compare --out`")
-    groups = {
-        key: {"title": title, "rows": rows}
-        for key, title in GROUPS.items()
-        if (rows := [row for row in comparison.rows if row.group == key])
-    }
-    view = {
-        "comparison": comparison,
-        "groups": groups,
-        "style": style_sheet(),
-        "absent": ABSENT,
-        "words": _words,
-        "marks": MARKS,
-        "state_words": STATE_WORDS,
-        "css_classes": CSS_CLASSES,
-    }
-    return str(templates.get_template("comparison.html.j2").render(view))
+    rows = {key: [row for row in comparison.rows if row.group == key] for key in GROUPS}
+    groups = {key: {"title": title, "rows": rows[key]} for key, title in GROUPS.items() if rows[key]}
+    states = {"marks": MARKS, "state_words": STATE_WORDS, "css_classes": CSS_CLASSES}
+    template = templates.get_template("comparison.html.j2")
+    page = template.render(
+        comparison=comparison, groups=groups, style=style_sheet(), absent=ABSENT, words=_words, **states
+    )
+    return str(page)
 
 
 def comparison_table(comparison: Comparison) -> Table:
     """Return all figures side by side."""
     letters = [report.letter for report in comparison.reports]
-    return Table(
-        caption="Figures side by side, A is the baseline",
-        headings=("Figure", "Unit", *letters, "Notes"),
-        numeric=(False, False, *(True for _ in letters), False),
-        rows=tuple(
-            (
-                row.name,
-                row.unit,
-                *(f"{_words(one)} {MARKS[one.state]}".strip() for one in row.values),
-                row.notes or ABSENT,
-            )
-            for row in comparison.rows
-        ),
-    )
+    headings, numeric = ("Figure", "Unit", *letters, "Notes"), (False, False, *[True] * len(letters), False)
+    rows = []
+    for row in comparison.rows:
+        figures = (f"{_words(one)} {MARKS[one.state]}".strip() for one in row.values)
+        rows.append((row.name, row.unit, *figures, row.notes or ABSENT))
+    return Table("Figures side by side, A is the baseline", headings, numeric, tuple(rows))
 
 
 def comparison_markdown(comparison: Comparison) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from deploy.accuracy.evaluation import Evaluation
 from deploy.bench.bench_result import Bench
-from deploy.bench.stage_timing import TimedStage
+from deploy.bench.stage_timing import STAGES
 from deploy.parity.parity_result import Parity
 from deploy.report import charts
 from deploy.report.bench_tables import engine_label
@@ -14,26 +14,10 @@ from deploy.report.tables import parity_of
 from ifkd.core.html.chart import Series, bar_chart
 from ifkd.core.html.svg import Chart
 
-STAGES: dict[TimedStage, str] = {
-    "read": "read the file",
-    "preprocess": "prepare tiles",
-    "upload": "upload",
-    "infer": "infer",
-    "download": "download",
-    "postprocess": "postprocess",
-    "merge": "merge",
-    "write": "write",
-}
-SCENE_STAGES = {
-    "read": "read",
-    "preprocess": "prepare tiles",
-    "wait": "wait for tiles",
-    "infer": "infer",
-    "decode": "postprocess",
-    "merge": "merge",
-    "write": "write",
-}
-"""Stages in run.json."""
+IMAGE_STAGE_WORDS = {"read": "read the file", "preprocess": "prepare tiles"}
+SCENE_STAGE_WORDS = {"preprocess": "prepare tiles", "wait": "wait for tiles", "decode": "postprocess"}
+"""Names of stages that differ from those in bench.json and run.json."""
+SCENE_STAGES = ("read", "preprocess", "wait", "infer", "decode", "merge", "write")
 
 
 def accuracy_charts(evaluations: Mapping[str, Evaluation]) -> list[Chart]:
@@ -97,14 +81,8 @@ def batch_chart(bench: Bench, index: int) -> Chart | None:
         return None
     labels = dict.fromkeys(label for label, _ in throughput)
     series = [Series(label, tuple(throughput.get((label, batch)) for batch in batches)) for label in labels]
-    return charts.line_chart(
-        _numbered("batch", index),
-        "Throughput by batch size",
-        series,
-        steps=batches,
-        x_label="tiles per run",
-        y_label="tiles per second",
-    )
+    name, title, x_label = _numbered("batch", index), "Throughput by batch size", "tiles per run"
+    return charts.line_chart(name, title, series, steps=batches, x_label=x_label, y_label="tiles per second")
 
 
 def stage_chart(bench: Bench, index: int) -> Chart | None:
@@ -117,30 +95,23 @@ def stage_chart(bench: Bench, index: int) -> Chart | None:
         Series(f"{profile.backend} {profile.precision}", tuple(one.get(stage) for stage in names))
         for profile, one in zip(bench.stages, times, strict=True)
     ]
-    return bar_chart(
-        _numbered("image-stages", index),
-        "Time of each stage of an image",
-        [STAGES[stage] for stage in names],
-        series,
-        maximum=max(value for one in series for value in one.values if value is not None),
-        x_label="median ms per image",
-        decimals=2,
-        missing_text="nothing to copy",
+    name, title = _numbered("image-stages", index), "Time of each stage of an image"
+    words, highest = (
+        [IMAGE_STAGE_WORDS.get(stage, stage) for stage in names],
+        max(value for one in times for value in one.values()),
     )
+    options = {"x_label": "median ms per image", "missing_text": "nothing to copy"}
+    return bar_chart(name, title, words, series, maximum=highest, decimals=2, **options)
 
 
 def parity_charts(parity: Parity, index: int) -> list[Chart]:
     """Return the change of each class's AP, and the distributions of the drift; `index` is that of the parity."""
     found = []
     names = [name for name, one in parity.reference_metrics.per_class.items() if one.mean_ap is not None]
-    series = [
-        Series(
-            cell.name,
-            tuple(None if (one := cell.per_class.get(name)) is None else one.mean_ap_change for name in names),
-        )
-        for cell in parity.cells
-        if cell.metrics is not None
-    ]
+    series = []
+    for cell in (one for one in parity.cells if one.metrics is not None):
+        classes = [cell.per_class.get(name) for name in names]
+        series.append(Series(cell.name, tuple(None if one is None else one.mean_ap_change for one in classes)))
     if series and names:
         title = "Change of AP by class, compared with the torch network"
         name, x_label = _numbered("class-change", index), "AP of the engine minus AP of the reference"
@@ -149,34 +120,27 @@ def parity_charts(parity: Parity, index: int) -> list[Chart]:
         ("iou", "Differences of boxes", "1 - IoU, bins of growing width"),
         ("score", "Differences of scores", "score difference, bins of growing width"),
     ):
-        distributions = {
-            cell.name: getattr(cell.drift, key).histogram for cell in parity.cells if cell.drift is not None
-        }
-        known = {name: one for name, one in distributions.items() if one is not None}
+        drifts = {cell.name: getattr(cell.drift, key) for cell in parity.cells if cell.drift is not None}
+        known = {name: one.histogram for name, one in drifts.items() if one.histogram is not None}
+        series = [Series(name, tuple(count / sum(one.counts) for count in one.counts)) for name, one in known.items()]
         if known:
-            edges = next(iter(known.values())).edges
-            series = [
-                Series(name, tuple(count / sum(one.counts) for count in one.counts)) for name, one in known.items()
-            ]
-            name = _numbered(f"drift-{key}", index)
+            name, edges = _numbered(f"drift-{key}", index), next(iter(known.values())).edges
             found.append(charts.histogram_chart(name, title, edges, series, x_label=x_label))
     return found
 
 
 def scene_stage_chart(scene: ReportedScene, index: int) -> Chart | None:
     """Return the time of each stage of a scene, or None where run.json does not state it."""
-    stages = {SCENE_STAGES[stage]: value for stage, value in scene.run.seconds.items() if stage in SCENE_STAGES}
+    stages = {stage: value for stage, value in scene.run.seconds.items() if stage in SCENE_STAGES}
     if not stages:
         return None
-    return bar_chart(
-        _numbered("stages", index),
-        "Time of each stage of the scene",
-        list(stages),
+    name, title = _numbered("stages", index), "Time of each stage of the scene"
+    words, series = (
+        [SCENE_STAGE_WORDS.get(stage, stage) for stage in stages],
         [Series("seconds", tuple(stages.values()))],
-        maximum=max(1e-3, *stages.values()),
-        x_label="seconds",
-        decimals=2,
     )
+    highest = max(1e-3, *stages.values())
+    return bar_chart(name, title, words, series, maximum=highest, x_label="seconds", decimals=2)
 
 
 def _numbered(name: str, index: int) -> str:

@@ -2,19 +2,21 @@
 
 import base64
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from deploy.accuracy.evaluation import Evaluation
+from deploy.parity.tolerances import AP_LABELS
 from deploy.report.bench_tables import cost_table, describe_machine, reference_table, speedup_table, timing_table
 from deploy.report.figures import accuracy_charts, latency_charts, parity_charts, scene_stage_chart
 from deploy.report.parity_tables import drift_source_table, drift_table, tolerance_table, unmatched_table
 from deploy.report.report import Report
 from deploy.report.scene_run import ReportedScene, ReportPicture
 from deploy.report.tables import accuracy_table, engine_table, three_digits
-from deploy.report.verdict import Status, trained_roles
+from deploy.report.verdict import Status, fastest_cell, trained_roles
 from ifkd.core.config import flatten
 from ifkd.core.files import atomic_path, make_folder, write_json
 from ifkd.core.html.document import jinja_environment, style_sheet
@@ -27,17 +29,9 @@ VERDICT_WORDS: dict[Status, str] = {
     "incomplete": "No verdict",
     "info": "Measured",
 }
-REASON_WORDS: dict[Status, str] = {
-    "passed": "Passed",
-    "warning": "Warning",
-    "failed": "Failed",
-    "incomplete": "Incomplete",
-    "info": "Measured",
-}
+REASON_WORDS: dict[Status, str] = {**VERDICT_WORDS, "warning": "Warning", "incomplete": "Incomplete"}
 MARKS: dict[Status, str] = {"passed": "✓", "warning": "!", "failed": "✗", "incomplete": "?", "info": "·"}
-SCORE_KEYS = (
-    ("mAP", "mean_ap"), ("AP50", "ap50"), ("AP75", "ap75"), ("precision", "precision"), ("recall", "recall")
-)  # fmt: skip
+SCORE_LABELS = {**AP_LABELS, "precision": "precision", "recall": "recall"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +68,7 @@ def render(report: Report) -> dict[str, bytes]:
     view = _view(report)
     templates = jinja_environment("deploy.report", need="`ifkd report`")
     templates.filters["md"] = escape_markdown
-    pages = {
-        "report.html": templates.get_template("report.html.j2").render(view),
-        "report.md": templates.get_template("report.md.j2").render(view),
-    }
+    pages = {name: templates.get_template(f"{name}.j2").render(view) for name in ("report.html", "report.md")}
     pages |= {f"figures/{chart.name}.svg": chart.svg(standalone=True) + "\n" for chart in _all_charts(view)}
     files = {name: text.encode() for name, text in pages.items()}
     for index, scene in enumerate(report.scenes):
@@ -95,9 +86,7 @@ def console(report: Report) -> str:
 
 def escape_markdown(text: str) -> str:
     """Return text that Markdown shows unchanged."""
-    for character in "\\`*_[]<>|":
-        text = text.replace(character, f"\\{character}")
-    return text.replace("\n", " ")
+    return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", text).replace("\n", " ")
 
 
 def setting_rows(values: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -106,11 +95,11 @@ def setting_rows(values: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _setting_text(value: Any) -> str:
-    if isinstance(value, list | tuple):
-        if any(isinstance(item, Mapping | list) for item in value):
-            return json.dumps(value, ensure_ascii=False)
-        return ", ".join(str(item) for item in value) or "none"
-    return "unknown" if value is None else str(value)
+    if not isinstance(value, list | tuple):
+        return "unknown" if value is None else str(value)
+    if any(isinstance(item, Mapping | list) for item in value):
+        return json.dumps(value, ensure_ascii=False)
+    return ", ".join(map(str, value)) or "none"
 
 
 def _view(report: Report) -> dict[str, Any]:
@@ -162,8 +151,8 @@ def _view(report: Report) -> dict[str, Any]:
 
 
 def _all_charts(view: Mapping[str, Any]) -> list[Chart]:
-    stages = [scene["chart"] for scene in view["scenes"] if scene["chart"] is not None]
     parity = [chart for part in view["parities"] for chart in part["charts"]]
+    stages = [scene["chart"] for scene in view["scenes"] if scene["chart"] is not None]
     return [*view["accuracy_charts"], *view["latency_charts"], *parity, *stages]
 
 
@@ -189,16 +178,13 @@ def _summary_tiles(report: Report) -> list[SummaryTile]:
         if own and teacher and roles["teacher"] != best:
             condition = f"{own / 1e6:.2f} of {teacher / 1e6:.2f} M"
             tiles.append(SummaryTile(f"{own / teacher:.0%}", "of the teacher's parameters", condition))
-    cells = [cell for bench in report.benches for cell in bench.cells if cell.latency and cell.role == "bundle"]
-    if cells:
-        cell = min(cells, key=lambda cell: cell.latency.per_tile.p50_ms if cell.latency else 0.0)
-        assert cell.latency is not None
+    if (fastest := fastest_cell(report.benches)) is not None:
+        cell, latency = fastest
         assert cell.engine is not None  # a latency has an engine
-        unstable = "" if cell.latency.stability.stable else ", unstable"
+        unstable = "" if latency.stability.stable else ", unstable"
         condition = f"median, {cell.name}, batch {cell.batch}, {cell.engine.device}{unstable}"
-        tiles.append(SummaryTile(f"{three_digits(cell.latency.per_tile.p50_ms)} ms", "per tile", condition))
-    for scene in report.scenes[:1]:
-        run = scene.run
+        tiles.append(SummaryTile(f"{three_digits(latency.per_tile.p50_ms)} ms", "per tile", condition))
+    for run in (scene.run for scene in report.scenes[:1]):
         condition = f"{run.scene.name} in {run.seconds['total']:.1f} s"
         tiles.append(SummaryTile(f"{run.objects:,}", "objects in the scene", condition))
     return tiles
@@ -220,9 +206,8 @@ def _scene_facts(scene: ReportedScene) -> list[tuple[str, str]]:
         ("By class", ", ".join(present) or "none"),
     ]
     if run.score is not None:
-        metrics = [
-            f"{label} {value:.3f}" for label, key in SCORE_KEYS if (value := getattr(run.score, key)) is not None
-        ]
+        known = {label: getattr(run.score, key) for key, label in SCORE_LABELS.items()}
+        metrics = [f"{label} {value:.3f}" for label, value in known.items() if value is not None]
         conditions = f"{run.score.objects} labeled objects, score above {run.score.score_threshold}, IoU 0.5"
         facts.append(("Metrics", f"{', '.join(metrics) or 'none'} ({conditions})"))
     facts += [

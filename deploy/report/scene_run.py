@@ -46,20 +46,13 @@ def read_scene_run(folder: Path) -> ReportedScene:
         DataError: run.json is absent or invalid, or a picture cannot be read.
     """
     run = read_run_record(folder)
-    pictures = {
-        QUICKLOOK_FILE: f"The scene {run.scene.name} with {run.objects} detected objects outlined in the colors of "
-        "their classes",
-        QUICKLOOK_DETAIL_FILE: f"The part of {run.scene.name} with the most objects, enlarged, with outlines and class "
-        "names",
-    }
-    return ReportedScene(
-        folder=str(folder),
-        run=run,
-        pictures=tuple(
-            read_picture(folder / name, alt=alt) for name, alt in pictures.items() if (folder / name).is_file()
-        ),
-        files=tuple(str(folder / name) for name in run.files if (folder / name).is_file()),
-    )
+    name = run.scene.name
+    whole = f"The scene {name} with {run.objects} detected objects outlined in the colors of their classes"
+    detail = f"The part of {name} with the most objects, enlarged, with outlines and class names"
+    words = {folder / QUICKLOOK_FILE: whole, folder / QUICKLOOK_DETAIL_FILE: detail}
+    pictures = tuple(read_picture(path, alt=alt) for path, alt in words.items() if path.is_file())
+    files = tuple(str(folder / file) for file in run.files if (folder / file).is_file())
+    return ReportedScene(folder=str(folder), run=run, pictures=pictures, files=files)
 
 
 def read_picture(path: Path, *, alt: str) -> ReportPicture:
@@ -81,11 +74,5 @@ def read_picture(path: Path, *, alt: str) -> ReportPicture:
             width, height = image.size
     except (OSError, SyntaxError, ValueError) as error:
         raise DataError(f"{path} is not a readable image ({error})") from error
-    return ReportPicture(
-        name=path.name,
-        media_type=media,
-        data_base64=base64.b64encode(content).decode("ascii"),
-        width_px=width,
-        height_px=height,
-        alt=alt,
-    )
+    data = base64.b64encode(content).decode("ascii")
+    return ReportPicture(name=path.name, media_type=media, data_base64=data, width_px=width, height_px=height, alt=alt)

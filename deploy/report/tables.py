@@ -1,6 +1,6 @@
 """Tables of accuracy and engines, for HTML, Markdown and the terminal."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 
 from deploy.accuracy.evaluation import Evaluation
@@ -16,31 +16,18 @@ MAX_REASON_LENGTH = 60
 
 def accuracy_table(evaluations: Mapping[str, Evaluation]) -> Table | None:
     """Return accuracy and size of the detectors, or None without evaluations."""
-    if not evaluations:
-        return None
     teacher = trained_roles(evaluations).get("teacher")
     teacher_parameters = evaluations[teacher].model.parameters if teacher else None
     rows = []
     for name, evaluation in evaluations.items():
-        metrics, model = evaluation.metrics, evaluation.model
-        comparable = model.parameters and teacher_parameters
-        rows.append(
-            (
-                name,
-                _network(evaluation),
-                *(ap(value) for value in (metrics.mean_ap, metrics.ap50, metrics.ap75)),
-                millions(model.parameters),
-                ABSENT if model.gflops_per_tile is None else f"{model.gflops_per_tile:.2f}",
-                f"{model.parameters / teacher_parameters:.0%}" if comparable else ABSENT,  # type: ignore[operator]
-                f"{evaluation.engine.backend} {evaluation.engine.precision}",
-            )
-        )
-    return make_table(
-        "Detectors: accuracy and size",
-        "Detector | Network | mAP | AP50 | AP75 | Parameters | GFLOPs/tile | Of teacher | Runtime",
-        rows,
-        text=("Detector", "Network", "Runtime"),
-    )
+        metrics, model, engine = evaluation.metrics, evaluation.model, evaluation.engine
+        accuracy = (shown(value, ".3f") for value in (metrics.mean_ap, metrics.ap50, metrics.ap75))
+        size = (millions(model.parameters), shown(model.gflops_per_tile, ".2f"))
+        both = model.parameters and teacher_parameters
+        fraction = f"{model.parameters / teacher_parameters:.0%}" if both else ABSENT  # type: ignore[operator]
+        rows.append((name, _network(evaluation), *accuracy, *size, fraction, f"{engine.backend} {engine.precision}"))
+    columns = ":Detector | :Network | mAP | AP50 | AP75 | Parameters | GFLOPs/tile | Of teacher | :Runtime"
+    return make_table("Detectors: accuracy and size", columns, rows)
 
 
 def engine_table(benches: Sequence[Bench], parities: Sequence[Parity] = ()) -> Table | None:
@@ -49,55 +36,28 @@ def engine_table(benches: Sequence[Bench], parities: Sequence[Parity] = ()) -> T
     for bench in benches:
         prefix = f"{bench.bundle.name}/" if len(benches) > 1 else ""
         rows += [_bench_row(cell, parities, prefix) for cell in bench.cells]
-        rows += [
-            (
-                f"{prefix}{PurePosixPath(file.file).name}",
-                f"{(file.builder or 'engine').split()[0]} {file.precision or ''}".strip(),
-                ABSENT,
-                file_size(file.file_mb),
-                *(ABSENT,) * 5,
-                file.reason,
-            )
-            for file in bench.not_measured
-        ]
-    if not benches:
-        rows = [
-            (
-                cell.engine.file if cell.engine else ABSENT,
-                cell.name,
-                ABSENT if cell.engine is None else cell.engine.device,
-                *(ABSENT,) * 5,
-                parity_word(cell),
-                "not measured",
-            )
-            for parity in parities
-            for cell in parity.cells
-        ]
-    return make_table(
-        "Engines: size, latency and parity",
-        "File | Runtime | Device | MB | Batch | p50 ms | p95 ms | Tiles/s | Parity | Timing",
-        rows,
-        text=("File", "Runtime", "Device", "Parity", "Timing"),
-    )
+        for one in bench.not_measured:
+            name, size = f"{prefix}{PurePosixPath(one.file).name}", file_size(one.file_mb)
+            runtime = f"{(one.builder or 'engine').split()[0]} {one.precision or ''}".strip()
+            rows.append((name, runtime, ABSENT, size, *(ABSENT,) * 5, one.reason))
+    for cell in () if benches else (cell for parity in parities for cell in parity.cells):
+        file, device = (cell.engine.file, cell.engine.device) if cell.engine else (ABSENT, ABSENT)
+        rows.append((file, cell.name, device, *(ABSENT,) * 5, parity_word(cell), "not measured"))
+    columns = ":File | :Runtime | :Device | MB | Batch | p50 ms | p95 ms | Tiles/s | :Parity | :Timing"
+    return make_table("Engines: size, latency and parity", columns, rows)
 
 
-def make_table(caption: str, columns: str, rows: Iterable[tuple[str, ...]], *, text: Collection[str]) -> Table | None:
-    """Return a table, or None without rows; `columns` are separated by ` | `, and all but `text` are numeric."""
-    headings, cells = tuple(columns.split(" | ")), tuple(rows)
-    return Table(caption, headings, tuple(name not in text for name in headings), cells) if cells else None
+def make_table(caption: str, columns: str, rows: Iterable[tuple[str, ...]]) -> Table | None:
+    """Return a table, or None without rows; `columns` are separated by ` | `, and those of text start with a colon."""
+    headings, cells = columns.split(" | "), tuple(rows)
+    numeric = tuple(not heading.startswith(":") for heading in headings)
+    return Table(caption, tuple(heading.removeprefix(":") for heading in headings), numeric, cells) if cells else None
 
 
 def parity_of(cell: BenchCell, parities: Sequence[Parity]) -> ParityCell | None:
     """Return the parity of the file that was timed, in the same runtime, or None."""
-    return next(
-        (
-            other
-            for parity in parities
-            for other in parity.cells
-            if cell.engine is not None and other.engine is not None and _same_engine(cell.engine, other.engine)
-        ),
-        None,
-    )
+    others = (other for parity in parities for other in parity.cells)
+    return next((other for other in others if _same_engine(cell.engine, other.engine)), None)
 
 
 def parity_word(cell: ParityCell) -> str:
@@ -107,9 +67,9 @@ def parity_word(cell: ParityCell) -> str:
     return "passed" if cell.passed else "FAILED"
 
 
-def ap(value: float | None) -> str:
-    """Return an average precision with three decimals."""
-    return ABSENT if value is None else f"{value:.3f}"
+def shown(value: float | None, form: str) -> str:
+    """Return a number in a format such as `.3f`, or a dash for None."""
+    return ABSENT if value is None else format(value, form)
 
 
 def millions(count: int | None) -> str:
@@ -119,7 +79,7 @@ def millions(count: int | None) -> str:
 
 def file_size(megabytes: float | None) -> str:
     """Return a file size in megabytes."""
-    return ABSENT if megabytes is None else f"{megabytes:.1f}" if megabytes >= 0.1 else f"{megabytes:.3f}"
+    return shown(megabytes, ".1f" if megabytes is None or megabytes >= 0.1 else ".3f")
 
 
 def three_digits(value: float) -> str:
@@ -127,7 +87,9 @@ def three_digits(value: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
-def _same_engine(one: EngineRecord, other: EngineRecord) -> bool:
+def _same_engine(one: EngineRecord | None, other: EngineRecord | None) -> bool:
+    if one is None or other is None:
+        return False
     return (one.sha256, one.backend, one.precision) == (other.sha256, other.backend, other.precision)
 
 
@@ -136,7 +98,7 @@ def _bench_row(cell: BenchCell, parities: Sequence[Parity], prefix: str) -> tupl
     engine = f"{cell.backend} {cell.precision}"
     name = f"{prefix}{cell.engine.file}" if cell.engine else f"{prefix}({engine})"
     parity = parity_of(cell, parities)
-    is_reference = cell.engine is not None and any(_same_engine(cell.engine, one.reference) for one in parities)
+    is_reference = any(_same_engine(cell.engine, one.reference) for one in parities)
     word = parity_word(parity) if parity else "reference" if is_reference else ABSENT
     figures: tuple[str, ...] = (ABSENT,) * 3
     timing = f"not measured: {_first_line(cell.failure)}" if cell.failure else "not measured"

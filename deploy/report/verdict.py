@@ -4,22 +4,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from deploy.accuracy.evaluation import Evaluation
-from deploy.bench.bench_result import Bench
+from deploy.bench.bench_result import Bench, BenchCell
+from deploy.bench.latency import Latency
 from deploy.parity.parity_result import Parity
 from ifkd.core.config import Schema
 
 Status = Literal["passed", "warning", "failed", "incomplete", "info"]
 TrainedRole = Literal["teacher", "plain", "distilled"]
 
-ROLES_BY_NAME: dict[str, TrainedRole] = {
-    "teacher": "teacher",
-    "plain": "plain",
-    "plain student": "plain",
-    "baseline": "plain",
-    "student": "plain",
-    "distilled": "distilled",
-    "distilled student": "distilled",
+NAMES_BY_ROLE: dict[TrainedRole, tuple[str, ...]] = {
+    "teacher": ("teacher",),
+    "plain": ("plain", "plain student", "baseline", "student"),
+    "distilled": ("distilled", "distilled student"),
 }
+ROLES_BY_NAME = {name: role for role, names in NAMES_BY_ROLE.items() for name in names}
 
 
 class VerdictReason(Schema):
@@ -45,9 +43,8 @@ def reach_verdict(
     evaluations: Mapping[str, Evaluation], benches: Sequence[Bench], parities: Sequence[Parity]
 ) -> Verdict:
     """Return the verdict of all results."""
-    reasons = [*_parity(parities), *_accuracy(evaluations)]
-    for bench in benches:
-        reasons += _latency(bench)
+    latencies = (reason for bench in benches for reason in _latency(bench))
+    reasons = [*_parity(parities), *_accuracy(evaluations), *latencies]
     states = {reason.status for reason in reasons}
     status: Status = "passed"
     headline = "All engine files match the trained network."
@@ -56,8 +53,7 @@ def reach_verdict(
     elif not parities:
         status, headline = "incomplete", "Parity was not measured, so there is no verdict on the engine files."
     elif any(parity.partial for parity in parities):
-        status = "incomplete"
-        headline = "Parity was interrupted, so there is no verdict on all engine files."
+        status, headline = "incomplete", "Parity was interrupted, so there is no verdict on all engine files."
     elif "warning" in states:
         status = "warning"
         headline = "All engine files match the trained network; read the warnings before you quote the latencies."
@@ -72,6 +68,13 @@ def trained_roles(evaluations: Mapping[str, Evaluation]) -> dict[TrainedRole, st
         if role is not None:
             roles.setdefault(role, name)
     return roles
+
+
+def fastest_cell(benches: Sequence[Bench]) -> tuple[BenchCell, Latency] | None:
+    """Return the engine of a bundle with the least median latency per tile, and this latency; None without any."""
+    cells = (cell for bench in benches for cell in bench.cells if cell.role == "bundle")
+    timed = [(cell, cell.latency) for cell in cells if cell.latency is not None]
+    return min(timed, key=lambda one: one[1].per_tile.p50_ms, default=None)
 
 
 def _recorded_role(provenance: Mapping[str, Any]) -> TrainedRole | None:
@@ -89,15 +92,12 @@ def _parity(parities: Sequence[Parity]) -> Iterator[VerdictReason]:
     for parity in parities:
         rule = f"{parity.rule}; {parity.data.images} images with {parity.data.objects} objects"
         for cell in parity.cells:
-            yield _reason(
-                "passed" if cell.passed else "failed", f"{cell.name} against torch fp32: {cell.verdict}.", rule
-            )
+            text = f"{cell.name} against torch fp32: {cell.verdict}."
+            yield _reason("passed" if cell.passed else "failed", text, rule)
         for scene in parity.scenes:
-            yield _reason(
-                "passed" if scene.passed else "failed",
-                f"{scene.name} on the scene {scene.scene}, tiled and merged: {scene.verdict}.",
-                "the tolerances of detections, on the entire scene",
-            )
+            text = f"{scene.name} on the scene {scene.scene}, tiled and merged: {scene.verdict}."
+            rule = "the tolerances of detections, on the entire scene"
+            yield _reason("passed" if scene.passed else "failed", text, rule)
         if parity.partial:
             yield _reason("incomplete", "The comparison with torch fp32 was interrupted.", "all engines compared")
 
@@ -107,40 +107,26 @@ def _accuracy(evaluations: Mapping[str, Evaluation]) -> Iterator[VerdictReason]:
     distilled, plain, teacher = found.get("distilled"), found.get("plain"), found.get("teacher")
     if distilled is not None and plain is not None:
         before, after = plain.metrics.mean_ap, distilled.metrics.mean_ap
-        yield _reason(
-            "info",
-            f"Distillation changes the mAP of the student by {after - before:+.3f}, from {before:.3f} to {after:.3f}.",
-            f"one training run each; {distilled.metrics.images} images with {distilled.metrics.objects} objects",
-        )
+        change = f"by {after - before:+.3f}, from {before:.3f} to {after:.3f}"
+        rule = f"one training run each; {distilled.metrics.images} images with {distilled.metrics.objects} objects"
+        yield _reason("info", f"Distillation changes the mAP of the student {change}.", rule)
     if distilled is not None and teacher is not None and distilled.model.parameters and teacher.model.parameters:
         own, reference = distilled.metrics.mean_ap, teacher.metrics.mean_ap
         fraction = f"{own / reference:.0%}" if reference else "no comparable fraction"
-        yield _reason(
-            "info",
-            f"The student has {distilled.model.parameters / teacher.model.parameters:.0%} of the teacher's parameters "
-            f"and {fraction} of its mAP.",
-            "trained parameters, without running statistics",
-        )
+        size = f"{distilled.model.parameters / teacher.model.parameters:.0%} of the teacher's parameters"
+        text = f"The student has {size} and {fraction} of its mAP."
+        yield _reason("info", text, "trained parameters, without running statistics")
     if len({evaluation.data.sha256 for evaluation in evaluations.values()}) > 1:
-        yield _reason(
-            "warning",
-            "The evaluations used different annotation files, so their metrics cannot be compared.",
-            "equal digests of the annotation files",
-        )
+        text = "The evaluations used different annotation files, so their metrics cannot be compared."
+        yield _reason("warning", text, "equal digests of the annotation files")
 
 
 def _latency(bench: Bench) -> Iterator[VerdictReason]:
-    measured = [cell for cell in bench.cells if cell.latency is not None and cell.role == "bundle"]
-    if measured:
-        best = min(measured, key=lambda cell: cell.latency.per_tile.p50_ms if cell.latency else 0.0)
-        assert best.latency is not None
-        device = best.engine.device if best.engine else "an unknown device"
-        yield _reason(
-            "info",
-            f"The fastest engine, {best.name} at batch {best.batch}, takes {best.latency.per_tile.p50_ms:.3g} ms per "
-            f"tile (median) on {device}.",
-            bench.scope,
-        )
+    if (fastest := fastest_cell([bench])) is not None:
+        cell, latency = fastest
+        device = cell.engine.device if cell.engine else "an unknown device"
+        took = f"{latency.per_tile.p50_ms:.3g} ms per tile (median) on {device}"
+        yield _reason("info", f"The fastest engine, {cell.name} at batch {cell.batch}, takes {took}.", bench.scope)
     yield from _speedup(bench)
     for warning in bench.machine_warnings():
         yield _reason("warning", f"During the measurement of latency, {warning}.", "an otherwise idle machine")
@@ -150,18 +136,18 @@ def _latency(bench: Bench) -> Iterator[VerdictReason]:
             yield _reason("warning", f"{name}: {cell.failure}", "all engines measured")
         elif cell.latency is not None and not cell.latency.stability.stable:
             stability = cell.latency.stability
-            yield _reason(
-                "warning", f"{name}: timing was unstable on this machine: {stability.reason}.", stability.rule
-            )
+            text = f"{name}: timing was unstable on this machine: {stability.reason}."
+            yield _reason("warning", text, stability.rule)
     if bench.partial:
         yield _reason("warning", "The measurement of latency was interrupted.", "all rounds measured")
 
 
 def _speedup(bench: Bench) -> Iterator[VerdictReason]:
     """Yield the speedup of the bundle's torch network over the reference."""
-    for one in bench.speedups:
-        if not one.baseline.startswith("reference") or one.name != "torch fp32":
-            continue
+    over_reference = [
+        one for one in bench.speedups if one.baseline.startswith("reference") and one.name == "torch fp32"
+    ]
+    for one in over_reference[:1]:
         assert bench.reference is not None
         text = (
             f"In the same runtime the student is {one.speedup:.2f} times as fast as {bench.reference.name} "
@@ -171,7 +157,6 @@ def _speedup(bench: Bench) -> Iterator[VerdictReason]:
         large = bench.reference.gflops_per_tile
         text += f" and needs {small / large:.0%} of its operations." if small and large else "."
         yield _reason("info", text, "torch fp32, measured in interleaved turns; median of the ratios of the rounds")
-        return
 
 
 def _reason(status: Status, text: str, rule: str) -> VerdictReason:
