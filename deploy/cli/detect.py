@@ -2,11 +2,13 @@
 
 import argparse
 import sys
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from deploy import cli
+from deploy.cli.evaluate import BACKENDS, PRECISIONS
 from ifkd.core.errors import UsageError, VerdictError
 
 if TYPE_CHECKING:
@@ -59,147 +61,72 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="GeoTIFF, VRT, PNG, JPEG or another raster: a path, a glob or a URL (s3://, https://); a text list "
         "(@FILE or FILE.txt); a STAC item or item collection (FILE.json)",
     )
-    parser.add_argument(
-        "--out",
-        required=True,
-        metavar="DIR",
-        help="folder for the results, with a subfolder per scene if there are several; or a URL of fsspec",
-    )
-    _configure_engine(parser.add_argument_group("engine"))
-    _configure_input(parser.add_argument_group("input"))
-    _configure_detection(parser.add_argument_group("detection"))
-    _configure_output(parser.add_argument_group("output"))
+    out_help = "folder for the results, with a subfolder per scene if there are several; or a URL of fsspec"
+    parser.add_argument("--out", required=True, metavar="DIR", help=out_help)
+    _configure_engine(parser.add_argument_group("engine").add_argument)
+    _configure_input(parser.add_argument_group("input").add_argument)
+    _configure_detection(parser.add_argument_group("detection").add_argument)
+    _configure_output(parser.add_argument_group("output").add_argument)
 
 
-def _configure_engine(group: Any) -> None:
-    group.add_argument(
-        "--backend",
-        choices=("onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt", "torch", "tensorrt", "triton"),
-        default="onnxruntime",
-        help="runtime (default: onnxruntime)",
-    )
-    group.add_argument(
+def _configure_engine(add: Callable[..., object]) -> None:
+    add("--backend", choices=BACKENDS, default="onnxruntime", help="runtime (default: onnxruntime)")
+    add(
         "--server",
         metavar="URL",
         help="Triton server, or a model on it, for the backend triton (default: http://localhost:8000)",
     )
-    group.add_argument(
-        "--precision",
-        choices=("fp32", "fp16", "int8", "int8-cpu"),
-        default="fp32",
-        help="precision of the bundle's file (default: fp32)",
-    )
-    group.add_argument("--batch", type=int, metavar="N", help="tiles per inference (default: the engine's maximum)")
-    group.add_argument(
-        "--threads",
-        type=int,
-        metavar="N",
-        help="CPU threads of the engine (default: all cores; with --cluster, --cores-per-actor)",
-    )
-    group.add_argument(
+    add("--precision", choices=PRECISIONS, default="fp32", help="precision of the bundle's file (default: fp32)")
+    add("--batch", type=int, metavar="N", help="tiles per inference (default: the engine's maximum)")
+    threads_help = "CPU threads of the engine (default: all cores; with --cluster, --cores-per-actor)"
+    add("--threads", type=int, metavar="N", help=threads_help)
+    add(
         "--cluster",
         choices=("ray",),
         help="distribute scenes and parts of scenes to one engine per GPU, or per --cores-per-actor CPU cores, of the "
         "Ray cluster in RAY_ADDRESS, or of this machine",
     )
-    group.add_argument(
-        "--cores-per-actor",
-        type=_core_count,
-        default=1,
-        metavar="N",
-        help="CPU cores of each engine with --cluster (default: 1)",
-    )
+    cores_help = "CPU cores of each engine with --cluster (default: 1)"
+    add("--cores-per-actor", type=_core_count, default=1, metavar="N", help=cores_help)
 
 
-def _configure_input(group: Any) -> None:
-    group.add_argument(
-        "--bands", type=int, nargs="+", metavar="B", help="one or three bands, from 1 (default: the bundle's)"
-    )
-    group.add_argument(
-        "--scale-range",
-        type=float,
-        nargs=2,
-        metavar=("LOW", "HIGH"),
-        help="values that become black and white (default: as for the bundle's training images)",
-    )
-    group.add_argument("--nodata", type=float, metavar="V", help="value of pixels without data (default: the file's)")
-    group.add_argument(
-        "--gsd-m",
-        type=float,
-        metavar="M",
-        help="ground sample distance of the scene in meters, if it differs from that of the training images",
-    )
-    group.add_argument(
-        "--aoi",
-        type=Path,
-        metavar="AREA.geojson",
-        help="area of interest: polygons in longitude and latitude; other parts are not processed",
-    )
-    group.add_argument("--asset", metavar="KEY", help="asset of STAC items (default: their only image)")
-    group.add_argument("--strict", action="store_true", help="stop at the first unreadable part of a scene")
+def _configure_input(add: Callable[..., object]) -> None:
+    add("--bands", type=int, nargs="+", metavar="B", help="one or three bands, from 1 (default: the bundle's)")
+    range_help = "values that become black and white (default: as for the bundle's training images)"
+    add("--scale-range", type=float, nargs=2, metavar=("LOW", "HIGH"), help=range_help)
+    add("--nodata", type=float, metavar="V", help="value of pixels without data (default: the file's)")
+    gsd_help = "ground sample distance of the scene in meters, if it differs from that of the training images"
+    add("--gsd-m", type=float, metavar="M", help=gsd_help)
+    aoi_help = "area of interest: polygons in longitude and latitude; other parts are not processed"
+    add("--aoi", type=Path, metavar="AREA.geojson", help=aoi_help)
+    add("--asset", metavar="KEY", help="asset of STAC items (default: their only image)")
+    add("--strict", action="store_true", help="stop at the first unreadable part of a scene")
 
 
-def _configure_detection(group: Any) -> None:
-    group.add_argument(
-        "--score-threshold", type=float, metavar="S", help="minimum score of a detection (default: the bundle's)"
-    )
-    group.add_argument(
-        "--overlap-px",
-        type=int,
-        metavar="N",
-        help="minimum overlap of adjacent tiles, engine pixels (default: the bundle's)",
-    )
-    group.add_argument(
-        "--tile",
-        type=int,
-        metavar="PX",
-        help="side of the tiles, engine pixels, for a bundle that accepts several (default: the bundle's)",
-    )
-    group.add_argument(
-        "--merge",
-        choices=("border", "nms", "nmm", "greedy_nmm"),
-        default="border",
-        help="method that merges the detections of overlapping tiles (default: border)",
-    )
-    group.add_argument(
-        "--metric", choices=("iou", "ios"), default="iou", help="overlap of two boxes for merging (default: iou)"
-    )
-    group.add_argument(
-        "--class-agnostic-iou",
-        type=float,
-        default=0.8,
-        metavar="IOU",
-        help="of boxes of different classes with a higher IoU, keep only the best (default: 0.8; 1 keeps all)",
-    )
+def _configure_detection(add: Callable[..., object]) -> None:
+    add("--score-threshold", type=float, metavar="S", help="minimum score of a detection (default: the bundle's)")
+    overlap_help = "minimum overlap of adjacent tiles, engine pixels (default: the bundle's)"
+    add("--overlap-px", type=int, metavar="N", help=overlap_help)
+    tile_help = "side of the tiles, engine pixels, for a bundle that accepts several (default: the bundle's)"
+    add("--tile", type=int, metavar="PX", help=tile_help)
+    merge_help = "method that merges the detections of overlapping tiles (default: border)"
+    add("--merge", choices=("border", "nms", "nmm", "greedy_nmm"), default="border", help=merge_help)
+    add("--metric", choices=("iou", "ios"), default="iou", help="overlap of two boxes for merging (default: iou)")
+    agnostic_help = "of boxes of different classes with a higher IoU, keep only the best (default: 0.8; 1 keeps all)"
+    add("--class-agnostic-iou", type=float, default=0.8, metavar="IOU", help=agnostic_help)
 
 
-def _configure_output(group: Any) -> None:
-    group.add_argument(
-        "--format",
-        nargs="+",
-        choices=("geojson", "gpkg", "coco", "csv"),
-        metavar="F",
-        help="output formats: geojson, gpkg, coco, csv (default: all that the scene supports)",
-    )
-    group.add_argument(
-        "--no-resume", action="store_true", help="start again instead of resuming an interrupted run into this folder"
-    )
-    group.add_argument(
-        "--work-dir",
-        type=Path,
-        metavar="DIR",
-        help="local folder for the results before they are copied to a URL (default: ifkd-work)",
-    )
-    group.add_argument(
-        "--ground-truth",
-        type=Path,
-        metavar="LABELS",
-        help="labels of the scene (COCO or GeoJSON) to evaluate the detections with",
-    )
+def _configure_output(add: Callable[..., object]) -> None:
+    format_help = "output formats: geojson, gpkg, coco, csv (default: all that the scene supports)"
+    add("--format", nargs="+", choices=("geojson", "gpkg", "coco", "csv"), metavar="F", help=format_help)
+    add("--no-resume", action="store_true", help="start again instead of resuming an interrupted run into this folder")
+    work_help = "local folder for the results before they are copied to a URL (default: ifkd-work)"
+    add("--work-dir", type=Path, metavar="DIR", help=work_help)
+    truth_help = "labels of the scene (COCO or GeoJSON) to evaluate the detections with"
+    add("--ground-truth", type=Path, metavar="LABELS", help=truth_help)
 
 
 def _core_count(text: str) -> int:
-    """Parse a number of cores."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a number of cores, such as 2")
     return int(text)
@@ -247,11 +174,8 @@ def _resolve(arguments: Arguments) -> "DetectPlan":
         tile_px=arguments.tile,
     )
     if not single and arguments.ground_truth is not None:
-        raise UsageError(
-            "--ground-truth has the labels of one scene",
-            got=f"{len(scenes)} scenes",
-            hint="Evaluate each with `ifkd evaluate RESULTS --scene LABELS`.",
-        )
+        hint = "Evaluate each with `ifkd evaluate RESULTS --scene LABELS`."
+        raise UsageError("--ground-truth has the labels of one scene", got=f"{len(scenes)} scenes", hint=hint)
     if not single:
         require_templates()
     low_high = arguments.scale_range
@@ -294,29 +218,27 @@ def _run_single(plan: "DetectPlan", arguments: Arguments) -> dict[str, Any]:
     if not arguments.json:
         print(_scene_summary(run, str(plan.store)))  # noqa: T201
     record = run.record.model_dump(mode="json")
-    unreadable = run.result.unreadable
+    result, unreadable = run.result, run.result.unreadable
     if unreadable:
-        raise VerdictError(
-            f"{len(unreadable)} of {len(run.result.grid)} tiles of {run.result.scene.name} could not be read; the "
-            f"results of the others are written. The first is {unreadable[0].tile}: {unreadable[0].problem}",
-            result=record,
+        problem = (
+            f"{len(unreadable)} of {len(result.grid)} tiles of {result.scene.name} could not be read; the results of "
+            f"the others are written. The first is {unreadable[0].tile}: {unreadable[0].problem}"
         )
+        raise VerdictError(problem, result=record)
     return record
 
 
 def _run_batch(plan: "DetectPlan", arguments: Arguments) -> dict[str, Any]:
     """Process several scenes, each with a folder for its results, and write a summary."""
     from deploy.cluster.batch_run import BatchRun
-    from deploy.cluster.engine_pool import open_engine_pool
 
-    summary = BatchRun(plan, _log).run(lambda: open_engine_pool(plan, _log))
+    summary = BatchRun(plan, _log).run()
     record = summary.model_dump(mode="json")
     if not arguments.json:
         print(_batch_summary(summary, str(plan.store)))  # noqa: T201
     if summary.verdict:
-        raise VerdictError(
-            f"{summary.verdict}. All other results are written; see {plan.store}/summary.html", result=record
-        )
+        problem = f"{summary.verdict}. All other results are written; see {plan.store}/summary.html"
+        raise VerdictError(problem, result=record)
     return record
 
 
@@ -343,18 +265,11 @@ def _scene_summary(run: "SceneRun", out: str) -> str:
     )
     lines = [head, *(f"  {name}: {count}" for name, count in result.counts().items() if count)]
     if score is not None:
-        metrics = {
-            "mAP": score.mean_ap,
-            "AP50": score.ap50,
-            "precision": score.precision,
-            "recall": score.recall,
-            "F1": score.f1,
-        }
-        shown = [f"{name} {value:.3f}" for name, value in metrics.items() if value is not None]
-        lines.append(
-            f"Against {score.objects} labeled objects, at score {score.score_threshold:g} and IoU 0.5: "
-            + (", ".join(shown) or "nothing to compare")
-        )
+        metrics = {"mAP": score.mean_ap, "AP50": score.ap50}
+        metrics |= {"precision": score.precision, "recall": score.recall, "F1": score.f1}
+        shown = ", ".join(f"{name} {value:.3f}" for name, value in metrics.items() if value is not None)
+        condition = f"{score.objects} labeled objects, at score {score.score_threshold:g} and IoU 0.5"
+        lines.append(f"Against {condition}: {shown or 'nothing to compare'}")
     lines.append(f"Results: {out} ({', '.join(run.record.files)})")
     return "\n".join(lines)
 

@@ -12,13 +12,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict
-from pathlib import Path
+from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 from deploy.cluster.completed_scenes import CompletedScenes
-from deploy.cluster.engine_pool import EnginePool
+from deploy.cluster.engine_pool import EnginePool, open_engine_pool
 from deploy.cluster.summary import SceneEntry, Summary, summarize
 from deploy.cluster.summary_page import write_summary
 from deploy.scene.detect_plan import DetectPlan
@@ -42,24 +43,17 @@ SCENES_SHOWN = 3
 
 
 class BatchRun:
-    """A run over many scenes.
-
-    Args:
-        plan: The plan.
-        log: Receives messages for the user.
-    """
+    """A run over many scenes; `log` receives messages for the user."""
 
     def __init__(self, plan: DetectPlan, log: Callable[[str], object]) -> None:
-        self._plan = plan
-        self._log = log
+        self._plan, self._log = plan, log
         self._state = plan.store.work / STATE_FOLDER
         self._bundle = BundleReference.of_folder(plan.request.bundle.path)
 
-    def run(self, open_pool: Callable[[], AbstractContextManager[EnginePool]]) -> Summary:
+    def run(self) -> Summary:
         """Process all scenes that an earlier run has not completed, write all results, and return the summary.
 
-        Args:
-            open_pool: Opens the engines; called after all inputs are checked.
+        The engines are opened after all inputs are checked.
 
         Raises:
             EngineError: The engines cannot run, or all are lost; the run can be resumed.
@@ -68,19 +62,18 @@ class BatchRun:
             UsageError: A setting is invalid for every scene.
         """
         plan, request = self._plan, self._plan.request
-        grid_for(
-            LARGE_SCENE, tile_for(LARGE_SCENE, request.bundle.manifest.input.sizes, request.settings), request.settings
-        )
+        tile_px = tile_for(LARGE_SCENE, request.bundle.manifest.input.sizes, request.settings)
+        grid_for(LARGE_SCENE, tile_px, request.settings)
         plan.store.require_access([source.name for source in plan.scenes])
         if not self._state.is_dir():
             require_own_files(plan.store.work, (SUMMARY_FILE, SUMMARY_PAGE_FILE), record=SUMMARY_FILE)
         make_folder(self._state)
         log_path = self._state / "completed_scenes.jsonl"
-        with _locked(self._state / "lock", plan.store.work):
+        with os.fdopen(acquire_lock(self._state / "lock", folder=plan.store.work), "rb"):
             if not request.resume:
                 log_path.unlink(missing_ok=True)
             with CompletedScenes(log_path, self._identity()) as completed:
-                summary = self._process_all(completed, open_pool)
+                summary = self._process_all(completed)
             write_summary(summary, plan.store.work)
             plan.store.put((SUMMARY_FILE, SUMMARY_PAGE_FILE))
         shutil.rmtree(self._state)
@@ -101,46 +94,27 @@ class BatchRun:
             "settings": request.settings.model_dump(mode="json"),
         }
 
-    def _process_all(
-        self, completed: CompletedScenes, open_pool: Callable[[], AbstractContextManager[EnginePool]]
-    ) -> Summary:
+    def _process_all(self, completed: CompletedScenes) -> Summary:
         scenes = self._plan.scenes
-        done = {source.name: entry for source in scenes if (entry := completed.entry(source)) is not None}
-        if done:
-            self._log(f"Resuming: an earlier run completed {len(done)} of {len(scenes)} scenes.")
-        with open_pool() as pool:
+        entries = {source.name: entry for source in scenes if (entry := completed.entry(source)) is not None}
+        earlier = frozenset(entries)
+        if earlier:
+            self._log(f"Resuming: an earlier run completed {len(earlier)} of {len(scenes)} scenes.")
+        remaining = [source for source in scenes if source.name not in earlier]
+        with open_engine_pool(self._plan, self._log) as pool:
             resolve_batch(self._plan.request.batch, pool.executor.info.max_batch)
-            start = time.perf_counter()
-            entries = {**done, **self._process_remaining(pool, completed, done)}
+            start, silent = time.perf_counter(), pool.concurrent_scenes == 1
+            bar = progress(len(scenes), "Scenes", unit="scene", initial=len(earlier), silent=silent)
+            with gdal_environment(), bar:
+                for source, entry in self._process(pool, remaining, _ConcurrentProgress(bar)):
+                    entries[source.name] = entry
+                    if entry.state == "done":
+                        completed.append(source, entry)
+                    self._log(_message(entry, len(entries), len(scenes)))
+                    bar.update()
             seconds = time.perf_counter() - start
-        return summarize(
-            [entries[source.name] for source in scenes],
-            earlier=frozenset(done),
-            bundle=self._bundle,
-            engines=pool.record,
-            seconds=seconds,
-        )
-
-    def _process_remaining(
-        self, pool: EnginePool, completed: CompletedScenes, done: dict[str, SceneEntry]
-    ) -> dict[str, SceneEntry]:
-        """Return the entries of the scenes that are not done."""
-        scenes = self._plan.scenes
-        remaining = [source for source in scenes if source.name not in done]
-        entries: dict[str, SceneEntry] = {}
-        silent = pool.concurrent_scenes == 1
-        with (
-            gdal_environment(),
-            progress(len(scenes), "Scenes", unit="scene", initial=len(done), silent=silent) as bar,
-        ):
-            concurrent = _ConcurrentProgress(bar)
-            for source, entry in self._process(pool, remaining, concurrent):
-                entries[source.name] = entry
-                if entry.state == "done":
-                    completed.append(source, entry)
-                self._log(_message(entry, len(done) + len(entries), len(scenes)))
-                bar.update()
-        return entries
+        ordered = [entries[source.name] for source in scenes]
+        return summarize(ordered, earlier=earlier, bundle=self._bundle, engines=pool.record, seconds=seconds)
 
     def _process(
         self, pool: EnginePool, remaining: Sequence[SceneSource], concurrent: "_ConcurrentProgress"
@@ -154,13 +128,12 @@ class BatchRun:
         with ThreadPoolExecutor(pool.concurrent_scenes, thread_name_prefix="scene") as threads:
             running: dict[Future[SceneEntry], SceneSource] = {}
             try:
-                while True:
+                while waiting or running:
                     while waiting and len(running) < pool.concurrent_scenes:
                         source = waiting.popleft()
-                        factory = concurrent.factory(source.name)
-                        running[threads.submit(self._process_scene, pool, source, show_progress=factory)] = source
-                    if not running:
-                        return
+                        show_progress = partial(concurrent.open_bar, source.name)
+                        future = threads.submit(self._process_scene, pool, source, show_progress=show_progress)
+                        running[future] = source
                     for future in wait(running, return_when=FIRST_COMPLETED).done:
                         yield running.pop(future), future.result()
             except BaseException:
@@ -181,7 +154,8 @@ class BatchRun:
                 show_progress=show_progress,
             )
         except (SceneError, UsageError) as error:
-            _remove_if_empty(folder)
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
             return SceneEntry.of_failure(source, str(error))
         self._plan.store.publish(source.name)
         return SceneEntry.of_run(source, run)
@@ -195,19 +169,21 @@ class _ConcurrentProgress:
         self._lock = threading.Lock()
         self._fractions: dict[str, float] = {}
 
-    def factory(self, name: str) -> ProgressFactory:
-        """Return the progress factory of a scene."""
+    @contextmanager
+    def open_bar(self, name: str, total: int, initial: int) -> Iterator[SimpleNamespace]:
+        """Yield the progress bar of a scene; see `ProgressFactory`."""
+        done = initial
 
-        @contextmanager
-        def open_bar(total: int, initial: int) -> Iterator["_SceneProgress"]:
-            bar = _SceneProgress(lambda fraction: self._show(name, fraction), total, initial)
-            try:
-                bar.update(0)
-                yield bar
-            finally:
-                self._show(name, None)
+        def update(tiles: int) -> None:
+            nonlocal done
+            done += tiles
+            self._show(name, done / total)
 
-        return open_bar
+        try:
+            update(0)
+            yield SimpleNamespace(update=update)
+        finally:
+            self._show(name, None)
 
     def _show(self, name: str, fraction: float | None) -> None:
         with self._lock:
@@ -218,32 +194,6 @@ class _ConcurrentProgress:
             shown = list(self._fractions.items())[:SCENES_SHOWN]
             self._bar.set_postfix_str(", ".join(f"{name} {value:.0%}" for name, value in shown), refresh=False)
             self._bar.update(0)
-
-
-class _SceneProgress:
-    """Progress bar of one of several concurrent scenes."""
-
-    def __init__(self, show: Callable[[float], object], total: int, done: int) -> None:
-        self._show, self._total, self._done = show, total, done
-
-    def update(self, tiles: int) -> None:
-        """Add finished tiles."""
-        self._done += tiles
-        self._show(self._done / self._total)
-
-
-@contextmanager
-def _locked(path: Path, folder: Path) -> Iterator[None]:
-    handle = acquire_lock(path, folder=folder)
-    try:
-        yield
-    finally:
-        os.close(handle)
-
-
-def _remove_if_empty(folder: Path) -> None:
-    if folder.is_dir() and not any(folder.iterdir()):
-        folder.rmdir()
 
 
 def _message(entry: SceneEntry, number: int, total: int) -> str:

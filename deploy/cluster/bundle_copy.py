@@ -4,7 +4,7 @@ import os
 import shutil
 import tempfile
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from export.bundle.bundle import MANIFEST_NAME, Bundle, open_bundle
 from ifkd.core.errors import BundleError
@@ -28,11 +28,11 @@ class BundleCopy:
         Raises:
             BundleError: The digest of a file differs.
         """
-        names = [MANIFEST_NAME, *bundle.manifest.files] if with_content else []
-        content = {
-            name: (bundle.path / name if name == MANIFEST_NAME else bundle.file(name)).read_bytes() for name in names
-        }
-        return cls(bundle.path.absolute(), sha256_of(bundle.path / MANIFEST_NAME), content if with_content else None)
+        content, manifest = None, bundle.path / MANIFEST_NAME
+        if with_content:
+            files = {name: bundle.file(name).read_bytes() for name in bundle.manifest.files}
+            content = {MANIFEST_NAME: manifest.read_bytes(), **files}
+        return cls(bundle.path.absolute(), sha256_of(manifest), content)
 
     def unpack(self) -> Bundle:
         """Return the bundle on this machine: at its path if it is the same, or else unpacked to a temporary folder.
@@ -43,34 +43,28 @@ class BundleCopy:
         if self._is_at(self.path):
             return open_bundle(self.path)
         if self.content is None:
-            raise BundleError(
-                f"The bundle {self.path} is missing on this machine, or differs",
-                expected=f"a manifest with sha256 {self.manifest_sha256}",
-            )
+            expected = f"a manifest with sha256 {self.manifest_sha256}"
+            raise BundleError(f"The bundle {self.path} is missing on this machine, or differs", expected=expected)
         folder = Path(tempfile.gettempdir()) / f"ifkd-bundles-{os.getuid()}" / self.manifest_sha256[:16]
         if not self._is_at(folder):
-            self._write(folder)
+            self._write(folder, self.content)
         return open_bundle(folder)  # the digest of each file is checked when it is used
 
     def _is_at(self, folder: Path) -> bool:
         manifest = folder / MANIFEST_NAME
         return manifest.is_file() and sha256_of(manifest) == self.manifest_sha256
 
-    def _write(self, folder: Path) -> None:
-        assert self.content is not None
+    def _write(self, folder: Path, files: dict[str, bytes]) -> None:
         make_folder(folder.parent)
         temporary = Path(tempfile.mkdtemp(dir=folder.parent))
         try:
-            for name, content in self.content.items():
-                path = temporary / PurePosixPath(name)
+            for name, content in files.items():
+                path = temporary / name
                 make_folder(path.parent)
                 path.write_bytes(content)
             if not self._is_at(temporary):
-                raise BundleError(
-                    f"The copy of the bundle {self.path} is damaged",
-                    got=f"a manifest with sha256 {sha256_of(temporary / MANIFEST_NAME)}",
-                    expected=self.manifest_sha256,
-                )
+                got, problem = sha256_of(temporary / MANIFEST_NAME), f"The copy of the bundle {self.path} is damaged"
+                raise BundleError(problem, got=f"a manifest with sha256 {got}", expected=self.manifest_sha256)
             try:
                 temporary.rename(folder)
             except OSError:  # another process of this machine was faster

@@ -19,13 +19,12 @@ class CompletedScenes(AppendLog):
         super().__init__(path, identity)
 
     def __len__(self) -> int:
-        """Return the number of completed scenes."""
         return len(self._entries)
 
     def entry(self, source: SceneSource) -> SceneEntry | None:
         """Return the entry of a scene; None if it is not completed, or its file has changed."""
         fingerprint, entry = self._entries.get(source.name, (None, None))
-        return entry if fingerprint == source_fingerprint(source) else None
+        return entry if fingerprint == _fingerprint(source) else None
 
     def append(self, source: SceneSource, entry: SceneEntry) -> None:
         """Append a completed scene; on return, it is on the disk.
@@ -33,7 +32,7 @@ class CompletedScenes(AppendLog):
         Raises:
             OutputError: The disk is full, or the file is not writable.
         """
-        fingerprint = source_fingerprint(source)
+        fingerprint = _fingerprint(source)
         record = {"fingerprint": fingerprint, "entry": entry.model_dump(mode="json")}
         self._append(json.dumps(record).encode() + b"\n")
         self._entries[source.name] = (fingerprint, entry)
@@ -51,7 +50,7 @@ class CompletedScenes(AppendLog):
             self._entries[entry.name] = (record["fingerprint"], entry)
 
 
-def source_fingerprint(source: SceneSource) -> str:
+def _fingerprint(source: SceneSource) -> str:
     """Return the location of a scene, with size and modification time if it is a file of this machine."""
     if isinstance(source.location, Path) and source.location.is_file():
         state = source.location.stat()

@@ -48,10 +48,6 @@ class EngineActor:
     """An engine in a process of its own.
 
     Several row ranges may run at a time: while the engine works on one, the tiles of the next are read.
-
-    Args:
-        fetch_bundle: Returns the bundle.
-        open_engine: Opens the bundle's engine.
     """
 
     def __init__(self, fetch_bundle: Callable[[], BundleCopy], open_engine: OpenEngine) -> None:
@@ -72,25 +68,21 @@ class EngineActor:
             SceneError: The scene cannot be opened on this node; or a part is unreadable, and the run is strict.
         """
         rows: list[RowRecord] = []
-        with gdal_environment(), self._open(scene) as opened:
-            seconds = run_rows(
-                self._engine, opened, scene.plan, row_range, put=rows.append, engine_lock=self._engine_lock
-            )
+        engine, lock = self._engine, self._engine_lock
+        with gdal_environment(), _open(scene) as opened:
+            seconds = run_rows(engine, opened, scene.plan, row_range, put=rows.append, engine_lock=lock)
         return RangeResult(tuple(rows), seconds)
 
-    def _open(self, scene: ScenePlan) -> Scene:
-        try:
-            opened = Scene(scene.location, bands=scene.bands, nodata=scene.nodata, stretch=scene.stretch)
-        except SceneError as error:
-            raise SceneError(
-                f"The scene cannot be opened on {platform.node()}: {error}",
-                hint="Every node needs it at the same path, or at a URL (s3://, https://).",
-            ) from error
-        if opened.size != scene.plan.grid.size:
-            opened.close()
-            raise SceneError(
-                f"{scene.location} is another scene on {platform.node()}",
-                got=f"{opened.size[1]}x{opened.size[0]}",
-                expected=f"{scene.plan.grid.size[1]}x{scene.plan.grid.size[0]} (width x height)",
-            )
-        return opened
+
+def _open(scene: ScenePlan) -> Scene:
+    try:
+        opened = Scene(scene.location, bands=scene.bands, nodata=scene.nodata, stretch=scene.stretch)
+    except SceneError as error:
+        hint = "Every node needs it at the same path, or at a URL (s3://, https://)."
+        raise SceneError(f"The scene cannot be opened on {platform.node()}: {error}", hint=hint) from error
+    if opened.size != scene.plan.grid.size:
+        opened.close()
+        (height, width), expected = opened.size, scene.plan.grid.size
+        problem = f"{scene.location} is another scene on {platform.node()}"
+        raise SceneError(problem, got=f"{width}x{height}", expected=f"{expected[1]}x{expected[0]} (width x height)")
+    return opened

@@ -22,11 +22,7 @@ class EnginePool:
 
 @contextmanager
 def open_engine_pool(plan: DetectPlan, log: Callable[[str], object]) -> Iterator[EnginePool]:
-    """Open the engines of a plan.
-
-    Args:
-        plan: The plan.
-        log: Receives messages for the user.
+    """Open the engines of a plan; `log` receives messages for the user.
 
     Raises:
         BundleError: The bundle has no file of this precision, or its digest differs.
@@ -41,12 +37,7 @@ def open_engine_pool(plan: DetectPlan, log: Callable[[str], object]) -> Iterator
         return
     from deploy.cluster.ray_pool import ray_engines  # noqa: PLC0415 - needs this module
 
-    options = replace(plan.engine, threads=plan.engine.threads or plan.cores_per_actor)
-    with ray_engines(
-        plan.request.bundle,
-        options.opener(),
-        on_gpu=options.backend in GPU_BACKENDS,
-        cores_per_engine=plan.cores_per_actor,
-        log=log,
-    ) as pool:
+    cores, on_gpu = plan.cores_per_actor, plan.engine.backend in GPU_BACKENDS
+    opener = replace(plan.engine, threads=plan.engine.threads or cores).opener()
+    with ray_engines(plan.request.bundle, opener, on_gpu=on_gpu, cores_per_engine=cores, log=log) as pool:
         yield pool

@@ -11,19 +11,12 @@ from deploy.scene.run.row_ranges import RowRange
 
 
 class SceneJob:
-    """A scene in execution.
-
-    Args:
-        assembly: Destination of the finished rows.
-        plan: The scene, for the engine actors.
-    """
+    """A scene in execution; `assembly` receives its finished rows."""
 
     def __init__(self, assembly: Assembly, plan: ScenePlan) -> None:
-        self.plan = plan
-        self.retries = 0
-        self._assembly = assembly
+        self.plan, self.retries = plan, 0
+        self._assembly, self._open = assembly, True
         self._lock = threading.Lock()
-        self._open = True
 
     def deliver(self, result: RangeResult) -> None:
         """Put the rows of a row range into the assembly, unless the job is closed."""

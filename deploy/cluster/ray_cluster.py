@@ -23,6 +23,7 @@ RAY_ENVIRONMENT = {
 }
 PACKAGES = ("ifkd", "numpy", "onnxruntime", "onnxruntime-gpu", "rasterio", "ray", "tensorrt")
 """Packages whose versions may affect the results."""
+SAME_VERSIONS = "Install the same Python and the same packages on every node."
 INSPECTION_TIMEOUT_S = 120.0
 CONNECTION_TIMEOUT_S = 10.0
 
@@ -53,24 +54,18 @@ def connected() -> Iterator[Any]:
     for name, value in RAY_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     address = os.environ.get(ADDRESS_VARIABLE)
-    options: dict[str, Any] = (
-        {"address": address}
-        if address
-        else {"address": "local", "num_cpus": usable_cores(), "include_dashboard": False}
-    )
     if address:
         _require_listener(address)
+    local: dict[str, Any] = {} if address else {"num_cpus": usable_cores(), "include_dashboard": False}
     try:
-        ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
+        ray.init(address=address or "local", **local, log_to_driver=False, logging_level=logging.ERROR)
     except ConnectionError as error:
         raise _no_cluster(str(address), error) from error
     except RuntimeError as error:
         if "ersion mismatch" not in str(error):
             raise
-        raise UsageError(
-            f"The cluster's versions differ from those of this machine ({' '.join(str(error).split())})",
-            hint="Install the same Python and the same packages on every node.",
-        ) from error
+        problem = f"The cluster's versions differ from those of this machine ({' '.join(str(error).split())})"
+        raise UsageError(problem, hint=SAME_VERSIONS) from error
     try:
         with redirect_stdout(sys.stderr):  # Ray prints messages about lost workers to stdout
             yield ray
@@ -91,10 +86,8 @@ def _require_listener(address: str) -> None:
 
 
 def _no_cluster(address: str, error: Exception) -> EngineError:
-    return EngineError(
-        f"There is no Ray cluster at {address} ({error})",
-        hint=f"Start it, or unset {ADDRESS_VARIABLE} to use only this machine.",
-    )
+    hint = f"Start it, or unset {ADDRESS_VARIABLE} to use only this machine."
+    return EngineError(f"There is no Ray cluster at {address} ({error})", hint=hint)
 
 
 def require_ray() -> Any:
@@ -112,23 +105,15 @@ def require_ray() -> Any:
 
 def nodes_of(ray: Any) -> tuple[Node, ...]:
     """Return the running nodes of the cluster."""
+    alive = [(node, node["Resources"]) for node in ray.nodes() if node["Alive"]]
     return tuple(
-        Node(
-            node["NodeID"],
-            node["NodeManagerHostname"],
-            int(node["Resources"].get("CPU", 0)),
-            int(node["Resources"].get("GPU", 0)),
-        )
-        for node in ray.nodes()
-        if node["Alive"]
+        Node(node["NodeID"], node["NodeManagerHostname"], int(counts.get("CPU", 0)), int(counts.get("GPU", 0)))
+        for node, counts in alive
     )
 
 
 def check_nodes(ray: Any, nodes: tuple[Node, ...], bundle: Bundle) -> bool:
-    """Refuse nodes whose versions differ from those of this machine.
-
-    Returns:
-        Whether all nodes have the bundle at its path.
+    """Refuse nodes whose versions differ from this machine's, and return whether all have the bundle at its path.
 
     Raises:
         EngineError: A node does not respond.
@@ -138,20 +123,14 @@ def check_nodes(ray: Any, nodes: tuple[Node, ...], bundle: Bundle) -> bool:
 
     path = str(bundle.path.absolute() / MANIFEST_NAME)
     inspect = ray.remote(_inspection())
-    pending = [
-        inspect.options(
-            num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node.node_id, soft=False)
-        ).remote(path, PACKAGES)
-        for node in nodes
-    ]
+    strategies = [NodeAffinitySchedulingStrategy(node.node_id, soft=False) for node in nodes]
+    pending = [inspect.options(num_cpus=0, scheduling_strategy=one).remote(path, PACKAGES) for one in strategies]
     try:
         reports = ray.get(pending, timeout=INSPECTION_TIMEOUT_S)
     except ray.exceptions.RayError as error:
-        message = str(error).strip().partition("\n")[0]
-        raise EngineError(
-            f"The nodes of the cluster do not respond ({type(error).__name__}: {message})",
-            hint="Check `ray status` and the logs of the nodes.",
-        ) from error
+        first_line = str(error).strip().partition("\n")[0]
+        problem = f"The nodes of the cluster do not respond ({type(error).__name__}: {first_line})"
+        raise EngineError(problem, hint="Check `ray status` and the logs of the nodes.") from error
     local = local_versions(path)
     mismatches = [
         f"{name} {local.get(name, 'absent')} here, {versions.get(name, 'absent')} on {node.name}"
@@ -160,11 +139,8 @@ def check_nodes(ray: Any, nodes: tuple[Node, ...], bundle: Bundle) -> bool:
         if local.get(name) != versions.get(name)
     ]
     if mismatches:
-        raise UsageError(
-            "The cluster's versions differ from those of this machine",
-            got="; ".join(mismatches),
-            hint="Install the same Python and the same packages on every node.",
-        )
+        problem = "The cluster's versions differ from those of this machine"
+        raise UsageError(problem, got="; ".join(mismatches), hint=SAME_VERSIONS)
     digest = sha256_of(Path(path))
     return all(found == digest for _, found in reports)
 

@@ -20,7 +20,7 @@ from deploy.cluster.bundle_copy import BundleCopy
 from deploy.cluster.engine_actor import EngineActor, OpenEngine, RangeResult, ScenePlan
 from deploy.cluster.engine_pool import EnginePool
 from deploy.cluster.range_queue import RangeQueue, SceneJob, WaitingRange
-from deploy.cluster.ray_cluster import Node, check_nodes, connected, nodes_of
+from deploy.cluster.ray_cluster import check_nodes, connected, nodes_of
 from deploy.cluster.summary import EnginesRecord
 from deploy.engines.engine import EngineInfo
 from deploy.scene.read.scene import Scene
@@ -46,12 +46,7 @@ def ray_engines(
 ) -> Iterator[EnginePool]:
     """Open an engine on every GPU of the cluster, or on every `cores_per_engine` CPU cores.
 
-    Args:
-        bundle: The bundle; it is sent to nodes that do not have it.
-        open_engine: Opens its engine; called in the actors.
-        on_gpu: Whether an engine needs a GPU.
-        cores_per_engine: CPU cores of each engine.
-        log: Receives messages for the user.
+    The bundle is sent to nodes that do not have it; `open_engine` is called in the actors.
 
     Raises:
         EngineError: The cluster is too small for an engine, or an engine cannot start.
@@ -60,18 +55,15 @@ def ray_engines(
     """
     with connected() as ray:
         nodes = nodes_of(ray)
-        count = sum(_engine_count(node, on_gpu=on_gpu, cores=cores_per_engine) for node in nodes)
+        count = sum(min(node.cores // cores_per_engine, node.gpus if on_gpu else node.cores) for node in nodes)
         if not count:
-            raise EngineError(
-                "The cluster is too small for an engine",
-                got=", ".join(f"{node.name} with {node.cores} cores and {node.gpus} GPUs" for node in nodes),
-                expected=f"{cores_per_engine} cores{' and a GPU' if on_gpu else ''} on one node",
-                hint="Lower --cores-per-actor, or add nodes.",
-            )
-        have_bundle = check_nodes(ray, nodes, bundle)
-        copy = BundleCopy.of(bundle, with_content=not have_bundle)
-        # Ray keeps the arguments of an actor for restarts, so large ones are stored once in its object store.
-        fetch_bundle = partial(_identity, copy) if have_bundle else partial(ray.get, ray.put(copy))
+            got = ", ".join(f"{node.name} with {node.cores} cores and {node.gpus} GPUs" for node in nodes)
+            expected = f"{cores_per_engine} cores{' and a GPU' if on_gpu else ''} on one node"
+            hint = "Lower --cores-per-actor, or add nodes."
+            raise EngineError("The cluster is too small for an engine", got=got, expected=expected, hint=hint)
+        copy = BundleCopy.of(bundle, with_content=not check_nodes(ray, nodes, bundle))
+        # Ray keeps the arguments of an actor for restarts, so the copy is stored once in its object store.
+        fetch_bundle = partial(ray.get, ray.put(copy))
         actor_class = ray.remote(EngineActor).options(
             num_cpus=cores_per_engine,
             num_gpus=int(on_gpu),
@@ -94,20 +86,15 @@ def ray_engines(
 
 
 class RayExecutor(SceneExecutor):
-    """Distributes row ranges to actors. Use it as a context manager, which ends the actors and threads.
+    """Distributes row ranges to engine actors that are ready; a context manager, which ends the actors and threads.
 
-    Args:
-        ray: The module, connected; Ray must stay connected until then, because a later call would start a new cluster.
-        actors: Engine actors that are ready.
-        info: Description of their engines.
+    Ray must stay connected until then, because a later call would start a new cluster.
     """
 
     def __init__(self, ray: Any, actors: Sequence[Any], info: EngineInfo) -> None:
-        self.info = info
-        self._ray = ray
+        self._ray, self._actors, self.info = ray, actors, info
         self._queue = RangeQueue()
         self._scene_numbers = itertools.count()
-        self._actors = actors
         self._stopped = threading.Event()
         clients = [_ActorClient(ray, actor, self._stopped) for actor in actors]
         self._threads = [
@@ -184,11 +171,8 @@ class RayExecutor(SceneExecutor):
         with self._lock:
             self._serving -= 1
             if not self._serving:
-                self._queue.close(
-                    EngineError(
-                        "All engines are lost", hint="Check `ray status`, then run the same command again to resume."
-                    )
-                )
+                hint = "Check `ray status`, then run the same command again to resume."
+                self._queue.close(EngineError("All engines are lost", hint=hint))
 
     def _requeue(self, item: WaitingRange, *, counts: bool) -> None:
         """Return a row range to the queue, or fail it."""
@@ -199,12 +183,9 @@ class RayExecutor(SceneExecutor):
             self._queue.put(item)
             return
         rows = f"rows {item.row_range.first_row} to {item.row_range.stop_row - 1} of tiles"
-        item.done.set_exception(
-            SceneError(
-                f"{item.lost_engines} engines were lost while they processed {rows}",
-                hint="The file may crash its decoder, or the nodes may have too little memory.",
-            )
-        )
+        hint = "The file may crash its decoder, or the nodes may have too little memory."
+        problem = f"{item.lost_engines} engines were lost while they processed {rows}"
+        item.done.set_exception(SceneError(problem, hint=hint))
 
 
 class _ActorLostError(Exception):
@@ -219,9 +200,7 @@ class _ActorClient:
     """Client of an actor, for its two threads."""
 
     def __init__(self, ray: Any, actor: Any, stopped: threading.Event) -> None:
-        self._ray = ray
-        self._actor = actor
-        self._stopped = stopped
+        self._ray, self._actor, self._stopped = ray, actor, stopped
         self._acquire_lock = threading.Lock()
         self._slots = threading.Semaphore(RANGES_PER_ENGINE)
         self._lost = False
@@ -248,8 +227,7 @@ class _ActorClient:
             self._lost = True
             raise _ActorLostError(while_running=True) from error
         finally:
-            for _ in range(slots):
-                self._slots.release()
+            self._slots.release(slots)
         return result
 
     def wait_until_alive(self) -> bool:
@@ -265,15 +243,6 @@ class _ActorClient:
         return not self._lost
 
 
-def _identity(copy: BundleCopy) -> BundleCopy:
-    return copy
-
-
-def _engine_count(node: Node, *, on_gpu: bool, cores: int) -> int:
-    """Return the number of engines that fit on a node."""
-    return min(node.cores // cores, node.gpus) if on_gpu else node.cores // cores
-
-
 def _require_identical(ray: Any, actors: Sequence[Any]) -> EngineInfo:
     """Wait until all engines have started, and return their common description.
 
@@ -286,20 +255,14 @@ def _require_identical(ray: Any, actors: Sequence[Any]) -> EngineInfo:
     except ray.exceptions.RayTaskError as error:
         raise error.cause from error
     except ray.exceptions.RayActorError as error:
-        cause = getattr(error, "cause", None)
-        raise EngineError(f"An engine cannot start on Ray ({_last_line(cause or error)})") from error
+        cause = getattr(error, "cause", None) or error
+        reason = next(reversed(str(cause).strip().splitlines()), type(cause).__name__)
+        raise EngineError(f"An engine cannot start on Ray ({reason})") from error
     others = {str(info) for info in infos if info != infos[0]}
     if others:
-        raise UsageError(
-            "The engines of the cluster differ, so their outputs would differ",
-            got="; ".join([str(infos[0]), *sorted(others)]),
-            hint="Use nodes of one type.",
-        )
+        problem = "The engines of the cluster differ, so their outputs would differ"
+        raise UsageError(problem, got="; ".join([str(infos[0]), *sorted(others)]), hint="Use nodes of one type.")
     return infos[0]
-
-
-def _last_line(error: BaseException) -> str:
-    return next(reversed(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _counted(number: int, noun: str) -> str:

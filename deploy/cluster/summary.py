@@ -112,18 +112,20 @@ class Summary(Schema):
     @property
     def verdict(self) -> str | None:
         """Failures of the run in one line; None without any."""
-        failed = [entry for entry in self.entries if entry.state == "failed"]
-        incomplete = [entry for entry in self.entries if entry.unreadable_tiles]
+        failed = [f"{entry.name}: {entry.problem}" for entry in self.entries if entry.state == "failed"]
+        incomplete = [f"{entry.name} {entry.unreadable_tiles}" for entry in self.entries if entry.unreadable_tiles]
         parts = []
         if failed:
-            shown = "; ".join(f"{entry.name}: {entry.problem}" for entry in failed[:PROBLEMS_SHOWN])
-            more = f"; and {len(failed) - PROBLEMS_SHOWN} more" if len(failed) > PROBLEMS_SHOWN else ""
-            parts.append(f"{len(failed)} of {self.scenes} scenes failed ({shown}{more})")
+            parts.append(f"{len(failed)} of {self.scenes} scenes failed ({_first(failed, '; ')})")
         if incomplete:
-            shown = ", ".join(f"{entry.name} {entry.unreadable_tiles}" for entry in incomplete[:PROBLEMS_SHOWN])
-            more = f", and {len(incomplete) - PROBLEMS_SHOWN} more" if len(incomplete) > PROBLEMS_SHOWN else ""
-            parts.append(f"{self.unreadable_tiles} tiles of {len(incomplete)} scenes could not be read ({shown}{more})")
+            scenes = f"{len(incomplete)} scenes could not be read ({_first(incomplete, ', ')})"
+            parts.append(f"{self.unreadable_tiles} tiles of {scenes}")
         return "; ".join(parts) or None
+
+
+def _first(problems: Sequence[str], separator: str) -> str:
+    more = [f"and {len(problems) - PROBLEMS_SHOWN} more"] if len(problems) > PROBLEMS_SHOWN else []
+    return separator.join([*problems[:PROBLEMS_SHOWN], *more])
 
 
 def summarize(
@@ -134,15 +136,7 @@ def summarize(
     engines: EnginesRecord,
     seconds: float,
 ) -> Summary:
-    """Return the summary of a batch run.
-
-    Args:
-        entries: Entries of all scenes.
-        earlier: Names of the scenes that an earlier run completed.
-        bundle: The bundle.
-        engines: The engines.
-        seconds: Duration of this run.
-    """
+    """Return the summary of a run of `seconds`; `earlier` has the names of scenes that an earlier run completed."""
     done = [entry for entry in entries if entry.state == "done"]
     this_run = [entry for entry in done if entry.name not in earlier]
     megapixels = sum(entry.width_px * entry.height_px for entry in this_run) / 1e6

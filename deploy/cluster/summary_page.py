@@ -38,21 +38,13 @@ def require_templates() -> None:
 def render(summary: Summary) -> str:
     """Return the page as HTML."""
     template = jinja_environment("deploy.cluster", need=TEMPLATES).get_template("summary.html.j2")
-    counts = sorted(summary.objects_per_class.items(), key=lambda item: (-item[1], item[0]))[:MAX_CLASSES]
+    per_class = summary.objects_per_class
+    names = sorted(per_class, key=lambda name: (-per_class[name], name))[:MAX_CLASSES]
+    counts = tuple(float(per_class[name]) for name in names)
     charts = []
-    if any(count for _, count in counts):
-        series = [Series("objects", tuple(float(count) for _, count in counts))]
-        charts.append(
-            bar_chart(
-                "classes",
-                "Objects by class",
-                [name for name, _ in counts],
-                series,
-                maximum=float(counts[0][1]),
-                x_label="objects",
-                decimals=0,
-            )
-        )
+    if any(counts):
+        series, title = [Series("objects", counts)], "Objects by class"
+        charts.append(bar_chart("classes", title, names, series, maximum=counts[0], x_label="objects", decimals=0))
     return template.render(
         style=style_sheet(),
         summary=summary,
@@ -72,15 +64,12 @@ def render(summary: Summary) -> str:
 
 def _tiles(summary: Summary) -> list[dict[str, str]]:
     earlier = f", {summary.from_earlier_run} of them by an earlier run" if summary.from_earlier_run else ""
+    speed = f"{summary.megapixels_per_second:.1f} Mpx/s, {summary.seconds:.0f} s in total"
     return [
         {"figure": f"{summary.done}", "label": "scenes completed", "condition": f"of {summary.scenes}{earlier}"},
         {"figure": f"{summary.objects}", "label": "objects", "condition": f"in {summary.tiles} tiles"},
         {"figure": f"{summary.km2:,.0f}", "label": "km²", "condition": f"{summary.megapixels:,.0f} million pixels"},
-        {
-            "figure": f"{summary.km2_per_hour:,.0f}",
-            "label": "km² per hour",
-            "condition": f"{summary.megapixels_per_second:.1f} Mpx/s, {summary.seconds:.0f} s in total",
-        },
+        {"figure": f"{summary.km2_per_hour:,.0f}", "label": "km² per hour", "condition": speed},
         {"figure": f"{summary.retried_row_ranges}", "label": "row ranges retried", "condition": "after lost engines"},
         {"figure": f"{summary.unreadable_tiles}", "label": "unreadable tiles", "condition": "of all scenes"},
     ]
@@ -88,13 +77,12 @@ def _tiles(summary: Summary) -> list[dict[str, str]]:
 
 def _scenes(summary: Summary) -> Table:
     headings = ("Scene", "State", "Pixels", "km²", "Objects", "Unreadable tiles", "Retries", "Seconds")
-    rows = tuple(_row(entry) for entry in summary.entries)
-    return Table("Scenes", headings, (False, False, True, True, True, True, True, True), rows)
+    return Table("Scenes", headings, (False, False, *[True] * 6), tuple(map(_row, summary.entries)))
 
 
 def _row(entry: SceneEntry) -> tuple[str, ...]:
     if entry.state == "failed":
-        return (entry.name, "failed", "–", "–", "–", "–", "–", "–")
+        return (entry.name, "failed", *["–"] * 6)
     return (
         entry.name,
         "done",
