@@ -28,12 +28,7 @@ S = TypeVar("S", bound=Schema)
 
 
 def load(path: Path, schema: type[S], overrides: Sequence[str] = ()) -> S:
-    """Read a TOML file, apply overrides and validate the result.
-
-    Args:
-        path: The TOML file.
-        schema: Schema of the file.
-        overrides: `a.b.c=VALUE` with VALUE in TOML syntax; a bare word is a string.
+    """Read a TOML file, apply overrides `a.b.c=VALUE` (TOML, or a bare word as a string) and validate the result.
 
     Raises:
         ConfigError: The file is missing, is not TOML or has invalid values; all mistakes are listed.
@@ -98,13 +93,10 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], *, ignore: tuple
     Dotted keys that start with one of `ignore` are not compared. A missing key equals None.
     """
     before, after = flatten(old), flatten(new)
-    keys = [key for key in sorted(before.keys() | after.keys()) if not key.startswith(ignore)]
-    found = [
-        f"{key} was {_shown(before.get(key))}, is {_shown(after.get(key))}"
-        for key in keys
-        if before.get(key) != after.get(key)
-    ]
-    return "; ".join(found[:DIFFERENCES_SHOWN]) + ("; …" if len(found) > DIFFERENCES_SHOWN else "")
+    keys = [key for key in sorted(before.keys() | after.keys()) if before.get(key) != after.get(key)]
+    keys = [key for key in keys if not key.startswith(ignore)]
+    shown = [f"{key} was {_shown(before.get(key))}, is {_shown(after.get(key))}" for key in keys[:DIFFERENCES_SHOWN]]
+    return "; ".join(shown) + ("; …" if len(keys) > DIFFERENCES_SHOWN else "")
 
 
 def _shown(value: Any) -> str:
@@ -160,27 +152,16 @@ def _describe(errors: Sequence[Any], schema: type[Schema]) -> str:
     if first["type"] == "missing":
         return "is required and missing."
     if first["type"] == "union_tag_invalid":
-        tags = [tag.strip("' ") for tag in first["ctx"]["expected_tags"].split(",")]
-        tag = first["ctx"]["tag"]
+        tag, tags = first["ctx"]["tag"], [tag.strip("' ") for tag in first["ctx"]["expected_tags"].split(",")]
         parts = (f"there is no {tag!r}.", did_you_mean(tag, tags), f"Valid values are {', '.join(tags)}")
         return " ".join(part for part in parts if part)
     message = ", or ".join(error["msg"].removeprefix("Value error, ") for error in errors)
     return message if isinstance(first["input"], dict) else f"{message}; got {first['input']!r}"
 
 
-def _all_keys(schema: type[BaseModel]) -> set[str]:
-    """Return the keys of a schema and of all schemas inside it."""
-    keys: set[str] = set()
-    waiting: list[Any] = [schema]
-    seen: set[Any] = set()
-    while waiting:
-        kind = waiting.pop()
-        if kind in seen:
-            continue
-        seen.add(kind)
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            keys |= set(kind.model_fields)
-            waiting += [field.annotation for field in kind.model_fields.values()]
-        else:
-            waiting += list(getattr(kind, "__args__", ()))
-    return keys
+def _all_keys(kind: Any) -> set[str]:
+    """Return the keys of all schemas inside a type, itself included."""
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        inside = [field.annotation for field in kind.model_fields.values()]
+        return set(kind.model_fields).union(*map(_all_keys, inside))
+    return set().union(*map(_all_keys, getattr(kind, "__args__", ())))

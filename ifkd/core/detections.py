@@ -28,10 +28,6 @@ class Candidates:
         assert self.boxes.ndim == 3 and self.boxes.shape[2] == 4, self.boxes.shape  # noqa: PT018
         assert self.scores.shape == self.labels.shape == self.boxes.shape[:2]
 
-    def __len__(self) -> int:
-        """Return the number of tiles."""
-        return len(self.boxes)
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Detections:
@@ -62,11 +58,8 @@ class Detections:
         """Return the objects of all `parts`, in order."""
         if not parts:
             return cls.empty()
-        return cls(
-            np.concatenate([part.boxes for part in parts]),
-            np.concatenate([part.scores for part in parts]),
-            np.concatenate([part.labels for part in parts]),
-        )
+        names = ("boxes", "scores", "labels")
+        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
     def select(self, index: Array) -> "Detections":
         """Return the objects at `index` (integers or a boolean mask)."""
@@ -74,8 +67,7 @@ class Detections:
 
     def translated(self, *, dx: float = 0.0, dy: float = 0.0) -> "Detections":
         """Return the objects moved by (dx, dy) pixels, to the right and down."""
-        shift = np.array([dx, dy, dx, dy], np.float32)
-        return Detections(self.boxes + shift, self.scores, self.labels)
+        return Detections(self.boxes + np.array([dx, dy, dx, dy], np.float32), self.scores, self.labels)
 
     def scaled(self, factor: float) -> "Detections":
         """Return the objects with all coordinates multiplied by `factor`."""
@@ -83,11 +75,8 @@ class Detections:
 
     def clipped(self, size: tuple[int, int]) -> "Detections":
         """Return the objects clipped to an image of `size` (height, width), without those of zero area."""
-        height, width = size
-        boxes = self.boxes.copy()
-        boxes[:, 0::2] = boxes[:, 0::2].clip(0, width)
-        boxes[:, 1::2] = boxes[:, 1::2].clip(0, height)
-        kept = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+        boxes = self.boxes.clip(0, np.array([size[1], size[0]] * 2, self.boxes.dtype))
+        kept = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
         return Detections(boxes[kept], self.scores[kept], self.labels[kept])
 
     def in_canonical_order(self) -> "Detections":
@@ -99,8 +88,7 @@ class Detections:
 def box_areas(boxes: Array) -> Array:
     """Return the areas [n] of boxes [n, 4]; 0 where a side is negative."""
     extent = (boxes[:, 2:] - boxes[:, :2]).clip(min=0)
-    product: Array = extent[:, 0] * extent[:, 1]
-    return product
+    return extent[:, 0] * extent[:, 1]
 
 
 def pairwise_iou(boxes: Array, others: Array) -> Array:
@@ -142,5 +130,4 @@ def _pairwise_intersection(boxes: Array, others: Array) -> Array:
     low = np.maximum(boxes[:, None, :2], others[None, :, :2])
     high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
     extent = (high - low).clip(min=0)
-    product: Array = extent[..., 0] * extent[..., 1]
-    return product
+    return extent[..., 0] * extent[..., 1]

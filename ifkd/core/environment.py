@@ -1,39 +1,19 @@
-"""Describe hardware, driver and package versions for reports and `ifkd doctor`.
+"""Describe hardware, driver and package versions; what is missing is left out or None, and no package is imported."""
 
-No described package is imported. Missing information is left out or None; no function raises an error for it.
-"""
-
-import importlib.metadata
+import contextlib
 import os
 import platform
 import shutil
 import subprocess
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 PACKAGES = (
-    "ifkd",
-    "numpy",
-    "torch",
-    "torchvision",
-    "timm",
-    "onnx",
-    "onnxscript",
-    "onnxruntime",
-    "onnxruntime-gpu",
-    "tensorrt",
-    "tensorrt-rtx",
-    "cuda-python",
-    "cuda-bindings",
-    "tritonclient",
-    "ray",
-    "rasterio",
-    "pyogrio",
-    "pycocotools",
-    "jinja2",
-    "matplotlib",
+    "ifkd numpy torch torchvision timm onnx onnxscript onnxruntime onnxruntime-gpu tensorrt tensorrt-rtx cuda-python "
+    "cuda-bindings tritonclient ray rasterio pyogrio pycocotools jinja2 matplotlib"
 )
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
 CPU_FEATURES = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_int8", "asimd", "asimddp")
@@ -73,29 +53,23 @@ def machine_summary() -> str:
 def installed_packages() -> dict[str, str]:
     """Return the versions of those PACKAGES that are installed."""
     found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
+    for name in PACKAGES.split():
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
     return found
 
 
 def gpus() -> list[dict[str, str]]:
     """Return name, driver, memory, compute capability and maximum clock of each NVIDIA GPU, from nvidia-smi."""
-    columns = {
-        "name": "name",
-        "driver_version": "driver",
-        "memory.total": "memory",
-        "compute_cap": "compute_capability",
-        "clocks.max.sm": "max_sm_clock",
-    }
-    output = _output("nvidia-smi", f"--query-gpu={','.join(columns)}", "--format=csv,noheader")
+    keys = ("name", "driver", "memory", "compute_capability", "max_sm_clock")
+    query = "--query-gpu=name,driver_version,memory.total,compute_cap,clocks.max.sm"
+    output = _output("nvidia-smi", query, "--format=csv,noheader")
     rows = [line.split(", ") for line in (output or "").splitlines() if line.strip()]
-    return [dict(zip(columns.values(), row, strict=True)) for row in rows if len(row) == len(columns)]
+    return [dict(zip(keys, row, strict=True)) for row in rows if len(row) == len(keys)]
 
 
 def _cpu() -> dict[str, Any]:
+    flags = (_cpu_field("flags") or _cpu_field("Features") or "").split()
     return {
         "model": _cpu_field("model name") or platform.processor() or "unknown",
         "cores": psutil.cpu_count(logical=False),
@@ -103,12 +77,8 @@ def _cpu() -> dict[str, Any]:
         "usable_threads": usable_cores(),
         "affinity": sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
         "governor": _read_text(Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")) or "unknown",
-        "features": [name for name in CPU_FEATURES if name in _cpu_flags()],
+        "features": [name for name in CPU_FEATURES if name in flags],
     }
-
-
-def _cpu_flags() -> set[str]:
-    return set((_cpu_field("flags") or _cpu_field("Features") or "").split())
 
 
 def _cpu_field(name: str) -> str | None:
@@ -126,9 +96,7 @@ def _source_state() -> dict[str, Any] | None:
         return None
     commit = _output("git", "-C", str(folder), "rev-parse", "HEAD")
     changes = _output("git", "-C", str(folder), "status", "--porcelain")
-    if commit is None or changes is None:
-        return None
-    return {"commit": commit, "changed_files": len(changes.splitlines())}
+    return None if changes is None else {"commit": commit, "changed_files": len(changes.splitlines())}
 
 
 def _output(program: str, *arguments: str) -> str | None:

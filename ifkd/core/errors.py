@@ -1,20 +1,4 @@
-"""Errors that a user can cause, with the exit code of each.
-
-    IfkdError               2
-    ├── UsageError          an unknown or invalid command, option or argument
-    ├── ConfigError         an invalid recipe; the message lists all mistakes
-    ├── DataError           images and annotations
-    ├── CheckpointError     weights
-    ├── TrainingError       a training run that cannot continue
-    ├── BundleError         a bundle, its manifest or one of its files
-    ├── EngineError         a runtime, a builder or an engine file
-    ├── SceneError          a raster
-    ├── OutputError         a path that cannot be written
-    ├── MissingExtraError   a package of an optional extra
-    └── VerdictError        1: the command finished, and its result fails a stated limit
-
-Any other exception is a bug and ends in a traceback.
-"""
+"""Errors that a user can cause; any other exception is a bug and ends in a traceback."""
 
 import difflib
 from collections.abc import Iterable
@@ -22,22 +6,12 @@ from typing import Any
 
 
 class IfkdError(Exception):
-    """An error that a user can cause and fix.
-
-    Args:
-        problem: What is wrong, naming the file or setting.
-        got: The value received.
-        expected: The values that are valid.
-        hint: How to fix it, as a sentence.
-    """
+    """An error that a user can cause and fix: the problem, the value received, the valid ones, and a hint."""
 
     exit_code = 2
 
     def __init__(self, problem: str, *, got: object = None, expected: object = None, hint: str | None = None) -> None:
-        self.problem = problem
-        self.got = got
-        self.expected = expected
-        self.hint = hint
+        self.problem, self.got, self.expected, self.hint = problem, got, expected, hint
         super().__init__(f"{self._sentence()} {hint}" if hint else self._sentence())
 
     def report(self) -> str:
@@ -97,28 +71,15 @@ class MissingExtraError(IfkdError):
     """A missing package of an optional extra."""
 
     def __init__(self, package: str, *, extra: str, need: str) -> None:
-        super().__init__(
-            f"{need} needs the package {package}, which is not installed",
-            hint=f"Install it with: pip install 'ifkd[{extra}]'",
-        )
+        hint = f"Install it with: pip install 'ifkd[{extra}]'"
+        super().__init__(f"{need} needs the package {package}, which is not installed", hint=hint)
 
 
 class VerdictError(IfkdError):
-    """A finished command whose result fails a stated limit.
-
-    `result` is the command's result, which `--json` prints all the same; the other arguments are those of IfkdError.
-    """
+    """A finished command whose result fails a stated limit; `--json` prints the `result` all the same."""
 
     exit_code = 1
 
-    def __init__(
-        self,
-        problem: str,
-        *,
-        got: object = None,
-        expected: object = None,
-        hint: str | None = None,
-        result: dict[str, Any] | None = None,
-    ) -> None:
+    def __init__(self, problem: str, *, result: dict[str, Any] | None = None, **facts: Any) -> None:
         self.result = result
-        super().__init__(problem, got=got, expected=expected, hint=hint)
+        super().__init__(problem, **facts)

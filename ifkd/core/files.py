@@ -16,9 +16,7 @@ from ifkd.core.errors import OutputError
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield the path of a temporary file that replaces `path` when the block ends without an exception.
-
-    Readers see the old or the new file, never a part of one.
+    """Yield a temporary file that replaces `path` at once when the block ends without an exception.
 
     Raises:
         OutputError: The folder or the file is not writable.
@@ -106,9 +104,7 @@ def make_folder(folder: Path) -> Path:
 
 @contextmanager
 def file_lock(path: Path) -> Iterator[None]:
-    """Lock the file `path` for the block and remove it afterwards.
-
-    The operating system releases the lock when the process ends.
+    """Lock the file `path` for the block and remove it afterwards; the lock ends with the process.
 
     Raises:
         OutputError: Another process has the lock, or the folder is not writable.
@@ -122,11 +118,7 @@ def file_lock(path: Path) -> Iterator[None]:
 
 
 def acquire_lock(path: Path, *, folder: Path | None = None) -> int:
-    """Lock the file `path` and return its descriptor; closing it releases the lock.
-
-    Args:
-        path: The lock file.
-        folder: The locked folder in error messages; by default the folder of the file.
+    """Lock the file `path` and return its descriptor, which releases the lock when closed; messages name `folder`.
 
     Raises:
         OutputError: Another process has the lock, or the folder is not writable.
@@ -150,10 +142,8 @@ def acquire_lock(path: Path, *, folder: Path | None = None) -> int:
     if not acquired:
         owner = os.pread(handle, 32, 0).decode(errors="replace") or "unknown"
         os.close(handle)
-        raise OutputError(
-            f"Another run (process {owner}) is writing into {folder or path.parent}",
-            hint="Wait until it ends, or choose another folder with --out.",
-        )
+        hint = "Wait until it ends, or choose another folder with --out."
+        raise OutputError(f"Another run (process {owner}) is writing into {folder or path.parent}", hint=hint)
     return handle
 
 
@@ -176,10 +166,8 @@ def sha256_of(path: Path) -> str:
 
 def not_writable(path: Path, error: OSError) -> OutputError:
     """Return the error for a path that the operating system refuses to write."""
-    return OutputError(
-        f"Cannot write {path} ({error.strerror or error})",
-        hint="Choose another place, free disk space, or change the permissions.",
-    )
+    hint = "Choose another place, free disk space, or change the permissions."
+    return OutputError(f"Cannot write {path} ({error.strerror or error})", hint=hint)
 
 
 def _umask() -> int:

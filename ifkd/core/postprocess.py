@@ -20,13 +20,7 @@ class PostprocessConfig(Schema):
 def postprocess(
     candidates: Candidates, config: PostprocessConfig, *, size: tuple[int, int] | None = None
 ) -> list[Detections]:
-    """Return the detections of each tile, by descending score.
-
-    Args:
-        candidates: Candidates of a batch of tiles.
-        config: Thresholds.
-        size: When given, boxes are clipped to (height, width) first.
-    """
+    """Return the detections of each tile, by descending score; a `size` (height, width) clips the boxes first."""
     result = []
     for boxes, scores, labels in zip(candidates.boxes, candidates.scores, candidates.labels, strict=True):
         above = scores > config.score_threshold

@@ -45,9 +45,8 @@ class TileGrid:
 
     def __post_init__(self) -> None:
         if min(self.size) < 1 or min(self.tile_px) < 1:
-            raise ConfigError(
-                "A tile grid needs a scene and a tile of at least 1x1 pixels", got=(self.size, self.tile_px)
-            )
+            sizes = (self.size, self.tile_px)
+            raise ConfigError("A tile grid needs a scene and a tile of at least 1x1 pixels", got=sizes)
         if not 0 <= self.overlap_px < min(self.tile_px):
             raise ConfigError(
                 "overlap_px must be at least 0 and smaller than the tile",
@@ -76,15 +75,11 @@ class TileGrid:
 
     def rows(self) -> Iterator[list[Window]]:
         """Yield the windows of each tile row, from left to right."""
-        height, width = self.tile_px
-        lefts = self.lefts
         for top in self.tops:
-            yield [Window(top, left, height, width) for left in lefts]
+            yield [Window(top, left, *self.tile_px) for left in self.lefts]
 
 
 def _starts(length: int, tile: int, overlap: int) -> list[int]:
     if length <= tile:
         return [0]
-    stride = tile - overlap
-    starts = list(range(0, length - tile, stride))
-    return [*starts, length - tile]
+    return [*range(0, length - tile, tile - overlap), length - tile]

@@ -1,7 +1,4 @@
-"""Time functions in interleaved turns.
-
-The functions take turns (A B C, A B C, …), so that a change in the speed of the machine affects all of them.
-"""
+"""Time functions in turns (A B C, A B C, …), so that a change in the speed of the machine affects all of them."""
 
 import gc
 import itertools
@@ -16,7 +13,6 @@ class TurnLimits:
     """Number and minimum length of turns."""
 
     rounds: int
-    """Turns of each function."""
     min_runs: int
     """Minimum number of runs in a turn."""
     min_s: float

@@ -15,22 +15,17 @@ S = TypeVar("S", bound=Schema)
 def read_versioned(path: Path, schema: type[S], *, hint: str, error_type: type[IfkdError] = DataError) -> S:
     """Read a JSON file into a schema whose field `schema_version` has the supported version as its default.
 
-    Args:
-        path: The JSON file.
-        schema: Its schema.
-        hint: How to write the file again.
-        error_type: Type of the error.
-
     Raises:
         IfkdError: The file cannot be read, has another schema version, or is invalid.
     """
     supported = schema.model_fields["schema_version"].default
     try:
-        values = json.loads(path.read_bytes())
+        content = path.read_bytes()
+        values = json.loads(content)
         version = values.get("schema_version") if isinstance(values, dict) else None
         if version != supported:
             raise error_type(f"{path} has another schema version", got=version or "none", expected=supported, hint=hint)
-        return schema.model_validate_json(path.read_bytes())
+        return schema.model_validate_json(content)
     except OSError as error:
         raise error_type(f"{path} cannot be read ({error.strerror or error})", hint=hint) from error
     except ValidationError as error:

@@ -113,19 +113,16 @@ def align_classes(dataset: CocoDataset, classes: Sequence[str], *, hint: str = "
             expected=list(classes),
             hint=hint or "Use data with these classes, or merge classes in the recipe (data.merge_classes).",
         )
-    label_of = np.array([list(classes).index(name) for name in dataset.classes], np.int64)
+    label_of = np.array([classes.index(name) for name in dataset.classes], np.int64)
     ids = dict(zip(dataset.classes, dataset.category_ids, strict=True))
     images = tuple(replace(image, labels=label_of[image.labels]) for image in dataset.images)
     return replace(dataset, classes=tuple(classes), category_ids=tuple(ids[name] for name in classes), images=images)
 
 
 def read_coco(path: Path, *, images: Path | None = None, merge_classes: Mapping[str, str] | None = None) -> CocoDataset:
-    """Read a COCO detection file.
+    """Read a COCO detection file; its images are in the folder `images` beside it by default.
 
-    Args:
-        path: The JSON file.
-        images: Image folder; by default `images` beside the file.
-        merge_classes: Class name -> class that its objects are counted as.
+    `merge_classes` has the class that objects of a class are counted as, by name.
 
     Raises:
         DataError: The file is missing, is not a COCO file, or has invalid entries; the first of them are listed.
@@ -159,7 +156,6 @@ def read_coco_json(path: Path) -> dict[str, Any]:
     absent = [key for key in COCO_LISTS if not isinstance(content, dict) or key not in content]
     if absent:
         raise DataError(f"{path} is not a COCO detection file: it has no {', '.join(absent)}")
-    assert isinstance(content, dict)
     return content
 
 
@@ -196,10 +192,8 @@ def path_inside(folder: Path, name: str) -> Path:
     except (OSError, ValueError, RuntimeError) as error:
         raise DataError(f"{name!r} is not a file name ({error})") from error
     if not inside or not name.strip() or "\0" in name:
-        raise DataError(
-            f"The image {name!r} is not inside {folder}",
-            hint="Name files inside the image folder, without links out of it.",
-        )
+        hint = "Name files inside the image folder, without links out of it."
+        raise DataError(f"The image {name!r} is not inside {folder}", hint=hint)
     return path
 
 
@@ -210,15 +204,13 @@ def _dataset(path: Path, content: dict[str, Any], folder: Path, merge_classes: M
     mistakes = [f"{count} images have the id {image_id!r}" for image_id, count in known.items() if count > 1]
     by_image: dict[int, list[dict[str, Any]]] = {image_id: [] for image_id in known}
     for annotation in content["annotations"]:
-        name = f"annotation {annotation.get('id')}"
-        if annotation.get("image_id") not in known:
-            mistakes.append(f"{name} belongs to image {annotation.get('image_id')!r}, which the file does not list")
-        elif annotation.get("category_id") not in label_of:
-            mistakes.append(
-                f"{name} has category_id {annotation.get('category_id')!r}; the file's are {sorted(label_of)}"
-            )
+        name, image, category = (annotation.get(key) for key in ("id", "image_id", "category_id"))
+        if image not in known:
+            mistakes.append(f"annotation {name} belongs to image {image!r}, which the file does not list")
+        elif category not in label_of:
+            mistakes.append(f"annotation {name} has category_id {category!r}; the file's are {sorted(label_of)}")
         else:
-            by_image[annotation["image_id"]].append(annotation)
+            by_image[image].append(annotation)
     labeled = [_labeled_image(image, by_image[image["id"]], folder, label_of, mistakes) for image in content["images"]]
     if mistakes:
         shown = mistakes[:MISTAKES_SHOWN]
@@ -251,7 +243,7 @@ def _labeled_image(
     image: dict[str, Any],
     annotations: list[dict[str, Any]],
     folder: Path,
-    label_of: Mapping[int, int],
+    label_of: dict[int, int],
     mistakes: list[str],
 ) -> LabeledImage:
     size = (int(image["height"]), int(image["width"]))

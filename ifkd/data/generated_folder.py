@@ -22,24 +22,12 @@ class FolderKind:
 
 
 def generate_once(
-    folder: Path,
-    kind: FolderKind,
-    settings: dict[str, Any],
-    *,
-    make: Callable[[Path], dict[str, Any]],
-    force: bool = False,
+    folder: Path, kind: FolderKind, settings: dict[str, Any], *, make: Callable[[Path], dict[str, Any]], force: bool
 ) -> dict[str, Any]:
-    """Generate `folder`, unless it was generated with the same settings before.
+    """Generate `folder`, unless it was generated with the same settings before; with `force` replace other ones.
 
-    Args:
-        folder: A folder that is absent, empty or of this kind.
-        kind: Its kind.
-        settings: All settings that its contents depend on, as JSON; `version` is that of the generator.
-        make: Function that fills an empty folder, and returns a summary of its contents.
-        force: Replace a folder that was generated with other settings.
-
-    Returns:
-        The record: settings, summary, and `made`, whether the folder was generated now.
+    `settings`, as JSON, are all that its contents depend on; `version` is that of the generator. `make` fills an empty
+    folder and returns a summary. The result has settings, summary, and `made`: whether the folder was generated now.
 
     Raises:
         OutputError: The folder has other contents or other settings, or is not writable.
@@ -50,10 +38,8 @@ def generate_once(
         if record == {**record, **settings}:
             return {**record, "made": False}
         if not force:
-            raise OutputError(
-                _difference(folder, kind, record, settings),
-                hint="Choose another folder, or replace this one with --force.",
-            )
+            hint = "Choose another folder, or replace this one with --force."
+            raise OutputError(_difference(folder, kind, record, settings), hint=hint)
     with atomic_folder(folder) as temporary:
         record = {**settings, **make(temporary)}
         write_json(temporary / kind.record, record)
@@ -61,11 +47,7 @@ def generate_once(
 
 
 def _read_record(folder: Path, kind: FolderKind, settings: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the record of `folder`; None if the folder is absent or empty.
-
-    Raises:
-        OutputError: The folder is not of this kind.
-    """
+    """Return the record of `folder`; None if the folder is absent or empty."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return None
     try:
@@ -73,9 +55,8 @@ def _read_record(folder: Path, kind: FolderKind, settings: dict[str, Any]) -> di
     except (OSError, ValueError):
         record = None
     if not isinstance(record, dict) or not set(settings) <= set(record):
-        raise OutputError(
-            f"{folder} has other files and is not {kind.name}", hint="Choose a folder that is absent or empty."
-        )
+        hint = "Choose a folder that is absent or empty."
+        raise OutputError(f"{folder} has other files and is not {kind.name}", hint=hint)
     return record
 
 

@@ -42,12 +42,9 @@ class Metrics(Schema):
 
 
 def evaluate(dataset: CocoDataset, detections: Mapping[int, Detections], *, max_detections: int = 100) -> Metrics:
-    """Return the COCO metrics of detections.
+    """Return the COCO metrics of detections, given by image id; a missing image has none.
 
-    Args:
-        dataset: The ground truth.
-        detections: Detections by image id; a missing image has none.
-        max_detections: Best-scored detections that count per image and class; above COCO's 100 for whole scenes.
+    The `max_detections` with the best scores count per image and class; whole scenes need more than COCO's 100.
     """
     category_ids = tuple(range(1, len(dataset.classes) + 1))
     with contextlib.redirect_stdout(io.StringIO()):
@@ -63,23 +60,14 @@ def evaluate(dataset: CocoDataset, detections: Mapping[int, Detections], *, max_
         evaluator.accumulate()
     precision = evaluator.eval["precision"][:, :, :, 0, 2]  # IoU, recall, class; all areas, max_detections
     counts = dataset.objects_per_class()
-    per_class = {
-        name: ClassMetrics(
-            mean_ap=_mean(precision[:, :, label]),
-            ap50=_mean(precision[IOU_50, :, label]),
-            ap75=_mean(precision[IOU_75, :, label]),
-            objects=counts[name],
-        )
-        for label, name in enumerate(dataset.classes)
-    }
-    return Metrics(
-        mean_ap=_mean(precision) or 0.0,
-        ap50=_mean(precision[IOU_50]) or 0.0,
-        ap75=_mean(precision[IOU_75]) or 0.0,
-        images=len(dataset),
-        objects=sum(counts.values()),
-        per_class=per_class,
-    )
+    means = [_means(precision[:, :, label]) for label in range(len(counts))]
+    per_class = {name: ClassMetrics(**of, objects=counts[name]) for name, of in zip(counts, means, strict=True)}
+    overall = {key: mean or 0.0 for key, mean in _means(precision).items()}
+    return Metrics(**overall, images=len(dataset), objects=sum(counts.values()), per_class=per_class)
+
+
+def _means(precision: Any) -> dict[str, float | None]:
+    return {"mean_ap": _mean(precision), "ap50": _mean(precision[IOU_50]), "ap75": _mean(precision[IOU_75])}
 
 
 def _mean(precision: Any) -> float | None:

@@ -39,18 +39,12 @@ def resolve_path(data: recipe.DataOptions, path: Path) -> Path:
 
 
 def held_out_scenes(scenes: Sequence[str], fraction: float) -> set[str]:
-    """Return scenes, drawn with a fixed seed, that together have at least `fraction` of the images.
-
-    Args:
-        scenes: Scene of each image.
-        fraction: Fraction of the images, 0 to 1.
-    """
+    """Return scenes, drawn with a fixed seed, that together have at least `fraction` of the images, given by scene."""
     images_of = Counter(scenes)
-    order = np.random.default_rng(0).permutation(len(images_of))
     names = sorted(images_of)
     held_out: set[str] = set()
     count = 0
-    for index in order:
+    for index in np.random.default_rng(0).permutation(len(names)):
         if count >= fraction * len(scenes):
             break
         held_out.add(names[index])

@@ -5,13 +5,8 @@ from pathlib import Path, PurePosixPath
 
 from ifkd.core.errors import SceneError
 
-VSI_PREFIXES = {
-    "s3": "/vsis3/",
-    "gs": "/vsigs/",
-    "az": "/vsiaz/",
-    "http": "/vsicurl/http://",
-    "https": "/vsicurl/https://",
-}
+HTTP_PREFIXES = {scheme: f"/vsicurl/{scheme}://" for scheme in ("http", "https")}
+VSI_PREFIXES = {"s3": "/vsis3/", "gs": "/vsigs/", "az": "/vsiaz/", **HTTP_PREFIXES}
 """URL scheme -> prefix of GDAL's virtual file system."""
 HTTP_OPTIONS = {"GDAL_HTTP_MAX_RETRY": "4", "GDAL_HTTP_RETRY_DELAY": "0.5"}
 """GDAL options that repeat failed requests."""

@@ -15,8 +15,6 @@ from ifkd.core.tiling import Window
 
 PADDING_RGB = (124, 116, 104)
 """Color of pixels without data: the mean color of ImageNet, which normalizes to about 0."""
-ALL_VALID = np.ones((), bool)
-"""Mask of an image without gaps, to be broadcast."""
 STATISTICS_PX = 1024
 """Longer side of the decimated image from which percentiles are computed."""
 STATISTICS_BLOCKS = 16
@@ -68,7 +66,6 @@ class ContrastStretch:
     rule: str
     """`as is` (uint8), `given`, or for example `percentiles 2-98`."""
     low: tuple[float, ...]
-    """One value per band."""
     high: tuple[float, ...]
     """One value per band."""
 
@@ -95,14 +92,7 @@ def select_bands(available: Sequence[int], imagery: ImageryOptions, *, name: str
 def choose_stretch(
     imagery: ImageryOptions, *, dtype: str, bands: int, name: str, sample: Callable[[], Sequence[Array]]
 ) -> ContrastStretch:
-    """Return the contrast stretch of an image.
-
-    Args:
-        imagery: Limits or percentiles.
-        dtype: Data type of the values.
-        bands: Number of bands read.
-        name: Name of the image for messages.
-        sample: Returns valid values of each band; called only for percentiles.
+    """Return the contrast stretch of an image of `bands` bands; `sample` is called for percentiles only.
 
     Raises:
         SceneError: The limits do not fit the data type.
@@ -157,7 +147,7 @@ def to_rgb(values: Array, mask: Array | None, stretch: ContrastStretch) -> tuple
     Pixels that are masked or not finite get the padding color. Without `mask` all pixels are valid.
     """
     finite = np.isfinite(values) if values.dtype.kind == "f" else None
-    valid = np.broadcast_to(ALL_VALID, values.shape[1:]) if mask is None else mask
+    valid = np.broadcast_to(np.True_, values.shape[1:]) if mask is None else mask
     if finite is not None:
         valid = valid & finite.any(axis=0)
     pixels = np.empty((*values.shape[1:], 3), np.uint8)
@@ -179,28 +169,21 @@ def decimated(size: tuple[int, int], longest_px: int) -> tuple[int, int]:
 
 
 def row_blocks(size: tuple[int, int], rows: int) -> Iterator[tuple[Window, int, int]]:
-    """Yield windows of full width, each with its first and last row in the image decimated to `rows` rows.
-
-    The last row is exclusive.
-    """
+    """Yield windows of full width, each with its first and end row in the image decimated to `rows` rows."""
     height, width = size
     count = min(STATISTICS_BLOCKS, rows)
-    edges = [rows * part // count for part in range(count + 1)]
-    for start, stop in pairwise(edges):
+    for start, stop in pairwise(rows * part // count for part in range(count + 1)):
         top, bottom = height * start // rows, height * stop // rows
         yield Window(top, 0, bottom - top, width), start, stop
 
 
 def _to_uint8(values: Array, low: float, high: float) -> Array:
     if values.dtype in {np.dtype(np.uint8), np.dtype(np.uint16)}:  # a lookup table is several times faster
-        table = _stretched(np.arange(np.iinfo(values.dtype).max + 1, dtype=np.float64), low, high)
-        result: Array = table[values]
-        return result
+        return _stretched(np.arange(np.iinfo(values.dtype).max + 1, dtype=np.float64), low, high)[values]
     return _stretched(values.astype(np.float64 if values.dtype.itemsize > 2 else np.float32), low, high)
 
 
 def _stretched(values: Array, low: float, high: float) -> Array:
     with np.errstate(invalid="ignore", over="ignore"):  # the caller replaces values that are not finite
         result = np.nan_to_num((values - low) * (255.0 / (high - low)), nan=0.0, posinf=255.0, neginf=0.0)
-    rounded: Array = np.rint(result.clip(0.0, 255.0)).astype(np.uint8)
-    return rounded
+    return np.rint(result.clip(0.0, 255.0)).astype(np.uint8)

@@ -2,6 +2,7 @@
 
 import os
 import warnings
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -25,36 +26,22 @@ DRIVERS = ("GTiff", "PNG", "JPEG", "BMP", "GIF", "JP2OpenJPEG", "ENVI", "HFA", "
 
 
 def read_image(path: Path, *, size: tuple[int, int] | None = None, imagery: ImageryOptions | None = None) -> Array:
-    """Return an image as uint8 [height, width, 3]; invalid pixels have the padding color.
-
-    Args:
-        path: JPEG, PNG, GeoTIFF or another format of GDAL, with any bands and data type.
-        size: When given, the required (height, width).
-        imagery: Bands and contrast stretch.
+    """Return an image as uint8 [height, width, 3] with invalid pixels in the padding color; `size` is the required one.
 
     Raises:
         DataError: The file is missing, damaged, too large, of another size, or does not have the bands.
     """
     imagery = imagery or ImageryOptions()
     head = _head(path)
-    try:
-        if head.startswith(JPEG) and _is_plain(imagery):
-            return _read_jpeg(path, size, imagery)
-        if (head.startswith(SMALL_FORMATS) or _has_few_bits(head)) and _is_plain(imagery):
-            return _read_small(path, size, imagery)
-        return _read_raster(path, size, imagery)
-    except _BrokenError as error:
-        raise DataError(f"{path} is not an image that can be read ({error})") from error
+    if head.startswith(JPEG) and _is_plain(imagery):
+        return _read_jpeg(path, size, imagery)
+    if (head.startswith(SMALL_FORMATS) or _has_few_bits(head)) and _is_plain(imagery):
+        return _read_small(path, size, imagery)
+    return _read_raster(path, size, imagery)
 
 
 def open_image(path: Path, *, nodata: float | None = None) -> Raster:
-    """Open an image file of any size for reading by window.
-
-    Formats without windowed access are read into memory.
-
-    Args:
-        path: The file, in a format of `read_image`.
-        nodata: Value of pixels without data, if the file does not define it.
+    """Open an image file of any size for reading by window; formats without windowed access are read into memory.
 
     Raises:
         DataError: The file is missing or damaged.
@@ -62,23 +49,18 @@ def open_image(path: Path, *, nodata: float | None = None) -> Raster:
     head = _head(path)
     if head.startswith(SMALL_FORMATS) or _has_few_bits(head):
         return RasterArray(read_image(path), nodata=nodata)
-    try:
-        if head.startswith(PNG):
-            _check_png_end(path)
-        return _open_raster(path, nodata)
-    except _BrokenError as error:
-        raise DataError(f"{path} is not an image that can be read ({error})") from error
+    if head.startswith(PNG):
+        _check_png_end(path)
+    return _open_raster(path, nodata)
 
 
-class _BrokenError(Exception):
-    """A file is damaged; the caller adds its path to the message."""
+def sample_raster(raster: Raster, bands: tuple[int, ...]) -> list[Array]:
+    """Return valid values of each of the `bands`; see `sample_values`."""
+    return sample_values(lambda window, shape: raster.read(bands, window, shape=shape), raster.size, bands=len(bands))
 
 
 def resize(pixels: Array, size: tuple[int, int]) -> Array:
-    """Return uint8 pixels [height, width, 3] resized to (height, width), bilinear with antialiasing.
-
-    Training, evaluation and scenes all use this function.
-    """
+    """Return uint8 pixels [height, width, 3] resized to (height, width), bilinear with antialiasing."""
     if pixels.shape[:2] == size:
         return pixels
     return np.asarray(Image.fromarray(pixels).resize((size[1], size[0]), Image.Resampling.BILINEAR))
@@ -88,8 +70,7 @@ def pad(pixels: Array, size: tuple[int, int]) -> Array:
     """Return `pixels` padded at the right and bottom to (height, width) with the padding color."""
     if pixels.shape[:2] == size:
         return pixels
-    canvas = np.empty((*size, 3), np.uint8)
-    canvas[:] = PADDING_RGB
+    canvas = np.full((*size, 3), PADDING_RGB, np.uint8)
     canvas[: pixels.shape[0], : pixels.shape[1]] = pixels
     return canvas
 
@@ -101,10 +82,14 @@ def _head(path: Path) -> bytes:
     except FileNotFoundError as error:
         raise DataError(f"There is no image {path}", hint="Check the image folder of the recipe.") from error
     except (OSError, ValueError) as error:
-        raise DataError(f"{path} is not an image that can be read ({error})") from error
+        raise _unreadable(path, error) from error
     if not head:
-        raise DataError(f"{path} is not an image that can be read (it is empty)")
+        raise _unreadable(path, "it is empty")
     return head
+
+
+def _unreadable(path: Path, reason: object) -> DataError:
+    return DataError(f"{path} is not an image that can be read ({reason})")
 
 
 def _is_plain(imagery: ImageryOptions) -> bool:
@@ -122,7 +107,7 @@ def _check_png_end(path: Path) -> None:
     with path.open("rb") as stream:
         stream.seek(-min(PNG_END_BYTES, path.stat().st_size), os.SEEK_END)
         if PNG_END not in stream.read():
-            raise _BrokenError("it is truncated")
+            raise _unreadable(path, "it is truncated")
 
 
 def _check_size(path: Path, found: tuple[int, int], size: tuple[int, int] | None, imagery: ImageryOptions) -> None:
@@ -149,10 +134,9 @@ def _read_jpeg(path: Path, size: tuple[int, int] | None, imagery: ImageryOptions
         _check_size(path, (height, width), size, imagery)
         if colors in {"CMYK", "YCCK"}:
             return _read_raster(path, size, imagery)
-        pixels: Array = simplejpeg.decode_jpeg(content, "RGB")
+        return simplejpeg.decode_jpeg(content, "RGB")
     except (OSError, ValueError) as error:
-        raise _BrokenError(error) from error
-    return pixels
+        raise _unreadable(path, error) from error
 
 
 def _read_small(path: Path, size: tuple[int, int] | None, imagery: ImageryOptions) -> Array:
@@ -163,39 +147,31 @@ def _read_small(path: Path, size: tuple[int, int] | None, imagery: ImageryOption
                 _check_size(path, (image.height, image.width), size, imagery)
                 return np.asarray(image.convert("RGB"))
     except (Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
-        raise _BrokenError(error) from error
+        raise _unreadable(path, error) from error
 
 
 def _open_raster(path: Path, nodata: float | None) -> RasterFile:
     try:
         return RasterFile(path, nodata=nodata, drivers=DRIVERS)
     except SceneError as error:
-        raise _BrokenError(error.problem) from error
+        raise _unreadable(path, error.problem) from error
 
 
 def _read_raster(path: Path, size: tuple[int, int] | None, imagery: ImageryOptions) -> Array:
-    raster = _open_raster(path, imagery.nodata)
-    try:
+    name = str(path)
+    with closing(_open_raster(path, imagery.nodata)) as raster:
         _check_size(path, raster.size, size, imagery)
         if raster.driver == "PNG":
             _check_png_end(path)
         try:
-            bands = select_bands(raster.bands, imagery, name=str(path))
+            bands = select_bands(raster.bands, imagery, name=name)
             stretch = choose_stretch(
-                imagery,
-                dtype=raster.dtype,
-                bands=len(bands),
-                name=str(path),
-                sample=lambda: sample_values(
-                    lambda window, shape: raster.read(bands, window, shape=shape), raster.size, bands=len(bands)
-                ),
+                imagery, dtype=raster.dtype, bands=len(bands), name=name, sample=lambda: sample_raster(raster, bands)
             )
         except SceneError as error:
             raise DataError(error.problem, got=error.got, expected=error.expected, hint=error.hint) from error
         try:
             values, valid = raster.read(bands, Window(0, 0, *raster.size))
         except SceneError as error:
-            raise _BrokenError(error.problem) from error
+            raise _unreadable(path, error.problem) from error
         return to_rgb(values, valid, stretch)[0]
-    finally:
-        raster.close()

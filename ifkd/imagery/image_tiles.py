@@ -35,13 +35,9 @@ def scaled_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
 
 
 def tile_image(pixels: Array, *, scale: float, tile_px: tuple[int, int], overlap_px: int) -> TiledImage:
-    """Return uint8 pixels [height, width, 3] as tiles: a single one where the scaled image fits it, else a grid.
+    """Return uint8 pixels [height, width, 3], multiplied in size by `scale`, as tiles of `tile_px` (height, width).
 
-    Args:
-        pixels: The image.
-        scale: Factor from the pixels of the image to those of the tiles.
-        tile_px: (height, width) of a tile.
-        overlap_px: Overlap of neighboring tiles, pixels of the tiles.
+    There is a single tile where the scaled image fits it, else a grid; `overlap_px` is in pixels of the tiles.
     """
     size = (pixels.shape[0], pixels.shape[1])
     scaled = scaled_size(size, scale)

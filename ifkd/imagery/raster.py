@@ -32,9 +32,8 @@ class Raster(ABC):
     bands: tuple[int, ...]
     """Band numbers from 1, without alpha."""
     block_rows: int
-    """Height of the internal blocks, pixels."""
     block_columns: int
-    """Width of the internal blocks, pixels."""
+    """Size of the internal blocks, pixels."""
     may_have_gaps: bool
     """Whether pixels may have no data."""
     nodata: float | None
@@ -43,23 +42,12 @@ class Raster(ABC):
 
     @abstractmethod
     def read(
-        self,
-        bands: tuple[int, ...],
-        window: Window,
-        *,
-        shape: tuple[int, int] | None = None,
-        average: bool = False,
+        self, bands: tuple[int, ...], window: Window, *, shape: tuple[int, int] | None = None, average: bool = False
     ) -> tuple[Array, Array | None]:
         """Return the values [bands, height, width] and the valid pixels of a window inside the raster.
 
-        Args:
-            bands: Band numbers from 1.
-            window: Window inside the raster.
-            shape: (height, width) to which the window is decimated.
-            average: Average pixels in decimation instead of taking the nearest.
-
-        Returns:
-            The values, and bool [height, width] that is false where no band has data; None if all pixels are valid.
+        The window is decimated to a `shape` (height, width): to its nearest pixels, or to the `average`. Valid pixels
+        are bool [height, width], false where no band has data, or None if all are valid. Bands count from 1.
 
         Raises:
             SceneError: The window cannot be read.
@@ -81,7 +69,10 @@ class RasterFile(Raster):
         self, path: Path | RasterAddress, *, nodata: float | None = None, drivers: Sequence[str] | None = None
     ) -> None:
         self._path = path
-        self.dataset = dataset = _open_file(path, drivers) if isinstance(path, Path) else _open_address(path)
+        self.dataset = dataset = _open_file(path) if isinstance(path, Path) else _open_address(path)
+        if problem := _problem(dataset, drivers):
+            dataset.close()
+            raise SceneError(f"{path} {problem}")
         self.name = path.name
         self.driver = dataset.driver
         self.size = (dataset.height, dataset.width)
@@ -95,12 +86,7 @@ class RasterFile(Raster):
         self.may_have_gaps = self._has_mask or self.nodata is not None or np.dtype(self.dtype).kind == "f"
 
     def read(
-        self,
-        bands: tuple[int, ...],
-        window: Window,
-        *,
-        shape: tuple[int, int] | None = None,
-        average: bool = False,
+        self, bands: tuple[int, ...], window: Window, *, shape: tuple[int, int] | None = None, average: bool = False
     ) -> tuple[Array, Array | None]:
         """Return values and valid pixels; see `Raster.read`."""
         part = RasterWindow(window.left, window.top, window.width, window.height)
@@ -122,19 +108,16 @@ class RasterFile(Raster):
             has_data = _has_data(values, self.nodata)
             valid = has_data if valid is None else valid & has_data
         if self._palette is not None:
-            colors = self._palette[values[0]].transpose(2, 0, 1)
-            values = colors[[band - 1 for band in bands]]
+            values = self._palette[values[0]].transpose(2, 0, 1)[[band - 1 for band in bands]]
         return values, valid
 
     def files(self) -> dict[str, str]:
         """Return size and modification time of each file; see `Raster.files`."""
         if isinstance(self._path, RasterAddress):
             return {self.name: f"{self._digest_of_blocks()} in its first, middle and last block"}
-        states = {name: Path(name).stat() for name in self.dataset.files if Path(name).is_file()}
-        return {
-            Path(name).name: f"{state.st_size} bytes of {datetime.fromtimestamp(state.st_mtime, UTC).isoformat()}"
-            for name, state in states.items()
-        }
+        states = {Path(name).name: Path(name).stat() for name in self.dataset.files if Path(name).is_file()}
+        times = {name: datetime.fromtimestamp(state.st_mtime, UTC).isoformat() for name, state in states.items()}
+        return {name: f"{state.st_size} bytes of {times[name]}" for name, state in states.items()}
 
     def close(self) -> None:
         """Close the dataset."""
@@ -166,8 +149,7 @@ class RasterArray(Raster):
                 expected="numbers [height, width] or [height, width, bands] without empty axes",
             )
         self._pixels = pixels[:, :, None] if pixels.ndim == 2 else pixels
-        self.name = "array"
-        self.driver = "array"
+        self.name = self.driver = "array"
         self.size = (pixels.shape[0], pixels.shape[1])
         self.dtype = str(pixels.dtype)
         self.bands = tuple(range(1, self._pixels.shape[2] + 1))
@@ -201,17 +183,13 @@ def _open_address(address: RasterAddress) -> Any:
     # Without the option GDAL lists the remote folder, which may take longer than reading the scene.
     with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="TRUE", **HTTP_OPTIONS):
         try:
-            dataset = _open_dataset(address.gdal_path)
+            return _open_dataset(address.gdal_path)
         except (RasterioError, OSError) as error:
             raise SceneError(
                 f"{address} cannot be opened ({str(error).replace(address.gdal_path, str(address))})",
                 hint="Check the address and the permissions. GDAL reads keys from environment variables such as "
                 "AWS_ACCESS_KEY_ID.",
             ) from error
-    if problem := _problem(dataset):
-        dataset.close()
-        raise SceneError(f"{address} {problem}")
-    return dataset
 
 
 def _open_dataset(path: Path | str) -> Any:
@@ -220,37 +198,31 @@ def _open_dataset(path: Path | str) -> Any:
         return rasterio.open(path)
 
 
-def _open_file(path: Path, drivers: Sequence[str] | None) -> Any:
+def _open_file(path: Path) -> Any:
     if not path.exists():
         raise SceneError(f"There is no scene {path}", hint="Check the path.")
     if not path.is_file():
         raise SceneError(f"{path} is a folder, not a scene", hint="Give a raster file, such as a GeoTIFF.")
     try:
-        dataset = _open_dataset(path)
+        return _open_dataset(path)
     except (RasterioError, OSError) as error:
         raise SceneError(
             f"{path} is not a raster that can be read ({error})",
             expected="a complete GeoTIFF, VRT, PNG, JPEG or other file that GDAL reads",
         ) from error
-    problem = _problem(dataset)
-    if drivers is not None and dataset.driver not in drivers:
-        problem = f"is a {dataset.driver} file, where one of {', '.join(drivers)} is expected"
-    if problem:
-        dataset.close()
-        raise SceneError(f"{path} {problem}")
-    return dataset
 
 
-def _problem(dataset: Any) -> str | None:
+def _problem(dataset: Any, drivers: Sequence[str] | None) -> str | None:
     """Return the reason why the pixels of a dataset cannot be read, as the rest of a sentence."""
+    if drivers is not None and dataset.driver not in drivers:
+        return f"is a {dataset.driver} file, where one of {', '.join(drivers)} is expected"
     if dataset.count == 0:
         count = len(dataset.subdatasets)
         return "has no bands" + (f"; it contains {count} subdatasets: extract one with gdal_translate" if count else "")
     kinds = {np.dtype(name).kind if name in np.sctypeDict else "?" for name in dataset.dtypes}
     if not kinds <= set("uif"):
-        return (
-            f"has pixels of type {', '.join(sorted(set(dataset.dtypes)))}, where integers or real numbers are expected"
-        )
+        types = ", ".join(sorted(set(dataset.dtypes)))
+        return f"has pixels of type {types}, where integers or real numbers are expected"
     if len(set(dataset.dtypes)) > 1:
         return f"has bands of several types ({', '.join(dataset.dtypes)}), where one is expected"
     return None
@@ -268,8 +240,5 @@ def _palette(dataset: Any) -> Array | None:
 
 def _has_data(values: Array, nodata: float) -> Array:
     """Return where at least one band differs from `nodata`, bool [height, width]."""
-    if np.isnan(nodata):
-        gaps = np.isnan(values) if values.dtype.kind == "f" else np.zeros(values.shape, bool)
-    else:
-        gaps = values == nodata
+    gaps = np.isnan(values) if np.isnan(nodata) else values == nodata
     return np.asarray(~gaps.all(axis=0))

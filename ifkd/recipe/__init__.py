@@ -1,7 +1,8 @@
+# ruff: noqa: F401
+# mypy: implicit-reexport
 """Recipe schemas: every option, its meaning and its default. Complete recipes are in configs/."""
 
 from ifkd.recipe.ifkd_options import PRESETS, EdeOptions, FdrOptions, HsmOptions, IfkdOptions, Preset
-from ifkd.recipe.levels import LEVELS, Family, Level, LevelChoice, select_levels
 from ifkd.recipe.method_options import (
     ArsdOptions,
     AttentionTransferOptions,
@@ -26,40 +27,4 @@ from ifkd.recipe.recipe import (
     Recipe,
 )
 from ifkd.recipe.training_options import ScheduleOptions, TrainingOptions
-from ifkd.recipe.value_types import Fraction
-
-__all__ = [
-    "LEVELS",
-    "PRESETS",
-    "ArsdOptions",
-    "AttentionTransferOptions",
-    "AugmentationOptions",
-    "CalibrationOptions",
-    "CrossKdOptions",
-    "CwdOptions",
-    "DataOptions",
-    "DetectorOptions",
-    "DistillationOptions",
-    "EdeOptions",
-    "ExportOptions",
-    "Family",
-    "FdrOptions",
-    "FgdOptions",
-    "FitNetOptions",
-    "FkdOptions",
-    "Fraction",
-    "FrsOptions",
-    "HsmOptions",
-    "IfkdOptions",
-    "InsDistOptions",
-    "Level",
-    "LevelChoice",
-    "MethodOptions",
-    "NoMethodOptions",
-    "PkdOptions",
-    "Preset",
-    "Recipe",
-    "ScheduleOptions",
-    "TrainingOptions",
-    "select_levels",
-]
+from ifkd.recipe.value_types import LEVELS, Family, Fraction, Level, LevelChoice, select_levels

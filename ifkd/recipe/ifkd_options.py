@@ -5,8 +5,7 @@ from typing import Any, Literal
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, model_validator
 
 from ifkd.core.config import Schema
-from ifkd.recipe.levels import LevelChoice
-from ifkd.recipe.value_types import EncoderSide, FilterGrid, Fraction, NonNegativeRange
+from ifkd.recipe.value_types import EncoderSide, FilterGrid, Fraction, LevelChoice, NonNegativeRange
 
 
 class AdapterOptions(Schema):

@@ -1,7 +1,4 @@
-"""Options of the methods that IFKD is compared with.
-
-A weight of None stands for the published weight of the detector family.
-"""
+"""Options of the methods that IFKD is compared with; a weight of None is the published one of the detector family."""
 
 from typing import Annotated, Literal
 
@@ -9,8 +6,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 
 from ifkd.core.config import Schema
 from ifkd.recipe.ifkd_options import IfkdOptions
-from ifkd.recipe.levels import LevelChoice
-from ifkd.recipe.value_types import Fraction
+from ifkd.recipe.value_types import Fraction, LevelChoice
 
 
 class NoMethodOptions(Schema):
@@ -131,19 +127,7 @@ class CrossKdOptions(Schema):
     """Number of convolutions of a tower (of four) that are the student's."""
 
 
-MethodOptions = Annotated[
-    IfkdOptions
-    | NoMethodOptions
-    | FitNetOptions
-    | AttentionTransferOptions
-    | FkdOptions
-    | FgdOptions
-    | FrsOptions
-    | ArsdOptions
-    | InsDistOptions
-    | PkdOptions
-    | CwdOptions
-    | CrossKdOptions,
-    Field(discriminator="name"),
-]
+_FirstMethods = FitNetOptions | AttentionTransferOptions | FkdOptions | FgdOptions | FrsOptions | ArsdOptions
+_OtherMethods = InsDistOptions | PkdOptions | CwdOptions | CrossKdOptions
+MethodOptions = Annotated[IfkdOptions | NoMethodOptions | _FirstMethods | _OtherMethods, Field(discriminator="name")]
 """Options of one method, selected by `name`."""

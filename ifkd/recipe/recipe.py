@@ -12,11 +12,10 @@ from ifkd.core.input_shapes import STEP_PX
 from ifkd.core.postprocess import PostprocessConfig
 from ifkd.imagery.contrast import ImageryOptions
 from ifkd.recipe.ifkd_options import IfkdOptions
-from ifkd.recipe.levels import LEVELS, Family, Level, LevelChoice
 from ifkd.recipe.method_options import CrossKdOptions, CwdOptions, MethodOptions, PkdOptions
 from ifkd.recipe.moved_keys import moved_keys
 from ifkd.recipe.training_options import TrainingOptions
-from ifkd.recipe.value_types import Fraction, PositiveRange
+from ifkd.recipe.value_types import LEVELS, Family, Fraction, Level, LevelChoice, PositiveRange
 
 
 class AugmentationOptions(Schema):
@@ -219,9 +218,8 @@ class Recipe(Schema):
                 f"the student is a {student.family}"
             )
         if isinstance(method, CrossKdOptions) and student.family != "retinanet":
-            raise ValueError(
-                f"distillation.method is crosskd, which requires retinanet; the student is a {student.family}"
-            )
+            family = student.family
+            raise ValueError(f"distillation.method is crosskd, which requires retinanet; the student is a {family}")
         if isinstance(method, PkdOptions | CwdOptions | CrossKdOptions) and teacher.channels != student.channels:
             raise ValueError(
                 f"distillation.method is {method.name}, which compares channel by channel and requires "

@@ -30,11 +30,8 @@ class OptimizerOptions(Schema):
     """Maximum norm of all gradients together; None does not clip."""
 
 
-SCHEDULES: dict[str, dict[str, Any]] = {
-    "1x": {"epochs": 12, "milestones": (8, 11)},
-    "paper_100e": {"epochs": 100, "milestones": (80, 90)},
-}
-"""Named step schedules; values given beside the name take precedence."""
+SCHEDULES = {"1x": (12, (8, 11)), "paper_100e": (100, (80, 90))}
+"""Epochs and milestones of named step schedules; values given beside the name take precedence."""
 
 
 class ScheduleOptions(Schema):
@@ -103,9 +100,5 @@ class TrainingOptions(Schema):
         name = schedule.get("name") if isinstance(schedule, dict) else None
         if not isinstance(schedule, dict) or not isinstance(name, str) or name not in SCHEDULES:
             return values
-        named = SCHEDULES[name]
-        return {
-            "epochs": named["epochs"],
-            **values,
-            "schedule": {"milestones": named["milestones"], **schedule, "name": "step"},
-        }
+        epochs, milestones = SCHEDULES[name]
+        return {"epochs": epochs, **values, "schedule": {"milestones": milestones, **schedule, "name": "step"}}

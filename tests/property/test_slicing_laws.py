@@ -16,8 +16,14 @@ from ifkd.core.detections import Detections
 from ifkd.core.tiling import TileGrid, Window
 from ifkd.data.coco import parse_coco, read_coco
 from ifkd.data.slicing.slice_dataset import slice_dataset, tiles_content
-from ifkd.data.slicing.tile_labels import restore_boxes
-from ifkd.data.slicing.tile_plan import PlannedTile, TileRules, plan_tiles, select_tiles, source_images
+from ifkd.data.slicing.tile_plan import (
+    PlannedTile,
+    TileRules,
+    plan_tiles,
+    restore_boxes,
+    select_tiles,
+    source_images,
+)
 
 KEEP_ALL = {"max_empty_fraction": 1.0, "min_visibility": 1e-9}
 CATEGORIES = [{"id": 7, "name": "ship"}, {"id": 9, "name": "aircraft"}]

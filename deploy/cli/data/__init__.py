@@ -34,8 +34,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: Arguments) -> dict[str, Any]:
     """Run the subcommand, and return its result."""
     module = _module(arguments.data_command)
-    result: dict[str, Any] = module.run(module.Arguments(**vars(arguments)))
-    return result
+    return module.run(module.Arguments(**vars(arguments)))
 
 
 def _module(command: str) -> Any:

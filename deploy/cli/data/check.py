@@ -26,19 +26,11 @@ class Arguments(cli.Arguments):
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.epilog = "Exit code 0: no errors and no warnings; 1: errors or warnings; 2: the check could not start."
-    parser.add_argument(
-        "sources",
-        nargs="+",
-        metavar="SOURCE",
-        help="a recipe and KEY=VALUE, or COCO files, each FILE or SPLIT=FILE, as in train=a.json test=b.json",
-    )
+    text = "a recipe and KEY=VALUE, or COCO files, each FILE or SPLIT=FILE, as in train=a.json test=b.json"
+    parser.add_argument("sources", nargs="+", metavar="SOURCE", help=text)
     parser.add_argument("--images", type=Path, metavar="DIR", help="image folder (default: `images` beside each file)")
-    parser.add_argument(
-        "--out",
-        type=Path,
-        metavar="DIR",
-        help="folder of check.json and check.html (default: runs/NAME/check for a recipe, else check)",
-    )
+    text = "folder of check.json and check.html (default: runs/NAME/check for a recipe, else check)"
+    parser.add_argument("--out", type=Path, metavar="DIR", help=text)
     parser.add_argument("--fix", type=Path, metavar="DIR", help="write a fixed copy into this new folder")
     parser.add_argument("--copy-images", action="store_true", help="copy the images into the fixed copy as well")
     parser.add_argument("--workers", type=int, metavar="N", help="processes that decode images (default: one per core)")
@@ -91,11 +83,8 @@ def _plan(arguments: Arguments) -> "tuple[CheckPlan, Path]":
     sources = [CheckSource(*_split_and_path(word), images=arguments.images) for word in arguments.sources]
     names = [source.split for source in sources]
     if len(set(names)) < len(names):
-        raise UsageError(
-            "Two files have the same split name",
-            got=", ".join(names),
-            hint="Name them: train=FILE validation=FILE test=FILE.",
-        )
+        hint = "Name them: train=FILE validation=FILE test=FILE."
+        raise UsageError("Two files have the same split name", got=", ".join(names), hint=hint)
     plan = CheckPlan(tuple(sorted(sources, key=lambda source: split_rank(source.split))))
     return plan, arguments.out or Path("check")
 

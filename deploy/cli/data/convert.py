@@ -25,16 +25,14 @@ class Arguments(cli.Arguments):
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("format", choices=FORMATS, help="format of the data set")
-    parser.add_argument("source", type=Path, help="folder of the data set, or its COCO file")
-    parser.add_argument(
-        "--out", type=Path, required=True, metavar="FILE", help="COCO file to write; images stay in place"
-    )
-    parser.add_argument("--split", metavar="NAME", help="one of its splits, for example trainval (default: all)")
-    parser.add_argument(
-        "--class-level", type=int, choices=range(4), default=3, help="level of ShipRSImageNet's class tree (default: 3)"
-    )
-    parser.add_argument("--classes", type=Path, metavar="FILE", help="class names by label, one a line")
+    add = parser.add_argument
+    add("format", choices=FORMATS, help="format of the data set")
+    add("source", type=Path, help="folder of the data set, or its COCO file")
+    add("--out", type=Path, required=True, metavar="FILE", help="COCO file to write; images stay in place")
+    add("--split", metavar="NAME", help="one of its splits, for example trainval (default: all)")
+    text = "level of ShipRSImageNet's class tree (default: 3)"
+    add("--class-level", type=int, choices=range(4), default=3, help=text)
+    add("--classes", type=Path, metavar="FILE", help="class names by label, one a line")
 
 
 def run(arguments: Arguments) -> dict[str, Any]:

@@ -26,33 +26,24 @@ class Arguments(cli.Arguments):
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("labels", type=Path, help="COCO file of the large images")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the tiles")
-    parser.add_argument("--images", type=Path, metavar="DIR", help="image folder (default: `images` beside the labels)")
-    parser.add_argument(
-        "--tile-px", type=int, default=512, metavar="N", help="side of a tile, source pixels (default: 512)"
-    )
-    parser.add_argument(
-        "--overlap-px", type=int, metavar="N", help="least overlap of neighboring tiles (default: a quarter of a tile)"
-    )
+    add = parser.add_argument
+    add("labels", type=Path, help="COCO file of the large images")
+    add("--out", type=Path, required=True, metavar="DIR", help="folder of the tiles")
+    add("--images", type=Path, metavar="DIR", help="image folder (default: `images` beside the labels)")
+    add("--tile-px", type=int, default=512, metavar="N", help="side of a tile, source pixels (default: 512)")
+    add("--overlap-px", type=int, metavar="N", help="least overlap of neighboring tiles (default: a quarter of a tile)")
     fractions = {
         "--min-visibility": (0.4, "least visible fraction of an object cut by a tile border"),
         "--max-empty-fraction": (0.1, "largest fraction of tiles without objects; 1 keeps all"),
         "--min-valid-fraction": (0.05, "least fraction of pixels with data in a tile"),
     }
     for option, (default, text) in fractions.items():
-        parser.add_argument(option, type=float, default=default, metavar="X", help=f"{text} (default: {default})")
-    parser.add_argument(
-        "--cut-objects",
-        choices=("ignore", "drop"),
-        default="ignore",
-        help="make less visible objects ignored regions (iscrowd), or drop them (default: ignore)",
-    )
-    parser.add_argument("--nodata", type=float, metavar="X", help="value of pixels without data (default: the file's)")
-    parser.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="seed of the choice of empty tiles (default: 0)"
-    )
-    parser.add_argument("--force", action="store_true", help="replace tiles with other settings")
+        add(option, type=float, default=default, metavar="X", help=f"{text} (default: {default})")
+    text = "make less visible objects ignored regions (iscrowd), or drop them (default: ignore)"
+    add("--cut-objects", choices=("ignore", "drop"), default="ignore", help=text)
+    add("--nodata", type=float, metavar="X", help="value of pixels without data (default: the file's)")
+    add("--seed", type=int, default=0, metavar="N", help="seed of the choice of empty tiles (default: 0)")
+    add("--force", action="store_true", help="replace tiles with other settings")
 
 
 def run(arguments: Arguments) -> dict[str, Any]:

@@ -24,10 +24,8 @@ class Axes:
         y_range = self.y_ticks[0], self.y_ticks[-1]
         if self.log_y:
             y, y_range = math.log(y), (math.log(y_range[0]), math.log(y_range[1]))
-        return (
-            rescale(x, self.x_ticks[0], self.x_ticks[-1], self.left, self.right),
-            rescale(y, *y_range, self.bottom, self.top),
-        )
+        across = rescale(x, self.x_ticks[0], self.x_ticks[-1], self.left, self.right)
+        return across, rescale(y, *y_range, self.bottom, self.top)
 
     def draw(self, drawing: Drawing, *, x_label: str = "", y_label: str = "") -> None:
         """Draw grid lines, ticks and labels."""

@@ -2,16 +2,9 @@
 
 import colorsys
 
-COLORS = (
-    (230, 159, 0),
-    (86, 180, 233),
-    (0, 158, 115),
-    (240, 228, 66),
-    (213, 94, 0),
-    (204, 121, 167),
-    (120, 160, 255),
-    (255, 255, 255),
-)
+ORANGE, LIGHT_BLUE, GREEN, YELLOW = (230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66)
+VERMILION, PINK, BLUE, WHITE = (213, 94, 0), (204, 121, 167), (120, 160, 255), (255, 255, 255)
+COLORS = (ORANGE, LIGHT_BLUE, GREEN, YELLOW, VERMILION, PINK, BLUE, WHITE)
 """Palette of Okabe and Ito for all types of color vision; the blue is lighter, to be visible on dark water."""
 GOLDEN_RATIO = 0.618034
 

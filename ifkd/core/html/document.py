@@ -8,11 +8,7 @@ from ifkd.core.html import svg
 
 
 def jinja_environment(package: str, *, need: str) -> Any:
-    """Return the Jinja environment of a package's `templates` and of the common templates.
-
-    Args:
-        package: Name of the package.
-        need: The feature that needs Jinja, for the error message.
+    """Return the Jinja environment of a package's `templates` and of the common ones; messages name the `need`.
 
     Raises:
         MissingExtraError: jinja2 is not installed.
@@ -22,10 +18,8 @@ def jinja_environment(package: str, *, need: str) -> Any:
     except ImportError as error:
         raise MissingExtraError("jinja2", extra="report", need=need) from error
     return jinja2.Environment(
-        loader=jinja2.ChoiceLoader(
-            [jinja2.PackageLoader(package, "templates"), jinja2.PackageLoader("ifkd.core.html", "templates")]
-        ),
-        autoescape=jinja2.select_autoescape(enabled_extensions=("html.j2",), default=False),
+        loader=jinja2.ChoiceLoader([jinja2.PackageLoader(name) for name in (package, "ifkd.core.html")]),
+        autoescape=jinja2.select_autoescape(["html.j2"], default=False),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

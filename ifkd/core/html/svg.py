@@ -1,14 +1,11 @@
-"""SVG charts with text labels, in colors that follow the light or dark scheme of the page.
-
-A chart is 440 units wide, nearly its full size on a phone. Color is never the only cue: every series also has a label
-beside its mark or in a legend.
-"""
+"""SVG charts in the page's light or dark colors; every series also has a label, so that color is never the only cue."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
 
 WIDTH = 440.0
+"""Width of a chart, nearly its full size on a phone."""
 CHARACTER_WIDTH = 6.3
 """Mean width of a character at the font size of charts."""
 SERIES_COLORS = 6
@@ -50,8 +47,7 @@ class Chart:
 
     def svg(self, *, standalone: bool = False) -> str:
         """Return the chart as an SVG element; a standalone one includes its style sheet."""
-        style = ""
-        head = 'class="chart"'
+        style, head = "", 'class="chart"'
         if standalone:
             head += ' xmlns="http://www.w3.org/2000/svg"'
             dark = f"@media (prefers-color-scheme:dark){{svg{{{PALETTE_DARK};background:var(--card)}}}}"
@@ -78,9 +74,8 @@ class Drawing:
 
     def line(self, x1: float, y1: float, x2: float, y2: float, css: str) -> None:
         """Add a straight line."""
-        self.parts.append(
-            f'<line x1="{_number(x1)}" y1="{_number(y1)}" x2="{_number(x2)}" y2="{_number(y2)}" class="{css}"/>'
-        )
+        ends = f'x1="{_number(x1)}" y1="{_number(y1)}" x2="{_number(x2)}" y2="{_number(y2)}"'
+        self.parts.append(f'<line {ends} class="{css}"/>')
 
     def rectangle(
         self,
@@ -99,9 +94,8 @@ class Drawing:
 
     def circle(self, x: float, y: float, radius: float, css: str, *, opacity: float = 1.0) -> None:
         """Add a filled circle."""
-        self.parts.append(
-            f'<circle cx="{_number(x)}" cy="{_number(y)}" r="{radius:g}" class="{css}"{_opacity(opacity)}/>'
-        )
+        center = f'cx="{_number(x)}" cy="{_number(y)}"'
+        self.parts.append(f'<circle {center} r="{radius:g}" class="{css}"{_opacity(opacity)}/>')
 
     def polyline(self, points: Sequence[tuple[float, float]], css: str) -> None:
         """Add a line through points."""

@@ -1,13 +1,13 @@
 """Checks of boxes against their image and each other: outside, without area, tiny, duplicated."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from ifkd.core.detections import Array, pairwise_iou
-from ifkd.data.check.finding import Findings
-from ifkd.data.check.finding_kinds import DROPS_BOX
+from ifkd.core.detections import pairwise_iou
+from ifkd.data.check.finding import DROPS_BOX, Findings
+from ifkd.data.check.image_inspection import CheckedImage
 from ifkd.data.check.lenient_coco import BoxEntry, ImageEntry
 from ifkd.data.coco import BORDER_TOLERANCE_PX
 
@@ -28,11 +28,7 @@ SUGGESTION_FRACTION = 0.5
 def check_boxes(image: ImageEntry, size: tuple[int, int] | None, *, split: str, findings: Findings) -> list[str | None]:
     """Return the kind of finding of each box of an image, None for a valid one, and add them to `findings`.
 
-    Args:
-        image: The image.
-        size: (height, width), pixels; None skips the checks of the position.
-        split: Split of the image.
-        findings: Collector.
+    The `size` is (height, width) in pixels; None skips the checks of the position.
     """
     kinds = [_box_problem(box.corners, size) for box in image.boxes]
     kept = [index for index, kind in enumerate(kinds) if kind not in DROPS_BOX]
@@ -54,20 +50,12 @@ def clip_box(corners: Corners, size: tuple[int, int]) -> Corners:
     return min(max(x1, 0.0), width), min(max(y1, 0.0), height), min(max(x2, 0.0), width), min(max(y2, 0.0), height)
 
 
-def suggest_box_format(
-    images: Sequence[tuple[ImageEntry, tuple[int, int] | None]], split: str, findings: Findings
-) -> None:
-    """Suggest another interpretation of a split's boxes if it makes most of the invalid ones valid.
-
-    Args:
-        images: Images with their (height, width).
-        split: The split.
-        findings: Collector of the suggestion.
-    """
+def suggest_box_format(images: Iterable[CheckedImage], split: str, findings: Findings) -> None:
+    """Suggest another interpretation of a split's boxes if it makes most of the invalid ones valid."""
     boxes = outside = valid_as_corners = valid_as_fractions = 0
-    for image, size in images:
-        for box in image.boxes:
-            x1, y1, x2, y2 = box.corners
+    for image in images:
+        for box in image.entry.boxes:
+            size, (x1, y1, x2, y2) = image.size, box.corners
             if size is None or not all(map(math.isfinite, box.corners)):
                 continue
             boxes += 1
@@ -91,19 +79,15 @@ def _box_problem(corners: Corners, size: tuple[int, int] | None) -> str | None:
         return "boxes_not_finite"
     if x2 <= x1 or y2 <= y1:
         return "boxes_without_area"
-    return None if size is None else _position_problem(corners, size)
-
-
-def _position_problem(corners: Corners, size: tuple[int, int]) -> str | None:
-    x1, y1, x2, y2 = corners
+    if size is None:
+        return None
     clipped = clip_box(corners, size)
     visible = min(clipped[2] - clipped[0], clipped[3] - clipped[1])
     overshoot = max(-x1, -y1, x2 - size[1], y2 - size[0])
-    if visible <= 0 or (visible < TINY_PX and overshoot > BORDER_TOLERANCE_PX):
-        return "boxes_outside_image"
+    crosses = overshoot > BORDER_TOLERANCE_PX
     if visible < TINY_PX:
-        return "boxes_tiny"
-    if overshoot > BORDER_TOLERANCE_PX:
+        return "boxes_outside_image" if crosses or visible <= 0 else "boxes_tiny"
+    if crosses:
         return "boxes_cross_border"
     return "boxes_cross_border_slightly" if overshoot > 0 else None
 
@@ -111,10 +95,8 @@ def _position_problem(corners: Corners, size: tuple[int, int]) -> str | None:
 def _duplicates(image: ImageEntry, kept: Sequence[int]) -> list[tuple[int, int, str]]:
     """Return (box, an earlier one in the same place, kind), each box once, of the boxes `kept`."""
     found: list[tuple[int, int, str]] = []
-    if len(kept) < 2:
-        return found
-    boxes: Array = np.array([image.boxes[index].corners for index in kept], np.float64)
-    boxes = boxes.clip(-MAX_COMPARED_PX, MAX_COMPARED_PX)
+    corners = np.array([image.boxes[index].corners for index in kept], np.float64).reshape(-1, 4)
+    boxes = corners.clip(-MAX_COMPARED_PX, MAX_COMPARED_PX)
     duplicated: set[int] = set()
     for start in range(0, len(kept), BLOCK_ROWS):
         rows, columns = np.nonzero(pairwise_iou(boxes[start : start + BLOCK_ROWS], boxes) >= DUPLICATE_IOU)

@@ -3,16 +3,23 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 
 from ifkd import __version__, recipe
 from ifkd.data.check.box_checks import check_boxes, suggest_box_format
-from ifkd.data.check.check_record import CheckRecord, SourceRecord
+from ifkd.data.check.check_record import (
+    CheckRecord,
+    SourceRecord,
+    duplicate_records,
+    image_formats,
+    image_sizes,
+    split_record,
+)
 from ifkd.data.check.duplicates import DuplicatePair, duplicate_pairs, exact_duplicates
 from ifkd.data.check.finding import Findings, printable
 from ifkd.data.check.image_inspection import CheckedImage, InspectedFile, inspect_files
 from ifkd.data.check.lenient_coco import AnnotationFile, ImageEntry, read_entries
-from ifkd.data.check.statistics import duplicate_records, image_formats, image_sizes, split_record
 from ifkd.data.splits import held_out_scenes, resolve_path
 from ifkd.imagery.contrast import ImageryOptions
 
@@ -43,10 +50,8 @@ class CheckPlan:
     @property
     def splits(self) -> tuple[str, ...]:
         """Names of the splits."""
-        names: list[str] = []
-        for source in self.sources:
-            names += [source.split] if source.held_out is None else [source.split, "validation"]
-        return tuple(dict.fromkeys(names))
+        names = [(one.split,) if one.held_out is None else (one.split, "validation") for one in self.sources]
+        return tuple(dict.fromkeys(chain.from_iterable(names)))
 
     def class_name(self, category: str) -> str:
         """Return the class that objects of a category are counted as, in printable characters."""
@@ -57,12 +62,12 @@ class CheckPlan:
 class CheckedDataset:
     """A checked data set."""
 
-    files: tuple[AnnotationFile, ...]
+    files: Sequence[AnnotationFile]
     splits: tuple[str, ...]
-    images: tuple[CheckedImage, ...]
-    exact_duplicates: tuple[tuple[int, ...], ...]
+    images: Sequence[CheckedImage]
+    exact_duplicates: Sequence[Sequence[int]]
     """Groups of images with identical pixels, as indices."""
-    duplicates: tuple[DuplicatePair, ...]
+    duplicates: Sequence[DuplicatePair]
     """Exact and near duplicates, as `duplicate_pairs` returns them."""
     record: CheckRecord
 
@@ -84,31 +89,21 @@ def split_rank(split: str) -> int:
 
 
 def check(plan: CheckPlan, *, workers: int | None = None) -> CheckedDataset:
-    """Check a data set.
-
-    Args:
-        plan: The files.
-        workers: Processes that decode images; by default one per core where there are many.
+    """Check a data set; `workers` processes decode images, by default one per core where there are many.
 
     Raises:
         DataError: An annotation file is missing or is not a JSON object.
     """
     findings = Findings()
-    files = tuple(
-        read_entries(source.path, images=source.images, split=source.split, findings=findings)
-        for source in plan.sources
-    )
-    images = tuple(
-        image
-        for index, file in enumerate(files)
-        for image in _check_images(index, file, plan, workers=workers, findings=findings)
-    )
+    files = [read_entries(one.path, images=one.images, split=one.split, findings=findings) for one in plan.sources]
+    images: list[CheckedImage] = []
+    for index, file in enumerate(files):
+        images += _check_images(index, file, plan, workers=workers, findings=findings)
     for split in plan.splits:
-        suggest_box_format([(image.entry, image.size) for image in images if image.split == split], split, findings)
+        suggest_box_format((image for image in images if image.split == split), split, findings)
     classes = _compare_classes(plan, files, findings)
     inspected, split_of = [image.file for image in images], [image.split for image in images]
-    groups = tuple(tuple(group) for group in exact_duplicates(inspected))
-    duplicates = tuple(duplicate_pairs(inspected, split_of))
+    groups, duplicates = exact_duplicates(inspected), duplicate_pairs(inspected, split_of)
     _add_exact_duplicates(images, groups, findings)
     _add_near_duplicates(images, duplicates, findings)
     _add_shared_scenes(images, plan.splits, findings)
@@ -142,9 +137,7 @@ def _check_images(
     index: int, file: AnnotationFile, plan: CheckPlan, *, workers: int | None, findings: Findings
 ) -> list[CheckedImage]:
     source = plan.sources[index]
-    held_out: set[str] = set()
-    if source.held_out is not None:
-        held_out = held_out_scenes([entry.scene for entry in file.images], source.held_out)
+    held_out = held_out_scenes([entry.scene for entry in file.images], source.held_out or 0.0)
     checked = []
     for entry, inspected in zip(file.images, inspect_files(file, plan.imagery, workers=workers), strict=True):
         split = "validation" if entry.scene in held_out else source.split

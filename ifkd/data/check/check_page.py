@@ -11,11 +11,9 @@ from ifkd.core.html.document import jinja_environment, style_sheet
 from ifkd.core.html.svg import Chart
 from ifkd.core.html.table import Table
 from ifkd.data.check.check import CheckedDataset
-from ifkd.data.check.check_record import CheckRecord
-from ifkd.data.check.finding import Finding
-from ifkd.data.check.finding_kinds import Severity
+from ifkd.data.check.check_record import LARGE_PX, SMALL_PX, CheckRecord, object_sides
+from ifkd.data.check.finding import Finding, Severity
 from ifkd.data.check.page_pictures import PagePicture, duplicate_pictures, invalid_box_pictures, sample_pictures
-from ifkd.data.check.statistics import LARGE_PX, SMALL_PX, object_sides
 from ifkd.imagery.contrast import ImageryOptions
 
 PAGE, RECORD = "check.html", "check.json"
@@ -50,24 +48,12 @@ def templates() -> Any:
 
 
 def write_check(checked: CheckedDataset, record: CheckRecord, folder: Path, *, imagery: ImageryOptions) -> None:
-    """Write check.json and check.html into `folder`.
-
-    Args:
-        checked: The data set.
-        record: Its record, with the fixed copy if there is one.
-        folder: Output folder.
-        imagery: How images are read for the page.
+    """Write check.json and check.html into `folder`; the `record` may have the fixed copy, `imagery` is for the page.
 
     Raises:
         MissingExtraError: jinja2 is not installed.
         OutputError: The folder is not writable.
     """
-    page = _render(checked, record, imagery)
-    write_json(folder / RECORD, record.model_dump(mode="json"))
-    write_text(folder / PAGE, page)
-
-
-def _render(checked: CheckedDataset, record: CheckRecord, imagery: ImageryOptions) -> str:
     sections = [
         PictureSection("invalid-boxes", "Invalid boxes", INVALID, invalid_box_pictures(checked, imagery)),
         PictureSection("across", "Duplicates across splits", PAIRS, duplicate_pictures(checked, imagery, across=True)),
@@ -92,8 +78,9 @@ def _render(checked: CheckedDataset, record: CheckRecord, imagery: ImageryOption
         "swatches": [(name, hex_color(class_color(label))) for label, name in enumerate(record.classes)],
         "sections": [section for section in sections if section.pictures],
     }
-    page: str = templates().get_template("check.html.j2").render(values)
-    return page
+    page = templates().get_template("check.html.j2").render(values)
+    write_json(folder / RECORD, record.model_dump(mode="json"))
+    write_text(folder / PAGE, page)
 
 
 def headline(record: CheckRecord) -> str:
@@ -103,20 +90,16 @@ def headline(record: CheckRecord) -> str:
     if record.clean:
         return f"{contents}: no errors and no warnings."
     kinds = {severity: sum(one.severity == severity for one in record.findings) for severity in LABELS}
-    counts = [
-        _counted(kinds[severity], f"kind of {severity}", f"kinds of {severity}s")
-        for severity in LABELS
-        if severity != "note" and kinds[severity]
-    ]
+    kinds.pop("note")
+    counts = [_counted(count, f"kind of {name}", f"kinds of {name}s") for name, count in kinds.items() if count]
     return f"{contents}: {' and '.join(counts)}."
 
 
 def console(record: CheckRecord) -> str:
     """Return tables and findings as plain text."""
     parts = [_split_table(record).plain(), _class_table(record).plain()]
-    parts += [
-        f"{table.caption}\n{table.plain()}" for table in (_size_table(record), _format_table(record)) if table.rows
-    ]
+    files = (_size_table(record), _format_table(record))
+    parts += [f"{table.caption}\n{table.plain()}" for table in files if table.rows]
     if record.findings:
         parts.append("\n".join(line for one in record.findings for line in _lines(one)))
     parts.append(headline(record))
@@ -170,9 +153,8 @@ def _format_table(record: CheckRecord) -> Table:
 
 def _summary(record: CheckRecord) -> list[dict[str, str]]:
     """Return the figures at the top of the page."""
-    listed, images, objects = (
-        sum(getattr(split, key) for split in record.splits) for key in ("listed", "images", "objects")
-    )
+    keys = ("listed", "images", "objects")
+    listed, images, objects = (sum(getattr(split, key) for split in record.splits) for key in keys)
     count = sum(one.count for one in record.findings if one.severity != "note")
     classes = _counted(len(record.classes), "class", "classes")
     return [
@@ -195,16 +177,11 @@ def _charts(checked: CheckedDataset, record: CheckRecord) -> list[Chart]:
         title = "Objects by class" if len(drawn) == len(counts) else f"The {len(drawn)} most frequent classes"
         names = [name for name, _ in drawn]
         charts.append(bar_chart("classes", title, names, series, maximum=most, x_label="objects", decimals=0))
-    sizes = []
-    for split in checked.splits:
-        sides = object_sides(checked.images, split)
-        if sides:
-            sizes.append(PointSeries(split, tuple(sides[:: -(-len(sides) // MAX_DOTS)])))
+    sides_of = {split: object_sides(checked.images, split) for split in checked.splits}
+    sizes = [PointSeries(key, tuple(one[:: -(-len(one) // MAX_DOTS)])) for key, one in sides_of.items() if one]
     if sizes:
-        areas = (SMALL_PX**2, LARGE_PX**2)
-        charts.append(
-            log_scatter_chart("boxes", "Box sizes", sizes, x_label="width px", y_label="height px", areas=areas)
-        )
+        areas, labels = (SMALL_PX**2, LARGE_PX**2), {"x_label": "width px", "y_label": "height px"}
+        charts.append(log_scatter_chart("boxes", "Box sizes", sizes, areas=areas, **labels))
     return charts
 
 

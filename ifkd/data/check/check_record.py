@@ -1,9 +1,22 @@
-"""Schema of check.json: contents of a data set, and findings."""
+"""Schema of check.json: contents of a data set, and findings; and the statistics in it."""
 
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
+import numpy as np
+
 from ifkd.core.config import Schema
-from ifkd.data.check.finding import Finding
+from ifkd.data.check.box_checks import clip_box
+from ifkd.data.check.duplicates import DuplicatePair
+from ifkd.data.check.finding import DROPS_BOX, Finding, printable
+from ifkd.data.check.image_inspection import CheckedImage
+
+SMALL_PX, LARGE_PX = 32.0, 96.0
+"""COCO's bounds between small, medium and large objects: square roots of their areas."""
+MAX_DUPLICATES = 200
+"""Pairs in the record."""
 
 
 class SourceRecord(Schema):
@@ -34,7 +47,6 @@ class SplitRecord(Schema):
 
     name: str
     listed: int
-    """Listed images."""
     images: int
     """Usable images."""
     empty_images: int
@@ -42,9 +54,7 @@ class SplitRecord(Schema):
     objects: int
     """Valid boxes, without ignored regions."""
     ignored: int
-    """Ignored regions."""
     per_class: dict[str, int]
-    """Objects of each class."""
     object_sizes: ObjectSizeRecord | None
     """None without objects."""
 
@@ -57,9 +67,8 @@ class DuplicateRecord(Schema):
     second: str
     second_split: str
     correlation: float
-    """Correlation of their thumbnails."""
     identical: bool
-    """Whether their pixels are identical."""
+    """As in `DuplicatePair`."""
 
 
 class FixedSplit(Schema):
@@ -107,3 +116,74 @@ class CheckRecord(Schema):
     duplicates: tuple[DuplicateRecord, ...]
     """At most 200."""
     fixed: FixedCopy | None = None
+
+
+def split_record(split: str, listed: int, images: Sequence[CheckedImage], classes: Sequence[str]) -> SplitRecord:
+    """Return the contents of a split, which lists `listed` images; only usable ones count."""
+    usable = [image for image in images if image.split == split and image.file.problem is None]
+    counts = Counter(name for image in usable for _, name in image.objects)
+    return SplitRecord(
+        name=split,
+        listed=listed,
+        images=len(usable),
+        empty_images=sum(not image.objects for image in usable),
+        objects=sum(counts.values()),
+        ignored=sum(
+            box.ignore and kind not in DROPS_BOX
+            for image in usable
+            for box, kind in zip(image.entry.boxes, image.box_findings, strict=True)
+        ),
+        per_class={name: counts[name] for name in classes},
+        object_sizes=_object_sizes(split, images),
+    )
+
+
+def image_sizes(images: Sequence[CheckedImage]) -> dict[str, int]:
+    """Return the number of image files by WIDTHxHEIGHT, most frequent first."""
+    return _counts(f"{size[1]}x{size[0]}" for image in images if (size := image.file.size) is not None)
+
+
+def image_formats(images: Sequence[CheckedImage]) -> dict[str, int]:
+    """Return the number of image files by format, most frequent first."""
+    return _counts(image.file.format for image in images if image.file.format)
+
+
+def object_sides(images: Sequence[CheckedImage], split: str) -> list[tuple[float, float]]:
+    """Return width and height, pixels, of the objects of a split, clipped to their images."""
+    sides = []
+    for image in images:
+        if image.split != split or image.file.problem is not None:
+            continue
+        for box, _ in image.objects:
+            x1, y1, x2, y2 = box.corners if image.size is None else clip_box(box.corners, image.size)
+            sides.append((x2 - x1, y2 - y1))
+    return sides
+
+
+def duplicate_records(images: Sequence[CheckedImage], pairs: Sequence[DuplicatePair]) -> tuple[DuplicateRecord, ...]:
+    """Return the first `MAX_DUPLICATES` pairs."""
+    return tuple(
+        DuplicateRecord(
+            first=printable(images[pair.first].entry.name),
+            first_split=images[pair.first].split,
+            second=printable(images[pair.second].entry.name),
+            second_split=images[pair.second].split,
+            correlation=round(pair.correlation, 4),
+            identical=pair.identical,
+        )
+        for pair in pairs[:MAX_DUPLICATES]
+    )
+
+
+def _object_sizes(split: str, images: Sequence[CheckedImage]) -> ObjectSizeRecord | None:
+    sizes = np.array([math.sqrt(width * height) for width, height in object_sides(images, split)])
+    if not len(sizes):
+        return None
+    low, median, high = (round(float(value), 2) for value in np.percentile(sizes, [5, 50, 95]))
+    small, large = float((sizes < SMALL_PX).mean()), float((sizes >= LARGE_PX).mean())
+    fractions = {"small": round(small, 4), "medium": round(1.0 - small - large, 4), "large": round(large, 4)}
+    return ObjectSizeRecord(p05=low, median=median, p95=high, **fractions)
+
+
+def _counts(values: Iterable[str]) -> dict[str, int]:
+    return dict(sorted(Counter(values).items(), key=lambda item: (-item[1], item[0])))

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ifkd.core.detections import Array
 from ifkd.data.check.image_inspection import InspectedFile
 
 MIN_CORRELATION = 0.95
@@ -24,7 +23,6 @@ class DuplicatePair:
     correlation: float
     """Correlation of their thumbnails, the best over rotations and reflections; 1 for identical pixels."""
     identical: bool
-    """Whether their pixels are identical."""
 
 
 def exact_duplicates(files: Sequence[InspectedFile]) -> list[list[int]]:
@@ -37,24 +35,20 @@ def exact_duplicates(files: Sequence[InspectedFile]) -> list[list[int]]:
 
 
 def duplicate_pairs(files: Sequence[InspectedFile], splits: Sequence[str]) -> list[DuplicatePair]:
-    """Return exact duplicates, then near ones in different splits, then near ones in one split.
+    """Return exact duplicates of images and their splits, then near ones in different splits, then near ones in one.
 
     A near duplicate is an image's most similar one, without exact duplicates and flat images; most similar pairs first.
-
-    Args:
-        files: The images.
-        splits: Split of each image.
     """
-    exact = [
-        DuplicatePair(group[0], other, 1.0, identical=True) for group in exact_duplicates(files) for other in group[1:]
-    ]
+    groups = exact_duplicates(files)
+    exact = [DuplicatePair(group[0], other, 1.0, identical=True) for group in groups for other in group[1:]]
     thumbnail_of = {index: file.thumbnail for index, file in enumerate(files) if file.thumbnail is not None}
     if len(thumbnail_of) < 2:
         return exact
     indices, thumbnails = list(thumbnail_of), np.stack(list(thumbnail_of.values()))
-    digests = _codes([files[index].sha256 for index in indices])
-    split_codes = _codes([splits[index] for index in indices])
-    variants = [variant.reshape(len(indices), -1) for variant in _symmetries(thumbnails)]
+    digests = np.unique([files[index].sha256 or "" for index in indices], return_inverse=True)[1]
+    split_codes = np.unique([splits[index] for index in indices], return_inverse=True)[1]
+    rotations = [np.rot90(thumbnails, turn, axes=(1, 2)) for turn in range(4)]
+    variants = [one.reshape(len(indices), -1) for rotated in rotations for one in (rotated, rotated[:, :, ::-1])]
     found: dict[tuple[bool, int, int], float] = {}
     for start in range(0, len(indices), BLOCK_ROWS):
         rows = slice(start, start + BLOCK_ROWS)
@@ -70,15 +64,3 @@ def duplicate_pairs(files: Sequence[InspectedFile], splits: Sequence[str]) -> li
                     found[key] = max(value, found.get(key, 0.0))
     near = sorted(found.items(), key=lambda item: (item[0][0], -min(item[1], 1.0), *item[0]))
     return [*exact, *(DuplicatePair(*key[1:], min(value, 1.0), identical=False) for key, value in near)]
-
-
-def _codes(values: Sequence[str | None]) -> Array:
-    """Return an integer for each value, equal for equal values."""
-    code: dict[str | None, int] = {}
-    return np.array([code.setdefault(value, len(code)) for value in values])
-
-
-def _symmetries(thumbnails: Array) -> list[Array]:
-    """Return the thumbnails in the eight rotations and reflections of the square, the original first."""
-    rotations = [np.rot90(thumbnails, turn, axes=(1, 2)) for turn in range(4)]
-    return rotations + [one[:, :, ::-1] for one in rotations]

@@ -1,14 +1,164 @@
-"""Findings of a check: collected one by one, and reported by kind and split."""
+"""Kinds of findings, and findings of a check: collected one by one, and reported by kind and split."""
 
+from collections import Counter, defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Literal
 
 from ifkd.core.config import Schema
-from ifkd.data.check.finding_kinds import KINDS, SEVERITIES, Severity
 
+Severity = Literal["error", "warning", "note"]
 EXAMPLES = 8
 LONGEST_EXAMPLE = 300
 LISTED = 8
+
+
+@dataclass(frozen=True, slots=True)
+class FindingKind:
+    """A kind of finding."""
+
+    severity: Severity
+    """error: training refuses the file; warning: results mislead; note: harmless."""
+    title: str
+    """What is counted, in the plural."""
+    hint: str
+    """How to fix it, as a sentence."""
+    fix: str | None = None
+    """What the fixed copy does; None if a person must decide."""
+
+
+LEFT_OUT, LEFT_OUT_WITH_OBJECTS, EMPTY = "left out", "left out with their objects", "written, empty"
+UNIQUE_ID = "Give each an id of its own, and correct the annotations that refer to it."
+
+ERRORS: dict[str, tuple[str, str, str]] = {
+    "byte_order_mark": ("byte order marks before the JSON", "Save the file as UTF-8 without one.", "removed"),
+    "lists_missing": ("missing lists", "Write `images`, `annotations` and `categories`, each a list.", EMPTY),
+    "categories_malformed": ("categories without a valid id or name", "Give each an integer id and a name.", LEFT_OUT),
+    "category_ids_not_unique": ("category ids with two names", UNIQUE_ID, LEFT_OUT_WITH_OBJECTS),
+    "category_names_not_unique": ("names of several categories", "Merge these categories.", "merged into the first"),
+    "categories_differ": (
+        "files whose classes or their order differ from the first file's",
+        "Give all splits the same categories, else a label means another class in each.",
+        "one list for all",
+    ),
+    "images_malformed": (
+        "images without a valid id or file_name",
+        "Give each an integer id and a file_name.",
+        LEFT_OUT_WITH_OBJECTS,
+    ),
+    "image_ids_not_unique": ("image ids of several files", UNIQUE_ID, LEFT_OUT_WITH_OBJECTS),
+    "sizes_malformed": (
+        "images whose height or width is not a positive integer",
+        "State them in pixels.",
+        "replaced by the file's size",
+    ),
+    "sizes_differ": (
+        "images whose stated size is not the file's",
+        "Check that the boxes belong to the file: it may have been resized, rotated (Exif) or replaced.",
+        "replaced by the file's size where all boxes fit into it, else the image is left out",
+    ),
+    "files_outside_folder": ("file names outside the image folder", "Move the files into the folder.", LEFT_OUT),
+    "files_missing": ("missing image files", "Copy them, or name the right folder with --images.", LEFT_OUT),
+    "file_names_differ_in_case": (
+        "file names in another case than the file's",
+        "Write them as the files are named.",
+        "replaced by the file's name",
+    ),
+    "files_unreadable": ("empty, truncated or damaged image files", "Copy them again from their source.", LEFT_OUT),
+    "files_too_large": (
+        "images with more pixels than training accepts",
+        "Cut them into tiles with `ifkd data slice`, or raise data.imagery.max_pixels in the recipe.",
+        LEFT_OUT,
+    ),
+    "annotations_malformed": (
+        "annotations without a bbox of four numbers",
+        "Write bbox as [x, y, width, height] in pixels.",
+        LEFT_OUT,
+    ),
+    "annotations_of_unknown_image": ("annotations of unlisted images", "List the image, or delete them.", LEFT_OUT),
+    "annotations_of_unknown_category": (
+        "annotations of unlisted categories",
+        "List the category, or correct the category_id.",
+        LEFT_OUT,
+    ),
+    "boxes_not_finite": ("boxes with NaN or infinity", "Draw them again.", LEFT_OUT),
+    "boxes_without_area": ("boxes whose width or height is 0 or below", "Draw them again, or delete them.", LEFT_OUT),
+    "boxes_outside_image": (
+        "boxes completely outside their image",
+        "Check whether they belong to another image.",
+        LEFT_OUT,
+    ),
+    "boxes_cross_border": (
+        "boxes that cross the image border by more than 2 pixels",
+        "Check whether the image was cropped or resized after labeling.",
+        "clipped to the image",
+    ),
+}
+WARNINGS: dict[str, tuple[str, str, str | None]] = {
+    "ids_not_integers": ("image and category ids that are text", "COCO tools expect integers.", "numbered"),
+    "images_listed_twice": ("entries that list a file again", "List every file once.", "merged into the first entry"),
+    "split_empty": ("splits without a usable image", "See the findings above.", None),
+    "annotation_ids_not_unique": (
+        "annotations without a unique id",
+        "Number them: some tools keep one annotation per id.",
+        "numbered",
+    ),
+    "boxes_tiny": ("boxes less than 1 pixel wide or high", "Delete them: no pixel shows the object.", LEFT_OUT),
+    "boxes_duplicated": (
+        "boxes that repeat another of their class (IoU of 0.95 or more)",
+        "Delete one of each two.",
+        "the first is kept",
+    ),
+    "boxes_of_two_classes": (
+        "boxes in the same place as one of another class (IoU of 0.95 or more)",
+        "Decide for one class, or merge the two by data.merge_classes.",
+        None,
+    ),
+    "images_in_two_splits": (
+        "images with the same pixels as one of another split",
+        "Remove them from training, else metrics are too good.",
+        "kept in the later split only (test before validation before training)",
+    ),
+    "near_duplicates_across_splits": (
+        "images that look like one of another split",
+        "Compare each pair on the page; move both to one split if they show one scene.",
+        None,
+    ),
+    "images_duplicated": (
+        "images with the same pixels as one of the same split",
+        "Delete the copies, else they count twice.",
+        "the copy with the most boxes is kept",
+    ),
+    "scenes_in_two_splits": ("scenes in two splits", "Move each to one split, else metrics are too good.", None),
+    "classes_without_objects": (
+        "classes without an object in the split",
+        "Add images of them, move some from another split, or merge the class by data.merge_classes.",
+        None,
+    ),
+}
+NOTES: dict[str, tuple[str, str, str | None]] = {
+    "category_ids_not_contiguous": ("unused category ids below the last", "Nothing: labels follow the order.", None),
+    "boxes_cross_border_slightly": (
+        "boxes that cross the image border by up to 2 pixels, as label tools round",
+        "Nothing: readers clip them.",
+        "clipped to the image",
+    ),
+    "near_duplicates_in_split": (
+        "images that look like one of the same split",
+        "Keep them in one split; delete copies.",
+        None,
+    ),
+}
+KINDS = {
+    **{kind: FindingKind("error", *texts) for kind, texts in ERRORS.items()},
+    **{kind: FindingKind("warning", *texts) for kind, texts in WARNINGS.items()},
+    **{kind: FindingKind("note", *texts) for kind, texts in NOTES.items()},
+}
+"""Every kind of finding, in the order of reports."""
+DROPS_BOX = frozenset(
+    {"boxes_not_finite", "boxes_without_area", "boxes_outside_image", "boxes_tiny", "boxes_duplicated"}
+)
+"""Kinds for which the fixed copy leaves a box out."""
 
 
 class Finding(Schema):
@@ -20,31 +170,28 @@ class Finding(Schema):
     """One split, or two joined by "and"."""
     count: int
     title: str
-    """What is counted."""
     examples: tuple[str, ...]
     """The first of them."""
     suggestion: str | None = None
     """Probable cause, derived from this data set's numbers."""
     hint: str
-    """How to fix it."""
     fix: str | None
-    """What the fixed copy does; None if a person must decide."""
+    """As in `FindingKind`."""
 
 
 @dataclass(slots=True)
 class Findings:
     """Collector of findings."""
 
-    _examples: dict[tuple[str, str], list[str]] = field(default_factory=dict)
-    _counts: dict[tuple[str, str], int] = field(default_factory=dict)
+    _examples: defaultdict[tuple[str, str], list[str]] = field(default_factory=lambda: defaultdict(list))
+    _counts: Counter[tuple[str, str]] = field(default_factory=Counter)
     _suggestions: dict[tuple[str, str], str] = field(default_factory=dict)
 
     def add(self, kind: str, split: str, example: str) -> None:
         """Count one of a kind in a split."""
-        self._counts[kind, split] = self._counts.get((kind, split), 0) + 1
-        examples = self._examples.setdefault((kind, split), [])
-        if len(examples) < EXAMPLES:
-            examples.append(printable(example))
+        self._counts[kind, split] += 1
+        if self._counts[kind, split] <= EXAMPLES:
+            self._examples[kind, split].append(printable(example))
 
     def suggest(self, kind: str, split: str, text: str) -> None:
         """Add a probable cause of the findings of a kind."""
@@ -52,22 +199,19 @@ class Findings:
 
     def all(self) -> tuple[Finding, ...]:
         """Return all findings by severity, then in the order of `KINDS`."""
-        order = {kind: index for index, kind in enumerate(KINDS)}
+        order = list(KINDS)
         found = [
             Finding(
-                kind=kind,
-                severity=KINDS[kind].severity,
-                split=split,
+                kind=key[0],
+                split=key[1],
                 count=count,
-                title=KINDS[kind].title,
-                examples=tuple(self._examples[kind, split]),
-                suggestion=self._suggestions.get((kind, split)),
-                hint=KINDS[kind].hint,
-                fix=KINDS[kind].fix,
+                examples=tuple(self._examples[key]),
+                suggestion=self._suggestions.get(key),
+                **asdict(KINDS[key[0]]),
             )
-            for (kind, split), count in self._counts.items()
+            for key, count in self._counts.items()
         ]
-        return tuple(sorted(found, key=lambda one: (SEVERITIES.index(one.severity), order[one.kind])))
+        return tuple(sorted(found, key=lambda one: order.index(one.kind)))
 
 
 def printable(text: str) -> str:

@@ -14,7 +14,7 @@ from ifkd.core.files import atomic_folder, make_folder, not_writable, write_json
 from ifkd.data.check.box_checks import clip_box
 from ifkd.data.check.check import CheckedDataset, split_rank
 from ifkd.data.check.check_record import FixedCopy, FixedSplit
-from ifkd.data.check.finding_kinds import DROPS_BOX
+from ifkd.data.check.finding import DROPS_BOX
 from ifkd.data.check.image_inspection import CheckedImage
 from ifkd.data.check.lenient_coco import AnnotationFile, BoxEntry
 from ifkd.data.coco import COCO_LISTS, parse_coco
@@ -25,11 +25,6 @@ CLIPS_BOX = frozenset({"boxes_cross_border", "boxes_cross_border_slightly"})
 
 def write_fixed(checked: CheckedDataset, folder: Path, *, copy_images: bool = False) -> FixedCopy:
     """Write a fixed copy of a data set into `folder`, completely or not at all, and return its record.
-
-    Args:
-        checked: The data set.
-        folder: An absent or empty folder.
-        copy_images: Whether to copy the images as well.
 
     Raises:
         OutputError: The folder has files, or is not writable.
@@ -77,12 +72,13 @@ def require_empty(folder: Path) -> None:
 def _reasons(checked: CheckedDataset) -> list[str | None]:
     """Return the kind of finding for which each image is left out, None for images that are kept."""
     reasons = [_reason(image) for image in checked.images]
+    boxes = [sum(kind not in DROPS_BOX for kind in image.box_findings) for image in checked.images]
     for group in checked.exact_duplicates:
         usable = [index for index in group if reasons[index] is None]
         if not usable:
             continue
         # The later split keeps the image: training must not see what is evaluated there.
-        best = max(usable, key=lambda one: (split_rank(checked.images[one].split), _boxes(checked.images[one]), -one))
+        best = max(usable, key=lambda one: (split_rank(checked.images[one].split), boxes[one], -one))
         for index in usable:
             if index != best:
                 same_split = checked.images[index].split == checked.images[best].split
@@ -96,10 +92,6 @@ def _reason(image: CheckedImage) -> str | None:
     sizes_differ = image.entry.size is not None and image.file.size != image.entry.size
     outside = any(kind in {"boxes_outside_image", "boxes_cross_border"} for kind in image.box_findings)
     return "sizes_differ" if sizes_differ and outside else None
-
-
-def _boxes(image: CheckedImage) -> int:
-    return sum(kind not in DROPS_BOX for kind in image.box_findings)
 
 
 def _category_ids(files: Sequence[AnnotationFile]) -> dict[str, int]:

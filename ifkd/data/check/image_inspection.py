@@ -5,6 +5,7 @@ import logging
 import os
 import warnings
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from ifkd.core.detections import Array
 from ifkd.core.errors import DataError
 from ifkd.core.parallel import parallel_map
 from ifkd.core.progress import track
-from ifkd.data.check.finding_kinds import DROPS_BOX
+from ifkd.data.check.finding import DROPS_BOX
 from ifkd.data.check.lenient_coco import AnnotationFile, BoxEntry, ImageEntry
 from ifkd.data.coco import path_inside
 from ifkd.imagery.contrast import ImageryOptions
@@ -83,25 +84,15 @@ class CheckedImage:
 
 
 def inspect_files(file: AnnotationFile, imagery: ImageryOptions, *, workers: int | None = None) -> list[InspectedFile]:
-    """Return the properties of each image file of an annotation file, in order.
-
-    Args:
-        file: The annotation file.
-        imagery: How images are read.
-        workers: Processes; by default one per core where there are many images.
-    """
-    jobs = [(file.folder, entry, imagery) for entry in file.images]
+    """Return the properties of each image file of an annotation file, in order; see `check` for the workers."""
+    count, inspect = len(file.images), partial(_inspect_file, folder=file.folder, imagery=imagery)
     if workers is None:
-        workers = (os.cpu_count() or 1) if len(jobs) >= MIN_IMAGES_FOR_WORKERS else 1
+        workers = (os.cpu_count() or 1) if count >= MIN_IMAGES_FOR_WORKERS else 1
     with parallel_map(workers) as in_order:
-        return list(track(in_order(_inspect_job, jobs), file.path.name, total=len(jobs), unit="image"))
+        return list(track(in_order(inspect, file.images), file.path.name, total=count, unit="image"))
 
 
-def _inspect_job(job: tuple[Path, ImageEntry, ImageryOptions]) -> InspectedFile:
-    return _inspect_file(*job)
-
-
-def _inspect_file(folder: Path, entry: ImageEntry, imagery: ImageryOptions) -> InspectedFile:
+def _inspect_file(entry: ImageEntry, *, folder: Path, imagery: ImageryOptions) -> InspectedFile:
     try:
         path = path_inside(folder, entry.name)
     except DataError as error:
@@ -130,14 +121,8 @@ def _decode(path: Path, name: str, actual_name: str | None, imagery: ImageryOpti
     size = (pixels.shape[0], pixels.shape[1])
     digest = hashlib.sha256(repr(size).encode())
     digest.update(np.ascontiguousarray(pixels).data)
-    return InspectedFile(
-        path=path,
-        actual_name=actual_name,
-        size=size,
-        format=file_format or "unknown format",
-        sha256=digest.hexdigest(),
-        thumbnail=normalized_thumbnail(pixels),
-    )
+    known, thumbnail = file_format or "unknown format", normalized_thumbnail(pixels)
+    return InspectedFile(path, None, "", actual_name, size, known, digest.hexdigest(), thumbnail)
 
 
 def normalized_thumbnail(pixels: Array) -> Array | None:

@@ -1,5 +1,6 @@
 """Read COCO files leniently: entries that the strict reader refuses become findings and are left out."""
 
+import codecs
 import math
 import reprlib
 from collections import Counter
@@ -14,7 +15,6 @@ from ifkd.data.check.finding import Findings, first_few
 from ifkd.data.coco import COCO_LISTS, read_json
 
 Id = int | str
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 MAX_CONTIGUOUS_ID = 100_000
 """Unused ids are listed only below this."""
 
@@ -69,25 +69,18 @@ class AnnotationFile:
 
 
 def read_entries(path: Path, *, images: Path | None, split: str, findings: Findings) -> AnnotationFile:
-    """Return the usable entries of a COCO file, and add the others to `findings`.
-
-    Args:
-        path: The file.
-        images: Image folder; by default `images` beside the file.
-        split: Split of the file.
-        findings: Collector.
+    """Return the usable entries of a COCO file, by default with images in `images` beside it; others are findings.
 
     Raises:
         DataError: The file is missing, or is not a JSON object.
     """
-    has_mark = _has_byte_order_mark(path)
-    if has_mark:
-        findings.add("byte_order_mark", split, str(path))
-    content = read_json(path, encoding="utf-8-sig" if has_mark else "utf-8")
+    content = read_json(path, encoding="utf-8-sig")
+    with path.open("rb") as stream:
+        if stream.read(3) == codecs.BOM_UTF8:
+            findings.add("byte_order_mark", split, str(path))
     if not isinstance(content, dict):
-        raise DataError(
-            f"{path} is not a COCO detection file", got=f"a {type(content).__name__}", expected="a JSON object"
-        )
+        kind = type(content).__name__
+        raise DataError(f"{path} is not a COCO detection file", got=f"a {kind}", expected="a JSON object")
     for key in COCO_LISTS:
         if not isinstance(content.get(key), list):
             findings.add("lists_missing", split, f"{key} of {path.name}")
@@ -96,22 +89,9 @@ def read_entries(path: Path, *, images: Path | None, split: str, findings: Findi
     entries_of_files = reader.images()
     ids = {entry.id for entries in entries_of_files for entry in entries}
     boxes = reader.boxes(ids, classes)
-    return AnnotationFile(
-        path=path,
-        folder=path.parent / "images" if images is None else images,
-        sha256=sha256_of(path),
-        content=content,
-        classes=classes,
-        images=tuple(_merged(entries, boxes) for entries in entries_of_files),
-    )
-
-
-def _has_byte_order_mark(path: Path) -> bool:
-    try:
-        with path.open("rb") as stream:
-            return stream.read(3) == BYTE_ORDER_MARK
-    except (OSError, ValueError):
-        return False  # `read_json` reports the error
+    folder = path.parent / "images" if images is None else images
+    merged = tuple(_merged(entries, boxes) for entries in entries_of_files)
+    return AnnotationFile(path, folder, sha256_of(path), content, classes, merged)
 
 
 def _merged(entries: list[ImageEntry], boxes: dict[Id, list[BoxEntry]]) -> ImageEntry:

@@ -14,8 +14,7 @@ from ifkd.core.errors import DataError
 from ifkd.core.html.colors import class_color
 from ifkd.data.check.box_checks import Corners
 from ifkd.data.check.check import CheckedDataset
-from ifkd.data.check.finding import printable
-from ifkd.data.check.finding_kinds import DROPS_BOX, KINDS
+from ifkd.data.check.finding import DROPS_BOX, KINDS, printable
 from ifkd.data.check.image_inspection import CheckedImage
 from ifkd.imagery.contrast import ImageryOptions
 from ifkd.imagery.image_files import read_image
@@ -119,9 +118,8 @@ def _samples(checked: CheckedDataset) -> list[CheckedImage]:
     usable = [index for index, image in enumerate(checked.images) if image.file.problem is None]
     classes = [{name for _, name in image.objects} for image in checked.images]
     splits = [image.split for image in checked.images]
-    rarest = sorted(
-        (count, split.name, name) for split in checked.record.splits for name, count in split.per_class.items()
-    )
+    counted = checked.record.splits
+    rarest = sorted((count, split.name, name) for split in counted for name, count in split.per_class.items())
     chosen: set[int] = set()
     for count, split, name in rarest:
         shown = any(splits[index] == split and name in classes[index] for index in chosen)
@@ -165,14 +163,12 @@ def _read(image: CheckedImage, imagery: ImageryOptions) -> Array | None:
 def _with_margin(pixels: Array, boxes: Sequence[Corners]) -> tuple[Array, tuple[int, int]]:
     """Return an image with a margin for boxes that cross its border, and the margin's (left, top)."""
     height, width = pixels.shape[:2]
-    x_most, y_most = round(width * MARGIN_FRACTION), round(height * MARGIN_FRACTION)
-    x1, y1, x2, y2 = np.array([(0.0, 0.0, width, height), *boxes]).T
-    left = min(x_most, max(0, round(-float(x1.min()))))
-    top = min(y_most, max(0, round(-float(y1.min()))))
-    right = min(x_most, max(0, round(float(x2.max()) - width)))
-    bottom = min(y_most, max(0, round(float(y2.max()) - height)))
-    canvas = np.empty((top + height + bottom, left + width + right, 3), np.uint8)
-    canvas[:] = MARGIN_RGB
+    size = np.array([width, height])
+    most = (size * MARGIN_FRACTION).round()
+    corners = np.array([(0.0, 0.0, width, height), *boxes])
+    left, top = (-corners[:, :2].min(axis=0)).round().clip(0, most).astype(int).tolist()
+    right, bottom = (corners[:, 2:].max(axis=0) - size).round().clip(0, most).astype(int).tolist()
+    canvas = np.full((top + height + bottom, left + width + right, 3), MARGIN_RGB, np.uint8)
     canvas[top : top + height, left : left + width] = pixels
     return canvas, (left, top)
 

@@ -1,4 +1,1 @@
-"""Readers of data sets in other formats; each returns a `ReaderResult`, from which a COCO file is written.
-
-A reader raises `DataError` if a file is missing or malformed.
-"""
+"""Readers of data sets in other formats; each returns a `ReaderResult`, or raises `DataError` for an invalid file."""

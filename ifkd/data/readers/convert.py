@@ -9,12 +9,11 @@ from ifkd.core.config import Schema
 from ifkd.core.errors import DataError, UsageError
 from ifkd.core.files import write_json
 from ifkd.data.coco import parse_coco, read_coco_json
-from ifkd.data.readers.dota import read_dota
 from ifkd.data.readers.reader_result import ReaderResult
 from ifkd.data.readers.ship_classes import LEVEL_NAMES
 from ifkd.data.readers.source_files import read_lines
+from ifkd.data.readers.text_labels import read_dota, read_yolo
 from ifkd.data.readers.voc import read_sar_aircraft, read_ship_rs, read_voc
-from ifkd.data.readers.yolo import read_yolo
 
 SourceFormat = Literal["coco", "voc", "yolo", "dota", "shiprsimagenet", "sar-aircraft"]
 
@@ -29,7 +28,6 @@ class Conversion(Schema):
     objects: dict[str, int]
     """Objects of each class, without ignored regions."""
     ignored: int
-    """Ignored regions."""
     notes: tuple[str, ...]
     """Changes that the conversion made."""
 
@@ -43,15 +41,10 @@ def convert(
     class_level: int = 3,
     classes: Path | None = None,
 ) -> Conversion:
-    """Write a data set as one COCO file.
+    """Write a data set, or one of its splits, as one COCO file.
 
-    Args:
-        source_format: Its format.
-        root: Its folder; a COCO file for `coco` and for ShipRSImageNet's COCO format.
-        out: The COCO file to write.
-        split: One of its splits; by default all.
-        class_level: Level of ShipRSImageNet's class tree, 0 to 3.
-        classes: Text file with one class name a line, by label, for formats without fixed classes.
+    `root` is its folder, or the COCO file of `coco` and ShipRSImageNet; `class_level` is that of ShipRSImageNet's class
+    tree, 0 to 3; `classes` has one class name a line, by label, for formats without fixed classes.
 
     Raises:
         DataError: A file is missing or has mistakes; nothing is written.
@@ -78,14 +71,12 @@ def convert(
     )
 
 
-def _read(
-    source_format: SourceFormat, root: Path, split: str | None, level: int, classes: Sequence[str] | None
-) -> ReaderResult:
-    if source_format == "shiprsimagenet":
+def _read(kind: SourceFormat, root: Path, split: str | None, level: int, classes: Sequence[str] | None) -> ReaderResult:
+    if kind == "shiprsimagenet":
         return read_ship_rs(root, split=split, level=level)
-    if source_format == "sar-aircraft":
+    if kind == "sar-aircraft":
         return read_sar_aircraft(root, split=split)
-    read = {"voc": read_voc, "yolo": read_yolo, "dota": read_dota}[source_format]
+    read = {"voc": read_voc, "yolo": read_yolo, "dota": read_dota}[kind]
     return read(root, split=split, classes=classes)
 
 
@@ -101,9 +92,8 @@ def _from_coco(path: Path, *, ship_level: int | None) -> tuple[dict[str, Any], P
         # The devkit lists the 50 types as categories at every level, and writes polygons as flat lists.
         content["categories"] = [{"id": n + 1, "name": name} for n, name in enumerate(LEVEL_NAMES[ship_level])]
         try:
-            content["annotations"] = [
-                {key: value for key, value in one.items() if key != "segmentation"} for one in content["annotations"]
-            ]
+            for annotation in content["annotations"]:
+                annotation.pop("segmentation", None)
         except (AttributeError, TypeError) as error:
             raise DataError(f"{path} is not a COCO detection file ({error})") from error
     try:

@@ -13,7 +13,6 @@ class ReaderObject:
     """One labeled object."""
 
     name: str
-    """Class name."""
     box: tuple[float, float, float, float]
     """x1 y1 x2 y2, pixels."""
     ignore: bool = False
@@ -24,10 +23,8 @@ class ReaderObject:
 class ReaderImage:
     """One image."""
 
-    source_id: str
-    """Name in the source, which the COCO file keeps."""
     file_name: str
-    """Relative to the image folder."""
+    """Relative to the image folder; the COCO file keeps the name without extension as `source_id`."""
     size: tuple[int, int]
     """(height, width), pixels."""
     objects: tuple[ReaderObject, ...]
@@ -59,11 +56,10 @@ class ReaderResult:
                 got=", ".join(map(repr, unknown[:10])),
                 expected=f"some of {', '.join(self.classes)}",
             )
-        images: list[dict[str, Any]] = []
-        annotations: list[dict[str, Any]] = []
+        images, annotations = [], []
         for image_id, image in enumerate(self.images, start=1):
             height, width = image.size
-            names = {"id": image_id, "source_id": image.source_id, "file_name": image.file_name}
+            names = {"id": image_id, "source_id": Path(image.file_name).stem, "file_name": image.file_name}
             images.append({**names, "height": height, "width": width})
             for one in image.objects:
                 ids = {"id": len(annotations) + 1, "image_id": image_id, "category_id": category_id[one.name]}

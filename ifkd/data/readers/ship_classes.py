@@ -1,25 +1,5 @@
 """Class tree of ShipRSImageNet: 2 kinds, 4 categories, 25 subcategories and 50 types, each in the order of its ids."""
 
-from dataclasses import dataclass
-
-
-@dataclass(frozen=True, slots=True)
-class ShipClass:
-    """A type of ship and the classes it belongs to."""
-
-    name: str
-    """Level 3."""
-    subcategory: str
-    """Level 2."""
-    category: str
-    """Level 1."""
-
-    def at(self, level: int) -> str:
-        """Return its class at a level, 0 to 3."""
-        kind = "Dock" if self.category == "Dock" else "Ship"
-        return (kind, self.category, self.subcategory, self.name)[level]
-
-
 MERCHANT_SHIPS = (
     "Other Merchant, Container Ship, RoRo, Cargo, Barge, Tugboat, Ferry, Yacht, Sailboat, Fishing Vessel, Oil Tanker, "
     "Hovercraft, Motorboat"
@@ -49,11 +29,11 @@ TYPES = (
 )
 """(category, subcategory, its types)."""
 
-CLASSES = tuple(
-    ShipClass(name, subcategory, category) for category, subcategory, names in TYPES for name in names.split(", ")
-)
-"""Types by level-3 id minus one."""
-LEVEL_NAMES: tuple[tuple[str, ...], ...] = tuple(
-    tuple(dict.fromkeys(ship.at(level) for ship in CLASSES)) for level in range(4)
-)
+CLASS_PATHS = {
+    name: ("Dock" if category == "Dock" else "Ship", category, subcategory, name)
+    for category, subcategory, names in TYPES
+    for name in names.split(", ")
+}
+"""Type -> its classes of levels 0 to 3; the types are in the order of their ids."""
+LEVEL_NAMES = tuple(tuple(dict.fromkeys(path[level] for path in CLASS_PATHS.values())) for level in range(4))
 """Class names of each level by id minus one."""

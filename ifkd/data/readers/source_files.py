@@ -1,7 +1,4 @@
-"""Read the untrusted files of a data set: XML, text, numbers, image files.
-
-All functions raise `DataError` for a file, folder or value that is missing or invalid.
-"""
+"""Read the untrusted files of a data set; every function raises `DataError` for what is missing or invalid."""
 
 import re
 from collections.abc import Iterable

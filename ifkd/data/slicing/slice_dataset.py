@@ -1,8 +1,9 @@
 """Cut a COCO data set of large images into tiles: `tiles.json`, `images/` and the record `slice.json`."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,9 @@ from ifkd.core.files import make_folder, sha256_of, write_json
 from ifkd.core.progress import progress
 from ifkd.data.coco import parse_coco, read_coco_json
 from ifkd.data.generated_folder import FolderKind, generate_once
-from ifkd.data.slicing.tile_labels import restore_boxes, tile_annotation
+from ifkd.data.slicing import tile_plan
 from ifkd.data.slicing.tile_pixels import contrast_limits, open_source, read_window, write_tile
-from ifkd.data.slicing.tile_plan import PlannedTile, SourceImage, TileRules, plan_tiles, select_tiles, source_images
-from ifkd.imagery.contrast import ImageryOptions
+from ifkd.data.slicing.tile_plan import PlannedTile, SourceImage, TileRules
 
 KIND = FolderKind("a folder of tiles", "slice.json")
 TILES = "tiles.json"
@@ -29,17 +29,10 @@ RESTORED_PX = 0.01
 def slice_dataset(
     labels: Path, folder: Path, rules: TileRules, *, images: Path | None = None, force: bool = False
 ) -> dict[str, Any]:
-    """Cut the images of a COCO file into tiles, unless `folder` already has them.
+    """Cut the images of a COCO file into tiles, unless `folder` already has them; `force` replaces other tiles.
 
-    Args:
-        labels: The COCO file.
-        folder: Folder of the tiles: absent, empty or with tiles.
-        rules: Settings.
-        images: Image folder; by default `images` beside the COCO file.
-        force: Replace tiles with other settings.
-
-    Returns:
-        The content of `slice.json`, and `made`: whether the tiles were written now.
+    The images are in the folder `images` beside the labels by default. The result is the content of `slice.json`, and
+    `made`: whether the tiles were written now.
 
     Raises:
         DataError: Labels or images are invalid, or no tile is left.
@@ -47,7 +40,7 @@ def slice_dataset(
     """
     content = read_coco_json(labels)
     image_folder = labels.parent / "images" if images is None else images
-    sources = source_images(content, parse_coco(labels, content, image_folder))
+    sources = tile_plan.source_images(content, parse_coco(labels, content, image_folder))
     settings = {
         "version": VERSION,
         "labels": {"file": labels.name, "sha256": sha256_of(labels)},
@@ -56,7 +49,7 @@ def slice_dataset(
     }
 
     def make(temporary: Path) -> dict[str, Any]:
-        return {"contents": _write(content["categories"], sources, rules, temporary)}
+        return {"contents": _write(content, sources, rules, temporary)}
 
     return generate_once(folder, KIND, settings, make=make, force=force)
 
@@ -68,20 +61,17 @@ def _file_state(sources: Sequence[SourceImage]) -> str:
         try:
             state = source.image.path.stat()
         except OSError as error:
-            raise DataError(
-                f"There is no image {source.image.path}", hint="Name the folder of the images with --images."
-            ) from error
+            hint = "Name the folder of the images with --images."
+            raise DataError(f"There is no image {source.image.path}", hint=hint) from error
         digest.update(f"{source.file_name}\0{state.st_size}\0{state.st_mtime_ns}\n".encode())
     return digest.hexdigest()
 
 
-def _write(
-    categories: list[dict[str, Any]], sources: Sequence[SourceImage], rules: TileRules, folder: Path
-) -> dict[str, Any]:
+def _write(labels: dict[str, Any], sources: list[SourceImage], rules: TileRules, folder: Path) -> dict[str, Any]:
     """Write all files except the record, and return a summary."""
-    planned = plan_tiles(sources, rules)
+    planned = tile_plan.plan_tiles(sources, rules)
     valid = _valid_tiles(planned, sources, rules)
-    tiles = select_tiles(valid, rules)
+    tiles = tile_plan.select_tiles(valid, rules)
     if not tiles:
         raise DataError(
             "No tile would be written",
@@ -89,7 +79,7 @@ def _write(
             hint="Keep empty tiles with --max-empty-fraction 1, or check the labels.",
         )
     limits = _write_images(tiles, sources, rules, make_folder(folder / "images"))
-    content = tiles_content(tiles, sources, categories)
+    content = tiles_content(tiles, sources, labels["categories"])
     write_json(folder / TILES, content)
     return {
         "tiles": len(tiles),
@@ -105,7 +95,7 @@ def _valid_tiles(tiles: list[PlannedTile], sources: Sequence[SourceImage], rules
     """Return the tiles with enough valid pixels; images that cannot have gaps are opened, but not read."""
     kept = []
     with progress(len(tiles), "find gaps", unit="tile") as bar:
-        for index, group in _by_source(tiles):
+        for index, group in groupby(tiles, attrgetter("source")):
             with open_source(sources[index], tile_px=rules.tile_px, nodata=rules.nodata) as raster:
                 for tile in group:
                     mask = read_window(raster, tile.window)[1] if raster.may_have_gaps else None
@@ -122,19 +112,15 @@ def _write_images(
     """Write the tiles' images, and return the percentiles of each source of more than 8 bits."""
     limits = []
     with progress(len(tiles), "write tiles", unit="tile") as bar:
-        for index, group in _by_source(tiles):
+        for index, group in groupby(tiles, attrgetter("source")):
             with open_source(sources[index], tile_px=rules.tile_px, nodata=rules.nodata) as raster:
-                found = contrast_limits(raster, ImageryOptions())
+                found = contrast_limits(raster)
                 limits += [found] if found is not None else []
                 for tile in group:
                     path = folder / _file_name(sources[index], tile)
                     write_tile(path, raster, tile.window, *read_window(raster, tile.window))
                     bar.update()
     return limits
-
-
-def _by_source(tiles: Sequence[PlannedTile]) -> Iterator[tuple[int, Iterator[PlannedTile]]]:
-    return groupby(tiles, key=lambda tile: tile.source)
 
 
 def _file_name(source: SourceImage, tile: PlannedTile) -> str:
@@ -145,51 +131,33 @@ def tiles_content(
     tiles: Sequence[PlannedTile], sources: Sequence[SourceImage], categories: list[dict[str, Any]]
 ) -> dict[str, Any]:
     """Return the COCO content of the tiles; every image and annotation refers to its source."""
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
+    images, annotations = [], []
     for image_id, tile in enumerate(tiles, start=1):
         source, window = sources[tile.source], tile.window
-        images.append(
-            {
-                "id": image_id,
-                "file_name": _file_name(source, tile),
-                "height": window.height,
-                "width": window.width,
-                "scene": source.image.scene,
-                "source": {
-                    "id": source.image.id,
-                    "file_name": source.file_name,
-                    "left": window.left,
-                    "top": window.top,
-                },
-            }
-        )
+        entry = {"id": image_id, "file_name": _file_name(source, tile), "height": window.height, "width": window.width}
+        origin = {"id": source.image.id, "file_name": source.file_name, "left": window.left, "top": window.top}
+        images.append({**entry, "scene": source.image.scene, "source": origin})
         for piece in tile.pieces:
-            annotation = tile_annotation(piece, source.boxes)
+            annotation = tile_plan.tile_annotation(piece, source)
             annotations.append({"id": len(annotations) + 1, "image_id": image_id, **annotation})
     return {"images": images, "annotations": annotations, "categories": categories}
 
 
-def _object_counts(
-    content: dict[str, Any], tiles: Sequence[PlannedTile], sources: Sequence[SourceImage]
-) -> dict[str, Any]:
+def _object_counts(content: dict[str, Any], tiles: list[PlannedTile], sources: list[SourceImage]) -> dict[str, int]:
     """Return how many of the sources' objects and boxes the tiles have."""
-    complete: set[tuple[int, int]] = set()
-    visible: set[tuple[int, int]] = set()
-    for tile in tiles:
-        objects = [piece for piece in tile.pieces if not piece.ignore]
-        visible |= {(tile.source, piece.index) for piece in objects}
-        complete |= {(tile.source, piece.index) for piece in objects if piece.visibility > 1 - 1e-9}
-    found = restore_boxes(content)
+    objects = [(tile.source, piece) for tile in tiles for piece in tile.pieces if not piece.ignore]
+    visible = {(source, piece.index) for source, piece in objects}
+    complete = {(source, piece.index) for source, piece in objects if piece.visibility > 1 - 1e-9}
+    found = tile_plan.restore_boxes(content)
     restored = 0
     for source in sources:
-        for annotation, box in zip(source.boxes.annotations, source.boxes.boxes, strict=True):
+        for annotation, box in zip(source.annotations, source.boxes, strict=True):
             same = found.get(annotation["id"])
             restored += same is not None and bool(np.abs(same - box).max() <= RESTORED_PX)
     return {
-        "objects": int(sum((~source.boxes.ignore).sum() for source in sources)),
+        "objects": int(sum((~source.image.ignore).sum() for source in sources)),
         "objects_visible": len(visible),
         "objects_complete": len(complete),
-        "boxes": int(sum(len(source.boxes.boxes) for source in sources)),
+        "boxes": int(sum(len(source.boxes) for source in sources)),
         "boxes_restored": restored,
     }

@@ -1,7 +1,4 @@
-"""Pixels of tiles: read windows of an image in its own data type, and write them as GeoTIFF.
-
-The functions raise `DataError` for an image that is missing, damaged, or of another size than its labels state.
-"""
+"""Pixels of tiles in an image's own data type; functions raise `DataError` for an image that is not as labeled."""
 
 import warnings
 from collections.abc import Iterator
@@ -18,8 +15,8 @@ from ifkd.core.detections import Array
 from ifkd.core.errors import DataError, OutputError, SceneError
 from ifkd.core.tiling import Window
 from ifkd.data.slicing.tile_plan import SourceImage
-from ifkd.imagery.contrast import ImageryOptions, sample_values
-from ifkd.imagery.image_files import open_image
+from ifkd.imagery.contrast import ImageryOptions
+from ifkd.imagery.image_files import open_image, sample_raster
 from ifkd.imagery.raster import Raster
 
 MIN_CACHE_BYTES, MAX_CACHE_BYTES = 32 << 20, 256 << 20
@@ -55,33 +52,22 @@ def read_window(raster: Raster, window: Window) -> tuple[Array, Array | None]:
     return values, valid
 
 
-def contrast_limits(raster: Raster, imagery: ImageryOptions) -> tuple[float, float] | None:
+def contrast_limits(raster: Raster) -> tuple[float, float] | None:
     """Return the percentiles of an image's values over its first three bands; None for 8 bits and without values."""
     if raster.dtype == "uint8":
         return None
-    bands = raster.bands[:3]
     try:
-        found = sample_values(
-            lambda window, shape: raster.read(bands, window, shape=shape), raster.size, bands=len(bands)
-        )
+        values = np.concatenate(sample_raster(raster, raster.bands[:3]))
     except SceneError as error:
         raise DataError(error.problem, hint=error.hint) from error
-    values = np.concatenate(found)
     if not len(values):
         return None
-    low, high = np.percentile(values, imagery.percentiles)
+    low, high = np.percentile(values, ImageryOptions().percentiles)
     return float(low), float(high)
 
 
 def write_tile(path: Path, raster: Raster, window: Window, values: Array, valid: Array | None) -> None:
-    """Write a tile as lossless GeoTIFF, georeferenced where its image is.
-
-    Args:
-        path: The file.
-        raster: The image.
-        window: Window of the image.
-        values: [bands, height, width].
-        valid: bool [height, width]; None if all pixels are valid.
+    """Write `values` [bands, height, width] of an image as lossless GeoTIFF, georeferenced where the image is.
 
     Raises:
         OutputError: The file cannot be written.
@@ -100,10 +86,8 @@ def write_tile(path: Path, raster: Raster, window: Window, values: Array, valid:
     if raster.nodata is not None and _can_represent(raster.dtype, raster.nodata):
         profile["nodata"] = raster.nodata
     if raster.dataset is not None and not raster.dataset.transform.is_identity:
-        t = raster.dataset.transform
-        x, y = t.c + t.a * window.left + t.b * window.top, t.f + t.d * window.left + t.e * window.top
         profile["crs"] = raster.dataset.crs
-        profile["transform"] = Affine(t.a, t.b, x, t.d, t.e, y)
+        profile["transform"] = raster.dataset.transform * Affine.translation(window.left, window.top)
     try:
         with warnings.catch_warnings(), rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
             warnings.simplefilter("ignore", NotGeoreferencedWarning)

@@ -1,7 +1,7 @@
-"""Plan of a tiled data set: windows of each image, their labels, and which tiles to keep."""
+"""Plan of a tiled data set: windows of each image, their labels, which tiles to keep, and boxes restored from them."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -10,12 +10,16 @@ import numpy as np
 from pydantic import Field, PositiveInt, model_validator
 
 from ifkd.core.config import Schema
+from ifkd.core.detections import Array
 from ifkd.core.errors import DataError
 from ifkd.core.tiling import TileGrid, Window
-from ifkd.data.coco import CocoDataset, LabeledImage
-from ifkd.data.slicing.tile_labels import Piece, SourceBoxes, pieces_in, source_boxes
+from ifkd.data.coco import CocoDataset, LabeledImage, box_entry
+from ifkd.recipe.value_types import Fraction
 
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+MIN_SIDE_PX = 0.01
+"""Narrower parts of a box are left out."""
+REPLACED_KEYS = ("id", "image_id", "bbox", "area", "iscrowd", "segmentation")
+"""Keys of a source's annotation that a tile's does not copy."""
 
 
 class TileRules(Schema):
@@ -54,7 +58,22 @@ class SourceImage:
     """Key `file_name` of its entry."""
     tile_stem: str
     """Unique prefix of its tiles' file names."""
-    boxes: SourceBoxes
+    annotations: list[dict[str, Any]]
+    boxes: Array
+    """float64 [n, 4], x1 y1 x2 y2, pixels, clipped to the image."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Part of a box that is inside a tile."""
+
+    index: int
+    """Index of the box in its source image."""
+    box: tuple[float, float, float, float]
+    """x1 y1 x2 y2, tile pixels."""
+    visibility: float
+    """Fraction of the box's area inside the tile."""
+    ignore: bool
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,29 +104,25 @@ def source_images(content: dict[str, Any], dataset: CocoDataset) -> list[SourceI
     by_image: dict[Any, list[dict[str, Any]]] = {image.id: [] for image in dataset.images}
     for annotation in content["annotations"]:
         by_image[annotation["image_id"]].append(annotation)
-    stems = _tile_stems([image["file_name"] for image in content["images"]])
-    return [
-        SourceImage(
-            image=image,
-            file_name=entry["file_name"],
-            tile_stem=stem,
-            boxes=source_boxes(by_image[image.id], image.size),
-        )
-        for image, entry, stem in zip(dataset.images, content["images"], stems, strict=True)
-    ]
+    names = [image["file_name"] for image in content["images"]]
+    sources = []
+    for image, name, stem in zip(dataset.images, names, _tile_stems(names), strict=True):
+        corners = np.array([annotation["bbox"] for annotation in by_image[image.id]], np.float64).reshape(-1, 4)
+        corners[:, 2:] += corners[:, :2]
+        boxes = corners.clip(0.0, [image.size[1], image.size[0]] * 2)
+        sources.append(SourceImage(image, name, stem, by_image[image.id], boxes))
+    return sources
 
 
 def plan_tiles(sources: Sequence[SourceImage], rules: TileRules) -> list[PlannedTile]:
-    """Return all tiles of all images, row by row."""
-    return [
-        PlannedTile(
-            index,
-            window,
-            tuple(pieces_in(source.boxes, window, min_visibility=rules.min_visibility, cut_objects=rules.cut_objects)),
-        )
-        for index, source in enumerate(sources)
-        for window in _windows(source.image.size, rules)
-    ]
+    """Return all tiles of all images, row by row, as detection cuts them; none exceeds its image."""
+    tiles = []
+    for index, source in enumerate(sources):
+        height, width = source.image.size
+        for cell in TileGrid(source.image.size, (rules.tile_px, rules.tile_px), rules.overlap_px):
+            window = Window(cell.top, cell.left, min(cell.height, height), min(cell.width, width))
+            tiles.append(PlannedTile(index, window, pieces_in(source, window, rules)))
+    return tiles
 
 
 def select_tiles(tiles: Sequence[PlannedTile], rules: TileRules) -> list[PlannedTile]:
@@ -122,17 +137,52 @@ def select_tiles(tiles: Sequence[PlannedTile], rules: TileRules) -> list[Planned
     return [tile for index, tile in enumerate(tiles) if tile.has_objects or index in kept]
 
 
-def _windows(size: tuple[int, int], rules: TileRules) -> Iterator[Window]:
-    """Yield the windows of an image of `size` (height, width), as detection tiles it; none exceeds the image."""
-    height, width = size
-    for window in TileGrid(size, (rules.tile_px, rules.tile_px), rules.overlap_px):
-        yield Window(window.top, window.left, min(window.height, height), min(window.width, width))
-
-
 def _tile_stems(names: Sequence[str]) -> list[str]:
     """Return a file name prefix for each image; they differ even on file systems that ignore case."""
     stems = [Path(name).stem[:100] for name in names]
     counts = Counter(stem.casefold() for stem in stems)
-    return [
-        stem if counts[stem.casefold()] == 1 else f"{stem}_{number:06d}" for number, stem in enumerate(stems, start=1)
-    ]
+    numbered = enumerate(stems, start=1)
+    return [stem if counts[stem.casefold()] == 1 else f"{stem}_{number:06d}" for number, stem in numbered]
+
+
+def pieces_in(source: SourceImage, window: Window, rules: TileRules) -> tuple[Piece, ...]:
+    """Return the parts of an image's boxes inside a window; less visible objects are ignored or dropped."""
+    origin = np.array([window.left, window.top] * 2, np.float64)
+    cut = (source.boxes - origin).clip(0.0, [window.width, window.height] * 2)
+    sides = cut[:, 2:] - cut[:, :2]
+    visible = np.flatnonzero((sides >= MIN_SIDE_PX).all(axis=1))
+    full_sides = source.boxes[visible, 2:] - source.boxes[visible, :2]
+    visibilities = (sides[visible] / full_sides).prod(axis=1)
+    pieces = []
+    for index, visibility in zip(visible.tolist(), visibilities.tolist(), strict=True):
+        crowd = bool(source.image.ignore[index])
+        small = visibility < rules.min_visibility
+        if crowd or not small or rules.cut_objects == "ignore":
+            x1, y1, x2, y2 = cut[index].tolist()
+            pieces.append(Piece(index, (x1, y1, x2, y2), visibility, crowd or small))
+    return tuple(pieces)
+
+
+def tile_annotation(piece: Piece, source: SourceImage) -> dict[str, Any]:
+    """Return a piece as a COCO annotation without ids; `source_annotation` is the id of its box in the source."""
+    annotation = source.annotations[piece.index]
+    return {
+        **{key: value for key, value in annotation.items() if key not in REPLACED_KEYS},
+        **box_entry(piece.box, ignore=piece.ignore),
+        "source_annotation": annotation["id"],
+        "visibility": round(piece.visibility, 4),
+    }
+
+
+def restore_boxes(content: Mapping[str, Any]) -> dict[int | str, Array]:
+    """Return the source boxes of a tiled COCO file by annotation id: float64 [4], x1 y1 x2 y2, source pixels."""
+    origins = {image["id"]: (image["source"]["left"], image["source"]["top"]) for image in content["images"]}
+    restored: dict[int | str, Array] = {}
+    for annotation in content["annotations"]:
+        left, top = origins[annotation["image_id"]]
+        x, y, width, height = annotation["bbox"]
+        piece = np.array([left + x, top + y, left + x + width, top + y + height])
+        box = restored.setdefault(annotation["source_annotation"], piece)
+        np.minimum(box[:2], piece[:2], out=box[:2])
+        np.maximum(box[2:], piece[2:], out=box[2:])
+    return restored

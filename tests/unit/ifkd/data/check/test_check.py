@@ -13,7 +13,7 @@ from pycocotools.coco import COCO
 from deploy.cli.main import main
 from ifkd.core.errors import DataError, OutputError
 from ifkd.data.check.check import CheckPlan, CheckSource, check
-from ifkd.data.check.finding_kinds import KINDS
+from ifkd.data.check.finding import KINDS
 from ifkd.data.check.fix import write_fixed
 from ifkd.data.coco import read_coco
 from ifkd.imagery.contrast import ImageryOptions
