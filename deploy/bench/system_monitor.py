@@ -79,8 +79,7 @@ class SystemRecord(Schema):
 class SystemMonitor:
     """Monitor the machine while the `with` block runs; `result` returns the record.
 
-    Args:
-        nvml: NVIDIA's management library; by default the module `pynvml`, where it is installed and works.
+    NVIDIA's management library is by default the module `pynvml`, where it is installed and works.
     """
 
     def __init__(self, nvml: Any = None) -> None:

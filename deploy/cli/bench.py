@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deploy import cli
-from deploy.cli.evaluate import LOCAL_BACKENDS, PRECISIONS, add_data_arguments
+from deploy.cli.evaluate import LOCAL_BACKENDS, add_bundle_arguments, add_data_arguments, write_result
 
 if TYPE_CHECKING:
     from deploy.accuracy.evaluated_model import EvaluatedModel
@@ -38,28 +38,17 @@ class Arguments(cli.Arguments):
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("bundle", type=Path, help="folder of the bundle")
-    parser.add_argument("--out", type=Path, default=Path("bench.json"), help="the result (default: bench.json)")
-    parser.add_argument(
-        "--backend", nargs="+", choices=LOCAL_BACKENDS, default=["onnxruntime"], help="runtimes (default: onnxruntime)"
-    )
-    parser.add_argument("--precision", nargs="+", choices=PRECISIONS, help="precisions (default: all in the bundle)")
+    add_bundle_arguments(parser, out="bench.json", backends=LOCAL_BACKENDS, runtimes="runtimes")
     parser.add_argument("--batch", nargs="+", type=int, default=[1], metavar="N", help="tiles per run (default: 1)")
-    parser.add_argument(
-        "--seconds", type=float, default=3.0, metavar="S", help="least duration per engine and batch (default: 3)"
-    )
-    parser.add_argument(
-        "--samples", type=int, default=30, metavar="N", help="least runs per engine and batch (default: 30)"
-    )
+    words = "least duration per engine and batch (default: 3)"
+    parser.add_argument("--seconds", type=float, default=3.0, metavar="S", help=words)
+    words = "least runs per engine and batch (default: 30)"
+    parser.add_argument("--samples", type=int, default=30, metavar="N", help=words)
     parser.add_argument("--rounds", type=int, default=6, metavar="N", help="turns of each engine (default: 6)")
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: the runtime's choice)")
-    parser.add_argument(
-        "--reference",
-        type=Path,
-        metavar="TEACHER",
-        help="a checkpoint or bundle whose torch network is timed in turns with the bundle's files and torch network, "
-        "to measure the speedup",
-    )
+    others = "the bundle's files and torch network, to measure the speedup"
+    words = f"a checkpoint or bundle whose torch network is timed in turns with {others}"
+    parser.add_argument("--reference", type=Path, metavar="TEACHER", help=words)
     add_data_arguments(parser)
 
 
@@ -72,16 +61,9 @@ def run(arguments: Arguments) -> dict[str, Any]:
     """
     from deploy.bench.bench import run_bench
     from ifkd.core.errors import VerdictError
-    from ifkd.core.files import write_json
 
     bench = run_bench(_plan(arguments))
-    content = bench.model_dump(mode="json")
-    write_json(arguments.out, content)
-    if not arguments.json:
-        print(f"{summary(bench)}\n{arguments.out}")  # noqa: T201
-    if bench.partial:
-        raise KeyboardInterrupt
-    result = {**content, "out": str(arguments.out)}
+    result = write_result(bench, summary(bench), arguments)
     failures = [f"{cell.name} batch {cell.batch}: {cell.failure}" for cell in bench.cells if cell.failure]
     if failures:
         words = "; ".join(" ".join(failure.split()) for failure in failures)
@@ -117,12 +99,8 @@ def _timing(arguments: Arguments) -> "TimingConfig":
             raise UsageError(f"--{option} must be above 0", got=getattr(arguments, option))
     if min(arguments.batch) < 1:
         raise UsageError("--batch must be at least 1", got=min(arguments.batch))
-    return TimingConfig(
-        warmup_s=min(0.5, arguments.seconds),
-        min_s=arguments.seconds,
-        min_samples=arguments.samples,
-        rounds=arguments.rounds,
-    )
+    seconds, samples, rounds = arguments.seconds, arguments.samples, arguments.rounds
+    return TimingConfig(warmup_s=min(0.5, seconds), min_s=seconds, min_samples=samples, rounds=rounds)
 
 
 def _cases(bundle: "Bundle", arguments: Arguments) -> "tuple[BenchmarkCase, ...]":
@@ -131,11 +109,9 @@ def _cases(bundle: "Bundle", arguments: Arguments) -> "tuple[BenchmarkCase, ...]
     from deploy.bench.session import BenchmarkCase, EngineKey
 
     precisions = choose_precisions(bundle, arguments.precision)
-    backends = list(arguments.backend)
-    keys = []
-    if arguments.reference is not None:
-        backends.append("torch")
-        keys.append(EngineKey("torch", "fp32", "reference"))
+    with_reference = arguments.reference is not None
+    backends: list[Backend] = [*arguments.backend, "torch"] if with_reference else arguments.backend
+    keys = [EngineKey("torch", "fp32", "reference")] if with_reference else []
     keys += [
         EngineKey(backend, precision)
         for backend in dict.fromkeys(backends)

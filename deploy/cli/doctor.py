@@ -38,18 +38,17 @@ def abilities(environment: dict[str, Any]) -> dict[str, dict[str, Any]]:
         return _no(f"{' and '.join(absent)} absent") if absent else _yes(_versions(packages, *names))
 
     runtime = next((name for name in ("onnxruntime", "onnxruntime-gpu") if name in packages), None)
-    providers = _providers() if runtime else "onnxruntime absent"
     return {
         "train and distill": needs("torch", "torchvision", "timm"),
         "train on a GPU": (_yes if gpus and "torch" in packages else _no)(_gpu_words(gpus)),
-        "MobileSAM's weights": _mobile_sam() if "torch" in packages else _no("torch absent"),
+        "MobileSAM's weights": _attempt(_mobile_sam) if "torch" in packages else _no("torch absent"),
         "export": needs("torch", "onnx", "onnxscript", *([] if runtime else ["onnxruntime"])),
         "build portable engines (tensorrt-rtx)": needs("tensorrt-rtx"),
         "build and run TensorRT engines": _tensorrt(packages, gpus),
-        "detect on the CPU (onnxruntime)": (_yes if isinstance(providers, list) else _no)(_words(providers)),
+        "detect on the CPU (onnxruntime)": _attempt(_providers) if runtime else _no("onnxruntime absent"),
         "detect with torch": needs("torch"),
         "detect through a Triton server": needs("tritonclient"),
-        "read scenes": _scenes(packages),
+        "read scenes": _attempt(_scenes, name="rasterio ") if "rasterio" in packages else _no("rasterio absent"),
         "write reports": needs("jinja2"),
     }
 
@@ -57,26 +56,23 @@ def abilities(environment: dict[str, Any]) -> dict[str, dict[str, Any]]:
 def advice(environment: dict[str, Any]) -> list[str]:
     """Return what to install or change, one sentence each."""
     packages = environment["packages"]
+    runtimes = {"onnxruntime", "onnxruntime-gpu"} & packages.keys()
     found = []
-    if "onnxruntime" in packages and "onnxruntime-gpu" in packages:
-        found.append(
-            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other: pip uninstall one of them."
-        )
-    if "onnxruntime" not in packages and "onnxruntime-gpu" not in packages:
+    if len(runtimes) == 2:
+        both = "onnxruntime and onnxruntime-gpu are both installed"
+        found.append(f"{both} and overwrite each other: pip uninstall one of them.")
+    if not runtimes:
         found.append("To detect: pip install 'ifkd[cpu]'.")
     if "torch" not in packages:
         found.append("To train: pip install 'ifkd[train]'.")
     elif not _torchvision_fits(packages):
-        found.append(
-            f"torchvision {packages['torchvision']} does not belong to torch {packages['torch']}: "
-            "install them together, as constraints.txt pins them."
-        )
+        problem = f"torchvision {packages['torchvision']} does not belong to torch {packages['torch']}"
+        found.append(f"{problem}: install them together, as constraints.txt pins them.")
     if "torch" in packages and "onnx" not in packages:
         found.append("To export: pip install 'ifkd[export]'.")
     if environment["gpus"] and "tensorrt" not in packages:
-        found.append(
-            "This machine has a GPU. To use TensorRT: pip install 'ifkd[tensorrt]' (from NVIDIA's own package index)."
-        )
+        source = "(from NVIDIA's own package index)"
+        found.append(f"This machine has a GPU. To use TensorRT: pip install 'ifkd[tensorrt]' {source}.")
     if "tensorrt" in packages and release_of(packages["tensorrt"]) < OLDEST_TENSORRT:
         oldest = ".".join(map(str, OLDEST_TENSORRT))
         found.append(f"TensorRT {packages['tensorrt']} is too old: at least {oldest} is needed.")
@@ -143,38 +139,24 @@ def _gpu_words(gpus: list[dict[str, str]]) -> str:
     return "; ".join(words) or "no NVIDIA GPU with a driver"
 
 
-def _words(value: list[str] | str) -> str:
-    return value if isinstance(value, str) else ", ".join(value)
-
-
-def _attempt(action: Callable[[], Any]) -> Any:
-    """Return the result of an action, or the reason why it failed."""
+def _attempt(find: Callable[[], dict[str, Any]], *, name: str = "") -> dict[str, Any]:
+    """Return the ability that `find` returns; where it fails, the ability is absent."""
     try:
-        return action()
+        return find()
     except Exception as error:  # noqa: BLE001 - a broken installation may raise anything
-        return f"cannot be loaded ({type(error).__name__}: {error})"
+        return _no(f"{name}cannot be loaded ({type(error).__name__}: {error})")
 
 
-def _providers() -> list[str] | str:
-    def read() -> list[str]:
-        import onnxruntime
+def _providers() -> dict[str, Any]:
+    import onnxruntime
 
-        return [str(name) for name in onnxruntime.get_available_providers()]
-
-    found: list[str] | str = _attempt(read)
-    return found
+    return _yes(", ".join(map(str, onnxruntime.get_available_providers())))
 
 
-def _scenes(packages: dict[str, str]) -> dict[str, Any]:
-    def read() -> dict[str, Any]:
-        import rasterio
+def _scenes() -> dict[str, Any]:
+    import rasterio
 
-        return _yes(f"rasterio {rasterio.__version__}, GDAL {rasterio.__gdal_version__}")
-
-    if "rasterio" not in packages:
-        return _no("rasterio absent")
-    found = _attempt(read)
-    return found if isinstance(found, dict) else _no(f"rasterio {found}")
+    return _yes(f"rasterio {rasterio.__version__}, GDAL {rasterio.__gdal_version__}")
 
 
 def _tensorrt(packages: dict[str, str], gpus: list[dict[str, str]]) -> dict[str, Any]:
@@ -185,14 +167,10 @@ def _tensorrt(packages: dict[str, str], gpus: list[dict[str, str]]) -> dict[str,
 
 
 def _mobile_sam() -> dict[str, Any]:
-    def find() -> dict[str, Any]:
-        from ifkd.models.mobile_sam.encoder import CHECKPOINT_URL, default_checkpoint_path
+    from ifkd.models.mobile_sam.encoder import CHECKPOINT_URL, default_checkpoint_path
 
-        path = default_checkpoint_path()
-        return _yes(str(path)) if path.is_file() else _no(f"absent; download {CHECKPOINT_URL} to {path}")
-
-    found = _attempt(find)
-    return found if isinstance(found, dict) else _no(found)
+    path = default_checkpoint_path()
+    return _yes(str(path)) if path.is_file() else _no(f"absent; download {CHECKPOINT_URL} to {path}")
 
 
 def _torchvision_fits(packages: dict[str, str]) -> bool:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from deploy.engines.engine import Backend
     from deploy.scene.ground_truth import ClassScore, SceneScore
     from export.bundle.manifest import Precision
+    from ifkd.core.config import Schema
 
 LOCAL_BACKENDS = ("onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt", "torch", "tensorrt")
 BACKENDS = (*LOCAL_BACKENDS, "triton")
@@ -35,62 +36,72 @@ class Arguments(cli.Arguments):
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument(
-        "model",
-        type=Path,
-        help="a checkpoint (.safetensors), the folder of a bundle, an ONNX file or engine in it, or with --scene the "
-        "output folder of `ifkd detect`",
-    )
+    kinds = "a checkpoint (.safetensors), the folder of a bundle, an ONNX file or engine in it"
+    words = f"{kinds}, or with --scene the output folder of `ifkd detect`"
+    parser.add_argument("model", type=Path, help=words)
     add_data_arguments(parser)
-    parser.add_argument(
-        "--scene", type=Path, metavar="LABELS", help="evaluate detections of a scene with its labels (COCO or GeoJSON)"
-    )
-    parser.add_argument(
-        "--score-threshold",
-        type=float,
-        metavar="S",
-        help="with --scene: least score for precision, recall and F1 (default: that of the run)",
-    )
-    parser.add_argument(
-        "--backend", choices=BACKENDS, help="runtime (default: torch for a checkpoint, onnxruntime for a bundle)"
-    )
+    words = "evaluate detections of a scene with its labels (COCO or GeoJSON)"
+    parser.add_argument("--scene", type=Path, metavar="LABELS", help=words)
+    words = "with --scene: least score for precision, recall and F1 (default: that of the run)"
+    parser.add_argument("--score-threshold", type=float, metavar="S", help=words)
+    words = "runtime (default: torch for a checkpoint, onnxruntime for a bundle)"
+    parser.add_argument("--backend", choices=BACKENDS, help=words)
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="precision (default: fp32)")
     add_run_arguments(parser)
-    parser.add_argument(
-        "--out", type=Path, default=Path("evaluation.json"), help="the result (default: evaluation.json)"
-    )
+    words = "the result (default: evaluation.json)"
+    parser.add_argument("--out", type=Path, default=Path("evaluation.json"), help=words)
 
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the labeled images."""
-    parser.add_argument(
-        "--data", type=Path, metavar="COCO.json", help="labeled images (default: the test split of the recipe)"
-    )
+    words = "labeled images (default: the test split of the recipe)"
+    parser.add_argument("--data", type=Path, metavar="COCO.json", help=words)
     parser.add_argument("--images", type=Path, metavar="DIR", help="their folder (default: `images` beside the json)")
+
+
+def add_bundle_arguments(
+    parser: argparse.ArgumentParser, *, out: str, backends: tuple[str, ...], runtimes: str
+) -> None:
+    """Add the bundle, the file of the result, the runtimes and the precisions."""
+    parser.add_argument("bundle", type=Path, help="folder of the bundle")
+    parser.add_argument("--out", type=Path, default=Path(out), help=f"the result (default: {out})")
+    words = f"{runtimes} (default: onnxruntime)"
+    parser.add_argument("--backend", nargs="+", choices=backends, default=["onnxruntime"], help=words)
+    parser.add_argument("--precision", nargs="+", choices=PRECISIONS, help="precisions (default: all in the bundle)")
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """Add Triton's address, the batch size and the number of threads."""
-    parser.add_argument(
-        "--server", metavar="URL", help="address of Triton, or of a model on it (default: http://localhost:8000)"
-    )
+    words = "address of Triton, or of a model on it (default: http://localhost:8000)"
+    parser.add_argument("--server", metavar="URL", help=words)
     parser.add_argument("--batch", type=int, default=4, metavar="N", help="tiles per run (default: 4)")
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: the runtime's choice)")
 
 
 def run(arguments: Arguments) -> dict[str, Any]:
     """Evaluate, write the result and print its table."""
-    from ifkd.core.files import write_json
-
     result: Evaluation | SceneScore
     if arguments.scene is not None:
         result, table = _evaluate_scene(arguments, arguments.scene)
     else:
         result, table = _evaluate_images(arguments)
+    return write_result(result, table, arguments)
+
+
+def write_result(result: "Schema", summary: str, arguments: Any) -> dict[str, Any]:
+    """Write a result to --out, print its summary and the path, and return it with the path.
+
+    Raises:
+        KeyboardInterrupt: The result is partial: the command was interrupted.
+    """
+    from ifkd.core.files import write_json
+
     content = result.model_dump(mode="json")
     write_json(arguments.out, content)
     if not arguments.json:
-        print(f"{table}\n{arguments.out}")  # noqa: T201
+        print(f"{summary}\n{arguments.out}")  # noqa: T201
+    if content.get("partial"):
+        raise KeyboardInterrupt
     return {**content, "out": str(arguments.out)}
 
 
@@ -121,12 +132,9 @@ def _evaluate_images(arguments: Arguments) -> "tuple[Evaluation, str]":
     metrics = evaluation.metrics
     rows: list[tuple[Any, ...]] = [("all", metrics.mean_ap, metrics.ap50, metrics.ap75, metrics.objects)]
     rows += [(name, one.mean_ap, one.ap50, one.ap75, one.objects) for name, one in metrics.per_class.items()]
-    table = _table(":Class | mAP | AP50 | AP75 | Objects", rows)
-    head = (
-        f"{evaluation.model.name}: {backend} {precision} on {evaluation.engine.device}, "
-        f"{metrics.images} images of {evaluation.data.path} in {evaluation.seconds:.1f} s"
-    )
-    return evaluation, f"{head}\n{table}"
+    engine_words = f"{evaluation.model.name}: {backend} {precision} on {evaluation.engine.device}"
+    head = f"{engine_words}, {metrics.images} images of {evaluation.data.path} in {evaluation.seconds:.1f} s"
+    return evaluation, f"{head}\n{_table(':Class | mAP | AP50 | AP75 | Objects', rows)}"
 
 
 def _evaluate_scene(arguments: Arguments, labels: Path) -> "tuple[SceneScore, str]":

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deploy import cli
-from deploy.cli.evaluate import BACKENDS, PRECISIONS, add_data_arguments, add_run_arguments
+from deploy.cli.evaluate import BACKENDS, add_bundle_arguments, add_data_arguments, add_run_arguments, write_result
 
 if TYPE_CHECKING:
     from deploy.engines.engine import Backend
@@ -33,23 +33,14 @@ class Arguments(cli.Arguments):
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("bundle", type=Path, help="folder of the bundle")
+    runtimes = "runtimes to compare with torch fp32"
+    add_bundle_arguments(parser, out="parity.json", backends=BACKENDS, runtimes=runtimes)
     add_data_arguments(parser)
-    parser.add_argument("--out", type=Path, default=Path("parity.json"), help="the result (default: parity.json)")
-    parser.add_argument(
-        "--backend",
-        nargs="+",
-        choices=BACKENDS,
-        default=["onnxruntime"],
-        help="runtimes to compare with torch fp32 (default: onnxruntime)",
-    )
-    parser.add_argument("--precision", nargs="+", choices=PRECISIONS, help="precisions (default: all in the bundle)")
     add_run_arguments(parser)
     parser.add_argument("--scene", type=Path, metavar="RASTER", help="also compare on this scene, tiled and merged")
     parser.add_argument("--ground-truth", type=Path, metavar="FILE", help="labels of the scene, COCO or GeoJSON")
-    parser.add_argument(
-        "--tolerances", type=Path, metavar="TOML", help="tolerances by precision (default: those in docs/reports.md)"
-    )
+    words = "tolerances by precision (default: those in docs/reports.md)"
+    parser.add_argument("--tolerances", type=Path, metavar="TOML", help=words)
 
 
 def run(arguments: Arguments) -> dict[str, Any]:
@@ -61,16 +52,9 @@ def run(arguments: Arguments) -> dict[str, Any]:
     """
     from deploy.parity.parity import run_parity
     from ifkd.core.errors import VerdictError
-    from ifkd.core.files import write_json
 
     parity = run_parity(_plan(arguments))
-    content = parity.model_dump(mode="json")
-    write_json(arguments.out, content)
-    if not arguments.json:
-        print(f"{_summary(parity)}\n{arguments.out}")  # noqa: T201
-    if parity.partial:
-        raise KeyboardInterrupt
-    result = {**content, "out": str(arguments.out)}
+    result = write_result(parity, _summary(parity), arguments)
     if not parity.passed:
         raise VerdictError(f"Parity failed ({parity.rule}). {parity.verdict}", result=result)
     return result

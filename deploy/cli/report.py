@@ -32,28 +32,22 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "[--parity parity.json ...] [--detection DIR ...] [--note TEXT ...]\n       ifkd report DIR/report.json\n"
         "       ifkd report compare A B ... [--limits TOML] [--out DIR]"
     )
-    parser.add_argument(
-        "report",
-        type=Path,
-        nargs="*",
-        help="a report.json to render again, in its folder or in --out; or `compare` and two or more of them, the "
-        "baseline first: exit code 1 for a regression",
-    )
-    parser.add_argument(
-        "--limits", type=Path, metavar="TOML", help="limits of a regression (default: those in docs/reports.md)"
-    )
+    compare = "`compare` and two or more of them, the baseline first: exit code 1 for a regression"
+    words = f"a report.json to render again, in its folder or in --out; or {compare}"
+    parser.add_argument("report", type=Path, nargs="*", help=words)
+    words = "limits of a regression (default: those in docs/reports.md)"
+    parser.add_argument("--limits", type=Path, metavar="TOML", help=words)
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the report")
     parser.add_argument("--title", default="Detector report", help="title of the report")
-    parser.add_argument(
-        "--evaluation", nargs="+", action="extend", default=[], metavar="NAME=PATH", help="results of `ifkd evaluate`"
+    several: tuple[tuple[str, type[str | Path], str, str], ...] = (
+        ("--evaluation", str, "NAME=PATH", "results of `ifkd evaluate`"),
+        ("--bench", Path, "PATH", "results of `ifkd bench`"),
+        ("--parity", Path, "PATH", "results of `ifkd parity`"),
+        ("--detection", Path, "DIR", "output folders of `ifkd detect`"),
+        ("--note", str, "TEXT", "notes on the figures"),
     )
-    for option, metavar, results in (
-        ("--bench", "PATH", "results of `ifkd bench`"),
-        ("--parity", "PATH", "results of `ifkd parity`"),
-        ("--detection", "DIR", "output folders of `ifkd detect`"),
-    ):
-        parser.add_argument(option, nargs="+", action="extend", type=Path, default=[], metavar=metavar, help=results)
-    parser.add_argument("--note", nargs="+", action="extend", default=[], metavar="TEXT", help="notes on the figures")
+    for option, kind, metavar, words in several:
+        parser.add_argument(option, nargs="+", action="extend", type=kind, default=[], metavar=metavar, help=words)
 
 
 def run(arguments: Arguments) -> dict[str, Any]:
@@ -90,17 +84,11 @@ def _read(arguments: Arguments) -> "tuple[Report, Path]":
     from ifkd.core.errors import UsageError
 
     if arguments.evaluation or arguments.bench or arguments.parity or arguments.detection or arguments.note:
-        raise UsageError(
-            "A report.json is rendered unchanged",
-            got="results or notes to add to it",
-            hint="Name either the report.json alone, or all results and --out.",
-        )
+        hint = "Name either the report.json alone, or all results and --out."
+        raise UsageError("A report.json is rendered unchanged", got="results or notes to add to it", hint=hint)
     if len(arguments.report) > 1:
-        raise UsageError(
-            "Only one report.json is rendered at a time",
-            got=", ".join(map(str, arguments.report)),
-            hint="To compare reports, run `ifkd report compare A B`.",
-        )
+        got, hint = ", ".join(map(str, arguments.report)), "To compare reports, run `ifkd report compare A B`."
+        raise UsageError("Only one report.json is rendered at a time", got=got, hint=hint)
     path = _report_path(arguments.report[0])
     return _read_report(path), arguments.out or path.parent
 
@@ -150,9 +138,8 @@ def _read_evaluations(named_paths: list[str]) -> "dict[str, Evaluation]":
     for word in named_paths:
         name, equals, path = (part.strip() for part in word.partition("="))
         if not equals or not name or not path:
-            raise UsageError(
-                f"--evaluation {word!r} is not NAME=PATH", expected="for example teacher=teacher/evaluation.json"
-            )
+            example = "for example teacher=teacher/evaluation.json"
+            raise UsageError(f"--evaluation {word!r} is not NAME=PATH", expected=example)
         if name in found:
             raise UsageError(f"Two evaluations have the name {name!r}", hint="Give each its own name.")
         found[name] = read_result(Path(path), Evaluation, command="ifkd evaluate")
@@ -164,26 +151,21 @@ def _compare(arguments: Arguments) -> dict[str, Any]:
     from deploy.report.comparison_page import comparison_markdown, comparison_page
     from ifkd.core.config import load
     from ifkd.core.errors import UsageError, VerdictError
-    from ifkd.core.files import atomic_path, make_folder, write_json
+    from ifkd.core.files import write_json, write_text
 
     paths = [_report_path(path) for path in arguments.report[1:]]
     if len(paths) < 2 or len(set(paths)) < len(paths):
-        raise UsageError(
-            "A comparison needs two or more different reports",
-            got=", ".join(map(str, paths)) or "none",
-            expected="`ifkd report compare A B`, the baseline first",
-        )
+        got, expected = ", ".join(map(str, paths)) or "none", "`ifkd report compare A B`, the baseline first"
+        raise UsageError("A comparison needs two or more different reports", got=got, expected=expected)
     limits = RegressionLimits() if arguments.limits is None else load(arguments.limits, RegressionLimits)
     comparison = compare({str(path): _read_report(path) for path in paths}, limits)
     markdown = comparison_markdown(comparison)
     result = comparison.model_dump(mode="json")
     if arguments.out is not None:
         pages = {"comparison.md": markdown, "comparison.html": comparison_page(comparison)}
-        make_folder(arguments.out)
         write_json(arguments.out / "comparison.json", result)
         for name, text in pages.items():
-            with atomic_path(arguments.out / name) as temporary:
-                temporary.write_text(text, encoding="utf-8")
+            write_text(arguments.out / name, text)
     if not arguments.json:
         print(markdown)  # noqa: T201
     if not comparison.passed:
