@@ -63,8 +63,9 @@ class BundleCopy:
                 make_folder(path.parent)
                 path.write_bytes(content)
             if not self._is_at(temporary):
-                got, problem = sha256_of(temporary / MANIFEST_NAME), f"The copy of the bundle {self.path} is damaged"
-                raise BundleError(problem, got=f"a manifest with sha256 {got}", expected=self.manifest_sha256)
+                got = f"a manifest with sha256 {sha256_of(temporary / MANIFEST_NAME)}"
+                problem = f"The copy of the bundle {self.path} is damaged"
+                raise BundleError(problem, got=got, expected=self.manifest_sha256)
             try:
                 temporary.rename(folder)
             except OSError:  # another process of this machine was faster

@@ -103,7 +103,7 @@ class Engine(ABC):
             tiles: uint8 [batch, 3, height, width], RGB, of a size in `info.sizes`.
 
         Raises:
-            EngineError: The dtype, shape or batch size is invalid, or the engine is closed.
+            EngineError: The dtype, shape or batch size is invalid, or the engine is closed or fails.
         """
         self._check(tiles)
         return self._run(tiles)

@@ -46,9 +46,9 @@ class TorchEngine(Engine):
             sides_px=bundle.manifest.input.tile_sides_px,
             threads=threads,
         )
-        if self.info.candidates != bundle.manifest.outputs.candidates:
-            problem, got = f"The outputs of the weights of {bundle.path} differ from the manifest", self.info.candidates
-            expected = bundle.manifest.outputs.candidates
+        got, expected = self.info.candidates, bundle.manifest.outputs.candidates
+        if got != expected:
+            problem = f"The outputs of the weights of {bundle.path} differ from the manifest"
             raise BundleError(problem, got=f"{got} candidates", expected=expected, hint="Export the bundle again.")
 
     @classmethod

@@ -183,9 +183,9 @@ class TritonEngine(Engine):
                 got=", ".join(sorted({str(entry["name"]) for entry in index})) or "a server without models",
                 hint="Write it with `ifkd export BUNDLE --triton DIR`, or name another: --server URL/v2/models/NAME.",
             )
-        keys, hint = ("version", "state", "reason"), "The server's log has the details."
+        keys = ("version", "state", "reason")
         states = "; ".join(" ".join(str(entry[key]) for key in keys if entry.get(key)) for entry in versions)
-        problem = f"Triton at {self._address} cannot run {model}"
+        problem, hint = f"Triton at {self._address} cannot run {model}", "The server's log has the details."
         return EngineError(problem, got=states, expected="READY", hint=hint)
 
     def _check_model(self, tensors: Signature, source: str | None, *, manifest: Manifest, file: str) -> None:
