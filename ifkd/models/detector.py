@@ -10,7 +10,8 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
 from ifkd import recipe
-from ifkd.models.anchors import anchors_of_level, assign
+from ifkd.models.anchor_assignment import assign
+from ifkd.models.anchors import anchors_of_level
 from ifkd.models.pretrained import LoadReport
 
 MEAN_RGB = (123.675, 116.28, 103.53)

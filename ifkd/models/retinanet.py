@@ -10,10 +10,12 @@ from torchvision.ops import sigmoid_focal_loss
 
 from ifkd import recipe
 from ifkd.compute.distributed import mean_over_ranks
-from ifkd.models.anchors import ASPECT_RATIOS, IGNORE, OCTAVE_SCALES
-from ifkd.models.backbones import Backbone, CoarseLevels, Pyramid
+from ifkd.models.anchor_assignment import IGNORE
+from ifkd.models.anchors import ASPECT_RATIOS, OCTAVE_SCALES
+from ifkd.models.backbones import Backbone
 from ifkd.models.box_coder import concat_predictions, decode_boxes, flatten_predictions
 from ifkd.models.detector import Detector, DetectorOutput, Images, Targets, init_towers
+from ifkd.models.fpn import CoarseLevels, Pyramid
 
 FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2.0
 ANCHORS_PER_CELL = len(OCTAVE_SCALES) * len(ASPECT_RATIOS)
