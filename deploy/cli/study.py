@@ -163,7 +163,7 @@ def _run_figures(arguments: FiguresArguments) -> dict[str, Any]:
 def _run_study(arguments: StudyArguments) -> dict[str, Any]:
     """Train the unfinished runs, evaluate all runs, and write the tables and charts."""
     from ifkd.study.figures.plotting import require_matplotlib
-    from ifkd.study.figures.sensitivity import draw_sensitivity
+    from ifkd.study.figures.results import draw_sensitivity
     from ifkd.study.learning_curves import read_learning_curves
     from ifkd.study.study_record import TEACHER
     from ifkd.study.study_report import study_table, write_study

@@ -89,7 +89,7 @@ class BatchDataset(Dataset["Batch | DataError"]):
 class EpochSampler(Sampler[list[tuple[int, int]]]):
     """This rank's parts of the shuffled batches of an epoch, as (epoch, index); an incomplete last batch is dropped.
 
-    Rank r takes parts r, r + ranks, … of each batch, so all ranks together process the batches of a single process.
+    Rank r takes parts r, r + ranks, … of the equal parts of a batch, so all ranks together process what one would.
     """
 
     def __init__(

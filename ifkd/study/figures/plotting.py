@@ -111,13 +111,6 @@ def show_image(axes: "Axes", pixels: Array, *, title: str = "", **options: Any) 
     axes.imshow(pixels, extent=(0, width, height, 0), **options)
 
 
-def draw_baseline(axes: "Axes", value: float, label: str, *, horizontal: bool) -> None:
-    """Draw the mAP of the teacher (dashed black) or of the plain student (dotted orange) as a line."""
-    color, dashes, width = (OKABE_ITO[7], (5, 2), 1) if label == "teacher" else (OKABE_ITO[1], (1, 1.2), 1.4)
-    draw = axes.axhline if horizontal else axes.axvline
-    draw(value, label=label, color=color, linestyle=(0, dashes), linewidth=width)
-
-
 def save_figure(figure: "Figure", data: FigureData, folder: Path, name: str) -> list[Path]:
     """Write a figure in all formats and its data as CSV, and return the paths.
 

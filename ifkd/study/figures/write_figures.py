@@ -11,7 +11,7 @@ from ifkd.core.errors import UsageError
 from ifkd.core.files import sha256_of, write_json
 from ifkd.data.coco import CocoDataset
 from ifkd.data.splits import Split, read_split
-from ifkd.study.figures import comparison, detections, embeddings, fdr_filters, feature_maps, sensitivity
+from ifkd.study.figures import detections, embeddings, fdr_filters, feature_maps, results
 from ifkd.study.figures.example_intermediates import example_intermediates
 from ifkd.study.figures.examples import Example, select_examples
 from ifkd.study.figures.plotting import require_matplotlib
@@ -108,14 +108,14 @@ def _draw_results(drawn: _Drawn, study_folder: Path) -> None:
     path = study_folder / RECORD
     record = read_study_record(path) if path.is_file() else None
     if record is None or not any(record.finished(label) for label in record.students):
-        drawn.skipped[comparison.NAME] = "the folder has no results; write them with `ifkd study … --report-only`"
+        drawn.skipped[results.COMPARISON] = "the folder has no results; write them with `ifkd study … --report-only`"
     elif not record.parameter_values:
-        drawn.files[comparison.NAME] = comparison.draw_comparison(record, drawn.folder)
+        drawn.files[results.COMPARISON] = results.draw_comparison(record, drawn.folder)
     if record is None or not any(record.finished(label) for label in record.parameter_values):
-        drawn.skipped[sensitivity.NAME] = "the folder has no results of `ifkd study sweep`"
+        drawn.skipped[results.SENSITIVITY] = "the folder has no results of `ifkd study sweep`"
     else:
-        name = f"{sensitivity.NAME}-{record.parameter}"
-        drawn.files[name] = sensitivity.draw_sensitivity(record, drawn.folder)
+        name = f"{results.SENSITIVITY}-{record.parameter}"
+        drawn.files[name] = results.draw_sensitivity(record, drawn.folder)
 
 
 def _draw_detections(

@@ -6,7 +6,7 @@ from typing import Any
 
 from fakes.study_records import comparison_record, evaluated_run
 
-from ifkd.study.figures.comparison import draw_comparison
+from ifkd.study.figures.results import draw_comparison
 
 
 def test_variants_are_sorted_by_their_mean(

@@ -6,7 +6,7 @@ from typing import Any
 
 from fakes.study_records import sweep_record
 
-from ifkd.study.figures.sensitivity import draw_sensitivity
+from ifkd.study.figures.results import draw_sensitivity
 
 
 def test_a_sweep_is_drawn_with_its_data_and_reproducibly(
