@@ -57,8 +57,6 @@ class EvaluatedModel:
     """(backend, precision, threads) -> engine."""
     weights: Path | None = None
     """Weights in safetensors format; None for a bundle without them."""
-    candidates_per_level: int = DEFAULT_CANDIDATES_PER_LEVEL
-    """Candidates of each pyramid level."""
 
     def with_flops(self) -> EvaluatedModelRecord:
         """Return the record with the operations of a tile, which takes about a second to count.
@@ -72,16 +70,13 @@ class EvaluatedModel:
             from export.onnx.flops import gflops_of  # noqa: PLC0415 - torch is absent on machines that only detect
         except ImportError:
             return self.record
-        gflops = gflops_of(self.weights, tile_px=self.tiling.tile_px, candidates_per_level=self.candidates_per_level)
+        per_level = DEFAULT_CANDIDATES_PER_LEVEL if self.recipe is None else self.recipe.export.candidates_per_level
+        gflops = gflops_of(self.weights, tile_px=self.tiling.tile_px, candidates_per_level=per_level)
         return self.record.model_copy(update={"gflops_per_tile": gflops})
 
 
 def open_model(path: Path, *, server: str | None = None) -> EvaluatedModel:
-    """Return the checkpoint or bundle at `path`.
-
-    Args:
-        path: File of the checkpoint or folder of the bundle.
-        server: URL of the Triton server for the backend triton.
+    """Return the checkpoint or bundle at `path`; `server` is the URL of the Triton server for the backend triton.
 
     Raises:
         UsageError: There is no checkpoint or bundle at `path`.
@@ -93,9 +88,8 @@ def open_model(path: Path, *, server: str | None = None) -> EvaluatedModel:
     if path.is_file() and path.suffix == ".safetensors":
         return _checkpoint_model(path)
     got = f"a folder without {MANIFEST_NAME}" if path.is_dir() else "another file" if path.exists() else "no such path"
-    raise UsageError(
-        f"{path} cannot be evaluated", got=got, expected="a checkpoint (.safetensors) or the folder of a bundle"
-    )
+    expected = "a checkpoint (.safetensors) or the folder of a bundle"
+    raise UsageError(f"{path} cannot be evaluated", got=got, expected=expected)
 
 
 def bundle_model(bundle: Bundle, *, server: str | None = None) -> EvaluatedModel:
@@ -114,24 +108,17 @@ def bundle_model(bundle: Bundle, *, server: str | None = None) -> EvaluatedModel
         path=str(bundle.path),
         sha256=sha256_of(bundle.path / MANIFEST_NAME),
         detector=manifest.detector,
-        parameters=None if weights is None else count_parameters(weights),
-        weights_mb=None if weights is None else weights.stat().st_size / 1e6,
+        **_size_of(weights),
         provenance=manifest.provenance,
     )
-    tiling = TilingConfig(
-        scale=manifest.input.scale,
-        tile_px=manifest.input.tile_px,
-        overlap_px=manifest.defaults.overlap_px,
-        postprocess=manifest.defaults.postprocess,
-        imagery=manifest.input.imagery,
-    )
+    tiles, defaults = manifest.input, manifest.defaults
+    tiling = TilingConfig(tiles.scale, tiles.tile_px, defaults.overlap_px, defaults.postprocess, tiles.imagery)
 
     def open_backend(backend: Backend, precision: Precision, threads: int | None) -> Engine:
         address = server if backend == "triton" else None
         return open_engine(bundle, backend=backend, precision=precision, threads=threads, server=address)
 
-    per_level = DEFAULT_CANDIDATES_PER_LEVEL if recipe is None else recipe.export.candidates_per_level
-    return EvaluatedModel(record, manifest.classes, tiling, recipe, open_backend, weights, per_level)
+    return EvaluatedModel(record, manifest.classes, tiling, recipe, open_backend, weights)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,10 +149,8 @@ def bundle_file(path: Path) -> BundleFile | None:
             if record is not None and record.precision is not None and record.kind in ("onnx", "engine"):
                 backend: Backend = "onnxruntime" if record.kind == "onnx" else "tensorrt"
                 return BundleFile(folder, name, backend, record.precision)
-    raise UsageError(
-        f"No bundle lists {path}",
-        hint=f"Name a file that the {MANIFEST_NAME} of a bundle lists: it states classes, scale and thresholds.",
-    )
+    hint = f"Name a file that the {MANIFEST_NAME} of a bundle lists: it states classes, scale and thresholds."
+    raise UsageError(f"No bundle lists {path}", hint=hint)
 
 
 def choose_precisions(bundle: Bundle, requested: Sequence[Precision] | None) -> list[Precision]:
@@ -181,12 +166,10 @@ def choose_precisions(bundle: Bundle, requested: Sequence[Precision] | None) -> 
     available = {record.precision for record in files if record.kind in ("onnx", "engine")}
     absent = [precision for precision in dict.fromkeys(requested) if precision not in available]
     if absent:
-        raise BundleError(
-            f"{bundle.path} has no file in a requested precision",
-            got=", ".join(absent),
-            expected=f"some of {', '.join(one for one in get_args(Precision) if one in available)}",
-            hint="Export the checkpoint in this precision, or choose another one.",
-        )
+        problem, got = f"{bundle.path} has no file in a requested precision", ", ".join(absent)
+        expected = f"some of {', '.join(one for one in get_args(Precision) if one in available)}"
+        hint = "Export the checkpoint in this precision, or choose another one."
+        raise BundleError(problem, got=got, expected=expected, hint=hint)
     return list(dict.fromkeys(requested))
 
 
@@ -206,6 +189,13 @@ def count_parameters(weights: Path) -> int:
     return sum(math.prod(shape) for name, shape in shapes.items() if not name.endswith(RUNNING_STATISTICS))
 
 
+def _size_of(weights: Path | None) -> dict[str, Any]:
+    """Return the fields `parameters` and `weights_mb` of a record."""
+    if weights is None:
+        return {"parameters": None}
+    return {"parameters": count_parameters(weights), "weights_mb": weights.stat().st_size / 1e6}
+
+
 def _file_of_kind(bundle: Bundle, kind: Literal["weights", "config"]) -> Path | None:
     names = bundle.find(kind)
     return bundle.file(names[0]) if names else None
@@ -218,29 +208,23 @@ def _checkpoint_model(path: Path) -> EvaluatedModel:
     except ImportError as error:
         raise MissingExtraError(error.name or "torch", extra="train", need="A checkpoint") from error
     meta = load_checkpoint(path).meta
-    data = meta.recipe.data
+    recipe, data = meta.recipe, meta.recipe.data
     record = EvaluatedModelRecord(
         kind="checkpoint",
-        name=" ".join(filter(None, (meta.recipe.name, str(meta.provenance.get("role", ""))))),
+        name=" ".join(filter(None, (recipe.name, str(meta.provenance.get("role", ""))))),
         path=str(path),
         sha256=sha256_of(path),
         detector=meta.detector.model_dump(mode="json"),
-        parameters=count_parameters(path),
-        weights_mb=path.stat().st_size / 1e6,
+        **_size_of(path),
         provenance=meta.provenance,
     )
-    tiling = TilingConfig(
-        data.scale, (data.tile_px, data.tile_px), meta.recipe.export.overlap_px, meta.recipe.postprocess, data.imagery
-    )
+    tile_px, overlap_px = (data.tile_px, data.tile_px), recipe.export.overlap_px
+    tiling = TilingConfig(data.scale, tile_px, overlap_px, recipe.postprocess, data.imagery)
 
     def open_torch(backend: Backend, precision: Precision, threads: int | None) -> Engine:
         if backend != "torch" or precision != "fp32":
-            raise UsageError(
-                f"The checkpoint {path} runs in torch fp32 only",
-                got=f"{backend} {precision}",
-                hint="Export it with `ifkd export` and evaluate the bundle.",
-            )
+            hint = "Export it with `ifkd export` and evaluate the bundle."
+            raise UsageError(f"The checkpoint {path} runs in torch fp32 only", got=f"{backend} {precision}", hint=hint)
         return TorchEngine.from_checkpoint(path, threads=threads)
 
-    per_level = meta.recipe.export.candidates_per_level
-    return EvaluatedModel(record, meta.classes, tiling, meta.recipe, open_torch, path, per_level)
+    return EvaluatedModel(record, meta.classes, tiling, recipe, open_torch, path)

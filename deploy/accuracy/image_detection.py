@@ -88,13 +88,8 @@ def detect_images(
 ) -> Iterator[tuple[int, ImageResult]]:
     """Yield the id of each image and the objects that `engine` detects in it, in order.
 
-    Args:
-        engine: The engine.
-        images: Image files.
-        tiling: Scale, tiles and thresholds.
-        batch: Images that are read, and tiles that are run, together.
-        keep_candidates: Fill all fields of the results.
-        hooks: Replacements of the functions around inference.
+    `batch` is the number of images that are read, and of tiles that are run, together; with `keep_candidates` all
+    fields of the results are filled; `hooks` replace the functions around inference.
 
     Raises:
         DataError: An image cannot be read, or its size is not that of the annotation file.
@@ -103,9 +98,8 @@ def detect_images(
     hooks = hooks or PipelineHooks()
     remaining = iter(images)
     while group := list(itertools.islice(remaining, batch)):
-        tiled = [
-            hooks.prepare(read_image(image.path, size=image.size, imagery=tiling.imagery), tiling) for image in group
-        ]
+        pictures = (read_image(image.path, size=image.size, imagery=tiling.imagery) for image in group)
+        tiled = [hooks.prepare(pixels, tiling) for pixels in pictures]
         tiles = np.concatenate([one.tiles for one in tiled])
         parts = [engine.infer(tiles[start : start + batch]) for start in range(0, len(tiles), batch)]
         candidates = Candidates(
@@ -113,10 +107,9 @@ def detect_images(
             np.concatenate([part.scores for part in parts]),
             np.concatenate([part.labels for part in parts]),
         )
-        start = 0
-        for image, one in zip(group, tiled, strict=True):
-            rows = slice(start, start + len(one.windows))
-            start = rows.stop
+        ends = itertools.accumulate(len(one.windows) for one in tiled)
+        for image, one, end in zip(group, tiled, ends, strict=True):
+            rows = slice(end - len(one.windows), end)
             own = Candidates(candidates.boxes[rows], candidates.scores[rows], candidates.labels[rows])
             yield image.id, _result(own, one, tiling, hooks, keep_candidates=keep_candidates)
 
@@ -125,14 +118,11 @@ def combine_tiles(
     found: Sequence[Detections], image: TiledImage, config: PostprocessConfig, hooks: PipelineHooks
 ) -> tuple[TileDetections, Detections]:
     """Return the detections of an image's tiles in pixels of the scaled image, before and after merging."""
-    placed = TileDetections.concatenate(
-        [
-            TileDetections.of_tile(
-                one.translated(dx=float(window.left), dy=float(window.top)), tile, window=window, size=image.scaled_size
-            )
-            for tile, (one, window) in enumerate(zip(found, image.windows, strict=True))
-        ]
-    )
+    parts = []
+    for tile, (one, window) in enumerate(zip(found, image.windows, strict=True)):
+        moved = one.translated(dx=float(window.left), dy=float(window.top))
+        parts.append(TileDetections.of_tile(moved, tile, window=window, size=image.scaled_size))
+    placed = TileDetections.concatenate(parts)
     return placed, placed.detections if len(image.windows) == 1 else hooks.merge(placed, config)
 
 
@@ -146,19 +136,15 @@ def _result(
     detections = detections.select(np.arange(min(len(detections), config.max_detections)))
     if not keep_candidates:
         return ImageResult(detections)
-    return ImageResult(
-        detections,
-        _likely_candidates(candidates, image, config),
-        image.to_image(placed.detections),
-        hashlib.sha256(image.tiles.tobytes()).hexdigest(),
-    )
+    likely, digest = _likely_candidates(candidates, image, config), hashlib.sha256(image.tiles.tobytes()).hexdigest()
+    return ImageResult(detections, likely, image.to_image(placed.detections), digest)
 
 
 def _likely_candidates(candidates: Candidates, image: TiledImage, config: PostprocessConfig) -> Detections:
     """Return the candidates above half the score threshold, in pixels of the image."""
     parts = []
     for row, window in enumerate(image.windows):
-        above = candidates.scores[row] > config.score_threshold / 2
-        part = Detections(candidates.boxes[row][above], candidates.scores[row][above], candidates.labels[row][above])
+        part = Detections(candidates.boxes[row], candidates.scores[row], candidates.labels[row])
+        part = part.select(part.scores > config.score_threshold / 2)
         parts.append(part.translated(dx=float(window.left), dy=float(window.top)))
     return image.to_image(Detections.concatenate(parts))

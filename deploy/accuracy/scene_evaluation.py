@@ -16,15 +16,11 @@ from ifkd.core.errors import DataError
 
 
 def evaluate_scene(folder: Path, labels: Path, *, score_threshold: float | None = None) -> SceneScore:
-    """Return the metrics of written detections.
+    """Return the metrics of the detections that `ifkd detect` wrote into `folder`.
 
     They are read from the GeoJSON file, so that the conversion to map coordinates is evaluated too; for a scene without
-    a transform, from the COCO file.
-
-    Args:
-        folder: Output folder of `ifkd detect`.
-        labels: COCO or GeoJSON; see `read_ground_truth`.
-        score_threshold: Least score for precision, recall and F1; by default that of the run.
+    a transform, from the COCO file. `score_threshold`, the least score for precision, recall and F1, is by default that
+    of the run; for `labels` see `read_ground_truth`.
 
     Raises:
         DataError: The folder has no detections, or the labels are invalid or of another scene.
@@ -34,13 +30,8 @@ def evaluate_scene(folder: Path, labels: Path, *, score_threshold: float | None 
     georeference = None
     if scene.transform is not None:
         georeference = Georeference(CRS.from_user_input(scene.crs), Affine(*scene.transform))
-    ground_truth = read_ground_truth(
-        labels,
-        scene=scene.name,
-        size=(scene.height_px, scene.width_px),
-        classes=tuple(run.objects_per_class),
-        georeference=georeference,
-    )
+    size, classes = (scene.height_px, scene.width_px), tuple(run.objects_per_class)
+    ground_truth = read_ground_truth(labels, scene=scene.name, size=size, classes=classes, georeference=georeference)
     detections = _read_detections(folder, run, georeference)
     if score_threshold is None:
         score_threshold = run.settings.postprocess.score_threshold
@@ -63,9 +54,7 @@ def _read_detections(folder: Path, run: RunRecord, georeference: Georeference | 
         names = [name_of[row["category_id"]] for row in rows]
         scores = [row["score"] for row in rows]
     else:
-        raise DataError(
-            f"{folder} has neither {geojson.name} nor {coco.name}",
-            hint="Run `ifkd detect` again with --format geojson coco.",
-        )
+        hint = "Run `ifkd detect` again with --format geojson coco."
+        raise DataError(f"{folder} has neither {geojson.name} nor {coco.name}", hint=hint)
     labels = np.array([classes.index(name) for name in names], np.int64)
     return Detections(boxes, np.array(scores, np.float32), labels)

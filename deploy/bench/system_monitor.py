@@ -125,7 +125,7 @@ class SystemMonitor:
             steal_fraction=None if steal is None or total <= 0 else (steal - self._cpu.steal) / total,
             other_processes_cores=max(0.0, busy / seconds),
             rss_mb_peak=max(self._rss, default=0) / BYTES_PER_MB,
-            gpus=tuple(_gpu_record(self._name(handle), samples) for handle, samples in self._gpus if samples),
+            gpus=tuple(_gpu_record(self._nvml, handle, samples) for handle, samples in self._gpus if samples),
             nvml=self._nvml_state,
         )
 
@@ -144,10 +144,6 @@ class SystemMonitor:
                 samples.append(_GpuSample.read(self._nvml, handle))
             except Exception as error:  # noqa: BLE001 - NVML's errors have no base class to name here
                 self._nvml_state = f"NVML stopped responding ({error})"
-
-    def _name(self, handle: Any) -> str:
-        name = self._nvml.nvmlDeviceGetName(handle)
-        return name.decode() if isinstance(name, bytes) else str(name)
 
 
 class _GpuSample(NamedTuple):
@@ -171,11 +167,12 @@ class _GpuSample(NamedTuple):
         )
 
 
-def _gpu_record(name: str, samples: list[_GpuSample]) -> GpuRecord:
+def _gpu_record(nvml: Any, handle: Any, samples: list[_GpuSample]) -> GpuRecord:
+    name = nvml.nvmlDeviceGetName(handle)
     clocks, temperatures, power, memory, bits = zip(*samples, strict=True)
     throttled = tuple(reason for bit, reason in THROTTLING.items() if any(one & bit for one in bits))
     return GpuRecord(
-        name=name,
+        name=name.decode() if isinstance(name, bytes) else str(name),
         sm_clock_mhz_min=min(clocks),
         sm_clock_mhz_max=max(clocks),
         temperature_c_max=max(temperatures),

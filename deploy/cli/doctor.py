@@ -35,7 +35,8 @@ def abilities(environment: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
     def needs(*names: str) -> dict[str, Any]:
         absent = [name for name in names if name not in packages]
-        return _no(f"{' and '.join(absent)} absent") if absent else _yes(_versions(packages, *names))
+        versions = ", ".join(f"{name} {packages.get(name)}" for name in names)
+        return _no(f"{' and '.join(absent)} absent") if absent else _yes(versions)
 
     runtime = next((name for name in ("onnxruntime", "onnxruntime-gpu") if name in packages), None)
     return {
@@ -87,20 +88,17 @@ def _incompatible_versions(packages: dict[str, str], gpus: list[dict[str, str]])
     found = []
     major = int(packages.get("tensorrt", "0").split(".")[0])
     if "onnxruntime-gpu" in packages and major not in (0, ONNXRUNTIME_TENSORRT):
-        found.append(
-            f"onnxruntime-gpu {packages['onnxruntime-gpu']} needs libnvinfer.so.{ONNXRUNTIME_TENSORRT} for its "
-            f"TensorRT provider, and TensorRT {packages['tensorrt']} has libnvinfer.so.{major}: "
-            "use the backend tensorrt."
-        )
+        needs = f"onnxruntime-gpu {packages['onnxruntime-gpu']} needs libnvinfer.so.{ONNXRUNTIME_TENSORRT}"
+        has = f"TensorRT {packages['tensorrt']} has libnvinfer.so.{major}"
+        found.append(f"{needs} for its TensorRT provider, and {has}: use the backend tensorrt.")
     cuda = packages.get("cuda-bindings", "").split(".")[0]
     needed = MIN_DRIVER.get(cuda)
     for gpu in gpus:
         driver = gpu["driver"].split(".")[0]
         if needed is not None and driver.isdigit() and int(driver) < needed:
-            found.append(
-                f"The driver {gpu['driver']} of {gpu['name']} is too old for CUDA {cuda}, which cuda-bindings "
-                f"{packages['cuda-bindings']} is made for: at least {needed} is needed."
-            )
+            old = f"The driver {gpu['driver']} of {gpu['name']} is too old for CUDA {cuda}"
+            wanted = f"which cuda-bindings {packages['cuda-bindings']} is made for"
+            found.append(f"{old}, {wanted}: at least {needed} is needed.")
     return found
 
 
@@ -128,10 +126,6 @@ def _yes(reason: str) -> dict[str, Any]:
 
 def _no(reason: str) -> dict[str, Any]:
     return {"works": False, "reason": reason}
-
-
-def _versions(packages: dict[str, str], *names: str) -> str:
-    return ", ".join(f"{name} {packages[name]}" for name in names)
 
 
 def _gpu_words(gpus: list[dict[str, str]]) -> str:

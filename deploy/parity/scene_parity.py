@@ -81,11 +81,10 @@ class SceneReference:
     def _detect(self, engine: Engine) -> ImageResult:
         recorder = _Recorder(engine, self.settings.postprocess.score_threshold / 2)
         found = detect_scene(recorder, self.scene, self.settings, show_progress=True)
-        factor = 1.0 / self.settings.scale
-        candidates = [
-            one.scaled(factor).translated(dx=float(window.left), dy=float(window.top)).clipped(self.scene.size)
-            for one, window in zip(recorder.candidates, self._windows, strict=True)
-        ]
+        candidates = []
+        for one, window in zip(recorder.candidates, self._windows, strict=True):
+            moved = one.scaled(1.0 / self.settings.scale).translated(dx=float(window.left), dy=float(window.top))
+            candidates.append(moved.clipped(self.scene.size))
         return ImageResult(found.detections, Detections.concatenate(candidates))
 
 
@@ -122,8 +121,6 @@ def read_scene_labels(path: Path | None, scene: Scene, classes: tuple[str, ...])
 
 def _windows_with_pixels(scene: Scene, shapes: InputShapes, settings: DetectionSettings) -> list[Window]:
     """Return the windows with valid pixels, in the order in which they are run."""
-    return [
-        tile.window
-        for tile in read_tiles(scene, grid_for(scene.size, tile_for(scene.size, shapes, settings), settings))
-        if tile.patch is not None and tile.patch.valid.any()
-    ]
+    grid = grid_for(scene.size, tile_for(scene.size, shapes, settings), settings)
+    tiles = read_tiles(scene, grid)
+    return [tile.window for tile in tiles if tile.patch is not None and tile.patch.valid.any()]

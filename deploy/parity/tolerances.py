@@ -14,6 +14,7 @@ from ifkd.core.config import Schema
 from ifkd.data.metrics import Metrics
 from ifkd.recipe import Fraction
 
+Scores = Metrics | SceneScore | None
 AP_LABELS = {"mean_ap": "mAP", "ap50": "AP50", "ap75": "AP75"}
 
 
@@ -127,13 +128,7 @@ def failed_fields(backend: str, precision: Precision, error: Exception) -> dict[
 
 
 def check_tolerances(
-    matching: Matching,
-    drift: Drift | None,
-    reference: Metrics | SceneScore | None,
-    metrics: Metrics | SceneScore | None,
-    limits: Tolerances,
-    *,
-    of: str = "",
+    matching: Matching, drift: Drift | None, reference: Scores, metrics: Scores, limits: Tolerances, *, of: str = ""
 ) -> list[ToleranceCheck]:
     """Check the differences of the detections and of each metric that both sides have; `of` precedes its name."""
     matched, changes = matching.matched_fraction(), float(len(matching.class_changes))

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -191,8 +192,7 @@ def histogram_chart(name: str, title: str, edges: Sequence[float], series: Seque
     return drawing.chart(name, title, f"Fraction of all by {x_label}. {'; '.join(descriptions)}.", bottom + 42)
 
 
-@dataclass(frozen=True, slots=True)
-class _PlacedLabel:
+class _PlacedLabel(NamedTuple):
     y: float
     start: float
     end: float

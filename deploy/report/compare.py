@@ -26,6 +26,7 @@ F = TypeVar("F")
 ChangeState = Literal["same", "better", "regression", "not judged"]
 FigureGroup = Literal["accuracy", "latency", "size", "parity", "scene"]
 ABSENT = "–"
+UNITS = {"latency": "ms/run", "size": "MB"}
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
@@ -156,29 +157,24 @@ def _engine_rows(reports: Sequence[Report], limits: RegressionLimits) -> Iterato
     for name in dict.fromkeys(name for cells in found for name in cells):
         cells_of_name = [cells.get(name) for cells in found]
         timed = [None if cell is None or cell.latency is None else cell for cell in cells_of_name]
-        yield _row("latency", f"{name} p50", timed, partial(_compare_latency, limits=limits), unit="ms/run")
+        yield _row("latency", f"{name} p50", timed, partial(_compare_latency, limits=limits))
         if name.endswith("batch 1"):
             file = f"{name.removesuffix(', batch 1')} file"
             sizes = [None if cell is None else cell.file_mb for cell in cells_of_name]
-            yield _row("size", file, sizes, partial(_compare_size, limits=limits), unit="MB")
+            yield _row("size", file, sizes, partial(_compare_size, limits=limits))
 
 
 def _row(
-    group: FigureGroup,
-    name: str,
-    found: Sequence[F | None],
-    compare_figure: Callable[[F, F | None], ComparedFigure],
-    *,
-    unit: str = "",
+    group: FigureGroup, name: str, found: Sequence[F | None], judge: Callable[[F, F | None], ComparedFigure]
 ) -> ComparisonRow:
-    """Return a row; `compare_figure` takes the figure of a report and, for all reports but the first, the baseline."""
+    """Return a row; `judge` takes the figure of a report and, for all reports but the first, the baseline."""
     baseline, missing = found[0], ComparedFigure(value=None, text=ABSENT)
     if baseline is not None:
         lost = {"change": "missing", "state": "regression", "reason": "the baseline has it"}
         missing = missing.model_copy(update=lost)
     bases = (None, *[baseline] * (len(found) - 1))
-    values = (missing if one is None else compare_figure(one, base) for one, base in zip(found, bases, strict=True))
-    return ComparisonRow(group=group, name=name, unit=unit, values=tuple(values))
+    values = (missing if one is None else judge(one, base) for one, base in zip(found, bases, strict=True))
+    return ComparisonRow(group=group, name=name, unit=UNITS.get(group, ""), values=tuple(values))
 
 
 def _compare_evaluations(

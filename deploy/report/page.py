@@ -4,9 +4,8 @@ import base64
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from deploy.accuracy.evaluation import Evaluation
 from deploy.parity.tolerances import AP_LABELS
@@ -34,8 +33,7 @@ MARKS: dict[Status, str] = {"passed": "✓", "warning": "!", "failed": "✗", "i
 SCORE_LABELS = {**AP_LABELS, "precision": "precision", "recall": "recall"}
 
 
-@dataclass(frozen=True, slots=True)
-class SummaryTile:
+class SummaryTile(NamedTuple):
     """A main result at the top of the page."""
 
     figure: str

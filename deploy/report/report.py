@@ -46,8 +46,7 @@ def assemble(
 ) -> Report:
     """Return a report of results with its verdict; any kind of result may be absent."""
     provenances = [one.model.provenance for one in evaluations.values()]
-    provenances += [bench.bundle.provenance for bench in benches]
-    provenances += [parity.bundle.provenance for parity in parities]
+    provenances += [one.bundle.provenance for one in (*benches, *parities)]
     cell_notes = [f"{cell.note}." for bench in benches for cell in bench.cells if cell.note]
     measured = next((bench.environment for bench in benches), None)
     return Report(

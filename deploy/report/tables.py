@@ -102,10 +102,9 @@ def _bench_row(cell: BenchCell, parities: Sequence[Parity], prefix: str) -> tupl
     word = parity_word(parity) if parity else "reference" if is_reference else ABSENT
     figures: tuple[str, ...] = (ABSENT,) * 3
     timing = f"not measured: {_first_line(cell.failure)}" if cell.failure else "not measured"
-    if cell.latency is not None:
-        latency = cell.latency
+    if (latency := cell.latency) is not None:
         values = (latency.per_batch.p50_ms, latency.per_batch.p95_ms, latency.throughput.tiles_per_s)
-        figures = tuple(three_digits(value) for value in values)
+        figures = tuple(map(three_digits, values))
         timing = "aborted" if cell.failure else "stable" if latency.stability.stable else "UNSTABLE"
         timing += f", n={latency.runs}"
     device = ABSENT if cell.engine is None else cell.engine.device
@@ -121,6 +120,4 @@ def _first_line(text: str) -> str:
 def _network(evaluation: Evaluation) -> str:
     detector = evaluation.model.detector
     words = " ".join(str(detector[key]) for key in ("family", "backbone") if key in detector)
-    if "channels" in detector:
-        words += f", {detector['channels']} channels"
-    return words or ABSENT
+    return (words + (f", {detector['channels']} channels" if "channels" in detector else "")) or ABSENT
