@@ -96,10 +96,8 @@ def stage_chart(bench: Bench, index: int) -> Chart | None:
         for profile, one in zip(bench.stages, times, strict=True)
     ]
     name, title = _numbered("image-stages", index), "Time of each stage of an image"
-    words, highest = (
-        [IMAGE_STAGE_WORDS.get(stage, stage) for stage in names],
-        max(value for one in times for value in one.values()),
-    )
+    words = [IMAGE_STAGE_WORDS.get(stage, stage) for stage in names]
+    highest = max(value for one in times for value in one.values())
     options = {"x_label": "median ms per image", "missing_text": "nothing to copy"}
     return bar_chart(name, title, words, series, maximum=highest, decimals=2, **options)
 
@@ -135,11 +133,8 @@ def scene_stage_chart(scene: ReportedScene, index: int) -> Chart | None:
     if not stages:
         return None
     name, title = _numbered("stages", index), "Time of each stage of the scene"
-    words, series = (
-        [SCENE_STAGE_WORDS.get(stage, stage) for stage in stages],
-        [Series("seconds", tuple(stages.values()))],
-    )
-    highest = max(1e-3, *stages.values())
+    words = [SCENE_STAGE_WORDS.get(stage, stage) for stage in stages]
+    series, highest = [Series("seconds", tuple(stages.values()))], max(1e-3, *stages.values())
     return bar_chart(name, title, words, series, maximum=highest, x_label="seconds", decimals=2)
 
 
