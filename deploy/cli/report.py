@@ -39,7 +39,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limits", type=Path, metavar="TOML", help=words)
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the report")
     parser.add_argument("--title", default="Detector report", help="title of the report")
-    several: tuple[tuple[str, type[str | Path], str, str], ...] = (
+    several: tuple[tuple[str, type[Any], str, str], ...] = (
         ("--evaluation", str, "NAME=PATH", "results of `ifkd evaluate`"),
         ("--bench", Path, "PATH", "results of `ifkd bench`"),
         ("--parity", Path, "PATH", "results of `ifkd parity`"),

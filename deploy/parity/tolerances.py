@@ -1,4 +1,4 @@
-"""Tolerances of the differences between an engine and the torch reference, by precision."""
+"""Tolerances of the differences between an engine and the torch reference, by precision, and their checks."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -117,7 +117,7 @@ def compared_fields(
         "matched_fraction": matching.matched_fraction(),
         "drift": drift,
         "tolerances": tuple(checks),
-        "passed": all(check.passed for check in checks),
+        "passed": all(one.passed for one in checks),
     }
 
 

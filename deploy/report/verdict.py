@@ -144,10 +144,8 @@ def _latency(bench: Bench) -> Iterator[VerdictReason]:
 
 def _speedup(bench: Bench) -> Iterator[VerdictReason]:
     """Yield the speedup of the bundle's torch network over the reference."""
-    over_reference = [
-        one for one in bench.speedups if one.baseline.startswith("reference") and one.name == "torch fp32"
-    ]
-    for one in over_reference[:1]:
+    same_runtime = [one for one in bench.speedups if one.name == "torch fp32" and one.baseline.startswith("reference")]
+    for one in same_runtime[:1]:
         assert bench.reference is not None
         text = (
             f"In the same runtime the student is {one.speedup:.2f} times as fast as {bench.reference.name} "
