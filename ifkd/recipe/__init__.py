@@ -3,6 +3,7 @@
 """Recipe schemas: every option, its meaning and its default. Complete recipes are in configs/."""
 
 from ifkd.recipe.ifkd_options import PRESETS, EdeOptions, FdrOptions, HsmOptions, IfkdOptions, Preset
+from ifkd.recipe.levels import LEVELS, Family, Level, LevelChoice, select_levels
 from ifkd.recipe.method_options import (
     ArsdOptions,
     AttentionTransferOptions,
@@ -27,4 +28,4 @@ from ifkd.recipe.recipe import (
     Recipe,
 )
 from ifkd.recipe.training_options import ScheduleOptions, TrainingOptions
-from ifkd.recipe.value_types import LEVELS, Family, Fraction, Level, LevelChoice, select_levels
+from ifkd.recipe.value_types import Fraction

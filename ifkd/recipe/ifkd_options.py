@@ -5,7 +5,8 @@ from typing import Any, Literal
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, model_validator
 
 from ifkd.core.config import Schema
-from ifkd.recipe.value_types import EncoderSide, FilterGrid, Fraction, LevelChoice, NonNegativeRange
+from ifkd.recipe.levels import LevelChoice
+from ifkd.recipe.value_types import EncoderSide, FilterGrid, Fraction, NonNegativeRange
 
 
 class AdapterOptions(Schema):

@@ -6,7 +6,8 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 
 from ifkd.core.config import Schema
 from ifkd.recipe.ifkd_options import IfkdOptions
-from ifkd.recipe.value_types import Fraction, LevelChoice
+from ifkd.recipe.levels import LevelChoice
+from ifkd.recipe.value_types import Fraction
 
 
 class NoMethodOptions(Schema):

@@ -12,10 +12,11 @@ from ifkd.core.input_shapes import STEP_PX
 from ifkd.core.postprocess import PostprocessConfig
 from ifkd.imagery.contrast import ImageryOptions
 from ifkd.recipe.ifkd_options import IfkdOptions
+from ifkd.recipe.levels import LEVELS, Family, Level, LevelChoice
 from ifkd.recipe.method_options import CrossKdOptions, CwdOptions, MethodOptions, PkdOptions
 from ifkd.recipe.moved_keys import moved_keys
 from ifkd.recipe.training_options import TrainingOptions
-from ifkd.recipe.value_types import LEVELS, Family, Fraction, Level, LevelChoice, PositiveRange
+from ifkd.recipe.value_types import Fraction, PositiveRange
 
 
 class AugmentationOptions(Schema):

@@ -9,11 +9,12 @@ from ifkd.core.config import Schema
 from ifkd.core.errors import DataError, UsageError
 from ifkd.core.files import write_json
 from ifkd.data.coco import parse_coco, read_coco_json
+from ifkd.data.readers.dota import read_dota
 from ifkd.data.readers.reader_result import ReaderResult
 from ifkd.data.readers.ship_classes import LEVEL_NAMES
 from ifkd.data.readers.source_files import read_lines
-from ifkd.data.readers.text_labels import read_dota, read_yolo
 from ifkd.data.readers.voc import read_sar_aircraft, read_ship_rs, read_voc
+from ifkd.data.readers.yolo import read_yolo
 
 SourceFormat = Literal["coco", "voc", "yolo", "dota", "shiprsimagenet", "sar-aircraft"]
 

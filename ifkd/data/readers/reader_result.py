@@ -1,11 +1,13 @@
 """Result of a reader: images, objects and classes as the source states them, and their COCO content."""
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ifkd.core.errors import DataError
 from ifkd.data.coco import box_entry
+from ifkd.data.readers import source_files as files
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,3 +68,15 @@ class ReaderResult:
                 annotations.append({**ids, **box_entry(one.box, ignore=one.ignore)})
         categories = [{"id": number, "name": name} for name, number in category_id.items()]
         return {"images": images, "annotations": annotations, "categories": categories}
+
+
+def read_images(
+    images: Path, labels: Path, objects_of: Callable[[Path, tuple[int, int]], Iterator[ReaderObject]]
+) -> tuple[ReaderImage, ...]:
+    """Return the images of a folder; `objects_of` reads a label file, given with the (height, width) of its image."""
+    found = []
+    for stem, path in files.images_by_stem(images).items():
+        size, label_file = files.image_size(path), labels / f"{stem}.txt"
+        objects = tuple(objects_of(label_file, size)) if label_file.is_file() else ()
+        found.append(ReaderImage(path.name, size, objects))
+    return tuple(found)
