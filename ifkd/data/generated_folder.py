@@ -66,7 +66,3 @@ def _difference(folder: Path, kind: FolderKind, record: dict[str, Any], settings
         return f"{folder} is {kind.name} of another version of ifkd"
     found = differences({key: record.get(key) for key in settings}, settings)
     return f"{folder} is {kind.name} with other settings: {found}"
-
-
-made_once = generate_once
-"""Earlier name, used by ifkd.data.synthetic."""

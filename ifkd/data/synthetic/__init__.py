@@ -1,1 +1,1 @@
-"""Procedural optical imagery of ships: one imaginary world, seen as labelled tiles and as wide-swath scenes."""
+"""Procedural imagery with labels: ships seen by an optical sensor, and aircraft seen by a radar."""

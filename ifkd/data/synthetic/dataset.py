@@ -1,45 +1,34 @@
-"""A synthetic data set on disk: made whole or not at all, and not made twice."""
+"""A synthetic data set on disk: written completely or not at all, and only once."""
 
 import os
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ifkd.core.detections import Array
 from ifkd.core.files import make_folder, write_json
 from ifkd.core.parallel import Map, parallel_map
 from ifkd.core.progress import progress, track
-from ifkd.core.tiling import Window
-from ifkd.data.generated_folder import FolderKind, made_once
-from ifkd.data.synthetic.annotation import coco_file
-from ifkd.data.synthetic.config import SPLITS
-from ifkd.data.synthetic.painters import AnySynthetic
-from ifkd.data.synthetic.picture import Truth
-from ifkd.data.synthetic.scene import check_crs, paint_block, scene_blocks, scene_truths, write_scene
-from ifkd.data.synthetic.tiles import Place, Tile, places, write_place
+from ifkd.data.generated_folder import FolderKind, generate_once
+from ifkd.data.synthetic.config import SPLITS, AnySynthetic
+from ifkd.data.synthetic.labels import LabeledImage, coco_file
+from ifkd.data.synthetic.scene import check_crs, paint_block, scene_blocks, scene_labels, write_scene
+from ifkd.data.synthetic.tiles import tile_places, write_place
 
 RECORD = "synthetic.json"
-GENERATOR_VERSION = 1
-"""Counts up whenever the same configuration gives other pixels or labels."""
+GENERATOR_VERSION = 2  # Increases whenever the same configuration gives other pixels or labels
 
 
 def make_dataset(
     config: AnySynthetic, folder: Path, *, workers: int | None = None, force: bool = False
 ) -> dict[str, Any]:
-    """Write the data set into `folder`, unless it is there already.
+    """Write the data set into `folder`, unless it is there already; return its record, and `made`: whether it was now.
 
-    Args:
-        config: What to make.
-        folder: Where; it must be absent, empty or hold a synthetic data set.
-        workers: Processes; by default one for each core. The files do not depend on it.
-        force: Replace a synthetic data set of another configuration.
-
-    Returns:
-        The record of the data set, as its `synthetic.json` holds it, and `made`: whether it was made now.
+    The files do not depend on the number of `workers`; `force` replaces a data set of another configuration.
 
     Raises:
         OutputError: The folder holds something else, or a data set of another configuration.
-        ConfigError: The scenes' coordinate reference system is unknown or not in metres.
+        ConfigError: The coordinate reference system of the scenes is unknown or not in meters.
     """
     if config.scenes.count:
         check_crs(config)
@@ -47,54 +36,44 @@ def make_dataset(
 
     def make(temporary: Path) -> dict[str, Any]:
         with parallel_map(os.cpu_count() or 1 if workers is None else workers) as in_order:
-            return {"contents": _make(config, temporary, in_order)}
+            return {"contents": _write_tiles(config, temporary, in_order) | _write_scenes(config, temporary, in_order)}
 
-    return made_once(folder, FolderKind("a synthetic data set", RECORD), wanted, make=make, force=force)
+    return generate_once(folder, FolderKind("a synthetic data set", RECORD), wanted, make=make, force=force)
 
 
-def _make(config: AnySynthetic, folder: Path, in_order: Map) -> dict[str, Any]:
-    """Write all files of the data set, and return what they hold."""
-    images = make_folder(folder / "images")
-    plan = places(config)
-    jobs = [(config, place, images) for place in plan]
-    split_of: dict[str, list[Tile]] = {split: [] for split in SPLITS}
-    with progress(sum(place.tiles for place in plan), "tiles", unit="tile") as bar:
-        for place, tiles in zip(plan, in_order(_place_job, jobs), strict=True):
-            split_of[place.split] += tiles
-            bar.update(len(tiles))
-    contents: dict[str, Any] = {}
-    size = (config.tile_px, config.tile_px)
-    for split, tiles in split_of.items():
-        content = coco_file([(tile.file_name, size, tile.annotations) for tile in tiles], config.class_names)
+def _write_tiles(config: AnySynthetic, folder: Path, in_order: Map) -> dict[str, Any]:
+    """Write the tiles and labels of all splits, and return the summary of each split."""
+    places = tile_places(config)
+    tiles: dict[str, list[LabeledImage]] = {split: [] for split in SPLITS}
+    write = partial(write_place, config, make_folder(folder / "images"))
+    with progress(sum(place.tiles for place in places), "tiles", unit="tile") as bar:
+        for place, written in zip(places, in_order(write, places), strict=True):
+            tiles[place.split] += written
+            bar.update(len(written))
+    contents = {}
+    for split, written in tiles.items():
+        content = coco_file(written, (config.tile_px, config.tile_px), config.traits.classes)
         write_json(folder / f"{split}.json", content)
         contents[split] = _summary(content)
-    blocks = scene_blocks(config)
-    for number in range(config.scenes.count):
-        path = make_folder(folder / "scenes") / f"scene_{number:02d}.tif"
-        painted = in_order(_block_job, [(config, number, window) for window in blocks])
-        shown = track(painted, path.stem, total=len(blocks), unit="block")
-        # The truths come from a worker, which has the world at hand.
-        truths = next(in_order(_truth_job, [(config, number)]))
-        contents[path.stem] = _summary(write_scene(path, config, number, blocks=shown, truths=truths))
     return contents
 
 
-def _place_job(job: tuple[AnySynthetic, Place, Path]) -> list[Tile]:
-    return write_place(*job)
-
-
-def _block_job(job: tuple[AnySynthetic, int, Window]) -> Array:
-    return paint_block(*job)
-
-
-def _truth_job(job: tuple[AnySynthetic, int]) -> list[Truth]:
-    return scene_truths(*job)
+def _write_scenes(config: AnySynthetic, folder: Path, in_order: Map) -> dict[str, Any]:
+    """Write the scenes and their labels, and return the summary of each scene."""
+    blocks = scene_blocks(config)
+    contents = {}
+    for number in range(config.scenes.count):
+        path = make_folder(folder / "scenes") / f"scene_{number:02d}.tif"
+        painted = in_order(partial(paint_block, config, number), blocks)
+        painted = track(painted, path.stem, total=len(blocks), unit="block")
+        # A worker makes the labels, because it has the world in memory.
+        labels = next(in_order(partial(scene_labels, config), [number]))
+        contents[path.stem] = _summary(write_scene(path, config, number, blocks=painted, labels=labels))
+    return contents
 
 
 def _summary(content: dict[str, Any]) -> dict[str, Any]:
-    """Return how many images, and objects of each class, a COCO content has."""
-    names = {category["id"]: category["name"] for category in content["categories"]}
-    counts = Counter(
-        names[annotation["category_id"]] for annotation in content["annotations"] if not annotation["iscrowd"]
-    )
-    return {"images": len(content["images"]), "objects": {name: counts[name] for name in names.values()}}
+    """Return the number of images, and of objects of each class, in a COCO content."""
+    counts = Counter(one["category_id"] for one in content["annotations"] if not one["iscrowd"])
+    objects = {category["name"]: counts[category["id"]] for category in content["categories"]}
+    return {"images": len(content["images"]), "objects": objects}

@@ -1,1 +1,1 @@
-"""Imaginary airfields as a radar sees them: aircraft of several types, speckle, layover."""
+"""SAR amplitude imagery of imaginary airfields with aircraft."""

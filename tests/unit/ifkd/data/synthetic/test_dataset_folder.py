@@ -1,4 +1,4 @@
-"""The data set on disk: the same bytes every time, truth that others read alike, nothing made twice or half."""
+"""The data set on disk: reproducible bytes, labels that other readers accept, complete folders only."""
 
 import contextlib
 import io
@@ -16,7 +16,7 @@ from pycocotools import mask as mask_tools
 from pycocotools.coco import COCO
 from shapely.geometry import Polygon
 
-from deploy.cli import main
+from deploy.cli.main import main
 from ifkd.core import config
 from ifkd.core.errors import ConfigError, OutputError
 from ifkd.core.tiling import Window
@@ -24,10 +24,10 @@ from ifkd.data.coco import read_coco
 from ifkd.data.synthetic import dataset as dataset_module
 from ifkd.data.synthetic.config import SPLITS, Synthetic
 from ifkd.data.synthetic.dataset import make_dataset
-from ifkd.data.synthetic.picture import Painter
+from ifkd.data.synthetic.optical.painter import ShipPainter
+from ifkd.data.synthetic.optical.world import make_world
 from ifkd.data.synthetic.scene import paint_block, scene_blocks, scene_painter
-from ifkd.data.synthetic.tiles import choose_windows, places
-from ifkd.data.synthetic.world import make_world
+from ifkd.data.synthetic.tiles import choose_windows, tile_places
 
 DEMO = Path(__file__).parents[5] / "configs" / "demo_data.toml"
 
@@ -60,7 +60,7 @@ def test_same_configuration_gives_the_same_bytes_for_any_number_of_workers(made,
     assert files_of(made) == files_of(tmp_path / "again")
 
 
-def test_another_seed_gives_other_pictures(made, tmp_path):
+def test_another_seed_gives_other_images(made, tmp_path):
     only_tiles = {"scenes": {"count": 0}, "images": {"train": 1, "validation": 0, "test": 0}}
     make_dataset(small(seed=8, **only_tiles), tmp_path / "other", workers=1)
     name = "images/train_00000.png"
@@ -82,7 +82,7 @@ def test_a_scene_does_not_depend_on_its_blocks(made):
         np.testing.assert_array_equal(painted, expected)
 
 
-def test_tiles_are_pictures_with_truth_that_our_reader_and_pycocotools_take(made):
+def test_tiles_and_labels_are_read_alike_by_our_reader_and_pycocotools(made):
     images = 0
     for split in SPLITS:
         ours = read_coco(made / f"{split}.json")
@@ -118,7 +118,7 @@ def test_geojson_of_a_scene_is_the_raster_transform_of_its_boxes(made):
             assert raster.crs == "EPSG:32633"
             assert raster.res == (2.0, 2.0)
             assert (raster.height, raster.width) == (272, 400)
-            # The way back goes through pyproj, which had no part in the way out.
+            # The inverse uses pyproj, which the writer does not.
             projected = map_of.to_crs(raster.crs)
             for annotation, shape in zip(content["annotations"], projected.geometry, strict=True):
                 x, y, width, height = annotation["bbox"]
@@ -128,7 +128,7 @@ def test_geojson_of_a_scene_is_the_raster_transform_of_its_boxes(made):
         assert all(shape.exterior.is_ccw for shape in map_of.geometry)
 
 
-def test_scenes_are_tiled_lossless_and_lie_side_by_side(made):
+def test_scenes_are_tiled_lossless_and_adjacent(made):
     with (
         rasterio.open(made / "scenes" / "scene_00.tif") as first,
         rasterio.open(made / "scenes" / "scene_01.tif") as second,
@@ -140,7 +140,7 @@ def test_scenes_are_tiled_lossless_and_lie_side_by_side(made):
         assert first.bounds.top == second.bounds.top
 
 
-def test_boxes_in_a_scene_sit_on_ships():
+def test_boxes_in_a_scene_contain_the_ships():
     """Painting a scene with and without its ships differs inside the boxes far more than elsewhere."""
     setting = small(
         conditions={"cloud_share": 0.0, "haze_share": 0.0, "noise_dn": 0.0, "small_boats": 0.0},
@@ -153,18 +153,18 @@ def test_boxes_in_a_scene_sit_on_ships():
     bare = type(painter)(painter.world, setting).paint(window).astype(int)
     changed = np.abs(with_ships - bare).max(axis=2) > 12
     in_boxes = np.zeros(changed.shape, bool)
-    truths = scene_painter(setting, 0).truths(window)
-    assert truths
-    for truth in truths:
-        x1, y1, x2, y2 = truth.box
+    labels = scene_painter(setting, 0).labels(window)
+    assert labels
+    for label in labels:
+        x1, y1, x2, y2 = label.box
         inside = np.s_[int(y1) : int(np.ceil(y2)), int(x1) : int(np.ceil(x2))]
         assert changed[inside].mean() > 0.05
         in_boxes[inside] = True
-    # What changed outside is the shadow on the water, a few pixels wide.
+    # Only the shadow on the water, a few pixels wide, is outside.
     assert changed[~in_boxes].mean() < 0.02
 
 
-def test_a_complete_folder_is_left_alone_and_a_different_one_is_not_overwritten(made, tmp_path):
+def test_a_complete_folder_is_kept_and_a_different_one_is_not_overwritten(made, tmp_path):
     folder = tmp_path / "data"
     only_one = {"scenes": {"count": 0}, "images": {"train": 1, "validation": 0, "test": 0}}
     make_dataset(small(**only_one), folder, workers=1)
@@ -179,7 +179,7 @@ def test_a_complete_folder_is_left_alone_and_a_different_one_is_not_overwritten(
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
 
-def test_a_folder_with_other_things_is_never_touched(tmp_path):
+def test_a_folder_with_foreign_files_is_never_touched(tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(OutputError, match="not a synthetic data set"):
         make_dataset(small(), tmp_path, workers=1, force=True)
@@ -199,7 +199,7 @@ def test_an_interrupted_run_leaves_nothing(tmp_path, monkeypatch):
 def test_windows_of_a_place_do_not_overlap_and_show_ships():
     setting = Synthetic()
     world = make_world(setting, place=(1, 4), size_px=(1024, 1024), ships=32, wide=False)
-    windows = choose_windows(setting, Painter(world, setting).boxes, 5, np.random.default_rng(0))
+    windows = choose_windows(setting, ShipPainter(world, setting).boxes, 5, np.random.default_rng(0))
     covered = np.zeros((1024, 1024), int)
     for window in windows:
         covered[window.top : window.bottom, window.left : window.right] += 1
@@ -209,18 +209,18 @@ def test_windows_of_a_place_do_not_overlap_and_show_ships():
 
 def test_places_cover_every_split_once():
     setting = small(images={"train": 7, "validation": 2, "test": 0, "per_place": 3})
-    found = [(p.split, p.first_tile + i) for p in places(setting) for i in range(p.tiles)]
+    found = [(p.split, p.first_tile + i) for p in tile_places(setting) for i in range(p.tiles)]
     assert found == [("train", i) for i in range(7)] + [("validation", i) for i in range(2)]
 
 
 @pytest.mark.parametrize("crs", ["EPSG:4326", "nonsense", "EPSG:2229"])
-def test_a_reference_system_not_in_metres_is_refused(crs, tmp_path):
+def test_a_reference_system_not_in_meters_is_refused(crs, tmp_path):
     scenes = {**small().scenes.model_dump(), "crs": crs}
     with pytest.raises(ConfigError, match=r"scenes\.crs"):
         make_dataset(small(scenes=scenes), tmp_path / "data", workers=1)
 
 
-def test_the_demo_file_is_complete_and_says_what_the_defaults_are():
+def test_the_demo_file_lists_all_keys_with_their_defaults():
     def keys(value):
         return {key: keys(item) if isinstance(item, dict) else None for key, item in value.items()}
 
@@ -229,23 +229,21 @@ def test_the_demo_file_is_complete_and_says_what_the_defaults_are():
     assert config.load(DEMO, Synthetic) == Synthetic()
 
 
-def test_classes_can_be_chosen_and_weighted():
-    kinds = ("ferry", "destroyer", "frigate")
-    setting = Synthetic.model_validate({"ships": {"classes": kinds, "weights": {"ferry": 6.0}}})
+def test_classes_can_be_chosen():
+    setting = Synthetic.model_validate({"ships": {"classes": ["ferry", "destroyer", "frigate"]}})
     world = make_world(setting, place=(1, 0), size_px=(1024, 1024), ships=30, wide=False)
-    counts = {kind: sum(ship.kind == kind for ship in world.ships) for kind in kinds}
-    assert sum(counts.values()) == len(world.ships) > 20
-    assert counts["ferry"] > counts["destroyer"] + counts["frigate"]
-    with pytest.raises(ConfigError, match="weights names"):
-        config.parse({"ships": {"classes": ["ferry"], "weights": {"frigate": 2.0}}}, Synthetic, source="x")
+    assert len(world.ships) > 20
+    assert {ship.category for ship in world.ships} == {"ferry", "destroyer", "frigate"}
+    with pytest.raises(ConfigError, match="each once"):
+        config.parse({"ships": {"classes": ["ferry", "ferry"]}}, Synthetic, source="x")
 
 
-def test_the_command_makes_a_data_set_and_says_where(tmp_path, capsys):
+def test_the_command_makes_a_data_set_and_reports_its_folder(tmp_path, capsys):
     overrides = ["images.train=1", "images.validation=0", "images.test=0", "scenes.count=0", "tile_px=64"]
     words = ["data", "synth", str(DEMO), *overrides, "--out", str(tmp_path / "data"), "--workers", "1"]
-    assert main.main(words) == 0
+    assert main(words) == 0
     assert f"{tmp_path / 'data'} made" in capsys.readouterr().out
-    assert main.main(words) == 0
+    assert main(words) == 0
     assert "was complete already" in capsys.readouterr().out
-    assert main.main([*words[:3], "tile_px=64", *words[-4:]]) == 2
+    assert main([*words[:3], "tile_px=64", *words[-4:]]) == 2
     assert "images.train was 1, is 480" in capsys.readouterr().err

@@ -1,0 +1,1 @@
+"""Optical imagery of imaginary coasts with ships."""
