@@ -64,22 +64,12 @@ class SceneScore(Schema):
 
 
 def read_ground_truth(
-    path: Path,
-    *,
-    scene: str,
-    size: tuple[int, int],
-    classes: tuple[str, ...],
-    georeference: Georeference | None = None,
+    path: Path, *, scene: str, size: tuple[int, int], classes: tuple[str, ...], georeference: Georeference | None = None
 ) -> "SceneGroundTruth":
-    """Read the labels of one scene.
+    """Read the labels of one scene, given by file name and size (height, width), for the classes of a detector.
 
-    Args:
-        path: COCO JSON that lists the scene by file name, or has only one image; or GeoJSON (RFC 7946) with polygons
-            whose class is in `class_name`.
-        scene: File name of the scene.
-        size: (height, width) of the scene.
-        classes: Class names of the detector, by label.
-        georeference: Georeference of the scene, which GeoJSON needs.
+    The file is COCO JSON that lists the scene by file name, or has only one image; or GeoJSON (RFC 7946) with polygons
+    whose class is in `class_name`, which needs the scene's georeference.
 
     Raises:
         DataError: The file is unreadable, does not list the scene, or has no class of the detector.
@@ -90,51 +80,37 @@ def read_ground_truth(
         raise DataError(f"The labels {path} cannot be read ({error})") from error
     if isinstance(content, dict) and content.get("type") == "FeatureCollection":
         if georeference is None:
-            raise DataError(
-                f"{scene} has no coordinate system, so the GeoJSON labels of {path} cannot be located in it",
-                hint="Use labels in pixels, as a COCO file.",
-            )
+            problem = f"{scene} has no coordinate system, so the GeoJSON labels of {path} cannot be located in it"
+            raise DataError(problem, hint="Use labels in pixels, as a COCO file.")
         image, known = _image_of_geojson(path, content, size, georeference)
     else:
         dataset = read_coco(path)
         image, known = _image_of_coco(dataset, scene), dataset.classes
         if image.size != size:
-            raise DataError(
-                f"The labels of {scene} in {path} are of another raster",
-                got=f"{image.size[1]}x{image.size[0]} (width x height)",
-                expected=f"{size[1]}x{size[0]}",
-            )
+            got, expected = f"{image.size[1]}x{image.size[0]} (width x height)", f"{size[1]}x{size[0]}"
+            raise DataError(f"The labels of {scene} in {path} are of another raster", got=got, expected=expected)
     if not set(classes) & set(known):
         raise DataError(f"{path} has none of the detector's classes", got=list(known), expected=list(classes))
     return SceneGroundTruth(path, image, known, classes=classes)
 
 
 class SceneGroundTruth:
-    """The labels of one scene.
-
-    Args:
-        path: File of the labels.
-        image: Labels of the scene, in pixels.
-        known: Class names of the file, by label.
-        classes: Class names of the detector, by label.
-    """
+    """The labels of one scene, in pixels: `known` are the class names of the file, `classes` those of the detector."""
 
     def __init__(self, path: Path, image: LabeledImage, known: tuple[str, ...], *, classes: tuple[str, ...]) -> None:
         self._path = path
         self._classes = classes
-        label_of = np.array([classes.index(name) if name in classes else -1 for name in known])
-        labels = label_of[image.labels] if len(image.labels) else image.labels
-        has_class = labels >= 0
         self.image_id = image.id
-        self._unknown = int((~has_class & ~image.ignore).sum())
+        label_of = np.array([classes.index(name) if name in classes else -1 for name in known], np.int64)
+        labels = label_of[image.labels]
+        has_class, unknown = np.flatnonzero(labels >= 0), np.flatnonzero(labels < 0)
+        self._unknown = int((~image.ignore[unknown]).sum())
         # An object of an unknown class is an ignore region of every class.
-        repeated = [np.full(int((~has_class).sum()), label, np.int64) for label in range(len(classes))]
-        self._image = replace(
-            image,
-            boxes=np.concatenate([image.boxes[has_class], *[image.boxes[~has_class]] * len(classes)]),
-            labels=np.concatenate([labels[has_class], *repeated]),
-            ignore=np.concatenate([image.ignore[has_class], np.ones(sum(map(len, repeated)), bool)]),
-        )
+        index = np.concatenate([has_class, np.tile(unknown, len(classes))])
+        labels = np.concatenate([labels[has_class], np.repeat(np.arange(len(classes)), len(unknown))])
+        ignore = image.ignore[index]
+        ignore[len(has_class) :] = True
+        self._image = replace(image, boxes=image.boxes[index], labels=labels, ignore=ignore)
         self._dataset = CocoDataset(path, classes, tuple(range(1, len(classes) + 1)), (self._image,))
 
     def score(self, detections: Detections, *, score_threshold: float) -> SceneScore:
@@ -145,20 +121,11 @@ class SceneGroundTruth:
         per_class: dict[str, ClassScore] = {}
         true_positives = false_positives = 0
         for label, name in enumerate(self._classes):
-            tp, fp = self._match(found.boxes[found.labels == label], label)
-            objects = metrics.per_class[name].objects
-            per_class[name] = ClassScore(
-                mean_ap=metrics.per_class[name].mean_ap,
-                ap50=metrics.per_class[name].ap50,
-                ap75=metrics.per_class[name].ap75,
-                precision=_ratio(tp, tp + fp),
-                recall=_ratio(tp, objects),
-                f1=_ratio(2 * tp, tp + fp + objects),
-                objects=objects,
-                detections=int((found.labels == label).sum()),
-            )
+            boxes, averages = found.boxes[found.labels == label], metrics.per_class[name]
+            tp, fp = self._match(boxes, label)
+            rates = _rates(tp, fp, averages.objects)
+            per_class[name] = ClassScore(**averages.model_dump(), **rates, detections=len(boxes))
             true_positives, false_positives = true_positives + tp, false_positives + fp
-        positives = true_positives + false_positives
         return SceneScore(
             ground_truth=str(self._path),
             image_id=self._image.id,
@@ -166,9 +133,7 @@ class SceneGroundTruth:
             mean_ap=metrics.mean_ap if metrics.objects else None,
             ap50=metrics.ap50 if metrics.objects else None,
             ap75=metrics.ap75 if metrics.objects else None,
-            precision=_ratio(true_positives, positives),
-            recall=_ratio(true_positives, metrics.objects),
-            f1=_ratio(2 * true_positives, positives + metrics.objects),
+            **_rates(true_positives, false_positives, metrics.objects),
             objects=metrics.objects,
             detections=len(found),
             unknown_objects=self._unknown,
@@ -219,39 +184,24 @@ def _image_of_geojson(
         boxes = pixel_boxes(features, georeference, size)
         ignore = np.array([bool(feature["properties"].get("ignore")) for feature in features], bool)
     except (KeyError, TypeError, ValueError, IndexError, StopIteration) as error:
-        raise DataError(
-            f"{path} is not a file of labels ({error!r})",
-            expected="GeoJSON with polygons in longitude and latitude, each with its class in class_name",
-        ) from error
+        expected = "GeoJSON with polygons in longitude and latitude, each with its class in class_name"
+        raise DataError(f"{path} is not a file of labels ({error!r})", expected=expected) from error
     height, width = size
     boxes = boxes.clip(0, np.array([width, height, width, height], np.float32))
     on_scene = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
     known = tuple(sorted(set(names)))
     labels = np.array([known.index(name) for name in names], np.int64)
-    image = LabeledImage(
-        id=1,
-        path=path,
-        size=size,
-        boxes=boxes[on_scene],
-        labels=labels[on_scene],
-        scene=path.name,
-        ignore=ignore[on_scene],
-    )
-    return image, known
+    return LabeledImage(1, path, size, boxes[on_scene], labels[on_scene], path.name, ignore[on_scene]), known
 
 
 def _image_of_coco(dataset: CocoDataset, scene: str) -> LabeledImage:
     named = [image for image in dataset.images if image.path.name == scene]
-    if not named:
-        named = [image for image in dataset.images if image.path.stem == Path(scene).stem]
+    named = named or [image for image in dataset.images if image.path.stem == Path(scene).stem]
     if not named and len(dataset) == 1:
         return dataset.images[0]
     if len(named) != 1:
-        raise DataError(
-            f"{dataset.path} lists {len(named) or 'no'} images with the name {scene}",
-            expected="one",
-            hint="Use a COCO file whose images include the scene.",
-        )
+        problem = f"{dataset.path} lists {len(named) or 'no'} images with the name {scene}"
+        raise DataError(problem, expected="one", hint="Use a COCO file whose images include the scene.")
     return named[0]
 
 
@@ -261,10 +211,10 @@ def _mostly_inside(boxes: Array, regions: Array) -> Array:
         return np.zeros(len(boxes), bool)
     low = np.maximum(boxes[:, None, :2], regions[None, :, :2])
     high = np.minimum(boxes[:, None, 2:], regions[None, :, 2:])
-    intersection = (high - low).clip(min=0).prod(axis=2).max(axis=1)
-    inside: Array = intersection >= 0.5 * box_areas(boxes)
-    return inside
+    return (high - low).clip(min=0).prod(axis=2).max(axis=1) >= 0.5 * box_areas(boxes)
 
 
-def _ratio(part: int, total: int) -> float | None:
-    return part / total if total else None
+def _rates(tp: int, fp: int, objects: int) -> dict[str, Any]:
+    """Return precision, recall and F1 of true and false positives; None where the denominator is 0."""
+    parts = {"precision": (tp, tp + fp), "recall": (tp, objects), "f1": (2 * tp, tp + fp + objects)}
+    return {name: part / total if total else None for name, (part, total) in parts.items()}

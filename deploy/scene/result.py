@@ -70,10 +70,8 @@ class SceneResult:
 
     def part(self, start: int, stop: int) -> "SceneResult":
         """Return a copy with only the detections from `start` to `stop`."""
-        rows = slice(start, stop)
-        found = self.detections
-        part = Detections(found.boxes[rows], found.scores[rows], found.labels[rows])
-        return replace(self, detections=part, tiles=self.tiles[rows])
+        rows = np.arange(len(self.detections))[start:stop]
+        return replace(self, detections=self.detections.select(rows), tiles=self.tiles[rows])
 
     def tile_names(self) -> list[str]:
         """Return the name of the tile of each detection; see `tile_name`."""
@@ -107,13 +105,11 @@ class SceneResult:
             import geopandas  # noqa: PLC0415 - an optional package
         except ImportError as error:
             raise MissingExtraError("geopandas", extra="dev", need="SceneResult.to_geodataframe") from error
-        georeference = self.scene.georeference
+        georeference, boxes = self.scene.georeference, self.detections.boxes
         if georeference is None:
-            x1, y1, x2, y2 = self.detections.boxes.astype(np.float64).T
-            rings = np.stack([x1, y1, x2, y1, x2, y2, x1, y2], axis=1).reshape(-1, 4, 2)
-            crs = None
+            rings, crs = boxes.astype(np.float64)[:, [[0, 1], [2, 1], [2, 3], [0, 3]]], None
         else:
-            rings, crs = map_rings(georeference, self.detections.boxes), georeference.crs.to_wkt()
+            rings, crs = map_rings(georeference, boxes), georeference.crs.to_wkt()
         return geopandas.GeoDataFrame(self.properties(), geometry=shapely.polygons(rings), crs=crs)
 
 

@@ -72,13 +72,8 @@ class SceneRequest:
             SceneError: The scene is unreadable, or cannot be converted to RGB.
             UsageError: An override is invalid.
         """
-        return Scene(
-            source,
-            imagery=self.bundle.manifest.input.imagery,
-            bands=self.bands,
-            scale_range=self.scale_range,
-            nodata=self.nodata,
-        )
+        imagery = self.bundle.manifest.input.imagery
+        return Scene(source, imagery=imagery, bands=self.bands, scale_range=self.scale_range, nodata=self.nodata)
 
     def grid_of(self, scene: Scene) -> TileGrid:
         """Return the tiles of a scene; see `grid_for`."""
@@ -105,8 +100,7 @@ def settings_for(
         manifest: Manifest of the bundle.
         score_threshold: Minimum score of a detection.
         overlap_px: Minimum overlap of adjacent tiles, engine pixels.
-        gsd_m: Ground sample distance of the scene, meters, if it differs from that of the training images. The scene
-            is resampled so that objects have the size they had in training.
+        gsd_m: Ground sample distance of the scene, meters; the scene is resampled to that of the training images.
         merge: Merge method: `border`, `nms`, `nmm` or `greedy_nmm`.
         metric: Overlap of two boxes: `iou` or `ios`.
         class_agnostic_iou: Of boxes of different classes with an IoU above this, only the best is kept; 1 keeps all.
@@ -131,9 +125,8 @@ def settings_for(
             hint="Omit --tile, or export the checkpoint with tile_sides_px=[SMALLEST, LARGEST].",
         )
     defaults = manifest.defaults
-    postprocess = defaults.postprocess.model_copy(
-        update={"score_threshold": defaults.scene_score_threshold if score_threshold is None else score_threshold}
-    )
+    threshold = defaults.scene_score_threshold if score_threshold is None else score_threshold
+    postprocess = defaults.postprocess.model_copy(update={"score_threshold": threshold})
     scale = _scale(manifest, tile, gsd_m)
     return DetectionSettings(
         scale=scale,
@@ -168,9 +161,13 @@ def _reduced(length: int, side: int, smallest: int, settings: DetectionSettings)
     """Return the smallest side, at most `side`, whose window is a whole number of pixels and covers `length`."""
     for shorter in range(smallest, side, STEP_PX):
         window = shorter / settings.scale
-        if window >= length and abs(window - round(window)) <= INTEGER_TOLERANCE and shorter > settings.overlap_px:
+        if window >= length and _is_integer(window) and shorter > settings.overlap_px:
             return shorter
     return side
+
+
+def _is_integer(value: float) -> bool:
+    return abs(value - round(value)) <= INTEGER_TOLERANCE
 
 
 def grid_for(size: tuple[int, int], tile_px: tuple[int, int], settings: DetectionSettings) -> TileGrid:
@@ -180,38 +177,29 @@ def grid_for(size: tuple[int, int], tile_px: tuple[int, int], settings: Detectio
         UsageError: The overlap is invalid for the tile.
     """
     if not 0 <= settings.overlap_px < min(tile_px):
-        raise UsageError(
-            "The overlap must be at least 0 and smaller than the engine's tile",
-            got=f"{settings.overlap_px} with tiles of {tile_px[0]}x{tile_px[1]}",
-            hint="Lower --overlap-px.",
-        )
+        got = f"{settings.overlap_px} with tiles of {tile_px[0]}x{tile_px[1]}"
+        problem = "The overlap must be at least 0 and smaller than the engine's tile"
+        raise UsageError(problem, got=got, hint="Lower --overlap-px.")
     window = (round(tile_px[0] / settings.scale), round(tile_px[1] / settings.scale))
     return TileGrid(size, window, min(round(settings.overlap_px / settings.scale), min(window) - 1))
 
 
 def _scale(manifest: Manifest, tile: tuple[int, int], gsd_m: float | None) -> float:
-    height, width = tile
-    scale = manifest.input.scale
+    (height, width), scale, trained = tile, manifest.input.scale, manifest.defaults.gsd_m
     if gsd_m is None:
-        sides = (height / scale, width / scale)
-        if any(abs(side - round(side)) > INTEGER_TOLERANCE or round(side) < 1 for side in sides):
-            raise BundleError(
-                "A tile divided by the bundle's scale is not a whole number of pixels",
-                got=f"tile {height}x{width} and scale {scale:g}",
-                hint="Export it again with a scale that divides the tile.",
-            )
-        return scale
-    trained = manifest.defaults.gsd_m
-    if trained is None:
-        raise UsageError(
-            "The bundle does not state the ground sample distance of its training images",
-            got=f"gsd_m {gsd_m:g}",
-            hint="Omit --gsd-m.",
+        if all(_is_integer(side / scale) and round(side / scale) >= 1 for side in tile):
+            return scale
+        raise BundleError(
+            "A tile divided by the bundle's scale is not a whole number of pixels",
+            got=f"tile {height}x{width} and scale {scale:g}",
+            hint="Export it again with a scale that divides the tile.",
         )
+    if trained is None:
+        problem = "The bundle does not state the ground sample distance of its training images"
+        raise UsageError(problem, got=f"gsd_m {gsd_m:g}", hint="Omit --gsd-m.")
     if not gsd_m > 0:
         raise UsageError("The ground sample distance must be above 0 meters", got=f"{gsd_m:g}")
-    side = max(1, round(height / (scale * gsd_m / trained)))
-    return height / side  # the nearest scale with a whole number of scene pixels
+    return height / max(1, round(height / (scale * gsd_m / trained)))  # gives a whole number of scene pixels
 
 
 def _one_of(name: str, value: str, known: tuple[str, ...]) -> Any:

@@ -17,9 +17,8 @@ scene's border) as a *piece*, and any other box as *complete*:
 
 Last, of boxes of different classes with an IoU above `class_agnostic_iou`, only the best is kept.
 
-The result does not depend on the order of the input; merging is idempotent; and with a single tile it equals
-non-maximum suppression. The other methods are those of SAHI: `nms`, `nmm` (each connected group becomes its hull) and
-`greedy_nmm` (each kept box becomes the hull of the boxes that it suppresses).
+The result does not depend on the order of the input, and merging is idempotent. The other methods are those of SAHI:
+`nms`, `nmm` (each connected group becomes its hull) and `greedy_nmm` (each kept box and those it suppresses do).
 """
 
 from collections.abc import Sequence
@@ -29,15 +28,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
-from deploy.scene.merge.overlaps import (
-    OverlappingPairs,
-    connected,
-    intersection,
-    overlapping_pairs,
-    owners,
-    pairs_between,
-    survivors,
-)
+from deploy.scene.merge.overlaps import OverlappingPairs, connected, overlapping_pairs, owners, pairs_between, survivors
 from ifkd.core.config import Schema
 from ifkd.core.detections import Array, Detections, box_areas
 from ifkd.core.tiling import Window
@@ -46,6 +37,8 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 
 EDGE_SLACK = 0.1
 """Accuracy of a complete box at the edge that cuts a piece, as a fraction of its side."""
+UNBOUNDED = np.array([-np.inf, -np.inf, np.inf, np.inf])
+"""Bounds of a box that no tile edge cuts."""
 
 
 class MergeSettings(Schema):
@@ -78,35 +71,22 @@ class TileDetections:
         assert len(self.detections) == len(self.tiles) == len(self.bounds)
 
     def __len__(self) -> int:
-        """Return the number of detections."""
         return len(self.detections)
 
     @classmethod
     def of_tile(cls, detections: Detections, tile: int, *, window: Window, size: tuple[int, int]) -> "TileDetections":
         """Return the detections of one tile, in scene pixels, of a scene of `size` (height, width)."""
-        height, width = size
-        bounds = np.array(
-            [
-                window.left if window.left > 0 else -np.inf,
-                window.top if window.top > 0 else -np.inf,
-                window.right if window.right < width else np.inf,
-                window.bottom if window.bottom < height else np.inf,
-            ],
-            np.float64,
-        )
+        edges = np.array([window.left, window.top, window.right, window.bottom], np.float64)
+        inner = [window.left > 0, window.top > 0, window.right < size[1], window.bottom < size[0]]
         n = len(detections)
-        return cls(detections, np.full(n, tile, np.int64), np.tile(bounds, (n, 1)))
+        return cls(detections, np.full(n, tile, np.int64), np.tile(np.where(inner, edges, UNBOUNDED), (n, 1)))
 
     @classmethod
     def concatenate(cls, parts: Sequence["TileDetections"]) -> "TileDetections":
         """Return the detections of all parts, in order."""
-        if not parts:
-            return cls(Detections.empty(), np.zeros(0, np.int64), np.zeros((0, 4)))
-        return cls(
-            Detections.concatenate([part.detections for part in parts]),
-            np.concatenate([part.tiles for part in parts]),
-            np.concatenate([part.bounds for part in parts]),
-        )
+        detections = Detections.concatenate([part.detections for part in parts])
+        tiles = np.concatenate([np.zeros(0, np.int64), *(part.tiles for part in parts)])
+        return cls(detections, tiles, np.concatenate([np.zeros((0, 4)), *(part.bounds for part in parts)]))
 
     def select(self, index: Array) -> "TileDetections":
         """Return the detections at `index` (integers or a mask)."""
@@ -116,25 +96,17 @@ class TileDetections:
         """Return the detections in descending order of score; ties by label, coordinates and tile."""
         scores = -self.detections.scores
         order = np.argsort(scores, kind="stable")
-        ranked = scores[order]
-        equal = ranked[1:] == ranked[:-1]
+        equal = np.diff(scores[order]) == 0
         tied = np.flatnonzero(np.append(equal, False) | np.append(False, equal))  # only these need the other keys
-        if len(tied):
-            order[tied] = order[tied][_canonical(self.select(order[tied]))]
+        some = order[tied]
+        x1, y1, x2, y2 = self.detections.boxes[some].T
+        keys = (*self.bounds[some].T, self.tiles[some], y2, x2, y1, x1, self.detections.labels[some], scores[some])
+        order[tied] = some[np.lexsort(keys)]
         return self.select(order)
 
     def pieces(self, edge_tolerance_px: float) -> Array:
         """Return which boxes touch an inner edge of their tile, bool [n]."""
-        touching: Array = (np.abs(self.detections.boxes - self.bounds) <= edge_tolerance_px).any(axis=1)
-        return touching
-
-
-def _canonical(found: TileDetections) -> Array:
-    """Return the descending order of score; ties by all other values, so that the order is unique."""
-    x1, y1, x2, y2 = found.detections.boxes.T
-    labels, scores = found.detections.labels, found.detections.scores
-    order: Array = np.lexsort((*found.bounds.T, found.tiles, y2, x2, y1, x1, labels, -scores))
-    return order
+        return (np.abs(self.detections.boxes - self.bounds) <= edge_tolerance_px).any(axis=1)
 
 
 def merge(found: TileDetections, settings: MergeSettings) -> TileDetections:
@@ -143,37 +115,27 @@ def merge(found: TileDetections, settings: MergeSettings) -> TileDetections:
     A joined box has the tile of its best piece and counts as complete.
     """
     ordered = found.in_canonical_order()
+    pairs = overlapping_pairs(ordered.detections.boxes)
     match settings.method:
         case "border":
-            merged = _border(ordered, settings)
+            merged = _border(ordered, pairs, settings)
         case "nms":
-            same = _same_object(ordered, overlapping_pairs(ordered.detections.boxes), settings)
-            merged = ordered.select(survivors(len(ordered), same.first, same.second))
+            merged = ordered.select(survivors(len(ordered), _same_object(ordered, pairs, settings)))
         case "nmm":
-            same = _same_object(ordered, overlapping_pairs(ordered.detections.boxes), settings)
-            merged = _hulls(ordered, connected(len(ordered), same.first, same.second))
+            merged = _hulls(ordered, connected(len(ordered), _same_object(ordered, pairs, settings)))
         case "greedy_nmm":
-            same = _same_object(ordered, overlapping_pairs(ordered.detections.boxes), settings)
-            merged = _hulls(ordered, owners(len(ordered), same.first, same.second))
-    return _class_agnostic_nms(merged, settings.class_agnostic_iou) if settings.class_agnostic_iou < 1.0 else merged
+            merged = _hulls(ordered, owners(len(ordered), _same_object(ordered, pairs, settings)))
+    if settings.class_agnostic_iou == 1.0:
+        return merged
+    pairs = overlapping_pairs(merged.detections.boxes)
+    above = _above(merged, pairs, "iou", settings.class_agnostic_iou)
+    return merged.select(survivors(len(merged), pairs.where(above)))
 
 
-def _class_agnostic_nms(ordered: TileDetections, threshold: float) -> TileDetections:
-    """Return the boxes that non-maximum suppression across classes keeps."""
-    boxes = ordered.detections.boxes.astype(np.float64)
-    pairs = overlapping_pairs(boxes)
-    area = box_areas(boxes)
-    above = pairs.intersection > threshold * (area[pairs.first] + area[pairs.second] - pairs.intersection)
-    return ordered.select(survivors(len(ordered), pairs.first[above], pairs.second[above]))
-
-
-def _border(ordered: TileDetections, settings: MergeSettings) -> TileDetections:
+def _border(ordered: TileDetections, pairs: OverlappingPairs, settings: MergeSettings) -> TileDetections:
     cut = ordered.pieces(settings.edge_tolerance_px)
-    n = len(ordered)
-    pairs = overlapping_pairs(ordered.detections.boxes)
-    same = _same_object(ordered, pairs, settings)
-    among_complete = same.where(~cut[same.first] & ~cut[same.second])
-    complete = survivors(n, among_complete.first, among_complete.second) & ~cut
+    n, same = len(ordered), _same_object(ordered, pairs, settings)
+    complete = survivors(n, same.where(~cut[same.first] & ~cut[same.second])) & ~cut
     if not cut.any():
         return ordered.select(complete)
     left = cut & ~_covered(ordered, _complete_to_piece(pairs, complete, cut), settings)
@@ -181,8 +143,7 @@ def _border(ordered: TileDetections, settings: MergeSettings) -> TileDetections:
     group = _joined(ordered, among_left, settings)
     sizes = np.unique(group[left], return_counts=True)[1]
     if (sizes == 1).all():  # no object is larger than the overlap
-        among_pieces = same.where(left[same.first] & left[same.second])
-        return ordered.select(complete | (left & survivors(n, among_pieces.first, among_pieces.second)))
+        return ordered.select(complete | (left & survivors(n, same.where(left[same.first] & left[same.second]))))
     members = np.flatnonzero(left)
     joined = _hulls(ordered.select(members), np.searchsorted(members, group[members]))
     rest = _suppress_pieces(joined, ordered.select(complete), settings)
@@ -196,8 +157,7 @@ def _suppress_pieces(joined: TileDetections, complete: TileDetections, settings:
     near = np.unique(pairs_between(hulls.detections.boxes, complete.detections.boxes).second)
     ranked = TileDetections.concatenate([complete.select(near), joined])
     same = _same_object(ranked, overlapping_pairs(ranked.detections.boxes), settings)
-    kept = survivors(len(ranked), same.first, same.second)
-    rest = joined.select(kept[len(near) :])
+    rest = joined.select(survivors(len(ranked), same)[len(near) :])
     still_cut = rest.pieces(settings.edge_tolerance_px)
     hulls, single = rest.select(~still_cut), rest.select(still_cut)
     both = TileDetections.concatenate([hulls, single])
@@ -208,27 +168,30 @@ def _suppress_pieces(joined: TileDetections, complete: TileDetections, settings:
 
 def _same_object(found: TileDetections, pairs: OverlappingPairs, settings: MergeSettings) -> OverlappingPairs:
     """Return the pairs of one class whose overlap is above the threshold."""
+    of_class = _of_class(found, pairs)
+    return of_class.where(_above(found, of_class, settings.metric, settings.threshold))
+
+
+def _of_class(found: TileDetections, pairs: OverlappingPairs) -> OverlappingPairs:
+    """Return the pairs of one class."""
     labels = found.detections.labels
-    of_class = pairs.where(labels[pairs.first] == labels[pairs.second])
-    return of_class.where(_above(found, of_class, settings))
+    return pairs.where(labels[pairs.first] == labels[pairs.second])
 
 
-def _above(found: TileDetections, pairs: OverlappingPairs, settings: MergeSettings) -> Array:
+def _above(found: TileDetections, pairs: OverlappingPairs, metric: str, threshold: float) -> Array:
     """Return whether the overlap of each pair is above the threshold, bool [pairs]."""
     area = box_areas(found.detections.boxes.astype(np.float64))
     one, other = area[pairs.first], area[pairs.second]
-    reference = one + other - pairs.intersection if settings.metric == "iou" else np.minimum(one, other)
-    above: Array = pairs.intersection > settings.threshold * reference
-    return above
+    reference = one + other - pairs.intersection if metric == "iou" else np.minimum(one, other)
+    return pairs.intersection > threshold * reference
 
 
 def _complete_to_piece(pairs: OverlappingPairs, complete: Array, cut: Array) -> OverlappingPairs:
     """Return the pairs of a complete box (first) and a piece (second)."""
     ordered = pairs.where(complete[pairs.first] & cut[pairs.second])
     swapped = pairs.where(cut[pairs.first] & complete[pairs.second])
-    return OverlappingPairs.concatenate(
-        [ordered, OverlappingPairs(swapped.second, swapped.first, swapped.intersection)]
-    )
+    swapped = OverlappingPairs(swapped.second, swapped.first, swapped.intersection)
+    return OverlappingPairs.concatenate([ordered, swapped])
 
 
 def _covered(found: TileDetections, pairs: OverlappingPairs, settings: MergeSettings) -> Array:
@@ -236,7 +199,7 @@ def _covered(found: TileDetections, pairs: OverlappingPairs, settings: MergeSett
     boxes = found.detections.boxes.astype(np.float64)
     labels = found.detections.labels
     i, j = pairs.first, pairs.second
-    above = (labels[i] == labels[j]) & _above(found, pairs, settings)
+    above = (labels[i] == labels[j]) & _above(found, pairs, settings.metric, settings.threshold)
     covers = (pairs.intersection > settings.min_coverage * box_areas(boxes[j])) & (found.tiles[i] != found.tiles[j])
     covers[covers] = _reaches(boxes[i[covers]], boxes[j[covers]], found.bounds[j[covers]], settings.edge_tolerance_px)
     covered = np.zeros(len(found), bool)
@@ -250,16 +213,14 @@ def _reaches(complete: Array, piece: Array, bounds: Array, edge_tolerance_px: fl
     slack = edge_tolerance_px + EDGE_SLACK * np.stack([width, height, width, height], axis=1)
     outward = np.array([-1.0, -1.0, 1.0, 1.0])
     cut = np.abs(piece - bounds) <= edge_tolerance_px
-    edge = np.where(cut, bounds, 0.0)
-    ends_before: Array = (cut & (outward * (complete - edge) < -slack)).any(axis=1)
-    return ~ends_before
+    ends_before = cut & (outward * (complete - np.where(cut, bounds, 0.0)) < -slack)
+    return ~ends_before.any(axis=1)
 
 
 def _joined(found: TileDetections, pairs: OverlappingPairs, settings: MergeSettings) -> Array:
     """Return the index of the first piece of each piece's object, int64 [n]; pairs are of overlapping pieces."""
     group = np.arange(len(found))
-    labels = found.detections.labels
-    of_class = pairs.where(labels[pairs.first] == labels[pairs.second])
+    of_class = _of_class(found, pairs)
     agreement = _agreement(found, of_class.first, of_class.second)
     agrees = agreement > settings.threshold
     i, j, agreement = of_class.first[agrees], of_class.second[agrees], agreement[agrees]
@@ -279,26 +240,24 @@ def _joined(found: TileDetections, pairs: OverlappingPairs, settings: MergeSetti
 
 def _agreement(pieces: TileDetections, i: Array, j: Array) -> Array:
     """Return the IoU of boxes i and j inside the overlap of their tiles, float64; 0 for boxes of one tile."""
-    low = np.maximum(pieces.bounds[i, :2], pieces.bounds[j, :2])
-    high = np.minimum(pieces.bounds[i, 2:], pieces.bounds[j, 2:])
-    visible = [
-        np.concatenate([np.maximum(box[:, :2], low), np.minimum(box[:, 2:], high)], axis=1)
-        for box in (pieces.detections.boxes[i].astype(np.float64), pieces.detections.boxes[j].astype(np.float64))
-    ]
-    shared = intersection(*visible)
-    union = box_areas(visible[0]) + box_areas(visible[1]) - shared
+    boxes = pieces.detections.boxes.astype(np.float64)
+    seen_by_both = _intersection(pieces.bounds[i], pieces.bounds[j])
+    one, other = _intersection(boxes[i], seen_by_both), _intersection(boxes[j], seen_by_both)
+    shared = box_areas(_intersection(one, other))
+    union = box_areas(one) + box_areas(other) - shared
     iou = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
     return np.where(pieces.tiles[i] == pieces.tiles[j], 0.0, iou)
+
+
+def _intersection(boxes: Array, others: Array) -> Array:
+    return np.concatenate([np.maximum(boxes[:, :2], others[:, :2]), np.minimum(boxes[:, 2:], others[:, 2:])], axis=1)
 
 
 def _hulls(ordered: TileDetections, group: Array) -> TileDetections:
     """Return the hull of each group, with score, label and tile of its first (best) member."""
     heads, member_of, sizes = np.unique(group, return_inverse=True, return_counts=True)
-    boxes = ordered.detections.boxes[heads].copy()
-    np.minimum.at(boxes[:, :2], member_of, ordered.detections.boxes[:, :2])
-    np.maximum.at(boxes[:, 2:], member_of, ordered.detections.boxes[:, 2:])
-    bounds = ordered.bounds[heads].copy()
-    bounds[sizes > 1] = [-np.inf, -np.inf, np.inf, np.inf]  # a joined box is complete
-    first = ordered.detections.select(heads)
-    detections = Detections(boxes, first.scores, first.labels)
-    return TileDetections(detections, ordered.tiles[heads], bounds).in_canonical_order()
+    hulls = ordered.select(heads)  # a copy
+    np.minimum.at(hulls.detections.boxes[:, :2], member_of, ordered.detections.boxes[:, :2])
+    np.maximum.at(hulls.detections.boxes[:, 2:], member_of, ordered.detections.boxes[:, 2:])
+    hulls.bounds[sizes > 1] = UNBOUNDED  # a joined box is complete
+    return hulls.in_canonical_order()

@@ -1,8 +1,4 @@
-"""Find overlapping pairs of boxes with a grid of cells.
-
-Only boxes in the same cell are compared, so time and memory grow with the number of overlaps, not with the square of
-the number of boxes.
-"""
+"""Find overlapping pairs of boxes with a grid: time and memory grow with the number of overlaps, not of all pairs."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,7 +25,6 @@ class OverlappingPairs:
     """float64 [n]: area of the intersection, above 0."""
 
     def __len__(self) -> int:
-        """Return the number of pairs."""
         return len(self.first)
 
     def where(self, mask: Array) -> "OverlappingPairs":
@@ -37,41 +32,31 @@ class OverlappingPairs:
         return OverlappingPairs(self.first[mask], self.second[mask], self.intersection[mask])
 
     @classmethod
-    def none(cls) -> "OverlappingPairs":
-        """Return no pairs."""
-        return cls(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
-
-    @classmethod
     def concatenate(cls, parts: "list[OverlappingPairs]") -> "OverlappingPairs":
         """Return the pairs of all parts, in order."""
-        if not parts:
-            return cls.none()
-        return cls(
-            np.concatenate([part.first for part in parts]),
-            np.concatenate([part.second for part in parts]),
-            np.concatenate([part.intersection for part in parts]),
-        )
+        none = (np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
+        columns = zip(none, *((part.first, part.second, part.intersection) for part in parts), strict=True)
+        return cls(*map(np.concatenate, columns))
 
 
 def overlapping_pairs(boxes: Array) -> OverlappingPairs:
     """Return all overlapping pairs of boxes [n, 4]; the index `first` is less than `second`."""
     if len(boxes) < 2:
-        return OverlappingPairs.none()
+        return OverlappingPairs.concatenate([])
     entries = _Entries.of(boxes.astype(np.float64))
     key = entries.key
     starts = np.flatnonzero(np.append(True, key[1:] != key[:-1]))
     sizes = np.diff(np.append(starts, len(key)))
     ends = np.repeat(starts + sizes, sizes)
     index = np.flatnonzero(np.arange(1, len(key) + 1) < ends)
-    return OverlappingPairs.concatenate(
-        [entries.overlapping(one, other) for one, other in _ranges(index, index + 1, ends[index])]
-    )
+    ranges = _ranges(index, index + 1, ends[index])
+    return OverlappingPairs.concatenate([entries.overlapping(one, other) for one, other in ranges])
 
 
 def pairs_between(boxes: Array, others: Array) -> OverlappingPairs:
     """Return all overlapping pairs of a box [n, 4] (`first`) and one of the others [m, 4] (`second`)."""
     if not len(boxes) or not len(others):
-        return OverlappingPairs.none()
+        return OverlappingPairs.concatenate([])
     n = len(boxes)
     entries = _Entries.of(np.concatenate([boxes, others]).astype(np.float64))
     first, second = np.flatnonzero(entries.owner < n), np.flatnonzero(entries.owner >= n)
@@ -130,7 +115,9 @@ class _Entries:
 
         A pair is returned only for the first cell that both boxes touch; the index `first` is less than `second`.
         """
-        shared = intersection(self.boxes[one], self.boxes[other])
+        boxes, others = self.boxes[one], self.boxes[other]
+        extent = (np.minimum(boxes[:, 2:], others[:, 2:]) - np.maximum(boxes[:, :2], others[:, :2])).clip(min=0)
+        shared = extent[:, 0] * extent[:, 1]
         some = shared > 0
         one, other, shared = one[some], other[some], shared[some]
         first = np.maximum(self.home[one], self.home[other]).astype(np.int64)
@@ -139,22 +126,13 @@ class _Entries:
         return OverlappingPairs(np.minimum(owner, other_owner), np.maximum(owner, other_owner), shared[here])
 
 
-def intersection(boxes: Array, others: Array) -> Array:
-    """Return the areas of the intersections of boxes [n, 4] and others [n, 4], float64 [n]."""
-    extent = np.minimum(boxes[:, 2:], others[:, 2:]) - np.maximum(boxes[:, :2], others[:, :2])
-    np.maximum(extent, 0.0, out=extent)
-    product: Array = extent[:, 0] * extent[:, 1]
-    return product
+def survivors(n: int, pairs: OverlappingPairs) -> Array:
+    """Return which of `n` boxes in descending order of score non-maximum suppression keeps, bool [n].
 
-
-def survivors(n: int, better: Array, worse: Array) -> Array:
-    """Return which boxes non-maximum suppression keeps, bool [n].
-
-    Boxes are in descending order of score. From the first on, each kept box removes those it is paired with; in each
-    pair, the index `better` is less than `worse`. Each iteration keeps all boxes without a better one left, so the
-    number of iterations is the length of the longest chain of overlaps.
+    From the first on, each kept box removes those it is paired with; in each pair, `first` is the better box. Each
+    iteration keeps all boxes without a better one left, so their number is the length of the longest chain of overlaps.
     """
-    kept = np.ones(n, bool)
+    kept, better, worse = np.ones(n, bool), pairs.first, pairs.second
     while len(better):
         blocked = np.zeros(n, bool)
         blocked[worse] = True
@@ -164,26 +142,24 @@ def survivors(n: int, better: Array, worse: Array) -> Array:
     return kept
 
 
-def owners(n: int, better: Array, worse: Array) -> Array:
+def owners(n: int, pairs: OverlappingPairs) -> Array:
     """Return the index of the kept box that suppresses each box, int64 [n]; kept boxes have their own index."""
-    kept = survivors(n, better, worse)
+    kept = survivors(n, pairs)
     owner = np.arange(n)
-    taken = kept[better] & ~kept[worse]
-    owner[worse[taken]] = n
-    np.minimum.at(owner, worse[taken], better[taken])
+    taken = pairs.where(kept[pairs.first] & ~kept[pairs.second])
+    owner[taken.second] = n
+    np.minimum.at(owner, taken.second, taken.first)
     return owner
 
 
-def connected(n: int, i: Array, j: Array) -> Array:
-    """Return the index of the first box of each box's connected component, int64 [n]; i and j are paired boxes."""
-    group = np.arange(n)
-    while len(i):
+def connected(n: int, pairs: OverlappingPairs) -> Array:
+    """Return the index of the first box of each box's connected component, int64 [n]."""
+    group, i, j = np.arange(n), pairs.first, pairs.second
+    while len(pairs):
         low = np.minimum(group[i], group[j])
         new = group.copy()
-        np.minimum.at(new, group[i], low)
-        np.minimum.at(new, group[j], low)
-        np.minimum.at(new, i, low)
-        np.minimum.at(new, j, low)
+        for index in (group[i], group[j], i, j):
+            np.minimum.at(new, index, low)
         new = new[new]
         if (new == group).all():
             break

@@ -1,9 +1,8 @@
 """Merge the detections of a scene while its tiles are still processed.
 
-Boxes affect each other only if they overlap, and a hull stays inside the bounding rectangle of its group. Boxes are
-therefore grouped into islands, whose bounding rectangles overlap with no other island. An island that ends above the
-first row of the next tiles can be merged alone, and all islands together give exactly the result of one merge of the
-entire scene. Memory holds only the boxes near the current rows, and the merged detections.
+Boxes affect each other only if they overlap, and a hull stays inside the bounding rectangle of its group. So boxes form
+islands, whose bounding rectangles overlap with no other island, and an island that ends above the first row of the next
+tiles is merged alone: the result is exactly that of one merge of the entire scene.
 """
 
 import numpy as np
@@ -22,8 +21,7 @@ class StreamingMerge:
         self._merged: list[TileDetections] = []
 
     def __len__(self) -> int:
-        """Return the number of detections that may still overlap with later tiles."""
-        return len(self._open)
+        return len(self._open)  # detections that may still overlap with later tiles
 
     def add(self, found: TileDetections, *, next_top: int) -> None:
         """Add the detections of a row of tiles; `next_top` is the first row of pixels of the later tiles."""
@@ -48,12 +46,9 @@ def closed_islands(boxes: Array, next_top: int) -> Array:
     while True:
         pairs = overlapping_pairs(rectangles)
         if not len(pairs):
-            break
-        group = connected(len(rectangles), pairs.first, pairs.second)
-        heads, member_of = np.unique(group, return_inverse=True)
+            return (rectangles[:, 3] <= next_top)[island]
+        heads, member_of = np.unique(connected(len(rectangles), pairs), return_inverse=True)
         joined = rectangles[heads]
         np.minimum.at(joined[:, :2], member_of, rectangles[:, :2])
         np.maximum.at(joined[:, 2:], member_of, rectangles[:, 2:])
         island, rectangles = member_of[island], joined
-    closed: Array = (rectangles[:, 3] <= next_top)[island]
-    return closed

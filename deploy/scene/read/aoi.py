@@ -1,7 +1,6 @@
-"""Areas of interest: select the tiles of a scene to process, and the detections to keep.
+"""Areas of interest: a tile is processed if it touches the area, and a detection is kept if its center is inside.
 
-A tile is processed if it touches the area; a detection is kept if its center is inside. So an object at the edge of the
-area is still seen by every tile that contains its center, and the result is that of the entire scene, clipped.
+So the result is that of the entire scene, clipped: all tiles that contain the center of a kept object are processed.
 """
 
 import json
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 import shapely
 
-from deploy.scene.read.georeference import Georeference
+from deploy.scene.read.georeference import Georeference, centers
 from deploy.scene.read.scene import SceneInfo
 from ifkd.core.config import Schema
 from ifkd.core.detections import Array
@@ -45,9 +44,7 @@ class AoiMask:
 
     def contains(self, boxes: Array) -> Array:
         """Return whether the center of each box [n, 4] is inside the area, bool [n]."""
-        centers = (boxes[:, :2].astype(np.float64) + boxes[:, 2:]) / 2.0
-        inside: Array = shapely.contains_xy(self.area, centers)
-        return inside
+        return shapely.contains_xy(self.area, centers(boxes))
 
 
 def read_aoi(path: Path) -> AreaOfInterest:
@@ -76,10 +73,8 @@ def read_aoi(path: Path) -> AreaOfInterest:
                 expected="degrees, as in RFC 7946",
                 hint="Convert it: ogr2ogr -t_srs EPSG:4326 area_wgs84.geojson area.geojson.",
             )
-    rings = (
-        tuple(tuple(map(tuple, ring.coords)) for ring in (polygon.exterior, *polygon.interiors)) for polygon in polygons
-    )
-    return AreaOfInterest(source=path.name, polygons=tuple(rings))
+    rings = tuple(tuple(tuple(map(tuple, ring.coords)) for ring in _rings(polygon)) for polygon in polygons)
+    return AreaOfInterest(source=path.name, polygons=rings)
 
 
 def aoi_mask_of(area: AreaOfInterest | None, scene: SceneInfo, grid: TileGrid) -> AoiMask | None:
@@ -100,10 +95,8 @@ def aoi_mask_of(area: AreaOfInterest | None, scene: SceneInfo, grid: TileGrid) -
     mask = shapely.union_all([_to_pixels(polygon, georeference, scene.size) for polygon in polygons])
     shapely.prepare(mask)
     height, width = scene.size
-    tiles = [
-        shapely.box(window.left, window.top, min(window.right, width), min(window.bottom, height)) for window in grid
-    ]
-    touching: Array = np.asarray(shapely.intersects(mask, tiles))
+    tiles = [shapely.box(one.left, one.top, min(one.right, width), min(one.bottom, height)) for one in grid]
+    touching = np.asarray(shapely.intersects(mask, tiles))
     if not touching.any():
         outline = np.array([[0, 0], [width, 0], [width, height], [0, height]])
         raise SceneError(
@@ -129,19 +122,19 @@ def _polygons(geometry: Any) -> list[Any]:
     """Return all polygons of a shapely geometry, in two dimensions."""
     if geometry.geom_type == "Polygon":
         return [shapely.force_2d(geometry)]
-    parts = geometry.geoms if hasattr(geometry, "geoms") else ()
-    return [polygon for part in parts for polygon in _polygons(part)]
+    return [polygon for part in getattr(geometry, "geoms", ()) for polygon in _polygons(part)]
+
+
+def _rings(polygon: Any) -> list[Any]:
+    return [polygon.exterior, *polygon.interiors]
 
 
 def _to_pixels(polygon: Any, georeference: Georeference, size: tuple[int, int]) -> Any:
     """Return a polygon in pixels of a scene of `size`, without points that have no pixel position."""
-    rings = []
-    for ring in (polygon.exterior, *polygon.interiors):
-        split = shapely.segmentize(ring, MAX_SEGMENT_DEGREES)
-        pixels = georeference.from_lonlat(shapely.get_coordinates(split), size)
-        pixels = pixels[np.isfinite(pixels).all(axis=1)]
-        if len(pixels) >= 4:
-            rings.append(pixels)
+    split = [shapely.get_coordinates(shapely.segmentize(ring, MAX_SEGMENT_DEGREES)) for ring in _rings(polygon)]
+    pixels = [georeference.from_lonlat(ring, size) for ring in split]
+    located = [ring[np.isfinite(ring).all(axis=1)] for ring in pixels]
+    rings = [ring for ring in located if len(ring) >= 4]
     return shapely.make_valid(shapely.Polygon(rings[0], rings[1:])) if rings else shapely.Polygon()
 
 
@@ -149,6 +142,5 @@ def _extent(lonlat: Array) -> str:
     finite = lonlat[np.isfinite(lonlat).all(axis=1)]
     if not len(finite):
         return "nowhere"
-    west, south = finite.min(axis=0)
-    east, north = finite.max(axis=0)
+    (west, south), (east, north) = finite.min(axis=0), finite.max(axis=0)
     return f"longitude {west:.4f} to {east:.4f}, latitude {south:.4f} to {north:.4f}"

@@ -39,16 +39,14 @@ class Georeference:
 
     def to_map(self, points: Array) -> Array:
         """Return map coordinates, float64 [n, 2] (x, y), of pixel positions [n, 2] (column, row)."""
-        columns, rows = points.astype(np.float64).reshape(-1, 2).T
+        points = points.astype(np.float64).reshape(-1, 2)
         if self.transform is not None:
-            a, b, c, d, e, f = tuple(self.transform)[:6]
-            x, y = a * columns + b * rows + c, d * columns + e * rows + f
-            return np.stack([x, y], axis=1)
-        if not len(columns):
-            return np.zeros((0, 2))
+            return _transformed(points, self.transform)
+        if not len(points):
+            return points
+        columns, rows = points.T.tolist()
         with GCPTransformer(list(self.gcps), tps=True) as transformer:
-            x, y = transformer.xy(rows.tolist(), columns.tolist(), offset="ul")
-        return np.stack([np.asarray(x, np.float64), np.asarray(y, np.float64)], axis=1)
+            return np.column_stack(transformer.xy(rows, columns, offset="ul"))
 
     def to_lonlat(self, points: Array) -> Array:
         """Return longitude and latitude in WGS84, degrees, float64 [n, 2]; not finite outside the projection.
@@ -56,76 +54,57 @@ class Georeference:
         Raises:
             SceneError: The coordinate system cannot be converted to WGS84.
         """
-        mapped = self.to_map(points)
-        if not len(mapped) or self.crs == WGS84:
-            return mapped
-        try:
-            longitude, latitude = warp(self.crs, WGS84, mapped[:, 0].tolist(), mapped[:, 1].tolist())
-        except Exception as error:  # rasterio raises GDAL's errors, which have no public base class
-            raise self._not_convertible() from error
-        return np.stack([np.asarray(longitude), np.asarray(latitude)], axis=1)
+        return self._warped(self.to_map(points), self.crs, WGS84)
 
     def from_lonlat(self, points: Array, size: tuple[int, int]) -> Array:
         """Return pixel positions, float64 [n, 2] (column, row), of longitudes and latitudes [n, 2] in degrees.
 
-        Args:
-            points: Longitude and latitude.
-            size: The scene's (height, width). Near the antimeridian, longitudes are shifted by 360 degrees to the ones
-                nearest to the center of the scene.
+        Near the antimeridian, longitudes are shifted by 360 degrees to the ones nearest to the center of a scene of
+        `size` (height, width).
 
         Raises:
             SceneError: The coordinate system cannot be converted from WGS84.
         """
-        mapped = points.astype(np.float64).reshape(-1, 2)
-        if len(mapped) and self.crs != WGS84:
-            try:
-                x, y = warp(WGS84, self.crs, mapped[:, 0].tolist(), mapped[:, 1].tolist())
-            except Exception as error:  # as in to_lonlat
-                raise self._not_convertible() from error
-            mapped = np.stack([np.asarray(x, np.float64), np.asarray(y, np.float64)], axis=1)
+        mapped = self._warped(points.astype(np.float64).reshape(-1, 2), WGS84, self.crs)
         if self.crs.is_geographic:
             center = self.to_map(np.array([[size[1] / 2, size[0] / 2]]))[0, 0]
             mapped = np.stack([mapped[:, 0] + 360.0 * np.rint((center - mapped[:, 0]) / 360.0), mapped[:, 1]], axis=1)
-        return self.from_map(mapped)
-
-    def from_map(self, points: Array) -> Array:
-        """Return pixel positions, float64 [n, 2] (column, row), of map coordinates [n, 2] (x, y)."""
-        x, y = points.astype(np.float64).reshape(-1, 2).T
         if self.transform is not None:
-            a, b, c, d, e, f = tuple(~self.transform)[:6]
-            return np.stack([a * x + b * y + c, d * x + e * y + f], axis=1)
-        if not len(x):
-            return np.zeros((0, 2))
+            return _transformed(mapped, ~self.transform)
+        if not len(mapped):
+            return mapped
         with GCPTransformer(list(self.gcps), tps=True) as transformer:
-            rows, columns = transformer.rowcol(x.tolist(), y.tolist(), op=float)
-        return np.stack([np.asarray(columns, np.float64), np.asarray(rows, np.float64)], axis=1)
+            rows, columns = transformer.rowcol(*mapped.T.tolist(), op=float)
+        return np.column_stack([columns, rows])
 
     def lonlat_problem(self, size: tuple[int, int]) -> str | None:
         """Return the reason why a scene of `size` (height, width) has no WGS84 coordinates, or None."""
         height, width = size
         points = np.array([[0, 0], [width, 0], [width, height], [0, height], [width / 2, height / 2]])
         try:
-            lonlat = self.to_lonlat(points)
+            known = np.isfinite(self.to_lonlat(points)).all(axis=1).any()
         except SceneError as error:
             return error.problem
-        if not np.isfinite(lonlat).all(axis=1).any():
-            return "No corner of the scene has a longitude and latitude"
-        return None
+        return None if known else "No corner of the scene has a longitude and latitude"
 
     def gsd_m(self, size: tuple[int, int]) -> float | None:
         """Return the ground sample distance at the center of a scene of `size`, meters; None if it is unknown."""
-        height, width = size
         neighbors = np.array([[0, 0], [1, 0], [0, 1]])
         try:
-            lonlat = self.to_lonlat(neighbors + np.array([width / 2, height / 2]))
+            center, right, below = self.to_lonlat(neighbors + np.array([size[1] / 2, size[0] / 2]))
         except SceneError:
             return None
-        across, along = _distance_m(lonlat[0], lonlat[1]), _distance_m(lonlat[0], lonlat[2])
-        mean = math.sqrt(across * along)
+        mean = math.sqrt(_distance_m(center, right) * _distance_m(center, below))
         return mean if math.isfinite(mean) and mean > 0 else None
 
-    def _not_convertible(self) -> SceneError:
-        return SceneError(f"The coordinate system {self.name!r} cannot be converted to WGS84")
+    def _warped(self, points: Array, source: CRS, target: CRS) -> Array:
+        if not len(points) or source == target:
+            return points
+        try:
+            x, y = warp(source, target, *points.T.tolist())
+        except Exception as error:  # rasterio raises GDAL's errors, which have no public base class
+            raise SceneError(f"The coordinate system {self.name!r} cannot be converted to WGS84") from error
+        return np.column_stack([x, y])
 
 
 def georeference_of(dataset: Any) -> Georeference | None:
@@ -143,8 +122,12 @@ def georeference_of(dataset: Any) -> Georeference | None:
 
 def corners(boxes: Array) -> Array:
     """Return the corners of boxes [n, 4], float64 [n, 4, 2], counterclockwise if y points up."""
-    x1, y1, x2, y2 = boxes.astype(np.float64).T
-    return np.stack([x1, y1, x1, y2, x2, y2, x2, y1], axis=1).reshape(-1, 4, 2)
+    return boxes.astype(np.float64)[:, [[0, 1], [0, 3], [2, 3], [2, 1]]]
+
+
+def centers(boxes: Array) -> Array:
+    """Return the centers of boxes [n, 4], float64 [n, 2]."""
+    return (boxes[:, :2].astype(np.float64) + boxes[:, 2:]) / 2.0
 
 
 def map_rings(georeference: Georeference, boxes: Array) -> Array:
@@ -198,12 +181,10 @@ class GeoJsonExtent:
         """Return [west, south, east, north], where west > east across the antimeridian; None without geometries."""
         if not len(self._spans):
             return None
-        west, east = float(self._spans[0, 0]), float(self._spans[-1, 1])
-        gaps = self._spans[1:, 0] - self._spans[:-1, 1]
-        if len(gaps) and gaps.max() > west + 360.0 - east:
-            widest = int(gaps.argmax())  # the widest gap is inside, so the box crosses 180 degrees
-            west, east = float(self._spans[widest + 1, 0]), float(self._spans[widest, 1])
-        return [west, self._south, east, self._north]
+        starts, ends = self._spans.T.tolist()
+        gaps = [starts[0] + 360.0 - ends[-1], *(self._spans[1:, 0] - self._spans[:-1, 1])]
+        widest = int(np.argmax(gaps))  # a gap between two spans, if the box crosses 180 degrees
+        return [starts[widest], self._south, ends[widest - 1], self._north]
 
 
 def _union(spans: Array) -> Array:
@@ -255,11 +236,16 @@ def _around_pole(ring: Array) -> Array:
     return np.array([[-180.0, at_180], *inner, [180.0, at_180], [180.0, pole], [-180.0, pole]])
 
 
+def _transformed(points: Array, transform: Affine) -> Array:
+    x, y = points.T
+    a, b, c, d, e, f = tuple(transform)[:6]
+    return np.stack([a * x + b * y + c, d * x + e * y + f], axis=1)
+
+
 def _signed_area(rings: Array) -> Array:
     centered = rings - rings.mean(axis=1, keepdims=True)  # map coordinates are much larger than an object
     x, y = centered[..., 0], centered[..., 1]
-    area: Array = (x * np.roll(y, -1, axis=-1) - np.roll(x, -1, axis=-1) * y).sum(axis=-1) / 2.0
-    return area
+    return (x * np.roll(y, -1, axis=-1) - np.roll(x, -1, axis=-1) * y).sum(axis=-1) / 2.0
 
 
 def _distance_m(start: Array, end: Array) -> float:

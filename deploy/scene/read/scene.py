@@ -1,10 +1,9 @@
 """Scenes: rasters of any size and type, read by windows as uint8 RGB."""
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -14,32 +13,20 @@ from deploy.scene.read.georeference import Georeference, georeference_of
 from ifkd.core.detections import Array
 from ifkd.core.errors import SceneError, UsageError
 from ifkd.core.tiling import Window
+from ifkd.imagery import contrast
 from ifkd.imagery.address import HTTP_OPTIONS, RasterAddress, parse_source
-from ifkd.imagery.contrast import (
-    PADDING_RGB,
-    ContrastStretch,
-    ImageryOptions,
-    choose_stretch,
-    decimated,
-    row_blocks,
-    sample_values,
-    select_bands,
-    to_rgb,
-)
+from ifkd.imagery.contrast import PADDING_RGB, ContrastStretch, ImageryOptions
 from ifkd.imagery.raster import Raster, RasterArray, RasterFile
 
 CONVERSION_BYTES = 8 << 20
 """Bytes of raw values that are converted to RGB at a time."""
 CACHE_BYTES = 64 << 20
 """Size of GDAL's cache of decoded blocks; its default is 5 % of the machine's memory."""
-ALL_VALID = np.ones((), bool)
-"""Mask of a scene without gaps, broadcast to any shape without memory."""
 
 
 def gdal_environment() -> AbstractContextManager[Any]:
     """Return the GDAL options for reading scenes: size of the cache, and retries over HTTP."""
-    environment: AbstractContextManager[Any] = rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES, **HTTP_OPTIONS)
-    return environment
+    return rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES, **HTTP_OPTIONS)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -97,46 +84,45 @@ class Scene:
         stretch: ContrastStretch | None = None,
     ) -> None:
         imagery = _override(imagery or ImageryOptions(), bands=bands, limits=scale_range, nodata=nodata)
-        nodata = imagery.nodata
         source = parse_source(source) if isinstance(source, str) else source
-        self.location = None if isinstance(source, np.ndarray) else source
+        self.location: Path | RasterAddress | None = None
         """File or URL; None for an array."""
-        self._raster: Raster = (
-            RasterArray(source, nodata=nodata) if isinstance(source, np.ndarray) else RasterFile(source, nodata=nodata)
-        )
+        if isinstance(source, np.ndarray):
+            self._raster: Raster = RasterArray(source, nodata=imagery.nodata)
+        else:
+            self.location, self._raster = source, RasterFile(source, nodata=imagery.nodata)
+        raster = self._raster
+        self.size = raster.size
+        """(height, width), pixels."""
+        self.block_rows = raster.block_rows
+        """Height of a block of the file."""
+        self.gapless = not raster.may_have_gaps
+        """Whether the file's metadata rules out pixels without data."""
         try:
-            self._bands = select_bands(self._raster.bands, imagery, name=self._raster.name)
-            stretch = stretch or choose_stretch(
-                imagery,
-                dtype=self._raster.dtype,
-                bands=len(self._bands),
-                name=self._raster.name,
-                sample=lambda: sample_values(self._read_decimated, self._raster.size, bands=len(self._bands)),
+            self._bands = contrast.select_bands(raster.bands, imagery, name=raster.name)
+            stretch = stretch or contrast.choose_stretch(
+                imagery, dtype=raster.dtype, bands=len(self._bands), name=raster.name, sample=self._sample
             )
         except BaseException:
             self.close()
             raise
         self.info = SceneInfo(
-            name=self._raster.name,
-            path="" if isinstance(source, np.ndarray) else str(source),
-            driver=self._raster.driver,
-            size=self._raster.size,
-            dtype=self._raster.dtype,
+            name=raster.name,
+            path=str(self.location or ""),
+            driver=raster.driver,
+            size=raster.size,
+            dtype=raster.dtype,
             bands=self._bands,
-            nodata=self._raster.nodata,
+            nodata=raster.nodata,
             stretch=stretch,
-            georeference=None if self._raster.dataset is None else georeference_of(self._raster.dataset),
+            georeference=None if raster.dataset is None else georeference_of(raster.dataset),
         )
 
-    @property
-    def size(self) -> tuple[int, int]:
-        """(height, width), pixels."""
-        return self._raster.size
-
-    @property
-    def block_rows(self) -> int:
-        """Height of a block of the file."""
-        return self._raster.block_rows
+    def _sample(self) -> list[Array]:
+        raster, bands = self._raster, self._bands
+        return contrast.sample_values(
+            lambda window, shape: raster.read(bands, window, shape=shape), raster.size, bands=len(bands)
+        )
 
     @property
     def caches_a_row_of_blocks(self) -> bool:
@@ -152,60 +138,37 @@ class Scene:
         Raises:
             SceneError: The window is unreadable.
         """
-        height, width = self.size
-        inside = window.top >= 0 and window.left >= 0 and window.bottom <= height and window.right <= width
-        pixels = np.empty((window.height, window.width, 3), np.uint8)
-        valid = ALL_VALID if inside and self.gapless else np.zeros((window.height, window.width), bool)
-        if not inside:
-            pixels[:] = PADDING_RGB
+        pixels = np.full((window.height, window.width, 3), PADDING_RGB, np.uint8)
+        valid = np.zeros((window.height, window.width), bool)
         top, left = max(window.top, 0), max(window.left, 0)
-        bottom, right = min(window.bottom, height), min(window.right, width)
+        bottom, right = min(window.bottom, self.size[0]), min(window.right, self.size[1])
         if bottom > top and right > left:
-            target = np.s_[top - window.top : bottom - window.top, left - window.left : right - window.left]
             part = Window(top, left, bottom - top, right - left)
-            self.read_into(part, pixels[target], None if valid is ALL_VALID else valid[target])
-        if valid is ALL_VALID:
-            valid = np.broadcast_to(valid, (window.height, window.width))
+            target = _slices(part, of=window)
+            self.read_into(part, pixels[target], valid[target])
         return Patch(pixels, valid)
 
-    @property
-    def gapless(self) -> bool:
-        """True if the file's metadata rules out pixels without data."""
-        return not self._raster.may_have_gaps
-
     def read_into(self, window: Window, pixels: Array, valid: Array | None) -> None:
-        """Read a window inside the scene into uint8 [height, width, 3] and bool [height, width].
-
-        Args:
-            window: A window inside the scene.
-            pixels: Destination of the pixels.
-            valid: Destination of the mask, or None.
+        """Read a window inside the scene into uint8 [height, width, 3] and, if given, bool [height, width].
 
         Raises:
             SceneError: The window is unreadable.
         """
         for part in self._conversion_windows(window):
-            patch = self._convert(*self._raster.read(self._bands, part))
-            target = np.s_[
-                part.top - window.top : part.bottom - window.top, part.left - window.left : part.right - window.left
-            ]
-            pixels[target] = patch.pixels
+            target = _slices(part, of=window)
+            pixels[target], present = contrast.to_rgb(*self._raster.read(self._bands, part), self.info.stretch)
             if valid is not None:
-                valid[target] = patch.valid
+                valid[target] = present
 
     def overview(self, longest_px: int) -> Patch:
         """Return the scene resampled to at most `longest_px` a side; unreadable parts have no data."""
-        height, width = decimated(self.size, longest_px)
-        pixels = np.empty((height, width, 3), np.uint8)
-        pixels[:] = PADDING_RGB
+        height, width = contrast.decimated(self.size, longest_px)
+        pixels = np.full((height, width, 3), PADDING_RGB, np.uint8)
         valid = np.zeros((height, width), bool)
-        for window, start, stop in row_blocks(self.size, height):
-            try:
+        for window, start, stop in contrast.row_blocks(self.size, height):
+            with suppress(SceneError):
                 values, present = self._raster.read(self._bands, window, shape=(stop - start, width), average=True)
-            except SceneError:
-                continue
-            patch = self._convert(values, present)
-            pixels[start:stop], valid[start:stop] = patch.pixels, patch.valid
+                pixels[start:stop], valid[start:stop] = contrast.to_rgb(values, present, self.info.stretch)
         return Patch(pixels, valid)
 
     def files(self) -> dict[str, str]:
@@ -219,9 +182,7 @@ class Scene:
     def __enter__(self) -> "Scene":  # noqa: PYI034 - beartype cannot check Self
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _conversion_windows(self, window: Window) -> Iterator[Window]:
@@ -238,11 +199,10 @@ class Scene:
             for left, right in _steps(window.left, window.right, max(1, columns)):
                 yield Window(top, left, bottom - top, right - left)
 
-    def _read_decimated(self, window: Window, shape: tuple[int, int]) -> tuple[Array, Array | None]:
-        return self._raster.read(self._bands, window, shape=shape)
 
-    def _convert(self, values: Array, present: Array | None) -> Patch:
-        return Patch(*to_rgb(values, present, self.info.stretch))
+def _slices(part: Window, *, of: Window) -> tuple[slice, slice]:
+    """Return the rows and columns of a part of a window."""
+    return np.s_[part.top - of.top : part.bottom - of.top, part.left - of.left : part.right - of.left]
 
 
 def _whole_blocks(length: int, block: int) -> int:

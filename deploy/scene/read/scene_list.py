@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urljoin, urlsplit
 
 from ifkd.core.errors import DataError, SceneError, UsageError
@@ -30,7 +30,7 @@ class SceneSource:
 
 def is_single(arguments: Sequence[str]) -> bool:
     """Return whether the arguments are one path or URL of a scene."""
-    return len(arguments) == 1 and not any(test(arguments[0]) for test in (_is_list, _is_stac, _is_pattern))
+    return len(arguments) == 1 and _kind(arguments[0]) == "scene"
 
 
 def read_sources(arguments: Sequence[str], *, asset: str | None = None) -> tuple[SceneSource, ...]:
@@ -53,22 +53,22 @@ def read_sources(arguments: Sequence[str], *, asset: str | None = None) -> tuple
 
 
 def _sources(argument: str, asset: str | None) -> Iterator[SceneSource]:
-    if _is_list(argument):
-        yield from _read_list(Path(argument.removeprefix("@")))
-    elif _is_stac(argument):
-        yield from _read_stac(Path(argument), asset)
-    elif _is_pattern(argument):
-        if _scheme(argument) is not None:
-            raise UsageError(
-                "A glob finds only files of this machine", got=argument, hint="List the scenes in a text file."
-            )
-        found = sorted(path for path in map(Path, glob.glob(argument, recursive=True)) if path.is_file())  # noqa: PTH207 - the pattern may be absolute
-        if not found:
-            raise UsageError("No scene matches the pattern", got=argument, hint="Check the path.")
-        yield from (SceneSource(_name(path), path, argument) for path in found)
-    else:
-        location = parse_source(argument)
-        yield SceneSource(_name(location), location, "the command line")
+    match _kind(argument):
+        case "list":
+            yield from _read_list(Path(argument.removeprefix("@")))
+        case "stac":
+            yield from _read_stac(Path(argument), asset)
+        case "glob":
+            if _is_remote(argument):
+                hint = "List the scenes in a text file."
+                raise UsageError("A glob finds only files of this machine", got=argument, hint=hint)
+            found = sorted(path for path in map(Path, glob.glob(argument, recursive=True)) if path.is_file())  # noqa: PTH207 - the pattern may be absolute
+            if not found:
+                raise UsageError("No scene matches the pattern", got=argument, hint="Check the path.")
+            yield from (SceneSource(_name(path), path, argument) for path in found)
+        case _:
+            location = parse_source(argument)
+            yield SceneSource(_name(location), location, "the command line")
 
 
 def _read_list(path: Path) -> Iterator[SceneSource]:
@@ -91,40 +91,28 @@ def _read_stac(path: Path, asset: str | None) -> Iterator[SceneSource]:
     kind = content.get("type") if isinstance(content, dict) else None
     items = content.get("features") if kind == "FeatureCollection" else [content]
     if kind not in {"Feature", "FeatureCollection"} or not isinstance(items, list):
-        raise DataError(
-            f"{path} is not a STAC item collection",
-            got=f"type {kind!r}",
-            expected="type FeatureCollection with features, or one Feature",
-        )
+        expected = "type FeatureCollection with features, or one Feature"
+        raise DataError(f"{path} is not a STAC item collection", got=f"type {kind!r}", expected=expected)
     for number, item in enumerate(items):
         if not isinstance(item, dict) or not isinstance(item.get("id"), str) or not _assets(item):
-            raise DataError(
-                f"{path}: feature {number} is not a STAC item", expected="an object with an id, and assets with an href"
-            )
+            expected = "an object with an id, and assets with an href"
+            raise DataError(f"{path}: feature {number} is not a STAC item", expected=expected)
         name = _checked_name(item["id"], path)
         yield SceneSource(name, _resolve(_href(item, asset, path), path, f"item {name}"), str(path))
 
 
 def _href(item: dict[str, Any], asset: str | None, path: Path) -> str:
     """Return the href of an item's image: the given asset, the only image, or the only image with the role `data`."""
-    assets = _assets(item)
-    if asset is not None:
-        if asset not in assets:
-            raise DataError(
-                f"{path}: item {item['id']} has no asset {asset}", expected=f"one of {', '.join(sorted(assets))}"
-            )
-        chosen = asset
-    else:
-        images = [name for name, one in assets.items() if str(one.get("type", "")).split(";")[0] in IMAGE_TYPES]
-        data = [name for name in images if "data" in (assets[name].get("roles") or ())]
-        only = next((names for names in (images, data) if len(names) == 1), None)
-        if only is None:
-            raise DataError(
-                f"{path}: item {item['id']} does not have exactly one image",
-                got=", ".join(f"{name} ({one.get('type', 'no type')})" for name, one in assets.items()),
-                hint="Choose the asset with --asset.",
-            )
-        chosen = only[0]
+    assets, entry = _assets(item), f"{path}: item {item['id']}"
+    if asset is not None and asset not in assets:
+        raise DataError(f"{entry} has no asset {asset}", expected=f"one of {', '.join(sorted(assets))}")
+    images = [name for name, one in assets.items() if str(one.get("type", "")).split(";")[0] in IMAGE_TYPES]
+    data = [name for name in images if "data" in (assets[name].get("roles") or ())]
+    chosen = asset or next((names[0] for names in (images, data) if len(names) == 1), None)
+    if chosen is None:
+        found = ", ".join(f"{name} ({one.get('type', 'no type')})" for name, one in assets.items())
+        hint = "Choose the asset with --asset."
+        raise DataError(f"{entry} does not have exactly one image", got=found, hint=hint)
     href = str(assets[chosen]["href"])
     base = next((str(link.get("href", "")) for link in item.get("links") or () if link.get("rel") == "self"), "")
     return urljoin(base, href) if urlsplit(base).scheme in {"http", "https"} else href
@@ -164,11 +152,8 @@ def _name(location: Path | RasterAddress) -> str:
 
 def _checked_name(name: str, source: Path) -> str:
     if re.search(r"[/\\\x00-\x1f]", name) or name.startswith("."):
-        raise DataError(
-            f"{source}: a scene's name must be a valid folder name",
-            got=repr(name),
-            expected="a name without slashes that does not start with a dot",
-        )
+        expected = "a name without slashes that does not start with a dot"
+        raise DataError(f"{source}: a scene's name must be a valid folder name", got=repr(name), expected=expected)
     return name
 
 
@@ -181,19 +166,16 @@ def _read_text(path: Path, what: str, *, hint: str | None = None) -> str:
         raise DataError(f"The {what} {path} cannot be read ({error})", hint=hint) from error
 
 
-def _is_list(argument: str) -> bool:
-    return argument.startswith("@") or (argument.endswith(".txt") and _scheme(argument) is None)
+def _kind(argument: str) -> Literal["list", "stac", "glob", "scene"]:
+    """Return the kind of an argument; an existing file with the characters of a glob in its name is a scene."""
+    remote = _is_remote(argument)
+    if argument.startswith("@") or (argument.endswith(".txt") and not remote):
+        return "list"
+    if argument.endswith((".json", ".geojson")) and not remote:
+        return "stac"
+    pattern = argument.split("?", 1)[0] if remote else argument
+    return "glob" if glob.has_magic(pattern) and (remote or not Path(argument).exists()) else "scene"
 
 
-def _is_stac(argument: str) -> bool:
-    return argument.endswith((".json", ".geojson")) and _scheme(argument) is None
-
-
-def _is_pattern(argument: str) -> bool:
-    """Return whether an argument is a glob pattern, and not the name of an existing file."""
-    without_query = argument.split("?", 1)[0] if _scheme(argument) else argument
-    return glob.has_magic(without_query) and not (_scheme(argument) is None and Path(argument).exists())
-
-
-def _scheme(argument: str) -> str | None:
-    return next((scheme for scheme in (*VSI_PREFIXES, "/vsi") if argument.startswith(scheme)), None)
+def _is_remote(argument: str) -> bool:
+    return argument.startswith((*VSI_PREFIXES, "/vsi"))

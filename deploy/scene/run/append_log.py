@@ -8,7 +8,6 @@ import json
 import os
 from abc import ABC, abstractmethod
 from pathlib import Path
-from types import TracebackType
 from typing import Any, BinaryIO, TypeVar
 
 from ifkd.core.config import differences
@@ -19,11 +18,7 @@ RESUME_HINT = "Free disk space or change the permissions, then run the same comm
 
 
 class AppendLog(ABC):
-    """Base class of the logs. Use it as a context manager.
-
-    Args:
-        path: The log file; created if it is missing.
-        identity: Dependencies of the run, as JSON.
+    """Log in a file, created if it is missing, of a run with an identity, as JSON. Use it as a context manager.
 
     Raises:
         OutputError: The file is not writable, or is the log of a run with another identity.
@@ -44,8 +39,7 @@ class AppendLog(ABC):
         """Read the records from `self._end`, and advance `self._end` after each complete record."""
 
     @abstractmethod
-    def __len__(self) -> int:
-        """Return the number of records."""
+    def __len__(self) -> int: ...
 
     def close(self) -> None:
         """Close the file; a second call does nothing."""
@@ -54,9 +48,7 @@ class AppendLog(ABC):
     def __enter__(self: L) -> L:  # noqa: PYI019 - beartype cannot check Self
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Close the file, and remove it if the run failed without any record."""
         self.close()
         if kind is not None and not len(self):
@@ -72,11 +64,10 @@ class AppendLog(ABC):
         logged = json.loads(line)
         if logged != identity:
             self._stream.close()
-            raise OutputError(
-                f"{self._path.parent.parent} has an unfinished run with other settings: "
-                f"{differences(logged, identity)}",
-                hint="Repeat the command of that run to resume it, or use --no-resume to start again.",
-            )
+            changes = differences(logged, identity)
+            problem = f"{self._path.parent.parent} has an unfinished run with other settings: {changes}"
+            hint = "Repeat the command of that run to resume it, or use --no-resume to start again."
+            raise OutputError(problem, hint=hint)
         self._end = len(line)
         self._read_records()
         self._stream.truncate(self._end)

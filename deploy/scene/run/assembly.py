@@ -15,23 +15,19 @@ from ifkd.core.tiling import TileGrid
 class Assembly:
     """Writes finished rows to the journal, and merges them from top to bottom. Thread-safe.
 
-    Args:
-        grid: Tiles of the scene.
-        settings: Settings of the merge.
-        journal: Storage of finished rows; its rows count as finished. Without a journal, rows must come in order.
+    The rows of the journal count as finished. Without a journal, rows must come in order.
     """
 
     def __init__(self, grid: TileGrid, settings: DetectionSettings, journal: RowJournal | None) -> None:
-        self._grid = grid
-        self._tops = grid.tops
+        self._edges = [*grid.tops, grid.size[0]]
+        """First row of pixels of each row of tiles; and the end of the scene."""
         self._journal = journal
         self._merge = StreamingMerge(settings.merge)
         self._next = 0
         self._lock = threading.Lock()
         self.stopwatch = Stopwatch()
         self.unreadable: list[UnreadableTile] = []
-        self.empty = 0
-        self.outside = 0
+        self.empty = self.outside = 0
         self.processed: dict[int, int] = {}
         """Finished row -> number of its tiles that passed through the engine."""
         for record in journal.records() if journal is not None else ():
@@ -58,7 +54,7 @@ class Assembly:
 
     def finish(self, aoi: AoiMask | None) -> TileDetections:
         """Return the merged detections after all rows are finished; with an area of interest, only those inside."""
-        assert self._next == len(self._tops)
+        assert self._next == len(self._edges) - 1
         with self.stopwatch("merge"):
             merged = self._merge.finish()
             return merged if aoi is None else merged.select(aoi.contains(merged.detections.boxes))
@@ -69,5 +65,4 @@ class Assembly:
         self.outside += record.outside
         self._next = record.row + 1
         with self.stopwatch("merge"):
-            next_top = self._tops[self._next] if self._next < len(self._tops) else self._grid.size[0]
-            self._merge.add(record.found, next_top=next_top)
+            self._merge.add(record.found, next_top=self._edges[self._next])

@@ -11,6 +11,9 @@ from deploy.scene.run.assembly import Assembly
 from deploy.scene.run.row_ranges import RowRange, join_adjacent
 from deploy.scene.run.run_rows import RowPlan, run_rows
 
+Step = Callable[[int], object]
+"""Called with the number of tiles that were finished since the last call."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ExecutionStats:
@@ -30,23 +33,9 @@ class SceneExecutor(ABC):
 
     @abstractmethod
     def run(
-        self,
-        scene: Scene,
-        plan: RowPlan,
-        row_ranges: Sequence[RowRange],
-        assembly: Assembly,
-        *,
-        step: Callable[[int], object],
+        self, scene: Scene, plan: RowPlan, row_ranges: Sequence[RowRange], assembly: Assembly, *, step: Step
     ) -> ExecutionStats:
-        """Run row ranges of a scene, and put their rows into the assembly, in any order.
-
-        Args:
-            scene: The scene.
-            plan: Tiles and settings.
-            row_ranges: Unfinished row ranges.
-            assembly: Destination of the finished rows.
-            step: Called with the number of tiles that were finished since the last call.
-        """
+        """Run unfinished row ranges of a scene, and put their rows into the assembly, in any order."""
 
     @abstractmethod
     def stop(self) -> None:
@@ -61,13 +50,7 @@ class LocalExecutor(SceneExecutor):
         self._engine = engine
 
     def run(
-        self,
-        scene: Scene,
-        plan: RowPlan,
-        row_ranges: Sequence[RowRange],
-        assembly: Assembly,
-        *,
-        step: Callable[[int], object],
+        self, scene: Scene, plan: RowPlan, row_ranges: Sequence[RowRange], assembly: Assembly, *, step: Step
     ) -> ExecutionStats:
         """Run row ranges of a scene; see `SceneExecutor.run`."""
         total: Counter[str] = Counter()

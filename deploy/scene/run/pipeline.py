@@ -3,9 +3,8 @@
     executor: rows of tiles -> engine, of this or another process -> finished rows
     assembly: finished rows -> journal -> streaming merge -> detections
 
-Memory holds the rows that may still overlap later ones, and the detections; so it grows with the width of the scene and
-the number of objects, not with its area. The result does not depend on the batch size of the engine, and a resumed run
-gives the engine the same batches as an uninterrupted run.
+Memory grows with the width of the scene and the number of objects, not with its area. A resumed run gives the engine
+the same batches as an uninterrupted run.
 """
 
 import time
@@ -74,14 +73,10 @@ def detect(
     engine_options = EngineOptions(backend, precision, threads, server)
     with nullcontext(scene) if isinstance(scene, Scene) else request.open_scene(scene) as raster:
         request.grid_of(raster)  # checks the settings before the engine is opened
+        ids = opened.manifest.category_ids
         with engine_options.open(opened) as engine:
             return detect_scene(
-                engine,
-                raster,
-                request.settings,
-                category_ids=opened.manifest.category_ids,
-                batch=batch,
-                show_progress=show_progress,
+                engine, raster, request.settings, category_ids=ids, batch=batch, show_progress=show_progress
             )
 
 
@@ -97,14 +92,8 @@ def detect_scene(
 ) -> SceneResult:
     """Detect the objects of an open scene with an open engine.
 
-    Args:
-        engine: An engine or an executor.
-        scene: The scene.
-        settings: Detection settings.
-        category_ids: COCO category id by label; by default label + 1.
-        batch: Tiles per inference; by default the engine's maximum.
-        show_progress: Whether to show a progress bar on stderr, or a factory of another bar.
-        journal: Storage of finished rows; its rows are not processed again.
+    By default, the COCO category id of a label is label + 1, and the batch is the engine's maximum. `show_progress` may
+    be a factory of another bar than that on stderr. Rows of the journal are not processed again.
 
     Raises:
         SceneError: No tile is readable; in a strict run, a tile is unreadable.
@@ -112,30 +101,29 @@ def detect_scene(
     """
     start = time.perf_counter()
     executor = LocalExecutor(engine) if isinstance(engine, Engine) else engine
-    tile_px = tile_for(scene.size, executor.info.sizes, settings)
+    info, name = executor.info, scene.info.name
+    tile_px = tile_for(scene.size, info.sizes, settings)
     grid = grid_for(scene.size, tile_px, settings)
     aoi = aoi_mask_of(settings.aoi, scene.info, grid)
-    size = resolve_batch(batch, executor.info.max_batch)
+    size = resolve_batch(batch, info.max_batch)
     plan = RowPlan(grid, tile_px, settings, size, None if aoi is None else aoi.tiles)
     assembly = Assembly(grid, settings, journal)
     done = len(assembly.processed) * plan.columns
     row_ranges = tuple(unfinished_ranges(len(grid.tops), plan.columns, batch=size, processed=assembly.processed))
-    with (
-        rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES),
-        _progress_bar(len(grid), f"Detecting in {scene.info.name}", initial=done, shown=show_progress) as bar,
-    ):
+    progress_bar = _progress_bar(len(grid), f"Detecting in {name}", initial=done, shown=show_progress)
+    with rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES), progress_bar as bar:
         stats = executor.run(scene, plan, row_ranges, assembly, step=bar.update if bar else lambda _: None)
     if assembly.unreadable and len(assembly.unreadable) + assembly.outside == len(grid):
-        raise SceneError(f"No tile of {scene.info.name} is readable. The first error: {assembly.unreadable[0].problem}")
+        raise SceneError(f"No tile of {name} is readable. The first error: {assembly.unreadable[0].problem}")
     found = assembly.finish(aoi)
     return SceneResult(
         detections=found.detections,
         tiles=found.tiles,
         scene=scene.info,
-        engine=executor.info,
+        engine=info,
         settings=settings,
         grid=grid,
-        category_ids=category_ids or tuple(range(1, len(executor.info.classes) + 1)),
+        category_ids=category_ids or tuple(range(1, len(info.classes) + 1)),
         empty=assembly.empty,
         outside=assembly.outside,
         unreadable=tuple(assembly.unreadable),
@@ -151,11 +139,9 @@ def resolve_batch(batch: int | None, max_batch: int) -> int:
     Raises:
         UsageError: `batch` is below 1 or above the maximum.
     """
-    if batch is None:
-        return max_batch
-    if not 1 <= batch <= max_batch:
+    if batch is not None and not 1 <= batch <= max_batch:
         raise UsageError("The batch does not fit the engine", got=batch, expected=f"1 to {max_batch}")
-    return batch
+    return batch or max_batch
 
 
 def _progress_bar(

@@ -4,10 +4,9 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 
@@ -42,30 +41,17 @@ class Stopwatch:
         self.seconds: dict[str, float] = {}
 
     @contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
+    def __call__(self, stage: str, *, sign: int = 1) -> Iterator[None]:
         """Add the duration of the block to a stage."""
         start = time.perf_counter()
         try:
             yield
         finally:
-            self._add(stage, time.perf_counter() - start)
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + sign * (time.perf_counter() - start)
 
-    @contextmanager
-    def excluded(self, stage: str) -> Iterator[None]:
+    def excluded(self, stage: str) -> AbstractContextManager[None]:
         """Subtract the duration of the block from a stage that contains it."""
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self._add(stage, start - time.perf_counter())
-
-    @contextmanager
-    def entering(self, context: AbstractContextManager[Any], stage: str) -> Iterator[None]:
-        """Enter a context for the block, and add the time until it is entered to a stage."""
-        with ExitStack() as stack:
-            with self(stage):
-                stack.enter_context(context)
-            yield
+        return self(stage, sign=-1)
 
     def waits(self, items: Iterator[T], stage: str = "wait") -> Iterator[T]:
         """Yield `items`, and add the time spent waiting for them to a stage."""
@@ -77,12 +63,9 @@ class Stopwatch:
                 return
             yield item  # type: ignore[misc]  # not `end`, therefore a T
 
-    def _add(self, stage: str, seconds: float) -> None:
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
-
 
 class TilePrefetcher:
-    """Iterator over prepared tiles; a thread reads and prepares a bounded number of tiles ahead.
+    """Prepared tiles, iterable once; a thread reads and prepares a bounded number of tiles ahead.
 
     An exception of the thread is raised by the iteration.
     """
@@ -90,57 +73,38 @@ class TilePrefetcher:
     def __init__(self, reads: Iterator[TileRead], tile_px: tuple[int, int], *, depth: int) -> None:
         self._queue: queue.Queue[PreparedTile | BaseException | None] = queue.Queue(maxsize=depth)
         self._stopped = threading.Event()
-        self._stopwatch = Stopwatch()
         self._tiles = self._prepare(reads, tile_px)
         self._thread = threading.Thread(target=self._work, name="scene-reader", daemon=True)
-
-    @property
-    def seconds(self) -> dict[str, float]:
-        """Seconds of the stages read and preprocess; complete after the iteration has ended."""
-        return self._stopwatch.seconds
+        self.stopwatch = Stopwatch()
+        """Of the stages read and preprocess; complete after the iteration has ended."""
 
     def __enter__(self) -> "TilePrefetcher":  # noqa: PYI034 - beartype cannot check Self
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stopped.set()
         self._thread.join()
 
     def __iter__(self) -> Iterator[PreparedTile]:
-        return self
-
-    def __next__(self) -> PreparedTile:
-        item = self._queue.get()
-        if item is None:
-            raise StopIteration
-        if isinstance(item, BaseException):
-            raise item
-        return item
+        while (item := self._queue.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
 
     def _work(self) -> None:
+        last: BaseException | None = None
         try:
             for tile in self._tiles:
-                if not self._put(tile):
+                if not _put(self._queue, tile, self._stopped.is_set):
                     return
-            self._put(None)
         except BaseException as error:  # noqa: BLE001 - the calling thread raises it
-            self._put(error)
-
-    def _put(self, item: "PreparedTile | BaseException | None") -> bool:
-        while not self._stopped.is_set():
-            try:
-                self._queue.put(item, timeout=POLL_S)
-            except queue.Full:
-                continue
-            return True
-        return False
+            last = error
+        _put(self._queue, last, self._stopped.is_set)
 
     def _prepare(self, reads: Iterator[TileRead], tile_px: tuple[int, int]) -> Iterator[PreparedTile]:
-        for read in self._stopwatch.waits(reads, "read"):
-            with self._stopwatch("preprocess"):
+        for read in self.stopwatch.waits(reads, "read"):
+            with self.stopwatch("preprocess"):
                 pixels = None
                 if read.patch is not None and read.patch.valid.any():
                     scaled = resize(np.ascontiguousarray(read.patch.pixels), tile_px)
@@ -151,12 +115,7 @@ class TilePrefetcher:
 
 
 class Background(Generic[T]):
-    """Processes items in order in a thread of its own. An exception of the thread is raised by `put` or at exit.
-
-    Args:
-        work: Called with each item.
-        depth: Capacity of the queue.
-    """
+    """Processes items in order in a thread of its own. An exception of the thread is raised by `put` or at exit."""
 
     def __init__(self, work: Callable[[T], None], *, depth: int) -> None:
         self._work = work
@@ -166,22 +125,15 @@ class Background(Generic[T]):
 
     def put(self, item: T) -> None:
         """Enqueue an item; block while the queue is full."""
-        while True:
-            if self._error is not None:
-                raise self._error
-            try:
-                self._queue.put(item, timeout=POLL_S)
-            except queue.Full:
-                continue
-            return
+        _put(self._queue, item, lambda: self._error is not None)
+        if self._error is not None:
+            raise self._error
 
     def __enter__(self) -> "Background[T]":
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Wait until all items are processed, and raise the thread's exception."""
         self._queue.put(None)
         self._thread.join()
@@ -189,12 +141,18 @@ class Background(Generic[T]):
             raise self._error
 
     def _run(self) -> None:
-        while True:
-            item = self._queue.get()
-            if item is None:
-                return
+        while (item := self._queue.get()) is not None:
             if self._error is None:  # after an error, the remaining items are only removed
                 try:
                     self._work(item)
                 except BaseException as error:  # noqa: BLE001 - the calling thread raises it
                     self._error = error
+
+
+def _put(items: "queue.Queue[T]", item: T, stopped: Callable[[], bool]) -> bool:
+    """Put an item into a queue and return True; return False if the other thread stops before there is space."""
+    while not stopped():
+        with suppress(queue.Full):
+            items.put(item, timeout=POLL_S)
+            return True
+    return False

@@ -1,7 +1,4 @@
-"""Row journal of a scene: every finished row of tiles, so that an interrupted run can be resumed.
-
-A record is a header with checksum and length, and the row as an npz archive.
-"""
+"""Row journal of a scene: every finished row of tiles, as an npz archive after a header with checksum and length."""
 
 import io
 import json
@@ -43,43 +40,31 @@ class RowRecord:
 
     def to_bytes(self) -> bytes:
         """Return the record as an npz archive."""
-        counts = {
-            "row": self.row,
-            "processed": self.processed,
-            "empty": self.empty,
-            "outside": self.outside,
-            "unreadable": [asdict(tile) for tile in self.unreadable],
-        }
+        numbers = {"row": self.row, "processed": self.processed, "empty": self.empty, "outside": self.outside}
+        text = json.dumps({**numbers, "unreadable": [asdict(tile) for tile in self.unreadable]})
+        counts = np.frombuffer(text.encode(), np.uint8)
+        found, tiles, bounds = self.found.detections, self.found.tiles, self.found.bounds
         stream = io.BytesIO()
         np.savez(
             stream,
-            counts=np.frombuffer(json.dumps(counts).encode(), np.uint8),
-            boxes=self.found.detections.boxes,
-            scores=self.found.detections.scores,
-            labels=self.found.detections.labels,
-            tiles=self.found.tiles,
-            bounds=self.found.bounds,
+            counts=counts,
+            boxes=found.boxes,
+            scores=found.scores,
+            labels=found.labels,
+            tiles=tiles,
+            bounds=bounds,
         )
         return stream.getvalue()
-
-    @staticmethod
-    def row_of(content: bytes) -> int:
-        """Return the row of a record without reading its detections."""
-        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            return int(json.loads(arrays["counts"].tobytes())["row"])
 
     @classmethod
     def from_bytes(cls, content: bytes) -> "RowRecord":
         """Return the record of an npz archive."""
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             counts = json.loads(arrays["counts"].tobytes())
-            found = TileDetections(
-                Detections(arrays["boxes"], arrays["scores"], arrays["labels"]), arrays["tiles"], arrays["bounds"]
-            )
-        unreadable = tuple(
-            UnreadableTile(tile["tile"], Window(**tile["window"]), tile["problem"]) for tile in counts["unreadable"]
-        )
-        return cls(counts["row"], counts["processed"], counts["empty"], counts["outside"], unreadable, found)
+            detections = Detections(arrays["boxes"], arrays["scores"], arrays["labels"])
+            found = TileDetections(detections, arrays["tiles"], arrays["bounds"])
+        tiles = [UnreadableTile(**{**tile, "window": Window(**tile["window"])}) for tile in counts.pop("unreadable")]
+        return cls(**counts, unreadable=tuple(tiles), found=found)
 
 
 class RowJournal(AppendLog):
@@ -91,7 +76,6 @@ class RowJournal(AppendLog):
         super().__init__(path, identity)
 
     def __len__(self) -> int:
-        """Return the number of finished rows."""
         return len(self._offsets)
 
     def records(self) -> Iterator[RowRecord]:
@@ -120,7 +104,7 @@ class RowJournal(AppendLog):
 
     def _read_records(self) -> None:
         while (content := self._read_record()) is not None:
-            self._offsets[RowRecord.row_of(content)] = self._end
+            self._offsets[RowRecord.from_bytes(content).row] = self._end
             self._end += HEADER.size + len(content)
 
     def _read_record(self) -> bytes | None:

@@ -6,7 +6,7 @@ read the pixels in the overlap of their tiles.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 BATCHES_PER_RANGE = 8
 """Minimum of full batches in a range, so that the last batch, which may be smaller, costs little."""
@@ -32,13 +32,9 @@ def rows_per_range(columns: int, batch: int) -> int:
 
 
 def unfinished_ranges(rows: int, columns: int, *, batch: int, processed: Mapping[int, int]) -> Iterator[RowRange]:
-    """Yield the unfinished part of each range of a grid, from top to bottom.
+    """Yield the unfinished part of each range of a grid of rows and columns, from top to bottom.
 
-    Args:
-        rows: Rows of the grid.
-        columns: Columns of the grid.
-        batch: Tiles per inference.
-        processed: Finished row -> number of its tiles that passed through the engine.
+    `processed` is the number of tiles that passed through the engine by finished row.
     """
     height = rows_per_range(columns, batch)
     for top in range(0, rows, height):
@@ -55,15 +51,12 @@ def unfinished_ranges(rows: int, columns: int, *, batch: int, processed: Mapping
         yield RowRange(row, first, above - carried, stop)
 
 
-def join_adjacent(ranges: Iterable[RowRange]) -> Iterator[RowRange]:
-    """Yield row ranges, with those joined that follow each other without a gap."""
-    last: RowRange | None = None
+def join_adjacent(ranges: Iterable[RowRange]) -> list[RowRange]:
+    """Return row ranges, with those joined that follow each other without a gap."""
+    joined: list[RowRange] = []
     for current in ranges:
-        if last is not None and current.read_row == current.first_row == last.stop_row:
-            last = RowRange(last.read_row, last.first_row, last.skip_tiles, current.stop_row)
-            continue
-        if last is not None:
-            yield last
-        last = current
-    if last is not None:
-        yield last
+        if joined and current.read_row == current.first_row == joined[-1].stop_row:
+            joined[-1] = replace(joined[-1], stop_row=current.stop_row)
+        else:
+            joined.append(current)
+    return joined

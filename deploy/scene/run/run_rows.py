@@ -8,8 +8,8 @@ Memory holds the queues and one row of tiles, so it grows with the width of the 
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,37 +63,30 @@ def run_rows(
     step: Callable[[], object] = lambda: None,
     engine_lock: AbstractContextManager[Any] | None = None,
 ) -> dict[str, float]:
-    """Run a row range, pass each finished row to `put` in order, and return the seconds by stage.
+    """Run a row range, and return the seconds by stage.
 
-    Args:
-        engine: The engine.
-        scene: The scene.
-        plan: Tiles and settings.
-        row_range: Rows to run.
-        put: Receives each finished row, in the decoder thread.
-        step: Called after each tile was read.
-        engine_lock: Held while the engine is used; prefetching starts before it is acquired.
+    `put` receives each finished row, in order, in the decoder thread; `step` is called after each tile was read; and
+    `engine_lock` is held while the engine is used: prefetching starts before it is acquired.
 
     Raises:
         SceneError: A part of the scene is unreadable, and the run is strict.
     """
-    stopwatch = Stopwatch()
-    decoder = _RowDecoder(plan, row_range, put)
-    reads = read_tiles(
-        scene, plan.grid, first_row=row_range.read_row, stop_row=row_range.stop_row, selected=plan.selected
-    )
+    stopwatch, decoder = Stopwatch(), _RowDecoder(plan, row_range, put)
+    first, stop = row_range.read_row, row_range.stop_row
+    reads = read_tiles(scene, plan.grid, first_row=first, stop_row=stop, selected=plan.selected)
     with (
         TilePrefetcher(reads, plan.tile_px, depth=PREFETCHED_BATCHES * plan.batch) as tiles,
         Background(decoder.add, depth=QUEUED_OUTPUTS) as background,
-        stopwatch.entering(engine_lock or nullcontext(), "wait"),
+        ExitStack() as stack,
     ):
-        checked = _checked(stopwatch.waits(tiles), step, strict=plan.settings.strict)
+        with stopwatch("wait"):
+            stack.enter_context(engine_lock or nullcontext())
+        checked = _checked(stopwatch.waits(iter(tiles)), step, strict=plan.settings.strict)
         batcher = _Batcher(checked, plan=plan, stopwatch=stopwatch, skip_tiles=row_range.skip_tiles)
         for candidates in stopwatch.waits(engine.infer_each(batcher.batches()), "infer"):
             background.put(_BatchOutput(batcher.pending.popleft(), candidates))
         background.put(_BatchOutput(batcher.remaining(), None))
-        seconds = tiles.seconds
-    return {**seconds, **stopwatch.seconds, **decoder.stopwatch.seconds}
+    return {**tiles.stopwatch.seconds, **stopwatch.seconds, **decoder.stopwatch.seconds}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -156,74 +149,48 @@ class _RowDecoder:
     def __init__(self, plan: RowPlan, row_range: RowRange, put: Callable[[RowRecord], None]) -> None:
         self._plan = plan
         self._put = put
-        self._next = row_range.first_row
-        self._row = _RowBuilder()
         self.stopwatch = Stopwatch()
+        self._begin(row_range.first_row)
 
-    def add(self, output: _BatchOutput) -> None:
-        """Decode a batch, and pass on the rows that it completes."""
-        decoded: list[TileDetections | None] = []
-        if output.candidates is not None:
-            with self.stopwatch("decode"):
-                decoded = self._decode(output)
-        detections = iter(decoded)
-        columns = self._plan.columns
-        for tile in output.tiles:
-            found = next(detections) if tile.pixels is not None else None
-            row, column = divmod(tile.index, columns)
-            if row < self._next:  # the tile only completed a batch
-                continue
-            self._row.add(tile, found, tile_name(tile.index, columns))
-            if column == columns - 1:
-                record = self._row.build(row)
-                self._row = _RowBuilder()
-                self._next = row + 1
-                self._put(record)
-
-    def _decode(self, output: _BatchOutput) -> list[TileDetections | None]:
-        assert output.candidates is not None
-        size, settings = self._plan.grid.size, self._plan.settings
-        factor = 1.0 / settings.scale
-        windows = [(tile.index, tile.window) for tile in output.tiles if tile.pixels is not None]
-        detections = postprocess(output.candidates, settings.postprocess, size=self._plan.tile_px)
-        return [
-            TileDetections.of_tile(
-                found.scaled(factor).translated(dx=float(window.left), dy=float(window.top)).clipped(size),
-                index,
-                window=window,
-                size=size,
-            )
-            if len(found)
-            else None
-            for (index, window), found in zip(windows, detections, strict=True)
-        ]
-
-
-class _RowBuilder:
-    """Counts and detections of the tiles of one row."""
-
-    def __init__(self) -> None:
-        self._processed = self._empty = self._outside = 0
+    def _begin(self, row: int) -> None:
+        self._row = row
+        self._processed = self._outside = 0
         self._unreadable: list[UnreadableTile] = []
         self._found: list[TileDetections] = []
 
-    def add(self, tile: PreparedTile, found: TileDetections | None, name: str) -> None:
-        """Add a tile and its detections."""
-        if tile.problem is not None:
-            self._unreadable.append(UnreadableTile(name, tile.window, tile.problem))
-        elif tile.outside:
-            self._outside += 1
-        elif tile.pixels is None:
-            self._empty += 1
-        else:
-            self._processed += 1
-        if found is not None:
-            self._found.append(found)
+    def add(self, output: _BatchOutput) -> None:
+        """Decode a batch, and pass on the rows that it completes."""
+        found: dict[int, TileDetections] = {}
+        if output.candidates is not None:
+            with self.stopwatch("decode"):
+                found = self._decode(output.candidates, [tile for tile in output.tiles if tile.pixels is not None])
+        for tile in output.tiles:
+            if tile.index // self._plan.columns >= self._row:  # others only completed a batch
+                self._add_tile(tile, found.get(tile.index))
 
-    def build(self, row: int) -> RowRecord:
-        """Return the finished row."""
-        found = TileDetections.concatenate(self._found)
-        return RowRecord(row, self._processed, self._empty, self._outside, tuple(self._unreadable), found)
+    def _add_tile(self, tile: PreparedTile, found: TileDetections | None) -> None:
+        columns = self._plan.columns
+        self._outside += tile.outside
+        if tile.problem is not None:
+            self._unreadable.append(UnreadableTile(tile_name(tile.index, columns), tile.window, tile.problem))
+        if found is not None:
+            self._processed += 1
+            self._found.append(found)
+        if (tile.index + 1) % columns == 0:
+            empty = columns - self._processed - self._outside - len(self._unreadable)
+            all_found = TileDetections.concatenate(self._found)
+            record = RowRecord(self._row, self._processed, empty, self._outside, tuple(self._unreadable), all_found)
+            self._begin(self._row + 1)
+            self._put(record)
+
+    def _decode(self, candidates: Candidates, tiles: Sequence[PreparedTile]) -> dict[int, TileDetections]:
+        """Return the detections of each tile by its index."""
+        size, settings, decoded = self._plan.grid.size, self._plan.settings, {}
+        detections = postprocess(candidates, settings.postprocess, size=self._plan.tile_px)
+        for tile, found in zip(tiles, detections, strict=True):
+            moved = found.scaled(1.0 / settings.scale).translated(dx=float(tile.window.left), dy=float(tile.window.top))
+            decoded[tile.index] = TileDetections.of_tile(moved.clipped(size), tile.index, window=tile.window, size=size)
+        return decoded
 
 
 def _checked(tiles: Iterator[PreparedTile], step: Callable[[], object], *, strict: bool) -> Iterator[PreparedTile]:

@@ -1,8 +1,6 @@
 """Map page: map.html shows a scene and its detections in one file, in any browser, without a network.
 
-The page has an overview picture and the detections as data. It filters by class and score, and shows the properties of
-the object under the pointer. The filters and the selected object are in the fragment of the URL, so a view can be saved
-or sent.
+The filters and the selected object are in the fragment of the URL, so a view can be saved or sent.
 """
 
 import base64
@@ -17,10 +15,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from deploy.scene.read.georeference import centers
 from deploy.scene.read.scene import Scene
 from deploy.scene.result import SceneResult
 from deploy.scene.write.file_names import MAP_FILE
-from ifkd.core.detections import Array
 from ifkd.core.files import write_text
 from ifkd.core.html.colors import class_color, hex_color
 
@@ -30,11 +28,13 @@ JPEG_QUALITY = 85
 
 def write_page(result: SceneResult, scene: Scene, folder: Path) -> list[str]:
     """Write map.html into `folder`, and return its name."""
+    stream = io.BytesIO()
+    Image.fromarray(scene.overview(OVERVIEW_PX).pixels).save(stream, format="JPEG", quality=JPEG_QUALITY)
     parts = {
         "title": html.escape(result.scene.name),
         "style": _template("map.css"),
         "script": _template("map.js"),
-        "picture": _overview_jpeg(scene),
+        "picture": base64.b64encode(stream.getvalue()).decode(),
         "scene": _script_json(page_data(result)),
     }
     page = _template("map.html")
@@ -56,17 +56,15 @@ def page_data(result: SceneResult) -> dict[str, Any]:
         "gsd_m": None if gsd_m is None else round(gsd_m, 6),
         "min_score": math.floor(result.settings.postprocess.score_threshold * 100) / 100,
         "columns": len(result.grid.lefts),
-        "classes": [
-            {"name": name, "color": hex_color(class_color(label))} for label, name in enumerate(result.classes)
-        ],
+        "classes": [{"name": name, "color": hex_color(class_color(i))} for i, name in enumerate(result.classes)],
         "boxes": np.round(found.boxes.astype(np.float64), 1).tolist(),
         "scores": np.round(found.scores.astype(np.float64), 4).tolist(),
         "labels": found.labels.tolist(),
         "tiles": result.tiles.tolist(),
         "lonlat": _centers_lonlat(result),
         "unreadable": [
-            [tile.window.left, tile.window.top, min(tile.window.right, width), min(tile.window.bottom, height)]
-            for tile in result.unreadable
+            [one.left, one.top, min(one.right, width), min(one.bottom, height)]
+            for one in (tile.window for tile in result.unreadable)
         ],
         "facts": _facts(result, gsd_m),
     }
@@ -77,13 +75,8 @@ def _centers_lonlat(result: SceneResult) -> list[list[float] | None] | None:
     georeference = result.scene.georeference
     if georeference is None or georeference.lonlat_problem(result.scene.size) is not None:
         return None
-    boxes = result.detections.boxes.astype(np.float64)
-    lonlat = georeference.to_lonlat((boxes[:, :2] + boxes[:, 2:]) / 2.0)
-    finite: Array = np.asarray(np.isfinite(lonlat).all(axis=1))
-    return [
-        [round(longitude, 6), round(latitude, 6)] if known else None
-        for (longitude, latitude), known in zip(lonlat.tolist(), finite.tolist(), strict=True)
-    ]
+    lonlat = georeference.to_lonlat(centers(result.detections.boxes))
+    return [[round(x, 6), round(y, 6)] if math.isfinite(x) and math.isfinite(y) else None for x, y in lonlat.tolist()]
 
 
 def _facts(result: SceneResult, gsd_m: float | None) -> list[list[str]]:
@@ -101,16 +94,12 @@ def _facts(result: SceneResult, gsd_m: float | None) -> list[list[str]]:
         facts.append(["Outside the area", f"{result.outside} tiles"])
     if result.unreadable:
         facts.append(["Unreadable", f"{len(result.unreadable)} tiles, crossed out"])
-    facts.append(["Score threshold", f"{result.settings.postprocess.score_threshold:g}"])
-    facts.append(["Engine", f"{result.engine.backend}, {result.engine.precision}"])
-    facts.append(["Model SHA-256", f"{result.engine.sha256[:12]}…"])
-    return facts
-
-
-def _overview_jpeg(scene: Scene) -> str:
-    stream = io.BytesIO()
-    Image.fromarray(scene.overview(OVERVIEW_PX).pixels).save(stream, format="JPEG", quality=JPEG_QUALITY)
-    return base64.b64encode(stream.getvalue()).decode()
+    return [
+        *facts,
+        ["Score threshold", f"{result.settings.postprocess.score_threshold:g}"],
+        ["Engine", f"{result.engine.backend}, {result.engine.precision}"],
+        ["Model SHA-256", f"{result.engine.sha256[:12]}…"],
+    ]
 
 
 def _script_json(value: Any) -> str:

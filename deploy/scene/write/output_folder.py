@@ -1,15 +1,14 @@
 """Output folder of a scene: used by one run at a time, and updated only when all files are written.
 
-During a run, and after an interrupted one, the folder contains the state folder `.ifkd-detect` with the lock, the row
-journal and the unfinished files.
+Until then it contains the folder `.ifkd-detect` with the lock, the row journal and the unfinished files.
 """
 
 import json
 import os
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 
 from deploy.scene.write.file_names import PRODUCER, RESULT_FILES, RUN_FILE, STATE_FOLDER
 from ifkd.core.errors import OutputError
@@ -17,11 +16,9 @@ from ifkd.core.files import acquire_lock, make_folder, not_writable
 
 
 class OutputFolder:
-    """An output folder that is locked for this run. Use it as a context manager.
+    """An output folder, created if missing, that is locked for this run. Use it as a context manager.
 
-    Args:
-        folder: Folder for the results; created if it is missing.
-        resume: Whether to keep the row journal of an interrupted run.
+    To `resume` is to keep the row journal of an interrupted run.
 
     Raises:
         OutputError: The folder is not writable, is in use by another run, or has result files of another program.
@@ -49,17 +46,15 @@ class OutputFolder:
         return make_folder(self._files)
 
     def commit(self) -> None:
-        """Move the staged files to the output folder, and remove the state folder.
+        """Move the staged files to the output folder, and remove other files of an earlier run and the state folder.
 
-        Files of an earlier run that this run did not write are removed. The run record is moved last, so a folder with
-        a run record is complete.
+        The run record is moved last, so a folder with a run record is complete.
         """
         staged = sorted(path.name for path in self._files.iterdir() if path.name != RUN_FILE)
         try:
             (self._folder / RUN_FILE).unlink(missing_ok=True)
-            for name in RESULT_FILES:
-                if name not in staged:
-                    (self._folder / name).unlink(missing_ok=True)
+            for name in set(RESULT_FILES) - set(staged):
+                (self._folder / name).unlink(missing_ok=True)
             for name in [*staged, RUN_FILE]:
                 (self._files / name).replace(self._folder / name)
             shutil.rmtree(self._state)
@@ -73,9 +68,7 @@ class OutputFolder:
     def __enter__(self) -> "OutputFolder":  # noqa: PYI034 - beartype cannot check Self
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Release the folder; the state folder is kept only if it has a row journal to resume from."""
         if self._state.is_dir():
             shutil.rmtree(self._files, ignore_errors=True)
@@ -85,43 +78,28 @@ class OutputFolder:
 
 
 def require_own_files(folder: Path, names: Sequence[str], *, record: str = RUN_FILE) -> None:
-    """Refuse a folder with files of these names that `ifkd detect` did not write.
-
-    Args:
-        folder: The folder, which may be missing.
-        names: Names of the files beside the record.
-        record: Name of the record, which states its producer.
+    """Refuse a folder, which may be missing, with files of these names that `ifkd detect` did not write.
 
     Raises:
-        OutputError: The folder has such files.
+        OutputError: The folder has such files, and `record` does not name their producer.
     """
     present = [name for name in dict.fromkeys((record, *names)) if (folder / name).exists()]
-    if not present:
-        return
-    try:
-        content = (folder / record).read_bytes()
-    except OSError:
+    if present:
         content = b""
-    require_own_record(content, str(folder), present)
+        with suppress(OSError):
+            content = (folder / record).read_bytes()
+        require_own_record(content, str(folder), present)
 
 
 def require_own_record(content: bytes, folder: str, names: Sequence[str]) -> None:
-    """Refuse files of a folder whose record does not name `ifkd detect` as its producer.
-
-    Args:
-        content: Content of the record; empty if it is missing.
-        folder: The folder, for the message.
-        names: Names of the files, for the message.
+    """Refuse files of a folder whose record, empty if missing, does not name `ifkd detect` as its producer.
 
     Raises:
         OutputError: The record has another producer or is not JSON.
     """
-    try:
+    record = None
+    with suppress(ValueError):
         record = json.loads(content)
-    except ValueError:
-        record = None
     if not isinstance(record, dict) or not str(record.get("producer", "")).startswith(PRODUCER):
-        raise OutputError(
-            f"{folder} has {', '.join(names)}, not written by {PRODUCER}",
-            hint="Choose another folder with --out, or move the files.",
-        )
+        hint = "Choose another folder with --out, or move the files."
+        raise OutputError(f"{folder} has {', '.join(names)}, not written by {PRODUCER}", hint=hint)

@@ -1,6 +1,5 @@
 """Quicklooks: pictures of the entire scene, and of its part with the most detections, at full resolution."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,8 @@ from ifkd.core.files import atomic_path
 from ifkd.core.html.colors import class_color
 from ifkd.core.tiling import Window
 
+Color = tuple[int, int, int]
+OUTWARD = np.array([-1.0, -1.0, 1.0, 1.0])
 OVERVIEW_PX = 2048
 MIN_CANVAS_PX = 720
 DETAIL_PX = 512
@@ -52,8 +53,7 @@ def draw_overview(result: SceneResult, scene: Scene, detail: Window) -> Image.Im
     for tile in result.unreadable:
         sheet.outline(_scaled(tile.window, factors), UNREADABLE_RGB, crossed=True)
     sheet.outline(_scaled(detail, factors), TEXT_RGB)
-    boxes = result.detections.boxes * np.array([*factors, *factors], np.float32)
-    sheet.objects(boxes, result.detections)
+    sheet.objects(result.detections.boxes * np.array([*factors, *factors], np.float32), result.detections)
     title = f"{result.scene.name}, {width} x {height} px, {_counted(len(result.detections))}"
     notes = [f"White frame: the part shown in {QUICKLOOK_DETAIL_FILE}."]
     if result.unreadable:
@@ -69,8 +69,9 @@ def draw_detail(result: SceneResult, scene: Scene, window: Window) -> Image.Imag
         pixels = np.full((window.height, window.width, 3), UNREADABLE_RGB, np.uint8)
     picture = _enlarged(pixels, max(DETAIL_ZOOM, -(-MIN_CANVAS_PX // max(pixels.shape[:2]))))
     zoom = picture.width / window.width
-    inside = _inside(result.detections.boxes, window)
-    shown = result.detections.select(inside)
+    centers = (result.detections.boxes[:, :2] + result.detections.boxes[:, 2:]) / 2.0
+    inside = (centers >= [window.left, window.top]) & (centers < [window.right, window.bottom])
+    shown = result.detections.select(inside.all(axis=1))
     boxes = shown.translated(dx=-float(window.left), dy=-float(window.top)).boxes * np.float32(zoom)
     sheet = _Sheet(picture, result)
     sheet.objects(boxes, shown)
@@ -91,28 +92,15 @@ def busiest_window(detections: Detections, size: tuple[int, int]) -> Window:
     np.add.at(weights, (cells[:, 1].clip(0, rows - 1), cells[:, 0].clip(0, columns - 1)), detections.scores)
     sums = np.lib.stride_tricks.sliding_window_view(weights, (4, 4)).sum(axis=(2, 3))
     row, column = np.unravel_index(int(np.argmax(sums)), sums.shape)
-    inside = (cells[:, 1] >= row) & (cells[:, 1] < row + 4) & (cells[:, 0] >= column) & (cells[:, 0] < column + 4)
+    inside = ((cells >= [column, row]) & (cells < [column + 4, row + 4])).all(axis=1)
     center = (centers[inside].min(axis=0) + centers[inside].max(axis=0)) / 2.0
     top = int(np.clip(round(float(center[1]) - height / 2), 0, size[0] - height))
     left = int(np.clip(round(float(center[0]) - width / 2), 0, size[1] - width))
     return Window(top, left, height, width)
 
 
-@dataclass(frozen=True, slots=True)
-class _Rect:
-    x1: float
-    y1: float
-    x2: float
-    y2: float
-
-    def overlaps_any(self, boxes: Array) -> bool:
-        """Return whether the rectangle overlaps any of boxes [n, 4]."""
-        x1, y1, x2, y2 = boxes.T
-        return bool(((self.x1 < x2) & (x1 < self.x2) & (self.y1 < y2) & (y1 < self.y2)).any())
-
-
 class _Sheet:
-    """A picture with drawings, a title and a legend."""
+    """A picture with drawings, a title and a legend; boxes are float64, pixels of the picture."""
 
     def __init__(self, picture: Image.Image, result: SceneResult) -> None:
         self._picture = picture
@@ -125,42 +113,35 @@ class _Sheet:
         self._legend = ImageFont.load_default(15 * self._unit)
         self._title = ImageFont.load_default(19 * self._unit)
 
-    def outline(self, box: _Rect, color: tuple[int, int, int], *, crossed: bool = False) -> None:
+    def outline(self, box: Array, color: Color, *, crossed: bool = False) -> None:
         """Draw a frame, optionally with a cross."""
-        self._draw.rectangle((box.x1 - 1, box.y1 - 1, box.x2 + 1, box.y2 + 1), outline=HALO_RGB, width=4)
-        self._draw.rectangle((box.x1, box.y1, box.x2, box.y2), outline=color, width=2)
+        self._frame(box, color)
         if crossed:
-            self._draw.line((box.x1, box.y1, box.x2, box.y2), fill=color, width=2)
-            self._draw.line((box.x1, box.y2, box.x2, box.y1), fill=color, width=2)
+            self._draw.line(box.tolist(), fill=color, width=2)
+            self._draw.line(box[[0, 3, 2, 1]].tolist(), fill=color, width=2)
+
+    def _frame(self, box: Array, color: Color) -> None:
+        self._draw.rectangle((box + OUTWARD).tolist(), outline=HALO_RGB, width=4)
+        self._draw.rectangle(box.tolist(), outline=color, width=2)
 
     def objects(self, boxes: Array, detections: Detections) -> None:
         """Draw boxes, and labels where there is space, in descending order of score."""
         self._counts += np.bincount(detections.labels, minlength=len(self._classes))
-        rects = [_at_least(_Rect(*map(float, box)), MIN_BOX_PX) for box in boxes]
-        for rect, label in reversed(list(zip(rects, detections.labels.tolist(), strict=True))):
-            self._draw.rectangle((rect.x1 - 2, rect.y1 - 2, rect.x2 + 2, rect.y2 + 2), outline=HALO_RGB, width=4)
-            self._draw.rectangle(
-                (rect.x1 - 1, rect.y1 - 1, rect.x2 + 1, rect.y2 + 1), outline=class_color(label), width=2
-            )
-        occupied = np.array([[rect.x1, rect.y1, rect.x2, rect.y2] for rect in rects[:MAX_LABELS]]).reshape(-1, 4)
-        labels = 0
-        for rect, label, score in zip(rects, detections.labels.tolist(), detections.scores.tolist(), strict=True):
+        boxes = _at_least(boxes.astype(np.float64), MIN_BOX_PX)
+        labels = detections.labels.tolist()
+        for box, label in zip(boxes[::-1], labels[::-1], strict=True):
+            self._frame(box + OUTWARD, class_color(label))
+        occupied = boxes[:MAX_LABELS]
+        most = len(occupied) + MAX_LABELS
+        for box, label, score in zip(boxes, labels, detections.scores.tolist(), strict=True):
             text = f"{self._classes[label]} {score:.2f}"
-            if (
-                labels < MAX_LABELS
-                and (drawn := self._draw_label(rect, text, class_color(label), occupied)) is not None
-            ):
-                occupied = np.concatenate([occupied, [[drawn.x1, drawn.y1, drawn.x2, drawn.y2]]])
-                labels += 1
+            if len(occupied) < most:
+                occupied = np.concatenate([occupied, self._draw_label(box, text, class_color(label), occupied)])
 
     def finish(self, title: str, notes: list[str]) -> Image.Image:
         """Return the picture with the title above and the legend below."""
         width = max(self._picture.width, MIN_CANVAS_PX)
-        entries = [
-            (name, int(count), class_color(label))
-            for label, (name, count) in enumerate(zip(self._classes, self._counts, strict=True))
-        ]
-        rows = self._legend_rows(entries, width)
+        rows = self._legend_rows(width)
         margin, line = round(MARGIN_PX * self._unit), round(26 * self._unit)
         head = line + margin
         foot = line * (len(rows) + len(notes)) + 2 * margin
@@ -179,34 +160,33 @@ class _Sheet:
             y += line
         return sheet
 
-    def _legend_rows(
-        self, entries: list[tuple[str, int, tuple[int, int, int]]], width: int
-    ) -> list[list[tuple[float, str, tuple[int, int, int]]]]:
+    def _legend_rows(self, width: int) -> list[list[tuple[float, str, Color]]]:
         """Return the rows of the legend: x position, text and color of each entry."""
-        rows: list[list[tuple[float, str, tuple[int, int, int]]]] = [[]]
-        start = float(round(MARGIN_PX * self._unit))
-        x = start
-        for name, count, color in entries:
+        rows: list[list[tuple[float, str, Color]]] = [[]]
+        x = start = float(round(MARGIN_PX * self._unit))
+        for label, (name, count) in enumerate(zip(self._classes, self._counts.tolist(), strict=True)):
             text = f"{name} ({count})"
             needed = 46 * self._unit + self._legend.getlength(text)
             if rows[-1] and x + needed > width:
                 rows.append([])
                 x = start
-            rows[-1].append((x, text, color))
+            rows[-1].append((x, text, class_color(label)))
             x += needed
         return rows
 
-    def _draw_label(self, box: _Rect, text: str, color: tuple[int, int, int], occupied: Array) -> _Rect | None:
-        """Draw a label above or below a box if there is space, and return its rectangle."""
+    def _draw_label(self, box: Array, text: str, color: Color, occupied: Array) -> Array:
+        """Draw a label above or below a box if there is space, and return its boxes [0 or 1, 4]."""
         length, height = self._font.getlength(text) + 6, 19
-        x = min(max(0.0, box.x1 - 2), max(0.0, self._picture.width - length))
-        for y in (box.y1 - height - 3, box.y2 + 3):
-            rect = _Rect(x, y, x + length, y + height)
-            if y >= 0 and y + height <= self._picture.height and not rect.overlaps_any(occupied):
-                self._draw.rectangle((rect.x1, rect.y1, rect.x2, rect.y2), fill=HALO_RGB)
-                self._draw.text((rect.x1 + 3, rect.y1), text, fill=color, font=self._font)
-                return rect
-        return None
+        x1, y1, _, y2 = box.tolist()
+        x = min(max(0.0, x1 - 2), max(0.0, self._picture.width - length))
+        for y in (y1 - height - 3, y2 + 3):
+            drawn = np.array([x, y, x + length, y + height])
+            free = not ((drawn[:2] < occupied[:, 2:]) & (occupied[:, :2] < drawn[2:])).all(axis=1).any()
+            if free and y >= 0 and y + height <= self._picture.height:
+                self._draw.rectangle(drawn.tolist(), fill=HALO_RGB)
+                self._draw.text((x + 3, y), text, fill=color, font=self._font)
+                return drawn[None]
+        return np.zeros((0, 4))
 
 
 def _counted(n: int) -> str:
@@ -220,20 +200,12 @@ def _enlarged(pixels: Array, zoom: int) -> Image.Image:
     return picture.resize((picture.width * zoom, picture.height * zoom), Image.Resampling.NEAREST)
 
 
-def _scaled(window: Window, factors: tuple[float, float]) -> _Rect:
-    fx, fy = factors
-    return _Rect(window.left * fx, window.top * fy, window.right * fx - 1, window.bottom * fy - 1)
+def _scaled(window: Window, factors: tuple[float, float]) -> Array:
+    box = np.array([window.left, window.top, window.right, window.bottom])
+    return box * np.array([*factors, *factors]) - np.array([0, 0, 1, 1])
 
 
-def _at_least(rect: _Rect, side: float) -> _Rect:
-    """Return a rectangle with the same center and sides of at least `side`."""
-    dx, dy = max(0.0, side - (rect.x2 - rect.x1)) / 2, max(0.0, side - (rect.y2 - rect.y1)) / 2
-    return _Rect(rect.x1 - dx, rect.y1 - dy, rect.x2 + dx, rect.y2 + dy)
-
-
-def _inside(boxes: Array, window: Window) -> Array:
-    """Return which boxes [n, 4] have their center in a window, bool [n]."""
-    centers = (boxes[:, :2] + boxes[:, 2:]) / 2.0
-    low = np.array([window.left, window.top])
-    high = np.array([window.right, window.bottom])
-    return np.asarray(((centers >= low) & (centers < high)).all(axis=1))
+def _at_least(boxes: Array, side: float) -> Array:
+    """Return boxes [n, 4] with the same centers and sides of at least `side`."""
+    growth = (side - (boxes[:, 2:] - boxes[:, :2])).clip(min=0) / 2
+    return boxes + np.concatenate([-growth, growth], axis=1)

@@ -6,7 +6,6 @@ record last; so a scene in a store is complete if it has a run record.
 
 import hashlib
 import shutil
-from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,52 +19,19 @@ PROBE_NAME = ".ifkd-write-check"
 WORK_FOLDER = "ifkd-work"
 
 
-class ResultStore(ABC):
-    """Destination of the results of one scene, or of several scenes with a folder each."""
+class ResultStore:
+    """Destination of the results of one scene, or of several scenes with a folder each: a folder of this machine."""
 
-    work: Path
-    """Local folder in which the results are written."""
-
-    @abstractmethod
-    def require_access(self, names: Sequence[str] = ()) -> None:
-        """Refuse a store that is not writable.
-
-        Args:
-            names: Folders of scenes, which must not have result files of another program.
-
-        Raises:
-            OutputError: The store is not writable, or has such files.
-        """
-
-    @abstractmethod
-    def publish(self, name: str | None = None) -> None:
-        """Copy the results of a scene to the store: those of the folder `name`, or of the only scene.
-
-        Raises:
-            OutputError: The store is not writable, or has result files of another program.
-        """
-
-    @abstractmethod
-    def put(self, names: Sequence[str]) -> None:
-        """Copy files of the work folder to the store.
-
-        Raises:
-            OutputError: The store is not writable.
-        """
-
-    @abstractmethod
-    def __str__(self) -> str:
-        """Return the path or URL."""
-
-
-class FolderStore(ResultStore):
-    """A folder of this machine; results are written in place."""
-
-    def __init__(self, folder: Path) -> None:
-        self.work = folder
+    def __init__(self, work: Path) -> None:
+        self.work = work
+        """Local folder in which the results are written."""
 
     def require_access(self, names: Sequence[str] = ()) -> None:
-        """Refuse a folder that is not writable; the folder of a single scene is checked when it is locked."""
+        """Refuse a store that is not writable; the folder of a single scene is checked when it is locked.
+
+        Raises:
+            OutputError: The store is not writable, or a folder of `names` has result files of another program.
+        """
         if names:
             probe = make_folder(self.work) / PROBE_NAME
             try:
@@ -77,22 +43,17 @@ class FolderStore(ResultStore):
             require_own_files(self.work / name, RESULT_FILES)
 
     def publish(self, name: str | None = None) -> None:
-        """Do nothing: the files are in place."""
+        """Copy the results of the folder `name`, or of the only scene, to the store, if they are not in place."""
 
     def put(self, names: Sequence[str]) -> None:
-        """Do nothing: the files are in place."""
+        """Copy files of the work folder to the store, if they are not in place."""
 
     def __str__(self) -> str:
-        """Return the path."""
         return str(self.work)
 
 
 class RemoteStore(ResultStore):
-    """A remote store of fsspec.
-
-    Args:
-        url: `protocol://...`.
-        work: Local folder for the results; by default `ifkd-work` in the current folder.
+    """A remote store of fsspec; the results are first written into the folder `work`, by default `ifkd-work`.
 
     Raises:
         MissingExtraError: fsspec is not installed.
@@ -107,15 +68,12 @@ class RemoteStore(ResultStore):
         try:
             self._files, self._root = fsspec.core.url_to_fs(url)
         except ImportError as error:
-            raise UsageError(
-                f"Writing to {url} needs a package that is not installed ({error})",
-                hint="Install it: s3fs for s3://, gcsfs for gs://, adlfs for az://.",
-            ) from error
+            hint = "Install it: s3fs for s3://, gcsfs for gs://, adlfs for az://."
+            raise UsageError(f"Writing to {url} needs a package that is not installed ({error})", hint=hint) from error
         except ValueError as error:
             raise UsageError(f"Results cannot be written to {url} ({error})") from error
         self._url = url.rstrip("/")
-        digest = hashlib.sha256(self._url.encode()).hexdigest()[:12]
-        self.work = (work or Path(WORK_FOLDER)) / digest
+        super().__init__((work or Path(WORK_FOLDER)) / hashlib.sha256(self._url.encode()).hexdigest()[:12])
 
     def require_access(self, names: Sequence[str] = ()) -> None:  # noqa: ARG002 - `publish` checks the folders
         """Refuse a store that is not writable; existing files are checked when a scene is published."""
@@ -126,36 +84,39 @@ class RemoteStore(ResultStore):
             self._files.rm_file(f"{self._root}/{PROBE_NAME}")
 
     def publish(self, name: str | None = None) -> None:
-        """Remove the files of an earlier run, and copy the files of this run; see `ResultStore.publish`."""
+        """Remove the files of an earlier run, and copy the files of this run.
+
+        Raises:
+            OutputError: The store is not writable, or has result files of another program.
+        """
         folder, root, url = self.work, self._root, self._url
         if name is not None:
             folder, root, url = folder / name, f"{root}/{name}", f"{url}/{name}"
         files = sorted((path for path in folder.iterdir() if path.is_file()), key=lambda path: path.name == RUN_FILE)
         with _as_output_error(url):
-            self._clear(root, url)
+            present = [name for name in (RUN_FILE, *RESULT_FILES) if self._files.exists(f"{root}/{name}")]
+            if present:
+                record = self._files.cat_file(f"{root}/{RUN_FILE}") if RUN_FILE in present else b""
+                require_own_record(record, url, present)
+            for old in present:
+                self._files.rm_file(f"{root}/{old}")
             self._files.makedirs(root, exist_ok=True)
             for path in files:
                 self._files.put_file(str(path), f"{root}/{path.name}")
         shutil.rmtree(folder)
 
     def put(self, names: Sequence[str]) -> None:
-        """Copy files; see `ResultStore.put`."""
+        """Copy files of the work folder to the store.
+
+        Raises:
+            OutputError: The store is not writable.
+        """
         with _as_output_error(self._url):
             for name in names:
                 self._files.put_file(str(self.work / name), f"{self._root}/{name}")
 
     def __str__(self) -> str:
-        """Return the URL."""
         return self._url
-
-    def _clear(self, root: str, url: str) -> None:
-        """Remove the files of an earlier run."""
-        present = [name for name in (RUN_FILE, *RESULT_FILES) if self._files.exists(f"{root}/{name}")]
-        if present:
-            record = self._files.cat_file(f"{root}/{RUN_FILE}") if RUN_FILE in present else b""
-            require_own_record(record, url, present)
-        for name in present:
-            self._files.rm_file(f"{root}/{name}")
 
 
 def open_store(out: str, *, work: Path | None = None) -> ResultStore:
@@ -165,7 +126,7 @@ def open_store(out: str, *, work: Path | None = None) -> ResultStore:
         MissingExtraError: fsspec is not installed.
         UsageError: The protocol is unknown.
     """
-    return RemoteStore(out, work=work) if "://" in out else FolderStore(Path(out))
+    return RemoteStore(out, work=work) if "://" in out else ResultStore(Path(out))
 
 
 @contextmanager
@@ -180,7 +141,5 @@ def _as_output_error(url: str) -> Iterator[None]:
 
 
 def _not_writable(url: str, error: Exception) -> OutputError:
-    return OutputError(
-        f"Cannot write {url} ({str(error) or type(error).__name__})",
-        hint="Choose another place, free space, or change the permissions.",
-    )
+    hint = "Choose another place, free space, or change the permissions."
+    return OutputError(f"Cannot write {url} ({str(error) or type(error).__name__})", hint=hint)

@@ -123,17 +123,9 @@ class RunRecord(Schema):
 
 
 def make_run_record(
-    result: SceneResult, *, bundle: Path, files: Sequence[str], score: SceneScore | None, write_seconds: float
+    result: SceneResult, bundle: Path, *, files: Sequence[str], score: SceneScore | None, write_seconds: float
 ) -> RunRecord:
-    """Return the run record of a result.
-
-    Args:
-        result: The result.
-        bundle: Folder of the bundle.
-        files: Names of the files beside run.json.
-        score: Metrics of the detections, if there were labels.
-        write_seconds: Duration of writing the files.
-    """
+    """Return the run record of a result of the bundle in a folder, with the `files` beside run.json."""
     seconds = {**result.seconds, "write": write_seconds}
     seconds["total"] += write_seconds
     grid = result.grid
@@ -176,22 +168,18 @@ def read_run_record(folder: Path) -> RunRecord:
         raise DataError(f"{folder} has no {RUN_FILE}", expected=f"an output folder of `{PRODUCER}`") from error
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read ({error})") from error
+    hint = f"Create it again with `{PRODUCER}`."
     version = content.get("schema_version") if isinstance(content, dict) else None
     if version != SCHEMA_VERSION:
-        raise DataError(
-            f"{path} is not a run record of this version",
-            got=f"schema version {version}" if version is not None else "another file",
-            expected=f"schema version {SCHEMA_VERSION}",
-            hint=f"Create it again with `{PRODUCER}`.",
-        )
+        got, expected = "another file" if version is None else f"schema version {version}", SCHEMA_VERSION
+        problem = f"{path} is not a run record of this version"
+        raise DataError(problem, got=got, expected=f"schema version {expected}", hint=hint)
     try:
         return RunRecord.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        raise DataError(
-            f"{path} is invalid at {key} ({first['msg']})", hint=f"Create it again with `{PRODUCER}`."
-        ) from error
+        problem = f"{path} is invalid at {'.'.join(map(str, first['loc']))} ({first['msg']})"
+        raise DataError(problem, hint=hint) from error
 
 
 def run_identity(

@@ -5,6 +5,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,10 @@ import pyogrio
 import pyogrio.raw
 import shapely
 
-from deploy.scene.read.georeference import GeoJsonExtent, corners, geojson_geometry, map_rings
+from deploy.scene.read.georeference import GeoJsonExtent, centers, corners, geojson_geometry, map_rings
 from deploy.scene.read.scene import SceneInfo
 from deploy.scene.result import SceneResult
 from deploy.scene.write.file_names import DETECTION_FILES
-from ifkd.core.detections import Array
 from ifkd.core.errors import OutputError, SceneError
 from ifkd.core.files import atomic_path
 
@@ -27,44 +27,36 @@ LAYER = "detections"
 FIXED_DATE = "2000-01-01T00:00:00.000Z"
 """Creation date in a GeoPackage, so that the same detections give the same bytes."""
 _GDAL_OPTIONS = threading.Lock()
+Writer = Callable[[SceneResult, Path], None]
 
 
 def choose_formats(requested: Sequence[str] | None, scene: SceneInfo) -> tuple[tuple[str, ...], str | None]:
-    """Return the formats to write for a scene, and a message about unsupported formats, or None.
-
-    Args:
-        requested: Formats to write; None for all that the scene supports.
-        scene: The scene.
+    """Return the requested formats, by default all that a scene supports, and a message about the others, or None.
 
     Raises:
         SceneError: The scene does not support a requested format.
     """
     unsupported = _unsupported(scene)
+    for name in requested or ():
+        if name in unsupported:
+            raise SceneError(
+                f"{scene.name} cannot be written as {name}: {unsupported[name]}",
+                hint="Use --format coco csv, which are in pixels, or give the scene a coordinate system "
+                "(gdal_edit.py -a_srs).",
+            )
     if requested is not None:
-        for name in requested:
-            if name in unsupported:
-                raise SceneError(
-                    f"{scene.name} cannot be written as {name}: {unsupported[name]}",
-                    hint="Use --format coco csv, which are in pixels, or give the scene a coordinate system "
-                    "(gdal_edit.py -a_srs).",
-                )
         return tuple(name for name in DETECTION_FILES if name in requested), None
     formats = tuple(name for name in DETECTION_FILES if name not in unsupported)
-    reasons = sorted(set(unsupported.values()))
-    omitted = " and ".join(name for name in DETECTION_FILES if name in unsupported)
-    return formats, f"No {omitted}: {'; '.join(reasons)}." if unsupported else None
+    omitted, reasons = " and ".join(unsupported), "; ".join(sorted(set(unsupported.values())))
+    return formats, f"No {omitted}: {reasons}." if unsupported else None
 
 
 def write_results(result: SceneResult, folder: Path, formats: Sequence[str], *, image_id: int = 1) -> list[str]:
     """Write the detections in each format into `folder`, and return the file names."""
-    writers: dict[str, Callable[[Path], None]] = {
-        "geojson": lambda path: write_geojson(result, path),
-        "gpkg": lambda path: write_geopackage(result, path),
-        "coco": lambda path: write_coco(result, path, image_id=image_id),
-        "csv": lambda path: write_csv(result, path),
-    }
+    coco = partial(write_coco, image_id=image_id)
+    writers: dict[str, Writer] = {"geojson": write_geojson, "gpkg": write_geopackage, "coco": coco, "csv": write_csv}
     for name in formats:
-        writers[name](folder / DETECTION_FILES[name])
+        writers[name](result, folder / DETECTION_FILES[name])
     return [DETECTION_FILES[name] for name in formats]
 
 
@@ -79,14 +71,10 @@ def write_geojson(result: SceneResult, path: Path) -> None:
         stream.write(', "features": [')
         row = 0
         for chunk in _chunks(result):
-            properties = chunk.properties()
-            for index, geometry in enumerate(_geometries(chunk)):
-                feature = {
-                    "type": "Feature",
-                    "id": row,
-                    "geometry": geometry,
-                    "properties": {name: values[index] for name, values in properties.items()},
-                }
+            columns = chunk.properties()
+            for geometry, *values in zip(_geometries(chunk), *columns.values(), strict=True):
+                properties = dict(zip(columns, values, strict=True))
+                feature = {"type": "Feature", "id": row, "geometry": geometry, "properties": properties}
                 stream.write((",\n" if row else "\n") + json.dumps(feature, ensure_ascii=False))
                 row += 1
         stream.write("\n]}\n")
@@ -100,16 +88,13 @@ def write_geopackage(result: SceneResult, path: Path) -> None:
     with atomic_path(path) as temporary, _fixed_date():
         temporary.unlink()  # GDAL creates the file itself
         for number, chunk in enumerate(_chunks(result)):
-            properties = {
-                name: np.array(values, dtype=dtypes.get(name, object)) for name, values in chunk.properties().items()
-            }
+            properties = chunk.properties()
+            polygons = shapely.polygons(map_rings(georeference, chunk.detections.boxes))
             try:
                 pyogrio.raw.write(
                     temporary,
-                    geometry=shapely.to_wkb(
-                        shapely.polygons(map_rings(georeference, chunk.detections.boxes)), byte_order=1
-                    ),
-                    field_data=list(properties.values()),
+                    geometry=shapely.to_wkb(polygons, byte_order=1),
+                    field_data=[np.array(values, dtypes.get(name, object)) for name, values in properties.items()],
                     fields=list(properties),
                     layer=LAYER,
                     driver="GPKG",
@@ -118,10 +103,8 @@ def write_geopackage(result: SceneResult, path: Path) -> None:
                     append=number > 0,
                 )
             except (pyogrio.errors.DataSourceError, RuntimeError) as error:
-                raise OutputError(
-                    f"Cannot write {path} ({error})",
-                    hint="Choose another place, free disk space, or change the permissions.",
-                ) from error
+                hint = "Choose another place, free disk space, or change the permissions."
+                raise OutputError(f"Cannot write {path} ({error})", hint=hint) from error
 
 
 def write_coco(result: SceneResult, path: Path, *, image_id: int = 1) -> None:
@@ -156,10 +139,9 @@ def _columns(chunk: SceneResult, *, with_lonlat: bool) -> dict[str, list[Any]]:
     columns["tile"] = properties["tile"]
     georeference = chunk.scene.georeference
     if with_lonlat and georeference is not None:
-        boxes = chunk.detections.boxes.astype(np.float64)
-        centers = georeference.to_lonlat((boxes[:, :2] + boxes[:, 2:]) / 2.0)
-        columns["longitude"] = [f"{value:.7f}" for value in centers[:, 0]]
-        columns["latitude"] = [f"{value:.7f}" for value in centers[:, 1]]
+        lonlat = georeference.to_lonlat(centers(chunk.detections.boxes))
+        for name, values in zip(("longitude", "latitude"), lonlat.T, strict=True):
+            columns[name] = [f"{value:.7f}" for value in values]
     return columns
 
 
@@ -170,7 +152,10 @@ def _chunks(result: SceneResult) -> Iterator[SceneResult]:
 
 
 def _geometries(chunk: SceneResult) -> list[dict[str, Any] | None]:
-    return [geojson_geometry(ring) for ring in _lonlat_corners(chunk)]
+    georeference = chunk.scene.georeference
+    assert georeference is not None
+    lonlat = georeference.to_lonlat(corners(chunk.detections.boxes).reshape(-1, 2))
+    return [geojson_geometry(ring) for ring in lonlat.reshape(-1, 4, 2)]
 
 
 def _unsupported(scene: SceneInfo) -> dict[str, str]:
@@ -179,15 +164,7 @@ def _unsupported(scene: SceneInfo) -> dict[str, str]:
         reason = f"{scene.name} has no coordinate system, so its objects have no map coordinates"
         return {"geojson": reason, "gpkg": reason}
     problem = scene.georeference.lonlat_problem(scene.size)
-    if problem is None:
-        return {}
-    return {"geojson": problem[0].lower() + problem[1:]}
-
-
-def _lonlat_corners(result: SceneResult) -> Array:
-    georeference = result.scene.georeference
-    assert georeference is not None
-    return georeference.to_lonlat(corners(result.detections.boxes).reshape(-1, 2)).reshape(-1, 4, 2)
+    return {} if problem is None else {"geojson": problem[0].lower() + problem[1:]}
 
 
 @contextmanager
