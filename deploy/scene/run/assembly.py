@@ -44,12 +44,10 @@ class Assembly:
                 with self.stopwatch("journal"):
                     self._journal.append(record)
             self.processed[record.row] = record.processed
-            if record.row != self._next:
-                assert self._journal is not None
-                return
-            self._merge_row(record)
-            while self._next in self.processed:
-                assert self._journal is not None
+            assert self._journal is not None or record.row == self._next
+            if record.row == self._next:
+                self._merge_row(record)
+            while self._journal is not None and self._next in self.processed:
                 self._merge_row(self._journal.record(self._next))
 
     def finish(self, aoi: AoiMask | None) -> TileDetections:

@@ -81,25 +81,20 @@ def _centers_lonlat(result: SceneResult) -> list[list[float] | None] | None:
 
 def _facts(result: SceneResult, gsd_m: float | None) -> list[list[str]]:
     """Return names and values of the section "About this scene"."""
-    scene = result.scene
-    facts = [["Width × height", f"{scene.size[1]} × {scene.size[0]} px"]]
-    if scene.georeference is not None:
-        facts.append(["Coordinate system", scene.georeference.name])
-    if gsd_m is not None:
-        facts.append(["Ground sample distance", f"{gsd_m:.3g} m"])
-    facts.append(["Tiles", f"{len(result.grid)} of {result.grid.tile_px[1]} × {result.grid.tile_px[0]} px"])
-    if result.empty:
-        facts.append(["Without data", f"{result.empty} tiles"])
-    if result.outside:
-        facts.append(["Outside the area", f"{result.outside} tiles"])
-    if result.unreadable:
-        facts.append(["Unreadable", f"{len(result.unreadable)} tiles, crossed out"])
-    return [
-        *facts,
-        ["Score threshold", f"{result.settings.postprocess.score_threshold:g}"],
-        ["Engine", f"{result.engine.backend}, {result.engine.precision}"],
-        ["Model SHA-256", f"{result.engine.sha256[:12]}…"],
-    ]
+    scene, grid, engine = result.scene, result.grid, result.engine
+    facts = {
+        "Width × height": f"{scene.size[1]} × {scene.size[0]} px",
+        "Coordinate system": scene.georeference.name if scene.georeference is not None else None,
+        "Ground sample distance": f"{gsd_m:.3g} m" if gsd_m is not None else None,
+        "Tiles": f"{len(grid)} of {grid.tile_px[1]} × {grid.tile_px[0]} px",
+        "Without data": f"{result.empty} tiles" if result.empty else None,
+        "Outside the area": f"{result.outside} tiles" if result.outside else None,
+        "Unreadable": f"{len(result.unreadable)} tiles, crossed out" if result.unreadable else None,
+        "Score threshold": f"{result.settings.postprocess.score_threshold:g}",
+        "Engine": f"{engine.backend}, {engine.precision}",
+        "Model SHA-256": f"{engine.sha256[:12]}…",
+    }
+    return [[name, value] for name, value in facts.items() if value is not None]
 
 
 def _script_json(value: Any) -> str:
