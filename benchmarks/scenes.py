@@ -30,12 +30,12 @@ from scene_rivals import RIVAL_MERGES, detect_with_sahi, detect_with_supervision
 from deploy.bench.system_monitor import process_peak_mb
 from deploy.engines import open_engine
 from deploy.engines.engine import EngineInfo, FakeEngine
-from deploy.scene.ground_truth import read_ground_truth
 from deploy.scene.merge.merge import MergeSettings, TileDetections, merge
 from deploy.scene.read.scene import CACHE_BYTES, Scene
 from deploy.scene.read.tile_reader import read_tiles
 from deploy.scene.run.pipeline import detect_scene
 from deploy.scene.run.row_journal import RowJournal
+from deploy.scene.scene_score import read_ground_truth
 from deploy.scene.settings import DetectionSettings, grid_for, settings_for
 from deploy.scene.write.writers import write_results
 from export.bundle.bundle import Bundle, open_bundle

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from export.bundle.manifest import Precision
-from export.int8.calibration import CalibrationTiles, ValidationTiles, calibration_tiles, validation_tiles
+from export.int8.calibration_tiles import CalibrationTiles, ValidationTiles, calibration_tiles, validation_tiles
 from export.onnx.exportable import ExportableDetector
 from export.tiles import SAMPLE_TILES, SampleTiles, sample_tiles
 from ifkd.core.config import override

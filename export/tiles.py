@@ -21,7 +21,7 @@ MIN_VISIBILITY = 0.4
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class ImageTiles:
+class LabeledTiles:
     """One tile of each image, with its objects."""
 
     pixels: Array
@@ -45,7 +45,7 @@ class SampleTiles:
         return cls(pixels, f"{len(pixels)} tiles of the validation split")
 
 
-def read_tiles(images: Sequence[LabeledImage], data: recipe.DataOptions) -> ImageTiles:
+def read_tiles(images: Sequence[LabeledImage], data: recipe.DataOptions) -> LabeledTiles:
     """Return one tile of each image, scaled and padded as in training, around its first object or else at its corner.
 
     Raises:
@@ -53,7 +53,7 @@ def read_tiles(images: Sequence[LabeledImage], data: recipe.DataOptions) -> Imag
     """
     size = (data.tile_px, data.tile_px)
     cut = [_cut_tile(image, data, size) for image in images]
-    return ImageTiles(_stack([pixels for pixels, _ in cut], size), tuple(labeled for _, labeled in cut))
+    return LabeledTiles(_stack([pixels for pixels, _ in cut], size), tuple(labeled for _, labeled in cut))
 
 
 def sample_tiles(data: recipe.DataOptions, *, count: int = SAMPLE_TILES) -> SampleTiles:

@@ -121,8 +121,7 @@ def html_errors() -> Callable[..., list[str]]:
         return [
             f"{Path(one.get('url', '')).name} line {one.get('lastLine')}: {one['message']}"
             for one in messages
-            if (one["type"] != "info" or one.get("subType") == "warning")
-            and not UNKNOWN_CSS.search(one["message"])
+            if (one["type"] != "info" or one.get("subType") == "warning") and not UNKNOWN_CSS.search(one["message"])
         ]
 
     return check

@@ -1,4 +1,4 @@
-"""A study with four finished runs, and helpers for the files of figures."""
+"""A study with four finished runs, and functions that read the files of figures."""
 
 import csv
 from collections.abc import Callable

@@ -7,8 +7,8 @@ import numpy as np
 from affine import Affine
 from rasterio.crs import CRS
 
-from deploy.scene.ground_truth import SceneScore, pixel_boxes, read_ground_truth
 from deploy.scene.read.georeference import Georeference
+from deploy.scene.scene_score import SceneScore, pixel_boxes, read_ground_truth
 from deploy.scene.write.file_names import DETECTION_FILES
 from deploy.scene.write.run_record import RunRecord, read_run_record
 from ifkd.core.detections import Detections

@@ -9,7 +9,7 @@ from deploy import cli
 if TYPE_CHECKING:
     from deploy.accuracy.evaluation import Evaluation
     from deploy.engines.engine import Backend
-    from deploy.scene.ground_truth import ClassScore, SceneScore
+    from deploy.scene.scene_score import ClassScore, SceneScore
     from export.bundle.manifest import Precision
     from ifkd.core.config import Schema
 

@@ -109,7 +109,7 @@ def _assemble(arguments: Arguments) -> "tuple[Report, Path]":
     from deploy.bench.bench_result import Bench
     from deploy.parity.parity_result import Parity
     from deploy.report.report import assemble
-    from deploy.report.scene_run import read_scene_run
+    from deploy.report.reported_scene import read_scene_run
     from ifkd.core.environment import describe_environment
     from ifkd.core.errors import UsageError
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from deploy.accuracy.image_detection import ImageResult
 from deploy.parity.matching import Matching, Results, greedy_pairs, match, one_to_one, rows_by_label
-from deploy.parity.tolerances import Tolerances
+from deploy.parity.tolerances import DetectionTolerances
 from export.bundle.manifest import Precision
 from ifkd.core.config import Schema
 from ifkd.core.detections import Array, Detections, box_areas, pairwise_iou
@@ -99,7 +99,7 @@ def tile_drift(pairs: Iterable[tuple[Array, Array]], *, images: int, differing: 
 class _PairedCandidates:
     """Candidates of all images, paired; row i of both sides is a pair."""
 
-    def __init__(self, reference: Results, engine: Results, limits: Tolerances, threshold: float) -> None:
+    def __init__(self, reference: Results, engine: Results, limits: DetectionTolerances, threshold: float) -> None:
         self.class_changes = self.missing = self.extra = 0
         ours: list[Detections] = []
         theirs: list[Detections] = []
@@ -127,7 +127,13 @@ class _PairedCandidates:
 
 
 def find_drift_source(
-    reference: Results, engine: Results, limits: Tolerances, *, threshold: float, precision: Precision, tiles: TileDrift
+    reference: Results,
+    engine: Results,
+    limits: DetectionTolerances,
+    *,
+    threshold: float,
+    precision: Precision,
+    tiles: TileDrift,
 ) -> DriftSource:
     """Return the step where an engine and the reference start to differ; scores are above half `threshold`."""
     paired, pairing = _PairedCandidates(reference, engine, limits, threshold), limits.pairing()
@@ -194,7 +200,7 @@ def _compare_tiles(tiles: TileDrift) -> PipelineStep:
     return _step("preprocess", compares, tiles.images, problems, agreement="equal bytes", **figures)
 
 
-def _compare_scores(paired: _PairedCandidates, limits: Tolerances) -> PipelineStep:
+def _compare_scores(paired: _PairedCandidates, limits: DetectionTolerances) -> PipelineStep:
     difference = np.abs(paired.scores - paired.engine_scores)
     problems = []
     if paired.class_changes > limits.class_changes:
@@ -210,7 +216,7 @@ def _compare_scores(paired: _PairedCandidates, limits: Tolerances) -> PipelineSt
     return _step("raw head", "scores and classes of candidates", len(paired), problems, **figures)
 
 
-def _compare_boxes(paired: _PairedCandidates, limits: Tolerances) -> PipelineStep:
+def _compare_boxes(paired: _PairedCandidates, limits: DetectionTolerances) -> PipelineStep:
     ours, theirs = paired.boxes, paired.engine_boxes
     drift = 1 - _iou_of_pairs(ours, theirs)
     problems = []
@@ -224,7 +230,9 @@ def _compare_boxes(paired: _PairedCandidates, limits: Tolerances) -> PipelineSte
     return _step("decode", "boxes of candidates, pixels", ours.size, problems, **figures)
 
 
-def _compare_detections(name: Literal["postprocess", "merge"], matching: Matching, limits: Tolerances) -> PipelineStep:
+def _compare_detections(
+    name: Literal["postprocess", "merge"], matching: Matching, limits: DetectionTolerances
+) -> PipelineStep:
     matched = matching.matched_fraction()
     missing = sum(one.in_reference for one in matching.unmatched)
     extra = len(matching.unmatched) - missing

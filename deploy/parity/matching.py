@@ -23,7 +23,7 @@ CLASS_CHANGE_SCORE = 0.25
 """Least IoU and largest score difference of two unmatched detections that are one object with a changed class."""
 
 
-class Pairing(Schema):
+class PairingCriteria(Schema):
     """Criteria for detections of both sides to be the same object."""
 
     pair_iou: PositiveFloat = 0.25
@@ -90,7 +90,7 @@ class Matching:
         return 2 * pairs / counted if counted else None
 
 
-def match(reference: Results, engine: Results, pairing: Pairing) -> Matching:
+def match(reference: Results, engine: Results, pairing: PairingCriteria) -> Matching:
     """Match the detections of both sides, image by image; both have candidates."""
     matching = Matching()
     for image_id, ours in reference.items():
@@ -132,7 +132,7 @@ def rows_by_label(ours: Detections, theirs: Detections) -> Iterator[tuple[Array,
 
 
 def _match_image(
-    image_id: int, reference: ImageResult, engine: ImageResult, pairing: Pairing, matching: Matching
+    image_id: int, reference: ImageResult, engine: ImageResult, pairing: PairingCriteria, matching: Matching
 ) -> None:
     ours, theirs = reference.detections, engine.detections
     matching.reference_count.update(ours.labels.tolist())
@@ -157,7 +157,7 @@ def _match_image(
     matching.unmatched += _unmatched(image_id, extra, lost, in_reference=False)
 
 
-def _is_tie(detections: Detections, candidates: Detections, pairing: Pairing) -> Array:
+def _is_tie(detections: Detections, candidates: Detections, pairing: PairingCriteria) -> Array:
     """Return, for each detection, whether the other side has it among its candidates. bool [n]."""
     found = np.zeros(len(detections), bool)
     for rows, columns in rows_by_label(detections, candidates):

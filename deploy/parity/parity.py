@@ -20,10 +20,16 @@ from deploy.engines.engine import Backend, Engine
 from deploy.parity.drift import describe_drift, measure_drift
 from deploy.parity.drift_crops import worst_crops
 from deploy.parity.drift_source import DriftSource, TileDrift, find_drift_source, tile_drift
-from deploy.parity.matching import Matching, Pairing, match
+from deploy.parity.matching import Matching, PairingCriteria, match
 from deploy.parity.parity_result import ClassParity, Parity, ParityCell, UnmatchedRecord, failed_cell, overall_verdict
 from deploy.parity.scene_parity import SceneParity, SceneReference, read_scene_labels
-from deploy.parity.tolerances import ToleranceCheck, Tolerances, ToleranceTable, check_tolerances, compared_fields
+from deploy.parity.tolerances import (
+    DetectionTolerances,
+    ToleranceCheck,
+    ToleranceTable,
+    check_tolerances,
+    compared_fields,
+)
 from deploy.scene.read.scene import Scene
 from deploy.scene.settings import settings_for
 from export.bundle.bundle import Bundle
@@ -98,7 +104,7 @@ def run_parity(plan: ParityPlan) -> Parity:
 def compare_engines(
     engines: Sequence[tuple[Backend, Precision]],
     open_engine: Callable[[Backend, Precision], Engine],
-    compare: Callable[[Engine, Tolerances], R],
+    compare: Callable[[Engine, DetectionTolerances], R],
     tolerances: ToleranceTable,
     failed: Callable[[Backend, Precision, Exception], R],
 ) -> Iterator[R]:
@@ -132,7 +138,9 @@ class ParityReference:
         self.results = self._detect(engine, "parity: reference")
         self.metrics = evaluate(dataset, _detections(self.results))
 
-    def compare(self, engine: Engine, tolerances: Tolerances, *, hooks: PipelineHooks | None = None) -> ParityCell:
+    def compare(
+        self, engine: Engine, tolerances: DetectionTolerances, *, hooks: PipelineHooks | None = None
+    ) -> ParityCell:
         """Compare an engine with the reference; `hooks` are its own functions around inference, for tests.
 
         Raises:
@@ -184,7 +192,7 @@ class ParityReference:
         pairs = ((prepare_tiles(image, tiling).tiles, prepare(image, tiling).tiles) for image in pixels)
         return tile_drift(pairs, images=len(images), differing=len(differing))
 
-    def _takes_bgr(self, engine: Engine, pairing: Pairing) -> bool:
+    def _takes_bgr(self, engine: Engine, pairing: PairingCriteria) -> bool:
         """Return whether clearly more detections of some images agree when the engine receives BGR."""
         images = [one for one in self.dataset.images if len(self.results[one.id].detections)][:BGR_TEST_IMAGES]
         if not images:

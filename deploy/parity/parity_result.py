@@ -6,7 +6,7 @@ from typing import Literal
 from deploy.accuracy.provenance import BundleRecord, DataRecord, EngineRecord
 from deploy.parity.drift_crops import DriftCrop
 from deploy.parity.drift_source import DriftSource
-from deploy.parity.matching import Pairing
+from deploy.parity.matching import PairingCriteria
 from deploy.parity.scene_parity import SceneParity
 from deploy.parity.tolerances import EngineComparison, failed_fields
 from export.bundle.manifest import Precision
@@ -45,7 +45,7 @@ class ParityCell(EngineComparison):
 
     engine: EngineRecord | None = None
     """None when the engine failed."""
-    pairing: Pairing | None = None
+    pairing: PairingCriteria | None = None
     unmatched: tuple[UnmatchedRecord, ...] = ()
     """The first hundred, highest scores first."""
     unmatched_count: int = 0

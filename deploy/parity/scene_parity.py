@@ -8,11 +8,17 @@ from deploy.accuracy.image_detection import ImageResult
 from deploy.engines.engine import Engine
 from deploy.parity.drift import measure_drift
 from deploy.parity.matching import match
-from deploy.parity.tolerances import EngineComparison, Tolerances, check_tolerances, compared_fields, failed_fields
-from deploy.scene.ground_truth import SceneGroundTruth, SceneScore, read_ground_truth
+from deploy.parity.tolerances import (
+    DetectionTolerances,
+    EngineComparison,
+    check_tolerances,
+    compared_fields,
+    failed_fields,
+)
 from deploy.scene.read.scene import Scene
 from deploy.scene.read.tile_reader import read_tiles
 from deploy.scene.run.pipeline import detect_scene
+from deploy.scene.scene_score import SceneGroundTruth, SceneScore, read_ground_truth
 from deploy.scene.settings import DetectionSettings, grid_for, tile_for
 from export.bundle.manifest import Precision
 from ifkd.core.detections import Array, Candidates, Detections
@@ -49,7 +55,7 @@ class SceneReference:
         self._windows = _windows_with_pixels(scene, engine.info.sizes, settings)
         self.result = self._detect(engine)
 
-    def compare(self, engine: Engine, tolerances: Tolerances) -> SceneParity:
+    def compare(self, engine: Engine, tolerances: DetectionTolerances) -> SceneParity:
         """Compare an engine with the reference."""
         result = self._detect(engine)
         matching = match({SCENE_ID: self.result}, {SCENE_ID: result}, tolerances.pairing())

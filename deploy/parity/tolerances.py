@@ -7,8 +7,8 @@ from pydantic import NonNegativeFloat
 
 from deploy.engines.engine import EngineInfo
 from deploy.parity.drift import Drift
-from deploy.parity.matching import Matching, Pairing
-from deploy.scene.ground_truth import SceneScore
+from deploy.parity.matching import Matching, PairingCriteria
+from deploy.scene.scene_score import SceneScore
 from export.bundle.manifest import Precision
 from ifkd.core.config import Schema
 from ifkd.data.metrics import Metrics
@@ -18,7 +18,7 @@ Scores = Metrics | SceneScore | None
 AP_LABELS = {"mean_ap": "mAP", "ap50": "AP50", "ap75": "AP75"}
 
 
-class Tolerances(Schema):
+class DetectionTolerances(Schema):
     """Tolerances of one precision; each is the worst value that passes."""
 
     matched_fraction: Fraction
@@ -41,28 +41,28 @@ class Tolerances(Schema):
     ap50: NonNegativeFloat
     ap75: NonNegativeFloat
 
-    def pairing(self) -> Pairing:
+    def pairing(self) -> PairingCriteria:
         """Return the criteria by which detections are matched: ties are as close as pairs must be."""
-        return Pairing(tie_iou=max(0.5, 1 - self.iou_drift_p99), tie_score=self.score_p99)
+        return PairingCriteria(tie_iou=max(0.5, 1 - self.iou_drift_p99), tie_score=self.score_p99)
 
 
 class ToleranceTable(Schema):
     """Tolerances of all precisions."""
 
-    fp32: Tolerances = Tolerances(
+    fp32: DetectionTolerances = DetectionTolerances(
         matched_fraction=1.0, score_max=1e-3, score_p99=1e-3, score_factor=1e-3, iou_drift_p99=0.005,
         iou_drift_max=0.01, shift_px=0.02, mean_ap=0.001, ap50=0.001, ap75=0.001,
     )  # fmt: skip
-    fp16: Tolerances = Tolerances(
+    fp16: DetectionTolerances = DetectionTolerances(
         matched_fraction=0.99, score_max=0.05, score_p99=0.02, score_factor=0.01, iou_drift_p99=0.10,
         iou_drift_max=0.30, shift_px=0.10, mean_ap=0.005, ap50=0.01, ap75=0.01,
     )  # fmt: skip
-    int8: Tolerances = Tolerances(
+    int8: DetectionTolerances = DetectionTolerances(
         matched_fraction=0.90, score_max=0.40, score_p99=0.20, score_factor=0.05, iou_drift_p99=0.40,
         iou_drift_max=0.50, shift_px=0.30, mean_ap=0.02, ap50=0.02, ap75=0.03,
     )  # fmt: skip
 
-    def of(self, precision: Precision) -> Tolerances:
+    def of(self, precision: Precision) -> DetectionTolerances:
         """Return the tolerances of a precision."""
         return {"fp32": self.fp32, "fp16": self.fp16, "int8": self.int8, "int8-cpu": self.int8}[precision]
 
@@ -128,7 +128,13 @@ def failed_fields(backend: str, precision: Precision, error: Exception) -> dict[
 
 
 def check_tolerances(
-    matching: Matching, drift: Drift | None, reference: Scores, metrics: Scores, limits: Tolerances, *, of: str = ""
+    matching: Matching,
+    drift: Drift | None,
+    reference: Scores,
+    metrics: Scores,
+    limits: DetectionTolerances,
+    *,
+    of: str = "",
 ) -> list[ToleranceCheck]:
     """Check the differences of the detections and of each metric that both sides have; `of` precedes its name."""
     matched, changes = matching.matched_fraction(), float(len(matching.class_changes))

@@ -9,7 +9,7 @@ from deploy.parity.parity_result import Parity
 from deploy.report import charts
 from deploy.report.bench_tables import engine_label
 from deploy.report.charts import NamedPoint, SampleSeries
-from deploy.report.scene_run import ReportedScene
+from deploy.report.reported_scene import ReportedScene
 from deploy.report.tables import parity_of
 from ifkd.core.html.chart import Series, bar_chart
 from ifkd.core.html.svg import Chart

@@ -13,7 +13,7 @@ from deploy.report.bench_tables import cost_table, describe_machine, reference_t
 from deploy.report.figures import accuracy_charts, latency_charts, parity_charts, scene_stage_chart
 from deploy.report.parity_tables import drift_source_table, drift_table, tolerance_table, unmatched_table
 from deploy.report.report import Report
-from deploy.report.scene_run import ReportedScene, ReportPicture
+from deploy.report.reported_scene import ReportedScene, ReportPicture
 from deploy.report.tables import accuracy_table, engine_table, three_digits
 from deploy.report.verdict import Status, fastest_cell, trained_roles
 from ifkd.core.config import flatten
@@ -33,7 +33,7 @@ MARKS: dict[Status, str] = {"passed": "✓", "warning": "!", "failed": "✗", "i
 SCORE_LABELS = {**AP_LABELS, "precision": "precision", "recall": "recall"}
 
 
-class SummaryTile(NamedTuple):
+class SummaryCard(NamedTuple):
     """A main result at the top of the page."""
 
     figure: str
@@ -160,7 +160,7 @@ def _picture_path(scene: int, picture: ReportPicture) -> str:
     return f"figures/scene{scene + 1}-{Path(picture.name).stem}.{suffix}"
 
 
-def _summary_tiles(report: Report) -> list[SummaryTile]:
+def _summary_tiles(report: Report) -> list[SummaryCard]:
     tiles = []
     roles = trained_roles(report.evaluations)
     best = roles.get("distilled") or next(iter(report.evaluations), None)
@@ -170,21 +170,21 @@ def _summary_tiles(report: Report) -> list[SummaryTile]:
         if "plain" in roles and roles["plain"] != best:
             gain = evaluation.metrics.mean_ap - report.evaluations[roles["plain"]].metrics.mean_ap
             condition = f"{best}; {gain:+.3f} compared with the plain student"
-        tiles.append(SummaryTile(f"{evaluation.metrics.mean_ap:.3f}", "mAP", condition))
+        tiles.append(SummaryCard(f"{evaluation.metrics.mean_ap:.3f}", "mAP", condition))
         teacher = report.evaluations[roles["teacher"]].model.parameters if "teacher" in roles else None
         own = evaluation.model.parameters
         if own and teacher and roles["teacher"] != best:
             condition = f"{own / 1e6:.2f} of {teacher / 1e6:.2f} M"
-            tiles.append(SummaryTile(f"{own / teacher:.0%}", "of the teacher's parameters", condition))
+            tiles.append(SummaryCard(f"{own / teacher:.0%}", "of the teacher's parameters", condition))
     if (fastest := fastest_cell(report.benches)) is not None:
         cell, latency = fastest
         assert cell.engine is not None  # a latency has an engine
         unstable = "" if latency.stability.stable else ", unstable"
         condition = f"median, {cell.name}, batch {cell.batch}, {cell.engine.device}{unstable}"
-        tiles.append(SummaryTile(f"{three_digits(latency.per_tile.p50_ms)} ms", "per tile", condition))
+        tiles.append(SummaryCard(f"{three_digits(latency.per_tile.p50_ms)} ms", "per tile", condition))
     for run in (scene.run for scene in report.scenes[:1]):
         condition = f"{run.scene.name} in {run.seconds['total']:.1f} s"
-        tiles.append(SummaryTile(f"{run.objects:,}", "objects in the scene", condition))
+        tiles.append(SummaryCard(f"{run.objects:,}", "objects in the scene", condition))
     return tiles
 
 

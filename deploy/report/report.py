@@ -7,7 +7,7 @@ from deploy.accuracy.evaluation import Evaluation
 from deploy.accuracy.provenance import now
 from deploy.bench.bench_result import Bench
 from deploy.parity.parity_result import Parity
-from deploy.report.scene_run import ReportedScene
+from deploy.report.reported_scene import ReportedScene
 from deploy.report.verdict import Verdict, reach_verdict
 from ifkd import __version__
 from ifkd.core.config import Schema

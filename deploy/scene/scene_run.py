@@ -5,13 +5,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from deploy.scene.ground_truth import SceneGroundTruth, SceneScore, read_ground_truth
 from deploy.scene.read.aoi import aoi_mask_of
 from deploy.scene.read.scene import SceneInfo
 from deploy.scene.result import SceneResult
 from deploy.scene.run.executor import SceneExecutor
 from deploy.scene.run.pipeline import ProgressFactory, detect_scene, resolve_batch
 from deploy.scene.run.row_journal import RowJournal
+from deploy.scene.scene_score import SceneGroundTruth, SceneScore, read_ground_truth
 from deploy.scene.settings import SceneRequest
 from deploy.scene.write.file_names import RUN_FILE
 from deploy.scene.write.map_page import write_page

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from export.bundle.manifest import Int8Speedup, Precision, QuantizationDecision, QuantizationRecord
 from export.int8.benchmark import measure_latency_ms, speedup_over
-from export.int8.calibration import ValidationTiles
+from export.int8.calibration_tiles import ValidationTiles
 from export.int8.sensitivity import per_class_loss_of
 from ifkd.core.environment import usable_cores
 

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 
 from export.bundle.manifest import CalibrationRecord, QuantizationRecord, QuantizationStep
-from export.int8.calibration import ValidationTiles
+from export.int8.calibration_tiles import ValidationTiles
 from export.int8.quantize import Quantizer
 from export.precision.onnx_files import run_model
 from ifkd.core.detections import Array

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from export.onnx.topk import PADDING_LOGIT, LevelTopK
 from ifkd.models import DetectorOutput, FasterRcnn
-from ifkd.models.box_coder import Side, decode_boxes, flatten_predictions
+from ifkd.models.box_decoding import Side, decode_boxes, flatten_predictions
 from ifkd.models.roi_head import DELTA_WEIGHTS, POOLED_LEVELS, POOLED_SIDE, SAMPLING_RATIO
 from ifkd.models.rpn import ANCHORS_PER_CELL, MIN_SIZE, NMS_IOU
 

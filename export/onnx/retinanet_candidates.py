@@ -8,7 +8,7 @@ from torch import Tensor
 
 from export.onnx.topk import PADDING_LOGIT, LevelTopK
 from ifkd.models import DetectorOutput
-from ifkd.models.box_coder import Side, decode_boxes, flatten_predictions
+from ifkd.models.box_decoding import Side, decode_boxes, flatten_predictions
 from ifkd.models.retinanet import ANCHORS_PER_CELL, RetinaNet
 
 

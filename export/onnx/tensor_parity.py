@@ -24,7 +24,7 @@ MATCH_IOU = 0.99
 
 
 @dataclass(frozen=True, slots=True)
-class Tolerance:
+class TensorTolerance:
     """Largest allowed differences between two models."""
 
     score: float
@@ -37,9 +37,9 @@ class Tolerance:
     """A candidate is compared if its score exceeds the lowest one of its level by more than this fraction."""
 
 
-TOLERANCES: dict[Precision, Tolerance] = {
-    "fp32": Tolerance(score=1e-3, box_px=0.05, matched_fraction=1.0, cut_margin=0.001),
-    "fp16": Tolerance(score=1e-2, box_px=1.0, matched_fraction=0.98, cut_margin=0.05),
+TOLERANCES: dict[Precision, TensorTolerance] = {
+    "fp32": TensorTolerance(score=1e-3, box_px=0.05, matched_fraction=1.0, cut_margin=0.001),
+    "fp16": TensorTolerance(score=1e-2, box_px=1.0, matched_fraction=0.98, cut_margin=0.05),
 }
 
 
@@ -57,7 +57,7 @@ def check_tensor_parity(
 
 
 def compare_candidates(
-    reference: Candidates, other: Candidates, *, groups: Sequence[tuple[int, bool]], tolerance: Tolerance
+    reference: Candidates, other: Candidates, *, groups: Sequence[tuple[int, bool]], tolerance: TensorTolerance
 ) -> TensorParity:
     """Match two sets of candidates of the same tiles and of the same shape, and return their differences.
 
@@ -103,7 +103,7 @@ def _best_above_cut(scores: Array, groups: Sequence[tuple[int, bool]], margin: f
 
 
 def _nearest(
-    this: Candidates, index: int, that: Candidates, tile: int, tolerance: Tolerance
+    this: Candidates, index: int, that: Candidates, tile: int, tolerance: TensorTolerance
 ) -> tuple[float, float] | None:
     """Return the differences in score and box to the nearest counterpart of a candidate, or None if it has none."""
     same = np.flatnonzero(that.labels[tile] == this.labels[tile, index])

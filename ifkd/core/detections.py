@@ -94,39 +94,13 @@ def box_areas(boxes: Array) -> Array:
 def pairwise_iou(boxes: Array, others: Array) -> Array:
     """Return the intersection over union, float64 [n, m], of boxes [n, 4] and [m, 4]; 0 where both areas are 0."""
     boxes, others = boxes.astype(np.float64), others.astype(np.float64)
-    intersection = _pairwise_intersection(boxes, others)
+    intersection = pairwise_intersection(boxes, others)
     union = box_areas(boxes)[:, None] + box_areas(others)[None, :] - intersection
     return np.divide(intersection, union, out=np.zeros_like(intersection), where=union > 0)
 
 
-def nms(detections: Detections, *, iou_threshold: float) -> Detections:
-    """Return the detections that class-wise non-maximum suppression keeps, in canonical order.
-
-    A box is removed when its IoU with a kept box of its class is above `iou_threshold`. The result does not depend on
-    the order of the input.
-    """
-    ordered = detections.in_canonical_order()
-    kept = np.zeros(len(ordered), bool)
-    for label in np.unique(ordered.labels):
-        index = np.flatnonzero(ordered.labels == label)
-        kept[index[_kept_of_class(ordered.boxes[index], iou_threshold)]] = True
-    return ordered.select(kept)
-
-
-def _kept_of_class(boxes: Array, iou_threshold: float) -> Array:
-    boxes = boxes.astype(np.float64)
-    areas = box_areas(boxes)
-    remaining = np.arange(len(boxes))
-    kept = []
-    while len(remaining):
-        first, remaining = remaining[0], remaining[1:]
-        kept.append(first)
-        intersection = _pairwise_intersection(boxes[first : first + 1], boxes[remaining])[0]
-        remaining = remaining[intersection <= iou_threshold * (areas[first] + areas[remaining] - intersection)]
-    return np.array(kept, np.int64)
-
-
-def _pairwise_intersection(boxes: Array, others: Array) -> Array:
+def pairwise_intersection(boxes: Array, others: Array) -> Array:
+    """Return the areas [n, m] that boxes [n, 4] and [m, 4] have in common."""
     low = np.maximum(boxes[:, None, :2], others[None, :, :2])
     high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
     extent = (high - low).clip(min=0)

@@ -3,7 +3,7 @@
 import numpy as np
 
 from ifkd.core.config import Schema
-from ifkd.core.detections import Candidates, Detections, nms
+from ifkd.core.detections import Array, Candidates, Detections, box_areas, pairwise_intersection
 
 
 class PostprocessConfig(Schema):
@@ -30,3 +30,30 @@ def postprocess(
         detections = nms(detections, iou_threshold=config.iou_threshold)
         result.append(detections.select(np.arange(min(len(detections), config.max_detections))))
     return result
+
+
+def nms(detections: Detections, *, iou_threshold: float) -> Detections:
+    """Return the detections that class-wise non-maximum suppression keeps, in canonical order.
+
+    A box is removed when its IoU with a kept box of its class is above `iou_threshold`. The result does not depend on
+    the order of the input.
+    """
+    ordered = detections.in_canonical_order()
+    kept = np.zeros(len(ordered), bool)
+    for label in np.unique(ordered.labels):
+        index = np.flatnonzero(ordered.labels == label)
+        kept[index[_kept_of_class(ordered.boxes[index], iou_threshold)]] = True
+    return ordered.select(kept)
+
+
+def _kept_of_class(boxes: Array, iou_threshold: float) -> Array:
+    boxes = boxes.astype(np.float64)
+    areas = box_areas(boxes)
+    remaining = np.arange(len(boxes))
+    kept = []
+    while len(remaining):
+        first, remaining = remaining[0], remaining[1:]
+        kept.append(first)
+        intersection = pairwise_intersection(boxes[first : first + 1], boxes[remaining])[0]
+        remaining = remaining[intersection <= iou_threshold * (areas[first] + areas[remaining] - intersection)]
+    return np.array(kept, np.int64)

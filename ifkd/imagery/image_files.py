@@ -112,19 +112,16 @@ def _check_png_end(path: Path) -> None:
 
 def _check_size(path: Path, found: tuple[int, int], size: tuple[int, int] | None, imagery: ImageryOptions) -> None:
     """Refuse an image by the size in its header, before it is decoded."""
+    got = f"{found[1]}x{found[0]} (width x height)"
     if found[0] * found[1] > imagery.max_pixels:
         raise DataError(
             f"{path} is too large for a training image",
-            got=f"{found[1]}x{found[0]} (width x height)",
+            got=got,
             expected=f"at most {imagery.max_pixels} pixels (data.imagery.max_pixels)",
             hint="Slice it with `ifkd data slice`, or increase the limit.",
         )
     if size is not None and found != size:
-        raise DataError(
-            f"{path} does not have the size of its annotations",
-            got=f"{found[1]}x{found[0]} (width x height)",
-            expected=f"{size[1]}x{size[0]}",
-        )
+        raise DataError(f"{path} does not have the size of its annotations", got=got, expected=f"{size[1]}x{size[0]}")
 
 
 def _read_jpeg(path: Path, size: tuple[int, int] | None, imagery: ImageryOptions) -> Array:

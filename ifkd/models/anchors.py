@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 
-from ifkd.models.box_coder import Side
+from ifkd.models.box_decoding import Side
 
 OCTAVE_SCALES = (4.0, 4.0 * 2 ** (1 / 3), 4.0 * 2 ** (2 / 3))
 """RetinaNet's anchor scales: side over stride of a square anchor."""

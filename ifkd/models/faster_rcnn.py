@@ -9,7 +9,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 from ifkd import recipe
 from ifkd.models.anchors import RPN_SCALES
 from ifkd.models.backbones import Backbone
-from ifkd.models.box_coder import decode_boxes, flatten_predictions
+from ifkd.models.box_decoding import decode_boxes, flatten_predictions
 from ifkd.models.detector import Detector, DetectorOutput, Images, SampledRois, Targets
 from ifkd.models.fpn import Pyramid
 from ifkd.models.roi_head import DELTA_WEIGHTS, RoiHead

@@ -13,7 +13,7 @@ from ifkd.compute.distributed import mean_over_ranks
 from ifkd.models.anchor_assignment import IGNORE
 from ifkd.models.anchors import ASPECT_RATIOS, OCTAVE_SCALES
 from ifkd.models.backbones import Backbone
-from ifkd.models.box_coder import concat_predictions, decode_boxes, flatten_predictions
+from ifkd.models.box_decoding import concat_predictions, decode_boxes, flatten_predictions
 from ifkd.models.detector import Detector, DetectorOutput, Images, Targets, init_towers
 from ifkd.models.fpn import CoarseLevels, Pyramid
 

@@ -11,7 +11,7 @@ from torchvision.models.detection.rpn import RPNHead
 from ifkd.compute.distributed import mean_over_ranks
 from ifkd.models.anchor_assignment import IGNORE
 from ifkd.models.anchors import ASPECT_RATIOS, RPN_SCALES
-from ifkd.models.box_coder import concat_predictions
+from ifkd.models.box_decoding import concat_predictions
 from ifkd.models.detector import DetectorOutput, Targets, init_towers
 
 ANCHORS_PER_CELL = len(RPN_SCALES) * len(ASPECT_RATIOS)

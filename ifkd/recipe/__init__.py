@@ -15,7 +15,7 @@ from ifkd.recipe.method_options import (
     FrsOptions,
     InsDistOptions,
     MethodOptions,
-    NoMethodOptions,
+    NoDistillationOptions,
     PkdOptions,
 )
 from ifkd.recipe.recipe import (

@@ -10,7 +10,7 @@ from ifkd.recipe.levels import LevelChoice
 from ifkd.recipe.value_types import Fraction
 
 
-class NoMethodOptions(Schema):
+class NoDistillationOptions(Schema):
     """Plain training."""
 
     name: Literal["none"] = "none"
@@ -130,5 +130,7 @@ class CrossKdOptions(Schema):
 
 _FirstMethods = FitNetOptions | AttentionTransferOptions | FkdOptions | FgdOptions | FrsOptions | ArsdOptions
 _OtherMethods = InsDistOptions | PkdOptions | CwdOptions | CrossKdOptions
-MethodOptions = Annotated[IfkdOptions | NoMethodOptions | _FirstMethods | _OtherMethods, Field(discriminator="name")]
+MethodOptions = Annotated[
+    IfkdOptions | NoDistillationOptions | _FirstMethods | _OtherMethods, Field(discriminator="name")
+]
 """Options of one method, selected by `name`."""

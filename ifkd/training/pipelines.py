@@ -21,7 +21,7 @@ from ifkd.distillation.methods.fgd import inherit
 from ifkd.models import Detector, FasterRcnn, build_detector, normalize
 from ifkd.models.checkpoint import Checkpoint, CheckpointMeta, build_from, load_checkpoint
 from ifkd.models.mobile_sam.encoder import available_weights
-from ifkd.recipe import DetectorOptions, FgdOptions, IfkdOptions, MethodOptions, NoMethodOptions, Recipe
+from ifkd.recipe import DetectorOptions, FgdOptions, IfkdOptions, MethodOptions, NoDistillationOptions, Recipe
 from ifkd.recipe.recipe import RoleOptions
 from ifkd.training.dataset import EpochSampler, TileDataset, collate
 from ifkd.training.prediction import validate
@@ -80,7 +80,7 @@ def distill_student(recipe: Recipe, teacher_checkpoint: Path, folder: Path, *, r
     teacher = build_from(checkpoint).to(best_device())
     _check_teacher_map(teacher, run)
     method = _build_method(options, student, teacher, run)
-    frozen_models = None if isinstance(options, NoMethodOptions) else _build_frozen_models(options, teacher, run)
+    frozen_models = None if isinstance(options, NoDistillationOptions) else _build_frozen_models(options, teacher, run)
     return train(run, student, method=method, frozen_models=frozen_models)
 
 

@@ -1,4 +1,4 @@
-"""A bundle whose files are opened as fake engines, and helpers for tests of commands."""
+"""A bundle whose files are opened as fake engines, and functions for tests of commands."""
 
 import deploy.accuracy.evaluated_model
 import deploy.bench.bench

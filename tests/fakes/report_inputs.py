@@ -16,9 +16,9 @@ from deploy.parity.parity import ParityReference
 from deploy.parity.parity_result import Parity, overall_verdict
 from deploy.parity.tolerances import ToleranceTable
 from deploy.report.report import assemble
-from deploy.report.scene_run import read_scene_run
-from deploy.scene.ground_truth import SceneScore
+from deploy.report.reported_scene import read_scene_run
 from deploy.scene.merge.merge import MergeSettings
+from deploy.scene.scene_score import SceneScore
 from deploy.scene.settings import DetectionSettings
 from deploy.scene.write.run_record import BundleReference, RunRecord, SceneRecord, TilesRecord
 from fakes import drifting_engine as fake
@@ -263,7 +263,8 @@ def run_record(objects):
     )  # fmt: skip
     scene = SceneRecord(
         name="harbor.tif", path="harbor.tif", driver="GTiff", height_px=2400, width_px=3200, dtype="uint8",
-        bands=(1, 2, 3), nodata=None, contrast_stretch=ContrastStretch("as is", (0.0,) * 3, (255.0,) * 3), crs="EPSG:32633", georeference="transform",
+        bands=(1, 2, 3), nodata=None, contrast_stretch=ContrastStretch("as is", (0.0,) * 3, (255.0,) * 3),
+        crs="EPSG:32633", georeference="transform",
         transform=(0.5, 0.0, 0.0, 0.0, -0.5, 0.0), gsd_m=0.5,
     )  # fmt: skip
     tiles = TilesRecord(

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from deploy.scene.merge.merge import MergeSettings, TileDetections, merge
 from deploy.scene.merge.overlaps import overlapping_pairs, pairs_between
-from ifkd.core.detections import Detections, nms, pairwise_iou
+from ifkd.core.detections import Detections, pairwise_iou
+from ifkd.core.postprocess import nms
 from ifkd.core.tiling import TileGrid
 
 SIZE = (150, 170)

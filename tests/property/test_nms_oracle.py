@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ifkd.core.detections import Detections, nms, pairwise_iou
+from ifkd.core.detections import Detections, pairwise_iou
+from ifkd.core.postprocess import nms
 
 torch = pytest.importorskip("torch")
 ops = pytest.importorskip("torchvision.ops")

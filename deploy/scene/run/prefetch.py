@@ -114,7 +114,7 @@ class TilePrefetcher:
             yield tile
 
 
-class Background(Generic[T]):
+class BackgroundWorker(Generic[T]):
     """Processes items in order in a thread of its own. An exception of the thread is raised by `put` or at exit."""
 
     def __init__(self, work: Callable[[T], None], *, depth: int) -> None:
@@ -129,7 +129,7 @@ class Background(Generic[T]):
         if self._error is not None:
             raise self._error
 
-    def __enter__(self) -> "Background[T]":
+    def __enter__(self) -> "BackgroundWorker[T]":
         self._thread.start()
         return self
 

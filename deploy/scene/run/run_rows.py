@@ -20,7 +20,7 @@ from deploy.scene.merge.merge import TileDetections
 from deploy.scene.read.scene import Scene
 from deploy.scene.read.tile_reader import read_tiles
 from deploy.scene.result import UnreadableTile, tile_name
-from deploy.scene.run.prefetch import Background, PreparedTile, Stopwatch, TilePrefetcher
+from deploy.scene.run.prefetch import BackgroundWorker, PreparedTile, Stopwatch, TilePrefetcher
 from deploy.scene.run.row_journal import RowRecord
 from deploy.scene.run.row_ranges import RowRange, rows_per_range
 from deploy.scene.settings import DetectionSettings
@@ -76,7 +76,7 @@ def run_rows(
     reads = read_tiles(scene, plan.grid, first_row=first, stop_row=stop, selected=plan.selected)
     with (
         TilePrefetcher(reads, plan.tile_px, depth=PREFETCHED_BATCHES * plan.batch) as tiles,
-        Background(decoder.add, depth=QUEUED_OUTPUTS) as background,
+        BackgroundWorker(decoder.add, depth=QUEUED_OUTPUTS) as background,
         ExitStack() as stack,
     ):
         with stopwatch("wait"):

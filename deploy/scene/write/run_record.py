@@ -9,10 +9,10 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from deploy.engines.engine import EngineInfo
-from deploy.scene.ground_truth import SceneScore
 from deploy.scene.read.scene import Scene, SceneInfo
 from deploy.scene.result import SceneResult, UnreadableTile
 from deploy.scene.run.row_ranges import BATCHES_PER_RANGE
+from deploy.scene.scene_score import SceneScore
 from deploy.scene.settings import DetectionSettings
 from deploy.scene.write.file_names import PRODUCER, RUN_FILE
 from export.bundle.bundle import MANIFEST_NAME

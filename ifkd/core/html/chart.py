@@ -40,7 +40,7 @@ def bar_chart(
     The axis ends at the first tick that is not below `maximum`.
     """
     drawing = Drawing()
-    thickness, gap = (11.0, 3.0) if len(series) > 1 else (14.0, 3.0)
+    thickness, gap = 11.0 if len(series) > 1 else 14.0, 3.0
     group_height = 20 + len(series) * (thickness + gap) + 8
     left, right = 8.0, WIDTH - 52.0
     top = 10.0 + 18 * (len(series) if len(series) > 1 else 0)
@@ -53,6 +53,7 @@ def bar_chart(
         drawing.line(x, top, x, bottom, "grid")
         drawing.text(x, bottom + 16, format_tick(tick), "soft mid" if tick > ticks[0] else "soft")
     drawing.text(right, bottom + 34, x_label, "soft end")
+    texts = [["none" if value is None else f"{value:.{decimals}f}" for value in one.values] for one in series]
     for row, group in enumerate(groups):
         base = top + row * group_height
         drawing.text(left, base + 14, group, "halo strong")
@@ -63,15 +64,12 @@ def bar_chart(
                 continue
             x = rescale(value, ticks[0], ticks[-1], left, right)
             drawing.rectangle(left, y, x - left, thickness, f"f{index % SERIES_COLORS}")
-            drawing.text(x + 5, y + thickness - 1.5, f"{value:.{decimals}f}", "halo soft")
-    values_text = "; ".join(
-        f"{group}: "
-        + ", ".join(
-            f"{one.label} {'none' if (value := one.values[row]) is None else f'{value:.{decimals}f}'}" for one in series
-        )
+            drawing.text(x + 5, y + thickness - 1.5, texts[index][row], "halo soft")
+    described = [
+        f"{group}: " + ", ".join(f"{one.label} {text[row]}" for one, text in zip(series, texts, strict=True))
         for row, group in enumerate(groups)
-    )
-    return drawing.chart(name, title, f"{x_label}. {values_text}.", bottom + 42)
+    ]
+    return drawing.chart(name, title, f"{x_label}. {'; '.join(described)}.", bottom + 42)
 
 
 def log_scatter_chart(

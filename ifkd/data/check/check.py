@@ -40,7 +40,7 @@ class CheckSource:
 
 @dataclass(frozen=True, slots=True)
 class CheckPlan:
-    """What to check."""
+    """Data sets and images to check."""
 
     sources: tuple[CheckSource, ...]
     imagery: ImageryOptions = field(default_factory=ImageryOptions)

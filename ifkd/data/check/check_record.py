@@ -122,17 +122,14 @@ def split_record(split: str, listed: int, images: Sequence[CheckedImage], classe
     """Return the contents of a split, which lists `listed` images; only usable ones count."""
     usable = [image for image in images if image.split == split and image.file.problem is None]
     counts = Counter(name for image in usable for _, name in image.objects)
+    boxes = [pair for image in usable for pair in zip(image.entry.boxes, image.box_findings, strict=True)]
     return SplitRecord(
         name=split,
         listed=listed,
         images=len(usable),
         empty_images=sum(not image.objects for image in usable),
         objects=sum(counts.values()),
-        ignored=sum(
-            box.ignore and kind not in DROPS_BOX
-            for image in usable
-            for box, kind in zip(image.entry.boxes, image.box_findings, strict=True)
-        ),
+        ignored=sum(box.ignore and kind not in DROPS_BOX for box, kind in boxes),
         per_class={name: counts[name] for name in classes},
         object_sizes=_object_sizes(split, images),
     )

@@ -200,17 +200,11 @@ class Findings:
     def all(self) -> tuple[Finding, ...]:
         """Return all findings by severity, then in the order of `KINDS`."""
         order = list(KINDS)
-        found = [
-            Finding(
-                kind=key[0],
-                split=key[1],
-                count=count,
-                examples=tuple(self._examples[key]),
-                suggestion=self._suggestions.get(key),
-                **asdict(KINDS[key[0]]),
-            )
-            for key, count in self._counts.items()
-        ]
+        found = []
+        for (kind, split), count in self._counts.items():
+            examples, cause = tuple(self._examples[kind, split]), self._suggestions.get((kind, split))
+            texts = asdict(KINDS[kind])
+            found.append(Finding(kind=kind, split=split, count=count, examples=examples, suggestion=cause, **texts))
         return tuple(sorted(found, key=lambda one: order.index(one.kind)))
 
 

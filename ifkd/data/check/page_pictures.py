@@ -100,10 +100,10 @@ def duplicate_pictures(checked: CheckedDataset, imagery: ImageryOptions, *, acro
     pairs = [(first, second, pair) for first, second, pair in pairs if (first.split != second.split) == across]
     pictures = []
     for first, second, pair in pairs[:MAX_DUPLICATES_SHOWN]:
-        pixels = [_read(image, imagery) for image in (first, second)]
-        if pixels[0] is None or pixels[1] is None:
+        arrays = [pixels for image in (first, second) if (pixels := _read(image, imagery)) is not None]
+        if len(arrays) < 2:
             continue
-        left, right = (_resized(one, SIDE_PX // 2)[0] for one in (pixels[0], pixels[1]))
+        left, right = (_resized(pixels, SIDE_PX // 2)[0] for pixels in arrays)
         canvas = Image.new("RGB", (left.width + right.width + 8, max(left.height, right.height)), MARGIN_RGB)
         canvas.paste(left, (0, 0))
         canvas.paste(right, (left.width + 8, 0))

@@ -100,11 +100,10 @@ def write_tile(path: Path, raster: Raster, window: Window, values: Array, valid:
 
 
 def _can_represent(dtype: str, value: float) -> bool:
-    kind = np.dtype(dtype)
-    if kind.kind == "f":
+    if np.dtype(dtype).kind == "f":
         return True
-    limits = np.iinfo(kind)
-    return bool(np.isfinite(value)) and float(value).is_integer() and limits.min <= value <= limits.max
+    limits = np.iinfo(dtype)
+    return float(value).is_integer() and limits.min <= value <= limits.max
 
 
 def _cache_bytes(raster: Raster, tile_px: int) -> int:

@@ -124,7 +124,7 @@ class Radar(Schema):
     resolution_px: Annotated[float, Field(ge=1.0, le=3.0)] = 1.5
 
 
-class Synthetic(Schema):
+class ShipDatasetConfig(Schema):
     """A synthetic data set of ships in optical images."""
 
     seed: Count = 7
@@ -142,7 +142,7 @@ class Synthetic(Schema):
         return ModalityTraits(ships.classes, ships.per_tile, anywhere, per_km2, "uint8", 3)
 
 
-class SarAircraft(Schema):
+class AircraftDatasetConfig(Schema):
     """A synthetic data set of aircraft in SAR amplitude images."""
 
     modality: Literal["sar_aircraft"]
@@ -161,4 +161,4 @@ class SarAircraft(Schema):
         return ModalityTraits(one.classes, one.per_tile, anywhere, per_km2, f"uint{self.radar.bits}", 1)
 
 
-AnySynthetic = Synthetic | SarAircraft
+AnySynthetic = ShipDatasetConfig | AircraftDatasetConfig

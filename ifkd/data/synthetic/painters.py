@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ifkd.core.config import load
-from ifkd.data.synthetic.config import AnySynthetic, SarAircraft, Synthetic
+from ifkd.data.synthetic.config import AircraftDatasetConfig, AnySynthetic, ShipDatasetConfig
 from ifkd.data.synthetic.optical.painter import ShipPainter
 from ifkd.data.synthetic.optical.world import make_world
 from ifkd.data.synthetic.sar.airfield import make_airfields
@@ -22,7 +22,7 @@ def painter_of(
 
     The numbers of `place` and the configuration determine everything in it; a `wide` one is a scene.
     """
-    if isinstance(config, SarAircraft):
+    if isinstance(config, AircraftDatasetConfig):
         return SarPainter(make_airfields(config, place=place, size_px=size_px, count=objects), config)
     return ShipPainter(make_world(config, place=place, size_px=size_px, ships=objects, wide=wide), config)
 
@@ -37,5 +37,5 @@ def load_synthetic(path: Path, overrides: Sequence[str] = ()) -> AnySynthetic:
         has_modality = "modality" in tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         has_modality = False  # `load` reports the error
-    schema: type[AnySynthetic] = SarAircraft if has_modality else Synthetic
+    schema: type[AnySynthetic] = AircraftDatasetConfig if has_modality else ShipDatasetConfig
     return load(path, schema, overrides)

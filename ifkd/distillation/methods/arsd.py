@@ -12,7 +12,7 @@ from ifkd.distillation import DistillationBatch
 from ifkd.distillation.methods.fgd import boxes_in_cells
 from ifkd.distillation.methods.method import Adapters, Method, NetworkPair, Term, in_float, make_term
 from ifkd.distillation.pixelwise_losses import squared_distance, weighted_sum
-from ifkd.models.box_coder import concat_predictions, decode_boxes
+from ifkd.models.box_decoding import concat_predictions, decode_boxes
 from ifkd.models.detector import Scalar, Targets
 
 BOX_FACTOR = 2.0

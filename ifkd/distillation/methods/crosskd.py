@@ -14,7 +14,7 @@ from ifkd.core.errors import ConfigError
 from ifkd.distillation import DistillationBatch
 from ifkd.distillation.methods.method import Method, NetworkPair, Term, make_term
 from ifkd.models.anchor_assignment import IGNORE
-from ifkd.models.box_coder import concat_predictions, decode_boxes
+from ifkd.models.box_decoding import concat_predictions, decode_boxes
 from ifkd.models.detector import FeatureMap
 from ifkd.models.retinanet import ANCHORS_PER_CELL, RetinaNet
 

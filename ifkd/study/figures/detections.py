@@ -9,7 +9,7 @@ from ifkd.core.detections import Array, Detections
 from ifkd.study.figures import plotting
 from ifkd.study.figures.examples import Example
 from ifkd.study.figures.plotting import GROUND_TRUTH_COLOR, PREDICTED_COLOR, FigureData, Row
-from ifkd.study.figures.trained_runs import TrainedRun
+from ifkd.study.figures.trained_runs import FinishedRun
 from ifkd.training.prediction import detect
 
 NAME = "figure6-detections"
@@ -18,7 +18,7 @@ LABEL_STYLE = {"color": PREDICTED_COLOR, "fontsize": 4.2, "bbox": LABEL_BACKGROU
 
 
 def detect_examples(
-    run: TrainedRun, examples: Sequence[Example], settings: recipe.Recipe, *, score_threshold: float
+    run: FinishedRun, examples: Sequence[Example], settings: recipe.Recipe, *, score_threshold: float
 ) -> list[Detections]:
     """Return the detections of a run's detector in each example."""
     postprocess = settings.postprocess.model_copy(update={"score_threshold": score_threshold})

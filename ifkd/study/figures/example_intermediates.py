@@ -15,7 +15,7 @@ from ifkd.distillation.methods.ifkd import IfkdMethod
 from ifkd.distillation.methods.intermediates import Intermediates, compute_intermediates
 from ifkd.models import Detector, normalize
 from ifkd.study.figures.examples import Example
-from ifkd.study.figures.trained_runs import TrainedRun
+from ifkd.study.figures.trained_runs import FinishedRun
 from ifkd.training.pipelines import feature_rms
 from ifkd.training.prediction import as_batch
 
@@ -38,7 +38,7 @@ class ExampleIntermediates:
 
 
 def example_intermediates(
-    teacher: TrainedRun, student: TrainedRun, examples: Sequence[Example]
+    teacher: FinishedRun, student: FinishedRun, examples: Sequence[Example]
 ) -> ExampleIntermediates:
     """Return the intermediate maps of examples for a teacher and a student distilled from it.
 
@@ -63,7 +63,7 @@ def example_intermediates(
     return ExampleIntermediates(method, maps, no_ede, encoder)
 
 
-def _load_method(teacher: TrainedRun, student: TrainedRun) -> IfkdMethod:
+def _load_method(teacher: FinishedRun, student: FinishedRun) -> IfkdMethod:
     """Return the method with the run's learned layers; a method without layers has no file, and is built again."""
     path = student.folder.method
     if path.is_file():

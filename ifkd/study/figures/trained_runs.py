@@ -23,7 +23,7 @@ IFKD_LABELS = ("ifkd", "+".join(("at", *PARTS)), "+".join(PARTS))
 
 
 @dataclass(frozen=True)
-class TrainedRun:
+class FinishedRun:
     """A finished run of a study."""
 
     label: str
@@ -66,14 +66,14 @@ class TrainedRun:
 class TrainedRuns:
     """The runs of a study that figures compare."""
 
-    teacher: TrainedRun
+    teacher: FinishedRun
     seed: int
     """Seed of the students."""
-    plain: TrainedRun | None
+    plain: FinishedRun | None
     """The student trained without a teacher; None where it is not finished, as for the others."""
-    at: TrainedRun | None
+    at: FinishedRun | None
     """The student distilled with attention transfer."""
-    ifkd: TrainedRun | None
+    ifkd: FinishedRun | None
     """The student distilled with IFKD."""
 
 
@@ -92,10 +92,10 @@ def find_runs(
     if TEACHER not in finished:
         expected = "a folder of `ifkd study compare`, `ablate` or `sweep`"
         raise UsageError(f"{study_folder} contains no study with a finished teacher", expected=expected)
-    by_seed: dict[int, dict[str, TrainedRun]] = defaultdict(dict)
+    by_seed: dict[int, dict[str, FinishedRun]] = defaultdict(dict)
     for name, folder in finished.items():
         if parts := RUN_NAME.fullmatch(name):
-            by_seed[int(parts["seed"])][parts["label"]] = TrainedRun(parts["label"], folder, data_root)
+            by_seed[int(parts["seed"])][parts["label"]] = FinishedRun(parts["label"], folder, data_root)
     labels = {known for students in by_seed.values() for known in students}
     if label is not None and label not in labels:
         raise UsageError(f"{study_folder} has no finished run of {label!r}", hint=_hint(label, labels))
@@ -108,11 +108,11 @@ def find_runs(
     students = by_seed.get(seed, {})
     if label is not None and label not in students:
         raise UsageError(f"{study_folder} has no finished run {label}-{seed}", hint=_hint(label, students))
-    teacher = TrainedRun(TEACHER, finished[TEACHER], data_root)
+    teacher = FinishedRun(TEACHER, finished[TEACHER], data_root)
     return TrainedRuns(teacher, seed, students.get(PLAIN.label), students.get("at"), _ifkd_run(students, label))
 
 
-def _ifkd_run(students: dict[str, TrainedRun], label: str | None) -> TrainedRun | None:
+def _ifkd_run(students: dict[str, FinishedRun], label: str | None) -> FinishedRun | None:
     """Return the run that represents IFKD: that with the given label, a usual label, or the first IFKD run."""
     if label is not None:
         return students.get(label)

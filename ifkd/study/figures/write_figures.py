@@ -15,7 +15,7 @@ from ifkd.study.figures import detections, embeddings, fdr_filters, feature_maps
 from ifkd.study.figures.example_intermediates import example_intermediates
 from ifkd.study.figures.examples import Example, select_examples
 from ifkd.study.figures.plotting import require_matplotlib
-from ifkd.study.figures.trained_runs import TrainedRun, TrainedRuns, find_runs
+from ifkd.study.figures.trained_runs import FinishedRun, TrainedRuns, find_runs
 from ifkd.study.study_record import RECORD, read_study_record
 
 INDEX = "figures.json"
@@ -170,7 +170,7 @@ def _draw_intermediates(drawn: _Drawn, runs: TrainedRuns, examples: Sequence[Exa
         drawn.files[fdr_filters.NAME] = fdr_filters.draw_filters(responses, drawn.folder)
 
 
-def _hsm_options(run: TrainedRun) -> recipe.HsmOptions:
+def _hsm_options(run: FinishedRun) -> recipe.HsmOptions:
     """Return the HSM options of an IFKD run, or else of the run's recipe."""
     if run.is_ifkd:
         return recipe.IfkdOptions.model_validate(run.method).hsm

@@ -10,14 +10,14 @@ import pytest
 from deploy.cli.main import main
 from export.bundle.bundle import open_bundle
 from export.export_plan import plan_export
-from export.onnx.tensor_parity import TOLERANCES, Tolerance
+from export.onnx.tensor_parity import TOLERANCES, TensorTolerance
 from ifkd.core.config import load
 from ifkd.core.errors import CheckpointError, ConfigError, VerdictError
 from ifkd.core.files import sha256_of
 from ifkd.recipe import Recipe
 
-IMPOSSIBLE: dict[str, Tolerance] = {
-    name: Tolerance(score=1e-12, box_px=1e-12, matched_fraction=1.0, cut_margin=0.05) for name in TOLERANCES
+IMPOSSIBLE: dict[str, TensorTolerance] = {
+    name: TensorTolerance(score=1e-12, box_px=1e-12, matched_fraction=1.0, cut_margin=0.05) for name in TOLERANCES
 }
 
 

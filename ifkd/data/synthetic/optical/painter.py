@@ -6,7 +6,7 @@ import numpy as np
 
 from ifkd.core.detections import Array
 from ifkd.core.tiling import Window
-from ifkd.data.synthetic.config import Synthetic
+from ifkd.data.synthetic.config import ShipDatasetConfig
 from ifkd.data.synthetic.geometry import PixelGrid, enlarged
 from ifkd.data.synthetic.labels import LabelSource, PlacedObject
 from ifkd.data.synthetic.noise import Noise
@@ -22,7 +22,7 @@ LAND_SEED, SKY_SEED, WEAR_SEED, SENSOR_SEED = 100, 300, 400, 500  # Seeds relati
 class ShipPainter(LabelSource):
     """Paints windows of one world; the pixels do not depend on how the world is cut into windows."""
 
-    def __init__(self, world: CoastWorld, config: Synthetic) -> None:
+    def __init__(self, world: CoastWorld, config: ShipDatasetConfig) -> None:
         super().__init__(world.ships, config.gsd_m)
         self.world, self._config = world, config
         afloat = (*world.boats, *world.ships)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import shapely
 
-from ifkd.data.synthetic.config import Ships, Synthetic
+from ifkd.data.synthetic.config import ShipDatasetConfig, Ships
 from ifkd.data.synthetic.geometry import Frame
 from ifkd.data.synthetic.optical.drawing import Sketch
 from ifkd.data.synthetic.optical.harbor import HOUSES, Berth, make_harbor
@@ -34,7 +34,7 @@ class CoastWorld:
 
 
 def make_world(
-    config: Synthetic, *, place: tuple[int, ...], size_px: tuple[int, int], ships: int, wide: bool
+    config: ShipDatasetConfig, *, place: tuple[int, ...], size_px: tuple[int, int], ships: int, wide: bool
 ) -> CoastWorld:
     """Return the world of a place with up to `ships` ships; `painter_of` explains the other arguments."""
     rng = np.random.default_rng([config.seed, *place])

@@ -7,7 +7,7 @@ import numpy as np
 import shapely
 
 from ifkd.core.detections import Array
-from ifkd.data.synthetic.config import AircraftClass, SarAircraft
+from ifkd.data.synthetic.config import AircraftClass, AircraftDatasetConfig
 from ifkd.data.synthetic.geometry import Frame, Point
 from ifkd.data.synthetic.labels import PlacedObject
 
@@ -97,7 +97,9 @@ class ParkedAircraft(PlacedObject):
     """complex64 [n]."""
 
 
-def park(category: AircraftClass, frame: Frame, rng: np.random.Generator, config: SarAircraft) -> ParkedAircraft:
+def park(
+    category: AircraftClass, frame: Frame, rng: np.random.Generator, config: AircraftDatasetConfig
+) -> ParkedAircraft:
     """Return an aircraft at a frame, laid over toward a sensor far to the left: height / tan(incidence)."""
     u, v, height, amplitudes, facing, width = scattering_centers(TYPES[category]).T
     layover = height / math.tan(math.radians(config.radar.incidence_deg))

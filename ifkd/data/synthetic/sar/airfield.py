@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import shapely
 
-from ifkd.data.synthetic.config import SarAircraft
+from ifkd.data.synthetic.config import AircraftDatasetConfig
 from ifkd.data.synthetic.geometry import Bounds, Frame, bounds_of
 from ifkd.data.synthetic.sar.aircraft import ParkedAircraft, park
 
@@ -45,7 +45,9 @@ class Airfields:
     aircraft: list[ParkedAircraft] = field(default_factory=list)
 
 
-def make_airfields(config: SarAircraft, *, place: tuple[int, ...], size_px: tuple[int, int], count: int) -> Airfields:
+def make_airfields(
+    config: AircraftDatasetConfig, *, place: tuple[int, ...], size_px: tuple[int, int], count: int
+) -> Airfields:
     """Return the world of a place with up to `count` aircraft; `painter_of` explains the other arguments."""
     rng = np.random.default_rng([config.seed, *place])
     size_m = (size_px[0] * config.gsd_m, size_px[1] * config.gsd_m)
@@ -88,7 +90,7 @@ def _build(world: Airfields, apron: Frame, slope: float, rng: np.random.Generato
 
 
 def _aircraft(
-    config: SarAircraft, apron: Frame, size_m: tuple[float, float], count: int, rng: np.random.Generator
+    config: AircraftDatasetConfig, apron: Frame, size_m: tuple[float, float], count: int, rng: np.random.Generator
 ) -> list[ParkedAircraft]:
     """Return up to `count` aircraft on runway and taxiway and in three rows on the apron, apart from each other."""
     aircraft: list[ParkedAircraft] = []

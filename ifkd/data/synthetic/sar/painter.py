@@ -6,7 +6,7 @@ import numpy as np
 
 from ifkd.core.detections import Array
 from ifkd.core.tiling import Window
-from ifkd.data.synthetic.config import SarAircraft
+from ifkd.data.synthetic.config import AircraftDatasetConfig
 from ifkd.data.synthetic.geometry import PixelGrid, bounds_of, enlarged, overlap, window_around
 from ifkd.data.synthetic.labels import LabelSource
 from ifkd.data.synthetic.noise import Noise, filtered, hashed, smoothstep
@@ -20,7 +20,7 @@ SPECKLE_SEED = 500  # Relative to the seed of the world
 class SarPainter(LabelSource):
     """Paints windows of airfields; the pixels do not depend on how the world is cut into windows."""
 
-    def __init__(self, world: Airfields, config: SarAircraft) -> None:
+    def __init__(self, world: Airfields, config: AircraftDatasetConfig) -> None:
         super().__init__(world.aircraft, config.gsd_m)
         self.world, self._config = world, config
         self._strip_bounds = np.array([strip.bounds for strip in world.ground]).reshape(-1, 4)
@@ -78,7 +78,7 @@ def coherent_sum(positions_px: Array, echoes: Array, *, resolution_px: float) ->
 
 
 def speckled(intensity: Array, rows: Array, columns: Array, *, resolution_px: float, seed: int) -> Array:
-    """Return one look at ground of a mean intensity: circular Gaussian, complex64, without a margin of `REACH_PX`."""
+    """Return one look of ground with a mean intensity: circular Gaussian, complex64, without a margin of `REACH_PX`."""
     bits = hashed(seed, rows, columns)
     radius = np.sqrt(-np.log((bits >> np.uint32(16)).astype(np.float32) / 65536.0 + np.float32(2.0**-17)))
     phase = (bits & np.uint32(0xFFFF)).astype(np.float32) * np.float32(2 * math.pi / 65536.0)

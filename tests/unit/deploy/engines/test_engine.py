@@ -18,9 +18,9 @@ from deploy.engines.engine import Engine, EngineInfo, FakeEngine
 from deploy.engines.engine_choice import find_engine
 from export.bundle.bundle import Bundle, open_bundle
 from export.onnx.tensor_parity import TOLERANCES, compare_candidates
-from export.tiles import structured_noise
 from export.tensorrt.build import add_engine
 from export.tensorrt.tensorrt_api import gpu_of_this_machine
+from export.tiles import structured_noise
 from export.triton.repository import write_repository
 from ifkd.core.detections import Candidates, Detections
 from ifkd.core.errors import BundleError, EngineError, IfkdError, MissingExtraError

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from bundle_fixtures import with_engine
-from fakes.fake_cuda import FakeTensorRT, FakeGpu
+from fakes.fake_cuda import FakeGpu, FakeTensorRT
 
 import deploy.engines.engine_choice as choice
 import deploy.engines.tensorrt_engine as backend

@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 
 from deploy.accuracy.image_detection import ImageResult
-from deploy.parity.matching import Pairing, greedy_pairs, match
+from deploy.parity.matching import PairingCriteria, greedy_pairs, match
 from ifkd.core.detections import Detections
 
-PAIRING = Pairing(tie_iou=0.99, tie_score=1e-3)
+PAIRING = PairingCriteria(tie_iou=0.99, tie_score=1e-3)
 
 
 def found(boxes, scores, labels):

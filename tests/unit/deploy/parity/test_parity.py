@@ -12,7 +12,7 @@ from deploy.accuracy.image_detection import ImageResult, PipelineHooks, TilingCo
 from deploy.parity.drift import HISTOGRAM_EDGES, distribution
 from deploy.parity.drift_crops import ENGINE_RGB, REFERENCE_RGB, worst_crops
 from deploy.parity.drift_source import TileDrift, tile_drift
-from deploy.parity.matching import Pairing, match
+from deploy.parity.matching import PairingCriteria, match
 from deploy.parity.parity import ParityReference, compare_engines
 from deploy.parity.parity_result import failed_cell, overall_verdict
 from deploy.parity.tolerances import ToleranceTable
@@ -22,7 +22,7 @@ from ifkd.data.coco import CocoDataset, LabeledImage
 from ifkd.imagery.contrast import ImageryOptions
 
 TILING = TilingConfig(scale=1.0, tile_px=(fake.TILE, fake.TILE), overlap_px=24, postprocess=PostprocessConfig())
-PAIRING = Pairing(tie_iou=0.99, tie_score=1e-3)
+PAIRING = PairingCriteria(tie_iou=0.99, tie_score=1e-3)
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from deploy.report import charts
 from deploy.report.charts import NamedPoint, SampleSeries
 from deploy.report.page import console, render, setting_rows, write_report
 from deploy.report.report import Report, assemble
-from deploy.report.scene_run import read_picture, read_scene_run
+from deploy.report.reported_scene import read_picture, read_scene_run
 from deploy.report.tables import accuracy_table, engine_table
 from ifkd.core.errors import DataError, MissingExtraError
 from ifkd.core.html.chart import Series, bar_chart

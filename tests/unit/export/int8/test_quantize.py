@@ -15,7 +15,7 @@ from deploy.engines import open_engine
 from export.bundle.bundle import open_bundle
 from export.export_plan import plan_export
 from export.int8.benchmark import ROUNDS
-from export.int8.calibration import ValidationTiles, calibration_tiles, validation_tiles
+from export.int8.calibration_tiles import ValidationTiles, calibration_tiles, validation_tiles
 from export.int8.quantize import Quantizer
 from export.int8.sensitivity import layer_outputs, quantize_within_limit, rank_layers, relative_error
 from export.tensorrt.build import build_engine

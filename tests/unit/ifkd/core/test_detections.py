@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from ifkd.core.detections import Candidates, Detections, box_areas, nms, pairwise_iou
+from ifkd.core.detections import Candidates, Detections, box_areas, pairwise_iou
+from ifkd.core.postprocess import nms
 
 
 def some() -> Detections:

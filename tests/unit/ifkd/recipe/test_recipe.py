@@ -8,7 +8,7 @@ import tomli_w
 
 from ifkd.core.config import load, parse
 from ifkd.core.errors import ConfigError
-from ifkd.recipe import IfkdOptions, NoMethodOptions, Recipe, select_levels
+from ifkd.recipe import IfkdOptions, NoDistillationOptions, Recipe, select_levels
 
 REPOSITORY = Path(__file__).resolve().parents[4]
 
@@ -32,7 +32,7 @@ def test_levels_are_selected_from_the_family(recipe_values: dict[str, Any]) -> N
 
 def test_plain_training_is_the_method_none(recipe_values: dict[str, Any]) -> None:
     recipe_values["distillation"]["method"] = {"name": "none"}
-    assert isinstance(parse(recipe_values, Recipe, source="values").distillation.method, NoMethodOptions)
+    assert isinstance(parse(recipe_values, Recipe, source="values").distillation.method, NoDistillationOptions)
 
 
 def recipes() -> list[Path]:

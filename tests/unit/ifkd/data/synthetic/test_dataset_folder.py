@@ -22,7 +22,7 @@ from ifkd.core.errors import ConfigError, OutputError
 from ifkd.core.tiling import Window
 from ifkd.data.coco import read_coco
 from ifkd.data.synthetic import dataset as dataset_module
-from ifkd.data.synthetic.config import SPLITS, Synthetic
+from ifkd.data.synthetic.config import SPLITS, ShipDatasetConfig
 from ifkd.data.synthetic.dataset import make_dataset
 from ifkd.data.synthetic.optical.painter import ShipPainter
 from ifkd.data.synthetic.optical.world import make_world
@@ -40,7 +40,7 @@ def small(**changes):
         "conditions": {"cloud_share": 0.6},
         "scenes": {"size_px": [272, 400], "block_px": 128, "ships_per_km2": 30.0, "count": 2},
     }
-    return Synthetic.model_validate({**values, **changes})
+    return ShipDatasetConfig.model_validate({**values, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +86,7 @@ def test_tiles_and_labels_are_read_alike_by_our_reader_and_pycocotools(made):
     images = 0
     for split in SPLITS:
         ours = read_coco(made / f"{split}.json")
-        assert ours.classes == Synthetic().ships.classes
+        assert ours.classes == ShipDatasetConfig().ships.classes
         for image in ours.images:
             images += 1
             with Image.open(image.path) as picture:
@@ -197,7 +197,7 @@ def test_an_interrupted_run_leaves_nothing(tmp_path, monkeypatch):
 
 
 def test_windows_of_a_place_do_not_overlap_and_show_ships():
-    setting = Synthetic()
+    setting = ShipDatasetConfig()
     world = make_world(setting, place=(1, 4), size_px=(1024, 1024), ships=32, wide=False)
     windows = choose_windows(setting, ShipPainter(world, setting).boxes, 5, np.random.default_rng(0))
     covered = np.zeros((1024, 1024), int)
@@ -225,17 +225,17 @@ def test_the_demo_file_lists_all_keys_with_their_defaults():
         return {key: keys(item) if isinstance(item, dict) else None for key, item in value.items()}
 
     written = tomllib.loads(DEMO.read_text(encoding="utf-8"))
-    assert keys(written) == keys(Synthetic().model_dump())
-    assert config.load(DEMO, Synthetic) == Synthetic()
+    assert keys(written) == keys(ShipDatasetConfig().model_dump())
+    assert config.load(DEMO, ShipDatasetConfig) == ShipDatasetConfig()
 
 
 def test_classes_can_be_chosen():
-    setting = Synthetic.model_validate({"ships": {"classes": ["ferry", "destroyer", "frigate"]}})
+    setting = ShipDatasetConfig.model_validate({"ships": {"classes": ["ferry", "destroyer", "frigate"]}})
     world = make_world(setting, place=(1, 0), size_px=(1024, 1024), ships=30, wide=False)
     assert len(world.ships) > 20
     assert {ship.category for ship in world.ships} == {"ferry", "destroyer", "frigate"}
     with pytest.raises(ConfigError, match="each once"):
-        config.parse({"ships": {"classes": ["ferry", "ferry"]}}, Synthetic, source="x")
+        config.parse({"ships": {"classes": ["ferry", "ferry"]}}, ShipDatasetConfig, source="x")
 
 
 def test_the_command_makes_a_data_set_and_reports_its_folder(tmp_path, capsys):

@@ -8,7 +8,7 @@ import rasterio.features
 from shapely.geometry import Polygon, box
 
 from ifkd.core.tiling import Window
-from ifkd.data.synthetic.config import SHIP_CLASSES, Synthetic
+from ifkd.data.synthetic.config import SHIP_CLASSES, ShipDatasetConfig
 from ifkd.data.synthetic.geometry import Frame
 from ifkd.data.synthetic.optical.decks import ship_sketch
 from ifkd.data.synthetic.optical.painter import ShipPainter
@@ -25,7 +25,7 @@ def a_ship(kind, *, seed=0, angle=0.7, similarity=0.0):
 
 @pytest.fixture(scope="module")
 def config():
-    return Synthetic()
+    return ShipDatasetConfig()
 
 
 @pytest.fixture(scope="module")

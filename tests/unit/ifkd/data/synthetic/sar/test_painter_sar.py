@@ -20,7 +20,7 @@ from ifkd.core.config import load, override
 from ifkd.core.errors import ConfigError
 from ifkd.core.tiling import Window
 from ifkd.data.coco import read_coco
-from ifkd.data.synthetic.config import AIRCRAFT_CLASSES, SarAircraft
+from ifkd.data.synthetic.config import AIRCRAFT_CLASSES, AircraftDatasetConfig
 from ifkd.data.synthetic.dataset import make_dataset
 from ifkd.data.synthetic.geometry import Frame
 from ifkd.data.synthetic.painters import load_synthetic, painter_of
@@ -31,16 +31,16 @@ from ifkd.data.synthetic.scene import paint_block, scene_blocks, scene_painter
 from ifkd.imagery.image_files import read_image
 
 ROOT = Path(__file__).parents[6]
-PLAIN = SarAircraft(modality="sar_aircraft")
+PLAIN = AircraftDatasetConfig(modality="sar_aircraft")
 
 
-def small(*overrides: str) -> SarAircraft:
+def small(*overrides: str) -> AircraftDatasetConfig:
     given = ["tile_px=128", "images.train=4", "images.validation=1", "images.test=1", "images.per_place=2"]
     scene = ["scenes.size_px=[700, 600]", "scenes.block_px=256", "scenes.aircraft_per_km2=40.0"]
     return override(PLAIN, [*given, *scene, *overrides], source="here")
 
 
-def seen_at(incidence_deg: float) -> SarAircraft:
+def seen_at(incidence_deg: float) -> AircraftDatasetConfig:
     """Every scattering center echoes at its own strength; the angle may be one that a file could not have."""
     aircraft = PLAIN.aircraft.model_copy(update={"fluctuation_db": 0.0, "missing_share": 0.0})
     radar = PLAIN.radar.model_copy(update={"incidence_deg": incidence_deg})
@@ -227,8 +227,8 @@ def test_a_scene_does_not_depend_on_the_size_of_its_blocks(made: Path) -> None:
 
 def test_the_configuration_file_lists_all_keys_with_their_defaults() -> None:
     path = ROOT / "configs" / "sar_aircraft_data.toml"
-    assert load(path, SarAircraft) == load_synthetic(path) == PLAIN
-    sections = load(path, SarAircraft).model_dump()
+    assert load(path, AircraftDatasetConfig) == load_synthetic(path) == PLAIN
+    sections = load(path, AircraftDatasetConfig).model_dump()
     import tomllib
 
     written = tomllib.loads(path.read_text("utf-8"))

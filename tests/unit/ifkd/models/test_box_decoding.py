@@ -5,7 +5,7 @@ import torch
 from torchvision.models.detection._utils import BoxCoder
 from torchvision.ops import clip_boxes_to_image
 
-from ifkd.models.box_coder import concat_predictions, decode_boxes
+from ifkd.models.box_decoding import concat_predictions, decode_boxes
 
 WEIGHTS = ((1.0, 1.0, 1.0, 1.0), (10.0, 10.0, 5.0, 5.0))
 
