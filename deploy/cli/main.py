@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from deploy.cli import Arguments, add_common_arguments
 from ifkd import __version__
@@ -74,7 +74,7 @@ def _run(command: str, argv: list[str]) -> int:
         raise UsageError(f"There is no command {command!r}", expected=f"one of {', '.join(COMMANDS)}", hint=hint)
     module = importlib.import_module(f"deploy.cli.{command}")
     description = f"{COMMANDS[command][0].upper()}{COMMANDS[command][1:]}."
-    parser = argparse.ArgumentParser(prog=f"ifkd {command}", description=description, allow_abbrev=False)
+    parser = _CommandParser(prog=f"ifkd {command}", description=description, allow_abbrev=False)
     add_common_arguments(parser)
     module.configure(parser)
     arguments = _parse(parser, argv, module.Arguments())
@@ -86,6 +86,13 @@ def _run(command: str, argv: list[str]) -> int:
         _print_json(error.result, arguments)
         raise
     return 0
+
+
+class _CommandParser(argparse.ArgumentParser):
+    """Parser that reports an invalid command line as all other errors are reported."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message, hint=f"Run `{self.prog} --help` for the options.")
 
 
 def _parse(parser: argparse.ArgumentParser, argv: list[str], arguments: Arguments) -> Arguments:
