@@ -23,7 +23,7 @@ def test_help_of_each_subcommand(command, capsys):
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_abbreviated_options_are_refused(command, capsys):
-    assert main(["data", command, "--out", "x", "--ou", "x", "coco", "b"]) == 2
+    assert main(["data", command, "--out", "x", "--ou=x", "coco", "b"]) == 2
     assert "--ou" in capsys.readouterr().err
 
 
