@@ -150,7 +150,7 @@ def bundle_file(path: Path) -> BundleFile | None:
                 backend: Backend = "onnxruntime" if record.kind == "onnx" else "tensorrt"
                 return BundleFile(folder, name, backend, record.precision)
     hint = f"Name a file that the {MANIFEST_NAME} of a bundle lists: it states classes, scale and thresholds."
-    raise UsageError(f"No bundle lists {path}", hint=hint)
+    raise UsageError(f"{path} is not a file of a bundle", hint=hint)
 
 
 def choose_precisions(bundle: Bundle, requested: Sequence[Precision] | None) -> list[Precision]:

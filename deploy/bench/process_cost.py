@@ -78,7 +78,7 @@ def measure_process_cost(
         raise EngineError(f"In a process of its own, the engine was not ready after {TIMEOUT_S} s") from error
     if done.returncode != 0:
         message = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        raise EngineError(f"In a process of its own, the engine failed ({message})")
+        raise EngineError(f"The engine failed in a separate process ({message})")
     return ProcessCost.model_validate_json(done.stdout.splitlines()[-1])
 
 

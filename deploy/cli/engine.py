@@ -27,7 +27,7 @@ class Arguments(cli.Arguments):
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("bundle", type=Path, help="folder made by `ifkd export`")
+    parser.add_argument("bundle", type=Path, help="folder written by `ifkd export`")
     parser.add_argument(
         "--builder",
         choices=["tensorrt-rtx", "tensorrt"],

@@ -127,7 +127,7 @@ def _evaluate_images(arguments: Arguments) -> "tuple[Evaluation, str]":
         raise UsageError("--server needs --backend triton", got=f"the backend {backend}")
     with model.open(backend, precision, arguments.threads) as engine:
         if file is not None and engine.info.file != file.name:
-            raise UsageError(f"{file.name} is not the file that would run here", got=engine.info.file)
+            raise UsageError(f"{file.name} is not the file that this machine runs", got=engine.info.file)
         evaluation = evaluate_model(model, engine, dataset, batch=arguments.batch)
     metrics = evaluation.metrics
     rows: list[tuple[Any, ...]] = [("all", metrics.mean_ap, metrics.ap50, metrics.ap75, metrics.objects)]

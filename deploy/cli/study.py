@@ -93,9 +93,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         parsers[name] = subparsers.add_parser(name, help=purpose, description=description, allow_abbrev=False)
         cli.add_common_arguments(parsers[name], subcommand=True)
     parsers["compare"].add_argument("--methods", nargs="+", metavar="NAME", help="methods to compare (default: all)")
-    parsers["ablate"].add_argument("--without-at", action="store_true", help="do not add attention transfer to rows")
+    parsers["ablate"].add_argument("--without-at", action="store_true", help="train the variants without attention transfer")
     add = parsers["sweep"].add_argument
-    add("--parameter", default="alpha", choices=("alpha", "beta"), help="(default: alpha)")
+    add("--parameter", default="alpha", choices=("alpha", "beta"), help="weight to vary (default: alpha)")
     add("--values", nargs="+", type=float, metavar="V", default=[], help="values to train (default: the paper's)")
     for name in TITLES:
         _add_study_arguments(parsers[name])
@@ -107,7 +107,7 @@ def _add_study_arguments(parser: argparse.ArgumentParser) -> None:
     add("recipe", type=Path, help="the recipe, a TOML file; its method is IFKD")
     add("--set", nargs="+", metavar="KEY=VALUE", default=[], help="values that replace those of the recipe")
     add("--seeds", type=int, default=3, metavar="N", help="seeds of each variant (default: 3)")
-    add("--jobs", type=int, default=1, metavar="N", help="runs at once (default: 1)")
+    add("--jobs", type=int, default=1, metavar="N", help="number of concurrent runs (default: 1)")
     add("--processes", type=int, default=1, metavar="N", help="torchrun processes per run (default: 1)")
     add("--paper", choices=("sar_aircraft", "shiprsimagenet"), help="show the paper's metrics on this data set")
     add("--report-only", action="store_true", help="report the finished runs, and train nothing")

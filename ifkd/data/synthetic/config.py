@@ -62,8 +62,8 @@ class Ships(Schema):
 
     classes: Annotated[tuple[ShipClass, ...], AfterValidator(_distinct)] = SHIP_CLASSES
     per_tile: PositiveFloat = 9.0
-    moored_share: Fraction = 0.5
-    under_way_share: Fraction = 0.5
+    moored_fraction: Fraction = 0.5
+    under_way_fraction: Fraction = 0.5
     similarity: Fraction = 0.05
     """0: classes keep their own size and paint; 1: sizes and paints of look-alikes are mixed."""
 
@@ -71,11 +71,11 @@ class Ships(Schema):
 class Conditions(Schema):
     """Weather, water and sensor: fractions of places, and strengths."""
 
-    cloud_share: Fraction = 0.08
-    haze_share: Fraction = 0.1
+    cloud_fraction: Fraction = 0.08
+    haze_fraction: Fraction = 0.1
     glint: Fraction = 0.5
     waves: Fraction = 0.5
-    land_share: Fraction = 0.35
+    land_fraction: Fraction = 0.35
     small_boats: Fraction = 0.5
     blur_px: Annotated[float, Field(ge=0.0, le=2.0)] = 0.55
     noise_dn: Annotated[float, Field(ge=0.0, le=30.0)] = 2.0
@@ -110,9 +110,9 @@ class Aircraft(Schema):
 
     classes: Annotated[tuple[AircraftClass, ...], AfterValidator(_distinct)] = AIRCRAFT_CLASSES
     per_tile: PositiveFloat = 5.0
-    taxiing_share: Fraction = 0.12
+    taxiing_fraction: Fraction = 0.12
     fluctuation_db: Annotated[float, Field(ge=0.0, le=12.0)] = 3.0
-    missing_share: Fraction = 0.15
+    missing_fraction: Fraction = 0.15
 
 
 class Radar(Schema):

@@ -142,8 +142,8 @@ def wake_sketch(ship: Ship) -> Sketch:
     for near, far in pairwise(np.linspace(0.0, length, 28).tolist()):
         strength = (0.3 + 0.5 * ship.speed) * (1.0 - far / length) ** 1.3
         edges = [0.35 * ship.beam_m + 0.14 * distance for distance in (near, far)]
-        for share, opacity in ((1.0, 0.2), (0.94, 0.36), (0.86, 0.1)):
-            front, rear = (share * edge for edge in edges)
+        for fraction, opacity in ((1.0, 0.2), (0.94, 0.36), (0.86, 0.1)):
+            front, rear = (fraction * edge for edge in edges)
             points = [(bow - near, -front), (bow - near, front), (bow - far, rear), (bow - far, -rear)]
             sketch.area(points, FOAM, opacity=opacity * strength)
         if near > 0.9 * ship.length_m:

@@ -45,12 +45,12 @@ class Weather:
 def make_weather(conditions: Conditions, rng: np.random.Generator, *, wide: bool) -> Weather:
     """Return the conditions of one place; in a `wide` one, clouds and land cover their fractions of its area."""
     azimuth, reach = rng.uniform(0, 2 * math.pi), 1 / math.tan(math.radians(rng.uniform(38, 68)))
-    cloud_level = rng.uniform(0.7, 1.7) if rng.random() < conditions.cloud_share else math.inf
-    if wide and conditions.cloud_share > 0:
-        cloud_level = 2.4 - 1.6 * conditions.cloud_share
-    hazy = rng.random() < conditions.haze_share and not wide
+    cloud_level = rng.uniform(0.7, 1.7) if rng.random() < conditions.cloud_fraction else math.inf
+    if wide and conditions.cloud_fraction > 0:
+        cloud_level = 2.4 - 1.6 * conditions.cloud_fraction
+    hazy = rng.random() < conditions.haze_fraction and not wide
     # A logistic approximation of the normal quantile.
-    land = min(max(conditions.land_share, 0.002), 0.998)
+    land = min(max(conditions.land_fraction, 0.002), 0.998)
     return Weather(
         shadow=(math.cos(azimuth) * reach, math.sin(azimuth) * reach), look=int(rng.integers(2**16)),
         waves=2 * conditions.waves * rng.uniform(0.5, 1.5), glint=conditions.glint * max(0.0, rng.uniform(-1.0, 1.6)),

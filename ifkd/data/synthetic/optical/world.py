@@ -41,7 +41,7 @@ def make_world(
     size_m = (size_px[0] * config.gsd_m, size_px[1] * config.gsd_m)
     area_km2 = size_m[0] * size_m[1] / 1e6
     weather = make_weather(config.conditions, rng, wide=wide)
-    moored = round(ships * config.ships.moored_share)
+    moored = round(ships * config.ships.moored_fraction)
     terrain = make_terrain(weather.land_level, size_m, math.ceil(moored / SHIPS_PER_HARBOR), rng)
     harbors = [make_harbor(quay, rng) for quay in terrain.quays]
     fleet = _Fleet(config.ships, terrain, size_m, rng)
@@ -97,7 +97,7 @@ class _Fleet:
         aim, rng = len(self.ships) + number, self._rng
         starts = rng.uniform(0.0, 1.0, (60 + 12 * number, 2)) * np.array(self._size_m)
         for y, x in starts[self._terrain.at(starts[:, 0], starts[:, 1]) < OPEN_WATER].tolist():
-            middle, under_way = Frame(x, y, rng.uniform(0, 2 * math.pi)), rng.random() < self._config.under_way_share
+            middle, under_way = Frame(x, y, rng.uniform(0, 2 * math.pi)), rng.random() < self._config.under_way_fraction
             wanted = min(len(self.ships) + int(rng.integers(2, 8)), aim)
             for _ in range(30):
                 if len(self.ships) < wanted and (ship := self._next_ship()):

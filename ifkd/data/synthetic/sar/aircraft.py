@@ -108,7 +108,7 @@ def park(
     aside = np.angle(np.exp(1j * (toward_sensor - facing)))
     amplitudes = BRIGHTNESS * amplitudes * np.exp(-((aside / width) ** 2))
     amplitudes *= 10.0 ** (rng.normal(0.0, config.aircraft.fluctuation_db, len(u)) / 20.0)
-    amplitudes *= rng.random(len(u)) >= config.aircraft.missing_share
+    amplitudes *= rng.random(len(u)) >= config.aircraft.missing_fraction
     echoes = (amplitudes * np.exp(1j * rng.uniform(0.0, 2 * math.pi, len(u)))).astype(np.complex64)
     outline = shapely.get_coordinates(shapely.MultiPoint(positions).convex_hull)[:-1]
     return ParkedAircraft(category, frame, outline, positions, echoes)

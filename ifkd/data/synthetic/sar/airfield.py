@@ -94,7 +94,7 @@ def _aircraft(
 ) -> list[ParkedAircraft]:
     """Return up to `count` aircraft on runway and taxiway and in three rows on the apron, apart from each other."""
     aircraft: list[ParkedAircraft] = []
-    moving, slants = round(count * config.aircraft.taxiing_share), rng.choice([0.0, 0.6, math.pi], 3)
+    moving, slants = round(count * config.aircraft.taxiing_fraction), rng.choice([0.0, 0.6, math.pi], 3)
     stands = [(u, 100.0 - 80.0 * row, math.pi / 2 + slants[row]) for row in range(3) for u in np.arange(-250, 251, 55)]
     places = [(u, rng.choice([TAXIWAY, RUNWAY_AT]), math.pi * rng.integers(2)) for u in rng.uniform(-380, 380, moving)]
     places += stands

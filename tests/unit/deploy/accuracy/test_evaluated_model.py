@@ -60,7 +60,7 @@ def test_an_onnx_file_is_evaluated_with_the_settings_of_its_bundle(bundle_copy, 
 def test_a_file_outside_of_a_bundle_is_refused(tmp_path, whole_bundle, capsys):
     (tmp_path / "a.onnx").write_bytes(b"x")
     assert main(["evaluate", str(tmp_path / "a.onnx")]) == 2
-    assert "No bundle lists" in capsys.readouterr().err
+    assert "is not a file of a bundle" in capsys.readouterr().err
     assert main(["evaluate", str(whole_bundle / "model.onnx"), "--backend", "torch"]) == 2
 
 

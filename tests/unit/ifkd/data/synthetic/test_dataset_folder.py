@@ -37,7 +37,7 @@ def small(**changes):
         "tile_px": 96,
         "images": {"train": 4, "validation": 1, "test": 2, "per_place": 2},
         "ships": {"per_tile": 2.0},
-        "conditions": {"cloud_share": 0.6},
+        "conditions": {"cloud_fraction": 0.6},
         "scenes": {"size_px": [272, 400], "block_px": 128, "ships_per_km2": 30.0, "count": 2},
     }
     return ShipDatasetConfig.model_validate({**values, **changes})
@@ -143,8 +143,8 @@ def test_scenes_are_tiled_lossless_and_adjacent(made):
 def test_boxes_in_a_scene_contain_the_ships():
     """Painting a scene with and without its ships differs inside the boxes far more than elsewhere."""
     setting = small(
-        conditions={"cloud_share": 0.0, "haze_share": 0.0, "noise_dn": 0.0, "small_boats": 0.0},
-        ships={"under_way_share": 0.0},
+        conditions={"cloud_fraction": 0.0, "haze_fraction": 0.0, "noise_dn": 0.0, "small_boats": 0.0},
+        ships={"under_way_fraction": 0.0},
     )
     painter = scene_painter(setting, 0)
     window = Window(0, 0, *setting.scenes.size_px)

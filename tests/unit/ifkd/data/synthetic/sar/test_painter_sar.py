@@ -42,7 +42,7 @@ def small(*overrides: str) -> AircraftDatasetConfig:
 
 def seen_at(incidence_deg: float) -> AircraftDatasetConfig:
     """Every scattering center echoes at its own strength; the angle may be one that a file could not have."""
-    aircraft = PLAIN.aircraft.model_copy(update={"fluctuation_db": 0.0, "missing_share": 0.0})
+    aircraft = PLAIN.aircraft.model_copy(update={"fluctuation_db": 0.0, "missing_fraction": 0.0})
     radar = PLAIN.radar.model_copy(update={"incidence_deg": incidence_deg})
     return PLAIN.model_copy(update={"aircraft": aircraft, "radar": radar})
 
