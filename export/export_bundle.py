@@ -104,7 +104,7 @@ def _write_int8_files(plan: ExportPlan, folder: Path) -> dict[str, QuantizationR
     if calibration is None or validation is None:
         return {}
     paths = {precision: folder / ONNX_NAMES[precision] for precision in plan.precisions}
-    float_paths = {precision: path for precision, path in paths.items() if precision in ("fp32", "fp16")}
+    float_paths: dict[Precision, Path] = {one: path for one, path in paths.items() if one in ("fp32", "fp16")}
     fp32, limit = paths["fp32"], options.max_map_loss
     baseline = FloatBaseline.measure(float_paths, validation)
     records = {}

@@ -66,7 +66,7 @@ def compare_candidates(
     """
     compared, score_differences, box_differences = 0, [], []
     finite = all(np.isfinite(side.scores).all() and np.isfinite(side.boxes).all() for side in (reference, other))
-    for tile in range(len(reference) if finite else 0):
+    for tile in range(len(reference.scores) if finite else 0):
         for this, that in ((reference, other), (other, reference)):
             best = _best_above_cut(this.scores[tile], groups, tolerance.cut_margin)
             compared += len(best)
@@ -79,7 +79,7 @@ def compare_candidates(
     score, box = max(score_differences, default=0.0), max(box_differences, default=0.0)
     matched = compared > 0 and fraction >= tolerance.matched_fraction
     return TensorParity(
-        tiles=len(reference),
+        tiles=len(reference.scores),
         candidates=compared,
         matched_fraction=fraction,
         max_score_difference=score,
