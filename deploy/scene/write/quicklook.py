@@ -71,7 +71,7 @@ def draw_detail(result: SceneResult, scene: Scene, window: Window) -> Image.Imag
     zoom = picture.width / window.width
     centers = (result.detections.boxes[:, :2] + result.detections.boxes[:, 2:]) / 2.0
     inside = (centers >= [window.left, window.top]) & (centers < [window.right, window.bottom])
-    shown = result.detections.select(inside.all(axis=1))
+    shown = result.detections.select(np.flatnonzero(inside.all(axis=1)))
     boxes = shown.translated(dx=-float(window.left), dy=-float(window.top)).boxes * np.float32(zoom)
     sheet = _Sheet(picture, result)
     sheet.objects(boxes, shown)

@@ -67,7 +67,7 @@ def test_an_unreadable_block_is_unreadable_and_everything_else_is_found(call, tm
     assert run["objects"] == len(OBJECTS)
     code, _, said, run = call(path, "--strict", "--no-resume")
     assert code == 2
-    assert "This run is strict, so it stops here" in said
+    assert "The run stops here because of --strict" in said
 
 
 @pytest.mark.parametrize("options", [{"tiled": True, "blockxsize": 32, "blockysize": 32}, {"blockysize": 8}, {}])
