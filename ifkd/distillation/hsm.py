@@ -111,14 +111,10 @@ def _to_ball(u: Tensor, config: recipe.HsmOptions) -> Tensor:
 
 
 def _scale(teacher: Tensor, mean_norm: Tensor, config: recipe.HsmOptions) -> Tensor:
-    match config.scale:
-        case "auto":
-            radius = config.target_radius / config.curvature**0.5
-            return torch.where(mean_norm > SMALLEST_NORM, radius / mean_norm.clamp_min(SMALLEST_NORM), 1.0)
-        case "inv_sqrt_channels":
-            return teacher.new_tensor(teacher.shape[1] ** -0.5)
-        case _:
-            return teacher.new_tensor(1.0)
+    if config.scale == "auto":
+        radius = config.target_radius / config.curvature**0.5
+        return torch.where(mean_norm > SMALLEST_NORM, radius / mean_norm.clamp_min(SMALLEST_NORM), 1.0)
+    return teacher.new_tensor(teacher.shape[1] ** -0.5 if config.scale == "inv_sqrt_channels" else 1.0)
 
 
 def _norm(x: Tensor) -> Tensor:

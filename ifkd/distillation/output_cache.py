@@ -101,8 +101,7 @@ def count_distinct_tiles(images: Sequence[LabeledImage], data: recipe.DataOption
             "(distillation.method.ede.cache and distillation.cache_teacher); or cache the tiles of one seed for "
             'several runs, such as those of a study (distillation.cache_scope = "seed").',
         )
-    turns = 2 if augmentation.flip and augmentation.quarter_turns else 1
-    return len(images) * turns * (4 if augmentation.flip or augmentation.quarter_turns else 1)
+    return len(images) * (1, 4, 8)[augmentation.flip + augmentation.quarter_turns]
 
 
 class OutputCache:

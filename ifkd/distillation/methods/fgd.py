@@ -65,8 +65,7 @@ def inherit(student: Detector, teacher: Detector) -> list[str]:
     given = teacher.state_dict()
     copied = []
     for name, own in student.state_dict().items():
-        outside_backbone = not name.startswith("backbone.") or name.startswith("backbone.fpn.")
-        if outside_backbone and name in given and given[name].shape == own.shape:
+        if not name.startswith("backbone.body.") and name in given and given[name].shape == own.shape:
             own.copy_(given[name])
             copied.append(name)
     return copied

@@ -32,7 +32,5 @@ class Frs(Method):
         feature = weighted_sum(masks, map(squared_distance, teacher, student))
         head = weighted_sum(masks, map(cross_entropy, batch.student.logits, batch.teacher.logits))
         warmup = warmup_factor(batch.iteration, self.config.warmup_iters)
-        return {
-            "feature": make_term(feature, self._weights["feature"], warmup=warmup),
-            "head": make_term(head, self._weights["head"], warmup=warmup),
-        }
+        terms = {"feature": feature, "head": head}
+        return {name: make_term(value, self._weights[name], warmup=warmup) for name, value in terms.items()}

@@ -49,8 +49,9 @@ class InsDist(Method):
             errors = squared_distance(t, s)
             foreground.append(((errors * inside).sum() + EPSILON).sqrt())
             background.append(((errors * (1 - inside)).sum() + EPSILON).sqrt())
-        vectors = (self._instance_vectors(pyramid, batch.targets) for pyramid in (adapted, teacher))
-        relation = relation_loss(*vectors, torch.cat([target.labels for target in batch.targets]))
+        labels = torch.cat([target.labels for target in batch.targets])
+        own, of_teacher = (self._instance_vectors(pyramid, batch.targets) for pyramid in (adapted, teacher))
+        relation = relation_loss(own, of_teacher, labels)
         return {
             "foreground": make_term(torch.stack(foreground).sum(), self._weights["foreground"]),
             "background": make_term(torch.stack(background).sum(), self._weights["background"]),
