@@ -28,6 +28,10 @@ class Candidates:
         assert self.boxes.ndim == 3 and self.boxes.shape[2] == 4, self.boxes.shape  # noqa: PT018
         assert self.scores.shape == self.labels.shape == self.boxes.shape[:2]
 
+    def __len__(self) -> int:
+        """Return the number of tiles."""
+        return len(self.boxes)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Detections:

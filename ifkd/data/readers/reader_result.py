@@ -58,7 +58,8 @@ class ReaderResult:
                 got=", ".join(map(repr, unknown[:10])),
                 expected=f"some of {', '.join(self.classes)}",
             )
-        images, annotations = [], []
+        images: list[dict[str, Any]] = []
+        annotations: list[dict[str, Any]] = []
         for image_id, image in enumerate(self.images, start=1):
             height, width = image.size
             names = {"id": image_id, "source_id": Path(image.file_name).stem, "file_name": image.file_name}

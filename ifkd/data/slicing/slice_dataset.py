@@ -131,7 +131,8 @@ def tiles_content(
     tiles: Sequence[PlannedTile], sources: Sequence[SourceImage], categories: list[dict[str, Any]]
 ) -> dict[str, Any]:
     """Return the COCO content of the tiles; every image and annotation refers to its source."""
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for image_id, tile in enumerate(tiles, start=1):
         source, window = sources[tile.source], tile.window
         entry = {"id": image_id, "file_name": _file_name(source, tile), "height": window.height, "width": window.width}

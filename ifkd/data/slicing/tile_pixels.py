@@ -86,8 +86,10 @@ def write_tile(path: Path, raster: Raster, window: Window, values: Array, valid:
     if raster.nodata is not None and _can_represent(raster.dtype, raster.nodata):
         profile["nodata"] = raster.nodata
     if raster.dataset is not None and not raster.dataset.transform.is_identity:
+        t = raster.dataset.transform
+        x, y = t.c + t.a * window.left + t.b * window.top, t.f + t.d * window.left + t.e * window.top
         profile["crs"] = raster.dataset.crs
-        profile["transform"] = raster.dataset.transform * Affine.translation(window.left, window.top)
+        profile["transform"] = Affine(t.a, t.b, x, t.d, t.e, y)
     try:
         with warnings.catch_warnings(), rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
