@@ -47,7 +47,6 @@ class CocoDataset:
     """Images with boxes of named classes."""
 
     path: Path
-    """The JSON file."""
     classes: tuple[str, ...]
     """Class names by label."""
     category_ids: tuple[int, ...]

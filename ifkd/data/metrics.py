@@ -26,7 +26,6 @@ class ClassMetrics(Schema):
     ap50: float | None
     ap75: float | None
     objects: int
-    """Objects in the data set."""
 
 
 class Metrics(Schema):

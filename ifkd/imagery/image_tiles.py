@@ -16,7 +16,6 @@ class TiledImage:
     size: tuple[int, int]
     """(height, width) of the image."""
     scaled_size: tuple[int, int]
-    """(height, width) of the scaled image."""
     windows: tuple[Window, ...]
     """Tiles in the scaled image; the part of a window outside of the image is padding."""
     tiles: Array

@@ -155,9 +155,7 @@ KINDS = {
     **{kind: FindingKind("note", *texts) for kind, texts in NOTES.items()},
 }
 """Every kind of finding, in the order of reports."""
-DROPS_BOX = frozenset(
-    {"boxes_not_finite", "boxes_without_area", "boxes_outside_image", "boxes_tiny", "boxes_duplicated"}
-)
+DROPS_BOX = ("boxes_not_finite", "boxes_without_area", "boxes_outside_image", "boxes_tiny", "boxes_duplicated")
 """Kinds for which the fixed copy leaves a box out."""
 
 

@@ -41,7 +41,6 @@ class InspectedFile:
     problem: str | None = None
     """Kind of finding for which the file is not usable."""
     message: str = ""
-    """Description of the problem."""
     actual_name: str | None = None
     """File name in the image folder, if the entry's differs in upper and lower case."""
     size: tuple[int, int] | None = None

@@ -21,10 +21,9 @@ MAX_CONTIGUOUS_ID = 100_000
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BoxEntry:
-    """An annotation of a listed image and category."""
+    """An annotation of a listed image and category; `content` is its entry in the file."""
 
     content: dict[str, Any]
-    """Entry of the file."""
     category: Id
     bbox: tuple[float, float, float, float]
     """x, y, width, height, pixels; unchecked, may be NaN."""
@@ -39,10 +38,9 @@ class BoxEntry:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ImageEntry:
-    """A listed image."""
+    """A listed image; `content` is its entry in the file."""
 
     content: dict[str, Any]
-    """Entry of the file."""
     id: Id
     name: str
     """Key `file_name`."""

@@ -23,7 +23,6 @@ class Conversion(Schema):
     """Summary of a converted data set."""
 
     file: Path
-    """The COCO file."""
     image_folder: Path
     images: int
     objects: dict[str, int]

@@ -83,7 +83,6 @@ class PlannedTile:
     source: int
     """Index of its image among the sources."""
     window: Window
-    """Window of that image."""
     pieces: tuple[Piece, ...]
 
     @property
