@@ -90,7 +90,7 @@ def tile_drift(pairs: Iterable[tuple[Array, Array]], *, images: int, differing: 
         ours, theirs = reference.astype(np.float64).ravel(), engine.astype(np.float64).ravel()
         difference = np.abs(ours - theirs)
         largest = max(largest, float(difference.max()))
-        sums += (difference.sum(), difference.size, ours @ theirs, ours @ ours, theirs @ theirs)
+        sums += np.array([difference.sum(), difference.size, ours @ theirs, ours @ ours, theirs @ theirs])
     total, count, inner, ours_squared, theirs_squared = sums.tolist()
     norm = (ours_squared * theirs_squared) ** 0.5
     return TileDrift(images, differing, largest, total / count if count else 0.0, inner / norm if norm else 1.0)
@@ -252,7 +252,7 @@ def _step(
     return PipelineStep(name=name, compares=compares, compared=compared, agrees=agrees, description=words, **figures)
 
 
-def _figures(ours: Array, theirs: Array) -> dict[str, float | None]:
+def _figures(ours: Array, theirs: Array) -> dict[str, Any]:
     """Return the differences of values [n]."""
     if not len(ours):
         return {}

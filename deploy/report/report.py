@@ -46,7 +46,8 @@ def assemble(
 ) -> Report:
     """Return a report of results with its verdict; any kind of result may be absent."""
     provenances = [one.model.provenance for one in evaluations.values()]
-    provenances += [one.bundle.provenance for one in (*benches, *parities)]
+    bundles = [*(one.bundle for one in benches), *(one.bundle for one in parities)]
+    provenances += [bundle.provenance for bundle in bundles]
     cell_notes = [f"{cell.note}." for bench in benches for cell in bench.cells if cell.note]
     measured = next((bench.environment for bench in benches), None)
     return Report(
