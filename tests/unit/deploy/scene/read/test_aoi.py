@@ -200,7 +200,7 @@ point = st.tuples(st.integers(-20, 120), st.integers(-20, 120))
 @settings(deadline=None, max_examples=100)
 def test_tiles_and_objects_inside_are_those_of_the_slow_version(ring, seed):
     assume(shapely.Polygon(ring).is_valid)
-    closed = np.array([*ring, ring[0]], float) + [0.37, 0.41]  # no vertex at the edge of a tile
+    closed = np.array([*ring, ring[0]], float) + np.array([0.37, 0.41])  # no vertex at the edge of a tile
     edges = np.stack([closed[:-1], closed[1:]], axis=1)
     grid = TileGrid((100, 110), (32, 32), 10)
     expected = []
