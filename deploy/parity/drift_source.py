@@ -166,7 +166,7 @@ def _pairs(ours: Detections, theirs: Detections) -> tuple[list[tuple[int, int]],
         found = _pairs_of_class(ours.select(rows), theirs.select(columns))
         pairs += [(int(rows[i]), int(columns[j])) for i, j in found]
     used = np.array(pairs, np.int64).reshape(-1, 2)
-    rows, columns = _rest(len(ours), used[:, 0]), _rest(len(theirs), used[:, 1])
+    rows, columns = np.delete(np.arange(len(ours)), used[:, 0]), np.delete(np.arange(len(theirs)), used[:, 1])
     mine, other = ours.select(rows), theirs.select(columns)
     found = greedy_pairs(mine.boxes, other.boxes, mine.scores, other.scores, min_iou=0.9)
     return pairs, [(int(rows[i]), int(columns[j])) for i, j in found]
@@ -174,8 +174,7 @@ def _pairs(ours: Detections, theirs: Detections) -> tuple[list[tuple[int, int]],
 
 def _pairs_of_class(ours: Detections, theirs: Detections) -> list[tuple[int, int]]:
     """Return index pairs by falling IoU less score difference, then pairs without overlap but with equal scores."""
-    difference = np.abs(ours.scores[:, None] - theirs.scores[None, :])
-    iou = pairwise_iou(ours.boxes, theirs.boxes)
+    difference, iou = np.abs(ours.scores[:, None] - theirs.scores), pairwise_iou(ours.boxes, theirs.boxes)
     displaced = np.where(difference <= CLOSE_SCORE, -1.0 - difference, -np.inf)
     rank = np.where(iou >= MIN_IOU, iou - difference, displaced)
     rows, columns = np.nonzero(np.isfinite(rank))
@@ -183,14 +182,9 @@ def _pairs_of_class(ours: Detections, theirs: Detections) -> list[tuple[int, int
     return one_to_one(rows[order], columns[order])
 
 
-def _rest(count: int, used: Array) -> Array:
-    return np.setdiff1d(np.arange(count), used)
-
-
 def _count_unpaired(candidates: Detections, paired: Array, threshold: float) -> int:
     """Return the number of candidates clearly above the score threshold that are not in a pair."""
-    rest = _rest(len(candidates), paired)
-    return int((candidates.scores[rest] > threshold * CLEARLY_ABOVE_THRESHOLD).sum())
+    return int((np.delete(candidates.scores, paired) > threshold * CLEARLY_ABOVE_THRESHOLD).sum())
 
 
 def _compare_tiles(tiles: TileDrift) -> PipelineStep:
@@ -230,18 +224,17 @@ def _compare_boxes(paired: _PairedCandidates, limits: DetectionTolerances) -> Pi
     return _step("decode", "boxes of candidates, pixels", ours.size, problems, **figures)
 
 
-def _compare_detections(
-    name: Literal["postprocess", "merge"], matching: Matching, limits: DetectionTolerances
-) -> PipelineStep:
+def _compare_detections(name: StepName, matching: Matching, limits: DetectionTolerances) -> PipelineStep:
     matched = matching.matched_fraction()
     missing = sum(one.in_reference for one in matching.unmatched)
-    extra = len(matching.unmatched) - missing
     compared = matching.reference_count.total()
     # Ties may excuse single detections, but not a different number of detections: postprocessing then differs.
     surplus = matching.engine_count.total() - compared
     count_differs = abs(surplus) > max(1.0, (1 - limits.matched_fraction + 0.02) * compared)
     agrees = not count_differs and (matched is None or matched >= limits.matched_fraction)
-    words = f"{missing} missing and {extra} new" + (f", {surplus:+d} detections in total" if count_differs else "")
+    words = f"{missing} missing and {len(matching.unmatched) - missing} new" + (
+        f", {surplus:+d} detections in total" if count_differs else ""
+    )
     return _step(name, f"detections of {DETECTIONS_OF[name]}", compared, [] if agrees else [words])
 
 

@@ -37,7 +37,7 @@ def test_an_engine_is_measured_in_a_process_of_its_own(whole_bundle):
 
 
 def test_a_process_that_fails_says_why(whole_bundle):
-    with pytest.raises(EngineError, match=r"In a process of its own, .*no ONNX file in int8"):
+    with pytest.raises(EngineError, match=r"separate process .*no ONNX file in int8"):
         measure_process_cost(whole_bundle, "onnxruntime", "int8", batch=1)
 
 
