@@ -45,7 +45,7 @@ def read_learning_curves(run_folders: Sequence[Path]) -> LearningCurves:
     terms = dict.fromkeys(term for run in losses for term in run)
     curves = {term: downsample(average_runs([run[term] for run in losses if term in run])) for term in terms}
     validations = [[entry for entry in entries if "validation" in entry] for entries in runs]
-    maps = [{one["epoch"]: 100 * one["validation"]["mean_ap"] for one in entries} for entries in validations]
+    maps = [{float(one["epoch"]): 100 * one["validation"]["mean_ap"] for one in entries} for entries in validations]
     return LearningCurves(average_runs(maps), curves)
 
 
@@ -68,8 +68,9 @@ def _losses_by_step(entries: Sequence[dict[str, Any]]) -> dict[str, dict[float, 
     for entry in entries:
         for key, value in entry.items():
             kind, _, term = key.partition("/")
+            step = float(entry.get("iteration", 0))
             if kind == "task":
-                losses["task"][entry["iteration"]] = losses["task"].get(entry["iteration"], 0.0) + value
+                losses["task"][step] = losses["task"].get(step, 0.0) + value
             elif kind == "method":
-                losses[term][entry["iteration"]] = value
+                losses[term][step] = value
     return losses

@@ -263,7 +263,7 @@ def test_collated_tiles_keep_their_order(painted: CocoDataset) -> None:
     dataset = tiles(painted, flip=True, quarter_turns=True)
     samples = [dataset[epoch, 0] for epoch in range(3)]
     batch = collate(samples)
-    assert len(batch) == 3
+    assert len(batch.targets) == 3
     assert batch.image_ids == [1, 1, 1]
     for row, sample in enumerate(samples):
         assert torch.equal(batch.pixels[row], sample.pixels)

@@ -166,7 +166,7 @@ def draw_embeddings(
     from matplotlib.lines import Line2D  # noqa: PLC0415 - an optional package
 
     points, means = list[Row](), list[Row]()
-    with plotting.panel_grid(2, len(networks), aspect=1, margin=1.2) as (figure, grid):
+    with plotting.panel_grid(2, len(networks), aspect=1.0, margin=1.2) as (figure, grid):
         for column, (name, objects) in enumerate(networks.items()):
             ball = in_ball(objects.features, config, mean_norm=objects.mean_norm)
             euclidean = euclidean_distances(objects.features)
