@@ -202,7 +202,7 @@ def _resolve(arguments: Arguments) -> "DetectPlan":
 
 def _run_single(plan: "DetectPlan", arguments: Arguments) -> dict[str, Any]:
     """Process one scene, whose results are written into the output folder itself."""
-    from deploy.cluster.engine_pool import open_engine_pool
+    from deploy.cluster.engine_startup import open_engine_pool
     from deploy.scene.scene_run import run_scene
 
     plan.store.require_access()

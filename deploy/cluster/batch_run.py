@@ -19,7 +19,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from deploy.cluster.completed_scenes import CompletedScenes
-from deploy.cluster.engine_pool import EnginePool, open_engine_pool
+from deploy.cluster.engine_pool import EnginePool
+from deploy.cluster.engine_startup import open_engine_pool
 from deploy.cluster.summary import SceneEntry, Summary, summarize
 from deploy.cluster.summary_page import write_summary
 from deploy.scene.detect_plan import DetectPlan

@@ -1,0 +1,33 @@
+"""Start the engines of a run: one in this process, or several on a Ray cluster."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+from deploy.cluster.engine_pool import EnginePool
+from deploy.cluster.ray_pool import ray_engines
+from deploy.cluster.summary import EnginesRecord
+from deploy.engines import GPU_BACKENDS
+from deploy.scene.detect_plan import DetectPlan
+from deploy.scene.run.executor import LocalExecutor
+
+
+@contextmanager
+def open_engine_pool(plan: DetectPlan, log: Callable[[str], object]) -> Iterator[EnginePool]:
+    """Open the engines of a plan; `log` receives messages for the user.
+
+    Raises:
+        BundleError: The bundle has no file of this precision, or its digest differs.
+        EngineError: An engine cannot start.
+        MissingExtraError: The runtime or Ray is not installed.
+        UsageError: Versions differ between this machine and the cluster.
+    """
+    if plan.cluster is None:
+        with plan.engine.open(plan.request.bundle) as engine:
+            record = EnginesRecord(backend=engine.info.backend, device=engine.info.device, count=1)
+            yield EnginePool(LocalExecutor(engine), record, concurrent_scenes=1)
+        return
+    cores, on_gpu = plan.cores_per_actor, plan.engine.backend in GPU_BACKENDS
+    opener = replace(plan.engine, threads=plan.engine.threads or cores).opener()
+    with ray_engines(plan.request.bundle, opener, on_gpu=on_gpu, cores_per_engine=cores, log=log) as pool:
+        yield pool
