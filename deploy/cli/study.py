@@ -93,7 +93,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         parsers[name] = subparsers.add_parser(name, help=purpose, description=description, allow_abbrev=False)
         cli.add_common_arguments(parsers[name], subcommand=True)
     parsers["compare"].add_argument("--methods", nargs="+", metavar="NAME", help="methods to compare (default: all)")
-    parsers["ablate"].add_argument("--without-at", action="store_true", help="train the variants without attention transfer")
+    parsers["ablate"].add_argument("--without-at", action="store_true", help="train without attention transfer")
     add = parsers["sweep"].add_argument
     add("--parameter", default="alpha", choices=("alpha", "beta"), help="weight to vary (default: alpha)")
     add("--values", nargs="+", type=float, metavar="V", default=[], help="values to train (default: the paper's)")

@@ -1,4 +1,20 @@
-"""Errors that a user can cause; any other exception is a bug and ends in a traceback."""
+"""Errors that a user can cause, with the exit code of each.
+
+    IfkdError               2
+    ├── UsageError          an unknown or invalid command, option or argument
+    ├── ConfigError         an invalid recipe; the message lists all mistakes
+    ├── DataError           images and annotations
+    ├── CheckpointError     weights
+    ├── TrainingError       a training run that cannot continue
+    ├── BundleError         a bundle, its manifest or one of its files
+    ├── EngineError         a runtime, a builder or an engine file
+    ├── SceneError          a raster
+    ├── OutputError         a path that cannot be written
+    ├── MissingExtraError   a package of an optional extra
+    └── VerdictError        1: the command finished, and its result fails a stated limit
+
+Any other exception is a bug and ends in a traceback.
+"""
 
 import difflib
 from collections.abc import Iterable
