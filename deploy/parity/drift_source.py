@@ -4,9 +4,8 @@
                   tiles         scores,     boxes     detections     detections
                                 classes               of a tile      of the image
 
-Scores and classes depend on the raw head alone, so that a mistake in decoding shows as different boxes with equal
-scores. Differences of nearly all candidates without a common direction, of a file that is not fp32, come from its
-*precision*.
+Scores and classes depend on the raw head alone, so a mistake in decoding shows as different boxes with equal scores.
+Differences of nearly all candidates without a common direction, of a file that is not fp32, come from its *precision*.
 """
 
 from collections.abc import Iterable

@@ -128,13 +128,7 @@ def failed_fields(backend: str, precision: Precision, error: Exception) -> dict[
 
 
 def check_tolerances(
-    matching: Matching,
-    drift: Drift | None,
-    reference: Scores,
-    metrics: Scores,
-    limits: DetectionTolerances,
-    *,
-    of: str = "",
+    matching: Matching, drift: Drift | None, before: Scores, after: Scores, limits: DetectionTolerances, *, of: str = ""
 ) -> list[ToleranceCheck]:
     """Check the differences of the detections and of each metric that both sides have; `of` precedes its name."""
     matched, changes = matching.matched_fraction(), float(len(matching.class_changes))
@@ -157,9 +151,9 @@ def check_tolerances(
             check("shift_px", shift, limits.shift_px, "median displacement of box centers, pixels"),
         ]
     for name, label in AP_LABELS.items():
-        before, after = getattr(reference, name, None), getattr(metrics, name, None)
-        if before is not None and after is not None:
-            checks.append(check(name, abs(after - before), getattr(limits, name), f"change of {of}{label}"))
+        old, new = getattr(before, name, None), getattr(after, name, None)
+        if old is not None and new is not None:
+            checks.append(check(name, abs(new - old), getattr(limits, name), f"change of {of}{label}"))
     return checks
 
 
