@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import rasterio
 import tomli_w
-from rasterio.transform import from_origin
+from affine import Affine
 
 from deploy.cli.main import main
 
@@ -35,7 +35,7 @@ def tiny_recipe() -> str:
     recipe["distillation"]["training"].update(epochs=1, batch_size=4)
     recipe["distillation"].update(min_teacher_map=0.0)
     recipe["distillation"]["method"]["ede"].update(input_px="native", weights="random")
-    recipe["export"] = {"candidates_per_level": 50, "precisions": ["fp32"]}
+    recipe["export"] = {"candidates_per_level": 50, "overlap_px": 16, "precisions": ["fp32"]}
     return tomli_w.dumps(recipe)
 
 
@@ -46,7 +46,7 @@ def test_the_commands_of_the_tutorial_run(tmp_path, monkeypatch, write_data_set)
     (tmp_path / "harbor.toml").write_text(tiny_recipe())
     pixels = np.random.default_rng(0).integers(0, 256, (3, 160, 200), np.uint8)
     profile = {"driver": "GTiff", "dtype": "uint8", "count": 3, "height": 160, "width": 200}
-    with rasterio.open("scene.tif", "w", **profile, crs="EPSG:32633", transform=from_origin(4e5, 5e6, 1, 1)) as scene:
+    with rasterio.open("scene.tif", "w", **profile, crs="EPSG:32633", transform=Affine(1, 0, 4e5, 0, -1, 5e6)) as scene:
         scene.write(pixels)
 
     commands = [line for block in fenced_blocks("sh") for line in block.splitlines()]
