@@ -4,7 +4,7 @@
     calling thread: queue -> batches (across rows) -> engine, one batch ahead on a GPU -> bounded queue
     decoder thread: queue -> detections of tiles -> finished rows
 
-Memory holds the queues and one row of tiles, so it grows with the width of the scene.
+Memory contains the queues and one row of tiles, so it grows with the width of the scene.
 """
 
 from collections import deque

@@ -37,7 +37,7 @@ class ModalityTraits:
 
 
 class SplitSizes(Schema):
-    """Number of tiles of each split; splits never share a place."""
+    """Number of tiles of each split; no place is in two splits."""
 
     train: Count = 480
     validation: Count = 60
