@@ -88,7 +88,7 @@ def structured_noise(size: tuple[int, int], *, seed: int) -> Array:
 
 def _cut_tile(image: LabeledImage, data: recipe.DataOptions, size: tuple[int, int]) -> tuple[Array, LabeledImage]:
     """Return a tile, uint8 [height, width, 3], and its objects."""
-    pixels = read_image(image.path, imagery=data.imagery)
+    pixels = read_image(image.path, size=image.size, imagery=data.imagery)
     pixels = resize(pixels, scaled_size((pixels.shape[0], pixels.shape[1]), data.scale))
     top = left = 0
     if len(image.boxes):

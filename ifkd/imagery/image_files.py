@@ -13,6 +13,7 @@ from ifkd.core.detections import Array
 from ifkd.core.errors import DataError, SceneError
 from ifkd.core.tiling import Window
 from ifkd.imagery.contrast import PADDING_RGB, ImageryOptions, choose_stretch, sample_values, select_bands, to_rgb
+from ifkd.imagery.exif import UPRIGHT, displayed, exif_orientation, fits_displayed
 from ifkd.imagery.raster import Raster, RasterArray, RasterFile
 
 JPEG, PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
@@ -21,18 +22,43 @@ PNG_END, PNG_END_BYTES = b"IEND\xaeB`\x82", 4096
 """Last chunk of a PNG, and the number of bytes at the end of the file that contain it."""
 SMALL_FORMATS = (b"BM", b"GIF8")
 """First bytes of BMP and GIF, of which Pillow reads more variants than GDAL."""
-DRIVERS = ("GTiff", "PNG", "JPEG", "BMP", "GIF", "JP2OpenJPEG", "ENVI", "HFA", "NITF")
+DRIVERS = ("GTiff", "PNG", "JPEG", "BMP", "GIF", "JP2OpenJPEG", "WEBP", "ENVI", "HFA", "NITF")
 """GDAL formats of training images; formats that refer to other files are excluded."""
 
 
 def read_image(path: Path, *, size: tuple[int, int] | None = None, imagery: ImageryOptions | None = None) -> Array:
-    """Return an image as uint8 [height, width, 3] with invalid pixels in the padding color; `size` is the required one.
+    """Return an image as uint8 [height, width, 3], with invalid pixels in the padding color.
+
+    `size` is the (height, width) that its labels state. Without one, and where it is the stored one, the image is as
+    stored; where it is that of the image as its Exif orientation displays it, the image is as displayed.
 
     Raises:
-        DataError: The file is missing, damaged, too large, of another size, or does not have the bands.
+        DataError: The file is missing, damaged, too large, of another size, or does not have the bands; or its size
+            does not show whether the labels fit the stored or the displayed image.
     """
     imagery = imagery or ImageryOptions()
     head = _head(path)
+    orientation = UPRIGHT if size is None else exif_orientation(path)
+    if orientation == UPRIGHT:
+        return _read(path, head, size, imagery)
+    pixels = _read(path, head, None, imagery)
+    stored = (pixels.shape[0], pixels.shape[1])
+    turned = fits_displayed(orientation, stored, size)
+    _check_size(path, stored[::-1] if turned else stored, size, imagery)
+    if turned is None:
+        raise orientation_unclear(path, orientation)
+    return displayed(pixels, orientation) if turned else pixels
+
+
+def orientation_unclear(path: Path, orientation: int) -> DataError:
+    """Return the error for an image that its labels may fit as stored or as displayed."""
+    return DataError(
+        f"{path} has the Exif orientation {orientation}: its labels may fit the image as stored or as displayed",
+        hint="Save the image without the orientation, as the labels show it.",
+    )
+
+
+def _read(path: Path, head: bytes, size: tuple[int, int] | None, imagery: ImageryOptions) -> Array:
     if head.startswith(JPEG) and _is_plain(imagery):
         return _read_jpeg(path, size, imagery)
     if (head.startswith(SMALL_FORMATS) or _has_few_bits(head)) and _is_plain(imagery):
