@@ -5,6 +5,7 @@
 from ifkd.recipe.ifkd_options import PRESETS, EdeOptions, FdrOptions, HsmOptions, IfkdOptions, Preset
 from ifkd.recipe.levels import LEVELS, Family, Level, LevelChoice, select_levels
 from ifkd.recipe.method_options import (
+    EQUAL_WIDTHS,
     ArsdOptions,
     AttentionTransferOptions,
     CrossKdOptions,

@@ -128,6 +128,8 @@ class CrossKdOptions(Schema):
     """Number of convolutions of a tower (of four) that are the student's."""
 
 
+EQUAL_WIDTHS = (PkdOptions, CrossKdOptions)
+"""Methods that have no layer between pyramids of different widths, as in their authors' code."""
 _FirstMethods = FitNetOptions | AttentionTransferOptions | FkdOptions | FgdOptions | FrsOptions | ArsdOptions
 _OtherMethods = InsDistOptions | PkdOptions | CwdOptions | CrossKdOptions
 MethodOptions = Annotated[

@@ -13,7 +13,7 @@ from ifkd.core.postprocess import PostprocessConfig
 from ifkd.imagery.contrast import ImageryOptions
 from ifkd.recipe.ifkd_options import IfkdOptions
 from ifkd.recipe.levels import LEVELS, Family, Level, LevelChoice
-from ifkd.recipe.method_options import CrossKdOptions, CwdOptions, MethodOptions, PkdOptions
+from ifkd.recipe.method_options import EQUAL_WIDTHS, CrossKdOptions, MethodOptions
 from ifkd.recipe.moved_keys import moved_keys
 from ifkd.recipe.training_options import TrainingOptions
 from ifkd.recipe.value_types import Fraction, PositiveRange
@@ -221,13 +221,15 @@ class Recipe(Schema):
         if isinstance(method, CrossKdOptions) and student.family != "retinanet":
             family = student.family
             raise ValueError(f"distillation.method is crosskd, which requires retinanet; the student is a {family}")
-        if isinstance(method, PkdOptions | CwdOptions | CrossKdOptions) and teacher.channels != student.channels:
+        if isinstance(method, EQUAL_WIDTHS) and teacher.channels != student.channels:
             raise ValueError(
                 f"distillation.method is {method.name}, which compares channel by channel and requires "
                 f"equal channels; teacher.detector.channels is {teacher.channels}, student.detector.channels "
                 f"{student.channels}"
             )
         for key, choice in _level_choices(method, "distillation.method"):
+            if not choice:
+                raise ValueError(f"{key} is empty; it must have at least one of {', '.join(student.levels)}")
             absent = [] if isinstance(choice, str) else [level for level in choice if level not in student.levels]
             if absent:
                 raise ValueError(

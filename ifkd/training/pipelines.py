@@ -21,7 +21,15 @@ from ifkd.distillation.methods.fgd import inherit
 from ifkd.models import Detector, FasterRcnn, build_detector, normalize
 from ifkd.models.checkpoint import Checkpoint, CheckpointMeta, build_from, load_checkpoint
 from ifkd.models.mobile_sam.encoder import available_weights
-from ifkd.recipe import DetectorOptions, FgdOptions, IfkdOptions, MethodOptions, NoDistillationOptions, Recipe
+from ifkd.recipe import (
+    EQUAL_WIDTHS,
+    DetectorOptions,
+    FgdOptions,
+    IfkdOptions,
+    MethodOptions,
+    NoDistillationOptions,
+    Recipe,
+)
 from ifkd.recipe.recipe import RoleOptions
 from ifkd.training.dataset import EpochSampler, TileDataset, collate
 from ifkd.training.prediction import validate
@@ -184,6 +192,12 @@ def _check_teacher_checkpoint(teacher: Checkpoint, student: CheckpointMeta) -> N
     if classes != list(student.classes):
         problem = f"The teacher {teacher.path} has other classes than the recipe's data"
         raise CheckpointError(problem, got=classes, expected=list(student.classes))
+    channels, method = teacher.meta.detector.channels, student.recipe.distillation.method
+    if isinstance(method, EQUAL_WIDTHS) and channels != student.detector.channels:
+        problem = f"The teacher {teacher.path} has another width than the recipe's student, and {method.name} has no"
+        problem += " layer between pyramids of different widths"
+        got, expected = f"{channels} channels", f"{student.detector.channels} channels"
+        raise CheckpointError(problem, got=got, expected=expected)
 
 
 def _check_teacher_map(teacher: Detector, run: TrainingRun) -> None:

@@ -5,21 +5,26 @@ from torch.nn import functional
 
 from ifkd import recipe
 from ifkd.distillation import DistillationBatch
-from ifkd.distillation.methods.method import Method, NetworkPair, Term, make_term
+from ifkd.distillation.methods.method import Method, NetworkPair, Term, make_term, width_adapters
 from ifkd.models.detector import FeatureMap, Scalar
 
 
 class Cwd(Method):
-    """KL divergence of each channel's softmax over locations. It has no parameters."""
+    """KL divergence of each channel's softmax over locations."""
 
     def __init__(self, config: recipe.CwdOptions, networks: NetworkPair) -> None:
         super().__init__(config, networks)
         self._levels = networks.level_indices(config.levels)
+        self.adapters = width_adapters(networks, len(self._levels))
 
     def losses(self, batch: DistillationBatch) -> dict[str, Term]:
         """Return the sum over levels of `channel_divergence`."""
-        student, teacher, temperature = batch.student.pyramid, batch.teacher.pyramid, self.config.temperature
-        divergences = [channel_divergence(student[level], teacher[level], temperature) for level in self._levels]
+        pyramids = zip(batch.student.pyramid, batch.teacher.pyramid, strict=True)
+        pairs = [pair for level, pair in enumerate(pyramids) if level in self._levels]
+        divergences = [
+            channel_divergence(adapter(student), teacher, self.config.temperature)
+            for adapter, (student, teacher) in zip(self.adapters, pairs, strict=True)
+        ]
         return {"feature": make_term(torch.stack(divergences).sum(), self.config.weight)}
 
 

@@ -7,7 +7,7 @@ from torch.nn import functional
 
 from ifkd import recipe
 from ifkd.distillation import DistillationBatch
-from ifkd.distillation.methods.method import Method, NetworkPair, Term, make_term
+from ifkd.distillation.methods.method import Method, NetworkPair, Term, make_term, width_adapters
 from ifkd.models.detector import Detector, FeatureMap, LocationMap, Targets
 
 WEIGHTS: dict[recipe.Family, dict[str, float]] = {
@@ -24,10 +24,8 @@ class Fgd(Method):
         super().__init__(config, networks)
         self._weights = networks.weights(WEIGHTS, config)
         self._levels = networks.level_indices(config.levels or LEVELS[networks.family])
-        count, channels, width = len(self._levels), networks.channels, networks.teacher_channels
-        self.adapters = nn.ModuleList(
-            nn.Identity() if channels == width else nn.Conv2d(channels, width, 1) for _ in range(count)
-        )
+        count, width = len(self._levels), networks.teacher_channels
+        self.adapters = width_adapters(networks, count)
         self.of_teacher = nn.ModuleList(GlobalContext(width) for _ in range(count))
         self.of_student = nn.ModuleList(GlobalContext(width) for _ in range(count))
 

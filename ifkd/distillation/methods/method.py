@@ -105,6 +105,12 @@ class Adapters(nn.ModuleList):
         return [self[level % len(self)](features).float() for level, features in enumerate(pyramid)]
 
 
+def width_adapters(networks: NetworkPair, count: int) -> nn.ModuleList:
+    """Return `count` 1x1 convolutions to the teacher's width, or identities if both widths are equal."""
+    student, teacher = networks.channels, networks.teacher_channels
+    return nn.ModuleList(nn.Identity() if student == teacher else nn.Conv2d(student, teacher, 1) for _ in range(count))
+
+
 def in_float(pyramid: tuple[Tensor, ...]) -> list[Tensor]:
     """Return the levels of a pyramid in float32."""
     return [features.float() for features in pyramid]

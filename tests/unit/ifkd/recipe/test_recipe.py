@@ -128,6 +128,12 @@ def test_methods_that_compare_channels_require_equal_channels(recipe_values: dic
     parse(recipe_values, Recipe, source="values")
 
 
+@pytest.mark.parametrize("name", ["pkd", "cwd", "fgd"])
+def test_a_method_without_levels_is_refused(recipe_values: dict[str, Any], name: str) -> None:
+    recipe_values["distillation"]["method"] = {"name": name, "levels": []}
+    assert "distillation.method.levels is empty; it must have at least one of p3, p4" in problem(recipe_values)
+
+
 def test_crosskd_requires_retinanet(recipe_values: dict[str, Any]) -> None:
     recipe_values["distillation"]["method"] = {"name": "crosskd"}
     for role in ("teacher", "student"):
