@@ -45,19 +45,25 @@ def total_loss(terms: dict[str, Term]) -> Tensor:
 
 
 def summarize_losses(parts: list[dict[str, Term]]) -> dict[str, float]:
-    """Return each weighted term, the method's raw values and ratios to the task loss, and the total.
+    """Return each weighted term, the method's raw and reducible values and ratios to the task loss, and the total.
 
-    Values are means over the accumulated parts and over all ranks.
+    Values are means over the accumulated parts and over all ranks. A ratio is that of the weighted reducible value.
     """
     names = list(parts[0])
-    local = torch.stack([torch.stack([part[name].value.float() for part in parts]).mean() for name in names])
-    values = dict(zip(names, mean_over_ranks(local).tolist(), strict=True))
+    scalars = [[part[name].value for part in parts] for name in names]
+    scalars += [[part[name].reducible for part in parts] for name in names]
+    local = torch.stack([torch.stack(of_parts).float().mean() for of_parts in scalars])
+    means = mean_over_ranks(local).tolist()
+    values, reducible = (dict(zip(names, half, strict=True)) for half in (means[: len(names)], means[len(names) :]))
     weighted = {name: parts[0][name].weight * value for name, value in values.items()}
     task = sum(value for name, value in weighted.items() if name.startswith("task/"))
     summary = dict(weighted)
-    for term in (name.removeprefix("method/") for name in names if name.startswith("method/")):
-        summary[f"raw/{term}"] = values[f"method/{term}"]
-        summary[f"ratio/{term}"] = weighted[f"method/{term}"] / max(task, 1e-12)
+    for name in (name for name in names if name.startswith("method/")):
+        term = name.removeprefix("method/")
+        summary[f"raw/{term}"] = values[name]
+        if parts[0][name].minimum is not None:
+            summary[f"reducible/{term}"] = reducible[name]
+        summary[f"ratio/{term}"] = parts[0][name].weight * reducible[name] / max(task, 1e-12)
     return {**summary, "total": sum(weighted.values())}
 
 

@@ -7,7 +7,7 @@ from ifkd.compute.distributed import mean_over_ranks
 from ifkd.distillation import DistillationBatch
 from ifkd.distillation.fdr import feature_richness
 from ifkd.distillation.methods.method import Adapters, Method, NetworkPair, Term, in_float, make_term, warmup_factor
-from ifkd.distillation.pixelwise_losses import cross_entropy, squared_distance, weighted_sum
+from ifkd.distillation.pixelwise_losses import cross_entropy, entropy, squared_distance, weighted_sum
 
 WEIGHTS: dict[recipe.Family, dict[str, float]] = {
     "retinanet": {"feature": 0.005, "head": 0.02},
@@ -32,5 +32,8 @@ class Frs(Method):
         feature = weighted_sum(masks, map(squared_distance, teacher, student))
         head = weighted_sum(masks, map(cross_entropy, batch.student.logits, batch.teacher.logits))
         warmup = warmup_factor(batch.iteration, self.config.warmup_iters)
-        terms = {"feature": feature, "head": head}
-        return {name: make_term(value, self._weights[name], warmup=warmup) for name, value in terms.items()}
+        minimum = weighted_sum(masks, map(entropy, batch.teacher.logits))
+        return {
+            "feature": make_term(feature, self._weights["feature"], warmup=warmup),
+            "head": make_term(head, self._weights["head"], warmup=warmup, minimum=minimum),
+        }

@@ -57,10 +57,11 @@ class IfkdMethod(Method):
         adapted = self.adapters(batch.student.pyramid)
         weights = self._location_weights(teacher, adapted)
         feature = self._feature_loss(batch, teacher, adapted, weights)
+        head, minimum = self._head_loss(batch, weights)
         warmup = warmup_factor(batch.iteration, self.config.warmup_iters)
         terms = {
             "feature": make_term(feature, self.config.alpha, warmup=warmup),
-            "head": make_term(self._head_loss(batch, weights), self.config.beta, warmup=warmup),
+            "head": make_term(head, self.config.beta, warmup=warmup, minimum=minimum),
         }
         if self._roi_head:
             second_stage = self.networks.second_stage
@@ -88,16 +89,18 @@ class IfkdMethod(Method):
             total = total + (weights[level] * squared_distance(target, student)).sum()
         return total * self._channel_factor
 
-    def _head_loss(self, batch: DistillationBatch, weights: Maps) -> Tensor:
-        """Return L_head (eq. 13)."""
-        total = weights[0].new_zeros(())
+    def _head_loss(self, batch: DistillationBatch, weights: Maps) -> tuple[Tensor, Tensor]:
+        """Return L_head (eq. 13) and its minimum: the teacher's entropy, or 0 with `kl`."""
+        total, minimum = weights[0].new_zeros(()), weights[0].new_zeros(())
         if self._dense_head:
             for weight, student, teacher in zip(weights, batch.student.logits, batch.teacher.logits, strict=True):
-                errors = cross_entropy(student, teacher)
+                errors, smallest = cross_entropy(student, teacher), entropy(teacher)
                 if self.config.head.kind == "kl":
-                    errors = errors - entropy(teacher)
+                    errors = errors - smallest
+                else:
+                    minimum = minimum + (weight.detach() * smallest).sum()
                 total = total + (weight * errors).sum()
-        return total
+        return total, minimum
 
     def _location_weights(self, teacher: Maps, adapted: Maps) -> Maps:
         """Return M_HSM/N_l of each level.

@@ -54,14 +54,21 @@ class Term:
     value: Tensor
     """Scalar."""
     weight: float
+    minimum: Tensor | None = None
+    """Smallest possible `value`, a scalar without gradient; None is 0."""
+
+    @property
+    def reducible(self) -> Tensor:
+        """The part of `value` that a student can reduce."""
+        return self.value if self.minimum is None else self.value - self.minimum
 
 
-def make_term(value: Tensor, weight: float, *, warmup: float = 1.0) -> Term:
+def make_term(value: Tensor, weight: float, *, warmup: float = 1.0, minimum: Tensor | None = None) -> Term:
     """Return a term with weight `warmup * weight`.
 
     A value of weight 0 is detached: even a gradient of zeros can change the order of summation of others.
     """
-    return Term(value, warmup * weight) if weight > 0 else Term(value.detach(), 0.0)
+    return Term(value, warmup * weight, minimum) if weight > 0 else Term(value.detach(), 0.0, minimum)
 
 
 def warmup_factor(iteration: int, warmup_iters: int) -> float:
