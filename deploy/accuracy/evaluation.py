@@ -3,7 +3,6 @@
 All engines share images, tiles, postprocessing and evaluator, so that their metrics can be compared.
 """
 
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from ifkd.core.config import Schema
 from ifkd.core.errors import DataError
 from ifkd.core.postprocess import PostprocessConfig
 from ifkd.core.progress import track
-from ifkd.data.coco import CocoDataset, align_classes, read_coco
+from ifkd.data.coco import CocoDataset, align_classes, read_annotations, read_coco
 from ifkd.data.metrics import Metrics, evaluate
 from ifkd.data.splits import read_split
 from ifkd.recipe import Recipe
@@ -113,6 +112,6 @@ def _read_merged(path: Path, images: Path | None, recipe: Recipe | None) -> Coco
 def _category_names(path: Path) -> set[str]:
     """Return the class names of a COCO file; empty for an invalid file, which `read_coco` reports."""
     try:
-        return {category["name"] for category in json.loads(path.read_text(encoding="utf-8"))["categories"]}
-    except (OSError, ValueError, KeyError, TypeError):
+        return {category["name"] for category in read_annotations(path)["categories"]}
+    except (DataError, KeyError, TypeError):
         return set()

@@ -1,6 +1,5 @@
 """Evaluate the written detections of a scene against labels: `ifkd evaluate DETECTIONS --scene LABELS`."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ from deploy.scene.write.file_names import DETECTION_FILES
 from deploy.scene.write.run_record import RunRecord, read_run_record
 from ifkd.core.detections import Detections
 from ifkd.core.errors import DataError
+from ifkd.core.files import read_json
 
 
 def evaluate_scene(folder: Path, labels: Path, *, score_threshold: float | None = None) -> SceneScore:
@@ -42,12 +42,12 @@ def _read_detections(folder: Path, run: RunRecord, georeference: Georeference | 
     classes = tuple(run.objects_per_class)
     geojson, coco = folder / DETECTION_FILES["geojson"], folder / DETECTION_FILES["coco"]
     if georeference is not None and geojson.is_file():
-        features = [one for one in json.loads(geojson.read_text(encoding="utf-8"))["features"] if one["geometry"]]
+        features = [one for one in read_json(geojson)["features"] if one["geometry"]]
         boxes = pixel_boxes(features, georeference, (run.scene.height_px, run.scene.width_px))
         names = [feature["properties"]["class_name"] for feature in features]
         scores = [feature["properties"]["score"] for feature in features]
     elif coco.is_file():
-        rows = json.loads(coco.read_text(encoding="utf-8"))
+        rows = read_json(coco)
         corner = np.array([row["bbox"] for row in rows], np.float32).reshape(-1, 4)
         boxes = np.concatenate([corner[:, :2], corner[:, :2] + corner[:, 2:]], axis=1)
         name_of = dict(zip(run.category_ids, classes, strict=True))

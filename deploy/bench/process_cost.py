@@ -73,7 +73,8 @@ def measure_process_cost(
     )
     command = [sys.executable, "-m", "deploy.bench.process_cost", request.model_dump_json()]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)  # noqa: S603
+        options: Any = {"capture_output": True, "encoding": "utf-8", "errors": "replace", "timeout": TIMEOUT_S}
+        done = subprocess.run(command, check=False, **options)  # noqa: S603
     except subprocess.TimeoutExpired as error:
         raise EngineError(f"In a process of its own, the engine was not ready after {TIMEOUT_S} s") from error
     if done.returncode != 0:

@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import io
 import json
 import logging
 import os
@@ -12,6 +13,7 @@ from typing import Any, NoReturn
 from deploy.cli import Arguments, add_common_arguments
 from ifkd import __version__
 from ifkd.core.errors import IfkdError, MissingExtraError, UsageError, VerdictError, did_you_mean
+from ifkd.core.files import require_unicode
 
 COMMANDS = {
     "doctor": "report what is installed, what works on this machine and what to install",
@@ -49,7 +51,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 0 done; 1 the result fails a stated limit; 2 an error that the user can fix; 130 interrupted.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal may lack characters
     try:
+        for word in argv:
+            require_unicode(word, UsageError)
         if not argv or argv[0] in {"-h", "--help", "--version"}:
             _parser().parse_args(argv or ["--help"])
         return _run(argv[0], argv[1:])
@@ -85,6 +92,12 @@ def _run(command: str, argv: list[str]) -> int:
     except VerdictError as error:
         _print_json(error.result, arguments)
         raise
+    except UnicodeEncodeError as error:
+        require_unicode(error.object, UsageError)
+        if sys.getfilesystemencoding() == "utf-8":
+            raise
+        problem, got = f"The encoding {error.encoding} of the locale lacks a character", ascii(error.object)
+        raise UsageError(problem, got=got, hint="Set LC_ALL=C.UTF-8.") from error
     return 0
 
 
@@ -105,7 +118,8 @@ def _parse(parser: argparse.ArgumentParser, argv: list[str], arguments: Argument
 
 def _print_json(result: dict[str, Any] | None, arguments: Arguments) -> None:
     if arguments.json and result is not None:
-        print(json.dumps(result, indent=2, ensure_ascii=False, default=str))  # noqa: T201
+        ascii_only = (sys.stdout.encoding or "").lower() != "utf-8"
+        print(json.dumps(result, indent=2, ensure_ascii=ascii_only, default=str))  # noqa: T201
 
 
 def _fail(error: IfkdError, *, verbose: bool = False) -> int:

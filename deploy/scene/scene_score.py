@@ -4,7 +4,6 @@ Labels are COCO, in pixels, or GeoJSON, in map coordinates. Boxes are compared i
 image axes: a georeference is nearly affine within a scene, so their IoU is the same as on the map.
 """
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from deploy.scene.read.georeference import Georeference
 from ifkd.core.config import Schema
 from ifkd.core.detections import Array, Detections, box_areas, pairwise_iou
 from ifkd.core.errors import DataError
+from ifkd.core.files import read_json
 from ifkd.data.coco import CocoDataset, LabeledImage, read_coco
 from ifkd.data.metrics import evaluate
 
@@ -74,10 +74,7 @@ def read_ground_truth(
     Raises:
         DataError: The file is unreadable, does not list the scene, or has no class of the detector.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"The labels {path} cannot be read ({error})") from error
+    content = read_json(path, what="file of labels")
     if isinstance(content, dict) and content.get("type") == "FeatureCollection":
         if georeference is None:
             problem = f"{scene} has no coordinate system, so the GeoJSON labels of {path} cannot be located in it"

@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 import tomli_w
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from ifkd.core.errors import ConfigError, did_you_mean
+from ifkd.core.errors import ConfigError, IfkdError, did_you_mean
+from ifkd.core.files import read_text
 
 EARLIER_VERSION = "earlier_version"
 """Type of the validation error for values of an earlier version; its context has a `hint`."""
@@ -33,17 +34,22 @@ def load(path: Path, schema: type[S], overrides: Sequence[str] = ()) -> S:
     Raises:
         ConfigError: The file is missing, is not TOML or has invalid values; all mistakes are listed.
     """
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ConfigError(f"There is no file {path}", hint="Check the path.") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read ({error})") from error
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path} is not TOML ({error})") from error
+    values = read_toml(path)
     for override in overrides:
         _apply(values, override)
     return parse(values, schema, source=str(path))
+
+
+def read_toml(path: Path, error_type: type[IfkdError] = ConfigError) -> dict[str, Any]:
+    """Return the content of a TOML file.
+
+    Raises:
+        IfkdError: The file is missing, unreadable or not TOML.
+    """
+    try:
+        return tomllib.loads(read_text(path, error_type=error_type))
+    except tomllib.TOMLDecodeError as error:
+        raise error_type(f"{path} is not TOML ({error})") from error
 
 
 def parse(values: dict[str, Any], schema: type[S], *, source: str) -> S:

@@ -1,17 +1,109 @@
-"""Write files and folders atomically, lock files and compute digests."""
+"""Read text, write files and folders atomically, lock files and compute digests."""
 
+import codecs
+import errno
 import fcntl
+import glob
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
-from ifkd.core.errors import OutputError
+from ifkd.core.errors import DataError, IfkdError, OutputError
+
+SAVE_AS_UTF_8 = "Save it as UTF-8."
+UTF_16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
+"""An escaped half of a character in JSON; both halves together are valid."""
+TEMPORARY_BYTES = 100
+"""Length of the part of a name that a temporary file or folder beside it has in its own."""
+
+
+def read_text(
+    path: Path, *, what: str = "file", error_type: type[IfkdError] = DataError, hint: str | None = None
+) -> str:
+    r"""Return the text of a UTF-8 file, without a byte order mark and with `\n` at the end of each line.
+
+    Raises:
+        IfkdError: The file, which is a `what`, is missing, unreadable or not UTF-8.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError as error:
+        raise error_type(f"There is no {what} {path}", hint=hint or "Check the path.") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise error_type(f"{path} cannot be read ({reason})", hint=hint) from error
+    if content.startswith(UTF_16_MARKS) or b"\0" in content:
+        got = "UTF-16" if content.startswith(UTF_16_MARKS) else "null bytes, as in UTF-16 or in a binary file"
+        raise error_type(f"{path} cannot be read as text", got=got, expected="UTF-8", hint=hint or SAVE_AS_UTF_8)
+    try:
+        text = content.decode("utf-8").lstrip("\ufeff")
+    except UnicodeDecodeError as error:
+        line, byte = content.count(b"\n", 0, error.start) + 1, content[error.start]
+        problem, got, expected = f"{path} cannot be read as text", f"the byte 0x{byte:02x} in line {line}", "UTF-8"
+        raise error_type(problem, got=got, expected=expected, hint=hint or SAVE_AS_UTF_8) from error
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def read_json(
+    path: Path, *, what: str = "file", error_type: type[IfkdError] = DataError, hint: str | None = None
+) -> Any:
+    """Return the value of an untrusted JSON file.
+
+    Raises:
+        IfkdError: The file is missing or unreadable, or is not JSON in UTF-8.
+    """
+    text = read_text(path, what=what, error_type=error_type, hint=hint)
+    try:
+        value = json.loads(text)
+        if SURROGATE_ESCAPE.search(text):
+            json.dumps(value, ensure_ascii=False).encode()  # fails for half a character, which cannot be written again
+    except UnicodeEncodeError as error:
+        got = repr(error.object[error.start : error.end])
+        problem = f"{path} has text that is not Unicode"
+        raise error_type(problem, got=got, hint="It may be a file name that is not UTF-8; rename the file.") from error
+    except (ValueError, RecursionError) as error:
+        raise error_type(f"{path} is not a JSON file ({error})", hint=hint) from error
+    return value
+
+
+def require_unicode(name: str, error_type: type[IfkdError] = DataError) -> None:
+    """Refuse a file name that Python could not decode; neither GDAL nor a UTF-8 file can contain it.
+
+    Raises:
+        IfkdError: The name has bytes that are not characters.
+    """
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        content = name.encode(errors="surrogateescape")
+        hint = "Rename the file."
+        with suppress(UnicodeDecodeError):
+            content.decode()
+            hint = "Names are UTF-8, but the locale is not: set LC_ALL=C.UTF-8."
+        raise error_type("A file name is not UTF-8", got=repr(content), hint=hint) from error
+
+
+def shortened(name: str, max_bytes: int) -> str:
+    """Return the start of a file name that has at most `max_bytes` bytes, which file systems limit, not characters."""
+    return name.encode(errors="surrogateescape")[:max_bytes].decode(errors="ignore")
+
+
+def existing_path(folder: Path, name: str) -> Path:
+    r"""Return the path of a file that a list in `folder` names, also with `\` for `/` and with `%20` for a space.
+
+    The name as it is stated takes precedence, and is returned where there is no file.
+    """
+    forms = (name, name.replace("\\", "/"), unquote(name))
+    return next((folder / form for form in forms if (folder / form).exists()), folder / name)
 
 
 @contextmanager
@@ -23,7 +115,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """
     folder = make_folder(path.parent)
     try:
-        handle, name = tempfile.mkstemp(dir=folder, prefix=f".{path.stem}.", suffix=path.suffix)
+        handle, name = tempfile.mkstemp(dir=folder, prefix=_temporary_prefix(path.stem), suffix=path.suffix)
     except OSError as error:
         raise not_writable(folder, error) from error
     os.close(handle)
@@ -40,7 +132,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 def remove_temporary_files(path: Path) -> None:
     """Remove temporary files that killed processes left beside `path`; no process may be writing it."""
-    for temporary in path.parent.glob(f".{path.stem}.*{path.suffix}"):
+    for temporary in path.parent.glob(f"{glob.escape(_temporary_prefix(path.stem))}*{glob.escape(path.suffix)}"):
         temporary.unlink(missing_ok=True)
 
 
@@ -53,7 +145,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     """
     make_folder(path.parent)
     try:
-        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=_temporary_prefix(path.name)))
     except OSError as error:
         raise not_writable(path, error) from error
     try:
@@ -71,7 +163,7 @@ def replace_folder(source: Path, target: Path) -> None:
 
     The parent of `target` is locked, so that of two concurrent calls the second replaces the folder of the first.
     """
-    removed = Path(tempfile.mkdtemp(dir=source.parent, prefix=f"{source.name}.old."))
+    removed = Path(tempfile.mkdtemp(dir=source.parent, prefix=f"{shortened(source.name, TEMPORARY_BYTES)}.old."))
     old = removed / target.name
     handle = os.open(target.parent, os.O_RDONLY)
     try:
@@ -167,7 +259,13 @@ def sha256_of(path: Path) -> str:
 def not_writable(path: Path, error: OSError) -> OutputError:
     """Return the error for a path that the operating system refuses to write."""
     hint = "Choose another place, free disk space, or change the permissions."
+    if error.errno == errno.ENAMETOOLONG:
+        hint = "Choose a shorter name; most file systems allow 255 bytes."
     return OutputError(f"Cannot write {path} ({error.strerror or error})", hint=hint)
+
+
+def _temporary_prefix(name: str) -> str:
+    return f".{shortened(name, TEMPORARY_BYTES)}."
 
 
 def _umask() -> int:

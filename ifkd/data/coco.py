@@ -1,6 +1,5 @@
 """COCO detection files: read and validate them, build their content, match their classes by name."""
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +10,7 @@ import numpy as np
 
 from ifkd.core.detections import Array, Detections
 from ifkd.core.errors import DataError
+from ifkd.core.files import read_json, require_unicode
 
 BORDER_TOLERANCE_PX = 2.0
 """Boxes that cross the image border by at most this, as label tools round, are clipped; others are a mistake."""
@@ -151,40 +151,33 @@ def read_coco_json(path: Path) -> dict[str, Any]:
     Raises:
         DataError: The file is missing, too large, or has no such lists.
     """
-    content = read_json(path)
+    content = read_annotations(path)
     absent = [key for key in COCO_LISTS if not isinstance(content, dict) or key not in content]
     if absent:
         raise DataError(f"{path} is not a COCO detection file: it has no {', '.join(absent)}")
     return content
 
 
-def read_json(path: Path, *, encoding: str = "utf-8") -> Any:
+def read_annotations(path: Path) -> Any:
     """Return the value of an untrusted JSON file.
 
     Raises:
         DataError: The file is missing, too large, or not JSON.
     """
-    try:
-        if path.stat().st_size > MAX_JSON_BYTES:
-            raise DataError(
-                f"{path} is too large for an annotation file",
-                got=f"{path.stat().st_size} bytes",
-                expected=f"at most {MAX_JSON_BYTES}",
-                hint="Split it into several data sets.",
-            )
-        return json.loads(path.read_text(encoding=encoding))
-    except FileNotFoundError as error:
-        raise DataError(f"There is no annotation file {path}", hint="Check the path.") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path} is not a JSON file ({error})") from error
+    if path.is_file() and (size := path.stat().st_size) > MAX_JSON_BYTES:
+        problem, got, expected = f"{path} is too large for an annotation file", f"{size} bytes", "at most"
+        hint = "Split it into several data sets."
+        raise DataError(problem, got=got, expected=f"{expected} {MAX_JSON_BYTES}", hint=hint)
+    return read_json(path, what="annotation file")
 
 
 def path_inside(folder: Path, name: str) -> Path:
     """Return the path of a file inside a folder.
 
     Raises:
-        DataError: The name, or a symbolic link, leads out of the folder.
+        DataError: The name is not UTF-8; or it, or a symbolic link, leads out of the folder.
     """
+    require_unicode(name)
     path = folder / name
     try:
         inside = path.resolve().is_relative_to(folder.resolve())

@@ -1,10 +1,13 @@
 """Addresses of rasters that GDAL reads over a network or from an archive."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from urllib.parse import unquote
 
 from ifkd.core.errors import SceneError
 
+URL = re.compile(r"([a-z][a-z0-9+.-]*)://(.*)", re.IGNORECASE | re.DOTALL)
 HTTP_PREFIXES = {scheme: f"/vsicurl/{scheme}://" for scheme in ("http", "https")}
 VSI_PREFIXES = {"s3": "/vsis3/", "gs": "/vsigs/", "az": "/vsiaz/", **HTTP_PREFIXES}
 """URL scheme -> prefix of GDAL's virtual file system."""
@@ -29,19 +32,25 @@ class RasterAddress:
         return self.gdal_path.split("?", 1)[0]
 
 
+def is_address(source: str) -> bool:
+    """Return whether a source is a URL or a path of GDAL (/vsi...), and not a file of this machine."""
+    return URL.fullmatch(source) is not None or (source.startswith("/vsi") and not Path(source).exists())
+
+
 def parse_source(source: str) -> Path | RasterAddress:
     """Return the local path or the address of a raster (s3://, https://, /vsis3/ and others).
 
     Raises:
         SceneError: The URL scheme is not supported.
     """
-    if source.startswith("/vsi"):
-        return RasterAddress(source)
-    scheme, separator, rest = source.partition("://")
-    if not separator:
+    if not is_address(source):
         return Path(source)
+    url = URL.fullmatch(source)
+    if url is None:
+        return RasterAddress(source)
+    scheme, rest = url[1].lower(), url[2]
     if scheme == "file":
-        return Path(rest)
+        return Path(unquote(rest))
     if scheme not in VSI_PREFIXES:
         raise SceneError(
             f"Scenes cannot be read from {scheme}://",

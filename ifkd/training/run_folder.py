@@ -1,12 +1,11 @@
 """A training run and its folder: file names, the result, and the check that a folder belongs to the run."""
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ifkd.core.config import Schema, differences, dump
+from ifkd.core.config import Schema, differences, dump, read_toml
 from ifkd.core.errors import OutputError
 from ifkd.core.files import make_folder, remove_temporary_files, write_text
 from ifkd.core.versioned_json import read_versioned
@@ -75,10 +74,7 @@ class RunFolder:
         if not self.config.is_file():
             write_text(self.config, f"# {label}\n{dump(meta)}")
             return
-        try:
-            existing = tomllib.loads(self.config.read_text(encoding="utf-8"))
-        except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise OutputError(f"{self.config} is not a TOML file ({error})", hint="Choose another folder.") from error
+        existing = read_toml(self.config, OutputError)
         settings = meta.model_dump(mode="json", exclude_none=True)
         if difference := differences(_weight_settings(existing), _weight_settings(settings)):
             hint = "Choose another folder, or start again with --no-resume."

@@ -16,6 +16,7 @@ from deploy.scene.read.scene import SceneInfo
 from ifkd.core.config import Schema
 from ifkd.core.detections import Array
 from ifkd.core.errors import SceneError, UsageError
+from ifkd.core.files import read_json
 from ifkd.core.tiling import TileGrid
 
 MAX_SEGMENT_DEGREES = 0.01
@@ -53,12 +54,7 @@ def read_aoi(path: Path) -> AreaOfInterest:
     Raises:
         UsageError: The file is missing or is not GeoJSON, or has no polygons in degrees.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"The area of interest {path} cannot be read ({error.strerror})") from error
-    except ValueError as error:
-        raise UsageError(f"The area of interest {path} is not GeoJSON ({error})") from error
+    content = read_json(path, what="area of interest", error_type=UsageError)
     try:
         polygons = _polygons(shapely.from_geojson(json.dumps(_geometry(content))))
     except (TypeError, KeyError, shapely.errors.GEOSException) as error:

@@ -1,8 +1,8 @@
 """Scene lists: paths, URLs, globs, text lists and STAC items become scenes with unique names."""
 
 import glob
-import json
 import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -10,11 +10,15 @@ from typing import Any, Literal
 from urllib.parse import urljoin, urlsplit
 
 from ifkd.core.errors import DataError, SceneError, UsageError
-from ifkd.imagery.address import VSI_PREFIXES, RasterAddress, parse_source
+from ifkd.core.files import existing_path, read_json, read_text, require_unicode, shortened
+from ifkd.imagery.address import RasterAddress, is_address, parse_source
 
 IMAGE_TYPES = ("image/tiff", "image/jp2", "image/png", "image/jpeg", "image/vnd.stac.geotiff")
 """STAC media types of rasters, without the parameters after a semicolon."""
 LIST_FORMAT = "one path or URL per line, optionally followed by a tab and the scene's name"
+
+MAX_NAME_BYTES = 200
+"""Longest name of a folder for results, UTF-8; file systems allow 255 bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +63,7 @@ def _sources(argument: str, asset: str | None) -> Iterator[SceneSource]:
         case "stac":
             yield from _read_stac(Path(argument), asset)
         case "glob":
-            if _is_remote(argument):
+            if is_address(argument):
                 hint = "List the scenes in a text file."
                 raise UsageError("A glob finds only files of this machine", got=argument, hint=hint)
             found = sorted(path for path in map(Path, glob.glob(argument, recursive=True)) if path.is_file())  # noqa: PTH207 - the pattern may be absolute
@@ -72,8 +76,8 @@ def _sources(argument: str, asset: str | None) -> Iterator[SceneSource]:
 
 
 def _read_list(path: Path) -> Iterator[SceneSource]:
-    text = _read_text(path, "list of scenes", hint=f"Make it a text file with {LIST_FORMAT}.")
-    for number, line in enumerate(text.splitlines(), start=1):
+    text = read_text(path, what="list of scenes", hint=f"Make it a text file in UTF-8 with {LIST_FORMAT}.")
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         reference, *rest = (part.strip() for part in line.split("\t"))
@@ -84,10 +88,7 @@ def _read_list(path: Path) -> Iterator[SceneSource]:
 
 
 def _read_stac(path: Path, asset: str | None) -> Iterator[SceneSource]:
-    try:
-        content = json.loads(_read_text(path, "STAC file"))
-    except ValueError as error:
-        raise DataError(f"{path} is not JSON ({error})", expected="a STAC item or item collection") from error
+    content = read_json(path, what="STAC file", hint="Name a STAC item or an item collection.")
     kind = content.get("type") if isinstance(content, dict) else None
     items = content.get("features") if kind == "FeatureCollection" else [content]
     if kind not in {"Feature", "FeatureCollection"} or not isinstance(items, list):
@@ -131,13 +132,15 @@ def _resolve(reference: str, listing: Path, entry: str) -> Path | RasterAddress:
         location = parse_source(reference)
     except SceneError as error:
         raise DataError(f"{listing}, {entry}: {error}") from error
-    return listing.parent / location if isinstance(location, Path) else location
+    return existing_path(listing.parent, str(location)) if isinstance(location, Path) else location
 
 
 def _require_unique_names(sources: Sequence[SceneSource]) -> None:
     first: dict[str, SceneSource] = {}
     for source in sources:
-        other = first.setdefault(source.name.casefold(), source)  # some file systems ignore case
+        require_unicode(str(source.location), UsageError)
+        name = unicodedata.normalize("NFC", source.name.casefold())  # some file systems ignore case and normalization
+        other = first.setdefault(name, source)
         if other is not source:
             raise UsageError(
                 f"Two scenes have the name {source.name}, so their results would have the same folder",
@@ -147,35 +150,22 @@ def _require_unique_names(sources: Sequence[SceneSource]) -> None:
 
 
 def _name(location: Path | RasterAddress) -> str:
-    return PurePosixPath(location.name).stem or "scene"
+    return shortened(PurePosixPath(location.name).stem.lstrip("."), MAX_NAME_BYTES) or "scene"
 
 
 def _checked_name(name: str, source: Path) -> str:
-    if re.search(r"[/\\\x00-\x1f]", name) or name.startswith("."):
-        expected = "a name without slashes that does not start with a dot"
+    if re.search(r"[/\\\x00-\x1f]", name) or name.startswith(".") or len(name.encode()) > MAX_NAME_BYTES:
+        expected = f"a name of at most {MAX_NAME_BYTES} bytes, without slashes, that does not start with a dot"
         raise DataError(f"{source}: a scene's name must be a valid folder name", got=repr(name), expected=expected)
     return name
 
 
-def _read_text(path: Path, what: str, *, hint: str | None = None) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise DataError(f"There is no {what} {path}", hint="Check the path.") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"The {what} {path} cannot be read ({error})", hint=hint) from error
-
-
 def _kind(argument: str) -> Literal["list", "stac", "glob", "scene"]:
     """Return the kind of an argument; an existing file with the characters of a glob in its name is a scene."""
-    remote = _is_remote(argument)
-    if argument.startswith("@") or (argument.endswith(".txt") and not remote):
+    remote = is_address(argument)
+    if argument.startswith("@") or (argument.lower().endswith(".txt") and not remote):
         return "list"
-    if argument.endswith((".json", ".geojson")) and not remote:
+    if argument.lower().endswith((".json", ".geojson")) and not remote:
         return "stac"
     pattern = argument.split("?", 1)[0] if remote else argument
     return "glob" if glob.has_magic(pattern) and (remote or not Path(argument).exists()) else "scene"
-
-
-def _is_remote(argument: str) -> bool:
-    return argument.startswith((*VSI_PREFIXES, "/vsi"))

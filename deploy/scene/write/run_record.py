@@ -1,6 +1,5 @@
 """Run record: run.json, which states how the files beside it were made."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -19,7 +18,7 @@ from export.bundle.bundle import MANIFEST_NAME
 from ifkd import __version__
 from ifkd.core.config import Schema
 from ifkd.core.errors import DataError
-from ifkd.core.files import sha256_of
+from ifkd.core.files import read_json, sha256_of
 from ifkd.imagery.contrast import ContrastStretch
 
 SCHEMA_VERSION: Literal[2] = 2
@@ -162,13 +161,10 @@ def read_run_record(folder: Path) -> RunRecord:
         DataError: The record is missing or invalid, or has another schema version.
     """
     path = folder / RUN_FILE
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise DataError(f"{folder} has no {RUN_FILE}", expected=f"an output folder of `{PRODUCER}`") from error
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read ({error})") from error
+    if not path.exists():
+        raise DataError(f"{folder} has no {RUN_FILE}", expected=f"an output folder of `{PRODUCER}`")
     hint = f"Create it again with `{PRODUCER}`."
+    content = read_json(path, hint=hint)
     version = content.get("schema_version") if isinstance(content, dict) else None
     if version != SCHEMA_VERSION:
         got, expected = "another file" if version is None else f"schema version {version}", SCHEMA_VERSION

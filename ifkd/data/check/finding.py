@@ -31,7 +31,6 @@ LEFT_OUT, LEFT_OUT_WITH_OBJECTS, EMPTY = "left out", "left out with their object
 UNIQUE_ID = "Give each an id of its own, and correct the annotations that refer to it."
 
 ERRORS: dict[str, tuple[str, str, str]] = {
-    "byte_order_mark": ("byte order marks before the JSON", "Save the file as UTF-8 without one.", "removed"),
     "lists_missing": ("missing lists", "Write `images`, `annotations` and `categories`, each a list.", EMPTY),
     "categories_malformed": ("categories without a valid id or name", "Give each an integer id and a name.", LEFT_OUT),
     "category_ids_not_unique": ("category ids with two names", UNIQUE_ID, LEFT_OUT_WITH_OBJECTS),
@@ -95,6 +94,7 @@ ERRORS: dict[str, tuple[str, str, str]] = {
     ),
 }
 WARNINGS: dict[str, tuple[str, str, str | None]] = {
+    "byte_order_mark": ("byte order marks before the JSON", "Save the file as UTF-8 without one.", "removed"),
     "ids_not_integers": ("image and category ids that are text", "COCO tools expect integers.", "numbered"),
     "images_listed_twice": ("entries that list a file again", "List every file once.", "merged into the first entry"),
     "split_empty": ("splits without a usable image", "See the findings above.", None),

@@ -12,7 +12,7 @@ from typing import Any, TypeGuard
 from ifkd.core.errors import DataError
 from ifkd.core.files import sha256_of
 from ifkd.data.check.finding import Findings, first_few
-from ifkd.data.coco import COCO_LISTS, read_json
+from ifkd.data.coco import COCO_LISTS, read_annotations
 
 Id = int | str
 MAX_CONTIGUOUS_ID = 100_000
@@ -72,7 +72,7 @@ def read_entries(path: Path, *, images: Path | None, split: str, findings: Findi
     Raises:
         DataError: The file is missing, or is not a JSON object.
     """
-    content = read_json(path, encoding="utf-8-sig")
+    content = read_annotations(path)
     with path.open("rb") as stream:
         if stream.read(3) == codecs.BOM_UTF8:
             findings.add("byte_order_mark", split, str(path))

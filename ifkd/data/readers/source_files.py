@@ -9,6 +9,7 @@ from defusedxml.common import DefusedXmlException
 from defusedxml.ElementTree import parse as parse_xml
 
 from ifkd.core.errors import DataError, SceneError
+from ifkd.core.files import read_text
 from ifkd.data.coco import path_inside
 from ifkd.imagery.raster import RasterFile
 
@@ -60,12 +61,7 @@ def parse_int(text: str, path: Path, name: str) -> int:
 
 def read_lines(path: Path) -> list[str]:
     """Return the lines of a text file, stripped, without empty ones."""
-    try:
-        return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    except FileNotFoundError as error:
-        raise DataError(f"There is no file {path}", hint="Check the path and the name of the split.") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read as text ({error})") from error
+    return [line.strip() for line in read_text(path).split("\n") if line.strip()]
 
 
 def find_folder(root: Path, *names: str) -> Path:

@@ -1,10 +1,9 @@
 """Configuration and painter of a data set, of either modality."""
 
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
-from ifkd.core.config import load
+from ifkd.core.config import load, read_toml
 from ifkd.data.synthetic.config import AircraftDatasetConfig, AnySynthetic, ShipDatasetConfig
 from ifkd.data.synthetic.optical.painter import ShipPainter
 from ifkd.data.synthetic.optical.world import make_world
@@ -33,9 +32,5 @@ def load_synthetic(path: Path, overrides: Sequence[str] = ()) -> AnySynthetic:
     Raises:
         ConfigError: The file is absent or has mistakes.
     """
-    try:
-        has_modality = "modality" in tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        has_modality = False  # `load` reports the error
-    schema: type[AnySynthetic] = AircraftDatasetConfig if has_modality else ShipDatasetConfig
+    schema: type[AnySynthetic] = AircraftDatasetConfig if "modality" in read_toml(path) else ShipDatasetConfig
     return load(path, schema, overrides)

@@ -5,10 +5,12 @@ import importlib
 import inspect
 import json
 import logging
+import os
 import subprocess
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.metadata import packages_distributions
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -197,6 +199,51 @@ def test_an_error_of_the_user_exits_with_two(command: Callable[..., None], capsy
     command(raising(DataError("a.png is broken")))
     assert main(["doctor", "--json"]) == 2
     assert capsys.readouterr() == ("", "error: a.png is broken.\n")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp437", "utf-8"])
+def test_a_terminal_may_lack_characters(encoding: str) -> None:
+    code = (
+        "import sys\nfrom deploy.cli import Arguments, main\n"
+        "from types import SimpleNamespace\n"
+        "def run(_):\n    print('\u6d77 \u2026')\n    return {'name': '\u6d77'}\n"
+        "module = SimpleNamespace(configure=lambda _: None, run=run, Arguments=Arguments)\n"
+        "main.importlib.import_module = lambda _: module\n"
+        "sys.exit(main.main(['doctor', '--json']))\n"
+    )
+    variables = {**os.environ, "PYTHONIOENCODING": encoding}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False, env=variables)
+    assert (done.returncode, done.stderr) == (0, b"")
+    text = done.stdout.decode(encoding)
+    assert json.loads(text.partition("\n")[2]) == {"name": "海"}
+    assert text.startswith("海 …" if encoding == "utf-8" else r"\u6d77 \u2026")
+    helped = subprocess.run([sys.executable, "-m", "ifkd", "--help"], capture_output=True, check=False, env=variables)
+    assert helped.returncode == 0
+
+
+def test_a_name_that_is_not_utf_8_exits_with_two(
+    command: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = os.fsdecode(b"hafen_\xfc.tif")
+    assert main(["train", name]) == 2
+    assert (
+        capsys.readouterr().err == r"error: A file name is not UTF-8: got b'hafen_\xfc.tif'."
+        "\nhint: Rename the file.\n"
+    )
+    command(lambda _: name.encode())
+    assert main(["doctor"]) == 2
+    assert r"got b'hafen_\xfc.tif'" in capsys.readouterr().err
+    command(lambda _: "ü".encode("ascii"))
+    with pytest.raises(UnicodeEncodeError):
+        main(["doctor"])
+
+
+def test_a_locale_that_is_not_utf_8_is_named_where_it_matters(tmp_path: Path) -> None:
+    variables = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    run = partial(subprocess.run, capture_output=True, check=False, env=variables, encoding="utf-8")
+    done = run([sys.executable, "-m", "ifkd", "train", str(tmp_path / "häfen.toml")])
+    assert done.returncode == 2
+    assert "Names are UTF-8, but the locale is not: set LC_ALL=C.UTF-8" in done.stderr
 
 
 def test_a_bug_ends_in_a_traceback(command: Callable[..., None]) -> None:

@@ -41,5 +41,5 @@ def test_other_files_are_refused_with_a_hint(tmp_path: Path, text: str, message:
 
 
 def test_the_error_type_can_be_set(tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match="cannot be read"):
+    with pytest.raises(BundleError, match="There is no file"):
         read_versioned(tmp_path / "absent.json", Example, hint="", error_type=BundleError)

@@ -170,7 +170,7 @@ def test_refuses_other_and_missing_files(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="There is no annotation file"):
         read_coco(tmp_path / "b.json")
     (tmp_path / "c.json").write_bytes(b"\xff\x00")
-    with pytest.raises(DataError, match="is not a JSON file"):
+    with pytest.raises(DataError, match="cannot be read as text"):
         read_coco(tmp_path / "c.json")
 
 

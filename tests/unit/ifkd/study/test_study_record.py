@@ -49,7 +49,7 @@ def test_an_invalid_record_is_refused_with_the_way_out(tmp_path: Path, content: 
 
 
 def test_a_missing_record_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"absent\.json cannot be read"):
+    with pytest.raises(DataError, match=r"There is no file .*absent\.json"):
         read_study_record(tmp_path / "absent.json")
 
 

@@ -140,8 +140,8 @@ def test_an_area_needs_a_scene_on_the_map(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, r"The area of interest .*a\.geojson cannot be read \(No such file"),
-        ("{", r"is not GeoJSON \("),
+        (None, r"There is no area of interest .*a\.geojson"),
+        ("{", r"is not a JSON file \("),
         ("[1]", r"is not valid GeoJSON"),
         ('{"type": "Point", "coordinates": [1, 2]}', r"has no polygon: expected a Polygon or a MultiPolygon"),
         ('{"type": "Polygon", "coordinates": [[[1, 2], [3, 4]]]}', r"is not valid GeoJSON \(.*closed"),
@@ -158,6 +158,13 @@ def test_areas_that_cannot_be_are_refused(tmp_path, content, message):
         path.write_text(content)
     with pytest.raises(UsageError, match=message):
         read_aoi(path)
+
+
+def test_an_area_with_a_byte_order_mark_is_read(tmp_path):
+    path = geojson(tmp_path / "a.geojson", [(0, 0), (30, 0), (30, 30), (0, 30)])
+    plain = read_aoi(path)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert read_aoi(path) == plain
 
 
 def test_an_area_across_the_antimeridian(tmp_path, fake_engine):

@@ -1,13 +1,12 @@
 """The scenes of the arguments, and their names."""
 
 import json
-from pathlib import Path
+import os
 
 import pytest
 
 from deploy.scene.read.scene_list import is_single, read_sources
-from ifkd.core.errors import DataError, IfkdError, SceneError, UsageError
-from ifkd.imagery.address import RasterAddress, parse_source
+from ifkd.core.errors import DataError, IfkdError, UsageError
 
 TIFF = "image/tiff; application=geotiff; profile=cloud-optimized"
 
@@ -120,7 +119,7 @@ def test_the_asset_is_asked_for_when_there_are_several(files):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "is not JSON"),
+        ("{", "is not a JSON file"),
         ("[]", "not a STAC item collection"),
         ('{"type": "Collection"}', "not a STAC item collection: got type 'Collection'"),
         ('{"type": "FeatureCollection", "features": [{"id": "x"}]}', "feature 0 is not a STAC item"),
@@ -140,6 +139,58 @@ def test_two_scenes_of_one_name_are_refused_with_both_places(files):
         named(files / "a.tif", files / "deep" / "A.tif")
 
 
+def test_two_names_that_differ_by_normalization_are_refused(files):
+    for name in ("ha\u0308fen.tif", "h\u00e4fen.tif"):
+        (files / name).touch()
+    with pytest.raises(UsageError, match="Two scenes have the name"):
+        named(files / "ha\u0308fen.tif", files / "h\u00e4fen.tif")
+
+
+@pytest.mark.parametrize("start", ["azores", "s3_scenes", "gs1", "https", "file", "vsis3", "http_a"])
+def test_a_file_whose_name_begins_like_an_address_is_a_file(files, start):
+    for suffix in (".txt", ".TXT"):
+        (files / f"{start}{suffix}").write_text("a.tif\n")
+    (files / f"{start}_1.tif").touch()
+    for argument in (f"{start}.txt", f"{start}.TXT", f"@{start}.txt"):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(files)
+            assert named(argument) == [("a", "a.tif")]
+            assert named(f"{start}_*.tif") == [(f"{start}_1", f"{start}_1.tif")]
+            assert is_single([f"{start}_1.tif"])
+    (files / "a.json").write_text(json.dumps(item("one", {"i": {"href": f"{start}_1.tif", "type": TIFF}})))
+    assert named(files / "a.json") == [("one", str(files / f"{start}_1.tif"))]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r", " \n"])
+def test_lists_of_any_editor_are_read(files, encoding, end):
+    (files / "list.txt").write_bytes(end.join(["a.tif", "", "deep\\c.tif\tnorth", ""]).encode(encoding))
+    assert named(files / "list.txt") == [("a", str(files / "a.tif")), ("north", str(files / "deep/c.tif"))]
+    (files / "list.txt").write_text("a.tif", encoding="utf-16")
+    with pytest.raises(DataError, match="expected UTF-8"):
+        named(files / "list.txt")
+
+
+def test_names_of_result_folders_fit_a_file_system(files):
+    long = "海" * 83 + ".tif"
+    (files / long).touch()
+    (files / ".tif").touch()
+    (files / "..tif").touch()
+    ((name, _),) = named(files / long)
+    assert name == "海" * 66
+    assert [name for name, _ in named(files / ".tif")] == ["tif"]
+    assert [name for name, _ in named(files / "..tif")] == ["scene"]
+    (files / "list.txt").write_text(f"a.tif\t{'海' * 67}\n")
+    with pytest.raises(DataError, match="at most 200 bytes"):
+        named(files / "list.txt")
+
+
+def test_a_file_name_that_is_not_utf_8_is_named(files):
+    (files / os.fsdecode(b"hafen_\xfc.tif")).touch()
+    with pytest.raises(UsageError, match=r"not UTF-8: got .*hafen_\\xfc\.tif"):
+        named(files / "hafen*.tif")
+
+
 def test_nothing_is_no_scene(files):
     with pytest.raises(UsageError, match="There are no scenes"):
         named()
@@ -149,14 +200,3 @@ def test_nothing_is_no_scene(files):
         named("s3://bucket/*.tif")
     with pytest.raises(DataError, match="There is no list of scenes"):
         named("@absent")
-
-
-def test_addresses_are_gdals_and_keys_are_not_shown():
-    assert parse_source("https://host/a.tif?key=1") == RasterAddress("/vsicurl/https://host/a.tif?key=1")
-    assert str(parse_source("https://host/a.tif?key=1")) == "/vsicurl/https://host/a.tif"
-    assert parse_source("https://host/dir/a.tif?key=1").name == "a.tif"
-    assert parse_source("/vsizip/a.zip/b.tif") == RasterAddress("/vsizip/a.zip/b.tif")
-    assert parse_source("gs://b/a.tif").gdal_path == "/vsigs/b/a.tif"
-    assert parse_source("file:///x/a.tif") == Path("/x/a.tif")
-    with pytest.raises(SceneError, match="cannot be read from ftp"):
-        parse_source("ftp://host/a.tif")

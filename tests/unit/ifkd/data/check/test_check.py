@@ -194,8 +194,7 @@ def test_fractions_instead_of_pixels_are_suggested(train):
 
 def test_a_byte_order_mark_is_found_and_removed(train, tmp_path):
     train.write_bytes(b"\xef\xbb\xbf" + train.read_bytes())
-    with pytest.raises(DataError):
-        read_coco(train)
+    assert len(read_coco(train)) == 6
     checked = found(train)
     assert kinds(checked) == {"byte_order_mark": 1}
     write_fixed(checked, tmp_path / "fixed")

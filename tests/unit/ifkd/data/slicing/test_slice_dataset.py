@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import unicodedata
 import warnings
 from pathlib import Path
 from typing import Any
@@ -152,6 +153,30 @@ def test_tile_names_differ_regardless_of_case(tmp_path: Path) -> None:
     names = [path.name.casefold() for path in (tmp_path / "out" / "images").iterdir()]
     assert len(set(names)) == len(names) == 18
     assert len(read_coco(tmp_path / "out" / "tiles.json")) == 18
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["海" * 80 + ".png", "海" * 80 + "洋.png", "é" * 120 + ".png", "x" * 251 + ".png"],
+        ["a.png", "b/a.png", "b/a_000002.png"],
+        ["ha\u0308fen.png", "h\u00e4fen.png", "H\u00c4FEN.png"],
+    ],
+)
+def test_tile_names_fit_a_file_system_and_differ(tmp_path: Path, names: list[str]) -> None:
+    labels = write_labels(tmp_path, "a.tif", [(10, 10, 20, 12)])
+    content = json.loads(labels.read_text())
+    entry = content["images"].pop()
+    content["annotations"] = []
+    rules = RULES.model_copy(update={"max_empty_fraction": 1.0})
+    for number, name in enumerate(names, start=1):
+        (tmp_path / "images" / name).parent.mkdir(exist_ok=True, parents=True)
+        Image.fromarray(noise(1)[0]).save(tmp_path / "images" / name)
+        content["images"].append({**entry, "id": number, "file_name": name})
+    labels.write_text(json.dumps(content))
+    slice_dataset(labels, tmp_path / "out", rules)
+    found = [unicodedata.normalize("NFC", path.name.casefold()) for path in (tmp_path / "out" / "images").iterdir()]
+    assert len(set(found)) == len(found) == 6 * len(names)
 
 
 def write_damaged(path: Path, kind: str) -> None:
