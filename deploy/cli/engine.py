@@ -59,6 +59,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
     from export.tensorrt.build import add_engine
     from export.tensorrt.trtexec_commands import command_lines
 
+    _require_tensorrt_options(arguments)
     bundle = open_bundle(arguments.bundle)
     available = [bundle.manifest.files[name].precision for name in bundle.find("onnx")]
     precisions = list(dict.fromkeys(arguments.precision or [one for one in available if one and one != "int8-cpu"]))
@@ -79,6 +80,22 @@ def run(arguments: Arguments) -> dict[str, Any]:
                 f"batch 1 to {metadata.batch.max}, for {metadata.device}\n{bundle.path / name}"
             )
     return {"bundle": str(bundle.path), "engines": engines}
+
+
+def _require_tensorrt_options(arguments: Arguments) -> None:
+    """Refuse options that the builder would ignore."""
+    from ifkd.core.errors import UsageError
+
+    ignored = {
+        "--compatibility": arguments.compatibility != "none",
+        "--timing-cache": arguments.timing_cache is not None,
+    }
+    names = [name for name, given in ignored.items() if given]
+    if names and arguments.builder == "tensorrt-rtx" and not arguments.print_commands:
+        hint = (
+            "Engines of tensorrt-rtx are portable and have no timing cache; choose --builder tensorrt or leave it out."
+        )
+        raise UsageError(f"{' and '.join(names)} needs --builder tensorrt", got="tensorrt-rtx", hint=hint)
 
 
 def _positive(text: str) -> int:

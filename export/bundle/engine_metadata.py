@@ -11,6 +11,7 @@ from ifkd.core.errors import BundleError, EngineError
 from ifkd.core.versioned_json import read_versioned
 
 Builder = Literal["tensorrt_rtx", "tensorrt"]
+Compatibility = Literal["none", "ampere_plus", "same_compute_capability"]
 PORTABLE = "portable"
 """Device of a TensorRT-RTX engine, which is compiled for a GPU when it is loaded."""
 SIZE_CHECKED = ("fp16", "int8")
@@ -65,8 +66,8 @@ class BuildOptions(Schema):
     """Effort of the search for fast kernels."""
     tf32: bool = False
     """Allow FP32 layers to round their inputs to TF32, which is faster and less accurate."""
-    compatibility: Literal["none", "ampere_plus", "same_compute_capability"] = "none"
-    """Hardware compatibility of a TensorRT engine; TensorRT-RTX ignores it."""
+    compatibility: Compatibility = "none"
+    """GPUs that a TensorRT engine supports besides its own; engines of TensorRT-RTX are portable."""
     timing_cache: Path | None = None
     """TensorRT's timing cache, read and extended; TensorRT-RTX has none."""
 
@@ -96,7 +97,7 @@ class EngineMetadata(Schema):
     """Tile sizes, if the engine accepts several."""
     workspace_mib: int
     optimization_level: int = 3
-    compatibility: str = "none"
+    compatibility: Compatibility = "none"
     tf32: bool
     build_seconds: float
     requested_precision: Precision

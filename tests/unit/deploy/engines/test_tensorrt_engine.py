@@ -1,7 +1,6 @@
-"""The TensorRT engine without a GPU: choice of the engine file, and order of work on a fake GPU."""
+"""The TensorRT engine without a GPU: order of work on a fake GPU."""
 
 import logging
-import sys
 import types
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,14 +21,6 @@ from export.tensorrt import tensorrt_api
 from ifkd.core.errors import BundleError, EngineError
 
 H100 = tensorrt_api.Gpu("NVIDIA H100 80GB HBM3", "9.0", "12.9")
-RTX_4090 = tensorrt_api.Gpu("NVIDIA GeForce RTX 4090", "8.9", "13.0")
-
-
-@pytest.fixture
-def installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """TensorRT 11.4.0 and TensorRT-RTX 1.7.1 seem to be installed."""
-    versions = {"tensorrt": "11.4.0", "tensorrt_rtx": "1.7.1"}
-    monkeypatch.setattr(choice, "load_tensorrt", lambda builder: (object(), versions[builder]))
 
 
 def test_without_a_gpu_the_error_says_so(whole_bundle: Path) -> None:
@@ -41,60 +32,6 @@ def test_without_a_gpu_the_error_says_so(whole_bundle: Path) -> None:
         pytest.skip("there is a GPU here")
     with pytest.raises(EngineError, match="no usable GPU"):
         open_engine(open_bundle(whole_bundle), backend="tensorrt", precision="fp16")
-
-
-def test_a_bundle_without_engines_says_how_to_build_one(whole_bundle: Path) -> None:
-    with pytest.raises(
-        EngineError, match=r"No fp16 engine .* Build one on this machine: ifkd engine .* --builder tensorrt"
-    ):
-        choice.find_engine(open_bundle(whole_bundle), precision="fp16", gpu=H100)
-
-
-@pytest.mark.parametrize(
-    ("values", "reason"),
-    [
-        ({"device": "NVIDIA A100"}, r"built for NVIDIA A100 \(9\.0\), this GPU is NVIDIA H100"),
-        ({"compute_capability": "8.0"}, r"\(8\.0\), this GPU is NVIDIA H100 80GB HBM3 \(9\.0\)"),
-        ({"builder_version": "10.13.3"}, r"built by tensorrt 10\.13\.3, installed is 11\.4\.0"),
-        ({"driver_cuda": "13.0"}, r"built with a driver for CUDA 13\.0, this driver supports 12\.9"),
-        ({"onnx_sha256": "0" * 64}, "built from another ONNX file"),
-        ({"engine_sha256": "0" * 64}, "its metadata describes another file"),
-        (
-            {"device": "portable", "compute_capability": None, "builder": "tensorrt_rtx", "builder_version": "1.7.1"},
-            r"portable engines need compute capability 8\.0, 8\.6, 8\.9, 12\.0 and later, this GPU has 9\.0",
-        ),
-    ],
-)
-@pytest.mark.usefixtures("installed")
-def test_an_engine_that_does_not_fit_is_refused_by_its_metadata(
-    bundle_copy: Bundle, values: dict[str, Any], reason: str
-) -> None:
-    with pytest.raises(EngineError, match=reason):
-        choice.find_engine(with_engine(bundle_copy, **values), precision="fp16", gpu=H100)
-
-
-@pytest.mark.usefixtures("installed")
-def test_of_two_engines_that_fit_the_one_for_this_gpu_is_taken(bundle_copy: Bundle) -> None:
-    portable = {"device": "portable", "compute_capability": None, "builder": "tensorrt_rtx", "builder_version": "1.7.1"}
-    bundle = with_engine(bundle_copy, "a_portable", **portable)
-    assert choice.find_engine(bundle, precision="fp16", gpu=RTX_4090).name == "engines/a_portable.engine"
-    bundle = with_engine(bundle, "b_own", device=RTX_4090.name, compute_capability=RTX_4090.capability)
-    assert choice.find_engine(bundle, precision="fp16", gpu=RTX_4090).name == "engines/b_own.engine"
-
-
-def test_a_runtime_that_is_absent_is_one_of_the_reasons(bundle_copy: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "tensorrt", None)
-    with pytest.raises(EngineError, match=r"made\.engine: .*needs the package tensorrt"):
-        choice.find_engine(with_engine(bundle_copy), precision="fp16", gpu=H100)
-
-
-@pytest.mark.usefixtures("installed")
-def test_changed_metadata_is_refused(bundle_copy: Bundle) -> None:
-    bundle = with_engine(bundle_copy)
-    path = bundle.path / "engines" / "made.json"
-    path.write_text(path.read_text().replace("H100", "H200"))
-    with pytest.raises(BundleError, match="differs from the manifest"):
-        choice.find_engine(bundle, precision="fp16", gpu=H100)
 
 
 @pytest.fixture
