@@ -8,21 +8,23 @@ from pathlib import Path
 
 from export.bundle import manifest as schemas
 from export.bundle.bundle import Bundle, new_bundle, open_bundle, record_file, write_manifest
-from export.bundle.manifest import FileRecord, Manifest, Precision, QuantizationRecord, TensorParity
+from export.bundle.manifest import FileRecord, Manifest, OperatingPoint, Precision, QuantizationRecord, TensorParity
 from export.export_plan import ExportPlan
 from export.int8.decision import FloatBaseline
 from export.int8.quantize import Quantizer
 from export.int8.sensitivity import quantize_within_limit
 from export.onnx.onnx_export import OnnxMetadata, export_onnx
 from export.onnx.tensor_parity import check_tensor_parity
+from export.operating_point import choose_operating_point, default_operating_point
 from export.precision.fp16 import convert_to_fp16
 from export.precision.fp16_overflow import fp16_overflow_nodes
 from export.precision.precision_summary import require_precision
 from ifkd import __version__
 from ifkd.core.config import dump
-from ifkd.core.errors import VerdictError
+from ifkd.core.errors import DataError, VerdictError
 from ifkd.core.files import write_json, write_text
 from ifkd.core.progress import progress, track
+from ifkd.training.prediction import predict
 
 PRODUCER = f"ifkd {__version__}"
 WEIGHTS_NAME = "model.safetensors"
@@ -52,7 +54,8 @@ def export_bundle(plan: ExportPlan) -> Bundle:
         fp32_nodes = _write_float_files(plan, folder)
         checks = _check_parity(plan, folder, fp32_nodes)
         quantization = _write_int8_files(plan, folder)
-        write_manifest(folder, _manifest(plan, folder, checks, quantization))
+        operating_point = _operating_point(plan)
+        write_manifest(folder, _manifest(plan, folder, checks, quantization, operating_point))
     return open_bundle(plan.out)
 
 
@@ -119,8 +122,25 @@ def _write_int8_files(plan: ExportPlan, folder: Path) -> dict[str, QuantizationR
     return records
 
 
+def _operating_point(plan: ExportPlan) -> OperatingPoint:
+    """Return the thresholds for scenes, chosen on the validation images where they can be read."""
+    dataset, options = plan.scene_validation, plan.recipe.export
+    if isinstance(dataset, DataError):
+        return default_operating_point(options, reason=str(dataset))
+    found = predict(plan.model.detector, dataset, plan.recipe)
+    try:
+        detections = dict(track(found, "choosing thresholds", total=len(dataset), unit="image"))
+    except DataError as error:  # an image cannot be read
+        return default_operating_point(options, reason=str(error))
+    return choose_operating_point(dataset, detections, options)
+
+
 def _manifest(
-    plan: ExportPlan, folder: Path, checks: dict[str, TensorParity], quantization: dict[str, QuantizationRecord]
+    plan: ExportPlan,
+    folder: Path,
+    checks: dict[str, TensorParity],
+    quantization: dict[str, QuantizationRecord],
+    operating_point: OperatingPoint,
 ) -> Manifest:
     meta, options, data = plan.checkpoint.meta, plan.recipe.export, plan.recipe.data
     return Manifest(
@@ -141,10 +161,12 @@ def _manifest(
         category_ids=meta.category_ids,
         defaults=schemas.Defaults(
             postprocess=plan.recipe.postprocess,
-            scene_score_threshold=options.scene_score_threshold,
+            scene_score_threshold=operating_point.score_threshold,
+            class_agnostic_iou=operating_point.class_agnostic_iou,
             overlap_px=options.overlap_px,
             gsd_m=options.gsd_m,
         ),
+        operating_point=operating_point,
         files=_records(folder, plan.precisions),
         checks=checks,
         quantization=quantization,

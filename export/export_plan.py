@@ -9,7 +9,10 @@ from export.int8.calibration_tiles import CalibrationTiles, ValidationTiles, cal
 from export.onnx.exportable import ExportableDetector
 from export.tiles import SAMPLE_TILES, SampleTiles, sample_tiles
 from ifkd.core.config import override
+from ifkd.core.errors import DataError
 from ifkd.core.files import sha256_of
+from ifkd.data.coco import CocoDataset, align_classes
+from ifkd.data.splits import read_split
 from ifkd.models.checkpoint import Checkpoint, build_from, load_checkpoint
 from ifkd.recipe import Recipe
 
@@ -30,6 +33,8 @@ class ExportPlan:
     calibration: CalibrationTiles | None
     validation: ValidationTiles | None
     """Tiles for INT8; None if no INT8 file is written."""
+    scene_validation: CocoDataset | DataError
+    """Validation images for the choice of the scene thresholds, or the reason why there are none."""
     out: Path
     """The bundle's folder."""
     accept_drift: bool
@@ -70,6 +75,17 @@ def plan_export(
         sample=sample,
         calibration=calibration,
         validation=validation,
+        scene_validation=_scene_validation(recipe, checkpoint.meta.classes),
         out=out,
         accept_drift=accept_drift,
     )
+
+
+def _scene_validation(recipe: Recipe, classes: Sequence[str]) -> CocoDataset | DataError:
+    options = recipe.export
+    if options.scene_score_threshold is not None and options.class_agnostic_iou is not None:
+        return DataError("the recipe states them")
+    try:
+        return align_classes(read_split(recipe.data, "validation"), classes)
+    except DataError as error:
+        return error

@@ -44,7 +44,7 @@ class Arguments(cli.Arguments):
     tile: int | None
     merge: str
     metric: str
-    class_agnostic_iou: float
+    class_agnostic_iou: float | None
     format: list[str] | None
     no_resume: bool
     work_dir: Path | None
@@ -113,7 +113,7 @@ def _configure_detection(add: Callable[..., object]) -> None:
     add("--merge", choices=("border", "nms", "nmm", "greedy_nmm"), default="border", help=merge_help)
     add("--metric", choices=("iou", "ios"), default="iou", help="overlap of two boxes for merging (default: iou)")
     agnostic_help = "of boxes of different classes with a higher IoU, keep only the best (default: 0.8; 1 keeps all)"
-    add("--class-agnostic-iou", type=float, default=0.8, metavar="IOU", help=agnostic_help)
+    add("--class-agnostic-iou", type=float, metavar="IOU", help=agnostic_help)
 
 
 def _configure_output(add: Callable[..., object]) -> None:

@@ -111,4 +111,10 @@ def _summary(manifest: "Manifest") -> list[str]:
         if record.decision is not None:
             words = {True: "recommended", False: "not recommended", None: "undecided"}[record.decision.recommended]
             lines.append(f"{name}: {words} over {record.decision.baseline}: {record.decision.reason}")
+    point = manifest.operating_point
+    if point is not None:
+        lines.append(
+            f"Thresholds for scenes: score {point.score_threshold:g}, class-agnostic IoU {point.class_agnostic_iou:g} "
+            f"({point.source})"
+        )
     return [*lines, f"Compared on {manifest.provenance['parity_tiles']}."]

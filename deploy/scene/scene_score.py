@@ -12,15 +12,13 @@ import numpy as np
 
 from deploy.scene.read.georeference import Georeference
 from ifkd.core.config import Schema
-from ifkd.core.detections import Array, Detections, box_areas, pairwise_iou
+from ifkd.core.detections import Array, Detections
 from ifkd.core.errors import DataError
 from ifkd.core.files import read_json
 from ifkd.data.coco import CocoDataset, LabeledImage, read_coco
 from ifkd.data.metrics import evaluate
+from ifkd.data.object_matching import FALSE_POSITIVE, TRUE_POSITIVE, match_objects
 
-MATCH_IOU = 0.5
-MATCH_CHUNK = 2048
-"""Detections that are compared with the objects at a time."""
 CLASS_KEYS = ("class_name", "class", "label", "name", "category")
 """Properties of a GeoJSON feature that may contain its class, in order of preference."""
 
@@ -115,13 +113,14 @@ class SceneGroundTruth:
         most = int(np.bincount(detections.labels, minlength=1).max())
         metrics = evaluate(self._dataset, {self._image.id: detections}, max_detections=max(100, most))
         found = detections.select(detections.scores >= np.float32(score_threshold))
+        matches = match_objects(found, self._image)
         per_class: dict[str, ClassScore] = {}
         true_positives = false_positives = 0
         for label, name in enumerate(self._classes):
-            boxes, averages = found.boxes[found.labels == label], metrics.per_class[name]
-            tp, fp = self._match(boxes, label)
+            of_class, averages = matches[found.labels == label], metrics.per_class[name]
+            tp, fp = int((of_class == TRUE_POSITIVE).sum()), int((of_class == FALSE_POSITIVE).sum())
             rates = _rates(tp, fp, averages.objects)
-            per_class[name] = ClassScore(**averages.model_dump(), **rates, detections=len(boxes))
+            per_class[name] = ClassScore(**averages.model_dump(), **rates, detections=len(of_class))
             true_positives, false_positives = true_positives + tp, false_positives + fp
         return SceneScore(
             ground_truth=str(self._path),
@@ -136,25 +135,6 @@ class SceneGroundTruth:
             unknown_objects=self._unknown,
             per_class=per_class,
         )
-
-    def _match(self, boxes: Array, label: int) -> tuple[int, int]:
-        """Return the number of true and of false positives among boxes [n, 4] in descending order of score."""
-        of_class = self._image.labels == label
-        objects = self._image.boxes[of_class & ~self._image.ignore]
-        ignored = self._image.boxes[of_class & self._image.ignore]
-        free = np.ones(len(objects), bool)
-        true_positives = false_positives = 0
-        for start in range(0, len(boxes), MATCH_CHUNK):
-            chunk = boxes[start : start + MATCH_CHUNK]
-            overlap, in_ignored = pairwise_iou(chunk, objects), _mostly_inside(chunk, ignored)
-            for row in range(len(chunk)):
-                best = np.where(free, overlap[row], -1.0)
-                if len(objects) and best.max() >= MATCH_IOU:
-                    free[best.argmax()] = False
-                    true_positives += 1
-                elif not in_ignored[row]:
-                    false_positives += 1
-        return true_positives, false_positives
 
 
 def pixel_boxes(features: list[dict[str, Any]], georeference: Georeference, size: tuple[int, int]) -> Array:
@@ -200,15 +180,6 @@ def _image_of_coco(dataset: CocoDataset, scene: str) -> LabeledImage:
         problem = f"{dataset.path} lists {len(named) or 'no'} images with the name {scene}"
         raise DataError(problem, expected="one", hint="Use a COCO file whose images include the scene.")
     return named[0]
-
-
-def _mostly_inside(boxes: Array, regions: Array) -> Array:
-    """Return which boxes have at least half of their area inside one region, bool [n]."""
-    if not len(boxes) or not len(regions):
-        return np.zeros(len(boxes), bool)
-    low = np.maximum(boxes[:, None, :2], regions[None, :, :2])
-    high = np.minimum(boxes[:, None, 2:], regions[None, :, 2:])
-    return (high - low).clip(min=0).prod(axis=2).max(axis=1) >= 0.5 * box_areas(boxes)
 
 
 def _rates(tp: int, fp: int, objects: int) -> dict[str, Any]:

@@ -22,8 +22,6 @@ EDGE_TOLERANCE_ENGINE_PX = 2.0
 """A box this close to a tile's edge counts as cut by it, engine pixels."""
 INTEGER_TOLERANCE = 1e-6
 """Tolerance for treating a value as an integer."""
-CLASS_AGNOSTIC_IOU = 0.8
-"""Default IoU above which boxes of different classes are one object."""
 
 
 class DetectionSettings(Schema):
@@ -89,7 +87,7 @@ def settings_for(
     gsd_m: float | None = None,
     merge: str = "border",
     metric: str = "iou",
-    class_agnostic_iou: float = CLASS_AGNOSTIC_IOU,
+    class_agnostic_iou: float | None = None,
     strict: bool = False,
     aoi: AreaOfInterest | None = None,
     tile_px: int | None = None,
@@ -114,7 +112,7 @@ def settings_for(
     """
     if score_threshold is not None and not 0.0 <= score_threshold < 1.0:
         raise UsageError("The score threshold must be at least 0 and below 1", got=score_threshold)
-    if not 0.0 <= class_agnostic_iou <= 1.0:
+    if class_agnostic_iou is not None and not 0.0 <= class_agnostic_iou <= 1.0:
         raise UsageError("The class-agnostic IoU must be from 0 to 1", got=class_agnostic_iou)
     tile = manifest.input.tile_px if tile_px is None else (tile_px, tile_px)
     if not manifest.input.sizes.accepts(tile):
@@ -137,7 +135,7 @@ def settings_for(
             metric=_one_of("metric", metric, ("iou", "ios")),
             threshold=postprocess.iou_threshold,
             edge_tolerance_px=EDGE_TOLERANCE_ENGINE_PX / scale,
-            class_agnostic_iou=class_agnostic_iou,
+            class_agnostic_iou=defaults.class_agnostic_iou if class_agnostic_iou is None else class_agnostic_iou,
         ),
         strict=strict,
         aoi=aoi,

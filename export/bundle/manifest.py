@@ -45,10 +45,32 @@ class Defaults(Schema):
     postprocess: PostprocessConfig
     """Settings under which metrics are measured."""
     scene_score_threshold: float = 0.3
+    class_agnostic_iou: float = 0.8
+    """Of boxes of different classes in a scene with an IoU above this, only the best is kept; 1 keeps all."""
     overlap_px: int
     """Overlap of neighboring tiles, pixels after scaling."""
     gsd_m: PositiveFloat | None = None
     """Ground sampling distance of the training images, meters."""
+
+
+class CurvePoint(Schema):
+    """Precision, recall and F1 of the detections above a score threshold, at an IoU of 0.5, over all classes."""
+
+    score_threshold: float
+    precision: float
+    recall: float
+    f1: float
+
+
+class OperatingPoint(Schema):
+    """Thresholds chosen for scenes, those of `defaults`, and the data on which they were chosen."""
+
+    source: str
+    """Images of the choice, or the reason why there was none."""
+    score_threshold: float
+    class_agnostic_iou: float
+    curve: tuple[CurvePoint, ...] = ()
+    """By descending score threshold, at the chosen class-agnostic IoU; empty if nothing was chosen."""
 
 
 class FileRecord(Schema):
@@ -170,6 +192,7 @@ class Manifest(Schema):
     category_ids: tuple[int, ...]
     """Class names and COCO category ids of the training file, by label."""
     defaults: Defaults
+    operating_point: OperatingPoint | None = None
     files: dict[str, FileRecord]
     """Files by path inside the bundle."""
     checks: dict[str, TensorParity] = {}

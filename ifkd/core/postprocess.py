@@ -32,16 +32,17 @@ def postprocess(
     return result
 
 
-def nms(detections: Detections, *, iou_threshold: float) -> Detections:
-    """Return the detections that class-wise non-maximum suppression keeps, in canonical order.
+def nms(detections: Detections, *, iou_threshold: float, class_agnostic: bool = False) -> Detections:
+    """Return the detections that non-maximum suppression keeps, in canonical order.
 
-    A box is removed when its IoU with a kept box of its class is above `iou_threshold`. The result does not depend on
-    the order of the input.
+    A box is removed when its IoU with a kept box of its class, or of any class if `class_agnostic`, is above
+    `iou_threshold`. The result does not depend on the order of the input.
     """
     ordered = detections.in_canonical_order()
     kept = np.zeros(len(ordered), bool)
-    for label in np.unique(ordered.labels):
-        index = np.flatnonzero(ordered.labels == label)
+    groups = np.zeros_like(ordered.labels) if class_agnostic else ordered.labels
+    for label in np.unique(groups):
+        index = np.flatnonzero(groups == label)
         kept[index[_kept_of_class(ordered.boxes[index], iou_threshold)]] = True
     return ordered.select(kept)
 

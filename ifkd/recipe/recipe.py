@@ -161,8 +161,11 @@ class ExportOptions(Schema):
     input shapes; by default the input shape is fixed to `data.tile_px`."""
     overlap_px: PositiveInt = 64
     """Overlap of neighboring tiles in scenes, pixels after scaling; larger than most objects."""
-    scene_score_threshold: Fraction = 0.3
-    """Default score threshold for scenes."""
+    scene_score_threshold: Fraction | None = None
+    """Default score threshold for scenes; by default the one with the highest F1 on the validation part."""
+    class_agnostic_iou: Fraction | None = None
+    """Of boxes of different classes in a scene with an IoU above this, only the best is kept; 1 keeps all. By default
+    it is chosen together with the score threshold."""
     gsd_m: PositiveFloat | None = None
     """Ground sampling distance of the training images before scaling, meters."""
 

@@ -1,0 +1,49 @@
+"""Match detections with labeled objects, to count true and false positives at one IoU."""
+
+import numpy as np
+
+from ifkd.core.detections import Array, Detections, box_areas, pairwise_intersection, pairwise_iou
+from ifkd.data.coco import LabeledImage
+
+MATCH_IOU = 0.5
+TRUE_POSITIVE, FALSE_POSITIVE, IGNORED = 1, 0, -1
+CHUNK = 2048
+"""Detections that are compared with the objects at a time."""
+
+
+def match_objects(detections: Detections, image: LabeledImage) -> Array:
+    """Return TRUE_POSITIVE, FALSE_POSITIVE or IGNORED for each detection, int8 [n]; best scores come first.
+
+    A detection takes the free object of its class with the highest IoU, at least MATCH_IOU. One that finds none is
+    ignored if at least half of it is inside a region of its class that is ignored. The result of a detection does not
+    depend on detections with lower scores.
+    """
+    matches = np.full(len(detections), FALSE_POSITIVE, np.int8)
+    for label in np.unique(detections.labels):
+        of_class = np.flatnonzero(detections.labels == label)
+        objects = image.boxes[(image.labels == label) & ~image.ignore]
+        ignored = image.boxes[(image.labels == label) & image.ignore]
+        free = np.ones(len(objects), bool)
+        for start in range(0, len(of_class), CHUNK):
+            index = of_class[start : start + CHUNK]
+            boxes = detections.boxes[index]
+            matches[index] = _match_chunk(pairwise_iou(boxes, objects), free, _mostly_inside(boxes, ignored))
+    return matches
+
+
+def _match_chunk(iou: Array, free: Array, in_ignored: Array) -> Array:
+    """Return the matches of detections with an IoU [n, objects], and mark the objects that they take in `free`."""
+    matches = np.where(in_ignored, IGNORED, FALSE_POSITIVE)
+    for row in range(len(iou)):
+        available = np.where(free, iou[row], -1.0)
+        if len(free) and available.max() >= MATCH_IOU:
+            free[available.argmax()] = False
+            matches[row] = TRUE_POSITIVE
+    return matches
+
+
+def _mostly_inside(boxes: Array, regions: Array) -> Array:
+    """Return which boxes have at least half of their area inside one region, bool [n]."""
+    if not len(regions):
+        return np.zeros(len(boxes), bool)
+    return np.asarray(pairwise_intersection(boxes, regions).max(axis=1) >= 0.5 * box_areas(boxes))
