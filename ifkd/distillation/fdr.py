@@ -1,7 +1,7 @@
 """FDR, frequency-domain reconstruction: low frequencies are kept where the teacher is confident (eqs 3-8, Algorithm 1).
 
 Properties: with a mask of ones and no filter the output is the input, for every r; with r = 0 the mask weights only
-the mean of each channel; the output is linear in the features.
+the mean of each channel; without a filter the output is linear in the features; a filter keeps each channel's energy.
 """
 
 import math
@@ -16,6 +16,7 @@ from ifkd import recipe
 from ifkd.models.detector import FeatureMap, LocationMap, LogitMap
 
 GFNET_DEVIATION = 0.02
+SMALLEST_ENERGY = 1e-24
 
 
 def feature_richness(logits: LogitMap) -> LocationMap:
@@ -48,20 +49,16 @@ def _fourier_basis(length: int, limit: int, dtype: torch.dtype, device: torch.de
     return torch.cat(waves, dim=1).to(device, dtype)
 
 
-def reconstruct(
-    features: FeatureMap, mask: LocationMap | None, *, r: float, frequency_filter: "FrequencyFilter | None" = None
-) -> FeatureMap:
-    """Return FDR(features) in float32 (eqs 3-8).
+def reconstruct(features: FeatureMap, mask: LocationMap | None, *, r: float) -> FeatureMap:
+    """Return FDR(features) in float32 without the filter (eqs 3-7).
 
-    `mask` is M_FRS, None a mask of ones; r is the half side of the low-pass window as a fraction of the half map;
-    `frequency_filter` is W. By linearity, the spectrum whose low part is weighted by `mask` is the spectrum of
-    `features - low·(1 - mask)`; only the filter needs a Fourier transform.
+    `mask` is M_FRS, None a mask of ones; r is the half side of the low-pass window as a fraction of the half map. By
+    linearity, the spectrum whose low part is weighted by `mask` is the spectrum of `features - low·(1 - mask)`, so
+    that no Fourier transform is needed.
     """
     with torch.autocast(features.device.type, enabled=False):
         result = features.float()
-        if mask is not None:
-            result = torch.addcmul(result, low_pass(result, r), mask.float() - 1)
-        return result if frequency_filter is None else frequency_filter(result)
+        return result if mask is None else torch.addcmul(result, low_pass(result, r), mask.float() - 1)
 
 
 class FrequencyFilter(nn.Module):
@@ -81,19 +78,32 @@ class FrequencyFilter(nn.Module):
             values = torch.zeros(parts)
             (values[..., 0] if config.filter_complex else values).fill_(1.0)
         self.weight = nn.Parameter(values, requires_grad=config.filter_trainable)
-        self._normalized = config.filter_norm == "rms"
+        self._norm = config.filter_norm
         self._complex = config.filter_complex
 
-    def forward(self, features: FeatureMap) -> FeatureMap:
-        """Return the filtered maps."""
+    def forward(self, features: FeatureMap, *, like: FeatureMap | None = None) -> FeatureMap:
+        """Return the filtered maps in float32; with `like`, by the factors that are normalized for those maps."""
+        with torch.autocast(features.device.type, enabled=False):
+            filtered = self._multiply(features.float())
+            if self._norm != "energy":
+                return filtered
+            before, after = (features, filtered) if like is None else (like.float(), self._multiply(like.float()))
+            energies = [maps.float().square().sum((2, 3), keepdim=True) for maps in (before, after)]
+            return filtered * (energies[0] / energies[1].clamp_min(SMALLEST_ENERGY)).sqrt()
+
+    def _multiply(self, features: FeatureMap) -> FeatureMap:
+        """Return maps whose spectrum is multiplied by `factors`."""
         height, width = features.shape[2:]
-        spectrum = torch.fft.rfft2(features, norm="ortho")
-        return torch.fft.irfft2(spectrum * self.factors(height, width), s=(height, width), norm="ortho")
+        spectrum = torch.fft.rfft2(features, norm="ortho") * self.factors(height, width)
+        return torch.fft.irfft2(spectrum, s=(height, width), norm="ortho")
 
     def factors(self, height: int, width: int) -> Tensor:
-        """Return the factors of a map's half spectrum, [channels, height, width // 2 + 1] or [channels, 1, 1]."""
+        """Return the factors of a map's half spectrum, [channels, height, width // 2 + 1] or [channels, 1, 1].
+
+        They are not normalized for the energy of a map.
+        """
         weight = torch.view_as_complex(self.weight) if self._complex else self.weight
-        if self._normalized:
+        if self._norm == "rms":
             weight = weight / weight.abs().square().mean(dim=(1, 2), keepdim=True).sqrt().clamp_min(1e-12)
         if weight.shape[1:] == (1, 1):
             return weight

@@ -62,7 +62,9 @@ class FdrOptions(Schema):
     """Rows and columns of the base grid; the number of rows is even."""
     filter_complex: bool = False
     filter_init: Literal["ones", "gfnet"] = "ones"
-    filter_norm: Literal["rms", "none"] = "rms"
+    filter_norm: Literal["energy", "rms", "none"] = "energy"
+    """Divide the filter so that the filtered teacher keeps the energy of each channel, or by its own root mean square,
+    which keeps the energy of white noise only."""
     filter_trainable: bool = True
 
 

@@ -115,7 +115,7 @@ def test_the_closed_form_with_a_filter_is_the_algorithm(
     with torch.no_grad():
         frequency_filter.weight.add_(0.3 * torch.randn(frequency_filter.weight.shape, generator=generator(seed)))
         half = frequency_filter.factors(*shape).expand(3, shape[0], shape[1] // 2 + 1)
-        ours = reconstruct(features, mask, r=r, frequency_filter=frequency_filter)
+        ours = frequency_filter(reconstruct(features, mask, r=r))
     theirs = six_steps(features, mask, r, full_spectrum(half, shape[1]))
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=2e-5)
 
@@ -156,11 +156,11 @@ def test_result_is_real_float32_of_the_same_shape(shape: tuple[int, int], dtype:
     features, mask = features_and_mask(0, shape)
     frequency_filter = FrequencyFilter(3, recipe.FdrOptions(grid=(4, 3)))
     with torch.autocast("cpu", torch.bfloat16):
-        found = reconstruct(features.to(dtype), mask, r=0.1, frequency_filter=frequency_filter)
+        found = frequency_filter(reconstruct(features.to(dtype), mask, r=0.1))
     assert found.shape == features.shape
     assert found.dtype == torch.float32
     assert found.isfinite().all()
-    plain = reconstruct(features.to(dtype), mask, r=0.1, frequency_filter=frequency_filter)
+    plain = frequency_filter(reconstruct(features.to(dtype), mask, r=0.1))
     torch.testing.assert_close(found, plain, rtol=0, atol=0)
 
 
@@ -207,24 +207,75 @@ def test_the_grid_is_sampled_on_normalized_frequencies() -> None:
 
 
 @given(seed=seeds, factor=st.floats(0.01, 100))
-def test_energy_normalization_ignores_a_factor_of_the_filter(seed: int, factor: float) -> None:
+@pytest.mark.parametrize("norm", ["energy", "rms"])
+def test_normalization_ignores_a_factor_of_the_filter(norm: str, seed: int, factor: float) -> None:
     features, _ = features_and_mask(seed, (7, 11))
-    frequency_filter = FrequencyFilter(3, recipe.FdrOptions(grid=(4, 3)))
+    frequency_filter = FrequencyFilter(3, recipe.FdrOptions(grid=(4, 3), filter_norm=norm))
     frequency_filter.weight.data = 1 + torch.rand(3, 4, 3, generator=generator(seed))
     before = frequency_filter(features)
     frequency_filter.weight.data = frequency_filter.weight.data * factor
     torch.testing.assert_close(frequency_filter(features), before, rtol=1e-4, atol=1e-4)
 
 
+def random_filter(seed: int, kind: str, *, complex_: bool, norm: str = "energy") -> FrequencyFilter:
+    """Return a filter of three channels with random factors, most of them small."""
+    config = recipe.FdrOptions(filter=kind, grid=(4, 3), filter_complex=complex_, filter_norm=norm)
+    frequency_filter = FrequencyFilter(3, config)
+    frequency_filter.weight.data = torch.randn(frequency_filter.weight.shape, generator=generator(seed)) ** 3
+    return frequency_filter
+
+
+@given(seed=seeds, shape=shapes, kind=st.sampled_from(("grid", "channel")), slope=st.floats(0, 3))
+def test_a_filter_keeps_the_energy_of_each_channel(seed: int, shape: tuple[int, int], kind: str, slope: float) -> None:
+    """For any spectrum: natural maps have most of their energy at low frequencies, as with `slope` above 0."""
+    features, _ = features_and_mask(seed, shape)
+    rows, columns = torch.fft.fftfreq(shape[0]), torch.fft.rfftfreq(shape[1])
+    falling = (rows[:, None] ** 2 + columns[None] ** 2 + 0.01) ** (-slope / 2)
+    features = torch.fft.irfft2(torch.fft.rfft2(features) * falling, s=shape)
+    filtered = random_filter(seed, kind, complex_=False)(features)
+    energies = (part.double().square().sum((2, 3)) for part in (features, filtered))
+    torch.testing.assert_close(*energies, rtol=1e-4, atol=1e-9)
+
+
+def test_the_filters_own_root_mean_square_does_not_keep_the_energy() -> None:
+    rows, columns = torch.meshgrid(torch.arange(16.0), torch.arange(16.0), indexing="ij")
+    features = (rows + columns).cos().expand(1, 3, 16, 16)
+    filtered = random_filter(1, "grid", complex_=False, norm="rms")(features)
+    assert not torch.allclose(filtered.square().sum((2, 3)), features.square().sum((2, 3)), rtol=0.1)
+
+
+@given(seed=seeds, a=st.floats(-3, 3), kind=st.sampled_from(("grid", "channel")), complex_=st.booleans())
+def test_both_sides_are_multiplied_by_the_same_factors(seed: int, a: float, kind: str, complex_: bool) -> None:
+    """With the factors of the teacher's maps the filter is linear in the student's, and equal for equal maps."""
+    teacher, _ = features_and_mask(seed, (13, 21))
+    f, g = (features_and_mask(seed + n, (13, 21))[0] for n in (1, 2))
+    frequency_filter = random_filter(seed, kind, complex_=complex_)
+    together = frequency_filter(a * f + g, like=teacher)
+    apart = a * frequency_filter(f, like=teacher) + frequency_filter(g, like=teacher)
+    torch.testing.assert_close(together, apart, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(frequency_filter(teacher, like=teacher), frequency_filter(teacher), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("complex_", [True, False])
+def test_maps_without_energy_stay_empty(complex_: bool) -> None:
+    frequency_filter = random_filter(0, "grid", complex_=complex_)
+    found = frequency_filter(torch.zeros(2, 3, 7, 11))
+    assert (found == 0).all()
+    found.square().sum().backward()
+    assert frequency_filter.weight.grad is not None
+    assert frequency_filter.weight.grad.isfinite().all()
+
+
 def test_gradients_reach_the_filter_alone() -> None:
     features, mask = features_and_mask(0, (7, 11))
     frequency_filter = FrequencyFilter(3, recipe.FdrOptions(grid=(4, 3)))
-    reconstruct(features, mask, r=0.1, frequency_filter=frequency_filter).square().sum().backward()
+    targets = torch.randn(features.shape, generator=generator(1))
+    (frequency_filter(reconstruct(features, mask, r=0.1)) - targets).square().sum().backward()
     assert frequency_filter.weight.grad is not None
     assert frequency_filter.weight.grad.isfinite().all()
     assert frequency_filter.weight.grad.abs().sum() > 0
     frozen = FrequencyFilter(3, recipe.FdrOptions(grid=(4, 3), filter_trainable=False))
-    assert not reconstruct(features, mask, r=0.1, frequency_filter=frozen).requires_grad
+    assert not frozen(reconstruct(features, mask, r=0.1)).requires_grad
 
 
 def test_gfnet_filters_start_small() -> None:
@@ -239,7 +290,7 @@ def test_gfnet_filters_start_small() -> None:
 def test_a_mask_and_a_filter_of_ones_change_nothing_for_any_r(seed: int, shape: tuple[int, int], r: float) -> None:
     features, mask = features_and_mask(seed, shape)
     identity = FrequencyFilter(3, recipe.FdrOptions())
-    found = reconstruct(features, torch.ones_like(mask), r=r, frequency_filter=identity)
+    found = identity(reconstruct(features, torch.ones_like(mask), r=r))
     torch.testing.assert_close(found, features, **CLOSE)
 
 

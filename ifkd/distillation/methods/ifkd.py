@@ -154,10 +154,14 @@ class IfkdMethod(Method):
             r = fdr.r if fdr.r_range is None else _uniform(*fdr.r_range, generator)
             applies = not self.training or _uniform(0.0, 1.0, generator) < fdr.p
             mask = feature_richness(teacher_logits) if applies else None
-            filter_ = cast("FrequencyFilter", self.filters[name]) if fdr.filter != "none" else None
-            teacher = reconstruct(teacher, mask, r=r, frequency_filter=filter_)
-            if fdr.apply_to == "both":
-                adapted = reconstruct(adapted, mask, r=r, frequency_filter=filter_)
+            teacher = masked = reconstruct(teacher, mask, r=r)
+            both = fdr.apply_to == "both"
+            if both:
+                adapted = reconstruct(adapted, mask, r=r)
+            if fdr.filter != "none":
+                frequency_filter = cast("FrequencyFilter", self.filters[name])
+                teacher = frequency_filter(masked)
+                adapted = frequency_filter(adapted, like=masked) if both else adapted
         if ede.order == "add_to_target":
             teacher = self.add_disturbance(name, teacher, activation)
         return teacher, adapted
