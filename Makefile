@@ -6,12 +6,19 @@ RUN    ?= runs/$(basename $(notdir $(CONFIG)))
 SCENE  ?= $(RUN)/data/scenes/scene_00.tif
 GROUND_TRUTH ?= $(wildcard $(SCENE:.tif=.json))
 
+# TORCH=cpu installs torch without CUDA, about 5 GB less
+TORCH  ?=
+# what `make wheelhouse` collects
+EXTRAS ?= cpu,report
+
 BIN  := .venv/bin
 IFKD := $(BIN)/ifkd
+PIP  := $(BIN)/pip --disable-pip-version-check --quiet
 READY := .venv/.ready
+READY_DEV := .venv/.ready-dev
 ROLES := teacher student distilled
 
-.PHONY: help setup demo data train distill evaluate export engine detect bench parity report test fuzz bundles lint types arch check clean
+.PHONY: help setup wheelhouse demo data train distill evaluate export engine detect bench parity report test fuzz bundles lint types arch check clean
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
@@ -19,7 +26,7 @@ help: ## list the targets
 	@echo "make TARGET [CONFIG=$(CONFIG)] [RUN=$(RUN)] [SCENE=image.tif]"; echo
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
 
-setup: $(READY) ## create .venv with all dependencies
+setup: $(READY_DEV) ## create .venv with all dependencies
 demo: report ## run everything on generated data: train, distill, export, detect, benchmark, report
 	@$(IFKD) report $(RUN)/report/report.json
 data: $(RUN)/data/train.json ## generate the demo's images and scene
@@ -35,8 +42,16 @@ report: $(RUN)/report/report.json ## write report.html, report.md and report.jso
 
 $(READY): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(if $(filter cpu,$(TORCH)),$(PIP) install -c constraints.txt --index-url https://download.pytorch.org/whl/cpu torch torchvision)
+	$(PIP) install -c constraints.txt -e '.[cpu,export,report]'
 	@touch $@
+$(READY_DEV): $(READY)
+	$(PIP) install -c constraints.txt -e '.[dev]'
+	@touch $@
+wheelhouse: $(READY) ## collect IFKD and its dependencies, with hashes, for a machine without a network
+	rm -rf wheelhouse
+	$(PIP) wheel -c constraints.txt --wheel-dir wheelhouse '.[$(EXTRAS)]'
+	cd wheelhouse && ../$(BIN)/pip hash *.whl | paste -d ' ' - - | sed 's|^|./|; s|:  *--hash| --hash|' > requirements.txt
 
 ifeq ($(CONFIG),configs/demo.toml)
 $(RUN)/data/train.json: configs/demo_data.toml | $(READY)
@@ -72,20 +87,21 @@ $(RUN)/report/report.json: $(ROLES:%=$(RUN)/evaluation/%.json) $(RUN)/bench.json
 		$(foreach role,$(ROLES),--evaluation $(role)=$(RUN)/evaluation/$(role).json) \
 		--bench $(RUN)/bench.json --parity $(RUN)/parity.json > /dev/null || test -s $@
 
-test: $(READY) ## run all tests
+test: $(READY_DEV) ## run all tests
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
-fuzz: $(READY) ## read 2,000 scrambled annotation and image files
+fuzz: $(READY_DEV) ## read 2,000 scrambled annotation and image files
 	IFKD_FUZZED_FILES=2000 $(BIN)/python -m pytest tests/unit/ifkd/data/check/test_check_fuzz.py
-bundles: $(READY) ## export both detectors with every backbone, untrained; build and run all files
+bundles: $(READY_DEV) ## export both detectors with every backbone, untrained; build and run all files
 	$(BIN)/python benchmarks/engines.py --nano --out runs/bundles
-lint: $(READY) ## check format, style and spelling
+lint: $(READY_DEV) ## check format, style and spelling
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/typos
-types: $(READY) ## check types
+	$(BIN)/hadolint Dockerfile
+types: $(READY_DEV) ## check types
 	$(BIN)/mypy
-arch: $(READY) ## check the direction of imports
+arch: $(READY_DEV) ## check the direction of imports
 	$(BIN)/lint-imports
 check: lint types arch test ## run all checks of CI
 clean: ## remove everything made, except .venv
-	rm -rf runs build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf runs build dist wheelhouse .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
