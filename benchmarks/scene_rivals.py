@@ -27,7 +27,7 @@ def infer_window(engine: Engine, settings: DetectionSettings, window: Array, gri
     tile = resize(np.ascontiguousarray(pad(window, grid.tile_px)), engine.info.tile_px)
     candidates = engine.infer(np.ascontiguousarray(tile.transpose(2, 0, 1))[None])
     (found,) = postprocess(candidates, settings.postprocess, size=engine.info.tile_px)
-    return found.scaled(1.0 / settings.scale)
+    return found.resized(engine.info.tile_px, grid.tile_px)
 
 
 class SahiModel(DetectionModel):  # type: ignore[misc]  # it is untyped

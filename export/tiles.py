@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ifkd import recipe
-from ifkd.core.detections import Array, box_areas
+from ifkd.core.detections import Array, box_areas, resize_boxes
 from ifkd.core.errors import DataError
 from ifkd.data.coco import LabeledImage
 from ifkd.data.splits import read_split
@@ -88,15 +88,16 @@ def structured_noise(size: tuple[int, int], *, seed: int) -> Array:
 
 def _cut_tile(image: LabeledImage, data: recipe.DataOptions, size: tuple[int, int]) -> tuple[Array, LabeledImage]:
     """Return a tile, uint8 [height, width, 3], and its objects."""
-    pixels = read_image(image.path, size=image.size, imagery=data.imagery)
-    pixels = resize(pixels, scaled_size((pixels.shape[0], pixels.shape[1]), data.scale))
+    scaled = scaled_size(image.size, data.scale)
+    pixels = resize(read_image(image.path, size=image.size, imagery=data.imagery), scaled)
+    boxes = resize_boxes(image.boxes, image.size, scaled)
     top = left = 0
-    if len(image.boxes):
-        x1, y1, x2, y2 = image.boxes[0] * data.scale
+    if len(boxes):
+        x1, y1, x2, y2 = boxes[0]
         top = int(np.clip((y1 + y2) / 2 - size[0] / 2, 0, max(0, pixels.shape[0] - size[0])))
         left = int(np.clip((x1 + x2) / 2 - size[1] / 2, 0, max(0, pixels.shape[1] - size[1])))
     tile = pad(pixels[top : top + size[0], left : left + size[1]], size)
-    boxes = image.boxes * np.float32(data.scale) - np.array([left, top] * 2, np.float32)
+    boxes -= np.array([left, top] * 2, np.float32)
     clipped = boxes.clip(0, np.array([size[1], size[0]] * 2, np.float32))
     visibility = box_areas(clipped) / np.maximum(box_areas(boxes), 1e-6)
     inside = visibility > 0

@@ -22,7 +22,6 @@ from deploy.scene.scene_score import SceneGroundTruth, SceneScore, read_ground_t
 from deploy.scene.settings import DetectionSettings, grid_for, tile_for
 from export.bundle.manifest import Precision
 from ifkd.core.detections import Array, Candidates, Detections
-from ifkd.core.input_shapes import InputShapes
 from ifkd.core.tiling import Window
 
 SCENE_ID = 0
@@ -52,7 +51,8 @@ class SceneReference:
         self, engine: Engine, scene: Scene, settings: DetectionSettings, *, ground_truth: SceneGroundTruth | None = None
     ) -> None:
         self.scene, self.settings, self.ground_truth = scene, settings, ground_truth
-        self._windows = _windows_with_pixels(scene, engine.info.sizes, settings)
+        self._tile_px = tile_for(scene.size, engine.info.sizes, settings)
+        self._windows = _windows_with_pixels(scene, self._tile_px, settings)
         self.result = self._detect(engine)
 
     def compare(self, engine: Engine, tolerances: DetectionTolerances) -> SceneParity:
@@ -89,7 +89,8 @@ class SceneReference:
         found = detect_scene(recorder, self.scene, self.settings, show_progress=True)
         candidates = []
         for one, window in zip(recorder.candidates, self._windows, strict=True):
-            moved = one.scaled(1.0 / self.settings.scale).translated(dx=float(window.left), dy=float(window.top))
+            resized = one.resized(self._tile_px, (window.height, window.width))
+            moved = resized.translated(dx=float(window.left), dy=float(window.top))
             candidates.append(moved.clipped(self.scene.size))
         return ImageResult(found.detections, Detections.concatenate(candidates))
 
@@ -125,8 +126,7 @@ def read_scene_labels(path: Path | None, scene: Scene, classes: tuple[str, ...])
     return read_ground_truth(path, scene=info.name, size=scene.size, classes=classes, georeference=info.georeference)
 
 
-def _windows_with_pixels(scene: Scene, shapes: InputShapes, settings: DetectionSettings) -> list[Window]:
+def _windows_with_pixels(scene: Scene, tile_px: tuple[int, int], settings: DetectionSettings) -> list[Window]:
     """Return the windows with valid pixels, in the order in which they are run."""
-    grid = grid_for(scene.size, tile_for(scene.size, shapes, settings), settings)
-    tiles = read_tiles(scene, grid)
+    tiles = read_tiles(scene, grid_for(scene.size, tile_px, settings))
     return [tile.window for tile in tiles if tile.patch is not None and tile.patch.valid.any()]

@@ -73,9 +73,9 @@ class Detections:
         """Return the objects moved by (dx, dy) pixels, to the right and down."""
         return Detections(self.boxes + np.array([dx, dy, dx, dy], np.float32), self.scores, self.labels)
 
-    def scaled(self, factor: float) -> "Detections":
-        """Return the objects with all coordinates multiplied by `factor`."""
-        return Detections((self.boxes * np.float32(factor)).astype(np.float32), self.scores, self.labels)
+    def resized(self, size: tuple[int, int], to: tuple[int, int]) -> "Detections":
+        """Return the objects of an image of `size` (height, width) after it is resized `to` another."""
+        return Detections(resize_boxes(self.boxes, size, to), self.scores, self.labels)
 
     def clipped(self, size: tuple[int, int]) -> "Detections":
         """Return the objects clipped to an image of `size` (height, width), without those of zero area."""
@@ -87,6 +87,14 @@ class Detections:
         """Return the objects by descending score, then by label and coordinates, so that the order is unique."""
         x1, y1, x2, y2 = self.boxes.T
         return self.select(np.lexsort((y2, x2, y1, x1, self.labels, -self.scores)))
+
+
+def resize_boxes(boxes: Array, size: tuple[int, int], to: tuple[int, int]) -> Array:
+    """Return boxes [n, 4] of an image of `size` (height, width), float32, after the image is resized `to` another.
+
+    Each axis has its own factor, because both sizes are whole pixels.
+    """
+    return (boxes * np.array([to[1] / size[1], to[0] / size[0]] * 2)).astype(np.float32)
 
 
 def box_areas(boxes: Array) -> Array:

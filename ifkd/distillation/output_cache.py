@@ -17,6 +17,7 @@ from ifkd import recipe
 from ifkd.core.errors import CheckpointError, ConfigError
 from ifkd.data.coco import CocoDataset, LabeledImage
 from ifkd.distillation.record_store import RecordStore
+from ifkd.imagery.image_tiles import scaled_size
 
 Compute = Callable[[list[int]], Sequence[Tensor]]
 """Rows of a batch -> the network's output maps for them."""
@@ -88,7 +89,7 @@ def count_distinct_tiles(images: Sequence[LabeledImage], data: recipe.DataOption
         for name, value in augmentation
         if name not in SYMMETRIES and value not in (NEUTRAL.get(name), 0, None)
     ]
-    larger = sum(round(max(image.size) * data.scale) > data.tile_px for image in images)
+    larger = sum(max(scaled_size(image.size, data.scale)) > data.tile_px for image in images)
     if larger:
         crops = f"random crops, as {larger} of {len(images)} images are larger than data.tile_px = {data.tile_px}"
         unlimited.append(crops)

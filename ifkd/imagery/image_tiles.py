@@ -23,9 +23,7 @@ class TiledImage:
 
     def to_image(self, detections: Detections) -> Detections:
         """Return detections of the scaled image in pixels of the image, clipped to it."""
-        down, right = self.size[0] / self.scaled_size[0], self.size[1] / self.scaled_size[1]
-        boxes = (detections.boxes * np.array([right, down, right, down])).astype(np.float32)
-        return Detections(boxes, detections.scores, detections.labels).clipped(self.size)
+        return detections.resized(self.scaled_size, self.size).clipped(self.size)
 
 
 def scaled_size(size: tuple[int, int], scale: float) -> tuple[int, int]:

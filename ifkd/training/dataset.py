@@ -9,7 +9,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from ifkd.core.detections import Array
+from ifkd.core.detections import Array, resize_boxes
 from ifkd.core.errors import DataError
 from ifkd.data.coco import CocoDataset, LabeledImage
 from ifkd.imagery.contrast import ImageryOptions
@@ -127,5 +127,4 @@ def load_scaled(image: LabeledImage, scale: float, *, imagery: ImageryOptions | 
     """
     pixels = read_image(image.path, size=image.size, imagery=imagery)
     size = scaled_size(image.size, scale)
-    factors = np.array([size[1] / image.size[1], size[0] / image.size[0]] * 2, np.float32)
-    return resize(pixels, size), image.boxes * factors
+    return resize(pixels, size), resize_boxes(image.boxes, image.size, size)

@@ -54,7 +54,7 @@ def predict(
         pixels = [pad(load_scaled(image, data.scale, imagery=data.imagery)[0], size) for image in images]
         detections = detect(detector, pixels, recipe.postprocess, per_level=recipe.export.candidates_per_level)
         for image, found in zip(images, detections, strict=True):
-            yield image.id, found.scaled(1 / data.scale).clipped(image.size)
+            yield image.id, found.resized(scaled_size(image.size, data.scale), image.size).clipped(image.size)
 
 
 def detect(

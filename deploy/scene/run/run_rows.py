@@ -185,10 +185,12 @@ class _RowDecoder:
 
     def _decode(self, candidates: Candidates, tiles: Sequence[PreparedTile]) -> dict[int, TileDetections]:
         """Return the detections of each tile by its index."""
-        size, settings, decoded = self._plan.grid.size, self._plan.settings, {}
-        detections = postprocess(candidates, settings.postprocess, size=self._plan.tile_px)
+        grid, tile_px, decoded = self._plan.grid, self._plan.tile_px, {}
+        size = grid.size
+        detections = postprocess(candidates, self._plan.settings.postprocess, size=tile_px)
         for tile, found in zip(tiles, detections, strict=True):
-            moved = found.scaled(1.0 / settings.scale).translated(dx=float(tile.window.left), dy=float(tile.window.top))
+            resized = found.resized(tile_px, grid.tile_px)
+            moved = resized.translated(dx=float(tile.window.left), dy=float(tile.window.top))
             decoded[tile.index] = TileDetections.of_tile(moved.clipped(size), tile.index, window=tile.window, size=size)
         return decoded
 

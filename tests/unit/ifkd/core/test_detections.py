@@ -34,11 +34,11 @@ def test_select_accepts_indices_and_masks() -> None:
     assert some().select(np.array([True, False, True])).labels.tolist() == [1, 0]
 
 
-def test_translation_and_scaling() -> None:
+def test_translation_and_resizing() -> None:
     moved = some().translated(dx=100.0, dy=-2.5)
     assert moved.boxes[0].tolist() == [100, -2.5, 110, 7.5]
-    assert some().scaled(0.5).boxes[1].tolist() == [2.5, 2.5, 10, 15]
-    assert moved.boxes.dtype == some().scaled(0.3).boxes.dtype == np.float32
+    assert some().resized((30, 40), (15, 10)).boxes[1].tolist() == [1.25, 2.5, 5, 15]
+    assert moved.boxes.dtype == some().resized((30, 40), (7, 9)).boxes.dtype == np.float32
 
 
 def test_clipping_removes_boxes_of_zero_area() -> None:

@@ -71,6 +71,16 @@ def test_recipes_of_the_paper_match_their_names(data: str, family: str, backbone
     assert method == IfkdOptions()
 
 
+@pytest.mark.parametrize("path", sorted(REPOSITORY.glob("configs/**/*.toml")), ids=lambda path: path.stem)
+def test_both_students_of_a_recipe_are_trained_alike(path: Path) -> None:
+    text = path.read_text("utf-8")
+    if "[distillation" not in text:
+        pytest.skip("it is not a recipe")
+    recipe = load(path, Recipe)
+    assert recipe.distillation.training == recipe.student.training
+    assert recipe.student.training.optimizer.grad_clip == 10
+
+
 def test_recipes_of_the_paper_differ_only_in_the_student() -> None:
     folder = REPOSITORY / "configs" / "paper"
     texts = {path.stem: path.read_text().splitlines() for path in folder.glob("*.toml")}
