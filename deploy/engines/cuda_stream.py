@@ -27,7 +27,7 @@ class Cuda:
         """Return a stream that does not wait for the default stream."""
         (stream,) = self._call(self._runtime.cudaStreamCreateWithFlags, self._runtime.cudaStreamNonBlocking)
         self._owner.callback(self._release, self._runtime.cudaStreamDestroy, stream)
-        return int(stream)
+        return tensorrt_api.native_handle(stream)
 
     def event(self) -> tensorrt_api.CudaEvent:
         """Return an event that records its time."""

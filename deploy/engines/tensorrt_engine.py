@@ -70,7 +70,7 @@ class TensorRTEngine(Engine):
         Raises:
             BundleError: An engine file or its metadata is invalid.
             EngineError: There is no GPU, or no engine file is compatible.
-            MissingExtraError: cuda-python is not installed.
+            MissingExtraError: cuda-bindings is not installed.
         """
         self._resources = contextlib.ExitStack()
         self._contexts: dict[tuple[int, ...], _ShapeContext] = {}

@@ -1,4 +1,4 @@
-"""TensorRT and cuda-python: late imports, names for annotations, log messages, and the GPU of this machine.
+"""TensorRT and cuda-bindings: late imports, names for annotations, log messages, and the GPU of this machine.
 
 Neither package is typed. The aliases below name their classes in annotations; with them, a test checks each attribute,
 enum and call in the sources against the real packages.
@@ -6,6 +6,7 @@ enum and call in the sources against the real packages.
 
 import importlib
 import logging
+import re
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -16,6 +17,12 @@ logger = logging.getLogger(__name__)
 
 OLDEST_TENSORRT = (10, 1)
 """First version with `ICudaEngine.device_memory_size_v2`, which lets execution contexts share memory."""
+
+OLDEST_CUDA_BINDINGS = (12, 9, 1)
+"""First version that lets other threads run during a call and has `get_cuda_native_handle`."""
+
+TENSORRT_EXTRAS = ("tensorrt-cu13", "tensorrt-cu12")
+"""Extras that install TensorRT, for a driver of CUDA 13 or 12."""
 
 Module: TypeAlias = Any
 """`tensorrt` or `tensorrt_rtx`; the next aliases are their classes."""
@@ -80,8 +87,9 @@ def load_tensorrt(builder: Builder) -> tuple[Module, str]:
         module = importlib.import_module(builder)
     except ImportError as error:
         if error.name == builder:
-            package, extra = ("tensorrt-rtx", "export") if builder == "tensorrt_rtx" else ("tensorrt", "tensorrt")
-            raise MissingExtraError(package, extra=extra, need=f"Building and running {builder} engines") from error
+            extra = "export" if builder == "tensorrt_rtx" else TENSORRT_EXTRAS
+            need = f"Building and running {builder} engines"
+            raise MissingExtraError(builder.replace("_", "-"), extra=extra, need=need) from error
         raise EngineError(f"{builder} is installed but cannot be loaded ({error})") from error
     except OSError as error:
         raise EngineError(f"{builder} is installed but its libraries cannot be loaded ({error})") from error
@@ -96,21 +104,34 @@ def load_cuda(need: str) -> CudaRuntime:
     """Return the CUDA runtime's bindings.
 
     Raises:
-        MissingExtraError: cuda-python is not installed; the message begins with `need`.
+        EngineError: cuda-bindings is too old.
+        MissingExtraError: cuda-bindings is not installed; the message begins with `need`.
     """
     try:
+        from cuda import bindings  # noqa: PLC0415
         from cuda.bindings import runtime  # noqa: PLC0415
     except ImportError as error:
-        raise MissingExtraError("cuda-python", extra="tensorrt", need=need) from error
+        raise MissingExtraError("cuda-bindings", extra=TENSORRT_EXTRAS, need=need) from error
+    version = str(bindings.__version__)
+    if tuple(map(int, re.findall(r"\d+", version)[:3])) < OLDEST_CUDA_BINDINGS:
+        oldest = ".".join(map(str, OLDEST_CUDA_BINDINGS))
+        raise EngineError("The installed cuda-bindings is too old", got=version, expected=f"at least {oldest}")
     return runtime
+
+
+def native_handle(handle: Any) -> int:
+    """Return the address of a stream, as TensorRT takes it."""
+    from cuda.bindings import utils  # noqa: PLC0415
+
+    return int(utils.get_cuda_native_handle(handle))
 
 
 def gpu_of_this_machine() -> Gpu:
     """Return the first GPU.
 
     Raises:
-        EngineError: There is no GPU or no driver, or the driver is too old for cuda-python.
-        MissingExtraError: cuda-python is not installed.
+        EngineError: There is no GPU or no driver, or the driver is too old for cuda-bindings.
+        MissingExtraError: cuda-bindings is not installed.
     """
     cuda: CudaRuntime = load_cuda("Detecting the GPU")
     _, number = cuda.cudaDriverGetVersion()
@@ -118,8 +139,8 @@ def gpu_of_this_machine() -> Gpu:
     if status == cuda.cudaError_t.cudaErrorInsufficientDriver and number:
         _, required = cuda.cudaRuntimeGetVersion()
         got, expected = f"a driver for CUDA {_cuda_version(number)}", f"one for CUDA {_cuda_version(required)}"
-        hint = "Update the driver, or install cuda-python of the driver's major version."
-        raise EngineError("The GPU's driver is too old for cuda-python", got=got, expected=expected, hint=hint)
+        hint = "Update the driver, or install the extra for it, which `ifkd doctor` names."
+        raise EngineError("The GPU's driver is too old for cuda-bindings", got=got, expected=expected, hint=hint)
     if status != cuda.cudaError_t.cudaSuccess:
         hint = "TensorRT needs an NVIDIA GPU with a driver; TensorRT-RTX builds engines without a GPU."
         raise EngineError(f"This machine has no usable GPU ({status.name})", hint=hint)

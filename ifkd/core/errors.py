@@ -86,8 +86,12 @@ class OutputError(IfkdError):
 class MissingExtraError(IfkdError):
     """A missing package of an optional extra."""
 
-    def __init__(self, package: str, *, extra: str, need: str) -> None:
-        hint = f"Install it with: pip install 'ifkd[{extra}]'"
+    def __init__(self, package: str, *, extra: str | tuple[str, ...], need: str) -> None:
+        """Name the extra that installs the package, or several of which one fits the driver."""
+        extras = (extra,) if isinstance(extra, str) else extra
+        names = " or ".join(f"'ifkd[{one}]'" for one in extras)
+        which = ". `ifkd doctor` states which of them fits the driver." if len(extras) > 1 else ""
+        hint = f"Install it with: pip install {names}{which}"
         super().__init__(f"{need} needs the package {package}, which is not installed", hint=hint)
 
 

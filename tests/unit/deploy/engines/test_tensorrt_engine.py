@@ -38,6 +38,7 @@ def test_without_a_gpu_the_error_says_so(whole_bundle: Path) -> None:
 def machine(monkeypatch: pytest.MonkeyPatch) -> FakeGpu:
     gpu = FakeGpu()
     monkeypatch.setattr(tensorrt_api, "load_cuda", lambda _need: gpu)
+    monkeypatch.setattr(tensorrt_api, "native_handle", int)
     monkeypatch.setattr(backend, "gpu_of_this_machine", lambda: H100)
     return gpu
 

@@ -202,7 +202,7 @@ def test_layer_formats_are_read_from_the_inspectors_of_both_versions(monkeypatch
 
 def test_a_missing_tensorrt_names_its_extra(bundle_copy: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'ifkd\[tensorrt\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install 'ifkd\[tensorrt-cu13\]' or 'ifkd\[tensorrt-cu12\]'"):
         add_engine(bundle_copy, builder="tensorrt", precision="fp16")
 
 

@@ -2,14 +2,21 @@
 
 import ast
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fakes.untyped_api_checker import ApiChecker
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+from export.tensorrt import tensorrt_api
+from ifkd.core.errors import EngineError
 
 rtx: Any = pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
-cuda: Any = pytest.importorskip("cuda.bindings.runtime", reason="cuda-python is not installed")
+bindings: Any = pytest.importorskip("cuda.bindings", reason="cuda-bindings is not installed")
+cuda: Any = pytest.importorskip("cuda.bindings.runtime", reason="cuda-bindings is not installed")
 
 ROOT = Path(__file__).parents[4]
 UNTYPED = {"tensorrt", "tensorrt_rtx", "cuda"}
@@ -178,3 +185,42 @@ def test_wrong_calls_and_types_are_errors(trees: dict[str, ast.Module], source: 
     )
     assert len(found.errors) == 1
     assert re.search(error, found.errors[0]), found.errors
+
+
+def test_a_stream_has_an_address_without_a_deprecated_conversion() -> None:
+    stream = cuda.cudaStream_t(1234)
+    assert tensorrt_api.native_handle(stream) == 1234
+    with pytest.raises(TypeError):
+        tensorrt_api.native_handle(object())
+
+
+@pytest.mark.parametrize(
+    ("version", "fits"), [("12.8.0", False), ("12.9", False), ("12.9.1", True), ("13.0.0rc1", True)]
+)
+def test_bindings_that_block_other_threads_are_refused(
+    version: str, fits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bindings, "__version__", version)
+    if fits:
+        assert tensorrt_api.load_cuda("A test") is cuda
+    else:
+        with pytest.raises(EngineError, match=rf"cuda-bindings is too old: got {version}, expected at least 12\.9\.1"):
+            tensorrt_api.load_cuda("A test")
+
+
+def test_the_extras_install_bindings_that_are_new_enough() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
+    oldest = Version(".".join(map(str, tensorrt_api.OLDEST_CUDA_BINDINGS)))
+    for extra in tensorrt_api.TENSORRT_EXTRAS:
+        requirements = {one.name: one.specifier for one in map(Requirement, extras[extra])}
+        assert not requirements["cuda-bindings"].contains("12.9.0")
+        assert requirements["cuda-bindings"].contains(str(oldest)) == (extra == "tensorrt-cu12")
+        assert requirements[extra].contains("11.4.0.106")
+
+
+def test_bindings_without_a_driver_are_an_error_of_ours() -> None:
+    status, count = cuda.cudaGetDeviceCount()
+    if status == cuda.cudaError_t.cudaSuccess and count:
+        pytest.skip("there is a GPU here")
+    with pytest.raises(EngineError, match="no usable GPU"):
+        tensorrt_api.gpu_of_this_machine()
