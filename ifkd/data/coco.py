@@ -11,6 +11,7 @@ import numpy as np
 from ifkd.core.detections import Array, Detections
 from ifkd.core.errors import DataError
 from ifkd.core.files import read_json, require_unicode
+from ifkd.data.label_values import flag, integer
 
 BORDER_TOLERANCE_PX = 2.0
 """Boxes that cross the image border by at most this, as label tools round, are clipped; others are a mistake."""
@@ -238,7 +239,7 @@ def _labeled_image(
     label_of: dict[int, int],
     mistakes: list[str],
 ) -> LabeledImage:
-    size = (int(image["height"]), int(image["width"]))
+    size = (integer(image["height"]) or 0, integer(image["width"]) or 0)
     boxes = []
     if not all(0 < side <= MAX_SIDE_PX for side in size):
         stated = f"height {image['height']!r:.20} and width {image['width']!r:.20}"
@@ -249,6 +250,8 @@ def _labeled_image(
         box = np.array([left, top, left + width, top + height])
         clipped = box.clip(0, [size[1], size[0], size[1], size[0]]).astype(np.float32)
         problem = _box_problem(box, clipped, size)
+        if flag(annotation.get("iscrowd")) is None:
+            problem = f"has the iscrowd {annotation['iscrowd']!r:.20}; it must be 0 or 1"
         if problem:
             mistakes.append(f"annotation {annotation.get('id')} of {image['file_name']} {problem}")
         boxes.append(clipped)
@@ -259,7 +262,7 @@ def _labeled_image(
         size=size,
         boxes=np.array(boxes, np.float32).reshape(-1, 4),
         labels=np.array([label_of[annotation["category_id"]] for annotation in annotations], np.int64),
-        ignore=np.array([bool(annotation.get("iscrowd", 0)) for annotation in annotations], bool),
+        ignore=np.array([bool(flag(annotation.get("iscrowd"))) for annotation in annotations], bool),
     )
 
 

@@ -40,9 +40,10 @@ def run(arguments: Arguments) -> dict[str, Any]:
     """Check the data set, write the record and the page, and print the findings.
 
     Raises:
+        DataError: The boxes are in a form that cannot be fixed; the record and the page are written nevertheless.
         VerdictError: There are errors or warnings; all files are written nevertheless.
     """
-    from ifkd.core.errors import UsageError, VerdictError
+    from ifkd.core.errors import DataError, UsageError, VerdictError
     from ifkd.data.check.check import check
     from ifkd.data.check.check_page import PAGE, RECORD, console, headline, templates, write_check
     from ifkd.data.check.fix import require_empty, write_fixed
@@ -55,12 +56,18 @@ def run(arguments: Arguments) -> dict[str, Any]:
         require_empty(arguments.fix)
     checked = check(plan, workers=arguments.workers)
     record = checked.record
+    refusal = None
     if arguments.fix is not None:
-        fixed = write_fixed(checked, arguments.fix, copy_images=arguments.copy_images)
-        record = record.model_copy(update={"fixed": fixed})
+        try:
+            fixed = write_fixed(checked, arguments.fix, copy_images=arguments.copy_images)
+            record = record.model_copy(update={"fixed": fixed})
+        except DataError as error:
+            refusal = error
     write_check(checked, record, folder, imagery=plan.imagery)
     if not arguments.json:
         print("\n".join([console(record), *_fixed_lines(record), str(folder / PAGE)]))  # noqa: T201
+    if refusal is not None:
+        raise refusal
     result = {**record.model_dump(mode="json"), "out": [str(folder / RECORD), str(folder / PAGE)]}
     if not record.clean:
         raise VerdictError(f"{headline(record).rstrip('.')}; see {folder / PAGE}", result=result)
@@ -108,9 +115,5 @@ def _fixed_lines(record: "CheckRecord") -> list[str]:
         return []
     lines = [f"The fixed copy is in {fixed.folder}:"]
     for split in fixed.splits:
-        images, boxes = sum(split.images_left_out.values()), sum(split.boxes_left_out.values())
-        lines.append(
-            f"  {split.path}: {split.images} images, {split.objects} boxes; left out: {images} images "
-            f"and {boxes} boxes in other images; {split.boxes_clipped} boxes clipped"
-        )
+        lines += [f"  {split.path}", *(f"    {line}" for line in split.account.lines())]
     return [*lines, f'In the recipe: root = "{fixed.folder}", images = "{fixed.images}"']

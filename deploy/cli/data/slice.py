@@ -64,16 +64,18 @@ def run(arguments: Arguments) -> dict[str, Any]:
 
 
 def _lines(result: dict[str, Any]) -> list[str]:
+    from ifkd.data.account import Account
+
     contents = result["contents"]
-    objects, visible, complete = (contents[key] for key in ("objects", "objects_visible", "objects_complete"))
+    account = Account(**contents["account"])
     lines = [
         f"{result['file']} {'made' if result['made'] else 'was complete already'}",
         f"  {contents['tiles']} tiles, {contents['empty_tiles']} of them empty",
         f"  left out: {contents['omitted_empty']} empty tiles, {contents['omitted_without_data']} without data",
-        f"  {objects} objects: {complete} complete, {visible - complete} only in parts, {objects - visible} in no tile",
-        f"  {contents['boxes_restored']} of {contents['boxes']} boxes can be restored from the tiles",
+        *(f"  {line}" for line in account.lines()),
+        f"  {contents['boxes_restored']} of {account.objects.received} boxes can be restored from the tiles",
     ]
-    if complete < visible:
+    if "cut_at_tile_borders" in account.objects.changed:
         lines.append("  No tile has an object larger than the overlap completely: raise --overlap-px to keep them.")
     if contents["limits"]:
         low, high = contents["limits"]

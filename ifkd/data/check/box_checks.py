@@ -1,13 +1,12 @@
 """Checks of boxes against their image and each other: outside, without area, tiny, duplicated."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from ifkd.core.detections import pairwise_iou
 from ifkd.data.check.finding import DROPS_BOX, Findings
-from ifkd.data.check.image_inspection import CheckedImage
 from ifkd.data.check.lenient_coco import BoxEntry, ImageEntry
 from ifkd.data.coco import BORDER_TOLERANCE_PX
 
@@ -21,8 +20,6 @@ MAX_COMPARED_PX = 1e9
 """Coordinates are clipped to this before boxes are compared, so that no area overflows."""
 BLOCK_ROWS = 256
 """Boxes compared with all others at once, which bounds the memory of a crowded image."""
-SUGGESTION_FRACTION = 0.5
-"""Least fraction of boxes that another interpretation must fit before it is suggested."""
 
 
 def check_boxes(image: ImageEntry, size: tuple[int, int] | None, *, split: str, findings: Findings) -> list[str | None]:
@@ -30,7 +27,7 @@ def check_boxes(image: ImageEntry, size: tuple[int, int] | None, *, split: str, 
 
     The `size` is (height, width) in pixels; None skips the checks of the position.
     """
-    kinds = [_box_problem(box.corners, size) for box in image.boxes]
+    kinds = [box_problem(box.corners, size) for box in image.boxes]
     kept = [index for index, kind in enumerate(kinds) if kind not in DROPS_BOX]
     for index, other, relation in _duplicates(image, kept):
         kinds[index] = relation
@@ -50,30 +47,8 @@ def clip_box(corners: Corners, size: tuple[int, int]) -> Corners:
     return min(max(x1, 0.0), width), min(max(y1, 0.0), height), min(max(x2, 0.0), width), min(max(y2, 0.0), height)
 
 
-def suggest_box_format(images: Iterable[CheckedImage], split: str, findings: Findings) -> None:
-    """Suggest another interpretation of a split's boxes if it makes most of the invalid ones valid."""
-    boxes = outside = valid_as_corners = valid_as_fractions = 0
-    for image in images:
-        for box in image.entry.boxes:
-            size, (x1, y1, x2, y2) = image.size, box.corners
-            if size is None or not all(map(math.isfinite, box.corners)):
-                continue
-            boxes += 1
-            valid_as_fractions += 0 <= x1 <= 1 and 0 <= y1 <= 1 and x2 - x1 <= 1 and y2 - y1 <= 1
-            if _box_problem(box.corners, size) in {"boxes_cross_border", "boxes_outside_image"}:
-                outside += 1
-                problem = _box_problem((x1, y1, x2 - x1, y2 - y1), size)
-                valid_as_corners += problem in {None, "boxes_cross_border_slightly", "boxes_tiny"}
-    if outside and valid_as_corners > SUGGESTION_FRACTION * outside:
-        text = f"{valid_as_corners} of {outside} fit as x1, y1, x2, y2: the file may have corners instead of widths."
-        findings.suggest("boxes_cross_border", split, text)
-        findings.suggest("boxes_outside_image", split, text)
-    if boxes and valid_as_fractions > SUGGESTION_FRACTION * boxes:
-        text = f"{valid_as_fractions} of {boxes} have numbers up to 1: they may be fractions of the image, not pixels."
-        findings.suggest("boxes_tiny", split, text)
-
-
-def _box_problem(corners: Corners, size: tuple[int, int] | None) -> str | None:
+def box_problem(corners: Corners, size: tuple[int, int] | None) -> str | None:
+    """Return the kind of finding of a box in an image of (height, width), None for a valid one."""
     x1, y1, x2, y2 = corners
     if not all(map(math.isfinite, corners)):
         return "boxes_not_finite"

@@ -7,7 +7,9 @@ from itertools import chain
 from pathlib import Path
 
 from ifkd import __version__, recipe
-from ifkd.data.check.box_checks import check_boxes, suggest_box_format
+from ifkd.data.account import printable
+from ifkd.data.check.box_checks import check_boxes
+from ifkd.data.check.box_form import suggest_box_form
 from ifkd.data.check.check_record import (
     CheckRecord,
     SourceRecord,
@@ -17,11 +19,12 @@ from ifkd.data.check.check_record import (
     split_record,
 )
 from ifkd.data.check.duplicates import DuplicatePair, duplicate_pairs, exact_duplicates
-from ifkd.data.check.finding import Findings, printable
+from ifkd.data.check.finding import Findings
 from ifkd.data.check.image_inspection import CheckedImage, InspectedFile, inspect_files
 from ifkd.data.check.lenient_coco import AnnotationFile, ImageEntry, read_entries
 from ifkd.data.splits import held_out_scenes, resolve_path
 from ifkd.imagery.contrast import ImageryOptions
+from ifkd.imagery.exif import UPRIGHT
 
 SPLIT_RANKS = {"train": 0, "val": 1, "valid": 1, "validation": 1, "test": 2}
 
@@ -100,7 +103,7 @@ def check(plan: CheckPlan, *, workers: int | None = None) -> CheckedDataset:
     for index, file in enumerate(files):
         images += _check_images(index, file, plan, workers=workers, findings=findings)
     for split in plan.splits:
-        suggest_box_format((image for image in images if image.split == split), split, findings)
+        suggest_box_form([image for image in images if image.split == split], split, findings)
     classes = _compare_classes(plan, files, findings)
     inspected, split_of = [image.file for image in images], [image.split for image in images]
     groups, duplicates = exact_duplicates(inspected), duplicate_pairs(inspected, split_of)
@@ -152,13 +155,16 @@ def _add_file_findings(entry: ImageEntry, file: InspectedFile, split: str, findi
     if file.problem is not None:
         findings.add(file.problem, split, file.message)
     if file.actual_name is not None:
-        findings.add("file_names_differ_in_case", split, f"{entry.name} is {file.actual_name}")
+        findings.add("file_names_differ", split, f"{entry.name} is {file.actual_name}")
+    if file.orientation != UPRIGHT:
+        example = f"{entry.name} has the Exif orientation {file.orientation}"
+        findings.add("orientation_displayed", split, example)
     if file.size is not None and entry.size is not None and file.size != entry.size:
         (height, width), (stated_height, stated_width) = file.size, entry.size
         sizes = f"{width}x{height} (width x height), stated {stated_width}x{stated_height}"
         findings.add("sizes_differ", split, f"{entry.name}: {sizes}")
         if file.size == entry.size[::-1]:
-            text = "Height and width are exchanged: the file may be rotated by its Exif orientation."
+            text = "Height and width are exchanged: the labels may belong to the file before it was rotated."
             findings.suggest("sizes_differ", split, text)
 
 
@@ -214,8 +220,7 @@ def _listed(split: str, plan: CheckPlan, files: Sequence[AnnotationFile], images
     listed = 0
     for index, (source, file) in enumerate(zip(plan.sources, files, strict=True)):
         if source.split == split and source.held_out is None:
-            entries = file.content.get("images")
-            listed += len(entries) if isinstance(entries, list) else 0
+            listed += file.count("images")
         elif source.held_out is not None:
             listed += sum(image.split == split and image.source == index for image in images)
     return listed

@@ -8,9 +8,10 @@ from typing import Literal
 import numpy as np
 
 from ifkd.core.config import Schema
+from ifkd.data.account import Account, printable
 from ifkd.data.check.box_checks import clip_box
 from ifkd.data.check.duplicates import DuplicatePair
-from ifkd.data.check.finding import DROPS_BOX, Finding, printable
+from ifkd.data.check.finding import DROPS_BOX, Finding
 from ifkd.data.check.image_inspection import CheckedImage
 
 SMALL_PX, LARGE_PX = 32.0, 96.0
@@ -76,14 +77,8 @@ class FixedSplit(Schema):
 
     name: str
     path: str
-    images: int
-    objects: int
-    """Ignored regions included."""
-    images_left_out: dict[str, int]
-    """By kind of finding; unreadable entries are not counted."""
-    boxes_left_out: dict[str, int]
-    """By kind of finding, in the images that are kept."""
-    boxes_clipped: int
+    account: Account
+    """Outcomes of the entries of its source; reasons are kinds of findings."""
 
 
 class FixedCopy(Schema):
@@ -98,7 +93,7 @@ class FixedCopy(Schema):
 class CheckRecord(Schema):
     """Content of check.json."""
 
-    schema_version: Literal[2] = 2
+    schema_version: Literal[3] = 3
     created: str
     """UTC, ISO 8601."""
     producer: str

@@ -6,10 +6,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 from ifkd.core.config import Schema
+from ifkd.data.account import EXAMPLES, printable
 
 Severity = Literal["error", "warning", "note"]
-EXAMPLES = 8
-LONGEST_EXAMPLE = 300
 LISTED = 8
 
 
@@ -53,13 +52,18 @@ ERRORS: dict[str, tuple[str, str, str]] = {
     ),
     "sizes_differ": (
         "images whose stated size is not the file's",
-        "Check that the boxes belong to the file: it may have been resized, rotated (Exif) or replaced.",
-        "replaced by the file's size where all boxes fit into it, else the image is left out",
+        "Check that the boxes belong to the file: it may have been resized, rotated or replaced.",
+        "replaced by the file's size where the boxes show that they belong to the file, else the image is left out",
+    ),
+    "orientation_unclear": (
+        "images that an Exif orientation turns, and whose size does not show how the labels fit",
+        "Save each without the orientation, as its labels show it.",
+        LEFT_OUT,
     ),
     "files_outside_folder": ("file names outside the image folder", "Move the files into the folder.", LEFT_OUT),
     "files_missing": ("missing image files", "Copy them, or name the right folder with --images.", LEFT_OUT),
-    "file_names_differ_in_case": (
-        "file names in another case than the file's",
+    "file_names_differ": (
+        "file names that are not written as the file's (case, \\ for /, %20 for a space)",
         "Write them as the files are named.",
         "replaced by the file's name",
     ),
@@ -74,6 +78,7 @@ ERRORS: dict[str, tuple[str, str, str]] = {
         "Write bbox as [x, y, width, height] in pixels.",
         LEFT_OUT,
     ),
+    "flags_unclear": ("annotations whose iscrowd is neither 0 nor 1", "Write 0 or 1.", "read as 0"),
     "annotations_of_unknown_image": ("annotations of unlisted images", "List the image, or delete them.", LEFT_OUT),
     "annotations_of_unknown_category": (
         "annotations of unlisted categories",
@@ -95,8 +100,18 @@ ERRORS: dict[str, tuple[str, str, str]] = {
 }
 WARNINGS: dict[str, tuple[str, str, str | None]] = {
     "byte_order_mark": ("byte order marks before the JSON", "Save the file as UTF-8 without one.", "removed"),
-    "ids_not_integers": ("image and category ids that are text", "COCO tools expect integers.", "numbered"),
+    "ids_not_integers": ("ids that are text", "COCO tools expect integers.", "read as integers, else numbered"),
     "images_listed_twice": ("entries that list a file again", "List every file once.", "merged into the first entry"),
+    "orientation_displayed": (
+        "images whose labels fit them as their Exif orientation displays them, not as stored",
+        "Nothing for training, which turns them; other programs may not.",
+        "boxes turned to the stored image",
+    ),
+    "categories_of_groups": (
+        "categories without an object that only group others (supercategory)",
+        "Delete them, else the detector has a class without objects.",
+        LEFT_OUT,
+    ),
     "split_empty": ("splits without a usable image", "See the findings above.", None),
     "annotation_ids_not_unique": (
         "annotations without a unique id",
@@ -204,12 +219,6 @@ class Findings:
             texts = asdict(KINDS[kind])
             found.append(Finding(kind=kind, split=split, count=count, examples=examples, suggestion=cause, **texts))
         return tuple(sorted(found, key=lambda one: order.index(one.kind)))
-
-
-def printable(text: str) -> str:
-    """Return untrusted text in one line of printable characters, shortened if it is long."""
-    plain = "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
-    return plain if len(plain) <= LONGEST_EXAMPLE else f"{plain[: LONGEST_EXAMPLE - 1]}…"
 
 
 def first_few(items: Iterable[object]) -> str:

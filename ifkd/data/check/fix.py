@@ -1,58 +1,72 @@
 """Write a fixed copy of a data set: files that the strict reader accepts, with a record of what was left out."""
 
+import copy
 import json
 import os
 import shutil
-from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ifkd import __version__
 from ifkd.core.errors import OutputError
 from ifkd.core.files import atomic_folder, make_folder, not_writable, write_json
-from ifkd.data.check.box_checks import clip_box
+from ifkd.data.account import Account
+from ifkd.data.check.box_checks import box_problem, clip_box
+from ifkd.data.check.box_form import in_pixel_widths
 from ifkd.data.check.check import CheckedDataset, split_rank
 from ifkd.data.check.check_record import FixedCopy, FixedSplit
 from ifkd.data.check.finding import DROPS_BOX
 from ifkd.data.check.image_inspection import CheckedImage
 from ifkd.data.check.lenient_coco import AnnotationFile, BoxEntry
-from ifkd.data.coco import COCO_LISTS, parse_coco
+from ifkd.data.coco import BORDER_TOLERANCE_PX, COCO_LISTS, parse_coco
+from ifkd.data.label_values import flag
+from ifkd.imagery.exif import UPRIGHT, stored_corners
 
 CLIPS_BOX = frozenset({"boxes_cross_border", "boxes_cross_border_slightly"})
 """Kinds of findings for which a box is clipped to its image."""
+OUTSIDE = frozenset({"boxes_outside_image", "boxes_cross_border"})
+"""Kinds of findings of a box that does not fit into its image."""
+
+
+@dataclass(frozen=True, slots=True)
+class _FixedFile:
+    """A file of the copy."""
+
+    content: dict[str, Any]
+    account: Account
 
 
 def write_fixed(checked: CheckedDataset, folder: Path, *, copy_images: bool = False) -> FixedCopy:
     """Write a fixed copy of a data set into `folder`, completely or not at all, and return its record.
 
     Raises:
+        DataError: The boxes of a file have another form than COCO's, and it is unclear which.
         OutputError: The folder has files, or is not writable.
     """
     require_empty(folder)
     images = Path(os.path.commonpath([file.folder.resolve() for file in checked.files]))
     reasons = _reasons(checked)
     category_ids = _category_ids(checked.files)
-    splits: list[FixedSplit] = []
-    contents: list[dict[str, Any]] = []
-    for index, source in enumerate(checked.record.sources):
-        path = folder / f"{source.split}.json"
-        content = _fixed_content(index, checked, reasons, category_ids, images)
-        parse_coco(path, content, images)  # training must be able to read what is written
-        counts = {key: content["info"][key] for key in ("images_left_out", "boxes_left_out", "boxes_clipped")}
-        images_and_objects = {"images": len(content["images"]), "objects": len(content["annotations"])}
-        splits.append(FixedSplit(name=source.split, path=str(path), **images_and_objects, **counts))
-        contents.append(content)
+    files = [_fixed_file(index, checked, reasons, category_ids, images) for index in range(len(checked.files))]
+    paths = [folder / f"{source.split}.json" for source in checked.record.sources]
+    for path, file in zip(paths, files, strict=True):
+        parse_coco(path, file.content, images)  # training must be able to read what is written
     with atomic_folder(folder) as temporary:
-        for split, content in zip(splits, contents, strict=True):
-            write_json(temporary / f"{split.name}.json", content)
+        for path, file in zip(paths, files, strict=True):
+            write_json(temporary / path.name, file.content)
         if copy_images:
-            for image in (image for content in contents for image in content["images"]):
+            for image in (image for file in files for image in file.content["images"]):
                 target = temporary / "images" / image["file_name"]
                 make_folder(target.parent)
                 shutil.copyfile(images / image["file_name"], target)
     image_folder = folder / "images" if copy_images else images
-    return FixedCopy(folder=str(folder), images=str(image_folder), splits=tuple(splits))
+    splits = tuple(
+        FixedSplit(name=source.split, path=str(path), account=file.account)
+        for source, path, file in zip(checked.record.sources, paths, files, strict=True)
+    )
+    return FixedCopy(folder=str(folder), images=str(image_folder), splits=splits)
 
 
 def require_empty(folder: Path) -> None:
@@ -89,9 +103,15 @@ def _reasons(checked: CheckedDataset) -> list[str | None]:
 def _reason(image: CheckedImage) -> str | None:
     if image.file.problem is not None:
         return image.file.problem
-    sizes_differ = image.entry.size is not None and image.file.size != image.entry.size
-    outside = any(kind in {"boxes_outside_image", "boxes_cross_border"} for kind in image.box_findings)
-    return "sizes_differ" if sizes_differ and outside else None
+    stated, size = image.entry.size, image.file.size
+    if stated is None or size is None or stated == size or not image.entry.boxes:
+        return None
+    if max(abs(stated[0] - size[0]), abs(stated[1] - size[1])) <= BORDER_TOLERANCE_PX:
+        return None
+    # Labels of another image, for example of its original before it was resized, may fit into the file by chance. Only
+    # boxes that do not fit into the stated size show that they belong to the file.
+    fit = [[box_problem(box.corners, one) not in OUTSIDE for box in image.entry.boxes] for one in (size, stated)]
+    return None if all(fit[0]) and not all(fit[1]) else "sizes_differ"
 
 
 def _category_ids(files: Sequence[AnnotationFile]) -> dict[str, int]:
@@ -111,43 +131,85 @@ def _category_ids(files: Sequence[AnnotationFile]) -> dict[str, int]:
     return found
 
 
-def _fixed_content(
-    index: int, checked: CheckedDataset, reasons: Sequence[str | None], category_ids: dict[str, int], images: Path
-) -> dict[str, Any]:
-    """Return the content of a file of the copy; its `info` has the counts of what was left out."""
+def _fixed_file(
+    index: int, checked: CheckedDataset, reasons: Sequence[str | None], category_ids: dict[str, int], folder: Path
+) -> _FixedFile:
+    """Return a file of the copy, with its account in `info`."""
     file = checked.files[index]
-    own = [(image, reason) for image, reason in zip(checked.images, reasons, strict=True) if image.source == index]
-    images_left_out = Counter(reason for _, reason in own if reason is not None)
-    kept = [image for image, reason in own if reason is None]
+    own = [number for number, image in enumerate(checked.images) if image.source == index]
+    form, images = in_pixel_widths([checked.images[number] for number in own])
+    image_outcomes, object_outcomes = copy.deepcopy((file.image_outcomes, file.object_outcomes))
+    kept: list[CheckedImage] = []
+    for number, image in zip(own, images, strict=True):
+        reason = reasons[number]
+        if reason is None:
+            kept.append(image)
+        else:
+            image_outcomes.drop(reason, image.entry.name)
+            object_outcomes.drop(reason, count=len(image.entry.boxes))
     image_ids = _unique_ids([image.entry.id for image in kept])
-    boxes_left_out: Counter[str] = Counter()
     annotations: list[dict[str, Any]] = []
-    boxes_clipped = 0
+    entries: list[dict[str, Any]] = []
     for image, image_id in zip(kept, image_ids, strict=True):
+        entry = _image(image, image_id, file, folder)
+        entries.append(entry)
+        changes = _image_changes(image)
+        if changes:
+            image_outcomes.change(", ".join(changes), image.entry.name)
         for box, kind in zip(image.entry.boxes, image.box_findings, strict=True):
             if kind is not None and kind in DROPS_BOX:
-                boxes_left_out[kind] += 1
+                object_outcomes.drop(kind)
                 continue
-            size = image.file.size if kind in CLIPS_BOX else None
-            boxes_clipped += size is not None
+            changes = _box_changes(box, kind, image, form)
+            if changes:
+                object_outcomes.change(", ".join(changes))
             ids = {"image_id": image_id, "category_id": category_ids[file.classes[box.category]]}
-            annotations.append({**_annotation(box, size), **ids})
+            annotations.append({**_annotation(box, image, changed=bool(changes)), **ids})
     annotation_ids = _unique_ids([annotation.get("id") for annotation in annotations])
+    account = Account(
+        images=image_outcomes.tally(received=file.count("images"), written=len(entries)),
+        objects=object_outcomes.tally(received=file.count("annotations"), written=len(annotations)),
+    )
     info = file.content.get("info")
-    return {
+    content = {
         **_writable({key: value for key, value in file.content.items() if key not in COCO_LISTS}),
         "info": {
             **(_writable(info) if isinstance(info, dict) else {}),
             "fixed_by": f"ifkd {__version__}",
             "fixed_from": {"path": str(file.path), "sha256": file.sha256},
-            "images_left_out": dict(sorted(images_left_out.items())),
-            "boxes_left_out": dict(sorted(boxes_left_out.items())),
-            "boxes_clipped": boxes_clipped,
+            "images_left_out": account.images.dropped,
+            "boxes_left_out": account.objects.dropped,
+            "account": account.model_dump(mode="json"),
         },
-        "images": [_image(image, image_id, file, images) for image, image_id in zip(kept, image_ids, strict=True)],
+        "images": entries,
         "annotations": [{**one, "id": one_id} for one, one_id in zip(annotations, annotation_ids, strict=True)],
         "categories": _category_entries(file, category_ids),
     }
+    return _FixedFile(content, account)
+
+
+def _image_changes(image: CheckedImage) -> list[str]:
+    """Return the kinds of findings for which an image's entry is changed."""
+    stated, file = image.entry.size, image.file
+    changes = {
+        "sizes_malformed": stated is None,
+        "sizes_differ": stated is not None and stated != file.size,
+        "orientation_displayed": file.orientation != UPRIGHT,
+        "file_names_differ": file.actual_name is not None,
+    }
+    return [kind for kind, is_changed in changes.items() if is_changed]
+
+
+def _box_changes(box: BoxEntry, kind: str | None, image: CheckedImage, form: str | None) -> list[str]:
+    """Return the kinds of findings, or the form, for which an annotation is changed."""
+    changes = {
+        f"boxes_as_{form}": form is not None,
+        str(kind): kind in CLIPS_BOX,
+        "orientation_displayed": image.file.orientation != UPRIGHT,
+        "numbers_as_text": any(isinstance(value, str) for value in box.content["bbox"]),
+        "flags_unclear": flag(box.content.get("iscrowd")) is None,
+    }
+    return [reason for reason, is_changed in changes.items() if is_changed]
 
 
 def _unique_ids(ids: Sequence[Any]) -> list[int]:
@@ -160,24 +222,29 @@ def _image(image: CheckedImage, image_id: int, file: AnnotationFile, images: Pat
     name = image.file.actual_name or image.entry.name
     folder = file.folder.resolve()
     assert image.file.size is not None
+    height, width = image.file.size if image.file.orientation == UPRIGHT else image.file.size[::-1]
     return {
         **_writable(image.entry.content),
         "id": image_id,
         "file_name": os.path.relpath(folder / name, images) if folder != images else name,
-        "height": image.file.size[0],
-        "width": image.file.size[1],
+        "height": height,
+        "width": width,
     }
 
 
-def _annotation(box: BoxEntry, size: tuple[int, int] | None) -> dict[str, Any]:
-    """Return an annotation; if a (height, width) is given, its box is clipped to it."""
-    left, top, width, height = box.bbox
+def _annotation(box: BoxEntry, image: CheckedImage, *, changed: bool) -> dict[str, Any]:
+    """Return an annotation; a `changed` box is clipped to its image, as stored."""
     content = _writable(box.content)
-    if size is not None:
-        x1, y1, x2, y2 = clip_box(box.corners, size)
-        left, top, width, height = x1, y1, x2 - x1, y2 - y1
+    left, top, width, height = box.bbox
+    if changed:
+        assert image.size is not None
+        corners = clip_box(box.corners, image.size)
+        if image.file.orientation != UPRIGHT:
+            corners = stored_corners(corners, image.file.orientation, image.size[::-1])
+            content.pop("segmentation", None)  # its points are those of the displayed image
+        left, top, width, height = corners[0], corners[1], corners[2] - corners[0], corners[3] - corners[1]
     stated = content.get("area")
-    keep_area = size is None and isinstance(stated, int | float) and not isinstance(stated, bool)
+    keep_area = not changed and isinstance(stated, int | float) and not isinstance(stated, bool)
     area = stated if keep_area else width * height
     return {**content, "bbox": [left, top, width, height], "area": area, "iscrowd": int(box.ignore)}
 

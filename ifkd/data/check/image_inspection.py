@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 import rasterio
@@ -23,6 +24,7 @@ from ifkd.data.check.finding import DROPS_BOX
 from ifkd.data.check.lenient_coco import AnnotationFile, BoxEntry, ImageEntry
 from ifkd.data.coco import path_inside
 from ifkd.imagery.contrast import ImageryOptions
+from ifkd.imagery.exif import UPRIGHT, exif_orientation, fits_displayed
 from ifkd.imagery.image_files import DRIVERS, read_image
 
 THUMBNAIL_PX = 32
@@ -42,9 +44,11 @@ class InspectedFile:
     """Kind of finding for which the file is not usable."""
     message: str = ""
     actual_name: str | None = None
-    """File name in the image folder, if the entry's differs in upper and lower case."""
+    """File name in the image folder, if the entry writes it otherwise."""
     size: tuple[int, int] | None = None
-    """(height, width), pixels."""
+    """(height, width), pixels, of the image that the labels fit: as stored, or as displayed."""
+    orientation: int = UPRIGHT
+    """Exif orientation if the labels fit the image as displayed, else 1."""
     format: str = ""
     """File format, data type and bands."""
     sha256: str | None = None
@@ -96,32 +100,40 @@ def _inspect_file(entry: ImageEntry, *, folder: Path, imagery: ImageryOptions) -
         path = path_inside(folder, entry.name)
     except DataError as error:
         return InspectedFile(None, "files_outside_folder", error.problem)
-    actual_name = None
+    found = None
     if not os.path.isfile(path):  # noqa: PTH113 - unlike Path.is_file, false for every invalid name
-        actual_name = _name_in_other_case(folder, entry.name)
-        if actual_name is None:
+        found = actual_name(folder, entry.name)
+        if found is None:
             return InspectedFile(path, "files_missing", f"{entry.name} is not in {folder}")
-        path = folder / actual_name
+        path = folder / found
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about metadata that does not affect pixels
-        return _decode(path, entry.name, actual_name, imagery)
+        return _decode(path, entry, found, imagery)
 
 
-def _decode(path: Path, name: str, actual_name: str | None, imagery: ImageryOptions) -> InspectedFile:
+def _decode(path: Path, entry: ImageEntry, found_name: str | None, imagery: ImageryOptions) -> InspectedFile:
+    name = entry.name
     size, file_format = _header(path)
     if size is not None and size[0] * size[1] > imagery.max_pixels:
         message = f"{name}: {size[1]}x{size[0]} (width x height), at most {imagery.max_pixels} pixels"
-        return InspectedFile(path, "files_too_large", message, actual_name, size, file_format)
+        return InspectedFile(path, "files_too_large", message, found_name, size, format=file_format)
     try:
         pixels = read_image(path, imagery=imagery)
     except (DataError, MemoryError) as error:
         message = error.problem if isinstance(error, DataError) else f"{name} does not fit into memory"
-        return InspectedFile(path, "files_unreadable", message, actual_name, size, file_format)
+        return InspectedFile(path, "files_unreadable", message, found_name, size, format=file_format)
     size = (pixels.shape[0], pixels.shape[1])
     digest = hashlib.sha256(repr(size).encode())
     digest.update(np.ascontiguousarray(pixels).data)
     known, thumbnail = file_format or "unknown format", normalized_thumbnail(pixels)
-    return InspectedFile(path, None, "", actual_name, size, known, digest.hexdigest(), thumbnail)
+    orientation = exif_orientation(path)
+    turned = fits_displayed(orientation, size, entry.size)
+    if turned is None:
+        message = f"{name} has the Exif orientation {orientation}"
+        return InspectedFile(path, "orientation_unclear", message, found_name, size, format=known)
+    if not turned:
+        return InspectedFile(path, None, "", found_name, size, UPRIGHT, known, digest.hexdigest(), thumbnail)
+    return InspectedFile(path, None, "", found_name, size[::-1], orientation, known, digest.hexdigest(), thumbnail)
 
 
 def normalized_thumbnail(pixels: Array) -> Array | None:
@@ -169,12 +181,15 @@ def _format(dataset: Any) -> str:
     return f"{dataset.driver}, {types}{f' of {bits} bits' if bits else ''}, {bands}"
 
 
-def _name_in_other_case(folder: Path, name: str) -> str | None:
-    """Return the name of the only file that differs from `name` in upper and lower case alone."""
-    try:
-        path = Path(name)
-        same = [one.name for one in (folder / path.parent).iterdir() if one.name.casefold() == path.name.casefold()]
-        found = str(path.parent / same[0]) if len(same) == 1 else None
-        return found if found is not None and path_inside(folder, found).is_file() else None
-    except (OSError, ValueError, DataError):
-        return None
+def actual_name(folder: Path, name: str) -> str | None:
+    """Return the name of the only file that a name can mean: in another case, with backslashes, with percent codes."""
+    for other in dict.fromkeys((name, name.replace("\\", "/"), unquote(name), unquote(name).replace("\\", "/"))):
+        try:
+            path = Path(other)
+            same = [one.name for one in (folder / path.parent).iterdir() if one.name.casefold() == path.name.casefold()]
+            same = [path.name] if path.name in same else same
+            if len(same) == 1 and path_inside(folder, found := str(path.parent / same[0])).is_file():
+                return found
+        except (OSError, ValueError, DataError):
+            continue
+    return None

@@ -1,18 +1,19 @@
 """Read COCO files leniently: entries that the strict reader refuses become findings and are left out."""
 
 import codecs
-import math
 import reprlib
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeGuard
 
 from ifkd.core.errors import DataError
 from ifkd.core.files import sha256_of
+from ifkd.data.account import Outcomes
 from ifkd.data.check.finding import Findings, first_few
 from ifkd.data.coco import COCO_LISTS, read_annotations
+from ifkd.data.label_values import flag, label_id, number
 
 Id = int | str
 MAX_CONTIGUOUS_ID = 100_000
@@ -64,6 +65,15 @@ class AnnotationFile:
     classes: dict[Id, str]
     """Category id -> name, by ascending id; names may repeat."""
     images: tuple[ImageEntry, ...]
+    image_outcomes: Outcomes
+    """Entries of images that are not among `images`."""
+    object_outcomes: Outcomes
+    """Annotations that are not among the boxes of `images`."""
+
+    def count(self, key: str) -> int:
+        """Return the number of entries of a list of the file."""
+        entries = self.content.get(key)
+        return len(entries) if isinstance(entries, list) else 0
 
 
 def read_entries(path: Path, *, images: Path | None, split: str, findings: Findings) -> AnnotationFile:
@@ -89,7 +99,8 @@ def read_entries(path: Path, *, images: Path | None, split: str, findings: Findi
     boxes = reader.boxes(ids, classes)
     folder = path.parent / "images" if images is None else images
     merged = tuple(_merged(entries, boxes) for entries in entries_of_files)
-    return AnnotationFile(path, folder, sha256_of(path), content, classes, merged)
+    outcomes = {"image_outcomes": reader.image_outcomes, "object_outcomes": reader.object_outcomes}
+    return AnnotationFile(path, folder, sha256_of(path), content, classes, merged, **outcomes)
 
 
 def _merged(entries: list[ImageEntry], boxes: dict[Id, list[BoxEntry]]) -> ImageEntry:
@@ -103,9 +114,16 @@ class _Reader:
     content: dict[str, Any]
     split: str
     findings: Findings
+    image_outcomes: Outcomes = field(default_factory=Outcomes)
+    object_outcomes: Outcomes = field(default_factory=Outcomes)
 
     def _add(self, kind: str, example: str) -> None:
         self.findings.add(kind, self.split, example)
+
+    def _drop(self, outcomes: Outcomes, kind: str, example: str, *, count: int = 1) -> None:
+        """Add a finding of entries that are left out."""
+        self._add(kind, example)
+        outcomes.drop(kind, example, count=count)
 
     def _entries(self, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yield the objects of a list, each with its name for messages."""
@@ -114,23 +132,28 @@ class _Reader:
             if isinstance(entry, dict):
                 yield f"{key}[{index}]", entry
             else:
-                self._add(f"{key}_malformed", f"{key}[{index}] is {_described(entry)}")
+                outcomes = {"images": self.image_outcomes, "annotations": self.object_outcomes}.get(key, Outcomes())
+                self._drop(outcomes, f"{key}_malformed", f"{key}[{index}] is {_described(entry)}")
 
     def classes(self) -> dict[Id, str]:
         """Return category id -> name of valid categories, by ascending id."""
         names: dict[Id, set[str]] = {}
         for where, entry in self._entries("categories"):
-            category_id, name = _id(entry.get("id")), entry.get("name")
+            category_id, name = label_id(entry.get("id")), entry.get("name")
             if category_id is None or not _is_name(name):
                 stated = f"the id {_described(entry.get('id'))} and the name {_described(name)}"
                 self._add("categories_malformed", f"{where} has {stated}")
             else:
                 names.setdefault(category_id, set()).add(name)
+                if isinstance(entry["id"], str):
+                    self._add("ids_not_integers", f"category {entry['id']!r}")
         for category_id, several in names.items():
             if len(several) > 1:
                 self._add("category_ids_not_unique", f"id {category_id!r}: {first_few(sorted(several))}")
         classes = {category_id: several.pop() for category_id, several in names.items() if len(several) == 1}
         classes = dict(sorted(classes.items(), key=lambda item: (isinstance(item[0], str), item[0])))
+        for category_id in self._groups(classes):
+            self._add("categories_of_groups", repr(classes.pop(category_id)))
         for name, count in Counter(classes.values()).items():
             if count > 1:
                 ids = [category_id for category_id, one in classes.items() if one == name]
@@ -138,10 +161,22 @@ class _Reader:
         self._check_category_ids(classes)
         return classes
 
+    def _groups(self, classes: dict[Id, str]) -> list[Id]:
+        """Return the categories that are the supercategory of others and have no annotation, as Roboflow writes."""
+        entries = [
+            [entry for entry in listed if isinstance(entry, dict)]
+            for listed in (self.content.get("categories"), self.content.get("annotations"))
+            if isinstance(listed, list)
+        ]
+        if len(entries) < 2:
+            return []
+        pairs = [(one.get("supercategory"), one.get("name")) for one in entries[0]]
+        parents = {parent for parent, name in pairs if isinstance(parent, str) and parent != name}
+        used = {label_id(one.get("category_id")) for one in entries[1]}
+        children = [one for one in classes if one in used]
+        return [one for one, name in classes.items() if name in parents and one not in used and children]
+
     def _check_category_ids(self, classes: dict[Id, str]) -> None:
-        for category_id in classes:
-            if isinstance(category_id, str):
-                self._add("ids_not_integers", f"category {category_id!r}")
         numbers = {category_id for category_id in classes if isinstance(category_id, int)}
         if numbers and len(numbers) < max(numbers) < MAX_CONTIGUOUS_ID:
             for category_id in range(1, max(numbers)):
@@ -152,10 +187,10 @@ class _Reader:
         """Return the usable entries, grouped by file."""
         by_id: dict[Id, list[ImageEntry]] = {}
         for where, entry in self._entries("images"):
-            image_id, name = _id(entry.get("id")), entry.get("file_name")
+            image_id, name = label_id(entry.get("id")), entry.get("file_name")
             if image_id is None or not _is_name(name):
                 stated = f"the id {_described(entry.get('id'))} and the file_name {_described(name)}"
-                self._add("images_malformed", f"{where} has {stated}")
+                self._drop(self.image_outcomes, "images_malformed", f"{where} has {stated}")
             else:
                 scene = str(entry.get("scene", name))
                 by_id.setdefault(image_id, []).append(ImageEntry(entry, image_id, name, _size(entry), scene, ()))
@@ -163,14 +198,15 @@ class _Reader:
         for image_id, entries in by_id.items():
             names = dict.fromkeys(entry.name for entry in entries)
             if len(names) > 1:
-                self._add("image_ids_not_unique", f"id {image_id!r}: {first_few(names)}")
+                example = f"id {image_id!r}: {first_few(names)}"
+                self._drop(self.image_outcomes, "image_ids_not_unique", example, count=len(entries))
                 continue
             by_name.setdefault(entries[0].name, []).extend(entries)
-            if isinstance(image_id, str):
+            if isinstance(entries[0].content["id"], str):
                 self._add("ids_not_integers", f"image {image_id!r}")
         for name, entries in by_name.items():
             for again in entries[1:]:
-                self._add("images_listed_twice", f"{name} (id {again.id!r})")
+                self._drop(self.image_outcomes, "images_listed_twice", f"{name} (id {again.id!r})")
             if entries[0].size is None:
                 height, width = (_described(entries[0].content.get(key)) for key in ("height", "width"))
                 self._add("sizes_malformed", f"{name}: height {height}, width {width}")
@@ -181,25 +217,29 @@ class _Reader:
         boxes: dict[Id, list[BoxEntry]] = {}
         seen: set[Id] = set()
         for where, entry in self._entries("annotations"):
-            annotation_id = _id(entry.get("id"))
+            annotation_id = label_id(entry.get("id"))
             name = f"annotation {annotation_id!r}" if annotation_id is not None else where
             if annotation_id is None or annotation_id in seen:
                 self._add("annotation_ids_not_unique", f"{where}: {_described(entry.get('id'))}")
             else:
                 seen.add(annotation_id)
             bbox = _bbox(entry.get("bbox"))
-            image, category = _id(entry.get("image_id")), _id(entry.get("category_id"))
+            image, category = label_id(entry.get("image_id")), label_id(entry.get("category_id"))
             if image is None or image not in image_ids:
                 stated = _described(entry.get("image_id"))
-                self._add("annotations_of_unknown_image", f"{name} belongs to image {stated}")
+                self._drop(self.object_outcomes, "annotations_of_unknown_image", f"{name} belongs to image {stated}")
             elif category is None or category not in classes:
                 stated = _described(entry.get("category_id"))
-                self._add("annotations_of_unknown_category", f"{name} has the category_id {stated}")
+                example = f"{name} has the category_id {stated}"
+                self._drop(self.object_outcomes, "annotations_of_unknown_category", example)
             elif bbox is None:
-                self._add("annotations_malformed", f"{name} has the bbox {_described(entry.get('bbox'))}")
+                stated = _described(entry.get("bbox"))
+                self._drop(self.object_outcomes, "annotations_malformed", f"{name} has the bbox {stated}")
             else:
-                ignore = bool(entry.get("iscrowd", 0))
-                boxes.setdefault(image, []).append(BoxEntry(entry, category, bbox, ignore))
+                ignore = flag(entry.get("iscrowd"))
+                if ignore is None:
+                    self._add("flags_unclear", f"{name} has the iscrowd {_described(entry['iscrowd'])}")
+                boxes.setdefault(image, []).append(BoxEntry(entry, category, bbox, bool(ignore)))
         return boxes
 
 
@@ -211,38 +251,17 @@ def _is_name(value: Any) -> TypeGuard[str]:
         return False
 
 
-def _id(value: Any) -> Id | None:
-    """Return a value as an id, an integer or text; None if it is neither."""
-    if isinstance(value, bool):
-        return None
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    return value if isinstance(value, int | str) else None
-
-
-def _number(value: Any) -> float | None:
-    """Return a number, or text of one, as the strict reader converts it; None if it is neither."""
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        return None
-    try:
-        return float(value)
-    except OverflowError:
-        return math.inf
-    except ValueError:
-        return None
-
-
 def _bbox(bbox: Any) -> tuple[float, float, float, float] | None:
     if not isinstance(bbox, list) or len(bbox) != 4:
         return None
-    left, top, width, height = (_number(value) for value in bbox)
+    left, top, width, height = (number(value) for value in bbox)
     if left is None or top is None or width is None or height is None:
         return None
     return left, top, width, height
 
 
 def _size(entry: dict[str, Any]) -> tuple[int, int] | None:
-    height, width = (_number(entry.get(key)) for key in ("height", "width"))
+    height, width = (number(entry.get(key)) for key in ("height", "width"))
     if height is None or width is None or not (height.is_integer() and width.is_integer()):
         return None
     return (int(height), int(width)) if height > 0 and width > 0 else None

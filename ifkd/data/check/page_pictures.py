@@ -12,9 +12,10 @@ from PIL import Image, ImageDraw
 from ifkd.core.detections import Array
 from ifkd.core.errors import DataError
 from ifkd.core.html.colors import class_color
+from ifkd.data.account import printable
 from ifkd.data.check.box_checks import Corners
 from ifkd.data.check.check import CheckedDataset
-from ifkd.data.check.finding import DROPS_BOX, KINDS, printable
+from ifkd.data.check.finding import DROPS_BOX, KINDS
 from ifkd.data.check.image_inspection import CheckedImage
 from ifkd.imagery.contrast import ImageryOptions
 from ifkd.imagery.image_files import read_image
@@ -155,7 +156,7 @@ def _read(image: CheckedImage, imagery: ImageryOptions) -> Array | None:
     """Return an image's pixels; None if its file has been deleted since the check."""
     assert image.file.path is not None
     try:
-        return read_image(image.file.path, imagery=imagery)
+        return read_image(image.file.path, size=image.file.size, imagery=imagery)
     except DataError:
         return None
 

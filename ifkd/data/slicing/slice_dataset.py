@@ -12,15 +12,17 @@ import numpy as np
 from ifkd.core.errors import DataError
 from ifkd.core.files import make_folder, sha256_of, write_json
 from ifkd.core.progress import progress
+from ifkd.core.tiling import Window
+from ifkd.data.account import Account, Outcomes
 from ifkd.data.coco import parse_coco, read_coco_json
 from ifkd.data.generated_folder import FolderKind, generate_once
 from ifkd.data.slicing import tile_plan
 from ifkd.data.slicing.tile_pixels import contrast_limits, open_source, read_window, write_tile
-from ifkd.data.slicing.tile_plan import PlannedTile, SourceImage, TileRules
+from ifkd.data.slicing.tile_plan import Piece, PlannedTile, SourceImage, TileRules
 
 KIND = FolderKind("a folder of tiles", "slice.json")
 TILES = "tiles.json"
-VERSION = 2
+VERSION = 3
 """Incremented when the same source and rules give other tiles or another record."""
 RESTORED_PX = 0.01
 """Largest deviation of a restored box from its source."""
@@ -86,7 +88,8 @@ def _write(labels: dict[str, Any], sources: list[SourceImage], rules: TileRules,
         "empty_tiles": sum(not tile.has_objects for tile in tiles),
         "omitted_without_data": len(planned) - len(valid),
         "omitted_empty": len(valid) - len(tiles),
-        **_object_counts(content, tiles, sources),
+        "account": _account(content, sources, planned, valid, tiles).model_dump(mode="json"),
+        "boxes_restored": _boxes_restored(content, sources),
         "limits": None if not limits else [float(value) for value in np.median(limits, axis=0)],
     }
 
@@ -144,21 +147,56 @@ def tiles_content(
     return {"images": images, "annotations": annotations, "categories": categories}
 
 
-def _object_counts(content: dict[str, Any], tiles: list[PlannedTile], sources: list[SourceImage]) -> dict[str, int]:
-    """Return how many of the sources' objects and boxes the tiles have."""
-    objects = [(tile.source, piece) for tile in tiles for piece in tile.pieces if not piece.ignore]
-    visible = {(source, piece.index) for source, piece in objects}
-    complete = {(source, piece.index) for source, piece in objects if piece.visibility > 1 - 1e-9}
+def _account(
+    content: dict[str, Any],
+    sources: Sequence[SourceImage],
+    planned: Sequence[PlannedTile],
+    valid: Sequence[PlannedTile],
+    tiles: Sequence[PlannedTile],
+) -> Account:
+    """Return the outcomes of the sources' images and objects, by the tiles planned, valid and written."""
+    images, objects = Outcomes(), Outcomes()
+    written: dict[int, list[PlannedTile]] = {index: [] for index in range(len(sources))}
+    for tile in tiles:
+        written[tile.source].append(tile)
+    with_data = {tile.source for tile in valid}
+    pieces_of = [
+        {(tile.source, piece.index) for tile in some for piece in tile.pieces} for some in (planned, valid, tiles)
+    ]
+    for index, source in enumerate(sources):
+        windows = [tile.window for tile in written[index]]
+        if not windows:
+            images.drop("tiles_without_objects" if index in with_data else "tiles_without_data", source.file_name)
+        elif windows != [Window(0, 0, *source.image.size)]:
+            images.change("cut_into_tiles")
+        pieces: dict[int, list[Piece]] = {}
+        for piece in (piece for tile in written[index] for piece in tile.pieces):
+            pieces.setdefault(piece.index, []).append(piece)
+        for box, ignored in enumerate(source.image.ignore.tolist()):
+            found = [piece for piece in pieces.get(box, ()) if ignored or not piece.ignore]
+            if not pieces.get(box):
+                present = [(index, box) in some for some in pieces_of]
+                reasons = ("less_visible", "tiles_without_data", "tiles_without_objects")
+                objects.drop(reasons[present.index(False)])
+            elif not found:
+                objects.change("ignored_where_less_visible")
+            elif max(piece.visibility for piece in found) <= 1 - 1e-9:
+                objects.change("cut_at_tile_borders")
+    written_images = {image["source"]["id"] for image in content["images"]}
+    written_objects = {annotation["source_annotation"] for annotation in content["annotations"]}
+    received = sum(len(source.annotations) for source in sources)
+    return Account(
+        images=images.tally(received=len(sources), written=len(written_images)),
+        objects=objects.tally(received=received, written=len(written_objects)),
+    )
+
+
+def _boxes_restored(content: dict[str, Any], sources: Sequence[SourceImage]) -> int:
+    """Return how many of the sources' boxes are the bounding boxes of their pieces."""
     found = tile_plan.restore_boxes(content)
     restored = 0
     for source in sources:
         for annotation, box in zip(source.annotations, source.boxes, strict=True):
             same = found.get(annotation["id"])
             restored += same is not None and bool(np.abs(same - box).max() <= RESTORED_PX)
-    return {
-        "objects": int(sum((~source.image.ignore).sum() for source in sources)),
-        "objects_visible": len(visible),
-        "objects_complete": len(complete),
-        "boxes": int(sum(len(source.boxes) for source in sources)),
-        "boxes_restored": restored,
-    }
+    return restored

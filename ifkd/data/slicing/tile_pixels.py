@@ -16,7 +16,8 @@ from ifkd.core.errors import DataError, OutputError, SceneError
 from ifkd.core.tiling import Window
 from ifkd.data.slicing.tile_plan import SourceImage
 from ifkd.imagery.contrast import ImageryOptions
-from ifkd.imagery.image_files import open_image, sample_raster
+from ifkd.imagery.exif import exif_orientation, fits_displayed
+from ifkd.imagery.image_files import open_image, orientation_unclear, sample_raster
 from ifkd.imagery.raster import Raster
 
 MIN_CACHE_BYTES, MAX_CACHE_BYTES = 32 << 20, 256 << 20
@@ -33,7 +34,11 @@ def open_source(source: SourceImage, *, tile_px: int, nodata: float | None) -> I
                 f"{source.image.path} has another size than its labels state",
                 got=f"{raster.size[1]}x{raster.size[0]} (width x height)",
                 expected=f"{source.image.size[1]}x{source.image.size[0]}",
+                hint="`ifkd data check --fix` corrects sizes, and labels of images with an Exif orientation.",
             )
+        orientation = exif_orientation(source.image.path)
+        if fits_displayed(orientation, raster.size, source.image.size) is None:
+            raise orientation_unclear(source.image.path, orientation)
         with rasterio.Env(GDAL_CACHEMAX=_cache_bytes(raster, tile_px), GDAL_ERROR_ON_LIBJPEG_WARNING=True):
             yield raster
     finally:

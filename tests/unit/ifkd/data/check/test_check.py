@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tomli_w
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 from pycocotools.coco import COCO
 
 from deploy.cli.main import main
@@ -93,13 +93,14 @@ MISTAKES = {
     "sizes_differ": lambda c: c["images"][0].update(height=63),
     "files_outside_folder": lambda c: c["images"][0].update(file_name="../secret.png"),
     "files_missing": lambda c: c["images"][0].update(file_name="gone.png"),
-    "file_names_differ_in_case": lambda c: c["images"][0].update(file_name="TRAIN_000.PNG"),
+    "file_names_differ": lambda c: c["images"][0].update(file_name="TRAIN_000.PNG"),
     "categories_malformed": lambda c: c["categories"].append({"id": 11}),
     "category_ids_not_unique": lambda c: c["categories"].append({"id": 3, "name": "raft"}),
     "category_names_not_unique": lambda c: c["categories"].append({"id": 11, "name": "ferry"}),
     "classes_without_objects": lambda c: c["categories"].append({"id": 11, "name": "raft"}),
     "ids_not_integers": lambda c: c["categories"].append({"id": "x", "name": "raft"}),
     "lists_missing": lambda c: c.pop("annotations"),
+    "flags_unclear": lambda c: c["annotations"][0].update(iscrowd="maybe"),
 }
 
 
@@ -146,14 +147,14 @@ def test_the_fixed_copy_of_a_valid_data_set_is_equal(train, tmp_path):
     assert after["annotations"] == before["annotations"]
     assert after["categories"] == before["categories"]
     assert after["info"]["fixed_from"]["sha256"] == found(train).record.sources[0].sha256
-    assert record.splits[0].images_left_out == {}
+    assert record.splits[0].account.images.dropped == {}
 
 
 def test_fix_leaves_out_only_the_invalid_box(train, tmp_path):
     edit(train, MISTAKES["boxes_not_finite"])
     record = write_fixed(found(train), tmp_path / "fixed")
-    assert record.splits[0].boxes_left_out == {"boxes_not_finite": 1}
-    assert (record.splits[0].images, record.splits[0].objects) == (6, 11)
+    assert record.splits[0].account.objects.dropped == {"boxes_not_finite": 1}
+    assert (record.splits[0].account.images.written, record.splits[0].account.objects.written) == (6, 11)
 
 
 def test_fix_clips_a_box_across_the_border(train, tmp_path):
@@ -164,13 +165,170 @@ def test_fix_clips_a_box_across_the_border(train, tmp_path):
     assert clipped["area"] == 14 * 9
 
 
-def test_fix_corrects_a_wrong_size_only_where_the_boxes_fit(train, tmp_path):
-    edit(train, lambda c: [image.update(height=200, width=300) for image in c["images"]])
-    edit(train, lambda c: box(c, [150, 100, 30, 30]))
-    record = write_fixed(found(train), tmp_path / "fixed")
-    assert record.splits[0].images_left_out == {"sizes_differ": 1}
-    assert record.splits[0].images == 5
-    reads(tmp_path / "fixed" / "train.json", Path(record.images))
+@pytest.mark.parametrize(
+    ("stated", "bbox", "kept"),
+    [
+        ((200, 300), [5, 5, 20, 20], False),  # it fits into the file by chance
+        ((200, 300), [150, 100, 30, 30], False),
+        ((40, 50), [30, 30, 30, 20], True),  # it does not fit into the stated size, but into the file
+        ((65, 63), [5, 5, 20, 20], True),  # at most 2 pixels
+        ((200, 300), None, True),  # there is nothing to misplace
+    ],
+)
+def test_fix_corrects_a_wrong_size_only_where_the_boxes_belong_to_the_file(train, tmp_path, stated, bbox, kept):
+    edit(train, lambda c: c["images"][0].update(height=stated[0], width=stated[1]))
+    content = json.loads(train.read_text())
+    image_id = content["images"][0]["id"]
+    others = [one for one in content["annotations"] if one["image_id"] != image_id]
+    first = [] if bbox is None else [{"id": 99, "image_id": image_id, "category_id": 3, "bbox": bbox}]
+    edit(train, lambda c: c.update(annotations=[*first, *others]))
+    account = write_fixed(found(train), tmp_path / "fixed").splits[0].account
+    assert account.images.dropped == ({} if kept else {"sizes_differ": 1})
+    assert account.images.changed == ({"sizes_differ": 1} if kept else {})
+    assert account.objects.dropped == ({} if kept else {"sizes_differ": 1})
+
+
+def as_corners(content, factor=1.0):
+    for one in content["annotations"]:
+        x, y, w, h = one["bbox"]
+        one["bbox"] = [x * factor, y * factor, (x + w) * factor, (y + h) * factor]
+
+
+@pytest.mark.parametrize("factor", [1.0, 1 / 64])
+def test_fix_converts_boxes_that_only_one_other_form_fits(train, tmp_path, factor):
+    boxes = [[40, 4, 20, 20], [30, 30, 30, 30], [4, 40, 24, 20], [40, 40, 20, 20]]
+    edit(train, lambda c: c.update(annotations=c["annotations"][: len(boxes)]))
+    for index, one in enumerate(boxes):
+        edit(train, lambda c, index=index, one=one: box(c, one, index))
+    edit(train, lambda c: as_corners(c, factor))
+    account = write_fixed(found(train), tmp_path / "fixed").splits[0].account
+    fixed = json.loads((tmp_path / "fixed" / "train.json").read_text())["annotations"]
+    np.testing.assert_allclose([one["bbox"] for one in fixed], boxes)
+    assert account.objects.changed == {f"boxes_as_{'corners' if factor == 1 else 'fractions_of_corners'}": 4}
+
+
+def test_fix_refuses_boxes_whose_form_is_unclear(train, tmp_path, capsys):
+    edit(train, lambda c: [one.update(bbox=[0.5, 0.5, 0.2, 0.2]) for one in c["annotations"]])
+    command = ["data", "check", f"train={train}", "--out", str(tmp_path / "out"), "--fix", str(tmp_path / "fixed")]
+    assert main(command) == 2
+    assert "where fractions and fractions_of_centers would fit" in capsys.readouterr().err
+    assert (tmp_path / "out" / "check.html").is_file()
+    assert not (tmp_path / "fixed").exists()
+
+
+@pytest.mark.parametrize(("orientation", "size"), [(6, (48, 64)), (8, (48, 64)), (3, (48, 64)), (6, (64, 64))])
+def test_fix_turns_boxes_of_a_displayed_image_or_leaves_it_out(train, tmp_path, orientation, size):
+    pixels = np.full((*size, 3), 40, np.uint8)
+    pixels[4:14, 20:50] = 240
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    path = train.parent / "images" / "train_000.png"
+    Image.fromarray(pixels).save(path, exif=exif.tobytes())
+    with Image.open(path) as image:
+        shown = np.asarray(ImageOps.exif_transpose(image))
+    rows, columns = np.nonzero(shown[:, :, 0] == 240)
+    left, top = int(columns.min()), int(rows.min())
+    box_of_bar = [left, top, int(columns.max()) - left + 1, int(rows.max()) - top + 1]
+    edit(train, lambda c: c["images"][0].update(height=shown.shape[0], width=shown.shape[1]))
+    edit(train, lambda c: c["annotations"][0].update(bbox=box_of_bar))
+    first = json.loads(train.read_text())
+    first["annotations"] = [
+        one for one in first["annotations"] if one["id"] == 1 or one["image_id"] != first["images"][0]["id"]
+    ]
+    train.write_text(json.dumps(first))
+    if orientation == 3 or size[0] == size[1]:
+        assert write_fixed(found(train), tmp_path / "fixed").splits[0].account.images.dropped == {
+            "orientation_unclear": 1
+        }
+        with pytest.raises(DataError, match="may fit the image as stored or as displayed"):
+            reads(train)
+        return
+    assert kinds(found(train))["orientation_displayed"] == 1
+    write_fixed(found(train), tmp_path / "fixed")
+    fixed = read_coco(tmp_path / "fixed" / "train.json", images=train.parent / "images").images[0]
+    assert fixed.boxes[0].tolist() == [20, 4, 50, 14]
+    reads(train)
+
+
+@pytest.mark.parametrize("name", ["sub\\train_000.png", "sub%2Ftrain_000.png", "SUB\\Train%5F000.PNG"])
+def test_file_names_of_windows_and_of_addresses_are_fixed(train, tmp_path, name):
+    folder = train.parent / "images"
+    (folder / "sub").mkdir()
+    (folder / "train_000.png").rename(folder / "sub" / "train_000.png")
+    edit(train, lambda c: c["images"][0].update(file_name=name.replace("SUB", "sub")))
+    checked = found(train)
+    assert kinds(checked) == {"file_names_differ": 1}
+    assert write_fixed(checked, tmp_path / "fixed").splits[0].account.images.changed == {"file_names_differ": 1}
+    reads(tmp_path / "fixed" / "train.json", folder)
+
+
+@pytest.mark.parametrize("name", ["..\\secret.png", "%2e%2e%2Fsecret.png"])
+def test_another_spelling_does_not_lead_out_of_the_folder(train, name):
+    Image.new("RGB", (64, 64)).save(train.parent / "secret.png")
+    edit(train, lambda c: c["images"][0].update(file_name=name))
+    assert kinds(found(train))["files_missing"] == 1
+
+
+def test_ids_and_numbers_as_text_are_read(train, tmp_path):
+    def as_text(content):
+        for one in content["annotations"]:
+            one.update(image_id=str(one["image_id"]), bbox=[str(value) for value in one["bbox"]], iscrowd="0")
+        content["categories"] = [{**one, "id": str(one["id"])} for one in content["categories"]]
+
+    before = read_coco(train)
+    edit(train, as_text)
+    checked = found(train)
+    assert kinds(checked) == {"ids_not_integers": 3}
+    account = write_fixed(checked, tmp_path / "fixed").splits[0].account
+    after = read_coco(tmp_path / "fixed" / "train.json", images=train.parent / "images")
+    assert [one.boxes.tolist() for one in after.images] == [one.boxes.tolist() for one in before.images]
+    assert after.objects_per_class() == before.objects_per_class()
+    assert account.objects.changed == {"numbers_as_text": 12}
+
+
+@pytest.mark.parametrize(("value", "ignored"), [("0", 0), ("false", 0), (0.0, 0), ("1", 1), (True, 1), (None, 0)])
+def test_iscrowd_as_text(train, value, ignored):
+    edit(train, lambda c: c["annotations"][0].update(iscrowd=value))
+    assert found(train).record.splits[0].ignored == ignored
+    assert sum(int(image.ignore.sum()) for image in read_coco(train).images) == ignored
+
+
+def test_a_category_that_only_groups_others_is_left_out(train, tmp_path):
+    def group(content):
+        content["categories"] = [{**one, "supercategory": "ships"} for one in content["categories"]]
+        content["categories"].insert(0, {"id": 0, "name": "ships", "supercategory": "none"})
+
+    classes = read_coco(train).classes
+    edit(train, group)
+    checked = found(train)
+    assert kinds(checked) == {"categories_of_groups": 1}
+    write_fixed(checked, tmp_path / "fixed")
+    assert read_coco(tmp_path / "fixed" / "train.json", images=train.parent / "images").classes == classes
+
+
+def test_the_account_names_every_entry(train, tmp_path):
+    edit(train, lambda c: c["images"].append({"id": 55, "height": 9, "width": 9}))
+    edit(train, lambda c: c["images"][1].update(file_name="gone.png"))
+    for changes in ({"image_id": 55}, {"category_id": 99}, {"bbox": [1, 2]}, {"bbox": [200, 200, 5, 5]}):
+        edit(train, lambda c, changes=changes: repeat(c, "annotations", id=len(c["annotations"]) + 1, **changes))
+    edit(train, lambda c: c["annotations"].append("no annotation"))
+    edit(train, lambda c: box(c, [50, 3, 20, 9]))
+    checked = found(train)
+    account = write_fixed(checked, tmp_path / "fixed").splits[0].account
+    assert account == write_fixed(checked, tmp_path / "again").splits[0].account
+    assert (account.images.received, account.images.dropped) == (7, {"files_missing": 1, "images_malformed": 1})
+    assert account.objects.received == 17
+    assert account.objects.dropped == {
+        "annotations_malformed": 2,
+        "annotations_of_unknown_category": 1,
+        "annotations_of_unknown_image": 1,
+        "boxes_outside_image": 1,
+        "files_missing": 2,
+    }
+    assert account.objects.changed == {"boxes_cross_border": 1}
+    info = json.loads((tmp_path / "fixed" / "train.json").read_text())["info"]
+    assert info["account"] == account.model_dump(mode="json")
+    assert sum(info["images_left_out"].values()) == 2
 
 
 def test_corners_instead_of_widths_are_suggested(train):
@@ -277,8 +435,8 @@ def test_fix_keeps_an_image_of_two_splits_in_the_test_split(splits, tmp_path):
         ("train_003.png and test_001.bmp",),
     )
     record = write_fixed(checked, tmp_path / "fixed")
-    assert record.splits[0].images_left_out == {"images_in_two_splits": 1}
-    assert record.splits[1].images_left_out == {}
+    assert record.splits[0].account.images.dropped == {"images_in_two_splits": 1}
+    assert record.splits[1].account.images.dropped == {}
 
 
 def test_a_rotated_resized_and_recompressed_image_is_a_near_duplicate(splits):
@@ -385,7 +543,7 @@ def test_the_command_writes_a_fixed_copy_and_prints_its_recipe_lines(train, tmp_
     assert main(["data", "check", str(train), "--out", str(tmp_path / "out"), "--fix", str(fixed)]) == 1
     assert f'root = "{fixed}", images = "{train.parent / "images"}"' in capsys.readouterr().out
     record = json.loads((tmp_path / "out" / "check.json").read_text())
-    assert record["fixed"]["splits"][0]["boxes_left_out"] == {"boxes_outside_image": 1}
+    assert record["fixed"]["splits"][0]["account"]["objects"]["dropped"] == {"boxes_outside_image": 1}
 
 
 # --- real imagery -------------------------------------------------------------------------------------------------

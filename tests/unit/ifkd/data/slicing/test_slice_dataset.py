@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
-from PIL import Image
+from PIL import ExifTags, Image
 from rasterio.enums import ColorInterp
 from rasterio.errors import NotGeoreferencedWarning
 
@@ -106,7 +106,7 @@ def test_leaves_out_tiles_without_data_and_keeps_gaps(tmp_path: Path, dtype: str
     record = slice_dataset(labels, tmp_path / "out", rules)
     assert sorted(tiles_in(tmp_path / "out")) == [(0, 0), (0, 48), (36, 0), (36, 48)]
     assert record["contents"]["omitted_without_data"] == 2
-    assert (record["contents"]["objects"], record["contents"]["objects_visible"]) == (2, 1)
+    assert record["contents"]["account"]["objects"]["dropped"] == {"tiles_without_data": 1}
     tile = read_image(tiles_in(tmp_path / "out")[0, 48])
     assert (tile[:, 12:] == (124, 116, 104)).all()
     assert not (tile[:, :12] == (124, 116, 104)).all()
@@ -135,8 +135,23 @@ def test_counts_complete_visible_and_missing_objects(tmp_path: Path) -> None:
     boxes = [(10, 10, 20, 12), (5, 5, 90, 10), (0, 0, 140, 100)]
     labels = write_labels(tmp_path, "a.tif", boxes)
     record = slice_dataset(labels, tmp_path / "out", RULES.model_copy(update={"cut_objects": "drop"}))["contents"]
-    assert (record["tiles"], record["objects"], record["objects_visible"], record["objects_complete"]) == (6, 3, 2, 1)
-    assert (record["boxes"], record["boxes_restored"]) == (3, 2)
+    objects = record["account"]["objects"]
+    assert (record["tiles"], objects["received"], objects["kept"]) == (6, 3, 1)
+    assert (objects["changed"], objects["dropped"]) == ({"cut_at_tile_borders": 1}, {"less_visible": 1})
+    assert record["account"]["images"]["changed"] == {"cut_into_tiles": 1}
+    assert record["boxes_restored"] == 2
+
+
+@pytest.mark.parametrize("orientation", [3, 6])
+def test_refuses_an_image_that_an_exif_orientation_turns(tmp_path: Path, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    (tmp_path / "images").mkdir()
+    Image.fromarray(noise(3).transpose(1, 2, 0)).save(tmp_path / "images" / "a.png", exif=exif.tobytes())
+    size = SIZE if orientation == 3 else SIZE[::-1]
+    labels = write_labels(tmp_path, "a.png", [(10, 10, 20, 12)], size=size)
+    with pytest.raises(DataError, match=r"as stored or as displayed|another size"):
+        slice_dataset(labels, tmp_path / "out", RULES)
 
 
 def test_tile_names_differ_regardless_of_case(tmp_path: Path) -> None:
