@@ -14,7 +14,7 @@ from ifkd.recipe import ExportOptions
 SCORE_THRESHOLD, CLASS_AGNOSTIC_IOU = 0.3, 0.8
 """Thresholds of a bundle whose recipe states none, where none can be chosen."""
 SCORE_STEP = 0.01
-CLASS_AGNOSTIC_IOUS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4)
+CLASS_AGNOSTIC_IOUS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
 CURVE_STEP = 5
 """The record of the curve has every fifth score threshold."""
 
