@@ -7,7 +7,7 @@ from affine import Affine
 from rasterio.crs import CRS
 
 from deploy.scene.read.georeference import Georeference
-from deploy.scene.scene_score import SceneScore, pixel_boxes, read_ground_truth
+from deploy.scene.scene_score import SceneScore, exterior_points, pixel_boxes, read_ground_truth
 from deploy.scene.write.file_names import DETECTION_FILES
 from deploy.scene.write.run_record import RunRecord, read_run_record
 from ifkd.core.detections import Detections
@@ -31,7 +31,12 @@ def evaluate_scene(folder: Path, labels: Path, *, score_threshold: float | None 
     if scene.transform is not None:
         georeference = Georeference(CRS.from_user_input(scene.crs), Affine(*scene.transform))
     size, classes = (scene.height_px, scene.width_px), tuple(run.objects_per_class)
-    ground_truth = read_ground_truth(labels, scene=scene.name, size=size, classes=classes, georeference=georeference)
+    problem = "has no coordinate system"
+    if scene.georeference == "gcps":
+        problem = "is placed by ground control points, which its run record does not contain"
+    ground_truth = read_ground_truth(
+        labels, scene=scene.name, size=size, classes=classes, georeference=georeference, place_problem=problem
+    )
     detections = _read_detections(folder, run, georeference)
     if score_threshold is None:
         score_threshold = run.settings.postprocess.score_threshold
@@ -41,9 +46,11 @@ def evaluate_scene(folder: Path, labels: Path, *, score_threshold: float | None 
 def _read_detections(folder: Path, run: RunRecord, georeference: Georeference | None) -> Detections:
     classes = tuple(run.objects_per_class)
     geojson, coco = folder / DETECTION_FILES["geojson"], folder / DETECTION_FILES["coco"]
-    if georeference is not None and geojson.is_file():
-        features = [one for one in read_json(geojson)["features"] if one["geometry"]]
-        boxes = pixel_boxes(features, georeference, (run.scene.height_px, run.scene.width_px))
+    on_map = georeference is not None and geojson.is_file()
+    features = read_json(geojson)["features"] if on_map else []
+    if georeference is not None and on_map and all(one["geometry"] for one in features):
+        size = (run.scene.height_px, run.scene.width_px)
+        boxes = pixel_boxes([exterior_points(one) for one in features], georeference, size).astype(np.float32)
         names = [feature["properties"]["class_name"] for feature in features]
         scores = [feature["properties"]["score"] for feature in features]
     elif coco.is_file():
@@ -54,7 +61,7 @@ def _read_detections(folder: Path, run: RunRecord, georeference: Georeference | 
         names = [name_of[row["category_id"]] for row in rows]
         scores = [row["score"] for row in rows]
     else:
-        hint = "Run `ifkd detect` again with --format geojson coco."
-        raise DataError(f"{folder} has neither {geojson.name} nor {coco.name}", hint=hint)
+        names = f"{coco.name}, and objects without a place" if on_map else f"{geojson.name} and no {coco.name}"
+        raise DataError(f"{folder} has no {names}", hint="Run `ifkd detect` again with --format geojson coco.")
     labels = np.array([classes.index(name) for name in names], np.int64)
     return Detections(boxes, np.array(scores, np.float32), labels)

@@ -9,6 +9,7 @@ import os
 import shutil
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -33,7 +34,7 @@ from deploy.scene.write.file_names import PRODUCER, STATE_FOLDER, SUMMARY_FILE, 
 from deploy.scene.write.output_folder import require_own_files
 from deploy.scene.write.run_record import BundleReference
 from ifkd import __version__
-from ifkd.core.errors import SceneError, UsageError
+from ifkd.core.errors import EngineError, IfkdError, OutputError
 from ifkd.core.files import acquire_lock, make_folder
 from ifkd.core.progress import progress
 
@@ -154,10 +155,15 @@ class BatchRun:
                 log=lambda message: self._log(f"{source.name}: {message}"),
                 show_progress=show_progress,
             )
-        except (SceneError, UsageError) as error:
+        except (EngineError, OutputError):  # the next scene would fail, too
+            raise
+        except Exception as error:  # noqa: BLE001 - also a bug that only one scene causes must not end the others
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
-            return SceneEntry.of_failure(source, str(error))
+            if isinstance(error, IfkdError):
+                return SceneEntry.of_failure(source, str(error))
+            self._log(f"{source.name}: {traceback.format_exc()}")
+            return SceneEntry.of_failure(source, f"A bug of ifkd: {type(error).__name__}: {error}")
         self._plan.store.publish(source.name)
         return SceneEntry.of_run(source, run)
 

@@ -88,10 +88,16 @@ def run_scene(
 
 
 def _read_ground_truth(request: SceneRequest, scene: SceneInfo) -> SceneGroundTruth | None:
-    path, classes, georeference = request.ground_truth, request.bundle.manifest.classes, scene.georeference
-    if path is None:
+    if request.ground_truth is None:
         return None
-    return read_ground_truth(path, scene=scene.name, size=scene.size, classes=classes, georeference=georeference)
+    return read_ground_truth(
+        request.ground_truth,
+        scene=scene.name,
+        size=scene.size,
+        classes=request.bundle.manifest.classes,
+        georeference=scene.georeference,
+        place_problem=scene.place_problem,
+    )
 
 
 def _score(result: SceneResult, ground_truth: SceneGroundTruth | None) -> SceneScore | None:

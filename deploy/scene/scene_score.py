@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from deploy.scene.read.georeference import Georeference
+from deploy.scene.read.geojson import SWAPPED, extent_of, require_lonlat
+from deploy.scene.read.georeference import Georeference, edge_points
 from ifkd.core.config import Schema
 from ifkd.core.detections import Array, Detections
 from ifkd.core.errors import DataError
@@ -62,22 +63,29 @@ class SceneScore(Schema):
 
 
 def read_ground_truth(
-    path: Path, *, scene: str, size: tuple[int, int], classes: tuple[str, ...], georeference: Georeference | None = None
+    path: Path,
+    *,
+    scene: str,
+    size: tuple[int, int],
+    classes: tuple[str, ...],
+    georeference: Georeference | None = None,
+    place_problem: str | None = None,
 ) -> "SceneGroundTruth":
     """Read the labels of one scene, given by file name and size (height, width), for the classes of a detector.
 
-    The file is COCO JSON that lists the scene by file name, or has only one image; or GeoJSON (RFC 7946) with polygons
-    whose class is in `class_name`, which needs the scene's georeference.
+    The file is COCO JSON that lists the scene by file name, or GeoJSON (RFC 7946) with polygons whose class is in
+    `class_name`, which needs the scene's georeference; without it, `place_problem` is the reason.
 
     Raises:
-        DataError: The file is unreadable, does not list the scene, or has no class of the detector.
+        DataError: The file is unreadable, has no labels of the scene, or has no class of the detector.
     """
     content = read_json(path, what="file of labels")
-    if isinstance(content, dict) and content.get("type") == "FeatureCollection":
-        if georeference is None:
-            problem = f"{scene} has no coordinate system, so the GeoJSON labels of {path} cannot be located in it"
+    if isinstance(content, dict) and content.get("type") in ("Feature", "FeatureCollection"):
+        problem = f"{scene} {place_problem}" if georeference is None else georeference.lonlat_problem(size)
+        if georeference is None or problem is not None:
+            problem = f"{problem}, so the GeoJSON labels of {path} cannot be located in it"
             raise DataError(problem, hint="Use labels in pixels, as a COCO file.")
-        image, known = _image_of_geojson(path, content, size, georeference)
+        image, known = _image_of_geojson(path, content, scene=scene, size=size, georeference=georeference)
     else:
         dataset = read_coco(path)
         image, known = _image_of_coco(dataset, scene), dataset.classes
@@ -137,48 +145,73 @@ class SceneGroundTruth:
         )
 
 
-def pixel_boxes(features: list[dict[str, Any]], georeference: Georeference, size: tuple[int, int]) -> Array:
-    """Return the bounding boxes of GeoJSON polygons, float32 [n, 4], pixels of a scene; not finite if unlocated."""
-    boxes = np.full((len(features), 4), np.nan)
-    for row, feature in enumerate(features):
-        geometry = feature["geometry"]
-        if geometry["type"] not in {"Polygon", "MultiPolygon"}:
-            raise ValueError(f"a label is a {geometry['type']}")
-        polygons = [geometry["coordinates"]] if geometry["type"] == "Polygon" else geometry["coordinates"]
-        points = georeference.from_lonlat(np.array([point[:2] for polygon in polygons for point in polygon[0]]), size)
-        boxes[row] = [*points.min(axis=0), *points.max(axis=0)]
-    return boxes.astype(np.float32)
+def pixel_boxes(lonlat: list[Array], georeference: Georeference, size: tuple[int, int]) -> Array:
+    """Return the bounding boxes of points [n, 2] in degrees, float64 [len, 4], pixels of a scene; NaN if unlocated."""
+    pixels = georeference.from_lonlat(np.concatenate([np.zeros((0, 2)), *lonlat]), size)
+    pixels[~np.isfinite(pixels).all(axis=1)] = np.nan
+    starts = np.cumsum([0, *map(len, lonlat)])[:-1]
+    corners = [which.reduceat(pixels, starts) for which in (np.fmin, np.fmax)] if lonlat else [np.zeros((0, 2))] * 2
+    return np.concatenate(corners, axis=1)
+
+
+def exterior_points(feature: dict[str, Any]) -> Array:
+    """Return the points of the exterior rings of a GeoJSON polygon, float64 [n, 2]."""
+    geometry = feature["geometry"]
+    if geometry["type"] not in {"Polygon", "MultiPolygon"}:
+        raise ValueError(f"a label is a {geometry['type']}")
+    polygons = [geometry["coordinates"]] if geometry["type"] == "Polygon" else geometry["coordinates"]
+    points = [(float(point[0]), float(point[1])) for polygon in polygons for point in polygon[0]]
+    if not points:
+        raise ValueError("a label has no points")
+    return np.array(points)
 
 
 def _image_of_geojson(
-    path: Path, content: dict[str, Any], size: tuple[int, int], georeference: Georeference
+    path: Path, content: dict[str, Any], *, scene: str, size: tuple[int, int], georeference: Georeference
 ) -> tuple[LabeledImage, tuple[str, ...]]:
     """Return the labels inside a scene, and their class names."""
+    features = content["features"] if content["type"] == "FeatureCollection" else [content]
     try:
-        features = [feature for feature in content["features"] if feature["geometry"] is not None]
+        features = [feature for feature in features if feature["geometry"] is not None]
         names = [next(str(feature["properties"][key]) for key in CLASS_KEYS if key in feature["properties"])
                  for feature in features]  # fmt: skip
-        boxes = pixel_boxes(features, georeference, size)
+        lonlat = [exterior_points(feature) for feature in features]
         ignore = np.array([bool(feature["properties"].get("ignore")) for feature in features], bool)
-    except (KeyError, TypeError, ValueError, IndexError, StopIteration) as error:
+    except (AttributeError, IndexError, KeyError, OverflowError, StopIteration, TypeError, ValueError) as error:
         expected = "GeoJSON with polygons in longitude and latitude, each with its class in class_name"
         raise DataError(f"{path} is not a file of labels ({error!r})", expected=expected) from error
-    height, width = size
-    boxes = boxes.clip(0, np.array([width, height, width, height], np.float32))
-    on_scene = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+    points = np.concatenate([np.zeros((0, 2)), *lonlat])
+    require_lonlat(content, points, what=f"The file of labels {path}", error=DataError)
+    boxes, on_scene = _clipped(pixel_boxes(lonlat, georeference, size), size)
+    if len(boxes) and not on_scene.any():
+        outline = edge_points(np.array([[0, 0, size[1], size[0]]]), 1)[0]
+        _, swapped = _clipped(pixel_boxes([one[:, ::-1] for one in lonlat], georeference, size), size)
+        raise DataError(
+            f"None of the {len(boxes)} labels of {path} is on {scene}",
+            got=extent_of(points),
+            expected=f"labels that touch {extent_of(georeference.to_lonlat(outline))}",
+            hint=SWAPPED if swapped.any() else None,
+        )
     known = tuple(sorted(set(names)))
     labels = np.array([known.index(name) for name in names], np.int64)
     return LabeledImage(1, path, size, boxes[on_scene], labels[on_scene], path.name, ignore[on_scene]), known
 
 
+def _clipped(boxes: Array, size: tuple[int, int]) -> tuple[Array, Array]:
+    """Return boxes clipped to a scene, float32 [n, 4], and whether they are on it, bool [n]."""
+    height, width = size
+    boxes = boxes.clip(0, [width, height, width, height]).astype(np.float32)
+    return boxes, (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+
+
 def _image_of_coco(dataset: CocoDataset, scene: str) -> LabeledImage:
     named = [image for image in dataset.images if image.path.name == scene]
     named = named or [image for image in dataset.images if image.path.stem == Path(scene).stem]
-    if not named and len(dataset) == 1:
-        return dataset.images[0]
     if len(named) != 1:
         problem = f"{dataset.path} lists {len(named) or 'no'} images with the name {scene}"
-        raise DataError(problem, expected="one", hint="Use a COCO file whose images include the scene.")
+        listed = ", ".join(image.path.name for image in dataset.images[:3]) or "no image"
+        hint = "Use a COCO file whose images include the scene, or correct its file_name."
+        raise DataError(problem, got=listed, expected="one", hint=hint)
     return named[0]
 
 

@@ -56,7 +56,7 @@ class CountingEngine(FakeEngine):
         return super()._run(tiles)
 
 
-class FakeEngineError(Exception):
+class FakeEngineError(BaseException):
     """Error of a fake engine, which stands for a killed process."""
 
 

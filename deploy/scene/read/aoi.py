@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import shapely
 
-from deploy.scene.read.georeference import Georeference, centers
+from deploy.scene.read.geojson import GLOBE, SWAPPED, extent_of, on_globe, require_lonlat, rings_of
+from deploy.scene.read.georeference import Georeference, centers, edge_points
 from deploy.scene.read.scene import SceneInfo
 from ifkd.core.config import Schema
 from ifkd.core.detections import Array
@@ -19,8 +20,8 @@ from ifkd.core.errors import SceneError, UsageError
 from ifkd.core.files import read_json
 from ifkd.core.tiling import TileGrid
 
-MAX_SEGMENT_DEGREES = 0.01
-"""Longer edges are split before they are projected, because a straight line in degrees is curved on a map."""
+POINTS_PER_EDGE = 8
+"""Points of each edge of a tile, which is straight in pixels and curved in degrees."""
 
 Ring = tuple[tuple[float, float], ...]
 
@@ -31,7 +32,10 @@ class AreaOfInterest(Schema):
     source: str
     """Name of the file that they come from."""
     polygons: tuple[tuple[Ring, ...], ...]
-    """The exterior ring of each polygon and the rings of its holes, degrees; all rings are closed."""
+    """The exterior ring of each polygon and the rings of its holes, degrees; all rings are closed.
+
+    No ring crosses the antimeridian.
+    """
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,11 +45,12 @@ class AoiMask:
     tiles: Array
     """bool [tiles]: tiles that touch the area."""
     area: Any
-    """The area as a shapely geometry, pixels (column, row)."""
+    """The area as a shapely geometry, degrees."""
+    georeference: Georeference
 
     def contains(self, boxes: Array) -> Array:
         """Return whether the center of each box [n, 4] is inside the area, bool [n]."""
-        return shapely.contains_xy(self.area, centers(boxes))
+        return shapely.contains_xy(self.area, self.georeference.to_lonlat(centers(boxes)))
 
 
 def read_aoi(path: Path) -> AreaOfInterest:
@@ -59,17 +64,12 @@ def read_aoi(path: Path) -> AreaOfInterest:
         polygons = _polygons(shapely.from_geojson(json.dumps(_geometry(content))))
     except (TypeError, KeyError, shapely.errors.GEOSException) as error:
         raise UsageError(f"The area of interest {path} is not valid GeoJSON ({error})") from error
-    if not len(polygons):
+    if not polygons:
         raise UsageError(f"The area of interest {path} has no polygon", expected="a Polygon or a MultiPolygon")
-    for longitude, latitude in shapely.get_coordinates(polygons).tolist():
-        if not (-180.0 <= longitude <= 180.0 and -90.0 <= latitude <= 90.0):
-            raise UsageError(
-                f"The area of interest {path} is not in longitude and latitude",
-                got=f"{longitude:g}, {latitude:g}",
-                expected="degrees, as in RFC 7946",
-                hint="Convert it: ogr2ogr -t_srs EPSG:4326 area_wgs84.geojson area.geojson.",
-            )
-    rings = tuple(tuple(tuple(map(tuple, ring.coords)) for ring in _rings(polygon)) for polygon in polygons)
+    coordinates = shapely.get_coordinates(polygons)
+    require_lonlat(content, coordinates, what=f"The area of interest {path}", error=UsageError)
+    parts = [part for polygon in polygons for part in _polygons(on_globe(polygon))]
+    rings = tuple(tuple(tuple(map(tuple, ring.coords)) for ring in rings_of(part)) for part in parts)
     return AreaOfInterest(source=path.name, polygons=rings)
 
 
@@ -83,24 +83,27 @@ def aoi_mask_of(area: AreaOfInterest | None, scene: SceneInfo, grid: TileGrid) -
         return None
     georeference = scene.georeference
     if georeference is None:
+        problem: str | None = f"{scene.name} {scene.place_problem}"
+    else:
+        problem = georeference.lonlat_problem(scene.size)
+    if georeference is None or problem is not None:
         raise SceneError(
-            f"{scene.name} has no coordinate system, so an area of interest cannot be located in it",
+            f"{problem}, so an area of interest cannot be located in it",
             hint="Omit --aoi, or give the scene a coordinate system (gdal_edit.py -a_srs).",
         )
-    polygons = [shapely.Polygon(rings[0], rings[1:]) for rings in area.polygons]
-    mask = shapely.union_all([_to_pixels(polygon, georeference, scene.size) for polygon in polygons])
+    mask = shapely.union_all([shapely.Polygon(rings[0], rings[1:]) for rings in area.polygons])
     shapely.prepare(mask)
-    height, width = scene.size
-    tiles = [shapely.box(one.left, one.top, min(one.right, width), min(one.bottom, height)) for one in grid]
-    touching = np.asarray(shapely.intersects(mask, tiles))
+    outlines = _outlines(georeference, scene.size, grid)
+    touching = np.asarray(shapely.intersects(mask, outlines))
     if not touching.any():
-        outline = np.array([[0, 0], [width, 0], [width, height], [0, height]])
+        swapped = shapely.transform(mask, lambda points: points[:, ::-1])
         raise SceneError(
             f"The area of interest {area.source} is outside {scene.name}",
-            got=_extent(shapely.get_coordinates(polygons)),
-            expected=f"an area that touches {_extent(georeference.to_lonlat(outline))}",
+            got=extent_of(shapely.get_coordinates(mask)),
+            expected=f"an area that touches {extent_of(shapely.get_coordinates(outlines))}",
+            hint=SWAPPED if shapely.intersects(swapped, outlines).any() else None,
         )
-    return AoiMask(touching, mask)
+    return AoiMask(touching, mask, georeference)
 
 
 def _geometry(content: Any) -> Any:
@@ -117,26 +120,20 @@ def _geometry(content: Any) -> Any:
 def _polygons(geometry: Any) -> list[Any]:
     """Return all polygons of a shapely geometry, in two dimensions."""
     if geometry.geom_type == "Polygon":
-        return [shapely.force_2d(geometry)]
+        return [] if geometry.is_empty else [shapely.force_2d(geometry)]
     return [polygon for part in getattr(geometry, "geoms", ()) for polygon in _polygons(part)]
 
 
-def _rings(polygon: Any) -> list[Any]:
-    return [polygon.exterior, *polygon.interiors]
-
-
-def _to_pixels(polygon: Any, georeference: Georeference, size: tuple[int, int]) -> Any:
-    """Return a polygon in pixels of a scene of `size`, without points that have no pixel position."""
-    split = [shapely.get_coordinates(shapely.segmentize(ring, MAX_SEGMENT_DEGREES)) for ring in _rings(polygon)]
-    pixels = [georeference.from_lonlat(ring, size) for ring in split]
-    located = [ring[np.isfinite(ring).all(axis=1)] for ring in pixels]
-    rings = [ring for ring in located if len(ring) >= 4]
-    return shapely.make_valid(shapely.Polygon(rings[0], rings[1:])) if rings else shapely.Polygon()
-
-
-def _extent(lonlat: Array) -> str:
-    finite = lonlat[np.isfinite(lonlat).all(axis=1)]
-    if not len(finite):
-        return "nowhere"
-    (west, south), (east, north) = finite.min(axis=0), finite.max(axis=0)
-    return f"longitude {west:.4f} to {east:.4f}, latitude {south:.4f} to {north:.4f}"
+def _outlines(georeference: Georeference, size: tuple[int, int], grid: TileGrid) -> Array:
+    """Return the tiles as shapely geometries in degrees; that of a tile partly off the Earth is the globe."""
+    height, width = size
+    boxes = np.array([[one.left, one.top, min(one.right, width), min(one.bottom, height)] for one in grid])
+    rings = georeference.to_lonlat(edge_points(boxes, POINTS_PER_EDGE).reshape(-1, 2)).reshape(len(boxes), -1, 2)
+    located = np.isfinite(rings).all(axis=2)
+    center = np.isfinite(georeference.to_lonlat(centers(boxes))).all(axis=1)
+    outlines = np.where(located.any(axis=1) | center, GLOBE, shapely.Polygon())
+    plain = located.all(axis=1) & (np.ptp(rings[:, :, 0], axis=1) <= 180.0)
+    outlines[plain] = shapely.polygons(rings[plain])
+    for index in np.flatnonzero(located.all(axis=1) & ~plain):
+        outlines[index] = on_globe(shapely.Polygon(rings[index]))
+    return outlines

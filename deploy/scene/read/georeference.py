@@ -2,11 +2,13 @@
 
 import math
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from affine import Affine
+from rasterio._err import CPLE_BaseError, CPLE_NotSupportedError
 from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
 from rasterio.errors import NotGeoreferencedWarning
@@ -18,8 +20,14 @@ from ifkd.core.errors import SceneError
 
 WGS84 = CRS.from_epsg(4326)
 EARTH_RADIUS_M = 6_371_008.8
-DECIMALS = 7
-"""Decimals of degrees in GeoJSON: about a centimeter."""
+MAX_LONGITUDE = 540.0
+"""Grids beyond the antimeridian continue to count, and some count from 0 to 360."""
+MIN_GSD_M = 1e-3
+"""Smaller pixels are those of degrees in a coordinate system of meters."""
+SAMPLES = 17
+"""Points along each axis of a scene where its places are looked up."""
+RELATIVE_PRECISION = 1e-13
+"""Smallest pixel relative to the coordinates that float64 resolves to a hundredth."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -28,7 +36,7 @@ class Georeference:
 
     crs: CRS
     transform: Affine | None
-    """From (column, row) to map coordinates; may rotate and shear. None with ground control points."""
+    """From (column, row) to map coordinates; may rotate and shear; has an inverse. None with ground control points."""
     gcps: tuple[GroundControlPoint, ...] = ()
     """Ground control points, interpolated by a thin plate spline."""
 
@@ -49,43 +57,45 @@ class Georeference:
             return np.column_stack(transformer.xy(rows, columns, offset="ul"))
 
     def to_lonlat(self, points: Array) -> Array:
-        """Return longitude and latitude in WGS84, degrees, float64 [n, 2]; not finite outside the projection.
+        """Return longitude (-180 to 180) and latitude in WGS84, degrees, float64 [n, 2]; NaN for no place on Earth.
 
         Raises:
             SceneError: The coordinate system cannot be converted to WGS84.
         """
-        return self._warped(self.to_map(points), self.crs, WGS84)
+        return _on_earth(self._warped(self.to_map(points), self.crs, WGS84))
 
     def from_lonlat(self, points: Array, size: tuple[int, int]) -> Array:
         """Return pixel positions, float64 [n, 2] (column, row), of longitudes and latitudes [n, 2] in degrees.
 
-        Near the antimeridian, longitudes are shifted by 360 degrees to the ones nearest to the center of a scene of
-        `size` (height, width).
+        Where a place has several map coordinates, as beyond the antimeridian, the position is that nearest to the
+        center of a scene of `size` (height, width). It is not finite for a place outside the projection.
 
         Raises:
             SceneError: The coordinate system cannot be converted from WGS84.
         """
-        mapped = self._warped(points.astype(np.float64).reshape(-1, 2), WGS84, self.crs)
-        if self.crs.is_geographic:
-            center = self.to_map(np.array([[size[1] / 2, size[0] / 2]]))[0, 0]
-            mapped = np.stack([mapped[:, 0] + 360.0 * np.rint((center - mapped[:, 0]) / 360.0), mapped[:, 1]], axis=1)
-        if self.transform is not None:
-            return _transformed(mapped, ~self.transform)
-        if not len(mapped):
-            return mapped
-        with GCPTransformer(list(self.gcps), tps=True) as transformer:
-            rows, columns = transformer.rowcol(*mapped.T.tolist(), op=float)
-        return np.column_stack([columns, rows])
+        mapped = self._warped(_on_earth(points.astype(np.float64).reshape(-1, 2)), WGS84, self.crs)
+        half_wh = np.array([size[1], size[0]]) / 2
+        found = [self._to_pixels(mapped + turn) for turn in self._turns(size)]
+        distances = np.array([np.abs(pixels / half_wh - 1.0).max(axis=1) for pixels in found])
+        nearest = np.where(np.isfinite(distances), distances, np.inf).argmin(axis=0)
+        return np.stack(found)[nearest, np.arange(len(mapped))]
 
     def lonlat_problem(self, size: tuple[int, int]) -> str | None:
         """Return the reason why a scene of `size` (height, width) has no WGS84 coordinates, or None."""
-        height, width = size
-        points = np.array([[0, 0], [width, 0], [width, height], [0, height], [width / 2, height / 2]])
+        points = _samples(size, inset=1.0)  # grids of pixel centers go half a pixel beyond the pole
         try:
-            known = np.isfinite(self.to_lonlat(points)).all(axis=1).any()
+            located = np.isfinite(self.to_lonlat(points)).all(axis=1)
         except SceneError as error:
             return error.problem
-        return None if known else "No corner of the scene has a longitude and latitude"
+        if self.crs.is_geographic and not located.all():
+            x, y = self.to_map(points[~located][:1])[0]
+            return f"Coordinates such as {x:.10g}, {y:.10g} are no degrees, as {self.name!r} has"
+        if not located.any():
+            return "No part of the scene has a longitude and latitude"
+        gsd_m = self.gsd_m(size)
+        if gsd_m is not None and gsd_m < MIN_GSD_M:
+            return f"A pixel would be {gsd_m:.1g} m wide, so the coordinates are not those of {self.name!r}"
+        return None
 
     def gsd_m(self, size: tuple[int, int]) -> float | None:
         """Return the ground sample distance at the center of a scene of `size`, meters; None if it is unknown."""
@@ -97,32 +107,65 @@ class Georeference:
         mean = math.sqrt(_distance_m(center, right) * _distance_m(center, below))
         return mean if math.isfinite(mean) and mean > 0 else None
 
+    def _turns(self, size: tuple[int, int]) -> Array:
+        """Return the differences [n, 2] between the map coordinates in the scene and those that WGS84 is converted to.
+
+        They are 0, and turns around the Earth beyond the antimeridian.
+        """
+        mapped = self.to_map(_samples(size))
+        again = self._warped(_on_earth(self._warped(mapped, self.crs, WGS84)), WGS84, self.crs)
+        differences = np.where(np.isfinite(again), mapped - again, 0.0)
+        turn = float(np.abs(differences[:, 0]).max())
+        same = np.abs(differences[:, 1]) <= 1e-6 * turn  # not outside the projection
+        turns = np.unique(np.rint(differences[same, 0] / turn)) * turn if turn > 1e-6 * np.abs(mapped).max() else []
+        return np.array([[0.0, 0.0], *([dx, 0.0] for dx in turns if dx)])
+
+    def _to_pixels(self, mapped: Array) -> Array:
+        if self.transform is not None:
+            return _transformed(mapped, ~self.transform)
+        if not len(mapped):
+            return mapped
+        with GCPTransformer(list(self.gcps), tps=True) as transformer:
+            rows, columns = transformer.rowcol(*mapped.T.tolist(), op=float)
+        return np.column_stack([columns, rows])
+
     def _warped(self, points: Array, source: CRS, target: CRS) -> Array:
         if not len(points) or source == target:
             return points
-        try:
-            x, y = warp(source, target, *points.T.tolist())
-        except Exception as error:  # rasterio raises GDAL's errors, which have no public base class
-            raise SceneError(f"The coordinate system {self.name!r} cannot be converted to WGS84") from error
-        return np.column_stack([x, y])
+        if not (self.crs.is_geographic or self.crs.is_projected):
+            raise SceneError(f"The coordinate system {self.name!r} cannot be converted to WGS84")
+        return _converted(points, source, target, self.name)
 
 
-def georeference_of(dataset: Any) -> Georeference | None:
-    """Return the georeference of an open rasterio dataset, or None."""
+def georeference_of(dataset: Any) -> Georeference | str:
+    """Return the georeference of an open rasterio dataset, or the reason why it has none, as the rest of a sentence."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         transform, crs = dataset.transform, dataset.crs
-        gcps, gcps_crs = dataset.gcps
+        (gcps, gcps_crs), rpcs = dataset.gcps, dataset.rpcs
     if crs and not transform.is_identity:
-        return Georeference(crs, transform)
-    if gcps_crs and len(gcps) >= 3:
-        return Georeference(gcps_crs, None, tuple(gcps))
-    return None
+        if _is_invertible(transform):
+            return Georeference(crs, transform)
+        return f"has a transform without an inverse ({', '.join(f'{value:g}' for value in tuple(transform)[:6])})"
+    if gcps and gcps_crs:
+        return _georeference_by_gcps(gcps, gcps_crs)
+    if gcps:
+        return "has ground control points without a coordinate system"
+    if rpcs:
+        return "has only rational polynomial coefficients (orthorectify it with gdalwarp -rpc)"
+    return "has a coordinate system without a transform" if crs else "has no coordinate system"
 
 
 def corners(boxes: Array) -> Array:
     """Return the corners of boxes [n, 4], float64 [n, 4, 2], counterclockwise if y points up."""
     return boxes.astype(np.float64)[:, [[0, 1], [0, 3], [2, 3], [2, 1]]]
+
+
+def edge_points(boxes: Array, count: int) -> Array:
+    """Return `count` points of each edge of boxes [n, 4], from its first corner, float64 [n, 4 x count, 2]."""
+    start = corners(boxes)[:, :, None]
+    step = (np.roll(start, -1, axis=1) - start) / count
+    return (start + step * np.arange(count)[:, None]).reshape(len(boxes), 4 * count, 2)
 
 
 def centers(boxes: Array) -> Array:
@@ -133,119 +176,92 @@ def centers(boxes: Array) -> Array:
 def map_rings(georeference: Georeference, boxes: Array) -> Array:
     """Return boxes as closed counterclockwise rings in the scene's coordinate system, float64 [n, 5, 2]."""
     rings = georeference.to_map(corners(boxes).reshape(-1, 2)).reshape(-1, 4, 2)
-    clockwise = _signed_area(rings) < 0
+    clockwise = signed_area(rings) < 0
     rings[clockwise] = rings[clockwise, ::-1]
     return np.concatenate([rings, rings[:, :1]], axis=1)
 
 
-def geojson_geometry(lonlat: Array) -> dict[str, Any] | None:
-    """Return the GeoJSON geometry (RFC 7946) of a convex ring of longitudes and latitudes, float64 [n, 2].
-
-    A ring across the antimeridian becomes two polygons, and a ring around a pole is extended to the pole; the rings are
-    closed and counterclockwise. A ring with a corner that is not finite gives None, an unlocated feature.
-    """
-    if not np.isfinite(lonlat).all():
-        return None
-    steps = np.diff(np.append(lonlat[:, 0], lonlat[0, 0]))
-    steps = (steps + 180.0) % 360.0 - 180.0  # the shorter direction
-    if abs(steps.sum()) > 180.0:
-        return _polygon(_around_pole(lonlat))
-    unrolled = lonlat.copy()
-    unrolled[:, 0] = lonlat[0, 0] + np.concatenate([[0.0], np.cumsum(steps[:-1])])
-    unrolled[:, 0] -= 360.0 * math.floor((unrolled[:, 0].min() + 180.0) / 360.0)
-    if unrolled[:, 0].max() <= 180.0:
-        return _polygon(unrolled)
-    west, east = _clip_at_180(unrolled, keep_west=True), _clip_at_180(unrolled, keep_west=False)
-    east[:, 0] -= 360.0
-    return {"type": "MultiPolygon", "coordinates": [[_closed(west)], [_closed(east)]]}
+def signed_area(rings: Array) -> Array:
+    """Return the areas of rings [n, points, 2], positive if they are counterclockwise."""
+    centered = rings - rings.mean(axis=1, keepdims=True)  # map coordinates are much larger than an object
+    x, y = centered[..., 0], centered[..., 1]
+    return (x * np.roll(y, -1, axis=-1) - np.roll(x, -1, axis=-1) * y).sum(axis=-1) / 2.0
 
 
-class GeoJsonExtent:
-    """RFC 7946 bounding box of geometries that are added one after the other."""
-
-    def __init__(self) -> None:
-        self._spans = np.zeros((0, 2))
-        self._south, self._north = math.inf, -math.inf
-
-    def add(self, geometries: list[dict[str, Any]]) -> None:
-        """Add geometries."""
-        rings = [ring for geometry in geometries for ring in _outer_rings(geometry)]
-        if not rings:
-            return
-        self._south = min(self._south, *(point[1] for ring in rings for point in ring))
-        self._north = max(self._north, *(point[1] for ring in rings for point in ring))
-        spans = [(min(p[0] for p in ring), max(p[0] for p in ring)) for ring in rings]
-        self._spans = _union(np.concatenate([self._spans, np.array(spans)]))
-
-    def bbox(self) -> list[float] | None:
-        """Return [west, south, east, north], where west > east across the antimeridian; None without geometries."""
-        if not len(self._spans):
-            return None
-        starts, ends = self._spans.T.tolist()
-        gaps = [starts[0] + 360.0 - ends[-1], *(self._spans[1:, 0] - self._spans[:-1, 1])]
-        widest = int(np.argmax(gaps))  # a gap between two spans, if the box crosses 180 degrees
-        return [starts[widest], self._south, ends[widest - 1], self._north]
+def _georeference_by_gcps(gcps: Sequence[GroundControlPoint], crs: CRS) -> Georeference | str:
+    """Return the georeference by ground control points, or the reason why they give none."""
+    points = np.unique(np.array([[gcp.col, gcp.row, gcp.x, gcp.y] for gcp in gcps], np.float64), axis=0)
+    if not np.isfinite(points).all():
+        return "has ground control points that are not finite"
+    if crs.is_geographic and np.ptp(points[:, 2]) > math.pi / crs.units_factor[1]:
+        lonlat = _on_earth(_converted(points[:, 2:], crs, WGS84, crs.to_string()))  # on both sides of 180 degrees
+        if not np.isfinite(lonlat).all():
+            return "has ground control points that are not on Earth"
+        crs = _local_crs(lonlat)
+        points[:, 2:] = _converted(lonlat, WGS84, crs, crs.to_string())
+    if len(np.unique(points[:, :2], axis=0)) < len(points):
+        return "has ground control points with several places for one pixel"
+    if len(points) < 3 or not (_is_plane(points[:, :2]) and _is_plane(points[:, 2:])):
+        return f"has {len(points)} different ground control points, where three that are not in a line are the minimum"
+    return Georeference(crs, None, tuple(GroundControlPoint(row, col, x, y) for col, row, x, y in points.tolist()))
 
 
-def _union(spans: Array) -> Array:
-    """Return the union of intervals [n, 2], sorted."""
-    spans = spans[np.argsort(spans[:, 0], kind="stable")]
-    end = np.maximum.accumulate(spans[:, 1])
-    first = np.append(True, spans[1:, 0] > end[:-1])
-    last = np.append(first[1:], True)
-    return np.stack([spans[first, 0], end[last]], axis=1)
+def _local_crs(lonlat: Array) -> CRS:
+    """Return the azimuthal projection around the mean place of longitudes and latitudes [n, 2]."""
+    longitude, latitude = np.radians(lonlat).T
+    across = np.cos(latitude)
+    x, y, z = (across * np.cos(longitude)).mean(), (across * np.sin(longitude)).mean(), np.sin(latitude).mean()
+    middle = np.degrees([math.atan2(y, x), math.atan2(z, math.hypot(x, y))])
+    return CRS.from_proj4(f"+proj=laea +lon_0={middle[0]:.4f} +lat_0={middle[1]:.4f} +datum=WGS84 +units=m")
 
 
-def _outer_rings(geometry: dict[str, Any]) -> list[Any]:
-    polygons = geometry["coordinates"] if geometry["type"] == "MultiPolygon" else [geometry["coordinates"]]
-    return [polygon[0] for polygon in polygons]
+def _is_plane(points: Array) -> bool:
+    """Return whether points [n, 2] are not all in a line."""
+    spread = np.linalg.svd(points - points.mean(axis=0), compute_uv=False)
+    return bool(spread[-1] > 1e-6 * spread[0])
 
 
-def _polygon(ring: Array) -> dict[str, Any]:
-    return {"type": "Polygon", "coordinates": [_closed(ring)]}
+def _is_invertible(transform: Affine) -> bool:
+    """Return whether the pixels of a transform are finite, and large enough for float64 to distinguish them."""
+    a, b, c, d, e, f = tuple(transform)[:6]
+    if not np.isfinite([a, b, c, d, e, f]).all():
+        return False
+    longest, shortest = np.linalg.svd(np.array([[a, b], [d, e]]), compute_uv=False)
+    return bool(shortest > max(1e-9 * longest, RELATIVE_PRECISION * max(abs(c), abs(f))))
 
 
-def _closed(ring: Array) -> list[list[float]]:
-    if _signed_area(ring[None])[0] < 0:
-        ring = ring[::-1]
-    points: list[list[float]] = np.round(ring, DECIMALS).tolist()
-    return [*points, points[0]]
+def _samples(size: tuple[int, int], inset: float = 0.0) -> Array:
+    """Return the points of a regular grid over a scene, float64 [n, 2], without `inset` pixels at its border."""
+    y, x = (np.linspace(min(inset, side / 2), side - min(inset, side / 2), SAMPLES) for side in size)
+    return np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
 
 
-def _clip_at_180(ring: Array, *, keep_west: bool) -> Array:
-    """Return the part of a convex ring west (or east) of longitude 180, in the order of the ring."""
-    kept = []
-    for start, end in zip(ring, np.roll(ring, -1, axis=0), strict=True):
-        if start[0] <= 180.0 if keep_west else start[0] >= 180.0:
-            kept.append(start)
-        if (start[0] - 180.0) * (end[0] - 180.0) < 0:
-            fraction = (180.0 - start[0]) / (end[0] - start[0])
-            kept.append(np.array([180.0, start[1] + fraction * (end[1] - start[1])]))
-    return np.array(kept)
+def _converted(points: Array, source: CRS, target: CRS, name: str) -> Array:
+    """Return points [n, 2] in another coordinate system; not finite outside the projection."""
+    try:
+        return np.column_stack(warp(source, target, *points.T.tolist()))
+    except CPLE_NotSupportedError as error:
+        raise SceneError(f"The coordinate system {name!r} cannot be converted to WGS84") from error
+    except CPLE_BaseError:  # a point is outside; after twenty of them in a process, GDAL returns infinity instead
+        if len(points) == 1:
+            return np.full((1, 2), np.nan)
+        halves = points[: len(points) // 2], points[len(points) // 2 :]
+        return np.concatenate([_converted(half, source, target, name) for half in halves])
 
 
-def _around_pole(ring: Array) -> Array:
-    """Return the ring of the area between a convex ring around a pole and the pole, from -180 to 180 degrees."""
-    pole = 90.0 if ring[:, 1].mean() > 0 else -90.0
-    longitude = (ring[:, 0] + 180.0) % 360.0 - 180.0
-    order = np.argsort(longitude)
-    longitude, latitude = longitude[order], ring[order, 1]
-    gap = longitude[0] + 360.0 - longitude[-1]
-    at_180 = latitude[-1] + (latitude[0] - latitude[-1]) * ((180.0 - longitude[-1]) / gap if gap else 0.0)
-    inner = np.stack([longitude, latitude], axis=1)
-    return np.array([[-180.0, at_180], *inner, [180.0, at_180], [180.0, pole], [-180.0, pole]])
+def _on_earth(lonlat: Array) -> Array:
+    """Return longitudes from -180 to 180 and latitudes, float64 [n, 2]; NaN where they are no place on Earth."""
+    with np.errstate(invalid="ignore"):
+        longitude, latitude = lonlat.T
+        located = (np.abs(longitude) <= MAX_LONGITUDE) & (np.abs(latitude) <= 90.0 + 1e-9)
+        longitude = np.where(np.abs(longitude) > 180.0, (longitude + 180.0) % 360.0 - 180.0, longitude)
+    return np.where(located[:, None], np.stack([longitude, latitude.clip(-90.0, 90.0)], axis=1), np.nan)
 
 
 def _transformed(points: Array, transform: Affine) -> Array:
     x, y = points.T
     a, b, c, d, e, f = tuple(transform)[:6]
     return np.stack([a * x + b * y + c, d * x + e * y + f], axis=1)
-
-
-def _signed_area(rings: Array) -> Array:
-    centered = rings - rings.mean(axis=1, keepdims=True)  # map coordinates are much larger than an object
-    x, y = centered[..., 0], centered[..., 1]
-    return (x * np.roll(y, -1, axis=-1) - np.roll(x, -1, axis=-1) * y).sum(axis=-1) / 2.0
 
 
 def _distance_m(start: Array, end: Array) -> float:

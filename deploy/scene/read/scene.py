@@ -55,6 +55,8 @@ class SceneInfo:
     nodata: float | None
     stretch: ContrastStretch
     georeference: Georeference | None
+    place_problem: str | None = None
+    """Reason why there is no georeference, as the rest of a sentence."""
 
 
 class Scene:
@@ -106,6 +108,7 @@ class Scene:
         except BaseException:
             self.close()
             raise
+        place = "is an array" if raster.dataset is None else georeference_of(raster.dataset)
         self.info = SceneInfo(
             name=raster.name,
             path=str(self.location or ""),
@@ -115,7 +118,8 @@ class Scene:
             bands=self._bands,
             nodata=raster.nodata,
             stretch=stretch,
-            georeference=None if raster.dataset is None else georeference_of(raster.dataset),
+            georeference=None if isinstance(place, str) else place,
+            place_problem=place if isinstance(place, str) else None,
         )
 
     def _sample(self) -> list[Array]:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +15,8 @@ import pyogrio
 import pyogrio.raw
 import shapely
 
-from deploy.scene.read.georeference import GeoJsonExtent, centers, corners, geojson_geometry, map_rings
+from deploy.scene.read.geojson import GeoJsonExtent, box_geometries
+from deploy.scene.read.georeference import centers, map_rings
 from deploy.scene.read.scene import SceneInfo
 from deploy.scene.result import SceneResult
 from deploy.scene.write.file_names import DETECTION_FILES
@@ -141,7 +143,7 @@ def _columns(chunk: SceneResult, *, with_lonlat: bool) -> dict[str, list[Any]]:
     if with_lonlat and georeference is not None:
         lonlat = georeference.to_lonlat(centers(chunk.detections.boxes))
         for name, values in zip(("longitude", "latitude"), lonlat.T, strict=True):
-            columns[name] = [f"{value:.7f}" for value in values]
+            columns[name] = [f"{value:.7f}" if math.isfinite(value) else "" for value in values]
     return columns
 
 
@@ -154,14 +156,13 @@ def _chunks(result: SceneResult) -> Iterator[SceneResult]:
 def _geometries(chunk: SceneResult) -> list[dict[str, Any] | None]:
     georeference = chunk.scene.georeference
     assert georeference is not None
-    lonlat = georeference.to_lonlat(corners(chunk.detections.boxes).reshape(-1, 2))
-    return [geojson_geometry(ring) for ring in lonlat.reshape(-1, 4, 2)]
+    return box_geometries(georeference, chunk.detections.boxes)
 
 
 def _unsupported(scene: SceneInfo) -> dict[str, str]:
     """Return the formats that a scene does not support, each with the reason."""
     if scene.georeference is None:
-        reason = f"{scene.name} has no coordinate system, so its objects have no map coordinates"
+        reason = f"{scene.name} {scene.place_problem}, so its objects have no map coordinates"
         return {"geojson": reason, "gpkg": reason}
     problem = scene.georeference.lonlat_problem(scene.size)
     return {} if problem is None else {"geojson": problem[0].lower() + problem[1:]}

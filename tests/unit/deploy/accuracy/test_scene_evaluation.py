@@ -124,8 +124,50 @@ def test_without_geojson_the_coco_file_is_read(detections, tmp_path):
     (detections / "detections.geojson").unlink()
     assert evaluate_scene(detections, ground_truth) == before
     (detections / "detections.coco.json").unlink()
-    with pytest.raises(DataError, match=r"has neither detections\.geojson nor detections\.coco\.json"):
+    with pytest.raises(DataError, match=r"has no detections\.geojson and no detections\.coco\.json"):
         evaluate_scene(detections, ground_truth)
+
+
+def test_detections_without_a_place_are_scored_in_pixels(tmp_path, monkeypatch):
+    monkeypatch.setattr("deploy.engines.open_engine", lambda *_, **__: CountingEngine())
+    geostationary = "+proj=geos +h=35785831 +lon_0=0 +sweep=y +units=m"
+    pixels, transform = sea(170, 200, OBJECTS), Affine(2000, 0, 5.2e6, 0, -2000, 1e5)  # the Earth ends at column 117
+    scene, out = write_tif(tmp_path / "harbor.tif", pixels, crs=geostationary, transform=transform), tmp_path / "out"
+    assert main(["detect", str(write_bundle(tmp_path / "b").path), str(scene), "--out", str(out)]) == 0
+    ground_truth = coco(tmp_path / "t.json", OBJECTS)
+    assert evaluate_scene(out, ground_truth).recall == 1.0
+    (out / "detections.coco.json").unlink()
+    with pytest.raises(DataError, match=r"no detections\.coco\.json, and objects without a place"):
+        evaluate_scene(out, ground_truth)
+
+
+def test_labels_that_are_not_on_the_scene_are_refused(detections, place, tmp_path):
+    def changed(change):
+        path = geojson(tmp_path / "t.geojson", OBJECTS, place)
+        content = json.loads(path.read_text())
+        for feature in content["features"]:
+            (ring,) = feature["geometry"]["coordinates"]
+            feature["geometry"]["coordinates"] = [[change(*point) for point in ring]]
+        path.write_text(json.dumps(content))
+        return path
+
+    assert evaluate_scene(detections, changed(lambda x, y: (x + 360, y) if x < 0 else (x, y))).recall == 1.0
+    with pytest.raises(
+        DataError, match=r"None of the 4 labels of .*t\.geojson is on harbor\.tif: got longitude"
+    ) as found:
+        evaluate_scene(detections, changed(lambda x, y: (x, y + 1)))
+    assert found.value.hint is None
+    if place[0] != "EPSG:4326":  # a longitude of 180 is no latitude
+        with pytest.raises(DataError, match="None of the 4 labels") as found:
+            evaluate_scene(detections, changed(lambda x, y: (y, x)))
+        assert found.value.hint == "Longitude comes first in GeoJSON; here latitude seems to."
+    with pytest.raises(DataError, match=r"not in longitude and latitude: got 500010, 4\.5e\+06, .*ogr2ogr -t_srs"):
+        evaluate_scene(detections, changed(lambda *_: (500_010, 4_500_000)))
+    path = geojson(tmp_path / "t.geojson", OBJECTS, place)
+    crs = {"type": "name", "properties": {"name": "urn:ogc:def:crs:EPSG::3857"}}
+    path.write_text(json.dumps({**json.loads(path.read_text()), "crs": crs}))
+    with pytest.raises(DataError, match=r"not in longitude and latitude: got .*EPSG::3857"):
+        evaluate_scene(detections, path)
 
 
 def test_invalid_input_is_refused(detections, place, tmp_path, capsys):

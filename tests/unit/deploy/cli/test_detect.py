@@ -283,6 +283,63 @@ def test_a_scene_over_the_antimeridian(call, tmp_path, out):
     assert bbox[2] < -179
 
 
+@pytest.mark.parametrize("system", ["EPSG:4326", "EPSG:3857"])
+def test_table_and_page_have_the_longitudes_of_the_map(call, tmp_path, out, system):
+    transform = {
+        "EPSG:4326": Affine(0.001, 0, 179.94, 0, -0.001, 10),
+        "EPSG:3857": Affine(100, 0, 20_037_508 - 6_000, 0, -100, 1e6),
+    }[system]
+    assert call(write_tif(tmp_path / "s.tif", PIXELS, crs=system, transform=transform))[0] == 0
+    rows = list(csv.DictReader((out / "detections.csv").open()))
+    table = np.array([[float(row["longitude"]), float(row["latitude"])] for row in rows])
+    page = np.array(json.loads(re.search(r'"lonlat":(\[\[.*?\]\])', (out / "map.html").read_text())[1]))
+    assert table[:, 0].min() < -179
+    assert table[:, 0].max() > 179
+    assert np.abs(table).max() <= 180
+    np.testing.assert_allclose(page, table, atol=1e-6)
+    shapes = [shapely.geometry.shape(one["geometry"]) for one in
+              json.loads((out / "detections.geojson").read_text())["features"]]  # fmt: skip
+    for place, drawn in zip(table, shapes, strict=True):
+        assert drawn.buffer(1e-6).covers(shapely.Point(place))
+
+
+def test_objects_off_the_earth_are_in_every_file_without_a_place(call, tmp_path, out):
+    geostationary = "+proj=geos +h=35785831 +lon_0=0 +sweep=y +units=m"
+    transform = Affine(2000, 0, 5.2e6, 0, -2000, 1e5)  # the Earth ends at column 117
+    assert call(write_tif(tmp_path / "s.tif", PIXELS, crs=geostationary, transform=transform))[0] == 0
+    rows = list(csv.DictReader((out / "detections.csv").open()))
+    features = json.loads((out / "detections.geojson").read_text())["features"]
+    page = json.loads(re.search(r'"lonlat":(\[.*?\]),"unreadable"', (out / "map.html").read_text())[1])
+    on_earth = [float(row["x1_px"]) < 110 for row in rows]
+    assert sorted(on_earth) == [False, False, True, True]
+    assert [row["longitude"] != "" for row in rows] == on_earth
+    assert [row["latitude"] != "" for row in rows] == on_earth
+    assert [one["geometry"] is not None for one in features] == on_earth
+    assert [place is not None for place in page] == on_earth
+    assert len(pyogrio.read_dataframe(out / "detections.gpkg")) == 4
+
+
+@pytest.mark.parametrize(
+    ("system", "transform", "message"),
+    [
+        ("EPSG:4326", Affine(2, 0, 5e5, 0, -2, 5e6), "coordinates such as 500001, 4999999 are no degrees"),
+        ("EPSG:4326", Affine(1, 0, 0, 0, -1, 0), "are no degrees, as 'WGS 84' has"),
+        (UTM, Affine(1e-5, 0, 15, 0, -1e-5, 45), "a pixel would be 1e-05 m wide, so the coordinates are not those of"),
+        ("EPSG:4978", Affine(2, 0, 5e5, 0, -2, 5e6), "'WGS 84' cannot be converted to WGS84"),
+        ("EPSG:5773", Affine(2, 0, 5e5, 0, -2, 5e6), "'EGM96 height' cannot be converted to WGS84"),
+        (UTM, Affine(2, 4, 5e5, 1, 2, 5e6), "s.tif has a transform without an inverse (2, 4, 500000, 1, 2, 5e+06)"),
+    ],
+)
+def test_a_mislabeled_scene_is_not_put_on_the_map(call, tmp_path, out, system, transform, message):
+    path = write_tif(tmp_path / "s.tif", sea(170, 250, OBJECTS), crs=system, transform=transform)
+    code, _, said = call(path)
+    assert code == 0
+    assert re.search(r"No geojson.*: " + re.escape(message), said) or f", {message}" in said or message in said
+    assert not (out / "detections.geojson").exists()
+    assert "longitude" not in (out / "detections.csv").read_text()
+    assert call(path, "--format", "geojson", out=tmp_path / "other")[0] == 2
+
+
 def test_labels_score_the_scene(call, scene, tmp_path, out):
     truth = tmp_path / "truth.json"
     kayak = (100, 20, 110, 30, 9)
@@ -320,7 +377,7 @@ def test_objects_of_unknown_classes_excuse_what_is_found_on_them(call, scene, tm
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"file_name": "other.tif"}, None),  # the only image is taken to be the scene
+        ({"file_name": "other.tif"}, r"lists no images with the name harbor\.tif: got other\.tif, expected one"),
         ({"height": 171}, r"are of another raster: got 200x171 \(width x height\), expected 200x170"),
     ],
 )
@@ -330,14 +387,13 @@ def test_labels_of_another_scene_are_refused_before_the_work(call, scene, tmp_pa
     truth = tmp_path / "truth.json"
     truth.write_text(json.dumps(content))
     code, _, said = call(scene, "--ground-truth", truth)
-    assert code == (0 if message is None else 2)
-    if message:
-        assert re.search(message, said)
+    assert code == 2
+    assert re.search(message, said)
     content["images"] = [{**content["images"][0], "id": n, "file_name": f"{n}.png"} for n in (11, 12)]
     truth.write_text(json.dumps(content))
     code, _, said = call(scene, "--ground-truth", truth)
     assert code == 2
-    assert "lists no images with the name harbor.tif: expected one" in said
+    assert "lists no images with the name harbor.tif: got 11.png, 12.png, expected one" in said
 
 
 def test_a_truncated_scene_is_processed_as_far_as_it_is_readable(call, tmp_path, out):

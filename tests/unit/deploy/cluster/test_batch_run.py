@@ -8,6 +8,7 @@ from pathlib import Path
 import fsspec
 import numpy as np
 import pytest
+from affine import Affine
 from fakes.fake_scene import CountingEngine, FailingEngine, FakeEngineError, sea, write_bundle, write_tif
 from fakes.http_range_server import serve_folder
 
@@ -89,6 +90,39 @@ def test_a_broken_scene_is_named_and_the_others_continue(call, scenes, tmp_path)
     assert "10 tiles of 1 scenes could not be read (s4 10)" in said
     assert not (tmp_path / "out" / "s1").exists()
     assert "s1 failed" in (tmp_path / "out" / "summary.html").read_text()
+
+
+def test_a_bug_that_one_scene_causes_does_not_end_the_others(call, scenes, tmp_path, monkeypatch):
+    original = RasterFile.read
+
+    def read(self, *arguments, **more):
+        if self.name == "s1.tif":
+            raise ZeroDivisionError("no such block")
+        return original(self, *arguments, **more)
+
+    monkeypatch.setattr(RasterFile, "read", read)
+    code, _, said, _ = call(scenes / "*.tif")
+    assert code == 1
+    entries = json.loads((tmp_path / "out" / "summary.json").read_text())["entries"]
+    assert [entry["state"] for entry in entries] == ["done", "failed", "done", "done"]
+    assert entries[1]["problem"] == "A bug of ifkd: ZeroDivisionError: no such block"
+    assert "1 of 4 scenes failed (s1: A bug of ifkd: ZeroDivisionError" in said
+    assert 'raise ZeroDivisionError("no such block")' in said  # the traceback
+
+
+def test_scenes_partly_off_the_earth_are_all_treated_alike(call, tmp_path):
+    geostationary = "+proj=geos +h=35785831 +lon_0=0 +sweep=y +units=m"
+    names = [f"limb{number}" for number in range(4)]
+    for name in names:
+        pixels = sea(170, 200, [(5, 5, 17, 15, 0), (120, 118, 140, 130, 1)])
+        write_tif(tmp_path / f"{name}.tif", pixels, crs=geostationary, transform=Affine(2000, 0, 5.2e6, 0, -2000, 1e5))
+    assert call(*(tmp_path / f"{name}.tif" for name in names))[0] == 0
+    found = [files(tmp_path / "out" / name) for name in names]
+    for name, content in zip(names, found, strict=True):
+        assert len(content) == len(RESULT_FILES)
+        assert content["detections.coco.json"] == found[0]["detections.coco.json"]
+        features = json.loads(content["detections.geojson"])["features"]
+        assert [one["geometry"] is None for one in features] == [True, False], name
 
 
 def test_a_run_that_was_cut_off_resumes_without_processing_a_scene_twice(call, scenes, tmp_path):
