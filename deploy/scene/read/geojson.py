@@ -64,12 +64,8 @@ def on_globe(polygon: Any) -> Any:
 
     An edge goes the shorter way round the Earth, unless it goes all the way; a ring around a pole includes the pole.
     """
-    exterior, *holes = (_unrolled(shapely.get_coordinates(ring)[:-1]) for ring in rings_of(polygon))
-    for hole in holes:
-        hole[:, 0] += 360.0 * np.rint((exterior[:, 0].mean() - hole[:, 0].mean()) / 360.0)
-    shape = shapely.make_valid(shapely.Polygon(exterior, holes))
-    turns = [shapely.affinity.translate(shape, turn) for turn in (-360.0, 0.0, 360.0)]
-    return shapely.union_all(shapely.intersection(turns, GLOBE))
+    exterior, *holes = (_area_within(shapely.get_coordinates(ring)[:-1]) for ring in rings_of(polygon))
+    return shapely.difference(exterior, shapely.union_all(holes)) if holes else exterior
 
 
 def rings_of(polygon: Any) -> list[Any]:
@@ -142,18 +138,22 @@ def _closed(ring: Array) -> list[list[float]]:
     return [*points, points[0]]
 
 
-def _unrolled(ring: Array) -> Array:
-    """Return a ring [n, 2] whose longitudes continue beyond the antimeridian; one around a pole is extended to it."""
+def _area_within(ring: Array) -> Any:
+    """Return the area within a ring [n, 2], between -180 and 180 degrees of longitude."""
     ring = _with_pole_edges(ring)
     steps = np.diff(np.append(ring[:, 0], ring[0, 0]))
     steps = np.where(np.abs(steps) == 360.0, steps, steps - 360.0 * np.rint(steps / 360.0))
-    longitude = ring[0, 0] + np.append(0.0, np.cumsum(steps))
-    longitude -= 360.0 * np.rint(longitude.mean() / 360.0)
-    ring = np.stack([longitude, np.append(ring[:, 1], ring[0, 1])], axis=1)
-    if abs(steps.sum()) < 180.0:
-        return ring[:-1]
-    pole = math.copysign(90.0, ring[:, 1].mean())
-    return np.concatenate([ring, [[longitude[-1], pole], [longitude[0], pole]]])
+    longitude = ring[0, 0] + np.append(0.0, np.cumsum(steps)[:-1])
+    ring = np.stack([longitude - 360.0 * np.rint(longitude.mean() / 360.0), ring[:, 1]], axis=1)
+    if abs(steps.sum()) > 180.0:  # around a pole: three turns, of which one is used
+        pole = math.copysign(90.0, ring[:, 1].mean())
+        turns = [ring + np.array([turn * steps.sum(), 0.0]) for turn in (-1, 0, 1, 2)]
+        ends = [[turns[-1][0, 0], pole], [turns[0][0, 0], pole]]
+        outline = np.concatenate([*turns[:3], turns[3][:1], ends])
+        return shapely.intersection(shapely.make_valid(shapely.Polygon(outline)), GLOBE)
+    shape = shapely.make_valid(shapely.Polygon(ring))
+    shifted = [shapely.affinity.translate(shape, turn) for turn in (-360.0, 0.0, 360.0)]
+    return shapely.union_all(shapely.intersection(shifted, GLOBE))
 
 
 def _with_pole_edges(ring: Array) -> Array:

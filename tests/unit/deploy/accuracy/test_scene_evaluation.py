@@ -190,4 +190,4 @@ def test_invalid_input_is_refused(detections, place, tmp_path, capsys):
     assert "is not a file of labels" in message(detections, "--scene", tmp_path / "bad.geojson")
     nothing = geojson(tmp_path / "n.geojson", [], place)
     assert "has none of the detector's classes: got []" in message(detections, "--scene", nothing)
-    assert "cannot be read" in message(detections, "--scene", tmp_path / "absent.json")
+    assert "There is no file of labels" in message(detections, "--scene", tmp_path / "absent.json")

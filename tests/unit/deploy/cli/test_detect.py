@@ -290,7 +290,7 @@ def test_table_and_page_have_the_longitudes_of_the_map(call, tmp_path, out, syst
         "EPSG:3857": Affine(100, 0, 20_037_508 - 6_000, 0, -100, 1e6),
     }[system]
     assert call(write_tif(tmp_path / "s.tif", PIXELS, crs=system, transform=transform))[0] == 0
-    rows = list(csv.DictReader((out / "detections.csv").open()))
+    rows = list(csv.DictReader((out / "detections.csv").read_text().splitlines()))
     table = np.array([[float(row["longitude"]), float(row["latitude"])] for row in rows])
     page = np.array(json.loads(re.search(r'"lonlat":(\[\[.*?\]\])', (out / "map.html").read_text())[1]))
     assert table[:, 0].min() < -179
@@ -307,7 +307,7 @@ def test_objects_off_the_earth_are_in_every_file_without_a_place(call, tmp_path,
     geostationary = "+proj=geos +h=35785831 +lon_0=0 +sweep=y +units=m"
     transform = Affine(2000, 0, 5.2e6, 0, -2000, 1e5)  # the Earth ends at column 117
     assert call(write_tif(tmp_path / "s.tif", PIXELS, crs=geostationary, transform=transform))[0] == 0
-    rows = list(csv.DictReader((out / "detections.csv").open()))
+    rows = list(csv.DictReader((out / "detections.csv").read_text().splitlines()))
     features = json.loads((out / "detections.geojson").read_text())["features"]
     page = json.loads(re.search(r'"lonlat":(\[.*?\]),"unreadable"', (out / "map.html").read_text())[1])
     on_earth = [float(row["x1_px"]) < 110 for row in rows]
@@ -322,11 +322,11 @@ def test_objects_off_the_earth_are_in_every_file_without_a_place(call, tmp_path,
 @pytest.mark.parametrize(
     ("system", "transform", "message"),
     [
-        ("EPSG:4326", Affine(2, 0, 5e5, 0, -2, 5e6), "coordinates such as 500001, 4999999 are no degrees"),
-        ("EPSG:4326", Affine(1, 0, 0, 0, -1, 0), "are no degrees, as 'WGS 84' has"),
+        ("EPSG:4326", Affine(2, 0, 5e5, 0, -2, 5e6), "coordinates such as 500002, 4999998 are no degrees"),
+        ("EPSG:4326", Affine(1, 0, 5, 0, -1, 0), "are no degrees, as 'WGS 84' has"),
         (UTM, Affine(1e-5, 0, 15, 0, -1e-5, 45), "a pixel would be 1e-05 m wide, so the coordinates are not those of"),
         ("EPSG:4978", Affine(2, 0, 5e5, 0, -2, 5e6), "'WGS 84' cannot be converted to WGS84"),
-        ("EPSG:5773", Affine(2, 0, 5e5, 0, -2, 5e6), "'EGM96 height' cannot be converted to WGS84"),
+        ("EPSG:5773", Affine(2, 0, 5e5, 0, -2, 5e6), "cannot be converted to WGS84"),
         (UTM, Affine(2, 4, 5e5, 1, 2, 5e6), "s.tif has a transform without an inverse (2, 4, 500000, 1, 2, 5e+06)"),
     ],
 )
@@ -334,7 +334,7 @@ def test_a_mislabeled_scene_is_not_put_on_the_map(call, tmp_path, out, system, t
     path = write_tif(tmp_path / "s.tif", sea(170, 250, OBJECTS), crs=system, transform=transform)
     code, _, said = call(path)
     assert code == 0
-    assert re.search(r"No geojson.*: " + re.escape(message), said) or f", {message}" in said or message in said
+    assert re.search(r"No geojson.*: .*" + re.escape(message), said)
     assert not (out / "detections.geojson").exists()
     assert "longitude" not in (out / "detections.csv").read_text()
     assert call(path, "--format", "geojson", out=tmp_path / "other")[0] == 2
