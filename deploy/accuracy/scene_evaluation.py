@@ -61,7 +61,7 @@ def _read_detections(folder: Path, run: RunRecord, georeference: Georeference | 
         names = [name_of[row["category_id"]] for row in rows]
         scores = [row["score"] for row in rows]
     else:
-        names = f"{coco.name}, and objects without a place" if on_map else f"{geojson.name} and no {coco.name}"
-        raise DataError(f"{folder} has no {names}", hint="Run `ifkd detect` again with --format geojson coco.")
+        missing = f"{coco.name}, and objects without a place" if on_map else f"{geojson.name} and no {coco.name}"
+        raise DataError(f"{folder} has no {missing}", hint="Run `ifkd detect` again with --format geojson coco.")
     labels = np.array([classes.index(name) for name in names], np.int64)
     return Detections(boxes, np.array(scores, np.float32), labels)

@@ -129,7 +129,7 @@ def _outlines(georeference: Georeference, size: tuple[int, int], grid: TileGrid)
     height, width = size
     boxes = np.array([[one.left, one.top, min(one.right, width), min(one.bottom, height)] for one in grid])
     rings = georeference.to_lonlat(edge_points(boxes, POINTS_PER_EDGE).reshape(-1, 2)).reshape(len(boxes), -1, 2)
-    located = np.isfinite(rings).all(axis=2)
+    located = np.asarray(np.isfinite(rings).all(axis=2))
     center = np.isfinite(georeference.to_lonlat(centers(boxes))).all(axis=1)
     outlines = np.where(located.any(axis=1) | center, GLOBE, shapely.Polygon())
     plain = located.all(axis=1) & (np.ptp(rings[:, :, 0], axis=1) <= 180.0)

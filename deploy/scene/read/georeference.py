@@ -116,9 +116,11 @@ class Georeference:
         again = self._warped(_on_earth(self._warped(mapped, self.crs, WGS84)), WGS84, self.crs)
         differences = np.where(np.isfinite(again), mapped - again, 0.0)
         turn = float(np.abs(differences[:, 0]).max())
+        if turn <= 1e-6 * np.abs(mapped).max():
+            return np.zeros((1, 2))
         same = np.abs(differences[:, 1]) <= 1e-6 * turn  # not outside the projection
-        turns = np.unique(np.rint(differences[same, 0] / turn)) * turn if turn > 1e-6 * np.abs(mapped).max() else []
-        return np.array([[0.0, 0.0], *([dx, 0.0] for dx in turns if dx)])
+        turns = np.unique(np.append(0.0, np.rint(differences[same, 0] / turn))) * turn
+        return np.stack([turns, np.zeros(len(turns))], axis=1)
 
     def _to_pixels(self, mapped: Array) -> Array:
         if self.transform is not None:
