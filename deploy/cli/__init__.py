@@ -1,6 +1,9 @@
 """The `ifkd` command, one module per subcommand."""
 
 import argparse
+from typing import Literal
+
+ALPHA_HELP = "band that is 0 where there are no data, or `none` (default: the file's, if its values are a mask)"
 
 
 class Arguments(argparse.Namespace):
@@ -10,6 +13,15 @@ class Arguments(argparse.Namespace):
     """Print the result as JSON."""
     verbose: bool
     """Log progress, and show tracebacks."""
+
+
+def alpha_band(text: str) -> int | Literal["none"]:
+    """Return the value of --alpha."""
+    if text == "none":
+        return "none"
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is neither a band number, from 1, nor `none`")
+    return int(text)
 
 
 def add_common_arguments(parser: argparse.ArgumentParser, *, subcommand: bool = False) -> None:

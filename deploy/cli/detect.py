@@ -35,6 +35,7 @@ class Arguments(cli.Arguments):
     bands: list[int] | None
     scale_range: list[float] | None
     nodata: float | None
+    alpha: int | Literal["none"] | None
     gsd_m: float | None
     aoi: Path | None
     asset: str | None
@@ -95,6 +96,7 @@ def _configure_input(add: Callable[..., object]) -> None:
     range_help = "values that become black and white (default: as for the bundle's training images)"
     add("--scale-range", type=float, nargs=2, metavar=("LOW", "HIGH"), help=range_help)
     add("--nodata", type=float, metavar="V", help="value of pixels without data (default: the file's)")
+    add("--alpha", type=cli.alpha_band, metavar="B", help=cli.ALPHA_HELP)
     gsd_help = "ground sample distance of the scene in meters, if it differs from that of the training images"
     add("--gsd-m", type=float, metavar="M", help=gsd_help)
     aoi_help = "area of interest: polygons in longitude and latitude; other parts are not processed"
@@ -187,6 +189,7 @@ def _resolve(arguments: Arguments) -> "DetectPlan":
             bands=None if arguments.bands is None else tuple(arguments.bands),
             scale_range=None if low_high is None else (low_high[0], low_high[1]),
             nodata=arguments.nodata,
+            alpha=arguments.alpha,
             batch=arguments.batch,
             formats=arguments.format,
             resume=not arguments.no_resume,

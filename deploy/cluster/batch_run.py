@@ -92,6 +92,7 @@ class BatchRun:
             "bands": request.bands,
             "scale_range": request.scale_range,
             "nodata": request.nodata,
+            "alpha": request.alpha,
             "formats": request.formats,
             "settings": request.settings.model_dump(mode="json"),
         }

@@ -16,7 +16,7 @@ from deploy.scene.run.run_rows import RowPlan, run_rows
 from export.bundle.bundle import Bundle
 from ifkd.core.errors import SceneError
 from ifkd.imagery.address import HTTP_OPTIONS, RasterAddress
-from ifkd.imagery.contrast import ContrastStretch
+from ifkd.imagery.contrast import ContrastStretch, ImageryOptions
 
 OpenEngine = Callable[[Bundle], Engine]
 
@@ -27,8 +27,7 @@ class ScenePlan:
 
     location: Path | RasterAddress
     """Absolute."""
-    bands: tuple[int, ...]
-    nodata: float | None
+    imagery: ImageryOptions
     stretch: ContrastStretch
     """Contrast stretch of the entire scene, so that actors need not sample it again."""
     plan: RowPlan
@@ -76,7 +75,7 @@ class EngineActor:
 
 def _open(scene: ScenePlan) -> Scene:
     try:
-        opened = Scene(scene.location, bands=scene.bands, nodata=scene.nodata, stretch=scene.stretch)
+        opened = Scene(scene.location, imagery=scene.imagery, stretch=scene.stretch)
     except SceneError as error:
         hint = "Every node needs it at the same path, or at a URL (s3://, https://)."
         raise SceneError(f"The scene cannot be opened on {platform.node()}: {error}", hint=hint) from error

@@ -121,11 +121,11 @@ class RayExecutor(SceneExecutor):
             SceneError: A row range failed; or a part is unreadable, and the run is strict.
             UsageError: The scene is an array.
         """
-        info, location = scene.info, scene.location
+        location = scene.location
         if location is None:
             raise UsageError("A scene in memory cannot run on a cluster", hint="Write it to a file.")
         location = location.absolute() if isinstance(location, Path) else location
-        job = SceneJob(assembly, ScenePlan(location, info.bands, info.nodata, info.stretch, plan))
+        job = SceneJob(assembly, ScenePlan(location, scene.imagery, scene.info.stretch, plan))
         number = next(self._scene_numbers)
         waiting = [WaitingRange((number, index), job, row_range) for index, row_range in enumerate(row_ranges)]
         seconds: Counter[str] = Counter()

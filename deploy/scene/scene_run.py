@@ -58,8 +58,8 @@ def run_scene(
         formats, message = choose_formats(request.formats, scene.info)
         ground_truth = _read_ground_truth(request, scene.info)
         with OutputFolder(folder, resume=request.resume) as output:
-            if message:
-                log(message)
+            for text in (*scene.info.remarks, *([message] if message else ())):
+                log(text)
             try:
                 engine = executor()
                 size = resolve_batch(request.batch, engine.info.max_batch)

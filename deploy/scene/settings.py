@@ -1,13 +1,14 @@
 """Detection settings of a scene: the bundle's defaults with the user's overrides."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from deploy.scene.merge.merge import MergeSettings
 from deploy.scene.read.aoi import AreaOfInterest
-from deploy.scene.read.scene import Scene
+from deploy.scene.read.scene import Scene, override
+from deploy.scene.training_range import training_remarks
 from export.bundle.bundle import Bundle
 from export.bundle.manifest import Manifest
 from ifkd.core.config import Schema
@@ -17,6 +18,7 @@ from ifkd.core.input_shapes import STEP_PX, InputShapes
 from ifkd.core.postprocess import PostprocessConfig
 from ifkd.core.tiling import TileGrid
 from ifkd.imagery.address import RasterAddress
+from ifkd.imagery.contrast import AlphaBand
 
 EDGE_TOLERANCE_ENGINE_PX = 2.0
 """A box this close to a tile's edge counts as cut by it, engine pixels."""
@@ -54,6 +56,8 @@ class SceneRequest:
     scale_range: tuple[float, float] | None = None
     """Values that become 0 and 255; None for the bundle's."""
     nodata: float | None = None
+    alpha: AlphaBand | None = None
+    """Band that is 0 where a scene has no data, or `none`; None for the bundle's."""
     batch: int | None = None
     """Tiles per inference; None for the engine's maximum."""
     formats: Sequence[str] | None = None
@@ -70,8 +74,18 @@ class SceneRequest:
             SceneError: The scene is unreadable, or cannot be converted to RGB.
             UsageError: An override is invalid.
         """
-        imagery = self.bundle.manifest.input.imagery
-        return Scene(source, imagery=imagery, bands=self.bands, scale_range=self.scale_range, nodata=self.nodata)
+        manifest = self.bundle.manifest
+        imagery = override(
+            manifest.input.imagery, bands=self.bands, limits=self.scale_range, nodata=self.nodata, alpha=self.alpha
+        )
+        scene = Scene(source, imagery=imagery)
+        try:
+            remarks = training_remarks(scene.info, manifest, imagery)
+        except BaseException:
+            scene.close()
+            raise
+        scene.info = replace(scene.info, remarks=(*scene.info.remarks, *remarks))
+        return scene
 
     def grid_of(self, scene: Scene) -> TileGrid:
         """Return the tiles of a scene; see `grid_for`."""

@@ -8,6 +8,8 @@ from urllib.parse import unquote
 from ifkd.core.errors import SceneError
 
 URL = re.compile(r"([a-z][a-z0-9+.-]*)://(.*)", re.IGNORECASE | re.DOTALL)
+SUBDATASET = re.compile(r"[A-Z][A-Z0-9_]+:(?!//).+", re.DOTALL)
+"""GDAL's name of a part of a file, such as `GTIFF_DIR:2:pages.tif` or `NETCDF:sea.nc:wind`."""
 HTTP_PREFIXES = {scheme: f"/vsicurl/{scheme}://" for scheme in ("http", "https")}
 VSI_PREFIXES = {"s3": "/vsis3/", "gs": "/vsigs/", "az": "/vsiaz/", **HTTP_PREFIXES}
 """URL scheme -> prefix of GDAL's virtual file system."""
@@ -24,8 +26,13 @@ class RasterAddress:
 
     @property
     def name(self) -> str:
-        """The last part of the path."""
-        return PurePosixPath(str(self)).name
+        """The last part of the path; for a part of a file, the names of both, such as `pages_2`."""
+        if SUBDATASET.fullmatch(self.gdal_path) is None:
+            return PurePosixPath(str(self)).name
+        pieces = [piece for piece in re.split(r'[:"]+', self.gdal_path)[1:] if piece]
+        file = next((piece for piece in pieces if re.search(r"[./]", piece)), pieces[0])
+        parts = [re.sub(r"\W+", "_", piece).strip("_") for piece in pieces if piece != file]
+        return "_".join([PurePosixPath(file).stem, *parts])
 
     def __str__(self) -> str:
         """Return the path without its query string, which may contain a key."""
@@ -33,8 +40,9 @@ class RasterAddress:
 
 
 def is_address(source: str) -> bool:
-    """Return whether a source is a URL or a path of GDAL (/vsi...), and not a file of this machine."""
-    return URL.fullmatch(source) is not None or (source.startswith("/vsi") and not Path(source).exists())
+    """Return whether a source is a URL, or a path or subdataset of GDAL (/vsi..., GTIFF_DIR:2:a.tif), and no file."""
+    is_gdal = source.startswith("/vsi") or SUBDATASET.fullmatch(source) is not None
+    return URL.fullmatch(source) is not None or (is_gdal and not Path(source).exists())
 
 
 def parse_source(source: str) -> Path | RasterAddress:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import AfterValidator, PositiveInt
@@ -15,13 +15,12 @@ from ifkd.core.tiling import Window
 
 PADDING_RGB = (124, 116, 104)
 """Color of pixels without data: the mean color of ImageNet, which normalizes to about 0."""
-STATISTICS_PX = 1024
-"""Longer side of the decimated image from which percentiles are computed."""
-STATISTICS_BLOCKS = 16
-"""Number of row blocks in which it is read, so that a damaged block does not affect the others."""
+ROW_BLOCKS = 16
+"""Number of row blocks in which a decimated image is read, so that a damaged block does not affect the others."""
 
-ReadDecimated = Callable[[Window, tuple[int, int]], tuple[Array, Array | None]]
-"""(window, shape) -> values [bands, height, width] of the window decimated to shape, and its valid pixels."""
+
+AlphaBand = PositiveInt | Literal["none"]
+"""Number of a band from 1, or `none`."""
 
 
 def _one_or_three(bands: tuple[int, ...] | None) -> tuple[int, ...] | None:
@@ -46,7 +45,11 @@ class ImageryOptions(Schema):
     """Options for reading images and scenes as uint8 RGB; export copies them from the recipe to the bundle."""
 
     bands: Annotated[tuple[PositiveInt, ...] | None, AfterValidator(_one_or_three)] = None
-    """One or three band numbers from 1; a single band is repeated. By default the first three, or the first."""
+    """One or three band numbers from 1; a single band is repeated. By default those that the file declares as red,
+    green and blue, else the first three, or the first."""
+    alpha: AlphaBand | None = None
+    """Band that is 0 where the image has no data, or `none`. By default the one that the file declares, if its values
+    are a mask."""
     limits: Annotated[tuple[float, float] | None, AfterValidator(_increasing)] = None
     """Values that map to 0 and 255. By default uint8 is unchanged, and other types are stretched by percentiles."""
     percentiles: Annotated[tuple[float, float], AfterValidator(_percent)] = (2.0, 98.0)
@@ -60,6 +63,33 @@ class ImageryOptions(Schema):
 
 
 @dataclass(frozen=True, slots=True)
+class UndeclaredNodata:
+    """A value at the end of the value range that looks like a mark for pixels without data."""
+
+    value: float
+    fraction: float
+    """Fraction of the pixels."""
+
+    def remark(self, name: str) -> str:
+        """Return a remark for the user on the image `name`."""
+        text = f"{self.value:g}" if float(f"{self.value:g}") == self.value else repr(self.value)
+        return (
+            f"{100 * self.fraction:.2g} % of the pixels of {name} are {text}, which is not declared as nodata. The "
+            f"contrast is set without them; if they have no data, use --nodata={text} (data.imagery.nodata)."
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ValueSample:
+    """A sample of an image's valid values."""
+
+    bands: tuple[Array, ...]
+    """float64 [n] per band."""
+    left_out: tuple[UndeclaredNodata, ...] = ()
+    """Values that are not in `bands`."""
+
+
+@dataclass(frozen=True, slots=True)
 class ContrastStretch:
     """Linear map of values to uint8 that sends `low` to 0 and `high` to 255, and saturates outside."""
 
@@ -68,10 +98,14 @@ class ContrastStretch:
     low: tuple[float, ...]
     high: tuple[float, ...]
     """One value per band."""
+    left_out: tuple[UndeclaredNodata, ...] = ()
+    """Values that are not in the percentiles, although the file does not declare them as nodata."""
 
 
-def select_bands(available: Sequence[int], imagery: ImageryOptions, *, name: str) -> tuple[int, ...]:
-    """Return the one or three bands to read; `name` is the name of the image for messages.
+def select_bands(
+    available: Sequence[int], imagery: ImageryOptions, *, name: str, rgb: tuple[int, int, int] | None = None
+) -> tuple[int, ...]:
+    """Return the one or three bands to read of an image `name`, which declares `rgb` as its red, green and blue.
 
     Raises:
         SceneError: The image does not have these bands.
@@ -79,7 +113,7 @@ def select_bands(available: Sequence[int], imagery: ImageryOptions, *, name: str
     if imagery.bands is None:
         if not available:
             raise SceneError(f"{name} has an alpha band and no other")
-        return tuple(available[:3] if len(available) >= 3 else available[:1])
+        return rgb or tuple(available[:3] if len(available) >= 3 else available[:1])
     if len(imagery.bands) not in {1, 3} or not set(imagery.bands) <= set(available):
         raise SceneError(
             f"These bands cannot be read from {name}",
@@ -90,7 +124,7 @@ def select_bands(available: Sequence[int], imagery: ImageryOptions, *, name: str
 
 
 def choose_stretch(
-    imagery: ImageryOptions, *, dtype: str, bands: int, name: str, sample: Callable[[], Sequence[Array]]
+    imagery: ImageryOptions, *, dtype: str, bands: int, name: str, sample: Callable[[], ValueSample]
 ) -> ContrastStretch:
     """Return the contrast stretch of an image of `bands` bands; `sample` is called for percentiles only.
 
@@ -110,54 +144,34 @@ def choose_stretch(
     if dtype == "uint8" and not imagery.stretch_uint8:
         return ContrastStretch("as is", (0.0,) * bands, (255.0,) * bands)
     lows, highs = [], []
-    for values in sample():
+    sampled = sample()
+    for values in sampled.bands:
         low, high = np.percentile(values, imagery.percentiles) if len(values) else (0.0, 1.0)
         lows.append(float(low))
         highs.append(float(high) if high > low else float(low) + 1.0)
     rule = f"percentiles {imagery.percentiles[0]:g}-{imagery.percentiles[1]:g}"
-    return ContrastStretch(rule, tuple(lows), tuple(highs))
-
-
-def sample_values(read: ReadDecimated, size: tuple[int, int], *, bands: int) -> list[Array]:
-    """Return valid values of each band, float64, evenly spaced over the readable parts of an image.
-
-    Raises:
-        SceneError: No part can be read.
-    """
-    height, width = decimated(size, STATISTICS_PX)
-    parts: list[list[Array]] = [[] for _ in range(bands)]
-    problem: SceneError | None = None
-    for window, start, stop in row_blocks(size, height):
-        try:
-            values, valid = read(window, (stop - start, width))
-        except SceneError as error:
-            problem = error
-            continue
-        for band, part in zip(values, parts, strict=True):
-            known = np.isfinite(band) if valid is None else np.isfinite(band) & valid
-            part.append(band[known].astype(np.float64))
-    if problem is not None and not parts[0]:
-        raise problem
-    return [np.concatenate(part) for part in parts]
+    return ContrastStretch(rule, tuple(lows), tuple(highs), sampled.left_out)
 
 
 def to_rgb(values: Array, mask: Array | None, stretch: ContrastStretch) -> tuple[Array, Array]:
     """Return values [1 or 3, height, width] as uint8 [height, width, 3], and the valid pixels, bool [height, width].
 
-    Pixels that are masked or not finite get the padding color. Without `mask` all pixels are valid.
+    The mask of valid values is as `Raster.read` returns it. Values that are masked or not finite get the padding color.
     """
-    finite = np.isfinite(values) if values.dtype.kind == "f" else None
+    known = np.isfinite(values) if values.dtype.kind == "f" else None
+    if mask is not None and mask.ndim == 3:
+        known, mask = mask if known is None else known & mask, None
     valid = np.broadcast_to(np.True_, values.shape[1:]) if mask is None else mask
-    if finite is not None:
-        valid = valid & finite.any(axis=0)
+    if known is not None:
+        valid = valid & known.any(axis=0)
     pixels = np.empty((*values.shape[1:], 3), np.uint8)
     as_is = stretch.rule == "as is"
     for channel in range(3):
         band = channel if len(values) == 3 else 0
         pixels[..., channel] = values[band] if as_is else _to_uint8(values[band], stretch.low[band], stretch.high[band])
-        if finite is not None:
-            pixels[..., channel][~finite[band]] = PADDING_RGB[channel]
-    if (mask is not None or finite is not None) and not valid.all():
+        if known is not None:
+            pixels[..., channel][~known[band]] = PADDING_RGB[channel]
+    if (mask is not None or known is not None) and not valid.all():
         pixels[~valid] = PADDING_RGB
     return pixels, valid
 
@@ -171,7 +185,7 @@ def decimated(size: tuple[int, int], longest_px: int) -> tuple[int, int]:
 def row_blocks(size: tuple[int, int], rows: int) -> Iterator[tuple[Window, int, int]]:
     """Yield windows of full width, each with its first and end row in the image decimated to `rows` rows."""
     height, width = size
-    count = min(STATISTICS_BLOCKS, rows)
+    count = min(ROW_BLOCKS, rows)
     for start, stop in pairwise(rows * part // count for part in range(count + 1)):
         top, bottom = height * start // rows, height * stop // rows
         yield Window(top, 0, bottom - top, width), start, stop

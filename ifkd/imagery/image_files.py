@@ -12,12 +12,14 @@ from PIL import Image
 from ifkd.core.detections import Array
 from ifkd.core.errors import DataError, SceneError
 from ifkd.core.tiling import Window
-from ifkd.imagery.contrast import PADDING_RGB, ImageryOptions, choose_stretch, sample_values, select_bands, to_rgb
+from ifkd.imagery.contrast import PADDING_RGB, ImageryOptions, choose_stretch, select_bands, to_rgb
 from ifkd.imagery.exif import UPRIGHT, displayed, exif_orientation, fits_displayed
 from ifkd.imagery.raster import Raster, RasterArray, RasterFile
+from ifkd.imagery.value_sample import sample_values
 
 JPEG, PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 """First bytes of these formats."""
+JPEG_END = b"\xff\xd9"
 PNG_END, PNG_END_BYTES = b"IEND\xaeB`\x82", 4096
 """Last chunk of a PNG, and the number of bytes at the end of the file that contain it."""
 SMALL_FORMATS = (b"BM", b"GIF8")
@@ -59,30 +61,39 @@ def orientation_unclear(path: Path, orientation: int) -> DataError:
 
 
 def _read(path: Path, head: bytes, size: tuple[int, int] | None, imagery: ImageryOptions) -> Array:
-    if head.startswith(JPEG) and _is_plain(imagery):
-        return _read_jpeg(path, size, imagery)
-    if (head.startswith(SMALL_FORMATS) or _has_few_bits(head)) and _is_plain(imagery):
-        return _read_small(path, size, imagery)
-    return _read_raster(path, size, imagery)
+    if head.startswith(JPEG) and _is_plain(imagery) and not _has_sidecar(path):
+        pixels = _read_jpeg(path, size, imagery)
+        if pixels is not None:
+            return pixels
+    name = str(path)
+    with closing(_open(path, size, imagery)) as raster:
+        try:
+            bands = select_bands(raster.bands, imagery, name=name, rgb=raster.roles.rgb)
+            stretch = choose_stretch(
+                imagery, dtype=raster.dtype, bands=len(bands), name=name, sample=lambda: sample_values(raster, bands)
+            )
+        except SceneError as error:
+            raise DataError(error.problem, got=error.got, expected=error.expected, hint=error.hint) from error
+        try:
+            values, valid = raster.read(bands, Window(0, 0, *raster.size))
+        except SceneError as error:
+            raise _unreadable(path, error.problem) from error
+        return to_rgb(values, valid, stretch)[0]
 
 
-def open_image(path: Path, *, nodata: float | None = None) -> Raster:
+def open_image(path: Path, *, imagery: ImageryOptions | None = None) -> Raster:
     """Open an image file of any size for reading by window; formats without windowed access are read into memory.
 
     Raises:
-        DataError: The file is missing or damaged.
+        DataError: The file is missing or damaged, or has no such alpha band.
     """
+    imagery = imagery or ImageryOptions()
     head = _head(path)
-    if head.startswith(SMALL_FORMATS) or _has_few_bits(head):
-        return RasterArray(read_image(path), nodata=nodata)
+    if _is_small(head):
+        return _open_small(path, None, imagery)
     if head.startswith(PNG):
         _check_png_end(path)
-    return _open_raster(path, nodata)
-
-
-def sample_raster(raster: Raster, bands: tuple[int, ...]) -> list[Array]:
-    """Return valid values of each of the `bands`; see `sample_values`."""
-    return sample_values(lambda window, shape: raster.read(bands, window, shape=shape), raster.size, bands=len(bands))
+    return _open_raster(path, imagery)
 
 
 def resize(pixels: Array, size: tuple[int, int]) -> Array:
@@ -120,12 +131,18 @@ def _unreadable(path: Path, reason: object) -> DataError:
 
 def _is_plain(imagery: ImageryOptions) -> bool:
     """Return whether 8-bit pixels are unchanged."""
-    return imagery.bands is None and imagery.limits is None and imagery.nodata is None and not imagery.stretch_uint8
+    changes = imagery.bands, imagery.limits, imagery.nodata
+    return changes == (None, None, None) and imagery.alpha in {None, "none"} and not imagery.stretch_uint8
 
 
-def _has_few_bits(head: bytes) -> bool:
-    """Return whether it is a PNG of 1, 2 or 4 bits, which GDAL does not scale to 8 bits."""
-    return head.startswith(PNG) and len(head) > 24 and head[24] < 8
+def _has_sidecar(path: Path) -> bool:
+    """Return whether a file beside the image has its mask or metadata, which only GDAL reads."""
+    return any(path.with_name(f"{path.name}{ending}").exists() for ending in (".msk", ".aux.xml"))
+
+
+def _is_small(head: bytes) -> bool:
+    """Return whether it is a BMP or GIF, or a PNG of 1, 2 or 4 bits, which GDAL does not scale to 8 bits."""
+    return head.startswith(SMALL_FORMATS) or (head.startswith(PNG) and len(head) > 24 and head[24] < 8)
 
 
 def _check_png_end(path: Path) -> None:
@@ -150,51 +167,57 @@ def _check_size(path: Path, found: tuple[int, int], size: tuple[int, int] | None
         raise DataError(f"{path} does not have the size of its annotations", got=got, expected=f"{size[1]}x{size[0]}")
 
 
-def _read_jpeg(path: Path, size: tuple[int, int] | None, imagery: ImageryOptions) -> Array:
+def _read_jpeg(path: Path, size: tuple[int, int] | None, imagery: ImageryOptions) -> Array | None:
+    """Return the pixels of a JPEG; None for colors and masks that only GDAL reads."""
     try:
         content = path.read_bytes()
         height, width, colors, _ = simplejpeg.decode_jpeg_header(content)
         _check_size(path, (height, width), size, imagery)
-        if colors in {"CMYK", "YCCK"}:
-            return _read_raster(path, size, imagery)
+        if colors in {"CMYK", "YCCK"} or _has_jpeg_mask(content):
+            return None
         return simplejpeg.decode_jpeg(content, "RGB")
     except (OSError, ValueError) as error:
         raise _unreadable(path, error) from error
 
 
-def _read_small(path: Path, size: tuple[int, int] | None, imagery: ImageryOptions) -> Array:
+def _has_jpeg_mask(content: bytes) -> bool:
+    """Return whether GDAL's mask follows the picture; the last 4 bytes are its position."""
+    position = int.from_bytes(content[-4:], "little")
+    return position < len(content) - 4 and content[position - 2 : position] == JPEG_END
+
+
+def _open(path: Path, size: tuple[int, int] | None, imagery: ImageryOptions) -> Raster:
+    """Open an image whose size is as stated and within the limit, checked before it is decoded."""
+    head = _head(path)
+    if _is_small(head):
+        return _open_small(path, size, imagery)
+    raster = _open_raster(path, imagery)
+    try:
+        _check_size(path, raster.size, size, imagery)
+        if raster.driver == "PNG":
+            _check_png_end(path)
+    except BaseException:
+        raster.close()
+        raise
+    return raster
+
+
+def _open_small(path: Path, size: tuple[int, int] | None, imagery: ImageryOptions) -> RasterArray:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # _check_size has a limit of its own
             with Image.open(path) as image:
                 _check_size(path, (image.height, image.width), size, imagery)
-                return np.asarray(image.convert("RGB"))
-    except (Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
+                if not image.has_transparency_data:
+                    return RasterArray(np.asarray(image.convert("RGB")), imagery=imagery)
+                alpha = imagery.model_copy(update={"alpha": imagery.alpha or 4})
+                return RasterArray(np.asarray(image.convert("RGBA")), imagery=alpha)
+    except (Image.DecompressionBombError, OSError, SyntaxError, ValueError, SceneError) as error:
         raise _unreadable(path, error) from error
 
 
-def _open_raster(path: Path, nodata: float | None) -> RasterFile:
+def _open_raster(path: Path, imagery: ImageryOptions) -> RasterFile:
     try:
-        return RasterFile(path, nodata=nodata, drivers=DRIVERS)
+        return RasterFile(path, imagery=imagery, drivers=DRIVERS)
     except SceneError as error:
         raise _unreadable(path, error.problem) from error
-
-
-def _read_raster(path: Path, size: tuple[int, int] | None, imagery: ImageryOptions) -> Array:
-    name = str(path)
-    with closing(_open_raster(path, imagery.nodata)) as raster:
-        _check_size(path, raster.size, size, imagery)
-        if raster.driver == "PNG":
-            _check_png_end(path)
-        try:
-            bands = select_bands(raster.bands, imagery, name=name)
-            stretch = choose_stretch(
-                imagery, dtype=raster.dtype, bands=len(bands), name=name, sample=lambda: sample_raster(raster, bands)
-            )
-        except SceneError as error:
-            raise DataError(error.problem, got=error.got, expected=error.expected, hint=error.hint) from error
-        try:
-            values, valid = raster.read(bands, Window(0, 0, *raster.size))
-        except SceneError as error:
-            raise _unreadable(path, error.problem) from error
-        return to_rgb(values, valid, stretch)[0]

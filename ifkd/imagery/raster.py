@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import rasterio
+from rasterio._err import CPLE_BaseError
 from rasterio.enums import ColorInterp, MaskFlags, Resampling
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window as RasterWindow
@@ -18,6 +19,16 @@ from ifkd.core.detections import Array
 from ifkd.core.errors import SceneError
 from ifkd.core.tiling import Window
 from ifkd.imagery.address import HTTP_OPTIONS, RasterAddress
+from ifkd.imagery.band_roles import BandRoles, roles_of
+from ifkd.imagery.contrast import ImageryOptions
+from ifkd.imagery.validity import Palette, combined, nodata_mask
+
+GDAL_ERRORS = (RasterioError, CPLE_BaseError, OSError, ValueError, TypeError, LookupError)
+"""What rasterio raises for damaged files and for metadata that it cannot convert."""
+ALWAYS_ALPHA = ("PNG", "WEBP", "GIF")
+"""GDAL formats whose second or fourth band is always alpha."""
+ALPHA_SAMPLE_PX, ALPHA_SAMPLES = 128, 5
+"""Side of the windows in which an alpha band is checked, and their number per side of the raster."""
 
 
 class Raster(ABC):
@@ -29,14 +40,19 @@ class Raster(ABC):
     size: tuple[int, int]
     """(height, width), pixels."""
     dtype: str
+    """Data type of the values that `read` returns; float for complex numbers, of which it returns the magnitude."""
     bands: tuple[int, ...]
     """Band numbers from 1, without alpha."""
+    roles: BandRoles
     block_rows: int
     block_columns: int
     """Size of the internal blocks, pixels."""
     may_have_gaps: bool
     """Whether pixels may have no data."""
-    nodata: float | None
+    nodata: tuple[float | None, ...]
+    """Value of pixels without data, of each band of the file."""
+    remarks: tuple[str, ...] = ()
+    """What was assumed about the raster and may be wrong, for the user."""
     dataset: Any
     """The open rasterio dataset; None in memory."""
 
@@ -47,7 +63,8 @@ class Raster(ABC):
         """Return the values [bands, height, width] and the valid pixels of a window inside the raster.
 
         The window is decimated to a `shape` (height, width): to its nearest pixels, or to the `average`. Valid pixels
-        are bool [height, width], false where no band has data, or None if all are valid. Bands count from 1.
+        are bool [height, width], false where no band has data; or bool [bands, height, width] for gaps of single bands;
+        or None if all are valid. Bands count from 1.
 
         Raises:
             SceneError: The window cannot be read.
@@ -66,50 +83,98 @@ class RasterFile(Raster):
     """A raster that GDAL reads: GeoTIFF, COG, VRT, PNG, JPEG and others; `drivers` restricts the formats."""
 
     def __init__(
-        self, path: Path | RasterAddress, *, nodata: float | None = None, drivers: Sequence[str] | None = None
+        self,
+        path: Path | RasterAddress,
+        *,
+        imagery: ImageryOptions | None = None,
+        drivers: Sequence[str] | None = None,
     ) -> None:
         self._path = path
         self.dataset = dataset = _open_file(path) if isinstance(path, Path) else _open_address(path)
-        if problem := _problem(dataset, drivers):
-            dataset.close()
-            raise SceneError(f"{path} {problem}")
         self.name = path.name
+        try:
+            _require_readable(dataset, path, drivers)
+            self._describe(dataset, imagery or ImageryOptions())
+        except GDAL_ERRORS as error:
+            dataset.close()
+            raise SceneError(f"{path} has metadata that cannot be read ({error})") from error
+        except BaseException:
+            dataset.close()
+            raise
+
+    def _describe(self, dataset: Any, imagery: ImageryOptions) -> None:
         self.driver = dataset.driver
         self.size = (dataset.height, dataset.width)
         self.block_rows, self.block_columns = map(int, dataset.block_shapes[0])
-        self.nodata = dataset.nodata if nodata is None else nodata
+        self.nodata = dataset.nodatavals if imagery.nodata is None else (imagery.nodata,) * dataset.count
         self._palette = _palette(dataset)
-        self.dtype = "uint8" if self._palette is not None else dataset.dtypes[0]
-        image = [b for b, role in zip(dataset.indexes, dataset.colorinterp, strict=True) if role != ColorInterp.alpha]
-        self.bands = (1, 2, 3) if self._palette is not None else tuple(image)
-        self._has_mask = any(MaskFlags.per_dataset in flags for flags in dataset.mask_flag_enums)
-        self.may_have_gaps = self._has_mask or self.nodata is not None or np.dtype(self.dtype).kind == "f"
+        self._flags = dataset.mask_flag_enums
+        self._dataset_mask = _band_with_dataset_mask(self._flags)
+        sample = None if self.driver in ALWAYS_ALPHA else self._sample_alpha
+        self.roles = roles_of(dataset.colorinterp, imagery, name=self.name, sample=sample)
+        self._alpha_is_refused = self.roles.alpha is None and ColorInterp.alpha in dataset.colorinterp
+        self.bands = (1, 2, 3) if self._palette is not None else self.roles.image
+        self.dtype = dataset.dtypes[0] if self._palette is None else "uint8"
+        self._is_complex = self.dtype.startswith("complex")
+        if self._is_complex:
+            self.dtype = "float64" if self.dtype == "complex128" else "float32"
+        self.may_have_gaps = (
+            self.roles.alpha is not None
+            or self._dataset_mask is not None
+            or any(not flags for flags in self._flags)
+            or any(value is not None for value in self.nodata)
+            or np.dtype(self.dtype).kind == "f"
+            or (self._palette is not None and not self._palette.opaque.all())
+        )
+        self.remarks = (*self.roles.remarks, *_remarks(dataset, self.name))
 
     def read(
         self, bands: tuple[int, ...], window: Window, *, shape: tuple[int, int] | None = None, average: bool = False
     ) -> tuple[Array, Array | None]:
         """Return values and valid pixels; see `Raster.read`."""
         part = RasterWindow(window.left, window.top, window.width, window.height)
-        paletted = self._palette is not None
-        resampling = Resampling.average if average and not paletted else Resampling.nearest
-        indexes = [1] if paletted else list(bands)
-        out_shape = None if shape is None else (len(indexes), *shape)
+        # A mean of indices or phases has no meaning, and GDAL's leaves out what a refused alpha band would hide.
+        no_mean = self._palette is not None or self._is_complex or self._alpha_is_refused
+        how = {"window": part, "resampling": Resampling.average if average and not no_mean else Resampling.nearest}
+        indexes = [1] if self._palette is not None else list(bands)
+        own_mask = any(not self._flags[band - 1] for band in indexes)
+        mask: Array | None = None
         try:
-            values = self.dataset.read(indexes, window=part, out_shape=out_shape, resampling=resampling)
-            mask = self.dataset.read_masks(1, window=part, out_shape=shape) if self._has_mask else None
-        except (RasterioError, OSError) as error:
+            values = self.dataset.read(indexes, out_shape=None if shape is None else (len(indexes), *shape), **how)
+            if self.roles.alpha is not None:
+                mask = self.dataset.read(self.roles.alpha, out_shape=shape, **how) > 0
+            if self._dataset_mask is not None:
+                mask = combined(mask, self.dataset.read_masks(self._dataset_mask, window=part, out_shape=shape) > 0)
+            if own_mask:
+                out_shape = None if shape is None else (len(indexes), *shape)
+                mask = combined(mask, self.dataset.read_masks(indexes, window=part, out_shape=out_shape) > 0)
+        except GDAL_ERRORS as error:
             raise SceneError(
                 f"{self._path} cannot be read at rows {window.top} to {window.bottom}, columns {window.left} to "
                 f"{window.right} ({error.__cause__ or error})",
                 hint="The file may be truncated or damaged. Compare its size with the original, or copy it again.",
             ) from error
-        valid = None if mask is None else mask > 0
-        if self.nodata is not None:
-            has_data = _has_data(values, self.nodata)
-            valid = has_data if valid is None else valid & has_data
+        mask = combined(mask, nodata_mask(values, [self.nodata[band - 1] for band in indexes]))
         if self._palette is not None:
-            values = self._palette[values[0]].transpose(2, 0, 1)[[band - 1 for band in bands]]
-        return values, valid
+            if not self._palette.opaque.all():
+                mask = combined(mask, self._palette.opaque[values[0]])
+            values = self._palette.colors[values[0]].transpose(2, 0, 1)[[band - 1 for band in bands]]
+        return (np.abs(values) if self._is_complex else values), mask
+
+    def _sample_alpha(self, bands: tuple[int, ...]) -> list[Array]:
+        """Return values of bands at pixels spread over the raster, or nothing if a part cannot be read."""
+        height, width = self.size
+        sides = min(height, ALPHA_SAMPLE_PX), min(width, ALPHA_SAMPLE_PX)
+        places = np.linspace((0, 0), (height - sides[0], width - sides[1]), ALPHA_SAMPLES).round().astype(int)
+        try:
+            parts = [
+                self.dataset.read(list(bands), window=RasterWindow(int(left), int(top), sides[1], sides[0]))
+                for top in dict.fromkeys(places[:, 0].tolist())
+                for left in dict.fromkeys(places[:, 1].tolist())
+            ]
+        except GDAL_ERRORS:  # the declared role stands; reading the pixels reports the error
+            return [np.zeros(0)] * len(bands)
+        return list(np.concatenate([part.reshape(len(bands), -1) for part in parts], axis=1))
 
     def files(self) -> dict[str, str]:
         """Return size and modification time of each file; see `Raster.files`."""
@@ -141,21 +206,26 @@ class RasterFile(Raster):
 class RasterArray(Raster):
     """A raster in memory."""
 
-    def __init__(self, pixels: Array, *, nodata: float | None = None) -> None:
-        if pixels.ndim not in {2, 3} or pixels.dtype.kind not in "uif" or 0 in pixels.shape:
+    def __init__(self, pixels: Array, *, imagery: ImageryOptions | None = None) -> None:
+        if pixels.ndim not in {2, 3} or pixels.dtype.kind not in "uifc" or 0 in pixels.shape:
             raise SceneError(
                 "The array is not a scene",
                 got=f"{pixels.dtype} {list(pixels.shape)}",
                 expected="numbers [height, width] or [height, width, bands] without empty axes",
             )
+        imagery = imagery or ImageryOptions()
         self._pixels = pixels[:, :, None] if pixels.ndim == 2 else pixels
         self.name = self.driver = "array"
         self.size = (pixels.shape[0], pixels.shape[1])
-        self.dtype = str(pixels.dtype)
-        self.bands = tuple(range(1, self._pixels.shape[2] + 1))
+        self.dtype = str(pixels.real.dtype)
+        declared = [ColorInterp.undefined] * self._pixels.shape[2]
+        self.roles = roles_of(declared, imagery, name=self.name, sample=None)
+        self.bands = self.roles.image
         self.block_rows, self.block_columns = 1, pixels.shape[1]
-        self.nodata = nodata
-        self.may_have_gaps = nodata is not None or pixels.dtype.kind == "f"
+        self.nodata = (imagery.nodata,) * self._pixels.shape[2]
+        self.may_have_gaps = (
+            imagery.nodata is not None or self.roles.alpha is not None or np.dtype(self.dtype).kind == "f"
+        )
         self.dataset = None
 
     def read(
@@ -173,7 +243,9 @@ class RasterArray(Raster):
             columns = (np.arange(shape[1]) + 0.5) * window.width / shape[1]
             part = part[rows.astype(int)[:, None], columns.astype(int)]
         values = part[:, :, [band - 1 for band in bands]].transpose(2, 0, 1)
-        return values, None if self.nodata is None else _has_data(values, self.nodata)
+        mask = None if self.roles.alpha is None else part[:, :, self.roles.alpha - 1] > 0
+        mask = combined(mask, nodata_mask(values, [self.nodata[band - 1] for band in bands]))
+        return (np.abs(values) if values.dtype.kind == "c" else values), mask
 
     def close(self) -> None:
         """Do nothing."""
@@ -184,7 +256,7 @@ def _open_address(address: RasterAddress) -> Any:
     with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="TRUE", **HTTP_OPTIONS):
         try:
             return _open_dataset(address.gdal_path)
-        except (RasterioError, OSError) as error:
+        except GDAL_ERRORS as error:
             raise SceneError(
                 f"{address} cannot be opened ({str(error).replace(address.gdal_path, str(address))})",
                 hint="Check the address and the permissions. GDAL reads keys from environment variables such as "
@@ -205,11 +277,16 @@ def _open_file(path: Path) -> Any:
         raise SceneError(f"{path} is a folder, not a scene", hint="Give a raster file, such as a GeoTIFF.")
     try:
         return _open_dataset(path)
-    except (RasterioError, OSError) as error:
+    except GDAL_ERRORS as error:
         raise SceneError(
             f"{path} is not a raster that can be read ({error})",
             expected="a complete GeoTIFF, VRT, PNG, JPEG or other file that GDAL reads",
         ) from error
+
+
+def _require_readable(dataset: Any, path: Path | RasterAddress, drivers: Sequence[str] | None) -> None:
+    if problem := _problem(dataset, drivers):
+        raise SceneError(f"{path} {problem}")
 
 
 def _problem(dataset: Any, drivers: Sequence[str] | None) -> str | None:
@@ -217,28 +294,42 @@ def _problem(dataset: Any, drivers: Sequence[str] | None) -> str | None:
     if drivers is not None and dataset.driver not in drivers:
         return f"is a {dataset.driver} file, where one of {', '.join(drivers)} is expected"
     if dataset.count == 0:
-        count = len(dataset.subdatasets)
-        return "has no bands" + (f"; it contains {count} subdatasets: extract one with gdal_translate" if count else "")
-    kinds = {np.dtype(name).kind if name in np.sctypeDict else "?" for name in dataset.dtypes}
-    if not kinds <= set("uif"):
+        names = dataset.subdatasets
+        others = f"; it contains {len(names)} subdatasets: give one of them, such as {names[0]}" if names else ""
+        return f"has no bands{others}"
+    kinds = {np.dtype(_numpy_name(name)).kind if _numpy_name(name) in np.sctypeDict else "?" for name in dataset.dtypes}
+    if not kinds <= set("uifc"):
         types = ", ".join(sorted(set(dataset.dtypes)))
-        return f"has pixels of type {types}, where integers or real numbers are expected"
+        return f"has pixels of type {types}, where numbers are expected"
     if len(set(dataset.dtypes)) > 1:
         return f"has bands of several types ({', '.join(dataset.dtypes)}), where one is expected"
     return None
 
 
-def _palette(dataset: Any) -> Array | None:
-    """Return the colors of a paletted raster, uint8 [256, 3], or None."""
+def _numpy_name(dtype: str) -> str:
+    """Return numpy's name of a data type of rasterio; numpy has no complex integers."""
+    return "complex64" if dtype == "complex_int16" else dtype
+
+
+def _remarks(dataset: Any, name: str) -> list[str]:
+    if not (pages := dataset.subdatasets):
+        return []
+    problem = f"{name} contains {len(pages)} pages or subdatasets, of which the first is read."
+    return [f"{problem} To read another, give its name, such as {pages[-1]}."]
+
+
+def _band_with_dataset_mask(flags: Sequence[Sequence[MaskFlags]]) -> int | None:
+    """Return a band with the mask of all bands, unless that is the alpha band, which is read itself."""
+    found = (
+        number
+        for number, one in enumerate(flags, start=1)
+        if MaskFlags.per_dataset in one and MaskFlags.alpha not in one
+    )
+    return next(found, None)
+
+
+def _palette(dataset: Any) -> Palette | None:
+    """Return the palette of a paletted raster, or None."""
     if dataset.colorinterp[0] != ColorInterp.palette or dataset.dtypes[0] != "uint8":
         return None
-    colors = np.zeros((256, 3), np.uint8)
-    for value, color in dataset.colormap(1).items():
-        colors[value] = color[:3]
-    return colors
-
-
-def _has_data(values: Array, nodata: float) -> Array:
-    """Return where at least one band differs from `nodata`, bool [height, width]."""
-    gaps = np.isnan(values) if np.isnan(nodata) else values == nodata
-    return np.asarray(~gaps.all(axis=0))
+    return Palette.of(dataset.colormap(1))

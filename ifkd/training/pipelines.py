@@ -1,5 +1,6 @@
 """Train the teacher or the student of a recipe alone, or distill the student from the teacher."""
 
+import logging
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from ifkd.distillation import FrozenModels, TileSampling, make_cache_spec
 from ifkd.distillation.frozen_models import measure_feature_rms
 from ifkd.distillation.methods import Method, NetworkPair, build_method
 from ifkd.distillation.methods.fgd import inherit
+from ifkd.imagery.image_values import IMAGE_VALUES_KEY, image_values
 from ifkd.models import Detector, FasterRcnn, build_detector, normalize
 from ifkd.models.checkpoint import Checkpoint, CheckpointMeta, build_from, load_checkpoint
 from ifkd.models.mobile_sam.encoder import available_weights
@@ -35,6 +37,8 @@ from ifkd.training.dataset import EpochSampler, TileDataset, collate
 from ifkd.training.prediction import validate
 from ifkd.training.run_folder import RunFolder, TrainingResult, TrainingRun
 from ifkd.training.trainer import train
+
+logger = logging.getLogger(__name__)
 
 CALIBRATION_BATCHES = 8
 """Batches that measure the RMS of the teacher's features."""
@@ -139,6 +143,9 @@ def _plan_run(recipe: Recipe, folder: Path, label: str, role: RoleOptions, prove
     if train_data.classes != validation_data.classes:
         got = f"{list(train_data.classes)} and {list(validation_data.classes)}"
         raise TrainingError(f"{data.train} and {data.validation} have different classes", got=got)
+    values = image_values([image.path for image in train_data.images], data.imagery)
+    for remark in values.remarks:
+        logger.warning("%s", remark)
     meta = CheckpointMeta(
         detector=role.detector,
         classes=train_data.classes,
@@ -148,6 +155,7 @@ def _plan_run(recipe: Recipe, folder: Path, label: str, role: RoleOptions, prove
             **provenance,
             "seed": recipe.seed,
             "train_sha256": sha256_of(train_data.path),
+            IMAGE_VALUES_KEY: values.model_dump(mode="json", exclude={"remarks"}),
             "data": data.model_dump(mode="json", exclude_none=True, exclude=DATA_KEYS_WITHOUT_EFFECT),
             "training": training.model_dump(mode="json", exclude_none=True, exclude=TRAINING_KEYS_WITHOUT_EFFECT),
             "versions": {"ifkd": __version__, "torch": str(torch.__version__)},

@@ -2,9 +2,12 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from deploy import cli
+
+MAX_REMARKS = 5
+"""Number of remarks on source images that are printed."""
 
 
 class Arguments(cli.Arguments):
@@ -20,6 +23,7 @@ class Arguments(cli.Arguments):
     max_empty_fraction: float
     min_valid_fraction: float
     nodata: float | None
+    alpha: int | Literal["none"] | None
     seed: int
     force: bool
 
@@ -42,6 +46,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     text = "make less visible objects ignored regions (iscrowd), or drop them (default: ignore)"
     add("--cut-objects", choices=("ignore", "drop"), default="ignore", help=text)
     add("--nodata", type=float, metavar="X", help="value of pixels without data (default: the file's)")
+    add("--alpha", type=cli.alpha_band, metavar="B", help=cli.ALPHA_HELP)
     add("--seed", type=int, default=0, metavar="N", help="seed of the choice of empty tiles (default: 0)")
     add("--force", action="store_true", help="replace tiles with other settings")
 
@@ -83,4 +88,6 @@ def _lines(result: dict[str, Any]) -> list[str]:
             "In the recipe, so that tiles and scenes are scaled alike: "
             f"data.imagery.limits = [{low:g}, {high:g}] (percentiles 2 and 98, median of the sources)"
         )
-    return lines
+    remarks = contents["remarks"]
+    more = [f"({len(remarks) - MAX_REMARKS} more remarks are in slice.json.)"] if len(remarks) > MAX_REMARKS else []
+    return lines + remarks[:MAX_REMARKS] + more

@@ -15,8 +15,9 @@ from ifkd.core.errors import SceneError, UsageError
 from ifkd.core.tiling import Window
 from ifkd.imagery import contrast
 from ifkd.imagery.address import HTTP_OPTIONS, RasterAddress, parse_source
-from ifkd.imagery.contrast import PADDING_RGB, ContrastStretch, ImageryOptions
+from ifkd.imagery.contrast import PADDING_RGB, AlphaBand, ContrastStretch, ImageryOptions
 from ifkd.imagery.raster import Raster, RasterArray, RasterFile
+from ifkd.imagery.value_sample import sample_values
 
 CONVERSION_BYTES = 8 << 20
 """Bytes of raw values that are converted to RGB at a time."""
@@ -52,11 +53,16 @@ class SceneInfo:
     dtype: str
     bands: tuple[int, ...]
     """Bands that are read as red, green and blue; a single band is repeated."""
-    nodata: float | None
+    nodata: tuple[float | None, ...]
+    """Value of pixels without data in each of `bands`."""
     stretch: ContrastStretch
     georeference: Georeference | None
     place_problem: str | None = None
     """Reason why there is no georeference, as the rest of a sentence."""
+    alpha: int | None = None
+    """Band that is 0 where the scene has no data."""
+    remarks: tuple[str, ...] = ()
+    """What was assumed about the scene and may be wrong, for the user."""
 
 
 class Scene:
@@ -68,6 +74,7 @@ class Scene:
         bands: One or three band numbers, from 1; overrides the imagery.
         scale_range: Values that become 0 and 255; overrides the imagery.
         nodata: Value of pixels without data, if the file does not state it; overrides the imagery.
+        alpha: Band that is 0 where the scene has no data, or `none`; overrides the imagery.
         stretch: Contrast stretch that was chosen before; by default it is computed from a sample.
 
     Raises:
@@ -83,16 +90,18 @@ class Scene:
         bands: tuple[int, ...] | None = None,
         scale_range: tuple[float, float] | None = None,
         nodata: float | None = None,
+        alpha: AlphaBand | None = None,
         stretch: ContrastStretch | None = None,
     ) -> None:
-        imagery = _override(imagery or ImageryOptions(), bands=bands, limits=scale_range, nodata=nodata)
+        imagery = imagery or ImageryOptions()
+        imagery = override(imagery, bands=bands, limits=scale_range, nodata=nodata, alpha=alpha)
         source = parse_source(source) if isinstance(source, str) else source
         self.location: Path | RasterAddress | None = None
         """File or URL; None for an array."""
         if isinstance(source, np.ndarray):
-            self._raster: Raster = RasterArray(source, nodata=imagery.nodata)
+            self._raster: Raster = RasterArray(source, imagery=imagery)
         else:
-            self.location, self._raster = source, RasterFile(source, nodata=imagery.nodata)
+            self.location, self._raster = source, RasterFile(source, imagery=imagery)
         raster = self._raster
         self.size = raster.size
         """(height, width), pixels."""
@@ -101,9 +110,13 @@ class Scene:
         self.gapless = not raster.may_have_gaps
         """Whether the file's metadata rules out pixels without data."""
         try:
-            self._bands = contrast.select_bands(raster.bands, imagery, name=raster.name)
+            self._bands = contrast.select_bands(raster.bands, imagery, name=raster.name, rgb=raster.roles.rgb)
             stretch = stretch or contrast.choose_stretch(
-                imagery, dtype=raster.dtype, bands=len(self._bands), name=raster.name, sample=self._sample
+                imagery,
+                dtype=raster.dtype,
+                bands=len(self._bands),
+                name=raster.name,
+                sample=lambda: sample_values(raster, self._bands),
             )
         except BaseException:
             self.close()
@@ -116,17 +129,15 @@ class Scene:
             size=raster.size,
             dtype=raster.dtype,
             bands=self._bands,
-            nodata=raster.nodata,
+            nodata=tuple(raster.nodata[min(band, len(raster.nodata)) - 1] for band in self._bands),
             stretch=stretch,
             georeference=None if isinstance(place, str) else place,
             place_problem=place if isinstance(place, str) else None,
+            alpha=raster.roles.alpha,
+            remarks=(*raster.remarks, *(one.remark(raster.name) for one in stretch.left_out)),
         )
-
-    def _sample(self) -> list[Array]:
-        raster, bands = self._raster, self._bands
-        return contrast.sample_values(
-            lambda window, shape: raster.read(bands, window, shape=shape), raster.size, bands=len(bands)
-        )
+        self.imagery = imagery.model_copy(update={"bands": self._bands, "alpha": raster.roles.alpha or "none"})
+        """Options with which another process reads the same pixels, given the same contrast stretch."""
 
     @property
     def caches_a_row_of_blocks(self) -> bool:
@@ -222,9 +233,9 @@ def _steps(start: int, stop: int, step: int) -> Iterator[tuple[int, int]]:
         start = end
 
 
-def _override(imagery: ImageryOptions, **values: Any) -> ImageryOptions:
+def override(imagery: ImageryOptions, **values: Any) -> ImageryOptions:
     """Return the imagery with the values that are not None."""
-    limits = values["limits"]
+    limits = values.get("limits")
     if limits is not None and not (np.isfinite(limits).all() and limits[0] < limits[1]):
         raise UsageError("The scale range must be two numbers, the lower first", got=f"{limits[0]:g} {limits[1]:g}")
     return imagery.model_copy(update={key: value for key, value in values.items() if value is not None})

@@ -47,7 +47,10 @@ class SceneRecord(Schema):
     dtype: str
     bands: tuple[int, ...]
     """Bands that were read as red, green and blue."""
+    alpha: int | None = None
+    """Band that is 0 where the scene has no data."""
     nodata: str | None
+    """One value, or one for each of the bands."""
     contrast_stretch: ContrastStretch
     """Conversion of values to uint8."""
     crs: str | None
@@ -57,6 +60,8 @@ class SceneRecord(Schema):
     """From (column, row) to map coordinates, in the order of `affine.Affine`; None with ground control points."""
     gsd_m: float | None
     """Ground sample distance at the center, meters."""
+    remarks: tuple[str, ...] = ()
+    """What was assumed about the scene and may be wrong."""
 
     @classmethod
     def of(cls, scene: SceneInfo) -> "SceneRecord":
@@ -71,12 +76,14 @@ class SceneRecord(Schema):
             width_px=scene.size[1],
             dtype=scene.dtype,
             bands=scene.bands,
-            nodata=None if scene.nodata is None else repr(scene.nodata),
+            alpha=scene.alpha,
+            nodata=_text_of_nodata(scene.nodata),
             contrast_stretch=scene.stretch,
             crs=None if georeference is None else georeference.crs.to_string(),
             georeference=None if georeference is None else ("gcps" if georeference.gcps else "transform"),
             transform=None if transform is None else tuple(transform)[:6],
             gsd_m=None if georeference is None else georeference.gsd_m(scene.size),
+            remarks=scene.remarks,
         )
 
 
@@ -194,8 +201,14 @@ def run_identity(
             "size": list(info.size),
             "files": scene.files(),
             "bands": list(info.bands),
-            "nodata": repr(info.nodata),
+            "alpha": info.alpha,
+            "nodata": [repr(value) for value in info.nodata],
             "contrast_stretch": asdict(info.stretch),
         },
         "settings": settings.model_dump(mode="json"),
     }
+
+
+def _text_of_nodata(values: Sequence[float | None]) -> str | None:
+    values = values[:1] if len(set(map(repr, values))) == 1 else values
+    return None if values == (None,) else " ".join(map(repr, values))

@@ -17,7 +17,7 @@ from ifkd.data.account import Account, Outcomes
 from ifkd.data.coco import parse_coco, read_coco_json
 from ifkd.data.generated_folder import FolderKind, generate_once
 from ifkd.data.slicing import tile_plan
-from ifkd.data.slicing.tile_pixels import contrast_limits, open_source, read_window, write_tile
+from ifkd.data.slicing.tile_pixels import SourceValues, open_source, read_window, source_values, write_tile
 from ifkd.data.slicing.tile_plan import Piece, PlannedTile, SourceImage, TileRules
 
 KIND = FolderKind("a folder of tiles", "slice.json")
@@ -80,7 +80,8 @@ def _write(labels: dict[str, Any], sources: list[SourceImage], rules: TileRules,
             got=f"{len(planned)} tiles, {len(valid)} with data, none with an object",
             hint="Keep empty tiles with --max-empty-fraction 1, or check the labels.",
         )
-    limits = _write_images(tiles, sources, rules, make_folder(folder / "images"))
+    values = _write_images(tiles, sources, rules, make_folder(folder / "images"))
+    limits = [one.limits for one in values if one.limits is not None]
     content = tiles_content(tiles, sources, labels["categories"])
     write_json(folder / TILES, content)
     return {
@@ -91,6 +92,7 @@ def _write(labels: dict[str, Any], sources: list[SourceImage], rules: TileRules,
         "account": _account(content, sources, planned, valid, tiles).model_dump(mode="json"),
         "boxes_restored": _boxes_restored(content, sources),
         "limits": None if not limits else [float(value) for value in np.median(limits, axis=0)],
+        "remarks": [remark for one in values for remark in one.remarks],
     }
 
 
@@ -99,7 +101,7 @@ def _valid_tiles(tiles: list[PlannedTile], sources: Sequence[SourceImage], rules
     kept = []
     with progress(len(tiles), "find gaps", unit="tile") as bar:
         for index, group in groupby(tiles, attrgetter("source")):
-            with open_source(sources[index], tile_px=rules.tile_px, nodata=rules.nodata) as raster:
+            with open_source(sources[index], tile_px=rules.tile_px, imagery=rules.imagery) as raster:
                 for tile in group:
                     mask = read_window(raster, tile.window)[1] if raster.may_have_gaps else None
                     fraction = 1.0 if mask is None else float(mask.mean())
@@ -111,19 +113,18 @@ def _valid_tiles(tiles: list[PlannedTile], sources: Sequence[SourceImage], rules
 
 def _write_images(
     tiles: Sequence[PlannedTile], sources: Sequence[SourceImage], rules: TileRules, folder: Path
-) -> list[tuple[float, float]]:
-    """Write the tiles' images, and return the percentiles of each source of more than 8 bits."""
-    limits = []
+) -> list[SourceValues]:
+    """Write the tiles' images, and return the values of each source."""
+    values = []
     with progress(len(tiles), "write tiles", unit="tile") as bar:
         for index, group in groupby(tiles, attrgetter("source")):
-            with open_source(sources[index], tile_px=rules.tile_px, nodata=rules.nodata) as raster:
-                found = contrast_limits(raster)
-                limits += [found] if found is not None else []
+            with open_source(sources[index], tile_px=rules.tile_px, imagery=rules.imagery) as raster:
+                values.append(source_values(raster))
                 for tile in group:
                     path = folder / _file_name(sources[index], tile)
                     write_tile(path, raster, tile.window, *read_window(raster, tile.window))
                     bar.update()
-    return limits
+    return values
 
 
 def _file_name(source: SourceImage, tile: PlannedTile) -> str:

@@ -3,31 +3,35 @@
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import rasterio
 from affine import Affine
+from rasterio.enums import ColorInterp
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from ifkd.core.detections import Array
 from ifkd.core.errors import DataError, OutputError, SceneError
 from ifkd.core.tiling import Window
 from ifkd.data.slicing.tile_plan import SourceImage
-from ifkd.imagery.contrast import ImageryOptions
+from ifkd.imagery.contrast import ImageryOptions, select_bands
 from ifkd.imagery.exif import exif_orientation, fits_displayed
-from ifkd.imagery.image_files import open_image, orientation_unclear, sample_raster
+from ifkd.imagery.image_files import open_image, orientation_unclear
 from ifkd.imagery.raster import Raster
+from ifkd.imagery.validity import valid_of_bands
+from ifkd.imagery.value_sample import sample_values
 
 MIN_CACHE_BYTES, MAX_CACHE_BYTES = 32 << 20, 256 << 20
 """Limits of GDAL's cache of decoded blocks."""
 
 
 @contextmanager
-def open_source(source: SourceImage, *, tile_px: int, nodata: float | None) -> Iterator[Raster]:
+def open_source(source: SourceImage, *, tile_px: int, imagery: ImageryOptions) -> Iterator[Raster]:
     """Open an image to read rows of tiles from it."""
-    raster = open_image(source.image.path, nodata=nodata)
+    raster = open_image(source.image.path, imagery=imagery)
     try:
         if raster.size != source.image.size:
             raise DataError(
@@ -51,24 +55,39 @@ def read_window(raster: Raster, window: Window) -> tuple[Array, Array | None]:
         values, valid = raster.read(raster.bands, window)
     except SceneError as error:
         raise DataError(error.problem, hint=error.hint) from error
-    if values.dtype.kind == "f":
-        finite: Array = np.asarray(np.isfinite(values).any(axis=0))
-        valid = finite if valid is None else valid & finite
-    return values, valid
+    if values.dtype.kind != "f" and (valid is None or valid.ndim == 2):
+        return values, valid
+    known = valid_of_bands(values, valid)
+    if valid is not None and raster.nodata[0] is not None:  # a tile has one nodata value for all bands
+        values[~known] = raster.nodata[0]
+    return values, np.asarray(known.any(axis=0))
 
 
-def contrast_limits(raster: Raster) -> tuple[float, float] | None:
-    """Return the percentiles of an image's values over its first three bands; None for 8 bits and without values."""
+@dataclass(frozen=True, slots=True)
+class SourceValues:
+    """Values of a source image."""
+
+    limits: tuple[float, float] | None
+    """Percentiles over its red, green and blue; None for 8 bits and without values."""
+    remarks: tuple[str, ...]
+    """What was assumed about the image and may be wrong, for the user."""
+
+
+def source_values(raster: Raster) -> SourceValues:
+    """Return the percentiles of an image's values, and remarks on it."""
     if raster.dtype == "uint8":
-        return None
+        return SourceValues(None, raster.remarks)
+    bands = select_bands(raster.bands, ImageryOptions(), name=raster.name, rgb=raster.roles.rgb)
     try:
-        values = np.concatenate(sample_raster(raster, raster.bands[:3]))
+        sample = sample_values(raster, bands)
     except SceneError as error:
         raise DataError(error.problem, hint=error.hint) from error
+    values = np.concatenate(sample.bands)
+    remarks = (*raster.remarks, *(one.remark(raster.name) for one in sample.left_out))
     if not len(values):
-        return None
+        return SourceValues(None, remarks)
     low, high = np.percentile(values, ImageryOptions().percentiles)
-    return float(low), float(high)
+    return SourceValues((float(low), float(high)), remarks)
 
 
 def write_tile(path: Path, raster: Raster, window: Window, values: Array, valid: Array | None) -> None:
@@ -77,6 +96,8 @@ def write_tile(path: Path, raster: Raster, window: Window, values: Array, valid:
     Raises:
         OutputError: The file cannot be written.
     """
+    rgb = raster.roles.rgb
+    is_rgb = len(raster.bands) == 3 and raster.dtype == "uint8" and rgb in {None, raster.bands}
     profile: dict[str, Any] = {
         "driver": "GTiff",
         "count": len(raster.bands),
@@ -86,10 +107,11 @@ def write_tile(path: Path, raster: Raster, window: Window, values: Array, valid:
         "compress": "deflate",
         "zlevel": 2,  # a third faster than the default, for a few percent of size
         "predictor": 3 if np.dtype(raster.dtype).kind == "f" else 2,
-        "photometric": "RGB" if len(raster.bands) == 3 and raster.dtype == "uint8" else "MINISBLACK",
+        "photometric": "RGB" if is_rgb else "MINISBLACK",
     }
-    if raster.nodata is not None and _can_represent(raster.dtype, raster.nodata):
-        profile["nodata"] = raster.nodata
+    nodata = raster.nodata[0]
+    if nodata is not None and _can_represent(raster.dtype, nodata):
+        profile["nodata"] = nodata
     if raster.dataset is not None and not raster.dataset.transform.is_identity:
         t = raster.dataset.transform
         x, y = t.c + t.a * window.left + t.b * window.top, t.f + t.d * window.left + t.e * window.top
@@ -99,6 +121,9 @@ def write_tile(path: Path, raster: Raster, window: Window, values: Array, valid:
         with warnings.catch_warnings(), rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             with rasterio.open(path, "w", **profile) as dataset:
+                if rgb is not None and not is_rgb:
+                    names = dict(zip(rgb, (ColorInterp.red, ColorInterp.green, ColorInterp.blue), strict=True))
+                    dataset.colorinterp = [names.get(band, ColorInterp.undefined) for band in raster.bands]
                 dataset.write(values)
                 if valid is not None and not valid.all():
                     dataset.write_mask(valid)
@@ -108,7 +133,7 @@ def write_tile(path: Path, raster: Raster, window: Window, values: Array, valid:
 
 def _can_represent(dtype: str, value: float) -> bool:
     if np.dtype(dtype).kind == "f":
-        return True
+        return bool(not np.isfinite(value) or abs(value) <= np.finfo(dtype).max)
     limits = np.iinfo(dtype)
     return float(value).is_integer() and limits.min <= value <= limits.max
 

@@ -16,6 +16,7 @@ from ifkd.core.errors import DataError
 from ifkd.core.files import shortened
 from ifkd.core.tiling import TileGrid, Window
 from ifkd.data.coco import CocoDataset, LabeledImage, box_entry
+from ifkd.imagery.contrast import AlphaBand, ImageryOptions
 from ifkd.recipe.value_types import Fraction
 
 MIN_SIDE_PX = 0.01
@@ -43,8 +44,15 @@ class TileRules(Schema):
     """Tiles with a smaller fraction of valid pixels are left out; 0 keeps all that have any."""
     nodata: float | None = None
     """Value of pixels without data, for files that do not state it."""
+    alpha: AlphaBand | None = None
+    """Band that is 0 where an image has no data, or `none`; by default as in `ImageryOptions`."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of the choice of empty tiles."""
+
+    @property
+    def imagery(self) -> ImageryOptions:
+        """Options for reading the source images."""
+        return ImageryOptions(nodata=self.nodata, alpha=self.alpha)
 
     @model_validator(mode="after")
     def _overlap_fits(self) -> "TileRules":

@@ -422,7 +422,6 @@ def test_a_truncated_scene_is_processed_as_far_as_it_is_readable(call, tmp_path,
         (lambda _: None, r"There is no scene .*bad\.tif"),
         (lambda path: path.write_text("a text"), r"bad\.tif is not a raster that can be read"),
         (lambda path: path.mkdir(), r"bad\.tif is a folder, not a scene"),
-        (lambda path: write_tif(path, PIXELS[..., 0].astype(np.complex64)), "pixels of type complex64"),
     ],
 )
 def test_bad_scenes_are_said_in_one_line(call, tmp_path, out, make, message):

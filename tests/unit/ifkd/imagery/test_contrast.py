@@ -11,7 +11,7 @@ from deploy.scene.read.scene import Scene
 from export.bundle.manifest import InputSpec
 from ifkd.core.errors import DataError, SceneError
 from ifkd.core.tiling import Window
-from ifkd.imagery.contrast import PADDING_RGB, ImageryOptions, choose_stretch, to_rgb
+from ifkd.imagery.contrast import PADDING_RGB, ImageryOptions, ValueSample, choose_stretch, to_rgb
 from ifkd.imagery.image_files import read_image
 
 RNG = np.random.default_rng(3)
@@ -122,7 +122,9 @@ def test_invalid_options_are_refused(values):
 
 def test_constant_and_empty_bands_have_a_stretch():
     for values in (np.full(9, 4.0), np.zeros(0)):
-        stretch = choose_stretch(ImageryOptions(), dtype="float32", bands=1, name="a", sample=lambda v=values: [v])
+        stretch = choose_stretch(
+            ImageryOptions(), dtype="float32", bands=1, name="a", sample=lambda v=values: ValueSample((v,))
+        )
         assert stretch.low[0] < stretch.high[0]
         assert (
             to_rgb(np.full((1, 2, 2), np.nan, np.float32), None, stretch)[0].tolist() == [[list(PADDING_RGB)] * 2] * 2

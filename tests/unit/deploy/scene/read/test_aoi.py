@@ -218,7 +218,7 @@ def test_tiles_and_objects_inside_are_those_of_the_slow_version(ring, seed):
     polygon = tuple(map(tuple, georeference.to_lonlat(closed).tolist()))
     area = AreaOfInterest(source="a.geojson", polygons=((polygon,),))
     stretch = ContrastStretch("as is", (0.0,), (255.0,))
-    scene = SceneInfo("s.tif", "", "GTiff", (100, 110), "uint8", (1,), None, stretch, georeference)
+    scene = SceneInfo("s.tif", "", "GTiff", (100, 110), "uint8", (1,), (None,), stretch, georeference)
     if not any(expected):
         with pytest.raises(SceneError, match="is outside"):
             aoi_mask_of(area, scene, grid)
