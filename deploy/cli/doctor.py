@@ -5,12 +5,19 @@ from collections.abc import Callable
 from typing import Any
 
 from deploy.cli import Arguments
-from export.tensorrt.tensorrt_api import OLDEST_TENSORRT, release_of
+from export.tensorrt.tensorrt_api import OLDEST_CUDA_BINDINGS, OLDEST_TENSORRT, release_of
+from ifkd.core.environment import distributions_of
 
 ONNXRUNTIME_TENSORRT = 10
 """Major version of TensorRT that the wheels of onnxruntime-gpu are linked with."""
-MIN_DRIVER = {"12": 525, "13": 580}
+ONNXRUNTIME_CUDA_13 = (1, 27)
+"""First version of onnxruntime-gpu whose wheels are for CUDA 13."""
+MIN_DRIVER = {13: 580, 12: 525}
 """Major version of CUDA -> oldest driver, from NVIDIA's release notes of CUDA 12.0 and 13.0."""
+MIN_CAPABILITY = (7, 5)
+"""Oldest compute capability of CUDA 13 and of the present TensorRT."""
+GPU_EXTRAS = {13: "gpu", 12: "gpu-cu12"}
+"""Major version of CUDA -> extra with ONNX Runtime."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -34,16 +41,17 @@ def abilities(environment: dict[str, Any]) -> dict[str, dict[str, Any]]:
     packages, gpus = environment["packages"], environment["gpus"]
 
     def needs(*names: str) -> dict[str, Any]:
-        absent = [name for name in names if name not in packages]
-        versions = ", ".join(f"{name} {packages.get(name)}" for name in names)
+        found = {name: distributions_of(name, packages) for name in names}
+        absent = [name for name, distributions in found.items() if not distributions]
+        versions = ", ".join(f"{one[0]} {packages[one[0]]}" for one in found.values() if one)
         return _no(f"{' and '.join(absent)} absent") if absent else _yes(versions)
 
-    runtime = next((name for name in ("onnxruntime", "onnxruntime-gpu") if name in packages), None)
+    runtime = distributions_of("onnxruntime", packages)
     return {
         "train and distill": needs("torch", "torchvision", "timm"),
         "train on a GPU": (_yes if gpus and "torch" in packages else _no)(_gpu_words(gpus)),
         "MobileSAM's weights": _attempt(_mobile_sam) if "torch" in packages else _no("torch absent"),
-        "export": needs("torch", "onnx", "onnxscript", *([] if runtime else ["onnxruntime"])),
+        "export": needs("torch", "onnx", "onnxscript", "onnxruntime"),
         "build portable engines (tensorrt-rtx)": needs("tensorrt-rtx"),
         "build and run TensorRT engines": _tensorrt(packages, gpus),
         "detect on the CPU (onnxruntime)": _attempt(_providers) if runtime else _no("onnxruntime absent"),
@@ -56,12 +64,11 @@ def abilities(environment: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 def advice(environment: dict[str, Any]) -> list[str]:
     """Return what to install or change, one sentence each."""
-    packages = environment["packages"]
-    runtimes = {"onnxruntime", "onnxruntime-gpu"} & packages.keys()
+    packages, gpus = environment["packages"], environment["gpus"]
+    runtimes = distributions_of("onnxruntime", packages)
     found = []
-    if len(runtimes) == 2:
-        both = "onnxruntime and onnxruntime-gpu are both installed"
-        found.append(f"{both} and overwrite each other: pip uninstall one of them.")
+    if len(runtimes) > 1:
+        found.append(f"{' and '.join(runtimes)} are installed and overwrite each other: pip uninstall all but one.")
     if not runtimes:
         found.append("To detect: pip install 'ifkd[cpu]'.")
     if "torch" not in packages:
@@ -71,34 +78,56 @@ def advice(environment: dict[str, Any]) -> list[str]:
         found.append(f"{problem}: install them together, as constraints.txt pins them.")
     if "torch" in packages and "onnx" not in packages:
         found.append("To export: pip install 'ifkd[export]'.")
-    if environment["gpus"] and "tensorrt" not in packages:
-        source = "(from NVIDIA's own package index)"
-        found.append(f"This machine has a GPU. To use TensorRT: pip install 'ifkd[tensorrt]' {source}.")
-    if "tensorrt" in packages and release_of(packages["tensorrt"]) < OLDEST_TENSORRT:
+    found += [line for gpu in gpus[:1] for line in _gpu_advice(gpu, packages)]
+    tensorrt = next((packages[name] for name in distributions_of("tensorrt", packages)), None)
+    if tensorrt is not None and release_of(tensorrt) < OLDEST_TENSORRT:
         oldest = ".".join(map(str, OLDEST_TENSORRT))
-        found.append(f"TensorRT {packages['tensorrt']} is too old: at least {oldest} is needed.")
-    found += _incompatible_versions(packages, environment["gpus"])
+        found.append(f"TensorRT {tensorrt} is too old: at least {oldest} is needed.")
+    if tensorrt is not None and "onnxruntime-gpu" in packages and release_of(tensorrt)[0] != ONNXRUNTIME_TENSORRT:
+        needs = f"onnxruntime-gpu {packages['onnxruntime-gpu']} needs libnvinfer.so.{ONNXRUNTIME_TENSORRT}"
+        has = f"TensorRT {tensorrt} has libnvinfer.so.{release_of(tensorrt)[0]}"
+        found.append(f"{needs} for its TensorRT provider, and {has}: use the backend tensorrt.")
     if "jinja2" not in packages:
         found.append("To write reports: pip install 'ifkd[report]'.")
     return found
 
 
-def _incompatible_versions(packages: dict[str, str], gpus: list[dict[str, str]]) -> list[str]:
-    """Return the installed versions that are incompatible, one sentence each."""
+def cuda_of_driver(gpu: dict[str, str]) -> int | None:
+    """Return the latest major version of CUDA that a GPU and its driver run; None for a driver that is too old."""
+    driver, capability = release_of(gpu["driver"])[0], release_of(gpu["compute_capability"])
+    fitting = (cuda for cuda, oldest in MIN_DRIVER.items() if driver >= oldest)
+    return next((cuda for cuda in fitting if cuda < 13 or capability >= MIN_CAPABILITY), None)
+
+
+def _gpu_advice(gpu: dict[str, str], packages: dict[str, str]) -> list[str]:
+    """Return which extras fit a GPU and its driver, and which installed packages do not."""
+    cuda, driver = cuda_of_driver(gpu), f"the driver {gpu['driver']} of {gpu['name']}"
+    if cuda is None:
+        return [f"No extra fits {driver}: at least {min(MIN_DRIVER.values())} is needed."]
     found = []
-    major = int(packages.get("tensorrt", "0").split(".")[0])
-    if "onnxruntime-gpu" in packages and major not in (0, ONNXRUNTIME_TENSORRT):
-        needs = f"onnxruntime-gpu {packages['onnxruntime-gpu']} needs libnvinfer.so.{ONNXRUNTIME_TENSORRT}"
-        has = f"TensorRT {packages['tensorrt']} has libnvinfer.so.{major}"
-        found.append(f"{needs} for its TensorRT provider, and {has}: use the backend tensorrt.")
-    cuda = packages.get("cuda-bindings", "").split(".")[0]
-    needed = MIN_DRIVER.get(cuda)
-    for gpu in gpus:
-        driver = gpu["driver"].split(".")[0]
-        if needed is not None and driver.isdigit() and int(driver) < needed:
-            old = f"The driver {gpu['driver']} of {gpu['name']} is too old for CUDA {cuda}"
-            wanted = f"which cuda-bindings {packages['cuda-bindings']} is made for"
-            found.append(f"{old}, {wanted}: at least {needed} is needed.")
+    if "onnxruntime-gpu" not in packages:
+        found.append(f"To use the GPU with ONNX Runtime: pip install 'ifkd[{GPU_EXTRAS[cuda]}]', which fits {driver}.")
+    if not distributions_of("tensorrt", packages) and release_of(gpu["compute_capability"]) >= MIN_CAPABILITY:
+        source = "from NVIDIA's own package index"
+        found.append(f"To use TensorRT: pip install 'ifkd[tensorrt-cu{cuda}]' ({source}), which fits {driver}.")
+    newer = {name: major for name, major in _cuda_of_packages(packages).items() if major > cuda}
+    if newer:
+        names = " and ".join(f"{name} {packages[name]}" for name in newer)
+        major, extras = max(newer.values()), f"ifkd[{GPU_EXTRAS[cuda]},tensorrt-cu{cuda}]"
+        update = f", or update the driver to {MIN_DRIVER[major]}" if major in MIN_DRIVER else ""
+        found.append(
+            f"CUDA {major}, for which {names} are made, is too new for {driver}: pip install '{extras}'{update}."
+        )
+    return found
+
+
+def _cuda_of_packages(packages: dict[str, str]) -> dict[str, int]:
+    """Return the major version of CUDA that installed packages are made for."""
+    found = {name: int(name[-2:]) for name in distributions_of("tensorrt", packages) if name[-2:].isdigit()}
+    if "cuda-bindings" in packages:
+        found["cuda-bindings"] = release_of(packages["cuda-bindings"])[0]
+    if "onnxruntime-gpu" in packages:
+        found["onnxruntime-gpu"] = 13 if release_of(packages["onnxruntime-gpu"]) >= ONNXRUNTIME_CUDA_13 else 12
     return found
 
 
@@ -154,10 +183,15 @@ def _scenes() -> dict[str, Any]:
 
 
 def _tensorrt(packages: dict[str, str], gpus: list[dict[str, str]]) -> dict[str, Any]:
-    absent = [] if "tensorrt" in packages else ["tensorrt absent"]
-    absent += [] if "cuda-bindings" in packages or "cuda-python" in packages else ["cuda-python absent"]
+    tensorrt = distributions_of("tensorrt", packages)
+    absent = [] if tensorrt else ["tensorrt absent"]
+    bindings, oldest = packages.get("cuda-bindings"), ".".join(map(str, OLDEST_CUDA_BINDINGS))
+    if bindings is None:
+        absent.append("cuda-bindings absent")
+    elif release_of(bindings, numbers=3) < OLDEST_CUDA_BINDINGS:
+        absent.append(f"cuda-bindings {bindings} is older than {oldest}")
     absent += [] if gpus else [_gpu_words(gpus)]
-    return _no(", ".join(absent)) if absent else _yes(f"tensorrt {packages['tensorrt']} on {_gpu_words(gpus)}")
+    return _no(", ".join(absent)) if absent else _yes(f"{tensorrt[0]} {packages[tensorrt[0]]} on {_gpu_words(gpus)}")
 
 
 def _mobile_sam() -> dict[str, Any]:

@@ -4,6 +4,7 @@ Inputs and outputs are bound to memory of the computing device (I/O binding), on
 allocates nothing and every copy is explicit.
 """
 
+import ctypes
 import re
 import time
 from collections.abc import Sequence
@@ -17,9 +18,10 @@ from deploy.engines.engine import OUTPUT_DTYPES, Backend, Engine, EngineInfo, In
 from export.bundle.bundle import Bundle
 from export.bundle.manifest import Manifest, Precision
 from export.precision.ort_session import CPU_PROVIDER, import_onnxruntime, open_session
+from export.tensorrt.tensorrt_api import load_tensorrt
 from ifkd.core.detections import Array, Candidates
-from ifkd.core.environment import installed_packages, usable_cores
-from ifkd.core.errors import BundleError, EngineError
+from ifkd.core.environment import usable_cores
+from ifkd.core.errors import BundleError, EngineError, IfkdError
 
 CUDA, TENSORRT = "CUDAExecutionProvider", "TensorrtExecutionProvider"
 PROVIDERS: dict[Backend, str] = {
@@ -165,19 +167,29 @@ def _linked_tensorrt_major(onnxruntime: Any) -> int | None:
 
 
 def _require_provider(onnxruntime: Any, provider: str) -> None:
-    """Refuse a provider that ONNX Runtime lacks, or that is linked with another TensorRT than the installed one."""
+    """Refuse a provider that ONNX Runtime lacks, or whose TensorRT library cannot be loaded."""
     available = [str(name) for name in onnxruntime.get_available_providers()]
     if provider not in available:
-        hint = "Install onnxruntime-gpu in place of onnxruntime: pip install 'ifkd[gpu]'"
+        hint = "Install onnxruntime-gpu in place of onnxruntime: pip install 'ifkd[gpu]'; see `ifkd doctor`."
         raise EngineError(f"The installed ONNX Runtime has no {provider}", got=", ".join(available), hint=hint)
     if provider != TENSORRT:
         return
     linked = _linked_tensorrt_major(onnxruntime)
-    version = installed_packages().get("tensorrt")
-    if linked is None or version is None or int(version.split(".")[0]) != linked:
-        raise EngineError(
-            "ONNX Runtime's TensorRT provider does not fit the installed TensorRT",
-            got=f"TensorRT {version}" if version else "no TensorRT",
-            expected=f"TensorRT {linked}, which it is linked with" if linked else "a provider linked with TensorRT",
-            hint="Use the backend tensorrt, or onnxruntime-cuda.",
-        )
+    try:
+        # The libraries of TensorRT's wheels are found after their module has loaded them.
+        found = f"TensorRT {load_tensorrt('tensorrt')[1]}"
+    except IfkdError as error:
+        found = str(error)
+    problem: Exception | None = None
+    try:
+        if linked is not None:
+            ctypes.CDLL(f"libnvinfer.so.{linked}")
+            return
+    except OSError as error:
+        problem = error
+    raise EngineError(
+        "ONNX Runtime's TensorRT provider does not fit the installed TensorRT",
+        got=found,
+        expected=f"TensorRT {linked}, which it is linked with" if linked else "a provider linked with TensorRT",
+        hint="Use the backend tensorrt, or onnxruntime-cuda.",
+    ) from problem

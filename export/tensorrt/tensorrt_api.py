@@ -113,7 +113,7 @@ def load_cuda(need: str) -> CudaRuntime:
     except ImportError as error:
         raise MissingExtraError("cuda-bindings", extra=TENSORRT_EXTRAS, need=need) from error
     version = str(bindings.__version__)
-    if tuple(map(int, re.findall(r"\d+", version)[:3])) < OLDEST_CUDA_BINDINGS:
+    if release_of(version, numbers=3) < OLDEST_CUDA_BINDINGS:
         oldest = ".".join(map(str, OLDEST_CUDA_BINDINGS))
         raise EngineError("The installed cuda-bindings is too old", got=version, expected=f"at least {oldest}")
     return runtime
@@ -148,10 +148,9 @@ def gpu_of_this_machine() -> Gpu:
     return Gpu(name.strip("\0 "), f"{properties.major}.{properties.minor}", _cuda_version(number))
 
 
-def release_of(version: str) -> tuple[int, int]:
-    """Return the first two numbers of a version such as 10.13.3.9."""
-    parts = [*version.split("."), "0"]
-    return int(parts[0]), int(parts[1])
+def release_of(version: str, *, numbers: int = 2) -> tuple[int, ...]:
+    """Return the first two or more numbers of a version such as 10.13.3.9."""
+    return tuple(map(int, [*re.findall(r"\d+", version), *("0" * numbers)][:numbers]))
 
 
 def _cuda_version(number: int) -> str:

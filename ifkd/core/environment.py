@@ -5,15 +5,23 @@ import os
 import platform
 import shutil
 import subprocess
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+DISTRIBUTIONS = {
+    "onnxruntime": ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml"),
+    "tensorrt": ("tensorrt", "tensorrt-cu13", "tensorrt-cu12", "tensorrt-cu11"),
+    "tensorrt-rtx": ("tensorrt-rtx", "tensorrt-rtx-cu13", "tensorrt-rtx-cu12"),
+}
+"""Packages that several distributions install, each of which may be installed alone."""
 PACKAGES = (
-    "ifkd numpy torch torchvision timm onnx onnxscript onnxruntime onnxruntime-gpu tensorrt tensorrt-rtx cuda-python "
-    "cuda-bindings tritonclient ray rasterio pyogrio pycocotools jinja2 matplotlib"
+    "ifkd numpy torch torchvision timm onnx onnxscript cuda-python cuda-bindings tritonclient ray rasterio pyogrio "
+    "pycocotools jinja2 matplotlib"
 )
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
 CPU_FEATURES = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_int8", "asimd", "asimddp")
@@ -51,12 +59,17 @@ def machine_summary() -> str:
 
 
 def installed_packages() -> dict[str, str]:
-    """Return the versions of those PACKAGES that are installed."""
+    """Return the versions of those PACKAGES and DISTRIBUTIONS that are installed."""
     found = {}
-    for name in PACKAGES.split():
+    for name in chain(PACKAGES.split(), *DISTRIBUTIONS.values()):
         with contextlib.suppress(PackageNotFoundError):
             found[name] = version(name)
     return found
+
+
+def distributions_of(package: str, packages: Mapping[str, str]) -> list[str]:
+    """Return which of the installed `packages` install a package, such as `tensorrt-cu12` for `tensorrt`."""
+    return [name for name in DISTRIBUTIONS.get(package, (package,)) if name in packages]
 
 
 def gpus() -> list[dict[str, str]]:

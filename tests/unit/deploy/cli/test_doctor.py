@@ -1,8 +1,10 @@
 """`ifkd doctor` on machines with missing packages."""
 
 import json
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 from deploy.cli import doctor
 from deploy.cli.main import main
 
+ROOT = Path(__file__).parents[4]
 GPU = {
     "name": "NVIDIA L4",
     "driver": "580.1",
@@ -41,6 +44,8 @@ def test_a_bare_machine_gets_advice_and_no_crash() -> None:
         ({"torch": "2.14.1+cu130", "torchvision": "0.28.0"}, [], "torchvision 0.28.0 does not belong to torch"),
         ({"tensorrt": "10.0.1"}, [], "TensorRT 10.0.1 is too old: at least 10.1"),
         ({"torch": "2.14.1"}, [GPU], "To use TensorRT"),
+        ({"tensorrt-cu12": "10.0.1"}, [], "TensorRT 10.0.1 is too old: at least 10.1"),
+        ({"onnxruntime-gpu": "1.31", "onnxruntime-openvino": "1.24"}, [], "overwrite each other"),
         ({"torch": "2.14.1"}, [], "ifkd[export]"),
     ],
 )
@@ -63,12 +68,46 @@ def test_a_complete_machine_gets_no_advice() -> None:
     assert doctor.advice(machine(packages)) == []
 
 
-def test_tensorrt_needs_package_bindings_and_gpu() -> None:
-    both = {"tensorrt": "11.4.0", "cuda-python": "13.0"}
+@pytest.mark.parametrize("distribution", ["tensorrt", "tensorrt-cu12", "tensorrt-cu13"])
+def test_tensorrt_needs_one_of_its_packages_bindings_and_gpu(distribution: str) -> None:
+    both = {distribution: "11.4.0", "cuda-bindings": "13.0.1"}
     name = "build and run TensorRT engines"
-    assert doctor.abilities(machine(both, [GPU]))[name]["works"]
+    found = doctor.abilities(machine(both, [GPU]))[name]
+    assert found["works"]
+    assert found["reason"].startswith(f"{distribution} 11.4.0 on NVIDIA L4")
+    assert "tensorrt" not in " ".join(doctor.advice(machine(both, [GPU]))).lower()
     assert doctor.abilities(machine(both))[name]["reason"] == "no NVIDIA GPU with a driver"
-    assert doctor.abilities(machine({"tensorrt": "11.4.0"}, [GPU]))[name]["reason"] == "cuda-python absent"
+    assert doctor.abilities(machine({distribution: "11.4.0"}, [GPU]))[name]["reason"] == "cuda-bindings absent"
+    old = machine({**both, "cuda-bindings": "12.8.0"}, [GPU])
+    assert doctor.abilities(old)[name]["reason"] == "cuda-bindings 12.8.0 is older than 12.9.1"
+
+
+@pytest.mark.parametrize("distribution", ["tensorrt-rtx", "tensorrt-rtx-cu12", "tensorrt-rtx-cu13"])
+def test_tensorrt_rtx_is_found_under_each_of_its_names(distribution: str) -> None:
+    found = doctor.abilities(machine({distribution: "1.7.1"}))["build portable engines (tensorrt-rtx)"]
+    assert found == {"works": True, "reason": f"{distribution} 1.7.1"}
+
+
+@pytest.mark.parametrize(
+    ("driver", "capability", "extras"),
+    [
+        ("580.65.06", "8.9", {"gpu", "tensorrt-cu13"}),
+        ("575.57", "8.9", {"gpu-cu12", "tensorrt-cu12"}),
+        ("525.60.13", "7.5", {"gpu-cu12", "tensorrt-cu12"}),
+        ("580.65.06", "6.1", {"gpu-cu12"}),
+        ("470.256", "8.6", set()),
+    ],
+)
+def test_the_extras_that_fit_the_driver_are_named(driver: str, capability: str, extras: set[str]) -> None:
+    gpu = {**GPU, "driver": driver, "compute_capability": capability}
+    advice = doctor.advice(machine({"onnxruntime": "1.31"}, [gpu]))
+    named = {word for line in advice if driver in line for word in re.findall(r"ifkd\[(.+?)\]", line)}
+    assert named == extras
+    assert extras <= set(
+        tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
+    )
+    if not extras:
+        assert any(f"No extra fits the driver {driver}" in line for line in advice)
 
 
 def test_an_installed_but_broken_package_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,12 +149,15 @@ def test_the_command_needs_no_torch() -> None:
 
 def test_only_incompatible_versions_are_reported() -> None:
     def advice(packages: dict[str, str], driver: str) -> str:
-        gpu = {"name": "NVIDIA Test", "driver": driver, "memory": "1 MiB", "compute_capability": "9.0"}
-        return " ".join(doctor.advice(machine(packages, [gpu])))
+        return " ".join(doctor.advice(machine(packages, [{**GPU, "driver": driver}])))
 
-    unfit = {"onnxruntime-gpu": "1.31.1", "tensorrt": "11.4.0", "cuda-bindings": "13.0.1"}
+    unfit = {"onnxruntime-gpu": "1.31.1", "tensorrt-cu13": "11.4.0", "cuda-bindings": "13.0.1"}
     assert "needs libnvinfer.so.10" in advice(unfit, "550.54")
-    assert "driver 550.54 of NVIDIA Test is too old for CUDA 13" in advice(unfit, "550.54")
+    too_new = "CUDA 13, for which tensorrt-cu13 11.4.0 and cuda-bindings 13.0.1 and onnxruntime-gpu 1.31.1 are made"
+    assert f"{too_new}, is too new for the driver 550.54 of NVIDIA L4: " in advice(unfit, "550.54")
+    assert "pip install 'ifkd[gpu-cu12,tensorrt-cu12]', or update the driver to 580" in advice(unfit, "550.54")
     fit = {"onnxruntime-gpu": "1.31.1", "tensorrt": "10.13.0", "cuda-bindings": "13.0.1"}
     assert "libnvinfer" not in advice(fit, "580.65")
-    assert "too old" not in advice(fit, "580.65")
+    assert "too new" not in advice(fit, "580.65")
+    older = {"onnxruntime-gpu": "1.26.0", "tensorrt-cu12": "10.13.0", "cuda-bindings": "12.9.1"}
+    assert "too new" not in advice(older, "550.54")

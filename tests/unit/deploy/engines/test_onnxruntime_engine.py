@@ -1,5 +1,6 @@
 """ONNX Runtime's GPU providers without a GPU: their options, and errors with reasons."""
 
+import ctypes
 import sys
 import types
 from pathlib import Path
@@ -59,12 +60,33 @@ class GpuRuntime(types.ModuleType):
 
 
 def installed(
-    monkeypatch: pytest.MonkeyPatch, folder: Path, *, tensorrt: str | None = "10.14.1", **values: Any
+    monkeypatch: pytest.MonkeyPatch,
+    folder: Path,
+    *,
+    tensorrt: str | None = "10.14.1",
+    on_system: str | None = None,
+    **values: Any,
 ) -> GpuRuntime:
+    """Install a runtime, and TensorRT as a module that loads its library, or as a library of the system."""
     runtime = GpuRuntime(folder, **values)
     monkeypatch.setitem(sys.modules, "onnxruntime", runtime)
-    packages = {} if tensorrt is None else {"tensorrt": tensorrt}
-    monkeypatch.setattr(backend, "installed_packages", lambda: packages)
+    loaded = {on_system}
+    module = folder / "modules" / "tensorrt.py"
+    module.parent.mkdir()
+    if tensorrt is not None:
+        loading = f"ctypes.CDLL('/wheel/libnvinfer.so.{tensorrt.split('.')[0]}')"
+        module.write_text(f"import ctypes\n__version__ = {tensorrt!r}\n{loading}\n")
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    monkeypatch.delitem(sys.modules, "tensorrt")
+    monkeypatch.syspath_prepend(str(module.parent))
+
+    def load(name: str) -> None:
+        if name.startswith("/wheel/"):
+            loaded.add(Path(name).name)
+        if Path(name).name not in loaded:
+            raise OSError(f"{name}: cannot open shared object file")
+
+    monkeypatch.setattr(ctypes, "CDLL", load)
     return runtime
 
 
@@ -106,7 +128,7 @@ def test_its_tensorrt_takes_types_from_the_file_and_every_batch_up_to_the_larges
     ("values", "message"),
     [
         ({"tensorrt": "11.4.0"}, r"got TensorRT 11\.4\.0, expected TensorRT 10, which it is linked with"),
-        ({"tensorrt": None}, r"got no TensorRT, expected TensorRT 10, which it is linked with"),
+        ({"tensorrt": None}, r"got Building .* needs the package tensorrt.*, expected TensorRT 10, which it is linked"),
         ({"linked": None}, r"got TensorRT 10\.14\.1, expected a provider linked with TensorRT"),
         ({"starts": False}, rf"could not start {TENSORRT}: got {CPU} instead"),
     ],
@@ -122,6 +144,15 @@ def test_its_tensorrt_is_refused_with_the_reason_where_versions_do_not_agree(
     with pytest.raises(EngineError, match=message):
         open_engine(open_bundle(whole_bundle), backend="onnxruntime-tensorrt")
     assert bool(runtime.providers) == ("starts" in values), "nothing is loaded by a provider that cannot work"
+
+
+@pytest.mark.parametrize("values", [{"tensorrt": "10.14.1"}, {"tensorrt": None, "on_system": "libnvinfer.so.10"}])
+def test_its_tensorrt_is_found_by_its_library_whatever_package_installed_it(
+    values: dict[str, Any], whole_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed(monkeypatch, tmp_path, **values)
+    with open_engine(open_bundle(whole_bundle), backend="onnxruntime-tensorrt", threads=1) as engine:
+        assert engine.info.backend == "onnxruntime-tensorrt"
 
 
 def test_the_cpus_package_has_no_such_provider_and_says_what_to_install(bundle_copy: Bundle) -> None:

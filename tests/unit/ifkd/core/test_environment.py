@@ -26,6 +26,19 @@ def test_the_environment_is_json() -> None:
     assert {"python", "system", "load_average_1min", "memory_gb", "gpus", "source"} <= set(found)
 
 
+def test_packages_with_several_names_are_found_under_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    def version(name: str) -> str:
+        if name in {"tensorrt-cu12", "onnxruntime-gpu", "onnxruntime"}:
+            return "10.1"
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(environment, "version", version)
+    packages = environment.installed_packages()
+    assert packages == dict.fromkeys(["onnxruntime", "onnxruntime-gpu", "tensorrt-cu12"], "10.1")
+    found = {name: environment.distributions_of(name, packages) for name in ("tensorrt", "onnxruntime", "torch")}
+    assert found == {"tensorrt": ["tensorrt-cu12"], "onnxruntime": ["onnxruntime", "onnxruntime-gpu"], "torch": []}
+
+
 def test_the_environment_has_no_personal_paths() -> None:
     text = json.dumps(environment.describe_environment())
     assert str(Path.home()) not in text
