@@ -10,14 +10,16 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import psutil
 
 from deploy.accuracy.evaluated_model import open_model
 from deploy.bench.system_monitor import BYTES_PER_MB, load_nvml, process_peak_mb
+from deploy.engines import GPU_BACKENDS
 from deploy.engines.engine import Backend
 from export.bundle.manifest import Precision
 from ifkd.core.config import Schema
@@ -44,7 +46,8 @@ class ProcessCost(Schema):
     peak_rss_mb: float
     """Largest resident memory after runs of `batch` tiles, 10^6 bytes."""
     gpu_memory_mb: float | None
-    """Memory of the process on all GPUs after these runs, 10^6 bytes; None where NVML does not report it."""
+    """Memory that the process took on all GPUs, 10^6 bytes: as NVML attributes it to the process, or else (in a container,
+    where NVML knows other process ids) the increase of the memory in use. None for a CPU, and without NVML."""
 
 
 class ProcessCostRequest(Schema):
@@ -83,22 +86,50 @@ def measure_process_cost(
     return ProcessCost.model_validate_json(done.stdout.splitlines()[-1])
 
 
-def gpu_memory_mb(nvml: Any, pid: int) -> float | None:
-    """Return the memory of a process on all GPUs, 10^6 bytes; None when NVML is None or does not report it."""
-    if nvml is None:
-        return None
-    handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
-    processes = [one for handle in handles for one in nvml.nvmlDeviceGetComputeRunningProcesses(handle)]
-    used = [one.usedGpuMemory for one in processes if one.pid == pid and one.usedGpuMemory is not None]
-    return sum(used) / BYTES_PER_MB if used else None
+class GpuMemory(NamedTuple):
+    """Memory in use on all GPUs at one moment, bytes."""
+
+    own: int
+    """Memory that NVML attributes to the process."""
+    total: int
+    """Memory that all processes use."""
+
+    @classmethod
+    def read(cls, nvml: Any, pid: int) -> "GpuMemory | None":
+        """Return the memory in use; None when NVML is None or does not report it."""
+        if nvml is None:
+            return None
+        own = total = 0
+        try:
+            for index in range(nvml.nvmlDeviceGetCount()):
+                handle = nvml.nvmlDeviceGetHandleByIndex(index)
+                total += nvml.nvmlDeviceGetMemoryInfo(handle).used
+                with suppress(nvml.NVMLError):  # part of a GPU (MIG), where a process may not list the others
+                    processes = nvml.nvmlDeviceGetComputeRunningProcesses(handle)
+                    own += sum(one.usedGpuMemory or 0 for one in processes if one.pid == pid)
+        except nvml.NVMLError:  # a GPU that shares the memory of the host
+            return None
+        return cls(own, total)
+
+    def since_mb(self, before: "GpuMemory | None") -> float | None:
+        """Return the memory that the process has taken since `before`, 10^6 bytes."""
+        if before is None:
+            return None
+        # A process of the host may have the id that this process has in its container, but does not grow with it.
+        own = self.own - before.own
+        return (own if own > 0 else max(0, self.total - before.total)) / BYTES_PER_MB
 
 
 def _measure_here(request: ProcessCostRequest) -> ProcessCost:
     model = open_model(request.model)
+    before_nvml = time.perf_counter()
+    nvml = load_nvml()[0] if request.backend in GPU_BACKENDS else None
+    gpu_before = GpuMemory.read(nvml, os.getpid())
     base = psutil.Process().memory_info().rss / BYTES_PER_MB
     opened = time.perf_counter()
     with model.open(request.backend, request.precision, request.threads) as engine:
-        load_s, start_up_s = time.perf_counter() - opened, time.time() - request.started_s
+        load_s = time.perf_counter() - opened
+        start_up_s = time.time() - request.started_s - (opened - before_nvml)
         shape = (request.batch, 3, *engine.info.tile_px)
         tiles = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
         first_started = time.perf_counter()
@@ -106,6 +137,7 @@ def _measure_here(request: ProcessCostRequest) -> ProcessCost:
         first_run_s = time.perf_counter() - first_started
         for _ in range(RUNS):
             engine.infer(tiles)
+        gpu_after = GpuMemory.read(nvml, os.getpid())
         return ProcessCost(
             batch=request.batch,
             start_up_ms=1e3 * start_up_s,
@@ -113,7 +145,7 @@ def _measure_here(request: ProcessCostRequest) -> ProcessCost:
             first_run_ms=1e3 * first_run_s,
             base_rss_mb=base,
             peak_rss_mb=process_peak_mb(),
-            gpu_memory_mb=gpu_memory_mb(load_nvml()[0], os.getpid()),
+            gpu_memory_mb=None if gpu_after is None else gpu_after.since_mb(gpu_before),
         )
 
 

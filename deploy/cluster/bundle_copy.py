@@ -8,7 +8,7 @@ from pathlib import Path
 
 from export.bundle.bundle import MANIFEST_NAME, Bundle, open_bundle
 from ifkd.core.errors import BundleError
-from ifkd.core.files import make_folder, sha256_of
+from ifkd.core.files import make_folder, replace_folder, sha256_of
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,13 +46,20 @@ class BundleCopy:
             expected = f"a manifest with sha256 {self.manifest_sha256}"
             raise BundleError(f"The bundle {self.path} is missing on this machine, or differs", expected=expected)
         folder = Path(tempfile.gettempdir()) / f"ifkd-bundles-{os.getuid()}" / self.manifest_sha256[:16]
-        if not self._is_at(folder):
+        if not self._is_complete(folder, self.content):
             self._write(folder, self.content)
         return open_bundle(folder)  # the digest of each file is checked when it is used
 
     def _is_at(self, folder: Path) -> bool:
         manifest = folder / MANIFEST_NAME
         return manifest.is_file() and sha256_of(manifest) == self.manifest_sha256
+
+    def _is_complete(self, folder: Path, files: dict[str, bytes]) -> bool:
+        """Return whether an unpacked bundle has all files; old files may be removed from temporary folders."""
+        paths = {folder / name: len(content) for name, content in files.items()}
+        return self._is_at(folder) and all(
+            path.is_file() and path.stat().st_size == size for path, size in paths.items()
+        )
 
     def _write(self, folder: Path, files: dict[str, bytes]) -> None:
         make_folder(folder.parent)
@@ -68,8 +75,9 @@ class BundleCopy:
                 raise BundleError(problem, got=got, expected=self.manifest_sha256)
             try:
                 temporary.rename(folder)
-            except OSError:  # another process of this machine was faster
-                if not self._is_at(folder):
-                    raise
+            except OSError:
+                # Another process of this machine was faster, or the folder is incomplete.
+                if not self._is_complete(folder, files):
+                    replace_folder(temporary, folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)

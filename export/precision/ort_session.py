@@ -1,5 +1,7 @@
 """ONNX Runtime sessions, for export and for the engines of `deploy`."""
 
+import contextlib
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -48,7 +50,8 @@ def open_session(
     options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spin)))
     options.add_session_config_entry("session.force_spinning_stop", "1")
     if len(providers) > 1:
-        onnxruntime.preload_dlls()  # CUDA's libraries from their wheels, if they are not installed on the system
+        with contextlib.redirect_stdout(sys.stderr):  # it prints what it cannot load
+            onnxruntime.preload_dlls()  # CUDA's libraries from their wheels, if they are not installed on the system
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=list(providers))
     except Exception as error:  # ONNX Runtime's exceptions share no base class

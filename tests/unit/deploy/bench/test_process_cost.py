@@ -2,6 +2,8 @@
 
 import json
 import sys
+import time
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,9 +14,10 @@ from fakes import report_inputs as parts
 import deploy.bench.process_cost as module
 from deploy.bench import bench
 from deploy.bench.latency import GroundCoverage, TimingConfig
-from deploy.bench.process_cost import gpu_memory_mb, measure_process_cost
+from deploy.bench.process_cost import GpuMemory, measure_process_cost
 from deploy.bench.session import BenchmarkCase, BenchmarkSession, EngineKey
 from deploy.cli.main import main
+from deploy.engines import open_engine
 from export.bundle.bundle import open_bundle
 from ifkd.core.errors import EngineError
 
@@ -100,7 +103,13 @@ def test_the_command_measures_the_bundle_and_its_teacher(whole_bundle, checkpoin
 
 
 class Nvml:
-    """Two GPUs; one process holds memory on both, another on one."""
+    """Two GPUs; `used` has the memory of each process on each of them, and `pids` what NVML calls the processes."""
+
+    class NVMLError(Exception):
+        pass
+
+    def __init__(self, *used, pids=None, refuses=()):
+        self.used, self.pids, self.refuses = used, pids or {}, refuses
 
     def nvmlDeviceGetCount(self):  # noqa: N802
         return 2
@@ -108,14 +117,52 @@ class Nvml:
     def nvmlDeviceGetHandleByIndex(self, index):  # noqa: N802
         return index
 
+    def nvmlDeviceGetMemoryInfo(self, index):  # noqa: N802
+        self._check("memory")
+        return SimpleNamespace(used=10_000_000 + sum(self.used[index].values()))
+
     def nvmlDeviceGetComputeRunningProcesses(self, index):  # noqa: N802
-        rows = [[(7, 300_000_000), (8, 5_000_000)], [(7, 200_000_000), (9, None)]][index]
-        return [SimpleNamespace(pid=pid, usedGpuMemory=held) for pid, held in rows]
+        self._check("processes")
+        processes = self.used[index].items()
+        return [SimpleNamespace(pid=self.pids.get(pid, pid), usedGpuMemory=held) for pid, held in processes]
+
+    def _check(self, kind):
+        if kind in self.refuses:
+            raise self.NVMLError(kind)
 
 
-def test_memory_on_gpus_is_the_process_s_own():
-    assert gpu_memory_mb(Nvml(), 7) == 500.0
-    assert gpu_memory_mb(Nvml(), 8) == 5.0
-    assert gpu_memory_mb(Nvml(), 9) is None  # NVML knows the process, not what it holds
-    assert gpu_memory_mb(Nvml(), 10) is None
-    assert gpu_memory_mb(None, 7) is None
+BEFORE, AFTER = ({8: 5_000_000}, {}), ({8: 5_000_000, 7: 300_000_000}, {7: 200_000_000})
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, 500.0),
+        # In a container, NVML lists the ids of the host.
+        ({"pids": {7: 70_123, 8: 70_001}}, 500.0),
+        # The same, and a process of the host has the id that this process has in the container.
+        ({"pids": {7: 70_123, 8: 7}}, 500.0),
+        ({"refuses": ("processes",)}, 500.0),
+        ({"refuses": ("memory",)}, None),
+    ],
+)
+def test_memory_on_gpus_is_what_the_process_took(options, expected):
+    before, after = (GpuMemory.read(Nvml(*used, **options), 7) for used in (BEFORE, AFTER))
+    assert (None if after is None else after.since_mb(before)) == expected
+
+
+def test_without_nvml_there_is_no_memory():
+    assert GpuMemory.read(None, 7) is None
+
+
+def test_a_gpu_engine_is_measured_inside_a_container(whole_bundle, monkeypatch):
+    readings = iter([GpuMemory(0, 1_000_000), GpuMemory(0, 801_000_000)])
+    monkeypatch.setattr(module, "load_nvml", lambda: (object(), "monitored"))
+    monkeypatch.setattr(module.GpuMemory, "read", lambda nvml, _: None if nvml is None else next(readings))
+    with open_engine(open_bundle(whole_bundle), threads=1) as engine:
+        model = SimpleNamespace(open=lambda *_: nullcontext(engine))
+        monkeypatch.setattr(module, "open_model", lambda _: model)
+        request = {"model": whole_bundle, "precision": "fp32", "batch": 2, "threads": 1, "started_s": time.time()}
+        found = module._measure_here(module.ProcessCostRequest(backend="onnxruntime-cuda", **request))
+        assert found.gpu_memory_mb == 800.0
+        assert module._measure_here(module.ProcessCostRequest(backend="onnxruntime", **request)).gpu_memory_mb is None

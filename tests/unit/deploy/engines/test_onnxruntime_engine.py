@@ -49,7 +49,7 @@ class GpuRuntime(types.ModuleType):
         return [TENSORRT, CUDA, CPU]
 
     def preload_dlls(self) -> None:
-        """There are none."""
+        sys.stdout.write("Failed to load libcublasLt.so.13\n")
 
     def InferenceSession(self, path: str, options: Any, providers: list[tuple[str, dict[str, str]]]) -> Any:  # noqa: N802
         self.providers, self.options = providers, options
@@ -96,7 +96,12 @@ def noise(count: int) -> np.ndarray:
 
 @pytest.mark.parametrize(("name", "first"), [("onnxruntime-cuda", CUDA), ("onnxruntime-tensorrt", TENSORRT)])
 def test_a_gpus_provider_uses_memory_of_its_device_and_reports_its_timing(
-    name: Any, first: str, whole_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: Any,
+    first: str,
+    whole_bundle: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     bundle, tiles = open_bundle(whole_bundle), noise(3)
     with open_engine(bundle, threads=1) as engine:
@@ -109,6 +114,7 @@ def test_a_gpus_provider_uses_memory_of_its_device_and_reports_its_timing(
             np.testing.assert_array_equal(engine.infer(tiles).scores, expected.scores)
         assert engine.last_timing is not None
         assert engine.last_timing.compute_ms > max(engine.last_timing.upload_ms, engine.last_timing.download_ms) > 0
+    assert capsys.readouterr().out == "", "the standard output is for results"
     assert runtime.devices == ["cuda"] * 4, "one set of memory for a batch size, made once"
     assert next(name for name, _ in runtime.providers) == first
     assert runtime.providers[-1] == (CPU, {})
