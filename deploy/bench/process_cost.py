@@ -46,8 +46,8 @@ class ProcessCost(Schema):
     peak_rss_mb: float
     """Largest resident memory after runs of `batch` tiles, 10^6 bytes."""
     gpu_memory_mb: float | None
-    """Memory that the process took on all GPUs, 10^6 bytes: what NVML attributes to it, or else (in containers, where NVML
-    knows other process ids) the increase of the memory in use. None for a CPU, and without NVML."""
+    """Memory that the process took on all GPUs, 10^6 bytes: what NVML attributes to it, or else (in containers, where
+    NVML knows other process ids) the increase of the memory in use. None for a CPU, and without NVML."""
 
 
 class ProcessCostRequest(Schema):
