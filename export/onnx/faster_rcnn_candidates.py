@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from export.onnx.topk import PADDING_LOGIT, LevelTopK
 from ifkd.models import DetectorOutput, FasterRcnn
-from ifkd.models.box_decoding import Side, decode_boxes, flatten_predictions
+from ifkd.models.box_decoding import Side, best_pairs, decode_boxes, flatten_predictions
 from ifkd.models.roi_head import DELTA_WEIGHTS, POOLED_LEVELS, POOLED_SIDE, SAMPLING_RATIO
 from ifkd.models.rpn import ANCHORS_PER_CELL, MIN_SIZE, NMS_IOU
 
@@ -47,11 +47,11 @@ def candidates(
     logits, deltas = head.box_predictor(head.box_head(pooled))
     scores = logits.softmax(dim=1)[:, 1:].reshape(-1, proposals, classes) * valid[:, :, None]
     class_deltas = deltas.reshape(-1, proposals, classes + 1, 4)[:, :, 1:].reshape(-1, proposals * classes, 4)
-    best, index = scores.flatten(1).topk(min(max_candidates, proposals * classes), dim=1)
-    proposal = torch.div(index, classes, rounding_mode="trunc")  # same as //, but one ONNX operator
-    best_deltas = class_deltas.gather(1, index[:, :, None].expand(-1, -1, 4))
-    best_boxes = boxes.gather(1, proposal[:, :, None].expand(-1, -1, 4))
-    return decode_boxes(best_boxes, best_deltas, size, weights=DELTA_WEIGHTS), best, index - proposal * classes
+    best = best_pairs(scores, min(max_candidates, proposals * classes))
+    pair = best.anchors * classes + best.labels
+    best_deltas = class_deltas.gather(1, pair[:, :, None].expand(-1, -1, 4))
+    best_boxes = boxes.gather(1, best.anchors[:, :, None].expand(-1, -1, 4))
+    return decode_boxes(best_boxes, best_deltas, size, weights=DELTA_WEIGHTS), best.scores, best.labels
 
 
 def propose(

@@ -1,18 +1,23 @@
 """Export of a detector to ONNX: one file with a dynamic batch axis and, if configured, dynamic tile sizes."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import onnx
 import torch
+from onnxscript import opset20
+from torch import Tensor, nn
 
 from export.onnx.exportable import ExportableDetector
+from export.precision.integer_indices import require_integer_indices
 from ifkd.core.files import atomic_path
 from ifkd.core.input_shapes import STEP_PX, InputShapes
 
 OPSET = 20
+"""Version of the operators; `opset20` above belongs to it."""
 INPUT_NAME = "tiles"
 OUTPUT_NAMES = ("boxes", "scores", "labels")
 METADATA_PREFIX = "ifkd."
@@ -38,24 +43,49 @@ def export_onnx(model: ExportableDetector, path: Path, *, max_batch: int, metada
     The file does not depend on the time, the machine or the folder: the same weights and settings give the same bytes.
     """
     shape, dynamic_axes = _input_shape(model, max_batch)
+    tiles = torch.zeros(shape, dtype=torch.uint8)
+    proto = export_graph(model, tiles, inputs=[INPUT_NAME], outputs=OUTPUT_NAMES, dynamic_axes=dynamic_axes)
+    _write_metadata(proto, metadata, shapes=model.sizes, max_batch=max_batch)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(proto.SerializeToString(deterministic=True))
+
+
+def export_graph(
+    model: nn.Module,
+    example: Tensor,
+    *,
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    dynamic_axes: dict[int, Any] | None = None,
+) -> onnx.ModelProto:
+    """Return the checked ONNX model of a module with one input; `dynamic_axes` are axis -> `torch.export.Dim`.
+
+    Raises:
+        EngineError: The exporter computes indices in floating point.
+    """
     program = torch.onnx.export(
         model,
-        (torch.zeros(shape, dtype=torch.uint8),),
+        (example,),
         dynamo=True,
         opset_version=OPSET,
         external_data=False,
         verbose=False,
-        input_names=[INPUT_NAME],
-        output_names=list(OUTPUT_NAMES),
+        input_names=list(inputs),
+        output_names=list(outputs),
         dynamic_shapes=(dynamic_axes,) if dynamic_axes else None,
+        custom_translation_table={torch.ops.aten.floor_divide.default: _divide_indices},
     )
     assert program is not None
     proto: onnx.ModelProto = program.model_proto
     _remove_exporter_notes(proto)
-    _write_metadata(proto, metadata, shapes=model.sizes, max_batch=max_batch)
     onnx.checker.check_model(proto, full_check=True)
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(proto.SerializeToString(deterministic=True))
+    require_integer_indices(proto)
+    return proto
+
+
+def _divide_indices(index: Any, divisor: Any) -> Any:
+    """Return `index // divisor` of integers that are not negative; some versions of the exporter divide floats."""
+    return opset20.Div(index, divisor)
 
 
 def _input_shape(model: ExportableDetector, max_batch: int) -> tuple[tuple[int, ...], dict[int, Any]]:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from export.onnx.topk import PADDING_LOGIT, LevelTopK
 from ifkd.models import DetectorOutput
-from ifkd.models.box_decoding import Side, decode_boxes, flatten_predictions
+from ifkd.models.box_decoding import Side, best_pairs, decode_boxes, flatten_predictions
 from ifkd.models.retinanet import ANCHORS_PER_CELL, RetinaNet
 
 
@@ -22,12 +22,13 @@ def candidates(
     boxes, scores, labels = [], [], []
     levels = zip(topk, detector.anchors(output), output.logits, output.deltas, strict=True)
     for level, anchors, level_logits, level_deltas in levels:
-        logits = level.padded(flatten_predictions(level_logits, ANCHORS_PER_CELL), PADDING_LOGIT, axis=-2).flatten(1)
+        logits = level.padded(flatten_predictions(level_logits, ANCHORS_PER_CELL), PADDING_LOGIT, axis=-2)
         deltas = level.padded(flatten_predictions(level_deltas, ANCHORS_PER_CELL), axis=-2)
-        best, index = logits.topk(level.k, dim=1)
-        anchor = torch.div(index, detector.num_classes, rounding_mode="trunc")  # same as //, but one ONNX operator
-        best_deltas = deltas.gather(1, anchor[:, :, None].expand(-1, -1, 4))
-        boxes.append(decode_boxes(level.padded(anchors, axis=-2)[anchor], best_deltas, size))
-        scores.append(torch.where(best > PADDING_LOGIT / 2, best.sigmoid(), torch.zeros_like(best)))
-        labels.append(index - anchor * detector.num_classes)
+        best = best_pairs(logits, level.k, most_anchors=level.most_anchors)
+        best_deltas = deltas.gather(1, best.anchors[:, :, None].expand(-1, -1, 4))
+        boxes.append(decode_boxes(level.padded(anchors, axis=-2)[best.anchors], best_deltas, size))
+        scores.append(
+            torch.where(best.scores > PADDING_LOGIT / 2, best.scores.sigmoid(), torch.zeros_like(best.scores))
+        )
+        labels.append(best.labels)
     return torch.cat(boxes, dim=1), torch.cat(scores, dim=1), torch.cat(labels, dim=1)

@@ -23,7 +23,9 @@ class LevelTopK:
     k: int
     """Number of candidates kept."""
     padding: int
-    """Number of anchors appended so that the smallest tile has k candidates, too."""
+    """Number of anchors appended so that the smallest tile has enough for k candidates, too."""
+    most_anchors: int
+    """Number of anchors of the largest tile."""
 
     def padded(self, values: Tensor, fill: float = 0.0, *, axis: int) -> Tensor:
         """Return `values`, one per anchor along the negative `axis`, followed by `fill` for the padding anchors."""
@@ -44,5 +46,7 @@ def level_topk(
             for height, width in (shapes.largest, shapes.smallest)
         )
         k = min(max_k, largest * values_per_anchor)
-        levels.append(LevelTopK(k, max(0, -(-k // values_per_anchor) - smallest)))
+        # `best_pairs` selects k anchors first where there are more.
+        needed = k if largest > k else -(-k // values_per_anchor)
+        levels.append(LevelTopK(k, max(0, needed - smallest), largest))
     return tuple(levels)

@@ -9,6 +9,7 @@ from typing import Any
 import onnx
 
 from export.bundle.manifest import Precision
+from export.precision.integer_indices import require_integer_indices
 from export.precision.ort_session import open_session
 from ifkd.core.detections import Array
 from ifkd.core.files import atomic_path
@@ -31,6 +32,7 @@ def save_checked(model: Any, path: Path, *, precision: Precision, float_layers: 
     if float_layers:
         model.metadata_props.add(key=FLOAT_LAYERS_KEY, value=json.dumps(sorted(float_layers)))
     onnx.checker.check_model(model, full_check=True)
+    require_integer_indices(model)
     with atomic_path(path) as temporary:
         temporary.write_bytes(model.SerializeToString(deterministic=True))
 

@@ -9,7 +9,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 from ifkd import recipe
 from ifkd.models.anchors import RPN_SCALES
 from ifkd.models.backbones import Backbone
-from ifkd.models.box_decoding import decode_boxes, flatten_predictions
+from ifkd.models.box_decoding import best_pairs, decode_boxes, flatten_predictions
 from ifkd.models.detector import Detector, DetectorOutput, Images, SampledRois, Targets
 from ifkd.models.fpn import Pyramid
 from ifkd.models.roi_head import DELTA_WEIGHTS, RoiHead
@@ -93,13 +93,13 @@ class FasterRcnn(Detector):
         logits, deltas = self.roi_heads(output.pyramid, proposals, size)
         counts = [len(boxes) for boxes in proposals]
         boxes = _pad(proposals, k)
-        scores = _pad(list(logits.softmax(dim=1)[:, 1:].split(counts)), k).flatten(1)
+        scores = _pad(list(logits.softmax(dim=1)[:, 1:].split(counts)), k)
         padded_deltas = _pad(list(deltas[:, 4:].split(counts)), k).view(len(counts), k * classes, 4)
-        best, pair = scores.topk(min(per_level, k * classes), dim=1)
-        roi = pair // classes
+        best = best_pairs(scores, min(per_level, k * classes))
+        pair = best.anchors * classes + best.labels
         best_deltas = padded_deltas.gather(1, pair[:, :, None].expand(-1, -1, 4))
-        best_boxes = boxes.gather(1, roi[:, :, None].expand(-1, -1, 4))
-        return decode_boxes(best_boxes, best_deltas, size, weights=DELTA_WEIGHTS), best, pair - roi * classes
+        best_boxes = boxes.gather(1, best.anchors[:, :, None].expand(-1, -1, 4))
+        return decode_boxes(best_boxes, best_deltas, size, weights=DELTA_WEIGHTS), best.scores, best.labels
 
     def candidate_groups(self, output: DetectorOutput, *, per_level: int) -> tuple[tuple[int, bool], ...]:  # noqa: ARG002
         """Return the one group of all proposals."""

@@ -13,7 +13,7 @@ from ifkd.compute.distributed import mean_over_ranks
 from ifkd.models.anchor_assignment import IGNORE
 from ifkd.models.anchors import ASPECT_RATIOS, OCTAVE_SCALES
 from ifkd.models.backbones import Backbone
-from ifkd.models.box_decoding import concat_predictions, decode_boxes, flatten_predictions
+from ifkd.models.box_decoding import best_pairs, concat_predictions, decode_boxes, flatten_predictions
 from ifkd.models.detector import Detector, DetectorOutput, Images, Targets, init_towers
 from ifkd.models.fpn import CoarseLevels, Pyramid
 
@@ -72,14 +72,13 @@ class RetinaNet(Detector):
         boxes, scores, labels = [], [], []
         maps = zip(self.anchors(output), output.logits, output.deltas, strict=True)
         for level_anchors, level_logits, level_deltas in maps:
-            logits = flatten_predictions(level_logits, ANCHORS_PER_CELL).flatten(1)
+            logits = flatten_predictions(level_logits, ANCHORS_PER_CELL)
             deltas = flatten_predictions(level_deltas, ANCHORS_PER_CELL)
-            best, pair = logits.topk(min(per_level, logits.shape[1]), dim=1)
-            anchor = torch.div(pair, self.num_classes, rounding_mode="trunc")  # `//`, but one operator in ONNX
-            best_deltas = deltas.gather(1, anchor[:, :, None].expand(-1, -1, 4))
-            boxes.append(decode_boxes(level_anchors[anchor], best_deltas.float(), size))
-            scores.append(best.float().sigmoid())
-            labels.append(pair - anchor * self.num_classes)
+            best = best_pairs(logits, min(per_level, logits[0].numel()))
+            best_deltas = deltas.gather(1, best.anchors[:, :, None].expand(-1, -1, 4))
+            boxes.append(decode_boxes(level_anchors[best.anchors], best_deltas.float(), size))
+            scores.append(best.scores.float().sigmoid())
+            labels.append(best.labels)
         return torch.cat(boxes, dim=1), torch.cat(scores, dim=1), torch.cat(labels, dim=1)
 
     def candidate_groups(self, output: DetectorOutput, *, per_level: int) -> tuple[tuple[int, bool], ...]:

@@ -1,6 +1,6 @@
 """Runtimes other than ONNX Runtime, and a check of shape inference."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,11 +28,18 @@ def run_reference_evaluator(path: Path, tiles: np.ndarray) -> Candidates:
 
 def run_openvino(path: Path, tiles: np.ndarray) -> Candidates:
     """Return the output of OpenVINO on the CPU in FP32."""
+    return Candidates(*run_model_in_openvino(str(path), {"tiles": tiles}, NAMES))
+
+
+def run_model_in_openvino(
+    model: str | bytes, inputs: dict[str, np.ndarray], outputs: Sequence[str]
+) -> list[np.ndarray]:
+    """Return the named outputs of an ONNX model, a path or its content, by OpenVINO on the CPU in FP32."""
     openvino = pytest.importorskip("openvino", reason="OpenVINO is not installed")
     core = openvino.Core()
     hints = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
-    output = core.compile_model(core.read_model(str(path)), "CPU", hints)({"tiles": tiles})
-    return Candidates(*(np.array(output[name]) for name in NAMES))
+    output = core.compile_model(core.read_model(model), "CPU", hints)(inputs)
+    return [np.array(output[name]) for name in outputs]
 
 
 OTHER_RUNTIMES: dict[str, Callable[[Path, np.ndarray], Candidates]] = {

@@ -1,16 +1,21 @@
-"""RetinaNet files in other runtimes, which must read them and give the same output."""
+"""RetinaNet files and the selection of pairs in other runtimes, which must read them and give the same output."""
 
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import pytest
-from fakes.other_runtimes import NAMES, OTHER_RUNTIMES, values_without_shape
+import torch
+from fakes.other_runtimes import NAMES, OTHER_RUNTIMES, run_model_in_openvino, values_without_shape
+from torch import Tensor, nn
 
 from export.int8.quantize import Quantizer
+from export.onnx.onnx_export import export_graph
 from export.onnx.tensor_parity import TOLERANCES, compare_candidates
 from export.tiles import structured_noise
 from ifkd.core.detections import Candidates
+from ifkd.models.box_decoding import best_pairs
+from ifkd.models.retinanet import ANCHORS_PER_CELL
 from ifkd.recipe import CalibrationOptions
 
 TILES = np.stack([structured_noise((64, 64), seed=seed).transpose(2, 0, 1) for seed in range(2)])
@@ -48,3 +53,33 @@ def test_int8_gives_similar_output_elsewhere(whole_bundle: Path, tmp_path: Path,
 @pytest.mark.parametrize("name", ["model.onnx", "model.fp16.onnx"])
 def test_shape_inference_determines_every_value(whole_bundle: Path, name: str) -> None:
     assert values_without_shape(whole_bundle / name) == []
+
+
+class BestPairsModule(nn.Module):
+    """The selection of RetinaNet's best level: scores, anchors and labels."""
+
+    def forward(self, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        best = best_pairs(scores, 1000)
+        return best.scores, best.anchors, best.labels
+
+
+@pytest.mark.parametrize(("tile_px", "classes"), [(256, 41), (256, 47), (2048, 47), (2048, 50), (2048, 80)])
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_anchors_and_labels_are_right_for_any_number_of_classes(tile_px: int, classes: int, runtime: str) -> None:
+    anchors = (tile_px // 8) ** 2 * ANCHORS_PER_CELL
+    # One anchor in 700 has a best class, up to the last pair of all.
+    pairs = np.unique(np.linspace(0, anchors * classes - 1, 1000).astype(np.int64))
+    scores = np.full((1, anchors * classes), -9, np.float32)
+    scores[0, pairs] = np.linspace(8, 1, len(pairs))
+    scores = scores.reshape(1, anchors, classes)
+    outputs = ["best", "anchors", "labels"]
+    model = export_graph(BestPairsModule().eval(), torch.from_numpy(scores), inputs=["scores"], outputs=outputs)
+    content = model.SerializeToString()
+    if runtime == "openvino":
+        found = run_model_in_openvino(content, {"scores": scores}, outputs)
+    else:
+        session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+        found = session.run(outputs, {"scores": scores})
+    np.testing.assert_array_equal(found[0][0], scores.reshape(-1)[pairs])
+    np.testing.assert_array_equal(found[1][0], pairs // classes)
+    np.testing.assert_array_equal(found[2][0], pairs % classes)

@@ -4,9 +4,11 @@ from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
+from fakes.float_division import with_float_division
 from fakes.other_runtimes import run_openvino, values_without_shape
 from fakes.untrained_detectors import TILES, random_boxes, untrained_faster_rcnn
 from torchvision.ops import MultiScaleRoIAlign, batched_nms, nms
@@ -18,10 +20,11 @@ from export.onnx.faster_rcnn_candidates import NMS_ROUNDS, pool_regions, suppres
 from export.onnx.onnx_export import OnnxMetadata, export_onnx
 from export.onnx.tensor_parity import TOLERANCES, compare_candidates
 from export.precision.fp16 import convert_to_fp16
+from export.precision.integer_indices import require_integer_indices
 from export.tensorrt.build import build_engine
 from ifkd import recipe
 from ifkd.core.detections import Candidates
-from ifkd.core.errors import ConfigError
+from ifkd.core.errors import ConfigError, EngineError
 from ifkd.models import normalize
 
 
@@ -118,6 +121,7 @@ def test_int8_files_keep_the_last_layers_of_both_stages_in_float(
         with Quantizer(source, TILES, precision=precision, calibration=recipe.CalibrationOptions()) as quantizer:
             summary, last = quantizer.write(path), quantizer.last_layers
         assert summary.precision == precision
+        require_integer_indices(onnx.load(str(path)))
         assert len(last) == summary.float_layers == 2 * 5 + 2, (
             "objectness and deltas of five levels, and the two of the box head"
         )
@@ -155,6 +159,16 @@ def test_the_exported_files_give_the_same_output_for_any_batch_and_build(
             tmp_path / name, builder="tensorrt_rtx", precision=precision, max_batch=4, out=tmp_path / f"{name}.engine"
         )
         assert side.engine_bytes > 0
+
+
+def test_indices_are_computed_in_integers(exported: tuple[ExportableDetector, Path], tmp_path: Path) -> None:
+    _, source = exported
+    convert_to_fp16(source, tmp_path / "fp16.onnx")
+    for path in (source, tmp_path / "fp16.onnx"):
+        model = onnx.load(str(path))
+        require_integer_indices(model)
+        with pytest.raises(EngineError, match="computes indices in floating point"):
+            require_integer_indices(with_float_division(model))
 
 
 def test_shape_inference_determines_every_value(exported: tuple[ExportableDetector, Path]) -> None:

@@ -8,6 +8,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from fakes.float_division import with_float_division
 from fakes.other_runtimes import run_reference_evaluator, values_without_shape
 from fakes.untrained_detectors import untrained_faster_rcnn
 
@@ -20,6 +21,7 @@ from export.onnx.onnx_export import OnnxMetadata, export_onnx
 from export.onnx.tensor_parity import TOLERANCES, compare_candidates
 from export.onnx.topk import level_topk
 from export.precision.fp16 import convert_to_fp16
+from export.precision.integer_indices import require_integer_indices
 from export.tensorrt.build import build_engine
 from export.tensorrt.trtexec_commands import command_lines
 from export.tiles import structured_noise
@@ -143,6 +145,13 @@ def test_no_output_shape_depends_on_the_tiles(model: ExportableDetector, source:
     assert {entry.key: entry.value for entry in model.metadata_props}["ifkd.tile_sides_px"] == "[32, 128]"
 
 
+def test_indices_are_computed_in_integers(source: Path) -> None:
+    model = onnx.load(str(source))
+    require_integer_indices(model)
+    with pytest.raises(EngineError, match="computes indices in floating point"):
+        require_integer_indices(with_float_division(model))
+
+
 def test_k_is_that_of_the_largest_tile_and_padding_fills_the_smallest() -> None:
     sizes = InputShapes((64, 64), SIDES)
     for values in (1, 3, 7):
@@ -151,8 +160,10 @@ def test_k_is_that_of_the_largest_tile_and_padding_fills_the_smallest() -> None:
             for stride, level in zip((8, 16, 32, 64, 128), levels, strict=True):
                 large, small = ((-(-side // stride)) ** 2 * 9 for side in (128, 32))
                 assert level.k == min(max_k, large * values)
-                assert (small + level.padding) * values >= level.k
-                assert level.padding == 0 or (small + level.padding - 1) * values < level.k
+                # One anchor for each candidate where anchors are selected first, else one pair.
+                each = 1 if large > level.k else values
+                assert (small + level.padding) * each >= level.k
+                assert level.padding == 0 or (small + level.padding - 1) * each < level.k
 
 
 def test_lower_precisions_accept_every_size(source: Path, tmp_path: Path) -> None:
@@ -161,6 +172,8 @@ def test_lower_precisions_accept_every_size(source: Path, tmp_path: Path) -> Non
         with Quantizer(source, noise((64, 64)), precision=precision, calibration=CalibrationOptions()) as quantizer:
             quantizer.write(tmp_path / f"{precision}.onnx")
             last = quantizer.last_layers[:2]  # the finest level, which does not depend on proposals
+    for name in ("fp16", "int8", "int8-cpu"):
+        require_integer_indices(onnx.load(str(tmp_path / f"{name}.onnx")))
     for size in ((32, 64), (128, 96)):
         tiles = noise(size, 1)
         reference = layer_outputs(source, last, tiles)

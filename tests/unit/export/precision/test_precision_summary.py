@@ -42,6 +42,7 @@ def test_a_detector_has_all_convolutions_in_fp16_and_top_k_in_fp32(whole_bundle:
     type_of = {value.name: value.type.tensor_type.elem_type for value in model.graph.value_info}
     post = [node for node in model.graph.node if node.op_type in {"TopK", "Sigmoid", "Exp"}]
     assert len(post) >= 11
-    assert {type_of.get(node.input[0]) for node in post} == {TensorProto.FLOAT}
+    # One top-k of each large level sorts the indices of anchors.
+    assert {type_of.get(node.input[0]) for node in post} == {TensorProto.FLOAT, TensorProto.INT64}
     smaller = (whole_bundle / "model.fp16.onnx").stat().st_size / (whole_bundle / "model.onnx").stat().st_size
     assert smaller < 0.52
