@@ -1,7 +1,8 @@
 """The engine interface: a loaded model that turns batches of tiles into candidates."""
 
+import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -103,19 +104,27 @@ class Engine(ABC):
             tiles: uint8 [batch, 3, height, width], RGB, of a size in `info.sizes`.
 
         Raises:
-            EngineError: The dtype, shape or batch size is invalid, or the engine is closed or fails.
+            EngineError: The dtype, shape or batch size is invalid, the engine is closed or fails, or its output is NaN
+                or has labels out of range.
         """
         self._check(tiles)
-        return self._run(tiles)
+        return self._valid(self._run(tiles))
 
     def infer_each(self, batches: Iterable[Array]) -> Iterator[Candidates]:
         """Yield `infer` of each batch, in order; an engine may fetch the next batch before it yields."""
-        for tiles in batches:
-            yield self.infer(tiles)
+        with contextlib.closing(self._run_each(batches)) as outputs:
+            for candidates in outputs:
+                yield self._valid(candidates)
 
     @abstractmethod
     def _run(self, tiles: Array) -> Candidates:
         """Return the candidates of tiles that passed `_check`."""
+
+    def _run_each(self, batches: Iterable[Array]) -> Generator[Candidates, None, None]:
+        """Yield the candidates of each batch, in order; an implementation calls `_check` for each."""
+        for tiles in batches:
+            self._check(tiles)
+            yield self._run(tiles)
 
     @abstractmethod
     def close(self) -> None:
@@ -140,6 +149,22 @@ class Engine(ABC):
             fixed = f"{sizes.opt[0]}, {sizes.opt[1]}]"
             tile = fixed if sizes.side_range is None else f"height, width] with {sizes}"
             raise EngineError("The tiles do not fit the engine", got=got, expected=f"uint8 [1..{most}, 3, {tile}")
+
+    def _valid(self, found: Candidates) -> Candidates:
+        """Return the output of the model, or raise an EngineError if no model with these classes can give it."""
+        file, classes = self.info.file, len(self.info.classes)
+        for name, values in (("scores", found.scores), ("boxes", found.boxes)):
+            wrong = np.count_nonzero(~np.isfinite(values))
+            if wrong:
+                problem = f"{file} returns {name} that are NaN or infinite on {self.info.device}"
+                hint = "Use another precision, or export the bundle again."
+                raise EngineError(problem, got=f"{wrong} of {values.size} values", expected="finite values", hint=hint)
+        low, high = found.labels.min(initial=0), found.labels.max(initial=0)
+        if low < 0 or high >= classes:
+            problem = f"{file} returns labels out of range on {self.info.device}"
+            hint = "Export the bundle again, or use another runtime."
+            raise EngineError(problem, got=f"{low} to {high}", expected=f"0 to {classes - 1}", hint=hint)
+        return found
 
 
 class FakeEngine(Engine):

@@ -11,7 +11,7 @@ as both modules have the same interface.
 
 import contextlib
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from deploy.engines.engine_choice import CompatibleEngine, find_engine
 from export.bundle.bundle import Bundle
 from export.bundle.manifest import Precision
 from export.tensorrt import tensorrt_api
-from export.tensorrt.tensorrt_api import MessageLog, gpu_of_this_machine
+from export.tensorrt.tensorrt_api import MessageLog, binding_errors, gpu_of_this_machine
 from ifkd.core.detections import Array, Candidates
 from ifkd.core.errors import BundleError, EngineError
 
@@ -101,7 +101,7 @@ class TensorRTEngine(Engine):
         """Tile shape -> `replayed`, or the reason why the shape runs without a CUDA graph."""
         return {shape: context.graph_state for shape, context in self._contexts.items()}
 
-    def infer_each(self, batches: Iterable[Array]) -> Iterator[Candidates]:
+    def _run_each(self, batches: Iterable[Array]) -> Generator[Candidates, None, None]:
         """Yield the candidates of each batch; the next batch is uploaded while the GPU computes the current one."""
         pending: list[_Slot] = []
         try:
@@ -129,16 +129,19 @@ class TensorRTEngine(Engine):
     def _start(self, choice: CompatibleEngine, path: Path) -> None:
         """Deserialize the engine, check its tensors and allocate memory for the largest batch."""
         self._trt: tensorrt_api.Module = choice.trt
-        log = MessageLog()
+        log = self._log = MessageLog()
         trt_log = log.of(self._trt)
-        runtime = self._trt.Runtime(trt_log)
-        engine: tensorrt_api.ICudaEngine = runtime.deserialize_cuda_engine(path.read_bytes())
+        problem, hint = f"TensorRT cannot load {path}", f"Build it again on this machine: ifkd engine {path.parents[1]}"
+        with binding_errors(problem, log, hint=hint):
+            runtime = self._trt.Runtime(trt_log)
+            engine: tensorrt_api.ICudaEngine = runtime.deserialize_cuda_engine(path.read_bytes())
         if engine is None:
-            hint = f"Build it again on this machine: ifkd engine {path.parents[1]}"
-            raise EngineError(f"TensorRT cannot load {path} ({log.first_error()})", hint=hint)
+            raise EngineError(f"{problem} ({log.first_error()})", hint=hint)
         # Released in reverse order: contexts before their engine, and the engine before its runtime.
         self._resources.callback(_drop_references, [trt_log, runtime, engine])
-        self._check_tensors(engine)
+        # A type that numpy lacks is refused by an exception.
+        with binding_errors(f"{self.info.file} differs from the manifest", log, hint=hint):
+            self._check_tensors(engine)
         self._engine = engine
         cuda = self._cuda = Cuda(self._resources)
         self._upload_stream, self._stream = cuda.stream(), cuda.stream()
@@ -238,15 +241,19 @@ class TensorRTEngine(Engine):
             hint = "Free GPU memory, or build with a smaller workspace."
             raise EngineError(f"The GPU has no memory left for {self.info.file}", hint=hint)
         self._resources.callback(_drop_references, [engine, context])
-        context.set_device_memory(self._scratch, self._scratch_bytes)
         # The last profile accepts every batch up to the engine's maximum.
         fitting = [number for number, one in enumerate(self._profiles) if one.min <= shape[0] <= one.max]
         number = min(fitting, key=lambda number: self._profiles[number].max)
-        accepted = context.set_optimization_profile_async(number, self._stream)
-        if not accepted or not context.set_input_shape(self._input, shape):
-            raise EngineError(f"{self.info.file} refuses tiles of {list(shape)}", hint="Build the engine again.")
-        for name, address in self._tensors.items():
-            context.set_tensor_address(name, address)
+        problem, hint = f"{self.info.file} refuses tiles of {list(shape)}", "Build the engine again."
+        # Some setters return False, others raise an exception.
+        with binding_errors(problem, self._log, hint=hint):
+            context.set_device_memory(self._scratch, self._scratch_bytes)
+            accepted = context.set_optimization_profile_async(number, self._stream)
+            accepted = accepted and context.set_input_shape(self._input, shape)
+            for name, address in self._tensors.items():
+                accepted = accepted and context.set_tensor_address(name, address)
+        if not accepted:
+            raise EngineError(f"{problem} ({self._log.first_error()})", hint=hint)
         self._contexts[shape] = _ShapeContext(context)
         return self._contexts[shape]
 

@@ -6,7 +6,7 @@ the server computes the other.
 
 import re
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -103,7 +103,7 @@ class TritonEngine(Engine):
             self.close()
             raise
 
-    def infer_each(self, batches: Iterable[Array]) -> Iterator[Candidates]:
+    def _run_each(self, batches: Iterable[Array]) -> Generator[Candidates, None, None]:
         """Yield the candidates of each batch, in order; the next batch is sent while the server computes."""
         pending: deque[Future[Candidates]] = deque()
         for tiles in batches:

@@ -14,14 +14,6 @@ Builder = Literal["tensorrt_rtx", "tensorrt"]
 Compatibility = Literal["none", "ampere_plus", "same_compute_capability"]
 PORTABLE = "portable"
 """Device of a TensorRT-RTX engine, which is compiled for a GPU when it is loaded."""
-SIZE_CHECKED = ("fp16", "int8")
-"""Precisions whose weights a builder could convert to a wider type; only the size of the engine shows this."""
-MAX_SIZE_RATIO = 1.5
-"""Largest size of an engine without kernels, over the size of the weights; weights of twice the width give about 2."""
-KERNEL_BYTES = {"fp16": 50_000, "int8": 200_000}
-"""Precision -> largest size of a layer's kernels; with TensorRT-RTX 1.7 they take 35 kB and 120 to 150 kB."""
-FIXED_BYTES = 4_000_000
-"""Largest size of the other parts of an engine."""
 LAYER_FORMAT_WORDS = {"fp16": ("Half", "FP16"), "int8": ("Int8", "INT8")}
 """Precision -> words that identify it in the layer formats of the engine inspector."""
 
@@ -48,11 +40,12 @@ class DeliveredPrecision(Schema):
     weight_types: dict[str, int]
     """Type of the weights -> number of layers of the ONNX file; builders of strongly typed networks keep the types."""
     size_ratio: float
-    """Size of the engine over the size of the ONNX file's weights."""
+    """Size of the engine over the size of the ONNX file's weights; kernels count, for each profile again."""
     size_ratio_without_kernels: float | None = None
-    """The same without the largest size of kernels; far above 1 if the builder converted weights to a wider type."""
+    """In files of earlier versions."""
     layer_formats: dict[str, int] | None = None
-    """Output format -> number of layers, from the engine inspector; None if no GPU could load the engine."""
+    """Type or format of inputs, outputs and weights -> number of layers that have it, from the engine inspector; None
+    if no GPU could load the engine."""
 
 
 class BuildOptions(Schema):
@@ -120,21 +113,12 @@ def read_engine_metadata(path: Path) -> EngineMetadata:
 
 
 def require_delivered(delivered: DeliveredPrecision, precision: Precision, name: str) -> None:
-    """Raise an EngineError if an engine is too large for its weights, or if no layer is known to have the precision."""
-    hint = "Use another version of the builder, or another precision."
-    ratio = delivered.size_ratio_without_kernels
-    if precision in SIZE_CHECKED and ratio is not None and ratio > MAX_SIZE_RATIO:
-        raise EngineError(
-            f"The engine {name} is too large for {precision}: the builder converted weights to a wider type",
-            got=f"{ratio:g} times the size of the ONNX file's weights, without kernels",
-            expected=f"at most {MAX_SIZE_RATIO:g}",
-            hint=hint,
-        )
+    """Raise an EngineError if the engine's layers are known, and none has the precision."""
     words, formats = LAYER_FORMAT_WORDS.get(precision), delivered.layer_formats
     if formats and words and not any(word in kind for kind in formats for word in words):
         raise EngineError(
             f"No layer of the engine {name} computes in {precision}",
             got=", ".join(f"{count} {kind}" for kind, count in formats.items()),
             expected=" or ".join(words),
-            hint=hint,
+            hint="Use another version of the builder, or another precision.",
         )

@@ -7,8 +7,6 @@ from pathlib import Path
 
 from export.bundle.bundle import Bundle, add_file
 from export.bundle.engine_metadata import (
-    FIXED_BYTES,
-    KERNEL_BYTES,
     PORTABLE,
     BatchProfile,
     Builder,
@@ -20,10 +18,10 @@ from export.bundle.engine_metadata import (
     require_delivered,
 )
 from export.bundle.manifest import Precision
-from export.precision.precision_summary import PrecisionSummary, require_precision
+from export.precision.precision_summary import require_precision
 from export.tensorrt import tensorrt_api
 from export.tensorrt.builder_config import add_profiles, batch_profiles, configure, show_progress, use_timing_cache
-from export.tensorrt.tensorrt_api import MessageLog, gpu_of_this_machine, load_tensorrt, release_of
+from export.tensorrt.tensorrt_api import MessageLog, binding_errors, gpu_of_this_machine, load_tensorrt, release_of
 from ifkd.core.errors import EngineError
 from ifkd.core.files import atomic_path, sha256_of, write_json
 from ifkd.core.input_shapes import InputShapes
@@ -85,11 +83,13 @@ def build_engine(
     profiles = batch_profiles(options.opt_batch, max_batch)
     log = MessageLog()
     started = time.perf_counter()
-    trt_builder = trt.Builder(log.of(trt))
+    with binding_errors(f"{builder} {version} cannot start", log):
+        trt_builder = trt.Builder(log.of(trt))
     network = _parse(trt, trt_builder, onnx_path, log, version)
     config = trt_builder.create_builder_config()
     configure(trt, config, builder, options)
-    sizes = add_profiles(trt_builder, config, network, profiles, sizes)
+    with binding_errors(f"{builder} {version} refuses the batch or tile sizes of {onnx_path.name}", log):
+        sizes = add_profiles(trt_builder, config, network, profiles, sizes)
     cache = options.timing_cache if builder == "tensorrt" else None
     with show_progress(trt, config, f"building {out.name}"), use_timing_cache(config, cache):
         plan = trt_builder.build_serialized_network(network, config)
@@ -97,7 +97,11 @@ def build_engine(
             raise EngineError(f"{builder} {version} cannot build {onnx_path.name} ({log.first_error()})")
     seconds = time.perf_counter() - started
     layer_formats = _layer_formats(trt, log, plan) if builder == "tensorrt" else None
-    delivered = _delivered_precision(summary, precision, memoryview(plan).nbytes, layer_formats)
+    delivered = DeliveredPrecision(
+        weight_types=dict(summary.weight_types),
+        size_ratio=round(memoryview(plan).nbytes / summary.weight_bytes, 3),
+        layer_formats=layer_formats,
+    )
     require_delivered(delivered, precision, out.name)
     with atomic_path(out) as temporary:
         temporary.write_bytes(memoryview(plan))
@@ -141,28 +145,21 @@ def _parse(
     return network
 
 
-def _delivered_precision(
-    summary: PrecisionSummary, precision: Precision, engine_bytes: int, layer_formats: dict[str, int] | None
-) -> DeliveredPrecision:
-    without_kernels = engine_bytes - FIXED_BYTES - KERNEL_BYTES.get(precision, 0) * summary.layers
-    return DeliveredPrecision(
-        weight_types=dict(summary.weight_types),
-        size_ratio=round(engine_bytes / summary.weight_bytes, 3),
-        size_ratio_without_kernels=round(without_kernels / summary.weight_bytes, 3),
-        layer_formats=layer_formats,
-    )
-
-
 def _layer_formats(trt: tensorrt_api.Module, log: MessageLog, plan: tensorrt_api.IHostMemory) -> dict[str, int] | None:
-    """Return the output formats of an engine's layers, each with the number of layers; None without a GPU."""
-    engine = trt.Runtime(log.of(trt)).deserialize_cuda_engine(plan)
+    """Return the types and formats of an engine's layers, each with the number of layers; None without a GPU."""
+    with binding_errors(f"TensorRT {trt.__version__} cannot load the engine that it built", log):
+        engine = trt.Runtime(log.of(trt)).deserialize_cuda_engine(plan)
     if engine is None:
         return None
     inspector = engine.create_engine_inspector()
     layers = json.loads(inspector.get_engine_information(trt.LayerInformationFormat.JSON))["Layers"]
-    outputs = [layer["Outputs"][0] for layer in layers if isinstance(layer, dict) and layer.get("Outputs")]
-    # TensorRT 11 has two keys for TensorRT 10's Format/Datatype.
-    kinds = Counter(str(one.get("Datatype") or one.get("Format/Datatype") or "unknown") for one in outputs)
+    kinds: Counter[str] = Counter()
+    for layer in layers:
+        details = layer if isinstance(layer, dict) else {}
+        parts = [*(details.get("Inputs") or []), *(details.get("Outputs") or []), details.get("Weights") or {}]
+        # TensorRT 11 has two keys for TensorRT 10's Format/Datatype.
+        found = [part.get("Datatype") or part.get("Format/Datatype") or part.get("Type") for part in parts]
+        kinds.update({str(kind) for kind in found if kind})
     return dict(sorted(kinds.items()))
 
 

@@ -24,15 +24,23 @@ def batch_profiles(opt_batches: Sequence[int], max_batch: int) -> tuple[BatchPro
 def configure(
     trt: tensorrt_api.Module, config: tensorrt_api.IBuilderConfig, builder: Builder, options: BuildOptions
 ) -> None:
-    """Set the options of a builder."""
+    """Set the options of a builder.
+
+    Raises:
+        EngineError: This version of TensorRT lacks the hardware compatibility.
+    """
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mib << 20)
     config.builder_optimization_level = options.optimization_level
     # TensorRT allows TF32 by default, and an FP32 engine would not compute in FP32.
     (config.set_flag if options.tf32 else config.clear_flag)(trt.BuilderFlag.TF32)
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     if builder == "tensorrt" and options.compatibility != "none":
-        level = options.compatibility.upper()
-        config.hardware_compatibility_level = getattr(trt.HardwareCompatibilityLevel, level)
+        level = getattr(trt.HardwareCompatibilityLevel, options.compatibility.upper(), None)
+        if level is None:
+            problem = f"This TensorRT has no hardware compatibility {options.compatibility}"
+            hint = "Update TensorRT, or build with --compatibility ampere_plus."
+            raise EngineError(problem, got=f"TensorRT {trt.__version__}", expected="10.9 or later", hint=hint)
+        config.hardware_compatibility_level = level
     # Only TensorRT-RTX has this flag; without it, an engine cannot be recorded as a CUDA graph.
     user_allocation = getattr(trt.BuilderFlag, "REQUIRE_USER_ALLOCATION", None)
     if user_allocation is not None:
@@ -58,7 +66,9 @@ def add_profiles(
         profile = trt_builder.create_optimization_profile()
         shapes = ((batch.min, sizes.smallest), (batch.opt, sizes.opt), (batch.max, sizes.largest))
         profile.set_shape(tiles.name, *((count, channels, *size) for count, size in shapes))
-        config.add_optimization_profile(profile)
+        if config.add_optimization_profile(profile) < 0:
+            got = f"batches of {batch.min} to {batch.max}, tiles of {sizes.smallest} to {sizes.largest} px"
+            raise EngineError("The builder refuses an optimization profile", got=got, hint="Export the bundle again.")
     return sizes
 
 
@@ -100,7 +110,7 @@ def use_timing_cache(config: tensorrt_api.IBuilderConfig, path: Path | None) -> 
         return
     cache = config.create_timing_cache(path.read_bytes() if path.is_file() else b"")
     # TensorRT rejects the cache of another GPU or version; the build then starts with an empty one.
-    if not config.set_timing_cache(cache, False):  # noqa: FBT003
+    if cache is None or not config.set_timing_cache(cache, False):  # noqa: FBT003
         config.set_timing_cache(config.create_timing_cache(b""), False)  # noqa: FBT003
     yield
     with atomic_path(path) as temporary:

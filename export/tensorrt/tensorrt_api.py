@@ -4,9 +4,11 @@ Neither package is typed. The aliases below name their classes in annotations; w
 enum and call in the sources against the real packages.
 """
 
+import contextlib
 import importlib
 import logging
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -74,6 +76,19 @@ class MessageLog:
     def first_error(self) -> str:
         """Return the first error message."""
         return self.errors[0].strip() if self.errors else "without an error message"
+
+
+@contextlib.contextmanager
+def binding_errors(problem: str, log: MessageLog, *, hint: str | None = None) -> Iterator[None]:
+    """Turn the exceptions with which TensorRT's bindings refuse a call into an EngineError.
+
+    The log is emptied first, so that its first error is the reason.
+    """
+    log.errors.clear()
+    try:
+        yield
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise EngineError(f"{problem} ({log.errors[0].strip() if log.errors else error})", hint=hint) from error
 
 
 def load_tensorrt(builder: Builder) -> tuple[Module, str]:

@@ -165,7 +165,7 @@ class FakeGpu:
 
 
 class FakeTensorRT:
-    """Fake of the module, runtime and engine: a tile's first byte is its only score above 0, its index is the label."""
+    """Fake of module, runtime and engine: a tile's first byte is its best score, its index modulo 3 the label."""
 
     ExecutionContextAllocationStrategy = types.SimpleNamespace(USER_MANAGED="ours")
     device_memory_size_v2 = 5000
@@ -193,6 +193,8 @@ class FakeTensorRT:
 
     def Runtime(self, log: Any) -> Any:
         self.log = log
+        if self.refuse == "start":
+            raise TypeError("pybind11::init(): factory function returned nullptr")  # as the bindings do
         return self
 
     def deserialize_cuda_engine(self, _plan: bytes) -> Any:
@@ -215,6 +217,10 @@ class FakeTensorRT:
         return {"tiles": np.uint8, "labels": np.int64}.get(name, np.float32)
 
     def nptype(self, dtype: Any) -> Any:
+        if self.refuse == "type":
+            raise TypeError(
+                "Could not resolve TensorRT datatype to an equivalent numpy datatype."
+            )  # as the bindings do
         return dtype
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
@@ -243,6 +249,9 @@ class FakeExecutionContext:
 
     def set_optimization_profile_async(self, number: int, stream: int) -> bool:
         assert stream in self.gpu.streams
+        if self.engine.refuse == "profile":
+            self.engine.log.log("error", "Profile 0 has been chosen by another context")
+            raise RuntimeError("Error in set optimization profile async.")  # as the bindings do
         self.profile = number
         return True
 
@@ -251,11 +260,11 @@ class FakeExecutionContext:
         low, high = self.engine.sides or (64, 64)
         assert all(low <= side <= high for side in shape[2:])
         self.batch, self.tile_bytes, self.ran = shape[0], math.prod(shape[1:]), False
-        return shape[0] <= self.engine.profiles[self.profile]
+        return shape[0] <= self.engine.profiles[self.profile] and self.engine.refuse != "shape"
 
     def set_tensor_address(self, name: str, address: int) -> bool:
         self.addresses[name] = address
-        return True
+        return self.engine.refuse != "address" or name != "boxes"
 
     def execute_async_v3(self, stream: int) -> bool:
         assert self.scratch in self.gpu.memory
@@ -274,6 +283,6 @@ class FakeExecutionContext:
             batch, -1
         )
         scores, labels = np.zeros((batch, k), np.float32), np.zeros((batch, k), np.int64)
-        scores[:, 0], labels[:, 0] = tiles[:, 0] / 255, np.arange(batch)
+        scores[:, 0], labels[:, 0] = tiles[:, 0] / 255, np.arange(batch) % 3
         for name, array in (("scores", scores), ("labels", labels), ("boxes", np.zeros((batch, k, 4), np.float32))):
             ctypes.memmove(self.addresses[name], array.ctypes.data, array.nbytes)

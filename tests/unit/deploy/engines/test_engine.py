@@ -196,6 +196,28 @@ def test_a_batch_gives_the_outputs_of_its_tiles_one_by_one(engine: Engine) -> No
     assert parity.passed, parity
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("labels", -1, r"none returns labels out of range on nowhere: got -1 to 1, expected 0 to 2\."),
+        ("labels", 3, "got 0 to 3, expected 0 to 2"),
+        ("scores", np.nan, "none returns scores that are NaN or infinite on nowhere: got 1 of 708 values"),
+        ("boxes", np.nan, "returns boxes that are NaN or infinite on nowhere: got 4 of 2832 values"),
+        ("boxes", np.inf, "returns boxes that are NaN or infinite"),
+    ],
+)
+def test_an_output_that_no_model_can_have_is_refused(
+    name: str, value: float, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = fake_engine()
+    outputs = engine.infer(noise(2))
+    getattr(outputs, name)[1, 7] = value
+    monkeypatch.setattr(engine, "_run", lambda _tiles: outputs)
+    for infer in (engine.infer, lambda tiles: list(engine.infer_each([tiles]))):
+        with pytest.raises(EngineError, match=message):
+            infer(noise(2))
+
+
 def test_timing_is_reported_only_by_engines_on_a_device_with_its_own_memory(engine: Engine) -> None:
     engine.infer(noise(2))
     if engine.info.backend not in GPU_BACKENDS:

@@ -53,7 +53,7 @@ def tiles_of(*values: int) -> np.ndarray:
 
 
 def seen(candidates: Any) -> list[int]:
-    assert candidates.labels[:, 0].tolist() == list(range(len(candidates.labels)))
+    assert candidates.labels[:, 0].tolist() == [row % 3 for row in range(len(candidates.labels))]
     return [round(255 * score) for score in candidates.scores[:, 0].tolist()]
 
 
@@ -213,6 +213,8 @@ def test_a_wrong_batch_among_others_ends_them_and_the_engine_resumes(
     [
         ("plan", r"TensorRT cannot load .* \(Magic tag does not match\)"),
         ("batch", "other batches or tiles than its metadata"),
+        ("start", r"TensorRT cannot load .* \(pybind11::init\(\)"),
+        ("type", r"made\.engine differs from the manifest \(Could not resolve TensorRT datatype"),
     ],
 )
 def test_an_engine_that_cannot_start_is_refused_and_leaves_no_memory(
@@ -256,7 +258,14 @@ def test_a_full_gpu_is_an_engine_error_and_what_was_taken_is_given_back(
 
 
 @pytest.mark.parametrize(
-    ("refuse", "message"), [("run", "failed to run .* on NVIDIA H100"), ("memory", "no memory left")]
+    ("refuse", "message"),
+    [
+        ("run", "failed to run .* on NVIDIA H100"),
+        ("memory", "no memory left"),
+        ("profile", r"refuses tiles of \[1, 3, 64, 64\] \(Profile 0 has been chosen by another context\)"),
+        ("shape", r"refuses tiles of \[1, 3, 64, 64\]"),
+        ("address", r"refuses tiles of \[1, 3, 64, 64\]"),
+    ],
 )
 def test_a_failed_run_is_an_engine_error_and_the_engine_can_be_closed(
     bundle_copy: Bundle, monkeypatch: pytest.MonkeyPatch, machine: FakeGpu, refuse: str, message: str
