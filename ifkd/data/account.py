@@ -9,6 +9,7 @@ from ifkd.core.config import Schema
 
 EXAMPLES = 8
 """Examples of each reason."""
+EXAMPLES_PRINTED = 3
 LONGEST_EXAMPLE = 300
 
 
@@ -57,13 +58,11 @@ class Account(Schema):
     """Annotations, those of ignored regions included."""
 
     def lines(self) -> list[str]:
-        """Return the account as text for a terminal, with examples of what was left out."""
+        """Return the account as text for a terminal, with examples of what was changed or left out."""
         lines = [self.images.text("images"), self.objects.text("objects")]
         examples = {**self.images.examples, **self.objects.examples}
-        left_out = dict.fromkeys([*self.images.dropped, *self.objects.dropped])
-        return lines + [
-            f"  {reason.replace('_', ' ')}: {one}" for reason in left_out for one in examples.get(reason, ())
-        ]
+        shown = [(reason, one) for reason, some in examples.items() for one in some[:EXAMPLES_PRINTED]]
+        return lines + [f"  {reason.replace('_', ' ')}: {one}" for reason, one in shown]
 
 
 @dataclass(slots=True)

@@ -25,9 +25,10 @@ class Arguments(cli.Arguments):
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
+    parser.epilog = "Exit code 0: all images and objects were written; 1: some were left out; 2: nothing was written."
     add = parser.add_argument
     add("format", choices=FORMATS, help="format of the data set")
-    add("source", type=Path, help="folder of the data set, or its COCO file")
+    add("source", type=Path, help="folder of the data set, its data.yaml, or its COCO file")
     add("--out", type=Path, required=True, metavar="FILE", help="COCO file to write; images stay in place")
     add("--split", metavar="NAME", help="one of its splits, for example trainval (default: all)")
     text = "level of ShipRSImageNet's class tree (default: 3)"
@@ -36,7 +37,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: Arguments) -> dict[str, Any]:
-    """Write the COCO file, and print a summary."""
+    """Write the COCO file, and print a summary.
+
+    Raises:
+        VerdictError: Images or objects were left out; the file is written nevertheless.
+    """
+    from ifkd.core.errors import VerdictError
     from ifkd.data.readers.convert import convert
 
     done = convert(
@@ -51,5 +57,11 @@ def run(arguments: Arguments) -> dict[str, Any]:
         images = "1 image" if done.images == 1 else f"{done.images} images"
         lines = [f"{done.file}: {images}, {sum(done.objects.values())} objects, {done.ignored} ignored"]
         lines += [f"  {name}: {count}" for name, count in done.objects.items()]
-        print("\n".join([*lines, *done.notes, f'In the recipe: images = "{done.image_folder}"']))  # noqa: T201
-    return done.model_dump(mode="json")
+        lines += [*done.account.lines(), *done.notes, f'In the recipe: images = "{done.image_folder}"']
+        print("\n".join(lines))  # noqa: T201
+    result = done.model_dump(mode="json")
+    left_out = done.account.images.left_out, done.account.objects.left_out
+    if any(left_out):
+        counts = f"{left_out[0]} images and {left_out[1]} objects"
+        raise VerdictError(f"{counts} were left out of {done.file}", result=result)
+    return result

@@ -4,7 +4,7 @@ import copy
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ OUTSIDE = frozenset({"boxes_outside_image", "boxes_cross_border"})
 
 
 @dataclass(frozen=True, slots=True)
-class _FixedFile:
+class FixedFile:
     """A file of the copy."""
 
     content: dict[str, Any]
@@ -48,8 +48,11 @@ def write_fixed(checked: CheckedDataset, folder: Path, *, copy_images: bool = Fa
     require_empty(folder)
     images = Path(os.path.commonpath([file.folder.resolve() for file in checked.files]))
     reasons = _reasons(checked)
-    category_ids = _category_ids(checked.files)
-    files = [_fixed_file(index, checked, reasons, category_ids, images) for index in range(len(checked.files))]
+    category_ids = category_ids_of(checked.files)
+    files = []
+    for index, source_file in enumerate(checked.files):
+        own = [pair for pair in zip(checked.images, reasons, strict=True) if pair[0].source == index]
+        files.append(fixed_file(source_file, own, category_ids, images))
     paths = [folder / f"{source.split}.json" for source in checked.record.sources]
     for path, file in zip(paths, files, strict=True):
         parse_coco(path, file.content, images)  # training must be able to read what is written
@@ -85,7 +88,7 @@ def require_empty(folder: Path) -> None:
 
 def _reasons(checked: CheckedDataset) -> list[str | None]:
     """Return the kind of finding for which each image is left out, None for images that are kept."""
-    reasons = [_reason(image) for image in checked.images]
+    reasons = [reason_of(image) for image in checked.images]
     boxes = [sum(kind not in DROPS_BOX for kind in image.box_findings) for image in checked.images]
     for group in checked.exact_duplicates:
         usable = [index for index in group if reasons[index] is None]
@@ -100,7 +103,8 @@ def _reasons(checked: CheckedDataset) -> list[str | None]:
     return reasons
 
 
-def _reason(image: CheckedImage) -> str | None:
+def reason_of(image: CheckedImage) -> str | None:
+    """Return the kind of finding for which an image is left out, None for a usable one."""
     if image.file.problem is not None:
         return image.file.problem
     stated, size = image.entry.size, image.file.size
@@ -114,7 +118,7 @@ def _reason(image: CheckedImage) -> str | None:
     return None if all(fit[0]) and not all(fit[1]) else "sizes_differ"
 
 
-def _category_ids(files: Sequence[AnnotationFile]) -> dict[str, int]:
+def category_ids_of(files: Sequence[AnnotationFile]) -> dict[str, int]:
     """Return name -> id of the categories of all files; ids are kept where they are integers and not in use."""
     found: dict[str, int] = {}
     without_id: list[str] = []
@@ -131,17 +135,21 @@ def _category_ids(files: Sequence[AnnotationFile]) -> dict[str, int]:
     return found
 
 
-def _fixed_file(
-    index: int, checked: CheckedDataset, reasons: Sequence[str | None], category_ids: dict[str, int], folder: Path
-) -> _FixedFile:
-    """Return a file of the copy, with its account in `info`."""
-    file = checked.files[index]
-    own = [number for number, image in enumerate(checked.images) if image.source == index]
-    form, images = in_pixel_widths([checked.images[number] for number in own])
+def fixed_file(
+    file: AnnotationFile,
+    checked: Sequence[tuple[CheckedImage, str | None]],
+    category_ids: Mapping[str, int],
+    folder: Path,
+) -> FixedFile:
+    """Return a file of the copy, with its account in `info`; images have the reason why they are left out, or None.
+
+    Raises:
+        DataError: The boxes have another form than COCO's, and it is unclear which.
+    """
+    form, images = in_pixel_widths([image for image, _ in checked])
     image_outcomes, object_outcomes = copy.deepcopy((file.image_outcomes, file.object_outcomes))
     kept: list[CheckedImage] = []
-    for number, image in zip(own, images, strict=True):
-        reason = reasons[number]
+    for image, (_, reason) in zip(images, checked, strict=True):
         if reason is None:
             kept.append(image)
         else:
@@ -185,7 +193,7 @@ def _fixed_file(
         "annotations": [{**one, "id": one_id} for one, one_id in zip(annotations, annotation_ids, strict=True)],
         "categories": _category_entries(file, category_ids),
     }
-    return _FixedFile(content, account)
+    return FixedFile(content, account)
 
 
 def _image_changes(image: CheckedImage) -> list[str]:
@@ -249,7 +257,7 @@ def _annotation(box: BoxEntry, image: CheckedImage, *, changed: bool) -> dict[st
     return {**content, "bbox": [left, top, width, height], "area": area, "iscrowd": int(box.ignore)}
 
 
-def _category_entries(file: AnnotationFile, category_ids: dict[str, int]) -> list[dict[str, Any]]:
+def _category_entries(file: AnnotationFile, category_ids: Mapping[str, int]) -> list[dict[str, Any]]:
     """Return the categories by id, each with the other keys of its entry."""
     entries: dict[str, dict[str, Any]] = {}
     listed = file.content.get("categories")

@@ -89,6 +89,13 @@ def read_entries(path: Path, *, images: Path | None, split: str, findings: Findi
     if not isinstance(content, dict):
         kind = type(content).__name__
         raise DataError(f"{path} is not a COCO detection file", got=f"a {kind}", expected="a JSON object")
+    return entries_of(content, path, images=images, split=split, findings=findings)
+
+
+def entries_of(
+    content: dict[str, Any], path: Path, *, images: Path | None, split: str, findings: Findings
+) -> AnnotationFile:
+    """Return the usable entries of the content of a COCO file; see `read_entries`."""
     for key in COCO_LISTS:
         if not isinstance(content.get(key), list):
             findings.add("lists_missing", split, f"{key} of {path.name}")

@@ -1,11 +1,19 @@
 """DOTA data sets: one text file per image, with rotated boxes."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from ifkd.core.errors import DataError
+from ifkd.data.label_values import flag, number
 from ifkd.data.readers import source_files as files
-from ifkd.data.readers.reader_result import ReaderObject, ReaderResult, read_images
+from ifkd.data.readers.pairing import pair_files
+from ifkd.data.readers.reader_result import (
+    LabelFile,
+    ReaderObject,
+    ReaderResult,
+    SourceReader,
+    enclosing_box,
+    is_upright,
+)
 
 HEADERS = ("imagesource:", "gsd:")
 """First words of lines without an object."""
@@ -16,22 +24,27 @@ def read_dota(root: Path, *, split: str | None = None, classes: Sequence[str] | 
 
     Rotated boxes become their bounding boxes, clipped to the image; objects marked difficult are ignored regions.
     """
-    images, labels = files.image_and_label_folders(root, ("labelTxt", "labels"), split)
-    found = read_images(images, labels, _dota_objects)
+    folder, pairs = files.image_and_label_folders(root, ("labelTxt", "labels"), split)
+    reader = SourceReader(folder, _parse, lambda words, _: _object(words, classes))
+    for images, labels in pairs:
+        reader.add(pair_files(images, labels, ".txt"))
     if classes is None:
-        classes = files.natural_order(one.name for image in found for one in image.objects)
-    note = "Rotated boxes became their upright bounding boxes, clipped to the image."
-    return ReaderResult(images, tuple(classes), found, (note,))
+        classes = files.natural_order(one.name for image in reader.found for one in image.objects)
+    return reader.result(classes)
 
 
-def _dota_objects(path: Path, size: tuple[int, int]) -> Iterator[ReaderObject]:
-    height, width = size
-    expected = "x1 y1 … x4 y4 class difficult"
-    for line in (line for line in files.read_lines(path) if not line.lower().startswith(HEADERS)):
-        words = line.split()
-        if len(words) not in {9, 10}:
-            raise DataError(f"{path} has a line without a box", got=repr(line[:80]), expected=expected)
-        corners = [files.parse_float(word, path, "corner") for word in words[:8]]
-        x1, y1, x2, y2 = min(corners[::2]), min(corners[1::2]), max(corners[::2]), max(corners[1::2])
-        box = (max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height)))
-        yield ReaderObject(words[8], box, ignore=len(words) == 10 and words[9] != "0")
+def _parse(path: Path) -> LabelFile:
+    lines = files.read_numbered_lines(path)
+    return LabelFile(tuple((place, line.split()) for place, line in lines if not line.lower().startswith(HEADERS)))
+
+
+def _object(words: Sequence[str], classes: Sequence[str] | None) -> ReaderObject | str:
+    """Return the object of a line `x1 y1 … x4 y4 class difficult`, or the reason why it is left out."""
+    points = [value for word in words[:8] if (value := number(word)) is not None]
+    if len(words) not in {9, 10} or len(points) < 8:
+        return "annotations_malformed"
+    if classes is not None and words[8] not in classes:
+        return "classes_unknown"
+    difficult = flag(words[9]) if len(words) == 10 else False
+    change = "flags_unclear" if difficult is None else None if is_upright(points) else "upright_box_of_polygon"
+    return ReaderObject(words[8], enclosing_box(points), ignore=bool(difficult), change=change)

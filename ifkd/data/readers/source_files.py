@@ -10,10 +10,9 @@ from defusedxml.ElementTree import parse as parse_xml
 
 from ifkd.core.errors import DataError, SceneError
 from ifkd.core.files import read_text
-from ifkd.data.coco import path_inside
+from ifkd.imagery.image_files import DRIVERS
 from ifkd.imagery.raster import RasterFile
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".jp2"})
 MAX_XML_BYTES = 64_000_000
 """Largest annotation file of one image; usual ones have a few thousand bytes."""
 
@@ -35,33 +34,15 @@ def read_xml(path: Path) -> Element:
     return root
 
 
-def text_of(element: Element, key: str, path: Path) -> str:
-    """Return the text of an element's child."""
-    text = (element.findtext(key) or "").strip()
-    if not text:
-        raise DataError(f"{path} has a <{element.tag}> without <{key}>")
-    return text
-
-
-def parse_float(text: str, path: Path, name: str) -> float:
-    """Return the number that a file states as the value `name`."""
-    try:
-        return float(text)
-    except ValueError as error:
-        raise DataError(f"{path} has a {name} that is not a number", got=repr(text)) from error
-
-
-def parse_int(text: str, path: Path, name: str) -> int:
-    """Return the integer, `7` or `7.0`, that a file states as the value `name`."""
-    number = parse_float(text, path, name)
-    if not number.is_integer():
-        raise DataError(f"{path} has a {name} that is not an integer", got=repr(text))
-    return int(number)
-
-
 def read_lines(path: Path) -> list[str]:
     """Return the lines of a text file, stripped, without empty ones."""
     return [line.strip() for line in read_text(path).split("\n") if line.strip()]
+
+
+def read_numbered_lines(path: Path) -> list[tuple[str, str]]:
+    """Return the lines of a label file without empty ones, each after its place."""
+    lines = enumerate(read_text(path, what="label file").split("\n"), start=1)
+    return [(f"line {number}", line.strip()) for number, line in lines if line.strip()]
 
 
 def find_folder(root: Path, *names: str) -> Path:
@@ -75,14 +56,25 @@ def find_folder(root: Path, *names: str) -> Path:
     raise DataError(f"{root} is not a data set of this format", expected=f"a folder {' or '.join(names)} in it")
 
 
-def image_and_label_folders(root: Path, labels: tuple[str, ...], split: str | None) -> tuple[Path, Path]:
-    """Return the folders of images and labels: SPLIT/images and SPLIT/labels, or images/SPLIT and labels/SPLIT."""
-    if split is None:
-        return find_folder(root, "images"), find_folder(root, *labels)
-    require_name(split)
-    if (root / split).is_dir():
-        return find_folder(root / split, "images"), find_folder(root / split, *labels)
-    return find_folder(find_folder(root, "images"), split), find_folder(find_folder(root, *labels), split)
+def image_and_label_folders(
+    root: Path, labels: tuple[str, ...], split: str | None
+) -> tuple[Path, list[tuple[Path, Path]]]:
+    """Return the image folder, and the folders of images and labels in it: SPLIT/images, images/SPLIT or images."""
+    if split is not None:
+        require_name(split)
+        if (root / split).is_dir():
+            folders = find_folder(root / split, "images"), find_folder(root / split, *labels)
+        else:
+            folders = find_folder(find_folder(root, "images"), split), find_folder(find_folder(root, *labels), split)
+        return folders[0], [folders]
+    names = {name.lower() for name in labels}
+    parts = [one for one in sorted(root.iterdir()) if one.is_dir()] if root.is_dir() else []
+    inner = {one: {sub.name.lower() for sub in one.iterdir() if sub.is_dir()} for one in parts}
+    complete = [one for one, found in inner.items() if "images" in found and found & names]
+    if complete and not any(one.name.lower() == "images" for one in parts):
+        return root, [(find_folder(one, "images"), find_folder(one, *labels)) for one in complete]
+    folders = find_folder(root, "images"), find_folder(root, *labels)
+    return folders[0], [folders]
 
 
 def require_name(split: str) -> None:
@@ -91,16 +83,10 @@ def require_name(split: str) -> None:
         raise DataError("The name of a split may not contain folders", got=repr(split))
 
 
-def images_by_stem(folder: Path) -> dict[str, Path]:
-    """Return the image files of a folder by name without extension."""
-    files = sorted(one for one in folder.iterdir() if one.suffix.lower() in IMAGE_SUFFIXES)
-    return {one.stem: path_inside(folder, one.name) for one in files}
-
-
 def image_size(path: Path) -> tuple[int, int]:
     """Return (height, width) of an image file, pixels."""
     try:
-        raster = RasterFile(path)
+        raster = RasterFile(path, drivers=DRIVERS)
     except SceneError as error:
         raise DataError(f"{path} is not a readable image ({error.problem})") from error
     raster.close()

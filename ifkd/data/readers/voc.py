@@ -1,12 +1,14 @@
 """VOC data sets, and the two benchmarks in this format: SAR-AIRcraft-1.0 and ShipRSImageNet."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from xml.etree.ElementTree import Element
 
 from ifkd.core.errors import DataError
+from ifkd.data.label_values import flag, integer, number
 from ifkd.data.readers import source_files as files
-from ifkd.data.readers.reader_result import ReaderImage, ReaderObject, ReaderResult
+from ifkd.data.readers.pairing import FilePair, folded, is_image, pair_files
+from ifkd.data.readers.reader_result import LabelFile, ReaderObject, ReaderResult, SourceReader
 from ifkd.data.readers.ship_classes import CLASS_PATHS, LEVEL_NAMES
 
 SAR_AIRCRAFT_CLASSES = ("A220", "A320/321", "A330", "ARJ21", "Boeing737", "Boeing787", "other")
@@ -19,31 +21,46 @@ def read_voc(root: Path, *, split: str | None = None, classes: Sequence[str] | N
     Box edges are taken as stated; objects marked difficult are ignored regions. Classes are by default all that occur
     in any split, in alphabetical order.
     """
-    images = _read(root, _stems(root, split))
+    reader = _read(root, split, lambda element: _class_in(element, classes))
     if classes is None:
-        every = images if split is None else _read(root, _stems(root, None))
-        classes = files.natural_order(one.name for image in every for one in image.objects)
-    return ReaderResult(files.find_folder(root, "JPEGImages"), tuple(classes), images)
+        every = reader if split is None else _read(root, None, lambda element: _class_in(element, None))
+        classes = files.natural_order(one.name for image in every.found for one in image.objects)
+    return reader.result(classes)
 
 
 def read_sar_aircraft(root: Path, *, split: str | None = None) -> ReaderResult:
     """Read SAR-AIRcraft-1.0, which has seven classes; the paper trains on the split `trainval`."""
-    images = _read(root, _stems(root, split), ignore_difficult=False)
-    return ReaderResult(files.find_folder(root, "JPEGImages"), SAR_AIRCRAFT_CLASSES, images)
+    reader = _read(root, split, lambda element: _class_in(element, SAR_AIRCRAFT_CLASSES), ignore_difficult=False)
+    return reader.result(SAR_AIRCRAFT_CLASSES)
 
 
 def read_ship_rs(root: Path, *, split: str | None = None, level: int = 3) -> ReaderResult:
     """Read ShipRSImageNet's VOC format at a level of its class tree, 0 (ship or dock) to 3 (50 types)."""
     voc = files.find_folder(root, "VOC_Format") if (root / "VOC_Format").is_dir() else root
-    images = _read(voc, _stems(voc, split), ignore_difficult=False, level=level)
-    return ReaderResult(files.find_folder(voc, "JPEGImages"), LEVEL_NAMES[level], images)
+    reader = _read(voc, split, lambda element: _ship_class(element, level), ignore_difficult=False)
+    return reader.result(LEVEL_NAMES[level])
 
 
-def _stems(root: Path, split: str | None) -> list[str]:
-    """Return the names of a split's images without extension, which the list may or may not have."""
-    annotations = files.find_folder(root, "Annotations")
-    if split is None:
-        return sorted(one.stem for one in annotations.iterdir() if one.suffix.lower() == ".xml")
+def _read(
+    root: Path, split: str | None, name_of: Callable[[Element], str | None], *, ignore_difficult: bool = True
+) -> SourceReader:
+    """Read the images of a split, or all; `name_of` returns the class of an object, None for an unknown one."""
+    labels, images = files.find_folder(root, "Annotations"), files.find_folder(root, "JPEGImages")
+    pairs = pair_files(images, labels, ".xml")
+    if split is not None:
+        listed = _listed(root, split)
+        known = {folded(pair.name) for pair in pairs}
+        pairs = [pair for pair in pairs if folded(pair.name) in listed]
+        pairs += [FilePair(name, labels=[labels / f"{name}.xml"]) for key, name in listed.items() if key not in known]
+    reader = SourceReader(
+        images, _parse, lambda one, _: _object(one, name_of, ignore_difficult=ignore_difficult), needs_labels=True
+    )
+    reader.add(pairs)
+    return reader
+
+
+def _listed(root: Path, split: str) -> dict[str, str]:
+    """Return the images of a split's list, without the extension that a list may have, by name for comparison."""
     files.require_name(split)
     sets = files.find_folder(root, "ImageSets")
     main = sets / "Main" if (sets / "Main").is_dir() else sets
@@ -53,52 +70,47 @@ def _stems(root: Path, split: str | None) -> list[str]:
     lines = files.read_lines(main / f"{split}.txt")
     # Lists of one class have a flag after the name.
     names = [Path(line.split()[0] if line.split()[-1] in {"1", "-1", "0"} else line) for line in lines]
-    return [name.stem if name.suffix.lower() in files.IMAGE_SUFFIXES else name.name for name in names]
+    plain = [(name.with_suffix("") if name.suffix and is_image(name) else name).as_posix() for name in names]
+    return {folded(name): name for name in plain}
 
 
-def _read(
-    root: Path, stems: Sequence[str], *, ignore_difficult: bool = True, level: int | None = None
-) -> tuple[ReaderImage, ...]:
-    annotations = files.find_folder(root, "Annotations")
-    xml_files = {one.stem: one for one in annotations.iterdir() if one.suffix.lower() == ".xml"}
-    image_files = files.images_by_stem(files.find_folder(root, "JPEGImages"))
-    images = []
-    for stem in stems:
-        path = xml_files.get(stem, annotations / f"{stem}.xml")
-        element = files.read_xml(path)
-        if stem not in image_files:
-            raise DataError(f"{path} has no image", expected=f"{stem} with an image's extension in JPEGImages")
-        size = element.find("size")
-        if size is None:
-            raise DataError(f"{path} does not state the image's <size>")
-        height, width = (files.parse_int(files.text_of(size, key, path), path, key) for key in ("height", "width"))
-        objects = []
-        for one in element.findall("object"):
-            name = files.text_of(one, "name", path) if level is None else _ship_name(one, path, level)
-            difficult = (one.findtext("difficult") or "0").strip() not in {"", "0"}
-            objects.append(ReaderObject(name, _box(one, path), ignore=difficult and ignore_difficult))
-        images.append(ReaderImage(image_files[stem].name, (height, width), tuple(objects)))
-    return tuple(images)
+def _parse(path: Path) -> LabelFile:
+    root = files.read_xml(path)
+    sides = [integer(root.findtext(f"size/{key}")) or 0 for key in ("height", "width")]
+    entries = tuple((f"object {count}", one) for count, one in enumerate(root.findall("object"), start=1))
+    return LabelFile(entries, states_size=True, size=(sides[0], sides[1]) if min(sides) > 0 else None)
 
 
-def _box(element: Element, path: Path) -> tuple[float, float, float, float]:
-    box = element.find("bndbox")
-    if box is None:
-        raise DataError(f"{path} has an <object> without <bndbox>")
-    x1, y1, x2, y2 = (files.parse_float(files.text_of(box, edge, path), path, edge) for edge in EDGES)
-    return x1, y1, x2, y2
+def _object(
+    element: Element, name_of: Callable[[Element], str | None], *, ignore_difficult: bool
+) -> ReaderObject | str:
+    """Return an object, or the reason why it is left out."""
+    edges = [value for edge in EDGES if (value := number(element.findtext(f"bndbox/{edge}"))) is not None]
+    if len(edges) < len(EDGES) or not _text(element, "name"):
+        return "annotations_malformed"
+    name = name_of(element)
+    if name is None:
+        return "classes_unknown"
+    difficult = flag(element.findtext("difficult"))
+    change = "flags_unclear" if difficult is None and ignore_difficult else None
+    x1, y1, x2, y2 = edges
+    return ReaderObject(name, (x1, y1, x2, y2), ignore=bool(difficult) and ignore_difficult, change=change)
 
 
-def _ship_name(element: Element, path: Path, level: int) -> str:
+def _text(element: Element, key: str) -> str:
+    return (element.findtext(key) or "").strip()
+
+
+def _class_in(element: Element, classes: Sequence[str] | None) -> str | None:
+    name = _text(element, "name")
+    return name if classes is None or name in classes else None
+
+
+def _ship_class(element: Element, level: int) -> str | None:
     """Return a ship's class at a level: by the stated id, else by its type's place in the class tree."""
-    names = LEVEL_NAMES[level]
-    stated = (element.findtext(f"level_{level}") or "").strip()
+    names, stated = LEVEL_NAMES[level], _text(element, f"level_{level}")
     if stated:
-        number = files.parse_int(stated, path, f"level_{level}")
-        if not 1 <= number <= len(names):
-            raise DataError(f"{path} has an invalid class id level_{level}", got=stated, expected=f"1 to {len(names)}")
-        return names[number - 1]
-    name = files.text_of(element, "name", path)
-    if name not in CLASS_PATHS:
-        raise DataError(f"{path} names a type that ShipRSImageNet does not have", got=repr(name))
-    return CLASS_PATHS[name][level]
+        label = integer(stated)
+        return names[label - 1] if label is not None and 1 <= label <= len(names) else None
+    path = CLASS_PATHS.get(_text(element, "name"))
+    return None if path is None else path[level]

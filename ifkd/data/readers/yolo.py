@@ -1,21 +1,117 @@
-"""YOLO data sets: one text file per image, with boxes relative to the image size."""
+"""YOLO data sets: one text file per image, with boxes or polygons relative to the image size."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
 from ifkd.core.errors import DataError
+from ifkd.core.files import read_text
+from ifkd.data.label_values import integer, number
 from ifkd.data.readers import source_files as files
-from ifkd.data.readers.reader_result import ReaderObject, ReaderResult, read_images
+from ifkd.data.readers.pairing import pair_files
+from ifkd.data.readers.reader_result import (
+    LabelFile,
+    ReaderObject,
+    ReaderResult,
+    SourceReader,
+    enclosing_box,
+    is_upright,
+)
 
 CLASS_FILES = ("classes.txt", "obj.names", "labels/classes.txt")
+SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+"""Name of a split -> its key in data.yaml."""
+
+
+@dataclass(frozen=True, slots=True)
+class DataYaml:
+    """Content of a data.yaml."""
+
+    names: tuple[str, ...]
+    """Class names by label."""
+    folders: dict[str, tuple[Path, ...]]
+    """Split -> image folders."""
+    has_keypoints: bool
+    """Whether lines have key points after the box."""
 
 
 def read_yolo(root: Path, *, split: str | None = None, classes: Sequence[str] | None = None) -> ReaderResult:
-    """Read a YOLO data set; class names are by default the lines of the first existing file of `CLASS_FILES`."""
-    images, labels = files.image_and_label_folders(root, ("labels",), split)
-    names = _class_names(root) if classes is None else tuple(classes)
-    found = read_images(images, labels, lambda path, size: _yolo_objects(path, size, names))
-    return ReaderResult(images, names, found)
+    """Read a YOLO data set, given by its folder or its data.yaml.
+
+    Class names are by default those of data.yaml, else the lines of the first existing file of `CLASS_FILES`. Polygons
+    and rotated boxes become their bounding boxes.
+    """
+    path = root if root.is_file() else next((root / name for name in _yaml_names(root)), None)
+    data = None if path is None else _read_yaml(path)
+    root = root.parent if root.is_file() else root
+    if data is not None and data.folders:
+        folder, pairs = root, _pairs(root, data, split)
+    else:
+        folder, pairs = files.image_and_label_folders(root, ("labels",), split)
+    names = tuple(classes) if classes is not None else _class_names(root) if data is None else data.names
+    keypoints = data is not None and data.has_keypoints
+    reader = SourceReader(folder, _parse, lambda words, size: _object(words[:5] if keypoints else words, size, names))
+    for images, labels in pairs:
+        reader.add(pair_files(images, labels, ".txt"))
+    return reader.result(names)
+
+
+def _yaml_names(root: Path) -> list[str]:
+    found = sorted(path.name for path in root.glob("*.y*ml") if path.suffix in {".yaml", ".yml"})
+    return [name for name in ("data.yaml", "data.yml", "dataset.yaml") if name in found] or found[:1]
+
+
+def _read_yaml(path: Path) -> DataYaml:
+    try:
+        content = yaml.load(read_text(path), Loader=yaml.BaseLoader)  # noqa: S506 - makes only text, lists and dicts
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise DataError(f"{path} is not a YAML file ({' '.join(str(error).split())})") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{path} is not a data.yaml", expected="keys `names`, `train`, `val`, `test`")
+    stated = content.get("names")
+    by_label = dict(enumerate(stated)) if isinstance(stated, list) else stated if isinstance(stated, dict) else {}
+    names = {integer(label): name for label, name in by_label.items() if isinstance(name, str) and name.strip()}
+    if not names or set(names) != set(range(len(by_label))):
+        raise DataError(f"{path} has no valid class names", expected="`names`, a list, or names by label from 0")
+    if "nc" in content and integer(content["nc"]) != len(names):
+        raise DataError(f"{path} has {len(names)} names", got=f"nc: {content['nc']}", expected=f"nc: {len(names)}")
+    base = path.parent / content["path"] if isinstance(content.get("path"), str) else path.parent
+    folders = {}
+    for key in SPLITS:
+        stated = content.get(key)
+        listed = stated if isinstance(stated, list) else [stated] if stated else []
+        if listed:
+            folders[key] = tuple(_folder(path, base, entry) for entry in listed)
+    return DataYaml(tuple(names[label] for label in range(len(names))), folders, "kpt_shape" in content)
+
+
+def _folder(path: Path, base: Path, entry: object) -> Path:
+    """Return the image folder that an entry of data.yaml means: Roboflow's `../train/images` is `train/images`."""
+    text = str(entry).replace("\\", "/")
+    root = path.parent.resolve()
+    tried = [base / text, path.parent / text, path.parent / text.removeprefix("../")]
+    for folder in tried:
+        if "\0" not in text and folder.is_dir() and folder.resolve().is_relative_to(root):
+            return path.parent / folder.resolve().relative_to(root)
+    hint = "Put data.yaml into the folder of the data set, and name its folders relative to it."
+    raise DataError(f"{path} names an image folder that is not inside {root}", got=repr(entry), hint=hint)
+
+
+def _pairs(root: Path, data: DataYaml, split: str | None) -> list[tuple[Path, Path]]:
+    """Return the folders of images and labels of a split, or of all."""
+    keys = [key for key in data.folders if split is None or SPLITS[key] == SPLITS.get(split)]
+    if not keys:
+        raise DataError(f"{root} has no split {split}", expected=f"one of {', '.join(data.folders)}")
+    pairs = {}
+    for folder in dict.fromkeys(folder for key in keys for folder in data.folders[key]):
+        parts = folder.relative_to(root).parts
+        if "images" in parts:
+            last = len(parts) - 1 - parts[::-1].index("images")
+            parts = (*parts[:last], "labels", *parts[last + 1 :])
+        pairs[folder] = root.joinpath(*parts)
+    return list(pairs.items())
 
 
 def _class_names(root: Path) -> tuple[str, ...]:
@@ -24,20 +120,34 @@ def _class_names(root: Path) -> tuple[str, ...]:
             return tuple(files.read_lines(root / name))
     raise DataError(
         f"{root} has no class names",
-        expected="classes.txt or obj.names, one name a line",
+        expected="data.yaml, or classes.txt or obj.names with one name a line",
         hint="Write the file, or give --classes FILE.",
     )
 
 
-def _yolo_objects(path: Path, size: tuple[int, int], names: Sequence[str]) -> Iterator[ReaderObject]:
+def _parse(path: Path) -> LabelFile:
+    return LabelFile(tuple((place, line.split()) for place, line in files.read_numbered_lines(path)))
+
+
+def _object(words: Sequence[str], size: tuple[int, int], names: Sequence[str]) -> ReaderObject | str:
+    """Return the object of a line, or the reason why it is left out.
+
+    A line is `class x y width height`, perhaps with a score, or `class x1 y1 x2 y2 x3 y3 …`.
+    """
+    values = [value for word in words[1:] if (value := number(word)) is not None]
+    is_polygon = len(words) >= 7 and len(words) % 2 == 1
+    if len(values) < len(words) - 1 or (len(words) not in {5, 6} and not is_polygon):
+        return "annotations_malformed"
+    label = integer(words[0])
+    if label is None and words[0] in names:
+        label = names.index(words[0])
+    if label is None or not 0 <= label < len(names):
+        return "classes_unknown"
     height, width = size
-    for line in files.read_lines(path):
-        words = line.split()
-        if len(words) not in {5, 6}:  # the sixth is a score
-            raise DataError(f"{path} has a line without a box", got=repr(line[:80]), expected="class x y width height")
-        number = files.parse_float(words[0], path, "class")
-        if number not in range(len(names)):
-            raise DataError(f"{path} has a class without a name", got=words[0], expected=f"0 to {len(names) - 1}")
-        x, y, w, h = (files.parse_float(word, path, "box") for word in words[1:5])
-        box = ((x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height)
-        yield ReaderObject(names[int(number)], box)
+    if is_polygon:
+        points = [value * (width, height)[index % 2] for index, value in enumerate(values)]
+        change = None if is_upright(points) else "upright_box_of_polygon"
+        return ReaderObject(names[label], enclosing_box(points), change=change)
+    x, y, w, h = values[:4]
+    box = ((x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height)
+    return ReaderObject(names[label], box)

@@ -134,6 +134,7 @@ def run(path, folder, capsys):
         return code
     record = json.loads((folder / "out" / "check.json").read_text())
     assert is_valid(fixed / "train.json", Path(record["fixed"]["images"]))
+    assert_account(fixed / "train.json")
     assert "<script>alert" not in (folder / "out" / "check.html").read_text()
     return code
 
@@ -161,14 +162,27 @@ VOC = """<annotation><filename>a.png</filename><size><width>64</width><height>48
 <level_3>50</level_3><bndbox><xmin>5</xmin><ymin>6</ymin><xmax>25</xmax><ymax>16</ymax></bndbox></object>
 </annotation>"""
 AIRCRAFT = VOC.replace("Dock", "A220")
+COCO_LABELS = json.dumps(
+    {
+        "images": [{"id": 1, "file_name": "a.png", "height": 48, "width": 64}],
+        "annotations": [
+            {"id": 1, "image_id": 1, "category_id": 1, "bbox": [5, 6, 20, 10], "iscrowd": 0},
+            {"id": 2, "image_id": 1, "category_id": 2, "bbox": [30, 20, 20, 10], "iscrowd": 1},
+        ],
+        "categories": [{"id": 1, "name": "ship"}, {"id": 2, "name": "plane", "supercategory": "ship"}],
+    }
+)
+YOLO_LABELS = "0 0.4 0.5 0.2 0.1\n1 0.25 0.25 0.3 0.2\n0 0.1 0.1 0.4 0.1 0.4 0.3 0.2 0.4\n"
 LABELS = {
     "voc": ("JPEGImages", "Annotations/a.xml", VOC),
     "shiprsimagenet": ("JPEGImages", "Annotations/a.xml", VOC),
     "sar-aircraft": ("JPEGImages", "Annotations/a.xml", AIRCRAFT),
-    "yolo": ("images", "labels/a.txt", "0 0.4 0.5 0.2 0.1\n1 0.25 0.25 0.3 0.2\n"),
+    "yolo": ("images", "labels/a.txt", YOLO_LABELS),
+    "yolo data.yaml": ("images", "data.yaml", "path: .\ntrain: ../images\nval: images\nnc: 2\nnames: [ship, plane]\n"),
     "dota": ("images", "labelTxt/a.txt", "gsd:0.5\n5 5 20 8 18 16 3 13 ship 0\n30 5 40 5 40 15 30 15 plane 1\n"),
+    "coco": ("images", "a.json", COCO_LABELS),
 }
-"""Format -> image folder, an annotation file, and its text."""
+"""Format, perhaps with the name of a file -> image folder, the file that is scrambled, and its text."""
 
 
 def scrambled_words(text, rng):
@@ -187,28 +201,48 @@ def scrambled_words(text, rng):
     return "".join(parts)
 
 
-@pytest.mark.parametrize("source_format", LABELS)
-def test_scrambled_annotations_of_other_formats(tmp_path, capsys, source_format):
-    folder, name, original = LABELS[source_format]
+@pytest.mark.parametrize("labels", LABELS)
+def test_scrambled_annotations_of_other_formats(tmp_path, capsys, labels):
+    folder, name, original = LABELS[labels]
+    source_format = labels.split()[0]
     pixels = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
     (tmp_path / folder).mkdir()
     Image.fromarray(pixels).save(tmp_path / folder / "a.png")
     (tmp_path / "classes.txt").write_text("ship\nplane\n")
-    (tmp_path / name).parent.mkdir()
-    rng = random.Random(source_format)  # noqa: S311 - a fixed seed
+    if labels == "yolo data.yaml":
+        (tmp_path / "labels").mkdir()
+        (tmp_path / "labels" / "a.txt").write_text(YOLO_LABELS)
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    rng = random.Random(labels)  # noqa: S311 - a fixed seed
     codes = []
     for index in range(FILES_PER_FORMAT):
-        content = scrambled_words(original, rng).encode() if rng.random() < 0.8 else original.encode()
+        if source_format == "coco" and rng.random() < 0.7:
+            content = scrambled_content(json.loads(original), rng).encode()
+        else:
+            content = scrambled_words(original, rng).encode() if rng.random() < 0.8 else original.encode()
         (tmp_path / name).write_bytes(content if rng.random() < 0.8 else scrambled_bytes(content, rng))
-        out = tmp_path / f"{index}.json"
+        out = tmp_path / f"{index}.out"
+        source = tmp_path / name if source_format == "coco" else tmp_path
         level = ["--class-level", str(rng.randrange(4))] if source_format == "shiprsimagenet" else []
-        codes.append(main(["data", "convert", source_format, str(tmp_path), "--out", str(out), *level]))
-        assert "Traceback" not in capsys.readouterr().err
-        assert out.exists() == (codes[-1] == 0)
-        assert codes[-1] in {0, 2}
-        if codes[-1] == 0:
-            assert is_valid(out, tmp_path / folder)
-    assert set(codes) == {0, 2}
+        codes.append(main(["data", "--json", "convert", source_format, str(source), "--out", str(out), *level]))
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.err
+        assert out.exists() == (codes[-1] in {0, 1})
+        assert codes[-1] in {0, 1, 2}
+        if out.exists():
+            assert is_valid(out, Path(json.loads(captured.out)["image_folder"]))
+            assert_account(out)
+    assert set(codes) & {0, 1}
+
+
+def assert_account(path):
+    """Assert that a file has the images and objects that its account states, and that the account sums up."""
+    content = json.loads(path.read_text())
+    for name, entries in (("images", content["images"]), ("objects", content["annotations"])):
+        tally = content["info"]["account"][name]
+        written = tally["kept"] + sum(tally["changed"].values())
+        assert written == len(entries)
+        assert tally["received"] == written + sum(tally["dropped"].values())
 
 
 @pytest.mark.parametrize("ending", ["png", "jpg", "tif", "bmp", "gif"])

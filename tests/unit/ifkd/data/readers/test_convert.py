@@ -14,6 +14,7 @@ from ifkd.core.errors import DataError, UsageError
 from ifkd.data.coco import read_coco
 from ifkd.data.readers.convert import convert
 from ifkd.data.readers.ship_classes import LEVEL_NAMES
+from ifkd.imagery.image_files import read_image
 
 SIZE = (40, 60)
 
@@ -158,7 +159,10 @@ def test_yolo_and_dota_give_the_same_box(tmp_path):
         assert name == "ferry"
         np.testing.assert_allclose(box, [5, 6, 25, 16], atol=1e-4)
     assert done.ignored == 1
-    assert "upright" in done.notes[0]
+    assert done.account.objects.changed == {
+        "boxes_cross_border": 1,
+        "upright_box_of_polygon": 1,
+    }
 
 
 BOMB = '<!DOCTYPE a [<!ENTITY b "xx"><!ENTITY c "&b;&b;">]><annotation>&c;</annotation>'
@@ -171,12 +175,11 @@ NAN = xml([voc_object("a", (float("nan"), 0, 5, 5))])
         (BOMB, "defines entities or a document type"),
         ("", "is not an XML file"),
         ("<annotation><size>", "is not an XML file"),
-        ("<annotation/>", "does not state the image's <size>"),
-        (NAN, "not finite"),
-        (xml([voc_object("a", (9, 9, 2, 2))]), "no area"),
-        (xml([voc_object("a", (500, 0, 520, 5))]), "outside its image"),
-        (xml(["<object><name>a</name></object>"]), "without <bndbox>"),
-        (xml([voc_object("a", ("four", 0, 5, 5))]), "not a number: got 'four'"),
+        (NAN, "boxes not finite: "),
+        (xml([voc_object("a", (9, 9, 2, 2))]), "boxes without area: "),
+        (xml([voc_object("a", (500, 0, 520, 5))]), "a.xml: object 1: [500, 0, 520, 5] in 60x40"),
+        (xml(["<object><name>a</name></object>"]), "annotations malformed: "),
+        (xml([voc_object("a", ("four", 0, 5, 5))]), "annotations malformed: "),
     ],
 )
 def test_refuses_an_invalid_annotation_and_writes_nothing(tmp_path, capsys, text, message):
@@ -221,3 +224,230 @@ def test_refuses_deeply_nested_json(tmp_path):
 def test_refuses_a_folder_of_another_format(tmp_path, source_format):
     with pytest.raises(DataError, match=r"is not a data set of this format|There is no folder"):
         convert(source_format, tmp_path, tmp_path / "out.json")
+
+
+def yolo(root: Path, lines: str, *, image: str = "images/a.png", labels: str = "labels/a.txt") -> Path:
+    """Write a YOLO data set of one image with the classes tug and ferry."""
+    write_image(root / image)
+    (root / labels).parent.mkdir(parents=True, exist_ok=True)
+    (root / labels).write_text(lines)
+    (root / "classes.txt").write_text("tug\nferry\n")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("image", "labels"),
+    [
+        ("images/a.png", "labels/a.txt"),
+        ("images/train/a.PNG", "labels/train/a.txt"),
+        ("images/IMG_1.png", "labels/img_1.TXT"),
+        ("images/höhe.png", "labels/ho\u0308he.txt"),  # composed, and as macOS writes it
+        ("images/a.webp", "labels/a.txt"),
+        ("train/images/a.b.png", "train/labels/a.b.txt"),
+    ],
+)
+def test_pairs_images_and_labels_at_any_depth_and_in_any_case(tmp_path, image, labels):
+    root = yolo(tmp_path / "data", "1 0.5 0.5 0.2 0.2\n", image=image, labels=labels)
+    done = convert("yolo", root, tmp_path / "out.json")
+    assert done.objects == {"tug": 0, "ferry": 1}
+    assert (done.account.images.kept, done.account.objects.kept) == (1, 1)
+    assert read_coco(tmp_path / "out.json", images=done.image_folder).images[0].path.is_file()
+
+
+def test_counts_files_that_have_no_partner_or_several(tmp_path, capsys):
+    root = yolo(tmp_path / "data", "0 0.5 0.5 0.2 0.2\n")
+    (root / "labels" / "gone.txt").write_text("0 0.5 0.5 0.2 0.2\n1 0.5 0.5 0.2 0.2\n")
+    (root / "labels" / "twins.txt").write_text("0 0.5 0.5 0.2 0.2\n")
+    for name in ("twins.png", "twins.bmp", "empty.png"):
+        write_image(root / "images" / name)
+    (root / "images" / "broken.heic").write_bytes(b"no picture")
+    out = tmp_path / "out.json"
+    assert main(["data", "convert", "yolo", str(root), "--out", str(out)]) == 1
+    captured = capsys.readouterr()
+    assert captured.out.startswith(f"{out}: 2 images, 1 objects, 0 ignored\n")
+    assert f"files missing: {root / 'labels' / 'gone.txt'}" in captured.out
+    assert "2 of 6 images have no label file" in captured.out
+    assert "error: 4 images and 3 objects were left out" in captured.err
+    account = json.loads(out.read_text())["info"]["account"]
+    assert account["images"]["dropped"] == {"files_missing": 1, "files_of_one_name": 2, "files_unreadable": 1}
+    assert account["objects"]["dropped"] == {"files_missing": 2, "files_of_one_name": 1}
+
+
+def test_reads_polygons_and_rotated_boxes_of_yolo_as_upright_boxes(tmp_path):
+    lines = ["0 0.1 0.2 0.5 0.2 0.5 0.6 0.1 0.6", "1 0.5 0.1 0.7 0.5 0.5 0.9 0.3 0.5", "1 0.1 0.1 0.4 0.1 0.2 0.5"]
+    done = convert("yolo", yolo(tmp_path / "data", "\n".join(lines)), tmp_path / "out.json")
+    boxes = [box for _, box in found(tmp_path / "out.json", done.image_folder)]
+    np.testing.assert_allclose(boxes, [[6, 8, 30, 24], [18, 4, 42, 36], [6, 4, 24, 20]], atol=1e-5)
+    assert (done.account.objects.kept, done.account.objects.changed) == (1, {"upright_box_of_polygon": 2})
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("0 .3 .3 0 .1", "boxes_without_area"),
+        ("0 .3 .3 1e-12 .1", "boxes_without_area"),
+        ("0 nan .3 .1 .1", "boxes_not_finite"),
+        ("0 7 7 .1 .1", "boxes_outside_image"),
+        ("0 .3 .3 .1", "annotations_malformed"),
+        ("0 .3 .3 wide .1", "annotations_malformed"),
+        ("0 0,3 .3 .1 .1", "annotations_malformed"),
+        ("2 .3 .3 .1 .1", "classes_unknown"),
+        ("-1 .3 .3 .1 .1", "classes_unknown"),
+        ("1.5 .3 .3 .1 .1", "classes_unknown"),
+        ("barge .3 .3 .1 .1", "classes_unknown"),
+    ],
+)
+def test_one_invalid_line_is_left_out_and_named(tmp_path, line, reason):
+    root = yolo(tmp_path / "data", f"0 .5 .5 .2 .2\n\n{line}\n1.0 .5 .5 .2 .2\nferry .2 .2 .2 .2\n")
+    done = convert("yolo", root, tmp_path / "out.json")
+    assert done.account.objects.dropped == {reason: 1}
+    assert done.account.objects.examples[reason][0].startswith(f"{root / 'labels' / 'a.txt'}: line 3")
+    assert done.objects == {"tug": 1, "ferry": 2}
+
+
+def test_refuses_boxes_of_another_form(tmp_path):
+    root = yolo(tmp_path / "data", "0 30 20 10 10\n0 40 20 10 10\n0 .5 .5 .2 .2\n")  # most are pixels
+    with pytest.raises(DataError, match="2 boxes that do not fit their images"):
+        convert("yolo", root, tmp_path / "out.json")
+    with pytest.raises(DataError, match="has no object that can be used"):
+        convert("yolo", yolo(tmp_path / "all", "0 30 20 10 10\n"), tmp_path / "out.json")
+    assert not (tmp_path / "out.json").exists()
+
+
+ROBOFLOW = "train: ../train/images\nval: ..\\valid\\images\ntest:\nnc: 2\nnames: ['tug', 'no']\n"
+
+
+@pytest.mark.parametrize(("split", "images"), [(None, 2), ("train", 1), ("valid", 1), ("val", 1)])
+@pytest.mark.parametrize("names", ["['tug', 'no']", "{0: tug, 1: no}", "\n- tug\n- no"])
+def test_reads_the_data_yaml_of_roboflow(tmp_path, split, images, names):
+    root = tmp_path / "data"
+    for part in ("train", "valid"):
+        yolo(root, "1 0.5 0.5 0.2 0.2\n", image=f"{part}/images/a.png", labels=f"{part}/labels/a.txt")
+    (root / "classes.txt").unlink()
+    (root / "data.yaml").write_text(ROBOFLOW.replace("['tug', 'no']", names))
+    for source in (root, root / "data.yaml"):
+        done = convert("yolo", source, tmp_path / "out.json", split=split)
+        assert (done.images, done.objects) == (images, {"tug": 0, "no": images})
+        read = read_coco(tmp_path / "out.json", images=done.image_folder)
+        assert all(image.path.is_file() for image in read.images)
+
+
+def test_key_points_follow_the_box(tmp_path):
+    root = yolo(tmp_path / "data", "0 0.5 0.5 0.2 0.2 0.9 0.9\n")
+    (root / "data.yaml").write_text("names: [tug]\nkpt_shape: [1, 2]\ntrain: images\n")
+    done = convert("yolo", root, tmp_path / "out.json")
+    np.testing.assert_allclose(found(tmp_path / "out.json", done.image_folder)[0][1], [24, 16, 36, 24], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("names: [tug\n", "is not a YAML file"),
+        ("- tug\n", "is not a data.yaml"),
+        ("train: images\n", "has no valid class names"),
+        ("names: {0: tug, 2: barge}\n", "has no valid class names"),
+        ("names: [tug]\nnc: 3\n", "has 1 names: got nc: 3"),
+        ("names: [tug]\ntrain: /etc\n", "names an image folder that is not inside"),
+        ("names: [tug]\ntrain: ../..\n", "names an image folder that is not inside"),
+        ("names: [tug]\ntrain: absent/images\n", "names an image folder that is not inside"),
+        ("names: [tug]\ntrain: !!python/object/apply:os.system [ls]\n", "names an image folder that is not inside"),
+    ],
+)
+def test_refuses_an_invalid_data_yaml(tmp_path, text, message):
+    root = yolo(tmp_path / "data", "0 0.5 0.5 0.2 0.2\n")
+    (root / "data.yaml").write_text(text)
+    with pytest.raises(DataError, match=message):
+        convert("yolo", root, tmp_path / "out.json")
+
+
+@pytest.mark.parametrize(
+    ("word", "ignored", "unclear"),
+    [("0", 0, 0), ("0.0", 0, 0), ("False", 0, 0), ("Unspecified", 0, 0), ("1", 1, 0), ("true", 1, 0), ("so so", 0, 1)],
+)
+def test_difficult_as_a_number_or_a_word(tmp_path, word, ignored, unclear):
+    (tmp_path / "Annotations").mkdir()
+    (tmp_path / "Annotations" / "a.xml").write_text(xml([voc_object("a", extra=f"<difficult>{word}</difficult>")]))
+    write_image(tmp_path / "JPEGImages" / "a.png")
+    done = convert("voc", tmp_path, tmp_path / "out.json")
+    assert done.ignored == ignored
+    assert done.account.objects.changed == ({"flags_unclear": 1} if unclear else {})
+
+
+def test_sizes_and_partners_of_voc_files(tmp_path):
+    (tmp_path / "Annotations").mkdir()
+    texts = {"zero": xml([voc_object("a")]).replace(">60<", ">0<"), "other": xml([voc_object("a")]).replace("60", "90")}
+    texts |= {"good": xml([voc_object("a")]), "gone": xml([voc_object("a")] * 2), "broken": "<annotation>"}
+    for stem, text in texts.items():
+        (tmp_path / "Annotations" / f"{stem}.xml").write_text(text)
+    for stem in ("zero", "other", "good", "broken", "unlabeled"):
+        write_image(tmp_path / "JPEGImages" / f"{stem}.png")
+    account = convert("voc", tmp_path, tmp_path / "out.json").account
+    assert (account.images.received, account.images.kept) == (6, 1)
+    assert account.images.changed == {"sizes_malformed": 1}
+    assert account.images.dropped == {
+        "files_missing": 1,
+        "labels_missing": 1,
+        "labels_unreadable": 1,
+        "sizes_differ": 1,
+    }
+    assert account.objects.dropped == {"files_missing": 2, "sizes_differ": 1}
+
+
+@pytest.mark.parametrize(("orientation", "stated", "written"), [(6, SIZE[::-1], 1), (6, SIZE, 1), (3, SIZE, 0)])
+def test_voc_labels_of_an_image_with_an_exif_orientation(tmp_path, orientation, stated, written):
+    exif = Image.Exif()
+    exif[0x112] = orientation
+    (tmp_path / "JPEGImages").mkdir()
+    (tmp_path / "Annotations").mkdir()
+    for stem, tag in (("a", exif.tobytes()), ("b", b"")):
+        Image.fromarray(np.full((*SIZE, 3), 90, np.uint8)).save(tmp_path / "JPEGImages" / f"{stem}.png", exif=tag)
+        text = xml([voc_object("ship")])
+        if stem == "a" and stated != SIZE:
+            text = text.replace("width", "side").replace("height", "width").replace("side", "height")
+        (tmp_path / "Annotations" / f"{stem}.xml").write_text(text)
+    done = convert("voc", tmp_path, tmp_path / "out.json")
+    assert done.images == 1 + written
+    assert done.account.images.dropped == ({} if written else {"orientation_unclear": 1})
+    for image in read_coco(tmp_path / "out.json", images=done.image_folder).images:
+        assert read_image(image.path, size=image.size).shape[:2] == image.size
+
+
+def coco(**changes: object) -> dict[str, object]:
+    box = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [5, 6, 20, 10], "iscrowd": 0}
+    image = {"id": 1, "file_name": "a.png", "height": SIZE[0], "width": SIZE[1]}
+    return {"images": [image], "annotations": [box], "categories": [{"id": 1, "name": "tug"}], **changes}
+
+
+def test_coco_files_with_mistakes(tmp_path):
+    write_image(tmp_path / "sub" / "a.png")  # beside the file, as Roboflow exports it
+    content = coco(
+        categories=[
+            {"id": 0, "name": "ships", "supercategory": "none"},
+            {"id": "1", "name": "tug", "supercategory": "ships"},
+        ],
+        images=[
+            {"id": 1, "file_name": "sub\\a.png", "height": "40", "width": 60},
+            {"id": 2, "file_name": "gone.png", "height": 40, "width": 60},
+        ],
+        annotations=[
+            {"id": 1, "image_id": "1", "category_id": 1, "bbox": [5, 6, 20, 10], "attributes": {"course": 40}},
+            {"id": 2, "image_id": 1, "category_id": 1, "bbox": [5, 6, 0, 10]},
+            {"id": 3, "image_id": 2, "category_id": 1, "bbox": [5, 6, 20, 10]},
+            {"id": 4, "image_id": 1, "category_id": 1, "bbox": [30, 20, 20, 10]},
+        ],
+    )
+    (tmp_path / "_annotations.coco.json").write_text(json.dumps(content))
+    done = convert("coco", tmp_path / "_annotations.coco.json", tmp_path / "out.json")
+    assert (done.objects, done.image_folder) == ({"tug": 2}, tmp_path)
+    assert done.account.images.dropped == {"files_missing": 1}
+    assert done.account.objects.dropped == {"boxes_without_area": 1, "files_missing": 1}
+    written = json.loads((tmp_path / "out.json").read_text())
+    assert written["images"][0]["file_name"] == "sub/a.png"
+    assert written["images"][0]["source_id"] == 1
+    assert written["annotations"][0]["attributes"] == {"course": 40}
+
+
+def test_coco_files_whose_images_are_elsewhere(tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps(coco()))
+    done = convert("coco", tmp_path / "a.json", tmp_path / "out.json")
+    assert (done.images, done.account.images.kept, done.image_folder) == (1, 1, tmp_path / "images")
