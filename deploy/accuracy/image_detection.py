@@ -133,7 +133,6 @@ def _result(
     found = hooks.postprocess(candidates, config, size=tiling.tile_px)
     placed, combined = combine_tiles(found, image, config, hooks)
     detections = image.to_image(combined)
-    detections = detections.select(np.arange(min(len(detections), config.max_detections)))
     if not keep_candidates:
         return ImageResult(detections)
     likely, digest = _likely_candidates(candidates, image, config), hashlib.sha256(image.tiles.tobytes()).hexdigest()

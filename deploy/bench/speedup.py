@@ -8,6 +8,9 @@ from collections.abc import Sequence
 
 from ifkd.core.config import Schema
 
+MIN_ROUNDS = 3
+"""Least number of rounds of a conclusive comparison."""
+
 
 class EngineSpeedup(Schema):
     """The latency of an engine relative to that of a baseline."""
@@ -27,7 +30,7 @@ class EngineSpeedup(Schema):
     speedup: float
     """1 / latency_ratio."""
     conclusive: bool
-    """Whether the same engine is faster in all rounds."""
+    """Whether the same engine is faster in all rounds, of which there are at least `MIN_ROUNDS`."""
 
 
 def engine_speedup(
@@ -51,5 +54,5 @@ def engine_speedup(
         latency_ratio_min=low,
         latency_ratio_max=high,
         speedup=1 / middle,
-        conclusive=low > 1 or high < 1,
+        conclusive=len(rounds) >= MIN_ROUNDS and (low > 1 or high < 1),
     )

@@ -103,8 +103,9 @@ def _summary(manifest: "Manifest") -> list[str]:
         for name, check in manifest.checks.items()
     ]
     for name, record in manifest.quantization.items():
+        loss = "an unknown number of" if record.map_loss is None else f"{100 * record.map_loss:.2f}"
         lines.append(
-            f"{name}: {size[name]}, loses {100 * record.map_loss:.2f} points of mAP on the validation split with "
+            f"{name}: {size[name]}, loses {loss} points of mAP on the validation split with "
             f"{len(record.float_layers)} of {record.layers} layers in float; "
             f"calibrated by {record.calibration.method} on {record.calibration.source}"
         )

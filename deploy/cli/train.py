@@ -55,8 +55,9 @@ def report_result(result: "TrainingResult", folder: Path, *, quiet: bool) -> dic
 
     if rank() > 0:
         return None
-    checkpoint, score = folder / result.checkpoint, f"validation mAP {result.best_validation_map:.3f}"
+    checkpoint, best = folder / result.checkpoint, result.best_validation_map
     if not quiet:
+        score = "validation mAP n/a" if best is None else f"validation mAP {best:.3f}"
         time = f"{result.epochs} epochs ({result.train_seconds / 60:.1f} min)"
         print(f"{result.label}: {score} after {time}\n{checkpoint}")  # noqa: T201
     return {**result.model_dump(mode="json"), "checkpoint": str(checkpoint)}

@@ -21,6 +21,7 @@ from deploy.parity.tolerances import AP_LABELS
 from deploy.report.report import Report
 from ifkd import __version__
 from ifkd.core.config import Schema
+from ifkd.core.errors import DataError
 
 F = TypeVar("F")
 ChangeState = Literal["same", "better", "regression", "not judged"]
@@ -99,12 +100,21 @@ class Comparison(Schema):
 
 
 def compare(reports: Mapping[str, Report], limits: RegressionLimits | None = None) -> Comparison:
-    """Compare reports, given by their path, with the first of them."""
+    """Compare reports, given by their path, with the first of them.
+
+    Raises:
+        DataError: No figure of a report can be compared with the baseline's.
+    """
     limits = limits or RegressionLimits()
     contents = list(reports.values())
     accuracy, engines = _accuracy_rows(contents, limits), _engine_rows(contents, limits)
     rows = [*accuracy, *_parity_rows(contents), *engines, *_scene_rows(contents, limits)]
     rows = [row for row in rows if any(one.value is not None for one in row.values)]
+    for index in range(1, len(contents)):
+        figures = [row.values[index] for row in rows if row.values[0].value is not None]
+        if all(one.state == "not judged" for one in figures):
+            reasons = ", ".join(sorted({one.reason for one in figures})) or "they have no figure in common"
+            raise DataError("The reports cannot be compared", got=f"{LETTERS[index]} and A: {reasons}")
     regressions = tuple(
         f"{LETTERS[index]}: {row.name} {one.change}, {one.reason}"
         for row in rows
@@ -180,14 +190,18 @@ def _row(
 def _compare_evaluations(
     one: Evaluation, before: Evaluation | None, *, key: str, limits: RegressionLimits
 ) -> ComparedFigure:
-    value = float(getattr(one.metrics, key))
+    value: float | None = getattr(one.metrics, key)
     if before is None:
         return _compare_ap(value, None, limits=limits)
     obstacle = "the annotation files differ" if one.data.sha256 != before.data.sha256 else ""
-    return _compare_ap(value, float(getattr(before.metrics, key)), limits=limits, obstacle=obstacle)
+    return _compare_ap(value, getattr(before.metrics, key), limits=limits, obstacle=obstacle)
 
 
-def _compare_ap(value: float, before: float | None, *, limits: RegressionLimits, obstacle: str = "") -> ComparedFigure:
+def _compare_ap(
+    value: float | None, before: float | None, *, limits: RegressionLimits, obstacle: str = ""
+) -> ComparedFigure:
+    if value is None:
+        return ComparedFigure(value=None, text=ABSENT, state="not judged", reason="no labeled object")
     text, limit = f"{value:.3f}", limits.accuracy_drop
     if before is None:
         return ComparedFigure(value=value, text=text)

@@ -26,7 +26,7 @@ def accuracy_charts(evaluations: Mapping[str, Evaluation]) -> list[Chart]:
     points = [
         NamedPoint(name, evaluation.model.parameters / 1e6, evaluation.metrics.mean_ap)
         for name, evaluation in evaluations.items()
-        if evaluation.model.parameters
+        if evaluation.model.parameters and evaluation.metrics.mean_ap is not None
     ]
     if len(points) > 1:
         title = "Accuracy against size"
@@ -54,9 +54,9 @@ def latency_charts(benches: Sequence[Bench], parities: Sequence[Parity]) -> list
             samples = [value / 1e6 / cell.batch for window in cell.latency.windows_ns for value in window]
             rows.append(SampleSeries(label, tuple(samples)))
             parity = parity_of(cell, parities)
-            if parity is not None and parity.metrics is not None and cell.batch == 1:
-                latency_ms = cell.latency.per_tile.p50_ms
-                points.append(NamedPoint(engine_label(cell, bench), latency_ms, parity.metrics.mean_ap))
+            mean_ap = None if parity is None or parity.metrics is None else parity.metrics.mean_ap
+            if mean_ap is not None and cell.batch == 1:
+                points.append(NamedPoint(engine_label(cell, bench), cell.latency.per_tile.p50_ms, mean_ap))
     found = []
     if len(points) > 1:
         title = "Accuracy against latency"

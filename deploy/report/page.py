@@ -4,6 +4,7 @@ import base64
 import json
 import re
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ from deploy.report.figures import accuracy_charts, latency_charts, parity_charts
 from deploy.report.parity_tables import drift_source_table, drift_table, tolerance_table, unmatched_table
 from deploy.report.report import Report
 from deploy.report.reported_scene import ReportedScene, ReportPicture
-from deploy.report.tables import accuracy_table, engine_table, three_digits
+from deploy.report.tables import accuracy_table, engine_table, shown, three_digits
 from deploy.report.verdict import Status, fastest_cell, trained_roles
 from ifkd.core.config import flatten
 from ifkd.core.files import atomic_path, make_folder, write_json
@@ -65,7 +66,7 @@ def render(report: Report) -> dict[str, bytes]:
     """
     view = _view(report)
     templates = jinja_environment("deploy.report", need="`ifkd report`")
-    templates.filters["md"] = escape_markdown
+    templates.filters |= {"md": escape_markdown, "fixed": partial(shown, form=".3f")}
     pages = {name: templates.get_template(f"{name}.j2").render(view) for name in ("report.html", "report.md")}
     pages |= {f"figures/{chart.name}.svg": chart.svg(standalone=True) + "\n" for chart in _all_charts(view)}
     files = {name: text.encode() for name, text in pages.items()}
@@ -168,9 +169,10 @@ def _summary_tiles(report: Report) -> list[SummaryCard]:
         evaluation = report.evaluations[best]
         condition = f"{best}, {evaluation.data.images} images"
         if "plain" in roles and roles["plain"] != best:
-            gain = evaluation.metrics.mean_ap - report.evaluations[roles["plain"]].metrics.mean_ap
-            condition = f"{best}; {gain:+.3f} compared with the plain student"
-        tiles.append(SummaryCard(f"{evaluation.metrics.mean_ap:.3f}", "mAP", condition))
+            own_map, plain_map = evaluation.metrics.mean_ap, report.evaluations[roles["plain"]].metrics.mean_ap
+            if own_map is not None and plain_map is not None:
+                condition = f"{best}; {own_map - plain_map:+.3f} compared with the plain student"
+        tiles.append(SummaryCard(shown(evaluation.metrics.mean_ap, ".3f"), "mAP", condition))
         teacher = report.evaluations[roles["teacher"]].model.parameters if "teacher" in roles else None
         own = evaluation.model.parameters
         if own and teacher and roles["teacher"] != best:
@@ -233,5 +235,5 @@ def _settings(one: Evaluation) -> str:
     return (
         f"{one.data.images} images with {one.data.objects} objects of {one.data.path}, scale {one.scale:g}, "
         f"score above {one.postprocess.score_threshold:g}, NMS at IoU {one.postprocess.iou_threshold:g}, "
-        f"at most {one.postprocess.max_detections} detections per image"
+        f"at most {one.postprocess.max_detections} detections per tile"
     )

@@ -50,7 +50,7 @@ def reach_verdict(
     headline = "All engine files match the trained network."
     if "failed" in states:
         status, headline = "failed", "Not all engine files match the trained network."
-    elif not parities:
+    elif not any(parity.cells for parity in parities):
         status, headline = "incomplete", "Parity was not measured, so there is no verdict on the engine files."
     elif any(parity.partial for parity in parities):
         status, headline = "incomplete", "Parity was interrupted, so there is no verdict on all engine files."
@@ -107,15 +107,19 @@ def _accuracy(evaluations: Mapping[str, Evaluation]) -> Iterator[VerdictReason]:
     distilled, plain, teacher = found.get("distilled"), found.get("plain"), found.get("teacher")
     if distilled is not None and plain is not None:
         before, after = plain.metrics.mean_ap, distilled.metrics.mean_ap
-        change = f"by {after - before:+.3f}, from {before:.3f} to {after:.3f}"
         rule = f"one training run each; {distilled.metrics.images} images with {distilled.metrics.objects} objects"
-        yield _reason("info", f"Distillation changes the mAP of the student {change}.", rule)
+        if before is not None and after is not None:
+            change = f"by {after - before:+.3f}, from {before:.3f} to {after:.3f}"
+            yield _reason("info", f"Distillation changes the mAP of the student {change}.", rule)
     if distilled is not None and teacher is not None and distilled.model.parameters and teacher.model.parameters:
         own, reference = distilled.metrics.mean_ap, teacher.metrics.mean_ap
-        fraction = f"{own / reference:.0%}" if reference else "no comparable fraction"
+        fraction = f"{own / reference:.0%}" if own is not None and reference else "no comparable fraction"
         size = f"{distilled.model.parameters / teacher.model.parameters:.0%} of the teacher's parameters"
         text = f"The student has {size} and {fraction} of its mAP."
         yield _reason("info", text, "trained parameters, without running statistics")
+    if empty := [name for name, evaluation in evaluations.items() if not evaluation.metrics.objects]:
+        text = f"No object is labeled in the data of {', '.join(empty)}, so there is no accuracy."
+        yield _reason("warning", text, "labeled objects")
     if len({evaluation.data.sha256 for evaluation in evaluations.values()}) > 1:
         text = "The evaluations used different annotation files, so their metrics cannot be compared."
         yield _reason("warning", text, "equal digests of the annotation files")

@@ -118,8 +118,7 @@ class SceneGroundTruth:
 
     def score(self, detections: Detections, *, score_threshold: float) -> SceneScore:
         """Return the metrics of detections: average precisions of all, the others of those at or above a score."""
-        most = int(np.bincount(detections.labels, minlength=1).max())
-        metrics = evaluate(self._dataset, {self._image.id: detections}, max_detections=max(100, most))
+        metrics = evaluate(self._dataset, {self._image.id: detections})
         found = detections.select(detections.scores >= np.float32(score_threshold))
         matches = match_objects(found, self._image)
         per_class: dict[str, ClassScore] = {}
@@ -134,9 +133,9 @@ class SceneGroundTruth:
             ground_truth=str(self._path),
             image_id=self._image.id,
             score_threshold=score_threshold,
-            mean_ap=metrics.mean_ap if metrics.objects else None,
-            ap50=metrics.ap50 if metrics.objects else None,
-            ap75=metrics.ap75 if metrics.objects else None,
+            mean_ap=metrics.mean_ap,
+            ap50=metrics.ap50,
+            ap75=metrics.ap75,
             **_rates(true_positives, false_positives, metrics.objects),
             objects=metrics.objects,
             detections=len(found),

@@ -114,9 +114,9 @@ class QuantizationStep(Schema):
     """One step of the search for layers to keep in float, without the last layers of the head."""
 
     float_layers: int
-    mean_ap: float
-    map_loss: float
-    """mAP of the FP32 file minus mAP of this step."""
+    mean_ap: float | None
+    map_loss: float | None
+    """mAP of the FP32 file minus mAP of this step; None without labeled objects, as `mean_ap`."""
 
 
 class TileLatency(Schema):
@@ -139,8 +139,8 @@ class QuantizationDecision(Schema):
     """Comparison of an INT8 file with the floating-point file that would be used otherwise, the baseline."""
 
     baseline: Precision
-    map_loss: float
-    """mAP of the baseline minus mAP of the INT8 file."""
+    map_loss: float | None
+    """mAP of the baseline minus mAP of the INT8 file; None without labeled objects."""
     per_class_loss: dict[str, float]
     latency: dict[Precision, TileLatency] = {}
     """Latency of this file and of the floating-point files; empty for a file that runs on a GPU."""
@@ -148,7 +148,7 @@ class QuantizationDecision(Schema):
     """CPU threads of the latency measurement."""
     speedup: dict[Precision, Int8Speedup] = {}
     recommended: bool | None
-    """Whether to use the INT8 file; None if its accuracy is sufficient and its latency was not measured."""
+    """Whether to use the INT8 file; None if its accuracy or its latency is unknown and nothing else is against it."""
     reason: str
 
 
@@ -164,8 +164,8 @@ class QuantizationRecord(Schema):
     search: tuple[QuantizationStep, ...]
     """mAP on the validation split, step by step."""
     max_map_loss: float
-    map_loss: float
-    """mAP of the FP32 file minus mAP of this file."""
+    map_loss: float | None
+    """mAP of the FP32 file minus mAP of this file; None without labeled objects."""
     per_class_loss: dict[str, float]
     head_error: float
     """RMS error of the head's outputs, relative to their standard deviation."""

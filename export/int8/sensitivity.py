@@ -53,9 +53,9 @@ def quantize_within_limit(
     while True:
         quantizer.write(path, float_layers=kept)
         metrics = tiles.evaluate(path)
-        loss = reference.mean_ap - metrics.mean_ap
+        loss = map_loss_of(reference, metrics)
         search.append(QuantizationStep(float_layers=len(kept), mean_ap=metrics.mean_ap, map_loss=loss))
-        if loss <= max_map_loss or at_maximum or (ranking and count >= len(ranking)):
+        if loss is None or loss <= max_map_loss or at_maximum or (ranking and count >= len(ranking)):
             break
         if not ranking:
             ranking = rank_layers(quantizer, source, tiles.pixels[:RANKING_TILES])
@@ -74,13 +74,13 @@ def quantize_within_limit(
         map_loss=loss,
         per_class_loss=per_class_loss_of(reference, metrics),
         head_error=head_error,
-        passed=loss <= max_map_loss and head_error <= MAX_HEAD_ERROR,
+        passed=(loss is None or loss <= max_map_loss) and head_error <= MAX_HEAD_ERROR,
     )
     if not record.passed:
         raise VerdictError(
             f"{path.name} is too inaccurate",
-            got=f"a loss of mAP of {loss:.4f} with {len(kept)} of {record.layers} layers in float, "
-            f"and a relative error of {head_error:.3f} of the head's outputs",
+            got=f"a loss of mAP of {'n/a' if loss is None else f'{loss:.4f}'} with {len(kept)} of {record.layers} "
+            f"layers in float, and a relative error of {head_error:.3f} of the head's outputs",
             expected=f"at most {max_map_loss:g} and {MAX_HEAD_ERROR:g}",
             hint="Remove this precision, calibrate on more tiles or by another export.calibration.method, or, for "
             "processors with VNNI only, set export.calibration.reduce_range=false.",
@@ -146,6 +146,13 @@ def relative_error(reference: Sequence[Array], other: Sequence[Array]) -> float:
         deviation = float(np.sqrt(np.mean((this - this.mean()) ** 2)))
         errors.append(float(np.sqrt(np.mean((that - this) ** 2))) / max(deviation, 1e-12))
     return float(np.mean(errors))
+
+
+def map_loss_of(reference: Metrics, metrics: Metrics) -> float | None:
+    """Return the loss of mAP on the same data; None without objects."""
+    if reference.mean_ap is None or metrics.mean_ap is None:
+        return None
+    return reference.mean_ap - metrics.mean_ap
 
 
 def per_class_loss_of(reference: Metrics, metrics: Metrics) -> dict[str, float]:

@@ -14,7 +14,7 @@ class PostprocessConfig(Schema):
     iou_threshold: float = 0.5
     """IoU threshold of non-maximum suppression within a class."""
     max_detections: int = 100
-    """Maximum number of detections per image or tile."""
+    """Maximum number of detections per tile; an image of several tiles may have more."""
 
 
 def postprocess(

@@ -29,22 +29,23 @@ class ClassMetrics(Schema):
 
 
 class Metrics(Schema):
-    """COCO box metrics of a detector on a data set, between 0 and 1."""
+    """COCO box metrics of a detector on a data set, between 0 and 1; averages are None without objects."""
 
-    mean_ap: float
+    mean_ap: float | None
     """Mean over IoU 0.50 to 0.95 and over the classes with objects."""
-    ap50: float
-    ap75: float
+    ap50: float | None
+    ap75: float | None
     images: int
     objects: int
     per_class: dict[str, ClassMetrics]
 
 
-def evaluate(dataset: CocoDataset, detections: Mapping[int, Detections], *, max_detections: int = 100) -> Metrics:
+def evaluate(dataset: CocoDataset, detections: Mapping[int, Detections]) -> Metrics:
     """Return the COCO metrics of detections, given by image id; a missing image has none.
 
-    The `max_detections` with the best scores count per image and class; whole scenes need more than COCO's 100.
+    All detections count: COCO's limit of 100 per image and class is too low for large images.
     """
+    most = max((int(np.bincount(found.labels).max()) for found in detections.values() if len(found)), default=1)
     category_ids = tuple(range(1, len(dataset.classes) + 1))
     with contextlib.redirect_stdout(io.StringIO()):
         ground_truth = COCO()
@@ -52,17 +53,16 @@ def evaluate(dataset: CocoDataset, detections: Mapping[int, Detections], *, max_
         ground_truth.createIndex()
         results = coco_results(detections.items(), category_ids)
         evaluator = COCOeval(ground_truth, ground_truth.loadRes(results) if results else COCO(), "bbox")
-        evaluator.params.maxDets = [1, 10, max_detections]
+        evaluator.params.maxDets = [1, 10, max(100, most)]
         evaluator.params.imgIds = [image.id for image in dataset.images]
         evaluator.params.catIds = list(category_ids)
         evaluator.evaluate()
         evaluator.accumulate()
-    precision = evaluator.eval["precision"][:, :, :, 0, 2]  # IoU, recall, class; all areas, max_detections
+    precision = evaluator.eval["precision"][:, :, :, 0, 2]  # IoU, recall, class; all areas, all detections
     counts = dataset.objects_per_class()
     means = [_means(precision[:, :, label]) for label in range(len(counts))]
     per_class = {name: ClassMetrics(**of, objects=counts[name]) for name, of in zip(counts, means, strict=True)}
-    overall = {key: mean or 0.0 for key, mean in _means(precision).items()}
-    return Metrics(**overall, images=len(dataset), objects=sum(counts.values()), per_class=per_class)
+    return Metrics(**_means(precision), images=len(dataset), objects=sum(counts.values()), per_class=per_class)
 
 
 def _means(precision: Any) -> dict[str, float | None]:

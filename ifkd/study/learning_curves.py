@@ -45,8 +45,9 @@ def read_learning_curves(run_folders: Sequence[Path]) -> LearningCurves:
     terms = dict.fromkeys(term for run in losses for term in run)
     curves = {term: downsample(average_runs([run[term] for run in losses if term in run])) for term in terms}
     validations = [[entry for entry in entries if "validation" in entry] for entries in runs]
-    maps = [{float(one["epoch"]): 100 * one["validation"]["mean_ap"] for one in entries} for entries in validations]
-    return LearningCurves(average_runs(maps), curves)
+    maps = [{float(one["epoch"]): one["validation"]["mean_ap"] for one in entries} for entries in validations]
+    points = [{epoch: 100 * value for epoch, value in one.items() if value is not None} for one in maps]
+    return LearningCurves(average_runs(points), curves)
 
 
 def average_runs(runs: Sequence[Mapping[float, float]]) -> Curve:

@@ -11,8 +11,9 @@ from pydantic import ValidationError
 from ifkd.compute.device import best_device
 from ifkd.core.config import differences, dump
 from ifkd.core.config import load as load_config
-from ifkd.core.errors import OutputError
+from ifkd.core.errors import DataError, OutputError
 from ifkd.core.files import file_lock, make_folder, sha256_of, write_json, write_text
+from ifkd.data.coco import CocoDataset
 from ifkd.data.splits import read_split
 from ifkd.models.checkpoint import build_from, load_checkpoint
 from ifkd.recipe import Recipe
@@ -63,11 +64,13 @@ class Study:
 
         Raises:
             ConfigError: A variant does not fit the recipe. Nothing is trained.
+            DataError: The test split cannot be read or has no labeled object. Nothing is trained.
             OutputError: The folder contains a study of another recipe.
             TrainingError: Some runs failed; the others are finished.
         """
         if note := self._student_training_note():
             logger.warning("The plain student is trained with %s", note)
+        self._test_split()
         for variant in self.variants:
             load_config(self.recipe_path, Recipe, (*self.overrides, *variant.overrides))
         with file_lock(make_folder(self.folder) / "lock"):
@@ -167,10 +170,17 @@ class Study:
         if cached is not None and cached.checkpoint_sha256 == digest:
             return cached
         detector = build_from(load_checkpoint(folder.best)).to(best_device())
-        metrics = validate(detector, read_split(recipe.data, "test"), recipe)
+        metrics = validate(detector, self._test_split(), recipe)
         run = EvaluatedRun(metrics=metrics, train_seconds=folder.read_result().train_seconds, checkpoint_sha256=digest)
         write_json(folder.path / TEST_METRICS, run.model_dump(mode="json"))
         return run
+
+    def _test_split(self) -> CocoDataset:
+        """Return the test split; without labeled objects it cannot compare runs."""
+        dataset = read_split(self.recipe.data, "test")
+        if not sum(dataset.objects_per_class().values()):
+            raise DataError(f"{dataset.path} has no labeled object, so runs cannot be compared on it")
+        return dataset
 
     def _conditions(self, teacher: EvaluatedRun, students: list[EvaluatedRun]) -> dict[str, str]:
         """Return networks, data and schedule in words."""

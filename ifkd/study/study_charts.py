@@ -75,7 +75,7 @@ def sweep_chart(record: StudyRecord) -> Chart:
     """Return mAP by the swept parameter with its spread over seeds; teacher and plain student are dashed lines."""
     found = {value: map_spread(record.finished(label)) for label, value in record.parameter_values.items()}
     spreads = {value: spread for value, spread in sorted(found.items()) if spread is not None}
-    baselines = {"teacher": 100 * record.teacher.metrics.mean_ap}
+    baselines = {"teacher": 100 * record.teacher.mean_ap}
     if plain := map_spread(record.finished(PLAIN.label)):
         baselines["plain student"] = plain.mean
     lows = [one.mean - (one.std or 0.0) for one in spreads.values()]

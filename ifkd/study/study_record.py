@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from pydantic import field_validator
+
 from ifkd import __version__
 from ifkd.core.config import Schema
 from ifkd.core.versioned_json import read_versioned
@@ -24,6 +26,19 @@ class EvaluatedRun(Schema):
     metrics: Metrics
     train_seconds: float
     checkpoint_sha256: str
+
+    @property
+    def mean_ap(self) -> float:
+        """The mAP on the test split (0 to 1)."""
+        assert self.metrics.mean_ap is not None
+        return self.metrics.mean_ap
+
+    @field_validator("metrics")
+    @classmethod
+    def _has_objects(cls, metrics: Metrics) -> Metrics:
+        if not metrics.objects:
+            raise ValueError("the test split has no labeled object, so runs cannot be compared")
+        return metrics
 
 
 class StudyRecord(Schema):
@@ -101,11 +116,11 @@ def seed_spread(fractions: Iterable[float]) -> SeedSpread:
 
 def map_spread(runs: Sequence[EvaluatedRun]) -> SeedSpread | None:
     """Return the spread of mAP over finished runs; None without any."""
-    return seed_spread(run.metrics.mean_ap for run in runs) if runs else None
+    return seed_spread(run.mean_ap for run in runs) if runs else None
 
 
 def map_gain(record: StudyRecord, label: str) -> SeedSpread | None:
     """Return a variant's gain in mAP over the plain student of the same seed; None without a pair of finished runs."""
     pairs = zip(record.students[label], record.students[PLAIN.label], strict=True)
-    gains = [run.metrics.mean_ap - plain.metrics.mean_ap for run, plain in pairs if run and plain]
+    gains = [run.mean_ap - plain.mean_ap for run, plain in pairs if run and plain]
     return seed_spread(gains) if gains else None

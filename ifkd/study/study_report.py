@@ -52,7 +52,7 @@ def _student_cells(record: StudyRecord, label: str, runs: list[EvaluatedRun]) ->
     mean_ap, ap50, ap75 = (seed_spread(getattr(run.metrics, name) for run in runs) for name in METRICS)
     gain = map_gain(record, label)
     signed_gain = f"{gain:+}" if gain else ABSENT
-    to_teacher = f"{mean_ap.mean - 100 * record.teacher.metrics.mean_ap:+.1f}"
+    to_teacher = f"{mean_ap.mean - 100 * record.teacher.mean_ap:+.1f}"
     minutes = f"{statistics.fmean(run.train_seconds for run in runs) / 60:.1f}"
     return [f"{mean_ap}", f"{ap50}", f"{ap75}", "" if label == PLAIN.label else signed_gain, to_teacher, minutes]
 
@@ -63,7 +63,7 @@ def class_tables(record: StudyRecord) -> list[Table]:
     columns = {label: runs for label, runs in columns.items() if runs}
 
     def mean(class_name: str, metric: str, runs: list[EvaluatedRun]) -> str:
-        return f"{seed_spread(getattr(run.metrics.per_class[class_name], metric) or 0.0 for run in runs).mean:.1f}"
+        return f"{seed_spread(getattr(run.metrics.per_class[class_name], metric) for run in runs).mean:.1f}"
 
     tables = []
     for name, metric in {"AP": "mean_ap", "AP50": "ap50"}.items():
@@ -111,7 +111,7 @@ def _result_charts(record: StudyRecord) -> list[Chart]:
         return []
     if any(label in means for label in record.parameter_values):
         return [sweep_chart(record)]
-    means = {TEACHER: 100 * record.teacher.metrics.mean_ap, **means}
+    means = {TEACHER: 100 * record.teacher.mean_ap, **means}
     series, title = [Series("mAP", tuple(means.values()))], "mAP on the test split, mean over seeds"
     maximum = max(means.values())
     return [bar_chart("map", title, tuple(means), series, maximum=maximum, x_label="mAP, points", decimals=1)]

@@ -50,10 +50,11 @@ class MetricsLogger:
         self._write_scalars({**losses, **{f"speed/{name}": value for name, value in speed.items()}}, iteration)
         self._check_ratios(entry, warn=True)
 
-    def log_validation(self, epoch: int, iteration: int, metrics: dict[str, float]) -> None:
-        """Log the metrics of a validation."""
+    def log_validation(self, epoch: int, iteration: int, metrics: dict[str, float | None]) -> None:
+        """Log the metrics of a validation; TensorBoard gets those that are not None."""
         self._write_line({"epoch": epoch, "validation": metrics})
-        self._write_scalars({f"validation/{name}": value for name, value in metrics.items()}, iteration)
+        scalars = {f"validation/{name}": value for name, value in metrics.items() if value is not None}
+        self._write_scalars(scalars, iteration)
 
     def close(self) -> None:
         """Flush and close the TensorBoard file."""

@@ -146,6 +146,12 @@ def _plan_run(recipe: Recipe, folder: Path, label: str, role: RoleOptions, prove
     values = image_values([image.path for image in train_data.images], data.imagery)
     for remark in values.remarks:
         logger.warning("%s", remark)
+    for split, dataset in {"training": train_data, "validation": validation_data}.items():
+        if rank() == 0 and not sum(dataset.objects_per_class().values()):
+            effect = (
+                "there is nothing to learn" if split == "training" else "no mAP, so the last checkpoint is the best"
+            )
+            logger.warning("The %s split, %s, has no object: %s", split, dataset.path, effect)
     meta = CheckpointMeta(
         detector=role.detector,
         classes=train_data.classes,
@@ -211,8 +217,9 @@ def _check_teacher_checkpoint(teacher: Checkpoint, student: CheckpointMeta) -> N
 def _check_teacher_map(teacher: Detector, run: TrainingRun) -> None:
     min_map = run.recipe.distillation.min_teacher_map
     mean_ap = validate(teacher, run.validation_data, run.recipe).mean_ap
-    if mean_ap < min_map:
-        got, expected = f"validation mAP {mean_ap:.3f}", f"at least {min_map} (distillation.min_teacher_map)"
+    if (mean_ap or 0.0) < min_map:
+        shown = "n/a, as no object is labeled" if mean_ap is None else f"{mean_ap:.3f}"
+        got, expected = f"validation mAP {shown}", f"at least {min_map} (distillation.min_teacher_map)"
         hint = "Train the teacher longer, or check that it was trained with the recipe's data and scale."
         raise TrainingError("The teacher is too weak for distillation", got=got, expected=expected, hint=hint)
 

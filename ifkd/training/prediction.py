@@ -10,6 +10,7 @@ from jaxtyping import UInt8
 from ifkd.compute.distributed import gather_from_all, rank, world_size
 from ifkd.core.detections import Array, Candidates, Detections
 from ifkd.core.postprocess import PostprocessConfig, postprocess
+from ifkd.core.tiling import TileGrid
 from ifkd.data.coco import CocoDataset, LabeledImage
 from ifkd.data.metrics import Metrics, evaluate
 from ifkd.imagery.image_files import pad
@@ -41,6 +42,7 @@ def predict(
 ) -> Iterator[tuple[int, Detections]]:
     """Yield (image id, detections in pixels of the original image) of a detector in eval mode.
 
+    Images are processed whole; the limits of candidates and detections, which are those of a tile, grow with the size.
     `shard` is (index, count) of the batches to process. The images of a batch do not depend on it, because other
     images of a batch can change the last bit of a result.
     """
@@ -52,7 +54,10 @@ def predict(
     batches = [(size, group[at : at + BATCH_SIZE]) for size, group in groups for at in range(0, len(group), BATCH_SIZE)]
     for size, images in batches[shard[0] :: shard[1]]:
         pixels = [pad(load_scaled(image, data.scale, imagery=data.imagery)[0], size) for image in images]
-        detections = detect(detector, pixels, recipe.postprocess, per_level=recipe.export.candidates_per_level)
+        tiles = len(TileGrid(size, (data.tile_px, data.tile_px), 0))
+        limit = tiles * recipe.postprocess.max_detections
+        config = recipe.postprocess.model_copy(update={"max_detections": limit})
+        detections = detect(detector, pixels, config, per_level=tiles * recipe.export.candidates_per_level)
         for image, found in zip(images, detections, strict=True):
             yield image.id, found.resized(scaled_size(image.size, data.scale), image.size).clipped(image.size)
 

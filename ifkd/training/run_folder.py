@@ -24,7 +24,8 @@ class TrainingResult(Schema):
     label: str
     checkpoint: str
     """Path of the best checkpoint, relative to the run's folder."""
-    best_validation_map: float
+    best_validation_map: float | None
+    """None without labeled objects in the validation split."""
     last_validation: Metrics
     epochs: int
     iterations: int

@@ -108,7 +108,7 @@ class Trainer:
         result = TrainingResult(
             label=self.run.label,
             checkpoint=BEST,
-            best_validation_map=state.best_map,
+            best_validation_map=None if metrics.mean_ap is None else state.best_map,
             last_validation=metrics,
             epochs=state.epoch,
             iterations=state.iteration,
@@ -228,8 +228,9 @@ class Trainer:
         metrics, state, folder = self.evaluate(), self.state, self.run.folder
         self.log_validation(metrics)
         state.validations_since_best += 1
-        if metrics.mean_ap > state.best_map:
-            state.best_map, state.validations_since_best = metrics.mean_ap, 0
+        if metrics.mean_ap is None or metrics.mean_ap > state.best_map:  # without objects, the last one is the best
+            state.best_map = state.best_map if metrics.mean_ap is None else metrics.mean_ap
+            state.validations_since_best = 0
             if rank() == 0:
                 save_checkpoint(folder.best, self.saved_model(), self.run.meta)
                 if self.method is not None:

@@ -19,8 +19,10 @@ def comparison_data(record: StudyRecord) -> FigureData:
     runs: list[tuple[str, int, EvaluatedRun | None]] = [(TEACHER, record.seeds[0], record.teacher)]
     for label in labels_by_map(record):
         runs += [(label, seed, run) for seed, run in zip(record.seeds, record.students[label], strict=True)]
-    metrics = [(label, seed, run.metrics) for label, seed, run in runs if run is not None]
-    rows = [(label, seed, 100 * one.mean_ap, 100 * one.ap50, 100 * one.ap75) for label, seed, one in metrics]
+    names = ("mean_ap", "ap50", "ap75")
+    rows: list[Row] = [
+        (label, seed, *(100 * getattr(run.metrics, name) for name in names)) for label, seed, run in runs if run
+    ]
     return FigureData(("variant", "seed", "map_points", "ap50_points", "ap75_points"), rows)
 
 
@@ -37,7 +39,7 @@ def draw_comparison(record: StudyRecord, folder: Path) -> list[Path]:
         axes = grid[0, 0]
         for row, label in enumerate(labels):
             color = OKABE_ITO[4 if "ifkd" in label else 0]
-            values = [100 * run.metrics.mean_ap for run in record.finished(label)]
+            values = [100 * run.mean_ap for run in record.finished(label)]
             mean = statistics.fmean(values)
             axes.plot([mean, mean], [row - 0.32, row + 0.32], color=color, linewidth=2)
             axes.plot(values, [row] * len(values), "o", color=color, markersize=3.5, alpha=0.6, markeredgewidth=0)
@@ -50,11 +52,11 @@ def draw_comparison(record: StudyRecord, folder: Path) -> list[Path]:
 
 def sensitivity_data(record: StudyRecord) -> FigureData:
     """Return mAP in points of each finished run: teacher, plain student, and each value of the parameter."""
-    rows: list[Row] = [("teacher", "", record.seeds[0], 100 * record.teacher.metrics.mean_ap)]
+    rows: list[Row] = [("teacher", "", record.seeds[0], 100 * record.teacher.mean_ap)]
     for label, runs in record.students.items():
         series = "student" if label == PLAIN.label else str(record.parameter)
         value, finished = record.parameter_values.get(label, ""), zip(record.seeds, runs, strict=True)
-        rows += [(series, value, seed, 100 * run.metrics.mean_ap) for seed, run in finished if run is not None]
+        rows += [(series, value, seed, 100 * run.mean_ap) for seed, run in finished if run is not None]
     return FigureData(("series", "value", "seed", "map_points"), rows)
 
 
@@ -78,7 +80,7 @@ def draw_sensitivity(record: StudyRecord, folder: Path) -> list[Path]:
 def _draw_baselines(figure: Any, axes: Any, record: StudyRecord, *, map_axis: str) -> None:
     """Draw mAP of the teacher (dashed) and of the plain student (dotted) as lines; add the grid and the legend."""
     draw = axes.axhline if map_axis == "y" else axes.axvline
-    teacher = 100 * record.teacher.metrics.mean_ap
+    teacher = 100 * record.teacher.mean_ap
     draw(teacher, label="teacher", color=OKABE_ITO[7], linestyle=(0, (5, 2)), linewidth=1)
     if plain := map_spread(record.finished(PLAIN.label)):
         draw(plain.mean, label="plain student", color=OKABE_ITO[1], linestyle=(0, (1, 1.2)), linewidth=1.4)

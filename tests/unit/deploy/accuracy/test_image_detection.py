@@ -29,6 +29,12 @@ def test_large_images_are_tiled_and_merged(tmp_path):
     assert evaluate(dataset, found).mean_ap == pytest.approx(1.0)
 
 
+def test_the_limit_of_detections_is_that_of_a_tile(tmp_path):
+    dataset = data_at(fake.write_dataset(tmp_path / "w", images=1, size=(200, 260), objects=30))
+    (found,) = detect(fake.make_engine(), dataset, tiling(max_detections=12)).values()
+    assert len(found) == 30
+
+
 def test_detections_of_scaled_images_are_in_pixels_of_the_image(tmp_path):
     path = fake.write_dataset(tmp_path / "w", images=1, size=(161, 175))  # at half scale 80 x 88
     corner = Detections(np.array([[8, 4, 40, 44]], np.float32), np.ones(1, np.float32), np.zeros(1, np.int64))

@@ -47,6 +47,14 @@ def test_a_speedup_on_which_rounds_disagree_is_not_conclusive():
     assert engine_speedup("b", [[], [1]], baseline="a", baseline_windows=[[1], []], batch=1) is None
 
 
+def test_two_rounds_are_too_few_to_be_conclusive():
+    windows = [[90], [91], [92]]
+    two, three = (
+        engine_speedup("b", windows[:count], baseline="a", baseline_windows=[[100]] * 3, batch=1) for count in (2, 3)
+    )
+    assert (two.conclusive, three.conclusive) == (False, True)
+
+
 def test_the_reference_is_the_baseline_of_all_engines():
     cells = [cell for cell in parts.bench().cells if cell.backend == "onnxruntime"]
     assert {one.baseline for one in compute_speedups(cells)} == {"onnxruntime fp32"}

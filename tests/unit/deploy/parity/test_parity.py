@@ -15,7 +15,7 @@ from deploy.parity.drift_source import TileDrift, tile_drift
 from deploy.parity.matching import PairingCriteria, match
 from deploy.parity.parity import ParityReference, compare_engines
 from deploy.parity.parity_result import failed_cell, overall_verdict
-from deploy.parity.tolerances import ToleranceTable
+from deploy.parity.tolerances import ToleranceTable, check_tolerances
 from ifkd.core.detections import Detections
 from ifkd.core.postprocess import PostprocessConfig
 from ifkd.data.coco import CocoDataset, LabeledImage
@@ -419,6 +419,17 @@ def test_no_detections_do_not_pass(data):
     assert "nothing to compare" in cell.verdict
     assert cell.matched_fraction is None
     assert cell.drift is None
+
+
+def test_ties_alone_do_not_pass():
+    a, b = [[0, 0, 20, 20]], [[4, 0, 24, 20]]
+    ours = ImageResult(found(a, [0.9], [0]), found(b, [0.8999], [0]))
+    theirs = ImageResult(found(b, [0.8999], [0]), found(a, [0.9], [0]))
+    tolerances = ToleranceTable().fp32
+    matching = match({1: ours}, {1: theirs}, tolerances.pairing())
+    assert (matching.tied_count, matching.matched_fraction()) == ({0: 2}, None)
+    checks = check_tolerances(matching, None, None, None, tolerances)
+    assert [one.name for one in checks if not one.passed] == ["compared"]
 
 
 def test_one_engine_that_fails_does_not_stop_the_rest(reference):

@@ -9,6 +9,7 @@ from deploy.cli.main import main
 from deploy.report.compare import Comparison, RegressionLimits, compare
 from deploy.report.comparison_page import comparison_markdown, comparison_page, comparison_table
 from deploy.report.report import assemble
+from ifkd.core.errors import DataError
 from ifkd.core.timing import TimingSamples
 
 WINDOW = (1.0, 1.01, 0.99, 1.0, 1.02)
@@ -53,6 +54,29 @@ def test_a_report_equals_itself(base):
     assert comparison.regressions == ()
     assert set(states(comparison).values()) <= {"same", "not judged"}
     assert comparison.rows[0].values[0].value == base.evaluations["teacher"].metrics.mean_ap
+
+
+def test_reports_without_a_comparable_figure_have_no_verdict(base):
+    accuracy = base.model_copy(update={"benches": (), "parities": ()})
+    other = {
+        name: one.model_copy(update={"data": one.data.model_copy(update={"sha256": "0" * 64})})
+        for name, one in accuracy.evaluations.items()
+    }
+    with pytest.raises(DataError, match=r"cannot be compared: got B and A: the annotation files differ"):
+        compare({"a": accuracy, "b": accuracy.model_copy(update={"evaluations": other})})
+    nothing = accuracy.model_copy(update={"evaluations": {}})
+    with pytest.raises(DataError, match="no figure in common"):
+        compare({"a": nothing, "b": base})
+
+
+def test_accuracy_on_data_without_objects_is_not_judged(base):
+    empty = dict(base.evaluations)
+    one = empty["teacher"]
+    empty["teacher"] = one.model_copy(update={"metrics": one.metrics.model_copy(update={"mean_ap": None})})
+    comparison = compare({"a": base, "b": base.model_copy(update={"evaluations": empty})})
+    assert comparison.passed
+    assert states(comparison)["teacher mAP"] == "not judged"
+    assert "no labeled object" in comparison_markdown(comparison)
 
 
 def test_a_drop_of_accuracy_is_a_regression_and_a_gain_is_not(base):

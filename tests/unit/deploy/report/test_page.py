@@ -2,9 +2,11 @@ import base64
 import builtins
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from xml.etree import ElementTree as ET
 
+import numpy as np
 import pytest
 from fakes import drifting_engine as fake
 from fakes import report_inputs as parts
@@ -19,6 +21,7 @@ from deploy.report.reported_scene import read_picture, read_scene_run
 from deploy.report.tables import accuracy_table, engine_table
 from ifkd.core.errors import DataError, MissingExtraError
 from ifkd.core.html.chart import Series, bar_chart
+from ifkd.data.metrics import evaluate
 
 VOID = {"meta", "img", "link", "br", "hr", "input", "rect", "circle", "line", "path"}
 
@@ -252,6 +255,20 @@ def test_an_interrupted_measurement_is_stated(tmp_path):
     report = assemble(title="T", evaluations={}, benches=[parts.bench(partial=True)])
     assert "Interrupted: not all rounds were measured." in page_of(report).text
     assert any("interrupted" in reason.text for reason in report.verdict.reasons)
+
+
+def test_data_without_objects_and_parity_without_engines_give_no_verdict(tmp_path):
+    data = parts.dataset(tmp_path)
+    without = replace(data, images=tuple(replace(one, ignore=np.ones_like(one.ignore)) for one in data.images))
+    found = {"distilled student": parts.evaluations(without)["distilled student"], **parts.evaluations(data)}
+    empty = found["distilled student"].model_copy(update={"metrics": evaluate(without, {})})
+    parity = parts.parity(data).model_copy(update={"cells": (), "reference_metrics": evaluate(without, {})})
+    report = assemble(title="Empty", evaluations={**found, "distilled student": empty}, benches=[], parities=[parity])
+    assert report.verdict.status == "incomplete"
+    assert "No object is labeled in the data of distilled student" in report.verdict.reasons[-1].text
+    html = render(report)["report.html"].decode()
+    assert "0.000" not in console(report)
+    assert "mAP –;" in html
 
 
 def test_different_data_is_a_warning(tmp_path):

@@ -6,11 +6,22 @@ import pytest
 
 from export.bundle.manifest import Int8Speedup, Precision, QuantizationDecision
 from export.int8.decision import MAX_CLASS_LOSS, MIN_SPEEDUP, decide
+from ifkd.data.metrics import ClassMetrics, Metrics
+
+
+def metrics(mean_ap: float | None = 0.4, *, objects: int = 200, **of_class: int) -> Metrics:
+    """Return the metrics of the baseline; `of_class` are objects by class, by default 100."""
+    per_class = {
+        name: ClassMetrics(mean_ap=mean_ap, ap50=mean_ap, ap75=mean_ap, objects=of_class.get(name, 100))
+        for name in ("ferry", "tug")
+    }
+    return Metrics(mean_ap=mean_ap, ap50=mean_ap, ap75=mean_ap, images=30, objects=objects, per_class=per_class)
 
 
 def decision(**changes: Any) -> QuantizationDecision:
     arguments: dict[str, Any] = {
         "baseline": "fp16",
+        "metrics": metrics(),
         "map_loss": 0.002,
         "per_class_loss": {"ferry": 0.01, "tug": -0.01},
         "max_map_loss": 0.005,
@@ -64,3 +75,29 @@ def test_without_latency_only_accuracy_decides() -> None:
 
 def test_a_detector_without_class_metrics_is_decided_by_map_and_speedup() -> None:
     assert decision(per_class_loss={}).recommended is True
+
+
+@pytest.mark.parametrize(
+    ("baseline", "reason"),
+    [
+        (metrics(0.0), "fp16 has a mAP of 0.000 on 30 validation tiles with 200 objects, below 0.05"),
+        (metrics(0.9, objects=19), "30 validation tiles with 19 objects, fewer than 20, show no loss"),
+        (metrics(None, objects=0), "with 0 objects"),
+    ],
+)
+def test_there_is_no_decision_on_a_baseline_that_detects_too_little(baseline: Metrics, reason: str) -> None:
+    for loss in (0.0, 0.3, None):
+        found = decision(metrics=baseline, map_loss=loss)
+        assert found.recommended is None
+        assert reason in found.reason
+        assert "mAP changes" not in found.reason
+    slow = {"fp16": Int8Speedup(median=0.5, min=0.4, max=0.6)}
+    assert decision(metrics=baseline, speedup=slow).recommended is False
+
+
+def test_a_class_with_few_objects_decides_nothing() -> None:
+    loss = {"ferry": 0.01, "tug": 0.5}
+    assert decision(per_class_loss=loss).recommended is False
+    found = decision(per_class_loss=loss, metrics=metrics(tug=9))
+    assert found.recommended is True
+    assert "AP of ferry" in found.reason

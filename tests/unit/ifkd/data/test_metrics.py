@@ -62,10 +62,16 @@ def test_no_detections_give_zero() -> None:
     assert evaluate(dataset(GROUND_TRUTH), {11: Detections.empty()}).mean_ap == 0.0
 
 
-def test_a_data_set_without_objects_gives_zero() -> None:
+def test_a_data_set_without_objects_has_no_metrics() -> None:
     metrics = evaluate(dataset([[], []]), {11: detections((1, 1, 9, 9, 0.9, 0))})
-    assert (metrics.mean_ap, metrics.objects) == (0.0, 0)
+    assert (metrics.mean_ap, metrics.ap50, metrics.ap75, metrics.objects) == (None, None, None, 0)
     assert metrics.per_class["class 0"].ap50 is None
+
+
+def test_all_detections_of_a_large_image_count() -> None:
+    boxes = [(4.0 * (k % 20), 4.0 * (k // 20), 4.0 * (k % 20) + 3, 4.0 * (k // 20) + 3) for k in range(300)]
+    found = detections(*((*box, 0.9 - k / 1000, 0) for k, box in enumerate(boxes)))
+    assert evaluate(dataset([[(*box, 0, False) for box in boxes]]), {11: found}).mean_ap == pytest.approx(1.0)
 
 
 def test_a_shifted_box_matches_at_the_thresholds_below_its_iou() -> None:

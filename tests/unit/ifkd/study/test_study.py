@@ -102,6 +102,18 @@ def test_a_folder_without_finished_runs_has_no_report(
     assert [path.name for path in folder.iterdir()] == ["recipe.toml"]
 
 
+def test_a_test_split_without_objects_stops_the_study_before_training(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = plan(tmp_path / "study", recipe)
+    path = study.recipe.data.root / study.recipe.data.test
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "annotations": []}))
+    monkeypatch.setattr(subprocess, "run", None)
+    with pytest.raises(DataError, match="has no labeled object, so runs cannot be compared on it"):
+        study.run()
+
+
 def test_an_invalid_variant_stops_the_study_before_training(recipe: Path, tmp_path: Path) -> None:
     variants = comparison_variants(["pkd"])
     with pytest.raises(ConfigError, match=r"pkd.*channels"):

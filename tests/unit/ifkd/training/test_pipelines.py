@@ -1,6 +1,7 @@
 """Training of roles and distillation, and the provenance of their checkpoints."""
 
 import copy
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -214,6 +215,25 @@ def test_runs_of_one_seed_use_one_cache_of_unlimited_augmentation(
     shape_probe = [1]
     assert sum(teacher_batches("frs", tmp_path / "frs-1")) > 8
     assert teacher_batches("pkd", tmp_path / "pkd-1") == shape_probe
+
+
+def test_splits_without_objects_are_reported_before_training(
+    setup: Setup, tmp_path: Path, make_recipe: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    values = make_recipe(tmp_path)
+    values["distillation"]["min_teacher_map"] = 0.05
+    settings = parse(values, recipe.Recipe, source="values")
+    for name in ("train.json", "val.json"):
+        content = json.loads((tmp_path / name).read_text())
+        (tmp_path / name).write_text(json.dumps({**content, "annotations": []}))
+    monkeypatch.setattr(pipelines, "train", lambda *_: None)
+    pipelines.train_role(settings, "student", tmp_path / "student")
+    for expected in ("train.json, has no object: there is nothing to learn", "val.json, has no object: no mAP"):
+        assert expected in caplog.text
+    monkeypatch.undo()
+    with pytest.raises(TrainingError, match="validation mAP n/a, as no object is labeled"):
+        pipelines.distill_student(settings, setup[0] / "teacher" / "best.safetensors", tmp_path / "distilled")
 
 
 def test_a_weak_teacher_is_refused_before_the_first_step(setup: Setup, tmp_path: Path) -> None:

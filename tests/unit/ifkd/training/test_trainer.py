@@ -545,6 +545,22 @@ def test_the_averaged_weights_are_validated_and_kept(
     assert not torch.equal(kept, seen[-1])
 
 
+def test_the_last_checkpoint_is_the_best_without_labeled_objects(
+    setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = trainer.validate
+
+    def unlabeled(*arguments: Any, **options: Any) -> Any:
+        return real(*arguments, **options).model_copy(update={"mean_ap": None, "ap50": None, "ap75": None})
+
+    monkeypatch.setattr(trainer, "validate", unlabeled)
+    result = train(setup, tmp_path / "run", lambda values: values["student"]["training"].update(epochs=3, patience=1))
+    assert (result.epochs, result.best_validation_map) == (3, None)
+    best, last = (load_file(tmp_path / "run" / f"{name}.safetensors") for name in ("best", "last"))
+    assert all(torch.equal(tensor, last[name]) for name, tensor in best.items())
+    assert lines(tmp_path / "run")[-1]["validation"]["mean_ap"] is None
+
+
 def test_a_run_stops_when_map_does_not_improve(setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scores = iter([0.2, 0.3, 0.1, 0.3, 0.9])
     real = trainer.validate
