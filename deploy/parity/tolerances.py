@@ -132,11 +132,11 @@ def check_tolerances(
 ) -> list[ToleranceCheck]:
     """Check the differences of the detections and of each metric that both sides have; `of` precedes its name."""
     matched, changes = matching.matched_fraction(), float(len(matching.class_changes))
-    compared, fraction = float(len(matching.pairs)), 1.0 if matched is None else matched
+    compared = float(matching.reference_count.total())
     words = "fraction of matched detections, ties excluded"
     checks = [
-        check("compared", compared, 1.0, "compared detections", at_least=True),
-        check("matched_fraction", fraction, limits.matched_fraction, words, at_least=True),
+        check("compared", compared, 1.0, "detections of the reference", at_least=True),
+        check("matched_fraction", matched or 0.0, limits.matched_fraction, words, at_least=True),
         check("class_changes", changes, float(limits.class_changes), "boxes with a changed class"),
     ]
     if drift is not None:

@@ -227,8 +227,13 @@ def test_splits_without_objects_are_reported_before_training(
     for name in ("train.json", "val.json"):
         content = json.loads((tmp_path / name).read_text())
         (tmp_path / name).write_text(json.dumps({**content, "annotations": []}))
-    monkeypatch.setattr(pipelines, "train", lambda *_: None)
-    pipelines.train_role(settings, "student", tmp_path / "student")
+
+    def stop(*_: Any) -> None:
+        raise InterruptedError
+
+    monkeypatch.setattr(pipelines, "train", stop)
+    with pytest.raises(InterruptedError):
+        pipelines.train_role(settings, "student", tmp_path / "student")
     for expected in ("train.json, has no object: there is nothing to learn", "val.json, has no object: no mAP"):
         assert expected in caplog.text
     monkeypatch.undo()
