@@ -201,7 +201,7 @@ def test_a_bundle_has_both_int8_files_with_their_records(
     assert {len(one.rounds_ms) for one in cpu.latency.values()} == {ROUNDS}
     assert min(min(one.rounds_ms) for one in cpu.latency.values()) > 0
     assert cpu.speedup["fp32"].min <= cpu.speedup["fp32"].median <= cpu.speedup["fp32"].max
-    assert isinstance(cpu.recommended, bool)
+    assert cpu.recommended in (None, False), "a few objects cannot show that no accuracy is lost"
     with open_engine(bundle, precision="int8-cpu", threads=1) as engine:
         assert np.isfinite(engine.infer(TILES).boxes).all()
 
