@@ -16,6 +16,7 @@ from ifkd.imagery.value_sample import sample_values
 
 IMAGES = 16
 """Number of images that are read."""
+MAX_REMARKS = 5
 IMAGE_VALUES_KEY = "image_values"
 """Key of a checkpoint's provenance."""
 
@@ -32,7 +33,7 @@ class ImageValues(Schema):
     high: float
     """2nd and 98th percentile of the values of all images."""
     remarks: tuple[str, ...] = ()
-    """What was assumed about the images and may be wrong, for the user."""
+    """What was assumed about the images and may be wrong, for the user; at most `MAX_REMARKS`."""
 
     @classmethod
     def of_provenance(cls, provenance: dict[str, Any]) -> "ImageValues | None":
@@ -76,5 +77,5 @@ def image_values(paths: Sequence[Path], imagery: ImageryOptions) -> ImageValues:
         channels=tuple(sorted(channels)),
         low=float(low),
         high=float(high),
-        remarks=tuple(remarks),
+        remarks=tuple(remarks[:MAX_REMARKS]),
     )

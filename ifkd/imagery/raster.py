@@ -21,7 +21,7 @@ from ifkd.core.tiling import Window
 from ifkd.imagery.address import HTTP_OPTIONS, RasterAddress
 from ifkd.imagery.band_roles import BandRoles, roles_of
 from ifkd.imagery.contrast import ImageryOptions
-from ifkd.imagery.validity import Palette, combined, nodata_mask
+from ifkd.imagery.validity import Palette, combined, nodata_mask, typed_nodata
 
 GDAL_ERRORS = (RasterioError, CPLE_BaseError, OSError, ValueError, TypeError, LookupError)
 """What rasterio raises for damaged files and for metadata that it cannot convert."""
@@ -126,7 +126,11 @@ class RasterFile(Raster):
             or np.dtype(self.dtype).kind == "f"
             or (self._palette is not None and not self._palette.opaque.all())
         )
-        self.remarks = (*self.roles.remarks, *_remarks(dataset, self.name))
+        self.remarks = (
+            *self.roles.remarks,
+            *_remarks_on_pages(dataset, self.name),
+            *_remarks_on_nodata(imagery, self.dtype, self.name),
+        )
 
     def read(
         self, bands: tuple[int, ...], window: Window, *, shape: tuple[int, int] | None = None, average: bool = False
@@ -226,6 +230,7 @@ class RasterArray(Raster):
         self.may_have_gaps = (
             imagery.nodata is not None or self.roles.alpha is not None or np.dtype(self.dtype).kind == "f"
         )
+        self.remarks = (*self.roles.remarks, *_remarks_on_nodata(imagery, self.dtype, self.name))
         self.dataset = None
 
     def read(
@@ -311,7 +316,14 @@ def _numpy_name(dtype: str) -> str:
     return "complex64" if dtype == "complex_int16" else dtype
 
 
-def _remarks(dataset: Any, name: str) -> list[str]:
+def _remarks_on_nodata(imagery: ImageryOptions, dtype: str, name: str) -> list[str]:
+    value = imagery.nodata
+    if value is None or typed_nodata(value, np.dtype(dtype)) is not None:
+        return []
+    return [f"The nodata value {value:g} cannot occur in {name}, which has pixels of type {dtype}."]
+
+
+def _remarks_on_pages(dataset: Any, name: str) -> list[str]:
     if not (pages := dataset.subdatasets):
         return []
     problem = f"{name} contains {len(pages)} pages or subdatasets, of which the first is read."

@@ -33,7 +33,7 @@ def nodata_mask(values: Array, nodata: Sequence[float | None]) -> Array | None:
 
     A value in one band only is data where it may well be: 0, which is black, and all values of 8 bits.
     """
-    typed = [_as_type(value, values.dtype) for value in nodata]
+    typed = [typed_nodata(value, values.dtype) for value in nodata]
     if all(value is None for value in typed):
         return None
     known = np.ones(values.shape, bool)
@@ -55,8 +55,8 @@ def valid_of_bands(values: Array, mask: Array | None) -> Array:
     return finite if mask is None else finite & mask
 
 
-def _as_type(value: float | None, dtype: np.dtype) -> float | int | None:
-    """Return a nodata value that compares in the data type; None if the type cannot represent it."""
+def typed_nodata(value: float | None, dtype: np.dtype) -> float | int | None:
+    """Return a nodata value as a number of the data type; None if the type cannot represent it."""
     if value is None:
         return None
     if dtype.kind not in "ui":

@@ -21,7 +21,7 @@ from ifkd.imagery.contrast import ImageryOptions, select_bands
 from ifkd.imagery.exif import exif_orientation, fits_displayed
 from ifkd.imagery.image_files import open_image, orientation_unclear
 from ifkd.imagery.raster import Raster
-from ifkd.imagery.validity import valid_of_bands
+from ifkd.imagery.validity import typed_nodata, valid_of_bands
 from ifkd.imagery.value_sample import sample_values
 
 MIN_CACHE_BYTES, MAX_CACHE_BYTES = 32 << 20, 256 << 20
@@ -58,8 +58,9 @@ def read_window(raster: Raster, window: Window) -> tuple[Array, Array | None]:
     if values.dtype.kind != "f" and (valid is None or valid.ndim == 2):
         return values, valid
     known = valid_of_bands(values, valid)
-    if valid is not None and raster.nodata[0] is not None:  # a tile has one nodata value for all bands
-        values[~known] = raster.nodata[0]
+    nodata = typed_nodata(raster.nodata[0], values.dtype)
+    if valid is not None and nodata is not None:  # a tile has one nodata value for all bands
+        values[~known] = nodata
     return values, np.asarray(known.any(axis=0))
 
 
@@ -109,8 +110,7 @@ def write_tile(path: Path, raster: Raster, window: Window, values: Array, valid:
         "predictor": 3 if np.dtype(raster.dtype).kind == "f" else 2,
         "photometric": "RGB" if is_rgb else "MINISBLACK",
     }
-    nodata = raster.nodata[0]
-    if nodata is not None and _can_represent(raster.dtype, nodata):
+    if (nodata := typed_nodata(raster.nodata[0], np.dtype(raster.dtype))) is not None:
         profile["nodata"] = nodata
     if raster.dataset is not None and not raster.dataset.transform.is_identity:
         t = raster.dataset.transform
@@ -129,13 +129,6 @@ def write_tile(path: Path, raster: Raster, window: Window, values: Array, valid:
                     dataset.write_mask(valid)
     except (RasterioError, OSError) as error:
         raise OutputError(f"Cannot write {path} ({error})", hint="Free space, or choose another place.") from error
-
-
-def _can_represent(dtype: str, value: float) -> bool:
-    if np.dtype(dtype).kind == "f":
-        return bool(not np.isfinite(value) or abs(value) <= np.finfo(dtype).max)
-    limits = np.iinfo(dtype)
-    return float(value).is_integer() and limits.min <= value <= limits.max
 
 
 def _cache_bytes(raster: Raster, tile_px: int) -> int:

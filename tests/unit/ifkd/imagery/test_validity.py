@@ -187,7 +187,14 @@ def hides_colors(path: Path) -> bool:
 
 @pytest.mark.parametrize("nodata", [-9999.0, 300.0, 7.5, 1e300, np.nan])
 def test_a_nodata_value_outside_of_the_type_masks_nothing(nodata: float) -> None:
-    assert nodata_mask(np.arange(12, dtype=np.uint8).reshape(1, 3, 4), [nodata]) is None
+    pixels = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    assert nodata_mask(pixels[None], [nodata]) is None
+    with Scene(pixels, nodata=nodata) as scene:
+        assert scene.info.remarks == (
+            f"The nodata value {nodata:g} cannot occur in array, which has pixels of type uint8.",
+        )
+    with Scene(pixels, nodata=7.0) as scene:
+        assert scene.info.remarks == ()
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int16", "uint32", "int64", "float32", "float64"])

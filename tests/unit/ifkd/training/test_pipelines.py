@@ -69,6 +69,7 @@ def test_a_role_is_trained_with_its_options(setup: Setup) -> None:
     assert (teacher.provenance["role"], teacher.provenance["method"]) == ("teacher", "none")
     assert teacher.provenance["train_sha256"] == sha256_of(setup[0] / "train.json")
     assert teacher.provenance["versions"]["torch"] == str(torch.__version__)
+    assert teacher.provenance["image_values"]["dtypes"] == ["uint8"]
     assert teacher.recipe == parse(setup[1], recipe.Recipe, source="values")
 
 

@@ -96,6 +96,38 @@ def test_keeps_a_fourth_band_and_turns_alpha_into_a_mask(tmp_path: Path) -> None
     assert (36, 76) not in tiles_in(tmp_path / "alpha")
 
 
+@pytest.mark.parametrize(("option", "bands"), [([], 4), (["--alpha", "none"], 4), (["--alpha", "4"], 3)])
+def test_near_infrared_declared_as_alpha_is_kept_and_reported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], option: list[str], bands: int
+) -> None:
+    pixels = noise(4)
+    pixels[3, :, 70:] = 0
+    write_raster(tmp_path / "images" / "a.tif", pixels)
+    labels = write_labels(tmp_path, "a.tif", [(10, 10, 20, 12)])
+    command = ["data", "slice", str(labels), "--out", str(tmp_path / "out"), "--tile-px", "64", *option]
+    assert main([*command, "--max-empty-fraction", "1"]) == 0
+    assert ("Band 4 of a.tif is declared as alpha" in capsys.readouterr().out) == (not option)
+    path = tiles_in(tmp_path / "out")[0, 0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with rasterio.open(path) as dataset:
+            assert dataset.count == bands
+
+
+def test_undeclared_nodata_is_reported_and_not_in_the_limits(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pixels = noise(1, "int16", 5000)
+    pixels[:, :20] = -32768
+    write_raster(tmp_path / "images" / "a.tif", pixels)
+    labels = write_labels(tmp_path, "a.tif", [(10, 30, 20, 12)])
+    assert main(["data", "slice", str(labels), "--out", str(tmp_path / "out"), "--tile-px", "64"]) == 0
+    low, high = np.percentile(pixels[:, 20:], (2, 98))
+    said = capsys.readouterr().out
+    assert f"data.imagery.limits = [{low:g}, {high:g}]" in said
+    assert "20 % of the pixels of a.tif are -32768, which is not declared as nodata" in said
+
+
 @pytest.mark.parametrize(("dtype", "nodata"), [("uint16", 0.0), ("int16", -9.0), ("float32", None), ("uint8", 255.0)])
 def test_leaves_out_tiles_without_data_and_keeps_gaps(tmp_path: Path, dtype: str, nodata: float | None) -> None:
     pixels = noise(1, dtype)
