@@ -24,6 +24,7 @@ from ifkd.imagery.image_files import open_image, read_image
 pytestmark = [
     pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning"),
     pytest.mark.filterwarnings("ignore::rasterio.errors.NodataShadowWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),  # rasterio logs messages as UTF-8
     pytest.mark.filterwarnings("ignore::RuntimeWarning"),  # of numpy about damaged values
 ]
 GROUPS = 4
