@@ -43,7 +43,7 @@ class Tally(Schema):
 
     def text(self, name: str) -> str:
         """Return the counts in one line; `name` is what is counted, in the plural."""
-        parts = [f"{self.received} {name}: {self.kept} unchanged"]
+        parts = [f"{self.received} {name if self.received != 1 else name[:-1]}: {self.kept} unchanged"]
         for label, reasons in (("changed", self.changed), ("left out", self.dropped)):
             counts = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in reasons.items())
             parts.append(f"{sum(reasons.values())} {label}" + (f" ({counts})" if counts else ""))

@@ -209,7 +209,8 @@ def _dataset(path: Path, content: dict[str, Any], folder: Path, merge_classes: M
         shown = mistakes[:MISTAKES_SHOWN]
         more = f"\n  … and {len(mistakes) - len(shown)} more" if len(mistakes) > len(shown) else ""
         count = "1 mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
-        raise DataError(f"{path} has {count}:\n  " + "\n  ".join(shown) + more)
+        hint = "`ifkd data check --fix DIR` writes a copy that can be read, and states what it changed or left out."
+        raise DataError(f"{path} has {count}:\n  " + "\n  ".join(shown) + more, hint=hint)
     return CocoDataset(path, classes, category_ids, tuple(labeled))
 
 

@@ -117,7 +117,8 @@ def _head(path: Path) -> bytes:
         with path.open("rb") as stream:
             head = stream.read(32)
     except FileNotFoundError as error:
-        raise DataError(f"There is no image {path}", hint="Check the image folder of the recipe.") from error
+        hint = "Check the image folder, and the names with `ifkd data check`."
+        raise DataError(f"There is no image {path}", hint=hint) from error
     except (OSError, ValueError) as error:
         raise _unreadable(path, error) from error
     if not head:

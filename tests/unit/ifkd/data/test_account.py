@@ -15,7 +15,7 @@ def test_everything_that_is_neither_changed_nor_dropped_is_kept() -> None:
     assert tally.examples["boxes_without_area"] == ("a.txt:4\\n",)
     lines = Account(images=Outcomes().tally(received=1, written=1), objects=tally).lines()
     assert lines == [
-        "1 images: 1 unchanged, 0 changed, 0 left out",
+        "1 image: 1 unchanged, 0 changed, 0 left out",
         "10 objects: 7 unchanged, 1 changed (1 boxes cross border), 2 left out (2 boxes without area)",
         "  boxes cross border: a.txt:3",
         "  boxes without area: a.txt:4\\n",
