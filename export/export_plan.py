@@ -4,17 +4,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from export.bundle.bundle import MANIFEST_NAME
 from export.bundle.manifest import Precision
 from export.int8.calibration_tiles import CalibrationTiles, ValidationTiles, calibration_tiles, validation_tiles
 from export.onnx.exportable import ExportableDetector
 from export.tiles import SAMPLE_TILES, SampleTiles, sample_tiles
 from ifkd.core.config import override
 from ifkd.core.errors import DataError
-from ifkd.core.files import sha256_of
+from ifkd.core.files import require_writable, sha256_of
 from ifkd.data.coco import CocoDataset, align_classes
 from ifkd.data.splits import read_split
 from ifkd.models.checkpoint import Checkpoint, build_from, load_checkpoint
 from ifkd.recipe import Recipe
+from ifkd.recipe.recipe import locate_data
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,15 +48,19 @@ def plan_export(
 ) -> ExportPlan:
     """Return the plan; `overrides` are `KEY=VALUE` of the recipe's section `export`, with or without its prefix.
 
+    Where the data moved, they can also be of `data.root` and the other keys in `DATA_LOCATIONS`.
+
     Raises:
         CheckpointError: The checkpoint is missing or damaged.
         ConfigError: An option is invalid.
+        OutputError: The bundle's folder is not writable.
         DataError: INT8 is configured, and its images cannot be read or have other classes.
     """
     checkpoint = load_checkpoint(checkpoint_path)
-    recipe = checkpoint.meta.recipe
-    keys = [text.removeprefix("export.") for text in overrides]
-    recipe = recipe.model_copy(update={"export": override(recipe.export, keys, source="export")})
+    recipe = locate_data(checkpoint.meta.recipe, [text for text in overrides if text.startswith("data.")])
+    keys = [f"export.{text.removeprefix('export.')}" for text in overrides if not text.startswith("data.")]
+    recipe = override(recipe, keys, source="The command line")
+    require_writable(out / MANIFEST_NAME)
     calibration, validation = None, None
     if {"int8", "int8-cpu"} & set(recipe.export.precisions):
         classes = checkpoint.meta.classes
@@ -71,7 +77,7 @@ def plan_export(
             candidates_per_level=recipe.export.candidates_per_level,
             tile_sides_px=recipe.export.tile_sides_px,
         ),
-        precisions=("fp32", *(one for one in recipe.export.precisions if one != "fp32")),
+        precisions=tuple(dict.fromkeys(("fp32", *recipe.export.precisions))),
         sample=sample,
         calibration=calibration,
         validation=validation,

@@ -35,7 +35,7 @@ def checkpoint_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "teacher": {"detector": {"backbone": "resnet18", "channels": 16}, "training": training},
             "student": {"detector": {"backbone": "resnet18", "channels": 16}, "training": training},
             "distillation": {"training": training, "method": {"name": "none"}},
-            "export": {"candidates_per_level": 100, "max_batch": 4},
+            "export": {"candidates_per_level": 100, "max_batch": 4, "overlap_px": 16},
         },
         Recipe,
         source="test recipe",

@@ -100,7 +100,7 @@ def tiny_recipe(root: Path) -> dict[str, Any]:
                 "fdr": {"grid": [4, 3]},
             },
         },
-        "export": {"candidates_per_level": 50},
+        "export": {"candidates_per_level": 50, "overlap_px": 16},
     }
 
 

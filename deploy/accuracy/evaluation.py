@@ -13,13 +13,14 @@ from deploy.accuracy.image_detection import ImageResult, TilingConfig, detect_im
 from deploy.accuracy.provenance import DataRecord, EngineRecord, now
 from deploy.engines.engine import Engine
 from ifkd.core.config import Schema
-from ifkd.core.errors import DataError
+from ifkd.core.errors import DataError, UsageError
 from ifkd.core.postprocess import PostprocessConfig
 from ifkd.core.progress import track
 from ifkd.data.coco import CocoDataset, align_classes, read_annotations, read_coco
 from ifkd.data.metrics import Metrics, evaluate
 from ifkd.data.splits import read_split
 from ifkd.recipe import Recipe
+from ifkd.recipe.recipe import locate_data
 
 
 class Evaluation(Schema):
@@ -75,7 +76,13 @@ def detect_dataset(
 
 
 def open_data(
-    path: Path | None, *, images: Path | None, recipe: Recipe | None, classes: Sequence[str], command: str
+    path: Path | None,
+    *,
+    images: Path | None,
+    recipe: Recipe | None,
+    classes: Sequence[str],
+    command: str,
+    overrides: Sequence[str] = (),
 ) -> CocoDataset:
     """Return the labeled images to evaluate on, with labels in the order of the detector's `classes`.
 
@@ -85,19 +92,22 @@ def open_data(
         recipe: The effective recipe of the detector.
         classes: Class names by label.
         command: The calling command, for messages.
+        overrides: `KEY=VALUE` of the recipe, where its data moved; see `locate_data`.
 
     Raises:
         DataError: No data is given, it cannot be read, lists no image, or has other classes than the detector.
     """
     if path is not None:
+        if overrides:
+            problem = "The data are named twice, by --data and in the recipe"
+            raise UsageError(problem, got=" ".join(overrides), hint="Omit one of them.")
         dataset = _read_merged(path, images, recipe)
     elif recipe is not None:
-        dataset = read_split(recipe.data, "test")
+        dataset = read_split(locate_data(recipe, overrides).data, "test")
     else:
         problem = f"`ifkd {command}` needs labeled images, and no recipe states a test split"
         raise DataError(problem, hint="Name a COCO json with --data.")
-    if not len(dataset):
-        raise DataError(f"{dataset.path} lists no image", hint="Name a data set with images.")
+    dataset.require_images()
     return align_classes(dataset, classes)
 
 

@@ -1,9 +1,11 @@
 """The `ifkd` command, one module per subcommand."""
 
 import argparse
+import math
 from typing import Literal
 
 ALPHA_HELP = "band that is 0 where there are no data, or `none` (default: the file's, if its values are a mask)"
+MAX_WORKERS = 256
 
 
 class Arguments(argparse.Namespace):
@@ -29,3 +31,25 @@ def add_common_arguments(parser: argparse.ArgumentParser, *, subcommand: bool = 
     default = argparse.SUPPRESS if subcommand else False
     parser.add_argument("--json", action="store_true", default=default, help="print the result as JSON")
     parser.add_argument("-v", "--verbose", action="store_true", default=default, help="log progress, show tracebacks")
+
+
+def positive_int(text: str) -> int:
+    """Return an option's value that counts something, at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be an integer of at least 1, got {text}")
+    return int(text)
+
+
+def positive_float(text: str) -> float:
+    """Return an option's value that measures something, above 0 and finite."""
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be above 0, got {text}")
+    return value
+
+
+def worker_count(text: str) -> int:
+    """Return a number of processes."""
+    if positive_int(text) > MAX_WORKERS:
+        raise argparse.ArgumentTypeError(f"must be at most {MAX_WORKERS}, got {text}")
+    return int(text)

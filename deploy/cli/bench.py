@@ -32,6 +32,7 @@ class Arguments(cli.Arguments):
     rounds: int
     threads: int | None
     reference: Path | None
+    overrides: list[str]
     data: Path | None
     images: Path | None
 
@@ -39,13 +40,16 @@ class Arguments(cli.Arguments):
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     add_bundle_arguments(parser, out="bench.json", backends=LOCAL_BACKENDS, runtimes="runtimes")
-    parser.add_argument("--batch", nargs="+", type=int, default=[1], metavar="N", help="tiles per run (default: 1)")
+    words = "tiles per run (default: 1)"
+    parser.add_argument("--batch", nargs="+", type=cli.positive_int, default=[1], metavar="N", help=words)
     words = "least duration per engine and batch (default: 3)"
-    parser.add_argument("--seconds", type=float, default=3.0, metavar="S", help=words)
+    parser.add_argument("--seconds", type=cli.positive_float, default=3.0, metavar="S", help=words)
     words = "least runs per engine and batch (default: 30)"
-    parser.add_argument("--samples", type=int, default=30, metavar="N", help=words)
-    parser.add_argument("--rounds", type=int, default=6, metavar="N", help="turns of each engine (default: 6)")
-    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: the runtime's choice)")
+    parser.add_argument("--samples", type=cli.positive_int, default=30, metavar="N", help=words)
+    words = "turns of each engine (default: 6)"
+    parser.add_argument("--rounds", type=cli.positive_int, default=6, metavar="N", help=words)
+    words = "CPU threads (default: the runtime's choice)"
+    parser.add_argument("--threads", type=cli.positive_int, metavar="N", help=words)
     others = "the bundle's files and torch network, to measure the speedup"
     words = f"a checkpoint or bundle whose torch network is timed in turns with {others}"
     parser.add_argument("--reference", type=Path, metavar="TEACHER", help=words)
@@ -61,7 +65,9 @@ def run(arguments: Arguments) -> dict[str, Any]:
     """
     from deploy.bench.bench import run_bench
     from ifkd.core.errors import VerdictError
+    from ifkd.core.files import require_writable
 
+    require_writable(arguments.out)
     bench = run_bench(_plan(arguments))
     result = write_result(bench, summary(bench), arguments)
     failures = [f"{cell.name} batch {cell.batch}: {cell.failure}" for cell in bench.cells if cell.failure]
@@ -92,13 +98,7 @@ def _plan(arguments: Arguments) -> "BenchPlan":
 
 def _timing(arguments: Arguments) -> "TimingConfig":
     from deploy.bench.latency import TimingConfig
-    from ifkd.core.errors import UsageError
 
-    for option in ("seconds", "samples", "rounds"):
-        if getattr(arguments, option) <= 0:
-            raise UsageError(f"--{option} must be above 0", got=getattr(arguments, option))
-    if min(arguments.batch) < 1:
-        raise UsageError("--batch must be at least 1", got=min(arguments.batch))
     seconds, samples, rounds = arguments.seconds, arguments.samples, arguments.rounds
     return TimingConfig(warmup_s=min(0.5, seconds), min_s=seconds, min_samples=samples, rounds=rounds)
 
@@ -129,10 +129,15 @@ def _dataset(model: "EvaluatedModel", arguments: Arguments) -> "CocoDataset | No
 
     try:
         return open_data(
-            arguments.data, images=arguments.images, recipe=model.recipe, classes=model.classes, command="bench"
+            arguments.data,
+            images=arguments.images,
+            recipe=model.recipe,
+            classes=model.classes,
+            command="bench",
+            overrides=arguments.overrides,
         )
     except DataError:
-        if arguments.data is not None:
+        if arguments.data is not None or arguments.overrides:
             raise
         return None
 

@@ -78,9 +78,10 @@ def _configure_engine(add: Callable[..., object]) -> None:
         help="Triton server, or a model on it, for the backend triton (default: http://localhost:8000)",
     )
     add("--precision", choices=PRECISIONS, default="fp32", help="precision of the bundle's file (default: fp32)")
-    add("--batch", type=int, metavar="N", help="tiles per inference (default: the engine's maximum)")
+    batch_help = "tiles per inference (default: the engine's maximum)"
+    add("--batch", type=cli.positive_int, metavar="N", help=batch_help)
     threads_help = "CPU threads of the engine (default: all cores; with --cluster, --cores-per-actor)"
-    add("--threads", type=int, metavar="N", help=threads_help)
+    add("--threads", type=cli.positive_int, metavar="N", help=threads_help)
     add(
         "--cluster",
         choices=("ray",),
@@ -88,7 +89,7 @@ def _configure_engine(add: Callable[..., object]) -> None:
         "Ray cluster in RAY_ADDRESS, or of this machine",
     )
     cores_help = "CPU cores of each engine with --cluster (default: 1)"
-    add("--cores-per-actor", type=_core_count, default=1, metavar="N", help=cores_help)
+    add("--cores-per-actor", type=cli.positive_int, default=1, metavar="N", help=cores_help)
 
 
 def _configure_input(add: Callable[..., object]) -> None:
@@ -110,7 +111,7 @@ def _configure_detection(add: Callable[..., object]) -> None:
     overlap_help = "minimum overlap of adjacent tiles, engine pixels (default: the bundle's)"
     add("--overlap-px", type=int, metavar="N", help=overlap_help)
     tile_help = "side of the tiles, engine pixels, for a bundle that accepts several (default: the bundle's)"
-    add("--tile", type=int, metavar="PX", help=tile_help)
+    add("--tile", type=cli.positive_int, metavar="PX", help=tile_help)
     merge_help = "method that merges the detections of overlapping tiles (default: border)"
     add("--merge", choices=("border", "nms", "nmm", "greedy_nmm"), default="border", help=merge_help)
     add("--metric", choices=("iou", "ios"), default="iou", help="overlap of two boxes for merging (default: iou)")
@@ -126,12 +127,6 @@ def _configure_output(add: Callable[..., object]) -> None:
     add("--work-dir", type=Path, metavar="DIR", help=work_help)
     truth_help = "labels of the scene (COCO or GeoJSON) to evaluate the detections with"
     add("--ground-truth", type=Path, metavar="LABELS", help=truth_help)
-
-
-def _core_count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a number of cores, such as 2")
-    return int(text)
 
 
 def run(arguments: Arguments) -> dict[str, Any]:

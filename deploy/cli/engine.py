@@ -38,10 +38,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     precisions = "precisions (default: all of the bundle but int8-cpu, which is for CPUs)"
     parser.add_argument("--precision", nargs="+", choices=["fp32", "fp16", "int8"], help=precisions)
     workspace = "limit of the workspace (default: 4096)"
-    parser.add_argument("--workspace-mib", type=_positive, default=4096, metavar="N", help=workspace)
+    parser.add_argument("--workspace-mib", type=cli.positive_int, default=4096, metavar="N", help=workspace)
     parser.add_argument("--tf32", action="store_true", help="allow TF32 in FP32 engines: faster, less accurate")
     batches = "batch sizes to optimize for, one profile each (default: the largest, at most 8)"
-    parser.add_argument("--opt-batch", type=_positive, nargs="+", default=[], metavar="N", help=batches)
+    parser.add_argument("--opt-batch", type=cli.positive_int, nargs="+", default=[], metavar="N", help=batches)
     effort = "effort of the kernel search (default: 3)"
     parser.add_argument("--optimization-level", type=int, choices=range(6), default=3, help=effort)
     gpus = "other GPUs that the engine supports; for tensorrt (default: none)"
@@ -58,6 +58,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
     from export.bundle.engine_metadata import BuildOptions
     from export.tensorrt.build import add_engine
     from export.tensorrt.trtexec_commands import command_lines
+    from ifkd.core.files import require_writable
 
     _require_tensorrt_options(arguments)
     bundle = open_bundle(arguments.bundle)
@@ -69,6 +70,9 @@ def run(arguments: Arguments) -> dict[str, Any]:
         if not arguments.json:
             print("\n\n".join(line for lines in commands.values() for line in lines))  # noqa: T201
         return {"bundle": str(bundle.path), "commands": commands}
+    for path in (bundle.path / "engines" / "probe", arguments.timing_cache):
+        if path is not None:
+            require_writable(path)  # before the builds, which take minutes
     engines: dict[str, Any] = {}
     for precision in precisions:
         builder: Any = arguments.builder.replace("-", "_")
@@ -96,10 +100,3 @@ def _require_tensorrt_options(arguments: Arguments) -> None:
             "Engines of tensorrt-rtx are portable and have no timing cache; choose --builder tensorrt or leave it out."
         )
         raise UsageError(f"{' and '.join(names)} needs --builder tensorrt", got="tensorrt-rtx", hint=hint)
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
-    return value

@@ -22,6 +22,7 @@ class Arguments(cli.Arguments):
     """Arguments of `ifkd evaluate`."""
 
     model: Path
+    overrides: list[str]
     data: Path | None
     images: Path | None
     scene: Path | None
@@ -54,6 +55,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the labeled images."""
+    words = "where the data of the recipe moved: data.root=DIR, data.test=FILE or data.images=DIR"
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=words)
     words = "labeled images (default: the test split of the recipe)"
     parser.add_argument("--data", type=Path, metavar="COCO.json", help=words)
     parser.add_argument("--images", type=Path, metavar="DIR", help="their folder (default: `images` beside the json)")
@@ -74,12 +77,17 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """Add Triton's address, the batch size and the number of threads."""
     words = "address of Triton, or of a model on it (default: http://localhost:8000)"
     parser.add_argument("--server", metavar="URL", help=words)
-    parser.add_argument("--batch", type=int, default=4, metavar="N", help="tiles per run (default: 4)")
-    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: the runtime's choice)")
+    words = "tiles per run (default: 4)"
+    parser.add_argument("--batch", type=cli.positive_int, default=4, metavar="N", help=words)
+    words = "CPU threads (default: the runtime's choice)"
+    parser.add_argument("--threads", type=cli.positive_int, metavar="N", help=words)
 
 
 def run(arguments: Arguments) -> dict[str, Any]:
     """Evaluate, write the result and print its table."""
+    from ifkd.core.files import require_writable
+
+    require_writable(arguments.out)
     result: Evaluation | SceneScore
     if arguments.scene is not None:
         result, table = _evaluate_scene(arguments, arguments.scene)
@@ -110,12 +118,15 @@ def _evaluate_images(arguments: Arguments) -> "tuple[Evaluation, str]":
     from deploy.accuracy.evaluation import evaluate_model, open_data
     from ifkd.core.errors import UsageError
 
-    if arguments.batch < 1:
-        raise UsageError("--batch must be at least 1", got=arguments.batch)
     file = bundle_file(arguments.model)
     model = open_model(file.folder if file else arguments.model, server=arguments.server)
     dataset = open_data(
-        arguments.data, images=arguments.images, recipe=model.recipe, classes=model.classes, command="evaluate"
+        arguments.data,
+        images=arguments.images,
+        recipe=model.recipe,
+        classes=model.classes,
+        command="evaluate",
+        overrides=arguments.overrides,
     )
     backend: Backend = arguments.backend or ("torch" if model.record.kind == "checkpoint" else "onnxruntime")
     precision = arguments.precision

@@ -27,7 +27,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     source = "weights written by `ifkd train` or `ifkd distill`; with --triton also a bundle"
     parser.add_argument("source", type=Path, metavar="checkpoint", help=source)
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="options of the recipe's export section")
+    overrides = "options of the recipe's export section; or, where its data moved, data.root=DIR"
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=overrides)
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the bundle")
     drift = "write the bundle even if its outputs differ from torch"
     parser.add_argument("--accept-drift", action="store_true", help=drift)
@@ -35,7 +36,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     triton.add_argument("--triton", type=Path, metavar="DIR", help="write the bundle's models into this repository")
     triton.add_argument("--device", choices=["gpu", "cpu"], default="gpu", help="device of the server (default: gpu)")
     instances = "instances of each model per device (default: 1)"
-    triton.add_argument("--instances", type=int, default=1, metavar="N", help=instances)
+    triton.add_argument("--instances", type=cli.positive_int, default=1, metavar="N", help=instances)
 
 
 def run(arguments: Arguments) -> dict[str, Any]:

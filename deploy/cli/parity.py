@@ -18,6 +18,7 @@ class Arguments(cli.Arguments):
     """Arguments of `ifkd parity`."""
 
     bundle: Path
+    overrides: list[str]
     data: Path | None
     images: Path | None
     out: Path
@@ -52,7 +53,9 @@ def run(arguments: Arguments) -> dict[str, Any]:
     """
     from deploy.parity.parity import run_parity
     from ifkd.core.errors import VerdictError
+    from ifkd.core.files import require_writable
 
+    require_writable(arguments.out)
     parity = run_parity(_plan(arguments))
     result = write_result(parity, _summary(parity), arguments)
     if not parity.passed:
@@ -69,8 +72,6 @@ def _plan(arguments: Arguments) -> "ParityPlan":
     from ifkd.core.config import load
     from ifkd.core.errors import UsageError
 
-    if arguments.batch < 1:
-        raise UsageError("--batch must be at least 1", got=arguments.batch)
     if arguments.ground_truth is not None and arguments.scene is None:
         raise UsageError("--ground-truth needs --scene", hint="Name the scene of these labels with --scene.")
     tolerances = ToleranceTable() if arguments.tolerances is None else load(arguments.tolerances, ToleranceTable)
@@ -81,7 +82,12 @@ def _plan(arguments: Arguments) -> "ParityPlan":
         bundle=bundle,
         model=model,
         dataset=open_data(
-            arguments.data, images=arguments.images, recipe=model.recipe, classes=model.classes, command="parity"
+            arguments.data,
+            images=arguments.images,
+            recipe=model.recipe,
+            classes=model.classes,
+            command="parity",
+            overrides=arguments.overrides,
         ),
         engines=tuple((backend, precision) for backend in dict.fromkeys(arguments.backend) for precision in precisions),
         tolerances=tolerances,

@@ -106,9 +106,9 @@ def _add_study_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("recipe", type=Path, help="the recipe, a TOML file; its method is IFKD")
     add("--set", nargs="+", metavar="KEY=VALUE", default=[], help="values that replace those of the recipe")
-    add("--seeds", type=int, default=3, metavar="N", help="seeds of each variant (default: 3)")
-    add("--jobs", type=int, default=1, metavar="N", help="number of concurrent runs (default: 1)")
-    add("--processes", type=int, default=1, metavar="N", help="torchrun processes per run (default: 1)")
+    add("--seeds", type=cli.positive_int, default=3, metavar="N", help="seeds of each variant (default: 3)")
+    add("--jobs", type=cli.positive_int, default=1, metavar="N", help="number of concurrent runs (default: 1)")
+    add("--processes", type=cli.positive_int, default=1, metavar="N", help="torchrun processes per run (default: 1)")
     add("--paper", choices=("sar_aircraft", "shiprsimagenet"), help="show the paper's metrics on this data set")
     add("--report-only", action="store_true", help="report the finished runs, and train nothing")
     add("--out", type=Path, metavar="DIR", help="the study's folder (default: runs/NAME/compare, ablate or sweep)")
@@ -118,7 +118,8 @@ def _add_figures_arguments(parser: argparse.ArgumentParser) -> None:
     add, splits, levels = parser.add_argument, ("train", "validation", "test"), ("p2", "p3", "p4", "p5", "p6", "p7")
     add("folder", type=Path, help="the study's folder")
     add("--images", nargs="+", metavar="ID", default=[], help="ids or file names of example images")
-    add("--count", type=int, default=3, metavar="N", help="example images to choose without --images (default: 3)")
+    count_help = "example images to choose without --images (default: 3)"
+    add("--count", type=cli.positive_int, default=3, metavar="N", help=count_help)
     add("--data-root", type=Path, metavar="DIR", help="folder of the data set (default: the recipe's)")
     add("--split", default="test", choices=splits, help="split of the images (default: test)")
     add("--seed", type=int, metavar="S", help="seed of the students (default: the lowest with IFKD)")
@@ -137,8 +138,6 @@ def run(arguments: Arguments) -> dict[str, Any]:
 def _run_figures(arguments: FiguresArguments) -> dict[str, Any]:
     from ifkd.study.figures.write_figures import FigureOptions, write_figures
 
-    if arguments.count < 1:
-        raise UsageError("--count must be at least 1", got=arguments.count)
     if not 0 <= arguments.score_threshold <= 1:
         raise UsageError("--score-threshold must be between 0 and 1", got=arguments.score_threshold)
     folder = arguments.out or arguments.folder / "figures"
@@ -187,9 +186,6 @@ def _plan(arguments: StudyArguments) -> "Study":
     from ifkd.recipe import IfkdOptions, Recipe
     from ifkd.study.study import Study
 
-    for option in ("seeds", "jobs", "processes"):
-        if vars(arguments)[option] < 1:
-            raise UsageError(f"--{option} must be at least 1", got=vars(arguments)[option])
     recipe = load(arguments.recipe, Recipe, arguments.set)
     if not isinstance(method := recipe.distillation.method, IfkdOptions):
         problem = f"The method of {arguments.recipe} must be IFKD, because its options apply to the IFKD variants"

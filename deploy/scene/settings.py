@@ -14,7 +14,7 @@ from export.bundle.manifest import Manifest
 from ifkd.core.config import Schema
 from ifkd.core.detections import Array
 from ifkd.core.errors import BundleError, UsageError
-from ifkd.core.input_shapes import STEP_PX, InputShapes
+from ifkd.core.input_shapes import MAX_WINDOW_PX, STEP_PX, InputShapes
 from ifkd.core.postprocess import PostprocessConfig
 from ifkd.core.tiling import TileGrid
 from ifkd.imagery.address import RasterAddress
@@ -22,6 +22,8 @@ from ifkd.imagery.contrast import AlphaBand
 
 EDGE_TOLERANCE_ENGINE_PX = 2.0
 """A box this close to a tile's edge counts as cut by it, engine pixels."""
+MAX_GSD_RATIO = 10.0
+"""Largest ground sample distance of a scene in that of the training images: objects have a tenth of their size."""
 INTEGER_TOLERANCE = 1e-6
 """Tolerance for treating a value as an integer."""
 
@@ -209,8 +211,15 @@ def _scale(manifest: Manifest, tile: tuple[int, int], gsd_m: float | None) -> fl
     if trained is None:
         problem = "The bundle does not state the ground sample distance of its training images"
         raise UsageError(problem, got=f"gsd_m {gsd_m:g}", hint="Omit --gsd-m.")
-    if not gsd_m > 0:
-        raise UsageError("The ground sample distance must be above 0 meters", got=f"{gsd_m:g}")
+    largest = max(tile) / scale
+    low, high = trained * min(1.0, largest / MAX_WINDOW_PX), trained * MAX_GSD_RATIO
+    if not low <= gsd_m <= high:
+        raise UsageError(
+            "Objects of the scene would not be visible in a tile, or a tile would not fit in memory",
+            got=f"a ground sample distance of {gsd_m:g} m",
+            expected=f"{low:.3g} to {high:.3g} m, as that of the training images is {trained:g} m",
+            hint="State --gsd-m in meters.",
+        )
     return height / max(1, round(height / (scale * gsd_m / trained)))  # gives a whole number of scene pixels
 
 

@@ -12,7 +12,6 @@ from export.precision.ort_session import open_session
 from export.tiles import read_tiles
 from ifkd import recipe
 from ifkd.core.detections import Array, Candidates
-from ifkd.core.errors import DataError
 from ifkd.core.postprocess import PostprocessConfig, postprocess
 from ifkd.data.coco import CocoDataset, align_classes
 from ifkd.data.metrics import Metrics, evaluate
@@ -88,6 +87,5 @@ def validation_tiles(data: recipe.DataOptions, config: PostprocessConfig, *, cla
 
 def _read_aligned(data: recipe.DataOptions, split: Split, classes: Sequence[str]) -> CocoDataset:
     dataset = read_split(data, split)
-    if not len(dataset):
-        raise DataError(f"{dataset.path} has no images", hint=HINT)
+    dataset.require_images()
     return align_classes(dataset, classes, hint=HINT)

@@ -13,9 +13,7 @@ from export.onnx.topk import LevelTopK, level_topk
 from ifkd.core.errors import ConfigError
 from ifkd.core.input_shapes import STEP_PX, InputShapes
 from ifkd.models import Detector, FasterRcnn, normalize, retinanet, rpn
-
-MAX_TOP_K = 3840
-"""Largest k of TensorRT's TopK layer."""
+from ifkd.recipe.value_types import MAX_TOP_K
 
 
 class ExportableDetector(nn.Module):
@@ -38,9 +36,9 @@ class ExportableDetector(nn.Module):
             ConfigError: The number of candidates exceeds TensorRT's limit, or the tile size does not fit the pyramid.
         """
         super().__init__()
-        _check_top_k("export.candidates_per_level", candidates_per_level)
-        if isinstance(detector, FasterRcnn):
-            _check_top_k("detector.proposals", detector.config.proposals)
+        if not 1 <= candidates_per_level <= MAX_TOP_K:
+            problem, hint = "export.candidates_per_level is out of range for TensorRT's TopK layer", "Lower it."
+            raise ConfigError(problem, got=candidates_per_level, expected=f"1 to {MAX_TOP_K}", hint=hint)
         if any(side < STEP_PX or side % STEP_PX for side in tile_px):
             got = f"{tile_px[0]} x {tile_px[1]} pixels (height x width)"
             problem, hint = "The tile size does not fit the feature pyramid", "Change data.tile_px."
@@ -92,10 +90,3 @@ class ExportableDetector(nn.Module):
             anchors, values, max_k = retinanet.ANCHORS_PER_CELL, self.detector.num_classes, self.candidates_per_level
         strides = self.detector.strides
         return level_topk(strides, self.sizes, anchors_per_cell=anchors, values_per_anchor=values, max_k=max_k)
-
-
-def _check_top_k(setting: str, k: int) -> None:
-    if not 1 <= k <= MAX_TOP_K:
-        problem = f"{setting} is out of range for TensorRT's TopK layer"
-        hint = f"Set {setting} lower; 1000 is enough for most tiles."
-        raise ConfigError(problem, got=k, expected=f"1 to {MAX_TOP_K}", hint=hint)

@@ -49,7 +49,7 @@ def read_toml(path: Path, error_type: type[IfkdError] = ConfigError) -> dict[str
     try:
         return tomllib.loads(read_text(path, error_type=error_type))
     except tomllib.TOMLDecodeError as error:
-        raise error_type(f"{path} is not TOML ({error})") from error
+        raise error_type(f"{path} is not a TOML file ({error})") from error
 
 
 def parse(values: dict[str, Any], schema: type[S], *, source: str) -> S:

@@ -22,6 +22,7 @@ SAVE_AS_UTF_8 = "Save it as UTF-8."
 UTF_16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
 """An escaped half of a character in JSON; both halves together are valid."""
+PROBE_BYTES = 4096
 TEMPORARY_BYTES = 100
 """Length of the part of a name that a temporary file or folder beside it has in its own."""
 
@@ -128,6 +129,31 @@ def atomic_path(path: Path) -> Iterator[Path]:
         raise not_writable(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def require_writable(path: Path, *, size: int = 0) -> None:
+    """Refuse a file of `size` bytes that cannot be written, before the work whose result it is; nothing is left behind.
+
+    Raises:
+        OutputError: The folder is not writable or cannot be created, the disk is full, or there is no regular file.
+    """
+    absent = [folder for folder in path.parents if not folder.exists()]
+    try:
+        if path.exists() and not path.is_file():
+            raise OutputError(f"{path} is not a file", hint="Choose another path.")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".ifkd-write-check.") as probe:
+            probe.write(bytes(PROBE_BYTES))
+            probe.flush()
+        if (free := shutil.disk_usage(path.parent).free) < size:
+            got, expected = f"{free / 1e6:.0f} MB free", f"at least {size / 1e6:.0f} MB"
+            raise OutputError(f"The disk of {path.parent} is too full", got=got, expected=expected, hint="Free space.")
+    except OSError as error:
+        raise not_writable(path, error) from error
+    finally:
+        for folder in absent:
+            with suppress(OSError):
+                folder.rmdir()
 
 
 def remove_temporary_files(path: Path) -> None:

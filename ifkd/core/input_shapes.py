@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 STEP_PX = 32
 """Tile sides are multiples of this, because a backbone halves them five times."""
+MAX_WINDOW_PX = 16_384
+"""Largest side of a tile, in an image and after scaling: 0.8 GB as RGB."""
 
 
 @dataclass(frozen=True, slots=True)

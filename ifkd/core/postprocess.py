@@ -1,6 +1,9 @@
 """Score threshold and non-maximum suppression, the same in training and inference."""
 
+from typing import Annotated
+
 import numpy as np
+from pydantic import Field, PositiveInt
 
 from ifkd.core.config import Schema
 from ifkd.core.detections import Array, Candidates, Detections, box_areas, pairwise_intersection
@@ -9,11 +12,11 @@ from ifkd.core.detections import Array, Candidates, Detections, box_areas, pairw
 class PostprocessConfig(Schema):
     """Thresholds that select detections among candidates."""
 
-    score_threshold: float = 0.05
+    score_threshold: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.05
     """Candidates with a score above this are kept (0 to 1)."""
-    iou_threshold: float = 0.5
+    iou_threshold: Annotated[float, Field(ge=0.0, le=1.0)] = 0.5
     """IoU threshold of non-maximum suppression within a class."""
-    max_detections: int = 100
+    max_detections: PositiveInt = 100
     """Maximum number of detections per tile; an image of several tiles may have more."""
 
 

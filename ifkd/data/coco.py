@@ -18,6 +18,7 @@ BORDER_TOLERANCE_PX = 2.0
 COCO_LISTS = ("images", "annotations", "categories")
 """Keys that every COCO detection file has."""
 MISTAKES_SHOWN = 10
+MISSING_SHOWN = 3
 MAX_SIDE_PX = 2**24
 """Largest image height and width: float32 cannot represent all pixel positions beyond."""
 MAX_JSON_BYTES = 1_000_000_000
@@ -57,6 +58,20 @@ class CocoDataset:
     def __len__(self) -> int:
         """Return the number of images."""
         return len(self.images)
+
+    def require_images(self) -> None:
+        """Refuse a data set without images, or with missing image files, before the first image is read.
+
+        Raises:
+            DataError: No image is listed, or image files are missing; the first are named.
+        """
+        if not self.images:
+            raise DataError(f"{self.path} lists no image", hint="Name a data set with images.")
+        missing = [image.path for image in self.images if not image.path.is_file()]
+        if missing:
+            problem = f"{len(missing)} of {len(self)} images of {self.path} are missing"
+            hint = "Check the folder of the images: data.root and data.images of the recipe, or --images."
+            raise DataError(problem, got=", ".join(map(str, missing[:MISSING_SHOWN])), hint=hint)
 
     def objects_per_class(self) -> dict[str, int]:
         """Return the number of objects of each class, without ignored regions."""

@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 
 from ifkd import recipe
+from ifkd.core.errors import DataError
 from ifkd.data.coco import CocoDataset, read_coco
 
 Split = Literal["train", "validation", "test"]
@@ -21,7 +22,7 @@ def read_split(data: recipe.DataOptions, split: Split) -> CocoDataset:
     are in training, or all in validation.
 
     Raises:
-        DataError: A file is missing or has mistakes.
+        DataError: A file is missing or has mistakes, or the fraction holds out all images.
     """
     if split == "test":
         return _read(data, data.test)
@@ -30,6 +31,11 @@ def read_split(data: recipe.DataOptions, split: Split) -> CocoDataset:
     both = _read(data, data.train)
     held_out = held_out_scenes([image.scene for image in both.images], data.validation)
     images = tuple(image for image in both.images if (image.scene in held_out) == (split == "validation"))
+    if not 0 < len(images) < len(both):
+        problem = f"data.validation = {data.validation} holds out all {len(both)} images of {both.path}"
+        got, expected = f"{len(held_out)} place (`scene` of the images)", "images of two places or more"
+        hint = "Name a file with validation images, or give images of different places another `scene`."
+        raise DataError(problem, got=got, expected=expected, hint=hint)
     return replace(both, images=images)
 
 
@@ -53,5 +59,8 @@ def held_out_scenes(scenes: Sequence[str], fraction: float) -> set[str]:
 
 
 def _read(data: recipe.DataOptions, path: Path) -> CocoDataset:
+    if not (file := resolve_path(data, path)).exists():
+        hint = "Check the paths of the recipe; data.root=DIR sets the folder of its data."
+        raise DataError(f"There is no annotation file {file}", hint=hint)
     images = None if data.images is None else resolve_path(data, data.images)
-    return read_coco(resolve_path(data, path), images=images, merge_classes=data.merge_classes)
+    return read_coco(file, images=images, merge_classes=data.merge_classes)

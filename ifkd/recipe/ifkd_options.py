@@ -2,11 +2,11 @@
 
 from typing import Any, Literal
 
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, model_validator
+from pydantic import NonNegativeInt, model_validator
 
 from ifkd.core.config import Schema
 from ifkd.recipe.levels import LevelChoice
-from ifkd.recipe.value_types import EncoderSide, FilterGrid, Fraction, NonNegativeRange
+from ifkd.recipe.value_types import EncoderSide, FilterGrid, Fraction, NonNegativeFloat, NonNegativeRange, PositiveFloat
 
 
 class AdapterOptions(Schema):

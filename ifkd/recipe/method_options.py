@@ -2,12 +2,12 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from ifkd.core.config import Schema
 from ifkd.recipe.ifkd_options import IfkdOptions
 from ifkd.recipe.levels import LevelChoice
-from ifkd.recipe.value_types import Fraction
+from ifkd.recipe.value_types import Fraction, NonNegativeFloat, PositiveFloat
 
 
 class NoDistillationOptions(Schema):

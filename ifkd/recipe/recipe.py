@@ -1,14 +1,15 @@
 """Recipe of a detector: data, teacher, student, distillation and export. Complete recipes are in configs/."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from ifkd.core.config import EARLIER_VERSION, Schema
-from ifkd.core.input_shapes import STEP_PX
+from ifkd.core.config import EARLIER_VERSION, Schema, override
+from ifkd.core.errors import ConfigError
+from ifkd.core.input_shapes import MAX_WINDOW_PX, STEP_PX
 from ifkd.core.postprocess import PostprocessConfig
 from ifkd.imagery.contrast import ImageryOptions
 from ifkd.recipe.ifkd_options import IfkdOptions
@@ -16,7 +17,7 @@ from ifkd.recipe.levels import LEVELS, Family, Level, LevelChoice
 from ifkd.recipe.method_options import EQUAL_WIDTHS, CrossKdOptions, MethodOptions
 from ifkd.recipe.moved_keys import moved_keys
 from ifkd.recipe.training_options import TrainingOptions
-from ifkd.recipe.value_types import Fraction, PositiveRange
+from ifkd.recipe.value_types import FolderName, Fraction, FractionBelowOne, PositiveFloat, PositiveRange, TopK
 
 
 class AugmentationOptions(Schema):
@@ -59,7 +60,7 @@ class DataOptions(Schema):
     augmentation: AugmentationOptions = AugmentationOptions()
     cache_mb: NonNegativeInt = 512
     """Memory for scaled images that are kept between epochs, megabytes per loading process."""
-    workers: NonNegativeInt = 0
+    workers: Annotated[int, Field(ge=0, le=256)] = 0
     """Processes that load images; 0 loads in the training process."""
 
     @model_validator(mode="after")
@@ -68,6 +69,9 @@ class DataOptions(Schema):
             raise ValueError(f"tile_px must be a multiple of {STEP_PX}, got {self.tile_px}")
         if abs(self.tile_px / self.scale - round(self.tile_px / self.scale)) > 1e-6:
             raise ValueError(f"tile_px / scale must be an integer, got {self.tile_px} / {self.scale}")
+        if not 1 <= round(self.tile_px / self.scale) <= MAX_WINDOW_PX >= self.tile_px:
+            sides = f"got tile_px {self.tile_px} and scale {self.scale}"
+            raise ValueError(f"tile_px, and tile_px / scale, must be at most {MAX_WINDOW_PX}, {sides}")
         return self
 
 
@@ -92,9 +96,9 @@ class DetectorOptions(Schema):
     """Batch-norm statistics: updated in training, or those of the loaded weights."""
     box_head_width: PositiveInt = 1024
     """Faster R-CNN: features of the two fully connected layers of the box head."""
-    proposals: PositiveInt = 1000
+    proposals: TopK = 1000
     """Faster R-CNN: proposals per level before non-maximum suppression and per image after it, in inference."""
-    sampled_rois: PositiveInt = 512
+    sampled_rois: Annotated[int, Field(ge=4)] = 512
     """Faster R-CNN: maximum number of sampled regions per training image, a quarter of them foreground."""
 
     @model_validator(mode="after")
@@ -153,15 +157,15 @@ class ExportOptions(Schema):
 
     precisions: tuple[Literal["fp32", "fp16", "int8", "int8-cpu"], ...] = ("fp32", "fp16")
     calibration: CalibrationOptions = CalibrationOptions()
-    candidates_per_level: PositiveInt = 1000
+    candidates_per_level: TopK = 1000
     """Top-k per pyramid level; TensorRT allows at most 3840."""
     max_batch: PositiveInt = 16
     tile_sides_px: tuple[PositiveInt, PositiveInt] | None = None
     """Minimum and maximum height and width of tiles, multiples of 32 around `data.tile_px`, for files with dynamic
     input shapes; by default the input shape is fixed to `data.tile_px`."""
     overlap_px: PositiveInt = 64
-    """Overlap of neighboring tiles in scenes, pixels after scaling; larger than most objects."""
-    scene_score_threshold: Fraction | None = None
+    """Overlap of neighboring tiles in scenes, pixels after scaling; larger than most objects, smaller than a tile."""
+    scene_score_threshold: FractionBelowOne | None = None
     """Default score threshold for scenes; by default the one with the highest F1 on the validation part."""
     class_agnostic_iou: Fraction | None = None
     """Of boxes of different classes in a scene with an IoU above this, only the best is kept; 1 keeps all. By default
@@ -177,6 +181,10 @@ class ExportOptions(Schema):
         return value
 
 
+DATA_LOCATIONS = ("data.root", "data.images", "data.train", "data.validation", "data.test")
+"""Keys of a recipe that may change after the training, when its data moved."""
+
+
 def _level_choices(part: Schema, key: str) -> Iterator[tuple[str, LevelChoice]]:
     """Yield every option `levels` of a method, with its dotted key."""
     for name in type(part).model_fields:
@@ -190,8 +198,8 @@ def _level_choices(part: Schema, key: str) -> Iterator[tuple[str, LevelChoice]]:
 class Recipe(Schema):
     """A complete recipe."""
 
-    name: str
-    seed: Annotated[int, Field(ge=0)] = 0
+    name: FolderName
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     data: DataOptions
     teacher: RoleOptions
     student: RoleOptions
@@ -206,6 +214,15 @@ class Recipe(Schema):
             pairs = ", ".join(f"{old} to {new}" for old, new in moved.items())
             raise PydanticCustomError(EARLIER_VERSION, "has keys of an earlier version", {"hint": f"Move {pairs}."})
         return values
+
+    @model_validator(mode="after")
+    def _tiles_fit(self) -> "Recipe":
+        tile_px, overlap_px, sides = self.data.tile_px, self.export.overlap_px, self.export.tile_sides_px
+        if overlap_px >= tile_px:
+            raise ValueError(f"export.overlap_px must be below data.tile_px; they are {overlap_px} and {tile_px}")
+        if sides is not None and not sides[0] <= tile_px <= sides[1]:
+            raise ValueError(f"export.tile_sides_px must include data.tile_px; they are {list(sides)} and {tile_px}")
+        return self
 
     @model_validator(mode="after")
     def _parts_match(self) -> "Recipe":
@@ -240,3 +257,16 @@ class Recipe(Schema):
                     f"it has {', '.join(student.levels)}"
                 )
         return self
+
+
+def locate_data(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
+    """Return the recipe of a trained detector with `KEY=VALUE` overrides of the keys in DATA_LOCATIONS.
+
+    Raises:
+        ConfigError: An override is of another key, or is invalid.
+    """
+    for text in overrides:
+        if (key := text.partition("=")[0].strip()) not in DATA_LOCATIONS:
+            problem, expected = "This key of a trained detector's recipe cannot change", ", ".join(DATA_LOCATIONS)
+            raise ConfigError(problem, got=key, expected=f"one of {expected}")
+    return override(recipe, overrides, source="The command line") if overrides else recipe

@@ -2,18 +2,10 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    Field,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 
 from ifkd.core.config import Schema
-from ifkd.recipe.value_types import Fraction
+from ifkd.recipe.value_types import FractionBelowOne, NonNegativeFloat, PositiveFloat
 
 
 class OptimizerOptions(Schema):
@@ -23,7 +15,7 @@ class OptimizerOptions(Schema):
     learning_rate: PositiveFloat = 0.01
     """Learning rate for batches of `base_batch_size` images; scaled linearly to `batch_size`."""
     base_batch_size: PositiveInt = 16
-    momentum: Fraction = 0.9
+    momentum: FractionBelowOne = 0.9
     """Momentum of SGD."""
     weight_decay: NonNegativeFloat = 1e-4
     grad_clip: PositiveFloat | None = None
@@ -44,7 +36,7 @@ class ScheduleOptions(Schema):
     """Epochs after which the step schedule divides the learning rate by ten."""
     warmup_iters: NonNegativeInt = 500
     """Iterations of linear warm-up."""
-    warmup_factor: PositiveFloat = 0.001
+    warmup_factor: Annotated[float, Field(gt=0.0, le=1.0)] = 0.001
     """Fraction of the learning rate at iteration 0."""
 
     @field_validator("name", mode="before")
@@ -91,6 +83,13 @@ class TrainingOptions(Schema):
     """Steps between lines of metrics.jsonl."""
     save_every_minutes: NonNegativeFloat = 10.0
     """Minutes between saved states within an epoch; a state is also saved after every epoch."""
+
+    @model_validator(mode="after")
+    def _batch_can_be_split(self) -> "TrainingOptions":
+        if self.batch_size % self.accumulation_steps:
+            sizes = f"{self.batch_size} and {self.accumulation_steps}"
+            raise ValueError(f"batch_size must be a multiple of accumulation_steps, got {sizes}")
+        return self
 
     @model_validator(mode="before")
     @classmethod

@@ -13,7 +13,7 @@ from ifkd.core.config import differences, dump
 from ifkd.core.config import load as load_config
 from ifkd.core.errors import DataError, OutputError
 from ifkd.core.files import file_lock, make_folder, sha256_of, write_json, write_text
-from ifkd.data.coco import CocoDataset
+from ifkd.data.coco import CocoDataset, align_classes
 from ifkd.data.splits import read_split
 from ifkd.models.checkpoint import build_from, load_checkpoint
 from ifkd.recipe import Recipe
@@ -169,8 +169,9 @@ class Study:
         cached = _read_test_metrics(folder.path / TEST_METRICS)
         if cached is not None and cached.checkpoint_sha256 == digest:
             return cached
-        detector = build_from(load_checkpoint(folder.best)).to(best_device())
-        metrics = validate(detector, self._test_split(), recipe)
+        checkpoint = load_checkpoint(folder.best)
+        detector = build_from(checkpoint).to(best_device())
+        metrics = validate(detector, align_classes(self._test_split(), checkpoint.meta.classes), recipe)
         run = EvaluatedRun(metrics=metrics, train_seconds=folder.read_result().train_seconds, checkpoint_sha256=digest)
         write_json(folder.path / TEST_METRICS, run.model_dump(mode="json"))
         return run
@@ -178,6 +179,7 @@ class Study:
     def _test_split(self) -> CocoDataset:
         """Return the test split; without labeled objects it cannot compare runs."""
         dataset = read_split(self.recipe.data, "test")
+        dataset.require_images()
         if not sum(dataset.objects_per_class().values()):
             raise DataError(f"{dataset.path} has no labeled object, so runs cannot be compared on it")
         return dataset

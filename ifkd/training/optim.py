@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from ifkd.compute.distributed import world_size
 from ifkd.core.errors import TrainingError
 from ifkd.distillation.methods import Method
 from ifkd.models import Detector
@@ -43,19 +44,32 @@ def lr_factor(training: TrainingOptions, iteration: int, epoch_length: int) -> f
     return factor
 
 
-def build_autocast(training: TrainingOptions, device: torch.device) -> torch.autocast:
-    """Return the autocast context of a training step's forward passes.
+def check_training(training: TrainingOptions, device: torch.device) -> None:
+    """Refuse options that a device or the number of processes does not support.
 
     Raises:
-        TrainingError: fp16 is set on a CPU.
+        TrainingError: fp16 or synchronized batch norm is set on a CPU, or the batch cannot be split evenly.
     """
+    compute, on_cpu = training.compute, device.type == "cpu"
+    if compute.amp == "fp16" and on_cpu:
+        raise TrainingError('training.compute.amp = "fp16" needs a GPU', hint='Use "bf16", "auto" or "none".')
+    if compute.sync_batch_norm and on_cpu:  # where PyTorch does not have it
+        hint = 'Set it to false, or use norm = "frozen".'
+        raise TrainingError("training.compute.sync_batch_norm needs GPUs", hint=hint)
+    ranks, steps = world_size(), training.accumulation_steps
+    if training.batch_size % (ranks * steps):
+        expected = f"a multiple of {ranks * steps} ({ranks} processes x {steps} accumulation steps)"
+        got = f"{training.batch_size} images"
+        raise TrainingError("training.batch_size cannot be split evenly", got=got, expected=expected)
+
+
+def build_autocast(training: TrainingOptions, device: torch.device) -> torch.autocast:
+    """Return the autocast context of a training step's forward passes."""
     amp = training.compute.amp
     if amp == "auto":
         on_cpu = torch.ops.mkldnn._is_mkldnn_bf16_supported  # noqa: SLF001
         native = torch.cuda.is_bf16_supported() if device.type == "cuda" else on_cpu()
         amp = "bf16" if native else "none"
-    if amp == "fp16" and device.type == "cpu":
-        raise TrainingError('training.compute.amp = "fp16" needs a GPU', hint='Use "bf16", "auto" or "none".')
     dtype = torch.float16 if amp == "fp16" else torch.bfloat16
     return torch.autocast(device.type, dtype, enabled=amp != "none")
 
@@ -76,16 +90,9 @@ def build_ema(training: TrainingOptions, detector: Detector) -> AveragedModel | 
 
 
 def prepare_detector(detector: Detector, training: TrainingOptions, device: torch.device) -> Detector:
-    """Return a detector on its device with the options of `training.compute` applied.
-
-    Raises:
-        TrainingError: Synchronized batch norm is set on a CPU, where PyTorch does not have it.
-    """
+    """Return a detector on its device with the options of `training.compute` applied."""
     compute = training.compute
     if compute.sync_batch_norm:
-        if device.type == "cpu":
-            hint = 'Set it to false, or use norm = "frozen".'
-            raise TrainingError("training.compute.sync_batch_norm needs GPUs", hint=hint)
         detector = nn.SyncBatchNorm.convert_sync_batchnorm(detector)  # type: ignore[no-untyped-call]
     detector = detector.to(device)
     if compute.channels_last:

@@ -12,8 +12,8 @@ from ifkd import __version__
 from ifkd.compute.device import best_device
 from ifkd.compute.distributed import broadcast_from_first, rank
 from ifkd.core.errors import CheckpointError, OutputError, TrainingError
-from ifkd.core.files import sha256_of
-from ifkd.data.coco import CocoDataset
+from ifkd.core.files import require_writable, sha256_of
+from ifkd.data.coco import CocoDataset, align_classes
 from ifkd.data.splits import read_split
 from ifkd.distillation import FrozenModels, TileSampling, make_cache_spec
 from ifkd.distillation.frozen_models import measure_feature_rms
@@ -22,7 +22,7 @@ from ifkd.distillation.methods.fgd import inherit
 from ifkd.imagery.image_values import IMAGE_VALUES_KEY, image_values
 from ifkd.models import Detector, FasterRcnn, build_detector, normalize
 from ifkd.models.checkpoint import Checkpoint, CheckpointMeta, build_from, load_checkpoint
-from ifkd.models.mobile_sam.encoder import available_weights
+from ifkd.models.mobile_sam.encoder import available_weights, read_mobile_sam
 from ifkd.recipe import (
     EQUAL_WIDTHS,
     DetectorOptions,
@@ -34,6 +34,7 @@ from ifkd.recipe import (
 )
 from ifkd.recipe.recipe import RoleOptions
 from ifkd.training.dataset import EpochSampler, TileDataset, collate
+from ifkd.training.optim import check_training
 from ifkd.training.prediction import validate
 from ifkd.training.run_folder import RunFolder, TrainingResult, TrainingRun
 from ifkd.training.trainer import train
@@ -42,6 +43,8 @@ logger = logging.getLogger(__name__)
 
 CALIBRATION_BATCHES = 8
 """Batches that measure the RMS of the teacher's features."""
+COPIES_ON_DISK = 6
+"""Size of a run's files in that of the weights: two checkpoints, a state with an optimizer, and one temporary file."""
 DATA_KEYS_WITHOUT_EFFECT = {"root", "images", "cache_mb", "workers"}
 TRAINING_KEYS_WITHOUT_EFFECT = {"log_every", "save_every_minutes"}
 """Options that do not affect the weights, and may change when a run resumes."""
@@ -135,14 +138,20 @@ def _build_frozen_models(options: MethodOptions, teacher: Detector, run: Trainin
 
 
 def _plan_run(recipe: Recipe, folder: Path, label: str, role: RoleOptions, provenance: dict[str, Any]) -> TrainingRun:
-    """Read the data of a run, and return its plan."""
+    """Read the data of a run, check what can be checked before the first step, and return the plan."""
     data, training = recipe.data, role.training
     train_data, validation_data = read_split(data, "train"), read_split(data, "validation")
+    check_training(training, best_device())
+    for dataset in (train_data, validation_data):
+        dataset.require_images()
     if (count := len(train_data)) < (size := training.batch_size):
         raise TrainingError(f"{data.train} has fewer images than one batch", got=count, expected=f"at least {size}")
-    if train_data.classes != validation_data.classes:
-        got = f"{list(train_data.classes)} and {list(validation_data.classes)}"
-        raise TrainingError(f"{data.train} and {data.validation} have different classes", got=got)
+    validation_data = align_classes(
+        validation_data, train_data.classes, hint="Training and validation need the same classes."
+    )
+    steps, warmup = training.epochs * (count // size), training.schedule.warmup_iters
+    if warmup >= steps:
+        logger.warning("The warm-up of %d iterations does not end: the training has %d.", warmup, steps)
     values = image_values([image.path for image in train_data.images], data.imagery)
     for remark in values.remarks:
         logger.warning("%s", remark)
@@ -179,6 +188,10 @@ def _start_run(run: TrainingRun, *, resume: bool) -> tuple[TrainingRun, Detector
         pretrained = [report.to_provenance() for report in detector.load_reports]
         meta = run.meta.model_copy(update={"provenance": {**run.meta.provenance, "pretrained": pretrained}})
         run = replace(run, meta=meta)
+    if rank() == 0:
+        run.folder.require_settings(run.meta)
+        weights = sum(tensor.nbytes for tensor in detector.state_dict().values())
+        require_writable(run.folder.best, size=COPIES_ON_DISK * weights)
     return run, detector
 
 
@@ -194,6 +207,8 @@ def _with_available_encoder(options: MethodOptions) -> tuple[MethodOptions, list
     if not isinstance(options, IfkdOptions) or not options.ede.enabled:
         return options, []
     weights = available_weights(options.ede.weights) if options.ede.fall_back_to_random else options.ede.weights
+    if weights != "random" and options.ede.weight > 0:
+        read_mobile_sam(weights)  # fails before the teacher is validated
     ede = options.ede.model_copy(update={"weights": weights})
     return options.model_copy(update={"ede": ede}), [RANDOM_ENCODER_NOTE] if weights == "random" else []
 

@@ -71,9 +71,18 @@ class RunFolder:
         Raises:
             OutputError: The folder contains a run with other settings, or is not writable.
         """
+        self.require_settings(meta)
         make_folder(self.path)
         if not self.config.is_file():
             write_text(self.config, f"# {label}\n{dump(meta)}")
+
+    def require_settings(self, meta: CheckpointMeta) -> None:
+        """Refuse a folder with a run of other settings.
+
+        Raises:
+            OutputError: The folder contains a run with other settings.
+        """
+        if not self.config.is_file():
             return
         existing = read_toml(self.config, OutputError)
         settings = meta.model_dump(mode="json", exclude_none=True)

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from ifkd.compute.device import best_device
 from ifkd.compute.distributed import broadcast_from_first, rank, world_size
 from ifkd.core.environment import machine_summary
-from ifkd.core.errors import DataError, TrainingError
+from ifkd.core.errors import DataError
 from ifkd.core.files import file_lock, write_json
 from ifkd.core.progress import progress
 from ifkd.data.metrics import Metrics
@@ -31,7 +31,6 @@ from ifkd.distillation.method_checkpoint import save_method_checkpoint
 from ifkd.distillation.methods import Method, Term
 from ifkd.models import Detector, normalize
 from ifkd.models.checkpoint import save_checkpoint
-from ifkd.recipe import TrainingOptions
 from ifkd.training.dataset import Batch, BatchDataset, EpochSampler, TileDataset
 from ifkd.training.metrics_logger import MetricsLogger, memory_mb
 from ifkd.training.optim import build_autocast, build_ema, build_optimizer, lr_factor, prepare_detector
@@ -53,7 +52,7 @@ def train(
     Raises:
         DataError: A training image cannot be read.
         OutputError: The folder contains a run with other settings, another process uses it, or it is not writable.
-        TrainingError: A loss or gradient is not finite, or the batch cannot be split evenly.
+        TrainingError: A loss or gradient is not finite.
     """
     if rank() == 0:
         run.folder.claim(run.meta, run.label)
@@ -79,7 +78,6 @@ class Trainer:
         self.frozen_models = frozen_models.to(self.device) if frozen_models is not None else None
         self.ema = build_ema(training, self.detector)
         self.state = TrainState()
-        _check_batch_size(training)
         self.sampler = EpochSampler(
             len(run.train_data), batch_size, seed=seed, accumulation_steps=steps, rank=rank(), ranks=world_size()
         )
@@ -262,11 +260,3 @@ class Trainer:
             self.state = restore_state(state, self.stateful_parts())
         if rank() == 0:
             self.logger.resume(epoch=self.state.epoch, iteration=self.state.iteration)
-
-
-def _check_batch_size(training: TrainingOptions) -> None:
-    ranks, steps = world_size(), training.accumulation_steps
-    if training.batch_size % (ranks * steps):
-        expected = f"a multiple of {ranks * steps} ({ranks} processes x {steps} accumulation steps)"
-        got = f"{training.batch_size} images"
-        raise TrainingError("training.batch_size cannot be split evenly", got=got, expected=expected)

@@ -33,7 +33,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, metavar="DIR", help=text)
     parser.add_argument("--fix", type=Path, metavar="DIR", help="write a fixed copy into this new folder")
     parser.add_argument("--copy-images", action="store_true", help="copy the images into the fixed copy as well")
-    parser.add_argument("--workers", type=int, metavar="N", help="processes that decode images (default: one per core)")
+    text = "processes that decode images (default: one per core)"
+    parser.add_argument("--workers", type=cli.worker_count, metavar="N", help=text)
 
 
 def run(arguments: Arguments) -> dict[str, Any]:
@@ -44,6 +45,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
         VerdictError: There are errors or warnings; all files are written nevertheless.
     """
     from ifkd.core.errors import DataError, UsageError, VerdictError
+    from ifkd.core.files import require_writable
     from ifkd.data.check.check import check
     from ifkd.data.check.check_page import PAGE, RECORD, console, headline, templates, write_check
     from ifkd.data.check.fix import require_empty, write_fixed
@@ -51,6 +53,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
     if arguments.copy_images and arguments.fix is None:
         raise UsageError("--copy-images needs --fix", hint="Name the folder of the fixed copy with --fix.")
     plan, folder = _plan(arguments)
+    require_writable(folder / RECORD)
     templates()  # fails before the long work where jinja2 is missing
     if arguments.fix is not None:
         require_empty(arguments.fix)

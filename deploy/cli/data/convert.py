@@ -43,8 +43,10 @@ def run(arguments: Arguments) -> dict[str, Any]:
         VerdictError: Images or objects were left out; the file is written nevertheless.
     """
     from ifkd.core.errors import VerdictError
+    from ifkd.core.files import require_writable
     from ifkd.data.readers.convert import convert
 
+    require_writable(arguments.out)
     done = convert(
         arguments.format,
         arguments.source,

@@ -22,7 +22,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", type=Path, help="TOML file, for example configs/demo_data.toml")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="replaces a setting, for example seed=3")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the data set")
-    parser.add_argument("--workers", type=int, metavar="N", help="processes (default: one per core)")
+    parser.add_argument("--workers", type=cli.worker_count, metavar="N", help="processes (default: one per core)")
     parser.add_argument("--force", action="store_true", help="replace a data set with other settings")
 
 

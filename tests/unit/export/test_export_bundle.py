@@ -12,7 +12,7 @@ from export.bundle.bundle import open_bundle
 from export.export_plan import plan_export
 from export.onnx.tensor_parity import TOLERANCES, TensorTolerance
 from ifkd.core.config import load
-from ifkd.core.errors import CheckpointError, ConfigError, VerdictError
+from ifkd.core.errors import CheckpointError, ConfigError, DataError, OutputError, VerdictError
 from ifkd.core.files import sha256_of
 from ifkd.recipe import Recipe
 
@@ -64,7 +64,9 @@ def test_export_options_can_be_overridden_and_are_recorded(
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("candidates_per_level=4000", "1 to 3840"),
+        ("candidates_per_level=4000", "candidates_per_level: .*at most|less than or equal to 3840"),
+        ("overlap_px=64", "export.overlap_px must be below data.tile_px; they are 64 and 64"),
+        ("tile_sides_px=[96, 128]", r"must include data.tile_px; they are \[96, 128\] and 64"),
         ("overlap=3", "Did you mean 'overlap_px'"),
         ("max_batch=0", "max_batch"),
     ],
@@ -73,6 +75,34 @@ def test_invalid_options_are_refused(checkpoint_path: Path, tmp_path: Path, over
     with pytest.raises(ConfigError, match=message):
         plan_export(checkpoint_path, tmp_path / "b", overrides=[override])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_data_of_int8_can_move(checkpoint_path: Path, tmp_path: Path, write_data_set: Callable[..., Path]) -> None:
+    for name, images in (("train", 3), ("val", 2)):
+        path = write_data_set(tmp_path / "moved", name, images=images)
+        path.write_text(path.read_text().replace("barge", "ship"))
+    overrides = ["precisions=['int8']", "data.train=train.json", "data.validation=val.json"]
+    with pytest.raises(DataError, match=r"There is no annotation file train\.json.*data\.root=DIR"):
+        plan_export(checkpoint_path, tmp_path / "b", overrides=overrides)
+    plan = plan_export(checkpoint_path, tmp_path / "b", overrides=[*overrides, f"data.root={tmp_path / 'moved'}"])
+    assert plan.calibration is not None
+    assert plan.calibration.record.source == "3 of 3 training images of train.json"
+    assert plan.recipe.data.root == tmp_path / "moved"
+    with pytest.raises(ConfigError, match=r"cannot change: got data\.scale"):
+        plan_export(checkpoint_path, tmp_path / "b", overrides=["data.scale=2"])
+
+
+def test_a_precision_that_is_named_twice_is_exported_once(checkpoint_path: Path, tmp_path: Path) -> None:
+    plan = plan_export(checkpoint_path, tmp_path / "b", overrides=["precisions=['fp16', 'fp32', 'fp16']"])
+    assert plan.precisions == ("fp32", "fp16")
+
+
+def test_a_folder_that_is_not_writable_is_found_before_the_images_are_read(
+    checkpoint_path: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="Cannot write"):
+        plan_export(checkpoint_path, tmp_path / "file" / "b", overrides=["precisions=['int8']"])
 
 
 def test_a_missing_checkpoint_has_exit_code_2(tmp_path: Path) -> None:

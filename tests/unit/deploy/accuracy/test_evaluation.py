@@ -12,9 +12,11 @@ from deploy.accuracy.evaluation import Evaluation, evaluate_model, open_data
 from deploy.accuracy.image_detection import TilingConfig
 from deploy.accuracy.provenance import read_result
 from deploy.bench.bench_result import Bench
-from ifkd.core.errors import DataError
+from ifkd.core.config import parse
+from ifkd.core.errors import DataError, UsageError
 from ifkd.core.postprocess import PostprocessConfig
 from ifkd.data.coco import align_classes, read_coco
+from ifkd.recipe import Recipe
 
 RECORD = EvaluatedModelRecord(
     kind="bundle", name="made up", path="x", sha256="0" * 64, detector={}, parameters=7, provenance={}
@@ -106,6 +108,24 @@ def test_other_classes_are_refused_with_both_lists(tmp_path):
 def test_without_data_and_recipe_the_flag_is_named():
     with pytest.raises(DataError, match="--data"):
         open_data(None, images=None, recipe=None, classes=("a",), command="evaluate")
+
+
+def test_the_data_of_the_recipe_can_move(recipe_values, data_folder, tmp_path):
+    recipe_values["data"]["root"] = "gone"
+    recipe = parse(recipe_values, Recipe, source="")
+    options = {"images": None, "recipe": recipe, "classes": ("barge", "ferry", "tug"), "command": "evaluate"}
+    with pytest.raises(DataError, match=r"data\.root=DIR"):
+        open_data(None, **options)
+    assert len(open_data(None, **options, overrides=[f"data.root={data_folder}"])) == 4
+    with pytest.raises(UsageError, match="named twice"):
+        open_data(data_folder / "val.json", **options, overrides=["data.root=x"])
+
+
+def test_missing_images_are_found_before_the_first_is_read(tmp_path):
+    path = fake.write_dataset(tmp_path / "w", images=3)
+    (path.parent / "images" / "2.png").unlink()
+    with pytest.raises(DataError, match=r"1 of 3 images of .* are missing: got .*2\.png"):
+        data_at(path)
 
 
 def test_data_without_images_is_refused(tmp_path):

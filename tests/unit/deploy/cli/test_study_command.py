@@ -11,7 +11,7 @@ ExpectError = Callable[..., str]
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--seeds", "0"], "--seeds must be at least 1: got 0"),
+        (["--seeds", "0"], "argument --seeds: must be an integer of at least 1, got 0"),
         (["--set", 'distillation.method={name="frs"}'], "must be IFKD, because its options apply to the IFKD variants"),
         (["--methods", "frss"], "hint: Did you mean 'frs'?"),
     ],

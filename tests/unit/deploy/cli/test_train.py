@@ -3,11 +3,17 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from deploy.cli.main import main
+from ifkd.core.config import load
+from ifkd.recipe import Recipe
+from ifkd.training import pipelines
+from ifkd.training.pipelines import _plan_run
 from ifkd.training.run_folder import TrainingResult
 
 ExpectError = Callable[..., str]
@@ -96,7 +102,70 @@ def test_fewer_images_than_a_batch(expect_error: ExpectError, recipe_path: Path)
 
 def test_splits_with_different_classes(expect_error: ExpectError, recipe_path: Path, data_folder: Path) -> None:
     edit_json(data_folder / "val.json", categories=lambda found: [{**found[0], "name": "yacht"}, *found[1:]])
-    assert "different classes" in expect_error("train", str(recipe_path))
+    assert "need the same classes" in expect_error("train", str(recipe_path))
+
+
+def test_splits_with_classes_in_another_order(recipe_path: Path, data_folder: Path, tmp_path: Path) -> None:
+    content = json.loads((data_folder / "val.json").read_text())
+    names = {one["id"]: one["name"] for one in content["categories"]}
+    order = list(names)
+    new = dict(zip(order, reversed(order), strict=True))
+    edit_json(
+        data_folder / "val.json",
+        categories=lambda found: [{**one, "id": new[one["id"]]} for one in found],
+        annotations=lambda found: [{**one, "category_id": new[one["category_id"]]} for one in found],
+    )
+    run = _plan_run(load(recipe_path, Recipe), tmp_path / "run", "", load(recipe_path, Recipe).student, {})
+    found = [run.train_data.classes[label] for image in run.validation_data.images for label in image.labels]
+    assert sorted(found) == sorted(names[one["category_id"]] for one in content["annotations"])
+
+
+def test_a_validation_split_without_images(
+    expect_error: ExpectError, recipe_path: Path, data_folder: Path
+) -> None:
+    edit_json(data_folder / "val.json", images=lambda _: [], annotations=lambda _: [])
+    assert "val.json lists no image" in expect_error("train", str(recipe_path))
+
+
+@pytest.mark.parametrize(
+    ("path", "overrides", "message"),
+    [
+        ("images/val_002.png", (), "1 of 4 images of"),
+        (None, ("student.training.compute.amp=fp16",), "needs a GPU"),
+        (None, ("student.training.compute.sync_batch_norm=true",), "needs GPUs"),
+        (None, ("data.validation=0.5", "data.images=absent"), "images of"),
+    ],
+)
+def test_what_would_fail_after_the_first_step_is_found_before(
+    expect_error: ExpectError,
+    recipe_path: Path,
+    data_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    path: str | None,
+    overrides: tuple[str, ...],
+    message: str,
+) -> None:
+    monkeypatch.setattr(pipelines, "build_detector", lambda *_: pytest.fail("the detector is built"))
+    monkeypatch.setattr(pipelines, "best_device", lambda: torch.device("cpu"))
+    if path is not None:
+        (data_folder / path).unlink()
+    assert message in expect_error("train", str(recipe_path), *overrides)
+
+
+def test_a_disk_that_is_too_full(
+    expect_error: ExpectError, recipe_path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("ifkd.core.files.shutil.disk_usage", lambda _: SimpleNamespace(free=1_000_000))
+    assert "too full" in expect_error("train", str(recipe_path), "--out", str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_warm_up_that_does_not_end_is_logged(
+    recipe_path: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    recipe = load(recipe_path, Recipe, ["student.training.schedule.warmup_iters=4"])
+    _plan_run(recipe, tmp_path / "run", "", recipe.student, {})
+    assert "The warm-up of 4 iterations does not end: the training has 4." in caplog.text
 
 
 # --- results ------------------------------------------------------------------------------------------------------

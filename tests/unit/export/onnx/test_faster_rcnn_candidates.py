@@ -24,7 +24,7 @@ from export.precision.integer_indices import require_integer_indices
 from export.tensorrt.build import build_engine
 from ifkd import recipe
 from ifkd.core.detections import Candidates
-from ifkd.core.errors import ConfigError, EngineError
+from ifkd.core.errors import EngineError
 from ifkd.models import normalize
 
 
@@ -183,13 +183,6 @@ def test_openvino_gives_the_same_output(exported: tuple[ExportableDetector, Path
     found = run_openvino(path, TILES)
     parity = compare_candidates(expected, found, groups=[(100, True)], tolerance=TOLERANCES["fp32"])
     assert parity.passed, parity
-
-
-def test_proposals_above_the_limit_of_tensorrt_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"detector\.proposals .*got 3841, expected 1 to 3840"):
-        ExportableDetector(
-            untrained_faster_rcnn("resnet18", proposals=3841), tile_px=(64, 64), candidates_per_level=100
-        )
 
 
 def test_levels_do_not_suppress_each_other() -> None:

@@ -108,7 +108,7 @@ def test_an_invalid_override_is_refused(
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     assert "There is no file" in problem(tmp_path / "absent.toml")
     (tmp_path / "broken.toml").write_text("name = ")
-    assert "broken.toml is not TOML" in problem(tmp_path / "broken.toml")
+    assert "broken.toml is not a TOML file" in problem(tmp_path / "broken.toml")
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
     assert "binary.toml cannot be read" in problem(tmp_path / "binary.toml")
     assert "cannot be read" in problem(tmp_path)

@@ -4,6 +4,7 @@ import codecs
 import hashlib
 import json
 import os
+import shutil
 import stat
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from ifkd.core.files import (
     read_text,
     remove_temporary_files,
     require_unicode,
+    require_writable,
     sha256_of,
     shortened,
     write_json,
@@ -151,6 +153,38 @@ def test_temporary_files_of_killed_processes_are_removed(tmp_path: Path) -> None
         (tmp_path / name).touch()
     remove_temporary_files(tmp_path / "state.pt")
     assert names(tmp_path) == [".other.x1.pt", "state.pt"]
+
+
+def test_a_writable_path_is_checked_without_a_trace(tmp_path: Path) -> None:
+    require_writable(tmp_path / "new" / "deep" / "a.json", size=1)
+    assert names(tmp_path) == []
+    (tmp_path / "a.json").write_text("old")
+    require_writable(tmp_path / "a.json")
+    assert (tmp_path / "a.json").read_text() == "old"
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("file/a.json", "Cannot write"),
+        ("folder", "is not a file"),
+        ("/dev/null", "is not a file"),
+        ("/proc/absent/a.json", "Cannot write"),
+        ("海" * 100, "Choose a shorter name"),
+    ],
+)
+def test_a_path_that_cannot_be_written_is_refused(tmp_path: Path, path: str, message: str) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OutputError, match=message):
+        require_writable(tmp_path / path)
+
+
+def test_a_disk_that_is_too_full_is_refused(tmp_path: Path) -> None:
+    free = shutil.disk_usage(tmp_path).free
+    with pytest.raises(OutputError, match=r"too full: got .* MB free, expected at least .* MB"):
+        require_writable(tmp_path / "a.bin", size=2 * free)
+    assert names(tmp_path) == []
 
 
 # --- text ---------------------------------------------------------------------------------------------------------

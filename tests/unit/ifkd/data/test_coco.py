@@ -174,6 +174,16 @@ def test_refuses_other_and_missing_files(tmp_path: Path) -> None:
         read_coco(tmp_path / "c.json")
 
 
+def test_a_data_set_that_trains_nothing_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    with pytest.raises(DataError, match=r"[1-9] of [1-9] images of .* are missing: got .*Check the folder"):
+        read_coco(path).require_images()
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "annotations": [], "images": []}))
+    with pytest.raises(DataError, match="lists no image"):
+        read_coco(path).require_images()
+
+
 def test_to_coco_is_read_back(tmp_path: Path) -> None:
     dataset = read_coco(write(tmp_path))
     (tmp_path / "copy.json").write_text(json.dumps(dataset.to_coco()))

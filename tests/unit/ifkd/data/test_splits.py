@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from ifkd import recipe
+from ifkd.core.errors import DataError
 from ifkd.data.splits import read_split, resolve_path
 
 
@@ -42,6 +43,21 @@ def test_a_fraction_is_held_out_by_scene(tmp_path: Path, write_data_set: Callabl
     again = read_split(settings, "validation")
     assert [image.id for image in again.images] == [image.id for image in validation.images]
     assert train.classes == validation.classes
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_a_fraction_that_holds_out_all_images_is_refused(
+    tmp_path: Path, write_data_set: Callable[..., Path], split: Any
+) -> None:
+    write_data_set(tmp_path, "train", images=3, size=(32, 64))  # one scene
+    expected = r"validation = 0\.15 holds out all 3 images .*got 1 place .*expected images of two places.*Name a file"
+    with pytest.raises(DataError, match=expected):
+        read_split(data(tmp_path, validation=0.15), split)
+
+
+def test_a_missing_file_is_named_with_the_key_of_its_folder(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"There is no annotation file .*train\.json.*data\.root=DIR"):
+        read_split(data(tmp_path), "train")
 
 
 def test_classes_are_merged_in_every_split(data_folder: Path) -> None:

@@ -1,5 +1,6 @@
 """Recipes: rules between options, named schedules, and the recipes in configs/."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import tomli_w
 from ifkd.core.config import load, parse
 from ifkd.core.errors import ConfigError
 from ifkd.recipe import IfkdOptions, NoDistillationOptions, Recipe, select_levels
+from ifkd.recipe.recipe import locate_data
 
 REPOSITORY = Path(__file__).resolve().parents[4]
 
@@ -33,6 +35,58 @@ def test_levels_are_selected_from_the_family(recipe_values: dict[str, Any]) -> N
 def test_plain_training_is_the_method_none(recipe_values: dict[str, Any]) -> None:
     recipe_values["distillation"]["method"] = {"name": "none"}
     assert isinstance(parse(recipe_values, Recipe, source="values").distillation.method, NoDistillationOptions)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("export.overlap_px=64", "export.overlap_px must be below data.tile_px; they are 64 and 64"),
+        ("export.tile_sides_px=[96, 128]", "must include data.tile_px; they are [96, 128] and 64"),
+        ("data.scale=inf", "finite"),
+        ("data.scale=1e-3", "must be at most 16384, got tile_px 64 and scale 0.001"),
+        ("data.tile_px=32768", "must be at most 16384"),
+        ("data.scale=1000", "must be an integer"),
+        ("data.workers=257", "less than or equal to 256"),
+        ("data.validation=1.0", "data.validation"),
+        ("data.validation=0.0", "data.validation"),
+        ("student.training.accumulation_steps=3", "batch_size must be a multiple of accumulation_steps, got 4 and 3"),
+        ("student.training.optimizer.learning_rate=inf", "finite"),
+        ("student.training.optimizer.momentum=1.0", "less than 1"),
+        ("student.training.schedule.warmup_factor=2.0", "less than or equal to 1"),
+        ("student.detector.proposals=3841", "less than or equal to 3840"),
+        ("student.detector.sampled_rois=3", "greater than or equal to 4"),
+        ("export.candidates_per_level=3841", "less than or equal to 3840"),
+        ("export.scene_score_threshold=1.0", "less than 1"),
+        ("export.gsd_m=inf", "finite"),
+        ("postprocess.score_threshold=1.0", "less than 1"),
+        ("postprocess.score_threshold=-0.1", "greater than or equal to 0"),
+        ("postprocess.iou_threshold=1.5", "less than or equal to 1"),
+        ("postprocess.max_detections=0", "greater than 0"),
+        ("distillation.method.alpha=nan", "alpha"),
+        ("distillation.method.hsm.clip=inf", "finite"),
+        ("seed=9223372036854775808", "seed"),
+        ('name="a/b"', "without slashes"),
+        ('name=""', "name of a folder"),
+        ('name="..."', "without a dot at the start"),
+        (f'name="{"海" * 34}"', "at most 100 bytes"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(
+    tmp_path: Path, recipe_values: dict[str, Any], override: str, message: str
+) -> None:
+    (tmp_path / "r.toml").write_text(tomli_w.dumps(recipe_values))
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        load(tmp_path / "r.toml", Recipe, [override])
+
+
+def test_the_data_of_a_trained_detector_can_move(recipe_values: dict[str, Any]) -> None:
+    recipe = parse(recipe_values, Recipe, source="values")
+    moved = locate_data(recipe, ["data.root=/elsewhere", "data.test=other.json"])
+    assert (moved.data.root, moved.data.test) == (Path("/elsewhere"), Path("other.json"))
+    assert moved.model_copy(update={"data": recipe.data}) == recipe
+    for key in ("data.scale", "data.tile_px", "seed", "data.imagery.bands"):
+        with pytest.raises(ConfigError, match=f"cannot change: got {key}, expected one of data.root"):
+            locate_data(recipe, [f"{key}=2"])
 
 
 def recipes() -> list[Path]:

@@ -516,11 +516,6 @@ def test_accumulated_gradients_are_the_mean_of_the_parts(
         torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
 
 
-def test_a_batch_that_cannot_be_accumulated_is_refused(setup: Setup, tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match=r"split evenly: got 4 images, expected a multiple of 3"):
-        train(setup, tmp_path / "run", lambda values: values["student"]["training"].update(accumulation_steps=3))
-
-
 def test_the_averaged_weights_are_validated_and_kept(
     setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

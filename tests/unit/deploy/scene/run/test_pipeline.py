@@ -1,3 +1,4 @@
+import re
 import threading
 
 import numpy as np
@@ -297,6 +298,16 @@ def test_settings_come_from_the_manifest(tmp_path):
     assert settings_for(manifest, score_threshold=0.6, overlap_px=8, merge="nmm", metric="ios").merge.metric == "ios"
     assert settings_for(manifest, gsd_m=0.25).scale == 0.2
     assert 64 / settings_for(manifest, gsd_m=0.33).scale == pytest.approx(round(64 / (0.4 * 0.66)))
+
+
+@pytest.mark.parametrize("gsd_m", [1e-300, 0.001, 0.0048, 5.1, 1000.0, 0.0, -1.0, float("nan"), float("inf")])
+def test_a_ground_sample_distance_in_another_unit_is_refused(tmp_path, gsd_m):
+    manifest = write_bundle(tmp_path / "b", scale=0.4, gsd_m=0.5).manifest  # a tile is 160 px of its training images
+    message = f"got a ground sample distance of {gsd_m:g} m, expected 0.00488 to 5 m"
+    with pytest.raises(UsageError, match=re.escape(message)):
+        settings_for(manifest, gsd_m=gsd_m)
+    for fits in (0.0049, 5.0):
+        assert 1 <= 64 / settings_for(manifest, gsd_m=fits).scale <= 16384
 
 
 def test_settings_that_do_not_fit_are_refused(tmp_path):

@@ -208,7 +208,7 @@ def test_the_data_set_may_have_another_folder_than_in_training(
             "no finished run of 'ifdk'.\nhint: Did you mean 'ifkd'? Finished runs: at, ifkd, student",
         ),
         (["--level", "p2"], "no pyramid level p2: expected p3, p4, p5, p6, p7"),
-        (["--count", "0"], "--count must be at least 1"),
+        (["--count", "0"], "--count: must be an integer of at least 1"),
         (["--score-threshold", "2"], "--score-threshold must be between 0 and 1"),
     ],
 )
