@@ -140,8 +140,19 @@ def test_other_settings_of_the_plain_student_are_reported(
 
 
 def test_failed_runs_are_named_with_their_log(recipe: Path, tmp_path: Path) -> None:
-    """The data file exists when the recipe is checked, and is invalid when the run reads it."""
-    (tmp_path / "data" / "train.json").write_text("{}")
+    """The image exists when the data are checked, and is invalid when the run reads it."""
+    next((tmp_path / "data" / "images").glob("train_*")).write_bytes(b"")
     with pytest.raises(TrainingError, match=r"1 of 1 runs failed: teacher\. See .*logs.teacher\.txt for the reason"):
         plan(tmp_path / "study", recipe).run()
     assert "error: " in (tmp_path / "study" / "logs" / "teacher.txt").read_text()
+
+
+@pytest.mark.parametrize("content", ["{}", '{"images": [], "annotations": [], "categories": []}', None])
+def test_an_invalid_test_split_is_found_before_the_training(recipe: Path, tmp_path: Path, content: str | None) -> None:
+    path = tmp_path / "data" / "other.json"
+    if content is not None:
+        path.write_text(content)
+    study = plan(tmp_path / "study", recipe, "data.test=other.json")
+    with pytest.raises(DataError, match=r"other\.json"):
+        study.run()
+    assert not (tmp_path / "study").exists()
