@@ -120,9 +120,7 @@ def test_splits_with_classes_in_another_order(recipe_path: Path, data_folder: Pa
     assert sorted(found) == sorted(names[one["category_id"]] for one in content["annotations"])
 
 
-def test_a_validation_split_without_images(
-    expect_error: ExpectError, recipe_path: Path, data_folder: Path
-) -> None:
+def test_a_validation_split_without_images(expect_error: ExpectError, recipe_path: Path, data_folder: Path) -> None:
     edit_json(data_folder / "val.json", images=lambda _: [], annotations=lambda _: [])
     assert "val.json lists no image" in expect_error("train", str(recipe_path))
 
