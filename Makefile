@@ -89,9 +89,9 @@ $(RUN)/report/report.json: $(ROLES:%=$(RUN)/evaluation/%.json) $(RUN)/bench.json
 
 test: $(READY_DEV) ## run all tests
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
-fuzz: $(READY_DEV) ## read 2,000 scrambled annotation and image files
+fuzz: $(READY_DEV) ## read thousands of scrambled annotation, image, scene and map files
 	IFKD_FUZZED_FILES=2000 $(BIN)/python -m pytest tests/unit/ifkd/data/check/test_check_fuzz.py \
-		tests/unit/ifkd/imagery/test_raster_fuzz.py
+		tests/unit/ifkd/imagery/test_raster_fuzz.py tests/unit/deploy/scene/read/test_georeference_fuzz.py
 bundles: $(READY_DEV) ## export both detectors with every backbone, untrained; build and run all files
 	$(BIN)/python benchmarks/engines.py --nano --out runs/bundles
 lint: $(READY_DEV) ## check format, style and spelling

@@ -169,8 +169,8 @@ def _image_of_geojson(
     path: Path, content: dict[str, Any], *, scene: str, size: tuple[int, int], georeference: Georeference
 ) -> tuple[LabeledImage, tuple[str, ...]]:
     """Return the labels inside a scene, and their class names."""
-    features = content["features"] if content["type"] == "FeatureCollection" else [content]
     try:
+        features = content["features"] if content["type"] == "FeatureCollection" else [content]
         features = [feature for feature in features if feature["geometry"] is not None]
         names = [next(str(feature["properties"][key]) for key in CLASS_KEYS if key in feature["properties"])
                  for feature in features]  # fmt: skip

@@ -62,13 +62,13 @@ def read_aoi(path: Path) -> AreaOfInterest:
     content = read_json(path, what="area of interest", error_type=UsageError)
     try:
         polygons = _polygons(shapely.from_geojson(json.dumps(_geometry(content))))
-    except (TypeError, KeyError, shapely.errors.GEOSException) as error:
+        coordinates = shapely.get_coordinates(polygons)
+        require_lonlat(content, coordinates, what=f"The area of interest {path}", error=UsageError)
+        parts = [part for polygon in polygons for part in _polygons(on_globe(polygon))]
+    except (AttributeError, KeyError, TypeError, ValueError, shapely.errors.GEOSException) as error:
         raise UsageError(f"The area of interest {path} is not valid GeoJSON ({error})") from error
-    if not polygons:
+    if not parts:
         raise UsageError(f"The area of interest {path} has no polygon", expected="a Polygon or a MultiPolygon")
-    coordinates = shapely.get_coordinates(polygons)
-    require_lonlat(content, coordinates, what=f"The area of interest {path}", error=UsageError)
-    parts = [part for polygon in polygons for part in _polygons(on_globe(polygon))]
     rings = tuple(tuple(tuple(map(tuple, ring.coords)) for ring in rings_of(part)) for part in parts)
     return AreaOfInterest(source=path.name, polygons=rings)
 

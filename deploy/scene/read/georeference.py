@@ -68,7 +68,7 @@ class Georeference:
         """Return pixel positions, float64 [n, 2] (column, row), of longitudes and latitudes [n, 2] in degrees.
 
         Where a place has several map coordinates, as beyond the antimeridian, the position is that nearest to the
-        center of a scene of `size` (height, width). It is not finite for a place outside the projection.
+        center of a scene of `size` (height, width). It is NaN for a place outside the projection.
 
         Raises:
             SceneError: The coordinate system cannot be converted from WGS84.
@@ -239,9 +239,9 @@ def _samples(size: tuple[int, int], inset: float = 0.0) -> Array:
 
 
 def _converted(points: Array, source: CRS, target: CRS, name: str) -> Array:
-    """Return points [n, 2] in another coordinate system; not finite outside the projection."""
+    """Return points [n, 2] in another coordinate system; NaN outside the projection."""
     try:
-        return np.column_stack(warp(source, target, *points.T.tolist()))
+        found = np.column_stack(warp(source, target, *points.T.tolist()))
     except CPLE_NotSupportedError as error:
         raise SceneError(f"The coordinate system {name!r} cannot be converted to WGS84") from error
     except CPLE_BaseError:  # a point is outside; after twenty of them in a process, GDAL returns infinity instead
@@ -249,6 +249,7 @@ def _converted(points: Array, source: CRS, target: CRS, name: str) -> Array:
             return np.full((1, 2), np.nan)
         halves = points[: len(points) // 2], points[len(points) // 2 :]
         return np.concatenate([_converted(half, source, target, name) for half in halves])
+    return np.where(np.isfinite(found).all(axis=1, keepdims=True), found, np.nan)
 
 
 def _on_earth(lonlat: Array) -> Array:

@@ -91,7 +91,7 @@ def _read_stac(path: Path, asset: str | None) -> Iterator[SceneSource]:
     content = read_json(path, what="STAC file", hint="Name a STAC item or an item collection.")
     kind = content.get("type") if isinstance(content, dict) else None
     items = content.get("features") if kind == "FeatureCollection" else [content]
-    if kind not in {"Feature", "FeatureCollection"} or not isinstance(items, list):
+    if kind not in ("Feature", "FeatureCollection") or not isinstance(items, list):
         expected = "type FeatureCollection with features, or one Feature"
         raise DataError(f"{path} is not a STAC item collection", got=f"type {kind!r}", expected=expected)
     for number, item in enumerate(items):
@@ -99,7 +99,11 @@ def _read_stac(path: Path, asset: str | None) -> Iterator[SceneSource]:
             expected = "an object with an id, and assets with an href"
             raise DataError(f"{path}: feature {number} is not a STAC item", expected=expected)
         name = _checked_name(item["id"], path)
-        yield SceneSource(name, _resolve(_href(item, asset, path), path, f"item {name}"), str(path))
+        try:
+            location = _resolve(_href(item, asset, path), path, f"item {name}")
+        except (AttributeError, TypeError, ValueError) as error:
+            raise DataError(f"{path}: item {name} is malformed ({error})", expected="a STAC item") from error
+        yield SceneSource(name, location, str(path))
 
 
 def _href(item: dict[str, Any], asset: str | None, path: Path) -> str:
@@ -154,7 +158,11 @@ def _name(location: Path | RasterAddress) -> str:
 
 
 def _checked_name(name: str, source: Path) -> str:
-    if re.search(r"[/\\\x00-\x1f]", name) or name.startswith(".") or len(name.encode()) > MAX_NAME_BYTES:
+    if (
+        re.search(r"[/\\\x00-\x1f\ud800-\udc7f\udd00-\udfff]", name)
+        or name.startswith(".")
+        or len(name.encode()) > MAX_NAME_BYTES
+    ):
         expected = f"a name of at most {MAX_NAME_BYTES} bytes, without slashes, that does not start with a dot"
         raise DataError(f"{source}: a scene's name must be a valid folder name", got=repr(name), expected=expected)
     return name
