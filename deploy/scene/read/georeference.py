@@ -11,7 +11,7 @@ from affine import Affine
 from rasterio._err import CPLE_BaseError, CPLE_NotSupportedError
 from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
-from rasterio.errors import NotGeoreferencedWarning
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.transform import GCPTransformer
 from rasterio.warp import transform as warp
 
@@ -136,15 +136,22 @@ class Georeference:
             return points
         if not (self.crs.is_geographic or self.crs.is_projected):
             raise SceneError(f"The coordinate system {self.name!r} cannot be converted to WGS84")
-        return _converted(points, source, target, self.name)
+        usable = (np.abs(points) <= 1e9).all(axis=1)  # of larger numbers, GDAL subtracts turns without an end
+        found = np.full(points.shape, np.nan)
+        if usable.any():
+            found[usable] = _converted(points[usable], source, target, self.name)
+        return found
 
 
 def georeference_of(dataset: Any) -> Georeference | str:
     """Return the georeference of an open rasterio dataset, or the reason why it has none, as the rest of a sentence."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        transform, crs = dataset.transform, dataset.crs
-        (gcps, gcps_crs), rpcs = dataset.gcps, dataset.rpcs
+        try:
+            transform, crs = dataset.transform, dataset.crs
+            (gcps, gcps_crs), rpcs = dataset.gcps, dataset.rpcs
+        except (RasterioError, CPLE_BaseError, ValueError) as error:
+            return f"has a damaged georeference ({error})"
     if crs and not transform.is_identity:
         if _is_invertible(transform):
             return Georeference(crs, transform)
