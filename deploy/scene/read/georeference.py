@@ -156,10 +156,9 @@ def georeference_of(dataset: Any) -> Georeference | str:
         if _is_invertible(transform):
             return Georeference(crs, transform)
         return f"has a transform without an inverse ({', '.join(f'{value:g}' for value in tuple(transform)[:6])})"
-    if gcps and gcps_crs:
-        return _georeference_by_gcps(gcps, gcps_crs)
     if gcps:
-        return "has ground control points without a coordinate system"
+        no_system = "has ground control points without a coordinate system"
+        return _georeference_by_gcps(gcps, gcps_crs) if gcps_crs else no_system
     if rpcs:
         return "has only rational polynomial coefficients (orthorectify it with gdalwarp -rpc)"
     return "has a coordinate system without a transform" if crs else "has no coordinate system"
