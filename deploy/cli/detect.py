@@ -25,9 +25,9 @@ class Arguments(cli.Arguments):
     bundle: Path
     scenes: list[str]
     out: str
-    backend: "Backend"
+    backend: "Backend | None"
     server: str | None
-    precision: "Precision"
+    precision: "Precision | None"
     batch: int | None
     threads: int | None
     cluster: Literal["ray"] | None
@@ -71,13 +71,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def _configure_engine(add: Callable[..., object]) -> None:
-    add("--backend", choices=BACKENDS, default="onnxruntime", help="runtime (default: onnxruntime)")
+    best = "the best that starts: tensorrt, onnxruntime-cuda, onnxruntime; with --cluster onnxruntime"
+    add("--backend", choices=BACKENDS, help=f"runtime (default: {best})")
     add(
         "--server",
         metavar="URL",
         help="Triton server, or a model on it, for the backend triton (default: http://localhost:8000)",
     )
-    add("--precision", choices=PRECISIONS, default="fp32", help="precision of the bundle's file (default: fp32)")
+    precision_help = "precision of the bundle's file (default: the fastest that the export recommends for the runtime)"
+    add("--precision", choices=PRECISIONS, help=precision_help)
     batch_help = "tiles per inference (default: the engine's maximum)"
     add("--batch", type=cli.positive_int, metavar="N", help=batch_help)
     threads_help = "CPU threads of the engine (default: all cores; with --cluster, --cores-per-actor)"

@@ -8,6 +8,7 @@ from deploy.cluster.engine_pool import EnginePool
 from deploy.cluster.ray_pool import ray_engines
 from deploy.cluster.summary import EnginesRecord
 from deploy.engines import GPU_BACKENDS
+from deploy.engines.best_engine import chosen_options
 from deploy.scene.detect_plan import DetectPlan
 from deploy.scene.run.executor import LocalExecutor
 
@@ -22,12 +23,13 @@ def open_engine_pool(plan: DetectPlan, log: Callable[[str], object]) -> Iterator
         MissingExtraError: The runtime or Ray is not installed.
         UsageError: Versions differ between this machine and the cluster.
     """
+    options = chosen_options(plan.engine, plan.request.bundle, gpu=plan.cluster is None, log=log)
     if plan.cluster is None:
-        with plan.engine.open(plan.request.bundle) as engine:
+        with options.open(plan.request.bundle) as engine:
             record = EnginesRecord(backend=engine.info.backend, device=engine.info.device, count=1)
             yield EnginePool(LocalExecutor(engine), record, concurrent_scenes=1)
         return
-    cores, on_gpu = plan.cores_per_actor, plan.engine.backend in GPU_BACKENDS
-    opener = replace(plan.engine, threads=plan.engine.threads or cores).opener()
+    cores, on_gpu = plan.cores_per_actor, options.backend in GPU_BACKENDS
+    opener = replace(options, threads=options.threads or cores).opener()
     with ray_engines(plan.request.bundle, opener, on_gpu=on_gpu, cores_per_engine=cores, log=log) as pool:
         yield pool

@@ -18,8 +18,9 @@ GPU_BACKENDS: tuple[Backend, ...] = ("onnxruntime-cuda", "onnxruntime-tensorrt",
 class EngineOptions:
     """Choice of an engine for a bundle."""
 
-    backend: Backend = "onnxruntime"
-    precision: Precision = "fp32"
+    backend: Backend | None = "onnxruntime"
+    precision: Precision | None = "fp32"
+    """None for the best one, which `best_engine.chosen_options` returns."""
     threads: int | None = None
     """CPU threads of the runtime; by default all cores that the process may use."""
     server: str | None = None
