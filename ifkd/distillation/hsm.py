@@ -55,28 +55,35 @@ def tangent_distance(
 ) -> Float[Tensor, "n 1 *m"]:
     """Return d(exp(scale·u), exp(scale·v)) of tangent vectors, each first clipped to sqrt(c)·norm <= `clip`.
 
-    d = 2/sqrt(c)·asinh(sqrt(c)·|p - q|·cosh(t_u)·cosh(t_v)) equals the Moebius form (eq. 10), has no singularity at
-    the border, and is exactly 0 for equal points. `norm_u` is the norm of `u`, if it is already known.
+    With the lengths t = sqrt(c)·norm and the angle a between u and v,
+
+        d = 2/sqrt(c)·asinh(sqrt(sinh²(t_u - t_v) + sinh(2·t_u)·sinh(2·t_v)·sin²(a/2)))
+
+    equals the Moebius form (eq. 10). It is exactly 0 for equal points, and precise near the border, where float32
+    does not tell points of the ball apart. `norm_u` is the norm of `u`, if it is already known.
     """
     root = curvature**0.5
     scale = u.new_tensor(1.0) if scale is None else scale
     norms = (_norm(u) if norm_u is None else norm_u, _norm(v))
     t_u, t_v = ((root * scale * norm).clamp(max=clip) for norm in norms)
-    # Scale, clip and exponential map are one factor for each location, so that features are multiplied once.
-    factor_u, factor_v = (_tanh_over(t) * t / (root * norm) for t, norm in zip((t_u, t_v), norms, strict=True))
-    difference = factor_u * u
-    if difference.requires_grad:
-        difference = difference - factor_v * v
+    difference = u / norms[0]
+    if torch.is_grad_enabled() and (u.requires_grad or v.requires_grad):
+        difference = difference - v / norms[1]
     else:
-        difference.sub_(factor_v * v)
-    gap = torch.linalg.vector_norm(difference, dim=1, keepdim=True)
-    return 2 / root * torch.asinh(root * gap * t_u.cosh() * t_v.cosh())
+        difference.sub_(v / norms[1])
+    half_chord = torch.linalg.vector_norm(difference, dim=1, keepdim=True) / 2
+    across = half_chord * ((2 * t_u).sinh() * (2 * t_v).sinh()).sqrt()
+    # A vector of length 0 has no direction.
+    has_direction = [norm > SMALLEST_NORM for norm in norms]
+    along = torch.where(has_direction[0], t_u, 0.0) - torch.where(has_direction[1], t_v, 0.0)
+    parts = torch.cat([along.sinh(), torch.where(has_direction[0] & has_direction[1], across, 0.0)], dim=1)
+    return 2 / root * torch.linalg.vector_norm(parts, dim=1, keepdim=True).asinh()
 
 
 def similarity_mask(
     teacher: FeatureMap, student: FeatureMap, config: recipe.HsmOptions, *, mean_norm: Scalar | None = None
 ) -> LocationMap:
-    """Return M_HSM of a level, the hyperbolic distance at each location, at least 0 (eq. 11 as a map).
+    """Return M_HSM of a level, the hyperbolic distance at each location, at least 0 (eq. 11 as a map), to `power`.
 
     With `scale = "auto"` both sides are scaled so that the teacher's mean norm is `target_radius` over sqrt(c).
     `mean_norm` is that norm over all ranks, by default that of `teacher`; `student` is adapted.
@@ -87,8 +94,12 @@ def similarity_mask(
         norm = _norm(u)
         scale = _scale(u, norm.mean() if mean_norm is None else mean_norm, config)
         if config.map == "expmap0" and config.formula == "asinh":
-            return tangent_distance(u, v, curvature=config.curvature, scale=scale, clip=config.clip, norm_u=norm)
-        return mobius_distance(_to_ball(u * scale, config), _to_ball(v * scale, config), curvature=config.curvature)
+            clip = config.largest_norm
+            mask = tangent_distance(u, v, curvature=config.curvature, scale=scale, clip=clip, norm_u=norm)
+        else:
+            points = (_to_ball(side * scale, config) for side in (u, v))
+            mask = mobius_distance(*points, curvature=config.curvature)
+        return mask if config.power == 1 else mask**config.power
 
 
 def in_ball(
@@ -103,7 +114,7 @@ def _to_ball(u: Tensor, config: recipe.HsmOptions) -> Tensor:
     if config.map == "raw":
         return u
     t = config.curvature**0.5 * _norm(u)
-    u = u * (config.clip / t.clamp_min(config.clip))
+    u = u * (config.largest_norm / t.clamp_min(config.largest_norm))
     if config.map == "expmap0":
         u = expmap0(u, curvature=config.curvature)
     limit = (1 - BALL_MARGIN) / config.curvature**0.5

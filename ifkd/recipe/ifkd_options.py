@@ -1,8 +1,8 @@
 """Options of the IFKD method and their presets."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import NonNegativeInt, model_validator
+from pydantic import Field, NonNegativeInt, model_validator
 
 from ifkd.core.config import Schema
 from ifkd.recipe.levels import LevelChoice
@@ -72,13 +72,24 @@ class HsmOptions(Schema):
     """HSM: locations weighted by the hyperbolic distance of student and teacher (section 3.3)."""
 
     enabled: bool = True
+    reference: Literal["target", "raw"] = "raw"
+    """Compare the two sides of eq. 12, which FDR and EDE have changed, or the features before them: a student that has
+    reached its target has a mask of 0 only with `target`."""
     map: Literal["expmap0", "project", "raw"] = "expmap0"
     scale: Literal["auto", "inv_sqrt_channels", "none"] = "auto"
     target_radius: PositiveFloat = 1.0
     curvature: PositiveFloat = 1.0
-    clip: PositiveFloat = 2.3
+    clip: Annotated[float, Field(gt=0.0, le=20.0)] | None = None
+    """Largest norm of a scaled feature times the root of the curvature; by default 2.3 times `target_radius`."""
+    power: PositiveFloat = 1.0
+    """Power of the mask; 2 increases its contrast."""
     formula: Literal["asinh", "mobius"] = "asinh"
     detach: bool = True
+
+    @property
+    def largest_norm(self) -> float:
+        """`clip`, or its default."""
+        return 2.3 * self.target_radius if self.clip is None else self.clip
 
 
 class HeadLossOptions(Schema):
@@ -86,6 +97,9 @@ class HeadLossOptions(Schema):
 
     enabled: bool = True
     kind: Literal["bce", "kl"] = "bce"
+    norm: Literal["locations", "positives"] = "locations"
+    """Weighted mean over the locations of each level, or weighted sum over the number of positive anchors, as in the
+    focal loss."""
     frcnn_head: Literal["rpn", "roi", "both"] = "rpn"
     """Logits that Faster R-CNN distills: objectness of the RPN, classes of the student's sampled regions (always a KL
     divergence, without HSM), or both."""

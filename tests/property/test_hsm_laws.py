@@ -272,3 +272,47 @@ def test_mask_weights_the_same_error_more_where_features_are_large(seed: int, c:
         assert mask[-1] > 2.5 * mask[0]
         flat = similarity_mask(teacher, student, recipe.HsmOptions(curvature=c, target_radius=1e-3))
         torch.testing.assert_close(flat, flat.mean().expand_as(flat), rtol=1e-3, atol=0)
+
+
+@given(seed=seeds, radius=st.sampled_from((1.0, 2.0, 4.0, 8.0)), step=st.floats(1e-3, 0.5))
+def test_float32_is_precise_at_any_radius(seed: int, radius: float, step: float) -> None:
+    """Against the law of cosines in float64, for neighbors at norms up to 8, where points have a norm of 1 - 1e-7."""
+    source = generator(seed)
+    u = torch.nn.functional.normalize(torch.randn(40, 6, generator=source, dtype=torch.float64), dim=1) * radius
+    v = u + step * torch.randn(40, 6, generator=source, dtype=torch.float64)
+    found = tangent_distance(u.float(), v.float(), curvature=1.0, clip=20.0)
+    (a, b), cosine = (2 * part.norm(dim=1, keepdim=True) for part in (u, v)), (u * v).sum(1, keepdim=True)
+    cosine = cosine / (u.norm(dim=1, keepdim=True) * v.norm(dim=1, keepdim=True))
+    # acosh(1 + x) through x, which float64 keeps for small distances.
+    x = (a - b).cosh() - 1 + a.sinh() * b.sinh() * (1 - cosine)
+    expected = 2 * (x / 2).sqrt().asinh()
+    torch.testing.assert_close(found.double(), expected, rtol=2e-3, atol=1e-5)
+    assert (tangent_distance(u.float(), u.float(), curvature=1.0, clip=20.0) == 0).all()
+
+
+@pytest.mark.parametrize("radius", [1.0, 2.0, 3.0])
+def test_the_default_clip_follows_the_radius(radius: float) -> None:
+    """2.3 times the mean norm; a smaller clip gives far cells of one direction the distance 0."""
+    teacher, _ = maps(0, (6, 6), channels=16)
+    followed = similarity_mask(2 * teacher, 1.5 * teacher, recipe.HsmOptions(target_radius=radius))
+    assert (followed > 0).all()
+    same = similarity_mask(2 * teacher, 1.5 * teacher, recipe.HsmOptions(target_radius=radius, clip=2.3 * radius))
+    torch.testing.assert_close(followed, same, rtol=0, atol=0)
+    clipped = similarity_mask(2 * teacher, 1.5 * teacher, recipe.HsmOptions(target_radius=radius, clip=0.3 * radius))
+    assert clipped.max() < 1e-3
+
+
+def test_a_larger_radius_and_a_power_increase_the_contrast() -> None:
+    """An equal error weighs more at strong cells, in units of the mean weight."""
+    teacher, noise = maps(0, (8, 8), channels=16)
+    strength = torch.linspace(0.3, 2.0, 64).view(1, 1, 8, 8)
+    teacher = strength * torch.nn.functional.normalize(teacher, dim=1)
+    student = teacher + 0.1 * torch.nn.functional.normalize(noise, dim=1)
+
+    def contrast(**options: float) -> float:
+        mask = similarity_mask(teacher, student, recipe.HsmOptions.model_validate(options))
+        return float(mask[..., -2:, :].mean() / mask.mean())
+
+    assert contrast(target_radius=2.0, clip=2.3) < 1.05 * contrast() < contrast(target_radius=2.0)
+    assert contrast(target_radius=2.0) == pytest.approx(contrast(target_radius=2.0, clip=8.0), rel=1e-3)
+    assert contrast(power=2.0) > contrast()

@@ -14,7 +14,7 @@ from ifkd.distillation.fdr import FrequencyFilter, feature_richness, reconstruct
 from ifkd.distillation.hsm import similarity_mask
 from ifkd.distillation.methods.attention_transfer import attention_transfer
 from ifkd.distillation.methods.method import Adapters, Method, NetworkPair, Term, in_float, make_term, warmup_factor
-from ifkd.distillation.pixelwise_losses import cross_entropy, entropy, squared_distance
+from ifkd.distillation.pixelwise_losses import cross_entropy, entropy, squared_distance, weighted_sum
 from ifkd.models.detector import DetectorOutput, FeatureMap, SampledRois, Scalar, SecondStage
 
 REFERENCE_CHANNELS = 256
@@ -22,6 +22,8 @@ REFERENCE_CHANNELS = 256
 SMALLEST_NORMALIZER = 1e-6
 Maps = list[Tensor]
 """One map for each level."""
+Pair = tuple[Maps, Maps]
+"""Maps of the teacher and of the student."""
 
 
 class IfkdMethod(Method):
@@ -55,8 +57,11 @@ class IfkdMethod(Method):
         """Return alpha L_feat and beta L_head (eq. 14) with their warm-up, and AT's term with `with_at`."""
         teacher = self.scale_teacher(batch.teacher.pyramid)
         adapted = self.adapters(batch.student.pyramid)
-        weights = self._location_weights(teacher, adapted)
-        feature = self._feature_loss(batch, teacher, adapted, weights)
+        # FDR's random draws depend only on seed and iteration, so that a resumed run repeats them.
+        generator = torch.Generator().manual_seed(self._seed + batch.iteration)
+        pairs = self.feature_pairs(batch, teacher, adapted, generator)
+        weights = self._location_weights(*self.compared(pairs, (teacher, adapted)))
+        feature = weighted_sum(weights, map(squared_distance, *pairs)) * self._channel_factor
         head, minimum = self._head_loss(batch, weights)
         warmup = warmup_factor(batch.iteration, self.config.warmup_iters)
         terms = {
@@ -77,23 +82,24 @@ class IfkdMethod(Method):
         """Return the teacher's maps in float32, scaled to `reference_rms` with `feature_scale = "auto"`."""
         return [level * scale for level, scale in zip(in_float(pyramid), self._scales, strict=True)]
 
-    def _feature_loss(self, batch: DistillationBatch, teacher: Maps, adapted: Maps, weights: Maps) -> Tensor:
-        """Return L_feat (eq. 12)."""
-        # FDR's random draws depend only on seed and iteration, so that a resumed run repeats them.
-        generator = torch.Generator().manual_seed(self._seed + batch.iteration)
+    def feature_pairs(self, batch: DistillationBatch, teacher: Maps, adapted: Maps, generator: torch.Generator) -> Pair:
+        """Return T and S of eq. 12 of every level."""
         activation = self.ede_activation(batch.embedding)
-        total = teacher[0].new_zeros(())
-        for level, name in enumerate(self.networks.levels):
-            logits = batch.teacher.logits[level]
-            target, student = self.feature_pair(name, teacher[level], adapted[level], logits, activation, generator)
-            total = total + (weights[level] * squared_distance(target, student)).sum()
-        return total * self._channel_factor
+        levels = zip(self.networks.levels, teacher, adapted, batch.teacher.logits, strict=True)
+        pairs = [self.feature_pair(*level, activation, generator) for level in levels]
+        return [target for target, _ in pairs], [student for _, student in pairs]
+
+    def compared(self, pairs: Pair, raw: Pair) -> Pair:
+        """Return the teacher's and the student's maps that HSM compares: those of eq. 12, or those before FDR and EDE."""
+        return pairs if self.config.hsm.reference == "target" else raw
 
     def _head_loss(self, batch: DistillationBatch, weights: Maps) -> tuple[Tensor, Tensor]:
         """Return L_head (eq. 13) and its minimum: the teacher's entropy, or 0 with `kl`."""
         total, minimum = weights[0].new_zeros(()), weights[0].new_zeros(())
         if self._dense_head:
-            for weight, student, teacher in zip(weights, batch.student.logits, batch.teacher.logits, strict=True):
+            positives = self.networks.count_positives(batch) if self.config.head.norm == "positives" else None
+            for of_level, student, teacher in zip(weights, batch.student.logits, batch.teacher.logits, strict=True):
+                weight = of_level if positives is None else of_level * (of_level.numel() / positives)
                 errors, smallest = cross_entropy(student, teacher), entropy(teacher)
                 if self.config.head.kind == "kl":
                     errors = errors - smallest

@@ -41,12 +41,12 @@ def compute_intermediates(method: IfkdMethod, batch: DistillationBatch) -> list[
     """Return the maps of every level, finest first; the method must be in eval mode, where FDR always applies."""
     assert not method.training, "in training FDR is applied at random"
     teacher, adapted = method.scale_teacher(batch.teacher.pyramid), method.adapters(batch.student.pyramid)
-    masks, activation = method.similarity_masks(teacher, adapted), method.ede_activation(batch.embedding)
-    generator = torch.Generator().manual_seed(batch.iteration)
+    activation = method.ede_activation(batch.embedding)
+    pairs = method.feature_pairs(batch, teacher, adapted, torch.Generator().manual_seed(batch.iteration))
+    masks = method.similarity_masks(*method.compared(pairs, (teacher, adapted)))
     maps = []
-    for level, name in enumerate(method.networks.levels):
+    for level, (name, target, student) in enumerate(zip(method.networks.levels, *pairs, strict=True)):
         logits = batch.teacher.logits[level]
-        target, student = method.feature_pair(name, teacher[level], adapted[level], logits, activation, generator)
         shape = (target.shape[2], target.shape[3])
         of_level = Intermediates(
             level=name,

@@ -5,12 +5,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ifkd import recipe
+from ifkd.compute.distributed import mean_over_ranks
 from ifkd.core.config import Schema
 from ifkd.distillation import DistillationBatch
-from ifkd.models.detector import Detector, DetectorOutput, SecondStage
+from ifkd.models.detector import Detector, DetectorOutput, Scalar, SecondStage
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,14 @@ class NetworkPair:
     def image_size(self, output: DetectorOutput) -> tuple[int, int]:
         """Return the (height, width) of an output's images."""
         return output.image_size(2 ** int(self.levels[0][1:]))
+
+    def count_positives(self, batch: DistillationBatch) -> Scalar:
+        """Return the number of positive anchors of a batch, the mean over ranks, at least 1; needs both detectors."""
+        assert self.detectors is not None
+        student, _ = self.detectors
+        anchors = torch.cat(student.anchors(batch.student))
+        positives = [(student.assign_anchors(anchors, target) >= 0).sum() for target in batch.targets]
+        return mean_over_ranks(torch.stack(positives).sum().float()).clamp_min(1.0)
 
     def weights(self, defaults: Mapping[recipe.Family, dict[str, float]], config: Schema) -> dict[str, float]:
         """Return the default weights of the detectors' family, replaced by those that `config` sets."""
