@@ -60,7 +60,7 @@ def tangent_distance(
         d = 2/sqrt(c)·asinh(sqrt(sinh²(t_u - t_v) + sinh(2·t_u)·sinh(2·t_v)·sin²(a/2)))
 
     equals the Moebius form (eq. 10). It is exactly 0 for equal points, and precise near the border, where float32
-    does not tell points of the ball apart. `norm_u` is the norm of `u`, if it is already known.
+    does not distinguish points of the ball. `norm_u` is the norm of `u`, if it is already known.
     """
     root = curvature**0.5
     scale = u.new_tensor(1.0) if scale is None else scale

@@ -2,7 +2,7 @@
 # mypy: implicit-reexport
 """Recipe schemas: every option, its meaning and its default. Complete recipes are in configs/."""
 
-from ifkd.recipe.ifkd_options import PRESETS, EdeOptions, FdrOptions, HsmOptions, IfkdOptions, Preset
+from ifkd.recipe.ifkd_options import PRESETS, AttentionOptions, EdeOptions, FdrOptions, HsmOptions, IfkdOptions, Preset
 from ifkd.recipe.levels import LEVELS, Family, Level, LevelChoice, select_levels
 from ifkd.recipe.method_options import (
     EQUAL_WIDTHS,

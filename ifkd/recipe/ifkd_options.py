@@ -79,7 +79,7 @@ class HsmOptions(Schema):
     scale: Literal["auto", "inv_sqrt_channels", "none"] = "auto"
     target_radius: PositiveFloat = 1.0
     curvature: PositiveFloat = 1.0
-    clip: Annotated[float, Field(gt=0.0, le=20.0)] | None = None
+    clip: Annotated[PositiveFloat, Field(le=20.0)] | None = None
     """Largest norm of a scaled feature times the root of the curvature; by default 2.3 times `target_radius`."""
     power: PositiveFloat = 1.0
     """Power of the mask; 2 increases its contrast."""
@@ -105,19 +105,33 @@ class HeadLossOptions(Schema):
     divergence, without HSM), or both."""
 
 
+class AttentionOptions(Schema):
+    """Spatial attention transfer."""
+
+    weight: NonNegativeFloat = 1000.0
+    levels: LevelChoice = "all"
+    level_weights: Literal["cells", "equal"] = "cells"
+    """Weights of the levels: every cell of every level has the same influence, or the mean over levels as published,
+    in which the coarsest maps have nearly all of it."""
+
+
 Preset = Literal["ifkd", "ifkd_paper_literal", "ifkd_released"]
 PRESETS: dict[Preset, dict[str, Any]] = {
     "ifkd": {},
     "ifkd_paper_literal": {
         "warmup_iters": 0,
+        "feature_scale": "none",
         "adapter": {"shared": True},
+        "at": {"level_weights": "equal"},
         "fdr": {"filter_norm": "none", "r_range": (0.0, 1.0)},
     },
     "ifkd_released": {
         "alpha": 1e-4,
         "beta": 1e-3,
         "warmup_iters": 0,
+        "feature_scale": "none",
         "adapter": {"shared": True},
+        "at": {"level_weights": "equal"},
         "ede": {"source": "mask", "form": "gate", "levels": "three_coarsest"},
         "fdr": {
             "p": 0.5,
@@ -133,12 +147,16 @@ PRESETS: dict[Preset, dict[str, Any]] = {
 """Values of each preset; docs/method.md explains their origin."""
 
 
-def _merged(defaults: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+BALANCED: dict[str, Any] = {"alpha": 3.0, "beta": 0.5, "at": {"weight": 0.5}}
+"""Default weights with `distillation.balance.form = "gradient"`, as multiples of the task's gradient."""
+
+
+def merged(defaults: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
     """Return `defaults` updated by `values`, recursively."""
     result = dict(defaults)
     for key, value in values.items():
         default = result.get(key)
-        result[key] = _merged(default, value) if isinstance(default, dict) and isinstance(value, dict) else value
+        result[key] = merged(default, value) if isinstance(default, dict) and isinstance(value, dict) else value
     return result
 
 
@@ -156,6 +174,7 @@ class IfkdOptions(Schema):
     channel_reduction: Literal["sum", "mean"] = "sum"
     with_at: bool = False
     """Add attention transfer, as in every row of Table 4 of the paper."""
+    at: AttentionOptions = AttentionOptions()
     feature_scale: Literal["auto", "none"] = "auto"
     reference_rms: PositiveFloat = 1.0
     """Root mean square to which `auto` scales the teacher's features, per level."""
@@ -168,4 +187,4 @@ class IfkdOptions(Schema):
     @classmethod
     def _with_preset(cls, values: Any) -> Any:
         preset = values.get("preset") if isinstance(values, dict) else None
-        return _merged(PRESETS[preset], values) if preset in PRESETS else values
+        return merged(PRESETS[preset], values) if preset in PRESETS else values

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from ifkd.core.config import Schema
-from ifkd.recipe.ifkd_options import IfkdOptions
+from ifkd.recipe.ifkd_options import AttentionOptions, IfkdOptions
 from ifkd.recipe.levels import LevelChoice
 from ifkd.recipe.value_types import Fraction, NonNegativeFloat, PositiveFloat
 
@@ -16,21 +16,29 @@ class NoDistillationOptions(Schema):
     name: Literal["none"] = "none"
 
 
-class FitNetOptions(Schema):
+class ScaledFeatureOptions(Schema):
+    """Scale of the features of a method whose terms depend on it: published weights are for pretrained pyramids."""
+
+    feature_scale: Literal["auto", "none"] = "auto"
+    """`auto` multiplies the features of both networks by one factor per level."""
+    reference_rms: PositiveFloat = 0.3
+    """Root mean square to which `auto` scales the teacher's features, per level; a pretrained pyramid has 0.3."""
+
+
+class FitNetOptions(ScaledFeatureOptions):
     """FitNet: regression of the teacher's features."""
 
     name: Literal["fitnet"] = "fitnet"
     weight: NonNegativeFloat = 1.0
 
 
-class AttentionTransferOptions(Schema):
+class AttentionTransferOptions(AttentionOptions):
     """AT: spatial attention maps."""
 
     name: Literal["at"] = "at"
-    weight: NonNegativeFloat = 1000.0
 
 
-class FkdOptions(Schema):
+class FkdOptions(ScaledFeatureOptions):
     """FKD: attention-weighted features, attention maps and non-local relations."""
 
     name: Literal["fkd"] = "fkd"
@@ -46,7 +54,7 @@ class FkdOptions(Schema):
     """Weight channels as well as locations; by default only for RetinaNet."""
 
 
-class FgdOptions(Schema):
+class FgdOptions(ScaledFeatureOptions):
     """FGD: separate foreground and background features, and global context."""
 
     name: Literal["fgd"] = "fgd"
@@ -65,7 +73,7 @@ class FgdOptions(Schema):
     """All levels, or the four finest for Faster R-CNN."""
 
 
-class FrsOptions(Schema):
+class FrsOptions(ScaledFeatureOptions):
     """FRS: features and logits weighted by the teacher's feature richness score."""
 
     name: Literal["frs"] = "frs"
@@ -76,7 +84,7 @@ class FrsOptions(Schema):
     warmup_iters: NonNegativeInt = 500
 
 
-class ArsdOptions(Schema):
+class ArsdOptions(ScaledFeatureOptions):
     """ARSD: core features of each object, and boxes where the teacher's are better."""
 
     name: Literal["arsd"] = "arsd"
@@ -87,7 +95,7 @@ class ArsdOptions(Schema):
     """Weight all object cells equally, as the published code does, instead of emphasizing small objects."""
 
 
-class InsDistOptions(Schema):
+class InsDistOptions(ScaledFeatureOptions):
     """InsDist: instance features and relations between instances."""
 
     name: Literal["insdist"] = "insdist"
@@ -109,10 +117,12 @@ class PkdOptions(Schema):
     levels: LevelChoice = "four_finest"
 
 
-class CwdOptions(Schema):
+class CwdOptions(ScaledFeatureOptions):
     """CWD: spatial distribution of each channel."""
 
     name: Literal["cwd"] = "cwd"
+    feature_scale: Literal["auto", "none"] = "none"
+    """As in other methods, but `none` by default: here the scale only changes the temperature."""
     weight: NonNegativeFloat = 10.0
     temperature: PositiveFloat = 1.0
     levels: LevelChoice = "all"

@@ -12,11 +12,11 @@ from ifkd.core.errors import ConfigError
 from ifkd.core.input_shapes import MAX_WINDOW_PX, STEP_PX
 from ifkd.core.postprocess import PostprocessConfig
 from ifkd.imagery.contrast import ImageryOptions
-from ifkd.recipe.ifkd_options import IfkdOptions
+from ifkd.recipe.ifkd_options import BALANCED, IfkdOptions, merged
 from ifkd.recipe.levels import LEVELS, Family, Level, LevelChoice
 from ifkd.recipe.method_options import EQUAL_WIDTHS, CrossKdOptions, MethodOptions
 from ifkd.recipe.moved_keys import moved_keys
-from ifkd.recipe.training_options import TrainingOptions
+from ifkd.recipe.training_options import BalanceOptions, TrainingOptions
 from ifkd.recipe.value_types import FolderName, Fraction, FractionBelowOne, PositiveFloat, PositiveRange, TopK
 
 
@@ -125,6 +125,7 @@ class DistillationOptions(Schema):
 
     training: TrainingOptions
     method: MethodOptions
+    balance: BalanceOptions = BalanceOptions()
     min_teacher_map: Fraction = 0.05
     """Minimum validation mAP of the teacher; a worse teacher is refused before training."""
     cache_teacher: bool = False
@@ -134,6 +135,16 @@ class DistillationOptions(Schema):
     augmentation, so that the first run of a study writes the cache and the others read it."""
     rebuild_cache: bool = False
     """Recreate a cache of another teacher, encoder, data set or preprocessing instead of refusing it."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _balanced_weights(cls, values: Any) -> Any:
+        """Set the default weights of IFKD where they are multiples of the task's gradient."""
+        balance, method = (values.get(key) if isinstance(values, dict) else None for key in ("balance", "method"))
+        if not (isinstance(balance, dict) and isinstance(method, dict)):
+            return values
+        changes = balance.get("form") == "gradient" and method.get("name") == "ifkd"
+        return {**values, "method": merged(BALANCED, method)} if changes else values
 
 
 class CalibrationOptions(Schema):

@@ -17,9 +17,22 @@ class OptimizerOptions(Schema):
     base_batch_size: PositiveInt = 16
     momentum: FractionBelowOne = 0.9
     """Momentum of SGD."""
+    betas: tuple[FractionBelowOne, FractionBelowOne] = (0.9, 0.999)
+    """Decays of AdamW's running means of the gradient and of its square; with 0.98 as the second, the large gradients
+    of the first steps are forgotten sooner."""
     weight_decay: NonNegativeFloat = 1e-4
     grad_clip: PositiveFloat | None = None
-    """Maximum norm of all gradients together; None does not clip."""
+    """Maximum norm of the detector's gradient, and of that of the method's own layers; None does not clip."""
+
+
+class BalanceOptions(Schema):
+    """Weights of a distillation method's loss terms beside the task losses."""
+
+    form: Literal["constant", "gradient"] = "constant"
+    """`constant` uses the method's weights. `gradient` multiplies them during training, so that the gradient of the
+    terms at the student's pyramid is `multiple` times as large as that of the task losses. The weights of a method then
+    only divide it among its terms; but IFKD's alpha and beta (by default 3 and 0.5 here) are multiples of their own."""
+    multiple: PositiveFloat = 1.0
 
 
 SCHEDULES = {"1x": (12, (8, 11)), "paper_100e": (100, (80, 90))}

@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 class MetricsLogger:
     """The metrics of a run; only rank 0 has one. Ratios count for the warning from iteration `warn_after`.
 
+    Those of balanced terms do not, because their weights follow from gradients.
+
     metrics.jsonl contains nothing that depends on time, so that a resumed run writes the same lines again. Speed and
     memory are logged to TensorBoard only.
     """
@@ -83,16 +85,18 @@ class MetricsLogger:
             return
         ratios = {name: value for name, value in entry.items() if name.startswith("ratio/") and value != 0.0}
         for name, value in ratios.items():
+            term = name.removeprefix("ratio/")
             mean = RATIO_MOMENTUM * self._ratios.get(name, value) + (1 - RATIO_MOMENTUM) * value
             self._ratios[name] = mean
-            if name in self._warned or RECOMMENDED_RATIO[0] <= mean <= RECOMMENDED_RATIO[1]:
+            balanced = f"factor/{term}" in entry
+            if balanced or name in self._warned or RECOMMENDED_RATIO[0] <= mean <= RECOMMENDED_RATIO[1]:
                 continue
             self._warned.add(name)
             if warn:
                 logger.warning(
                     "The weighted %s loss is %.3g times the detection loss at iteration %d; the recommended range is "
-                    "%g to %g. Change its weight in distillation.method.",
-                    *(name.removeprefix("ratio/"), mean, entry["iteration"], *RECOMMENDED_RATIO),
+                    "%g to %g. Change its weight in distillation.method, or set distillation.balance.",
+                    *(term, mean, entry["iteration"], *RECOMMENDED_RATIO),
                 )
 
 

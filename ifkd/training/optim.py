@@ -27,8 +27,22 @@ def build_optimizer(training: TrainingOptions, detector: nn.Module, method: Meth
     groups += method.parameter_groups(weight_decay) if method is not None else []
     groups = [{**group, "base_lr": lr} for group in groups]
     if training.optimizer.name == "adamw":
-        return torch.optim.AdamW(groups, lr=lr)
+        return torch.optim.AdamW(groups, lr=lr, betas=training.optimizer.betas)
     return torch.optim.SGD(groups, lr=lr, momentum=training.optimizer.momentum)
+
+
+def clip_gradients(optimizer: torch.optim.Optimizer, max_norm: float | None) -> list[Tensor]:
+    """Clip the gradients of the detector and of its method apart, and return both norms, before they are clipped.
+
+    The method's layers can have much larger gradients, which then do not shorten the detector's.
+    """
+    norms = []
+    for groups in (optimizer.param_groups[:1], optimizer.param_groups[1:]):
+        parameters = [one for group in groups for one in group["params"] if one.grad is not None]
+        norms.append(nn.utils.get_total_norm([one.grad for one in parameters]))
+        if max_norm is not None:
+            nn.utils.clip_grads_with_norm_(parameters, max_norm, norms[-1])
+    return norms
 
 
 def lr_factor(training: TrainingOptions, iteration: int, epoch_length: int) -> float:

@@ -78,12 +78,14 @@ def distill_student(recipe: Recipe, teacher_checkpoint: Path, folder: Path, *, r
     """
     checkpoint = load_checkpoint(teacher_checkpoint)
     options, notes = _with_available_encoder(recipe.distillation.method)
+    balance = recipe.distillation.balance
     provenance: dict[str, Any] = {
         "role": "student",
         "method": options.model_dump(mode="json", exclude_none=True),
         "teacher": str(teacher_checkpoint),
         "teacher_sha256": sha256_of(teacher_checkpoint),
         **({"cached_teacher": True} if recipe.distillation.cache_teacher else {}),
+        **({"balance": balance.model_dump(mode="json")} if balance.form != "constant" else {}),
         "notes": notes,
     }
     role = recipe.student.model_copy(update={"training": recipe.distillation.training})
@@ -110,11 +112,12 @@ def feature_rms(teacher: Detector, train_data: CocoDataset, recipe: Recipe) -> t
 
 def _build_method(options: MethodOptions, student: Detector, teacher: Detector, run: TrainingRun) -> Method:
     """Return the method with its initial layers; FGD may copy weights of the teacher to the student."""
+    scaled = getattr(options, "feature_scale", "none") == "auto"
     networks = NetworkPair(
         channels=student.config.channels,
         teacher_channels=teacher.config.channels,
         levels=student.config.levels,
-        feature_rms=feature_rms(teacher, run.train_data, run.recipe) if isinstance(options, IfkdOptions) else (),
+        feature_rms=feature_rms(teacher, run.train_data, run.recipe) if scaled else (),
         second_stage=teacher.classify if isinstance(teacher, FasterRcnn) else None,
         detectors=(student, teacher),
     )

@@ -62,7 +62,14 @@ def read_state(path: Path) -> dict[str, Any] | None:
 
 
 def restore_state(state: Mapping[str, Any], parts: Mapping[str, Stateful]) -> TrainState:
-    """Load the state of each part, and return the progress."""
+    """Load the state of each part, and return the progress.
+
+    Raises:
+        OutputError: The state does not have every part.
+    """
+    if absent := [name for name in parts if name not in state]:
+        problem = f"state.pt has no {', '.join(absent)}; it is from another version of ifkd"
+        raise OutputError(problem, hint="Start again with --no-resume.")
     for name, part in parts.items():
         part.load_state_dict(state[name])
     return TrainState(**state[PROGRESS])

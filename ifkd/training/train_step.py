@@ -14,21 +14,27 @@ from ifkd.distillation.methods import Method, Term
 from ifkd.models import Detector, Targets
 from ifkd.models.detector import Images
 from ifkd.training.dataset import Batch
+from ifkd.training.loss_balance import LossBalance
 
 
 class TrainStep(nn.Module):
     """All trainable modules with one forward pass, as DistributedDataParallel needs them."""
 
-    def __init__(self, detector: Detector, method: Method | None, autocast: torch.autocast) -> None:
+    def __init__(
+        self, detector: Detector, method: Method | None, autocast: torch.autocast, balance: LossBalance | None = None
+    ) -> None:
         super().__init__()
-        self.detector, self.method, self._autocast = detector, method, autocast
+        self.detector, self.method, self._autocast, self._balance = detector, method, autocast, balance
 
     def forward(
         self, images: Images, targets: list[Targets], teacher_outputs: TeacherOutputs | None, iteration: int
     ) -> dict[str, Term]:
         """Return the loss terms: `task/…` of the detector and, with a teacher, `method/…` of the method."""
+        balance = self._balance if self.method is not None and teacher_outputs is not None else None
+        measured = balance is not None and balance.is_due(iteration)
         with self._autocast:
-            output = self.detector(images)
+            # A compiled forward pass has no gradient from the head to the pyramid, because it returns both.
+            output = self.detector.forward(images) if measured else self.detector(images)
             losses = self.detector.task_losses(output, targets)
         terms = {f"task/{name}": Term(value, 1.0) for name, value in losses.items()}
         if self.method is not None and teacher_outputs is not None:
@@ -36,6 +42,10 @@ class TrainStep(nn.Module):
             with self._autocast:
                 method_losses = self.method.losses(batch)
             terms |= {f"method/{name}": term for name, term in method_losses.items()}
+            if balance is not None and method_losses:
+                if measured:
+                    balance.measure(terms, output.pyramid, iteration)
+                terms = balance.weigh(terms)
         return terms
 
 

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.checkpoint.stateful import Stateful
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
@@ -32,8 +32,16 @@ from ifkd.distillation.methods import Method, Term
 from ifkd.models import Detector, normalize
 from ifkd.models.checkpoint import save_checkpoint
 from ifkd.training.dataset import Batch, BatchDataset, EpochSampler, TileDataset
+from ifkd.training.loss_balance import LossBalance
 from ifkd.training.metrics_logger import MetricsLogger, memory_mb
-from ifkd.training.optim import build_autocast, build_ema, build_optimizer, lr_factor, prepare_detector
+from ifkd.training.optim import (
+    build_autocast,
+    build_ema,
+    build_optimizer,
+    clip_gradients,
+    lr_factor,
+    prepare_detector,
+)
 from ifkd.training.prediction import validate
 from ifkd.training.run_folder import BEST, TrainingResult, TrainingRun
 from ifkd.training.train_state import TrainState, read_state, restore_state, save_state
@@ -88,11 +96,17 @@ class Trainer:
         self.optimizer = build_optimizer(training, self.detector, self.method)
         self.autocast = build_autocast(training, self.device)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=training.compute.amp == "fp16")
-        self.model = TrainStep(self.detector, self.method, self.autocast)
+        self.balance: LossBalance | None = None
+        if method is not None:
+            options, scale = run.recipe.distillation.balance, self.scaler.get_scale
+            self.balance = LossBalance(options, by_term=method.balanced_by_term, loss_scale=scale)
+        self.model = TrainStep(self.detector, self.method, self.autocast, self.balance)
         self.parallel_model = DistributedDataParallel(self.model) if world_size() > 1 else self.model
-        # Ratios count when the learning rate and the method's weights have their full values.
+        # Ratios count when the learning rate and the method's weights have their full values, and after a quarter of
+        # the run: the loss of a method whose own layers have not learned yet says nothing about its weight.
         method_warmup = getattr(getattr(method, "config", None), "warmup_iters", 0)
-        self.logger = MetricsLogger(run.folder.path, warn_after=max(training.schedule.warmup_iters, method_warmup))
+        warn_after = max(training.schedule.warmup_iters, method_warmup, training.epochs * len(self.sampler) // 4)
+        self.logger = MetricsLogger(run.folder.path, warn_after=warn_after)
         self.saved_at = time.monotonic()
 
     def run_to_end(self) -> TrainingResult:
@@ -143,14 +157,18 @@ class Trainer:
         self.sampler.start = state.iteration - state.epoch * len(self.sampler)
         for parts in self.batches():
             started = time.perf_counter()
-            terms, grad_norm = self.train_step(parts)
+            terms, norms = self.train_step(parts)
             logged = state.iteration % training.log_every == 0
             losses = summarize_losses(terms) if logged else {}
+            if logged and self.balance is not None:
+                losses |= self.balance.summarize(terms[0])
             state.train_seconds += (seconds := time.perf_counter() - started)
             if logged:
                 speed = {"images_per_s": training.batch_size / seconds, "memory_mb": memory_mb(self.device)}
                 if rank() == 0:
-                    step = {"grad_norm": grad_norm.item(), "lr": self.optimizer.param_groups[0]["lr"]}
+                    step = {"grad_norm": norms[0].item(), "lr": self.optimizer.param_groups[0]["lr"]}
+                    if self.method is not None:
+                        step["method_grad_norm"] = norms[1].item()
                     self.logger.log_step(state.iteration, losses | step, speed=speed)
                 shown = f"{losses['total']:.3f}, {speed['images_per_s']:.1f} images/s, {speed['memory_mb']:.0f} MB"
                 bar.set_postfix_str(f"loss {shown}", refresh=False)
@@ -170,8 +188,8 @@ class Trainer:
                 yield parts
                 parts = []
 
-    def train_step(self, parts: list[Batch]) -> tuple[list[dict[str, Term]], Tensor]:
-        """Run one optimizer step; return the detached loss terms of each part, and the norm of the gradient."""
+    def train_step(self, parts: list[Batch]) -> tuple[list[dict[str, Term]], list[Tensor]]:
+        """Run one optimizer step; return the detached loss terms of each part, and the norms of `clip_gradients`."""
         training = self.run.training
         for group in self.optimizer.param_groups:
             group["lr"] = group["base_lr"] * lr_factor(training, self.state.iteration, len(self.sampler))
@@ -184,17 +202,14 @@ class Trainer:
             with self.parallel_model.no_sync() if accumulates else nullcontext():  # type: ignore[operator]
                 terms.append(self.backward(part, loss_scale=1 / len(parts)))
         self.scaler.unscale_(self.optimizer)
-        parameters = [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
-        grad_norm = nn.utils.get_total_norm([p.grad for p in parameters])
-        if not self.scaler.is_enabled() and not math.isfinite(grad_norm.item()):
+        norms = clip_gradients(self.optimizer, training.optimizer.grad_clip)
+        if not self.scaler.is_enabled() and not all(math.isfinite(norm.item()) for norm in norms):
             raise not_finite_error("gradient", self.run.folder.path, self.state.iteration, parts, terms)
-        if training.optimizer.grad_clip is not None:
-            nn.utils.clip_grads_with_norm_(parameters, training.optimizer.grad_clip, grad_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         if self.ema is not None:
             self.ema.update_parameters(self.detector)
-        return terms, grad_norm
+        return terms, norms
 
     def backward(self, part: Batch, *, loss_scale: float) -> dict[str, Term]:
         """Add the gradient of a part's loss times `loss_scale`, and return the detached loss terms."""
@@ -243,7 +258,7 @@ class Trainer:
 
     def stateful_parts(self) -> dict[str, Stateful]:
         """Return the parts whose state state.pt contains."""
-        names = ("detector", "optimizer", "scaler", "method", "ema")
+        names = ("detector", "optimizer", "scaler", "method", "balance", "ema")
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
     def save(self) -> None:

@@ -29,6 +29,9 @@ def setup(tmp_path_factory: pytest.TempPathFactory, make_recipe: Callable[..., d
     values["student"]["detector"].update(norm="frozen")
     values["distillation"]["training"]["optimizer"].update(name="sgd", learning_rate=0.01, grad_clip=1.0)
     values["distillation"]["training"]["ema_decay"] = 0.9
+    values["distillation"]["balance"] = {"form": "gradient"}
+    for role in ("teacher", "student"):
+        values[role]["detector"]["head_init"] = "kaiming"  # logits that differ, so that the head's loss has a gradient
     settings = parse(values, Recipe, source="values")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
@@ -85,7 +88,7 @@ def test_two_treetrain_like_one(runs: tuple[Path, Path]) -> None:
     one, two = (entries(folder) for folder in runs)
     assert [set(entry) for entry in one] == [set(entry) for entry in two]
     first, second = (next(entry for entry in lines if "total" in entry) for lines in (one, two))
-    for name in ("total", "grad_norm", "raw/feature", "raw/head"):
+    for name in ("total", "grad_norm", "raw/feature", "raw/head", "factor/feature", "factor/head"):
         assert second[name] == pytest.approx(first[name], rel=2e-5), name
     alone, shared = (load_file(folder / "last.safetensors") for folder in runs)
     assert list(alone) == list(shared)

@@ -13,7 +13,6 @@ from ifkd import recipe
 from ifkd.distillation import DistillationBatch
 from ifkd.distillation.ede import Interp, activate, resize, width_projection
 from ifkd.distillation.methods import NetworkPair, build_method
-from ifkd.distillation.methods.attention_transfer import attention_transfer
 from ifkd.distillation.methods.ifkd import IfkdMethod
 from ifkd.models import DetectorOutput, Targets
 
@@ -359,23 +358,19 @@ def test_only_adapters_and_filters_have_gradients() -> None:
 
 
 def test_attention_transfer_is_added_on_request() -> None:
-    teacher, student = output(0), output(1)
-    assert "attention" not in make(plain()).losses(make_batch(student, teacher))
-    terms = make(plain(with_at=True)).losses(make_batch(student, teacher))
-    expected = torch.zeros((), dtype=torch.float64)
-    for s, t in zip(student.pyramid, teacher.pyramid, strict=True):
-        maps = []
-        for features in (s, t):
-            energy = features.double().square().mean(dim=1).flatten(1)
-            maps.append(energy / energy.square().sum(dim=1, keepdim=True).sqrt())
-        expected = expected + (maps[0] - maps[1]).square().mean() / 5
-    torch.testing.assert_close(terms["attention"].value.double(), expected, rtol=1e-5, atol=1e-9)
-    assert terms["attention"].weight == 1000.0
-    stronger = tuple(7.0 * level for level in student.pyramid)
-    torch.testing.assert_close(
-        attention_transfer(stronger, teacher.pyramid), attention_transfer(student.pyramid, teacher.pyramid)
-    )
-    assert attention_transfer(stronger, student.pyramid).item() < 1e-12
+    """With its own options, and equal to the method of its own."""
+    seen = make_batch(output(1), output(0))
+    assert "attention" not in make(plain()).losses(seen)
+    found = make(plain(with_at=True)).losses(seen)["attention"]
+    networks = NetworkPair(CHANNELS, CHANNELS, LEVELS, RMS)
+    alone = build_method(recipe.AttentionTransferOptions(), networks).losses(seen)["attention"]
+    torch.testing.assert_close(found.value, alone.value)
+    assert found.weight == alone.weight == 1000.0
+    options = {"weight": 3.0, "levels": "two_finest", "level_weights": "equal"}
+    found = make(plain(with_at=True, at=options)).losses(seen)["attention"]
+    alone = build_method(recipe.AttentionTransferOptions.model_validate(options), networks).losses(seen)["attention"]
+    torch.testing.assert_close(found.value, alone.value)
+    assert found.weight == 3.0
 
 
 @given(seed=seeds, factor=st.floats(0.01, 100))

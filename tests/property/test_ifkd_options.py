@@ -95,6 +95,7 @@ def test_values_of_a_file_override_the_preset() -> None:
     literal = recipe.IfkdOptions(preset="ifkd_paper_literal")
     assert (literal.fdr.filter_norm, literal.fdr.r_range, literal.fdr.p) == ("none", (0.0, 1.0), 1.0)
     assert (literal.warmup_iters, literal.adapter.shared, literal.alpha) == (0, True, 0.06)
+    assert (config.feature_scale, literal.feature_scale, recipe.IfkdOptions().feature_scale) == ("none", "none", "auto")
     assert recipe.IfkdOptions(preset="ifkd") == recipe.IfkdOptions()
     with pytest.raises(ValueError, match="ifkd_paper_literal"):
         recipe.IfkdOptions.model_validate({"preset": "ifkd_relesed"})

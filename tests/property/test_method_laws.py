@@ -3,12 +3,14 @@
 import pytest
 import torch
 from method_fixtures import (
+    BASELINES,
     BOXES,
     FAMILIES,
     cases,
     detectors,
     make_batch,
     method,
+    options,
     output,
     targets,
     with_identity,
@@ -16,8 +18,9 @@ from method_fixtures import (
 from torchvision.models.detection.retinanet import RetinaNetHead
 
 from ifkd import recipe
+from ifkd.distillation.methods import NetworkPair, build_method
 from ifkd.distillation.methods.arsd import area_weight, level_of_object
-from ifkd.distillation.methods.attention_transfer import attention_transfer
+from ifkd.distillation.methods.attention_transfer import attention
 from ifkd.distillation.methods.cwd import channel_divergence
 from ifkd.distillation.methods.fgd import inherit, object_masks
 from ifkd.distillation.methods.pkd import standardize
@@ -129,10 +132,64 @@ def test_a_repeated_image_does_not_change_the_terms(name: str, family: recipe.Fa
 
 @pytest.mark.parametrize("factor", [0.01, 13.0])
 def test_at_and_pkd_ignore_a_factor(factor: float) -> None:
-    student, teacher = output("retinanet", 10).pyramid[:3], output("retinanet", 11).pyramid[:3]
-    grown = tuple(factor * level for level in student)
-    torch.testing.assert_close(attention_transfer(grown, teacher), attention_transfer(student, teacher))
-    torch.testing.assert_close(standardize(grown[0]), standardize(student[0]), atol=1e-3, rtol=1e-3)
+    features = output("retinanet", 10).pyramid[0]
+    torch.testing.assert_close(attention(factor * features), attention(features))
+    torch.testing.assert_close(standardize(factor * features), standardize(features), atol=1e-3, rtol=1e-3)
+
+
+SCALED = ("fitnet", "fkd", "fgd", "frs", "arsd", "insdist", "cwd")
+"""Methods whose terms depend on the scale of the features."""
+
+
+def scaled_output(family: recipe.Family, seed: int, factor: float) -> DetectorOutput:
+    one = output(family, seed)
+    return DetectorOutput(tuple(factor * level for level in one.pyramid), one.logits, one.deltas)
+
+
+@pytest.mark.parametrize("factor", [0.01, 20.0])
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("name", SCALED)
+def test_the_magnitude_of_both_pyramids_does_not_change_the_losses(
+    name: str, family: recipe.Family, factor: float
+) -> None:
+    """A pair of networks with features `factor` times as large has the same losses as that of a pretrained pyramid."""
+    networks = detectors(family)
+    values = []
+    for size in (1.0, factor):
+        pair = NetworkPair(16, 16, recipe.LEVELS[family], (size,) * 5, detectors=networks)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(5)
+            built = build_method(options(name, feature_scale="auto", reference_rms=0.3), pair)
+        seen = make_batch(scaled_output(family, 1, size), scaled_output(family, 2, size))
+        values.append({term: one.value.item() for term, one in built.losses(seen).items()})
+    assert values[0] == pytest.approx(values[1], rel=1e-3)
+    raw = method(name, family, pair=networks, feature_scale="none")
+    published = raw.losses(make_batch(scaled_output(family, 1, 0.3), scaled_output(family, 2, 0.3)))
+    assert values[0] == pytest.approx({term: one.value.item() for term, one in published.items()}, rel=1e-4)
+
+
+def test_methods_that_need_it_scale_both_pyramids_by_default() -> None:
+    scales = {name: getattr(options(name), "feature_scale", None) for name in BASELINES}
+    assert scales == {
+        **dict.fromkeys(("fitnet", "fkd", "fgd", "frs", "arsd", "insdist"), "auto"),
+        **dict.fromkeys(("at", "pkd", "crosskd"), None),
+        "cwd": "none",
+    }
+
+
+def at_gradients(level_weights: str) -> list[float]:
+    """Return the norm of AT's gradient at each level, for pyramids of one kind of features at all levels."""
+    student = output("retinanet", 2, leaf=True)
+    built = method("at", "retinanet", level_weights=level_weights)
+    built.losses(make_batch(student, output("retinanet", 3)))["attention"].value.backward()
+    return [float(level.grad.norm()) for level in student.pyramid if level.grad is not None]
+
+
+def test_coarse_maps_do_not_rule_attention_transfer() -> None:
+    """With the mean over levels the coarsest map has most of the gradient, although it has 4 of 325 cells."""
+    equal, cells = at_gradients("equal"), at_gradients("cells")
+    assert equal[-1] > 50 * equal[0]
+    assert all(gradient < cells[0] for gradient in cells[1:])
 
 
 def test_pkd_ignores_scale_and_offset_of_each_channel() -> None:

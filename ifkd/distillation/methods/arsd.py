@@ -31,6 +31,7 @@ class Arsd(Method):
 
     def losses(self, batch: DistillationBatch) -> dict[str, Term]:
         """Return the terms of features, logits and boxes."""
+        batch = self.scaled(batch)
         shapes = [(features.shape[2], features.shape[3]) for features in batch.student.pyramid]
         size = self.networks.image_size(batch.student)
         masks = core_masks(batch.targets, shapes, size, binary=self.config.binary_mask)

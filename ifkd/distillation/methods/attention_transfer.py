@@ -5,8 +5,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
+from ifkd import recipe
 from ifkd.distillation import DistillationBatch
-from ifkd.distillation.methods.method import Method, Term, make_term
+from ifkd.distillation.methods.method import Method, NetworkPair, Term, make_term
 from ifkd.models.detector import FeatureMap, Scalar
 
 
@@ -14,8 +15,8 @@ class AttentionTransfer(Method):
     """Mean squared difference of attention maps. It has no parameters, and the numbers of channels may differ."""
 
     def losses(self, batch: DistillationBatch) -> dict[str, Term]:
-        """Return the mean squared difference of attention maps."""
-        difference = attention_transfer(batch.student.pyramid, batch.teacher.pyramid)
+        """Return the squared difference of attention maps."""
+        difference = attention_transfer(batch, self.config, self.networks)
         return {"attention": make_term(difference, self.config.weight)}
 
 
@@ -24,7 +25,15 @@ def attention(features: FeatureMap) -> Float[Tensor, "batch cells"]:
     return functional.normalize(features.float().square().mean(dim=1).flatten(1), dim=1)
 
 
-def attention_transfer(student: tuple[Tensor, ...], teacher: tuple[Tensor, ...]) -> Scalar:
-    """Return the mean over levels of the mean squared difference of attention maps."""
-    differences = [(attention(s) - attention(t)).square().mean() for s, t in zip(student, teacher, strict=True)]
-    return torch.stack(differences).mean()
+def attention_transfer(batch: DistillationBatch, config: recipe.AttentionOptions, networks: NetworkPair) -> Scalar:
+    """Return the weighted mean over levels of the mean squared difference of attention maps.
+
+    The difference of one cell of n decreases with n, and so does its weight in the mean over cells. Weights
+    proportional to n squared (`cells`) therefore give every cell of every level the same influence.
+    """
+    levels = networks.level_indices(config.levels)
+    pairs = [(attention(batch.student.pyramid[n]), attention(batch.teacher.pyramid[n])) for n in levels]
+    differences = torch.stack([(student - teacher).square().mean() for student, teacher in pairs])
+    cells = differences.new_tensor([float(student.shape[1]) for student, _ in pairs])
+    weights = cells.square() if config.level_weights == "cells" else torch.ones_like(cells)
+    return (weights * differences).sum() / weights.sum()

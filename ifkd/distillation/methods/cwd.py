@@ -19,6 +19,7 @@ class Cwd(Method):
 
     def losses(self, batch: DistillationBatch) -> dict[str, Term]:
         """Return the sum over levels of `channel_divergence`."""
+        batch = self.scaled(batch)
         pyramids = zip(batch.student.pyramid, batch.teacher.pyramid, strict=True)
         pairs = [pair for level, pair in enumerate(pyramids) if level in self._levels]
         divergences = [

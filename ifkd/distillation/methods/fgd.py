@@ -31,6 +31,7 @@ class Fgd(Method):
 
     def losses(self, batch: DistillationBatch) -> dict[str, Term]:
         """Return the four terms, summed over levels."""
+        batch = self.scaled(batch)
         sums = {name: batch.student.pyramid[0].new_zeros((), dtype=torch.float32) for name in self._weights}
         size = self.networks.image_size(batch.student)
         for index, level in enumerate(self._levels):

@@ -16,6 +16,7 @@ class FitNet(Method):
 
     def losses(self, batch: DistillationBatch) -> dict[str, Term]:
         """Return the sum over levels of the mean over elements."""
+        batch = self.scaled(batch)
         pairs = zip(self.adapters(batch.student.pyramid), in_float(batch.teacher.pyramid), strict=True)
         errors = torch.stack([(student - teacher).square().mean() for student, teacher in pairs])
         return {"feature": make_term(errors.sum(), self.config.weight)}

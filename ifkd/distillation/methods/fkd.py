@@ -39,6 +39,7 @@ class Fkd(Method):
 
     def losses(self, batch: DistillationBatch) -> dict[str, Term]:
         """Return the three terms, summed over levels."""
+        batch = self.scaled(batch)
         sums = {name: batch.student.pyramid[0].new_zeros((), dtype=torch.float32) for name in self._weights}
         for layers, student, teacher in zip(self.of_levels, batch.student.pyramid, batch.teacher.pyramid, strict=True):
             values = layers(student, teacher, temperature=self._temperature, channel_mask=self._channel_mask)

@@ -25,6 +25,7 @@ class Frs(Method):
 
     def losses(self, batch: DistillationBatch) -> dict[str, Term]:
         """Return both terms: sums over channels, weighted means over locations, sums over levels."""
+        batch = self.scaled(batch)
         scores = [feature_richness(logits) for logits in batch.teacher.logits]
         totals = mean_over_ranks(torch.stack([score.sum() for score in scores]))
         masks = [score / total for score, total in zip(scores, totals, strict=True)]

@@ -13,7 +13,16 @@ from ifkd.distillation.ede import EdeGate, activate, resize, width_projection
 from ifkd.distillation.fdr import FrequencyFilter, feature_richness, reconstruct
 from ifkd.distillation.hsm import similarity_mask
 from ifkd.distillation.methods.attention_transfer import attention_transfer
-from ifkd.distillation.methods.method import Adapters, Method, NetworkPair, Term, in_float, make_term, warmup_factor
+from ifkd.distillation.methods.method import (
+    Adapters,
+    Method,
+    NetworkPair,
+    Term,
+    feature_scales,
+    in_float,
+    make_term,
+    warmup_factor,
+)
 from ifkd.distillation.pixelwise_losses import cross_entropy, entropy, squared_distance, weighted_sum
 from ifkd.models.detector import DetectorOutput, FeatureMap, SampledRois, Scalar, SecondStage
 
@@ -29,6 +38,7 @@ Pair = tuple[Maps, Maps]
 class IfkdMethod(Method):
     """L_feat and L_head, weighted by HSM. The feature target is FDR of the teacher's features plus EDE."""
 
+    balanced_by_term = True
     config: recipe.IfkdOptions
 
     def __init__(self, config: recipe.IfkdOptions, networks: NetworkPair) -> None:
@@ -46,12 +56,11 @@ class IfkdMethod(Method):
         self.gate = EdeGate(width, residual=config.ede.residual) if gated else None
         self.projection: Tensor | None
         self.register_buffer("projection", width_projection(width), persistent=False)
-        auto = config.feature_scale == "auto"
-        self._scales = [config.reference_rms / max(rms, 1e-12) if auto else 1.0 for rms in networks.feature_rms]
+        self._scales = feature_scales(networks, config)
         self._seed = int(torch.randint(1 << 40, ()))
         self._channel_factor = 1 / width
         if config.channel_reduction == "sum":
-            self._channel_factor = REFERENCE_CHANNELS / width if auto else 1.0
+            self._channel_factor = REFERENCE_CHANNELS / width if config.feature_scale == "auto" else 1.0
 
     def losses(self, batch: DistillationBatch) -> dict[str, Term]:
         """Return alpha L_feat and beta L_head (eq. 14) with their warm-up, and AT's term with `with_at`."""
@@ -74,8 +83,8 @@ class IfkdMethod(Method):
             divergence = roi_divergence(batch.student.sampled[0], batch.teacher, second_stage)
             terms["regions"] = make_term(divergence, self.config.beta, warmup=warmup)
         if self.config.with_at:
-            difference = attention_transfer(batch.student.pyramid, batch.teacher.pyramid)
-            terms["attention"] = make_term(difference, recipe.AttentionTransferOptions().weight)
+            difference = attention_transfer(batch, self.config.at, self.networks)
+            terms["attention"] = make_term(difference, self.config.at.weight)
         return terms
 
     def scale_teacher(self, pyramid: tuple[Tensor, ...]) -> Maps:
@@ -90,7 +99,7 @@ class IfkdMethod(Method):
         return [target for target, _ in pairs], [student for _, student in pairs]
 
     def compared(self, pairs: Pair, raw: Pair) -> Pair:
-        """Return the teacher's and the student's maps that HSM compares: those of eq. 12, or those before FDR and EDE."""
+        """Return the teacher's and the student's maps that HSM compares: those of eq. 12, or the raw ones."""
         return pairs if self.config.hsm.reference == "target" else raw
 
     def _head_loss(self, batch: DistillationBatch, weights: Maps) -> tuple[Tensor, Tensor]:

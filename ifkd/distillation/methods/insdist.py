@@ -39,6 +39,7 @@ class InsDist(Method):
 
     def losses(self, batch: DistillationBatch) -> dict[str, Term]:
         """Return the terms of instances, of background and of relations."""
+        batch = self.scaled(batch)
         adapted, teacher = self.adapters(batch.student.pyramid), in_float(batch.teacher.pyramid)
         size = self.networks.image_size(batch.student)
         features = teacher[self.networks.levels.index(MASK_LEVEL)]

@@ -2,8 +2,8 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -66,6 +66,8 @@ class Term:
     weight: float
     minimum: Tensor | None = None
     """Smallest possible `value`, a scalar without gradient; None is 0."""
+    warmup: float = 1.0
+    """Factor of a warm-up in `weight`, 0 to 1."""
 
     @property
     def reducible(self) -> Tensor:
@@ -73,12 +75,19 @@ class Term:
         return self.value if self.minimum is None else self.value - self.minimum
 
 
+def feature_scales(networks: NetworkPair, config: Any) -> list[float]:
+    """Return the factor of each level's features: `reference_rms` over the teacher's root mean square, or 1."""
+    if config.feature_scale == "none":
+        return [1.0] * len(networks.levels)
+    return [config.reference_rms / max(rms, 1e-12) for rms in networks.feature_rms]
+
+
 def make_term(value: Tensor, weight: float, *, warmup: float = 1.0, minimum: Tensor | None = None) -> Term:
     """Return a term with weight `warmup * weight`.
 
     A value of weight 0 is detached: even a gradient of zeros can change the order of summation of others.
     """
-    return Term(value, warmup * weight, minimum) if weight > 0 else Term(value.detach(), 0.0, minimum)
+    return Term(value, warmup * weight, minimum, warmup) if weight > 0 else Term(value.detach(), 0.0, minimum)
 
 
 def warmup_factor(iteration: int, warmup_iters: int) -> float:
@@ -89,6 +98,8 @@ def warmup_factor(iteration: int, warmup_iters: int) -> float:
 class Method(nn.Module, ABC):
     """A distillation method. Its own parameters are trained with the student, and are not part of its checkpoint."""
 
+    balanced_by_term: ClassVar[bool] = False
+    """With `distillation.balance`: each term has its own multiple of the task's gradient, or all together have one."""
     config: Any
     """The method's options."""
     networks: NetworkPair
@@ -101,6 +112,17 @@ class Method(nn.Module, ABC):
     @abstractmethod
     def losses(self, batch: DistillationBatch) -> dict[str, Term]:
         """Return the loss terms of a batch, which are added to the student's task losses."""
+
+    def scaled(self, batch: DistillationBatch) -> DistillationBatch:
+        """Return the batch with the features of both networks multiplied by the factors of `feature_scales`."""
+        if self.config.feature_scale == "none":
+            return batch
+        scales = feature_scales(self.networks, self.config)
+        student, teacher = (
+            replace(one, pyramid=tuple(maps * scale for maps, scale in zip(one.pyramid, scales, strict=True)))
+            for one in (batch.student, batch.teacher)
+        )
+        return replace(batch, student=student, teacher=teacher)
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, object]]:
         """Return the optimizer's parameter groups of the method's own parameters."""

@@ -72,6 +72,14 @@ def test_a_ratio_outside_the_range_warns_once_after_warm_up(
         assert f"feature loss is {ratio:.3g} times the detection loss at iteration 5" in caplog.text
 
 
+def test_the_ratio_of_a_balanced_term_does_not_warn(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    metrics = open_logger(tmp_path)
+    for iteration in range(5):
+        metrics.log_step(iteration, {"ratio/feature": 50.0, "factor/feature": 0.01, "ratio/head": 1.0}, speed=SPEED)
+    metrics.close()
+    assert not caplog.records
+
+
 def test_a_ratio_that_jumps_for_one_step_does_not_warn(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     metrics = open_logger(tmp_path)
     for iteration in range(20):

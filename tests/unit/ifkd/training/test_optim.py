@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from ifkd.recipe import ScheduleOptions, TrainingOptions
+from ifkd.recipe.training_options import OptimizerOptions
 from ifkd.training import optim
 
 
@@ -43,3 +44,34 @@ def test_the_learning_rate_warms_up_linearly() -> None:
     assert found[100] == 1.0
     assert all(later - earlier == pytest.approx(0.00999) for earlier, later in itertools.pairwise(found[:100]))
     assert found[180] == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("large", [1.0, 1e6])
+def test_the_methods_gradient_does_not_shorten_the_detectors(large: float) -> None:
+    """Both are clipped apart, each as torch.nn.utils.clip_grad_norm_ clips it alone."""
+    torch.manual_seed(0)
+    parts = [[torch.nn.Parameter(torch.zeros(4)) for _ in range(2)] for _ in range(2)]
+    for part, factor in zip(parts, (5.0, large), strict=True):
+        for parameter in part:
+            parameter.grad = factor * torch.randn(4)
+    alone = [[torch.nn.Parameter(torch.zeros(4)) for _ in range(2)] for _ in range(2)]
+    for ours, theirs in zip(parts, alone, strict=True):
+        for one, other in zip(ours, theirs, strict=True):
+            assert one.grad is not None
+            other.grad = one.grad.clone()
+    optimizer = torch.optim.SGD([{"params": parts[0]}, {"params": parts[1][:1]}, {"params": parts[1][1:]}], lr=1.0)
+    norms = optim.clip_gradients(optimizer, 2.0)
+    for ours, theirs, norm in zip(parts, alone, norms, strict=True):
+        torch.testing.assert_close(torch.nn.utils.clip_grad_norm_(theirs, 2.0), norm)
+        for one, other in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(one.grad, other.grad)
+
+
+def test_the_recipes_betas_reach_adamw() -> None:
+    options = OptimizerOptions(name="adamw", betas=(0.8, 0.98))
+    optimizer = optim.build_optimizer(TrainingOptions(optimizer=options), torch.nn.Linear(2, 2), None)
+    assert [group["betas"] for group in optimizer.param_groups] == [(0.8, 0.98)]
+    default = optim.build_optimizer(
+        TrainingOptions(optimizer=OptimizerOptions(name="adamw")), torch.nn.Linear(2, 2), None
+    )
+    assert default.defaults["betas"] == torch.optim.AdamW(torch.nn.Linear(2, 2).parameters()).defaults["betas"]

@@ -77,7 +77,7 @@ def distill(setup: Setup, folder: Path, change: Callable[[dict[str, Any]], None]
     return pipelines.distill_student(settings(setup, change), setup[0] / "teacher.safetensors", folder)
 
 
-START = {"train": train, "distill": distill}
+START = {"train": train, "distill": distill, "balanced": distill}
 
 
 def lines(folder: Path) -> list[dict[str, Any]]:
@@ -200,12 +200,15 @@ def test_fp16_needs_a_gpu(setup: Setup, tmp_path: Path) -> None:
 # --- weights of zero ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_distillation_with_weights_of_zero_is_plain_training(setup: Setup, tmp_path: Path, optimizer: str) -> None:
+@pytest.mark.parametrize(("optimizer", "form"), [("sgd", "gradient"), ("adamw", "constant")])
+def test_distillation_with_weights_of_zero_is_plain_training(
+    setup: Setup, tmp_path: Path, optimizer: str, form: str
+) -> None:
     def change(values: dict[str, Any]) -> None:
         values["student"]["training"]["optimizer"]["name"] = optimizer
         values["distillation"]["training"]["optimizer"]["name"] = optimizer
         values["distillation"]["method"].update(alpha=0.0, beta=0.0)
+        values["distillation"]["balance"] = {"form": form}
 
     train(setup, tmp_path / "plain", change)
     distill(setup, tmp_path / "zero", change)
@@ -240,10 +243,65 @@ def test_distillation_changes_the_student_and_not_its_names(plain_run: Path, dis
     assert all(entry["method/head"] == pytest.approx(0.5 * entry["raw/head"]) for entry in steps)
 
 
+def test_a_balanced_run_logs_the_ratio_of_gradients(setup: Setup, tmp_path: Path, distilled_run: Path) -> None:
+    """The first step is measured: its gradient is alpha times that of the task. Other weights change other weights."""
+
+    def balanced(values: dict[str, Any]) -> None:
+        values["distillation"]["balance"] = {"form": "gradient", "multiple": 2.0}
+        values["student"]["detector"]["head_init"] = "kaiming"  # other logits than the teacher's
+        values["distillation"]["method"].update(alpha=0.8, beta=0.1)
+
+    distill(setup, tmp_path / "run", balanced)
+    first = lines(tmp_path / "run")[1]
+    assert first["gradient/feature"] == pytest.approx(1.6, rel=1e-3)
+    assert first["gradient/head"] == pytest.approx(0.2, rel=1e-3)
+    assert first["method/feature"] == pytest.approx(0.8 * first["factor/feature"] * first["raw/feature"], rel=1e-4)
+    config = (tmp_path / "run" / "config.toml").read_text(encoding="utf-8")
+    assert "multiple = 2.0" in config
+    constant = lines(distilled_run)[1]
+    assert constant["gradient/feature"] > 0
+    assert "factor/feature" not in constant
+
+
+@pytest.mark.parametrize(("epochs", "warmup", "expected"), [(2, 0, 1), (8, 0, 4), (8, 11, 11)])
+def test_ratios_of_losses_count_after_the_warm_up_and_a_quarter_of_the_run(
+    setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epochs: int, warmup: int, expected: int
+) -> None:
+    """At first a method's own layers have not learned, so that its loss says nothing about its weight."""
+    seen = []
+
+    class Stopped(Exception):  # noqa: N818
+        pass
+
+    def logger(_: Path, *, warn_after: int) -> None:
+        seen.append(warn_after)
+        raise Stopped
+
+    def change(values: dict[str, Any]) -> None:
+        values["distillation"]["training"]["epochs"] = epochs
+        values["distillation"]["method"]["warmup_iters"] = warmup
+
+    monkeypatch.setattr(trainer, "MetricsLogger", logger)
+    with pytest.raises(Stopped):
+        distill(setup, tmp_path / "run", change)
+    assert seen == [expected]
+
+
+def test_a_state_without_a_part_is_refused(setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for _ in interrupted_in(monkeypatch, 2):
+        with pytest.raises(KeyboardInterrupt):
+            distill(setup, tmp_path / "run")
+    state = torch.load(tmp_path / "run" / "state.pt", weights_only=True)
+    del state["balance"]
+    torch.save(state, tmp_path / "run" / "state.pt")
+    with pytest.raises(OutputError, match=r"has no balance; it is from another version of ifkd.*--no-resume"):
+        distill(setup, tmp_path / "run")
+
+
 # --- resuming -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("kind", "iteration"), [("train", 1), ("train", 2), ("distill", 3)])
+@pytest.mark.parametrize(("kind", "iteration"), [("train", 1), ("train", 2), ("distill", 3), ("balanced", 3)])
 def test_an_interrupted_run_ends_as_an_uninterrupted_one(
     setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, iteration: int
 ) -> None:
@@ -253,6 +311,8 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(
         values["data"]["augmentation"] = {"photometric": 0.3, "scale_jitter": [0.8, 1.2]}
         values["student"]["training"]["optimizer"].update(name="sgd", grad_clip=10.0)
         values["student"]["training"]["schedule"] = {"name": "step", "milestones": [1], "warmup_iters": 3}
+        if kind == "balanced":  # the weights of the second epoch follow from norms that were measured in the first
+            values["distillation"]["balance"] = {"form": "gradient"}
 
     uninterrupted = tmp_path.parent / f"uninterrupted-{kind}"
     if not uninterrupted.is_dir():
@@ -272,7 +332,7 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(
     torch.manual_seed(99)  # the global random state does not affect a run
     START[kind](setup, tmp_path / "run", changing)
     assert iterations == ([0, 1, 2, 3] if iteration < 2 else [2, 3])
-    learned = ("method.safetensors",) if kind == "distill" else ()
+    learned = () if kind == "train" else ("method.safetensors",)
     for name in ("last.safetensors", "best.safetensors", "metrics.jsonl", *learned):
         assert (tmp_path / "run" / name).read_bytes() == (uninterrupted / name).read_bytes(), name
 
@@ -394,12 +454,13 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_saves_the_batch(setup: Setu
 
 def test_gradients_are_clipped_together(setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     norms: list[float] = []
+    sizes: list[int] = []
     clip = torch.nn.utils.clip_grads_with_norm_
 
     def watched(parameters: Any, largest: float, norm: torch.Tensor) -> None:
         clip(parameters, largest, norm)
         norms.append(math.sqrt(sum(float(p.grad.square().sum()) for p in parameters if p.grad is not None)))
-        assert len(parameters) > 150  # the student's, the adapters' and the filters'
+        sizes.append(len(parameters))
 
     monkeypatch.setattr(torch.nn.utils, "clip_grads_with_norm_", watched)
 
@@ -408,8 +469,10 @@ def test_gradients_are_clipped_together(setup: Setup, tmp_path: Path, monkeypatc
         values["distillation"]["training"]["optimizer"]["grad_clip"] = 0.01
 
     distill(setup, tmp_path / "run", clipped)
-    assert len(norms) == 2
+    assert len(norms) == 4
     assert max(norms) <= 0.01001
+    assert sizes[0] == sizes[2] > 130  # the student's
+    assert sizes[1] == sizes[3] == 15  # the adapters' and the filters'
 
 
 # --- frozen models ------------------------------------------------------------------------------------------------

@@ -55,21 +55,28 @@ def assert_terms(got: dict[str, tuple[float, float]], expected: dict[str, tuple[
 
 @families
 def test_fitnet(family: recipe.Family) -> None:
-    built = method("fitnet", family)
+    built = method("fitnet", family, feature_scale="none")
     expected = sum(((t - s) ** 2).mean() for t, s in pairs(family, built.adapters))
     assert_terms(found(built, family), {"feature": (float(expected), 1.0)})
 
 
 @families
-def test_at(family: recipe.Family) -> None:
-    total = 0.0
-    for teacher, student in pairs(family):
+@pytest.mark.parametrize("level_weights", ["cells", "equal"])
+@pytest.mark.parametrize("count", [2, 5])
+def test_at(family: recipe.Family, level_weights: str, count: int) -> None:
+    total = norm = 0.0
+    for teacher, student in list(pairs(family))[:count]:
         difference = 0.0
         for t, s in zip(teacher, student, strict=True):
             a, b = (t**2).mean(dim=0).flatten(), (s**2).mean(dim=0).flatten()
             difference += float(((a / a.norm() - b / b.norm()) ** 2).sum())
-        total += difference / (len(teacher) * teacher[0, 0].numel())
-    assert_terms(found(method("at", family), family), {"attention": (total / 5, 1000.0)})
+        cells = teacher[0, 0].numel()
+        weight = cells**2 if level_weights == "cells" else 1
+        total += weight * difference / (len(teacher) * cells)
+        norm += weight
+    levels = "two_finest" if count == 2 else "all"
+    built = method("at", family, level_weights=level_weights, levels=levels, weight=5.0)
+    assert_terms(found(built, family), {"attention": (total / norm, 5.0)})
 
 
 @families
@@ -101,7 +108,7 @@ def test_cwd(family: recipe.Family) -> None:
 
 @families
 def test_frs(family: recipe.Family) -> None:
-    built = method("frs", family)
+    built = method("frs", family, feature_scale="none")
     feature = head = 0.0
     student, teacher = output(family, 1), output(family, 2)
     for level, (t, s) in enumerate(pairs(family, built.adapters)):
@@ -135,7 +142,7 @@ def slow_context(block: GlobalContext, features: Tensor) -> Tensor:
 
 @families
 def test_fgd(family: recipe.Family) -> None:
-    built = method("fgd", family)
+    built = method("fgd", family, feature_scale="none")
     assert isinstance(built, Fgd)
     for block in (*built.of_teacher, *built.of_student):
         torch.nn.init.normal_(block.change[3].weight, std=0.3, generator=torch.Generator().manual_seed(0))
@@ -177,7 +184,7 @@ def slow_non_local(part: FkdLevel, side: str, features: Tensor, pool: int) -> Te
 
 @families
 def test_fkd(family: recipe.Family) -> None:
-    built = method("fkd", family).eval()
+    built = method("fkd", family, feature_scale="none").eval()
     assert isinstance(built, Fkd)
     for part in built.of_levels:
         for block in (part.of_teacher, part.of_student):
@@ -209,7 +216,7 @@ def test_fkd(family: recipe.Family) -> None:
 @pytest.mark.parametrize("binary", [False, True])
 def test_arsd(family: recipe.Family, binary: bool) -> None:
     networks = detectors(family)
-    built = method("arsd", family, pair=networks, binary_mask=binary)
+    built = method("arsd", family, pair=networks, binary_mask=binary, feature_scale="none")
     assert isinstance(built, Arsd)
     student, teacher = with_small_deltas(output(family, 1)), with_small_deltas(output(family, 2))
     masks = [torch.zeros(2, *level.shape[2:], dtype=torch.float64) for level in student.pyramid]
@@ -278,7 +285,7 @@ def plain_iou(one: Tensor, other: Tensor) -> float:
 
 @families
 def test_insdist(family: recipe.Family) -> None:
-    built = method("insdist", family)
+    built = method("insdist", family, feature_scale="none")
     assert isinstance(built, InsDist)
     level = 2 if family == "retinanet" else 3
     outline = output(family, 2).pyramid[level].double()
