@@ -15,7 +15,7 @@ from deploy.report.figures import accuracy_charts, latency_charts, parity_charts
 from deploy.report.parity_tables import drift_source_table, drift_table, tolerance_table, unmatched_table
 from deploy.report.report import Report
 from deploy.report.reported_scene import ReportedScene, ReportPicture
-from deploy.report.tables import accuracy_table, engine_table, shown, three_digits
+from deploy.report.tables import accuracy_table, engine_table, fastest_files, shown, three_digits
 from deploy.report.verdict import Status, fastest_cell, trained_roles
 from ifkd.core.config import flatten
 from ifkd.core.files import atomic_path, make_folder, write_json
@@ -79,6 +79,7 @@ def console(report: Report) -> str:
     """Return the tables of accuracy and engines, and the verdict, as text."""
     tables = (accuracy_table(report.evaluations), engine_table(report.benches, report.parities))
     parts = [f"{table.caption}\n{table.plain()}" for table in tables if table is not None]
+    parts += fastest_files(report.benches, report.parities)
     parts.append(f"Verdict: {VERDICT_WORDS[report.verdict.status]}. {report.verdict.headline}")
     return "\n\n".join(parts)
 
@@ -114,6 +115,7 @@ def _view(report: Report) -> dict[str, Any]:
         "accuracy_charts": accuracy_charts(report.evaluations),
         "conditions": _accuracy_conditions(report.evaluations),
         "engines": engine_table(report.benches, report.parities),
+        "fastest_files": fastest_files(report.benches, report.parities),
         "latency_charts": latency_charts(report.benches, report.parities),
         "benches": [
             {

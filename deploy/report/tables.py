@@ -1,5 +1,6 @@
 """Tables of accuracy and engines, for HTML, Markdown and the terminal."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 
@@ -31,11 +32,11 @@ def accuracy_table(evaluations: Mapping[str, Evaluation]) -> Table | None:
 
 
 def engine_table(benches: Sequence[Bench], parities: Sequence[Parity] = ()) -> Table | None:
-    """Return size, latency and parity of the engines, or None without any."""
+    """Return size, latency and parity of the engines by device, the fastest file first, or None without any."""
     rows: list[tuple[str, ...]] = []
     for bench in benches:
         prefix = f"{bench.bundle.name}/" if len(benches) > 1 else ""
-        rows += [_bench_row(cell, parities, prefix) for cell in bench.cells]
+        rows += [_bench_row(cell, parities, prefix) for cell in _by_use(bench)]
         for one in bench.not_measured:
             name, size = f"{prefix}{PurePosixPath(one.file).name}", file_size(one.file_mb)
             runtime = f"{(one.builder or 'engine').split()[0]} {one.precision or ''}".strip()
@@ -45,6 +46,22 @@ def engine_table(benches: Sequence[Bench], parities: Sequence[Parity] = ()) -> T
         rows.append((file, cell.name, device, *(ABSENT,) * 5, parity_word(cell), "not measured"))
     columns = ":File | :Runtime | :Device | MB | Batch | p50 ms | p95 ms | Tiles/s | :Parity | :Timing"
     return make_table("Engines: size, latency and parity", columns, rows)
+
+
+def fastest_files(benches: Sequence[Bench], parities: Sequence[Parity]) -> list[str]:
+    """Return, for each bundle and device, the file to use there: the fastest one that passed parity."""
+    lines = []
+    for bench in benches:
+        passed = [cell for cell in _by_use(bench) if (other := parity_of(cell, parities)) is not None and other.passed]
+        best: dict[str, BenchCell] = {}
+        for cell in passed:
+            if cell.engine is not None and cell.latency is not None and cell.role == "bundle":
+                best.setdefault(cell.engine.device, cell)
+        for device, cell in best.items():
+            file = cell.engine.file if cell.engine is not None else ABSENT
+            where = f"{bench.bundle.name}, on {device}" if len(benches) > 1 else f"On {device}"
+            lines.append(f"{where}: use {file} ({cell.backend} {cell.precision}), the fastest file that passed parity.")
+    return lines
 
 
 def make_table(caption: str, columns: str, rows: Iterable[tuple[str, ...]]) -> Table | None:
@@ -91,6 +108,20 @@ def _same_engine(one: EngineRecord | None, other: EngineRecord | None) -> bool:
     if one is None or other is None:
         return False
     return (one.sha256, one.backend, one.precision) == (other.sha256, other.backend, other.precision)
+
+
+def _by_use(bench: Bench) -> list[BenchCell]:
+    """Return the cells by device, the engine with the lowest latency per tile first; the reference last."""
+    fastest: dict[str, float] = {}
+    for cell in bench.cells:
+        own = cell.latency.per_tile.p50_ms if cell.latency is not None else math.inf
+        fastest[cell.name] = min(own, fastest.get(cell.name, math.inf))
+
+    def rank(cell: BenchCell) -> tuple[bool, bool, str, float, str, int]:
+        device = None if cell.engine is None else cell.engine.device
+        return (cell.role == "reference", device is None, device or "", fastest[cell.name], cell.name, cell.batch)
+
+    return sorted(bench.cells, key=rank)
 
 
 def _bench_row(cell: BenchCell, parities: Sequence[Parity], prefix: str) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from deploy.report.charts import NamedPoint, SampleSeries
 from deploy.report.page import console, render, setting_rows, write_report
 from deploy.report.report import Report, assemble
 from deploy.report.reported_scene import read_picture, read_scene_run
-from deploy.report.tables import accuracy_table, engine_table
+from deploy.report.tables import accuracy_table, engine_table, fastest_files
 from ifkd.core.errors import DataError, MissingExtraError
 from ifkd.core.html.chart import Series, bar_chart
 from ifkd.data.metrics import evaluate
@@ -227,12 +227,13 @@ def test_a_folder_without_a_valid_run_record_is_refused(tmp_path, content):
         read_scene_run(tmp_path)
 
 
-def test_a_failed_parity_is_stated_first(tmp_path):
-    def darken(candidates):
-        candidates.scores[:] *= 0.9
-        return candidates
+def darkened(candidates):
+    candidates.scores[:] *= 0.9
+    return candidates
 
-    report = parts.full_report(tmp_path, drift=darken)
+
+def test_a_failed_parity_is_stated_first(tmp_path):
+    report = parts.full_report(tmp_path, drift=darkened)
     assert report.verdict.status == "failed"
     text = page_of(report).text
     assert text.index("Failed") < text.index("Accuracy")
@@ -242,6 +243,26 @@ def test_a_failed_parity_is_stated_first(tmp_path):
     fp32 = [row for row in engine_table(report.benches, report.parities).rows if row[0] == "model.onnx"]
     assert {row[8] for row in fp16} == {"FAILED"}
     assert {row[8] for row in fp32} == {"passed"}
+
+
+def test_engines_are_listed_by_speed_and_the_fastest_that_passed_is_named(full):
+    slowest_first = full.benches[0].model_copy(update={"cells": full.benches[0].cells[::-1]})
+    report = full.model_copy(update={"benches": (slowest_first,)})
+    rows = [row for row in engine_table(report.benches, report.parities).rows if "not measured" not in row[9]]
+    own = [float(row[5]) / int(row[4]) for row in rows if not row[0].startswith("reference")]
+    first_of_each = [own[0], *(own[index] for index in range(1, len(own)) if rows[index][0] != rows[index - 1][0])]
+    assert first_of_each == sorted(first_of_each)
+    (line,) = fastest_files(report.benches, report.parities)
+    fastest = next(row for row in rows if row[8] == "passed")
+    assert fastest[0] in line
+    assert line in console(report)
+    assert line in page_of(report).text
+
+
+def test_no_file_is_named_where_none_passed_parity(tmp_path):
+    report = parts.full_report(tmp_path, drift=darkened)
+    assert all("model.fp16.onnx" not in line for line in fastest_files(report.benches, report.parities))
+    assert fastest_files(report.benches, ()) == []
 
 
 def test_parity_is_shown_only_for_the_same_file(full):
