@@ -18,13 +18,13 @@ READY := .venv/.ready
 READY_DEV := .venv/.ready-dev
 ROLES := teacher student distilled
 
-.PHONY: help setup wheelhouse demo data train distill evaluate export engine detect bench parity report test fuzz bundles lint types arch check clean
+.PHONY: help setup wheelhouse demo data train distill evaluate export engine detect bench parity report test test-all fuzz bundles lint types arch check clean
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
 help: ## list the targets
 	@echo "make TARGET [CONFIG=$(CONFIG)] [RUN=$(RUN)] [SCENE=image.tif]"; echo
-	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
 
 setup: $(READY_DEV) ## create .venv with all dependencies
 demo: report ## run everything on generated data: train, distill, export, detect, benchmark, report
@@ -87,8 +87,12 @@ $(RUN)/report/report.json: $(ROLES:%=$(RUN)/evaluation/%.json) $(RUN)/bench.json
 		$(foreach role,$(ROLES),--evaluation $(role)=$(RUN)/evaluation/$(role).json) \
 		--bench $(RUN)/bench.json --parity $(RUN)/parity.json > /dev/null || test -s $@
 
-test: $(READY_DEV) ## run all tests
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+# files start in the order of their folders, the long ones of tests/integration first
+PYTEST = $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --durations 10
+test: $(READY_DEV) ## run all tests except the slow ones
+	$(PYTEST) -m "not slow"
+test-all: $(READY_DEV) ## run all tests
+	$(PYTEST)
 fuzz: $(READY_DEV) ## read thousands of scrambled annotation, image, scene and map files
 	IFKD_FUZZED_FILES=2000 $(BIN)/python -m pytest tests/unit/ifkd/data/check/test_check_fuzz.py \
 		tests/unit/ifkd/imagery/test_raster_fuzz.py tests/unit/deploy/scene/read/test_georeference_fuzz.py
@@ -103,6 +107,6 @@ types: $(READY_DEV) ## check types
 	$(BIN)/mypy
 arch: $(READY_DEV) ## check the direction of imports
 	$(BIN)/lint-imports
-check: lint types arch test ## run all checks of CI
+check: lint types arch test-all ## run all checks of CI
 clean: ## remove everything made, except .venv
 	rm -rf runs build dist wheelhouse .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

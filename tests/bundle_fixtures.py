@@ -1,19 +1,98 @@
-"""Fixtures with a checkpoint and its bundle, exported once per session; tests change copies only."""
+"""Fixtures with a checkpoint and its bundle, exported once per test run; tests change copies only."""
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from export.bundle.bundle import Bundle, add_file, open_bundle
-from export.bundle.engine_metadata import BatchProfile, DeliveredPrecision, EngineMetadata, engine_metadata_path
-from ifkd.core.files import sha256_of, write_json
+if TYPE_CHECKING:
+    from export.bundle.bundle import Bundle
 
 
 @pytest.fixture(scope="session")
-def checkpoint_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def checkpoint_path(make_once: Callable[[str, Callable[[Path], object]], Path]) -> Path:
     """A checkpoint of an untrained detector for 64 px tiles with varied scores and boxes; its images do not exist."""
+    return make_once("checkpoint", write_checkpoint) / "best.safetensors"
+
+
+@pytest.fixture(scope="session")
+def whole_bundle(checkpoint_path: Path, make_once: Callable[[str, Callable[[Path], object]], Path]) -> Path:
+    """The folder of the exported bundle with FP32 and FP16; read-only."""
+    from export.export_bundle import export_bundle
+    from export.export_plan import plan_export
+
+    return make_once("tiny", lambda out: export_bundle(plan_export(checkpoint_path, out)))
+
+
+@pytest.fixture(scope="session")
+def free_bundle(checkpoint_path: Path, make_once: Callable[[str, Callable[[Path], object]], Path]) -> Path:
+    """The folder of an FP32 bundle for tiles of 32 to 128 px; read-only."""
+    from export.export_bundle import export_bundle
+    from export.export_plan import plan_export
+
+    overrides = ["precisions=['fp32']", "tile_sides_px=[32, 128]"]
+    return make_once("free", lambda out: export_bundle(plan_export(checkpoint_path, out, overrides=overrides)))
+
+
+@pytest.fixture
+def bundle_copy(whole_bundle: Path, tmp_path: Path) -> "Bundle":
+    """A copy of the bundle for one test."""
+    import shutil
+
+    from export.bundle.bundle import open_bundle
+
+    return open_bundle(Path(shutil.copytree(whole_bundle, tmp_path / "bundle")))
+
+
+@pytest.fixture
+def without_exporting(whole_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """A function that makes `export_bundle` reuse the exported ONNX file, which saves seconds."""
+    import shutil
+
+    def reuse() -> None:
+        monkeypatch.setattr(
+            "export.export_bundle.export_onnx",
+            lambda _model, path, **_: shutil.copyfile(whole_bundle / "model.onnx", path),
+        )
+
+    return reuse
+
+
+def with_engine(bundle: "Bundle", name: str = "made", **values: Any) -> "Bundle":
+    """Add a dummy FP16 engine for an H100 to a bundle, with the given metadata."""
+    from export.bundle.bundle import add_file
+    from export.bundle.engine_metadata import BatchProfile, DeliveredPrecision, EngineMetadata, engine_metadata_path
+    from ifkd.core.files import sha256_of, write_json
+
+    path = bundle.path / "engines" / f"{name}.engine"
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"plan " + name.encode())
+    metadata: dict[str, Any] = {
+        "device": "NVIDIA H100 80GB HBM3",
+        "compute_capability": "9.0",
+        "driver_cuda": "12.4",
+        "builder": "tensorrt",
+        "builder_version": "11.4.0",
+        "onnx_file": "model.fp16.onnx",
+        "onnx_sha256": bundle.manifest.files["model.fp16.onnx"].sha256,
+        "engine_sha256": sha256_of(path),
+        "engine_bytes": path.stat().st_size,
+        "batch": BatchProfile(opt=4, max=4),
+        "tile_px": (64, 64),
+        "workspace_mib": 64,
+        "tf32": False,
+        "build_seconds": 1.0,
+        "requested_precision": "fp16",
+        "delivered_precision": DeliveredPrecision(weight_types={"FLOAT16": 1}, size_ratio=1.0),
+    }
+    write_json(engine_metadata_path(path), EngineMetadata(**{**metadata, **values}).model_dump(mode="json"))
+    bundle = add_file(bundle, f"engines/{name}.engine", kind="engine", precision="fp16")
+    return add_file(bundle, f"engines/{name}.json", kind="engine-metadata", precision="fp16")
+
+
+def write_checkpoint(folder: Path) -> None:
+    """Write `best.safetensors`, an untrained detector with varied scores and boxes."""
     import torch
 
     from ifkd.core.config import parse
@@ -21,7 +100,7 @@ def checkpoint_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from ifkd.models.checkpoint import CheckpointMeta, save_checkpoint
     from ifkd.recipe import Recipe
 
-    folder = tmp_path_factory.mktemp("checkpoint")
+    folder.mkdir()
     training = {"epochs": 1, "batch_size": 2}
     recipe = parse(
         {
@@ -53,76 +132,4 @@ def checkpoint_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
         recipe=recipe,
         provenance={"role": "student", "notes": []},
     )
-    path = folder / "best.safetensors"
-    save_checkpoint(path, detector, meta)
-    return path
-
-
-@pytest.fixture(scope="session")
-def whole_bundle(checkpoint_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the exported bundle with FP32 and FP16; read-only."""
-    from export.export_bundle import export_bundle
-    from export.export_plan import plan_export
-
-    return export_bundle(plan_export(checkpoint_path, tmp_path_factory.mktemp("bundles") / "tiny")).path
-
-
-@pytest.fixture(scope="session")
-def free_bundle(checkpoint_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of an FP32 bundle for tiles of 32 to 128 px; read-only."""
-    from export.export_bundle import export_bundle
-    from export.export_plan import plan_export
-
-    overrides = ["precisions=['fp32']", "tile_sides_px=[32, 128]"]
-    out = tmp_path_factory.mktemp("bundles") / "free"
-    return export_bundle(plan_export(checkpoint_path, out, overrides=overrides)).path
-
-
-@pytest.fixture
-def bundle_copy(whole_bundle: Path, tmp_path: Path) -> Bundle:
-    """A copy of the bundle for one test."""
-    import shutil
-
-    return open_bundle(Path(shutil.copytree(whole_bundle, tmp_path / "bundle")))
-
-
-@pytest.fixture
-def without_exporting(whole_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """A function that makes `export_bundle` reuse the exported ONNX file, which saves seconds."""
-    import shutil
-
-    def reuse() -> None:
-        monkeypatch.setattr(
-            "export.export_bundle.export_onnx",
-            lambda _model, path, **_: shutil.copyfile(whole_bundle / "model.onnx", path),
-        )
-
-    return reuse
-
-
-def with_engine(bundle: Bundle, name: str = "made", **values: Any) -> Bundle:
-    """Add a dummy FP16 engine for an H100 to a bundle, with the given metadata."""
-    path = bundle.path / "engines" / f"{name}.engine"
-    path.parent.mkdir(exist_ok=True)
-    path.write_bytes(b"plan " + name.encode())
-    metadata: dict[str, Any] = {
-        "device": "NVIDIA H100 80GB HBM3",
-        "compute_capability": "9.0",
-        "driver_cuda": "12.4",
-        "builder": "tensorrt",
-        "builder_version": "11.4.0",
-        "onnx_file": "model.fp16.onnx",
-        "onnx_sha256": bundle.manifest.files["model.fp16.onnx"].sha256,
-        "engine_sha256": sha256_of(path),
-        "engine_bytes": path.stat().st_size,
-        "batch": BatchProfile(opt=4, max=4),
-        "tile_px": (64, 64),
-        "workspace_mib": 64,
-        "tf32": False,
-        "build_seconds": 1.0,
-        "requested_precision": "fp16",
-        "delivered_precision": DeliveredPrecision(weight_types={"FLOAT16": 1}, size_ratio=1.0),
-    }
-    write_json(engine_metadata_path(path), EngineMetadata(**{**metadata, **values}).model_dump(mode="json"))
-    bundle = add_file(bundle, f"engines/{name}.engine", kind="engine", precision="fp16")
-    return add_file(bundle, f"engines/{name}.json", kind="engine-metadata", precision="fp16")
+    save_checkpoint(folder / "best.safetensors", detector, meta)

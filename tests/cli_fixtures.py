@@ -7,8 +7,6 @@ from typing import Any
 import pytest
 import tomli_w
 
-from deploy.cli.main import main
-
 
 @pytest.fixture
 def expect_error(
@@ -19,6 +17,8 @@ def expect_error(
     The exit code is 2. The message has `lines` lines, of which the first starts with "error: ", and at most one line
     "hint: …". No file is written except a run's config.toml.
     """
+    from deploy.cli.main import main
+
     folder = tmp_path / "empty"
     folder.mkdir()
     monkeypatch.chdir(folder)

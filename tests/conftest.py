@@ -1,7 +1,10 @@
 """Common fixtures: a tiny data set, a tiny recipe, and the folder of real imagery."""
 
+import fcntl
+import gc
 import json
 import os
+import shutil
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
@@ -28,6 +31,13 @@ hypothesis.settings.register_profile(
     suppress_health_check=[hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.data_too_large],
 )
 hypothesis.settings.load_profile("ifkd")
+
+
+def pytest_collection_finish() -> None:
+    """Exempt what the imports made from garbage collection: timings collect garbage before each of their turns."""
+    gc.collect()
+    gc.freeze()
+
 
 CLASSES = {3: "barge", 7: "ferry", 9: "tug"}
 """Category id -> name; the ids are not consecutive, as in real files."""
@@ -102,6 +112,26 @@ def tiny_recipe(root: Path) -> dict[str, Any]:
         },
         "export": {"candidates_per_level": 50, "overlap_px": 16},
     }
+
+
+@pytest.fixture(scope="session")
+def make_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """Function that makes a folder once for all processes of a test run: (name, make) -> folder; read-only."""
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+
+    def once(name: str, make: Callable[[Path], object]) -> Path:
+        folder, made = shared / name, shared / f"{name}.made"
+        with (shared / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not made.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                make(folder)
+                made.touch()
+        return folder
+
+    return once
 
 
 @pytest.fixture(scope="session")

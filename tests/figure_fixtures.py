@@ -10,29 +10,32 @@ import pytest
 from defusedxml import ElementTree
 from PIL import Image
 
-from ifkd.core.config import parse
-from ifkd.recipe import Recipe
-from ifkd.training.pipelines import distill_student, train_role
-
 SVG = "{http://www.w3.org/2000/svg}"
 
 
 @pytest.fixture(scope="session")
-def study_folder(tmp_path_factory: pytest.TempPathFactory, make_recipe: Callable[[Path], dict[str, Any]]) -> Path:
+def study_folder(
+    make_once: Callable[[str, Callable[[Path], object]], Path], make_recipe: Callable[[Path], dict[str, Any]]
+) -> Path:
     """A study of one epoch with a teacher, a plain student, AT and IFKD; its data is beside it in `data`. Read only."""
-    folder = tmp_path_factory.mktemp("figures")
-    values = make_recipe(folder / "data")
-    values["data"]["train"] = "val.json"
-    for part in (values["teacher"], values["student"], values["distillation"]):
-        part["training"]["epochs"] = 1
-    study = folder / "study"
-    train_role(parse(values, Recipe, source="values"), "teacher", study / "teacher")
-    for name, method in (("student", {"name": "none"}), ("at", {"name": "at"}), ("ifkd", None)):
-        options = values["distillation"]["method"] if method is None else method
-        changed = {**values, "distillation": {**values["distillation"], "method": options}}
-        recipe = parse(changed, Recipe, source="values")
-        distill_student(recipe, study / "teacher" / "best.safetensors", study / f"{name}-5")
-    return study
+    from ifkd.core.config import parse
+    from ifkd.recipe import Recipe
+    from ifkd.training.pipelines import distill_student, train_role
+
+    def make(folder: Path) -> None:
+        values = make_recipe(folder / "data")
+        values["data"]["train"] = "val.json"
+        for part in (values["teacher"], values["student"], values["distillation"]):
+            part["training"]["epochs"] = 1
+        study = folder / "study"
+        train_role(parse(values, Recipe, source="values"), "teacher", study / "teacher")
+        for name, method in (("student", {"name": "none"}), ("at", {"name": "at"}), ("ifkd", None)):
+            options = values["distillation"]["method"] if method is None else method
+            changed = {**values, "distillation": {**values["distillation"], "method": options}}
+            recipe = parse(changed, Recipe, source="values")
+            distill_student(recipe, study / "teacher" / "best.safetensors", study / f"{name}-5")
+
+    return make_once("figures", make) / "study"
 
 
 @pytest.fixture(scope="session")

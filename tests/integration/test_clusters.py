@@ -199,6 +199,7 @@ def worker(launcher: psutil.Process, rank: int) -> psutil.Process:
     return found
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_replaced_and_the_weights_are_those_of_an_uninterrupted_run(
     setup: Path, uninterrupted: Path
 ) -> None:
@@ -216,6 +217,7 @@ def test_a_killed_worker_is_replaced_and_the_weights_are_those_of_an_uninterrupt
     assert_equal(folder, uninterrupted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shared", [True, False])
 def test_restarts_with_a_shared_store_are_refused_before_the_first_step(
     setup: Path, monkeypatch: pytest.MonkeyPatch, shared: bool
@@ -273,6 +275,7 @@ def test_the_slurm_script_is_valid() -> None:
     assert text.index("#SBATCH") < text.index("set -euo pipefail"), "sbatch reads options before the first command only"
 
 
+@pytest.mark.slow
 def test_the_slurm_script_trains_on_two_machines_as_on_one(
     setup: Path, uninterrupted: Path, machines: tuple[Machine, Machine]
 ) -> None:
@@ -347,6 +350,7 @@ def expand(arguments: list[str], variables: dict[str, str]) -> list[str]:
     return [re.sub(r"\$\((\w+)\)", lambda found: variables[found[1]], word) for word in arguments]
 
 
+@pytest.mark.slow
 def test_the_jobs_command_trains_on_two_machines_and_survives_the_loss_of_a_pod(
     setup: Path,
     uninterrupted: Path,
@@ -378,6 +382,7 @@ def test_the_jobs_command_trains_on_two_machines_and_survives_the_loss_of_a_pod(
     assert_equal(folder, uninterrupted)
 
 
+@pytest.mark.slow
 def test_the_machines_were_two(no_machines: str | None) -> None:
     """Skipped where the tests above ran on one host."""
     if no_machines is not None:

@@ -123,9 +123,9 @@ def test_readme_names_every_recipe() -> None:
 
 
 def test_make_targets_named_in_documents_exist() -> None:
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text("utf-8"), flags=re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), flags=re.MULTILINE))
     for document in documents():
-        named = set(re.findall(r"(?:^|`)make ([a-z]+)\b", document.read_text("utf-8"), flags=re.MULTILINE))
+        named = set(re.findall(r"(?:^|`)make ([a-z-]+)\b", document.read_text("utf-8"), flags=re.MULTILINE))
         assert named <= targets, f"{document.name} names targets that do not exist: {sorted(named - targets)}"
 
 

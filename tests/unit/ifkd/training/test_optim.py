@@ -5,6 +5,7 @@ import itertools
 import pytest
 import torch
 
+from ifkd.core.errors import TrainingError
 from ifkd.recipe import ScheduleOptions, TrainingOptions
 from ifkd.recipe.training_options import OptimizerOptions
 from ifkd.training import optim
@@ -75,3 +76,13 @@ def test_the_recipes_betas_reach_adamw() -> None:
         TrainingOptions(optimizer=OptimizerOptions(name="adamw")), torch.nn.Linear(2, 2), None
     )
     assert default.defaults["betas"] == torch.optim.AdamW(torch.nn.Linear(2, 2).parameters()).defaults["betas"]
+
+
+def test_a_batch_that_the_processes_cannot_share_evenly_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ifkd.training.optim.world_size", lambda: 2)
+    training = TrainingOptions(epochs=1, batch_size=6, accumulation_steps=3)
+    optim.check_training(training, torch.device("cpu"))
+    with pytest.raises(TrainingError, match=r"got 3 images, expected a multiple of 2 \(2 processes x 1 accumulation"):
+        optim.check_training(
+            training.model_copy(update={"batch_size": 3, "accumulation_steps": 1}), torch.device("cpu")
+        )
