@@ -8,7 +8,7 @@ from export.bundle.manifest import CurvePoint, OperatingPoint
 from ifkd.core.detections import Array, Detections
 from ifkd.core.postprocess import nms
 from ifkd.data.coco import CocoDataset
-from ifkd.data.object_matching import FALSE_POSITIVE, TRUE_POSITIVE, match_objects
+from ifkd.data.object_matching import FALSE_POSITIVE, TRUE_POSITIVE, match_objects, rates
 from ifkd.recipe import ExportOptions
 
 SCORE_THRESHOLD, CLASS_AGNOSTIC_IOU = 0.3, 0.8
@@ -71,6 +71,6 @@ def _curve(
         above = match[score > threshold]
         tp, fp = int((above == TRUE_POSITIVE).sum()), int((above == FALSE_POSITIVE).sum())
         if objects and tp + fp:
-            rates = {"precision": tp / (tp + fp), "recall": tp / objects, "f1": 2 * tp / (tp + fp + objects)}
-            points.append(CurvePoint(score_threshold=threshold, **{k: round(v, 4) for k, v in rates.items()}))
+            rounded = {name: round(rate or 0.0, 4) for name, rate in rates(tp, fp, objects).items()}
+            points.append(CurvePoint(score_threshold=threshold, **rounded))
     return points

@@ -7,7 +7,7 @@ import numpy as np
 import shapely
 
 from deploy.engines.engine import EngineInfo
-from deploy.scene.read.georeference import map_rings
+from deploy.scene.read.georeference import centers, map_rings
 from deploy.scene.read.scene import SceneInfo
 from deploy.scene.settings import DetectionSettings
 from ifkd.core.detections import Array, Detections
@@ -72,6 +72,13 @@ class SceneResult:
         """Return a copy with only the detections from `start` to `stop`."""
         rows = np.arange(len(self.detections))[start:stop]
         return replace(self, detections=self.detections.select(rows), tiles=self.tiles[rows])
+
+    def centers_lonlat(self) -> Array | None:
+        """Return longitude and latitude of the centers, float64 [n, 2], NaN off the Earth; None without places."""
+        georeference = self.scene.georeference
+        if georeference is None or self.scene.lonlat_problem is not None:
+            return None
+        return georeference.to_lonlat(centers(self.detections.boxes))
 
     def tile_names(self) -> list[str]:
         """Return the name of the tile of each detection; see `tile_name`."""

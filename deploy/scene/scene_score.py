@@ -18,7 +18,7 @@ from ifkd.core.errors import DataError
 from ifkd.core.files import read_json
 from ifkd.data.coco import CocoDataset, LabeledImage, read_coco
 from ifkd.data.metrics import evaluate
-from ifkd.data.object_matching import FALSE_POSITIVE, TRUE_POSITIVE, match_objects
+from ifkd.data.object_matching import FALSE_POSITIVE, TRUE_POSITIVE, match_objects, rates
 
 CLASS_KEYS = ("class_name", "class", "label", "name", "category")
 """Properties of a GeoJSON feature that may contain its class, in order of preference."""
@@ -126,8 +126,8 @@ class SceneGroundTruth:
         for label, name in enumerate(self._classes):
             of_class, averages = matches[found.labels == label], metrics.per_class[name]
             tp, fp = int((of_class == TRUE_POSITIVE).sum()), int((of_class == FALSE_POSITIVE).sum())
-            rates = _rates(tp, fp, averages.objects)
-            per_class[name] = ClassScore(**averages.model_dump(), **rates, detections=len(of_class))
+            of_name = rates(tp, fp, averages.objects)
+            per_class[name] = ClassScore(**averages.model_dump(), **of_name, detections=len(of_class))
             true_positives, false_positives = true_positives + tp, false_positives + fp
         return SceneScore(
             ground_truth=str(self._path),
@@ -136,7 +136,7 @@ class SceneGroundTruth:
             mean_ap=metrics.mean_ap,
             ap50=metrics.ap50,
             ap75=metrics.ap75,
-            **_rates(true_positives, false_positives, metrics.objects),
+            **rates(true_positives, false_positives, metrics.objects),
             objects=metrics.objects,
             detections=len(found),
             unknown_objects=self._unknown,
@@ -212,9 +212,3 @@ def _image_of_coco(dataset: CocoDataset, scene: str) -> LabeledImage:
         hint = "Use a COCO file whose images include the scene, or correct its file_name."
         raise DataError(problem, got=listed, expected="one", hint=hint)
     return named[0]
-
-
-def _rates(tp: int, fp: int, objects: int) -> dict[str, Any]:
-    """Return precision, recall and F1 of true and false positives; None where the denominator is 0."""
-    parts = {"precision": (tp, tp + fp), "recall": (tp, objects), "f1": (2 * tp, tp + fp + objects)}
-    return {name: part / total if total else None for name, (part, total) in parts.items()}

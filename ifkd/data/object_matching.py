@@ -1,4 +1,4 @@
-"""Match detections with labeled objects, to count true and false positives at one IoU."""
+"""Match detections with labeled objects: true and false positives, precision, recall and F1 at one IoU."""
 
 import numpy as np
 
@@ -29,6 +29,14 @@ def match_objects(detections: Detections, image: LabeledImage) -> Array:
             boxes = detections.boxes[index]
             matches[index] = _match_chunk(pairwise_iou(boxes, objects), free, _mostly_inside(boxes, ignored))
     return matches
+
+
+def rates(true_positives: int, false_positives: int, objects: int) -> dict[str, float | None]:
+    """Return precision, recall and F1; None where the denominator is 0."""
+    found = true_positives + false_positives
+    f1 = (2 * true_positives, found + objects)
+    parts = {"precision": (true_positives, found), "recall": (true_positives, objects), "f1": f1}
+    return {name: part / total if total else None for name, (part, total) in parts.items()}
 
 
 def _match_chunk(iou: Array, free: Array, in_ignored: Array) -> Array:

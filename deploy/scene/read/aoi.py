@@ -81,11 +81,7 @@ def aoi_mask_of(area: AreaOfInterest | None, scene: SceneInfo, grid: TileGrid) -
     """
     if area is None:
         return None
-    georeference = scene.georeference
-    if georeference is None:
-        problem: str | None = f"{scene.name} {scene.place_problem}"
-    else:
-        problem = georeference.lonlat_problem(scene.size)
+    georeference, problem = scene.georeference, scene.lonlat_problem
     if georeference is None or problem is not None:
         raise SceneError(
             f"{problem}, so an area of interest cannot be located in it",

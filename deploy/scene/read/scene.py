@@ -64,6 +64,13 @@ class SceneInfo:
     remarks: tuple[str, ...] = ()
     """What was assumed about the scene and may be wrong, for the user."""
 
+    @property
+    def lonlat_problem(self) -> str | None:
+        """Reason why places in the scene have no longitude and latitude; None if they have."""
+        if self.georeference is None:
+            return f"{self.name} {self.place_problem}"
+        return self.georeference.lonlat_problem(self.size)
+
 
 class Scene:
     """A raster that is open for detection. Use it as a context manager, or call `close`.

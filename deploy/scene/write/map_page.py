@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from deploy.scene.read.georeference import centers
 from deploy.scene.read.scene import Scene
 from deploy.scene.result import SceneResult
 from deploy.scene.write.file_names import MAP_FILE
@@ -71,11 +70,9 @@ def page_data(result: SceneResult) -> dict[str, Any]:
 
 
 def _centers_lonlat(result: SceneResult) -> list[list[float] | None] | None:
-    """Return longitude and latitude of the objects' centers; None without a georeference."""
-    georeference = result.scene.georeference
-    if georeference is None or georeference.lonlat_problem(result.scene.size) is not None:
+    lonlat = result.centers_lonlat()
+    if lonlat is None:
         return None
-    lonlat = georeference.to_lonlat(centers(result.detections.boxes))
     return [[round(x, 6), round(y, 6)] if math.isfinite(x) and math.isfinite(y) else None for x, y in lonlat.tolist()]
 
 

@@ -5,8 +5,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ValidationError
-
 from deploy.engines.engine import EngineInfo
 from deploy.scene.read.scene import Scene, SceneInfo
 from deploy.scene.result import SceneResult, UnreadableTile
@@ -18,10 +16,9 @@ from export.bundle.bundle import MANIFEST_NAME
 from ifkd import __version__
 from ifkd.core.config import Schema
 from ifkd.core.errors import DataError
-from ifkd.core.files import read_json, sha256_of
+from ifkd.core.files import sha256_of
+from ifkd.core.versioned_json import read_versioned
 from ifkd.imagery.contrast import ContrastStretch
-
-SCHEMA_VERSION: Literal[2] = 2
 
 
 class BundleReference(Schema):
@@ -108,7 +105,7 @@ class TilesRecord(Schema):
 class RunRecord(Schema):
     """Content of run.json."""
 
-    schema_version: Literal[2] = SCHEMA_VERSION
+    schema_version: Literal[2] = 2
     producer: str
     bundle: BundleReference
     engine: EngineInfo
@@ -170,19 +167,7 @@ def read_run_record(folder: Path) -> RunRecord:
     path = folder / RUN_FILE
     if not path.exists():
         raise DataError(f"{folder} has no {RUN_FILE}", expected=f"an output folder of `{PRODUCER}`")
-    hint = f"Create it again with `{PRODUCER}`."
-    content = read_json(path, hint=hint)
-    version = content.get("schema_version") if isinstance(content, dict) else None
-    if version != SCHEMA_VERSION:
-        got, expected = "another file" if version is None else f"schema version {version}", SCHEMA_VERSION
-        problem = f"{path} is not a run record of this version"
-        raise DataError(problem, got=got, expected=f"schema version {expected}", hint=hint)
-    try:
-        return RunRecord.model_validate(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        problem = f"{path} is invalid at {'.'.join(map(str, first['loc']))} ({first['msg']})"
-        raise DataError(problem, hint=hint) from error
+    return read_versioned(path, RunRecord, hint=f"Create it again with `{PRODUCER}`.")
 
 
 def run_identity(

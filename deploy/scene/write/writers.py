@@ -16,7 +16,7 @@ import pyogrio.raw
 import shapely
 
 from deploy.scene.read.geojson import GeoJsonExtent, box_geometries
-from deploy.scene.read.georeference import centers, map_rings
+from deploy.scene.read.georeference import map_rings
 from deploy.scene.read.scene import SceneInfo
 from deploy.scene.result import SceneResult
 from deploy.scene.write.file_names import DETECTION_FILES
@@ -122,26 +122,22 @@ def write_coco(result: SceneResult, path: Path, *, image_id: int = 1) -> None:
 
 def write_csv(result: SceneResult, path: Path) -> None:
     """Write one line per object: class, score, box in pixels, tile, and longitude and latitude of the center."""
-    georeference = result.scene.georeference
-    with_lonlat = georeference is not None and georeference.lonlat_problem(result.scene.size) is None
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         for number, chunk in enumerate(_chunks(result)):
-            columns = _columns(chunk, with_lonlat=with_lonlat)
+            columns = _columns(chunk)
             if number == 0:
                 writer.writerow(columns)
             writer.writerows(zip(*columns.values(), strict=True))
 
 
-def _columns(chunk: SceneResult, *, with_lonlat: bool) -> dict[str, list[Any]]:
+def _columns(chunk: SceneResult) -> dict[str, list[Any]]:
     properties = chunk.properties()
     columns: dict[str, list[Any]] = {name: properties[name] for name in ("class_id", "class_name", "score")}
     for name, values in zip(("x1_px", "y1_px", "x2_px", "y2_px"), chunk.detections.boxes.T, strict=True):
         columns[name] = [round(float(value), 3) for value in values]
     columns["tile"] = properties["tile"]
-    georeference = chunk.scene.georeference
-    if with_lonlat and georeference is not None:
-        lonlat = georeference.to_lonlat(centers(chunk.detections.boxes))
+    if (lonlat := chunk.centers_lonlat()) is not None:
         for name, values in zip(("longitude", "latitude"), lonlat.T, strict=True):
             columns[name] = [f"{value:.7f}" if math.isfinite(value) else "" for value in values]
     return columns
@@ -162,9 +158,9 @@ def _geometries(chunk: SceneResult) -> list[dict[str, Any] | None]:
 def _unsupported(scene: SceneInfo) -> dict[str, str]:
     """Return the formats that a scene does not support, each with the reason."""
     if scene.georeference is None:
-        reason = f"{scene.name} {scene.place_problem}, so its objects have no map coordinates"
+        reason = f"{scene.lonlat_problem}, so its objects have no map coordinates"
         return {"geojson": reason, "gpkg": reason}
-    problem = scene.georeference.lonlat_problem(scene.size)
+    problem = scene.lonlat_problem
     return {} if problem is None else {"geojson": problem[0].lower() + problem[1:]}
 
 
