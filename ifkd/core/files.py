@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import tempfile
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -96,6 +97,11 @@ def require_unicode(name: str, error_type: type[IfkdError] = DataError) -> None:
 def shortened(name: str, max_bytes: int) -> str:
     """Return the start of a file name that has at most `max_bytes` bytes, which file systems limit, not characters."""
     return name.encode(errors="surrogateescape")[:max_bytes].decode(errors="ignore")
+
+
+def folded(name: str) -> str:
+    """Return a file name in the form in which file systems that ignore case and Unicode normalization compare it."""
+    return unicodedata.normalize("NFC", name.casefold())
 
 
 def existing_path(folder: Path, name: str) -> Path:

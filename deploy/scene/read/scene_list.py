@@ -2,7 +2,6 @@
 
 import glob
 import re
-import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -10,7 +9,7 @@ from typing import Any, Literal
 from urllib.parse import urljoin, urlsplit
 
 from ifkd.core.errors import DataError, SceneError, UsageError
-from ifkd.core.files import existing_path, read_json, read_text, require_unicode, shortened
+from ifkd.core.files import existing_path, folded, read_json, read_text, require_unicode, shortened
 from ifkd.imagery.address import RasterAddress, is_address, parse_source
 
 IMAGE_TYPES = ("image/tiff", "image/jp2", "image/png", "image/jpeg", "image/vnd.stac.geotiff")
@@ -143,8 +142,7 @@ def _require_unique_names(sources: Sequence[SceneSource]) -> None:
     first: dict[str, SceneSource] = {}
     for source in sources:
         require_unicode(str(source.location), UsageError)
-        name = unicodedata.normalize("NFC", source.name.casefold())  # some file systems ignore case and normalization
-        other = first.setdefault(name, source)
+        other = first.setdefault(folded(source.name), source)
         if other is not source:
             raise UsageError(
                 f"Two scenes have the name {source.name}, so their results would have the same folder",

@@ -73,8 +73,7 @@ def _converted(image: CheckedImage, form: str) -> CheckedImage:
     size = image.size
     if size is None:
         return image
-    boxes = tuple(replace(box, bbox=FORMS[form](box.bbox, size)) for box in image.entry.boxes)
-    entry = replace(image.entry, boxes=boxes)
+    entry = replace(image.entry, boxes=tuple(_in_pixels(box, form, size) for box in image.entry.boxes))
     found = tuple(check_boxes(entry, size, split=image.split, findings=Findings()))
     return replace(image, entry=entry, box_findings=found)
 
@@ -98,8 +97,8 @@ def _suggested(images: Sequence[CheckedImage]) -> tuple[str, int, int] | None:
 
 def _fitting(boxes: Sequence[tuple[BoxEntry, tuple[int, int]]], form: str) -> int:
     """Return how many boxes are valid if they have a form."""
-    return sum(box_problem(_corners(FORMS[form](box.bbox, size)), size) in VALID for box, size in boxes)
+    return sum(box_problem(_in_pixels(box, form, size).corners, size) in VALID for box, size in boxes)
 
 
-def _corners(box: Numbers) -> Numbers:
-    return box[0], box[1], box[0] + box[2], box[1] + box[3]
+def _in_pixels(box: BoxEntry, form: str, size: tuple[int, int]) -> BoxEntry:
+    return replace(box, bbox=FORMS[form](box.bbox, size))

@@ -4,7 +4,7 @@ import hashlib
 import logging
 import os
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -88,14 +88,15 @@ class CheckedImage:
 
 def inspect_files(file: AnnotationFile, imagery: ImageryOptions, *, workers: int | None = None) -> list[InspectedFile]:
     """Return the properties of each image file of an annotation file, in order; see `check` for the workers."""
-    count, inspect = len(file.images), partial(_inspect_file, folder=file.folder, imagery=imagery)
+    count, inspect = len(file.images), partial(inspect_file, folder=file.folder, imagery=imagery)
     if workers is None:
         workers = (os.cpu_count() or 1) if count >= MIN_IMAGES_FOR_WORKERS else 1
     with parallel_map(workers) as in_order:
         return list(track(in_order(inspect, file.images), file.path.name, total=count, unit="image"))
 
 
-def _inspect_file(entry: ImageEntry, *, folder: Path, imagery: ImageryOptions) -> InspectedFile:
+def inspect_file(entry: ImageEntry, *, folder: Path, imagery: ImageryOptions | None) -> InspectedFile:
+    """Return the properties of an image file; without `imagery`, its pixels are not read."""
     try:
         path = path_inside(folder, entry.name)
     except DataError as error:
@@ -108,32 +109,36 @@ def _inspect_file(entry: ImageEntry, *, folder: Path, imagery: ImageryOptions) -
         path = folder / found
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about metadata that does not affect pixels
-        return _decode(path, entry, found, imagery)
+        file = _header(path, found)
+        if imagery is not None:
+            file = _decoded(file, path, entry.name, imagery)
+    if file.problem is not None or file.size is None:
+        return file
+    orientation = exif_orientation(path)
+    turned = fits_displayed(orientation, file.size, entry.size)
+    if turned is None:
+        message = f"{entry.name} has the Exif orientation {orientation}"
+        return replace(file, problem="orientation_unclear", message=message, sha256=None, thumbnail=None)
+    return replace(file, size=file.size[::-1], orientation=orientation) if turned else file
 
 
-def _decode(path: Path, entry: ImageEntry, found_name: str | None, imagery: ImageryOptions) -> InspectedFile:
-    name = entry.name
-    size, file_format = _header(path)
-    if size is not None and size[0] * size[1] > imagery.max_pixels:
-        message = f"{name}: {size[1]}x{size[0]} (width x height), at most {imagery.max_pixels} pixels"
-        return InspectedFile(path, "files_too_large", message, found_name, size, format=file_format)
+def _decoded(file: InspectedFile, path: Path, name: str, imagery: ImageryOptions) -> InspectedFile:
+    """Return the properties of a file with those of its pixels."""
+    if file.size is not None and file.size[0] * file.size[1] > imagery.max_pixels:
+        size = f"{file.size[1]}x{file.size[0]} (width x height)"
+        message = f"{name}: {size}, at most {imagery.max_pixels} pixels"
+        return replace(file, problem="files_too_large", message=message)
     try:
         pixels = read_image(path, imagery=imagery)
     except (DataError, MemoryError) as error:
         message = error.problem if isinstance(error, DataError) else f"{name} does not fit into memory"
-        return InspectedFile(path, "files_unreadable", message, found_name, size, format=file_format)
+        return replace(file, problem="files_unreadable", message=message)
     size = (pixels.shape[0], pixels.shape[1])
     digest = hashlib.sha256(repr(size).encode())
     digest.update(np.ascontiguousarray(pixels).data)
-    known, thumbnail = file_format or "unknown format", normalized_thumbnail(pixels)
-    orientation = exif_orientation(path)
-    turned = fits_displayed(orientation, size, entry.size)
-    if turned is None:
-        message = f"{name} has the Exif orientation {orientation}"
-        return InspectedFile(path, "orientation_unclear", message, found_name, size, format=known)
-    if not turned:
-        return InspectedFile(path, None, "", found_name, size, UPRIGHT, known, digest.hexdigest(), thumbnail)
-    return InspectedFile(path, None, "", found_name, size[::-1], orientation, known, digest.hexdigest(), thumbnail)
+    decoded = {"sha256": digest.hexdigest(), "thumbnail": normalized_thumbnail(pixels)}
+    known = file.format or "unknown format"
+    return replace(file, problem=None, message="", size=size, format=known, **decoded)
 
 
 def normalized_thumbnail(pixels: Array) -> Array | None:
@@ -152,18 +157,20 @@ def normalized_thumbnail(pixels: Array) -> Array | None:
     return None if norm < FLAT_LEVELS * THUMBNAIL_PX else (values / norm).astype(np.float32)
 
 
-def _header(path: Path) -> tuple[tuple[int, int] | None, str]:
-    """Return a file's (height, width) and format from GDAL, or None and nothing."""
+def _header(path: Path, found_name: str | None) -> InspectedFile:
+    """Return the properties of a file that its header states."""
+    unreadable = InspectedFile(path, "files_unreadable", f"{path} is not an image that can be read", found_name)
     logger = logging.getLogger("rasterio")
     level = logger.level
     logger.setLevel(logging.CRITICAL)  # the finding reports the error
     try:
         with rasterio.open(path) as dataset:
             if dataset.driver not in DRIVERS or not dataset.count:
-                return None, ""
-            return (dataset.height, dataset.width), _format(dataset)
+                return unreadable
+            size = (dataset.height, dataset.width)
+            return InspectedFile(path, actual_name=found_name, size=size, format=_format(dataset))
     except (RasterioError, OSError, ValueError, TypeError):
-        return None, ""
+        return unreadable
     finally:
         logger.setLevel(level)
 

@@ -1,20 +1,19 @@
 """COCO files of other tools, with mistakes: their usable entries, as the fixed copy of a check has them."""
 
+import os
 import re
 from pathlib import Path
 from typing import Any
 
-from ifkd.core.errors import DataError, UsageError
+from ifkd.core.errors import UsageError
 from ifkd.data.account import Account
 from ifkd.data.check.finding import Findings
 from ifkd.data.check.fix import category_ids_of, fixed_file, reason_of
-from ifkd.data.check.image_inspection import CheckedImage, InspectedFile, actual_name
+from ifkd.data.check.image_inspection import CheckedImage, InspectedFile, actual_name, inspect_file
 from ifkd.data.check.lenient_coco import AnnotationFile, ImageEntry, entries_of
-from ifkd.data.coco import path_inside, read_coco_json
-from ifkd.data.readers import source_files as files
+from ifkd.data.coco import read_coco_json
 from ifkd.data.readers.reader_result import fitted
 from ifkd.data.readers.ship_classes import LEVEL_NAMES
-from ifkd.imagery.exif import UPRIGHT, exif_orientation, fits_displayed
 
 
 def read_coco_leniently(path: Path, *, ship_level: int | None) -> tuple[dict[str, Any], Path, Account]:
@@ -32,7 +31,7 @@ def read_coco_leniently(path: Path, *, ship_level: int | None) -> tuple[dict[str
         _set_ship_classes(path, content, ship_level)
         folders = [*sorted(path.parent.parent.glob("VOC_Format/JPEGImages")), *folders]
     file = entries_of(content, path, images=folders[0], split="", findings=Findings())
-    folder = next((one for one in folders if any(_found(one, entry.name) for entry in file.images)), None)
+    folder = next((one for one in folders if any(_is_in(one, entry.name) for entry in file.images)), None)
     checked = [_checked(entry, file, folder) for entry in file.images]
     fixed = fixed_file(file, [(image, reason_of(image)) for image in checked], category_ids_of([file]), file.folder)
     images = [{"source_id": image["id"], **image} for image in fixed.content["images"]]
@@ -50,41 +49,15 @@ def _set_ship_classes(path: Path, content: dict[str, Any], level: int) -> None:
             annotation.pop("segmentation", None)
 
 
-def _found(folder: Path, name: str) -> Path | None:
-    """Return the path of an image inside a folder, None if there is none."""
-    try:
-        path = path_inside(folder, name)
-        if path.is_file():
-            return path
-    except (DataError, OSError, ValueError):
-        return None
-    other = actual_name(folder, name)
-    return None if other is None else folder / other
+def _is_in(folder: Path, name: str) -> bool:
+    return os.path.isfile(folder / name) or actual_name(folder, name) is not None  # noqa: PTH113 - for every name
 
 
 def _checked(entry: ImageEntry, file: AnnotationFile, folder: Path | None) -> CheckedImage:
     """Return an image with its file, which is checked if there is a `folder`, and with the findings of its boxes."""
     inspected = InspectedFile(None, None if entry.size else "sizes_malformed", size=entry.size)
     if folder is not None:
-        inspected = _inspected(entry, folder)
+        inspected = inspect_file(entry, folder=folder, imagery=None)
     size = inspected.size or entry.size
     kinds = [None if size is None else fitted(box.corners, size)[1] for box in entry.boxes]
     return CheckedImage(entry, inspected, "", 0, tuple(file.classes[box.category] for box in entry.boxes), tuple(kinds))
-
-
-def _inspected(entry: ImageEntry, folder: Path) -> InspectedFile:
-    path = _found(folder, entry.name)
-    if path is None:
-        return InspectedFile(None, "files_missing", size=entry.size)
-    name = path.relative_to(folder).as_posix()
-    try:
-        stored = files.image_size(path)
-    except DataError:
-        return InspectedFile(path, "files_unreadable", size=entry.size)
-    orientation = exif_orientation(path)
-    turned = fits_displayed(orientation, stored, entry.size)
-    actual = None if name == Path(entry.name).as_posix() else name
-    if turned is None:
-        return InspectedFile(path, "orientation_unclear", actual_name=actual, size=stored)
-    size, orientation = (stored[::-1], orientation) if turned else (stored, UPRIGHT)
-    return InspectedFile(path, actual_name=actual, size=size, orientation=orientation)

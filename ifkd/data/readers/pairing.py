@@ -1,10 +1,11 @@
 """Pair images and label files by their names relative to their folders."""
 
 import mimetypes
-import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from ifkd.core.files import folded
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".jp2", ".webp"})
 CLASS_FILE = "classes.txt"
@@ -40,11 +41,6 @@ def is_image(path: Path) -> bool:
     """Return whether a file is an image by its name, of a format that can be read or of another."""
     guessed = mimetypes.guess_type(path.name)[0] or ""
     return path.suffix.lower() in IMAGE_SUFFIXES or guessed.startswith("image/")
-
-
-def folded(name: str) -> str:
-    """Return a name without upper case, in one Unicode normalization."""
-    return unicodedata.normalize("NFC", name.casefold())
 
 
 def _files(folder: Path) -> Iterable[Path]:

@@ -5,9 +5,10 @@ from pathlib import Path
 from xml.etree.ElementTree import Element
 
 from ifkd.core.errors import DataError
+from ifkd.core.files import folded
 from ifkd.data.label_values import flag, integer, number
 from ifkd.data.readers import source_files as files
-from ifkd.data.readers.pairing import FilePair, folded, is_image, pair_files
+from ifkd.data.readers.pairing import FilePair, is_image, pair_files
 from ifkd.data.readers.reader_result import LabelFile, ReaderObject, ReaderResult, SourceReader
 from ifkd.data.readers.ship_classes import CLASS_PATHS, LEVEL_NAMES
 

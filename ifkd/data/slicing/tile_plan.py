@@ -1,6 +1,5 @@
 """Plan of a tiled data set: windows of each image, their labels, which tiles to keep, and boxes restored from them."""
 
-import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from pydantic import Field, PositiveInt, model_validator
 from ifkd.core.config import Schema
 from ifkd.core.detections import Array
 from ifkd.core.errors import DataError
-from ifkd.core.files import shortened
+from ifkd.core.files import folded, shortened
 from ifkd.core.tiling import TileGrid, Window
 from ifkd.data.coco import CocoDataset, LabeledImage, box_entry
 from ifkd.imagery.contrast import AlphaBand, ImageryOptions
@@ -151,14 +150,10 @@ def select_tiles(tiles: Sequence[PlannedTile], rules: TileRules) -> list[Planned
 def _tile_stems(names: Sequence[str]) -> list[str]:
     """Return a file name prefix for each image; they differ even on file systems that ignore case or normalization."""
     stems = [shortened(Path(name).stem[:100], MAX_STEM_BYTES) for name in names]
-    counts = Counter(map(_folded, stems))
+    counts = Counter(map(folded, stems))
     numbered = [f"{stem}_{number:06d}" for number, stem in enumerate(stems, start=1)]
-    chosen = [stem if counts[_folded(stem)] == 1 else other for stem, other in zip(stems, numbered, strict=True)]
-    return chosen if len(set(map(_folded, chosen))) == len(chosen) else numbered  # a name may have another's number
-
-
-def _folded(name: str) -> str:
-    return unicodedata.normalize("NFC", name.casefold())
+    chosen = [stem if counts[folded(stem)] == 1 else other for stem, other in zip(stems, numbered, strict=True)]
+    return chosen if len(set(map(folded, chosen))) == len(chosen) else numbered  # a name may have another's number
 
 
 def pieces_in(source: SourceImage, window: Window, rules: TileRules) -> tuple[Piece, ...]:
