@@ -23,7 +23,7 @@ from ifkd.imagery.contrast import AlphaBand
 EDGE_TOLERANCE_ENGINE_PX = 2.0
 """A box this close to a tile's edge counts as cut by it, engine pixels."""
 MAX_GSD_RATIO = 10.0
-"""Largest ground sample distance of a scene in that of the training images: objects have a tenth of their size."""
+"""Largest ground sample distance of a scene, relative to that of the training images."""
 INTEGER_TOLERANCE = 1e-6
 """Tolerance for treating a value as an integer."""
 

@@ -25,7 +25,7 @@ SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
 """An escaped half of a character in JSON; both halves together are valid."""
 PROBE_BYTES = 4096
 TEMPORARY_BYTES = 100
-"""Length of the part of a name that a temporary file or folder beside it has in its own."""
+"""Bytes of a name with which the temporary file or folder beside it begins."""
 
 
 def read_text(

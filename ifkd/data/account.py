@@ -14,7 +14,7 @@ LONGEST_EXAMPLE = 300
 
 
 class Tally(Schema):
-    """Outcomes of the images or of the objects, one each; new ids are no change."""
+    """Outcomes of the images or of the objects, one for each; a new id is no change."""
 
     received: NonNegativeInt
     kept: NonNegativeInt

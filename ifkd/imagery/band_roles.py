@@ -34,7 +34,7 @@ class BandRoles:
     rgb: tuple[int, int, int] | None = None
     """Bands that the file declares as red, green and blue, if it declares each once."""
     remarks: tuple[str, ...] = ()
-    """What was assumed about the bands and may be wrong, for the user."""
+    """Assumptions about the bands that may be wrong, for the user."""
 
 
 def roles_of(

@@ -33,7 +33,7 @@ class ImageValues(Schema):
     high: float
     """2nd and 98th percentile of the values of all images."""
     remarks: tuple[str, ...] = ()
-    """What was assumed about the images and may be wrong, for the user; at most `MAX_REMARKS`."""
+    """Assumptions about the images that may be wrong, for the user; at most `MAX_REMARKS`."""
 
     @classmethod
     def of_provenance(cls, provenance: dict[str, Any]) -> "ImageValues | None":

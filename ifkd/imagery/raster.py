@@ -24,7 +24,7 @@ from ifkd.imagery.contrast import ImageryOptions
 from ifkd.imagery.validity import Palette, combined, nodata_mask, typed_nodata
 
 GDAL_ERRORS = (RasterioError, CPLE_BaseError, OSError, ValueError, TypeError, LookupError)
-"""What rasterio raises for damaged files and for metadata that it cannot convert."""
+"""Exceptions of rasterio for damaged files and for metadata that it cannot convert."""
 ALWAYS_ALPHA = ("PNG", "WEBP", "GIF")
 """GDAL formats whose second or fourth band is always alpha."""
 ALPHA_SAMPLE_PX, ALPHA_SAMPLES = 128, 5
@@ -52,7 +52,7 @@ class Raster(ABC):
     nodata: tuple[float | None, ...]
     """Value of pixels without data, of each band of the file."""
     remarks: tuple[str, ...] = ()
-    """What was assumed about the raster and may be wrong, for the user."""
+    """Assumptions about the raster that may be wrong, for the user."""
     dataset: Any
     """The open rasterio dataset; None in memory."""
 

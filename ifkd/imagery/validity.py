@@ -31,7 +31,7 @@ class Palette:
 def nodata_mask(values: Array, nodata: Sequence[float | None]) -> Array | None:
     """Return the mask of values [bands, height, width] with one nodata value per band; None if all are valid.
 
-    A value in one band only is data where it may well be: 0, which is black, and all values of 8 bits.
+    A pixel with the nodata value in some bands only is valid if the value may be a color: 0, and any 8-bit value.
     """
     typed = [typed_nodata(value, values.dtype) for value in nodata]
     if all(value is None for value in typed):

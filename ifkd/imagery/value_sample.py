@@ -23,10 +23,10 @@ FILL_VALUES = (-999.0, -9999.0, 9999.0, -99999.0, 99999.0, -32767.0, -32768.0, 6
 HUGE = 1e15
 """Larger magnitudes mark missing floating-point numbers."""
 END_FRACTION, PICTURE_VALUES = 0.005, 8
-"""Least fraction of 0 and of the largest value of a data type that may be a mark for pixels without data, beside a
-picture of more different values than this."""
+"""The value 0, or the largest of the data type, may mark pixels without data if at least this fraction of the pixels
+has it, and if the others have more different values than this."""
 NEIGHBORS = 0.1
-"""Largest number of values near such a mark, within 1 % of the spread of the other values, relative to the mark's."""
+"""Largest number of pixels with values near a mark (within 1 % of the spread of the others), relative to its own."""
 
 
 def sample_values(raster: Raster, bands: tuple[int, ...]) -> ValueSample:

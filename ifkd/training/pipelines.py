@@ -44,7 +44,7 @@ logger = logging.getLogger(__name__)
 CALIBRATION_BATCHES = 8
 """Batches that measure the RMS of the teacher's features."""
 COPIES_ON_DISK = 6
-"""Size of a run's files in that of the weights: two checkpoints, a state with an optimizer, and one temporary file."""
+"""Size of a run's files over that of the weights: two checkpoints, a state with an optimizer, a temporary file."""
 DATA_KEYS_WITHOUT_EFFECT = {"root", "images", "cache_mb", "workers"}
 TRAINING_KEYS_WITHOUT_EFFECT = {"log_every", "save_every_minutes"}
 """Options that do not affect the weights, and may change when a run resumes."""

@@ -21,7 +21,7 @@ from ifkd.core.errors import SceneError
 WGS84 = CRS.from_epsg(4326)
 EARTH_RADIUS_M = 6_371_008.8
 MAX_LONGITUDE = 540.0
-"""Grids beyond the antimeridian continue to count, and some count from 0 to 360."""
+"""Longitudes of a grid may continue beyond the antimeridian, or count from 0 to 360."""
 MIN_GSD_M = 1e-3
 """Smaller pixels are those of degrees in a coordinate system of meters."""
 SAMPLES = 17
@@ -136,7 +136,7 @@ class Georeference:
             return points
         if not (self.crs.is_geographic or self.crs.is_projected):
             raise SceneError(f"The coordinate system {self.name!r} cannot be converted to WGS84")
-        usable = (np.abs(points) <= 1e9).all(axis=1)  # of larger numbers, GDAL subtracts turns without an end
+        usable = (np.abs(points) <= 1e9).all(axis=1)  # larger numbers keep GDAL subtracting turns without end
         found = np.full(points.shape, np.nan)
         if usable.any():
             found[usable] = _converted(points[usable], source, target, self.name)

@@ -62,7 +62,7 @@ class SceneInfo:
     alpha: int | None = None
     """Band that is 0 where the scene has no data."""
     remarks: tuple[str, ...] = ()
-    """What was assumed about the scene and may be wrong, for the user."""
+    """Assumptions about the scene that may be wrong, for the user."""
 
     @property
     def lonlat_problem(self) -> str | None:

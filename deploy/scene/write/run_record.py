@@ -58,7 +58,7 @@ class SceneRecord(Schema):
     gsd_m: float | None
     """Ground sample distance at the center, meters."""
     remarks: tuple[str, ...] = ()
-    """What was assumed about the scene and may be wrong."""
+    """Assumptions about the scene that may be wrong."""
 
     @classmethod
     def of(cls, scene: SceneInfo) -> "SceneRecord":

@@ -16,11 +16,11 @@ Numbers = tuple[float, float, float, float]
 SUGGESTED_FRACTION = 0.5
 """Least fraction of the invalid boxes that another form must fit before it is suggested."""
 INVALID_FRACTION = 0.25
-"""Least fraction of boxes outside of their image before another form is suggested: most corners are, read as widths."""
+"""Least fraction of boxes that cross the border before corners are suggested: read as widths, most corners do."""
 FITTING_FRACTION = 0.95
 """Least fraction of all boxes that a form must fit before boxes are converted from it."""
 INVALID = frozenset({"boxes_cross_border", "boxes_outside_image"})
-"""Kinds of most boxes whose corners are read as widths."""
+"""Kinds of findings of most corners that are read as widths."""
 VALID = frozenset({None, "boxes_cross_border_slightly", "boxes_tiny"})
 
 FORMS: dict[str, Callable[[Numbers, tuple[int, int]], Numbers]] = {

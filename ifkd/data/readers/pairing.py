@@ -14,7 +14,7 @@ CLASS_FILE = "classes.txt"
 
 @dataclass(slots=True)
 class FilePair:
-    """Images and label files of one name; valid are one image with at most one label file."""
+    """Images and label files of one name; a valid pair has one image and at most one label file."""
 
     name: str
     """Path relative to the folder, without extension."""

@@ -71,7 +71,7 @@ class SourceValues:
     limits: tuple[float, float] | None
     """Percentiles over its red, green and blue; None for 8 bits and without values."""
     remarks: tuple[str, ...]
-    """What was assumed about the image and may be wrong, for the user."""
+    """Assumptions about the image that may be wrong, for the user."""
 
 
 def source_values(raster: Raster) -> SourceValues:
