@@ -12,30 +12,22 @@ def training_remarks(scene: SceneInfo, manifest: Manifest, imagery: ImageryOptio
     `imagery` are the bundle's options with the user's overrides: limits that the user gives are not questioned.
     """
     trained = ImageValues.of_provenance(manifest.provenance)
-    remarks = []
-    low, high = scene.stretch.low, scene.stretch.high
-    used = " and ".join(f"{start:g} to {stop:g}" for start, stop in dict.fromkeys(zip(low, high, strict=True)))
-    scaling = f"Its values {used} become black to white ({scene.stretch.rule})."
-    way_out = "Give the values that correspond to black and white in the training images with --scale-range."
-    own_limits = imagery.limits != manifest.input.imagery.limits
-    if trained is None:
-        if not own_limits and scene.stretch.rule.startswith("percentiles"):
-            remarks.append(
-                f"{scene.name} has pixels of type {scene.dtype}, and the bundle does not state which type and range "
-                f"its training images had. {scaling} {way_out}"
-            )
-        return remarks
-    if not own_limits and scene.dtype not in trained.dtypes:
+    remarks, difference = [], ""
+    if imagery.limits == manifest.input.imagery.limits:
+        if trained is not None and scene.dtype not in trained.dtypes:
+            difference = f"but training saw {trained.described}"
+        elif trained is None and scene.stretch.rule.startswith("percentiles"):
+            difference = "and the bundle does not state which type and range its training images had"
+    if difference:
+        limits = dict.fromkeys(zip(scene.stretch.low, scene.stretch.high, strict=True))
+        used = " and ".join(f"{low:g} to {high:g}" for low, high in limits)
         remarks.append(
-            f"{scene.name} has pixels of type {scene.dtype}, but training saw {trained.described}. {scaling} {way_out}"
+            f"{scene.name} has pixels of type {scene.dtype}, {difference}. Its values {used} become black to white "
+            f"({scene.stretch.rule}). Give the values that correspond to black and white in the training images with "
+            "--scale-range."
         )
-    if (channels := len(set(scene.bands))) not in trained.channels:
-        seen = " or ".join(map(str, trained.channels))
-        remarks.append(
-            f"{scene.name} is read as {_bands(channels)}, but training saw images of {seen}. Choose bands with --bands."
-        )
+    channels = len(set(scene.bands))
+    if trained is not None and channels not in trained.channels:
+        read, seen = "1 band" if channels == 1 else f"{channels} bands", " or ".join(map(str, trained.channels))
+        remarks.append(f"{scene.name} is read as {read}, but training saw images of {seen}. Choose bands with --bands.")
     return remarks
-
-
-def _bands(count: int) -> str:
-    return "1 band" if count == 1 else f"{count} bands"

@@ -125,8 +125,8 @@ def inspect_file(entry: ImageEntry, *, folder: Path, imagery: ImageryOptions | N
 def _decoded(file: InspectedFile, path: Path, name: str, imagery: ImageryOptions) -> InspectedFile:
     """Return the properties of a file with those of its pixels."""
     if file.size is not None and file.size[0] * file.size[1] > imagery.max_pixels:
-        size = f"{file.size[1]}x{file.size[0]} (width x height)"
-        message = f"{name}: {size}, at most {imagery.max_pixels} pixels"
+        stated = f"{file.size[1]}x{file.size[0]} (width x height)"
+        message = f"{name}: {stated}, at most {imagery.max_pixels} pixels"
         return replace(file, problem="files_too_large", message=message)
     try:
         pixels = read_image(path, imagery=imagery)
@@ -136,9 +136,9 @@ def _decoded(file: InspectedFile, path: Path, name: str, imagery: ImageryOptions
     size = (pixels.shape[0], pixels.shape[1])
     digest = hashlib.sha256(repr(size).encode())
     digest.update(np.ascontiguousarray(pixels).data)
-    decoded = {"sha256": digest.hexdigest(), "thumbnail": normalized_thumbnail(pixels)}
-    known = file.format or "unknown format"
-    return replace(file, problem=None, message="", size=size, format=known, **decoded)
+    file_format, thumbnail = file.format or "unknown format", normalized_thumbnail(pixels)
+    file = replace(file, problem=None, message="", size=size, format=file_format)
+    return replace(file, sha256=digest.hexdigest(), thumbnail=thumbnail)
 
 
 def normalized_thumbnail(pixels: Array) -> Array | None:
