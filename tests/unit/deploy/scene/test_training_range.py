@@ -90,6 +90,7 @@ def test_the_command_prints_and_records_remarks(
     scene[:10] = -32768
     path = write_tif(tmp_path / "a.tif", scene)
     command = ["detect", str(tmp_path / "bundle"), str(path), "--out", str(tmp_path / "out")]
+    command += ["--backend", "onnxruntime", "--precision", "fp32"]
     assert main(command) == 0
     said = capsys.readouterr().err
     assert "training saw uint8" in said
