@@ -361,7 +361,7 @@ def test_figures_of_a_summary():
 def test_the_page_opens_in_a_browser_and_is_valid(open_page, html_errors, tmp_path):
     path = tmp_path / "summary.html"
     path.write_text(render(example()), encoding="utf-8")
-    assert html_errors([path]) == []
+    assert html_errors(path) == []
     visit = open_page(path, width=390, scheme="dark")
     assert visit.page.get_by_text("häfen & co: 2 of 9 tiles could not be read").count() == 1
     assert visit.page.get_by_text("torn <here>").count() == 1

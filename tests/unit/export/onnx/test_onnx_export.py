@@ -60,6 +60,7 @@ def test_the_file_contains_no_trace_of_the_exporting_machine(model: onnx.ModelPr
         assert trace not in content
 
 
+@pytest.mark.slow
 def test_a_second_export_gives_the_same_bytes(checkpoint_path: Path, whole_bundle: Path, tmp_path: Path) -> None:
     checkpoint = load_checkpoint(checkpoint_path)
     detector = ExportableDetector(build_from(checkpoint), tile_px=(64, 64), candidates_per_level=100)

@@ -1,5 +1,7 @@
 """All figures of a study: their data, and the reasons for skipped figures."""
 
+import contextlib
+import io
 import json
 import shutil
 from collections.abc import Callable
@@ -82,9 +84,6 @@ def test_all_figures_are_written(
         assert path.read_bytes() == (again / path.name).read_bytes(), path.name
     check_figure(again, "figure5-sensitivity-beta")
     assert not (again / "comparison.png").exists()
-    (tmp_path / "study.json").write_text(comparison_record().model_dump_json())
-    assert main([*command[:-1], str(tmp_path / "third")]) == 0
-    check_figure(tmp_path / "third", "comparison")
 
 
 def test_maps_in_the_csv_are_those_of_the_method(study_folder: Path, figures: Path, read_rows: Rows) -> None:
@@ -155,22 +154,37 @@ def test_distances_in_the_csv_are_those_of_the_features(study_folder: Path, figu
     assert in_ball(objects.features, HsmOptions(), mean_norm=objects.mean_norm).norm(dim=1).max() < 1
 
 
+@pytest.fixture(scope="module")
+def moved(study_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The folder of a study without an AT run and with a comparison, drawn with white images, and what was printed."""
+    folder = tmp_path_factory.mktemp("moved")
+    for name in ("teacher", "student-5", "ifkd-5"):
+        shutil.copytree(study_folder / name, folder / name)
+    (folder / "study.json").write_text(comparison_record().model_dump_json())
+    shutil.copytree(study_folder.parent / "data", folder / "data")
+    for image in (folder / "data" / "images").iterdir():  # to distinguish them from the images of the recipe's folder
+        Image.new("RGB", (64, 64), "white").save(image)
+    options = ["--count", "1", "--level", "p4", "--data-root", str(folder / "data")]
+    with contextlib.redirect_stdout(io.StringIO()) as output:
+        assert main(["study", "figures", str(folder), *options]) == 0
+    return folder, output.getvalue()
+
+
 def test_skipped_figures_are_listed_with_the_reason(
+    moved: tuple[Path, str],
     study_folder: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     check_figure: Callable[[Path, str], None],
 ) -> None:
-    """The study has no AT run."""
-    for name in ("teacher", "student-5", "ifkd-5"):
-        shutil.copytree(study_folder / name, tmp_path / name)
-    command = ["study", "figures", str(tmp_path), "--count", "1", "--level", "p4"]
-    assert main(command) == 0
-    output = capsys.readouterr().out
+    folder, output = moved
     assert "skipped figure6-detections: AT: the study has no finished run with seed 5" in output
-    check_figure(tmp_path / "figures", "figure3-disturbance-p4")
+    check_figure(folder / "figures", "figure3-disturbance-p4")
+    check_figure(folder / "figures", "comparison")
+    for name in ("teacher", "ifkd-5"):
+        shutil.copytree(study_folder / name, tmp_path / name)
     (tmp_path / "ifkd-5" / "method.safetensors").unlink()
-    assert main(command) == 2
+    assert main(["study", "figures", str(tmp_path), "--count", "1", "--level", "p4"]) == 2
     assert f"no method checkpoint {tmp_path / 'ifkd-5' / 'method.safetensors'}" in capsys.readouterr().err
 
 
@@ -180,22 +194,15 @@ def white_fraction(path: Path) -> float:
 
 
 def test_the_data_set_may_have_another_folder_than_in_training(
-    study_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    moved: tuple[Path, str], figures: Path, study_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name in ("teacher", "student-5", "ifkd-5"):
-        shutil.copytree(study_folder / name, tmp_path / name)
-    moved = tmp_path / "moved"
-    command = ["study", "figures", str(tmp_path), "--count", "1", "--data-root", str(moved)]
-    assert main(command) == 2
-    assert str(moved / "val.json") in capsys.readouterr().err
-    shutil.copytree(study_folder.parent / "data", moved)
-    for image in (moved / "images").iterdir():  # to distinguish them from the images of the recipe's folder
-        Image.new("RGB", (64, 64), "white").save(image)
-    assert main(command) == 0
-    assert set(json.loads((tmp_path / "figures" / "figures.json").read_text())["figures"]) == set(FIGURES)
-    assert main([*command[:-2], "--out", str(tmp_path / "original")]) == 0
-    white, colored = (white_fraction(tmp_path / name / "figure6-detections.png") for name in ("figures", "original"))
+    drawn = moved[0] / "figures"
+    assert set(json.loads((drawn / "figures.json").read_text())["figures"]) == {*FIGURES, "comparison"}
+    white, colored = (white_fraction(folder / "figure6-detections.png") for folder in (drawn, figures))
     assert white > colored + 0.2
+    command = ["study", "figures", str(study_folder), "--out", str(tmp_path), "--data-root", str(tmp_path / "absent")]
+    assert main(command) == 2
+    assert str(tmp_path / "absent" / "val.json") in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
