@@ -87,7 +87,7 @@ $(RUN)/report/report.json: $(ROLES:%=$(RUN)/evaluation/%.json) $(RUN)/bench.json
 		$(foreach role,$(ROLES),--evaluation $(role)=$(RUN)/evaluation/$(role).json) \
 		--bench $(RUN)/bench.json --parity $(RUN)/parity.json > /dev/null || test -s $@
 
-# files start in the order of their folders, the long ones of tests/integration first
+# files start in the order of collection, which tests/conftest.py sets
 PYTEST = $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --durations 10
 test: $(READY_DEV) ## run all tests except the slow ones
 	$(PYTEST) -m "not slow"

@@ -33,6 +33,24 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("ifkd")
 
 
+LONG_FILES = {
+    "test_clusters.py",
+    "test_data_parallel.py",
+    "test_end_to_end.py",
+    "test_ray_pool.py",
+    "test_study.py",
+    "test_trainer.py",
+    "test_tutorial.py",
+    "test_write_figures.py",
+}
+"""Files that take longest."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start the long files first: a process of pytest-xdist runs entire files, and the last one ends the run."""
+    items.sort(key=lambda item: item.path.name not in LONG_FILES)
+
+
 def pytest_collection_finish() -> None:
     """Exempt what the imports made from garbage collection: timings collect garbage before each of their turns."""
     gc.collect()

@@ -1,5 +1,7 @@
 """Small pyramids, targets and methods for tests of distillation methods."""
 
+import copy
+from functools import cache
 from typing import Any
 
 import torch
@@ -27,6 +29,11 @@ def cases() -> list[tuple[str, recipe.Family]]:
 
 def detectors(family: recipe.Family) -> tuple[Detector, Detector]:
     """Return a student and a teacher with different weights in eval mode."""
+    return copy.deepcopy(_built_detectors(family))
+
+
+@cache
+def _built_detectors(family: recipe.Family) -> tuple[Detector, Detector]:
     built = []
     for seed, backbone in enumerate(("mobilenet_v2", "resnet18")):
         config = recipe.DetectorOptions.model_validate(

@@ -188,6 +188,7 @@ def of_two_processes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", list(VARIANTS))
 def test_two_processes_give_the_gradients_of_one(of_two_processes: dict[str, list[Tensor]], variant: str) -> None:
     alone = [

@@ -211,6 +211,7 @@ def _weights(rows: slice) -> dict[str, float]:
     return {name: term.weight for name, term in balanced.weigh(seen).items()}
 
 
+@pytest.mark.slow
 def test_two_processes_have_the_weights_of_one(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

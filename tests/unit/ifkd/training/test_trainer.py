@@ -670,6 +670,7 @@ assert len(traced) == 1
 """
 
 
+@pytest.mark.slow
 def test_a_compiled_detector_learns_the_same_weights(setup: Setup, plain_run: Path, tmp_path: Path) -> None:
     """torch.compile runs with the eager backend, because inductor compiles for a minute."""
 
