@@ -27,7 +27,7 @@ def build_optimizer(training: TrainingOptions, detector: nn.Module, method: Meth
     groups += method.parameter_groups(weight_decay) if method is not None else []
     groups = [{**group, "base_lr": lr} for group in groups]
     if training.optimizer.name == "adamw":
-        return torch.optim.AdamW(groups, lr=lr, betas=training.optimizer.betas)
+        return torch.optim.AdamW(groups, lr=lr, betas=training.optimizer.betas, fused=True)
     return torch.optim.SGD(groups, lr=lr, momentum=training.optimizer.momentum)
 
 
