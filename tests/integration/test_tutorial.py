@@ -39,6 +39,7 @@ def tiny_recipe() -> str:
     return tomli_w.dumps(recipe)
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_tutorial_run(tmp_path, monkeypatch, write_data_set):
     monkeypatch.chdir(tmp_path)
     write_data_set(tmp_path / "harbor", "train", images=12, seed=0)

@@ -54,7 +54,7 @@ def faster_rcnn() -> Detector:
     return untrained_faster_rcnn("resnet18", proposals=500)
 
 
-@pytest.fixture(scope="module", params=["retinanet", "faster_rcnn"])
+@pytest.fixture(scope="module", params=["retinanet", pytest.param("faster_rcnn", marks=pytest.mark.slow)])
 def detector(request: pytest.FixtureRequest) -> Detector:
     found: Detector = request.getfixturevalue(request.param)
     return found
