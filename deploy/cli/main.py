@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import os
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -103,6 +104,13 @@ def _run(command: str, argv: list[str]) -> int:
 
 class _CommandParser(argparse.ArgumentParser):
     """Parser that reports an invalid command line as all other errors are reported."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        # -3.4e38, -inf and -1. are values too; argparse itself knows -3 and -3.4 only.
+        self._negative_number_matcher = re.compile(
+            r"-(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$|-(inf|infinity|nan)$", re.IGNORECASE
+        )
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(message, hint=f"Run `{self.prog} --help` for the options.")

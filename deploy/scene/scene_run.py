@@ -23,6 +23,9 @@ from ifkd.core.errors import SceneError
 from ifkd.core.files import write_json
 from ifkd.imagery.address import RasterAddress
 
+OVERVIEW_PX = 3072
+"""Largest side of the picture of the scene in map.html."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SceneRun:
@@ -54,7 +57,7 @@ def run_scene(
     """
     settings, bundle = request.settings, request.bundle
     with request.open_scene(location) as scene:
-        aoi_mask_of(settings.aoi, scene.info, request.grid_of(scene))  # checks the settings
+        area = aoi_mask_of(settings.aoi, scene.info, request.grid_of(scene))
         formats, message = choose_formats(request.formats, scene.info)
         ground_truth = _read_ground_truth(request, scene.info)
         with OutputFolder(folder, resume=request.resume) as output:
@@ -78,7 +81,8 @@ def run_scene(
             start = time.perf_counter()
             staging = output.make_staging_folder()
             files = write_results(result, staging, formats, image_id=ground_truth.image_id if ground_truth else 1)
-            files += write_quicklooks(result, scene, staging) + write_page(result, scene, staging)
+            overview = scene.overview(OVERVIEW_PX, within=area.window if area else None).pixels
+            files += write_quicklooks(result, scene, overview, staging) + write_page(result, overview, staging)
             score = _score(result, ground_truth)
             seconds = time.perf_counter() - start
             record = make_run_record(result, bundle.path, files=files, score=score, write_seconds=seconds)

@@ -45,8 +45,10 @@ def is_address(source: str) -> bool:
     return URL.fullmatch(source) is not None or (is_gdal and not Path(source).exists())
 
 
-def parse_source(source: str) -> Path | RasterAddress:
+def parse_source(source: str, folder: Path = Path()) -> Path | RasterAddress:
     """Return the local path or the address of a raster (s3://, https://, /vsis3/ and others).
+
+    The local file that a path of GDAL contains is relative to `folder`, and absolute in the result.
 
     Raises:
         SceneError: The URL scheme is not supported.
@@ -55,7 +57,7 @@ def parse_source(source: str) -> Path | RasterAddress:
         return Path(source)
     url = URL.fullmatch(source)
     if url is None:
-        return RasterAddress(source)
+        return RasterAddress(_with_absolute_file(source, folder))
     scheme, rest = url[1].lower(), url[2]
     if scheme == "file":
         return Path(unquote(rest))
@@ -66,3 +68,11 @@ def parse_source(source: str) -> Path | RasterAddress:
             expected=f"a path, one of {', '.join(f'{name}://' for name in VSI_PREFIXES)}, or a path of GDAL (/vsi...)",
         )
     return RasterAddress(VSI_PREFIXES[scheme] + rest)
+
+
+def _with_absolute_file(source: str, folder: Path) -> str:
+    for piece in re.split(r'[:"]+|/vsi[a-z0-9]+/', source):
+        for file in (Path(piece), *Path(piece).parents):  # an archive is followed by the path in it
+            if (folder / file).is_file():
+                return source.replace(str(file), str((folder / file).absolute()), 1)
+    return source

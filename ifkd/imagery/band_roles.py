@@ -10,6 +10,8 @@ from ifkd.core.detections import Array
 from ifkd.core.errors import SceneError
 from ifkd.imagery.contrast import ImageryOptions
 
+OPAQUE_VALUES = (1, *(2**bits - 1 for bits in range(8, 33)))
+"""Values of opaque pixels; those of 12 bits may be stored in 16."""
 MAX_PARTLY_OPAQUE = 0.1
 """Largest fraction of an alpha band's nonzero values that differ from the opaque one, as at soft borders."""
 
@@ -82,12 +84,8 @@ def _is_mask(alpha: Array, colors: Sequence[Array]) -> bool:
     shown = alpha[alpha != 0]
     if not shown.size:
         return not _vary(colors, alpha == 0)
-    return bool(np.isin(shown, _opaque_values(alpha.dtype)).mean() >= 1 - MAX_PARTLY_OPAQUE)
+    return bool(np.isin(shown, OPAQUE_VALUES).mean() >= 1 - MAX_PARTLY_OPAQUE)
 
 
 def _vary(colors: Sequence[Array], where: Array) -> bool:
     return bool(where.any()) and any(np.ptp(color[where]) > 0 for color in colors)
-
-
-def _opaque_values(dtype: np.dtype) -> list[int]:
-    return [1, 255] if dtype.kind == "f" else [1, 255, np.iinfo(dtype).max]

@@ -1,8 +1,7 @@
 """Select bands and stretch values to uint8 RGB, the same for training images and scenes."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Annotated, Literal
 
 import numpy as np
@@ -11,12 +10,9 @@ from pydantic import AfterValidator, PositiveInt
 from ifkd.core.config import Schema
 from ifkd.core.detections import Array
 from ifkd.core.errors import SceneError
-from ifkd.core.tiling import Window
 
 PADDING_RGB = (124, 116, 104)
 """Color of pixels without data: the mean color of ImageNet, which normalizes to about 0."""
-ROW_BLOCKS = 16
-"""Number of row blocks in which a decimated image is read, so that a damaged block does not affect the others."""
 
 
 AlphaBand = PositiveInt | Literal["none"]
@@ -180,15 +176,6 @@ def decimated(size: tuple[int, int], longest_px: int) -> tuple[int, int]:
     """Return the (height, width) of an image decimated to sides of at most `longest_px`."""
     factor = min(1.0, longest_px / max(size))
     return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
-
-
-def row_blocks(size: tuple[int, int], rows: int) -> Iterator[tuple[Window, int, int]]:
-    """Yield windows of full width, each with its first and end row in the image decimated to `rows` rows."""
-    height, width = size
-    count = min(ROW_BLOCKS, rows)
-    for start, stop in pairwise(rows * part // count for part in range(count + 1)):
-        top, bottom = height * start // rows, height * stop // rows
-        yield Window(top, 0, bottom - top, width), start, stop
 
 
 def _to_uint8(values: Array, low: float, high: float) -> Array:

@@ -89,7 +89,7 @@ def open_image(path: Path, *, imagery: ImageryOptions | None = None) -> Raster:
     """
     imagery = imagery or ImageryOptions()
     head = _head(path)
-    if _is_small(head):
+    if head.startswith(SMALL_FORMATS):
         return _open_small(path, None, imagery)
     if head.startswith(PNG):
         _check_png_end(path)
@@ -141,11 +141,6 @@ def _has_sidecar(path: Path) -> bool:
     return any(path.with_name(f"{path.name}{ending}").exists() for ending in (".msk", ".aux.xml"))
 
 
-def _is_small(head: bytes) -> bool:
-    """Return whether it is a BMP or GIF, or a PNG of 1, 2 or 4 bits, which GDAL does not scale to 8 bits."""
-    return head.startswith(SMALL_FORMATS) or (head.startswith(PNG) and len(head) > 24 and head[24] < 8)
-
-
 def _check_png_end(path: Path) -> None:
     """Refuse a truncated PNG, of which GDAL reads the first part without an error."""
     with path.open("rb") as stream:
@@ -190,7 +185,7 @@ def _has_jpeg_mask(content: bytes) -> bool:
 def _open(path: Path, size: tuple[int, int] | None, imagery: ImageryOptions) -> Raster:
     """Open an image whose size is as stated and within the limit, checked before it is decoded."""
     head = _head(path)
-    if _is_small(head):
+    if head.startswith(SMALL_FORMATS):
         return _open_small(path, size, imagery)
     raster = _open_raster(path, imagery)
     try:

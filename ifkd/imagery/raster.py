@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import rasterio
 from rasterio._err import CPLE_BaseError
-from rasterio.enums import ColorInterp, MaskFlags, Resampling
+from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window as RasterWindow
 
@@ -50,21 +50,18 @@ class Raster(ABC):
     may_have_gaps: bool
     """Whether pixels may have no data."""
     nodata: tuple[float | None, ...]
-    """Value of pixels without data, of each band of the file."""
+    """Value of pixels without data, of each band of the file; None for all bands of a palette."""
     remarks: tuple[str, ...] = ()
     """Assumptions about the raster that may be wrong, for the user."""
     dataset: Any
     """The open rasterio dataset; None in memory."""
 
     @abstractmethod
-    def read(
-        self, bands: tuple[int, ...], window: Window, *, shape: tuple[int, int] | None = None, average: bool = False
-    ) -> tuple[Array, Array | None]:
+    def read(self, bands: tuple[int, ...], window: Window) -> tuple[Array, Array | None]:
         """Return the values [bands, height, width] and the valid pixels of a window inside the raster.
 
-        The window is decimated to a `shape` (height, width): to its nearest pixels, or to the `average`. Valid pixels
-        are bool [height, width], false where no band has data; or bool [bands, height, width] for gaps of single bands;
-        or None if all are valid. Bands count from 1.
+        Valid pixels are bool [height, width], false where no band has data; or bool [bands, height, width] for gaps of
+        single bands; or None if all are valid. Bands count from 1.
 
         Raises:
             SceneError: The window cannot be read.
@@ -106,14 +103,14 @@ class RasterFile(Raster):
         self.driver = dataset.driver
         self.size = (dataset.height, dataset.width)
         self.block_rows, self.block_columns = map(int, dataset.block_shapes[0])
-        self.nodata = dataset.nodatavals if imagery.nodata is None else (imagery.nodata,) * dataset.count
+        self._nodata = dataset.nodatavals if imagery.nodata is None else (imagery.nodata,) * dataset.count
         self._palette = _palette(dataset)
         self._flags = dataset.mask_flag_enums
         self._dataset_mask = _band_with_dataset_mask(self._flags)
         sample = None if self.driver in ALWAYS_ALPHA else self._sample_alpha
         self.roles = roles_of(dataset.colorinterp, imagery, name=self.name, sample=sample)
-        self._alpha_is_refused = self.roles.alpha is None and ColorInterp.alpha in dataset.colorinterp
         self.bands = (1, 2, 3) if self._palette is not None else self.roles.image
+        self.nodata = self._nodata if self._palette is None else (None,) * 3
         self.dtype = dataset.dtypes[0] if self._palette is None else "uint8"
         self._is_complex = self.dtype.startswith("complex")
         if self._is_complex:
@@ -122,7 +119,7 @@ class RasterFile(Raster):
             self.roles.alpha is not None
             or self._dataset_mask is not None
             or any(not flags for flags in self._flags)
-            or any(value is not None for value in self.nodata)
+            or any(value is not None for value in self._nodata)
             or np.dtype(self.dtype).kind == "f"
             or (self._palette is not None and not self._palette.opaque.all())
         )
@@ -132,33 +129,27 @@ class RasterFile(Raster):
             *_remarks_on_nodata(imagery, self.dtype, self.name),
         )
 
-    def read(
-        self, bands: tuple[int, ...], window: Window, *, shape: tuple[int, int] | None = None, average: bool = False
-    ) -> tuple[Array, Array | None]:
+    def read(self, bands: tuple[int, ...], window: Window) -> tuple[Array, Array | None]:
         """Return values and valid pixels; see `Raster.read`."""
         part = RasterWindow(window.left, window.top, window.width, window.height)
-        # A mean of indices or phases has no meaning, and GDAL's leaves out what a refused alpha band would hide.
-        no_mean = self._palette is not None or self._is_complex or self._alpha_is_refused
-        how = {"window": part, "resampling": Resampling.average if average and not no_mean else Resampling.nearest}
         indexes = [1] if self._palette is not None else list(bands)
         own_mask = any(not self._flags[band - 1] for band in indexes)
         mask: Array | None = None
         try:
-            values = self.dataset.read(indexes, out_shape=None if shape is None else (len(indexes), *shape), **how)
+            values = self.dataset.read(indexes, window=part)
             if self.roles.alpha is not None:
-                mask = self.dataset.read(self.roles.alpha, out_shape=shape, **how) > 0
+                mask = self.dataset.read(self.roles.alpha, window=part) > 0
             if self._dataset_mask is not None:
-                mask = combined(mask, self.dataset.read_masks(self._dataset_mask, window=part, out_shape=shape) > 0)
+                mask = combined(mask, self.dataset.read_masks(self._dataset_mask, window=part) > 0)
             if own_mask:
-                out_shape = None if shape is None else (len(indexes), *shape)
-                mask = combined(mask, self.dataset.read_masks(indexes, window=part, out_shape=out_shape) > 0)
+                mask = combined(mask, self.dataset.read_masks(indexes, window=part) > 0)
         except GDAL_ERRORS as error:
             raise SceneError(
                 f"{self._path} cannot be read at rows {window.top} to {window.bottom}, columns {window.left} to "
                 f"{window.right} ({error.__cause__ or error})",
                 hint="The file may be truncated or damaged. Compare its size with the original, or copy it again.",
             ) from error
-        mask = combined(mask, nodata_mask(values, [self.nodata[band - 1] for band in indexes]))
+        mask = combined(mask, nodata_mask(values, [self._nodata[band - 1] for band in indexes]))
         if self._palette is not None:
             if not self._palette.opaque.all():
                 mask = combined(mask, self._palette.opaque[values[0]])
@@ -233,20 +224,9 @@ class RasterArray(Raster):
         self.remarks = (*self.roles.remarks, *_remarks_on_nodata(imagery, self.dtype, self.name))
         self.dataset = None
 
-    def read(
-        self,
-        bands: tuple[int, ...],
-        window: Window,
-        *,
-        shape: tuple[int, int] | None = None,
-        average: bool = False,  # noqa: ARG002 - arrays are decimated to the nearest pixels
-    ) -> tuple[Array, Array | None]:
+    def read(self, bands: tuple[int, ...], window: Window) -> tuple[Array, Array | None]:
         """Return values and valid pixels; see `Raster.read`."""
         part = self._pixels[window.top : window.bottom, window.left : window.right]
-        if shape is not None:
-            rows = (np.arange(shape[0]) + 0.5) * window.height / shape[0]
-            columns = (np.arange(shape[1]) + 0.5) * window.width / shape[1]
-            part = part[rows.astype(int)[:, None], columns.astype(int)]
         values = part[:, :, [band - 1 for band in bands]].transpose(2, 0, 1)
         mask = None if self.roles.alpha is None else part[:, :, self.roles.alpha - 1] > 0
         mask = combined(mask, nodata_mask(values, [self.nodata[band - 1] for band in bands]))
@@ -341,7 +321,11 @@ def _band_with_dataset_mask(flags: Sequence[Sequence[MaskFlags]]) -> int | None:
 
 
 def _palette(dataset: Any) -> Palette | None:
-    """Return the palette of a paletted raster, or None."""
-    if dataset.colorinterp[0] != ColorInterp.palette or dataset.dtypes[0] != "uint8":
+    """Return the palette of a paletted raster, or the grays of one with inverted or fewer than 8 bits, or None."""
+    if dataset.colorinterp[0] == ColorInterp.palette and dataset.dtypes[0] in {"uint8", "uint16"}:
+        return Palette.of(dataset.colormap(1))
+    bits = int(dataset.tags(1, ns="IMAGE_STRUCTURE").get("NBITS", 8))
+    is_inverted = dataset.tags(ns="IMAGE_STRUCTURE").get("MINISWHITE") == "YES"
+    if dataset.count > 1 or dataset.dtypes[0] != "uint8" or not (bits < 8 or is_inverted):
         return None
-    return Palette.of(dataset.colormap(1))
+    return Palette.of_gray(bits, is_inverted=is_inverted)

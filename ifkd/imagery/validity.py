@@ -15,17 +15,24 @@ class Palette:
     """Colors of a paletted raster."""
 
     colors: Array
-    """uint8 [256, 3]."""
+    """uint8 [indices, 3]."""
     opaque: Array
-    """bool [256]."""
+    """bool [indices]."""
 
     @classmethod
     def of(cls, colormap: dict[int, tuple[int, int, int, int]]) -> "Palette":
-        """Return the palette of GDAL's colormap, index -> RGBA; indices without a color are black."""
-        colors, opaque = np.zeros((256, 3), np.uint8), np.ones(256, bool)
+        """Return the palette of GDAL's colormap, index -> RGBA; indices of up to 16 bits without a color are black."""
+        colors, opaque = np.zeros((1 << 16, 3), np.uint8), np.ones(1 << 16, bool)
         for index, color in colormap.items():
             colors[index], opaque[index] = color[:3], color[3] > 0
         return cls(colors, opaque)
+
+    @classmethod
+    def of_gray(cls, bits: int, *, is_inverted: bool) -> "Palette":
+        """Return the grays of values of at most 8 bits, where 0 is black, or white if they are inverted."""
+        levels = np.linspace(0, 255, 1 << bits).round().astype(np.uint8)
+        levels = levels[::-1] if is_inverted else levels
+        return cls(np.repeat(levels[:, None], 3, axis=1), np.ones(len(levels), bool))
 
 
 def nodata_mask(values: Array, nodata: Sequence[float | None]) -> Array | None:

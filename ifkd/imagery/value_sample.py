@@ -23,8 +23,9 @@ FILL_VALUES = (-999.0, -9999.0, 9999.0, -99999.0, 99999.0, -32767.0, -32768.0, 6
 HUGE = 1e15
 """Larger magnitudes mark missing floating-point numbers."""
 END_FRACTION, PICTURE_VALUES = 0.005, 8
-"""The value 0, or the largest of the data type, may mark pixels without data if at least this fraction of the pixels
-has it, and if the others have more different values than this."""
+"""The value 0, the largest of the data type, or a negative one farther from all others than these from each other may
+mark pixels without data if at least this fraction of the pixels has it, and if the others have more different values
+than this."""
 NEIGHBORS = 0.1
 """Largest number of pixels with values near a mark (within 1 % of the spread of the others), relative to its own."""
 
@@ -84,11 +85,12 @@ def _is_mark(values: Array, value: float, dtype: str) -> bool:
     )
     same = values == value
     count, rest = np.count_nonzero(same), values[~same]
-    if not len(rest) or not (is_fill or (is_end and count >= END_FRACTION * len(values))):
-        return False
-    if not is_fill and len(np.unique(rest[:: max(1, len(rest) // 10_000)])) <= PICTURE_VALUES:
+    if not len(rest) or not (is_fill or count >= END_FRACTION * len(values)):
         return False
     low, high = np.percentile(rest, [2, 98])
+    is_end = is_end or (value < 0 and np.abs(rest - value).min() > high - low)
+    if not is_fill and (not is_end or len(np.unique(rest[:: max(1, len(rest) // 10_000)])) <= PICTURE_VALUES):
+        return False
     width = max((high - low) / 100, 0.0 if limits is None else 1.0)
     return bool(np.count_nonzero(np.abs(rest - value) <= width) <= NEIGHBORS * count)
 

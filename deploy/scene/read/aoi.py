@@ -18,7 +18,7 @@ from ifkd.core.config import Schema
 from ifkd.core.detections import Array
 from ifkd.core.errors import SceneError, UsageError
 from ifkd.core.files import read_json
-from ifkd.core.tiling import TileGrid
+from ifkd.core.tiling import TileGrid, Window
 
 POINTS_PER_EDGE = 8
 """Points of each edge of a tile, which is straight in pixels and curved in degrees."""
@@ -44,6 +44,8 @@ class AoiMask:
 
     tiles: Array
     """bool [tiles]: tiles that touch the area."""
+    window: Window
+    """Part of the scene with these tiles."""
     area: Any
     """The area as a shapely geometry, degrees."""
     georeference: Georeference
@@ -99,7 +101,11 @@ def aoi_mask_of(area: AreaOfInterest | None, scene: SceneInfo, grid: TileGrid) -
             expected=f"an area that touches {extent_of(shapely.get_coordinates(outlines))}",
             hint=SWAPPED if shapely.intersects(swapped, outlines).any() else None,
         )
-    return AoiMask(touching, mask, georeference)
+    used = [one for one, is_used in zip(grid, touching.tolist(), strict=True) if is_used]
+    top, left = min(one.top for one in used), min(one.left for one in used)
+    bottom, right = max(one.bottom for one in used), max(one.right for one in used)
+    window = Window(top, left, min(bottom, scene.size[0]) - top, min(right, scene.size[1]) - left)
+    return AoiMask(touching, window, mask, georeference)
 
 
 def _geometry(content: Any) -> Any:

@@ -149,7 +149,7 @@ def georeference_of(dataset: Any) -> Georeference | str:
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         try:
             transform, crs = dataset.transform, dataset.crs
-            (gcps, gcps_crs), rpcs = dataset.gcps, dataset.rpcs
+            (gcps, gcps_crs), rpcs, geolocation = dataset.gcps, dataset.rpcs, dataset.tags(ns="GEOLOCATION")
         except (RasterioError, CPLE_BaseError, ValueError) as error:
             return f"has a damaged georeference ({error})"
     if crs and not transform.is_identity:
@@ -159,9 +159,12 @@ def georeference_of(dataset: Any) -> Georeference | str:
     if gcps:
         no_system = "has ground control points without a coordinate system"
         return _georeference_by_gcps(gcps, gcps_crs) if gcps_crs else no_system
-    if rpcs:
-        return "has only rational polynomial coefficients (orthorectify it with gdalwarp -rpc)"
-    return "has a coordinate system without a transform" if crs else "has no coordinate system"
+    reasons = {
+        "has only rational polynomial coefficients (orthorectify it with gdalwarp -rpc)": rpcs,
+        "has only geolocation arrays (resample it with gdalwarp -geoloc)": geolocation,
+        "has a coordinate system without a transform": crs,
+    }
+    return next((reason for reason, found in reasons.items() if found), "has no coordinate system")
 
 
 def corners(boxes: Array) -> Array:

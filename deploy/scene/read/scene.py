@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import rasterio
+from PIL import Image
 
 from deploy.scene.read.georeference import Georeference, georeference_of
 from ifkd.core.detections import Array
@@ -21,6 +22,8 @@ from ifkd.imagery.value_sample import sample_values
 
 CONVERSION_BYTES = 8 << 20
 """Bytes of raw values that are converted to RGB at a time."""
+OVERVIEW_ROWS = (64, 1024)
+"""Least and largest number of rows that are reduced at a time, for the overview: those of a block between them."""
 CACHE_BYTES = 64 << 20
 """Size of GDAL's cache of decoded blocks; its default is 5 % of the machine's memory."""
 
@@ -136,7 +139,7 @@ class Scene:
             size=raster.size,
             dtype=raster.dtype,
             bands=self._bands,
-            nodata=tuple(raster.nodata[min(band, len(raster.nodata)) - 1] for band in self._bands),
+            nodata=tuple(raster.nodata[band - 1] for band in self._bands),
             stretch=stretch,
             georeference=None if isinstance(place, str) else place,
             place_problem=place if isinstance(place, str) else None,
@@ -182,15 +185,26 @@ class Scene:
             if valid is not None:
                 valid[target] = present
 
-    def overview(self, longest_px: int) -> Patch:
-        """Return the scene resampled to at most `longest_px` a side; unreadable parts have no data."""
+    def overview(self, longest_px: int, *, within: Window | None = None) -> Patch:
+        """Return the scene reduced to at most `longest_px` a side; unreadable parts and those outside have no data.
+
+        Overviews of the file are not used: they may belong to an earlier state of it.
+        """
         height, width = contrast.decimated(self.size, longest_px)
         pixels = np.full((height, width, 3), PADDING_RGB, np.uint8)
         valid = np.zeros((height, width), bool)
-        for window, start, stop in contrast.row_blocks(self.size, height):
+        within = within or Window(0, 0, *self.size)
+        first, last = within.top * height // self.size[0], min(height, -(-within.bottom * height // self.size[0]))
+        left, right = within.left * width // self.size[1], min(width, -(-within.right * width // self.size[1]))
+        x1, x2 = left * self.size[1] // width, right * self.size[1] // width
+        rows = min(max(self.block_rows, OVERVIEW_ROWS[0]), OVERVIEW_ROWS[1])
+        for start, stop in _steps(first, last, max(1, rows * height // self.size[0])):
+            top, bottom = start * self.size[0] // height, stop * self.size[0] // height
+            target, size = np.s_[start:stop, left:right], (right - left, stop - start)
             with suppress(SceneError):
-                values, present = self._raster.read(self._bands, window, shape=(stop - start, width), average=True)
-                pixels[start:stop], valid[start:stop] = contrast.to_rgb(values, present, self.info.stretch)
+                part = self.read(Window(top, x1, bottom - top, x2 - x1))
+                pixels[target] = Image.fromarray(part.pixels).resize(size, Image.Resampling.BOX, reducing_gap=2.0)
+                valid[target] = Image.fromarray(part.valid).resize(size)
         return Patch(pixels, valid)
 
     def files(self) -> dict[str, str]:

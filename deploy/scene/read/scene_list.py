@@ -132,7 +132,7 @@ def _assets(item: dict[str, Any]) -> dict[str, dict[str, Any]]:
 def _resolve(reference: str, listing: Path, entry: str) -> Path | RasterAddress:
     """Return the location of a scene in a list; paths are relative to the list."""
     try:
-        location = parse_source(reference)
+        location = parse_source(reference, listing.parent)
     except SceneError as error:
         raise DataError(f"{listing}, {entry}: {error}") from error
     return existing_path(listing.parent, str(location)) if isinstance(location, Path) else location

@@ -15,20 +15,19 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from deploy.scene.read.scene import Scene
 from deploy.scene.result import SceneResult
 from deploy.scene.write.file_names import MAP_FILE
+from ifkd.core.detections import Array
 from ifkd.core.files import write_text
 from ifkd.core.html.colors import class_color, hex_color
 
-OVERVIEW_PX = 3072
 JPEG_QUALITY = 85
 
 
-def write_page(result: SceneResult, scene: Scene, folder: Path) -> list[str]:
-    """Write map.html into `folder`, and return its name."""
+def write_page(result: SceneResult, overview: Array, folder: Path) -> list[str]:
+    """Write map.html, with an overview as `Scene.overview` returns it, into `folder`, and return its name."""
     stream = io.BytesIO()
-    Image.fromarray(scene.overview(OVERVIEW_PX).pixels).save(stream, format="JPEG", quality=JPEG_QUALITY)
+    Image.fromarray(overview).save(stream, format="JPEG", quality=JPEG_QUALITY)
     parts = {
         "title": html.escape(result.scene.name),
         "style": _template("map.css"),

@@ -13,10 +13,12 @@ from ifkd.core.errors import SceneError
 from ifkd.core.files import atomic_path
 from ifkd.core.html.colors import class_color
 from ifkd.core.tiling import Window
+from ifkd.imagery.contrast import decimated
+from ifkd.imagery.image_files import resize
 
 Color = tuple[int, int, int]
 OUTWARD = np.array([-1.0, -1.0, 1.0, 1.0])
-OVERVIEW_PX = 2048
+QUICKLOOK_PX = 2048
 MIN_CANVAS_PX = 720
 DETAIL_PX = 512
 DETAIL_ZOOM = 2
@@ -29,11 +31,15 @@ HALO_RGB = (0, 0, 0)
 UNREADABLE_RGB = (190, 190, 190)
 
 
-def write_quicklooks(result: SceneResult, scene: Scene, folder: Path) -> list[str]:
-    """Write quicklook.png and quicklook_detail.png into `folder`, and return their names."""
+def write_quicklooks(result: SceneResult, scene: Scene, overview: Array, folder: Path) -> list[str]:
+    """Write quicklook.png, from an overview as `Scene.overview` returns it, and quicklook_detail.png into `folder`.
+
+    Returns:
+        The names of the files.
+    """
     detail = busiest_window(result.detections, scene.size)
     pictures = {
-        QUICKLOOK_FILE: draw_overview(result, scene, detail),
+        QUICKLOOK_FILE: draw_overview(result, overview, detail),
         QUICKLOOK_DETAIL_FILE: draw_detail(result, scene, detail),
     }
     for name, picture in pictures.items():
@@ -42,11 +48,11 @@ def write_quicklooks(result: SceneResult, scene: Scene, folder: Path) -> list[st
     return list(pictures)
 
 
-def draw_overview(result: SceneResult, scene: Scene, detail: Window) -> Image.Image:
-    """Return the scene, at most 2048 pixels a side, with objects, unreadable tiles and the frame of the detail."""
-    height, width = scene.size
-    overview = scene.overview(OVERVIEW_PX).pixels
-    zoom = max(1, -(-MIN_CANVAS_PX // max(overview.shape[:2]))) if max(scene.size) < MIN_CANVAS_PX else 1
+def draw_overview(result: SceneResult, overview: Array, detail: Window) -> Image.Image:
+    """Return an overview, at most 2048 pixels a side, with objects, unreadable tiles and the frame of the detail."""
+    height, width = result.scene.size
+    overview = resize(overview, decimated((overview.shape[0], overview.shape[1]), QUICKLOOK_PX))
+    zoom = max(1, -(-MIN_CANVAS_PX // max(overview.shape[:2]))) if max(result.scene.size) < MIN_CANVAS_PX else 1
     picture = _enlarged(overview, zoom)
     factors = (picture.width / width, picture.height / height)
     sheet = _Sheet(picture, result)

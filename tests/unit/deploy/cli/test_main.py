@@ -142,6 +142,17 @@ def test_common_options_are_valid_before_and_after_a_subcommand(
         assert json.loads(capsys.readouterr().out) == {"verbose": True}
 
 
+@pytest.mark.parametrize("value", ["-9999", "-3.4e38", "-3.4028234663852886E+38", "-1.", "-.5", "-inf", "-nan"])
+def test_a_negative_number_is_a_value(value: str) -> None:
+    from deploy.cli import detect
+
+    parser = main_module._CommandParser(allow_abbrev=False)
+    detect.configure(parser)
+    arguments = parser.parse_args(["bundle", "a.tif", "--out", "o", "--nodata", value, "--scale-range", value, "1"])
+    assert str(arguments.nodata) == str(float(value))
+    assert str(arguments.scale_range[0]) == str(float(value))
+
+
 def test_an_unknown_option_exits_with_two(capsys: pytest.CaptureFixture[str]) -> None:
     for option in ("--roll", "--rol"):
         assert main(["train", "a.toml", option, "student"]) == 2

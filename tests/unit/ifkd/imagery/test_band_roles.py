@@ -74,15 +74,16 @@ def test_near_infrared_of_water_alone_is_no_gap(tmp_path: Path) -> None:
     assert (read_image(empty) == PADDING_RGB).all()
 
 
-@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+@pytest.mark.parametrize(
+    ("dtype", "opaque"), [("uint8", 255), ("uint16", 65535), ("uint16", 4095), ("float32", 255), ("float32", 1)]
+)
 @pytest.mark.parametrize("roles", [[RED, GREEN, BLUE, UNDEFINED, ALPHA], [ALPHA, GRAY], [RED, GREEN, BLUE, ALPHA]])
 @pytest.mark.parametrize("nodata", [None, 251])
 def test_alpha_masks_whatever_its_place(
-    tmp_path: Path, dtype: str, roles: list[ColorInterp], nodata: float | None
+    tmp_path: Path, dtype: str, opaque: int, roles: list[ColorInterp], nodata: float | None
 ) -> None:
     """GDAL itself takes it for a mask only as the second or fourth and last band, and not beside a nodata value."""
     pixels = noise(len(roles), dtype)
-    opaque = 255 if dtype != "uint16" else 65535
     pixels[roles.index(ALPHA)] = np.where(np.arange(SIZE[1]) < 30, 0, opaque)
     path = write(tmp_path / "a.tif", pixels, roles, photometric="MINISBLACK", nodata=nodata)
     imagery = ImageryOptions(limits=(0.0, 255.0))

@@ -1,5 +1,6 @@
 """Rasters of complex numbers, and with several pages; and files with damaged metadata."""
 
+import zipfile
 from contextlib import closing
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import rasterio
 from PIL import Image
 
 from deploy.scene.read.scene import Scene
+from deploy.scene.read.scene_list import read_sources
 from ifkd.core.errors import SceneError
 from ifkd.core.tiling import Window
 from ifkd.data.slicing.tile_pixels import read_window, write_tile
@@ -24,8 +26,9 @@ SIZE = (50, 60)
 
 def write(path: Path, pixels: np.ndarray, dtype: str | None = None, **profile: object) -> Path:
     count, height, width = pixels.shape
+    profile = {"driver": "GTiff", **profile}
     with rasterio.open(
-        path, "w", driver="GTiff", count=count, height=height, width=width, dtype=dtype or pixels.dtype, **profile
+        path, "w", count=count, height=height, width=width, dtype=dtype or pixels.dtype, **profile
     ) as dataset:
         dataset.write(pixels)
     return path
@@ -102,3 +105,61 @@ def test_metadata_that_cannot_be_read_is_an_error(tmp_path: Path, monkeypatch: p
     with pytest.raises(SceneError, match=r"a\.tif has metadata that cannot be read"):
         RasterFile(path, imagery=ImageryOptions())
     assert closed[0].closed
+
+
+@pytest.mark.parametrize("reference", ["GTIFF_DIR:2:pages.tif", "/vsizip/pages.zip/folder/pages.tif"])
+def test_a_file_within_a_path_of_gdal_is_relative_to_its_list(tmp_path: Path, reference: str) -> None:
+    """And absolute, so that another process reads it."""
+    pages = [Image.fromarray(page) for page in RNG.integers(0, 256, (2, *SIZE), dtype=np.uint8)]
+    pages[0].save(tmp_path / "pages.tif", save_all=True, append_images=pages[1:])
+    with zipfile.ZipFile(tmp_path / "pages.zip", "w") as archive:
+        archive.write(tmp_path / "pages.tif", "folder/pages.tif")
+    (tmp_path / "list.txt").write_text(reference)
+    (source,) = read_sources([str(tmp_path / "list.txt")])
+    with closing(RasterFile(source.location)) as raster:
+        assert raster.size == SIZE
+    assert str(tmp_path) in str(source.location)
+
+
+@pytest.mark.parametrize("ending", ["png", "tif"])
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_grays_of_few_bits_are_from_black_to_white(tmp_path: Path, ending: str, bits: int) -> None:
+    """In scenes, training and tiles, as Pillow displays them."""
+    values = RNG.integers(0, 1 << bits, (1, *SIZE), dtype=np.uint8)
+    path = write(tmp_path / f"a.{ending}", values, driver={"png": "PNG", "tif": "GTiff"}[ending], nbits=bits)
+    expected = np.repeat(values[0, :, :, None] * (255 // ((1 << bits) - 1)), 3, axis=2)
+    np.testing.assert_array_equal(read_image(path), expected)
+    with Scene(path) as scene:
+        np.testing.assert_array_equal(scene.read(Window(0, 0, *SIZE)).pixels, expected)
+    np.testing.assert_array_equal(read_image(tile_of(path)), expected)
+
+
+def test_grays_whose_zero_is_white(tmp_path: Path) -> None:
+    values = RNG.integers(0, 256, (1, *SIZE), dtype=np.uint8)
+    path = write(tmp_path / "a.tif", values, photometric="MINISWHITE", nodata=7)
+    with Scene(path) as scene, Image.open(path) as displayed:
+        got = scene.read(Window(0, 0, *SIZE))
+        expected = np.asarray(displayed.convert("RGB"))[got.valid]
+        np.testing.assert_array_equal(got.valid, values[0] != 7)
+    np.testing.assert_array_equal(got.pixels[got.valid], expected)
+    np.testing.assert_array_equal(read_image(tile_of(path)), got.pixels)  # 7 is another gray there
+
+
+def test_a_palette_of_16_bits(tmp_path: Path) -> None:
+    values = RNG.integers(0, 3, (1, *SIZE)).astype(np.uint16) * 700
+    colors = {0: (9, 8, 7, 255), 700: (200, 0, 0, 255), 1400: (0, 0, 250, 255)}
+    path = write(tmp_path / "a.tif", values, photometric="PALETTE")
+    with rasterio.open(path, "r+") as dataset:
+        dataset.write_colormap(1, colors)
+    with Scene(path) as scene:
+        assert scene.info.stretch.rule == "as is"
+        got = scene.read(Window(0, 0, *SIZE)).pixels
+    np.testing.assert_array_equal(got, np.array([colors[one][:3] for one in colors])[values[0] // 700])
+    np.testing.assert_array_equal(read_image(tile_of(path)), got)
+
+
+def tile_of(path: Path) -> Path:
+    """Return a tile that is the whole image."""
+    with closing(open_image(path)) as raster:
+        write_tile(path.with_name("tile.tif"), raster, Window(0, 0, *SIZE), *read_window(raster, Window(0, 0, *SIZE)))
+    return path.with_name("tile.tif")

@@ -49,7 +49,8 @@ def write(path: Path, pixels: np.ndarray, **profile: object) -> Path:
     ("dtype", "mark"),
     [
         ("int16", -32768), ("int16", -9999), ("int16", 0), ("int16", 32767), ("uint16", 65535), ("uint16", 0),
-        ("int32", -2147483648), ("int32", -99999), ("float32", -3.4028234663852886e38), ("float32", 3.4e38),
+        ("int32", -2147483648), ("int32", -2147483647), ("int32", -99999),
+        ("float32", -3.4028234663852886e38), ("float32", 3.4e38), ("float32", -9999.9),
         ("float32", -9999.0), ("float32", 0.0), ("float32", 1e20), ("float64", -1.7976931348623157e308),
         ("float32", np.nan), ("float32", np.inf), ("float32", -np.inf),
     ],

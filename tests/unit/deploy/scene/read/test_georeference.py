@@ -5,7 +5,7 @@ import shapely
 from affine import Affine
 from rasterio.crs import CRS
 
-from deploy.scene.read.georeference import WGS84, Georeference, map_rings
+from deploy.scene.read.georeference import WGS84, Georeference, georeference_of, map_rings
 
 UTM = CRS.from_epsg(32633)
 MOON = CRS.from_wkt(
@@ -54,3 +54,11 @@ def test_a_system_without_a_path_to_wgs84_says_so():
         georeference = Georeference(crs, Affine(1, 0, 0, 0, -1, 0))
         assert georeference.lonlat_problem((10, 10))
         assert georeference.gsd_m((10, 10)) is None
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_geolocation_arrays_are_named(tmp_path):
+    with rasterio.open(tmp_path / "a.tif", "w", driver="GTiff", height=4, width=5, count=1, dtype="uint8") as dataset:
+        dataset.update_tags(ns="GEOLOCATION", X_DATASET="lon.tif", X_BAND="1", Y_DATASET="lat.tif", Y_BAND="1")
+    with rasterio.open(tmp_path / "a.tif") as dataset:
+        assert "gdalwarp -geoloc" in str(georeference_of(dataset))

@@ -5,6 +5,7 @@ import numpy as np
 import psutil
 import pytest
 import rasterio
+import rasterio.shutil
 from affine import Affine
 from fakes.fake_scene import sea, write_tif
 from PIL import Image
@@ -202,6 +203,28 @@ def test_overview_is_the_scene_thinned(tmp_path):
     assert thinned.shape == (75, 100, 3)
     expected = np.asarray(Image.fromarray(smooth).resize((100, 75), Image.Resampling.BOX))
     assert np.abs(thinned[..., 0].astype(int) - expected).max() <= 2
+
+
+@pytest.mark.parametrize("layout", [{}, {"tiled": True, "blockxsize": 64, "blockysize": 64}])
+@pytest.mark.parametrize("via", ["file", "vrt"])
+def test_an_overview_of_another_picture_is_not_shown(tmp_path, layout, via):
+    """Pixels written after the overviews were built; a VRT reads those of its sources."""
+    pixels = noise(300, 400)
+    path = write_tif(tmp_path / "s.tif", np.zeros_like(pixels), **layout)
+    with rasterio.open(path, "r+") as dataset:
+        dataset.build_overviews([2, 4, 8], rasterio.enums.Resampling.average)
+        dataset.write(pixels.transpose(2, 0, 1))
+    if via == "vrt":
+        rasterio.shutil.copy(path, tmp_path / "s.vrt", driver="VRT")
+        path = tmp_path / "s.vrt"
+    with Scene(path) as scene:
+        shown = scene.overview(100).pixels
+        part = scene.overview(100, within=Window(64, 128, 100, 200)).pixels
+    expected = np.asarray(Image.fromarray(pixels).resize((100, 75), Image.Resampling.BOX))
+    assert np.abs(shown.astype(int) - expected).max() <= 2
+    np.testing.assert_array_equal(part[16:41, 32:82], shown[16:41, 32:82])
+    assert (np.delete(part, np.s_[16:41], axis=0) == PADDING_RGB).all()
+    assert (np.delete(part, np.s_[32:82], axis=1) == PADDING_RGB).all()
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1)])

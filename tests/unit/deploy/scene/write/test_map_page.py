@@ -29,7 +29,7 @@ def make(tmp_path, *, pixels=None, name="harbor.tif", crs="EPSG:32633", damaged=
         path.write_bytes(path.read_bytes()[: int(path.stat().st_size * 0.7)])
     with Scene(path) as scene:
         result = detect_scene(CountingEngine(), scene, SETTINGS)
-        write_page(result, scene, tmp_path)
+        write_page(result, scene.overview(3072).pixels, tmp_path)
     return tmp_path / "map.html", result
 
 

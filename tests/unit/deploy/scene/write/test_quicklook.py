@@ -59,7 +59,10 @@ def has(picture, color):
 
 def test_pictures_show_every_class_in_its_color_and_the_sea_as_it_is(tmp_path):
     result, scene = looked(sea(600, 800, [(50, 60, 70, 75, 0), (600, 500, 640, 540, 1)]))
-    assert write_quicklooks(result, scene, tmp_path) == ["quicklook.png", "quicklook_detail.png"]
+    assert write_quicklooks(result, scene, scene.overview(3072).pixels, tmp_path) == [
+        "quicklook.png",
+        "quicklook_detail.png",
+    ]
     overview, detail = (looked_at(tmp_path / name) for name in ("quicklook.png", "quicklook_detail.png"))
     assert overview.width >= 800
     assert detail.width == 1024
@@ -70,7 +73,7 @@ def test_pictures_show_every_class_in_its_color_and_the_sea_as_it_is(tmp_path):
 
 def test_a_box_is_drawn_around_its_object():
     result, scene = looked(sea(720, 720, [(300, 400, 320, 415, 1)]))
-    overview = np.asarray(draw_overview(result, scene, Window(0, 0, 1, 1)))
+    overview = np.asarray(draw_overview(result, scene.overview(3072).pixels, Window(0, 0, 1, 1)))
     rows, columns = np.nonzero((overview[40:760] == COLORS[1]).all(axis=2))
     near = (rows > 385) & (rows < 430)  # the name stands above or below
     assert 296 <= columns[near].min() <= 300
@@ -81,10 +84,10 @@ def test_a_box_is_drawn_around_its_object():
 
 def test_large_scenes_are_thinned_and_small_ones_enlarged(tmp_path):
     result, scene = looked(sea(150, 3000, [(50, 60, 70, 75, 0)]))
-    assert draw_overview(result, scene, Window(0, 0, 150, 512)).width == 2048
+    assert draw_overview(result, scene.overview(3072).pixels, Window(0, 0, 150, 512)).width == 2048
     assert draw_detail(result, scene, Window(0, 0, 150, 512)).width == 1024
     result, scene = looked(sea(1, 1, []))
-    assert draw_overview(result, scene, Window(0, 0, 1, 1)).width >= 720
+    assert draw_overview(result, scene.overview(3072).pixels, Window(0, 0, 1, 1)).width >= 720
 
 
 def test_unreadable_tiles_are_crossed_out(tmp_path):
@@ -93,7 +96,7 @@ def test_unreadable_tiles_are_crossed_out(tmp_path):
     result, scene = looked(path)
     with scene:
         assert result.unreadable
-        whole = draw_overview(result, scene, Window(0, 0, 100, 100))
+        whole = draw_overview(result, scene.overview(3072).pixels, Window(0, 0, 100, 100))
         assert has(whole, (190, 190, 190))
         assert draw_detail(result, scene, Window(300, 0, 100, 300)).width >= 720
 
@@ -103,4 +106,4 @@ def test_crowds_and_nothing_can_be_drawn(n):
     rng = np.random.default_rng(0)
     objects = [(x, y, x + 4, y + 4, int(rng.integers(2))) for x, y in rng.integers(0, 500, (n, 2)).tolist()]
     result, scene = looked(sea(512, 512, objects))
-    assert draw_overview(result, scene, Window(0, 0, 512, 512)).width >= 720
+    assert draw_overview(result, scene.overview(3072).pixels, Window(0, 0, 512, 512)).width >= 720
