@@ -204,7 +204,8 @@ def _georeference_by_gcps(gcps: Sequence[GroundControlPoint], crs: CRS) -> Geore
     points = np.unique(np.array([[gcp.col, gcp.row, gcp.x, gcp.y] for gcp in gcps], np.float64), axis=0)
     if not np.isfinite(points).all():
         return "has ground control points that are not finite"
-    if crs.is_geographic and np.ptp(points[:, 2]) > math.pi / crs.units_factor[1]:
+    half_turn = math.pi * (1.0 if crs.is_geographic else EARTH_RADIUS_M)
+    if np.ptp(points[:, 2]) > half_turn / crs.units_factor[1]:
         lonlat = _on_earth(_converted(points[:, 2:], crs, WGS84, crs.to_string()))  # on both sides of 180 degrees
         if not np.isfinite(lonlat).all():
             return "has ground control points that are not on Earth"

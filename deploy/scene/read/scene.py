@@ -203,8 +203,11 @@ class Scene:
             target, size = np.s_[start:stop, left:right], (right - left, stop - start)
             with suppress(SceneError):
                 part = self.read(Window(top, x1, bottom - top, x2 - x1))
-                pixels[target] = Image.fromarray(part.pixels).resize(size, Image.Resampling.BOX, reducing_gap=2.0)
-                valid[target] = Image.fromarray(part.valid).resize(size)
+                picture = Image.fromarray(part.pixels).resize(size, Image.Resampling.BOX, reducing_gap=2.0)
+                pixels[target], valid[target] = (
+                    np.asarray(picture),
+                    np.asarray(Image.fromarray(part.valid).resize(size)),
+                )
         return Patch(pixels, valid)
 
     def files(self) -> dict[str, str]:

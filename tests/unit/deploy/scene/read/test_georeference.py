@@ -3,6 +3,7 @@ import pytest
 import rasterio
 import shapely
 from affine import Affine
+from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
 
 from deploy.scene.read.georeference import WGS84, Georeference, georeference_of, map_rings
@@ -62,3 +63,24 @@ def test_geolocation_arrays_are_named(tmp_path):
         dataset.update_tags(ns="GEOLOCATION", X_DATASET="lon.tif", X_BAND="1", Y_DATASET="lat.tif", Y_BAND="1")
     with rasterio.open(tmp_path / "a.tif") as dataset:
         assert "gdalwarp -geoloc" in str(georeference_of(dataset))
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+@pytest.mark.parametrize("crs", ["EPSG:4326", "EPSG:3857", "EPSG:32601"])
+def test_control_points_on_both_sides_of_the_antimeridian(tmp_path, crs):
+    """In degrees and in a Mercator projection their x differs by a turn; not in UTM."""
+    pixels = np.stack(np.meshgrid(np.linspace(0, 400, 5), np.linspace(0, 300, 5)), axis=-1).reshape(-1, 2)
+    lonlat = np.array([179.99, 45.0]) + pixels * [1e-4, -1e-4]
+    lonlat[:, 0] = (lonlat[:, 0] + 180) % 360 - 180
+    x, y = rasterio.warp.transform(WGS84, CRS.from_string(crs), *lonlat.T.tolist())
+    points = [GroundControlPoint(row, col, *place) for (col, row), *place in zip(pixels.tolist(), x, y, strict=True)]
+    with rasterio.open(
+        tmp_path / "a.tif", "w", driver="GTiff", height=300, width=400, count=1, dtype="uint8"
+    ) as dataset:
+        dataset.gcps = (points, CRS.from_string(crs))
+    with rasterio.open(tmp_path / "a.tif") as dataset:
+        georeference = georeference_of(dataset)
+    assert georeference.gsd_m((300, 400)) == pytest.approx(9.35, abs=0.02)
+    np.testing.assert_allclose(georeference.to_lonlat(pixels), lonlat, atol=1e-7)
+    between = georeference.to_lonlat(np.array([[137.0, 151.0]]))[0]
+    np.testing.assert_allclose(between, [-179.9963, 44.9849], atol=1e-5)
