@@ -1,6 +1,7 @@
-"""Choice of a bundle's thresholds for scenes: those with the highest F1 on the validation part."""
+"""Choice of a bundle's thresholds for scenes, by F1 on the validation part."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -17,29 +18,39 @@ SCORE_STEP = 0.01
 CLASS_AGNOSTIC_IOUS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
 CURVE_STEP = 5
 """The record of the curve has every fifth score threshold."""
+BOOTSTRAP_DRAWS = 1000
 
 
 def choose_operating_point(
     dataset: CocoDataset, detections: Mapping[int, Detections], options: ExportOptions
 ) -> OperatingPoint:
-    """Return the score threshold and the class-agnostic IoU with the highest F1 at an IoU of 0.5, over all classes.
+    """Return the class-agnostic IoU and the score threshold for scenes, by F1 at an IoU of 0.5 over all classes.
 
-    `detections`, by image id, are those above the lowest threshold to consider. A threshold that the recipe states is
-    kept. Of equal choices the one with the least suppression wins, and then the one with the highest score threshold.
+    The class-agnostic IoU has the highest F1; of equal ones, that with the least suppression. Images of a validation
+    part show more objects per area than scenes do, so the score threshold is the highest one whose F1 is within one
+    standard error of the highest F1. A threshold that the recipe states is kept. `detections`, by image id, are those
+    above the lowest threshold to consider.
     """
     stated_iou, stated_score = options.class_agnostic_iou, options.scene_score_threshold
     ious = CLASS_AGNOSTIC_IOUS if stated_iou is None else (stated_iou,)
-    scores = np.arange(1.0, 0.0, -SCORE_STEP).round(4) if stated_score is None else np.array([stated_score])
-    curves = {iou: _curve(dataset, detections, scores, iou) for iou in ious}
+    thresholds = np.arange(1.0, 0.0, -SCORE_STEP).round(4) if stated_score is None else np.array([stated_score])
+    matched = {iou: _Matched.of(dataset, detections, iou) for iou in ious}
+    curves = {iou: one.curve(thresholds) for iou, one in matched.items()}
     best_iou = max(ious, key=lambda iou: max((point.f1 for point in curves[iou]), default=0.0))
     curve = curves[best_iou]
     source = f"{len(dataset)} images of {dataset.path.name}"
     if not any(point.f1 for point in curve):
         return default_operating_point(options, reason=f"no object is found in {source}")
     best = max(curve, key=lambda point: point.f1)
-    every = [point for point in curve if point is best or round(point.score_threshold / SCORE_STEP) % CURVE_STEP == 0]
+    error = matched[best_iou].f1_standard_error(best.score_threshold)
+    chosen = next(point for point in curve if point.f1 >= best.f1 - error)  # in descending order
+    every = [one for one in curve if one in (best, chosen) or round(one.score_threshold / SCORE_STEP) % CURVE_STEP == 0]
     return OperatingPoint(
-        source=source, score_threshold=best.score_threshold, class_agnostic_iou=best_iou, curve=tuple(every)
+        source=source,
+        score_threshold=chosen.score_threshold,
+        class_agnostic_iou=best_iou,
+        f1_standard_error=round(error, 4),
+        curve=tuple(every),
     )
 
 
@@ -53,24 +64,52 @@ def default_operating_point(options: ExportOptions, *, reason: str) -> Operating
     )
 
 
-def _curve(
-    dataset: CocoDataset, detections: Mapping[int, Detections], thresholds: Array, class_agnostic_iou: float
-) -> list[CurvePoint]:
-    """Return the points of descending score thresholds at which something is detected."""
-    scores, matches = [np.zeros(0, np.float32)], [np.zeros(0, np.int8)]
-    for image in dataset.images:
-        found = detections.get(image.id, Detections.empty()).in_canonical_order()
-        if class_agnostic_iou < 1.0:
-            found = nms(found, iou_threshold=class_agnostic_iou, class_agnostic=True)
-        scores.append(found.scores)
-        matches.append(match_objects(found, image))
-    score, match = np.concatenate(scores), np.concatenate(matches)
-    objects = sum(dataset.objects_per_class().values())
-    points = []
-    for threshold in thresholds.tolist():
-        above = match[score > threshold]
-        tp, fp = int((above == TRUE_POSITIVE).sum()), int((above == FALSE_POSITIVE).sum())
-        if objects and tp + fp:
-            rounded = {name: round(rate or 0.0, 4) for name, rate in rates(tp, fp, objects).items()}
-            points.append(CurvePoint(score_threshold=threshold, **rounded))
-    return points
+@dataclass(frozen=True, slots=True, eq=False)
+class _Matched:
+    """The detections of a data set, matched with its objects."""
+
+    scores: Array
+    matches: Array
+    images: Array
+    """int64 [n]: index of each detection's image."""
+    objects: Array
+    """int64 [images]: number of objects."""
+
+    @classmethod
+    def of(cls, dataset: CocoDataset, detections: Mapping[int, Detections], class_agnostic_iou: float) -> "_Matched":
+        scores, matches = [], []
+        for image in dataset.images:
+            found = detections.get(image.id, Detections.empty()).in_canonical_order()
+            if class_agnostic_iou < 1.0:
+                found = nms(found, iou_threshold=class_agnostic_iou, class_agnostic=True)
+            scores.append(found.scores)
+            matches.append(match_objects(found, image))
+        objects = np.array([int((~image.ignore).sum()) for image in dataset.images], np.int64)
+        images = np.repeat(np.arange(len(scores)), [len(one) for one in scores])
+        empty = np.zeros(0, np.float32)
+        return cls(np.concatenate([empty, *scores]), np.concatenate([empty, *matches]), images, objects)
+
+    def curve(self, thresholds: Array) -> list[CurvePoint]:
+        """Return the points of score thresholds at which something is detected."""
+        points = []
+        for threshold in thresholds.tolist():
+            tp, fp = (int(counts.sum()) for counts in self._counts(threshold))
+            if self.objects.any() and tp + fp:
+                rounded = {name: round(rate or 0.0, 4) for name, rate in rates(tp, fp, int(self.objects.sum())).items()}
+                points.append(CurvePoint(score_threshold=threshold, **rounded))
+        return points
+
+    def f1_standard_error(self, threshold: float) -> float:
+        """Return the standard error of F1 at a score threshold, from images drawn with replacement."""
+        tp, fp = self._counts(threshold)
+        n = len(self.objects)
+        draws = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=BOOTSTRAP_DRAWS)
+        f1 = 2 * (draws @ tp) / np.maximum(draws @ (tp + fp + self.objects), 1)
+        return float(f1.std())
+
+    def _counts(self, threshold: float) -> tuple[Array, Array]:
+        """Return the number of true and of false positives above a score threshold in each image."""
+        above = self.scores > threshold
+        images, matches, n = self.images[above], self.matches[above], len(self.objects)
+        true, false = (np.bincount(images[matches == one], minlength=n) for one in (TRUE_POSITIVE, FALSE_POSITIVE))
+        return true, false

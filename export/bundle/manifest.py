@@ -69,6 +69,8 @@ class OperatingPoint(Schema):
     """Images of the choice, or the reason why there was none."""
     score_threshold: float
     class_agnostic_iou: float
+    f1_standard_error: float | None = None
+    """Of the highest F1; the score threshold is the highest one whose F1 is within it. None if nothing was chosen."""
     curve: tuple[CurvePoint, ...] = ()
     """By descending score threshold, at the chosen class-agnostic IoU; empty if nothing was chosen."""
 

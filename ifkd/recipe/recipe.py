@@ -177,7 +177,7 @@ class ExportOptions(Schema):
     overlap_px: PositiveInt = 64
     """Overlap of neighboring tiles in scenes, pixels after scaling; larger than most objects, smaller than a tile."""
     scene_score_threshold: FractionBelowOne | None = None
-    """Default score threshold for scenes; by default the one with the highest F1 on the validation part."""
+    """Default score threshold for scenes; by default it is chosen by F1 on the validation part."""
     class_agnostic_iou: Fraction | None = None
     """Of boxes of different classes in a scene with an IoU above this, only the best is kept; 1 keeps all. By default
     it is chosen together with the score threshold."""
