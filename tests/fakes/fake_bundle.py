@@ -10,7 +10,7 @@ from fakes import report_inputs as parts
 from ifkd.core.postprocess import PostprocessConfig
 
 FILES = {"fp32": "model.onnx", "fp16": "model.fp16.onnx"}
-QUICK = ["--seconds", "0.001", "--samples", "3", "--rounds", "3"]
+QUICK = ["--seconds", "1e-9", "--samples", "3", "--rounds", "3"]
 
 
 def install_fake_bundle(tmp_path, monkeypatch):
