@@ -12,7 +12,7 @@ from ifkd.data.coco import parse_coco
 from ifkd.data.readers.coco_entries import read_coco_leniently
 from ifkd.data.readers.dota import read_dota
 from ifkd.data.readers.reader_result import ReaderResult, refuse_useless
-from ifkd.data.readers.source_files import read_lines
+from ifkd.data.readers.source_files import read_class_names
 from ifkd.data.readers.voc import read_sar_aircraft, read_ship_rs, read_voc
 from ifkd.data.readers.yolo import read_yolo
 
@@ -55,7 +55,7 @@ def convert(
     """
     if classes is not None and source_format not in {"voc", "yolo", "dota"}:
         raise UsageError(f"The format {source_format} has fixed classes", hint="Omit --classes.")
-    names = None if classes is None else tuple(read_lines(classes))
+    names = None if classes is None else read_class_names(classes)
     notes: tuple[str, ...] = ()
     if source_format == "coco" or (source_format == "shiprsimagenet" and root.is_file()):
         level = class_level if source_format == "shiprsimagenet" else None

@@ -24,7 +24,7 @@ def read_dota(root: Path, *, split: str | None = None, classes: Sequence[str] | 
 
     Rotated boxes become their bounding boxes, clipped to the image; objects marked difficult are ignored regions.
     """
-    folder, pairs = files.image_and_label_folders(root, ("labelTxt", "labels"), split)
+    folder, pairs = files.image_and_label_folders(root, ("labelTxt", "labelTxt-v1.0", "labelTxt-v1.5", "labels"), split)
     reader = SourceReader(folder, _parse, lambda words, _: _object(words, classes))
     for images, labels in pairs:
         reader.add(pair_files(images, labels, ".txt"))

@@ -174,6 +174,10 @@ class SourceReader:
         )
         refuse_useless(self.folder, account)
         without = self.received["without labels"]
+        if without == account.images.received:
+            raise DataError(f"{self.folder} has no label file of its images", hint="Check the format and the folders.")
+        if repeated := [name for name, count in Counter(classes).items() if count > 1]:
+            notes = (*notes, f"Classes of one name are merged: {', '.join(repeated)}.")
         if without and not self.needs_labels:
             notes = (*notes, f"{without} of {account.images.received} images have no label file: they have no objects.")
         return ReaderResult(self.folder, tuple(classes), tuple(self.found), account, notes)
@@ -240,7 +244,7 @@ def refuse_useless(source: Path, account: Account) -> None:
     """
     lines = "\n  ".join(["", *account.lines()])
     for name, tally in (("image", account.images), ("object", account.objects)):
-        if tally.received and not tally.written:
+        if not tally.written and (tally.received or tally is account.images):
             hint = "Check the format, the folder and the classes."
             raise DataError(f"{source} has no {name} that can be used:{lines}", hint=hint)
     outcomes = Counter(account.objects.dropped)

@@ -10,6 +10,7 @@ from defusedxml.ElementTree import parse as parse_xml
 
 from ifkd.core.errors import DataError, SceneError
 from ifkd.core.files import read_text
+from ifkd.data.readers.pairing import is_image
 from ifkd.imagery.image_files import DRIVERS
 from ifkd.imagery.raster import RasterFile
 
@@ -39,6 +40,15 @@ def read_lines(path: Path) -> list[str]:
     return [line.strip() for line in read_text(path).split("\n") if line.strip()]
 
 
+def read_class_names(path: Path) -> tuple[str, ...]:
+    """Return the class names of a text file, by line."""
+    names = tuple(line.strip() for line in read_text(path).rstrip().split("\n"))
+    if "" in names:
+        hint = "Labels are numbers of lines: delete it, or write a name."
+        raise DataError(f"{path} has no class name", got=f"an empty line {names.index('') + 1}", hint=hint)
+    return names
+
+
 def read_numbered_lines(path: Path) -> list[tuple[str, str]]:
     """Return the lines of a label file without empty ones, each after its place."""
     lines = enumerate(read_text(path, what="label file").split("\n"), start=1)
@@ -57,24 +67,36 @@ def find_folder(root: Path, *names: str) -> Path:
 
 
 def image_and_label_folders(
-    root: Path, labels: tuple[str, ...], split: str | None
+    root: Path, labels: tuple[str, ...], split: str | None, *, images: tuple[str, ...] = ("images",)
 ) -> tuple[Path, list[tuple[Path, Path]]]:
-    """Return the image folder, and the folders of images and labels in it: SPLIT/images, images/SPLIT or images."""
+    """Return the image folder, and the folders of images and labels in it.
+
+    These are images, images/SPLIT or SPLIT/images, and those of labels; else one folder with both, or several.
+    """
     if split is not None:
         require_name(split)
-        if (root / split).is_dir():
-            folders = find_folder(root / split, "images"), find_folder(root / split, *labels)
-        else:
-            folders = find_folder(find_folder(root, "images"), split), find_folder(find_folder(root, *labels), split)
-        return folders[0], [folders]
-    names = {name.lower() for name in labels}
+        if not (root / split).is_dir():
+            folders = find_folder(find_folder(root, *images), split), find_folder(find_folder(root, *labels), split)
+            return folders[0], [folders]
+        root /= split
     parts = [one for one in sorted(root.iterdir()) if one.is_dir()] if root.is_dir() else []
-    inner = {one: {sub.name.lower() for sub in one.iterdir() if sub.is_dir()} for one in parts}
-    complete = [one for one, found in inner.items() if "images" in found and found & names]
-    if complete and not any(one.name.lower() == "images" for one in parts):
-        return root, [(find_folder(one, "images"), find_folder(one, *labels)) for one in complete]
-    folders = find_folder(root, "images"), find_folder(root, *labels)
+    complete = [one for one in (root, *parts) if _has_folder(one, images) and _has_folder(one, labels)]
+    if complete and complete[0] != root:
+        return root, [(find_folder(one, *images), find_folder(one, *labels)) for one in complete]
+    both = [root] if _has_images(root, "*") else [one for one in parts if _has_images(one, "**/*")]
+    if both and not complete:
+        return root, [(one, one) for one in both]
+    folders = find_folder(root, *images), find_folder(root, *labels)
     return folders[0], [folders]
+
+
+def _has_folder(root: Path, names: tuple[str, ...]) -> bool:
+    known = {name.lower() for name in names}
+    return root.is_dir() and any(one.name.lower() in known and one.is_dir() for one in root.iterdir())
+
+
+def _has_images(folder: Path, pattern: str) -> bool:
+    return any(is_image(path) for path in folder.glob(pattern))
 
 
 def require_name(split: str) -> None:

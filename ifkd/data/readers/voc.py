@@ -1,5 +1,6 @@
 """VOC data sets, and the two benchmarks in this format: SAR-AIRcraft-1.0 and ShipRSImageNet."""
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from xml.etree.ElementTree import Element
@@ -14,6 +15,8 @@ from ifkd.data.readers.ship_classes import CLASS_PATHS, LEVEL_NAMES
 
 SAR_AIRCRAFT_CLASSES = ("A220", "A320/321", "A330", "ARJ21", "Boeing737", "Boeing787", "other")
 EDGES = ("xmin", "ymin", "xmax", "ymax")
+ROTATED = ("cx", "cy", "w", "h", "angle")
+"""Center, sides and angle in radians of roLabelImg's rotated boxes."""
 
 
 def read_voc(root: Path, *, split: str | None = None, classes: Sequence[str] | None = None) -> ReaderResult:
@@ -46,15 +49,17 @@ def _read(
     root: Path, split: str | None, name_of: Callable[[Element], str | None], *, ignore_difficult: bool = True
 ) -> SourceReader:
     """Read the images of a split, or all; `name_of` returns the class of an object, None for an unknown one."""
-    labels, images = files.find_folder(root, "Annotations"), files.find_folder(root, "JPEGImages")
-    pairs = pair_files(images, labels, ".xml")
-    if split is not None:
-        listed = _listed(root, split)
+    part = split if split is not None and (root / split).is_dir() else None
+    folder, folders = files.image_and_label_folders(root, ("Annotations",), part, images=("JPEGImages", "images"))
+    pairs = [pair for images, labels in folders for pair in pair_files(images, labels, ".xml")]
+    if split != part:
+        listed = _listed(root, str(split))
         known = {folded(pair.name) for pair in pairs}
         pairs = [pair for pair in pairs if folded(pair.name) in listed]
-        pairs += [FilePair(name, labels=[labels / f"{name}.xml"]) for key, name in listed.items() if key not in known]
+        absent = [name for key, name in listed.items() if key not in known]
+        pairs += [FilePair(name, labels=[folders[0][1] / f"{name}.xml"]) for name in absent]
     reader = SourceReader(
-        images, _parse, lambda one, _: _object(one, name_of, ignore_difficult=ignore_difficult), needs_labels=True
+        folder, _parse, lambda one, _: _object(one, name_of, ignore_difficult=ignore_difficult), needs_labels=True
     )
     reader.add(pairs)
     return reader
@@ -86,16 +91,28 @@ def _object(
     element: Element, name_of: Callable[[Element], str | None], *, ignore_difficult: bool
 ) -> ReaderObject | str:
     """Return an object, or the reason why it is left out."""
-    edges = [value for edge in EDGES if (value := number(element.findtext(f"bndbox/{edge}"))) is not None]
-    if len(edges) < len(EDGES) or not _text(element, "name"):
+    edges, change = _numbers(element, "bndbox", EDGES), None
+    if rotated := _numbers(element, "robndbox", ROTATED):
+        x, y, width, height, angle = rotated
+        cosine, sine = abs(math.cos(angle)), abs(math.sin(angle))
+        x_half, y_half = (width * cosine + height * sine) / 2, (width * sine + height * cosine) / 2
+        edges, change = (x - x_half, y - y_half, x + x_half, y + y_half), "upright_box_of_polygon"
+    if not edges or not _text(element, "name"):
         return "annotations_malformed"
     name = name_of(element)
     if name is None:
         return "classes_unknown"
     difficult = flag(element.findtext("difficult"))
-    change = "flags_unclear" if difficult is None and ignore_difficult else None
+    if difficult is None and ignore_difficult:
+        change = f"{change}, flags_unclear" if change else "flags_unclear"
     x1, y1, x2, y2 = edges
     return ReaderObject(name, (x1, y1, x2, y2), ignore=bool(difficult) and ignore_difficult, change=change)
+
+
+def _numbers(element: Element, key: str, names: Sequence[str]) -> tuple[float, ...]:
+    """Return the numbers of an element, or nothing if one is absent or not finite."""
+    values = [number(element.findtext(f"{key}/{name}")) for name in names]
+    return tuple(value for value in values if value is not None) if None not in values else ()
 
 
 def _text(element: Element, key: str) -> str:

@@ -10,7 +10,7 @@ from ifkd.core.errors import DataError
 from ifkd.core.files import read_text
 from ifkd.data.label_values import integer, number
 from ifkd.data.readers import source_files as files
-from ifkd.data.readers.pairing import pair_files
+from ifkd.data.readers.pairing import FilePair, pair_files
 from ifkd.data.readers.reader_result import (
     LabelFile,
     ReaderObject,
@@ -20,7 +20,7 @@ from ifkd.data.readers.reader_result import (
     is_upright,
 )
 
-CLASS_FILES = ("classes.txt", "obj.names", "labels/classes.txt")
+CLASS_FILES = ("classes.txt", "obj.names", "data/obj.names", "labels/classes.txt", "images/classes.txt")
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 """Name of a split -> its key in data.yaml."""
 
@@ -31,8 +31,10 @@ class DataYaml:
 
     names: tuple[str, ...]
     """Class names by label."""
-    folders: dict[str, tuple[Path, ...]]
-    """Split -> image folders."""
+    sources: dict[str, list[object]]
+    """Split -> image folders and lists of images, as stated."""
+    base: Path
+    """Folder that they are relative to."""
     has_keypoints: bool
     """Whether lines have key points after the box."""
 
@@ -46,15 +48,15 @@ def read_yolo(root: Path, *, split: str | None = None, classes: Sequence[str] | 
     path = root if root.is_file() else next((root / name for name in _yaml_names(root)), None)
     data = None if path is None else _read_yaml(path)
     root = root.parent if root.is_file() else root
-    if data is not None and data.folders:
+    if data is not None and data.sources:
         folder, pairs = root, _pairs(root, data, split)
     else:
-        folder, pairs = files.image_and_label_folders(root, ("labels",), split)
+        folder, folders = files.image_and_label_folders(root, ("labels",), split)
+        pairs = [pair for images, labels in folders for pair in pair_files(images, labels, ".txt")]
     names = tuple(classes) if classes is not None else _class_names(root) if data is None else data.names
     keypoints = data is not None and data.has_keypoints
     reader = SourceReader(folder, _parse, lambda words, size: _object(words[:5] if keypoints else words, size, names))
-    for images, labels in pairs:
-        reader.add(pair_files(images, labels, ".txt"))
+    reader.add(pairs)
     return reader.result(names)
 
 
@@ -78,46 +80,61 @@ def _read_yaml(path: Path) -> DataYaml:
     if "nc" in content and integer(content["nc"]) != len(names):
         raise DataError(f"{path} has {len(names)} names", got=f"nc: {content['nc']}", expected=f"nc: {len(names)}")
     base = path.parent / content["path"] if isinstance(content.get("path"), str) else path.parent
-    folders = {}
-    for key in SPLITS:
-        stated = content.get(key)
-        listed = stated if isinstance(stated, list) else [stated] if stated else []
-        if listed:
-            folders[key] = tuple(_folder(path, base, entry) for entry in listed)
-    return DataYaml(tuple(names[label] for label in range(len(names))), folders, "kpt_shape" in content)
+    stated = {key: content[key] for key in SPLITS if content.get(key)}
+    sources = {key: entry if isinstance(entry, list) else [entry] for key, entry in stated.items()}
+    return DataYaml(tuple(names[label] for label in range(len(names))), sources, base, "kpt_shape" in content)
 
 
-def _folder(path: Path, base: Path, entry: object) -> Path:
-    """Return the image folder that an entry of data.yaml means: Roboflow's `../train/images` is `train/images`."""
+def _source(root: Path, base: Path, entry: object) -> Path | None:
+    """Return the path inside `root` that an entry means, None if there is none.
+
+    Roboflow's `../train/images` is `train/images`.
+    """
     text = str(entry).replace("\\", "/")
-    root = path.parent.resolve()
-    tried = [base / text, path.parent / text, path.parent / text.removeprefix("../")]
-    for folder in tried:
-        if "\0" not in text and folder.is_dir() and folder.resolve().is_relative_to(root):
-            return path.parent / folder.resolve().relative_to(root)
-    hint = "Put data.yaml into the folder of the data set, and name its folders relative to it."
-    raise DataError(f"{path} names an image folder that is not inside {root}", got=repr(entry), hint=hint)
+    for path in (base / text, root / text, root / text.removeprefix("../")):
+        if "\0" not in text and path.exists() and path.resolve().is_relative_to(root.resolve()):
+            return root / path.resolve().relative_to(root.resolve())
+    return None
 
 
-def _pairs(root: Path, data: DataYaml, split: str | None) -> list[tuple[Path, Path]]:
-    """Return the folders of images and labels of a split, or of all."""
-    keys = [key for key in data.folders if split is None or SPLITS[key] == SPLITS.get(split)]
+def _pairs(root: Path, data: DataYaml, split: str | None) -> list[FilePair]:
+    """Return the images and label files of a split, or of all."""
+    keys = [key for key in data.sources if split is None or SPLITS[key] == SPLITS.get(split)]
     if not keys:
-        raise DataError(f"{root} has no split {split}", expected=f"one of {', '.join(data.folders)}")
-    pairs = {}
-    for folder in dict.fromkeys(folder for key in keys for folder in data.folders[key]):
-        parts = folder.relative_to(root).parts
-        if "images" in parts:
-            last = len(parts) - 1 - parts[::-1].index("images")
-            parts = (*parts[:last], "labels", *parts[last + 1 :])
-        pairs[folder] = root.joinpath(*parts)
-    return list(pairs.items())
+        raise DataError(f"{root} has no split {split}", expected=f"one of {', '.join(data.sources)}")
+    pairs: dict[Path, list[FilePair]] = {}
+    for entry in (entry for key in keys for entry in data.sources[key]):
+        source = _source(root, data.base, entry)
+        if source is None:
+            hint = (
+                "Put data.yaml into the folder of the data set, name its folders relative to it, or choose a --split."
+            )
+            problem = f"data.yaml names an image folder that is not inside {root}"
+            raise DataError(problem, got=repr(entry), hint=hint)
+        if source.is_dir():
+            pairs[source] = pair_files(source, _labels_of(root, source), ".txt")
+            continue
+        for line in files.read_lines(source):
+            image = _source(root, data.base, line)
+            labels = _labels_of(root, image or root / Path(line).name).with_suffix(".txt")
+            has_labels = image is None or labels.is_file()
+            pairs[image or root / line] = [FilePair(line, [image] if image else [], [labels] if has_labels else [])]
+    return [pair for some in pairs.values() for pair in some]
+
+
+def _labels_of(root: Path, images: Path) -> Path:
+    """Return the folder or file of labels that belongs to images: `labels` for the last `images` of the path."""
+    parts = images.relative_to(root).parts
+    if "images" in parts:
+        last = len(parts) - 1 - parts[::-1].index("images")
+        parts = (*parts[:last], "labels", *parts[last + 1 :])
+    return root.joinpath(*parts)
 
 
 def _class_names(root: Path) -> tuple[str, ...]:
     for name in CLASS_FILES:
         if (root / name).is_file():
-            return tuple(files.read_lines(root / name))
+            return files.read_class_names(root / name)
     raise DataError(
         f"{root} has no class names",
         expected="data.yaml, or classes.txt or obj.names with one name a line",

@@ -451,3 +451,88 @@ def test_coco_files_whose_images_are_elsewhere(tmp_path):
     (tmp_path / "a.json").write_text(json.dumps(coco()))
     done = convert("coco", tmp_path / "a.json", tmp_path / "out.json")
     assert (done.images, done.account.images.kept, done.image_folder) == (1, 1, tmp_path / "images")
+
+
+def write_pair(folder: Path, labels: Path, text: str) -> None:
+    write_image(folder / "a.png")
+    labels.parent.mkdir(parents=True, exist_ok=True)
+    labels.write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("source_format", "images", "labels"),
+    [
+        ("yolo", "obj_train_data", "obj_train_data/a.txt"),
+        ("yolo", ".", "a.txt"),
+        ("yolo", "images", "images/a.txt"),
+        ("voc", ".", "a.xml"),
+        ("voc", "train", "train/a.xml"),
+        ("voc", "images", "annotations/a.xml"),
+        ("dota", "train/images", "train/labelTxt-v1.5/a.txt"),
+    ],
+)
+def test_layouts_of_label_tools(tmp_path, source_format, images, labels):
+    text = {"yolo": "0 0.5 0.5 0.2 0.2", "voc": xml([voc_object("tug")]), "dota": "5 6 25 6 25 16 5 16 tug 0"}
+    write_pair(tmp_path / images, tmp_path / labels, text[source_format])
+    if source_format == "yolo":
+        (tmp_path / "obj.names").write_text("tug\n")
+    done = convert(source_format, tmp_path, tmp_path / "out.json")
+    assert done.objects == {"tug": 1}
+    assert read_coco(tmp_path / "out.json", images=done.image_folder).images[0].path.is_file()
+
+
+def test_a_folder_of_a_split_with_images_and_labels(tmp_path):
+    for split in ("train", "valid"):
+        write_pair(tmp_path / split, tmp_path / split / "a.xml", xml([voc_object("tug")]))
+    assert convert("voc", tmp_path, tmp_path / "out.json").images == 2
+    assert convert("voc", tmp_path, tmp_path / "out.json", split="valid").images == 1
+
+
+def test_rotated_boxes_of_ro_label_img(tmp_path):
+    center, sides, angle = np.array([30.0, 20.0]), np.array([20.0, 6.0]), 0.4
+    numbers = zip(("cx", "cy", "w", "h", "angle"), [*center, *sides, angle], strict=True)
+    box = "".join(f"<{key}>{value}</{key}>" for key, value in numbers)
+    text = xml([f"<object><type>robndbox</type><name>tug</name><robndbox>{box}</robndbox></object>"])
+    write_pair(tmp_path / "JPEGImages", tmp_path / "Annotations" / "a.xml", text)
+    done = convert("voc", tmp_path, tmp_path / "out.json")
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    corners = center + np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * sides / 2 @ turn.T
+    expected = [*corners.min(axis=0), *corners.max(axis=0)]
+    np.testing.assert_allclose(found(tmp_path / "out.json", done.image_folder)[0][1], expected, rtol=1e-6)
+    assert done.account.objects.changed == {"upright_box_of_polygon": 1}
+
+
+def test_lists_of_images_in_data_yaml(tmp_path):
+    for name in ("a", "b"):
+        write_image(tmp_path / "images" / f"{name}.png")
+        (tmp_path / "labels").mkdir(exist_ok=True)
+        (tmp_path / "labels" / f"{name}.txt").write_text("0 0.5 0.5 0.2 0.2\n")
+    (tmp_path / "train.txt").write_text("./images/b.png\nimages/gone.png\n/etc/gone.png\n")
+    (tmp_path / "data.yaml").write_text("names: [tug]\ntrain: train.txt\nval: valid/images\n")
+    done = convert("yolo", tmp_path, tmp_path / "out.json", split="train")
+    assert (done.images, done.objects, done.account.images.received) == (1, {"tug": 1}, 3)
+    with pytest.raises(DataError, match="valid/images"):
+        convert("yolo", tmp_path, tmp_path / "out.json")
+
+
+@pytest.mark.parametrize("source_format", ["yolo", "dota", "voc", "coco"])
+def test_refuses_a_data_set_without_images_or_label_files(tmp_path, source_format):
+    for name in ("images", "labels", "JPEGImages", "Annotations"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "classes.txt").write_text("tug\n")
+    (tmp_path / "a.json").write_text(json.dumps(coco(images=[], annotations=[])))
+    with pytest.raises(DataError, match="has no image"):
+        convert(source_format, tmp_path / "a.json" if source_format == "coco" else tmp_path, tmp_path / "out.json")
+    if source_format in {"yolo", "dota"}:
+        write_image(tmp_path / "images" / "a.png")
+        with pytest.raises(DataError, match="has no label file"):
+            convert(source_format, tmp_path, tmp_path / "out.json")
+
+
+def test_lines_of_class_names(tmp_path):
+    root = yolo(tmp_path, "1 0.5 0.5 0.2 0.2\n")
+    (root / "classes.txt").write_text("tug\n\nbarge\n")
+    with pytest.raises(DataError, match="empty line 2"):
+        convert("yolo", root, tmp_path / "out.json")
+    (root / "classes.txt").write_text("tug\ntug\n\n")
+    assert convert("yolo", root, tmp_path / "out.json").notes == ("Classes of one name are merged: tug.",)
