@@ -85,7 +85,7 @@ def test_no_file_is_written(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("bundle", ["whole_bundle", "free_bundle"])
+@pytest.mark.parametrize("bundle", ["whole_bundle", pytest.param("free_bundle", marks=pytest.mark.slow)])
 def test_files_of_every_precision_compute_indices_in_integers(
     bundle: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
