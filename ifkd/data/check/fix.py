@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ifkd import __version__
-from ifkd.core.errors import OutputError
+from ifkd.core.errors import DataError, OutputError
 from ifkd.core.files import atomic_folder, make_folder, not_writable, write_json
 from ifkd.data.account import Account
 from ifkd.data.check.box_checks import box_problem, clip_box
@@ -146,6 +146,8 @@ def fixed_file(
     Raises:
         DataError: The boxes have another form than COCO's, and it is unclear which.
     """
+    if malformed := [key for key in COCO_LISTS if not isinstance(file.content.get(key, []), list)]:
+        raise DataError(f"{file.path} has no list of {', '.join(malformed)}, and no copy is written", expected="lists")
     form, images = in_pixel_widths([image for image, _ in checked])
     image_outcomes, object_outcomes = copy.deepcopy((file.image_outcomes, file.object_outcomes))
     kept: list[CheckedImage] = []

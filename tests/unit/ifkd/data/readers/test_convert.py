@@ -536,3 +536,11 @@ def test_lines_of_class_names(tmp_path):
         convert("yolo", root, tmp_path / "out.json")
     (root / "classes.txt").write_text("tug\ntug\n\n")
     assert convert("yolo", root, tmp_path / "out.json").notes == ("Classes of one name are merged: tug.",)
+
+
+def test_no_copy_of_annotations_that_are_not_a_list(tmp_path):
+    write_image(tmp_path / "images" / "a.png")
+    (tmp_path / "a.json").write_text(json.dumps(coco(annotations={"1": {}})))
+    out = ["--out", str(tmp_path / "check"), "--fix", str(tmp_path / "fix")]
+    assert main(["data", "check", str(tmp_path / "a.json"), *out]) == 2
+    assert not (tmp_path / "fix").exists()
