@@ -1,5 +1,6 @@
 """COCO detection files: read and validate them, build their content, match their classes by name."""
 
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -142,8 +143,8 @@ def read_coco(path: Path, *, images: Path | None = None, merge_classes: Mapping[
     Raises:
         DataError: The file is missing, is not a COCO file, or has invalid entries; the first of them are listed.
     """
-    folder = path.parent / "images" if images is None else images
-    return parse_coco(path, read_coco_json(path), folder, merge_classes=merge_classes)
+    content = read_coco_json(path)
+    return parse_coco(path, content, images or image_folder(path, content), merge_classes=merge_classes)
 
 
 def parse_coco(
@@ -203,6 +204,14 @@ def path_inside(folder: Path, name: str) -> Path:
         hint = "Name files inside the image folder, without links out of it."
         raise DataError(f"The image {name!r} is not inside {folder}", hint=hint)
     return path
+
+
+def image_folder(path: Path, content: dict[str, Any]) -> Path:
+    """Return the image folder of a COCO file: `images` beside it, or its own where only that has the first image."""
+    listed = content.get("images")
+    name = listed[0].get("file_name") if isinstance(listed, list) and listed and isinstance(listed[0], dict) else None
+    beside = isinstance(name, str) and [os.path.isfile(one / name) for one in (path.parent / "images", path.parent)]  # noqa: PTH113
+    return path.parent if beside == [False, True] else path.parent / "images"
 
 
 def _dataset(path: Path, content: dict[str, Any], folder: Path, merge_classes: Mapping[str, str]) -> CocoDataset:

@@ -12,7 +12,7 @@ from ifkd.core.errors import DataError
 from ifkd.core.files import sha256_of
 from ifkd.data.account import Outcomes
 from ifkd.data.check.finding import Findings, first_few
-from ifkd.data.coco import COCO_LISTS, read_annotations
+from ifkd.data.coco import COCO_LISTS, image_folder, read_annotations
 from ifkd.data.label_values import flag, label_id, number
 
 Id = int | str
@@ -104,7 +104,7 @@ def entries_of(
     entries_of_files = reader.images()
     ids = {entry.id for entries in entries_of_files for entry in entries}
     boxes = reader.boxes(ids, classes)
-    folder = path.parent / "images" if images is None else images
+    folder = images or image_folder(path, content)
     merged = tuple(_merged(entries, boxes) for entries in entries_of_files)
     outcomes = {"image_outcomes": reader.image_outcomes, "object_outcomes": reader.object_outcomes}
     return AnnotationFile(path, folder, sha256_of(path), content, classes, merged, **outcomes)

@@ -14,7 +14,7 @@ from ifkd.core.files import make_folder, sha256_of, write_json
 from ifkd.core.progress import progress
 from ifkd.core.tiling import Window
 from ifkd.data.account import Account, Outcomes
-from ifkd.data.coco import parse_coco, read_coco_json
+from ifkd.data.coco import image_folder, parse_coco, read_coco_json
 from ifkd.data.generated_folder import FolderKind, generate_once
 from ifkd.data.slicing import tile_plan
 from ifkd.data.slicing.tile_pixels import SourceValues, open_source, read_window, source_values, write_tile
@@ -41,8 +41,7 @@ def slice_dataset(
         OutputError: The folder has other contents, or is not writable.
     """
     content = read_coco_json(labels)
-    image_folder = labels.parent / "images" if images is None else images
-    sources = tile_plan.source_images(content, parse_coco(labels, content, image_folder))
+    sources = tile_plan.source_images(content, parse_coco(labels, content, images or image_folder(labels, content)))
     settings = {
         "version": VERSION,
         "labels": {"file": labels.name, "sha256": sha256_of(labels)},

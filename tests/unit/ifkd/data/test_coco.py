@@ -228,3 +228,16 @@ def test_reads_real_data_sets(shared_data: Path) -> None:
         dataset = read_coco(path, images=images)
         assert len(dataset) > 0
         assert all(image.path.is_file() for image in dataset.images), path
+
+
+def test_images_beside_the_file(tmp_path):
+    content = {
+        "images": [{"id": 1, "file_name": "a.png", "height": 4, "width": 4}],
+        "annotations": [],
+        "categories": [],
+    }
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(content))
+    assert read_coco(path).images[0].path == tmp_path / "images" / "a.png"
+    (tmp_path / "a.png").write_bytes(b"")
+    assert read_coco(path).images[0].path == tmp_path / "a.png"
