@@ -281,7 +281,7 @@ def test_a_checkpoint_is_exported_to_a_bundle_and_a_repository(
         ([], "is a folder: expected a checkpoint, or a bundle with --triton DIR"),
         (["--triton", "m", "--out", "b"], "is exported already: got --out"),
         (["--triton", "m", "max_batch=2"], "is exported already: got max_batch=2"),
-        (["--triton", "m", "--instances", "0"], "at least one instance: got 0"),
+        (["--triton", "m", "--instances", "0"], "must be an integer of at least 1, got 0"),
     ],
 )
 def test_arguments_that_do_not_apply_to_a_bundle_are_refused(
