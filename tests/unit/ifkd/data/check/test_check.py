@@ -150,6 +150,13 @@ def test_the_fixed_copy_of_a_valid_data_set_is_equal(train, tmp_path):
     assert record.splits[0].account.images.dropped == {}
 
 
+def test_no_fixed_copy_without_an_image(train, tmp_path, capsys):
+    command = ["data", "check", f"train={train}", "--images", str(tmp_path / "elsewhere"), "--out", str(tmp_path / "o")]
+    assert main([*command, "--fix", str(tmp_path / "fixed")]) == 2
+    assert "No image is left for a fixed copy: got 6 " in capsys.readouterr().err
+    assert not (tmp_path / "fixed").exists()
+
+
 def test_fix_leaves_out_only_the_invalid_box(train, tmp_path):
     edit(train, MISTAKES["boxes_not_finite"])
     record = write_fixed(found(train), tmp_path / "fixed")
