@@ -158,12 +158,8 @@ def _plan_run(recipe: Recipe, folder: Path, label: str, role: RoleOptions, prove
     values = image_values([image.path for image in train_data.images], data.imagery)
     for remark in values.remarks:
         logger.warning("%s", remark)
-    for split, dataset in {"training": train_data, "validation": validation_data}.items():
-        if rank() == 0 and not sum(dataset.objects_per_class().values()):
-            effect = (
-                "there is nothing to learn" if split == "training" else "no mAP, so the last checkpoint is the best"
-            )
-            logger.warning("The %s split, %s, has no object: %s", split, dataset.path, effect)
+    if rank() == 0:
+        _warn_about_objects(train_data, validation_data)
     meta = CheckpointMeta(
         detector=role.detector,
         classes=train_data.classes,
@@ -180,6 +176,20 @@ def _plan_run(recipe: Recipe, folder: Path, label: str, role: RoleOptions, prove
         },
     )
     return TrainingRun(RunFolder(folder), f"{recipe.name} {label}", recipe, training, meta, train_data, validation_data)
+
+
+def _warn_about_objects(train_data: CocoDataset, validation_data: CocoDataset) -> None:
+    """Log splits without objects, and classes that cannot be learned."""
+    counts = train_data.objects_per_class()
+    absent = [name for name, count in counts.items() if not count]
+    if len(absent) == len(counts):
+        logger.warning("The training split, %s, has no object: there is nothing to learn", train_data.path)
+    elif absent:
+        hint = "If they only group other classes, `ifkd data check --fix` leaves them out."
+        logger.warning("Classes without an object in %s: %s. %s", train_data.path, ", ".join(absent), hint)
+    if not sum(validation_data.objects_per_class().values()):
+        effect = "no mAP, so the last checkpoint is the best"
+        logger.warning("The validation split, %s, has no object: %s", validation_data.path, effect)
 
 
 def _start_run(run: TrainingRun, *, resume: bool) -> tuple[TrainingRun, Detector]:

@@ -242,6 +242,21 @@ def test_splits_without_objects_are_reported_before_training(
         pipelines.distill_student(settings, setup[0] / "teacher" / "best.safetensors", tmp_path / "distilled")
 
 
+def test_classes_without_an_object_are_reported_before_training(
+    tmp_path: Path, make_recipe: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    settings = parse(make_recipe(tmp_path), recipe.Recipe, source="values")
+    for name in ("train.json", "val.json"):
+        content = json.loads((tmp_path / name).read_text())
+        content["categories"].append({"id": 99, "name": "vessels"})
+        (tmp_path / name).write_text(json.dumps(content))
+    monkeypatch.setattr(pipelines, "train", lambda *_: None)
+    pipelines.train_role(settings, "student", tmp_path / "student")
+    assert "Classes without an object in" in caplog.text
+    assert "train.json: vessels." in caplog.text
+
+
 def test_a_weak_teacher_is_refused_before_the_first_step(setup: Setup, tmp_path: Path) -> None:
     values = copy.deepcopy(setup[1])
     values["distillation"]["min_teacher_map"] = 0.9
