@@ -218,6 +218,10 @@ def test_runs_of_one_seed_use_one_cache_of_unlimited_augmentation(
     assert teacher_batches("pkd", tmp_path / "pkd-1") == shape_probe
 
 
+def stop(*_: Any) -> None:
+    raise InterruptedError
+
+
 def test_splits_without_objects_are_reported_before_training(
     setup: Setup, tmp_path: Path, make_recipe: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -228,9 +232,6 @@ def test_splits_without_objects_are_reported_before_training(
     for name in ("train.json", "val.json"):
         content = json.loads((tmp_path / name).read_text())
         (tmp_path / name).write_text(json.dumps({**content, "annotations": []}))
-
-    def stop(*_: Any) -> None:
-        raise InterruptedError
 
     monkeypatch.setattr(pipelines, "train", stop)
     with pytest.raises(InterruptedError):
@@ -251,8 +252,9 @@ def test_classes_without_an_object_are_reported_before_training(
         content = json.loads((tmp_path / name).read_text())
         content["categories"].append({"id": 99, "name": "vessels"})
         (tmp_path / name).write_text(json.dumps(content))
-    monkeypatch.setattr(pipelines, "train", lambda *_: None)
-    pipelines.train_role(settings, "student", tmp_path / "student")
+    monkeypatch.setattr(pipelines, "train", stop)
+    with pytest.raises(InterruptedError):
+        pipelines.train_role(settings, "student", tmp_path / "student")
     assert "Classes without an object in" in caplog.text
     assert "train.json: vessels." in caplog.text
 
