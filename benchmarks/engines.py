@@ -246,7 +246,7 @@ def nano_jobs(out: Path) -> list[Job]:
                 "teacher": {"detector": settings, "training": training},
                 "student": {"detector": settings, "training": training},
                 "distillation": {"training": training, "method": {"name": "none"}},
-                "export": {"candidates_per_level": 50, "max_batch": 4, "calibration": {"tiles": 4}},
+                "export": {"candidates_per_level": 50, "max_batch": 4, "overlap_px": 16, "calibration": {"tiles": 4}},
             }
             recipe = parse(values, Recipe, source="the nano recipe")
             with torch.random.fork_rng(devices=[]):

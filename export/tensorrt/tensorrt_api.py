@@ -98,16 +98,18 @@ def load_tensorrt(builder: Builder) -> tuple[Module, str]:
         MissingExtraError: The module is not installed.
         EngineError: The module's libraries cannot be loaded, or its version is too old.
     """
+    extra = "export" if builder == "tensorrt_rtx" else TENSORRT_EXTRAS
+    missing = MissingExtraError(builder.replace("_", "-"), extra=extra, need=f"Building and running {builder} engines")
     try:
         module = importlib.import_module(builder)
     except ImportError as error:
         if error.name == builder:
-            extra = "export" if builder == "tensorrt_rtx" else TENSORRT_EXTRAS
-            need = f"Building and running {builder} engines"
-            raise MissingExtraError(builder.replace("_", "-"), extra=extra, need=need) from error
+            raise missing from error
         raise EngineError(f"{builder} is installed but cannot be loaded ({error})") from error
     except OSError as error:
         raise EngineError(f"{builder} is installed but its libraries cannot be loaded ({error})") from error
+    if not hasattr(module, "__version__"):  # Python imports any folder of this name
+        raise missing
     version = str(module.__version__)
     if builder == "tensorrt" and release_of(version) < OLDEST_TENSORRT:
         oldest = ".".join(map(str, OLDEST_TENSORRT))

@@ -2,6 +2,7 @@
 
 import ast
 import re
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from export.tensorrt import tensorrt_api
-from ifkd.core.errors import EngineError
+from ifkd.core.errors import EngineError, MissingExtraError
 
 rtx: Any = pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
 bindings: Any = pytest.importorskip("cuda.bindings", reason="cuda-bindings is not installed")
@@ -224,3 +225,12 @@ def test_bindings_without_a_driver_are_an_error_of_ours() -> None:
         pytest.skip("there is a GPU here")
     with pytest.raises(EngineError, match="no usable GPU"):
         tensorrt_api.gpu_of_this_machine()
+
+
+def test_a_folder_named_like_the_package_is_not_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tensorrt").mkdir()
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    monkeypatch.delitem(sys.modules, "tensorrt")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(MissingExtraError, match="needs the package tensorrt"):
+        tensorrt_api.load_tensorrt("tensorrt")
