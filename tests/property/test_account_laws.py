@@ -95,7 +95,7 @@ def test_fixed_copies_and_conversions_of_coco_files(folder: Path, content: dict[
         refusal = error.problem
     else:
         assert_complete(record.splits[0].account, *counts, json.loads((target / "train.json").read_text()))
-    assert not refusal or "another form" in refusal or "No image is left" in refusal
+    assert not refusal or "another form" in refusal or "No image file is found" in refusal
     out = tmp_path / "converted"
     out.unlink(missing_ok=True)
     try:

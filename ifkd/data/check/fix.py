@@ -4,7 +4,6 @@ import copy
 import json
 import os
 import shutil
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +42,7 @@ def write_fixed(checked: CheckedDataset, folder: Path, *, copy_images: bool = Fa
     """Write a fixed copy of a data set into `folder`, completely or not at all, and return its record.
 
     Raises:
-        DataError: The boxes of a file have another form than COCO's, and it is unclear which; or no image is left.
+        DataError: The boxes of a file have an unclear form, not COCO's; or no image file is found.
         OutputError: The folder has files, or is not writable.
     """
     require_empty(folder)
@@ -54,10 +53,9 @@ def write_fixed(checked: CheckedDataset, folder: Path, *, copy_images: bool = Fa
     for index, source_file in enumerate(checked.files):
         own = [pair for pair in zip(checked.images, reasons, strict=True) if pair[0].source == index]
         files.append(fixed_file(source_file, own, category_ids, images))
-    if checked.images and not any(file.content["images"] for file in files):
-        counts = ", ".join(f"{count} {reason}" for reason, count in Counter(filter(None, reasons)).most_common())
-        hint = "Check --images, and the findings of check.html."
-        raise DataError("No image is left for a fixed copy", got=counts, expected="an image to keep", hint=hint)
+    if checked.images and all(reason == "files_missing" for reason in reasons):
+        got = ", ".join(sorted({str(file.folder) for file in checked.files}))
+        raise DataError("No image file is found, so there is no fixed copy", got=got, hint="Name the folder: --images.")
     paths = [folder / f"{source.split}.json" for source in checked.record.sources]
     for path, file in zip(paths, files, strict=True):
         parse_coco(path, file.content, images)  # training must be able to read what is written

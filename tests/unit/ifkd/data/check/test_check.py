@@ -150,10 +150,10 @@ def test_the_fixed_copy_of_a_valid_data_set_is_equal(train, tmp_path):
     assert record.splits[0].account.images.dropped == {}
 
 
-def test_no_fixed_copy_without_an_image(train, tmp_path, capsys):
+def test_no_fixed_copy_without_an_image_file(train, tmp_path, capsys):
     command = ["data", "check", f"train={train}", "--images", str(tmp_path / "elsewhere"), "--out", str(tmp_path / "o")]
     assert main([*command, "--fix", str(tmp_path / "fixed")]) == 2
-    assert "No image is left for a fixed copy: got 6 " in capsys.readouterr().err
+    assert "No image file is found, so there is no fixed copy: got " in capsys.readouterr().err
     assert not (tmp_path / "fixed").exists()
 
 
