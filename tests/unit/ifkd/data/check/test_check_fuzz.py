@@ -31,11 +31,12 @@ def encoded(pixels, ending):
 
 
 def is_valid(path, images=None):
-    """Return whether training can read a file; it may raise only DataError."""
+    """Return whether training can read a file; it may raise only DataError. Images may all be elsewhere."""
     try:
         found = read_coco(path, images=images)
-        for image in found.images:
-            read_image(image.path, size=image.size)
+        if any(image.path.exists() for image in found.images):
+            for image in found.images:
+                read_image(image.path, size=image.size)
     except DataError:
         return False
     return True
