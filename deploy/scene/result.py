@@ -7,7 +7,7 @@ import numpy as np
 import shapely
 
 from deploy.engines.engine import EngineInfo
-from deploy.scene.read.georeference import centers, map_rings
+from deploy.scene.read.georeference import centers, map_polygons
 from deploy.scene.read.scene import SceneInfo
 from deploy.scene.settings import DetectionSettings
 from ifkd.core.detections import Array, Detections
@@ -114,10 +114,10 @@ class SceneResult:
             raise MissingExtraError("geopandas", extra="dev", need="SceneResult.to_geodataframe") from error
         georeference, boxes = self.scene.georeference, self.detections.boxes
         if georeference is None:
-            rings, crs = boxes.astype(np.float64)[:, [[0, 1], [2, 1], [2, 3], [0, 3]]], None
+            polygons, crs = shapely.polygons(boxes.astype(np.float64)[:, [[0, 1], [2, 1], [2, 3], [0, 3]]]), None
         else:
-            rings, crs = map_rings(georeference, boxes), georeference.crs.to_wkt()
-        return geopandas.GeoDataFrame(self.properties(), geometry=shapely.polygons(rings), crs=crs)
+            polygons, crs = map_polygons(georeference, boxes), georeference.crs.to_wkt()
+        return geopandas.GeoDataFrame(self.properties(), geometry=polygons, crs=crs)
 
 
 def tile_name(index: int, columns: int) -> str:

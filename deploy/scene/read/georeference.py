@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import shapely
 from affine import Affine
 from rasterio._err import CPLE_BaseError, CPLE_NotSupportedError
 from rasterio.control import GroundControlPoint
@@ -187,9 +188,19 @@ def centers(boxes: Array) -> Array:
 def map_rings(georeference: Georeference, boxes: Array) -> Array:
     """Return boxes as closed counterclockwise rings in the scene's coordinate system, float64 [n, 5, 2]."""
     rings = georeference.to_map(corners(boxes).reshape(-1, 2)).reshape(-1, 4, 2)
-    clockwise = signed_area(rings) < 0
+    with np.errstate(invalid="ignore"):  # control points may give no finite place
+        clockwise = signed_area(rings) < 0
     rings[clockwise] = rings[clockwise, ::-1]
     return np.concatenate([rings, rings[:, :1]], axis=1)
+
+
+def map_polygons(georeference: Georeference, boxes: Array) -> Array:
+    """Return boxes as polygons in the scene's coordinate system; None where control points give no finite place."""
+    rings = map_rings(georeference, boxes)
+    located = np.isfinite(rings)
+    polygons = shapely.polygons(np.where(located, rings, 0.0))
+    polygons[~located.all(axis=(1, 2))] = None
+    return np.asarray(polygons)
 
 
 def signed_area(rings: Array) -> Array:

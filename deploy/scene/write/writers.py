@@ -16,7 +16,7 @@ import pyogrio.raw
 import shapely
 
 from deploy.scene.read.geojson import GeoJsonExtent, box_geometries
-from deploy.scene.read.georeference import map_rings
+from deploy.scene.read.georeference import map_polygons
 from deploy.scene.read.scene import SceneInfo
 from deploy.scene.result import SceneResult
 from deploy.scene.write.file_names import DETECTION_FILES
@@ -91,7 +91,7 @@ def write_geopackage(result: SceneResult, path: Path) -> None:
         temporary.unlink()  # GDAL creates the file itself
         for number, chunk in enumerate(_chunks(result)):
             properties = chunk.properties()
-            polygons = shapely.polygons(map_rings(georeference, chunk.detections.boxes))
+            polygons = map_polygons(georeference, chunk.detections.boxes)
             try:
                 pyogrio.raw.write(
                     temporary,

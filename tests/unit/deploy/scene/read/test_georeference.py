@@ -6,7 +6,7 @@ from affine import Affine
 from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
 
-from deploy.scene.read.georeference import WGS84, Georeference, georeference_of, map_rings
+from deploy.scene.read.georeference import WGS84, Georeference, georeference_of, map_polygons, map_rings
 
 UTM = CRS.from_epsg(32633)
 MOON = CRS.from_wkt(
@@ -84,3 +84,19 @@ def test_control_points_on_both_sides_of_the_antimeridian(tmp_path, crs):
     np.testing.assert_allclose(georeference.to_lonlat(pixels), lonlat, atol=1e-7)
     between = georeference.to_lonlat(np.array([[137.0, 151.0]]))[0]
     np.testing.assert_allclose(between, [-179.9963, 44.9849], atol=1e-5)
+
+
+def test_a_box_without_a_finite_place_has_no_polygon(monkeypatch):
+    place, boxes = Georeference(UTM, ROTATED), np.array([[10, 20, 40, 30], [0, 0, 1, 1]], np.float32)
+    expected = map_rings(place, boxes)
+    points = place.to_map(np.array([[10, 20]]))
+    to_map = Georeference.to_map
+
+    def diverging(self, pixels):
+        found = to_map(self, pixels)
+        return np.where((found == points).all(axis=1, keepdims=True), np.inf, found)
+
+    monkeypatch.setattr(Georeference, "to_map", diverging)
+    first, second = map_polygons(place, boxes)
+    assert first is None
+    assert shapely.equals(second, shapely.polygons(expected[1]))
