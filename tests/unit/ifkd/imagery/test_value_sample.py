@@ -71,8 +71,8 @@ def test_an_undeclared_mark_never_sets_the_contrast(tmp_path: Path, dtype: str, 
     if np.isfinite(mark):
         (remark,) = info.remarks
         assert "which is not declared as nodata" in remark
-        (told,) = re.findall(r"--nodata=(\S+)", remark)
-        assert np.dtype(dtype).type(float(told)) == np.dtype(dtype).type(mark)
+        (named,) = re.findall(r"--nodata=(\S+)", remark)
+        assert np.dtype(dtype).type(float(named)) == np.dtype(dtype).type(mark)
         assert info.stretch.left_out[0].fraction == pytest.approx(side * side / pixels.size)
     with Scene(tmp_path / "a.tif", nodata=float(np.dtype(dtype).type(mark))) as scene:
         assert scene.info.stretch.low == (low,)

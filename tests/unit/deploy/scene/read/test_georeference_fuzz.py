@@ -21,7 +21,7 @@ from rasterio.errors import NotGeoreferencedWarning
 
 from deploy.scene.read.aoi import aoi_mask_of, read_aoi
 from deploy.scene.read.geojson import box_geometries
-from deploy.scene.read.georeference import Georeference, map_polygons
+from deploy.scene.read.georeference import Georeference, map_polygons, map_rings
 from deploy.scene.read.scene import Scene
 from deploy.scene.read.scene_list import read_sources
 from deploy.scene.scene_score import read_ground_truth
@@ -145,7 +145,9 @@ def locate(scene):
     if place is None:
         assert scene.place_problem
         return False
-    assert len(map_polygons(place, BOXES)) == len(BOXES)
+    finite = np.isfinite(map_rings(place, BOXES)).all(axis=(1, 2))
+    assert finite.all() or place.gcps  # only control points may give no place
+    assert [polygon is not None for polygon in map_polygons(place, BOXES)] == finite.tolist()
     if place.lonlat_problem(scene.size) is not None:
         return False
     assert place.gsd_m(scene.size) is None or place.gsd_m(scene.size) > 0
