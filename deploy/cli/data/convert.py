@@ -64,6 +64,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
     result = done.model_dump(mode="json")
     left_out = done.account.images.left_out, done.account.objects.left_out
     if any(left_out):
-        counts = f"{left_out[0]} images and {left_out[1]} objects"
+        parts = zip(left_out, ("image", "object"), strict=True)
+        counts = " and ".join(f"{count} {name}{'s' if count != 1 else ''}" for count, name in parts)
         raise VerdictError(f"{counts} were left out of {done.file}", result=result)
     return result
