@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from deploy.cluster.summary import Summary
     from deploy.engines.engine import Backend
     from deploy.scene.detect_plan import DetectPlan
+    from deploy.scene.read.scene_list import SceneSource
     from deploy.scene.scene_run import SceneRun
     from export.bundle.manifest import Precision
 
@@ -39,6 +41,7 @@ class Arguments(cli.Arguments):
     gsd_m: float | None
     aoi: Path | None
     asset: str | None
+    time: str | None
     strict: bool
     score_threshold: float | None
     overlap_px: int | None
@@ -105,6 +108,8 @@ def _configure_input(add: Callable[..., object]) -> None:
     aoi_help = "area of interest: polygons in longitude and latitude; other parts are not processed"
     add("--aoi", type=Path, metavar="AREA.geojson", help=aoi_help)
     add("--asset", metavar="KEY", help="asset of STAC items (default: their only image)")
+    time_help = "acquisition time of the scene (RFC 3339; default: that of its STAC item or its tags)"
+    add("--time", metavar="TIME", help=time_help)
     add("--strict", action="store_true", help="stop at the first unreadable part of a scene")
 
 
@@ -158,7 +163,8 @@ def _resolve(arguments: Arguments) -> "DetectPlan":
 
     if arguments.cluster:
         require_ray()
-    scenes, single = read_sources(arguments.scenes, asset=arguments.asset), is_single(arguments.scenes)
+    scenes = _with_time(read_sources(arguments.scenes, asset=arguments.asset), arguments.time)
+    single = is_single(arguments.scenes)
     bundle = open_bundle(arguments.bundle)
     settings = settings_for(
         bundle.manifest,
@@ -200,6 +206,18 @@ def _resolve(arguments: Arguments) -> "DetectPlan":
     )
 
 
+def _with_time(scenes: "tuple[SceneSource, ...]", time: str | None) -> "tuple[SceneSource, ...]":
+    """Return the scenes, the only one with the time that the user states."""
+    from deploy.scene.read.acquisition_time import stated_time
+
+    if time is None:
+        return scenes
+    if len(scenes) > 1:
+        hint = "State the time of each scene in a STAC item beside it (SCENE.stac.json)."
+        raise UsageError("--time is the time of one scene", got=f"{len(scenes)} scenes", hint=hint)
+    return (replace(scenes[0], time=stated_time(time)),)
+
+
 def _run_single(plan: "DetectPlan", arguments: Arguments) -> dict[str, Any]:
     """Process one scene, whose results are written into the output folder itself."""
     from deploy.cluster.engine_startup import open_engine_pool
@@ -213,6 +231,7 @@ def _run_single(plan: "DetectPlan", arguments: Arguments) -> dict[str, Any]:
             plan.store.work,
             executor=lambda: stack.enter_context(open_engine_pool(plan, _log)).executor,
             log=_log,
+            acquired=plan.scenes[0].time,
         )
     plan.store.publish()
     if not arguments.json:

@@ -154,6 +154,7 @@ class BatchRun:
                 folder,
                 executor=lambda: pool.executor,
                 log=lambda message: self._log(f"{source.name}: {message}"),
+                acquired=source.time,
                 show_progress=show_progress,
             )
         except (EngineError, OutputError):  # the next scene would fail, too

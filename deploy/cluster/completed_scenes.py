@@ -51,8 +51,9 @@ class CompletedScenes(AppendLog):
 
 
 def _fingerprint(source: SceneSource) -> str:
-    """Return the location of a scene, with size and modification time if it is a file of this machine."""
+    """Return the location and time of a scene, with size and modification time if it is a file of this machine."""
+    scene = f"{source.location} at {source.time}"
     if isinstance(source.location, Path) and source.location.is_file():
         state = source.location.stat()
-        return f"{source.location}: {state.st_size} bytes of {state.st_mtime_ns}"
-    return str(source.location)
+        return f"{scene}: {state.st_size} bytes of {state.st_mtime_ns}"
+    return scene

@@ -98,6 +98,7 @@ class SceneResult:
             "class_name": [self.classes[label] for label in labels],
             "score": [round(float(score), 6) for score in self.detections.scores],
             "scene": [self.scene.name] * n,
+            "time": [None if self.scene.time is None else str(self.scene.time)] * n,
             "tile": self.tile_names(),
             "model_sha256": [self.engine.sha256] * n,
         }
@@ -110,6 +111,7 @@ class SceneResult:
         """
         try:
             import geopandas  # noqa: PLC0415 - an optional package
+            import pandas as pd  # noqa: PLC0415 - an optional package
         except ImportError as error:
             raise MissingExtraError("geopandas", extra="dev", need="SceneResult.to_geodataframe") from error
         georeference, boxes = self.scene.georeference, self.detections.boxes
@@ -117,7 +119,9 @@ class SceneResult:
             polygons, crs = shapely.polygons(boxes.astype(np.float64)[:, [[0, 1], [2, 1], [2, 3], [0, 3]]]), None
         else:
             polygons, crs = map_polygons(georeference, boxes), georeference.crs.to_wkt()
-        return geopandas.GeoDataFrame(self.properties(), geometry=polygons, crs=crs)
+        frame = geopandas.GeoDataFrame(self.properties(), geometry=polygons, crs=crs)
+        frame["time"] = pd.to_datetime(frame["time"], utc=True).astype("datetime64[ms, UTC]")
+        return frame
 
 
 def tile_name(index: int, columns: int) -> str:

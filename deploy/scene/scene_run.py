@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from deploy.scene.read.acquisition_time import AcquisitionTime
 from deploy.scene.read.aoi import aoi_mask_of
 from deploy.scene.read.scene import SceneInfo
 from deploy.scene.result import SceneResult
@@ -42,12 +43,13 @@ def run_scene(
     *,
     executor: Callable[[], SceneExecutor],
     log: Callable[[str], object],
+    acquired: AcquisitionTime | None = None,
     show_progress: bool | ProgressFactory = True,
 ) -> SceneRun:
     """Detect the objects of a scene and write the results; an interrupted run into the same folder is resumed.
 
-    The executor is requested after all inputs are checked; `log` receives messages for the user; and `show_progress`
-    may be a factory of another bar than that on stderr.
+    The executor is requested after all inputs are checked; `log` receives messages for the user; `acquired` is the time
+    of the scene, by default that of its tags; and `show_progress` may be a factory of another bar than that on stderr.
 
     Raises:
         EngineError: The engine cannot run.
@@ -56,7 +58,7 @@ def run_scene(
         UsageError: A setting is invalid.
     """
     settings, bundle = request.settings, request.bundle
-    with request.open_scene(location) as scene:
+    with request.open_scene(location, time=acquired) as scene:
         area = aoi_mask_of(settings.aoi, scene.info, request.grid_of(scene))
         formats, message = choose_formats(request.formats, scene.info)
         ground_truth = _read_ground_truth(request, scene.info)

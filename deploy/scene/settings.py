@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from deploy.scene.merge.merge import MergeSettings
+from deploy.scene.read.acquisition_time import AcquisitionTime
 from deploy.scene.read.aoi import AreaOfInterest
 from deploy.scene.read.scene import Scene, override
 from deploy.scene.training_range import training_remarks
@@ -69,8 +70,8 @@ class SceneRequest:
     ground_truth: Path | None = None
     """Labels to evaluate the detections with."""
 
-    def open_scene(self, source: Path | RasterAddress | str | Array) -> Scene:
-        """Open a scene with the bundle's image preprocessing and the overrides.
+    def open_scene(self, source: Path | RasterAddress | str | Array, *, time: AcquisitionTime | None = None) -> Scene:
+        """Open a scene with the bundle's image preprocessing and the overrides; see `Scene` for its time.
 
         Raises:
             SceneError: The scene is unreadable, or cannot be converted to RGB.
@@ -80,7 +81,7 @@ class SceneRequest:
         imagery = override(
             manifest.input.imagery, bands=self.bands, limits=self.scale_range, nodata=self.nodata, alpha=self.alpha
         )
-        scene = Scene(source, imagery=imagery)
+        scene = Scene(source, imagery=imagery, time=time)
         try:
             remarks = training_remarks(scene.info, manifest, imagery)
         except BaseException:

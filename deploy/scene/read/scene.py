@@ -10,6 +10,7 @@ import numpy as np
 import rasterio
 from PIL import Image
 
+from deploy.scene.read.acquisition_time import TIFF_TAG, AcquisitionTime, tag_time
 from deploy.scene.read.georeference import Georeference, georeference_of
 from ifkd.core.detections import Array
 from ifkd.core.errors import SceneError, UsageError
@@ -64,6 +65,7 @@ class SceneInfo:
     """Reason why there is no georeference, as the rest of a sentence."""
     alpha: int | None = None
     """Band that is 0 where the scene has no data."""
+    time: AcquisitionTime | None = None
     remarks: tuple[str, ...] = ()
     """Assumptions about the scene that may be wrong, for the user."""
 
@@ -86,6 +88,7 @@ class Scene:
         nodata: Value of pixels without data, if the file does not state it; overrides the imagery.
         alpha: Band that is 0 where the scene has no data, or `none`; overrides the imagery.
         stretch: Contrast stretch that was chosen before; by default it is computed from a sample.
+        time: Acquisition time; by default that of the file's tags.
 
     Raises:
         SceneError: The raster is unreadable, or cannot be converted to RGB.
@@ -102,6 +105,7 @@ class Scene:
         nodata: float | None = None,
         alpha: AlphaBand | None = None,
         stretch: ContrastStretch | None = None,
+        time: AcquisitionTime | None = None,
     ) -> None:
         imagery = imagery or ImageryOptions()
         imagery = override(imagery, bands=bands, limits=scale_range, nodata=nodata, alpha=alpha)
@@ -132,6 +136,12 @@ class Scene:
             self.close()
             raise
         place = "is an array" if raster.dataset is None else georeference_of(raster.dataset)
+        remarks = [*raster.remarks, *(one.remark(raster.name) for one in stretch.left_out)]
+        tagged = None if time is not None or raster.dataset is None else tag_time(raster.dataset.tags())
+        if isinstance(tagged, str):
+            remarks.append(f"The {TIFF_TAG} of {raster.name} is not a time: {tagged!r}. State the time with --time.")
+        elif tagged is not None:
+            time = tagged
         self.info = SceneInfo(
             name=raster.name,
             path=str(self.location or ""),
@@ -144,7 +154,8 @@ class Scene:
             georeference=None if isinstance(place, str) else place,
             place_problem=place if isinstance(place, str) else None,
             alpha=raster.roles.alpha,
-            remarks=(*raster.remarks, *(one.remark(raster.name) for one in stretch.left_out)),
+            time=time,
+            remarks=tuple(remarks),
         )
         self.imagery = imagery.model_copy(update={"bands": self._bands, "alpha": raster.roles.alpha or "none"})
         """Options with which another process reads the same pixels, given the same contrast stretch."""

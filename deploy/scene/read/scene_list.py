@@ -3,11 +3,12 @@
 import glob
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 from urllib.parse import urljoin, urlsplit
 
+from deploy.scene.read.acquisition_time import AcquisitionTime, item_time, time_beside
 from ifkd.core.errors import DataError, SceneError, UsageError
 from ifkd.core.files import existing_path, folded, read_json, read_text, require_unicode, shortened
 from ifkd.imagery.address import RasterAddress, is_address, parse_source
@@ -29,6 +30,8 @@ class SceneSource:
     location: Path | RasterAddress
     origin: str
     """Argument or file that lists the scene, for messages."""
+    time: AcquisitionTime | None = None
+    """Time that a STAC item states."""
 
 
 def is_single(arguments: Sequence[str]) -> bool:
@@ -45,14 +48,14 @@ def read_sources(arguments: Sequence[str], *, asset: str | None = None) -> tuple
         asset: Asset of STAC items with several images.
 
     Raises:
-        DataError: A list or a STAC file is invalid.
+        DataError: A list or a STAC file is invalid, also an item beside a scene.
         UsageError: There is no scene, or two scenes have the same name.
     """
     sources = [source for argument in arguments for source in _sources(argument, asset)]
     if not sources:
         raise UsageError("There are no scenes", got=" ".join(arguments) or "nothing", expected="at least one")
     _require_unique_names(sources)
-    return tuple(sources)
+    return tuple(source if source.time else replace(source, time=time_beside(source.location)) for source in sources)
 
 
 def _sources(argument: str, asset: str | None) -> Iterator[SceneSource]:
@@ -102,7 +105,7 @@ def _read_stac(path: Path, asset: str | None) -> Iterator[SceneSource]:
             location = _resolve(_href(item, asset, path), path, f"item {name}")
         except (AttributeError, TypeError, ValueError) as error:
             raise DataError(f"{path}: item {name} is malformed ({error})", expected="a STAC item") from error
-        yield SceneSource(name, location, str(path))
+        yield SceneSource(name, location, str(path), item_time(item, path))
 
 
 def _href(item: dict[str, Any], asset: str | None, path: Path) -> str:

@@ -13,10 +13,12 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import rasterio
 
 from deploy.engines import EngineOptions
 from deploy.engines.engine import Backend, Engine
+from deploy.scene.read.acquisition_time import stated_time, time_beside
 from deploy.scene.read.aoi import aoi_mask_of
 from deploy.scene.read.scene import CACHE_BYTES, Scene
 from deploy.scene.result import SceneResult
@@ -31,6 +33,7 @@ from export.bundle.manifest import Precision
 from ifkd.core.detections import Array
 from ifkd.core.errors import SceneError, UsageError
 from ifkd.core.progress import progress
+from ifkd.imagery.address import parse_source
 
 ProgressFactory = Callable[[int, int], AbstractContextManager[Any]]
 """Opens a progress bar for a total and an initial number of tiles; the bar has `update(n)`."""
@@ -45,6 +48,7 @@ def detect(
     threads: int | None = None,
     server: str | None = None,
     batch: int | None = None,
+    acquired: str | None = None,
     show_progress: bool = False,
     **settings: Any,
 ) -> SceneResult:
@@ -58,12 +62,14 @@ def detect(
         threads: CPU threads of the runtime; by default all cores.
         server: URL of a Triton server or of a model on it, for the backend triton.
         batch: Tiles per inference; by default the engine's maximum.
+        acquired: Acquisition time (RFC 3339) of a scene that is not open; by default that of its STAC item or tags.
         show_progress: Whether to show a progress bar on stderr.
         **settings: Arguments of `settings_for`: score_threshold, overlap_px, gsd_m, merge, metric, class_agnostic_iou,
             aoi, strict, tile_px.
 
     Raises:
         BundleError: The bundle is invalid.
+        DataError: The STAC item beside the scene is invalid.
         EngineError: The engine cannot run on this machine.
         SceneError: The scene is unreadable.
         UsageError: A setting is invalid.
@@ -71,7 +77,7 @@ def detect(
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(Path(bundle))
     request = SceneRequest(opened, settings_for(opened.manifest, **settings), batch=batch)
     engine_options = EngineOptions(backend, precision, threads, server)
-    with nullcontext(scene) if isinstance(scene, Scene) else request.open_scene(scene) as raster:
+    with nullcontext(scene) if isinstance(scene, Scene) else _open(request, scene, acquired) as raster:
         request.grid_of(raster)  # checks the settings before the engine is opened
         ids = opened.manifest.category_ids
         with engine_options.open(opened) as engine:
@@ -142,6 +148,13 @@ def resolve_batch(batch: int | None, max_batch: int) -> int:
     if batch is not None and not 1 <= batch <= max_batch:
         raise UsageError("The batch does not fit the engine", got=batch, expected=f"1 to {max_batch}")
     return batch or max_batch
+
+
+def _open(request: SceneRequest, scene: Path | str | Array, acquired: str | None) -> Scene:
+    source = parse_source(scene) if isinstance(scene, str) else scene
+    if acquired is not None:
+        return request.open_scene(source, time=stated_time(acquired))
+    return request.open_scene(source, time=None if isinstance(source, np.ndarray) else time_beside(source))
 
 
 def _progress_bar(

@@ -80,6 +80,7 @@ def _facts(result: SceneResult, gsd_m: float | None) -> list[list[str]]:
     scene, grid, engine = result.scene, result.grid, result.engine
     facts = {
         "Width × height": f"{scene.size[1]} × {scene.size[0]} px",
+        "Acquired": str(scene.time) if scene.time is not None else None,
         "Coordinate system": scene.georeference.name if scene.georeference is not None else None,
         "Ground sample distance": f"{gsd_m:.3g} m" if gsd_m is not None else None,
         "Tiles": f"{len(grid)} of {grid.tile_px[1]} × {grid.tile_px[0]} px",

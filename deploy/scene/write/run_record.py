@@ -57,6 +57,10 @@ class SceneRecord(Schema):
     """From (column, row) to map coordinates, in the order of `affine.Affine`; None with ground control points."""
     gsd_m: float | None
     """Ground sample distance at the center, meters."""
+    time: str | None = None
+    """Acquisition time, UTC, RFC 3339; None if it is unknown."""
+    time_source: str | None = None
+    """What states the time."""
     remarks: tuple[str, ...] = ()
     """Assumptions about the scene that may be wrong."""
 
@@ -80,6 +84,8 @@ class SceneRecord(Schema):
             georeference=None if georeference is None else ("gcps" if georeference.gcps else "transform"),
             transform=None if transform is None else tuple(transform)[:6],
             gsd_m=None if georeference is None else georeference.gsd_m(scene.size),
+            time=None if scene.time is None else str(scene.time),
+            time_source=None if scene.time is None else scene.time.source,
             remarks=scene.remarks,
         )
 

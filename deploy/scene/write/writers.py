@@ -28,6 +28,8 @@ CHUNK = 2_000
 LAYER = "detections"
 FIXED_DATE = "2000-01-01T00:00:00.000Z"
 """Creation date in a GeoPackage, so that the same detections give the same bytes."""
+UTC_OFFSET = 100
+"""GDAL's number of the time zone UTC."""
 _GDAL_OPTIONS = threading.Lock()
 Writer = Callable[[SceneResult, Path], None]
 
@@ -86,23 +88,25 @@ def write_geopackage(result: SceneResult, path: Path) -> None:
     """Write a GeoPackage in the scene's coordinate system; the same detections give the same bytes."""
     georeference = result.scene.georeference
     assert georeference is not None
-    dtypes = {"class_id": np.int64, "score": np.float64}
+    dtypes = {"class_id": "int64", "score": "float64", "time": "datetime64[ms]"}
     with atomic_path(path) as temporary, _fixed_date():
         temporary.unlink()  # GDAL creates the file itself
         for number, chunk in enumerate(_chunks(result)):
             properties = chunk.properties()
+            properties["time"] = [None if time is None else time.removesuffix("Z") for time in properties["time"]]
             polygons = map_polygons(georeference, chunk.detections.boxes)
             try:
                 pyogrio.raw.write(
                     temporary,
                     geometry=shapely.to_wkb(polygons, byte_order=1),
-                    field_data=[np.array(values, dtypes.get(name, object)) for name, values in properties.items()],
+                    field_data=[np.array(values, dtypes.get(name, "object")) for name, values in properties.items()],
                     fields=list(properties),
                     layer=LAYER,
                     driver="GPKG",
                     geometry_type="Polygon",
                     crs=georeference.crs.to_wkt(),
                     append=number > 0,
+                    gdal_tz_offsets={"time": np.full(len(polygons), UTC_OFFSET)},
                 )
             except (pyogrio.errors.DataSourceError, RuntimeError) as error:
                 hint = "Choose another place, free disk space, or change the permissions."
@@ -121,7 +125,7 @@ def write_coco(result: SceneResult, path: Path, *, image_id: int = 1) -> None:
 
 
 def write_csv(result: SceneResult, path: Path) -> None:
-    """Write one line per object: class, score, box in pixels, tile, and longitude and latitude of the center."""
+    """Write one line per object: class, score, box in pixels, tile, time, longitude and latitude of the center."""
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         for number, chunk in enumerate(_chunks(result)):
@@ -136,7 +140,7 @@ def _columns(chunk: SceneResult) -> dict[str, list[Any]]:
     columns: dict[str, list[Any]] = {name: properties[name] for name in ("class_id", "class_name", "score")}
     for name, values in zip(("x1_px", "y1_px", "x2_px", "y2_px"), chunk.detections.boxes.T, strict=True):
         columns[name] = [round(float(value), 3) for value in values]
-    columns["tile"] = properties["tile"]
+    columns |= {name: properties[name] for name in ("tile", "time")}
     if (lonlat := chunk.centers_lonlat()) is not None:
         for name, values in zip(("longitude", "latitude"), lonlat.T, strict=True):
             columns[name] = [f"{value:.7f}" if math.isfinite(value) else "" for value in values]

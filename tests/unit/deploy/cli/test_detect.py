@@ -88,7 +88,7 @@ def test_geojson_is_what_gdal_and_shapely_make_of_the_boxes(call, scene, out):
         assert shapely.LinearRing(ring).is_ccw
         assert all(len(repr(value).split(".")[1]) <= 7 for point in ring for value in point)
         properties = feature["properties"]
-        assert set(properties) == {"class_id", "class_name", "score", "scene", "tile", "model_sha256"}
+        assert set(properties) == {"class_id", "class_name", "score", "scene", "time", "tile", "model_sha256"}
         assert (properties["scene"], properties["model_sha256"]) == ("harbor.tif", "f" * 64)
         assert re.fullmatch(r"r[0-3]c[0-4]", properties["tile"])
         assert 0.3 < properties["score"] <= 1
@@ -99,7 +99,16 @@ def test_geopackage_is_in_the_scenes_own_system_also_when_it_is_turned(call, tmp
     call(write_tif(tmp_path / "turned.tif", PIXELS, transform=turned))
     frame = pyogrio.read_dataframe(out / "detections.gpkg")
     assert frame.crs.to_epsg() == 32633
-    assert sorted(frame.columns) == ["class_id", "class_name", "geometry", "model_sha256", "scene", "score", "tile"]
+    assert set(frame.columns) == {
+        "class_id",
+        "class_name",
+        "geometry",
+        "model_sha256",
+        "scene",
+        "score",
+        "tile",
+        "time",
+    }
     for x1, y1, x2, y2, label in OBJECTS:
         true = shapely.Polygon([turned @ corner for corner in [(x1, y1), (x2, y1), (x2, y2), (x1, y2)]])
         nearest = frame.iloc[frame.geometry.distance(true.centroid).argmin()]
@@ -232,7 +241,7 @@ def test_a_scene_without_coordinates_gets_pixels_and_one_clear_line(call, tmp_pa
     line = "ifkd: No geojson and gpkg: plain.tif has no coordinate system, so its objects have no map coordinates.\n"
     assert line in said
     header = (out / "detections.csv").read_text().splitlines()[0]
-    assert header == "class_id,class_name,score,x1_px,y1_px,x2_px,y2_px,tile"
+    assert header == "class_id,class_name,score,x1_px,y1_px,x2_px,y2_px,tile,time"
 
 
 @pytest.mark.parametrize("name", ["geojson", "gpkg"])
@@ -469,8 +478,8 @@ def test_a_scene_of_nodata(call, tmp_path, out):
 
 
 def test_a_geodataframe_is_the_geopackage(bundle, scene, call, out):
-    call(scene)
-    frame = detect(bundle, scene).to_geodataframe()
+    call(scene, "--time", "2026-05-01T10:20:30.5Z")
+    frame = detect(bundle, scene, acquired="2026-05-01T10:20:30.5Z").to_geodataframe()
     written = pyogrio.read_dataframe(out / "detections.gpkg")
     assert frame.crs.to_epsg() == 32633
     assert frame.drop(columns="geometry").equals(written.drop(columns="geometry")[frame.columns[:-1]])

@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import fsspec
@@ -16,6 +17,7 @@ from deploy.cli.main import main
 from deploy.cluster.completed_scenes import CompletedScenes
 from deploy.cluster.summary import EnginesRecord, SceneEntry, summarize
 from deploy.cluster.summary_page import render
+from deploy.scene.read.acquisition_time import stated_time
 from deploy.scene.read.scene_list import read_sources
 from deploy.scene.write.file_names import RESULT_FILES, RUN_FILE, STATE_FOLDER
 from deploy.scene.write.result_store import RemoteStore
@@ -185,6 +187,14 @@ def test_a_completed_cut_at_any_byte_resumes(tmp_path, scenes):
             assert len(completed) == max(whole, 1)
     with pytest.raises(OutputError, match="a was 1, is 2"):
         CompletedScenes(path, {"a": 2})
+
+
+def test_a_completed_scene_with_another_time_is_processed_again(tmp_path, scenes):
+    source = read_sources([str(scenes / "s0.tif")])[0]
+    with CompletedScenes(tmp_path / "completed_scenes.jsonl", {}) as completed:
+        completed.append(source, SceneEntry(name="s0", source="x", state="done"))
+        assert completed.entry(source) is not None
+        assert completed.entry(replace(source, time=stated_time("2026-05-01T10:20:30Z"))) is None
 
 
 @pytest.mark.parametrize(
