@@ -22,7 +22,7 @@ from export.precision.precision_summary import require_precision
 from ifkd import __version__
 from ifkd.core.config import dump
 from ifkd.core.errors import DataError, VerdictError
-from ifkd.core.files import write_json, write_text
+from ifkd.core.files import sha256_of, write_json, write_text
 from ifkd.core.progress import progress, track
 from ifkd.training.prediction import predict
 
@@ -117,7 +117,8 @@ def _write_int8_files(plan: ExportPlan, folder: Path) -> dict[str, QuantizationR
             record = quantize_within_limit(
                 quantizer, fp32, path, tiles=validation, calibration=calibration.record, max_map_loss=limit
             )
-        records[path.name] = record.model_copy(update={"decision": baseline.decide(path, record, precision)})
+        measured = {"decision": baseline.decide(path, record, precision), "onnx_sha256": sha256_of(path)}
+        records[path.name] = record.model_copy(update=measured)
     write_json(folder / QUANTIZATION_NAME, {name: one.model_dump(mode="json") for name, one in records.items()})
     return records
 

@@ -111,8 +111,7 @@ def _summary(manifest: "Manifest") -> list[str]:
             f"calibrated by {record.calibration.method} on {record.calibration.source}"
         )
         if record.decision is not None:
-            words = {True: "recommended", False: "not recommended", None: "undecided"}[record.decision.recommended]
-            lines.append(f"{name}: {words} over {record.decision.baseline}: {record.decision.reason}")
+            lines.append(f"{name}: {record.decision.in_words}: {record.decision.reason}")
     point = manifest.operating_point
     if point is not None:
         lines.append(

@@ -1,6 +1,6 @@
 """The result of `ifkd parity`: parity.json."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 from deploy.accuracy.provenance import BundleRecord, DataRecord, EngineRecord
@@ -9,7 +9,7 @@ from deploy.parity.drift_source import DriftSource
 from deploy.parity.matching import PairingCriteria
 from deploy.parity.scene_parity import SceneParity
 from deploy.parity.tolerances import EngineComparison, failed_fields
-from export.bundle.manifest import Precision
+from export.bundle.manifest import FileRecord, Precision
 from ifkd.core.config import Schema
 from ifkd.core.postprocess import PostprocessConfig
 from ifkd.data.metrics import Metrics
@@ -83,6 +83,18 @@ class Parity(Schema):
 def failed_cell(backend: str, precision: Precision, error: Exception) -> ParityCell:
     """Return the cell of an engine that failed."""
     return ParityCell(**failed_fields(backend, precision, error))
+
+
+def differences_from(parity: Parity, files: Mapping[str, FileRecord]) -> Iterator[str]:
+    """Yield the reasons why a parity does not show that the `files` of a bundle agree with torch."""
+    compared = [parity.reference, *(cell.engine for cell in parity.cells if cell.engine is not None)]
+    for engine in dict.fromkeys((one.file, one.sha256) for one in compared):
+        name, digest = engine
+        expected = files[name].sha256 if name in files else "no such file"
+        if digest != expected:
+            yield f"{name} of another bundle was compared: got sha256 {digest}, expected {expected}."
+    if not parity.passed:
+        yield f"The parity did not pass: {parity.verdict}."
 
 
 def overall_verdict(

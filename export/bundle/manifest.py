@@ -97,6 +97,8 @@ class TensorParity(Schema):
     tolerance: dict[str, float]
     """Limits of the values above."""
     passed: bool
+    onnx_sha256: str | None = None
+    """Digest of the compared ONNX file; None in bundles of earlier versions."""
 
 
 class CalibrationRecord(Schema):
@@ -153,6 +155,12 @@ class QuantizationDecision(Schema):
     """Whether to use the INT8 file; None if its accuracy or its latency is unknown and nothing else is against it."""
     reason: str
 
+    @property
+    def in_words(self) -> str:
+        """The decision, such as `recommended over fp16`."""
+        words = {True: "recommended", False: "not recommended", None: "undecided"}
+        return f"{words[self.recommended]} over {self.baseline}"
+
 
 class QuantizationRecord(Schema):
     """Settings and accuracy of an INT8 file."""
@@ -173,6 +181,8 @@ class QuantizationRecord(Schema):
     """RMS error of the head's outputs, relative to their standard deviation."""
     passed: bool
     decision: QuantizationDecision | None = None
+    onnx_sha256: str | None = None
+    """Digest of the measured INT8 file; None in bundles of earlier versions."""
 
 
 class Manifest(Schema):

@@ -17,6 +17,7 @@ from export.bundle.manifest import Precision, TensorParity
 from export.onnx.exportable import ExportableDetector
 from export.precision.ort_session import open_session
 from ifkd.core.detections import Array, Candidates, pairwise_iou
+from ifkd.core.files import sha256_of
 
 COMPARED_PER_TILE = 100
 """Number of best candidates that are compared per tile and direction."""
@@ -53,7 +54,9 @@ def check_tensor_parity(
     session = open_session(onnx_path)
     found = [session.run(["boxes", "scores", "labels"], {"tiles": tile[None]}) for tile in tiles]
     other = Candidates(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
-    return compare_candidates(reference, other, groups=model.candidate_groups(), tolerance=TOLERANCES[precision])
+    groups, tolerance = model.candidate_groups(), TOLERANCES[precision]
+    parity = compare_candidates(reference, other, groups=groups, tolerance=tolerance)
+    return parity.model_copy(update={"onnx_sha256": sha256_of(onnx_path)})
 
 
 def compare_candidates(

@@ -28,13 +28,14 @@ class IfkdError(Exception):
 
     def __init__(self, problem: str, *, got: object = None, expected: object = None, hint: str | None = None) -> None:
         self.problem, self.got, self.expected, self.hint = problem, got, expected, hint
-        super().__init__(f"{self._sentence()} {hint}" if hint else self._sentence())
+        super().__init__(f"{self.sentence()} {hint}" if hint else self.sentence())
 
     def report(self) -> str:
         """Return the message for a terminal: a line `error: …`, and a line `hint: …` where there is a hint."""
-        return f"error: {self._sentence()}" + (f"\nhint: {self.hint}" if self.hint else "")
+        return f"error: {self.sentence()}" + (f"\nhint: {self.hint}" if self.hint else "")
 
-    def _sentence(self) -> str:
+    def sentence(self) -> str:
+        """Return the problem with the value received and the valid values, without the hint."""
         facts = [f"got {self.got}"] if self.got is not None else []
         facts += [f"expected {self.expected}"] if self.expected is not None else []
         problem = self.problem.rstrip(".")
