@@ -1,5 +1,6 @@
 """Detection result of a scene."""
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -80,6 +81,21 @@ class SceneResult:
             return None
         return georeference.to_lonlat(centers(self.detections.boxes))
 
+    def sizes_m(self) -> Array | None:
+        """Return the ground lengths of the longer and the shorter side of each box, meters, float64 [n, 2].
+
+        Without places on the Earth, they are pixels times the ground sample distance; None if that is unknown, too.
+        They are NaN off the Earth.
+        """
+        georeference, boxes = self.scene.georeference, self.detections.boxes.astype(np.float64)
+        if georeference is not None and self.scene.lonlat_problem is None:
+            sides = georeference.sides_m(boxes)
+        elif self.settings.gsd_m is not None:
+            sides = (boxes[:, 2:] - boxes[:, :2]) * self.settings.gsd_m
+        else:
+            return None
+        return np.sort(sides, axis=1)[:, ::-1]
+
     def tile_names(self) -> list[str]:
         """Return the name of the tile of each detection; see `tile_name`."""
         columns = len(self.grid.lefts)
@@ -93,12 +109,16 @@ class SceneResult:
         """Return the columns of the output formats, by name."""
         labels = self.detections.labels.tolist()
         n = len(labels)
+        sizes = self.sizes_m()
+        lengths, widths = [[None] * n] * 2 if sizes is None else map(_rounded, sizes.T)
         return {
             "class_id": [self.category_ids[label] for label in labels],
             "class_name": [self.classes[label] for label in labels],
             "score": [round(float(score), 6) for score in self.detections.scores],
             "scene": [self.scene.name] * n,
             "time": [None if self.scene.time is None else str(self.scene.time)] * n,
+            "length_m": lengths,
+            "width_m": widths,
             "tile": self.tile_names(),
             "model_sha256": [self.engine.sha256] * n,
         }
@@ -122,6 +142,10 @@ class SceneResult:
         frame = geopandas.GeoDataFrame(self.properties(), geometry=polygons, crs=crs)
         frame["time"] = pd.to_datetime(frame["time"], utc=True).astype("datetime64[ms, UTC]")
         return frame
+
+
+def _rounded(meters: Array) -> list[float | None]:
+    return [round(value, 2) if math.isfinite(value) else None for value in meters.tolist()]
 
 
 def tile_name(index: int, columns: int) -> str:

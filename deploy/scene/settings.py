@@ -46,6 +46,8 @@ class DetectionSettings(Schema):
     """Area of interest; None for the entire scene."""
     tile_px: tuple[int, int] | None = None
     """(height, width) of a tile, engine pixels; None for the engine's default."""
+    gsd_m: float | None = None
+    """Ground sample distance of the scene, as stated or else as of the training images, meters; None if unknown."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -157,6 +159,7 @@ def settings_for(
         strict=strict,
         aoi=aoi,
         tile_px=None if tile_px is None else tile,
+        gsd_m=defaults.gsd_m if gsd_m is None else gsd_m,
     )
 
 

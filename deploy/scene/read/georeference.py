@@ -20,6 +20,8 @@ from ifkd.core.detections import Array
 from ifkd.core.errors import SceneError
 
 WGS84 = CRS.from_epsg(4326)
+WGS84_3D, GEOCENTRIC = CRS.from_epsg(4979), CRS.from_epsg(4978)
+"""WGS84 with ellipsoidal heights, and as x, y, z from the center of the Earth."""
 EARTH_RADIUS_M = 6_371_008.8
 MAX_LONGITUDE = 540.0
 """Longitudes of a grid may continue beyond the antimeridian, or count from 0 to 360."""
@@ -107,6 +109,17 @@ class Georeference:
             return None
         mean = math.sqrt(_distance_m(center, right) * _distance_m(center, below))
         return mean if math.isfinite(mean) and mean > 0 else None
+
+    def sides_m(self, boxes: Array) -> Array:
+        """Return the ground lengths of boxes [n, 4] along columns and rows, meters, float64 [n, 2]; NaN off the Earth.
+
+        They are geodesic lengths from the middle of a side to the middle of the opposite side.
+        """
+        middles = edge_points(boxes, 2)[:, 1::2]  # of the left, bottom, right and top side
+        points = _geocentric(self.to_lonlat(middles.reshape(-1, 2))).reshape(-1, 4, 3)
+        chords = np.linalg.norm(points[:, :2] - points[:, 2:], axis=2)
+        chords[np.isnan(chords).any(axis=1)] = np.nan
+        return 2 * EARTH_RADIUS_M * np.arcsin((chords / (2 * EARTH_RADIUS_M)).clip(max=1.0))
 
     def _turns(self, size: tuple[int, int]) -> Array:
         """Return the differences [n, 2] between the map coordinates in the scene and those that WGS84 is converted to.
@@ -271,6 +284,15 @@ def _converted(points: Array, source: CRS, target: CRS, name: str) -> Array:
         halves = points[: len(points) // 2], points[len(points) // 2 :]
         return np.concatenate([_converted(half, source, target, name) for half in halves])
     return np.where(np.isfinite(found).all(axis=1, keepdims=True), found, np.nan)
+
+
+def _geocentric(lonlat: Array) -> Array:
+    """Return x, y and z in meters, float64 [n, 3], of longitudes and latitudes [n, 2] on the ellipsoid of WGS84."""
+    found = np.full((len(lonlat), 3), np.nan)
+    located = np.isfinite(lonlat).all(axis=1)
+    longitude, latitude = lonlat[located].T.tolist()
+    found[located] = np.column_stack(warp(WGS84_3D, GEOCENTRIC, longitude, latitude, [0.0] * len(longitude)))
+    return found
 
 
 def _on_earth(lonlat: Array) -> Array:

@@ -46,7 +46,7 @@ def page_data(result: SceneResult) -> dict[str, Any]:
     """Return the page's data as JSON: detections as lists by property, best first; lengths in scene pixels."""
     height, width = result.scene.size
     georeference = result.scene.georeference
-    found = result.detections
+    found, sizes = result.detections, result.sizes_m()
     gsd_m = None if georeference is None else georeference.gsd_m(result.scene.size)
     return {
         "width": width,
@@ -58,6 +58,7 @@ def page_data(result: SceneResult) -> dict[str, Any]:
         "boxes": np.round(found.boxes.astype(np.float64), 1).tolist(),
         "scores": np.round(found.scores.astype(np.float64), 4).tolist(),
         "labels": found.labels.tolist(),
+        "sizes_m": None if sizes is None else [None if math.isnan(one[0]) else one for one in sizes.round(2).tolist()],
         "tiles": result.tiles.tolist(),
         "lonlat": _centers_lonlat(result),
         "unreadable": [

@@ -88,7 +88,8 @@ def write_geopackage(result: SceneResult, path: Path) -> None:
     """Write a GeoPackage in the scene's coordinate system; the same detections give the same bytes."""
     georeference = result.scene.georeference
     assert georeference is not None
-    dtypes = {"class_id": "int64", "score": "float64", "time": "datetime64[ms]"}
+    numbers = dict.fromkeys(("score", "length_m", "width_m"), "float64")
+    dtypes = {"class_id": "int64", **numbers, "time": "datetime64[ms]"}
     with atomic_path(path) as temporary, _fixed_date():
         temporary.unlink()  # GDAL creates the file itself
         for number, chunk in enumerate(_chunks(result)):
@@ -125,7 +126,7 @@ def write_coco(result: SceneResult, path: Path, *, image_id: int = 1) -> None:
 
 
 def write_csv(result: SceneResult, path: Path) -> None:
-    """Write one line per object: class, score, box in pixels, tile, time, longitude and latitude of the center."""
+    """Write one line per object: class, score, box in pixels, tile, time, size on the ground, and center."""
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         for number, chunk in enumerate(_chunks(result)):
@@ -140,7 +141,7 @@ def _columns(chunk: SceneResult) -> dict[str, list[Any]]:
     columns: dict[str, list[Any]] = {name: properties[name] for name in ("class_id", "class_name", "score")}
     for name, values in zip(("x1_px", "y1_px", "x2_px", "y2_px"), chunk.detections.boxes.T, strict=True):
         columns[name] = [round(float(value), 3) for value in values]
-    columns |= {name: properties[name] for name in ("tile", "time")}
+    columns |= {name: properties[name] for name in ("tile", "time", "length_m", "width_m")}
     if (lonlat := chunk.centers_lonlat()) is not None:
         for name, values in zip(("longitude", "latitude"), lonlat.T, strict=True):
             columns[name] = [f"{value:.7f}" if math.isfinite(value) else "" for value in values]

@@ -194,7 +194,7 @@ function showTooltip() {
   const [x1, y1, x2, y2] = scene.boxes[i];
   const facts = [["Score", scene.scores[i].toFixed(3)],
     ["Size", `${formatNumber(x2 - x1, 0)} × ${formatNumber(y2 - y1, 0)} px`]];
-  if (scene.gsd_m) facts.push(["", `${formatNumber((x2 - x1) * scene.gsd_m, 0)} × ${formatNumber((y2 - y1) * scene.gsd_m, 0)} m`]);
+  if (scene.sizes_m && scene.sizes_m[i]) facts.push(["", `${scene.sizes_m[i].map((side) => formatNumber(side, 0)).join(" × ")} m`]);
   if (scene.lonlat && scene.lonlat[i]) {
     const [longitude, latitude] = scene.lonlat[i];
     facts.push(["Latitude", `${Math.abs(latitude).toFixed(6)}° ${latitude < 0 ? "S" : "N"}`],

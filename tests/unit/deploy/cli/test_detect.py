@@ -25,6 +25,7 @@ from deploy.scene.write.file_names import DETECTION_FILES, RUN_FILE, STATE_FOLDE
 OBJECTS = [(5, 5, 17, 15, 0), (50, 40, 68, 52, 1), (120, 118, 140, 130, 0), (190, 160, 200, 170, 0)]
 PIXELS = sea(170, 200, OBJECTS)
 EVERYTHING = {*DETECTION_FILES.values(), RUN_FILE, "quicklook.png", "quicklook_detail.png", "map.html"}
+PROPERTIES = {"class_id", "class_name", "score", "scene", "time", "length_m", "width_m", "tile", "model_sha256"}
 LOCAL = 'LOCAL_CS["drawing",UNIT["metre",1]]'
 
 
@@ -88,7 +89,7 @@ def test_geojson_is_what_gdal_and_shapely_make_of_the_boxes(call, scene, out):
         assert shapely.LinearRing(ring).is_ccw
         assert all(len(repr(value).split(".")[1]) <= 7 for point in ring for value in point)
         properties = feature["properties"]
-        assert set(properties) == {"class_id", "class_name", "score", "scene", "time", "tile", "model_sha256"}
+        assert set(properties) == PROPERTIES
         assert (properties["scene"], properties["model_sha256"]) == ("harbor.tif", "f" * 64)
         assert re.fullmatch(r"r[0-3]c[0-4]", properties["tile"])
         assert 0.3 < properties["score"] <= 1
@@ -99,16 +100,7 @@ def test_geopackage_is_in_the_scenes_own_system_also_when_it_is_turned(call, tmp
     call(write_tif(tmp_path / "turned.tif", PIXELS, transform=turned))
     frame = pyogrio.read_dataframe(out / "detections.gpkg")
     assert frame.crs.to_epsg() == 32633
-    assert set(frame.columns) == {
-        "class_id",
-        "class_name",
-        "geometry",
-        "model_sha256",
-        "scene",
-        "score",
-        "tile",
-        "time",
-    }
+    assert set(frame.columns) == PROPERTIES | {"geometry"}
     for x1, y1, x2, y2, label in OBJECTS:
         true = shapely.Polygon([turned @ corner for corner in [(x1, y1), (x2, y1), (x2, y2), (x1, y2)]])
         nearest = frame.iloc[frame.geometry.distance(true.centroid).argmin()]
@@ -241,7 +233,7 @@ def test_a_scene_without_coordinates_gets_pixels_and_one_clear_line(call, tmp_pa
     line = "ifkd: No geojson and gpkg: plain.tif has no coordinate system, so its objects have no map coordinates.\n"
     assert line in said
     header = (out / "detections.csv").read_text().splitlines()[0]
-    assert header == "class_id,class_name,score,x1_px,y1_px,x2_px,y2_px,tile,time"
+    assert header == "class_id,class_name,score,x1_px,y1_px,x2_px,y2_px,tile,time,length_m,width_m"
 
 
 @pytest.mark.parametrize("name", ["geojson", "gpkg"])

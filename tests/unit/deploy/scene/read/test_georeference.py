@@ -1,4 +1,5 @@
 import numpy as np
+import pyproj
 import pytest
 import rasterio
 import shapely
@@ -47,6 +48,53 @@ def test_ground_sample_distance_is_in_meters_in_any_system():
     assert Georeference(UTM, Affine(2, 0, 5e5, 0, -2, 4.5e6)).gsd_m((100, 100)) == pytest.approx(2, rel=5e-3)
     degrees = Georeference(WGS84, Affine(1e-4, 0, 10, 0, -1e-4, 60))
     assert degrees.gsd_m((10, 10)) == pytest.approx(11.12 * np.sqrt(0.5), rel=5e-3)
+
+
+POLAR, MERCATOR = CRS.from_epsg(3413), CRS.from_epsg(3857)
+GEOID = pyproj.Geod(ellps="WGS84")
+
+
+@pytest.mark.parametrize(
+    ("crs", "transform"),
+    [
+        (UTM, Affine(2, 0, 5e5, 0, -2, 4.5e6)),
+        (UTM, ROTATED),
+        (UTM, Affine(2, 0.3, 5e5, 0.1, 2, 4.5e6)),
+        (CRS.from_epsg(2193), Affine(10, 0, 1.6e6, 0, -10, 5.4e6)),  # northing comes first in the authority's axes
+        (WGS84, Affine(1e-4, 0, 10, 0, -1e-4, 60)),
+        (WGS84, Affine(1e-3, 0, 179.9, 0, -1e-3, -60)),
+        (MERCATOR, Affine(10, 0, 20_037_508 - 2_000, 0, -10, 8.4e6)),
+        (POLAR, Affine(100, 0, -5e4, 0, -100, 5e4)),
+        (POLAR, Affine(2000, 0, -1e6, 0, -2000, 1e6)),
+    ],
+)
+def test_sides_are_geodesics_by_pyproj(crs, transform):
+    random = np.random.default_rng(0)
+    corner, size = random.uniform(0, 950, (50, 2)), random.uniform(1, 50, (50, 2))
+    boxes = np.concatenate([corner, corner + size], axis=1)
+    x1, y1, x2, y2 = boxes.T
+    x, y = (x1 + x2) / 2, (y1 + y2) / 2
+    to_lonlat = pyproj.Transformer.from_crs(crs.to_wkt(), "EPSG:4326", always_xy=True).transform
+    left, right, top, bottom = (to_lonlat(*(transform @ point)) for point in [(x1, y), (x2, y), (x, y1), (x, y2)])
+    expected = np.stack([GEOID.inv(*left, *right)[2], GEOID.inv(*top, *bottom)[2]], axis=1)
+    np.testing.assert_allclose(Georeference(crs, transform).sides_m(boxes), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_sides_by_control_points_and_off_the_earth():
+    points = tuple(
+        GroundControlPoint(row=r, col=c, x=10 + c / 1e4, y=50 - r / 1e4) for r in (0, 500, 1000) for c in (0, 500, 1000)
+    )
+    boxes = np.array([[100, 200, 160, 220], [900, 0, 910, 90]], np.float32)
+    (x1, y1, x2, y2), lon, lat = boxes.T.astype(float), lambda x: 10 + x / 1e4, lambda y: 50 - y / 1e4
+    across = GEOID.inv(lon(x1), lat((y1 + y2) / 2), lon(x2), lat((y1 + y2) / 2))[2]
+    down = GEOID.inv(lon((x1 + x2) / 2), lat(y1), lon((x1 + x2) / 2), lat(y2))[2]
+    found = Georeference(WGS84, None, points).sides_m(boxes)
+    np.testing.assert_allclose(found, np.stack([across, down], axis=1), rtol=1e-6)
+    geostationary = CRS.from_proj4("+proj=geos +h=35785831 +lon_0=0 +sweep=y +units=m")
+    disk = Georeference(geostationary, Affine(2000, 0, 5.2e6, 0, -2000, 1e5))  # the Earth ends at column 117
+    found = disk.sides_m(np.array([[0, 0, 9, 9], [110, 0, 130, 9], [190, 0, 199, 9]], np.float32))
+    assert np.isnan(found).tolist() == [[False] * 2, [True] * 2, [True] * 2]
+    assert disk.sides_m(np.zeros((0, 4), np.float32)).shape == (0, 2)
 
 
 def test_a_system_without_a_path_to_wgs84_says_so():

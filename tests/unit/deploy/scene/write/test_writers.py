@@ -2,12 +2,17 @@
 
 import csv
 import json
+import re
 import sqlite3
 
+import numpy as np
 import pandas as pd
 import pyogrio
+import pyproj
 import pytest
+from affine import Affine
 from fakes.fake_scene import CountingEngine, sea, write_bundle, write_tif
+from PIL import Image
 
 from deploy.cli.main import main
 
@@ -66,6 +71,40 @@ def test_an_unknown_time_is_null(call, tmp_path):
     assert pyogrio.read_dataframe(out / "detections.gpkg").time.isna().all()
     record = json.loads((out / "run.json").read_text())["scene"]
     assert (record["time"], record["time_source"]) == (None, None)
+
+
+def test_every_format_has_the_size_on_the_ground(call, tmp_path):
+    degrees = Affine(1e-4, 0, 10, 0, -1e-4, 60)
+    assert call(write_tif(tmp_path / "s.tif", sea(170, 200, OBJECTS), crs="EPSG:4326", transform=degrees))[0] == 0
+    out = tmp_path / "out"
+    frame = pyogrio.read_dataframe(out / "detections.gpkg")
+    ring = np.array([box.exterior.coords[:4] for box in frame.geometry])
+    middles = (ring + np.roll(ring, -1, axis=1)) / 2  # in degrees, the middle of a side is that of its ends
+    geod = pyproj.Geod(ellps="WGS84")
+    sides = [geod.inv(*middles[:, i].T, *middles[:, i + 2].T)[2] for i in (0, 1)]
+    expected = np.sort(sides, axis=0)[::-1]
+    np.testing.assert_allclose(frame[["length_m", "width_m"]].T, expected, atol=0.005)
+    for rows in (properties(out), table(out)):
+        np.testing.assert_array_equal([float(row["length_m"]) for row in rows], frame.length_m)
+        np.testing.assert_array_equal([float(row["width_m"]) for row in rows], frame.width_m)
+    page = json.loads(re.search(r'"sizes_m":(\[\[.*?\]\])', (out / "map.html").read_text())[1])
+    np.testing.assert_array_equal(page, frame[["length_m", "width_m"]])
+
+
+def test_without_places_sizes_are_pixels_times_the_ground_sample_distance(call, tmp_path, bundle):
+    scene = tmp_path / "s.png"
+    Image.fromarray(sea(170, 200, OBJECTS)).save(scene)
+    assert call(scene)[0] == 0
+    assert [(row["length_m"], row["width_m"]) for row in table(tmp_path / "out")] == [("", "")] * 3
+    write_bundle(bundle, gsd_m=0.5)
+    assert call(scene, out="as_trained")[0] == 0
+    expected = {(10.0, 6.0), (9.0, 6.0), (6.0, 5.0)}
+    assert {(float(row["length_m"]), float(row["width_m"])) for row in table(tmp_path / "as_trained")} == expected
+    assert call(scene, "--gsd-m", 1, "--score-threshold", 0.5, out="stated")[0] == 0
+    for row in table(tmp_path / "stated"):
+        x1, y1, x2, y2 = (float(row[f"{name}_px"]) for name in ("x1", "y1", "x2", "y2"))
+        sides = float(row["length_m"]), float(row["width_m"])
+        assert sides == pytest.approx((max(x2 - x1, y2 - y1), min(x2 - x1, y2 - y1)), abs=0.006)
 
 
 def test_a_time_that_is_none_and_one_time_for_several_scenes_are_refused(call, tmp_path, bundle):
