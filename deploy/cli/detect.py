@@ -50,6 +50,7 @@ class Arguments(cli.Arguments):
     metric: str
     class_agnostic_iou: float | None
     format: list[str] | None
+    crops: int
     no_resume: bool
     work_dir: Path | None
     ground_truth: Path | None
@@ -129,6 +130,8 @@ def _configure_detection(add: Callable[..., object]) -> None:
 def _configure_output(add: Callable[..., object]) -> None:
     format_help = "output formats: geojson, gpkg, coco, csv (default: all that the scene supports)"
     add("--format", nargs="+", choices=("geojson", "gpkg", "coco", "csv"), metavar="F", help=format_help)
+    crops_help = "write pictures of the N best detections of each scene (default: none)"
+    add("--crops", type=cli.positive_int, default=0, metavar="N", help=crops_help)
     add("--no-resume", action="store_true", help="start again instead of resuming an interrupted run into this folder")
     work_help = "local folder for the results before they are copied to a URL (default: ifkd-work)"
     add("--work-dir", type=Path, metavar="DIR", help=work_help)
@@ -195,6 +198,7 @@ def _resolve(arguments: Arguments) -> "DetectPlan":
             alpha=arguments.alpha,
             batch=arguments.batch,
             formats=arguments.format,
+            crops=arguments.crops,
             resume=not arguments.no_resume,
             ground_truth=arguments.ground_truth,
         ),

@@ -94,6 +94,7 @@ class BatchRun:
             "nodata": request.nodata,
             "alpha": request.alpha,
             "formats": request.formats,
+            "crops": request.crops,
             "settings": request.settings.model_dump(mode="json"),
         }
 

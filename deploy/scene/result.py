@@ -51,6 +51,8 @@ class SceneResult:
     """Rows of tiles that an earlier run had finished."""
     retries: int = 0
     """Row ranges that ran again because their engine was lost."""
+    crops: tuple[str | None, ...] | None = None
+    """Path of the picture of each detection, relative to the output folder; None for no picture, or for none at all."""
     seconds: dict[str, float] = field(default_factory=dict)
     """By stage: read, preprocess (reader thread); wait, infer (calling thread); decode, journal, merge; and total."""
 
@@ -72,7 +74,8 @@ class SceneResult:
     def part(self, start: int, stop: int) -> "SceneResult":
         """Return a copy with only the detections from `start` to `stop`."""
         rows = np.arange(len(self.detections))[start:stop]
-        return replace(self, detections=self.detections.select(rows), tiles=self.tiles[rows])
+        crops = None if self.crops is None else self.crops[start:stop]
+        return replace(self, detections=self.detections.select(rows), tiles=self.tiles[rows], crops=crops)
 
     def centers_lonlat(self) -> Array | None:
         """Return longitude and latitude of the centers, float64 [n, 2], NaN off the Earth; None without places."""
@@ -121,6 +124,7 @@ class SceneResult:
             "width_m": widths,
             "tile": self.tile_names(),
             "model_sha256": [self.engine.sha256] * n,
+            **({} if self.crops is None else {"crop": list(self.crops)}),
         }
 
     def to_geodataframe(self) -> Any:

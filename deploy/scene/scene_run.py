@@ -14,7 +14,8 @@ from deploy.scene.run.pipeline import ProgressFactory, detect_scene, resolve_bat
 from deploy.scene.run.row_journal import RowJournal
 from deploy.scene.scene_score import SceneGroundTruth, SceneScore, read_ground_truth
 from deploy.scene.settings import SceneRequest
-from deploy.scene.write.file_names import RUN_FILE
+from deploy.scene.write.crops import write_crops
+from deploy.scene.write.file_names import CROPS_FOLDER, RUN_FILE
 from deploy.scene.write.map_page import write_page
 from deploy.scene.write.output_folder import OutputFolder
 from deploy.scene.write.quicklook import write_quicklooks
@@ -82,9 +83,12 @@ def run_scene(
                 raise
             start = time.perf_counter()
             staging = output.make_staging_folder()
+            if request.crops:
+                result = write_crops(result, scene, staging, limit=request.crops)
             files = write_results(result, staging, formats, image_id=ground_truth.image_id if ground_truth else 1)
             overview = scene.overview(OVERVIEW_PX, within=area.window if area else None).pixels
             files += write_quicklooks(result, scene, overview, staging) + write_page(result, overview, staging)
+            files += [CROPS_FOLDER] if request.crops else []
             score = _score(result, ground_truth)
             seconds = time.perf_counter() - start
             record = make_run_record(result, bundle.path, files=files, score=score, write_seconds=seconds)

@@ -67,6 +67,8 @@ class SceneRequest:
     """Tiles per inference; None for the engine's maximum."""
     formats: Sequence[str] | None = None
     """Output formats; None for all that a scene supports."""
+    crops: int = 0
+    """Number of the best detections of a scene whose pictures are written."""
     resume: bool = True
     """Whether to resume an interrupted run into the same folder."""
     ground_truth: Path | None = None

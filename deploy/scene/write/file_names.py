@@ -15,7 +15,10 @@ QUICKLOOK_FILE = "quicklook.png"
 QUICKLOOK_DETAIL_FILE = "quicklook_detail.png"
 MAP_FILE = "map.html"
 RESULT_FILES = (*DETECTION_FILES.values(), QUICKLOOK_FILE, QUICKLOOK_DETAIL_FILE, MAP_FILE)
-"""All files of a scene except the run record."""
+"""Files of a scene, except the run record, that are written unless options exclude them."""
+CROPS_FOLDER = "crops"
+OWN_FILES = (*RESULT_FILES, CROPS_FOLDER)
+"""All files and folders of a scene except the run record."""
 
 SUMMARY_FILE = "summary.json"
 SUMMARY_PAGE_FILE = "summary.html"

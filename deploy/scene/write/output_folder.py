@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from deploy.scene.write.file_names import PRODUCER, RESULT_FILES, RUN_FILE, STATE_FOLDER
+from deploy.scene.write.file_names import CROPS_FOLDER, OWN_FILES, PRODUCER, RUN_FILE, STATE_FOLDER
 from ifkd.core.errors import OutputError
 from ifkd.core.files import acquire_lock, make_folder, not_writable
 
@@ -28,7 +28,7 @@ class OutputFolder:
         self._folder = make_folder(folder)
         self._state = folder / STATE_FOLDER
         if not self._state.is_dir():
-            require_own_files(folder, RESULT_FILES)
+            require_own_files(folder, OWN_FILES)
         make_folder(self._state)
         self._lock = acquire_lock(self._state / "lock", folder=folder)
         self.journal_path = self._state / "row_journal"
@@ -53,7 +53,9 @@ class OutputFolder:
         staged = sorted(path.name for path in self._files.iterdir() if path.name != RUN_FILE)
         try:
             (self._folder / RUN_FILE).unlink(missing_ok=True)
-            for name in set(RESULT_FILES) - set(staged):
+            if (self._folder / CROPS_FOLDER).exists():
+                shutil.rmtree(self._folder / CROPS_FOLDER)
+            for name in set(OWN_FILES) - set(staged):
                 (self._folder / name).unlink(missing_ok=True)
             for name in [*staged, RUN_FILE]:
                 (self._files / name).replace(self._folder / name)
@@ -94,12 +96,18 @@ def require_own_files(folder: Path, names: Sequence[str], *, record: str = RUN_F
 def require_own_record(content: bytes, folder: str, names: Sequence[str]) -> None:
     """Refuse files of a folder whose record, empty if missing, does not name `ifkd detect` as its producer.
 
+    The record must also list the folder of crops, whose name other programs may use beside our files.
+
     Raises:
-        OutputError: The record has another producer or is not JSON.
+        OutputError: The record has another producer, is not JSON or does not list the folder of crops.
     """
     record = None
     with suppress(ValueError):
         record = json.loads(content)
-    if not isinstance(record, dict) or not str(record.get("producer", "")).startswith(PRODUCER):
+    record = record if isinstance(record, dict) else {}
+    foreign = names if not str(record.get("producer", "")).startswith(PRODUCER) else []
+    if CROPS_FOLDER in names and CROPS_FOLDER not in (record.get("files") or ()):
+        foreign = foreign or [CROPS_FOLDER]
+    if foreign:
         hint = "Choose another folder with --out, or move the files."
-        raise OutputError(f"{folder} has {', '.join(names)}, not written by {PRODUCER}", hint=hint)
+        raise OutputError(f"{folder} has {', '.join(foreign)}, not written by {PRODUCER}", hint=hint)

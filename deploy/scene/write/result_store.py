@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from deploy.scene.write.file_names import RESULT_FILES, RUN_FILE
+from deploy.scene.write.file_names import CROPS_FOLDER, OWN_FILES, RUN_FILE
 from deploy.scene.write.output_folder import require_own_files, require_own_record
 from ifkd.core.errors import IfkdError, MissingExtraError, OutputError, UsageError
 from ifkd.core.files import make_folder
@@ -40,7 +40,7 @@ class ResultStore:
             except OSError as error:
                 raise _not_writable(str(self.work), error) from error
         for name in names:
-            require_own_files(self.work / name, RESULT_FILES)
+            require_own_files(self.work / name, OWN_FILES)
 
     def publish(self, name: str | None = None) -> None:
         """Copy the results of the folder `name`, or of the only scene, to the store, if they are not in place."""
@@ -92,17 +92,19 @@ class RemoteStore(ResultStore):
         folder, root, url = self.work, self._root, self._url
         if name is not None:
             folder, root, url = folder / name, f"{root}/{name}", f"{url}/{name}"
-        files = sorted((path for path in folder.iterdir() if path.is_file()), key=lambda path: path.name == RUN_FILE)
+        files = sorted((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.name == RUN_FILE)
         with _as_output_error(url):
-            present = [name for name in (RUN_FILE, *RESULT_FILES) if self._files.exists(f"{root}/{name}")]
+            present = [name for name in (RUN_FILE, *OWN_FILES) if self._files.exists(f"{root}/{name}")]
             if present:
                 record = self._files.cat_file(f"{root}/{RUN_FILE}") if RUN_FILE in present else b""
                 require_own_record(record, url, present)
             for old in present:
-                self._files.rm_file(f"{root}/{old}")
-            self._files.makedirs(root, exist_ok=True)
-            for path in files:
-                self._files.put_file(str(path), f"{root}/{path.name}")
+                self._files.rm(f"{root}/{old}", recursive=old == CROPS_FOLDER)
+            targets = {path: f"{root}/{path.relative_to(folder).as_posix()}" for path in files}
+            for parent in {target.rpartition("/")[0] for target in targets.values()}:
+                self._files.makedirs(parent, exist_ok=True)
+            for path, target in targets.items():
+                self._files.put_file(str(path), target)
         shutil.rmtree(folder)
 
     def put(self, names: Sequence[str]) -> None:

@@ -128,7 +128,7 @@ class RunRecord(Schema):
     seconds: dict[str, float]
     """By stage."""
     files: tuple[str, ...]
-    """Names of the files beside run.json."""
+    """Names of the files beside run.json, and of the folder of crops."""
 
 
 def make_run_record(

@@ -141,7 +141,9 @@ def _columns(chunk: SceneResult) -> dict[str, list[Any]]:
     columns: dict[str, list[Any]] = {name: properties[name] for name in ("class_id", "class_name", "score")}
     for name, values in zip(("x1_px", "y1_px", "x2_px", "y2_px"), chunk.detections.boxes.T, strict=True):
         columns[name] = [round(float(value), 3) for value in values]
-    columns |= {name: properties[name] for name in ("tile", "time", "length_m", "width_m")}
+    columns |= {
+        name: properties[name] for name in ("tile", "time", "length_m", "width_m", "crop") if name in properties
+    }
     if (lonlat := chunk.centers_lonlat()) is not None:
         for name, values in zip(("longitude", "latitude"), lonlat.T, strict=True):
             columns[name] = [f"{value:.7f}" if math.isfinite(value) else "" for value in values]
