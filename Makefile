@@ -17,6 +17,7 @@ PIP  := $(BIN)/pip --disable-pip-version-check --quiet
 READY := .venv/.ready
 READY_DEV := .venv/.ready-dev
 ROLES := teacher student distilled
+EVALUATIONS := $(ROLES:%=$(RUN)/evaluation/%.json)
 
 .PHONY: help setup wheelhouse demo data train distill evaluate export engine detect bench parity report test test-all fuzz bundles lint types arch check clean
 .DEFAULT_GOAL := help
@@ -27,12 +28,15 @@ help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
 
 setup: $(READY_DEV) ## create .venv with all dependencies
-demo: report ## run everything on generated data: train, distill, export, detect, benchmark, report
+demo: $(READY) ## run everything on generated data: train, distill, export, detect, benchmark, report
+	@rm -f $(RUN)/stages.json
+	@$(MAKE) --no-print-directory --jobs 2 STAGES=$(RUN)/stages.json report
+	@$(BIN)/python configs/demo_stages.py $(RUN)/stages.json end
 	@$(IFKD) report $(RUN)/report/report.json
 data: $(RUN)/data/train.json ## generate the demo's images and scene
 train: $(RUN)/teacher/result.json $(RUN)/student/result.json ## train the teacher and the plain student
 distill: $(RUN)/distilled/result.json ## train the student from the teacher
-evaluate: $(ROLES:%=$(RUN)/evaluation/%.json) ## compute metrics on the test split
+evaluate: $(EVALUATIONS) ## compute metrics on the test split
 export: $(RUN)/bundle/model.json ## export the distilled student as a bundle of ONNX files
 engine: $(RUN)/engines.json ## build engines from the bundle's ONNX files
 detect: $(RUN)/detections/run.json ## detect objects in SCENE
@@ -53,36 +57,52 @@ wheelhouse: $(READY) ## collect IFKD and its dependencies, with hashes, for a ma
 	$(PIP) wheel -c constraints.txt --wheel-dir wheelhouse '.[$(EXTRAS)]'
 	cd wheelhouse && ../$(BIN)/pip hash *.whl | paste -d ' ' - - | sed 's|^|./|; s|:  *--hash| --hash|' > requirements.txt
 
+# STAGES is set by `make demo`, which prints each stage and trains both students at once, each on half of the cores: two
+# small networks use the cores better side by side than one after the other
+stage = $(if $(STAGES),@$(BIN)/python configs/demo_stages.py $(STAGES) $(1))
+half_of_cores = $(if $(STAGES),OMP_NUM_THREADS=$(shell echo $$(( ($$(getconf _NPROCESSORS_ONLN) + 1) / 2 ))))
+
 ifeq ($(CONFIG),configs/demo.toml)
 $(RUN)/data/train.json: configs/demo_data.toml | $(READY)
+	$(call stage,data)
 	$(IFKD) data synth configs/demo_data.toml --out $(RUN)/data
 	@touch $@
 DATA := $(RUN)/data/train.json
 endif
 
 $(RUN)/teacher/result.json: $(DATA) $(CONFIG) | $(READY)
+	$(call stage,teacher)
 	$(IFKD) train $(CONFIG) --role teacher --out $(RUN)/teacher
 	@touch $@
-$(RUN)/student/result.json: $(DATA) $(CONFIG) | $(READY)
-	$(IFKD) train $(CONFIG) --role student --out $(RUN)/student
+$(RUN)/student/result.json: $(DATA) $(CONFIG) | $(READY) $(RUN)/teacher/result.json
+	$(half_of_cores) $(IFKD) train $(CONFIG) --role student --out $(RUN)/student
 	@touch $@
 $(RUN)/distilled/result.json: $(RUN)/teacher/result.json | $(READY)
-	$(IFKD) distill $(CONFIG) --teacher $(RUN)/teacher/best.safetensors --out $(RUN)/distilled
+	$(call stage,students)
+	$(half_of_cores) $(IFKD) distill $(CONFIG) --teacher $(RUN)/teacher/best.safetensors --out $(RUN)/distilled
 	@touch $@
-$(RUN)/evaluation/%.json: $(RUN)/%/result.json | $(READY)
-	$(IFKD) evaluate $(RUN)/$*/best.safetensors --out $@
-$(RUN)/bundle/model.json: $(RUN)/distilled/result.json | $(READY)
+# what follows the students runs one by one, because some of it is timed
+$(RUN)/evaluation/%.json: $(RUN)/%/result.json | $(READY) $(RUN)/student/result.json $(RUN)/distilled/result.json
+	$(if $(filter $*,$(firstword $(ROLES))),$(call stage,evaluation))
+	$(half_of_cores) $(IFKD) evaluate $(RUN)/$*/best.safetensors --out $@
+$(RUN)/bundle/model.json: $(RUN)/distilled/result.json | $(READY) $(if $(STAGES),$(EVALUATIONS))
+	$(call stage,export)
 	$(IFKD) export $(RUN)/distilled/best.safetensors --out $(RUN)/bundle
 $(RUN)/engines.json: $(RUN)/bundle/model.json
+	$(call stage,engine)
 	$(IFKD) engine $(RUN)/bundle --json > $@
 $(RUN)/detections/run.json: $(RUN)/engines.json
+	$(call stage,detect)
 	$(IFKD) detect $(RUN)/bundle $(SCENE) --out $(RUN)/detections $(if $(GROUND_TRUTH),--ground-truth $(GROUND_TRUTH))
 # bench and parity exit 1 when an engine fails; the report states it, so the build continues where they wrote a result
-$(RUN)/bench.json: $(RUN)/engines.json $(RUN)/teacher/result.json
+$(RUN)/bench.json: $(RUN)/engines.json $(RUN)/teacher/result.json | $(if $(STAGES),$(RUN)/detections/run.json)
+	$(call stage,bench)
 	$(IFKD) bench $(RUN)/bundle --batch 1 4 --reference $(RUN)/teacher/best.safetensors --out $@ || test -s $@
-$(RUN)/parity.json: $(RUN)/engines.json
+$(RUN)/parity.json: $(RUN)/engines.json | $(if $(STAGES),$(RUN)/bench.json)
+	$(call stage,parity)
 	$(IFKD) parity $(RUN)/bundle --out $@ || test -s $@
-$(RUN)/report/report.json: $(ROLES:%=$(RUN)/evaluation/%.json) $(RUN)/bench.json $(RUN)/parity.json $(RUN)/detections/run.json
+$(RUN)/report/report.json: $(EVALUATIONS) $(RUN)/bench.json $(RUN)/parity.json $(RUN)/detections/run.json
+	$(call stage,report)
 	$(IFKD) report --out $(RUN)/report --title "$(notdir $(RUN))" --detection $(RUN)/detections \
 		$(foreach role,$(ROLES),--evaluation $(role)=$(RUN)/evaluation/$(role).json) \
 		--bench $(RUN)/bench.json --parity $(RUN)/parity.json > /dev/null || test -s $@

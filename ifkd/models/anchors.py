@@ -7,21 +7,20 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 
 from ifkd.models.box_decoding import Side
 
-OCTAVE_SCALES = (4.0, 4.0 * 2 ** (1 / 3), 4.0 * 2 ** (2 / 3))
-"""RetinaNet's anchor scales: side over stride of a square anchor."""
-RPN_SCALES = (8.0,)
-"""Anchor scales of a region proposal network."""
+OCTAVE_SCALES = (1.0, 2 ** (1 / 3), 2 ** (2 / 3))
+"""Anchors of one aspect ratio in a cell of RetinaNet: their sides, relative to the smallest."""
 ASPECT_RATIOS = (0.5, 1.0, 2.0)
 """Height over width."""
 
 
 def anchors_of_level(
-    stride: int, shape: tuple[Side, Side], device: torch.device, *, scales: tuple[float, ...] = OCTAVE_SCALES
+    stride: int, shape: tuple[Side, Side], device: torch.device, *, scales: tuple[float, ...]
 ) -> Float[Tensor, "anchors 4"]:
     """Return the anchors of a level whose map has (height, width) cells of `stride` pixels.
 
-    They are centered on the top-left corner of each cell and ordered by row, column, aspect ratio and scale, like the
-    head's channels. Base anchors are torchvision's, rounded to integer pixels.
+    `scales` are the sides of the square anchors, in strides. Anchors are centered on the top-left corner of each cell
+    and ordered by row, column, aspect ratio and scale, like the head's channels. Base anchors are torchvision's,
+    rounded to integer pixels.
     """
     base = AnchorGenerator().generate_anchors(
         [stride * scale for scale in scales], list(ASPECT_RATIOS), dtype=torch.float32, device=device

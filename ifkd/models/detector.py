@@ -83,6 +83,7 @@ class Detector(nn.Module, ABC):
     strides: tuple[int, ...]
     """By level, finest first, pixels."""
     anchor_scales: tuple[float, ...]
+    """Sides of the square anchors of a cell, in strides."""
     pos_iou: float
     neg_iou: float
     min_pos_iou: float

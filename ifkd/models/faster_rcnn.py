@@ -7,7 +7,6 @@ from torchvision.ops import batched_nms
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from ifkd import recipe
-from ifkd.models.anchors import RPN_SCALES
 from ifkd.models.backbones import Backbone
 from ifkd.models.box_decoding import best_pairs, decode_boxes, flatten_predictions
 from ifkd.models.detector import Detector, DetectorOutput, Images, SampledRois, Targets
@@ -23,13 +22,13 @@ class FasterRcnn(Detector):
     """Two-stage detector. The pyramid's logits are objectness; the second stage classifies the proposals."""
 
     strides = (4, 8, 16, 32, 64)
-    anchor_scales = RPN_SCALES
     pos_iou, neg_iou, min_pos_iou = 0.7, 0.3, 0.3
 
     def __init__(self, config: recipe.DetectorOptions, num_classes: int) -> None:
         super().__init__()
         self.config = config
         self.num_classes = num_classes
+        self.anchor_scales = (config.anchor_scale or 8.0,)
         self.backbone = Pyramid(Backbone(config, stages=(0, 1, 2, 3)), config.channels, LastLevelMaxPool())
         self.rpn = RegionProposalNetwork(config.channels, config.head_init)
         self.roi_heads = RoiHead(config, num_classes)

@@ -25,13 +25,13 @@ class RetinaNet(Detector):
     """One-stage detector on P3 to P7 with nine anchors a cell."""
 
     strides = (8, 16, 32, 64, 128)
-    anchor_scales = OCTAVE_SCALES
     pos_iou, neg_iou, min_pos_iou = 0.5, 0.4, 0.0
 
     def __init__(self, config: recipe.DetectorOptions, num_classes: int) -> None:
         super().__init__()
         self.config = config
         self.num_classes = num_classes
+        self.anchor_scales = tuple((config.anchor_scale or 4.0) * scale for scale in OCTAVE_SCALES)
         body = Backbone(config, stages=(1, 2, 3))
         self.backbone = Pyramid(body, config.channels, CoarseLevels(body.out_channels[-1], config.channels))
         self.head = RetinaNetHead(config.channels, ANCHORS_PER_CELL, num_classes)

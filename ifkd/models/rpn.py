@@ -10,11 +10,11 @@ from torchvision.models.detection.rpn import RPNHead
 
 from ifkd.compute.distributed import mean_over_ranks
 from ifkd.models.anchor_assignment import IGNORE
-from ifkd.models.anchors import ASPECT_RATIOS, RPN_SCALES
+from ifkd.models.anchors import ASPECT_RATIOS
 from ifkd.models.box_decoding import concat_predictions
 from ifkd.models.detector import DetectorOutput, Targets, init_towers
 
-ANCHORS_PER_CELL = len(RPN_SCALES) * len(ASPECT_RATIOS)
+ANCHORS_PER_CELL = len(ASPECT_RATIOS)
 BATCH_SIZE_PER_IMAGE, POSITIVE_FRACTION = 256, 0.5
 """Sampled anchors of an image, and the largest fraction of positive ones among them."""
 NMS_IOU = 0.7

@@ -85,6 +85,9 @@ class DetectorOptions(Schema):
     head_init: Literal["normal", "kaiming"] = "normal"
     """Initialization of the head's convolutions: `normal` (standard deviation 0.01) suits 256 channels; use `kaiming`
     for fewer, where the signal would vanish."""
+    anchor_scale: Annotated[float, Field(ge=1.0, le=16.0)] | None = None
+    """Side of the smallest square anchor, in strides of its level: by default 4 for RetinaNet, which has anchors from 32
+    px on P3, and 8 for Faster R-CNN, 32 px on P2. Use less where most objects are smaller."""
     backbone_weights: str = "none"
     """Weights of the backbone: `imagenet`, `none`, or the path of a torchvision state dict."""
     weights: str = "none"
@@ -242,6 +245,11 @@ class Recipe(Schema):
             raise ValueError(
                 f"teacher and student must be of the same family; teacher.detector.family is {teacher.family!r} and "
                 f"student.detector.family {student.family!r}"
+            )
+        if teacher.anchor_scale != student.anchor_scale:
+            raise ValueError(
+                "teacher and student must have the same anchors; teacher.detector.anchor_scale is "
+                f"{teacher.anchor_scale} and student.detector.anchor_scale {student.anchor_scale}"
             )
         method = self.distillation.method
         if isinstance(method, IfkdOptions) and method.head.frcnn_head != "rpn" and student.family != "faster_rcnn":

@@ -86,11 +86,13 @@ TARGETS = [
 
 def reference(ours: FasterRcnn, **options: Any) -> TorchvisionFasterRCNN:
     """Return torchvision's Faster R-CNN with our heads' weights and settings."""
+    smallest = (ours.config.anchor_scale or 8) * 4
+    sizes = tuple((smallest * 2**level,) for level in range(5))
     trunk = nn.Conv2d(3, CHANNELS, 1)
     trunk.out_channels = CHANNELS  # type: ignore[assignment]
     theirs = TorchvisionFasterRCNN(
         trunk,
-        rpn_anchor_generator=AnchorGenerator(((32,), (64,), (128,), (256,), (512,)), ((0.5, 1.0, 2.0),) * 5),
+        rpn_anchor_generator=AnchorGenerator(sizes, ((0.5, 1.0, 2.0),) * 5),
         box_head=TwoMLPHead(CHANNELS * 49, WIDTH),
         box_predictor=None,
         num_classes=CLASSES + 1,
@@ -143,9 +145,9 @@ def test_levels_of_the_pyramid(backbone: str) -> None:
     assert len(built.config.levels) == len(output.pyramid)
 
 
-@pytest.mark.parametrize("proposals", [60, 1000])
-def test_proposals_are_torchvisions(proposals: int) -> None:
-    built, output = varied((128, 256), proposals=proposals)
+@pytest.mark.parametrize(("proposals", "anchor_scale"), [(60, None), (1000, None), (1000, 4)])
+def test_proposals_are_torchvisions(proposals: int, anchor_scale: float | None) -> None:
+    built, output = varied((128, 256), proposals=proposals, anchor_scale=anchor_scale)
     theirs = reference(built).eval()
     view, features = their_view(output, (128, 256))
     with torch.no_grad():
@@ -374,3 +376,4 @@ def test_kaiming_initialization_keeps_the_signal_of_a_narrow_rpn() -> None:
         assert head.cls_logits.weight.std().item() == pytest.approx(0.01, rel=0.3)
     assert sizes["normal"] < 0.1
     assert 0.4 < sizes["kaiming"] < 2
+

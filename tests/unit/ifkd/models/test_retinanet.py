@@ -18,11 +18,12 @@ from ifkd import recipe
 from ifkd.core.detections import Candidates
 from ifkd.core.postprocess import PostprocessConfig, postprocess
 from ifkd.models import DetectorOutput, Targets, build_detector, normalize
-from ifkd.models.anchors import ASPECT_RATIOS, OCTAVE_SCALES, anchors_of_level
+from ifkd.models.anchors import ASPECT_RATIOS, anchors_of_level
 from ifkd.models.retinanet import RetinaNet
 
 STRIDES = (8, 16, 32, 64, 128)
 CLASSES = 3
+SCALES = (4.0, 4 * 2 ** (1 / 3), 4 * 2 ** (2 / 3))
 
 
 def detector(classes: int = CLASSES, **options: Any) -> RetinaNet:
@@ -69,18 +70,22 @@ def test_parameters_are_torchvisions_by_name_and_shape() -> None:
     assert tuple(ours["backbone.fpn.extra_blocks.p6.weight"].shape) == (256, 2048, 3, 3)
 
 
+@pytest.mark.parametrize("anchor_scale", [None, 4, 2.5])
 @pytest.mark.parametrize("size", [(128, 128), (128, 256), (384, 128)])
-def test_anchors_are_torchvisions_where_the_map_divides_the_image(size: tuple[int, int]) -> None:
-    sizes = tuple(tuple(stride * scale for scale in OCTAVE_SCALES) for stride in STRIDES)
+def test_anchors_are_torchvisions_where_the_map_divides_the_image(size: tuple[int, int], anchor_scale: Any) -> None:
+    options = recipe.DetectorOptions(backbone="resnet18", channels=16, anchor_scale=anchor_scale)
+    built = build_detector(options, CLASSES)
+    smallest = [(anchor_scale or 4.0) * stride for stride in STRIDES]
+    sizes = tuple((side, side * 2 ** (1 / 3), side * 2 ** (2 / 3)) for side in smallest)
     generator = AnchorGenerator(sizes, (ASPECT_RATIOS,) * len(STRIDES))
     maps = [torch.zeros(1, 1, size[0] // stride, size[1] // stride) for stride in STRIDES]
     (theirs,) = generator(ImageList(torch.zeros(1, 3, *size), [size]), maps)
-    ours = [anchors_of_level(s, (m.shape[2], m.shape[3]), m.device) for s, m in zip(STRIDES, maps, strict=True)]
+    ours = built.anchors(DetectorOutput((), tuple(maps), ()))
     torch.testing.assert_close(torch.cat(ours), theirs, rtol=0, atol=0)
 
 
 def test_anchors_have_their_sizes_and_ratios() -> None:
-    anchors = anchors_of_level(32, (1, 2), torch.device("cpu"))
+    anchors = anchors_of_level(32, (1, 2), torch.device("cpu"), scales=SCALES)
     assert anchors.shape == (18, 4)
     extents = anchors[:9, 2:] - anchors[:9, :2]
     for index, (width, height) in enumerate(extents.tolist()):
@@ -243,7 +248,7 @@ def slow_losses(built: RetinaNet, output: DetectorOutput, targets: list[Targets]
         anchors, logits, deltas = [], [], []
         for level, stride in enumerate(STRIDES):
             _, _, height, width = output.logits[level].shape
-            anchors += anchors_of_level(stride, (height, width), torch.device("cpu")).tolist()
+            anchors += anchors_of_level(stride, (height, width), torch.device("cpu"), scales=SCALES).tolist()
             for row in range(height):
                 for column in range(width):
                     for anchor in range(9):
