@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from deploy.cluster.summary import Summary
     from deploy.engines.engine import Backend
     from deploy.scene.detect_plan import DetectPlan
+    from deploy.scene.filters import SceneFilters
     from deploy.scene.read.scene_list import SceneSource
     from deploy.scene.scene_run import SceneRun
     from export.bundle.manifest import Precision
@@ -49,6 +50,11 @@ class Arguments(cli.Arguments):
     merge: str
     metric: str
     class_agnostic_iou: float | None
+    exclude: list[Path]
+    tag: bool
+    near: Path | None
+    within: float | None
+    coast: Path | None
     format: list[str] | None
     crops: int
     no_resume: bool
@@ -71,6 +77,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _configure_engine(parser.add_argument_group("engine").add_argument)
     _configure_input(parser.add_argument_group("input").add_argument)
     _configure_detection(parser.add_argument_group("detection").add_argument)
+    _configure_filters(parser.add_argument_group("filters by files of GDAL's vector formats").add_argument)
     _configure_output(parser.add_argument_group("output").add_argument)
 
 
@@ -125,6 +132,18 @@ def _configure_detection(add: Callable[..., object]) -> None:
     add("--metric", choices=("iou", "ios"), default="iou", help="overlap of two boxes for merging (default: iou)")
     agnostic_help = "of boxes of different classes with a higher IoU, keep only the best (default: 0.8; 1 keeps all)"
     add("--class-agnostic-iou", type=float, metavar="IOU", help=agnostic_help)
+
+
+def _configure_filters(add: Callable[..., object]) -> None:
+    exclude_help = "polygons, such as land: detections with their center inside are dropped"
+    add("--exclude", type=Path, nargs="+", default=[], metavar="AREAS", help=exclude_help)
+    tag_help = "keep the detections inside these polygons, with the property `excluded`"
+    add("--tag", action="store_true", help=tag_help)
+    near_help = "points, such as platforms: detections near them get the properties `near` and `near_m`"
+    add("--near", type=Path, metavar="POINTS", help=near_help)
+    add("--within", type=float, metavar="M", help="distance in meters that is near to these points")
+    coast_help = "lines or polygons: the distance in meters to them is the property `coast_m`"
+    add("--coast", type=Path, metavar="LINES", help=coast_help)
 
 
 def _configure_output(add: Callable[..., object]) -> None:
@@ -200,6 +219,7 @@ def _resolve(arguments: Arguments) -> "DetectPlan":
             formats=arguments.format,
             crops=arguments.crops,
             resume=not arguments.no_resume,
+            filters=_filters(arguments),
             ground_truth=arguments.ground_truth,
         ),
         engine=EngineOptions(arguments.backend, arguments.precision, arguments.threads, arguments.server),
@@ -208,6 +228,22 @@ def _resolve(arguments: Arguments) -> "DetectPlan":
         cluster=arguments.cluster,
         cores_per_actor=arguments.cores_per_actor,
     )
+
+
+def _filters(arguments: Arguments) -> "SceneFilters | None":
+    """Read the filters, and report what is left out of their files."""
+    from deploy.scene.filters import read_filters
+
+    filters = read_filters(
+        exclude=arguments.exclude,
+        tag=arguments.tag,
+        near=arguments.near,
+        within_m=arguments.within,
+        coast=arguments.coast,
+    )
+    for remark in filters.remarks() if filters is not None else ():
+        _log(remark)
+    return filters
 
 
 def _with_time(scenes: "tuple[SceneSource, ...]", time: str | None) -> "tuple[SceneSource, ...]":
@@ -293,6 +329,8 @@ def _scene_summary(run: "SceneRun", out: str) -> str:
         shown = ", ".join(f"{name} {value:.3f}" for name, value in metrics.items() if value is not None)
         condition = f"{score.objects} labeled objects, at score {score.score_threshold:g} and IoU 0.5"
         lines.append(f"Against {condition}: {shown or 'nothing to compare'}")
+    if result.filters is not None:
+        lines.append(result.filters.summary())
     lines.append(f"Results: {out} ({', '.join(run.record.files)})")
     return "\n".join(lines)
 

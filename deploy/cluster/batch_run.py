@@ -74,7 +74,8 @@ class BatchRun:
         with os.fdopen(acquire_lock(self._state / "lock", folder=plan.store.work), "rb"):
             if not request.resume:
                 log_path.unlink(missing_ok=True)
-            with CompletedScenes(log_path, self._identity()) as completed:
+            filters = request.filters.identity() if request.filters is not None else None
+            with CompletedScenes(log_path, self._identity(), filters=filters) as completed:
                 summary = self._process_all(completed)
             write_summary(summary, plan.store.work)
             plan.store.put((SUMMARY_FILE, SUMMARY_PAGE_FILE))

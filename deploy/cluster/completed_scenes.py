@@ -12,9 +12,10 @@ from deploy.scene.run.append_log import AppendLog
 
 
 class CompletedScenes(AppendLog):
-    """Completed scenes of one batch run; see `AppendLog`."""
+    """Completed scenes of one batch run; see `AppendLog`. Scenes with other filters than these are not completed."""
 
-    def __init__(self, path: Path, identity: dict[str, Any]) -> None:
+    def __init__(self, path: Path, identity: dict[str, Any], *, filters: dict[str, Any] | None = None) -> None:
+        self._filters = filters
         self._entries: dict[str, tuple[str, SceneEntry]] = {}
         super().__init__(path, identity)
 
@@ -22,9 +23,9 @@ class CompletedScenes(AppendLog):
         return len(self._entries)
 
     def entry(self, source: SceneSource) -> SceneEntry | None:
-        """Return the entry of a scene; None if it is not completed, or its file has changed."""
+        """Return the entry of a scene; None if it is not completed, or its file or the filters have changed."""
         fingerprint, entry = self._entries.get(source.name, (None, None))
-        return entry if fingerprint == _fingerprint(source) else None
+        return entry if fingerprint == self._fingerprint(source) else None
 
     def append(self, source: SceneSource, entry: SceneEntry) -> None:
         """Append a completed scene; on return, it is on the disk.
@@ -32,7 +33,7 @@ class CompletedScenes(AppendLog):
         Raises:
             OutputError: The disk is full, or the file is not writable.
         """
-        fingerprint = _fingerprint(source)
+        fingerprint = self._fingerprint(source)
         record = {"fingerprint": fingerprint, "entry": entry.model_dump(mode="json")}
         self._append(json.dumps(record).encode() + b"\n")
         self._entries[source.name] = (fingerprint, entry)
@@ -49,11 +50,12 @@ class CompletedScenes(AppendLog):
                 continue
             self._entries[entry.name] = (record["fingerprint"], entry)
 
-
-def _fingerprint(source: SceneSource) -> str:
-    """Return the location and time of a scene, with size and modification time if it is a file of this machine."""
-    scene = f"{source.location} at {source.time}"
-    if isinstance(source.location, Path) and source.location.is_file():
-        state = source.location.stat()
-        return f"{scene}: {state.st_size} bytes of {state.st_mtime_ns}"
-    return scene
+    def _fingerprint(self, source: SceneSource) -> str:
+        """Return location, time and filters of a scene, with size and modification time if it is a local file."""
+        scene = f"{source.location} at {source.time}"
+        if self._filters is not None:
+            scene += f" with filters {json.dumps(self._filters)}"
+        if isinstance(source.location, Path) and source.location.is_file():
+            state = source.location.stat()
+            return f"{scene}: {state.st_size} bytes of {state.st_mtime_ns}"
+        return scene

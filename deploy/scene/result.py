@@ -8,6 +8,7 @@ import numpy as np
 import shapely
 
 from deploy.engines.engine import EngineInfo
+from deploy.scene.filters import FiltersRecord, SceneFilters, require_places
 from deploy.scene.read.georeference import centers, map_polygons
 from deploy.scene.read.scene import SceneInfo
 from deploy.scene.settings import DetectionSettings
@@ -55,6 +56,10 @@ class SceneResult:
     """Path of the picture of each detection, relative to the output folder; None for no picture, or for none at all."""
     seconds: dict[str, float] = field(default_factory=dict)
     """By stage: read, preprocess (reader thread); wait, infer (calling thread); decode, journal, merge; and total."""
+    tags: dict[str, Array] = field(default_factory=dict)
+    """Properties that filters added, by name, [n]: bool, float64 with NaN for none, or object with None for none."""
+    filters: FiltersRecord | None = None
+    """Filters that were applied."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -73,9 +78,28 @@ class SceneResult:
 
     def part(self, start: int, stop: int) -> "SceneResult":
         """Return a copy with only the detections from `start` to `stop`."""
-        rows = np.arange(len(self.detections))[start:stop]
-        crops = None if self.crops is None else self.crops[start:stop]
-        return replace(self, detections=self.detections.select(rows), tiles=self.tiles[rows], crops=crops)
+        return self.select(np.arange(len(self.detections))[start:stop])
+
+    def select(self, rows: Array) -> "SceneResult":
+        """Return a copy with only the detections of `rows` (integers or a boolean mask)."""
+        tags = {name: values[rows] for name, values in self.tags.items()}
+        crops = None if self.crops is None else tuple(np.array(self.crops, object)[rows].tolist())
+        found = self.detections.select(rows)
+        return replace(self, detections=found, tiles=self.tiles[rows], crops=crops, tags=tags)
+
+    def filtered(self, filters: SceneFilters | None) -> "SceneResult":
+        """Return the result with the tags of filters, and without the detections that they drop.
+
+        Raises:
+            SceneError: The scene has no longitudes and latitudes.
+        """
+        if filters is None:
+            return self
+        require_places(filters, self.scene)
+        lonlat = self.centers_lonlat()
+        assert lonlat is not None
+        rows = filters.apply(lonlat)
+        return replace(self, tags={**self.tags, **rows.tags}, filters=rows.record).select(rows.keep)
 
     def centers_lonlat(self) -> Array | None:
         """Return longitude and latitude of the centers, float64 [n, 2], NaN off the Earth; None without places."""
@@ -125,7 +149,12 @@ class SceneResult:
             "tile": self.tile_names(),
             "model_sha256": [self.engine.sha256] * n,
             **({} if self.crops is None else {"crop": list(self.crops)}),
+            **self.tag_values(),
         }
+
+    def tag_values(self) -> dict[str, list[Any]]:
+        """Return the properties that filters added, by name; None for none."""
+        return {name: [_value(one) for one in values.tolist()] for name, values in self.tags.items()}
 
     def to_geodataframe(self) -> Any:
         """Return the detections as a geopandas GeoDataFrame; without a georeference, in pixels with y pointing down.
@@ -150,6 +179,10 @@ class SceneResult:
 
 def _rounded(meters: Array) -> list[float | None]:
     return [round(value, 2) if math.isfinite(value) else None for value in meters.tolist()]
+
+
+def _value(value: bool | float | str | None) -> bool | float | str | None:  # noqa: FBT001 - of a tag
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def tile_name(index: int, columns: int) -> str:

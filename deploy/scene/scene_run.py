@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from deploy.scene.filters import require_places
 from deploy.scene.read.acquisition_time import AcquisitionTime
 from deploy.scene.read.aoi import aoi_mask_of
 from deploy.scene.read.scene import SceneInfo
@@ -61,6 +62,7 @@ def run_scene(
     settings, bundle = request.settings, request.bundle
     with request.open_scene(location, time=acquired) as scene:
         area = aoi_mask_of(settings.aoi, scene.info, request.grid_of(scene))
+        require_places(request.filters, scene.info)
         formats, message = choose_formats(request.formats, scene.info)
         ground_truth = _read_ground_truth(request, scene.info)
         with OutputFolder(folder, resume=request.resume) as output:
@@ -82,6 +84,7 @@ def run_scene(
                 output.discard()
                 raise
             start = time.perf_counter()
+            result = result.filtered(request.filters)
             staging = output.make_staging_folder()
             if request.crops:
                 result = write_crops(result, scene, staging, limit=request.crops)

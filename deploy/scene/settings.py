@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from deploy.scene.filters import SceneFilters
 from deploy.scene.merge.merge import MergeSettings
 from deploy.scene.read.acquisition_time import AcquisitionTime
 from deploy.scene.read.aoi import AreaOfInterest
@@ -71,6 +72,8 @@ class SceneRequest:
     """Number of the best detections of a scene whose pictures are written."""
     resume: bool = True
     """Whether to resume an interrupted run into the same folder."""
+    filters: SceneFilters | None = None
+    """Filters of the detections."""
     ground_truth: Path | None = None
     """Labels to evaluate the detections with."""
 

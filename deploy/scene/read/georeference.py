@@ -20,8 +20,7 @@ from ifkd.core.detections import Array
 from ifkd.core.errors import SceneError
 
 WGS84 = CRS.from_epsg(4326)
-WGS84_3D, GEOCENTRIC = CRS.from_epsg(4979), CRS.from_epsg(4978)
-"""WGS84 with ellipsoidal heights, and as x, y, z from the center of the Earth."""
+WGS84_SEMI_MAJOR_M, WGS84_FLATTENING = 6_378_137.0, 1 / 298.257223563
 EARTH_RADIUS_M = 6_371_008.8
 MAX_LONGITUDE = 540.0
 """Longitudes of a grid may continue beyond the antimeridian, or count from 0 to 360."""
@@ -83,6 +82,14 @@ class Georeference:
         nearest = np.where(np.isfinite(distances), distances, np.inf).argmin(axis=0)
         return np.stack(found)[nearest, np.arange(len(mapped))]
 
+    def from_wgs84(self, lonlat: Array) -> Array:
+        """Return map coordinates, float64 [n, 2], of longitudes and latitudes [n, 2]; NaN outside the projection.
+
+        Raises:
+            SceneError: The coordinate system cannot be converted from WGS84.
+        """
+        return self._warped(lonlat, WGS84, self.crs)
+
     def lonlat_problem(self, size: tuple[int, int]) -> str | None:
         """Return the reason why a scene of `size` (height, width) has no WGS84 coordinates, or None."""
         points = _samples(size, inset=1.0)  # grids of pixel centers go half a pixel beyond the pole
@@ -116,10 +123,10 @@ class Georeference:
         They are geodesic lengths from the middle of a side to the middle of the opposite side.
         """
         middles = edge_points(boxes, 2)[:, 1::2]  # of the left, bottom, right and top side
-        points = _geocentric(self.to_lonlat(middles.reshape(-1, 2))).reshape(-1, 4, 3)
+        points = geocentric(self.to_lonlat(middles.reshape(-1, 2))).reshape(-1, 4, 3)
         chords = np.linalg.norm(points[:, :2] - points[:, 2:], axis=2)
         chords[np.isnan(chords).any(axis=1)] = np.nan
-        return 2 * EARTH_RADIUS_M * np.arcsin((chords / (2 * EARTH_RADIUS_M)).clip(max=1.0))
+        return arc_m(chords)
 
     def _turns(self, size: tuple[int, int]) -> Array:
         """Return the differences [n, 2] between the map coordinates in the scene and those that WGS84 is converted to.
@@ -184,6 +191,21 @@ def georeference_of(dataset: Any) -> Georeference | str:
 def corners(boxes: Array) -> Array:
     """Return the corners of boxes [n, 4], float64 [n, 4, 2], counterclockwise if y points up."""
     return boxes.astype(np.float64)[:, [[0, 1], [0, 3], [2, 3], [2, 1]]]
+
+
+def geocentric(lonlat: Array) -> Array:
+    """Return x, y and z in meters, float64 [n, 3], of longitudes and latitudes [n, 2] on the ellipsoid of WGS84."""
+    longitude, latitude = np.radians(lonlat.T)
+    squared = WGS84_FLATTENING * (2.0 - WGS84_FLATTENING)  # eccentricity
+    normal = WGS84_SEMI_MAJOR_M / np.sqrt(1.0 - squared * np.sin(latitude) ** 2)
+    across = normal * np.cos(latitude)
+    x, y = across * np.cos(longitude), across * np.sin(longitude)
+    return np.stack([x, y, normal * (1.0 - squared) * np.sin(latitude)], axis=1)
+
+
+def arc_m(chords_m: Array) -> Array:
+    """Return the lengths on the Earth between points at these distances in space, meters."""
+    return np.asarray(2 * EARTH_RADIUS_M * np.arcsin((chords_m / (2 * EARTH_RADIUS_M)).clip(max=1.0)))
 
 
 def edge_points(boxes: Array, count: int) -> Array:
@@ -284,15 +306,6 @@ def _converted(points: Array, source: CRS, target: CRS, name: str) -> Array:
         halves = points[: len(points) // 2], points[len(points) // 2 :]
         return np.concatenate([_converted(half, source, target, name) for half in halves])
     return np.where(np.isfinite(found).all(axis=1, keepdims=True), found, np.nan)
-
-
-def _geocentric(lonlat: Array) -> Array:
-    """Return x, y and z in meters, float64 [n, 3], of longitudes and latitudes [n, 2] on the ellipsoid of WGS84."""
-    found = np.full((len(lonlat), 3), np.nan)
-    located = np.isfinite(lonlat).all(axis=1)
-    longitude, latitude = lonlat[located].T.tolist()
-    found[located] = np.column_stack(warp(WGS84_3D, GEOCENTRIC, longitude, latitude, [0.0] * len(longitude)))
-    return found
 
 
 def _on_earth(lonlat: Array) -> Array:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from deploy.engines.engine import EngineInfo
+from deploy.scene.filters import FiltersRecord
 from deploy.scene.read.scene import Scene, SceneInfo
 from deploy.scene.result import SceneResult, UnreadableTile
 from deploy.scene.run.row_ranges import BATCHES_PER_RANGE
@@ -118,6 +119,8 @@ class RunRecord(Schema):
     scene: SceneRecord
     settings: DetectionSettings
     tiles: TilesRecord
+    filters: FiltersRecord | None = None
+    """Filters of the detections, and how many they dropped or tagged."""
     category_ids: tuple[int, ...]
     """COCO category id by label."""
     objects: int
@@ -155,6 +158,7 @@ def make_run_record(
             retried_row_ranges=result.retries,
             unreadable=result.unreadable,
         ),
+        filters=result.filters,
         category_ids=result.category_ids,
         objects=len(result.detections),
         objects_per_class=result.counts(),

@@ -89,7 +89,8 @@ def write_geopackage(result: SceneResult, path: Path) -> None:
     georeference = result.scene.georeference
     assert georeference is not None
     numbers = dict.fromkeys(("score", "length_m", "width_m"), "float64")
-    dtypes = {"class_id": "int64", **numbers, "time": "datetime64[ms]"}
+    dtypes: dict[str, Any] = {"class_id": "int64", **numbers, "time": "datetime64[ms]"}
+    dtypes |= {name: values.dtype for name, values in result.tags.items()}
     with atomic_path(path) as temporary, _fixed_date():
         temporary.unlink()  # GDAL creates the file itself
         for number, chunk in enumerate(_chunks(result)):
@@ -147,7 +148,7 @@ def _columns(chunk: SceneResult) -> dict[str, list[Any]]:
     if (lonlat := chunk.centers_lonlat()) is not None:
         for name, values in zip(("longitude", "latitude"), lonlat.T, strict=True):
             columns[name] = [f"{value:.7f}" if math.isfinite(value) else "" for value in values]
-    return columns
+    return columns | chunk.tag_values()
 
 
 def _chunks(result: SceneResult) -> Iterator[SceneResult]:

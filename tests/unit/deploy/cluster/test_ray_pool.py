@@ -109,6 +109,23 @@ def test_twenty_scenes_with_three_broken_ones(call, tmp_path):
     assert {name: content for name, content in files(tmp_path / "out").items() if name in alone} == alone
 
 
+def test_filters_give_the_files_of_the_single_process(call, tmp_path):
+    folder = write_scenes(tmp_path / "scenes", 2)
+    ring = [[15.0, 40.649], [15.002, 40.649], [15.002, 40.651], [15.0, 40.651], [15.0, 40.649]]
+    area = tmp_path / "area.geojson"
+    area.write_text(json.dumps({"type": "Polygon", "coordinates": [ring]}))
+    options = ["--exclude", area, "--tag", "--coast", area]
+    call(folder / "*.tif", *options, out=tmp_path / "whole", ray=False)
+    assert call(folder / "*.tif", *options)[0] == 0
+    assert files(tmp_path / "out") == files(tmp_path / "whole")
+    tags = [
+        feature["properties"]["excluded"]
+        for path in (tmp_path / "out").glob("*/detections.geojson")
+        for feature in json.loads(path.read_text())["features"]
+    ]
+    assert set(tags) == {False, True}
+
+
 def test_an_engine_that_is_killed_loses_and_duplicates_no_detection(call, tmp_path):
     folder = write_scenes(tmp_path / "scenes", 3, size=(700, 260))
     call(folder / "*.tif", out=tmp_path / "whole", ray=False)
