@@ -147,8 +147,8 @@ def _configure_filters(add: Callable[..., object]) -> None:
 
 
 def _configure_output(add: Callable[..., object]) -> None:
-    format_help = "output formats: geojson, gpkg, coco, csv (default: all that the scene supports)"
-    add("--format", nargs="+", choices=("geojson", "gpkg", "coco", "csv"), metavar="F", help=format_help)
+    format_help = "output formats: geojson, gpkg, coco, csv, parquet (default: the first four that the scene supports)"
+    add("--format", nargs="+", choices=("geojson", "gpkg", "coco", "csv", "parquet"), metavar="F", help=format_help)
     crops_help = "write pictures of the N best detections of each scene (default: none)"
     add("--crops", type=cli.positive_int, default=0, metavar="N", help=crops_help)
     add("--no-resume", action="store_true", help="start again instead of resuming an interrupted run into this folder")
@@ -180,11 +180,14 @@ def _resolve(arguments: Arguments) -> "DetectPlan":
     from deploy.scene.read.aoi import read_aoi
     from deploy.scene.read.scene_list import is_single, read_sources
     from deploy.scene.settings import SceneRequest, settings_for
+    from deploy.scene.write.geoparquet import require_pyarrow
     from deploy.scene.write.result_store import open_store
     from export.bundle.bundle import open_bundle
 
     if arguments.cluster:
         require_ray()
+    if "parquet" in (arguments.format or ()):
+        require_pyarrow()
     scenes = _with_time(read_sources(arguments.scenes, asset=arguments.asset), arguments.time)
     single = is_single(arguments.scenes)
     bundle = open_bundle(arguments.bundle)

@@ -166,7 +166,7 @@ class SceneResult:
             import geopandas  # noqa: PLC0415 - an optional package
             import pandas as pd  # noqa: PLC0415 - an optional package
         except ImportError as error:
-            raise MissingExtraError("geopandas", extra="dev", need="SceneResult.to_geodataframe") from error
+            raise MissingExtraError("geopandas", extra="geo", need="SceneResult.to_geodataframe") from error
         georeference, boxes = self.scene.georeference, self.detections.boxes
         if georeference is None:
             polygons, crs = shapely.polygons(boxes.astype(np.float64)[:, [[0, 1], [2, 1], [2, 3], [0, 3]]]), None

@@ -9,15 +9,17 @@ DETECTION_FILES = {
     "gpkg": "detections.gpkg",
     "coco": "detections.coco.json",
     "csv": "detections.csv",
+    "parquet": "detections.parquet",
 }
 """Output format -> file name."""
+DEFAULT_FORMATS = ("geojson", "gpkg", "coco", "csv")
 QUICKLOOK_FILE = "quicklook.png"
 QUICKLOOK_DETAIL_FILE = "quicklook_detail.png"
 MAP_FILE = "map.html"
-RESULT_FILES = (*DETECTION_FILES.values(), QUICKLOOK_FILE, QUICKLOOK_DETAIL_FILE, MAP_FILE)
+RESULT_FILES = (*map(DETECTION_FILES.__getitem__, DEFAULT_FORMATS), QUICKLOOK_FILE, QUICKLOOK_DETAIL_FILE, MAP_FILE)
 """Files of a scene, except the run record, that are written unless options exclude them."""
 CROPS_FOLDER = "crops"
-OWN_FILES = (*RESULT_FILES, CROPS_FOLDER)
+OWN_FILES = (*RESULT_FILES, DETECTION_FILES["parquet"], CROPS_FOLDER)
 """All files and folders of a scene except the run record."""
 
 SUMMARY_FILE = "summary.json"

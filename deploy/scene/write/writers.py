@@ -1,4 +1,4 @@
-"""Write the detections of a scene as GeoJSON, GeoPackage, COCO results and CSV."""
+"""Write the detections of a scene as GeoJSON, GeoPackage, GeoParquet, COCO results and CSV."""
 
 import csv
 import json
@@ -19,7 +19,8 @@ from deploy.scene.read.geojson import GeoJsonExtent, box_geometries
 from deploy.scene.read.georeference import map_polygons
 from deploy.scene.read.scene import SceneInfo
 from deploy.scene.result import SceneResult
-from deploy.scene.write.file_names import DETECTION_FILES
+from deploy.scene.write.file_names import DEFAULT_FORMATS, DETECTION_FILES
+from deploy.scene.write.geoparquet import write_geoparquet
 from ifkd.core.errors import OutputError, SceneError
 from ifkd.core.files import atomic_path
 
@@ -50,15 +51,16 @@ def choose_formats(requested: Sequence[str] | None, scene: SceneInfo) -> tuple[t
             )
     if requested is not None:
         return tuple(name for name in DETECTION_FILES if name in requested), None
-    formats = tuple(name for name in DETECTION_FILES if name not in unsupported)
-    omitted, reasons = " and ".join(unsupported), "; ".join(sorted(set(unsupported.values())))
-    return formats, f"No {omitted}: {reasons}." if unsupported else None
+    omitted = {name: unsupported[name] for name in DEFAULT_FORMATS if name in unsupported}
+    message = f"No {' and '.join(omitted)}: {'; '.join(sorted(set(omitted.values())))}." if omitted else None
+    return tuple(name for name in DEFAULT_FORMATS if name not in omitted), message
 
 
 def write_results(result: SceneResult, folder: Path, formats: Sequence[str], *, image_id: int = 1) -> list[str]:
     """Write the detections in each format into `folder`, and return the file names."""
     coco = partial(write_coco, image_id=image_id)
-    writers: dict[str, Writer] = {"geojson": write_geojson, "gpkg": write_geopackage, "coco": coco, "csv": write_csv}
+    maps: dict[str, Writer] = {"geojson": write_geojson, "gpkg": write_geopackage, "parquet": _write_geoparquet}
+    writers: dict[str, Writer] = {**maps, "coco": coco, "csv": write_csv}
     for name in formats:
         writers[name](result, folder / DETECTION_FILES[name])
     return [DETECTION_FILES[name] for name in formats]
@@ -115,6 +117,10 @@ def write_geopackage(result: SceneResult, path: Path) -> None:
                 raise OutputError(f"Cannot write {path} ({error})", hint=hint) from error
 
 
+def _write_geoparquet(result: SceneResult, path: Path) -> None:
+    write_geoparquet(_chunks(result), path)
+
+
 def write_coco(result: SceneResult, path: Path, *, image_id: int = 1) -> None:
     """Write COCO results, one object per line."""
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as stream:
@@ -167,7 +173,7 @@ def _unsupported(scene: SceneInfo) -> dict[str, str]:
     """Return the formats that a scene does not support, each with the reason."""
     if scene.georeference is None:
         reason = f"{scene.lonlat_problem}, so its objects have no map coordinates"
-        return {"geojson": reason, "gpkg": reason}
+        return dict.fromkeys(("geojson", "gpkg", "parquet"), reason)
     problem = scene.lonlat_problem
     return {} if problem is None else {"geojson": problem[0].lower() + problem[1:]}
 

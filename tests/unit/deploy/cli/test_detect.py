@@ -20,11 +20,11 @@ from rasterio.errors import NotGeoreferencedWarning
 
 from deploy.cli.main import main
 from deploy.scene.run.pipeline import detect
-from deploy.scene.write.file_names import DETECTION_FILES, RUN_FILE, STATE_FOLDER
+from deploy.scene.write.file_names import RESULT_FILES, RUN_FILE, STATE_FOLDER
 
 OBJECTS = [(5, 5, 17, 15, 0), (50, 40, 68, 52, 1), (120, 118, 140, 130, 0), (190, 160, 200, 170, 0)]
 PIXELS = sea(170, 200, OBJECTS)
-EVERYTHING = {*DETECTION_FILES.values(), RUN_FILE, "quicklook.png", "quicklook_detail.png", "map.html"}
+EVERYTHING = {*RESULT_FILES, RUN_FILE}
 PROPERTIES = {"class_id", "class_name", "score", "scene", "time", "length_m", "width_m", "tile", "model_sha256"}
 LOCAL = 'LOCAL_CS["drawing",UNIT["metre",1]]'
 

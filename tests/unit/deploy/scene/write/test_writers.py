@@ -4,7 +4,9 @@ import csv
 import json
 import re
 import sqlite3
+import sys
 
+import geopandas
 import numpy as np
 import pandas as pd
 import pyogrio
@@ -16,6 +18,7 @@ from PIL import Image
 
 from deploy.cli.main import main
 
+LOCAL = 'LOCAL_CS["drawing",UNIT["metre",1]]'
 OBJECTS = [(5, 5, 17, 15, 0), (50, 40, 68, 52, 1), (120, 118, 140, 130, 0)]
 
 
@@ -105,6 +108,46 @@ def test_without_places_sizes_are_pixels_times_the_ground_sample_distance(call, 
         x1, y1, x2, y2 = (float(row[f"{name}_px"]) for name in ("x1", "y1", "x2", "y2"))
         sides = float(row["length_m"]), float(row["width_m"])
         assert sides == pytest.approx((max(x2 - x1, y2 - y1), min(x2 - x1, y2 - y1)), abs=0.006)
+
+
+@pytest.mark.parametrize("system", ["EPSG:32633", "EPSG:4326", LOCAL])
+def test_geoparquet_is_the_geopackage(call, tmp_path, system):
+    degrees = Affine(1e-4, 0, 10, 0, -1e-4, 60) if system == "EPSG:4326" else None
+    scene = write_tif(tmp_path / "s.tif", sea(170, 200, OBJECTS), crs=system, transform=degrees)
+    options = ("--crops", 2, "--time", "2026-05-01T10:20:30.25Z", "--format", "parquet", "gpkg")
+    assert call(scene, *options)[0] == 0
+    frame = geopandas.read_parquet(tmp_path / "out" / "detections.parquet")
+    expected = geopandas.read_file(tmp_path / "out" / "detections.gpkg")
+    assert len(frame) == 3
+    assert frame.crs == expected.crs or system == LOCAL
+    assert frame.crs.name == expected.crs.name
+    assert frame.geometry.geom_equals(expected.geometry).all()
+    assert frame.crop.tolist()[:2] == ["crops/s_00000.tif", "crops/s_00001.tif"]
+    names = [name for name in frame.columns if name != "geometry"]
+    pd.testing.assert_frame_equal(pd.DataFrame(frame[names]), pd.DataFrame(expected[names]))
+    content = (tmp_path / "out" / "detections.parquet").read_bytes()
+    assert call(scene, *options)[0] == 0
+    assert (tmp_path / "out" / "detections.parquet").read_bytes() == content
+    assert call(scene)[0] == 0
+    assert not (tmp_path / "out" / "detections.parquet").exists()
+
+
+def test_a_scene_without_objects_is_a_geoparquet_file(call, tmp_path):
+    assert call(write_tif(tmp_path / "s.tif", sea(90, 90, [])), "--format", "parquet")[0] == 0
+    frame = geopandas.read_parquet(tmp_path / "out" / "detections.parquet")
+    assert (len(frame), frame.crs.to_epsg(), frame.score.dtype) == (0, 32633, np.float64)
+
+
+def test_geoparquet_needs_places_and_pyarrow(call, tmp_path, monkeypatch):
+    Image.fromarray(sea(60, 60, [])).save(tmp_path / "s.png")
+    code, _, said = call(tmp_path / "s.png", "--format", "parquet")
+    assert code == 2
+    assert "s.png cannot be written as parquet: s.png has no coordinate system" in said
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    code, _, said = call(tmp_path / "s.png", "--format", "parquet")
+    assert code == 2
+    assert said.startswith("error: The format parquet needs the package pyarrow")
+    assert "geo" in said.partition("hint: ")[2]
 
 
 def test_a_time_that_is_none_and_one_time_for_several_scenes_are_refused(call, tmp_path, bundle):
