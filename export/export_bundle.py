@@ -7,7 +7,8 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from export.bundle import manifest as schemas
-from export.bundle.bundle import Bundle, new_bundle, open_bundle, record_file, write_manifest
+from export.bundle.bundle import Bundle, new_bundle, open_bundle, record_file
+from export.bundle.description import describe
 from export.bundle.manifest import FileRecord, Manifest, OperatingPoint, Precision, QuantizationRecord, TensorParity
 from export.export_plan import ExportPlan
 from export.int8.decision import FloatBaseline
@@ -55,7 +56,7 @@ def export_bundle(plan: ExportPlan) -> Bundle:
         checks = _check_parity(plan, folder, fp32_nodes)
         quantization = _write_int8_files(plan, folder)
         operating_point = _operating_point(plan)
-        write_manifest(folder, _manifest(plan, folder, checks, quantization, operating_point))
+        describe(Bundle(folder, _manifest(plan, folder, checks, quantization, operating_point)))
     return open_bundle(plan.out)
 
 
@@ -168,6 +169,7 @@ def _manifest(
             gsd_m=options.gsd_m,
         ),
         operating_point=operating_point,
+        training_imagery=schemas.TrainingImagery(sensor=data.sensor, license=data.license),
         files=_records(folder, plan.precisions),
         checks=checks,
         quantization=quantization,

@@ -48,7 +48,7 @@ def plan_export(
 ) -> ExportPlan:
     """Return the plan; `overrides` are `KEY=VALUE` of the recipe's section `export`, with or without its prefix.
 
-    Where the data moved, they can also be of `data.root` and the other keys in `DATA_LOCATIONS`.
+    They can also be of the data's location, such as `data.root`, and of its description, such as `data.license`.
 
     Raises:
         CheckpointError: The checkpoint is missing or damaged.

@@ -6,6 +6,7 @@ bundle/
 ├── model.onnx  model.fp16.onnx
 ├── engines/<device>-<builder><version>-<precision>.engine, with metadata in a .json file of the same name
 ├── config.toml                    the effective recipe
+├── model.stac.json  README.md     descriptions for catalogs and readers
 └── checks/
 """
 

@@ -10,7 +10,7 @@ from ifkd.core.postprocess import PostprocessConfig
 from ifkd.imagery.contrast import ImageryOptions
 
 Precision = Literal["fp32", "fp16", "int8", "int8-cpu"]
-FileKind = Literal["weights", "onnx", "engine", "engine-metadata", "config", "check"]
+FileKind = Literal["weights", "onnx", "engine", "engine-metadata", "config", "check", "description"]
 
 
 class InputSpec(Schema):
@@ -75,6 +75,13 @@ class OperatingPoint(Schema):
     """By descending score threshold, at the chosen class-agnostic IoU; empty if nothing was chosen."""
 
 
+class TrainingImagery(Schema):
+    """Origin of the training images, as the recipe states it."""
+
+    sensor: str | None = None
+    license: str | None = None
+
+
 class FileRecord(Schema):
     """One file of the bundle."""
 
@@ -99,6 +106,14 @@ class TensorParity(Schema):
     passed: bool
     onnx_sha256: str | None = None
     """Digest of the compared ONNX file; None in bundles of earlier versions."""
+
+    @property
+    def in_words(self) -> str:
+        """The differences as text."""
+        return (
+            f"{self.matched_fraction:.2%} of {self.candidates} candidates matched, "
+            f"scores within {self.max_score_difference:.1g}, boxes within {self.max_box_difference_px:.1g} px"
+        )
 
 
 class CalibrationRecord(Schema):
@@ -205,6 +220,7 @@ class Manifest(Schema):
     """Class names and COCO category ids of the training file, by label."""
     defaults: Defaults
     operating_point: OperatingPoint | None = None
+    training_imagery: TrainingImagery = TrainingImagery()
     files: dict[str, FileRecord]
     """Files by path inside the bundle."""
     checks: dict[str, TensorParity] = {}

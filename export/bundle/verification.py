@@ -116,10 +116,7 @@ def _parity_differences(bundle: Bundle, evidence: dict[str, str]) -> Iterator[st
 
 def _parity_in_words(record: TensorParity | QuantizationRecord) -> str:
     if isinstance(record, TensorParity):
-        return (
-            f"tensor parity with torch {'passed' if record.passed else 'failed'}, "
-            f"{record.matched_fraction:.2%} of {record.candidates} candidates on {record.tiles} tiles matched"
-        )
+        return f"tensor parity {'passed' if record.passed else 'failed'}, {record.in_words}"
     loss = "an unknown loss" if record.map_loss is None else f"a loss of {100 * record.map_loss:.2f} points"
     return f"INT8 with {loss} of mAP, {record.decision.in_words if record.decision else 'no decision'}"
 

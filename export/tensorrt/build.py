@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 from export.bundle.bundle import Bundle, add_file
+from export.bundle.description import describe
 from export.bundle.engine_metadata import (
     PORTABLE,
     BatchProfile,
@@ -56,7 +57,8 @@ def add_engine(
     )
     bundle = add_file(bundle, name, kind="engine", precision=precision)
     metadata_name = str(engine_metadata_path(Path(name)))
-    return add_file(bundle, metadata_name, kind="engine-metadata", precision=precision), name, metadata
+    bundle = add_file(bundle, metadata_name, kind="engine-metadata", precision=precision)
+    return describe(bundle), name, metadata
 
 
 def build_engine(

@@ -62,6 +62,10 @@ class DataOptions(Schema):
     """Memory for scaled images that are kept between epochs, megabytes per loading process."""
     workers: Annotated[int, Field(ge=0, le=256)] = 0
     """Processes that load images; 0 loads in the training process."""
+    sensor: str | None = None
+    """Sensor or product of the images, such as `Pleiades, pansharpened`, for the bundle's model card."""
+    license: str | None = None
+    """License of the images and labels, such as `CC-BY-4.0`, for the bundle's model card."""
 
     @model_validator(mode="after")
     def _tile_fits(self) -> "DataOptions":
@@ -197,6 +201,8 @@ class ExportOptions(Schema):
 
 DATA_LOCATIONS = ("data.root", "data.images", "data.train", "data.validation", "data.test")
 """Keys of a recipe that may change after the training, when its data moved."""
+DATA_DESCRIPTION = ("data.sensor", "data.license")
+"""Keys of a recipe that may change after the training, because they describe its data only."""
 
 
 def _level_choices(part: Schema, key: str) -> Iterator[tuple[str, LevelChoice]]:
@@ -279,13 +285,13 @@ class Recipe(Schema):
 
 
 def locate_data(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
-    """Return the recipe of a trained detector with `KEY=VALUE` overrides of the keys in DATA_LOCATIONS.
+    """Return the recipe of a trained detector with `KEY=VALUE` overrides of its data's location and description.
 
     Raises:
         ConfigError: An override is of another key, or is invalid.
     """
     for text in overrides:
-        if (key := text.partition("=")[0].strip()) not in DATA_LOCATIONS:
-            problem, expected = "This key of a trained detector's recipe cannot change", ", ".join(DATA_LOCATIONS)
+        if (key := text.partition("=")[0].strip()) not in (changeable := DATA_LOCATIONS + DATA_DESCRIPTION):
+            problem, expected = "This key of a trained detector's recipe cannot change", ", ".join(changeable)
             raise ConfigError(problem, got=key, expected=f"one of {expected}")
     return override(recipe, overrides, source="The command line") if overrides else recipe

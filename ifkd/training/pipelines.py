@@ -45,7 +45,7 @@ CALIBRATION_BATCHES = 8
 """Batches that measure the RMS of the teacher's features."""
 COPIES_ON_DISK = 6
 """Size of a run's files over that of the weights: two checkpoints, a state with an optimizer, a temporary file."""
-DATA_KEYS_WITHOUT_EFFECT = {"root", "images", "cache_mb", "workers"}
+DATA_KEYS_WITHOUT_EFFECT = {"root", "images", "cache_mb", "workers", "sensor", "license"}
 TRAINING_KEYS_WITHOUT_EFFECT = {"log_every", "save_every_minutes"}
 """Options that do not affect the weights, and may change when a run resumes."""
 RANDOM_ENCODER_NOTE = (

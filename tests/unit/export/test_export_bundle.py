@@ -50,12 +50,14 @@ def test_export_options_can_be_overridden_and_are_recorded(
         str(tmp_path / "b"),
         "overlap_px=16",
         "export.precisions=['fp32']",
+        "data.license=CC-BY-4.0",
     ]
     assert main(words) == 0
     bundle = open_bundle(tmp_path / "b")
     assert bundle.find("onnx") == ["model.onnx"]
     assert bundle.manifest.defaults.overlap_px == 16
     assert load(bundle.file("config.toml"), Recipe).export.overlap_px == 16
+    assert "| License of the training data | CC-BY-4.0 |" in bundle.file("README.md").read_text()
     out = capsys.readouterr().out
     assert "model.onnx" in out
     assert str(tmp_path / "b") in out
