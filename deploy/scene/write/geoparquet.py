@@ -48,6 +48,8 @@ def write_geoparquet(chunks: Iterable[SceneResult], path: Path) -> None:
                 columns["time"] = [None if time is None else time.utc] * len(chunk.detections)
                 columns[GEOMETRY] = shapely.to_wkb(map_polygons(georeference, chunk.detections.boxes)).tolist()
                 if writer is None:
+                    tags = chunk.tags.items()
+                    types |= {name: pa.from_numpy_dtype(one.dtype) for name, one in tags if one.dtype != object}
                     fields = [(name, types.get(name, pa.string())) for name in columns]
                     schema = pa.schema(fields, metadata={"geo": json.dumps(_metadata(georeference))})
                     writer = pa.parquet.ParquetWriter(temporary, schema, compression="zstd")

@@ -21,6 +21,7 @@ from deploy.scene.read.scene import SceneInfo
 from deploy.scene.result import SceneResult
 from deploy.scene.write.file_names import DEFAULT_FORMATS, DETECTION_FILES
 from deploy.scene.write.geoparquet import write_geoparquet
+from deploy.scene.write.qgis_style import UTC_OFFSET, write_style
 from ifkd.core.errors import OutputError, SceneError
 from ifkd.core.files import atomic_path
 
@@ -29,8 +30,6 @@ CHUNK = 2_000
 LAYER = "detections"
 FIXED_DATE = "2000-01-01T00:00:00.000Z"
 """Creation date in a GeoPackage, so that the same detections give the same bytes."""
-UTC_OFFSET = 100
-"""GDAL's number of the time zone UTC."""
 _GDAL_OPTIONS = threading.Lock()
 Writer = Callable[[SceneResult, Path], None]
 
@@ -87,7 +86,7 @@ def write_geojson(result: SceneResult, path: Path) -> None:
 
 
 def write_geopackage(result: SceneResult, path: Path) -> None:
-    """Write a GeoPackage in the scene's coordinate system; the same detections give the same bytes."""
+    """Write a GeoPackage with a style in the scene's coordinate system; the same detections give the same bytes."""
     georeference = result.scene.georeference
     assert georeference is not None
     numbers = dict.fromkeys(("score", "length_m", "width_m"), "float64")
@@ -95,11 +94,11 @@ def write_geopackage(result: SceneResult, path: Path) -> None:
     dtypes |= {name: values.dtype for name, values in result.tags.items()}
     with atomic_path(path) as temporary, _fixed_date():
         temporary.unlink()  # GDAL creates the file itself
-        for number, chunk in enumerate(_chunks(result)):
-            properties = chunk.properties()
-            properties["time"] = [None if time is None else time.removesuffix("Z") for time in properties["time"]]
-            polygons = map_polygons(georeference, chunk.detections.boxes)
-            try:
+        try:
+            for number, chunk in enumerate(_chunks(result)):
+                properties = chunk.properties()
+                properties["time"] = [None if time is None else time.removesuffix("Z") for time in properties["time"]]
+                polygons = map_polygons(georeference, chunk.detections.boxes)
                 pyogrio.raw.write(
                     temporary,
                     geometry=shapely.to_wkb(polygons, byte_order=1),
@@ -112,9 +111,10 @@ def write_geopackage(result: SceneResult, path: Path) -> None:
                     append=number > 0,
                     gdal_tz_offsets={"time": np.full(len(polygons), UTC_OFFSET)},
                 )
-            except (pyogrio.errors.DataSourceError, RuntimeError) as error:
-                hint = "Choose another place, free disk space, or change the permissions."
-                raise OutputError(f"Cannot write {path} ({error})", hint=hint) from error
+            write_style(temporary, result.classes, layer=LAYER, time=FIXED_DATE)
+        except (pyogrio.errors.DataSourceError, RuntimeError) as error:
+            hint = "Choose another place, free disk space, or change the permissions."
+            raise OutputError(f"Cannot write {path} ({error})", hint=hint) from error
 
 
 def _write_geoparquet(result: SceneResult, path: Path) -> None:

@@ -98,7 +98,7 @@ def test_geojson_is_what_gdal_and_shapely_make_of_the_boxes(call, scene, out):
 def test_geopackage_is_in_the_scenes_own_system_also_when_it_is_turned(call, tmp_path, out):
     turned = Affine(1.6, 1.2, 500_000, 1.2, -1.6, 4_500_000)
     call(write_tif(tmp_path / "turned.tif", PIXELS, transform=turned))
-    frame = pyogrio.read_dataframe(out / "detections.gpkg")
+    frame = pyogrio.read_dataframe(out / "detections.gpkg", layer="detections")
     assert frame.crs.to_epsg() == 32633
     assert set(frame.columns) == PROPERTIES | {"geometry"}
     for x1, y1, x2, y2, label in OBJECTS:
@@ -250,7 +250,7 @@ def test_a_system_without_a_path_to_wgs84_gets_its_own_geopackage(call, tmp_path
     code, _, said = call(path)
     assert code == 0
     assert "No geojson: the coordinate system 'drawing' cannot be converted to WGS84." in said
-    assert len(pyogrio.read_dataframe(out / "detections.gpkg")) == 4
+    assert len(pyogrio.read_dataframe(out / "detections.gpkg", layer="detections")) == 4
     code, _, said = call(path, "--format", "geojson", out=tmp_path / "other")
     assert code == 2
     assert (
@@ -317,7 +317,7 @@ def test_objects_off_the_earth_are_in_every_file_without_a_place(call, tmp_path,
     assert [row["latitude"] != "" for row in rows] == on_earth
     assert [one["geometry"] is not None for one in features] == on_earth
     assert [place is not None for place in page] == on_earth
-    assert len(pyogrio.read_dataframe(out / "detections.gpkg")) == 4
+    assert len(pyogrio.read_dataframe(out / "detections.gpkg", layer="detections")) == 4
 
 
 @pytest.mark.parametrize(
@@ -409,7 +409,7 @@ def test_a_truncated_scene_is_processed_as_far_as_it_is_readable(call, tmp_path,
     assert json.loads(printed) == run
     assert [tile["tile"] for tile in run["tiles"]["unreadable"]][:2] == ["r2c0", "r2c1"]
     assert {path.name for path in out.iterdir()} == EVERYTHING
-    assert len(pyogrio.read_dataframe(out / "detections.gpkg")) == 2
+    assert len(pyogrio.read_dataframe(out / "detections.gpkg", layer="detections")) == 2
     shutil.rmtree(out)
     code, _, said = call(path, "--strict")
     assert code == 2
@@ -456,7 +456,7 @@ def test_small_scenes(call, tmp_path, out, size):
     code, printed, _ = call(write_tif(tmp_path / "small.tif", sea(*size, [])))
     assert code == 0
     assert "0 objects in small.tif" in printed
-    assert len(pyogrio.read_dataframe(out / "detections.gpkg")) == 0
+    assert len(pyogrio.read_dataframe(out / "detections.gpkg", layer="detections")) == 0
     assert len(geopandas.read_file(out / "detections.geojson")) == 0
     assert json.loads((out / "detections.coco.json").read_text()) == []
     with Image.open(out / "quicklook.png") as picture:
@@ -472,7 +472,7 @@ def test_a_scene_of_nodata(call, tmp_path, out):
 def test_a_geodataframe_is_the_geopackage(bundle, scene, call, out):
     call(scene, "--time", "2026-05-01T10:20:30.5Z")
     frame = detect(bundle, scene, acquired="2026-05-01T10:20:30.5Z").to_geodataframe()
-    written = pyogrio.read_dataframe(out / "detections.gpkg")
+    written = pyogrio.read_dataframe(out / "detections.gpkg", layer="detections")
     assert frame.crs.to_epsg() == 32633
     assert frame.drop(columns="geometry").equals(written.drop(columns="geometry")[frame.columns[:-1]])
     assert frame.geometry.geom_equals_exact(written.geometry, tolerance=1e-9).all()

@@ -83,7 +83,7 @@ def test_dropped_detections_are_in_no_output(call, scene, land, tmp_path):
     out = tmp_path / "out"
     assert len(json.loads((out / "detections.geojson").read_text())["features"]) == 2
     assert len(json.loads((out / "detections.coco.json").read_text())) == 2
-    assert len(pyogrio.read_dataframe(out / "detections.gpkg")) == 2
+    assert len(pyogrio.read_dataframe(out / "detections.gpkg", layer="detections")) == 2
     assert len((out / "detections.csv").read_text().splitlines()) == 3
     run = json.loads((out / RUN_FILE).read_text())
     assert run["objects"] == 2
@@ -110,7 +110,7 @@ def test_tags_are_in_all_geographic_outputs(call, scene, land, rigs, coast, tmp_
         expected[center] = (center[0] <= 61, *near, pytest.approx(shore_m, rel=1e-3, abs=0.1))
     features = json.loads((out / "detections.geojson").read_text())["features"]
     rows = list(csv.DictReader((out / "detections.csv").read_text().splitlines()))
-    frame = pyogrio.read_dataframe(out / "detections.gpkg")
+    frame = pyogrio.read_dataframe(out / "detections.gpkg", layer="detections")
     assert frame.dtypes[["excluded", "near_m", "coast_m"]].astype(str).tolist() == ["bool", "float64", "float64"]
     columns = ["excluded", "near", "near_m", "coast_m"]
     found = {}

@@ -98,7 +98,7 @@ def test_scenes_of_a_pixel_a_line_or_less_than_a_tile(call, tmp_path, size):
     assert code == 0
     assert f"in s.tif ({size[1]} x {size[0]} px, " in printed
     assert run["objects"] >= 1
-    frame = geopandas.read_file(call.out / "detections.gpkg")
+    frame = geopandas.read_file(call.out / "detections.gpkg", layer="detections")
     west, south, east, north = frame.total_bounds
     assert (east - west, north - south) == (2 * size[1], 2 * size[0])
 

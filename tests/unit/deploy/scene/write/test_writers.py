@@ -55,7 +55,7 @@ def test_every_format_has_the_time(call, tmp_path):
     written = "2026-05-01T10:20:30.250Z"
     assert [one["time"] for one in properties(out)] == [written] * 3
     assert [row["time"] for row in table(out)] == [written] * 3
-    assert (pyogrio.read_dataframe(out / "detections.gpkg").time == pd.Timestamp(time)).all()
+    assert (pyogrio.read_dataframe(out / "detections.gpkg", layer="detections").time == pd.Timestamp(time)).all()
     with sqlite3.connect(out / "detections.gpkg") as database:
         assert database.execute("select distinct time from detections").fetchall() == [(written,)]
     assert f'["Acquired","{written}"]' in (out / "map.html").read_text()
@@ -71,7 +71,7 @@ def test_an_unknown_time_is_null(call, tmp_path):
     out = tmp_path / "out"
     assert [one["time"] for one in properties(out)] == [None] * 3
     assert [row["time"] for row in table(out)] == [""] * 3
-    assert pyogrio.read_dataframe(out / "detections.gpkg").time.isna().all()
+    assert pyogrio.read_dataframe(out / "detections.gpkg", layer="detections").time.isna().all()
     record = json.loads((out / "run.json").read_text())["scene"]
     assert (record["time"], record["time_source"]) == (None, None)
 
@@ -80,7 +80,7 @@ def test_every_format_has_the_size_on_the_ground(call, tmp_path):
     degrees = Affine(1e-4, 0, 10, 0, -1e-4, 60)
     assert call(write_tif(tmp_path / "s.tif", sea(170, 200, OBJECTS), crs="EPSG:4326", transform=degrees))[0] == 0
     out = tmp_path / "out"
-    frame = pyogrio.read_dataframe(out / "detections.gpkg")
+    frame = pyogrio.read_dataframe(out / "detections.gpkg", layer="detections")
     ring = np.array([box.exterior.coords[:4] for box in frame.geometry])
     middles = (ring + np.roll(ring, -1, axis=1)) / 2  # in degrees, the middle of a side is that of its ends
     geod = pyproj.Geod(ellps="WGS84")
@@ -117,7 +117,7 @@ def test_geoparquet_is_the_geopackage(call, tmp_path, system):
     options = ("--crops", 2, "--time", "2026-05-01T10:20:30.25Z", "--format", "parquet", "gpkg")
     assert call(scene, *options)[0] == 0
     frame = geopandas.read_parquet(tmp_path / "out" / "detections.parquet")
-    expected = geopandas.read_file(tmp_path / "out" / "detections.gpkg")
+    expected = geopandas.read_file(tmp_path / "out" / "detections.gpkg", layer="detections")
     assert len(frame) == 3
     assert frame.crs == expected.crs or system == LOCAL
     assert frame.crs.name == expected.crs.name
@@ -130,6 +130,20 @@ def test_geoparquet_is_the_geopackage(call, tmp_path, system):
     assert (tmp_path / "out" / "detections.parquet").read_bytes() == content
     assert call(scene)[0] == 0
     assert not (tmp_path / "out" / "detections.parquet").exists()
+
+
+def test_geoparquet_has_the_tags_of_filters(call, tmp_path):
+    scene = write_tif(tmp_path / "s.tif", sea(170, 200, OBJECTS))
+    assert call(scene, "--format", "geojson", out="all")[0] == 0
+    first = geopandas.read_file(tmp_path / "all" / "detections.geojson")[:1]
+    first.to_file(tmp_path / "area.geojson")
+    first.set_geometry(first.representative_point()).assign(name="rig").to_file(tmp_path / "points.geojson")
+    filters = ("--exclude", tmp_path / "area.geojson", "--tag", "--near", tmp_path / "points.geojson", "--within", 50)
+    assert call(scene, *filters, "--format", "parquet")[0] == 0
+    frame = geopandas.read_parquet(tmp_path / "out" / "detections.parquet")
+    assert frame.excluded.tolist() == [True, False, False]
+    assert frame.near_m.isna().tolist() == [False, True, True]
+    assert frame.near.isna().tolist() == [False, True, True]
 
 
 def test_a_scene_without_objects_is_a_geoparquet_file(call, tmp_path):
