@@ -111,8 +111,8 @@ $(RUN)/report/report.json: $(EVALUATIONS) $(RUN)/bench.json $(RUN)/parity.json $
 PYTEST = $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --durations 10
 test: $(READY_DEV) ## run all tests except the slow ones
 	$(PYTEST) -m "not slow"
-test-all: $(READY_DEV) ## run all tests
-	$(PYTEST)
+test-all: $(READY_DEV) ## run all tests, and check the types of all calls
+	$(PYTEST) --jaxtyping-packages=ifkd,export,deploy,beartype.beartype
 fuzz: $(READY_DEV) ## read thousands of scrambled annotation, image, scene and map files
 	IFKD_FUZZED_FILES=2000 $(BIN)/python -m pytest tests/unit/ifkd/data/check/test_check_fuzz.py \
 		tests/unit/ifkd/imagery/test_raster_fuzz.py tests/unit/deploy/scene/read/test_georeference_fuzz.py

@@ -1,5 +1,7 @@
 """The tests run with every annotated shape checked, so that a wrong axis cannot pass unseen."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from jaxtyping import TypeCheckError
@@ -8,6 +10,18 @@ from ifkd import recipe
 from ifkd.distillation.fdr import feature_richness, reconstruct
 from ifkd.distillation.hsm import similarity_mask
 from ifkd.models import Targets, normalize
+
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_every_module_with_shapes_is_checked(pytestconfig: pytest.Config) -> None:
+    checked = pytestconfig.getoption("jaxtyping_packages").split(",")
+    folders = [ROOT.joinpath(*package.split(".")) for package in checked]
+    modules = [path for part in ("ifkd", "export", "deploy") for path in (ROOT / part).rglob("*.py")]
+    with_shapes = [path for path in modules if "from jaxtyping import" in path.read_text(encoding="utf-8")]
+    assert len(with_shapes) > 20
+    assert [path for path in with_shapes if not any(path.is_relative_to(folder) for folder in folders)] == []
 
 
 def test_a_wrong_number_of_axes_is_refused() -> None:

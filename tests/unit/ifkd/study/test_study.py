@@ -1,10 +1,12 @@
 """Studies: runs are trained once, and a folder of another recipe is refused."""
 
+import contextlib
 import json
 import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import pytest
 import tomli_w
@@ -31,10 +33,23 @@ def recipe(tmp_path: Path, recipe_values: dict[str, Any]) -> Path:
     return path
 
 
+@pytest.fixture
+def runs_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train a study's runs in this process, which saves the imports of a process per run."""
+
+    def run(command: list[str], *, stdout: TextIO, **_: Any) -> subprocess.CompletedProcess[str]:
+        assert command[:3] == [sys.executable, "-m", "ifkd"]
+        with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stdout):
+            return subprocess.CompletedProcess(command, main(command[3:]))
+
+    monkeypatch.setattr(subprocess, "run", run)
+
+
 def plan(folder: Path, recipe: Path, *overrides: str, **options: Any) -> Study:
     return Study(folder, recipe, overrides, **{"variants": (PLAIN,), "seeds": 1, **options})
 
 
+@pytest.mark.usefixtures("runs_in_this_process")
 def test_a_study_trains_once_and_refuses_another_recipe(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

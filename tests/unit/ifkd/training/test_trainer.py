@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+import resource
 import shutil
 import subprocess
 import sys
@@ -696,41 +697,25 @@ def test_synchronized_batch_norm_needs_gpus(setup: Setup, tmp_path: Path) -> Non
         )
 
 
-FULL = """
-import json, resource, signal, sys
-from pathlib import Path
-import torch
-from ifkd import recipe
-from ifkd.core.config import parse
-from ifkd.training import pipelines
-from ifkd.core.errors import OutputError
-from ifkd.training import trainer
-
-values, folder, threads = json.loads(sys.argv[1])
-torch.set_num_threads(threads)
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-step = trainer.Trainer.train_step
-
-def filling(self, parts):
-    if self.state.iteration == 2:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-    return step(self, parts)
-
-trainer.Trainer.train_step = filling
-try:
-    pipelines.train_role(parse(values, recipe.Recipe, source="values"), "student", Path(folder))
-except OutputError as error:
-    print(error)
-    sys.exit(error.exit_code)
-"""
-
-
-def test_a_full_disk_stops_the_run_and_keeps_the_last_checkpoint(setup: Setup, plain_run: Path, tmp_path: Path) -> None:
+def test_a_full_disk_stops_the_run_and_keeps_the_last_checkpoint(
+    setup: Setup, plain_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A limit of 100 kB per file from the second epoch on causes the errors of a full disk."""
-    arguments = json.dumps([settings(setup).model_dump(mode="json"), str(tmp_path / "run"), torch.get_num_threads()])
-    done = subprocess.run([sys.executable, "-c", FULL, arguments], capture_output=True, text=True, check=False)
-    assert done.returncode == 2, done.stderr
-    assert "Cannot write" in done.stdout
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    step = trainer.Trainer.train_step
+
+    def filling(self: Any, parts: list[Batch]) -> Any:
+        if self.state.iteration == 2:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+        return step(self, parts)
+
+    with monkeypatch.context() as patch, pytest.raises(OutputError, match="Cannot write") as caught:
+        patch.setattr(trainer.Trainer, "train_step", filling)
+        try:
+            train(setup, tmp_path / "run")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert caught.value.exit_code == 2
     assert load_checkpoint(tmp_path / "run" / "last.safetensors").meta.classes == ("barge", "ferry", "tug")
     assert torch.load(tmp_path / "run" / "state.pt", weights_only=True)["progress"]["iteration"] == 2
     assert not [path for path in (tmp_path / "run").iterdir() if path.name.startswith(".")]
