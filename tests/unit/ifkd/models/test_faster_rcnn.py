@@ -376,4 +376,3 @@ def test_kaiming_initialization_keeps_the_signal_of_a_narrow_rpn() -> None:
         assert head.cls_logits.weight.std().item() == pytest.approx(0.01, rel=0.3)
     assert sizes["normal"] < 0.1
     assert 0.4 < sizes["kaiming"] < 2
-
