@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from deploy.engines.engine import EngineInfo
+from deploy.engines.engine import ComputeType, EngineInfo
 from export.bundle.bundle import MANIFEST_NAME, Bundle
 from export.bundle.manifest import Precision
 from ifkd.core.config import Schema
@@ -27,6 +27,8 @@ class EngineRecord(Schema):
     tile_px: tuple[int, int]
     """(height, width)."""
     max_batch: int
+    compute_type: ComputeType | None = None
+    """Type of the computation if it is not the type of the file; None if it is."""
 
     @classmethod
     def of(cls, info: EngineInfo) -> "EngineRecord":

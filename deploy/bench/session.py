@@ -154,9 +154,11 @@ class BenchmarkSession:
 
 
 def _note(info: EngineInfo) -> str | None:
-    if info.backend == "onnxruntime" and info.precision == "fp16" and info.device.startswith("CPU"):
-        return "ONNX Runtime computes fp16 files in fp32 on a CPU: the outputs are those of fp16, the latency is not"
-    return None
+    """Return what a reader of the latency must know about the engine, or None."""
+    if info.compute_type is None:
+        return None
+    what = f"{info.backend} computes {info.precision} files in {info.compute_type} on this CPU"
+    return f"{what}: the latency is not that of {info.precision}"
 
 
 def _describe(error: Exception) -> str:

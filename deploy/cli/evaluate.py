@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from export.bundle.manifest import Precision
     from ifkd.core.config import Schema
 
-LOCAL_BACKENDS = ("onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt", "torch", "tensorrt")
+LOCAL_BACKENDS = ("onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt", "openvino", "torch", "tensorrt")
 BACKENDS = (*LOCAL_BACKENDS, "triton")
 PRECISIONS = ("fp32", "fp16", "int8", "int8-cpu")
 

@@ -21,7 +21,7 @@ RAY_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",  # no usage report
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # actors without a GPU keep CUDA_VISIBLE_DEVICES
 }
-PACKAGES = ("ifkd", "numpy", "onnxruntime", "onnxruntime-gpu", "rasterio", "ray", "tensorrt")
+PACKAGES = ("ifkd", "numpy", "onnxruntime", "onnxruntime-gpu", "openvino", "rasterio", "ray", "tensorrt")
 """Packages whose versions may affect the results."""
 SAME_VERSIONS = "Install the same Python and the same packages on every node."
 INSPECTION_TIMEOUT_S = 120.0

@@ -57,6 +57,10 @@ def open_engine(
             from deploy.engines.onnxruntime_engine import OnnxRuntimeEngine  # noqa: PLC0415
 
             return OnnxRuntimeEngine(bundle, backend=backend, precision=precision, threads=threads)
+        case "openvino":
+            from deploy.engines.openvino_engine import OpenVinoEngine  # noqa: PLC0415
+
+            return OpenVinoEngine(bundle, precision=precision, threads=threads)
         case "torch":
             from deploy.engines.torch_engine import TorchEngine  # noqa: PLC0415
 

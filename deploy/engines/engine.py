@@ -2,7 +2,7 @@
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,10 +10,12 @@ import numpy as np
 
 from export.bundle.manifest import Manifest, Precision
 from ifkd.core.detections import Array, Candidates, Detections
-from ifkd.core.errors import EngineError
+from ifkd.core.errors import BundleError, EngineError
 from ifkd.core.input_shapes import InputShapes
 
-Backend = Literal["torch", "onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt", "tensorrt", "triton"]
+Backend = Literal["torch", "onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt", "openvino", "tensorrt", "triton"]
+
+ComputeType = Literal["fp32", "bf16"]
 
 OUTPUT_DTYPES: dict[str, np.dtype[Any]] = {
     "boxes": np.dtype(np.float32),
@@ -50,10 +52,20 @@ class EngineInfo:
     classes: tuple[str, ...]
     tile_sides_px: tuple[int, int] | None = None
     """Smallest and largest height and width of a tile; None for an engine with the fixed size `tile_px`."""
+    compute_type: ComputeType | None = None
+    """Type of the computation if it is not the type of the file; None if it is."""
 
     @classmethod
     def of_file(
-        cls, manifest: Manifest, file: str, *, backend: Backend, version: str, device: str, max_batch: int | None = None
+        cls,
+        manifest: Manifest,
+        file: str,
+        *,
+        backend: Backend,
+        version: str,
+        device: str,
+        max_batch: int | None = None,
+        compute_type: ComputeType | None = None,
     ) -> "EngineInfo":
         """Return the description of an engine for a file of a manifest; `max_batch` defaults to the manifest's."""
         record, tiles = manifest.files[file], manifest.input
@@ -70,6 +82,7 @@ class EngineInfo:
             candidates=manifest.outputs.candidates,
             classes=manifest.classes,
             tile_sides_px=tiles.tile_sides_px,
+            compute_type=compute_type,
         )
 
     @property
@@ -140,6 +153,17 @@ class Engine(ABC):
     def _closed_error() -> EngineError:
         """Return the error of an inference after `close`."""
         return EngineError("The engine is closed", hint="Open it again.")
+
+    def _check_signature(self, input_name: str, found: Mapping[str, tuple[str, list[int]]]) -> None:
+        """Refuse a file whose inputs and outputs, by dtype and shape without the batch, differ from the manifest."""
+        shapes = output_shapes(self.info.candidates)
+        expected = {
+            input_name: ("uint8", [3, *self.info.sizes.axes]),
+            **{name: (dtype.name, list(shapes[name])) for name, dtype in OUTPUT_DTYPES.items()},
+        }
+        if found != expected:
+            problem, hint = f"{self.info.file} differs from the manifest", "Export the bundle again."
+            raise BundleError(problem, got=found, expected=expected, hint=hint)
 
     def _check(self, tiles: Array) -> None:
         sizes, most = self.info.sizes, self.info.max_batch

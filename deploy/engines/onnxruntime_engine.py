@@ -21,7 +21,7 @@ from export.precision.ort_session import CPU_PROVIDER, import_onnxruntime, open_
 from export.tensorrt.tensorrt_api import load_tensorrt
 from ifkd.core.detections import Array, Candidates
 from ifkd.core.environment import usable_cores
-from ifkd.core.errors import BundleError, EngineError, IfkdError
+from ifkd.core.errors import EngineError, IfkdError
 
 CUDA, TENSORRT = "CUDAExecutionProvider", "TensorrtExecutionProvider"
 PROVIDERS: dict[Backend, str] = {
@@ -29,7 +29,8 @@ PROVIDERS: dict[Backend, str] = {
     "onnxruntime-cuda": CUDA,
     "onnxruntime-tensorrt": TENSORRT,
 }
-ORT_TYPES = {"boxes": "tensor(float)", "scores": "tensor(float)", "labels": "tensor(int64)"}
+DTYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32", "tensor(int64)": "int64"}
+"""Type of a tensor in ONNX Runtime -> name of its dtype."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,9 +75,20 @@ class OnnxRuntimeEngine(Engine):
         self._bindings: dict[tuple[int, ...], _IoBinding] = {}
         device = "the first GPU" if self._on_gpu else f"CPU, {count} thread{'s' if count > 1 else ''}"
         version = str(self._ort.__version__)
-        self.info = EngineInfo.of_file(manifest, name, backend=backend, version=version, device=device)
+        compute_type: Any = "fp32" if precision == "fp16" and not self._on_gpu else None
+        self.info = EngineInfo.of_file(
+            manifest, name, backend=backend, version=version, device=device, compute_type=compute_type
+        )
         self._input = manifest.input.name
-        self._check_signature()
+        # ONNX Runtime names a dynamic axis by a string.
+        signature = {
+            value.name: (
+                DTYPES.get(value.type, value.type),
+                [-1 if isinstance(length, str) else length for length in value.shape[1:]],
+            )
+            for value in (*self._session.get_inputs(), *self._session.get_outputs())
+        }
+        self._check_signature(self._input, signature)
 
     def _run(self, tiles: Array) -> Candidates:
         if self._session is None:
@@ -117,22 +129,6 @@ class OnnxRuntimeEngine(Engine):
         for name, value in outputs.items():
             binding.bind_ortvalue_output(name, value)
         return _IoBinding(binding, tiles, outputs)
-
-    def _check_signature(self) -> None:
-        """Refuse a file whose inputs and outputs differ from the manifest."""
-        shapes = output_shapes(self.info.candidates)
-        expected = {
-            self._input: ("tensor(uint8)", [3, *self.info.sizes.axes]),
-            **{name: (kind, list(shapes[name])) for name, kind in ORT_TYPES.items()},
-        }
-        # ONNX Runtime names a dynamic axis by a string.
-        got = {
-            value.name: (value.type, [-1 if isinstance(length, str) else length for length in value.shape[1:]])
-            for value in [*self._session.get_inputs(), *self._session.get_outputs()]
-        }
-        if got != expected:
-            problem, hint = f"{self.info.file} differs from the manifest", "Export the bundle again."
-            raise BundleError(problem, got=got, expected=expected, hint=hint)
 
 
 def provider_options(provider: str, manifest: Manifest) -> list[tuple[str, dict[str, str]]]:

@@ -20,8 +20,8 @@ DISTRIBUTIONS = {
 }
 """Packages that several distributions install, each of which may be installed alone."""
 PACKAGES = (
-    "ifkd numpy torch torchvision timm onnx onnxscript cuda-python cuda-bindings tritonclient ray rasterio pyogrio "
-    "pycocotools jinja2 matplotlib"
+    "ifkd numpy torch torchvision timm onnx onnxscript openvino cuda-python cuda-bindings tritonclient ray rasterio "
+    "pyogrio pycocotools jinja2 matplotlib"
 )
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
 CPU_FEATURES = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_int8", "asimd", "asimddp")

@@ -1,6 +1,7 @@
 """The contract of all engines, tested with every runtime."""
 
 import importlib.util
+import itertools
 import shutil
 import subprocess
 import sys
@@ -14,10 +15,10 @@ import pytest
 from fakes.fake_triton_server import FakeTritonServer, serve_repository
 
 from deploy.engines import GPU_BACKENDS, open_engine
-from deploy.engines.engine import Engine, EngineInfo, FakeEngine
+from deploy.engines.engine import Backend, Engine, EngineInfo, FakeEngine
 from deploy.engines.engine_choice import find_engine
 from export.bundle.bundle import Bundle, open_bundle
-from export.onnx.tensor_parity import TOLERANCES, compare_candidates
+from export.onnx.tensor_parity import TOLERANCES, TensorTolerance, compare_candidates
 from export.tensorrt.build import add_engine
 from export.tensorrt.tensorrt_api import gpu_of_this_machine
 from export.tiles import structured_noise
@@ -32,11 +33,15 @@ KINDS = [
     "onnxruntime-fp16",
     "onnxruntime-cuda-fp32",
     "onnxruntime-cuda-fp16",
+    "openvino-fp32",
+    "openvino-fp16",
     "tensorrt-fp32",
     "tensorrt-fp16",
     "triton-fp32",
     "triton-fp16",
 ]
+BFLOAT16_TOLERANCE = TensorTolerance(score=0.08, box_px=8.0, matched_fraction=0.98, cut_margin=0.4)
+"""Eight times that of FP16, which has three bits more."""
 
 
 def fake_engine() -> FakeEngine:
@@ -236,7 +241,7 @@ def test_batches_one_after_another_are_processed_in_order(engine: Engine) -> Non
 
 def test_info_describes_the_engine(engine: Engine) -> None:
     info = engine.info
-    assert info.backend in {"fake", "torch", "onnxruntime", "onnxruntime-cuda", "tensorrt", "triton"}
+    assert info.backend in {"fake", "torch", "onnxruntime", "onnxruntime-cuda", "openvino", "tensorrt", "triton"}
     assert info.backend_version
     assert info.device
     assert (info.tile_px, info.max_batch, info.candidates) == ((64, 64), 4, 354)
@@ -253,7 +258,7 @@ def test_an_engine_for_several_sizes_gives_the_outputs_of_torch_for_that_size_al
     tiles = np.ascontiguousarray(structured_noise(size, seed=0).transpose(2, 0, 1)[None])
     with TorchEngine.from_checkpoint(checkpoint_path, tile_px=size, threads=1) as fixed:
         expected = fixed.infer(tiles)
-    for backend in ("torch", "onnxruntime"):
+    for backend in ("torch", "onnxruntime", "openvino"):
         with open_engine(open_bundle(free_bundle), backend=backend, threads=1) as engine:
             assert engine.info.sizes.side_range == (32, 128)
             found = engine.infer(tiles)
@@ -266,7 +271,7 @@ def test_an_engine_for_several_sizes_gives_the_outputs_of_torch_for_that_size_al
 
 @pytest.mark.parametrize("size", [(48, 64), (160, 64), (0, 64), (64, 100)])
 def test_tiles_beyond_the_sizes_of_an_engine_are_refused(free_bundle: Path, size: tuple[int, int]) -> None:
-    for backend in ("torch", "onnxruntime"):
+    for backend in ("torch", "onnxruntime", "openvino"):
         with (
             open_engine(open_bundle(free_bundle), backend=backend, threads=1) as engine,
             pytest.raises(EngineError, match=r"3, height, width\] with sides of 32 to 128 px, multiples of 32"),
@@ -278,8 +283,9 @@ def test_a_manifest_that_promises_free_tiles_of_a_fixed_file_is_refused(bundle_c
     manifest = bundle_copy.manifest
     wider = manifest.input.model_copy(update={"tile_sides_px": (32, 128)})
     inconsistent = Bundle(bundle_copy.path, manifest.model_copy(update={"input": wider}))
-    with pytest.raises(BundleError, match="differs from the manifest"):
-        open_engine(inconsistent)
+    for backend in ("onnxruntime", "openvino"):
+        with pytest.raises(BundleError, match="differs from the manifest"):
+            open_engine(inconsistent, backend=backend, threads=1)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -298,10 +304,11 @@ def test_the_runtimes_agree_with_torch(whole_bundle: Path) -> None:
     with open_engine(bundle, backend="torch", threads=1) as engine:
         reference = engine.infer(tiles)
     levels = [(100, True), (100, True), (100, True), (27, False), (27, False)]
-    for precision in ("fp32", "fp16"):
-        with open_engine(bundle, precision=precision, threads=1) as engine:
-            parity = compare_candidates(reference, engine.infer(tiles), groups=levels, tolerance=TOLERANCES[precision])
-        assert parity.passed, (precision, parity)
+    for backend, precision in itertools.product(("onnxruntime", "openvino"), ("fp32", "fp16")):
+        with open_engine(bundle, backend=backend, precision=precision, threads=1) as engine:
+            tolerance = BFLOAT16_TOLERANCE if engine.info.compute_type == "bf16" else TOLERANCES[precision]
+            parity = compare_candidates(reference, engine.infer(tiles), groups=levels, tolerance=tolerance)
+        assert parity.passed, (backend, precision, parity)
 
 
 def test_a_checkpoint_runs_without_a_bundle(checkpoint_path: Path, whole_bundle: Path) -> None:
@@ -340,8 +347,9 @@ def test_an_absent_precision_and_a_changed_file_are_refused(bundle_copy: Bundle)
         open_engine(bundle_copy, precision="int8")
     with (bundle_copy.path / "model.onnx").open("ab") as stream:
         stream.write(b"x")
-    with pytest.raises(BundleError, match="differs from the manifest"):
-        open_engine(bundle_copy)
+    for backend in ("onnxruntime", "openvino"):
+        with pytest.raises(BundleError, match="differs from the manifest"):
+            open_engine(bundle_copy, backend=backend)
 
 
 def test_a_file_of_another_shape_than_the_manifest_is_refused(bundle_copy: Bundle) -> None:
@@ -359,14 +367,18 @@ def test_rubbish_under_a_right_digest_is_an_engine_error(bundle_copy: Bundle) ->
 
     (bundle_copy.path / "model.onnx").write_bytes(b"not a protobuf at all")
     bundle = add_file(bundle_copy, "model.onnx", kind="onnx", precision="fp32")
-    with pytest.raises(EngineError, match="ONNX Runtime cannot load"):
-        open_engine(bundle)
+    for backend, message in (("onnxruntime", "ONNX Runtime cannot load"), ("openvino", "OpenVINO cannot run .*onnx")):
+        with pytest.raises(EngineError, match=message):
+            open_engine(bundle, backend=backend)
 
 
-def test_absent_onnxruntime_says_what_to_install(whole_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(IfkdError, match=r"pip install 'ifkd\[cpu\]'"):
-        open_engine(open_bundle(whole_bundle))
+@pytest.mark.parametrize(("backend", "extra"), [("onnxruntime", "cpu"), ("openvino", "openvino")])
+def test_an_absent_runtime_says_what_to_install(
+    backend: Backend, extra: str, whole_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, backend, None)
+    with pytest.raises(IfkdError, match=rf"{backend} .*pip install 'ifkd\[{extra}\]'"):
+        open_engine(open_bundle(whole_bundle), backend=backend)
 
 
 @pytest.mark.parametrize(
@@ -374,6 +386,7 @@ def test_absent_onnxruntime_says_what_to_install(whole_bundle: Path, monkeypatch
     [
         "deploy.engines.engine",
         "deploy.engines.onnxruntime_engine",
+        "deploy.engines.openvino_engine",
         "deploy.engines.tensorrt_engine",
         "deploy.engines.triton_engine",
     ],
