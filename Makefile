@@ -57,9 +57,11 @@ wheelhouse: $(READY) ## collect IFKD and its dependencies, with hashes, for a ma
 	$(PIP) wheel -c constraints.txt --wheel-dir wheelhouse '.[$(EXTRAS)]'
 	cd wheelhouse && ../$(BIN)/pip hash *.whl | paste -d ' ' - - | sed 's|^|./|; s|:  *--hash| --hash|' > requirements.txt
 
-# STAGES is set by `make demo`, which prints each stage and trains both students at once, each on half of the cores: two
-# small networks use the cores better side by side than one after the other
+# STAGES is set by `make demo`, which prints each stage and runs two jobs at a time: both students train at once, each on
+# half of the cores, because two small networks use them better side by side; the evaluations run beside the export; and
+# what is timed runs alone
 stage = $(if $(STAGES),@$(BIN)/python configs/demo_stages.py $(STAGES) $(1))
+demo_after = $(if $(STAGES),$(1))
 half_of_cores = $(if $(STAGES),OMP_NUM_THREADS=$(shell echo $$(( ($$(getconf _NPROCESSORS_ONLN) + 1) / 2 ))))
 
 ifeq ($(CONFIG),configs/demo.toml)
@@ -74,34 +76,32 @@ $(RUN)/teacher/result.json: $(DATA) $(CONFIG) | $(READY)
 	$(call stage,teacher)
 	$(IFKD) train $(CONFIG) --role teacher --out $(RUN)/teacher
 	@touch $@
-$(RUN)/student/result.json: $(DATA) $(CONFIG) | $(READY) $(RUN)/teacher/result.json
+$(RUN)/student/result.json: $(DATA) $(CONFIG) | $(READY) $(call demo_after,$(RUN)/teacher/result.json)
 	$(half_of_cores) $(IFKD) train $(CONFIG) --role student --out $(RUN)/student
 	@touch $@
 $(RUN)/distilled/result.json: $(RUN)/teacher/result.json | $(READY)
 	$(call stage,students)
 	$(half_of_cores) $(IFKD) distill $(CONFIG) --teacher $(RUN)/teacher/best.safetensors --out $(RUN)/distilled
 	@touch $@
-# what follows the students runs one by one, because some of it is timed
-$(RUN)/evaluation/%.json: $(RUN)/%/result.json | $(READY) $(RUN)/student/result.json $(RUN)/distilled/result.json
-	$(if $(filter $*,$(firstword $(ROLES))),$(call stage,evaluation))
+$(RUN)/evaluation/%.json: $(RUN)/%/result.json | $(READY) $(call demo_after,$(RUN)/student/result.json $(RUN)/distilled/result.json)
 	$(half_of_cores) $(IFKD) evaluate $(RUN)/$*/best.safetensors --out $@
-$(RUN)/bundle/model.json: $(RUN)/distilled/result.json | $(READY) $(if $(STAGES),$(EVALUATIONS))
+$(RUN)/bundle/model.json: $(RUN)/distilled/result.json | $(READY) $(call demo_after,$(RUN)/student/result.json)
 	$(call stage,export)
 	$(IFKD) export $(RUN)/distilled/best.safetensors --out $(RUN)/bundle
-$(RUN)/engines.json: $(RUN)/bundle/model.json
+$(RUN)/engines.json: $(RUN)/bundle/model.json | $(call demo_after,$(EVALUATIONS))
 	$(call stage,engine)
 	$(IFKD) engine $(RUN)/bundle --json > $@
 $(RUN)/detections/run.json: $(RUN)/engines.json
 	$(call stage,detect)
 	$(IFKD) detect $(RUN)/bundle $(SCENE) --out $(RUN)/detections $(if $(GROUND_TRUTH),--ground-truth $(GROUND_TRUTH))
 # bench and parity exit 1 when an engine fails; the report states it, so the build continues where they wrote a result
-$(RUN)/bench.json: $(RUN)/engines.json $(RUN)/teacher/result.json | $(if $(STAGES),$(RUN)/detections/run.json)
+$(RUN)/bench.json: $(RUN)/engines.json $(RUN)/teacher/result.json | $(call demo_after,$(RUN)/detections/run.json)
 	$(call stage,bench)
-	$(IFKD) bench $(RUN)/bundle --batch 1 4 --reference $(RUN)/teacher/best.safetensors --out $@ || test -s $@
-$(RUN)/parity.json: $(RUN)/engines.json | $(if $(STAGES),$(RUN)/bench.json)
+	$(IFKD) bench $(RUN)/bundle --batch 1 4 $(if $(STAGES),--seconds 1) --reference $(RUN)/teacher/best.safetensors --out $@ || test -s $@
+$(RUN)/parity.json: $(RUN)/engines.json | $(call demo_after,$(RUN)/bench.json)
 	$(call stage,parity)
 	$(IFKD) parity $(RUN)/bundle --out $@ || test -s $@
-$(RUN)/report/report.json: $(EVALUATIONS) $(RUN)/bench.json $(RUN)/parity.json $(RUN)/detections/run.json
+$(RUN)/report/report.json: $(RUN)/bundle/model.json $(EVALUATIONS) $(RUN)/bench.json $(RUN)/parity.json $(RUN)/detections/run.json
 	$(call stage,report)
 	$(IFKD) report --out $(RUN)/report --title "$(notdir $(RUN))" --detection $(RUN)/detections \
 		$(foreach role,$(ROLES),--evaluation $(role)=$(RUN)/evaluation/$(role).json) \
