@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 
 from ifkd import __version__
@@ -41,6 +42,8 @@ from ifkd.training.trainer import train
 
 logger = logging.getLogger(__name__)
 
+SMALL_OBJECT = 0.9
+"""Median side of the objects, relative to that of the smallest anchor, below which smaller anchors are proposed."""
 CALIBRATION_BATCHES = 8
 """Batches that measure the RMS of the teacher's features."""
 COPIES_ON_DISK = 6
@@ -192,6 +195,22 @@ def _warn_about_objects(train_data: CocoDataset, validation_data: CocoDataset) -
         logger.warning("The validation split, %s, has no object: %s", validation_data.path, effect)
 
 
+def _warn_about_small_objects(run: TrainingRun, detector: Detector) -> None:
+    """Log that the anchors are too large for most objects."""
+    corners = np.concatenate([image.boxes for image in run.train_data.images])
+    if len(corners) == 0:
+        return
+    stride, smallest = detector.strides[0], detector.strides[0] * detector.anchor_scales[0]
+    side = float(np.median(np.sqrt(np.prod(corners[:, 2:] - corners[:, :2], axis=1)))) * run.recipe.data.scale
+    if side < SMALL_OBJECT * smallest:
+        fitting = max(1.0, round(2 * side / stride) / 2)
+        logger.warning(
+            "Half of the objects in %s are smaller than %.0f px after scaling, and the smallest anchor has %.0f px: "
+            "detector.anchor_scale = %g, for teacher and student, would fit them better.",
+            run.train_data.path, side, smallest, fitting,
+        )  # fmt: skip
+
+
 def _start_run(run: TrainingRun, *, resume: bool) -> tuple[TrainingRun, Detector]:
     """Delete an earlier run unless `resume`; return the untrained detector, and the run that names its weights."""
     if not resume:
@@ -202,6 +221,7 @@ def _start_run(run: TrainingRun, *, resume: bool) -> tuple[TrainingRun, Detector
         meta = run.meta.model_copy(update={"provenance": {**run.meta.provenance, "pretrained": pretrained}})
         run = replace(run, meta=meta)
     if rank() == 0:
+        _warn_about_small_objects(run, detector)
         run.folder.require_settings(run.meta)
         weights = sum(tensor.nbytes for tensor in detector.state_dict().values())
         require_writable(run.folder.best, size=COPIES_ON_DISK * weights)

@@ -259,6 +259,23 @@ def test_classes_without_an_object_are_reported_before_training(
     assert "train.json: vessels." in caplog.text
 
 
+@pytest.mark.parametrize(("side", "expected"), [(40, None), (20, "anchor_scale = 2.5"), (3, "anchor_scale = 1,")])
+def test_objects_that_are_small_for_the_anchors_are_reported(
+    side: int, expected: str | None, tmp_path: Path, make_recipe: Callable[..., dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    settings = parse(make_recipe(tmp_path), recipe.Recipe, source="values")
+    content = json.loads((tmp_path / "train.json").read_text())
+    for one in content["annotations"]:
+        one["bbox"] = [4, 4, side * 1.25, side * 0.8]
+    (tmp_path / "train.json").write_text(json.dumps(content))
+    monkeypatch.setattr(pipelines, "train", stop)
+    with pytest.raises(InterruptedError):
+        pipelines.train_role(settings, "student", tmp_path / "student")
+    assert ("smallest anchor has 32 px" in caplog.text) == (expected is not None)
+    assert (expected or "") in caplog.text
+
+
 def test_a_weak_teacher_is_refused_before_the_first_step(setup: Setup, tmp_path: Path) -> None:
     values = copy.deepcopy(setup[1])
     values["distillation"]["min_teacher_map"] = 0.9
