@@ -6,6 +6,7 @@ import numpy as np
 from affine import Affine
 from rasterio.crs import CRS
 
+from deploy.scene.operational_figures import Ground, RateOptions
 from deploy.scene.read.georeference import Georeference
 from deploy.scene.scene_score import SceneScore, exterior_points, pixel_boxes, read_ground_truth
 from deploy.scene.write.file_names import DETECTION_FILES
@@ -15,15 +16,18 @@ from ifkd.core.errors import DataError
 from ifkd.core.files import read_json
 
 
-def evaluate_scene(folder: Path, labels: Path, *, score_threshold: float | None = None) -> SceneScore:
+def evaluate_scene(
+    folder: Path, labels: Path, *, score_threshold: float | None = None, options: RateOptions | None = None
+) -> SceneScore:
     """Return the metrics of the detections that `ifkd detect` wrote into `folder`.
 
     They are read from the GeoJSON file, so that the conversion to map coordinates is evaluated too; for a scene without
     a transform, from the COCO file. `score_threshold`, the least score for precision, recall and F1, is by default that
-    of the run; for `labels` see `read_ground_truth`.
+    of the run; for `labels` see `read_ground_truth`, and for `options` the operational figures.
 
     Raises:
         DataError: The folder has no detections, or the labels are invalid or of another scene.
+        UsageError: Matching by distance is requested for a scene without a ground sample distance.
     """
     run = read_run_record(folder)
     scene = run.scene
@@ -38,9 +42,18 @@ def evaluate_scene(folder: Path, labels: Path, *, score_threshold: float | None 
         labels, scene=scene.name, size=size, classes=classes, georeference=georeference, place_problem=problem
     )
     detections = _read_detections(folder, run, georeference)
-    if score_threshold is None:
-        score_threshold = run.settings.postprocess.score_threshold
-    return ground_truth.score(detections, score_threshold=score_threshold)
+    lowest, tiles = run.settings.postprocess.score_threshold, run.tiles
+    score_threshold = lowest if score_threshold is None else score_threshold
+    searched = 1.0 - (tiles.empty + tiles.outside_aoi + len(tiles.unreadable)) / tiles.count
+    score = ground_truth.score(detections, score_threshold=score_threshold)
+    figures = ground_truth.figures(
+        detections,
+        ground=Ground.of_scene(size, georeference, gsd_m=scene.gsd_m, searched=searched),
+        score_threshold=score_threshold,
+        lowest_score=lowest,
+        options=options,
+    )
+    return score.model_copy(update={"operational": figures})
 
 
 def _read_detections(folder: Path, run: RunRecord, georeference: Georeference | None) -> Detections:

@@ -27,6 +27,8 @@ class Arguments(cli.Arguments):
     images: Path | None
     scene: Path | None
     score_threshold: float | None
+    within_m: float | None
+    size_limits: list[float] | None
     backend: "Backend | None"
     server: str | None
     precision: "Precision"
@@ -45,6 +47,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--scene", type=Path, metavar="LABELS", help=words)
     words = "with --scene: least score for precision, recall and F1 (default: that of the run)"
     parser.add_argument("--score-threshold", type=float, metavar="S", help=words)
+    words = (
+        "with --scene: for detection probability and false alarms, match centers closer than M meters (default: IoU)"
+    )
+    parser.add_argument("--within-m", type=float, metavar="M", help=words)
+    words = "with --scene: sizes in meters at which medium and large objects begin (default: 25 100)"
+    parser.add_argument("--size-limits", type=float, nargs=2, metavar=("MEDIUM", "LARGE"), help=words)
     words = "runtime (default: torch for a checkpoint, onnxruntime for a bundle)"
     parser.add_argument("--backend", choices=BACKENDS, help=words)
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="precision (default: fp32)")
@@ -150,6 +158,8 @@ def _evaluate_images(arguments: Arguments) -> "tuple[Evaluation, str]":
 
 def _evaluate_scene(arguments: Arguments, labels: Path) -> "tuple[SceneScore, str]":
     from deploy.accuracy.scene_evaluation import evaluate_scene
+    from deploy.report.scene_tables import operational_text
+    from deploy.scene.operational_figures import RateOptions
     from ifkd.core.errors import UsageError
 
     if arguments.data is not None:
@@ -157,7 +167,9 @@ def _evaluate_scene(arguments: Arguments, labels: Path) -> "tuple[SceneScore, st
     threshold = arguments.score_threshold
     if threshold is not None and not 0.0 <= threshold <= 1.0:
         raise UsageError("--score-threshold must be from 0 to 1", got=threshold)
-    score = evaluate_scene(arguments.model, labels, score_threshold=threshold)
+    limits = arguments.size_limits
+    options = RateOptions(arguments.within_m, None if limits is None else (limits[0], limits[1]))
+    score = evaluate_scene(arguments.model, labels, score_threshold=threshold, options=options)
     scores: list[tuple[str, SceneScore | ClassScore]] = [("all", score), *score.per_class.items()]
     rows: list[tuple[Any, ...]] = [
         (name, one.mean_ap, one.ap50, one.ap75, one.precision, one.recall, one.f1, one.objects, one.detections)
@@ -165,7 +177,8 @@ def _evaluate_scene(arguments: Arguments, labels: Path) -> "tuple[SceneScore, st
     ]
     columns = ":Class | mAP | AP50 | AP75 | Precision | Recall | F1 | Objects | Detections"
     head = f"Labels {labels}, score from {score.score_threshold:g}, IoU 0.5"
-    return score, f"{head}\n{_table(columns, rows)}"
+    figures = f"\n\n{operational_text(score.operational)}" if score.operational is not None else ""
+    return score, f"{head}\n{_table(columns, rows)}{figures}"
 
 
 def _table(columns: str, rows: "list[tuple[Any, ...]]") -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deploy.scene.filters import require_places
+from deploy.scene.operational_figures import Ground
 from deploy.scene.read.acquisition_time import AcquisitionTime
 from deploy.scene.read.aoi import aoi_mask_of
 from deploy.scene.read.scene import SceneInfo
@@ -116,4 +117,10 @@ def _read_ground_truth(request: SceneRequest, scene: SceneInfo) -> SceneGroundTr
 def _score(result: SceneResult, ground_truth: SceneGroundTruth | None) -> SceneScore | None:
     if ground_truth is None:
         return None
-    return ground_truth.score(result.detections, score_threshold=result.settings.postprocess.score_threshold)
+    scene, threshold = result.scene, result.settings.postprocess.score_threshold
+    gsd_m = None if scene.georeference is None else scene.georeference.gsd_m(scene.size)
+    searched = result.processed / len(result.grid)
+    ground = Ground.of_scene(scene.size, scene.georeference, gsd_m=gsd_m, searched=searched)
+    score = ground_truth.score(result.detections, score_threshold=threshold)
+    figures = ground_truth.figures(result.detections, ground=ground, score_threshold=threshold, lowest_score=threshold)
+    return score.model_copy(update={"operational": figures})

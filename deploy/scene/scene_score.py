@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from deploy.scene.operational_figures import Ground, OperationalFigures, RateOptions, operational_figures
 from deploy.scene.read.geojson import SWAPPED, extent_of, require_lonlat
 from deploy.scene.read.georeference import Georeference, edge_points
 from ifkd.core.config import Schema
@@ -60,6 +61,8 @@ class SceneScore(Schema):
     unknown_objects: int
     """Labeled objects of classes that the detector does not have; they are ignored."""
     per_class: dict[str, ClassScore]
+    operational: OperationalFigures | None = None
+    """Probability of detection and false alarms per km²."""
 
 
 def read_ground_truth(
@@ -141,6 +144,26 @@ class SceneGroundTruth:
             detections=len(found),
             unknown_objects=self._unknown,
             per_class=per_class,
+        )
+
+    def figures(
+        self,
+        detections: Detections,
+        *,
+        ground: Ground,
+        score_threshold: float,
+        lowest_score: float,
+        options: RateOptions | None = None,
+    ) -> OperationalFigures:
+        """Return the operational figures of detections; see `operational_figures`."""
+        return operational_figures(
+            detections,
+            self._image,
+            self._classes,
+            ground=ground,
+            score_threshold=score_threshold,
+            lowest_score=lowest_score,
+            options=options,
         )
 
 

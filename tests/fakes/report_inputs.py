@@ -18,6 +18,7 @@ from deploy.parity.tolerances import ToleranceTable
 from deploy.report.report import assemble
 from deploy.report.reported_scene import read_scene_run
 from deploy.scene.merge.merge import MergeSettings
+from deploy.scene.operational_figures import RatesAtScore, DetectionRates, OperationalFigures
 from deploy.scene.scene_score import SceneScore
 from deploy.scene.settings import DetectionSettings
 from deploy.scene.write.run_record import BundleReference, RunRecord, SceneRecord, TilesRecord
@@ -254,6 +255,24 @@ def parity(data, *, drift=None):
     )
 
 
+def operational_figures_of(objects):
+    def rates(labeled, detected, alarms):
+        return DetectionRates.of(objects=labeled, detected=detected, false_alarms=alarms, area_km2=1.68)
+
+    total = rates(40, objects - 5, 5)
+    return OperationalFigures(
+        matching="center", min_iou=None, within_m=20.0, score_threshold=0.3, confidence=0.95, area_km2=1.68,
+        total=total, any_class=rates(40, objects - 4, 4),
+        per_class={"tanker": rates(4, 4, 0), "cargo": rates(36, objects - 9, 5), "tug": rates(0, 0, 0)},
+        size_unit="m", size_limits=(25.0, 100.0),
+        per_size={"small": rates(10, 6, 5), "medium": rates(30, objects - 11, 0), "large": rates(0, 0, 0)},
+        curve=(
+            RatesAtScore(score_threshold=0.3, rates=total),
+            RatesAtScore(score_threshold=0.35, rates=rates(40, objects - 8, 2)),
+        ),
+    )  # fmt: skip
+
+
 def run_record(objects):
     counts = {"tanker": 4, "cargo": objects - 4, "tug": 0} if objects else {}
     unknown = dict.fromkeys(("mean_ap", "ap75", "f1"))
@@ -261,6 +280,7 @@ def run_record(objects):
         ground_truth="harbor.json", image_id=1, score_threshold=0.3, ap50=0.71, precision=0.86, recall=0.8,
         objects=40, detections=objects, unknown_objects=0, per_class={}, **unknown,
     )  # fmt: skip
+    score = score.model_copy(update={"operational": operational_figures_of(objects)}) if objects else score
     scene = SceneRecord(
         name="harbor.tif", path="harbor.tif", driver="GTiff", height_px=2400, width_px=3200, dtype="uint8",
         bands=(1, 2, 3), nodata=None, contrast_stretch=ContrastStretch("as is", (0.0,) * 3, (255.0,) * 3),

@@ -6,9 +6,11 @@ import pytest
 from affine import Affine
 from fakes.fake_scene import CATEGORY_IDS, CLASSES, CountingEngine, sea, write_bundle, write_tif
 from rasterio.warp import transform as warp
+from scipy.stats import binomtest, chi2
 
 from deploy.accuracy.scene_evaluation import evaluate_scene
 from deploy.cli.main import main
+from deploy.scene.operational_figures import OperationalFigures
 from ifkd.core.errors import DataError
 
 OBJECTS = [(5, 5, 17, 15, 0), (50, 40, 68, 52, 1), (120, 118, 140, 130, 0), (190, 160, 200, 170, 0)]
@@ -112,10 +114,77 @@ def test_the_command_writes_the_result_and_prints_a_table(detections, tmp_path, 
     )
     printed = capsys.readouterr().out
     assert f"Labels {ground_truth}, score from 0.4, IoU 0.5" in printed
-    assert [line.split()[0] for line in printed.splitlines() if line.split()[0] in {"all", *CLASSES}] == [
-        "all", *CLASSES,
+    first, second = printed.split("\n\n")
+    assert [line.split()[0] for line in first.splitlines()[3:]] == ["all", *CLASSES]
+    assert [line.split("  ")[0] for line in second.splitlines()[3:9]] == [
+        "all classes", "all, of any class", *CLASSES, "small, below 25 m", "medium, 25 m to 100 m",
     ]  # fmt: skip
     assert json.loads(out.read_text())["recall"] == 0.8
+
+
+def test_operational_figures_of_the_command(detections, place, tmp_path, capsys):
+    """Every label is 3 pixels away from its detection, so only the small ones have a low IoU."""
+    moved = [(x1 + 3, y1, x2 + 3, y2, label) for x1, y1, x2, y2, label in [*OBJECTS[:3], MISSED]]
+    ground_truth, out = coco(tmp_path / "t.json", moved), tmp_path / "e.json"
+    pixel_m = run_of(detections)["scene"]["gsd_m"]
+    found = {}
+    for within in (2, 4):
+        options = ["--within-m", str(within * pixel_m), "--size-limits", str(14 * pixel_m), str(500 * pixel_m)]
+        assert main(["evaluate", str(detections), "--scene", str(ground_truth), "--out", str(out), *options]) == 0
+        found[within] = json.loads(out.read_text())["operational"]
+        printed = capsys.readouterr().out
+        assert f"score from 0.3, centers closer than {within * pixel_m:g} m, " in printed
+        assert "km² searched, 95% intervals" in printed
+    assert (found[2]["total"]["detected"], found[2]["total"]["false_alarms"]) == (0, 5)
+    total = found[4]["total"]
+    assert (total["objects"], total["detected"], total["false_alarms"]) == (4, 3, 2)
+    assert total["detection_probability_interval"] == pytest.approx(
+        binomtest(3, 4).proportion_ci(method="wilson"), abs=1e-9
+    )
+    assert found[4]["area_km2"] == pytest.approx(170 * 200 * pixel_m**2 / 1e6)
+    expected = [chi2.ppf(0.025, 4) / 2, chi2.ppf(0.975, 6) / 2]
+    assert [x * found[4]["area_km2"] for x in total["false_alarms_per_km2_interval"]] == pytest.approx(expected)
+    assert {name: one["objects"] for name, one in found[4]["per_class"].items()} == {"cargo": 3, "tanker": 1}
+    assert found[4]["size_unit"] == "m"
+    if place[0] == "EPSG:32633":
+        assert {name: (one["objects"], one["detected"]) for name, one in found[4]["per_size"].items()} == {
+            "small": (2, 1), "medium": (2, 2), "large": (0, 0),
+        }  # fmt: skip
+    assert evaluate_scene(detections, ground_truth).operational.total.detected == 3  # IoU of 9/15, 15/21 and 17/23
+
+
+def test_figures_of_detect_are_those_of_evaluate(place, tmp_path, monkeypatch):
+    monkeypatch.setattr("deploy.engines.open_engine", lambda *_, **__: CountingEngine())
+    crs, transform = place
+    scene = write_tif(tmp_path / "harbor.tif", sea(170, 200, [*OBJECTS, ALARM]), crs=crs, transform=transform)
+    out, labels = tmp_path / "out", coco(tmp_path / "t.json", [*OBJECTS, MISSED])
+    bundle = str(write_bundle(tmp_path / "b").path)
+    assert main(["detect", bundle, str(scene), "--out", str(out), "--ground-truth", str(labels)]) == 0
+    written, again = run_of(out)["score"]["operational"], evaluate_scene(out, labels).operational
+    assert OperationalFigures.model_validate(written) == again
+
+
+def test_distances_need_a_ground_sample_distance(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("deploy.engines.open_engine", lambda *_, **__: CountingEngine())
+    transform = Affine(2.0, 0.0, 0.0, 0.0, -2.0, 0.0)
+    scene = write_tif(tmp_path / "harbor.tif", sea(170, 200, OBJECTS), crs=None, transform=transform)
+    out, labels = tmp_path / "out", coco(tmp_path / "t.json", OBJECTS)
+    assert main(["detect", str(write_bundle(tmp_path / "b").path), str(scene), "--out", str(out)]) == 0
+    figures = evaluate_scene(out, labels).operational
+    assert (figures.size_unit, figures.size_limits, figures.area_km2) == ("px", (32.0, 96.0), None)
+    assert (figures.total.false_alarms, figures.total.false_alarms_per_km2) == (0, None)
+    command = ["evaluate", str(out), "--scene", str(labels), "--out", str(tmp_path / "e.json")]
+    for options, problem in (
+        (["--within-m", "5"], "Distances in meters need the scene's georeference"),
+        (["--within-m", "0"], "--within-m must be a distance in meters: got 0.0"),
+        (["--size-limits", "9", "5"], "--size-limits must be two ascending sizes: got 9.0 5.0"),
+    ):
+        assert main([*command, *options]) == 2
+        assert problem in capsys.readouterr().err
+
+
+def run_of(folder):
+    return json.loads((folder / "run.json").read_text())
 
 
 def test_without_geojson_the_coco_file_is_read(detections, tmp_path):

@@ -212,6 +212,22 @@ def test_one_evaluation_alone_makes_a_report(tmp_path):
     assert engine_table(report.benches, report.parities) is None
 
 
+def test_the_operational_figures_of_a_scene_are_in_tables(tmp_path):
+    scene = read_scene_run(parts.scene_folder(tmp_path / "s", objects=37))
+    files = render(assemble(title="Harbor", evaluations={}, scenes=[scene]))
+    caption = "Operational figures: score from 0.3, centers closer than 20 m, 1.68 km² searched, 95% intervals"
+    for row in (
+        "all classes | 32 | 40 | 0.800 (0.652 to 0.895) | 5 | 2.98 (0.966 to 6.95)",
+        "all, of any class | 33 | 40 |",
+        "small, below 25 m | 6 | 10 |",
+        "medium, 25 m to 100 m | 26 | 30 |",
+        "large, from 100 m | 0 | 0 | – | 0 | 0 (0 to 2.2)",
+        "0.35 | 29 | 40 |",
+    ):
+        assert f"| {row}" in files["report.md"].decode()
+    assert caption in Page(files["report.html"].decode()).text
+
+
 def test_a_scene_without_objects_or_pictures_makes_a_report(tmp_path):
     scene = read_scene_run(parts.scene_folder(tmp_path / "s", objects=0, pictures=False))
     text = page_of(assemble(title="Empty", evaluations={}, scenes=[scene])).text
