@@ -16,6 +16,7 @@ from export.int8.quantize import Quantizer
 from export.int8.sensitivity import quantize_within_limit
 from export.onnx.onnx_export import OnnxMetadata, export_onnx
 from export.onnx.tensor_parity import check_tensor_parity
+from export.onnx.yolo_layout import check_yolo_layout, write_yolo_layout, yolo_metadata
 from export.operating_point import choose_operating_point, default_operating_point
 from export.precision.fp16 import convert_to_fp16
 from export.precision.fp16_overflow import fp16_overflow_nodes
@@ -38,6 +39,7 @@ ONNX_NAMES: dict[Precision, str] = {
     "int8": "model.int8.onnx",
     "int8-cpu": "model.int8-cpu.onnx",
 }
+YOLO_NAME = "model.yolo.onnx"
 OVERFLOW_TILES = 4
 """Number of tiles on which FP16 overflow is measured."""
 
@@ -52,21 +54,24 @@ def export_bundle(plan: ExportPlan) -> Bundle:
     with new_bundle(plan.out) as folder:
         shutil.copyfile(plan.checkpoint.path, folder / WEIGHTS_NAME)
         write_text(folder / CONFIG_NAME, dump(plan.recipe))
-        fp32_nodes = _write_float_files(plan, folder)
+        operating_point = _operating_point(plan)
+        fp32_nodes = _write_float_files(plan, folder, operating_point)
         checks = _check_parity(plan, folder, fp32_nodes)
         quantization = _write_int8_files(plan, folder)
-        operating_point = _operating_point(plan)
         describe(Bundle(folder, _manifest(plan, folder, checks, quantization, operating_point)))
     return open_bundle(plan.out)
 
 
-def _write_float_files(plan: ExportPlan, folder: Path) -> dict[str, float]:
-    """Write the FP32 and the FP16 file; return the nodes that stay FP32 in the FP16 file, with their magnitude."""
+def _write_float_files(plan: ExportPlan, folder: Path, operating_point: OperatingPoint) -> dict[str, float]:
+    """Write the FP32 file, also in the layout of a YOLO, and the FP16 file.
+
+    Return the nodes that stay FP32 in the FP16 file, with their magnitude.
+    """
     recipe, classes = plan.recipe, plan.checkpoint.meta.classes
     metadata = OnnxMetadata(recipe.name, PRODUCER, classes, recipe.data.scale, plan.checkpoint_sha256)
     fp32 = folder / ONNX_NAMES["fp32"]
     fp32_nodes: dict[str, float] = {}
-    with progress(1 + ("fp16" in plan.precisions), "writing ONNX", unit="file") as bar:
+    with progress(1 + ("fp16" in plan.precisions) + recipe.export.interop, "writing ONNX", unit="file") as bar:
         export_onnx(plan.model, fp32, max_batch=recipe.export.max_batch, metadata=metadata)
         require_precision(fp32, "fp32")
         bar.update()
@@ -74,16 +79,22 @@ def _write_float_files(plan: ExportPlan, folder: Path) -> dict[str, float]:
             fp32_nodes = fp16_overflow_nodes(fp32, plan.sample.pixels[:OVERFLOW_TILES])
             convert_to_fp16(fp32, folder / ONNX_NAMES["fp16"], float_nodes=fp32_nodes)
             bar.update()
+        if recipe.export.interop:
+            properties = yolo_metadata(recipe, classes, score_threshold=operating_point.score_threshold)
+            write_yolo_layout(fp32, folder / YOLO_NAME, side=recipe.data.tile_px, metadata=properties)
+            bar.update()
     return fp32_nodes
 
 
 def _check_parity(plan: ExportPlan, folder: Path, fp32_nodes: Mapping[str, float]) -> dict[str, TensorParity]:
-    """Compare the FP32 and the FP16 file with torch, and write the result."""
+    """Compare the FP32 and the FP16 file with torch, and the FP32 file in another layout with it; write the result."""
     checks = {}
     compared = [precision for precision in plan.precisions if precision in ("fp32", "fp16")]
     for precision in track(compared, "comparing with torch", total=len(compared), unit="file"):
         name = ONNX_NAMES[precision]
         checks[name] = check_tensor_parity(plan.model, folder / name, plan.sample.pixels, precision=precision)
+    if plan.recipe.export.interop:
+        checks[YOLO_NAME] = check_yolo_layout(folder / YOLO_NAME, folder / ONNX_NAMES["fp32"], plan.sample.pixels)
     written = {name: check.model_dump(mode="json") for name, check in checks.items()}
     write_json(folder / PARITY_NAME, {"tiles": plan.sample.source, "fp32_nodes": fp32_nodes, "checks": written})
     failed = {name: check for name, check in checks.items() if not check.passed}
@@ -180,6 +191,8 @@ def _records(folder: Path, precisions: Collection[Precision]) -> dict[str, FileR
     records = {WEIGHTS_NAME: record_file(folder, WEIGHTS_NAME, kind="weights", precision="fp32")}
     for precision in precisions:
         records[ONNX_NAMES[precision]] = record_file(folder, ONNX_NAMES[precision], kind="onnx", precision=precision)
+    if (folder / YOLO_NAME).is_file():
+        records[YOLO_NAME] = record_file(folder, YOLO_NAME, kind="yolo-onnx", precision="fp32")
     records[CONFIG_NAME] = record_file(folder, CONFIG_NAME, kind="config")
     checks = [name for name in (PARITY_NAME, QUANTIZATION_NAME) if (folder / name).is_file()]
     return records | {name: record_file(folder, name, kind="check") for name in checks}

@@ -18,6 +18,7 @@ class Arguments(cli.Arguments):
     overrides: list[str]
     out: Path | None
     accept_drift: bool
+    interop: bool | None
     triton: Path | None
     device: Literal["gpu", "cpu"]
     instances: int
@@ -32,6 +33,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the bundle")
     drift = "write the bundle even if its outputs differ from torch"
     parser.add_argument("--accept-drift", action="store_true", help=drift)
+    interop = "write model.yolo.onnx for QGIS, WebODM and other programs (default: yes)"
+    parser.add_argument("--interop", action=argparse.BooleanOptionalAction, help=interop)
     triton = parser.add_argument_group("Triton Inference Server")
     triton.add_argument("--triton", type=Path, metavar="DIR", help="write the bundle's models into this repository")
     triton.add_argument("--device", choices=["gpu", "cpu"], default="gpu", help="device of the server (default: gpu)")
@@ -74,6 +77,7 @@ def _check_bundle_arguments(arguments: Arguments) -> None:
     if arguments.triton is None:
         raise UsageError(f"{arguments.source} is a folder", expected="a checkpoint, or a bundle with --triton DIR")
     options = ["--out"] * (arguments.out is not None) + ["--accept-drift"] * arguments.accept_drift
+    options += [] if arguments.interop is None else ["--interop" if arguments.interop else "--no-interop"]
     if arguments.overrides or options:
         got, hint = " ".join([*arguments.overrides, *options]), "Name its checkpoint to export it again."
         raise UsageError(f"{arguments.source} is exported already", got=got, hint=hint)
@@ -87,7 +91,8 @@ def _export(arguments: Arguments) -> "Bundle":
 
     if arguments.out is None:
         raise UsageError("The bundle's folder is missing", hint="Name it with --out.")
-    overrides, accept_drift = arguments.overrides, arguments.accept_drift
+    overrides, accept_drift = list(arguments.overrides), arguments.accept_drift
+    overrides += [] if arguments.interop is None else [f"interop={str(arguments.interop).lower()}"]
     bundle = export_bundle(plan_export(arguments.source, arguments.out, overrides=overrides, accept_drift=accept_drift))
     if not arguments.json:
         print("\n".join([*_summary(bundle.manifest), str(bundle.path)]))  # noqa: T201
@@ -98,7 +103,8 @@ def _summary(manifest: "Manifest") -> list[str]:
     """Return the size and the accuracy of each ONNX file."""
     size = {name: f"{record.bytes / 1e6:.1f} MB" for name, record in manifest.files.items()}
     lines = [
-        f"{name}: {size[name]}, parity with torch {'passed' if check.passed else 'FAILED (accepted)'}: {check.in_words}"
+        f"{name}: {size[name]}, parity with {check.reference} {'passed' if check.passed else 'FAILED (accepted)'}: "
+        f"{check.in_words}"
         for name, check in manifest.checks.items()
     ]
     for name, record in manifest.quantization.items():

@@ -3,7 +3,7 @@
 bundle/
 ├── model.json                     the manifest
 ├── model.safetensors              weights, for the torch reference
-├── model.onnx  model.fp16.onnx
+├── model.onnx  model.fp16.onnx  model.yolo.onnx
 ├── engines/<device>-<builder><version>-<precision>.engine, with metadata in a .json file of the same name
 ├── config.toml                    the effective recipe
 ├── model.stac.json  README.md     descriptions for catalogs and readers
@@ -23,6 +23,7 @@ from ifkd.core.versioned_json import read_versioned
 
 MANIFEST_NAME = "model.json"
 AGAIN = "Export the bundle again."
+ONNX_KINDS: tuple[FileKind, ...] = ("onnx", "yolo-onnx")
 MAX_ONNX_BYTES = 2**31 - 1
 """Size limit of a protobuf message, which an ONNX file of a bundle is."""
 EXTERNAL_LOCATION = b"\x0a\x08location\x12"
@@ -50,7 +51,7 @@ class Bundle:
         if not path.is_file():
             raise BundleError(f"{path} is in the manifest but not in the folder", hint=AGAIN)
         size = path.stat().st_size
-        if record.kind == "onnx" and size > MAX_ONNX_BYTES:
+        if record.kind in ONNX_KINDS and size > MAX_ONNX_BYTES:
             got, expected = f"{size / 1e9:.1f} GB", f"at most {MAX_ONNX_BYTES / 1e9:.1f} GB"
             raise BundleError(f"{path} exceeds the size limit of ONNX files", got=got, expected=expected, hint=AGAIN)
         if size != record.bytes:
@@ -58,7 +59,7 @@ class Bundle:
         digest = sha256_of(path)
         if digest != record.sha256:
             raise self._changed(path, f"sha256 {digest}", record.sha256)
-        if record.kind == "onnx" and _has_external_data(path):
+        if record.kind in ONNX_KINDS and _has_external_data(path):
             problem = f"{path} has external data, which no digest covers"
             raise BundleError(problem, expected="one file with all its weights", hint=AGAIN)
         return path

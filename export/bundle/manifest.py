@@ -10,7 +10,7 @@ from ifkd.core.postprocess import PostprocessConfig
 from ifkd.imagery.contrast import ImageryOptions
 
 Precision = Literal["fp32", "fp16", "int8", "int8-cpu"]
-FileKind = Literal["weights", "onnx", "engine", "engine-metadata", "config", "check", "description"]
+FileKind = Literal["weights", "onnx", "yolo-onnx", "engine", "engine-metadata", "config", "check", "description"]
 
 
 class InputSpec(Schema):
@@ -92,7 +92,10 @@ class FileRecord(Schema):
 
 
 class TensorParity(Schema):
-    """Differences between the compared candidates of an ONNX file and of the torch model with the same weights."""
+    """Differences between the compared candidates of an ONNX file and of a reference with the same weights."""
+
+    reference: str = "torch"
+    """The torch model, or the name of the FP32 file."""
 
     tiles: int
     candidates: int
@@ -225,4 +228,4 @@ class Manifest(Schema):
     """Files by path inside the bundle."""
     checks: dict[str, TensorParity] = {}
     quantization: dict[str, QuantizationRecord] = {}
-    """Results by ONNX file: `checks` for FP32 and FP16, `quantization` for INT8."""
+    """Results by ONNX file: `checks` for FP32, FP16 and the layout of a YOLO, `quantization` for INT8."""

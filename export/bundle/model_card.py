@@ -124,7 +124,7 @@ def _accuracy(manifest: Manifest) -> str:
 
 def _parity(manifest: Manifest) -> Iterator[tuple[str, str]]:
     for name, check in manifest.checks.items():
-        yield name, f"tensor parity {'passed' if check.passed else 'FAILED'}: {check.in_words}"
+        yield name, f"tensor parity with {check.reference} {'passed' if check.passed else 'FAILED'}: {check.in_words}"
     for name, record in manifest.quantization.items():
         loss = UNKNOWN if record.map_loss is None else f"{100 * record.map_loss:.2f} points"
         decision = "" if record.decision is None else f"; {record.decision.in_words}: {record.decision.reason}"

@@ -29,6 +29,11 @@ ASSET_FIELDS: dict[FileKind, dict[str, Any]] = {
         "mlm:framework": "ONNX",
         "mlm:artifact_type": "onnx",
     },
+    "yolo-onnx": {
+        "type": "application/octet-stream; framework=onnx",
+        "roles": ["data"],
+        "title": "FP32 in the layout of a YOLO, with another input and output",
+    },
     "engine": {
         "type": "application/octet-stream; framework=tensorrt",
         "roles": ["mlm:model", "mlm:compiled", "data"],

@@ -99,7 +99,7 @@ def _parity_differences(bundle: Bundle, evidence: dict[str, str]) -> Iterator[st
     """Yield ONNX files whose parity is unknown or failed or was computed from other bytes; describe that of each."""
     manifest = bundle.manifest
     records: dict[str, TensorParity | QuantizationRecord] = {**manifest.checks, **manifest.quantization}
-    for name in sorted({*bundle.find("onnx"), *records}):
+    for name in sorted({*bundle.find("onnx"), *bundle.find("yolo-onnx"), *records}):
         file, record = manifest.files.get(name), records.get(name)
         if file is None:
             yield f"The manifest records the parity of {name}, which is no file of the bundle."
@@ -116,7 +116,7 @@ def _parity_differences(bundle: Bundle, evidence: dict[str, str]) -> Iterator[st
 
 def _parity_in_words(record: TensorParity | QuantizationRecord) -> str:
     if isinstance(record, TensorParity):
-        return f"tensor parity {'passed' if record.passed else 'failed'}, {record.in_words}"
+        return f"tensor parity with {record.reference} {'passed' if record.passed else 'failed'}, {record.in_words}"
     loss = "an unknown loss" if record.map_loss is None else f"a loss of {100 * record.map_loss:.2f} points"
     return f"INT8 with {loss} of mAP, {record.decision.in_words if record.decision else 'no decision'}"
 

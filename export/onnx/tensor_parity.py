@@ -51,12 +51,16 @@ def check_tensor_parity(
     with torch.inference_mode():
         outputs = [model(torch.from_numpy(np.ascontiguousarray(tile[None]))) for tile in tiles]
     reference = Candidates(*(torch.cat(parts).numpy() for parts in zip(*outputs, strict=True)))
-    session = open_session(onnx_path)
-    found = [session.run(["boxes", "scores", "labels"], {"tiles": tile[None]}) for tile in tiles]
-    other = Candidates(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
     groups, tolerance = model.candidate_groups(), TOLERANCES[precision]
-    parity = compare_candidates(reference, other, groups=groups, tolerance=tolerance)
+    parity = compare_candidates(reference, onnx_candidates(onnx_path, tiles), groups=groups, tolerance=tolerance)
     return parity.model_copy(update={"onnx_sha256": sha256_of(onnx_path)})
+
+
+def onnx_candidates(path: Path, tiles: Array) -> Candidates:
+    """Run an ONNX file with ONNX Runtime, tile by tile, and return its candidates."""
+    session = open_session(path)
+    found = [session.run(["boxes", "scores", "labels"], {"tiles": tile[None]}) for tile in tiles]
+    return Candidates(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
 
 
 def compare_candidates(

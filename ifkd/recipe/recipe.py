@@ -190,6 +190,8 @@ class ExportOptions(Schema):
     it is chosen together with the score threshold."""
     gsd_m: PositiveFloat | None = None
     """Ground sampling distance of the training images before scaling, meters."""
+    interop: bool = True
+    """Write model.yolo.onnx, for QGIS, WebODM and other programs that read the layout of a YOLO."""
 
     @field_validator("tile_sides_px")
     @classmethod

@@ -33,7 +33,7 @@ def test_the_manifest_contains_the_values_of_recipe_and_checkpoint(whole_bundle:
     )
     assert (whole_bundle / "model.safetensors").read_bytes() == checkpoint_path.read_bytes()
     assert load(bundle.file("config.toml"), Recipe).export.candidates_per_level == 100
-    assert set(manifest.checks) == {"model.onnx", "model.fp16.onnx"}
+    assert set(manifest.checks) == {"model.onnx", "model.fp16.onnx", "model.yolo.onnx"}
     assert all(check.passed for check in manifest.checks.values())
     recorded = json.loads(bundle.file("checks/tensor_parity.json").read_text())
     assert recorded["checks"]["model.onnx"]["tolerance"]["box_px"] == 0.05
@@ -51,12 +51,15 @@ def test_export_options_can_be_overridden_and_are_recorded(
         "overlap_px=16",
         "export.precisions=['fp32']",
         "data.license=CC-BY-4.0",
+        "--no-interop",
     ]
     assert main(words) == 0
     bundle = open_bundle(tmp_path / "b")
     assert bundle.find("onnx") == ["model.onnx"]
+    assert not (tmp_path / "b" / "model.yolo.onnx").exists()
     assert bundle.manifest.defaults.overlap_px == 16
-    assert load(bundle.file("config.toml"), Recipe).export.overlap_px == 16
+    options = load(bundle.file("config.toml"), Recipe).export
+    assert (options.overlap_px, options.interop) == (16, False)
     assert "| License of the training data | CC-BY-4.0 |" in bundle.file("README.md").read_text()
     out = capsys.readouterr().out
     assert "model.onnx" in out

@@ -29,7 +29,8 @@ def test_an_exported_bundle_is_verified_wherever_it_is_copied(bundle_copy: Bundl
     assert found.differences == ()
     assert found.files == len(open_bundle(bundle_copy.path).manifest.files)
     assert found.manifest_sha256 == sha256_of(bundle_copy.path / "model.json")
-    assert found.evidence["model.fp16.onnx"].startswith("tensor parity passed, 100.00% of ")
+    assert found.evidence["model.fp16.onnx"].startswith("tensor parity with torch passed, 100.00% of ")
+    assert found.evidence["model.yolo.onnx"].startswith("tensor parity with model.onnx passed, 100.00% of ")
     words = "built from model.fp16.onnx by tensorrt 11.4.0 for NVIDIA H100 80GB HBM3"
     assert found.evidence["engines/made.engine"] == words
 
@@ -71,7 +72,7 @@ def test_a_parity_of_other_bytes_is_refused(bundle_copy: Bundle) -> None:
     ("change", "expected"),
     [
         (lambda one: one["checks"].pop("model.fp16.onnx"), "The manifest records no parity of model.fp16.onnx."),
-        (lambda one: one["checks"]["model.onnx"].update(passed=False), "model.onnx failed: tensor parity failed, "),
+        (lambda one: one["checks"]["model.onnx"].update(passed=False), "model.onnx failed: tensor parity with torch failed, "),
         (lambda one: one["checks"]["model.onnx"].pop("onnx_sha256"), "from another file: got no digest, expected "),
         (lambda one: one["checks"].update(a=one["checks"]["model.onnx"]), "records the parity of a, which is no"),
         (lambda one: one["provenance"].update(checkpoint_sha256="0"), "model.safetensors is not the checkpoint"),

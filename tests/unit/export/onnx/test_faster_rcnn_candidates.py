@@ -19,6 +19,7 @@ from export.onnx.exportable import ExportableDetector
 from export.onnx.faster_rcnn_candidates import NMS_ROUNDS, pool_regions, suppress
 from export.onnx.onnx_export import OnnxMetadata, export_onnx
 from export.onnx.tensor_parity import TOLERANCES, compare_candidates
+from export.onnx.yolo_layout import check_yolo_layout, write_yolo_layout
 from export.precision.fp16 import convert_to_fp16
 from export.precision.integer_indices import require_integer_indices
 from export.tensorrt.build import build_engine
@@ -110,6 +111,17 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[ExportableDetect
     path = tmp_path_factory.mktemp("two_stage") / "a.onnx"
     export_onnx(model, path, max_batch=4, metadata=metadata)
     return model, path
+
+
+def test_the_layout_of_a_yolo_has_the_same_candidates(
+    exported: tuple[ExportableDetector, Path], tmp_path: Path
+) -> None:
+    _, source = exported
+    path = tmp_path / "yolo.onnx"
+    write_yolo_layout(source, path, side=64, metadata={"class_names": '{"0": "a", "1": "b", "2": "c"}'})
+    assert "bilinear" in str(onnx.load(str(path)).graph.node), "the name of the mode in opset 17"
+    parity = check_yolo_layout(path, source, TILES)
+    assert parity.passed, parity
 
 
 def test_int8_files_keep_the_last_layers_of_both_stages_in_float(
