@@ -7,18 +7,33 @@ import os
 import shutil
 from collections.abc import Callable
 from copy import deepcopy
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 import hypothesis
 import numpy as np
 import pytest
+from jaxtyping import _import_hook
 from PIL import Image
 
 pytest_plugins = ["browser_fixtures", "bundle_fixtures", "cli_fixtures", "figure_fixtures"]
 
 # Tiny tensors are slower with several threads, in particular on a busy machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def _compiled(self: SourceFileLoader, fullname: str) -> CodeType:
+    path = self.get_filename(fullname)
+    code: CodeType = self.source_to_code(self.get_data(path), path)
+    return code
+
+
+# While jaxtyping imports a module with checks, it renames the bytecode files of all modules: each process would compile
+# torch and what torch imports from source, for 7 seconds. Here, only the modules with checks are compiled each time.
+_import_hook._JaxtypingLoader.exec_module = SourceFileLoader.exec_module
+_import_hook._JaxtypingLoader.get_code = _compiled
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -34,10 +49,14 @@ hypothesis.settings.load_profile("ifkd")
 
 
 LONG_FILES = {
+    "test_both_detectors.py",
     "test_clusters.py",
     "test_data_parallel.py",
     "test_end_to_end.py",
+    "test_faster_rcnn_candidates.py",
+    "test_quantize.py",
     "test_ray_pool.py",
+    "test_topk.py",
     "test_study.py",
     "test_trainer.py",
     "test_tutorial.py",

@@ -90,8 +90,8 @@ class DetectorOptions(Schema):
     """Initialization of the head's convolutions: `normal` (standard deviation 0.01) suits 256 channels; use `kaiming`
     for fewer, where the signal would vanish."""
     anchor_scale: Annotated[float, Field(ge=1.0, le=16.0)] | None = None
-    """Side of the smallest square anchor, in strides of its level: by default 4 for RetinaNet, which has anchors from 32
-    px on P3, and 8 for Faster R-CNN, 32 px on P2. Use less where most objects are smaller."""
+    """Side of the smallest square anchor, in strides of its level: by default 4 for RetinaNet, which has anchors from
+    32 px on P3, and 8 for Faster R-CNN, 32 px on P2. Use less where most objects are smaller."""
     backbone_weights: str = "none"
     """Weights of the backbone: `imagenet`, `none`, or the path of a torchvision state dict."""
     weights: str = "none"

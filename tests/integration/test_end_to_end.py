@@ -14,22 +14,28 @@ from deploy.cli.main import main
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(scope="module")
-def whole_way(tmp_path_factory):
-    """Walk the Makefile's way with the demo's recipe, shrunk until it takes half a minute."""
+@pytest.fixture(
+    scope="module",
+    params=[["fp32", "fp16"], pytest.param(["fp32", "fp16", "int8-cpu"], marks=pytest.mark.slow)],
+    ids="-".join,
+)
+def whole_way(request, tmp_path_factory):
+    """Walk the Makefile's way with the demo's recipe, shrunk until it takes seconds; INT8 is what takes longest."""
     folder = tmp_path_factory.mktemp("way")
     data = tomllib.loads((ROOT / "configs/demo_data.toml").read_text())
-    data["images"].update(train=16, validation=4, test=4)
-    data["scenes"].update(size_px=[512, 640])
+    data.update(tile_px=128, gsd_m=4.0)
+    data["images"].update(train=8, validation=4, test=4)
+    data["scenes"].update(size_px=[256, 320], block_px=128)
     recipe = tomllib.loads((ROOT / "configs/demo.toml").read_text())
-    recipe["data"].update(root=str(folder / "data"), scale=0.5, tile_px=128)
+    recipe["data"].update(root=str(folder / "data"), scale=0.5, tile_px=64)
     for training in (recipe["teacher"], recipe["student"], recipe["distillation"]):
         training["training"].update(epochs=1, batch_size=4, compute={"amp": "none"})
     for role in ("teacher", "student"):
-        recipe[role]["detector"]["channels"] = 16
+        recipe[role]["detector"].update(backbone="mobilenet_v2", channels=16)
     recipe["distillation"]["min_teacher_map"] = 0.0
     recipe["distillation"]["method"]["ede"]["weights"] = "random"
-    recipe["export"].update(candidates_per_level=100, overlap_px=32, scene_score_threshold=0.001)
+    recipe["export"].update(precisions=request.param, candidates_per_level=100, overlap_px=16, gsd_m=4.0)
+    recipe["export"]["scene_score_threshold"] = 0.001
     (folder / "data.toml").write_text(tomli_w.dumps(data))
     (folder / "recipe.toml").write_text(tomli_w.dumps(recipe))
     scene = folder / "data/scenes/scene_00.tif"

@@ -11,7 +11,6 @@ from ifkd.distillation.fdr import feature_richness, reconstruct
 from ifkd.distillation.hsm import similarity_mask
 from ifkd.models import Targets, normalize
 
-
 ROOT = Path(__file__).parents[2]
 
 

@@ -363,27 +363,23 @@ pipelines.distill_student(parse(values, recipe.Recipe, source="values"), Path(te
 """
 
 
-def test_a_run_killed_while_it_saves_resumes_from_the_previous_state(setup: Setup, tmp_path: Path) -> None:
+def test_a_run_killed_while_it_saves_resumes_from_the_previous_state(
+    setup: Setup, distilled_run: Path, tmp_path: Path
+) -> None:
     """SIGKILL while the second state is written: an incomplete temporary file is left."""
-
-    def three_epochs(values: dict[str, Any]) -> None:
-        values["distillation"]["training"]["epochs"] = 3
-
-    distill(setup, tmp_path / "uninterrupted", three_epochs)
-    values = settings(setup, three_epochs).model_dump(mode="json")
-    arguments = json.dumps(
-        [values, str(setup[0] / "teacher.safetensors"), str(tmp_path / "killed"), torch.get_num_threads()]
-    )
+    killed = tmp_path / "killed"
+    values, teacher = settings(setup).model_dump(mode="json"), setup[0] / "teacher.safetensors"
+    arguments = json.dumps([values, str(teacher), str(killed), torch.get_num_threads()])
     done = subprocess.run([sys.executable, "-c", KILLED, arguments], capture_output=True, text=True, check=False)
     assert done.returncode == -9, done.stderr
-    assert (tmp_path / "killed" / "state.pt").is_file()
-    assert not (tmp_path / "killed" / "result.json").exists()
-    state = torch.load(tmp_path / "killed" / "state.pt", weights_only=True)
-    assert state["progress"]["iteration"] == 2
-    distill(setup, tmp_path / "killed", three_epochs)
+    assert (killed / "state.pt").is_file()
+    assert not (killed / "result.json").exists()
+    assert torch.load(killed / "state.pt", weights_only=True)["progress"]["iteration"] == 2
+    (killed / "last.safetensors").unlink()  # it was complete already, and has to be trained again
+    distill(setup, killed)
     for name in ("last.safetensors", "metrics.jsonl"):
-        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "uninterrupted" / name).read_bytes(), name
-    assert not list((tmp_path / "killed").glob(".*")), "the temporary file is removed"
+        assert (killed / name).read_bytes() == (distilled_run / name).read_bytes(), name
+    assert not list(killed.glob(".*")), "the temporary file is removed"
 
 
 def test_a_run_stopped_before_its_result_writes_it_without_training(
@@ -709,10 +705,11 @@ def test_a_full_disk_stops_the_run_and_keeps_the_last_checkpoint(
             resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
         return step(self, parts)
 
-    with monkeypatch.context() as patch, pytest.raises(OutputError, match="Cannot write") as caught:
+    with monkeypatch.context() as patch:
         patch.setattr(trainer.Trainer, "train_step", filling)
         try:
-            train(setup, tmp_path / "run")
+            with pytest.raises(OutputError, match="Cannot write") as caught:
+                train(setup, tmp_path / "run")
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert caught.value.exit_code == 2
