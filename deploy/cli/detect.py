@@ -270,11 +270,10 @@ def _run_single(plan: "DetectPlan", arguments: Arguments) -> dict[str, Any]:
     with ExitStack() as stack:
         run = run_scene(
             plan.request,
-            plan.scenes[0].location,
+            plan.scenes[0],
             plan.store.work,
             executor=lambda: stack.enter_context(open_engine_pool(plan, _log)).executor,
             log=_log,
-            acquired=plan.scenes[0].time,
         )
     plan.store.publish()
     if not arguments.json:

@@ -19,6 +19,7 @@ from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
+from deploy.cluster.collection import write_collection
 from deploy.cluster.completed_scenes import CompletedScenes
 from deploy.cluster.engine_pool import EnginePool
 from deploy.cluster.engine_startup import open_engine_pool
@@ -30,7 +31,7 @@ from deploy.scene.read.scene_list import SceneSource
 from deploy.scene.run.pipeline import ProgressFactory, resolve_batch
 from deploy.scene.scene_run import run_scene
 from deploy.scene.settings import grid_for, tile_for
-from deploy.scene.write.file_names import PRODUCER, STATE_FOLDER, SUMMARY_FILE, SUMMARY_PAGE_FILE
+from deploy.scene.write.file_names import BATCH_FILES, PRODUCER, STATE_FOLDER, SUMMARY_FILE, SUMMARY_PAGE_FILE
 from deploy.scene.write.output_folder import require_own_files
 from deploy.scene.write.run_record import BundleReference
 from ifkd import __version__
@@ -68,7 +69,7 @@ class BatchRun:
         grid_for(LARGE_SCENE, tile_px, request.settings)
         plan.store.require_access([source.name for source in plan.scenes])
         if not self._state.is_dir():
-            require_own_files(plan.store.work, (SUMMARY_FILE, SUMMARY_PAGE_FILE), record=SUMMARY_FILE)
+            require_own_files(plan.store.work, BATCH_FILES, record=SUMMARY_FILE)
         make_folder(self._state)
         log_path = self._state / "completed_scenes.jsonl"
         with os.fdopen(acquire_lock(self._state / "lock", folder=plan.store.work), "rb"):
@@ -77,8 +78,9 @@ class BatchRun:
             filters = request.filters.identity() if request.filters is not None else None
             with CompletedScenes(log_path, self._identity(), filters=filters) as completed:
                 summary = self._process_all(completed)
+            names = write_collection(summary.entries, request.bundle.manifest, plan.store.work)
             write_summary(summary, plan.store.work)
-            plan.store.put((SUMMARY_FILE, SUMMARY_PAGE_FILE))
+            plan.store.put((*names, SUMMARY_PAGE_FILE, SUMMARY_FILE))
         shutil.rmtree(self._state)
         return summary
 
@@ -152,11 +154,11 @@ class BatchRun:
         try:
             run = run_scene(
                 self._plan.request,
-                source.location,
+                source,
                 folder,
                 executor=lambda: pool.executor,
                 log=lambda message: self._log(f"{source.name}: {message}"),
-                acquired=source.time,
+                in_collection=True,
                 show_progress=show_progress,
             )
         except (EngineError, OutputError):  # the next scene would fail, too

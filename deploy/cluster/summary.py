@@ -7,6 +7,7 @@ from typing import Literal
 
 from deploy.scene.read.scene_list import SceneSource
 from deploy.scene.scene_run import SceneRun
+from deploy.scene.write.detection_item import SceneOutline
 from deploy.scene.write.file_names import PRODUCER
 from deploy.scene.write.run_record import BundleReference
 from ifkd import __version__
@@ -28,6 +29,10 @@ class SceneEntry(Schema):
     height_px: int = 0
     km2: float | None = None
     """Area of the raster on the ground, square kilometers; None without a georeference."""
+    bbox: tuple[float, float, float, float] | None = None
+    """West, south, east, north, degrees; west > east across the antimeridian; None if the scene has no STAC item."""
+    time: str | None = None
+    """Acquisition time, UTC, RFC 3339; None if it is unknown."""
     objects: int = 0
     objects_per_class: dict[str, int] = {}
     tiles: int = 0
@@ -43,7 +48,7 @@ class SceneEntry(Schema):
     def of_run(cls, source: SceneSource, run: SceneRun) -> "SceneEntry":
         """Return the entry of a scene whose results are written."""
         record = run.record
-        scene, tiles = record.scene, record.tiles
+        scene, tiles, outline = record.scene, record.tiles, SceneOutline.of(run.result.scene)
         return cls(
             name=source.name,
             source=str(source.location),
@@ -51,6 +56,8 @@ class SceneEntry(Schema):
             width_px=scene.width_px,
             height_px=scene.height_px,
             km2=None if scene.gsd_m is None else scene.height_px * scene.width_px * scene.gsd_m**2 / 1e6,
+            bbox=None if outline is None else outline.bbox,
+            time=scene.time,
             objects=record.objects,
             objects_per_class=record.objects_per_class,
             tiles=tiles.count,

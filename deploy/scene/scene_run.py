@@ -7,9 +7,9 @@ from pathlib import Path
 
 from deploy.scene.filters import require_places
 from deploy.scene.operational_figures import Ground
-from deploy.scene.read.acquisition_time import AcquisitionTime
 from deploy.scene.read.aoi import aoi_mask_of
 from deploy.scene.read.scene import SceneInfo
+from deploy.scene.read.scene_list import SceneSource
 from deploy.scene.result import SceneResult
 from deploy.scene.run.executor import SceneExecutor
 from deploy.scene.run.pipeline import ProgressFactory, detect_scene, resolve_batch
@@ -17,6 +17,7 @@ from deploy.scene.run.row_journal import RowJournal
 from deploy.scene.scene_score import SceneGroundTruth, SceneScore, read_ground_truth
 from deploy.scene.settings import SceneRequest
 from deploy.scene.write.crops import write_crops
+from deploy.scene.write.detection_item import write_item
 from deploy.scene.write.file_names import CROPS_FOLDER, RUN_FILE
 from deploy.scene.write.map_page import write_page
 from deploy.scene.write.output_folder import OutputFolder
@@ -25,7 +26,6 @@ from deploy.scene.write.run_record import RunRecord, make_run_record, run_identi
 from deploy.scene.write.writers import choose_formats, write_results
 from ifkd.core.errors import SceneError
 from ifkd.core.files import write_json
-from ifkd.imagery.address import RasterAddress
 
 OVERVIEW_PX = 3072
 """Largest side of the picture of the scene in map.html."""
@@ -41,18 +41,18 @@ class SceneRun:
 
 def run_scene(
     request: SceneRequest,
-    location: Path | RasterAddress,
+    source: SceneSource,
     folder: Path,
     *,
     executor: Callable[[], SceneExecutor],
     log: Callable[[str], object],
-    acquired: AcquisitionTime | None = None,
+    in_collection: bool = False,
     show_progress: bool | ProgressFactory = True,
 ) -> SceneRun:
     """Detect the objects of a scene and write the results; an interrupted run into the same folder is resumed.
 
-    The executor is requested after all inputs are checked; `log` receives messages for the user; `acquired` is the time
-    of the scene, by default that of its tags; and `show_progress` may be a factory of another bar than that on stderr.
+    The executor is requested after all inputs are checked; `log` receives messages for the user; `in_collection` states
+    that the run writes a STAC collection; and `show_progress` may be a factory of another bar than that on stderr.
 
     Raises:
         EngineError: The engine cannot run.
@@ -61,7 +61,7 @@ def run_scene(
         UsageError: A setting is invalid.
     """
     settings, bundle = request.settings, request.bundle
-    with request.open_scene(location, time=acquired) as scene:
+    with request.open_scene(source.location, time=source.time) as scene:
         area = aoi_mask_of(settings.aoi, scene.info, request.grid_of(scene))
         require_places(request.filters, scene.info)
         formats, message = choose_formats(request.formats, scene.info)
@@ -92,6 +92,7 @@ def run_scene(
             files = write_results(result, staging, formats, image_id=ground_truth.image_id if ground_truth else 1)
             overview = scene.overview(OVERVIEW_PX, within=area.window if area else None).pixels
             files += write_quicklooks(result, scene, overview, staging) + write_page(result, overview, staging)
+            files += write_item(result, source, staging, files=files, bundle=bundle, in_collection=in_collection)
             files += [CROPS_FOLDER] if request.crops else []
             score = _score(result, ground_truth)
             seconds = time.perf_counter() - start

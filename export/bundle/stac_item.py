@@ -61,7 +61,7 @@ def model_item(manifest: Manifest) -> dict[str, Any]:
         "type": "Feature",
         "stac_version": STAC_VERSION,
         "stac_extensions": [MLM_EXTENSION, FILE_EXTENSION],
-        "id": f"{manifest.name}-{manifest.provenance['checkpoint_sha256'][:12]}",
+        "id": model_id(manifest),
         "geometry": {"type": "Polygon", "coordinates": [ring]},
         "bbox": EXTENT,
         "properties": _properties(manifest),
@@ -73,6 +73,11 @@ def model_item(manifest: Manifest) -> dict[str, Any]:
 def file_asset(name: str, *, sha256: str, size: int, **fields: Any) -> dict[str, Any]:
     """Return the asset of a file beside an item, with its digest and its size in bytes by the file extension."""
     return {"href": f"./{name}", **fields, "file:size": size, "file:checksum": f"{SHA256_MULTIHASH}{sha256}"}
+
+
+def model_id(manifest: Manifest) -> str:
+    """Return the id of a bundle's item: its name and the start of the digest of its weights."""
+    return "-".join(filter(None, (manifest.name, manifest.provenance.get("checkpoint_sha256", "")[:12])))
 
 
 def mlm_name(name: str) -> str:

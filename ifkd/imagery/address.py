@@ -34,6 +34,15 @@ class RasterAddress:
         parts = [re.sub(r"\W+", "_", piece).strip("_") for piece in pieces if piece != file]
         return "_".join([PurePosixPath(file).stem, *parts])
 
+    @property
+    def url(self) -> str:
+        """The URL without its query string, or the path for GDAL where there is no URL."""
+        path = str(self)
+        for scheme, prefix in VSI_PREFIXES.items():
+            if path.startswith(prefix):
+                return f"{scheme}://{path.removeprefix(prefix)}"
+        return path
+
     def __str__(self) -> str:
         """Return the path without its query string, which may contain a key."""
         return self.gdal_path.split("?", 1)[0]

@@ -16,7 +16,9 @@ DEFAULT_FORMATS = ("geojson", "gpkg", "coco", "csv")
 QUICKLOOK_FILE = "quicklook.png"
 QUICKLOOK_DETAIL_FILE = "quicklook_detail.png"
 MAP_FILE = "map.html"
-RESULT_FILES = (*map(DETECTION_FILES.__getitem__, DEFAULT_FORMATS), QUICKLOOK_FILE, QUICKLOOK_DETAIL_FILE, MAP_FILE)
+ITEM_FILE = "detections.stac.json"
+PICTURE_FILES = (QUICKLOOK_FILE, QUICKLOOK_DETAIL_FILE, MAP_FILE)
+RESULT_FILES = (*map(DETECTION_FILES.__getitem__, DEFAULT_FORMATS), *PICTURE_FILES, ITEM_FILE)
 """Files of a scene, except the run record, that are written unless options exclude them."""
 CROPS_FOLDER = "crops"
 OWN_FILES = (*RESULT_FILES, DETECTION_FILES["parquet"], CROPS_FOLDER)
@@ -24,6 +26,9 @@ OWN_FILES = (*RESULT_FILES, DETECTION_FILES["parquet"], CROPS_FOLDER)
 
 SUMMARY_FILE = "summary.json"
 SUMMARY_PAGE_FILE = "summary.html"
+COLLECTION_FILE = "collection.json"
+BATCH_FILES = (SUMMARY_FILE, SUMMARY_PAGE_FILE, COLLECTION_FILE)
+"""Files of a batch run, in the parent folder of its scenes' folders."""
 
 STATE_FOLDER = ".ifkd-detect"
 """Folder with the state of an unfinished run, in its output folder."""

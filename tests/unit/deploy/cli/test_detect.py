@@ -186,7 +186,7 @@ def test_formats_are_chosen_and_stale_ones_go(call, scene, out):
     assert code == 0
     assert {path.name for path in out.iterdir()} == {
         "detections.csv", "detections.coco.json", "quicklook.png", "quicklook_detail.png", "map.html", RUN_FILE,
-        "notes.txt",
+        "detections.stac.json", "notes.txt",
     }  # fmt: skip
 
 
@@ -229,7 +229,8 @@ def plain(tmp_path):
 def test_a_scene_without_coordinates_gets_pixels_and_one_clear_line(call, tmp_path, out):
     code, _, said = call(plain(tmp_path))
     assert code == 0
-    assert {path.name for path in out.iterdir()} == EVERYTHING - {"detections.geojson", "detections.gpkg"}
+    places = {"detections.geojson", "detections.gpkg", "detections.stac.json"}
+    assert {path.name for path in out.iterdir()} == EVERYTHING - places
     line = "ifkd: No geojson and gpkg: plain.tif has no coordinate system, so its objects have no map coordinates.\n"
     assert line in said
     header = (out / "detections.csv").read_text().splitlines()[0]

@@ -19,7 +19,7 @@ from deploy.cluster.summary import EnginesRecord, SceneEntry, summarize
 from deploy.cluster.summary_page import render
 from deploy.scene.read.acquisition_time import stated_time
 from deploy.scene.read.scene_list import read_sources
-from deploy.scene.write.file_names import RESULT_FILES, RUN_FILE, STATE_FOLDER
+from deploy.scene.write.file_names import BATCH_FILES, ITEM_FILE, RESULT_FILES, RUN_FILE, STATE_FOLDER
 from deploy.scene.write.result_store import RemoteStore
 from deploy.scene.write.run_record import BundleReference
 from ifkd.core.errors import OutputError
@@ -61,11 +61,16 @@ def test_every_scene_gets_the_files_of_a_run_of_its_own(call, scenes, tmp_path):
     code, printed, said, _ = call(scenes / "*.tif")
     assert code == 0
     out = tmp_path / "out"
-    assert {path.name for path in out.iterdir()} == {"s0", "s1", "s2", "s3", "summary.json", "summary.html"}
+    assert {path.name for path in out.iterdir()} == {"s0", "s1", "s2", "s3", *BATCH_FILES}
     for name in ("s0", "s1", "s2", "s3"):
         call(scenes / f"{name}.tif", out=tmp_path / name)
-        assert files(out / name) == files(tmp_path / name)
-        assert set(files(out / name)) == set(RESULT_FILES)
+        in_batch, alone = files(out / name), files(tmp_path / name)
+        assert set(in_batch) == set(alone) == set(RESULT_FILES)
+        item, item_alone = (json.loads(one.pop(ITEM_FILE)) for one in (in_batch, alone))
+        assert in_batch == alone
+        del item["collection"]
+        item["links"] = [link for link in item["links"] if link["rel"] == "derived_from"]
+        assert item == item_alone
     assert "8 objects in 4 of 4 scenes" in printed
     assert re.search(r"ifkd: \[4/4\] s3: 2 objects in ", said)
     summary = json.loads((out / "summary.json").read_text())
@@ -121,7 +126,7 @@ def test_scenes_partly_off_the_earth_are_all_treated_alike(call, tmp_path):
     assert call(*(tmp_path / f"{name}.tif" for name in names))[0] == 0
     found = [files(tmp_path / "out" / name) for name in names]
     for name, content in zip(names, found, strict=True):
-        assert len(content) == len(RESULT_FILES)
+        assert set(content) == {*RESULT_FILES} - {ITEM_FILE}
         assert content["detections.coco.json"] == found[0]["detections.coco.json"]
         features = json.loads(content["detections.geojson"])["features"]
         assert [one["geometry"] is None for one in features] == [True, False], name
@@ -245,7 +250,12 @@ def test_scenes_are_read_over_http_in_ranges(call, scenes, tmp_path):
         code, _, _, _ = call(f"{address}/big.tif?key=secret", out=tmp_path / "remote")
     assert code == 0
     assert len((scenes / "big.ranges").read_text().splitlines()) > 2
-    assert files(tmp_path / "remote") == files(tmp_path / "local")
+    remote, local = files(tmp_path / "remote"), files(tmp_path / "local")
+    item = remote.pop(ITEM_FILE).decode()
+    assert f'"{address}/big.tif"' in item
+    assert "secret" not in item
+    del local[ITEM_FILE]
+    assert remote == local
     run = (tmp_path / "remote" / RUN_FILE).read_text()
     assert json.loads(run)["scene"]["path"].endswith("/big.tif")
     assert "secret" not in run
