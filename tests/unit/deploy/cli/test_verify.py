@@ -28,7 +28,7 @@ def test_a_receiving_machine_needs_no_runtime(whole_bundle: Path) -> None:
     head, *lines = done.stdout.splitlines()
     assert head.startswith("tiny: ")
     assert head.endswith(" MB, all as in the manifest")
-    assert [line.split(":")[0] for line in lines] == ["model.fp16.onnx", "model.onnx", "Verified"]
+    assert [line.split(":")[0] for line in lines] == ["model.fp16.onnx", "model.onnx", "model.yolo.onnx", "Verified"]
 
 
 def test_differences_end_in_1_and_are_all_listed(bundle_copy: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
