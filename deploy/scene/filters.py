@@ -78,16 +78,16 @@ class ExcludedAreas:
     """Polygons of a file; the border belongs to them."""
 
     def __init__(self, file: VectorFile) -> None:
-        invalid = ~shapely.is_valid(file.geometries)
+        on_edge = _needs_globe(file.geometries) if file.is_geographic else np.zeros(len(file.geometries), bool)
+        crossing = ~shapely.is_valid(file.geometries) & ~on_edge  # a ring around a pole crosses itself in the plane
         polygons = list(shapely.make_valid(file.geometries))
-        if file.is_geographic:
-            for row in np.flatnonzero(_needs_globe(file.geometries)):
-                polygons[row] = on_globe(file.geometries[row])
+        for row in np.flatnonzero(on_edge):
+            polygons[row] = on_globe(file.geometries[row])
         self._georeference = file.georeference
         parts = shapely.get_parts(shapely.get_parts(polygons))  # a repaired polygon may be a collection
         self._polygons = parts[shapely.get_type_id(parts) == TYPE_IDS["Polygon"]]
         self._tree = shapely.STRtree(self._polygons)
-        self.record = file.record.model_copy(update={"repaired": int(invalid.sum())})
+        self.record = file.record.model_copy(update={"repaired": int(crossing.sum())})
 
     def contain(self, lonlat: Array) -> Array:
         """Return whether places, longitudes and latitudes [n, 2], are in a polygon, bool [n]; NaN is in none."""

@@ -17,6 +17,7 @@ CELL_DEGREES = 5.0
 """Places in a cell of this size share one plane."""
 COARSE_M, FINE_M = 100_000.0, 1_000.0
 """Longest pieces of a segment: for the choice of those that are near, and for distances."""
+ROUNDING_M = 1.0
 METERS_PER_DEGREE = 111_195.0
 FARTHEST_M = EARTH_RADIUS_M * np.sqrt(2.0)
 """Chord of a quarter of the Earth's circumference, beyond which there is no distance."""
@@ -43,11 +44,13 @@ class GroundSegments:
         self._georeference = georeference
         self._unit_m = METERS_PER_DEGREE if georeference.crs.is_geographic else georeference.crs.units_factor[1]
         self._starts, self._ends, self._rows = _divided(starts, ends, COARSE_M / self._unit_m)
-        self._start_xyz, self._end_xyz = self._to_space(self._starts), self._to_space(self._ends)
-        if not np.isfinite([self._start_xyz, self._end_xyz]).all():
-            outside = ~np.isfinite(self._start_xyz).all(axis=1) | ~np.isfinite(self._end_xyz).all(axis=1)
-            x, y = self._starts[outside][0]
+        start_xyz, end_xyz = self._to_space(self._starts), self._to_space(self._ends)
+        self._lengths_m = np.linalg.norm(end_xyz - start_xyz, axis=1)
+        if not np.isfinite(self._lengths_m).all():
+            x, y = self._starts[~np.isfinite(self._lengths_m)][0]
             raise ValueError(f"coordinates such as {x:g}, {y:g} are no place on Earth")
+        self._middles = (start_xyz + end_xyz) / 2.0
+        self._middles_squared = (self._middles**2).sum(axis=1)
 
     def nearest(self, lonlat: Array) -> NearestPlaces:
         """Return the nearest segment of longitudes and latitudes [n, 2]; none for NaN or beyond 10,000 km."""
@@ -63,12 +66,14 @@ class GroundSegments:
         """Return row of and distance to the nearest segment of places [n, 3] that are close to each other."""
         center = places.mean(axis=0)
         radius = np.linalg.norm(places - center, axis=1).max()
-        ends_m = np.minimum(*(np.linalg.norm(one - center, axis=1) for one in (self._start_xyz, self._end_xyz)))
-        if ends_m.min() > FARTHEST_M:
+        squared = self._middles_squared - 2.0 * self._middles @ center + center @ center
+        middles_m = np.sqrt(squared.clip(min=0.0))
+        if middles_m.min() > FARTHEST_M:
             return np.full(len(places), -1), np.full(len(places), np.nan)
-        # By the triangle inequality, no other segment can be the nearest of a place.
-        reach = ends_m.min() + 2 * radius + np.linalg.norm(self._end_xyz - self._start_xyz, axis=1)
-        close = np.flatnonzero(ends_m <= reach)
+        # By the triangle inequality, no other segment can be the nearest of a place. A segment is a little curved in
+        # space, so that its length is used where half of it is the limit.
+        reach = middles_m.min() + 2.0 * radius + self._lengths_m + self._lengths_m[middles_m.argmin()] + ROUNDING_M
+        close = np.flatnonzero(middles_m <= reach)
         starts, ends, pieces = _divided(self._starts[close], self._ends[close], FINE_M / self._unit_m)
         a, b = self._to_space(starts), self._to_space(ends)
         lines = shapely.linestrings(np.stack([_on_plane(a, center), _on_plane(b, center)], axis=1))
