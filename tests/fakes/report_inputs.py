@@ -18,7 +18,7 @@ from deploy.parity.tolerances import ToleranceTable
 from deploy.report.report import assemble
 from deploy.report.reported_scene import read_scene_run
 from deploy.scene.merge.merge import MergeSettings
-from deploy.scene.operational_figures import RatesAtScore, DetectionRates, OperationalFigures
+from deploy.scene.operational_figures import DetectionRates, OperationalFigures, RatesAtScore
 from deploy.scene.scene_score import SceneScore
 from deploy.scene.settings import DetectionSettings
 from deploy.scene.write.run_record import BundleReference, RunRecord, SceneRecord, TilesRecord
