@@ -190,8 +190,18 @@ class ExportOptions(Schema):
     it is chosen together with the score threshold."""
     gsd_m: PositiveFloat | None = None
     """Ground sampling distance of the training images before scaling, meters."""
+    scene_objects_per_km2: PositiveFloat | None = None
+    """Expected number of objects per square kilometer of a scene; needs `gsd_m`. Validation images mostly show more
+    objects, and thus less of the background that false detections come from. With this number, the score threshold is
+    chosen for the precision in such scenes."""
     interop: bool = True
     """Write model.yolo.onnx, for QGIS, WebODM and other programs that read the layout of a YOLO."""
+
+    @model_validator(mode="after")
+    def _density_has_a_scale(self) -> "ExportOptions":
+        if self.scene_objects_per_km2 is not None and self.gsd_m is None:
+            raise ValueError("scene_objects_per_km2 needs gsd_m, the ground sampling distance of the training images")
+        return self
 
     @field_validator("tile_sides_px")
     @classmethod

@@ -35,7 +35,7 @@ def example(seed, images=3):
     return CocoDataset(Path("v.json"), ("ship", "tug"), (1, 2), tuple(labeled)), detections
 
 
-def plain_f1(dataset, detections, threshold, agnostic_iou):
+def plain_f1(dataset, detections, threshold, agnostic_iou, background_weight=1):
     """F1 of a data set, one detection after the other."""
     true = false = 0
     for image in dataset.images:
@@ -54,7 +54,7 @@ def plain_f1(dataset, detections, threshold, agnostic_iou):
                 taken.add(best)
                 true += 1
             else:
-                false += 1
+                false += background_weight if iou.max() < 0.1 else 1
     objects = sum(len(image.boxes) for image in dataset.images)
     return 2 * true / (true + false + objects)
 
@@ -74,6 +74,23 @@ def test_f1_is_within_one_standard_error_of_the_highest_and_no_higher_threshold_
     assert chosen.f1 == pytest.approx(own, abs=1e-4)
     assert own >= limit - 1e-4
     assert all(f1 < limit + 1e-4 for (t, other), f1 in plain.items() if t > point.score_threshold and other == iou)
+
+
+def test_false_detections_on_the_background_count_by_the_density_of_scenes():
+    dataset, detections = example(5)
+    area_km2 = len(dataset) * SIZE[0] * SIZE[1] * (2 / 1000) ** 2
+    density = 4 * len(dataset) / area_km2
+    own, sparse = (
+        choose_operating_point(dataset, detections, ExportOptions(gsd_m=2.0, scene_objects_per_km2=density / times))
+        for times in (1, 3)
+    )
+    unknown = choose_operating_point(dataset, detections, ExportOptions(gsd_m=2.0))
+    assert own.curve == unknown.curve
+    for point in sparse.curve:
+        plain = plain_f1(dataset, detections, point.score_threshold, sparse.class_agnostic_iou, background_weight=3)
+        assert point.f1 == pytest.approx(plain, abs=1e-4)
+    assert sparse.score_threshold >= own.score_threshold
+    assert f"for scenes with {density / 3:g} objects per km²" in sparse.source
 
 
 def test_the_standard_error_is_that_of_images_drawn_with_replacement():

@@ -90,6 +90,7 @@ def test_a_mistake_in_a_union_has_the_key_of_the_file(tmp_path: Path, recipe_val
         ("student.training.optimizer.learning_rate=fast", "got 'fast'"),
         ("student.training.schedule.name=[1]", "must be step, cosine, 1x or paper_100e; got [1]"),
         ("data.scale=0.3", "tile_px / scale must be an integer"),
+        ("export.scene_objects_per_km2=4", "scene_objects_per_km2 needs gsd_m"),
         ("student.detector.anchor_scale=2", "must have the same anchors; teacher.detector.anchor_scale is None"),
         ("student.detector.family=faster_rcnn", "must be of the same family; teacher.detector.family is 'retinanet'"),
         (
