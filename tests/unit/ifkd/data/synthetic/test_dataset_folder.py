@@ -239,7 +239,8 @@ def test_classes_can_be_chosen():
 
 
 def test_the_command_makes_a_data_set_and_reports_its_folder(tmp_path, capsys):
-    overrides = ["images.train=1", "images.validation=0", "images.test=0", "scenes.count=0", "tile_px=64"]
+    images = ["images.train=1", "images.validation=0", "images.test=0"]
+    overrides = [*images, "scenes.count=0", "tile_px=64", "ships.per_tile=2"]
     words = ["data", "synth", str(DEMO), *overrides, "--out", str(tmp_path / "data"), "--workers", "1"]
     assert main(words) == 0
     assert f"{tmp_path / 'data'} made" in capsys.readouterr().out
