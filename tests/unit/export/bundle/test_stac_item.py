@@ -65,6 +65,7 @@ def test_assets_have_the_digests_of_the_files(whole_bundle: Path) -> None:
         assert path.name == name
         assert (file.size, file.checksum) == (path.stat().st_size, f"1220{sha256_of(path)}")
         assert ("mlm:artifact_type" in asset.extra_fields) == (name in models)
+    assert item.assets["model.yolo.onnx"].roles == ["data"]  # its interface is another one
 
 
 def test_scaled_values_tiles_of_several_sizes_and_one_band(manifest: Manifest) -> None:
