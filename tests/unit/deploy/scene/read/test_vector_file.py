@@ -67,6 +67,15 @@ def test_what_is_left_out_is_counted(tmp_path):
     )
 
 
+def test_geometries_that_are_not_finite_are_left_out(tmp_path):
+    endless = shapely.Polygon([(0, 0), (np.inf, 0), (1, 1)])
+    path = tmp_path / "a.gpkg"
+    content = np.array([shapely.to_wkb(one) for one in (endless, SQUARE)], object)
+    pyogrio.raw.write(path, content, [], [], driver="GPKG", geometry_type="Polygon", crs="EPSG:4326")
+    file = read(path)
+    assert (len(file.geometries), file.record.without_geometry) == (1, 1)
+
+
 def test_heights_and_curves_are_read_in_two_dimensions_and_as_lines(tmp_path):
     high = {"type": "Polygon", "coordinates": [[[0, 0, 5], [1, 0, 5], [1, 1, 5], [0, 0, 5]]]}
     assert not read(geojson(tmp_path / "a.geojson", high)).geometries[0].has_z
