@@ -82,7 +82,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def _configure_engine(add: Callable[..., object]) -> None:
-    best = "the best that starts: tensorrt, onnxruntime-cuda, onnxruntime; with --cluster onnxruntime"
+    best = "the best that starts: tensorrt, onnxruntime-cuda, openvino for Faster R-CNN, onnxruntime (on clusters)"
     add("--backend", choices=BACKENDS, help=f"runtime (default: {best})")
     add(
         "--server",

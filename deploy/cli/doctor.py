@@ -55,6 +55,7 @@ def abilities(environment: dict[str, Any]) -> dict[str, dict[str, Any]]:
         "build portable engines (tensorrt-rtx)": needs("tensorrt-rtx"),
         "build and run TensorRT engines": _tensorrt(packages, gpus),
         "detect on the CPU (onnxruntime)": _attempt(_providers) if runtime else _no("onnxruntime absent"),
+        "detect on the CPU (openvino)": _attempt(_openvino) if "openvino" in packages else _no("openvino absent"),
         "detect with torch": needs("torch"),
         "detect through a Triton server": needs("tritonclient"),
         "read scenes": _attempt(_scenes, name="rasterio ") if "rasterio" in packages else _no("rasterio absent"),
@@ -174,6 +175,15 @@ def _providers() -> dict[str, Any]:
     import onnxruntime
 
     return _yes(", ".join(map(str, onnxruntime.get_available_providers())))
+
+
+def _openvino() -> dict[str, Any]:
+    import openvino
+
+    from deploy.engines.openvino_engine import has_bfloat16
+
+    version = openvino.__version__.split("-")[0]
+    return _yes(f"openvino {version}, {'bfloat16' if has_bfloat16() else 'no bfloat16'}")
 
 
 def _scenes() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Choose the best engine that a bundle and this machine offer: TensorRT, then CUDA, then the CPU."""
+"""Choose the best engine that a bundle and this machine offer: TensorRT, CUDA, then OpenVINO or ONNX Runtime."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -29,8 +29,9 @@ def best_engine(
 ) -> BestEngine:
     """Return the best engine with a backend and a precision, if they are given.
 
-    An engine for a GPU is opened once to see that it starts; with `gpu` False, none is tried. INT8 is chosen only if
-    the export recommends it, and FP16 only if the file has passed tensor parity.
+    An engine other than ONNX Runtime's for the CPU is opened once to see that it starts; with `gpu` False, none of them
+    is tried, because other machines run the engine. INT8 is chosen only if the export recommends it, and FP16 only if
+    the file has passed tensor parity.
     """
     if backend is not None and precision is not None:
         return BestEngine(backend, precision, None)
@@ -39,6 +40,9 @@ def best_engine(
             for other in _precisions(bundle, one, precision):
                 if bundle.find(kind, other) and _starts(bundle, one, other):
                     return BestEngine(one, other, "the first that starts on this GPU")
+        two_stages = bundle.manifest.detector.get("family") == "faster_rcnn"
+        if two_stages and precision in (None, "fp32") and _starts(bundle, "openvino", "fp32"):
+            return BestEngine("openvino", "fp32", "faster than ONNX Runtime for a two-stage detector, on the CPU")
     chosen: Backend = backend or "onnxruntime"
     best = next(_precisions(bundle, chosen, precision))
     reason = (
@@ -64,6 +68,8 @@ def _precisions(bundle: Bundle, backend: Backend, precision: Precision | None) -
         return
     if backend == "onnxruntime":  # FP16 is not faster on a CPU
         suitable: tuple[Precision, ...] = ("int8-cpu", "fp32")
+    elif backend == "openvino":  # FP16 files are computed in bfloat16, whose rounding exceeds FP16's tolerances
+        suitable = ("int8", "int8-cpu", "fp32")
     elif backend in {"tensorrt", "onnxruntime-tensorrt"}:
         suitable = GPU_PRECISIONS
     else:

@@ -6,7 +6,7 @@ import numpy as np
 
 from deploy.engines.engine import OUTPUT_DTYPES, Engine, EngineInfo
 from export.bundle.bundle import Bundle
-from export.bundle.manifest import Precision
+from export.bundle.manifest import Manifest, Precision
 from ifkd.core.detections import Array, Candidates
 from ifkd.core.environment import usable_cores
 from ifkd.core.errors import EngineError, MissingExtraError
@@ -17,9 +17,9 @@ DEVICE = "CPU"
 class OpenVinoEngine(Engine):
     """OpenVINO on the CPU.
 
-    The layers between the first and the last convolution of an FP16 file are computed in bfloat16 if the processor has
-    instructions for it, and in FP32 otherwise; `info.compute_type` states which. All other files are computed in their
-    own types. OpenVINO's default would be bfloat16 for FP32 files, too.
+    An FP16 file is computed in bfloat16 where `computes_in_bfloat16` is true, up to the last convolution, and in FP32
+    otherwise; `info.compute_type` states which. All other files are computed in their own types. OpenVINO's default
+    would be bfloat16 for FP32 files, too.
     """
 
     def __init__(self, bundle: Bundle, *, precision: Precision = "fp32", threads: int | None = None) -> None:
@@ -32,7 +32,7 @@ class OpenVinoEngine(Engine):
         """
         openvino = import_openvino(need="The backend openvino")
         manifest, name = bundle.manifest, bundle.onnx_name(precision)
-        path, bfloat16 = bundle.file(name), precision == "fp16" and has_bfloat16()
+        path, bfloat16 = bundle.file(name), computes_in_bfloat16(manifest, precision)
         options = {
             "INFERENCE_PRECISION_HINT": "bf16" if bfloat16 else "f32",
             "INFERENCE_NUM_THREADS": threads or usable_cores(),
@@ -52,7 +52,7 @@ class OpenVinoEngine(Engine):
             manifest,
             name,
             backend="openvino",
-            version=str(openvino.__version__),
+            version=str(openvino.__version__).split("-")[0],
             device=f"CPU, {count} thread{'s' if count > 1 else ''}",
             compute_type=None if precision != "fp16" else "bf16" if bfloat16 else "fp32",
         )
@@ -93,6 +93,14 @@ def import_openvino(*, need: str) -> Any:
     except ImportError as error:
         raise MissingExtraError("openvino", extra="openvino", need=need) from error
     return openvino
+
+
+def computes_in_bfloat16(manifest: Manifest, precision: Precision) -> bool:
+    """Return whether the engine computes a bundle's file in bfloat16: FP16 files of one-stage detectors.
+
+    A two-stage detector decodes its proposals between convolutions, where bfloat16 would round them to whole pixels.
+    """
+    return precision == "fp16" and manifest.detector.get("family") == "retinanet" and has_bfloat16()
 
 
 def has_bfloat16() -> bool:

@@ -53,6 +53,14 @@ def test_common_problems_get_advice(packages: dict[str, str], gpus: list[dict[st
     assert any(words in line for line in doctor.advice(machine(packages, gpus)))
 
 
+def test_openvino_is_reported_with_the_type_it_computes_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deploy.engines.openvino_engine.has_bfloat16", lambda: True)
+    found = doctor.abilities(machine({"openvino": "2026.4"}))["detect on the CPU (openvino)"]
+    assert found["works"]
+    assert re.fullmatch(r"openvino 20\S+, bfloat16", found["reason"])
+    assert not doctor.abilities(machine({}))["detect on the CPU (openvino)"]["works"]
+
+
 def test_a_complete_machine_gets_no_advice() -> None:
     names = [
         "torch",

@@ -84,6 +84,36 @@ def test_int8_runs_on_the_cpu_where_the_export_recommends_it(
     assert ("recommended by the export" in str(found.reason)) == (recommended is True)
 
 
+OPENVINO: Sequence[tuple[Backend, Precision]] = [("openvino", "fp16"), ("openvino", "fp32")]
+
+
+def two_stage(bundle: Bundle) -> Bundle:
+    """Return the bundle as one of a Faster R-CNN."""
+    detector = {**bundle.manifest.detector, "family": "faster_rcnn"}
+    return Bundle(bundle.path, bundle.manifest.model_copy(update={"detector": detector}))
+
+
+def test_openvino_is_chosen_only_where_it_is_faster_and_as_accurate(
+    bundle_copy: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine(monkeypatch, *OPENVINO)
+    assert best_engine(bundle_copy).backend == "onnxruntime"
+    found = best_engine(two_stage(bundle_copy))
+    assert found == BestEngine("openvino", "fp32", "faster than ONNX Runtime for a two-stage detector, on the CPU")
+    assert best_engine(two_stage(bundle_copy), precision="fp16").backend == "onnxruntime"
+    assert best_engine(two_stage(bundle_copy), gpu=False).backend == "onnxruntime", "other machines may lack OpenVINO"
+    machine(monkeypatch)
+    assert best_engine(two_stage(bundle_copy)).backend == "onnxruntime", "OpenVINO does not start"
+
+
+def test_a_named_openvino_runs_int8_where_it_is_recommended(
+    bundle_copy: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine(monkeypatch)
+    assert best_engine(bundle_copy, backend="openvino").precision == "fp32", "not FP16, which is bfloat16 here"
+    assert best_engine(with_int8(bundle_copy, "int8-cpu", recommended=True), backend="openvino").precision == "int8-cpu"
+
+
 def test_tensorrt_is_preferred_to_cuda_and_fp16_to_fp32(bundle_copy: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     tried = machine(monkeypatch, *GPU)
     assert best_engine(bundle_copy).backend == "onnxruntime-cuda"

@@ -53,6 +53,15 @@ def test_only_fp16_is_computed_in_bfloat16_and_the_engine_states_it(
         assert convolution_types(engine) == {computed}
 
 
+def test_two_stage_detectors_do_not_decode_proposals_in_bfloat16(
+    bundle_copy: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "has_bfloat16", lambda: True)
+    manifest = bundle_copy.manifest
+    two_stages = manifest.model_copy(update={"detector": {**manifest.detector, "family": "faster_rcnn"}})
+    assert [module.computes_in_bfloat16(one, "fp16") for one in (manifest, two_stages)] == [True, False]
+
+
 def test_bfloat16_is_known_from_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
     if "avx512_bf16" in describe_environment()["cpu"]["features"]:
         assert has_bfloat16()
