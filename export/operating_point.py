@@ -31,8 +31,8 @@ def choose_operating_point(
     The class-agnostic IoU has the highest F1; of equal ones, that with the least suppression. Images of a validation
     part show more objects per area than scenes do, so the score threshold is the highest one whose F1 is within one
     standard error of the highest F1. If the recipe states the density of objects in scenes, each false detection on the
-    background counts as many times as there is more background per object in a scene. A threshold that the recipe states is kept. `detections`, by image id, are those
-    above the lowest threshold to consider.
+    background counts as many times as there is more background per object in a scene. A threshold that the recipe
+    states is kept. `detections`, by image id, are those above the lowest threshold to consider.
     """
     stated_iou, stated_score = options.class_agnostic_iou, options.scene_score_threshold
     ious = CLASS_AGNOSTIC_IOUS if stated_iou is None else (stated_iou,)
