@@ -9,15 +9,15 @@ import time
 from pathlib import Path
 
 SECONDS = {
-    "data": 55,
-    "teacher": 190,
-    "students": 230,
-    "export": 50,
-    "engine": 15,
-    "detect": 8,
-    "bench": 30,
+    "data": 75,
+    "teacher": 180,
+    "students": 215,
+    "export": 75,
+    "engine": 4,
+    "detect": 10,
+    "bench": 35,
     "parity": 15,
-    "report": 5,
+    "report": 3,
 }
 """Stage -> seconds on two cores with AVX-512 and bfloat16 (docs/results.md)."""
 END = "end"

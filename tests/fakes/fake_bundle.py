@@ -39,7 +39,9 @@ def install_fake_bundle(tmp_path, monkeypatch):
     def open_fake(_, *, backend="onnxruntime", precision="fp32", threads=None, server=None):
         file = FILES[precision] if backend != "torch" else "model.safetensors"
         sha256 = records[file].sha256 if file in records else "4" * 64
-        engine = fake.make_engine(backend=backend, precision=precision, file=file, sha256=sha256)
+        computed = "fp32" if precision == "fp16" else None  # as ONNX Runtime on a CPU
+        names = {"backend": backend, "precision": precision, "file": file, "sha256": sha256}
+        engine = fake.make_engine(**names, compute_type=computed)
         return fake.DriftingEngine(engine, drifts.get(precision, lambda candidates: candidates))
 
     monkeypatch.setattr(deploy.accuracy.evaluated_model, "open_engine", open_fake)

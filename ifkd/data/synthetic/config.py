@@ -48,6 +48,7 @@ class SplitSizes(Schema):
 class ShipImages(SplitSizes):
     """Tiles of coasts."""
 
+    train: Count = 400
     without_ships: Fraction = 0.06
 
 
@@ -61,7 +62,7 @@ class Ships(Schema):
     """Classes and number of ships, and how similar they are."""
 
     classes: Annotated[tuple[ShipClass, ...], AfterValidator(_distinct)] = SHIP_CLASSES
-    per_tile: PositiveFloat = 9.0
+    per_tile: PositiveFloat = 15.0
     moored_fraction: Fraction = 0.5
     under_way_fraction: Fraction = 0.5
     similarity: Fraction = 0.05
