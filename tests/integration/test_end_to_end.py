@@ -104,7 +104,7 @@ def test_detections_lie_on_the_scene(whole_way):
     with rasterio.open(whole_way / "data/scenes/scene_00.tif") as scene:
         left, bottom, right, top = scene.bounds
         crs = scene.crs.to_epsg()
-    info = pyogrio.read_info(whole_way / "detections/detections.gpkg")
+    info = pyogrio.read_info(whole_way / "detections/detections.gpkg", layer="detections")
     assert info["crs"] == f"EPSG:{crs}"
     assert info["features"] > 0
     x1, y1, x2, y2 = info["total_bounds"]
