@@ -120,7 +120,7 @@ class _Matched:
         """Return the points of score thresholds at which something is detected."""
         points = []
         for threshold in thresholds.tolist():
-            tp, fp = (float(counts.sum()) for counts in self._counts(threshold))
+            tp, fp = (counts.sum().item() for counts in self._counts(threshold))
             if self.objects.any() and tp + fp:
                 rounded = {name: round(rate or 0.0, 4) for name, rate in rates(tp, fp, int(self.objects.sum())).items()}
                 points.append(CurvePoint(score_threshold=threshold, **rounded))

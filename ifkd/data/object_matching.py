@@ -41,7 +41,7 @@ def matched_objects(detections: Detections, image: LabeledImage) -> Array:
     return matches
 
 
-def rates(true_positives: float, false_positives: float, objects: int) -> dict[str, float | None]:
+def rates(true_positives: int, false_positives: int | float, objects: int) -> dict[str, float | None]:  # noqa: PYI041
     """Return precision, recall and F1; None where the denominator is 0."""
     found = true_positives + false_positives
     f1 = (2 * true_positives, found + objects)

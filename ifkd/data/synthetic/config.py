@@ -48,7 +48,6 @@ class SplitSizes(Schema):
 class ShipImages(SplitSizes):
     """Tiles of coasts."""
 
-    train: Count = 400
     without_ships: Fraction = 0.06
 
 

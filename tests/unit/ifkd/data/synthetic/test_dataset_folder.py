@@ -247,4 +247,4 @@ def test_the_command_makes_a_data_set_and_reports_its_folder(tmp_path, capsys):
     assert main(words) == 0
     assert "was complete already" in capsys.readouterr().out
     assert main([*words[:3], "tile_px=64", *words[-4:]]) == 2
-    assert "images.train was 1, is 400" in capsys.readouterr().err
+    assert "images.train was 1, is 480" in capsys.readouterr().err
