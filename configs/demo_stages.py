@@ -9,14 +9,14 @@ import time
 from pathlib import Path
 
 SECONDS = {
-    "data": 75,
-    "teacher": 180,
-    "students": 215,
-    "export": 75,
+    "data": 90,
+    "teacher": 205,
+    "students": 235,
+    "export": 85,
     "engine": 4,
     "detect": 10,
-    "bench": 35,
-    "parity": 15,
+    "bench": 45,
+    "parity": 18,
     "report": 3,
 }
 """Stage -> seconds on two cores with AVX-512 and bfloat16 (docs/results.md)."""

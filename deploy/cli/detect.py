@@ -130,7 +130,7 @@ def _configure_detection(add: Callable[..., object]) -> None:
     merge_help = "method that merges the detections of overlapping tiles (default: border)"
     add("--merge", choices=("border", "nms", "nmm", "greedy_nmm"), default="border", help=merge_help)
     add("--metric", choices=("iou", "ios"), default="iou", help="overlap of two boxes for merging (default: iou)")
-    agnostic_help = "of boxes of different classes with a higher IoU, keep only the best (default: 0.8; 1 keeps all)"
+    agnostic_help = "of boxes of different classes with a higher IoU, keep the best (default: the bundle's; 1: all)"
     add("--class-agnostic-iou", type=float, metavar="IOU", help=agnostic_help)
 
 

@@ -54,7 +54,10 @@ class Defaults(Schema):
 
 
 class CurvePoint(Schema):
-    """Precision, recall and F1 of the detections above a score threshold, at an IoU of 0.5, over all classes."""
+    """Precision, recall and F1 of the detections above a score threshold, at an IoU of 0.5, over all classes.
+
+    With `scene_objects_per_km2` in the recipe, precision and F1 are those expected in scenes of this density.
+    """
 
     score_threshold: float
     precision: float
