@@ -9,6 +9,7 @@ import contextlib
 import importlib
 import io
 import logging
+import shutil
 import tempfile
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -48,6 +49,8 @@ class Quantizer:
         self._source, self._tiles = source, tiles
         self._precision, self._calibration = precision, calibration
         self._folder = tempfile.TemporaryDirectory(prefix="ifkd.calibration.")
+        # ONNX Runtime writes a file with inferred shapes beside the file that it quantizes.
+        self._copy = Path(shutil.copyfile(source, Path(self._folder.name) / source.name))
         graph = self._model.graph
         self._between = nodes_between_layers(graph)
         self._nodes = [node.name for node in graph.node]
@@ -102,7 +105,7 @@ class Quantizer:
             # The quantizer prints messages, but standard output is for the command's result.
             with contextlib.redirect_stdout(io.StringIO()), _no_warnings():
                 ort.quantize_static(
-                    self._source,
+                    self._copy,
                     path,
                     _TileReader(self._tiles),
                     quant_format=ort.QuantFormat.QDQ,

@@ -1,6 +1,7 @@
 """INT8 files: quantized layers, the search for layers in float, and calibration."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,15 @@ def test_all_layers_but_the_last_ones_are_int8_and_the_error_is_small(quantized:
     reference, other = (layer_outputs(path, last, TILES) for path in (whole_bundle / "model.onnx", quantized))
     assert 0 < relative_error(reference, other) < 0.2
     assert quantized.stat().st_size < 0.3 * (whole_bundle / "model.onnx").stat().st_size
+
+
+def test_nothing_is_written_beside_the_source(whole_bundle: Path, tmp_path: Path) -> None:
+    """Other processes may be reading the folder."""
+    source = Path(shutil.copyfile(whole_bundle / "model.onnx", tmp_path / "model.onnx"))
+    (tmp_path / "model-inferred.onnx").mkdir()  # ONNX Runtime's name for its temporary file
+    with Quantizer(source, TILES, precision="int8", calibration=CalibrationOptions()) as opened:
+        opened.write(tmp_path / "out" / "model.int8.onnx")
+    assert (tmp_path / "out" / "model.int8.onnx").is_file()
 
 
 def test_the_file_for_tensorrt_is_symmetric_with_a_float_bias_and_builds(whole_bundle: Path, tmp_path: Path) -> None:
