@@ -23,7 +23,7 @@ from ifkd.core.versioned_json import read_versioned
 
 MANIFEST_NAME = "model.json"
 AGAIN = "Export the bundle again."
-ONNX_KINDS: tuple[FileKind, ...] = ("onnx", "yolo-onnx")
+ONNX_KINDS: tuple[FileKind, ...] = ("onnx", "yolo-onnx", "screen-onnx")
 MAX_ONNX_BYTES = 2**31 - 1
 """Size limit of a protobuf message, which an ONNX file of a bundle is."""
 EXTERNAL_LOCATION = b"\x0a\x08location\x12"

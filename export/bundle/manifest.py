@@ -4,13 +4,16 @@ from typing import Any, Literal
 
 from pydantic import PositiveFloat, PositiveInt
 
+from export.bundle.screen_record import ScreenRecord
 from ifkd.core.config import Schema
 from ifkd.core.input_shapes import InputShapes
 from ifkd.core.postprocess import PostprocessConfig
 from ifkd.imagery.contrast import ImageryOptions
 
 Precision = Literal["fp32", "fp16", "int8", "int8-cpu"]
-FileKind = Literal["weights", "onnx", "yolo-onnx", "engine", "engine-metadata", "config", "check", "description"]
+FileKind = Literal[
+    "weights", "onnx", "yolo-onnx", "screen-onnx", "engine", "engine-metadata", "config", "check", "description"
+]
 
 
 class InputSpec(Schema):
@@ -232,3 +235,5 @@ class Manifest(Schema):
     checks: dict[str, TensorParity] = {}
     quantization: dict[str, QuantizationRecord] = {}
     """Results by ONNX file: `checks` for FP32, FP16 and the layout of a YOLO, `quantization` for INT8."""
+    screen: ScreenRecord | None = None
+    """The network that finds the tiles worth searching, if the bundle has one."""

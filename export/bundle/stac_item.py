@@ -34,6 +34,11 @@ ASSET_FIELDS: dict[FileKind, dict[str, Any]] = {
         "roles": ["data"],
         "title": "FP32 in the layout of a YOLO, with another input and output",
     },
+    "screen-onnx": {
+        "type": "application/octet-stream; framework=onnx",
+        "roles": ["data"],
+        "title": "Screen, which finds the tiles worth searching",
+    },
     "engine": {
         "type": "application/octet-stream; framework=tensorrt",
         "roles": ["mlm:model", "mlm:compiled", "data"],

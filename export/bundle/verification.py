@@ -5,12 +5,15 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from export.bundle.bundle import MANIFEST_NAME, Bundle, open_bundle
+from export.bundle.bundle import MANIFEST_NAME, ONNX_KINDS, Bundle, open_bundle
 from export.bundle.engine_metadata import engine_metadata_path, read_engine_metadata
 from export.bundle.manifest import QuantizationRecord, TensorParity
+from export.bundle.screen_record import ScreenParity
 from ifkd.core.config import Schema
 from ifkd.core.errors import BundleError
 from ifkd.core.files import sha256_of
+
+ParityRecord = TensorParity | QuantizationRecord | ScreenParity
 
 
 class Verification(Schema):
@@ -98,11 +101,13 @@ def _weight_differences(bundle: Bundle) -> Iterator[str]:
 def _parity_differences(bundle: Bundle, evidence: dict[str, str]) -> Iterator[str]:
     """Yield ONNX files whose parity is unknown or failed or was computed from other bytes; describe that of each."""
     manifest = bundle.manifest
-    records: dict[str, TensorParity | QuantizationRecord] = {**manifest.checks, **manifest.quantization}
-    for name in sorted({*bundle.find("onnx"), *bundle.find("yolo-onnx"), *records}):
+    screen = manifest.screen
+    records: dict[str, ParityRecord] = {**manifest.checks, **manifest.quantization, **(screen.checks if screen else {})}
+    named = [name for kind in ONNX_KINDS for name in bundle.find(kind)] + ([screen.file] if screen else [])
+    for name in sorted({*named, *records}):
         file, record = manifest.files.get(name), records.get(name)
         if file is None:
-            yield f"The manifest records the parity of {name}, which is no file of the bundle."
+            yield f"The manifest describes {name}, which is no file of the bundle."
         elif record is None:
             yield f"The manifest records no parity of {name}."
         else:
@@ -114,8 +119,8 @@ def _parity_differences(bundle: Bundle, evidence: dict[str, str]) -> Iterator[st
                 yield f"The parity of {name} was computed from another file: got {got}, expected {file.sha256}."
 
 
-def _parity_in_words(record: TensorParity | QuantizationRecord) -> str:
-    if isinstance(record, TensorParity):
+def _parity_in_words(record: ParityRecord) -> str:
+    if isinstance(record, TensorParity | ScreenParity):
         return f"tensor parity with {record.reference} {'passed' if record.passed else 'failed'}, {record.in_words}"
     loss = "an unknown loss" if record.map_loss is None else f"a loss of {100 * record.map_loss:.2f} points"
     return f"INT8 with {loss} of mAP, {record.decision.in_words if record.decision else 'no decision'}"

@@ -75,7 +75,7 @@ def test_a_parity_of_other_bytes_is_refused(bundle_copy: Bundle) -> None:
         (lambda one: one["checks"].pop("model.yolo.onnx"), "The manifest records no parity of model.yolo.onnx."),
         (lambda one: one["checks"]["model.onnx"].update(passed=False), "model.onnx failed: tensor parity with torch "),
         (lambda one: one["checks"]["model.onnx"].pop("onnx_sha256"), "from another file: got no digest, expected "),
-        (lambda one: one["checks"].update(a=one["checks"]["model.onnx"]), "records the parity of a, which is no"),
+        (lambda one: one["checks"].update(a=one["checks"]["model.onnx"]), "describes a, which is no"),
         (lambda one: one["provenance"].update(checkpoint_sha256="0"), "model.safetensors is not the checkpoint"),
     ],
 )  # fmt: skip
