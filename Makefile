@@ -42,7 +42,7 @@ engine: $(RUN)/engines.json ## build engines from the bundle's ONNX files
 detect: $(RUN)/detections/run.json ## detect objects in SCENE
 bench: $(RUN)/bench.json ## measure the latency of the bundle's files
 parity: $(RUN)/parity.json ## compare the bundle's files with the torch reference
-report: $(RUN)/report/report.json ## write report.html, report.md and report.json
+report: $(RUN)/report/report.json ## write report.html, report.md and report.json, and the results into the bundle's model card
 
 $(READY): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -105,7 +105,8 @@ $(RUN)/report/report.json: $(RUN)/bundle/model.json $(EVALUATIONS) $(RUN)/bench.
 	$(call stage,report)
 	$(IFKD) report --out $(RUN)/report --title "$(notdir $(RUN))" --detection $(RUN)/detections \
 		$(foreach role,$(ROLES),--evaluation $(role)=$(RUN)/evaluation/$(role).json) \
-		--bench $(RUN)/bench.json --parity $(RUN)/parity.json > /dev/null || test -s $@
+		--bench $(RUN)/bench.json --parity $(RUN)/parity.json --model-card $(RUN)/bundle > /dev/null || test -s $@
+	@touch -r $(RUN)/bundle/config.toml $(RUN)/bundle/model.json # only the card is new, so nothing is made again
 
 # files start in the order of collection, which tests/conftest.py sets
 PYTEST = $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --durations 10

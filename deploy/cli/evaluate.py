@@ -158,7 +158,7 @@ def _evaluate_images(arguments: Arguments) -> "tuple[Evaluation, str]":
 
 def _evaluate_scene(arguments: Arguments, labels: Path) -> "tuple[SceneScore, str]":
     from deploy.accuracy.scene_evaluation import evaluate_scene
-    from deploy.report.scene_tables import operational_text
+    from deploy.report.tables import operational_text
     from deploy.scene.operational_figures import RateOptions
     from ifkd.core.errors import UsageError
 

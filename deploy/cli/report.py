@@ -23,13 +23,15 @@ class Arguments(cli.Arguments):
     parity: list[Path]
     detection: list[Path]
     note: list[str]
+    model_card: Path | None
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.usage = (
         "ifkd report --out DIR [--title T] [--evaluation NAME=evaluation.json ...] [--bench bench.json ...] "
-        "[--parity parity.json ...] [--detection DIR ...] [--note TEXT ...]\n       ifkd report DIR/report.json\n"
+        "[--parity parity.json ...] [--detection DIR ...] [--note TEXT ...] "
+        "[--model-card BUNDLE]\n       ifkd report DIR/report.json [--model-card BUNDLE]\n"
         "       ifkd report compare A B ... [--limits TOML] [--out DIR]"
     )
     compare = "`compare` and two or more of them, the baseline first: exit code 1 for a regression"
@@ -48,6 +50,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     for option, kind, metavar, words in several:
         parser.add_argument(option, nargs="+", action="extend", type=kind, default=[], metavar=metavar, help=words)
+    words = "bundle whose files were measured: write the results into its model card"
+    parser.add_argument("--model-card", type=Path, metavar="BUNDLE", help=words)
 
 
 def run(arguments: Arguments) -> dict[str, Any]:
@@ -62,18 +66,24 @@ def run(arguments: Arguments) -> dict[str, Any]:
 
 
 def _render(arguments: Arguments) -> dict[str, Any]:
+    from deploy.report.card_summary import open_measured_bundle, summarize
     from deploy.report.page import console, write_report
+    from export.bundle.description import CARD_NAME, describe
     from ifkd.core.errors import VerdictError
 
     report, folder = _read(arguments) if arguments.report else _assemble(arguments)
+    bundle = None if arguments.model_card is None else open_measured_bundle(arguments.model_card, report)
     paths = write_report(report, folder)
+    if bundle is not None:
+        describe(bundle, report=summarize(report, bundle, report_path=folder / "report.json"))
+        paths.append(bundle.path / CARD_NAME)
     result = {
         "verdict": report.verdict.model_dump(mode="json"),
         "report": str(folder / "report.html"),
         "files": [str(path) for path in paths],
     }
     if not arguments.json:
-        print(f"{console(report)}\n\n{_file_list(report, folder)}")  # noqa: T201
+        print(f"{console(report)}\n\n{_file_list(report, folder, arguments.model_card)}")  # noqa: T201
     if report.verdict.status == "failed":
         causes = "; ".join(reason.text for reason in report.verdict.reasons if reason.status == "failed")
         raise VerdictError(f"{report.verdict.headline} {causes}", result=result)
@@ -153,6 +163,8 @@ def _compare(arguments: Arguments) -> dict[str, Any]:
     from ifkd.core.errors import UsageError, VerdictError
     from ifkd.core.files import write_json, write_text
 
+    if arguments.model_card is not None:
+        raise UsageError("--model-card needs one report, not a comparison", hint="Run `ifkd report DIR/report.json`.")
     paths = [_report_path(path) for path in arguments.report[1:]]
     if len(paths) < 2 or len(set(paths)) < len(paths):
         got, expected = ", ".join(map(str, paths)) or "none", "`ifkd report compare A B`, the baseline first"
@@ -173,8 +185,9 @@ def _compare(arguments: Arguments) -> dict[str, Any]:
     return result
 
 
-def _file_list(report: "Report", folder: Path) -> str:
+def _file_list(report: "Report", folder: Path, bundle: Path | None) -> str:
     lines = [f"Report     {folder / 'report.html'}", f"Markdown   {folder / 'report.md'}"]
+    lines += [] if bundle is None else [f"Model card {bundle / 'README.md'}"]
     for scene in report.scenes:
         lines += [f"Quicklook  {file}" for file in scene.files if file.endswith("quicklook.png")]
         lines += [f"GeoJSON    {file}" for file in scene.files if file.endswith(".geojson")]

@@ -15,8 +15,7 @@ from deploy.report.figures import accuracy_charts, latency_charts, parity_charts
 from deploy.report.parity_tables import drift_source_table, drift_table, tolerance_table, unmatched_table
 from deploy.report.report import Report
 from deploy.report.reported_scene import ReportedScene, ReportPicture
-from deploy.report.scene_tables import operational_tables
-from deploy.report.tables import accuracy_table, engine_table, fastest_files, shown, three_digits
+from deploy.report.tables import accuracy_table, engine_table, fastest_files, operational_tables, shown, three_digits
 from deploy.report.verdict import Status, fastest_cell, trained_roles
 from ifkd.core.config import flatten
 from ifkd.core.files import atomic_path, make_folder, write_json

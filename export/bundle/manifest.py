@@ -209,6 +209,47 @@ class QuantizationRecord(Schema):
     """Digest of the measured INT8 file; None in bundles of earlier versions."""
 
 
+class ReportedMetric(Schema):
+    """A metric of a report, as the metadata of a model card state it."""
+
+    data: str
+    """Labeled images or scene, with their number of objects."""
+    kind: str
+    """`map`, `map_50` or `map_75`, as torchmetrics names them, or `precision`, `recall` or `f1`."""
+    name: str
+    """The metric with its conditions, for readers."""
+    value: float
+
+
+class ReportedTable(Schema):
+    """A table of a report, as text."""
+
+    caption: str
+    headings: tuple[str, ...]
+    numeric: tuple[bool, ...]
+    """Columns of numbers."""
+    rows: tuple[tuple[str, ...], ...]
+
+
+class ReportSummary(Schema):
+    """The results of a report that are of a bundle's files, for its model card."""
+
+    title: str
+    created: str
+    """UTC, ISO 8601."""
+    producer: str
+    report_sha256: str
+    """Digest of report.json."""
+    measured: dict[str, str]
+    """SHA-256 of the measured files by name, to find files that were replaced after the report."""
+    metrics: tuple[ReportedMetric, ...]
+    tables: tuple[ReportedTable, ...]
+    conditions: tuple[str, ...]
+    """Conditions of the figures."""
+    limits: tuple[str, ...]
+    """Failures and warnings of the report, and its notes."""
+
+
 class Manifest(Schema):
     """Description, files and provenance of a bundle."""
 
@@ -237,3 +278,5 @@ class Manifest(Schema):
     """Results by ONNX file: `checks` for FP32, FP16 and the layout of a YOLO, `quantization` for INT8."""
     screen: ScreenRecord | None = None
     """The network that finds the tiles worth searching, if the bundle has one."""
+    report: ReportSummary | None = None
+    """Results of `ifkd report --model-card`; None before."""

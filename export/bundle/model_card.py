@@ -5,7 +5,7 @@ from typing import Any
 
 import yaml
 
-from export.bundle.manifest import CurvePoint, Manifest
+from export.bundle.manifest import CurvePoint, Manifest, ReportSummary
 from export.bundle.stac_item import ARCHITECTURES, TASKS
 from ifkd.core.html.table import Table, markdown_cell
 from ifkd.imagery.image_values import ImageValues
@@ -36,7 +36,7 @@ well it works on images of another sensor, resolution, season or region is unkno
 ## Parity of the files
 
 {parity}
-
+{report}
 ## Limits
 
 {limits}
@@ -44,7 +44,7 @@ well it works on images of another sensor, resolution, season or region is unkno
 
 
 def model_card(manifest: Manifest) -> str:
-    """Return the card; the same manifest gives the same text, and times are left out."""
+    """Return the card; the same manifest gives the same text, and the time of the export is left out."""
     architecture, backbone = ARCHITECTURES[manifest.detector["family"]], manifest.detector["backbone"]
     return CARD.format(
         metadata=yaml.safe_dump(_metadata(manifest), sort_keys=False, allow_unicode=True, width=1000),
@@ -55,6 +55,7 @@ def model_card(manifest: Manifest) -> str:
         facts=_table(("", ""), _facts(manifest)),
         accuracy=_accuracy(manifest),
         parity=_table(("File", "Result"), _parity(manifest)),
+        report="" if manifest.report is None else _report(manifest.report),
         limits="\n".join(f"- {markdown_cell(limit)}" for limit in _limits(manifest)),
     )
 
@@ -67,17 +68,27 @@ def _metadata(manifest: Manifest) -> dict[str, Any]:
         "pipeline_tag": TASKS[0],
         "tags": ["remote-sensing", "ifkd", manifest.detector["family"], manifest.detector["backbone"]],
     }
+    results = list(_results(manifest))
+    return {**metadata, "model-index": [{"name": manifest.name, "results": results}]} if results else metadata
+
+
+def _results(manifest: Manifest) -> Iterator[dict[str, Any]]:
+    """Yield the metrics of each data set: the validation part at the export, and the data of a report."""
     point = _scene_point(manifest)
-    if point is None or manifest.operating_point is None:
-        return metadata
-    condition = f"score above {point.score_threshold:g}, IoU 0.5"
-    names = {"precision": "Precision", "recall": "Recall", "f1": "F1"}
-    metrics = [
-        {"type": key, "value": getattr(point, key), "name": f"{name} ({condition})"} for key, name in names.items()
-    ]
-    dataset = {"type": "validation", "name": f"Validation part: {manifest.operating_point.source}"}
-    result = {"task": {"type": TASKS[0]}, "dataset": dataset, "metrics": metrics}
-    return {**metadata, "model-index": [{"name": manifest.name, "results": [result]}]}
+    if point is not None and manifest.operating_point is not None:
+        condition = f"score above {point.score_threshold:g}, IoU 0.5"
+        names = {"precision": "Precision", "recall": "Recall", "f1": "F1"}
+        metrics = [
+            {"type": key, "value": getattr(point, key), "name": f"{name} ({condition})"} for key, name in names.items()
+        ]
+        dataset = {"type": "validation", "name": f"Validation part: {manifest.operating_point.source}"}
+        yield {"task": {"type": TASKS[0]}, "dataset": dataset, "metrics": metrics}
+    by_data: dict[str, list[dict[str, Any]]] = {}
+    for one in () if manifest.report is None else manifest.report.metrics:
+        metric = {"type": one.kind, "value": one.value, "name": one.name}
+        by_data.setdefault(one.data, []).append(metric)
+    for data, metrics in by_data.items():
+        yield {"task": {"type": TASKS[0]}, "dataset": {"type": "report", "name": data}, "metrics": metrics}
 
 
 def _scene_point(manifest: Manifest) -> CurvePoint | None:
@@ -131,6 +142,16 @@ def _parity(manifest: Manifest) -> Iterator[tuple[str, str]]:
         yield name, f"loss of mAP on the validation part: {loss}{decision}"
 
 
+def _report(report: ReportSummary) -> str:
+    """Return the section with the results of a report."""
+    source = f"of {report.created} by {report.producer}, report.json with sha256 {report.report_sha256}"
+    parts = ["\n## Measurements", f"From the report {markdown_cell(report.title)} {source}."]
+    for one in report.tables:
+        parts += [f"{markdown_cell(one.caption)}:", Table("", one.headings, one.numeric, one.rows).markdown()]
+    parts.append("\n".join(f"- {markdown_cell(condition)}" for condition in report.conditions))
+    return "\n\n".join(parts) + "\n"
+
+
 def _limits(manifest: Manifest) -> Iterator[str]:
     yield "Boxes are horizontal; the box of a long object at 45 degrees is mostly background."
     yield f"An object longer than the overlap, {manifest.defaults.overlap_px} px, may not be whole in any tile."
@@ -141,7 +162,13 @@ def _limits(manifest: Manifest) -> Iterator[str]:
         if worst is not None and worst[1] > 0:
             yield f"Of all classes, {worst[0]} loses most by INT8: {100 * worst[1]:.2f} points of AP."
     notes = manifest.provenance.get("notes", ())
-    yield from [notes] if isinstance(notes, str) else notes
+    notes = [notes] if isinstance(notes, str) else list(notes)
+    yield from notes
+    if manifest.report is not None:
+        yield from (limit for limit in manifest.report.limits if limit not in notes)
+        for name, digest in manifest.report.measured.items():
+            if name not in manifest.files or manifest.files[name].sha256 != digest:
+                yield f"{name} was replaced after the report, whose figures are those of the earlier file."
 
 
 def _table(headings: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
