@@ -102,16 +102,11 @@ def detect_images(
         tiled = [hooks.prepare(pixels, tiling) for pixels in pictures]
         tiles = np.concatenate([one.tiles for one in tiled])
         parts = [engine.infer(tiles[start : start + batch]) for start in range(0, len(tiles), batch)]
-        candidates = Candidates(
-            np.concatenate([part.boxes for part in parts]),
-            np.concatenate([part.scores for part in parts]),
-            np.concatenate([part.labels for part in parts]),
-        )
+        candidates = Candidates.concatenate(parts)
         ends = itertools.accumulate(len(one.windows) for one in tiled)
         for image, one, end in zip(group, tiled, ends, strict=True):
             rows = slice(end - len(one.windows), end)
-            own = Candidates(candidates.boxes[rows], candidates.scores[rows], candidates.labels[rows])
-            yield image.id, _result(own, one, tiling, hooks, keep_candidates=keep_candidates)
+            yield image.id, _result(candidates.select(rows), one, tiling, hooks, keep_candidates=keep_candidates)
 
 
 def combine_tiles(
@@ -142,8 +137,7 @@ def _result(
 def _likely_candidates(candidates: Candidates, image: TiledImage, config: PostprocessConfig) -> Detections:
     """Return the candidates above half the score threshold, in pixels of the image."""
     parts = []
-    for row, window in enumerate(image.windows):
-        part = Detections(candidates.boxes[row], candidates.scores[row], candidates.labels[row])
-        part = part.select(part.scores > config.score_threshold / 2)
-        parts.append(part.translated(dx=float(window.left), dy=float(window.top)))
+    for part, window in zip(candidates.of_each_tile(), image.windows, strict=True):
+        likely = part.select(part.scores > config.score_threshold / 2)
+        parts.append(likely.translated(dx=float(window.left), dy=float(window.top)))
     return image.to_image(Detections.concatenate(parts))

@@ -7,9 +7,8 @@ from typing import Any, TypeVar
 from deploy.engines.engine import ComputeType, EngineInfo
 from export.bundle.bundle import MANIFEST_NAME, Bundle
 from export.bundle.manifest import Precision
-from ifkd.core.config import Schema
+from ifkd.core.config import Schema, read_versioned
 from ifkd.core.files import sha256_of
-from ifkd.core.versioned_json import read_versioned
 from ifkd.data.coco import CocoDataset
 
 

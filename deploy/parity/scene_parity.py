@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-import numpy as np
-
 from deploy.accuracy.image_detection import ImageResult
 from deploy.engines.engine import Engine
 from deploy.parity.drift import measure_drift
@@ -105,9 +103,8 @@ class _Recorder(Engine):
 
     def _run(self, tiles: Array) -> Candidates:
         candidates = self._engine.infer(tiles)
-        for boxes, scores, labels in zip(candidates.boxes, candidates.scores, candidates.labels, strict=True):
-            kept = np.flatnonzero(scores > self._min_score)
-            self.candidates.append(Detections(boxes[kept], scores[kept], labels[kept]))
+        for found in candidates.of_each_tile():
+            self.candidates.append(found.select(found.scores > self._min_score))
         return candidates
 
     def close(self) -> None:

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from export.bundle.manifest import FileKind, FileRecord, Manifest, Precision
+from ifkd.core.config import read_versioned
 from ifkd.core.errors import BundleError, OutputError
 from ifkd.core.files import atomic_folder, sha256_of, write_json
-from ifkd.core.versioned_json import read_versioned
 
 MANIFEST_NAME = "model.json"
 AGAIN = "Export the bundle again."

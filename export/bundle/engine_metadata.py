@@ -6,9 +6,8 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveInt
 
 from export.bundle.manifest import Precision
-from ifkd.core.config import Schema
+from ifkd.core.config import Schema, read_versioned
 from ifkd.core.errors import BundleError, EngineError
-from ifkd.core.versioned_json import read_versioned
 
 Builder = Literal["tensorrt_rtx", "tensorrt"]
 Compatibility = Literal["none", "ampere_plus", "same_compute_capability"]

@@ -40,6 +40,8 @@ class OutputSpec(Schema):
     """Output of the engines: `boxes` [batch, candidates, 4], `scores` and `labels` [batch, candidates]."""
 
     candidates: PositiveInt
+    oriented: bool = False
+    """A fourth output `oriented` [batch, candidates, 5]: center x, center y, length, width, angle."""
 
 
 class Defaults(Schema):

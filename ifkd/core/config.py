@@ -1,4 +1,4 @@
-"""Read TOML configuration files into frozen schemas, and report all mistakes at once."""
+"""Read configuration files (TOML) and versioned records (JSON) into frozen schemas."""
 
 import json
 import tomllib
@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 import tomli_w
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from ifkd.core.errors import ConfigError, IfkdError, did_you_mean
-from ifkd.core.files import read_text
+from ifkd.core.errors import ConfigError, DataError, IfkdError, did_you_mean
+from ifkd.core.files import read_json, read_text
 
 EARLIER_VERSION = "earlier_version"
 """Type of the validation error for values of an earlier version; its context has a `hint`."""
@@ -171,3 +171,22 @@ def _all_keys(kind: Any) -> set[str]:
         inside = [field.annotation for field in kind.model_fields.values()]
         return set(kind.model_fields).union(*map(_all_keys, inside))
     return set().union(*map(_all_keys, getattr(kind, "__args__", ())))
+
+
+def read_versioned(path: Path, schema: type[S], *, hint: str, error_type: type[IfkdError] = DataError) -> S:
+    """Read a JSON file into a schema whose field `schema_version` has the supported version as its default.
+
+    Raises:
+        IfkdError: The file cannot be read, has another schema version, or is invalid.
+    """
+    supported = schema.model_fields["schema_version"].default
+    values = read_json(path, error_type=error_type, hint=hint)
+    version = values.get("schema_version") if isinstance(values, dict) else None
+    if version != supported:
+        raise error_type(f"{path} has another schema version", got=version or "none", expected=supported, hint=hint)
+    try:
+        return schema.model_validate_json(json.dumps(values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise error_type(f"{path} is invalid at {key} ({first['msg']})", hint=hint) from error

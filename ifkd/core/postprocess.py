@@ -25,9 +25,8 @@ def postprocess(
 ) -> list[Detections]:
     """Return the detections of each tile, by descending score; a `size` (height, width) clips the boxes first."""
     result = []
-    for boxes, scores, labels in zip(candidates.boxes, candidates.scores, candidates.labels, strict=True):
-        above = scores > config.score_threshold
-        detections = Detections(boxes[above], scores[above], labels[above])
+    for tile in candidates.of_each_tile():
+        detections = tile.select(tile.scores > config.score_threshold)
         if size is not None:
             detections = detections.clipped(size)
         detections = nms(detections, iou_threshold=config.iou_threshold)

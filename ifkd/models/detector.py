@@ -69,10 +69,13 @@ class Targets:
     labels: Int64[Tensor, " objects"]
     ignored: Float[Tensor, "regions 4"]
     """Regions that are neither object nor background."""
+    oriented: Float[Tensor, "objects 5"] | None = None
+    """Oriented boxes, in the form of `ifkd.core.oriented_boxes`: pixels and degrees; for an oriented detector only."""
 
     def to(self, device: torch.device) -> "Targets":
         """Return the targets on `device`."""
-        return Targets(self.boxes.to(device), self.labels.to(device), self.ignored.to(device))
+        oriented = None if self.oriented is None else self.oriented.to(device)
+        return Targets(self.boxes.to(device), self.labels.to(device), self.ignored.to(device), oriented)
 
 
 class Detector(nn.Module, ABC):

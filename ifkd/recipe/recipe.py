@@ -92,6 +92,8 @@ class DetectorOptions(Schema):
     anchor_scale: Annotated[float, Field(ge=1.0, le=16.0)] | None = None
     """Side of the smallest square anchor, in strides of its level: by default 4 for RetinaNet, which has anchors from
     32 px on P3, and 8 for Faster R-CNN, 32 px on P2. Use less where most objects are smaller."""
+    oriented: bool = False
+    """RetinaNet: detect oriented boxes; the labels need oriented boxes, or polygons of four corners."""
     backbone_weights: str = "none"
     """Weights of the backbone: `imagenet`, `none`, or the path of a torchvision state dict."""
     weights: str = "none"
@@ -112,6 +114,12 @@ class DetectorOptions(Schema):
     def _weights_exist(self) -> "DetectorOptions":
         if self.weights == "coco" and self.backbone != "resnet50":
             raise ValueError(f'weights = "coco" exist only for resnet50; the backbone is {self.backbone}')
+        return self
+
+    @model_validator(mode="after")
+    def _orientation_fits(self) -> "DetectorOptions":
+        if self.oriented and self.family != "retinanet":
+            raise ValueError(f"oriented = true requires the family retinanet; the family is {self.family}")
         return self
 
     @property
@@ -268,6 +276,11 @@ class Recipe(Schema):
             raise ValueError(
                 "teacher and student must have the same anchors; teacher.detector.anchor_scale is "
                 f"{teacher.anchor_scale} and student.detector.anchor_scale {student.anchor_scale}"
+            )
+        if teacher.oriented != student.oriented:
+            raise ValueError(
+                "teacher and student must both detect oriented boxes, or both upright ones; teacher.detector.oriented "
+                f"is {teacher.oriented} and student.detector.oriented {student.oriented}"
             )
         method = self.distillation.method
         if isinstance(method, IfkdOptions) and method.head.frcnn_head != "rpn" and student.family != "faster_rcnn":

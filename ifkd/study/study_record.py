@@ -9,8 +9,7 @@ from typing import Literal
 from pydantic import field_validator
 
 from ifkd import __version__
-from ifkd.core.config import Schema
-from ifkd.core.versioned_json import read_versioned
+from ifkd.core.config import Schema, read_versioned
 from ifkd.data.metrics import Metrics
 from ifkd.study.paper_tables import PaperDataset
 from ifkd.study.variants import PLAIN

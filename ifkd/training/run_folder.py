@@ -5,10 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ifkd.core.config import Schema, differences, dump, read_toml
+from ifkd.core.config import Schema, differences, dump, read_toml, read_versioned
 from ifkd.core.errors import OutputError
 from ifkd.core.files import make_folder, remove_temporary_files, write_text
-from ifkd.core.versioned_json import read_versioned
 from ifkd.data.coco import CocoDataset
 from ifkd.data.metrics import Metrics
 from ifkd.models.checkpoint import CheckpointMeta

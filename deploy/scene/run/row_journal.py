@@ -45,15 +45,9 @@ class RowRecord:
         counts = np.frombuffer(text.encode(), np.uint8)
         found, tiles, bounds = self.found.detections, self.found.tiles, self.found.bounds
         stream = io.BytesIO()
-        np.savez(
-            stream,
-            counts=counts,
-            boxes=found.boxes,
-            scores=found.scores,
-            labels=found.labels,
-            tiles=tiles,
-            bounds=bounds,
-        )
+        arrays = {"boxes": found.boxes, "scores": found.scores, "labels": found.labels, "oriented": found.oriented}
+        present: dict[str, Any] = {name: array for name, array in arrays.items() if array is not None}
+        np.savez(stream, counts=counts, tiles=tiles, bounds=bounds, **present)
         return stream.getvalue()
 
     @classmethod
@@ -61,7 +55,8 @@ class RowRecord:
         """Return the record of an npz archive."""
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             counts = json.loads(arrays["counts"].tobytes())
-            detections = Detections(arrays["boxes"], arrays["scores"], arrays["labels"])
+            present = {name: arrays[name] for name in ("boxes", "scores", "labels", "oriented") if name in arrays}
+            detections = Detections(**present)
             found = TileDetections(detections, arrays["tiles"], arrays["bounds"])
         tiles = [UnreadableTile(**{**tile, "window": Window(**tile["window"])}) for tile in counts.pop("unreadable")]
         return cls(**counts, unreadable=tuple(tiles), found=found)

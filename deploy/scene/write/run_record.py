@@ -15,10 +15,9 @@ from deploy.scene.settings import DetectionSettings
 from deploy.scene.write.file_names import PRODUCER, RUN_FILE
 from export.bundle.bundle import MANIFEST_NAME
 from ifkd import __version__
-from ifkd.core.config import Schema
+from ifkd.core.config import Schema, read_versioned
 from ifkd.core.errors import DataError
 from ifkd.core.files import sha256_of
-from ifkd.core.versioned_json import read_versioned
 from ifkd.imagery.contrast import ContrastStretch
 
 

@@ -1,13 +1,13 @@
-"""Configuration files: overrides, mistakes and differences."""
+"""Configuration files: overrides, mistakes and differences; JSON files with a schema version."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import tomli_w
 
-from ifkd.core.config import differences, dump, flatten, load, parse
-from ifkd.core.errors import ConfigError
+from ifkd.core.config import Schema, differences, dump, flatten, load, parse, read_versioned
+from ifkd.core.errors import BundleError, ConfigError, DataError
 from ifkd.recipe import IfkdOptions, Recipe
 
 
@@ -145,3 +145,38 @@ def test_only_the_first_differences_are_listed_and_long_values_are_cut() -> None
     assert len(parts) == 5
     assert parts[-1] == "…"
     assert len(parts[0]) < 140
+
+
+class Versioned(Schema):
+    schema_version: Literal[2] = 2
+    value: int
+
+
+def _write_json(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def test_a_file_of_the_supported_version_is_read(tmp_path: Path) -> None:
+    path = _write_json(tmp_path / "a.json", '{"schema_version": 2, "value": 3}')
+    assert read_versioned(path, Versioned, hint="Write it again.") == Versioned(value=3)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"value": 3}', r"has another schema version: got none, expected 2\. Write it again\."),
+        ('{"schema_version": 1, "old": 3}', r"has another schema version: got 1, expected 2"),
+        ('{"schema_version": 2, "value": "x"}', r"is invalid at value \(.*\)\. Write it again\."),
+        ('{"schema_version": 2', "is not a JSON file"),
+        ("[2]", "has another schema version: got none"),
+    ],
+)
+def test_other_files_are_refused_with_a_hint(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        read_versioned(_write_json(tmp_path / "a.json", text), Versioned, hint="Write it again.")
+
+
+def test_the_error_type_can_be_set(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="There is no file"):
+        read_versioned(tmp_path / "absent.json", Versioned, hint="", error_type=BundleError)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from ifkd.core.detections import Candidates, Detections, box_areas, pairwise_iou
+from ifkd.core.oriented_boxes import envelopes
 from ifkd.core.postprocess import nms
 
 
@@ -79,3 +80,49 @@ def test_inconsistent_shapes_are_refused() -> None:
         Candidates(np.zeros((2, 5, 4)), np.zeros((2, 4)), np.zeros((2, 5), np.int64))
     with pytest.raises(AssertionError):
         Detections(np.zeros((3, 4)), np.zeros(2), np.zeros(3, np.int64))
+
+
+def oriented() -> Detections:
+    boxes = np.array([[30, 40, 20, 6, 30], [80, 20, 9, 9, 45], [10, 90, 30, 10, 170], [50, 50, 8, 4, 0]], np.float32)
+    return Detections(
+        envelopes(boxes), np.array([0.5, 0.9, 0.1, 0.7], np.float32), np.array([1, 0, 1, 0], np.int64), boxes
+    )
+
+
+def test_detections_carry_their_oriented_boxes() -> None:
+    moved = oriented().translated(dx=100.0, dy=50.0).resized((400, 400), (200, 200))
+    picked = Detections.concatenate([Detections.empty(), moved.select(np.array([3])), Detections.empty(oriented=True)])
+    assert len(picked) == 1
+    for found in (moved, moved.in_canonical_order(), picked):
+        assert found.oriented is not None
+        np.testing.assert_allclose(envelopes(found.oriented), found.boxes, atol=1e-4)
+    with pytest.raises(AssertionError, match="upright"):
+        Detections.concatenate([some(), oriented()])
+
+
+def test_oriented_boxes_are_left_out_with_their_boxes_but_not_clipped() -> None:
+    clipped = oriented().clipped((60, 60))
+    assert clipped.oriented is not None
+    assert clipped.oriented.tolist() == [[30, 40, 20, 6, 30], [50, 50, 8, 4, 0]]
+    assert oriented().clipped((41, 31)).boxes[0, 2:].tolist() == [31, 41]
+
+
+def test_boxes_that_differ_in_their_angle_only_have_one_order() -> None:
+    boxes = np.array([[5, 5, 4, 2, 150], [5, 5, 4, 2, 30]], np.float32)
+    twins = Detections(envelopes(boxes), np.full(2, 0.5, np.float32), np.zeros(2, np.int64), boxes)
+    twins = twins.select(np.array([0, 1]))
+    twins.boxes[:] = twins.boxes[0]
+    orders = [twins.select(np.array(order)).in_canonical_order().oriented for order in ([0, 1], [1, 0])]
+    assert np.array_equal(*orders)
+
+
+def test_candidates_carry_their_oriented_boxes() -> None:
+    one = oriented()
+    batch = Candidates(*(getattr(one, name)[None] for name in ("boxes", "scores", "labels", "oriented")))
+    both = Candidates.concatenate([batch, batch])
+    tiles = [*both.of_each_tile()]
+    assert len(both) == len(tiles) == 2
+    assert len(both.select(slice(1, 2))) == 1
+    for found in (*tiles, *both.select(slice(1, 2)).of_each_tile()):
+        assert np.array_equal(found.oriented, one.oriented)
+    assert next(Candidates(batch.boxes, batch.scores, batch.labels).of_each_tile()).oriented is None

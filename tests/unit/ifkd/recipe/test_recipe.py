@@ -203,3 +203,10 @@ def test_crosskd_requires_retinanet(recipe_values: dict[str, Any]) -> None:
     for role in ("teacher", "student"):
         recipe_values[role]["detector"]["family"] = "faster_rcnn"
     assert "crosskd, which requires retinanet; the student is a faster_rcnn" in problem(recipe_values)
+
+
+def test_oriented_boxes_need_a_retinanet_and_both_detectors(recipe_values: dict[str, Any]) -> None:
+    recipe_values["student"]["detector"] |= {"oriented": True}
+    assert "student.detector.oriented True" in problem(recipe_values)
+    recipe_values["teacher"]["detector"] |= {"oriented": True, "family": "faster_rcnn"}
+    assert "oriented = true requires the family retinanet; the family is faster_rcnn" in problem(recipe_values)

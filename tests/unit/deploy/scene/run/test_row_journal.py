@@ -240,7 +240,8 @@ def test_limits_on_files_are_known_here():
 
 def record(row, n=3):
     rng = np.random.default_rng(row)
-    found = Detections(rng.random((n, 4), np.float32), rng.random(n, np.float32), rng.integers(0, 2, n))
+    oriented = rng.random((n, 5), np.float32) if row % 2 else None
+    found = Detections(rng.random((n, 4), np.float32), rng.random(n, np.float32), rng.integers(0, 2, n), oriented)
     hole = UnreadableTile(f"r{row}c1", Window(row, 2, 3, 4), "torn, “badly”")
     return RowRecord(row, 4, 1, 2, (hole,), TileDetections(found, rng.integers(0, 9, n), rng.random((n, 4))))
 
@@ -262,6 +263,7 @@ def test_records_come_back_as_they_were(tmp_path):
                 one.unreadable,
             )
             np.testing.assert_array_equal(back.found.detections.boxes, one.found.detections.boxes)
+            np.testing.assert_array_equal(back.found.detections.oriented, one.found.detections.oriented)
             np.testing.assert_array_equal(back.found.bounds, one.found.bounds)
             assert back.found.detections.boxes.dtype == np.float32
 

@@ -1,0 +1,81 @@
+"""Oriented boxes: rectangles whose long side has any direction.
+
+An oriented box is `center x, center y, length, width, angle`, float32, in pixels and degrees. The length is at least
+the width. The angle, from 0 to below 180, is the direction of the long side from +x (right) towards +y (down), so it
+grows clockwise on the screen; that of a square is below 90.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+_SIGNS = np.array([[-0.5, -0.5], [0.5, -0.5], [0.5, 0.5], [-0.5, 0.5]])
+"""Corners of a unit square along the long and the short side, in the order of `corners`."""
+_PAIRS = np.array([[0, 1], [1, 2], [2, 3], [3, 0], [0, 2], [1, 3]])
+"""All pairs of four corners: their hull has sides among these, in whatever order the corners come."""
+
+
+def canonical(oriented: NDArray[Any]) -> NDArray[Any]:
+    """Return boxes [n, 5] of any side order and angle in the form above, float32."""
+    x, y, length, width, angle = oriented.astype(np.float64).T
+    angle = np.where(width > length, angle + 90, angle)
+    angle = np.mod(angle, np.where(width == length, 90.0, 180.0))
+    sides = np.maximum(length, width), np.minimum(length, width)
+    result = np.stack([x, y, *sides, angle], axis=1).astype(np.float32)
+    result[:, 4] %= 180  # an angle just below 180 may have been rounded up
+    return result
+
+
+def corners(oriented: NDArray[Any]) -> NDArray[Any]:
+    """Return the corners [n, 4, 2] (x, y) of boxes [n, 5], float32, clockwise on the screen.
+
+    The first corner is the one that is at the top left when the angle is 0.
+    """
+    center, sides, angle = oriented[:, :2], oriented[:, 2:4], np.deg2rad(oriented[:, 4].astype(np.float64))
+    along = np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    across = np.stack([-along[:, 1], along[:, 0]], axis=1)
+    steps = _SIGNS[None] * sides[:, None, :]
+    found = center[:, None] + steps[..., :1] * along[:, None] + steps[..., 1:] * across[:, None]
+    return found.astype(np.float32)
+
+
+def from_corners(points: NDArray[Any]) -> NDArray[Any]:
+    """Return the smallest oriented boxes [n, 5] around four points each, [n, 4, 2] in any order."""
+    points = points.astype(np.float64)
+    sides = points[:, _PAIRS[:, 1]] - points[:, _PAIRS[:, 0]]
+    angles = np.arctan2(sides[..., 1], sides[..., 0])  # [n, 6]; one side of the smallest rectangle is on the hull
+    along = np.stack([np.cos(angles), np.sin(angles)], axis=-1)
+    across = np.stack([-along[..., 1], along[..., 0]], axis=-1)
+    axes = np.stack([along, across], axis=2)  # [n, 6, 2 axes, 2]
+    # Relative to the first point, because coordinates of scenes are large.
+    first = points[:, :1]
+    positions = np.einsum("nsad,npd->nsap", axes, points - first)
+    low, high = positions.min(axis=3), positions.max(axis=3)
+    extent, middle = high - low, (high + low) / 2
+    rows, best = np.arange(len(points)), extent.prod(axis=2).argmin(axis=1)
+    center = first[:, 0] + np.einsum("na,nad->nd", middle[rows, best], axes[rows, best])
+    angle = np.rad2deg(angles[rows, best])[:, None]
+    return canonical(np.concatenate([center, extent[rows, best], angle], axis=1))
+
+
+def envelopes(oriented: NDArray[Any]) -> NDArray[Any]:
+    """Return the upright boxes x1, y1, x2, y2 [n, 4] around boxes [n, 5], float32."""
+    points = corners(oriented)
+    return np.concatenate([points.min(axis=1), points.max(axis=1)], axis=1)
+
+
+def translate(oriented: NDArray[Any], *, dx: float = 0.0, dy: float = 0.0) -> NDArray[Any]:
+    """Return boxes [n, 5] moved by (dx, dy) pixels, to the right and down."""
+    return oriented + np.array([dx, dy, 0, 0, 0], np.float32)
+
+
+def resize(oriented: NDArray[Any], size: tuple[int, int], to: tuple[int, int]) -> NDArray[Any]:
+    """Return boxes [n, 5] of an image of `size` (height, width) after it is resized `to` another.
+
+    With unequal factors a rectangle becomes a parallelogram; the smallest box around it is returned.
+    """
+    factors = np.array([to[1] / size[1], to[0] / size[0]])
+    if factors[0] == factors[1]:
+        return (oriented * np.array([*factors, *factors, 1.0])).astype(np.float32)
+    return from_corners(corners(oriented) * factors)
