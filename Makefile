@@ -8,6 +8,10 @@ GROUND_TRUTH ?= $(wildcard $(SCENE:.tif=.json))
 
 # TORCH=cpu installs torch without CUDA, about 5 GB less
 TORCH  ?=
+# what builds engines: tensorrt-rtx without a GPU, or tensorrt for the GPU of this machine
+BUILDER ?= tensorrt-rtx
+# what runs the bundle's files, as in `make detect BACKEND=tensorrt`; without it, the default of each command
+BACKEND ?=
 # what `make wheelhouse` collects
 EXTRAS ?= cpu,report
 
@@ -24,7 +28,7 @@ EVALUATIONS := $(ROLES:%=$(RUN)/evaluation/%.json)
 .DELETE_ON_ERROR:
 
 help: ## list the targets
-	@echo "make TARGET [CONFIG=$(CONFIG)] [RUN=$(RUN)] [SCENE=image.tif]"; echo
+	@echo "make TARGET [CONFIG=$(CONFIG)] [RUN=$(RUN)] [SCENE=image.tif] [BUILDER=tensorrt] [BACKEND=tensorrt]"; echo
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
 
 setup: $(READY_DEV) ## create .venv with all dependencies
@@ -61,6 +65,7 @@ wheelhouse: $(READY) ## collect IFKD and its dependencies, with hashes, for a ma
 # half of the cores, because two small networks use them better side by side; the evaluations run beside the export; and
 # what is timed runs alone
 stage = $(if $(STAGES),@$(BIN)/python configs/demo_stages.py $(STAGES) $(1))
+backend = $(if $(BACKEND),--backend $(BACKEND))
 demo_after = $(if $(STAGES),$(1))
 half_of_cores = $(if $(STAGES),OMP_NUM_THREADS=$(shell echo $$(( ($$(getconf _NPROCESSORS_ONLN) + 1) / 2 ))))
 
@@ -90,17 +95,17 @@ $(RUN)/bundle/model.json: $(RUN)/distilled/result.json | $(READY) $(call demo_af
 	$(half_of_cores) $(IFKD) export $(RUN)/distilled/best.safetensors --out $(RUN)/bundle
 $(RUN)/engines.json: $(RUN)/bundle/model.json | $(call demo_after,$(EVALUATIONS))
 	$(call stage,engine)
-	$(IFKD) engine $(RUN)/bundle --json > $@
+	$(IFKD) engine $(RUN)/bundle --builder $(BUILDER) --json > $@
 $(RUN)/detections/run.json: $(RUN)/engines.json
 	$(call stage,detect)
-	$(IFKD) detect $(RUN)/bundle $(SCENE) --out $(RUN)/detections $(if $(GROUND_TRUTH),--ground-truth $(GROUND_TRUTH))
+	$(IFKD) detect $(RUN)/bundle $(SCENE) --out $(RUN)/detections $(backend) $(if $(GROUND_TRUTH),--ground-truth $(GROUND_TRUTH))
 # bench, parity and report exit 1 when an engine fails; the report states it, so the build continues with their results
 $(RUN)/bench.json: $(RUN)/engines.json $(RUN)/teacher/result.json | $(call demo_after,$(RUN)/detections/run.json)
 	$(call stage,bench)
-	$(IFKD) bench $(RUN)/bundle --batch 1 4 $(if $(STAGES),--seconds 0.5) --reference $(RUN)/teacher/best.safetensors --out $@ || test -s $@
+	$(IFKD) bench $(RUN)/bundle --batch 1 4 $(backend) $(if $(STAGES),--seconds 0.5) --reference $(RUN)/teacher/best.safetensors --out $@ || test -s $@
 $(RUN)/parity.json: $(RUN)/engines.json | $(call demo_after,$(RUN)/bench.json)
 	$(call stage,parity)
-	$(IFKD) parity $(RUN)/bundle --out $@ || test -s $@
+	$(IFKD) parity $(RUN)/bundle $(backend) --out $@ || test -s $@
 $(RUN)/report/report.json: $(RUN)/bundle/model.json $(EVALUATIONS) $(RUN)/bench.json $(RUN)/parity.json $(RUN)/detections/run.json
 	$(call stage,report)
 	$(IFKD) report --out $(RUN)/report --title "$(notdir $(RUN))" --detection $(RUN)/detections \
