@@ -4,6 +4,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from ifkd.core.detections import Array, Detections
 from ifkd.core.errors import DataError
 from ifkd.core.files import read_json, require_unicode
 from ifkd.data.label_values import flag, integer
+from ifkd.data.oriented_labels import corner_polygon, cut_boxes, oriented_boxes, polygon_points
 
 BORDER_TOLERANCE_PX = 2.0
 """Boxes that cross the image border by at most this, as label tools round, are clipped; others are a mistake."""
@@ -43,6 +45,8 @@ class LabeledImage:
     """Key `scene` of the image's entry, by default the file name; all images of a scene belong to one split."""
     ignore: Array
     """bool [n], regions that count neither as object nor as background (COCO's iscrowd)."""
+    oriented: Array | None = None
+    """float32 [n, 5], as in `ifkd.core.oriented_boxes`; NaN for an object that has none, None if no object has one."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,6 +78,27 @@ class CocoDataset:
             hint = "Check the folder of the images: data.root and data.images of the recipe, or --images."
             raise DataError(problem, got=", ".join(map(str, missing[:MISSING_SHOWN])), hint=hint)
 
+    def require_oriented(self) -> None:
+        """Refuse a data set in which an object, not an ignored region, has no oriented box.
+
+        Raises:
+            DataError: There is one; the first are named.
+        """
+        lacking: list[str] = []
+        for image in self.images:
+            known = np.zeros(len(image.boxes), bool) if image.oriented is None else np.isfinite(image.oriented[:, 0])
+            lacking += [image.path.name] * int((~known & ~image.ignore).sum())
+        if lacking:
+            objects = sum(self.objects_per_class().values())
+            names = ", ".join(list(dict.fromkeys(lacking))[:MISSING_SHOWN])
+            raise DataError(
+                f"{len(lacking)} of {objects} objects of {self.path} have no oriented box",
+                got=f"no `segmentation`, or one without an area, in {names}",
+                expected="`segmentation` of each with the four corners of its box: [[x1, y1, x2, y2, x3, y3, x4, y4]]",
+                hint="Convert the data set from its source with `ifkd data convert`, which keeps polygons; or train an "
+                "upright detector: detector.oriented=false.",
+            )
+
     def objects_per_class(self) -> dict[str, int]:
         """Return the number of objects of each class, without ignored regions."""
         labels = [image.labels[~image.ignore] for image in self.images]
@@ -84,10 +109,13 @@ class CocoDataset:
         """Return the data set as the content of a COCO file."""
         annotations: list[dict[str, Any]] = []
         for image in self.images:
-            objects = zip(image.boxes.tolist(), image.labels.tolist(), image.ignore.tolist(), strict=True)
-            for box, label, ignore in objects:
+            oriented = [None] * len(image.boxes) if image.oriented is None else image.oriented
+            objects = zip(image.boxes.tolist(), image.labels.tolist(), image.ignore.tolist(), oriented, strict=True)
+            for box, label, ignore, shape in objects:
                 ids = {"id": len(annotations) + 1, "image_id": image.id, "category_id": self.category_ids[label]}
-                annotations.append({**ids, **box_entry(box, ignore=ignore)})
+                has_shape = shape is not None and np.isfinite(shape).all()
+                polygon = {"segmentation": corner_polygon(shape)} if has_shape else {}
+                annotations.append({**ids, **box_entry(box, ignore=ignore), **polygon})
         images = [
             {"id": image.id, "file_name": image.path.name, "height": image.size[0], "width": image.size[1]}
             for image in self.images
@@ -235,7 +263,20 @@ def _dataset(path: Path, content: dict[str, Any], folder: Path, merge_classes: M
         count = "1 mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
         hint = "`ifkd data check --fix DIR` writes a copy that can be read, and states what it changed or left out."
         raise DataError(f"{path} has {count}:\n  " + "\n  ".join(shown) + more, hint=hint)
-    return CocoDataset(path, classes, category_ids, tuple(labeled))
+    return CocoDataset(path, classes, category_ids, tuple(_with_oriented(labeled, by_image)))
+
+
+def _with_oriented(images: list[LabeledImage], by_image: dict[int, list[dict[str, Any]]]) -> list[LabeledImage]:
+    """Return images with the oriented boxes of their annotations, cut at the border of the image."""
+    oriented = oriented_boxes(
+        [polygon_points(one.get("segmentation")) for image in images for one in by_image[image.id]]
+    )
+    stops = np.cumsum([0, *(len(image.boxes) for image in images)])
+    parts = [oriented[start:stop] for start, stop in pairwise(stops.tolist())]
+    return [
+        image if np.isnan(part).all() else replace(image, oriented=cut_boxes(part, image.size).oriented)
+        for image, part in zip(images, parts, strict=True)
+    ]
 
 
 def _labels(

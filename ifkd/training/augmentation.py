@@ -1,11 +1,15 @@
 """Random augmentation of training images. Each function draws from the generator in a fixed order."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional
 
 from ifkd.core.detections import Array, box_areas
+from ifkd.core.oriented_boxes import canonical, translate
+from ifkd.data.oriented_labels import boxes_of_parts, cut_boxes
 from ifkd.imagery.image_files import pad
 from ifkd.recipe import AugmentationOptions
 
@@ -17,10 +21,31 @@ MIN_SPECKLE_STD = 1e-3
 """Standard deviation below which speckle changes no uint8 value, and the gamma distribution is ill-conditioned."""
 
 
-def flip_and_rotate(
-    pixels: Array, boxes: Array, options: AugmentationOptions, rng: np.random.Generator
-) -> tuple[Array, Array]:
-    """Return an image [height, width, 3] and its boxes after a random flip and quarter turn that the options allow."""
+@dataclass(frozen=True, slots=True, eq=False)
+class LabeledPixels:
+    """An image and its boxes, which augmentation moves together."""
+
+    pixels: Array
+    """[height, width, 3]."""
+    boxes: Array
+    """float32 [n, 4], x1 y1 x2 y2, pixels."""
+    oriented: Array | None = None
+    """float32 [n, 5], as in `ifkd.core.oriented_boxes`, NaN for a box that has none; None for an upright detector."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Crop:
+    """A tile of an image, with all boxes of the image, cut at the border of the tile."""
+
+    image: LabeledPixels
+    is_object: Array
+    """bool [n], objects of the tile; only their boxes, and those of ignored regions, have a meaning."""
+    is_ignored: Array
+    """bool [n], ignored regions of the tile."""
+
+
+def flip_and_rotate(image: LabeledPixels, options: AugmentationOptions, rng: np.random.Generator) -> LabeledPixels:
+    """Return an image and its boxes after a random flip and quarter turn that the options allow."""
     transpose, flip_x, flip_y = rng.random(3) < 0.5
     if not options.flip:
         flip_y = transpose ^ flip_x  # a rotation is an even number of reflections
@@ -29,42 +54,58 @@ def flip_and_rotate(
     if not (options.flip or options.quarter_turns):
         flip_x = flip_y = False
     if transpose:
-        pixels, boxes = pixels.transpose(1, 0, 2), boxes[:, [1, 0, 3, 2]]
+        image = _transposed(image)
     if flip_x:
-        pixels, boxes = pixels[:, ::-1], _flip_boxes(boxes, 0, pixels.shape[1])
+        image = _flipped(image, 0)
     if flip_y:
-        pixels, boxes = pixels[::-1], _flip_boxes(boxes, 1, pixels.shape[0])
-    return pixels, boxes
+        image = _flipped(image, 1)
+    return image
 
 
-def _flip_boxes(boxes: Array, axis: int, length: int) -> Array:
-    boxes = boxes.copy()
-    boxes[:, [axis, axis + 2]] = length - boxes[:, [axis + 2, axis]]
-    return boxes
+def _transposed(image: LabeledPixels) -> LabeledPixels:
+    oriented = image.oriented
+    if oriented is not None:
+        x, y, length, width, angle = oriented.T
+        oriented = canonical(np.stack([y, x, length, width, 90 - angle], axis=1))
+    return LabeledPixels(image.pixels.transpose(1, 0, 2), image.boxes[:, [1, 0, 3, 2]], oriented)
 
 
-def crop(
-    pixels: Array, boxes: Array, ignore: Array, tile_px: int, rng: np.random.Generator
-) -> tuple[Array, Array, Array, Array]:
-    """Crop an image [height, width, 3] to a random tile with sides of `tile_px`, and pad a smaller image.
+def _flipped(image: LabeledPixels, axis: int) -> LabeledPixels:
+    """Return an image flipped along x (axis 0) or y (axis 1)."""
+    pixels, boxes, oriented = np.flip(image.pixels, 1 - axis), image.boxes.copy(), image.oriented
+    side = pixels.shape[1 - axis]
+    boxes[:, [axis, axis + 2]] = side - boxes[:, [axis + 2, axis]]
+    if oriented is not None:
+        oriented = oriented.copy()
+        oriented[:, axis], oriented[:, 4] = side - oriented[:, axis], -oriented[:, 4]
+        oriented = canonical(oriented)
+    return LabeledPixels(pixels, boxes, oriented)
 
-    `boxes` is [n, 4], and `ignore` [n] marks boxes of regions to ignore. Returned are the tile, the boxes clipped to
-    it, the mask [n] of its objects and the mask [n] of its ignored regions.
+
+def crop(image: LabeledPixels, ignore: Array, tile_px: int, rng: np.random.Generator) -> Crop:
+    """Crop an image to a random tile with sides of `tile_px`, and pad a smaller image.
+
+    `ignore` [n] marks boxes of regions to ignore. The visible fraction of an object is that of its oriented box where
+    it has one, else that of its upright box.
     """
-    height, width = pixels.shape[:2]
+    height, width = image.pixels.shape[:2]
     max_top, max_left = max(0, height - tile_px), max(0, width - tile_px)
     top, left = (int(rng.integers(0, limit + 1)) for limit in (max_top, max_left))
     objects = np.flatnonzero(~ignore)
     if max(max_top, max_left) and len(objects) and rng.random() < OBJECT_CROP_PROBABILITY:
-        x1, y1, x2, y2 = boxes[rng.choice(objects)].tolist()
+        x1, y1, x2, y2 = image.boxes[rng.choice(objects)].tolist()
         top = _crop_start(y1, y2, tile_px, max_top, rng)
         left = _crop_start(x1, x2, tile_px, max_left, rng)
-    tile = pad(pixels[top : top + tile_px, left : left + tile_px], (tile_px, tile_px))
-    shifted = boxes - np.array([left, top, left, top], np.float32)
-    clipped = shifted.clip(0, tile_px)
-    visible = box_areas(clipped) / np.maximum(box_areas(shifted), 1e-6)
+    pixels = pad(image.pixels[top : top + tile_px, left : left + tile_px], (tile_px, tile_px))
+    shifted = image.boxes - np.array([left, top, left, top], np.float32)
+    boxes, oriented = shifted.clip(0, tile_px).astype(np.float32), image.oriented
+    visible = box_areas(boxes) / np.maximum(box_areas(shifted), 1e-6)
+    if oriented is not None:
+        cut = cut_boxes(translate(oriented, dx=float(-left), dy=float(-top)), (tile_px, tile_px))
+        boxes, oriented = boxes_of_parts(boxes, cut), cut.oriented
+        visible = np.where(np.isnan(cut.visible), visible, cut.visible * (box_areas(boxes) > 0))
     is_object = (visible >= MIN_VISIBLE_FRACTION) & ~ignore
-    return tile, clipped.astype(np.float32), is_object, (visible > 0) & ~is_object
+    return Crop(LabeledPixels(pixels, boxes, oriented), is_object, (visible > 0) & ~is_object)
 
 
 def _crop_start(low: float, high: float, tile_px: int, limit: int, rng: np.random.Generator) -> int:

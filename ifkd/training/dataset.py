@@ -11,13 +11,14 @@ from torch.utils.data import Dataset, Sampler
 
 from ifkd.core.detections import Array, resize_boxes
 from ifkd.core.errors import DataError
+from ifkd.core.oriented_boxes import resize as resize_oriented
 from ifkd.data.coco import CocoDataset, LabeledImage
 from ifkd.imagery.contrast import ImageryOptions
 from ifkd.imagery.image_files import read_image, resize
 from ifkd.imagery.image_tiles import scaled_size
 from ifkd.models import Targets
 from ifkd.recipe import DataOptions
-from ifkd.training.augmentation import add_speckle, color_jitter, crop, flip_and_rotate
+from ifkd.training.augmentation import LabeledPixels, add_speckle, color_jitter, crop, flip_and_rotate
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,11 +40,16 @@ class Batch:
 
 
 class TileDataset(Dataset[Sample]):
-    """Augmented training tiles of a COCO data set."""
+    """Augmented training tiles of a COCO data set.
 
-    def __init__(self, dataset: CocoDataset, options: DataOptions, *, seed: int) -> None:
-        self._images, self._options, self._seed = dataset.images, options, seed
-        self._cache: dict[int, tuple[Array, Array]] = {}
+    The targets of an `oriented` detector have oriented boxes, which all objects of the data set must have.
+    """
+
+    def __init__(self, dataset: CocoDataset, options: DataOptions, *, seed: int, oriented: bool = False) -> None:
+        if oriented:
+            dataset.require_oriented()
+        self._images, self._options, self._seed, self._oriented = dataset.images, options, seed, oriented
+        self._cache: dict[int, LabeledPixels] = {}
         self._free_cache_bytes = options.cache_mb * 1_000_000
 
     def __len__(self) -> int:
@@ -52,23 +58,29 @@ class TileDataset(Dataset[Sample]):
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         """Return the tile of image `index` in `epoch`, given as (epoch, index)."""
         epoch, index = key
-        image, augmentation = self._images[index], self._options.augmentation
+        labeled, augmentation = self._images[index], self._options.augmentation
         rng = np.random.default_rng((self._seed, epoch, index))
-        pixels, boxes = self._load(index, rng.uniform(*augmentation.scale_jitter))
-        pixels, boxes = flip_and_rotate(pixels, boxes, augmentation, rng)
-        pixels, boxes, is_object, is_ignored = crop(pixels, boxes, image.ignore, self._options.tile_px, rng)
-        tile = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+        image = self._load(index, rng.uniform(*augmentation.scale_jitter))
+        image = flip_and_rotate(image, augmentation, rng)
+        cut = crop(image, labeled.ignore, self._options.tile_px, rng)
+        tile = torch.from_numpy(np.ascontiguousarray(cut.image.pixels.transpose(2, 0, 1)))
         tile = add_speckle(color_jitter(tile, augmentation.photometric, rng), augmentation.speckle, rng)
-        parts = boxes[is_object], image.labels[is_object], boxes[is_ignored]
-        return Sample(tile, Targets(*map(torch.from_numpy, parts)), image.id)
+        boxes, oriented = cut.image.boxes, cut.image.oriented
+        parts = [boxes[cut.is_object], labeled.labels[cut.is_object], boxes[cut.is_ignored]]
+        parts += [] if oriented is None else [oriented[cut.is_object]]
+        return Sample(tile, Targets(*map(torch.from_numpy, parts)), labeled.id)
 
-    def _load(self, index: int, scale_jitter: float) -> tuple[Array, Array]:
+    def _load(self, index: int, scale_jitter: float) -> LabeledPixels:
         """Return an image and its boxes at the recipe's scale times `scale_jitter`; a factor of 1 is cached."""
         if index in self._cache:
             return self._cache[index]
-        loaded = load_scaled(self._images[index], self._options.scale * scale_jitter, imagery=self._options.imagery)
-        if scale_jitter == 1.0 and loaded[0].nbytes <= self._free_cache_bytes:
-            self._free_cache_bytes -= loaded[0].nbytes
+        labeled, scale = self._images[index], self._options.scale * scale_jitter
+        pixels, boxes = load_scaled(labeled, scale, imagery=self._options.imagery)
+        oriented = np.full((len(boxes), 5), np.nan, np.float32) if labeled.oriented is None else labeled.oriented
+        scaled = resize_oriented(oriented, labeled.size, pixels.shape[:2]) if self._oriented else None
+        loaded = LabeledPixels(pixels, boxes, scaled)
+        if scale_jitter == 1.0 and pixels.nbytes <= self._free_cache_bytes:
+            self._free_cache_bytes -= pixels.nbytes
             self._cache[index] = loaded
         return loaded
 

@@ -150,6 +150,8 @@ def _plan_run(recipe: Recipe, folder: Path, label: str, role: RoleOptions, prove
     check_training(training, best_device())
     for dataset in (train_data, validation_data):
         dataset.require_images()
+        if role.detector.oriented:
+            dataset.require_oriented()
     if (count := len(train_data)) < (size := training.batch_size):
         raise TrainingError(f"{data.train} has fewer images than one batch", got=count, expected=f"at least {size}")
     validation_data = align_classes(

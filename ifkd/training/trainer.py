@@ -89,7 +89,8 @@ class Trainer:
         self.sampler = EpochSampler(
             len(run.train_data), batch_size, seed=seed, accumulation_steps=steps, rank=rank(), ranks=world_size()
         )
-        tiles = BatchDataset(TileDataset(run.train_data, run.recipe.data, seed=seed))
+        oriented = detector.config.oriented
+        tiles = BatchDataset(TileDataset(run.train_data, run.recipe.data, seed=seed, oriented=oriented))
         self.loader: DataLoader[Any] = DataLoader(
             tiles, batch_size=None, sampler=self.sampler, num_workers=workers, persistent_workers=workers > 0
         )

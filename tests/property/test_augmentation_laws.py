@@ -1,12 +1,14 @@
 """Laws of augmentation: boxes enclose their objects after every flip, rotation, crop and scaling."""
 
 import json
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import shapely
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,8 +17,11 @@ from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as transforms
 
 from ifkd import recipe
+from ifkd.core.errors import DataError
+from ifkd.core.oriented_boxes import corners, envelopes
 from ifkd.data.coco import CocoDataset, read_coco
 from ifkd.imagery.image_files import read_image
+from ifkd.training.augmentation import LabeledPixels, flip_and_rotate
 from ifkd.training.dataset import EpochSampler, Sample, TileDataset, collate, load_scaled
 
 BOX = (7, 22, 31, 30)
@@ -68,7 +73,13 @@ def located(tmp_path_factory: pytest.TempPathFactory) -> CocoDataset:
 
 
 def tiles(
-    dataset: CocoDataset, *, seed: int = 0, tile_px: int = 64, scale: float = 1.0, **augmentation: Any
+    dataset: CocoDataset,
+    *,
+    seed: int = 0,
+    tile_px: int = 64,
+    scale: float = 1.0,
+    oriented: bool = False,
+    **augmentation: Any,
 ) -> TileDataset:
     settings = {"flip": False, "quarter_turns": False, **augmentation}
     config = recipe.DataOptions(
@@ -79,7 +90,7 @@ def tiles(
         scale=scale,
         augmentation=recipe.AugmentationOptions(**settings),
     )
-    return TileDataset(dataset, config, seed=seed)
+    return TileDataset(dataset, config, seed=seed, oriented=oriented)
 
 
 def cells(sample: Sample, color: tuple[int, int, int]) -> np.ndarray:
@@ -346,3 +357,146 @@ def test_zero_speckle_changes_nothing(located: CocoDataset) -> None:
         assert torch.equal(plain.pixels, with_zero.pixels)
         assert torch.equal(plain.targets.boxes, noisy.targets.boxes)
         assert not torch.equal(plain.pixels, noisy.pixels)
+
+
+HULLS = [(60.0, 40.0, 50.0, 12.0, 30.0), (120.0, 100.0, 40.0, 8.0, 100.0), (200.0, 60.0, 30.0, 30.0, 45.0),
+         (30.0, 150.0, 60.0, 10.0, 0.0), (150.0, 160.0, 90.0, 10.0, 135.0)]  # fmt: skip
+"""Center x, center y, length, width and angle of objects of an image of 240 x 200 pixels."""
+
+
+@pytest.fixture(scope="module")
+def turned(tmp_path_factory: pytest.TempPathFactory) -> CocoDataset:
+    """An image whose red is the column and green the row, with oriented boxes; the last object is a crowd without."""
+    rows, columns = np.mgrid[0:200, 0:240]
+    pixels = np.stack([columns, rows, np.zeros_like(rows)], axis=2).astype(np.uint8)
+    points = corners(np.array(HULLS, np.float32))
+    boxes = [(*one.min(axis=0).tolist(), *one.max(axis=0).tolist()) for one in points]
+    folder = tmp_path_factory.mktemp("turned") / "set"
+    write(folder, pixels, [*boxes, (60, 60, 90, 90)], crowds=(5,))
+    content = json.loads((folder / "a.json").read_text())
+    for annotation, one in zip(content["annotations"], points.tolist(), strict=False):
+        annotation["segmentation"] = [[value for point in one for value in point]]
+    (folder / "a.json").write_text(json.dumps(content))
+    return read_coco(folder / "a.json")
+
+
+def assert_same_boxes(oriented: torch.Tensor, expected: Any) -> None:
+    """Compare oriented boxes with corners [n, 8] in any order, by the nearest corners."""
+    found, wanted = corners(oriented.numpy()), np.asarray(expected, np.float64).reshape(-1, 4, 2)
+    assert found.shape == wanted.shape
+    distances = np.linalg.norm(found[:, :, None] - wanted[:, None], axis=-1)
+    assert distances.min(axis=2).max(initial=0) < 0.01
+    assert distances.min(axis=1).max(initial=0) < 0.01
+
+
+def rotated_boxes(dataset: CocoDataset) -> tv_tensors.BoundingBoxes:
+    """Return the objects' oriented boxes in torchvision's own type; its angle grows counterclockwise."""
+    x, y, length, width, angle = torch.from_numpy(dataset.images[0].oriented[:5]).T
+    boxes = torch.stack([x, y, length, width, -angle], dim=1)
+    return tv_tensors.BoundingBoxes(boxes, format="CXCYWHR", canvas_size=dataset.images[0].size)
+
+
+def corners_of(boxes: tv_tensors.BoundingBoxes) -> torch.Tensor:
+    converted = transforms.convert_bounding_box_format(boxes, new_format="XYXYXYXY")
+    return converted.as_subclass(torch.Tensor)
+
+
+def test_oriented_boxes_flip_and_rotate_as_those_of_torchvision(turned: CocoDataset) -> None:
+    pixels, _ = as_torchvision(turned)
+    known = []
+    for turns, mirrored in product(range(4), (False, True)):
+        parts = [transforms.rotate(part, 90.0 * turns, expand=True) for part in (pixels, rotated_boxes(turned))]
+        known.append([transforms.horizontal_flip(part) for part in parts] if mirrored else parts)
+    dataset = tiles(turned, tile_px=256, oriented=True, flip=True, quarter_turns=True)
+    found = set()
+    for epoch in range(64):
+        sample = dataset[epoch, 0]
+        for number, (image, expected) in enumerate(known):
+            if torch.equal(sample.pixels[:, : image.shape[1], : image.shape[2]], image.as_subclass(torch.Tensor)):
+                assert_same_boxes(sample.targets.oriented, corners_of(expected))
+                found.add(number)
+    assert len(found) == 8
+
+
+@given(zoom=st.floats(0.4, 2.5))
+def test_scaled_oriented_boxes_are_those_of_torchvision(turned: CocoDataset, zoom: float) -> None:
+    sample = tiles(turned, tile_px=640, scale_jitter=(zoom, zoom), oriented=True)[0, 0]
+    size = [round(side * zoom) for side in (200, 240)]
+    found, keypoints = corners(sample.targets.oriented.numpy()), corners(turned.images[0].oriented[:5])
+    points = tv_tensors.KeyPoints(torch.from_numpy(keypoints), canvas_size=(200, 240))
+    expected = transforms.resize(points, size).numpy()
+    for one, other in zip(found, expected, strict=True):
+        # Sizes are whole pixels, so the factors differ by up to 1 / 80 and a rectangle becomes a parallelogram.
+        gap = np.linalg.norm(one[:, None] - other[None], axis=-1).min(axis=1).max()
+        assert gap <= 1.0 * zoom
+
+
+@given(seed=st.integers(0, 2**31), epoch=st.integers(0, 1000))
+def test_crops_keep_objects_by_the_visible_fraction_of_their_oriented_boxes(
+    turned: CocoDataset, seed: int, epoch: int
+) -> None:
+    sample = tiles(turned, seed=seed, oriented=True)[epoch, 0]
+    left, top = (int(value) for value in sample.pixels[:2, 0, 0])
+    window = shapely.box(left, top, left + 64, top + 64)
+    whole = [shapely.Polygon(one) for one in corners(turned.images[0].oriented[:5])]
+    parts = [one.intersection(window) for one in whole]
+    shown = [part for one, part in zip(whole, parts, strict=True) if part.area / one.area >= 0.4]
+    assert len(sample.targets.oriented) == len(sample.targets.boxes) == len(sample.targets.labels) == len(shown)
+    bounds = np.array([part.bounds for part in shown]).reshape(-1, 4) - [left, top, left, top]
+    np.testing.assert_allclose(sample.targets.boxes, bounds, atol=0.01)
+    for box, part in zip(corners(sample.targets.oriented.numpy()), shown, strict=True):
+        assert shapely.Polygon(box + np.array([left, top])).buffer(0.01).contains(part)
+    assert not torch.isnan(sample.targets.oriented).any()
+    assert not torch.isnan(sample.targets.ignored).any()
+
+
+@given(seed=st.integers(0, 2**31), epoch=st.integers(0, 1000))
+def test_an_upright_detector_does_not_notice_oriented_labels(
+    turned: CocoDataset, tmp_path_factory: pytest.TempPathFactory, seed: int, epoch: int
+) -> None:
+    plain = replace(turned, images=tuple(replace(image, oriented=None) for image in turned.images))
+    options = {"seed": seed, "flip": True, "quarter_turns": True, "scale_jitter": (0.7, 1.3)}
+    first, second = tiles(turned, **options)[epoch, 0], tiles(plain, **options)[epoch, 0]
+    assert first.targets.oriented is None
+    for name in ("boxes", "labels", "ignored"):
+        assert torch.equal(getattr(first.targets, name), getattr(second.targets, name))
+    assert torch.equal(first.pixels, tiles(turned, oriented=True, **options)[epoch, 0].pixels)
+
+
+def test_four_quarter_turns_are_the_identity(turned: CocoDataset) -> None:
+    def draws(seed: int) -> list[bool]:
+        return (np.random.default_rng(seed).random(3) < 0.5).tolist()
+
+    seed = next(seed for seed in range(200) if draws(seed) == [True, True, False])  # transposed, then flipped along x
+    image = turned.images[0]
+    start = LabeledPixels(read_image(image.path), image.boxes, image.oriented)
+    found = start
+    options = recipe.AugmentationOptions(flip=True, quarter_turns=True)
+    for turn in range(1, 5):
+        found = flip_and_rotate(found, options, np.random.default_rng(seed))
+        angles = np.mod(start.oriented[:5, 4] + 90 * turn, np.where(start.oriented[:5, 2] > 30, 180, 90))
+        np.testing.assert_allclose(found.oriented[:5, 4], angles, atol=1e-4)
+    assert (found.pixels == start.pixels).all()
+    np.testing.assert_allclose(found.boxes, start.boxes, atol=1e-4)
+    np.testing.assert_allclose(found.oriented, start.oriented, atol=1e-4)
+
+
+def test_upright_rectangles_give_the_boxes_of_an_upright_detector(located: CocoDataset, tmp_path: Path) -> None:
+    content = json.loads(located.path.read_text())
+    for annotation in content["annotations"]:
+        x, y, w, h = annotation["bbox"]
+        annotation["segmentation"] = [[x, y, x + w, y, x + w, y + h, x, y + h]]
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    labeled = read_coco(tmp_path / "a.json", images=located.images[0].path.parent)
+    options = {"flip": True, "quarter_turns": True, "scale_jitter": (0.7, 1.3)}
+    for epoch in range(50):
+        upright, oriented = (tiles(labeled, oriented=one, **options)[epoch, 0].targets for one in (False, True))
+        torch.testing.assert_close(oriented.boxes, upright.boxes, rtol=0, atol=1e-3)
+        torch.testing.assert_close(
+            torch.from_numpy(envelopes(oriented.oriented.numpy())), upright.boxes, rtol=0, atol=0.05
+        )
+
+
+def test_an_oriented_detector_refuses_labels_without_oriented_boxes(located: CocoDataset) -> None:
+    with pytest.raises(DataError, match=r"5 of 5 objects of .* have no oriented box"):
+        tiles(located, oriented=True)

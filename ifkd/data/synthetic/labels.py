@@ -14,6 +14,7 @@ from shapely.geometry.base import BaseGeometry
 
 from ifkd.core.detections import Array
 from ifkd.core.tiling import Window
+from ifkd.data.oriented_labels import box_around, corner_polygon
 from ifkd.data.synthetic.geometry import Bounds, Frame, bounds_of
 
 MIN_VISIBLE = 0.4  # Fraction of an object's area inside the image below which it is an ignore region
@@ -30,6 +31,11 @@ class ObjectLabel:
     heading_deg: float
     """Direction of the bow or nose, degrees clockwise from the top of the image."""
     ignore: bool
+
+    @property
+    def oriented(self) -> Array:
+        """Oriented box [5] of the outline, as in `ifkd.core.oriented_boxes`, parallel to the heading."""
+        return box_around(shapely.get_coordinates(self.outline), self.heading_deg - 90.0)
 
     @property
     def box(self) -> Bounds:
@@ -87,20 +93,21 @@ class LabelSource:
 
 
 def coco_file(images: Sequence[LabeledImage], size: tuple[int, int], classes: Sequence[str]) -> dict[str, Any]:
-    """Return a COCO file of images of one `size` (height, width); `area` is that of the silhouette."""
+    """Return a COCO file of images of one `size` (height, width).
+
+    `bbox` and `area` are those of the silhouette, `segmentation` has the corners of the oriented box.
+    """
     height, width = size
     names = enumerate([name for name, _ in images], start=1)
     found = [(number, label) for number, (_, labels) in enumerate(images, start=1) for label in labels]
     annotations = []
     for number, (image_id, label) in enumerate(found, start=1):
         x1, y1, x2, y2 = label.box
-        rings = [shapely.get_coordinates(part)[:-1].ravel() for part in shapely.get_parts(label.outline)]
         bbox = [x1, y1, round(x2 - x1, 3), round(y2 - y1, 3)]
         annotation = {
             "id": number, "image_id": image_id, "category_id": classes.index(label.category) + 1, "bbox": bbox,
             "area": round(label.outline.area, 3), "iscrowd": int(label.ignore),
-            "segmentation": [[round(value, 2) for value in ring.tolist()] for ring in rings],
-            "heading_deg": round(label.heading_deg, 1),
+            "segmentation": corner_polygon(label.oriented), "heading_deg": round(label.heading_deg, 1),
         }  # fmt: skip
         annotations.append(annotation)
     return {

@@ -89,6 +89,7 @@ def test_tiles_and_labels_are_read_alike_by_our_reader_and_pycocotools(made):
         assert ours.classes == ShipDatasetConfig().ships.classes
         for image in ours.images:
             images += 1
+            assert image.oriented is None or np.isfinite(image.oriented).all()
             with Image.open(image.path) as picture:
                 assert picture.size == (96, 96)
                 assert picture.mode == "RGB"
@@ -96,14 +97,20 @@ def test_tiles_and_labels_are_read_alike_by_our_reader_and_pycocotools(made):
         with contextlib.redirect_stdout(io.StringIO()):
             theirs = COCO(made / f"{split}.json")
         for annotation in theirs.anns.values():
-            outline = np.array(annotation["segmentation"][0]).reshape(-1, 2)
-            mask = rasterio.features.rasterize([(Polygon(outline), 1)], out_shape=(96, 96), all_touched=True)
-            area = float(mask_tools.area(theirs.annToRLE(annotation)))
-            assert area == pytest.approx(annotation["area"], rel=0.25, abs=12)
-            rows, columns = np.nonzero(mask)
+            corners = np.array(annotation["segmentation"]).reshape(4, 2)
+            sides = np.linalg.norm(np.diff(corners, axis=0), axis=1)
+            assert sides[0] == pytest.approx(sides[2], abs=0.01)
+            assert Polygon(corners).area == pytest.approx(sides[0] * sides[1], rel=0.01)
+            # The silhouette, of which bbox and area are stated, touches all sides of the oriented box.
+            assert float(mask_tools.area(theirs.annToRLE(annotation))) < 1.7 * annotation["area"] + 12
+            assert Polygon(corners).area > annotation["area"] * 0.999
             x, y, width, height = annotation["bbox"]
-            ends = [columns.min() - x, rows.min() - y, x + width - columns.max() - 1, y + height - rows.max() - 1]
-            assert np.abs(ends).max() < 2.0
+            ends = [*(np.array([x, y]) - corners.min(axis=0)), *(corners.max(axis=0) - [x + width, y + height])]
+            assert min(ends) > -0.01
+            assert max(ends) < sides.min()
+            bow = np.deg2rad(annotation["heading_deg"])
+            along = (corners[1] - corners[0]) / sides[0]  # parallel to the heading, or across for a square remainder
+            assert min(abs(along @ [np.sin(bow), -np.cos(bow)]), abs(along @ [np.cos(bow), np.sin(bow)])) < 0.01
     assert images == len(list((made / "images").iterdir())) == 7
 
 

@@ -1,15 +1,18 @@
 """Ships: silhouettes against drawn and rasterized pixels, sizes of classes, positions, labels."""
 
 import math
+from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
 import rasterio.features
 from shapely.geometry import Polygon, box
 
+from ifkd.core.oriented_boxes import corners
 from ifkd.core.tiling import Window
 from ifkd.data.synthetic.config import SHIP_CLASSES, ShipDatasetConfig
 from ifkd.data.synthetic.geometry import Frame
+from ifkd.data.synthetic.labels import LabelSource
 from ifkd.data.synthetic.optical.decks import ship_sketch
 from ifkd.data.synthetic.optical.painter import ShipPainter
 from ifkd.data.synthetic.optical.ships import DESIGNS, build_ship
@@ -48,6 +51,36 @@ def test_box_is_tight_around_what_is_drawn(kind, angle):
         inset = (drawn - np.array(ship.bounds) / gsd_m) * [1, 1, -1, -1]
         assert inset.min() > -1.0
         assert inset.max() < 2.0
+
+
+@pytest.mark.parametrize("kind", SHIP_CLASSES)
+@pytest.mark.parametrize("angle", [0.0, 0.8, 2.3, 4.0])
+def test_the_oriented_box_is_tight_around_what_is_drawn(kind, angle):
+    gsd_m = 1.0
+    ship = a_ship(kind, angle=angle)
+    window, pixels = ship_sketch(ship).stamp(NO_SHADOW, gsd_m)
+    (label,) = LabelSource([ship], gsd_m).labels(window)
+    x, y, length, width, angle_deg = label.oriented.tolist()
+    assert angle_deg == pytest.approx(math.degrees(angle) % 180, abs=1e-3)
+    assert (length, width) == pytest.approx((ship.length_m, ship.beam_m), rel=0.02)  # a carrier's deck is narrower
+    rows, columns = np.nonzero(pixels[..., 3] < 128)
+    ahead, aside = columns + 0.5 - x, rows + 0.5 - y
+    along = ahead * math.cos(angle) + aside * math.sin(angle)
+    across = aside * math.cos(angle) - ahead * math.sin(angle)
+    for drawn, half in ((along, length / 2), (across, width / 2)):
+        # A pointed bow covers less than half of its last pixels.
+        assert -half - 0.75 < drawn.min() < -half + 1.0
+        assert half - 2.5 < drawn.max() < half + 0.75
+
+
+def test_moored_ships_side_by_side_have_separate_oriented_boxes_at_any_angle():
+    ships = [a_ship("destroyer", seed=seed, angle=0.79) for seed in range(3)]
+    ships = [ship.at(ship.frame.moved(0.0, 22.0 * number)) for number, ship in enumerate(ships)]
+    labels = LabelSource(ships, 2.0).labels(Window(0, 0, 400, 400))
+    hulls = [Polygon(corners(label.oriented[None])[0]) for label in labels]
+    assert max(one.intersection(other).area for one, other in combinations(hulls, 2)) < 1.0
+    upright = [box(*label.box) for label in labels]
+    assert min(one.intersection(other).area / one.union(other).area for one, other in pairwise(upright)) > 0.5
 
 
 @pytest.mark.parametrize("kind", SHIP_CLASSES)
