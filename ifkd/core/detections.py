@@ -98,6 +98,11 @@ class Detections:
         boxes, scores, labels = (np.concatenate([getattr(part, name) for part in parts]) for name in names)
         return cls(boxes, scores, labels, oriented)
 
+    @property
+    def outlines(self) -> Array:
+        """The oriented boxes [n, 5], or the upright boxes [n, 4] of objects that have no others."""
+        return self.boxes if self.oriented is None else self.oriented
+
     def select(self, index: Array) -> "Detections":
         """Return the objects at `index` (integers or a boolean mask)."""
         oriented = None if self.oriented is None else self.oriented[index]
@@ -135,13 +140,18 @@ def resize_boxes(boxes: Array, size: tuple[int, int], to: tuple[int, int]) -> Ar
 
 
 def box_areas(boxes: Array) -> Array:
-    """Return the areas [n] of boxes [n, 4]; 0 where a side is negative."""
+    """Return the areas [n] of boxes [n, 4], 0 where a side is negative, or of oriented boxes [n, 5]."""
+    if boxes.shape[1] == 5:
+        return oriented_boxes.areas(boxes)
     extent = (boxes[:, 2:] - boxes[:, :2]).clip(min=0)
     return extent[:, 0] * extent[:, 1]
 
 
 def pairwise_iou(boxes: Array, others: Array) -> Array:
-    """Return the intersection over union, float64 [n, m], of boxes [n, 4] and [m, 4]; 0 where both areas are 0."""
+    """Return the intersection over union, float64 [n, m], of boxes [n, 4] and [m, 4]; 0 where both areas are 0.
+
+    Likewise of oriented boxes [n, 5] and [m, 5].
+    """
     boxes, others = boxes.astype(np.float64), others.astype(np.float64)
     intersection = pairwise_intersection(boxes, others)
     union = box_areas(boxes)[:, None] + box_areas(others)[None, :] - intersection
@@ -149,7 +159,9 @@ def pairwise_iou(boxes: Array, others: Array) -> Array:
 
 
 def pairwise_intersection(boxes: Array, others: Array) -> Array:
-    """Return the areas [n, m] that boxes [n, 4] and [m, 4] have in common."""
+    """Return the areas [n, m] that boxes [n, 4] and [m, 4], or oriented boxes [n, 5] and [m, 5], have in common."""
+    if boxes.shape[1] == 5:
+        return oriented_boxes.pairwise_intersection(boxes, others)
     low = np.maximum(boxes[:, None, :2], others[None, :, :2])
     high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
     extent = (high - low).clip(min=0)

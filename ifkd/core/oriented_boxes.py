@@ -12,6 +12,10 @@ from numpy.typing import NDArray
 
 _SIGNS = np.array([[-0.5, -0.5], [0.5, -0.5], [0.5, 0.5], [-0.5, 0.5]])
 """Corners of a unit square along the long and the short side, in the order of `corners`."""
+PAIRS_AT_ONCE = 1 << 14
+"""Pairs whose intersection is computed at a time, so that they stay in the processor's cache."""
+ROUNDING = 1e-12
+"""Fraction of a box below which an intersection is none."""
 _PAIRS = np.array([[0, 1], [1, 2], [2, 3], [3, 0], [0, 2], [1, 3]])
 """All pairs of four corners: their hull has sides among these, in whatever order the corners come."""
 
@@ -79,3 +83,69 @@ def resize(oriented: NDArray[Any], size: tuple[int, int], to: tuple[int, int]) -
     if factors[0] == factors[1]:
         return (oriented * np.array([*factors, *factors, 1.0])).astype(np.float32)
     return from_corners(corners(oriented) * factors)
+
+
+def from_upright(boxes: NDArray[Any]) -> NDArray[Any]:
+    """Return upright boxes [n, 4] as oriented boxes [n, 5], float32, at 0 or 90 degrees."""
+    low, high = boxes[:, :2].astype(np.float64), boxes[:, 2:]
+    return canonical(np.concatenate([(low + high) / 2, high - low, np.zeros((len(boxes), 1))], axis=1))
+
+
+def areas(oriented: NDArray[Any]) -> NDArray[Any]:
+    """Return the areas of boxes [n, 5], float64 [n]."""
+    sides = oriented[:, 2:4].astype(np.float64)
+    return sides[:, 0] * sides[:, 1]
+
+
+def pairwise_intersection(oriented: NDArray[Any], others: NDArray[Any]) -> NDArray[Any]:
+    """Return the areas, float64 [n, m], that boxes [n, 5] and [m, 5] have in common."""
+    shared = np.zeros((len(oriented), len(others)))
+    around, around_others = envelopes(oriented), envelopes(others)
+    touching = (around[:, None, :2] < around_others[:, 2:]) & (around_others[:, :2] < around[:, None, 2:])
+    rows, columns = np.nonzero(touching.all(axis=2))
+    shared[rows, columns] = paired_intersection(oriented[rows], others[columns])
+    return shared
+
+
+def paired_intersection(oriented: NDArray[Any], others: NDArray[Any]) -> NDArray[Any]:
+    """Return the area, float64 [n], that each of the boxes [n, 5] has in common with the other of its row."""
+    starts = range(0, len(oriented), PAIRS_AT_ONCE)
+    parts = (slice(start, start + PAIRS_AT_ONCE) for start in starts)
+    return np.concatenate([np.zeros(0), *(_paired_intersection(oriented[one], others[one]) for one in parts)])
+
+
+def _paired_intersection(oriented: NDArray[Any], others: NDArray[Any]) -> NDArray[Any]:
+    """Return the area of each pair, as the sum of the areas between the edges of the other box and the long side.
+
+    In the frame of the first box, which spans 0 to its length and 0 to its width, each edge of the other is limited to
+    that range: first in x, then in y, where it becomes level. The sums change continuously with the boxes, so that
+    equal or touching edges need no exception.
+    """
+    one, other = oriented.astype(np.float64).T, others.astype(np.float64).T
+    length, width = one[2], one[3]
+    turn = np.deg2rad(one[4])
+    right, down = other[0] - one[0], other[1] - one[1]
+    center = right * np.cos(turn) + down * np.sin(turn), down * np.cos(turn) - right * np.sin(turn)
+    turn = np.deg2rad(other[4] - one[4])
+    long, wide = other[2] * _SIGNS[:, :1], other[3] * _SIGNS[:, 1:]
+    x = center[0] + length / 2 + long * np.cos(turn) - wide * np.sin(turn)  # [4 corners, n]
+    y = center[1] + width / 2 + long * np.sin(turn) + wide * np.cos(turn)
+    step, rise = np.roll(x, -1, axis=0) - x, np.roll(y, -1, axis=0) - y
+    start, end = _within(x, step, length)
+    y, rise, step = y + start * rise, (end - start) * rise, (end - start) * step
+    start, end = _within(y, rise, width)
+    low, high = y.clip(0, width), (y + rise).clip(0, width)
+    height = start * low + (end - start) * (low + high) / 2 + (1 - end) * high
+    shared = np.abs((step * height).sum(axis=0))
+    return np.where(shared > ROUNDING * length * width, shared, 0.0)
+
+
+def _within(start: NDArray[Any], step: NDArray[Any], limit: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return the fractions of a step from `start`, both [4, n], at which it enters and leaves the range 0 to `limit`.
+
+    Both are 0 for a step of 0.
+    """
+    none = np.zeros_like(start)
+    one = np.divide(-start, step, out=none.copy(), where=step != 0).clip(0, 1)
+    other = np.divide(limit - start, step, out=none, where=step != 0).clip(0, 1)
+    return np.minimum(one, other), np.maximum(one, other)

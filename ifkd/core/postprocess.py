@@ -8,6 +8,9 @@ from pydantic import Field, PositiveInt
 from ifkd.core.config import Schema
 from ifkd.core.detections import Array, Candidates, Detections, box_areas, pairwise_intersection
 
+ROWS_AT_ONCE = 256
+"""Oriented boxes that are compared with all worse ones at a time."""
+
 
 class PostprocessConfig(Schema):
     """Thresholds that select detections among candidates."""
@@ -45,7 +48,8 @@ def nms(detections: Detections, *, iou_threshold: float, class_agnostic: bool = 
     groups = np.zeros_like(ordered.labels) if class_agnostic else ordered.labels
     for label in np.unique(groups):
         index = np.flatnonzero(groups == label)
-        kept[index[_kept_of_class(ordered.boxes[index], iou_threshold)]] = True
+        kept_of_class = _kept_of_class if ordered.oriented is None else _kept_of_oriented_class
+        kept[index[kept_of_class(ordered.outlines[index], iou_threshold)]] = True
     return ordered.select(kept)
 
 
@@ -60,3 +64,16 @@ def _kept_of_class(boxes: Array, iou_threshold: float) -> Array:
         intersection = pairwise_intersection(boxes[first : first + 1], boxes[remaining])[0]
         remaining = remaining[intersection <= iou_threshold * (areas[first] + areas[remaining] - intersection)]
     return np.array(kept, np.int64)
+
+
+def _kept_of_oriented_class(boxes: Array, iou_threshold: float) -> Array:
+    """Return what `_kept_of_class` does; overlaps are computed many at a time, as each call takes long."""
+    areas, kept = box_areas(boxes), np.ones(len(boxes), bool)
+    for start in range(0, len(boxes), ROWS_AT_ONCE):
+        rows = slice(start, start + ROWS_AT_ONCE)
+        intersection = pairwise_intersection(boxes[rows], boxes[start:])
+        above = intersection > iou_threshold * (areas[rows, None] + areas[start:] - intersection)
+        for row, worse in enumerate(np.triu(above, 1)):
+            if kept[start + row]:
+                kept[start:][worse] = False
+    return np.flatnonzero(kept)

@@ -4,12 +4,15 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+import shapely
+import shapely.affinity
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deploy.scene.merge.merge import MergeSettings, TileDetections, merge
 from deploy.scene.merge.overlaps import overlapping_pairs, pairs_between
 from ifkd.core.detections import Detections, pairwise_iou
+from ifkd.core.oriented_boxes import canonical, corners, envelopes, from_corners, from_upright
 from ifkd.core.postprocess import nms
 from ifkd.core.tiling import TileGrid
 
@@ -60,6 +63,37 @@ def seen_by_tiles(world):
     return TileDetections.concatenate(parts)
 
 
+def oriented_world(world):
+    """The objects of a world, turned, as tiles would see them: of a cut object, the smallest box around its part."""
+    (boxes, labels), seed = world
+    rng = np.random.default_rng(seed)
+    true = from_upright(boxes)
+    true[:, 4] = rng.uniform(0, 180, len(true))
+    true = canonical(true)
+    parts = []
+    for index, window in enumerate(GRID):
+        tile = shapely.box(window.left, window.top, window.right, window.bottom)
+        seen, scores, kinds = [], [], []
+        for box, label in zip(true, labels, strict=True):
+            noisy = canonical(box[None] + rng.normal(0, [1, 1, 0.5, 0.2, 3]))
+            noisy[:, 2:4] = noisy[:, 2:4].clip(1.5)
+            part = shapely.intersection(shapely.Polygon(corners(noisy)[0].astype(float)), tile)
+            if part.area < 2 or rng.random() < 0.1:
+                continue
+            if part.area < 0.999 * noisy[0, 2] * noisy[0, 3]:
+                around = shapely.get_coordinates(shapely.oriented_envelope(part))[:4]
+                noisy = from_corners(around[None])
+            seen.append(noisy[0])
+            scores.append(rng.choice([0.3, 0.5, 0.5, 0.7, 0.9]))
+            kinds.append(label)
+        oriented = np.array(seen, np.float32).reshape(-1, 5)
+        found = Detections(envelopes(oriented), np.array(scores, np.float32), np.array(kinds, np.int64), oriented)
+        found = found.translated(dx=-float(window.left), dy=-float(window.top)).clipped((64, 64))
+        found = found.translated(dx=float(window.left), dy=float(window.top)).clipped(SIZE)
+        parts.append(TileDetections.of_tile(found, index, window=window, size=SIZE))
+    return TileDetections.concatenate(parts)
+
+
 any_settings = st.builds(
     MergeSettings,
     method=st.sampled_from(METHODS),
@@ -71,9 +105,11 @@ any_settings = st.builds(
 
 def rows(found):
     d = found.detections
+    oriented = np.zeros((len(d), 0)) if d.oriented is None else d.oriented
+    columns = (d.boxes, d.scores, d.labels, found.tiles, found.bounds, oriented)
     return [
-        (*map(float, box), float(score), int(label), int(tile), *map(float, bounds))
-        for box, score, label, tile, bounds in zip(d.boxes, d.scores, d.labels, found.tiles, found.bounds, strict=True)
+        (*map(float, box), float(score), int(label), int(tile), *map(float, bounds), *map(float, turned))
+        for box, score, label, tile, bounds, turned in zip(*columns, strict=True)
     ]
 
 
@@ -89,15 +125,12 @@ def slow_merge(found, rule):
 
 
 def iou(a, b):
-    both = common(a["box"], b["box"])
-    return both / (area(a["box"]) + area(b["box"]) - both)
+    both = common(a, b)
+    return both / (area(a) + area(b) - both)
 
 
 def slow_merge_within_classes(found, rule):
-    things = sorted(
-        ({"box": row[:4], "score": row[4], "label": row[5], "tile": row[6], "bounds": row[7:]} for row in rows(found)),
-        key=order_key,
-    )
+    things = sorted((thing_of(*row) for row in rows(found)), key=order_key)
     if rule.method == "nms":
         return slow_nms(things, [], rule)
     if rule.method == "greedy_nmm":
@@ -123,9 +156,21 @@ def slow_merge_within_classes(found, rule):
     return sorted([*whole, *hulls, *single], key=order_key)
 
 
+def thing_of(x1, y1, x2, y2, score, label, tile, *rest):
+    bounds, oriented = rest[:4], rest[4:]
+    thing = {"box": (x1, y1, x2, y2), "score": score, "label": label, "tile": tile, "bounds": bounds}
+    return {**thing, "oriented": oriented, "shape": shape_of((x1, y1, x2, y2), oriented)}
+
+
+def shape_of(box, oriented):
+    """The polygon of an oriented box; an upright box stays a tuple, whose area is exact."""
+    return shapely.Polygon(corners(np.array([oriented]))[0].astype(float)) if oriented else box
+
+
 def order_key(t):
     x1, y1, x2, y2 = t["box"]
-    return (-t["score"], t["label"], x1, y1, x2, y2, t["tile"], tuple(reversed(t["bounds"])))
+    turned = tuple(reversed(t["oriented"]))
+    return (-t["score"], t["label"], x1, y1, x2, y2, turned, t["tile"], tuple(reversed(t["bounds"])))
 
 
 def slow_nms(things, fixed, rule):
@@ -162,20 +207,40 @@ def hull(group):
         max(b[2] for b in boxes),
         max(b[3] for b in boxes),
     )
-    return {**group[0], "box": box, "bounds": (-np.inf, -np.inf, np.inf, np.inf)}
+    oriented = ()
+    if group[0]["oriented"]:
+        x, y, _, width, angle = max((t["oriented"] for t in group), key=lambda one: one[2])
+        flat = [shapely.affinity.rotate(t["shape"], -angle, origin=(x, y)).bounds for t in group]
+        start, stop = min(one[0] for one in flat), max(one[2] for one in flat)
+        middle = shapely.affinity.rotate(shapely.Point((start + stop) / 2, y), angle, origin=(x, y))
+        oriented = tuple(canonical(np.array([[middle.x, middle.y, stop - start, width, angle]]))[0].tolist())
+    bounds = (-np.inf, -np.inf, np.inf, np.inf)
+    return {**group[0], "box": box, "bounds": bounds, "oriented": oriented, "shape": shape_of(box, oriented)}
 
 
-def area(b):
-    return max(0.0, b[2] - b[0]) * max(0.0, b[3] - b[1])
+def area(thing):
+    return area_of(thing["shape"])
+
+
+def area_of(shape):
+    if isinstance(shape, shapely.Geometry):
+        return shape.area
+    return max(0.0, shape[2] - shape[0]) * max(0.0, shape[3] - shape[1])
 
 
 def common(a, b):
-    return area((max(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]), min(a[3], b[3])))
+    return area_of(intersection(a["shape"], b["shape"]))
+
+
+def intersection(a, b):
+    if isinstance(a, shapely.Geometry):
+        return a.intersection(b)
+    return (max(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]), min(a[3], b[3]))
 
 
 def same(a, b, rule):
-    both = common(a["box"], b["box"])
-    whole = area(a["box"]) + area(b["box"]) - both if rule.metric == "iou" else min(area(a["box"]), area(b["box"]))
+    both = common(a, b)
+    whole = area(a) + area(b) - both if rule.metric == "iou" else min(area(a), area(b))
     return a["label"] == b["label"] and both > rule.threshold * whole
 
 
@@ -187,7 +252,10 @@ def explains(whole, piece, rule):
     if same(whole, piece, rule):
         return True
     w = whole["box"]
-    if whole["tile"] == piece["tile"] or not common(w, piece["box"]) > rule.min_coverage * area(piece["box"]):
+    inside = area_of(intersection(w, piece["box"])) > rule.min_coverage * area_of(piece["box"])
+    if piece["oriented"]:
+        inside = inside and common(whole, piece) > 0.5 * rule.min_coverage * area(piece)
+    if whole["tile"] == piece["tile"] or not inside:
         return False
     for side, (mine, edge) in enumerate(zip(piece["box"], piece["bounds"], strict=True)):
         if abs(mine - edge) <= rule.edge_tolerance_px:
@@ -203,12 +271,15 @@ def agreement(a, b):
         *(min(p, q) for p, q in zip(a["bounds"][2:], b["bounds"][2:], strict=True)),
     ]
 
-    def seen(box):
-        return (max(box[0], zone[0]), max(box[1], zone[1]), min(box[2], zone[2]), min(box[3], zone[3]))
+    def seen(thing):
+        box = intersection(thing["box"], zone)
+        if not isinstance(thing["shape"], shapely.Geometry):
+            return box
+        return intersection(thing["shape"], shapely.box(*box) if area_of(box) > 0 else shapely.Polygon())
 
-    one, other = seen(a["box"]), seen(b["box"])
-    both = common(one, other)
-    union = area(one) + area(other) - both
+    one, other = seen(a), seen(b)
+    both = area_of(intersection(one, other))
+    union = area_of(one) + area_of(other) - both
     return both / union if union > 0 else 0.0
 
 
@@ -219,8 +290,11 @@ def agreement(a, b):
 @settings(deadline=None, max_examples=150)
 def test_merge_equals_the_slow_version(world, rule):
     found = seen_by_tiles(world)
-    slow = [(*t["box"], t["score"], t["label"], t["tile"], *t["bounds"]) for t in slow_merge(found, rule)]
-    assert rows(merge(found, rule)) == slow
+    assert rows(merge(found, rule)) == rows_of(slow_merge(found, rule))
+
+
+def rows_of(things):
+    return [(*t["box"], t["score"], t["label"], t["tile"], *t["bounds"], *t["oriented"]) for t in things]
 
 
 @given(worlds, any_settings, st.randoms(use_true_random=False))
@@ -261,7 +335,7 @@ def test_every_merged_box_was_seen_or_is_the_hull_of_pieces(world):
     found = seen_by_tiles(world)
     inputs = {row[:6] for row in rows(found)}
     assert {row[:6] for row in rows(merge(found, MergeSettings(method="nms")))} <= inputs
-    pieces = [t for t in rows(found) if is_piece({"box": t[:4], "bounds": t[7:]}, MergeSettings())]
+    pieces = [t for t in rows(found) if is_piece(thing_of(*t), MergeSettings())]
     for row in rows(merge(found, MergeSettings())):
         if row[:6] in inputs:
             continue

@@ -15,6 +15,10 @@ scene's border) as a *piece*, and any other box as *complete*:
 4. The remaining pieces pass non-maximum suppression below the complete boxes. A piece that no box covers is kept, so
    no object is lost.
 
+Oriented boxes overlap by their own areas. The upright boxes around them state whether a box is a piece, whether most of
+it is inside a complete box (and of the oriented boxes, half as much) and whether that box reaches the edge. The hull of
+oriented boxes is the longest of them, extended to the corners of all.
+
 Last, of boxes of different classes with an IoU above `class_agnostic_iou`, only the best is kept.
 
 The result does not depend on the order of the input, and merging is idempotent. The other methods are those of SAHI:
@@ -26,10 +30,12 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import numpy as np
+import shapely
 from pydantic import Field
 
 from deploy.scene.merge.overlaps import OverlappingPairs, connected, overlapping_pairs, owners, pairs_between, survivors
 from ifkd.core.config import Schema
+from ifkd.core import oriented_boxes
 from ifkd.core.detections import Array, Detections, box_areas
 from ifkd.core.tiling import Window
 
@@ -37,6 +43,8 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 
 EDGE_SLACK = 0.1
 """Accuracy of a complete box at the edge that cuts a piece, as a fraction of its side."""
+CORNER_COVERAGE = 0.5
+"""Part of `min_coverage` that oriented boxes need: the smallest box around a corner of an object is half empty."""
 UNBOUNDED = np.array([-np.inf, -np.inf, np.inf, np.inf])
 """Bounds of a box that no tile edge cuts."""
 
@@ -100,7 +108,8 @@ class TileDetections:
         tied = np.flatnonzero(np.append(equal, False) | np.append(False, equal))  # only these need the other keys
         some = order[tied]
         x1, y1, x2, y2 = self.detections.boxes[some].T
-        keys = (*self.bounds[some].T, self.tiles[some], y2, x2, y1, x1, self.detections.labels[some], scores[some])
+        turned = () if self.detections.oriented is None else (*self.detections.oriented[some].T,)
+        keys = (*self.bounds[some].T, self.tiles[some], *turned, y2, x2, y1, x1, self.detections.labels[some], scores[some])
         order[tied] = some[np.lexsort(keys)]
         return self.select(order)
 
@@ -115,7 +124,7 @@ def merge(found: TileDetections, settings: MergeSettings) -> TileDetections:
     A joined box has the tile of its best piece and counts as complete.
     """
     ordered = found.in_canonical_order()
-    pairs = overlapping_pairs(ordered.detections.boxes)
+    pairs = _overlapping(ordered.detections)
     match settings.method:
         case "border":
             merged = _border(ordered, pairs, settings)
@@ -127,7 +136,7 @@ def merge(found: TileDetections, settings: MergeSettings) -> TileDetections:
             merged = _hulls(ordered, owners(len(ordered), _same_object(ordered, pairs, settings)))
     if settings.class_agnostic_iou == 1.0:
         return merged
-    pairs = overlapping_pairs(merged.detections.boxes)
+    pairs = _overlapping(merged.detections)
     above = _above(merged, pairs, "iou", settings.class_agnostic_iou)
     return merged.select(survivors(len(merged), pairs.where(above)))
 
@@ -156,14 +165,20 @@ def _suppress_pieces(joined: TileDetections, complete: TileDetections, settings:
     # Single pieces that a complete box covers are already removed, so only complete boxes near a hull matter.
     near = np.unique(pairs_between(hulls.detections.boxes, complete.detections.boxes).second)
     ranked = TileDetections.concatenate([complete.select(near), joined])
-    same = _same_object(ranked, overlapping_pairs(ranked.detections.boxes), settings)
+    same = _same_object(ranked, _overlapping(ranked.detections), settings)
     rest = joined.select(survivors(len(ranked), same)[len(near) :])
     still_cut = rest.pieces(settings.edge_tolerance_px)
     hulls, single = rest.select(~still_cut), rest.select(still_cut)
     both = TileDetections.concatenate([hulls, single])
     found = pairs_between(hulls.detections.boxes, single.detections.boxes)
+    found = found.of_outlines(hulls.detections.outlines, single.detections.outlines)
     covered = _covered(both, OverlappingPairs(found.first, found.second + len(hulls), found.intersection), settings)
     return both.select(~covered)
+
+
+def _overlapping(found: Detections) -> OverlappingPairs:
+    """Return all overlapping pairs, by the index of the boxes around them."""
+    return overlapping_pairs(found.boxes).of_outlines(found.outlines, found.outlines)
 
 
 def _same_object(found: TileDetections, pairs: OverlappingPairs, settings: MergeSettings) -> OverlappingPairs:
@@ -180,7 +195,7 @@ def _of_class(found: TileDetections, pairs: OverlappingPairs) -> OverlappingPair
 
 def _above(found: TileDetections, pairs: OverlappingPairs, metric: str, threshold: float) -> Array:
     """Return whether the overlap of each pair is above the threshold, bool [pairs]."""
-    area = box_areas(found.detections.boxes.astype(np.float64))
+    area = box_areas(found.detections.outlines.astype(np.float64))
     one, other = area[pairs.first], area[pairs.second]
     reference = one + other - pairs.intersection if metric == "iou" else np.minimum(one, other)
     return pairs.intersection > threshold * reference
@@ -200,7 +215,14 @@ def _covered(found: TileDetections, pairs: OverlappingPairs, settings: MergeSett
     labels = found.detections.labels
     i, j = pairs.first, pairs.second
     above = (labels[i] == labels[j]) & _above(found, pairs, settings.metric, settings.threshold)
-    covers = (pairs.intersection > settings.min_coverage * box_areas(boxes[j])) & (found.tiles[i] != found.tiles[j])
+    covers = found.tiles[i] != found.tiles[j]
+    if found.detections.oriented is None:
+        covers &= pairs.intersection > settings.min_coverage * box_areas(boxes[j])
+    else:
+        around = box_areas(_intersection(boxes[i], boxes[j]))
+        covers &= around > settings.min_coverage * box_areas(boxes[j])
+        own = box_areas(found.detections.oriented[j])
+        covers &= pairs.intersection > CORNER_COVERAGE * settings.min_coverage * own
     covers[covers] = _reaches(boxes[i[covers]], boxes[j[covers]], found.bounds[j[covers]], settings.edge_tolerance_px)
     covered = np.zeros(len(found), bool)
     covered[j[above | covers]] = True
@@ -243,8 +265,14 @@ def _agreement(pieces: TileDetections, i: Array, j: Array) -> Array:
     boxes = pieces.detections.boxes.astype(np.float64)
     seen_by_both = _intersection(pieces.bounds[i], pieces.bounds[j])
     one, other = _intersection(boxes[i], seen_by_both), _intersection(boxes[j], seen_by_both)
-    shared = box_areas(_intersection(one, other))
-    union = box_areas(one) + box_areas(other) - shared
+    if (oriented := pieces.detections.oriented) is None:
+        shared = box_areas(_intersection(one, other))
+        union = box_areas(one) + box_areas(other) - shared
+    else:
+        polygons = shapely.polygons(oriented_boxes.corners(oriented).astype(np.float64))
+        one, other = (shapely.intersection(polygons[k], _rectangles(part)) for k, part in ((i, one), (j, other)))
+        shared = shapely.area(shapely.intersection(one, other))
+        union = shapely.area(one) + shapely.area(other) - shared
     iou = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
     return np.where(pieces.tiles[i] == pieces.tiles[j], 0.0, iou)
 
@@ -260,4 +288,37 @@ def _hulls(ordered: TileDetections, group: Array) -> TileDetections:
     np.minimum.at(hulls.detections.boxes[:, :2], member_of, ordered.detections.boxes[:, :2])
     np.maximum.at(hulls.detections.boxes[:, 2:], member_of, ordered.detections.boxes[:, 2:])
     hulls.bounds[sizes > 1] = UNBOUNDED  # a joined box is complete
+    if ordered.detections.oriented is not None and hulls.detections.oriented is not None:
+        joined = (sizes > 1)[member_of]
+        boxes = _joined_boxes(ordered.detections.oriented[joined], member_of[joined])
+        hulls.detections.oriented[sizes > 1] = boxes
     return hulls.in_canonical_order()
+
+
+def _rectangles(boxes: Array) -> Array:
+    """Return boxes [n, 4] as shapely polygons; those with a negative side are empty."""
+    empty = (boxes[:, 2:] <= boxes[:, :2]).any(axis=1)
+    rectangles = shapely.box(*boxes.T)
+    rectangles[empty] = shapely.Polygon()
+    return np.asarray(rectangles)
+
+
+def _joined_boxes(oriented: Array, group: Array) -> Array:
+    """Return an oriented box [groups, 5] for the boxes [n, 5] of each group: the longest one, extended to all corners.
+
+    A short piece has a less certain direction, and the smallest box around a slanted cut is half empty, so that the
+    smallest box around all pieces of an object would be much too wide.
+    """
+    order = np.lexsort((-oriented[:, 2], group))
+    starts = np.flatnonzero(np.diff(group[order], prepend=-1))
+    longest = oriented[order[starts]].astype(np.float64)
+    turn = np.deg2rad(longest[:, 4])
+    along = np.stack([np.cos(turn), np.sin(turn)], axis=1)
+    of_group = np.repeat(np.arange(len(starts)), np.diff(starts, append=len(group)))
+    steps = oriented_boxes.corners(oriented[order]) - longest[of_group, None, :2]
+    positions = (steps * along[of_group, None]).sum(axis=2)
+    low = np.minimum.reduceat(positions.min(axis=1), starts)
+    high = np.maximum.reduceat(positions.max(axis=1), starts)
+    longest[:, :2] += along * ((low + high) / 2)[:, None]
+    longest[:, 2] = high - low
+    return oriented_boxes.canonical(longest)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ifkd.core.detections import Array
+from ifkd.core.oriented_boxes import paired_intersection
 
 PAIRS_AT_ONCE = 1 << 20
 CELLS_PER_BOX = 12
@@ -30,6 +31,16 @@ class OverlappingPairs:
     def where(self, mask: Array) -> "OverlappingPairs":
         """Return the pairs selected by `mask`, bool [n]."""
         return OverlappingPairs(self.first[mask], self.second[mask], self.intersection[mask])
+
+    def of_outlines(self, outlines: Array, others: Array) -> "OverlappingPairs":
+        """Return the pairs with the intersection of the outlines [n, 5] and [m, 5], not of the boxes around them.
+
+        Upright outlines [n, 4] are those boxes.
+        """
+        if outlines.shape[1] == 4:
+            return self
+        shared = paired_intersection(outlines[self.first], others[self.second])
+        return OverlappingPairs(self.first, self.second, shared).where(shared > 0)
 
     @classmethod
     def concatenate(cls, parts: "list[OverlappingPairs]") -> "OverlappingPairs":
