@@ -42,6 +42,7 @@ from export.bundle.bundle import Bundle, open_bundle
 from ifkd.core.detections import Array, Detections
 from ifkd.core.environment import usable_cores
 from ifkd.core.files import write_json
+from ifkd.core.oriented_boxes import envelopes, from_upright
 from ifkd.core.postprocess import PostprocessConfig
 from ifkd.core.tiling import TileGrid
 from ifkd.imagery.image_files import resize
@@ -234,6 +235,11 @@ def merging() -> list[Figure]:
         goal = 5.0 if n == 1_000_000 else None
         figures.append(Figure("merge", f"{len(found)} candidates, ours", taken[n], "s", at_most=goal))
     figures.append(Figure("merge", "ten times the input", taken[1_000_000] / taken[100_000], "x", at_most=13.0))
+    turned = many_oriented_candidates(100_000)
+    start = time.process_time()
+    merge(turned, merge_settings)
+    cpu_s = time.process_time() - start
+    figures.append(Figure("merge", f"{len(turned)} oriented candidates, ours", cpu_s, "CPU s", at_most=3.0))
     few = many_candidates(33_000)
     figures.append(Figure("merge", f"{len(few)} candidates, ours", seconds_of(lambda: merge(few, merge_settings)), "s"))
     classes = tuple(map(str, range(7)))
@@ -276,6 +282,18 @@ def many_candidates(n: int) -> TileDetections:
         found = Detections(seen[good].astype(np.float32), scores[good], labels[own[good]])
         parts.append(TileDetections(found, (row * len(starts) + column[good]).astype(np.int64), bounds[good]))
     return TileDetections.concatenate(parts)
+
+
+def many_oriented_candidates(n: int) -> TileDetections:
+    """Return `many_candidates` as oriented boxes, each as all tiles see it, with directions that change slowly."""
+    found = many_candidates(n)
+    detections, bounds = found.detections, found.bounds.astype(np.float32)
+    oriented = from_upright(detections.boxes)
+    oriented[:, 4] = oriented[:, :2].sum(axis=1) / 10.0 % 180.0
+    around = envelopes(oriented)
+    boxes = np.concatenate([np.maximum(around[:, :2], bounds[:, :2]), np.minimum(around[:, 2:], bounds[:, 2:])], axis=1)
+    turned = Detections(boxes, detections.scores, detections.labels, oriented)
+    return TileDetections(turned, found.tiles, found.bounds)
 
 
 def starting(bundle: Bundle, path: Path) -> list[Figure]:

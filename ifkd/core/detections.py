@@ -121,7 +121,7 @@ class Detections:
     def clipped(self, size: tuple[int, int]) -> "Detections":
         """Return the objects with boxes clipped to an image of `size` (height, width), without those of zero area."""
         boxes = self.boxes.clip(0, np.array([size[1], size[0]] * 2, self.boxes.dtype))
-        kept: Array = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+        kept = np.asarray((boxes[:, 2:] > boxes[:, :2]).all(axis=1))
         return replace(self, boxes=boxes).select(kept)
 
     def in_canonical_order(self) -> "Detections":

@@ -109,7 +109,17 @@ class TileDetections:
         some = order[tied]
         x1, y1, x2, y2 = self.detections.boxes[some].T
         turned = () if self.detections.oriented is None else (*self.detections.oriented[some].T,)
-        keys = (*self.bounds[some].T, self.tiles[some], *turned, y2, x2, y1, x1, self.detections.labels[some], scores[some])
+        keys = (
+            *self.bounds[some].T,
+            self.tiles[some],
+            *turned,
+            y2,
+            x2,
+            y1,
+            x1,
+            self.detections.labels[some],
+            scores[some],
+        )
         order[tied] = some[np.lexsort(keys)]
         return self.select(order)
 
