@@ -34,8 +34,8 @@ import shapely
 from pydantic import Field
 
 from deploy.scene.merge.overlaps import OverlappingPairs, connected, overlapping_pairs, owners, pairs_between, survivors
-from ifkd.core.config import Schema
 from ifkd.core import oriented_boxes
+from ifkd.core.config import Schema
 from ifkd.core.detections import Array, Detections, box_areas
 from ifkd.core.tiling import Window
 
