@@ -29,9 +29,10 @@ class BalanceOptions(Schema):
     """Weights of a distillation method's loss terms beside the task losses."""
 
     form: Literal["constant", "gradient"] = "constant"
-    """`constant` uses the method's weights. `gradient` multiplies them during training, so that the gradient of the
-    terms at the student's pyramid is `multiple` times as large as that of the task losses. The weights of a method then
-    only divide it among its terms; but IFKD's alpha and beta (by default 3 and 0.5 here) are multiples of their own."""
+    """`constant` multiplies the method's weights by `multiple`. `gradient` changes them during training, so that the
+    gradient of the terms at the student's pyramid is `multiple` times as large as that of the task losses. The weights
+    of a method then only divide it among its terms; but IFKD's alpha and beta (by default 3 and 0.5 here) are multiples
+    of their own."""
     multiple: PositiveFloat = 1.0
 
 

@@ -2,7 +2,9 @@
 
 import logging
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from ifkd.recipe import Recipe
 from ifkd.study.paper_tables import PaperDataset
 from ifkd.study.run_launcher import RunLauncher
 from ifkd.study.study_record import TEACHER, EvaluatedRun, StudyRecord, run_name
+from ifkd.study.study_verdict import study_verdict
 from ifkd.study.variants import Variant
 from ifkd.training.optim import scaled_lr
 from ifkd.training.prediction import validate
@@ -29,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 RECIPE, TEST_METRICS = "recipe.toml", "test.json"
 NOT_COMPARED = (
-    "name", "seed", "data.root", "data.images", "data.test", "data.workers", "data.cache_mb", "distillation.method",
+    "name", "seed", "data.root", "data.images", "data.test", "data.workers", "data.cache_mb",
     "distillation.cache_teacher", "distillation.cache_scope", "distillation.rebuild_cache", "postprocess", "export",
 )  # fmt: skip
 """Keys of a recipe that may differ between the runs of a study, or that do not affect the weights."""
@@ -53,6 +56,8 @@ class Study:
     """Number of runs at once."""
     processes: int = 1
     """Number of processes of one run, started by torchrun."""
+    notes: dict[str, str] = field(default_factory=dict)
+    """Further conditions in words."""
 
     @cached_property
     def recipe(self) -> Recipe:
@@ -68,26 +73,47 @@ class Study:
             OutputError: The folder contains a study of another recipe.
             TrainingError: Some runs failed; the others are finished.
         """
+        self._test_split()
+        with self.prepared(self.variants):
+            teacher = self._evaluate(TEACHER)
+            self.train(self.variants)
+            return self._record(teacher)
+
+    @contextmanager
+    def prepared(self, variants: Sequence[Variant]) -> Iterator[None]:
+        """Hold the lock of the folder, which has a trained teacher and no finished run of another recipe.
+
+        Raises:
+            ConfigError: A variant does not fit the recipe. Nothing is trained.
+            OutputError: The folder contains a study of another recipe.
+            TrainingError: The training of the teacher failed.
+        """
         if note := self._student_training_note():
             logger.warning("The plain student is trained with %s", note)
-        self._test_split()
-        for variant in self.variants:
-            load_config(self.recipe_path, Recipe, (*self.overrides, *variant.overrides))
+        for variant in variants:
+            self._variant_recipe(variant)
         with file_lock(make_folder(self.folder) / "lock"):
             self._claim_folder()
-            launcher = RunLauncher(self.folder, self.jobs, self.processes)
-            recipe = (str(self.recipe_path), *self.overrides)
             if not self._run_folder(TEACHER).is_finished:
-                launcher.launch({TEACHER: ["train", *recipe, "--role", "teacher"]})
-            teacher = self._evaluate(TEACHER)
-            checkpoint = str(self._run_folder(TEACHER).best)
-            runs = {run_name(one.label, seed): (one, seed) for seed in self._seeds for one in self.variants}
-            commands = {
-                name: ("distill", *recipe, *variant.overrides, f"seed={seed}", "--teacher", checkpoint)
-                for name, (variant, seed) in runs.items()
-            }
-            launcher.launch(commands)
-            return self._record(teacher)
+                self._launcher.launch({TEACHER: ["train", str(self.recipe_path), *self.overrides, "--role", "teacher"]})
+            yield
+
+    def train(self, variants: Sequence[Variant]) -> None:
+        """Train each variant with each seed; finished runs are not repeated.
+
+        Raises:
+            OutputError: A finished run has another recipe.
+            TrainingError: Some runs failed; the others are finished.
+        """
+        self._check_recipes(variants)
+        checkpoint = str(self._run_folder(TEACHER).best)
+        runs = {run_name(one.label, seed): (one, seed) for seed in self._seeds for one in variants}
+        commands = {
+            name: ("distill", str(self.recipe_path), *self.overrides, *variant.overrides, f"seed={seed}", "--teacher",
+                   checkpoint)
+            for name, (variant, seed) in runs.items()
+        }  # fmt: skip
+        self._launcher.launch(commands)
 
     def report(self) -> StudyRecord:
         """Evaluate the finished runs; train nothing.
@@ -104,9 +130,8 @@ class Study:
         if not has_teacher:
             raise OutputError(f"The teacher of {self.folder} is not finished, so there is nothing to report")
         teacher = self._evaluate(TEACHER)
-        for label in (TEACHER, *(variant.label for variant in self.variants)):
-            for folder in self.finished_folders(label):
-                self._check_recipe(folder.name)
+        self._check_recipe(TEACHER, self.recipe)
+        self._check_recipes(self.variants)
         return self._record(teacher)
 
     def finished_folders(self, label: str) -> list[Path]:
@@ -117,6 +142,13 @@ class Study:
     @property
     def _seeds(self) -> range:
         return range(self.recipe.seed, self.recipe.seed + self.seeds)
+
+    @property
+    def _launcher(self) -> RunLauncher:
+        return RunLauncher(self.folder, self.jobs, self.processes)
+
+    def _variant_recipe(self, variant: Variant) -> Recipe:
+        return load_config(self.recipe_path, Recipe, (*self.overrides, *variant.overrides))
 
     def _run_folder(self, name: str) -> RunFolder:
         return RunFolder(self.folder / name)
@@ -129,7 +161,7 @@ class Study:
         students = {label: tuple(evaluated(run_name(label, seed)) for seed in self._seeds) for label in labels}
         finished = [run for runs in students.values() for run in runs if run is not None]
         machines = [RunFolder(path.parent).read_result().machine for path in sorted(self.folder.glob(f"*/{RESULT}"))]
-        return StudyRecord(
+        record = StudyRecord(
             title=self.title,
             recipe=self.recipe.name,
             recipe_toml=dump(self.recipe),
@@ -142,6 +174,7 @@ class Study:
             conditions=self._conditions(teacher, finished),
             machines=dict(Counter(machines)),
         )
+        return record.model_copy(update={"verdict": study_verdict(record)})
 
     def _claim_folder(self) -> None:
         """Write the recipe into an empty folder; compare it with the recipe of an existing study."""
@@ -153,12 +186,18 @@ class Study:
             problem = f"{self.folder} contains a study of another recipe: {difference}"
             raise OutputError(problem, hint="Choose another folder.")
 
-    def _check_recipe(self, name: str) -> None:
-        """Refuse a finished run of another recipe; the method, and keys that do not affect the weights, may differ."""
+    def _check_recipes(self, variants: Sequence[Variant]) -> None:
+        """Refuse finished runs of other recipes than those of their variants."""
+        for variant in variants:
+            for folder in self.finished_folders(variant.label):
+                self._check_recipe(folder.name, self._variant_recipe(variant))
+
+    def _check_recipe(self, name: str, recipe: Recipe) -> None:
+        """Refuse a finished run of another recipe; keys that do not affect the weights may differ."""
         folder = self._run_folder(name)
         used = load_checkpoint(folder.best).meta.recipe.model_dump()
         other_parts = ("student", "distillation") if name == TEACHER else ("teacher", "student.training")
-        if difference := differences(used, self.recipe.model_dump(), ignore=(*NOT_COMPARED, *other_parts)):
+        if difference := differences(used, recipe.model_dump(), ignore=(*NOT_COMPARED, *other_parts)):
             hint = "Use the recipe and the --set values of the training."
             raise OutputError(f"{folder.path} was trained with another recipe: {difference}", hint=hint)
 
@@ -201,6 +240,7 @@ class Study:
             f"learning rate {scaled_lr(training):g}, {training.schedule.name}",
             **({"plain student": f"trained with {note}"} if note else {}),
             "training time": f"{hours:.1f} hours in total, {1 + len(students)} runs",
+            **self.notes,
         }
 
     def _student_training_note(self) -> str:

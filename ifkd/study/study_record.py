@@ -1,5 +1,6 @@
 """study.json: the metrics of a study's runs, and statistics over seeds."""
 
+import math
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,11 @@ from ifkd.study.variants import PLAIN
 RECORD = "study.json"
 TEACHER = "teacher"
 """Label and folder name of the teacher's run."""
+T_QUANTILES = (
+    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262,
+    2.228, 2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093,
+)  # fmt: skip
+"""Quantiles at 0.975 of Student's t distribution for 1 to 19 degrees of freedom; the last one is used above."""
 
 
 class EvaluatedRun(Schema):
@@ -64,6 +70,8 @@ class StudyRecord(Schema):
     """Networks, data and schedule in words."""
     machines: dict[str, int] = {}
     """Machine -> number of finished runs that it trained."""
+    verdict: tuple[str, ...] = ()
+    """What the differences prove, in sentences."""
 
     @property
     def unfinished(self) -> list[str]:
@@ -101,6 +109,15 @@ class SeedSpread:
     mean: float
     std: float | None
     """Sample standard deviation; None for a single seed."""
+    seeds: int
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Ends of the 95 % confidence interval of the mean by Student's t distribution; infinite for a single seed."""
+        if self.std is None:
+            return -math.inf, math.inf
+        half = T_QUANTILES[min(self.seeds - 1, len(T_QUANTILES)) - 1] * self.std / math.sqrt(self.seeds)
+        return self.mean - half, self.mean + half
 
     def __format__(self, sign: str) -> str:
         """Return "mean ± std" with one decimal; a `sign` of "+" is shown before a positive mean too."""
@@ -110,7 +127,8 @@ class SeedSpread:
 def seed_spread(fractions: Iterable[float]) -> SeedSpread:
     """Return the spread, in percentage points, of metrics between 0 and 1."""
     points = [100 * value for value in fractions]
-    return SeedSpread(statistics.fmean(points), statistics.stdev(points) if len(points) > 1 else None)
+    std = statistics.stdev(points) if len(points) > 1 else None
+    return SeedSpread(statistics.fmean(points), std, len(points))
 
 
 def map_spread(runs: Sequence[EvaluatedRun]) -> SeedSpread | None:
@@ -118,8 +136,8 @@ def map_spread(runs: Sequence[EvaluatedRun]) -> SeedSpread | None:
     return seed_spread(run.mean_ap for run in runs) if runs else None
 
 
-def map_gain(record: StudyRecord, label: str) -> SeedSpread | None:
-    """Return a variant's gain in mAP over the plain student of the same seed; None without a pair of finished runs."""
-    pairs = zip(record.students[label], record.students[PLAIN.label], strict=True)
-    gains = [run.mean_ap - plain.mean_ap for run, plain in pairs if run and plain]
-    return seed_spread(gains) if gains else None
+def map_difference(record: StudyRecord, label: str, other: str = PLAIN.label) -> SeedSpread | None:
+    """Return the difference in mAP of two variants with the same seed; None without a pair of finished runs."""
+    pairs = zip(record.students[label], record.students[other], strict=True)
+    differences = [run.mean_ap - reference.mean_ap for run, reference in pairs if run and reference]
+    return seed_spread(differences) if differences else None

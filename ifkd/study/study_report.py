@@ -12,7 +12,16 @@ from ifkd.core.html.table import Table
 from ifkd.study.learning_curves import LearningCurves
 from ifkd.study.paper_tables import paper_metrics
 from ifkd.study.study_charts import loss_chart, sweep_chart, validation_chart
-from ifkd.study.study_record import RECORD, TEACHER, EvaluatedRun, StudyRecord, map_gain, map_spread, seed_spread
+from ifkd.study.study_record import (
+    RECORD,
+    TEACHER,
+    EvaluatedRun,
+    SeedSpread,
+    StudyRecord,
+    map_difference,
+    map_spread,
+    seed_spread,
+)
 from ifkd.study.variants import PLAIN
 
 MARKDOWN, PAGE = "study.md", "study.html"
@@ -23,12 +32,12 @@ ABSENT = "–"
 def study_table(record: StudyRecord) -> Table:
     """Return one row for the teacher, the plain student and each variant, in the order of the study."""
     partial = bool(record.unfinished)
-    headings = ["", "mAP", "AP50", "AP75", "gain", "to teacher", "minutes per run"]
+    headings = ["", "mAP", "AP50", "AP75", "gain", "95 % interval", "to teacher", "minutes per run"]
     cells = [f"{100 * getattr(record.teacher.metrics, name):.1f}" for name in METRICS]
-    rows = [[TEACHER, *cells, "", "", f"{record.teacher.train_seconds / 60:.1f}"]]
+    rows = [[TEACHER, *cells, "", "", "", f"{record.teacher.train_seconds / 60:.1f}"]]
     for label in record.students:
         runs = record.finished(label)
-        rows.append([label, *(_student_cells(record, label, runs) if runs else [ABSENT] * 6)])
+        rows.append([label, *(_student_cells(record, label, runs) if runs else [ABSENT] * 7)])
     if partial:
         headings.append("runs")
         counts = [f"{len(record.finished(label))} of {len(runs)}" for label, runs in record.students.items()]
@@ -37,7 +46,7 @@ def study_table(record: StudyRecord) -> Table:
         headings.append("paper")
         rows = [[*row, paper_metrics(row[0], record.dataset)] for row in rows]
     seeds = f"{len(record.seeds)} seeds" if len(record.seeds) > 1 else "one seed, so without a spread"
-    caption = f"{record.recipe}: test split, points; {seeds}. Gains are relative to the plain student of the same seed."
+    caption = f"{record.recipe}: test split, points; {seeds}. Gains over the plain student are paired by seed."
     if partial:
         caption += " Some runs are not finished, so the means are over different seeds."
     return _table(caption, headings, rows)
@@ -50,11 +59,18 @@ def _table(caption: str, headings: list[str], rows: list[list[str]]) -> Table:
 
 def _student_cells(record: StudyRecord, label: str, runs: list[EvaluatedRun]) -> list[str]:
     mean_ap, ap50, ap75 = (seed_spread(getattr(run.metrics, name) for run in runs) for name in METRICS)
-    gain = map_gain(record, label)
-    signed_gain = f"{gain:+}" if gain else ABSENT
+    gain = ["", ""] if label == PLAIN.label else _gain_cells(map_difference(record, label))
     to_teacher = f"{mean_ap.mean - 100 * record.teacher.mean_ap:+.1f}"
     minutes = f"{statistics.fmean(run.train_seconds for run in runs) / 60:.1f}"
-    return [f"{mean_ap}", f"{ap50}", f"{ap75}", "" if label == PLAIN.label else signed_gain, to_teacher, minutes]
+    return [f"{mean_ap}", f"{ap50}", f"{ap75}", *gain, to_teacher, minutes]
+
+
+def _gain_cells(gain: SeedSpread | None) -> list[str]:
+    """Return the mean of paired gains, and their confidence interval."""
+    if gain is None:
+        return [ABSENT, ABSENT]
+    low, high = gain.interval
+    return [f"{gain.mean:+.1f}", ABSENT if gain.std is None else f"{low:+.1f} to {high:+.1f}"]
 
 
 def class_tables(record: StudyRecord) -> list[Table]:
@@ -121,6 +137,8 @@ def _markdown(record: StudyRecord, tables: list[Table]) -> str:
     parts = [f"# {record.title}", *(f"{table.caption}\n\n{table.markdown()}" for table in tables)]
     if record.unfinished:
         parts.insert(1, f"Not finished: {', '.join(record.unfinished)}.")
+    if record.verdict:
+        parts.insert(1, "\n".join(f"- {sentence}" for sentence in record.verdict))
     conditions = [f"- {name}: {text}" for name, text in record.conditions.items()]
     conditions += [f"- trained on: {machine} ({count} runs)" for machine, count in record.machines.items()]
     if conditions:

@@ -3,7 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pydantic import TypeAdapter, ValidationError
+
 from ifkd.core.errors import UsageError, did_you_mean
+from ifkd.recipe.value_types import FolderName
 
 METHODS = ("fitnet", "at", "fkd", "fgd", "frs", "arsd", "insdist", "pkd", "cwd", "crosskd", "ifkd")
 """All distillation methods."""
@@ -45,6 +48,32 @@ def comparison_variants(methods: Sequence[str] = METHODS) -> tuple[Variant, ...]
             raise UsageError(f"There is no method {name!r}", expected=known, hint=hint)
     overrides = {name: () if name == "ifkd" else (f'distillation.method={{name="{name}"}}',) for name in methods}
     return PLAIN, *(Variant(name, values) for name, values in overrides.items())
+
+
+def custom_variant(label: str, overrides: Sequence[str]) -> Variant:
+    """Return a variant that a user describes.
+
+    Raises:
+        UsageError: The label cannot be the prefix of a folder's name, or there are no overrides.
+    """
+    try:
+        TypeAdapter(FolderName).validate_python(label)
+    except ValidationError as error:
+        raise UsageError("The label of a variant must be the name of a folder", got=label) from error
+    if "=" in label or not overrides:
+        raise UsageError("A variant needs a label and at least one KEY=VALUE", got=" ".join([label, *overrides]))
+    return Variant(label, tuple(overrides))
+
+
+def require_distinct(variants: Sequence[Variant]) -> None:
+    """Refuse two variants of one label.
+
+    Raises:
+        UsageError: A label occurs twice, or is that of the teacher.
+    """
+    labels = ["teacher", *(variant.label for variant in variants)]
+    if twice := [label for label in labels if labels.count(label) > 1]:
+        raise UsageError("Each variant needs a label of its own", got=twice[0])
 
 
 def ablation_variants(*, with_at: bool) -> tuple[Variant, ...]:

@@ -75,7 +75,9 @@ class LossBalance:
     def weigh(self, terms: dict[str, Term]) -> dict[str, Term]:
         """Return the terms with the weights of the recipe's form."""
         factors = self._factors()
-        return {name: replace(term, weight=term.weight * factors.get(name, 1.0)) for name, term in terms.items()}
+        constant = self._options.multiple if self._options.form == "constant" else 1.0
+        factors = {name: factors.get(name, constant if name.startswith("method/") else 1.0) for name in terms}
+        return {name: replace(term, weight=term.weight * factors[name]) for name, term in terms.items()}
 
     def summarize(self, terms: Mapping[str, Term]) -> dict[str, float]:
         """Return the latest ratio of each weighted term's gradient to that of the task, and the factors of weights."""

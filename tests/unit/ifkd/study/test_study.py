@@ -1,15 +1,12 @@
 """Studies: runs are trained once, and a folder of another recipe is refused."""
 
-import contextlib
 import json
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import pytest
-import tomli_w
 from fakes.study_records import evaluated_run
 
 from deploy.cli.main import main
@@ -18,31 +15,7 @@ from ifkd.core.errors import CheckpointError, ConfigError, DataError, OutputErro
 from ifkd.recipe import Recipe
 from ifkd.study.study import Study
 from ifkd.study.study_record import EvaluatedRun, StudyRecord
-from ifkd.study.variants import PLAIN, comparison_variants
-
-
-@pytest.fixture
-def recipe(tmp_path: Path, recipe_values: dict[str, Any]) -> Path:
-    """A recipe of one epoch over tiny data; its method is IFKD without MobileSAM."""
-    values = recipe_values
-    values["distillation"]["method"] = {"name": "ifkd", "ede": {"enabled": False}}
-    for part in (values["teacher"], values["student"], values["distillation"]):
-        part["training"]["epochs"] = 1
-    path = tmp_path / "recipe.toml"
-    path.write_text(tomli_w.dumps(values))
-    return path
-
-
-@pytest.fixture
-def runs_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Train a study's runs in this process, which saves the imports of a process per run."""
-
-    def run(command: list[str], *, stdout: TextIO, **_: Any) -> subprocess.CompletedProcess[str]:
-        assert command[:3] == [sys.executable, "-m", "ifkd"]
-        with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stdout):
-            return subprocess.CompletedProcess(command, main(command[3:]))
-
-    monkeypatch.setattr(subprocess, "run", run)
+from ifkd.study.variants import PLAIN, comparison_variants, custom_variant
 
 
 def plan(folder: Path, recipe: Path, *overrides: str, **options: Any) -> Study:
@@ -55,9 +28,12 @@ def test_a_study_trains_once_and_refuses_another_recipe(
 ) -> None:
     folder = tmp_path / "study"
     command = ["study", "compare", str(recipe), "--methods", "pkd", "--seeds", "1", "--out", str(folder), "--json"]
+    variant = ["--variant", "half", "distillation.method.beta=0.25"]
+    command += variant
     assert main(command) == 0
     result = json.loads(capsys.readouterr().out)
-    assert list(result["students"]) == ["student", "pkd"]
+    assert list(result["students"]) == ["student", "pkd", "half"]
+    assert result["verdict"] == ["One seed has no interval, so no difference is proved."]
     assert {path.name for path in folder.iterdir()} >= {"teacher", "student-5", "pkd-5", "study.html", "study.md"}
     assert (folder / "pkd-5" / "config.toml").read_text().count('name = "pkd"')
 
@@ -73,18 +49,21 @@ def test_a_study_trains_once_and_refuses_another_recipe(
         assert json.loads(capsys.readouterr().out) == result
         assert main([*command, "--seeds", "2", "--report-only"]) == 0
         partial = StudyRecord.model_validate_json(capsys.readouterr().out)
-        assert partial.unfinished == ["student-6", "pkd-6"]
+        assert partial.unfinished == ["student-6", "pkd-6", "half-6"]
         assert partial.students["pkd"][0] == EvaluatedRun.model_validate(result["students"]["pkd"][0])
-        assert sum(partial.machines.values()) == 3
+        assert sum(partial.machines.values()) == 4
         assert "torch" in next(iter(partial.machines))
         for method in (Study.run, Study.report):
             with pytest.raises(OutputError, match=r"a study of another recipe: data\.scale was 1\.0, is 2\.0"):
                 method(plan(folder, recipe, "data.scale=2.0"))
+            other = custom_variant("half", ["distillation.method.beta=0.3"])
+            with pytest.raises(OutputError, match=r"half-5 was trained with another recipe: .*beta was 0\.25, is 0\.3"):
+                method(plan(folder, recipe, variants=(PLAIN, other)))
     sweep = tmp_path / "sweep"
     sweep.mkdir()
-    for name, run in {"teacher": "teacher", "student-5": "student-5", "beta=0.3-5": "pkd-5"}.items():
+    for name, run in {"teacher": "teacher", "student-5": "student-5", "beta=0.25-5": "half-5"}.items():
         (sweep / name).symlink_to(folder / run)
-    options = ["--parameter", "beta", "--values", "0.3", "0.5", "--seeds", "1", "--report-only", "--out", str(sweep)]
+    options = ["--parameter", "beta", "--values", "0.25", "0.5", "--seeds", "1", "--report-only", "--out", str(sweep)]
     assert main(["study", "sweep", str(recipe), *options]) == 0
     assert "not finished: beta=0.5-5" in capsys.readouterr().out
     assert "mAP by beta" in (sweep / "study.html").read_text(encoding="utf-8")

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.stats
 from fakes.study_records import comparison_record
 
 from ifkd.core.errors import DataError
-from ifkd.study.study_record import map_gain, read_study_record, seed_spread
+from ifkd.study.study_record import map_difference, read_study_record, seed_spread
 
 
 def test_spreads_equal_those_of_numpy() -> None:
@@ -20,9 +21,23 @@ def test_spreads_equal_those_of_numpy() -> None:
 
 
 def test_gains_are_paired_by_seed() -> None:
-    gain = map_gain(comparison_record(), "ifkd")
+    gain = map_difference(comparison_record(), "ifkd")
     assert gain is not None
     assert (gain.mean, gain.std) == (pytest.approx(6.5), pytest.approx(np.std([6.0, 7.0], ddof=1)))
+    lead = map_difference(comparison_record(), "ifkd", "fgd")
+    assert lead is not None
+    assert lead.mean == pytest.approx(np.mean([3.0, 6.0]))
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 8, 20])
+def test_intervals_equal_those_of_scipy(seeds: int) -> None:
+    points = np.random.default_rng(seeds).normal(30.0, 2.0, seeds)
+    expected = scipy.stats.t.interval(0.95, seeds - 1, points.mean(), scipy.stats.sem(points))
+    assert seed_spread(points / 100).interval == pytest.approx(expected, rel=1e-3)
+
+
+def test_a_single_seed_has_no_interval() -> None:
+    assert seed_spread([0.5]).interval == (-np.inf, np.inf)
 
 
 def test_a_record_is_read_as_written(tmp_path: Path) -> None:

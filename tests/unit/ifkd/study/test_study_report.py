@@ -7,7 +7,7 @@ from typing import Any
 from fakes.study_records import comparison_record, learning_curves, sweep_record
 
 from ifkd.study.learning_curves import LearningCurves, average_runs
-from ifkd.study.study_record import StudyRecord, map_gain
+from ifkd.study.study_record import StudyRecord, map_difference
 from ifkd.study.study_report import class_tables, study_table, write_study
 
 
@@ -15,9 +15,9 @@ def test_the_table_has_spreads_gains_and_the_papers_metrics() -> None:
     table = study_table(comparison_record(dataset="shiprsimagenet"))
     assert table.headings[-1] == "paper"
     rows = {row[0]: row for row in table.rows}
-    assert rows["ifkd"] == ("ifkd", "38.5 ± 3.5", "61.0 ± 1.4", "39.5 ± 2.1", "+6.5 ± 0.7", "-1.5", "1.0",
-                            "46.1 / 59.8 / 51.5")  # fmt: skip
-    assert rows["student"][4] == ""
+    assert rows["ifkd"] == ("ifkd", "38.5 ± 3.5", "61.0 ± 1.4", "39.5 ± 2.1", "+6.5", "+0.1 to +12.9", "-1.5",
+                            "1.0", "46.1 / 59.8 / 51.5")  # fmt: skip
+    assert rows["student"][4:6] == ("", "")
     assert "paper" not in study_table(comparison_record()).headings
 
 
@@ -35,10 +35,10 @@ def test_unfinished_runs_are_listed_and_left_out_of_means() -> None:
     assert record.unfinished == ["ifkd-5", "pkd-4", "pkd-5"]
     rows = {row[0]: row for row in study_table(record).rows}
     assert rows["teacher"][-1] == "1 of 1"
-    assert rows["ifkd"][1:5] == ("36.0", "60.0", "38.0", "+6.0")
+    assert rows["ifkd"][1:6] == ("36.0", "60.0", "38.0", "+6.0", "–")
     assert rows["ifkd"][-1] == "1 of 2"
-    assert rows["pkd"][1:] == (*["–"] * 6, "0 of 2")
-    assert map_gain(record, "pkd") is None
+    assert rows["pkd"][1:] == (*["–"] * 7, "0 of 2")
+    assert map_difference(record, "pkd") is None
     assert "pkd" not in class_tables(record)[0].headings
 
 
@@ -59,12 +59,16 @@ def test_the_page_fits_a_phone_and_a_desktop(open_page: Callable[..., Any], tmp_
 def test_the_page_is_valid_and_agrees_with_the_other_files(
     tmp_path: Path, html_errors: Callable[..., list[str]]
 ) -> None:
-    record = comparison_record(machines={"a <machine>": 7}, conditions={"data": "a & b"})
+    record = comparison_record(
+        machines={"a <machine>": 7}, conditions={"data": "a & b"}, verdict=("fgd is below <plain>.",)
+    )
     paths = write_study(record, tmp_path, learning_curves())
     assert StudyRecord.model_validate_json(paths[0].read_bytes()) == record
     assert "| ifkd | 38.5 ± 3.5 |" in paths[1].read_text(encoding="utf-8")
     assert "- data: a & b\n- trained on: a <machine> (7 runs)" in paths[1].read_text(encoding="utf-8")
+    assert "\n- fgd is below <plain>.\n" in paths[1].read_text(encoding="utf-8")
     assert "Methods &lt;compared&gt;" in paths[2].read_text(encoding="utf-8")
+    assert "<li>fgd is below &lt;plain&gt;.</li>" in paths[2].read_text(encoding="utf-8")
     write_study(sweep_record(), tmp_path / "sweep")
     assert html_errors(paths[2], tmp_path / "sweep" / "study.html") == []
 

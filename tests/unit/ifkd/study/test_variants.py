@@ -4,7 +4,14 @@ import pytest
 
 from ifkd.core.errors import UsageError
 from ifkd.distillation.methods import METHODS as METHOD_CLASSES
-from ifkd.study.variants import METHODS, ablation_variants, comparison_variants, sweep_variants
+from ifkd.study.variants import (
+    METHODS,
+    ablation_variants,
+    comparison_variants,
+    custom_variant,
+    require_distinct,
+    sweep_variants,
+)
 
 
 def test_every_method_can_be_compared() -> None:
@@ -37,3 +44,19 @@ def test_the_ablation_has_the_rows_of_table_4() -> None:
 def test_a_sweep_has_one_variant_per_value() -> None:
     assert [one.value for one in sweep_variants("beta", [0.2, 0.4])] == [None, 0.2, 0.4]
     assert [one.value for one in sweep_variants("beta")] == [None, 0.1, 0.3, 0.5, 0.7, 0.9]
+
+
+def test_a_variant_of_a_user_has_a_label_and_values() -> None:
+    variant = custom_variant("no-head", ["distillation.method.beta=0"])
+    assert (variant.label, variant.overrides) == ("no-head", ("distillation.method.beta=0",))
+    with pytest.raises(UsageError, match="must be the name of a folder: got a/b"):
+        custom_variant("a/b", ["distillation.method.beta=0"])
+    for label, overrides in (("no-head", []), ("distillation.method.beta=0", ["distillation.method.alpha=0"])):
+        with pytest.raises(UsageError, match="needs a label and at least one KEY=VALUE"):
+            custom_variant(label, overrides)
+
+
+@pytest.mark.parametrize("label", ["teacher", "student", "pkd"])
+def test_two_variants_of_one_label_are_refused(label: str) -> None:
+    with pytest.raises(UsageError, match=f"needs a label of its own: got {label}"):
+        require_distinct((*comparison_variants(["pkd"]), custom_variant(label, ["seed=3"])))

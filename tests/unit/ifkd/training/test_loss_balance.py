@@ -98,6 +98,12 @@ def test_constant_weights_are_only_measured() -> None:
     assert ratio > 100
 
 
+def test_constant_weights_are_multiplied() -> None:
+    seen = terms(maps())
+    found = balance("constant", multiple=3.0).weigh(seen)
+    assert [term.weight for term in found.values()] == [1.0, 1.0, 3.0 * 0.5, 3.0 * 2.0]
+
+
 def test_norms_are_averaged_over_measurements_and_infinite_ones_are_ignored() -> None:
     """After steps with 1 and 3 times the method's gradient the mean is 2 times it, and the weight half of the first."""
     pyramid = maps()

@@ -1,0 +1,52 @@
+"""Sentences on a study: variants clearly below the plain student, and whether the best one is clearly first."""
+
+from collections.abc import Sequence
+
+from ifkd.study.study_record import SeedSpread, StudyRecord, map_difference, map_spread
+from ifkd.study.variants import PLAIN
+
+
+def study_verdict(record: StudyRecord) -> tuple[str, ...]:
+    """Return a sentence for each variant that ends clearly below the plain student, and one about the first place.
+
+    A difference is clear if the 95 % interval of the differences paired by seed does not contain 0.
+    """
+    variants = [label for label in record.students if label != PLAIN.label and record.finished(label)]
+    if PLAIN.label not in record.students or not variants:
+        return ()
+    if len(record.seeds) == 1:
+        return ("One seed has no interval, so no difference is proved.",)
+    gains = {label: gain for label in variants if (gain := map_difference(record, label)) is not None}
+    return (*_losses(gains), *_first_place(record, variants))
+
+
+def _losses(gains: dict[str, SeedSpread]) -> list[str]:
+    """Return a sentence for each variant whose interval is below 0."""
+    below = {label: gain for label, gain in gains.items() if gain.interval[1] < 0}
+    sentences = [f"{label} is clearly below the plain student: {_described(gain)}." for label, gain in below.items()]
+    if below:
+        advice = 'lower the weight, or set distillation.balance.form = "gradient"'
+        sentences.append(
+            f"Where gradient/… in metrics.jsonl is above 10 at the end, the method rules the task: {advice}."
+        )
+    return sentences
+
+
+def _first_place(record: StudyRecord, variants: Sequence[str]) -> list[str]:
+    """Return a sentence on whether the best variant is clearly above every other one."""
+    means = {label: spread.mean for label in variants if (spread := map_spread(record.finished(label)))}
+    first, *others = sorted(means, key=lambda label: -means[label])
+    rivals = [*others, PLAIN.label]
+    found = {rival: map_difference(record, first, rival) for rival in rivals}
+    unclear = [rival for rival, one in found.items() if one is None or one.interval[0] <= 0]
+    closest = unclear[0] if unclear else rivals[0]
+    difference = found[closest]
+    described = f"{first} against {closest}: {_described(difference)}" if difference else f"{first}, {closest}: no pair"
+    return [f"No variant is clearly first ({described})." if unclear else f"{first} is clearly first ({described})."]
+
+
+def _described(difference: SeedSpread) -> str:
+    """Return a paired difference in words."""
+    low, high = difference.interval
+    interval = f"95 % interval {low:+.1f} to {high:+.1f}, " if difference.std is not None else ""
+    return f"{difference.mean:+.1f} points of mAP, {interval}{difference.seeds} paired seeds"
