@@ -12,6 +12,7 @@ from ifkd.data.check.fix import category_ids_of, fixed_file, reason_of
 from ifkd.data.check.image_inspection import CheckedImage, InspectedFile, actual_name, inspect_file
 from ifkd.data.check.lenient_coco import AnnotationFile, ImageEntry, entries_of
 from ifkd.data.coco import read_coco_json
+from ifkd.data.oriented_labels import polygon_points
 from ifkd.data.readers.reader_result import fitted
 from ifkd.data.readers.ship_classes import LEVEL_NAMES
 
@@ -46,7 +47,9 @@ def _set_ship_classes(path: Path, content: dict[str, Any], level: int) -> None:
     content["categories"] = [{"id": n + 1, "name": name} for n, name in enumerate(LEVEL_NAMES[level])]
     for annotation in content["annotations"] if isinstance(content["annotations"], list) else ():
         if isinstance(annotation, dict):
-            annotation.pop("segmentation", None)
+            polygon = annotation.pop("segmentation", None)
+            if polygon_points(polygon) is not None:
+                annotation["segmentation"] = polygon if isinstance(polygon[0], list) else [polygon]
 
 
 def _is_in(folder: Path, name: str) -> bool:

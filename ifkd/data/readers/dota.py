@@ -12,7 +12,6 @@ from ifkd.data.readers.reader_result import (
     ReaderResult,
     SourceReader,
     enclosing_box,
-    is_upright,
 )
 
 HEADERS = ("imagesource:", "gsd:")
@@ -22,7 +21,7 @@ HEADERS = ("imagesource:", "gsd:")
 def read_dota(root: Path, *, split: str | None = None, classes: Sequence[str] | None = None) -> ReaderResult:
     """Read a DOTA data set, by default with all classes that occur, in alphabetical order.
 
-    Rotated boxes become their bounding boxes, clipped to the image; objects marked difficult are ignored regions.
+    Objects keep their four corners beside their upright boxes; those marked difficult are ignored regions.
     """
     folder, pairs = files.image_and_label_folders(root, ("labelTxt", "labelTxt-v1.0", "labelTxt-v1.5", "labels"), split)
     reader = SourceReader(folder, _parse, lambda words, _: _object(words, classes))
@@ -46,5 +45,5 @@ def _object(words: Sequence[str], classes: Sequence[str] | None) -> ReaderObject
     if classes is not None and words[8] not in classes:
         return "classes_unknown"
     difficult = flag(words[9]) if len(words) == 10 else False
-    change = "flags_unclear" if difficult is None else None if is_upright(points) else "upright_box_of_polygon"
-    return ReaderObject(words[8], enclosing_box(points), ignore=bool(difficult), change=change)
+    change = "flags_unclear" if difficult is None else None
+    return ReaderObject(words[8], enclosing_box(points), bool(difficult), tuple(points), change)

@@ -12,6 +12,7 @@ from ifkd.core.errors import DataError
 from ifkd.data.account import Account, Outcomes
 from ifkd.data.check.box_checks import Corners, box_problem, clip_box
 from ifkd.data.coco import BORDER_TOLERANCE_PX, box_entry, path_inside
+from ifkd.data.oriented_labels import corner_polygon, oriented_boxes, polygon_points
 from ifkd.data.readers import source_files as files
 from ifkd.data.readers.pairing import FilePair
 from ifkd.imagery.exif import exif_orientation, fits_displayed
@@ -33,6 +34,8 @@ class ReaderObject:
     """x1 y1 x2 y2, pixels."""
     ignore: bool = False
     """Whether it counts neither as object nor as background."""
+    polygon: tuple[float, ...] | None = None
+    """x1 y1 x2 y2 …, pixels, from which its oriented box is read; None if the source has only upright boxes."""
     change: str | None = None
     """Difference to what the source states, for the account."""
 
@@ -156,10 +159,11 @@ class SourceReader:
         if box is None:
             self.objects.drop(str(reason), shown)
             return None
-        changes = [change for change in (one.change, reason) if change is not None]
+        polygon, difference = four_corners(one.polygon)
+        changes = [change for change in (difference, one.change, reason) if change is not None]
         if changes:
             self.objects.change(", ".join(changes), where)
-        return ReaderObject(one.name, box, ignore=one.ignore)
+        return ReaderObject(one.name, box, ignore=one.ignore, polygon=polygon)
 
     def result(self, classes: Sequence[str], *notes: str) -> "ReaderResult":
         """Return what was read.
@@ -207,7 +211,8 @@ class ReaderResult:
             images.append({**names, "height": height, "width": width})
             for one in image.objects:
                 ids = {"id": len(annotations) + 1, "image_id": image_id, "category_id": category_id[one.name]}
-                annotations.append({**ids, **box_entry(one.box, ignore=one.ignore)})
+                polygon = {} if one.polygon is None else {"segmentation": [list(one.polygon)]}
+                annotations.append({**ids, **box_entry(one.box, ignore=one.ignore), **polygon})
         categories = [{"id": number, "name": name} for name, number in category_id.items()]
         info = {"account": self.account.model_dump(mode="json")}
         return {"info": info, "images": images, "annotations": annotations, "categories": categories}
@@ -231,9 +236,15 @@ def enclosing_box(points: Sequence[float]) -> Corners:
     return min(points[::2]), min(points[1::2]), max(points[::2]), max(points[1::2])
 
 
-def is_upright(points: Sequence[float]) -> bool:
-    """Return whether a polygon is its upright box."""
-    return len(points) == 8 and len(set(points[::2])) <= 2 and len(set(points[1::2])) <= 2
+def four_corners(polygon: tuple[float, ...] | None) -> tuple[tuple[float, ...] | None, str | None]:
+    """Return a polygon as the four corners of an object, and why they are others than stated."""
+    if polygon is None:
+        return None, None
+    points = polygon_points(list(polygon))
+    box = oriented_boxes([points])[0]
+    if points is None or np.isnan(box).any():
+        return None, "polygon_without_area"
+    return (polygon, None) if len(points) == 4 else (tuple(corner_polygon(box)[0]), "smallest_rectangle_of_polygon")
 
 
 def refuse_useless(source: Path, account: Account) -> None:

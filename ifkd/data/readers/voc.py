@@ -1,5 +1,6 @@
 """VOC data sets, and the two benchmarks in this format: SAR-AIRcraft-1.0 and ShipRSImageNet."""
 
+import cmath
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,13 +11,15 @@ from ifkd.core.files import folded
 from ifkd.data.label_values import flag, integer, number
 from ifkd.data.readers import source_files as files
 from ifkd.data.readers.pairing import FilePair, is_image, pair_files
-from ifkd.data.readers.reader_result import LabelFile, ReaderObject, ReaderResult, SourceReader
+from ifkd.data.readers.reader_result import LabelFile, ReaderObject, ReaderResult, SourceReader, enclosing_box
 from ifkd.data.readers.ship_classes import CLASS_PATHS, LEVEL_NAMES
 
 SAR_AIRCRAFT_CLASSES = ("A220", "A320/321", "A330", "ARJ21", "Boeing737", "Boeing787", "other")
 EDGES = ("xmin", "ymin", "xmax", "ymax")
 ROTATED = ("cx", "cy", "w", "h", "angle")
-"""Center, sides and angle in radians of roLabelImg's rotated boxes."""
+"""Center, sides and angle of roLabelImg's rotated boxes: radians of the width from right to down."""
+POLYGON = tuple(f"{axis}{corner}" for corner in range(1, 5) for axis in "xy")
+"""Corners of ShipRSImageNet's oriented boxes."""
 
 
 def read_voc(root: Path, *, split: str | None = None, classes: Sequence[str] | None = None) -> ReaderResult:
@@ -91,22 +94,23 @@ def _object(
     element: Element, name_of: Callable[[Element], str | None], *, ignore_difficult: bool
 ) -> ReaderObject | str:
     """Return an object, or the reason why it is left out."""
-    edges, change = _numbers(element, "bndbox", EDGES), None
-    if rotated := _numbers(element, "robndbox", ROTATED):
+    edges, polygon = _numbers(element, "bndbox", EDGES), _numbers(element, "polygon", POLYGON)
+    rotated = _numbers(element, "robndbox", ROTATED)
+    if rotated and all(map(math.isfinite, rotated)):
         x, y, width, height, angle = rotated
-        cosine, sine = abs(math.cos(angle)), abs(math.sin(angle))
-        x_half, y_half = (width * cosine + height * sine) / 2, (width * sine + height * cosine) / 2
-        edges, change = (x - x_half, y - y_half, x + x_half, y + y_half), "upright_box_of_polygon"
+        along, across = cmath.rect(width / 2, angle), cmath.rect(height / 2, angle + math.pi / 2)
+        corners = [complex(x, y) + one for one in (along + across, along - across, -along - across, across - along)]
+        polygon = tuple(value for corner in corners for value in (corner.real, corner.imag))
+        edges = enclosing_box(polygon)
     if not edges or not _text(element, "name"):
         return "annotations_malformed"
     name = name_of(element)
     if name is None:
         return "classes_unknown"
     difficult = flag(element.findtext("difficult"))
-    if difficult is None and ignore_difficult:
-        change = f"{change}, flags_unclear" if change else "flags_unclear"
+    change = "flags_unclear" if difficult is None and ignore_difficult else None
     x1, y1, x2, y2 = edges
-    return ReaderObject(name, (x1, y1, x2, y2), ignore=bool(difficult) and ignore_difficult, change=change)
+    return ReaderObject(name, (x1, y1, x2, y2), bool(difficult) and ignore_difficult, polygon or None, change)
 
 
 def _numbers(element: Element, key: str, names: Sequence[str]) -> tuple[float, ...]:

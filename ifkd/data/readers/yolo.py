@@ -17,7 +17,6 @@ from ifkd.data.readers.reader_result import (
     ReaderResult,
     SourceReader,
     enclosing_box,
-    is_upright,
 )
 
 CLASS_FILES = ("classes.txt", "obj.names", "data/obj.names", "labels/classes.txt", "images/classes.txt")
@@ -43,7 +42,7 @@ def read_yolo(root: Path, *, split: str | None = None, classes: Sequence[str] | 
     """Read a YOLO data set, given by its folder or its data.yaml.
 
     Class names are by default those of data.yaml, else the lines of the first existing file of `CLASS_FILES`. Polygons
-    and rotated boxes become their bounding boxes.
+    become the corners of their smallest rectangle.
     """
     path = root if root.is_file() else next((root / name for name in _yaml_names(root)), None)
     data = None if path is None else _read_yaml(path)
@@ -163,8 +162,7 @@ def _object(words: Sequence[str], size: tuple[int, int], names: Sequence[str]) -
     height, width = size
     if is_polygon:
         points = [value * (width, height)[index % 2] for index, value in enumerate(values)]
-        change = None if is_upright(points) else "upright_box_of_polygon"
-        return ReaderObject(names[label], enclosing_box(points), change=change)
+        return ReaderObject(names[label], enclosing_box(points), polygon=tuple(points))
     x, y, w, h = values[:4]
     box = ((x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height)
     return ReaderObject(names[label], box)

@@ -6,14 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import shapely
 from PIL import Image
 from pycocotools.coco import COCO
 
 from deploy.cli.main import main
 from ifkd.core.errors import DataError, UsageError
+from ifkd.core.oriented_boxes import corners
 from ifkd.data.coco import read_coco
 from ifkd.data.readers.convert import convert
 from ifkd.data.readers.ship_classes import LEVEL_NAMES
+from ifkd.data.readers.voc import POLYGON
 from ifkd.imagery.image_files import read_image
 
 SIZE = (40, 60)
@@ -34,15 +37,24 @@ def voc_object(name: str, box: tuple[float, ...] = (5, 6, 25, 16), extra: str = 
     return f"<object><name>{name}</name>{extra}<bndbox>{edges}</bndbox></object>"
 
 
+TURNED = [6.0, 6.0, 25.0, 8.5505, 24.0, 16.0, 5.0, 13.4495]
+"""Corners of a ship in the box 5, 6, 25, 16."""
+
+
 @pytest.fixture
 def ship_rs(tmp_path: Path) -> Path:
     """ShipRSImageNet in the layout of its authors: lists with .bmp, levels in the XML, an image without objects."""
     root = tmp_path / "ShipRSImageNet"
     voc = root / "VOC_Format"
     levels = "<difficult>1</difficult><level_0>1</level_0><level_1>2</level_1><level_2>6</level_2><level_3>11</level_3>"
+    turned = "".join(f"<{key}>{value}</{key}>" for key, value in zip(POLYGON, TURNED, strict=True))
+    polygon = f"<polygon>{turned}</polygon>"
     dock = "<level_0>2</level_0><level_1>4</level_1><level_2>25</level_2><level_3>50</level_3>"
     contents = {
-        "100000001": [voc_object("Arleigh Burke DD", extra=levels), voc_object("Dock", (0, 0, 60, 40), extra=dock)],
+        "100000001": [
+            voc_object("Arleigh Burke DD", extra=levels + polygon),
+            voc_object("Dock", (0, 0, 60, 40), extra=dock),
+        ],
         "100000002": [voc_object("RoRo")],
         "100000003": [],
     }
@@ -54,7 +66,7 @@ def ship_rs(tmp_path: Path) -> Path:
     (voc / "ImageSets" / "train.txt").write_text("100000001.bmp\n100000002.bmp\n")
     (voc / "ImageSets" / "test.txt").write_text("100000003.bmp\r\n")
     names = [{"id": n + 1, "name": name} for n, name in enumerate(LEVEL_NAMES[3])]
-    box = {"bbox": [5, 6, 20, 10], "area": 150.0, "iscrowd": 0, "segmentation": [5, 6, 25, 6, 25, 16, 5, 16]}
+    box = {"bbox": [5, 6, 20, 10], "area": 150.0, "iscrowd": 0, "segmentation": TURNED}
     image = {"id": 1, "file_name": "100000001.bmp", "width": SIZE[1], "height": SIZE[0]}
     (root / "COCO_Format").mkdir()
     for level, category in enumerate((1, 2, 6, 11)):
@@ -92,7 +104,9 @@ def test_ship_rs_image_net_in_voc_format(ship_rs, tmp_path, level):
         (RORO[level], [5.0, 6.0, 25.0, 16.0]),  # its XML states no levels, the class tree does
     ]
     assert tuple(done.objects) == LEVEL_NAMES[level]
-    assert [image["source_id"] for image in json.loads(out.read_text())["images"]] == ["100000001", "100000002"]
+    content = json.loads(out.read_text())
+    assert [image["source_id"] for image in content["images"]] == ["100000001", "100000002"]
+    assert [one.get("segmentation") for one in content["annotations"]] == [[TURNED], None, None]
     assert (done.images, done.ignored) == (2, 0)
 
 
@@ -101,6 +115,8 @@ def test_ship_rs_image_net_in_coco_format(ship_rs, tmp_path, level):
     source = ship_rs / "COCO_Format" / f"ShipRSImageNet_bbox_train_level_{level}.json"
     done = convert("shiprsimagenet", source, tmp_path / "out.json", class_level=level)
     assert found(tmp_path / "out.json", done.image_folder) == [(BURKE[level], [5.0, 6.0, 25.0, 16.0])]
+    (oriented,) = read_coco(tmp_path / "out.json", images=done.image_folder).images[0].oriented
+    assert oriented_points(oriented) == [(5, 13), (6, 6), (24, 16), (25, 9)]
     with pytest.raises(UsageError, match=f"has the classes of level {level}"):
         convert("shiprsimagenet", source, tmp_path / "out.json", class_level=(level + 1) % 4)
 
@@ -151,7 +167,7 @@ def test_yolo_and_dota_give_the_same_box(tmp_path):
     (yolo / "classes.txt").write_text("tug\nferry\n")
     (yolo / "labels" / "a.txt").write_text(f"1 {15 / 60} {11 / 40} {20 / 60} {10 / 40}\n")
     (dota / "labelTxt").mkdir()
-    diamond = "15 6 25 11 15 16 5 11 ferry 0"
+    diamond = "15 6 25 11 15 16 5 11 ferry 0"  # four sides of one length, but no rectangle
     (dota / "labelTxt" / "a.txt").write_text(f"imagesource:x\ngsd:0.1\n{diamond}\n-4 -3 9 -3 9 9 -4 9 tug 1\n")
     for source_format, root in (("yolo", yolo), ("dota", dota)):
         done = convert(source_format, root, tmp_path / "out.json")
@@ -159,10 +175,16 @@ def test_yolo_and_dota_give_the_same_box(tmp_path):
         assert name == "ferry"
         np.testing.assert_allclose(box, [5, 6, 25, 16], atol=1e-4)
     assert done.ignored == 1
-    assert done.account.objects.changed == {
-        "boxes_cross_border": 1,
-        "upright_box_of_polygon": 1,
-    }
+    oriented = read_coco(tmp_path / "out.json", images=done.image_folder).images[0].oriented
+    rhombus = shapely.Polygon([(15, 6), (25, 11), (15, 16), (5, 11)])
+    assert oriented[0, 2:4].prod() == pytest.approx(rhombus.minimum_rotated_rectangle.area, rel=1e-4)
+    assert oriented[1].tolist() == [4.5, 4.5, 9, 9, 0]  # cut at the border
+    assert done.account.objects.changed == {"boxes_cross_border": 1}
+    annotations = json.loads((tmp_path / "out.json").read_text())["annotations"]
+    assert [one["segmentation"] for one in annotations] == [
+        [[15, 6, 25, 11, 15, 16, 5, 11]],
+        [[-4, -3, 9, -3, 9, 9, -4, 9]],
+    ]
 
 
 BOMB = '<!DOCTYPE a [<!ENTITY b "xx"><!ENTITY c "&b;&b;">]><annotation>&c;</annotation>'
@@ -273,12 +295,27 @@ def test_counts_files_that_have_no_partner_or_several(tmp_path, capsys):
     assert account["objects"]["dropped"] == {"files_missing": 2, "files_of_one_name": 1}
 
 
-def test_reads_polygons_and_rotated_boxes_of_yolo_as_upright_boxes(tmp_path):
-    lines = ["0 0.1 0.2 0.5 0.2 0.5 0.6 0.1 0.6", "1 0.5 0.1 0.7 0.5 0.5 0.9 0.3 0.5", "1 0.1 0.1 0.4 0.1 0.2 0.5"]
+def oriented_points(oriented):
+    """Return the corners of an oriented box [5], rounded, in ascending order."""
+    return sorted((round(x), round(y)) for x, y in corners(oriented[None])[0].tolist())
+
+
+def test_reads_polygons_and_rotated_boxes_of_yolo(tmp_path):
+    lines = ["0 0.1 0.2 0.5 0.2 0.5 0.6 0.1 0.6", "1 0.5 0.1 0.7 0.5 0.5 0.9 0.3 0.5", "1 0.1 0.1 0.4 0.1 0.2 0.5",
+             "0 0.1 0.1 0.3 0.5 0.2 0.3", "0 0.5 0.5 0.2 0.2"]  # fmt: skip
     done = convert("yolo", yolo(tmp_path / "data", "\n".join(lines)), tmp_path / "out.json")
     boxes = [box for _, box in found(tmp_path / "out.json", done.image_folder)]
-    np.testing.assert_allclose(boxes, [[6, 8, 30, 24], [18, 4, 42, 36], [6, 4, 24, 20]], atol=1e-5)
-    assert (done.account.objects.kept, done.account.objects.changed) == (1, {"upright_box_of_polygon": 2})
+    expected = [[6, 8, 30, 24], [18, 4, 42, 36], [6, 4, 24, 20], [6, 4, 18, 20], [24, 16, 36, 24]]
+    np.testing.assert_allclose(boxes, expected, atol=1e-5)
+    changed = {"smallest_rectangle_of_polygon": 1, "polygon_without_area": 1}
+    assert (done.account.objects.kept, done.account.objects.changed) == (3, changed)
+    oriented = read_coco(tmp_path / "out.json", images=done.image_folder).images[0].oriented
+    assert oriented_points(oriented[0]) == [(6, 8), (6, 24), (30, 8), (30, 24)]
+    np.testing.assert_allclose(oriented[1, :2], [30, 20], atol=1e-3)
+    triangle = shapely.Polygon([(6, 4), (24, 4), (12, 20)])
+    assert shapely.Polygon(corners(oriented[2:3])[0]).buffer(0.01).contains(triangle)
+    assert oriented[2, 2:4].prod() == pytest.approx(triangle.minimum_rotated_rectangle.area, rel=1e-3)
+    assert np.isnan(oriented[3:]).all()
 
 
 @pytest.mark.parametrize(
@@ -499,7 +536,9 @@ def test_rotated_boxes_of_ro_label_img(tmp_path):
     corners = center + np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * sides / 2 @ turn.T
     expected = [*corners.min(axis=0), *corners.max(axis=0)]
     np.testing.assert_allclose(found(tmp_path / "out.json", done.image_folder)[0][1], expected, rtol=1e-6)
-    assert done.account.objects.changed == {"upright_box_of_polygon": 1}
+    assert done.account.objects.changed == {}
+    oriented = read_coco(tmp_path / "out.json", images=done.image_folder).images[0].oriented
+    np.testing.assert_allclose(oriented, [[*center, *sides, np.degrees(angle)]], rtol=1e-5)
 
 
 def test_lists_of_images_in_data_yaml(tmp_path):
