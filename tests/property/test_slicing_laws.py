@@ -7,12 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
+import shapely
 from affine import Affine
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deploy.scene.merge.merge import MergeSettings, TileDetections, merge
 from ifkd.core.detections import Detections
+from ifkd.core.oriented_boxes import corners as oriented_corners
 from ifkd.core.tiling import TileGrid, Window
 from ifkd.data.coco import parse_coco, read_coco
 from ifkd.data.slicing.slice_dataset import slice_dataset, tiles_content
@@ -91,6 +93,63 @@ def test_pieces_restore_the_source_boxes(case: Any, min_visibility: float) -> No
     )
     found = {number: box.tolist() for number, box in restore_boxes(cut).items()}
     assert found == {annotation["id"]: corners(annotation) for annotation in content["annotations"]}
+
+
+@st.composite
+def turned(draw: Any) -> dict[str, Any]:
+    """Draw COCO content of one image of 120 x 90 pixels with oriented boxes, which may protrude, and one without."""
+    rectangles = []
+    for _ in range(draw(st.integers(1, 5))):
+        width = draw(st.floats(2, 15))
+        box = [draw(st.floats(10, 110)), draw(st.floats(10, 80)), width * draw(st.floats(1.1, 5)), width,
+               draw(st.floats(0, 179))]  # fmt: skip
+        rectangles.append(oriented_corners(np.array([box], np.float32))[0].astype(np.float64))
+    visible = [shapely.Polygon(one).intersection(shapely.box(0, 0, 120, 90)).bounds for one in rectangles]
+    boxes = [(x1, y1, x2 - x1, y2 - y1) for x1, y1, x2, y2 in visible]
+    content = coco([(90, 120)], [[*boxes, (20.0, 30.0, 16.0, 12.0)]])
+    for annotation, corners_of_one in zip(content["annotations"], rectangles, strict=False):
+        annotation["segmentation"] = [corners_of_one.ravel().tolist()]
+    return content
+
+
+@given(turned(), st.sampled_from([0.0, 0.4]))
+@settings(deadline=None)
+def test_oriented_boxes_of_pieces_enclose_what_a_tile_shows(content: Any, min_visibility: float) -> None:
+    rules = TileRules(tile_px=48, overlap_px=16, max_empty_fraction=1.0, min_visibility=min_visibility)
+    sources = source_images(content, parse_coco(Path("a.json"), content, Path("images")))
+    planned, cut = tiles(content, rules)
+    read = parse_coco(Path("b.json"), cut, Path("images"))
+    (source,) = sources
+    known = source.image.oriented
+    assert known is not None
+    by_tile: dict[int, list[dict[str, Any]]] = {image.id: [] for image in read.images}
+    for annotation in cut["annotations"]:
+        by_tile[annotation["image_id"]].append(annotation)
+    for tile, image in zip(planned, read.images, strict=True):
+        window, found = tile.window, {one["source_annotation"] - 100: one for one in by_tile[image.id]}
+        frame = shapely.box(window.left, window.top, window.right, window.bottom)
+        for index, whole in enumerate(map(shapely.Polygon, oriented_corners(known[:-1]))):
+            part = whole.intersection(frame)
+            if index not in found:
+                assert part.area < 0.02 * (1 + whole.length)
+                continue
+            annotation = found[index]
+            assert annotation["visibility"] == pytest.approx(part.area / whole.area, abs=2e-3)
+            assert annotation["iscrowd"] == (annotation["visibility"] < min_visibility) or part.area / whole.area > 0.39
+            row = by_tile[image.id].index(annotation)
+            assert image.oriented is not None
+            box = oriented_corners(image.oriented[row : row + 1])[0] + np.array([window.left, window.top])
+            assert shapely.Polygon(box).buffer(0.02).contains(part)
+            turn = abs(image.oriented[row, 4] - known[index, 4]) % 90
+            assert min(turn, 90 - turn) < 0.05 or image.oriented[row, 3] < 3
+            piece = np.array(corners(annotation)) + np.array([window.left, window.top] * 2)
+            bounds = part.intersection(shapely.box(*source.boxes[index])).bounds
+            np.testing.assert_allclose(piece, bounds, atol=0.02)
+    restored = restore_boxes(cut)
+    for annotation, box in zip(source.annotations, source.boxes, strict=True):
+        np.testing.assert_allclose(restored[annotation["id"]], box, atol=0.02)
+    last = max(one["source_annotation"] for one in cut["annotations"])
+    assert all(("segmentation" in one) == (one["source_annotation"] != last) for one in cut["annotations"])
 
 
 @given(labeled(up_to_overlap=True), st.sampled_from([0.0, 0.4, 1.0]))

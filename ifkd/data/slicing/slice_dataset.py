@@ -22,7 +22,7 @@ from ifkd.data.slicing.tile_plan import Piece, PlannedTile, SourceImage, TileRul
 
 KIND = FolderKind("a folder of tiles", "slice.json")
 TILES = "tiles.json"
-VERSION = 3
+VERSION = 4
 """Incremented when the same source and rules give other tiles or another record."""
 RESTORED_PX = 0.01
 """Largest deviation of a restored box from its source."""

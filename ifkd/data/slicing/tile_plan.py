@@ -13,8 +13,10 @@ from ifkd.core.config import Schema
 from ifkd.core.detections import Array
 from ifkd.core.errors import DataError
 from ifkd.core.files import folded, shortened
+from ifkd.core.oriented_boxes import translate
 from ifkd.core.tiling import TileGrid, Window
 from ifkd.data.coco import CocoDataset, LabeledImage, box_entry
+from ifkd.data.oriented_labels import CutBoxes, boxes_of_parts, corner_polygon, cut_boxes
 from ifkd.imagery.contrast import AlphaBand, ImageryOptions
 from ifkd.recipe.value_types import Fraction
 
@@ -83,8 +85,10 @@ class Piece:
     box: tuple[float, float, float, float]
     """x1 y1 x2 y2, tile pixels."""
     visibility: float
-    """Fraction of the box's area inside the tile."""
+    """Fraction inside the tile of the area of the oriented box, or of the upright one where there is no other."""
     ignore: bool
+    oriented: tuple[float, ...] | None = None
+    """Oriented box of the part, as in `ifkd.core.oriented_boxes`, tile pixels."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -160,18 +164,30 @@ def pieces_in(source: SourceImage, window: Window, rules: TileRules) -> tuple[Pi
     """Return the parts of an image's boxes inside a window; less visible objects are ignored or dropped."""
     origin = np.array([window.left, window.top] * 2, np.float64)
     cut = (source.boxes - origin).clip(0.0, [window.width, window.height] * 2)
+    parts = _oriented_parts(source, window)
+    cut = boxes_of_parts(cut, parts)
     sides = cut[:, 2:] - cut[:, :2]
-    visible = np.flatnonzero((sides >= MIN_SIDE_PX).all(axis=1))
-    full_sides = source.boxes[visible, 2:] - source.boxes[visible, :2]
-    visibilities = (sides[visible] / full_sides).prod(axis=1)
+    fractions = (sides / (source.boxes[:, 2:] - source.boxes[:, :2])).prod(axis=1)
+    visibilities = np.where(np.isnan(parts.visible), fractions, parts.visible)
     pieces = []
-    for index, visibility in zip(visible.tolist(), visibilities.tolist(), strict=True):
-        crowd = bool(source.image.ignore[index])
+    for index in np.flatnonzero((sides >= MIN_SIDE_PX).all(axis=1) & (visibilities > 0)).tolist():
+        crowd, visibility = bool(source.image.ignore[index]), float(visibilities[index])
         small = visibility < rules.min_visibility
         if crowd or not small or rules.cut_objects == "ignore":
             x1, y1, x2, y2 = cut[index].tolist()
-            pieces.append(Piece(index, (x1, y1, x2, y2), visibility, crowd or small))
+            oriented = None if np.isnan(parts.oriented[index]).any() else tuple(parts.oriented[index].tolist())
+            pieces.append(Piece(index, (x1, y1, x2, y2), visibility, crowd or small, oriented))
     return tuple(pieces)
+
+
+def _oriented_parts(source: SourceImage, window: Window) -> CutBoxes:
+    """Return the parts of an image's oriented boxes inside a window, tile pixels; NaN for objects that have none."""
+    oriented = source.image.oriented
+    if oriented is None:
+        nothing = np.full((len(source.boxes), 5), np.nan, np.float32)
+        return CutBoxes(nothing, nothing[:, :4], nothing[:, 0])
+    moved = translate(oriented, dx=float(-window.left), dy=float(-window.top))
+    return cut_boxes(moved, (window.height, window.width))
 
 
 def tile_annotation(piece: Piece, source: SourceImage) -> dict[str, Any]:
@@ -180,6 +196,7 @@ def tile_annotation(piece: Piece, source: SourceImage) -> dict[str, Any]:
     return {
         **{key: value for key, value in annotation.items() if key not in REPLACED_KEYS},
         **box_entry(piece.box, ignore=piece.ignore),
+        **({} if piece.oriented is None else {"segmentation": corner_polygon(np.array(piece.oriented))}),
         "source_annotation": annotation["id"],
         "visibility": round(piece.visibility, 4),
     }
