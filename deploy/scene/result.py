@@ -9,7 +9,7 @@ import shapely
 
 from deploy.engines.engine import EngineInfo
 from deploy.scene.filters import FiltersRecord, SceneFilters, require_places
-from deploy.scene.read.georeference import centers, map_polygons
+from deploy.scene.read.georeference import centers, corners, map_polygons
 from deploy.scene.read.scene import SceneInfo
 from deploy.scene.settings import DetectionSettings
 from ifkd.core.detections import Array, Detections
@@ -106,7 +106,7 @@ class SceneResult:
         georeference = self.scene.georeference
         if georeference is None or self.scene.lonlat_problem is not None:
             return None
-        return georeference.to_lonlat(centers(self.detections.boxes))
+        return georeference.to_lonlat(centers(self.detections.outlines))
 
     def sizes_m(self) -> Array | None:
         """Return the ground lengths of the longer and the shorter side of each box, meters, float64 [n, 2].
@@ -114,14 +114,25 @@ class SceneResult:
         Without places on the Earth, they are pixels times the ground sample distance; None if that is unknown, too.
         They are NaN off the Earth.
         """
-        georeference, boxes = self.scene.georeference, self.detections.boxes.astype(np.float64)
+        georeference, boxes = self.scene.georeference, self.detections.outlines.astype(np.float64)
         if georeference is not None and self.scene.lonlat_problem is None:
             sides = georeference.sides_m(boxes)
         elif self.settings.gsd_m is not None:
-            sides = (boxes[:, 2:] - boxes[:, :2]) * self.settings.gsd_m
+            in_pixels = boxes[:, 2:] - boxes[:, :2] if self.detections.oriented is None else boxes[:, 2:4]
+            sides = in_pixels * self.settings.gsd_m
         else:
             return None
         return np.sort(sides, axis=1)[:, ::-1]
+
+    def headings_deg(self) -> Array | None:
+        """Return the headings of oriented boxes, to 0.01 degrees; None without such boxes or without places.
+
+        See `Georeference.headings_deg`.
+        """
+        georeference = self.scene.georeference
+        if self.detections.oriented is None or georeference is None or self.scene.lonlat_problem is not None:
+            return None
+        return georeference.headings_deg(self.detections.oriented).round(2) % 180.0
 
     def tile_names(self) -> list[str]:
         """Return the name of the tile of each detection; see `tile_name`."""
@@ -138,6 +149,8 @@ class SceneResult:
         n = len(labels)
         sizes = self.sizes_m()
         lengths, widths = [[None] * n] * 2 if sizes is None else map(_rounded, sizes.T)
+        headings = self.headings_deg()
+        turned = [None] * n if headings is None else _rounded(headings)
         return {
             "class_id": [self.category_ids[label] for label in labels],
             "class_name": [self.classes[label] for label in labels],
@@ -146,6 +159,7 @@ class SceneResult:
             "time": [None if self.scene.time is None else str(self.scene.time)] * n,
             "length_m": lengths,
             "width_m": widths,
+            **({} if self.detections.oriented is None else {"heading_deg": turned}),
             "tile": self.tile_names(),
             "model_sha256": [self.engine.sha256] * n,
             **({} if self.crops is None else {"crop": list(self.crops)}),
@@ -167,9 +181,9 @@ class SceneResult:
             import pandas as pd  # noqa: PLC0415 - an optional package
         except ImportError as error:
             raise MissingExtraError("geopandas", extra="geo", need="SceneResult.to_geodataframe") from error
-        georeference, boxes = self.scene.georeference, self.detections.boxes
+        georeference, boxes = self.scene.georeference, self.detections.outlines
         if georeference is None:
-            polygons, crs = shapely.polygons(boxes.astype(np.float64)[:, [[0, 1], [2, 1], [2, 3], [0, 3]]]), None
+            polygons, crs = shapely.polygons(corners(boxes)[:, [0, 3, 2, 1]]), None
         else:
             polygons, crs = map_polygons(georeference, boxes), georeference.crs.to_wkt()
         frame = geopandas.GeoDataFrame(self.properties(), geometry=polygons, crs=crs)
@@ -177,8 +191,8 @@ class SceneResult:
         return frame
 
 
-def _rounded(meters: Array) -> list[float | None]:
-    return [round(value, 2) if math.isfinite(value) else None for value in meters.tolist()]
+def _rounded(values: Array) -> list[float | None]:
+    return [round(value, 2) if math.isfinite(value) else None for value in values.tolist()]
 
 
 def _value(value: bool | float | str | None) -> bool | float | str | None:  # noqa: FBT001 - of a tag

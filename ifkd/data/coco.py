@@ -13,6 +13,7 @@ import numpy as np
 from ifkd.core.detections import Array, Detections
 from ifkd.core.errors import DataError
 from ifkd.core.files import read_json, require_unicode
+from ifkd.core.oriented_boxes import corners
 from ifkd.data.label_values import flag, integer
 from ifkd.data.oriented_labels import corner_polygon, cut_boxes, oriented_boxes, polygon_points
 
@@ -131,17 +132,31 @@ def box_entry(box: Sequence[float], *, ignore: bool) -> dict[str, Any]:
 
 
 def coco_results(detections: Iterable[tuple[int, Detections]], category_ids: Sequence[int]) -> list[dict[str, Any]]:
-    """Return detections of images, given with their ids, in COCO's results format."""
+    """Return detections of images, given with their ids, in COCO's results format.
+
+    Those with oriented boxes have a `segmentation` of four corners.
+    """
     return [
         {
             "image_id": image_id,
             "category_id": category_ids[int(label)],
             "bbox": [float(x1), float(y1), float(x2) - float(x1), float(y2) - float(y1)],
+            **({} if shape is None else {"segmentation": [shape]}),
             "score": float(score),
         }
         for image_id, found in detections
-        for (x1, y1, x2, y2), score, label in zip(found.boxes, found.scores, found.labels, strict=True)
+        for (x1, y1, x2, y2), score, label, shape in zip(
+            found.boxes, found.scores, found.labels, _polygons_of(found), strict=True
+        )
     ]
+
+
+def _polygons_of(found: Detections) -> list[Any]:
+    """Return the corners of oriented boxes, x1 y1 … x4 y4 each; None for objects without them."""
+    if found.oriented is None:
+        return [None] * len(found)
+    polygons: list[Any] = corners(found.oriented).reshape(-1, 8).astype(np.float64).round(3).tolist()
+    return polygons
 
 
 def align_classes(dataset: CocoDataset, classes: Sequence[str], *, hint: str = "") -> CocoDataset:

@@ -16,6 +16,7 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.transform import GCPTransformer
 from rasterio.warp import transform as warp
 
+from ifkd.core import oriented_boxes
 from ifkd.core.detections import Array
 from ifkd.core.errors import SceneError
 
@@ -120,13 +121,32 @@ class Georeference:
     def sides_m(self, boxes: Array) -> Array:
         """Return the ground lengths of boxes [n, 4] along columns and rows, meters, float64 [n, 2]; NaN off the Earth.
 
-        They are geodesic lengths from the middle of a side to the middle of the opposite side.
+        Those of oriented boxes [n, 5] are along their long and their short side. They are geodesic lengths from the
+        middle of a side to the middle of the opposite side.
         """
-        middles = edge_points(boxes, 2)[:, 1::2]  # of the left, bottom, right and top side
-        points = geocentric(self.to_lonlat(middles.reshape(-1, 2))).reshape(-1, 4, 3)
-        chords = np.linalg.norm(points[:, :2] - points[:, 2:], axis=2)
+        chords = np.linalg.norm(self._axes(boxes), axis=2)
         chords[np.isnan(chords).any(axis=1)] = np.nan
         return arc_m(chords)
+
+    def headings_deg(self, boxes: Array) -> Array:
+        """Return the directions of the longer axis of boxes [n, 4 or 5] on the ground, float64 [n]; NaN off the Earth.
+
+        They are degrees clockwise from north, from 0 to below 180: bow and stern are not told apart.
+        """
+        axes = self._axes(boxes)
+        longer = np.linalg.norm(axes, axis=2).argmax(axis=1)
+        axis = axes[np.arange(len(boxes)), longer]
+        longitude, latitude = np.radians(self.to_lonlat(centers(boxes)).T)
+        zero, sine, cosine = np.zeros_like(longitude), np.sin(longitude), np.cos(longitude)
+        east = np.stack([-sine, cosine, zero], axis=1)
+        north = np.stack([-np.sin(latitude) * cosine, -np.sin(latitude) * sine, np.cos(latitude)], axis=1)
+        return np.asarray(np.degrees(np.arctan2((axis * east).sum(axis=1), (axis * north).sum(axis=1))) % 180.0)
+
+    def _axes(self, boxes: Array) -> Array:
+        """Return vectors in space between the middles of opposite sides, meters, float64 [n, 2, 3]."""
+        middles = edge_points(boxes, 2)[:, 1::2]  # of the left, bottom, right and top side
+        points = geocentric(self.to_lonlat(middles.reshape(-1, 2))).reshape(-1, 4, 3)
+        return points[:, 2:] - points[:, :2]
 
     def _turns(self, size: tuple[int, int]) -> Array:
         """Return the differences [n, 2] between the map coordinates in the scene and those that WGS84 is converted to.
@@ -189,7 +209,9 @@ def georeference_of(dataset: Any) -> Georeference | str:
 
 
 def corners(boxes: Array) -> Array:
-    """Return the corners of boxes [n, 4], float64 [n, 4, 2], counterclockwise if y points up."""
+    """Return the corners of boxes [n, 4] or [n, 5], float64 [n, 4, 2], counterclockwise if y points up."""
+    if boxes.shape[1] == 5:
+        return oriented_boxes.corners(boxes).astype(np.float64)[:, [0, 3, 2, 1]]
     return boxes.astype(np.float64)[:, [[0, 1], [0, 3], [2, 3], [2, 1]]]
 
 
@@ -216,7 +238,9 @@ def edge_points(boxes: Array, count: int) -> Array:
 
 
 def centers(boxes: Array) -> Array:
-    """Return the centers of boxes [n, 4], float64 [n, 2]."""
+    """Return the centers of boxes [n, 4] or [n, 5], float64 [n, 2]."""
+    if boxes.shape[1] == 5:
+        return boxes[:, :2].astype(np.float64)
     return (boxes[:, :2].astype(np.float64) + boxes[:, 2:]) / 2.0
 
 

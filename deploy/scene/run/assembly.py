@@ -55,7 +55,7 @@ class Assembly:
         assert self._next == len(self._edges) - 1
         with self.stopwatch("merge"):
             merged = self._merge.finish()
-            return merged if aoi is None else merged.select(aoi.contains(merged.detections.boxes))
+            return merged if aoi is None else merged.select(aoi.contains(merged.detections.outlines))
 
     def _merge_row(self, record: RowRecord) -> None:
         self.unreadable += record.unreadable

@@ -36,7 +36,7 @@ def write_geoparquet(chunks: Iterable[SceneResult], path: Path) -> None:
         MissingExtraError: pyarrow is not installed.
     """
     pa = require_pyarrow()
-    numbers = dict.fromkeys(("score", "length_m", "width_m"), pa.float64())
+    numbers = dict.fromkeys(("score", "length_m", "width_m", "heading_deg"), pa.float64())
     types = {"class_id": pa.int64(), **numbers, "time": pa.timestamp("ms", "UTC"), GEOMETRY: pa.binary()}
     writer = None
     with atomic_path(path) as temporary:
@@ -46,7 +46,7 @@ def write_geoparquet(chunks: Iterable[SceneResult], path: Path) -> None:
                 assert georeference is not None
                 columns = chunk.properties()
                 columns["time"] = [None if time is None else time.utc] * len(chunk.detections)
-                columns[GEOMETRY] = shapely.to_wkb(map_polygons(georeference, chunk.detections.boxes)).tolist()
+                columns[GEOMETRY] = shapely.to_wkb(map_polygons(georeference, chunk.detections.outlines)).tolist()
                 if writer is None:
                     tags = chunk.tags.items()
                     types |= {name: pa.from_numpy_dtype(one.dtype) for name, one in tags if one.dtype != object}

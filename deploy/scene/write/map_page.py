@@ -20,6 +20,7 @@ from deploy.scene.write.file_names import MAP_FILE
 from ifkd.core.detections import Array
 from ifkd.core.files import write_text
 from ifkd.core.html.colors import class_color, hex_color
+from ifkd.core.oriented_boxes import corners
 
 JPEG_QUALITY = 85
 
@@ -56,6 +57,8 @@ def page_data(result: SceneResult) -> dict[str, Any]:
         "columns": len(result.grid.lefts),
         "classes": [{"name": name, "color": hex_color(class_color(i))} for i, name in enumerate(result.classes)],
         "boxes": np.round(found.boxes.astype(np.float64), 1).tolist(),
+        "corners": None if found.oriented is None else np.round(corners(found.oriented), 1).astype(np.float64).tolist(),
+        "headings_deg": _headings_deg(result),
         "scores": np.round(found.scores.astype(np.float64), 4).tolist(),
         "labels": found.labels.tolist(),
         "sizes_m": None if sizes is None else [None if math.isnan(one[0]) else one for one in sizes.round(2).tolist()],
@@ -74,6 +77,11 @@ def _centers_lonlat(result: SceneResult) -> list[list[float] | None] | None:
     if lonlat is None:
         return None
     return [[round(x, 6), round(y, 6)] if math.isfinite(x) and math.isfinite(y) else None for x, y in lonlat.tolist()]
+
+
+def _headings_deg(result: SceneResult) -> list[float | None] | None:
+    headings = result.headings_deg()
+    return None if headings is None else [None if math.isnan(one) else one for one in headings.tolist()]
 
 
 def _facts(result: SceneResult, gsd_m: float | None) -> list[list[str]]:

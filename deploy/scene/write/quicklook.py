@@ -12,6 +12,7 @@ from ifkd.core.detections import Array, Detections
 from ifkd.core.errors import SceneError
 from ifkd.core.files import atomic_path
 from ifkd.core.html.colors import class_color
+from ifkd.core.oriented_boxes import corners
 from ifkd.core.tiling import Window
 from ifkd.imagery.contrast import decimated
 from ifkd.imagery.image_files import resize
@@ -59,7 +60,7 @@ def draw_overview(result: SceneResult, overview: Array, detail: Window) -> Image
     for tile in result.unreadable:
         sheet.outline(_scaled(tile.window, factors), UNREADABLE_RGB, crossed=True)
     sheet.outline(_scaled(detail, factors), TEXT_RGB)
-    sheet.objects(result.detections.boxes * np.array([*factors, *factors], np.float32), result.detections)
+    sheet.objects(result.detections, factors)
     title = f"{result.scene.name}, {width} x {height} px, {_counted(len(result.detections))}"
     notes = [f"White frame: the part shown in {QUICKLOOK_DETAIL_FILE}."]
     if result.unreadable:
@@ -78,9 +79,8 @@ def draw_detail(result: SceneResult, scene: Scene, window: Window) -> Image.Imag
     centers = (result.detections.boxes[:, :2] + result.detections.boxes[:, 2:]) / 2.0
     inside = (centers >= [window.left, window.top]) & (centers < [window.right, window.bottom])
     shown = result.detections.select(np.flatnonzero(inside.all(axis=1)))
-    boxes = shown.translated(dx=-float(window.left), dy=-float(window.top)).boxes * np.float32(zoom)
     sheet = _Sheet(picture, result)
-    sheet.objects(boxes, shown)
+    sheet.objects(shown.translated(dx=-float(window.left), dy=-float(window.top)), (zoom, zoom))
     title = f"{result.scene.name}, columns {window.left} to {window.right}, rows {window.top} to {window.bottom}, "
     return sheet.finish(title + _counted(len(shown)), [f"Each pixel of the scene is {zoom:g} x {zoom:g} pixels here."])
 
@@ -130,19 +130,36 @@ class _Sheet:
         self._draw.rectangle((box + OUTWARD).tolist(), outline=HALO_RGB, width=4)
         self._draw.rectangle(box.tolist(), outline=color, width=2)
 
-    def objects(self, boxes: Array, detections: Detections) -> None:
-        """Draw boxes, and labels where there is space, in descending order of score."""
+    def objects(self, detections: Detections, factors: tuple[float, float]) -> None:
+        """Draw boxes, and labels where there is space, in descending order of score.
+
+        The factors, of columns and rows, are from the pixels of the detections to those of the picture.
+        """
         self._counts += np.bincount(detections.labels, minlength=len(self._classes))
-        boxes = _at_least(boxes.astype(np.float64), MIN_BOX_PX)
+        scaled = detections.boxes * np.array([*factors, *factors], np.float32)
+        boxes = _at_least(scaled.astype(np.float64), MIN_BOX_PX)
         labels = detections.labels.tolist()
-        for box, label in zip(boxes[::-1], labels[::-1], strict=True):
-            self._frame(box + OUTWARD, class_color(label))
+        if detections.oriented is None:
+            for box, label in zip(boxes[::-1], labels[::-1], strict=True):
+                self._frame(box + OUTWARD, class_color(label))
+        else:
+            outlines = corners(detections.oriented) * np.array(factors)
+            growth = MIN_BOX_PX / np.ptp(outlines, axis=1).max(axis=1).clip(1e-6, MIN_BOX_PX)
+            middles = outlines.mean(axis=1, keepdims=True)
+            outlines = middles + (outlines - middles) * growth[:, None, None]
+            for outline, label in zip(outlines[::-1], labels[::-1], strict=True):
+                self._polygon(outline, class_color(label))
         occupied = boxes[:MAX_LABELS]
         most = len(occupied) + MAX_LABELS
         for box, label, score in zip(boxes, labels, detections.scores.tolist(), strict=True):
             text = f"{self._classes[label]} {score:.2f}"
             if len(occupied) < most:
                 occupied = np.concatenate([occupied, self._draw_label(box, text, class_color(label), occupied)])
+
+    def _polygon(self, outline: Array, color: Color) -> None:
+        ring = [tuple(point) for point in (*outline.tolist(), *outline[:2].tolist())]  # the last corner is joined, too
+        self._draw.line(ring, fill=HALO_RGB, width=4, joint="curve")
+        self._draw.line(ring, fill=color, width=2, joint="curve")
 
     def finish(self, title: str, notes: list[str]) -> Image.Image:
         """Return the picture with the title above and the legend below."""

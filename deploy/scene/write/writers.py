@@ -89,7 +89,7 @@ def write_geopackage(result: SceneResult, path: Path) -> None:
     """Write a GeoPackage with a style in the scene's coordinate system; the same detections give the same bytes."""
     georeference = result.scene.georeference
     assert georeference is not None
-    numbers = dict.fromkeys(("score", "length_m", "width_m"), "float64")
+    numbers = dict.fromkeys(("score", "length_m", "width_m", "heading_deg"), "float64")
     dtypes: dict[str, Any] = {"class_id": "int64", **numbers, "time": "datetime64[ms]"}
     dtypes |= {name: values.dtype for name, values in result.tags.items()}
     with atomic_path(path) as temporary, _fixed_date():
@@ -98,7 +98,7 @@ def write_geopackage(result: SceneResult, path: Path) -> None:
             for number, chunk in enumerate(_chunks(result)):
                 properties = chunk.properties()
                 properties["time"] = [None if time is None else time.removesuffix("Z") for time in properties["time"]]
-                polygons = map_polygons(georeference, chunk.detections.boxes)
+                polygons = map_polygons(georeference, chunk.detections.outlines)
                 pyogrio.raw.write(
                     temporary,
                     geometry=shapely.to_wkb(polygons, byte_order=1),
@@ -148,9 +148,12 @@ def _columns(chunk: SceneResult) -> dict[str, list[Any]]:
     columns: dict[str, list[Any]] = {name: properties[name] for name in ("class_id", "class_name", "score")}
     for name, values in zip(("x1_px", "y1_px", "x2_px", "y2_px"), chunk.detections.boxes.T, strict=True):
         columns[name] = [round(float(value), 3) for value in values]
-    columns |= {
-        name: properties[name] for name in ("tile", "time", "length_m", "width_m", "crop") if name in properties
-    }
+    if chunk.detections.oriented is not None:
+        names = ("center_x_px", "center_y_px", "length_px", "width_px", "angle_deg")
+        for name, values in zip(names, chunk.detections.oriented.T, strict=True):
+            columns[name] = [round(float(value), 3) for value in values]
+    on_ground = ("tile", "time", "length_m", "width_m", "heading_deg", "crop")
+    columns |= {name: properties[name] for name in on_ground if name in properties}
     if (lonlat := chunk.centers_lonlat()) is not None:
         for name, values in zip(("longitude", "latitude"), lonlat.T, strict=True):
             columns[name] = [f"{value:.7f}" if math.isfinite(value) else "" for value in values]
@@ -166,7 +169,7 @@ def _chunks(result: SceneResult) -> Iterator[SceneResult]:
 def _geometries(chunk: SceneResult) -> list[dict[str, Any] | None]:
     georeference = chunk.scene.georeference
     assert georeference is not None
-    return box_geometries(georeference, chunk.detections.boxes)
+    return box_geometries(georeference, chunk.detections.outlines)
 
 
 def _unsupported(scene: SceneInfo) -> dict[str, str]:

@@ -157,29 +157,58 @@ function screenBox(i) {
   return [x, y, width, height];
 }
 
+function screenPath(i) { // of an oriented box, which does not shrink below the smallest box
+  const [x1, y1, x2, y2] = scene.boxes[i], [x, y, w, h] = screenBox(i);
+  const grown = Math.min(w / (x2 - x1), h / (y2 - y1));
+  const path = new Path2D();
+  if (!scene.corners) path.rect(x, y, w, h);
+  else {
+    const points = scene.corners[i], middle = [0, 1].map((k) => points.reduce((sum, point) => sum + point[k], 0) / 4);
+    const at = ([px, py]) => [(middle[0] - left) * zoom + (px - middle[0]) * grown, (middle[1] - top_) * zoom + (py - middle[1]) * grown];
+    points.forEach((point, n) => (n ? path.lineTo(...at(point)) : path.moveTo(...at(point))));
+    path.closePath();
+  }
+  return path;
+}
+
 function outline(i, edge, width) {
   const [x, y, w, h] = screenBox(i);
   if (x > innerWidth || y > innerHeight || x + w < 0 || y + h < 0) return;
+  const path = screenPath(i);
   if (edge) {
     context.strokeStyle = edge > 1 ? "#fff" : "rgba(0, 0, 0, .65)";
     context.lineWidth = width + 2 * edge;
-    context.strokeRect(x, y, w, h);
+    context.stroke(path);
   }
   context.strokeStyle = scene.classes[scene.labels[i]].color;
   context.lineWidth = width;
-  context.strokeRect(x, y, w, h);
+  context.stroke(path);
+}
+
+function isOn(i, x, y, reach) { // the box itself, not only the upright box around it
+  if (!scene.corners) return true;
+  const path = screenPath(i), ratio = devicePixelRatio || 1;
+  context.lineWidth = 2 * reach;
+  return context.isPointInPath(path, x * ratio, y * ratio) || context.isPointInStroke(path, x * ratio, y * ratio);
 }
 
 function objectAt(x, y, reach) {
   let found = -1, area = Infinity;
   for (const i of shown) { // the smallest of several, which the others would hide
     const [a, b, w, h] = screenBox(i);
-    if (x >= a - reach && x <= a + w + reach && y >= b - reach && y <= b + h + reach && w * h < area) {
+    if (x >= a - reach && x <= a + w + reach && y >= b - reach && y <= b + h + reach && w * h < area && isOn(i, x, y, reach)) {
       found = i;
       area = w * h;
     }
   }
   return found;
+}
+
+function sidesPx(i) {
+  const [x1, y1, x2, y2] = scene.boxes[i];
+  if (!scene.corners) return [x2 - x1, y2 - y1];
+  const [a, b, c] = scene.corners[i];
+  return [Math.hypot(b[0] - a[0], b[1] - a[1]), Math.hypot(c[0] - b[0], c[1] - b[1])];
 }
 
 function showTooltip() {
@@ -193,8 +222,12 @@ function showTooltip() {
   if (i < 0) return;
   const [x1, y1, x2, y2] = scene.boxes[i];
   const facts = [["Score", scene.scores[i].toFixed(3)],
-    ["Size", `${formatNumber(x2 - x1, 0)} × ${formatNumber(y2 - y1, 0)} px`]];
+    ["Size", `${sidesPx(i).map((side) => formatNumber(side, 0)).join(" × ")} px`]];
   if (scene.sizes_m && scene.sizes_m[i]) facts.push(["", `${scene.sizes_m[i].map((side) => formatNumber(side, 0)).join(" × ")} m`]);
+  if (scene.headings_deg && scene.headings_deg[i] !== null) {
+    const heading = scene.headings_deg[i];
+    facts.push(["Heading", `${formatNumber(heading, 0)}° or ${formatNumber(heading + 180, 0)}°`]);
+  }
   if (scene.lonlat && scene.lonlat[i]) {
     const [longitude, latitude] = scene.lonlat[i];
     facts.push(["Latitude", `${Math.abs(latitude).toFixed(6)}° ${latitude < 0 ? "S" : "N"}`],

@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pytest
 from fakes.fake_scene import CLASSES, CountingEngine, sea, write_tif
+from fakes.oriented_scene import OrientedEngine, painted
 
 from deploy.scene.merge.merge import MergeSettings
 from deploy.scene.read.scene import Scene
@@ -70,6 +71,24 @@ def test_filters_by_class_and_score(open_page, tmp_path):
     page.reload()
     ready(open_page(path))
     assert page.locator("#count").inner_text() == "0 of 4 objects"
+
+
+def test_an_oriented_object_is_selected_on_its_own_area(open_page, tmp_path):
+    ship = np.array([[30, 20], [160, 130], [150, 142], [20, 32]])
+    path = write_tif(tmp_path / "s.tif", painted((170, 200), [ship], [0]))
+    with Scene(path) as scene:
+        result = detect_scene(OrientedEngine(tile=256), scene, SETTINGS)
+        write_page(result, scene.overview(3072).pixels, tmp_path)
+    visit = open_page(tmp_path / "map.html")
+    page = ready(visit)
+    for x, y, selected in ((90, 81, True), (140, 40, False), (40, 35, True)):
+        at = page.evaluate(f"[({x} - left) * zoom, ({y} - top_) * zoom]")
+        page.mouse.move(*at)
+        assert page.locator("#tip").is_visible() == selected, (x, y)
+    heading, length = result.headings_deg()[0], result.detections.oriented[0, 2]
+    assert f"{heading:.0f}° or {heading + 180:.0f}°" in page.locator("#tip").inner_text()
+    assert f"{length:.0f} × " in page.locator("#tip").inner_text()
+    assert visit.errors == []
 
 
 def test_hovering_and_clicking_tell_the_details(open_page, tmp_path):

@@ -1,0 +1,70 @@
+"""Scenes with ships at any angle, and a fake engine that detects them with oriented boxes."""
+
+import numpy as np
+import pyproj
+import shapely
+from PIL import Image, ImageDraw
+from scipy import ndimage
+
+from fakes.fake_scene import SEA, SHADES, CountingEngine
+from ifkd.core.detections import Candidates
+from ifkd.core.oriented_boxes import envelopes, from_corners
+
+GEOID = pyproj.Geod(ellps="WGS84")
+MIN_AREA = 20
+"""Smaller bright parts are not detected."""
+
+
+class OrientedEngine(CountingEngine):
+    """A fake engine that finds the smallest oriented box around each bright part of a tile."""
+
+    def _run(self, tiles):
+        self.batches.append(tiles.copy())
+        k = self.info.candidates
+        shape = (len(tiles), k)
+        oriented = np.zeros((*shape, 5), np.float32)
+        scores, labels = np.zeros(shape, np.float32), np.zeros(shape, np.int64)
+        for row, tile in enumerate(tiles):
+            found, of_part, kinds = bright_parts(tile)
+            n = len(found)
+            oriented[row, :n], scores[row, :n], labels[row, :n] = found, of_part, kinds
+        boxes = envelopes(oriented.reshape(-1, 5)).reshape(*shape, 4)
+        return Candidates(boxes, scores, labels, oriented)
+
+
+def bright_parts(tile):
+    """Return oriented boxes, scores and labels of the bright parts of a tile [3, h, w]; larger ones score higher."""
+    found, scores, labels = [], [], []
+    for label, (low, high) in enumerate([(140, 200), (200, 256)]):
+        marked, count = ndimage.label(((tile >= low) & (tile < high)).all(axis=0), np.ones((3, 3)))
+        for part in range(1, count + 1):
+            y, x = np.nonzero(marked == part)
+            if len(x) < MIN_AREA:
+                continue
+            points = np.concatenate([np.stack([x + i, y + j], axis=1) for i in (0, 1) for j in (0, 1)])
+            around = shapely.get_coordinates(shapely.oriented_envelope(shapely.MultiPoint(points)))
+            found.append(from_corners(around[None, :4])[0])
+            scores.append(0.5 + 0.4 * len(x) / (len(x) + 200))
+            labels.append(label)
+    return np.array(found, np.float32).reshape(-1, 5), scores, labels
+
+
+def painted(size, polygons, labels):
+    """Return uint8 [height, width, 3]: sea with polygons, each float [n, 2] in pixels."""
+    fine = 4
+    picture = Image.new("L", (size[1] * fine, size[0] * fine), SEA)
+    draw = ImageDraw.Draw(picture)
+    for polygon, label in zip(polygons, labels, strict=True):
+        draw.polygon([tuple(point) for point in (polygon * fine - 0.5).tolist()], fill=SHADES[label])
+    middle = np.array(picture)[fine // 2 :: fine, fine // 2 :: fine]
+    return np.repeat(middle[:, :, None], 3, axis=2)
+
+
+def ship_outline(place, heading_deg, length_m, width_m):
+    """Return the corners [4, 2] of a ship in longitude and latitude, of a heading clockwise from north."""
+    corners = []
+    for along, across in ((1, 1), (-1, 1), (-1, -1), (1, -1)):
+        x, y, _ = GEOID.fwd(*place, heading_deg, along * length_m / 2)
+        x, y, _ = GEOID.fwd(x, y, heading_deg + 90, across * width_m / 2)
+        corners.append((x, y))
+    return np.array(corners)
