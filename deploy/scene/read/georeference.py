@@ -131,7 +131,7 @@ class Georeference:
     def headings_deg(self, boxes: Array) -> Array:
         """Return the directions of the longer axis of boxes [n, 4 or 5] on the ground, float64 [n]; NaN off the Earth.
 
-        They are degrees clockwise from north, from 0 to below 180: bow and stern are not told apart.
+        They are degrees clockwise from north, from 0 to below 180: an axis has no bow.
         """
         axes = self._axes(boxes)
         longer = np.linalg.norm(axes, axis=2).argmax(axis=1)
