@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from statistics import fmean
 
 from pydantic import ValidationError
 
@@ -240,8 +241,19 @@ class Study:
             f"learning rate {scaled_lr(training):g}, {training.schedule.name}",
             **({"plain student": f"trained with {note}"} if note else {}),
             "training time": f"{hours:.1f} hours in total, {1 + len(students)} runs",
+            **self._gradient_ratios(),
             **self.notes,
         }
+
+    def _gradient_ratios(self) -> dict[str, str]:
+        """Return in words how large the gradients of each variant's terms were at the end, compared with the task's."""
+        texts = []
+        for label in (variant.label for variant in self.variants):
+            runs = [RunFolder(folder).read_result().gradient_ratios for folder in self.finished_folders(label)]
+            terms = dict.fromkeys(term for run in runs for term in run)
+            means = {term: fmean(run[term] for run in runs if term in run) for term in terms}
+            texts += [f"{label} {', '.join(f'{term} {mean:.2g}' for term, mean in means.items())}"] if means else []
+        return {"gradients of the terms over the task's, at the end": "; ".join(texts)} if texts else {}
 
     def _student_training_note(self) -> str:
         """Return a note where `ifkd train` would train the plain student with other settings; empty otherwise."""

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Literal
 
 from ifkd import __version__
-from ifkd.core.config import Schema, dump
+from ifkd.core.config import Schema, dump, read_versioned
 from ifkd.core.errors import DataError, TrainingError, UsageError
 from ifkd.core.files import write_json
-from ifkd.core.versioned_json import read_versioned
 from ifkd.data.splits import read_split
 from ifkd.study.study import Study
 from ifkd.study.variants import Variant, comparison_variants

@@ -11,8 +11,9 @@ from torch.utils.tensorboard import SummaryWriter
 
 from ifkd.core.files import not_writable, write_text
 
-RECOMMENDED_RATIO = (0.1, 10.0)
-"""Range of a method's weighted loss term over the task loss; below: negligible, above: dominates the task loss."""
+RECOMMENDED_RATIO = (0.01, 10.0)
+"""Range of the norm of a weighted loss term's gradient at the student's pyramid over that of the task losses; below:
+negligible, above: the method rules the task."""
 RATIO_MOMENTUM = 0.95
 """Of the running mean of a ratio, per logged step."""
 
@@ -32,7 +33,8 @@ class MetricsLogger:
         self._path, self._events = folder / "metrics.jsonl", folder / "events"
         self._writer: SummaryWriter | None = None
         self._first_iteration, self._warn_after = 0, warn_after
-        self._ratios: dict[str, float] = {}
+        self.gradient_ratios: dict[str, float] = {}
+        """Term of the method -> running mean of its ratio."""
         self._warned: set[str] = set()
 
     def resume(self, *, epoch: int, iteration: int) -> None:
@@ -83,20 +85,23 @@ class MetricsLogger:
         """Update the running mean of each ratio, and warn once where it is outside the recommended range."""
         if entry.get("iteration", -1) < self._warn_after:
             return
-        ratios = {name: value for name, value in entry.items() if name.startswith("ratio/") and value != 0.0}
-        for name, value in ratios.items():
-            term = name.removeprefix("ratio/")
-            mean = RATIO_MOMENTUM * self._ratios.get(name, value) + (1 - RATIO_MOMENTUM) * value
-            self._ratios[name] = mean
-            balanced = f"factor/{term}" in entry
-            if balanced or name in self._warned or RECOMMENDED_RATIO[0] <= mean <= RECOMMENDED_RATIO[1]:
+        for name, value in entry.items():
+            kind, _, term = name.partition("/")
+            if kind != "gradient" or value == 0.0:
                 continue
-            self._warned.add(name)
+            mean = RATIO_MOMENTUM * self.gradient_ratios.get(term, value) + (1 - RATIO_MOMENTUM) * value
+            self.gradient_ratios[term] = mean
+            balanced = f"factor/{term}" in entry
+            if balanced or term in self._warned or RECOMMENDED_RATIO[0] <= mean <= RECOMMENDED_RATIO[1]:
+                continue
+            self._warned.add(term)
             if warn:
+                effect = "rules the training" if mean > RECOMMENDED_RATIO[1] else "has hardly any effect"
                 logger.warning(
-                    "The weighted %s loss is %.3g times the detection loss at iteration %d; the recommended range is "
-                    "%g to %g. Change its weight in distillation.method, or set distillation.balance.",
-                    *(term, mean, entry["iteration"], *RECOMMENDED_RATIO),
+                    "At iteration %d the %s loss %s: its gradient at the student's pyramid is %.3g times that of the "
+                    'detection losses; the recommended range is %g to %g. Set distillation.balance.form = "gradient", '
+                    "or change its weight in distillation.method.",
+                    *(entry["iteration"], term, effect, mean, *RECOMMENDED_RATIO),
                 )
 
 

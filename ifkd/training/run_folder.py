@@ -31,6 +31,9 @@ class TrainingResult(Schema):
     train_seconds: float
     """Time in optimizer steps, without validation."""
     machine: str
+    gradient_ratios: dict[str, float] = {}
+    """Term of the method -> norm of its weighted gradient at the student's pyramid over that of the task losses, a
+    running mean at the end."""
 
 
 class RunFolder:

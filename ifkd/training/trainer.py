@@ -127,6 +127,7 @@ class Trainer:
             iterations=state.iteration,
             train_seconds=round(state.train_seconds, 1),
             machine=machine_summary(),
+            gradient_ratios=self.logger.gradient_ratios,
         )
         if rank() == 0:
             write_json(folder.result, result.model_dump(mode="json"))

@@ -27,12 +27,12 @@ def test_a_study_trains_once_and_refuses_another_recipe(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "study"
-    command = ["study", "compare", str(recipe), "--methods", "pkd", "--seeds", "1", "--out", str(folder), "--json"]
-    variant = ["--variant", "half", "distillation.method.beta=0.25"]
-    command += variant
+    command = ["study", "compare", str(recipe), "--methods", "pkd", "--seeds", "1", "--out", str(folder), "--json",
+               "--variant", "half", "distillation.method.beta=0.25"]  # fmt: skip
     assert main(command) == 0
     result = json.loads(capsys.readouterr().out)
     assert list(result["students"]) == ["student", "pkd", "half"]
+    assert "pkd feature" in result["conditions"]["gradients of the terms over the task's, at the end"]
     assert result["verdict"] == ["One seed has no interval, so no difference is proved."]
     assert {path.name for path in folder.iterdir()} >= {"teacher", "student-5", "pkd-5", "study.html", "study.md"}
     assert (folder / "pkd-5" / "config.toml").read_text().count('name = "pkd"')

@@ -55,27 +55,35 @@ def test_lines_after_the_saved_state_are_removed(tmp_path: Path) -> None:
     assert [(event.step, event.value) for event in board.Scalars("total")] == [(0, 0.0), (1, 1.0), (2, 20.0)]
 
 
-@pytest.mark.parametrize(("ratio", "warns"), [(0.05, True), (0.2, False), (9.0, False), (20.0, True), (0.0, False)])
+@pytest.mark.parametrize(("ratio", "warns"), [(0.005, True), (0.02, False), (9.0, False), (20.0, True), (0.0, False)])
 def test_a_ratio_outside_the_range_warns_once_after_warm_up(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, ratio: float, warns: bool
 ) -> None:
     metrics = open_logger(tmp_path, warn_after=5)
     with caplog.at_level(logging.WARNING, logger="ifkd.training.metrics_logger"):
         for iteration in range(5):
-            metrics.log_step(iteration, {"ratio/feature": ratio}, speed=SPEED)
+            metrics.log_step(iteration, {"gradient/feature": ratio, "ratio/feature": 99.0}, speed=SPEED)
         assert not caplog.records
         for iteration in range(5, 12):
-            metrics.log_step(iteration, {"ratio/feature": ratio}, speed=SPEED)
+            metrics.log_step(iteration, {"gradient/feature": ratio, "ratio/feature": 99.0}, speed=SPEED)
     metrics.close()
     assert len(caplog.records) == int(warns)
     if warns:
-        assert f"feature loss is {ratio:.3g} times the detection loss at iteration 5" in caplog.text
+        effect = "rules the training" if ratio > 1 else "has hardly any effect"
+        assert (
+            f"At iteration 5 the feature loss {effect}: its gradient at the student's pyramid is {ratio:.3g}"
+            in caplog.text
+        )
+        assert 'Set distillation.balance.form = "gradient"' in caplog.text
+    assert metrics.gradient_ratios == pytest.approx({"feature": ratio} if ratio else {})
 
 
 def test_the_ratio_of_a_balanced_term_does_not_warn(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     metrics = open_logger(tmp_path)
     for iteration in range(5):
-        metrics.log_step(iteration, {"ratio/feature": 50.0, "factor/feature": 0.01, "ratio/head": 1.0}, speed=SPEED)
+        metrics.log_step(
+            iteration, {"gradient/feature": 50.0, "factor/feature": 0.01, "gradient/head": 1.0}, speed=SPEED
+        )
     metrics.close()
     assert not caplog.records
 
@@ -83,7 +91,7 @@ def test_the_ratio_of_a_balanced_term_does_not_warn(tmp_path: Path, caplog: pyte
 def test_a_ratio_that_jumps_for_one_step_does_not_warn(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     metrics = open_logger(tmp_path)
     for iteration in range(20):
-        metrics.log_step(iteration, {"ratio/feature": 50.0 if iteration == 10 else 1.0}, speed=SPEED)
+        metrics.log_step(iteration, {"gradient/feature": 50.0 if iteration == 10 else 1.0}, speed=SPEED)
     metrics.close()
     assert not caplog.records
 

@@ -261,11 +261,12 @@ def test_a_balanced_run_logs_the_ratio_of_gradients(setup: Setup, tmp_path: Path
     assert "multiple = 2.0" in config
     constant = lines(distilled_run)[1]
     assert constant["gradient/feature"] > 0
+    assert set(RunFolder(distilled_run).read_result().gradient_ratios) == {"feature", "head"}
     assert "factor/feature" not in constant
 
 
 @pytest.mark.parametrize(("epochs", "warmup", "expected"), [(2, 0, 1), (8, 0, 4), (8, 11, 11)])
-def test_ratios_of_losses_count_after_the_warm_up_and_a_quarter_of_the_run(
+def test_ratios_count_after_the_warm_up_and_a_quarter_of_the_run(
     setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epochs: int, warmup: int, expected: int
 ) -> None:
     """At first a method's own layers have not learned, so that its loss says nothing about its weight."""
