@@ -101,6 +101,10 @@ PARTS: dict[Hull, tuple[Part, ...]] = {
     "boat": (Part("white", 0.9, (0.35, 0.65), (-0.6, 0.6), 2.0),),
 }
 # fmt: on
+TALLEST_M = max(
+    *(design.freeboard_m for design in DESIGNS.values()), *(part.rise_m for parts in PARTS.values() for part in parts)
+)
+"""Height above which nothing on a ship rises over what is below it, so that no shadow is longer."""
 
 
 def ship_sketch(ship: Ship) -> Sketch:

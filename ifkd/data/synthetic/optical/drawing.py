@@ -45,8 +45,9 @@ class Sketch:
         corners = [points / gsd_m for points in self._corners(shadow)]
         window = window_around(bounds_of(np.concatenate(corners)), margin=1)
         size = (window.width * SUPERSAMPLING, window.height * SUPERSAMPLING)
-        colors, cover, light = Image.new("RGB", size), Image.new("L", size), Image.new("L", size, 255)
-        on_colors, on_cover, on_light = (ImageDraw.Draw(image) for image in (colors, cover, light))
+        image, light = Image.new("RGBA", size), Image.new("L", size, 255)
+        on_image, on_light = ImageDraw.Draw(image), ImageDraw.Draw(light)
+        flat = all(rise == 0.0 for _, _, rise, _ in self.polygons)  # casts no shadow
         # Pillow draws from pixel centers, hence the half sub-pixel.
         scaled = ((points - (window.left, window.top)) * SUPERSAMPLING - 0.5 for points in corners)
         tops, feet = (list(map(tuple, points.tolist())) for points in scaled)
@@ -58,13 +59,14 @@ class Sketch:
                 for index in range(len(top)):
                     on_light.polygon([top[index - 1], top[index], foot[index], foot[index - 1]], fill=SHADE)
                 on_light.polygon(foot, fill=SHADE)
-            on_colors.polygon(top, fill=shaded(color, opacity))
-            on_cover.polygon(top, fill=round(255 * opacity))
-            on_light.polygon(top, fill=255)
-        through = ImageChops.multiply(light, ImageChops.invert(cover))
-        flat = all(rise == 0.0 for _, _, rise, _ in self.polygons)  # casts no shadow
-        lit = colors if flat else ImageChops.multiply(colors, Image.merge("RGB", (light, light, light)))
-        return window, np.dstack([np.asarray(image.reduce(SUPERSAMPLING)) for image in (lit, through)])
+            on_image.polygon(top, fill=(*shaded(color, opacity), round(255 * opacity)))
+            if not flat:
+                on_light.polygon(top, fill=255)
+        *bands, cover = image.split()
+        bands.append(ImageChops.invert(cover))
+        if not flat:
+            bands = [ImageChops.multiply(band, light) for band in bands]
+        return window, np.dstack([np.asarray(band.reduce(SUPERSAMPLING)) for band in bands])
 
     def _corners(self, shadow: Point) -> tuple[Array, Array]:
         """Return the corners of all polygons and of their shadows, each [n, 2], world meters."""

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ifkd.core.detections import Array
 from ifkd.data.synthetic.geometry import Frame, Point
 from ifkd.data.synthetic.optical.drawing import CONTAINERS, Color, Sketch, shaded, varied
 from ifkd.data.synthetic.optical.terrain import APRON_M, HALF_QUAY_M, REACH_M
@@ -26,17 +27,23 @@ class Buildings:
     height_m: float
     colors: tuple[Color, ...]
 
-    def sketches(self, frame: Frame, along: Point, across: Point, rng: np.random.Generator) -> list[Sketch]:
-        """Return rows of buildings along u that fill a rectangle of a frame; some places stay free."""
+    def places(self, along: Point, across: Point, rng: np.random.Generator) -> Array:
+        """Return the middles, (u, v) [n, 2], of buildings in rows along u that fill a rectangle; some stay free."""
+        length, depth = self.size_m
+        v = np.arange(across[0] + depth / 2, across[1] - depth / 2, depth + self.gap_m)
+        u = np.arange(along[0] + length / 2, along[1] - length / 2, length + self.gap_m)
+        grid = np.stack(np.meshgrid(u, v), axis=-1).reshape(-1, 2)
+        return grid[rng.random(len(grid)) < 0.8]
+
+    def sketches(self, frame: Frame, places: Array, rng: np.random.Generator) -> list[Sketch]:
+        """Return a building at each of the `places`, (u, v) [n, 2], in a frame."""
         (length, depth), sketches = self.size_m, []
-        for v in np.arange(across[0] + depth / 2, across[1] - depth / 2, depth + self.gap_m).tolist():
-            for u in np.arange(along[0] + length / 2, along[1] - length / 2, length + self.gap_m).tolist():
-                if rng.random() < 0.8:
-                    sketch, color = Sketch(frame.moved(u, v)), varied(rng, self.colors)
-                    half, side = rng.uniform(0.3, 0.5) * length, rng.uniform(0.35, 0.5) * depth
-                    sketch.box((-half, half), (-side, side), color, self.height_m * rng.uniform(0.7, 1.2))
-                    sketch.box((-half, half), (0.0, side), shaded(color, 1.12))
-                    sketches.append(sketch)
+        for x, y in frame.to_world(places).tolist():
+            sketch, color = Sketch(Frame(x, y, frame.angle)), varied(rng, self.colors)
+            half, side = rng.uniform(0.3, 0.5) * length, rng.uniform(0.35, 0.5) * depth
+            sketch.box((-half, half), (-side, side), color, self.height_m * rng.uniform(0.7, 1.2))
+            sketch.box((-half, half), (0.0, side), shaded(color, 1.12))
+            sketches.append(sketch)
         return sketches
 
 
@@ -59,10 +66,12 @@ def make_harbor(quay: Frame, rng: np.random.Generator) -> tuple[list[Berth], lis
     berths: list[Berth] = []
     ground, yard = Sketch(quay), (HALLS, STACKS, TANKS)[rng.integers(3)]
     ground.box((-HALF_QUAY_M, HALF_QUAY_M), (20.0 - APRON_M, 0.5), varied(rng, PAVED))
-    sketches = [ground, *yard.sketches(quay, (8 - HALF_QUAY_M, HALF_QUAY_M - 8), (24.0 - APRON_M, -32.0), rng)]
+    places = yard.places((8 - HALF_QUAY_M, HALF_QUAY_M - 8), (24.0 - APRON_M, -32.0), rng)
+    sketches = [ground, *yard.sketches(quay, places, rng)]
     if yard is STACKS:
         berths.append((quay.moved(8 - HALF_QUAY_M, 0.0), 2 * HALF_QUAY_M - 16))
-        sketches += CRANES.sketches(quay, (-HALF_QUAY_M, HALF_QUAY_M), (-28.0, -2.0), rng)
+        places = CRANES.places((-HALF_QUAY_M, HALF_QUAY_M), (-28.0, -2.0), rng)
+        sketches += CRANES.sketches(quay, places, rng)
         return berths, sketches
     half, step = rng.uniform(6.0, 16.0), rng.uniform(100.0, 180.0)
     for u in np.arange(step / 2 - HALF_QUAY_M, HALF_QUAY_M - 40.0, step).tolist():

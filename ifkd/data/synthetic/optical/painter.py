@@ -1,6 +1,7 @@
 """Optical images of coasts: any window of a world, and the labels of the ships in it."""
 
 import math
+from functools import cache
 
 import numpy as np
 
@@ -10,7 +11,7 @@ from ifkd.data.synthetic.config import ShipDatasetConfig
 from ifkd.data.synthetic.geometry import PixelGrid, enlarged
 from ifkd.data.synthetic.labels import LabelSource, PlacedObject
 from ifkd.data.synthetic.noise import Noise
-from ifkd.data.synthetic.optical.decks import ship_sketch, wake_sketch
+from ifkd.data.synthetic.optical.decks import TALLEST_M, ship_sketch, wake_sketch
 from ifkd.data.synthetic.optical.drawing import StampSet
 from ifkd.data.synthetic.optical.scenery import add_sky, capture, cloud_cover, land_color, sea_color
 from ifkd.data.synthetic.optical.world import CoastWorld
@@ -27,8 +28,10 @@ class ShipPainter(LabelSource):
         self.world, self._config = world, config
         afloat = (*world.boats, *world.ships)
         wakes, shadow = [wake_sketch(ship) for ship in afloat if ship.speed > 0], world.weather.shadow
-        self._wakes = StampSet(wakes, shadow, config.gsd_m)
-        self._drawings = StampSet([*world.ground, *map(ship_sketch, afloat)], shadow, config.gsd_m)
+        self._wakes, self._ground = (StampSet(each, shadow, config.gsd_m) for each in (wakes, world.ground))
+        self._sketch = cache(lambda index: ship_sketch(afloat[index]))  # most ships are in no window
+        self._hulls = np.array([ship.bounds for ship in afloat]).reshape(-1, 4)
+        self._shadow_px = math.ceil(TALLEST_M * math.hypot(*shadow) / config.gsd_m) + 2
 
     def paint(self, window: Window) -> Array:
         """Return a window as uint8 [height, width, 3]."""
@@ -42,7 +45,9 @@ class ShipPainter(LabelSource):
         self._wakes.add_to(color, grid, wear)
         if is_land.any():
             color = np.where(is_land[..., None], land_color(grid, height, weather, seed + LAND_SEED), color)
-        self._drawings.add_to(color, grid, wear)
+        self._ground.add_to(color, grid, wear)
+        near = [self._sketch(index) for index in grid.touching(self._hulls, room_px=self._shadow_px)]
+        StampSet(near, weather.shadow, grid.gsd_m).add_to(color, grid, wear)
         color = add_sky(grid, color, weather, seed + SKY_SEED)
         return capture(PixelGrid(window, grid.gsd_m), color, conditions, seed + SENSOR_SEED)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import shapely
 
+from ifkd.core.detections import Array
 from ifkd.data.synthetic.config import ShipDatasetConfig, Ships
 from ifkd.data.synthetic.geometry import Frame
 from ifkd.data.synthetic.optical.drawing import Sketch
@@ -20,6 +21,8 @@ BOATS_PER_KM2, TOWNS_PER_KM2 = 16.0, 0.8
 DRY = 0.10  # Terrain height above which there are buildings
 OPEN_WATER, AFLOAT = -0.18, -0.01  # Terrain heights below which groups of ships are placed, and a ship floats
 EDGE_M = 12.0  # Least distance of ships from the edge of the world
+CLEARANCE_M = 18.0  # Least distance of ships at sea from each other
+TRIES = 30  # Places that are tried for a group of ships
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,11 +63,11 @@ def _make_towns(terrain: Terrain, places: list[Frame], rng: np.random.Generator)
     houses = []
     for town in (*(quay.moved(rng.uniform(-150, 150), -APRON_M - 110.0) for quay in terrain.quays), *places):
         reach = rng.uniform(130.0, 340.0)
-        rows = HOUSES.sketches(town, (-reach, reach), (-reach, reach), rng)
-        x, y = np.array([(house.frame.x, house.frame.y) for house in rows]).T
-        free = np.hypot(x - town.x, y - town.y) < reach * rng.uniform(0.5, 1.1, len(rows))
+        rows = HOUSES.places((-reach, reach), (-reach, reach), rng)
+        x, y = town.to_world(rows).T
+        free = np.hypot(*rows.T) < reach * rng.uniform(0.5, 1.1, len(rows))
         free &= (terrain.at(y, x) > DRY) & ~terrain.in_harbor(x, y)
-        houses += [rows[index] for index in np.flatnonzero(free)]
+        houses += HOUSES.sketches(town, rows[free], rng)
     return houses
 
 
@@ -99,13 +102,15 @@ class _Fleet:
         for y, x in starts[self._terrain.at(starts[:, 0], starts[:, 1]) < OPEN_WATER].tolist():
             middle, under_way = Frame(x, y, rng.uniform(0, 2 * math.pi)), rng.random() < self._config.under_way_fraction
             wanted = min(len(self.ships) + int(rng.integers(2, 8)), aim)
-            for _ in range(30):
+            if len(self.ships) == aim:
+                break
+            places = middle.to_world(rng.normal(0.0, 150.0, (TRIES, 2)))
+            for at_x, at_y in places[self._has_room(places, clearance_m=CLEARANCE_M)].tolist():
                 if len(self.ships) < wanted and (ship := self._next_ship()):
-                    turn = rng.normal(0.0, 0.2) + math.pi * (rng.random() < 0.3)
-                    frame = middle.moved(rng.normal(0.0, 150.0), rng.normal(0.0, 150.0), turn)
+                    frame = Frame(at_x, at_y, middle.angle + rng.normal(0.0, 0.2) + math.pi * (rng.random() < 0.3))
                     ship = ship.at(frame, speed=rng.uniform(0.25, 1.0) if under_way else 0.0)
                     if not self._terrain.in_harbor(*ship.outline.T).any():
-                        self._place(ship, self.ships, clearance_m=18.0)
+                        self._place(ship, self.ships, clearance_m=CLEARANCE_M)
 
     def add_boats(self, number: int) -> None:
         """Place up to `number` boats anywhere on the water, some under way."""
@@ -124,6 +129,16 @@ class _Fleet:
             if ship is not None:
                 return ship
         return None
+
+    def _has_room(self, places: Array, *, clearance_m: float) -> Array:
+        """Return which of the places [n, 2] could be the middle of a ship: cheap, before a ship is built for them."""
+        x, y = places.T
+        height, width = self._size_m
+        free = (np.minimum.reduce([x, y, width - x, height - y]) > EDGE_M) & ~self._terrain.in_harbor(x, y)
+        crowded, _ = shapely.STRtree(self._hulls).query(shapely.points(places), "dwithin", clearance_m)
+        free[crowded] = False
+        free[free] = self._terrain.at(y[free], x[free]) < AFLOAT
+        return free
 
     def _place(self, ship: Ship, placed: list[Ship], *, clearance_m: float) -> bool:
         """Add the ship to `placed` if it floats inside the world, apart from all others; return whether it does."""
