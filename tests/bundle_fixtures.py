@@ -59,15 +59,15 @@ def without_exporting(whole_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Ca
     return reuse
 
 
-def with_engine(bundle: "Bundle", name: str = "made", **values: Any) -> "Bundle":
-    """Add a dummy FP16 engine for an H100 to a bundle, with the given metadata."""
+def with_engine(bundle: "Bundle", name: str = "made", *, plan: bytes = b"", **values: Any) -> "Bundle":
+    """Add an FP16 engine for an H100 to a bundle, with the given metadata; by default its content is a dummy."""
     from export.bundle.bundle import add_file
     from export.bundle.engine_metadata import BatchProfile, DeliveredPrecision, EngineMetadata, engine_metadata_path
     from ifkd.core.files import sha256_of, write_json
 
     path = bundle.path / "engines" / f"{name}.engine"
     path.parent.mkdir(exist_ok=True)
-    path.write_bytes(b"plan " + name.encode())
+    path.write_bytes(plan or b"plan " + name.encode())
     metadata: dict[str, Any] = {
         "device": "NVIDIA H100 80GB HBM3",
         "compute_capability": "9.0",

@@ -18,7 +18,7 @@ import pytest
 from jaxtyping import _import_hook
 from PIL import Image
 
-pytest_plugins = ["browser_fixtures", "bundle_fixtures", "cli_fixtures", "figure_fixtures"]
+pytest_plugins = ["browser_fixtures", "bundle_fixtures", "cli_fixtures", "figure_fixtures", "tensorrt_fixtures"]
 
 # Tiny tensors are slower with several threads, in particular on a busy machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -157,6 +157,7 @@ def make_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callab
     shared = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         shared = shared.parent
+    shared = Path(os.environ.get("IFKD_SHARED_FIXTURES", shared))  # of the run that started this one
 
     def once(name: str, make: Callable[[Path], object]) -> Path:
         folder, made = shared / name, shared / f"{name}.made"

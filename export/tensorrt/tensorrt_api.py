@@ -1,7 +1,6 @@
 """TensorRT and cuda-bindings: late imports, names for annotations, log messages, and the GPU of this machine.
 
-Neither package is typed. The aliases below name their classes in annotations; with them, a test checks each attribute,
-enum and call in the sources against the real packages.
+Neither package is typed. The aliases below name their classes in annotations.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""Engine builds by TensorRT-RTX, which needs no GPU, and by a fake TensorRT that wraps it."""
+"""Engine builds by TensorRT-RTX, which needs no GPU, and by TensorRT's bindings on a stand-in for its libraries."""
 
 import importlib
 import json
@@ -10,9 +10,12 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from fakes.fake_cuda import FakeGpu
+from fakes.tensorrt_stand_in import StandIn
 from onnx import TensorProto, numpy_helper
 
 from deploy.cli.main import main
+from deploy.engines import open_engine, tensorrt_engine
 from export.bundle.bundle import Bundle, open_bundle
 from export.bundle.engine_metadata import (
     BuildOptions,
@@ -23,62 +26,28 @@ from export.bundle.engine_metadata import (
 )
 from export.tensorrt import build, tensorrt_api
 from export.tensorrt.build import add_engine, build_engine
-from export.tensorrt.builder_config import configure, use_timing_cache
+from export.tensorrt.builder_config import configure
 from export.tensorrt.tensorrt_api import Gpu
 from ifkd.core.errors import BundleError, EngineError, MissingExtraError
 from ifkd.core.files import sha256_of
 
 rtx = pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
 
-STRONGLY_TYPED = int(rtx.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
-
-
-class FakeTensorRt:
-    """TensorRT-RTX under TensorRT's name and version; it records the flags of networks."""
-
-    __name__ = "tensorrt"
-
-    def __init__(self, version: str) -> None:
-        self.__version__ = version
-        self.network_flags: list[int] = []
-
-    def Builder(self, log: Any) -> "RecordingBuilder":  # noqa: N802
-        return RecordingBuilder(rtx.Builder(log), self.network_flags)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(rtx, name)
-
-
-class Anything:
-    """A builder's configuration that accepts every call."""
-
-    def __getattr__(self, _name: str) -> Any:
-        return lambda *_: None
-
-
-class RecordingBuilder:
-    def __init__(self, builder: Any, flags: list[int]) -> None:
-        self._builder, self._flags = builder, flags
-
-    def create_network(self, flags: int) -> Any:
-        self._flags.append(flags)
-        return self._builder.create_network(0)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._builder, name)
+HALF = json.dumps({"Layers": [{"Inputs": [{"Format/Datatype": "Half"}]}]})
 
 
 @pytest.fixture
-def tensorrt(monkeypatch: pytest.MonkeyPatch) -> Any:
-    def install(version: str) -> FakeTensorRt:
-        fake = FakeTensorRt(version)
-        monkeypatch.setitem(sys.modules, "tensorrt", fake)
-        monkeypatch.setattr(build, "gpu_of_this_machine", lambda: Gpu("NVIDIA Test GPU 80GB", "9.0", "13.0"))
-        # Loading an engine needs a driver.
-        monkeypatch.setattr(build, "_layer_formats", lambda *_: {"Half": 3})
-        return fake
+def tensorrt(monkeypatch: pytest.MonkeyPatch, stand_in: StandIn) -> StandIn:
+    """TensorRT on a machine with a GPU, and layers in FP16."""
+    monkeypatch.setattr(build, "gpu_of_this_machine", lambda: Gpu("NVIDIA Test GPU 80GB", "9.0", "13.0"))
+    stand_in.layers = HALF
+    return stand_in
 
-    return install
+
+def built(bundle: Bundle, options: BuildOptions) -> list[str]:
+    """Return the lines of an FP16 engine, which the stand-in built."""
+    bundle, name, _ = add_engine(bundle, builder="tensorrt", precision="fp16", options=options)
+    return (bundle.path / name).read_text().splitlines()
 
 
 def test_engines_of_both_precisions_have_metadata(bundle_copy: Bundle) -> None:
@@ -131,61 +100,35 @@ def test_the_error_contains_the_message_of_the_builder_and_nothing_is_written(tm
     assert [entry.name for entry in tmp_path.iterdir()] == ["refused.onnx"]
 
 
-@pytest.mark.parametrize(("version", "flags"), [("10.13.3", 1 << STRONGLY_TYPED), ("11.4.0", 0)])
-def test_networks_are_strongly_typed_in_every_version_of_tensorrt(
-    tensorrt: Any, bundle_copy: Bundle, version: str, flags: int
-) -> None:
-    fake = tensorrt(version)
-    _, name, metadata = add_engine(bundle_copy, builder="tensorrt", precision="fp16", options=BuildOptions(tf32=True))
-    assert fake.network_flags == [flags]
-    assert name == f"engines/nvidia-test-gpu-80gb-tensorrt{version}-fp16-tf32.engine"
+def test_networks_are_strongly_typed_in_every_version_of_tensorrt(tensorrt: StandIn, bundle_copy: Bundle) -> None:
+    strongly_typed = 1 << int(tensorrt.module.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+    bundle, name, metadata = add_engine(
+        bundle_copy, builder="tensorrt", precision="fp16", options=BuildOptions(tf32=True)
+    )
+    flags = strongly_typed if tensorrt.version.startswith("10.") else 0
+    assert f"network-flags {flags}" in (bundle.path / name).read_text().splitlines()
+    assert name == f"engines/nvidia-test-gpu-80gb-tensorrt{tensorrt.version}-fp16-tf32.engine"
     assert (metadata.device, metadata.compute_capability, metadata.tf32) == ("NVIDIA Test GPU 80GB", "9.0", True)
-    assert metadata.delivered_precision.layer_formats == {"Half": 3}
+    assert metadata.delivered_precision.layer_formats == {"Half": 1}
 
 
-def test_an_old_tensorrt_is_refused(tensorrt: Any, bundle_copy: Bundle) -> None:
-    tensorrt("10.0.1")
+def test_an_old_tensorrt_is_refused(tensorrt: StandIn, bundle_copy: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tensorrt.module, "__version__", "10.0.1")
     with pytest.raises(EngineError, match=r"too old: got 10\.0\.1, expected at least 10\.1"):
         add_engine(bundle_copy, builder="tensorrt", precision="fp16")
 
 
-def test_the_timing_cache_is_reused_by_the_next_build(tmp_path: Path) -> None:
-    class Cache:
-        def __init__(self, content: bytes) -> None:
-            self.content = content
-
-        def serialize(self) -> bytes:
-            return self.content
-
-    class Config:
-        cache: Cache
-
-        def create_timing_cache(self, content: bytes) -> Cache | None:
-            return None if content == b"damaged" else Cache(content)
-
-        def set_timing_cache(self, cache: Cache, ignore_mismatch: bool) -> bool:
-            assert not ignore_mismatch
-            self.cache = cache
-            return cache.content != b"of another GPU"
-
-        def get_timing_cache(self) -> Cache:
-            return self.cache
-
+def test_the_timing_cache_is_reused_by_the_next_build(tensorrt: StandIn, bundle_copy: Bundle, tmp_path: Path) -> None:
     path = tmp_path / "timings"
-    config = Config()
-    with use_timing_cache(config, path):
-        assert config.cache.content == b""
-        config.cache = Cache(b"learned")
-    assert path.read_bytes() == b"learned"
-    with use_timing_cache(config, path):
-        assert config.cache.content == b"learned"
-    for useless in (b"of another GPU", b"damaged"):
-        path.write_bytes(useless)
-        with use_timing_cache(config, path):
-            assert config.cache.content == b""
+    options = BuildOptions(timing_cache=path)
+    for before, used in ((None, ""), (b"learned", "learned"), (b"of another GPU", ""), (b"damaged", "")):
+        if before is not None:
+            path.write_bytes(before)
+        assert f"timing-cache {used}" in built(bundle_copy, options)
+        assert path.read_bytes() == b"learned"
 
 
-def test_layer_formats_are_read_from_the_inspectors_of_both_versions(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_layer_formats_are_read_from_the_inspectors_of_both_versions(tensorrt: StandIn, bundle_copy: Bundle) -> None:
     layers = [
         {"Inputs": [{"Format/Datatype": "Half"}], "Outputs": [{"Format/Datatype": "Half"}]},
         {"Outputs": [{"Format": "NHWC8", "Datatype": "Half"}], "Weights": {"Type": "Int8", "Count": 9}},
@@ -193,22 +136,9 @@ def test_layer_formats_are_read_from_the_inspectors_of_both_versions(monkeypatch
         {"Inputs": [], "Outputs": None},
         "a layer without details",
     ]
-
-    class Found:
-        def __getattr__(self, name: str) -> Any:
-            text = json.dumps({"Layers": layers})
-            return (lambda *_: text) if name == "get_engine_information" else (lambda *_: self)
-
-    class Module:
-        __version__ = "11.4.0"
-        ILogger = rtx.ILogger
-        LayerInformationFormat = rtx.LayerInformationFormat
-
-        @staticmethod
-        def Runtime(_log: Any) -> Found:  # noqa: N802
-            return Found()
-
-    assert build._layer_formats(Module, tensorrt_api.MessageLog(), b"plan") == {"Float": 1, "Half": 2, "Int8": 2}
+    tensorrt.layers = json.dumps({"Layers": layers})
+    _, _, metadata = add_engine(bundle_copy, builder="tensorrt", precision="fp16")
+    assert metadata.delivered_precision.layer_formats == {"Float": 1, "Half": 2, "Int8": 2}
 
 
 def test_a_missing_tensorrt_names_its_extra(bundle_copy: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -286,75 +216,78 @@ def test_the_size_of_an_engine_says_nothing_about_its_precision(layers: dict[str
         )
 
 
-def test_all_options_are_set_on_the_builder(bundle_copy: Bundle, tensorrt: Any) -> None:
-    options_set: dict[str, Any] = {}
-
-    class Config:
-        def set_memory_pool_limit(self, _pool: Any, size: int) -> None:
-            options_set["workspace"] = size
-
-        def clear_flag(self, flag: Any) -> None:
-            options_set["cleared"] = flag
-
-        def set_flag(self, flag: Any) -> None:
-            options_set["set"] = flag
-
-        def __setattr__(self, name: str, value: Any) -> None:
-            options_set[name] = value
-
+def test_all_options_are_set_on_the_builder(bundle_copy: Bundle, tensorrt: StandIn) -> None:
     options = BuildOptions(optimization_level=5, workspace_mib=64, compatibility="ampere_plus")
-    configure(tensorrt("11.4.0"), Config(), "tensorrt", options)
-    assert (options_set["workspace"], options_set["cleared"]) == (64 << 20, rtx.BuilderFlag.TF32)
-    assert options_set["set"] == rtx.BuilderFlag.REQUIRE_USER_ALLOCATION
-    assert options_set["builder_optimization_level"] == 5
-    assert options_set["hardware_compatibility_level"] == rtx.HardwareCompatibilityLevel.AMPERE_PLUS
+    lines = built(bundle_copy, options)
+    module = tensorrt.module
+    tf32, workspace = int(module.BuilderFlag.TF32), int(module.MemoryPoolType.WORKSPACE)
+    compatibility = int(module.HardwareCompatibilityLevel.AMPERE_PLUS)
+    assert {
+        f"memory-pool-{workspace} {64 << 20}",
+        f"flag-{tf32} 0",
+        "optimization_level 5",
+        f"compatibility {compatibility}",
+        "profile 4 1 3 64 64 4 3 64 64 4 3 64 64",
+    } <= set(lines)
+    assert f"flag-{tf32} 1" in built(bundle_copy, options.model_copy(update={"tf32": True}))
 
 
-@pytest.mark.parametrize("version", ["10.1.0", "10.8.0"])
-def test_a_compatibility_that_this_tensorrt_lacks_is_refused(tensorrt: Any, bundle_copy: Bundle, version: str) -> None:
-    fake = tensorrt(version)
-    fake.HardwareCompatibilityLevel = types.SimpleNamespace(NONE=0, AMPERE_PLUS=1)
+def test_rtx_engines_allow_graphs() -> None:
+    log = tensorrt_api.MessageLog()
+    config = rtx.Builder(log.of(rtx)).create_builder_config()
+    assert not config.get_flag(rtx.BuilderFlag.REQUIRE_USER_ALLOCATION)
+    configure(rtx, config, "tensorrt_rtx", BuildOptions())
+    assert config.get_flag(rtx.BuilderFlag.REQUIRE_USER_ALLOCATION)
+
+
+def test_a_compatibility_that_this_tensorrt_lacks_is_refused(
+    tensorrt: StandIn, bundle_copy: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    level = tensorrt.module.HardwareCompatibilityLevel
+    if hasattr(level, "SAME_COMPUTE_CAPABILITY"):
+        older = types.SimpleNamespace(NONE=level.NONE, AMPERE_PLUS=level.AMPERE_PLUS)
+        monkeypatch.setattr(tensorrt.module, "HardwareCompatibilityLevel", older)
     options = BuildOptions(compatibility="same_compute_capability")
-    message = rf"no hardware compatibility same_compute_capability: got TensorRT {version}, expected 10\.9 or later"
+    message = rf"no hardware compatibility same_compute_capability: got TensorRT {tensorrt.version}, expected 10\.9 or"
     with pytest.raises(EngineError, match=message):
         add_engine(bundle_copy, builder="tensorrt", precision="fp16", options=options)
     assert not (bundle_copy.path / "engines").exists()
 
 
 @pytest.mark.parametrize(
-    ("part", "message"),
+    ("refused", "message"),
     [
+        ("start", r"cannot start \(pybind11::init\(\)"),
         ("set_shape", r"refuses the batch or tile sizes of model\.fp16\.onnx \(Shape provided for min is inconsistent"),
         ("add_optimization_profile", "refuses an optimization profile: got batches of 1 to 4"),
+        ("build", r"cannot build model\.fp16\.onnx \(Could not find any implementation for node head\)"),
+        ("parse", r"cannot read model\.fp16\.onnx \(No importer registered for op: NonZero\)"),
     ],
 )
-def test_a_refused_profile_is_an_engine_error(
-    tensorrt: Any, bundle_copy: Bundle, part: str, message: str, monkeypatch: pytest.MonkeyPatch
+def test_what_the_builder_refuses_is_an_engine_error(
+    tensorrt: StandIn, bundle_copy: Bundle, refused: str, message: str
 ) -> None:
-    def set_shape(*_: Any) -> None:
-        if part == "set_shape":
-            raise RuntimeError("Shape provided for min is inconsistent with other shapes.")  # as the bindings do
-
-    profile, config = types.SimpleNamespace(set_shape=set_shape), Anything()
-    config.add_optimization_profile = lambda _: -1
-    monkeypatch.setattr(RecordingBuilder, "create_optimization_profile", lambda _: profile, raising=False)
-    monkeypatch.setattr(RecordingBuilder, "create_builder_config", lambda _: config, raising=False)
-    tensorrt("11.4.0")
+    tensorrt.refuse(refused)
+    tensorrt.parser_error = "No importer registered for op: NonZero" if refused == "parse" else ""
     with pytest.raises(EngineError, match=message):
         add_engine(bundle_copy, builder="tensorrt", precision="fp16")
     assert not (bundle_copy.path / "engines").exists()
 
 
-def test_a_builder_that_cannot_start_is_an_engine_error(
-    tensorrt: Any, bundle_copy: Bundle, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*_: Any) -> None:
-        raise TypeError("pybind11::init(): factory function returned nullptr")  # as the bindings do
-
-    tensorrt("11.4.0")
-    monkeypatch.setattr(FakeTensorRt, "Builder", refuse)
-    with pytest.raises(EngineError, match=r"tensorrt 11\.4\.0 cannot start \(pybind11::init\(\)"):
-        add_engine(bundle_copy, builder="tensorrt", precision="fp16")
+def test_an_engine_that_was_built_runs(tensorrt: StandIn, bundle_copy: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shapes that the builder sets are those that the engine expects."""
+    gpu = FakeGpu()
+    tensorrt.reset(gpu)
+    tensorrt.layers = HALF
+    monkeypatch.setattr(tensorrt_api, "load_cuda", lambda _need: gpu)
+    monkeypatch.setattr(tensorrt_api, "native_handle", int)
+    monkeypatch.setattr(tensorrt_engine, "gpu_of_this_machine", build.gpu_of_this_machine)
+    bundle, _, _ = add_engine(bundle_copy, builder="tensorrt", precision="fp16", options=BuildOptions(opt_batch=(1, 4)))
+    with open_engine(bundle, backend="tensorrt", precision="fp16") as engine:
+        for batch in (1, 3):
+            found = engine.infer(np.full((batch, 3, 64, 64), 51, np.uint8))
+            assert found.scores[:, 0] == pytest.approx(0.2)
+        assert [context.profile for context in tensorrt.contexts] == [0, 1]
 
 
 def test_print_commands_prints_trtexec_and_polygraphy_commands(
