@@ -1,14 +1,22 @@
 """ONNX Runtime engine: a bundle's ONNX file on the CPU, or on a GPU by the CUDA or TensorRT execution provider.
 
-Inputs and outputs are bound to memory of the computing device (I/O binding), one set per tile shape, so that a call
-allocates nothing and every copy is explicit.
+Inputs and outputs are bound to memory of the computing device (I/O binding), so that a call allocates nothing and every
+copy is explicit. Each tile shape has a set of bound memory, and a second one for `infer_each`, which uploads a batch
+while the GPU computes the batch before it.
+
+With the CUDA provider and a file for one tile size, each set is recorded as a CUDA graph in its first run. ONNX Runtime
+keeps graphs per thread, so one thread runs the session. No other thread may use the GPU during a recording.
 """
 
 import ctypes
+import itertools
+import logging
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +29,10 @@ from export.precision.ort_session import CPU_PROVIDER, import_onnxruntime, open_
 from export.tensorrt.tensorrt_api import load_tensorrt
 from ifkd.core.detections import Array, Candidates
 from ifkd.core.environment import usable_cores
-from ifkd.core.errors import EngineError, IfkdError
+from ifkd.core.errors import BundleError, EngineError, IfkdError, OutputError
+from ifkd.core.files import cache_folder, make_folder
+
+logger = logging.getLogger(__name__)
 
 CUDA, TENSORRT = "CUDAExecutionProvider", "TensorrtExecutionProvider"
 PROVIDERS: dict[Backend, str] = {
@@ -31,15 +42,27 @@ PROVIDERS: dict[Backend, str] = {
 }
 DTYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32", "tensor(int64)": "int64"}
 """Type of a tensor in ONNX Runtime -> name of its dtype."""
+GRAPHS_OPTION = "enable_cuda_graph"
+GRAPH_ID_ENTRY = "gpu_graph_id"
+SLOTS = 2
+"""Batches of `infer_each` that are in flight at once."""
+MAX_SHAPES = 8
+"""Tile shapes whose memory and graphs are kept, those used last."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class _IoBinding:
     """Bound memory for tiles of one shape."""
 
     binding: Any
     tiles: Any
     outputs: dict[str, Any]
+    graph_id: int | None = None
+    """None without CUDA graphs."""
+    options: Any = None
+    """Options of a run, which name the graph."""
+    recorded: bool = False
+    in_use: bool = False
 
 
 class OnnxRuntimeEngine(Engine):
@@ -47,7 +70,7 @@ class OnnxRuntimeEngine(Engine):
 
     On the CPU, an FP16 file gives FP16 outputs without a speedup: the CPU provider has no FP16 convolutions and
     computes in FP32. In FP32, the TensorRT provider rounds to TF32; only the environment variable
-    NVIDIA_TF32_OVERRIDE=0 prevents it.
+    NVIDIA_TF32_OVERRIDE=0 prevents it. It stores the engines that it builds in the folder of `cache_folder`.
     """
 
     def __init__(
@@ -57,8 +80,11 @@ class OnnxRuntimeEngine(Engine):
         backend: Backend = "onnxruntime",
         precision: Precision = "fp32",
         threads: int | None = None,
+        graphs: bool = True,
     ) -> None:
         """Load the bundle's ONNX file of a precision; operators that a GPU provider lacks run on the CPU.
+
+        With `graphs`, the CUDA provider replays CUDA graphs if the file has one tile size and ONNX Runtime accepts it.
 
         Raises:
             BundleError: The file is missing, its digest differs, or its tensors differ from the manifest.
@@ -70,9 +96,9 @@ class OnnxRuntimeEngine(Engine):
         _require_provider(self._ort, PROVIDERS[backend])
         name = bundle.onnx_name(precision)
         manifest, count = bundle.manifest, threads or usable_cores()
-        providers = provider_options(PROVIDERS[backend], manifest)
-        self._session: Any = open_session(bundle.file(name), providers=providers, threads=count, spin=True)
-        self._bindings: dict[tuple[int, ...], _IoBinding] = {}
+        self._bindings: dict[tuple[int, ...], list[_IoBinding]] = {}
+        self._graph_ids = itertools.count(1)
+        self._runner = ThreadPoolExecutor(1, "onnxruntime") if self._on_gpu else None
         device = "the first GPU" if self._on_gpu else f"CPU, {count} thread{'s' if count > 1 else ''}"
         version = str(self._ort.__version__)
         compute_type: Any = "fp32" if precision == "fp16" and not self._on_gpu else None
@@ -80,6 +106,40 @@ class OnnxRuntimeEngine(Engine):
             manifest, name, backend=backend, version=version, device=device, compute_type=compute_type
         )
         self._input = manifest.input.name
+        cache = self._engine_cache() if backend == "onnxruntime-tensorrt" else None
+        providers = provider_options(PROVIDERS[backend], manifest, precision=precision, cache=cache)
+        self._uses_graphs = graphs and backend == "onnxruntime-cuda" and manifest.input.tile_sides_px is None
+        self._start(partial(open_session, bundle.file(name), threads=count, spin=True), providers)
+
+    def _engine_cache(self) -> Path | None:
+        """Return the folder where the TensorRT provider stores the engines of this file; None if it is not writable."""
+        try:
+            return make_folder(cache_folder() / "onnxruntime-tensorrt" / self.info.sha256[:16])
+        except OutputError as error:
+            logger.warning("TensorRT builds the engine of %s again in each process: %s", self.info.file, error)
+            return None
+
+    def _start(self, open_with: Callable[..., Any], providers: list[tuple[str, dict[str, str]]]) -> None:
+        """Open the session and check its tensors; if CUDA graphs fail, open it again without them."""
+        refused: Exception | None = None
+        if self._uses_graphs:
+            (first, options), *others = providers
+            try:
+                self._session: Any = open_with(providers=[(first, {**options, GRAPHS_OPTION: "1"}), *others])
+                self._check_tensors()
+                self._run(np.zeros((1, 3, *self.info.tile_px), np.uint8))
+            except BundleError:
+                raise
+            except Exception as error:  # noqa: BLE001 - ONNX Runtime's exceptions share no base class
+                refused, self._uses_graphs, self._bindings, self._session = error, False, {}, None
+            else:
+                return
+        self._session = open_with(providers=providers)
+        self._check_tensors()
+        if refused is not None:
+            logger.warning("%s runs without CUDA graphs: %s", self.info.file, refused)
+
+    def _check_tensors(self) -> None:
         # ONNX Runtime names a dynamic axis by a string.
         signature = {
             value.name: (
@@ -91,28 +151,91 @@ class OnnxRuntimeEngine(Engine):
         self._check_signature(self._input, signature)
 
     def _run(self, tiles: Array) -> Candidates:
-        if self._session is None:
-            raise self._closed_error()
-        bound = self._bindings.get(tiles.shape)
-        if bound is None:
-            bound = self._bindings[tiles.shape] = self._bind(tiles.shape)
-        # Each of the three steps blocks until the device is done.
-        times = [time.perf_counter()]
-        bound.tiles.update_inplace(np.ascontiguousarray(tiles))
-        times.append(time.perf_counter())
-        self._session.run_with_iobinding(bound.binding)
-        times.append(time.perf_counter())
-        # The next call overwrites the bound memory, so the caller gets copies.
-        output = Candidates(*(bound.outputs[name].numpy().copy() for name in OUTPUT_DTYPES))
-        times.append(time.perf_counter())
-        if self._on_gpu:
-            self.last_timing = InferenceTiming(*(1e3 * seconds for seconds in np.diff(times).tolist()))
-        return output
+        bound, upload_s, run = self._submit(tiles)
+        return self._fetch(bound, upload_s, run)
+
+    def _run_each(self, batches: Iterable[Array]) -> Generator[Candidates, None, None]:
+        """Yield the candidates of each batch; the next batch is uploaded while a GPU computes the current one."""
+        if self._runner is None:
+            yield from super()._run_each(batches)
+            return
+        pending: list[tuple[_IoBinding, float, Future[float]]] = []
+        try:
+            for tiles in batches:
+                self._check(tiles)
+                pending.append(self._submit(tiles))
+                if len(pending) == SLOTS:
+                    yield self._fetch(*pending.pop(0))
+            while pending:
+                yield self._fetch(*pending.pop(0))
+        finally:
+            for bound, _, run in pending:
+                run.exception()  # wait for the GPU
+                bound.in_use = False
 
     def close(self) -> None:
         """Drop the session and its memory; a second call does nothing."""
+        if self._runner is not None:
+            self._runner.shutdown()
         self._bindings = {}
         self._session = None
+
+    def _submit(self, tiles: Array) -> tuple[_IoBinding, float, "Future[float]"]:
+        """Upload tiles and start their inference; return their memory, the time of the upload, and that of the run."""
+        if self._session is None:
+            raise self._closed_error()
+        bound = self._free_binding(tiles.shape)
+        started = time.perf_counter()
+        bound.tiles.update_inplace(np.ascontiguousarray(tiles))  # blocks until it is done
+        upload_s = time.perf_counter() - started
+        run: Future[float] = Future()
+        if self._runner is None:
+            run.set_result(self._timed_run(bound))
+        else:
+            run = self._runner.submit(self._timed_run, bound)
+            if bound.graph_id is not None and not bound.recorded:
+                run.exception()  # wait until the graph is recorded
+                bound.recorded = True
+        bound.in_use = True
+        return bound, upload_s, run
+
+    def _timed_run(self, bound: _IoBinding) -> float:
+        """Run the session until the device is done, and return the time in seconds."""
+        started = time.perf_counter()
+        self._session.run_with_iobinding(bound.binding, bound.options)
+        return time.perf_counter() - started
+
+    def _fetch(self, bound: _IoBinding, upload_s: float, run: "Future[float]") -> Candidates:
+        """Return the output of an inference, and free its memory for another one."""
+        bound.in_use = False
+        run_s = run.result()
+        started = time.perf_counter()
+        # A later call overwrites the bound memory, so the caller gets copies.
+        output = Candidates(*(bound.outputs[name].numpy().copy() for name in OUTPUT_DTYPES))
+        if self._on_gpu:
+            seconds = (upload_s, run_s, time.perf_counter() - started)
+            self.last_timing = InferenceTiming(*(1e3 * one for one in seconds))
+        return output
+
+    def _free_binding(self, shape: tuple[int, ...]) -> _IoBinding:
+        """Return bound memory that is not in use; that of the shape that was used longest ago is dropped."""
+        bindings = self._bindings.pop(shape, [])
+        self._bindings[shape] = bindings  # the last one is the one used last
+        idle = [one for one, kept in self._bindings.items() if one != shape and not any(each.in_use for each in kept)]
+        for rare in idle[: len(self._bindings) - MAX_SHAPES]:
+            self._drop(self._bindings.pop(rare))
+        for bound in bindings:
+            if not bound.in_use:
+                return bound
+        bindings.append(self._bind(shape))
+        return bindings[-1]
+
+    def _drop(self, bindings: list[_IoBinding]) -> None:
+        """Release the graphs of bindings, where ONNX Runtime can; their memory is freed with the last reference."""
+        release = getattr(self._session, "release_captured_graph", None)  # since ONNX Runtime 1.32
+        for bound in bindings:
+            if release is not None and self._runner is not None and bound.graph_id is not None:
+                self._runner.submit(release, bound.graph_id).result()
 
     def _bind(self, shape: tuple[int, ...]) -> _IoBinding:
         """Return memory on the computing device for tiles of a shape."""
@@ -128,16 +251,24 @@ class OnnxRuntimeEngine(Engine):
         binding.bind_ortvalue_input(self._input, tiles)
         for name, value in outputs.items():
             binding.bind_ortvalue_output(name, value)
-        return _IoBinding(binding, tiles, outputs)
+        if not self._uses_graphs:
+            return _IoBinding(binding, tiles, outputs)
+        graph_id, options = next(self._graph_ids), self._ort.RunOptions()
+        options.add_run_config_entry(GRAPH_ID_ENTRY, str(graph_id))
+        return _IoBinding(binding, tiles, outputs, graph_id, options)
 
 
-def provider_options(provider: str, manifest: Manifest) -> list[tuple[str, dict[str, str]]]:
-    """Return the execution providers in order of preference, each with its options."""
+def provider_options(
+    provider: str, manifest: Manifest, *, precision: Precision, cache: Path | None = None
+) -> list[tuple[str, dict[str, str]]]:
+    """Return the execution providers in order of preference with their options; TensorRT's engines are in `cache`."""
     options: list[tuple[str, dict[str, str]]] = [(CPU_PROVIDER, {})]
     if provider == CPU_PROVIDER:
         return options
-    # The CUDA provider computes FP32 in TF32 by default.
-    options.insert(0, (CUDA, {"device_id": "0", "use_tf32": "0"}))
+    # The CUDA provider computes FP32 in TF32 by default, and times all algorithms of each convolution in the first run
+    # of a shape. Only half precision has kernels that are faster for channels that come last.
+    cuda = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC", "prefer_nhwc": str(int(precision == "fp16"))}
+    options.insert(0, (CUDA, {"device_id": "0", **cuda}))
     if provider == TENSORRT:
         sizes, largest = manifest.input.sizes, manifest.input.max_batch
         shape = f"{manifest.input.name}:{{0}}x3x{{1[0]}}x{{1[1]}}".format
@@ -149,7 +280,11 @@ def provider_options(provider: str, manifest: Manifest) -> list[tuple[str, dict[
         # Either flag makes the network weakly typed, so that TensorRT may choose types other than the file's.
         # Without them, FP16 and INT8 are exactly where the file has them.
         types = {"trt_fp16_enable": "0", "trt_int8_enable": "0"}
-        options.insert(0, (TENSORRT, {"device_id": "0", **types, **shapes}))
+        # The names of the stored engines contain the GPU, TensorRT's version and a hash of the network.
+        stored: dict[str, str] = {}
+        for kind in ("engine", "timing") if cache is not None else ():
+            stored |= {f"trt_{kind}_cache_enable": "1", f"trt_{kind}_cache_path": str(cache)}
+        options.insert(0, (TENSORRT, {"device_id": "0", **types, **shapes, **stored}))
     return options
 
 

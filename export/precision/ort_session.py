@@ -49,16 +49,18 @@ def open_session(
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spin)))
     options.add_session_config_entry("session.force_spinning_stop", "1")
+    hint = "Export the bundle again."
     if len(providers) > 1:
+        hint = "Run `ifkd doctor`, which compares the driver, CUDA and the packages."
         with contextlib.redirect_stdout(sys.stderr):  # it prints what it cannot load
             onnxruntime.preload_dlls()  # CUDA's libraries from their wheels, if they are not installed on the system
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=list(providers))
+        # Without `enable_fallback=0`, it prints the error of a provider, and starts another one.
+        session = onnxruntime.InferenceSession(str(path), options, providers=list(providers), enable_fallback=0)
     except Exception as error:  # ONNX Runtime's exceptions share no base class
-        raise EngineError(f"ONNX Runtime cannot load {path} ({error})", hint="Export the bundle again.") from error
-    # ONNX Runtime drops a provider that cannot start, without an error.
+        raise EngineError(f"ONNX Runtime cannot load {path} ({error})", hint=hint) from error
+    # A provider whose libraries cannot be loaded is dropped without an error.
     used, first = session.get_providers(), providers[0][0]
     if used[0] != first:
-        hint = "Run `ifkd doctor`, which compares the driver, CUDA and the packages."
         raise EngineError(f"ONNX Runtime could not start {first}", got=f"{', '.join(used)} instead", hint=hint)
     return session

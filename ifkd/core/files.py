@@ -137,6 +137,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def cache_folder() -> Path:
+    """Return $IFKD_CACHE or, if that is not set, the folder of this program in the user's cache; it may not exist."""
+    user = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(os.environ.get("IFKD_CACHE") or Path(user) / "ifkd").expanduser()
+
+
 def require_writable(path: Path, *, size: int = 0) -> None:
     """Refuse a file of `size` bytes that cannot be written, before the work whose result it is; nothing is left behind.
 

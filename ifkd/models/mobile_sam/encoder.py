@@ -1,6 +1,5 @@
 """MobileSAM's image encoder, frozen: timm's TinyViT, SAM's neck and the published weights (arXiv 2306.14289)."""
 
-import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ifkd.core.errors import CheckpointError
-from ifkd.core.files import sha256_of
+from ifkd.core.files import cache_folder, sha256_of
 from ifkd.models.detector import Images
 
 InputSize = int | Literal["native"]
@@ -127,8 +126,7 @@ def load_part(module: nn.Module, state: dict[str, Tensor], path: Path, part: str
 
 def default_checkpoint_path() -> Path:
     """Return the path of the published checkpoint in $IFKD_CACHE or, if that is not set, in the user's cache folder."""
-    cache = os.environ.get("IFKD_CACHE") or os.path.join(os.environ.get("XDG_CACHE_HOME", "~/.cache"), "ifkd")  # noqa: PTH118
-    return Path(cache).expanduser() / CHECKPOINT_NAME
+    return cache_folder() / CHECKPOINT_NAME
 
 
 def available_weights(weights: str) -> str:

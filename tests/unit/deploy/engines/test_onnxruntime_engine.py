@@ -1,8 +1,12 @@
-"""ONNX Runtime's GPU providers without a GPU: their options, and errors with reasons."""
+"""ONNX Runtime's GPU providers without a GPU: options, memory, CUDA graphs, and errors with reasons."""
 
 import ctypes
+import itertools
 import sys
+import threading
+import time
 import types
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +16,7 @@ import pytest
 
 import deploy.engines.onnxruntime_engine as backend
 from deploy.engines import open_engine
+from deploy.engines.onnxruntime_engine import OnnxRuntimeEngine
 from export.bundle.bundle import Bundle, open_bundle
 from ifkd.core.errors import EngineError, MissingExtraError
 
@@ -19,28 +24,77 @@ CUDA, TENSORRT, CPU = "CUDAExecutionProvider", "TensorrtExecutionProvider", "CPU
 
 
 class GpuRuntime(types.ModuleType):
-    """The real ONNX Runtime, whose CPU plays the GPU: it notes what it is asked for."""
+    """The real ONNX Runtime, whose CPU plays the GPU: it notes what it is asked for, and enforces the rules of CUDA.
 
-    def __init__(self, folder: Path, *, starts: bool = True, linked: bytes | None = b"libnvinfer.so.10") -> None:
+    A graph is recorded in its first run, by the thread that replays it, with the memory of that run, and while no other
+    thread uses the GPU. `during_run` is called in each run.
+    """
+
+    def __init__(
+        self, folder: Path, *, starts: bool = True, linked: bytes | None = b"libnvinfer.so.10", refuses: str = ""
+    ) -> None:
         super().__init__("onnxruntime")
         self.__file__ = str(folder / "__init__.py")
         (folder / "capi").mkdir()
         if linked is not None:
             (folder / "capi" / "libonnxruntime_providers_tensorrt.so").write_bytes(b"\x7fELF\0" + linked + b"\0")
         self.starts = starts
+        self.refuses = refuses
+        """`session` or `run`: where CUDA graphs fail."""
         self.providers: list[tuple[str, dict[str, str]]] = []
         self.options: Any = None
         self.devices: list[str] = []
+        self.uploads = 0
+        self.runs: list[str | None] = []
+        """Graph of each run."""
+        self.released: list[int] = []
+        self.during_run: Callable[[int], None] = lambda _: None
+        recording = threading.Lock()
         outer = self
 
-        class OrtValue:
-            @staticmethod
-            def ortvalue_from_shape_and_type(shape: list[int], kind: Any, device: str, number: int) -> Any:
+        class OrtValue(onnxruntime.OrtValue):
+            @classmethod
+            def ortvalue_from_shape_and_type(cls, shape: Any, element_type: Any, device: str, number: int) -> Any:  # type: ignore[override]
                 assert number == 0
+                assert not recording.locked()
                 outer.devices.append(device)
-                return onnxruntime.OrtValue.ortvalue_from_shape_and_type(shape, kind, "cpu", 0)
+                value = onnxruntime.OrtValue.ortvalue_from_shape_and_type(shape, element_type, "cpu", 0)
+                return cls(value._ortvalue)
 
-        self.OrtValue = OrtValue
+            def update_inplace(self, data: Any) -> None:
+                assert not recording.locked(), "CUDA fails if memory is copied while a graph is recorded"
+                outer.uploads += 1
+                super().update_inplace(data)
+
+        class Session(onnxruntime.InferenceSession):
+            graphs: dict[str, tuple[Any, int]]
+
+            def get_providers(self) -> Any:
+                return [name for name, _ in outer.providers] if outer.starts else [CPU]
+
+            def run_with_iobinding(self, iobinding: Any, run_options: Any = None) -> None:
+                graphs = dict(outer.providers).get(CUDA, {}).get("enable_cuda_graph") == "1"
+                assert graphs == (run_options is not None)
+                graph = run_options.get_run_config_entry("gpu_graph_id") if graphs else None
+                outer.runs.append(graph)
+                outer.during_run(len(outer.runs) - 1)
+                if graph is not None and graph not in self.graphs:
+                    if outer.refuses == "run":
+                        raise RuntimeError("cudaErrorStreamCaptureUnsupported")
+                    with recording:
+                        time.sleep(0.02)  # in which a copy by another thread would fail
+                        super().run_with_iobinding(iobinding)
+                    self.graphs[graph] = iobinding, threading.get_ident()
+                    return
+                if graph is not None:
+                    assert self.graphs[graph] == (iobinding, threading.get_ident())
+                super().run_with_iobinding(iobinding)
+
+            def release_captured_graph(self, graph_annotation_id: int = 0) -> None:
+                assert self.graphs.pop(str(graph_annotation_id))[1] == threading.get_ident()
+                outer.released.append(graph_annotation_id)
+
+        self.OrtValue, self.Session = OrtValue, Session
 
     def __getattr__(self, name: str) -> Any:
         return getattr(onnxruntime, name)
@@ -51,11 +105,15 @@ class GpuRuntime(types.ModuleType):
     def preload_dlls(self) -> None:
         sys.stdout.write("Failed to load libcublasLt.so.13\n")
 
-    def InferenceSession(self, path: str, options: Any, providers: list[tuple[str, dict[str, str]]]) -> Any:  # noqa: N802
+    def InferenceSession(  # noqa: N802
+        self, path: str, options: Any, providers: list[tuple[str, dict[str, str]]], enable_fallback: int
+    ) -> Any:
+        assert enable_fallback == 0, "it would print errors and run on the CPU"
         self.providers, self.options = providers, options
-        session = onnxruntime.InferenceSession(path, options, providers=[CPU])
-        taken = [name for name, _ in providers] if self.starts else [CPU]
-        session.get_providers = lambda: taken  # type: ignore[method-assign]
+        if self.refuses == "session" and "enable_cuda_graph" in dict(providers).get(CUDA, {}):
+            raise RuntimeError("the model has control flow nodes")
+        session = self.Session(path, options, providers=[CPU])
+        session.graphs = {}
         return session
 
 
@@ -107,7 +165,7 @@ def test_a_gpus_provider_uses_memory_of_its_device_and_reports_its_timing(
     with open_engine(bundle, threads=1) as engine:
         expected = engine.infer(tiles)
     runtime = installed(monkeypatch, tmp_path)
-    with open_engine(bundle, backend=name, threads=1) as engine:
+    with OnnxRuntimeEngine(bundle, backend=name, threads=1, graphs=False) as engine:
         assert (engine.info.backend, engine.info.device) == (name, "the first GPU")
         assert engine.last_timing is None
         for _ in range(2):
@@ -123,11 +181,138 @@ def test_a_gpus_provider_uses_memory_of_its_device_and_reports_its_timing(
     assert (runtime.options.intra_op_num_threads, runtime.options.inter_op_num_threads) == (1, 1)
 
 
-def test_its_tensorrt_takes_types_from_the_file_and_every_batch_up_to_the_largest(whole_bundle: Path) -> None:
-    options = dict(backend.provider_options(TENSORRT, open_bundle(whole_bundle).manifest))[TENSORRT]
+@pytest.mark.parametrize("name", ["onnxruntime-cuda", "onnxruntime-tensorrt"])
+def test_a_batch_is_uploaded_while_the_gpu_computes_the_one_before_it(
+    name: Any, whole_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle, batches = open_bundle(whole_bundle), [noise(2) ^ np.uint8(37 * number) for number in range(6)]
+    with open_engine(bundle, threads=1) as engine:
+        expected = [engine.infer(tiles) for tiles in batches]
+    runtime = installed(monkeypatch, tmp_path)
+    uploaded = threading.Condition()
+    with open_engine(bundle, backend=name, threads=1) as engine:
+        before = len(runtime.runs)
+
+        def wait_for_next_upload(run: int) -> None:
+            # The first run of a graph records it, and nothing may be uploaded then.
+            if run - before in range(2, len(batches) - 1):
+                with uploaded:
+                    assert uploaded.wait_for(lambda: runtime.uploads > run + 1, timeout=20), f"run {run} was alone"
+
+        def upload(value: Any, data: Any, original: Any = runtime.OrtValue.update_inplace) -> None:
+            original(value, data)
+            with uploaded:
+                uploaded.notify_all()
+
+        monkeypatch.setattr(runtime.OrtValue, "update_inplace", upload)
+        runtime.during_run = wait_for_next_upload
+        found = list(engine.infer_each(iter(batches)))
+    for one, other in zip(found, expected, strict=True):
+        for field in ("boxes", "scores", "labels"):
+            np.testing.assert_array_equal(getattr(one, field), getattr(other, field))
+    graphs = runtime.runs[before:]
+    assert graphs == (["2", "3"] * 3 if name == "onnxruntime-cuda" else [None] * 6)
+
+
+def test_results_that_are_not_fetched_do_not_share_memory_with_later_ones(
+    whole_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed(monkeypatch, tmp_path)
+    bundle, tiles = open_bundle(whole_bundle), noise(3)
+    with open_engine(bundle, backend="onnxruntime-cuda", threads=1) as engine:
+        expected = [engine.infer(one[None]) for one in tiles]
+        outputs = engine.infer_each(tiles[number : number + 1] for number in (0, 1, 2))
+        first = next(outputs)
+        between = engine.infer(tiles[2:])  # two batches are in flight, and one of them was fetched
+        found = [first, *outputs]
+        stopped = engine.infer_each([tiles[:1], tiles[1:2]])
+        next(stopped)
+        stopped.close()
+        np.testing.assert_array_equal(engine.infer(tiles[:1]).scores, expected[0].scores)
+    np.testing.assert_array_equal(between.scores, expected[2].scores)
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one.scores, other.scores)
+
+
+@pytest.mark.parametrize("refuses", ["session", "run"])
+def test_without_cuda_graphs_the_reason_is_logged_and_the_results_are_the_same(
+    refuses: str,
+    whole_bundle: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    bundle, tiles = open_bundle(whole_bundle), noise(2)
+    with open_engine(bundle, threads=1) as engine:
+        expected = engine.infer(tiles)
+    runtime = installed(monkeypatch, tmp_path, refuses=refuses)
+    with open_engine(bundle, backend="onnxruntime-cuda", threads=1) as engine:
+        np.testing.assert_array_equal(engine.infer(tiles).scores, expected.scores)
+    assert "enable_cuda_graph" not in dict(runtime.providers)[CUDA]
+    reason = "control flow" if refuses == "session" else "cudaErrorStreamCaptureUnsupported"
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "model.onnx runs without CUDA graphs" in caplog.text
+    assert reason in caplog.text
+
+
+def test_memory_and_graphs_of_rare_shapes_are_dropped(
+    whole_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backend, "MAX_SHAPES", 2)
+    runtime = installed(monkeypatch, tmp_path)
+    with open_engine(open_bundle(whole_bundle), backend="onnxruntime-cuda", threads=1) as engine:
+        for count in (2, 1, 3, 1, 4):  # after the tile of the start, whose graph is the first
+            engine.infer(noise(count))
+        assert runtime.released == [2, 3]
+        assert engine.infer(noise(2)).boxes.shape[0] == 2
+    assert runtime.runs == ["1", "2", "1", "3", "1", "4", "5"]
+
+
+def test_tiles_of_several_sizes_have_no_graphs_and_bounded_memory(
+    free_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = installed(monkeypatch, tmp_path)
+    with open_engine(open_bundle(free_bundle), backend="onnxruntime-cuda", threads=1) as engine:
+        assert isinstance(engine, OnnxRuntimeEngine)
+        for height, width in itertools.product((32, 64, 96, 128), repeat=2):
+            engine.infer(np.zeros((1, 3, height, width), np.uint8))
+            assert len(engine._bindings) <= backend.MAX_SHAPES
+    assert set(runtime.runs) == {None}
+
+
+@pytest.mark.parametrize(("precision", "nhwc"), [("fp32", "0"), ("fp16", "1")])
+def test_cuda_chooses_convolutions_without_trying_all(precision: Any, nhwc: str, whole_bundle: Path) -> None:
+    manifest = open_bundle(whole_bundle).manifest
+    options = dict(backend.provider_options(CUDA, manifest, precision=precision))[CUDA]
+    assert options["cudnn_conv_algo_search"] == "HEURISTIC"
+    assert options["prefer_nhwc"] == nhwc
+
+
+def test_its_tensorrt_takes_types_from_the_file_and_every_batch_up_to_the_largest(
+    whole_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("IFKD_CACHE", str(tmp_path / "cache"))
+    runtime, bundle = installed(monkeypatch, tmp_path), open_bundle(whole_bundle)
+    with open_engine(bundle, backend="onnxruntime-tensorrt", threads=1):
+        options = dict(runtime.providers)[TENSORRT]
     assert options["trt_profile_min_shapes"] == "tiles:1x3x64x64"
     assert options["trt_profile_opt_shapes"] == options["trt_profile_max_shapes"] == "tiles:4x3x64x64"
     assert (options["trt_fp16_enable"], options["trt_int8_enable"]) == ("0", "0")
+    folder = tmp_path / "cache" / "onnxruntime-tensorrt" / bundle.manifest.files["model.onnx"].sha256[:16]
+    assert folder.is_dir()
+    for kind in ("engine", "timing"):
+        assert (options[f"trt_{kind}_cache_enable"], options[f"trt_{kind}_cache_path"]) == ("1", str(folder))
+
+
+def test_without_a_cache_its_tensorrt_works_with_a_warning(
+    whole_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("IFKD_CACHE", str(tmp_path / "file"))
+    runtime = installed(monkeypatch, tmp_path)
+    with open_engine(open_bundle(whole_bundle), backend="onnxruntime-tensorrt", threads=1):
+        assert not any("cache" in key for key in dict(runtime.providers)[TENSORRT])
+    assert "builds the engine of model.onnx again in each process" in caplog.text
 
 
 @pytest.mark.parametrize(
