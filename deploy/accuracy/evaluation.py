@@ -17,7 +17,7 @@ from ifkd.core.errors import DataError, UsageError
 from ifkd.core.postprocess import PostprocessConfig
 from ifkd.core.progress import track
 from ifkd.data.coco import CocoDataset, align_classes, read_annotations, read_coco
-from ifkd.data.metrics import Metrics, evaluate
+from ifkd.data.metrics import BoxKind, Metrics, evaluate
 from ifkd.data.splits import read_split
 from ifkd.recipe import Recipe
 from ifkd.recipe.recipe import locate_data
@@ -43,11 +43,13 @@ class Evaluation(Schema):
     """Duration of reading, inference and postprocessing of all images."""
 
 
-def evaluate_model(model: EvaluatedModel, engine: Engine, dataset: CocoDataset, *, batch: int = 4) -> Evaluation:
-    """Run an engine of a model on a data set and return the metrics.
+def evaluate_model(
+    model: EvaluatedModel, engine: Engine, dataset: CocoDataset, *, batch: int = 4, boxes: BoxKind | None = None
+) -> Evaluation:
+    """Run an engine of a model on a data set and return the metrics; for `boxes` see `ifkd.data.metrics.evaluate`.
 
     Raises:
-        DataError: An image cannot be read.
+        DataError: An image cannot be read, or the objects have no oriented boxes.
         EngineError: Inference fails.
     """
     started = time.perf_counter()
@@ -61,7 +63,7 @@ def evaluate_model(model: EvaluatedModel, engine: Engine, dataset: CocoDataset, 
         engine=EngineRecord.of(engine.info),
         postprocess=model.tiling.postprocess,
         scale=model.tiling.scale,
-        metrics=evaluate(dataset, detections),
+        metrics=evaluate(dataset, detections, boxes=boxes, every_measure=True),
         detections=sum(map(len, detections.values())),
         seconds=seconds,
     )

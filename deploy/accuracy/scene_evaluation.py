@@ -8,22 +8,30 @@ from rasterio.crs import CRS
 
 from deploy.scene.operational_figures import Ground, RateOptions
 from deploy.scene.read.georeference import Georeference
-from deploy.scene.scene_score import SceneScore, exterior_points, pixel_boxes, read_ground_truth
+from deploy.scene.scene_score import PixelOutlines, SceneScore, exterior_points, read_ground_truth
 from deploy.scene.write.file_names import DETECTION_FILES
 from deploy.scene.write.run_record import RunRecord, read_run_record
 from ifkd.core.detections import Detections
 from ifkd.core.errors import DataError
 from ifkd.core.files import read_json
+from ifkd.data.metrics import BoxKind, as_boxes
+from ifkd.data.oriented_labels import oriented_boxes, polygon_points
 
 
 def evaluate_scene(
-    folder: Path, labels: Path, *, score_threshold: float | None = None, options: RateOptions | None = None
+    folder: Path,
+    labels: Path,
+    *,
+    score_threshold: float | None = None,
+    options: RateOptions | None = None,
+    boxes: BoxKind | None = None,
 ) -> SceneScore:
     """Return the metrics of the detections that `ifkd detect` wrote into `folder`.
 
     They are read from the GeoJSON file, so that the conversion to map coordinates is evaluated too; for a scene without
     a transform, from the COCO file. `score_threshold`, the least score for precision, recall and F1, is by default that
-    of the run; for `labels` see `read_ground_truth`, and for `options` the operational figures.
+    of the run; for `labels` see `read_ground_truth`, for `options` the operational figures, and for `boxes`
+    `ifkd.data.metrics.evaluate`.
 
     Raises:
         DataError: The folder has no detections, or the labels are invalid or of another scene.
@@ -45,7 +53,8 @@ def evaluate_scene(
     lowest, tiles = run.settings.postprocess.score_threshold, run.tiles
     score_threshold = lowest if score_threshold is None else score_threshold
     searched = 1.0 - (tiles.empty + tiles.outside_aoi + len(tiles.unreadable)) / tiles.count
-    score = ground_truth.score(detections, score_threshold=score_threshold)
+    score = ground_truth.score(detections, score_threshold=score_threshold, boxes=boxes)
+    detections = as_boxes(score.boxes, detections)
     figures = ground_truth.figures(
         detections,
         ground=Ground.of_scene(size, georeference, gsd_m=scene.gsd_m, searched=searched),
@@ -63,13 +72,17 @@ def _read_detections(folder: Path, run: RunRecord, georeference: Georeference | 
     features = read_json(geojson)["features"] if on_map else []
     if georeference is not None and on_map and all(one["geometry"] for one in features):
         size = (run.scene.height_px, run.scene.width_px)
-        boxes = pixel_boxes([exterior_points(one) for one in features], georeference, size).astype(np.float32)
+        outlines = PixelOutlines.of([exterior_points(one) for one in features], georeference, size)
+        boxes, turned = outlines.boxes.astype(np.float32), outlines.oriented
+        is_oriented = any("heading_deg" in feature["properties"] for feature in features)
         names = [feature["properties"]["class_name"] for feature in features]
         scores = [feature["properties"]["score"] for feature in features]
     elif coco.is_file():
         rows = read_json(coco)
         corner = np.array([row["bbox"] for row in rows], np.float32).reshape(-1, 4)
         boxes = np.concatenate([corner[:, :2], corner[:, :2] + corner[:, 2:]], axis=1)
+        turned = oriented_boxes([polygon_points(row.get("segmentation")) for row in rows])
+        is_oriented = any("segmentation" in row for row in rows)
         name_of = dict(zip(run.category_ids, classes, strict=True))
         names = [name_of[row["category_id"]] for row in rows]
         scores = [row["score"] for row in rows]
@@ -77,4 +90,4 @@ def _read_detections(folder: Path, run: RunRecord, georeference: Georeference | 
         missing = f"{coco.name}, and objects without a place" if on_map else f"{geojson.name} and no {coco.name}"
         raise DataError(f"{folder} has no {missing}", hint="Run `ifkd detect` again with --format geojson coco.")
     labels = np.array([classes.index(name) for name in names], np.int64)
-    return Detections(boxes, np.array(scores, np.float32), labels)
+    return Detections(boxes, np.array(scores, np.float32), labels, turned if is_oriented else None)

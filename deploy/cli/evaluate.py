@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from deploy.scene.scene_score import ClassScore, SceneScore
     from export.bundle.manifest import Precision
     from ifkd.core.config import Schema
+    from ifkd.data.metrics import BoxKind, Metrics
 
 LOCAL_BACKENDS = ("onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt", "openvino", "torch", "tensorrt")
 BACKENDS = (*LOCAL_BACKENDS, "triton")
@@ -29,6 +30,7 @@ class Arguments(cli.Arguments):
     score_threshold: float | None
     within_m: float | None
     size_limits: list[float] | None
+    boxes: "BoxKind | None"
     backend: "Backend | None"
     server: str | None
     precision: "Precision"
@@ -53,6 +55,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--within-m", type=float, metavar="M", help=words)
     words = "with --scene: sizes in meters at which medium and large objects begin (default: 25 100)"
     parser.add_argument("--size-limits", type=float, nargs=2, metavar=("MEDIUM", "LARGE"), help=words)
+    words = "boxes that are compared (default: oriented if detections and labels have them)"
+    parser.add_argument("--boxes", choices=("upright", "oriented"), help=words)
     words = "runtime (default: torch for a checkpoint, onnxruntime for a bundle)"
     parser.add_argument("--backend", choices=BACKENDS, help=words)
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="precision (default: fp32)")
@@ -147,13 +151,25 @@ def _evaluate_images(arguments: Arguments) -> "tuple[Evaluation, str]":
     with model.open(backend, precision, arguments.threads) as engine:
         if file is not None and engine.info.file != file.name:
             raise UsageError(f"{file.name} is not the file that this machine runs", got=engine.info.file)
-        evaluation = evaluate_model(model, engine, dataset, batch=arguments.batch)
+        evaluation = evaluate_model(model, engine, dataset, batch=arguments.batch, boxes=arguments.boxes)
     metrics = evaluation.metrics
     rows: list[tuple[Any, ...]] = [("all", metrics.mean_ap, metrics.ap50, metrics.ap75, metrics.objects)]
     rows += [(name, one.mean_ap, one.ap50, one.ap75, one.objects) for name, one in metrics.per_class.items()]
     engine_words = f"{evaluation.model.name}: {backend} {precision} on {evaluation.engine.device}"
     head = f"{engine_words}, {metrics.images} images of {evaluation.data.path} in {evaluation.seconds:.1f} s"
-    return evaluation, f"{head}\n{_table(':Class | mAP | AP50 | AP75 | Objects', rows)}"
+    return evaluation, f"{head}{_oriented_text(metrics)}\n{_table(':Class | mAP | AP50 | AP75 | Objects', rows)}"
+
+
+def _oriented_text(metrics: "Metrics") -> str:
+    """Return the other measures of oriented boxes; nothing for upright ones."""
+    from deploy.report.tables import shown
+
+    if metrics.boxes == "upright" or metrics.masks is None:
+        return ""
+    masks = " ".join(f"{value:.3f}" if value is not None else "–" for value in metrics.masks.model_dump().values())
+    return (
+        f"\nIoU of oriented boxes. mAP, AP50, AP75 of masks: {masks}; AP50 of DOTA: {shown(metrics.dota_ap50, '.3f')}"
+    )
 
 
 def _evaluate_scene(arguments: Arguments, labels: Path) -> "tuple[SceneScore, str]":
@@ -169,14 +185,15 @@ def _evaluate_scene(arguments: Arguments, labels: Path) -> "tuple[SceneScore, st
         raise UsageError("--score-threshold must be from 0 to 1", got=threshold)
     limits = arguments.size_limits
     options = RateOptions(arguments.within_m, None if limits is None else (limits[0], limits[1]))
-    score = evaluate_scene(arguments.model, labels, score_threshold=threshold, options=options)
+    score = evaluate_scene(arguments.model, labels, score_threshold=threshold, options=options, boxes=arguments.boxes)
     scores: list[tuple[str, SceneScore | ClassScore]] = [("all", score), *score.per_class.items()]
     rows: list[tuple[Any, ...]] = [
         (name, one.mean_ap, one.ap50, one.ap75, one.precision, one.recall, one.f1, one.objects, one.detections)
         for name, one in scores
     ]
     columns = ":Class | mAP | AP50 | AP75 | Precision | Recall | F1 | Objects | Detections"
-    head = f"Labels {labels}, score from {score.score_threshold:g}, IoU 0.5"
+    kind = " of oriented boxes" if score.boxes == "oriented" else ""
+    head = f"Labels {labels}, score from {score.score_threshold:g}, IoU 0.5{kind}"
     figures = f"\n\n{operational_text(score.operational)}" if score.operational is not None else ""
     return score, f"{head}\n{_table(columns, rows)}{figures}"
 

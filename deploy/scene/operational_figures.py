@@ -19,6 +19,7 @@ from ifkd.data.center_matching import match_centers, neighbors_within
 from ifkd.data.coco import LabeledImage
 from ifkd.data.intervals import CONFIDENCE, Interval, poisson_interval, wilson_interval
 from ifkd.data.object_matching import IN_IGNORED_REGION, MATCH_IOU, NO_OBJECT, matched_objects
+from ifkd.data.oriented_metrics import comparable_outlines
 
 SIZES = ("small", "medium", "large")
 SIZE_LIMITS_M, SIZE_LIMITS_PX = (25.0, 100.0), (32.0, 96.0)
@@ -112,7 +113,7 @@ class Ground:
         return cls(georeference, gsd_m, None if gsd_m is None else size[0] * size[1] * gsd_m**2 / 1e6 * searched)
 
     def places_m(self, boxes: Array) -> Array:
-        """Return the centers of boxes [n, 4] as points in meters, float64 [n, dimensions]; NaN off the Earth.
+        """Return the centers of boxes [n, 4] or [n, 5] as points in meters, float64 [n, dimensions]; NaN off the Earth.
 
         Raises:
             UsageError: The scene has no ground sample distance.
@@ -125,11 +126,12 @@ class Ground:
         return centers(boxes) * self.gsd_m
 
     def sizes(self, boxes: Array) -> tuple[Array, Literal["m", "px"]]:
-        """Return the size of boxes [n, 4], float64 [n], and its unit; see `OperationalFigures.size_unit`."""
+        """Return the size of boxes [n, 4] or [n, 5], float64 [n], and its unit; see `OperationalFigures.size_unit`."""
         if self.georeference is not None:
             return self.georeference.sides_m(boxes).max(axis=1), "m"
         if self.gsd_m is not None:
-            return (boxes[:, 2:] - boxes[:, :2]).astype(np.float64).max(axis=1) * self.gsd_m, "m"
+            sides = boxes[:, 2:4] if boxes.shape[1] == 5 else boxes[:, 2:] - boxes[:, :2]
+            return sides.astype(np.float64).max(axis=1) * self.gsd_m, "m"
         return np.sqrt(box_areas(boxes).astype(np.float64)), "px"
 
 
@@ -183,7 +185,8 @@ def operational_figures(
     unlabeled = replace(found, labels=np.zeros_like(found.labels))
     one_class = replace(image, labels=np.zeros_like(image.labels))
     (any_class,) = _matched(unlabeled, one_class, [len(found)], ground, options.within_m)
-    (object_sizes, unit), (sizes, _) = ground.sizes(image.boxes), ground.sizes(found.boxes)
+    outlines, objects = comparable_outlines(found, image)
+    (object_sizes, unit), (sizes, _) = ground.sizes(objects), ground.sizes(outlines)
     limits = options.size_limits or (SIZE_LIMITS_M if unit == "m" else SIZE_LIMITS_PX)
     object_bins, bins = (np.where(np.isnan(one), -1, np.digitize(one, limits)) for one in (object_sizes, sizes))
     return OperationalFigures(
@@ -235,14 +238,15 @@ def _matched_centers(
     detections: Detections, image: LabeledImage, stops: list[int], ground: Ground, within_m: float
 ) -> Iterator[Array]:
     """Yield matches by distance; a detection without an object is ignored if its center is in an ignored region."""
-    places, objects = ground.places_m(detections.boxes), ground.places_m(image.boxes)
+    outlines, of_objects = comparable_outlines(detections, image)
+    places, objects = ground.places_m(outlines), ground.places_m(of_objects)
     counted = np.flatnonzero(~image.ignore & np.isfinite(objects).all(axis=1))
     neighbors = [
         [(object_, length) for object_, length in row if image.labels[counted[object_]] == label]
         for row, label in zip(neighbors_within(places, objects[counted], within_m), detections.labels, strict=True)
     ]
     ignored = np.zeros(len(detections), bool)
-    points = centers(detections.boxes)
+    points = centers(outlines)
     for box, label in zip(image.boxes[image.ignore], image.labels[image.ignore], strict=True):
         inside = (points >= box[:2]).all(axis=1) & (points <= box[2:]).all(axis=1)
         ignored |= inside & (detections.labels == label)

@@ -1,10 +1,11 @@
 """Evaluate the detections of a scene against labels, including the effects of tiling and merging.
 
-Labels are COCO, in pixels, or GeoJSON, in map coordinates. Boxes are compared in the scene's pixels, parallel to the
-image axes: a georeference is nearly affine within a scene, so their IoU is the same as on the map.
+Labels are COCO, in pixels, or GeoJSON, in map coordinates. Boxes are compared in the scene's pixels: a georeference is
+nearly affine within a scene, so their IoU is the same as on the map. Those of an oriented detector are compared as
+oriented boxes, others parallel to the image axes.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from ifkd.core.detections import Array, Detections
 from ifkd.core.errors import DataError
 from ifkd.core.files import read_json
 from ifkd.data.coco import CocoDataset, LabeledImage, read_coco
-from ifkd.data.metrics import evaluate
+from ifkd.data.metrics import BoxKind, as_boxes, evaluate
 from ifkd.data.object_matching import FALSE_POSITIVE, TRUE_POSITIVE, match_objects, rates
+from ifkd.data.oriented_labels import cut_boxes, oriented_boxes
 
 CLASS_KEYS = ("class_name", "class", "label", "name", "category")
 """Properties of a GeoJSON feature that may contain its class, in order of preference."""
@@ -42,6 +44,9 @@ class ClassScore(Schema):
 
 class SceneScore(Schema):
     """Metrics of a scene; precision, recall and F1 are at an IoU of 0.5."""
+
+    boxes: BoxKind = "upright"
+    """Boxes that were compared."""
 
     ground_truth: str
     """File of the labels."""
@@ -116,12 +121,20 @@ class SceneGroundTruth:
         labels = np.concatenate([labels[has_class], np.repeat(np.arange(len(classes)), len(unknown))])
         ignore = image.ignore[index]
         ignore[len(has_class) :] = True
-        self._image = replace(image, boxes=image.boxes[index], labels=labels, ignore=ignore)
+        oriented = None if image.oriented is None else image.oriented[index]
+        self._image = replace(image, boxes=image.boxes[index], labels=labels, ignore=ignore, oriented=oriented)
         self._dataset = CocoDataset(path, classes, tuple(range(1, len(classes) + 1)), (self._image,))
 
-    def score(self, detections: Detections, *, score_threshold: float) -> SceneScore:
-        """Return the metrics of detections: average precisions of all, the others of those at or above a score."""
-        metrics = evaluate(self._dataset, {self._image.id: detections})
+    def score(self, detections: Detections, *, score_threshold: float, boxes: BoxKind | None = None) -> SceneScore:
+        """Return the metrics of detections: average precisions of all, the others of those at or above a score.
+
+        For `boxes` see `ifkd.data.metrics.evaluate`.
+
+        Raises:
+            DataError: Oriented boxes are requested, and no object has one.
+        """
+        metrics = evaluate(self._dataset, {self._image.id: detections}, boxes=boxes)
+        detections = as_boxes(metrics.boxes, detections)
         found = detections.select(detections.scores >= np.float32(score_threshold))
         matches = match_objects(found, self._image)
         per_class: dict[str, ClassScore] = {}
@@ -133,6 +146,7 @@ class SceneGroundTruth:
             per_class[name] = ClassScore(**averages.model_dump(), **of_name, detections=len(of_class))
             true_positives, false_positives = true_positives + tp, false_positives + fp
         return SceneScore(
+            boxes=metrics.boxes,
             ground_truth=str(self._path),
             image_id=self._image.id,
             score_threshold=score_threshold,
@@ -167,13 +181,29 @@ class SceneGroundTruth:
         )
 
 
-def pixel_boxes(lonlat: list[Array], georeference: Georeference, size: tuple[int, int]) -> Array:
-    """Return the bounding boxes of points [n, 2] in degrees, float64 [len, 4], pixels of a scene; NaN if unlocated."""
-    pixels = georeference.from_lonlat(np.concatenate([np.zeros((0, 2)), *lonlat]), size)
-    pixels[~np.isfinite(pixels).all(axis=1)] = np.nan
-    starts = np.cumsum([0, *map(len, lonlat)])[:-1]
-    corners = [which.reduceat(pixels, starts) for which in (np.fmin, np.fmax)] if lonlat else [np.zeros((0, 2))] * 2
-    return np.concatenate(corners, axis=1)
+@dataclass(frozen=True, slots=True, eq=False)
+class PixelOutlines:
+    """Polygons in the pixels of a scene; NaN for one without a place."""
+
+    boxes: Array
+    """float64 [n, 4], upright boxes around them."""
+    oriented: Array
+    """float32 [n, 5], smallest oriented boxes around them."""
+
+    @classmethod
+    def of(cls, lonlat: list[Array], georeference: Georeference, size: tuple[int, int]) -> "PixelOutlines":
+        """Return polygons, points [_, 2] in degrees each, of a scene of `size` (height, width)."""
+        pixels = georeference.from_lonlat(np.concatenate([np.zeros((0, 2)), *lonlat]), size)
+        pixels[~np.isfinite(pixels).all(axis=1)] = np.nan
+        starts = np.cumsum([0, *map(len, lonlat)])[:-1]
+        corners = [which.reduceat(pixels, starts) for which in (np.fmin, np.fmax)] if lonlat else [np.zeros((0, 2))] * 2
+        located = [points[np.isfinite(points).all(axis=1)] for points in np.split(pixels, starts[1:])] if lonlat else []
+        return cls(np.concatenate(corners, axis=1), oriented_boxes([one if len(one) > 2 else None for one in located]))
+
+    def on_scene(self, size: tuple[int, int]) -> Array:
+        """Return which polygons touch a scene, bool [n]."""
+        boxes = _clipped(self.boxes, size)
+        return np.asarray((boxes[:, 2:] > boxes[:, :2]).all(axis=1))
 
 
 def exterior_points(feature: dict[str, Any]) -> Array:
@@ -204,26 +234,28 @@ def _image_of_geojson(
         raise DataError(f"{path} is not a file of labels ({error!r})", expected=expected) from error
     points = np.concatenate([np.zeros((0, 2)), *lonlat])
     require_lonlat(content, points, what=f"The file of labels {path}", error=DataError)
-    boxes, on_scene = _clipped(pixel_boxes(lonlat, georeference, size), size)
-    if len(boxes) and not on_scene.any():
+    outlines = PixelOutlines.of(lonlat, georeference, size)
+    on_scene = outlines.on_scene(size)
+    if len(on_scene) and not on_scene.any():
         outline = edge_points(np.array([[0, 0, size[1], size[0]]]), 1)[0]
-        _, swapped = _clipped(pixel_boxes([one[:, ::-1] for one in lonlat], georeference, size), size)
+        swapped = PixelOutlines.of([one[:, ::-1] for one in lonlat], georeference, size).on_scene(size)
         raise DataError(
-            f"None of the {len(boxes)} labels of {path} is on {scene}",
+            f"None of the {len(on_scene)} labels of {path} is on {scene}",
             got=extent_of(points),
             expected=f"labels that touch {extent_of(georeference.to_lonlat(outline))}",
             hint=SWAPPED if swapped.any() else None,
         )
     known = tuple(sorted(set(names)))
     labels = np.array([known.index(name) for name in names], np.int64)
-    return LabeledImage(1, path, size, boxes[on_scene], labels[on_scene], path.name, ignore[on_scene]), known
+    of_scene = _clipped(outlines.boxes, size)[on_scene], labels[on_scene], path.name, ignore[on_scene]
+    oriented = cut_boxes(outlines.oriented[on_scene], size).oriented
+    return LabeledImage(1, path, size, *of_scene, oriented), known
 
 
-def _clipped(boxes: Array, size: tuple[int, int]) -> tuple[Array, Array]:
-    """Return boxes clipped to a scene, float32 [n, 4], and whether they are on it, bool [n]."""
+def _clipped(boxes: Array, size: tuple[int, int]) -> Array:
+    """Return boxes clipped to a scene, float32 [n, 4]."""
     height, width = size
-    boxes = boxes.clip(0, [width, height, width, height]).astype(np.float32)
-    return boxes, (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+    return boxes.clip(0, [width, height, width, height]).astype(np.float32)
 
 
 def _image_of_coco(dataset: CocoDataset, scene: str) -> LabeledImage:

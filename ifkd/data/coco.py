@@ -146,16 +146,18 @@ def coco_results(detections: Iterable[tuple[int, Detections]], category_ids: Seq
         }
         for image_id, found in detections
         for (x1, y1, x2, y2), score, label, shape in zip(
-            found.boxes, found.scores, found.labels, _polygons_of(found), strict=True
+            found.boxes,
+            found.scores,
+            found.labels,
+            [None] * len(found) if found.oriented is None else corner_polygons(found.oriented),
+            strict=True,
         )
     ]
 
 
-def _polygons_of(found: Detections) -> list[Any]:
-    """Return the corners of oriented boxes, x1 y1 … x4 y4 each; None for objects without them."""
-    if found.oriented is None:
-        return [None] * len(found)
-    polygons: list[Any] = corners(found.oriented).reshape(-1, 8).astype(np.float64).round(3).tolist()
+def corner_polygons(oriented: Array) -> list[list[float]]:
+    """Return the corners of oriented boxes [n, 5], x1 y1 … x4 y4 each, as in COCO's `segmentation`."""
+    polygons: list[list[float]] = corners(oriented).reshape(-1, 8).astype(np.float64).round(3).tolist()
     return polygons
 
 

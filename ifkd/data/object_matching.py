@@ -4,6 +4,7 @@ import numpy as np
 
 from ifkd.core.detections import Array, Detections, box_areas, pairwise_intersection, pairwise_iou
 from ifkd.data.coco import LabeledImage
+from ifkd.data.oriented_metrics import comparable_outlines
 
 MATCH_IOU = 0.5
 TRUE_POSITIVE, FALSE_POSITIVE, IGNORED = 1, 0, -1
@@ -22,21 +23,21 @@ def match_objects(detections: Detections, image: LabeledImage) -> Array:
 def matched_objects(detections: Detections, image: LabeledImage) -> Array:
     """Return the object of each detection, NO_OBJECT or IN_IGNORED_REGION, int64 [n]; best scores come first.
 
-    A detection takes the free object of its class with the highest IoU, at least MATCH_IOU. One that finds none is
-    ignored if at least half of it is inside a region of its class that is ignored. The result of a detection does not
-    depend on detections with lower scores.
+    A detection takes the free object of its class with the highest IoU, at least MATCH_IOU: that of oriented boxes
+    where the detections and the objects have them. One that finds none is ignored if at least half of it is inside a
+    region of its class that is ignored. The result of a detection does not depend on detections with lower scores.
     """
     matches = np.full(len(detections), NO_OBJECT, np.int64)
     for label in np.unique(detections.labels):
         of_class = np.flatnonzero(detections.labels == label)
         objects = np.flatnonzero((image.labels == label) & ~image.ignore)
-        ignored = image.boxes[(image.labels == label) & image.ignore]
+        ignored = (image.labels == label) & image.ignore
         free = np.ones(len(objects), bool)
         for start in range(0, len(of_class), CHUNK):
             index = of_class[start : start + CHUNK]
-            boxes = detections.boxes[index]
-            found = _match_chunk(pairwise_iou(boxes, image.boxes[objects]), free)
-            without = np.where(_mostly_inside(boxes, ignored), IN_IGNORED_REGION, NO_OBJECT)
+            boxes, others = comparable_outlines(detections.select(index), image)
+            found = _match_chunk(pairwise_iou(boxes, others[objects]), free)
+            without = np.where(_mostly_inside(boxes, others[ignored]), IN_IGNORED_REGION, NO_OBJECT)
             matches[index] = np.where(found >= 0, np.append(objects, -1)[found], without)
     return matches
 

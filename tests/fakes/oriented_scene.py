@@ -3,14 +3,24 @@
 import numpy as np
 import pyproj
 import shapely
+from affine import Affine
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
-from fakes.fake_scene import SEA, SHADES, CountingEngine
+from fakes.fake_scene import SEA, SHADES, CountingEngine, write_tif
 from ifkd.core.detections import Candidates
 from ifkd.core.oriented_boxes import envelopes, from_corners
 
 GEOID = pyproj.Geod(ellps="WGS84")
+HARBOR_SIZE = (230, 260)
+SHIPS = [(60, 60, 30.0), (78, 78, 30.0), (170, 60, 100.0), (70, 170, 0.0), (180, 165, 135.0)]
+"""Column, row and heading; the first two are moored side by side."""
+LENGTH_M, WIDTH_M = 70.0, 16.0
+SYSTEMS = {
+    "EPSG:32633": Affine(1, 0, 500_300, 0, -1, 4_000_900),
+    "EPSG:3857": Affine.translation(1.6e6, 4.3e6) @ Affine.rotation(20) @ Affine.scale(1.2, -1.2),
+    "EPSG:4326": Affine(1e-5 / np.cos(np.radians(36)), 0, 15, 0, -1e-5, 36),
+}
 MIN_AREA = 20
 """Smaller bright parts are not detected."""
 
@@ -68,3 +78,17 @@ def ship_outline(place, heading_deg, length_m, width_m):
         x, y, _ = GEOID.fwd(x, y, heading_deg + 90, across * width_m / 2)
         corners.append((x, y))
     return np.array(corners)
+
+
+def harbor(path, system):
+    """Write a scene with ships of known headings, and return their outlines in its coordinate system."""
+    transform = SYSTEMS[system]
+    to_lonlat = pyproj.Transformer.from_crs(system, "EPSG:4326", always_xy=True).transform
+    to_map = pyproj.Transformer.from_crs("EPSG:4326", system, always_xy=True).transform
+    outlines = []
+    for column, row, heading in SHIPS:
+        lonlat = ship_outline(to_lonlat(*(transform @ (column, row))), heading, LENGTH_M, WIDTH_M)
+        outlines.append(np.column_stack(to_map(*lonlat.T)))
+    pixels = [np.column_stack(~transform @ tuple(outline.T)) for outline in outlines]
+    write_tif(path, painted(HARBOR_SIZE, pixels, [0] * len(SHIPS)), crs=system, transform=transform)
+    return outlines

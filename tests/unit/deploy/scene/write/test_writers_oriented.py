@@ -10,24 +10,13 @@ import pyproj
 import pytest
 import shapely
 import shapely.affinity
-from affine import Affine
-from fakes.fake_scene import CATEGORY_IDS, CountingEngine, write_bundle, write_tif
-from fakes.oriented_scene import GEOID, OrientedEngine, painted, ship_outline
+from fakes.fake_scene import CATEGORY_IDS, CountingEngine, write_bundle
+from fakes.oriented_scene import GEOID, HARBOR_SIZE, LENGTH_M, SHIPS, SYSTEMS, WIDTH_M, OrientedEngine, harbor, painted
 from PIL import Image
 from pycocotools import mask
 from pycocotools.coco import COCO
 
 from deploy.cli.main import main
-
-SIZE = (230, 260)
-SHIPS = [(60, 60, 30.0), (78, 78, 30.0), (170, 60, 100.0), (70, 170, 0.0), (180, 165, 135.0)]
-"""Column, row and heading; the first two are moored side by side."""
-LENGTH_M, WIDTH_M = 70.0, 16.0
-SYSTEMS = {
-    "EPSG:32633": Affine(1, 0, 500_300, 0, -1, 4_000_900),
-    "EPSG:3857": Affine.translation(1.6e6, 4.3e6) @ Affine.rotation(20) @ Affine.scale(1.2, -1.2),
-    "EPSG:4326": Affine(1e-5 / np.cos(np.radians(36)), 0, 15, 0, -1e-5, 36),
-}
 
 
 @pytest.fixture
@@ -40,20 +29,6 @@ def detect(tmp_path, monkeypatch):
         return tmp_path / out
 
     return run
-
-
-def harbor(path, system):
-    """Write a scene with ships of known headings, and return their outlines in its coordinate system."""
-    transform = SYSTEMS[system]
-    to_lonlat = pyproj.Transformer.from_crs(system, "EPSG:4326", always_xy=True).transform
-    to_map = pyproj.Transformer.from_crs("EPSG:4326", system, always_xy=True).transform
-    outlines = []
-    for column, row, heading in SHIPS:
-        lonlat = ship_outline(to_lonlat(*(transform @ (column, row))), heading, LENGTH_M, WIDTH_M)
-        outlines.append(np.column_stack(to_map(*lonlat.T)))
-    pixels = [np.column_stack(~transform @ tuple(outline.T)) for outline in outlines]
-    write_tif(path, painted(SIZE, pixels, [0] * len(SHIPS)), crs=system, transform=transform)
-    return outlines
 
 
 @pytest.mark.parametrize("system", list(SYSTEMS))
@@ -111,7 +86,7 @@ def test_coco_results_have_the_corners_that_the_table_has(detect, tmp_path):
     rows = json.loads((out / "detections.coco.json").read_text())
     coco = COCO()
     coco.dataset = {
-        "images": [{"id": 1, "height": SIZE[0], "width": SIZE[1]}],
+        "images": [{"id": 1, "height": HARBOR_SIZE[0], "width": HARBOR_SIZE[1]}],
         "categories": [{"id": one} for one in CATEGORY_IDS],
         "annotations": [],
     }
@@ -132,7 +107,7 @@ def test_coco_results_have_the_corners_that_the_table_has(detect, tmp_path):
 
 def test_without_places_headings_are_unknown(detect, tmp_path):
     ship = np.array([[20, 20], [80, 60], [70, 75], [10, 35]])
-    Image.fromarray(painted(SIZE, [ship], [0])).save(tmp_path / "s.png")
+    Image.fromarray(painted(HARBOR_SIZE, [ship], [0])).save(tmp_path / "s.png")
     write_bundle(tmp_path / "bundle", tile=128, overlap=90, gsd_m=2.0)
     (row,) = table(detect(tmp_path / "s.png"))
     assert row["heading_deg"] == ""
