@@ -4,11 +4,13 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+import shapely
 
-from ifkd.core.detections import pairwise_iou
+from ifkd.core.detections import Array, pairwise_iou
 from ifkd.data.check.finding import DROPS_BOX, Findings
 from ifkd.data.check.lenient_coco import BoxEntry, ImageEntry
 from ifkd.data.coco import BORDER_TOLERANCE_PX
+from ifkd.data.oriented_labels import oriented_boxes, polygon_points
 
 Corners = tuple[float, float, float, float]
 """x1 y1 x2 y2, pixels."""
@@ -18,6 +20,10 @@ DUPLICATE_IOU = 0.95
 DUPLICATE_KINDS = frozenset({"boxes_duplicated", "boxes_of_two_classes"})
 MAX_COMPARED_PX = 1e9
 """Coordinates are clipped to this before boxes are compared, so that no area overflows."""
+SAME_PLACE_IOU = 0.5
+"""Least overlap of a box and the upright box of its polygon."""
+RECTANGLE_FRACTION = 0.9
+"""Least part of its smallest rectangle that a quadrilateral fills; corners rounded to pixels fill more."""
 BLOCK_ROWS = 256
 """Boxes compared with all others at once, which bounds the memory of a crowded image."""
 
@@ -32,6 +38,9 @@ def check_boxes(image: ImageEntry, size: tuple[int, int] | None, *, split: str, 
     for index, other, relation in _duplicates(image, kept):
         kinds[index] = relation
         findings.add(relation, split, f"{_name(image.boxes[index])} and {_name(image.boxes[other])} of {image.name}")
+    for box, polygon in zip(image.boxes, polygon_problems(image.boxes, size), strict=True):
+        if polygon is not None:
+            findings.add(polygon, split, f"{_name(box)} of {image.name}")
     for box, kind in zip(image.boxes, kinds, strict=True):
         if kind is not None and kind not in DUPLICATE_KINDS:
             corners = ", ".join(f"{value:.6g}" for value in box.corners)
@@ -65,6 +74,35 @@ def box_problem(corners: Corners, size: tuple[int, int] | None) -> str | None:
     if crosses:
         return "boxes_cross_border"
     return "boxes_cross_border_slightly" if overshoot > 0 else None
+
+
+def polygon_problems(boxes: Sequence[BoxEntry], size: tuple[int, int] | None) -> list[str | None]:
+    """Return the kind of finding of the polygon of each box in an image of (height, width), None without a mistake."""
+    stated = [one.content.get("segmentation") for one in boxes]
+    polygons = [polygon_points(one) for one in stated]
+    rectangles = oriented_boxes(polygons)
+    kinds: list[str | None] = []
+    for box, segmentation, points, rectangle in zip(boxes, stated, polygons, rectangles, strict=True):
+        if not isinstance(segmentation, list) or not segmentation:
+            kinds.append(None)
+        elif points is None or np.isnan(rectangle).any():
+            kinds.append("polygons_without_area")
+        elif box_problem(box.corners, None) is None and _is_apart(points, box.corners, size):
+            kinds.append("polygons_apart_from_boxes")
+        elif len(points) != 4:
+            kinds.append("polygons_of_other_points")
+        else:
+            filled = shapely.MultiPoint(points).convex_hull.area / rectangle[2:4].prod()
+            kinds.append(None if filled >= RECTANGLE_FRACTION else "quadrilaterals_not_rectangles")
+    return kinds
+
+
+def _is_apart(points: Array, corners: Corners, size: tuple[int, int] | None) -> bool:
+    """Return whether the upright box of a polygon is not the stated box, both as far as they are in the image."""
+    (x1, y1), (x2, y2) = points.min(axis=0).tolist(), points.max(axis=0).tolist()
+    both = [one if size is None else clip_box(one, size) for one in ((x1, y1, x2, y2), corners)]
+    of_polygon, of_box = (np.array([one]).clip(-MAX_COMPARED_PX, MAX_COMPARED_PX) for one in both)
+    return float(pairwise_iou(of_polygon, of_box)[0, 0]) < SAME_PLACE_IOU
 
 
 def _duplicates(image: ImageEntry, kept: Sequence[int]) -> list[tuple[int, int, str]]:

@@ -27,6 +27,7 @@ class FindingKind:
 
 
 LEFT_OUT, LEFT_OUT_WITH_OBJECTS, EMPTY = "left out", "left out with their objects", "written, empty"
+POLYGON_LEFT_OUT = "polygon left out"
 UNIQUE_ID = "Give each an id of its own, and correct the annotations that refer to it."
 
 ERRORS: dict[str, tuple[str, str, str]] = {
@@ -129,6 +130,16 @@ WARNINGS: dict[str, tuple[str, str, str | None]] = {
         "Decide for one class, or merge the two by data.merge_classes.",
         None,
     ),
+    "polygons_without_area": (
+        "polygons (segmentation) with fewer than three points or without an area",
+        "Draw them again, or delete them: the object has no oriented box.",
+        POLYGON_LEFT_OUT,
+    ),
+    "polygons_apart_from_boxes": (
+        "polygons (segmentation) in another place than their bbox (IoU of their upright box below 0.5)",
+        "Check which of the two is the object: an oriented detector learns the polygon.",
+        POLYGON_LEFT_OUT,
+    ),
     "images_in_two_splits": (
         "images with the same pixels as one of another split",
         "Remove them from training, else metrics are too good.",
@@ -158,6 +169,16 @@ NOTES: dict[str, tuple[str, str, str | None]] = {
         "Nothing: readers clip them.",
         "clipped to the image",
     ),
+    "polygons_of_other_points": (
+        "polygons (segmentation) of other than four points",
+        "Nothing: an oriented detector learns the smallest rectangle around each.",
+        None,
+    ),
+    "quadrilaterals_not_rectangles": (
+        "quadrilaterals (segmentation) that fill less than 0.9 of the smallest rectangle around them",
+        "Nothing: an oriented detector learns that rectangle.",
+        None,
+    ),
     "near_duplicates_in_split": (
         "images that look like one of the same split",
         "Keep them in one split; delete copies.",
@@ -172,6 +193,8 @@ KINDS = {
 """Every kind of finding, in the order of reports."""
 DROPS_BOX = ("boxes_not_finite", "boxes_without_area", "boxes_outside_image", "boxes_tiny", "boxes_duplicated")
 """Kinds for which the fixed copy leaves a box out."""
+DROPS_POLYGON = ("polygons_without_area", "polygons_apart_from_boxes")
+"""Kinds for which the fixed copy leaves a polygon out and keeps the box."""
 
 
 class Finding(Schema):

@@ -9,19 +9,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ifkd import __version__
 from ifkd.core.errors import DataError, OutputError
 from ifkd.core.files import atomic_folder, make_folder, not_writable, write_json
 from ifkd.data.account import Account
-from ifkd.data.check.box_checks import box_problem, clip_box
+from ifkd.data.check.box_checks import box_problem, clip_box, polygon_problems
 from ifkd.data.check.box_form import in_pixel_widths
 from ifkd.data.check.check import CheckedDataset, split_rank
 from ifkd.data.check.check_record import FixedCopy, FixedSplit
-from ifkd.data.check.finding import DROPS_BOX
+from ifkd.data.check.finding import DROPS_BOX, DROPS_POLYGON
 from ifkd.data.check.image_inspection import CheckedImage
 from ifkd.data.check.lenient_coco import AnnotationFile, BoxEntry
 from ifkd.data.coco import BORDER_TOLERANCE_PX, COCO_LISTS, parse_coco
 from ifkd.data.label_values import flag
+from ifkd.data.oriented_labels import polygon_points
 from ifkd.imagery.exif import UPRIGHT, stored_corners
 
 CLIPS_BOX = frozenset({"boxes_cross_border", "boxes_cross_border_slightly"})
@@ -169,15 +172,20 @@ def fixed_file(
         changes = _image_changes(image)
         if changes:
             image_outcomes.change(", ".join(changes), image.entry.name)
-        for box, kind in zip(image.entry.boxes, image.box_findings, strict=True):
+        polygons = polygon_problems(image.entry.boxes, image.size)
+        for box, kind, polygon in zip(image.entry.boxes, image.box_findings, polygons, strict=True):
             if kind is not None and kind in DROPS_BOX:
                 object_outcomes.drop(kind)
                 continue
             changes = _box_changes(box, kind, image, form)
-            if changes:
-                object_outcomes.change(", ".join(changes))
+            without_polygon = [polygon] if polygon in DROPS_POLYGON else []
+            if changes or without_polygon:
+                object_outcomes.change(", ".join([*changes, *without_polygon]))
             ids = {"image_id": image_id, "category_id": category_ids[file.classes[box.category]]}
-            annotations.append({**_annotation(box, image, changed=bool(changes)), **ids})
+            annotation = _annotation(box, image, changed=bool(changes))
+            if without_polygon:
+                annotation.pop("segmentation", None)
+            annotations.append({**annotation, **ids})
     annotation_ids = _unique_ids([annotation.get("id") for annotation in annotations])
     account = Account(
         images=image_outcomes.tally(received=file.count("images"), written=len(entries)),
@@ -254,12 +262,22 @@ def _annotation(box: BoxEntry, image: CheckedImage, *, changed: bool) -> dict[st
         corners = clip_box(box.corners, image.size)
         if image.file.orientation != UPRIGHT:
             corners = stored_corners(corners, image.file.orientation, image.size[::-1])
-            content.pop("segmentation", None)  # its points are those of the displayed image
+            content |= _stored_polygons(content.pop("segmentation", None), image.file.orientation, image.size[::-1])
         left, top, width, height = corners[0], corners[1], corners[2] - corners[0], corners[3] - corners[1]
     stated = content.get("area")
     keep_area = not changed and isinstance(stated, int | float) and not isinstance(stated, bool)
     area = stated if keep_area else width * height
     return {**content, "bbox": [left, top, width, height], "area": area, "iscrowd": int(box.ignore)}
+
+
+def _stored_polygons(segmentation: Any, orientation: int, stored: tuple[int, int]) -> dict[str, Any]:
+    """Return polygons of the displayed image as `segmentation` of the stored one; empty for what is none."""
+    if polygon_points(segmentation) is None:
+        return {}
+    rings = segmentation if isinstance(segmentation[0], list) else [segmentation]
+    points = [np.array(ring, np.float64).reshape(-1, 2).tolist() for ring in rings]
+    turned = [[stored_corners((x, y, x, y), orientation, stored)[:2] for x, y in ring] for ring in points]
+    return {"segmentation": [[value for point in ring for value in point] for ring in turned]}
 
 
 def _category_entries(file: AnnotationFile, category_ids: Mapping[str, int]) -> list[dict[str, Any]]:

@@ -34,7 +34,8 @@ def read_coco_leniently(path: Path, *, ship_level: int | None) -> tuple[dict[str
     file = entries_of(content, path, images=folders[0], split="", findings=Findings())
     folder = next((one for one in folders if any(_is_in(one, entry.name) for entry in file.images)), None)
     checked = [_checked(entry, file, folder) for entry in file.images]
-    fixed = fixed_file(file, [(image, reason_of(image)) for image in checked], category_ids_of([file]), file.folder)
+    pairs = [(image, reason_of(image)) for image in checked]
+    fixed = fixed_file(file, pairs, category_ids_of([file]), file.folder.resolve())
     images = [{"source_id": image["id"], **image} for image in fixed.content["images"]]
     return {**fixed.content, "images": images}, folder or folders[0], fixed.account
 

@@ -64,6 +64,13 @@ def box(content, bbox, index=0):
     content["annotations"][index]["bbox"] = bbox
 
 
+def polygon(content, *points, index=0):
+    """Set a polygon with points in fractions of the box of an annotation."""
+    x, y, width, height = content["annotations"][index]["bbox"]
+    flat = [value for u, v in points for value in (x + u * width, y + v * height)]
+    content["annotations"][index]["segmentation"] = [flat]
+
+
 def list_twice(content):
     content["images"][1]["file_name"] = content["images"][0]["file_name"]
 
@@ -101,6 +108,10 @@ MISTAKES = {
     "ids_not_integers": lambda c: c["categories"].append({"id": "x", "name": "raft"}),
     "lists_missing": lambda c: c.pop("annotations"),
     "flags_unclear": lambda c: c["annotations"][0].update(iscrowd="maybe"),
+    "polygons_without_area": lambda c: c["annotations"][0].update(segmentation=[[1, 1, 9, 9, 5, 5, 3, 3]]),
+    "polygons_apart_from_boxes": lambda c: c["annotations"][0].update(segmentation=[[0, 0, 3, 0, 3, 3, 0, 3]]),
+    "polygons_of_other_points": lambda c: polygon(c, (0, 0), (1, 0), (1, 1), (0.5, 1), (0, 0.5)),
+    "quadrilaterals_not_rectangles": lambda c: polygon(c, (0, 0), (1, 0), (1, 1), (0.7, 0.3)),
 }
 
 
@@ -148,6 +159,28 @@ def test_the_fixed_copy_of_a_valid_data_set_is_equal(train, tmp_path):
     assert after["categories"] == before["categories"]
     assert after["info"]["fixed_from"]["sha256"] == found(train).record.sources[0].sha256
     assert record.splits[0].account.images.dropped == {}
+
+
+def test_rectangles_and_masks_are_no_finding(train):
+    edit(train, lambda c: polygon(c, (0, 0), (1, 0), (1, 1), (0, 1)))
+    edit(train, lambda c: polygon(c, (0.98, 0.05), (0, 0), (0.03, 1), (1, 0.97), index=1))  # corners of whole pixels
+    edit(train, lambda c: c["annotations"][2].update(segmentation=[]))
+    edit(train, lambda c: c["annotations"][3].update(segmentation={"counts": [9], "size": [3, 3]}))
+    assert kinds(found(train), notes=True) == {"category_ids_not_contiguous": 6}
+
+
+@pytest.mark.parametrize("segmentation", [[[1, 1, 9, 9, 5, 5, 3, 3]], [[0, 0, 3, 0, 3, 3, 0, 3]], ["x"], [[1, 2]]])
+def test_fix_leaves_out_only_the_invalid_polygon(train, tmp_path, segmentation):
+    edit(train, lambda c: polygon(c, (0, 0), (1, 0), (1, 1), (0, 1), index=1))
+    before = json.loads(train.read_text())["annotations"]
+    edit(train, lambda c: c["annotations"][0].update(segmentation=segmentation))
+    account = write_fixed(found(train), tmp_path / "fixed").splits[0].account
+    assert account.objects.kept == len(before) - 1
+    assert sum(account.objects.changed.values()) == 1
+    after = json.loads((tmp_path / "fixed" / "train.json").read_text())["annotations"]
+    assert [one["bbox"] for one in after] == [one["bbox"] for one in before]
+    assert "segmentation" not in after[0]
+    assert after[1]["segmentation"] == before[1]["segmentation"]
 
 
 def test_no_fixed_copy_without_an_image_file(train, tmp_path, capsys):
@@ -238,6 +271,7 @@ def test_fix_turns_boxes_of_a_displayed_image_or_leaves_it_out(train, tmp_path, 
     box_of_bar = [left, top, int(columns.max()) - left + 1, int(rows.max()) - top + 1]
     edit(train, lambda c: c["images"][0].update(height=shown.shape[0], width=shown.shape[1]))
     edit(train, lambda c: c["annotations"][0].update(bbox=box_of_bar))
+    edit(train, lambda c: polygon(c, (0, 0), (1, 0), (1, 1), (0, 1)))
     first = json.loads(train.read_text())
     first["annotations"] = [
         one for one in first["annotations"] if one["id"] == 1 or one["image_id"] != first["images"][0]["id"]
@@ -254,6 +288,7 @@ def test_fix_turns_boxes_of_a_displayed_image_or_leaves_it_out(train, tmp_path, 
     write_fixed(found(train), tmp_path / "fixed")
     fixed = read_coco(tmp_path / "fixed" / "train.json", images=train.parent / "images").images[0]
     assert fixed.boxes[0].tolist() == [20, 4, 50, 14]
+    np.testing.assert_allclose(fixed.oriented[0], [35, 9, 30, 10, 0], atol=1e-4)
     reads(train)
 
 

@@ -583,3 +583,34 @@ def test_no_copy_of_annotations_that_are_not_a_list(tmp_path):
     out = ["--out", str(tmp_path / "check"), "--fix", str(tmp_path / "fix")]
     assert main(["data", "check", str(tmp_path / "a.json"), *out]) == 2
     assert not (tmp_path / "fix").exists()
+
+
+def test_a_coco_data_set_behind_a_link(tmp_path, write_data_set):
+    write_data_set(tmp_path / "disk", "train")
+    (tmp_path / "data").symlink_to(tmp_path / "disk")
+    done = convert("coco", tmp_path / "data" / "train.json", tmp_path / "out.json")
+    names = [image["file_name"] for image in json.loads((tmp_path / "out.json").read_text())["images"]]
+    assert names == [
+        image["file_name"] for image in json.loads((tmp_path / "disk" / "train.json").read_text())["images"]
+    ]
+    assert all(image.path.is_file() for image in read_coco(tmp_path / "out.json", images=done.image_folder).images)
+
+
+@pytest.mark.shared_data
+def test_oriented_labels_of_fair1m_are_kept(shared_data, tmp_path):
+    source = shared_data / "fair1m_mini" / "train.json"
+    done = convert("coco", source, tmp_path / "out.json")
+    assert done.account.objects.left_out == 0
+    data = read_coco(tmp_path / "out.json", images=done.image_folder)
+    data.require_oriented()
+    stated = {one["id"]: one for one in json.loads(source.read_text())["annotations"]}
+    written = json.loads((tmp_path / "out.json").read_text())["annotations"]
+    assert all(one["segmentation"] == stated[one["id"]]["segmentation"] for one in written)
+    sides = {image.id: shapely.box(0, 0, image.size[1], image.size[0]) for image in data.images}
+    boxes = (box for image in data.images if image.oriented is not None for box in image.oriented)
+    by_image = sorted(written, key=lambda one: [image.id for image in data.images].index(one["image_id"]))
+    for one, box in zip(by_image, boxes, strict=True):
+        shown = shapely.MultiPoint(np.reshape(one["segmentation"], (4, 2))).convex_hull.intersection(
+            sides[one["image_id"]]
+        )
+        assert shapely.Polygon(corners(box[None])[0]).buffer(0.02).contains(shown)
