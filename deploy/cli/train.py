@@ -1,4 +1,4 @@
-"""`ifkd train`: train a recipe's teacher or student alone."""
+"""`ifkd train`: train a recipe's teacher or student alone, or its screen."""
 
 import argparse
 from pathlib import Path
@@ -15,15 +15,18 @@ class Arguments(cli.Arguments):
 
     recipe: Path
     overrides: list[str]
-    role: Literal["teacher", "student"]
+    role: Literal["teacher", "student", "screen"]
+    teacher: Path | None
     out: Path | None
     no_resume: bool
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    roles, purpose = ("teacher", "student"), "the detector to train (default: student)"
+    roles, purpose = ("teacher", "student", "screen"), "the network to train (default: student)"
     parser.add_argument("--role", choices=roles, default="student", help=purpose)
+    teacher = "detector whose detections a screen learns beside the labels, such as the one to be exported"
+    parser.add_argument("--teacher", type=Path, metavar="CHECKPOINT", help=teacher)
     add_run_arguments(parser, default_folder="runs/NAME/ROLE")
 
 
@@ -39,13 +42,21 @@ def run(arguments: Arguments) -> dict[str, Any] | None:
     """Train or resume, and return the result on rank 0."""
     from ifkd.compute.distributed import process_group
     from ifkd.core.config import load
+    from ifkd.core.errors import UsageError
     from ifkd.recipe import Recipe
+    from ifkd.screen.screen_training import train_screen
     from ifkd.training.pipelines import train_role
 
+    if arguments.teacher is not None and arguments.role != "screen":
+        hint = "Use `ifkd distill` to train a student with a teacher."
+        raise UsageError("--teacher needs --role screen", got=arguments.role, hint=hint)
     recipe = load(arguments.recipe, Recipe, arguments.overrides)
-    folder = arguments.out or Path("runs") / recipe.name / arguments.role
+    folder, resume = arguments.out or Path("runs") / recipe.name / arguments.role, not arguments.no_resume
     with process_group():
-        result = train_role(recipe, arguments.role, folder, resume=not arguments.no_resume)
+        if arguments.role == "screen":
+            result = train_screen(recipe, folder, teacher=arguments.teacher, resume=resume)
+        else:
+            result = train_role(recipe, arguments.role, folder, resume=resume)
         return report_result(result, folder, quiet=arguments.json)
 
 

@@ -3,12 +3,21 @@
 import logging
 
 from ifkd import recipe
-from ifkd.models.detector import Detector, DetectorOutput, SampledRois, Targets, normalize
+from ifkd.models.detector import Detector, DetectorOutput, SampledRois, Targets, TaskNetwork, normalize
 from ifkd.models.faster_rcnn import FasterRcnn
 from ifkd.models.pretrained import load_detector_weights
 from ifkd.models.retinanet import RetinaNet
 
-__all__ = ["Detector", "DetectorOutput", "FasterRcnn", "SampledRois", "Targets", "build_detector", "normalize"]
+__all__ = [
+    "Detector",
+    "DetectorOutput",
+    "FasterRcnn",
+    "SampledRois",
+    "Targets",
+    "TaskNetwork",
+    "build_detector",
+    "normalize",
+]
 
 logger = logging.getLogger(__name__)
 

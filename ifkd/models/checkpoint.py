@@ -20,7 +20,16 @@ HEADER_KEY = "ifkd"
 S = TypeVar("S", bound=Schema)
 
 
-class CheckpointMeta(Schema):
+class RunMeta(Schema):
+    """Metadata in the header of the checkpoints of every training run."""
+
+    recipe: recipe.Recipe
+    """The effective recipe."""
+    provenance: dict[str, Any]
+    """Role, method, digest of the teacher, digests of the data, seed, epochs, versions and notes."""
+
+
+class CheckpointMeta(RunMeta):
     """Metadata in the header of a detector's checkpoint."""
 
     detector: recipe.DetectorOptions
@@ -28,10 +37,6 @@ class CheckpointMeta(Schema):
     """Class names by label."""
     category_ids: tuple[int, ...]
     """Category id in the training file, by label."""
-    recipe: recipe.Recipe
-    """The effective recipe."""
-    provenance: dict[str, Any]
-    """Role, method, digest of the teacher, digests of the data, seed, epochs, versions and notes."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from jaxtyping import Float, Int64, UInt8
@@ -78,7 +78,15 @@ class Targets:
         return Targets(self.boxes.to(device), self.labels.to(device), self.ignored.to(device), oriented)
 
 
-class Detector(nn.Module, ABC):
+class TaskNetwork(nn.Module, ABC):
+    """A network that can be trained: its forward has an output for normalized images, which has losses."""
+
+    @abstractmethod
+    def task_losses(self, output: Any, targets: list[Targets]) -> dict[str, Tensor]:
+        """Return the named losses (scalars) of a batch."""
+
+
+class Detector(TaskNetwork):
     """A detector with a feature pyramid. Parameter names are torchvision's."""
 
     config: recipe.DetectorOptions

@@ -28,5 +28,6 @@ from ifkd.recipe.recipe import (
     ExportOptions,
     Recipe,
 )
+from ifkd.recipe.screen_options import ScreenOptions
 from ifkd.recipe.training_options import ScheduleOptions, TrainingOptions
 from ifkd.recipe.value_types import Fraction

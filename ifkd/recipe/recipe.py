@@ -16,6 +16,7 @@ from ifkd.recipe.ifkd_options import BALANCED, IfkdOptions, merged
 from ifkd.recipe.levels import LEVELS, Family, Level, LevelChoice
 from ifkd.recipe.method_options import EQUAL_WIDTHS, CrossKdOptions, MethodOptions
 from ifkd.recipe.moved_keys import moved_keys
+from ifkd.recipe.screen_options import ScreenOptions
 from ifkd.recipe.training_options import BalanceOptions, TrainingOptions
 from ifkd.recipe.value_types import FolderName, Fraction, FractionBelowOne, PositiveFloat, PositiveRange, TopK
 
@@ -244,6 +245,7 @@ class Recipe(Schema):
     teacher: RoleOptions
     student: RoleOptions
     distillation: DistillationOptions
+    screen: ScreenOptions = ScreenOptions()
     postprocess: PostprocessConfig = PostprocessConfig()
     export: ExportOptions = ExportOptions()
 

@@ -10,7 +10,7 @@ from torch.optim.swa_utils import AveragedModel
 from ifkd.compute.distributed import world_size
 from ifkd.core.errors import TrainingError
 from ifkd.distillation.methods import Method
-from ifkd.models import Detector
+from ifkd.models import TaskNetwork
 from ifkd.recipe import TrainingOptions
 
 
@@ -88,7 +88,7 @@ def build_autocast(training: TrainingOptions, device: torch.device) -> torch.aut
     return torch.autocast(device.type, dtype, enabled=amp != "none")
 
 
-def build_ema(training: TrainingOptions, detector: Detector) -> AveragedModel | None:
+def build_ema(training: TrainingOptions, detector: TaskNetwork) -> AveragedModel | None:
     """Return the exponential moving average of a detector's weights and buffers; None without `ema_decay`.
 
     The decay of step n is min(ema_decay, (1 + n) / (10 + n)), so that the initial weights lose influence quickly.
@@ -103,7 +103,7 @@ def build_ema(training: TrainingOptions, detector: Detector) -> AveragedModel | 
     return AveragedModel(detector, avg_fn=update, use_buffers=True)
 
 
-def prepare_detector(detector: Detector, training: TrainingOptions, device: torch.device) -> Detector:
+def prepare_detector(detector: TaskNetwork, training: TrainingOptions, device: torch.device) -> TaskNetwork:
     """Return a detector on its device with the options of `training.compute` applied."""
     compute = training.compute
     if compute.sync_batch_norm:

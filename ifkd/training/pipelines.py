@@ -93,6 +93,7 @@ def distill_student(recipe: Recipe, teacher_checkpoint: Path, folder: Path, *, r
     }
     role = recipe.student.model_copy(update={"training": recipe.distillation.training})
     run = _plan_run(recipe, folder, "student distilled", role, provenance)
+    assert isinstance(run.meta, CheckpointMeta)
     _check_teacher_checkpoint(checkpoint, run.meta)
     run, student = _start_run(run, resume=resume)
     if broadcast_from_first(run.folder.is_finished):
@@ -216,7 +217,8 @@ def _warn_about_small_objects(run: TrainingRun, detector: Detector) -> None:
 def _start_run(run: TrainingRun, *, resume: bool) -> tuple[TrainingRun, Detector]:
     """Delete an earlier run unless `resume`; return the untrained detector, and the run that names its weights."""
     if not resume:
-        _remove_run(run.folder)
+        remove_run(run.folder)
+    assert isinstance(run.meta, CheckpointMeta)
     detector = _build_untrained(run.recipe, run.meta.detector, len(run.meta.classes))
     if detector.load_reports:
         pretrained = [report.to_provenance() for report in detector.load_reports]
@@ -274,7 +276,7 @@ def _check_teacher_map(teacher: Detector, run: TrainingRun) -> None:
         raise TrainingError("The teacher is too weak for distillation", got=got, expected=expected, hint=hint)
 
 
-def _remove_run(folder: RunFolder) -> None:
+def remove_run(folder: RunFolder) -> None:
     """Delete an earlier run on rank 0; refuse a folder of other files."""
     if rank() > 0 or not folder.path.exists():
         return

@@ -1,6 +1,6 @@
 """A training run and its folder: file names, the result, and the check that a folder belongs to the run."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -10,7 +10,8 @@ from ifkd.core.errors import OutputError
 from ifkd.core.files import make_folder, remove_temporary_files, write_text
 from ifkd.data.coco import CocoDataset
 from ifkd.data.metrics import Metrics
-from ifkd.models.checkpoint import CheckpointMeta
+from ifkd.models import TaskNetwork
+from ifkd.models.checkpoint import RunMeta
 from ifkd.recipe import Recipe, TrainingOptions
 
 BEST, RESULT = "best.safetensors", "result.json"
@@ -67,7 +68,7 @@ class RunFolder:
         for path in (self.best, self.last, self.method, self.state):
             remove_temporary_files(path)
 
-    def claim(self, meta: CheckpointMeta, label: str) -> None:
+    def claim(self, meta: RunMeta, label: str) -> None:
         """Write config.toml into an empty folder; compare it with `meta` in a folder that has one.
 
         Raises:
@@ -78,7 +79,7 @@ class RunFolder:
         if not self.config.is_file():
             write_text(self.config, f"# {label}\n{dump(meta)}")
 
-    def require_settings(self, meta: CheckpointMeta) -> None:
+    def require_settings(self, meta: RunMeta) -> None:
         """Refuse a folder with a run of other settings.
 
         Raises:
@@ -107,8 +108,11 @@ class TrainingRun:
     label: str
     """Text before the progress bar."""
     recipe: Recipe
+    """The section `data` states how training tiles are loaded."""
     training: TrainingOptions
-    meta: CheckpointMeta
+    meta: RunMeta
     """Metadata of the run's checkpoints."""
     train_data: CocoDataset
     validation_data: CocoDataset
+    validate: Callable[[TaskNetwork, CocoDataset, Recipe], Metrics] | None = None
+    """Returns the metrics of the network, by default those of a detector."""

@@ -11,7 +11,7 @@ from ifkd.core.errors import TrainingError
 from ifkd.core.files import atomic_path
 from ifkd.distillation import DistillationBatch, TeacherOutputs
 from ifkd.distillation.methods import Method, Term
-from ifkd.models import Detector, Targets
+from ifkd.models import Targets, TaskNetwork
 from ifkd.models.detector import Images
 from ifkd.training.dataset import Batch
 from ifkd.training.loss_balance import LossBalance
@@ -21,7 +21,11 @@ class TrainStep(nn.Module):
     """All trainable modules with one forward pass, as DistributedDataParallel needs them."""
 
     def __init__(
-        self, detector: Detector, method: Method | None, autocast: torch.autocast, balance: LossBalance | None = None
+        self,
+        detector: TaskNetwork,
+        method: Method | None,
+        autocast: torch.autocast,
+        balance: LossBalance | None = None,
     ) -> None:
         super().__init__()
         self.detector, self.method, self._autocast, self._balance = detector, method, autocast, balance

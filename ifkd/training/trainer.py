@@ -29,7 +29,7 @@ from ifkd.data.metrics import Metrics
 from ifkd.distillation import FrozenModels
 from ifkd.distillation.method_checkpoint import save_method_checkpoint
 from ifkd.distillation.methods import Method, Term
-from ifkd.models import Detector, normalize
+from ifkd.models import Detector, TaskNetwork, normalize
 from ifkd.models.checkpoint import save_checkpoint
 from ifkd.training.dataset import Batch, BatchDataset, EpochSampler, TileDataset
 from ifkd.training.loss_balance import LossBalance
@@ -49,7 +49,7 @@ from ifkd.training.train_step import TrainStep, not_finite_error, summarize_loss
 
 
 def train(
-    run: TrainingRun, detector: Detector, *, method: Method | None = None, frozen_models: FrozenModels | None = None
+    run: TrainingRun, detector: TaskNetwork, *, method: Method | None = None, frozen_models: FrozenModels | None = None
 ) -> TrainingResult:
     """Train a detector, or resume an interrupted run with the same settings; a finished run returns its result.
 
@@ -75,7 +75,7 @@ class Trainer:
     """The modules and the state of a training run."""
 
     def __init__(
-        self, run: TrainingRun, detector: Detector, method: Method | None, frozen_models: FrozenModels | None
+        self, run: TrainingRun, detector: TaskNetwork, method: Method | None, frozen_models: FrozenModels | None
     ) -> None:
         training, workers, seed = run.training, run.recipe.data.workers, run.recipe.seed
         batch_size, steps = training.batch_size, training.accumulation_steps
@@ -89,7 +89,7 @@ class Trainer:
         self.sampler = EpochSampler(
             len(run.train_data), batch_size, seed=seed, accumulation_steps=steps, rank=rank(), ranks=world_size()
         )
-        oriented = detector.config.oriented
+        oriented = isinstance(detector, Detector) and detector.config.oriented
         tiles = BatchDataset(TileDataset(run.train_data, run.recipe.data, seed=seed, oriented=oriented))
         self.loader: DataLoader[Any] = DataLoader(
             tiles, batch_size=None, sampler=self.sampler, num_workers=workers, persistent_workers=workers > 0
@@ -230,13 +230,16 @@ class Trainer:
         self.scaler.scale(loss * loss_scale).backward()  # type: ignore[no-untyped-call]
         return {name: replace(term, value=term.value.detach()) for name, term in terms.items()}
 
-    def saved_model(self) -> Detector:
+    def saved_model(self) -> TaskNetwork:
         """Return the detector that is validated and saved: the averaged one if there is one."""
-        return self.detector if self.ema is None or self.state.iteration == 0 else cast("Detector", self.ema.module)
+        return self.detector if self.ema is None or self.state.iteration == 0 else cast("TaskNetwork", self.ema.module)
 
     def evaluate(self) -> Metrics:
         """Return the current validation metrics."""
-        return validate(self.saved_model(), self.run.validation_data, self.run.recipe)
+        model, run = self.saved_model(), self.run
+        if run.validate is not None:
+            return run.validate(model, run.validation_data, run.recipe)
+        return validate(cast("Detector", model), run.validation_data, run.recipe)
 
     def validate(self) -> Metrics:
         """Validate, save the checkpoint if it is the best, and return the metrics."""
