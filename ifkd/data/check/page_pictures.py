@@ -12,11 +12,13 @@ from PIL import Image, ImageDraw
 from ifkd.core.detections import Array
 from ifkd.core.errors import DataError
 from ifkd.core.html.colors import class_color
+from ifkd.core.oriented_boxes import corners
 from ifkd.data.account import printable
-from ifkd.data.check.box_checks import Corners
+from ifkd.data.check.box_checks import Corners, polygon_problems
 from ifkd.data.check.check import CheckedDataset
-from ifkd.data.check.finding import DROPS_BOX, KINDS
+from ifkd.data.check.finding import DROPS_BOX, DROPS_POLYGON, KINDS
 from ifkd.data.check.image_inspection import CheckedImage
+from ifkd.data.oriented_labels import oriented_boxes, polygon_points
 from ifkd.imagery.contrast import ImageryOptions
 from ifkd.imagery.image_files import read_image
 
@@ -53,6 +55,8 @@ class _DrawnBox:
     corners: Corners
     color: tuple[int, int, int]
     invalid: bool = False
+    polygon: tuple[tuple[float, float], ...] = ()
+    """Corners of its oriented box, which is drawn in its place."""
 
 
 def sample_pictures(checked: CheckedDataset, imagery: ImageryOptions) -> list[PagePicture]:
@@ -60,9 +64,12 @@ def sample_pictures(checked: CheckedDataset, imagery: ImageryOptions) -> list[Pa
     label_of = {name: label for label, name in enumerate(checked.record.classes)}
     pictures = []
     for image in _samples(checked):
+        polygons = _oriented_corners(image)
         boxes = [
-            _DrawnBox(box.corners, IGNORED_RGB if box.ignore else class_color(label_of[name]))
-            for box, name, kind in zip(image.entry.boxes, image.classes, image.box_findings, strict=True)
+            _DrawnBox(box.corners, IGNORED_RGB if box.ignore else class_color(label_of[name]), polygon=polygon)
+            for box, name, kind, polygon in zip(
+                image.entry.boxes, image.classes, image.box_findings, polygons, strict=True
+            )
             if kind not in DROPS_BOX
         ]
         counts = Counter(name for _, name in image.objects)
@@ -133,6 +140,14 @@ def _samples(checked: CheckedDataset) -> list[CheckedImage]:
     return [checked.images[index] for index in sorted(chosen)]
 
 
+def _oriented_corners(image: CheckedImage) -> list[tuple[tuple[float, float], ...]]:
+    """Return the corners of the oriented box of each object of an image; none for an object that has none."""
+    kinds = polygon_problems(image.entry.boxes, image.size)
+    points = [polygon_points(box.content.get("segmentation")) for box in image.entry.boxes]
+    oriented = oriented_boxes([None if kind in DROPS_POLYGON else one for one, kind in zip(points, kinds, strict=True)])
+    return [() if np.isnan(one).any() else tuple((x, y) for x, y in one.tolist()) for one in corners(oriented)]
+
+
 def _picture(
     image: CheckedImage, imagery: ImageryOptions, boxes: Sequence[_DrawnBox], description: str, *, alt: str
 ) -> PagePicture | None:
@@ -143,6 +158,11 @@ def _picture(
     picture, factor = _resized(framed, SIDE_PX)
     draw = ImageDraw.Draw(picture)
     for box in boxes:
+        if box.polygon:
+            points = [((x + origin[0]) * factor, (y + origin[1]) * factor) for x, y in box.polygon]
+            draw.polygon(points, outline=HALO_RGB, width=4)
+            draw.polygon(points, outline=box.color, width=2)
+            continue
         x1, y1, x2, y2 = _drawn_corners(box.corners, framed.shape[:2], origin, factor)
         draw.rectangle((x1 - 2, y1 - 2, x2 + 2, y2 + 2), outline=HALO_RGB, width=4)
         draw.rectangle((x1 - 1, y1 - 1, x2 + 1, y2 + 1), outline=box.color, width=2)

@@ -1,11 +1,17 @@
 """check.html in a browser: narrow and wide, light and dark, offline."""
 
+import base64
+import io
 import json
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from deploy.cli.main import main
+from ifkd.data.check.check import CheckPlan, CheckSource, check
+from ifkd.data.check.page_pictures import sample_pictures
+from ifkd.imagery.contrast import ImageryOptions
 
 MISTAKES = [[70, 3, 9, 9], [50, 3, 40, 9], [3, 3, 0, 4], [5, 5, 0.5, 9]]
 
@@ -84,3 +90,32 @@ def test_text_of_files_is_escaped(open_page, pages):
     assert page.locator("main b b, main li > b > i, #contents i").count() == 0
     page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
     assert "<b>bold</b>" in page.locator("#findings").inner_text()
+
+
+@pytest.mark.parametrize("oriented", [True, False])
+def test_pictures_show_oriented_boxes_where_labels_have_them(tmp_path, oriented):
+    (tmp_path / "images").mkdir()
+    Image.fromarray(np.full((200, 200, 3), 90, np.uint8)).save(tmp_path / "images" / "a.png")
+    corners = [(60, 40), (160, 140), (140, 160), (40, 60)]
+    polygon = {"segmentation": [[value for point in corners for value in point]]} if oriented else {}
+    content = {
+        "images": [{"id": 1, "file_name": "a.png", "height": 200, "width": 200}],
+        "annotations": [
+            {"id": 1, "image_id": 1, "category_id": 1, "bbox": [40, 40, 120, 120], "iscrowd": 0, **polygon}
+        ],
+        "categories": [{"id": 1, "name": "ship"}],
+    }
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    checked = check(CheckPlan((CheckSource("train", tmp_path / "a.json"),)), workers=1)
+    (picture,) = sample_pictures(checked, ImageryOptions())
+    pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(picture.jpeg_base64)))).astype(int)
+    factor = pixels.shape[0] / 200
+    drawn = (np.abs(pixels - 90) > 40).any(axis=2)
+
+    def is_drawn(x, y):
+        column, row = round(x * factor), round(y * factor)
+        return bool(drawn[row - 4 : row + 5, column - 4 : column + 5].any())
+
+    assert is_drawn(110, 90) == is_drawn(50, 50) == is_drawn(90, 110) == oriented
+    assert is_drawn(100, 40) == is_drawn(160, 60) == (not oriented)
+    assert not is_drawn(100, 100)
