@@ -49,4 +49,5 @@ def _described(difference: SeedSpread) -> str:
     """Return a paired difference in words."""
     low, high = difference.interval
     interval = f"95 % interval {low:+.1f} to {high:+.1f}, " if difference.std is not None else ""
-    return f"{difference.mean:+.1f} points of mAP, {interval}{difference.seeds} paired seeds"
+    noun = "seed" if difference.seeds == 1 else "seeds"
+    return f"{difference.mean:+.1f} points of mAP, {interval}{difference.seeds} paired {noun}"
