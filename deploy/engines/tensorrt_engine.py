@@ -21,6 +21,7 @@ import numpy as np
 from deploy.engines.cuda_stream import Cuda
 from deploy.engines.engine import OUTPUT_DTYPES, Engine, EngineInfo, InferenceTiming, output_shapes
 from deploy.engines.engine_choice import CompatibleEngine, find_engine
+from deploy.engines.rtx_settings import RtxSettings, kernel_file
 from export.bundle.bundle import Bundle
 from export.bundle.manifest import Precision
 from export.tensorrt import tensorrt_api
@@ -76,6 +77,7 @@ class TensorRTEngine(Engine):
         self._contexts: dict[tuple[int, ...], _ShapeContext] = {}
         self._slots: list[_Slot] = []
         self._engine: tensorrt_api.ICudaEngine = None
+        self._rtx: RtxSettings | None = None
         self._use_graphs = graphs
         gpu = gpu_of_this_machine()
         choice = find_engine(bundle, precision=precision, gpu=gpu)
@@ -120,7 +122,7 @@ class TensorRTEngine(Engine):
         """Free graphs, contexts, memory and streams, then engine and runtime; a second call does nothing."""
         if self._slots:
             self._cancel_all()
-        self._contexts, self._slots, self._engine = {}, [], None
+        self._contexts, self._slots, self._engine, self._rtx = {}, [], None, None
         self._resources.close()
 
     def _run(self, tiles: Array) -> Candidates:
@@ -143,6 +145,12 @@ class TensorRTEngine(Engine):
         with binding_errors(f"{self.info.file} differs from the manifest", log, hint=hint):
             self._check_tensors(engine)
         self._engine = engine
+        if choice.metadata.builder == "tensorrt_rtx":
+            with binding_errors(problem, log, hint=hint):
+                settings = RtxSettings(self._trt, engine, kernel_file(self.info.sha256, self.info.device))
+            self._resources.callback(_drop_references, [settings])
+            self._resources.callback(settings.store_kernels)  # after the contexts, which compile kernels, are released
+            self._rtx = settings
         cuda = self._cuda = Cuda(self._resources)
         self._upload_stream, self._stream = cuda.stream(), cuda.stream()
         batch = self.info.max_batch
@@ -236,7 +244,10 @@ class TensorRTEngine(Engine):
         if shape in self._contexts:
             return self._contexts[shape]
         engine = self._engine
-        context = engine.create_execution_context(self._trt.ExecutionContextAllocationStrategy.USER_MANAGED)
+        if self._rtx is None:
+            context = engine.create_execution_context(self._trt.ExecutionContextAllocationStrategy.USER_MANAGED)
+        else:
+            context = self._rtx.create_context(engine)
         if context is None:
             hint = "Free GPU memory, or build with a smaller workspace."
             raise EngineError(f"The GPU has no memory left for {self.info.file}", hint=hint)

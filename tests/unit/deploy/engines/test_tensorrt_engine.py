@@ -1,6 +1,7 @@
 """The TensorRT engine on a fake GPU: its bindings, on a stand-in for its libraries, and the order of its work."""
 
 import logging
+import sys
 import types
 from collections.abc import Iterator
 from pathlib import Path
@@ -152,6 +153,36 @@ def test_an_engine_that_cannot_be_recorded_runs_step_by_step_and_says_why(
             f"engines/made.engine: no CUDA graph for tiles of [1, 3, 64, 64]: {why}"
         ]
     assert "cudaGraphLaunch" not in machine.calls
+    assert machine.alive == set()
+
+
+def test_rtx_engines_use_its_settings_and_store_their_kernels_before_they_are_freed(
+    bundle_copy: Bundle, stand_in: StandIn, machine: FakeGpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+    nothing_alive = stand_in.alive
+
+    class Settings:
+        def __init__(self, trt: Any, engine: Any, file: Path) -> None:
+            events.append(file.name)
+            assert engine.num_optimization_profiles == 1
+            self.strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
+
+        def create_context(self, engine: Any) -> Any:
+            events.append("context")
+            return engine.create_execution_context(self.strategy)
+
+        def store_kernels(self) -> None:
+            assert stand_in.alive > nothing_alive, "the engine is not freed"
+            events.append("stored")
+
+    monkeypatch.setattr(backend, "RtxSettings", Settings)
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", stand_in.module)
+    with opened(bundle_copy, stand_in, builder="tensorrt_rtx") as engine:
+        assert seen(engine.infer(tiles_of(5))) == [5]
+        name = f"{engine.info.sha256[:16]}-nvidia-h100-80gb-hbm3.kernels"
+    assert events == [name, "context", "stored"]
+    assert stand_in.alive == nothing_alive
     assert machine.alive == set()
 
 
