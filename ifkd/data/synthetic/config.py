@@ -63,6 +63,8 @@ class Ships(Schema):
     classes: Annotated[tuple[ShipClass, ...], AfterValidator(_distinct)] = SHIP_CLASSES
     per_tile: PositiveFloat = 15.0
     moored_fraction: Fraction = 0.5
+    rafted_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Chance that another ship is moored alongside a moored one, on the side of the water."""
     under_way_fraction: Fraction = 0.5
     similarity: Fraction = 0.05
     """0: classes keep their own size and paint; 1: sizes and paints of look-alikes are mixed."""

@@ -92,8 +92,22 @@ class _Fleet:
                 turn = math.pi * rng.integers(2) + rng.normal(0.0, 0.006)
                 place = berth.moved(position + ship.length_m / 2, rng.uniform(0.8, 2.5) + ship.beam_m / 2, turn)
                 if rng.random() < 0.88 and self._place(ship.at(place), self.ships, clearance_m=1.0):
+                    self._raft(ship.at(place), berth.angle, aim)
                     position += ship.length_m
                 position += rng.uniform(8, 30)
+
+    def _raft(self, ship: Ship, berth_angle: float, aim: int) -> None:
+        """Moor ships side by side, outward from a ship at a berth, up to `aim` ships in all."""
+        rng, fraction = self._rng, self._config.rafted_fraction
+        while fraction > 0 and len(self.ships) < aim and rng.random() < fraction:
+            other = self._next_ship(longest_m=1.1 * ship.length_m)
+            if other is None:
+                return
+            side, turn = Frame(ship.frame.x, ship.frame.y, berth_angle), math.pi * rng.integers(2)
+            off = (ship.beam_m + other.beam_m) / 2 + rng.uniform(1.5, 4.0)
+            ship = other.at(side.moved(rng.normal(0.0, 4.0), off, turn + rng.normal(0.0, 0.006)))
+            if not self._place(ship, self.ships, clearance_m=1.0):
+                return
 
     def put_to_sea(self, number: int) -> None:
         """Place `number` ships on open water in loose groups, some under way."""

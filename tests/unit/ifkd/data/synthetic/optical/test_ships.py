@@ -83,6 +83,23 @@ def test_moored_ships_side_by_side_have_separate_oriented_boxes_at_any_angle():
     assert min(one.intersection(other).area / one.union(other).area for one, other in pairwise(upright)) > 0.5
 
 
+def test_rafted_ships_are_moored_side_by_side():
+    def rafted(fraction):
+        setting = ShipDatasetConfig.model_validate({"ships": {"moored_fraction": 0.7, "rafted_fraction": fraction}})
+        ships = make_world(setting, place=(1, 1), size_px=(1024, 1024), ships=60, wide=False).ships
+        hulls = [Polygon(ship.outline) for ship in ships]
+        found = 0
+        for (one, hull), (other, other_hull) in combinations(zip(ships, hulls, strict=True), 2):
+            assert hull.distance(other_hull) > 0.9
+            u, v = one.frame.to_local(np.array([other.frame.x]), np.array([other.frame.y]))
+            beside = abs(u[0]) < 20 and abs(abs(v[0]) - (one.beam_m + other.beam_m) / 2) < 6
+            found += beside and abs(math.sin(one.frame.angle - other.frame.angle)) < 0.05
+        return found
+
+    assert rafted(0.0) < 3
+    assert rafted(0.8) >= 8
+
+
 @pytest.mark.parametrize("kind", SHIP_CLASSES)
 def test_all_fittings_are_inside_the_silhouette(kind):
     gsd_m = 0.5
