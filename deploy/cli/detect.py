@@ -50,6 +50,8 @@ class Arguments(cli.Arguments):
     merge: str
     metric: str
     class_agnostic_iou: float | None
+    screen: Literal["off", "auto"] | float
+    audit: float
     exclude: list[Path]
     tag: bool
     near: Path | None
@@ -118,7 +120,8 @@ def _configure_input(add: Callable[..., object]) -> None:
     add("--asset", metavar="KEY", help="asset of STAC items (default: their only image)")
     time_help = "acquisition time of the scene (RFC 3339; default: that of its STAC item or its tags)"
     add("--time", metavar="TIME", help=time_help)
-    add("--strict", action="store_true", help="stop at the first unreadable part of a scene")
+    strict_help = "stop at the first unreadable part of a scene, and fail if the audit contradicts the screen's bound"
+    add("--strict", action="store_true", help=strict_help)
 
 
 def _configure_detection(add: Callable[..., object]) -> None:
@@ -132,6 +135,18 @@ def _configure_detection(add: Callable[..., object]) -> None:
     add("--metric", choices=("iou", "ios"), default="iou", help="overlap of two boxes for merging (default: iou)")
     agnostic_help = "of boxes of different classes with a higher IoU, keep the best (default: the bundle's; 1: all)"
     add("--class-agnostic-iou", type=float, metavar="IOU", help=agnostic_help)
+    screen_help = (
+        "skip tiles by the screen of the bundle: `auto` at its calibrated threshold, where that pays, or a threshold "
+        "from 0 to 1 (default: off)"
+    )
+    add("--screen", type=_screen_choice, default="off", metavar="S", help=screen_help)
+    audit_help = "fraction of the skipped tiles that are searched to estimate the loss (default: 0.02)"
+    add("--audit", type=float, default=0.02, metavar="F", help=audit_help)
+
+
+def _screen_choice(text: str) -> float | str:
+    """Return `off`, `auto` or a threshold."""
+    return text if text in {"off", "auto"} else float(text)
 
 
 def _configure_filters(add: Callable[..., object]) -> None:
@@ -202,7 +217,11 @@ def _resolve(arguments: Arguments) -> "DetectPlan":
         strict=arguments.strict,
         aoi=None if arguments.aoi is None else read_aoi(arguments.aoi),
         tile_px=arguments.tile,
+        screen=arguments.screen,
+        audit=arguments.audit,
     )
+    if arguments.screen == "auto" and settings.screen is None:
+        _log("The bundle has no screen with a calibrated threshold: all tiles are searched.")
     if not single and arguments.ground_truth is not None:
         hint = "Evaluate each with `ifkd evaluate RESULTS --scene LABELS`."
         raise UsageError("--ground-truth has the labels of one scene", got=f"{len(scenes)} scenes", hint=hint)
@@ -286,6 +305,11 @@ def _run_single(plan: "DetectPlan", arguments: Arguments) -> dict[str, Any]:
             f"the others are written. The first is {unreadable[0].tile}: {unreadable[0].problem}"
         )
         raise VerdictError(problem, result=record)
+    contradiction = run.record.screening.contradiction if run.record.screening is not None else None
+    if contradiction is not None:
+        if arguments.strict:
+            raise VerdictError(contradiction, result=record)
+        _log(contradiction)
     return record
 
 
@@ -331,6 +355,8 @@ def _scene_summary(run: "SceneRun", out: str) -> str:
         shown = ", ".join(f"{name} {value:.3f}" for name, value in metrics.items() if value is not None)
         condition = f"{score.objects} labeled objects, at score {score.score_threshold:g} and IoU 0.5"
         lines.append(f"Against {condition}: {shown or 'nothing to compare'}")
+    if result.screening is not None:
+        lines.append(result.screening.record.summary())
     if result.filters is not None:
         lines.append(result.filters.summary())
     lines.append(f"Results: {out} ({', '.join(run.record.files)})")

@@ -214,5 +214,6 @@ def _message(entry: SceneEntry, number: int, total: int) -> str:
         return f"[{number}/{total}] {entry.name} failed: {entry.problem}"
     unreadable = f", {entry.unreadable_tiles} tiles could not be read" if entry.unreadable_tiles else ""
     retried = f", {entry.retried_row_ranges} row ranges retried" if entry.retried_row_ranges else ""
+    screen = f". {entry.screen_problem}" if entry.screen_problem else ""
     seconds = entry.seconds["total"]
-    return f"[{number}/{total}] {entry.name}: {entry.objects} objects in {seconds:.1f} s{unreadable}{retried}"
+    return f"[{number}/{total}] {entry.name}: {entry.objects} objects in {seconds:.1f} s{unreadable}{retried}{screen}"

@@ -13,31 +13,36 @@ from deploy.scene.read.scene import CACHE_BYTES, Scene, gdal_environment
 from deploy.scene.run.row_journal import RowRecord
 from deploy.scene.run.row_ranges import RowRange
 from deploy.scene.run.run_rows import RowPlan, run_rows
+from deploy.scene.screen.screen_band import screen_bands
+from deploy.scene.screen.screen_layout import BandScores, ScreenLayout
+from deploy.scene.screen.screen_network import ScreenNetwork
 from export.bundle.bundle import Bundle
 from ifkd.core.errors import SceneError
 from ifkd.imagery.address import HTTP_OPTIONS, RasterAddress
 from ifkd.imagery.contrast import ContrastStretch, ImageryOptions
 
 OpenEngine = Callable[[Bundle], Engine]
+OpenScreen = Callable[[Bundle], ScreenNetwork]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ScenePlan:
-    """Everything that an actor needs to run any row range of a scene."""
+    """Everything that an actor needs to run any row range of a scene, or to screen any of its bands."""
 
     location: Path | RasterAddress
     """Absolute."""
     imagery: ImageryOptions
     stretch: ContrastStretch
     """Contrast stretch of the entire scene, so that actors need not sample it again."""
-    plan: RowPlan
+    plan: RowPlan | ScreenLayout
+    """What to do with its row ranges or its bands."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RangeResult:
-    """Result of a row range."""
+    """Result of a row range or a band."""
 
-    rows: tuple[RowRecord, ...]
+    results: tuple[RowRecord | BandScores, ...]
     """From top to bottom."""
     seconds: dict[str, float]
     """By stage."""
@@ -49,28 +54,40 @@ class EngineActor:
     Several row ranges may run at a time: while the engine works on one, the tiles of the next are read.
     """
 
-    def __init__(self, fetch_bundle: Callable[[], BundleCopy], open_engine: OpenEngine) -> None:
+    def __init__(
+        self, fetch_bundle: Callable[[], BundleCopy], open_engine: OpenEngine, open_screen: OpenScreen
+    ) -> None:
         # Ray calls the methods in other threads, but rasterio's options are thread-local; GDAL reads the environment.
         for name, value in {**HTTP_OPTIONS, "GDAL_CACHEMAX": str(CACHE_BYTES >> 20)}.items():
             os.environ.setdefault(name, value)
-        self._engine = open_engine(fetch_bundle().unpack())
+        self._bundle = fetch_bundle().unpack()
+        self._engine = open_engine(self._bundle)
         self._engine_lock = threading.Lock()
+        self._open_screen = open_screen
+        self._screen: ScreenNetwork | None = None
 
     def info(self) -> EngineInfo:
         """Return the description of the engine; a response means that the actor is ready."""
         return self._engine.info
 
-    def run(self, scene: ScenePlan, row_range: RowRange) -> RangeResult:
-        """Run a row range of a scene.
+    def run(self, scene: ScenePlan, task: RowRange | int) -> RangeResult:
+        """Run a row range of a scene, or screen a band.
 
         Raises:
             SceneError: The scene cannot be opened on this node; or a part is unreadable, and the run is strict.
         """
-        rows: list[RowRecord] = []
-        engine, lock = self._engine, self._engine_lock
+        results: list[RowRecord | BandScores] = []
+        engine, lock, plan, seconds = self._engine, self._engine_lock, scene.plan, dict[str, float]()
         with gdal_environment(), _open(scene) as opened:
-            seconds = run_rows(engine, opened, scene.plan, row_range, put=rows.append, engine_lock=lock)
-        return RangeResult(tuple(rows), seconds)
+            if isinstance(plan, ScreenLayout):
+                assert isinstance(task, int)
+                with lock:
+                    self._screen = self._screen or self._open_screen(self._bundle)
+                    screen_bands(self._screen, opened, plan, [task], put=results.append)
+            else:
+                assert isinstance(task, RowRange)
+                seconds = run_rows(engine, opened, plan, task, put=results.append, engine_lock=lock)
+        return RangeResult(tuple(results), seconds)
 
 
 def _open(scene: ScenePlan) -> Scene:

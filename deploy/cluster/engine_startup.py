@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 
 from deploy.cluster.engine_pool import EnginePool
 from deploy.cluster.ray_pool import ray_engines
@@ -11,6 +12,7 @@ from deploy.engines import GPU_BACKENDS
 from deploy.engines.best_engine import chosen_options
 from deploy.scene.detect_plan import DetectPlan
 from deploy.scene.run.executor import LocalExecutor
+from deploy.scene.screen.screen_network import ScreenNetwork
 
 
 @contextmanager
@@ -27,9 +29,13 @@ def open_engine_pool(plan: DetectPlan, log: Callable[[str], object]) -> Iterator
     if plan.cluster is None:
         with options.open(plan.request.bundle) as engine:
             record = EnginesRecord(backend=engine.info.backend, device=engine.info.device, count=1)
-            yield EnginePool(LocalExecutor(engine), record, concurrent_scenes=1)
+            screen = partial(ScreenNetwork, plan.request.bundle, backend=options.backend, threads=options.threads)
+            yield EnginePool(LocalExecutor(engine, screen), record, concurrent_scenes=1)
         return
     cores, on_gpu = plan.cores_per_actor, options.backend in GPU_BACKENDS
     opener = replace(options, threads=options.threads or cores).opener()
-    with ray_engines(plan.request.bundle, opener, on_gpu=on_gpu, cores_per_engine=cores, log=log) as pool:
+    screen = partial(ScreenNetwork, backend=options.backend, threads=options.threads or cores)
+    with ray_engines(
+        plan.request.bundle, opener, on_gpu=on_gpu, cores_per_engine=cores, log=log, open_screen=screen
+    ) as pool:
         yield pool

@@ -1,29 +1,30 @@
-"""Queue of the row ranges that wait for an engine; those of the earliest scene come first."""
+"""Queue of the row ranges and bands that wait for an engine; those of the earliest scene come first."""
 
 import heapq
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import Any
 
 from deploy.cluster.engine_actor import RangeResult, ScenePlan
-from deploy.scene.run.assembly import Assembly
 from deploy.scene.run.row_ranges import RowRange
 
 
 class SceneJob:
-    """A scene in execution; `assembly` receives its finished rows."""
+    """A scene in execution; `put` receives its finished rows or bands."""
 
-    def __init__(self, assembly: Assembly, plan: ScenePlan) -> None:
+    def __init__(self, put: Callable[[Any], None], plan: ScenePlan) -> None:
         self.plan, self.retries = plan, 0
-        self._assembly, self._open = assembly, True
+        self._put, self._open = put, True
         self._lock = threading.Lock()
 
     def deliver(self, result: RangeResult) -> None:
-        """Put the rows of a row range into the assembly, unless the job is closed."""
+        """Put the results of a row range or a band, unless the job is closed."""
         with self._lock:
             if self._open:
-                for record in result.rows:
-                    self._assembly.put(record)
+                for one in result.results:
+                    self._put(one)
 
     def count_retry(self) -> None:
         """Count a row range that runs again."""
@@ -38,14 +39,14 @@ class SceneJob:
 
 @dataclass(order=True, slots=True)
 class WaitingRange:
-    """A row range that waits for an engine."""
+    """A row range, or a band of the screen, that waits for an engine."""
 
     order: tuple[int, int]
     """Number of the scene, and of the row range in it."""
     job: SceneJob = field(compare=False)
-    row_range: RowRange = field(compare=False)
+    task: RowRange | int = field(compare=False)
     done: "Future[dict[str, float]]" = field(compare=False, default_factory=Future)
-    """Seconds by stage; set when the rows are in the assembly."""
+    """Seconds by stage; set when the results are put."""
     lost_engines: int = field(compare=False, default=0)
     """Number of engines that were lost while they ran it."""
 

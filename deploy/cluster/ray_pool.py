@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from deploy.cluster.bundle_copy import BundleCopy
-from deploy.cluster.engine_actor import EngineActor, OpenEngine, RangeResult, ScenePlan
+from deploy.cluster.engine_actor import EngineActor, OpenEngine, OpenScreen, RangeResult, ScenePlan
 from deploy.cluster.engine_pool import EnginePool
 from deploy.cluster.range_queue import RangeQueue, SceneJob, WaitingRange
 from deploy.cluster.ray_cluster import check_nodes, connected, nodes_of
@@ -28,6 +28,8 @@ from deploy.scene.run.assembly import Assembly
 from deploy.scene.run.executor import ExecutionStats, SceneExecutor
 from deploy.scene.run.row_ranges import RowRange
 from deploy.scene.run.run_rows import RowPlan
+from deploy.scene.screen.screen_layout import BandScores, ScreenLayout
+from deploy.scene.screen.screen_network import ScreenNetwork
 from export.bundle.bundle import Bundle
 from ifkd.core.errors import EngineError, SceneError, UsageError
 
@@ -42,11 +44,18 @@ POLL_S = 0.5
 
 @contextmanager
 def ray_engines(
-    bundle: Bundle, open_engine: OpenEngine, *, on_gpu: bool, cores_per_engine: int, log: Callable[[str], object]
+    bundle: Bundle,
+    open_engine: OpenEngine,
+    *,
+    on_gpu: bool,
+    cores_per_engine: int,
+    log: Callable[[str], object],
+    open_screen: OpenScreen = ScreenNetwork,
 ) -> Iterator[EnginePool]:
     """Open an engine on every GPU of the cluster, or on every `cores_per_engine` CPU cores.
 
-    The bundle is sent to nodes that do not have it; `open_engine` is called in the actors.
+    The bundle is sent to nodes that do not have it; `open_engine` is called in the actors, and `open_screen` when a
+    scene is screened.
 
     Raises:
         EngineError: The cluster is too small for an engine, or an engine cannot start.
@@ -71,7 +80,7 @@ def ray_engines(
             max_concurrency=RANGES_PER_ENGINE + 1,  # one more for health checks
         )
         log(f"Opening {_counted(count, 'engine')} on Ray ({_counted(len(nodes), 'node')}).")
-        actors = [actor_class.remote(fetch_bundle, open_engine) for _ in range(count)]
+        actors = [actor_class.remote(fetch_bundle, open_engine, open_screen) for _ in range(count)]
         info = _require_identical(ray, actors)
         record = EnginesRecord(
             cluster=f"ray {ray.__version__}",
@@ -121,24 +130,31 @@ class RayExecutor(SceneExecutor):
             SceneError: A row range failed; or a part is unreadable, and the run is strict.
             UsageError: The scene is an array.
         """
-        location = scene.location
-        if location is None:
-            raise UsageError("A scene in memory cannot run on a cluster", hint="Write it to a file.")
-        location = location.absolute() if isinstance(location, Path) else location
-        job = SceneJob(assembly, ScenePlan(location, scene.imagery, scene.info.stretch, plan))
+        job, seconds = SceneJob(assembly.put, _scene_plan(scene, plan)), Counter[str]()
+        for row_range, stages in zip(row_ranges, self._finish(job, row_ranges), strict=True):
+            seconds.update(stages)
+            step((row_range.stop_row - row_range.first_row) * plan.columns)
+        return ExecutionStats(dict(seconds), job.retries)
+
+    def screen(
+        self, scene: Scene, layout: ScreenLayout, bands: Sequence[int], *, put: Callable[[BandScores], None]
+    ) -> None:
+        """Screen bands of a scene; see `SceneExecutor.screen` and `run`."""
+        for _ in self._finish(SceneJob(put, _scene_plan(scene, layout)), bands):
+            pass
+
+    def _finish(self, job: SceneJob, tasks: Sequence[RowRange | int]) -> Iterator[dict[str, float]]:
+        """Distribute tasks, and yield the seconds by stage of each when it is done, in order."""
         number = next(self._scene_numbers)
-        waiting = [WaitingRange((number, index), job, row_range) for index, row_range in enumerate(row_ranges)]
-        seconds: Counter[str] = Counter()
+        waiting = [WaitingRange((number, index), job, task) for index, task in enumerate(tasks)]
         try:
             for item in waiting:
                 self._queue.put(item)
             for item in waiting:
-                seconds.update(item.done.result())
-                step((item.row_range.stop_row - item.row_range.first_row) * plan.columns)
+                yield item.done.result()
         finally:
             self._queue.drop(job)
             job.close()
-        return ExecutionStats(dict(seconds), job.retries)
 
     def stop(self) -> None:
         """Make all pending `run` calls fail."""
@@ -182,10 +198,21 @@ class RayExecutor(SceneExecutor):
                 item.job.count_retry()
             self._queue.put(item)
             return
-        rows = f"rows {item.row_range.first_row} to {item.row_range.stop_row - 1} of tiles"
+        task = item.task
+        part = f"band {task} of the screen"
+        if isinstance(task, RowRange):
+            part = f"rows {task.first_row} to {task.stop_row - 1} of tiles"
         hint = "The file may crash its decoder, or the nodes may have too little memory."
-        problem = f"{item.lost_engines} engines were lost while they processed {rows}"
+        problem = f"{item.lost_engines} engines were lost while they processed {part}"
         item.done.set_exception(SceneError(problem, hint=hint))
+
+
+def _scene_plan(scene: Scene, plan: RowPlan | ScreenLayout) -> ScenePlan:
+    location = scene.location
+    if location is None:
+        raise UsageError("A scene in memory cannot run on a cluster", hint="Write it to a file.")
+    location = location.absolute() if isinstance(location, Path) else location
+    return ScenePlan(location, scene.imagery, scene.info.stretch, plan)
 
 
 class _ActorLostError(Exception):
@@ -220,7 +247,7 @@ class _ActorClient:
         try:
             if self._lost:
                 raise _ActorLostError(while_running=False)
-            result: RangeResult = self._ray.get(self._actor.run.remote(item.job.plan, item.row_range))
+            result: RangeResult = self._ray.get(self._actor.run.remote(item.job.plan, item.task))
         except errors.RayTaskError as error:
             raise error.cause from error
         except errors.RayError as error:

@@ -41,6 +41,11 @@ class SceneEntry(Schema):
     """Problem of the first unreadable tile."""
     retried_row_ranges: int = 0
     """Row ranges that ran again because their engine was lost."""
+    skipped_tiles: int = 0
+    """Tiles that the screen skipped."""
+    screen_problem: str | None = None
+    """Contradiction between the audit of the skipped tiles and the bound of the screen; an error if `strict`."""
+    strict: bool = False
     seconds: dict[str, float] = {}
     """By stage; read, preprocess, infer and decode are sums over the engines."""
 
@@ -64,6 +69,9 @@ class SceneEntry(Schema):
             unreadable_tiles=len(tiles.unreadable),
             first_unreadable=tiles.unreadable[0].problem if tiles.unreadable else None,
             retried_row_ranges=tiles.retried_row_ranges,
+            skipped_tiles=0 if record.screening is None else record.screening.skipped,
+            screen_problem=None if record.screening is None else record.screening.contradiction,
+            strict=record.settings.strict,
             seconds={stage: round(value, 3) for stage, value in record.seconds.items()},
         )
 
@@ -127,6 +135,9 @@ class Summary(Schema):
         if incomplete:
             scenes = f"{len(incomplete)} scenes could not be read ({_first(incomplete, ', ')})"
             parts.append(f"{self.unreadable_tiles} tiles of {scenes}")
+        contradicted = [f"{entry.name}: {entry.screen_problem}" for entry in self.entries if entry.screen_problem]
+        if contradicted and any(entry.strict for entry in self.entries):
+            parts.append(_first(contradicted, "; "))
         return "; ".join(parts) or None
 
 

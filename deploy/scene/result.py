@@ -11,6 +11,7 @@ from deploy.engines.engine import EngineInfo
 from deploy.scene.filters import FiltersRecord, SceneFilters, require_places
 from deploy.scene.read.georeference import centers, corners, map_polygons
 from deploy.scene.read.scene import SceneInfo
+from deploy.scene.screen.audit import SceneScreening
 from deploy.scene.settings import DetectionSettings
 from ifkd.core.detections import Array, Detections
 from ifkd.core.errors import MissingExtraError
@@ -60,6 +61,8 @@ class SceneResult:
     """Properties that filters added, by name, [n]: bool, float64 with NaN for none, or object with None for none."""
     filters: FiltersRecord | None = None
     """Filters that were applied."""
+    screening: SceneScreening | None = None
+    """Outcome of the screen; None if there was none."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -69,7 +72,13 @@ class SceneResult:
     @property
     def processed(self) -> int:
         """Tiles that passed through the engine."""
-        return len(self.grid) - self.empty - self.outside - len(self.unreadable)
+        unsearched = 0 if self.screening is None else self.screening.selection.unsearched
+        return len(self.grid) - self.empty - self.outside - len(self.unreadable) - unsearched
+
+    @property
+    def searched(self) -> float:
+        """Fraction of the tiles that were searched by the engine, or by the screen that skipped them."""
+        return 1.0 - (self.empty + self.outside + len(self.unreadable)) / len(self.grid)
 
     def counts(self) -> dict[str, int]:
         """Return the number of detections by class name."""

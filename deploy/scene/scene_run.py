@@ -75,7 +75,7 @@ def run_scene(
                 identity = run_identity(bundle.path, scene, engine.info, settings, size)
                 with RowJournal(output.journal_path, identity) as journal:
                     if len(journal):
-                        rows = "1 row" if len(journal) == 1 else f"{len(journal)} rows"
+                        rows = "1 row" if journal.rows == 1 else f"{journal.rows} rows"
                         log(f"Resuming: an earlier run finished {rows} of tiles.")
                     ids, bar = bundle.manifest.category_ids, show_progress
                     result = detect_scene(
@@ -120,8 +120,7 @@ def _score(result: SceneResult, ground_truth: SceneGroundTruth | None) -> SceneS
         return None
     scene, threshold = result.scene, result.settings.postprocess.score_threshold
     gsd_m = None if scene.georeference is None else scene.georeference.gsd_m(scene.size)
-    searched = result.processed / len(result.grid)
-    ground = Ground.of_scene(scene.size, scene.georeference, gsd_m=gsd_m, searched=searched)
+    ground = Ground.of_scene(scene.size, scene.georeference, gsd_m=gsd_m, searched=result.searched)
     score = ground_truth.score(result.detections, score_threshold=threshold)
     figures = ground_truth.figures(result.detections, ground=ground, score_threshold=threshold, lowest_score=threshold)
     return score.model_copy(update={"operational": figures})

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from deploy.scene.filters import SceneFilters
 from deploy.scene.merge.merge import MergeSettings
@@ -13,6 +13,7 @@ from deploy.scene.read.scene import Scene, override
 from deploy.scene.training_range import training_remarks
 from export.bundle.bundle import Bundle
 from export.bundle.manifest import Manifest
+from export.bundle.screen_record import ScreenRecord
 from ifkd.core.config import Schema
 from ifkd.core.detections import Array
 from ifkd.core.errors import BundleError, UsageError
@@ -24,10 +25,33 @@ from ifkd.imagery.contrast import AlphaBand
 
 EDGE_TOLERANCE_ENGINE_PX = 2.0
 """A box this close to a tile's edge counts as cut by it, engine pixels."""
+AUDIT_FRACTION = 0.02
+"""Default fraction of the skipped tiles that are searched all the same."""
 MAX_GSD_RATIO = 10.0
 """Largest ground sample distance of a scene, relative to that of the training images."""
 INTEGER_TOLERANCE = 1e-6
 """Tolerance for treating a value as an integer."""
+
+
+class ScreenSettings(Schema):
+    """How the screen of a bundle chooses the tiles that are searched."""
+
+    threshold: float
+    """Least objectness of a tile that is searched; with 0, all are."""
+    auto: bool
+    """Whether the entire scene is searched if the screen lets almost all tiles pass."""
+    scale: float
+    """Factor from the engine's pixels to the screen's."""
+    stride: int
+    """Side of a cell, pixels of the screen."""
+    context_px: int
+    """Pixels of the screen around a cell that affect its value."""
+    bound: float | None = None
+    """Upper bound of the expected fraction of lost detections at this threshold; None if it is unknown."""
+    audit_fraction: float = AUDIT_FRACTION
+    """Fraction of the skipped tiles that are searched all the same, to estimate the loss."""
+    audit_seed: int = 0
+    """Seed of the choice of these tiles; the name of the scene is added to it."""
 
 
 class DetectionSettings(Schema):
@@ -49,6 +73,8 @@ class DetectionSettings(Schema):
     """(height, width) of a tile, engine pixels; None for the engine's default."""
     gsd_m: float | None = None
     """Ground sample distance of the scene, as stated or else as of the training images, meters; None if unknown."""
+    screen: ScreenSettings | None = None
+    """Screen that chooses the tiles; None to search all."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -115,6 +141,8 @@ def settings_for(
     strict: bool = False,
     aoi: AreaOfInterest | None = None,
     tile_px: int | None = None,
+    screen: Literal["off", "auto"] | float = "off",
+    audit: float = AUDIT_FRACTION,
 ) -> DetectionSettings:
     """Return the settings of a bundle with overrides.
 
@@ -129,6 +157,8 @@ def settings_for(
         strict: Fail at the first unreadable part of the scene.
         aoi: Area of interest; see `read_aoi`.
         tile_px: Height and width of a tile, engine pixels, for a bundle that accepts several sizes.
+        screen: `off`, `auto` or the least objectness of a tile that is searched; see `ScreenSettings`.
+        audit: Fraction of the skipped tiles that are searched all the same.
 
     Raises:
         UsageError: A setting is invalid for this bundle.
@@ -165,6 +195,7 @@ def settings_for(
         aoi=aoi,
         tile_px=None if tile_px is None else tile,
         gsd_m=defaults.gsd_m if gsd_m is None else gsd_m,
+        screen=_screen(manifest.screen, screen, audit),
     )
 
 
@@ -230,6 +261,34 @@ def _scale(manifest: Manifest, tile: tuple[int, int], gsd_m: float | None) -> fl
             hint="State --gsd-m in meters.",
         )
     return height / max(1, round(height / (scale * gsd_m / trained)))  # gives a whole number of scene pixels
+
+
+def _screen(record: ScreenRecord | None, choice: float | str, audit: float) -> ScreenSettings | None:
+    """Return the settings of a screen; None if it is off, or has no threshold of its own."""
+    if not 0.0 <= audit <= 1.0:
+        raise UsageError("The fraction of audited tiles must be from 0 to 1", got=audit)
+    if isinstance(choice, str):
+        if _one_of("screen", choice, ("off", "auto")) == "off" or record is None or record.threshold is None:
+            return None
+        threshold = record.threshold
+    elif record is None:
+        hint = "Train one with `ifkd train --role screen` and export the bundle with it, or omit --screen."
+        raise UsageError("The bundle has no screen", got=f"a threshold of {choice:g}", hint=hint)
+    elif not 0.0 <= choice <= 1.0:
+        raise UsageError("The threshold of a screen must be from 0 to 1", got=choice)
+    else:
+        threshold = choice
+    calibration = record.calibration
+    is_bounded = calibration is not None and record.threshold is not None and threshold <= record.threshold
+    return ScreenSettings(
+        threshold=threshold,
+        auto=isinstance(choice, str),
+        scale=record.scale,
+        stride=record.stride,
+        context_px=record.context_px,
+        bound=calibration.bound if calibration is not None and is_bounded else None,
+        audit_fraction=audit,
+    )
 
 
 def _one_of(name: str, value: str, known: tuple[str, ...]) -> Any:

@@ -53,6 +53,8 @@ class Raster(ABC):
     """Value of pixels without data, of each band of the file; None for all bands of a palette."""
     remarks: tuple[str, ...] = ()
     """Assumptions about the raster that may be wrong, for the user."""
+    overview_sizes: tuple[tuple[int, int], ...] = ()
+    """(height, width) of the overviews, the largest first, if they are certainly not older than the pixels."""
     dataset: Any
     """The open rasterio dataset; None in memory."""
 
@@ -77,7 +79,10 @@ class Raster(ABC):
 
 
 class RasterFile(Raster):
-    """A raster that GDAL reads: GeoTIFF, COG, VRT, PNG, JPEG and others; `drivers` restricts the formats."""
+    """A raster that GDAL reads: GeoTIFF, COG, VRT, PNG, JPEG and others; `drivers` restricts the formats.
+
+    With `overview`, it is the overview of this number, from 0, instead of the full resolution.
+    """
 
     def __init__(
         self,
@@ -85,9 +90,12 @@ class RasterFile(Raster):
         *,
         imagery: ImageryOptions | None = None,
         drivers: Sequence[str] | None = None,
+        overview: int | None = None,
     ) -> None:
         self._path = path
-        self.dataset = dataset = _open_file(path) if isinstance(path, Path) else _open_address(path)
+        level = {} if overview is None else {"overview_level": overview}
+        opened = _open_file(path, **level) if isinstance(path, Path) else _open_address(path, **level)
+        self.dataset = dataset = opened
         self.name = path.name
         try:
             _require_readable(dataset, path, drivers)
@@ -103,6 +111,7 @@ class RasterFile(Raster):
         self.driver = dataset.driver
         self.size = (dataset.height, dataset.width)
         self.block_rows, self.block_columns = map(int, dataset.block_shapes[0])
+        self.overview_sizes = _overview_sizes(dataset)
         self._nodata = dataset.nodatavals if imagery.nodata is None else (imagery.nodata,) * dataset.count
         self._palette = _palette(dataset)
         self._flags = dataset.mask_flag_enums
@@ -236,11 +245,11 @@ class RasterArray(Raster):
         """Do nothing."""
 
 
-def _open_address(address: RasterAddress) -> Any:
+def _open_address(address: RasterAddress, **options: int) -> Any:
     # Without the option GDAL lists the remote folder, which may take longer than reading the scene.
     with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="TRUE", **HTTP_OPTIONS):
         try:
-            return _open_dataset(address.gdal_path)
+            return _open_dataset(address.gdal_path, **options)
         except GDAL_ERRORS as error:
             raise SceneError(
                 f"{address} cannot be opened ({str(error).replace(address.gdal_path, str(address))})",
@@ -249,24 +258,31 @@ def _open_address(address: RasterAddress) -> Any:
             ) from error
 
 
-def _open_dataset(path: Path | str) -> Any:
+def _open_dataset(path: Path | str, **options: int) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        return rasterio.open(path)
+        return rasterio.open(path, **options)
 
 
-def _open_file(path: Path) -> Any:
+def _open_file(path: Path, **options: int) -> Any:
     if not path.exists():
         raise SceneError(f"There is no scene {path}", hint="Check the path.")
     if not path.is_file():
         raise SceneError(f"{path} is a folder, not a scene", hint="Give a raster file, such as a GeoTIFF.")
     try:
-        return _open_dataset(path)
+        return _open_dataset(path, **options)
     except GDAL_ERRORS as error:
         raise SceneError(
             f"{path} is not a raster that can be read ({error})",
             expected="a complete GeoTIFF, VRT, PNG, JPEG or other file that GDAL reads",
         ) from error
+
+
+def _overview_sizes(dataset: Any) -> tuple[tuple[int, int], ...]:
+    """Return the sizes of the overviews of a cloud optimized GeoTIFF, which GDAL knows to be unchanged; else none."""
+    if dataset.tags(ns="IMAGE_STRUCTURE").get("LAYOUT") != "COG":
+        return ()
+    return tuple((-(-dataset.height // factor), -(-dataset.width // factor)) for factor in dataset.overviews(1))
 
 
 def _require_readable(dataset: Any, path: Path | RasterAddress, drivers: Sequence[str] | None) -> None:

@@ -45,3 +45,17 @@ def add_screen(bundle, *, threshold=0.4, scale=SCALE, stride=STRIDE, calibration
     files = {**bundle.manifest.files, "screen.onnx": file}
     write_manifest(bundle.path, bundle.manifest.model_copy(update={"files": files, "screen": screen}))
     return open_bundle(bundle.path)
+
+
+class BrightnessScreen:
+    """The same screen without ONNX Runtime; `screened` counts the pixels that it saw."""
+
+    def __init__(self, *, stride=STRIDE):
+        self._stride = stride
+        self.screened = 0
+
+    def objectness(self, pixels):
+        height, width = pixels.shape[0] // self._stride, pixels.shape[1] // self._stride
+        self.screened += height * width * self._stride**2
+        cells = pixels.mean(axis=2, dtype=np.float32).reshape(height, self._stride, width, self._stride)
+        return cells.max(axis=(1, 3)) / np.float32(255)

@@ -88,6 +88,7 @@ class Scene:
         nodata: Value of pixels without data, if the file does not state it; overrides the imagery.
         alpha: Band that is 0 where the scene has no data, or `none`; overrides the imagery.
         stretch: Contrast stretch that was chosen before; by default it is computed from a sample.
+        overview: Number of the overview of the file to read instead of the full resolution.
         time: Acquisition time; by default that of the file's tags.
 
     Raises:
@@ -105,6 +106,7 @@ class Scene:
         nodata: float | None = None,
         alpha: AlphaBand | None = None,
         stretch: ContrastStretch | None = None,
+        overview: int | None = None,
         time: AcquisitionTime | None = None,
     ) -> None:
         imagery = imagery or ImageryOptions()
@@ -115,10 +117,12 @@ class Scene:
         if isinstance(source, np.ndarray):
             self._raster: Raster = RasterArray(source, imagery=imagery)
         else:
-            self.location, self._raster = source, RasterFile(source, imagery=imagery)
+            self.location, self._raster = source, RasterFile(source, imagery=imagery, overview=overview)
         raster = self._raster
         self.size = raster.size
         """(height, width), pixels."""
+        self.overview_sizes = raster.overview_sizes
+        """(height, width) of the overviews that are certainly not older than the scene, the largest first."""
         self.block_rows = raster.block_rows
         """Height of a block of the file."""
         self.gapless = not raster.may_have_gaps
@@ -220,6 +224,16 @@ class Scene:
                     np.asarray(Image.fromarray(part.valid).resize(size)),
                 )
         return Patch(pixels, valid)
+
+    def at_overview(self, number: int) -> "Scene":
+        """Open an overview of the scene, with the same bands and contrast.
+
+        Raises:
+            SceneError: The overview is unreadable.
+        """
+        assert self.location is not None
+        stretch, time = self.info.stretch, self.info.time
+        return Scene(self.location, imagery=self.imagery, stretch=stretch, overview=number, time=time)
 
     def files(self) -> dict[str, str]:
         """Return size and modification time of every file of the scene, by name."""

@@ -10,6 +10,9 @@ from deploy.scene.read.scene import Scene
 from deploy.scene.run.assembly import Assembly
 from deploy.scene.run.row_ranges import RowRange, join_adjacent
 from deploy.scene.run.run_rows import RowPlan, run_rows
+from deploy.scene.screen.screen_band import Objectness, screen_bands
+from deploy.scene.screen.screen_layout import BandScores, ScreenLayout
+from ifkd.core.errors import UsageError
 
 Step = Callable[[int], object]
 """Called with the number of tiles that were finished since the last call."""
@@ -38,16 +41,31 @@ class SceneExecutor(ABC):
         """Run unfinished row ranges of a scene, and put their rows into the assembly, in any order."""
 
     @abstractmethod
+    def screen(
+        self, scene: Scene, layout: ScreenLayout, bands: Sequence[int], *, put: Callable[[BandScores], None]
+    ) -> None:
+        """Screen bands of a scene, and put their scores, in any order.
+
+        Raises:
+            BundleError: The bundle has no screen.
+        """
+
+    @abstractmethod
     def stop(self) -> None:
         """Make pending `run` calls of other threads fail."""
 
 
 class LocalExecutor(SceneExecutor):
-    """Runs row ranges one after the other with an engine of this process."""
+    """Runs row ranges one after the other with an engine of this process.
 
-    def __init__(self, engine: Engine) -> None:
+    `open_screen` opens the screen of the bundle when a scene is screened first.
+    """
+
+    def __init__(self, engine: Engine, open_screen: Callable[[], Objectness] | None = None) -> None:
         self.info = engine.info
         self._engine = engine
+        self._open_screen = open_screen
+        self._network: Objectness | None = None
 
     def run(
         self, scene: Scene, plan: RowPlan, row_ranges: Sequence[RowRange], assembly: Assembly, *, step: Step
@@ -57,6 +75,18 @@ class LocalExecutor(SceneExecutor):
         for row_range in join_adjacent(row_ranges):
             total.update(run_rows(self._engine, scene, plan, row_range, put=assembly.put, step=lambda: step(1)))
         return ExecutionStats(dict(total))
+
+    def screen(
+        self, scene: Scene, layout: ScreenLayout, bands: Sequence[int], *, put: Callable[[BandScores], None]
+    ) -> None:
+        """Screen bands of a scene; see `SceneExecutor.screen`."""
+        if not bands:
+            return
+        if self._network is None:
+            if self._open_screen is None:
+                raise UsageError("A screen needs the bundle", hint="Use `detect`, or open the executor with a screen.")
+            self._network = self._open_screen()
+        screen_bands(self._network, scene, layout, bands, put=put)
 
     def stop(self) -> None:
         """Do nothing: no other thread calls `run`."""

@@ -1,5 +1,6 @@
 """Detect the objects of a scene: run its rows of tiles, store them in the journal and merge them.
 
+    screening: bands of the scene -> screen -> tiles to search, if the settings have a screen
     executor: rows of tiles -> engine, of this or another process -> finished rows
     assembly: finished rows -> journal -> streaming merge -> detections
 
@@ -10,6 +11,7 @@ the same batches as an uninterrupted run.
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +26,13 @@ from deploy.scene.read.scene import CACHE_BYTES, Scene
 from deploy.scene.result import SceneResult
 from deploy.scene.run.assembly import Assembly
 from deploy.scene.run.executor import LocalExecutor, SceneExecutor
+from deploy.scene.run.prefetch import Stopwatch
 from deploy.scene.run.row_journal import RowJournal
 from deploy.scene.run.row_ranges import unfinished_ranges
 from deploy.scene.run.run_rows import RowPlan
+from deploy.scene.run.screening import layout_for, screen_scene
+from deploy.scene.screen.audit import screening_of
+from deploy.scene.screen.screen_network import ScreenNetwork
 from deploy.scene.settings import DetectionSettings, SceneRequest, grid_for, settings_for, tile_for
 from export.bundle.bundle import Bundle, open_bundle
 from export.bundle.manifest import Precision
@@ -65,7 +71,7 @@ def detect(
         acquired: Acquisition time (RFC 3339) of a scene that is not open; by default that of its STAC item or tags.
         show_progress: Whether to show a progress bar on stderr.
         **settings: Arguments of `settings_for`: score_threshold, overlap_px, gsd_m, merge, metric, class_agnostic_iou,
-            aoi, strict, tile_px.
+            aoi, strict, tile_px, screen, audit.
 
     Raises:
         BundleError: The bundle is invalid.
@@ -81,8 +87,9 @@ def detect(
         request.grid_of(raster)  # checks the settings before the engine is opened
         ids = opened.manifest.category_ids
         with engine_options.open(opened) as engine:
+            executor = LocalExecutor(engine, partial(ScreenNetwork, opened, backend=backend, threads=threads))
             return detect_scene(
-                engine, raster, request.settings, category_ids=ids, batch=batch, show_progress=show_progress
+                executor, raster, request.settings, category_ids=ids, batch=batch, show_progress=show_progress
             )
 
 
@@ -112,8 +119,13 @@ def detect_scene(
     grid = grid_for(scene.size, tile_px, settings)
     aoi = aoi_mask_of(settings.aoi, scene.info, grid)
     size = resolve_batch(batch, info.max_batch)
-    plan = RowPlan(grid, tile_px, settings, size, None if aoi is None else aoi.tiles)
-    assembly = Assembly(grid, settings, journal)
+    selected, selection, screening = None if aoi is None else aoi.tiles, None, Stopwatch()
+    if (layout := layout_for(grid, settings, selected)) is not None:
+        with rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES), screening("screen"):
+            selection = screen_scene(executor, scene, layout, journal)
+        selected = selection.searched if selected is None else selection.searched & selected
+    plan = RowPlan(grid, tile_px, settings, size, selected)
+    assembly = Assembly(grid, settings, journal, selection)
     done = len(assembly.processed) * plan.columns
     row_ranges = tuple(unfinished_ranges(len(grid.tops), plan.columns, batch=size, processed=assembly.processed))
     progress_bar = _progress_bar(len(grid), f"Detecting in {name}", initial=done, shown=show_progress)
@@ -122,6 +134,10 @@ def detect_scene(
     if assembly.unreadable and len(assembly.unreadable) + assembly.outside == len(grid):
         raise SceneError(f"No tile of {name} is readable. The first error: {assembly.unreadable[0].problem}")
     found = assembly.finish(aoi)
+    screened = None
+    if selection is not None and settings.screen is not None:
+        left_out, kept = assembly.left_out(aoi), len(found)
+        screened = screening_of(selection, left_out, settings.screen, grid, kept=kept, classes=info.classes)
     return SceneResult(
         detections=found.detections,
         tiles=found.tiles,
@@ -131,11 +147,17 @@ def detect_scene(
         grid=grid,
         category_ids=category_ids or tuple(range(1, len(info.classes) + 1)),
         empty=assembly.empty,
-        outside=assembly.outside,
+        outside=assembly.outside - (selection.unsearched if selection is not None else 0),
+        screening=screened,
         unreadable=tuple(assembly.unreadable),
         resumed_rows=assembly.resumed,
         retries=stats.retries,
-        seconds={**stats.seconds, **assembly.stopwatch.seconds, "total": time.perf_counter() - start},
+        seconds={
+            **screening.seconds,
+            **stats.seconds,
+            **assembly.stopwatch.seconds,
+            "total": time.perf_counter() - start,
+        },
     )
 
 

@@ -1,4 +1,7 @@
-"""Row journal of a scene: every finished row of tiles, as an npz archive after a header with checksum and length."""
+"""Row journal of a scene: every screened band and every finished row of tiles.
+
+A record is an npz archive after a header with checksum and length.
+"""
 
 import io
 import json
@@ -14,12 +17,14 @@ import numpy as np
 from deploy.scene.merge.merge import TileDetections
 from deploy.scene.result import UnreadableTile
 from deploy.scene.run.append_log import AppendLog
+from deploy.scene.screen.screen_layout import BandScores
 from ifkd.core.detections import Detections
 from ifkd.core.tiling import Window
 
 HEADER = struct.Struct("<4sIQ")
 """Magic number, CRC-32 and length of the content."""
-MAGIC = b"IFKR"
+MAGIC, BAND_MAGIC = b"IFKR", b"IFKS"
+"""First bytes of the record of a row of tiles, and of a band of the screen."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,7 +38,7 @@ class RowRecord:
     empty: int
     """Tiles without data."""
     outside: int
-    """Tiles outside the area of interest."""
+    """Tiles outside the area of interest, or skipped by the screen."""
     unreadable: tuple[UnreadableTile, ...]
     found: TileDetections
     """Detections of the tiles, not merged."""
@@ -63,15 +68,25 @@ class RowRecord:
 
 
 class RowJournal(AppendLog):
-    """Finished rows of one scene, in the order in which they finished; see `AppendLog`."""
+    """Screened bands and finished rows of one scene, in the order in which they finished; see `AppendLog`."""
 
     def __init__(self, path: Path, identity: dict[str, Any]) -> None:
         self._offsets: dict[int, int] = {}
         """Row -> offset of its record."""
+        self._bands: list[BandScores] = []
         super().__init__(path, identity)
 
     def __len__(self) -> int:
+        return len(self._offsets) + len(self._bands)
+
+    @property
+    def rows(self) -> int:
+        """Number of finished rows."""
         return len(self._offsets)
+
+    def bands(self) -> tuple[BandScores, ...]:
+        """Return the scores of the screened bands."""
+        return tuple(self._bands)
 
     def records(self) -> Iterator[RowRecord]:
         """Yield the finished rows from top to bottom."""
@@ -81,9 +96,9 @@ class RowJournal(AppendLog):
     def record(self, row: int) -> RowRecord:
         """Return a finished row."""
         self._stream.seek(self._offsets[row])
-        content = self._read_record()
-        assert content is not None
-        return RowRecord.from_bytes(content)
+        found = self._read_record()
+        assert found is not None
+        return RowRecord.from_bytes(found[1])
 
     def append(self, record: RowRecord) -> None:
         """Append a row; on return, it is on the disk.
@@ -93,20 +108,41 @@ class RowJournal(AppendLog):
         """
         assert record.row not in self._offsets
         offset = self._end
-        content = record.to_bytes()
-        self._append(HEADER.pack(MAGIC, zlib.crc32(content), len(content)) + content)
+        self._append_record(MAGIC, record.to_bytes())
         self._offsets[record.row] = offset
 
+    def append_band(self, band: BandScores) -> None:
+        """Append a screened band; on return, it is on the disk.
+
+        Raises:
+            OutputError: The disk is full, or the file is not writable.
+        """
+        stream = io.BytesIO()
+        np.savez(stream, place=np.array([band.band, band.first_row]), scores=band.scores)
+        self._append_record(BAND_MAGIC, stream.getvalue())
+        self._bands.append(band)
+
+    def _append_record(self, magic: bytes, content: bytes) -> None:
+        self._append(HEADER.pack(magic, zlib.crc32(content), len(content)) + content)
+
     def _read_records(self) -> None:
-        while (content := self._read_record()) is not None:
-            self._offsets[RowRecord.from_bytes(content).row] = self._end
+        while (found := self._read_record()) is not None:
+            magic, content = found
+            if magic == MAGIC:
+                self._offsets[RowRecord.from_bytes(content).row] = self._end
+            else:
+                with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+                    band, first_row = arrays["place"].tolist()
+                    self._bands.append(BandScores(band, first_row, arrays["scores"]))
             self._end += HEADER.size + len(content)
 
-    def _read_record(self) -> bytes | None:
-        """Return the content of the record at the current offset, or None if it is incomplete or damaged."""
+    def _read_record(self) -> tuple[bytes, bytes] | None:
+        """Return magic and content of the record at the current offset, or None if it is incomplete or damaged."""
         header = self._stream.read(HEADER.size)
         if len(header) < HEADER.size:
             return None
         magic, checksum, length = HEADER.unpack(header)
-        content = self._stream.read(length) if magic == MAGIC else b""
-        return content if len(content) == length and magic == MAGIC and zlib.crc32(content) == checksum else None
+        is_known = magic in {MAGIC, BAND_MAGIC}
+        content = self._stream.read(length) if is_known else b""
+        is_whole = is_known and len(content) == length and zlib.crc32(content) == checksum
+        return (magic, content) if is_whole else None

@@ -45,7 +45,7 @@ class RowPlan:
     batch: int
     """Tiles per inference."""
     selected: Array | None
-    """bool [tiles]: tiles to process; None for all."""
+    """bool [tiles]: tiles to process, those in the area of interest that the screen does not skip; None for all."""
 
     @property
     def columns(self) -> int:

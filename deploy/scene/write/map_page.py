@@ -68,8 +68,24 @@ def page_data(result: SceneResult) -> dict[str, Any]:
             [one.left, one.top, min(one.right, width), min(one.bottom, height)]
             for one in (tile.window for tile in result.unreadable)
         ],
+        "skipped": _skipped(result),
         "facts": _facts(result, gsd_m),
     }
+
+
+def _skipped(result: SceneResult) -> list[list[int]]:
+    """Return the tiles that the screen skipped as boxes, neighbors of a row as one."""
+    if result.screening is None:
+        return []
+    grid, (height, width) = result.grid, result.scene.size
+    skipped = result.screening.selection.skipped.reshape(len(grid.tops), len(grid.lefts))
+    boxes = []
+    for top, row in zip(grid.tops, skipped, strict=True):
+        edges = np.flatnonzero(np.diff(row, prepend=False, append=False)).tolist()
+        for first, stop in zip(edges[::2], edges[1::2], strict=True):
+            right = grid.lefts[stop - 1] + grid.tile_px[1]
+            boxes.append([grid.lefts[first], top, min(right, width), min(top + grid.tile_px[0], height)])
+    return boxes
 
 
 def _centers_lonlat(result: SceneResult) -> list[list[float] | None] | None:
@@ -87,6 +103,7 @@ def _headings_deg(result: SceneResult) -> list[float | None] | None:
 def _facts(result: SceneResult, gsd_m: float | None) -> list[list[str]]:
     """Return names and values of the section "About this scene"."""
     scene, grid, engine = result.scene, result.grid, result.engine
+    skipped = 0 if result.screening is None else result.screening.record.skipped
     facts = {
         "Width × height": f"{scene.size[1]} × {scene.size[0]} px",
         "Acquired": str(scene.time) if scene.time is not None else None,
@@ -95,6 +112,7 @@ def _facts(result: SceneResult, gsd_m: float | None) -> list[list[str]]:
         "Tiles": f"{len(grid)} of {grid.tile_px[1]} × {grid.tile_px[0]} px",
         "Without data": f"{result.empty} tiles" if result.empty else None,
         "Outside the area": f"{result.outside} tiles" if result.outside else None,
+        "Skipped by the screen": f"{skipped} tiles, shaded" if skipped else None,
         "Unreadable": f"{len(result.unreadable)} tiles, crossed out" if result.unreadable else None,
         "Score threshold": f"{result.settings.postprocess.score_threshold:g}",
         "Engine": f"{engine.backend}, {engine.precision}",

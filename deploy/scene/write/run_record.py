@@ -11,6 +11,7 @@ from deploy.scene.read.scene import Scene, SceneInfo
 from deploy.scene.result import SceneResult, UnreadableTile
 from deploy.scene.run.row_ranges import BATCHES_PER_RANGE
 from deploy.scene.scene_score import SceneScore
+from deploy.scene.screen.audit import ScreeningRecord
 from deploy.scene.settings import DetectionSettings
 from deploy.scene.write.file_names import PRODUCER, RUN_FILE
 from export.bundle.bundle import MANIFEST_NAME
@@ -118,6 +119,8 @@ class RunRecord(Schema):
     scene: SceneRecord
     settings: DetectionSettings
     tiles: TilesRecord
+    screening: ScreeningRecord | None = None
+    """What the screen skipped; None if all tiles were searched."""
     filters: FiltersRecord | None = None
     """Filters of the detections, and how many they dropped or tagged."""
     category_ids: tuple[int, ...]
@@ -157,6 +160,7 @@ def make_run_record(
             retried_row_ranges=result.retries,
             unreadable=result.unreadable,
         ),
+        screening=None if result.screening is None else result.screening.record,
         filters=result.filters,
         category_ids=result.category_ids,
         objects=len(result.detections),

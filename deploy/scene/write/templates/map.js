@@ -135,6 +135,12 @@ function paint() {
   context.imageSmoothingEnabled = zoom * scene.width / picture.naturalWidth < 3;
   context.imageSmoothingQuality = "high";
   context.drawImage(picture, -left * zoom, -top_ * zoom, scene.width * zoom, scene.height * zoom);
+  context.beginPath(); // of all skipped tiles at once, so that their overlaps are not darker
+  for (const [x1, y1, x2, y2] of scene.skipped) {
+    context.rect((x1 - left) * zoom, (y1 - top_) * zoom, (x2 - x1) * zoom, (y2 - y1) * zoom);
+  }
+  context.fillStyle = "rgba(110, 120, 130, .4)";
+  context.fill();
   context.lineWidth = 1.5;
   context.strokeStyle = dark.matches ? "#aab4be" : "#5d6873";
   for (const [x1, y1, x2, y2] of scene.unreadable) {

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from fakes import ray_engines
 from fakes.fake_scene import CountingEngine, sea, write_bundle, write_tif
+from fakes.fake_screen import add_screen
 from fakes.ray_engines import BatchDependentEngine, CrashingEngine, KilledOnceEngine, LoggingEngine, noise
 
 from deploy.cli.main import main
@@ -68,6 +69,20 @@ def write_scenes(folder, count, *, size=(170, 200)):
     for number in range(count):
         write_tif(folder / f"s{number:02d}.tif", noise(number, *size))
     return folder
+
+
+def test_a_screened_scene_gives_the_files_of_the_single_process(call, bundle, tmp_path, monkeypatch):
+    add_screen(open_bundle(bundle), threshold=0.5, scale=0.5)
+    objects = [(x, y, x + 14, y + 12, 0) for x, y in ((40, 60), (150, 900), (200, 2700), (60, 3100))]
+    scene = write_tif(tmp_path / "scene.tif", sea(3200, 260, objects))
+    options = (scene, "--screen", 0.5, "--audit", 0.3, "--batch", 2)
+    whole, shared = tmp_path / "whole", tmp_path / "shared"
+    assert call(*options, out=whole, engine=BatchDependentEngine, ray=False)[0] == 0
+    assert call(*options, out=shared, engine=BatchDependentEngine)[0] == 0
+    assert files(shared) == files(whole)
+    screenings = [json.loads((out / "run.json").read_text())["screening"] for out in (whole, shared)]
+    assert screenings[0] == screenings[1]
+    assert screenings[0]["skipped"] > 100
 
 
 @pytest.mark.parametrize("batch", [1, 4])

@@ -1,0 +1,1 @@
+"""Screens: find the tiles of a scene that are worth searching, and skip the others."""
