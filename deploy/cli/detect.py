@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from deploy.scene.filters import SceneFilters
     from deploy.scene.read.scene_list import SceneSource
     from deploy.scene.scene_run import SceneRun
-    from export.bundle.manifest import Precision
+    from deploy.scene.settings import DetectionSettings
+    from export.bundle.manifest import Manifest, Precision
 
 
 class Arguments(cli.Arguments):
@@ -192,9 +193,8 @@ def _resolve(arguments: Arguments) -> "DetectPlan":
     from deploy.cluster.summary_page import require_templates
     from deploy.engines import EngineOptions
     from deploy.scene.detect_plan import DetectPlan
-    from deploy.scene.read.aoi import read_aoi
     from deploy.scene.read.scene_list import is_single, read_sources
-    from deploy.scene.settings import SceneRequest, settings_for
+    from deploy.scene.settings import SceneRequest
     from deploy.scene.write.geoparquet import require_pyarrow
     from deploy.scene.write.result_store import open_store
     from export.bundle.bundle import open_bundle
@@ -206,22 +206,7 @@ def _resolve(arguments: Arguments) -> "DetectPlan":
     scenes = _with_time(read_sources(arguments.scenes, asset=arguments.asset), arguments.time)
     single = is_single(arguments.scenes)
     bundle = open_bundle(arguments.bundle)
-    settings = settings_for(
-        bundle.manifest,
-        score_threshold=arguments.score_threshold,
-        overlap_px=arguments.overlap_px,
-        gsd_m=arguments.gsd_m,
-        merge=arguments.merge,
-        metric=arguments.metric,
-        class_agnostic_iou=arguments.class_agnostic_iou,
-        strict=arguments.strict,
-        aoi=None if arguments.aoi is None else read_aoi(arguments.aoi),
-        tile_px=arguments.tile,
-        screen=arguments.screen,
-        audit=arguments.audit,
-    )
-    if arguments.screen == "auto" and settings.screen is None:
-        _log("The bundle has no screen with a calibrated threshold: all tiles are searched.")
+    settings = _settings(arguments, bundle.manifest)
     if not single and arguments.ground_truth is not None:
         hint = "Evaluate each with `ifkd evaluate RESULTS --scene LABELS`."
         raise UsageError("--ground-truth has the labels of one scene", got=f"{len(scenes)} scenes", hint=hint)
@@ -250,6 +235,30 @@ def _resolve(arguments: Arguments) -> "DetectPlan":
         cluster=arguments.cluster,
         cores_per_actor=arguments.cores_per_actor,
     )
+
+
+def _settings(arguments: Arguments, manifest: "Manifest") -> "DetectionSettings":
+    """Return the settings of a bundle with those of the arguments."""
+    from deploy.scene.read.aoi import read_aoi
+    from deploy.scene.settings import settings_for
+
+    settings = settings_for(
+        manifest,
+        score_threshold=arguments.score_threshold,
+        overlap_px=arguments.overlap_px,
+        gsd_m=arguments.gsd_m,
+        merge=arguments.merge,
+        metric=arguments.metric,
+        class_agnostic_iou=arguments.class_agnostic_iou,
+        strict=arguments.strict,
+        aoi=None if arguments.aoi is None else read_aoi(arguments.aoi),
+        tile_px=arguments.tile,
+        screen=arguments.screen,
+        audit=arguments.audit,
+    )
+    if arguments.screen == "auto" and settings.screen is None:
+        _log("The bundle has no screen with a calibrated threshold: all tiles are searched.")
+    return settings
 
 
 def _filters(arguments: Arguments) -> "SceneFilters | None":
