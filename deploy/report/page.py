@@ -208,6 +208,10 @@ def _scene_facts(scene: ReportedScene) -> list[tuple[str, str]]:
         ("Objects", f"{run.objects:,}"),
         ("By class", ", ".join(present) or "none"),
     ]
+    if run.screening is not None:
+        facts.append(("Screen", run.screening.summary().removeprefix("Screen: ")))
+        if run.screening.contradiction is not None:
+            facts.append(("Contradiction", run.screening.contradiction))
     if run.score is not None:
         known = {label: getattr(run.score, key) for key, label in SCORE_LABELS.items()}
         metrics = [f"{label} {value:.3f}" for label, value in known.items() if value is not None]

@@ -49,7 +49,7 @@ class AuditRecord(Schema):
 
 
 class ScreeningRecord(Schema):
-    """What the screen skipped in a scene."""
+    """Tiles that the screen of a bundle skipped in a scene, and an estimate of what was lost."""
 
     threshold: float
     is_on: bool

@@ -32,7 +32,7 @@ class ScreenNetwork:
         on_gpu = backend in GPU_BACKENDS and CUDA in runtime.get_available_providers()
         self.record: ScreenRecord = record
         self.device = "the first GPU" if on_gpu else "CPU"
-        providers = provider_options(CUDA if on_gpu else CPU_PROVIDER, bundle.manifest)
+        providers = provider_options(CUDA if on_gpu else CPU_PROVIDER, bundle.manifest, precision="fp32")
         self._session: Any = open_session(
             bundle.file(record.file), providers=providers, threads=threads or usable_cores(), spin=True
         )

@@ -120,7 +120,7 @@ class RunRecord(Schema):
     settings: DetectionSettings
     tiles: TilesRecord
     screening: ScreeningRecord | None = None
-    """What the screen skipped; None if all tiles were searched."""
+    """Outcome of the screen; None without one."""
     filters: FiltersRecord | None = None
     """Filters of the detections, and how many they dropped or tagged."""
     category_ids: tuple[int, ...]

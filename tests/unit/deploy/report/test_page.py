@@ -19,6 +19,7 @@ from deploy.report.page import console, render, setting_rows, write_report
 from deploy.report.report import Report, assemble
 from deploy.report.reported_scene import read_picture, read_scene_run
 from deploy.report.tables import accuracy_table, engine_table, fastest_files
+from deploy.scene.screen.audit import AuditRecord, ScreeningRecord
 from ifkd.core.errors import DataError, MissingExtraError
 from ifkd.core.html.chart import Series, bar_chart
 from ifkd.data.metrics import evaluate
@@ -226,6 +227,23 @@ def test_the_operational_figures_of_a_scene_are_in_tables(tmp_path):
     ):
         assert f"| {row}" in files["report.md"].decode()
     assert caption in Page(files["report.html"].decode()).text
+
+
+def test_the_skipped_tiles_of_a_scene_are_stated(tmp_path):
+    audit = AuditRecord(
+        tiles=4, found=(), lost=5.0, lost_interval=(3.0, 9.0), lost_fraction=0.12, lost_fraction_interval=(0.08, 0.2),
+        contradicts_bound=True,
+    )  # fmt: skip
+    screening = ScreeningRecord(
+        threshold=0.2, is_on=True, passed=40, skipped=160, left_out=0, read_reduction=1.0, bound=0.005,
+        assumption="This holds for such scenes.", audit=audit,
+    )  # fmt: skip
+    folder = parts.scene_folder(tmp_path / "s", objects=37)
+    record = parts.run_record(37).model_copy(update={"screening": screening})
+    (folder / "run.json").write_text(record.model_dump_json())
+    text = page_of(assemble(title="Sea", evaluations={}, scenes=[read_scene_run(folder)])).text
+    assert "160 tiles skipped, 40 passed at 0.2, at most 0.50% lost in expectation; audit of 4: 5 lost (3 to 9)" in text
+    assert "The audit contradicts the bound of the screen, 0.50%" in text
 
 
 def test_a_scene_without_objects_or_pictures_makes_a_report(tmp_path):
