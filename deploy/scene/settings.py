@@ -34,7 +34,7 @@ INTEGER_TOLERANCE = 1e-6
 
 
 class ScreenSettings(Schema):
-    """How the screen of a bundle chooses the tiles that are searched."""
+    """Choice of the tiles that are searched, by the screen of a bundle."""
 
     threshold: float
     """Least objectness of a tile that is searched; with 0, all are."""
