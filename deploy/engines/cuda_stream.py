@@ -30,8 +30,8 @@ class Cuda:
         return tensorrt_api.native_handle(stream)
 
     def event(self) -> tensorrt_api.CudaEvent:
-        """Return an event that records its time."""
-        (event,) = self._call(self._runtime.cudaEventCreate)
+        """Return an event that records its time; a thread that waits for it sleeps, so its core is free."""
+        (event,) = self._call(self._runtime.cudaEventCreateWithFlags, self._runtime.cudaEventBlockingSync)
         self._owner.callback(self._release, self._runtime.cudaEventDestroy, event)
         return event
 
@@ -86,10 +86,12 @@ class Cuda:
         (elapsed,) = self._call(self._runtime.cudaEventElapsedTime, first, second)
         return float(elapsed)
 
-    def capture(self, work: Callable[[], bool], stream: int) -> tuple[tensorrt_api.CudaGraph | None, str]:
+    def capture(
+        self, work: Callable[[], bool], stream: int, *, owner: contextlib.ExitStack
+    ) -> tuple[tensorrt_api.CudaGraph | None, str]:
         """Capture what `work` enqueues on a stream, without running it; other threads may use the GPU meanwhile.
 
-        Return the executable graph and an empty string, or None and the reason.
+        Return the executable graph, which `owner` frees, and an empty string, or None and the reason.
         """
         runtime: tensorrt_api.CudaRuntime = self._runtime
         ok, mode = runtime.cudaError_t.cudaSuccess, runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
@@ -112,7 +114,7 @@ class Cuda:
         if status != ok:
             runtime.cudaGetLastError()
             return None, f"cudaGraphInstantiate returned {status.name}"
-        self._owner.callback(self._release, runtime.cudaGraphExecDestroy, executable)
+        owner.callback(self._release, runtime.cudaGraphExecDestroy, executable)
         return executable, ""
 
     def launch(self, graph: tensorrt_api.CudaGraph, stream: int) -> None:

@@ -3,7 +3,8 @@
 There are two streams: one uploads tiles, the other computes and downloads. Two slots of pinned memory alternate, so a
 batch is uploaded while the batch before it is computed. The network has one set of tensors at fixed addresses on the
 GPU; a batch is copied there from its slot. Each tile shape has one execution context, which runs once and is then
-captured as a CUDA graph. All contexts use one block of scratch memory, as they never run at the same time.
+captured as a CUDA graph. All contexts use one block of scratch memory, as they never run at the same time. Those of the
+tile shapes that were used last are kept.
 
 `engine_choice.py` selects a compatible engine file before anything is opened. TensorRT-RTX engines use the same code,
 as both modules have the same interface.
@@ -13,6 +14,7 @@ import contextlib
 import logging
 from collections.abc import Generator, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,8 @@ from ifkd.core.errors import BundleError, EngineError
 logger = logging.getLogger(__name__)
 
 SLOTS = 2
+MAX_SHAPES = 16
+"""Tile shapes whose contexts and graphs are kept, those used last."""
 REPLAYED = "replayed"
 
 
@@ -57,6 +61,8 @@ class _ShapeContext:
     """Execution context of one tile shape."""
 
     context: tensorrt_api.IExecutionContext
+    graph_owner: contextlib.ExitStack
+    """Frees the graph, before the context."""
     graph: tensorrt_api.CudaGraph | None = None
     graph_state: str = ""
     """`replayed`, or the reason why there is no graph; empty before the first run."""
@@ -122,6 +128,8 @@ class TensorRTEngine(Engine):
         """Free graphs, contexts, memory and streams, then engine and runtime; a second call does nothing."""
         if self._slots:
             self._cancel_all()
+        for one in self._contexts.values():
+            one.graph_owner.close()
         self._contexts, self._slots, self._engine, self._rtx = {}, [], None, None
         self._resources.close()
 
@@ -224,25 +232,33 @@ class TensorRTEngine(Engine):
         if not shape_context.context.execute_async_v3(self._stream):
             raise EngineError(f"TensorRT failed to run {self.info.file} on {self.info.device}")
         if not shape_context.graph_state:
-            graph, reason = self._capture(shape_context.context)
+            graph, reason = self._capture(shape_context)
             shape_context.graph, shape_context.graph_state = graph, reason if graph is None else REPLAYED
             if graph is None and self._use_graphs:
                 logger.warning("%s: no CUDA graph for tiles of %s: %s", self.info.file, list(shape), reason)
 
-    def _capture(self, context: tensorrt_api.IExecutionContext) -> tuple[tensorrt_api.CudaGraph | None, str]:
+    def _capture(self, shape_context: _ShapeContext) -> tuple[tensorrt_api.CudaGraph | None, str]:
         """Return the CUDA graph of a context that ran once, or None and the reason."""
+        context = shape_context.context
         if not self._use_graphs:
             return None, "graphs are disabled"
         # Only TensorRT-RTX can report in advance whether a context can be captured.
         capturable = getattr(context, "is_stream_capturable", None)
         if capturable is not None and not capturable(self._stream):
             return None, "TensorRT-RTX reports that it cannot be captured"
-        return self._cuda.capture(lambda: context.execute_async_v3(self._stream), self._stream)
+        work = partial(context.execute_async_v3, self._stream)
+        return self._cuda.capture(work, self._stream, owner=shape_context.graph_owner)
 
     def _context_of(self, shape: tuple[int, ...]) -> _ShapeContext:
-        """Return the execution context of a tile shape; the first call for a shape creates it."""
-        if shape in self._contexts:
-            return self._contexts[shape]
+        """Return the execution context of a tile shape; the context of the shape used longest ago may be freed."""
+        found = self._contexts.pop(shape, None) or self._new_context(shape)
+        self._contexts[shape] = found  # the last one is the one used last
+        while len(self._contexts) > MAX_SHAPES:
+            # It is idle, as the batches in flight are those of the last SLOTS calls.
+            self._contexts.pop(next(iter(self._contexts))).graph_owner.close()
+        return found
+
+    def _new_context(self, shape: tuple[int, ...]) -> _ShapeContext:
         engine = self._engine
         if self._rtx is None:
             context = engine.create_execution_context(self._trt.ExecutionContextAllocationStrategy.USER_MANAGED)
@@ -251,7 +267,6 @@ class TensorRTEngine(Engine):
         if context is None:
             hint = "Free GPU memory, or build with a smaller workspace."
             raise EngineError(f"The GPU has no memory left for {self.info.file}", hint=hint)
-        self._resources.callback(_drop_references, [engine, context])
         # The last profile accepts every batch up to the engine's maximum.
         fitting = [number for number, one in enumerate(self._profiles) if one.min <= shape[0] <= one.max]
         number = min(fitting, key=lambda number: self._profiles[number].max)
@@ -265,8 +280,7 @@ class TensorRTEngine(Engine):
                 accepted = accepted and context.set_tensor_address(name, address)
         if not accepted:
             raise EngineError(f"{problem} ({self._log.first_error()})", hint=hint)
-        self._contexts[shape] = _ShapeContext(context)
-        return self._contexts[shape]
+        return _ShapeContext(context, contextlib.ExitStack())
 
     def _check_tensors(self, engine: tensorrt_api.ICudaEngine) -> None:
         """Refuse an engine whose tensors differ from the manifest: memory is allocated by the manifest's shapes."""

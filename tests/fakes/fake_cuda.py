@@ -79,7 +79,8 @@ class FakeGpu:
         self.alive.remove(str(stream))
         return ()
 
-    def _cudaEventCreate(self) -> tuple[str]:
+    def _cudaEventCreateWithFlags(self, flags: int) -> tuple[str]:
+        assert flags == self._real.cudaEventBlockingSync
         event = self._make("event")
         self.events[event] = None
         return (event,)

@@ -156,6 +156,23 @@ def test_an_engine_that_cannot_be_recorded_runs_step_by_step_and_says_why(
     assert machine.alive == set()
 
 
+def test_contexts_and_graphs_of_rare_shapes_are_freed(
+    bundle_copy: Bundle, stand_in: StandIn, machine: FakeGpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backend, "MAX_SHAPES", 3)
+    counts = (1, 2, 3, 1, 4, 2, 2, 1, 4)
+    batches = [tiles_of(*(10 * number + tile for tile in range(count))) for number, count in enumerate(counts)]
+    with opened(bundle_copy, stand_in) as engine:
+        engine.infer(tiles_of(9))
+        objects, handles = stand_in.alive, len(machine.alive)
+        outputs = engine.infer_each(iter(batches))
+        assert [seen(one) for one in outputs] == [batch[:, 0, 0, 0].tolist() for batch in batches]
+        assert list(engine.graphs) == [(2, 3, 64, 64), (1, 3, 64, 64), (4, 3, 64, 64)]
+        assert stand_in.alive == objects + 2
+        assert len(machine.alive) == handles + 2
+    assert machine.alive == set()
+
+
 def test_rtx_engines_use_its_settings_and_store_their_kernels_before_they_are_freed(
     bundle_copy: Bundle, stand_in: StandIn, machine: FakeGpu, monkeypatch: pytest.MonkeyPatch
 ) -> None:
