@@ -70,8 +70,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.name not in LONG_FILES)
 
 
-def pytest_collection_finish() -> None:
-    """Exempt what the imports made from garbage collection: timings collect garbage before each of their turns."""
+@pytest.fixture(autouse=True, scope="module")
+def _little_to_collect() -> None:
+    """Exempt what earlier files left from garbage collection, as timings collect garbage before each of their turns."""
     gc.collect()
     gc.freeze()
 
