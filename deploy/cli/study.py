@@ -28,6 +28,8 @@ TITLES = {
     "ablate": "Ablation of IFKD",
     "sweep": "Sensitivity of IFKD",
 }
+FOLDERS = {"tune": "compare"}
+"""Folders of studies that differ from the command: tuning and comparison share the teacher and the first trials."""
 
 
 class Arguments(cli.Arguments):
@@ -125,20 +127,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     variant_help = "adds a variant of the recipe; can be repeated"
     add("--variant", nargs="+", action="append", default=[], metavar=("LABEL", "KEY=VALUE"), help=variant_help)
-    trials_help = "settings of each method to train, its own included (default: 5)"
+    trials_help = "settings of each method to train, the first one included (default: 5)"
     parsers["tune"].add_argument("--trials", type=cli.positive_int, default=5, metavar="N", help=trials_help)
     parsers["ablate"].add_argument("--without-at", action="store_true", help="train without attention transfer")
     add = parsers["sweep"].add_argument
     add("--parameter", default="alpha", choices=("alpha", "beta"), help="weight to vary (default: alpha)")
     add("--values", nargs="+", type=float, metavar="V", default=[], help="values to train (default: the paper's)")
     for name in TITLES:
-        _add_training_arguments(parsers[name], seeds=1 if name == "tune" else 3)
+        _add_training_arguments(parsers[name], seeds=1 if name == "tune" else 3, folder=FOLDERS.get(name, name))
         if name != "tune":
             _add_study_arguments(parsers[name])
     _add_figures_arguments(parsers["figures"])
 
 
-def _add_training_arguments(parser: argparse.ArgumentParser, *, seeds: int) -> None:
+def _add_training_arguments(parser: argparse.ArgumentParser, *, seeds: int, folder: str) -> None:
     add = parser.add_argument
     add("recipe", type=Path, help="the recipe, a TOML file; its method is IFKD")
     add("--set", nargs="+", metavar="KEY=VALUE", default=[], help="values that replace those of the recipe")
@@ -146,8 +148,7 @@ def _add_training_arguments(parser: argparse.ArgumentParser, *, seeds: int) -> N
     add("--seeds", type=cli.positive_int, default=seeds, metavar="N", help=seeds_help)
     add("--jobs", type=cli.positive_int, default=1, metavar="N", help="number of concurrent runs (default: 1)")
     add("--processes", type=cli.positive_int, default=1, metavar="N", help="torchrun processes per run (default: 1)")
-    folder_help = "the study's folder (default: runs/NAME/compare, also of tune; ablate or sweep)"
-    add("--out", type=Path, metavar="DIR", help=folder_help)
+    add("--out", type=Path, metavar="DIR", help=f"the study's folder (default: runs/NAME/{folder})")
 
 
 def _add_study_arguments(parser: argparse.ArgumentParser) -> None:
@@ -263,7 +264,7 @@ def _plan(arguments: TrainingArguments, variants: "tuple[Variant, ...]") -> "Stu
     if not isinstance(method := recipe.distillation.method, IfkdOptions):
         problem = f"The method of {arguments.recipe} must be IFKD, because its options apply to the IFKD variants"
         raise UsageError(problem, got=method.name)
-    folder = "compare" if arguments.study_command == "tune" else arguments.study_command
+    folder = FOLDERS.get(arguments.study_command, arguments.study_command)
     tuned = arguments.tuned if isinstance(arguments, CompareArguments) else None
     return Study(
         folder=arguments.out or Path("runs") / recipe.name / folder,
