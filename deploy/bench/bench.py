@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,11 @@ from deploy.bench.session import BenchmarkCase, BenchmarkSession, EngineKey
 from deploy.bench.stage_timing import StageProfile, profile_stages
 from deploy.bench.system_monitor import SystemMonitor, process_peak_mb
 from deploy.engines.engine import Engine
+from deploy.scene.read.scene import Scene
+from deploy.scene.run.executor import LocalExecutor
+from deploy.scene.screen.screen_network import ScreenNetwork
+from deploy.scene.screen_search import ScreenSearch, compare_searches
+from deploy.scene.settings import settings_for
 from export.bundle.bundle import Bundle
 from ifkd.core.detections import Array
 from ifkd.core.environment import describe_environment
@@ -25,6 +31,8 @@ from ifkd.data.coco import CocoDataset
 NOISE_SEED = 0
 NOISE_TILES = 8
 MAX_TILES = 64
+SCENE_ROUNDS = 3
+"""Turns of the searches of a scene."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,6 +49,8 @@ class BenchPlan:
     timing: TimingConfig
     threads: int | None
     """CPU threads of the runtimes; None for their own choice."""
+    scene: Path | None = None
+    """Raster to search without and with the screen of the bundle."""
 
     def open_engine(self, key: EngineKey) -> Engine:
         """Open an engine of the bundle or of the reference."""
@@ -65,6 +75,7 @@ def run_bench(plan: BenchPlan) -> Bench:
     gsd_m = None if gsd_m is None else gsd_m / tiling.scale
     partial = False
     stages: list[StageProfile] = []
+    screens: list[ScreenSearch] = []
     with BenchmarkSession(plan.bundle, plan.open_engine, tiles, plan.timing) as session:
         with SystemMonitor() as monitor:
             try:
@@ -76,6 +87,8 @@ def run_bench(plan: BenchPlan) -> Bench:
             if not partial:
                 for profile in _profiles(session.bundle_engines(), plan.dataset, tiling):
                     stages.append(profile)  # noqa: PERF402 - keeps the profiles before an interruption
+                for search in _searches(session.bundle_engines(), plan):
+                    screens.append(search)  # noqa: PERF402
                 session.measure_process_costs(plan.measure_cost)
         except KeyboardInterrupt:
             partial = True
@@ -93,12 +106,25 @@ def run_bench(plan: BenchPlan) -> Bench:
             reference=None if plan.reference is None else plan.reference.with_flops(),
             speedups=compute_speedups(cells),
             stages=tuple(stages),
+            screens=tuple(screens),
             machine=machine,
             not_measured=unmeasured_files(plan.bundle, cells),
             process_peak_mb=process_peak_mb(),
             partial=partial,
             environment=describe_environment(),
         )
+
+
+def _searches(engines: list[Engine], plan: BenchPlan) -> Iterator[ScreenSearch]:
+    """Yield searches of a scene without and with the screen, in turns."""
+    if plan.scene is None:
+        return
+    manifest = plan.bundle.manifest
+    with Scene(plan.scene, imagery=manifest.input.imagery) as scene:
+        for engine in engines:
+            open_screen = partial(ScreenNetwork, plan.bundle, backend=engine.info.backend, threads=plan.threads)
+            executor = LocalExecutor(engine, open_screen)
+            yield compare_searches(executor, scene, settings_for(manifest, screen="auto"), rounds=SCENE_ROUNDS)
 
 
 def bench_tiles(dataset: CocoDataset | None, tiling: TilingConfig) -> tuple[Array, TileSource]:

@@ -12,6 +12,7 @@ from deploy.bench.process_cost import ProcessCost
 from deploy.bench.speedup import EngineSpeedup, engine_speedup
 from deploy.bench.stage_timing import StageProfile
 from deploy.bench.system_monitor import BYTES_PER_MB, SystemRecord
+from deploy.scene.screen_search import ScreenSearch
 from export.bundle.bundle import Bundle
 from export.bundle.manifest import Precision
 from ifkd.core.config import Schema
@@ -100,6 +101,8 @@ class Bench(Schema):
     """Speedups over the reference, or over the first engine where there is none."""
     stages: tuple[StageProfile, ...] = ()
     """Time of each stage of an image; empty without labeled images."""
+    screens: tuple[ScreenSearch, ...] = ()
+    """Throughput in a scene without and with the screen of the bundle; empty without a scene."""
     machine: SystemRecord | None = None
     """The machine during the measurement of latency."""
     not_measured: tuple[UnmeasuredFile, ...]

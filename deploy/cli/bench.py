@@ -35,6 +35,7 @@ class Arguments(cli.Arguments):
     overrides: list[str]
     data: Path | None
     images: Path | None
+    scene: Path | None
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -54,6 +55,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     words = f"a checkpoint or bundle whose torch network is timed in turns with {others}"
     parser.add_argument("--reference", type=Path, metavar="TEACHER", help=words)
     add_data_arguments(parser)
+    words = "also measure the throughput on this scene, without and with the screen of the bundle"
+    parser.add_argument("--scene", type=Path, metavar="RASTER", help=words)
 
 
 def run(arguments: Arguments) -> dict[str, Any]:
@@ -81,9 +84,12 @@ def _plan(arguments: Arguments) -> "BenchPlan":
     from deploy.accuracy.evaluated_model import bundle_model, open_model
     from deploy.bench.bench import BenchPlan
     from export.bundle.bundle import open_bundle
+    from ifkd.core.errors import UsageError
 
     timing = _timing(arguments)
     bundle = open_bundle(arguments.bundle)
+    if arguments.scene is not None and (bundle.manifest.screen is None or bundle.manifest.screen.threshold is None):
+        raise UsageError("The bundle has no screen with a calibrated threshold", hint="Omit --scene.")
     model = bundle_model(bundle)
     return BenchPlan(
         bundle=bundle,
@@ -93,6 +99,7 @@ def _plan(arguments: Arguments) -> "BenchPlan":
         cases=_cases(bundle, arguments),
         timing=timing,
         threads=arguments.threads,
+        scene=arguments.scene,
     )
 
 
@@ -163,6 +170,7 @@ def summary(bench: "Bench") -> str:
         f"{one.latency_ratio:.3f} ({one.latency_ratio_min:.3f} to {one.latency_ratio_max:.3f} over {one.rounds} rounds)"
         for one in bench.speedups
     ]
+    lines += [one.summary() for one in bench.screens]
     lines += [f"Warning: {warning}." for warning in bench.machine_warnings()]
     lines += dict.fromkeys(cell.note for cell in bench.cells if cell.note is not None)
     return "\n".join(lines)

@@ -111,4 +111,5 @@ def _summary(parity: "Parity") -> str:
         f"detections, {one.reference_detections} of the reference, {one.verdict}"
         for one in parity.scenes
     ]
+    lines += [one.summary() for one in parity.screens]
     return "\n".join(lines)

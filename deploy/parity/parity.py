@@ -7,6 +7,7 @@ of the drift and the step of the pipeline where it starts.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -31,6 +32,9 @@ from deploy.parity.tolerances import (
     compared_fields,
 )
 from deploy.scene.read.scene import Scene
+from deploy.scene.run.executor import LocalExecutor
+from deploy.scene.screen.screen_network import ScreenNetwork
+from deploy.scene.screen_search import ScreenSearch, compare_searches
 from deploy.scene.settings import settings_for
 from export.bundle.bundle import Bundle
 from export.bundle.manifest import Precision
@@ -77,12 +81,15 @@ def run_parity(plan: ParityPlan) -> Parity:
         reference = ParityReference(engine, plan.dataset, plan.model.tiling, batch=plan.batch)
     cells: list[ParityCell] = []
     scenes: list[SceneParity] = []
+    screens: list[ScreenSearch] = []
     partial = False
     try:
         for cell in compare_engines(plan.engines, plan.open_engine, reference.compare, plan.tolerances, failed_cell):
             cells.append(cell)  # noqa: PERF402 - keeps the cells before an interruption
         for scene in _compare_on_scene(plan):
             scenes.append(scene)  # noqa: PERF402
+        for search in _searches_with_screen(plan, scenes):
+            screens.append(search)  # noqa: PERF402
     except KeyboardInterrupt:
         partial = True
     passed, verdict = overall_verdict(cells, scenes, partial=partial)
@@ -95,6 +102,7 @@ def run_parity(plan: ParityPlan) -> Parity:
         reference_metrics=reference.metrics,
         cells=tuple(cells),
         scenes=tuple(scenes),
+        screens=tuple(screens),
         partial=partial,
         passed=passed,
         verdict=verdict,
@@ -127,6 +135,19 @@ def _compare_on_scene(plan: ParityPlan) -> Iterator[SceneParity]:
         with plan.open_engine("torch", "fp32") as engine:
             reference = SceneReference(engine, scene, settings_for(manifest), ground_truth=ground_truth)
         yield from compare_engines(plan.engines, plan.open_engine, reference.compare, plan.tolerances, reference.failed)
+
+
+def _searches_with_screen(plan: ParityPlan, scenes: Sequence[SceneParity]) -> Iterator[ScreenSearch]:
+    """Yield the searches with the screen of the bundle, if it has one, by the engines that ran on the scene."""
+    settings = settings_for(plan.bundle.manifest, screen="auto")
+    if plan.scene is None or settings.screen is None:
+        return
+    ran = [engine for engine, scene in zip(plan.engines, scenes, strict=True) if scene.failure is None]
+    with Scene(plan.scene, imagery=plan.bundle.manifest.input.imagery) as scene:
+        for backend, precision in ran:
+            open_screen = partial(ScreenNetwork, plan.bundle, backend=backend, threads=plan.threads)
+            with plan.open_engine(backend, precision) as engine:
+                yield compare_searches(LocalExecutor(engine, open_screen), scene, settings)
 
 
 class ParityReference:

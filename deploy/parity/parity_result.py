@@ -9,6 +9,7 @@ from deploy.parity.drift_source import DriftSource
 from deploy.parity.matching import PairingCriteria
 from deploy.parity.scene_parity import SceneParity
 from deploy.parity.tolerances import EngineComparison, failed_fields
+from deploy.scene.screen_search import ScreenSearch
 from export.bundle.manifest import FileRecord, Precision
 from ifkd.core.config import Schema
 from ifkd.core.postprocess import PostprocessConfig
@@ -73,6 +74,8 @@ class Parity(Schema):
     cells: tuple[ParityCell, ...]
     scenes: tuple[SceneParity, ...] = ()
     """The same engines on a scene, tiled and merged; empty without a scene."""
+    screens: tuple[ScreenSearch, ...] = ()
+    """The same engines on the scene with the screen of the bundle; empty without a scene or a screen."""
     partial: bool = False
     """The comparison was interrupted."""
     passed: bool

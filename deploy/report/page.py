@@ -15,7 +15,15 @@ from deploy.report.figures import accuracy_charts, latency_charts, parity_charts
 from deploy.report.parity_tables import drift_source_table, drift_table, tolerance_table, unmatched_table
 from deploy.report.report import Report
 from deploy.report.reported_scene import ReportedScene, ReportPicture
-from deploy.report.tables import accuracy_table, engine_table, fastest_files, operational_tables, shown, three_digits
+from deploy.report.tables import (
+    accuracy_table,
+    engine_table,
+    fastest_files,
+    operational_tables,
+    screen_tables,
+    shown,
+    three_digits,
+)
 from deploy.report.verdict import Status, fastest_cell, trained_roles
 from ifkd.core.config import flatten
 from ifkd.core.files import atomic_path, make_folder, write_json
@@ -125,6 +133,7 @@ def _view(report: Report) -> dict[str, Any]:
                 "reference": reference_table(bench, report),
                 "speedups": speedup_table(bench),
                 "machine": describe_machine(bench),
+                "screens": screen_tables(bench.screens),
             }
             for bench in report.benches
         ],
@@ -133,6 +142,7 @@ def _view(report: Report) -> dict[str, Any]:
                 "parity": parity,
                 "tolerances": tolerance_table(parity.cells),
                 "drift": drift_table(parity.cells),
+                "screens": screen_tables(parity.screens),
                 "charts": parity_charts(parity, index),
                 "cells": [(cell, unmatched_table(cell)) for cell in parity.cells],
                 "sources": [table for cell in parity.cells if (table := drift_source_table(cell)) is not None],

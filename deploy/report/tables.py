@@ -11,6 +11,7 @@ from deploy.parity.parity_result import Parity, ParityCell
 from deploy.report.verdict import trained_roles
 from deploy.scene.operational_figures import SIZES, DetectionRates, OperationalFigures
 from deploy.scene.scene_score import SceneScore
+from deploy.scene.screen_search import ScreenSearch, SearchRecall
 from ifkd.core.html.table import Table
 from ifkd.data.intervals import Interval
 
@@ -214,3 +215,27 @@ def _with_interval(value: float | None, interval: Interval | None, form: str) ->
         return ABSENT
     low, high = (format(limit, form) for limit in interval)
     return f"{value:{form}} ({low} to {high})"
+
+
+def screen_tables(searches: Sequence[ScreenSearch]) -> list[Table]:
+    """Return the throughput without and with a screen, and the recall of each search by class and size."""
+    rows = []
+    for one in searches:
+        without, beside = (f"{value:.1f}" for value in one.megapixels_per_second)
+        tiles = (str(one.screening.passed), str(one.screening.skipped))
+        rows.append((one.scene, one.engine, *tiles, without, beside, f"x{one.speedup:.2f}"))
+    columns = ":Scene | :Engine | Passed | Skipped | Million px/s without screen | With screen | Speedup"
+    tables = [make_table("Searches without and with the screen, in turns", columns, rows)]
+    for one in searches:
+        low, high = (f"{limit:g} px" for limit in one.size_limits_px)
+        sizes = zip(SIZES, (f"below {low}", f"{low} to {high}", f"from {high}"), strict=True)
+        parts = [("all", one.total), *one.per_class.items()]
+        parts += [(f"{name}, {words}", one.per_size[name]) for name, words in sizes]
+        caption = f"Detections with the screen, {one.engine} on {one.scene}; those without it are 100 %"
+        tables.append(make_table(caption, ":Objects | Without | With | Recall", map(_recall_row, parts)))
+    return [table for table in tables if table is not None]
+
+
+def _recall_row(part: tuple[str, SearchRecall]) -> tuple[str, ...]:
+    name, one = part
+    return name, str(one.detections), str(one.found), _with_interval(one.recall, one.interval, ".3f")

@@ -5,7 +5,6 @@ from typing import Any
 import numpy as np
 
 from deploy.engines import GPU_BACKENDS
-from deploy.engines.engine import Backend
 from deploy.engines.onnxruntime_engine import CUDA, provider_options
 from export.bundle.bundle import Bundle
 from export.bundle.screen_record import ScreenRecord
@@ -24,7 +23,7 @@ class ScreenNetwork:
         MissingExtraError: ONNX Runtime is not installed.
     """
 
-    def __init__(self, bundle: Bundle, *, backend: Backend | None = None, threads: int | None = None) -> None:
+    def __init__(self, bundle: Bundle, *, backend: str | None = None, threads: int | None = None) -> None:
         record = bundle.manifest.screen
         if record is None:
             raise BundleError(f"The bundle {bundle.path} has no screen", hint="Omit --screen.")

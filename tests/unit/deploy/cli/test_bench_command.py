@@ -67,3 +67,22 @@ def test_an_interruption_of_stage_timing_keeps_the_latencies(fake_bundle, data, 
     assert result["partial"] is True
     assert [cell["latency"]["runs"] for cell in result["cells"]] == [3, 3]
     assert [run["precision"] for run in result["stages"]] == ["fp32"]
+
+
+def test_a_scene_is_searched_without_and_with_the_screen(fake_bundle, screened_scene, capsys, tmp_path):
+    code, out, _ = run_command(capsys, "bench", "bundle", *QUICK, "--scene", screened_scene, "--precision", "fp32")
+    assert code == 0
+    (search,) = json.loads((tmp_path / "bench.json").read_text())["screens"]
+    assert (search["scene"], search["total"]["recall"], search["total"]["detections"]) == ("scene.tif", 1.0, 3)
+    assert len(search["full_seconds"]) == len(search["screen_seconds"]) == 3
+    assert search["screening"]["skipped"] > 0
+    assert "with the screen on scene.tif: 100.00% of 3 detections" in out
+    assert run_command(capsys, "report", "--out", "report", "--bench", "bench.json")[0] == 0
+    for name in ("report.html", "report.md"):
+        assert "Searches without and with the screen" in (tmp_path / "report" / name).read_text()
+
+
+def test_a_scene_needs_a_screen(fake_bundle, capsys, tmp_path):
+    code, _, err = run_command(capsys, "bench", "bundle", *QUICK, "--scene", "scene.tif")
+    assert code == 2
+    assert "The bundle has no screen with a calibrated threshold" in error_line(err)

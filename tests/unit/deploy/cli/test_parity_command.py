@@ -82,3 +82,14 @@ def test_an_early_interruption_of_parity_writes_no_file(fake_bundle, data, capsy
     fake_bundle.drifts["fp32"] = Failing(1, KeyboardInterrupt())
     assert run_command(capsys, "parity", "bundle", "--data", data, "--batch", "1")[0] == 130
     assert not (tmp_path / "parity.json").exists()
+
+
+def test_the_recall_of_the_screen_is_part_of_a_parity_on_a_scene(fake_bundle, data, screened_scene, capsys, tmp_path):
+    code, out, _ = run_command(capsys, "parity", "bundle", "--data", data, "--scene", screened_scene)
+    assert code == 0
+    searches = json.loads((tmp_path / "parity.json").read_text())["screens"]
+    assert len(searches) == 2
+    assert all(one["per_class"]["tanker"]["recall"] == one["total"]["recall"] == 1.0 for one in searches)
+    assert out.count("with the screen on scene.tif: 100.00% of 3 detections") == 2
+    assert run_command(capsys, "report", "--out", "report", "--parity", "parity.json")[0] == 0
+    assert "those without it are 100 %" in (tmp_path / "report/report.html").read_text()
