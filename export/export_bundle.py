@@ -10,6 +10,7 @@ from export.bundle import manifest as schemas
 from export.bundle.bundle import Bundle, new_bundle, open_bundle, record_file
 from export.bundle.description import describe
 from export.bundle.manifest import FileRecord, Manifest, OperatingPoint, Precision, QuantizationRecord, TensorParity
+from export.bundle.screen_record import ScreenRecord
 from export.export_plan import ExportPlan
 from export.int8.decision import FloatBaseline
 from export.int8.quantize import Quantizer
@@ -21,8 +22,10 @@ from export.operating_point import choose_operating_point, default_operating_poi
 from export.precision.fp16 import convert_to_fp16
 from export.precision.fp16_overflow import fp16_overflow_nodes
 from export.precision.precision_summary import require_precision
+from export.screen.screen_export import SCREEN_NAMES, export_screen
 from ifkd import __version__
 from ifkd.core.config import dump
+from ifkd.core.detections import Detections
 from ifkd.core.errors import DataError, VerdictError
 from ifkd.core.files import sha256_of, write_json, write_text
 from ifkd.core.progress import progress, track
@@ -54,11 +57,14 @@ def export_bundle(plan: ExportPlan) -> Bundle:
     with new_bundle(plan.out) as folder:
         shutil.copyfile(plan.checkpoint.path, folder / WEIGHTS_NAME)
         write_text(folder / CONFIG_NAME, dump(plan.recipe))
-        operating_point = _operating_point(plan)
+        found = _validation_detections(plan)
+        operating_point = _operating_point(plan, found)
         fp32_nodes = _write_float_files(plan, folder, operating_point)
         checks = _check_parity(plan, folder, fp32_nodes)
         quantization = _write_int8_files(plan, folder)
-        describe(Bundle(folder, _manifest(plan, folder, checks, quantization, operating_point)))
+        screen = _export_screen(plan, folder, found, operating_point)
+        manifest = _manifest(plan, folder, checks, quantization, operating_point)
+        describe(Bundle(folder, manifest.model_copy(update={"screen": screen})))
     return open_bundle(plan.out)
 
 
@@ -135,17 +141,43 @@ def _write_int8_files(plan: ExportPlan, folder: Path) -> dict[str, QuantizationR
     return records
 
 
-def _operating_point(plan: ExportPlan) -> OperatingPoint:
-    """Return the thresholds for scenes, chosen on the validation images where they can be read."""
-    dataset, options = plan.scene_validation, plan.recipe.export
+def _validation_detections(plan: ExportPlan) -> dict[int, Detections] | DataError:
+    """Return the detections in the validation images, by image id, or the reason why there are none."""
+    dataset = plan.scene_validation
     if isinstance(dataset, DataError):
-        return default_operating_point(options, reason=str(dataset))
+        return dataset
     found = predict(plan.model.detector, dataset, plan.recipe)
     try:
-        detections = dict(track(found, "choosing thresholds", total=len(dataset), unit="image"))
+        return dict(track(found, "choosing thresholds", total=len(dataset), unit="image"))
     except DataError as error:  # an image cannot be read
-        return default_operating_point(options, reason=str(error))
-    return choose_operating_point(dataset, detections, options)
+        return error
+
+
+def _operating_point(plan: ExportPlan, found: dict[int, Detections] | DataError) -> OperatingPoint:
+    """Return the thresholds for scenes, chosen on the validation images where they can be read."""
+    dataset, options = plan.scene_validation, plan.recipe.export
+    if isinstance(dataset, DataError) or isinstance(found, DataError):
+        return default_operating_point(options, reason=str(found))
+    return choose_operating_point(dataset, found, options)
+
+
+def _export_screen(
+    plan: ExportPlan, folder: Path, found: dict[int, Detections] | DataError, operating_point: OperatingPoint
+) -> ScreenRecord | None:
+    """Write the files of the screen, if there is one, and return its record."""
+    if plan.screen is None:
+        return None
+    return export_screen(
+        plan.screen,
+        folder,
+        recipe=plan.recipe,
+        fp16="fp16" in plan.precisions,
+        tiles=plan.sample.pixels,
+        validation=plan.scene_validation,
+        detections=found,
+        score_threshold=operating_point.score_threshold,
+        accept_drift=plan.accept_drift,
+    )
 
 
 def _manifest(
@@ -193,6 +225,9 @@ def _records(folder: Path, precisions: Collection[Precision]) -> dict[str, FileR
         records[ONNX_NAMES[precision]] = record_file(folder, ONNX_NAMES[precision], kind="onnx", precision=precision)
     if (folder / YOLO_NAME).is_file():
         records[YOLO_NAME] = record_file(folder, YOLO_NAME, kind="yolo-onnx", precision="fp32")
+    for precision, name in SCREEN_NAMES.items():
+        if (folder / name).is_file():
+            records[name] = record_file(folder, name, kind="screen-onnx", precision=precision)
     records[CONFIG_NAME] = record_file(folder, CONFIG_NAME, kind="config")
     checks = [name for name in (PARITY_NAME, QUANTIZATION_NAME) if (folder / name).is_file()]
     return records | {name: record_file(folder, name, kind="check") for name in checks}

@@ -8,6 +8,7 @@ from export.bundle.bundle import MANIFEST_NAME
 from export.bundle.manifest import Precision
 from export.int8.calibration_tiles import CalibrationTiles, ValidationTiles, calibration_tiles, validation_tiles
 from export.onnx.exportable import ExportableDetector
+from export.screen.screen_export import ScreenPlan, plan_screen
 from export.tiles import SAMPLE_TILES, SampleTiles, sample_tiles
 from ifkd.core.config import override
 from ifkd.core.errors import DataError
@@ -17,6 +18,9 @@ from ifkd.data.splits import read_split
 from ifkd.models.checkpoint import Checkpoint, build_from, load_checkpoint
 from ifkd.recipe import Recipe
 from ifkd.recipe.recipe import locate_data
+
+SCREEN_LIMITS = ("screen.max_lost_fraction=", "screen.confidence=")
+"""Options of a trained screen that the export uses."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,6 +41,8 @@ class ExportPlan:
     """Tiles for INT8; None if no INT8 file is written."""
     scene_validation: CocoDataset | DataError
     """Validation images for the choice of the scene thresholds, or the reason why there are none."""
+    screen: ScreenPlan | None
+    """The screen to be exported, if any."""
     out: Path
     """The bundle's folder."""
     accept_drift: bool
@@ -44,21 +50,28 @@ class ExportPlan:
 
 
 def plan_export(
-    checkpoint_path: Path, out: Path, *, overrides: Sequence[str] = (), accept_drift: bool = False
+    checkpoint_path: Path,
+    out: Path,
+    *,
+    overrides: Sequence[str] = (),
+    screen: Path | None = None,
+    accept_drift: bool = False,
 ) -> ExportPlan:
     """Return the plan; `overrides` are `KEY=VALUE` of the recipe's section `export`, with or without its prefix.
 
-    They can also be of the data's location, such as `data.root`, and of its description, such as `data.license`.
+    They can also be of the data's location, such as `data.root`, of its description, such as `data.license`, and of the
+    limits of a screen, such as `screen.max_lost_fraction`. `screen` is the checkpoint of a screen to be exported, too.
 
     Raises:
-        CheckpointError: The checkpoint is missing or damaged.
+        CheckpointError: A checkpoint is missing or damaged, or the screen was trained on other pixels.
         ConfigError: An option is invalid.
         OutputError: The bundle's folder is not writable.
         DataError: INT8 is configured, and its images cannot be read or have other classes.
     """
     checkpoint = load_checkpoint(checkpoint_path)
     recipe = locate_data(checkpoint.meta.recipe, [text for text in overrides if text.startswith("data.")])
-    keys = [f"export.{text.removeprefix('export.')}" for text in overrides if not text.startswith("data.")]
+    rest = [text for text in overrides if not text.startswith("data.")]
+    keys = [text if text.startswith(SCREEN_LIMITS) else f"export.{text.removeprefix('export.')}" for text in rest]
     recipe = override(recipe, keys, source="The command line")
     require_writable(out / MANIFEST_NAME)
     calibration, validation = None, None
@@ -81,15 +94,16 @@ def plan_export(
         sample=sample,
         calibration=calibration,
         validation=validation,
-        scene_validation=_scene_validation(recipe, checkpoint.meta.classes),
+        scene_validation=_scene_validation(recipe, checkpoint.meta.classes, needed=screen is not None),
+        screen=None if screen is None else plan_screen(screen, recipe),
         out=out,
         accept_drift=accept_drift,
     )
 
 
-def _scene_validation(recipe: Recipe, classes: Sequence[str]) -> CocoDataset | DataError:
+def _scene_validation(recipe: Recipe, classes: Sequence[str], *, needed: bool) -> CocoDataset | DataError:
     options = recipe.export
-    if options.scene_score_threshold is not None and options.class_agnostic_iou is not None:
+    if not needed and options.scene_score_threshold is not None and options.class_agnostic_iou is not None:
         return DataError("the recipe states them")
     try:
         return align_classes(read_split(recipe.data, "validation"), classes)

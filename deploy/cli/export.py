@@ -9,6 +9,7 @@ from deploy import cli
 if TYPE_CHECKING:
     from export.bundle.bundle import Bundle
     from export.bundle.manifest import Manifest
+    from export.bundle.screen_record import ScreenRecord
 
 
 class Arguments(cli.Arguments):
@@ -17,6 +18,7 @@ class Arguments(cli.Arguments):
     source: Path
     overrides: list[str]
     out: Path | None
+    screen: Path | None
     accept_drift: bool
     interop: bool | None
     triton: Path | None
@@ -31,6 +33,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     overrides = "options of the recipe's export section; or, where its data moved, data.root=DIR"
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=overrides)
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the bundle")
+    screen = "screen of `ifkd train --role screen`, which finds the tiles of a scene that are worth searching"
+    parser.add_argument("--screen", type=Path, metavar="CHECKPOINT", help=screen)
     drift = "write the bundle even if its outputs differ from torch"
     parser.add_argument("--accept-drift", action="store_true", help=drift)
     interop = "write model.yolo.onnx for QGIS, WebODM and other programs (default: yes)"
@@ -76,7 +80,8 @@ def _check_bundle_arguments(arguments: Arguments) -> None:
 
     if arguments.triton is None:
         raise UsageError(f"{arguments.source} is a folder", expected="a checkpoint, or a bundle with --triton DIR")
-    options = ["--out"] * (arguments.out is not None) + ["--accept-drift"] * arguments.accept_drift
+    options = ["--out"] * (arguments.out is not None) + ["--screen"] * (arguments.screen is not None)
+    options += ["--accept-drift"] * arguments.accept_drift
     options += [] if arguments.interop is None else ["--interop" if arguments.interop else "--no-interop"]
     if arguments.overrides or options:
         got, hint = " ".join([*arguments.overrides, *options]), "Name its checkpoint to export it again."
@@ -93,7 +98,10 @@ def _export(arguments: Arguments) -> "Bundle":
         raise UsageError("The bundle's folder is missing", hint="Name it with --out.")
     overrides, accept_drift = list(arguments.overrides), arguments.accept_drift
     overrides += [] if arguments.interop is None else [f"interop={str(arguments.interop).lower()}"]
-    bundle = export_bundle(plan_export(arguments.source, arguments.out, overrides=overrides, accept_drift=accept_drift))
+    plan = plan_export(
+        arguments.source, arguments.out, overrides=overrides, screen=arguments.screen, accept_drift=accept_drift
+    )
+    bundle = export_bundle(plan)
     if not arguments.json:
         print("\n".join([*_summary(bundle.manifest), str(bundle.path)]))  # noqa: T201
     return bundle
@@ -122,4 +130,20 @@ def _summary(manifest: "Manifest") -> list[str]:
             f"Thresholds for scenes: score {point.score_threshold:g}, class-agnostic IoU {point.class_agnostic_iou:g} "
             f"({point.source})"
         )
+    if manifest.screen is not None:
+        lines += _screen_summary(manifest.screen)
     return [*lines, f"Compared on {manifest.provenance['parity_tiles']}."]
+
+
+def _screen_summary(screen: "ScreenRecord") -> list[str]:
+    """Return the size, the parity and the threshold of a screen."""
+    from export.bundle.screen_record import EXCHANGEABLE
+
+    lines = [
+        f"{name}: parity with {check.reference} {'passed' if check.passed else 'FAILED (accepted)'}: {check.in_words}"
+        for name, check in screen.checks.items()
+    ]
+    if screen.calibration is None:
+        return [*lines, "The screen has no threshold, because the validation images cannot be read."]
+    threshold = "none" if screen.threshold is None else f"{screen.threshold:g}"
+    return [*lines, f"Threshold of the screen: {threshold}, {screen.calibration.reason}. {EXCHANGEABLE}"]

@@ -24,9 +24,9 @@ class ScreenOptions(Schema):
     """Least score of the detections of `ifkd train --role screen --teacher` that are learned as objects."""
     max_lost_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.005
     """Largest acceptable fraction of a scene's detections that the screen loses, in expectation; sets the threshold."""
-    confidence: FractionBelowOne | None = 0.9
-    """Probability, over draws of the calibration's scenes, that the expected fraction is within the limit; without one,
-    it is within the limit on average over such draws, for which fewer scenes are enough."""
+    confidence: FractionBelowOne = 0.9
+    """Probability, over draws of the calibration's scenes, that the expected fraction is within the limit; 0 requires
+    this only on average over such draws (conformal risk control), for which fewer scenes are enough."""
 
     @property
     def training(self) -> TrainingOptions:
