@@ -62,8 +62,8 @@ wheelhouse: $(READY) ## collect IFKD and its dependencies, with hashes, for a ma
 	cd wheelhouse && ../$(BIN)/pip hash *.whl | paste -d ' ' - - | sed 's|^|./|; s|:  *--hash| --hash|' > requirements.txt
 
 # STAGES is set by `make demo`, which prints each stage and runs two jobs at a time: both students train at once, each on
-# half of the cores, because two small networks use them better side by side; the evaluations run beside the export; and
-# what is timed runs alone
+# half of the cores, because two small networks use them better side by side; the evaluations run beside the training of
+# the distilled student, which takes longest, and beside the export; and what is timed runs alone
 stage = $(if $(STAGES),@$(BIN)/python configs/demo_stages.py $(STAGES) $(1))
 backend = $(if $(BACKEND),--backend $(BACKEND))
 demo_after = $(if $(STAGES),$(1))
@@ -88,7 +88,7 @@ $(RUN)/distilled/result.json: $(RUN)/teacher/result.json | $(READY)
 	$(call stage,students)
 	$(half_of_cores) $(IFKD) distill $(CONFIG) --teacher $(RUN)/teacher/best.safetensors --out $(RUN)/distilled
 	@touch $@
-$(RUN)/evaluation/%.json: $(RUN)/%/result.json | $(READY) $(call demo_after,$(RUN)/student/result.json $(RUN)/distilled/result.json)
+$(RUN)/evaluation/%.json: $(RUN)/%/result.json | $(READY) $(call demo_after,$(RUN)/student/result.json)
 	$(half_of_cores) $(IFKD) evaluate $(RUN)/$*/best.safetensors --out $@
 $(RUN)/bundle/model.json: $(RUN)/distilled/result.json | $(READY) $(call demo_after,$(RUN)/student/result.json)
 	$(call stage,export)
