@@ -201,7 +201,9 @@ def _manifest(
             scale=data.scale,
             imagery=data.imagery,
         ),
-        outputs=schemas.OutputSpec(candidates=plan.model.count_candidates()),
+        outputs=schemas.OutputSpec(
+            candidates=plan.model.count_candidates(), oriented=plan.model.detector.config.oriented
+        ),
         classes=meta.classes,
         category_ids=meta.category_ids,
         defaults=schemas.Defaults(

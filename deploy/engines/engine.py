@@ -21,13 +21,18 @@ OUTPUT_DTYPES: dict[str, np.dtype[Any]] = {
     "boxes": np.dtype(np.float32),
     "scores": np.dtype(np.float32),
     "labels": np.dtype(np.int64),
+    "oriented": np.dtype(np.float32),
 }
-"""Dtype of each output of an exported model, in the order of the fields of `Candidates`."""
+"""Dtype of each output of an exported model."""
 
 
-def output_shapes(k: int, *batch: int) -> dict[str, tuple[int, ...]]:
-    """Return the shape of each output for `k` candidates per tile, after the axes of `batch`."""
-    return {"boxes": (*batch, k, 4), "scores": (*batch, k), "labels": (*batch, k)}
+def output_shapes(k: int, *batch: int, oriented: bool) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each output for `k` candidates per tile, after the axes of `batch`.
+
+    The order is that of the fields of `Candidates`; only an oriented detector has the last.
+    """
+    shapes = {"boxes": (*batch, k, 4), "scores": (*batch, k), "labels": (*batch, k)}
+    return {**shapes, "oriented": (*batch, k, 5)} if oriented else shapes
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +59,8 @@ class EngineInfo:
     """Smallest and largest height and width of a tile; None for an engine with the fixed size `tile_px`."""
     compute_type: ComputeType | None = None
     """Type of the computation if it is not the type of the file; None if it is."""
+    oriented: bool = False
+    """Whether the candidates have oriented boxes."""
 
     @classmethod
     def of_file(
@@ -83,7 +90,12 @@ class EngineInfo:
             classes=manifest.classes,
             tile_sides_px=tiles.tile_sides_px,
             compute_type=compute_type,
+            oriented=manifest.outputs.oriented,
         )
+
+    def output_shapes(self, *batch: int) -> dict[str, tuple[int, ...]]:
+        """Return the shape of each output, after the axes of `batch`."""
+        return output_shapes(self.candidates, *batch, oriented=self.oriented)
 
     @property
     def sizes(self) -> InputShapes:
@@ -156,10 +168,9 @@ class Engine(ABC):
 
     def _check_signature(self, input_name: str, found: Mapping[str, tuple[str, list[int]]]) -> None:
         """Refuse a file whose inputs and outputs, by dtype and shape without the batch, differ from the manifest."""
-        shapes = output_shapes(self.info.candidates)
         expected = {
             input_name: ("uint8", [3, *self.info.sizes.axes]),
-            **{name: (dtype.name, list(shapes[name])) for name, dtype in OUTPUT_DTYPES.items()},
+            **{name: (OUTPUT_DTYPES[name].name, list(shape)) for name, shape in self.info.output_shapes().items()},
         }
         if found != expected:
             problem, hint = f"{self.info.file} differs from the manifest", "Export the bundle again."
@@ -177,7 +188,9 @@ class Engine(ABC):
     def _valid(self, found: Candidates) -> Candidates:
         """Return the output of the model, or raise an EngineError if no model with these classes can give it."""
         file, classes = self.info.file, len(self.info.classes)
-        for name, values in (("scores", found.scores), ("boxes", found.boxes)):
+        for name, values in (("scores", found.scores), ("boxes", found.boxes), ("oriented", found.oriented)):
+            if values is None:
+                continue
             wrong = np.count_nonzero(~np.isfinite(values))
             if wrong:
                 problem = f"{file} returns {name} that are NaN or infinite on {self.info.device}"
@@ -199,9 +212,8 @@ class FakeEngine(Engine):
         self._find = find
 
     def _run(self, tiles: Array) -> Candidates:
-        k = self.info.candidates
-        shapes = output_shapes(k, len(tiles))
-        output = {name: np.zeros(shapes[name], dtype) for name, dtype in OUTPUT_DTYPES.items()}
+        k, shapes = self.info.candidates, self.info.output_shapes(len(tiles))
+        output = {name: np.zeros(shape, OUTPUT_DTYPES[name]) for name, shape in shapes.items()}
         for row, tile in enumerate(tiles):
             found = self._find(tile)
             for name, array in output.items():

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from deploy.engines.engine import OUTPUT_DTYPES, Backend, Engine, EngineInfo, InferenceTiming, output_shapes
+from deploy.engines.engine import OUTPUT_DTYPES, Backend, Engine, EngineInfo, InferenceTiming
 from export.bundle.bundle import Bundle
 from export.bundle.manifest import Manifest, Precision
 from export.precision.ort_session import CPU_PROVIDER, import_onnxruntime, open_session
@@ -211,7 +211,7 @@ class OnnxRuntimeEngine(Engine):
         run_s = run.result()
         started = time.perf_counter()
         # A later call overwrites the bound memory, so the caller gets copies.
-        output = Candidates(*(bound.outputs[name].numpy().copy() for name in OUTPUT_DTYPES))
+        output = Candidates(*(bound.outputs[name].numpy().copy() for name in self.info.output_shapes()))
         if self._on_gpu:
             seconds = (upload_s, run_s, time.perf_counter() - started)
             self.last_timing = InferenceTiming(*(1e3 * one for one in seconds))
@@ -239,14 +239,16 @@ class OnnxRuntimeEngine(Engine):
 
     def _bind(self, shape: tuple[int, ...]) -> _IoBinding:
         """Return memory on the computing device for tiles of a shape."""
-        shapes = output_shapes(self.info.candidates, shape[0])
         device = "cuda" if self._on_gpu else "cpu"
 
         def allocate(shape: Sequence[int], dtype: Any) -> Any:
             return self._ort.OrtValue.ortvalue_from_shape_and_type(list(shape), dtype, device, 0)
 
         tiles = allocate(shape, np.uint8)
-        outputs = {name: allocate(shapes[name], dtype.type) for name, dtype in OUTPUT_DTYPES.items()}
+        outputs = {
+            name: allocate(of_output, OUTPUT_DTYPES[name].type)
+            for name, of_output in self.info.output_shapes(shape[0]).items()
+        }
         binding = self._session.io_binding()
         binding.bind_ortvalue_input(self._input, tiles)
         for name, value in outputs.items():

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from deploy.engines.engine import OUTPUT_DTYPES, Engine, EngineInfo
+from deploy.engines.engine import Engine, EngineInfo
 from export.bundle.bundle import Bundle
 from export.bundle.manifest import Manifest, Precision
 from ifkd.core.detections import Array, Candidates
@@ -75,7 +75,8 @@ class OpenVinoEngine(Engine):
             outputs = self._request.infer({self._input: np.ascontiguousarray(tiles)})
         except RuntimeError as error:
             raise EngineError(f"OpenVINO failed to run {self.info.file} ({_last_line(error)})") from error
-        return Candidates(*(outputs[name] for name in OUTPUT_DTYPES))  # copies that the request does not keep
+        # Copies that the request does not keep.
+        return Candidates(*(outputs[name] for name in self.info.output_shapes()))
 
     def close(self) -> None:
         """Drop the compiled model and its memory; a second call does nothing."""

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from deploy.engines.cuda_stream import Cuda
-from deploy.engines.engine import OUTPUT_DTYPES, Engine, EngineInfo, InferenceTiming, output_shapes
+from deploy.engines.engine import OUTPUT_DTYPES, Engine, EngineInfo, InferenceTiming
 from deploy.engines.engine_choice import CompatibleEngine, find_engine
 from deploy.engines.rtx_settings import RtxSettings, kernel_file
 from export.bundle.bundle import Bundle
@@ -162,10 +162,10 @@ class TensorRTEngine(Engine):
         cuda = self._cuda = Cuda(self._resources)
         self._upload_stream, self._stream = cuda.stream(), cuda.stream()
         batch = self.info.max_batch
-        shapes = output_shapes(self.info.candidates, batch)
+        shapes = self.info.output_shapes(batch)
         for _ in range(SLOTS):
             tiles = cuda.pinned((batch, 3, *self.info.sizes.largest), np.dtype(np.uint8))
-            outputs = {name: cuda.pinned(shapes[name], dtype) for name, dtype in OUTPUT_DTYPES.items()}
+            outputs = {name: cuda.pinned(shape, OUTPUT_DTYPES[name]) for name, shape in shapes.items()}
             self._slots.append(_Slot(tiles, cuda.memory(tiles.nbytes), outputs, *[cuda.event() for _ in range(5)]))
         self._tensors = {name: cuda.memory(array.nbytes) for name, array in {self._input: tiles, **outputs}.items()}
         self._scratch_bytes = max(256, int(engine.device_memory_size_v2))
@@ -222,7 +222,7 @@ class TensorRTEngine(Engine):
             download_ms=elapsed_ms(slot.compute_end, slot.download_end),
         )
         # A later batch overwrites the pinned memory, so the caller gets copies.
-        return Candidates(*(slot.outputs[name][:batch].copy() for name in OUTPUT_DTYPES))
+        return Candidates(*(values[:batch].copy() for values in slot.outputs.values()))
 
     def _execute(self, shape_context: _ShapeContext, shape: tuple[int, ...]) -> None:
         """Enqueue an inference; the first run of a shape is direct, later ones replay its CUDA graph."""
@@ -285,10 +285,9 @@ class TensorRTEngine(Engine):
     def _check_tensors(self, engine: tensorrt_api.ICudaEngine) -> None:
         """Refuse an engine whose tensors differ from the manifest: memory is allocated by the manifest's shapes."""
         sizes, file, hint = self.info.sizes, self.info.file, "Build the engine again."
-        shapes = output_shapes(self.info.candidates)
         expected = {
             self._input: (np.dtype(np.uint8), (3, *sizes.axes)),
-            **{name: (dtype, shapes[name]) for name, dtype in OUTPUT_DTYPES.items()},
+            **{name: (OUTPUT_DTYPES[name], shape) for name, shape in self.info.output_shapes().items()},
         }
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
         got = {

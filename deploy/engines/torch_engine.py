@@ -98,6 +98,7 @@ class TorchEngine(Engine):
             candidates=model.count_candidates(),
             classes=checkpoint.meta.classes,
             tile_sides_px=model.sizes.side_range,
+            oriented=model.detector.config.oriented,
         )
 
     def _run(self, tiles: Array) -> Candidates:
@@ -105,8 +106,8 @@ class TorchEngine(Engine):
             raise self._closed_error()
         # torch shares the array's memory and warns about read-only memory, so the tiles are copied.
         with _torch_threads(self._threads), torch.inference_mode():
-            boxes, scores, labels = self._model(torch.from_numpy(np.array(tiles, order="C")))
-        return Candidates(boxes.numpy(), scores.numpy(), labels.numpy())
+            found = self._model(torch.from_numpy(np.array(tiles, order="C")))
+        return Candidates(*(values.numpy() for values in found))
 
     def close(self) -> None:
         """Drop the network; a second call does nothing."""

@@ -30,7 +30,7 @@ DEFAULT_SERVER = "http://localhost:8000"
 CONNECTIONS = 2
 TIMEOUT_S = 60.0
 """Timeout of a connection attempt and of a response."""
-KSERVE_TYPES = {"boxes": "FP32", "scores": "FP32", "labels": "INT64"}
+KSERVE_TYPES = {"float32": "FP32", "int64": "INT64"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,16 +132,16 @@ class TritonEngine(Engine):
         """Send an inference request; runs in a connection's thread."""
         tensor = self._triton.InferInput(self._input, list(tiles.shape), "UINT8")
         tensor.set_data_from_numpy(tiles, binary_data=True)
-        requested = [self._triton.InferRequestedOutput(name, binary_data=True) for name in OUTPUT_DTYPES]
+        shapes = self.info.output_shapes(len(tiles))
+        requested = [self._triton.InferRequestedOutput(name, binary_data=True) for name in shapes]
         response = client.infer(self._model, [tensor], model_version=self._version, outputs=requested)
-        shapes = output_shapes(self.info.candidates, len(tiles))
         outputs = []
-        for name, dtype in OUTPUT_DTYPES.items():
-            value = response.as_numpy(name)
-            if value is None or value.dtype != dtype or value.shape != shapes[name]:
+        for name, shape in shapes.items():
+            value, dtype = response.as_numpy(name), OUTPUT_DTYPES[name]
+            if value is None or value.dtype != dtype or value.shape != shape:
                 problem = f"The output {name} of Triton's model {self._model} differs from its metadata"
                 got = "nothing" if value is None else f"{value.dtype} {list(value.shape)}"
-                raise EngineError(problem, got=got, expected=f"{dtype} {list(shapes[name])}")
+                raise EngineError(problem, got=got, expected=f"{dtype} {list(shape)}")
             outputs.append(value.copy())  # the client returns a read-only view of the received bytes
         return Candidates(*outputs)
 
@@ -190,10 +190,10 @@ class TritonEngine(Engine):
 
     def _check_model(self, tensors: Signature, source: str | None, *, manifest: Manifest, file: str) -> None:
         """Refuse a model of another bundle, by its tensors and the digest `source` of its ONNX file."""
-        shapes = output_shapes(manifest.outputs.candidates, -1)
+        shapes = output_shapes(manifest.outputs.candidates, -1, oriented=manifest.outputs.oriented)
         expected: Signature = {
             manifest.input.name: ("UINT8", [-1, 3, *manifest.input.sizes.axes]),
-            **{name: (kind, list(shapes[name])) for name, kind in KSERVE_TYPES.items()},
+            **{name: (KSERVE_TYPES[OUTPUT_DTYPES[name].name], list(shape)) for name, shape in shapes.items()},
         }
         hint = "Write the repository again with `ifkd export BUNDLE --triton DIR`, and let the server load it."
         problem = f"Triton's model {self._model} is not the bundle's"

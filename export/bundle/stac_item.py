@@ -189,6 +189,11 @@ def _outputs(manifest: Manifest) -> Iterator[dict[str, Any]]:
         "scores": (candidates, "float32", "0 to 1."),
         "labels": (candidates, "int64", "Index of the class."),
     }
+    if manifest.outputs.oriented:
+        meaning = (
+            "Center x, center y, length and width in pixels of the tile; angle of the length from +x to +y, degrees."
+        )
+        outputs["oriented"] = ({**candidates, "value": 5}, "float32", meaning)
     for name, (dimensions, data_type, description) in outputs.items():
         shape, order = list(dimensions.values()), list(dimensions)
         yield {

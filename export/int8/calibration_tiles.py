@@ -47,7 +47,7 @@ class ValidationTiles:
         session = open_session(path)
         detections = {}
         for image, tile in zip(self.dataset.images, self.pixels, strict=True):
-            candidates = Candidates(*session.run(["boxes", "scores", "labels"], {"tiles": tile[None]}))
+            candidates = Candidates(*session.run(None, {"tiles": tile[None]}))
             (detections[image.id],) = postprocess(candidates, self.config, size=image.size)
         return evaluate(self.dataset, detections)
 

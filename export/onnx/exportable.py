@@ -5,7 +5,7 @@ no engine needs a plug-in or an output of unknown size, and runtimes differ only
 """
 
 import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import UInt8
 from torch import Tensor, nn
 
 from export.onnx import faster_rcnn_candidates, retinanet_candidates
@@ -13,7 +13,11 @@ from export.onnx.topk import LevelTopK, level_topk
 from ifkd.core.errors import ConfigError
 from ifkd.core.input_shapes import STEP_PX, InputShapes
 from ifkd.models import Detector, FasterRcnn, normalize, retinanet, rpn
+from ifkd.models.detector import CandidateTensors
 from ifkd.recipe.value_types import MAX_TOP_K
+
+OUTPUT_NAMES, ORIENTED_NAME = ("boxes", "scores", "labels"), "oriented"
+"""Outputs, and the one that only an oriented detector has, in the order of the fields of `Candidates`."""
 
 
 class ExportableDetector(nn.Module):
@@ -49,13 +53,12 @@ class ExportableDetector(nn.Module):
             problem, hint = "export.tile_sides_px does not include data.tile_px", "Change export.tile_sides_px."
             expected = f"a minimum and a maximum side with {max(tile_px)} between them"
             raise ConfigError(problem, got=tile_sides_px, expected=expected, hint=hint)
+        self.output_names = (*OUTPUT_NAMES, ORIENTED_NAME) if detector.config.oriented else OUTPUT_NAMES
         self.detector, self.tile_px, self.candidates_per_level = detector, tile_px, candidates_per_level
         self.eval()
 
-    def forward(
-        self, tiles: UInt8[Tensor, "batch 3 height width"]
-    ) -> tuple[Float[Tensor, "batch k 4"], Float[Tensor, "batch k"], Int64[Tensor, "batch k"]]:
-        """Return boxes (pixels of the tile), scores (0 to 1) and labels of RGB tiles."""
+    def forward(self, tiles: UInt8[Tensor, "batch 3 height width"]) -> CandidateTensors:
+        """Return the candidates of RGB tiles: boxes (pixels of the tile), scores (0 to 1), labels, oriented boxes."""
         detector, topk, per_level = self.detector, self._level_topk(), self.candidates_per_level
         output = detector(normalize(tiles))
         size = self.tile_px if self.sizes.side_range is None else (tiles.shape[2], tiles.shape[3])

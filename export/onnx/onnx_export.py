@@ -19,7 +19,6 @@ from ifkd.core.input_shapes import STEP_PX, InputShapes
 OPSET = 20
 """Version of the operators; `opset20` above belongs to it."""
 INPUT_NAME = "tiles"
-OUTPUT_NAMES = ("boxes", "scores", "labels")
 METADATA_PREFIX = "ifkd."
 
 
@@ -44,7 +43,7 @@ def export_onnx(model: ExportableDetector, path: Path, *, max_batch: int, metada
     """
     shape, dynamic_axes = _input_shape(model, max_batch)
     tiles = torch.zeros(shape, dtype=torch.uint8)
-    proto = export_graph(model, tiles, inputs=[INPUT_NAME], outputs=OUTPUT_NAMES, dynamic_axes=dynamic_axes)
+    proto = export_graph(model, tiles, inputs=[INPUT_NAME], outputs=model.output_names, dynamic_axes=dynamic_axes)
     _write_metadata(proto, metadata, shapes=model.sizes, max_batch=max_batch)
     with atomic_path(path) as temporary:
         temporary.write_bytes(proto.SerializeToString(deterministic=True))

@@ -3,18 +3,17 @@
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float, Int64
-from torch import Tensor
 
 from export.onnx.topk import PADDING_LOGIT, LevelTopK
 from ifkd.models import DetectorOutput
-from ifkd.models.box_decoding import Side, best_pairs, decode_boxes, flatten_predictions
+from ifkd.models.box_decoding import Side, best_pairs, flatten_predictions
+from ifkd.models.detector import CandidateTensors
 from ifkd.models.retinanet import ANCHORS_PER_CELL, RetinaNet
 
 
 def candidates(
     detector: RetinaNet, output: DetectorOutput, *, size: tuple[Side, Side], topk: Sequence[LevelTopK]
-) -> tuple[Float[Tensor, "batch k 4"], Float[Tensor, "batch k"], Int64[Tensor, "batch k"]]:
+) -> CandidateTensors:
     """Return the result of `detector.candidates`; padding candidates are empty boxes with score 0.
 
     `size` is (height, width), pixels.
@@ -25,10 +24,11 @@ def candidates(
         logits = level.padded(flatten_predictions(level_logits, ANCHORS_PER_CELL), PADDING_LOGIT, axis=-2)
         deltas = level.padded(flatten_predictions(level_deltas, ANCHORS_PER_CELL), axis=-2)
         best = best_pairs(logits, level.k, most_anchors=level.most_anchors)
-        best_deltas = deltas.gather(1, best.anchors[:, :, None].expand(-1, -1, 4))
-        boxes.append(decode_boxes(level.padded(anchors, axis=-2)[best.anchors], best_deltas, size))
+        best_deltas = deltas.gather(1, best.anchors[:, :, None].expand(-1, -1, deltas.shape[2]))
+        boxes.append(detector.decode(level.padded(anchors, axis=-2)[best.anchors], best_deltas, size))
         scores.append(
             torch.where(best.scores > PADDING_LOGIT / 2, best.scores.sigmoid(), torch.zeros_like(best.scores))
         )
         labels.append(best.labels)
-    return torch.cat(boxes, dim=1), torch.cat(scores, dim=1), torch.cat(labels, dim=1)
+    upright, *oriented = (torch.cat(parts, dim=1) for parts in zip(*boxes, strict=True))
+    return upright, torch.cat(scores, dim=1), torch.cat(labels, dim=1), *oriented

@@ -18,6 +18,7 @@ from export.onnx.exportable import ExportableDetector
 from export.precision.ort_session import open_session
 from ifkd.core.detections import Array, Candidates, pairwise_iou
 from ifkd.core.files import sha256_of
+from ifkd.core.oriented_boxes import corner_distances
 
 COMPARED_PER_TILE = 100
 """Number of best candidates that are compared per tile and direction."""
@@ -31,7 +32,7 @@ class TensorTolerance:
     score: float
     """Largest difference of matched scores."""
     box_px: float
-    """Largest difference of matched coordinates, pixels of the tile."""
+    """Largest difference of matched coordinates, and distance of the corners of oriented boxes, pixels of the tile."""
     matched_fraction: float
     """Smallest fraction of candidates with a counterpart."""
     cut_margin: float
@@ -59,7 +60,7 @@ def check_tensor_parity(
 def onnx_candidates(path: Path, tiles: Array) -> Candidates:
     """Run an ONNX file with ONNX Runtime, tile by tile, and return its candidates."""
     session = open_session(path)
-    found = [session.run(["boxes", "scores", "labels"], {"tiles": tile[None]}) for tile in tiles]
+    found = [session.run(None, {"tiles": tile[None]}) for tile in tiles]
     return Candidates(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
 
 
@@ -72,7 +73,8 @@ def compare_candidates(
     contains NaN or infinity, nothing is compared; if nothing is compared, the check fails.
     """
     compared, score_differences, box_differences = 0, [], []
-    finite = all(np.isfinite(side.scores).all() and np.isfinite(side.boxes).all() for side in (reference, other))
+    values = [(side.scores, side.boxes, side.oriented) for side in (reference, other)]
+    finite = all(np.isfinite(part).all() for side in values for part in side if part is not None)
     for tile in range(len(reference.scores) if finite else 0):
         for this, that in ((reference, other), (other, reference)):
             best = _best_above_cut(this.scores[tile], groups, tolerance.cut_margin)
@@ -117,6 +119,10 @@ def _nearest(
     box = this.boxes[tile, index]
     box_difference = np.abs(that.boxes[tile, same] - box).max(axis=1, initial=0.0)
     iou = pairwise_iou(box[None], that.boxes[tile, same])[0]
+    if this.oriented is not None and that.oriented is not None:
+        turned = that.oriented[tile, same]
+        distances = corner_distances(turned, np.broadcast_to(this.oriented[tile, index], turned.shape))
+        box_difference = np.maximum(box_difference, distances)
     # A box clipped to the tile's edge can have no area and thus no IoU; compare its coordinates.
     near = (iou >= MATCH_IOU) | (box_difference <= tolerance.box_px)
     if not near.any():

@@ -111,7 +111,7 @@ def _common_config(
     """Return the fields that all models have, with an instance group and additional parameters."""
     manifest = bundle.manifest
     onnx = bundle.onnx_name(precision)
-    k, sizes = manifest.outputs.candidates, manifest.input.sizes
+    k, oriented, sizes = manifest.outputs.candidates, manifest.outputs.oriented, manifest.input.sizes
     uint8 = {"data_type": EnumValue("TYPE_UINT8")}
     warmup = {"key": manifest.input.name, "value": {**uint8, "dims": [3, *sizes.opt], "random_data": True}}
     parameters = {
@@ -131,6 +131,7 @@ def _common_config(
             {"name": "boxes", "data_type": EnumValue("TYPE_FP32"), "dims": [k, 4]},
             {"name": "scores", "data_type": EnumValue("TYPE_FP32"), "dims": [k]},
             {"name": "labels", "data_type": EnumValue("TYPE_INT64"), "dims": [k], "label_filename": LABELS_NAME},
+            *([{"name": "oriented", "data_type": EnumValue("TYPE_FP32"), "dims": [k, 5]}] if oriented else ()),
         ],
         "instance_group": group,
         "model_warmup": [

@@ -149,3 +149,14 @@ def _within(start: NDArray[Any], step: NDArray[Any], limit: NDArray[Any]) -> tup
     one = np.divide(-start, step, out=none.copy(), where=step != 0).clip(0, 1)
     other = np.divide(limit - start, step, out=none, where=step != 0).clip(0, 1)
     return np.minimum(one, other), np.maximum(one, other)
+
+
+def corner_distances(oriented: NDArray[Any], others: NDArray[Any]) -> NDArray[Any]:
+    """Return the largest distance of corresponding corners, pixels [n], of pairs of boxes [n, 5] and [n, 5].
+
+    Corners correspond in the order, of the four, with the smallest such distance, because a box at 179 degrees is close
+    to one at 0, and a square to one turned by 90.
+    """
+    points, theirs = corners(oriented), corners(others)
+    orders = [np.linalg.norm(points - np.roll(theirs, turn, axis=1), axis=2).max(axis=1) for turn in range(4)]
+    return np.min(orders, axis=0)

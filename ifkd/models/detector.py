@@ -10,8 +10,7 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
 from ifkd import recipe
-from ifkd.models.anchor_assignment import assign
-from ifkd.models.anchors import anchors_of_level
+from ifkd.models.anchors import anchors_of_level, assign
 from ifkd.models.pretrained import LoadReport
 
 MEAN_RGB = (123.675, 116.28, 103.53)
@@ -25,6 +24,8 @@ LocationMap: TypeAlias = Float[Tensor, "batch 1 height width"]
 Images: TypeAlias = Float[Tensor, "batch 3 height width"]
 """Images normalized with ImageNet's statistics."""
 Scalar: TypeAlias = Float[Tensor, ""]
+CandidateTensors: TypeAlias = tuple[Tensor, ...]
+"""The fields of `Candidates`: boxes, scores, labels and, of an oriented detector, oriented boxes."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,8 +36,8 @@ class DetectorOutput:
     """FPN maps, the input of the head."""
     logits: tuple[Float[Tensor, "batch classes_by_anchor _ _"], ...]
     """Dense classification logits before the sigmoid; channel a·K + k is anchor a, class k."""
-    deltas: tuple[Float[Tensor, "batch four_by_anchor _ _"], ...]
-    """Box regression, four values for each anchor."""
+    deltas: tuple[Float[Tensor, "batch values_by_anchor _ _"], ...]
+    """Box regression, four values for each anchor; five in an oriented detector (see `ifkd.models.oriented_deltas`)."""
     sampled: list["SampledRois"] = field(default_factory=list)
     """RoIs that `task_losses` sampled: one entry for a two-stage detector, else empty."""
 
@@ -125,9 +126,7 @@ class Detector(TaskNetwork):
         """Return the named detection losses (scalars) of a batch."""
 
     @abstractmethod
-    def candidates(
-        self, output: DetectorOutput, *, size: tuple[int, int], per_level: int
-    ) -> tuple[Float[Tensor, "batch k 4"], Float[Tensor, "batch k"], Int64[Tensor, "batch k"]]:
+    def candidates(self, output: DetectorOutput, *, size: tuple[int, int], per_level: int) -> CandidateTensors:
         """Return boxes (pixels), scores and labels of the best `per_level` box-class pairs of each group.
 
         The groups of a one-stage detector are its levels; a two-stage detector has one group, its proposals. The

@@ -1,7 +1,7 @@
 """Faster R-CNN (Ren et al. 2015) with a feature pyramid, and MMDetection's assignment and losses."""
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor
 from torchvision.ops import batched_nms
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
@@ -9,7 +9,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 from ifkd import recipe
 from ifkd.models.backbones import Backbone
 from ifkd.models.box_decoding import best_pairs, decode_boxes, flatten_predictions
-from ifkd.models.detector import Detector, DetectorOutput, Images, SampledRois, Targets
+from ifkd.models.detector import CandidateTensors, Detector, DetectorOutput, Images, SampledRois, Targets
 from ifkd.models.fpn import Pyramid
 from ifkd.models.roi_head import DELTA_WEIGHTS, RoiHead
 from ifkd.models.rpn import ANCHORS_PER_CELL, MIN_SIZE, NMS_IOU, RegionProposalNetwork
@@ -80,9 +80,7 @@ class FasterRcnn(Detector):
         logits, _ = self.roi_heads(output.pyramid, boxes, output.image_size(self.strides[0]))
         return logits
 
-    def candidates(
-        self, output: DetectorOutput, *, size: tuple[int, int], per_level: int
-    ) -> tuple[Float[Tensor, "batch k 4"], Float[Tensor, "batch k"], Int64[Tensor, "batch k"]]:
+    def candidates(self, output: DetectorOutput, *, size: tuple[int, int], per_level: int) -> CandidateTensors:
         """Return the best `per_level` proposal-class pairs, decoded and clipped to `size`.
 
         An image with fewer proposals than `config.proposals` is padded with boxes of score 0.

@@ -13,7 +13,7 @@ from torchvision.ops import MultiScaleRoIAlign
 
 from ifkd import recipe
 from ifkd.compute.distributed import mean_over_ranks
-from ifkd.models.anchor_assignment import IGNORE, assign
+from ifkd.models.anchors import IGNORE, assign
 from ifkd.models.detector import Targets
 
 POS_IOU = 0.5

@@ -9,8 +9,7 @@ from torchvision.models.detection._utils import BalancedPositiveNegativeSampler,
 from torchvision.models.detection.rpn import RPNHead
 
 from ifkd.compute.distributed import mean_over_ranks
-from ifkd.models.anchor_assignment import IGNORE
-from ifkd.models.anchors import ASPECT_RATIOS
+from ifkd.models.anchors import ASPECT_RATIOS, IGNORE
 from ifkd.models.box_decoding import concat_predictions
 from ifkd.models.detector import DetectorOutput, Targets, init_towers
 

@@ -72,9 +72,8 @@ def detect(
     images = as_batch(pixels).to(next(detector.parameters()).device)
     size = images.shape[2], images.shape[3]
     with torch.inference_mode():
-        boxes, scores, labels = detector.candidates(detector(normalize(images)), size=size, per_level=per_level)
-    candidates = Candidates(boxes.float().cpu().numpy(), scores.float().cpu().numpy(), labels.cpu().numpy())
-    return postprocess(candidates, config)
+        found = detector.candidates(detector(normalize(images)), size=size, per_level=per_level)
+    return postprocess(Candidates(*(values.cpu().numpy() for values in found)), config)
 
 
 def as_batch(pixels: Sequence[Array]) -> UInt8[torch.Tensor, "batch 3 height width"]:

@@ -1,22 +1,24 @@
 """ARSD (Yang et al., TGRS 2022): core features of each object on one level, and boxes where the teacher is better."""
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
-from torchvision.ops import box_iou, generalized_box_iou_loss
+from torchvision.ops import box_iou
 
 from ifkd import recipe
 from ifkd.compute.distributed import mean_over_ranks
 from ifkd.core.errors import ConfigError
 from ifkd.distillation import DistillationBatch
+from ifkd.distillation.box_losses import box_losses
 from ifkd.distillation.methods.fgd import boxes_in_cells
 from ifkd.distillation.methods.method import Adapters, Method, NetworkPair, Term, in_float, make_term
 from ifkd.distillation.pixelwise_losses import squared_distance, weighted_sum
 from ifkd.models.box_decoding import concat_predictions, decode_boxes
 from ifkd.models.detector import Scalar, Targets
+from ifkd.models.oriented_deltas import encode_oriented, gaussian_divergence
 
 BOX_FACTOR = 2.0
-"""Factor of the GIoU loss in the published code."""
+"""Factor of the boxes' loss in the published code."""
 
 
 class Arsd(Method):
@@ -48,23 +50,23 @@ class Arsd(Method):
         }
 
     def _box_loss(self, batch: DistillationBatch) -> Scalar:
-        """Return the sum over levels of the weighted mean of the GIoU loss toward the teacher's boxes (SSRD)."""
+        """Return the sum over levels of the weighted mean of the losses toward the teacher's boxes (SSRD)."""
         (detector,) = self._student
         by_level = detector.anchors(batch.student)
         anchors = torch.cat(by_level)
         level_of = torch.cat([torch.full((len(level),), n, device=anchors.device) for n, level in enumerate(by_level)])
-        boxes = [_decode(output.deltas, anchors) for output in (batch.student, batch.teacher)]
+        cells = len(anchors) // sum(level.shape[2] * level.shape[3] for level in batch.student.deltas)
+        student, teacher = (concat_predictions(output.deltas, cells) for output in (batch.student, batch.teacher))
         totals, weights = anchors.new_zeros(len(by_level)), anchors.new_zeros(len(by_level))
         for image, target in enumerate(batch.targets):
             assigned = detector.assign_anchors(anchors, target)
             positive = assigned >= 0
-            objects = target.boxes[assigned[positive]]
-            student, teacher = boxes[0][image][positive], boxes[1][image][positive].detach()
-            iou, student_iou, teacher_iou = (
-                _paired_iou(found, objects) for found in (anchors[positive], student.detach(), teacher)
+            matched, own, of_teacher = anchors[positive], student[image][positive], teacher[image][positive].detach()
+            fit, student_fit, teacher_fit = (
+                _fit(matched, deltas, target, assigned[positive]) for deltas in (None, own.detach(), of_teacher)
             )
-            weight = ((teacher_iou > student_iou) & (student_iou > iou)).float()
-            losses = BOX_FACTOR * generalized_box_iou_loss(student, teacher)
+            weight = ((teacher_fit > student_fit) & (student_fit > fit)).float()
+            losses = BOX_FACTOR * box_losses(matched, own, of_teacher)
             totals = totals.index_add(0, level_of[positive], weight * losses)
             weights = weights.index_add(0, level_of[positive], weight)
         normalizer = mean_over_ranks(weights)
@@ -108,6 +110,17 @@ def _paired_iou(first: Float[Tensor, "n 4"], second: Float[Tensor, "n 4"]) -> Fl
     return box_iou(first, second).diagonal() if len(first) else first.new_zeros(0)
 
 
-def _decode(deltas: tuple[Tensor, ...], anchors: Float[Tensor, "anchors 4"]) -> list[Float[Tensor, "anchors 4"]]:
-    cells = len(anchors) // sum(level.shape[2] * level.shape[3] for level in deltas)
-    return [decode_boxes(anchors, of_image, None) for of_image in concat_predictions(deltas, cells)]
+def _fit(
+    anchors: Float[Tensor, "n 4"],
+    deltas: Float[Tensor, "n values"] | None,
+    target: Targets,
+    objects: Int64[Tensor, " n"],
+) -> Float[Tensor, " n"]:
+    """Return how well boxes fit their objects, more being better; without deltas, the boxes are the anchors.
+
+    The measure is IoU, and for oriented boxes the negative divergence of their Gaussians.
+    """
+    if target.oriented is not None:
+        values = anchors.new_zeros((len(anchors), 5)) if deltas is None else deltas
+        return -gaussian_divergence(anchors, values, encode_oriented(target.oriented[objects], anchors))
+    return _paired_iou(anchors if deltas is None else decode_boxes(anchors, deltas, None), target.boxes[objects])

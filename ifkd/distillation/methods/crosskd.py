@@ -6,15 +6,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
-from torchvision.ops import generalized_box_iou_loss
 
 from ifkd import recipe
 from ifkd.compute.distributed import mean_over_ranks
 from ifkd.core.errors import ConfigError
 from ifkd.distillation import DistillationBatch
+from ifkd.distillation.box_losses import box_losses
 from ifkd.distillation.methods.method import Method, NetworkPair, Term, make_term
-from ifkd.models.anchor_assignment import IGNORE
-from ifkd.models.box_decoding import concat_predictions, decode_boxes
+from ifkd.models.anchors import IGNORE
+from ifkd.models.box_decoding import concat_predictions
 from ifkd.models.detector import FeatureMap
 from ifkd.models.retinanet import ANCHORS_PER_CELL, RetinaNet
 
@@ -49,8 +49,7 @@ class CrossKd(Method):
         soft = teacher_logits.sigmoid()
         distance = (logits.sigmoid() - soft).abs()
         classes = functional.binary_cross_entropy_with_logits(logits, soft, reduction="none") * distance
-        decoded = (decode_boxes(anchors.expand_as(values), values, None) for values in (deltas, teacher_deltas))
-        boxes = generalized_box_iou_loss(*decoded) * soft.amax(dim=2)
+        boxes = box_losses(anchors, deltas, teacher_deltas) * soft.amax(dim=2)
         return {
             "classes": make_term((classes * valid[:, :, None]).sum() / normalizer, self.config.classes),
             "boxes": make_term((boxes * valid).sum() / normalizer, self.config.boxes),

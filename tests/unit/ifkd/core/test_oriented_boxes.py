@@ -6,7 +6,7 @@ import shapely
 import shapely.affinity
 
 from ifkd.core.detections import Array, resize_boxes
-from ifkd.core.oriented_boxes import canonical, corners, envelopes, from_corners, resize, translate
+from ifkd.core.oriented_boxes import canonical, corner_distances, corners, envelopes, from_corners, resize, translate
 
 RNG = np.random.default_rng(7)
 
@@ -14,14 +14,6 @@ RNG = np.random.default_rng(7)
 def some(count: int = 200) -> Array:
     center, sides = RNG.uniform(-500, 500, (count, 2)), RNG.uniform(1, 80, (count, 2))
     return canonical(np.concatenate([center, sides, RNG.uniform(-400, 400, (count, 1))], axis=1))
-
-
-def assert_same_boxes(found: Array, expected: Array, tolerance: float = 2e-2) -> None:
-    """Compare by the set of corners, which does not jump where the angle does."""
-    a, b = corners(found), corners(expected)
-    distance = np.linalg.norm(a[:, :, None] - b[:, None], axis=3)
-    assert distance.min(axis=2).max(initial=0) < tolerance
-    assert distance.min(axis=1).max(initial=0) < tolerance
 
 
 def test_the_long_side_comes_first_and_the_angle_is_an_axis() -> None:
@@ -63,7 +55,7 @@ def test_corners_in_any_order_return_to_their_box() -> None:
     boxes = some()
     orders = RNG.permuted(np.tile(np.arange(4), (len(boxes), 1)), axis=1)
     shuffled = np.take_along_axis(corners(boxes), orders[:, :, None], axis=1)
-    assert_same_boxes(from_corners(shuffled), boxes)
+    assert corner_distances(from_corners(shuffled), boxes).max() < 2e-2
 
 
 def test_the_rectangle_around_four_points_is_the_smallest() -> None:
@@ -93,6 +85,19 @@ def test_boxes_at_0_and_90_are_resized_as_upright_boxes() -> None:
     boxes = np.array([[30, 40, 20, 6, 0], [30, 40, 20, 6, 90]], np.float32)
     resized = resize(boxes, (100, 100), (50, 200))
     np.testing.assert_allclose(envelopes(resized), resize_boxes(envelopes(boxes), (100, 100), (50, 200)), atol=1e-4)
+
+
+def test_the_distance_of_corners_does_not_jump_where_the_angle_does() -> None:
+    boxes = np.array([[5, 5, 8, 2, 179], [5, 5, 8, 2, 0], [5, 5, 4, 4, 89], [5, 5, 4, 4, 0]], np.float32)
+    others = np.array([[5, 5, 8, 2, 1], [9, 8, 8, 2, 0], [5, 5, 4, 4, 0], [5, 5, 4, 4, 45]], np.float32)
+    radius, square = np.sqrt(17), np.sqrt(8)
+    expected = [
+        2 * radius * np.sin(np.radians(1)),
+        5,
+        2 * square * np.sin(np.radians(0.5)),
+        2 * square * np.sin(np.pi / 8),
+    ]
+    np.testing.assert_allclose(corner_distances(boxes, others), expected, rtol=1e-4)
 
 
 def test_no_boxes_are_no_boxes() -> None:

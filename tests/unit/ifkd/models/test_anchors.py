@@ -7,7 +7,7 @@ import torch
 from torchvision.ops import box_iou
 
 from ifkd.models import Targets
-from ifkd.models.anchor_assignment import BACKGROUND, IGNORE, assign
+from ifkd.models.anchors import BACKGROUND, IGNORE, assign
 
 
 def target(boxes: Sequence[Sequence[float]], labels: Sequence[int], ignored: Sequence[Sequence[float]] = ()) -> Targets:
