@@ -1,5 +1,7 @@
 """RetinaNet (Lin et al. 2017) with MMDetection's assignment and losses, as in the paper's experiments."""
 
+from typing import cast
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -38,7 +40,7 @@ class RetinaNet(Detector):
         if config.oriented:
             layer = nn.Conv2d(config.channels, 5 * ANCHORS_PER_CELL, kernel_size=3, padding=1)
             nn.init.normal_(layer.weight, std=0.01)
-            nn.init.zeros_(layer.bias)
+            nn.init.constant_(cast("Tensor", layer.bias), 0.0)
             self.head.regression_head.bbox_reg = layer
         if config.head_init == "kaiming":
             init_towers(self.head.classification_head.conv, self.head.regression_head.conv)
