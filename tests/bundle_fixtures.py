@@ -35,6 +35,16 @@ def free_bundle(checkpoint_path: Path, make_once: Callable[[str, Callable[[Path]
     return make_once("free", lambda out: export_bundle(plan_export(checkpoint_path, out, overrides=overrides)))
 
 
+@pytest.fixture(scope="session")
+def oriented_bundle(make_once: Callable[[str, Callable[[Path], object]], Path]) -> Path:
+    """The folder of the bundle of an oriented detector with FP32 and FP16; read-only."""
+    from export.export_bundle import export_bundle
+    from export.export_plan import plan_export
+
+    checkpoint = make_once("oriented checkpoint", lambda folder: write_checkpoint(folder, oriented=True))
+    return make_once("oriented", lambda out: export_bundle(plan_export(checkpoint / "best.safetensors", out)))
+
+
 @pytest.fixture
 def bundle_copy(whole_bundle: Path, tmp_path: Path) -> "Bundle":
     """A copy of the bundle for one test."""
@@ -91,7 +101,7 @@ def with_engine(bundle: "Bundle", name: str = "made", *, plan: bytes = b"", **va
     return add_file(bundle, f"engines/{name}.json", kind="engine-metadata", precision="fp16")
 
 
-def write_checkpoint(folder: Path) -> None:
+def write_checkpoint(folder: Path, *, oriented: bool = False) -> None:
     """Write `best.safetensors`, an untrained detector with varied scores and boxes."""
     import torch
 
@@ -102,6 +112,7 @@ def write_checkpoint(folder: Path) -> None:
 
     folder.mkdir()
     training = {"epochs": 1, "batch_size": 2}
+    tiny = {"backbone": "resnet18", "channels": 16, "oriented": oriented}
     recipe = parse(
         {
             "name": "tiny",
@@ -111,8 +122,8 @@ def write_checkpoint(folder: Path) -> None:
                 "test": str(folder / "absent.json"),
                 "tile_px": 64,
             },
-            "teacher": {"detector": {"backbone": "resnet18", "channels": 16}, "training": training},
-            "student": {"detector": {"backbone": "resnet18", "channels": 16}, "training": training},
+            "teacher": {"detector": tiny, "training": training},
+            "student": {"detector": tiny, "training": training},
             "distillation": {"training": training, "method": {"name": "none"}},
             "export": {"candidates_per_level": 100, "max_batch": 4, "overlap_px": 16},
         },
@@ -125,6 +136,8 @@ def write_checkpoint(folder: Path) -> None:
         for name, weight in detector.head.named_parameters():
             if name.endswith("weight"):
                 torch.nn.init.kaiming_normal_(weight)
+        if oriented:  # deltas of a trained detector, whose boxes are not many times as long as a tile
+            torch.nn.init.normal_(detector.head.regression_head.bbox_reg.weight, std=0.02)
     meta = CheckpointMeta(
         detector=recipe.student.detector,
         classes=("ship", "tug", "ferry"),

@@ -20,6 +20,8 @@ from ifkd.models.box_decoding import MAX_LOG_RATIO, Side
 
 SMALLEST_SIDE_PX = 0.1
 """Shorter sides of labels count as this long; their logarithm is finite."""
+MAX_TURN = 2.0
+"""Largest |M_xy| in decoding, that of a box 55 times as long as wide at 45 degrees."""
 EPSILON = 1e-6
 
 
@@ -34,9 +36,10 @@ class _LogShape:
     @classmethod
     def of_deltas(cls, anchors: Tensor, deltas: Tensor) -> "_LogShape":
         extent = (anchors[..., 2:] - anchors[..., :2]).clamp_min(SMALLEST_SIDE_PX)
-        limited = deltas[..., 2:].clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
-        log_width, log_height = (extent.log() + limited[..., :2]).unbind(-1)
-        return cls((log_width + log_height) / 2, (log_width - log_height) / 2, limited[..., 2])
+        sides = deltas[..., 2:4].clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+        log_width, log_height = (extent.log() + sides).unbind(-1)
+        turned = deltas[..., 4].clamp(-MAX_TURN, MAX_TURN)
+        return cls((log_width + log_height) / 2, (log_width - log_height) / 2, turned)
 
     @property
     def d(self) -> Tensor:

@@ -16,9 +16,11 @@ from torchvision.models.detection.image_list import ImageList
 
 from ifkd import recipe
 from ifkd.core.detections import Candidates
+from ifkd.core.oriented_boxes import canonical, envelopes
 from ifkd.core.postprocess import PostprocessConfig, postprocess
 from ifkd.models import DetectorOutput, Targets, build_detector, normalize
 from ifkd.models.anchors import ASPECT_RATIOS, anchors_of_level
+from ifkd.models.box_decoding import concat_predictions
 from ifkd.models.retinanet import RetinaNet
 
 STRIDES = (8, 16, 32, 64, 128)
@@ -379,3 +381,50 @@ def test_nothing_is_frozen_by_default() -> None:
     (losses["classification"] + losses["boxes"]).backward()
     optimizer.step()
     assert [name for name, value in built.state_dict().items() if torch.equal(value, before[name])] == []
+
+
+# --- oriented boxes -------------------------------------------------------------------------------------------------
+
+
+def oriented_target(boxes: Sequence[Sequence[float]]) -> Targets:
+    turned = canonical(np.array(boxes, np.float32))
+    upright = torch.from_numpy(envelopes(turned))
+    return Targets(upright, torch.zeros(len(boxes), dtype=torch.int64), torch.zeros(0, 4), torch.from_numpy(turned))
+
+
+def test_an_oriented_detector_has_one_delta_more_and_an_upright_one_none() -> None:
+    turned, upright = detector(oriented=True).state_dict(), detector().state_dict()
+    different = {name for name in upright if upright[name].shape != turned[name].shape}
+    assert list(turned) == list(upright)
+    assert different == {"head.regression_head.bbox_reg.weight", "head.regression_head.bbox_reg.bias"}
+    assert turned["head.regression_head.bbox_reg.bias"].shape == (45,)
+
+
+def test_an_upright_detector_ignores_oriented_boxes() -> None:
+    built, one = detector().eval(), oriented_target([[30, 30, 40, 10, 30]])
+    output = built(images((64, 64), batch=1))
+    losses = built.task_losses(output, [one])
+    assert set(losses) == {"classification", "boxes"}
+    plain = built.task_losses(output, [Targets(one.boxes, one.labels, one.ignored)])
+    assert all(torch.equal(losses[name], plain[name]) for name in plain)
+    assert len(built.candidates(output, size=(64, 64), per_level=10)) == 3
+
+
+def test_an_oriented_detector_learns_the_angle() -> None:
+    built = detector(oriented=True, head_init="kaiming", norm="frozen").train()
+    pixels, one = images((64, 64), batch=1), oriented_target([[30, 34, 44, 12, 150]])
+    optimizer = torch.optim.Adam(built.parameters(), lr=3e-3)
+    history = []
+    for _ in range(40):
+        losses = built.task_losses(built(pixels), [one])
+        optimizer.zero_grad()
+        torch.stack(list(losses.values())).sum().backward()
+        optimizer.step()
+        history.append({name: value.item() for name, value in losses.items()})
+    assert history[-1]["divergence"] < 0.2 < history[0]["divergence"] < 1
+    with torch.no_grad():
+        output = built(pixels)
+    anchors, deltas = torch.cat(built.anchors(output)), concat_predictions(output.deltas, 9)[0]
+    positive = built.assign_anchors(anchors, one) == 0
+    _, oriented = built.decode(anchors[positive], deltas[positive], None)
+    assert np.median(np.abs(oriented[:, 4].numpy() - 150)) < 5
