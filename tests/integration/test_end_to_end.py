@@ -8,6 +8,7 @@ import pyogrio
 import pytest
 import rasterio
 import tomli_w
+from huggingface_hub import ModelCard
 
 from deploy.cli.main import main
 
@@ -69,7 +70,7 @@ def whole_way(request, tmp_path_factory):
     assert main(["parity", str(folder / "bundle"), "--out", str(folder / "parity.json")]) in (0, 1)
     words = ["report", "--out", folder / "report", "--title", "small", "--detection", folder / "detections"]
     words += ["--evaluation", f"distilled={folder / 'distilled.json'}", "--bench", folder / "bench.json"]
-    words += ["--parity", folder / "parity.json"]
+    words += ["--parity", folder / "parity.json", "--model-card", folder / "bundle"]
     assert main([str(word) for word in words]) in (0, 1)
     return folder
 
@@ -91,6 +92,17 @@ def test_the_bundle_holds_engines_of_both_precisions(whole_way):
     manifest = json.loads((whole_way / "bundle/model.json").read_text())
     engines = [record["precision"] for record in manifest["files"].values() if record["kind"] == "engine"]
     assert sorted(engines) == ["fp16", "fp32"]
+
+
+def test_the_model_card_has_the_measurements_of_the_bundle_and_nothing_else_changed(whole_way):
+    assert main(["verify", str(whole_way / "bundle")]) == 0
+    card = (whole_way / "bundle/README.md").read_text()
+    evaluation = json.loads((whole_way / "distilled.json").read_text())
+    name = f"mAP (model.safetensors, torch {evaluation['engine']['backend_version']} fp32"
+    (read,) = (one for one in ModelCard(card).data.eval_results if one.metric_name.startswith(name))
+    assert read.metric_value == evaluation["metrics"]["mean_ap"]
+    for cell in json.loads((whole_way / "parity.json").read_text())["cells"]:
+        assert f"| {cell['engine']['file']} | {cell['backend']} {cell['precision']} | " in card
 
 
 def test_the_student_was_distilled_with_a_stand_in_encoder_and_says_so(whole_way):
