@@ -244,7 +244,7 @@ def main() -> int:
     figures = [figure for scene in scenes for figure in compare(bundle, scene, arguments)]
     print("\n".join(figure.line() for figure in figures))
     if bundle.manifest.screen is not None and bundle.manifest.screen.calibration is not None:
-        print(f"Calibration: {bundle.manifest.screen.calibration.reason}. {EXCHANGEABLE}")
+        print(f"Calibration: {bundle.manifest.screen.calibration.reason}.\n{EXCHANGEABLE}")
     return 0 if all(figure.passed for figure in figures) else 1
 
 

@@ -145,5 +145,6 @@ def _screen_summary(screen: "ScreenRecord") -> list[str]:
     ]
     if screen.calibration is None:
         return [*lines, "The screen has no threshold, because the validation images cannot be read."]
-    threshold = "none" if screen.threshold is None else f"{screen.threshold:g}"
-    return [*lines, f"Threshold of the screen: {threshold}, {screen.calibration.reason}. {EXCHANGEABLE}"]
+    if screen.threshold is None:
+        return [*lines, f"The screen has no threshold: {screen.calibration.reason}."]
+    return [*lines, f"Threshold of the screen: {screen.threshold:g}, {screen.calibration.reason}. {EXCHANGEABLE}"]

@@ -2,7 +2,8 @@
 
 Input `tiles`, uint8 [batch, 3, height, width], multiples of `stride`: the scene as the engine sees it, resized by
 `scale` with antialiasing. Output `objectness`, float32 [batch, 1, height / stride, width / stride], from 0 to 1. A
-tile is searched if a cell that it touches is at least the threshold, so a threshold of 0 searches all.
+tile is searched if a cell that it or a margin as wide as the overlap touches is at least the threshold, so a threshold
+of 0 searches all.
 """
 
 from pydantic import PositiveFloat, PositiveInt
@@ -30,8 +31,9 @@ class ScreenPoint(Schema):
 class ScreenCalibration(Schema):
     """Choice of a screen's threshold by the detections that it loses in held-out scenes.
 
-    A detection of the full search counts as lost if no cell that it touches is at least the threshold. Its tile may
-    still be searched because of another cell, so this is an upper limit for every size and grid of tiles.
+    A detection of the full search counts as lost if no cell that it touches is at least the threshold. If one is, all
+    tiles that the detection touches are searched, because it is no larger than their overlap. If none is, they may be
+    searched because of other cells. So this is an upper limit for every size and grid of tiles.
     """
 
     source: str

@@ -99,10 +99,11 @@ def screen_input(pixels: Array, stride: int) -> Array:
 
 
 def _tile_windows(image: LabeledImage, recipe: Recipe) -> Array:
-    """Return the tiles of an image, float32 [n, 4], pixels of the detector."""
+    """Return the tiles of an image with a margin as wide as their overlap, float32 [n, 4], pixels of the detector."""
     size, tile_px = scaled_size(image.size, recipe.data.scale), (recipe.data.tile_px, recipe.data.tile_px)
-    grid = TileGrid(size, tile_px, recipe.export.overlap_px)
-    return np.array([(one.left, one.top, one.right, one.bottom) for one in grid], np.float32)
+    grid, margin = TileGrid(size, tile_px, recipe.export.overlap_px), recipe.export.overlap_px
+    tiles = np.array([(one.left, one.top, one.right, one.bottom) for one in grid], np.float32)
+    return tiles + np.array([-margin, -margin, margin, margin], np.float32)
 
 
 def _reason(threshold: float | None, bound: float | None, scenes: list[Array], limit: RiskLimit) -> str:
