@@ -48,6 +48,8 @@ class ScreenSettings(Schema):
     """Pixels of the screen around a cell that affect its value."""
     bound: float | None = None
     """Upper bound of the expected fraction of lost detections at this threshold; None if it is unknown."""
+    confidence: float | None = None
+    """Probability of the bound over draws of the calibration scenes; None if it holds on average over such draws."""
     audit_fraction: float = AUDIT_FRACTION
     """Fraction of the skipped tiles that are searched all the same, to estimate the loss."""
     audit_seed: int = 0
@@ -287,6 +289,7 @@ def _screen(record: ScreenRecord | None, choice: float | str, audit: float) -> S
         stride=record.stride,
         context_px=record.context_px,
         bound=calibration.bound if calibration is not None and is_bounded else None,
+        confidence=calibration.confidence if calibration is not None and is_bounded else None,
         audit_fraction=audit,
     )
 

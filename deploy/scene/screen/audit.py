@@ -64,6 +64,8 @@ class ScreeningRecord(Schema):
     """Scene pixels per pixel that the screen read: above 1 with overviews of the file."""
     bound: float | None
     """Upper bound of the expected fraction of lost detections, from the calibration of the bundle; None if unknown."""
+    confidence: float | None = None
+    """Probability of the bound over draws of the calibration scenes; None without one, or if it holds on average."""
     assumption: str | None
     """Condition under which the bound holds."""
     audit: AuditRecord | None
@@ -86,6 +88,7 @@ class ScreeningRecord(Schema):
         if not self.is_on:
             return f"Screen: off, as {self.passed} tiles or almost all would pass"
         bound = "no known bound" if self.bound is None else f"at most {self.bound:.2%} lost in expectation"
+        bound += f" with a confidence of {self.confidence:.0%}" if self.confidence is not None else ""
         text = f"Screen: {self.skipped} tiles skipped, {self.passed} passed at {self.threshold:g}, {bound}"
         if self.audit is not None:
             low, high = self.audit.lost_interval
@@ -129,6 +132,7 @@ def screening_of(
         left_out=len(left_out.dropped),
         read_reduction=selection.reduction,
         bound=settings.bound,
+        confidence=settings.confidence,
         assumption=None if settings.bound is None else EXCHANGEABLE,
         audit=_audit(selection, left_out, grid, bound=settings.bound, kept=kept, classes=classes),
     )

@@ -24,7 +24,7 @@ CALIBRATION = ScreenCalibration(
     objects=400,
     score_threshold=0.3,
     max_lost_fraction=0.005,
-    confidence=None,
+    confidence=0.9,
     scenes_needed=10,
     bound=0.004,
     reason="the largest that satisfies the limit",
@@ -71,7 +71,8 @@ def test_what_is_skipped_is_in_the_record_on_the_page_and_on_the_terminal(call, 
     code, printed, _ = call("--screen", 0.5)
     assert code == 0
     assert re.search(
-        r"Screen: \d+ tiles skipped, \d+ passed at 0\.5, at most 0\.40% lost in expectation; audit", printed
+        r"Screen: \d+ tiles skipped, \d+ passed at 0\.5, at most 0\.40% lost in expectation with a confidence of 90%; audit",
+        printed,
     )
     assert EXCHANGEABLE in printed
     run = run_of(tmp_path / "out")
@@ -79,7 +80,7 @@ def test_what_is_skipped_is_in_the_record_on_the_page_and_on_the_terminal(call, 
     assert run["objects"] == len(OBJECTS)
     assert screening["passed"] + screening["skipped"] == run["tiles"]["count"]
     assert 0 < screening["passed"] < 40 < screening["skipped"]
-    assert (screening["bound"], screening["assumption"]) == (0.004, EXCHANGEABLE)
+    assert (screening["bound"], screening["confidence"], screening["assumption"]) == (0.004, 0.9, EXCHANGEABLE)
     assert screening["audit"]["tiles"] == -(-screening["skipped"] * 2 // 100)
     assert (screening["audit"]["lost"], screening["audit"]["found"]) == (0, [])
     assert (settings["threshold"], settings["auto"], settings["audit_fraction"]) == (0.5, False, 0.02)
