@@ -71,7 +71,7 @@ def test_what_is_skipped_is_in_the_record_on_the_page_and_on_the_terminal(call, 
     code, printed, _ = call("--screen", 0.5)
     assert code == 0
     assert re.search(
-        r"Screen: \d+ tiles skipped, \d+ passed at 0\.5, at most 0\.40% lost in expectation with a confidence of 90%; a",
+        r"Screen: \d+ tiles skipped, \d+ passed at 0\.5, at most 0\.40% lost in expectation with a confidence of 90%",
         printed,
     )
     assert EXCHANGEABLE in printed
