@@ -64,7 +64,7 @@ def default_operating_point(options: ExportOptions, *, reason: str) -> Operating
     """Return the thresholds of the recipe, or else the defaults."""
     score, iou = options.scene_score_threshold, options.class_agnostic_iou
     return OperatingPoint(
-        source=f"not chosen, because {reason}",
+        source=f"not chosen: {reason.rstrip('.')}",
         score_threshold=SCORE_THRESHOLD if score is None else score,
         class_agnostic_iou=CLASS_AGNOSTIC_IOU if iou is None else iou,
     )

@@ -134,4 +134,4 @@ def test_a_detector_that_finds_no_object_gets_the_defaults_and_the_reason(found)
 def test_defaults_state_their_reason():
     point = default_operating_point(ExportOptions(scene_score_threshold=0.5), reason="v.json is missing")
     assert point.score_threshold == 0.5
-    assert point.source == "not chosen, because v.json is missing"
+    assert point.source == "not chosen: v.json is missing"

@@ -72,7 +72,7 @@ def test_the_text_states_thresholds_parity_and_origin(manifest: Manifest) -> Non
 def test_what_was_not_measured_or_stated_is_unknown(manifest: Manifest) -> None:
     text = model_card(manifest)
     assert ModelCard(text).data.eval_results is None
-    assert "The export measured no accuracy. The thresholds were not chosen, because " in text
+    assert "The export measured no accuracy. The thresholds were not chosen: " in text
     for fact in ("Sensor", "Ground sample distance", "License of the training data"):
         assert f"| {fact} | unknown |" in text
 
