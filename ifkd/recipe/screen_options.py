@@ -20,8 +20,9 @@ class ScreenOptions(Schema):
     batch_size: PositiveInt = 16
     learning_rate: PositiveFloat = 0.002
     """Full learning rate of AdamW; it decays along a cosine."""
-    teacher_score: FractionBelowOne = 0.3
-    """Least score of the detections of `ifkd train --role screen --teacher` that are learned as objects."""
+    teacher_score: FractionBelowOne = 0.5
+    """Least score of the detections of `ifkd train --role screen --teacher` that are learned as objects; best the score
+    threshold for scenes, because the screen also learns the false detections above it."""
     max_lost_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.005
     """Largest acceptable fraction of a scene's detections that the screen loses, in expectation; sets the threshold."""
     confidence: FractionBelowOne = 0.9
