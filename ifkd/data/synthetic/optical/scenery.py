@@ -17,7 +17,6 @@ GLINT = np.array([214, 216, 206], np.float32)
 SAND = np.array([194, 180, 146], np.float32)
 CLOUD_HEIGHT_M = 260.0  # Low, so that a tile shows a cloud together with its shadow
 CLOUD_SIZES = (620.0, 6, 0.55)
-KNEE, BRIGHTEST = 210.0, 245.0  # Gray levels above which the sensor's response flattens, and its limit before noise
 MAX_COVER = 0.9  # Opacity in the middle of a cloud
 DEEP = np.array([(26, 52, 66), (22, 44, 70), (30, 62, 58), (44, 66, 62), (62, 80, 76)], np.float32)
 SHALLOW = np.array([(58, 108, 108), (46, 116, 128), (84, 116, 94), (104, 116, 90), (122, 126, 104)], np.float32)
@@ -82,9 +81,6 @@ def capture(grid: PixelGrid, color: Array, conditions: Conditions, seed: int) ->
     if margin:
         taps = np.exp(-0.5 * (np.arange(-margin, margin + 1) / conditions.blur_px) ** 2)
         color = filtered(color, (taps / taps.sum()).astype(np.float32))
-    room = np.float32(BRIGHTEST - KNEE)
-    # No highlight is cut off at 255, a value that would look like undeclared nodata.
-    color = np.minimum(color, np.float32(KNEE)) + room * np.tanh((color - np.float32(KNEE)).clip(0.0) / room)
     if conditions.noise_dn > 0:
         gray, *bands = (pixel_noise(seed + band, *grid.rows_columns) for band in range(4))
         noise = np.stack(bands, axis=2) * np.float32(0.6) + (gray * np.float32(0.8))[..., None]
