@@ -22,6 +22,8 @@ from ifkd.models import build_detector
 from ifkd.models.checkpoint import CheckpointMeta, save_checkpoint
 from ifkd.recipe import Recipe
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def setup(tmp_path_factory: pytest.TempPathFactory, make_recipe: Callable[..., dict[str, Any]]) -> Path:
@@ -118,7 +120,6 @@ def test_only_rank_0_writes(runs: tuple[Path, Path]) -> None:
     assert len(list((runs[1] / "events").iterdir())) == 1
 
 
-@pytest.mark.slow
 def test_a_killed_run_of_two_processes_resumes_with_one(setup: Path) -> None:
     """SIGKILL of launcher and processes; the state does not depend on the number of processes."""
     overrides = ("distillation.training.epochs=30", "distillation.training.save_every_minutes=0")
@@ -138,7 +139,6 @@ def test_a_killed_run_of_two_processes_resumes_with_one(setup: Path) -> None:
     assert steps == list(range(60))
 
 
-@pytest.mark.slow
 def test_a_folder_of_another_process_is_refused(setup: Path, capsys: pytest.CaptureFixture[str]) -> None:
     overrides = ("distillation.training.epochs=40", "distillation.training.save_every_minutes=0")
     running = start(setup, "busy", *overrides, processes=1)
@@ -153,7 +153,6 @@ def test_a_folder_of_another_process_is_refused(setup: Path, capsys: pytest.Capt
     assert "is writing into busy.\nhint: Wait until it ends" in capsys.readouterr().err
 
 
-@pytest.mark.slow
 def test_a_batch_that_cannot_be_split_is_refused(setup: Path) -> None:
     done = distill(setup, "odd", "distillation.training.batch_size=3", processes=2)
     assert done.returncode != 0

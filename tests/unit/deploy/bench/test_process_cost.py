@@ -80,6 +80,7 @@ def test_each_engine_is_measured_once_at_its_largest_batch(bundle):
     assert found["bundle", "fp16", 1] == (None, "No memory.")
 
 
+@pytest.mark.slow
 def test_the_command_measures_the_bundle_and_its_teacher(whole_bundle, checkpoint_path, tmp_path, monkeypatch):
     calls = []
 

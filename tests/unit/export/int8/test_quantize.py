@@ -181,6 +181,7 @@ def trained(checkpoint_path: Path, data_folder: Path, tmp_path: Path) -> Path:
     return tmp_path / "trained.safetensors"
 
 
+@pytest.mark.slow
 def test_a_bundle_has_both_int8_files_with_their_records(
     trained: Path, tmp_path: Path, without_exporting: Callable[[], None], capsys: pytest.CaptureFixture[str]
 ) -> None:

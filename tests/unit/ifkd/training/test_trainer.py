@@ -364,6 +364,7 @@ pipelines.distill_student(parse(values, recipe.Recipe, source="values"), Path(te
 """
 
 
+@pytest.mark.slow
 def test_a_run_killed_while_it_saves_resumes_from_the_previous_state(
     setup: Setup, distilled_run: Path, tmp_path: Path
 ) -> None:

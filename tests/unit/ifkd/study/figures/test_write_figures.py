@@ -197,6 +197,7 @@ def white_fraction(path: Path) -> float:
         return float(np.mean(np.asarray(image.convert("L")) > 250))
 
 
+@pytest.mark.slow
 def test_the_data_set_may_have_another_folder_than_in_training(
     moved: tuple[Path, str], figures: Path, study_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
