@@ -8,7 +8,10 @@ from ifkd.core.detections import Array
 
 MIN_SHIFT_PX = 0.05
 MIN_FACTOR = 0.002
-"""Least median shift, and least distance of a median ratio from 1, that a symptom states."""
+MIN_ANGLE_DEG = 1.0
+"""Least median shift, distance of a median ratio from 1, and largest difference of directions that a symptom states."""
+MIN_ELONGATION = 1.5
+"""Length over width from which an oriented box has a direction: that of a square jumps."""
 HISTOGRAM_EDGES = (1e-6, 1e-5, 1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3)
 
 
@@ -49,6 +52,8 @@ class Drift(Schema):
     """Median displacement of box centers down, pixels."""
     size_ratio: float
     """Median of the engine's box side over the reference's."""
+    angle_deg: Distribution | None = None
+    """Differences of the directions of oriented boxes, 0 to 90 degrees; None without boxes that have a direction."""
 
 
 def measure_drift(matching: Matching) -> Drift | None:
@@ -71,7 +76,24 @@ def measure_drift(matching: Matching) -> Drift | None:
         shift_x_px=right,
         shift_y_px=down,
         size_ratio=float(np.median(size_ratios)),
+        angle_deg=_angle_distribution(matching),
     )
+
+
+def angle_differences(oriented: Array, others: Array) -> Array:
+    """Return the differences of the directions of boxes [n, 5], degrees [m], of those that have a direction."""
+    elongated = oriented[:, 2] >= MIN_ELONGATION * oriented[:, 3]
+    difference = (oriented[elongated, 4].astype(np.float64) - others[elongated, 4]) % 180.0
+    return np.minimum(difference, 180.0 - difference)
+
+
+def _angle_distribution(matching: Matching) -> Distribution | None:
+    pairs = [(one.reference_oriented, one.engine_oriented) for one in matching.pairs]
+    turned = [(one, other) for one, other in pairs if one is not None and other is not None]
+    if not turned:
+        return None
+    differences = angle_differences(*(np.stack(side) for side in zip(*turned, strict=True)))
+    return distribution(differences) if len(differences) else None
 
 
 def describe_drift(matching: Matching, drift: Drift | None, classes: tuple[str, ...]) -> list[str]:
@@ -91,6 +113,8 @@ def describe_drift(matching: Matching, drift: Drift | None, classes: tuple[str, 
     elif largest >= 1 and drift.corner_px.p50 < MIN_SHIFT_PX:
         moved = sum(bool(np.abs(pair.engine_box - pair.reference_box).max() >= 1) for pair in matching.pairs)
         symptoms.append(f"{moved} of {drift.pairs} boxes moved, by up to {largest:.2f} px, while the others stayed")
+    if drift.angle_deg is not None and drift.angle_deg.max >= MIN_ANGLE_DEG:
+        symptoms.append(f"directions of boxes differ by up to {drift.angle_deg.max:.1f} degrees")
     if abs(drift.size_ratio - 1) >= MIN_FACTOR:
         symptoms.append(f"boxes are {drift.size_ratio:.3f} times as large")
     if abs(drift.score_ratio - 1) >= MIN_FACTOR:

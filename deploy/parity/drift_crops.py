@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw
 from deploy.parity.matching import DetectionPair, Matching
 from ifkd.core.config import Schema
 from ifkd.core.detections import Array
+from ifkd.core.oriented_boxes import corners, envelopes
 from ifkd.data.coco import CocoDataset
 from ifkd.imagery.contrast import ImageryOptions
 from ifkd.imagery.image_files import read_image
@@ -49,7 +50,7 @@ class _Difference:
     description: str
     drift: float
     reference: Array | None
-    """Box of the reference [4], pixels; likewise of the engine."""
+    """Box of the reference [4], or oriented box [5], pixels; likewise of the engine."""
     engine: Array | None
 
 
@@ -79,7 +80,7 @@ def _unmatched(matching: Matching, dataset: CocoDataset) -> list[_Difference]:
     """Return the unmatched detections, highest scores first; a changed class is one difference, not two."""
     differences = []
     for one in sorted(matching.unmatched, key=lambda one: -one.score):
-        box = np.array(one.box)
+        box = np.array(one.box) if one.oriented is None else one.oriented
         reference, engine = (box, None) if one.in_reference else (None, box)
         description = f"score {one.score:.2f}, missing in the {'engine' if one.in_reference else 'reference'}"
         if one.changed_to is not None:
@@ -94,11 +95,15 @@ def _unmatched(matching: Matching, dataset: CocoDataset) -> list[_Difference]:
 def _difference(pair: DetectionPair) -> _Difference:
     drift = 1 - pair.iou + abs(pair.engine_score - pair.reference_score)
     description = f"IoU {pair.iou:.4f}, score {pair.reference_score:.4f} to {pair.engine_score:.4f}"
-    return _Difference(pair.image_id, pair.label, description, drift, pair.reference_box, pair.engine_box)
+    boxes = pair.reference_box, pair.engine_box
+    if pair.reference_oriented is not None and pair.engine_oriented is not None:
+        boxes = pair.reference_oriented, pair.engine_oriented
+    return _Difference(pair.image_id, pair.label, description, drift, *boxes)
 
 
 def _draw(pixels: Array, difference: _Difference) -> Image.Image:
-    boxes = np.stack([box for box in (difference.reference, difference.engine) if box is not None])
+    shown = [box[None] for box in (difference.reference, difference.engine) if box is not None]
+    boxes = np.concatenate([box if box.shape[1] == 4 else envelopes(box) for box in shown])
     (x1, y1), (x2, y2) = boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)
     height, width = pixels.shape[:2]
     side = max(MIN_SOURCE_PX, 1.6 * max(x2 - x1, y2 - y1))
@@ -110,6 +115,12 @@ def _draw(pixels: Array, difference: _Difference) -> Image.Image:
     pen, zoom = ImageDraw.Draw(picture), SIDE_PX / side
     for box, color, inset in ((difference.reference, REFERENCE_RGB, 0), (difference.engine, ENGINE_RGB, 3)):
         if box is None:
+            continue
+        if len(box) == 5:
+            points = ((corners(box[None])[0] - np.array([left, top])) * zoom).tolist()
+            ring = [tuple(point) for point in (*points, *points[:2])]
+            pen.line(ring, fill=HALO_RGB, width=4, joint="curve")
+            pen.line(ring, fill=color, width=2, joint="curve")
             continue
         a, b, c, d = ((box - np.array([left, top, left, top])) * zoom).tolist()
         frame = (a + inset, b + inset, max(a + inset, c - inset), max(b + inset, d - inset))

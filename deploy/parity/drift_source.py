@@ -15,11 +15,13 @@ from typing import Any, Literal
 import numpy as np
 
 from deploy.accuracy.image_detection import ImageResult
+from deploy.parity.drift import angle_differences
 from deploy.parity.matching import Matching, Results, greedy_pairs, match, one_to_one, rows_by_label
 from deploy.parity.tolerances import DetectionTolerances
 from export.bundle.manifest import Precision
 from ifkd.core.config import Schema
 from ifkd.core.detections import Array, Detections, box_areas, pairwise_iou
+from ifkd.core.oriented_boxes import paired_intersection
 
 StepName = Literal["preprocess", "raw head", "decode", "postprocess", "merge"]
 MIN_IOU = 0.25
@@ -113,6 +115,7 @@ class _PairedCandidates:
             theirs.append(other.select(columns))
         both = Detections.concatenate(ours), Detections.concatenate(theirs)
         self.boxes, self.engine_boxes = (one.boxes.astype(np.float64) for one in both)
+        self.outlines, self.engine_outlines = (one.outlines.astype(np.float64) for one in both)
         self.scores, self.engine_scores = (one.scores.astype(np.float64) for one in both)
         self.score_ratios = self.engine_scores / self.scores
         moved = self.engine_boxes - self.boxes
@@ -167,13 +170,13 @@ def _pairs(ours: Detections, theirs: Detections) -> tuple[list[tuple[int, int]],
     used = np.array(pairs, np.int64).reshape(-1, 2)
     rows, columns = np.delete(np.arange(len(ours)), used[:, 0]), np.delete(np.arange(len(theirs)), used[:, 1])
     mine, other = ours.select(rows), theirs.select(columns)
-    found = greedy_pairs(mine.boxes, other.boxes, mine.scores, other.scores, min_iou=0.9)
+    found = greedy_pairs(mine.outlines, other.outlines, mine.scores, other.scores, min_iou=0.9)
     return pairs, [(int(rows[i]), int(columns[j])) for i, j in found]
 
 
 def _pairs_of_class(ours: Detections, theirs: Detections) -> list[tuple[int, int]]:
     """Return index pairs by falling IoU less score difference, then pairs without overlap but with equal scores."""
-    difference, iou = np.abs(ours.scores[:, None] - theirs.scores), pairwise_iou(ours.boxes, theirs.boxes)
+    difference, iou = np.abs(ours.scores[:, None] - theirs.scores), pairwise_iou(ours.outlines, theirs.outlines)
     displaced = np.where(difference <= CLOSE_SCORE, -1.0 - difference, -np.inf)
     rank = np.where(iou >= MIN_IOU, iou - difference, displaced)
     rows, columns = np.nonzero(np.isfinite(rank))
@@ -211,7 +214,7 @@ def _compare_scores(paired: _PairedCandidates, limits: DetectionTolerances) -> P
 
 def _compare_boxes(paired: _PairedCandidates, limits: DetectionTolerances) -> PipelineStep:
     ours, theirs = paired.boxes, paired.engine_boxes
-    drift = 1 - _iou_of_pairs(ours, theirs)
+    drift = 1 - _iou_of_pairs(paired.outlines, paired.engine_outlines)
     problems = []
     if paired.has_shift:
         right, down = np.median(paired.shifts, axis=0)
@@ -219,6 +222,10 @@ def _compare_boxes(paired: _PairedCandidates, limits: DetectionTolerances) -> Pi
     elif len(paired) and (drift.max() > limits.iou_drift_max or np.percentile(drift, 99) > limits.iou_drift_p99):
         count, moved = int((drift > limits.iou_drift_p99).sum()), np.abs(ours - theirs).max()
         problems.append(f"{count} boxes differ, by up to {moved:.2f} px")
+    if paired.outlines.shape[1] == 5:
+        angles = angle_differences(paired.outlines, paired.engine_outlines)
+        if len(angles) and (angles.max() > limits.angle_max_deg or np.percentile(angles, 99) > limits.angle_p99_deg):
+            problems.append(f"directions differ by up to {angles.max():.2f} degrees")
     figures = _figures(ours.ravel(), theirs.ravel())
     return _step("decode", "boxes of candidates, pixels", ours.size, problems, **figures)
 
@@ -268,13 +275,16 @@ def _has_direction(values: Array, limit: float) -> bool:
 def _is_rounded(paired: _PairedCandidates) -> bool:
     if not len(paired) or paired.has_score_factor or paired.has_shift:
         return False
-    changed = (paired.engine_scores != paired.scores) | (paired.engine_boxes != paired.boxes).any(axis=1)
+    changed = (paired.engine_scores != paired.scores) | (paired.engine_outlines != paired.outlines).any(axis=1)
     return bool(changed.mean() >= WIDESPREAD)
 
 
 def _iou_of_pairs(ours: Array, theirs: Array) -> Array:
-    """Return the IoU of each pair of boxes [n, 4]. float [n]."""
+    """Return the IoU of each pair of boxes [n, 4] or [n, 5]. float [n]."""
+    areas = box_areas(ours) + box_areas(theirs)
+    if ours.shape[1] == 5:
+        intersection = paired_intersection(ours, theirs)
+        return intersection / np.maximum(areas - intersection, 1e-9)
     low, high = np.maximum(ours[:, :2], theirs[:, :2]), np.minimum(ours[:, 2:], theirs[:, 2:])
     intersection = (high - low).clip(min=0).prod(axis=1)
-    areas = box_areas(ours) + box_areas(theirs)
     return intersection / np.maximum(areas - intersection, 1e-9)

@@ -47,6 +47,9 @@ class DetectionPair:
     engine_box: Array
     reference_score: float
     engine_score: float
+    reference_oriented: Array | None = None
+    """float32 [5], of an oriented detector; likewise of the engine."""
+    engine_oriented: Array | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,6 +65,8 @@ class UnmatchedDetection:
     """x1, y1, x2, y2, pixels of the image."""
     changed_to: int | None
     """Label of the same box on the other side, where there is one."""
+    oriented: Array | None = None
+    """float32 [5], of an oriented detector."""
 
 
 @dataclass(slots=True, eq=False)
@@ -103,7 +108,7 @@ def greedy_pairs(
 ) -> list[tuple[int, int]]:
     """Return index pairs of boxes [n, 4] and [m, 4] with an IoU of at least `min_iou`, each box used once.
 
-    Pairs are taken by falling IoU, then by rising score difference.
+    Likewise of oriented boxes [n, 5] and [m, 5]. Pairs are taken by falling IoU, then by rising score difference.
     """
     iou = pairwise_iou(boxes, others)
     rows, columns = np.nonzero(iou >= min_iou)
@@ -141,15 +146,16 @@ def _match_image(
     our_free, their_free = np.ones(len(ours), bool), np.ones(len(theirs), bool)
     for rows, columns in rows_by_label(ours, theirs):
         mine, other = ours.select(rows), theirs.select(columns)
-        found = greedy_pairs(mine.boxes, other.boxes, mine.scores, other.scores, min_iou=pairing.pair_iou)
+        found = greedy_pairs(mine.outlines, other.outlines, mine.scores, other.scores, min_iou=pairing.pair_iou)
         for row, column in ((rows[i], columns[j]) for i, j in found):
-            box, engine_box = ours.boxes[row], theirs.boxes[column]
-            iou = float(pairwise_iou(box[None], engine_box[None])[0, 0])
+            iou = float(pairwise_iou(ours.outlines[[row]], theirs.outlines[[column]])[0, 0])
             if iou < pairing.tie_iou and (our_ties[row] or their_ties[column]):
                 continue  # two neighboring objects: the other side suppressed one of them
             our_free[row] = their_free[column] = False
             label, scores = int(ours.labels[row]), (float(ours.scores[row]), float(theirs.scores[column]))
-            matching.pairs.append(DetectionPair(image_id, label, iou, box, engine_box, *scores))
+            oriented = [None if one.oriented is None else one.oriented[i] for one, i in ((ours, row), (theirs, column))]
+            boxes = ours.boxes[row], theirs.boxes[column]
+            matching.pairs.append(DetectionPair(image_id, label, iou, *boxes, *scores, *oriented))
     matching.tied_count.update(ours.labels[our_free & our_ties].tolist())
     matching.tied_count.update(theirs.labels[their_free & their_ties].tolist())
     lost, extra = ours.select(our_free & ~our_ties), theirs.select(their_free & ~their_ties)
@@ -161,7 +167,7 @@ def _is_tie(detections: Detections, candidates: Detections, pairing: PairingCrit
     """Return, for each detection, whether the other side has it among its candidates. bool [n]."""
     found = np.zeros(len(detections), bool)
     for rows, columns in rows_by_label(detections, candidates):
-        iou = pairwise_iou(detections.boxes[rows], candidates.boxes[columns])
+        iou = pairwise_iou(detections.outlines[rows], candidates.outlines[columns])
         difference = np.abs(detections.scores[rows][:, None] - candidates.scores[columns][None, :])
         found[rows] = ((iou >= pairing.tie_iou) & (difference <= pairing.tie_score)).any(axis=1)
     return found
@@ -170,11 +176,13 @@ def _is_tie(detections: Detections, candidates: Detections, pairing: PairingCrit
 def _unmatched(
     image_id: int, detections: Detections, others: Detections, *, in_reference: bool
 ) -> list[UnmatchedDetection]:
-    iou = pairwise_iou(detections.boxes, others.boxes)
+    iou = pairwise_iou(detections.outlines, others.outlines)
     unmatched = []
     for row, score in enumerate(detections.scores):
         close = np.flatnonzero((iou[row] >= CLASS_CHANGE_IOU) & (np.abs(others.scores - score) <= CLASS_CHANGE_SCORE))
         changed_to = int(others.labels[close[np.argmax(iou[row][close])]]) if len(close) else None
         label, (x1, y1, x2, y2) = int(detections.labels[row]), detections.boxes[row].tolist()
-        unmatched.append(UnmatchedDetection(image_id, in_reference, label, float(score), (x1, y1, x2, y2), changed_to))
+        oriented = None if detections.oriented is None else detections.oriented[row]
+        facts = (image_id, in_reference, label, float(score), (x1, y1, x2, y2), changed_to, oriented)
+        unmatched.append(UnmatchedDetection(*facts))
     return unmatched

@@ -34,6 +34,9 @@ class DetectionTolerances(Schema):
     iou_drift_p99: NonNegativeFloat
     """Largest 99th percentile of 1 - IoU of the pairs."""
     iou_drift_max: NonNegativeFloat
+    angle_p99_deg: NonNegativeFloat = 2.0
+    """Largest 99th percentile of the differences of directions, oriented boxes at least 1.5 times as long as wide."""
+    angle_max_deg: NonNegativeFloat = 10.0
     shift_px: NonNegativeFloat
     """Largest median displacement of box centers, pixels; rounding errors have no common direction."""
     mean_ap: NonNegativeFloat
@@ -51,7 +54,7 @@ class ToleranceTable(Schema):
 
     fp32: DetectionTolerances = DetectionTolerances(
         matched_fraction=1.0, score_max=1e-3, score_p99=1e-3, score_factor=1e-3, iou_drift_p99=0.005,
-        iou_drift_max=0.01, shift_px=0.02, mean_ap=0.001, ap50=0.001, ap75=0.001,
+        iou_drift_max=0.01, angle_p99_deg=0.1, angle_max_deg=0.5, shift_px=0.02, mean_ap=0.001, ap50=0.001, ap75=0.001,
     )  # fmt: skip
     fp16: DetectionTolerances = DetectionTolerances(
         matched_fraction=0.99, score_max=0.05, score_p99=0.02, score_factor=0.01, iou_drift_p99=0.10,
@@ -59,7 +62,7 @@ class ToleranceTable(Schema):
     )  # fmt: skip
     int8: DetectionTolerances = DetectionTolerances(
         matched_fraction=0.90, score_max=0.40, score_p99=0.20, score_factor=0.05, iou_drift_p99=0.40,
-        iou_drift_max=0.50, shift_px=0.30, mean_ap=0.02, ap50=0.02, ap75=0.03,
+        iou_drift_max=0.50, angle_p99_deg=10.0, angle_max_deg=30.0, shift_px=0.30, mean_ap=0.02, ap50=0.02, ap75=0.03,
     )  # fmt: skip
 
     def of(self, precision: Precision) -> DetectionTolerances:
@@ -150,6 +153,12 @@ def check_tolerances(
             check("iou_drift_max", drift.iou.max, limits.iou_drift_max, "largest 1 - IoU"),
             check("shift_px", shift, limits.shift_px, "median displacement of box centers, pixels"),
         ]
+        if (angles := drift.angle_deg) is not None:
+            words = "of the differences of directions, degrees"
+            checks += [
+                check("angle_p99_deg", angles.p99, limits.angle_p99_deg, f"99th percentile {words}"),
+                check("angle_max_deg", angles.max, limits.angle_max_deg, f"largest {words}"),
+            ]
     for name, label in AP_LABELS.items():
         old, new = getattr(before, name, None), getattr(after, name, None)
         if old is not None and new is not None:

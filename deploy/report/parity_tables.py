@@ -23,7 +23,10 @@ def drift_table(cells: Sequence[ParityCell]) -> Table | None:
     """Return the distributions of the drift of engines, or None without pairs."""
     rows = []
     for name, drift in ((cell.name, cell.drift) for cell in cells if cell.drift is not None):
-        for words, one in (("1 - IoU", drift.iou), ("score", drift.score), ("box edge, px", drift.corner_px)):
+        differences = [("1 - IoU", drift.iou), ("score", drift.score), ("box edge, px", drift.corner_px)]
+        if drift.angle_deg is not None:
+            differences.append(("direction, degrees", drift.angle_deg))
+        for words, one in differences:
             rows.append((name, words, *(f"{value:.3g}" for value in (one.mean, one.p50, one.p99, one.max))))
     columns = ":Engine | :Difference | Mean | p50 | p99 | Largest"
     return make_table("Differences of matched detections", columns, rows)

@@ -98,7 +98,8 @@ class DriftingEngine(Engine):
 
     def _run(self, tiles):
         found = self.inner.infer(np.ascontiguousarray(self.change_tiles(tiles)))
-        return self.change(Candidates(found.boxes.copy(), found.scores.copy(), found.labels.copy()))
+        oriented = None if found.oriented is None else found.oriented.copy()
+        return self.change(Candidates(found.boxes.copy(), found.scores.copy(), found.labels.copy(), oriented))
 
     def close(self):
         self.inner.close()
