@@ -9,14 +9,14 @@ import time
 from pathlib import Path
 
 SECONDS = {
-    "data": 90,
-    "teacher": 205,
-    "students": 235,
-    "export": 85,
-    "engine": 4,
-    "detect": 10,
-    "bench": 45,
-    "parity": 18,
+    "data": 57,
+    "teacher": 235,
+    "students": 254,
+    "export": 48,
+    "engine": 3,
+    "detect": 7,
+    "bench": 50,
+    "parity": 20,
     "report": 3,
 }
 """Stage -> seconds on two cores with AVX-512 and bfloat16 (docs/results.md)."""
