@@ -1,5 +1,7 @@
 """Scenes with ships at any angle, and a fake engine that detects them with oriented boxes."""
 
+from dataclasses import replace
+
 import numpy as np
 import pyproj
 import shapely
@@ -8,7 +10,7 @@ from PIL import Image, ImageDraw
 from scipy import ndimage
 
 from fakes.fake_scene import SEA, SHADES, CountingEngine, write_tif
-from ifkd.core.detections import Candidates
+from ifkd.core.detections import Detections
 from ifkd.core.oriented_boxes import envelopes, from_corners
 
 GEOID = pyproj.Geod(ellps="WGS84")
@@ -28,22 +30,13 @@ MIN_AREA = 20
 class OrientedEngine(CountingEngine):
     """A fake engine that finds the smallest oriented box around each bright part of a tile."""
 
-    def _run(self, tiles):
-        self.batches.append(tiles.copy())
-        k = self.info.candidates
-        shape = (len(tiles), k)
-        oriented = np.zeros((*shape, 5), np.float32)
-        scores, labels = np.zeros(shape, np.float32), np.zeros(shape, np.int64)
-        for row, tile in enumerate(tiles):
-            found, of_part, kinds = bright_parts(tile)
-            n = len(found)
-            oriented[row, :n], scores[row, :n], labels[row, :n] = found, of_part, kinds
-        boxes = envelopes(oriented.reshape(-1, 5)).reshape(*shape, 4)
-        return Candidates(boxes, scores, labels, oriented)
+    def __init__(self, **options):
+        super().__init__(find=bright_parts, **options)
+        self.info = replace(self.info, oriented=True)
 
 
 def bright_parts(tile):
-    """Return oriented boxes, scores and labels of the bright parts of a tile [3, h, w]; larger ones score higher."""
+    """Return the bright parts of a tile [3, h, w] as detections; larger ones score higher."""
     found, scores, labels = [], [], []
     for label, (low, high) in enumerate([(140, 200), (200, 256)]):
         marked, count = ndimage.label(((tile >= low) & (tile < high)).all(axis=0), np.ones((3, 3)))
@@ -56,7 +49,8 @@ def bright_parts(tile):
             found.append(from_corners(around[None, :4])[0])
             scores.append(0.5 + 0.4 * len(x) / (len(x) + 200))
             labels.append(label)
-    return np.array(found, np.float32).reshape(-1, 5), scores, labels
+    oriented = np.array(found, np.float32).reshape(-1, 5)
+    return Detections(envelopes(oriented), np.array(scores, np.float32), np.array(labels, np.int64), oriented)
 
 
 def painted(size, polygons, labels):

@@ -36,7 +36,7 @@ from deploy.scene.screen.screen_network import ScreenNetwork
 from deploy.scene.settings import DetectionSettings, SceneRequest, grid_for, settings_for, tile_for
 from export.bundle.bundle import Bundle, open_bundle
 from export.bundle.manifest import Precision
-from ifkd.core.detections import Array
+from ifkd.core.detections import Array, Detections
 from ifkd.core.errors import SceneError, UsageError
 from ifkd.core.progress import progress
 from ifkd.imagery.address import parse_source
@@ -139,7 +139,7 @@ def detect_scene(
         left_out, kept = assembly.left_out(aoi), len(found)
         screened = screening_of(selection, left_out, settings.screen, grid, kept=kept, classes=info.classes)
     return SceneResult(
-        detections=found.detections,
+        detections=found.detections if len(found) else Detections.empty(oriented=info.oriented),
         tiles=found.tiles,
         scene=scene.info,
         engine=info,

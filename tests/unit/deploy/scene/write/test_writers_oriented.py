@@ -10,7 +10,7 @@ import pyproj
 import pytest
 import shapely
 import shapely.affinity
-from fakes.fake_scene import CATEGORY_IDS, CountingEngine, write_bundle
+from fakes.fake_scene import CATEGORY_IDS, CountingEngine, write_bundle, write_tif
 from fakes.oriented_scene import GEOID, HARBOR_SIZE, LENGTH_M, SHIPS, SYSTEMS, WIDTH_M, OrientedEngine, harbor, painted
 from PIL import Image
 from pycocotools import mask
@@ -113,6 +113,13 @@ def test_without_places_headings_are_unknown(detect, tmp_path):
     assert row["heading_deg"] == ""
     assert float(row["length_m"]) == pytest.approx(2 * float(row["length_px"]), abs=0.01)
     assert float(row["width_m"]) == pytest.approx(2 * float(row["width_px"]), abs=0.01)
+
+
+def test_a_scene_without_data_has_the_columns_of_oriented_boxes(detect, tmp_path):
+    write_tif(tmp_path / "empty.tif", np.zeros((*HARBOR_SIZE, 3), np.uint8), nodata=0)
+    out = detect(tmp_path / "empty.tif")
+    assert "heading_deg" in (out / "detections.csv").read_text().splitlines()[0].split(",")
+    assert "heading_deg" in geopandas.read_file(out / "detections.gpkg", layer="detections").columns
 
 
 def test_upright_detections_have_no_heading(detect, tmp_path, monkeypatch):
