@@ -1,5 +1,6 @@
 """Fixture of TensorRT's Python bindings on a stand-in for its libraries."""
 
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +23,7 @@ def loaded_stand_in(make_once: Callable[[str, Callable[[Path], object]], Path]) 
 @pytest.fixture
 def stand_in(loaded_stand_in: "StandIn", monkeypatch: pytest.MonkeyPatch) -> Iterator["StandIn"]:
     """TensorRT under its name; after the test, all of its objects must be deleted, in the right order."""
-    monkeypatch.setitem(__import__("sys").modules, "tensorrt", loaded_stand_in.module)
+    monkeypatch.setitem(sys.modules, "tensorrt", loaded_stand_in.module)
     loaded_stand_in.reset()
     yield loaded_stand_in
     assert loaded_stand_in.mistakes == []

@@ -43,6 +43,11 @@ class OutputSpec(Schema):
     oriented: bool = False
     """A fourth output `oriented` [batch, candidates, 5]: center x, center y, length, width, angle."""
 
+    @property
+    def box_form(self) -> str:
+        """The form of the boxes in words: `oriented` or `horizontal`."""
+        return "oriented" if self.oriented else "horizontal"
+
 
 class Defaults(Schema):
     """Default settings of detection."""

@@ -1,4 +1,4 @@
-"""Model card of a bundle: README.md with the metadata of Hugging Face's cards, from the manifest alone."""
+"""Model card of a bundle: README.md with Hugging Face's metadata, from the manifest and the report in it."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -17,7 +17,7 @@ CARD = """\
 
 # {name}
 
-{architecture} with a {backbone} backbone. It detects {classes} as horizontal boxes in overhead images, tile by tile.
+{architecture} with a {backbone} backbone. It detects {classes} as {box_form} boxes in overhead images, tile by tile.
 
 ## Use
 
@@ -51,6 +51,7 @@ def model_card(manifest: Manifest) -> str:
         name=manifest.name,
         architecture=architecture,
         backbone=backbone,
+        box_form=manifest.outputs.box_form,
         classes=markdown_cell(", ".join(manifest.classes)),
         facts=_table(("", ""), _facts(manifest)),
         accuracy=_accuracy(manifest),
@@ -153,7 +154,10 @@ def _report(report: ReportSummary) -> str:
 
 
 def _limits(manifest: Manifest) -> Iterator[str]:
-    yield "Boxes are horizontal; the box of a long object at 45 degrees is mostly background."
+    if manifest.outputs.oriented:
+        yield "The direction of a box is that of its longer axis; which end is the bow is unknown."
+    else:
+        yield "Boxes are horizontal; the box of a long object at 45 degrees is mostly background."
     yield f"An object longer than the overlap, {manifest.defaults.overlap_px} px, may not be whole in any tile."
     tiles = manifest.provenance["parity_tiles"]
     yield f"Parity compares raw outputs on {tiles}; `ifkd parity` compares detections on a data set."

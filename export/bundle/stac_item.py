@@ -98,7 +98,8 @@ def _properties(manifest: Manifest) -> dict[str, Any]:
     return {
         "title": manifest.name,
         "description": f"{ARCHITECTURES[detector['family']]} with a {detector['backbone']} backbone that detects "
-        f"{', '.join(manifest.classes)} as horizontal boxes. Place and time of its training images are not recorded.",
+        f"{', '.join(manifest.classes)} as {manifest.outputs.box_form} boxes. Place and time of its training images "
+        "are not recorded.",
         "datetime": None,
         "start_datetime": START,
         "end_datetime": END,

@@ -9,6 +9,7 @@ from huggingface_hub import ModelCard
 from export.bundle.bundle import open_bundle
 from export.bundle.manifest import CurvePoint, Manifest, OperatingPoint, TrainingImagery
 from export.bundle.model_card import model_card
+from export.bundle.stac_item import model_item
 
 
 @pytest.fixture
@@ -83,3 +84,12 @@ def test_names_cannot_break_the_card(manifest: Manifest) -> None:
     assert ModelCard(text).data.model_name == "x: [y"
     assert "<script>" not in text
     assert "军舰: 1" in text
+
+
+def test_the_card_and_the_item_state_the_form_of_the_boxes(manifest: Manifest) -> None:
+    oriented = manifest.model_copy(update={"outputs": manifest.outputs.model_copy(update={"oriented": True})})
+    for one, form, other in ((manifest, "horizontal", "oriented"), (oriented, "oriented", "horizontal")):
+        for text in (model_card(one), model_item(one)["properties"]["description"]):
+            assert f"as {form} boxes" in text
+            assert f"{other} boxes" not in text
+    assert "Boxes are horizontal" not in model_card(oriented)
