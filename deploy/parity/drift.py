@@ -5,6 +5,7 @@ import numpy as np
 from deploy.parity.matching import Matching
 from ifkd.core.config import Schema
 from ifkd.core.detections import Array
+from ifkd.core.oriented_boxes import corner_distances
 
 MIN_SHIFT_PX = 0.05
 MIN_FACTOR = 0.002
@@ -43,7 +44,7 @@ class Drift(Schema):
     score: Distribution
     """Absolute score difference."""
     corner_px: Distribution
-    """Largest displacement of a box edge, pixels."""
+    """Largest displacement of an edge of a box, or of a corner of an oriented box, pixels."""
     score_ratio: float
     """Median of the engine's score over the reference's; 1 without a common factor."""
     shift_x_px: float
@@ -51,7 +52,7 @@ class Drift(Schema):
     shift_y_px: float
     """Median displacement of box centers down, pixels."""
     size_ratio: float
-    """Median of the engine's box side over the reference's."""
+    """Median of the engine's box side over the reference's: width and height, or length and width if oriented."""
     angle_deg: Distribution | None = None
     """Differences of the directions of oriented boxes, 0 to 90 degrees; None without boxes that have a direction."""
 
@@ -61,22 +62,24 @@ def measure_drift(matching: Matching) -> Drift | None:
     pairs = matching.pairs
     if not pairs:
         return None
-    reference = np.array([pair.reference_box for pair in pairs], np.float64)
-    engine = np.array([pair.engine_box for pair in pairs], np.float64)
+    reference, engine = _outlines(matching)
     reference_scores, engine_scores = np.array([(pair.reference_score, pair.engine_score) for pair in pairs]).T
-    moved = engine - reference
-    right, down = np.median((moved[:, :2] + moved[:, 2:]) / 2, axis=0).tolist()
-    size_ratios = (engine[:, 2:] - engine[:, :2]) / (reference[:, 2:] - reference[:, :2])
+    if reference.shape[1] == 4:
+        moved = engine - reference
+        centers, sides = (moved[:, :2] + moved[:, 2:]) / 2, [one[:, 2:] - one[:, :2] for one in (engine, reference)]
+    else:
+        centers, sides = engine[:, :2] - reference[:, :2], [one[:, 2:4] for one in (engine, reference)]
+    right, down = np.median(centers, axis=0).tolist()
     return Drift(
         pairs=len(pairs),
         iou=distribution(1 - np.array([pair.iou for pair in pairs])),
         score=distribution(np.abs(engine_scores - reference_scores)),
-        corner_px=distribution(np.abs(moved).max(axis=1)),
+        corner_px=distribution(_displacements(reference, engine)),
         score_ratio=float(np.median(engine_scores / reference_scores)),
         shift_x_px=right,
         shift_y_px=down,
-        size_ratio=float(np.median(size_ratios)),
-        angle_deg=_angle_distribution(matching),
+        size_ratio=float(np.median(sides[0] / sides[1])),
+        angle_deg=_angle_distribution(reference, engine),
     )
 
 
@@ -87,12 +90,26 @@ def angle_differences(oriented: Array, others: Array) -> Array:
     return np.minimum(difference, 180.0 - difference)
 
 
-def _angle_distribution(matching: Matching) -> Distribution | None:
-    pairs = [(one.reference_oriented, one.engine_oriented) for one in matching.pairs]
-    turned = [(one, other) for one, other in pairs if one is not None and other is not None]
-    if not turned:
+def _outlines(matching: Matching) -> tuple[Array, Array]:
+    """Return the boxes of the reference and of the engine, float64: [n, 5] if all are oriented, else upright [n, 4]."""
+    oriented = [(one.reference_oriented, one.engine_oriented) for one in matching.pairs]
+    upright = [(one.reference_box, one.engine_box) for one in matching.pairs]
+    chosen = upright if any(box is None for pair in oriented for box in pair) else oriented
+    reference, engine = (np.stack(side).astype(np.float64) for side in zip(*chosen, strict=True))
+    return reference, engine
+
+
+def _displacements(reference: Array, engine: Array) -> Array:
+    """Return how far the edges of upright boxes [n, 4], or the corners of oriented ones [n, 5], moved at most."""
+    if reference.shape[1] == 5:
+        return corner_distances(reference, engine)
+    return np.asarray(np.abs(engine - reference).max(axis=1))
+
+
+def _angle_distribution(reference: Array, engine: Array) -> Distribution | None:
+    if reference.shape[1] == 4:
         return None
-    differences = angle_differences(*(np.stack(side) for side in zip(*turned, strict=True)))
+    differences = angle_differences(reference, engine)
     return distribution(differences) if len(differences) else None
 
 
@@ -111,7 +128,7 @@ def describe_drift(matching: Matching, drift: Drift | None, classes: tuple[str, 
     if max(abs(right), abs(down)) >= MIN_SHIFT_PX:
         symptoms.append(f"boxes are shifted by {right:+.2f} px to the right and {down:+.2f} px down")
     elif largest >= 1 and drift.corner_px.p50 < MIN_SHIFT_PX:
-        moved = sum(bool(np.abs(pair.engine_box - pair.reference_box).max() >= 1) for pair in matching.pairs)
+        moved = int((_displacements(*_outlines(matching)) >= 1).sum())
         symptoms.append(f"{moved} of {drift.pairs} boxes moved, by up to {largest:.2f} px, while the others stayed")
     if drift.angle_deg is not None and drift.angle_deg.max >= MIN_ANGLE_DEG:
         symptoms.append(f"directions of boxes differ by up to {drift.angle_deg.max:.1f} degrees")

@@ -23,7 +23,8 @@ def drift_table(cells: Sequence[ParityCell]) -> Table | None:
     """Return the distributions of the drift of engines, or None without pairs."""
     rows = []
     for name, drift in ((cell.name, cell.drift) for cell in cells if cell.drift is not None):
-        differences = [("1 - IoU", drift.iou), ("score", drift.score), ("box edge, px", drift.corner_px)]
+        moved = "box edge, px" if drift.angle_deg is None else "corner, px"
+        differences = [("1 - IoU", drift.iou), ("score", drift.score), (moved, drift.corner_px)]
         if drift.angle_deg is not None:
             differences.append(("direction, degrees", drift.angle_deg))
         for words, one in differences:

@@ -18,17 +18,17 @@ def candidates(
 
     `size` is (height, width), pixels.
     """
-    boxes, scores, labels = [], [], []
+    anchors, deltas, scores, labels = [], [], [], []
     levels = zip(topk, detector.anchors(output), output.logits, output.deltas, strict=True)
-    for level, anchors, level_logits, level_deltas in levels:
+    for level, level_anchors, level_logits, level_deltas in levels:
         logits = level.padded(flatten_predictions(level_logits, ANCHORS_PER_CELL), PADDING_LOGIT, axis=-2)
-        deltas = level.padded(flatten_predictions(level_deltas, ANCHORS_PER_CELL), axis=-2)
+        values = level.padded(flatten_predictions(level_deltas, ANCHORS_PER_CELL), axis=-2)
         best = best_pairs(logits, level.k, most_anchors=level.most_anchors)
-        best_deltas = deltas.gather(1, best.anchors[:, :, None].expand(-1, -1, deltas.shape[2]))
-        boxes.append(detector.decode(level.padded(anchors, axis=-2)[best.anchors], best_deltas, size))
-        scores.append(
-            torch.where(best.scores > PADDING_LOGIT / 2, best.scores.sigmoid(), torch.zeros_like(best.scores))
-        )
+        anchors.append(level.padded(level_anchors, axis=-2)[best.anchors])
+        deltas.append(values.gather(1, best.anchors[:, :, None].expand(-1, -1, values.shape[2])))
+        scores.append(best.scores)
         labels.append(best.labels)
-    upright, *oriented = (torch.cat(parts, dim=1) for parts in zip(*boxes, strict=True))
-    return upright, torch.cat(scores, dim=1), torch.cat(labels, dim=1), *oriented
+    upright, *oriented = detector.decode(torch.cat(anchors, dim=1), torch.cat(deltas, dim=1), size)
+    best_logits = torch.cat(scores, dim=1)
+    probabilities = torch.where(best_logits > PADDING_LOGIT / 2, best_logits.sigmoid(), torch.zeros_like(best_logits))
+    return upright, probabilities, torch.cat(labels, dim=1), *oriented

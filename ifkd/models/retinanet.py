@@ -91,18 +91,18 @@ class RetinaNet(Detector):
 
     def candidates(self, output: DetectorOutput, *, size: tuple[int, int], per_level: int) -> CandidateTensors:
         """Return the best anchor-class pairs of each level, decoded and clipped to `size`."""
-        boxes, scores, labels = [], [], []
+        anchors, deltas, scores, labels = [], [], [], []
         maps = zip(self.anchors(output), output.logits, output.deltas, strict=True)
         for level_anchors, level_logits, level_deltas in maps:
             logits = flatten_predictions(level_logits, ANCHORS_PER_CELL)
-            deltas = flatten_predictions(level_deltas, ANCHORS_PER_CELL)
+            values = flatten_predictions(level_deltas, ANCHORS_PER_CELL)
             best = best_pairs(logits, min(per_level, logits[0].numel()))
-            best_deltas = deltas.gather(1, best.anchors[:, :, None].expand(-1, -1, deltas.shape[2]))
-            boxes.append(self.decode(level_anchors[best.anchors], best_deltas.float(), size))
-            scores.append(best.scores.float().sigmoid())
+            anchors.append(level_anchors[best.anchors])
+            deltas.append(values.gather(1, best.anchors[:, :, None].expand(-1, -1, values.shape[2])))
+            scores.append(best.scores)
             labels.append(best.labels)
-        upright, *oriented = (torch.cat(parts, dim=1) for parts in zip(*boxes, strict=True))
-        return upright, torch.cat(scores, dim=1), torch.cat(labels, dim=1), *oriented
+        upright, *oriented = self.decode(torch.cat(anchors, dim=1), torch.cat(deltas, dim=1).float(), size)
+        return upright, torch.cat(scores, dim=1).float().sigmoid(), torch.cat(labels, dim=1), *oriented
 
     def candidate_groups(self, output: DetectorOutput, *, per_level: int) -> tuple[tuple[int, bool], ...]:
         """Return each level's number of candidates, and whether it has more pairs than that."""

@@ -8,7 +8,9 @@ import numpy as np
 from ifkd import recipe
 from ifkd.core.detections import Array
 from ifkd.core.errors import UsageError, did_you_mean
+from ifkd.core.oriented_boxes import resize, translate
 from ifkd.data.coco import CocoDataset, LabeledImage
+from ifkd.data.oriented_metrics import object_outlines
 from ifkd.imagery.image_files import pad
 from ifkd.training.dataset import load_scaled
 from ifkd.training.prediction import padded_size
@@ -31,6 +33,8 @@ class Example:
     """float32 [n, 4], objects whose center is in the window, clipped to it."""
     labels: Array
     """int64 [n]."""
+    oriented: Array | None = None
+    """float32 [n, 5], oriented boxes of the objects, not clipped; None if the data have none."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -94,6 +98,7 @@ def _classes(image: LabeledImage) -> set[int]:
 
 def _crop_example(image: LabeledImage, data: recipe.DataOptions) -> Example:
     pixels, boxes = load_scaled(image, data.scale, imagery=data.imagery)
+    to = (pixels.shape[0], pixels.shape[1])
     boxes, labels = boxes[~image.ignore], image.labels[~image.ignore]
     centers = (boxes[:, :2] + boxes[:, 2:]) / 2
     left, top = _densest_window(centers, (pixels.shape[1], pixels.shape[0]), data.tile_px)
@@ -102,7 +107,11 @@ def _crop_example(image: LabeledImage, data: recipe.DataOptions) -> Example:
     inside = ((centers >= corner) & (centers < corner + data.tile_px)).all(1)
     limits = np.array([pixels.shape[1], pixels.shape[0]] * 2, np.float32)
     clipped = np.clip(boxes[inside] - np.tile(corner, 2), 0, limits).astype(np.float32)
-    return Example(image.path.stem, pixels, clipped, labels[inside])
+    oriented = None
+    if image.oriented is not None:
+        outlines = resize(object_outlines(image)[~image.ignore][inside], image.size, to)
+        oriented = translate(outlines, dx=-left, dy=-top)
+    return Example(image.path.stem, pixels, clipped, labels[inside], oriented)
 
 
 def _densest_window(centers: Array, size_wh: tuple[int, int], side: int) -> tuple[int, int]:

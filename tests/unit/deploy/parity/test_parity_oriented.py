@@ -11,7 +11,8 @@ from PIL import Image
 
 from deploy.accuracy.evaluation import open_data
 from deploy.accuracy.image_detection import TilingConfig
-from deploy.parity.drift import angle_differences
+from deploy.parity.drift import angle_differences, measure_drift
+from deploy.parity.matching import DetectionPair, Matching
 from deploy.parity.parity import ParityReference
 from deploy.parity.tolerances import ToleranceTable
 from deploy.report.parity_tables import drift_table
@@ -74,6 +75,7 @@ def test_rounding_passes(reference):
     names = {check.name for check in cell.tolerances}
     assert {"angle_p99_deg", "angle_max_deg"} <= names
     assert "direction, degrees" in drift_table([cell]).plain()
+    assert "corner, px" in drift_table([cell]).plain()
 
 
 @pytest.mark.parametrize(("degrees", "exceeded"), [(0.3, {"angle_p99_deg"}), (0.6, {"angle_p99_deg", "angle_max_deg"})])
@@ -88,6 +90,17 @@ def test_a_quarter_turn_is_seen_although_the_upright_boxes_of_diagonal_ships_sta
     cell = compare(reference, turned(90.0))
     assert "iou_drift_max" in failed(cell) or "matched_fraction" in failed(cell)
     assert not cell.passed
+
+
+def test_displacement_and_size_are_those_of_the_oriented_box():
+    """A diagonal box that becomes wider and longer by a tenth, about its center; its envelope is clipped at an edge."""
+    before, after = np.array([[5, 20, 40, 6, 45], [5, 20, 44, 6.6, 45]], np.float32)
+    boxes = [np.clip(envelopes(one[None])[0], 0, 100) for one in (before, after)]
+    pair = DetectionPair(1, 0, 0.8, boxes[0], boxes[1], 0.9, 0.9, before, after)
+    drift = measure_drift(Matching(pairs=[pair]))
+    assert drift.size_ratio == pytest.approx(1.1)
+    assert (drift.shift_x_px, drift.shift_y_px) == (0.0, 0.0)
+    assert drift.corner_px.max == pytest.approx(np.hypot(2.0, 0.3), abs=1e-4)
 
 
 def test_symptoms_and_crops_show_the_directions(reference):

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from ifkd.core.detections import Detections
+from ifkd.core.oriented_boxes import envelopes
 from ifkd.data.coco import read_coco
 from ifkd.study.figures.detections import detect_examples, detection_data, draw_detections
 from ifkd.study.figures.examples import Example, select_examples
@@ -36,6 +37,21 @@ def test_the_data_are_the_boxes_drawn() -> None:
         ("a", "ground truth", "tug", "", 1.0, 2.0, 3.0, 4.0),
         ("a", "teacher", "ferry", 0.75, 0.0, 0.0, 5.0, 6.5),
     ]
+
+
+def test_oriented_boxes_are_drawn_and_listed_as_such(tmp_path: Path) -> None:
+    """A slender box at 45 degrees: its outline crosses the middle of the picture, that of its envelope does not."""
+    pixels, box = np.full((20, 20, 3), 255, np.uint8), np.array([[10, 10, 20, 2, 45]], np.float32)
+    example = Example("a", pixels, envelopes(box), np.array([0]), box)
+    found = Detections(envelopes(box), np.array([0.5], np.float32), np.array([0]), box)
+    data = detection_data({"teacher": [found]}, [example], ("ferry",))
+    assert data.headings[4:] == ("center_x", "center_y", "length", "width", "angle_deg")
+    assert [row[4:] for row in data.rows] == [(10.0, 10.0, 20.0, 2.0, 45.0)] * 2
+    draw_detections({"teacher": [found.select(np.zeros(0, int))]}, [example], ("ferry",), tmp_path)
+    drawn = np.asarray(Image.open(tmp_path / "figure6-detections.png").convert("RGB")).astype(int)
+    blue = np.argwhere((np.abs(drawn[: int(0.85 * len(drawn))] - (0, 0x72, 0xB2)) < 9).all(2))
+    down, right = (blue - (blue.min(0) + blue.max(0)) / 2).T
+    assert np.abs(down - right).max() < 0.3 * np.ptp(right)  # all near the diagonal
 
 
 def test_detections_equal_those_of_prediction(study_folder: Path) -> None:

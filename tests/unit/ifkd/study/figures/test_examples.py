@@ -1,6 +1,7 @@
 """Example images of figures."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from PIL import Image
 
 from ifkd.core.errors import UsageError
+from ifkd.core.oriented_boxes import envelopes, from_upright
 from ifkd.data.coco import read_coco
 from ifkd.recipe import DataOptions
 from ifkd.study.figures.examples import select_examples
@@ -35,6 +37,22 @@ def test_examples_are_windows_with_their_objects(
             boxes = image.boxes[np.flatnonzero(image.labels == label)]
             colors = [pixels[int(b[1] + b[3]) // 2, int(b[0] + b[2]) // 2] for b in boxes]
             assert any((shown == color).all() for color in colors)
+
+
+def test_oriented_boxes_are_moved_and_resized_with_the_window(
+    data_folder: Path, write_data_set: Callable[..., Path], options: DataOptions
+) -> None:
+    write_data_set(data_folder, "large", images=1, size=(200, 150))
+    dataset = read_coco(data_folder / "large.json")
+    image = dataset.images[0]
+    turned = replace(dataset, images=(replace(image, oriented=from_upright(image.boxes)),))
+    half = options.model_copy(update={"scale": 0.5})
+    for data in (options, half):
+        (example,) = select_examples(turned, data, names=["100"])
+        assert example.oriented is not None
+        inside = ((example.boxes > 0) & (example.boxes < 64)).all(1)
+        assert envelopes(example.oriented)[inside] == pytest.approx(example.boxes[inside], abs=1e-3)
+        assert inside.any()
 
 
 def test_selected_examples_show_many_classes(data_folder: Path, options: DataOptions) -> None:
