@@ -13,7 +13,6 @@ from deploy.scene.read.scene import Scene, override
 from deploy.scene.training_range import training_remarks
 from export.bundle.bundle import Bundle
 from export.bundle.manifest import Manifest
-from export.bundle.screen_record import ScreenRecord
 from ifkd.core.config import Schema
 from ifkd.core.detections import Array
 from ifkd.core.errors import BundleError, UsageError
@@ -197,7 +196,7 @@ def settings_for(
         aoi=aoi,
         tile_px=None if tile_px is None else tile,
         gsd_m=defaults.gsd_m if gsd_m is None else gsd_m,
-        screen=_screen(manifest.screen, screen, audit),
+        screen=_screen(manifest, screen, audit, overlap_px=overlap_px),
     )
 
 
@@ -265,8 +264,9 @@ def _scale(manifest: Manifest, tile: tuple[int, int], gsd_m: float | None) -> fl
     return height / max(1, round(height / (scale * gsd_m / trained)))  # gives a whole number of scene pixels
 
 
-def _screen(record: ScreenRecord | None, choice: float | str, audit: float) -> ScreenSettings | None:
+def _screen(manifest: Manifest, choice: float | str, audit: float, *, overlap_px: int | None) -> ScreenSettings | None:
     """Return the settings of a screen; None if it is off, or has no threshold of its own."""
+    record = manifest.screen
     if not 0.0 <= audit <= 1.0:
         raise UsageError("The fraction of audited tiles must be from 0 to 1", got=audit)
     if isinstance(choice, str):
@@ -282,6 +282,7 @@ def _screen(record: ScreenRecord | None, choice: float | str, audit: float) -> S
         threshold = choice
     calibration = record.calibration
     is_bounded = calibration is not None and record.threshold is not None and threshold <= record.threshold
+    is_bounded &= overlap_px is None or overlap_px >= manifest.defaults.overlap_px  # the margin of the calibration
     return ScreenSettings(
         threshold=threshold,
         auto=isinstance(choice, str),

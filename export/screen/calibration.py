@@ -14,7 +14,7 @@ from ifkd.core.tiling import TileGrid
 from ifkd.data.coco import CocoDataset, LabeledImage
 from ifkd.imagery.image_files import pad, read_image, resize
 from ifkd.imagery.image_tiles import scaled_size
-from ifkd.imagery.objectness import box_objectness
+from ifkd.imagery.objectness import box_objectness, kept_up_to
 from ifkd.recipe import Recipe, ScreenOptions
 
 CURVE = (0.0, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -43,11 +43,12 @@ def calibrate(
     scores: dict[str, list[Array]] = defaultdict(list)
     tiles: list[Array] = []
     scale = recipe.data.scale * options.scale
+    margin_px = max(recipe.export.overlap_px * options.scale, float(stride))
     for image, objectness in objectness_maps(path, dataset, recipe=recipe, scale=scale, stride=stride):
         found = detections[image.id]
         boxes = resize_boxes(found.boxes[found.scores >= score_threshold], image.size, scaled_size(image.size, scale))
         if len(boxes):
-            scores[image.scene].append(box_objectness(objectness, boxes, cell_px=float(stride)))
+            scores[image.scene].append(kept_up_to(objectness, boxes, cell_px=float(stride), margin_px=margin_px))
         windows = _tile_windows(image, recipe) * np.float32(options.scale)
         tiles.append(box_objectness(objectness, windows, cell_px=float(stride)))
     scenes = [np.concatenate(parts) for _, parts in sorted(scores.items())]

@@ -1,4 +1,4 @@
-"""Laws of a search with a screen: threshold 0 is the full search, and a higher threshold adds nothing."""
+"""Laws of a screened search: threshold 0 is the full search, a higher one adds nothing and loses what is counted."""
 
 import zlib
 
@@ -13,9 +13,12 @@ from deploy.scene.merge.merge import MergeSettings
 from deploy.scene.read.scene import Scene
 from deploy.scene.run.executor import LocalExecutor
 from deploy.scene.run.pipeline import detect_scene
-from deploy.scene.settings import DetectionSettings, ScreenSettings
-from ifkd.core.detections import Detections
+from deploy.scene.run.screening import layout_for
+from deploy.scene.screen.decimated_scene import DecimatedScene
+from deploy.scene.settings import DetectionSettings, ScreenSettings, grid_for
+from ifkd.core.detections import Detections, pairwise_iou
 from ifkd.core.postprocess import PostprocessConfig
+from ifkd.imagery.objectness import kept_up_to
 
 TILE, STRIDE = 64, 4
 SIZE = (150, 200)
@@ -60,10 +63,14 @@ def search(pixels, threshold, *, network=HashScreen, find=arbitrary_detections, 
         return detect_scene(executor, scene, rules(threshold, **options), batch=batch)
 
 
-def rows_of(result):
+def ordered_rows(result):
     found = result.detections
     columns = (found.boxes, found.scores[:, None], found.labels[:, None], result.tiles[:, None])
-    return set(map(tuple, np.concatenate(columns, axis=1, dtype=np.float64).tolist()))
+    return list(map(tuple, np.concatenate(columns, axis=1, dtype=np.float64).tolist()))
+
+
+def rows_of(result):
+    return set(ordered_rows(result))
 
 
 def noise(seed):
@@ -103,6 +110,41 @@ def test_neither_the_batch_nor_the_audit_changes_the_detections(seed, batch, aud
     again = search(pixels, 0.992, batch=batch, audit=audit).screening
     np.testing.assert_array_equal(again.selection.audited, result.screening.selection.audited)
     assert again.record == result.screening.record
+
+
+@settings(max_examples=10, deadline=None)
+@given(method=st.sampled_from(["border", "nms"]), seed=st.integers(0, 2**32 - 1))
+def test_a_screened_search_loses_at_most_what_the_calibration_counts(method, seed):
+    """Of the boxes of all tiles, and thus through any chain of overlaps."""
+    pixels = noise(seed)
+    full = search(pixels, None, method=method, agnostic=0.6)
+    found, values = kept_values(pixels)
+    # A detection may be the hull of several boxes.
+    counted = np.where(pairwise_iou(full.detections.boxes, found) > 0, values, 0.0).max(axis=1)
+    lost = 0
+    for threshold in (0.98, 0.987, 0.994, 1.0):
+        kept = rows_of(search(pixels, threshold, method=method, agnostic=0.6))
+        is_lost = np.array([row not in kept for row in ordered_rows(full)])
+        assert (counted[is_lost] < threshold).all()
+        lost += int(is_lost.sum())
+    assert lost > 0
+
+
+def kept_values(pixels):
+    """Return the boxes of all tiles, and the threshold up to which the calibration would count each as kept."""
+    with Scene(pixels) as scene:
+        options = rules(0.5)
+        layout = layout_for(grid_for(scene.size, (TILE, TILE), options), options, None)
+        boxes = []
+        for window in layout.grid:
+            tile = np.ascontiguousarray(scene.read(window).pixels.transpose(2, 0, 1))
+            boxes.append(arbitrary_detections(tile).translated(dx=window.left, dy=window.top).clipped(SIZE).boxes)
+        with DecimatedScene(scene, layout.factor) as decimated:
+            patch = decimated.read(layout.pixels_of(layout.rows_of(0), (0, layout.columns)))
+        context = layout.context_cells
+        cells = HashScreen().objectness(patch.pixels)[context:-context, context:-context]
+    found = np.concatenate(boxes)
+    return found, kept_up_to(cells, found, cell_px=layout.cell_px, margin_px=layout.margin_px)
 
 
 @settings(max_examples=8, deadline=None)

@@ -100,9 +100,17 @@ def test_the_calibrated_threshold_is_the_automatic_one(call, tmp_path):
     assert (run["objects"], run["settings"]["screen"]["threshold"], run["screening"]["audit"]) == (2, 0.8, None)
 
 
-def test_a_bound_holds_up_to_the_calibrated_threshold(call, tmp_path):
-    call("--screen", 0.85)
-    assert run_of(tmp_path / "out")["screening"]["bound"] is None
+@pytest.mark.parametrize(
+    ("options", "bound"),
+    [
+        (("--screen", 0.85), None),
+        (("--screen", 0.8, "--overlap-px", 19), None),
+        (("--screen", 0.8, "--overlap-px", 24), 0.004),
+    ],
+)
+def test_a_bound_holds_up_to_the_calibrated_threshold_and_from_the_calibrated_overlap(call, tmp_path, options, bound):
+    call(*options)
+    assert run_of(tmp_path / "out")["screening"]["bound"] == bound
 
 
 def test_an_audit_that_contradicts_the_bound_is_said_and_fails_a_strict_run(call, tmp_path):

@@ -79,6 +79,23 @@ def test_too_few_scenes_are_a_result(tmp_path: Path, screen: Path, recipe: Recip
     assert len(record.curve) > 10
 
 
+def test_detections_that_overlap_are_lost_together(tmp_path: Path, screen: Path, recipe: Recipe) -> None:
+    """A detection of dark sea beside each object: without it, the object might survive what would suppress it."""
+    dataset, detections = make_dataset(tmp_path, 8)
+    beside = np.array([[118, 48, 130, 60], [117, 38, 129, 50]], np.float32)  # the second overlaps with both
+    for count, lost in ((0, 0.0), (1, 1 / 2), (2, 1.0)):
+        added = {
+            key: Detections(
+                np.concatenate([one.boxes, beside[:count]]),
+                np.full(1 + count, 0.9, np.float32),
+                np.zeros(1 + count, np.int64),
+            )
+            for key, one in detections.items()
+        }
+        _, record = run(screen, (dataset, added), recipe)
+        assert {point.threshold: point.lost_fraction for point in record.curve}[0.3] == lost
+
+
 def test_images_of_a_place_are_one_scene(tmp_path: Path, screen: Path, recipe: Recipe) -> None:
     _, record = run(screen, make_dataset(tmp_path, 12, per_scene=4), recipe)
     assert (record.images, record.scenes, record.objects) == (12, 3, 12)

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ifkd.core.detections import Array
-from ifkd.imagery.objectness import box_objectness
+from ifkd.imagery.objectness import box_objectness, kept_up_to
 
 
 def slow_objectness(objectness: Array, box: Array, cell_px: float) -> float:
@@ -41,3 +41,21 @@ def test_a_box_has_at_most_the_value_of_a_tile_around_it() -> None:
     boxes = np.concatenate([low, low + rng.uniform(0, 40, (50, 2))], axis=1)
     values = box_objectness(objectness, boxes, cell_px=16.0)
     assert (values <= box_objectness(objectness, np.array([[100.0, 100.0, 190.0, 190.0]]), cell_px=16.0)).all()
+
+
+def test_a_box_is_kept_as_long_as_all_its_parts_are() -> None:
+    """Parts are at most 20 px wide: a wide box needs a cell in each, a narrow one needs one cell."""
+    objectness = np.array([[0.9, 0.1, 0.1, 0.1, 0.8, 0.7]], np.float32)
+    boxes = np.array([[0, 0, 60, 9], [2, 0, 18, 9], [30, 0, 50, 9]], np.float32)
+    alone = [kept_up_to(objectness, box[None], cell_px=10.0, margin_px=20.0).tolist() for box in boxes]
+    assert alone == [[np.float32(value)] for value in (0.1, 0.9, 0.8)]
+
+
+def test_a_chain_of_overlaps_is_kept_as_long_as_all_its_boxes_are() -> None:
+    objectness = np.array([[0.9, 0.1, 0.8, 0.7, 0.6, 0.5]], np.float32)
+    boxes = np.array([[0, 0, 9, 9], [8, 0, 20, 9], [10, 0, 19, 9], [18, 2, 29, 8], [29, 0, 40, 9], [50, 0, 59, 9]])
+    found = kept_up_to(objectness, boxes.astype(np.float32), cell_px=10.0, margin_px=20.0)
+    # The third is in a cell of 0.1, and so are its neighbors through it; the fifth only touches the fourth.
+    assert found.tolist() == np.float32([0.1, 0.1, 0.1, 0.1, 0.8, 0.5]).tolist()
+    nothing = kept_up_to(objectness, np.zeros((0, 4), np.float32), cell_px=10.0, margin_px=20.0)
+    assert nothing.shape == (0,)
