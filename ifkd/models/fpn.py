@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock
 
+from ifkd import recipe
 from ifkd.models.backbones import Backbone
 from ifkd.models.detector import Images
 
@@ -37,15 +38,16 @@ def _strided_convolution(layer: nn.Conv2d, features: Tensor) -> Tensor:
 class Pyramid(nn.Module):
     """A backbone and its FPN."""
 
-    def __init__(self, body: Backbone, channels: int, extra_blocks: ExtraFPNBlock) -> None:
+    def __init__(self, body: Backbone, config: recipe.DetectorOptions, extra_blocks: ExtraFPNBlock) -> None:
         super().__init__()
         self.body = body
-        self.fpn = FeaturePyramidNetwork(body.out_channels, channels, extra_blocks=extra_blocks)
+        norm = nn.BatchNorm2d if config.pyramid_norm == "batch" else None
+        self.fpn = FeaturePyramidNetwork(body.out_channels, config.channels, extra_blocks=extra_blocks, norm_layer=norm)
         for module in self.fpn.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.xavier_uniform_(module.weight)
-                assert module.bias is not None
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
 
     def forward(self, images: Images) -> tuple[Tensor, ...]:
         """Return the pyramid of normalized images, finest level first."""

@@ -35,7 +35,7 @@ class RetinaNet(Detector):
         self.num_classes = num_classes
         self.anchor_scales = tuple((config.anchor_scale or 4.0) * scale for scale in OCTAVE_SCALES)
         body = Backbone(config, stages=(1, 2, 3))
-        self.backbone = Pyramid(body, config.channels, CoarseLevels(body.out_channels[-1], config.channels))
+        self.backbone = Pyramid(body, config, CoarseLevels(body.out_channels[-1], config.channels))
         self.head = RetinaNetHead(config.channels, ANCHORS_PER_CELL, num_classes)
         if config.oriented:
             layer = nn.Conv2d(config.channels, 5 * ANCHORS_PER_CELL, kernel_size=3, padding=1)

@@ -42,6 +42,11 @@ def test_it_is_one_file_of_opset_20_with_operators_that_all_builders_support(mod
     assert not refused & {node.op_type for node in model.graph.node}
 
 
+def test_normalization_is_merged_with_the_convolutions(model: onnx.ModelProto, checkpoint_path: Path) -> None:
+    assert load_checkpoint(checkpoint_path).meta.detector.pyramid_norm == "batch"
+    assert "BatchNormalization" not in {node.op_type for node in model.graph.node}
+
+
 def test_the_metadata_is_in_the_file(model: onnx.ModelProto, checkpoint_path: Path) -> None:
     found = {entry.key: entry.value for entry in model.metadata_props}
     assert json.loads(found["ifkd.classes"]) == ["ship", "tug", "ferry"]
