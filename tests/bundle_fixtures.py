@@ -112,7 +112,7 @@ def write_checkpoint(folder: Path, *, oriented: bool = False) -> None:
 
     folder.mkdir()
     training = {"epochs": 1, "batch_size": 2}
-    tiny = {"backbone": "resnet18", "channels": 16, "pyramid_norm": "batch", "oriented": oriented}
+    tiny = {"backbone": "resnet18", "channels": 16, "oriented": oriented}
     recipe = parse(
         {
             "name": "tiny",

@@ -11,7 +11,9 @@ import pytest
 from export.export_bundle import PRODUCER
 from export.onnx.exportable import ExportableDetector
 from export.onnx.onnx_export import OnnxMetadata, export_onnx
+from ifkd import recipe
 from ifkd.core.files import sha256_of
+from ifkd.models import build_detector
 from ifkd.models.checkpoint import build_from, load_checkpoint
 
 
@@ -42,11 +44,6 @@ def test_it_is_one_file_of_opset_20_with_operators_that_all_builders_support(mod
     assert not refused & {node.op_type for node in model.graph.node}
 
 
-def test_normalization_is_merged_with_the_convolutions(model: onnx.ModelProto, checkpoint_path: Path) -> None:
-    assert load_checkpoint(checkpoint_path).meta.detector.pyramid_norm == "batch"
-    assert "BatchNormalization" not in {node.op_type for node in model.graph.node}
-
-
 def test_the_metadata_is_in_the_file(model: onnx.ModelProto, checkpoint_path: Path) -> None:
     found = {entry.key: entry.value for entry in model.metadata_props}
     assert json.loads(found["ifkd.classes"]) == ["ship", "tug", "ferry"]
@@ -63,6 +60,17 @@ def test_the_file_contains_no_trace_of_the_exporting_machine(model: onnx.ModelPr
     content = structure.SerializeToString()
     for trace in (b".py", b"site-packages", b"stack_trace", b"/home", str(Path(__file__).parents[4]).encode()):
         assert trace not in content
+
+
+@pytest.mark.slow
+def test_a_normalized_pyramid_is_merged_with_its_convolutions(tmp_path: Path) -> None:
+    settings = recipe.DetectorOptions(backbone="resnet18", channels=16, pyramid_norm="batch")
+    detector = ExportableDetector(build_detector(settings, 3).eval(), tile_px=(64, 64), candidates_per_level=100)
+    metadata = OnnxMetadata("tiny", PRODUCER, ("ship", "tug", "ferry"), 1.0, "0" * 64)
+    export_onnx(detector, tmp_path / "model.onnx", max_batch=4, metadata=metadata)
+    operators = {node.op_type for node in onnx.load(str(tmp_path / "model.onnx")).graph.node}
+    assert "Conv" in operators
+    assert "BatchNormalization" not in operators
 
 
 @pytest.mark.slow
