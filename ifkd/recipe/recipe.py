@@ -91,7 +91,7 @@ class DetectorOptions(Schema):
     """Initialization of the head's convolutions: `normal` (standard deviation 0.01) suits 256 channels; use `kaiming`
     for fewer, where the signal would vanish."""
     pyramid_norm: Literal["none", "batch"] = "none"
-    """Normalization after the convolutions of the feature pyramid: `batch` helps a detector that is trained from scratch
+    """Normalization after the convolutions of the feature pyramid: `batch` helps a detector without pretrained weights
     (He et al. 2019), and costs nothing in a bundle, because the export merges it with the convolutions."""
     anchor_scale: Annotated[float, Field(ge=1.0, le=16.0)] | None = None
     """Side of the smallest square anchor, in strides of its level: by default 4 for RetinaNet, which has anchors from
