@@ -11,7 +11,7 @@ from export.bundle.bundle import Bundle, new_bundle, open_bundle, record_file
 from export.bundle.description import describe
 from export.bundle.manifest import FileRecord, Manifest, OperatingPoint, Precision, QuantizationRecord, TensorParity
 from export.bundle.screen_record import ScreenRecord
-from export.export_plan import ExportPlan
+from export.export_plan import CONFIG_NAME, WEIGHTS_NAME, ExportPlan
 from export.int8.decision import FloatBaseline
 from export.int8.quantize import Quantizer
 from export.int8.sensitivity import quantize_within_limit
@@ -32,8 +32,6 @@ from ifkd.core.progress import progress, track
 from ifkd.training.prediction import predict
 
 PRODUCER = f"ifkd {__version__}"
-WEIGHTS_NAME = "model.safetensors"
-CONFIG_NAME = "config.toml"
 PARITY_NAME = "checks/tensor_parity.json"
 QUANTIZATION_NAME = "checks/quantization.json"
 ONNX_NAMES: dict[Precision, str] = {
@@ -62,9 +60,32 @@ def export_bundle(plan: ExportPlan) -> Bundle:
         fp32_nodes = _write_float_files(plan, folder, operating_point)
         checks = _check_parity(plan, folder, fp32_nodes)
         quantization = _write_int8_files(plan, folder)
-        screen = _export_screen(plan, folder, found, operating_point)
+        screen = _export_screen(plan, folder, found, operating_point.score_threshold)
         manifest = _manifest(plan, folder, checks, quantization, operating_point)
         describe(Bundle(folder, manifest.model_copy(update={"screen": screen})))
+    return open_bundle(plan.out)
+
+
+def add_screen(plan: ExportPlan) -> Bundle:
+    """Export the screen of a plan into the bundle at `plan.out`, whose other files stay as they are; return the bundle.
+
+    It replaces the screen of the bundle, with its engines.
+
+    Raises:
+        BundleError: The bundle is damaged.
+        VerdictError: The screen differs from torch; the bundle stays as it is.
+    """
+    bundle = open_bundle(plan.out)
+    kept = {name: one for name, one in bundle.manifest.files.items() if not one.kind.startswith("screen-")}
+    with new_bundle(plan.out) as folder:
+        for name in kept:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(bundle.file(name), folder / name)
+        found = _validation_detections(plan)
+        threshold = bundle.manifest.defaults.scene_score_threshold
+        screen = _export_screen(plan, folder, found, threshold)
+        files = {**kept, **_screen_records(folder)}
+        describe(Bundle(folder, bundle.manifest.model_copy(update={"files": files, "screen": screen})))
     return open_bundle(plan.out)
 
 
@@ -162,7 +183,7 @@ def _operating_point(plan: ExportPlan, found: dict[int, Detections] | DataError)
 
 
 def _export_screen(
-    plan: ExportPlan, folder: Path, found: dict[int, Detections] | DataError, operating_point: OperatingPoint
+    plan: ExportPlan, folder: Path, found: dict[int, Detections] | DataError, score_threshold: float
 ) -> ScreenRecord | None:
     """Write the files of the screen, if there is one, and return its record."""
     if plan.screen is None:
@@ -171,11 +192,11 @@ def _export_screen(
         plan.screen,
         folder,
         recipe=plan.recipe,
-        fp16="fp16" in plan.precisions,
+        precisions=plan.precisions,
         tiles=plan.sample.pixels,
         validation=plan.scene_validation,
         detections=found,
-        score_threshold=operating_point.score_threshold,
+        score_threshold=score_threshold,
         accept_drift=plan.accept_drift,
     )
 
@@ -227,9 +248,15 @@ def _records(folder: Path, precisions: Collection[Precision]) -> dict[str, FileR
         records[ONNX_NAMES[precision]] = record_file(folder, ONNX_NAMES[precision], kind="onnx", precision=precision)
     if (folder / YOLO_NAME).is_file():
         records[YOLO_NAME] = record_file(folder, YOLO_NAME, kind="yolo-onnx", precision="fp32")
-    for precision, name in SCREEN_NAMES.items():
-        if (folder / name).is_file():
-            records[name] = record_file(folder, name, kind="screen-onnx", precision=precision)
+    records |= _screen_records(folder)
     records[CONFIG_NAME] = record_file(folder, CONFIG_NAME, kind="config")
     checks = [name for name in (PARITY_NAME, QUANTIZATION_NAME) if (folder / name).is_file()]
     return records | {name: record_file(folder, name, kind="check") for name in checks}
+
+
+def _screen_records(folder: Path) -> dict[str, FileRecord]:
+    return {
+        name: record_file(folder, name, kind="screen-onnx", precision=precision)
+        for precision, name in SCREEN_NAMES.items()
+        if (folder / name).is_file()
+    }

@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from export.bundle.bundle import MANIFEST_NAME
+from export.bundle.bundle import MANIFEST_NAME, Bundle
 from export.bundle.manifest import Precision
 from export.int8.calibration_tiles import CalibrationTiles, ValidationTiles, calibration_tiles, validation_tiles
 from export.onnx.exportable import ExportableDetector
 from export.screen.screen_export import ScreenPlan, plan_screen
 from export.tiles import SAMPLE_TILES, SampleTiles, sample_tiles
-from ifkd.core.config import override
-from ifkd.core.errors import DataError
+from ifkd.core.config import load, override
+from ifkd.core.errors import ConfigError, DataError
 from ifkd.core.files import require_writable, sha256_of
 from ifkd.data.coco import CocoDataset, align_classes
 from ifkd.data.splits import read_split
@@ -19,6 +19,8 @@ from ifkd.models.checkpoint import Checkpoint, build_from, load_checkpoint
 from ifkd.recipe import Recipe
 from ifkd.recipe.recipe import locate_data
 
+WEIGHTS_NAME = "model.safetensors"
+CONFIG_NAME = "config.toml"
 SCREEN_LIMITS = ("screen.max_lost_fraction=", "screen.confidence=")
 """Options of a trained screen that the export uses."""
 
@@ -56,11 +58,13 @@ def plan_export(
     overrides: Sequence[str] = (),
     screen: Path | None = None,
     accept_drift: bool = False,
+    base: Recipe | None = None,
 ) -> ExportPlan:
     """Return the plan; `overrides` are `KEY=VALUE` of the recipe's section `export`, with or without its prefix.
 
     They can also be of the data's location, such as `data.root`, of its description, such as `data.license`, and of the
     limits of a screen, such as `screen.max_lost_fraction`. `screen` is the checkpoint of a screen to be exported, too.
+    They override the recipe `base`, by default the checkpoint's.
 
     Raises:
         CheckpointError: A checkpoint is missing or damaged, or the screen was trained on other pixels.
@@ -69,7 +73,7 @@ def plan_export(
         DataError: INT8 is configured, and its images cannot be read or have other classes.
     """
     checkpoint = load_checkpoint(checkpoint_path)
-    recipe = locate_data(checkpoint.meta.recipe, [text for text in overrides if text.startswith("data.")])
+    recipe = locate_data(base or checkpoint.meta.recipe, [text for text in overrides if text.startswith("data.")])
     rest = [text for text in overrides if not text.startswith("data.")]
     keys = [text if text.startswith(SCREEN_LIMITS) else f"export.{text.removeprefix('export.')}" for text in rest]
     recipe = override(recipe, keys, source="The command line")
@@ -98,6 +102,31 @@ def plan_export(
         screen=None if screen is None else plan_screen(screen, recipe),
         out=out,
         accept_drift=accept_drift,
+    )
+
+
+def plan_added_screen(
+    bundle: Bundle, screen: Path, *, overrides: Sequence[str] = (), accept_drift: bool = False
+) -> ExportPlan:
+    """Return the plan for adding a screen to a bundle; see `add_screen` and `plan_export`.
+
+    Raises:
+        ConfigError: An override is not of the data's location or of the screen's limits, or is invalid.
+    """
+    for text in overrides:
+        if not text.startswith(("data.", *SCREEN_LIMITS)):
+            expected = f"data.KEY, {' or '.join(one.removesuffix('=') for one in SCREEN_LIMITS)}"
+            hint = "Name the checkpoint of the bundle to export it with other options."
+            raise ConfigError(
+                "A bundle keeps its options when a screen is added", got=text, expected=expected, hint=hint
+            )
+    return plan_export(
+        bundle.file(WEIGHTS_NAME),
+        bundle.path,
+        overrides=overrides,
+        screen=screen,
+        accept_drift=accept_drift,
+        base=load(bundle.file(CONFIG_NAME), Recipe),
     )
 
 

@@ -1,4 +1,4 @@
-"""`ifkd engine`: build engines from a bundle's ONNX files."""
+"""`ifkd engine`: build engines from a bundle's ONNX files, those of its screen among them."""
 
 import argparse
 from pathlib import Path
@@ -74,13 +74,18 @@ def run(arguments: Arguments) -> dict[str, Any]:
         if path is not None:
             require_writable(path)  # before the builds, which take minutes
     engines: dict[str, Any] = {}
-    for precision in precisions:
+    wanted = [(precision, False) for precision in precisions]
+    wanted += [(precision, True) for precision in precisions if bundle.find("screen-onnx", precision)]
+    for precision, of_screen in wanted:
         builder: Any = arguments.builder.replace("-", "_")
-        bundle, name, metadata = add_engine(bundle, builder=builder, precision=precision, options=options)
+        bundle, name, metadata = add_engine(
+            bundle, builder=builder, precision=precision, options=options, of_screen=of_screen
+        )
         engines[name] = metadata.model_dump(mode="json")
+        part = "screen in " if of_screen else ""
         if not arguments.json:
             print(  # noqa: T201
-                f"{precision}: {metadata.engine_bytes / 1e6:.1f} MB in {metadata.build_seconds:.1f} s, "
+                f"{part}{precision}: {metadata.engine_bytes / 1e6:.1f} MB in {metadata.build_seconds:.1f} s, "
                 f"batch 1 to {metadata.batch.max}, for {metadata.device}\n{bundle.path / name}"
             )
     return {"bundle": str(bundle.path), "engines": engines}

@@ -1,4 +1,4 @@
-"""`ifkd export`: export a checkpoint to a bundle, and a bundle to a Triton model repository."""
+"""`ifkd export`: export a checkpoint to a bundle, add a screen to a bundle, and write a Triton model repository."""
 
 import argparse
 from pathlib import Path
@@ -28,7 +28,7 @@ class Arguments(cli.Arguments):
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    source = "weights written by `ifkd train` or `ifkd distill`; with --triton also a bundle"
+    source = "weights written by `ifkd train` or `ifkd distill`; with --screen or --triton also a bundle"
     parser.add_argument("source", type=Path, metavar="checkpoint", help=source)
     overrides = "options of the recipe's export section; or, where its data moved, data.root=DIR"
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=overrides)
@@ -47,7 +47,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: Arguments) -> dict[str, Any]:
-    """Export a checkpoint, or open a bundle; then write the Triton repository if requested."""
+    """Export a checkpoint, or open a bundle and add a screen; then write the Triton repository if requested."""
     from export.bundle.bundle import open_bundle
     from export.triton.model_config import InstanceConfig
 
@@ -56,6 +56,9 @@ def run(arguments: Arguments) -> dict[str, Any]:
     if arguments.source.is_dir():
         _check_bundle_arguments(arguments)
         bundle = open_bundle(arguments.source)
+        if arguments.screen is not None:
+            bundle = _add_screen(bundle, arguments)
+            result = {"bundle": str(bundle.path), **bundle.manifest.model_dump(mode="json", include={"screen"})}
     else:
         bundle = _export(arguments)
         files = bundle.manifest.model_dump(mode="json", include={"files", "checks", "quantization"})
@@ -78,14 +81,32 @@ def _check_bundle_arguments(arguments: Arguments) -> None:
     """Refuse arguments that apply to a checkpoint only."""
     from ifkd.core.errors import UsageError
 
-    if arguments.triton is None:
-        raise UsageError(f"{arguments.source} is a folder", expected="a checkpoint, or a bundle with --triton DIR")
-    options = ["--out"] * (arguments.out is not None) + ["--screen"] * (arguments.screen is not None)
-    options += ["--accept-drift"] * arguments.accept_drift
+    adds_screen = arguments.screen is not None
+    if arguments.triton is None and not adds_screen:
+        expected = "a checkpoint, or a bundle with --screen CHECKPOINT or --triton DIR"
+        raise UsageError(f"{arguments.source} is a folder", expected=expected)
+    options = ["--out"] * (arguments.out is not None)
+    options += [*arguments.overrides, *["--accept-drift"] * arguments.accept_drift] if not adds_screen else []
     options += [] if arguments.interop is None else ["--interop" if arguments.interop else "--no-interop"]
-    if arguments.overrides or options:
-        got, hint = " ".join([*arguments.overrides, *options]), "Name its checkpoint to export it again."
+    if options:
+        got, hint = " ".join(options), "Name its checkpoint to export it again."
         raise UsageError(f"{arguments.source} is exported already", got=got, hint=hint)
+
+
+def _add_screen(bundle: "Bundle", arguments: Arguments) -> "Bundle":
+    """Add a screen to the bundle and print a summary."""
+    from export.export_bundle import add_screen
+    from export.export_plan import plan_added_screen
+
+    assert arguments.screen is not None
+    plan = plan_added_screen(
+        bundle, arguments.screen, overrides=arguments.overrides, accept_drift=arguments.accept_drift
+    )
+    bundle = add_screen(plan)
+    assert bundle.manifest.screen is not None
+    if not arguments.json:
+        print("\n".join([*_screen_summary(bundle.manifest.screen), str(bundle.path)]))  # noqa: T201
+    return bundle
 
 
 def _export(arguments: Arguments) -> "Bundle":

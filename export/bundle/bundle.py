@@ -3,8 +3,8 @@
 bundle/
 ├── model.json                     the manifest
 ├── model.safetensors              weights, for the torch reference
-├── model.onnx  model.fp16.onnx  model.yolo.onnx  screen.onnx  screen.fp16.onnx
-├── engines/<device>-<builder><version>-<precision>.engine, with metadata in a .json file of the same name
+├── model.onnx  model.fp16.onnx  model.yolo.onnx  screen.onnx …
+├── engines/<device>-<builder><version>-<precision>.engine, with metadata in a .json file of the same name; screen-…
 ├── config.toml                    the effective recipe
 ├── model.stac.json  README.md     descriptions for catalogs and readers
 └── checks/

@@ -12,7 +12,17 @@ from ifkd.imagery.contrast import ImageryOptions
 
 Precision = Literal["fp32", "fp16", "int8", "int8-cpu"]
 FileKind = Literal[
-    "weights", "onnx", "yolo-onnx", "screen-onnx", "engine", "engine-metadata", "config", "check", "description"
+    "weights",
+    "onnx",
+    "yolo-onnx",
+    "engine",
+    "engine-metadata",
+    "screen-onnx",
+    "screen-engine",
+    "screen-engine-metadata",
+    "config",
+    "check",
+    "description",
 ]
 
 

@@ -73,18 +73,21 @@ class ScreenParity(Schema):
     tolerance: float
     passed: bool
     onnx_sha256: str
+    float_layers: int = 0
+    """Number of layers of an INT8 file that compute in float, so that it is within the tolerance."""
 
     @property
     def in_words(self) -> str:
         """The difference as text."""
-        return f"{self.cells} cells within {self.max_difference:.1g}"
+        kept = f", {self.float_layers} layers in float" if self.float_layers else ""
+        return f"{self.cells} cells within {self.max_difference:.1g}{kept}"
 
 
 class ScreenRecord(Schema):
     """The screen of a bundle; its ONNX files are those of the kind `screen-onnx`."""
 
     file: str = "screen.onnx"
-    """The FP32 file."""
+    """The FP32 file, with which scenes are screened."""
     scale: PositiveFloat
     """Factor from the engine's pixels to the screen's; the engine's own scale applies before."""
     stride: PositiveInt

@@ -47,6 +47,11 @@ ASSET_FIELDS: dict[FileKind, dict[str, Any]] = {
         "mlm:accelerator": "cuda",
         "mlm:accelerator_constrained": True,
     },
+    "screen-engine": {
+        "type": "application/octet-stream; framework=tensorrt",
+        "roles": ["data"],
+        "title": "Engine of the screen",
+    },
     "weights": {
         "type": "application/octet-stream; framework=pytorch",
         "roles": ["mlm:weights", "data"],

@@ -129,7 +129,7 @@ def _parity_in_words(record: ParityRecord) -> str:
 def _engine_differences(bundle: Bundle, evidence: dict[str, str], damaged: dict[str, str]) -> Iterator[str]:
     """Yield engines whose metadata are missing, invalid, of another file or of another ONNX file; describe each."""
     manifest = bundle.manifest
-    for name in bundle.find("engine"):
+    for name in (*bundle.find("engine"), *bundle.find("screen-engine")):
         metadata_name = str(engine_metadata_path(Path(name)))
         if metadata_name in damaged:
             continue

@@ -1,6 +1,6 @@
-"""Export of a screen's checkpoint: ONNX files in FP32 and FP16, their parity with torch, and the calibration."""
+"""Export of a screen's checkpoint: ONNX files in each precision, their parity with torch, and the calibration."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from export.bundle.manifest import Precision
 from export.bundle.screen_record import ScreenCalibration, ScreenParity, ScreenRecord
+from export.int8.quantize import Quantizer
 from export.onnx.onnx_export import INPUT_NAME, METADATA_PREFIX, export_graph
 from export.precision.fp16 import convert_to_fp16
 from export.precision.fp16_overflow import fp16_overflow_nodes
@@ -25,15 +26,20 @@ from ifkd.data.coco import CocoDataset
 from ifkd.imagery.image_files import resize
 from ifkd.imagery.image_tiles import scaled_size
 from ifkd.models import normalize
-from ifkd.recipe import Recipe, ScreenOptions
+from ifkd.recipe import CalibrationOptions, Recipe, ScreenOptions
 from ifkd.screen.checkpoint import load_screen
 from ifkd.screen.network import CONTEXT_PX, STRIDE, Screen
 
-SCREEN_NAMES: dict[Precision, str] = {"fp32": "screen.onnx", "fp16": "screen.fp16.onnx"}
+SCREEN_NAMES: dict[Precision, str] = {
+    "fp32": "screen.onnx",
+    "fp16": "screen.fp16.onnx",
+    "int8": "screen.int8.onnx",
+    "int8-cpu": "screen.int8-cpu.onnx",
+}
 OUTPUT_NAME = "objectness"
 MAX_CELLS = 4096
 """Largest number of rows and of columns of cells, and of images in a batch."""
-TOLERANCES: dict[Precision, float] = {"fp32": 1e-4, "fp16": 2e-2}
+TOLERANCES: dict[Precision, float] = {"fp32": 1e-4, "fp16": 2e-2, "int8": 0.1, "int8-cpu": 0.1}
 """Largest differences of objectness from torch."""
 
 
@@ -84,7 +90,7 @@ def export_screen(
     folder: Path,
     *,
     recipe: Recipe,
-    fp16: bool,
+    precisions: Collection[Precision],
     tiles: Array,
     validation: CocoDataset | DataError,
     detections: Mapping[int, Detections] | DataError,
@@ -93,23 +99,20 @@ def export_screen(
 ) -> ScreenRecord:
     """Write the ONNX files into a bundle's folder, calibrate the threshold, and return the record.
 
-    `tiles`, uint8 [tiles, 3, height, width], are the detector's, for parity; `detections`, by image id, are those of
-    the detector on the validation images, or the reason why there are none.
+    The FP32 file is always written. `tiles`, uint8 [tiles, 3, height, width], are the detector's, for parity and for
+    the ranges of INT8; `detections`, by image id, are those of the detector on the validation images, or the reason why
+    there are none.
 
     Raises:
         VerdictError: The outputs differ from torch, and `accept_drift` is false.
     """
     images = _screen_images(tiles, plan.options.scale)
     fp32 = folder / SCREEN_NAMES["fp32"]
-    _write_onnx(plan, fp32)
-    precisions: list[Precision] = ["fp32"]
-    if fp16:
-        nodes = fp16_overflow_nodes(fp32, images)
-        convert_to_fp16(fp32, folder / SCREEN_NAMES["fp16"], float_nodes=nodes)
-        precisions.append("fp16")
-    checks = {
-        SCREEN_NAMES[one]: check_screen(plan.model, folder / SCREEN_NAMES[one], images, one) for one in precisions
-    }
+    write_onnx(plan, fp32)
+    checks = {}
+    for precision, name in SCREEN_NAMES.items():
+        if precision == "fp32" or precision in precisions:
+            checks[name] = _write_checked(plan, folder / name, precision, images, recipe.export.calibration)
     failed = {name: check for name, check in checks.items() if not check.passed}
     if failed and not accept_drift:
         raise VerdictError(
@@ -142,6 +145,27 @@ def export_screen(
     )
 
 
+def _write_checked(
+    plan: ScreenPlan, path: Path, precision: Precision, images: Array, calibration: CalibrationOptions
+) -> ScreenParity:
+    """Write a file in a precision from the FP32 file beside it, which exists, and return its parity.
+
+    Of an INT8 file, the first layers stay in float, no more than the tolerance needs.
+    """
+    fp32 = path.with_name(SCREEN_NAMES["fp32"])
+    if precision == "fp16":
+        convert_to_fp16(fp32, path, float_nodes=fp16_overflow_nodes(fp32, images))
+    if precision not in ("int8", "int8-cpu"):
+        return check_screen(plan.model, path, images, precision)
+    with Quantizer(fp32, images, precision=precision, calibration=calibration) as quantizer:
+        for count in range(len(quantizer.layers)):
+            quantizer.write(path, float_layers=quantizer.layers[:count])
+            check = check_screen(plan.model, path, images, precision)
+            if check.passed:
+                break
+    return check.model_copy(update={"float_layers": count})
+
+
 def check_screen(model: ExportableScreen, path: Path, images: Array, precision: Precision) -> ScreenParity:
     """Run torch and ONNX Runtime on the same images and compare the objectness of each cell."""
     network = open_session(path)
@@ -165,7 +189,7 @@ def _screen_images(tiles: Array, scale: float) -> Array:
     return np.concatenate([screen_input(resize(tile.transpose(1, 2, 0), size), STRIDE) for tile in tiles])
 
 
-def _write_onnx(plan: ScreenPlan, path: Path) -> None:
+def write_onnx(plan: ScreenPlan, path: Path) -> None:
     """Write the FP32 file; the number of images and their size are free."""
     rows, columns = (torch.export.Dim(name, min=1, max=MAX_CELLS) for name in ("rows", "columns"))
     axes = {0: torch.export.Dim("batch", min=1, max=MAX_CELLS), 2: STRIDE * rows, 3: STRIDE * columns}

@@ -18,7 +18,7 @@ from export.bundle.engine_metadata import (
     engine_metadata_path,
     require_delivered,
 )
-from export.bundle.manifest import Precision
+from export.bundle.manifest import FileKind, Precision
 from export.precision.precision_summary import require_precision
 from export.tensorrt import tensorrt_api
 from export.tensorrt.builder_config import add_profiles, batch_profiles, configure, show_progress, use_timing_cache
@@ -28,36 +28,49 @@ from ifkd.core.files import atomic_path, sha256_of, write_json
 from ifkd.core.input_shapes import InputShapes
 
 DEFAULT_OPTIONS = BuildOptions()
+SCREEN_SHAPES = InputShapes((512, 2048), (64, 2560))
+"""Sizes that engines of a screen accept, and the one they are optimized for: a part of a band of a wide scene."""
 WEAKLY_TYPED_MAJOR = 10
 """Last major version of TensorRT whose networks are weakly typed by default."""
 
 
 def add_engine(
-    bundle: Bundle, *, builder: Builder, precision: Precision, options: BuildOptions = DEFAULT_OPTIONS
+    bundle: Bundle,
+    *,
+    builder: Builder,
+    precision: Precision,
+    options: BuildOptions = DEFAULT_OPTIONS,
+    of_screen: bool = False,
 ) -> tuple[Bundle, str, EngineMetadata]:
-    """Add an engine of a bundle's ONNX file; return the bundle, the name of the engine file, and its metadata.
+    """Add an engine of a bundle's ONNX file, or of that of its screen.
+
+    Return the bundle, the name of the engine file, and its metadata.
 
     Raises:
         BundleError: The ONNX file is missing, or its digest differs.
         EngineError: The builder rejects the file.
     """
-    onnx_path, limits = bundle.file(bundle.onnx_name(precision)), bundle.manifest.input
+    limits, part = bundle.manifest.input, "screen-" if of_screen else ""
+    onnx_path = bundle.file(bundle.find("screen-onnx", precision)[0] if of_screen else bundle.onnx_name(precision))
     _, version = load_tensorrt(builder)
     device = PORTABLE if builder == "tensorrt_rtx" else _slug(gpu_of_this_machine().name)
     arithmetic = f"{precision}-tf32" if options.tf32 else precision
-    name = f"engines/{device}-{builder.replace('_', '-')}{version}-{arithmetic}.engine"
+    name = f"engines/{part}{device}-{builder.replace('_', '-')}{version}-{arithmetic}.engine"
     metadata = build_engine(
         onnx_path,
         builder=builder,
         precision=precision,
-        max_batch=limits.max_batch,
+        max_batch=1 if of_screen else limits.max_batch,
         out=bundle.path / name,
         options=options,
-        sizes=limits.sizes,
+        sizes=SCREEN_SHAPES if of_screen else limits.sizes,
     )
-    bundle = add_file(bundle, name, kind="engine", precision=precision)
     metadata_name = str(engine_metadata_path(Path(name)))
-    bundle = add_file(bundle, metadata_name, kind="engine-metadata", precision=precision)
+    kinds: tuple[FileKind, FileKind] = ("engine", "engine-metadata")
+    if of_screen:
+        kinds = ("screen-engine", "screen-engine-metadata")
+    for file, kind in zip((name, metadata_name), kinds, strict=True):
+        bundle = add_file(bundle, file, kind=kind, precision=precision)
     return describe(bundle), name, metadata
 
 

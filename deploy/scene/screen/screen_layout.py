@@ -16,7 +16,7 @@ from ifkd.core.detections import Array
 from ifkd.core.tiling import TileGrid, Window
 
 BAND_PX = 512
-"""Height of a band, pixels of the screen."""
+"""Largest height of a band, pixels of the screen."""
 PIECE_PX = 2048
 """Width of the parts of a band that pass through the network one after the other, pixels of the screen."""
 PROBED = 4
@@ -75,8 +75,11 @@ class ScreenLayout:
 
     @property
     def band_cells(self) -> int:
-        """Rows of cells in a band."""
-        return max(1, BAND_PX // self.settings.stride)
+        """Rows of cells in a band: a small scene has as many bands as leave a complete row of tiles in each."""
+        (height, _), grid = self.grid.tile_px, self.grid
+        smallest = (2 * height - grid.overlap_px + 2 * self.margin_px) / self.factor
+        rows = max(smallest, grid.size[0] / self.factor / PROBED) / self.settings.stride
+        return max(1, min(BAND_PX // self.settings.stride, math.ceil(rows)))
 
     def rows_of(self, band: int) -> tuple[int, int]:
         """Return the rows of cells of a band, from the first to the one after the last."""

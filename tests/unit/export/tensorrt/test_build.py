@@ -16,7 +16,7 @@ from onnx import TensorProto, numpy_helper
 
 from deploy.cli.main import main
 from deploy.engines import open_engine, tensorrt_engine
-from export.bundle.bundle import Bundle, open_bundle
+from export.bundle.bundle import Bundle, open_bundle, record_file, write_manifest
 from export.bundle.engine_metadata import (
     BuildOptions,
     DeliveredPrecision,
@@ -24,12 +24,17 @@ from export.bundle.engine_metadata import (
     read_engine_metadata,
     require_delivered,
 )
+from export.bundle.screen_record import ScreenRecord
+from export.bundle.verification import verify_bundle
+from export.screen.screen_export import ExportableScreen, ScreenPlan, check_screen, write_onnx
 from export.tensorrt import build, tensorrt_api
 from export.tensorrt.build import add_engine, build_engine
 from export.tensorrt.builder_config import configure
 from export.tensorrt.tensorrt_api import Gpu
 from ifkd.core.errors import BundleError, EngineError, MissingExtraError
 from ifkd.core.files import sha256_of
+from ifkd.recipe import ScreenOptions
+from ifkd.screen.network import Screen
 
 rtx = pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
 
@@ -67,6 +72,32 @@ def test_engines_of_both_precisions_have_metadata(bundle_copy: Bundle) -> None:
     reopened = open_bundle(bundle.path)
     reopened.verify()
     assert len(reopened.find("engine")) == len(reopened.find("engine-metadata")) == 2
+
+
+def test_the_command_also_builds_the_engine_of_a_screen(bundle_copy: Bundle) -> None:
+    """Of any size that is screened; `ifkd verify` compares it with its source, and detectors do not take it."""
+    network = ExportableScreen(Screen(ScreenOptions(channels=8)))
+    plan = ScreenPlan(network, "0" * 64, ScreenOptions(channels=8))
+    write_onnx(plan, bundle_copy.path / "screen.onnx")
+    file = record_file(bundle_copy.path, "screen.onnx", kind="screen-onnx", precision="fp32")
+    check = check_screen(network, bundle_copy.path / "screen.onnx", np.zeros((1, 3, 64, 64), np.uint8), "fp32")
+    record = ScreenRecord(
+        scale=0.25, stride=8, context_px=43, parameters=1, threshold=0.5, checks={"screen.onnx": check}
+    )
+    files = {**bundle_copy.manifest.files, "screen.onnx": file}
+    write_manifest(bundle_copy.path, bundle_copy.manifest.model_copy(update={"files": files, "screen": record}))
+    assert main(["engine", str(bundle_copy.path), "--precision", "fp32", "--json"]) == 0
+    bundle = open_bundle(bundle_copy.path)
+    (name,) = bundle.find("screen-engine")
+    assert name == f"engines/screen-portable-tensorrt-rtx{rtx.__version__}-fp32.engine"
+    metadata = read_engine_metadata(engine_metadata_path(bundle.path / name))
+    assert (metadata.onnx_file, metadata.batch.max, metadata.tile_px) == ("screen.onnx", 1, (512, 2048))
+    assert bundle.find("engine") == [f"engines/portable-tensorrt-rtx{rtx.__version__}-fp32.engine"]
+    found = verify_bundle(bundle.path)
+    assert found.differences == ()
+    assert found.evidence[name].startswith("built from screen.onnx by tensorrt_rtx")
+    (bundle.path / name).write_bytes(b"changed")
+    assert any(name in one for one in verify_bundle(bundle.path).differences)
 
 
 def test_a_file_of_another_precision_is_refused_by_the_build(whole_bundle: Path, tmp_path: Path) -> None:

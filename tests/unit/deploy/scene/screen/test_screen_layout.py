@@ -65,6 +65,14 @@ def test_bands_are_all_rows_once_and_the_first_ones_are_spread_over_the_scene():
     assert layout.complete_rows(frozenset(range(9))).all()
 
 
+@pytest.mark.parametrize("height", [1500, 1700, 2048, 3000, 4096, 8000, 16384])
+def test_a_quarter_of_a_small_scene_is_also_screened_first(height):
+    layout = layout_of((height, 600))
+    assert layout.complete_rows(frozenset(layout.probed)).any()
+    screened = [row for band in layout.probed for row in range(*layout.rows_of(band))]
+    assert 0.15 < len(screened) * layout.cell_px / height < 0.4
+
+
 def test_only_the_area_of_interest_is_screened():
     grid = TileGrid((9 * BAND_PX * 4, 4000), (256, 256), 64)
     chosen = np.zeros((len(grid.tops), len(grid.lefts)), bool)
