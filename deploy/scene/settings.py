@@ -1,5 +1,6 @@
 """Detection settings of a scene: the bundle's defaults with the user's overrides."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,6 +29,8 @@ AUDIT_FRACTION = 0.02
 """Default fraction of the skipped tiles that are searched all the same."""
 MAX_GSD_RATIO = 10.0
 """Largest ground sample distance of a scene, relative to that of the training images."""
+MAX_MULTIPLE_PX = 16
+"""Largest multiple at which windows start so that resized tiles share their pixels, scene pixels."""
 INTEGER_TOLERANCE = 1e-6
 """Tolerance for treating a value as an integer."""
 
@@ -228,6 +231,8 @@ def _is_integer(value: float) -> bool:
 def grid_for(size: tuple[int, int], tile_px: tuple[int, int], settings: DetectionSettings) -> TileGrid:
     """Return the tiles of a scene of `size`, scene pixels, for an engine with tiles of `tile_px`.
 
+    Their pixels are those of one grid over the resized scene if this moves a window by less than `MAX_MULTIPLE_PX`.
+
     Raises:
         UsageError: The overlap is invalid for the tile.
     """
@@ -235,8 +240,11 @@ def grid_for(size: tuple[int, int], tile_px: tuple[int, int], settings: Detectio
         got = f"{settings.overlap_px} with tiles of {tile_px[0]}x{tile_px[1]}"
         problem = "The overlap must be at least 0 and smaller than the engine's tile"
         raise UsageError(problem, got=got, hint="Lower --overlap-px.")
-    window = (round(tile_px[0] / settings.scale), round(tile_px[1] / settings.scale))
-    return TileGrid(size, window, min(round(settings.overlap_px / settings.scale), min(window) - 1))
+    height, width = round(tile_px[0] / settings.scale), round(tile_px[1] / settings.scale)
+    overlap = min(round(settings.overlap_px / settings.scale), min(height, width) - 1)
+    multiples = height // math.gcd(height, tile_px[0]), width // math.gcd(width, tile_px[1])
+    fits = max(multiples) <= min(MAX_MULTIPLE_PX, min(height, width) - overlap)
+    return TileGrid(size, (height, width), overlap, multiples if fits else (1, 1))
 
 
 def _scale(manifest: Manifest, tile: tuple[int, int], gsd_m: float | None) -> float:

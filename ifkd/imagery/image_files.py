@@ -96,11 +96,19 @@ def open_image(path: Path, *, imagery: ImageryOptions | None = None) -> Raster:
     return _open_raster(path, imagery)
 
 
-def resize(pixels: Array, size: tuple[int, int]) -> Array:
-    """Return uint8 pixels [height, width, 3] resized to (height, width), bilinear with antialiasing."""
-    if pixels.shape[:2] == size:
-        return pixels
-    return np.asarray(Image.fromarray(pixels).resize((size[1], size[0]), Image.Resampling.BILINEAR))
+def resize(pixels: Array, size: tuple[int, int], *, of: Window | None = None) -> Array:
+    """Return uint8 pixels [height, width, 3] resized to (height, width), bilinear with antialiasing.
+
+    `of` is the window that is resized; pixels around it count where the filter reaches beyond it.
+    """
+    of = of or Window(0, 0, pixels.shape[0], pixels.shape[1])
+    if (of.height, of.width) == size:
+        return pixels[of.top : of.bottom, of.left : of.right]
+    # Pillow rounds between the two directions, and chooses the first one by the size of the image. A tile would then
+    # depend on the image that it is cut from.
+    columns, rows = (of.left, 0, of.right, pixels.shape[0]), (0, of.top, size[1], of.bottom)
+    across = Image.fromarray(pixels).resize((size[1], pixels.shape[0]), Image.Resampling.BILINEAR, box=columns)
+    return np.asarray(across.resize((size[1], size[0]), Image.Resampling.BILINEAR, box=rows))
 
 
 def pad(pixels: Array, size: tuple[int, int]) -> Array:

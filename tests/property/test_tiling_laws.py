@@ -14,7 +14,8 @@ from ifkd.core.tiling import TileGrid
 def grids(draw):
     tile = draw(st.tuples(st.integers(6, 60), st.integers(6, 60)))
     overlap = draw(st.integers(0, min(tile) - 4))
-    return TileGrid(draw(st.tuples(st.integers(1, 300), st.integers(1, 300))), tile, overlap)
+    multiple = draw(st.tuples(st.integers(1, 4), st.integers(1, 4)))
+    return TileGrid(draw(st.tuples(st.integers(1, 300), st.integers(1, 300))), tile, overlap, multiple)
 
 
 @given(grids())
@@ -29,19 +30,23 @@ def test_every_pixel_is_in_a_tile_and_neighbors_overlap(grid):
 
 @given(grids())
 @settings(deadline=None)
-def test_tiles_stay_inside_unless_the_scene_is_smaller(grid):
+def test_tiles_start_at_multiples_and_stay_inside_unless_the_scene_is_smaller(grid):
+    down, across = grid.multiple_px
     for window in grid:
         assert (window.height, window.width) == grid.tile_px
-        assert window.bottom <= grid.size[0] or (window.top == 0 and grid.size[0] < window.height)
-        assert window.right <= grid.size[1] or (window.left == 0 and grid.size[1] < window.width)
+        assert window.top % down == window.left % across == 0
+        assert window.bottom < grid.size[0] + down or (window.top == 0 and grid.size[0] < window.height)
+        assert window.right < grid.size[1] + across or (window.left == 0 and grid.size[1] < window.width)
+    assert grid.covered == (max(one.bottom for one in grid), max(one.right for one in grid))
 
 
 @given(grids())
 @settings(deadline=None)
 def test_no_grid_with_fewer_tiles_would_do(grid):
-    for length, tile, starts in zip(grid.size, grid.tile_px, (grid.tops, grid.lefts), strict=True):
-        n = len(starts) - 1
-        assert n == 0 or n * tile - (n - 1) * grid.overlap_px < length
+    axes = zip(grid.size, grid.tile_px, (grid.tops, grid.lefts), grid.multiple_px, strict=True)
+    for length, tile, starts, multiple in axes:
+        n, step = len(starts) - 1, (tile - grid.overlap_px) // multiple * multiple
+        assert n == 0 or (n - 1) * step + tile < length
 
 
 @given(grids())

@@ -1,16 +1,20 @@
 """Read the tiles of a scene row by row, so that every block of the file is decoded once."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 import numpy as np
 
+from deploy.scene.read.row_scaler import RowScaler
 from deploy.scene.read.scene import Patch, Scene
 from ifkd.core.detections import Array
 from ifkd.core.errors import SceneError
 from ifkd.core.tiling import TileGrid, Window
 from ifkd.imagery.contrast import PADDING_RGB
+from ifkd.imagery.image_files import resize
 
 TALLEST_BLOCK_ROWS = 1024
 """Taller blocks, such as one strip for the entire file, are not read completely in advance."""
@@ -24,59 +28,81 @@ class TileRead:
     """Index in the grid, row by row."""
     window: Window
     patch: Patch | None
-    """None for a tile that is unreadable or not selected."""
+    """Resized pixels, and the valid pixels of the window; None for a tile that is unreadable or not selected."""
     problem: str | None = None
     """Reason why the tile is unreadable."""
 
 
 def read_tiles(
-    scene: Scene, grid: TileGrid, *, first_row: int = 0, stop_row: int | None = None, selected: Array | None = None
+    scene: Scene,
+    grid: TileGrid,
+    *,
+    first_row: int = 0,
+    stop_row: int | None = None,
+    selected: Array | None = None,
+    tile_px: tuple[int, int] | None = None,
+    resizing: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> Iterator[TileRead]:
     """Yield the tiles of a grid over a scene, row by row, from the row of tiles `first_row` up to `stop_row`.
 
     A row of tiles is cut from one buffer of scene rows, and the overlap with the next row stays in the buffer, so every
     strip or block of the file is decoded once. If the rows cannot be read together, their tiles are read one by one.
-    Tiles that are not `selected`, bool [tiles], have neither patch nor problem.
+    Tiles that are not `selected`, bool [tiles], have neither patch nor problem. With `tile_px` (height, width), they
+    are resized to it; see `RowScaler`. `resizing` is entered meanwhile.
     """
     columns = len(grid.lefts)
+    tile_px = tile_px or grid.tile_px
+    scaler = RowScaler(grid, tile_px)
     chosen = np.ones(len(grid), bool) if selected is None else selected
-    used = np.array(grid.lefts)[chosen.reshape(-1, columns).any(axis=0)].tolist() or [0]
-    left, right = used[0], min(used[-1] + grid.tile_px[1], scene.size[1])
-    buffer = _RowBuffer(scene, left, right, max_rows=grid.tile_px[0])
+    used = np.flatnonzero(chosen.reshape(-1, columns).any(axis=0))
+    buffer = _RowBuffer(scene, grid, used, margin_px=scaler.margin_px)
+    empty = np.broadcast_to(np.array(PADDING_RGB, np.uint8), (*tile_px, 3))
     for number, row in enumerate(islice(grid.rows(), first_row, stop_row), start=first_row):
-        indices = range(number * columns, (number + 1) * columns)
-        readable = chosen[indices.start : indices.stop].any() and buffer.advance(row[0].top, row[0].bottom)
-        for index, window in zip(indices, row, strict=True):
-            if not chosen[index]:
+        of_row = chosen[number * columns : (number + 1) * columns]
+        readable = of_row.any() and buffer.advance(row[0])
+        valid = [buffer.valid(one) if readable and taken else None for one, taken in zip(row, of_row, strict=True)]
+        filled = [known is not None and known.any() for known in valid]
+        resized = scaler.tiles(buffer, [one for one, has_data in zip(row, filled, strict=True) if has_data])
+        for column, (window, known) in enumerate(zip(row, valid, strict=True)):
+            index = number * columns + column
+            if not of_row[column]:
                 yield TileRead(index, window, None)
-            elif readable:
-                yield TileRead(index, window, buffer.cut(window))
+            elif known is None:
+                yield _read_tile(scene, index, window, tile_px)
             else:
-                yield _read_tile(scene, index, window)
+                with resizing():
+                    pixels = next(resized) if filled[column] else empty
+                yield TileRead(index, window, Patch(pixels, known))
 
 
-def _read_tile(scene: Scene, index: int, window: Window) -> TileRead:
+def _read_tile(scene: Scene, index: int, window: Window, tile_px: tuple[int, int]) -> TileRead:
+    """Read a tile of a row with unreadable parts; what is around the tile does not count."""
     try:
-        return TileRead(index, window, scene.read(window))
+        patch = scene.read(window)
     except SceneError as error:
         return TileRead(index, window, None, str(error))
+    return TileRead(index, window, Patch(resize(patch.pixels, tile_px), patch.valid))
 
 
 class _RowBuffer:
-    """Scene rows of the current row of tiles; whole blocks are read."""
+    """Scene rows of the current row of tiles with a margin, in the columns of the `used` tiles, as whole blocks."""
 
-    def __init__(self, scene: Scene, left: int, right: int, *, max_rows: int) -> None:
-        self._scene, self._left, self._right = scene, left, right
+    def __init__(self, scene: Scene, grid: TileGrid, used: Array, *, margin_px: tuple[int, int]) -> None:
+        self._scene, self._margin = scene, margin_px[0]
+        lefts = np.array(grid.lefts)[used].tolist() or [0]
+        self._left = max(0, lefts[0] - margin_px[1])
+        self._right = min(lefts[-1] + grid.tile_px[1] + margin_px[1], scene.size[1])
         # Complete blocks are read, unless GDAL's cache keeps the blocks that two rows of tiles have in common.
         one_row = scene.block_rows > TALLEST_BLOCK_ROWS or scene.caches_a_row_of_blocks
         self._block = 1 if one_row else scene.block_rows
-        rows = min(scene.size[0], max_rows + self._block - 1)
-        self._pixels = np.empty((rows, right - left, 3), np.uint8)
-        self._valid = None if scene.gapless else np.empty((rows, right - left), bool)
+        rows = min(scene.size[0], grid.tile_px[0] + 2 * self._margin + self._block - 1)
+        self._pixels = np.empty((rows, self._right - self._left, 3), np.uint8)
+        self._valid = None if scene.gapless else np.empty(self._pixels.shape[:2], bool)
         self._top = self._bottom = 0
 
-    def advance(self, top: int, bottom: int) -> bool:
-        """Load the rows from `top`, which never decreases, to `bottom` or the scene's end; False if unreadable."""
+    def advance(self, window: Window) -> bool:
+        """Load the rows of a window, which is never above the one before; False if they are unreadable."""
+        top, bottom = max(0, window.top - self._margin), window.bottom + self._margin
         keep, first = max(0, self._bottom - top), top - self._top
         for rows in (self._pixels, self._valid):
             if rows is not None:
@@ -94,16 +120,24 @@ class _RowBuffer:
             self._bottom = stop
         return True
 
-    def cut(self, window: Window) -> Patch:
-        """Return a copy of a tile, padded beyond the scene."""
-        rows = slice(window.top - self._top, min(window.bottom, self._bottom) - self._top)
-        columns = slice(window.left - self._left, min(window.right, self._right) - self._left)
-        part = self._pixels[rows, columns]
-        valid = np.broadcast_to(np.True_, part.shape[:2]) if self._valid is None else self._valid[rows, columns]
-        height, width = part.shape[:2]
-        if (height, width) == (window.height, window.width):
-            return Patch(part.copy(), valid.copy())
-        pixels = np.full((window.height, window.width, 3), PADDING_RGB, np.uint8)
-        padded = np.zeros((window.height, window.width), bool)
-        pixels[:height, :width], padded[:height, :width] = part, valid
-        return Patch(pixels, padded)
+    def pixels(self, window: Window) -> Array:
+        """Return a window until the next row, uint8 [height, width, 3], with the padding color beyond the scene."""
+        return self._padded(self._pixels, window, fill=PADDING_RGB)
+
+    def valid(self, window: Window) -> Array:
+        """Return a copy of the valid pixels of a window, bool [height, width]."""
+        if self._valid is None:
+            return self._padded(np.broadcast_to(np.True_, self._pixels.shape[:2]), window, fill=False)
+        return self._padded(self._valid, window, fill=False).copy()
+
+    def _padded(self, rows: Array, window: Window, *, fill: object) -> Array:
+        part = rows[
+            window.top - self._top : min(window.bottom, self._bottom) - self._top,
+            window.left - self._left : min(window.right, self._right) - self._left,
+        ]
+        if part.shape[:2] == (window.height, window.width):
+            return part
+        padded = np.empty((window.height, window.width, *rows.shape[2:]), rows.dtype)
+        padded[: part.shape[0], : part.shape[1]] = part
+        padded[part.shape[0] :], padded[: part.shape[0], part.shape[1] :] = fill, fill
+        return padded

@@ -13,7 +13,6 @@ import numpy as np
 from deploy.scene.read.tile_reader import TileRead
 from ifkd.core.detections import Array
 from ifkd.core.tiling import Window
-from ifkd.imagery.image_files import resize
 
 T = TypeVar("T")
 POLL_S = 0.1
@@ -67,13 +66,16 @@ class Stopwatch:
 class TilePrefetcher:
     """Prepared tiles, iterable once; a thread reads and prepares a bounded number of tiles ahead.
 
-    An exception of the thread is raised by the iteration.
+    `read` returns the tiles at the engine's resolution, given the context that it enters while it resizes. An exception
+    of the thread is raised by the iteration.
     """
 
-    def __init__(self, reads: Iterator[TileRead], tile_px: tuple[int, int], *, depth: int) -> None:
+    def __init__(
+        self, read: Callable[[Callable[[], AbstractContextManager[None]]], Iterator[TileRead]], *, depth: int
+    ) -> None:
+        self._read = read
         self._queue: queue.Queue[PreparedTile | BaseException | None] = queue.Queue(maxsize=depth)
         self._stopped = threading.Event()
-        self._tiles = self._prepare(reads, tile_px)
         self._thread = threading.Thread(target=self._work, name="scene-reader", daemon=True)
         self.stopwatch = Stopwatch()
         """Of the stages read and preprocess; complete after the iteration has ended."""
@@ -95,23 +97,28 @@ class TilePrefetcher:
     def _work(self) -> None:
         last: BaseException | None = None
         try:
-            for tile in self._tiles:
+            for read in self.stopwatch.waits(self._read(self._resizing), "read"):
+                with self.stopwatch("preprocess"):
+                    tile = _prepared(read)
                 if not _put(self._queue, tile, self._stopped.is_set):
                     return
         except BaseException as error:  # noqa: BLE001 - the calling thread raises it
             last = error
         _put(self._queue, last, self._stopped.is_set)
 
-    def _prepare(self, reads: Iterator[TileRead], tile_px: tuple[int, int]) -> Iterator[PreparedTile]:
-        for read in self.stopwatch.waits(reads, "read"):
-            with self.stopwatch("preprocess"):
-                pixels = None
-                if read.patch is not None and read.patch.valid.any():
-                    scaled = resize(np.ascontiguousarray(read.patch.pixels), tile_px)
-                    pixels = np.ascontiguousarray(scaled.transpose(2, 0, 1))
-                outside = read.patch is None and read.problem is None
-                tile = PreparedTile(read.index, read.window, pixels, read.problem, outside)
-            yield tile
+    @contextmanager
+    def _resizing(self) -> Iterator[None]:
+        """Count the block as preprocess, not as the read that contains it."""
+        with self.stopwatch.excluded("read"), self.stopwatch("preprocess"):
+            yield
+
+
+def _prepared(read: TileRead) -> PreparedTile:
+    pixels = None
+    if read.patch is not None and read.patch.valid.any():
+        pixels = np.ascontiguousarray(read.patch.pixels.transpose(2, 0, 1))
+    outside = read.patch is None and read.problem is None
+    return PreparedTile(read.index, read.window, pixels, read.problem, outside)
 
 
 class BackgroundWorker(Generic[T]):

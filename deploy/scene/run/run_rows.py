@@ -1,6 +1,6 @@
 """Run rows of tiles through an engine: prefetch tiles, infer in batches, decode in the background.
 
-    reader thread:  rows of the scene -> tiles -> resized to the engine's pixels -> bounded queue
+    reader thread:  rows of the scene -> resized to the engine's pixels -> tiles -> bounded queue
     calling thread: queue -> batches (across rows) -> engine, one batch ahead on a GPU -> bounded queue
     decoder thread: queue -> detections of tiles -> finished rows
 
@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -73,9 +74,11 @@ def run_rows(
     """
     stopwatch, decoder = Stopwatch(), _RowDecoder(plan, row_range, put)
     first, stop = row_range.read_row, row_range.stop_row
-    reads = read_tiles(scene, plan.grid, first_row=first, stop_row=stop, selected=plan.selected)
+    rows = partial(read_tiles, scene, plan.grid, first_row=first, stop_row=stop, selected=plan.selected)
     with (
-        TilePrefetcher(reads, plan.tile_px, depth=PREFETCHED_BATCHES * plan.batch) as tiles,
+        TilePrefetcher(
+            lambda resizing: rows(tile_px=plan.tile_px, resizing=resizing), depth=PREFETCHED_BATCHES * plan.batch
+        ) as tiles,
         BackgroundWorker(decoder.add, depth=QUEUED_OUTPUTS) as background,
         ExitStack() as stack,
     ):

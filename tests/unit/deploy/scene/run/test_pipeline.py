@@ -24,7 +24,6 @@ from ifkd.core.detections import Detections
 from ifkd.core.errors import BundleError, SceneError, UsageError
 from ifkd.core.postprocess import PostprocessConfig
 from ifkd.core.tiling import TileGrid
-from ifkd.imagery.contrast import PADDING_RGB
 from ifkd.imagery.image_files import resize
 
 OBJECTS = [
@@ -165,13 +164,11 @@ def test_engines_see_the_scene_at_their_own_scale(tmp_path):
     engine = CountingEngine(find=lambda _: Detections.empty())
     with Scene(write_tif(tmp_path / "s.tif", pixels)) as scene:
         result = detect_scene(engine, scene, rules(scale=0.4, overlap=10), batch=1)
-    assert result.grid == TileGrid((170, 300), (160, 160), 25)
+    assert result.grid == TileGrid((170, 300), (160, 160), 25, (5, 5))
+    whole = resize(pixels, (68, 120)).transpose(2, 0, 1)
     for window, batch in zip(result.grid, engine.batches, strict=True):
-        cut = np.empty((160, 160, 3), np.uint8)
-        cut[:] = PADDING_RGB
-        part = pixels[window.top : window.bottom, window.left : window.right]
-        cut[: part.shape[0], : part.shape[1]] = part
-        np.testing.assert_array_equal(batch[0], resize(cut, (64, 64)).transpose(2, 0, 1))
+        top, left = window.top * 2 // 5, window.left * 2 // 5
+        np.testing.assert_array_equal(batch[0], whole[:, top : top + 64, left : left + 64])
 
 
 @pytest.mark.parametrize("scale", [0.4, 0.5, 2.0])
@@ -260,7 +257,7 @@ def test_errors_of_either_thread_come_out_and_no_thread_stays(scene, place, monk
     before = threading.active_count()
     engine = CountingEngine(find=fail) if place == "engine" else CountingEngine()
     if place == "reader":
-        monkeypatch.setattr("deploy.scene.run.prefetch.resize", fail)
+        monkeypatch.setattr("deploy.scene.run.prefetch._prepared", fail)
     with pytest.raises(RuntimeError, match="broken"):
         detect_scene(engine, scene, rules())
     assert threading.active_count() == before
