@@ -1,15 +1,20 @@
 """Compare detection in scenes with SAHI and supervision: throughput, accuracy, memory, merge and start time.
 
     pip install '.[cpu,benchmark]'      # an environment of its own: both bring OpenCV
-    python benchmarks/scenes.py --bundle BUNDLE [--scene SCENE --ground-truth LABELS] [--only merge memory]
+    python benchmarks/scenes.py --bundle BUNDLE [--scene SCENE ... --ground-truth LABELS] [--only merge memory]
 
-Without --scene, it uses the scene of `ifkd data synth configs/demo_data.toml --out runs/scenes_benchmark`, which is
-created if it is missing. All three use the same weights, tiles, overlap and thresholds: the other libraries once
-with our ONNX Runtime session, and once with the checkpoint in torch, as in their own wrappers; SAHI's additional
-prediction on the entire scene is disabled. Each value is printed with its goal; exit code 1 if a goal is missed.
+Throughput is that of the first scene. Without --scene, it uses the scene of `ifkd data synth configs/demo_data.toml
+--out runs/scenes_benchmark`, which is created if it is missing. Our engines: ONNX Runtime and, where it is installed,
+OpenVINO; a file that OpenVINO computes in bfloat16 counts for the goal of FP32 if --parity names the result of `ifkd
+parity --backend openvino --precision fp16`, and this passed. All three libraries use the same weights, tiles, overlap
+and thresholds: the others once with our ONNX Runtime session, and once with the checkpoint in torch, as in their own
+wrappers; SAHI's additional prediction on the entire scene is disabled. Each value is printed with its goal; exit code 1
+if a goal is missed.
 """
 
 import argparse
+import importlib.util
+import math
 import os
 import statistics
 import subprocess
@@ -17,7 +22,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,99 +31,101 @@ import numpy as np
 import rasterio
 from affine import Affine
 from figure import Figure
+from scene_merging import ROUNDS, merging, seconds_of
 from scene_rivals import RIVAL_MERGES, detect_with_sahi, detect_with_supervision
 
 from deploy.bench.system_monitor import process_peak_mb
 from deploy.engines import open_engine
-from deploy.engines.engine import EngineInfo, FakeEngine
+from deploy.engines.engine import Backend, Engine, EngineInfo, FakeEngine
+from deploy.engines.openvino_engine import computes_in_bfloat16
+from deploy.parity.parity_result import Parity
 from deploy.scene.merge.merge import MergeSettings, TileDetections, merge
 from deploy.scene.read.scene import CACHE_BYTES, Scene
 from deploy.scene.read.tile_reader import read_tiles
 from deploy.scene.run.pipeline import detect_scene
 from deploy.scene.run.row_journal import RowJournal
-from deploy.scene.scene_score import read_ground_truth
+from deploy.scene.scene_score import SceneScore, read_ground_truth
 from deploy.scene.settings import DetectionSettings, grid_for, settings_for
 from deploy.scene.write.writers import write_results
 from export.bundle.bundle import Bundle, open_bundle
+from export.bundle.manifest import Precision
+from ifkd.core.config import read_versioned
 from ifkd.core.detections import Array, Detections
 from ifkd.core.environment import usable_cores
 from ifkd.core.files import write_json
-from ifkd.core.oriented_boxes import envelopes, from_upright
 from ifkd.core.postprocess import PostprocessConfig
 from ifkd.core.tiling import TileGrid
-from ifkd.imagery.image_files import resize
 
+OURS, TORCH = "on our ONNX Runtime engine", "on the checkpoint in torch"
+OWN_MERGE = "ours, border"
 SECTIONS = ("throughput", "accuracy", "memory", "merge", "start")
-ROUNDS = 3
 
 
-def seconds_of(work: Callable[[], Any], *, rounds: int = ROUNDS) -> float:
-    """Return the median time of some calls, seconds."""
-    taken = []
-    for _ in range(rounds):
-        start = time.perf_counter()
-        work()
-        taken.append(time.perf_counter() - start)
-    return statistics.median(taken)
-
-
-def throughput(bundle: Bundle, path: Path) -> list[Figure]:
+def throughput(bundle: Bundle, path: Path, accurate: Parity | None) -> list[Figure]:
     """Return MPix/s of the three libraries, and the time of the pipeline relative to the engine's.
 
     They run at the bundle's scale and, if that resamples the scene, also at scale 1.
     """
     settings = settings_for(bundle.manifest)
-    figures = throughput_at(bundle, path, settings)
+    figures = throughput_at(bundle, path, settings, accurate)
     if settings.scale != 1.0:
-        figures += throughput_at(bundle, path, settings.model_copy(update={"scale": 1.0}))
+        figures += throughput_at(bundle, path, settings.model_copy(update={"scale": 1.0}), accurate)
     return figures
 
 
-def throughput_at(bundle: Bundle, path: Path, settings: DetectionSettings) -> list[Figure]:
+def throughput_at(bundle: Bundle, path: Path, settings: DetectionSettings, accurate: Parity | None) -> list[Figure]:
     """Return MPix/s of the three libraries at one scale, and the time of the pipeline relative to the engine's."""
-    figures = []
+    figures: list[Figure] = []
     how = f"scale {settings.scale:g}"
     with Scene(path) as scene:
         megapixels = scene.size[0] * scene.size[1] / 1e6
         grid = grid_for(scene.size, bundle.manifest.input.tile_px, settings)
-    precisions = [name for name in ("fp32", "int8-cpu") if bundle.find("onnx", name)]  # type: ignore[arg-type]
     rivals: dict[str, float] = {}
-    for precision in precisions:
-        with open_engine(bundle, precision=precision) as engine:  # type: ignore[arg-type]
+    ours: dict[tuple[Backend, Precision], float] = {}
+    for backend, precision in engines_of(bundle):
+        with open_engine(bundle, backend=backend, precision=precision) as engine:
+            name = f"{backend} {precision}{' in bfloat16' if engine.info.compute_type == 'bf16' else ''}"
 
-            def ours(engine: Any = engine) -> None:
+            def detected(engine: Any = engine) -> None:
                 with Scene(path) as scene:
                     detect_scene(engine, scene, settings)
 
-            taken = seconds_of(ours)
-            figures.append(Figure("throughput", f"{how}: ours, {precision}", megapixels / taken, "MPix/s"))
-            alone = engine_seconds(engine, path, grid)
+            taken, alone = seconds_in_turns(detected, partial(infer_tiles, engine, engine_tiles(engine, path, grid)))
+            ours[backend, precision] = taken
+            figures.append(Figure("throughput", f"{how}: ours, {name}", megapixels / taken, "MPix/s"))
+            wall = f"{how}: wall time relative to {len(grid)} tiles of the engine alone, {name}"
+            goal = 1.2 if settings.scale != 1.0 else 1.08
             figures.append(
-                Figure("throughput", f"{how}: wall time relative to {len(grid)} tiles of the engine alone, {precision}",
-                       taken / alone, "x", at_most=1.08 if precision == "fp32" else None)
-            )  # fmt: skip
-            if precision == "fp32":
-                rivals |= rivals_seconds(engine, "on our ONNX Runtime engine", path, settings, grid)
+                Figure("throughput", wall, taken / alone, "x", at_most=goal if precision == "fp32" else None)
+            )
+            if (backend, precision) == ("onnxruntime", "fp32"):
+                rivals |= rivals_seconds(engine, OURS, path, settings, grid)
                 with open_engine(bundle, backend="torch") as checkpoint:
-                    rivals |= rivals_seconds(checkpoint, "on the checkpoint in torch", path, settings, grid)
-                figures += [
-                    Figure("throughput", f"{how}: {name}, fp32", megapixels / seconds, "MPix/s")
-                    for name, seconds in rivals.items()
-                ]
-            goals = {"fp32": {"SAHI": 2.2, "supervision": 1.6}, "int8-cpu": {"SAHI": 6.0}}[precision]
-            figures += [
-                Figure(
-                    "throughput",
-                    f"{how}: ours {precision} relative to {name} fp32",
-                    seconds / taken,
-                    "x",
-                    at_least=goal,
-                )
-                for name, seconds in rivals.items()
-                for rival, goal in goals.items()
-                if name.startswith(rival)
-            ]
-    return figures
+                    rivals |= rivals_seconds(checkpoint, TORCH, path, settings, grid)
+    figures += [Figure("throughput", f"{how}: {name}", megapixels / one, "MPix/s") for name, one in rivals.items()]
+    accepted = ("openvino", "fp16") if accurate is not None and accurate.passed else None
+    classes = {
+        "FP32": [one for key, one in ours.items() if key[1] == "fp32" or key == accepted],
+        "INT8": [one for key, one in ours.items() if key[1] == "int8-cpu"],
+    }
+    goals = [("FP32", f"SAHI {TORCH}", 4.5), ("FP32", f"supervision {TORCH}", 1.6), ("INT8", f"SAHI {TORCH}", 7.0)]
+    figures += [
+        Figure("throughput", f"{how}: best {kind} relative to {name}", rivals[name] / min(taken), "x", at_least=goal)
+        for kind, name, goal in goals
+        if (taken := classes[kind])
+    ]
+    same = rivals[f"SAHI {OURS}"] / ours["onnxruntime", "fp32"]
+    return [*figures, Figure("throughput", f"{how}: ours relative to SAHI {OURS}", same, "x", at_least=1.6)]
+
+
+def engines_of(bundle: Bundle) -> list[tuple[Backend, Precision]]:
+    """Return the engines that run here: FP32, INT8, and FP16 if OpenVINO computes it in bfloat16."""
+    found: list[tuple[Backend, Precision]] = [("onnxruntime", "fp32"), ("onnxruntime", "int8-cpu")]
+    if importlib.util.find_spec("openvino") is not None:
+        found.append(("openvino", "int8-cpu"))
+        if computes_in_bfloat16(bundle.manifest, "fp16"):
+            found.append(("openvino", "fp16"))
+    return [(backend, precision) for backend, precision in found if bundle.find("onnx", precision)]
 
 
 def rivals_seconds(engine: Any, how: str, path: Path, settings: DetectionSettings, grid: TileGrid) -> dict[str, float]:
@@ -128,22 +136,73 @@ def rivals_seconds(engine: Any, how: str, path: Path, settings: DetectionSetting
     }
 
 
-def engine_seconds(engine: Any, path: Path, grid: TileGrid) -> float:
-    """Return the time of the engine alone for the tiles of a grid, measured with full batches of real pixels."""
-    pixels = []
+@dataclass(frozen=True, slots=True, eq=False)
+class EngineTiles:
+    """Batches of some tiles of a scene, and the number of all tiles relative to them."""
+
+    batches: list[Array]
+    factor: float
+
+
+def engine_tiles(engine: Engine, path: Path, grid: TileGrid) -> EngineTiles:
+    """Return full batches of real pixels for the engine alone."""
+    pixels, most = [], 8 * engine.info.max_batch
     with Scene(path) as scene:
-        for read in read_tiles(scene, grid):
+        for read in read_tiles(scene, grid, tile_px=engine.info.tile_px):
             if read.patch is not None:
-                pixels.append(resize(read.patch.pixels, engine.info.tile_px).transpose(2, 0, 1))
-            if len(pixels) == 8 * engine.info.max_batch:
+                pixels.append(np.ascontiguousarray(read.patch.pixels.transpose(2, 0, 1)))
+            if len(pixels) == most:
                 break
-    batches = [np.stack(pixels[n : n + engine.info.max_batch]) for n in range(0, len(pixels), engine.info.max_batch)]
-    engine.infer(batches[0])
-    return seconds_of(lambda: [engine.infer(batch) for batch in batches]) / len(pixels) * len(grid)
+    size = engine.info.max_batch
+    return EngineTiles([np.stack(pixels[n : n + size]) for n in range(0, len(pixels), size)], len(grid) / len(pixels))
 
 
-def accuracy(bundle: Bundle, path: Path, labels: Path) -> list[Figure]:
-    """Return AP50 of the merges on the same candidates."""
+def infer_tiles(engine: Engine, tiles: EngineTiles) -> float:
+    """Run the engine on tiles, and return the number of all tiles relative to them."""
+    for batch in tiles.batches:
+        engine.infer(batch)
+    return tiles.factor
+
+
+def seconds_in_turns(work: Callable[[], Any], alone: Callable[[], float]) -> tuple[float, float]:
+    """Return the median time of `work` and of `alone`, times the factor that it returns, measured in turns."""
+    alone()
+    taken: list[float] = []
+    others: list[float] = []
+    for _ in range(ROUNDS):
+        taken.append(seconds_of(work, rounds=1))
+        start = time.perf_counter()
+        factor = alone()
+        others.append((time.perf_counter() - start) * factor)
+    return statistics.median(taken), statistics.median(others)
+
+
+def accuracy(bundle: Bundle, paths: Sequence[Path], labels: Path) -> list[Figure]:
+    """Return AP50 of the merges on the same candidates, by scene and on average."""
+    figures, found = [], [merged_scores(bundle, path, labels) for path in paths]
+    for path, scores in zip(paths, found, strict=True):
+        figures += [
+            Figure("accuracy", f"{path.name}: AP50, {name}", score.ap50 or 0.0, f"(F1 {score.f1 or 0.0:.3f})")
+            for name, score in scores.items()
+        ]
+    ap50 = {name: [scores[name].ap50 or 0.0 for scores in found] for name in found[0]}
+    best = [max(ap50[name][n] for name in RIVAL_MERGES) for n in range(len(paths))]
+    reached = sum(own >= other for own, other in zip(ap50[OWN_MERGE], best, strict=True))
+    means = {name: statistics.fmean(values) for name, values in ap50.items()}
+    highest = max(means[name] for name in RIVAL_MERGES)
+    return [
+        *figures,
+        Figure("accuracy", f"scenes of {len(paths)} where {OWN_MERGE} is not below SAHI and supervision", reached, "",
+               at_least=math.ceil(0.75 * len(paths))),
+        *(
+            Figure("accuracy", f"mean AP50, {name}", value, "", at_least=highest if name == OWN_MERGE else None)
+            for name, value in means.items()
+        ),
+    ]  # fmt: skip
+
+
+def merged_scores(bundle: Bundle, path: Path, labels: Path) -> dict[str, SceneScore]:
+    """Return the scores of the merges of a scene's candidates, by name."""
     settings = settings_for(bundle.manifest)
     with tempfile.TemporaryDirectory() as folder, Scene(path) as scene, open_engine(bundle) as engine:
         with RowJournal(Path(folder) / "journal", {}) as journal:
@@ -156,20 +215,14 @@ def accuracy(bundle: Bundle, path: Path, labels: Path) -> list[Figure]:
             classes=bundle.manifest.classes,
             georeference=scene.info.georeference,
         )
-    score_threshold = settings.postprocess.score_threshold
-    found: dict[str, Detections] = {"ours, border": result.detections}
+    found: dict[str, Detections] = {OWN_MERGE: result.detections}
     for method in ("nms", "nmm", "greedy_nmm"):
         merge_settings = settings.merge.model_copy(update={"method": method})
         found[f"ours, {method}"] = merge(candidates, merge_settings).detections
     for name, rival in RIVAL_MERGES.items():
         found[name] = rival(candidates.detections, bundle.manifest.classes)
-    scores = {name: ground_truth.score(one, score_threshold=score_threshold) for name, one in found.items()}
-    best = max((scores[name].ap50 or 0.0) for name in RIVAL_MERGES)
-    return [
-        Figure("accuracy", f"scene AP50, {name}", score.ap50 or 0.0, f"(F1 {score.f1 or 0.0:.3f})",
-               at_least=best if name == "ours, border" else None)
-        for name, score in scores.items()
-    ]  # fmt: skip
+    threshold = settings.postprocess.score_threshold
+    return {name: ground_truth.score(one, score_threshold=threshold) for name, one in found.items()}
 
 
 def memory() -> list[Figure]:
@@ -224,78 +277,6 @@ def memory_child(path: Path) -> int:
     return round(process_peak_mb() * 1e6)
 
 
-def merging() -> list[Figure]:
-    """Return the time of merging many candidates, and that of the rivals' merges on fewer."""
-    figures = []
-    merge_settings = MergeSettings(class_agnostic_iou=0.8)
-    taken = {}
-    for n in (100_000, 1_000_000):
-        found = many_candidates(n)
-        taken[n] = seconds_of(lambda found=found: merge(found, merge_settings))
-        goal = 5.0 if n == 1_000_000 else None
-        figures.append(Figure("merge", f"{len(found)} candidates, ours", taken[n], "s", at_most=goal))
-    figures.append(Figure("merge", "ten times the input", taken[1_000_000] / taken[100_000], "x", at_most=13.0))
-    turned = many_oriented_candidates(100_000)
-    start = time.process_time()
-    merge(turned, merge_settings)
-    cpu_s = time.process_time() - start
-    figures.append(Figure("merge", f"{len(turned)} oriented candidates, ours", cpu_s, "CPU s", at_most=3.0))
-    few = many_candidates(33_000)
-    figures.append(Figure("merge", f"{len(few)} candidates, ours", seconds_of(lambda: merge(few, merge_settings)), "s"))
-    classes = tuple(map(str, range(7)))
-    for name, rival in RIVAL_MERGES.items():
-        if not name.startswith("SAHI"):  # supervision compares all pairs, which takes tens of gigabytes here
-            continue
-        slow = seconds_of(lambda rival=rival: rival(few.detections, classes), rounds=1)
-        figures.append(Figure("merge", f"{len(few)} candidates, {name}", slow, "s"))
-    return figures
-
-
-def many_candidates(n: int) -> TileDetections:
-    """Return about `n` detections of seven classes, as in overlapping tiles of a crowded scene."""
-    rng = np.random.default_rng(0)
-    objects = round(n / 1.65)
-    side = int(np.sqrt(objects * 2400))
-    grid = TileGrid((side, side), (512, 512), 96)
-    centers = rng.uniform(0, side, (objects, 2))
-    long, wide = rng.uniform(8, 60, objects), rng.uniform(6, 24, objects)
-    across = rng.random(objects) < 0.5
-    sides = np.where(across[:, None], np.stack([long, wide], axis=1), np.stack([wide, long], axis=1))
-    boxes = np.concatenate([centers - sides / 2, centers + sides / 2], axis=1).clip(0, side)
-    labels = rng.integers(0, 7, objects)
-    starts = np.array(grid.lefts)
-    parts = []
-    for row, top in enumerate(grid.tops):
-        here = (boxes[:, 3] > top) & (boxes[:, 1] < top + 512)
-        first = np.searchsorted(starts + 512, boxes[here, 0], side="right")
-        count = np.searchsorted(starts, boxes[here, 2], side="left") - first
-        own = np.repeat(np.flatnonzero(here), count)
-        column = np.repeat(first, count) + np.arange(len(own)) - np.repeat(np.cumsum(count) - count, count)
-        low = np.stack([starts[column], np.full(len(own), top)], axis=1)
-        seen = boxes[own] + rng.normal(0, 1, (len(own), 4))
-        seen = np.concatenate([np.maximum(seen[:, :2], low), np.minimum(seen[:, 2:], low + 512)], axis=1)
-        good = (seen[:, 2:] - seen[:, :2] > 2).all(axis=1)
-        bounds = np.concatenate(
-            [np.where(low > 0, low, -np.inf), np.where(low + 512 < side, low + 512, np.inf)], axis=1
-        )
-        scores = rng.uniform(0.3, 1, len(own)).astype(np.float32)
-        found = Detections(seen[good].astype(np.float32), scores[good], labels[own[good]])
-        parts.append(TileDetections(found, (row * len(starts) + column[good]).astype(np.int64), bounds[good]))
-    return TileDetections.concatenate(parts)
-
-
-def many_oriented_candidates(n: int) -> TileDetections:
-    """Return `many_candidates` as oriented boxes, each as all tiles see it, with directions that change slowly."""
-    found = many_candidates(n)
-    detections, bounds = found.detections, found.bounds.astype(np.float32)
-    oriented = from_upright(detections.boxes)
-    oriented[:, 4] = oriented[:, :2].sum(axis=1) / 10.0 % 180.0
-    around = envelopes(oriented)
-    boxes = np.concatenate([np.maximum(around[:, :2], bounds[:, :2]), np.minimum(around[:, 2:], bounds[:, 2:])], axis=1)
-    turned = Detections(boxes, detections.scores, detections.labels, oriented)
-    return TileDetections(turned, found.tiles, found.bounds)
-
-
 def starting(bundle: Bundle, path: Path) -> list[Figure]:
     """Return the time of `ifkd detect --help`, and the time until the first inference."""
     help_s = seconds_of(
@@ -340,8 +321,9 @@ def main(arguments: Sequence[str]) -> int:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", type=Path)
-    parser.add_argument("--scene", type=Path)
+    parser.add_argument("--scene", type=Path, nargs="+")
     parser.add_argument("--ground-truth", type=Path)
+    parser.add_argument("--parity", type=Path, help="parity of OpenVINO with the FP16 file, parity.json")
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=SECTIONS)
     parser.add_argument("--out", type=Path, default=Path("scenes.json"))
     parser.add_argument("--child-memory", type=Path, help=argparse.SUPPRESS)
@@ -355,9 +337,11 @@ def main(arguments: Sequence[str]) -> int:
     needs_bundle = {"throughput", "accuracy", "start"} & set(options.only)
     if needs_bundle and options.bundle is None:
         parser.error(f"{', '.join(sorted(needs_bundle))} need --bundle")
-    scene, ground_truth = options.scene, options.ground_truth
-    if needs_bundle and scene is None:
+    scenes, ground_truth = options.scene or [], options.ground_truth
+    if needs_bundle and not scenes:
         scene, ground_truth = own_scene()
+        scenes = [scene]
+    parity = read_versioned(options.parity, Parity, hint="Run `ifkd parity` again.") if options.parity else None
     bundle = open_bundle(options.bundle) if needs_bundle else None
     figures: list[Figure] = []
     for section in options.only:
@@ -365,16 +349,16 @@ def main(arguments: Sequence[str]) -> int:
             print("  accuracy  skipped: no --ground-truth")
             continue
         work: dict[str, Callable[[], list[Figure]]] = {
-            "throughput": lambda: throughput(bundle, scene),  # type: ignore[arg-type]
-            "accuracy": lambda: accuracy(bundle, scene, ground_truth),  # type: ignore[arg-type]
+            "throughput": lambda: throughput(bundle, scenes[0], parity),  # type: ignore[arg-type]
+            "accuracy": lambda: accuracy(bundle, scenes, ground_truth),  # type: ignore[arg-type]
             "memory": memory,
             "merge": merging,
-            "start": lambda: starting(bundle, scene),  # type: ignore[arg-type]
+            "start": lambda: starting(bundle, scenes[0]),  # type: ignore[arg-type]
         }
         new = work[section]()
         figures += new
         print("\n".join(figure.line() for figure in new), flush=True)
-    record = {"cores": usable_cores(), "bundle": str(options.bundle), "scene": str(scene)}
+    record = {"cores": usable_cores(), "bundle": str(options.bundle), "scenes": [str(one) for one in scenes]}
     write_json(options.out, {**record, "figures": [{**asdict(one), "passed": one.passed} for one in figures]})
     return int(not all(figure.passed for figure in figures))
 

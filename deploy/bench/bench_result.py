@@ -49,6 +49,8 @@ class BenchCell(Schema):
     """Reason why it was not measured."""
     latency: Latency | None = None
     """None when nothing was measured."""
+    pipelined_tiles_per_s: float | None = None
+    """Tiles per second of batches that overlap (`Engine.infer_each`); None for an engine that does not overlap them."""
     failure: str | None = None
     """Reason why the measurement is absent or incomplete."""
     note: str | None = None

@@ -16,6 +16,8 @@ from ifkd.core.timing import TimedCall, TimingSamples, TurnLimits, time_in_turns
 
 WINDOWS_COMPARED = 3
 MAX_BATCHES_IN_MEMORY = 8
+PIPELINED_BATCHES = 16
+"""Batches of one timed run of `infer_each`; the first one overlaps with none."""
 SQUARE_METERS_PER_KM2 = 1e6
 
 
@@ -125,6 +127,17 @@ def timed_engine(name: str, engine: Engine, tiles: Array, *, batch: int) -> Time
     order = np.arange(count * batch) % len(tiles)
     batches = [np.ascontiguousarray(tiles[index]) for index in order.reshape(count, batch)]
     return TimedCall(name, engine.infer, itertools.cycle(batches))
+
+
+def timed_pipeline(name: str, engine: Engine, tiles: Array, *, batch: int) -> TimedCall:
+    """Return an engine as a timed call that runs `PIPELINED_BATCHES` batches of `tiles` by `infer_each`."""
+    batches = timed_engine(name, engine, tiles, batch=batch).arguments
+
+    def run(_: object) -> None:
+        for _ in engine.infer_each(itertools.islice(batches, PIPELINED_BATCHES)):
+            pass
+
+    return TimedCall(name, run, itertools.repeat(None))
 
 
 def measure_latency(engine: Engine, tiles: Array, *, batch: int, timing: TimingConfig) -> TimingSamples:

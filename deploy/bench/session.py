@@ -6,7 +6,14 @@ from typing import Any, NamedTuple
 
 from deploy.accuracy.provenance import EngineRecord
 from deploy.bench.bench_result import BenchCell, EngineRole
-from deploy.bench.latency import GroundCoverage, TimingConfig, summarize, timed_engine
+from deploy.bench.latency import (
+    PIPELINED_BATCHES,
+    GroundCoverage,
+    TimingConfig,
+    summarize,
+    timed_engine,
+    timed_pipeline,
+)
 from deploy.bench.process_cost import ProcessCost
 from deploy.bench.system_monitor import BYTES_PER_MB
 from deploy.engines.engine import Backend, Engine, EngineInfo
@@ -41,6 +48,8 @@ class TimedEngine:
     case: BenchmarkCase
     engine: Engine | None = None
     call: TimedCall | None = None
+    pipeline: TimedCall | None = None
+    """The same batches overlapped, for an engine that can."""
     failure: str | None = None
 
 
@@ -75,7 +84,7 @@ class BenchmarkSession:
         self._timed = [TimedEngine(case) for case in cases]
         for timed in self._timed:
             self._prepare(timed)
-        calls = [timed.call for timed in self._timed if timed.call is not None]
+        calls = [one for timed in self._timed for one in (timed.call, timed.pipeline) if one is not None]
         with progress(len(calls) * (self.timing.rounds + 1), "bench", unit="turn") as bar:
             for _ in time_in_turns(calls, self.timing.turns):
                 bar.update()
@@ -113,6 +122,8 @@ class BenchmarkSession:
         else:
             name = f"{key.role} {key.backend} {key.precision} batch {batch}"
             timed.engine, timed.call = engine, timed_engine(name, engine, self.tiles, batch=batch)
+            if engine.overlaps_batches:
+                timed.pipeline = timed_pipeline(f"{name} overlapped", engine, self.tiles, batch=batch)
 
     def _open(self, key: EngineKey) -> Engine | str:
         """Return an engine after its first inference, or the failure."""
@@ -131,7 +142,7 @@ class BenchmarkSession:
         key, batch = timed.case.key, timed.case.batch
         latency, failure = None, timed.failure
         if timed.call is not None:
-            failure = timed.call.failure
+            failure = timed.call.failure or (timed.pipeline.failure if timed.pipeline is not None else None)
             if timed.call.samples.all_ns:
                 latency = summarize(timed.call.samples, batch=batch, timing=self.timing, ground=ground)
             elif failure is None:
@@ -148,9 +159,18 @@ class BenchmarkSession:
             process_cost=cost if isinstance(cost, ProcessCost) else None,
             process_cost_failure=cost if isinstance(cost, str) else None,
             latency=latency,
+            pipelined_tiles_per_s=_rate(timed.pipeline, batch),
             failure=failure,
             note=_note(info),
         )
+
+
+def _rate(pipeline: TimedCall | None, batch: int) -> float | None:
+    """Return tiles per second of overlapped batches, or None if none were timed."""
+    if pipeline is None or not pipeline.samples.all_ns:
+        return None
+    runs = pipeline.samples.all_ns
+    return batch * PIPELINED_BATCHES * len(runs) / (sum(runs) / 1e9)
 
 
 def _note(info: EngineInfo) -> str | None:

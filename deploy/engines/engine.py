@@ -118,6 +118,8 @@ class Engine(ABC):
     """A loaded model, ready for inference. Use it as a context manager, or call `close`."""
 
     info: EngineInfo
+    overlaps_batches: bool = False
+    """Whether `infer_each` uploads a batch while the one before is computed."""
     last_timing: InferenceTiming | None = None
     """Timing of the last inference; None before the first, on a CPU (nothing is copied), and for a Triton server (it
     does not report it)."""

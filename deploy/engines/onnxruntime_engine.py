@@ -99,6 +99,7 @@ class OnnxRuntimeEngine(Engine):
         self._bindings: dict[tuple[int, ...], list[_IoBinding]] = {}
         self._graph_ids = itertools.count(1)
         self._runner = ThreadPoolExecutor(1, "onnxruntime") if self._on_gpu else None
+        self.overlaps_batches = self._on_gpu
         device = "the first GPU" if self._on_gpu else f"CPU, {count} thread{'s' if count > 1 else ''}"
         version = str(self._ort.__version__)
         compute_type: Any = "fp32" if precision == "fp16" and not self._on_gpu else None

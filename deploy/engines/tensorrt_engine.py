@@ -71,6 +71,8 @@ class _ShapeContext:
 class TensorRTEngine(Engine):
     """TensorRT 10 or 11, or TensorRT-RTX, on the first GPU."""
 
+    overlaps_batches = True
+
     def __init__(self, bundle: Bundle, *, precision: Precision = "fp32", graphs: bool = True) -> None:
         """Load an engine file that fits this machine; with `graphs`, replay CUDA graphs if it can be captured.
 

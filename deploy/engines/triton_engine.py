@@ -66,6 +66,8 @@ def parse_server_address(url: str) -> ServerAddress:
 class TritonEngine(Engine):
     """A model on a Triton server. Its metadata is compared with the bundle before the first inference."""
 
+    overlaps_batches = True
+
     def __init__(
         self,
         bundle: Bundle,

@@ -11,6 +11,7 @@ from ifkd.core.html.table import Table
 def timing_table(bench: Bench) -> Table | None:
     """Return the statistics of the samples of each engine, or None when nothing was timed."""
     rows = []
+    overlaps = any(cell.pipelined_tiles_per_s is not None for cell in bench.cells)
     for cell in bench.cells:
         if cell.latency is None or cell.engine is None:
             continue
@@ -19,8 +20,11 @@ def timing_table(bench: Bench) -> Table | None:
         durations = map(three_digits, (run.p50_ms, run.p90_ms, run.p95_ms, run.p99_ms, run.mean_ms))
         rates = map(three_digits, (cell.latency.per_tile.p50_ms, throughput.mpix_per_s))
         area = shown(throughput.km2_per_h, ",.0f")
-        rows.append((name, cell.engine.device, str(cell.batch), *durations, f"{stability.cov:.1%}", *rates, area))
+        pipelined = [shown(cell.pipelined_tiles_per_s, ",.0f")] if overlaps else []
+        figures = (*durations, f"{stability.cov:.1%}", *rates, area, *pipelined)
+        rows.append((name, cell.engine.device, str(cell.batch), *figures))
     columns = ":Engine | :Device | Batch | p50 | p90 | p95 | p99 | Mean | CoV | p50/tile | MPix/s | km²/h"
+    columns += " | Tiles/s overlapped" if overlaps else ""
     return make_table("Latency per run, ms, and throughput of inference alone", columns, rows)
 
 

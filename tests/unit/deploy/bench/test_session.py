@@ -6,7 +6,7 @@ import pytest
 from fakes import drifting_engine as fake
 
 from deploy.bench.bench_result import unmeasured_files
-from deploy.bench.latency import GroundCoverage, TimingConfig
+from deploy.bench.latency import PIPELINED_BATCHES, GroundCoverage, TimingConfig
 from deploy.bench.session import BenchmarkCase, BenchmarkSession, EngineKey
 from export.bundle.bundle import Bundle, record_file
 from export.bundle.manifest import Defaults, InputSpec, Manifest, OutputSpec
@@ -55,6 +55,25 @@ def bundle(tmp_path):
 
 def tiles(n=4):
     return np.zeros((n, 3, fake.TILE, fake.TILE), np.uint8)
+
+
+@pytest.mark.parametrize("overlaps", [False, True])
+def test_overlapped_batches_are_timed_where_the_engine_overlaps_them(bundle, overlaps):
+    batches = []
+
+    class Overlapping(fake.DriftingEngine):
+        overlaps_batches = overlaps
+
+        def _run_each(self, given):
+            for one in given:
+                batches.append(len(one))
+                yield self._run(one)
+
+    with BenchmarkSession(bundle, lambda _: Overlapping(fake.make_engine()), tiles(), QUICK) as session:
+        session.run([case(batch=2)])
+        (cell,) = session.cells(GROUND)
+    assert (cell.pipelined_tiles_per_s is not None) == overlaps
+    assert batches == [2] * (PIPELINED_BATCHES * (1 + 3) if overlaps else 0)  # the warm-up and three rounds
 
 
 def test_each_cell_is_measured_or_has_the_reason(bundle):
