@@ -121,4 +121,5 @@ def save_figure(figure: "Figure", data: FigureData, folder: Path, name: str) -> 
     for file_format, path in paths.items():
         with atomic_path(path) as temporary:
             figure.savefig(temporary, format=file_format, metadata=REPRODUCIBLE_METADATA[file_format])
+        figure.set_layout_engine("none")  # the other formats have the layout of the first, which is slow to compute
     return [*paths.values(), data.write(folder / f"{name}.csv")]
