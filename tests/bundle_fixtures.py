@@ -1,6 +1,8 @@
 """Fixtures with a checkpoint and its bundle, exported once per test run; tests change copies only."""
 
-from collections.abc import Callable
+import os
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,6 +10,9 @@ import pytest
 
 if TYPE_CHECKING:
     from export.bundle.bundle import Bundle
+
+LINKED = (".onnx", ".safetensors")
+"""Endings of the large files of a bundle."""
 
 
 @pytest.fixture(scope="session")
@@ -46,10 +51,28 @@ def oriented_bundle(make_once: Callable[[str, Callable[[Path], object]], Path]) 
 
 
 @pytest.fixture
-def bundle_copy(whole_bundle: Path, tmp_path: Path) -> "Bundle":
-    """A copy of the bundle for one test."""
-    import shutil
+def bundle_copy(whole_bundle: Path, tmp_path: Path) -> "Iterator[Bundle]":
+    """A copy of the bundle for one test, which must not write into its ONNX files and weights: they are hard links.
 
+    The copies of all tests would be 20 GB.
+    """
+    from export.bundle.bundle import open_bundle
+
+    def link_or_copy(source: str, target: str) -> None:
+        (os.link if source.endswith(LINKED) else shutil.copy2)(source, target)
+
+    def state() -> dict[Path, tuple[int, int]]:
+        files = (path for path in whole_bundle.iterdir() if path.name.endswith(LINKED))
+        return {path: (path.stat().st_size, path.stat().st_mtime_ns) for path in files}
+
+    before = state()
+    yield open_bundle(Path(shutil.copytree(whole_bundle, tmp_path / "bundle", copy_function=link_or_copy)))
+    assert state() == before, "the test changed files of other tests; it needs the fixture `full_copy`"
+
+
+@pytest.fixture
+def full_copy(whole_bundle: Path, tmp_path: Path) -> "Bundle":
+    """A copy of the bundle for one test, which may write into all of its files."""
     from export.bundle.bundle import open_bundle
 
     return open_bundle(Path(shutil.copytree(whole_bundle, tmp_path / "bundle")))
@@ -58,7 +81,6 @@ def bundle_copy(whole_bundle: Path, tmp_path: Path) -> "Bundle":
 @pytest.fixture
 def without_exporting(whole_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """A function that makes `export_bundle` reuse the exported ONNX file, which saves seconds."""
-    import shutil
 
     def reuse() -> None:
         monkeypatch.setattr(

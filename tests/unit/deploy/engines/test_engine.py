@@ -342,14 +342,14 @@ def test_the_torch_reference_has_one_precision(whole_bundle: Path) -> None:
         open_engine(open_bundle(whole_bundle), backend="torch", precision="fp16")
 
 
-def test_an_absent_precision_and_a_changed_file_are_refused(bundle_copy: Bundle) -> None:
+def test_an_absent_precision_and_a_changed_file_are_refused(full_copy: Bundle) -> None:
     with pytest.raises(BundleError, match="has no ONNX file in int8: expected one of fp16, fp32"):
-        open_engine(bundle_copy, precision="int8")
-    with (bundle_copy.path / "model.onnx").open("ab") as stream:
+        open_engine(full_copy, precision="int8")
+    with (full_copy.path / "model.onnx").open("ab") as stream:
         stream.write(b"x")
     for backend in ("onnxruntime", "openvino"):
         with pytest.raises(BundleError, match="differs from the manifest"):
-            open_engine(bundle_copy, backend=backend)
+            open_engine(full_copy, backend=backend)
 
 
 def test_a_file_of_another_shape_than_the_manifest_is_refused(bundle_copy: Bundle) -> None:
@@ -362,11 +362,11 @@ def test_a_file_of_another_shape_than_the_manifest_is_refused(bundle_copy: Bundl
         open_engine(inconsistent, backend="torch")
 
 
-def test_rubbish_under_a_right_digest_is_an_engine_error(bundle_copy: Bundle) -> None:
+def test_rubbish_under_a_right_digest_is_an_engine_error(full_copy: Bundle) -> None:
     from export.bundle.bundle import add_file
 
-    (bundle_copy.path / "model.onnx").write_bytes(b"not a protobuf at all")
-    bundle = add_file(bundle_copy, "model.onnx", kind="onnx", precision="fp32")
+    (full_copy.path / "model.onnx").write_bytes(b"not a protobuf at all")
+    bundle = add_file(full_copy, "model.onnx", kind="onnx", precision="fp32")
     for backend, message in (("onnxruntime", "ONNX Runtime cannot load"), ("openvino", "OpenVINO cannot run .*onnx")):
         with pytest.raises(EngineError, match=message):
             open_engine(bundle, backend=backend)

@@ -119,16 +119,16 @@ def test_evaluations_of_other_detectors_alone_are_refused(
 
 
 def test_a_damaged_file_is_refused(
-    bundle_copy: Bundle, synthetic: Report, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    full_copy: Bundle, synthetic: Report, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_report_of(with_engine(bundle_copy), synthetic, tmp_path)
-    with (bundle_copy.path / "model.onnx").open("ab") as file:
+    write_report_of(with_engine(full_copy), synthetic, tmp_path)
+    with (full_copy.path / "model.onnx").open("ab") as file:
         file.write(b"x")
-    manifest = (bundle_copy.path / MANIFEST_NAME).read_bytes()
-    code, _, err = run_command(capsys, "report", str(tmp_path), "--model-card", str(bundle_copy.path))
+    manifest = (full_copy.path / MANIFEST_NAME).read_bytes()
+    code, _, err = run_command(capsys, "report", str(tmp_path), "--model-card", str(full_copy.path))
     assert code == 2
     assert "model.onnx differs from the manifest" in error_line(err)
-    assert (bundle_copy.path / MANIFEST_NAME).read_bytes() == manifest
+    assert (full_copy.path / MANIFEST_NAME).read_bytes() == manifest
 
 
 def test_a_comparison_has_no_model_card(capsys: pytest.CaptureFixture[str]) -> None:

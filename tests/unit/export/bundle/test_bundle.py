@@ -34,12 +34,12 @@ def test_an_exported_bundle_contains_exactly_the_files_of_its_manifest(whole_bun
     assert bundle.find("onnx", "fp16") == ["model.fp16.onnx"]
 
 
-def test_one_changed_byte_is_refused(bundle_copy: Bundle) -> None:
-    path = bundle_copy.path / "model.onnx"
+def test_one_changed_byte_is_refused(full_copy: Bundle) -> None:
+    path = full_copy.path / "model.onnx"
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    bundle = open_bundle(bundle_copy.path)
+    bundle = open_bundle(full_copy.path)
     with pytest.raises(BundleError, match="differs from the manifest"):
         bundle.file("model.onnx")
     bundle.file("model.fp16.onnx")
@@ -104,11 +104,11 @@ def test_an_invalid_value_is_refused_with_its_key(bundle_copy: Bundle) -> None:
 
 
 def test_the_command_line_ends_in_2_without_a_traceback(
-    bundle_copy: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    full_copy: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with (bundle_copy.path / "model.onnx").open("ab") as stream:
+    with (full_copy.path / "model.onnx").open("ab") as stream:
         stream.write(b"x")
-    assert main(["engine", str(bundle_copy.path), "--precision", "fp32"]) == 2
+    assert main(["engine", str(full_copy.path), "--precision", "fp32"]) == 2
     assert main(["engine", str(tmp_path / "nowhere")]) == 2
     first, second = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert "differs from the manifest" in first
@@ -164,32 +164,32 @@ def test_added_files_are_recorded_with_their_digest(bundle_copy: Bundle) -> None
 
 
 def test_a_file_of_another_size_or_above_the_limit_is_refused_before_it_is_read(
-    bundle_copy: Bundle, monkeypatch: pytest.MonkeyPatch
+    full_copy: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def unread(path: Path) -> str:
         raise AssertionError(f"{path} was read")
 
     monkeypatch.setattr("export.bundle.bundle.sha256_of", unread)
-    path = bundle_copy.path / "model.onnx"
+    path = full_copy.path / "model.onnx"
     with path.open("r+b") as stream:
         stream.truncate(path.stat().st_size - 1)
     with pytest.raises(BundleError, match=r"differs from the manifest: got \d+ bytes"):
-        bundle_copy.file("model.onnx")
+        full_copy.file("model.onnx")
     with path.open("r+b") as stream:
         stream.truncate(3_000_000_000)
     with pytest.raises(BundleError, match=r"exceeds the size limit of ONNX files: got 3\.0 GB"):
-        bundle_copy.file("model.onnx")
+        full_copy.file("model.onnx")
 
 
-def test_external_data_is_refused_before_a_runtime_reads_it(bundle_copy: Bundle) -> None:
-    path = bundle_copy.path / "model.onnx"
+def test_external_data_is_refused_before_a_runtime_reads_it(full_copy: Bundle) -> None:
+    path = full_copy.path / "model.onnx"
     model = onnx.load(str(path))
     onnx.external_data_helper.convert_model_to_external_data(model, location="weights.bin", size_threshold=0)
     onnx.save(model, str(path))
     content = path.read_bytes()
     for location in (b"weights.bin", b"../../key.pm"):
         path.write_bytes(content.replace(b"\x12\x0bweights.bin", b"\x12" + bytes([len(location)]) + location))
-        bundle = add_file(bundle_copy, "model.onnx", kind="onnx", precision="fp32")
+        bundle = add_file(full_copy, "model.onnx", kind="onnx", precision="fp32")
         with pytest.raises(BundleError, match=r"has external data, which no digest covers: expected one file"):
             bundle.file("model.onnx")
         with pytest.raises(BundleError, match="has external data"):

@@ -35,8 +35,8 @@ def test_an_exported_bundle_is_verified_wherever_it_is_copied(bundle_copy: Bundl
     assert found.evidence["engines/made.engine"] == words
 
 
-def test_all_damaged_and_foreign_files_are_listed_at_once(bundle_copy: Bundle) -> None:
-    folder = bundle_copy.path
+def test_all_damaged_and_foreign_files_are_listed_at_once(full_copy: Bundle) -> None:
+    folder = full_copy.path
     content = bytearray((folder / "model.onnx").read_bytes())
     content[100] ^= 1
     (folder / "model.onnx").write_bytes(content)
@@ -55,16 +55,16 @@ def test_all_damaged_and_foreign_files_are_listed_at_once(bundle_copy: Bundle) -
         assert f"/{name} is in the folder but not in the manifest." in found
 
 
-def test_a_parity_of_other_bytes_is_refused(bundle_copy: Bundle) -> None:
+def test_a_parity_of_other_bytes_is_refused(full_copy: Bundle) -> None:
     """A file that was replaced together with its record in the manifest has no parity of its own."""
-    shutil.copyfile(bundle_copy.path / "model.fp16.onnx", bundle_copy.path / "model.onnx")
+    shutil.copyfile(full_copy.path / "model.fp16.onnx", full_copy.path / "model.onnx")
 
     def change(content: dict[str, Any]) -> None:
         content["files"]["model.onnx"].update(
             {key: content["files"]["model.fp16.onnx"][key] for key in ("sha256", "bytes")}
         )
 
-    (difference,) = edit_manifest(bundle_copy, change).differences
+    (difference,) = edit_manifest(full_copy, change).differences
     assert difference.startswith("The parity of model.onnx was computed from another file: got sha256 ")
 
 

@@ -187,13 +187,13 @@ def test_libraries_that_cannot_be_loaded_have_their_own_error(monkeypatch: pytes
         tensorrt_api.load_tensorrt("tensorrt")
 
 
-def test_a_missing_precision_and_a_changed_file_are_refused(bundle_copy: Bundle) -> None:
+def test_a_missing_precision_and_a_changed_file_are_refused(full_copy: Bundle) -> None:
     with pytest.raises(BundleError, match="has no ONNX file in int8: expected one of fp16, fp32"):
-        add_engine(bundle_copy, builder="tensorrt_rtx", precision="int8")
-    with (bundle_copy.path / "model.onnx").open("ab") as stream:
+        add_engine(full_copy, builder="tensorrt_rtx", precision="int8")
+    with (full_copy.path / "model.onnx").open("ab") as stream:
         stream.write(b"x")
     with pytest.raises(BundleError, match="differs from the manifest"):
-        add_engine(bundle_copy, builder="tensorrt_rtx", precision="fp32")
+        add_engine(full_copy, builder="tensorrt_rtx", precision="fp32")
 
 
 @pytest.mark.parametrize(
