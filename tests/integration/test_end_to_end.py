@@ -63,7 +63,7 @@ def whole_way(request, tmp_path_factory):
             "--out",
             folder / "detections",
         ],
-        ["bench", folder / "bundle", "--seconds", "0.1", "--out", folder / "bench.json"],
+        ["bench", folder / "bundle", "--seconds", 0.1, "--samples", 6, "--rounds", 2, "--out", folder / "bench.json"],
     ):
         assert main([str(word) for word in words]) == 0, words
     # A nearly untrained detector may exceed parity tolerances; the result is written anyway.

@@ -125,7 +125,7 @@ def test_failed_parity_writes_nothing_and_has_exit_code_1(
 ) -> None:
     without_exporting()
     monkeypatch.setattr("export.onnx.tensor_parity.TOLERANCES", IMPOSSIBLE)
-    words = ["export", str(checkpoint_path), "--out", str(tmp_path / "b")]
+    words = ["export", str(checkpoint_path), "--no-interop", "--out", str(tmp_path / "b")]
     assert main(words) == VerdictError.exit_code == 1
     message = capsys.readouterr().err
     assert re.search(r"model\.fp16\.onnx: .* candidates matched.*--accept-drift", message, re.DOTALL)

@@ -99,7 +99,7 @@ def test_one_scene_gives_the_files_of_the_single_process(call, tmp_path, batch):
     assert set(files(whole)) == set(RESULT_FILES)
     assert files(shared) == files(whole)
     assert (whole / "detections.csv").read_text().count("\n") > 4
-    assert call(scene, "--batch", 3, out=tmp_path / "other", engine=BatchDependentEngine)[0] == 0
+    assert call(scene, "--batch", 3, out=tmp_path / "other", engine=BatchDependentEngine, ray=False)[0] == 0
     assert files(tmp_path / "other") != files(whole)  # otherwise the engine does not depend on the batch
 
 
@@ -314,11 +314,9 @@ def test_ray_that_is_not_installed_is_said_with_its_extra(bundle, tmp_path, monk
     assert not (tmp_path / "out").exists()
 
 
-def test_a_cluster_that_is_not_there_is_said(bundle, tmp_path):
+def test_a_cluster_that_is_not_there_is_said(bundle, tmp_path, monkeypatch, capsys):
     scene = write_tif(tmp_path / "scene.tif", noise(0))
-    code = "import sys\nfrom deploy.cli.main import main\nsys.exit(main(sys.argv[1:]))"
-    command = [sys.executable, "-c", code, "detect", bundle, scene, "--out", tmp_path / "out", "--cluster", "ray"]
-    environment = {**os.environ, "RAY_ADDRESS": "127.0.0.1:9"}
-    ended = subprocess.run(list(map(str, command)), check=False, capture_output=True, text=True, env=environment)
-    assert ended.returncode == 2
-    assert "There is no Ray cluster at 127.0.0.1:9" in ended.stderr
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)  # the other tests' Ray is not of this run
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
+    assert main(["detect", str(bundle), str(scene), "--out", str(tmp_path / "out"), "--cluster", "ray"]) == 2
+    assert "There is no Ray cluster at 127.0.0.1:9" in capsys.readouterr().err

@@ -46,7 +46,8 @@ def screened(
         with pytest.MonkeyPatch.context() as patch:
             reused = whole_bundle / "model.onnx"
             patch.setattr("export.export_bundle.export_onnx", lambda _, path, **__: shutil.copyfile(reused, path))
-            export_bundle(plan_export(checkpoint_path, folder / "bundle", screen=checkpoint))
+            plan = plan_export(checkpoint_path, folder / "bundle", screen=checkpoint, overrides=["interop=false"])
+            export_bundle(plan)
 
     return make_once("screened", make)
 
@@ -108,7 +109,8 @@ def test_a_screen_that_differs_from_torch_is_refused(
     reusing_files: None,
 ) -> None:
     monkeypatch.setattr("export.screen.screen_export.TOLERANCES", {"fp32": -1.0, "fp16": 1.0})
-    plan = plan_export(checkpoint_path, tmp_path / "bundle", screen=screened / "screen.safetensors")
+    screen, overrides = screened / "screen.safetensors", ["interop=false", "precisions=['fp32']"]
+    plan = plan_export(checkpoint_path, tmp_path / "bundle", screen=screen, overrides=overrides)
     with pytest.raises(VerdictError, match=r"The screen differs from torch.*screen\.onnx"):
         export_bundle(plan)
     assert not (tmp_path / "bundle").exists()
@@ -122,7 +124,8 @@ def test_the_command_exports_a_screen(
     reusing_files: None,
 ) -> None:
     screen, out = str(screened / "screen.safetensors"), str(tmp_path / "bundle")
-    assert main(["export", str(checkpoint_path), "precisions=['fp32']", "--screen", screen, "--out", out]) == 0
+    options = ["precisions=['fp32']", "--no-interop", "--screen", screen]
+    assert main(["export", str(checkpoint_path), *options, "--out", out]) == 0
     shown = capsys.readouterr().out
     assert "screen.onnx: parity with torch passed: " in shown
     assert "The screen has no threshold, because the validation images cannot be read." in shown

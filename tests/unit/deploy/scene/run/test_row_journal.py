@@ -70,7 +70,9 @@ def test_a_run_resumes_to_the_same_bytes_with_the_same_batches(call, tmp_path, b
     code, _, whole = call(tmp_path / "whole", "--batch", batch)
     assert code == 0
     assert set(files(tmp_path / "whole")) == set(RESULT_FILES)
-    for calls in range(len(whole.batches)):
+    last = len(whole.batches) - 1
+    step = 3 if batch == 1 else 1  # rows have 5 tiles, so that every column is the first one missing
+    for calls in [*range(0, last, step), last]:
         out = tmp_path / f"cut{calls}"
         cut_off(call, out, calls, "--batch", batch)
         assert not files(out)
