@@ -24,10 +24,11 @@ THRESHOLD = 0.5
 
 def infer_window(engine: Engine, settings: DetectionSettings, window: Array, grid: TileGrid) -> Detections:
     """Return the detections of a window [height, width, 3], in pixels of the window."""
-    tile = resize(np.ascontiguousarray(pad(window, grid.tile_px)), engine.info.tile_px)
+    size = settings.tile_px or engine.info.tile_px
+    tile = resize(np.ascontiguousarray(pad(window, grid.tile_px)), size)
     candidates = engine.infer(np.ascontiguousarray(tile.transpose(2, 0, 1))[None])
-    (found,) = postprocess(candidates, settings.postprocess, size=engine.info.tile_px)
-    return found.resized(engine.info.tile_px, grid.tile_px)
+    (found,) = postprocess(candidates, settings.postprocess, size=size)
+    return found.resized(size, grid.tile_px)
 
 
 class SahiModel(DetectionModel):  # type: ignore[misc]  # it is untyped
@@ -90,7 +91,8 @@ def detect_with_sahi(engine: Engine, path: Path, settings: DetectionSettings, gr
     """Detect in a scene with SAHI and its defaults (greedy NMM, IOS), and return the number of objects."""
     height, width = grid.tile_px
     with rasterio.open(path) as dataset:
-        image = np.ascontiguousarray(dataset.read([1, 2, 3]).transpose(1, 2, 0))
+        bands = [1, 2, 3] if dataset.count >= 3 else [1, 1, 1]
+        image = np.ascontiguousarray(dataset.read(bands).transpose(1, 2, 0))
     result = get_sliced_prediction(
         image,
         SahiModel(engine, settings, grid),

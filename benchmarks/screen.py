@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -61,18 +61,21 @@ class NamedScene:
 
 
 def generated_scenes(
-    bundle: Bundle, data: Path, out: Path, *, size: int, occupied: list[float]
+    bundle: Bundle, data: Path, out: Path, *, size: int, occupied: list[float], tile_px: int | None, harbors: bool
 ) -> Iterator[NamedScene]:
     """Yield scenes of the generator, written block by block."""
     none = ["images.train=0", "images.validation=0", "images.test=0"]
     config = load_synthetic(data, [*none, "scenes.count=1", f"scenes.size_px=[{size}, {size}]"])
     is_radar = isinstance(config, AircraftDatasetConfig)
     open_config = config if is_radar else changed(config, "conditions", land_fraction=0.0)
-    grid = grid_for((size, size), bundle.manifest.input.tile_px, settings_for(bundle.manifest))
+    settings = settings_for(bundle.manifest, tile_px=tile_px)
+    grid = grid_for((size, size), settings.tile_px or bundle.manifest.input.tile_px, settings)
     for fraction in occupied:
         chosen, measured = with_occupied(open_config, grid, fraction)
         name = f"open, {measured:.1%} of tiles occupied"
         yield NamedScene(name, written(chosen, out / f"open-{fraction:g}-{size}"), SPEEDUP_GOALS.get(fraction))
+    if not harbors:
+        return
     dense = with_density(config, HARBOR_PER_KM2)
     name = f"{'airfields' if is_radar else 'harbors'}, {occupied_fraction(dense, grid):.1%} of tiles occupied"
     yield NamedScene(name, written(dense, out / f"dense-{size}"), HARBOR_GOAL)
@@ -123,7 +126,8 @@ def written(config: AnySynthetic, folder: Path) -> Path:
 def compare(bundle: Bundle, scene: NamedScene, arguments: argparse.Namespace) -> list[Figure]:
     """Return the speed-up and the lost detections in a scene, and print what is lost."""
     choice = arguments.screen if arguments.screen == "auto" else float(arguments.screen)
-    full, screened = settings_for(bundle.manifest), settings_for(bundle.manifest, screen=choice, audit=0.0)
+    full = settings_for(bundle.manifest, tile_px=arguments.tile)
+    screened = settings_for(bundle.manifest, tile_px=arguments.tile, screen=choice, audit=0.0)
     with open_engine(bundle, threads=arguments.threads) as engine:
         executor = LocalExecutor(engine, lambda: ScreenNetwork(bundle, threads=arguments.threads))
 
@@ -136,7 +140,7 @@ def compare(bundle: Bundle, scene: NamedScene, arguments: argparse.Namespace) ->
             from scene_rivals import detect_with_sahi  # noqa: PLC0415 - it needs SAHI
 
             with Scene(scene.path) as raster:
-                grid = grid_for(raster.size, engine.info.tile_px, full)
+                grid = grid_for(raster.size, full.tile_px or engine.info.tile_px, full)
             calls["SAHI"] = lambda: detect_with_sahi(engine, scene.path, full, grid)
         seconds, results = in_turns(calls, arguments.rounds)
     complete, kept = results["full"], results["screened"]
@@ -228,7 +232,9 @@ def main() -> int:
     parser.add_argument("--data", type=Path, help="configuration of the generator")
     parser.add_argument("--scene", type=Path, action="append", default=[], help="a scene of one's own; repeatable")
     parser.add_argument("--size", type=int, default=16384, help="side of the generated scenes, pixels")
+    parser.add_argument("--tile", type=int, help="side of the tiles, engine pixels (default: the bundle's)")
     parser.add_argument("--occupied", type=float, nargs="*", default=list(OCCUPIED), help="fractions of the tiles")
+    parser.add_argument("--harbors", action=argparse.BooleanOptionalAction, default=True, help="also a dense scene")
     parser.add_argument("--screen", default="auto", help="auto, or a threshold (default: auto)")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int)
@@ -236,13 +242,22 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("runs/screen_benchmark"))
     arguments = parser.parse_args()
     bundle = open_bundle(arguments.bundle)
-    scenes = [NamedScene(path.stem, path) for path in arguments.scene]
+    scenes: Iterator[NamedScene] = (NamedScene(path.stem, path) for path in arguments.scene)
     if arguments.data is not None:
-        scenes += generated_scenes(
-            bundle, arguments.data, arguments.out, size=arguments.size, occupied=arguments.occupied
+        generated = generated_scenes(
+            bundle,
+            arguments.data,
+            arguments.out,
+            size=arguments.size,
+            occupied=arguments.occupied,
+            tile_px=arguments.tile,
+            harbors=arguments.harbors,
         )
-    figures = [figure for scene in scenes for figure in compare(bundle, scene, arguments)]
-    print("\n".join(figure.line() for figure in figures))
+        scenes = chain(scenes, generated)
+    figures: list[Figure] = []
+    for scene in scenes:
+        figures += (found := compare(bundle, scene, arguments))
+        print("\n".join(figure.line() for figure in found), flush=True)
     if bundle.manifest.screen is not None and bundle.manifest.screen.calibration is not None:
         print(f"Calibration: {bundle.manifest.screen.calibration.reason}.\n{EXCHANGEABLE}")
     return 0 if all(figure.passed for figure in figures) else 1

@@ -178,14 +178,23 @@ class Scene:
         Raises:
             SceneError: The window is unreadable.
         """
-        pixels = np.full((window.height, window.width, 3), PADDING_RGB, np.uint8)
-        valid = np.zeros((window.height, window.width), bool)
         top, left = max(window.top, 0), max(window.left, 0)
         bottom, right = min(window.bottom, self.size[0]), min(window.right, self.size[1])
-        if bottom > top and right > left:
-            part = Window(top, left, bottom - top, right - left)
-            target = _slices(part, of=window)
+        part = Window(top, left, max(0, bottom - top), max(0, right - left))
+        shape = (window.height, window.width)
+        pixels, valid = np.empty((*shape, 3), np.uint8), np.zeros(shape, bool)
+        if part.height and part.width:
+            rows, columns = target = _slices(part, of=window)
             self.read_into(part, pixels[target], valid[target])
+            for outside in (
+                np.s_[: rows.start],
+                np.s_[rows.stop :],
+                np.s_[rows, : columns.start],
+                np.s_[rows, columns.stop :],
+            ):
+                pixels[outside] = PADDING_RGB
+        else:
+            pixels[:] = PADDING_RGB
         return Patch(pixels, valid)
 
     def read_into(self, window: Window, pixels: Array, valid: Array | None) -> None:

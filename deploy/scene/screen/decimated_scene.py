@@ -7,6 +7,8 @@ reduced from their full resolution.
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import lru_cache
 
 import numpy as np
 from PIL import Image
@@ -16,6 +18,8 @@ from ifkd.core.detections import Array
 from ifkd.core.errors import SceneError
 from ifkd.core.tiling import Window
 
+STRIP_PX, STRIPS = 32, 64
+"""Height of the strips that are read at a time, pixels of the screen, and their number that is kept."""
 CHECKED_PX, CHECKED_PLACES = 64, 3
 """Side of the windows in which an overview is compared with the full resolution, and their number per side."""
 MAX_DEVIATION = 0.5
@@ -38,6 +42,8 @@ class DecimatedScene:
                     break
                 overview.close()
         self._steps = tuple(factor * own / full for own, full in zip(self._source.size, scene.size, strict=True))
+        # Bands of a screen overlap by their context, and are read one after the other.
+        self._strip = lru_cache(maxsize=STRIPS)(self._read_strip)
 
     @property
     def reduction(self) -> float:
@@ -50,18 +56,27 @@ class DecimatedScene:
         Raises:
             SceneError: The window is unreadable.
         """
+        first, last = window.top // STRIP_PX, -(-window.bottom // STRIP_PX)
+        strips = [self._strip(number, window.left, window.width) for number in range(first, last)]
+        rows = slice(window.top - first * STRIP_PX, window.bottom - first * STRIP_PX)
+        pixels, valid = (np.concatenate(parts)[rows] for parts in zip(*strips, strict=True))
+        return Patch(pixels, valid)
+
+    def _read_strip(self, number: int, left: int, width: int) -> tuple[Array, Array]:
+        """Return the pixels and the validity of some columns of a strip of rows."""
+        window = Window(number * STRIP_PX, left, STRIP_PX, width)
         (down, across) = self._steps
         # The filter reaches one pixel of the screen beyond the window.
-        top, left = math.floor((window.top - 1) * down), math.floor((window.left - 1) * across)
-        bottom, right = math.ceil((window.bottom + 1) * down), math.ceil((window.right + 1) * across)
-        patch = self._source.read(Window(top, left, bottom - top, right - left))
+        top, first = math.floor((window.top - 1) * down), math.floor((window.left - 1) * across)
+        bottom, stop = math.ceil((window.bottom + 1) * down), math.ceil((window.right + 1) * across)
+        patch = self._source.read(Window(top, first, bottom - top, stop - first))
         box = (
-            window.left * across - left,
+            window.left * across - first,
             window.top * down - top,
-            window.right * across - left,
+            window.right * across - first,
             window.bottom * down - top,
         )
-        return Patch(_reduced(patch.pixels, window, box), _reduced(patch.valid.astype(np.uint8) * 255, window, box) > 0)
+        return _reduced(patch.pixels, window, box), _valid(patch.valid, window, box)
 
     def close(self) -> None:
         """Close the overview."""
@@ -79,6 +94,17 @@ def _reduced(pixels: Array, window: Window, box: tuple[float, float, float, floa
     """Return pixels resized with the filter of `ifkd.imagery.image_files.resize`."""
     size = (window.width, window.height)
     return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR, box=box))
+
+
+def _valid(valid: Array, window: Window, box: tuple[float, float, float, float]) -> Array:
+    """Return which pixels see a pixel with data. Of a rectangle with data, rows and columns are resized alone."""
+    rows, columns = valid.any(axis=1), valid.any(axis=0)
+    if np.count_nonzero(valid) != np.count_nonzero(rows) * np.count_nonzero(columns):
+        return _reduced(valid.astype(np.uint8) * 255, window, box) > 0
+    across = _reduced(columns[None].astype(np.uint8) * 255, replace(window, height=1), (box[0], 0, box[2], 1)) > 0
+    down = _reduced(rows[:, None].astype(np.uint8) * 255, replace(window, width=1), (0, box[1], 1, box[3])) > 0
+    seen: Array = down & across
+    return seen
 
 
 def is_average(scene: Scene, overview: Scene) -> bool:

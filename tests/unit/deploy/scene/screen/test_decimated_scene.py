@@ -5,6 +5,7 @@ import pytest
 import rasterio
 import rasterio.shutil
 from fakes.fake_scene import write_tif
+from PIL import Image
 from rasterio.enums import Resampling
 
 from deploy.scene.read.scene import Scene
@@ -78,3 +79,24 @@ def test_parts_without_data_are_not_valid(tmp_path, is_cog):
         assert patch.valid[:, :63].all()
         assert not patch.valid[:, 66:].any()
         assert set(patch.pixels[2:-2, 2:62].ravel().tolist()) == {178}
+
+
+@pytest.mark.parametrize("shape", ["rectangle", "triangle", "nothing"])
+@pytest.mark.parametrize("factor", [2.5, 4.0])
+def test_validity_is_that_of_a_resized_mask(tmp_path, shape, factor):
+    """Also where strips reach beyond the scene, and of rectangles, whose rows and columns are resized alone."""
+    pixels = np.full((300, 300), 700, np.uint16)
+    if shape == "nothing":
+        pixels[:] = 0
+    elif shape == "triangle":
+        pixels[np.tril_indices(300)] = 0
+    else:
+        pixels[:37] = pixels[:, 133:] = 0
+    path = write_tif(tmp_path / "a.tif", pixels, nodata=0)
+    padding, size = round(40 * factor), round(120 * factor)
+    mask = np.zeros((size + 2 * padding, size + 2 * padding), np.uint8)
+    mask[padding : padding + 300, padding : padding + 300] = (pixels > 0) * 255
+    expected = np.asarray(Image.fromarray(mask).resize((200, 200), Image.Resampling.BILINEAR)) > 0
+    with Scene(path, scale_range=(0.0, 1000.0)) as scene, DecimatedScene(scene, factor) as decimated:
+        found = decimated.read(Window(-40, -40, 200, 200)).valid
+    np.testing.assert_array_equal(found[2:-2, 2:-2], expected[2:-2, 2:-2])
