@@ -8,7 +8,10 @@ import numpy as np
 from ifkd import recipe
 from ifkd.core.detections import Array, box_areas, resize_boxes
 from ifkd.core.errors import DataError
+from ifkd.core.oriented_boxes import resize as resize_oriented
+from ifkd.core.oriented_boxes import translate
 from ifkd.data.coco import LabeledImage
+from ifkd.data.oriented_labels import boxes_of_parts, cut_boxes
 from ifkd.data.splits import read_split
 from ifkd.imagery.image_files import pad, read_image, resize
 from ifkd.imagery.image_tiles import scaled_size
@@ -27,7 +30,7 @@ class LabeledTiles:
     pixels: Array
     """uint8 [tiles, 3, height, width], RGB."""
     images: tuple[LabeledImage, ...]
-    """The tiles as images: boxes are clipped to the tile, and mostly hidden objects are ignored."""
+    """The tiles as images: boxes are cut at the border of the tile, and mostly hidden objects are ignored."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -100,10 +103,16 @@ def _cut_tile(image: LabeledImage, data: recipe.DataOptions, size: tuple[int, in
     boxes -= np.array([left, top] * 2, np.float32)
     clipped = boxes.clip(0, np.array([size[1], size[0]] * 2, np.float32))
     visibility = box_areas(clipped) / np.maximum(box_areas(boxes), 1e-6)
+    oriented = None
+    if image.oriented is not None:
+        moved = translate(resize_oriented(image.oriented, image.size, scaled), dx=-left, dy=-top)
+        cut = cut_boxes(moved, size)
+        oriented, clipped = cut.oriented, boxes_of_parts(clipped, cut)
+        visibility = np.where(np.isnan(cut.visible), visibility, cut.visible)
     inside = visibility > 0
     ignore = (image.ignore | (visibility < MIN_VISIBILITY))[inside]
-    shown = clipped[inside].astype(np.float32)
-    return tile, replace(image, size=size, boxes=shown, labels=image.labels[inside], ignore=ignore)
+    shown, turned = clipped[inside].astype(np.float32), None if oriented is None else oriented[inside]
+    return tile, replace(image, size=size, boxes=shown, labels=image.labels[inside], ignore=ignore, oriented=turned)
 
 
 def _stack(tiles: Sequence[Array], size: tuple[int, int]) -> Array:

@@ -34,9 +34,9 @@ class DetectionTolerances(Schema):
     iou_drift_p99: NonNegativeFloat
     """Largest 99th percentile of 1 - IoU of the pairs."""
     iou_drift_max: NonNegativeFloat
-    angle_p99_deg: NonNegativeFloat = 2.0
+    angle_p99_deg: NonNegativeFloat = 1.0
     """Largest 99th percentile of the differences of directions, oriented boxes at least 1.5 times as long as wide."""
-    angle_max_deg: NonNegativeFloat = 10.0
+    angle_max_deg: NonNegativeFloat = 5.0
     shift_px: NonNegativeFloat
     """Largest median displacement of box centers, pixels; rounding errors have no common direction."""
     mean_ap: NonNegativeFloat
@@ -52,6 +52,9 @@ class DetectionTolerances(Schema):
 class ToleranceTable(Schema):
     """Tolerances of all precisions."""
 
+    # Directions of 614 detections of slender ships (8:1) differed by 0.00003 degrees (99th percentile) and 0.00006
+    # (largest) in FP32, 0.1 and 0.4 in FP16, 4.7 and 10.6 in INT8. The limits are about ten times that in FP16, whose
+    # errors grow with less slender boxes, and two to three times that in INT8; FP32 leaves room for TF32.
     fp32: DetectionTolerances = DetectionTolerances(
         matched_fraction=1.0, score_max=1e-3, score_p99=1e-3, score_factor=1e-3, iou_drift_p99=0.005,
         iou_drift_max=0.01, angle_p99_deg=0.1, angle_max_deg=0.5, shift_px=0.02, mean_ap=0.001, ap50=0.001, ap75=0.001,

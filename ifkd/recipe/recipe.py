@@ -223,6 +223,8 @@ class ExportOptions(Schema):
         return value
 
 
+ORIENTED_POSTPROCESS = {"iou_threshold": 0.2}
+"""Default of oriented detectors, chosen on validation parts (docs/results.md, "Oriented boxes")."""
 DATA_LOCATIONS = ("data.root", "data.images", "data.train", "data.validation", "data.test")
 """Keys of a recipe that may change after the training, when its data moved."""
 DATA_DESCRIPTION = ("data.sensor", "data.license")
@@ -258,6 +260,17 @@ class Recipe(Schema):
         if moved := moved_keys(values) if isinstance(values, dict) else {}:
             pairs = ", ".join(f"{old} to {new}" for old, new in moved.items())
             raise PydanticCustomError(EARLIER_VERSION, "has keys of an earlier version", {"hint": f"Move {pairs}."})
+        return values
+
+    @model_validator(mode="before")
+    @classmethod
+    def _oriented_suppression(cls, values: Any) -> Any:
+        """Set the default IoU threshold of oriented boxes, which overlap less than the upright boxes around them."""
+        match values:
+            case {"student": {"detector": {"oriented": True}}}:
+                values = {"postprocess": {}, **values}
+                if isinstance(given := values["postprocess"], dict):
+                    values["postprocess"] = ORIENTED_POSTPROCESS | given
         return values
 
     @model_validator(mode="after")

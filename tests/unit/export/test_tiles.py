@@ -1,13 +1,17 @@
 """Tiles of a recipe's images, and noise in their place."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
-from export.tiles import sample_tiles
+from export.tiles import read_tiles, sample_tiles
 from ifkd.core.config import parse
+from ifkd.core.oriented_boxes import envelopes, from_upright
+from ifkd.data.coco import read_coco
 from ifkd.imagery.image_files import PADDING_RGB
 from ifkd.recipe import DataOptions
 
@@ -35,6 +39,21 @@ def test_images_are_scaled_and_padded_as_in_training(tmp_path: Path, write_data_
     assert sample.pixels[0, :, 63, 63].tolist() == list(PADDING_RGB)
     assert (sample.pixels[0, :, 32:, :] == np.array(PADDING_RGB)[:, None, None]).all()
     assert not (sample.pixels[0, :, :32, :32] == np.array(PADDING_RGB)[:, None, None]).all()
+
+
+def test_oriented_boxes_are_those_of_the_tile(tmp_path: Path, write_data_set: Callable[..., Path]) -> None:
+    """An image of 96 x 160 px at half size is larger than its tile: boxes are scaled, moved, cut and left out."""
+    write_data_set(tmp_path, "val", images=3, size=(96, 160))
+    images = read_coco(tmp_path / "val.json").images
+    turned = [replace(image, oriented=from_upright(image.boxes)) for image in images]
+    plain = read_tiles(images, data_of(tmp_path, validation="val.json", scale=0.5, tile_px=32))
+    tiles = read_tiles(turned, data_of(tmp_path, validation="val.json", scale=0.5, tile_px=32))
+    assert any(len(one.boxes) < len(image.boxes) for one, image in zip(tiles.images, images, strict=True))
+    for one, other in zip(tiles.images, plain.images, strict=True):
+        assert one.oriented is not None
+        assert one.boxes == pytest.approx(other.boxes, abs=1e-4)
+        assert envelopes(one.oriented) == pytest.approx(other.boxes, abs=1e-4)
+        assert one.ignore.tolist() == other.ignore.tolist()
 
 
 def test_missing_images_are_replaced_by_deterministic_noise(tmp_path: Path) -> None:

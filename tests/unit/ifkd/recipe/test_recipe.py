@@ -205,6 +205,19 @@ def test_crosskd_requires_retinanet(recipe_values: dict[str, Any]) -> None:
     assert "crosskd, which requires retinanet; the student is a faster_rcnn" in problem(recipe_values)
 
 
+def test_oriented_boxes_have_a_lower_iou_threshold_by_default(recipe_values: dict[str, Any]) -> None:
+    recipe_values.pop("postprocess", None)
+    assert parse(recipe_values, Recipe, source="values").postprocess.iou_threshold == 0.5
+    for role in ("teacher", "student"):
+        recipe_values[role]["detector"] |= {"oriented": True, "family": "retinanet"}
+    assert parse(recipe_values, Recipe, source="values").postprocess.iou_threshold == 0.2
+    recipe_values["postprocess"] = {"score_threshold": 0.1}
+    recipe = parse(recipe_values, Recipe, source="values")
+    assert (recipe.postprocess.score_threshold, recipe.postprocess.iou_threshold) == (0.1, 0.2)
+    recipe_values["postprocess"] = {"iou_threshold": 0.5}
+    assert parse(recipe_values, Recipe, source="values").postprocess.iou_threshold == 0.5
+
+
 def test_oriented_boxes_need_a_retinanet_and_both_detectors(recipe_values: dict[str, Any]) -> None:
     recipe_values["student"]["detector"] |= {"oriented": True}
     assert "student.detector.oriented True" in problem(recipe_values)
