@@ -98,7 +98,8 @@ def _reduced(pixels: Array, window: Window, box: tuple[float, float, float, floa
 
 def _valid(valid: Array, window: Window, box: tuple[float, float, float, float]) -> Array:
     """Return which pixels see a pixel with data. Of a rectangle with data, rows and columns are resized alone."""
-    rows, columns = valid.any(axis=1), valid.any(axis=0)
+    rows: Array = np.any(valid, axis=1)
+    columns: Array = np.any(valid, axis=0)
     if np.count_nonzero(valid) != np.count_nonzero(rows) * np.count_nonzero(columns):
         return _reduced(valid.astype(np.uint8) * 255, window, box) > 0
     across = _reduced(columns[None].astype(np.uint8) * 255, replace(window, height=1), (box[0], 0, box[2], 1)) > 0
