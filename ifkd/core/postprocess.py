@@ -18,7 +18,7 @@ class PostprocessConfig(Schema):
     score_threshold: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.05
     """Candidates with a score above this are kept (0 to 1)."""
     iou_threshold: Annotated[float, Field(ge=0.0, le=1.0)] = 0.5
-    """IoU threshold of non-maximum suppression within a class; recipes of oriented detectors have 0.2 by default."""
+    """IoU threshold of non-maximum suppression within a class; recipes of oriented detectors have 0.1 by default."""
     max_detections: PositiveInt = 100
     """Maximum number of detections per tile; an image of several tiles may have more."""
 

@@ -223,7 +223,7 @@ class ExportOptions(Schema):
         return value
 
 
-ORIENTED_POSTPROCESS = {"iou_threshold": 0.2}
+ORIENTED_POSTPROCESS = {"iou_threshold": 0.1}
 """Default of oriented detectors, chosen on validation parts (docs/results.md, "Oriented boxes")."""
 DATA_LOCATIONS = ("data.root", "data.images", "data.train", "data.validation", "data.test")
 """Keys of a recipe that may change after the training, when its data moved."""

@@ -210,10 +210,10 @@ def test_oriented_boxes_have_a_lower_iou_threshold_by_default(recipe_values: dic
     assert parse(recipe_values, Recipe, source="values").postprocess.iou_threshold == 0.5
     for role in ("teacher", "student"):
         recipe_values[role]["detector"] |= {"oriented": True, "family": "retinanet"}
-    assert parse(recipe_values, Recipe, source="values").postprocess.iou_threshold == 0.2
+    assert parse(recipe_values, Recipe, source="values").postprocess.iou_threshold == 0.1
     recipe_values["postprocess"] = {"score_threshold": 0.1}
     recipe = parse(recipe_values, Recipe, source="values")
-    assert (recipe.postprocess.score_threshold, recipe.postprocess.iou_threshold) == (0.1, 0.2)
+    assert (recipe.postprocess.score_threshold, recipe.postprocess.iou_threshold) == (0.1, 0.1)
     recipe_values["postprocess"] = {"iou_threshold": 0.5}
     assert parse(recipe_values, Recipe, source="values").postprocess.iou_threshold == 0.5
 
