@@ -9,13 +9,20 @@ each cell, so that an interruption loses one cell at most; a cell that fails or 
 - `latency`: ONNX Runtime's CUDA provider in FP32 and FP16, for batches of 1, 4 and 16, in turns: as the engine opens
   it, without CUDA graphs, and with the provider's default options
 - `pipeline`: tiles per second of `infer_each`, which uploads a batch during the one before, and of `infer`
+- `topk`: one top-k over all anchor-class pairs of P3 at 800 px, and best class first, as the detectors do it
+- `parity`: the command `ifkd parity`
+- `scene`: the command `ifkd detect`, and how much of its time the GPU was busy
+- `tensorrt`: `ifkd engine` with `ifkd bench`, and trtexec, where they are installed
+- `training`: steps of the four pairs at 800 px, plain, distilled, and with the outputs of the frozen networks cached
 - `shapes`: many random batch sizes and tile sizes, and the memory in use before and after
-- `parity`, `scene`, `tensorrt`: the commands `ifkd parity`, `ifkd detect`, and `ifkd engine` with `ifkd bench`
+
+Without --data and --scene, labeled tiles and a scene are generated there.
 """
 
 import argparse
 import contextlib
 import itertools
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -27,8 +34,12 @@ from typing import Any
 
 import numpy as np
 import psutil
+from gpu_busy import BusyShare
+from gpu_data import write_scene, write_tiles
+from gpu_topk import best_class_first, one_axis, random_scores
 
 from deploy.bench.latency import TimingConfig, sample_spread, timed_engine
+from deploy.cli.main import main as main_of_ifkd
 from deploy.engines import onnxruntime_engine
 from deploy.engines.engine import Backend, Engine
 from deploy.engines.onnxruntime_engine import OnnxRuntimeEngine
@@ -37,11 +48,26 @@ from export.bundle.manifest import Precision
 from ifkd.core.detections import Array
 from ifkd.core.environment import describe_environment
 from ifkd.core.files import write_json
-from ifkd.core.timing import time_in_turns
+from ifkd.core.timing import TimedCall, time_in_turns
 
-SHARES = {"latency": 0.35, "pipeline": 0.1, "shapes": 0.1, "parity": 0.15, "scene": 0.15, "tensorrt": 0.15}
+SHARES = {
+    "latency": 0.25,
+    "pipeline": 0.1,
+    "topk": 0.05,
+    "parity": 0.1,
+    "scene": 0.1,
+    "tensorrt": 0.15,
+    "training": 0.15,
+    "shapes": 0.1,
+}
 """Section -> its share of the time, the most important one first."""
 BATCHES = (1, 4, 16)
+P3_ANCHORS, K = 100 * 100 * 9, 1000
+"""Anchors of P3 at 800 px, and the candidates of a level."""
+CLASSES = (1, 10, 50)
+PAIRS = tuple(itertools.product(("retinanet", "faster_rcnn"), ("mobilenet_v2", "resnet18")))
+"""Detector and backbone of the student; the teacher has a ResNet-50."""
+TRAINING_PX = 800
 TUNED_OPTIONS = ("cudnn_conv_algo_search", "prefer_nhwc", onnxruntime_engine.GRAPHS_OPTION)
 
 
@@ -50,13 +76,13 @@ class Run:
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.bundle: Bundle = open_bundle(arguments.bundle)
-        self.data: Path | None = arguments.data
-        self.scene: Path | None = arguments.scene
         self.smoke: bool = arguments.smoke
         self.backend: Backend = "onnxruntime" if self.smoke else "onnxruntime-cuda"
         self.timing = TimingConfig(warmup_s=0.5, min_s=3.0)
         if self.smoke:
             self.timing = TimingConfig(warmup_s=1e-9, warmup_runs=1, min_s=1e-9, min_samples=3, rounds=3)
+        self._given: dict[str, Path | None] = {"data": arguments.data, "scene": arguments.scene}
+        self._generated = tempfile.TemporaryDirectory(prefix="ifkd-gpu-")
         self._out: Path = arguments.out
         self._end = time.monotonic() + 60 * arguments.minutes
         self._section_end = self._end
@@ -72,6 +98,27 @@ class Run:
         """Batch sizes that the bundle accepts."""
         found = [one for one in BATCHES if one <= self.bundle.manifest.input.max_batch]
         return found[:1] if self.smoke else found
+
+    @property
+    def data(self) -> Path:
+        """COCO file of labeled tiles, generated if none was given."""
+        if self._given["data"] is None:
+            count = {"count": 2} if self.smoke else {}
+            self._given["data"] = write_tiles(Path(self._generated.name), self.bundle.manifest, **count)
+        return self._given["data"]
+
+    @property
+    def scene(self) -> Path:
+        """Raster, generated if none was given."""
+        if self._given["scene"] is None:
+            tiles = {"tiles": 2} if self.smoke else {}
+            path = Path(self._generated.name) / "scene.tif"
+            self._given["scene"] = write_scene(path, self.bundle.manifest, **tiles)
+        return self._given["scene"]
+
+    def close(self) -> None:
+        """Delete what was generated."""
+        self._generated.cleanup()
 
     @property
     def seconds_left(self) -> float:
@@ -189,34 +236,113 @@ def random_shapes(run: Run) -> dict[str, Any]:
 
 
 def parity(run: Run) -> Iterator[tuple[str, Callable[[], Any]]]:
-    """Yield the command `ifkd parity`, if there are labeled images."""
-    if run.data is not None:
+    """Yield the command `ifkd parity`."""
+
+    def compare() -> dict[str, Any]:
         words = ["parity", str(run.bundle.path), "--data", str(run.data), "--backend", run.backend]
-        yield "ifkd parity", partial(command, run, [*words, "--precision", *run.precisions, "--out", "{out}/p.json"])
+        return ifkd(run, [*words, "--precision", *run.precisions, "--out", "{out}/p.json"])
+
+    yield "ifkd parity", compare
 
 
 def scene(run: Run) -> Iterator[tuple[str, Callable[[], Any]]]:
-    """Yield the command `ifkd detect` in each precision, if there is a scene."""
-    for precision in run.precisions if run.scene is not None else ():
+    """Yield the command `ifkd detect` in each precision."""
+
+    def detect(precision: Precision) -> dict[str, Any]:
         words = ["detect", str(run.bundle.path), str(run.scene), "--backend", run.backend, "--precision", precision]
-        yield f"ifkd detect {precision}", partial(command, run, [*words, "--out", "{out}/scene"])
+        with BusyShare() as busy:
+            done = ifkd(run, [*words, "--out", "{out}/scene"])
+        return {**done, "gpu_busy": busy.result()}
+
+    for precision in run.precisions:
+        yield f"ifkd detect {precision}", partial(detect, precision)
 
 
 def tensorrt(run: Run) -> Iterator[tuple[str, Callable[[], Any]]]:
     """Yield the build of TensorRT's engines and their benchmark; the engines are added to the bundle."""
-    if not run.smoke:
-        bundle = str(run.bundle.path)
-        yield "ifkd engine", partial(command, run, ["engine", bundle, "--builder", "tensorrt"])
-        words = ["bench", bundle, "--backend", "tensorrt", "--batch", *map(str, run.batches), "--out", "{out}/b.json"]
-        yield "ifkd bench", partial(command, run, words)
+    if run.smoke:
+        return
+    bundle = str(run.bundle.path)
+    yield "ifkd engine", partial(ifkd, run, ["engine", bundle, "--builder", "tensorrt"])
+    words = ["bench", bundle, "--backend", "tensorrt", "--batch", *map(str, run.batches), "--out", "{out}/b.json"]
+    yield "ifkd bench", partial(ifkd, run, words)
+    if (trtexec := shutil.which("trtexec")) is not None:
+        for precision, batch in itertools.product(run.precisions, run.batches):
+            yield f"trtexec {precision} batch {batch}", partial(run_trtexec, run, trtexec, precision, batch)
 
 
-def command(run: Run, words: list[str]) -> dict[str, Any]:
-    """Run a command of `ifkd` for the rest of the section, and return its exit code and the end of its output."""
+def run_trtexec(run: Run, program: str, precision: Precision, batch: int) -> dict[str, Any]:
+    """Return the output of trtexec for an ONNX file, with the types of the file, a CUDA graph and no copies."""
+    tensor = run.bundle.manifest.input
+    shape = "x".join(map(str, (batch, 3, *tensor.tile_px)))
+    model = run.bundle.file(run.bundle.onnx_name(precision))
+    options = ["--stronglyTyped", "--noTF32", "--useCudaGraph", "--noDataTransfers", "--useSpinWait", "--duration=3"]
+    shapes = [f"--{kind}Shapes={tensor.name}:{shape}" for kind in ("min", "opt", "max")]
+    return command(run, [program, f"--onnx={model}", *options, *shapes])
+
+
+def training(run: Run) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """Yield steps of each pair of teacher and student."""
+    for detector, student in PAIRS[:1] if run.smoke else PAIRS:
+        yield f"{detector} {student}", partial(training_steps, run, detector, student)
+
+
+def training_steps(run: Run, detector: str, student: str) -> dict[str, Any]:
+    """Return the milliseconds of a step of each variant, measured in turns."""
+    import training as steps  # noqa: PLC0415 - it imports torch, which the other sections do not need
+
+    config = steps.StepConfig(detector, student, *((64, 1, 1, "cpu") if run.smoke else (TRAINING_PX, 2, 1, "cuda")))
+    variants = [steps.PLAIN, steps.CACHED, *([] if run.smoke else [steps.UNCACHED])]
+    with tempfile.TemporaryDirectory() as folder:
+        benchmark = steps.StepBenchmark(Path(folder), config)
+        functions = {name: benchmark.make_step(name) for name in variants}
+        calls = [TimedCall(name, lambda run_step: run_step(), itertools.repeat(one)) for name, one in functions.items()]
+        for _ in time_in_turns(calls, run.timing.turns, raise_errors=True):
+            pass
+    return {one.name: sample_spread(np.array(one.samples.all_ns) / 1e6).model_dump() for one in calls}
+
+
+def topk(run: Run) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """Yield both ways to choose the best pairs, for several numbers of classes."""
+    for classes in CLASSES:
+        yield f"{classes} classes", partial(topk_in_turns, run, classes)
+
+
+def topk_in_turns(run: Run, classes: int) -> dict[str, Any]:
+    """Return the milliseconds of both graphs, measured in turns on scores that stay on the device."""
+    runtime = onnxruntime_engine.import_onnxruntime(need="Top-k", gpu=not run.smoke)
+    anchors, device = P3_ANCHORS // (100 if run.smoke else 1), "cpu" if run.smoke else "cuda"
+    k = min(K, anchors)
+    scores = runtime.OrtValue.ortvalue_from_numpy(random_scores(anchors, classes), device, 0)
+    calls, best = [], {}
+    for name, build in {"one axis": one_axis, "best class first": best_class_first}.items():
+        provider = onnxruntime_engine.PROVIDERS[run.backend]
+        session = runtime.InferenceSession(build(anchors, classes, k), providers=[provider])
+        binding = session.io_binding()
+        binding.bind_ortvalue_input("scores", scores)
+        binding.bind_output("best", device)
+        session.run_with_iobinding(binding)
+        best[name] = binding.copy_outputs_to_cpu()[0]
+        calls.append(TimedCall(name, session.run_with_iobinding, itertools.repeat(binding)))
+    assert np.array_equal(np.sort(best["one axis"]), np.sort(best["best class first"]))
+    for _ in time_in_turns(calls, run.timing.turns, raise_errors=True):
+        pass
+    return {one.name: sample_spread(np.array(one.samples.all_ns) / 1e6).model_dump() for one in calls}
+
+
+def ifkd(run: Run, words: list[str]) -> dict[str, Any]:
+    """Run a command of `ifkd`; in its words, `{out}` is a folder that is deleted afterwards."""
     with tempfile.TemporaryDirectory() as out:
-        line = [sys.executable, "-m", "ifkd", *(word.format(out=out) for word in words)]
-        limit = max(1.0, run.seconds_left)
-        done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=limit)
+        filled = [word.format(out=out) for word in words]
+        if run.smoke:  # in this process, which has imported everything
+            return {"exit_code": main_of_ifkd(filled)}
+        return command(run, [sys.executable, "-m", "ifkd", *filled])
+
+
+def command(run: Run, line: list[str]) -> dict[str, Any]:
+    """Run a command for the rest of the section, and return its exit code and the end of its output."""
+    limit = max(1.0, run.seconds_left)
+    done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=limit)
     return {"exit_code": done.returncode, "output": done.stdout[-4000:], "errors": done.stderr[-1000:]}
 
 
@@ -246,8 +372,11 @@ def main() -> int:
     parser.add_argument("--scene", type=Path, help="scene for `ifkd detect`")
     parser.add_argument("--smoke", action="store_true", help="run a little of everything on the CPU")
     run = Run(parser.parse_args())
-    for name, measure in zip(SHARES, (latency, pipeline, shapes, parity, scene, tensorrt), strict=True):
-        run.section(name, measure)
+    with contextlib.closing(run):
+        for name, measure in zip(
+            SHARES, (latency, pipeline, topk, parity, scene, tensorrt, training, shapes), strict=True
+        ):
+            run.section(name, measure)
     cells = [one for section in run.results["sections"].values() for one in section.values()]
     return int(any("failed" in one or one.get("result", {}).get("exit_code", 0) for one in cells))
 

@@ -66,6 +66,7 @@ class StepConfig:
     px: int
     batch: int
     rounds: int
+    device: str = "cpu"
 
 
 def write_images(folder: Path, config: StepConfig) -> None:
@@ -129,10 +130,12 @@ class StepBenchmark:
         self.recipe = make_recipe(folder, config)
         self.data = read_split(self.recipe.data, "train")
         tiles = TileDataset(self.data, self.recipe.data, seed=0)
-        self.batch: Batch = collate([tiles[0, index] for index in range(config.batch)])
+        batch: Batch = collate([tiles[0, index] for index in range(config.batch)])
+        self.device = torch.device(config.device)
         torch.manual_seed(0)
-        self.teacher = build_detector(self.recipe.teacher.detector, CLASSES).eval()
-        self.images = normalize(self.batch.pixels).to(memory_format=torch.channels_last)
+        self.teacher = build_detector(self.recipe.teacher.detector, CLASSES).eval().to(self.device)
+        self.pixels, self.targets = batch.pixels.to(self.device), [one.to(self.device) for one in batch.targets]
+        self.images = normalize(self.pixels).to(memory_format=torch.channels_last)
 
     def make_step(self, variant: str) -> Callable[[], None]:
         """Return a function that runs one step of a variant."""
@@ -140,10 +143,11 @@ class StepBenchmark:
             return self._run_teacher
         training = self.recipe.distillation.training
         torch.manual_seed(0)
-        device = torch.device("cpu")
-        student = prepare_detector(build_detector(self.recipe.student.detector, CLASSES), training, device)
-        method = build_method(self.recipe.distillation.method, self._networks()) if variant != PLAIN else None
-        model = TrainStep(student, method, build_autocast(training, device)).train()
+        student = prepare_detector(build_detector(self.recipe.student.detector, CLASSES), training, self.device)
+        method = None
+        if variant != PLAIN:
+            method = build_method(self.recipe.distillation.method, self._networks()).to(self.device)
+        model = TrainStep(student, method, build_autocast(training, self.device)).train()
         optimizer = build_optimizer(training, student, method)
         teacher_outputs = self._teacher_outputs(variant)
 
@@ -151,8 +155,10 @@ class StepBenchmark:
             torch.manual_seed(1)
             optimizer.zero_grad(set_to_none=True)
             outputs = teacher_outputs() if teacher_outputs is not None else None
-            total_loss(model(self.images, self.batch.targets, outputs, ITERATION)).backward()
+            total_loss(model(self.images, self.targets, outputs, ITERATION)).backward()
             optimizer.step()
+            if self.device.type == "cuda":
+                torch.cuda.synchronize()
 
         return run
 
@@ -172,11 +178,11 @@ class StepBenchmark:
             method.ede,
             cache_spec=None if variant == UNCACHED else cache_spec,
             cache_teacher=variant in {CACHED, METHOD},
-        )
+        ).to(self.device)
         if variant == METHOD:
-            outputs = frozen_models(self.images, self.batch.pixels)
+            outputs = frozen_models(self.images, self.pixels)
             return lambda: outputs
-        return lambda: frozen_models(self.images, self.batch.pixels)
+        return lambda: frozen_models(self.images, self.pixels)
 
     def _networks(self) -> NetworkPair:
         student, teacher = self.recipe.student.detector, self.recipe.teacher.detector

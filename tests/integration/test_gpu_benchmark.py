@@ -35,6 +35,12 @@ def test_all_cells_are_measured_on_the_cpu(whole_bundle: Path, tmp_path: Path, m
     for cell in found["pipeline"].values():
         assert {name: len(rates) for name, rates in cell["result"].items()} == {"infer": 3, "infer_each": 3}
     assert found["shapes"]["20 batches"]["result"]["batches"] == 20
+    for cell in found["topk"].values():
+        assert set(cell["result"]) == {"one axis", "best class first"}
+    (steps,) = found["training"].values()
+    assert all(one["p50_ms"] > 0 for one in steps["result"].values())
+    assert [cell["result"]["exit_code"] for cell in (*found["parity"].values(), *found["scene"].values())] == [0, 0, 0]
+    assert found["scene"]["ifkd detect fp16"]["result"]["gpu_busy"]["mean"] is None
 
 
 def test_tiles_of_several_sizes_are_among_the_random_shapes(
@@ -59,7 +65,7 @@ def test_without_time_each_cell_says_so(whole_bundle: Path, tmp_path: Path, monk
     words = ("--smoke", "--minutes", "0", "--data", "absent.json", "--scene", "absent.tif", "--out", out)
     assert run(monkeypatch, whole_bundle, *words) == 0
     cells = [cell for section in sections(out).values() for cell in section.values()]
-    assert cells == [{"skipped": "no time left"}] * 8
+    assert cells == [{"skipped": "no time left"}] * 12
 
 
 def test_a_cell_that_fails_states_the_reason_and_the_others_run(
@@ -70,7 +76,8 @@ def test_a_cell_that_fails_states_the_reason_and_the_others_run(
 
     out = tmp_path / "gpu.json"
     monkeypatch.setattr(gpu, "variants_in_turns", fail)
-    monkeypatch.setattr(gpu, "tiles_per_second", lambda *_: {})
+    for cell in ("tiles_per_second", "topk_in_turns", "training_steps", "ifkd"):
+        monkeypatch.setattr(gpu, cell, lambda *_: {})
     assert run(monkeypatch, whole_bundle, "--smoke", "--out", out) == 1
     found = sections(out)
     assert {json.dumps(cell) for cell in found["latency"].values()} == {'{"failed": "RuntimeError: no kernel image"}'}

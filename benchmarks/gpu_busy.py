@@ -1,0 +1,45 @@
+"""Share of the time in which a GPU is busy, for benchmarks/gpu.py."""
+
+import threading
+from typing import Any, Self
+
+import numpy as np
+
+from deploy.bench.system_monitor import load_nvml
+
+POLL_S = 0.05
+
+
+class BusyShare:
+    """Share of the time in which the first GPU ran a kernel, sampled by NVML in a thread."""
+
+    def __init__(self) -> None:
+        self._nvml, self._state = load_nvml()
+        self._percent: list[int] = []
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._sample, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopped.set()
+        self._thread.join()
+
+    def result(self) -> dict[str, Any]:
+        """Return the mean share, also from the first to the last busy sample, or the reason why there is none."""
+        if not self._percent:
+            return {"mean": None, "reason": self._state}
+        active = np.flatnonzero(self._percent)
+        between = self._percent[active[0] : active[-1] + 1] if len(active) else []
+        return {
+            "mean": float(np.mean(self._percent)) / 100,
+            "mean_from_first_to_last_busy": float(np.mean(between)) / 100 if len(between) else 0.0,
+            "samples": len(self._percent),
+        }
+
+    def _sample(self) -> None:
+        while self._nvml is not None and not self._stopped.wait(POLL_S):
+            handle = self._nvml.nvmlDeviceGetHandleByIndex(0)
+            self._percent.append(int(self._nvml.nvmlDeviceGetUtilizationRates(handle).gpu))
