@@ -240,7 +240,8 @@ def parity(run: Run) -> Iterator[tuple[str, Callable[[], Any]]]:
 
     def compare() -> dict[str, Any]:
         words = ["parity", str(run.bundle.path), "--data", str(run.data), "--backend", run.backend]
-        return ifkd(run, [*words, "--precision", *run.precisions, "--out", "{out}/p.json"])
+        precisions = run.precisions[:1] if run.smoke else run.precisions
+        return ifkd(run, [*words, "--precision", *precisions, "--out", "{out}/p.json"])
 
     yield "ifkd parity", compare
 
@@ -291,8 +292,8 @@ def training_steps(run: Run, detector: str, student: str) -> dict[str, Any]:
     """Return the milliseconds of a step of each variant, measured in turns."""
     import training as steps  # noqa: PLC0415 - it imports torch, which the other sections do not need
 
-    config = steps.StepConfig(detector, student, *((64, 1, 1, "cpu") if run.smoke else (TRAINING_PX, 2, 1, "cuda")))
-    variants = [steps.PLAIN, steps.CACHED, *([] if run.smoke else [steps.UNCACHED])]
+    config = steps.StepConfig(detector, student, *((128, 1, 1, "cpu") if run.smoke else (TRAINING_PX, 2, 1, "cuda")))
+    variants = [steps.PLAIN, *([] if run.smoke else [steps.CACHED, steps.UNCACHED])]
     with tempfile.TemporaryDirectory() as folder:
         benchmark = steps.StepBenchmark(Path(folder), config)
         functions = {name: benchmark.make_step(name) for name in variants}

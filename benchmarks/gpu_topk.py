@@ -6,7 +6,7 @@ gives the same scores, but some runtimes evaluate a long axis serially.
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto
 
 from ifkd.core.detections import Array
 
@@ -14,8 +14,8 @@ from ifkd.core.detections import Array
 def one_axis(anchors: int, classes: int, k: int) -> bytes:
     """Return the graph: scores float32 [1, anchors, classes] -> top-k of all pairs, float32 [1, k]."""
     nodes = [
-        helper.make_node("Reshape", ["scores", "all"], ["pairs"]),
-        helper.make_node("TopK", ["pairs", "k"], ["best", "index"], axis=1),
+        onnx.helper.make_node("Reshape", ["scores", "all"], ["pairs"]),
+        onnx.helper.make_node("TopK", ["pairs", "k"], ["best", "index"], axis=1),
     ]
     return _graph(nodes, {"all": [1, anchors * classes], "k": [k]}, anchors, classes, k)
 
@@ -23,12 +23,12 @@ def one_axis(anchors: int, classes: int, k: int) -> bytes:
 def best_class_first(anchors: int, classes: int, k: int) -> bytes:
     """Return the graph: scores float32 [1, anchors, classes] -> top-k of the pairs of the k best anchors, [1, k]."""
     nodes = [
-        helper.make_node("ReduceMax", ["scores", "last"], ["highest"], keepdims=0),
-        helper.make_node("TopK", ["highest", "k"], ["unused", "rows"], axis=1),
-        helper.make_node("Squeeze", ["rows", "first"], ["row"]),
-        helper.make_node("Gather", ["scores", "row"], ["chosen"], axis=1),
-        helper.make_node("Reshape", ["chosen", "all"], ["pairs"]),
-        helper.make_node("TopK", ["pairs", "k"], ["best", "index"], axis=1),
+        onnx.helper.make_node("ReduceMax", ["scores", "last"], ["highest"], keepdims=0),
+        onnx.helper.make_node("TopK", ["highest", "k"], ["unused", "rows"], axis=1),
+        onnx.helper.make_node("Squeeze", ["rows", "first"], ["row"]),
+        onnx.helper.make_node("Gather", ["scores", "row"], ["chosen"], axis=1),
+        onnx.helper.make_node("Reshape", ["chosen", "all"], ["pairs"]),
+        onnx.helper.make_node("TopK", ["pairs", "k"], ["best", "index"], axis=1),
     ]
     constants = {"last": [2], "first": [0], "all": [1, k * classes], "k": [k]}
     return _graph(nodes, constants, anchors, classes, k)
@@ -40,9 +40,9 @@ def random_scores(anchors: int, classes: int) -> Array:
 
 
 def _graph(nodes: list[onnx.NodeProto], constants: dict[str, list[int]], anchors: int, classes: int, k: int) -> bytes:
-    scores = helper.make_tensor_value_info("scores", TensorProto.FLOAT, [1, anchors, classes])
-    best = helper.make_tensor_value_info("best", TensorProto.FLOAT, [1, k])
-    initializers = [numpy_helper.from_array(np.array(value, np.int64), name) for name, value in constants.items()]
-    graph = helper.make_graph(nodes, "topk", [scores], [best], initializers)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    scores = onnx.helper.make_tensor_value_info("scores", TensorProto.FLOAT, [1, anchors, classes])
+    best = onnx.helper.make_tensor_value_info("best", TensorProto.FLOAT, [1, k])
+    initializers = [onnx.numpy_helper.from_array(np.array(value, np.int64), name) for name, value in constants.items()]
+    graph = onnx.helper.make_graph(nodes, "topk", [scores], [best], initializers)
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10)
     return bytes(model.SerializeToString())

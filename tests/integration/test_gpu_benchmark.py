@@ -1,6 +1,7 @@
 """The benchmark for GPUs runs on the CPU: all its cells, and none of them where there is no time."""
 
 import argparse
+import contextlib
 import json
 import sys
 from pathlib import Path
@@ -55,7 +56,8 @@ def test_tiles_of_several_sizes_are_among_the_random_shapes(
 
     monkeypatch.setattr(gpu.OnnxRuntimeEngine, "infer", infer)
     words = argparse.Namespace(bundle=free_bundle, data=None, scene=None, smoke=True, out=tmp_path / "x", minutes=9.0)
-    assert gpu.random_shapes(gpu.Run(words))["batches"] == 20
+    with contextlib.closing(gpu.Run(words)) as measured:
+        assert gpu.random_shapes(measured)["batches"] == 20
     assert len(seen) > 5
     assert all(32 <= side <= 128 for shape in seen for side in shape)
 
