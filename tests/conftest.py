@@ -153,7 +153,7 @@ def tiny_recipe(root: Path) -> dict[str, Any]:
                 "name": "ifkd",
                 "warmup_iters": 0,
                 "ede": {"weights": "random", "input_px": "native"},
-                "fdr": {"grid": [4, 3]},
+                "fdr": {"filter": "grid", "grid": [4, 3]},
             },
         },
         "export": {"candidates_per_level": 50, "overlap_px": 16},

@@ -46,7 +46,7 @@ class EdeOptions(Schema):
 
 
 class FdrOptions(Schema):
-    """FDR: low-pass filtering of the teacher's features (section 3.2)."""
+    """FDR: frequency-domain reconstruction of the features (section 3.2)."""
 
     enabled: bool = True
     r: Fraction = 0.1
@@ -56,8 +56,8 @@ class FdrOptions(Schema):
     p: Fraction = 1.0
     """Probability of applying the mask in a training step."""
     levels: LevelChoice = "all"
-    apply_to: Literal["teacher", "both"] = "teacher"
-    filter: Literal["grid", "channel", "none"] = "grid"
+    apply_to: Literal["teacher", "both"] = "both"
+    filter: Literal["grid", "channel", "none"] = "none"
     grid: FilterGrid = (16, 9)
     """Rows and columns of the base grid; the number of rows is even."""
     filter_complex: bool = False
@@ -72,7 +72,7 @@ class HsmOptions(Schema):
     """HSM: locations weighted by the hyperbolic distance of student and teacher (section 3.3)."""
 
     enabled: bool = True
-    reference: Literal["target", "raw"] = "raw"
+    reference: Literal["target", "raw"] = "target"
     """Compare the two sides of eq. 12, which FDR and EDE have changed, or the features before them: a student that has
     reached its target has a mask of 0 only with `target`."""
     map: Literal["expmap0", "project", "raw"] = "expmap0"
@@ -123,7 +123,8 @@ PRESETS: dict[Preset, dict[str, Any]] = {
         "feature_scale": "none",
         "adapter": {"shared": True},
         "at": {"level_weights": "equal"},
-        "fdr": {"filter_norm": "none", "r_range": (0.0, 1.0)},
+        "fdr": {"apply_to": "teacher", "filter": "grid", "filter_norm": "none", "r_range": (0.0, 1.0)},
+        "hsm": {"reference": "raw"},
     },
     "ifkd_released": {
         "alpha": 1e-4,
@@ -142,6 +143,7 @@ PRESETS: dict[Preset, dict[str, Any]] = {
             "filter_init": "gfnet",
             "filter_norm": "none",
         },
+        "hsm": {"reference": "raw"},
     },
 }
 """Values of each preset; docs/method.md explains their origin."""

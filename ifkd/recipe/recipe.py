@@ -158,12 +158,15 @@ class DistillationOptions(Schema):
     @model_validator(mode="before")
     @classmethod
     def _balanced_weights(cls, values: Any) -> Any:
-        """Set the default weights of IFKD where they are multiples of the task's gradient."""
-        balance, method = (values.get(key) if isinstance(values, dict) else None for key in ("balance", "method"))
-        if not (isinstance(balance, dict) and isinstance(method, dict)):
+        """Balance IFKD by default, and set its default weights where they are multiples of the task's gradient."""
+        method = values.get("method") if isinstance(values, dict) else None
+        balance = values.get("balance", {}) if isinstance(values, dict) else None
+        if not (isinstance(balance, dict) and isinstance(method, dict) and method.get("name") == "ifkd"):
             return values
-        changes = balance.get("form") == "gradient" and method.get("name") == "ifkd"
-        return {**values, "method": merged(BALANCED, method)} if changes else values
+        default = "gradient" if method.get("preset", "ifkd") == "ifkd" else "constant"
+        balance = {"form": default, **balance}
+        method = merged(BALANCED, method) if balance["form"] == "gradient" else method
+        return {**values, "balance": balance, "method": method}
 
 
 class CalibrationOptions(Schema):

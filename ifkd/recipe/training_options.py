@@ -29,7 +29,8 @@ class BalanceOptions(Schema):
     """Weights of a distillation method's loss terms beside the task losses."""
 
     form: Literal["constant", "gradient"] = "constant"
-    """`constant` multiplies the method's weights by `multiple`. `gradient` changes them during training, so that the
+    """By default `gradient` for IFKD, and `constant` for other methods and the presets of the paper and the released
+    code. `constant` multiplies the method's weights by `multiple`. `gradient` changes them during training, so that the
     gradient of the terms at the student's pyramid is `multiple` times as large as that of the task losses. The weights
     of a method then only divide it among its terms; but IFKD's alpha and beta (by default 3 and 0.5 here) are multiples
     of their own."""

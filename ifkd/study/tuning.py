@@ -28,7 +28,7 @@ OPTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
     "pkd": ("distillation.method.levels", ("all",)),
     "cwd": ("distillation.method.temperature", ("2.0", "4.0")),
     "crosskd": ("distillation.method.own_layers", ("2", "1")),
-    "ifkd": ("distillation.method.fdr.apply_to", ("both",)),
+    "ifkd": ("distillation.method.fdr.filter", ("grid",)),
 }
 """Method -> the option that is tuned beside its weight, and the values to try beside the first one."""
 MAX_TRIALS = len(FACTORS)

@@ -18,6 +18,10 @@ SWEEPS: dict[str, tuple[float, ...]] = {"alpha": (0.01, 0.02, 0.04, 0.06, 0.08, 
 """Parameter -> values of the paper's Figure 5, as far as they are published."""
 
 
+CONSTANT = 'distillation.balance.form="constant"'
+"""Override for published weights, which are not multiples of a gradient."""
+
+
 @dataclass(frozen=True, slots=True)
 class Variant:
     """One row of a study's table: a label, and the recipe values that differ."""
@@ -46,8 +50,12 @@ def comparison_variants(methods: Sequence[str] = METHODS) -> tuple[Variant, ...]
         if name not in METHODS:
             known, hint = f"some of {', '.join(METHODS)}", did_you_mean(name, METHODS) or None
             raise UsageError(f"There is no method {name!r}", expected=known, hint=hint)
-    overrides = {name: () if name == "ifkd" else (f'distillation.method={{name="{name}"}}',) for name in methods}
-    return PLAIN, *(Variant(name, values) for name, values in overrides.items())
+    return PLAIN, *(Variant(name, () if name == "ifkd" else _published(name)) for name in methods)
+
+
+def _published(name: str) -> tuple[str, ...]:
+    """Return the overrides that give a method its published weights."""
+    return f'distillation.method={{name="{name}"}}', CONSTANT
 
 
 def custom_variant(label: str, overrides: Sequence[str]) -> Variant:
@@ -81,7 +89,7 @@ def ablation_variants(*, with_at: bool) -> tuple[Variant, ...]:
     variants = [PLAIN]
     for enabled in ABLATION:
         if with_at and not enabled:
-            variants.append(Variant("at", ('distillation.method={name="at"}',)))
+            variants.append(Variant("at", _published("at")))
             continue
         switches = tuple(f"distillation.method.{part}.enabled={str(part in enabled).lower()}" for part in PARTS)
         label = "+".join((("at",) if with_at else ()) + (enabled or ("none",)))
@@ -90,14 +98,17 @@ def ablation_variants(*, with_at: bool) -> tuple[Variant, ...]:
 
 
 def sweep_variants(parameter: str, values: Sequence[float] = ()) -> tuple[Variant, ...]:
-    """Return the plain student and IFKD with each value of alpha or beta; by default the values of Figure 5.
+    """Return the plain student and IFKD with each value of alpha or beta.
+
+    The default values are those of Figure 5, which are constant weights; others have the recipe's form of balance.
 
     Raises:
         UsageError: The parameter is unknown.
     """
     if parameter not in SWEEPS:
         raise UsageError(f"{parameter!r} cannot be swept", expected=" or ".join(SWEEPS))
+    form = () if values else (CONSTANT,)
     return PLAIN, *(
-        Variant(f"{parameter}={value:g}", (f"distillation.method.{parameter}={value!r}",), parameter, value)
+        Variant(f"{parameter}={value:g}", (f"distillation.method.{parameter}={value!r}", *form), parameter, value)
         for value in values or SWEEPS[parameter]
     )

@@ -183,7 +183,7 @@ def test_a_new_filter_is_the_identity(shape: tuple[int, int], kind: str, complex
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_frequency_zero_of_the_map_is_frequency_zero_of_the_grid(shape: tuple[int, int]) -> None:
-    frequency_filter = FrequencyFilter(1, recipe.FdrOptions(grid=(16, 9), filter_norm="none"))
+    frequency_filter = FrequencyFilter(1, recipe.FdrOptions(filter="grid", grid=(16, 9), filter_norm="none"))
     with torch.no_grad():
         frequency_filter.weight.zero_()
         frequency_filter.weight[0, 8, 0] = 5.0
@@ -194,7 +194,7 @@ def test_frequency_zero_of_the_map_is_frequency_zero_of_the_grid(shape: tuple[in
 
 
 def test_the_grid_is_sampled_on_normalized_frequencies() -> None:
-    frequency_filter = FrequencyFilter(1, recipe.FdrOptions(grid=(16, 9), filter_norm="none"))
+    frequency_filter = FrequencyFilter(1, recipe.FdrOptions(filter="grid", grid=(16, 9), filter_norm="none"))
     frequency_filter.weight.data = torch.rand(1, 16, 9, generator=generator(0))
     # Frequencies of a map of the grid's size (16 rows, 16 columns, 9 in the half spectrum) are the nodes.
     at_nodes = torch.fft.ifftshift(frequency_filter.weight, dim=1)

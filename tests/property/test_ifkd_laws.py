@@ -158,8 +158,8 @@ def test_losses_are_the_papers_equations(hsm: bool, norm: str, kind: str, scale:
             "norm": norm,
             "feature_scale": scale,
             "head": {"kind": kind},
-            "hsm": {"enabled": hsm},
-            "fdr": {"filter": "none", "r": 0.4},
+            "hsm": {"enabled": hsm, "reference": "raw"},
+            "fdr": {"apply_to": "teacher", "r": 0.4},
             "ede": {"weight": 0.7},
         }
     )
@@ -230,7 +230,7 @@ def test_order_ede_then_fdr_reconstructs_the_sum() -> None:
     teacher = DetectorOutput(teacher.pyramid, unsure, teacher.deltas)
     values = {}
     for order in ("add_to_target", "ede_then_fdr"):
-        options = {"ede": {"order": order}, "fdr": {"r": 0.0, "filter": "none"}, "hsm": {"enabled": False}}
+        options = {"ede": {"order": order}, "fdr": {"r": 0.0, "apply_to": "teacher"}, "hsm": {"enabled": False}}
         method = make(plain(**options), identity=True)
         values[order] = method.losses(make_batch(student, teacher, embedding=seen_embedding))["feature"].value
     assert method.projection is not None
@@ -418,20 +418,20 @@ def test_r_range_draws_a_window_for_each_call() -> None:
 def test_apply_to_both_reconstructs_the_student_too() -> None:
     """With equal maps and r = 0 FDR changes both sides equally; on the teacher alone the removed mean is the error."""
     teacher = output(0)
-    options = {"r": 0.0, "filter": "none"}
-    both = make(plain(fdr={**options, "apply_to": "both"}, hsm={"enabled": False}), identity=True)
+    both = make(plain(fdr={"r": 0.0, "apply_to": "both"}, hsm={"enabled": False}), identity=True)
     assert both.losses(make_batch(teacher, teacher))["feature"].value.item() < 1e-9
-    alone = make(plain(fdr=options, hsm={"enabled": False}), identity=True)
+    alone = make(plain(fdr={"r": 0.0, "apply_to": "teacher"}, hsm={"enabled": False}), identity=True)
     assert alone.losses(make_batch(teacher, teacher))["feature"].value.item() > 1e-4
 
 
 def test_filters_are_not_decayed_and_may_be_frozen() -> None:
-    groups = make(recipe.IfkdOptions()).parameter_groups(0.1)
+    filtered = recipe.IfkdOptions.model_validate({"fdr": {"filter": "grid"}})
+    groups = make(filtered).parameter_groups(0.1)
     assert [group["weight_decay"] for group in groups] == [0.1, 0.0]
-    method = make(recipe.IfkdOptions())
+    method = make(filtered)
     listed = [parameter for group in groups for parameter in group["params"]]  # type: ignore[attr-defined]
     assert len(listed) == len(list(method.parameters()))
-    frozen = make(recipe.IfkdOptions.model_validate({"fdr": {"filter_trainable": False}}))
+    frozen = make(recipe.IfkdOptions.model_validate({"fdr": {"filter": "grid", "filter_trainable": False}}))
     assert [group["weight_decay"] for group in frozen.parameter_groups(0.1)] == [0.1]
 
 

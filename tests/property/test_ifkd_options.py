@@ -79,7 +79,7 @@ def test_levels_are_chosen_by_place_in_either_family() -> None:
 
 
 def test_filters_exist_only_for_the_chosen_levels() -> None:
-    method = make(recipe.IfkdOptions.model_validate({"fdr": {"levels": "two_finest"}}))
+    method = make(recipe.IfkdOptions.model_validate({"fdr": {"filter": "grid", "levels": "two_finest"}}))
     assert list(method.filters) == ["p3", "p4"]
 
 
@@ -235,6 +235,6 @@ def test_losses_for_outputs_of_a_two_stage_detector() -> None:
         )
         expected = expected + kl.sum(1).mean()
     torch.testing.assert_close(found["head"].value, expected, rtol=1e-4, atol=1e-5)
-    method = built(fdr={"enabled": True, "levels": ["p2", "p6"]})
+    method = built(fdr={"filter": "grid", "levels": ["p2", "p6"]})
     assert list(method.filters) == ["p2", "p6"]
     assert method.losses(make_batch(student, teacher))["feature"].value > 0

@@ -122,7 +122,9 @@ def test_recipes_of_the_paper_match_their_names(data: str, family: str, backbone
         assert rate == pytest.approx(0.005 if family == "retinanet" else 0.01)
     method = recipe.distillation.method
     assert isinstance(method, IfkdOptions)
-    assert method == IfkdOptions(feature_scale="none")
+    paper = {"fdr": {"apply_to": "teacher", "filter": "grid"}, "hsm": {"reference": "raw"}, "feature_scale": "none"}
+    assert method == IfkdOptions.model_validate(paper)
+    assert recipe.distillation.balance.form == "constant"
 
 
 @pytest.mark.parametrize("path", sorted(REPOSITORY.glob("configs/**/*.toml")), ids=lambda path: path.stem)

@@ -72,7 +72,8 @@ def test_the_search_finds_the_best_setting_with_the_same_number_of_trials(
     assert record.methods["cwd"].best.label == "cwd"
     assert record.methods["fgd"].best.label == "fgd+weight=30+temperature=1.0"
     assert record.methods["fgd"].best.overrides == (
-        'distillation.method={name="fgd"}', "distillation.balance.multiple=30", "distillation.method.temperature=1.0",
+        'distillation.method={name="fgd"}', 'distillation.balance.form="constant"', "distillation.balance.multiple=30",
+        "distillation.method.temperature=1.0",
     )  # fmt: skip
     assert all(runs.names.count(name) == 1 for name in runs.names)
     assert len(runs.names) == 1 + 2 * 2 * MAX_TRIALS  # the teacher, and each setting with two seeds

@@ -19,7 +19,7 @@ def test_every_method_can_be_compared() -> None:
     variants = comparison_variants()
     assert [one.label for one in variants] == ["student", *METHODS]
     assert variants[-1].overrides == ()
-    assert variants[3].overrides == ('distillation.method={name="fkd"}',)
+    assert variants[3].overrides == ('distillation.method={name="fkd"}', 'distillation.balance.form="constant"')
 
 
 def test_unknown_names_are_refused_with_a_hint() -> None:

@@ -190,9 +190,11 @@ def test_ifkds_weights_are_multiples_where_the_recipe_does_not_set_them(recipe_v
         return options.alpha, options.beta, options.at.weight
 
     method_values = recipe_values["distillation"]["method"]
-    assert weights() == (0.06, 0.5, 1000.0)
-    assert weights(balance={"form": "gradient"}) == (3.0, 0.5, 0.5)
-    assert weights(balance={"form": "gradient"}, method={**method_values, "alpha": 2.0}) == (2.0, 0.5, 0.5)
+    assert weights() == (3.0, 0.5, 0.5)
+    assert weights(balance={"multiple": 2.0}) == (3.0, 0.5, 0.5)
+    assert weights(method={**method_values, "alpha": 2.0}) == (2.0, 0.5, 0.5)
+    assert weights(balance={"form": "constant"}) == (0.06, 0.5, 1000.0)
+    assert weights(method={**method_values, "preset": "ifkd_paper_literal"}) == (0.06, 0.5, 1000.0)
     assert len(BASELINES) == 10
 
 

@@ -102,7 +102,7 @@ def test_provenance_has_teacher_method_and_encoder(
 ) -> None:
     provenance = prepare(setup, tmp_path / "run", monkeypatch, lambda _: None).run.meta.provenance
     assert provenance["teacher_sha256"] == sha256_of(setup[0] / "teacher" / "best.safetensors")
-    assert provenance["method"]["alpha"] == 0.06
+    assert provenance["method"]["alpha"] == 3.0
     assert provenance["notes"] == [pipelines.RANDOM_ENCODER_NOTE]
 
 

@@ -57,10 +57,15 @@ def plain_run(setup: Setup) -> Path:
     return setup[0] / "plain"
 
 
+def constant(values: dict[str, Any]) -> None:
+    """Change a recipe to constant weights."""
+    values["distillation"]["balance"] = {"form": "constant"}
+
+
 @pytest.fixture(scope="module")
 def distilled_run(setup: Setup) -> Path:
-    """The folder of a finished distillation. Read only."""
-    distill(setup, setup[0] / "distilled")
+    """The folder of a finished distillation with constant weights. Read only."""
+    distill(setup, setup[0] / "distilled", constant)
     return setup[0] / "distilled"
 
 
@@ -150,9 +155,9 @@ def test_a_finished_run_returns_at_once(
     setup: Setup, plain_run: Path, distilled_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(trainer, "Trainer", None)
-    for start, folder in ((train, plain_run), (distill, distilled_run)):
+    for start, folder, change in ((train, plain_run, None), (distill, distilled_run, constant)):
         before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
-        assert start(setup, folder) == RunFolder(folder).read_result()
+        assert start(setup, folder, change) == RunFolder(folder).read_result()
         assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
 
 
@@ -371,7 +376,7 @@ def test_a_run_killed_while_it_saves_resumes_from_the_previous_state(
 ) -> None:
     """SIGKILL while the second state is written: an incomplete temporary file is left."""
     killed = tmp_path / "killed"
-    values, teacher = settings(setup).model_dump(mode="json"), setup[0] / "teacher.safetensors"
+    values, teacher = settings(setup, constant).model_dump(mode="json"), setup[0] / "teacher.safetensors"
     arguments = json.dumps([values, str(teacher), str(killed), torch.get_num_threads()])
     done = subprocess.run([sys.executable, "-c", KILLED, arguments], capture_output=True, text=True, check=False)
     assert done.returncode == -9, done.stderr
@@ -379,7 +384,7 @@ def test_a_run_killed_while_it_saves_resumes_from_the_previous_state(
     assert not (killed / "result.json").exists()
     assert torch.load(killed / "state.pt", weights_only=True)["progress"]["iteration"] == 2
     (killed / "last.safetensors").unlink()  # it was complete already, and has to be trained again
-    distill(setup, killed)
+    distill(setup, killed, constant)
     for name in ("last.safetensors", "metrics.jsonl"):
         assert (killed / name).read_bytes() == (distilled_run / name).read_bytes(), name
     assert not list(killed.glob(".*")), "the temporary file is removed"
@@ -752,6 +757,7 @@ def test_alpha_scales_the_logged_term_and_warm_up_starts_at_zero(
 ) -> None:
     def change(**options: Any) -> Any:
         def changing(values: dict[str, Any]) -> None:
+            constant(values)
             values["distillation"]["training"]["epochs"] = 1
             values["distillation"]["method"].update(options)
 
