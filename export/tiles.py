@@ -105,7 +105,7 @@ def _cut_tile(image: LabeledImage, data: recipe.DataOptions, size: tuple[int, in
     visibility = box_areas(clipped) / np.maximum(box_areas(boxes), 1e-6)
     oriented = None
     if image.oriented is not None:
-        moved = translate(resize_oriented(image.oriented, image.size, scaled), dx=-left, dy=-top)
+        moved = translate(resize_oriented(image.oriented, image.size, scaled), dx=float(-left), dy=float(-top))
         cut = cut_boxes(moved, size)
         oriented, clipped = cut.oriented, boxes_of_parts(clipped, cut)
         visibility = np.where(np.isnan(cut.visible), visibility, cut.visible)

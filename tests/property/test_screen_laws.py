@@ -138,7 +138,9 @@ def kept_values(pixels):
         boxes = []
         for window in layout.grid:
             tile = np.ascontiguousarray(scene.read(window).pixels.transpose(2, 0, 1))
-            boxes.append(arbitrary_detections(tile).translated(dx=window.left, dy=window.top).clipped(SIZE).boxes)
+            boxes.append(
+                arbitrary_detections(tile).translated(dx=float(window.left), dy=float(window.top)).clipped(SIZE).boxes
+            )
         with DecimatedScene(scene, layout.factor) as decimated:
             patch = decimated.read(layout.pixels_of(layout.rows_of(0), (0, layout.columns)))
         context = layout.context_cells

@@ -7,7 +7,7 @@ alone differs only at its border, within one pixel: there, the filter lacks the 
 import math
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -19,6 +19,7 @@ MAX_JOINT_PX = 8192
 """Width of a scene that is resized at a time, which bounds the memory of Pillow's copies."""
 
 
+@runtime_checkable
 class Rows(Protocol):
     """Rows of a scene."""
 

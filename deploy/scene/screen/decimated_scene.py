@@ -102,8 +102,8 @@ def _valid(valid: Array, window: Window, box: tuple[float, float, float, float])
     columns: Array = np.any(valid, axis=0)
     if np.count_nonzero(valid) != np.count_nonzero(rows) * np.count_nonzero(columns):
         return _reduced(valid.astype(np.uint8) * 255, window, box) > 0
-    across = _reduced(columns[None].astype(np.uint8) * 255, replace(window, height=1), (box[0], 0, box[2], 1)) > 0
-    down = _reduced(rows[:, None].astype(np.uint8) * 255, replace(window, width=1), (0, box[1], 1, box[3])) > 0
+    across = _reduced(columns[None].astype(np.uint8) * 255, replace(window, height=1), (box[0], 0.0, box[2], 1.0)) > 0
+    down = _reduced(rows[:, None].astype(np.uint8) * 255, replace(window, width=1), (0.0, box[1], 1.0, box[3])) > 0
     seen: Array = down & across
     return seen
 

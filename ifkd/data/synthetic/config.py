@@ -48,7 +48,7 @@ class SplitSizes(Schema):
 class ShipImages(SplitSizes):
     """Tiles of coasts."""
 
-    without_ships: Fraction = 0.06
+    without_ships: Fraction = 0.03
 
 
 class SarImages(SplitSizes):
@@ -61,7 +61,7 @@ class Ships(Schema):
     """Classes and number of ships, and how similar they are."""
 
     classes: Annotated[tuple[ShipClass, ...], AfterValidator(_distinct)] = SHIP_CLASSES
-    per_tile: PositiveFloat = 15.0
+    per_tile: PositiveFloat = 24.0
     moored_fraction: Fraction = 0.5
     rafted_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     """Chance that another ship is moored alongside a moored one, on the side of the water."""

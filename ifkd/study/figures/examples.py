@@ -110,7 +110,7 @@ def _crop_example(image: LabeledImage, data: recipe.DataOptions) -> Example:
     oriented = None
     if image.oriented is not None:
         outlines = resize(object_outlines(image)[~image.ignore][inside], image.size, to)
-        oriented = translate(outlines, dx=-left, dy=-top)
+        oriented = translate(outlines, dx=float(-left), dy=float(-top))
     return Example(image.path.stem, pixels, clipped, labels[inside], oriented)
 
 

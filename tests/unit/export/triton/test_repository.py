@@ -278,7 +278,7 @@ def test_a_checkpoint_is_exported_to_a_bundle_and_a_repository(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "is a folder: expected a checkpoint, or a bundle with --triton DIR"),
+        ([], "is a folder: expected a checkpoint, or a bundle with --screen CHECKPOINT or --triton DIR"),
         (["--triton", "m", "--out", "b"], "is exported already: got --out"),
         (["--triton", "m", "max_batch=2"], "is exported already: got max_batch=2"),
         (["--triton", "m", "--instances", "0"], "must be an integer of at least 1, got 0"),

@@ -28,7 +28,7 @@ def test_a_recipe_is_loaded_with_its_defaults(tmp_path: Path, recipe_values: dic
     assert recipe.postprocess.score_threshold == 0.05
     method = recipe.distillation.method
     assert isinstance(method, IfkdOptions)
-    assert (method.alpha, method.beta) == (0.06, 0.5)
+    assert (method.alpha, method.beta) == (3.0, 0.5)
 
 
 def test_overrides_are_toml_and_bare_words_are_strings(tmp_path: Path, recipe_values: dict[str, Any]) -> None:
