@@ -146,7 +146,7 @@ def kept_values(pixels):
         context = layout.context_cells
         cells = HashScreen().objectness(patch.pixels)[context:-context, context:-context]
     found = np.concatenate(boxes)
-    return found, kept_up_to(cells, found, cell_px=layout.cell_px, margin_px=layout.margin_px)
+    return found, kept_up_to(cells, found, cell_px=layout.cell_px, margin_px=float(layout.margin_px))
 
 
 @settings(max_examples=8, deadline=None)
