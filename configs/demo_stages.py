@@ -9,14 +9,14 @@ import time
 from pathlib import Path
 
 SECONDS = {
-    "data": 57,
-    "teacher": 235,
-    "students": 254,
-    "export": 48,
+    "data": 66,
+    "teacher": 90,
+    "students": 174,
+    "export": 36,
     "engine": 3,
-    "detect": 7,
-    "bench": 50,
-    "parity": 20,
+    "detect": 6,
+    "bench": 42,
+    "parity": 18,
     "report": 3,
 }
 """Stage -> seconds on two cores with AVX-512 and bfloat16 (docs/results.md)."""
