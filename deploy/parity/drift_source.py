@@ -151,7 +151,7 @@ def find_drift_source(
         return DriftSource(steps=steps, source=None, reason="all steps agree")
     source: StepName | Literal["precision"] = first.name
     reason = f"{first.name} is the first step that differs: {first.description}"
-    same_classes = paired.class_changes <= limits.class_changes
+    same_classes = paired.class_changes <= limits.class_changes * len(paired)
     if first.name == "raw head" and same_classes and paired.has_shift and not paired.has_score_factor:
         source = "preprocess"
         reason = "all boxes have a common shift and the scores change too, as when the engine resamples the image"
@@ -199,7 +199,7 @@ def _compare_tiles(tiles: TileDrift) -> PipelineStep:
 def _compare_scores(paired: _PairedCandidates, limits: DetectionTolerances) -> PipelineStep:
     difference = np.abs(paired.scores - paired.engine_scores)
     problems = []
-    if paired.class_changes > limits.class_changes:
+    if paired.class_changes > limits.class_changes * len(paired):
         problems.append(f"the class of {paired.class_changes} candidates changed")
     counted = len(paired) + (paired.missing + paired.extra) / 2
     if counted and len(paired) / counted < limits.matched_fraction:

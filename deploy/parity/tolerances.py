@@ -23,8 +23,8 @@ class DetectionTolerances(Schema):
 
     matched_fraction: Fraction
     """Least fraction of detections that are matched, ties excluded."""
-    class_changes: int = 0
-    """Most boxes with a changed class."""
+    class_changes: Fraction = 0.0
+    """Largest fraction of the reference's detections whose class changed."""
     score_max: NonNegativeFloat
     """Largest score difference of a pair."""
     score_p99: NonNegativeFloat
@@ -52,6 +52,8 @@ class DetectionTolerances(Schema):
 class ToleranceTable(Schema):
     """Tolerances of all precisions."""
 
+    # An INT8 file may miss a tenth of the detections and change a hundredth of the scores by more than 0.2, so the class
+    # of one detection in a thousand may change too.
     # Directions of 614 detections of slender ships (8:1) differed by 0.00003 degrees (99th percentile) and 0.00006
     # (largest) in FP32, 0.1 and 0.4 in FP16, 4.7 and 10.6 in INT8. The limits are about ten times that in FP16, whose
     # errors grow with less slender boxes, and two to three times that in INT8; FP32 leaves room for TF32.
@@ -64,8 +66,9 @@ class ToleranceTable(Schema):
         iou_drift_max=0.30, shift_px=0.10, mean_ap=0.005, ap50=0.01, ap75=0.01,
     )  # fmt: skip
     int8: DetectionTolerances = DetectionTolerances(
-        matched_fraction=0.90, score_max=0.40, score_p99=0.20, score_factor=0.05, iou_drift_p99=0.40,
-        iou_drift_max=0.50, angle_p99_deg=10.0, angle_max_deg=30.0, shift_px=0.30, mean_ap=0.02, ap50=0.02, ap75=0.03,
+        matched_fraction=0.90, class_changes=0.001, score_max=0.40, score_p99=0.20, score_factor=0.05,
+        iou_drift_p99=0.40, iou_drift_max=0.50, angle_p99_deg=10.0, angle_max_deg=30.0, shift_px=0.30,
+        mean_ap=0.02, ap50=0.02, ap75=0.03,
     )  # fmt: skip
 
     def of(self, precision: Precision) -> DetectionTolerances:
@@ -137,13 +140,13 @@ def check_tolerances(
     matching: Matching, drift: Drift | None, before: Scores, after: Scores, limits: DetectionTolerances, *, of: str = ""
 ) -> list[ToleranceCheck]:
     """Check the differences of the detections and of each metric that both sides have; `of` precedes its name."""
-    matched, changes = matching.matched_fraction(), float(len(matching.class_changes))
-    compared = float(matching.reference_count.total())
+    matched, compared = matching.matched_fraction(), float(matching.reference_count.total())
+    changes = len(matching.class_changes) / max(compared, 1.0)
     words = "fraction of matched detections, ties excluded"
     checks = [
         check("compared", compared, 1.0, "detections of the reference", at_least=True),
         check("matched_fraction", matched or 0.0, limits.matched_fraction, words, at_least=True),
-        check("class_changes", changes, float(limits.class_changes), "boxes with a changed class"),
+        check("class_changes", changes, limits.class_changes, "fraction of boxes with a changed class"),
     ]
     if drift is not None:
         factor = abs(drift.score_ratio - 1)

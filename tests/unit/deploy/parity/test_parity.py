@@ -382,6 +382,18 @@ def test_systematic_drifts_exceed_the_wider_tolerances_of_fp16(reference, drift)
     assert words in cell.verdict
 
 
+@pytest.mark.parametrize(
+    ("precision", "changed", "passes"), [("int8", 1, True), ("int8", 2, False), ("fp16", 1, False)]
+)
+def test_int8_may_change_the_class_of_one_detection_in_a_thousand(precision, changed, passes):
+    boxes = [[50 * row, 0, 50 * row + 20, 20] for row in range(1000)]
+    before, after = [0] * 1000, [1] * changed + [0] * (1000 - changed)
+    sides = ({1: result(boxes, [0.6] * 1000, labels)} for labels in (before, after))
+    matching = match(*sides, ToleranceTable().of(precision).pairing())
+    checks = check_tolerances(matching, None, None, None, ToleranceTable().of(precision))
+    assert {one.name: one.passed for one in checks}["class_changes"] is passes
+
+
 @pytest.mark.parametrize(("change", "precision"), [(None, "fp32"), (rounding, "fp32"), (half_precision, "fp16")])
 def test_rounding_passes(reference, change, precision):
     inner = fake.make_engine(precision=precision)
