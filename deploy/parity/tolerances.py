@@ -52,8 +52,8 @@ class DetectionTolerances(Schema):
 class ToleranceTable(Schema):
     """Tolerances of all precisions."""
 
-    # An INT8 file may miss a tenth of the detections and change a hundredth of the scores by more than 0.2, so one class
-    # in a thousand may change too.
+    # An INT8 file may miss a tenth of the detections and change a hundredth of the scores by more than 0.2, so one
+    # class in a thousand may change too.
     # Directions of 614 detections of slender ships (8:1) differed by 0.00003 degrees (99th percentile) and 0.00006
     # (largest) in FP32, 0.1 and 0.4 in FP16, 4.7 and 10.6 in INT8. The limits are about ten times that in FP16, whose
     # errors grow with less slender boxes, and two to three times that in INT8; FP32 leaves room for TF32.
