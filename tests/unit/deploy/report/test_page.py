@@ -299,6 +299,20 @@ def test_no_file_is_named_where_none_passed_parity(tmp_path):
     assert fastest_files(report.benches, ()) == []
 
 
+def test_overlapped_throughput_has_a_column_where_it_was_measured(full):
+    bench = full.benches[0]
+    cells = (bench.cells[0].model_copy(update={"pipelined_tiles_per_s": 1234.5}), *bench.cells[1:])
+    files = render(full.model_copy(update={"benches": (bench.model_copy(update={"cells": cells}),)}))
+    lines = files["report.md"].decode().splitlines()
+    (heading,) = (number for number, line in enumerate(lines) if "| Tiles/s overlapped |" in line)
+    width = lines[heading].count("|")
+    for name, expected in (("onnxruntime fp32", "1,234"), ("onnxruntime fp16", "–")):
+        row = next(line for line in lines[heading + 2 :] if line.startswith(f"| {name}"))
+        assert (row.count("|"), row.split("|")[-2].strip()) == (width, expected)
+    assert "Tiles/s overlapped" in files["report.html"].decode()
+    assert "overlapped" not in render(full)["report.md"].decode()
+
+
 def test_parity_is_shown_only_for_the_same_file(full):
     cell = full.benches[0].cells[0]
     other = cell.model_copy(update={"engine": cell.engine.model_copy(update={"sha256": "9" * 64})})
