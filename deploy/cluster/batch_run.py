@@ -33,7 +33,7 @@ from deploy.scene.scene_run import run_scene
 from deploy.scene.settings import grid_for, tile_for
 from deploy.scene.write.file_names import BATCH_FILES, PRODUCER, STATE_FOLDER, SUMMARY_FILE, SUMMARY_PAGE_FILE
 from deploy.scene.write.output_folder import require_own_files
-from deploy.scene.write.run_record import BundleReference
+from deploy.scene.write.run_record import BundleReference, bundle_identity
 from ifkd import __version__
 from ifkd.core.errors import EngineError, IfkdError, OutputError
 from ifkd.core.files import acquire_lock, make_folder
@@ -89,7 +89,7 @@ class BatchRun:
         request = self._plan.request
         return {
             "program": f"{PRODUCER} {__version__}",
-            "bundle": {"manifest_sha256": self._bundle.manifest_sha256},
+            "bundle": bundle_identity(request.bundle.manifest, request.settings),
             "engine": asdict(self._plan.engine),
             "batch": request.batch,
             "bands": request.bands,

@@ -72,7 +72,7 @@ def run_scene(
             try:
                 engine = executor()
                 size = resolve_batch(request.batch, engine.info.max_batch)
-                identity = run_identity(bundle.path, scene, engine.info, settings, size)
+                identity = run_identity(bundle.manifest, scene, engine.info, settings, size)
                 with RowJournal(output.journal_path, identity) as journal:
                     if len(journal):
                         rows = "1 row" if journal.rows == 1 else f"{journal.rows} rows"

@@ -15,6 +15,7 @@ from deploy.scene.screen.audit import ScreeningRecord
 from deploy.scene.settings import DetectionSettings
 from deploy.scene.write.file_names import PRODUCER, RUN_FILE
 from export.bundle.bundle import MANIFEST_NAME
+from export.bundle.manifest import Manifest
 from ifkd import __version__
 from ifkd.core.config import Schema, read_versioned
 from ifkd.core.errors import DataError
@@ -183,14 +184,25 @@ def read_run_record(folder: Path) -> RunRecord:
     return read_versioned(path, RunRecord, hint=f"Create it again with `{PRODUCER}`.")
 
 
+def bundle_identity(manifest: Manifest, settings: DetectionSettings) -> dict[str, Any]:
+    """Return what the detections of a run take from a manifest, besides settings and engine: classes, input, screen.
+
+    A model card, a new engine file or a new name change none of it.
+    """
+    parts = manifest.model_dump(mode="json", include={"input", "classes", "category_ids"})
+    if settings.screen is not None and manifest.screen is not None:
+        parts["screen_sha256"] = manifest.files[manifest.screen.file].sha256
+    return parts
+
+
 def run_identity(
-    bundle: Path, scene: Scene, engine: EngineInfo, settings: DetectionSettings, batch: int
+    manifest: Manifest, scene: Scene, engine: EngineInfo, settings: DetectionSettings, batch: int
 ) -> dict[str, Any]:
     """Return everything that the detections of a run depend on; a run can be resumed only if all of it is the same."""
     info = scene.info
     return {
         "program": f"{PRODUCER} {__version__}",
-        "bundle": {"manifest_sha256": sha256_of(bundle / MANIFEST_NAME)},
+        "bundle": bundle_identity(manifest, settings),
         "engine": asdict(engine),
         "batch": batch,
         "batches_per_range": BATCHES_PER_RANGE,

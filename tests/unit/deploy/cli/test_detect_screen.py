@@ -172,3 +172,13 @@ def test_kill_9_and_the_same_command_resumes_to_the_same_bytes(call, bundle, sce
     assert (code, "Resuming: an earlier run finished" in said) == (0, True)
     assert files(tmp_path / "out") == files(tmp_path / "whole")
     assert run_of(tmp_path / "out")["screening"] == run_of(tmp_path / "whole")["screening"]
+
+
+def test_a_run_is_not_resumed_with_another_screen(call, bundle, scene, tmp_path):
+    command = [sys.executable, SCRIPT, "3", bundle, scene, "--out", tmp_path / "out", "--screen", "0.5"]
+    assert subprocess.run(command, check=False, capture_output=True).returncode == -9
+    manifest = bundle / "model.json"
+    digest = json.loads(manifest.read_text())["files"]["screen.onnx"]["sha256"]
+    manifest.write_text(manifest.read_text().replace(digest, "0" * 64))
+    code, _, said = call("--screen", 0.5)
+    assert (code, "bundle.screen_sha256 was" in said) == (2, True)

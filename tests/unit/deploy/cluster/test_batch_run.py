@@ -22,6 +22,8 @@ from deploy.scene.read.scene_list import read_sources
 from deploy.scene.write.file_names import BATCH_FILES, ITEM_FILE, RESULT_FILES, RUN_FILE, STATE_FOLDER
 from deploy.scene.write.result_store import RemoteStore
 from deploy.scene.write.run_record import BundleReference
+from export.bundle.bundle import MANIFEST_NAME, add_file, open_bundle
+from export.bundle.description import CARD_NAME
 from ifkd.core.errors import OutputError
 from ifkd.imagery.address import parse_source
 from ifkd.imagery.raster import RasterFile
@@ -157,6 +159,19 @@ def test_a_scene_that_changed_meanwhile_is_processed_again(call, scenes, tmp_pat
     assert "completed 1 of 4 scenes" in call(scenes / "*.tif")[2]
     csv = (tmp_path / "out" / "s0" / "detections.csv").read_text()
     assert csv.count("\n") == 2
+
+
+def test_of_the_bundle_only_what_determines_the_detections_must_be_the_same(call, bundle, scenes):
+    with pytest.raises(FakeEngineError):
+        call(scenes / "*.tif", engine=FailingEngine(13))
+    (bundle / CARD_NAME).write_text("# Results")
+    changed = add_file(open_bundle(bundle), CARD_NAME, kind="description").manifest
+    (bundle / MANIFEST_NAME).write_text(changed.model_copy(update={"classes": ("ship", "buoy")}).model_dump_json())
+    code, _, said, _ = call(scenes / "*.tif")
+    assert (code, "bundle.classes" in said) == (2, True)
+    (bundle / MANIFEST_NAME).write_text(changed.model_dump_json())
+    code, _, said, _ = call(scenes / "*.tif")
+    assert (code, "Resuming: an earlier run completed 2 of 4 scenes." in said) == (0, True)
 
 
 def test_other_settings_are_refused_with_the_difference(call, scenes, tmp_path):

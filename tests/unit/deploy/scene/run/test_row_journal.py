@@ -18,8 +18,11 @@ from deploy.scene.result import UnreadableTile
 from deploy.scene.run.row_journal import RowJournal, RowRecord
 from deploy.scene.write.file_names import RESULT_FILES, RUN_FILE, STATE_FOLDER
 from deploy.scene.write.output_folder import OutputFolder
+from export.bundle.bundle import add_file, open_bundle
+from export.bundle.description import CARD_NAME
 from ifkd.core.detections import Detections
 from ifkd.core.errors import OutputError
+from ifkd.core.files import sha256_of
 from ifkd.core.tiling import Window
 
 OBJECTS = [
@@ -171,15 +174,27 @@ def test_another_bundle_or_scene_is_refused_with_the_difference(call, tmp_path, 
     cut_off(call, out, 4)
     manifest = bundle / "model.json"
     before = manifest.read_text()
-    manifest.write_text(before.replace('"ships"', '"boats"'))
+    manifest.write_text(before.replace('"category_ids": [7, 3]', '"category_ids": [7, 2]'))
     code, said, _ = call(out)
     assert code == 2
-    assert "bundle.manifest_sha256 was" in said
+    assert "bundle.category_ids was [7, 3], is [7, 2]" in said
     manifest.write_text(before)
     write_tif(scene, PIXELS, nodata=0)
     code, said, _ = call(out)
     assert code == 2
     assert "scene.files.harbor.tif was" in said
+
+
+def test_a_model_card_that_is_written_meanwhile_does_not_end_a_run(call, tmp_path, bundle):
+    call(tmp_path / "whole")
+    out = tmp_path / "out"
+    cut_off(call, out, 4)
+    (bundle / CARD_NAME).write_text("# Results")
+    add_file(open_bundle(bundle), CARD_NAME, kind="description")
+    code, said, _ = call(out)
+    assert (code, "Resuming: an earlier run finished" in said) == (0, True)
+    assert files(out) == files(tmp_path / "whole")
+    assert json.loads((out / RUN_FILE).read_text())["bundle"]["manifest_sha256"] == sha256_of(bundle / "model.json")
 
 
 def hold(folder, held, done):
