@@ -123,8 +123,8 @@ class Scene:
         """(height, width), pixels."""
         self.overview_sizes = raster.overview_sizes
         """(height, width) of the overviews that are certainly not older than the scene, the largest first."""
-        self.block_rows = raster.block_rows
-        """Height of a block of the file."""
+        self.block_rows, self.block_columns = raster.block_rows, raster.block_columns
+        """Height and width of a block of the file."""
         self.gapless = not raster.may_have_gaps
         """Whether the file's metadata rules out pixels without data."""
         try:

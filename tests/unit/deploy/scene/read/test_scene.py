@@ -373,3 +373,38 @@ def test_each_block_of_a_tiled_file_is_decoded_once(tmp_path):
                     tile.window.left : tile.window.right]).all()  # fmt: skip
         fetched = psutil.Process().io_counters().read_chars - opened
     assert fetched < 1.15 * path.stat().st_size
+
+
+@pytest.mark.parametrize("cache_bytes", [64 << 20, 0])
+def test_of_a_tiled_file_only_the_blocks_of_selected_tiles_are_read(tmp_path, monkeypatch, cache_bytes):
+    """Each pixel that is read is in a column of blocks of a selected tile of this row, and is read once."""
+    monkeypatch.setattr("deploy.scene.read.scene.CACHE_BYTES", cache_bytes)  # without a cache, whole blocks are read
+    monkeypatch.setattr("deploy.scene.read.tile_reader.SECTION_PX", 64)
+    pixels = noise(300, 1000)
+    path = write_tif(tmp_path / "s.tif", pixels, tiled=True, blockxsize=64, blockysize=64)
+    grid = TileGrid((300, 1000), (90, 90), 20)
+    selected = np.random.default_rng(0).random(len(grid)) < 0.15
+    needed, counts = np.zeros((300, 1000), bool), np.zeros((300, 1000), int)
+    for index in np.flatnonzero(selected):
+        window = list(grid)[index]
+        left, right = window.left // 64 * 64, -(-window.right // 64) * 64
+        top, bottom = (window.top, window.bottom) if cache_bytes else (window.top, -(-window.bottom // 64) * 64)
+        needed[top:bottom, left:right] = True
+    with Scene(path) as scene:
+        read = scene._raster.read
+
+        def watched(bands, window, **options):
+            counts[window.top : window.bottom, window.left : window.right] += 1
+            return read(bands, window, **options)
+
+        monkeypatch.setattr(scene._raster, "read", watched)
+        tiles = list(read_tiles(scene, grid, selected=selected))
+    for tile in tiles:
+        assert (tile.patch is not None) == selected[tile.index]
+        if tile.patch is not None:
+            window = tile.window
+            part = pixels[window.top : window.bottom, window.left : window.right]
+            np.testing.assert_array_equal(tile.patch.pixels[: part.shape[0], : part.shape[1]], part)
+    assert counts.max() == 1
+    assert not (counts.astype(bool) & ~needed).any()
+    assert needed.mean() < 0.7
