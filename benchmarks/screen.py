@@ -109,6 +109,8 @@ def with_occupied(config: AnySynthetic, grid: TileGrid, fraction: float) -> tupl
 
 def occupied_fraction(config: AnySynthetic, grid: TileGrid) -> float:
     """Return the fraction of the tiles that a labeled object touches."""
+    if not isinstance(config, AircraftDatasetConfig):  # boats are placed after ships, which do not depend on them
+        config = changed(config, "conditions", small_boats=0.0)
     boxes = np.array([one.box for one in scene_labels(config, 0)], np.float64).reshape(-1, 4)
     touched = np.zeros(len(grid), bool)
     for index, window in enumerate(grid):

@@ -72,8 +72,8 @@ class _Scores:
         return tuple(band for band in bands if band not in self._done)
 
     def passed_fraction(self, bands: frozenset[int]) -> float:
-        """Return the fraction of passed tiles in the rows of tiles for which these bands suffice."""
-        layout, rows = self._layout, self._layout.complete_rows(bands)
+        """Return the fraction of passed tiles in the rows of tiles that these bands show; the others may add to it."""
+        layout, rows = self._layout, self._layout.known_rows(bands)
         selected = np.repeat(rows, len(layout.grid.lefts))
         if layout.selected is not None:
             selected &= layout.selected

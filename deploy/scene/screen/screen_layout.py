@@ -75,10 +75,8 @@ class ScreenLayout:
 
     @property
     def band_cells(self) -> int:
-        """Rows of cells in a band: a small scene has as many bands as leave a complete row of tiles in each."""
-        (height, _), grid = self.grid.tile_px, self.grid
-        smallest = (2 * height - grid.overlap_px + 2 * self.margin_px) / self.factor
-        rows = max(smallest, grid.size[0] / self.factor / PROBED) / self.settings.stride
+        """Rows of cells in a band: those of a small scene are as tall as a tile."""
+        rows = max(self.grid.tile_px[0], self.grid.size[0] / PROBED) / self.cell_px
         return max(1, min(BAND_PX // self.settings.stride, math.ceil(rows)))
 
     def rows_of(self, band: int) -> tuple[int, int]:
@@ -122,9 +120,11 @@ class ScreenLayout:
         """Return the scores of tiles, float32 [tiles], by those of all bands [2, rows, columns]."""
         return np.where(scores[1] < 0.0, np.float32(NO_DATA), scores[0]).ravel()
 
-    def complete_rows(self, bands: frozenset[int]) -> Array:
-        """Return the rows of tiles all of whose bands are among these, bool [rows of tiles]."""
-        return np.array([bands.issuperset(self._bands_of(*row)) for row in self._rows_of_cells()])
+    def known_rows(self, bands: frozenset[int]) -> Array:
+        """Return the rows of tiles of which at least half is in these bands, bool [rows of tiles]."""
+        side = self.band_cells
+        cells = [[cell // side in bands for cell in range(*row)] for row in self._rows_of_cells(0)]
+        return np.array([2 * sum(row) >= len(row) for row in cells])
 
     def _selected(self) -> Array:
         shape = len(self.grid.tops), len(self.grid.lefts)
