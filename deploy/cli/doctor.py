@@ -106,7 +106,7 @@ def _gpu_advice(gpu: dict[str, str], packages: dict[str, str]) -> list[str]:
     if cuda is None:
         return [f"No extra fits {driver}: at least {min(MIN_DRIVER.values())} is needed."]
     found = []
-    if "onnxruntime-gpu" not in packages:
+    if not {"onnxruntime-gpu", "cuda-bindings"} <= packages.keys():
         found.append(f"To use the GPU with ONNX Runtime: pip install 'ifkd[{GPU_EXTRAS[cuda]}]', which fits {driver}.")
     if not distributions_of("tensorrt", packages) and release_of(gpu["compute_capability"]) >= MIN_CAPABILITY:
         source = "from NVIDIA's own package index"

@@ -1,4 +1,4 @@
-"""CUDA streams, events, memory and graphs, as the TensorRT engine uses them; a failed call raises `EngineError`."""
+"""CUDA streams, events, memory and graphs, as the engines on a GPU use them; a failed call raises `EngineError`."""
 
 import contextlib
 import ctypes
@@ -17,11 +17,18 @@ logger = logging.getLogger(__name__)
 
 
 class Cuda:
-    """A small interface to the CUDA runtime. Each created object is freed by the exit stack `owner`."""
+    """A small interface to the CUDA runtime. Each created object is freed by the exit stack `owner`.
 
-    def __init__(self, owner: contextlib.ExitStack) -> None:
+    `need` and `extras` are for the error without cuda-bindings: what needs it, and what installs it.
+    """
+
+    def __init__(self, owner: contextlib.ExitStack, *, need: str, extras: tuple[str, ...]) -> None:
         self._owner = owner
-        self._runtime: tensorrt_api.CudaRuntime = tensorrt_api.load_cuda("The backend tensorrt")
+        self._runtime: tensorrt_api.CudaRuntime = tensorrt_api.load_cuda(need, extras)
+
+    def sleep_while_waiting(self) -> None:
+        """Let all threads of this process sleep while they wait for the GPU, also inside other libraries."""
+        self._call(self._runtime.cudaSetDeviceFlags, self._runtime.cudaDeviceScheduleBlockingSync)
 
     def stream(self) -> int:
         """Return a stream that does not wait for the default stream."""
@@ -124,7 +131,10 @@ class Cuda:
     def _call(self, function: tensorrt_api.CudaFunction, *arguments: Any) -> tuple[Any, ...]:
         status, *values = function(*arguments)
         if status != self._runtime.cudaError_t.cudaSuccess:
-            hint = "Free GPU memory; nvidia-smi lists its users."
+            is_full = status == self._runtime.cudaError_t.cudaErrorMemoryAllocation
+            hint = (
+                "Free memory; nvidia-smi lists the GPU's users." if is_full else "`ifkd doctor` lists what works here."
+            )
             raise EngineError(f"{function.__name__} failed ({status.name})", hint=hint)
         return tuple(values)
 

@@ -2,7 +2,7 @@
 
 Inputs and outputs are bound to memory of the computing device (I/O binding), so that a call allocates nothing and every
 copy is explicit. Each tile shape has a set of bound memory, and a second one for `infer_each`, which uploads a batch
-while the GPU computes the batch before it.
+while the GPU computes the batch before it. Tiles and outputs are copied from and to pinned memory of the host.
 
 With the CUDA provider and a file for one tile size, each set is recorded as a CUDA graph in its first run. ONNX Runtime
 keeps graphs per thread, so one thread runs the session. No other thread may use the GPU during a recording.
@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from deploy.engines.engine import OUTPUT_DTYPES, Backend, Engine, EngineInfo, InferenceTiming
+from deploy.engines.pinned_copies import PinnedCopies, PinnedSlot
 from export.bundle.bundle import Bundle
 from export.bundle.manifest import Manifest, Precision
 from export.precision.ort_session import CPU_PROVIDER, import_onnxruntime, open_session
@@ -65,6 +66,17 @@ class _IoBinding:
     in_use: bool = False
 
 
+@dataclass(slots=True, eq=False)
+class _Batch:
+    """A batch in flight."""
+
+    bound: _IoBinding
+    size: int
+    slot: PinnedSlot | None = None
+    run: "Future[tuple[float, float]] | None" = None
+    """Times of upload and run, milliseconds; None, as `slot`, on the CPU, where the run has ended."""
+
+
 class OnnxRuntimeEngine(Engine):
     """ONNX Runtime with one of its execution providers.
 
@@ -88,8 +100,8 @@ class OnnxRuntimeEngine(Engine):
 
         Raises:
             BundleError: The file is missing, its digest differs, or its tensors differ from the manifest.
-            EngineError: ONNX Runtime cannot load the file, or has no such provider.
-            MissingExtraError: ONNX Runtime is not installed.
+            EngineError: ONNX Runtime cannot load the file, or has no such provider, or there is no GPU.
+            MissingExtraError: ONNX Runtime is not installed, or cuda-bindings for a GPU.
         """
         self._on_gpu = backend != "onnxruntime"
         self._ort = import_onnxruntime(need=f"The backend {backend}", gpu=self._on_gpu)
@@ -110,7 +122,12 @@ class OnnxRuntimeEngine(Engine):
         cache = self._engine_cache() if backend == "onnxruntime-tensorrt" else None
         providers = provider_options(PROVIDERS[backend], manifest, precision=precision, cache=cache)
         self._uses_graphs = graphs and backend == "onnxruntime-cuda" and manifest.input.tile_sides_px is None
-        self._start(partial(open_session, bundle.file(name), threads=count, spin=True), providers)
+        self._copies = PinnedCopies(self.info) if self._on_gpu else None
+        try:
+            self._start(partial(open_session, bundle.file(name), threads=count, spin=True), providers)
+        except BaseException:
+            self.close()
+            raise
 
     def _engine_cache(self) -> Path | None:
         """Return the folder where the TensorRT provider stores the engines of this file; None if it is not writable."""
@@ -152,71 +169,81 @@ class OnnxRuntimeEngine(Engine):
         self._check_signature(self._input, signature)
 
     def _run(self, tiles: Array) -> Candidates:
-        bound, upload_s, run = self._submit(tiles)
-        return self._fetch(bound, upload_s, run)
+        return self._fetch(self._submit(tiles))
 
     def _run_each(self, batches: Iterable[Array]) -> Generator[Candidates, None, None]:
         """Yield the candidates of each batch; the next batch is uploaded while a GPU computes the current one."""
         if self._runner is None:
             yield from super()._run_each(batches)
             return
-        pending: list[tuple[_IoBinding, float, Future[float]]] = []
+        pending: list[_Batch] = []
         try:
             for tiles in batches:
                 self._check(tiles)
                 pending.append(self._submit(tiles))
                 if len(pending) == SLOTS:
-                    yield self._fetch(*pending.pop(0))
+                    yield self._fetch(pending.pop(0))
             while pending:
-                yield self._fetch(*pending.pop(0))
+                yield self._fetch(pending.pop(0))
         finally:
-            for bound, _, run in pending:
-                run.exception()  # wait for the GPU
-                bound.in_use = False
+            for batch in pending:
+                self._release(batch)
 
     def close(self) -> None:
         """Drop the session and its memory; a second call does nothing."""
         if self._runner is not None:
             self._runner.shutdown()
+        if self._copies is not None:
+            self._copies.close()
         self._bindings = {}
         self._session = None
 
-    def _submit(self, tiles: Array) -> tuple[_IoBinding, float, "Future[float]"]:
-        """Upload tiles and start their inference; return their memory, the time of the upload, and that of the run."""
+    def _submit(self, tiles: Array) -> _Batch:
+        """Start the inference of tiles; on the CPU, it has ended then."""
         if self._session is None:
             raise self._closed_error()
         bound = self._free_binding(tiles.shape)
-        started = time.perf_counter()
-        bound.tiles.update_inplace(np.ascontiguousarray(tiles))  # blocks until it is done
-        upload_s = time.perf_counter() - started
-        run: Future[float] = Future()
-        if self._runner is None:
-            run.set_result(self._timed_run(bound))
-        else:
-            run = self._runner.submit(self._timed_run, bound)
-            if bound.graph_id is not None and not bound.recorded:
-                run.exception()  # wait until the graph is recorded
-                bound.recorded = True
+        if self._runner is None or self._copies is None:
+            bound.tiles.update_inplace(np.ascontiguousarray(tiles))
+            self._session.run_with_iobinding(bound.binding, bound.options)
+            return _Batch(bound, len(tiles))
+        slot = self._copies.upload(tiles, bound.tiles.data_ptr())
+        run = self._runner.submit(self._timed_run, bound, self._copies, slot)
         bound.in_use = True
-        return bound, upload_s, run
+        if bound.graph_id is not None and not bound.recorded:
+            run.exception()  # wait until the graph is recorded
+            bound.recorded = True
+        return _Batch(bound, len(tiles), slot, run)
 
-    def _timed_run(self, bound: _IoBinding) -> float:
-        """Run the session until the device is done, and return the time in seconds."""
+    def _timed_run(self, bound: _IoBinding, copies: PinnedCopies, slot: PinnedSlot) -> tuple[float, float]:
+        """Run the session until the GPU is done, and return the times of upload and run in milliseconds."""
+        upload_ms = copies.finish_upload(slot)
         started = time.perf_counter()
         self._session.run_with_iobinding(bound.binding, bound.options)
-        return time.perf_counter() - started
+        return upload_ms, 1e3 * (time.perf_counter() - started)
 
-    def _fetch(self, bound: _IoBinding, upload_s: float, run: "Future[float]") -> Candidates:
+    def _fetch(self, batch: _Batch) -> Candidates:
         """Return the output of an inference, and free its memory for another one."""
-        bound.in_use = False
-        run_s = run.result()
-        started = time.perf_counter()
-        # A later call overwrites the bound memory, so the caller gets copies.
-        output = Candidates(*(bound.outputs[name].numpy().copy() for name in self.info.output_shapes()))
-        if self._on_gpu:
-            seconds = (upload_s, run_s, time.perf_counter() - started)
-            self.last_timing = InferenceTiming(*(1e3 * one for one in seconds))
-        return output
+        outputs = batch.bound.outputs
+        if batch.run is None or batch.slot is None or self._copies is None:
+            # A later call overwrites the bound memory, so the caller gets copies.
+            return Candidates(*(outputs[name].numpy().copy() for name in self.info.output_shapes()))
+        try:
+            upload_ms, compute_ms = batch.run.result()
+            started = time.perf_counter()
+            addresses = {name: value.data_ptr() for name, value in outputs.items()}
+            found = self._copies.download(batch.slot, addresses, batch.size)
+        finally:
+            self._release(batch)
+        self.last_timing = InferenceTiming(upload_ms, compute_ms, 1e3 * (time.perf_counter() - started))
+        return Candidates(*found)
+
+    def _release(self, batch: _Batch) -> None:
+        """Wait until the GPU has ended a batch, and free its memory for another one."""
+        if batch.run is not None and batch.slot is not None and self._copies is not None:
+            batch.run.exception()
+            self._copies.release(batch.slot)
+        batch.bound.in_use = False
 
     def _free_binding(self, shape: tuple[int, ...]) -> _IoBinding:
         """Return bound memory that is not in use; that of the shape that was used longest ago is dropped."""

@@ -161,7 +161,7 @@ class TensorRTEngine(Engine):
             self._resources.callback(_drop_references, [settings])
             self._resources.callback(settings.store_kernels)  # after the contexts, which compile kernels, are released
             self._rtx = settings
-        cuda = self._cuda = Cuda(self._resources)
+        cuda = self._cuda = Cuda(self._resources, need="The backend tensorrt", extras=tensorrt_api.TENSORRT_EXTRAS)
         self._upload_stream, self._stream = cuda.stream(), cuda.stream()
         batch = self.info.max_batch
         shapes = self.info.output_shapes(batch)

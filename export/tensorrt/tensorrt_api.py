@@ -116,8 +116,8 @@ def load_tensorrt(builder: Builder) -> tuple[Module, str]:
     return module, version
 
 
-def load_cuda(need: str) -> CudaRuntime:
-    """Return the CUDA runtime's bindings.
+def load_cuda(need: str, extras: tuple[str, ...] = TENSORRT_EXTRAS) -> CudaRuntime:
+    """Return the CUDA runtime's bindings, which `extras` install.
 
     Raises:
         EngineError: cuda-bindings is too old.
@@ -127,7 +127,7 @@ def load_cuda(need: str) -> CudaRuntime:
         from cuda import bindings  # noqa: PLC0415
         from cuda.bindings import runtime  # noqa: PLC0415
     except ImportError as error:
-        raise MissingExtraError("cuda-bindings", extra=TENSORRT_EXTRAS, need=need) from error
+        raise MissingExtraError("cuda-bindings", extra=extras, need=need) from error
     version = str(bindings.__version__)
     if release_of(version, numbers=3) < OLDEST_CUDA_BINDINGS:
         oldest = ".".join(map(str, OLDEST_CUDA_BINDINGS))

@@ -68,6 +68,10 @@ class FakeGpu:
         self.alive.add(name)
         return name
 
+    def _cudaSetDeviceFlags(self, flags: int) -> tuple[()]:
+        assert flags == self._real.cudaDeviceScheduleBlockingSync
+        return ()
+
     def _cudaStreamCreateWithFlags(self, flags: int) -> tuple[int]:
         assert flags == self._real.cudaStreamNonBlocking
         stream = 100 + len(self.streams)

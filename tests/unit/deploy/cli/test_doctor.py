@@ -118,6 +118,13 @@ def test_the_extras_that_fit_the_driver_are_named(driver: str, capability: str, 
         assert any(f"No extra fits the driver {driver}" in line for line in advice)
 
 
+def test_onnxruntime_needs_cuda_bindings_on_a_gpu() -> None:
+    advice = doctor.advice(machine({"onnxruntime-gpu": "1.31.1", "tensorrt": "11.4.0"}, [GPU]))
+    assert any("pip install 'ifkd[gpu]'" in line for line in advice)
+    both = {"onnxruntime-gpu": "1.31.1", "tensorrt": "11.4.0", "cuda-bindings": "13.0.1"}
+    assert not any("ifkd[gpu]" in line for line in doctor.advice(machine(both, [GPU])))
+
+
 def test_an_installed_but_broken_package_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     monkeypatch.setitem(sys.modules, "rasterio", None)

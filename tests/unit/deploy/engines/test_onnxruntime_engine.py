@@ -13,21 +13,35 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
+from fakes.fake_cuda import FakeGpu
 
 import deploy.engines.onnxruntime_engine as backend
 from deploy.engines import open_engine
 from deploy.engines.onnxruntime_engine import OnnxRuntimeEngine
 from export.bundle.bundle import Bundle, open_bundle
+from export.tensorrt import tensorrt_api
 from ifkd.core.errors import EngineError, MissingExtraError
 
 CUDA, TENSORRT, CPU = "CUDAExecutionProvider", "TensorrtExecutionProvider", "CPUExecutionProvider"
+
+
+class RecordingGpu(FakeGpu):
+    """A fake GPU that is not called while a graph is recorded, as CUDA may fail then."""
+
+    def __init__(self, recording: Any) -> None:
+        super().__init__()
+        self.recording_lock = recording
+
+    def __getattr__(self, name: str) -> Any:
+        assert name == "recording_lock" or not self.recording_lock.locked()
+        return super().__getattr__(name)
 
 
 class GpuRuntime(types.ModuleType):
     """The real ONNX Runtime, whose CPU plays the GPU: it notes what it is asked for, and enforces the rules of CUDA.
 
     A graph is recorded in its first run, by the thread that replays it, with the memory of that run, and while no other
-    thread uses the GPU. `during_run` is called in each run.
+    thread uses the GPU. `during_run` is called in each run. Copies are those of `FakeGpu`, which runs them late.
     """
 
     def __init__(
@@ -44,13 +58,13 @@ class GpuRuntime(types.ModuleType):
         self.providers: list[tuple[str, dict[str, str]]] = []
         self.options: Any = None
         self.devices: list[str] = []
-        self.uploads = 0
         self.runs: list[str | None] = []
         """Graph of each run."""
         self.released: list[int] = []
         self.during_run: Callable[[int], None] = lambda _: None
         recording = threading.Lock()
         outer = self
+        self.gpu = RecordingGpu(recording)
 
         class OrtValue(onnxruntime.OrtValue):
             @classmethod
@@ -60,11 +74,6 @@ class GpuRuntime(types.ModuleType):
                 outer.devices.append(device)
                 value = onnxruntime.OrtValue.ortvalue_from_shape_and_type(shape, element_type, "cpu", 0)
                 return cls(value._ortvalue)
-
-            def update_inplace(self, data: Any) -> None:
-                assert not recording.locked(), "CUDA fails if memory is copied while a graph is recorded"
-                outer.uploads += 1
-                super().update_inplace(data)
 
         class Session(onnxruntime.InferenceSession):
             graphs: dict[str, tuple[Any, int]]
@@ -128,6 +137,8 @@ def installed(
     """Install a runtime, and TensorRT as a module that loads its library, or as a library of the system."""
     runtime = GpuRuntime(folder, **values)
     monkeypatch.setitem(sys.modules, "onnxruntime", runtime)
+    monkeypatch.setattr(tensorrt_api, "load_cuda", lambda *_: runtime.gpu)
+    monkeypatch.setattr(tensorrt_api, "native_handle", int)
     loaded = {on_system}
     module = folder / "modules" / "tensorrt.py"
     module.parent.mkdir()
@@ -171,9 +182,13 @@ def test_a_gpus_provider_uses_memory_of_its_device_and_reports_its_timing(
         for _ in range(2):
             np.testing.assert_array_equal(engine.infer(tiles).scores, expected.scores)
         assert engine.last_timing is not None
-        assert engine.last_timing.compute_ms > max(engine.last_timing.upload_ms, engine.last_timing.download_ms) > 0
+        assert engine.last_timing.upload_ms == 1.0  # the fake counts copies
+        assert engine.last_timing.compute_ms > engine.last_timing.download_ms > 0
     assert capsys.readouterr().out == "", "the standard output is for results"
     assert runtime.devices == ["cuda"] * 4, "one set of memory for a batch size, made once"
+    assert runtime.gpu.calls.count("cudaMallocHost") == 4, "pinned memory for the tiles and each output, made once"
+    assert runtime.gpu.calls[0] == "cudaSetDeviceFlags"
+    assert (runtime.gpu.memory, runtime.gpu.alive) == ({}, set())
     assert next(name for name, _ in runtime.providers) == first
     assert runtime.providers[-1] == (CPU, {})
     options = dict(runtime.providers)
@@ -197,14 +212,17 @@ def test_a_batch_is_uploaded_while_the_gpu_computes_the_one_before_it(
             # The first run of a graph records it, and nothing may be uploaded then.
             if run - before in range(2, len(batches) - 1):
                 with uploaded:
-                    assert uploaded.wait_for(lambda: runtime.uploads > run + 1, timeout=20), f"run {run} was alone"
+                    assert uploaded.wait_for(lambda: uploads > run + 1, timeout=20), f"run {run} was alone"
 
-        def upload(value: Any, data: Any, original: Any = runtime.OrtValue.update_inplace) -> None:
-            original(value, data)
+        def copy(target: int, source: int, size: int, kind: Any, stream: int) -> tuple[()]:
+            nonlocal uploads
             with uploaded:
+                uploads += kind == runtime.gpu.cudaMemcpyKind.cudaMemcpyHostToDevice
                 uploaded.notify_all()
+            return original(target, source, size, kind, stream)
 
-        monkeypatch.setattr(runtime.OrtValue, "update_inplace", upload)
+        uploads, original = before, runtime.gpu._cudaMemcpyAsync
+        monkeypatch.setattr(runtime.gpu, "_cudaMemcpyAsync", copy)
         runtime.during_run = wait_for_next_upload
         found = list(engine.infer_each(iter(batches)))
     for one, other in zip(found, expected, strict=True):
@@ -335,6 +353,7 @@ def test_its_tensorrt_is_refused_with_the_reason_where_versions_do_not_agree(
     with pytest.raises(EngineError, match=message):
         open_engine(open_bundle(whole_bundle), backend="onnxruntime-tensorrt")
     assert bool(runtime.providers) == ("starts" in values), "nothing is loaded by a provider that cannot work"
+    assert (runtime.gpu.memory, runtime.gpu.alive) == ({}, set())
 
 
 @pytest.mark.parametrize("values", [{"tensorrt": "10.14.1"}, {"tensorrt": None, "on_system": "libnvinfer.so.10"}])
@@ -359,3 +378,28 @@ def test_without_any_onnxruntime_the_extra_is_that_of_the_backend(
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'ifkd\[gpu\]'"):
         open_engine(bundle_copy, backend="onnxruntime-cuda")
+
+
+def test_without_cuda_bindings_the_extras_are_those_of_onnxruntime(
+    whole_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = tensorrt_api.load_cuda
+    installed(monkeypatch, tmp_path)
+    monkeypatch.setattr(tensorrt_api, "load_cuda", load)
+    monkeypatch.setitem(sys.modules, "cuda", None)
+    with pytest.raises(
+        MissingExtraError, match=r"backend onnxruntime-cuda needs .*cuda-bindings.*'ifkd\[gpu\]'.*gpu-cu12"
+    ):
+        open_engine(open_bundle(whole_bundle), backend="onnxruntime-cuda")
+
+
+def test_a_full_host_is_an_engine_error_and_what_was_taken_is_given_back(
+    whole_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = installed(monkeypatch, tmp_path)
+    runtime.gpu.failing = "cudaMallocHost"
+    with pytest.raises(EngineError, match=r"cudaMallocHost failed \(cudaErrorUnknown\)"):
+        open_engine(open_bundle(whole_bundle), backend="onnxruntime-tensorrt").infer(noise(1))
+    runtime.gpu.failing = "cudaEventCreateWithFlags"
+    with pytest.raises(EngineError, match="cudaEventCreateWithFlags failed"):
+        open_engine(open_bundle(whole_bundle), backend="onnxruntime-cuda")

@@ -40,7 +40,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, stand_in: StandIn) -> FakeGpu:
     """A machine with a fake GPU on which the stand-in runs."""
     gpu = FakeGpu()
     stand_in.reset(gpu)
-    monkeypatch.setattr(tensorrt_api, "load_cuda", lambda _need: gpu)
+    monkeypatch.setattr(tensorrt_api, "load_cuda", lambda *_: gpu)
     monkeypatch.setattr(tensorrt_api, "native_handle", int)
     monkeypatch.setattr(backend, "gpu_of_this_machine", lambda: H100)
     return gpu
@@ -334,6 +334,6 @@ def test_a_driver_that_is_too_old_is_reported_with_both_versions(monkeypatch: py
         cudaRuntimeGetVersion=lambda: ("yes", 13050),
         cudaGetDeviceProperties=lambda _: ("no", None),
     )
-    monkeypatch.setattr(tensorrt_api, "load_cuda", lambda _need: cuda)
+    monkeypatch.setattr(tensorrt_api, "load_cuda", lambda *_: cuda)
     with pytest.raises(EngineError, match=r"got a driver for CUDA 12\.4, expected one for CUDA 13\.5"):
         tensorrt_api.gpu_of_this_machine()

@@ -310,7 +310,7 @@ def test_an_engine_that_was_built_runs(tensorrt: StandIn, bundle_copy: Bundle, m
     gpu = FakeGpu()
     tensorrt.reset(gpu)
     tensorrt.layers = HALF
-    monkeypatch.setattr(tensorrt_api, "load_cuda", lambda _need: gpu)
+    monkeypatch.setattr(tensorrt_api, "load_cuda", lambda *_: gpu)
     monkeypatch.setattr(tensorrt_api, "native_handle", int)
     monkeypatch.setattr(tensorrt_engine, "gpu_of_this_machine", build.gpu_of_this_machine)
     bundle, _, _ = add_engine(bundle_copy, builder="tensorrt", precision="fp16", options=BuildOptions(opt_batch=(1, 4)))
