@@ -16,7 +16,7 @@ from ifkd.data.synthetic.scene import check_crs, paint_block, scene_blocks, scen
 from ifkd.data.synthetic.tiles import tile_places, write_place
 
 RECORD = "synthetic.json"
-GENERATOR_VERSION = 3  # Increases whenever the same configuration gives other pixels or labels
+GENERATOR_VERSION = 4  # Increases whenever the same configuration gives other pixels or labels
 
 
 def make_dataset(

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Literal
 
 import numpy as np
@@ -111,7 +112,14 @@ def build_ship(
 
 def hull_points(category: Hull, length_m: float, beam_m: float, *, inset_m: float = 0.0) -> Array:
     """Return the outline of a hull, or of a line inside it, as (u, v) [n, 2] from amidships to bow and starboard."""
-    design = DESIGNS[category]
-    sides = np.concatenate([np.array(design.starboard), np.array(design.port)[::-1] * np.array([1, -1])])
-    u, v = (sides[:, 0] - 0.5) * (length_m - 2 * inset_m), sides[:, 1] * beam_m / 2
+    station, half_breadth = _sides(category)
+    u, v = (station - 0.5) * (length_m - 2 * inset_m), half_breadth * beam_m / 2
     return np.stack([u, np.sign(v) * np.maximum(np.abs(v) - inset_m, 0.0)], axis=1)
+
+
+@cache
+def _sides(category: Hull) -> tuple[Array, Array]:
+    """Return the stations of a hull's outline, and the half-breadths there, starboard positive. [n] each."""
+    design = DESIGNS[category]
+    station, half_breadth = np.concatenate([design.starboard, np.array(design.port)[::-1] * np.array([1, -1])]).T
+    return station, half_breadth

@@ -1,7 +1,6 @@
 """Everything that is in one imaginary place: buildings, piers, and ships, never on land nor on each other."""
 
 import math
-from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +12,7 @@ from ifkd.data.synthetic.geometry import Frame
 from ifkd.data.synthetic.optical.drawing import Sketch
 from ifkd.data.synthetic.optical.harbor import HOUSES, Berth, make_harbor
 from ifkd.data.synthetic.optical.scenery import Weather, make_weather
-from ifkd.data.synthetic.optical.ships import Ship, build_ship
+from ifkd.data.synthetic.optical.ships import Hull, Ship, build_ship
 from ifkd.data.synthetic.optical.terrain import APRON_M, Terrain, make_terrain
 
 SHIPS_PER_HARBOR = 11
@@ -22,6 +21,7 @@ DRY = 0.10  # Terrain height above which there are buildings
 OPEN_WATER, AFLOAT = -0.18, -0.01  # Terrain heights below which groups of ships are placed, and a ship floats
 EDGE_M = 12.0  # Least distance of ships from the edge of the world
 CLEARANCE_M = 18.0  # Least distance of ships at sea from each other
+MAX_MISFITS = 250  # Ships in a row without room on open water, after which no more are tried
 TRIES = 30  # Places that are tried for a group of ships
 
 
@@ -79,6 +79,7 @@ class _Fleet:
         self.boats: list[Ship] = []
         self._config, self._terrain, self._size_m, self._rng = config, terrain, size_m, rng
         self._hulls: list[shapely.Polygon] = []
+        self._counts: dict[Hull, int] = dict.fromkeys(config.classes, 0)
 
     def moor(self, berths: list[Berth], number: int) -> None:
         """Moor up to `number` ships along berths."""
@@ -110,21 +111,22 @@ class _Fleet:
                 return
 
     def put_to_sea(self, number: int) -> None:
-        """Place `number` ships on open water in loose groups, some under way."""
-        aim, rng = len(self.ships) + number, self._rng
+        """Place up to `number` ships on open water in loose groups, some under way, until the water is crowded."""
+        aim, rng, misfits = len(self.ships) + number, self._rng, 0
         starts = rng.uniform(0.0, 1.0, (60 + 12 * number, 2)) * np.array(self._size_m)
         for y, x in starts[self._terrain.at(starts[:, 0], starts[:, 1]) < OPEN_WATER].tolist():
             middle, under_way = Frame(x, y, rng.uniform(0, 2 * math.pi)), rng.random() < self._config.under_way_fraction
             wanted = min(len(self.ships) + int(rng.integers(2, 8)), aim)
-            if len(self.ships) == aim:
+            if len(self.ships) == aim or misfits > MAX_MISFITS:
                 break
             places = middle.to_world(rng.normal(0.0, 150.0, (TRIES, 2)))
             for at_x, at_y in places[self._has_room(places, clearance_m=CLEARANCE_M)].tolist():
                 if len(self.ships) < wanted and (ship := self._next_ship()):
                     frame = Frame(at_x, at_y, middle.angle + rng.normal(0.0, 0.2) + math.pi * (rng.random() < 0.3))
                     ship = ship.at(frame, speed=rng.uniform(0.25, 1.0) if under_way else 0.0)
-                    if not self._terrain.in_harbor(*ship.outline.T).any():
-                        self._place(ship, self.ships, clearance_m=CLEARANCE_M)
+                    outside = not self._terrain.in_harbor(*ship.outline.T).any()
+                    fits = outside and self._place(ship, self.ships, clearance_m=CLEARANCE_M)
+                    misfits = 0 if fits else misfits + 1
 
     def add_boats(self, number: int) -> None:
         """Place up to `number` boats anywhere on the water, some under way."""
@@ -136,8 +138,8 @@ class _Fleet:
 
     def _next_ship(self, longest_m: float = math.inf) -> Ship | None:
         """Return a ship that fits; classes that are rare so far are likelier."""
-        classes, counts = self._config.classes, Counter(ship.category for ship in self.ships)
-        odds = (1.0 + np.array([counts[category] for category in classes])) ** -2.0
+        classes = self._config.classes
+        odds = (1.0 + np.array([self._counts[category] for category in classes])) ** -2.0
         for index in self._rng.choice(len(classes), size=len(classes), replace=False, p=odds / odds.sum()):
             ship = build_ship(classes[index], self._rng, similarity=self._config.similarity, longest_m=longest_m)
             if ship is not None:
@@ -163,4 +165,6 @@ class _Fleet:
         if fits := fits and bool((self._terrain.at(y, x) < AFLOAT).all()):
             placed.append(ship)
             self._hulls.append(hull)
+            if placed is self.ships:
+                self._counts[ship.category] += 1
         return fits
