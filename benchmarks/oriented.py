@@ -4,7 +4,8 @@
 
 Checkpoints are given in pairs of equal cost: the first oriented one belongs to the first upright one. A ship is close
 if the gap between its outline and that of another is below half of its length; with --least-turn-deg 22.5, only ships
-that are so far from both axes of the image count. A detector has found a ship by one of three measures; in each, a
+that are so far from both axes of the image count. With --only NAME, the objects and detections of other classes do
+not exist. A detector has found a ship by one of three measures; in each, a
 detection counts once, by falling score:
 
 - oriented: IoU of oriented boxes of at least 0.5. An upright detection is the rectangle that it is.
@@ -21,7 +22,7 @@ import argparse
 import itertools
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -118,13 +119,14 @@ def main() -> None:
     parser.add_argument("--upright", type=Path, nargs="+", required=True, metavar="CHECKPOINT")
     parser.add_argument("--precision", type=float, nargs="+", default=[0.9, 0.8])
     parser.add_argument("--least-turn-deg", type=float, default=0.0, metavar="D")
+    parser.add_argument("--only", metavar="CLASS", help="the class of the ships, where there are others (default: all)")
     parser.add_argument("--per-place", type=int, default=5, help="images of a place of generated data (default: 5)")
     arguments = parser.parse_args()
     settings = Settings(arguments.precision, arguments.per_place, arguments.least_turn_deg)
     outcomes: dict[tuple[Rule, str], list[dict[Measure, Outcome]]] = defaultdict(list)
     for kind, paths in (("oriented", arguments.oriented), ("upright", arguments.upright)):
         for path in paths:
-            candidate = read_candidate(path, arguments.overrides)
+            candidate = read_candidate(path, arguments.overrides, arguments.only)
             for rule, value in choose_thresholds(candidate, settings).items():
                 print(f"{path}: suppression {value:g}, the best by {rule} on the validation split")
                 outcomes[rule, kind].append(report(candidate, value, settings))
@@ -135,8 +137,8 @@ def main() -> None:
         print(f"oriented - upright, suppression by {rule}; {measure}, precision {precision:g}: {words}")
 
 
-def read_candidate(path: Path, overrides: Sequence[str]) -> Candidate:
-    """Return a checkpoint's detections on the validation and test split, before non-maximum suppression."""
+def read_candidate(path: Path, overrides: Sequence[str], only: str | None) -> Candidate:
+    """Return a checkpoint's detections, of one class or of all, on the validation and test split before suppression."""
     checkpoint = load_checkpoint(path)
     recipe: Recipe = locate_data(checkpoint.meta.recipe, overrides)
     detector = build_from(checkpoint).to(best_device()).eval()
@@ -145,7 +147,25 @@ def read_candidate(path: Path, overrides: Sequence[str]) -> Candidate:
     everything = recipe.postprocess.model_copy(update={"iou_threshold": 1.0, "max_detections": 10_000})
     unfiltered = recipe.model_copy(update={"postprocess": everything})
     found = {name: dict(predict(detector, data, unfiltered)) for name, data in splits.items()}
+    if only is not None:
+        label = splits["test"].classes.index(only)
+        splits = {name: of_class(data, label) for name, data in splits.items()}
+        found = {
+            name: {key: one.select(one.labels == label) for key, one in of_split.items()}
+            for name, of_split in found.items()
+        }
     return Candidate(str(path), checkpoint.meta.detector.oriented, splits["validation"], splits["test"], found, limit)
+
+
+def of_class(dataset: CocoDataset, label: int) -> CocoDataset:
+    """Return a data set with the objects of one class."""
+    images = []
+    for image in dataset.images:
+        kept = image.labels == label
+        oriented = None if image.oriented is None else image.oriented[kept]
+        rows = {"boxes": image.boxes[kept], "labels": image.labels[kept], "ignore": image.ignore[kept]}
+        images.append(replace(image, **rows, oriented=oriented))
+    return replace(dataset, images=tuple(images))
 
 
 def choose_thresholds(candidate: Candidate, settings: Settings) -> dict[Rule, float]:
