@@ -167,10 +167,20 @@ class Scene:
     @property
     def caches_a_row_of_blocks(self) -> bool:
         """True for a tiled file with a row of blocks that fits into GDAL's cache."""
-        raster = self._raster
-        pixels = raster.block_rows * raster.size[1]
-        row_bytes = pixels * max(3, len(raster.bands)) * np.dtype(raster.dtype).itemsize
-        return raster.block_columns < raster.size[1] and row_bytes <= CACHE_BYTES * 7 // 8
+        return self.block_columns < self.size[1] and self._fits_into_cache(self.block_rows)
+
+    def decode_once(self) -> None:
+        """Decode a file of whole rows from top to bottom, if GDAL's cache keeps it.
+
+        JPEG and PNG cannot be read from the middle: rows that are read out of order are decoded again and again.
+        """
+        if self.block_columns == self.size[1] and self._fits_into_cache(self.size[0]):
+            with suppress(SceneError):  # reading the tiles reports it
+                self.read(Window(0, 0, self.size[0], 1))
+
+    def _fits_into_cache(self, rows: int) -> bool:
+        row_bytes = self.size[1] * max(3, len(self._raster.bands)) * np.dtype(self._raster.dtype).itemsize
+        return rows * row_bytes <= CACHE_BYTES * 7 // 8
 
     def read(self, window: Window) -> Patch:
         """Return a window, padded beyond the scene's border.

@@ -26,6 +26,7 @@ def screen_bands(
     network: Objectness, scene: Scene, layout: ScreenLayout, bands: Iterable[int], *, put: Callable[[BandScores], None]
 ) -> None:
     """Screen bands of a scene, one after the other; `put` receives the scores of each."""
+    scene.decode_once()
     with DecimatedScene(scene, layout.factor) as decimated, ThreadPoolExecutor(1, "screen-reader") as reader:
         for band in bands:
             put(layout.tile_scores(band, _cells(network, decimated, layout, band, reader)))

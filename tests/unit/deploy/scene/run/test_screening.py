@@ -1,9 +1,11 @@
 """What is screened, skipped and searched: areas of interest, parts without data, journals, and when a screen is off."""
 
 import numpy as np
+import psutil
 import pytest
 from fakes.fake_scene import CountingEngine, FailingEngine, FakeEngineError, sea, write_tif
 from fakes.fake_screen import BrightnessScreen
+from PIL import Image
 from shapely.geometry import box, mapping
 
 from deploy.scene.merge.merge import MergeSettings
@@ -96,6 +98,20 @@ def test_a_screen_that_lets_almost_all_pass_switches_itself_off_after_its_first_
         assert result.screening.record.skipped == 0
         np.testing.assert_array_equal(result.detections.boxes, full.detections.boxes)
     assert "off" in results[0].screening.record.summary()
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_a_picture_is_decoded_once_for_the_screen_and_the_search(tmp_path, suffix):
+    """Counted in bytes that this process reads: a picture decoded twice is read twice."""
+    pixels = np.random.default_rng(0).integers(0, 256, (600, 500, 3), np.uint8)
+    path = tmp_path / f"s.{suffix}"
+    Image.fromarray(pixels).save(path)
+    with Scene(path) as scene:
+        opened = psutil.Process().io_counters().read_chars
+        result, _ = search(scene, rules(auto=True))
+        fetched = psutil.Process().io_counters().read_chars - opened
+    assert not result.screening.record.is_on
+    assert fetched < 1.15 * path.stat().st_size
 
 
 def test_the_first_bands_decide_for_a_tall_scene(monkeypatch):
