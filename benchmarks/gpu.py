@@ -6,6 +6,8 @@
 Each section has a share of the time, and what it does not need goes to the next ones. The results are written after
 each cell, so that an interruption loses one cell at most; a cell that fails or has no time left states the reason.
 
+- `stand-in`: the TensorRT engine by TensorRT's bindings, with a stand-in for its libraries where they are missing: with
+  graphs and without, in turns; overlapped batches; many random shapes; every result is checked
 - `latency`: ONNX Runtime's CUDA provider in FP32 and FP16, for batches of 1, 4 and 16, in turns: as the engine opens
   it, without CUDA graphs, and with the provider's default options
 - `pipeline`: tiles per second of `infer_each`, which uploads a batch during the one before, and of `infer`
@@ -31,11 +33,12 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import SkipTest
 
 import numpy as np
-import psutil
-from gpu_busy import BusyShare
+from gpu_busy import BusyShare, memory_mb
 from gpu_data import write_scene, write_tiles
+from gpu_stand_in import cells as stand_in
 from gpu_topk import best_class_first, one_axis, random_scores
 
 from deploy.bench.latency import TimingConfig, sample_spread, timed_engine
@@ -51,14 +54,15 @@ from ifkd.core.files import write_json
 from ifkd.core.timing import TimedCall, time_in_turns
 
 SHARES = {
+    "stand-in": 0.1,
     "latency": 0.25,
-    "pipeline": 0.1,
+    "pipeline": 0.05,
     "topk": 0.05,
     "parity": 0.1,
     "scene": 0.1,
     "tensorrt": 0.15,
     "training": 0.15,
-    "shapes": 0.1,
+    "shapes": 0.05,
 }
 """Section -> its share of the time, the most important one first."""
 BATCHES = (1, 4, 16)
@@ -83,6 +87,8 @@ class Run:
             self.timing = TimingConfig(warmup_s=1e-9, warmup_runs=1, min_s=1e-9, min_samples=3, rounds=3)
         self._given: dict[str, Path | None] = {"data": arguments.data, "scene": arguments.scene}
         self._generated = tempfile.TemporaryDirectory(prefix="ifkd-gpu-")
+        self.folder = Path(self._generated.name)
+        self.stand_in: Path = arguments.stand_in or self.folder / "stand-in"
         self._out: Path = arguments.out
         self._end = time.monotonic() + 60 * arguments.minutes
         self._section_end = self._end
@@ -104,7 +110,7 @@ class Run:
         """COCO file of labeled tiles, generated if none was given."""
         if self._given["data"] is None:
             count = {"count": 2} if self.smoke else {}
-            self._given["data"] = write_tiles(Path(self._generated.name), self.bundle.manifest, **count)
+            self._given["data"] = write_tiles(self.folder, self.bundle.manifest, **count)
         return self._given["data"]
 
     @property
@@ -112,7 +118,7 @@ class Run:
         """Raster, generated if none was given."""
         if self._given["scene"] is None:
             tiles = {"tiles": 2} if self.smoke else {}
-            path = Path(self._generated.name) / "scene.tif"
+            path = self.folder / "scene.tif"
             self._given["scene"] = write_scene(path, self.bundle.manifest, **tiles)
         return self._given["scene"]
 
@@ -138,6 +144,8 @@ class Run:
             else:
                 try:
                     cells[cell] = {"result": work(), "seconds": round(time.monotonic() - started, 3)}
+                except SkipTest as error:
+                    cells[cell] = {"skipped": str(error)}
                 except Exception as error:  # noqa: BLE001 - the next cell may work
                     cells[cell] = {"failed": f"{type(error).__name__}: {error}"}
             print(f"{name}, {cell}: {' '.join(key for key in cells[cell] if key != 'seconds')}")
@@ -352,17 +360,6 @@ def tiles_of(engine: Engine, count: int) -> Array:
     return np.random.default_rng(0).integers(0, 256, (count, 3, *engine.info.tile_px), np.uint8)
 
 
-def memory_mb() -> dict[str, float]:
-    """Return the resident memory of this process and, with NVML, the memory in use on the first GPU, 10^6 bytes."""
-    found = {"host": psutil.Process().memory_info().rss / 1e6}
-    with contextlib.suppress(Exception):  # without NVML, only the host is known
-        import pynvml  # noqa: PLC0415
-
-        pynvml.nvmlInit()
-        found["gpu"] = pynvml.nvmlDeviceGetMemoryInfo(pynvml.nvmlDeviceGetHandleByIndex(0)).used / 1e6
-    return found
-
-
 def main() -> int:
     """Run all sections; the exit code is 1 if a cell failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -371,11 +368,12 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("gpu.json"), help="results (default: gpu.json)")
     parser.add_argument("--data", type=Path, help="COCO json for `ifkd parity`")
     parser.add_argument("--scene", type=Path, help="scene for `ifkd detect`")
+    parser.add_argument("--stand-in", type=Path, help="libraries of the stand-in, built there unless the folder exists")
     parser.add_argument("--smoke", action="store_true", help="run a little of everything on the CPU")
     run = Run(parser.parse_args())
     with contextlib.closing(run):
         for name, measure in zip(
-            SHARES, (latency, pipeline, topk, parity, scene, tensorrt, training, shapes), strict=True
+            SHARES, (stand_in, latency, pipeline, topk, parity, scene, tensorrt, training, shapes), strict=True
         ):
             run.section(name, measure)
     cells = [one for section in run.results["sections"].values() for one in section.values()]

@@ -1,9 +1,11 @@
-"""Share of the time in which a GPU is busy, for benchmarks/gpu.py."""
+"""Share of the time in which a GPU is busy, and memory in use, for benchmarks/gpu.py."""
 
+import contextlib
 import threading
 from typing import Any, Self
 
 import numpy as np
+import psutil
 
 from deploy.bench.system_monitor import load_nvml
 
@@ -43,3 +45,14 @@ class BusyShare:
         while self._nvml is not None and not self._stopped.wait(POLL_S):
             handle = self._nvml.nvmlDeviceGetHandleByIndex(0)
             self._percent.append(int(self._nvml.nvmlDeviceGetUtilizationRates(handle).gpu))
+
+
+def memory_mb() -> dict[str, float]:
+    """Return the resident memory of this process and, with NVML, the memory in use on the first GPU, 10^6 bytes."""
+    found = {"host": psutil.Process().memory_info().rss / 1e6}
+    with contextlib.suppress(Exception):  # without NVML, only the host is known
+        import pynvml  # noqa: PLC0415
+
+        pynvml.nvmlInit()
+        found["gpu"] = pynvml.nvmlDeviceGetMemoryInfo(pynvml.nvmlDeviceGetHandleByIndex(0)).used / 1e6
+    return found

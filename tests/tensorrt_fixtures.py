@@ -12,12 +12,20 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="session")
-def loaded_stand_in(make_once: Callable[[str, Callable[[Path], object]], Path]) -> "StandIn":
-    """The stand-in, loaded once for a process."""
-    from fakes.tensorrt_stand_in import StandIn, build_libraries, installed_major
+def stand_in_libraries(make_once: Callable[[str, Callable[[Path], object]], Path]) -> Path:
+    """The folder of the stand-in's libraries; a process loads no others."""
+    from fakes.tensorrt_stand_in import build_libraries, installed_major
 
     major = installed_major()
-    return StandIn(make_once(f"tensorrt{major}", lambda folder: build_libraries(folder, major)))
+    return make_once(f"tensorrt{major}", lambda folder: build_libraries(folder, major))
+
+
+@pytest.fixture(scope="session")
+def loaded_stand_in(stand_in_libraries: Path) -> "StandIn":
+    """The stand-in, loaded once for a process."""
+    from fakes.tensorrt_stand_in import StandIn
+
+    return StandIn(stand_in_libraries)
 
 
 @pytest.fixture

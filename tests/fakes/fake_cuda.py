@@ -6,18 +6,21 @@ an engine that lets two streams run without an order between them reads old data
 """
 
 import ctypes
+import importlib
 import inspect
 from collections.abc import Callable
 from typing import Any
-
-import pytest
+from unittest import SkipTest
 
 
 class FakeGpu:
     """Fake of `cuda.bindings.runtime`, with its types and signatures; the GPU's memory is memory of the host."""
 
     def __init__(self) -> None:
-        self._real = pytest.importorskip("cuda.bindings.runtime", reason="cuda-bindings is not installed")
+        try:
+            self._real: Any = importlib.import_module("cuda.bindings.runtime")
+        except ImportError as error:
+            raise SkipTest("cuda-bindings is not installed") from error
         self.calls: list[str] = []
         self.memory: dict[int, Any] = {}
         self.alive: set[str] = set()
@@ -110,6 +113,20 @@ class FakeGpu:
 
     def _cudaMemcpyAsync(self, target: int, source: int, size: int, kind: int, stream: int) -> tuple[()]:
         self.enqueue(stream, lambda: ctypes.memmove(target, source, size) and None)
+        return ()
+
+    def _cudaMemcpy2DAsync(
+        self, target: int, pitch: int, source: int, source_pitch: int, width: int, height: int, kind: int, stream: int
+    ) -> tuple[()]:
+        def copy() -> None:
+            for row in range(height):
+                ctypes.memmove(target + row * pitch, source + row * source_pitch, width)
+
+        self.enqueue(stream, copy)
+        return ()
+
+    def _cudaMemsetAsync(self, target: int, value: int, size: int, stream: int) -> tuple[()]:
+        self.enqueue(stream, lambda: ctypes.memset(target, value, size) and None)
         return ()
 
     def _cudaEventRecord(self, event: str, stream: int) -> tuple[()]:

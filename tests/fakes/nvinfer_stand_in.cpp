@@ -606,11 +606,21 @@ char const* stand_in_mistakes() {
     return reported.c_str();
 }
 
+void* stand_in_address(void* of_context, char const* tensor) {
+    return static_cast<Context*>(of_context)->addresses.at(tensor);
+}
+
+int64_t stand_in_tile_bytes(void* of_context) {
+    auto const& shape = static_cast<Context*>(of_context)->shape;
+    int64_t bytes = 1;
+    for (int axis = 1; axis < shape.length; ++axis) bytes *= shape.sides[axis];
+    return bytes;
+}
+
 void stand_in_compute(void* of_context) {
     auto& context = *static_cast<Context*>(of_context);
     int64_t const batch = context.shape.sides[0];
-    int64_t tile_bytes = 1;
-    for (int axis = 1; axis < context.shape.length; ++axis) tile_bytes *= context.shape.sides[axis];
+    int64_t const tile_bytes = stand_in_tile_bytes(of_context);
     for (auto const& tensor : context.engine->plan.tensors) {
         if (tensor.is_input) continue;
         int64_t row = 1;

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
+from unittest import SkipTest
 
 import onnx
-import pytest
 
 from fakes.fake_cuda import FakeGpu
 
@@ -36,10 +36,10 @@ TYPES = {
 
 
 def build_libraries(folder: Path, major: int) -> None:
-    """Compile the stand-in for TensorRT 10 or 11 into a new folder; skip the test without a compiler."""
+    """Compile the stand-in for TensorRT 10 or 11 into a new folder; a test is skipped without a compiler."""
     compiler = shutil.which("c++") or shutil.which("g++")
     if compiler is None:
-        pytest.skip("there is no C++ compiler")
+        raise SkipTest("there is no C++ compiler")
     folder.mkdir()
     for name in LIBRARIES:
         library = f"lib{name}.so.{major}"
@@ -49,12 +49,12 @@ def build_libraries(folder: Path, major: int) -> None:
 
 
 def installed_major() -> int:
-    """Return the major version of the bindings; skip the test without them."""
+    """Return the major version of the bindings; a test is skipped without them."""
     folder = os.environ.get(BINDINGS_VARIABLE)
     found = distributions(path=[folder]) if folder else distributions()
     versions = [one.version for one in found if re.fullmatch(r"tensorrt.cu\d+.bindings", one.name)]
     if not versions:
-        pytest.skip("TensorRT's Python bindings are not installed")
+        raise SkipTest("TensorRT's Python bindings are not installed")
     return int(versions[0].partition(".")[0])
 
 
@@ -88,11 +88,14 @@ class StandIn:
         self.module.__version__ = self.version  # type: ignore[attr-defined]
         self._library.stand_in_mistakes.restype = ctypes.c_char_p
         self._library.stand_in_compute.argtypes = [ctypes.c_void_p]
+        self._library.stand_in_address.argtypes = [ctypes.c_void_p, ctypes.c_char_p]
+        self._library.stand_in_address.restype = ctypes.c_void_p
+        self._library.stand_in_tile_bytes.argtypes = [ctypes.c_void_p]
+        self._library.stand_in_tile_bytes.restype = ctypes.c_int64
         describe = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_char_p)(self._describe)
         numbers = [ctypes.c_int64, ctypes.c_int64, ctypes.c_int32, ctypes.c_int64, ctypes.c_bool]
         enqueue = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_void_p, *numbers)(self._enqueue)
         self._callbacks = (describe, enqueue)
-        self._library.stand_in_connect(*self._callbacks)
         self.reset()
 
     def reset(self, gpu: FakeGpu | None = None) -> None:
@@ -100,6 +103,7 @@ class StandIn:
 
         `parser_error` is the reason why ONNX files are refused, `layers` what the inspector of built engines tells.
         """
+        self._library.stand_in_connect(*self._callbacks)  # in place of another object's
         self.gpu, self.parser_error, self.layers = gpu, "", "{}"
         self._contexts: dict[int, Context] = {}
         self.refuse("")
@@ -123,6 +127,14 @@ class StandIn:
     def mistakes(self) -> list[str]:
         """Wrong uses of the libraries since the last call."""
         return self._library.stand_in_mistakes().decode().splitlines()
+
+    def address(self, context: int, tensor: str) -> int:
+        """Return the address of a tensor on the GPU, as an execution context has it."""
+        return int(self._library.stand_in_address(context, tensor.encode()))
+
+    def tile_bytes(self, context: int) -> int:
+        """Return the number of bytes of a tile of an execution context."""
+        return int(self._library.stand_in_tile_bytes(context))
 
     def _describe(self, path: bytes) -> int:
         """Return the address of a plan's lines about the tensors of an ONNX file."""

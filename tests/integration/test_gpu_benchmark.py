@@ -22,11 +22,19 @@ def sections(path: Path) -> dict[str, dict[str, Any]]:
     return dict(json.loads(path.read_text())["sections"])
 
 
-def test_all_cells_are_measured_on_the_cpu(whole_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_cells_are_measured_on_the_cpu(
+    whole_bundle: Path, stand_in_libraries: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "gpu.json"
-    assert run(monkeypatch, whole_bundle, "--smoke", "--out", out) == 0
+    assert run(monkeypatch, whole_bundle, "--smoke", "--stand-in", stand_in_libraries, "--out", out) == 0
     found = sections(out)
     assert list(found) == list(gpu.SHARES)
+    for cell in found["stand-in"].values():
+        assert cell["result"]["bindings"]
+    assert found["stand-in"]["20 random shapes"]["result"]["batches"] == 20
+    assert {name: len(rates) for name, rates in found["stand-in"]["overlap"]["result"]["tiles_per_s"].items()} == {
+        "infer": 3, "infer_each": 3,
+    }  # fmt: skip
     assert list(found["latency"]) == ["fp32 batch 1", "fp16 batch 1"]
     for cell in found["latency"].values():
         assert set(cell["result"]) == {"engine", "no graphs", "default options"}
@@ -55,7 +63,9 @@ def test_tiles_of_several_sizes_are_among_the_random_shapes(
         return original(engine, tiles)
 
     monkeypatch.setattr(gpu.OnnxRuntimeEngine, "infer", infer)
-    words = argparse.Namespace(bundle=free_bundle, data=None, scene=None, smoke=True, out=tmp_path / "x", minutes=9.0)
+    words = argparse.Namespace(
+        bundle=free_bundle, data=None, scene=None, smoke=True, out=tmp_path / "x", minutes=9.0, stand_in=None
+    )
     with contextlib.closing(gpu.Run(words)) as measured:
         assert gpu.random_shapes(measured)["batches"] == 20
     assert len(seen) > 5
@@ -67,7 +77,7 @@ def test_without_time_each_cell_says_so(whole_bundle: Path, tmp_path: Path, monk
     words = ("--smoke", "--minutes", "0", "--data", "absent.json", "--scene", "absent.tif", "--out", out)
     assert run(monkeypatch, whole_bundle, *words) == 0
     cells = [cell for section in sections(out).values() for cell in section.values()]
-    assert cells == [{"skipped": "no time left"}] * 12
+    assert cells == [{"skipped": "no time left"}] * 15
 
 
 def test_a_cell_that_fails_states_the_reason_and_the_others_run(
@@ -78,6 +88,7 @@ def test_a_cell_that_fails_states_the_reason_and_the_others_run(
 
     out = tmp_path / "gpu.json"
     monkeypatch.setattr(gpu, "variants_in_turns", fail)
+    monkeypatch.setattr(gpu, "stand_in", lambda _: iter(()))
     for cell in ("tiles_per_second", "topk_in_turns", "training_steps", "ifkd"):
         monkeypatch.setattr(gpu, cell, lambda *_: {})
     assert run(monkeypatch, whole_bundle, "--smoke", "--out", out) == 1

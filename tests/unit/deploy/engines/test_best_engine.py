@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from bundle_fixtures import with_engine
+from fakes.engine_file import with_engine
 from fakes.fake_scene import CountingEngine
 
 import deploy.engines

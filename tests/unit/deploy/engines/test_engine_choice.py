@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bundle_fixtures import with_engine
+from fakes.engine_file import with_engine
 
 import deploy.engines.engine_choice as choice
 from deploy.engines.engine_choice import find_engine

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bundle_fixtures import with_engine
+from fakes.engine_file import with_engine
 from fakes.fake_cuda import FakeGpu
 from fakes.tensorrt_stand_in import StandIn, plan_of
 

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
-from bundle_fixtures import with_engine
 from fakes import report_inputs as parts
+from fakes.engine_file import with_engine
 from fakes.fake_bundle import error_line, run_command
 from huggingface_hub import ModelCard
 

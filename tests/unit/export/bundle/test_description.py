@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from bundle_fixtures import with_engine
+from fakes.engine_file import with_engine
 
 from export.bundle.bundle import Bundle, open_bundle
 from export.bundle.description import CARD_NAME, ITEM_NAME, describe

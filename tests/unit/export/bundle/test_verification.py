@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bundle_fixtures import with_engine
+from fakes.engine_file import with_engine
 
 from export.bundle.bundle import Bundle, open_bundle
 from export.bundle.engine_metadata import engine_metadata_path

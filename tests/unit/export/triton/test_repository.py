@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bundle_fixtures import with_engine
+from fakes.engine_file import with_engine
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
