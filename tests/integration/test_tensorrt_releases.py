@@ -13,7 +13,7 @@ FILES = ("unit/deploy/engines/test_tensorrt_engine.py", "unit/export/tensorrt/te
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("release", ["10.3.0", "10.9.0.34", "10.13.3.9", "10.16.1.11"])
+@pytest.mark.parametrize("release", ["10.1.0", "10.3.0", "10.9.0.34", "10.13.3.9", "10.16.1.11", "11.0.0.114"])
 def test_the_bindings_of_earlier_releases_pass_the_same_tests(
     release: str, stand_in: StandIn, whole_bundle: Path, tmp_path: Path
 ) -> None:
