@@ -1,4 +1,4 @@
-"""Sentences on a study: variants clearly below the plain student, and whether the best one is clearly first."""
+"""Sentences on a study: what its teacher can teach, which variants lose, and whether the best one is clearly first."""
 
 from collections.abc import Sequence
 
@@ -9,15 +9,27 @@ from ifkd.study.variants import PLAIN
 def study_verdict(record: StudyRecord) -> tuple[str, ...]:
     """Return a sentence for each variant that ends clearly below the plain student, and one about the first place.
 
+    If a plain student reaches the teacher, a sentence before them says so: then there is little to teach.
     A difference is clear if the 95 % interval of the differences paired by seed does not contain 0.
     """
     variants = [label for label in record.students if label != PLAIN.label and record.finished(label)]
     if PLAIN.label not in record.students or not variants:
         return ()
+    teacher = _weak_teacher(record)
     if len(record.seeds) == 1:
-        return ("One seed has no interval, so no difference is proved.",)
+        return (*teacher, "One seed has no interval, so no difference is proved.")
     gains = {label: gain for label in variants if (gain := map_difference(record, label)) is not None}
-    return (*_losses(gains), *_first_place(record, variants))
+    return (*teacher, *_losses(gains), *_first_place(record, variants))
+
+
+def _weak_teacher(record: StudyRecord) -> list[str]:
+    """Return a sentence if a plain student is as good as the teacher."""
+    best = max((run.mean_ap for run in record.finished(PLAIN.label)), default=0.0)
+    if best < record.teacher.mean_ap:
+        return []
+    figures = f"{100 * best:.1f} against {100 * record.teacher.mean_ap:.1f} points of mAP"
+    advice = "train a stronger teacher, for example with a wider pyramid, more epochs or larger tiles"
+    return [f"A plain student reaches the teacher ({figures}), so there is little to teach: {advice}."]
 
 
 def _losses(gains: dict[str, SeedSpread]) -> list[str]:

@@ -43,6 +43,14 @@ def test_the_first_place_needs_a_clear_lead_over_every_other_variant() -> None:
     assert study_verdict(close)[0].startswith("No variant is clearly first (ifkd against at: ")
 
 
+def test_a_teacher_that_a_plain_student_reaches_is_named() -> None:
+    """The teacher of the record has 40 points."""
+    weak = study_verdict(record(student=(38.0, 40.0), ifkd=(37.0, 41.0)))
+    assert weak[0].startswith("A plain student reaches the teacher (40.0 against 40.0 points of mAP), so")
+    assert study_verdict(record(student=(41.0,), ifkd=(37.0,)))[0].startswith("A plain student reaches the teacher")
+    assert len(study_verdict(record(student=(38.0, 39.9), ifkd=(37.0, 41.0)))) == 1
+
+
 def test_unfinished_runs_do_not_decide() -> None:
     found = study_verdict(record(student=(30.0, None), cwd=(None, 40.0), ifkd=(42.0, None)))
     assert found == ("No variant is clearly first (ifkd, cwd: no pair).",)
