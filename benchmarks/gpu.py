@@ -148,7 +148,8 @@ class Run:
                     cells[cell] = {"skipped": str(error)}
                 except Exception as error:  # noqa: BLE001 - the next cell may work
                     cells[cell] = {"failed": f"{type(error).__name__}: {error}"}
-            print(f"{name}, {cell}: {' '.join(key for key in cells[cell] if key != 'seconds')}")
+            outcome, what = next(iter(cells[cell].items()))
+            print(f"{name}, {cell}: {outcome}" + (f" ({what})" if outcome != "result" else ""))
             write_json(self._out, self.results)
         write_json(self._out, self.results)
 

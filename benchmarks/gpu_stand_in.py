@@ -76,7 +76,8 @@ def measured(run: Any, measure: Callable[[Any, DeviceStandIn, Bundle], dict[str,
     Raises:
         SkipTest: The bindings or a compiler are missing, or TensorRT is installed.
     """
-    if "tensorrt" not in sys.modules and importlib.util.find_spec("tensorrt") is not None:
+    installed = None if "tensorrt" in sys.modules else importlib.util.find_spec("tensorrt")
+    if installed is not None and installed.origin is not None:  # a folder of that name has no origin
         raise SkipTest("TensorRT is installed, so the stand-in is not needed")
     with contextlib.ExitStack() as stack:
         gpu = tensorrt_api.Gpu("fake", "9.0", "13.0")

@@ -26,6 +26,8 @@ def test_all_cells_are_measured_on_the_cpu(
     whole_bundle: Path, stand_in_libraries: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "gpu.json"
+    (tmp_path / "tensorrt").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)  # a folder is not TensorRT
     assert run(monkeypatch, whole_bundle, "--smoke", "--stand-in", stand_in_libraries, "--out", out) == 0
     found = sections(out)
     assert list(found) == list(gpu.SHARES)
