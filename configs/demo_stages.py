@@ -9,14 +9,14 @@ import time
 from pathlib import Path
 
 SECONDS = {
-    "data": 66,
-    "teacher": 90,
-    "students": 174,
-    "export": 36,
+    "data": 72,
+    "teacher": 156,
+    "students": 264,
+    "export": 42,
     "engine": 3,
     "detect": 6,
-    "bench": 42,
-    "parity": 18,
+    "bench": 36,
+    "parity": 12,
     "report": 3,
 }
 """Stage -> seconds on two cores with AVX-512 and bfloat16 (docs/results.md)."""
