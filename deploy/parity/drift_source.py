@@ -122,6 +122,7 @@ class _PairedCandidates:
         self.shifts = (moved[:, :2] + moved[:, 2:]) / 2
         """Displacement of box centers, right and down, pixels [n, 2]."""
         self.has_score_factor = _has_direction(self.score_ratios - 1, limits.score_factor)
+        self.has_same_classes = self.class_changes <= limits.class_changes * len(self)
         self.has_shift = any(_has_direction(axis, limits.shift_px) for axis in self.shifts.T)
 
     def __len__(self) -> int:
@@ -151,8 +152,7 @@ def find_drift_source(
         return DriftSource(steps=steps, source=None, reason="all steps agree")
     source: StepName | Literal["precision"] = first.name
     reason = f"{first.name} is the first step that differs: {first.description}"
-    same_classes = paired.class_changes <= limits.class_changes * len(paired)
-    if first.name == "raw head" and same_classes and paired.has_shift and not paired.has_score_factor:
+    if first.name == "raw head" and paired.has_same_classes and paired.has_shift and not paired.has_score_factor:
         source = "preprocess"
         reason = "all boxes have a common shift and the scores change too, as when the engine resamples the image"
     elif first.name in {"raw head", "decode"} and precision != "fp32" and _is_rounded(paired):
@@ -199,7 +199,7 @@ def _compare_tiles(tiles: TileDrift) -> PipelineStep:
 def _compare_scores(paired: _PairedCandidates, limits: DetectionTolerances) -> PipelineStep:
     difference = np.abs(paired.scores - paired.engine_scores)
     problems = []
-    if paired.class_changes > limits.class_changes * len(paired):
+    if not paired.has_same_classes:
         problems.append(f"the class of {paired.class_changes} candidates changed")
     counted = len(paired) + (paired.missing + paired.extra) / 2
     if counted and len(paired) / counted < limits.matched_fraction:
