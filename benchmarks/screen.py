@@ -6,7 +6,8 @@
 With --data, scenes of the generator are written into --out: open sea with some fractions of the tiles occupied, and
 harbors; of a radar configuration, open country and airfields. The full and the screened search by the same engine take
 turns; the speed-up is the median of the turns. With --rival, SAHI takes a turn with the same engine, too (the extra
-`benchmark`). A detection of the full search is lost if the screened search has none of its class with an IoU of 0.5.
+`benchmark`). A detection of the full search is lost if the screened search has none of its class with an IoU of 0.5; so
+is a labeled object, of any class, that the full search finds. Labels are those of the JSON file beside the scene.
 Each value is printed with its goal; exit code 1 if a goal is missed. The scenes must not be those of the calibration.
 """
 
@@ -35,6 +36,7 @@ from export.bundle.bundle import Bundle, open_bundle
 from export.bundle.screen_record import EXCHANGEABLE
 from ifkd.core.detections import Array, Detections, pairwise_iou
 from ifkd.core.tiling import TileGrid, Window
+from ifkd.data.coco import read_coco
 from ifkd.data.synthetic.config import AircraftDatasetConfig, AnySynthetic
 from ifkd.data.synthetic.dataset import make_dataset
 from ifkd.data.synthetic.painters import load_synthetic
@@ -146,7 +148,7 @@ def compare(bundle: Bundle, scene: NamedScene, arguments: argparse.Namespace) ->
             calls["SAHI"] = lambda: detect_with_sahi(engine, scene.path, full, grid)
         seconds, results = in_turns(calls, arguments.rounds)
     complete, kept = results["full"], results["screened"]
-    lost = ~found_again(complete.detections, kept.detections)
+    lost = ~shown_by(kept.detections, complete.detections.boxes, complete.detections.labels)
     report_losses(scene, complete, lost, arguments.out)
     searched = kept.processed / max(1, complete.processed)
     ratios = [one / other for one, other in zip(seconds["full"], seconds["screened"], strict=True)]
@@ -157,6 +159,12 @@ def compare(bundle: Bundle, scene: NamedScene, arguments: argparse.Namespace) ->
         Figure(scene.name, f"lost of {total} detections", 100 * float(lost.mean()) if total else 0.0, "%",
                at_most=100 * LOST_GOAL),
     ]  # fmt: skip
+    if (labels := scene.path.with_suffix(".json")).exists():
+        (image,) = read_coco(labels).images
+        boxes = image.boxes[shown_by(complete.detections, image.boxes)]
+        share = 100 * float((~shown_by(kept.detections, boxes)).mean()) if len(boxes) else 0.0
+        name = f"lost of {len(boxes)} labeled objects that are found"
+        figures.append(Figure(scene.name, name, share, "%", at_most=100 * LOST_GOAL))
     if "SAHI" in seconds:
         ratios = [one / other for one, other in zip(seconds["SAHI"], seconds["screened"], strict=True)]
         figures.append(Figure(scene.name, "speed-up over SAHI with our engine", statistics.median(ratios), "x"))
@@ -175,12 +183,13 @@ def in_turns(calls: dict[str, Callable[[], Any]], rounds: int) -> tuple[dict[str
     return seconds, results
 
 
-def found_again(reference: Detections, other: Detections) -> Array:
-    """Return which detections have one of their class in the other result, bool [n]."""
-    same = reference.labels[:, None] == other.labels[None]
-    overlaps = pairwise_iou(reference.boxes, other.boxes) >= MATCH_IOU
-    found: Array = (same & overlaps).any(axis=1)
-    return found
+def shown_by(detections: Detections, boxes: Array, labels: Array | None = None) -> Array:
+    """Return which boxes [n, 4] a detection shows, bool [n]: of the class `labels` [n], or of any."""
+    shown = pairwise_iou(boxes, detections.boxes) >= MATCH_IOU
+    if labels is not None:
+        shown &= labels[:, None] == detections.labels[None]
+    any_of_them: Array = shown.any(axis=1)
+    return any_of_them
 
 
 def report_losses(scene: NamedScene, result: SceneResult, lost: Array, out: Path) -> None:

@@ -48,6 +48,8 @@ class ScreenSettings(Schema):
     """Side of a cell, pixels of the screen."""
     context_px: int
     """Pixels of the screen around a cell that affect its value."""
+    margin_px: float
+    """A tile is searched if a cell within this distance of it is at least the threshold, pixels of the engine."""
     bound: float | None = None
     """Upper bound of the expected fraction of lost detections at this threshold; None if it is unknown."""
     confidence: float | None = None
@@ -199,7 +201,7 @@ def settings_for(
         aoi=aoi,
         tile_px=None if tile_px is None else tile,
         gsd_m=defaults.gsd_m if gsd_m is None else gsd_m,
-        screen=_screen(manifest, screen, audit, overlap_px=overlap_px),
+        screen=_screen(manifest, screen, audit),
     )
 
 
@@ -272,7 +274,7 @@ def _scale(manifest: Manifest, tile: tuple[int, int], gsd_m: float | None) -> fl
     return height / max(1, round(height / (scale * gsd_m / trained)))  # gives a whole number of scene pixels
 
 
-def _screen(manifest: Manifest, choice: float | str, audit: float, *, overlap_px: int | None) -> ScreenSettings | None:
+def _screen(manifest: Manifest, choice: float | str, audit: float) -> ScreenSettings | None:
     """Return the settings of a screen; None if it is off, or has no threshold of its own."""
     record = manifest.screen
     if not 0.0 <= audit <= 1.0:
@@ -290,13 +292,13 @@ def _screen(manifest: Manifest, choice: float | str, audit: float, *, overlap_px
         threshold = choice
     calibration = record.calibration
     is_bounded = calibration is not None and record.threshold is not None and threshold <= record.threshold
-    is_bounded &= overlap_px is None or overlap_px >= manifest.defaults.overlap_px  # the margin of the calibration
     return ScreenSettings(
         threshold=threshold,
         auto=isinstance(choice, str),
         scale=record.scale,
         stride=record.stride,
         context_px=record.context_px,
+        margin_px=record.margin_px or max(float(manifest.defaults.overlap_px), record.cell_px),
         bound=calibration.bound if calibration is not None and is_bounded else None,
         confidence=calibration.confidence if calibration is not None and is_bounded else None,
         audit_fraction=audit,

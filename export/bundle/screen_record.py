@@ -2,8 +2,8 @@
 
 Input `tiles`, uint8 [batch, 3, height, width], multiples of `stride`: the scene as the engine sees it, resized by
 `scale` with antialiasing. Output `objectness`, float32 [batch, 1, height / stride, width / stride], from 0 to 1. A
-tile is searched if a cell that it or a margin as wide as the overlap touches is at least the threshold, so a threshold
-of 0 searches all.
+tile is searched if a cell that it touches, or that is within `margin_px` of it, is at least the threshold, so a
+threshold of 0 searches all.
 """
 
 from pydantic import PositiveFloat, PositiveInt
@@ -32,7 +32,7 @@ class ScreenCalibration(Schema):
     """Choice of a screen's threshold by the detections that it loses in held-out scenes.
 
     A detection of the full search counts as lost if it, or one that overlaps with it in a chain, has a part as wide as
-    the overlap of tiles in which no cell is at least the threshold. If none has, all tiles that they touch are
+    the margin of tiles in which no cell is at least the threshold. If none has, all tiles that they touch are
     searched, and the search with the screen gives the same detection. Otherwise these tiles may still be searched
     because of other cells. So this is an upper limit for every size and grid of tiles, if each box that a tile shows is
     within one that the whole image shows.
@@ -95,6 +95,9 @@ class ScreenRecord(Schema):
     context_px: int
     """Pixels of the screen around a cell that affect its value."""
     parameters: int
+    margin_px: PositiveFloat | None = None
+    """A tile is searched if a cell within this distance of it is at least the threshold, pixels of the engine; None in
+    bundles of earlier versions, whose margin is the overlap of tiles."""
     threshold: Fraction | None
     """Least objectness of a tile that is searched; None if no threshold is known to satisfy the calibration's limit, so
     that the screen is off unless the user states a threshold."""

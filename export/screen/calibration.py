@@ -31,11 +31,13 @@ def calibrate(
     recipe: Recipe,
     options: ScreenOptions,
     stride: int,
+    margin_px: float,
     score_threshold: float,
 ) -> tuple[float | None, ScreenCalibration]:
     """Return the largest threshold that satisfies the limit of `options`, or None, and the record of its choice.
 
-    `path` is the screen's ONNX file, and `detections`, by image id, are those of the full search.
+    `path` is the screen's ONNX file, `detections`, by image id, are those of the full search, and `margin_px` is that
+    of the tiles, pixels of the detector.
 
     Raises:
         DataError: An image cannot be read.
@@ -43,13 +45,13 @@ def calibrate(
     scores: dict[str, list[Array]] = defaultdict(list)
     tiles: list[Array] = []
     scale = recipe.data.scale * options.scale
-    margin_px = max(recipe.export.overlap_px * options.scale, float(stride))
     for image, objectness in objectness_maps(path, dataset, recipe=recipe, scale=scale, stride=stride):
         found = detections[image.id]
         boxes = resize_boxes(found.boxes[found.scores >= score_threshold], image.size, scaled_size(image.size, scale))
         if len(boxes):
-            scores[image.scene].append(kept_up_to(objectness, boxes, cell_px=float(stride), margin_px=margin_px))
-        windows = _tile_windows(image, recipe) * np.float32(options.scale)
+            margin = margin_px * options.scale
+            scores[image.scene].append(kept_up_to(objectness, boxes, cell_px=float(stride), margin_px=margin))
+        windows = _tile_windows(image, recipe, margin_px) * np.float32(options.scale)
         tiles.append(box_objectness(objectness, windows, cell_px=float(stride)))
     scenes = [np.concatenate(parts) for _, parts in sorted(scores.items())]
     limit = RiskLimit(options.max_lost_fraction, options.confidence or None)
@@ -99,12 +101,12 @@ def screen_input(pixels: Array, stride: int) -> Array:
     return np.ascontiguousarray(pad(pixels, (height, width)).transpose(2, 0, 1)[None])
 
 
-def _tile_windows(image: LabeledImage, recipe: Recipe) -> Array:
-    """Return the tiles of an image with a margin as wide as their overlap, float32 [n, 4], pixels of the detector."""
+def _tile_windows(image: LabeledImage, recipe: Recipe, margin_px: float) -> Array:
+    """Return the tiles of an image with their margin, float32 [n, 4], pixels of the detector."""
     size, tile_px = scaled_size(image.size, recipe.data.scale), (recipe.data.tile_px, recipe.data.tile_px)
-    grid, margin = TileGrid(size, tile_px, recipe.export.overlap_px), recipe.export.overlap_px
+    grid = TileGrid(size, tile_px, recipe.export.overlap_px)
     tiles = np.array([(one.left, one.top, one.right, one.bottom) for one in grid], np.float32)
-    return tiles + np.array([-margin, -margin, margin, margin], np.float32)
+    return tiles + np.array([-margin_px, -margin_px, margin_px, margin_px], np.float32)
 
 
 def _reason(threshold: float | None, bound: float | None, scenes: list[Array], limit: RiskLimit) -> str:

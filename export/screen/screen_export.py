@@ -121,6 +121,7 @@ def export_screen(
             expected=f"at most {next(iter(failed.values())).tolerance:g}",
             hint="Check the weights, or accept the differences with --accept-drift.",
         )
+    margin_px = max(recipe.export.overlap_px, STRIDE / plan.options.scale) / 2  # objects are no longer than the overlap
     threshold: float | None = None
     calibration: ScreenCalibration | None = None
     if not isinstance(validation, DataError) and not isinstance(detections, DataError):
@@ -131,6 +132,7 @@ def export_screen(
             recipe=recipe,
             options=plan.options,
             stride=STRIDE,
+            margin_px=margin_px,
             score_threshold=score_threshold,
         )
     return ScreenRecord(
@@ -138,6 +140,7 @@ def export_screen(
         stride=STRIDE,
         context_px=CONTEXT_PX,
         parameters=sum(one.numel() for one in plan.model.parameters()),
+        margin_px=margin_px,
         threshold=threshold,
         calibration=calibration,
         checks=checks,

@@ -28,7 +28,7 @@ def write_screen(path, *, stride=STRIDE):
     onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10), str(path))
 
 
-def add_screen(bundle, *, threshold=0.4, scale=SCALE, stride=STRIDE, calibration=None) -> Bundle:
+def add_screen(bundle, *, threshold=0.4, scale=SCALE, stride=STRIDE, margin_px=None, calibration=None) -> Bundle:
     """Add the screen to a bundle and open it again; `calibration` is a ScreenCalibration."""
     write_screen(bundle.path / "screen.onnx", stride=stride)
     file = record_file(bundle.path, "screen.onnx", kind="screen-onnx", precision="fp32")
@@ -38,6 +38,7 @@ def add_screen(bundle, *, threshold=0.4, scale=SCALE, stride=STRIDE, calibration
         stride=stride,
         context_px=0,
         parameters=0,
+        margin_px=margin_px,
         threshold=threshold,
         calibration=calibration,
         checks={"screen.onnx": parity},

@@ -42,15 +42,21 @@ def arbitrary_detections(tile):
     return Detections(boxes, random.uniform(0.3, 1, 3).astype(np.float32), random.integers(0, 2, 3))
 
 
-def rules(threshold, *, method="border", auto=False, audit=0.3, agnostic=1.0):
+def rules(threshold, *, method="border", auto=False, audit=0.3, agnostic=1.0, overlap=20, margin=20.0):
     screen = None
     if threshold is not None:
         screen = ScreenSettings(
-            threshold=threshold, auto=auto, scale=0.5, stride=STRIDE, context_px=4, audit_fraction=audit
+            threshold=threshold,
+            auto=auto,
+            scale=0.5,
+            stride=STRIDE,
+            context_px=4,
+            margin_px=margin,
+            audit_fraction=audit,
         )
     return DetectionSettings(
         scale=1.0,
-        overlap_px=20,
+        overlap_px=overlap,
         postprocess=PostprocessConfig(score_threshold=0.2, iou_threshold=0.5, max_detections=50),
         merge=MergeSettings(method=method, class_agnostic_iou=agnostic),
         screen=screen,
@@ -113,27 +119,31 @@ def test_neither_the_batch_nor_the_audit_changes_the_detections(seed, batch, aud
 
 
 @settings(max_examples=10, deadline=None)
-@given(method=st.sampled_from(["border", "nms"]), seed=st.integers(0, 2**32 - 1))
-def test_a_screened_search_loses_at_most_what_the_calibration_counts(method, seed):
-    """Of the boxes of all tiles, and thus through any chain of overlaps."""
+@given(
+    method=st.sampled_from(["border", "nms"]),
+    tiles=st.sampled_from([{}, {"margin": 10.0}, {"margin": 10.0, "overlap": 4}, {"margin": 3.0}]),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_a_screened_search_loses_at_most_what_the_calibration_counts(method, tiles, seed):
+    """Of the boxes of all tiles, and thus through any chain of overlaps, whatever the margin."""
     pixels = noise(seed)
-    full = search(pixels, None, method=method, agnostic=0.6)
-    found, values = kept_values(pixels)
+    full = search(pixels, None, method=method, agnostic=0.6, **tiles)
+    found, values = kept_values(pixels, tiles)
     # A detection may be the hull of several boxes.
     counted = np.where(pairwise_iou(full.detections.boxes, found) > 0, values, 0.0).max(axis=1)
     lost = 0
     for threshold in (0.98, 0.987, 0.994, 1.0):
-        kept = rows_of(search(pixels, threshold, method=method, agnostic=0.6))
+        kept = rows_of(search(pixels, threshold, method=method, agnostic=0.6, **tiles))
         is_lost = np.array([row not in kept for row in ordered_rows(full)])
         assert (counted[is_lost] < threshold).all()
         lost += int(is_lost.sum())
     assert lost > 0
 
 
-def kept_values(pixels):
+def kept_values(pixels, tiles):
     """Return the boxes of all tiles, and the threshold up to which the calibration would count each as kept."""
     with Scene(pixels) as scene:
-        options = rules(0.5)
+        options = rules(0.5, **tiles)
         layout = layout_for(grid_for(scene.size, (TILE, TILE), options), options, None)
         boxes = []
         for window in layout.grid:

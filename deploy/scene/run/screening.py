@@ -18,14 +18,14 @@ from ifkd.core.tiling import TileGrid
 def layout_for(grid: TileGrid, settings: DetectionSettings, selected: Array | None) -> ScreenLayout | None:
     """Return the layout of the screen on the tiles of a scene, `selected` those of an area of interest; None if off.
 
-    The margin of a tile is the overlap, or a cell if that is wider, as in the calibration: so no detection touches a
-    skipped tile if it is no larger and has a cell above the threshold (see `ifkd.imagery.objectness.kept_up_to`).
+    The margin of a tile is that of the calibration: so a detection touches no skipped tile if each of its parts, no
+    wider than the margin, has a cell above the threshold (see `ifkd.imagery.objectness.kept_up_to`).
     """
     screen = settings.screen
     if screen is None:
         return None
     factor = 1.0 / (screen.scale * settings.scale)
-    return ScreenLayout(grid, screen, factor, max(grid.overlap_px, math.ceil(screen.stride * factor)), selected)
+    return ScreenLayout(grid, screen, factor, math.ceil(screen.margin_px / settings.scale), selected)
 
 
 def screen_scene(

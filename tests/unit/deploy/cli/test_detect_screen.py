@@ -12,6 +12,7 @@ from fakes.fake_screen import add_screen
 
 from deploy.cli.main import main
 from deploy.scene.write.file_names import RESULT_FILES
+from export.bundle.bundle import open_bundle
 from export.bundle.screen_record import EXCHANGEABLE, ScreenCalibration
 
 OBJECTS = [(50, 60, 70, 80, 1), (600, 500, 616, 514, 1), (300, 300, 314, 312, 0), (420, 90, 434, 104, 0)]
@@ -104,13 +105,25 @@ def test_the_calibrated_threshold_is_the_automatic_one(call, tmp_path):
     ("options", "bound"),
     [
         (("--screen", 0.85), None),
-        (("--screen", 0.8, "--overlap-px", 19), None),
+        (("--screen", 0.8, "--overlap-px", 19), 0.004),
         (("--screen", 0.8, "--overlap-px", 24), 0.004),
     ],
 )
-def test_a_bound_holds_up_to_the_calibrated_threshold_and_from_the_calibrated_overlap(call, tmp_path, options, bound):
+def test_a_bound_holds_up_to_the_calibrated_threshold_whatever_the_overlap(call, tmp_path, options, bound):
     call(*options)
-    assert run_of(tmp_path / "out")["screening"]["bound"] == bound
+    run = run_of(tmp_path / "out")
+    assert run["screening"]["bound"] == bound
+    assert run["settings"]["screen"]["margin_px"] == 20  # without a margin in the manifest, the bundle's overlap
+
+
+def test_a_smaller_margin_of_the_manifest_searches_fewer_tiles(call, bundle, tmp_path):
+    call("--screen", 0.8, out="wide")
+    add_screen(open_bundle(bundle), threshold=0.8, scale=0.5, margin_px=10.0, calibration=CALIBRATION)
+    call("--screen", 0.8, out="narrow")
+    wide, narrow = run_of(tmp_path / "wide"), run_of(tmp_path / "narrow")
+    assert narrow["settings"]["screen"]["margin_px"] == 10
+    assert narrow["screening"]["passed"] < wide["screening"]["passed"]
+    assert narrow["screening"]["bound"] == 0.004
 
 
 def test_an_audit_that_contradicts_the_bound_is_said_and_fails_a_strict_run(call, tmp_path):

@@ -50,9 +50,17 @@ def make_dataset(
     return CocoDataset(folder / "val.json", ("ship",), (1,), tuple(images)), detections
 
 
-def run(screen: Path, data: tuple[CocoDataset, dict[int, Detections]], recipe: Recipe, **limits: Any) -> Any:
+def run(
+    screen: Path,
+    data: tuple[CocoDataset, dict[int, Detections]],
+    recipe: Recipe,
+    margin_px: float = 16.0,
+    **limits: Any,
+) -> Any:
     options = ScreenOptions(**{"scale": 1.0, "confidence": 0.0, **limits})
-    return calibrate(screen, *data, recipe=recipe, options=options, stride=STRIDE, score_threshold=0.5)
+    return calibrate(
+        screen, *data, recipe=recipe, options=options, stride=STRIDE, margin_px=margin_px, score_threshold=0.5
+    )
 
 
 def test_the_threshold_and_the_curve_are_those_counted_by_hand(tmp_path: Path, screen: Path, recipe: Recipe) -> None:
@@ -94,6 +102,19 @@ def test_detections_that_overlap_are_lost_together(tmp_path: Path, screen: Path,
         }
         _, record = run(screen, (dataset, added), recipe)
         assert {point.threshold: point.lost_fraction for point in record.curve}[0.3] == lost
+
+
+def test_a_smaller_margin_needs_more_of_an_object_and_searches_fewer_tiles(
+    tmp_path: Path, screen: Path, recipe: Recipe
+) -> None:
+    """A box of 48 px with an object on its right: of parts as wide as 20 px, the first one has no bright cell."""
+    dataset, detections = make_dataset(tmp_path, 8)
+    wide = Detections(np.array([[72, 24, 120, 40]], np.float32), detections[0].scores, detections[0].labels)
+    found = (dataset, dict.fromkeys(detections, wide))
+    for margin_px, lost, passed in ((20.0, 1.0, 2 / 3), (48.0, 0.0, 1.0)):
+        _, record = run(screen, found, recipe, margin_px=margin_px)
+        (point,) = [one for one in record.curve if one.threshold == 0.3]
+        assert (point.lost_fraction, point.passed_fraction) == (lost, pytest.approx(passed))
 
 
 def test_images_of_a_place_are_one_scene(tmp_path: Path, screen: Path, recipe: Recipe) -> None:

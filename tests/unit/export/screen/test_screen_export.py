@@ -66,6 +66,7 @@ def test_the_bundle_has_a_verified_screen(screened: Path) -> None:
     assert screen is not None
     assert bundle.find("screen-onnx") == ["screen.fp16.onnx", "screen.onnx"]
     assert (screen.scale, screen.stride, screen.cell_px, screen.threshold) == (0.25, 8, 32.0, None)
+    assert screen.margin_px == max(bundle.manifest.defaults.overlap_px, screen.cell_px) / 2
     assert screen.calibration is None  # the checkpoint's images do not exist
     assert all(check.passed for check in screen.checks.values())
     found = verify_bundle(bundle.path)

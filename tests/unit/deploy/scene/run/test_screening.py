@@ -27,7 +27,7 @@ SCENE = sea(600, 500, OBJECTS)
 
 def rules(*, auto=False, threshold=0.5, audit=0.0, aoi=None, **options):
     screen = ScreenSettings(
-        threshold=threshold, auto=auto, scale=0.5, stride=4, context_px=4, audit_fraction=audit, **options
+        threshold=threshold, auto=auto, scale=0.5, stride=4, context_px=4, margin_px=20, audit_fraction=audit, **options
     )
     return DetectionSettings(
         scale=1.0,

@@ -10,7 +10,7 @@ from deploy.scene.settings import ScreenSettings
 from ifkd.core.tiling import TileGrid
 from ifkd.imagery.objectness import box_objectness
 
-SCREEN = ScreenSettings(threshold=0.5, auto=True, scale=0.25, stride=16, context_px=20)
+SCREEN = ScreenSettings(threshold=0.5, auto=True, scale=0.25, stride=16, context_px=20, margin_px=16)
 
 
 def layout_of(size, *, factor=4.0, margin=20, selected=None):
