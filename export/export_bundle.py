@@ -3,7 +3,7 @@
 import datetime as dt
 import json
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 
 from export.bundle import manifest as schemas
@@ -29,7 +29,7 @@ from ifkd.core.detections import Detections
 from ifkd.core.errors import DataError, VerdictError
 from ifkd.core.files import sha256_of, write_json, write_text
 from ifkd.core.progress import progress, track
-from ifkd.training.prediction import predict
+from ifkd.training.prediction import predict, predict_tiles
 
 PRODUCER = f"ifkd {__version__}"
 PARITY_NAME = "checks/tensor_parity.json"
@@ -55,12 +55,11 @@ def export_bundle(plan: ExportPlan) -> Bundle:
     with new_bundle(plan.out) as folder:
         shutil.copyfile(plan.checkpoint.path, folder / WEIGHTS_NAME)
         write_text(folder / CONFIG_NAME, dump(plan.recipe))
-        found = _validation_detections(plan)
-        operating_point = _operating_point(plan, found)
+        operating_point = _operating_point(plan)
         fp32_nodes = _write_float_files(plan, folder, operating_point)
         checks = _check_parity(plan, folder, fp32_nodes)
         quantization = _write_int8_files(plan, folder)
-        screen = _export_screen(plan, folder, found, operating_point.score_threshold)
+        screen = _export_screen(plan, folder, operating_point.score_threshold)
         manifest = _manifest(plan, folder, checks, quantization, operating_point)
         describe(Bundle(folder, manifest.model_copy(update={"screen": screen})))
     return open_bundle(plan.out)
@@ -81,9 +80,7 @@ def add_screen(plan: ExportPlan) -> Bundle:
         for name in kept:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(bundle.file(name), folder / name)
-        found = _validation_detections(plan)
-        threshold = bundle.manifest.defaults.scene_score_threshold
-        screen = _export_screen(plan, folder, found, threshold)
+        screen = _export_screen(plan, folder, bundle.manifest.defaults.scene_score_threshold)
         files = {**kept, **_screen_records(folder)}
         describe(Bundle(folder, bundle.manifest.model_copy(update={"files": files, "screen": screen})))
     return open_bundle(plan.out)
@@ -162,29 +159,30 @@ def _write_int8_files(plan: ExportPlan, folder: Path) -> dict[str, QuantizationR
     return records
 
 
-def _validation_detections(plan: ExportPlan) -> dict[int, Detections] | DataError:
+def _validation_detections(
+    plan: ExportPlan, search: Callable[..., Iterator[tuple[int, Detections]]], label: str
+) -> dict[int, Detections] | DataError:
     """Return the detections in the validation images, by image id, or the reason why there are none."""
     dataset = plan.scene_validation
     if isinstance(dataset, DataError):
         return dataset
-    found = predict(plan.model.detector, dataset, plan.recipe)
+    found = search(plan.model.detector, dataset, plan.recipe)
     try:
-        return dict(track(found, "choosing thresholds", total=len(dataset), unit="image"))
+        return dict(track(found, label, total=len(dataset), unit="image"))
     except DataError as error:  # an image cannot be read
         return error
 
 
-def _operating_point(plan: ExportPlan, found: dict[int, Detections] | DataError) -> OperatingPoint:
+def _operating_point(plan: ExportPlan) -> OperatingPoint:
     """Return the thresholds for scenes, chosen on the validation images where they can be read."""
     dataset, options = plan.scene_validation, plan.recipe.export
+    found = _validation_detections(plan, predict, "choosing thresholds")
     if isinstance(dataset, DataError) or isinstance(found, DataError):
         return default_operating_point(options, reason=str(found))
     return choose_operating_point(dataset, found, options)
 
 
-def _export_screen(
-    plan: ExportPlan, folder: Path, found: dict[int, Detections] | DataError, score_threshold: float
-) -> ScreenRecord | None:
+def _export_screen(plan: ExportPlan, folder: Path, score_threshold: float) -> ScreenRecord | None:
     """Write the files of the screen, if there is one, and return its record."""
     if plan.screen is None:
         return None
@@ -195,7 +193,7 @@ def _export_screen(
         precisions=plan.precisions,
         tiles=plan.sample.pixels,
         validation=plan.scene_validation,
-        detections=found,
+        detections=_validation_detections(plan, predict_tiles, "calibrating the screen"),
         score_threshold=score_threshold,
         accept_drift=plan.accept_drift,
     )

@@ -10,6 +10,7 @@ from export.bundle.screen_record import ScreenCalibration, ScreenPoint
 from export.precision.ort_session import open_session
 from export.screen.conformal import RiskLimit, mean_scene_loss
 from ifkd.core.detections import Array, Detections, resize_boxes
+from ifkd.core.postprocess import nms
 from ifkd.core.tiling import TileGrid
 from ifkd.data.coco import CocoDataset, LabeledImage
 from ifkd.imagery.image_files import pad, read_image, resize
@@ -36,8 +37,8 @@ def calibrate(
 ) -> tuple[float | None, ScreenCalibration]:
     """Return the largest threshold that satisfies the limit of `options`, or None, and the record of its choice.
 
-    `path` is the screen's ONNX file, `detections`, by image id, are those of the full search, and `margin_px` is that
-    of the tiles, pixels of the detector.
+    `path` is the screen's ONNX file, and `margin_px` the margin of the tiles, pixels of the detector. `detections`, by
+    image id, are those of the full search, of all tiles: those of an object count once.
 
     Raises:
         DataError: An image cannot be read.
@@ -46,11 +47,13 @@ def calibrate(
     tiles: list[Array] = []
     scale = recipe.data.scale * options.scale
     for image, objectness in objectness_maps(path, dataset, recipe=recipe, scale=scale, stride=stride):
-        found = detections[image.id]
-        boxes = resize_boxes(found.boxes[found.scores >= score_threshold], image.size, scaled_size(image.size, scale))
-        if len(boxes):
-            margin = margin_px * options.scale
-            scores[image.scene].append(kept_up_to(objectness, boxes, cell_px=float(stride), margin_px=margin))
+        found = detections[image.id].select(detections[image.id].scores >= score_threshold)
+        if len(found):
+            counted = nms(found, iou_threshold=recipe.postprocess.iou_threshold)
+            boxes = np.concatenate([counted.boxes, found.boxes])
+            boxes, margin = resize_boxes(boxes, image.size, scaled_size(image.size, scale)), margin_px * options.scale
+            kept = kept_up_to(objectness, boxes, cell_px=float(stride), margin_px=margin)
+            scores[image.scene].append(kept[: len(counted)])
         windows = _tile_windows(image, recipe, margin_px) * np.float32(options.scale)
         tiles.append(box_objectness(objectness, windows, cell_px=float(stride)))
     scenes = [np.concatenate(parts) for _, parts in sorted(scores.items())]

@@ -100,8 +100,8 @@ def export_screen(
     """Write the ONNX files into a bundle's folder, calibrate the threshold, and return the record.
 
     The FP32 file is always written. `tiles`, uint8 [tiles, 3, height, width], are the detector's, for parity and for
-    the ranges of INT8; `detections`, by image id, are those of the detector on the validation images, or the reason why
-    there are none.
+    the ranges of INT8; `detections`, by image id, are those of the detector in the tiles of the validation images, or
+    the reason why there are none.
 
     Raises:
         VerdictError: The outputs differ from torch, and `accept_drift` is false.

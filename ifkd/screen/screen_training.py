@@ -11,6 +11,7 @@ from ifkd.compute.device import best_device
 from ifkd.core.detections import Detections, pairwise_iou
 from ifkd.core.errors import CheckpointError, TrainingError
 from ifkd.core.files import sha256_of
+from ifkd.core.postprocess import nms
 from ifkd.core.progress import track
 from ifkd.data.coco import CocoDataset, LabeledImage
 from ifkd.data.metrics import Metrics
@@ -23,7 +24,7 @@ from ifkd.screen.checkpoint import ScreenMeta
 from ifkd.screen.network import STRIDE, Screen
 from ifkd.training.optim import check_training
 from ifkd.training.pipelines import DATA_KEYS_WITHOUT_EFFECT, remove_run
-from ifkd.training.prediction import predict
+from ifkd.training.prediction import predict_tiles
 from ifkd.training.run_folder import RunFolder, TrainingResult, TrainingRun
 from ifkd.training.trainer import train
 
@@ -93,6 +94,8 @@ def screen_data(recipe: Recipe, images: tuple[LabeledImage, ...]) -> DataOptions
 def add_detections(dataset: CocoDataset, teacher: Path, recipe: Recipe) -> CocoDataset:
     """Return a data set that also has the teacher's detections as objects, at the places without a label.
 
+    Images are searched as scenes are, in tiles.
+
     Raises:
         CheckpointError: The teacher is missing, or was trained at another scale.
     """
@@ -100,9 +103,10 @@ def add_detections(dataset: CocoDataset, teacher: Path, recipe: Recipe) -> CocoD
     if (scale := checkpoint.meta.recipe.data.scale) != recipe.data.scale:
         problem = f"The teacher {teacher} was trained at another scale than the recipe's"
         raise CheckpointError(problem, got=scale, expected=recipe.data.scale)
-    found = predict(build_from(checkpoint).to(best_device()), dataset, recipe)
+    found = predict_tiles(build_from(checkpoint).to(best_device()), dataset, recipe)
     detections = dict(track(found, "detecting by the teacher", total=len(dataset), unit="image"))
-    images = [with_detections(one, detections[one.id], score=recipe.screen.teacher_score) for one in dataset.images]
+    merged = {key: nms(one, iou_threshold=SAME_OBJECT_IOU, class_agnostic=True) for key, one in detections.items()}
+    images = [with_detections(one, merged[one.id], score=recipe.screen.teacher_score) for one in dataset.images]
     return replace(dataset, images=tuple(images))
 
 

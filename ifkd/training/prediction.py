@@ -62,6 +62,27 @@ def predict(
             yield image.id, found.resized(scaled_size(image.size, data.scale), image.size).clipped(image.size)
 
 
+def predict_tiles(detector: Detector, dataset: CocoDataset, recipe: Recipe) -> Iterator[tuple[int, Detections]]:
+    """Yield (image id, detections in pixels of the original image) of a detector in eval mode in tiles of the images.
+
+    Tiles are those of a scene: of `data.tile_px`, padded, and overlapping by `export.overlap_px`. Their detections are
+    not merged, so an object may have several.
+    """
+    data = recipe.data
+    side, config, per_level = data.tile_px, recipe.postprocess, recipe.export.candidates_per_level
+    for image in dataset.images:
+        pixels = load_scaled(image, data.scale, imagery=data.imagery)[0]
+        size = pixels.shape[:2]
+        windows = list(TileGrid(size, (side, side), recipe.export.overlap_px))
+        parts = []
+        for start in range(0, len(windows), BATCH_SIZE):
+            some = windows[start : start + BATCH_SIZE]
+            tiles = [pad(pixels[one.top : one.bottom, one.left : one.right], (side, side)) for one in some]
+            found = detect(detector, tiles, config, per_level=per_level)
+            parts += [each.translated(dx=one.left, dy=one.top) for one, each in zip(some, found, strict=True)]
+        yield image.id, Detections.concatenate(parts).clipped(size).resized(size, image.size)
+
+
 def detect(
     detector: Detector, pixels: Sequence[Array], config: PostprocessConfig, *, per_level: int
 ) -> list[Detections]:

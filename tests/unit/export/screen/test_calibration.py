@@ -117,6 +117,17 @@ def test_a_smaller_margin_needs_more_of_an_object_and_searches_fewer_tiles(
         assert (point.lost_fraction, point.passed_fraction) == (lost, pytest.approx(passed))
 
 
+def test_an_object_that_several_tiles_show_counts_once(tmp_path: Path, screen: Path, recipe: Recipe) -> None:
+    dataset, detections = make_dataset(tmp_path, 8)
+    cut = np.array([[100, 24, 119, 40]], np.float32)  # as the edge of another tile shows it
+    repeated = {
+        key: Detections.concatenate([one, Detections(cut, one.scores, one.labels)]) for key, one in detections.items()
+    }
+    _, once = run(screen, (dataset, detections), recipe)
+    _, twice = run(screen, (dataset, repeated), recipe)
+    assert (twice.objects, twice.curve) == (once.objects, once.curve)
+
+
 def test_images_of_a_place_are_one_scene(tmp_path: Path, screen: Path, recipe: Recipe) -> None:
     _, record = run(screen, make_dataset(tmp_path, 12, per_scene=4), recipe)
     assert (record.images, record.scenes, record.objects) == (12, 3, 12)

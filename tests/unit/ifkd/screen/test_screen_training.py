@@ -80,7 +80,9 @@ def test_the_teachers_detections_become_objects(
         seen.append(run)
         raise Stopped
 
-    monkeypatch.setattr(screen_training, "predict", lambda _, dataset, __: [(one.id, found) for one in dataset.images])
+    monkeypatch.setattr(
+        screen_training, "predict_tiles", lambda _, dataset, __: [(one.id, found) for one in dataset.images]
+    )
     monkeypatch.setattr(screen_training, "train", stop)
     for teacher in (None, checkpoint_path):
         with pytest.raises(Stopped):

@@ -1,15 +1,19 @@
 """Validation of a detector."""
 
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from ifkd.core.config import parse
+from ifkd.data.coco import CocoDataset, LabeledImage
 from ifkd.data.splits import read_split
 from ifkd.models import Detector
 from ifkd.recipe import Recipe
-from ifkd.training.prediction import predict, validate
+from ifkd.training.prediction import predict, predict_tiles, validate
 
 
 @pytest.mark.parametrize("scale", [1.0, 2.0])
@@ -33,6 +37,25 @@ def test_the_limits_of_a_tile_grow_with_the_image(recipe_values: dict[str, Any])
     found = dict(predict(detector.eval(), dataset, recipe))
     assert sum(map(len, found.values())) == sum(len(image.boxes) for image in dataset.images) > 4
     assert detector.per_level == {16 * recipe.export.candidates_per_level}
+
+
+def test_tiles_are_those_of_a_scene_and_their_detections_are_in_pixels_of_the_image(
+    recipe_values: dict[str, Any], tmp_path: Path
+) -> None:
+    """A bright object in the overlap of tiles has a box for each, which ends with the tile; padding is no object."""
+    pixels = np.zeros((90, 300, 3), np.uint8)
+    pixels[20:40, 200:240] = 255
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    image = LabeledImage(
+        7, tmp_path / "a.png", (90, 300), np.zeros((0, 4)), np.zeros(0, np.int64), "a", np.zeros(0, bool)
+    )
+    dataset = CocoDataset(tmp_path / "all.json", ("ship",), (1,), (image,))
+    recipe_values["data"] |= {"scale": 0.5, "tile_px": 64}
+    recipe_values["export"] = {"overlap_px": 16}  # tiles of the 45x150 px start at 0, 48 and 86
+    recipe = parse(recipe_values, Recipe, source="values")
+    ((key, found),) = predict_tiles(BrightDetector().eval(), dataset, recipe)
+    assert key == 7
+    np.testing.assert_allclose(sorted(found.boxes.tolist()), [[200, 20, 224, 40], [200, 20, 240, 40]], atol=4)
 
 
 class PerfectDetector(Detector):
@@ -69,3 +92,23 @@ class PerfectDetector(Detector):
         found, self.remaining = self.remaining[:output], self.remaining[output:]
         boxes, labels = (torch.stack(part) for part in zip(*found, strict=True))
         return boxes, torch.full(labels.shape, 0.9), labels
+
+
+class BrightDetector(PerfectDetector):
+    """Returns the bounding box of what is bright in each image of a batch."""
+
+    def __init__(self) -> None:
+        torch.nn.Module.__init__(self)
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.side = 64
+
+    def forward(self, images: torch.Tensor) -> Any:
+        return images.mean(dim=1) > 1.0
+
+    def candidates(self, output: Any, **_: Any) -> Any:
+        boxes = torch.zeros((len(output), 1, 4))
+        for box, bright in zip(boxes, output, strict=True):
+            y, x = torch.nonzero(bright, as_tuple=True)
+            if len(x):
+                box[0] = torch.stack([x.min(), y.min(), x.max() + 1, y.max() + 1])
+        return boxes, torch.full((len(boxes), 1), 0.9), torch.zeros((len(boxes), 1), dtype=torch.int64)
