@@ -31,11 +31,10 @@ class ScreenPoint(Schema):
 class ScreenCalibration(Schema):
     """Choice of a screen's threshold by the detections that it loses in held-out scenes.
 
-    A detection of the full search counts as lost if it, or one that overlaps with it in a chain, has a part as wide as
-    the margin of tiles in which no cell is at least the threshold. If none has, all tiles that they touch are
-    searched, and the search with the screen gives the same detection. Otherwise these tiles may still be searched
-    because of other cells. So this is an upper limit for every size and grid of tiles, if each box that a tile shows is
-    within one that the whole image shows.
+    A detection of the full search counts as lost if it, or one of any tile that overlaps with it in a chain, has a part
+    as wide as the margin of tiles in which no cell is at least the threshold. If none has, all tiles that they touch
+    are searched, and the search with the screen gives the same detection. Otherwise these tiles may still be searched
+    because of other cells, so this is an upper limit.
     """
 
     source: str
