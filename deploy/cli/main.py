@@ -86,7 +86,7 @@ def _run(command: str, argv: list[str]) -> int:
     parser = _CommandParser(prog=f"ifkd {command}", description=description, allow_abbrev=False)
     add_common_arguments(parser)
     module.configure(parser)
-    arguments = _parse(parser, argv, module.Arguments())
+    arguments = parser.parse_args(argv, module.Arguments())
     level = logging.INFO if arguments.verbose else logging.WARNING
     logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
     try:
@@ -104,7 +104,12 @@ def _run(command: str, argv: list[str]) -> int:
 
 
 class _CommandParser(argparse.ArgumentParser):
-    """Parser that reports an invalid command line as all other errors are reported."""
+    """Parser that reports an invalid command line as all other errors are reported.
+
+    KEY=VALUE may stand before and after options, also those of a subcommand.
+    """
+
+    _intermixes = False
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -113,16 +118,17 @@ class _CommandParser(argparse.ArgumentParser):
             r"-(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$|-(inf|infinity|nan)$", re.IGNORECASE
         )
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        if self._subparsers is not None or self._intermixes:
+            return super().parse_known_args(args, namespace)
+        self._intermixes = True  # argparse calls this method again, for options and for other arguments
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._intermixes = False
+
     def error(self, message: str) -> NoReturn:
         raise UsageError(message, hint=f"Run `{self.prog} --help` for the options.")
-
-
-def _parse(parser: argparse.ArgumentParser, argv: list[str], arguments: Arguments) -> Arguments:
-    """Return a command's arguments; KEY=VALUE may stand before and after options."""
-    try:
-        return parser.parse_intermixed_args(argv, arguments)
-    except TypeError:  # argparse cannot intermix where there are subcommands
-        return parser.parse_args(argv, arguments)
 
 
 def _print_json(result: dict[str, Any] | None, arguments: Arguments) -> None:
