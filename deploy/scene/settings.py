@@ -201,7 +201,9 @@ def settings_for(
         aoi=aoi,
         tile_px=None if tile_px is None else tile,
         gsd_m=defaults.gsd_m if gsd_m is None else gsd_m,
-        screen=_screen(manifest, screen, audit),
+        screen=_screen(
+            manifest, screen, audit, is_as_calibrated=_is_as_calibrated(manifest, threshold, overlap_px, merge)
+        ),
     )
 
 
@@ -274,7 +276,15 @@ def _scale(manifest: Manifest, tile: tuple[int, int], gsd_m: float | None) -> fl
     return height / max(1, round(height / (scale * gsd_m / trained)))  # gives a whole number of scene pixels
 
 
-def _screen(manifest: Manifest, choice: float | str, audit: float) -> ScreenSettings | None:
+def _is_as_calibrated(manifest: Manifest, score_threshold: float, overlap_px: int | None, merge: str) -> bool:
+    """Return whether a search has no detections that the calibration of the screen has not seen."""
+    calibration = manifest.screen.calibration if manifest.screen is not None else None
+    if calibration is None or score_threshold < calibration.score_threshold:
+        return False
+    return merge in ("border", "nms") and (overlap_px is None or overlap_px >= manifest.defaults.overlap_px)
+
+
+def _screen(manifest: Manifest, choice: float | str, audit: float, *, is_as_calibrated: bool) -> ScreenSettings | None:
     """Return the settings of a screen; None if it is off, or has no threshold of its own."""
     record = manifest.screen
     if not 0.0 <= audit <= 1.0:
@@ -291,7 +301,7 @@ def _screen(manifest: Manifest, choice: float | str, audit: float) -> ScreenSett
     else:
         threshold = choice
     calibration = record.calibration
-    is_bounded = calibration is not None and record.threshold is not None and threshold <= record.threshold
+    is_bounded = is_as_calibrated and record.threshold is not None and threshold <= record.threshold
     return ScreenSettings(
         threshold=threshold,
         auto=isinstance(choice, str),

@@ -31,9 +31,9 @@ class ScreenPoint(Schema):
 class ScreenCalibration(Schema):
     """Choice of a screen's threshold by the detections that it loses in held-out scenes.
 
-    A detection of the full search counts as lost if it, or one of any tile that overlaps with it in a chain, has a part
-    as wide as the margin of tiles in which no cell is at least the threshold. If none has, all tiles that they touch
-    are searched, and the search with the screen gives the same detection. Otherwise these tiles may still be searched
+    A detection of the full search counts as lost if it, or one of any tile that overlaps with it in a chain, has a
+    point without a cell within the margin that is at least the threshold. If none has, all tiles that they touch are
+    searched, and the search with the screen gives the same detection. Otherwise these tiles may still be searched
     because of other cells, so this is an upper limit.
     """
 
@@ -96,7 +96,7 @@ class ScreenRecord(Schema):
     parameters: int
     margin_px: PositiveFloat | None = None
     """A tile is searched if a cell within this distance of it is at least the threshold, pixels of the engine; None in
-    bundles of earlier versions, whose margin is the overlap of tiles."""
+    bundles of earlier versions, whose margin is the overlap of tiles, or a cell where that is more."""
     threshold: Fraction | None
     """Least objectness of a tile that is searched; None if no threshold is known to satisfy the calibration's limit, so
     that the screen is off unless the user states a threshold."""

@@ -10,13 +10,13 @@ from export.bundle.screen_record import ScreenCalibration, ScreenPoint
 from export.precision.ort_session import open_session
 from export.screen.conformal import RiskLimit, mean_scene_loss
 from ifkd.core.detections import Array, Detections, resize_boxes
-from ifkd.core.postprocess import nms
 from ifkd.core.tiling import TileGrid
 from ifkd.data.coco import CocoDataset, LabeledImage
 from ifkd.imagery.image_files import pad, read_image, resize
 from ifkd.imagery.image_tiles import scaled_size
 from ifkd.imagery.objectness import box_objectness, kept_up_to
 from ifkd.recipe import Recipe, ScreenOptions
+from ifkd.training.prediction import one_of_each
 
 CURVE = (0.0, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 """Thresholds of the record."""
@@ -49,9 +49,10 @@ def calibrate(
     for image, objectness in objectness_maps(path, dataset, recipe=recipe, scale=scale, stride=stride):
         found = detections[image.id].select(detections[image.id].scores >= score_threshold)
         if len(found):
-            counted = nms(found, iou_threshold=recipe.postprocess.iou_threshold)
-            boxes = np.concatenate([counted.boxes, found.boxes])
-            boxes, margin = resize_boxes(boxes, image.size, scaled_size(image.size, scale)), margin_px * options.scale
+            counted = one_of_each(found, iou_threshold=recipe.postprocess.iou_threshold)
+            size, boxes = scaled_size(image.size, scale), np.concatenate([counted.boxes, found.boxes])
+            boxes, factor = resize_boxes(boxes, image.size, size), min(np.array(size) / image.size) / recipe.data.scale
+            margin = margin_px * min(options.scale, factor)  # sizes are rounded
             kept = kept_up_to(objectness, boxes, cell_px=float(stride), margin_px=margin)
             scores[image.scene].append(kept[: len(counted)])
         windows = _tile_windows(image, recipe, margin_px) * np.float32(options.scale)

@@ -158,6 +158,13 @@ def pairwise_iou(boxes: Array, others: Array) -> Array:
     return np.divide(intersection, union, out=np.zeros_like(intersection), where=union > 0)
 
 
+def covered_by_larger(boxes: Array) -> Array:
+    """Return the fraction of the area of each box [n, 4] inside a larger one, the largest of these; float64 [n]."""
+    areas = box_areas(boxes.astype(np.float64))
+    inside = np.where(areas[:, None] < areas[None, :], pairwise_intersection(boxes, boxes), 0.0)
+    return np.asarray(inside.max(axis=1, initial=0.0) / np.maximum(areas, np.finfo(np.float64).tiny))
+
+
 def pairwise_intersection(boxes: Array, others: Array) -> Array:
     """Return the areas [n, m] that boxes [n, 4] and [m, 4], or oriented boxes [n, 5] and [m, 5], have in common."""
     if boxes.shape[1] == 5:

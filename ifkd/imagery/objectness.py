@@ -6,6 +6,9 @@ import numpy as np
 
 from ifkd.core.detections import Array
 
+PARTS = 4
+"""Number of parts of a box that is as wide as the margin, in each direction; more parts are less strict."""
+
 
 def box_objectness(objectness: Array, boxes: Array, *, cell_px: float) -> Array:
     """Return the largest value, float32 [n], of the cells that each box touches; 0 for a box outside of the map.
@@ -24,9 +27,9 @@ def box_objectness(objectness: Array, boxes: Array, *, cell_px: float) -> Array:
 def kept_up_to(objectness: Array, boxes: Array, *, cell_px: float, margin_px: float) -> Array:
     """Return the largest threshold, float32 [n], at which no screen changes or removes each box [n, 4].
 
-    Tiles are searched that have a cell above the threshold within `margin_px`. A box is cut into parts no wider than
-    that: if each has such a cell, all tiles that the box touches are searched. Boxes that overlap, also in a chain, may
-    remove each other, so all of a chain have the value of the lowest one.
+    Tiles are searched that have a cell above the threshold within `margin_px`. All tiles that a box touches are
+    searched if each of its points has such a cell that near. Boxes that overlap, also in a chain, may remove each
+    other, so all of a chain have the value of the lowest one.
     """
     parts = [_parts(box, margin_px) for box in boxes.tolist()]
     found = box_objectness(objectness, np.concatenate([np.zeros((0, 4)), *parts]), cell_px=cell_px)
@@ -42,10 +45,11 @@ def kept_up_to(objectness: Array, boxes: Array, *, cell_px: float, margin_px: fl
         own = lowest
 
 
-def _parts(box: list[float], side: float) -> Array:
-    """Return the parts of a box, float64 [n, 4], equal and at most `side` wide and high."""
-    rows, columns = (max(1, math.ceil((box[axis + 2] - box[axis]) / side)) for axis in (1, 0))
+def _parts(box: list[float], margin_px: float) -> Array:
+    """Return the areas, float64 [n, 4], around equal parts of a box, that are within the margin of all their points."""
+    rows, columns = (max(1, math.ceil(PARTS * (box[axis + 2] - box[axis]) / margin_px)) for axis in (1, 0))
     x, y = np.linspace(box[0], box[2], columns + 1), np.linspace(box[1], box[3], rows + 1)
-    left, top = np.meshgrid(x[:-1], y[:-1])
-    right, bottom = np.meshgrid(x[1:], y[1:])
+    across, down = margin_px - (x[1] - x[0]), margin_px - (y[1] - y[0])
+    left, top = np.meshgrid(x[:-1] - across, y[:-1] - down)
+    right, bottom = np.meshgrid(x[1:] + across, y[1:] + down)
     return np.stack([left, top, right, bottom], axis=-1).reshape(-1, 4)

@@ -2,16 +2,16 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from ifkd import __version__
 from ifkd.compute.device import best_device
-from ifkd.core.detections import Detections, pairwise_iou
+from ifkd.core.detections import Detections, covered_by_larger, pairwise_iou
 from ifkd.core.errors import CheckpointError, TrainingError
 from ifkd.core.files import sha256_of
-from ifkd.core.postprocess import nms
 from ifkd.core.progress import track
 from ifkd.data.coco import CocoDataset, LabeledImage
 from ifkd.data.metrics import Metrics
@@ -24,7 +24,7 @@ from ifkd.screen.checkpoint import ScreenMeta
 from ifkd.screen.network import STRIDE, Screen
 from ifkd.training.optim import check_training
 from ifkd.training.pipelines import DATA_KEYS_WITHOUT_EFFECT, remove_run
-from ifkd.training.prediction import predict_tiles
+from ifkd.training.prediction import PIECE_INSIDE, one_of_each, predict_tiles
 from ifkd.training.run_folder import RunFolder, TrainingResult, TrainingRun
 from ifkd.training.trainer import train
 
@@ -53,7 +53,7 @@ def train_screen(recipe: Recipe, folder: Path, *, teacher: Path | None = None, r
         "role": "screen",
         "seed": recipe.seed,
         "train_sha256": sha256_of(train_data.path),
-        **({} if teacher is None else {"teacher_sha256": sha256_of(teacher)}),
+        **({} if teacher is None else {"teacher_sha256": sha256_of(teacher), "teacher_search": _search(recipe)}),
         "data": recipe.data.model_dump(mode="json", exclude_none=True, exclude=DATA_KEYS_WITHOUT_EFFECT),
         "versions": {"ifkd": __version__, "torch": str(torch.__version__)},
     }
@@ -105,23 +105,32 @@ def add_detections(dataset: CocoDataset, teacher: Path, recipe: Recipe) -> CocoD
         raise CheckpointError(problem, got=scale, expected=recipe.data.scale)
     found = predict_tiles(build_from(checkpoint).to(best_device()), dataset, recipe)
     detections = dict(track(found, "detecting by the teacher", total=len(dataset), unit="image"))
-    merged = {key: nms(one, iou_threshold=SAME_OBJECT_IOU, class_agnostic=True) for key, one in detections.items()}
-    images = [with_detections(one, merged[one.id], score=recipe.screen.teacher_score) for one in dataset.images]
+    images = [with_detections(one, detections[one.id], score=recipe.screen.teacher_score) for one in dataset.images]
     return replace(dataset, images=tuple(images))
 
 
 def with_detections(image: LabeledImage, found: Detections, *, score: float) -> LabeledImage:
     """Return an image with the detections of at least this score as objects, where no label or region is."""
-    kept = found.scores >= score
-    kept[kept] = pairwise_iou(found.boxes[kept], image.boxes).max(axis=1, initial=0.0) < SAME_OBJECT_IOU
-    count = int(kept.sum())
+    found = one_of_each(found.select(found.scores >= score), iou_threshold=SAME_OBJECT_IOU)
+    everything = np.concatenate([image.boxes, found.boxes])
+    shown = pairwise_iou(found.boxes, image.boxes).max(axis=1, initial=0.0) >= SAME_OBJECT_IOU
+    shown |= covered_by_larger(everything)[len(image.boxes) :] >= PIECE_INSIDE
+    added = found.boxes[~shown]
+    count = len(added)
     return replace(
         image,
-        boxes=np.concatenate([image.boxes, found.boxes[kept]]),
+        boxes=np.concatenate([image.boxes, added]),
         labels=np.concatenate([image.labels, np.zeros(count, np.int64)]),  # a screen knows no classes
         ignore=np.concatenate([image.ignore, np.zeros(count, bool)]),
         oriented=None,
     )
+
+
+def _search(recipe: Recipe) -> dict[str, Any]:
+    """Return the options of the recipe on which the detections of a teacher depend."""
+    options = recipe.export
+    search = {"overlap_px": options.overlap_px, "candidates_per_level": options.candidates_per_level}
+    return {**search, "postprocess": recipe.postprocess.model_dump(mode="json")}
 
 
 def _not_validated(_screen: TaskNetwork, dataset: CocoDataset, _recipe: Recipe) -> Metrics:

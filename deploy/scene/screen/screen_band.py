@@ -39,17 +39,19 @@ def _cells(
     rows, width = layout.rows_of(band), layout.columns
     cells = np.full((rows[1] - rows[0], width), NO_DATA, np.float32)
     pieces = list(layout.pieces())
-    patches = [reader.submit(_read, decimated, layout.pixels_of(rows, columns)) for columns in pieces[:1]]
+    windows = [layout.pixels_of(rows, columns) for columns in pieces]
+    patches = [reader.submit(_read, decimated, window) for window in windows[:1]]
     for number, (left, right) in enumerate(pieces):
-        patches += [
-            reader.submit(_read, decimated, layout.pixels_of(rows, one)) for one in pieces[number + 1 : number + 2]
-        ]
+        patches += [reader.submit(_read, decimated, window) for window in windows[number + 1 : number + 2]]
         patch = patches.pop(0).result()
         if patch is None:
             cells[:, left:right] = UNREADABLE
-        elif (known := _core(_any_valid(patch.valid, layout), layout)).any():
-            values = _core(network.objectness(patch.pixels), layout)
-            cells[:, left:right] = np.where(known, values, NO_DATA)
+            continue
+        stride = layout.settings.stride
+        top, first = rows[0] - windows[number].top // stride, left - windows[number].left // stride
+        own = slice(top, top + len(cells)), slice(first, first + right - left)  # without the context
+        if (known := _any_valid(patch.valid, stride)[own]).any():
+            cells[:, left:right] = np.where(known, network.objectness(patch.pixels)[own], NO_DATA)
     return cells
 
 
@@ -60,14 +62,7 @@ def _read(decimated: DecimatedScene, window: Window) -> Patch | None:
         return None
 
 
-def _any_valid(valid: Array, layout: ScreenLayout) -> Array:
+def _any_valid(valid: Array, stride: int) -> Array:
     """Return which cells have data, bool [rows, columns]."""
-    stride = layout.settings.stride
     height, width = valid.shape
     return np.any(valid.reshape(height // stride, stride, width // stride, stride), axis=(1, 3))
-
-
-def _core(cells: Array, layout: ScreenLayout) -> Array:
-    """Return cells without those of the context."""
-    context = layout.context_cells
-    return cells[context : cells.shape[0] - context, context : cells.shape[1] - context]

@@ -92,12 +92,16 @@ class ScreenLayout:
             yield left, min(left + step, stop)
 
     def pixels_of(self, rows: tuple[int, int], columns: tuple[int, int]) -> Window:
-        """Return the pixels of the screen that cells depend on: their own and the context, a whole number of cells."""
-        stride = self.settings.stride
-        context = self.context_cells
-        top, left = (rows[0] - context) * stride, (columns[0] - context) * stride
-        height = (rows[1] - rows[0] + 2 * context) * stride
-        return Window(top, left, height, (columns[1] - columns[0] + 2 * context) * stride)
+        """Return the pixels of the screen that cells depend on: their own and the context, a whole number of cells.
+
+        The context ends with the scene, as that of a training image does.
+        """
+        stride, context = self.settings.stride, self.context_cells
+        (top, bottom), (left, right) = (
+            (max(0, one[0] - context), min(one[1] + context, self._cells(length)))
+            for one, length in zip((rows, columns), self.grid.size, strict=True)
+        )
+        return Window(top * stride, left * stride, (bottom - top) * stride, (right - left) * stride)
 
     @property
     def context_cells(self) -> int:

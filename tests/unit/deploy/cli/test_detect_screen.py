@@ -105,11 +105,15 @@ def test_the_calibrated_threshold_is_the_automatic_one(call, tmp_path):
     ("options", "bound"),
     [
         (("--screen", 0.85), None),
-        (("--screen", 0.8, "--overlap-px", 19), 0.004),
+        (("--screen", 0.8, "--overlap-px", 19), None),
         (("--screen", 0.8, "--overlap-px", 24), 0.004),
+        (("--screen", 0.8, "--score-threshold", 0.29), None),
+        (("--screen", 0.8, "--score-threshold", 0.3), 0.004),
+        (("--screen", 0.8, "--merge", "nms"), 0.004),
+        (("--screen", 0.8, "--merge", "nmm"), None),
     ],
 )
-def test_a_bound_holds_up_to_the_calibrated_threshold_whatever_the_overlap(call, tmp_path, options, bound):
+def test_a_bound_holds_for_searches_whose_detections_the_calibration_has_seen(call, tmp_path, options, bound):
     call(*options)
     run = run_of(tmp_path / "out")
     assert run["screening"]["bound"] == bound

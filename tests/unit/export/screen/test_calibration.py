@@ -119,7 +119,7 @@ def test_a_smaller_margin_needs_more_of_an_object_and_searches_fewer_tiles(
 
 def test_an_object_that_several_tiles_show_counts_once(tmp_path: Path, screen: Path, recipe: Recipe) -> None:
     dataset, detections = make_dataset(tmp_path, 8)
-    cut = np.array([[100, 24, 119, 40]], np.float32)  # as the edge of another tile shows it
+    cut = np.array([[100, 24, 108, 40]], np.float32)  # as the edge of another tile shows it
     repeated = {
         key: Detections.concatenate([one, Detections(cut, one.scores, one.labels)]) for key, one in detections.items()
     }

@@ -109,6 +109,15 @@ def test_weak_and_known_detections_add_nothing() -> None:
     assert len(with_detections(image, Detections.empty(), score=0.3).boxes) == 1
 
 
+def test_pieces_of_objects_add_nothing() -> None:
+    """Of a labeled object, and of a detection that another tile shows completely."""
+    boxes = np.array([[0, 0, 40, 10]], np.float32)
+    image = LabeledImage(1, Path("a"), (64, 64), boxes, np.array([2]), "a", np.array([False]))
+    corners = np.array([[28, 0, 44, 10], [0, 30, 40, 40], [0, 30, 12, 40]], np.float32)
+    found = Detections(corners, np.array([0.9, 0.8, 0.9], np.float32), np.zeros(3, np.int64))
+    assert with_detections(image, found, score=0.3).boxes.tolist() == [[0, 0, 40, 10], [0, 30, 40, 40]]
+
+
 def test_tiles_are_at_the_screens_scale_and_no_larger_than_the_images(recipe: Recipe) -> None:
     image = LabeledImage(1, Path("a"), (50, 90), np.zeros((0, 4)), np.zeros(0), "a", np.zeros(0, bool))
     data = screen_data(recipe, (image,))

@@ -9,11 +9,12 @@ import torch
 from PIL import Image
 
 from ifkd.core.config import parse
+from ifkd.core.detections import Detections
 from ifkd.data.coco import CocoDataset, LabeledImage
 from ifkd.data.splits import read_split
 from ifkd.models import Detector
 from ifkd.recipe import Recipe
-from ifkd.training.prediction import predict, predict_tiles, validate
+from ifkd.training.prediction import one_of_each, predict, predict_tiles, validate
 
 
 @pytest.mark.parametrize("scale", [1.0, 2.0])
@@ -43,19 +44,30 @@ def test_tiles_are_those_of_a_scene_and_their_detections_are_in_pixels_of_the_im
     recipe_values: dict[str, Any], tmp_path: Path
 ) -> None:
     """A bright object in the overlap of tiles has a box for each, which ends with the tile; padding is no object."""
-    pixels = np.zeros((90, 300, 3), np.uint8)
-    pixels[20:40, 200:240] = 255
+    pixels = np.zeros((250, 300, 3), np.uint8)
+    pixels[160:180, 200:240] = 255
     Image.fromarray(pixels).save(tmp_path / "a.png")
     image = LabeledImage(
-        7, tmp_path / "a.png", (90, 300), np.zeros((0, 4)), np.zeros(0, np.int64), "a", np.zeros(0, bool)
+        7, tmp_path / "a.png", (250, 300), np.zeros((0, 4)), np.zeros(0, np.int64), "a", np.zeros(0, bool)
     )
     dataset = CocoDataset(tmp_path / "all.json", ("ship",), (1,), (image,))
     recipe_values["data"] |= {"scale": 0.5, "tile_px": 64}
-    recipe_values["export"] = {"overlap_px": 16}  # tiles of the 45x150 px start at 0, 48 and 86
+    recipe_values["export"] = {"overlap_px": 16}  # tiles of the 125x150 px start at 0, 48 and 61, and at 0, 48 and 86
     recipe = parse(recipe_values, Recipe, source="values")
     ((key, found),) = predict_tiles(BrightDetector().eval(), dataset, recipe)
     assert key == 7
-    np.testing.assert_allclose(sorted(found.boxes.tolist()), [[200, 20, 224, 40], [200, 20, 240, 40]], atol=4)
+    np.testing.assert_allclose(
+        sorted(found.boxes.tolist()), [[200, 160, 224, 180]] * 2 + [[200, 160, 240, 180]] * 2, atol=4
+    )
+
+
+def test_pieces_of_an_object_are_no_objects_of_their_own() -> None:
+    boxes = np.array([[0, 0, 40, 10], [0, 0, 14, 10], [30, 0, 44, 10], [36, 0, 50, 10], [1, 0, 41, 10]], np.float32)
+    scores, labels = np.array([0.5, 0.9, 0.8, 0.7, 0.4], np.float32), np.array([0, 1, 0, 0, 1])
+    found = one_of_each(Detections(boxes, scores, labels), iou_threshold=0.5)
+    # The second and third are most of all inside the first, the fourth is beside it, and the fifth is the first again.
+    assert sorted(found.boxes[:, 0].tolist()) == [0, 36]
+    assert len(one_of_each(Detections.empty(), iou_threshold=0.5)) == 0
 
 
 class PerfectDetector(Detector):

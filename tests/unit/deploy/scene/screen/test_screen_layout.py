@@ -87,9 +87,10 @@ def test_only_the_area_of_interest_is_screened():
     assert (stop - 1) * 64 < grid.lefts[4] + 256 + 20 <= stop * 64
 
 
-@pytest.mark.parametrize(("rows", "columns"), [((0, 4), (0, 8)), ((32, 40), (8, 9))])
-def test_the_network_sees_cells_with_their_context(rows, columns):
-    layout = layout_of((3000, 3000))
-    window = layout.pixels_of(rows, columns)
-    assert (window.top, window.left) == ((rows[0] - 2) * 16, (columns[0] - 2) * 16)
-    assert (window.bottom, window.right) == ((rows[1] + 2) * 16, (columns[1] + 2) * 16)
+@pytest.mark.parametrize(
+    ("rows", "columns", "expected"),
+    [((32, 40), (8, 9), (30, 42, 6, 11)), ((0, 4), (0, 8), (0, 6, 0, 10)), ((40, 47), (40, 47), (38, 47, 38, 47))],
+)
+def test_the_network_sees_cells_with_their_context_as_far_as_the_scene_reaches(rows, columns, expected):
+    window = layout_of((3000, 3000)).pixels_of(rows, columns)
+    assert (window.top, window.bottom, window.left, window.right) == tuple(16 * cell for cell in expected)
