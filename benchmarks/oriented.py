@@ -77,7 +77,7 @@ class Outcome:
     ship_image: Array
 
     def recall(self, precision: float, *, images: Array | None = None) -> float:
-        """Return the recall of close ships at a precision; `images` are drawn ones, which may recur."""
+        """Return the recall of close ships at a precision, NaN without any; `images` are drawn ones, which may recur."""
         times = np.ones(self.images, int) if images is None else np.bincount(images, minlength=self.images)
         order = np.argsort(-self.scores, kind="stable")
         weight = times[self.detection_image[order]]
@@ -85,7 +85,7 @@ class Outcome:
         good = np.flatnonzero(found >= precision * np.maximum(all_of_them, 1))
         threshold = self.scores[order][good[-1]] if len(good) else np.inf
         ships = times[self.ship_image] * self.ship_close
-        return float((ships * (self.ship_score >= threshold)).sum() / ships.sum())
+        return float((ships * (self.ship_score >= threshold)).sum() / ships.sum()) if ships.any() else float("nan")
 
     @property
     def images(self) -> int:
@@ -260,7 +260,7 @@ def difference(pairs: Sequence[tuple[Outcome, Outcome]], precision: float, per_p
         drawn = np.concatenate([places[index] for index in random.integers(len(places), size=len(places))])
         draws.append(np.mean([a.recall(precision, images=drawn) - b.recall(precision, images=drawn) for a, b in pairs]))
     each = [a.recall(precision) - b.recall(precision) for a, b in pairs]
-    low, high = np.percentile(draws, [2.5, 97.5])
+    low, high = np.nanpercentile(draws, [2.5, 97.5])  # without draws that have no close ship
     words = ", ".join(f"{100 * value:+.1f}" for value in each)
     interval = f"95 % interval {100 * low:+.1f} to {100 * high:+.1f}; by pair {words}"
     return f"{100 * np.mean(each):+.1f} points of recall of close ships, {interval}"
