@@ -77,7 +77,7 @@ class Outcome:
     ship_image: Array
 
     def recall(self, precision: float, *, images: Array | None = None) -> float:
-        """Return the recall of close ships at a precision, NaN without any; `images` are drawn ones, which may recur."""
+        """Return the recall of close ships at a precision, NaN if there are none; `images` are drawn, and may recur."""
         times = np.ones(self.images, int) if images is None else np.bincount(images, minlength=self.images)
         order = np.argsort(-self.scores, kind="stable")
         weight = times[self.detection_image[order]]
