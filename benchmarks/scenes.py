@@ -216,6 +216,8 @@ def merged_scores(bundle: Bundle, path: Path, labels: Path) -> dict[str, SceneSc
             georeference=scene.info.georeference,
         )
     found: dict[str, Detections] = {OWN_MERGE: result.detections}
+    each_class = settings.merge.model_copy(update={"class_agnostic_iou": 1.0})
+    found["ours, border, each class alone, as the others merge"] = merge(candidates, each_class).detections
     for method in ("nms", "nmm", "greedy_nmm"):
         merge_settings = settings.merge.model_copy(update={"method": method})
         found[f"ours, {method}"] = merge(candidates, merge_settings).detections
