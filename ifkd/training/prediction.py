@@ -81,7 +81,9 @@ def predict_tiles(detector: Detector, dataset: CocoDataset, recipe: Recipe) -> I
             some = windows[start : start + BATCH_SIZE]
             tiles = [pad(pixels[one.top : one.bottom, one.left : one.right], (side, side)) for one in some]
             found = detect(detector, tiles, config, per_level=per_level)
-            parts += [each.translated(dx=one.left, dy=one.top) for one, each in zip(some, found, strict=True)]
+            parts += [
+                each.translated(dx=float(one.left), dy=float(one.top)) for one, each in zip(some, found, strict=True)
+            ]
         yield image.id, Detections.concatenate(parts).clipped(size).resized(size, image.size)
 
 
