@@ -10,13 +10,13 @@ from export.bundle.screen_record import ScreenCalibration, ScreenPoint
 from export.precision.ort_session import open_session
 from export.screen.conformal import RiskLimit, mean_scene_loss
 from ifkd.core.detections import Array, Detections, resize_boxes
+from ifkd.core.postprocess import one_of_each
 from ifkd.core.tiling import TileGrid
 from ifkd.data.coco import CocoDataset, LabeledImage
 from ifkd.imagery.image_files import pad, read_image, resize
 from ifkd.imagery.image_tiles import scaled_size
 from ifkd.imagery.objectness import box_objectness, kept_up_to
 from ifkd.recipe import Recipe, ScreenOptions
-from ifkd.training.prediction import one_of_each
 
 CURVE = (0.0, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 """Thresholds of the record."""

@@ -6,10 +6,12 @@ import numpy as np
 from pydantic import Field, PositiveInt
 
 from ifkd.core.config import Schema
-from ifkd.core.detections import Array, Candidates, Detections, box_areas, pairwise_intersection
+from ifkd.core.detections import Array, Candidates, Detections, box_areas, covered_by_larger, pairwise_intersection
 
 ROWS_AT_ONCE = 64
 """Oriented boxes that are compared with all remaining ones at a time; more are faster if few boxes overlap."""
+PIECE_INSIDE = 0.6
+"""Least fraction of a detection inside a larger one that makes it a piece of that."""
 
 
 class PostprocessConfig(Schema):
@@ -51,6 +53,12 @@ def nms(detections: Detections, *, iou_threshold: float, class_agnostic: bool = 
         kept_of_class = _kept_of_class if ordered.oriented is None else _kept_of_oriented_class
         kept[index[kept_of_class(ordered.outlines[index], iou_threshold)]] = True
     return ordered.select(kept)
+
+
+def one_of_each(found: Detections, *, iou_threshold: float) -> Detections:
+    """Return one detection of each object, of any class: without the pieces that the edges of other tiles cut off."""
+    best = nms(found, iou_threshold=iou_threshold, class_agnostic=True)
+    return best.select(covered_by_larger(best.boxes) < PIECE_INSIDE)
 
 
 def _kept_of_class(boxes: Array, iou_threshold: float) -> Array:

@@ -12,6 +12,7 @@ from ifkd.compute.device import best_device
 from ifkd.core.detections import Detections, covered_by_larger, pairwise_iou
 from ifkd.core.errors import CheckpointError, TrainingError
 from ifkd.core.files import sha256_of
+from ifkd.core.postprocess import PIECE_INSIDE, one_of_each
 from ifkd.core.progress import track
 from ifkd.data.coco import CocoDataset, LabeledImage
 from ifkd.data.metrics import Metrics
@@ -24,7 +25,7 @@ from ifkd.screen.checkpoint import ScreenMeta
 from ifkd.screen.network import STRIDE, Screen
 from ifkd.training.optim import check_training
 from ifkd.training.pipelines import DATA_KEYS_WITHOUT_EFFECT, remove_run
-from ifkd.training.prediction import PIECE_INSIDE, one_of_each, predict_tiles
+from ifkd.training.prediction import predict_tiles
 from ifkd.training.run_folder import RunFolder, TrainingResult, TrainingRun
 from ifkd.training.trainer import train
 

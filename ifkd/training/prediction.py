@@ -8,8 +8,8 @@ import torch
 from jaxtyping import UInt8
 
 from ifkd.compute.distributed import gather_from_all, rank, world_size
-from ifkd.core.detections import Array, Candidates, Detections, covered_by_larger
-from ifkd.core.postprocess import PostprocessConfig, nms, postprocess
+from ifkd.core.detections import Array, Candidates, Detections
+from ifkd.core.postprocess import PostprocessConfig, postprocess
 from ifkd.core.tiling import TileGrid
 from ifkd.data.coco import CocoDataset, LabeledImage
 from ifkd.data.metrics import Metrics, evaluate
@@ -21,8 +21,6 @@ from ifkd.training.dataset import load_scaled
 
 STRIDE = 32
 BATCH_SIZE = 8
-PIECE_INSIDE = 0.6
-"""Least fraction of a detection inside a larger one that makes it a piece of that."""
 
 
 def validate(detector: Detector, dataset: CocoDataset, recipe: Recipe) -> Metrics:
@@ -85,12 +83,6 @@ def predict_tiles(detector: Detector, dataset: CocoDataset, recipe: Recipe) -> I
                 each.translated(dx=float(one.left), dy=float(one.top)) for one, each in zip(some, found, strict=True)
             ]
         yield image.id, Detections.concatenate(parts).clipped(size).resized(size, image.size)
-
-
-def one_of_each(found: Detections, *, iou_threshold: float) -> Detections:
-    """Return one detection of each object, of any class: without the pieces that the edges of other tiles cut off."""
-    best = nms(found, iou_threshold=iou_threshold, class_agnostic=True)
-    return best.select(covered_by_larger(best.boxes) < PIECE_INSIDE)
 
 
 def detect(

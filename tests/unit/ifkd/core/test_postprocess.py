@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from ifkd.core.detections import Candidates
-from ifkd.core.postprocess import PostprocessConfig, postprocess
+from ifkd.core.detections import Candidates, Detections
+from ifkd.core.postprocess import PostprocessConfig, one_of_each, postprocess
 
 
 def candidates() -> Candidates:
@@ -45,3 +45,12 @@ def test_boxes_above_the_iou_threshold_are_removed() -> None:
     # The IoU of the two boxes of class 0 is 19/21 = 0.905.
     assert len(postprocess(candidates(), PostprocessConfig(iou_threshold=0.91))[0]) == 4
     assert len(postprocess(candidates(), PostprocessConfig(iou_threshold=0.90))[0]) == 3
+
+
+def test_pieces_of_an_object_are_no_objects_of_their_own() -> None:
+    boxes = np.array([[0, 0, 40, 10], [0, 0, 14, 10], [30, 0, 44, 10], [36, 0, 50, 10], [1, 0, 41, 10]], np.float32)
+    scores, labels = np.array([0.5, 0.9, 0.8, 0.7, 0.4], np.float32), np.array([0, 1, 0, 0, 1])
+    found = one_of_each(Detections(boxes, scores, labels), iou_threshold=0.5)
+    # The second and third are most of all inside the first, the fourth is beside it, and the fifth is the first again.
+    assert sorted(found.boxes[:, 0].tolist()) == [0, 36]
+    assert len(one_of_each(Detections.empty(), iou_threshold=0.5)) == 0

@@ -9,12 +9,11 @@ import torch
 from PIL import Image
 
 from ifkd.core.config import parse
-from ifkd.core.detections import Detections
 from ifkd.data.coco import CocoDataset, LabeledImage
 from ifkd.data.splits import read_split
 from ifkd.models import Detector
 from ifkd.recipe import Recipe
-from ifkd.training.prediction import one_of_each, predict, predict_tiles, validate
+from ifkd.training.prediction import predict, predict_tiles, validate
 
 
 @pytest.mark.parametrize("scale", [1.0, 2.0])
@@ -59,15 +58,6 @@ def test_tiles_are_those_of_a_scene_and_their_detections_are_in_pixels_of_the_im
     np.testing.assert_allclose(
         sorted(found.boxes.tolist()), [[200, 160, 224, 180]] * 2 + [[200, 160, 240, 180]] * 2, atol=4
     )
-
-
-def test_pieces_of_an_object_are_no_objects_of_their_own() -> None:
-    boxes = np.array([[0, 0, 40, 10], [0, 0, 14, 10], [30, 0, 44, 10], [36, 0, 50, 10], [1, 0, 41, 10]], np.float32)
-    scores, labels = np.array([0.5, 0.9, 0.8, 0.7, 0.4], np.float32), np.array([0, 1, 0, 0, 1])
-    found = one_of_each(Detections(boxes, scores, labels), iou_threshold=0.5)
-    # The second and third are most of all inside the first, the fourth is beside it, and the fifth is the first again.
-    assert sorted(found.boxes[:, 0].tolist()) == [0, 36]
-    assert len(one_of_each(Detections.empty(), iou_threshold=0.5)) == 0
 
 
 class PerfectDetector(Detector):
