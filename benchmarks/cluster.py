@@ -220,7 +220,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--side", type=int, default=8192, help="of a scene, pixels")
     parser.add_argument("--folder", type=Path, default=Path("runs/cluster_benchmark"), help="for scenes and results")
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=SECTIONS)
-    parser.add_argument("--out", type=Path, default=Path("cluster.json"))
+    parser.add_argument("--out", type=Path, default=Path("runs/cluster.json"))
     parser.add_argument("--child-memory", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.child_memory:

@@ -366,7 +366,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", type=Path, help="bundle with FP32 and FP16, for batches of up to 16")
     parser.add_argument("--minutes", type=float, default=9.0, help="time for all sections (default: 9)")
-    parser.add_argument("--out", type=Path, default=Path("gpu.json"), help="results (default: gpu.json)")
+    parser.add_argument("--out", type=Path, default=Path("runs/gpu.json"), help="results (default: runs/gpu.json)")
     parser.add_argument("--data", type=Path, help="COCO json for `ifkd parity`")
     parser.add_argument("--scene", type=Path, help="scene for `ifkd detect`")
     parser.add_argument("--stand-in", type=Path, help="libraries of the stand-in, built there unless the folder exists")

@@ -327,7 +327,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--ground-truth", type=Path)
     parser.add_argument("--parity", type=Path, help="parity of OpenVINO with the FP16 file, parity.json")
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=SECTIONS)
-    parser.add_argument("--out", type=Path, default=Path("scenes.json"))
+    parser.add_argument("--out", type=Path, default=Path("runs/scenes.json"))
     parser.add_argument("--child-memory", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--child-start", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)

@@ -18,8 +18,8 @@ from ifkd.core.tiling import TileGrid
 def layout_for(grid: TileGrid, settings: DetectionSettings, selected: Array | None) -> ScreenLayout | None:
     """Return the layout of the screen on the tiles of a scene, `selected` those of an area of interest; None if off.
 
-    The margin of a tile is that of the calibration: so a detection touches no skipped tile if each of its parts, no
-    wider than the margin, has a cell above the threshold (see `ifkd.imagery.objectness.kept_up_to`).
+    The margin of a tile is that of the calibration: so a detection touches no skipped tile if each of its points has a
+    cell within the margin that reaches the threshold (see `ifkd.imagery.objectness.kept_up_to`).
     """
     screen = settings.screen
     if screen is None:
