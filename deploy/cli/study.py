@@ -117,7 +117,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         parsers[name] = subparsers.add_parser(name, help=purpose, description=description, allow_abbrev=False)
         cli.add_common_arguments(parsers[name], subcommand=True)
     for name in ("compare", "tune"):
-        parsers[name].add_argument("--methods", nargs="+", metavar="NAME", help=f"methods to {name} (default: all)")
+        parsers[name].add_argument("--methods", nargs="+", metavar="NAME", help=f"methods to {name} (default: all that fit)")
     add = parsers["compare"].add_argument
     add(
         "--tuned",
@@ -210,10 +210,11 @@ def _run_figures(arguments: FiguresArguments) -> dict[str, Any]:
 def _run_tuning(arguments: TuneArguments) -> dict[str, Any]:
     """Train the unfinished trials, and write tuning.json."""
     from ifkd.study.tuning import TUNING, tune
-    from ifkd.study.variants import METHODS
+    from ifkd.study.variants import supported_methods
 
     study = _plan(arguments, ())
-    record = tune(study, arguments.methods or METHODS, trials=arguments.trials)
+    methods = arguments.methods or supported_methods(arguments.recipe, arguments.set)
+    record = tune(study, methods, trials=arguments.trials)
     if not arguments.json:
         print(_tuning_table(record), study.folder / TUNING, sep="\n")  # noqa: T201
     return record.model_dump(mode="json")
@@ -287,7 +288,7 @@ def _tuning_note(path: Path) -> dict[str, str]:
     trials = max(len(found.trials) for found in record.methods.values())
     seeds = ", ".join(map(str, record.seeds))
     text = f"the best of {trials} settings of each method by the mAP on {record.validation}, seeds {seeds}"
-    return {"tuned rows": f"{text}; recipe {record.recipe}. Other rows have published weights."}
+    return {"tuned rows": f"{text}; recipe {record.recipe}. Other rows have published weights, or the recipe's (IFKD)."}
 
 
 def _variants(arguments: StudyArguments) -> "tuple[Variant, ...]":
@@ -303,9 +304,9 @@ def _variants(arguments: StudyArguments) -> "tuple[Variant, ...]":
 
 def _compared_variants(arguments: CompareArguments) -> "tuple[Variant, ...]":
     from ifkd.study.tuning import read_tuning_record, tuned_variants
-    from ifkd.study.variants import METHODS, comparison_variants, custom_variant, require_distinct
+    from ifkd.study.variants import comparison_variants, custom_variant, require_distinct, supported_methods
 
-    methods = arguments.methods or METHODS
+    methods = arguments.methods or supported_methods(arguments.recipe, arguments.set)
     tuned = tuned_variants(read_tuning_record(arguments.tuned), methods, arguments.tuned) if arguments.tuned else ()
     custom = [custom_variant(label, overrides) for label, *overrides in arguments.variant]
     variants = (*comparison_variants(methods), *tuned, *custom)

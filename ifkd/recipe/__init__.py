@@ -29,5 +29,5 @@ from ifkd.recipe.recipe import (
     Recipe,
 )
 from ifkd.recipe.screen_options import ScreenOptions
-from ifkd.recipe.training_options import ScheduleOptions, TrainingOptions
+from ifkd.recipe.training_options import BalanceOptions, ScheduleOptions, TrainingOptions
 from ifkd.recipe.value_types import Fraction

@@ -1,5 +1,7 @@
 """Train and evaluate the runs of a study: one teacher, and each variant of the student with each seed."""
 
+import hashlib
+import json
 import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -17,7 +19,7 @@ from ifkd.core.config import load as load_config
 from ifkd.core.errors import DataError, OutputError
 from ifkd.core.files import file_lock, make_folder, sha256_of, write_json, write_text
 from ifkd.data.coco import CocoDataset, align_classes
-from ifkd.data.splits import read_split
+from ifkd.data.splits import read_split, resolve_path
 from ifkd.models.checkpoint import build_from, load_checkpoint
 from ifkd.recipe import Recipe
 from ifkd.study.paper_tables import PaperDataset
@@ -33,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 RECIPE, TEST_METRICS = "recipe.toml", "test.json"
 NOT_COMPARED = (
-    "name", "seed", "data.root", "data.images", "data.test", "data.workers", "data.cache_mb",
+    "name", "data.root", "data.images", "data.test", "data.workers", "data.cache_mb",
     "distillation.cache_teacher", "distillation.cache_scope", "distillation.rebuild_cache", "postprocess", "export",
 )  # fmt: skip
 """Keys of a recipe that may differ between the runs of a study, or that do not affect the weights."""
@@ -76,7 +78,7 @@ class Study:
         """
         self._test_split()
         with self.prepared(self.variants):
-            teacher = self._evaluate(TEACHER)
+            teacher = self._evaluate(TEACHER, self.recipe)
             self.train(self.variants)
             return self._record(teacher)
 
@@ -92,7 +94,7 @@ class Study:
         if note := self._student_training_note():
             logger.warning("The plain student is trained with %s", note)
         for variant in variants:
-            self._variant_recipe(variant)
+            self.recipe_of(variant)
         with file_lock(make_folder(self.folder) / "lock"):
             self._claim_folder()
             if not self._run_folder(TEACHER).is_finished:
@@ -108,7 +110,7 @@ class Study:
         """
         self._check_recipes(variants)
         checkpoint = str(self._run_folder(TEACHER).best)
-        runs = {run_name(one.label, seed): (one, seed) for seed in self._seeds for one in variants}
+        runs = {run_name(one.label, seed): (one, seed) for seed in self.seed_range for one in variants}
         commands = {
             name: ("distill", str(self.recipe_path), *self.overrides, *variant.overrides, f"seed={seed}", "--teacher",
                    checkpoint)
@@ -130,36 +132,45 @@ class Study:
             self._claim_folder()
         if not has_teacher:
             raise OutputError(f"The teacher of {self.folder} is not finished, so there is nothing to report")
-        teacher = self._evaluate(TEACHER)
-        self._check_recipe(TEACHER, self.recipe)
+        teacher = self._evaluate(TEACHER, self.recipe)
+        self._check_run(TEACHER, self.recipe)
         self._check_recipes(self.variants)
         return self._record(teacher)
 
     def finished_folders(self, label: str) -> list[Path]:
         """Return the folders of a variant's finished runs in the order of seeds, or the teacher's folder."""
-        names = [TEACHER] if label == TEACHER else [run_name(label, seed) for seed in self._seeds]
+        names = [TEACHER] if label == TEACHER else [run_name(label, seed) for seed in self.seed_range]
         return [self.folder / name for name in names if self._run_folder(name).is_finished]
 
     @property
-    def _seeds(self) -> range:
+    def seed_range(self) -> range:
+        """The seeds of each variant."""
         return range(self.recipe.seed, self.recipe.seed + self.seeds)
 
     @property
     def _launcher(self) -> RunLauncher:
         return RunLauncher(self.folder, self.jobs, self.processes)
 
-    def _variant_recipe(self, variant: Variant) -> Recipe:
+    def recipe_of(self, variant: Variant) -> Recipe:
+        """Return the recipe of a variant.
+
+        Raises:
+            ConfigError: The variant does not fit the recipe.
+        """
         return load_config(self.recipe_path, Recipe, (*self.overrides, *variant.overrides))
 
     def _run_folder(self, name: str) -> RunFolder:
         return RunFolder(self.folder / name)
 
     def _record(self, teacher: EvaluatedRun) -> StudyRecord:
-        def evaluated(name: str) -> EvaluatedRun | None:
-            return self._evaluate(name) if self._run_folder(name).is_finished else None
+        def evaluated(name: str, recipe: Recipe) -> EvaluatedRun | None:
+            return self._evaluate(name, recipe) if self._run_folder(name).is_finished else None
 
-        labels = [variant.label for variant in self.variants]
-        students = {label: tuple(evaluated(run_name(label, seed)) for seed in self._seeds) for label in labels}
+        recipes = {variant.label: self.recipe_of(variant) for variant in self.variants}
+        students = {
+            label: tuple(evaluated(run_name(label, seed), recipe) for seed in self.seed_range)
+            for label, recipe in recipes.items()
+        }
         finished = [run for runs in students.values() for run in runs if run is not None]
         machines = [RunFolder(path.parent).read_result().machine for path in sorted(self.folder.glob(f"*/{RESULT}"))]
         record = StudyRecord(
@@ -167,7 +178,7 @@ class Study:
             recipe=self.recipe.name,
             recipe_toml=dump(self.recipe),
             dataset=self.dataset,
-            seeds=tuple(self._seeds),
+            seeds=tuple(self.seed_range),
             teacher=teacher,
             students=students,
             parameter=next((one.parameter for one in self.variants if one.parameter is not None), None),
@@ -188,33 +199,69 @@ class Study:
             raise OutputError(problem, hint="Choose another folder.")
 
     def _check_recipes(self, variants: Sequence[Variant]) -> None:
-        """Refuse finished runs of other recipes than those of their variants."""
+        """Refuse finished runs of other recipes, seeds or teachers than those of their variants."""
         for variant in variants:
-            for folder in self.finished_folders(variant.label):
-                self._check_recipe(folder.name, self._variant_recipe(variant))
+            recipe = self.recipe_of(variant)
+            for seed in self.seed_range:
+                if self._run_folder(name := run_name(variant.label, seed)).is_finished:
+                    self._check_run(name, recipe.model_copy(update={"seed": seed}))
 
-    def _check_recipe(self, name: str, recipe: Recipe) -> None:
-        """Refuse a finished run of another recipe; keys that do not affect the weights may differ."""
+    def _check_run(self, name: str, recipe: Recipe) -> None:
+        """Refuse a finished run of another recipe or teacher; keys that do not affect the weights may differ."""
         folder = self._run_folder(name)
-        used = load_checkpoint(folder.best).meta.recipe.model_dump()
-        other_parts = ("student", "distillation") if name == TEACHER else ("teacher", "student.training")
-        if difference := differences(used, recipe.model_dump(), ignore=(*NOT_COMPARED, *other_parts)):
+        meta = load_checkpoint(folder.best).meta
+        other_parts = ("seed", "student", "distillation") if name == TEACHER else ("teacher", "student.training")
+        if difference := differences(
+            meta.recipe.model_dump(), recipe.model_dump(), ignore=(*NOT_COMPARED, *other_parts)
+        ):
             hint = "Use the recipe and the --set values of the training."
             raise OutputError(f"{folder.path} was trained with another recipe: {difference}", hint=hint)
+        taught_by = meta.provenance.get("teacher_sha256", self._teacher_sha256)
+        if name != TEACHER and taught_by != self._teacher_sha256:
+            raise OutputError(
+                f"{folder.path} was distilled from another teacher than {self._run_folder(TEACHER).best}",
+                got=f"SHA-256 {str(taught_by)[:12]}…",
+                expected=f"{self._teacher_sha256[:12]}…",
+                hint="Move the run away, so that it is trained again, or put its teacher back.",
+            )
 
-    def _evaluate(self, name: str) -> EvaluatedRun:
-        """Return the metrics of a run's best checkpoint on the test split; they are cached in test.json."""
-        folder, recipe = self._run_folder(name), self.recipe
-        digest = sha256_of(folder.best)
+    @cached_property
+    def _teacher_sha256(self) -> str:
+        return sha256_of(self._run_folder(TEACHER).best)
+
+    def _evaluate(self, name: str, recipe: Recipe) -> EvaluatedRun:
+        """Return the metrics of a run's best checkpoint on the test split; they are cached in test.json.
+
+        `recipe` is that of the run's variant, which may detect at another scale or with other thresholds.
+        """
+        folder = self._run_folder(name)
+        digest, test_digest = sha256_of(folder.best), self._test_digest(recipe)
         cached = _read_test_metrics(folder.path / TEST_METRICS)
-        if cached is not None and cached.checkpoint_sha256 == digest:
+        if cached is not None and cached.checkpoint_sha256 == digest and test_digest in (None, cached.test_sha256):
             return cached
         checkpoint = load_checkpoint(folder.best)
         detector = build_from(checkpoint).to(best_device())
-        metrics = validate(detector, align_classes(self._test_split(), checkpoint.meta.classes), recipe)
-        run = EvaluatedRun(metrics=metrics, train_seconds=folder.read_result().train_seconds, checkpoint_sha256=digest)
+        run = EvaluatedRun(
+            metrics=validate(detector, align_classes(self._test_split(), checkpoint.meta.classes), recipe),
+            train_seconds=folder.read_result().train_seconds,
+            checkpoint_sha256=digest,
+            test_sha256=test_digest or "",
+        )
         write_json(folder.path / TEST_METRICS, run.model_dump(mode="json"))
         return run
+
+    def _test_digest(self, recipe: Recipe) -> str | None:
+        """Return the digest of the test labels and of a recipe's settings of detection; None without the labels."""
+        labels = resolve_path(self.recipe.data, self.recipe.data.test)
+        if not labels.is_file():
+            return None
+        settings = {
+            "labels": sha256_of(labels),
+            "data": recipe.data.model_dump(mode="json", include={"merge_classes", "scale", "tile_px", "imagery"}),
+            "postprocess": recipe.postprocess.model_dump(mode="json"),
+            "candidates_per_level": recipe.export.candidates_per_level,
+        }
+        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
     def _test_split(self) -> CocoDataset:
         """Return the test split; without labeled objects it cannot compare runs."""

@@ -31,6 +31,8 @@ class EvaluatedRun(Schema):
     metrics: Metrics
     train_seconds: float
     checkpoint_sha256: str
+    test_sha256: str = ""
+    """Digest of what the metrics depend on beside the checkpoint: the labels, and the settings of the detection."""
 
     @property
     def mean_ap(self) -> float:

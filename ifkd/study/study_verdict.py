@@ -23,11 +23,11 @@ def study_verdict(record: StudyRecord) -> tuple[str, ...]:
 
 
 def _weak_teacher(record: StudyRecord) -> list[str]:
-    """Return a sentence if a plain student is as good as the teacher."""
-    best = max((run.mean_ap for run in record.finished(PLAIN.label)), default=0.0)
-    if best < record.teacher.mean_ap:
+    """Return a sentence if plain students are as good as the teacher on average."""
+    plain = map_spread(record.finished(PLAIN.label))
+    if plain is None or plain.mean < 100 * record.teacher.mean_ap:
         return []
-    figures = f"{100 * best:.1f} against {100 * record.teacher.mean_ap:.1f} points of mAP"
+    figures = f"{plain.mean:.1f} against {100 * record.teacher.mean_ap:.1f} points of mAP"
     advice = "train a stronger teacher, for example with a wider pyramid, more epochs or larger tiles"
     return [f"A plain student reaches the teacher ({figures}), so there is little to teach: {advice}."]
 
@@ -45,16 +45,22 @@ def _losses(gains: dict[str, SeedSpread]) -> list[str]:
 
 
 def _first_place(record: StudyRecord, variants: Sequence[str]) -> list[str]:
-    """Return a sentence on whether the best variant is clearly above every other one."""
+    """Return a sentence on whether the best variant is clearly above every other one, tuned rows of its method apart."""
     means = {label: spread.mean for label in variants if (spread := map_spread(record.finished(label)))}
     first, *others = sorted(means, key=lambda label: -means[label])
-    rivals = [*others, PLAIN.label]
+    absent = [label for label in record.students if label not in means and label != PLAIN.label]
+    rivals = [label for label in [*others, PLAIN.label, *absent] if _method(label) != _method(first)]
     found = {rival: map_difference(record, first, rival) for rival in rivals}
     unclear = [rival for rival, one in found.items() if one is None or one.interval[0] <= 0]
     closest = unclear[0] if unclear else rivals[0]
     difference = found[closest]
     described = f"{first} against {closest}: {_described(difference)}" if difference else f"{first}, {closest}: no pair"
     return [f"No variant is clearly first ({described})." if unclear else f"{first} is clearly first ({described})."]
+
+
+def _method(label: str) -> str:
+    """Return the method of a row of a comparison, such as `fgd` of the tuned row `fgd+weight=3`."""
+    return label.partition("+")[0] if "=" in label else label
 
 
 def _described(difference: SeedSpread) -> str:

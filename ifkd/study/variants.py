@@ -1,11 +1,15 @@
 """Variants of a recipe that a study trains and compares."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from ifkd.core.errors import UsageError, did_you_mean
+from ifkd.core.config import load
+from ifkd.core.errors import ConfigError, UsageError, did_you_mean
+from ifkd.recipe import Recipe
 from ifkd.recipe.value_types import FolderName
 
 METHODS = ("fitnet", "at", "fkd", "fgd", "frs", "arsd", "insdist", "pkd", "cwd", "crosskd", "ifkd")
@@ -18,8 +22,12 @@ SWEEPS: dict[str, tuple[float, ...]] = {"alpha": (0.01, 0.02, 0.04, 0.06, 0.08, 
 """Parameter -> values of the paper's Figure 5, as far as they are published."""
 
 
-CONSTANT = 'distillation.balance.form="constant"'
-"""Override for published weights, which are not multiples of a gradient."""
+PAPER_WEIGHTS = {"alpha": 0.06, "beta": 0.5}
+"""The paper's weights."""
+CONSTANT = 'distillation.balance.form="constant"', "distillation.balance.multiple=1.0"
+"""Overrides for published weights, which are no multiples of a gradient, and which the recipe's factor does not change."""
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +61,27 @@ def comparison_variants(methods: Sequence[str] = METHODS) -> tuple[Variant, ...]
     return PLAIN, *(Variant(name, () if name == "ifkd" else _published(name)) for name in methods)
 
 
+def supported_methods(recipe: Path, overrides: Sequence[str] = ()) -> tuple[str, ...]:
+    """Return the methods that a recipe allows; the others, such as CrossKD for Faster R-CNN, are logged.
+
+    Raises:
+        ConfigError: The recipe itself is invalid.
+    """
+    load(recipe, Recipe, overrides)
+    supported = []
+    for variant in comparison_variants()[1:]:
+        try:
+            load(recipe, Recipe, (*overrides, *variant.overrides))
+        except ConfigError as error:
+            logger.warning("%s is left out: %s", variant.label, error)
+        else:
+            supported.append(variant.label)
+    return tuple(supported)
+
+
 def _published(name: str) -> tuple[str, ...]:
     """Return the overrides that give a method its published weights."""
-    return f'distillation.method={{name="{name}"}}', CONSTANT
+    return f'distillation.method={{name="{name}"}}', *CONSTANT
 
 
 def custom_variant(label: str, overrides: Sequence[str]) -> Variant:
@@ -85,30 +111,35 @@ def require_distinct(variants: Sequence[Variant]) -> None:
 
 
 def ablation_variants(*, with_at: bool) -> tuple[Variant, ...]:
-    """Return the plain student and the rows of Table 4, with or without attention transfer (AT) in each row."""
+    """Return the plain student and the rows of Table 4, with or without attention transfer (AT) in each row.
+
+    The row of AT alone has neither L_feat nor L_head (alpha = beta = 0).
+    """
     variants = [PLAIN]
     for enabled in ABLATION:
+        overrides = [f"distillation.method.{part}.enabled={str(part in enabled).lower()}" for part in PARTS]
+        overrides.append(f"distillation.method.with_at={str(with_at).lower()}")
         if with_at and not enabled:
-            variants.append(Variant("at", _published("at")))
-            continue
-        switches = tuple(f"distillation.method.{part}.enabled={str(part in enabled).lower()}" for part in PARTS)
-        label = "+".join((("at",) if with_at else ()) + (enabled or ("none",)))
-        variants.append(Variant(label, (*switches, f"distillation.method.with_at={str(with_at).lower()}")))
+            overrides += ["distillation.method.alpha=0", "distillation.method.beta=0"]
+        names = ("at", *enabled) if with_at else enabled or ("none",)
+        variants.append(Variant("+".join(names), tuple(overrides)))
     return tuple(variants)
 
 
 def sweep_variants(parameter: str, values: Sequence[float] = ()) -> tuple[Variant, ...]:
     """Return the plain student and IFKD with each value of alpha or beta.
 
-    The default values are those of Figure 5, which are constant weights; others have the recipe's form of balance.
+    The default values are those of Figure 5, which are constant weights, beside the paper's value of the other weight;
+    others have the recipe's form of balance and its other weight.
 
     Raises:
         UsageError: The parameter is unknown.
     """
     if parameter not in SWEEPS:
         raise UsageError(f"{parameter!r} cannot be swept", expected=" or ".join(SWEEPS))
-    form = () if values else (CONSTANT,)
+    others = [f"distillation.method.{name}={value}" for name, value in PAPER_WEIGHTS.items() if name != parameter]
+    published = () if values else (*CONSTANT, *others)
     return PLAIN, *(
-        Variant(f"{parameter}={value:g}", (f"distillation.method.{parameter}={value!r}", *form), parameter, value)
+        Variant(f"{parameter}={value:g}", (f"distillation.method.{parameter}={value!r}", *published), parameter, value)
         for value in values or SWEEPS[parameter]
     )

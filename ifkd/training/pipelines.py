@@ -26,6 +26,7 @@ from ifkd.models.checkpoint import Checkpoint, CheckpointMeta, build_from, load_
 from ifkd.models.mobile_sam.encoder import available_weights, read_mobile_sam
 from ifkd.recipe import (
     EQUAL_WIDTHS,
+    BalanceOptions,
     DetectorOptions,
     FgdOptions,
     IfkdOptions,
@@ -88,7 +89,7 @@ def distill_student(recipe: Recipe, teacher_checkpoint: Path, folder: Path, *, r
         "teacher": str(teacher_checkpoint),
         "teacher_sha256": sha256_of(teacher_checkpoint),
         **({"cached_teacher": True} if recipe.distillation.cache_teacher else {}),
-        **({"balance": balance.model_dump(mode="json")} if balance.form != "constant" else {}),
+        **({"balance": balance.model_dump(mode="json")} if balance != BalanceOptions() else {}),
         "notes": notes,
     }
     role = recipe.student.model_copy(update={"training": recipe.distillation.training})

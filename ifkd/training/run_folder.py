@@ -15,6 +15,8 @@ from ifkd.models.checkpoint import RunMeta
 from ifkd.recipe import Recipe, TrainingOptions
 
 BEST, RESULT = "best.safetensors", "result.json"
+DIVERGED = "nonfinite_batch"
+"""Start of the names of the files with a batch whose loss or gradient is not finite."""
 
 
 class TrainingResult(Schema):
@@ -54,6 +56,11 @@ class RunFolder:
     def is_finished(self) -> bool:
         """True if the run has a result."""
         return self.result.is_file()
+
+    @property
+    def has_diverged(self) -> bool:
+        """True if the run stopped because a loss or gradient was not finite."""
+        return not self.is_finished and any(self.path.glob(f"{DIVERGED}*"))
 
     def read_result(self) -> TrainingResult:
         """Read result.json.

@@ -15,6 +15,7 @@ from ifkd.models import Targets, TaskNetwork
 from ifkd.models.detector import Images
 from ifkd.training.dataset import Batch
 from ifkd.training.loss_balance import LossBalance
+from ifkd.training.run_folder import DIVERGED
 
 
 class TrainStep(nn.Module):
@@ -86,7 +87,7 @@ def not_finite_error(
 ) -> TrainingError:
     """Save a batch whose loss or gradient is not finite into `folder`, and return the error to raise."""
     suffix = f"_rank{rank()}" if world_size() > 1 else ""
-    path = folder / f"nonfinite_batch{suffix}.safetensors"
+    path = folder / f"{DIVERGED}{suffix}.safetensors"
     with atomic_path(path) as temporary:
         temporary.write_bytes(save({f"pixels.{index}": part.pixels for index, part in enumerate(parts)}))
     values = {key: term.weight * term.value.item() for part in terms for key, term in part.items()}

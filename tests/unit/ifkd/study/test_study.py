@@ -1,6 +1,7 @@
 """Studies: runs are trained once, and a folder of another recipe is refused."""
 
 import json
+import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,11 @@ from fakes.study_records import evaluated_run
 from deploy.cli.main import main
 from ifkd.core.config import dump, load
 from ifkd.core.errors import CheckpointError, ConfigError, DataError, OutputError, TrainingError
+from ifkd.data.coco import CocoDataset
+from ifkd.data.metrics import Metrics
+from ifkd.models import Detector
 from ifkd.recipe import Recipe
+from ifkd.study import study as study_module
 from ifkd.study.study import Study
 from ifkd.study.study_record import EvaluatedRun, StudyRecord
 from ifkd.study.variants import PLAIN, comparison_variants, custom_variant
@@ -79,6 +84,51 @@ def test_a_study_trains_once_and_refuses_another_recipe(
     (folder / "teacher" / "best.safetensors").write_bytes(b"no weights")
     with pytest.raises(CheckpointError, match=r"best\.safetensors"):
         plan(folder, recipe).run()
+
+
+@pytest.mark.usefixtures("runs_in_this_process")
+def test_runs_are_tested_as_they_were_trained_and_on_the_present_labels(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The scale and the suppression of a variant are those of its test; runs that fit no seed or teacher are refused."""
+    scales: dict[str, tuple[float, float]] = {}
+    validate = study_module.validate
+
+    def watched(detector: Detector, dataset: CocoDataset, used: Recipe) -> Metrics:
+        scales[current[0]] = (used.data.scale, used.postprocess.score_threshold)
+        return validate(detector, dataset, used)
+
+    def named(study: Study, name: str, of_variant: Recipe) -> EvaluatedRun:
+        current[0] = name
+        return evaluate(study, name, of_variant)
+
+    evaluate, current = Study._evaluate, [""]
+    monkeypatch.setattr(study_module, "validate", watched)
+    monkeypatch.setattr(Study, "_evaluate", named)
+    folder = tmp_path / "study"
+    larger = custom_variant("larger", ["data.scale=2.0", "postprocess.score_threshold=0.2"])
+    study = plan(folder, recipe, variants=(PLAIN, larger))
+    first = study.run()
+    base = (study.recipe.data.scale, study.recipe.postprocess.score_threshold)
+    assert scales == {"teacher": base, "student-5": base, "larger-5": (2.0, 0.2)}
+    scales.clear()
+    assert study.report() == first
+    assert not scales
+    labels = study.recipe.data.root / study.recipe.data.test
+    content = json.loads(labels.read_text())
+    labels.write_text(json.dumps({**content, "annotations": content["annotations"][:1]}))
+    assert study.report().students["student"][0].metrics.objects == 1
+    assert set(scales) == {"teacher", "student-5", "larger-5"}
+    labels.unlink()
+    assert study.report().students["student"][0].metrics.objects == 1  # finished results need no data
+
+    shutil.copytree(folder / "student-5", folder / "student-6")
+    with pytest.raises(OutputError, match=r"student-6 was trained with another recipe: seed was 5, is 6"):
+        plan(folder, recipe, variants=(PLAIN,), seeds=2).report()
+    teacher = folder / "teacher" / "best.safetensors"
+    teacher.write_bytes((folder / "teacher" / "last.safetensors").read_bytes() + b" ")
+    with pytest.raises(OutputError, match=r"student-5 was distilled from another teacher than .*: got SHA-256"):
+        plan(folder, recipe)._check_recipes((PLAIN,))
 
 
 def test_a_folder_without_finished_runs_has_no_report(

@@ -45,15 +45,28 @@ def test_the_first_place_needs_a_clear_lead_over_every_other_variant() -> None:
 
 def test_a_teacher_that_a_plain_student_reaches_is_named() -> None:
     """The teacher of the record has 40 points."""
-    weak = study_verdict(record(student=(38.0, 40.0), ifkd=(37.0, 41.0)))
+    weak = study_verdict(record(student=(39.0, 41.0), ifkd=(37.0, 41.0)))
     assert weak[0].startswith("A plain student reaches the teacher (40.0 against 40.0 points of mAP), so")
     assert study_verdict(record(student=(41.0,), ifkd=(37.0,)))[0].startswith("A plain student reaches the teacher")
-    assert len(study_verdict(record(student=(38.0, 39.9), ifkd=(37.0, 41.0)))) == 1
+    assert len(study_verdict(record(student=(38.0, 41.9), ifkd=(37.0, 44.0)))) == 1
 
 
 def test_unfinished_runs_do_not_decide() -> None:
     found = study_verdict(record(student=(30.0, None), cwd=(None, 40.0), ifkd=(42.0, None)))
     assert found == ("No variant is clearly first (ifkd, cwd: no pair).",)
+
+
+def test_a_tuned_row_is_no_rival_of_its_method() -> None:
+    tuned = {"fgd": (33.0, 34.0, 32.0), "ifkd": (40.5, 41.5, 40.0), "ifkd+weight=3": (40.6, 41.4, 40.1)}
+    found = study_verdict(record(student=(30.0, 31.0, 29.0), **tuned))
+    assert found[0].startswith("ifkd+weight=3 is clearly first (ifkd+weight=3 against fgd: ")
+    others = study_verdict(record(student=(30.0, 31.0, 29.0), **tuned, **{"fgd+weight=10": (40.4, 41.6, 39.9)}))
+    assert others[0].startswith("No variant is clearly first (ifkd+weight=3 against fgd+weight=10: ")
+
+
+def test_a_rival_without_a_finished_run_leaves_the_first_place_open() -> None:
+    found = study_verdict(record(student=(30.0, 31.0), fgd=(None, None), ifkd=(40.0, 41.0)))
+    assert found == ("No variant is clearly first (ifkd, fgd: no pair).",)
 
 
 def test_nothing_is_proved_without_seeds_or_a_plain_student() -> None:

@@ -15,8 +15,10 @@ from ifkd.data.metrics import Metrics
 from ifkd.recipe import Recipe
 from ifkd.study.run_launcher import RunLauncher
 from ifkd.study.study import Study
-from ifkd.study.tuning import MAX_TRIALS, OPTIONS, read_tuning_record, tune, tuned_variants
+from ifkd.study.tuning import MAX_TRIALS, OPTIONS, other_values, read_tuning_record, tune, tuned_variants
 from ifkd.training.run_folder import TrainingResult
+
+CONFIGS = Path(__file__).parents[4] / "configs"
 
 
 class FakeRuns:
@@ -24,6 +26,7 @@ class FakeRuns:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.names: list[str] = []
+        self.diverging: set[str] = set()
         self.failing: set[str] = set()
         monkeypatch.setattr(RunLauncher, "launch", lambda launcher, commands: self._launch(launcher.folder, commands))
         monkeypatch.setattr(Study, "_check_recipes", lambda *_: None)  # the fake runs have no checkpoints
@@ -33,19 +36,22 @@ class FakeRuns:
         self.names += pending
         for name in set(pending) - self.failing:
             (folder / name).mkdir(parents=True, exist_ok=True)
+            if name in self.diverging:
+                (folder / name / "nonfinite_batch.safetensors").touch()
+                continue
             score = self.score(" ".join(commands[name]))
             metrics = Metrics(mean_ap=score, ap50=score, ap75=score, images=1, objects=1, per_class={})
             result = TrainingResult(label=name, checkpoint="best.safetensors", best_validation_map=score,
                                     last_validation=metrics, epochs=1, iterations=1, train_seconds=1.0,
                                     machine="none")  # fmt: skip
             (folder / name / "result.json").write_text(result.model_dump_json())
-        if failed := sorted(set(pending) & self.failing):
+        if failed := sorted(set(pending) & (self.failing | self.diverging)):
             raise TrainingError(f"{len(failed)} runs failed")
 
     @staticmethod
     def score(command: str) -> float:
         """Return the mAP of a run: FGD is best with 30 times its weights at a temperature of 1, others as published."""
-        factor = float(command.partition("balance.multiple=")[2].partition(" ")[0] or 1.0)
+        factor = float(command.rpartition("balance.multiple=")[2].partition(" ")[0]) if "multiple=" in command else 1.0
         decades = abs(math.log10(factor / (30.0 if "fgd" in command else 1.0)))
         return 0.5 - 0.1 * decades + (0.02 if "temperature=1.0" in command and "fgd" in command else 0.0)
 
@@ -55,12 +61,23 @@ def study(folder: Path, recipe: Path, *overrides: str, seeds: int = 1) -> Study:
 
 
 def test_every_option_of_a_grid_is_accepted_by_its_method(recipe: Path) -> None:
-    """A grid's values are valid; those beside the first one differ from the default."""
-    for method, (key, values) in OPTIONS.items():
+    """A grid's values are valid; those beside the first one differ from it."""
+    for method, (key, _) in OPTIONS.items():
         start = () if method == "ifkd" else (f'distillation.method={{name="{method}"}}',)
+        default = load(recipe, Recipe, start)
+        values = other_values(method, default)
         found = [load(recipe, Recipe, (*start, f"{key}={value}")).distillation.method for value in values]
-        default = load(recipe, Recipe, start).distillation.method
-        assert len({*found, default}) == 1 + len(values)
+        assert len({*found, default.distillation.method}) == 1 + len(values) > 1
+
+
+def test_no_value_repeats_the_first_trial() -> None:
+    """FKD's temperature depends on the detector, and the paper's recipes have IFKD's filter."""
+    one_stage, two_stages = (next(CONFIGS.glob(f"paper/*{name}*.toml")) for name in ("retinanet", "faster_rcnn"))
+    fkd = 'distillation.method={name="fkd"}'
+    assert other_values("fkd", load(one_stage, Recipe, (fkd,))) == ("0.5",)
+    assert other_values("fkd", load(two_stages, Recipe, (fkd,))) == ("0.1",)
+    assert other_values("ifkd", load(one_stage, Recipe)) == ("none",)
+    assert other_values("ifkd", load(CONFIGS / "demo.toml", Recipe)) == ("grid",)
 
 
 def test_the_search_finds_the_best_setting_with_the_same_number_of_trials(
@@ -72,8 +89,8 @@ def test_the_search_finds_the_best_setting_with_the_same_number_of_trials(
     assert record.methods["cwd"].best.label == "cwd"
     assert record.methods["fgd"].best.label == "fgd+weight=30+temperature=1.0"
     assert record.methods["fgd"].best.overrides == (
-        'distillation.method={name="fgd"}', 'distillation.balance.form="constant"', "distillation.balance.multiple=30",
-        "distillation.method.temperature=1.0",
+        'distillation.method={name="fgd"}', 'distillation.balance.form="constant"', "distillation.balance.multiple=1.0",
+        "distillation.balance.multiple=30", "distillation.method.temperature=1.0",
     )  # fmt: skip
     assert all(runs.names.count(name) == 1 for name in runs.names)
     assert len(runs.names) == 1 + 2 * 2 * MAX_TRIALS  # the teacher, and each setting with two seeds
@@ -93,19 +110,45 @@ def test_an_interrupted_search_continues_with_the_same_settings(
     assert len(runs.names) - before == 3
 
 
-def test_a_failed_trial_counts_as_the_worst_and_a_failed_first_one_stops(
+def test_methods_tuned_one_after_the_other_share_a_file(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    FakeRuns(monkeypatch)
+    both = tune(study(tmp_path / "both", recipe), ["fgd", "cwd"], trials=4)
+    tune(study(tmp_path / "apart", recipe), ["fgd"], trials=4)
+    assert tune(study(tmp_path / "apart", recipe), ["cwd"], trials=4) == both
+    assert tune(study(tmp_path / "apart", recipe), ["cwd"], trials=1) == both
+    other = tune(study(tmp_path / "apart", recipe, seeds=2), ["cwd"], trials=1)
+    assert list(other.methods) == ["cwd"]  # another search
+
+
+def test_a_trial_that_diverges_counts_as_the_worst_and_other_failures_stop(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     runs = FakeRuns(monkeypatch)
-    runs.failing = {"fgd+weight=3-5"}
+    runs.diverging = {"fgd+weight=3-5"}
     record = tune(study(tmp_path / "study", recipe), ["fgd"], trials=3)
     failed = record.methods["fgd"].trials[1]
     assert (failed.label, failed.validation_map) == ("fgd+weight=3", None)
     assert record.methods["fgd"].best.label != failed.label
     assert "1 runs failed" in caplog.text
-    runs.failing = {"cwd-5"}
+    runs.failing = {"cwd+weight=3-5"}  # for example without memory
     with pytest.raises(TrainingError, match="1 runs failed"):
         tune(study(tmp_path / "study", recipe), ["cwd"], trials=3)
+
+
+def test_a_published_setting_that_diverges_does_not_stop_the_others(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = FakeRuns(monkeypatch)
+    runs.diverging = {"fkd-5"}
+    record = tune(study(tmp_path / "study", recipe), ["fkd", "cwd"], trials=3)
+    assert record.methods["fkd"].trials[0].validation_map is None
+    assert record.methods["fkd"].best.label != "fkd"
+    assert len(record.methods["cwd"].trials) == 3
+    runs.diverging = {"fkd-5", "cwd-5"}
+    with pytest.raises(TrainingError, match="2 runs failed"):
+        tune(study(tmp_path / "all", recipe), ["fkd", "cwd"], trials=3)
 
 
 def test_weights_of_a_recipe_are_multiplied(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
