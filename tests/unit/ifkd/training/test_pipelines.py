@@ -106,6 +106,24 @@ def test_provenance_has_teacher_method_and_encoder(
     assert provenance["notes"] == [pipelines.RANDOM_ENCODER_NOTE]
 
 
+def test_a_run_is_not_resumed_with_another_balance(
+    setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The factor of constant weights is a setting, too."""
+
+    def planned(multiple: float) -> Any:
+        def change(values: dict[str, Any]) -> None:
+            values["distillation"] |= {"method": {"name": "cwd"}, "balance": {"multiple": multiple}}
+
+        return prepare(setup, tmp_path / "run", monkeypatch, change).run
+
+    run = planned(1.0)
+    run.folder.claim(run.meta, run.label)
+    run.folder.require_settings(planned(1.0).meta)
+    with pytest.raises(OutputError, match=r"contains a run with other settings: .*balance"):
+        planned(100.0)
+
+
 def test_random_weights_replace_mobilesam_only_when_allowed(
     setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
