@@ -117,7 +117,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         parsers[name] = subparsers.add_parser(name, help=purpose, description=description, allow_abbrev=False)
         cli.add_common_arguments(parsers[name], subcommand=True)
     for name in ("compare", "tune"):
-        parsers[name].add_argument("--methods", nargs="+", metavar="NAME", help=f"methods to {name} (default: all that fit)")
+        methods_help = f"methods to {name} (default: all that fit)"
+        parsers[name].add_argument("--methods", nargs="+", metavar="NAME", help=methods_help)
     add = parsers["compare"].add_argument
     add(
         "--tuned",

@@ -10,11 +10,13 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
+import shapely
 
 from deploy.scene.read.georeference import Georeference, centers, geocentric
 from ifkd.core.config import Schema
 from ifkd.core.detections import Array, Detections, box_areas
 from ifkd.core.errors import UsageError
+from ifkd.core.oriented_boxes import corners, from_upright
 from ifkd.data.center_matching import match_centers, neighbors_within
 from ifkd.data.coco import LabeledImage
 from ifkd.data.intervals import CONFIDENCE, Interval, poisson_interval, wilson_interval
@@ -247,9 +249,10 @@ def _matched_centers(
     ]
     ignored = np.zeros(len(detections), bool)
     points = centers(outlines)
-    for box, label in zip(image.boxes[image.ignore], image.labels[image.ignore], strict=True):
-        inside = (points >= box[:2]).all(axis=1) & (points <= box[2:]).all(axis=1)
-        ignored |= inside & (detections.labels == label)
+    regions = of_objects[image.ignore]
+    shapes = shapely.polygons(corners(regions if regions.shape[1] == 5 else from_upright(regions)))
+    for shape, label in zip(shapes, image.labels[image.ignore], strict=True):
+        ignored |= shapely.intersects_xy(shape, *points.T) & (detections.labels == label)
     for matched in match_centers(neighbors, stops):
         without = np.where(ignored[: len(matched)], IN_IGNORED_REGION, NO_OBJECT)
         yield np.where(matched >= 0, np.append(counted, -1)[matched], without)

@@ -23,6 +23,7 @@ from export.precision.ort_session import open_session
 from ifkd.core.detections import Array, Candidates
 from ifkd.core.files import atomic_path, sha256_of
 from ifkd.core.input_shapes import STEP_PX
+from ifkd.core.postprocess import PostprocessConfig
 from ifkd.recipe import Recipe
 
 OPSET, IR_VERSION = 17, 8
@@ -67,9 +68,11 @@ yolo_output (float[{batch}, n, 4] boxes, float[{batch}, n] scores, int64[{batch}
 def yolo_metadata(recipe: Recipe, classes: Sequence[str], *, score_threshold: float) -> dict[str, str]:
     """Return the metadata that Deepness and GeoDeep read, as JSON, and that Ultralytics reads, as Python literals.
 
-    Without `export.gsd_m`, there is no `resolution`, and each program uses its own default.
+    Without `export.gsd_m`, there is no `resolution`, and each program uses its own default. The boxes of the layout are
+    upright, so those of an oriented detector are suppressed by the default for upright ones.
     """
     side, options = recipe.data.tile_px, recipe.export
+    suppression = PostprocessConfig() if recipe.student.detector.oriented else recipe.postprocess
     for_maps = {
         "model_type": "Detector",
         "det_type": "YOLO_v9",  # of the types with this layout, the only one for which Deepness decodes whole batches
@@ -78,7 +81,7 @@ def yolo_metadata(recipe: Recipe, classes: Sequence[str], *, score_threshold: fl
         "tiles_size": side,  # the key that its documentation names
         "tiles_overlap": min(99, math.ceil(100 * options.overlap_px / side)),
         "det_conf": score_threshold,
-        "det_iou_thresh": recipe.postprocess.iou_threshold,
+        "det_iou_thresh": suppression.iou_threshold,
         **({} if options.gsd_m is None else {"resolution": 100 * options.gsd_m / recipe.data.scale}),
     }
     for_ultralytics = {

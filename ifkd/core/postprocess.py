@@ -58,7 +58,7 @@ def nms(detections: Detections, *, iou_threshold: float, class_agnostic: bool = 
 def one_of_each(found: Detections, *, iou_threshold: float) -> Detections:
     """Return one detection of each object, of any class: without the pieces that the edges of other tiles cut off."""
     best = nms(found, iou_threshold=iou_threshold, class_agnostic=True)
-    return best.select(covered_by_larger(best.boxes) < PIECE_INSIDE)
+    return best.select(covered_by_larger(best.outlines) < PIECE_INSIDE)
 
 
 def _kept_of_class(boxes: Array, iou_threshold: float) -> Array:

@@ -85,11 +85,7 @@ class CocoDataset:
         Raises:
             DataError: There is one; the first are named.
         """
-        lacking: list[str] = []
-        for image in self.images:
-            known = np.zeros(len(image.boxes), bool) if image.oriented is None else np.isfinite(image.oriented[:, 0])
-            lacking += [image.path.name] * int((~known & ~image.ignore).sum())
-        if lacking:
+        if lacking := self.lacking_oriented():
             objects = sum(self.objects_per_class().values())
             names = ", ".join(list(dict.fromkeys(lacking))[:MISSING_SHOWN])
             raise DataError(
@@ -99,6 +95,14 @@ class CocoDataset:
                 hint="Convert the data set from its source with `ifkd data convert`, which keeps polygons; or train an "
                 "upright detector: detector.oriented=false.",
             )
+
+    def lacking_oriented(self) -> list[str]:
+        """Return the name of the image of each object, not an ignored region, that has no oriented box."""
+        lacking: list[str] = []
+        for image in self.images:
+            known = np.zeros(len(image.boxes), bool) if image.oriented is None else np.isfinite(image.oriented[:, 0])
+            lacking += [image.path.name] * int((~known & ~image.ignore).sum())
+        return lacking
 
     def objects_per_class(self) -> dict[str, int]:
         """Return the number of objects of each class, without ignored regions."""

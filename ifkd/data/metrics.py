@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal
@@ -20,6 +21,7 @@ from ifkd.data.oriented_metrics import ORIENTED, OrientedCocoEval, dota_ap50, ob
 IOU_50, IOU_75 = 0, 5
 """Indices of IoU 0.50 and 0.75 among COCO's ten thresholds."""
 
+logger = logging.getLogger(__name__)
 
 BoxKind = Literal["upright", "oriented"]
 """Boxes that detections and objects are compared by."""
@@ -68,19 +70,25 @@ def evaluate(
     """Return the COCO metrics of detections, given by image id; a missing image has none.
 
     All detections count: COCO's limit of 100 per image and class is too low for large images. `boxes` are by default
-    oriented if detections and objects have oriented boxes; upright detections can be compared as oriented ones, too.
-    With `every_measure`, masks and DOTA's AP50 are computed for oriented boxes.
+    oriented if detections and all objects have oriented boxes; upright detections can be compared as oriented ones,
+    too. An object without an oriented box is then compared by its upright one, and their number is logged. With
+    `every_measure`, masks and DOTA's AP50 are computed for oriented boxes.
 
     Raises:
         DataError: Oriented boxes are requested, and no object has one.
     """
     labeled = any(image.oriented is not None for image in dataset.images)
+    lacking = len(dataset.lacking_oriented()) if labeled else 0
     if boxes == "oriented" and not labeled:
         hint = "Compare upright boxes, or convert the data set from its source, which keeps polygons."
         raise DataError(f"The objects of {dataset.path} have no oriented boxes", hint=hint)
     if boxes is None:
         turned = any(found.oriented is not None for found in detections.values())
-        boxes = "oriented" if labeled and turned else "upright"
+        boxes = "oriented" if labeled and turned and not lacking else "upright"
+        if labeled and turned and lacking:
+            logger.warning("%d objects of %s have no oriented box: upright boxes are compared", lacking, dataset.path)
+    elif boxes == "oriented" and lacking:
+        logger.warning("%d objects of %s have no oriented box: their upright boxes are used", lacking, dataset.path)
     detections = {key: as_boxes(boxes, found) for key, found in detections.items()}
     precision = _precision(dataset, detections, "bbox")
     counts = dataset.objects_per_class()

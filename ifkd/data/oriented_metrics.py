@@ -73,8 +73,7 @@ def _outcomes(image: LabeledImage, detections: Detections, label: int) -> tuple[
     """Return score and outcome (1 or 0) of the detections of a class in an image, without those of ignored objects."""
     found = detections.select(detections.labels == label).in_canonical_order()
     of_class = image.labels == label
-    boxes, objects = comparable_outlines(found, image)
-    iou = pairwise_iou(boxes, objects[of_class])
+    iou = pairwise_iou(found.outlines, object_outlines(image)[of_class])
     ignored, scores, outcomes = image.ignore[of_class], [], []
     taken = np.zeros(len(ignored), bool)
     for score, row in zip(found.scores.tolist(), iou, strict=True):

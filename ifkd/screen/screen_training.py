@@ -16,6 +16,7 @@ from ifkd.core.postprocess import PIECE_INSIDE, one_of_each
 from ifkd.core.progress import track
 from ifkd.data.coco import CocoDataset, LabeledImage
 from ifkd.data.metrics import Metrics
+from ifkd.data.oriented_metrics import object_outlines
 from ifkd.data.splits import read_split
 from ifkd.imagery.image_tiles import scaled_size
 from ifkd.models import TaskNetwork
@@ -113,9 +114,10 @@ def add_detections(dataset: CocoDataset, teacher: Path, recipe: Recipe) -> CocoD
 def with_detections(image: LabeledImage, found: Detections, *, score: float) -> LabeledImage:
     """Return an image with the detections of at least this score as objects, where no label or region is."""
     found = one_of_each(found.select(found.scores >= score), iou_threshold=SAME_OBJECT_IOU)
-    everything = np.concatenate([image.boxes, found.boxes])
-    shown = pairwise_iou(found.boxes, image.boxes).max(axis=1, initial=0.0) >= SAME_OBJECT_IOU
-    shown |= covered_by_larger(everything)[len(image.boxes) :] >= PIECE_INSIDE
+    objects = image.boxes if found.oriented is None else object_outlines(image)
+    shown = pairwise_iou(found.outlines, objects).max(axis=1, initial=0.0) >= SAME_OBJECT_IOU
+    everything = np.concatenate([objects, found.outlines])
+    shown |= covered_by_larger(everything)[len(objects) :] >= PIECE_INSIDE
     added = found.boxes[~shown]
     count = len(added)
     return replace(

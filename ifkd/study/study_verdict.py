@@ -45,7 +45,7 @@ def _losses(gains: dict[str, SeedSpread]) -> list[str]:
 
 
 def _first_place(record: StudyRecord, variants: Sequence[str]) -> list[str]:
-    """Return a sentence on whether the best variant is clearly above every other one, tuned rows of its method apart."""
+    """Return a sentence on whether the best variant is clearly above all others, but other rows of its method."""
     means = {label: spread.mean for label in variants if (spread := map_spread(record.finished(label)))}
     first, *others = sorted(means, key=lambda label: -means[label])
     absent = [label for label in record.students if label not in means and label != PLAIN.label]

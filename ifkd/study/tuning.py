@@ -34,7 +34,7 @@ OPTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
     "crosskd": ("distillation.method.own_layers", ("2", "1")),
     "ifkd": ("distillation.method.fdr.filter", ("grid", "none")),
 }
-"""Method -> the option that is tuned beside its weight, and the values to try, as far as the first trial has another."""
+"""Method -> the option that is tuned beside its weight, and values to try; that of the first trial is left out."""
 MAX_TRIALS = len(FACTORS)
 """Trials that every method's grid allows."""
 

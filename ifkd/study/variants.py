@@ -25,7 +25,7 @@ SWEEPS: dict[str, tuple[float, ...]] = {"alpha": (0.01, 0.02, 0.04, 0.06, 0.08, 
 PAPER_WEIGHTS = {"alpha": 0.06, "beta": 0.5}
 """The paper's weights."""
 CONSTANT = 'distillation.balance.form="constant"', "distillation.balance.multiple=1.0"
-"""Overrides for published weights, which are no multiples of a gradient, and which the recipe's factor does not change."""
+"""Overrides for published weights, which are no multiples of a gradient and have no factor."""
 
 logger = logging.getLogger(__name__)
 

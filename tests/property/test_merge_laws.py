@@ -209,11 +209,13 @@ def hull(group):
     )
     oriented = ()
     if group[0]["oriented"]:
-        x, y, _, width, angle = max((t["oriented"] for t in group), key=lambda one: one[2])
+        x, y, length, width, angle = max((t["oriented"] for t in group), key=lambda one: (one[2], one[3]))
         flat = [shapely.affinity.rotate(t["shape"], -angle, origin=(x, y)).bounds for t in group]
-        start, stop = min(one[0] for one in flat), max(one[2] for one in flat)
-        middle = shapely.affinity.rotate(shapely.Point((start + stop) / 2, y), angle, origin=(x, y))
-        oriented = tuple(canonical(np.array([[middle.x, middle.y, stop - start, width, angle]]))[0].tolist())
+        low, high = np.min(flat, axis=0)[:2], np.max(flat, axis=0)[2:]
+        if length >= 2 * width:  # a slender one keeps its width
+            low[1], high[1] = y - width / 2, y + width / 2
+        middle = shapely.affinity.rotate(shapely.Point((low + high) / 2), angle, origin=(x, y))
+        oriented = tuple(canonical(np.array([[middle.x, middle.y, *(high - low), angle]]))[0].tolist())
     bounds = (-np.inf, -np.inf, np.inf, np.inf)
     return {**group[0], "box": box, "bounds": bounds, "oriented": oriented, "shape": shape_of(box, oriented)}
 

@@ -126,6 +126,26 @@ def test_merging_twice_changes_nothing(world, metric, method):
     assert rows(merge(once, rule)) == rows(once)
 
 
+@pytest.mark.parametrize("center", [(54, 32), (98, 32), (32, 54)])
+@pytest.mark.parametrize("sides", [(48, 48), (48, 45), (52, 40), (52, 30), (52, 8)])
+def test_an_object_larger_than_the_overlap_becomes_one_box_however_wide_it_is(center, sides):
+    """Each tile sees a part that is longer in another direction than the object."""
+    true = canonical(np.array([[*center, *(sides if center[1] == 32 else sides[::-1]), 0.0]]))
+    parts = []
+    for index, window in enumerate(GRID):
+        cut = np.array([window.left, window.top, window.right, window.bottom])
+        box = envelopes(true)[0]
+        box = np.concatenate([np.maximum(box[:2], cut[:2]), np.minimum(box[2:], cut[2:])]).astype(np.float32)
+        if (box[2:] - box[:2] > 4).all():
+            oriented = from_upright(box[None])
+            found = Detections(box[None], np.full(1, 0.9, np.float32), np.zeros(1, np.int64), oriented)
+            parts.append(TileDetections.of_tile(found, index, window=window, size=SIZE))
+    assert len(parts) > 1
+    merged = merge(TileDetections.concatenate(parts), MergeSettings()).detections
+    assert len(merged) == 1
+    np.testing.assert_allclose(envelopes(merged.oriented), envelopes(true), atol=1e-3)
+
+
 @pytest.mark.parametrize("angle", [10.0, 30.0, 45.0, 80.0, 123.0])
 def test_a_ship_longer_than_the_overlap_becomes_one_box(angle):
     ship = canonical(np.array([[85, 75, 70, 8, angle]]))

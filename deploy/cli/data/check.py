@@ -89,7 +89,8 @@ def _plan(arguments: Arguments) -> "tuple[CheckPlan, Path]":
         if arguments.images is not None:
             raise UsageError("--images does not apply to a recipe", hint="Write data.images=DIR instead.")
         recipe = load(Path(first), Recipe, rest)
-        return plan_of_recipe(recipe.data), arguments.out or Path("runs") / recipe.name / "check"
+        plan = plan_of_recipe(recipe.data, oriented=recipe.student.detector.oriented)
+        return plan, arguments.out or Path("runs") / recipe.name / "check"
     sources = [CheckSource(*_split_and_path(word), images=arguments.images) for word in arguments.sources]
     names = [source.split for source in sources]
     if len(set(names)) < len(names):

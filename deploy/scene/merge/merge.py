@@ -45,6 +45,8 @@ EDGE_SLACK = 0.1
 """Accuracy of a complete box at the edge that cuts a piece, as a fraction of its side."""
 CORNER_COVERAGE = 0.5
 """Part of `min_coverage` that oriented boxes need: the smallest box around a corner of an object is half empty."""
+SLENDER = 2.0
+"""Length over width from which the direction of a piece, and so its width, is that of the object."""
 UNBOUNDED = np.array([-np.inf, -np.inf, np.inf, np.inf])
 """Bounds of a box that no tile edge cuts."""
 
@@ -316,19 +318,22 @@ def _rectangles(boxes: Array) -> Array:
 def _joined_boxes(oriented: Array, group: Array) -> Array:
     """Return an oriented box [groups, 5] for the boxes [n, 5] of each group: the longest one, extended to all corners.
 
-    A short piece has a less certain direction, and the smallest box around a slanted cut is half empty, so that the
-    smallest box around all pieces of an object would be much too wide.
+    A slender box is extended along its direction only. A short piece has a less certain direction, and the smallest box
+    around a slanted cut is half empty, so that the smallest box around all pieces of an object would be much too wide.
     """
-    order = np.lexsort((-oriented[:, 2], group))
+    order = np.lexsort((-oriented[:, 3], -oriented[:, 2], group))
     starts = np.flatnonzero(np.diff(group[order], prepend=-1))
     longest = oriented[order[starts]].astype(np.float64)
-    turn = np.deg2rad(longest[:, 4])
-    along = np.stack([np.cos(turn), np.sin(turn)], axis=1)
+    compact = longest[:, 2] < SLENDER * longest[:, 3]
     of_group = np.repeat(np.arange(len(starts)), np.diff(starts, append=len(group)))
     steps = oriented_boxes.corners(oriented[order]) - longest[of_group, None, :2]
-    positions = (steps * along[of_group, None]).sum(axis=2)
-    low = np.minimum.reduceat(positions.min(axis=1), starts)
-    high = np.maximum.reduceat(positions.max(axis=1), starts)
-    longest[:, :2] += along * ((low + high) / 2)[:, None]
-    longest[:, 2] = high - low
+    turn = np.deg2rad(longest[:, 4])
+    along = np.stack([np.cos(turn), np.sin(turn)], axis=1)
+    across = np.stack([-along[:, 1], along[:, 0]], axis=1)
+    for side, direction, extended in ((2, along, True), (3, across, compact)):
+        positions = (steps * direction[of_group, None]).sum(axis=2)
+        low = np.minimum.reduceat(positions.min(axis=1), starts)
+        high = np.maximum.reduceat(positions.max(axis=1), starts)
+        longest[:, :2] += direction * np.where(extended, (low + high) / 2, 0.0)[:, None]
+        longest[:, side] = np.where(extended, high - low, longest[:, side])
     return oriented_boxes.canonical(longest)

@@ -152,6 +152,7 @@ def _columns(chunk: SceneResult) -> dict[str, list[Any]]:
         names = ("center_x_px", "center_y_px", "length_px", "width_px", "angle_deg")
         for name, values in zip(names, chunk.detections.oriented.T, strict=True):
             columns[name] = [round(float(value), 3) for value in values]
+        columns["angle_deg"] = [value % 180 for value in columns["angle_deg"]]  # 179.9997 was rounded up
     on_ground = ("tile", "time", "length_m", "width_m", "heading_deg", "crop")
     columns |= {name: properties[name] for name in on_ground if name in properties}
     if (lonlat := chunk.centers_lonlat()) is not None:

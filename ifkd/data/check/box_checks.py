@@ -49,6 +49,14 @@ def check_boxes(image: ImageEntry, size: tuple[int, int] | None, *, split: str, 
     return kinds
 
 
+def check_oriented(image: ImageEntry, *, split: str, findings: Findings) -> None:
+    """Add a finding for each object of an image, not an ignored region, that has no oriented box."""
+    polygons = [polygon_points(box.content.get("segmentation")) for box in image.boxes]
+    for box, oriented in zip(image.boxes, oriented_boxes(polygons), strict=True):
+        if np.isnan(oriented).any() and not box.ignore:
+            findings.add("boxes_not_oriented", split, f"{_name(box)} of {image.name}")
+
+
 def clip_box(corners: Corners, size: tuple[int, int]) -> Corners:
     """Return a box clipped to an image of (height, width)."""
     x1, y1, x2, y2 = corners

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ifkd import __version__, recipe
 from ifkd.data.account import printable
-from ifkd.data.check.box_checks import check_boxes
+from ifkd.data.check.box_checks import check_boxes, check_oriented
 from ifkd.data.check.box_form import suggest_box_form
 from ifkd.data.check.check_record import (
     CheckRecord,
@@ -49,6 +49,8 @@ class CheckPlan:
     imagery: ImageryOptions = field(default_factory=ImageryOptions)
     merge_classes: Mapping[str, str] = field(default_factory=dict)
     """Class name -> class that its objects are counted as."""
+    oriented: bool = False
+    """Whether the detector is oriented, and so every object needs an oriented box."""
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -75,15 +77,15 @@ class CheckedDataset:
     record: CheckRecord
 
 
-def plan_of_recipe(data: recipe.DataOptions) -> CheckPlan:
-    """Return the plan that checks all splits of a recipe's data."""
+def plan_of_recipe(data: recipe.DataOptions, *, oriented: bool = False) -> CheckPlan:
+    """Return the plan that checks all splits of a recipe's data, for an upright or an oriented detector."""
     images = None if data.images is None else resolve_path(data, data.images)
     held_out = None if isinstance(data.validation, Path) else data.validation
     sources = [CheckSource("train", resolve_path(data, data.train), images, held_out)]
     if isinstance(data.validation, Path):
         sources.append(CheckSource("validation", resolve_path(data, data.validation), images))
     sources.append(CheckSource("test", resolve_path(data, data.test), images))
-    return CheckPlan(tuple(sources), data.imagery, data.merge_classes)
+    return CheckPlan(tuple(sources), data.imagery, data.merge_classes, oriented)
 
 
 def split_rank(split: str) -> int:
@@ -146,6 +148,8 @@ def _check_images(
         split = "validation" if entry.scene in held_out else source.split
         _add_file_findings(entry, inspected, split, findings)
         box_findings = tuple(check_boxes(entry, inspected.size or entry.size, split=split, findings=findings))
+        if plan.oriented:
+            check_oriented(entry, split=split, findings=findings)
         classes = tuple(plan.class_name(file.classes[box.category]) for box in entry.boxes)
         checked.append(CheckedImage(entry, inspected, split, index, classes, box_findings))
     return checked

@@ -140,6 +140,11 @@ WARNINGS: dict[str, tuple[str, str, str | None]] = {
         "Check which of the two is the object: an oriented detector learns the polygon.",
         POLYGON_LEFT_OUT,
     ),
+    "boxes_not_oriented": (
+        "objects without an oriented box (segmentation of four corners)",
+        "Convert the data set from its source, which has polygons: training of an oriented detector refuses it.",
+        None,
+    ),
     "images_in_two_splits": (
         "images with the same pixels as one of another split",
         "Remove them from training, else metrics are too good.",

@@ -1,4 +1,4 @@
-"""VOC data sets, and the two benchmarks in this format: SAR-AIRcraft-1.0 and ShipRSImageNet."""
+"""VOC data sets, FAIR1M's form of them, and two benchmarks: SAR-AIRcraft-1.0 and ShipRSImageNet."""
 
 import cmath
 import math
@@ -20,12 +20,15 @@ ROTATED = ("cx", "cy", "w", "h", "angle")
 """Center, sides and angle of roLabelImg's rotated boxes: radians of the width from right to down."""
 POLYGON = tuple(f"{axis}{corner}" for corner in range(1, 5) for axis in "xy")
 """Corners of ShipRSImageNet's oriented boxes."""
+MIN_CORNERS = 4
+"""Corners of FAIR1M's boxes; most files repeat the first one."""
 
 
 def read_voc(root: Path, *, split: str | None = None, classes: Sequence[str] | None = None) -> ReaderResult:
-    """Read a Pascal VOC data set, or the images in one list of `ImageSets/Main`.
+    """Read a Pascal VOC data set, or the images in one list of `ImageSets/Main`; also with the labels of FAIR1M.
 
-    Box edges are taken as stated; objects marked difficult are ignored regions. Classes are by default all that occur
+    Box edges are taken as stated; objects marked difficult are ignored regions. FAIR1M's objects are in `objects`, and
+    have corners in `points` and a class in `possibleresult`. Classes are by default all that occur
     in any split, in alphabetical order.
     """
     reader = _read(root, split, lambda element: _class_in(element, classes))
@@ -86,7 +89,8 @@ def _listed(root: Path, split: str) -> dict[str, str]:
 def _parse(path: Path) -> LabelFile:
     root = files.read_xml(path)
     sides = [integer(root.findtext(f"size/{key}")) or 0 for key in ("height", "width")]
-    entries = tuple((f"object {count}", one) for count, one in enumerate(root.findall("object"), start=1))
+    objects = [*root.findall("object"), *root.findall("objects/object")]
+    entries = tuple((f"object {count}", one) for count, one in enumerate(objects, start=1))
     return LabelFile(entries, states_size=True, size=(sides[0], sides[1]) if min(sides) > 0 else None)
 
 
@@ -94,7 +98,8 @@ def _object(
     element: Element, name_of: Callable[[Element], str | None], *, ignore_difficult: bool
 ) -> ReaderObject | str:
     """Return an object, or the reason why it is left out."""
-    edges, polygon = _numbers(element, "bndbox", EDGES), _numbers(element, "polygon", POLYGON)
+    polygon = _numbers(element, "polygon", POLYGON) or _points(element)
+    edges = _numbers(element, "bndbox", EDGES) or (enclosing_box(polygon) if polygon else ())
     rotated = _numbers(element, "robndbox", ROTATED)
     if rotated and all(map(math.isfinite, rotated)):
         x, y, width, height, angle = rotated
@@ -102,13 +107,15 @@ def _object(
         corners = [complex(x, y) + one for one in (along + across, along - across, -along - across, across - along)]
         polygon = tuple(value for corner in corners for value in (corner.real, corner.imag))
         edges = enclosing_box(polygon)
-    if not edges or not _text(element, "name"):
+    if not edges or not _name(element):
         return "annotations_malformed"
     name = name_of(element)
     if name is None:
         return "classes_unknown"
     difficult = flag(element.findtext("difficult"))
     change = "flags_unclear" if difficult is None and ignore_difficult else None
+    if not polygon and any(element.find(key) is not None for key in ("polygon", "robndbox", "points")):
+        change = "polygon_without_area"
     x1, y1, x2, y2 = edges
     return ReaderObject(name, (x1, y1, x2, y2), bool(difficult) and ignore_difficult, polygon or None, change)
 
@@ -119,12 +126,26 @@ def _numbers(element: Element, key: str, names: Sequence[str]) -> tuple[float, .
     return tuple(value for value in values if value is not None) if None not in values else ()
 
 
+def _points(element: Element) -> tuple[float, ...]:
+    """Return the corners x1 y1 x2 y2 … of FAIR1M's `points`, without the first one that is repeated at the end."""
+    texts = [one.text or "" for one in element.findall("points/point")]
+    values = [number(word) for text in texts for word in text.split(",")]
+    known = tuple(value for value in values if value is not None)
+    if len(known) < len(values) or len(values) != 2 * len(texts) or len(texts) < MIN_CORNERS:
+        return ()
+    return known[:-2] if known[-2:] == known[:2] else known
+
+
 def _text(element: Element, key: str) -> str:
     return (element.findtext(key) or "").strip()
 
 
+def _name(element: Element) -> str:
+    return _text(element, "name") or _text(element, "possibleresult/name")
+
+
 def _class_in(element: Element, classes: Sequence[str] | None) -> str | None:
-    name = _text(element, "name")
+    name = _name(element)
     return name if classes is None or name in classes else None
 
 

@@ -148,11 +148,14 @@ def _parse(path: Path) -> LabelFile:
 def _object(words: Sequence[str], size: tuple[int, int], names: Sequence[str]) -> ReaderObject | str:
     """Return the object of a line, or the reason why it is left out.
 
-    A line is `class x y width height`, perhaps with a score, or `class x1 y1 x2 y2 x3 y3 …`.
+    A line is `class x y width height`, perhaps with a score, or `class x1 y1 x2 y2 x3 y3 …`. A sixth value that cannot
+    be a score, such as an angle in radians or degrees, is another format.
     """
     values = [value for word in words[1:] if (value := number(word)) is not None]
     is_polygon = len(words) >= 7 and len(words) % 2 == 1
     if len(values) < len(words) - 1 or (len(words) not in {5, 6} and not is_polygon):
+        return "annotations_malformed"
+    if not is_polygon and any(not 0 <= score <= 1 for score in values[4:]):
         return "annotations_malformed"
     label = integer(words[0])
     if label is None and words[0] in names:

@@ -11,6 +11,7 @@ from scipy.optimize import linear_sum_assignment
 from deploy.scene.operational_figures import Ground, RateOptions, operational_figures
 from deploy.scene.read.georeference import Georeference
 from ifkd.core.detections import Detections, pairwise_iou
+from ifkd.core.oriented_boxes import envelopes
 from ifkd.data.coco import LabeledImage
 
 CLASSES = ("cargo", "tanker")
@@ -100,6 +101,19 @@ def test_figures_are_those_of_a_slow_matching(seed, within_m):
     assert figures.size_unit == "m"
     assert 0 < figures.total.detected < figures.total.objects
     assert figures.total.false_alarms > 0
+
+
+@pytest.mark.parametrize("within_m", [None, 9.0])
+def test_a_slanted_ignored_region_hides_no_false_alarm_beside_it(within_m):
+    """A dock at 45 degrees: of the detections, one is on it, and one in open water but inside its upright box."""
+    dock, ship = [100, 100, 150, 10, 45], [20, 180, 20, 8, 45]
+    regions = np.array([dock, ship], np.float32)
+    ignore, labels = np.array([True, False]), np.zeros(2, np.int64)
+    image = LabeledImage(1, Path("s.tif"), (220, 220), envelopes(regions), labels, "s.tif", ignore, regions)
+    own = np.array([ship, [105, 105, 20, 8, 45], [140, 70, 20, 8, 45]], np.float32)
+    detections = Detections(envelopes(own), np.full(3, 0.9, np.float32), np.zeros(3, np.int64), own)
+    figures = figures_of(detections, image, within_m=within_m)
+    assert (figures.total.detected, figures.total.false_alarms) == (1, 1)
 
 
 @pytest.mark.parametrize("within_m", [None, 9.0])

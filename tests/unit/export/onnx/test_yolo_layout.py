@@ -28,6 +28,7 @@ from ifkd.core.postprocess import PostprocessConfig, postprocess
 from ifkd.recipe import Recipe
 
 NAME = "model.yolo.onnx"
+CONFIGS = Path(__file__).parents[4] / "configs"
 FIND_COLORS = """
 <ir_version: 10, opset_import: ["" : 20]>
 find_colors (uint8[batch, 3, 64, 64] tiles)
@@ -122,6 +123,15 @@ def test_the_resolution_is_that_of_a_tile(whole_bundle: Path) -> None:
     assert json.loads(found["resolution"]) == 60.0, "centimeters per pixel"
     assert json.loads(found["tiles_overlap"]) == 99, "percent, never all of the tile"
     assert json.loads(found["class_names"])["0"] == ast.literal_eval(found["names"])[0] == "å"
+
+
+def test_upright_boxes_around_oriented_ones_are_not_suppressed_like_oriented_ones() -> None:
+    """The IoU of 0.1, above which oriented boxes are one object, would remove most ships moored side by side."""
+    recipe = load(CONFIGS / "oriented_ships.toml", Recipe)
+    assert recipe.postprocess.iou_threshold == 0.1
+    assert json.loads(yolo_metadata(recipe, ("ship",), score_threshold=0.3)["det_iou_thresh"]) == 0.5
+    upright = override(recipe, ["student.detector.oriented=false", "teacher.detector.oriented=false"], source="recipe")
+    assert json.loads(yolo_metadata(upright, ("ship",), score_threshold=0.3)["det_iou_thresh"]) == 0.1
 
 
 def test_the_bundle_has_its_digest_and_its_check(whole_bundle: Path) -> None:

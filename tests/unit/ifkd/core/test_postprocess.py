@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from ifkd.core.detections import Candidates, Detections
+from ifkd.core.oriented_boxes import envelopes
 from ifkd.core.postprocess import PostprocessConfig, one_of_each, postprocess
 
 
@@ -54,3 +55,10 @@ def test_pieces_of_an_object_are_no_objects_of_their_own() -> None:
     # The second and third are most of all inside the first, the fourth is beside it, and the fifth is the first again.
     assert sorted(found.boxes[:, 0].tolist()) == [0, 36]
     assert len(one_of_each(Detections.empty(), iou_threshold=0.5)) == 0
+
+
+def test_a_boat_beside_a_slanted_ship_is_no_piece_of_it() -> None:
+    """Its upright box is inside that of the ship; its own box touches the ship nowhere."""
+    oriented = np.array([[100, 100, 150, 20, 45], [80, 120, 50, 8, 45], [110, 110, 20, 10, 45]], np.float32)
+    found = Detections(envelopes(oriented), np.array([0.9, 0.8, 0.7], np.float32), np.zeros(3, np.int64), oriented)
+    assert one_of_each(found, iou_threshold=0.1).scores.tolist() == pytest.approx([0.9, 0.8])

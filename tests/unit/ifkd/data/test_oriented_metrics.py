@@ -80,6 +80,42 @@ def test_boxes_at_0_degrees_equal_upright_boxes(seed: int) -> None:
     assert evaluate(flat, {1: replace(found, oriented=None)}, boxes="oriented") == same
 
 
+def test_objects_without_an_oriented_box_decide_the_default_and_are_counted(caplog: pytest.LogCaptureFixture) -> None:
+    """Perfect detections of slanted ships would hardly match the upright boxes of the objects that have no other."""
+    dataset, _ = harbor(2)
+    (image,) = dataset.images
+    assert image.oriented is not None
+    found = {1: detected(image.oriented, np.ones(12), image.labels)}
+    lacking = image.oriented.copy()
+    lacking[np.flatnonzero(~image.ignore)[1:]] = np.nan
+    partial = replace(dataset, images=(replace(image, oriented=lacking),))
+    metrics = evaluate(partial, found, every_measure=True)
+    assert (metrics.boxes, metrics.mean_ap, metrics.masks) == ("upright", pytest.approx(1.0), None)
+    count = int((~image.ignore).sum()) - 1
+    assert f"{count} objects of a.json have no oriented box: upright boxes are compared" in caplog.text
+    oriented = evaluate(partial, found, boxes="oriented", every_measure=True)
+    assert f"{count} objects of a.json have no oriented box: their upright boxes are used" in caplog.text
+    assert oriented.mean_ap is not None
+    assert oriented.mean_ap < 0.9
+    ignored = image.oriented.copy()
+    ignored[image.ignore] = np.nan
+    assert image.ignore.any()
+    assert evaluate(replace(dataset, images=(replace(image, oriented=ignored),)), found).boxes == "oriented"
+
+
+def test_all_measures_use_the_same_boxes_of_images_without_any_oriented_one() -> None:
+    """A slanted ship in each of two images; the labels of the second have no polygon."""
+    slanted = np.array([[200, 200, 100, 12, 45]], np.float32)
+    first, second = labeled(slanted, [0], key=1), labeled(slanted, [0], key=2)
+    plain = replace(second.images[0], oriented=None)
+    dataset = replace(first, images=(first.images[0], plain))
+    found = {key: detected(slanted, [0.9], [0]) for key in (1, 2)}
+    metrics = evaluate(dataset, found, boxes="oriented", every_measure=True)
+    assert metrics.masks is not None
+    assert metrics.ap50 == metrics.masks.ap50 == pytest.approx(0.505, abs=0.01)
+    assert metrics.dota_ap50 == pytest.approx(6 / 11)
+
+
 @pytest.mark.parametrize("degrees", [17.0, 90.0, 131.0])
 def test_turning_everything_changes_nothing(degrees: float) -> None:
     dataset, found = harbor(5)

@@ -90,7 +90,7 @@ def test_a_study_trains_once_and_refuses_another_recipe(
 def test_runs_are_tested_as_they_were_trained_and_on_the_present_labels(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The scale and the suppression of a variant are those of its test; runs that fit no seed or teacher are refused."""
+    """A variant is tested with its scale and score threshold; runs that fit no seed or teacher are refused."""
     scales: dict[str, tuple[float, float]] = {}
     validate = study_module.validate
 

@@ -615,3 +615,20 @@ def test_real_data_sets_have_the_counts_of_pycocotools(shared_data, name):
         for category in ground_truth.loadCats(ground_truth.getCatIds()):
             labeled = len(ground_truth.getAnnIds(catIds=category["id"], iscrowd=False))
             assert 0 <= labeled - split.per_class[category["name"]] <= duplicated
+
+
+def test_objects_that_an_oriented_detector_cannot_learn_are_found(train, tmp_path):
+    """Ignored regions need no oriented box; a polygon without an area is none."""
+
+    def change(content):
+        for number, entry in enumerate(content["annotations"]):
+            x, y, width, height = entry["bbox"]
+            entry["segmentation"] = [[x, y, x + width, y, x + width, y + height, x, y + height]]
+            if number < 3:
+                del entry["segmentation"]
+        content["annotations"][0]["iscrowd"] = 1
+        content["annotations"][3]["segmentation"] = [[1, 1, 2, 2, 3, 3]]
+
+    edit(train, change)
+    assert "boxes_not_oriented" not in kinds(found(train))
+    assert kinds(found(train, oriented=True))["boxes_not_oriented"] == 3

@@ -12,7 +12,7 @@ from pycocotools.coco import COCO
 
 from deploy.cli.main import main
 from ifkd.core.errors import DataError, UsageError
-from ifkd.core.oriented_boxes import corners
+from ifkd.core.oriented_boxes import corners, from_corners
 from ifkd.data.coco import read_coco
 from ifkd.data.readers.convert import convert
 from ifkd.data.readers.ship_classes import LEVEL_NAMES
@@ -539,6 +539,42 @@ def test_rotated_boxes_of_ro_label_img(tmp_path):
     assert done.account.objects.changed == {}
     oriented = read_coco(tmp_path / "out.json", images=done.image_folder).images[0].oriented
     np.testing.assert_allclose(oriented, [[*center, *sides, np.degrees(angle)]], rtol=1e-5)
+
+
+def test_labels_of_fair1m(tmp_path):
+    """Objects are in `objects`, with a class in `possibleresult` and five corners, the last of which is the first."""
+    corners = np.array(TURNED).reshape(4, 2)
+    points = "".join(f"<point>{x},{y}</point>" for x, y in [*corners, corners[0]])
+    objects = "<object><coordinate>pixel</coordinate><type>rectangle</type><possibleresult><name>Tugboat</name>"
+    objects += f"<probability>1</probability></possibleresult><points>{points}</points></object>"
+    write_pair(tmp_path / "images", tmp_path / "labelXml" / "a.xml", xml([f"<objects>{objects}</objects>"]))
+    (tmp_path / "labelXml").rename(tmp_path / "Annotations")
+    done = convert("voc", tmp_path, tmp_path / "out.json")
+    assert (done.objects, done.account.objects.changed) == ({"Tugboat": 1}, {})
+    image = read_coco(tmp_path / "out.json", images=done.image_folder).images[0]
+    np.testing.assert_allclose(image.boxes, [[*corners.min(axis=0), *corners.max(axis=0)]], rtol=1e-5)
+    np.testing.assert_allclose(image.oriented, from_corners(corners[None]), atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    ["<polygon><x1>5</x1><y1>6</y1></polygon>", "<robndbox><cx>5</cx></robndbox>", "<points><point>5</point></points>"],
+)
+def test_an_object_with_an_incomplete_polygon_is_upright_and_counts_as_changed(tmp_path, broken):
+    objects = [voc_object("tug"), voc_object("tug", (30, 6, 40, 16), extra=broken)]
+    write_pair(tmp_path / "JPEGImages", tmp_path / "Annotations" / "a.xml", xml(objects))
+    done = convert("voc", tmp_path, tmp_path / "out.json")
+    assert done.account.objects.changed == {"polygon_without_area": 1}
+    assert done.account.objects.kept == 1
+
+
+def test_a_yolo_line_with_an_angle_is_no_box_with_a_score(tmp_path):
+    lines = "0 0.5 0.5 0.2 0.2 0.9\n0 0.5 0.5 0.2 0.2 1.2\n0 0.5 0.5 0.2 0.2 -30\n"
+    write_pair(tmp_path, tmp_path / "a.txt", lines)
+    (tmp_path / "obj.names").write_text("tug\n")
+    done = convert("yolo", tmp_path, tmp_path / "out.json")
+    assert done.objects == {"tug": 1}
+    assert done.account.objects.dropped == {"annotations_malformed": 2}
 
 
 def test_lists_of_images_in_data_yaml(tmp_path):
