@@ -36,8 +36,7 @@ class BalanceOptions(Schema):
     of their own."""
     multiple: PositiveFloat = 1.0
     end_factor: NonNegativeFloat = 1.0
-    """Factor of all these weights at the end of the training, which is reached in equal steps. 0 leaves the last steps to
-    the task alone."""
+    """Factor of all these weights at the end of the training, reached in equal steps; 0 ends with the task alone."""
 
 
 SCHEDULES = {"1x": (12, (8, 11)), "paper_100e": (100, (80, 90))}
