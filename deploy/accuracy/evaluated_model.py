@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from deploy.accuracy.image_detection import TilingConfig
-from deploy.engines import open_engine
+from deploy.engines import GPU_BACKENDS, open_engine
 from deploy.engines.engine import Backend, Engine
 from export.bundle.bundle import MANIFEST_NAME, Bundle, open_bundle
 from export.bundle.manifest import Precision
@@ -171,6 +171,21 @@ def choose_precisions(bundle: Bundle, requested: Sequence[Precision] | None) -> 
         hint = "Export the checkpoint in this precision, or choose another one."
         raise BundleError(problem, got=got, expected=expected, hint=hint)
     return list(dict.fromkeys(requested))
+
+
+def choose_engines(
+    bundle: Bundle, backends: Sequence[Backend], requested: Sequence[Precision] | None
+) -> list[tuple[Backend, Precision]]:
+    """Return the pairs of a backend and a precision of `choose_precisions`, each once.
+
+    By default, the file for CPUs, int8-cpu, is left out for a backend that needs a GPU.
+
+    Raises:
+        BundleError: The bundle has neither an ONNX file nor an engine in a requested precision.
+    """
+    precisions = choose_precisions(bundle, requested)
+    pairs = [(backend, precision) for backend in dict.fromkeys(backends) for precision in precisions]
+    return [one for one in pairs if requested or one[0] not in GPU_BACKENDS or one[1] != "int8-cpu"]
 
 
 def count_parameters(weights: Path) -> int:

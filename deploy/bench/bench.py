@@ -28,6 +28,8 @@ from ifkd.core.detections import Array
 from ifkd.core.environment import describe_environment
 from ifkd.data.coco import CocoDataset
 
+logger = logging.getLogger(__name__)
+
 NOISE_SEED = 0
 NOISE_TILES = 8
 MAX_TILES = 64
@@ -116,7 +118,7 @@ def run_bench(plan: BenchPlan) -> Bench:
 
 
 def _searches(engines: list[Engine], plan: BenchPlan) -> Iterator[ScreenSearch]:
-    """Yield searches of a scene without and with the screen, in turns."""
+    """Yield searches of a scene without and with the screen, in turns; an engine that fails is logged and left out."""
     if plan.scene is None:
         return
     manifest = plan.bundle.manifest
@@ -124,7 +126,10 @@ def _searches(engines: list[Engine], plan: BenchPlan) -> Iterator[ScreenSearch]:
         for engine in engines:
             open_screen = partial(ScreenNetwork, plan.bundle, backend=engine.info.backend, threads=plan.threads)
             executor = LocalExecutor(engine, open_screen)
-            yield compare_searches(executor, scene, settings_for(manifest, screen="auto"), rounds=SCENE_ROUNDS)
+            try:
+                yield compare_searches(executor, scene, settings_for(manifest, screen="auto"), rounds=SCENE_ROUNDS)
+            except Exception as error:  # noqa: BLE001 - as in `_profiles`
+                logger.warning("No search of %s by %s: %s", scene.info.name, _name_of(engine), error)
 
 
 def bench_tiles(dataset: CocoDataset | None, tiling: TilingConfig) -> tuple[Array, TileSource]:
@@ -147,5 +152,8 @@ def _profiles(engines: list[Engine], dataset: CocoDataset | None, tiling: Tiling
         try:
             yield profile_stages(engine, dataset.images, tiling)
         except Exception as error:  # noqa: BLE001 - a runtime may raise anything; the other engines are measured
-            name = f"{engine.info.backend} {engine.info.precision}"
-            logging.getLogger("ifkd").warning("No stage times of %s: %s", name, error)
+            logger.warning("No stage times of %s: %s", _name_of(engine), error)
+
+
+def _name_of(engine: Engine) -> str:
+    return f"{engine.info.backend} {engine.info.precision}"

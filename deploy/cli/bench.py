@@ -83,6 +83,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
 def _plan(arguments: Arguments) -> "BenchPlan":
     from deploy.accuracy.evaluated_model import bundle_model, open_model
     from deploy.bench.bench import BenchPlan
+    from deploy.scene.read.scene import Scene
     from export.bundle.bundle import open_bundle
     from ifkd.core.errors import UsageError
 
@@ -90,6 +91,9 @@ def _plan(arguments: Arguments) -> "BenchPlan":
     bundle = open_bundle(arguments.bundle)
     if arguments.scene is not None and (bundle.manifest.screen is None or bundle.manifest.screen.threshold is None):
         raise UsageError("The bundle has no screen with a calibrated threshold", hint="Omit --scene.")
+    if arguments.scene is not None:
+        # Mistakes are found before the timing, which takes long.
+        Scene(arguments.scene, imagery=bundle.manifest.input.imagery).close()
     model = bundle_model(bundle)
     return BenchPlan(
         bundle=bundle,
@@ -112,17 +116,15 @@ def _timing(arguments: Arguments) -> "TimingConfig":
 
 def _cases(bundle: "Bundle", arguments: Arguments) -> "tuple[BenchmarkCase, ...]":
     """Return the engines and batch sizes to measure, those of the reference first."""
-    from deploy.accuracy.evaluated_model import choose_precisions
+    from deploy.accuracy.evaluated_model import choose_engines
     from deploy.bench.session import BenchmarkCase, EngineKey
 
-    precisions = choose_precisions(bundle, arguments.precision)
     with_reference = arguments.reference is not None
     backends: list[Backend] = [*arguments.backend, "torch"] if with_reference else arguments.backend
     keys = [EngineKey("torch", "fp32", "reference")] if with_reference else []
     keys += [
         EngineKey(backend, precision)
-        for backend in dict.fromkeys(backends)
-        for precision in precisions
+        for backend, precision in choose_engines(bundle, backends, arguments.precision)
         # Torch runs in fp32 unless a precision is named.
         if backend != "torch" or precision == "fp32" or arguments.precision is not None
     ]

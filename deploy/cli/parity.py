@@ -64,10 +64,12 @@ def run(arguments: Arguments) -> dict[str, Any]:
 
 
 def _plan(arguments: Arguments) -> "ParityPlan":
-    from deploy.accuracy.evaluated_model import bundle_model, choose_precisions
+    from deploy.accuracy.evaluated_model import bundle_model, choose_engines
     from deploy.accuracy.evaluation import open_data
     from deploy.parity.parity import ParityPlan
+    from deploy.parity.scene_parity import read_scene_labels
     from deploy.parity.tolerances import ToleranceTable
+    from deploy.scene.read.scene import Scene
     from export.bundle.bundle import open_bundle
     from ifkd.core.config import load
     from ifkd.core.errors import UsageError
@@ -76,7 +78,10 @@ def _plan(arguments: Arguments) -> "ParityPlan":
         raise UsageError("--ground-truth needs --scene", hint="Name the scene of these labels with --scene.")
     tolerances = ToleranceTable() if arguments.tolerances is None else load(arguments.tolerances, ToleranceTable)
     bundle = open_bundle(arguments.bundle)
-    precisions = choose_precisions(bundle, arguments.precision)
+    engines = choose_engines(bundle, arguments.backend, arguments.precision)
+    if arguments.scene is not None:  # found before the comparison on images, which takes long
+        with Scene(arguments.scene, imagery=bundle.manifest.input.imagery) as scene:
+            read_scene_labels(arguments.ground_truth, scene, bundle.manifest.classes)
     model = bundle_model(bundle, server=arguments.server)
     return ParityPlan(
         bundle=bundle,
@@ -89,7 +94,7 @@ def _plan(arguments: Arguments) -> "ParityPlan":
             command="parity",
             overrides=arguments.overrides,
         ),
-        engines=tuple((backend, precision) for backend in dict.fromkeys(arguments.backend) for precision in precisions),
+        engines=tuple(engines),
         tolerances=tolerances,
         batch=arguments.batch,
         threads=arguments.threads,

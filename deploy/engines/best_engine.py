@@ -7,11 +7,14 @@ from deploy.engines import EngineOptions
 from deploy.engines.engine import Backend
 from export.bundle.bundle import Bundle
 from export.bundle.manifest import FileKind, Precision
-from ifkd.core.errors import IfkdError
+from ifkd.core.environment import gpus
+from ifkd.core.errors import BundleError, IfkdError
 
 GPU_FILES: dict[Backend, FileKind] = {"tensorrt": "engine", "onnxruntime-cuda": "onnx"}
 """Backend -> kind of the file that it runs, the fastest first."""
 GPU_PRECISIONS: tuple[Precision, ...] = ("int8", "fp16", "fp32")
+UNSUITABLE: dict[Backend, tuple[Precision, ...]] = {"tensorrt": ("int8-cpu",), "onnxruntime-cuda": ("int8", "int8-cpu")}
+"""Backend -> precisions that it does not compute faster than a CPU."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,24 +34,32 @@ def best_engine(
 
     An engine other than ONNX Runtime's for the CPU is opened once to see that it starts; with `gpu` False, none of them
     is tried, because other machines run the engine. INT8 is chosen only if the export recommends it, and FP16 only if
-    the file has passed tensor parity.
+    the file has passed tensor parity. On a machine with a GPU, the reason says why it is not used.
+
+    Raises:
+        BundleError: A file of the bundle is missing or differs from the manifest.
     """
     if backend is not None and precision is not None:
         return BestEngine(backend, precision, None)
+    refused: list[str] = []
     if backend is None and gpu:
         for one, kind in GPU_FILES.items():
             for other in _precisions(bundle, one, precision):
-                if bundle.find(kind, other) and _starts(bundle, one, other):
+                suits = other not in UNSUITABLE[one] and bundle.find(kind, other)
+                if suits and _starts(bundle, one, other, refused):
                     return BestEngine(one, other, "the first that starts on this GPU")
         two_stages = bundle.manifest.detector.get("family") == "faster_rcnn"
-        if two_stages and precision in (None, "fp32") and _starts(bundle, "openvino", "fp32"):
+        if two_stages and precision in (None, "fp32") and _starts(bundle, "openvino", "fp32", []):
             return BestEngine("openvino", "fp32", "faster than ONNX Runtime for a two-stage detector, on the CPU")
     chosen: Backend = backend or "onnxruntime"
-    best = next(_precisions(bundle, chosen, precision))
+    suitable = list(_precisions(bundle, chosen, precision))
+    best = next((one for one in suitable if bundle.find(GPU_FILES.get(chosen, "onnx"), one)), suitable[0])
     reason = (
         "recommended by the export" if best.startswith("int8") and precision is None else f"the bundle's {best} file"
     )
     where = "" if backend else ", on the CPU" if gpu else ", on the CPU of each machine"
+    if refused and gpus():
+        where += f", as {refused[0]}"
     return BestEngine(chosen, best, reason + where)
 
 
@@ -88,9 +99,13 @@ def _is_recommended(bundle: Bundle, precision: Precision) -> bool:
     return False
 
 
-def _starts(bundle: Bundle, backend: Backend, precision: Precision) -> bool:
+def _starts(bundle: Bundle, backend: Backend, precision: Precision, refused: list[str]) -> bool:
+    """Return whether an engine starts; if not, its reason is added to `refused`."""
     try:
         EngineOptions(backend, precision).open(bundle).close()
-    except IfkdError:
-        return False  # `ifkd doctor` states why, and the error appears when the backend is named
+    except BundleError:
+        raise
+    except IfkdError as error:
+        refused.append(f"{backend} {precision} does not start: {error.problem}")
+        return False
     return True

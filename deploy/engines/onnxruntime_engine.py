@@ -12,9 +12,11 @@ import ctypes
 import itertools
 import logging
 import re
+import shutil
 import time
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,11 +25,11 @@ from typing import Any
 import numpy as np
 
 from deploy.engines.engine import OUTPUT_DTYPES, Backend, Engine, EngineInfo, InferenceTiming
-from deploy.engines.pinned_copies import PinnedCopies, PinnedSlot
+from deploy.engines.pinned_copies import GPU_EXTRAS, PinnedCopies, PinnedSlot
 from export.bundle.bundle import Bundle
 from export.bundle.manifest import Manifest, Precision
 from export.precision.ort_session import CPU_PROVIDER, import_onnxruntime, open_session
-from export.tensorrt.tensorrt_api import load_tensorrt
+from export.tensorrt.tensorrt_api import Gpu, gpu_of_this_machine, load_tensorrt
 from ifkd.core.detections import Array, Candidates
 from ifkd.core.environment import usable_cores
 from ifkd.core.errors import BundleError, EngineError, IfkdError, OutputError
@@ -112,15 +114,16 @@ class OnnxRuntimeEngine(Engine):
         self._graph_ids = itertools.count(1)
         self._runner = ThreadPoolExecutor(1, "onnxruntime") if self._on_gpu else None
         self.overlaps_batches = self._on_gpu
-        device = "the first GPU" if self._on_gpu else f"CPU, {count} thread{'s' if count > 1 else ''}"
+        gpu = gpu_of_this_machine(f"The backend {backend}", GPU_EXTRAS) if self._on_gpu else None
+        device = gpu.name if gpu is not None else f"CPU, {count} thread{'s' if count > 1 else ''}"
         version = str(self._ort.__version__)
         compute_type: Any = "fp32" if precision == "fp16" and not self._on_gpu else None
         self.info = EngineInfo.of_file(
             manifest, name, backend=backend, version=version, device=device, compute_type=compute_type
         )
         self._input = manifest.input.name
-        cache = self._engine_cache() if backend == "onnxruntime-tensorrt" else None
-        providers = provider_options(PROVIDERS[backend], manifest, precision=precision, cache=cache)
+        self._cache = self._engine_cache(gpu) if gpu is not None and backend == "onnxruntime-tensorrt" else None
+        providers = provider_options(PROVIDERS[backend], manifest, precision=precision, cache=self._cache)
         self._uses_graphs = graphs and backend == "onnxruntime-cuda" and manifest.input.tile_sides_px is None
         self._copies = PinnedCopies(self.info) if self._on_gpu else None
         try:
@@ -129,10 +132,13 @@ class OnnxRuntimeEngine(Engine):
             self.close()
             raise
 
-    def _engine_cache(self) -> Path | None:
-        """Return the folder where the TensorRT provider stores the engines of this file; None if it is not writable."""
+    def _engine_cache(self, gpu: Gpu) -> Path | None:
+        """Return the folder where the TensorRT provider stores the engines of this file; None if it is not writable.
+
+        Each model of GPU has its own, because the provider names engines by the compute capability alone.
+        """
         try:
-            return make_folder(cache_folder() / "onnxruntime-tensorrt" / self.info.sha256[:16])
+            return make_folder(cache_folder() / "onnxruntime-tensorrt" / f"{self.info.sha256[:16]}-{gpu.slug}")
         except OutputError as error:
             logger.warning("TensorRT builds the engine of %s again in each process: %s", self.info.file, error)
             return None
@@ -152,7 +158,16 @@ class OnnxRuntimeEngine(Engine):
                 refused, self._uses_graphs, self._bindings, self._session = error, False, {}, None
             else:
                 return
-        self._session = open_with(providers=providers)
+        try:
+            self._session = open_with(providers=providers)
+        except EngineError as error:
+            # The provider refuses an engine in its cache that a killed process has not completed, and keeps it.
+            if self._cache is None or not any(self._cache.iterdir()):
+                raise
+            logger.warning("TensorRT's stored engines of %s are built again: %s", self.info.file, error)
+            shutil.rmtree(self._cache)
+            make_folder(self._cache)
+            self._session = open_with(providers=providers)
         self._check_tensors()
         if refused is not None:
             logger.warning("%s runs without CUDA graphs: %s", self.info.file, refused)
@@ -202,18 +217,29 @@ class OnnxRuntimeEngine(Engine):
         """Start the inference of tiles; on the CPU, it has ended then."""
         if self._session is None:
             raise self._closed_error()
-        bound = self._free_binding(tiles.shape)
-        if self._runner is None or self._copies is None:
-            bound.tiles.update_inplace(np.ascontiguousarray(tiles))
-            self._session.run_with_iobinding(bound.binding, bound.options)
-            return _Batch(bound, len(tiles))
+        with self._failures():
+            bound = self._free_binding(tiles.shape)
+            if self._runner is None or self._copies is None:
+                bound.tiles.update_inplace(np.ascontiguousarray(tiles))
+                self._session.run_with_iobinding(bound.binding, bound.options)
+                return _Batch(bound, len(tiles))
         slot = self._copies.upload(tiles, bound.tiles.data_ptr())
         run = self._runner.submit(self._timed_run, bound, self._copies, slot)
         bound.in_use = True
         if bound.graph_id is not None and not bound.recorded:
-            run.exception()  # wait until the graph is recorded
-            bound.recorded = True
+            bound.recorded = run.exception() is None  # waits until the graph is recorded
         return _Batch(bound, len(tiles), slot, run)
+
+    @contextmanager
+    def _failures(self) -> Iterator[None]:
+        """Raise what ONNX Runtime raises as an EngineError; its exceptions share no base class."""
+        try:
+            yield
+        except IfkdError:
+            raise
+        except Exception as error:
+            problem = f"ONNX Runtime failed to run {self.info.file} on {self.info.device} ({error})"
+            raise EngineError(problem, hint="If memory is short, use a smaller --batch.") from error
 
     def _timed_run(self, bound: _IoBinding, copies: PinnedCopies, slot: PinnedSlot) -> tuple[float, float]:
         """Run the session until the GPU is done, and return the times of upload and run in milliseconds."""
@@ -229,7 +255,8 @@ class OnnxRuntimeEngine(Engine):
             # A later call overwrites the bound memory, so the caller gets copies.
             return Candidates(*(outputs[name].numpy().copy() for name in self.info.output_shapes()))
         try:
-            upload_ms, compute_ms = batch.run.result()
+            with self._failures():
+                upload_ms, compute_ms = batch.run.result()
             started = time.perf_counter()
             addresses = {name: value.data_ptr() for name, value in outputs.items()}
             found = self._copies.download(batch.slot, addresses, batch.size)
@@ -250,7 +277,7 @@ class OnnxRuntimeEngine(Engine):
         bindings = self._bindings.pop(shape, [])
         self._bindings[shape] = bindings  # the last one is the one used last
         idle = [one for one, kept in self._bindings.items() if one != shape and not any(each.in_use for each in kept)]
-        for rare in idle[: len(self._bindings) - MAX_SHAPES]:
+        for rare in idle[: max(0, len(self._bindings) - MAX_SHAPES)]:
             self._drop(self._bindings.pop(rare))
         for bound in bindings:
             if not bound.in_use:
@@ -310,7 +337,7 @@ def provider_options(
         # Either flag makes the network weakly typed, so that TensorRT may choose types other than the file's.
         # Without them, FP16 and INT8 are exactly where the file has them.
         types = {"trt_fp16_enable": "0", "trt_int8_enable": "0"}
-        # The names of the stored engines contain the GPU, TensorRT's version and a hash of the network.
+        # The names of the stored engines contain the compute capability, TensorRT's version and a hash of the network.
         stored: dict[str, str] = {}
         for kind in ("engine", "timing") if cache is not None else ():
             stored |= {f"trt_{kind}_cache_enable": "1", f"trt_{kind}_cache_path": str(cache)}

@@ -5,6 +5,7 @@ and the changes of the COCO metrics are within the tolerances of its precision; 
 of the drift and the step of the pipeline where it starts.
 """
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -42,6 +43,8 @@ from ifkd.core.detections import Array, Candidates, Detections
 from ifkd.data.coco import CocoDataset
 from ifkd.data.metrics import Metrics, evaluate
 from ifkd.imagery.image_files import read_image
+
+logger = logging.getLogger(__name__)
 
 MAX_UNMATCHED = 100
 BGR_TEST_IMAGES = 4
@@ -138,7 +141,10 @@ def _compare_on_scene(plan: ParityPlan) -> Iterator[SceneParity]:
 
 
 def _searches_with_screen(plan: ParityPlan, scenes: Sequence[SceneParity]) -> Iterator[ScreenSearch]:
-    """Yield the searches with the screen of the bundle, if it has one, by the engines that ran on the scene."""
+    """Yield the searches with the screen of the bundle, if it has one, by the engines that ran on the scene.
+
+    An engine that fails is logged and left out.
+    """
     settings = settings_for(plan.bundle.manifest, screen="auto")
     if plan.scene is None or settings.screen is None:
         return
@@ -146,8 +152,11 @@ def _searches_with_screen(plan: ParityPlan, scenes: Sequence[SceneParity]) -> It
     with Scene(plan.scene, imagery=plan.bundle.manifest.input.imagery) as scene:
         for backend, precision in ran:
             open_screen = partial(ScreenNetwork, plan.bundle, backend=backend, threads=plan.threads)
-            with plan.open_engine(backend, precision) as engine:
-                yield compare_searches(LocalExecutor(engine, open_screen), scene, settings)
+            try:
+                with plan.open_engine(backend, precision) as engine:
+                    yield compare_searches(LocalExecutor(engine, open_screen), scene, settings)
+            except Exception as error:  # noqa: BLE001 - a runtime may raise anything; the comparison is kept
+                logger.warning("No search of %s by %s %s: %s", scene.info.name, backend, precision, error)
 
 
 class ParityReference:

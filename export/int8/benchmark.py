@@ -10,6 +10,7 @@ import numpy as np
 from export.bundle.manifest import Int8Speedup, Precision, TileLatency
 from export.precision.ort_session import open_session
 from ifkd.core.detections import Array
+from ifkd.core.environment import usable_cores
 from ifkd.core.timing import TimedCall, TurnLimits, time_in_turns
 
 ROUNDS = 6
@@ -23,7 +24,8 @@ def measure_latency_ms(paths: Mapping[Precision, Path], tile: Array) -> dict[Pre
         EngineError: ONNX Runtime cannot load a file.
     """
     inputs = itertools.repeat({"tiles": tile[None]})
-    runs = {name: partial(open_session(path, spin=True).run, None) for name, path in paths.items()}
+    threads = usable_cores()  # ONNX Runtime's own choice ignores the affinity of the process
+    runs = {name: partial(open_session(path, threads=threads, spin=True).run, None) for name, path in paths.items()}
     calls = {name: TimedCall(name, run, inputs) for name, run in runs.items()}
     for _ in time_in_turns(list(calls.values()), TURNS, raise_errors=True):
         pass

@@ -53,7 +53,7 @@ def add_engine(
     limits, part = bundle.manifest.input, "screen-" if of_screen else ""
     onnx_path = bundle.file(bundle.find("screen-onnx", precision)[0] if of_screen else bundle.onnx_name(precision))
     _, version = load_tensorrt(builder)
-    device = PORTABLE if builder == "tensorrt_rtx" else _slug(gpu_of_this_machine().name)
+    device = PORTABLE if builder == "tensorrt_rtx" else gpu_of_this_machine().slug
     arithmetic = f"{precision}-tf32" if options.tf32 else precision
     name = f"engines/{part}{device}-{builder.replace('_', '-')}{version}-{arithmetic}.engine"
     metadata = build_engine(
@@ -176,7 +176,3 @@ def _layer_formats(trt: tensorrt_api.Module, log: MessageLog, plan: tensorrt_api
         found = [part.get("Datatype") or part.get("Format/Datatype") or part.get("Type") for part in parts]
         kinds.update({str(kind) for kind in found if kind})
     return dict(sorted(kinds.items()))
-
-
-def _slug(text: str) -> str:
-    return "-".join("".join(letter if letter.isalnum() else " " for letter in text.lower()).split())

@@ -50,6 +50,11 @@ class Gpu:
     driver_cuda: str
     """Compute capability, such as 9.0, and the latest CUDA version that its driver supports, such as 13.0."""
 
+    @property
+    def slug(self) -> str:
+        """The name as a part of file names, such as `nvidia-h200`."""
+        return "-".join(re.findall(r"[a-z0-9]+", self.name.lower()))
+
 
 class MessageLog:
     """Messages of TensorRT: errors are collected, all messages are logged."""
@@ -142,14 +147,14 @@ def native_handle(handle: Any) -> int:
     return int(utils.get_cuda_native_handle(handle))
 
 
-def gpu_of_this_machine() -> Gpu:
-    """Return the first GPU.
+def gpu_of_this_machine(need: str = "Detecting the GPU", extras: tuple[str, ...] = TENSORRT_EXTRAS) -> Gpu:
+    """Return the first GPU; `need` and `extras` are as in `load_cuda`.
 
     Raises:
         EngineError: There is no GPU or no driver, or the driver is too old for cuda-bindings.
         MissingExtraError: cuda-bindings is not installed.
     """
-    cuda: CudaRuntime = load_cuda("Detecting the GPU")
+    cuda: CudaRuntime = load_cuda(need, extras)
     _, number = cuda.cudaDriverGetVersion()
     status, properties = cuda.cudaGetDeviceProperties(0)
     if status == cuda.cudaError_t.cudaErrorInsufficientDriver and number:

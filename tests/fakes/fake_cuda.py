@@ -9,6 +9,7 @@ import ctypes
 import importlib
 import inspect
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 from unittest import SkipTest
 
@@ -53,6 +54,13 @@ class FakeGpu:
 
         call.__name__ = name
         return call
+
+    def _cudaDriverGetVersion(self) -> tuple[int]:
+        return (13000,)
+
+    def _cudaGetDeviceProperties(self, device: int) -> tuple[Any]:
+        assert device == 0
+        return (SimpleNamespace(name=b"NVIDIA H200\0", major=9, minor=0),)
 
     def enqueue(self, stream: int, work: Callable[[], None]) -> None:
         assert stream in self.streams

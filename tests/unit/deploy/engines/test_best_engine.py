@@ -9,6 +9,7 @@ from fakes.fake_scene import CountingEngine
 
 import deploy.engines
 from deploy.engines import EngineOptions
+from deploy.engines import best_engine as choice
 from deploy.engines.best_engine import BestEngine, best_engine, chosen_options
 from deploy.engines.engine import Backend
 from export.bundle.bundle import Bundle, add_file
@@ -18,7 +19,7 @@ from export.bundle.manifest import (
     QuantizationDecision,
     QuantizationRecord,
 )
-from ifkd.core.errors import EngineError
+from ifkd.core.errors import BundleError, EngineError
 
 
 def machine(monkeypatch: pytest.MonkeyPatch, *starting: tuple[Backend, Precision]) -> list[tuple[Backend, Precision]]:
@@ -138,6 +139,44 @@ def test_an_fp16_file_that_failed_parity_is_not_chosen(bundle_copy: Bundle, monk
     checks = {**manifest.checks, "model.fp16.onnx": failed}
     bundle = Bundle(bundle_copy.path, manifest.model_copy(update={"checks": checks}))
     assert best_engine(bundle).precision == "fp32"
+
+
+@pytest.mark.parametrize("precision", ["int8-cpu", "int8"])
+def test_int8_files_that_cuda_does_not_compute_faster_run_elsewhere(
+    bundle_copy: Bundle, monkeypatch: pytest.MonkeyPatch, precision: Precision
+) -> None:
+    tried = machine(monkeypatch, *GPU, ("onnxruntime-cuda", "int8"), ("onnxruntime-cuda", "int8-cpu"))
+    bundle = with_int8(bundle_copy, precision, recommended=True)
+    assert best_engine(bundle, precision=precision).backend == "onnxruntime"
+    assert tried == []
+
+
+def test_a_named_tensorrt_takes_the_precision_of_an_engine_that_was_built(bundle_copy: Bundle) -> None:
+    assert best_engine(bundle_copy, backend="tensorrt").precision == "fp16"
+    (bundle_copy.path / "made.engine").write_bytes(b"plan")
+    bundle = add_file(bundle_copy, "made.engine", kind="engine", precision="fp32")
+    assert best_engine(bundle, backend="tensorrt").precision == "fp32"
+
+
+def test_on_a_machine_with_a_gpu_the_reason_says_why_it_is_not_used(
+    bundle_copy: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine(monkeypatch)
+    monkeypatch.setattr(choice, "gpus", lambda: [{"name": "NVIDIA H200"}])
+    reason = best_engine(bundle_copy).reason
+    assert reason is not None
+    assert reason.endswith(", on the CPU, as onnxruntime-cuda fp16 does not start: It does not start here")
+
+
+def test_a_damaged_bundle_is_refused_and_not_run_on_the_cpu(
+    bundle_copy: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def damaged(*_: Any, **__: Any) -> Any:
+        raise BundleError("model.onnx differs from the manifest")
+
+    monkeypatch.setattr(deploy.engines, "open_engine", damaged)
+    with pytest.raises(BundleError, match="differs from the manifest"):
+        best_engine(bundle_copy)
 
 
 def test_options_overrule_the_choice(bundle_copy: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
