@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Training on several machines with SLURM. The arguments of the script are passed to `ifkd`:
 #
-#   sbatch --nodes 4 configs/clusters/slurm.sh distill configs/harbor.toml --out /storage/runs/harbor/distilled
+#   sbatch --nodes 4 configs/clusters/slurm.sh distill harbor.toml --out /storage/runs/harbor/distilled
 #
 # Activate the environment with ifkd before submitting. Data and run folders must be on storage shared by all machines.
 # To resume a stopped job, submit it again.

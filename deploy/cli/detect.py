@@ -147,7 +147,12 @@ def _configure_detection(add: Callable[..., object]) -> None:
 
 def _screen_choice(text: str) -> float | str:
     """Return `off`, `auto` or a threshold."""
-    return text if text in {"off", "auto"} else float(text)
+    if text in {"off", "auto"}:
+        return text
+    try:
+        return float(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"must be off, auto or a number from 0 to 1, got {text}") from error
 
 
 def _configure_filters(add: Callable[..., object]) -> None:

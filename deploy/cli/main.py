@@ -24,7 +24,7 @@ COMMANDS = {
     "study": "compare methods, ablate IFKD, sweep its weights; over seeds, with tables and figures",
     "evaluate": "compute COCO metrics of a checkpoint, a bundle or the detections of a scene",
     "export": "convert a checkpoint to a bundle, and a bundle to a Triton model repository",
-    "verify": "check the files of a bundle, and that its parity is theirs",
+    "verify": "check that a bundle is complete and unchanged, and that its parity was computed from its files",
     "engine": "build engines from a bundle's ONNX files",
     "detect": "detect objects in scenes",
     "bench": "measure the latency of a bundle's files",

@@ -1,4 +1,4 @@
-"""`ifkd verify`: check that a bundle is complete and unchanged, and that its parity is that of these files."""
+"""`ifkd verify`: check that a bundle is complete and unchanged, and that its parity was computed from these files."""
 
 import argparse
 from pathlib import Path

@@ -11,7 +11,7 @@ from deploy.scene.merge.merge import MergeSettings
 from deploy.scene.read.acquisition_time import AcquisitionTime
 from deploy.scene.read.aoi import AreaOfInterest
 from deploy.scene.read.scene import Scene, override
-from deploy.scene.training_range import training_remarks
+from deploy.scene.training_range import pixel_remarks, training_remarks
 from export.bundle.bundle import Bundle
 from export.bundle.manifest import Manifest
 from ifkd.core.config import Schema
@@ -123,6 +123,7 @@ class SceneRequest:
         scene = Scene(source, imagery=imagery, time=time)
         try:
             remarks = training_remarks(scene.info, manifest, imagery)
+            remarks += pixel_remarks(scene.info, scene.size, self.settings.gsd_m)
         except BaseException:
             scene.close()
             raise
@@ -263,7 +264,8 @@ def _scale(manifest: Manifest, tile: tuple[int, int], gsd_m: float | None) -> fl
         )
     if trained is None:
         problem = "The bundle does not state the ground sample distance of its training images"
-        raise UsageError(problem, got=f"gsd_m {gsd_m:g}", hint="Omit --gsd-m.")
+        hint = "Export the checkpoint again with gsd_m=METERS, which needs no training."
+        raise UsageError(problem, got=f"gsd_m {gsd_m:g}", hint=hint)
     largest = max(tile) / scale
     low, high = trained * min(1.0, largest / MAX_WINDOW_PX), trained * MAX_GSD_RATIO
     if not low <= gsd_m <= high:

@@ -1,9 +1,23 @@
-"""Compare the values of a scene with those of the images that a bundle was trained on."""
+"""Compare the values and the pixel size of a scene with those of the images that a bundle was trained on."""
 
 from deploy.scene.read.scene import SceneInfo
 from export.bundle.manifest import Manifest
 from ifkd.imagery.contrast import ImageryOptions
 from ifkd.imagery.image_values import ImageValues
+
+SIMILAR = 1.25
+"""Ratio of two pixel sizes up to which no remark is made."""
+
+
+def pixel_remarks(scene: SceneInfo, size: tuple[int, int], gsd_m: float | None) -> list[str]:
+    """Return a remark on a scene of `size` (height, width) whose pixels are not as large as `gsd_m`, in meters."""
+    own = None if scene.georeference is None else scene.georeference.gsd_m(size)
+    if own is None or gsd_m is None or 1 / SIMILAR <= own / gsd_m <= SIMILAR:
+        return []
+    sizes = f"measure {own:.3g} m, but it is processed as if they measured {gsd_m:.3g} m"
+    return [
+        f"The pixels of {scene.name} {sizes}. State --gsd-m {own:.3g} to resample it, if its coordinates are right."
+    ]
 
 
 def training_remarks(scene: SceneInfo, manifest: Manifest, imagery: ImageryOptions) -> list[str]:

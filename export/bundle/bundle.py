@@ -100,6 +100,10 @@ def open_bundle(path: Path) -> Bundle:
         BundleError: The manifest is missing or invalid, or names a file outside the folder.
     """
     hint = "Export the checkpoint again with `ifkd export`."
+    if path.is_file():
+        raise BundleError(
+            f"{path} is a file", expected="the folder of a bundle", hint=f"Name {path.parent} or another."
+        )
     try:
         manifest = read_versioned(path / MANIFEST_NAME, Manifest, hint=hint, error_type=BundleError)
     except BundleError as error:

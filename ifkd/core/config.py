@@ -113,7 +113,7 @@ def _shown(value: Any) -> str:
 def _apply(values: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key.strip():
-        raise ConfigError(f"The override {override!r} is not KEY=VALUE", hint="For example: training.epochs=3")
+        raise ConfigError(f"The override {override!r} is not KEY=VALUE", hint="For example: data.tile_px=256")
     *parents, leaf = key.strip().split(".")
     table = values
     for parent in parents:

@@ -58,6 +58,8 @@ def convert(
     names = None if classes is None else read_class_names(classes)
     notes: tuple[str, ...] = ()
     if source_format == "coco" or (source_format == "shiprsimagenet" and root.is_file()):
+        if split is not None:
+            raise UsageError("A COCO file is one split", got=f"--split {split}", hint="Omit --split.")
         level = class_level if source_format == "shiprsimagenet" else None
         content, folder, account = read_coco_leniently(root, ship_level=level)
         refuse_useless(root, account)

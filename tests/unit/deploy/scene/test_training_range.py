@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from affine import Affine
 from fakes.fake_scene import CountingEngine, sea, write_bundle, write_tif
 
 from deploy.cli.main import main
@@ -53,6 +54,25 @@ def test_other_types_for_a_bundle_of_sixteen_bits(tmp_path: Path, dtype: str, li
     (remark,) = remarks_of(bundle, picture(dtype))
     assert f"has pixels of type {dtype}, but training saw uint16 with values of 300 to 2900" in remark
     assert remarks_of(bundle, picture("uint16")) == ()
+
+
+@pytest.mark.parametrize(
+    ("pixel_m", "stated", "remarks"),
+    [(2.0, None, 0), (2.4, None, 0), (10.0, None, 1), (0.5, None, 1), (10.0, 10.0, 0)],
+)
+def test_pixels_of_another_size_than_the_training_images_have(
+    tmp_path: Path, pixel_m: float, stated: float | None, remarks: int
+) -> None:
+    bundle = bundle_of(tmp_path / "bundle", UINT8)
+    defaults = bundle.manifest.defaults.model_copy(update={"gsd_m": 2.0})
+    bundle = Bundle(bundle.path, bundle.manifest.model_copy(update={"defaults": defaults}))
+    transform = Affine(pixel_m, 0, 500_000, 0, -pixel_m, 4_500_000)
+    write_tif(tmp_path / "s.tif", sea(96, 96, ()), transform=transform)
+    request = SceneRequest(bundle, settings_for(bundle.manifest, gsd_m=stated))
+    with request.open_scene(tmp_path / "s.tif") as scene:
+        found = [one for one in scene.info.remarks if "--gsd-m" in one]
+    assert len(found) == remarks
+    assert all(f"measure {pixel_m:g} m, but it is processed as if they measured 2 m" in one for one in found)
 
 
 def test_a_bundle_that_does_not_state_its_training_images(tmp_path: Path) -> None:
