@@ -63,7 +63,7 @@ wheelhouse: $(READY) ## collect IFKD and its dependencies, with hashes, for a ma
 
 # STAGES is set by `make demo`, which prints each stage and runs two jobs at a time: both students train at once, each on
 # half of the cores, because two small networks use them better side by side; the evaluations run beside the training of
-# the distilled student, which takes longest, and beside the export; and what is timed runs alone
+# the distilled student, which takes longest, and beside the detection; and what is timed, as INT8 in the export, runs alone
 stage = $(if $(STAGES),@$(BIN)/python configs/demo_stages.py $(STAGES) $(1))
 backend = $(if $(BACKEND),--backend $(BACKEND))
 demo_after = $(if $(STAGES),$(1))
@@ -88,22 +88,23 @@ $(RUN)/distilled/result.json: $(RUN)/teacher/result.json | $(READY)
 	$(call stage,students)
 	$(half_of_cores) $(IFKD) distill $(CONFIG) --teacher $(RUN)/teacher/best.safetensors --out $(RUN)/distilled
 	@touch $@
+$(RUN)/evaluation/distilled.json: | $(call demo_after,$(RUN)/bundle/model.json)
 $(RUN)/evaluation/%.json: $(RUN)/%/result.json | $(READY) $(call demo_after,$(RUN)/student/result.json)
 	$(half_of_cores) $(IFKD) evaluate $(RUN)/$*/best.safetensors --out $@
 $(RUN)/bundle/model.json: $(RUN)/distilled/result.json | $(READY) $(call demo_after,$(RUN)/student/result.json)
 	$(call stage,export)
-	$(half_of_cores) $(IFKD) export $(RUN)/distilled/best.safetensors --out $(RUN)/bundle
-$(RUN)/engines.json: $(RUN)/bundle/model.json | $(call demo_after,$(EVALUATIONS))
+	$(IFKD) export $(RUN)/distilled/best.safetensors --out $(RUN)/bundle
+$(RUN)/engines.json: $(RUN)/bundle/model.json $(RUN)/.builder
 	$(call stage,engine)
 	$(IFKD) engine $(RUN)/bundle --builder $(BUILDER) --json > $@
-$(RUN)/detections/run.json: $(RUN)/engines.json
+$(RUN)/detections/run.json: $(RUN)/engines.json $(RUN)/.scene $(RUN)/.backend
 	$(call stage,detect)
 	$(IFKD) detect $(RUN)/bundle $(SCENE) --out $(RUN)/detections $(backend) $(if $(GROUND_TRUTH),--ground-truth $(GROUND_TRUTH))
 # bench, parity and report exit 1 when an engine fails; the report states it, so the build continues with their results
-$(RUN)/bench.json: $(RUN)/engines.json $(RUN)/teacher/result.json | $(call demo_after,$(RUN)/detections/run.json)
+$(RUN)/bench.json: $(RUN)/engines.json $(RUN)/teacher/result.json $(RUN)/.backend | $(call demo_after,$(RUN)/detections/run.json $(EVALUATIONS))
 	$(call stage,bench)
 	$(IFKD) bench $(RUN)/bundle --batch 1 4 $(backend) $(if $(STAGES),--seconds 0.5) --reference $(RUN)/teacher/best.safetensors --out $@ || test -s $@
-$(RUN)/parity.json: $(RUN)/engines.json | $(call demo_after,$(RUN)/bench.json)
+$(RUN)/parity.json: $(RUN)/engines.json $(RUN)/.backend | $(call demo_after,$(RUN)/bench.json)
 	$(call stage,parity)
 	$(IFKD) parity $(RUN)/bundle $(backend) --out $@ || test -s $@
 $(RUN)/report/report.json: $(RUN)/bundle/model.json $(EVALUATIONS) $(RUN)/bench.json $(RUN)/parity.json $(RUN)/detections/run.json
@@ -112,6 +113,17 @@ $(RUN)/report/report.json: $(RUN)/bundle/model.json $(EVALUATIONS) $(RUN)/bench.
 		$(foreach role,$(ROLES),--evaluation $(role)=$(RUN)/evaluation/$(role).json) \
 		--bench $(RUN)/bench.json --parity $(RUN)/parity.json --model-card $(RUN)/bundle > /dev/null || test -s $@
 	@touch -r $(RUN)/bundle/config.toml $(RUN)/bundle/model.json # only the card is new, so nothing is made again
+
+# what was named last time: with another SCENE, BACKEND or BUILDER, the results are made again
+remember = @mkdir -p $(@D); echo '$(1)' | cmp -s - $@ || echo '$(1)' > $@
+.PHONY: named
+named:
+$(RUN)/.scene: named
+	$(call remember,$(SCENE))
+$(RUN)/.backend: named
+	$(call remember,$(BACKEND))
+$(RUN)/.builder: named
+	$(call remember,$(BUILDER))
 
 # files start in the order of collection, which tests/conftest.py sets
 PYTEST = $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --durations 10

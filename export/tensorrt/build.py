@@ -5,7 +5,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from export.bundle.bundle import Bundle, add_file
+from export.bundle.bundle import Bundle, add_file, open_bundle
 from export.bundle.description import describe
 from export.bundle.engine_metadata import (
     PORTABLE,
@@ -65,6 +65,7 @@ def add_engine(
         options=options,
         sizes=SCREEN_SHAPES if of_screen else limits.sizes,
     )
+    bundle = open_bundle(bundle.path)  # another process may have added files during the build
     metadata_name = str(engine_metadata_path(Path(name)))
     kinds: tuple[FileKind, FileKind] = ("engine", "engine-metadata")
     if of_screen:
