@@ -35,8 +35,6 @@ class BalanceOptions(Schema):
     of a method then only divide it among its terms; but IFKD's alpha and beta (by default 3 and 0.5 here) are multiples
     of their own."""
     multiple: PositiveFloat = 1.0
-    end_factor: NonNegativeFloat = 1.0
-    """Factor of all these weights at the end of the training, reached in equal steps; 0 ends with the task alone."""
 
 
 SCHEDULES = {"1x": (12, (8, 11)), "paper_100e": (100, (80, 90))}

@@ -29,15 +29,9 @@ class LossBalance:
     a resumed run has the same weights as an uninterrupted one.
     """
 
-    def __init__(
-        self, options: BalanceOptions, *, by_term: bool, loss_scale: Callable[[], float], iterations: int
-    ) -> None:
-        """Keep the options of a run of `iterations` steps.
-
-        `by_term` is as in `Method`, and `loss_scale` returns the factor that keeps gradients in the range of float16.
-        """
+    def __init__(self, options: BalanceOptions, *, by_term: bool, loss_scale: Callable[[], float]) -> None:
+        """`by_term` as in `Method`; `loss_scale` returns the factor that keeps gradients in the range of float16."""
         self._options, self._by_term, self._loss_scale = options, by_term, loss_scale
-        self._iterations = iterations
         self._means: dict[str, float] = {}
         self._latest: dict[str, float] = {}
         self._count = 0
@@ -78,15 +72,11 @@ class LossBalance:
         }
         self._count += 1
 
-    def weigh(self, terms: dict[str, Term], iteration: int) -> dict[str, Term]:
-        """Return the terms with the weights that the recipe gives them in this step."""
+    def weigh(self, terms: dict[str, Term]) -> dict[str, Term]:
+        """Return the terms with the weights of the recipe's form."""
         factors = self._factors()
         constant = self._options.multiple if self._options.form == "constant" else 1.0
-        progress = iteration / max(1, self._iterations - 1)
-        schedule = 1 + (self._options.end_factor - 1) * progress
-        factors = {
-            name: schedule * factors.get(name, constant) if name.startswith("method/") else 1.0 for name in terms
-        }
+        factors = {name: factors.get(name, constant if name.startswith("method/") else 1.0) for name in terms}
         return {name: replace(term, weight=term.weight * factors[name]) for name, term in terms.items()}
 
     def summarize(self, terms: Mapping[str, Term]) -> dict[str, float]:

@@ -89,7 +89,7 @@ def distill_student(recipe: Recipe, teacher_checkpoint: Path, folder: Path, *, r
         "teacher": str(teacher_checkpoint),
         "teacher_sha256": sha256_of(teacher_checkpoint),
         **({"cached_teacher": True} if recipe.distillation.cache_teacher else {}),
-        **({"balance": _recorded(balance)} if balance != BalanceOptions() else {}),
+        **({"balance": balance.model_dump(mode="json")} if balance != BalanceOptions() else {}),
         "notes": notes,
     }
     role = recipe.student.model_copy(update={"training": recipe.distillation.training})
@@ -104,11 +104,6 @@ def distill_student(recipe: Recipe, teacher_checkpoint: Path, folder: Path, *, r
     method = _build_method(options, student, teacher, run)
     frozen_models = None if isinstance(options, NoDistillationOptions) else _build_frozen_models(options, teacher, run)
     return train(run, student, method=method, frozen_models=frozen_models)
-
-
-def _recorded(balance: BalanceOptions) -> dict[str, Any]:
-    """Return the options as a run's folder has them; those of earlier versions have no `end_factor`."""
-    return balance.model_dump(mode="json", exclude=set() if balance.end_factor != 1.0 else {"end_factor"})
 
 
 def feature_rms(teacher: Detector, train_data: CocoDataset, recipe: Recipe) -> tuple[float, ...]:

@@ -50,7 +50,7 @@ class TrainStep(nn.Module):
             if balance is not None and method_losses:
                 if measured:
                     balance.measure(terms, output.pyramid, iteration)
-                terms = balance.weigh(terms, iteration)
+                terms = balance.weigh(terms)
         return terms
 
 

@@ -100,9 +100,7 @@ class Trainer:
         self.balance: LossBalance | None = None
         if method is not None:
             options, scale = run.recipe.distillation.balance, self.scaler.get_scale
-            total = training.epochs * len(self.sampler)
-            by_term = method.balanced_by_term
-            self.balance = LossBalance(options, by_term=by_term, loss_scale=scale, iterations=total)
+            self.balance = LossBalance(options, by_term=method.balanced_by_term, loss_scale=scale)
         self.model = TrainStep(self.detector, self.method, self.autocast, self.balance)
         self.parallel_model = DistributedDataParallel(self.model) if world_size() > 1 else self.model
         # Ratios count when the learning rate and the method's weights have their full values, and after a quarter of
