@@ -83,7 +83,8 @@ class Bundle:
         names = self.find("onnx", precision)
         if not names:
             available = sorted(str(self.manifest.files[name].precision) for name in self.find("onnx"))
-            problem, hint = f"{self.path} has no ONNX file in {precision}", "Export the checkpoint with this precision."
+            problem = f"{self.path} has no ONNX file in {precision}"
+            hint = f'Export the checkpoint with it, for example \'precisions=["fp32", "{precision}"]\'.'
             raise BundleError(problem, expected=f"one of {', '.join(available)}" if available else None, hint=hint)
         return names[0]
 

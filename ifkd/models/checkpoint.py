@@ -83,7 +83,8 @@ def read_checkpoint(path: Path, schema: type[S]) -> tuple[dict[str, Tensor], S]:
     except FileNotFoundError as error:
         raise CheckpointError(f"There is no checkpoint {path}", hint="Train it first, or check the path.") from error
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is not a complete safetensors file ({error})") from error
+        expected = "best.safetensors of `ifkd train` or `ifkd distill`"
+        raise CheckpointError(f"{path} is not a complete safetensors file ({error})", expected=expected) from error
     if header is None:
         hint = "Use a checkpoint written by `ifkd train` or `ifkd distill`."
         raise CheckpointError(f"{path} has weights but no IFKD header", hint=hint)
