@@ -54,7 +54,7 @@ def best_engine(
     chosen: Backend = backend or "onnxruntime"
     suitable = list(_precisions(bundle, chosen, precision))
     best = next((one for one in suitable if bundle.find(GPU_FILES.get(chosen, "onnx"), one)), suitable[0])
-    if chosen not in GPU_FILES:
+    if precision is not None and chosen not in GPU_FILES:
         bundle.onnx_name(best)  # refuses a precision that the bundle lacks
     reason = (
         "recommended by the export" if best.startswith("int8") and precision is None else f"the bundle's {best} file"

@@ -84,7 +84,8 @@ class Bundle:
         if not names:
             available = sorted(str(self.manifest.files[name].precision) for name in self.find("onnx"))
             problem = f"{self.path} has no ONNX file in {precision}"
-            hint = f'Export the checkpoint with it, for example \'precisions=["fp32", "{precision}"]\'.'
+            wanted = ", ".join(f'"{one}"' for one in dict.fromkeys(("fp32", precision)))
+            hint = f"Export the checkpoint with it, for example 'precisions=[{wanted}]'."
             raise BundleError(problem, expected=f"one of {', '.join(available)}" if available else None, hint=hint)
         return names[0]
 
