@@ -14,7 +14,7 @@ GPU_FILES: dict[Backend, FileKind] = {"tensorrt": "engine", "onnxruntime-cuda": 
 """Backend -> kind of the file that it runs, the fastest first."""
 GPU_PRECISIONS: tuple[Precision, ...] = ("int8", "fp16", "fp32")
 UNSUITABLE: dict[Backend, tuple[Precision, ...]] = {"tensorrt": ("int8-cpu",), "onnxruntime-cuda": ("int8", "int8-cpu")}
-"""Backend -> precisions that it does not compute faster than a CPU."""
+"""Backend -> precisions whose files are not made for it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,8 +84,8 @@ class Bundle:
         if not names:
             available = sorted(str(self.manifest.files[name].precision) for name in self.find("onnx"))
             problem = f"{self.path} has no ONNX file in {precision}"
-            wanted = ", ".join(f'"{one}"' for one in dict.fromkeys(("fp32", precision)))
-            hint = f"Export the checkpoint with it, for example 'precisions=[{wanted}]'."
+            quoted = ", ".join(f'"{one}"' for one in dict.fromkeys(("fp32", precision)))
+            hint = f"Export the checkpoint with it, for example 'precisions=[{quoted}]'."
             raise BundleError(problem, expected=f"one of {', '.join(available)}" if available else None, hint=hint)
         return names[0]
 
@@ -103,9 +103,8 @@ def open_bundle(path: Path) -> Bundle:
     """
     hint = "Export the checkpoint again with `ifkd export`."
     if path.is_file():
-        raise BundleError(
-            f"{path} is a file", expected="the folder of a bundle", hint=f"Name {path.parent} or another."
-        )
+        hint = f"Name the folder that contains it, such as {path.parent}."
+        raise BundleError(f"{path} is a file", expected="the folder of a bundle", hint=hint)
     try:
         manifest = read_versioned(path / MANIFEST_NAME, Manifest, hint=hint, error_type=BundleError)
     except BundleError as error:

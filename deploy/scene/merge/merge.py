@@ -17,7 +17,7 @@ scene's border) as a *piece*, and any other box as *complete*:
 
 Oriented boxes overlap by their own areas. The upright boxes around them state whether a box is a piece, whether most of
 it is inside a complete box (and of the oriented boxes, half as much) and whether that box reaches the edge. The hull of
-oriented boxes is the longest of them, extended to the corners of all.
+oriented boxes is the longest of them, extended to the corners of all (see `_joined_boxes`).
 
 Last, of boxes of different classes with an IoU above `class_agnostic_iou`, only the best is kept.
 

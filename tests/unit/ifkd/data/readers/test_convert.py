@@ -547,8 +547,7 @@ def test_labels_of_fair1m(tmp_path):
     points = "".join(f"<point>{x},{y}</point>" for x, y in [*corners, corners[0]])
     objects = "<object><coordinate>pixel</coordinate><type>rectangle</type><possibleresult><name>Tugboat</name>"
     objects += f"<probability>1</probability></possibleresult><points>{points}</points></object>"
-    write_pair(tmp_path / "images", tmp_path / "labelXml" / "a.xml", xml([f"<objects>{objects}</objects>"]))
-    (tmp_path / "labelXml").rename(tmp_path / "Annotations")
+    write_pair(tmp_path / "images", tmp_path / "Annotations" / "a.xml", xml([f"<objects>{objects}</objects>"]))
     done = convert("voc", tmp_path, tmp_path / "out.json")
     assert (done.objects, done.account.objects.changed) == ({"Tugboat": 1}, {})
     image = read_coco(tmp_path / "out.json", images=done.image_folder).images[0]
