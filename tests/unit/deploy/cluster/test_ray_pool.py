@@ -156,12 +156,13 @@ def test_an_engine_that_is_killed_loses_and_duplicates_no_detection(call, tmp_pa
 
 @pytest.mark.slow
 def test_kill_9_of_the_driver_and_the_same_command_resumes(call, bundle, tmp_path):
-    folder = write_scenes(tmp_path / "scenes", 4, size=(700, 260))
+    folder = write_scenes(tmp_path / "scenes", 3, size=(2600, 260))
     call(folder / "*.tif", out=tmp_path / "whole", ray=False)
     out, log = tmp_path / "out", tmp_path / "log"
-    # Two scenes have 192 tiles: when the engines stop, the first is done, and a part of the second.
-    names = [f"s{number:02d}" for number in range(4)]
-    command = [sys.executable, TESTS / "fakes" / "ray_driver.py", log, 180, bundle, folder / "*.tif", "--out", out]
+    # A scene has 354 tiles in ranges of up to 66, of which four are in flight. When the engines stop at 1,000 of the
+    # 1,062 tiles, more than four ranges of the last scene have begun, so one of them is complete.
+    names = ["s00", "s01", "s02"]
+    command = [sys.executable, TESTS / "fakes" / "ray_driver.py", log, 1000, bundle, folder / "*.tif", "--out", out]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     with subprocess.Popen(list(map(str, command)), start_new_session=True, **quiet) as driver:
         try:
@@ -176,7 +177,6 @@ def test_kill_9_of_the_driver_and_the_same_command_resumes(call, bundle, tmp_pat
             os.killpg(driver.pid, signal.SIGKILL)  # agents of its Ray would stay for a while
     done = {path.parent.name for path in out.glob("*/run.json")}
     resumable = {name: _resumable_rows(out, name) for name in names if name not in done}
-    assert len(done) == 1
     assert any(resumable.values())
     log.unlink()
     code, _, said = call(folder / "*.tif", engine=functools.partial(LoggingEngine, log))
@@ -192,15 +192,15 @@ def test_kill_9_of_the_driver_and_the_same_command_resumes(call, bundle, tmp_pat
     columns = 6
     rest = sum(per_scene - len(rows) * columns for rows in resumable.values())
     earlier = summary_of(out)["from_earlier_run"]
-    fresh = (4 - earlier - len(resumable)) * per_scene
+    fresh = (3 - earlier - len(resumable)) * per_scene
     assert rest + fresh <= processed <= rest + fresh + len(resumable) * 8 * 4
     assert not (out / STATE_FOLDER).exists()
 
 
 def _resumable_rows(out, name):
+    """Return the rows in a scene's journal, of which a copy is read, as its run may still write it."""
     from deploy.scene.run.row_journal import RowJournal
 
-    """Return the rows in a scene's journal, of which a copy is read, as its run may still write it."""
     path = out / name / STATE_FOLDER / "row_journal"
     content = path.read_bytes() if path.exists() else b""
     if b"\n" not in content:
