@@ -62,6 +62,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
 
     _require_tensorrt_options(arguments)
     bundle = open_bundle(arguments.bundle)
+    _require_batches(arguments.opt_batch, bundle.manifest.input.max_batch)
     available = [bundle.manifest.files[name].precision for name in bundle.find("onnx")]
     precisions = list(dict.fromkeys(arguments.precision or [one for one in available if one and one != "int8-cpu"]))
     options = BuildOptions.model_validate({name: getattr(arguments, name) for name in BuildOptions.model_fields})
@@ -105,3 +106,15 @@ def _require_tensorrt_options(arguments: Arguments) -> None:
             "Engines of tensorrt-rtx are portable and have no timing cache; choose --builder tensorrt or leave it out."
         )
         raise UsageError(f"{' and '.join(names)} needs --builder tensorrt", got="tensorrt-rtx", hint=hint)
+
+
+def _require_batches(sizes: list[int], largest: int) -> None:
+    """Refuse batches that the bundle's files do not accept."""
+    from ifkd.core.errors import UsageError
+
+    if over := [size for size in sizes if size > largest]:
+        hint = f"Export the bundle again with export.max_batch={max(over)}, or leave the larger ones out."
+        got = " ".join(map(str, over))
+        raise UsageError(
+            "--opt-batch is above the bundle's largest batch", got=got, expected=f"1 to {largest}", hint=hint
+        )

@@ -37,7 +37,7 @@ def load(path: Path, schema: type[S], overrides: Sequence[str] = ()) -> S:
     values = read_toml(path)
     for override in overrides:
         _apply(values, override)
-    return parse(values, schema, source=str(path))
+    return parse(values, schema, source=str(path), overrides=overrides)
 
 
 def read_toml(path: Path, error_type: type[IfkdError] = ConfigError) -> dict[str, Any]:
@@ -52,18 +52,23 @@ def read_toml(path: Path, error_type: type[IfkdError] = ConfigError) -> dict[str
         raise error_type(f"{path} is not a TOML file ({error})") from error
 
 
-def parse(values: dict[str, Any], schema: type[S], *, source: str) -> S:
-    """Validate `values`; `source` names them in the error.
+def parse(values: dict[str, Any], schema: type[S], *, source: str, overrides: Sequence[str] = ()) -> S:
+    """Validate `values`; `source` names them in the error, which tells those of `overrides` from the others.
 
     Raises:
-        ConfigError: A value is invalid; all mistakes are listed.
+        ConfigError: A value is invalid, all mistakes are listed; or no key is one of the schema.
     """
+    if values and not values.keys() & schema.model_fields.keys():
+        got, expected = ", ".join(values), ", ".join(schema.model_fields)
+        raise ConfigError(f"{source} has none of the keys that are expected", got=got, expected=expected)
     try:
         return schema.model_validate(values)
     except ValidationError as error:
         if (first := error.errors()[0])["type"] == EARLIER_VERSION:
             raise ConfigError(f"{source} {first['msg']}", hint=first["ctx"]["hint"]) from error
-        mistakes = _mistakes_by_key(error.errors(), values, schema)
+        mistakes = _mistakes_by_key(
+            error.errors(), values, schema, [one.partition("=")[0].strip() for one in overrides]
+        )
         count = "1 mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
         raise ConfigError(f"{source} has {count}:\n  " + "\n  ".join(mistakes)) from error
 
@@ -77,7 +82,7 @@ def override(value: S, overrides: Sequence[str], *, source: str) -> S:
     values = value.model_dump(mode="json")
     for text in overrides:
         _apply(values, text)
-    return parse(values, type(value), source=source)
+    return parse(values, type(value), source=source, overrides=overrides)
 
 
 def dump(schema: Schema) -> str:
@@ -126,12 +131,15 @@ def _apply(values: dict[str, Any], override: str) -> None:
         table[leaf] = text
 
 
-def _mistakes_by_key(errors: Sequence[Any], values: dict[str, Any], schema: type[Schema]) -> list[str]:
+def _mistakes_by_key(
+    errors: Sequence[Any], values: dict[str, Any], schema: type[Schema], overridden: Sequence[str]
+) -> list[str]:
     """Return one line per invalid key; the errors of a union's branches are joined."""
     by_key: dict[str, list[Any]] = {}
     for error in errors:
         by_key.setdefault(_dotted_key(error, values), []).append(error)
-    return [f"{key}: {_describe(found, schema)}" for key, found in by_key.items()]
+    given = {key: any(f"{one}.".startswith(f"{key}.") for one in overridden) for key in by_key}
+    return [f"{'override ' * given[key]}{key}: {_describe(found, schema)}" for key, found in by_key.items()]
 
 
 def _dotted_key(error: Any, values: Any) -> str:

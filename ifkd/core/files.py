@@ -40,6 +40,8 @@ def read_text(
         content = path.read_bytes()
     except FileNotFoundError as error:
         raise error_type(f"There is no {what} {path}", hint=hint or "Check the path.") from error
+    except IsADirectoryError as error:
+        raise error_type(f"{path} cannot be read", got="a folder", expected=what, hint=hint) from error
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise error_type(f"{path} cannot be read ({reason})", hint=hint) from error

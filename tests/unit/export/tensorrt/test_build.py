@@ -338,10 +338,20 @@ def test_print_commands_prints_trtexec_and_polygraphy_commands(
     assert not bundle_copy.find("engine")
 
 
+def test_an_opt_batch_above_the_bundles_largest_is_refused(
+    bundle_copy: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["engine", str(bundle_copy.path), "--opt-batch", "1", "9"]) == 2
+    message = capsys.readouterr().err
+    assert "--opt-batch is above the bundle's largest batch: got 9, expected 1 to 4." in message
+    assert "export.max_batch=9" in message
+    assert not bundle_copy.find("engine")
+
+
 def test_several_opt_batches_are_profiles_up_to_the_largest_batch(
     bundle_copy: Bundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = BuildOptions(opt_batch=(9, 1, 2))
+    options = BuildOptions(opt_batch=(4, 1, 2))
     _, _, metadata = add_engine(bundle_copy, builder="tensorrt_rtx", precision="fp16", options=options)
     assert [(one.min, one.opt, one.max) for one in metadata.batch_profiles] == [(1, 1, 1), (1, 2, 2), (1, 4, 4)]
     assert (metadata.batch.opt, metadata.batch.max) == (4, 4)

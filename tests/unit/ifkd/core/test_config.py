@@ -75,6 +75,19 @@ def test_a_mistake_in_a_union_has_the_key_of_the_file(tmp_path: Path, recipe_val
     assert "distillation.method.hsm.clipp: there is no such key. Did you mean 'clip'?" in text
 
 
+def test_a_mistake_in_an_override_is_told_from_those_in_the_file(tmp_path: Path, recipe_values: dict[str, Any]) -> None:
+    recipe_values["teacher"]["training"]["epochs"] = 0
+    overrides = ("student.trainig.epochs=3", "data.scale=-1")
+    lines = problem(write(tmp_path / "r.toml", recipe_values), overrides).splitlines()
+    keys = {line.strip().rpartition(": there")[0] or line.strip().partition(": ")[0] for line in lines[1:]}
+    assert keys == {"teacher.training.epochs", "override student.trainig", "override data.scale"}
+
+
+def test_a_file_of_another_kind_is_refused_with_the_keys_expected(tmp_path: Path) -> None:
+    text = problem(write(tmp_path / "t.toml", {"fp16": {"min_recall": 0.9}}))
+    assert "t.toml has none of the keys that are expected: got fp16, expected name, seed, data" in text
+
+
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
@@ -113,7 +126,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     assert "broken.toml is not a TOML file" in problem(tmp_path / "broken.toml")
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
     assert "binary.toml cannot be read" in problem(tmp_path / "binary.toml")
-    assert "cannot be read" in problem(tmp_path)
+    assert "cannot be read: got a folder, expected file." in problem(tmp_path)
 
 
 def test_a_dumped_recipe_is_loaded_unchanged(tmp_path: Path, recipe_values: dict[str, Any]) -> None:

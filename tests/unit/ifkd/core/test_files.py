@@ -209,7 +209,7 @@ def test_text_in_another_encoding_is_refused(tmp_path: Path, encoding: str) -> N
 def test_unreadable_text_has_the_error_type_and_the_name_of_its_kind(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"There is no list of scenes .*absent"):
         read_text(tmp_path / "absent", what="list of scenes", error_type=UsageError)
-    with pytest.raises(BundleError, match=r"cannot be read .*directory"):
+    with pytest.raises(BundleError, match=r"cannot be read: got a folder"):
         read_text(tmp_path, error_type=BundleError)
     with pytest.raises(DataError, match=r"cannot be read .*null"):
         read_text(Path("a\0b"))
