@@ -112,7 +112,7 @@ def _configure_input(add: Callable[..., object]) -> None:
     add("--bands", type=int, nargs="+", metavar="B", help="one or three bands, from 1 (default: the bundle's)")
     range_help = "values that become black and white (default: as for the bundle's training images)"
     add("--scale-range", type=float, nargs=2, metavar=("LOW", "HIGH"), help=range_help)
-    add("--nodata", type=float, metavar="V", help="value of pixels without data (default: the file's)")
+    add("--nodata", type=float, metavar="V", help="value of pixels without data, for scenes that do not state it")
     add("--alpha", type=cli.alpha_band, metavar="B", help=cli.ALPHA_HELP)
     gsd_help = "ground sample distance of the scene in meters, if it differs from that of the training images"
     add("--gsd-m", type=float, metavar="M", help=gsd_help)

@@ -79,6 +79,18 @@ def read_json(
     return value
 
 
+def json_items(content: dict[str, Any]) -> dict[str, Any]:
+    """Return the items of an object that can be written as JSON: no NaN, infinity or invalid characters."""
+    kept = {}
+    for key, value in content.items():
+        try:
+            json.dumps([key, value], allow_nan=False, ensure_ascii=False).encode()
+        except (ValueError, RecursionError):
+            continue
+        kept[key] = value
+    return kept
+
+
 def require_unicode(name: str, error_type: type[IfkdError] = DataError) -> None:
     """Refuse a file name that Python could not decode; neither GDAL nor a UTF-8 file can contain it.
 

@@ -14,7 +14,7 @@ from ifkd.core.detections import Array, Detections
 from ifkd.core.errors import DataError
 from ifkd.core.files import read_json, require_unicode
 from ifkd.core.oriented_boxes import corners
-from ifkd.data.label_values import flag, integer
+from ifkd.data.label_values import flag, integer, label_id, text_or
 from ifkd.data.oriented_labels import corner_polygon, cut_boxes, oriented_boxes, polygon_points
 
 BORDER_TOLERANCE_PX = 2.0
@@ -256,28 +256,35 @@ def path_inside(folder: Path, name: str) -> Path:
 
 
 def image_folder(path: Path, content: dict[str, Any]) -> Path:
-    """Return the image folder of a COCO file: `images` beside it, or its own where only that has the first image."""
-    listed = content.get("images")
-    name = listed[0].get("file_name") if isinstance(listed, list) and listed and isinstance(listed[0], dict) else None
-    beside = isinstance(name, str) and [os.path.isfile(one / name) for one in (path.parent / "images", path.parent)]  # noqa: PTH113
-    return path.parent if beside == [False, True] else path.parent / "images"
+    """Return the image folder of a COCO file: `images` beside it, or its own where that has the first image found."""
+    folders, listed = (path.parent / "images", path.parent), content.get("images")
+    for entry in listed if isinstance(listed, list) else ():
+        name = entry.get("file_name") if isinstance(entry, dict) else None
+        found = [folder for folder in folders if isinstance(name, str) and os.path.isfile(folder / name)]  # noqa: PTH113
+        if found:
+            return found[0]
+    return folders[0]
 
 
 def _dataset(path: Path, content: dict[str, Any], folder: Path, merge_classes: Mapping[str, str]) -> CocoDataset:
     categories = sorted(content["categories"], key=lambda category: category["id"])
     label_of, classes, category_ids = _labels(path, categories, merge_classes)
-    known = Counter(image["id"] for image in content["images"])
+    known = Counter(label_id(image["id"]) for image in content["images"])
     mistakes = [f"{count} images have the id {image_id!r}" for image_id, count in known.items() if count > 1]
-    by_image: dict[int, list[dict[str, Any]]] = {image_id: [] for image_id in known}
+    by_image: dict[Any, list[dict[str, Any]]] = {image_id: [] for image_id in known}
     for annotation in content["annotations"]:
-        name, image, category = (annotation.get(key) for key in ("id", "image_id", "category_id"))
+        name = annotation.get("id")
+        image, category = label_id(annotation.get("image_id")), label_id(annotation.get("category_id"))
         if image not in known:
             mistakes.append(f"annotation {name} belongs to image {image!r}, which the file does not list")
         elif category not in label_of:
             mistakes.append(f"annotation {name} has category_id {category!r}; the file's are {sorted(label_of)}")
         else:
             by_image[image].append(annotation)
-    labeled = [_labeled_image(image, by_image[image["id"]], folder, label_of, mistakes) for image in content["images"]]
+    labeled = [
+        _labeled_image(image, by_image[label_id(image["id"])], folder, label_of, mistakes)
+        for image in content["images"]
+    ]
     if mistakes:
         shown = mistakes[:MISTAKES_SHOWN]
         more = f"\n  … and {len(mistakes) - len(shown)} more" if len(mistakes) > len(shown) else ""
@@ -287,7 +294,7 @@ def _dataset(path: Path, content: dict[str, Any], folder: Path, merge_classes: M
     return CocoDataset(path, classes, category_ids, tuple(_with_oriented(labeled, by_image)))
 
 
-def _with_oriented(images: list[LabeledImage], by_image: dict[int, list[dict[str, Any]]]) -> list[LabeledImage]:
+def _with_oriented(images: list[LabeledImage], by_image: dict[Any, list[dict[str, Any]]]) -> list[LabeledImage]:
     """Return images with the oriented boxes of their annotations, cut at the border of the image."""
     oriented = oriented_boxes(
         [polygon_points(one.get("segmentation")) for image in images for one in by_image[image.id]]
@@ -302,10 +309,13 @@ def _with_oriented(images: list[LabeledImage], by_image: dict[int, list[dict[str
 
 def _labels(
     path: Path, categories: list[dict[str, Any]], merge: Mapping[str, str]
-) -> tuple[dict[int, int], tuple[str, ...], tuple[int, ...]]:
+) -> tuple[dict[Any, int], tuple[str, ...], tuple[Any, ...]]:
     """Return category id -> label, and names and category ids by label."""
     names = [category["name"] for category in categories]
-    if len(set(names)) < len(names) or len({category["id"] for category in categories}) < len(names):
+    ids = [label_id(category["id"]) for category in categories]
+    if not all(isinstance(name, str) for name in names):
+        raise DataError(f"{path} has category names that are not text", got=names)
+    if len(set(names)) < len(names) or len(set(ids)) < len(names):
         raise DataError(f"{path} has two categories of one name or one id; its classes are {names}")
     unknown = sorted((set(merge) | set(merge.values())) - set(names))
     if unknown:
@@ -315,17 +325,18 @@ def _labels(
         raise DataError(f"merge_classes merges into {chained}, which it also merges", hint="Name the last class.")
     kept = [category for category in categories if category["name"] not in merge]
     label_of_name = {category["name"]: label for label, category in enumerate(kept)}
-    label_of = {category["id"]: label_of_name[merge.get(category["name"], category["name"])] for category in categories}
-    return label_of, tuple(label_of_name), tuple(category["id"] for category in kept)
+    label_of = {one: label_of_name[merge.get(name, name)] for one, name in zip(ids, names, strict=True)}
+    return label_of, tuple(label_of_name), tuple(one for one, name in zip(ids, names, strict=True) if name not in merge)
 
 
 def _labeled_image(
     image: dict[str, Any],
     annotations: list[dict[str, Any]],
     folder: Path,
-    label_of: dict[int, int],
+    label_of: dict[Any, int],
     mistakes: list[str],
 ) -> LabeledImage:
+    image_id: Any = label_id(image["id"])
     size = (integer(image["height"]) or 0, integer(image["width"]) or 0)
     boxes = []
     if not all(0 < side <= MAX_SIDE_PX for side in size):
@@ -343,12 +354,12 @@ def _labeled_image(
             mistakes.append(f"annotation {annotation.get('id')} of {image['file_name']} {problem}")
         boxes.append(clipped)
     return LabeledImage(
-        id=image["id"],
+        id=image_id,
         path=path_inside(folder, image["file_name"]),
-        scene=str(image.get("scene", image["file_name"])),
+        scene=text_or(image.get("scene"), image["file_name"]),
         size=size,
         boxes=np.array(boxes, np.float32).reshape(-1, 4),
-        labels=np.array([label_of[annotation["category_id"]] for annotation in annotations], np.int64),
+        labels=np.array([label_of[label_id(annotation["category_id"])] for annotation in annotations], np.int64),
         ignore=np.array([bool(flag(annotation.get("iscrowd"))) for annotation in annotations], bool),
     )
 

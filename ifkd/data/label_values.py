@@ -4,6 +4,8 @@ import math
 from typing import Any
 
 SET = frozenset({"true", "t", "yes", "y"})
+MAX_DIGITS = 300
+"""Longest text that is read as an integer id."""
 NOT_SET = frozenset({"", "false", "f", "no", "n", "none", "null", "unspecified"})
 
 
@@ -38,8 +40,14 @@ def flag(value: Any) -> bool | None:
     return True if word in SET else False if word in NOT_SET else None
 
 
+def text_or(value: Any, default: str) -> str:
+    """Return a value as text, or the default where it is null or NaN, as tables without a value have."""
+    return default if value is None or value != value else str(value)  # noqa: PLR0124 - NaN differs from itself
+
+
 def label_id(value: Any) -> int | str | None:
     """Return an id, an integer or text; text of an integer becomes one, so that `"7"` and `7` are one id."""
     if isinstance(value, str):
-        return int(value) if value.isascii() and value.isdecimal() and str(int(value)) == value else value
+        is_number = value.isascii() and value.isdecimal() and len(value) <= MAX_DIGITS
+        return int(value) if is_number and str(int(value)) == value else value
     return integer(value)

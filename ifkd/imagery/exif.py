@@ -1,7 +1,9 @@
 """Exif orientation: viewers turn such an image, and its labels fit it either as stored or as displayed."""
 
+import os
 import warnings
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import ExifTags, Image
@@ -19,16 +21,37 @@ QUARTER_TURNS = {
 """Orientations that exchange height and width, and what displays them."""
 
 
+PNG = b"\x89PNG\r\n\x1a\n"
+TEXT_CHUNKS = frozenset({b"tEXt", b"zTXt", b"iTXt"})
+METADATA_KEYWORDS = (b"Raw profile type exif", b"Raw profile type APP1", b"XML:com.adobe.xmp")
+
+
 def exif_orientation(path: Path) -> int:
     """Return the Exif orientation of an image file, 1 to 8; 1 for files without one and files of other formats."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about sizes and damaged metadata, which do not matter here
+            with path.open("rb") as file:
+                if file.read(len(PNG)) == PNG and not _png_has_exif(file):
+                    return UPRIGHT  # Pillow would decode all pixels to look behind them
             with Image.open(path) as image:
                 found = image.getexif().get(ExifTags.Base.Orientation, UPRIGHT)
     except (Image.DecompressionBombError, OSError, SyntaxError, ValueError, TypeError, KeyError, OverflowError):
         return UPRIGHT
     return found if found in range(2, 9) else UPRIGHT
+
+
+def _png_has_exif(file: BinaryIO) -> bool:
+    """Return whether a PNG, after its signature, has a chunk that may state an orientation."""
+    while len(head := file.read(8)) == 8:
+        length, kind = int.from_bytes(head[:4], "big"), head[4:]
+        if kind == b"eXIf":
+            return True
+        text = file.read(min(length, 32)) if kind in TEXT_CHUNKS else b""
+        if text.startswith(METADATA_KEYWORDS):
+            return True
+        file.seek(length + 4 - len(text), os.SEEK_CUR)
+    return False
 
 
 def fits_displayed(orientation: int, stored: tuple[int, int], stated: tuple[int, int] | None) -> bool | None:

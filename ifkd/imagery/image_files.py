@@ -81,6 +81,13 @@ def _read(path: Path, head: bytes, size: tuple[int, int] | None, imagery: Imager
         return to_rgb(values, valid, stretch)[0]
 
 
+def companions(path: Path) -> list[Path]:
+    """Return the existing files that belong to an image, such as its mask, header, metadata or world file."""
+    names = [path.name + suffix for suffix in (".msk", ".aux.xml", ".hdr", ".ovr")]
+    names += [path.stem + suffix for suffix in (".hdr", ".aux", ".tfw", ".pgw", ".jgw", ".wld", ".prj")]
+    return [one for one in map(path.with_name, names) if os.path.isfile(one)]  # noqa: PTH113 - long names are no error
+
+
 def open_image(path: Path, *, imagery: ImageryOptions | None = None) -> Raster:
     """Open an image file of any size for reading by window; formats without windowed access are read into memory.
 

@@ -112,7 +112,7 @@ class RasterFile(Raster):
         self.size = (dataset.height, dataset.width)
         self.block_rows, self.block_columns = map(int, dataset.block_shapes[0])
         self.overview_sizes = _overview_sizes(dataset)
-        self._nodata = dataset.nodatavals if imagery.nodata is None else (imagery.nodata,) * dataset.count
+        self._nodata = tuple(imagery.nodata if one is None else one for one in dataset.nodatavals)
         self._palette = _palette(dataset)
         self._flags = dataset.mask_flag_enums
         self._dataset_mask = _band_with_dataset_mask(self._flags)

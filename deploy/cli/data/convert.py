@@ -40,12 +40,15 @@ def run(arguments: Arguments) -> dict[str, Any]:
     """Write the COCO file, and print a summary.
 
     Raises:
+        UsageError: The file to write is the source.
         VerdictError: Images or objects were left out; the file is written nevertheless.
     """
-    from ifkd.core.errors import VerdictError
+    from ifkd.core.errors import UsageError, VerdictError
     from ifkd.core.files import require_writable
     from ifkd.data.readers.convert import convert
 
+    if arguments.out.resolve() == arguments.source.resolve():
+        raise UsageError(f"--out {arguments.out} is the source itself", hint="Choose another file.")
     require_writable(arguments.out)
     done = convert(
         arguments.format,

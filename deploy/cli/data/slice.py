@@ -45,7 +45,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         add(option, type=float, default=default, metavar="X", help=f"{text} (default: {default})")
     text = "make less visible objects ignored regions (iscrowd), or drop them (default: ignore)"
     add("--cut-objects", choices=("ignore", "drop"), default="ignore", help=text)
-    add("--nodata", type=float, metavar="X", help="value of pixels without data (default: the file's)")
+    add("--nodata", type=float, metavar="X", help="value of pixels without data, for images that do not state it")
     add("--alpha", type=cli.alpha_band, metavar="B", help=cli.ALPHA_HELP)
     add("--seed", type=int, default=0, metavar="N", help="seed of the choice of empty tiles (default: 0)")
     add("--force", action="store_true", help="replace tiles with other settings")

@@ -22,6 +22,7 @@ from ifkd.data.check.duplicates import DuplicatePair, duplicate_pairs, exact_dup
 from ifkd.data.check.finding import Findings
 from ifkd.data.check.image_inspection import CheckedImage, InspectedFile, inspect_files
 from ifkd.data.check.lenient_coco import AnnotationFile, ImageEntry, read_entries
+from ifkd.data.label_values import text_or
 from ifkd.data.splits import held_out_scenes, resolve_path
 from ifkd.imagery.contrast import ImageryOptions
 from ifkd.imagery.exif import UPRIGHT
@@ -212,7 +213,7 @@ def _add_shared_scenes(images: Sequence[CheckedImage], splits: Sequence[str], fi
     """Add scenes that entries name and that are in several splits."""
     splits_of: dict[str, set[str]] = {}
     for image in images:
-        if "scene" in image.entry.content:
+        if text_or(image.entry.content.get("scene"), ""):
             splits_of.setdefault(image.entry.scene, set()).add(image.split)
     for scene, found in splits_of.items():
         if len(found) > 1:

@@ -1,7 +1,6 @@
 """Write a fixed copy of a data set: files that the strict reader accepts, with a record of what was left out."""
 
 import copy
-import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -13,7 +12,7 @@ import numpy as np
 
 from ifkd import __version__
 from ifkd.core.errors import DataError, OutputError
-from ifkd.core.files import atomic_folder, make_folder, not_writable, write_json
+from ifkd.core.files import atomic_folder, json_items, make_folder, not_writable, write_json
 from ifkd.data.account import Account
 from ifkd.data.check.box_checks import box_problem, clip_box, polygon_problems
 from ifkd.data.check.box_form import in_pixel_widths
@@ -26,6 +25,7 @@ from ifkd.data.coco import BORDER_TOLERANCE_PX, COCO_LISTS, parse_coco
 from ifkd.data.label_values import flag
 from ifkd.data.oriented_labels import polygon_points
 from ifkd.imagery.exif import UPRIGHT, stored_corners
+from ifkd.imagery.image_files import companions
 
 CLIPS_BOX = frozenset({"boxes_cross_border", "boxes_cross_border_slightly"})
 """Kinds of findings for which a box is clipped to its image."""
@@ -67,9 +67,10 @@ def write_fixed(checked: CheckedDataset, folder: Path, *, copy_images: bool = Fa
             write_json(temporary / path.name, file.content)
         if copy_images:
             for image in (image for file in files for image in file.content["images"]):
-                target = temporary / "images" / image["file_name"]
+                source, target = images / image["file_name"], temporary / "images" / image["file_name"]
                 make_folder(target.parent)
-                shutil.copyfile(images / image["file_name"], target)
+                for one in (source, *companions(source)):
+                    shutil.copyfile(one, target.with_name(one.name))
     image_folder = folder / "images" if copy_images else images
     splits = tuple(
         FixedSplit(name=source.split, path=str(path), account=file.account)
@@ -193,9 +194,9 @@ def fixed_file(
     )
     info = file.content.get("info")
     content = {
-        **_writable({key: value for key, value in file.content.items() if key not in COCO_LISTS}),
+        **json_items({key: value for key, value in file.content.items() if key not in COCO_LISTS}),
         "info": {
-            **(_writable(info) if isinstance(info, dict) else {}),
+            **(json_items(info) if isinstance(info, dict) else {}),
             "fixed_by": f"ifkd {__version__}",
             "fixed_from": {"path": str(file.path), "sha256": file.sha256},
             "images_left_out": account.images.dropped,
@@ -245,7 +246,7 @@ def _image(image: CheckedImage, image_id: int, file: AnnotationFile, images: Pat
     assert image.file.size is not None
     height, width = image.file.size if image.file.orientation == UPRIGHT else image.file.size[::-1]
     return {
-        **_writable(image.entry.content),
+        **json_items(image.entry.content),
         "id": image_id,
         "file_name": os.path.relpath(folder / name, images) if folder != images else name,
         "height": height,
@@ -255,7 +256,7 @@ def _image(image: CheckedImage, image_id: int, file: AnnotationFile, images: Pat
 
 def _annotation(box: BoxEntry, image: CheckedImage, *, changed: bool) -> dict[str, Any]:
     """Return an annotation; a `changed` box is clipped to its image, as stored."""
-    content = _writable(box.content)
+    content = json_items(box.content)
     left, top, width, height = box.bbox
     if changed:
         assert image.size is not None
@@ -286,18 +287,6 @@ def _category_entries(file: AnnotationFile, category_ids: Mapping[str, int]) -> 
     listed = file.content.get("categories")
     for entry in listed if isinstance(listed, list) else ():
         if isinstance(entry, dict) and isinstance(entry.get("name"), str):
-            entries.setdefault(entry["name"], _writable(entry))
+            entries.setdefault(entry["name"], json_items(entry))
     by_id = sorted(category_ids.items(), key=lambda item: item[1])
     return [{**entries.get(name, {}), "id": category_id, "name": name} for name, category_id in by_id]
-
-
-def _writable(content: dict[str, Any]) -> dict[str, Any]:
-    """Return the items of an object that can be written as JSON: no NaN, infinity or invalid characters."""
-    kept = {}
-    for key, value in content.items():
-        try:
-            json.dumps([key, value], allow_nan=False, ensure_ascii=False).encode()
-        except (ValueError, RecursionError):
-            continue
-        kept[key] = value
-    return kept

@@ -13,7 +13,7 @@ from ifkd.core.files import sha256_of
 from ifkd.data.account import Outcomes
 from ifkd.data.check.finding import Findings, first_few
 from ifkd.data.coco import COCO_LISTS, image_folder, read_annotations
-from ifkd.data.label_values import flag, label_id, number
+from ifkd.data.label_values import flag, label_id, number, text_or
 
 Id = int | str
 MAX_CONTIGUOUS_ID = 100_000
@@ -199,7 +199,7 @@ class _Reader:
                 stated = f"the id {_described(entry.get('id'))} and the file_name {_described(name)}"
                 self._drop(self.image_outcomes, "images_malformed", f"{where} has {stated}")
             else:
-                scene = str(entry.get("scene", name))
+                scene = text_or(entry.get("scene"), name)
                 by_id.setdefault(image_id, []).append(ImageEntry(entry, image_id, name, _size(entry), scene, ()))
         by_name: dict[str, list[ImageEntry]] = {}
         for image_id, entries in by_id.items():

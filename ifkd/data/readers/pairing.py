@@ -10,6 +10,8 @@ from ifkd.core.files import folded
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".jp2", ".webp"})
 CLASS_FILE = "classes.txt"
 """File of class names that label tools write beside the labels."""
+METADATA_SUFFIX = ".aux.xml"
+"""End of the names of GDAL's metadata, which are no labels."""
 
 
 @dataclass(slots=True)
@@ -32,7 +34,7 @@ def pair_files(images: Path, labels: Path, suffix: str) -> list[FilePair]:
         if is_image(path):
             _pair(found, path.relative_to(images)).images.append(path)
     for path in _files(labels):
-        if path.suffix.lower() == suffix and path.name.lower() != CLASS_FILE:
+        if path.suffix.lower() == suffix and not path.name.lower().endswith((CLASS_FILE, METADATA_SUFFIX)):
             _pair(found, path.relative_to(labels)).labels.append(path)
     return [pair for exact in found.values() for pair in _resolved(list(exact.values()))]
 

@@ -87,7 +87,7 @@ class SourceReader:
             self._add(pair)
 
     def _add(self, pair: FilePair) -> None:
-        count = len(pair.images) or len(pair.labels)
+        count = len(pair.images) or len(pair.labels) or 1
         self.received["images"] += count
         self.received["without labels"] += not pair.labels
         parsed, problem = LabelFile(()), None
@@ -106,7 +106,7 @@ class SourceReader:
             if len(pair.labels) == 1:
                 self.objects.drop("files_of_one_name", count=len(parsed.entries))
             return
-        where = str((pair.labels or pair.images)[0])
+        where = str([*pair.labels, *pair.images, pair.name][0])
         size, reason = (None, "labels_unreadable") if problem is not None else self._size(pair, parsed)
         if size is None:
             self.images.drop(str(reason), problem or where)

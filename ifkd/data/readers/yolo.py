@@ -116,8 +116,8 @@ def _pairs(root: Path, data: DataYaml, split: str | None) -> list[FilePair]:
         for line in files.read_lines(source):
             image = _source(root, data.base, line)
             labels = _labels_of(root, image or root / Path(line).name).with_suffix(".txt")
-            has_labels = image is None or labels.is_file()
-            pairs[image or root / line] = [FilePair(line, [image] if image else [], [labels] if has_labels else [])]
+            found = [image] if image else []
+            pairs[image or root / line] = [FilePair(line, found, [labels] if labels.is_file() else [])]
     return [pair for some in pairs.values() for pair in some]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ifkd.core.errors import DataError
-from ifkd.core.files import make_folder, sha256_of, write_json
+from ifkd.core.files import json_items, make_folder, sha256_of, write_json
 from ifkd.core.progress import progress
 from ifkd.core.tiling import Window
 from ifkd.data.account import Account, Outcomes
@@ -19,10 +19,11 @@ from ifkd.data.generated_folder import FolderKind, generate_once
 from ifkd.data.slicing import tile_plan
 from ifkd.data.slicing.tile_pixels import SourceValues, open_source, read_window, source_values, write_tile
 from ifkd.data.slicing.tile_plan import Piece, PlannedTile, SourceImage, TileRules
+from ifkd.imagery.image_files import companions
 
 KIND = FolderKind("a folder of tiles", "slice.json")
 TILES = "tiles.json"
-VERSION = 4
+VERSION = 5
 """Incremented when the same source and rules give other tiles or another record."""
 RESTORED_PX = 0.01
 """Largest deviation of a restored box from its source."""
@@ -46,7 +47,7 @@ def slice_dataset(
         "version": VERSION,
         "labels": {"file": labels.name, "sha256": sha256_of(labels)},
         "images": {"count": len(sources), "sha256": _file_state(sources)},
-        "rules": {**rules.model_dump(mode="json"), "nodata": None if rules.nodata is None else f"{rules.nodata:g}"},
+        "rules": {**rules.model_dump(mode="json"), "nodata": None if rules.nodata is None else repr(rules.nodata)},
     }
 
     def make(temporary: Path) -> dict[str, Any]:
@@ -56,15 +57,16 @@ def slice_dataset(
 
 
 def _file_state(sources: Sequence[SourceImage]) -> str:
-    """Return a digest of the image files' names, sizes and modification times."""
+    """Return a digest of the names, sizes and modification times of the images and of the files that belong to them."""
     digest = hashlib.sha256()
     for source in sources:
-        try:
-            state = source.image.path.stat()
-        except OSError as error:
-            hint = "Name the folder of the images with --images."
-            raise DataError(f"There is no image {source.image.path}", hint=hint) from error
-        digest.update(f"{source.file_name}\0{state.st_size}\0{state.st_mtime_ns}\n".encode())
+        path = source.image.path
+        if not path.is_file():
+            raise DataError(f"There is no image {path}", hint="Name the folder of the images with --images.")
+        for one in (path, *companions(path)):
+            state = one.stat()
+            name = source.file_name if one is path else one.name
+            digest.update(f"{name}\0{state.st_size}\0{state.st_mtime_ns}\n".encode())
     return digest.hexdigest()
 
 
@@ -81,7 +83,7 @@ def _write(labels: dict[str, Any], sources: list[SourceImage], rules: TileRules,
         )
     values = _write_images(tiles, sources, rules, make_folder(folder / "images"))
     limits = [one.limits for one in values if one.limits is not None]
-    content = tiles_content(tiles, sources, labels["categories"])
+    content = tiles_content(tiles, sources, [json_items(one) for one in labels["categories"]])
     write_json(folder / TILES, content)
     return {
         "tiles": len(tiles),

@@ -58,7 +58,7 @@ def read_window(raster: Raster, window: Window) -> tuple[Array, Array | None]:
     if values.dtype.kind != "f" and (valid is None or valid.ndim == 2):
         return values, valid
     known = valid_of_bands(values, valid)
-    nodata = typed_nodata(raster.nodata[0], values.dtype)
+    nodata = _tile_nodata(raster)
     if valid is not None and nodata is not None:  # a tile has one nodata value for all bands
         values[~known] = nodata
     return values, np.asarray(known.any(axis=0))
@@ -110,7 +110,7 @@ def write_tile(path: Path, raster: Raster, window: Window, values: Array, valid:
         "predictor": 3 if np.dtype(raster.dtype).kind == "f" else 2,
         "photometric": "RGB" if is_rgb else "MINISBLACK",
     }
-    if (nodata := typed_nodata(raster.nodata[0], np.dtype(raster.dtype))) is not None:
+    if (nodata := _tile_nodata(raster)) is not None:
         profile["nodata"] = nodata
     if raster.dataset is not None and not raster.dataset.transform.is_identity:
         t = raster.dataset.transform
@@ -129,6 +129,15 @@ def write_tile(path: Path, raster: Raster, window: Window, values: Array, valid:
                     dataset.write_mask(valid)
     except (RasterioError, OSError) as error:
         raise OutputError(f"Cannot write {path} ({error})", hint="Free space, or choose another place.") from error
+
+
+def _tile_nodata(raster: Raster) -> float | int | None:
+    """Return the value that means no data in all bands of a tile, or None.
+
+    Where the bands of a file have several, it is the first one; not in 8 bits, where the other bands use that value.
+    """
+    several = len({repr(raster.nodata[band - 1]) for band in raster.bands}) > 1
+    return None if several and raster.dtype == "uint8" else typed_nodata(raster.nodata[0], np.dtype(raster.dtype))
 
 
 def _cache_bytes(raster: Raster, tile_px: int) -> int:

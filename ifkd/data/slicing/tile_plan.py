@@ -12,10 +12,11 @@ from pydantic import Field, PositiveInt, model_validator
 from ifkd.core.config import Schema
 from ifkd.core.detections import Array
 from ifkd.core.errors import DataError
-from ifkd.core.files import folded, shortened
+from ifkd.core.files import folded, json_items, shortened
 from ifkd.core.oriented_boxes import translate
 from ifkd.core.tiling import TileGrid, Window
 from ifkd.data.coco import CocoDataset, LabeledImage, box_entry
+from ifkd.data.label_values import label_id
 from ifkd.data.oriented_labels import CutBoxes, boxes_of_parts, corner_polygon, cut_boxes
 from ifkd.imagery.contrast import AlphaBand, ImageryOptions
 from ifkd.recipe.value_types import Fraction
@@ -109,15 +110,15 @@ class PlannedTile:
 def source_images(content: dict[str, Any], dataset: CocoDataset) -> list[SourceImage]:
     """Return the images of a COCO file, given as its content and as the data set parsed from it."""
     ids = [annotation.get("id") for annotation in content["annotations"]]
-    if None in ids or len(set(ids)) < len(ids):
+    if not all(isinstance(one, int | str) for one in ids) or len(set(ids)) < len(ids):
         raise DataError(
             f"The annotations of {dataset.path} need unique ids, to which tiles refer",
-            got="annotations without an id, or with the same id",
+            got="annotations with the same id, or with none that is an integer or text",
             hint="Number them from 1.",
         )
     by_image: dict[Any, list[dict[str, Any]]] = {image.id: [] for image in dataset.images}
     for annotation in content["annotations"]:
-        by_image[annotation["image_id"]].append(annotation)
+        by_image[label_id(annotation["image_id"])].append(annotation)
     names = [image["file_name"] for image in content["images"]]
     sources = []
     for image, name, stem in zip(dataset.images, names, _tile_stems(names), strict=True):
@@ -194,7 +195,7 @@ def tile_annotation(piece: Piece, source: SourceImage) -> dict[str, Any]:
     """Return a piece as a COCO annotation without ids; `source_annotation` is the id of its box in the source."""
     annotation = source.annotations[piece.index]
     return {
-        **{key: value for key, value in annotation.items() if key not in REPLACED_KEYS},
+        **json_items({key: value for key, value in annotation.items() if key not in REPLACED_KEYS}),
         **box_entry(piece.box, ignore=piece.ignore),
         **({} if piece.oriented is None else {"segmentation": corner_polygon(np.array(piece.oriented))}),
         "source_annotation": annotation["id"],

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal, get_args
 
-from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt
+from pydantic import AfterValidator, Field, PositiveFloat
 
 from ifkd.core.config import Schema
 
@@ -42,7 +42,8 @@ class SplitSizes(Schema):
     train: Count = 480
     validation: Count = 60
     test: Count = 120
-    per_place: PositiveInt = 5
+    per_place: Annotated[int, Field(ge=1, le=16)] = 5
+    """Tiles of one imaginary place, which is four tiles wide and high; none overlaps another."""
 
 
 class ShipImages(SplitSizes):

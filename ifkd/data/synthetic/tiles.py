@@ -1,5 +1,6 @@
 """Tiles cut from imaginary places: their windows, images and labels."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,7 +47,7 @@ def write_place(config: AnySynthetic, folder: Path, place: TilePlace) -> list[La
     objects = round(traits.per_tile * config.images.per_place * SPARE)
     painter = painter_of(config, place=key, size_px=(side, side), objects=objects, wide=False)
     tiles: list[LabeledImage] = []
-    windows = choose_windows(config, painter.boxes, place.tiles, np.random.default_rng([config.seed, *key, 1]))
+    windows = choose_windows(config, painter.boxes, place.tiles, [config.seed, *key, 1])
     for number, window in enumerate(windows, start=place.first_tile):
         name, pixels = f"{place.split}_{number:05d}.png", painter.paint(window)
         Image.fromarray(pixels[..., 0] if traits.bands == 1 else pixels).save(folder / name, compress_level=4)
@@ -54,10 +55,22 @@ def write_place(config: AnySynthetic, folder: Path, place: TilePlace) -> list[La
     return tiles
 
 
-def choose_windows(config: AnySynthetic, boxes: Array, number: int, rng: np.random.Generator) -> list[Window]:
-    """Return windows that do not overlap, most of them with about as many whole boxes [n, 4] as intended."""
+def choose_windows(config: AnySynthetic, boxes: Array, number: int, seed: Sequence[int]) -> list[Window]:
+    """Return windows that do not overlap, most of them with about as many whole boxes [n, 4] as intended.
+
+    Where windows at any position leave no room for all, they are chosen from the PLACE_TILES² of a grid.
+    """
+    anywhere = np.indices(((PLACE_TILES - 1) * STEPS + 1,) * 2).reshape(2, -1).T * config.tile_px // STEPS  # top, left
+    on_grid = np.indices((PLACE_TILES,) * 2).reshape(2, -1).T * config.tile_px
+    chosen = _choose(anywhere, config, boxes, number, np.random.default_rng(seed))
+    if len(chosen) < number:
+        chosen = _choose(on_grid, config, boxes, number, np.random.default_rng(seed))
+    return chosen
+
+
+def _choose(corners: Array, config: AnySynthetic, boxes: Array, number: int, rng: np.random.Generator) -> list[Window]:
+    """Return up to `number` windows that do not overlap, at some of the `corners` (top, left)."""
     traits, tile = config.traits, config.tile_px
-    corners = np.indices(((PLACE_TILES - 1) * STEPS + 1,) * 2).reshape(2, -1).T * tile // STEPS  # top, left
     low, high = corners[:, None, ::-1], corners[:, None, ::-1] + tile
     inside = np.asarray(((boxes[:, :2] >= low) & (boxes[:, 2:] <= high)).all(axis=2))
     cut = ((boxes[:, :2] < high) & (boxes[:, 2:] > low)).all(axis=2) & ~inside
@@ -70,6 +83,8 @@ def choose_windows(config: AnySynthetic, boxes: Array, number: int, rng: np.rand
             costs += np.abs(inside.sum(axis=1) - wanted) + 0.5 * cut.sum(axis=1)
             # Any object is shown with equal chance, so that harbors are not avoided.
             costs += MISSED * ~inside[:, rng.integers(len(boxes))]
+        if not free.any():
+            break
         best = int(np.argmin(np.where(free, costs, np.inf)))
         top, left = corners[best].tolist()
         chosen.append(Window(top, left, tile, tile))

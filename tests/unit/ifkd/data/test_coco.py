@@ -241,3 +241,35 @@ def test_images_beside_the_file(tmp_path):
     assert read_coco(path).images[0].path == tmp_path / "images" / "a.png"
     (tmp_path / "a.png").write_bytes(b"")
     assert read_coco(path).images[0].path == tmp_path / "a.png"
+
+
+@pytest.mark.parametrize("found", ["a.png", "b.png"])
+def test_the_first_image_that_is_found_decides_on_the_folder(tmp_path: Path, found: str) -> None:
+    (tmp_path / found).touch()
+    path = {image.path.name: image.path for image in read_coco(write(tmp_path)).images}[found]
+    assert path.is_file()
+
+
+@pytest.mark.parametrize("scene", [None, float("nan")])
+def test_a_scene_without_a_value_is_the_image_itself(tmp_path: Path, scene: float | None) -> None:
+    def change(values: dict[str, Any]) -> None:
+        for image in values["images"]:
+            image["scene"] = scene
+
+    assert [image.scene for image in read_coco(write(tmp_path, change)).images] == ["a.png", "b.png"]
+
+
+def test_text_of_a_number_and_the_number_are_one_id(tmp_path: Path) -> None:
+    def change(values: dict[str, Any]) -> None:
+        values["images"][0]["id"] = "7"
+        values["annotations"][1]["category_id"] = "4"
+        values["annotations"][2]["image_id"] = "7"
+
+    changed, plain = read_coco(write(tmp_path, change)), read_coco(write(tmp_path))
+    assert [image.id for image in changed.images] == [7, 5]
+    assert changed.images[0].labels.tolist() == plain.images[0].labels.tolist()
+
+
+def test_a_category_name_that_is_not_text_is_refused(tmp_path: Path) -> None:
+    message = problem(tmp_path, lambda values: values["categories"][0].update(name=None))
+    assert "category names that are not text" in message

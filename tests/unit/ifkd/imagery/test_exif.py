@@ -57,3 +57,19 @@ def test_refuses_an_image_whose_size_does_not_decide(tmp_path: Path, orientation
     with pytest.raises(DataError, match=f"Exif orientation {orientation}: its labels may fit the image as stored"):
         read_image(tmp_path / "a.png", size=size)
     assert read_image(tmp_path / "a.png").shape == (*size, 3)
+
+
+def test_a_png_without_metadata_is_not_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("RGB", (8, 4)).save(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "open", lambda *_: pytest.fail("the image was opened"))
+    assert exif_orientation(tmp_path / "a.png") == 1
+
+
+def test_an_orientation_behind_the_pixels_of_a_png_is_found(tmp_path: Path) -> None:
+    write(tmp_path / "a.png", 6)
+    content = (tmp_path / "a.png").read_bytes()
+    start = content.index(b"eXIf") - 4
+    stop = start + 12 + int.from_bytes(content[start : start + 4], "big")
+    rest, end = content[:start] + content[stop:], content.index(b"IEND") - 4 - (stop - start)
+    (tmp_path / "b.png").write_bytes(rest[:end] + content[start:stop] + rest[end:])
+    assert exif_orientation(tmp_path / "b.png") == exif_orientation(tmp_path / "a.png") == 6

@@ -519,6 +519,14 @@ def test_the_fixed_copy_reads_images_of_two_folders(train, tmp_path, write_data_
         reads(tmp_path / "fixed" / f"{name}.json", Path(record.images))
 
 
+def test_a_copy_has_the_files_that_belong_to_images(splits, tmp_path):
+    checked = found(*splits)
+    image = checked.files[0].folder / checked.images[0].entry.name
+    image.with_name(f"{image.name}.msk").write_bytes(b"mask")
+    write_fixed(found(*splits), tmp_path / "fixed", copy_images=True)
+    assert [path.read_bytes() for path in (tmp_path / "fixed").rglob("*.msk")] == [b"mask"]
+
+
 def test_copy_images(splits, tmp_path):
     write_fixed(found(*splits), tmp_path / "fixed", copy_images=True)
     for name in ("train", "test"):

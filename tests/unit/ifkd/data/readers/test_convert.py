@@ -649,3 +649,27 @@ def test_oriented_labels_of_fair1m_are_kept(shared_data, tmp_path):
             sides[one["image_id"]]
         )
         assert shapely.Polygon(corners(box[None])[0]).buffer(0.02).contains(shown)
+
+
+def test_an_image_of_a_yolo_list_that_is_elsewhere_is_missing(tmp_path):
+    root = yolo(tmp_path / "data", "0 0.5 0.5 0.2 0.2\n")
+    (root / "data.yaml").write_text("names: [tug, ferry]\ntrain: train.txt\n")
+    (root / "train.txt").write_text("images/a.png\n/home/other/images/b.png\n")
+    account = convert("yolo", root, tmp_path / "out.json").account.images
+    assert (account.written, account.dropped) == (1, {"files_missing": 1})
+
+
+def test_metadata_of_gdal_is_no_voc_label(tmp_path):
+    (tmp_path / "Annotations").mkdir()
+    (tmp_path / "Annotations" / "a.xml").write_text(xml([voc_object("tug")]))
+    (tmp_path / "Annotations" / "a.aux.xml").write_text("<PAMDataset/>")
+    write_image(tmp_path / "JPEGImages" / "a.png")
+    images = convert("voc", tmp_path, tmp_path / "out.json").account.images
+    assert (images.received, images.written) == (1, 1)
+
+
+def test_the_source_is_not_overwritten(tmp_path, capsys):
+    (tmp_path / "a.json").write_text("{}")
+    assert main(["data", "convert", "coco", str(tmp_path / "a.json"), "--out", str(tmp_path / "a.json")]) == 2
+    assert "is the source itself" in capsys.readouterr().err
+    assert (tmp_path / "a.json").read_text() == "{}"

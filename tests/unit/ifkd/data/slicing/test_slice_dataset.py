@@ -350,3 +350,68 @@ def test_memory_does_not_grow_with_the_image(tmp_path: Path) -> None:
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
     assert int(printed[0]) == 1
     assert float(printed[1]) < 450
+
+
+def test_a_nodata_value_that_differs_in_its_last_digits_is_another_rule(tmp_path: Path) -> None:
+    write_raster(tmp_path / "images" / "a.tif", noise(1, "float32"))
+    labels = write_labels(tmp_path, "a.tif", [(10, 10, 20, 12)])
+    slice_dataset(labels, tmp_path / "out", RULES.model_copy(update={"nodata": 16777215.0}))
+    with pytest.raises(OutputError, match="nodata"):
+        slice_dataset(labels, tmp_path / "out", RULES.model_copy(update={"nodata": 16777216.0}))
+
+
+def test_the_nodata_value_of_the_rules_is_for_images_that_state_none(tmp_path: Path) -> None:
+    pixels = noise(1, "uint16")
+    pixels[:, :, :64] = 65535
+    write_raster(tmp_path / "images" / "a.tif", pixels, nodata=65535)
+    labels = write_labels(tmp_path, "a.tif", [(100, 10, 20, 12)])
+    rules = RULES.model_copy(update={"nodata": 0.0})
+    assert slice_dataset(labels, tmp_path / "out", rules)["contents"]["omitted_without_data"] == 2
+
+
+def test_a_mask_beside_an_image_makes_other_tiles(tmp_path: Path) -> None:
+    path = tmp_path / "images" / "a.png"
+    path.parent.mkdir()
+    Image.fromarray(noise(3).transpose(1, 2, 0)).save(path)
+    labels = write_labels(tmp_path, "a.png", [(10, 10, 20, 12)])
+    slice_dataset(labels, tmp_path / "out", RULES)
+    path.with_name("a.png.msk").write_bytes(b"mask")
+    with pytest.raises(OutputError, match="images"):
+        slice_dataset(labels, tmp_path / "out", RULES)
+
+
+def test_values_that_json_does_not_have_are_left_out_of_tiles(tmp_path: Path) -> None:
+    write_raster(tmp_path / "images" / "a.tif", noise(3))
+    labels = write_labels(tmp_path, "a.tif", [(10, 10, 20, 12)])
+    content = json.loads(labels.read_text())
+    content["annotations"][0] |= {"heading_deg": float("nan"), "source": "pilot"}
+    content["categories"][0]["supercategory"] = float("nan")
+    labels.write_text(json.dumps(content))
+    slice_dataset(labels, tmp_path / "out", RULES)
+    written = json.loads((tmp_path / "out" / "tiles.json").read_text())
+    assert all("heading_deg" not in one and one["source"] == "pilot" for one in written["annotations"])
+    assert written["categories"] == [{"id": 1, "name": "ship"}]
+
+
+def test_an_id_that_is_a_list_is_refused(tmp_path: Path) -> None:
+    write_raster(tmp_path / "images" / "a.tif", noise(3))
+    labels = write_labels(tmp_path, "a.tif", [(10, 10, 20, 12)])
+    content = json.loads(labels.read_text())
+    content["annotations"][0]["id"] = [1]
+    labels.write_text(json.dumps(content))
+    with pytest.raises(DataError, match="need unique ids"):
+        slice_dataset(labels, tmp_path / "out", RULES)
+
+
+def test_a_color_that_is_transparent_makes_no_gap_of_another_color(tmp_path: Path) -> None:
+    """The transparent color of a PNG is one value for each band; black is not transparent green."""
+    pixels = np.full((*SIZE, 3), 90, np.uint8)
+    pixels[10:30] = 0
+    path = tmp_path / "images" / "a.png"
+    path.parent.mkdir()
+    Image.fromarray(pixels).save(path, transparency=(0, 255, 0))
+    labels = write_labels(tmp_path, "a.png", [(10, 10, 20, 12)])
+    slice_dataset(labels, tmp_path / "out", RULES)
+    source = read_image(path)
+    for (top, left), tile in tiles_in(tmp_path / "out").items():
+        np.testing.assert_array_equal(read_image(tile), source[top : top + 64, left : left + 64])

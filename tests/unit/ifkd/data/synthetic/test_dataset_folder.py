@@ -206,7 +206,7 @@ def test_an_interrupted_run_leaves_nothing(tmp_path, monkeypatch):
 def test_windows_of_a_place_do_not_overlap_and_show_ships():
     setting = ShipDatasetConfig()
     world = make_world(setting, place=(1, 4), size_px=(1024, 1024), ships=32, wide=False)
-    windows = choose_windows(setting, ShipPainter(world, setting).boxes, 5, np.random.default_rng(0))
+    windows = choose_windows(setting, ShipPainter(world, setting).boxes, 5, [0])
     covered = np.zeros((1024, 1024), int)
     for window in windows:
         covered[window.top : window.bottom, window.left : window.right] += 1
@@ -255,3 +255,16 @@ def test_the_command_makes_a_data_set_and_reports_its_folder(tmp_path, capsys):
     assert "was complete already" in capsys.readouterr().out
     assert main([*words[:3], "tile_px=64", *words[-4:]]) == 2
     assert "images.train was 1, is 480" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [12, 16])
+def test_many_windows_of_a_place_do_not_overlap_either(number):
+    setting = ShipDatasetConfig()
+    boxes = np.array([[100, 100, 140, 140], [500, 700, 560, 760]], np.float32)
+    for seed in range(10):
+        windows = choose_windows(setting, boxes, number, [seed])
+        covered = np.zeros((1024, 1024), int)
+        for window in windows:
+            covered[window.top : window.bottom, window.left : window.right] += 1
+        assert len(windows) == number
+        assert covered.max() == 1
