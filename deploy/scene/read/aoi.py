@@ -1,6 +1,7 @@
-"""Areas of interest: a tile is processed if it touches the area, and a detection is kept if its center is inside.
+"""Areas of interest: a detection is kept if its center is inside; tiles that touch the area, and those around, are run.
 
-So the result is that of the entire scene, clipped: all tiles that contain the center of a kept object are processed.
+So the result is that of the entire scene, clipped: the pieces of an object that is longer than the overlap of tiles,
+and has its center inside, are found, too, unless it is longer than two tiles.
 """
 
 import json
@@ -43,9 +44,9 @@ class AoiMask:
     """An area of interest on one scene."""
 
     tiles: Array
-    """bool [tiles]: tiles that touch the area."""
+    """bool [tiles]: tiles that touch the area, and their neighbors."""
     window: Window
-    """Part of the scene with these tiles."""
+    """Part of the scene with the tiles that touch the area."""
     area: Any
     """The area as a shapely geometry, degrees."""
     georeference: Georeference
@@ -105,7 +106,14 @@ def aoi_mask_of(area: AreaOfInterest | None, scene: SceneInfo, grid: TileGrid) -
     top, left = min(one.top for one in used), min(one.left for one in used)
     bottom, right = max(one.bottom for one in used), max(one.right for one in used)
     window = Window(top, left, min(bottom, scene.size[0]) - top, min(right, scene.size[1]) - left)
-    return AoiMask(touching, window, mask, georeference)
+    return AoiMask(_with_neighbors(touching, grid), window, mask, georeference)
+
+
+def _with_neighbors(tiles: Array, grid: TileGrid) -> Array:
+    """Return the tiles bool [n], and the eight around each."""
+    padded = np.pad(tiles.reshape(len(grid.tops), len(grid.lefts)), 1)
+    around: Array = np.lib.stride_tricks.sliding_window_view(padded, (3, 3)).any(axis=(2, 3)).reshape(-1)
+    return around
 
 
 def _geometry(content: Any) -> Any:
