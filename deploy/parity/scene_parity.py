@@ -120,7 +120,14 @@ def read_scene_labels(path: Path | None, scene: Scene, classes: tuple[str, ...])
     if path is None:
         return None
     info = scene.info
-    return read_ground_truth(path, scene=info.name, size=scene.size, classes=classes, georeference=info.georeference)
+    return read_ground_truth(
+        path,
+        scene=info.name,
+        size=scene.size,
+        classes=classes,
+        georeference=info.georeference,
+        place_problem=info.place_problem,
+    )
 
 
 def _windows_with_pixels(scene: Scene, tile_px: tuple[int, int], settings: DetectionSettings) -> list[Window]:

@@ -4,7 +4,8 @@ from deploy.accuracy.evaluated_model import EvaluatedModelRecord
 from deploy.bench.bench_result import Bench, BenchCell
 from deploy.bench.speedup import EngineSpeedup
 from deploy.report.report import Report
-from deploy.report.tables import ABSENT, file_size, make_table, millions, parity_of, shown, three_digits
+from deploy.report.tables import ABSENT, file_size, make_table, millions, shown, three_digits
+from deploy.report.verdict import parity_of
 from ifkd.core.html.table import Table
 
 

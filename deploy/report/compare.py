@@ -7,8 +7,10 @@ judged.
 """
 
 import statistics
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from string import ascii_uppercase
 from typing import Literal, TypeVar
 
 from pydantic import NonNegativeFloat, PositiveFloat
@@ -19,6 +21,7 @@ from deploy.bench.bench_result import BenchCell
 from deploy.bench.latency import Latency
 from deploy.parity.tolerances import AP_LABELS
 from deploy.report.report import Report
+from deploy.scene.scene_score import SceneScore
 from ifkd import __version__
 from ifkd.core.config import Schema
 from ifkd.core.errors import DataError
@@ -28,7 +31,6 @@ ChangeState = Literal["same", "better", "regression", "not judged"]
 FigureGroup = Literal["accuracy", "latency", "size", "parity", "scene"]
 ABSENT = "–"
 UNITS = {"latency": "ms/run", "size": "MB"}
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 class RegressionLimits(Schema):
@@ -114,15 +116,15 @@ def compare(reports: Mapping[str, Report], limits: RegressionLimits | None = Non
         figures = [row.values[index] for row in rows if row.values[0].value is not None]
         if all(one.state == "not judged" for one in figures):
             reasons = ", ".join(sorted({one.reason for one in figures})) or "they have no figure in common"
-            raise DataError("The reports cannot be compared", got=f"{LETTERS[index]} and A: {reasons}")
+            raise DataError("The reports cannot be compared", got=f"{_letter(index)} and A: {reasons}")
     regressions = tuple(
-        f"{LETTERS[index]}: {row.name} {one.change}, {one.reason}"
+        f"{_letter(index)}: {row.name} {one.change}, {one.reason}"
         for row in rows
         for index, one in enumerate(row.values)
         if one.state == "regression"
     )
     compared = tuple(
-        ComparedReport(letter=LETTERS[index], title=one.title, path=path, created=one.created, commit=_commit(one))
+        ComparedReport(letter=_letter(index), title=one.title, path=path, created=one.created, commit=_commit(one))
         for index, (path, one) in enumerate(reports.items())
     )
     return Comparison(
@@ -139,6 +141,11 @@ def compare(reports: Mapping[str, Report], limits: RegressionLimits | None = Non
     )
 
 
+def _letter(index: int) -> str:
+    """Return the letter of a report: A to Z, then A2 to Z2 and so on."""
+    return ascii_uppercase[index % 26] + (str(index // 26 + 1) if index >= 26 else "")
+
+
 def _accuracy_rows(reports: Sequence[Report], limits: RegressionLimits) -> Iterator[ComparisonRow]:
     for name in dict.fromkeys(name for report in reports for name in report.evaluations):
         found = [report.evaluations.get(name) for report in reports]
@@ -149,21 +156,37 @@ def _accuracy_rows(reports: Sequence[Report], limits: RegressionLimits) -> Itera
 def _scene_rows(reports: Sequence[Report], limits: RegressionLimits) -> Iterator[ComparisonRow]:
     found = []
     for report in reports:
-        scored = {scene.run.scene.name: scene.run.score for scene in report.scenes}
-        found.append({name: one.ap50 for name, one in scored.items() if one is not None})
+        seen: Counter[str] = Counter()
+        scored = {}
+        for scene in report.scenes:
+            seen[scene.run.scene.name] += 1
+            number = seen[scene.run.scene.name]
+            scored[scene.run.scene.name + (f" ({number})" if number > 1 else "")] = scene.run.score
+        found.append({name: one for name, one in scored.items() if one is not None and one.ap50 is not None})
     for name in dict.fromkeys(name for scores in found for name in scores):
         scores_of_name = [scores.get(name) for scores in found]
-        yield _row("scene", f"{name} AP50", scores_of_name, partial(_compare_ap, limits=limits))
+        yield _row("scene", f"{name} AP50", scores_of_name, partial(_compare_scenes, limits=limits))
 
 
 def _parity_rows(reports: Sequence[Report]) -> Iterator[ComparisonRow]:
-    found = [{cell.name: cell.passed for one in report.parities for cell in one.cells} for report in reports]
+    found = [_parities(report) for report in reports]
     for name in dict.fromkeys(name for cells in found for name in cells):
         yield _row("parity", f"parity {name}", [cells.get(name) for cells in found], _compare_parity)
 
 
+def _parities(report: Report) -> dict[str, bool]:
+    """Return whether each engine passes on images, and on each scene, wherever it was compared."""
+    passed: dict[str, bool] = {}
+    for parity in report.parities:
+        cells = [(cell.name, cell.passed) for cell in parity.cells]
+        cells += [(f"{scene.name} on {scene.scene}", scene.passed) for scene in parity.scenes]
+        for name, one in cells:
+            passed[name] = passed.get(name, True) and one
+    return passed
+
+
 def _engine_rows(reports: Sequence[Report], limits: RegressionLimits) -> Iterator[ComparisonRow]:
-    found = [_bench_cells(report) for report in reports]
+    found = _bench_cells(reports)
     for name in dict.fromkeys(name for cells in found for name in cells):
         cells_of_name = [cells.get(name) for cells in found]
         timed = [None if cell is None or cell.latency is None else cell for cell in cells_of_name]
@@ -195,6 +218,13 @@ def _compare_evaluations(
         return _compare_ap(value, None, limits=limits)
     obstacle = "the annotation files differ" if one.data.sha256 != before.data.sha256 else ""
     return _compare_ap(value, getattr(before.metrics, key), limits=limits, obstacle=obstacle)
+
+
+def _compare_scenes(one: SceneScore, before: SceneScore | None, *, limits: RegressionLimits) -> ComparedFigure:
+    if before is None:
+        return _compare_ap(one.ap50, None, limits=limits)
+    same = all(getattr(one, key) == getattr(before, key) for key in ("ground_truth", "objects", "boxes"))
+    return _compare_ap(one.ap50, before.ap50, limits=limits, obstacle="" if same else "the labels differ")
 
 
 def _compare_ap(
@@ -258,13 +288,23 @@ def _obstacle(cell: BenchCell, before: BenchCell) -> str:
     return "" if stable else "a measurement was unstable"
 
 
-def _bench_cells(report: Report) -> dict[str, BenchCell]:
-    several = len(report.benches) > 1
-    return {
-        (f"{bench.bundle.name}: " if several else "") + f"{cell.name}, batch {cell.batch}": cell
-        for bench in report.benches
-        for cell in bench.cells
-    }
+def _bench_cells(reports: Sequence[Report]) -> list[dict[str, BenchCell]]:
+    """Return the cells of each report by name, with bundle and device where a report has several of a name."""
+    found = [
+        [
+            (f"{cell.name}, batch {cell.batch}", bench.bundle.name, cell)
+            for bench in report.benches
+            for cell in bench.cells
+        ]
+        for report in reports
+    ]
+    several = {name for cells in found for name, count in Counter(cell[0] for cell in cells).items() if count > 1}
+
+    def full_name(name: str, bundle: str, cell: BenchCell) -> str:
+        device = f" on {cell.engine.device}" if cell.engine is not None else ""
+        return f"{bundle}{device}: {name}" if name in several else name
+
+    return [{full_name(*one): one[2] for one in cells} for cells in found]
 
 
 def _latency(cell: BenchCell) -> Latency:

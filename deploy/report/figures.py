@@ -10,7 +10,7 @@ from deploy.report import charts
 from deploy.report.bench_tables import engine_label
 from deploy.report.charts import NamedPoint, SampleSeries
 from deploy.report.reported_scene import ReportedScene
-from deploy.report.tables import parity_of
+from deploy.report.verdict import parity_of
 from ifkd.core.html.chart import Series, bar_chart
 from ifkd.core.html.svg import Chart
 

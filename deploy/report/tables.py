@@ -5,10 +5,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 
 from deploy.accuracy.evaluation import Evaluation
-from deploy.accuracy.provenance import EngineRecord
 from deploy.bench.bench_result import Bench, BenchCell
 from deploy.parity.parity_result import Parity, ParityCell
-from deploy.report.verdict import trained_roles
+from deploy.report.verdict import parity_of, same_engine, trained_roles
 from deploy.scene.operational_figures import SIZES, DetectionRates, OperationalFigures
 from deploy.scene.scene_score import SceneScore
 from deploy.scene.screen_search import ScreenSearch, SearchRecall
@@ -76,12 +75,6 @@ def make_table(caption: str, columns: str, rows: Iterable[tuple[str, ...]]) -> T
     return Table(caption, tuple(heading.removeprefix(":") for heading in headings), numeric, cells) if cells else None
 
 
-def parity_of(cell: BenchCell, parities: Sequence[Parity]) -> ParityCell | None:
-    """Return the parity of the file that was timed, in the same runtime, or None."""
-    others = (other for parity in parities for other in parity.cells)
-    return next((other for other in others if _same_engine(cell.engine, other.engine)), None)
-
-
 def parity_word(cell: ParityCell) -> str:
     """Return the parity verdict in a table cell."""
     if cell.failure is not None:
@@ -136,12 +129,6 @@ def operational_text(figures: OperationalFigures) -> str:
     return f"{table.caption}\n{table.plain()}"
 
 
-def _same_engine(one: EngineRecord | None, other: EngineRecord | None) -> bool:
-    if one is None or other is None:
-        return False
-    return (one.sha256, one.backend, one.precision) == (other.sha256, other.backend, other.precision)
-
-
 def _by_use(bench: Bench) -> list[BenchCell]:
     """Return the cells by device, the engine with the lowest latency per tile first; the reference last."""
     fastest: dict[str, float] = {}
@@ -161,7 +148,7 @@ def _bench_row(cell: BenchCell, parities: Sequence[Parity], prefix: str) -> tupl
     engine = f"{cell.backend} {cell.precision}"
     name = f"{prefix}{cell.engine.file}" if cell.engine else f"{prefix}({engine})"
     parity = parity_of(cell, parities)
-    is_reference = any(_same_engine(cell.engine, one.reference) for one in parities)
+    is_reference = any(same_engine(cell.engine, one.reference) for one in parities)
     word = parity_word(parity) if parity else "reference" if is_reference else ABSENT
     figures: tuple[str, ...] = (ABSENT,) * 3
     timing = f"not measured: {_first_line(cell.failure)}" if cell.failure else "not measured"

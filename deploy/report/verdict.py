@@ -4,9 +4,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from deploy.accuracy.evaluation import Evaluation
+from deploy.accuracy.provenance import EngineRecord
 from deploy.bench.bench_result import Bench, BenchCell
 from deploy.bench.latency import Latency
-from deploy.parity.parity_result import Parity
+from deploy.parity.parity_result import Parity, ParityCell
 from ifkd.core.config import Schema
 
 Status = Literal["passed", "warning", "failed", "incomplete", "info"]
@@ -44,10 +45,12 @@ def reach_verdict(
 ) -> Verdict:
     """Return the verdict of all results."""
     latencies = (reason for bench in benches for reason in _latency(bench))
-    reasons = [*_parity(parities), *_accuracy(evaluations), *latencies]
+    reasons = [*_parity(parities), *_not_compared(benches, parities), *_accuracy(evaluations), *latencies]
     states = {reason.status for reason in reasons}
     status: Status = "passed"
-    headline = "All engine files match the trained network."
+    headline = "All engine files that were compared match the trained network."
+    if not any(_not_compared(benches, parities)):
+        headline = "All engine files match the trained network."
     if "failed" in states:
         status, headline = "failed", "Not all engine files match the trained network."
     elif not any(parity.cells for parity in parities):
@@ -56,7 +59,7 @@ def reach_verdict(
         status, headline = "incomplete", "Parity was interrupted, so there is no verdict on all engine files."
     elif "warning" in states:
         status = "warning"
-        headline = "All engine files match the trained network; read the warnings before you quote the latencies."
+        headline = f"{headline.removesuffix('.')}; read the warnings before you quote the latencies."
     return Verdict(status=status, headline=headline, reasons=tuple(reasons))
 
 
@@ -75,6 +78,20 @@ def fastest_cell(benches: Sequence[Bench]) -> tuple[BenchCell, Latency] | None:
     cells = (cell for bench in benches for cell in bench.cells if cell.role == "bundle")
     timed = [(cell, cell.latency) for cell in cells if cell.latency is not None]
     return min(timed, key=lambda one: one[1].per_tile.p50_ms, default=None)
+
+
+def parity_of(cell: BenchCell, parities: Sequence[Parity]) -> ParityCell | None:
+    """Return the parity of the file that was timed, in the same runtime, one that failed before others; or None."""
+    cells = (other for parity in parities for other in parity.cells)
+    same = (other for other in cells if same_engine(cell.engine, other.engine))
+    return min(same, key=lambda one: one.passed, default=None)
+
+
+def same_engine(one: EngineRecord | None, other: EngineRecord | None) -> bool:
+    """Return whether two records are of one file in one runtime."""
+    if one is None or other is None:
+        return False
+    return (one.sha256, one.backend, one.precision) == (other.sha256, other.backend, other.precision)
 
 
 def _recorded_role(provenance: Mapping[str, Any]) -> TrainedRole | None:
@@ -100,6 +117,22 @@ def _parity(parities: Sequence[Parity]) -> Iterator[VerdictReason]:
             yield _reason("passed" if scene.passed else "failed", text, rule)
         if parity.partial:
             yield _reason("incomplete", "The comparison with torch fp32 was interrupted.", "all engines compared")
+
+
+def _not_compared(benches: Sequence[Bench], parities: Sequence[Parity]) -> Iterator[VerdictReason]:
+    """Yield the files of bundles that were timed and not compared; none where nothing was compared."""
+    if not any(parity.cells for parity in parities):
+        return
+    for name in dict.fromkeys(
+        cell.name
+        for bench in benches
+        for cell in bench.cells
+        if cell.role == "bundle"
+        and cell.latency is not None
+        and parity_of(cell, parities) is None
+        and not any(same_engine(cell.engine, parity.reference) for parity in parities)
+    ):
+        yield _reason("warning", f"{name} was timed, but not compared with the trained network.", "all files compared")
 
 
 def _accuracy(evaluations: Mapping[str, Evaluation]) -> Iterator[VerdictReason]:

@@ -103,20 +103,27 @@ class Georeference:
             return f"Coordinates such as {x:.10g}, {y:.10g} are no degrees, as {self.name!r} has"
         if not located.any():
             return "No part of the scene has a longitude and latitude"
-        gsd_m = self.gsd_m(size)
-        if gsd_m is not None and gsd_m < MIN_GSD_M:
-            return f"A pixel would be {gsd_m:.1g} m wide, so the coordinates are not those of {self.name!r}"
+        side_m = self._pixel_m(size)
+        if side_m is not None and side_m < MIN_GSD_M:
+            return f"A pixel would be {side_m:.1g} m wide, so the coordinates are not those of {self.name!r}"
         return None
 
     def gsd_m(self, size: tuple[int, int]) -> float | None:
-        """Return the ground sample distance at the center of a scene of `size`, meters; None if it is unknown."""
+        """Return the ground sample distance at the center of a scene of `size`, meters; None if it is unknown.
+
+        Its square is the area of a pixel, whose sides may be of different lengths and not at right angles.
+        """
+        side_m = self._pixel_m(size)
+        return None if side_m is None or side_m < MIN_GSD_M else side_m
+
+    def _pixel_m(self, size: tuple[int, int]) -> float | None:
         neighbors = np.array([[0, 0], [1, 0], [0, 1]])
         try:
-            center, right, below = self.to_lonlat(neighbors + np.array([size[1] / 2, size[0] / 2]))
+            center, right, below = geocentric(self.to_lonlat(neighbors + np.array([size[1] / 2, size[0] / 2])))
         except SceneError:
             return None
-        mean = math.sqrt(_distance_m(center, right) * _distance_m(center, below))
-        return mean if math.isfinite(mean) and mean > 0 else None
+        side = math.sqrt(float(np.linalg.norm(np.cross(right - center, below - center))))
+        return side if math.isfinite(side) and side > 0 else None
 
     def sides_m(self, boxes: Array) -> Array:
         """Return the ground lengths of boxes [n, 4] along columns and rows, meters, float64 [n, 2]; NaN off the Earth.
@@ -345,9 +352,3 @@ def _transformed(points: Array, transform: Affine) -> Array:
     x, y = points.T
     a, b, c, d, e, f = tuple(transform)[:6]
     return np.stack([a * x + b * y + c, d * x + e * y + f], axis=1)
-
-
-def _distance_m(start: Array, end: Array) -> float:
-    lon1, lat1, lon2, lat2 = (math.radians(float(value)) for value in (*start, *end))
-    half = math.sin((lat2 - lat1) / 2) ** 2 + math.cos(lat1) * math.cos(lat2) * math.sin((lon2 - lon1) / 2) ** 2
-    return 2 * EARTH_RADIUS_M * math.asin(math.sqrt(half)) if math.isfinite(half) else math.nan

@@ -6,6 +6,7 @@ from fakes import report_inputs as parts
 
 from deploy.bench.latency import GroundCoverage, TimingConfig, summarize
 from deploy.cli.main import main
+from deploy.parity.scene_parity import SceneParity
 from deploy.report.compare import Comparison, RegressionLimits, compare
 from deploy.report.comparison_page import comparison_markdown, comparison_page, comparison_table
 from deploy.report.report import assemble
@@ -214,3 +215,59 @@ def test_a_comparison_of_reports_without_benches_has_no_empty_section(base):
     assert 'id="accuracy"' in text
     assert 'id="latency"' not in text
     assert "No regression." in text
+
+
+def with_parity(report, **changes):
+    """Return the report with another result of its first engine, beside those it has."""
+    parity = report.parities[0]
+    cells = (parity.cells[0].model_copy(update=changes),)
+    return report.model_copy(update={"parities": (parity.model_copy(update={"cells": cells}), *report.parities)})
+
+
+def test_a_parity_that_failed_once_is_lost_whatever_the_order(base):
+    comparison = compare({"a": base, "b": with_parity(base, passed=False)})
+    assert (
+        f"B: parity {base.parities[0].cells[0].name} passed before, parity must not be lost" in comparison.regressions
+    )
+
+
+def test_a_parity_lost_on_a_scene_is_a_regression(base):
+    parity = base.parities[0]
+    fields = parity.cells[0].model_dump(include=set(SceneParity.model_fields))
+    scene = SceneParity(**fields | {"scene": "harbor.tif", "size_px": (64, 64), "passed": True})
+
+    def with_scene(*, passed):
+        scenes = (scene.model_copy(update={"passed": passed}),)
+        return base.model_copy(update={"parities": (parity.model_copy(update={"scenes": scenes}),)})
+
+    comparison = compare({"a": with_scene(passed=True), "b": with_scene(passed=False)})
+    assert any("on harbor.tif passed before" in one for one in comparison.regressions)
+
+
+def on_device(bench, device):
+    """Return a bench with its cells that ran, on another device."""
+    ran = [cell for cell in bench.cells if cell.engine is not None]
+    engines = [cell.engine.model_copy(update={"device": device}) for cell in ran]
+    cells = [cell.model_copy(update={"engine": engine}) for cell, engine in zip(ran, engines, strict=True)]
+    return bench.model_copy(update={"cells": tuple(cells)})
+
+
+def test_benches_of_two_devices_are_compared_each_with_its_own(base):
+    first, second = (on_device(base.benches[0], device) for device in ("CPU", "GPU"))
+    slow = slower(base.model_copy(update={"benches": (first,)}), 3.0).benches[0]
+    before = base.model_copy(update={"benches": (first, second)})
+    comparison = compare({"a": before, "b": before.model_copy(update={"benches": (slow, second)})})
+    assert [one.partition(" p50")[0] for one in comparison.regressions if "p50" in one] == [
+        f"B: {first.bundle.name} on CPU: {first.cells[0].name}, batch {first.cells[0].batch}"
+    ]
+
+
+def test_another_bench_beside_that_of_the_baseline_is_no_regression(base):
+    first, second = (on_device(base.benches[0], device) for device in ("CPU", "GPU"))
+    before, after = (base.model_copy(update={"benches": some}) for some in ((first,), (first, second)))
+    assert compare({"a": before, "b": after}).passed
+
+
+def test_more_reports_than_letters_are_compared(base):
+    comparison = compare({str(number): base for number in range(28)})
+    assert [one.letter for one in comparison.reports[-3:]] == ["Z", "A2", "B2"]

@@ -320,6 +320,23 @@ def test_parity_is_shown_only_for_the_same_file(full):
     assert engine_table((bench,), full.parities).rows[0][8] == "–"
 
 
+def test_a_file_that_failed_in_any_parity_is_not_named(full):
+    parity, bench = full.parities[0], full.benches[0]
+    failed = [cell.model_copy(update={"passed": False}) for cell in parity.cells]
+    both = (parity, parity.model_copy(update={"cells": tuple(failed)}))
+    assert fastest_files((bench,), both) == fastest_files((bench,), both[::-1]) == []
+    assert {row[8] for row in engine_table((bench,), both).rows} <= {"FAILED", "reference", "–"}
+
+
+def test_files_that_were_timed_but_not_compared_are_a_warning(full):
+    parity = full.parities[0].model_copy(update={"cells": full.parities[0].cells[:1]})
+    report = assemble(title="T", evaluations={}, benches=full.benches, parities=[parity])
+    assert report.verdict.headline.startswith("All engine files that were compared match")
+    missing = [one.text for one in report.verdict.reasons if "was timed, but not compared" in one.text]
+    assert missing
+    assert all(full.parities[0].cells[0].name not in text for text in missing)
+
+
 def test_an_interrupted_measurement_is_stated(tmp_path):
     report = assemble(title="T", evaluations={}, benches=[parts.bench(partial=True)])
     assert "Interrupted: not all rounds were measured." in page_of(report).text

@@ -45,7 +45,9 @@ def test_axes_are_longitude_then_latitude_whatever_the_authority_says():
 
 
 def test_ground_sample_distance_is_in_meters_in_any_system():
-    assert Georeference(UTM, Affine(2, 0, 5e5, 0, -2, 4.5e6)).gsd_m((100, 100)) == pytest.approx(2, rel=5e-3)
+    assert Georeference(UTM, Affine(2, 0, 5e5, 0, -2, 4.5e6)).gsd_m((100, 100)) == pytest.approx(2, rel=1e-3)
+    sheared = Georeference(UTM, Affine(2, 2, 5e5, 0, -2, 4.5e6))  # pixels of 4 square meters
+    assert sheared.gsd_m((100, 100)) == pytest.approx(2, rel=1e-3)
     degrees = Georeference(WGS84, Affine(1e-4, 0, 10, 0, -1e-4, 60))
     assert degrees.gsd_m((10, 10)) == pytest.approx(11.12 * np.sqrt(0.5), rel=5e-3)
 
