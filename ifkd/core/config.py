@@ -53,7 +53,7 @@ def read_toml(path: Path, error_type: type[IfkdError] = ConfigError) -> dict[str
 
 
 def parse(values: dict[str, Any], schema: type[S], *, source: str, overrides: Sequence[str] = ()) -> S:
-    """Validate `values`; `source` names them in the error, which tells those of `overrides` from the others.
+    """Validate `values`; `source` names them in the error, which marks the mistakes in `overrides`.
 
     Raises:
         ConfigError: A value is invalid, all mistakes are listed; or no key is one of the schema.
