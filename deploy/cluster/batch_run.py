@@ -25,6 +25,7 @@ from deploy.cluster.engine_pool import EnginePool
 from deploy.cluster.engine_startup import open_engine_pool
 from deploy.cluster.summary import SceneEntry, Summary, summarize
 from deploy.cluster.summary_page import write_summary
+from deploy.engines.engine import EngineInfo
 from deploy.scene.detect_plan import DetectPlan
 from deploy.scene.read.scene import gdal_environment
 from deploy.scene.read.scene_list import SceneSource
@@ -76,21 +77,23 @@ class BatchRun:
             if not request.resume:
                 log_path.unlink(missing_ok=True)
             filters = request.filters.identity() if request.filters is not None else None
-            with CompletedScenes(log_path, self._identity(), filters=filters) as completed:
-                summary = self._process_all(completed)
+            with open_engine_pool(plan, self._log) as pool:
+                resolve_batch(request.batch, pool.executor.info.max_batch)
+                with CompletedScenes(log_path, self._identity(pool.executor.info), filters=filters) as completed:
+                    summary = self._process_all(pool, completed)
             names = write_collection(summary.entries, request.bundle.manifest, plan.store.work)
             write_summary(summary, plan.store.work)
             plan.store.put((*names, SUMMARY_PAGE_FILE, SUMMARY_FILE))
         shutil.rmtree(self._state)
         return summary
 
-    def _identity(self) -> dict[str, Any]:
+    def _identity(self, engine: EngineInfo) -> dict[str, Any]:
         """Return everything that the results depend on except the scenes."""
         request = self._plan.request
         return {
             "program": f"{PRODUCER} {__version__}",
             "bundle": bundle_identity(request.bundle.manifest, request.settings),
-            "engine": asdict(self._plan.engine),
+            "engine": asdict(engine),
             "batch": request.batch,
             "bands": request.bands,
             "scale_range": request.scale_range,
@@ -101,25 +104,23 @@ class BatchRun:
             "settings": request.settings.model_dump(mode="json"),
         }
 
-    def _process_all(self, completed: CompletedScenes) -> Summary:
+    def _process_all(self, pool: EnginePool, completed: CompletedScenes) -> Summary:
         scenes = self._plan.scenes
         entries = {source.name: entry for source in scenes if (entry := completed.entry(source)) is not None}
         earlier = frozenset(entries)
         if earlier:
             self._log(f"Resuming: an earlier run completed {len(earlier)} of {len(scenes)} scenes.")
         remaining = [source for source in scenes if source.name not in earlier]
-        with open_engine_pool(self._plan, self._log) as pool:
-            resolve_batch(self._plan.request.batch, pool.executor.info.max_batch)
-            start, silent = time.perf_counter(), pool.concurrent_scenes == 1
-            bar = progress(len(scenes), "Scenes", unit="scene", initial=len(earlier), silent=silent)
-            with gdal_environment(), bar:
-                for source, entry in self._process(pool, remaining, _ConcurrentProgress(bar)):
-                    entries[source.name] = entry
-                    if entry.state == "done":
-                        completed.append(source, entry)
-                    self._log(_message(entry, len(entries), len(scenes)))
-                    bar.update()
-            seconds = time.perf_counter() - start
+        start, silent = time.perf_counter(), pool.concurrent_scenes == 1
+        bar = progress(len(scenes), "Scenes", unit="scene", initial=len(earlier), silent=silent)
+        with gdal_environment(), bar:
+            for source, entry in self._process(pool, remaining, _ConcurrentProgress(bar)):
+                entries[source.name] = entry
+                if entry.state == "done":
+                    completed.append(source, entry)
+                self._log(_message(entry, len(entries), len(scenes)))
+                bar.update()
+        seconds = time.perf_counter() - start
         ordered = [entries[source.name] for source in scenes]
         return summarize(ordered, earlier=earlier, bundle=self._bundle, engines=pool.record, seconds=seconds)
 

@@ -174,6 +174,16 @@ def test_of_the_bundle_only_what_determines_the_detections_must_be_the_same(call
     assert (code, "Resuming: an earlier run completed 2 of 4 scenes." in said) == (0, True)
 
 
+def test_a_batch_is_not_resumed_with_other_weights(call, scenes):
+    with pytest.raises(FakeEngineError):
+        call(scenes / "*.tif", engine=FailingEngine(10))  # two scenes, and nothing of the third
+    engine = CountingEngine()
+    engine.info = replace(engine.info, sha256="e" * 64)
+    code, _, said, _ = call(scenes / "*.tif", engine=engine)
+    assert (code, engine.batches) == (2, [])
+    assert "engine.sha256 was" in said
+
+
 def test_other_settings_are_refused_with_the_difference(call, scenes, tmp_path):
     with pytest.raises(FakeEngineError):
         call(scenes / "*.tif", engine=FailingEngine(13))
