@@ -8,14 +8,16 @@ import hashlib
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from deploy.scene.write.file_names import CROPS_FOLDER, OWN_FILES, RUN_FILE
+from deploy.scene.write.file_names import CROPS_FOLDER, OWN_FILES, PRODUCER, RUN_FILE
 from deploy.scene.write.output_folder import require_own_files, require_own_record
 from ifkd.core.errors import IfkdError, MissingExtraError, OutputError, UsageError
 from ifkd.core.files import make_folder
 
 PROBE_NAME = ".ifkd-write-check"
+MARKER_NAME = ".ifkd-upload"
+"""File that marks the result files beside it as those of an upload that is not complete."""
 WORK_FOLDER = "ifkd-work"
 
 
@@ -75,16 +77,22 @@ class RemoteStore(ResultStore):
         self._url = url.rstrip("/")
         super().__init__((work or Path(WORK_FOLDER)) / hashlib.sha256(self._url.encode()).hexdigest()[:12])
 
-    def require_access(self, names: Sequence[str] = ()) -> None:  # noqa: ARG002 - `publish` checks the folders
-        """Refuse a store that is not writable; existing files are checked when a scene is published."""
+    def require_access(self, names: Sequence[str] = ()) -> None:
+        """Refuse a store that is not writable, or has result files of another program."""
         make_folder(self.work)
         with _as_output_error(self._url):
             self._files.makedirs(self._root, exist_ok=True)
             self._files.pipe_file(f"{self._root}/{PROBE_NAME}", b"ifkd")
             self._files.rm_file(f"{self._root}/{PROBE_NAME}")
+            if not names:
+                self._own_files(self._root, self._url)
+            for name in sorted(self._names_in(self._root).intersection(names)):
+                self._own_files(f"{self._root}/{name}", f"{self._url}/{name}")
 
     def publish(self, name: str | None = None) -> None:
         """Remove the files of an earlier run, and copy the files of this run.
+
+        Until the copy is complete, a marker states that the files are ours.
 
         Raises:
             OutputError: The store is not writable, or has result files of another program.
@@ -94,17 +102,17 @@ class RemoteStore(ResultStore):
             folder, root, url = folder / name, f"{root}/{name}", f"{url}/{name}"
         files = sorted((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.name == RUN_FILE)
         with _as_output_error(url):
-            present = [name for name in (RUN_FILE, *OWN_FILES) if self._files.exists(f"{root}/{name}")]
-            if present:
-                record = self._files.cat_file(f"{root}/{RUN_FILE}") if RUN_FILE in present else b""
-                require_own_record(record, url, present)
+            present = self._own_files(root, url)
+            targets = {path: f"{root}/{path.relative_to(folder).as_posix()}" for path in files}
+            self._files.makedirs(root, exist_ok=True)
+            self._files.pipe_file(f"{root}/{MARKER_NAME}", PRODUCER.encode())
             for old in present:
                 self._files.rm(f"{root}/{old}", recursive=old == CROPS_FOLDER)
-            targets = {path: f"{root}/{path.relative_to(folder).as_posix()}" for path in files}
             for parent in {target.rpartition("/")[0] for target in targets.values()}:
                 self._files.makedirs(parent, exist_ok=True)
             for path, target in targets.items():
                 self._files.put_file(str(path), target)
+            self._files.rm_file(f"{root}/{MARKER_NAME}")
         shutil.rmtree(folder)
 
     def put(self, names: Sequence[str]) -> None:
@@ -116,6 +124,27 @@ class RemoteStore(ResultStore):
         with _as_output_error(self._url):
             for name in names:
                 self._files.put_file(str(self.work / name), f"{self._root}/{name}")
+
+    def _own_files(self, root: str, url: str) -> list[str]:
+        """Return the result files in a folder of the store, which may be missing.
+
+        Raises:
+            OutputError: Another program wrote them.
+        """
+        found = self._names_in(root)
+        present = [name for name in (RUN_FILE, *OWN_FILES) if name in found]
+        if present and MARKER_NAME not in found:
+            record = self._files.cat_file(f"{root}/{RUN_FILE}") if RUN_FILE in present else b""
+            require_own_record(record, url, present)
+        return present
+
+    def _names_in(self, root: str) -> set[str]:
+        """Return the names of files and folders in a folder of the store; none if it is missing."""
+        self._files.invalidate_cache()
+        try:
+            return {PurePosixPath(path).name for path in self._files.ls(root, detail=False)}
+        except FileNotFoundError:
+            return set()
 
     def __str__(self) -> str:
         return self._url

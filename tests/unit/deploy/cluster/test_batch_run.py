@@ -310,6 +310,7 @@ def test_a_remote_scene_is_known_again_by_some_of_its_blocks(scenes):
 def memory():
     files = fsspec.filesystem("memory")
     files.store.clear()
+    files.pseudo_dirs[:] = [""]
     yield files
     files.store.clear()
 
@@ -355,6 +356,35 @@ def test_a_run_into_a_store_resumes(call, scenes, tmp_path, memory):
     assert code == 0
     assert "completed 2 of 4 scenes" in said
     assert sum(map(len, engine.batches)) <= 35
+
+
+@pytest.mark.parametrize("pattern", ["s0.tif", "s[01].tif"])
+def test_an_upload_that_was_cut_off_is_repeated(call, scenes, tmp_path, memory, monkeypatch, pattern):
+    options = (scenes / pattern, "--work-dir", tmp_path / "work", "--crops", 1)
+    call(scenes / pattern, "--crops", 1)
+
+    def put_file(_, source, target):
+        if target.endswith("map.html"):
+            raise OSError("connection reset")
+        memory.pipe_file(target, Path(source).read_bytes())
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(memory), "put_file", put_file)
+        assert call(*options, out="memory://b")[0] == 2
+    assert [name for name in memory.find("/b") if name.endswith("detections.csv")]
+    code, _, said, _ = call(*options, out="memory://b")
+    assert code == 0, said
+    stored = {name.removeprefix("/b/") for name in memory.find("/b")}
+    out = tmp_path / "out"
+    assert stored == {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
+
+
+def test_files_of_a_store_are_checked_before_the_work(call, scenes, tmp_path, memory):
+    memory.pipe_file("/b/s2/detections.csv", b"precious")
+    for scene, out in (("s*.tif", "memory://b"), ("s2.tif", "memory://b/s2")):
+        code, _, said, engine = call(scenes / scene, "--work-dir", tmp_path / "work", out=out)
+        assert (code, engine.batches) == (2, [])
+        assert "memory://b/s2 has detections.csv, not written by ifkd detect" in said
 
 
 def test_stores_that_cannot_be_written_are_said_before_the_work(call, scenes, tmp_path, monkeypatch):
