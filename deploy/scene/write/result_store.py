@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
-from deploy.scene.write.file_names import CROPS_FOLDER, OWN_FILES, PRODUCER, RUN_FILE
+from deploy.scene.write.file_names import CROPS_FOLDER, OWN_FILES, PRODUCER, RUN_FILE, STATE_FOLDER
 from deploy.scene.write.output_folder import require_own_files, require_own_record
 from ifkd.core.errors import IfkdError, MissingExtraError, OutputError, UsageError
 from ifkd.core.files import make_folder
@@ -42,7 +42,10 @@ class ResultStore:
             except OSError as error:
                 raise _not_writable(str(self.work), error) from error
         for name in names:
-            require_own_files(self.work / name, OWN_FILES)
+            if not (
+                self.work / name / STATE_FOLDER
+            ).is_dir():  # an interrupted run has none or only a part of its files
+                require_own_files(self.work / name, OWN_FILES)
 
     def publish(self, name: str | None = None) -> None:
         """Copy the results of the folder `name`, or of the only scene, to the store, if they are not in place."""

@@ -152,6 +152,23 @@ def test_a_run_that_was_cut_off_resumes_without_processing_a_scene_twice(call, s
     assert sum(map(len, call(scenes / "*.tif")[3].batches)) == 80  # a complete run starts again
 
 
+def test_a_run_that_was_cut_off_while_files_are_moved_resumes(call, scenes, tmp_path, monkeypatch):
+    original = Path.replace
+
+    def move(path, target):
+        if path.parent.parent.name == STATE_FOLDER and path.name == "map.html":
+            raise FakeEngineError
+        return original(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", move)
+        with pytest.raises(FakeEngineError):
+            call(scenes / "*.tif")
+    assert (tmp_path / "out" / "s0" / "detections.csv").exists()
+    code, _, said, _ = call(scenes / "*.tif")
+    assert (code, "s0: Resuming: an earlier run finished" in said) == (0, True)
+
+
 def test_a_scene_that_changed_meanwhile_is_processed_again(call, scenes, tmp_path):
     with pytest.raises(FakeEngineError):
         call(scenes / "*.tif", engine=FailingEngine(13))
