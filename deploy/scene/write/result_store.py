@@ -10,14 +10,22 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
-from deploy.scene.write.file_names import CROPS_FOLDER, OWN_FILES, PRODUCER, RUN_FILE, STATE_FOLDER
+from deploy.scene.write.file_names import (
+    BATCH_FILES,
+    CROPS_FOLDER,
+    OWN_FILES,
+    PRODUCER,
+    RUN_FILE,
+    STATE_FOLDER,
+    SUMMARY_FILE,
+)
 from deploy.scene.write.output_folder import require_own_files, require_own_record
 from ifkd.core.errors import IfkdError, MissingExtraError, OutputError, UsageError
 from ifkd.core.files import make_folder
 
 PROBE_NAME = ".ifkd-write-check"
-MARKER_NAME = ".ifkd-upload"
-"""File that marks the result files beside it as those of an upload that is not complete."""
+MARKER_NAMES = {RUN_FILE: ".ifkd-upload", SUMMARY_FILE: ".ifkd-upload-batch"}
+"""Record -> file that marks the files that end with the record as those of an upload that is not complete."""
 WORK_FOLDER = "ifkd-work"
 
 
@@ -42,10 +50,9 @@ class ResultStore:
             except OSError as error:
                 raise _not_writable(str(self.work), error) from error
         for name in names:
-            if not (
-                self.work / name / STATE_FOLDER
-            ).is_dir():  # an interrupted run has none or only a part of its files
-                require_own_files(self.work / name, OWN_FILES)
+            folder = self.work / name
+            if not (folder / STATE_FOLDER).is_dir():  # an interrupted run may have a part of its files
+                require_own_files(folder, OWN_FILES)
 
     def publish(self, name: str | None = None) -> None:
         """Copy the results of the folder `name`, or of the only scene, to the store, if they are not in place."""
@@ -87,10 +94,9 @@ class RemoteStore(ResultStore):
             self._files.makedirs(self._root, exist_ok=True)
             self._files.pipe_file(f"{self._root}/{PROBE_NAME}", b"ifkd")
             self._files.rm_file(f"{self._root}/{PROBE_NAME}")
-            if not names:
-                self._own_files(self._root, self._url)
+            self._own_files(self._root, self._url, *((SUMMARY_FILE, BATCH_FILES) if names else (RUN_FILE, OWN_FILES)))
             for name in sorted(self._names_in(self._root).intersection(names)):
-                self._own_files(f"{self._root}/{name}", f"{self._url}/{name}")
+                self._own_files(f"{self._root}/{name}", f"{self._url}/{name}", RUN_FILE, OWN_FILES)
 
     def publish(self, name: str | None = None) -> None:
         """Remove the files of an earlier run, and copy the files of this run.
@@ -105,40 +111,49 @@ class RemoteStore(ResultStore):
             folder, root, url = folder / name, f"{root}/{name}", f"{url}/{name}"
         files = sorted((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.name == RUN_FILE)
         with _as_output_error(url):
-            present = self._own_files(root, url)
+            present = self._own_files(root, url, RUN_FILE, OWN_FILES)
             targets = {path: f"{root}/{path.relative_to(folder).as_posix()}" for path in files}
-            self._files.makedirs(root, exist_ok=True)
-            self._files.pipe_file(f"{root}/{MARKER_NAME}", PRODUCER.encode())
-            for old in present:
-                self._files.rm(f"{root}/{old}", recursive=old == CROPS_FOLDER)
-            for parent in {target.rpartition("/")[0] for target in targets.values()}:
-                self._files.makedirs(parent, exist_ok=True)
-            for path, target in targets.items():
-                self._files.put_file(str(path), target)
-            self._files.rm_file(f"{root}/{MARKER_NAME}")
+            with self._marked(root, RUN_FILE):
+                for old in present:
+                    self._files.rm(f"{root}/{old}", recursive=old == CROPS_FOLDER)
+                for parent in {target.rpartition("/")[0] for target in targets.values()}:
+                    self._files.makedirs(parent, exist_ok=True)
+                for path, target in targets.items():
+                    self._files.put_file(str(path), target)
         shutil.rmtree(folder)
 
     def put(self, names: Sequence[str]) -> None:
-        """Copy files of the work folder to the store.
+        """Copy files of a batch from the work folder to the store, its summary last.
 
         Raises:
-            OutputError: The store is not writable.
+            OutputError: The store is not writable, or has such files of another program.
         """
         with _as_output_error(self._url):
-            for name in names:
-                self._files.put_file(str(self.work / name), f"{self._root}/{name}")
+            self._own_files(self._root, self._url, SUMMARY_FILE, BATCH_FILES)
+            with self._marked(self._root, SUMMARY_FILE):
+                for name in names:
+                    self._files.put_file(str(self.work / name), f"{self._root}/{name}")
 
-    def _own_files(self, root: str, url: str) -> list[str]:
-        """Return the result files in a folder of the store, which may be missing.
+    @contextmanager
+    def _marked(self, root: str, record: str) -> Iterator[None]:
+        """Mark the files of a folder as those of an incomplete upload, until the block ends without an exception."""
+        marker = f"{root}/{MARKER_NAMES[record]}"
+        self._files.makedirs(root, exist_ok=True)
+        self._files.pipe_file(marker, PRODUCER.encode())
+        yield
+        self._files.rm_file(marker)
+
+    def _own_files(self, root: str, url: str, record: str, names: Sequence[str]) -> list[str]:
+        """Return which of the record and the `names` are in a folder of the store, which may be missing.
 
         Raises:
             OutputError: Another program wrote them.
         """
         found = self._names_in(root)
-        present = [name for name in (RUN_FILE, *OWN_FILES) if name in found]
-        if present and MARKER_NAME not in found:
-            record = self._files.cat_file(f"{root}/{RUN_FILE}") if RUN_FILE in present else b""
-            require_own_record(record, url, present)
+        present = [name for name in dict.fromkeys((record, *names)) if name in found]
+        if present and MARKER_NAMES[record] not in found:
+            content = self._files.cat_file(f"{root}/{record}") if record in present else b""
+            require_own_record(content, url, present)
         return present
 
     def _names_in(self, root: str) -> set[str]:

@@ -398,10 +398,31 @@ def test_an_upload_that_was_cut_off_is_repeated(call, scenes, tmp_path, memory, 
 
 def test_files_of_a_store_are_checked_before_the_work(call, scenes, tmp_path, memory):
     memory.pipe_file("/b/s2/detections.csv", b"precious")
-    for scene, out in (("s*.tif", "memory://b"), ("s2.tif", "memory://b/s2")):
+    memory.pipe_file("/c/collection.json", b"precious")
+    for scene, out, found in (
+        ("s*.tif", "memory://b", "memory://b/s2 has detections.csv"),
+        ("s2.tif", "memory://b/s2", "memory://b/s2 has detections.csv"),
+        ("s*.tif", "memory://c", "memory://c has collection.json"),
+    ):
         code, _, said, engine = call(scenes / scene, "--work-dir", tmp_path / "work", out=out)
         assert (code, engine.batches) == (2, [])
-        assert "memory://b/s2 has detections.csv, not written by ifkd detect" in said
+        assert f"{found}, not written by ifkd detect" in said
+
+
+def test_a_summary_whose_upload_was_cut_off_is_uploaded_again(call, scenes, tmp_path, memory, monkeypatch):
+    options = (scenes / "*.tif", "--work-dir", tmp_path / "work")
+
+    def put_file(_, source, target):
+        if target.endswith("summary.html"):
+            raise OSError("connection reset")
+        memory.pipe_file(target, Path(source).read_bytes())
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(memory), "put_file", put_file)
+        assert call(*options, out="memory://b")[0] == 2
+    code, _, said, engine = call(*options, out="memory://b")
+    assert (code, engine.batches, "completed 4 of 4 scenes" in said) == (0, [], True)
+    assert {path.rpartition("/")[2] for path in memory.ls("/b", detail=False)} == {"s0", "s1", "s2", "s3", *BATCH_FILES}
 
 
 def test_stores_that_cannot_be_written_are_said_before_the_work(call, scenes, tmp_path, monkeypatch):
