@@ -32,7 +32,7 @@ from deploy.scene.read.scene_list import SceneSource
 from deploy.scene.run.pipeline import ProgressFactory, resolve_batch
 from deploy.scene.scene_run import run_scene
 from deploy.scene.settings import grid_for, tile_for
-from deploy.scene.write.file_names import BATCH_FILES, PRODUCER, STATE_FOLDER, SUMMARY_FILE, SUMMARY_PAGE_FILE
+from deploy.scene.write.file_names import BATCH_FILES, BATCH_STATE_FOLDER, PRODUCER, SUMMARY_FILE, SUMMARY_PAGE_FILE
 from deploy.scene.write.output_folder import require_own_files
 from deploy.scene.write.run_record import BundleReference, bundle_identity
 from ifkd import __version__
@@ -51,7 +51,7 @@ class BatchRun:
 
     def __init__(self, plan: DetectPlan, log: Callable[[str], object]) -> None:
         self._plan, self._log = plan, log
-        self._state = plan.store.work / STATE_FOLDER
+        self._state = plan.store.work / BATCH_STATE_FOLDER
         self._bundle = BundleReference.of_folder(plan.request.bundle.path)
 
     def run(self) -> Summary:

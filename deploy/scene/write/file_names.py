@@ -31,4 +31,6 @@ BATCH_FILES = (SUMMARY_FILE, SUMMARY_PAGE_FILE, COLLECTION_FILE)
 """Files of a batch run, in the parent folder of its scenes' folders."""
 
 STATE_FOLDER = ".ifkd-detect"
-"""Folder with the state of an unfinished run, in its output folder."""
+"""Folder with the state of an unfinished run of a scene, in its output folder."""
+BATCH_STATE_FOLDER = ".ifkd-detect-batch"
+"""Folder with the state of an unfinished batch run, in the parent folder of its scenes' folders."""

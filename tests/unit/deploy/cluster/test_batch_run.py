@@ -19,7 +19,14 @@ from deploy.cluster.summary import EnginesRecord, SceneEntry, summarize
 from deploy.cluster.summary_page import render
 from deploy.scene.read.acquisition_time import stated_time
 from deploy.scene.read.scene_list import read_sources
-from deploy.scene.write.file_names import BATCH_FILES, ITEM_FILE, RESULT_FILES, RUN_FILE, STATE_FOLDER
+from deploy.scene.write.file_names import (
+    BATCH_FILES,
+    BATCH_STATE_FOLDER,
+    ITEM_FILE,
+    RESULT_FILES,
+    RUN_FILE,
+    STATE_FOLDER,
+)
 from deploy.scene.write.result_store import RemoteStore
 from deploy.scene.write.run_record import BundleReference
 from export.bundle.bundle import MANIFEST_NAME, add_file, open_bundle
@@ -148,7 +155,7 @@ def test_a_run_that_was_cut_off_resumes_without_processing_a_scene_twice(call, s
     assert files(out) == files(tmp_path / "whole")
     summary = json.loads((out / "summary.json").read_text())
     assert (summary["done"], summary["from_earlier_run"], summary["objects"]) == (4, 2, 8)
-    assert not (out / STATE_FOLDER).exists()
+    assert not (out / BATCH_STATE_FOLDER).exists()
     assert sum(map(len, call(scenes / "*.tif")[3].batches)) == 80  # a complete run starts again
 
 
@@ -262,6 +269,22 @@ def test_places_that_do_not_fit_are_said_before_the_work(call, scenes, tmp_path,
     assert re.search(message, said)
     assert said.startswith("error: ")
     assert said.count("\n") == 2  # the error and its hint
+
+
+def test_a_batch_and_a_run_of_a_scene_in_one_folder_do_not_share_their_state(call, scenes, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "detections.geojson").write_text("mine")
+    with pytest.raises(FakeEngineError):
+        call(scenes / "*.tif", engine=FailingEngine(13))
+    code, _, said, _ = call(scenes / "s0.tif")
+    assert (code, "has detections.geojson, not written by" in said) == (2, True)
+    (out / "detections.geojson").unlink()
+    with pytest.raises(FakeEngineError):
+        call(scenes / "s0.tif", engine=FailingEngine(3))
+    assert call(scenes / "*.tif")[0] == 0
+    code, _, said, _ = call(scenes / "s0.tif")
+    assert (code, "Resuming: an earlier run finished" in said) == (0, True)
 
 
 @pytest.mark.parametrize(

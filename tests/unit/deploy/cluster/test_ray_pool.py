@@ -19,7 +19,7 @@ from fakes.ray_engines import BatchDependentEngine, CrashingEngine, KilledOnceEn
 
 from deploy.cli.main import main
 from deploy.cluster.bundle_copy import BundleCopy
-from deploy.scene.write.file_names import RESULT_FILES, STATE_FOLDER
+from deploy.scene.write.file_names import BATCH_STATE_FOLDER, RESULT_FILES, STATE_FOLDER
 from export.bundle.bundle import open_bundle
 from ifkd.core.errors import BundleError
 
@@ -194,7 +194,7 @@ def test_kill_9_of_the_driver_and_the_same_command_resumes(call, bundle, tmp_pat
     earlier = summary_of(out)["from_earlier_run"]
     fresh = (3 - earlier - len(resumable)) * per_scene
     assert rest + fresh <= processed <= rest + fresh + len(resumable) * 8 * 4
-    assert not (out / STATE_FOLDER).exists()
+    assert not (out / BATCH_STATE_FOLDER).exists()
 
 
 def _resumable_rows(out, name):
