@@ -106,7 +106,8 @@ class BatchRun:
 
     def _process_all(self, pool: EnginePool, completed: CompletedScenes) -> Summary:
         scenes = self._plan.scenes
-        entries = {source.name: entry for source in scenes if (entry := completed.entry(source)) is not None}
+        found = {source.name: completed.entry(source) for source in scenes}
+        entries = {name: entry for name, entry in found.items() if entry and self._plan.store.has_results(name)}
         earlier = frozenset(entries)
         if earlier:
             self._log(f"Resuming: an earlier run completed {len(earlier)} of {len(scenes)} scenes.")

@@ -1,6 +1,7 @@
 """Log of the completed scenes of a batch run, so that an interrupted run can be resumed. A record is a line of JSON."""
 
 import json
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ from pydantic import ValidationError
 from deploy.cluster.summary import SceneEntry
 from deploy.scene.read.scene_list import SceneSource
 from deploy.scene.run.append_log import AppendLog
+from ifkd.core.errors import SceneError
+from ifkd.imagery.raster import RasterFile
 
 
 class CompletedScenes(AppendLog):
@@ -23,7 +26,7 @@ class CompletedScenes(AppendLog):
         return len(self._entries)
 
     def entry(self, source: SceneSource) -> SceneEntry | None:
-        """Return the entry of a scene; None if it is not completed, or its file or the filters have changed."""
+        """Return the entry of a scene; None if it is not completed, or its files or the filters have changed."""
         fingerprint, entry = self._entries.get(source.name, (None, None))
         return entry if fingerprint == self._fingerprint(source) else None
 
@@ -51,11 +54,13 @@ class CompletedScenes(AppendLog):
             self._entries[entry.name] = (record["fingerprint"], entry)
 
     def _fingerprint(self, source: SceneSource) -> str:
-        """Return location, time and filters of a scene, with size and modification time if it is a local file."""
+        """Return location, time and filters of a scene, with the state of all its files if they are local."""
         scene = f"{source.location} at {source.time}"
         if self._filters is not None:
             scene += f" with filters {json.dumps(self._filters)}"
         if isinstance(source.location, Path) and source.location.is_file():
             state = source.location.stat()
-            return f"{scene}: {state.st_size} bytes of {state.st_mtime_ns}"
+            scene += f": {state.st_size} bytes of {state.st_mtime_ns}"
+            with suppress(SceneError), closing(RasterFile(source.location)) as raster:
+                scene += f", {json.dumps(raster.files(), sort_keys=True)}"
         return scene

@@ -1,8 +1,10 @@
 """Read windows of rasters in files and in memory, with a mask of valid pixels."""
 
 import hashlib
+import os
 import warnings
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -70,7 +72,10 @@ class Raster(ABC):
         """
 
     def files(self) -> dict[str, str]:
-        """Return the size and modification time of each file of the raster, by name; empty in memory."""
+        """Return the size and modification time of each file of the raster, by name; empty in memory.
+
+        Files with the same name in several folders are listed by their paths, relative to the raster.
+        """
         return {}
 
     @abstractmethod
@@ -184,7 +189,10 @@ class RasterFile(Raster):
         """Return size and modification time of each file; see `Raster.files`."""
         if isinstance(self._path, RasterAddress):
             return {self.name: f"{self._digest_of_blocks()} in its first, middle and last block"}
-        states = {Path(name).name: Path(name).stat() for name in self.dataset.files if Path(name).is_file()}
+        paths = [path for path in map(Path, dict.fromkeys(self.dataset.files)) if path.is_file()]
+        count, folder = Counter(path.name for path in paths), self._path.parent
+        names = [path.name if count[path.name] == 1 else os.path.relpath(path, folder) for path in paths]
+        states = {name: path.stat() for name, path in zip(names, paths, strict=True)}
         times = {name: datetime.fromtimestamp(state.st_mtime, UTC).isoformat() for name, state in states.items()}
         return {name: f"{state.st_size} bytes of {times[name]}" for name, state in states.items()}
 

@@ -54,6 +54,10 @@ class ResultStore:
             if not (folder / STATE_FOLDER).is_dir():  # an interrupted run may have a part of its files
                 require_own_files(folder, OWN_FILES)
 
+    def has_results(self, name: str) -> bool:
+        """Return whether the folder `name` has complete results."""
+        return (self.work / name / RUN_FILE).is_file()
+
     def publish(self, name: str | None = None) -> None:
         """Copy the results of the folder `name`, or of the only scene, to the store, if they are not in place."""
 
@@ -97,6 +101,11 @@ class RemoteStore(ResultStore):
             self._own_files(self._root, self._url, *((SUMMARY_FILE, BATCH_FILES) if names else (RUN_FILE, OWN_FILES)))
             for name in sorted(self._names_in(self._root).intersection(names)):
                 self._own_files(f"{self._root}/{name}", f"{self._url}/{name}", RUN_FILE, OWN_FILES)
+
+    def has_results(self, name: str) -> bool:
+        """Return whether the folder `name` has complete results."""
+        with _as_output_error(self._url):
+            return bool(self._files.exists(f"{self._root}/{name}/{RUN_FILE}"))
 
     def publish(self, name: str | None = None) -> None:
         """Remove the files of an earlier run, and copy the files of this run.

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from affine import Affine
 from fakes.fake_scene import CountingEngine, FailingEngine, FakeEngineError, sea, write_bundle, write_tif
 from fakes.http_range_server import serve_folder
+from rasterio.shutil import copy
 
 from deploy.cli.main import main
 from deploy.cluster.completed_scenes import CompletedScenes
@@ -183,6 +185,19 @@ def test_a_scene_that_changed_meanwhile_is_processed_again(call, scenes, tmp_pat
     assert "completed 1 of 4 scenes" in call(scenes / "*.tif")[2]
     csv = (tmp_path / "out" / "s0" / "detections.csv").read_text()
     assert csv.count("\n") == 2
+
+
+def test_a_scene_whose_source_changed_or_whose_results_are_gone_is_processed_again(call, scenes, tmp_path):
+    (tmp_path / "list.txt").write_text("scenes/s0.vrt\nscenes/s1.tif\nscenes/s2.tif\n")
+    copy(str(scenes / "s0.tif"), str(scenes / "s0.vrt"), driver="VRT")
+    with pytest.raises(FakeEngineError):
+        call(tmp_path / "list.txt", engine=FailingEngine(13))
+    write_tif(scenes / "s0.tif", sea(170, 200, [(5, 5, 17, 15, 1)]))
+    shutil.rmtree(tmp_path / "out" / "s1")
+    code, _, said, _ = call(tmp_path / "list.txt")
+    assert (code, "an earlier run completed" in said) == (0, False)
+    objects = [json.loads((tmp_path / "out" / name / RUN_FILE).read_text())["objects"] for name in ("s0", "s1", "s2")]
+    assert objects == [1, 2, 2]
 
 
 def test_of_the_bundle_only_what_determines_the_detections_must_be_the_same(call, bundle, scenes):

@@ -98,6 +98,19 @@ def test_bands_of_several_types_are_refused(tmp_path: Path) -> None:
         Scene(tmp_path / "a.vrt")
 
 
+def test_files_with_the_same_name_in_several_folders_are_told_apart(tmp_path: Path) -> None:
+    sources = ""
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        write(tmp_path / folder / "x.tif", np.ones((1, *SIZE), np.uint8))
+        sources += f"""<SimpleSource><SourceFilename relativeToVRT="1">{folder}/x.tif</SourceFilename>
+<SourceBand>1</SourceBand></SimpleSource>"""
+    band = f'<VRTRasterBand dataType="Byte" band="1">{sources}</VRTRasterBand>'
+    (tmp_path / "m.vrt").write_text(f'<VRTDataset rasterXSize="60" rasterYSize="50">{band}</VRTDataset>')
+    with closing(RasterFile(tmp_path / "m.vrt")) as raster:
+        assert sorted(raster.files()) == ["a/x.tif", "b/x.tif", "m.vrt"]
+
+
 def test_metadata_that_cannot_be_read_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "a.tif", np.ones((1, *SIZE), np.uint8))
     closed = []
