@@ -41,6 +41,8 @@ class SceneEntry(Schema):
     """Problem of the first unreadable tile."""
     retried_row_ranges: int = 0
     """Row ranges that ran again because their engine was lost."""
+    resumed_fraction: float = 0.0
+    """Fraction of the rows of tiles that an earlier, interrupted run of the scene had finished."""
     skipped_tiles: int = 0
     """Tiles that the screen skipped."""
     screen_problem: str | None = None
@@ -69,6 +71,7 @@ class SceneEntry(Schema):
             unreadable_tiles=len(tiles.unreadable),
             first_unreadable=tiles.unreadable[0].problem if tiles.unreadable else None,
             retried_row_ranges=tiles.retried_row_ranges,
+            resumed_fraction=tiles.resumed_rows / len(run.result.grid.tops),
             skipped_tiles=0 if record.screening is None else record.screening.skipped,
             screen_problem=None if record.screening is None else record.screening.contradiction,
             strict=record.settings.strict,
@@ -110,7 +113,7 @@ class Summary(Schema):
     seconds: float
     """Duration of this run, from the first scene to the last."""
     megapixels: float
-    """Size of the scenes of this run; so is `km2`."""
+    """Size of the scenes of this run, less the rows of tiles that an earlier run had finished; so is `km2`."""
     km2: float
     """Scenes without a georeference count as 0."""
     km2_per_hour: float
@@ -157,8 +160,8 @@ def summarize(
     """Return the summary of a run of `seconds`; `earlier` has the names of scenes that an earlier run completed."""
     done = [entry for entry in entries if entry.state == "done"]
     this_run = [entry for entry in done if entry.name not in earlier]
-    megapixels = sum(entry.width_px * entry.height_px for entry in this_run) / 1e6
-    km2 = sum(entry.km2 or 0.0 for entry in this_run)
+    megapixels = sum(entry.width_px * entry.height_px * (1 - entry.resumed_fraction) for entry in this_run) / 1e6
+    km2 = sum((entry.km2 or 0.0) * (1 - entry.resumed_fraction) for entry in this_run)
     per_class: Counter[str] = Counter()
     for entry in done:
         per_class.update(entry.objects_per_class)

@@ -510,6 +510,17 @@ def test_figures_of_a_summary():
     )
 
 
+def test_rows_of_an_earlier_run_do_not_count_for_the_speed(call, scenes, tmp_path):
+    with pytest.raises(FakeEngineError):
+        call(scenes / "s[01].tif", engine=FailingEngine(8))
+    call(scenes / "s[01].tif")
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    resumed = json.loads((tmp_path / "out" / "s1" / RUN_FILE).read_text())["tiles"]["resumed_rows"]
+    assert 0 < resumed < 4
+    assert [entry["resumed_fraction"] for entry in summary["entries"]] == [0, resumed / 4]
+    assert summary["megapixels"] == pytest.approx(170 * 200 * (1 - resumed / 4) / 1e6)
+
+
 def test_the_page_opens_in_a_browser_and_is_valid(open_page, html_errors, tmp_path):
     path = tmp_path / "summary.html"
     path.write_text(render(example()), encoding="utf-8")
