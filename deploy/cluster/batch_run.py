@@ -28,7 +28,7 @@ from deploy.cluster.summary_page import write_summary
 from deploy.engines.engine import EngineInfo
 from deploy.scene.detect_plan import DetectPlan
 from deploy.scene.read.scene import gdal_environment
-from deploy.scene.read.scene_list import SceneSource
+from deploy.scene.read.scene_list import LIST_FORMAT, SceneSource
 from deploy.scene.run.pipeline import ProgressFactory, resolve_batch
 from deploy.scene.scene_run import run_scene
 from deploy.scene.settings import grid_for, tile_for
@@ -36,8 +36,8 @@ from deploy.scene.write.file_names import BATCH_FILES, BATCH_STATE_FOLDER, PRODU
 from deploy.scene.write.output_folder import require_own_files
 from deploy.scene.write.run_record import BundleReference, bundle_identity
 from ifkd import __version__
-from ifkd.core.errors import EngineError, IfkdError, OutputError
-from ifkd.core.files import acquire_lock, make_folder
+from ifkd.core.errors import EngineError, IfkdError, OutputError, UsageError
+from ifkd.core.files import acquire_lock, folded, make_folder
 from ifkd.core.progress import progress
 
 LARGE_SCENE = (1_000_000, 1_000_000)
@@ -63,9 +63,14 @@ class BatchRun:
             EngineError: The engines cannot run, or all are lost; the run can be resumed.
             OutputError: A folder is not writable, has files of another program, or has an unfinished run with other
                 settings.
-            UsageError: A setting is invalid for every scene.
+            UsageError: A setting is invalid for every scene, or a scene has the name of a file of the batch.
         """
         plan, request = self._plan, self._plan.request
+        taken = next((source for source in plan.scenes if folded(source.name) in BATCH_FILES), None)
+        if taken is not None:
+            problem = f"{taken.location} ({taken.origin}) cannot have the name of a file of the batch"
+            hint = f"Set another name in a text list: {LIST_FORMAT}."
+            raise UsageError(problem, got=taken.name, hint=hint)
         tile_px = tile_for(LARGE_SCENE, request.bundle.manifest.input.sizes, request.settings)
         grid_for(LARGE_SCENE, tile_px, request.settings)
         plan.store.require_access([source.name for source in plan.scenes])

@@ -161,10 +161,13 @@ def _name(location: Path | RasterAddress) -> str:
 def _checked_name(name: str, source: Path) -> str:
     if (
         re.search(r"[/\\\x00-\x1f\ud800-\udc7f\udd00-\udfff]", name)
+        or not name
         or name.startswith(".")
         or len(name.encode()) > MAX_NAME_BYTES
     ):
-        expected = f"a name of at most {MAX_NAME_BYTES} bytes, without slashes, that does not start with a dot"
+        expected = (
+            f"a name of at most {MAX_NAME_BYTES} bytes, not empty, without slashes, that does not start with a dot"
+        )
         raise DataError(f"{source}: a scene's name must be a valid folder name", got=repr(name), expected=expected)
     return name
 

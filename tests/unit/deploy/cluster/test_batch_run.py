@@ -315,6 +315,13 @@ def test_a_setting_that_fits_no_scene_is_no_failure_of_each(call, scenes, tmp_pa
     assert not (tmp_path / "out" / "summary.json").exists()
 
 
+def test_a_scene_with_the_name_of_a_file_of_the_batch_is_refused(call, scenes, tmp_path):
+    (tmp_path / "list.txt").write_text("scenes/s0.tif\tSummary.json\nscenes/s1.tif\n")
+    code, _, said, engine = call(tmp_path / "list.txt")
+    assert (code, engine.batches) == (2, [])
+    assert "list.txt) cannot have the name of a file of the batch: got Summary.json" in said
+
+
 def test_labels_are_those_of_one_scene(call, scenes):
     code, _, said, _ = call(scenes / "*.tif", "--ground-truth", "labels.json")
     assert code == 2

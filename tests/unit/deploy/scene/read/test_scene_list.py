@@ -123,6 +123,10 @@ def test_the_asset_is_asked_for_when_there_are_several(files):
         ("[]", "not a STAC item collection"),
         ('{"type": "Collection"}', "not a STAC item collection: got type 'Collection'"),
         ('{"type": "FeatureCollection", "features": [{"id": "x"}]}', "feature 0 is not a STAC item"),
+        (
+            json.dumps(item("", {"i": {"href": "a.tif", "type": TIFF}})),
+            "valid folder name: got '', expected a name of at",
+        ),
         (json.dumps(item("a/b", {"i": {"href": "a.tif", "type": TIFF}})), "a scene's name must be a valid folder name"),
         ('{"type": "FeatureCollection", "features": []}', "There are no scenes"),
     ],
