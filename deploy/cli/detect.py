@@ -213,8 +213,11 @@ def _resolve(arguments: Arguments) -> "DetectPlan":
     bundle = open_bundle(arguments.bundle)
     settings = _settings(arguments, bundle.manifest)
     if not single and arguments.ground_truth is not None:
-        hint = "Evaluate each with `ifkd evaluate RESULTS --scene LABELS`."
-        raise UsageError("--ground-truth has the labels of one scene", got=f"{len(scenes)} scenes", hint=hint)
+        problem = "--ground-truth has the labels of one scene, named by its path or URL"
+        got, hint = f"{len(scenes)} scenes", "Evaluate each with `ifkd evaluate RESULTS --scene LABELS`."
+        if len(scenes) == 1:
+            got, hint = " ".join(arguments.scenes), f"Name {scenes[0].location} itself."
+        raise UsageError(problem, got=got, hint=hint)
     if not single:
         require_templates()
     low_high = arguments.scale_range

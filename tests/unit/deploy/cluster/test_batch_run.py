@@ -323,9 +323,13 @@ def test_a_scene_with_the_name_of_a_file_of_the_batch_is_refused(call, scenes, t
 
 
 def test_labels_are_those_of_one_scene(call, scenes):
+    problem = "--ground-truth has the labels of one scene, named by its path or URL"
     code, _, said, _ = call(scenes / "*.tif", "--ground-truth", "labels.json")
     assert code == 2
-    assert "--ground-truth has the labels of one scene: got 4 scenes.\nhint: Evaluate each with" in said
+    assert f"{problem}: got 4 scenes.\nhint: Evaluate each with" in said
+    code, _, said, _ = call(scenes / "s0*.tif", "--ground-truth", "labels.json")
+    assert code == 2
+    assert f"{problem}: got {scenes}/s0*.tif.\nhint: Name {scenes}/s0.tif itself." in said
 
 
 def test_scenes_are_read_over_http_in_ranges(call, scenes, tmp_path):
