@@ -62,7 +62,8 @@ def read_aoi(path: Path) -> AreaOfInterest:
     Raises:
         UsageError: The file is missing or is not GeoJSON, or has no polygons in degrees.
     """
-    content = read_json(path, what="area of interest", error_type=UsageError)
+    hint = f"It must be GeoJSON in UTF-8. Convert other formats: ogr2ogr -t_srs EPSG:4326 area.geojson {path}"
+    content = read_json(path, what="area of interest", error_type=UsageError, hint=hint if path.exists() else None)
     try:
         polygons = _polygons(shapely.from_geojson(json.dumps(_geometry(content))))
         coordinates = shapely.get_coordinates(polygons)

@@ -160,6 +160,7 @@ def test_an_area_needs_a_scene_on_the_map(tmp_path, capsys):
     [
         (None, r"There is no area of interest .*a\.geojson"),
         ("{", r"is not a JSON file \("),
+        ("SQLite format 3\0", r"It must be GeoJSON.*: ogr2ogr -t_srs EPSG:4326 area\.geojson .*a\.geojson$"),
         ("[1]", r"is not valid GeoJSON"),
         ('{"type": "Point", "coordinates": [1, 2]}', r"has no polygon: expected a Polygon or a MultiPolygon"),
         ('{"type": "Polygon", "coordinates": [[[1, 2], [3, 4]]]}', r"is not valid GeoJSON \(.*closed"),
