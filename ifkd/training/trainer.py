@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.checkpoint.stateful import Stateful
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
@@ -102,7 +102,10 @@ class Trainer:
             options, scale = run.recipe.distillation.balance, self.scaler.get_scale
             self.balance = LossBalance(options, by_term=method.balanced_by_term, loss_scale=scale)
         self.model = TrainStep(self.detector, self.method, self.autocast, self.balance)
-        self.parallel_model = DistributedDataParallel(self.model) if world_size() > 1 else self.model
+        self.parallel_model: nn.Module = self.model
+        if world_size() > 1:
+            unused = method is not None and method.can_have_unused_layers
+            self.parallel_model = DistributedDataParallel(self.model, find_unused_parameters=unused)
         # Ratios count when the learning rate and the method's weights have their full values, and after a quarter of
         # the run: the loss of a method whose own layers have not learned yet says nothing about its weight.
         method_warmup = getattr(getattr(method, "config", None), "warmup_iters", 0)

@@ -106,6 +106,18 @@ def test_two_processes_train_like_one(runs: tuple[Path, Path]) -> None:
         torch.testing.assert_close(shared[name], value, rtol=1e-3, atol=1e-5, msg=name)
 
 
+def test_layers_of_terms_without_weight_are_left_out(setup: Path) -> None:
+    """As in the ablation's row of attention transfer alone, which does not use IFKD's layers."""
+    off = tuple(f"distillation.method.{name}=0" for name in ("alpha", "beta"))
+    overrides = (*off, "distillation.method.with_at=true")
+    done = distill(setup, "at_of_two", *overrides, processes=2)
+    assert done.returncode == 0, done.stderr
+    assert distill_here(setup, "at_of_one", *overrides) == 0
+    alone, shared = (load_file(setup / name / "last.safetensors") for name in ("at_of_one", "at_of_two"))
+    for name, value in alone.items():
+        torch.testing.assert_close(shared[name], value, rtol=1e-3, atol=1e-5, msg=name)
+
+
 def test_validation_in_two_processes_is_exact(runs: tuple[Path, Path]) -> None:
     """Before the first step the weights are equal, so the metrics are equal to the bit."""
     one, two = (next(entry for entry in entries(folder) if "validation" in entry) for folder in runs)

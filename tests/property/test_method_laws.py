@@ -44,6 +44,16 @@ ROOTS = ("fkd", "insdist", "pkd", "arsd")
 
 
 @pytest.mark.parametrize(("name", "family"), cases())
+def test_layers_can_be_unused_only_by_terms_without_weight(name: str, family: recipe.Family) -> None:
+    built = method(name, family)
+    terms = built.losses(make_batch(output(family, 1, leaf=True), output(family, 2)))
+    torch.stack([term.weight * term.value for term in terms.values()]).sum().backward()
+    assert all(parameter.grad is not None for parameter in built.parameters())
+    assert not built.can_have_unused_layers
+    assert all(method(name, family, **{weight: 0}).can_have_unused_layers for weight in WEIGHTS[name])
+
+
+@pytest.mark.parametrize(("name", "family"), cases())
 def test_terms_and_gradients_vanish_for_equal_networks(name: str, family: recipe.Family) -> None:
     """With equal features and logits and identity adapters every term is minimal and has no gradient."""
     networks = detectors(family)

@@ -95,6 +95,12 @@ def warmup_factor(iteration: int, warmup_iters: int) -> float:
     return 1.0 if warmup_iters == 0 else min(1.0, iteration / warmup_iters)
 
 
+def _has_zero(options: dict[str, Any]) -> bool:
+    """Return whether a float of nested options is 0."""
+    values = options.values()
+    return any(_has_zero(one) if isinstance(one, dict) else isinstance(one, float) and one == 0 for one in values)
+
+
 class Method(nn.Module, ABC):
     """A distillation method. Its own parameters are trained with the student, and are not part of its checkpoint."""
 
@@ -108,6 +114,11 @@ class Method(nn.Module, ABC):
         super().__init__()
         self.config = config
         self.networks = networks
+
+    @property
+    def can_have_unused_layers(self) -> bool:
+        """Whether a number of the options is 0: a term of weight 0 leaves its layers without gradient."""
+        return _has_zero(self.config.model_dump())
 
     @abstractmethod
     def losses(self, batch: DistillationBatch) -> dict[str, Term]:
