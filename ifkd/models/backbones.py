@@ -52,14 +52,14 @@ class Backbone(IntermediateLayerGetter):  # type: ignore[misc]
         self.out_channels = [layers[stage][1] for stage in stages]
         self._frozen_norm = config.norm == "frozen"
         frozen = list(self).index(layers[config.frozen_stages - 1][0]) + 1 if config.frozen_stages else 0
-        self._frozen_layers = list(self.values())[:frozen]
-        for layer in self._frozen_layers:
-            layer.requires_grad_(requires_grad=False)
+        self._frozen_layers = list(self)[:frozen]  # names, because synchronized batch norm replaces the stem's layer
+        for name in self._frozen_layers:
+            self[name].requires_grad_(requires_grad=False)
 
     def train(self, mode: bool = True) -> "Backbone":  # noqa: FBT001, FBT002
         """Set training mode, except for frozen layers."""
         super().train(mode)
         norms = [module for module in self.modules() if isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm)]
-        for module in [*self._frozen_layers, *(norms if self._frozen_norm else ())]:
+        for module in [*(self[name] for name in self._frozen_layers), *(norms if self._frozen_norm else ())]:
             module.eval()
         return self

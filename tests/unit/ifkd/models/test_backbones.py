@@ -109,6 +109,12 @@ def test_frozen_statistics_stay_frozen_in_synchronized_batch_norm() -> None:
     assert not any(module.training for module in norms)
 
 
+def test_frozen_stages_stay_frozen_with_synchronized_batch_norm() -> None:
+    built = nn.SyncBatchNorm.convert_sync_batchnorm(backbone(frozen_stages=1)).train()
+    norms = {key: module for key, module in built.named_modules() if isinstance(module, nn.SyncBatchNorm)}
+    assert {key.split(".")[0] for key, module in norms.items() if not module.training} == {"bn1", "layer1"}
+
+
 def test_frozen_norm_keeps_statistics_and_trains_its_weights() -> None:
     built = backbone(norm="frozen").train()
     norms = [module for module in built.modules() if isinstance(module, nn.BatchNorm2d)]
