@@ -28,7 +28,7 @@ class FasterRcnn(Detector):
         super().__init__()
         self.config = config
         self.num_classes = num_classes
-        self.anchor_scales = (config.anchor_scale or 8.0,)
+        self.anchor_scales = (config.smallest_anchor,)
         self.backbone = Pyramid(Backbone(config, stages=(0, 1, 2, 3)), config, LastLevelMaxPool())
         self.rpn = RegionProposalNetwork(config.channels, config.head_init)
         self.roi_heads = RoiHead(config, num_classes)

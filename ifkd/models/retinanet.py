@@ -33,7 +33,7 @@ class RetinaNet(Detector):
         super().__init__()
         self.config = config
         self.num_classes = num_classes
-        self.anchor_scales = tuple((config.anchor_scale or 4.0) * scale for scale in OCTAVE_SCALES)
+        self.anchor_scales = tuple(config.smallest_anchor * scale for scale in OCTAVE_SCALES)
         body = Backbone(config, stages=(1, 2, 3))
         self.backbone = Pyramid(body, config, CoarseLevels(body.out_channels[-1], config.channels))
         self.head = RetinaNetHead(config.channels, ANCHORS_PER_CELL, num_classes)

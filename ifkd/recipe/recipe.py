@@ -131,6 +131,11 @@ class DetectorOptions(Schema):
         """Names of the pyramid levels, finest first."""
         return LEVELS[self.family]
 
+    @property
+    def smallest_anchor(self) -> float:
+        """`anchor_scale`, or its default."""
+        return self.anchor_scale or {"retinanet": 4.0, "faster_rcnn": 8.0}[self.family]
+
 
 class RoleOptions(Schema):
     """A detector and its training without distillation."""

@@ -77,7 +77,7 @@ def distill_student(recipe: Recipe, teacher_checkpoint: Path, folder: Path, *, r
     weights of the teacher. An earlier run in `folder` is resumed, or deleted first with `resume=False`.
 
     Raises:
-        CheckpointError: The teacher is missing, or is of another family or other classes.
+        CheckpointError: The teacher is missing, or has another family, classes, anchors or form of boxes.
         TrainingError: The teacher's validation mAP is below `distillation.min_teacher_map`.
     """
     checkpoint = load_checkpoint(teacher_checkpoint)
@@ -252,13 +252,15 @@ def _with_available_encoder(options: MethodOptions) -> tuple[MethodOptions, list
 
 
 def _check_teacher_checkpoint(teacher: Checkpoint, student: CheckpointMeta) -> None:
-    family, classes = teacher.meta.detector.family, list(teacher.meta.classes)
-    if family != student.detector.family:
-        problem = f"The teacher {teacher.path} is of another family than the recipe's student"
-        raise CheckpointError(problem, got=family, expected=student.detector.family)
-    if classes != list(student.classes):
-        problem = f"The teacher {teacher.path} has other classes than the recipe's data"
-        raise CheckpointError(problem, got=classes, expected=list(student.classes))
+    given, own = teacher.meta.detector, student.detector
+    for difference, got, expected in (
+        ("is of another family than the recipe's student", given.family, own.family),
+        ("has other classes than the recipe's data", list(teacher.meta.classes), list(student.classes)),
+        ("has another anchor_scale than the recipe's student", given.smallest_anchor, own.smallest_anchor),
+        ("differs in `oriented` from the recipe's student", given.oriented, own.oriented),
+    ):
+        if got != expected:
+            raise CheckpointError(f"The teacher {teacher.path} {difference}", got=got, expected=expected)
     channels, method = teacher.meta.detector.channels, student.recipe.distillation.method
     if isinstance(method, EQUAL_WIDTHS) and channels != student.detector.channels:
         problem = f"The teacher {teacher.path} has another width than the recipe's student, and {method.name} has no"

@@ -19,12 +19,18 @@ WriteTeacher = Callable[..., Path]
 
 @pytest.fixture
 def write_teacher(tmp_path: Path, recipe_values: dict[str, Any]) -> WriteTeacher:
-    """The function that writes an untrained teacher's checkpoint: (classes, options of the network) -> path."""
+    """The function that writes an untrained teacher's checkpoint: (classes, options of the network, those that
+    its checkpoint states differently) -> path."""
 
-    def write(*, classes: tuple[str, ...] = ("barge", "ferry", "tug"), options: DetectorOptions | None = None) -> Path:
+    def write(
+        *,
+        classes: tuple[str, ...] = ("barge", "ferry", "tug"),
+        options: DetectorOptions | None = None,
+        **stated: Any,
+    ) -> Path:
         recipe = parse(recipe_values, Recipe, source="values")
         meta = CheckpointMeta(
-            detector=recipe.teacher.detector,
+            detector=recipe.teacher.detector.model_copy(update=stated),
             classes=classes,
             category_ids=tuple(range(len(classes))),
             recipe=recipe,
@@ -52,6 +58,27 @@ def test_a_teacher_of_other_classes(expect_error: ExpectError, recipe_path: Path
     path = write_teacher(classes=("cat", "dog"))
     message = expect_error("distill", str(recipe_path), "--teacher", str(path))
     assert "has other classes than the recipe's data: got ['cat', 'dog']" in message
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "expected"),
+    [
+        ("anchor_scale", 2.0, "has another anchor_scale than the recipe's student: got 2.0, expected 4.0"),
+        ("oriented", True, "differs in `oriented` from the recipe's student: got True, expected False"),
+    ],
+)
+def test_a_teacher_of_other_anchors_or_boxes(
+    expect_error: ExpectError, recipe_path: Path, write_teacher: WriteTeacher, option: str, value: Any, expected: str
+) -> None:
+    assert expected in expect_error("distill", str(recipe_path), "--teacher", str(write_teacher(**{option: value})))
+
+
+def test_a_teacher_that_states_the_default_anchors(
+    expect_error: ExpectError, recipe_path: Path, write_teacher: WriteTeacher
+) -> None:
+    path = write_teacher(anchor_scale=4.0)
+    message = expect_error("distill", str(recipe_path), "--teacher", str(path), "distillation.min_teacher_map=0.3")
+    assert "The teacher is too weak" in message
 
 
 @pytest.mark.parametrize("damaged", [False, True])
