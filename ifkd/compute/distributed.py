@@ -1,7 +1,8 @@
 """Collectives of data-parallel training. In a single process they return their input.
 
 Gradients are averaged over ranks. A loss that is divided by a count over the batch must therefore be divided by the
-mean of the count over the ranks: the result is then that of one process with all images.
+mean of the count over the ranks: the result is then that of one process with all images. So the smallest divisor is
+not 1 but 1 / `world_size()`.
 """
 
 import os

@@ -11,7 +11,7 @@ from torchvision.models.detection.retinanet import RetinaNetHead
 from torchvision.ops import sigmoid_focal_loss
 
 from ifkd import recipe
-from ifkd.compute.distributed import mean_over_ranks
+from ifkd.compute.distributed import mean_over_ranks, world_size
 from ifkd.models.anchors import ASPECT_RATIOS, IGNORE, OCTAVE_SCALES
 from ifkd.models.backbones import Backbone
 from ifkd.models.box_decoding import Side, best_pairs, concat_predictions, decode_boxes, flatten_predictions
@@ -78,7 +78,7 @@ class RetinaNet(Detector):
                 target_deltas = self._coder.encode_single(target.boxes[assigned[positive]], matched)
             regression = regression + functional.l1_loss(deltas[image][positive], target_deltas, reduction="sum")
             positives += positive.sum()
-        normalizer = mean_over_ranks(positives).clamp_min(1.0)
+        normalizer = mean_over_ranks(positives).clamp_min(1 / world_size())
         losses = {"classification": classification / normalizer, "boxes": regression / normalizer}
         return losses | {"divergence": divergence / normalizer} if self.config.oriented else losses
 

@@ -12,7 +12,7 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.ops import MultiScaleRoIAlign
 
 from ifkd import recipe
-from ifkd.compute.distributed import mean_over_ranks
+from ifkd.compute.distributed import mean_over_ranks, world_size
 from ifkd.models.anchors import IGNORE, assign
 from ifkd.models.detector import Targets
 
@@ -99,7 +99,7 @@ class RoiHead(nn.Module):
         target_deltas = torch.cat([target.deltas for target in targets])
         positive = torch.nonzero(labels > 0)[:, 0]
         predicted = deltas.reshape(len(labels), -1, 4)[positive, labels[positive]]
-        normalizer = mean_over_ranks(logits.new_tensor(float(len(labels)))).clamp_min(1.0)
+        normalizer = mean_over_ranks(logits.new_tensor(float(len(labels)))).clamp_min(1 / world_size())
         return {
             "classification": functional.cross_entropy(logits, labels, reduction="sum") / normalizer,
             "boxes": functional.l1_loss(predicted, target_deltas[positive], reduction="sum") / normalizer,

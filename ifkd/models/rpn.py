@@ -8,7 +8,7 @@ from torch.nn import functional
 from torchvision.models.detection._utils import BalancedPositiveNegativeSampler, BoxCoder
 from torchvision.models.detection.rpn import RPNHead
 
-from ifkd.compute.distributed import mean_over_ranks
+from ifkd.compute.distributed import mean_over_ranks, world_size
 from ifkd.models.anchors import ASPECT_RATIOS, IGNORE
 from ifkd.models.box_decoding import concat_predictions
 from ifkd.models.detector import DetectorOutput, Targets, init_towers
@@ -54,5 +54,5 @@ class RegionProposalNetwork(nn.Module):
             target_deltas = self._coder.encode_single(target.boxes[assigned[positive]], anchors[positive])
             regression = regression + functional.l1_loss(boxes[image][positive], target_deltas, reduction="sum")
             count += sampled.sum()
-        normalizer = mean_over_ranks(count).clamp_min(1.0)
+        normalizer = mean_over_ranks(count).clamp_min(1 / world_size())
         return {"rpn_objectness": objectness / normalizer, "rpn_boxes": regression / normalizer}

@@ -1,5 +1,7 @@
 """Properties of the methods that IFKD is compared with."""
 
+from typing import Any
+
 import pytest
 import torch
 from method_fixtures import (
@@ -124,20 +126,38 @@ def test_a_term_of_weight_0_is_detached(name: str, family: recipe.Family) -> Non
     assert all(term.weight == 0.0 and not term.value.requires_grad for term in terms.values())
 
 
+def doubled(one: DetectorOutput) -> DetectorOutput:
+    parts = (one.pyramid, one.logits, one.deltas)
+    return DetectorOutput(*(tuple(torch.cat([level] * 2) for level in part) for part in parts))
+
+
 @pytest.mark.parametrize(("name", "family"), [case for case in cases() if case[0] not in ROOTS])
 def test_a_repeated_image_does_not_change_the_terms(name: str, family: recipe.Family) -> None:
     built = method(name, family)
-
-    def doubled(one: DetectorOutput) -> DetectorOutput:
-        return DetectorOutput(
-            *(tuple(torch.cat([level] * 2) for level in part) for part in (one.pyramid, one.logits, one.deltas))
-        )
-
     student, teacher = output(family, 8, images=1), output(family, 9, images=1)
     once = built.losses(make_batch(student, teacher, targets(BOXES)))
     twice = built.losses(make_batch(doubled(student), doubled(teacher), targets(BOXES, BOXES)))
     for term, value in once.items():
         assert twice[term].value.item() == pytest.approx(value.value.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("boxes", [BOXES, ()])
+@pytest.mark.parametrize(("name", "family"), [case for case in cases() if case[0] not in {"fkd", "insdist", "pkd"}])
+def test_two_ranks_of_one_image_have_the_terms_of_two_images(
+    name: str, family: recipe.Family, boxes: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also without objects, where counts that divide a term are limited."""
+    built = method(name, family)
+    student, teacher = output(family, 8, images=1), output(family, 9, images=1)
+    alone = built.losses(make_batch(doubled(student), doubled(teacher), targets(boxes, boxes)))
+    monkeypatch.setattr("ifkd.compute.distributed._is_distributed", lambda: True)
+    monkeypatch.setattr("torch.distributed.get_world_size", lambda: 2)
+    monkeypatch.setattr(
+        "torch.distributed.all_reduce", lambda total: total.mul_(2)
+    )  # the other rank has the same image
+    of_a_rank = built.losses(make_batch(student, teacher, targets(boxes)))
+    for term, value in alone.items():
+        assert of_a_rank[term].value.item() == pytest.approx(value.value.item(), rel=1e-4)
 
 
 @pytest.mark.parametrize("factor", [0.01, 13.0])

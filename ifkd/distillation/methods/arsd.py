@@ -6,7 +6,7 @@ from torch import Tensor
 from torchvision.ops import box_iou
 
 from ifkd import recipe
-from ifkd.compute.distributed import mean_over_ranks
+from ifkd.compute.distributed import mean_over_ranks, world_size
 from ifkd.core.errors import ConfigError
 from ifkd.distillation import DistillationBatch
 from ifkd.distillation.box_losses import box_losses
@@ -38,7 +38,7 @@ class Arsd(Method):
         size = self.networks.image_size(batch.student)
         masks = core_masks(batch.targets, shapes, size, binary=self.config.binary_mask)
         cells = torch.stack([(mask > 0).sum() for mask in masks]).sum().float()
-        normalizer = 2 * mean_over_ranks(cells) + 1
+        normalizer = 2 * mean_over_ranks(cells) + 1 / world_size()
         adapted, teacher = self.adapters(batch.student.pyramid), in_float(batch.teacher.pyramid)
         feature = weighted_sum(masks, map(squared_distance, teacher, adapted))
         logits = in_float(batch.teacher.logits), in_float(batch.student.logits)

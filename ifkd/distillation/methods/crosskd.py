@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ifkd import recipe
-from ifkd.compute.distributed import mean_over_ranks
+from ifkd.compute.distributed import mean_over_ranks, world_size
 from ifkd.core.errors import ConfigError
 from ifkd.distillation import DistillationBatch
 from ifkd.distillation.box_losses import box_losses
@@ -45,7 +45,7 @@ class CrossKd(Method):
         assignments = [student.assign_anchors(anchors, target) for target in batch.targets]
         positives = torch.stack([(assigned >= 0).sum() for assigned in assignments]).sum().float()
         valid = torch.stack([assigned != IGNORE for assigned in assignments])
-        normalizer = mean_over_ranks(positives).clamp_min(1.0)
+        normalizer = mean_over_ranks(positives).clamp_min(1 / world_size())
         soft = teacher_logits.sigmoid()
         distance = (logits.sigmoid() - soft).abs()
         classes = functional.binary_cross_entropy_with_logits(logits, soft, reduction="none") * distance

@@ -216,7 +216,7 @@ def roi_divergence(sampled: SampledRois, teacher: DetectorOutput, second_stage: 
         teacher_log = second_stage(teacher, sampled.boxes).float().log_softmax(dim=1)
     student_log = sampled.class_logits.float().log_softmax(dim=1)
     total = functional.kl_div(student_log, teacher_log, reduction="sum", log_target=True)
-    return total / mean_over_ranks(total.new_tensor(float(len(student_log)))).clamp_min(1.0)
+    return total / mean_over_ranks(total.new_tensor(float(len(student_log)))).clamp_min(1 / world_size())
 
 
 def _uniform(low: float, high: float, generator: torch.Generator) -> float:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ifkd import recipe
-from ifkd.compute.distributed import mean_over_ranks
+from ifkd.compute.distributed import mean_over_ranks, world_size
 from ifkd.core.config import Schema
 from ifkd.distillation import DistillationBatch
 from ifkd.models.detector import Detector, DetectorOutput, Scalar, SecondStage
@@ -41,12 +41,12 @@ class NetworkPair:
         return output.image_size(2 ** int(self.levels[0][1:]))
 
     def count_positives(self, batch: DistillationBatch) -> Scalar:
-        """Return the number of positive anchors of a batch, the mean over ranks, at least 1; needs both detectors."""
+        """Return the number of positive anchors of all ranks, at least 1, over the number of ranks; needs detectors."""
         assert self.detectors is not None
         student, _ = self.detectors
         anchors = torch.cat(student.anchors(batch.student))
         positives = [(student.assign_anchors(anchors, target) >= 0).sum() for target in batch.targets]
-        return mean_over_ranks(torch.stack(positives).sum().float()).clamp_min(1.0)
+        return mean_over_ranks(torch.stack(positives).sum().float()).clamp_min(1 / world_size())
 
     def weights(self, defaults: Mapping[recipe.Family, dict[str, float]], config: Schema) -> dict[str, float]:
         """Return the default weights of the detectors' family, replaced by those that `config` sets."""

@@ -323,6 +323,16 @@ def test_losses_of_parts_of_a_batch_average_to_the_total(monkeypatch: pytest.Mon
         torch.testing.assert_close(torch.stack([one[term] for one in parts]).mean(), value)
 
 
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_losses_of_background_are_divided_by_one_over_all_ranks(monkeypatch: pytest.MonkeyPatch, ranks: int) -> None:
+    built = detector().eval()
+    background = [Targets(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4))]
+    output = built(images((64, 64), batch=1))
+    alone = built.task_losses(output, background)
+    monkeypatch.setattr("ifkd.models.retinanet.world_size", lambda: ranks, raising=False)
+    torch.testing.assert_close(built.task_losses(output, background)["classification"], ranks * alone["classification"])
+
+
 def test_every_object_is_assigned_an_anchor() -> None:
     built = detector()
     output = built(images((64, 64), batch=1))
