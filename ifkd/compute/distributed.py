@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import torch
 from jaxtyping import Shaped
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
 
 from ifkd.core.errors import TrainingError
 
@@ -70,6 +70,13 @@ def broadcast_from_first(value: T) -> T:
     if _is_distributed():
         distributed.broadcast_object_list(objects, src=0)
     return objects[0]
+
+
+def broadcast_buffers(module: nn.Module) -> None:
+    """Set a module's buffers, such as statistics of batch norm, to those of rank 0; every rank must call it."""
+    if _is_distributed():
+        for buffer in module.buffers():
+            distributed.broadcast(buffer, src=0)
 
 
 def gather_from_all(value: T) -> list[T]:

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from ifkd.compute.device import best_device
-from ifkd.compute.distributed import broadcast_from_first, rank, world_size
+from ifkd.compute.distributed import broadcast_buffers, broadcast_from_first, rank, world_size
 from ifkd.core.environment import machine_summary
 from ifkd.core.errors import DataError
 from ifkd.core.files import file_lock, write_json
@@ -240,6 +240,7 @@ class Trainer:
     def evaluate(self) -> Metrics:
         """Return the current validation metrics."""
         model, run = self.saved_model(), self.run
+        broadcast_buffers(model)  # each rank's own batches have changed them in its last step
         if run.validate is not None:
             return run.validate(model, run.validation_data, run.recipe)
         return validate(cast("Detector", model), run.validation_data, run.recipe)

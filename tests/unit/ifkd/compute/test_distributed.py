@@ -1,6 +1,8 @@
 import pytest
+import torch
+from torch import Tensor, nn
 
-from ifkd.compute.distributed import process_group
+from ifkd.compute.distributed import broadcast_buffers, process_group
 from ifkd.core.errors import TrainingError
 
 
@@ -28,3 +30,17 @@ def test_restarts_with_a_shared_store_are_refused(
         monkeypatch.setenv(name, value)
     with pytest.raises(expected), process_group():
         pass
+
+
+def test_buffers_are_those_of_rank_0(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broadcast(value: Tensor, src: int) -> None:
+        assert src == 0
+        value.fill_(7)
+
+    monkeypatch.setattr("ifkd.compute.distributed._is_distributed", lambda: True)
+    monkeypatch.setattr("torch.distributed.broadcast", broadcast)
+    module = nn.Sequential(nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1))
+    weights = [parameter.clone() for parameter in module.parameters()]
+    broadcast_buffers(module)
+    assert all((buffer == 7).all() for buffer in module.buffers())
+    assert all(torch.equal(*pair) for pair in zip(weights, module.parameters(), strict=True))

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 from ifkd.core.config import parse
 from ifkd.core.errors import OutputError, TrainingError
+from ifkd.data.metrics import Metrics
 from ifkd.distillation.method_checkpoint import load_method_checkpoint
 from ifkd.distillation.methods import IfkdMethod
 from ifkd.models import build_detector
@@ -610,6 +611,28 @@ def test_the_averaged_weights_are_validated_and_kept(
     kept = load_file(tmp_path / "run" / "last.safetensors")[name]
     torch.testing.assert_close(kept, mean)
     assert not torch.equal(kept, seen[-1])
+
+
+@pytest.mark.parametrize("ema_decay", [None, 0.9])
+def test_every_rank_validates_with_the_buffers_of_rank_0(
+    setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ema_decay: float | None
+) -> None:
+    validated = []
+
+    def validate(detector: Any, *_: Any) -> Metrics:
+        validated.extend(buffer for name, buffer in detector.named_buffers() if name.endswith("running_mean"))
+        return original(detector, *_)
+
+    def broadcast(detector: Any) -> None:
+        for buffer in detector.buffers():
+            buffer.fill_(7)
+
+    original = trainer.validate
+    monkeypatch.setattr(trainer, "validate", validate)
+    monkeypatch.setattr(trainer, "broadcast_buffers", broadcast, raising=False)
+    train(setup, tmp_path, lambda values: values["student"]["training"].update(epochs=1, ema_decay=ema_decay))
+    assert validated
+    assert all((buffer == 7).all() for buffer in validated)
 
 
 def test_the_last_checkpoint_is_the_best_without_labeled_objects(
