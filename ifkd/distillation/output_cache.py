@@ -66,13 +66,16 @@ def make_cache_spec(
         "images": f"{len(dataset)} of {dataset.path.name}, {hashlib.sha256(names.encode()).hexdigest()[:16]}",
         "scale": data.scale,
         "tile_px": data.tile_px,
+        "imagery": data.imagery.model_dump(mode="json", exclude={"max_pixels"}),
         "turns": [name for name in sorted(SYMMETRIES) if getattr(data.augmentation, name)],
         "pillow": pillow_version,
     }
     if sampling is None:
         return CacheSpec(folder, data.tile_px, count_distinct_tiles(dataset.images, data), depends_on, rebuild)
     augmentation = data.augmentation.model_dump(mode="json")
+    boxes = b"".join(image.boxes.tobytes() + image.ignore.tobytes() for image in dataset.images)  # crops contain them
     depends_on |= {"augmentation": augmentation, "seed": sampling.seed, "epochs": sampling.epochs}
+    depends_on["boxes"] = hashlib.sha256(boxes).hexdigest()[:16]
     folder = folder / f"seed_{sampling.seed}"
     return CacheSpec(folder, data.tile_px, len(dataset) * sampling.epochs, depends_on, rebuild)
 

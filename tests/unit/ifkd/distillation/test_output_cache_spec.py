@@ -1,6 +1,7 @@
 """Keys and capacities of caches: the tiles of a training run."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from ifkd.core.errors import ConfigError, OutputError
 from ifkd.data.coco import read_coco
 from ifkd.distillation import TileSampling, make_cache_spec
 from ifkd.distillation.output_cache import OutputCache, count_distinct_tiles, tile_keys
+from ifkd.imagery.contrast import ImageryOptions
 from ifkd.training.dataset import TileDataset
 
 
@@ -85,3 +87,20 @@ def test_each_seed_has_its_own_cache(tmp_path: Path, write_data_set: Callable[..
         open_cache(1, 4)
     with pytest.raises(OutputError, match=r"depends on other networks or images: .*photometric"):
         open_cache(1, 3, photometric=0.2)
+
+
+def test_a_cache_depends_on_the_contrast_and_one_of_a_seed_on_the_boxes(
+    tmp_path: Path, write_data_set: Callable[..., Path]
+) -> None:
+    """Both change the tiles."""
+    dataset = read_coco(write_data_set(tmp_path, images=2))
+    first, *others = dataset.images
+    moved = replace(dataset, images=(replace(first, boxes=first.boxes + 1), *others))
+    stretched = data().model_copy(update={"imagery": ImageryOptions(stretch_uint8=True)})
+
+    def depends_on(*of: Any, sampling: TileSampling | None = None) -> dict[str, Any]:
+        return make_cache_spec(*of, tmp_path, rebuild=False, sampling=sampling).depends_on
+
+    assert depends_on(dataset, stretched) != depends_on(dataset, data()) == depends_on(moved, data())
+    sampling = TileSampling(seed=1, epochs=3)
+    assert depends_on(dataset, data(), sampling=sampling) != depends_on(moved, data(), sampling=sampling)
