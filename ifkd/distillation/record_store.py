@@ -63,7 +63,8 @@ class RecordStore:
         with self._locked():
             self._open_or_create(rebuild=rebuild)
             self._repair()
-        self._records = np.memmap(self._records_path, np.float16, mode="r", shape=(capacity, values))
+            self._records = np.memmap(self._records_path, np.float16, mode="r", shape=(capacity, values))
+            self._inode = self._records_path.stat().st_ino  # of no other file while it is mapped
 
     def __len__(self) -> int:
         """Return the number of records that this process has seen."""
@@ -79,9 +80,12 @@ class RecordStore:
         """Add records (float16 [n, values]), except those that another process has already added.
 
         Raises:
-            OutputError: The disk or the store is full.
+            OutputError: The disk or the store is full, or another run has replaced the store.
         """
         with self._locked():
+            if self._records_path.stat().st_ino != self._inode:
+                hint = "Give runs with other networks or images, at the same time, folders with other parents."
+                raise OutputError(f"Another run has replaced the cache {self.folder}", hint=hint)
             self._read_new_entries()
             entries = []
             used = len(self._entries)

@@ -155,6 +155,16 @@ def test_a_store_with_another_header_is_refused_or_replaced(tmp_path: Path, chan
         opened(tmp_path)
 
 
+def test_a_store_that_another_run_has_replaced_is_not_changed(tmp_path: Path) -> None:
+    store = opened(tmp_path)
+    add(store, 1)
+    new = opened(tmp_path, depends_on={"network": "b"}, rebuild=True)
+    add(new, 2)
+    with pytest.raises(OutputError, match=r"Another run has replaced the cache"):
+        add(store, 3)
+    assert found(new, 1, 2, 3) == [False, True, False]
+
+
 def test_an_unreadable_header_is_refused(tmp_path: Path) -> None:
     opened(tmp_path)
     for text in ("{", "[]"):
