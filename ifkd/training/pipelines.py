@@ -52,9 +52,9 @@ COPIES_ON_DISK = 6
 DATA_KEYS_WITHOUT_EFFECT = {"root", "images", "cache_mb", "workers", "sensor", "license"}
 TRAINING_KEYS_WITHOUT_EFFECT = {"log_every", "save_every_minutes"}
 """Options that do not affect the weights, and may change when a run resumes."""
-RANDOM_ENCODER_NOTE = (
-    "EDE used MobileSAM's network with seeded random weights, because the published checkpoint is not installed. "
-    "It adds no knowledge about images in this run."
+RANDOM_ENCODER_NOTE, NO_ENCODER_NOTE = (
+    f"EDE used MobileSAM's network with seeded random weights{reason}. It adds no knowledge about images in this run."
+    for reason in ("", ", because the published checkpoint is not installed")
 )
 
 
@@ -245,10 +245,16 @@ def _with_available_encoder(options: MethodOptions) -> tuple[MethodOptions, list
     if not isinstance(options, IfkdOptions) or not options.ede.enabled:
         return options, []
     weights = available_weights(options.ede.weights) if options.ede.fall_back_to_random else options.ede.weights
-    if weights != "random" and options.ede.weight > 0:
+    notes = []
+    if options.ede.weight > 0 and weights == "random":
+        chosen = options.ede.weights == "random"
+        notes = [RANDOM_ENCODER_NOTE if chosen else NO_ENCODER_NOTE]
+        if rank() == 0 and not chosen:
+            logger.warning("%s", notes[0])
+    elif options.ede.weight > 0:
         read_mobile_sam(weights)  # fails before the teacher is validated
     ede = options.ede.model_copy(update={"weights": weights})
-    return options.model_copy(update={"ede": ede}), [RANDOM_ENCODER_NOTE] if weights == "random" else []
+    return options.model_copy(update={"ede": ede}), notes
 
 
 def _check_teacher_checkpoint(teacher: Checkpoint, student: CheckpointMeta) -> None:

@@ -125,16 +125,24 @@ def test_a_run_is_not_resumed_with_another_balance(
 
 
 def test_random_weights_replace_mobilesam_only_when_allowed(
-    setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """The console says so, and the note of weights that the user chose gives no other reason."""
     monkeypatch.setenv("IFKD_CACHE", str(tmp_path / "cache"))
 
-    def fall_back(values: dict[str, Any]) -> None:
-        values["distillation"]["method"]["ede"].update(weights="mobile_sam", fall_back_to_random=True)
+    def fall_back(weight: float) -> Any:
+        def change(values: dict[str, Any]) -> None:
+            ede = {"weights": "mobile_sam", "fall_back_to_random": True, "weight": weight}
+            values["distillation"]["method"]["ede"].update(ede)
 
-    provenance = prepare(setup, tmp_path / "run", monkeypatch, fall_back).run.meta.provenance
+        return prepare(setup, tmp_path / "run", monkeypatch, change).run.meta.provenance
+
+    provenance = fall_back(1.0)
     assert provenance["method"]["ede"]["weights"] == "random"
-    assert provenance["notes"] == [pipelines.RANDOM_ENCODER_NOTE]
+    assert "the published checkpoint is not installed" in provenance["notes"][0]
+    assert provenance["notes"][0] in caplog.messages
+    assert "not installed" not in pipelines.RANDOM_ENCODER_NOTE
+    assert fall_back(0.0)["notes"] == []
 
 
 @pytest.mark.parametrize("ede", [{"enabled": False}, {"weight": 0.0}])
