@@ -25,6 +25,7 @@ from ifkd.distillation.methods.arsd import area_weight, level_of_object
 from ifkd.distillation.methods.attention_transfer import attention
 from ifkd.distillation.methods.cwd import channel_divergence
 from ifkd.distillation.methods.fgd import inherit, object_masks
+from ifkd.distillation.methods.fkd import NonLocal
 from ifkd.distillation.methods.pkd import standardize
 from ifkd.models import DetectorOutput
 
@@ -158,6 +159,16 @@ def test_two_ranks_of_one_image_have_the_terms_of_two_images(
     of_a_rank = built.losses(make_batch(student, teacher, targets(boxes)))
     for term, value in alone.items():
         assert of_a_rank[term].value.item() == pytest.approx(value.value.item(), rel=1e-4)
+
+
+def test_fkd_normalizes_a_single_location_by_its_running_statistics() -> None:
+    """One image with tiles as small as the coarsest level's stride."""
+    block = NonLocal(4, inner=2, pool=2)
+    torch.nn.init.ones_(block.back[1].weight)
+    block(torch.randn(2, 4, 3, 3, generator=torch.Generator().manual_seed(1)))
+    location = torch.arange(4.0).view(1, 4, 1, 1)
+    trained = block(location)
+    assert torch.equal(trained, block.eval()(location))
 
 
 @pytest.mark.parametrize("factor", [0.01, 13.0])

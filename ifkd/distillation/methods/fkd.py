@@ -85,7 +85,7 @@ class NonLocal(nn.Module):
     def __init__(self, channels: int, *, inner: int, pool: int) -> None:
         super().__init__()
         self.theta, self.phi, self.g = (nn.Conv2d(channels, inner, 1) for _ in range(3))
-        last = nn.BatchNorm2d(channels)
+        last = BatchNorm(channels)
         nn.init.zeros_(last.weight)
         self.back = nn.Sequential(nn.Conv2d(inner, channels, 1), last)
         self._pool = pool
@@ -101,6 +101,18 @@ class NonLocal(nn.Module):
         relations = torch.einsum("bip,bij->bjp", theta, phi_g)
         output: Tensor = self.back(relations.view(len(features), -1, *features.shape[2:]))
         return features + output
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """Batch normalization that uses its running statistics where a channel has a single value."""
+
+    def forward(self, features: FeatureMap) -> FeatureMap:
+        """Return the normalized map."""
+        if self.training and features[:, 0].numel() == 1:
+            return functional.batch_norm(
+                features, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
+            )
+        return super().forward(features)
 
 
 def root_of_sum(squares: Tensor) -> Scalar:
