@@ -17,6 +17,8 @@ Runtime = Literal["onnx", "tensorrt"]
 Device = Literal["gpu", "cpu"]
 
 LABELS_NAME = "labels.txt"
+BUNDLE_KEY = "ifkd.bundle"
+"""Parameter with the name of the model's bundle."""
 SOURCE_KEY = "ifkd.onnx_sha256"
 """Parameter with the digest of the bundle's ONNX file that a model is, or was built from."""
 
@@ -115,7 +117,7 @@ def _common_config(
     uint8 = {"data_type": EnumValue("TYPE_UINT8")}
     warmup = {"key": manifest.input.name, "value": {**uint8, "dims": [3, *sizes.opt], "random_data": True}}
     parameters = {
-        "ifkd.bundle": manifest.name,
+        BUNDLE_KEY: manifest.name,
         "ifkd.manifest_sha256": sha256_of(bundle.path / MANIFEST_NAME),
         "ifkd.precision": precision,
         "ifkd.onnx": onnx,

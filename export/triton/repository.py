@@ -11,6 +11,8 @@ REPOSITORY/
     └── 1/*.engine
 """
 
+import json
+import re
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -20,6 +22,7 @@ from pathlib import Path
 from export.bundle.bundle import Bundle
 from export.bundle.engine_metadata import EngineMetadata, engine_metadata_path, read_engine_metadata
 from export.triton.model_config import (
+    BUNDLE_KEY,
     LABELS_NAME,
     SOURCE_KEY,
     Device,
@@ -54,7 +57,7 @@ def write_repository(bundle: Bundle, folder: Path, instances: InstanceConfig = D
 
     Raises:
         BundleError: A file of the bundle is missing or its digest differs, or the bundle has no file for Triton.
-        OutputError: A model's folder contains other files, or the repository is not writable.
+        OutputError: A model's folder contains other files or another bundle, or the repository is not writable.
     """
     plan = repository_plan(bundle, instances)
     if not plan.models:
@@ -62,7 +65,7 @@ def write_repository(bundle: Bundle, folder: Path, instances: InstanceConfig = D
         raise BundleError(f"{bundle.path} has no file for Triton", got=reasons or "no ONNX file")
     try:
         for model in plan.models:
-            _refuse_other_models(folder / model.name)
+            _refuse_other_models(folder / model.name, bundle.manifest.name)
         make_folder(folder.parent)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
             for model in plan.models:
@@ -139,12 +142,15 @@ def _shared_properties(engine: EngineMetadata) -> tuple[str, int, int]:
     return engine.builder_version, engine.batch.max, len(batch_profiles_of(engine))
 
 
-def _refuse_other_models(folder: Path) -> None:
-    """Raise an error if a folder exists and `ifkd export` did not write it."""
-    config = folder / CONFIG_NAME
-    if folder.exists() and not (config.is_file() and SOURCE_KEY in config.read_text("utf-8", errors="replace")):
-        hint = "Choose another repository, or move the folder."
+def _refuse_other_models(folder: Path, bundle_name: str) -> None:
+    """Raise an error if a folder exists and `ifkd export` did not write it, or wrote it from another bundle."""
+    config, hint = folder / CONFIG_NAME, "Choose another repository, or move the folder."
+    text = config.read_text("utf-8", errors="replace") if config.is_file() else ""
+    if folder.exists() and SOURCE_KEY not in text:
         raise OutputError(f"{folder} exists and was not written by ifkd export", hint=hint)
+    found = re.search(rf'key: "{re.escape(BUNDLE_KEY)}"\s+value \{{\s+string_value: (".*")', text)
+    if found and (name := json.loads(found[1])) != bundle_name:
+        raise OutputError(f"{folder} is a model of another bundle", got=name, expected=bundle_name, hint=hint)
 
 
 def _write_model(folder: Path, model: TritonModel, bundle: Bundle) -> None:

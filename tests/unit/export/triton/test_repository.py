@@ -235,6 +235,18 @@ def test_a_folder_of_another_model_is_refused_before_anything_is_written(bundle:
     assert [path.name for path in repository.iterdir()] == ["harbor_winter_onnx_fp32"]
 
 
+def test_a_model_of_another_bundle_is_not_replaced(tmp_path: Path) -> None:
+    """Other characters than Triton allows are the same in the models' names."""
+    ship, plane = (make_bundle(tmp_path / str(number), name=name) for number, name in enumerate(("船", "飞机")))
+    repository = tmp_path / "models"
+    write_repository(ship, repository)
+    before = tree(repository)
+    with pytest.raises(OutputError, match="is a model of another bundle: got 船, expected 飞机"):
+        write_repository(plane, repository)
+    assert tree(repository) == before
+    write_repository(ship, repository)
+
+
 def test_a_changed_file_leaves_the_repository_unchanged(bundle: Bundle, tmp_path: Path) -> None:
     repository = tmp_path / "models"
     write_repository(bundle, repository)
