@@ -10,7 +10,7 @@ import itertools
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -38,7 +38,7 @@ RANGES_PER_ENGINE = 2
 MAX_LOST_ENGINES = 3
 """A row range that has lost this many engines fails; in its last attempt, it has its engine to itself."""
 RESTART_TIMEOUT_S = 300.0
-"""Time that Ray has to restart an actor."""
+"""Time that Ray has to start or restart an actor."""
 POLL_S = 0.5
 
 
@@ -58,7 +58,7 @@ def ray_engines(
     scene is screened.
 
     Raises:
-        EngineError: The cluster is too small for an engine, or an engine cannot start.
+        EngineError: The cluster is too small for an engine or in use by others, or an engine cannot start.
         MissingExtraError: Ray is not installed.
         UsageError: Versions differ between this machine and the cluster.
     """
@@ -81,7 +81,7 @@ def ray_engines(
         )
         log(f"Opening {_counted(count, 'engine')} on Ray ({_counted(len(nodes), 'node')}).")
         actors = [actor_class.remote(fetch_bundle, open_engine, open_screen) for _ in range(count)]
-        info = _require_identical(ray, actors)
+        info = _require_identical(ray, actors, requested={"CPU": count * cores_per_engine, "GPU": count * on_gpu})
         record = EnginesRecord(
             cluster=f"ray {ray.__version__}",
             backend=info.backend,
@@ -270,15 +270,24 @@ class _ActorClient:
         return not self._lost
 
 
-def _require_identical(ray: Any, actors: Sequence[Any]) -> EngineInfo:
-    """Wait until all engines have started, and return their common description.
+def _require_identical(ray: Any, actors: Sequence[Any], *, requested: Mapping[str, int]) -> EngineInfo:
+    """Wait until all engines have started on the `requested` resources, and return their common description.
 
     Raises:
-        EngineError: An engine cannot start.
+        EngineError: An engine cannot start, or does not within `RESTART_TIMEOUT_S`.
         UsageError: The engines differ.
     """
     try:
-        infos: list[EngineInfo] = ray.get([actor.info.remote() for actor in actors])
+        infos: list[EngineInfo] = ray.get([actor.info.remote() for actor in actors], timeout=RESTART_TIMEOUT_S)
+    except ray.exceptions.GetTimeoutError as error:
+        free = ray.available_resources()
+        for actor in actors:
+            ray.kill(actor)
+        got = " and ".join(f"{free.get(name, 0):g} {name} available" for name in requested)
+        expected = " and ".join(f"{number} {name} in all" for name, number in requested.items())
+        hint = "Another job may use the cluster (see `ray status`): wait for its end."
+        problem = f"Not all {len(actors)} engines started within {RESTART_TIMEOUT_S:g} s"
+        raise EngineError(problem, got=got, expected=expected, hint=hint) from error
     except ray.exceptions.RayTaskError as error:
         raise error.cause from error
     except ray.exceptions.RayActorError as error:

@@ -296,6 +296,24 @@ def test_clusters_that_do_not_fit_are_said_before_the_work(call, tmp_path, monke
     assert not (tmp_path / "log").exists()
 
 
+def test_a_cluster_in_use_by_others_is_said(call, tmp_path, monkeypatch, cluster):
+    class Other:
+        def started(self):
+            return True
+
+    monkeypatch.setattr("deploy.cluster.ray_pool.RESTART_TIMEOUT_S", 3.0)
+    other = cluster.remote(Other).options(num_cpus=2).remote()
+    assert cluster.get(other.started.remote())
+    try:
+        code, _, said = call(write_tif(tmp_path / "scene.tif", noise(0)))
+    finally:
+        cluster.kill(other)
+    assert code == 2
+    assert (
+        "Not all 2 engines started within 3 s: got 0 CPU available and 0 GPU available, expected 2 CPU in all" in said
+    )
+
+
 def test_an_engine_that_cannot_start_is_said(bundle, tmp_path, cluster, capsys):
     code = main(
         ["detect", str(bundle), str(write_tif(tmp_path / "s.tif", noise(0))), "--out", str(tmp_path / "out"),
