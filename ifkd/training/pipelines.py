@@ -267,12 +267,11 @@ def _check_teacher_checkpoint(teacher: Checkpoint, student: CheckpointMeta) -> N
     ):
         if got != expected:
             raise CheckpointError(f"The teacher {teacher.path} {difference}", got=got, expected=expected)
-    channels, method = teacher.meta.detector.channels, student.recipe.distillation.method
-    if isinstance(method, EQUAL_WIDTHS) and channels != student.detector.channels:
+    channels, method = given.channels, student.recipe.distillation.method
+    if isinstance(method, EQUAL_WIDTHS) and channels != own.channels:
         problem = f"The teacher {teacher.path} has another width than the recipe's student, and {method.name} has no"
         problem += " layer between pyramids of different widths"
-        got, expected = f"{channels} channels", f"{student.detector.channels} channels"
-        raise CheckpointError(problem, got=got, expected=expected)
+        raise CheckpointError(problem, got=f"{channels} channels", expected=f"{own.channels} channels")
 
 
 def _check_teacher_map(teacher: Detector, run: TrainingRun) -> None:
