@@ -8,7 +8,7 @@ not 1 but 1 / `world_size()`.
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Shaped
@@ -62,6 +62,27 @@ def mean_over_ranks(value: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*shape"]
     if _is_distributed():
         distributed.all_reduce(total)
     return total / world_size()
+
+
+def shared_mean(value: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*shape"]:
+    """Return the mean of `value`, a float tensor, over all ranks, with gradient; every rank must call it."""
+    return _Sum.apply(value) / world_size() if _is_distributed() else value
+
+
+class _Sum(torch.autograd.Function):
+    """The sum over all ranks; each rank's value has the sum of all ranks' gradients."""
+
+    @staticmethod
+    def forward(_: Any, value: Tensor) -> Tensor:
+        total = value.clone()
+        distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(_: Any, gradient: Tensor) -> Tensor:
+        total = gradient.clone()
+        distributed.all_reduce(total)
+        return total
 
 
 def broadcast_from_first(value: T) -> T:

@@ -118,6 +118,19 @@ def test_layers_of_terms_without_weight_are_left_out(setup: Path) -> None:
         torch.testing.assert_close(shared[name], value, rtol=1e-3, atol=1e-5, msg=name)
 
 
+@pytest.mark.parametrize("name", ["pkd", "crosskd"])
+def test_two_processes_standardize_like_one(setup: Path, name: str) -> None:
+    """Means and deviations of a method are those of all images."""
+    method = f'distillation.method={{name="{name}"}}'
+    done = distill(setup, f"{name}_of_two", method, processes=2)
+    assert done.returncode == 0, done.stderr
+    assert distill_here(setup, f"{name}_of_one", method) == 0
+    one, two = (
+        next(entry for entry in entries(setup / f"{name}_of_{count}") if "total" in entry) for count in ("one", "two")
+    )
+    assert two == pytest.approx(one, rel=1e-4)
+
+
 def test_validation_in_two_processes_is_exact(runs: tuple[Path, Path]) -> None:
     """Before the first step the weights are equal, so the metrics are equal to the bit."""
     one, two = (next(entry for entry in entries(folder) if "validation" in entry) for folder in runs)

@@ -1,5 +1,8 @@
 """Properties of the methods that IFKD is compared with."""
 
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -17,12 +20,14 @@ from method_fixtures import (
     targets,
     with_identity,
 )
+from torch import Tensor
 from torchvision.models.detection.retinanet import RetinaNetHead
 
 from ifkd import recipe
 from ifkd.distillation.methods import NetworkPair, build_method
 from ifkd.distillation.methods.arsd import area_weight, level_of_object
 from ifkd.distillation.methods.attention_transfer import attention
+from ifkd.distillation.methods.crosskd import match_statistics
 from ifkd.distillation.methods.cwd import channel_divergence
 from ifkd.distillation.methods.fgd import inherit, object_masks
 from ifkd.distillation.methods.fkd import NonLocal
@@ -159,6 +164,40 @@ def test_two_ranks_of_one_image_have_the_terms_of_two_images(
     of_a_rank = built.losses(make_batch(student, teacher, targets(boxes)))
     for term, value in alone.items():
         assert of_a_rank[term].value.item() == pytest.approx(value.value.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("standardized", [standardize, lambda maps: match_statistics(maps, 2 * maps.detach() + 1)])
+def test_statistics_of_two_ranks_are_those_of_one_batch(
+    standardized: Callable[[Tensor], Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two threads stand for the ranks; their values and gradients are those of one process with all images."""
+    maps, weights = torch.randn(2, 4, 3, 3, 5, generator=torch.Generator().manual_seed(1))
+    barrier, local, sent = threading.Barrier(2, timeout=20), threading.local(), [torch.zeros(0)] * 2
+
+    def all_reduce(total: Tensor) -> None:
+        sent[local.rank] = total.clone()
+        barrier.wait()
+        total.copy_(sent[0] + sent[1])
+        barrier.wait()
+
+    def of_rank(rank: int) -> tuple[Tensor, Tensor]:
+        local.rank = rank
+        return values_and_gradient(slice(2 * rank, 2 * rank + 2))
+
+    def values_and_gradient(rows: slice) -> tuple[Tensor, Tensor]:
+        own = maps[rows].clone().requires_grad_()
+        values = standardized(own)
+        (values * weights[rows]).mean().backward()
+        return values.detach(), own.grad
+
+    whole, gradient = values_and_gradient(slice(None))
+    monkeypatch.setattr("ifkd.compute.distributed._is_distributed", lambda: True)
+    monkeypatch.setattr("torch.distributed.get_world_size", lambda: 2)
+    monkeypatch.setattr("torch.distributed.all_reduce", all_reduce)
+    with ThreadPoolExecutor(2) as threads:
+        (first, first_gradient), (last, last_gradient) = threads.map(of_rank, range(2))
+    torch.testing.assert_close(torch.cat([first, last]), whole)
+    torch.testing.assert_close(torch.cat([first_gradient, last_gradient]) / 2, gradient)
 
 
 def test_fkd_normalizes_a_single_location_by_its_running_statistics() -> None:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ifkd import recipe
-from ifkd.compute.distributed import mean_over_ranks, world_size
+from ifkd.compute.distributed import mean_over_ranks, shared_mean, world_size
 from ifkd.core.errors import ConfigError
 from ifkd.distillation import DistillationBatch
 from ifkd.distillation.box_losses import box_losses
@@ -76,9 +76,12 @@ def _before_activation(tower: nn.Sequential, features: Tensor, depth: int) -> Te
 
 
 def match_statistics(features: FeatureMap, reference: FeatureMap) -> FeatureMap:
-    """Return `features` with each channel's mean and deviation over the batch set to those of `reference`."""
-    features, reference = features.float(), reference.float()
-    axes = (0, 2, 3)
-    deviation = (features.var(axes, keepdim=True, correction=0) + EPSILON).sqrt()
-    centered = (features - features.mean(axes, keepdim=True)) / deviation
-    return centered * reference.std(axes, keepdim=True, correction=0) + reference.mean(axes, keepdim=True)
+    """Return `features` with each channel's mean and deviation over all ranks' batches set to those of `reference`."""
+    (mean, variance), (target_mean, target_variance) = _moments(features.float()), _moments(reference.float())
+    return (features.float() - mean) / (variance + EPSILON).sqrt() * target_variance.sqrt() + target_mean
+
+
+def _moments(features: FeatureMap) -> tuple[Tensor, Tensor]:
+    """Return each channel's mean and variance."""
+    mean = shared_mean(features.mean((0, 2, 3), keepdim=True))
+    return mean, shared_mean((features - mean).square().mean((0, 2, 3), keepdim=True))

@@ -3,6 +3,7 @@
 import torch
 
 from ifkd import recipe
+from ifkd.compute.distributed import shared_mean, world_size
 from ifkd.distillation import DistillationBatch
 from ifkd.distillation.methods.method import Method, NetworkPair, Term, make_term
 from ifkd.models.detector import FeatureMap
@@ -28,10 +29,12 @@ class Pkd(Method):
 
 
 def standardize(features: FeatureMap) -> FeatureMap:
-    """Return float32 maps whose channels have mean 0 and deviation 1 over batch and locations."""
+    """Return float32 maps whose channels have mean 0 and deviation 1 over all ranks' batches and locations."""
     values = features.float()
-    centered = values - values.mean((0, 2, 3), keepdim=True)
+    centered = values - shared_mean(values.mean((0, 2, 3), keepdim=True))
     count = values[:, 0].numel()
     # The deviation of a single location is undefined, and the gradient of a root at 0 is infinite.
-    variance = centered.square().sum((0, 2, 3), keepdim=True) / max(count - 1, 1)
+    variance = shared_mean(centered.square().sum((0, 2, 3), keepdim=True)) / max(
+        count - 1 / world_size(), 1 / world_size()
+    )
     return centered / ((variance + EPSILON**2).sqrt() + EPSILON)
