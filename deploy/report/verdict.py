@@ -45,12 +45,12 @@ def reach_verdict(
 ) -> Verdict:
     """Return the verdict of all results."""
     latencies = (reason for bench in benches for reason in _latency(bench))
-    reasons = [*_parity(parities), *_not_compared(benches, parities), *_accuracy(evaluations), *latencies]
+    not_compared = list(_not_compared(benches, parities))
+    reasons = [*_parity(parities), *not_compared, *_accuracy(evaluations), *latencies]
     states = {reason.status for reason in reasons}
     status: Status = "passed"
-    headline = "All engine files that were compared match the trained network."
-    if not any(_not_compared(benches, parities)):
-        headline = "All engine files match the trained network."
+    compared = " that were compared" if not_compared else ""
+    headline = f"All engine files{compared} match the trained network."
     if "failed" in states:
         status, headline = "failed", "Not all engine files match the trained network."
     elif not any(parity.cells for parity in parities):

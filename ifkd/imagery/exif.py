@@ -22,6 +22,7 @@ QUARTER_TURNS = {
 
 
 PNG = b"\x89PNG\r\n\x1a\n"
+"""First bytes of a PNG."""
 TEXT_CHUNKS = frozenset({b"tEXt", b"zTXt", b"iTXt"})
 METADATA_KEYWORDS = (b"Raw profile type exif", b"Raw profile type APP1", b"XML:com.adobe.xmp")
 

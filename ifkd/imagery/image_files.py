@@ -13,12 +13,12 @@ from ifkd.core.detections import Array
 from ifkd.core.errors import DataError, SceneError
 from ifkd.core.tiling import Window
 from ifkd.imagery.contrast import PADDING_RGB, ImageryOptions, choose_stretch, select_bands, to_rgb
-from ifkd.imagery.exif import UPRIGHT, displayed, exif_orientation, fits_displayed
+from ifkd.imagery.exif import PNG, UPRIGHT, displayed, exif_orientation, fits_displayed
 from ifkd.imagery.raster import Raster, RasterArray, RasterFile
 from ifkd.imagery.value_sample import sample_values
 
-JPEG, PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
-"""First bytes of these formats."""
+JPEG = b"\xff\xd8\xff"
+"""First bytes of a JPEG."""
 JPEG_END = b"\xff\xd9"
 PNG_END, PNG_END_BYTES = b"IEND\xaeB`\x82", 4096
 """Last chunk of a PNG, and the number of bytes at the end of the file that contain it."""

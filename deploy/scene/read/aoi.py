@@ -1,7 +1,7 @@
-"""Areas of interest: a detection is kept if its center is inside; tiles that touch the area, and those around, are run.
+"""Areas of interest: a detection is kept if its center is inside; tiles that touch it and their neighbors are searched.
 
 So the result is that of the entire scene, clipped: the pieces of an object that is longer than the overlap of tiles,
-and has its center inside, are found, too, unless it is longer than two tiles.
+and has its center inside, are found, too, unless it is much longer than a tile.
 """
 
 import json

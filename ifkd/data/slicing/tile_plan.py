@@ -113,7 +113,7 @@ def source_images(content: dict[str, Any], dataset: CocoDataset) -> list[SourceI
     if not all(isinstance(one, int | str) for one in ids) or len(set(ids)) < len(ids):
         raise DataError(
             f"The annotations of {dataset.path} need unique ids, to which tiles refer",
-            got="annotations with the same id, or with none that is an integer or text",
+            got="ids that repeat, are missing, or are neither integers nor text",
             hint="Number them from 1.",
         )
     by_image: dict[Any, list[dict[str, Any]]] = {image.id: [] for image in dataset.images}
